@@ -1,0 +1,119 @@
+"""The values the whole product speaks: a group of images and the named masks found in it.
+
+Knows numpy arrays and text. Does not know torch, files, Label Studio or HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calico_model.errors import InvalidImageError, InvalidMaskError
+
+RgbImage = NDArray[np.uint8]
+BoolMask = NDArray[np.bool_]
+
+MAX_GROUP_SIZE = 8
+
+
+class RegionKind(StrEnum):
+    """What a region is to its group (paper, section 3.1); the value is also the label shown."""
+
+    COMMON_OBJECT = "common_object"
+    COMMON_PART = "common_part"
+    UNIQUE_PART = "unique_part"
+
+
+@dataclass(frozen=True, eq=False)
+class ImageGroup:
+    """One to eight images looked at together.
+
+    Attributes:
+        images: (H_i, W_i, 3) uint8 RGB arrays, made read-only; sizes may differ.
+        ids: one stable name per image, unique within the group.
+
+    Raises:
+        InvalidImageError: empty or too large group, wrong shape or dtype, repeated ids.
+    """
+
+    images: tuple[RgbImage, ...]
+    ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.images) <= MAX_GROUP_SIZE:
+            raise InvalidImageError(
+                f"images: expected 1 to {MAX_GROUP_SIZE} images, got {len(self.images)}"
+            )
+        if len(self.ids) != len(self.images) or len(set(self.ids)) != len(self.ids):
+            raise InvalidImageError(
+                f"ids: expected {len(self.images)} different names, got {self.ids!r}"
+            )
+        for index, image in enumerate(self.images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+                raise InvalidImageError(
+                    f"images[{index}]: expected (H, W, 3) uint8, got {image.shape} {image.dtype}"
+                )
+            image.setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def sizes_hw(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) in pixels of each image."""
+        return tuple((image.shape[0], image.shape[1]) for image in self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class PartMask:
+    """One named region of one image.
+
+    Attributes:
+        image_index: 0-based position of the image in its group.
+        kind: what the region is to the group.
+        label: the region's own name, lower case, without article ("front wheel").
+        mask: (H_i, W_i) bool in the original pixel frame of its image (after EXIF transpose).
+        object_label: name of the object a part belongs to, or None.
+        part_id: equal for regions that show the same thing in several images, or None.
+        score: confidence in [0, 1].
+    """
+
+    image_index: int
+    kind: RegionKind
+    label: str
+    mask: BoolMask
+    object_label: str | None = None
+    part_id: str | None = None
+    score: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.mask.dtype != np.bool_ or self.mask.ndim != 2:
+            raise InvalidMaskError(
+                f"mask: expected (H, W) bool, got {self.mask.shape} {self.mask.dtype}"
+            )
+        if not 0.0 <= self.score <= 1.0:
+            raise InvalidMaskError(f"score: expected a number in [0, 1], got {self.score}")
+        self.mask.setflags(write=False)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupPrediction:
+    """Everything the model says about one group.
+
+    Attributes:
+        parts: regions in answer order, objects first, every image_index < number of images.
+        version: the adapter version that computed them.
+        answers: raw text per question, for inspection and structure metrics.
+    """
+
+    parts: tuple[PartMask, ...]
+    version: str
+    answers: dict[str, str] = field(default_factory=dict)
+
+    def of_image(self, image_index: int) -> Iterator[PartMask]:
+        """Yields the regions of one image in answer order."""
+        return (part for part in self.parts if part.image_index == image_index)
