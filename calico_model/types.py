@@ -117,3 +117,39 @@ class GroupPrediction:
     def of_image(self, image_index: int) -> Iterator[PartMask]:
         """Yields the regions of one image in answer order."""
         return (part for part in self.parts if part.image_index == image_index)
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedObject:
+    """The object of one image whose parts are compared with the other images' objects.
+
+    Attributes:
+        image_index: 0-based position of the image in its group.
+        label: object name, lower case, without article.
+        mask: (H_i, W_i) bool in the original pixel frame.
+    """
+
+    image_index: int
+    label: str
+    mask: BoolMask
+
+
+@dataclass(frozen=True, eq=False)
+class LabeledGroup:
+    """A group with its truth, as the readers of data sets and the metrics use it.
+
+    Attributes:
+        group: the images.
+        parts: truth of the three subtasks; same-named regions of an image are one union mask.
+            A common object or part has one entry per image of the group, all with one part_id;
+            a unique part has exactly one entry.
+        objects: the compared object of each image, in image order (at most one per image).
+    """
+
+    group: ImageGroup
+    parts: tuple[PartMask, ...]
+    objects: tuple[ComparedObject, ...] = ()
+
+    def of_kind(self, kind: RegionKind) -> tuple[PartMask, ...]:
+        """Returns the truth of one subtask, in stored order."""
+        return tuple(part for part in self.parts if part.kind is kind)
