@@ -1,0 +1,1 @@
+"""The wire door: every Label Studio format lives here and nowhere else."""

@@ -1,0 +1,1 @@
+"""Learning: from corrections to a better adapter."""

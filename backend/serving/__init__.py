@@ -1,0 +1,1 @@
+"""Seeing: from a request to masks."""

@@ -1,0 +1,1 @@
+"""How predictions are judged: matching, metrics, protocol and report."""

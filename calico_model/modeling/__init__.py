@@ -1,0 +1,1 @@
+"""The network: pure modules, no files, no image decoding."""
