@@ -1,0 +1,217 @@
+"""What read_rgb makes of every picture a labeling project can meet."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from calico_model.errors import InvalidImageError
+from calico_model.picture import read_rgb
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(width: int = 24, height: int = 16) -> Image.Image:
+    rows, columns = np.mgrid[0:height, 0:width]
+    return Image.fromarray(np.stack([rows * 9, columns * 7, rows + columns], -1).astype(np.uint8))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and carries next to nothing."""
+    body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+    def chunk(tag: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
+
+    pixels = zlib.compress(b"\0" * 64)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", body) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_lossless_formats_keep_every_pixel(kind: str) -> None:
+    assert np.array_equal(read_rgb(encode(gradient(), kind)), np.asarray(gradient()))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_lossy_formats_stay_close(kind: str) -> None:
+    pixels = read_rgb(encode(gradient(), kind, quality=95)).astype(int)
+    assert pixels.shape == (16, 24, 3)
+    assert np.abs(pixels - np.asarray(gradient())).mean() < 6
+
+
+def test_file_and_its_bytes_give_the_same_array(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(gradient()))
+    assert np.array_equal(read_rgb(path), read_rgb(path.read_bytes()))
+    assert read_rgb(path).flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.transpose(1, 0, 2)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: a[::-1, ::-1].transpose(1, 0, 2)),
+        (8, lambda a: np.rot90(a, 1)),
+    ],
+)
+def test_exif_orientation_is_applied(orientation: int, turn) -> None:  # type: ignore[no-untyped-def]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = read_rgb(encode(gradient(), "PNG", exif=exif))
+    assert np.array_equal(pixels, turn(np.asarray(gradient())))
+
+
+def test_cmyk_becomes_rgb() -> None:
+    cmyk = Image.new("CMYK", (4, 3), (0, 255, 255, 0))
+    pixels = read_rgb(encode(cmyk, "TIFF"))
+    assert pixels.shape == (3, 4, 3)
+    assert pixels[0, 0].tolist() == [255, 0, 0]
+
+
+def test_sixteen_bits_keep_their_high_byte() -> None:
+    wide = Image.fromarray(np.array([[0, 255, 256], [0x1234, 0x8000, 0xFFFF]], np.uint16))
+    expected = [[0, 0, 1], [0x12, 0x80, 0xFF]]
+    for kind in ("PNG", "TIFF"):
+        pixels = read_rgb(encode(wide, kind))
+        assert pixels[:, :, 0].tolist() == expected
+        assert (pixels[:, :, 0] == pixels[:, :, 2]).all()
+
+
+def test_float_grey_spans_zero_to_one() -> None:
+    wide = Image.fromarray(np.array([[0.0, 0.5, 1.0, np.nan]], np.float32))
+    assert read_rgb(encode(wide, "TIFF"))[0, :, 0].tolist() == [0, 127, 255, 0]
+
+
+def test_transparency_is_laid_over_white() -> None:
+    image = Image.new("RGBA", (3, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (200, 0, 0, 255))
+    image.putpixel((2, 0), (0, 0, 0, 127))
+    pixels = read_rgb(encode(image))
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels[0, 1].tolist() == [200, 0, 0]
+    assert pixels[0, 2].tolist() == [128, 128, 128]
+
+
+def test_transparent_palette_entry_is_white() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    pixels = read_rgb(encode(image, "PNG", transparency=1))
+    assert pixels.tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P"])
+def test_few_channels_become_three(mode: str) -> None:
+    assert read_rgb(encode(Image.new(mode, (5, 4)))).shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF"])
+def test_first_frame_stands_for_an_animation(kind: str) -> None:
+    red, blue = Image.new("RGB", (8, 8), (255, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 255))
+    data = encode(red, kind, save_all=True, append_images=[blue])
+    assert np.abs(read_rgb(data)[4, 4].astype(int) - [255, 0, 0]).max() <= 4
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_truncated_file_is_refused(kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    data = encode(Image.fromarray(noise), kind)
+    with pytest.raises(InvalidImageError, match="image: "):
+        read_rgb(data[: len(data) // 2])
+
+
+def test_forty_thousand_pixel_side_is_refused_by_its_header() -> None:
+    with pytest.raises(InvalidImageError, match="at most 16384 px, got 40000 x 1"):
+        read_rgb(png_header(40_000, 1))
+
+
+def test_too_many_pixels_are_refused_by_the_header() -> None:
+    with pytest.raises(InvalidImageError, match="at most 40000000 pixels, got 8000 x 8000"):
+        read_rgb(png_header(8_000, 8_000))
+
+
+@pytest.mark.parametrize("side", [12_000, 16_000])
+def test_bomb_is_an_error_not_a_warning(side: int) -> None:
+    with pytest.raises(InvalidImageError, match="expected at most 40000000 pixels"):
+        read_rgb(png_header(side, side))
+
+
+def test_generous_limit_does_not_lift_the_bomb_limit() -> None:
+    with pytest.raises(InvalidImageError, match="pixels"):
+        read_rgb(png_header(12_000, 12_000), max_pixels=10**9)
+
+
+def test_limits_can_be_set_by_the_caller() -> None:
+    data = encode(gradient(24, 16))
+    assert read_rgb(data, max_side=24, max_pixels=24 * 16).shape == (16, 24, 3)
+    with pytest.raises(InvalidImageError, match="at most 23 px"):
+        read_rgb(data, max_side=23)
+    with pytest.raises(InvalidImageError, match="at most 383 pixels"):
+        read_rgb(data, max_pixels=24 * 16 - 1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"<svg xmlns='http://www.w3.org/2000/svg' width='4' height='4'/>",
+        b"<!doctype html><title>404</title>",
+        b"\x00",
+        b"%PDF-1.4",
+        encode(Image.new("RGB", (4, 4)), "ICO"),
+        encode(Image.new("RGB", (4, 4)), "PPM"),
+    ],
+)
+def test_other_formats_are_refused_by_name(data: bytes) -> None:
+    with pytest.raises(InvalidImageError, match="expected one of PNG, JPEG, WEBP, BMP, GIF, TIFF"):
+        read_rgb(data)
+
+
+def test_no_bytes_are_refused() -> None:
+    with pytest.raises(InvalidImageError, match="image: expected a picture, got 0 bytes"):
+        read_rgb(b"")
+
+
+def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidImageError, match=r"nowhere\.png: no such file"):
+        read_rgb(tmp_path / "nowhere.png")
+    with pytest.raises(InvalidImageError, match="no such file"):
+        read_rgb(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns about odd metadata before it gives up
+@settings(max_examples=200, deadline=None)
+@given(
+    kind=st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"]),
+    edits=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6),
+    keep=st.floats(0.0, 1.0),
+)
+def test_damage_gives_pixels_or_one_kind_of_error(
+    kind: str, edits: list[tuple[float, int]], keep: float
+) -> None:
+    data = bytearray(encode(gradient(), kind))
+    for where, value in edits:
+        data[int(where * len(data))] = value
+    with suppress(InvalidImageError):
+        pixels = read_rgb(bytes(data[: int(keep * len(data)) + 1]))
+        assert pixels.dtype == np.uint8
+        assert pixels.shape[2] == 3
