@@ -1,0 +1,140 @@
+"""One tree of errors with the HTTP status and the request field each one answers with.
+
+BackendError                     500
+├── RequestError                 400  a request that is not what was expected
+│   ├── InvalidTaskError         400  a task without usable images or data
+│   ├── InvalidLabelConfigError  400  a labeling config without the needed tags
+│   ├── InvalidEventError        400  a webhook body of an unknown form
+│   ├── InvalidRleError          400  a brush mask that cannot be decoded
+│   ├── UnauthorizedError        401  missing or wrong credentials
+│   ├── NotFoundError            404  no such route, project or version
+│   └── RequestTooLargeError     413  a body over the limit
+├── MediaError                   422  an image that cannot be used; spoils its own task only
+│   ├── ForbiddenAddressError    422  scheme, host or address outside the allow-list
+│   ├── MediaTooLargeError       422  over the byte, pixel, side or time limit
+│   ├── MediaUnavailableError    422  unreachable, not found, refused by its host
+│   └── UnreadableMediaError     422  not an image that can be decoded
+├── LabelStudioError             502  Label Studio's API answered with an error or not at all
+│   └── LabelStudioAuthError     502  Label Studio refused our token
+├── NotReadyError                503  weights are still loading; try again
+├── BusyError                    503  a bounded queue is full or the journal is too slow
+├── StoreError                   503  the database cannot be read or written
+└── SettingsError                500  a setting that cannot be used; raised at start only
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class BackendError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Attributes:
+        http_status: status of the answer when the error ends a request.
+        field: path of the offending value ("tasks[2].data.images"), or None.
+        retry_after_s: seconds after which trying again makes sense, or None.
+    """
+
+    http_status: ClassVar[int] = 500
+
+    def __init__(
+        self, message: str, *, field: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message if field is None else f"{field}: {message}")
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+
+class RequestError(BackendError):
+    """A request is not what was expected."""
+
+    http_status = 400
+
+
+class InvalidTaskError(RequestError):
+    """A task has no usable images or data."""
+
+
+class InvalidLabelConfigError(RequestError):
+    """A labeling config lacks a needed tag or cannot be read."""
+
+
+class InvalidEventError(RequestError):
+    """A webhook body does not have a known form."""
+
+
+class InvalidRleError(RequestError):
+    """A brush mask cannot be decoded."""
+
+
+class UnauthorizedError(RequestError):
+    """Credentials are missing or wrong."""
+
+    http_status = 401
+
+
+class NotFoundError(RequestError):
+    """The named thing does not exist."""
+
+    http_status = 404
+
+
+class RequestTooLargeError(RequestError):
+    """A request body is over the limit."""
+
+    http_status = 413
+
+
+class MediaError(BackendError):
+    """An image cannot be used; only its own task suffers."""
+
+    http_status = 422
+
+
+class ForbiddenAddressError(MediaError):
+    """An image URL's scheme, host or address is not allowed."""
+
+
+class MediaTooLargeError(MediaError):
+    """An image is over the limit of bytes, pixels, side or time."""
+
+
+class MediaUnavailableError(MediaError):
+    """An image's host is unreachable, has no such file or refuses it."""
+
+
+class UnreadableMediaError(MediaError):
+    """Fetched bytes are not an image that can be decoded."""
+
+
+class LabelStudioError(BackendError):
+    """Label Studio's API answered with an error or not at all."""
+
+    http_status = 502
+
+
+class LabelStudioAuthError(LabelStudioError):
+    """Label Studio refused our token."""
+
+
+class NotReadyError(BackendError):
+    """Weights are still loading."""
+
+    http_status = 503
+
+
+class BusyError(BackendError):
+    """A bounded queue is full or the journal is too slow."""
+
+    http_status = 503
+
+
+class StoreError(BackendError):
+    """The database cannot be read or written."""
+
+    http_status = 503
+
+
+class SettingsError(BackendError):
+    """A setting cannot be used."""
