@@ -1,0 +1,96 @@
+"""Opens a database: engines with the right pragmas, a check of the file, tables up to date.
+
+Knows SQLite and PostgreSQL; does not know what the tables are for.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from backend.errors import StoreError
+
+_log = logging.getLogger(__name__)
+MIGRATIONS = Path(__file__).parent / "migrations"
+_FIXED_SQLITE = (3, 51, 3)
+
+
+def open_engines(url: str) -> tuple[Engine, Engine]:
+    """Returns the engine of the one writer and the engine of all readers.
+
+    Args:
+        url: SQLAlchemy URL; the folder of a SQLite file is created for this user alone.
+
+    Raises:
+        StoreError: unreadable URL, damaged file, or a database that cannot be reached or migrated.
+    """
+    try:
+        place = make_url(url)
+    except ArgumentError:
+        raise StoreError("database_url: expected a SQLAlchemy URL like sqlite:///FILE") from None
+    is_sqlite = place.get_backend_name() == "sqlite"
+    try:
+        if is_sqlite and place.database:
+            Path(place.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        writing, reading = create_engine(url), create_engine(url)
+        if is_sqlite:
+            _prepare_sqlite(writing, begin="BEGIN IMMEDIATE", is_writer=True)
+            _prepare_sqlite(reading, begin="BEGIN", is_writer=False)
+        _check(writing)
+        _migrate(writing)
+    except (SQLAlchemyError, OSError, ImportError) as error:
+        raise StoreError(f"cannot open {place.render_as_string()}: {error}") from error
+    return writing, reading
+
+
+def _prepare_sqlite(engine: Engine, *, begin: str, is_writer: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def _set_pragmas(raw: Any, _record: Any) -> None:
+        # SQLAlchemy begins the transactions below; the driver's own would begin them too late.
+        raw.isolation_level = None
+        cursor = raw.cursor()
+        cursor.execute("PRAGMA busy_timeout=5000")
+        cursor.execute("PRAGMA synchronous=FULL")
+        if is_writer:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        else:
+            # Only the writer may checkpoint: two at once can damage the file before 3.51.3.
+            cursor.execute("PRAGMA wal_autocheckpoint=0")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+
+def _check(engine: Engine) -> None:
+    if engine.dialect.name != "sqlite":
+        return
+    with engine.connect() as connection:
+        version = connection.exec_driver_sql("SELECT sqlite_version()").scalar_one()
+        verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+    if verdict != "ok":
+        raise StoreError(
+            f"{engine.url.database} is damaged ({verdict}); restore a backup or move it away"
+        )
+    is_fixed = tuple(int(part) for part in version.split(".")) >= _FIXED_SQLITE
+    note = "" if is_fixed else "; before 3.51.3, so only this process may write to the file"
+    _log.info("SQLite %s%s", version, note, extra={"event": "store_opened"})
+
+
+def _migrate(engine: Engine) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            # Two processes that start together take turns; SQLite's BEGIN IMMEDIATE does the same.
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7235941)")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

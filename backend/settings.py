@@ -1,0 +1,228 @@
+"""Everything a deployment can choose, read once at start: the only file that reads the environment.
+
+Knows names, types, defaults and which choices contradict each other. Opens nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from backend.errors import SettingsError
+
+PREFIX = "CALICO_"
+_MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Deployment settings; every field is an environment variable, see `describe_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+    )
+
+    host: str = Field("127.0.0.1", description="Address the backend listens on.")
+    port: int = Field(
+        9090, ge=0, le=65535, description="Port the backend listens on; 0 = any free."
+    )
+    threads: int = Field(
+        32, ge=16, le=256, description="Request threads of the one server process; memory is small."
+    )
+    basic_auth_user: str | None = Field(
+        None, description="User name Label Studio must send; set together with the password."
+    )
+    basic_auth_password: SecretStr | None = Field(
+        None, description="Password Label Studio must send; /health alone needs none."
+    )
+    allow_open_bind: bool = Field(
+        False, description="Listen beyond this machine without credentials (trusted networks only)."
+    )
+
+    data_dir: Path = Field(
+        Path(".calico"), description="Folder of the database and everything else that is kept."
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="SQLAlchemy URL (postgresql+psycopg://...); a SQLite file if unset.",
+    )
+    commit_timeout_ms: int = Field(
+        700,
+        ge=1,
+        le=60_000,
+        description="Longest wait for a commit before 503; Label Studio waits 1000 ms.",
+    )
+    journal_queue: int = Field(
+        1024, ge=1, description="Events that may wait for the writer thread; more are answered 503."
+    )
+
+    weights: Path | None = Field(
+        None, description="Folder of the model weights; the shipped calico-tiny if unset."
+    )
+    device: str = Field("cpu", description="Where the model runs: cpu, cuda or cuda:N.")
+    model_threads: int | None = Field(
+        None, ge=1, description="CPU threads of one prediction; torch decides if unset."
+    )
+    predict_budget_s: float = Field(
+        85.0,
+        gt=0,
+        le=95,
+        description="Longest /predict may take; what is not done then is answered 'not yet' and "
+        "finished later. Label Studio gives up after 100 s.",
+    )
+    predict_queue: int = Field(
+        10_000, ge=1, description="Tasks that may wait for the model; more are answered 503."
+    )
+    cached_predictions: int = Field(
+        20_000, ge=0, description="Stored answers kept in the database; 0 keeps none."
+    )
+
+    label_studio_url: str | None = Field(
+        None,
+        validation_alias="LABEL_STUDIO_URL",
+        description="Where the backend reaches Label Studio; wins over the address it announces.",
+    )
+    label_studio_api_key: SecretStr | None = Field(
+        None,
+        validation_alias="LABEL_STUDIO_API_KEY",
+        description="Legacy token or personal access token, for images and late predictions.",
+    )
+
+    image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Hosts images may come from besides Label Studio, separated by commas."
+    )
+    local_files_root: Path | None = Field(
+        None, description="Folder local-file images may be read from directly; off if unset."
+    )
+    max_image_bytes: int = Field(25 * _MIB, ge=1, description="Largest image file, in bytes.")
+    max_image_pixels: int = Field(40_000_000, ge=1, description="Most pixels of one image.")
+    max_image_side: int = Field(16_384, ge=1, description="Longest side of an image, in pixels.")
+    image_timeout_s: float = Field(
+        30.0, gt=0, description="Longest time to fetch one image, in seconds."
+    )
+    max_body_bytes: int = Field(
+        64 * _MIB, ge=1024, description="Largest request body; a batch carries every earlier mask."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe log line written."
+    )
+
+    @field_validator("image_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(host.strip().lower() for host in value.split(",") if host.strip())
+
+    @field_validator("label_studio_url")
+    @classmethod
+    def _is_http_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected http://HOST[:PORT] or https://HOST[:PORT]")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _credentials_are_complete(self) -> Settings:
+        if (self.basic_auth_user is None) != (self.basic_auth_password is None):
+            raise ValueError("basic_auth_user and basic_auth_password: set both or neither")
+        if self.basic_auth_user is not None and ":" in self.basic_auth_user:
+            raise ValueError("basic_auth_user: expected a name without ':'")
+        if self.basic_auth_user is None and not self.allow_open_bind and not is_loopback(self.host):
+            raise ValueError(
+                f"host: {self.host!r} is reachable from other machines; set basic_auth_user and "
+                "basic_auth_password, or allow_open_bind=true on a trusted network"
+            )
+        return self
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy URL of the store, SQLite inside the data folder unless configured."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{(self.data_dir / 'calico.sqlite3').absolute()}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Reads the environment once; `overrides` (from the command line) win over it.
+
+    Raises:
+        SettingsError: names each key, what was expected and, unless secret, what came.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentences(error))) from None
+
+
+@dataclass(frozen=True)
+class SettingDoc:
+    """One row of the documented table of settings."""
+
+    variable: str
+    default: str
+    meaning: str
+
+
+def describe_settings() -> tuple[SettingDoc, ...]:
+    """Returns one row per setting, in reading order; the README's table is tested against it."""
+    return tuple(
+        SettingDoc(
+            variable=variable_name(name),
+            default="" if field.default is None else _shown(field.default),
+            meaning=field.description or "",
+        )
+        for name, field in Settings.model_fields.items()
+    )
+
+
+def variable_name(field_name: str) -> str:
+    """Name of the environment variable of one field."""
+    alias = Settings.model_fields[field_name].validation_alias
+    return alias if isinstance(alias, str) else PREFIX + field_name.upper()
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return "" if default == () else str(default)
+
+
+def _sentences(error: ValidationError) -> list[str]:
+    # The input of a secret never enters a message: hide_input_in_errors drops all inputs, and
+    # only those of fields that hold no secret are added back.
+    sentences = []
+    for problem in error.errors(include_input=True):
+        location = ".".join(str(step) for step in problem["loc"])
+        field_name = location.split(".")[0].lower().removeprefix(PREFIX.lower())
+        field = Settings.model_fields.get(field_name)
+        came = ""
+        if field is not None and "SecretStr" not in str(field.annotation):
+            came = f", got {problem['input']!r}"
+        name = variable_name(field_name) if field is not None else location
+        message = problem["msg"].removeprefix("Value error, ")
+        sentences.append(f"{name}: {message}{came}" if name else message)
+    return sentences

@@ -1,0 +1,328 @@
+"""What the backend remembers: events, the newest state of each annotation, versions, answers.
+
+SQLAlchemy Core over SQLite (WAL, synchronous=FULL) or PostgreSQL by URL. All writes go through the
+one `WriterThread`; reads use their own connections and never wait for it. Knows values from
+`backend.types`; does not know HTTP or Label Studio's JSON.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from backend.database import open_engines
+from backend.errors import BusyError, StoreError
+from backend.tables import active_adapter, adapter, ann_head, event_log, prediction
+from backend.types import Event, EventAction
+from backend.writer import WriterThread
+
+_log = logging.getLogger(__name__)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_GONE_US = 2**62  # a deletion is newer than any change
+_PRUNE_EVERY = 256
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest known state of one annotation.
+
+    Attributes:
+        annotation_id: Label Studio's id.
+        key: key of the event that holds it.
+        is_deleted: whether the annotation is gone.
+    """
+
+    annotation_id: int
+    key: str
+    is_deleted: bool
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """One journalled event.
+
+    Attributes:
+        seq: position in the journal, growing.
+        received_at: UTC time it was first committed; of a training request, the last time.
+        event: the event itself.
+    """
+
+    seq: int
+    received_at: datetime
+    event: Event
+
+
+class Store:
+    """One open database; threads may share it. Use `open_store`."""
+
+    def __init__(
+        self,
+        writing: Engine,
+        reading: Engine,
+        *,
+        queue_size: int,
+        commit_timeout_s: float,
+        cached_predictions: int,
+    ) -> None:
+        self._writing = writing
+        self._reading = reading
+        self._commit_timeout_s = commit_timeout_s
+        self._cached_predictions = cached_predictions
+        self._kept = 0  # touched by the writer thread alone
+        self._insert: Any = (
+            postgresql.insert if writing.dialect.name == "postgresql" else sqlite.insert
+        )
+        self._writer = WriterThread(writing, queue_size=queue_size)
+
+    def record_events(self, events: Sequence[Event]) -> int:
+        """Journals events and moves the heads; returns after the commit is on disk.
+
+        Repeated deliveries change nothing, and the heads end up the same in whatever order events
+        arrive.
+
+        Returns:
+            How many of the events were new.
+
+        Raises:
+            BusyError: too many wait, or the commit takes too long; sending again is safe.
+            StoreError: the database refused.
+        """
+        now_us = _now_us()
+
+        def record(connection: Connection) -> int:
+            return sum(self._record(connection, one, now_us) for one in events)
+
+        return self._writer.run(record, timeout_s=self._commit_timeout_s)
+
+    def _record(self, connection: Connection, one: Event, now_us: int) -> int:
+        version_us = None if one.updated_at is None else _to_us(one.updated_at)
+        row = self._insert(event_log).values(
+            key=one.key,
+            project_id=one.project_id,
+            annotation_id=one.annotation_id,
+            task_id=one.task_id,
+            action=one.action.value,
+            updated_at_us=version_us,
+            payload=one.payload,
+            received_at_us=now_us,
+        )
+        added = connection.execute(row.on_conflict_do_nothing(index_elements=["key"])).rowcount
+        if not added and one.action is EventAction.START_TRAINING:
+            # Pressing the button again is a new wish although nothing else changed.
+            again = event_log.update().where(event_log.c.key == one.key)
+            connection.execute(again.values(received_at_us=now_us))
+        if added and one.annotation_id is not None:
+            self._move_head(connection, one, _GONE_US if one.is_deletion else version_us or 0)
+        return added
+
+    def _move_head(self, connection: Connection, one: Event, version_us: int) -> None:
+        row = self._insert(ann_head).values(
+            project_id=one.project_id,
+            annotation_id=one.annotation_id,
+            version_us=version_us,
+            deleted=one.is_deletion,
+            key=one.key,
+        )
+        # Events with equal times are ordered by key, so that arrival order cannot decide.
+        newer = (row.excluded.version_us > ann_head.c.version_us) | (
+            (row.excluded.version_us == ann_head.c.version_us) & (row.excluded.key > ann_head.c.key)
+        )
+        connection.execute(
+            row.on_conflict_do_update(
+                index_elements=["project_id", "annotation_id"],
+                set_={name: row.excluded[name] for name in ("version_us", "deleted", "key")},
+                where=newer,
+            )
+        )
+
+    def heads(self, project_id: int) -> tuple[Head, ...]:
+        """Returns the newest state of every annotation of a project, by annotation id."""
+        query = (
+            select(ann_head.c.annotation_id, ann_head.c.key, ann_head.c.deleted)
+            .where(ann_head.c.project_id == project_id)
+            .order_by(ann_head.c.annotation_id)
+        )
+        with self._read() as connection:
+            return tuple(Head(*row) for row in connection.execute(query))
+
+    def events(
+        self, project_id: int, *, after_seq: int = 0, limit: int = 1000
+    ) -> tuple[StoredEvent, ...]:
+        """Returns journalled events of a project in the order they were committed."""
+        query = (
+            select(event_log)
+            .where(event_log.c.project_id == project_id, event_log.c.seq > after_seq)
+            .order_by(event_log.c.seq)
+            .limit(limit)
+        )
+        with self._read() as connection:
+            return tuple(_stored_event(row) for row in connection.execute(query).mappings())
+
+    def has_event(self, key: str) -> bool:
+        """Whether an event of this key is journalled."""
+        query = select(event_log.c.seq).where(event_log.c.key == key)
+        with self._read() as connection:
+            return connection.execute(query).first() is not None
+
+    def active_version(self, project_id: int) -> str | None:
+        """Returns the adapter version that serves a project, or None for the base model."""
+        query = select(active_adapter.c.adapter_id).where(active_adapter.c.project_id == project_id)
+        with self._read() as connection:
+            return connection.execute(query).scalar()
+
+    def versions(self) -> tuple[str, ...]:
+        """Returns every adapter version that ever served, newest first."""
+        query = (
+            select(adapter.c.id)
+            .where(adapter.c.status.in_(("current", "retired")))
+            .order_by(adapter.c.created_at_us.desc())
+        )
+        with self._read() as connection:
+            return tuple(connection.execute(query).scalars())
+
+    def find_prediction(self, key: str) -> bytes | None:
+        """Returns a kept answer, or None."""
+        query = select(prediction.c.body).where(prediction.c.key == key)
+        with self._read() as connection:
+            return connection.execute(query).scalar()
+
+    def keep_prediction(
+        self, key: str, body: bytes, *, project_id: int | None, task_id: int | None, version: str
+    ) -> None:
+        """Queues an answer for keeping; does not wait, and drops it when the queue is full."""
+        if self._cached_predictions == 0:
+            return
+        row = self._insert(prediction).values(
+            key=key,
+            project_id=project_id,
+            task_id=task_id,
+            version=version,
+            body=body,
+            created_at_us=_now_us(),
+        )
+
+        def keep(connection: Connection) -> None:
+            connection.execute(row.on_conflict_do_nothing(index_elements=["key"]))
+            self._kept += 1
+            if self._kept % _PRUNE_EVERY == 1:
+                self._prune(connection)
+
+        try:
+            self._writer.submit(keep)
+        except BusyError:
+            _log.warning("answer not kept: queue full", extra={"event": "prediction_not_kept"})
+
+    def _prune(self, connection: Connection) -> None:
+        newest = (
+            select(prediction.c.key)
+            .order_by(prediction.c.created_at_us.desc())
+            .limit(self._cached_predictions)
+        )
+        connection.execute(delete(prediction).where(prediction.c.key.not_in(newest)))
+
+    @property
+    def waiting(self) -> int:
+        """Changes that wait for the writer thread."""
+        return self._writer.waiting
+
+    def backup(self, path: Path) -> None:
+        """Writes a consistent copy of a SQLite database to a new file while serving goes on.
+
+        Raises:
+            StoreError: the file exists, cannot be written, or the database is not SQLite.
+        """
+        if self._reading.dialect.name != "sqlite":
+            raise StoreError("backup: expected a SQLite database; use pg_dump for PostgreSQL")
+        if path.exists():
+            raise StoreError(f"backup: {path} exists; name a new file")
+        try:
+            with self._reading.connect() as connection:
+                # VACUUM refuses to run inside a transaction.
+                raw = connection.connection.cursor()
+                raw.execute("VACUUM INTO ?", (str(path),))
+                raw.close()
+        except (SQLAlchemyError, OSError, self._reading.dialect.loaded_dbapi.Error) as error:
+            raise StoreError(f"backup: cannot write {path}: {error}") from error
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        try:
+            with self._reading.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StoreError(f"the database cannot be read: {type(error).__name__}") from error
+
+    def close(self) -> None:
+        """Commits what waits and closes every connection."""
+        self._writer.close()
+        self._reading.dispose()
+        self._writing.dispose()
+
+
+def open_store(
+    url: str,
+    *,
+    queue_size: int = 1024,
+    commit_timeout_s: float = 0.7,
+    cached_predictions: int = 20_000,
+) -> Store:
+    """Opens a database, checks it and brings its tables up to date.
+
+    Args:
+        url: SQLAlchemy URL; the folder of a SQLite file is created for this user alone.
+        queue_size: changes that may wait for the writer thread.
+        commit_timeout_s: longest wait for a commit.
+        cached_predictions: answers kept, newest first.
+
+    Raises:
+        StoreError: unreadable URL, damaged file, or a database that cannot be reached or migrated.
+    """
+    writing, reading = open_engines(url)
+    return Store(
+        writing,
+        reading,
+        queue_size=queue_size,
+        commit_timeout_s=commit_timeout_s,
+        cached_predictions=cached_predictions,
+    )
+
+
+def _stored_event(row: Any) -> StoredEvent:
+    updated_us = row["updated_at_us"]
+    action = EventAction(row["action"])
+    return StoredEvent(
+        seq=row["seq"],
+        received_at=_from_us(row["received_at_us"]),
+        event=Event(
+            key=row["key"],
+            action=action,
+            project_id=row["project_id"],
+            annotation_id=row["annotation_id"],
+            task_id=row["task_id"],
+            updated_at=None if updated_us is None else _from_us(updated_us),
+            is_deletion=action is EventAction.ANNOTATIONS_DELETED,
+            payload=row["payload"],
+        ),
+    )
+
+
+def _to_us(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _from_us(moment_us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=moment_us)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

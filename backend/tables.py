@@ -1,0 +1,131 @@
+"""The tables of the store, as SQLAlchemy Core objects; migrations create them.
+
+Times are whole microseconds since 1970-01-01 UTC (`*_us`): unlike text they sort the same in every
+database, whatever precision Label Studio printed.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+
+# SQLite only numbers rows of an INTEGER key by itself; PostgreSQL wants 64 bits.
+_Sequence = BigInteger().with_variant(Integer(), "sqlite")
+
+event_log = Table(
+    "event_log",
+    metadata,
+    Column("seq", _Sequence, primary_key=True, autoincrement=True),
+    Column("key", String(64), nullable=False, unique=True),
+    Column("project_id", BigInteger, nullable=False),
+    Column("annotation_id", BigInteger),
+    Column("task_id", BigInteger),
+    Column("action", String(40), nullable=False),
+    Column("updated_at_us", BigInteger),
+    Column("payload", LargeBinary, nullable=False),
+    Column("received_at_us", BigInteger, nullable=False),
+    Index("event_log_by_project", "project_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
+ann_head = Table(
+    "ann_head",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True),
+    Column("annotation_id", BigInteger, primary_key=True),
+    Column("version_us", BigInteger, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Column("key", String(64), nullable=False),
+)
+
+adapter = Table(
+    "adapter",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("project_id", BigInteger, nullable=False),
+    Column("parent_id", String(200), ForeignKey("adapter.id")),
+    Column("uri", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("nbytes", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("score", Float),
+    Column("parent_score", Float),
+    Column("upto_seq", BigInteger, nullable=False),
+    Column("base_sha256", String(64), nullable=False),
+    Column("code_version", String(40), nullable=False),
+    Column("created_at_us", BigInteger, nullable=False),
+    CheckConstraint(
+        "status IN ('candidate', 'current', 'retired', 'rejected', 'quarantined')",
+        name="adapter_status_is_known",
+    ),
+    Index("adapter_by_project", "project_id", "created_at_us"),
+)
+
+active_adapter = Table(
+    "active_adapter",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("adapter_id", String(200), ForeignKey("adapter.id"), nullable=False),
+    Column("gen", BigInteger, nullable=False),
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", _Sequence, primary_key=True, autoincrement=True),
+    Column("project_id", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("owner", String(100)),
+    Column("lease_until_us", BigInteger),
+    Column("fence", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("ckpt", Text),
+    Column("error", Text),
+    CheckConstraint(
+        "status IN ('queued', 'running', 'done', 'failed')", name="job_status_is_known"
+    ),
+    Index(
+        "job_one_live_per_project",
+        "project_id",
+        unique=True,
+        sqlite_where=text("status IN ('queued', 'running')"),
+        postgresql_where=text("status IN ('queued', 'running')"),
+    ),
+)
+
+sync_cursor = Table(
+    "sync_cursor",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("updated_at_us", BigInteger, nullable=False),
+    Column("last_ok_us", BigInteger, nullable=False),
+)
+
+prediction = Table(
+    "prediction",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("project_id", BigInteger),
+    Column("task_id", BigInteger),
+    Column("version", String(200), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("created_at_us", BigInteger, nullable=False),
+    Index("prediction_by_age", "created_at_us"),
+)

@@ -1,0 +1,109 @@
+"""Settings: the environment is read once, and a wrong value is named with its key."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.errors import SettingsError
+from backend.settings import Settings, describe_settings, is_loopback, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch):
+    for row in describe_settings():
+        monkeypatch.delenv(row.variable, raising=False)
+
+
+def test_defaults_serve_this_machine_only():
+    settings = load_settings()
+    assert settings.host == "127.0.0.1"
+    assert settings.store_url.startswith("sqlite:////")
+
+
+def test_environment_and_command_line_are_read_in_that_order(monkeypatch):
+    monkeypatch.setenv("CALICO_PORT", "9191")
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://studio:8080/")
+    assert load_settings().port == 9191
+    assert load_settings(port=9292).port == 9292
+    assert load_settings(port=None).port == 9191
+    assert load_settings().label_studio_url == "http://studio:8080"
+
+
+def test_hosts_are_separated_by_commas(monkeypatch):
+    monkeypatch.setenv("CALICO_IMAGE_HOSTS", "a.example, B.example,")
+    assert load_settings().image_hosts == ("a.example", "b.example")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("CALICO_PORT", "http"),
+        ("CALICO_PORT", "70000"),
+        ("CALICO_PREDICT_BUDGET_S", "0"),
+        ("CALICO_THREADS", "2"),
+        ("LABEL_STUDIO_URL", "studio:8080"),
+        ("CALICO_LOG_LEVEL", "LOUD"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert variable in str(caught.value)
+    assert repr(value) in str(caught.value)
+
+
+def test_secrets_appear_in_no_message_and_no_text():
+    with pytest.raises(SettingsError) as caught:
+        load_settings(basic_auth_password="hunter2-hunter2")
+    assert "hunter2" not in str(caught.value)
+    assert "basic_auth_user" in str(caught.value)
+    settings = load_settings(
+        basic_auth_user="studio", basic_auth_password="hunter2-hunter2", label_studio_api_key="tok"
+    )
+    assert "hunter2" not in repr(settings)
+    assert "tok" not in repr(settings.label_studio_api_key)
+
+
+def test_refuses_to_listen_beyond_this_machine_without_credentials():
+    with pytest.raises(SettingsError, match=r"0\.0\.0\.0.*basic_auth_user"):
+        load_settings(host="0.0.0.0")
+    assert load_settings(host="0.0.0.0", allow_open_bind=True).allow_open_bind
+    open_host = load_settings(
+        host="0.0.0.0", basic_auth_user="studio", basic_auth_password="secret"
+    )
+    assert open_host.host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("localhost.example.com", False),
+        ("192.168.1.2", False),
+    ],
+)
+def test_loopback_is_recognised(host, expected):
+    assert is_loopback(host) is expected
+
+
+def test_unknown_settings_are_refused():
+    with pytest.raises(SettingsError, match="prot"):
+        load_settings(prot=1)
+
+
+def test_settings_cannot_change_after_start():
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().port = 1  # type: ignore[misc]
+
+
+def test_every_setting_is_documented():
+    rows = describe_settings()
+    assert len(rows) == len(Settings.model_fields)
+    assert all(len(row.meaning) > 10 for row in rows)
+    assert {"CALICO_PORT", "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"} <= {r.variable for r in rows}
