@@ -1,0 +1,103 @@
+"""The `calico` command: names, one line of help each, and where each command lives.
+
+Only the module of the command that was asked for is imported, so `calico --help` needs no torch.
+An error this product raises on purpose ends in one line and exit status 2, never in a traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import typer
+
+from backend.errors import BackendError
+from calico_model.errors import CalicoError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the tree.
+
+    Attributes:
+        path: the words behind `calico`.
+        target: "module:function", a function that typer can turn into a command.
+        summary: the line `calico --help` shows.
+    """
+
+    path: tuple[str, ...]
+    target: str
+    summary: str
+
+
+COMMANDS = (
+    Command(("demo",), "backend.cli.demo:demo", "Label Studio with 12 pre-annotated groups."),
+    Command(("serve",), "backend.cli.serve:serve", "Run the ML backend."),
+    Command(("connect",), "backend.cli.connect:connect", "Register the backend with a project."),
+    Command(("doctor",), "backend.cli.doctor:doctor", "Check a live set-up and say what to fix."),
+    Command(("predict",), "backend.cli.predict:predict", "Segment the parts of a group of images."),
+    Command(("evaluate",), "backend.cli.evaluate:evaluate", "Measure the model on labeled groups."),
+    Command(("synth",), "backend.cli.synth:synth", "Draw labeled groups of images."),
+    Command(("train",), "backend.cli.train:train", "Train the model."),
+    Command(
+        ("bench", "codec"),
+        "backend.cli.bench_codec:bench_codec",
+        "Time the brush codec against label_studio_sdk.",
+    ),
+    Command(
+        ("bench", "webhook"),
+        "backend.cli.bench_webhook:bench_webhook",
+        "Time webhook answers under many posters.",
+    ),
+    Command(
+        ("bench", "latency"),
+        "backend.cli.bench_latency:bench_latency",
+        "Time /health and /setup while the model works.",
+    ),
+    Command(
+        ("bench", "fuzz"),
+        "backend.cli.bench_fuzz:bench_fuzz",
+        "Throw broken requests at the backend.",
+    ),
+)
+
+
+def main() -> None:
+    """Runs `calico` with the arguments of this process."""
+    arguments = sys.argv[1:]
+    try:
+        command_tree(arguments)(arguments, prog_name="calico")
+    except (BackendError, CalicoError) as error:
+        typer.secho(f"calico: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(2)
+
+
+def command_tree(arguments: Sequence[str]) -> typer.Typer:
+    """Builds the command line; of its commands, only the one in `arguments` is loaded."""
+    root = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Segment common and unique parts over groups of images, inside Label Studio.",
+    )
+    bench = typer.Typer(no_args_is_help=True, help="Measure this installation.")
+    for command in COMMANDS:
+        parent = bench if command.path[0] == "bench" else root
+        is_wanted = tuple(arguments[: len(command.path)]) == command.path
+        function = load(command) if is_wanted else _not_loaded
+        parent.command(command.path[-1], help=None if is_wanted else command.summary)(function)
+    root.add_typer(bench, name="bench")
+    return root
+
+
+def load(command: Command) -> Callable[..., object]:
+    """Imports the function behind a command."""
+    module, _, name = command.target.partition(":")
+    function: Callable[..., object] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _not_loaded() -> None:
+    raise AssertionError("only the requested command is ever run")
