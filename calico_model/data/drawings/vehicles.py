@@ -1,0 +1,304 @@
+"""Things that drive, fly or sail. Each builder draws one random instance.
+
+Builders take the names of the optional parts to draw and return pieces in painting order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from calico_model.data.drawings.shapes import (
+    Piece,
+    bent,
+    box,
+    curve,
+    ellipse,
+    limb,
+    mirrored,
+    polygon,
+    ring,
+    rounded,
+)
+
+
+def car(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+    """Draws a car from the side, its front to the right."""
+    u = rng.uniform
+    floor, belt, roof = 0.3, u(-0.12, 0.0), u(-0.55, -0.4)
+    rear, front = u(-0.75, -0.5), u(0.3, 0.5)
+    radius = u(0.2, 0.27)
+    pieces = [
+        Piece(
+            "body",
+            curve(
+                (-0.97, floor),
+                (-0.97, belt + 0.05),
+                (rear - 0.1, belt),
+                (rear + 0.2, roof),
+                (front - 0.25, roof),
+                (front + 0.08, belt),
+                (0.93, belt + 0.1),
+                (0.97, floor),
+            ),
+        )
+    ]
+    pieces.append(
+        Piece(
+            "window",
+            polygon(
+                (rear + 0.08, belt), (rear + 0.25, roof + 0.09), (-0.1, roof + 0.07), (-0.1, belt)
+            ),
+        )
+    )
+    pieces.append(
+        Piece(
+            "window",
+            polygon(
+                (-0.03, belt),
+                (-0.03, roof + 0.07),
+                (front - 0.28, roof + 0.09),
+                (front - 0.04, belt),
+            ),
+        )
+    )
+    if "door" in extras:
+        pieces.append(Piece("door", rounded(-0.05, belt + 0.04, front - 0.05, floor - 0.05, 0.05)))
+    if "headlight" in extras:
+        pieces.append(Piece("headlight", ellipse(0.88, belt + 0.2, 0.1, 0.09)))
+    for x in (-0.55, 0.58):
+        pieces.append(Piece("wheel", ellipse(x, floor + 0.05, radius, radius)))
+    return pieces
+
+
+def truck(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+    """Draws a lorry: cargo box left, cabin right, two or three wheels."""
+    u = rng.uniform
+    floor, split, box_top, cabin_top = 0.38, u(0.25, 0.4), u(-0.75, -0.5), u(-0.4, -0.2)
+    radius = u(0.16, 0.21)
+    nose = u(0.82, 0.95)
+    pieces = [
+        Piece("cargo box", box(-0.97, box_top, split - 0.05, floor)),
+        Piece(
+            "cabin",
+            polygon(
+                (split, floor),
+                (split, cabin_top),
+                (nose - 0.18, cabin_top),
+                (nose, 0.05),
+                (nose + 0.03, floor),
+            ),
+        ),
+        Piece(
+            "window",
+            polygon(
+                (split + 0.14, cabin_top + 0.08),
+                (nose - 0.22, cabin_top + 0.08),
+                (nose - 0.09, 0.04),
+                (split + 0.14, 0.04),
+            ),
+        ),
+    ]
+    if "door" in extras:
+        pieces.append(Piece("door", box(split + 0.1, 0.07, split + 0.32, floor - 0.03)))
+    if "headlight" in extras:
+        pieces.append(Piece("headlight", ellipse(nose - 0.03, 0.22, 0.08, 0.08)))
+    for x in (-0.75, -0.35, 0.62)[int(rng.integers(0, 2)) :]:
+        pieces.append(Piece("wheel", ellipse(x, floor + 0.06, radius, radius)))
+    return pieces
+
+
+def bus(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+    """Draws a bus from the side: one long round-cornered box with a row of windows."""
+    u = rng.uniform
+    top, floor, radius = u(-0.6, -0.45), 0.38, u(0.15, 0.2)
+    pieces = [Piece("body", rounded(-0.97, top, 0.97, floor, u(0.06, 0.16)))]
+    high, low = top + 0.12, top + u(0.38, 0.48)
+    door_x = 0.55 if "door" in extras else 0.9
+    edges = np.linspace(-0.88, door_x, int(rng.integers(4, 7)))
+    gap = u(0.04, 0.07)
+    for a, b in zip(edges[:-1], edges[1:], strict=True):
+        pieces.append(Piece("window", rounded(a, high, b - gap, low, 0.03)))
+    if "door" in extras:
+        pieces.append(Piece("door", box(0.56, high, 0.8, floor - 0.04)))
+    if "headlight" in extras:
+        pieces.append(Piece("headlight", ellipse(0.9, floor - 0.14, 0.09, 0.09)))
+    for x in (-0.6, 0.42):
+        pieces.append(Piece("wheel", ellipse(x, floor + 0.04, radius, radius)))
+    return pieces
+
+
+def bicycle(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+    """Draws a bicycle from the side, its front to the right."""
+    u = rng.uniform
+    radius, thick, bar = u(0.38, 0.44), u(0.08, 0.12), u(0.07, 0.1)
+    hub_y, crank = 0.42, (u(-0.1, 0.0), 0.45)
+    post, stem = (u(-0.28, -0.2), -0.25), (u(0.33, 0.42), -0.3)
+    pieces = [Piece("wheel", ring(x, hub_y, radius, radius, thick)) for x in (-0.55, 0.55)]
+    for a, b in (
+        ((-0.55, hub_y), post),
+        ((-0.55, hub_y), crank),
+        (crank, post),
+        (post, stem),
+        (crank, stem),
+        (stem, (0.55, hub_y)),
+    ):
+        pieces.append(Piece("frame", limb([a, b], bar)))
+    pieces.append(Piece("pedal", ellipse(crank[0], crank[1], 0.12, 0.12)))
+    pieces.append(
+        Piece(
+            "saddle",
+            curve(
+                (post[0] - 0.22, -0.42),
+                (post[0] + 0.22, -0.38),
+                (post[0] + 0.02, -0.27),
+                (post[0] - 0.18, -0.27),
+            ),
+        )
+    )
+    if "basket" in extras:
+        pieces.append(
+            Piece("basket", polygon((0.5, -0.45), (0.98, -0.45), (0.9, -0.12), (0.58, -0.12)))
+        )
+    grip = [stem, (stem[0] - 0.05, -0.55), (stem[0] + u(0.05, 0.2), -0.62)]
+    pieces.append(Piece("handle", bent(grip, 0.1)))
+    return pieces
+
+
+def airplane(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+    """Draws an airliner from the side and above, its nose to the right."""
+    u = rng.uniform
+    h, sweep, span = u(0.13, 0.19), u(0.25, 0.4), u(0.6, 0.8)
+    far = Piece(
+        "wing",
+        polygon(
+            (0.2, -h * 0.5),
+            (-0.15, -h * 0.5),
+            (-0.1 - sweep, -span * 0.75),
+            (0.02 - sweep, -span * 0.75),
+        ),
+    )
+    tail = Piece(
+        "tail", polygon((-0.62, -h * 0.6), (-0.95, -h * 0.3), (-1.0, -u(0.4, 0.55)), (-0.86, -0.48))
+    )
+    body = Piece(
+        "body",
+        curve(
+            (-1.0, -0.02),
+            (-0.5, -h),
+            (0.55, -h),
+            (0.85, -h * 0.6),
+            (1.0, 0.03),
+            (0.8, h * 0.8),
+            (-0.3, h),
+        ),
+    )
+    near = Piece(
+        "wing",
+        polygon((0.25, h * 0.3), (-0.2, h * 0.3), (-0.2 - sweep, span), (-0.05 - sweep, span)),
+    )
+    pieces = [far, tail, body]
+    if "window" in extras:
+        pieces += [
+            Piece("window", ellipse(x, -h * 0.25, 0.05, 0.055))
+            for x in np.linspace(-0.4, 0.6, int(rng.integers(5, 8)))
+        ]
+    pieces.append(near)
+    if "engine" in extras:
+        pieces.append(Piece("engine", rounded(-0.12, span * 0.5, 0.18, span * 0.5 + 0.16, 0.08)))
+    return pieces
+
+
+def rocket(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+    """Draws an upright rocket with fins, nose cone, sometimes windows and a flame."""
+    u = rng.uniform
+    w, base, shoulder = u(0.2, 0.3), 0.55, u(-0.55, -0.4)
+    fin = polygon(
+        (w * 0.8, u(0.0, 0.2)), (w + u(0.22, 0.35), 0.6), (w + 0.2, 0.78), (w * 0.8, base)
+    )
+    pieces = []
+    if "flame" in extras:
+        pieces.append(
+            Piece(
+                "flame",
+                curve(
+                    (-w * 0.7, base - 0.03),
+                    (w * 0.7, base - 0.03),
+                    (w * 0.45, 0.78),
+                    (0, u(0.9, 1.05)),
+                    (-w * 0.45, 0.78),
+                ),
+            )
+        )
+    pieces += [Piece("fin", fin), Piece("fin", mirrored(fin))]
+    pieces.append(
+        Piece(
+            "body",
+            polygon(
+                (-w, shoulder),
+                (w, shoulder),
+                (w * 1.05, 0.1),
+                (w * 0.8, base),
+                (-w * 0.8, base),
+                (-w * 1.05, 0.1),
+            ),
+        )
+    )
+    pieces.append(
+        Piece(
+            "nose cone",
+            curve(
+                (-w, shoulder),
+                (-w * 0.55, shoulder - 0.3),
+                (0, -1.0),
+                (w * 0.55, shoulder - 0.3),
+                (w, shoulder),
+            ),
+        )
+    )
+    if "window" in extras:
+        for y in (-0.2, 0.15)[: int(rng.integers(1, 3))]:
+            pieces.append(Piece("window", ellipse(0, y, w * 0.5, w * 0.5)))
+    return pieces
+
+
+def boat(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+    """Draws a sailing boat: hull, mast, one or two sails, sometimes a flag and portholes."""
+    u = rng.uniform
+    deck, keel, mast = u(0.35, 0.45), u(0.8, 0.95), u(-0.1, 0.1)
+    pieces = [Piece("pole", box(mast - 0.04, -0.95, mast + 0.04, deck + 0.05))]
+    reach = u(0.6, 0.8)
+    pieces.append(
+        Piece(
+            "sail",
+            curve(
+                (mast + 0.07, -0.85),
+                (mast + reach * 0.6, -0.2),
+                (mast + reach, deck - 0.12),
+                (mast + 0.07, deck - 0.1),
+            ),
+        )
+    )
+    if rng.random() < 0.6:
+        pieces.append(
+            Piece(
+                "sail",
+                polygon(
+                    (mast - 0.07, -0.65),
+                    (mast - 0.07, deck - 0.12),
+                    (mast - u(0.45, 0.65), deck - 0.12),
+                ),
+            )
+        )
+    if "flag" in extras:
+        pieces.append(
+            Piece("flag", polygon((mast, -1.05), (mast - u(0.3, 0.4), -0.93), (mast, -0.8)))
+        )
+    pieces.append(
+        Piece("hull", polygon((-0.97, deck), (0.97, deck - 0.05), (0.7, keel), (-0.72, keel)))
+    )
+    if "window" in extras:
+        pieces += [
+            Piece("window", ellipse(x, (deck + keel) / 2 - 0.03, 0.09, 0.09))
+            for x in (-0.45, 0.0, 0.45)
+        ]
+    return pieces
