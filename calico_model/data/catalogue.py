@@ -12,6 +12,7 @@ import numpy as np
 
 from calico_model.data.drawings import (
     animals,
+    flyers,
     furniture,
     household,
     outdoors,
@@ -44,8 +45,8 @@ class Category:
     spin_deg: float = 20.0
 
 
-def _both(*names: str) -> frozenset[str]:
-    return frozenset(names)
+def _both(first: str, second: str) -> frozenset[str]:
+    return frozenset({first, second})
 
 
 _TRAINED = (
@@ -84,12 +85,12 @@ _TRAINED = (
         "bicycle", ("wheel", "frame", "handle", "saddle", "pedal"), vehicles.bicycle, ("basket",)
     ),
     Category(
-        "airplane", ("body", "wing", "tail"), vehicles.airplane, ("window", "engine"), spin_deg=35
+        "airplane", ("body", "wing", "tail"), flyers.airplane, ("window", "engine"), spin_deg=35
     ),
     Category(
         "rocket",
         ("body", "fin", "nose cone"),
-        vehicles.rocket,
+        flyers.rocket,
         ("flame", "window"),
         _both("flame", "window"),
         spin_deg=50,
@@ -106,8 +107,8 @@ _TRAINED = (
     ),
     Category("scissors", ("blade", "handle"), household.scissors, ("screw",), spin_deg=60),
     Category("hammer", ("head", "handle"), household.hammer, ("grip",), spin_deg=60),
-    Category("bird", ("head", "body", "wing", "tail", "beak", "eye"), animals.bird, ("leg",)),
-    Category("butterfly", ("wing", "body", "head"), animals.butterfly, ("antenna",), spin_deg=45),
+    Category("bird", ("head", "body", "wing", "tail", "beak", "eye"), flyers.bird, ("leg",)),
+    Category("butterfly", ("wing", "body", "head"), flyers.butterfly, ("antenna",), spin_deg=45),
     Category("fish", ("body", "tail", "fin", "eye"), animals.fish, ("mouth",), spin_deg=30),
     Category(
         "dog", ("head", "body", "leg", "tail", "ear", "snout", "eye"), animals.dog, ("collar",)

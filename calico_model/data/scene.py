@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from calico_model.data.catalogue import CATEGORIES, PART_NAMES, category
-from calico_model.data.drawings.shapes import Contours, Piece, blob, limb, polygon, ring
-from calico_model.data.styles import TEXTURE_KINDS, Style, cloud, shade
+from calico_model.data.clutter import distractors, ground, occluders
+from calico_model.data.drawings.shapes import Piece
+from calico_model.data.painting import IdMap, Layer, fill, paint
+from calico_model.data.styles import TEXTURE_KINDS, Style
 from calico_model.types import RgbImage
 
-IdMap = NDArray[np.uint8]
-
 _PART_CODE = {name: code for code, name in enumerate(PART_NAMES, start=1)}
-_SUBPIXEL_BITS = 4
 _MIN_MAIN_SHARE = 0.6
 
 
@@ -59,17 +57,6 @@ class Instance:
     pieces: tuple[Piece, ...]
     paints: tuple[tuple[float, float, float], ...]
     textures: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """One outline ready to paint. `object_id` and `part` are 0 for clutter."""
-
-    contours: Contours
-    colour: tuple[int, int, int]
-    texture: int
-    object_id: int = 0
-    part: int = 0
 
 
 def draw_instance(rng: np.random.Generator, name: str, extras: frozenset[str]) -> Instance:
@@ -115,20 +102,24 @@ def compose_scene(
     extent = rng.uniform(0.5, 0.88) if rng.random() < 0.85 else rng.uniform(0.32, 0.5)
     centre = np.clip(rng.normal(0.5, 0.09, 2), 0.45 * extent, 1 - 0.45 * extent)
     main_layers = _place(rng, main, 1, style, extent * size_px, centre * size_px)
-    behind = _distractors(rng, style, size_px, int(rng.integers(0, 4)))
-    front: list[_Layer] = []
+    behind = distractors(rng, style, size_px, int(rng.integers(0, 4)))
+    front: list[Layer] = []
     for object_id, other in enumerate(others, start=2):
         small = min(rng.uniform(0.2, 0.36), 0.55 * extent)
         spot = _free_spot(rng, centre, object_id, small)
         layers = _place(rng, other, object_id, style, small * size_px, spot * size_px)
         (front if rng.random() < 0.35 else behind).extend(layers)
-    occluders: list[_Layer] = []
+    obstacles: list[Layer] = []
     if rng.random() < 0.28:
-        occluders = _occluders(rng, style, size_px, centre, extent)
+        obstacles = occluders(rng, style, size_px, centre, extent)
     layers = [*behind, *main_layers, *front]
-    if not _is_main_visible(layers + occluders, main_layers, size_px):
-        layers, occluders = [*front, *behind, *main_layers], []
-    return _render(rng, [*layers, *occluders], (main, *others), style, size_px)
+    if not _is_main_visible(layers + obstacles, main_layers, size_px):
+        layers, obstacles = [*front, *behind, *main_layers], []
+    image, object_map, part_map = paint(
+        rng, [*layers, *obstacles], ground(rng, style, size_px), style
+    )
+    names = tuple(instance.category for instance in (main, *others))
+    return Scene(image, object_map, part_map, names, style.name)
 
 
 def _hue(rng: np.random.Generator, name: str, part: str) -> tuple[float, float]:
@@ -147,7 +138,7 @@ def _place(
     style: Style,
     side_px: float,
     centre_px: NDArray[np.float64],
-) -> list[_Layer]:
+) -> list[Layer]:
     """Poses an instance so that its longer side measures `side_px`."""
     outlines = [outline for piece in instance.pieces for outline in piece.contours]
     ends = np.cumsum([len(outline) for outline in outlines])
@@ -156,7 +147,7 @@ def _place(
     points = (points - (low + high) / 2) * (side_px / (high - low).max()) + centre_px
     moved = iter(np.split(points, ends[:-1]))
     return [
-        _Layer(
+        Layer(
             tuple(next(moved) for _ in piece.contours),
             style.colour(*paint),
             texture,
@@ -195,143 +186,14 @@ def _free_spot(
     return best
 
 
-def _random_shape(rng: np.random.Generator) -> Contours:
-    """Returns one shape that belongs to no object."""
-    kind = int(rng.integers(5))
-    if kind == 0:
-        return blob(rng, 0, 0, 1, rng.uniform(0.4, 1), 0.35)
-    if kind == 1:
-        turn = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 7))))
-        return (np.stack([np.cos(turn), np.sin(turn)], axis=1),)
-    if kind == 2:
-        return ring(0, 0, 1, rng.uniform(0.6, 1), rng.uniform(0.2, 0.5))
-    if kind == 3:
-        x, y = rng.uniform(-1, 1, 2)
-        return limb([(-1, y), (x, -y), (1, x)], rng.uniform(0.1, 0.35))
-    turn = np.linspace(0, 2 * np.pi, 2 * int(rng.integers(4, 8)), endpoint=False)
-    reach = np.where(np.arange(len(turn)) % 2, rng.uniform(0.35, 0.6), 1.0)
-    return (np.stack([reach * np.cos(turn), reach * np.sin(turn)], axis=1),)
-
-
-def _distractors(rng: np.random.Generator, style: Style, size_px: int, count: int) -> list[_Layer]:
-    """Returns things made like objects, of one to three shapes each, that have no name."""
-    layers = []
-    for _ in range(count):
-        spot = rng.uniform(0, size_px, 2)
-        for _ in range(int(rng.integers(1, 4))):
-            reach = size_px * rng.uniform(0.03, 0.11)
-            offset = spot + rng.normal(0, 0.04 * size_px, 2)
-            contours = tuple(outline * reach + offset for outline in _random_shape(rng))
-            colour = style.colour(*rng.random(3))
-            layers.append(_Layer(contours, colour, int(rng.integers(TEXTURE_KINDS))))
-    return layers
-
-
-def _occluders(
-    rng: np.random.Generator,
-    style: Style,
-    size_px: int,
-    centre: NDArray[np.float64],
-    extent: float,
-) -> list[_Layer]:
-    """Returns one or two nameless things in front of the main object."""
-    layers = []
-    for _ in range(int(rng.integers(1, 3))):
-        turn = rng.uniform(0, 2 * np.pi)
-        spot = centre + extent * rng.uniform(0.15, 0.5) * np.array([np.cos(turn), np.sin(turn)])
-        if rng.random() < 0.35:  # a post or a branch across the view
-            across = np.array([-np.sin(turn), np.cos(turn)]) * 0.7
-            a, b = (spot + across) * size_px, (spot - across) * size_px
-            contours = limb([(a[0], a[1]), (b[0], b[1])], size_px * rng.uniform(0.03, 0.07))
-        else:
-            reach = size_px * extent * rng.uniform(0.1, 0.22)
-            contours = tuple(o * reach + spot * size_px for o in _random_shape(rng))
-        colour = style.colour(*rng.random(3))
-        layers.append(_Layer(contours, colour, int(rng.integers(TEXTURE_KINDS))))
-    return layers
-
-
-def _is_main_visible(layers: list[_Layer], main: list[_Layer], size_px: int) -> bool:
+def _is_main_visible(layers: list[Layer], main: list[Layer], size_px: int) -> bool:
     """Says whether enough of the main object shows and no other object shows more."""
     alone = np.zeros((size_px, size_px), np.uint8)
     together = np.zeros((size_px, size_px), np.uint8)
     for layer in main:
-        _fill(alone, layer, 1)
+        fill(alone, layer, 1)
     for layer in layers:
-        _fill(together, layer, layer.object_id)
+        fill(together, layer, layer.object_id)
     seen = np.bincount(together.ravel(), minlength=4)
     whole = int(np.count_nonzero(alone))
     return bool(seen[1] >= _MIN_MAIN_SHARE * whole and seen[1] > seen[2:].max())
-
-
-def _render(
-    rng: np.random.Generator,
-    layers: list[_Layer],
-    objects: tuple[Instance, ...],
-    style: Style,
-    size_px: int,
-) -> Scene:
-    """Paints the picture and, from the very same outlines, the maps."""
-    canvas = _ground(rng, style, size_px)
-    piece_map = np.zeros((size_px, size_px), np.uint8)
-    object_of, part_of, texture_of = (np.zeros(256, np.uint8) for _ in range(3))
-    texture_of[0] = rng.integers(TEXTURE_KINDS)
-    width = round(rng.uniform(*style.outline) * size_px)
-    ink = (int(style.ink * 255),) * 3
-    for number, layer in enumerate(layers, start=1):
-        points = _fill(canvas, layer, layer.colour, line_type=cv2.LINE_AA)
-        if style.outline[1]:
-            cv2.polylines(canvas, points, True, ink, max(width, 1), cv2.LINE_AA, _SUBPIXEL_BITS)
-        _fill(piece_map, layer, number)
-        object_of[number], part_of[number] = layer.object_id, layer.part
-        texture_of[number] = layer.texture
-    solid = np.where(piece_map > 0, np.uint8(255), np.uint8(0))
-    return Scene(
-        image=shade(rng, style, canvas, piece_map, solid, texture_of),
-        object_map=object_of[piece_map],
-        part_map=part_of[piece_map],
-        categories=tuple(instance.category for instance in objects),
-        style=style.name,
-    )
-
-
-def _fill(
-    target: NDArray[np.uint8],
-    layer: _Layer,
-    value: int | tuple[int, int, int],
-    line_type: int = cv2.LINE_8,
-) -> list[NDArray[np.int32]]:
-    """Fills a layer's outlines and returns them in fixed-point pixels."""
-    scale = 1 << _SUBPIXEL_BITS
-    points = [np.rint(outline * scale).astype(np.int32) for outline in layer.contours]
-    colour = value if isinstance(value, tuple) else (value,)
-    cv2.fillPoly(target, points, colour, line_type, _SUBPIXEL_BITS)
-    return points
-
-
-def _ground(rng: np.random.Generator, style: Style, size_px: int) -> RgbImage:
-    """Paints the cluttered background: two blended colours, a horizon, loose shapes."""
-    hue = rng.random()
-    colours = [
-        np.array(style.ground_colour(hue + rng.normal(0, 0.12), *rng.random(2)), np.float32)
-        for _ in range(2)
-    ]
-    blend = cloud(rng, size_px, int(rng.integers(2, 6)))[..., None]
-    ground = (colours[0] * blend + colours[1] * (1 - blend)).astype(np.uint8)
-    for _ in range(int(rng.integers(0, 16))):
-        reach = size_px * rng.uniform(0.03, 0.22)
-        spot = rng.uniform(0, size_px, 2)
-        contours = tuple(outline * reach + spot for outline in _random_shape(rng))
-        tone = style.ground_colour(hue + rng.normal(0, 0.2), *rng.random(2))
-        _fill(ground, _Layer(contours, tone, 0), tone, line_type=cv2.LINE_AA)
-    if rng.random() < 0.35:
-        y = size_px * rng.uniform(0.4, 0.8)
-        tilt = size_px * rng.normal(0, 0.05)
-        floor = polygon((0, y), (size_px, y + tilt), (size_px, size_px), (0, size_px))
-        tone = style.ground_colour(hue + rng.normal(0, 0.2), *rng.random(2))
-        _fill(ground, _Layer(floor, tone, 0), tone, line_type=cv2.LINE_AA)
-    if rng.random() < 0.4:
-        ground = cv2.GaussianBlur(ground, (0, 0), size_px * rng.uniform(0.005, 0.02)).astype(
-            np.uint8
-        )
-    return ground

@@ -12,83 +12,8 @@ from calico_model.data.drawings.shapes import (
     curve,
     ellipse,
     limb,
-    mirrored,
     polygon,
 )
-
-
-def bird(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
-    """Draws a bird from the side, sometimes with legs."""
-    u = rng.uniform
-    rx, ry, hx, hy, hr = u(0.48, 0.58), u(0.3, 0.4), u(0.48, 0.58), u(-0.5, -0.35), u(0.22, 0.28)
-    pieces = []
-    if "leg" in extras:
-        pieces += [
-            Piece("leg", limb([(x, ry * 0.6), (x + 0.05, 0.85)], 0.09)) for x in (-0.12, 0.14)
-        ]
-    pieces.append(
-        Piece(
-            "tail",
-            polygon((-0.35, -0.02), (-0.98, u(-0.3, -0.1)), (-0.95, u(0.1, 0.25)), (-0.35, 0.2)),
-        )
-    )
-    pieces.append(
-        Piece(
-            "beak",
-            polygon(
-                (hx + hr * 0.7, hy - 0.12),
-                (hx + hr + u(0.18, 0.3), hy + 0.03),
-                (hx + hr * 0.7, hy + 0.14),
-            ),
-        )
-    )
-    pieces.append(
-        Piece(
-            "body",
-            curve(
-                (-rx, 0.05),
-                (-0.2, -ry),
-                (0.3, -ry - 0.08),
-                (rx, -0.1),
-                (0.35, ry * 0.85),
-                (-0.1, ry),
-            ),
-        )
-    )
-    pieces.append(Piece("head", ellipse(hx, hy, hr, hr * u(0.9, 1.05))))
-    lift = u(-0.75, 0.3)
-    pieces.append(
-        Piece(
-            "wing",
-            curve(
-                (0.22, -0.12),
-                (-0.05, -0.2 + lift * 0.4),
-                (-0.62, lift),
-                (-0.4, 0.12 + lift * 0.4),
-                (-0.05, 0.18),
-            ),
-        )
-    )
-    pieces.append(Piece("eye", ellipse(hx + 0.06, hy - 0.04, 0.06, 0.06)))
-    return pieces
-
-
-def butterfly(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
-    """Draws a butterfly from above with two pairs of wings."""
-    u = rng.uniform
-    x, tip, low = u(0.75, 0.95), u(-0.9, -0.65), u(0.6, 0.85)
-    upper = curve((0.06, -0.15), (x * 0.6, tip), (x, tip + 0.15), (x * 0.85, -0.05), (0.08, 0.1))
-    lower = curve((0.06, 0.02), (x * 0.7, 0.02), (x * 0.8, low * 0.6), (x * 0.4, low), (0.08, 0.3))
-    pieces = []
-    if "antenna" in extras:
-        for side in (-1, 1):
-            path = [(side * 0.04, -0.4), (side * 0.12, -0.7), (side * u(0.25, 0.35), -0.92)]
-            pieces.append(Piece("antenna", limb(path, 0.06)))
-    for wing in (lower, upper):
-        pieces += [Piece("wing", wing), Piece("wing", mirrored(wing))]
-    pieces.append(Piece("body", ellipse(0, 0.1, u(0.09, 0.13), u(0.42, 0.55))))
-    pieces.append(Piece("head", ellipse(0, -0.42, 0.13, 0.13)))
-    return pieces
 
 
 def fish(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:

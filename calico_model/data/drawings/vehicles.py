@@ -1,4 +1,4 @@
-"""Things that drive, fly or sail. Each builder draws one random instance.
+"""Things that drive or sail. Each builder draws one random instance.
 
 Builders take the names of the optional parts to draw and return pieces in painting order.
 """
@@ -14,7 +14,6 @@ from calico_model.data.drawings.shapes import (
     curve,
     ellipse,
     limb,
-    mirrored,
     polygon,
     ring,
     rounded,
@@ -161,103 +160,6 @@ def bicycle(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
         )
     grip = [stem, (stem[0] - 0.05, -0.55), (stem[0] + u(0.05, 0.2), -0.62)]
     pieces.append(Piece("handle", bent(grip, 0.1)))
-    return pieces
-
-
-def airplane(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
-    """Draws an airliner from the side and above, its nose to the right."""
-    u = rng.uniform
-    h, sweep, span = u(0.13, 0.19), u(0.25, 0.4), u(0.6, 0.8)
-    far = Piece(
-        "wing",
-        polygon(
-            (0.2, -h * 0.5),
-            (-0.15, -h * 0.5),
-            (-0.1 - sweep, -span * 0.75),
-            (0.02 - sweep, -span * 0.75),
-        ),
-    )
-    tail = Piece(
-        "tail", polygon((-0.62, -h * 0.6), (-0.95, -h * 0.3), (-1.0, -u(0.4, 0.55)), (-0.86, -0.48))
-    )
-    body = Piece(
-        "body",
-        curve(
-            (-1.0, -0.02),
-            (-0.5, -h),
-            (0.55, -h),
-            (0.85, -h * 0.6),
-            (1.0, 0.03),
-            (0.8, h * 0.8),
-            (-0.3, h),
-        ),
-    )
-    near = Piece(
-        "wing",
-        polygon((0.25, h * 0.3), (-0.2, h * 0.3), (-0.2 - sweep, span), (-0.05 - sweep, span)),
-    )
-    pieces = [far, tail, body]
-    if "window" in extras:
-        pieces += [
-            Piece("window", ellipse(x, -h * 0.25, 0.05, 0.055))
-            for x in np.linspace(-0.4, 0.6, int(rng.integers(5, 8)))
-        ]
-    pieces.append(near)
-    if "engine" in extras:
-        pieces.append(Piece("engine", rounded(-0.12, span * 0.5, 0.18, span * 0.5 + 0.16, 0.08)))
-    return pieces
-
-
-def rocket(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
-    """Draws an upright rocket with fins, nose cone, sometimes windows and a flame."""
-    u = rng.uniform
-    w, base, shoulder = u(0.2, 0.3), 0.55, u(-0.55, -0.4)
-    fin = polygon(
-        (w * 0.8, u(0.0, 0.2)), (w + u(0.22, 0.35), 0.6), (w + 0.2, 0.78), (w * 0.8, base)
-    )
-    pieces = []
-    if "flame" in extras:
-        pieces.append(
-            Piece(
-                "flame",
-                curve(
-                    (-w * 0.7, base - 0.03),
-                    (w * 0.7, base - 0.03),
-                    (w * 0.45, 0.78),
-                    (0, u(0.9, 1.05)),
-                    (-w * 0.45, 0.78),
-                ),
-            )
-        )
-    pieces += [Piece("fin", fin), Piece("fin", mirrored(fin))]
-    pieces.append(
-        Piece(
-            "body",
-            polygon(
-                (-w, shoulder),
-                (w, shoulder),
-                (w * 1.05, 0.1),
-                (w * 0.8, base),
-                (-w * 0.8, base),
-                (-w * 1.05, 0.1),
-            ),
-        )
-    )
-    pieces.append(
-        Piece(
-            "nose cone",
-            curve(
-                (-w, shoulder),
-                (-w * 0.55, shoulder - 0.3),
-                (0, -1.0),
-                (w * 0.55, shoulder - 0.3),
-                (w, shoulder),
-            ),
-        )
-    )
-    if "window" in extras:
-        for y in (-0.2, 0.15)[: int(rng.integers(1, 3))]:
-            pieces.append(Piece("window", ellipse(0, y, w * 0.5, w * 0.5)))
     return pieces
 
 
