@@ -1,0 +1,272 @@
+"""What one image of one subtask is worth, metric by metric.
+
+A `Unit` is one (group, image) of one subtask. Every metric but average precision is a sum of parts
+over a sum of wholes, so each is a function from a unit to (part, whole); pooling and bootstrap are
+then the same few lines for all of them (bootstrap.py). STRICT counts whatever is missing or too
+much; COMPAT repeats what the released GLaMM evaluation does, and forgives both. Never average them.
+
+Definitions: MIoU, AP50 and Recall after mbzuai-oryx/groundingLMM eval/gcg/evaluate.py; SS and S-IoU
+after the LVIS/PACO region evaluators. That labels are compared through matched masks is an
+assumption: CALICO's own evaluation code is not public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from calico_model import vocabulary
+from calico_model.evaluation import matching
+from calico_model.evaluation.matching import FloatArray
+from calico_model.types import BoolMask
+
+Tally = tuple[float, float]
+"""(part, whole) of one unit; a whole of 0 means that the unit has no say."""
+
+IOU_THRESHOLD = 0.5
+TEXT_THRESHOLD = 0.5
+MAX_DETECTIONS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """One image of one subtask, reduced to what the metrics look at.
+
+    Attributes:
+        group_index: position of its group in the evaluated sequence.
+        intersection: (P, T) shared pixels.
+        predicted_area: (P,) pixels.
+        truth_area: (T,) pixels.
+        predicted_labels: P labels in output order.
+        truth_labels: T labels.
+        scores: (P,) confidence; COMPAT does not look at it.
+    """
+
+    group_index: int
+    intersection: FloatArray
+    predicted_area: FloatArray
+    truth_area: FloatArray
+    predicted_labels: tuple[str, ...]
+    truth_labels: tuple[str, ...]
+    scores: FloatArray
+
+    @cached_property
+    def iou(self) -> FloatArray:
+        """(P, T) in [0, 1]."""
+        return matching.iou_of(self.intersection, self.predicted_area, self.truth_area)
+
+    @cached_property
+    def similarity(self) -> FloatArray:
+        """(P, T) text similarity in [0, 1]."""
+        return self._compare(vocabulary.similarity)
+
+    @cached_property
+    def same_label(self) -> FloatArray:
+        """(P, T), 1 where the normalised labels are equal, else 0."""
+        return self._compare(lambda a, b: float(vocabulary.normalise(a) == vocabulary.normalise(b)))
+
+    @cached_property
+    def matched(self) -> matching.Pairs:
+        """Hungarian pairs: the strict reading."""
+        return matching.hungarian(self.iou)
+
+    @cached_property
+    def matched_greedily(self) -> matching.Pairs:
+        """Greedy pairs: the compat reading."""
+        return matching.greedy(self.iou)
+
+    @cached_property
+    def paired(self) -> matching.Pairs:
+        """Pairs of equal normalised label, whatever the masks."""
+        return matching.paired(
+            [vocabulary.normalise(label) for label in self.predicted_labels],
+            [vocabulary.normalise(label) for label in self.truth_labels],
+        )
+
+    def _compare(self, alike: Callable[[str, str], float]) -> FloatArray:
+        table = [[alike(p, t) for t in self.truth_labels] for p in self.predicted_labels]
+        return np.array(table, dtype=np.float64).reshape(self.intersection.shape)
+
+
+def unit(
+    group_index: int,
+    predicted: Sequence[tuple[str, BoolMask, float]],
+    truth: Sequence[tuple[str, BoolMask]],
+) -> Unit:
+    """Builds a unit from (label, mask, score) predictions and (label, mask) truths."""
+    ours, theirs = [mask for _, mask, _ in predicted], [mask for _, mask in truth]
+    return Unit(
+        group_index,
+        matching.intersections(ours, theirs),
+        matching.areas(ours),
+        matching.areas(theirs),
+        tuple(label for label, _, _ in predicted),
+        tuple(label for label, _ in truth),
+        np.array([score for _, _, score in predicted], dtype=np.float64),
+    )
+
+
+def word_overlap(left: str, right: str) -> float:
+    """S-IoU of two labels: shared over all words, lower-cased, split on spaces."""
+    ours, theirs = set(left.lower().split()), set(right.lower().split())
+    return len(ours & theirs) / len(ours | theirs) if ours | theirs else 1.0
+
+
+def strict_hits(iou: FloatArray, similarity: FloatArray) -> int:
+    """Largest number of one-to-one pairs (P, T) good in overlap and in name."""
+    good = (iou >= IOU_THRESHOLD) & (similarity >= TEXT_THRESHOLD)
+    return len(matching.hungarian(good.astype(np.float64)))
+
+
+def compat_hits(iou: FloatArray, similarity: FloatArray) -> int:
+    """Greedy pairs by overlap until the first that fails in overlap or in name."""
+    hits = 0
+    for pair in matching.greedy(iou):
+        if iou[pair] < IOU_THRESHOLD or similarity[pair] < TEXT_THRESHOLD:
+            break
+        hits += 1
+    return hits
+
+
+def ranked_hits(
+    unit: Unit, *, by_score: bool, same_label: bool = False
+) -> list[tuple[float, bool]]:
+    """(score, is a hit) of each prediction in the order average precision takes them.
+
+    Each prediction takes the free truth it overlaps most, if that is at least 0.5 (COCOeval).
+
+    Args:
+        unit: the image.
+        by_score: by falling score, else in output order with score 1.
+        same_label: only truths of the same normalised label can be taken.
+    """
+    iou = unit.iou * unit.same_label if same_label else unit.iou.copy()
+    scores = unit.scores if by_score else np.ones(len(unit.scores))
+    ranked = []
+    for row in np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]:
+        column = int(iou[row].argmax()) if iou.shape[1] else -1
+        hit = column >= 0 and bool(iou[row, column] >= IOU_THRESHOLD)
+        if hit:
+            iou[:, column] = 0
+        ranked.append((float(scores[row]), hit))
+    return ranked
+
+
+def _miou(u: Unit) -> Tally:
+    most = max(u.iou.shape)
+    return (sum(u.iou[pair] for pair in u.matched) / most, 1.0) if most else (0.0, 0.0)
+
+
+def _miou_compat(u: Unit) -> Tally:
+    pairs = u.matched_greedily
+    mean = sum(u.iou[pair] for pair in pairs) / len(pairs) if pairs else 0.0
+    return mean, float(bool(u.truth_labels))
+
+
+def _miou_by_label(u: Unit) -> Tally:
+    """Mean IoU over every label that is true or claimed: missing and extra labels count 0."""
+    names = len(u.truth_labels) + len(u.predicted_labels) - len(u.paired)
+    return (sum(u.iou[pair] for pair in u.paired) / names, 1.0) if names else (0.0, 0.0)
+
+
+def _recall(u: Unit) -> Tally:
+    return strict_hits(u.iou, u.similarity), len(u.truth_labels)
+
+
+def _recall_compat(u: Unit) -> Tally:
+    return compat_hits(u.iou, u.similarity), len(u.truth_labels)
+
+
+def _text(u: Unit, pairs: matching.Pairs, alike: Callable[[str, str], float]) -> float:
+    return sum(alike(u.predicted_labels[p], u.truth_labels[t]) for p, t in pairs)
+
+
+def _word_overlap_normalised(left: str, right: str) -> float:
+    return word_overlap(vocabulary.normalise(left), vocabulary.normalise(right))
+
+
+def _text_metric(alike: Callable[[str, str], float], *, compat: bool) -> Callable[[Unit], Tally]:
+    """A label metric over mask-matched pairs; strict counts each unmatched truth as 0."""
+
+    def tally(u: Unit) -> Tally:
+        if compat:
+            return _text(u, u.matched_greedily, alike), len(u.matched_greedily)
+        return _text(u, u.matched, alike), len(u.truth_labels)
+
+    return tally
+
+
+def _giou_micro(u: Unit) -> Tally:
+    return sum(u.iou[pair] for pair in u.paired), len(u.truth_labels)
+
+
+def _giou_micro_compat(u: Unit) -> Tally:
+    return sum(u.iou[pair] for pair in u.paired), len(u.paired)
+
+
+def _giou_macro(u: Unit) -> Tally:
+    part, whole = _giou_micro(u)
+    return (part / whole, 1.0) if whole else (0.0, 0.0)
+
+
+def _giou_macro_compat(u: Unit) -> Tally:
+    part, whole = _giou_micro_compat(u)
+    return (part / whole, 1.0) if whole else (0.0, 0.0)
+
+
+def _ciou(u: Unit) -> Tally:
+    """Shared over united pixels of the true regions; a truth nobody named adds its area."""
+    shared = sum(u.intersection[pair] for pair in u.paired)
+    named = sum(u.predicted_area[p] for p, _ in u.paired)
+    return shared, float(u.truth_area.sum()) + named - shared
+
+
+def _ciou_compat(u: Unit) -> Tally:
+    shared = sum(u.intersection[pair] for pair in u.paired)
+    both = sum(u.predicted_area[p] + u.truth_area[t] for p, t in u.paired)
+    return shared, both - shared
+
+
+def _quality_hits(u: Unit) -> list[float]:
+    return [float(u.iou[pair]) for pair in u.paired if u.iou[pair] > IOU_THRESHOLD]
+
+
+def _panoptic(u: Unit) -> Tally:
+    return sum(_quality_hits(u)), (len(u.truth_labels) + len(u.predicted_labels)) / 2
+
+
+def _segmentation_quality(u: Unit) -> Tally:
+    return sum(_quality_hits(u)), len(_quality_hits(u))
+
+
+def _recognition_quality(u: Unit) -> Tally:
+    return len(_quality_hits(u)), (len(u.truth_labels) + len(u.predicted_labels)) / 2
+
+
+STRICT: dict[str, Callable[[Unit], Tally]] = {
+    "mIoU": _miou,
+    "Recall": _recall,
+    "SS": _text_metric(vocabulary.similarity, compat=False),
+    "S-IoU": _text_metric(word_overlap, compat=False),
+    "S-IoU_norm": _text_metric(_word_overlap_normalised, compat=False),
+    "mIoU_cls": _miou_by_label,
+    "gIoU_micro": _giou_micro,
+    "gIoU_macro": _giou_macro,
+    "cIoU": _ciou,
+    "PQ": _panoptic,
+    "SQ": _segmentation_quality,
+    "RQ": _recognition_quality,
+}
+COMPAT: dict[str, Callable[[Unit], Tally]] = {
+    "mIoU": _miou_compat,
+    "Recall": _recall_compat,
+    "SS": _text_metric(vocabulary.similarity, compat=True),
+    "S-IoU": _text_metric(word_overlap, compat=True),
+    "S-IoU_norm": _text_metric(_word_overlap_normalised, compat=True),
+    "gIoU_micro": _giou_micro_compat,
+    "gIoU_macro": _giou_macro_compat,
+    "cIoU": _ciou_compat,
+}

@@ -1,0 +1,64 @@
+"""The outcome of an evaluation as values: what report.py writes and a gate asks.
+
+Owns names and shapes only; protocol.py fills them in. Every metric is in percent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from calico_model.evaluation.bootstrap import Metric
+from calico_model.evaluation.labels import LabelScore
+from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
+
+SUBTASKS = tuple(RegionKind)
+MODES = ("strict", "compat")
+HEADLINE = ("mIoU", "AP50", "Recall", "SS", "S-IoU")
+SS_BACKEND = "ngram"
+
+
+@dataclass(frozen=True, eq=False)
+class WorstCase:
+    """A group with a low strict mIoU, to be looked at."""
+
+    index: int
+    miou: float
+    labeled: LabeledGroup
+    prediction: GroupPrediction
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The outcome of one evaluation; every metric in percent.
+
+    Attributes:
+        model_version: what was evaluated.
+        data_sha256: fingerprint of images and truth, in order.
+        groups: how many groups were looked at.
+        images: how many images they held.
+        tasks: subtask -> "strict" | "compat" -> metric.
+        mean: "strict" | "compat" -> metric, plain mean of the three subtasks.
+        parts: naming and status of parts, beside the subtasks.
+        oracle: subtask -> metric, its gains with true labels and true masks, and the bottleneck.
+        labels: subtask -> label -> scores, for labels with at least 5 true regions.
+        answers: counts of answers, of empty ones, of malformed ones and of skipped regions.
+        worst: groups of lowest strict mIoU, worst first.
+        warnings: what a reader must know before quoting a number.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+    """
+
+    model_version: str
+    data_sha256: str
+    groups: int
+    images: int
+    tasks: dict[str, dict[str, dict[str, Metric]]]
+    mean: dict[str, dict[str, Metric]]
+    parts: dict[str, Metric]
+    oracle: dict[str, dict[str, float | str]]
+    labels: dict[str, dict[str, LabelScore]]
+    answers: dict[str, int]
+    worst: tuple[WorstCase, ...]
+    warnings: tuple[str, ...]
+    seed: int
+    resamples: int
