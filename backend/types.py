@@ -114,6 +114,8 @@ class LabelSchema:
         name: how the own name is written, or None.
         relation: label of the relation that links the same part, "" for a relation without
             label, or None when the config has no relations.
+        item_key: key of the URL inside each list item ("$images[{{idx}}].url"), or None when the
+            items are URLs themselves.
     """
 
     layout: Layout
@@ -124,6 +126,7 @@ class LabelSchema:
     kind: KindControl | None
     name: NameControl | None
     relation: str | None = None
+    item_key: str | None = None
 
     def slot(self, image_index: int) -> ImageSlot:
         """Returns the tag names of one image, 0-based."""
@@ -211,6 +214,23 @@ class PredictRequest:
     project_id: int | None
     prompts: tuple[Prompt, ...] = ()
     is_interactive: bool = False
+
+
+@dataclass(frozen=True)
+class SetupRequest:
+    """What Label Studio says about a project before it asks for predictions.
+
+    Attributes:
+        project_id: Label Studio's project id, or None when the request names none.
+        label_config: the labeling XML as sent; parse it to learn whether it can be used.
+        hostname: the address Label Studio announces for itself, or None.
+        access_token: a legacy token, or None; dead unless legacy tokens are enabled.
+    """
+
+    project_id: int | None
+    label_config: str
+    hostname: str | None
+    access_token: str | None = field(default=None, repr=False)
 
 
 class Origin(StrEnum):

@@ -8,7 +8,7 @@
     annotation    parse_regions(result, schema) -> tuple[Region, ...]
     result        render_prediction(prediction, schema, task) -> RenderedPrediction
                   predict_answer(rendered, version=...) -> bytes
-    brush         encode_mask(mask) -> list[int]         decode_mask(rle, size_hw=...) -> (H, W) bool
+    brush         encode_mask(mask) -> list[int]      decode_mask(rle, size_hw=...) -> mask
     media         MediaFetcher(MediaLimits, ...).fetch_group(task) -> ImageGroup
     client        LabelStudioClient(url, token)
 

@@ -1,0 +1,224 @@
+"""Webhook bodies -> events for the journal, and journalled events -> annotations.
+
+Label Studio sends an object, a list under a singular key, or ids, by event; a bulk delivery becomes
+one event per annotation. Does not decode masks and does not decide what an event means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from backend.errors import InvalidEventError
+from backend.label_studio.annotation import parse_annotated
+from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.wire import Id, decode
+from backend.types import Annotation, Event, EventAction
+
+MAX_OBJECTS = 10_000
+
+_WITH_ANNOTATIONS = (
+    EventAction.ANNOTATION_CREATED,
+    EventAction.ANNOTATION_UPDATED,
+    EventAction.ANNOTATIONS_CREATED,
+)
+_WITH_TASKS = (EventAction.TASKS_CREATED, EventAction.TASKS_DELETED)
+
+
+class _WireProject(msgspec.Struct):
+    id: Id
+    label_config: str | None = None
+
+
+class _WireReference(msgspec.Struct):
+    id: Id
+
+
+class _WireTask(msgspec.Struct):
+    id: Id
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _WireAnnotation(msgspec.Struct):
+    """The fields of an annotation that are kept."""
+
+    id: Id
+    result: msgspec.Raw = msgspec.Raw(b"[]")
+    updated_at: datetime | None = None
+    task: Id | None = None
+    completed_by: Id | _WireReference | None = None
+    was_cancelled: bool = False
+    parent_prediction: Id | None = None
+
+
+class _WireBody(msgspec.Struct):
+    action: str
+    project: _WireProject | Id
+    annotation: msgspec.Raw = msgspec.Raw()
+    task: msgspec.Raw = msgspec.Raw()
+    annotations: list[_WireReference] = []
+    tasks: list[_WireReference] = []
+
+
+class _Payload(msgspec.Struct):
+    """What the journal keeps of an annotation event; the project's share token is not in it."""
+
+    project: Id
+    annotation: _WireAnnotation
+    task: _WireTask | None = None
+    label_config: str | None = None
+
+
+def parse_events(body: bytes) -> tuple[Event, ...]:
+    """Reads the body of POST /webhook.
+
+    Returns:
+        One event, or one per annotation of a bulk delivery.
+
+    Raises:
+        InvalidEventError: not JSON, a wrong type, or an event without its objects; the field
+            names the place.
+    """
+    wire = decode(body, _WireBody, InvalidEventError)
+    action = _action_of(wire.action)
+    if action in _WITH_ANNOTATIONS:
+        return _annotation_events(wire, action)
+    project_id, config = _project_of(wire)
+    if action is EventAction.ANNOTATIONS_DELETED:
+        ids = [annotation.id for annotation in wire.annotations]
+        if not 1 <= len(ids) <= MAX_OBJECTS:
+            raise InvalidEventError(f"expected 1 to {MAX_OBJECTS} ids", field="annotations")
+        return tuple(_deletion(project_id, annotation_id) for annotation_id in ids)
+    task_ids = [task.id for task in wire.tasks] if action in _WITH_TASKS else []
+    is_project = action in (EventAction.PROJECT_CREATED, EventAction.PROJECT_UPDATED)
+    content = {"action": wire.action, "task_ids": task_ids}
+    payload = msgspec.json.encode(content | ({"label_config": config} if is_project else {}))
+    key = event_key(wire.action, project_id, [(0, None, payload)])
+    return (Event(key=key, action=action, project_id=project_id, payload=payload),)
+
+
+def read_annotation(event: Event) -> Annotation:
+    """Reads the annotation of a journalled event; its masks are decoded when looked at.
+
+    Raises:
+        InvalidEventError: the event holds no annotation, or one without task or time.
+        InvalidLabelConfigError: the event's labeling config cannot be used.
+    """
+    if event.action not in _WITH_ANNOTATIONS:
+        raise InvalidEventError(f"expected an annotation event, got {event.action}", field="action")
+    kept = decode(event.payload, _Payload, InvalidEventError)
+    wire = kept.annotation
+    if wire.task is None or wire.updated_at is None:
+        raise InvalidEventError("expected task and updated_at", field="annotation")
+    if kept.label_config is None:
+        raise InvalidEventError("expected the labeling config", field="project.label_config")
+    regions, pairs = parse_annotated(wire.result, parse_label_config(kept.label_config))
+    annotator = wire.completed_by
+    return Annotation(
+        id=wire.id,
+        task_id=wire.task,
+        project_id=kept.project,
+        annotator_id=annotator.id if isinstance(annotator, _WireReference) else annotator,
+        updated_at=_utc(wire.updated_at),
+        was_skipped=wire.was_cancelled,
+        parent_prediction_id=wire.parent_prediction,
+        regions=regions,
+        same_part=pairs,
+    )
+
+
+def event_key(
+    action: str, project_id: int, objects: Sequence[tuple[int, datetime | None, bytes]]
+) -> str:
+    """Idempotency key: sha256 of the action, the project and each (id, updated_at, result).
+
+    Args:
+        action: the event's name.
+        project_id: where it happened.
+        objects: id, time of the last change, and result in canonical JSON.
+
+    Returns:
+        64 hex digits, equal for repeated deliveries of one event.
+    """
+    digest = hashlib.sha256(f"{action}\n{project_id}\n".encode())
+    for object_id, updated_at, result in objects:
+        time = "" if updated_at is None else _utc(updated_at).isoformat()
+        digest.update(f"{object_id}\n{time}\n{len(result)}\n".encode())
+        digest.update(result)
+    return digest.hexdigest()
+
+
+def _action_of(name: str) -> EventAction:
+    return EventAction(name) if name in list(EventAction) else EventAction.OTHER
+
+
+def _project_of(wire: _WireBody) -> tuple[int, str | None]:
+    if isinstance(wire.project, _WireProject):
+        return wire.project.id, wire.project.label_config
+    return wire.project, None
+
+
+def _annotation_events(wire: _WireBody, action: EventAction) -> tuple[Event, ...]:
+    """Annotation and task are objects, or both lists under the same singular keys."""
+    annotations = _one_or_many(wire.annotation, "annotation")
+    if not 1 <= len(annotations) <= MAX_OBJECTS:
+        raise InvalidEventError(f"expected 1 to {MAX_OBJECTS} annotations", field="annotation")
+    raw_tasks = _one_or_many(wire.task, "task") if bytes(wire.task) not in (b"", b"null") else []
+    decoded = [decode(raw, _WireTask, InvalidEventError, place="task") for raw in raw_tasks]
+    tasks = {task.id: task for task in decoded}
+    only = next(iter(tasks.values())) if len(tasks) == 1 else None
+    events = []
+    for raw in annotations:
+        annotation = decode(raw, _WireAnnotation, InvalidEventError, place="annotation")
+        if annotation.task is None and only is not None:
+            annotation.task = only.id
+        events.append(_annotation_event(wire, action, annotation, tasks.get(annotation.task or -1)))
+    return tuple(events)
+
+
+def _annotation_event(
+    wire: _WireBody, action: EventAction, annotation: _WireAnnotation, task: _WireTask | None
+) -> Event:
+    project_id, config = _project_of(wire)
+    result = _canonical(annotation.result)
+    return Event(
+        key=event_key(action, project_id, [(annotation.id, annotation.updated_at, result)]),
+        action=action,
+        project_id=project_id,
+        annotation_id=annotation.id,
+        task_id=annotation.task,
+        updated_at=None if annotation.updated_at is None else _utc(annotation.updated_at),
+        payload=msgspec.json.encode(_Payload(project_id, annotation, task, config)),
+    )
+
+
+def _deletion(project_id: int, annotation_id: int) -> Event:
+    action = EventAction.ANNOTATIONS_DELETED
+    return Event(
+        key=event_key(action, project_id, [(annotation_id, None, b"")]),
+        action=action,
+        project_id=project_id,
+        annotation_id=annotation_id,
+        is_deletion=True,
+    )
+
+
+def _one_or_many(raw: msgspec.Raw, field: str) -> list[msgspec.Raw]:
+    if not bytes(raw):
+        raise InvalidEventError("expected an object or a list of objects", field=field)
+    if bytes(memoryview(raw)[:1]) == b"[":
+        return decode(raw, list[msgspec.Raw], InvalidEventError, place=field)
+    return [raw]
+
+
+def _canonical(result: msgspec.Raw) -> bytes:
+    """The same bytes for equal results, whichever way Label Studio spaced or ordered them."""
+    value = decode(result, object, InvalidEventError, place="annotation.result")
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def _utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

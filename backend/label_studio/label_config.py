@@ -1,0 +1,294 @@
+"""Labeling XML -> LabelSchema: which tags hold the images, the masks, the kind and the name.
+
+Accepts every layout that shows a group of images (a Repeater, one Image tag per image, one Image
+with a valueList), plain brushes beside Labels, BrushLabels and Bitmask tags. Does not know tasks
+or results.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from backend.errors import InvalidLabelConfigError
+from backend.types import (
+    ControlType,
+    ImageSlot,
+    KindControl,
+    LabelSchema,
+    LabelValue,
+    Layout,
+    MaskFamily,
+    NameControl,
+)
+from calico_model.types import MAX_GROUP_SIZE, RegionKind
+
+MAX_CONFIG_BYTES = 200_000
+
+# In order of preference when a config offers several.
+_MASK_TAGS = {
+    "brushlabels": MaskFamily.BRUSH_LABELS,
+    "brush": MaskFamily.BRUSH,
+    "bitmasklabels": MaskFamily.BITMASK_LABELS,
+    "bitmask": MaskFamily.BITMASK,
+}
+_CARRIES_LABELS = (MaskFamily.BRUSH_LABELS, MaskFamily.BITMASK_LABELS)
+_SMART_TAGS = ("keypoint", "keypointlabels", "rectangle", "rectanglelabels")
+_KINDS: dict[str, tuple[RegionKind, ...]] = {
+    kind.value.replace("_", " "): (kind,) for kind in RegionKind
+}
+# Short words say a kind only where nothing else can be meant: in a per-region choice.
+_SHORT_KINDS: dict[str, tuple[RegionKind, ...]] = {
+    "common": (RegionKind.COMMON_OBJECT, RegionKind.COMMON_PART),
+    "unique": (RegionKind.UNIQUE_PART,),
+}
+_REFERENCE = re.compile(r"\$([\w.-]{1,200})\Z")
+_INDEXED = re.compile(r"\$([\w.-]{1,200}?)\[(.{1,40})\](?:\.([\w-]{1,200}))?\Z")
+
+
+@lru_cache(maxsize=64)
+def parse_label_config(xml: str) -> LabelSchema:
+    """Reads a labeling config; the same text is parsed once.
+
+    Args:
+        xml: the config as Label Studio sends it, at most MAX_CONFIG_BYTES in UTF-8.
+
+    Raises:
+        InvalidLabelConfigError: too large, not XML, with a DTD or entities, or without the tags
+            that are needed; the message names the tag to add.
+    """
+    tags = list(_parse_xml(xml).iter())
+    repeater = next((tag for tag in tags if tag.tag == "repeater"), None)
+    images = [tag for tag in (tags if repeater is None else repeater.iter()) if tag.tag == "image"]
+    layout, fields, index_flag, item_key = _read_layout(repeater, images)
+    by_image = [_controls_of(_need(image, "name"), tags) for image in images]
+    family, masks = _find_masks(by_image)
+    labels = masks if family in _CARRIES_LABELS else _find_labels(by_image)
+    kind, kind_tags, name, name_tags = _read_attributes(by_image, labels)
+    nothing: list[str | None] = [None] * len(images)
+    slots = tuple(
+        ImageSlot(
+            image=image.get("name", ""),
+            mask=mask.get("name", ""),
+            kind=kind_tag,
+            name=name_tag,
+            smart=tuple(tag.get("name", "") for tag in controls if _is_smart(tag)),
+        )
+        for image, mask, kind_tag, name_tag, controls in zip(
+            images, masks, kind_tags or nothing, name_tags or nothing, by_image, strict=True
+        )
+    )
+    return LabelSchema(
+        layout=layout,
+        image_fields=fields,
+        slots=slots,
+        index_flag=index_flag,
+        mask_family=family,
+        kind=kind,
+        name=name,
+        relation=_read_relation(tags),
+        item_key=item_key,
+    )
+
+
+def read_label(value: str | None, alias: str | None, predicted: str | None) -> LabelValue | None:
+    """One `<Label>`, `<Choice>` or entry of a task's label list.
+
+    The editor stores the alias instead of the value when there is one, so we do too; the value and
+    the comma-separated `predicted_values` then mean the same label.
+    """
+    stored = alias or value
+    if not stored:
+        return None
+    others = [value or "", *(predicted or "").split(",")]
+    stripped = dict.fromkeys(other.strip() for other in others)
+    return LabelValue(stored, tuple(other for other in stripped if other and other != stored))
+
+
+def _parse_xml(xml: str) -> Element:
+    """Root element with tag and attribute names in lower case, as the editor reads them."""
+    size = len(xml.encode("utf-8", "surrogatepass"))
+    if size > MAX_CONFIG_BYTES:
+        raise _error(f"expected at most {MAX_CONFIG_BYTES} bytes, got {size}")
+    try:
+        root: Element = fromstring(xml, forbid_dtd=True, forbid_entities=True)
+    except DefusedXmlException as error:
+        raise _error("expected XML without DTD and entities") from error
+    except (ParseError, ValueError, LookupError) as error:
+        raise _error(f"expected well-formed XML: {error}") from error
+    for tag in root.iter():
+        tag.tag = tag.tag.lower()
+        tag.attrib = {key.lower(): value for key, value in tag.attrib.items()}
+    return root
+
+
+def _read_layout(
+    repeater: Element | None, images: Sequence[Element]
+) -> tuple[Layout, tuple[str, ...], str | None, str | None]:
+    """Layout, task data keys, index flag, and the key inside each list item."""
+    if not images:
+        raise _error('expected an <Image> tag, best inside <Repeater on="$images">; got none')
+    first = images[0]
+    if repeater is None and not first.get("valuelist"):
+        if len(images) > MAX_GROUP_SIZE:
+            raise _error(f"expected at most {MAX_GROUP_SIZE} <Image> tags, got {len(images)}")
+        fields = tuple(_reference(image, "value") for image in images)
+        return Layout.IMAGE_TAGS, fields, None, None
+    if len(images) > 1:
+        place = "<Repeater>" if repeater is not None else "config with valueList"
+        raise _error(f"expected one <Image> tag in a {place}, got {len(images)}")
+    if repeater is None:
+        return Layout.VALUE_LIST, (_reference(first, "valuelist"),), None, None
+    flag = repeater.get("indexflag") or "{{idx}}"
+    if flag not in _need(first, "name"):
+        raise _error(f'expected <Image name="image_{flag}"> in the <Repeater>, so names differ')
+    field = _reference(repeater, "on")
+    item = _INDEXED.match(_need(first, "value"))
+    if item is None or item[1] != field or item[2] != flag:
+        raise _error(f'expected <Image value="${field}[{flag}]">, got {first.get("value")!r}')
+    return Layout.REPEATER, (field,), flag, item[3]
+
+
+def _controls_of(image_name: str, tags: Sequence[Element]) -> list[Element]:
+    controls = [tag for tag in tags if image_name in tag.get("toname", "").split(",")]
+    for control in controls:
+        _need(control, "name")
+    return controls
+
+
+def _find_masks(by_image: Sequence[Sequence[Element]]) -> tuple[MaskFamily, list[Element]]:
+    """The first mask family that every image has."""
+    for tag, family in _MASK_TAGS.items():
+        found = _one_per_image([[c for c in controls if c.tag == tag] for controls in by_image])
+        if found:
+            return family, found
+    raise _error(
+        "expected a <BrushLabels>, or a <Brush> and a <Labels>, with toName of every <Image>"
+    )
+
+
+def _find_labels(by_image: Sequence[Sequence[Element]]) -> list[Element]:
+    found = _one_per_image([[c for c in controls if c.tag == "labels"] for controls in by_image])
+    if not found:
+        raise _error("expected a <Labels> beside the <Brush>, with toName of every <Image>")
+    return found
+
+
+def _one_per_image(candidates: Sequence[Sequence[Element]]) -> list[Element]:
+    """The first candidate of each image, or [] when an image has none."""
+    return [found[0] for found in candidates] if all(candidates) else []
+
+
+def _read_attributes(
+    by_image: Sequence[Sequence[Element]], labels: Sequence[Element]
+) -> tuple[KindControl | None, list[str | None], NameControl | None, list[str | None]]:
+    """Where kind and name are written, with the tag names per image ([] for no such tag).
+
+    Either the labels say the kind and a text or choice the name, or the labels are the names.
+    """
+    values = _shared_values(labels)
+    task_field = _task_field(labels[0])
+    if not values and task_field is None:
+        raise _error(f'expected <Label value="..."> inside <{labels[0].tag}> of every <Image>')
+    kinds = _kinds_said(values, _KINDS)
+    per_region = [[c for c in cs if c.get("perregion", "").lower() == "true"] for cs in by_image]
+    choices = _one_per_image([[c for c in cs if c.tag == "choices"] for cs in per_region])
+    if kinds:
+        texts = _one_per_image([[c for c in cs if c.tag == "textarea"] for cs in per_region])
+        name, name_tags = _name_beside_kinds(texts, choices)
+        return KindControl(ControlType.LABELS, kinds), _names(labels), name, name_tags
+    name = NameControl(ControlType.LABELS, values, task_field)
+    kinds = _kinds_said(_shared_values(choices), _KINDS | _SHORT_KINDS)
+    kind = KindControl(ControlType.CHOICES, kinds) if kinds else None
+    return kind, _names(choices) if kind else [], name, _names(labels)
+
+
+def _name_beside_kinds(
+    texts: Sequence[Element], choices: Sequence[Element]
+) -> tuple[NameControl | None, list[str | None]]:
+    """The control for names when the labels already say the kind."""
+    if texts:
+        return NameControl(ControlType.TEXT), _names(texts)
+    values = _shared_values(choices)
+    if values and not _kinds_said(values, _KINDS | _SHORT_KINDS):
+        return NameControl(ControlType.CHOICES, values), _names(choices)
+    return None, []
+
+
+def _names(tags: Sequence[Element]) -> list[str | None]:
+    return [tag.get("name") for tag in tags]
+
+
+def _shared_values(controls: Sequence[Element]) -> tuple[LabelValue, ...]:
+    """Labels that every image offers, in the order of the first image."""
+    if not controls:
+        return ()
+    first, *others = [_values_of(control) for control in controls]
+    offered = [{value.value for value in values} for values in others]
+    return tuple(value for value in first if all(value.value in texts for texts in offered))
+
+
+def _values_of(control: Element) -> list[LabelValue]:
+    found = (
+        read_label(tag.get("value"), tag.get("alias"), tag.get("predicted_values"))
+        for tag in control
+        if tag.tag in ("label", "choice")
+    )
+    return [value for value in found if value is not None]
+
+
+def _task_field(control: Element) -> str | None:
+    """The task key of labels that come with each task (`value="$parts"`)."""
+    match = _REFERENCE.match(control.get("value", ""))
+    return match[1] if match else None
+
+
+def _kinds_said(
+    values: Sequence[LabelValue], words: Mapping[str, tuple[RegionKind, ...]]
+) -> dict[RegionKind, str]:
+    """Which label says which kind; the first label that fits wins."""
+    said: dict[RegionKind, str] = {}
+    for value in values:
+        for text in (value.value, *value.aliases):
+            plain = " ".join(re.split(r"[\s_-]+", text.strip().lower()))
+            for kind in words.get(plain, words.get(plain.removesuffix("s"), ())):
+                said.setdefault(kind, value.value)
+    return said
+
+
+def _is_smart(tag: Element) -> bool:
+    return tag.tag in _SMART_TAGS and tag.get("smart", "").lower() == "true"
+
+
+def _read_relation(tags: Sequence[Element]) -> str | None:
+    """Label of the relation that links the same part; the first one offered otherwise."""
+    if not any(tag.tag == "relations" for tag in tags):
+        return None
+    offered = [tag.get("value", "") for tag in tags if tag.tag == "relation"]
+    return "same_part" if "same_part" in offered else next(iter(offered), "")
+
+
+def _reference(tag: Element, attribute: str) -> str:
+    """The task key that an attribute refers to ("$images" -> "images")."""
+    match = _REFERENCE.match(_need(tag, attribute))
+    if match is None:
+        raise _error(
+            f'expected {attribute}="$key" on <{tag.tag}>, got {tag.get(attribute, "")[:80]!r}'
+        )
+    return match[1]
+
+
+def _need(tag: Element, attribute: str) -> str:
+    value = tag.get(attribute, "")
+    if not value:
+        raise _error(f"expected the attribute {attribute} on <{tag.tag}>")
+    return value
+
+
+def _error(message: str) -> InvalidLabelConfigError:
+    return InvalidLabelConfigError(message, field="label_config")

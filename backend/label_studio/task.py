@@ -1,0 +1,216 @@
+"""Request bodies of /predict and /setup, and tasks of the API -> typed requests and tasks.
+
+A request that cannot be understood is refused as a whole; a task that cannot be looked at (no
+images, too many, wrong types in its data) only carries its problem. Does not fetch anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from backend.errors import InvalidLabelConfigError, InvalidTaskError, RequestError
+from backend.label_studio.annotation import read_prompts
+from backend.label_studio.label_config import parse_label_config, read_label
+from backend.label_studio.wire import Id, decode
+from backend.types import LabelSchema, LabelValue, Layout, PredictRequest, SetupRequest, Task
+from calico_model.types import MAX_GROUP_SIZE
+
+MAX_URL_LENGTH = 8_192
+MAX_TASK_LABELS = 2_000
+
+
+class _WireTask(msgspec.Struct):
+    id: Id | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _WireContext(msgspec.Struct):
+    result: msgspec.Raw = msgspec.Raw(b"[]")
+
+
+class _WireParams(msgspec.Struct):
+    context: _WireContext | None = None
+
+
+class _WirePredict(msgspec.Struct):
+    tasks: list[_WireTask]
+    label_config: str | None = None
+    project: str | int | None = None
+    params: _WireParams | None = None
+
+
+class _WireSetup(msgspec.Struct):
+    project: str | int | None = None
+    schema: str | None = None
+    hostname: str | None = None
+    access_token: str | None = None
+
+
+def parse_predict_request(body: bytes) -> PredictRequest:
+    """Reads the body of POST /predict.
+
+    Raises:
+        RequestError: not JSON, or a wrong type; the field names the place.
+        InvalidLabelConfigError: no labeling config, or one without the needed tags.
+    """
+    wire = decode(body, _WirePredict, RequestError)
+    if wire.label_config is None:
+        raise InvalidLabelConfigError("expected the labeling config", field="label_config")
+    schema = parse_label_config(wire.label_config)
+    project_id = read_project_id(wire.project)
+    context = wire.params.context if wire.params is not None else None
+    return PredictRequest(
+        tasks=tuple(
+            _build_task(task.id, project_id, _decode_data(task.data), schema, f"tasks[{index}]")
+            for index, task in enumerate(wire.tasks)
+        ),
+        schema=schema,
+        project_id=project_id,
+        prompts=() if context is None else read_prompts(context.result, schema),
+        is_interactive=context is not None,
+    )
+
+
+def parse_setup_request(body: bytes) -> SetupRequest:
+    """Reads the body of POST /setup; the labeling config is not looked at.
+
+    Raises:
+        RequestError: not JSON, or a wrong type; the field names the place.
+    """
+    wire = decode(body, _WireSetup, RequestError)
+    return SetupRequest(
+        project_id=read_project_id(wire.project),
+        label_config=wire.schema or "",
+        hostname=wire.hostname or None,
+        access_token=wire.access_token or None,
+    )
+
+
+def parse_task(value: Mapping[str, object], schema: LabelSchema, *, place: str = "task") -> Task:
+    """Reads one task of Label Studio's API.
+
+    Args:
+        value: the task object.
+        schema: the project's labeling config.
+        place: how messages call the task.
+
+    Raises:
+        InvalidTaskError: no usable id.
+    """
+    task_id, project_id = value.get("id"), value.get("project")
+    if not isinstance(task_id, int) or isinstance(task_id, bool):
+        raise InvalidTaskError(f"expected an integer, got {task_id!r}", field=f"{place}.id")
+    project = project_id if isinstance(project_id, int) else None
+    return _build_task(task_id, project, value.get("data"), schema, place)
+
+
+def read_project_id(project: str | int | None) -> int | None:
+    """Id from Label Studio's "14.1795191017" (id and creation time), or None when absent.
+
+    Raises:
+        RequestError: another text.
+    """
+    if project is None or project == "":
+        return None
+    first = str(project).split(".")[0]
+    if not (first.isascii() and first.isdigit() and len(first) <= 18):
+        raise RequestError(f"expected ID.TIMESTAMP, got {str(project)[:80]!r}", field="project")
+    return int(first)
+
+
+def _decode_data(raw: msgspec.Raw) -> object:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def _build_task(
+    task_id: int | None, project_id: int | None, data: object, schema: LabelSchema, place: str
+) -> Task:
+    """A task with its images, or with the problem that prevents it."""
+    try:
+        if not isinstance(data, dict):
+            raise InvalidTaskError("expected an object with the images", field=f"{place}.data")
+        urls = _read_urls(data, schema, f"{place}.data")
+        labels = _read_labels(data, schema, f"{place}.data")
+    except InvalidTaskError as error:
+        return Task(id=task_id, project_id=project_id, image_urls=(), problem=str(error))
+    return Task(
+        id=task_id,
+        project_id=project_id,
+        image_urls=tuple(urls.values()),
+        image_fields=tuple(urls),
+        labels=labels,
+    )
+
+
+def _read_urls(data: dict[str, object], schema: LabelSchema, place: str) -> dict[str, str]:
+    """Where each URL stood -> the URL, in image order."""
+    if schema.layout is Layout.IMAGE_TAGS:
+        urls = {f"{place}.{key}": data.get(key) for key in schema.image_fields}
+        while len(urls) > 1 and next(reversed(urls.values())) == "":
+            urls.popitem()  # an unused image tag at the end is left blank
+    else:
+        field = f"{place}.{schema.image_fields[0]}"
+        urls = _read_list(data.get(schema.image_fields[0]), schema.item_key, field)
+    return {field: _read_url(url, field) for field, url in urls.items()}
+
+
+def _read_list(items: object, item_key: str | None, field: str) -> dict[str, object]:
+    expected = f"expected a list of 1 to {MAX_GROUP_SIZE} image URLs"
+    if not isinstance(items, list):
+        raise InvalidTaskError(f"{expected}, got {_kind_of(items)}", field=field)
+    if not 1 <= len(items) <= MAX_GROUP_SIZE:
+        raise InvalidTaskError(f"{expected}, got {len(items)}", field=field)
+    if item_key is None:
+        return {f"{field}[{index}]": item for index, item in enumerate(items)}
+    return {
+        f"{field}[{index}].{item_key}": item.get(item_key) if isinstance(item, dict) else None
+        for index, item in enumerate(items)
+    }
+
+
+def _read_url(url: object, field: str) -> str:
+    if not isinstance(url, str) or not url.strip():
+        got = "an empty text" if isinstance(url, str) else _kind_of(url)
+        raise InvalidTaskError(f"expected an image URL, got {got}", field=field)
+    if len(url) > MAX_URL_LENGTH:
+        raise InvalidTaskError(
+            f"expected a URL of at most {MAX_URL_LENGTH} characters, got {len(url)}", field=field
+        )
+    return url.strip()
+
+
+def _read_labels(
+    data: dict[str, object], schema: LabelSchema, place: str
+) -> tuple[LabelValue, ...]:
+    """Labels that come with the task (`value="$parts"`): texts, or objects like the tags."""
+    key = schema.name.task_field if schema.name is not None else None
+    if key is None:
+        return ()
+    field, items = f"{place}.{key}", data.get(key)
+    if items is None:
+        return ()
+    if not isinstance(items, list) or len(items) > MAX_TASK_LABELS:
+        raise InvalidTaskError(f"expected a list of at most {MAX_TASK_LABELS} labels", field=field)
+    labels = []
+    for index, item in enumerate(items):
+        parts = item if isinstance(item, dict) else {"value": item}
+        texts = [parts.get(name) for name in ("value", "alias", "predicted_values")]
+        if not all(text is None or isinstance(text, str) for text in texts):
+            raise InvalidTaskError("expected a label", field=f"{field}[{index}]")
+        label = read_label(*texts)
+        if label is not None:
+            labels.append(label)
+    return tuple(labels)
+
+
+def _kind_of(value: object) -> str:
+    """How a message calls a JSON value of the wrong type."""
+    if value is None:
+        return "nothing"
+    names = {str: "a text", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), "a list" if isinstance(value, list) else "an object")

@@ -1,0 +1,99 @@
+"""JSON of Label Studio -> typed structs, and what goes wrong on the way.
+
+Fields that are not named here are skipped by the decoder, not parsed: a click request carries
+every earlier mask of its task. Knows the wire names; does not know schemas or masks.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from backend.errors import RequestError
+
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_T = TypeVar("_T")
+_PATH = re.compile(r" - at `\$(?P<path>.*)`\Z", re.DOTALL)
+
+
+class WireValue(msgspec.Struct):
+    """What one result says; absent keys are None. The mask stays raw until it is looked at."""
+
+    rle: msgspec.Raw = msgspec.Raw()
+    imageDataURL: str | None = None
+    labels: list[str] | None = None
+    brushlabels: list[str] | None = None
+    bitmasklabels: list[str] | None = None
+    keypointlabels: list[str] | None = None
+    rectanglelabels: list[str] | None = None
+    choices: list[str] | None = None
+    text: list[str] | str | None = None
+    x: float | None = None
+    y: float | None = None
+    width: float | None = None
+    height: float | None = None
+
+
+class WireResult(msgspec.Struct):
+    """One result of an annotation, a prediction or an interactive context."""
+
+    type: str
+    id: str | int | None = None
+    from_name: str = ""
+    to_name: str = ""
+    original_width: float | None = None
+    original_height: float | None = None
+    item_index: int | None = None
+    score: float | None = None
+    origin: str = "manual"
+    is_positive: bool = True
+    value: WireValue | None = None
+    from_id: str | None = None
+    to_id: str | None = None
+
+
+def decode(
+    body: bytes | msgspec.Raw, kind: type[_T], error: type[RequestError], *, place: str = ""
+) -> _T:
+    """Decodes JSON into a struct.
+
+    Args:
+        body: the JSON.
+        kind: the struct or type.
+        error: class of the error raised.
+        place: where in the request the JSON stood, for messages; the whole body if empty.
+
+    Raises:
+        RequestError: of the given class, not JSON or a wrong type; the field names the place.
+    """
+    whole = place or "body"
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as problem:
+        message = str(problem)
+        found = _PATH.search(message)
+        field = (place + (found["path"] if found else "")).lstrip(".")
+        raise error(_PATH.sub("", message), field=field or whole) from problem
+    except RecursionError as problem:
+        raise error("expected JSON nested less deeply", field=whole) from problem
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise error(f"expected JSON: {problem}", field=whole) from problem
+
+
+def decode_results(raw: msgspec.Raw | bytes) -> list[WireResult]:
+    """Decodes a result list; entries of a form we do not know are left out, as the editor does.
+
+    Raises:
+        RequestError: neither a list nor null.
+    """
+    if bytes(raw) in (b"", b"null"):
+        return []
+    results = []
+    for entry in decode(raw, list[msgspec.Raw], RequestError, place="result"):
+        try:
+            results.append(msgspec.json.decode(entry, type=WireResult))
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            continue
+    return results
