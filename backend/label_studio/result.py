@@ -1,0 +1,256 @@
+"""GroupPrediction -> the result list of one task, and the answer of POST /predict.
+
+The order and form of results follow what the editor needs to show and save them: shape first, then
+labels, then choice or text, relations last and only between ids that are there; scores are numbers;
+masks have the size of the image as a browser shows it. Does not look at images.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from backend.label_studio import brush
+from backend.types import (
+    ControlType,
+    ImageSlot,
+    LabelSchema,
+    LabelValue,
+    Layout,
+    MaskFamily,
+)
+from calico_model.types import BoolMask, GroupPrediction, PartMask
+from calico_model.vocabulary import Vocabulary, match, normalise
+
+_Result = dict[str, object]
+_BITMASKS = (MaskFamily.BITMASK, MaskFamily.BITMASK_LABELS)
+_SCORE_DIGITS = 4
+
+
+class Omission(StrEnum):
+    """Why a region of a prediction is not shown."""
+
+    EMPTY_MASK = "empty_mask"
+    WRONG_SIZE = "wrong_size"
+    KIND_NOT_OFFERED = "kind_not_offered"
+    UNKNOWN_LABEL = "unknown_label"
+
+
+@dataclass(frozen=True)
+class RenderedPrediction:
+    """One item of an answer, ready to send or to store.
+
+    Attributes:
+        body: JSON object with result, score and model_version.
+        score: mean of the shown regions' scores, 0 when there is none.
+        region_ids: ids of the shown regions, in order.
+        omitted: how many regions were left out, by reason.
+    """
+
+    body: bytes
+    score: float
+    region_ids: tuple[str, ...]
+    omitted: Mapping[Omission, int]
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One region with the texts its controls will hold."""
+
+    id: str
+    part: PartMask
+    kind: str | None
+    name: str | None
+
+
+def render_prediction(
+    prediction: GroupPrediction,
+    schema: LabelSchema,
+    *,
+    sizes_hw: Sequence[tuple[int, int]],
+    labels: tuple[LabelValue, ...] = (),
+    seed: str = "",
+    with_relations: bool = True,
+) -> RenderedPrediction:
+    """Writes a prediction in the form one labeling config can show.
+
+    Args:
+        prediction: what the model says.
+        schema: the project's labeling config.
+        sizes_hw: (height, width) in pixels of each image, after EXIF transpose.
+        labels: the task's own label set (`Task.labels`), used when the schema says so.
+        seed: changes the region ids; equal seed and region give equal ids, so that an interactive
+            answer given again with the same seed replaces its suggestions.
+        with_relations: False for interactive answers, which crash the editor otherwise.
+    """
+    omitted: Counter[Omission] = Counter()
+    shown: list[_Shown] = []
+    used: Counter[str] = Counter()
+    for part in prediction.parts:
+        texts = _texts_of(part, schema, labels, sizes_hw)
+        if isinstance(texts, Omission):
+            omitted[texts] += 1
+            continue
+        name = f"{seed}|{part.image_index}|{part.kind}|{part.label}|{part.part_id}"
+        used[name] += 1
+        region_id = hashlib.sha256(f"{name}|{used[name]}".encode()).hexdigest()[:12]
+        shown.append(_Shown(region_id, part, *texts))
+    results = [result for region in shown for result in _region_results(region, schema)]
+    if with_relations and schema.relation is not None:
+        results += _relations(shown, schema.relation)
+    score = sum(region.part.score for region in shown) / len(shown) if shown else 0.0
+    return RenderedPrediction(
+        body=_item(results, round(score, _SCORE_DIGITS), prediction.version),
+        score=score,
+        region_ids=tuple(region.id for region in shown),
+        omitted=omitted,
+    )
+
+
+def empty_item(version: str) -> bytes:
+    """Item for a task that cannot be looked at: a prediction without regions."""
+    return _item([], 0.0, version)
+
+
+def not_yet_item(version: str) -> bytes:
+    """Item for a task that is not done: Label Studio stores nothing and may ask again."""
+    return msgspec.json.encode({"model_version": version})
+
+
+def predict_answer(items: Sequence[bytes]) -> bytes:
+    """Body that answers POST /predict: one item per task, in request order."""
+    return b'{"results":[' + b",".join(items) + b"]}"
+
+
+def _item(results: Sequence[_Result], score: float, version: str) -> bytes:
+    return msgspec.json.encode({"result": results, "score": score, "model_version": version})
+
+
+def _texts_of(
+    part: PartMask,
+    schema: LabelSchema,
+    labels: tuple[LabelValue, ...],
+    sizes_hw: Sequence[tuple[int, int]],
+) -> tuple[str | None, str | None] | Omission:
+    """Kind and name as the config writes them, or why the region cannot be shown."""
+    index = part.image_index
+    has_slot = schema.layout is not Layout.IMAGE_TAGS or index < len(schema.slots)
+    if not 0 <= index < len(sizes_hw) or not has_slot or part.mask.shape != sizes_hw[index]:
+        return Omission.WRONG_SIZE
+    if not part.mask.any():
+        return Omission.EMPTY_MASK
+    kind = name = None
+    if schema.kind is not None:
+        kind = schema.kind.values.get(part.kind)
+        if kind is None and schema.kind.type is ControlType.LABELS:
+            return Omission.KIND_NOT_OFFERED
+    if schema.name is not None and schema.name.is_open:
+        name = part.label.strip() or None
+    elif schema.name is not None:
+        name = match_label(part.label, labels if schema.name.task_field else schema.name.values)
+        if name is None and schema.name.type is ControlType.LABELS:
+            return Omission.UNKNOWN_LABEL
+    return kind, name
+
+
+def match_label(text: str, labels: tuple[LabelValue, ...]) -> str | None:
+    """Returns the label of a closed set that a text means, as Label Studio stores it, or None."""
+    if any(label.value == text for label in labels):
+        return text
+    return match(text, _vocabulary(labels)) if normalise(text) else None
+
+
+@lru_cache(maxsize=256)
+def _vocabulary(labels: tuple[LabelValue, ...]) -> Vocabulary:
+    """Labels that differ after normalisation; of equal ones the first wins."""
+    distinct: dict[str, str] = {}
+    for label in labels:
+        distinct.setdefault(normalise(label.value), label.value)
+    distinct.pop("", None)
+    known = set(distinct.values())
+    aliases = {
+        alias: label.value
+        for label in reversed(labels)
+        for alias in label.aliases
+        if label.value in known and normalise(alias)
+    }
+    return Vocabulary(tuple(distinct.values()), aliases)
+
+
+def _region_results(region: _Shown, schema: LabelSchema) -> list[_Result]:
+    """Shape, then labels, then choice or text; all share id, image and size."""
+    part, slot = region.part, schema.slot(region.part.image_index)
+    height, width = part.mask.shape
+    frame: _Result = {
+        "id": region.id,
+        "to_name": slot.image,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+    }
+    if schema.layout is Layout.VALUE_LIST:
+        frame["item_index"] = part.image_index
+    controls = _controls(region, slot, schema)
+    shape: _Result = frame | {
+        "from_name": slot.mask,
+        "type": schema.mask_family.value,
+        "score": round(float(part.score), _SCORE_DIGITS),
+    }
+    value = _mask_value(part.mask, schema.mask_family)
+    if controls and controls[0][0] == slot.mask:  # the shape's own tag carries the labels
+        value[schema.mask_family.value] = [controls.pop(0)[2]]
+    results = [shape | {"value": value}]
+    for from_name, control, text in controls:
+        key = "text" if control is ControlType.TEXT else control.value
+        said: _Result = {"from_name": from_name, "type": control.value, "value": {key: [text]}}
+        results.append(frame | said)
+    return results
+
+
+def _controls(
+    region: _Shown, slot: ImageSlot, schema: LabelSchema
+) -> list[tuple[str, ControlType, str]]:
+    """(tag, type, text) of what is said about a region, labels first."""
+    said = []
+    for control, tag, text in (
+        (schema.kind, slot.kind, region.kind),
+        (schema.name, slot.name, region.name),
+    ):
+        if control is not None and tag is not None and text is not None:
+            said.append((tag, control.type, text))
+    return sorted(said, key=lambda item: item[1] is not ControlType.LABELS)
+
+
+def _mask_value(mask: BoolMask, family: MaskFamily) -> _Result:
+    if family not in _BITMASKS:
+        return {"format": "rle", "rle": brush.encode_mask(mask)}
+    pixels = np.zeros((*mask.shape, 4), dtype=np.uint8)  # (H, W, 4)
+    pixels[mask, 3] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return {"imageDataURL": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"}
+
+
+def _relations(shown: Sequence[_Shown], label: str) -> list[_Result]:
+    """Links the regions of one part from image to image."""
+    chains: dict[str, dict[int, str]] = {}
+    for region in shown:
+        if region.part.part_id is not None:
+            chain = chains.setdefault(region.part.part_id, {})
+            chain.setdefault(region.part.image_index, region.id)
+    return [
+        {"type": "relation", "from_id": start, "to_id": end, "direction": "bi"}
+        | ({"labels": [label]} if label else {})
+        for chain in chains.values()
+        for start, end in zip(chain.values(), list(chain.values())[1:], strict=False)
+    ]
