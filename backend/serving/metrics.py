@@ -1,0 +1,94 @@
+"""What Prometheus may ask: counters and times of one running app, in a registry of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.3, 1, 3, 10, 30, 100)
+
+
+class Metrics:
+    """All counters of one app. Thread-safe, as prometheus_client's are."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.requests = Counter(
+            "calico_requests", "Answered requests.", ["endpoint", "code"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "calico_request_seconds",
+            "Time to answer a request.",
+            ["endpoint"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.stage_seconds = Histogram(
+            "calico_predict_stage_seconds",
+            "Time of one stage of one task: fetch, model or render.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.tasks = Counter(
+            "calico_tasks",
+            "Tasks by outcome: predicted, cached, problem, failed, not_yet, pushed, push_failed.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.events = Counter(
+            "calico_events",
+            "Webhook events by action and outcome: new or duplicate.",
+            ["action", "outcome"],
+            registry=self.registry,
+        )
+        self.commit_seconds = Histogram(
+            "calico_commit_seconds",
+            "Time from a webhook's parsed events to their commit.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        Info("calico_build", "What is running.", registry=self.registry).info(
+            {"version": _own_version()}
+        )
+
+    def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
+        """Adds a gauge that is read whenever Prometheus asks."""
+        Gauge(name, meaning, registry=self.registry).set_function(read)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times one stage of one task."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stage_seconds.labels(name).observe(time.monotonic() - began)
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+def _own_version() -> str:
+    try:
+        return version("calico-labeling")
+    except PackageNotFoundError:
+        return "uninstalled"

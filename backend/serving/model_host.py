@@ -1,0 +1,109 @@
+"""Holds the model: loads it in the background, hands it out, says how loading stands.
+
+Importing the network and reading the weights takes seconds, while Label Studio gives /health one
+second and /setup three; so both happen in a thread of their own. One lock guards the state.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Protocol
+
+from backend.errors import NotReadyError
+from calico_model.errors import CalicoError
+from calico_model.types import GroupPrediction, ImageGroup
+
+_log = logging.getLogger(__name__)
+
+
+class Predictor(Protocol):
+    """What serving needs of a model."""
+
+    @property
+    def version(self) -> str:
+        """Names the weights; equal weights have equal versions."""
+
+    def predict(self, group: ImageGroup) -> GroupPrediction:
+        """Looks at one group; threads may call it at once."""
+
+
+class ModelState(StrEnum):
+    """How loading stands."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class ModelHost:
+    """Loads a predictor once, in the background.
+
+    Args:
+        load: builds the predictor; called in the loading thread, may take long and may raise.
+    """
+
+    def __init__(self, load: Callable[[], Predictor]) -> None:
+        self._load = load
+        self._predictor: Predictor | None = None
+        self._problem: str | None = None
+        self._is_settled = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="model-loader", daemon=True)
+
+    def start(self) -> None:
+        """Begins loading; returns at once."""
+        self._thread.start()
+
+    @property
+    def state(self) -> ModelState:
+        """How loading stands right now."""
+        if not self._is_settled.is_set():
+            return ModelState.LOADING
+        return ModelState.FAILED if self._predictor is None else ModelState.READY
+
+    @property
+    def version(self) -> str | None:
+        """Version of the loaded weights, or None while there are none."""
+        return None if self._predictor is None else self._predictor.version
+
+    def wait(self, timeout_s: float | None = None) -> Predictor:
+        """Returns the predictor, waiting for it while it loads.
+
+        Raises:
+            NotReadyError: still loading after `timeout_s`, or the weights cannot be used; the
+                message says which and, for weights, what is wrong with them.
+        """
+        if not self._is_settled.wait(timeout_s):
+            raise NotReadyError("the weights are still loading", retry_after_s=5)
+        if self._predictor is None:
+            raise NotReadyError(f"the weights cannot be used: {self._problem}")
+        return self._predictor
+
+    def check(self) -> None:
+        """Raises NotReadyError when loading has failed; loading or loaded is fine."""
+        if self.state is ModelState.FAILED:
+            self.wait(0)
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        try:
+            self._predictor = self._load()
+            _log.info(
+                "model loaded",
+                extra={
+                    "event": "model_loaded",
+                    "version": self._predictor.version,
+                    "seconds": round(time.monotonic() - began, 2),
+                },
+            )
+        except CalicoError as error:
+            self._problem = str(error)
+            _log.error("model cannot be loaded: %s", error, extra={"event": "model_failed"})
+        except Exception as error:  # the thread has no caller: whatever it is, serving goes on
+            self._problem = f"{type(error).__name__} while loading; see the log"
+            _log.exception("model cannot be loaded", extra={"event": "model_failed"})
+        finally:
+            self._is_settled.set()
