@@ -1,0 +1,218 @@
+"""The MixedParts record format: what stands in `records.json` and `annotations.json`.
+
+One `Record` holds the common objects, or the compared parts, of one group of images. Masks are
+COCO annotations, referred to by id. Lists "per image" follow `img_ids`; the released pairs are the
+case of two images. Knows JSON and COCO run lengths; not where the data came from.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from calico_model.errors import InvalidRecordError
+from calico_model.types import BoolMask
+
+RECORDS_FILE = "records.json"
+ANNOTATIONS_FILE = "annotations.json"
+IMAGES_FOLDER = "images"
+
+Ids = tuple[int, ...]
+PerImage = tuple[Ids, ...]
+_Document = TypeVar("_Document")
+
+
+class CommonObject(msgspec.Struct, frozen=True):
+    """An object found in every image; `visibility` is its share of each image's area."""
+
+    cat: str
+    ann_ids: PerImage
+    visibility: tuple[float, ...] = ()
+
+
+class CommonPart(msgspec.Struct, frozen=True):
+    """A part the compared objects of all images have."""
+
+    part_cat: str
+    part_ann_ids: PerImage
+    part_visibility: tuple[float, ...] = ()
+
+
+class UniqueParts(msgspec.Struct, frozen=True):
+    """Per image, names of the parts only its object has, and the annotations of each name."""
+
+    part_cats: tuple[tuple[str, ...], ...]
+    part_ann_ids: tuple[PerImage, ...]
+
+
+class ComparedPair(msgspec.Struct, frozen=True):
+    """One compared object per image (`cats`, `ann_ids`) and how their parts relate."""
+
+    cats: tuple[str, ...]
+    ann_ids: PerImage
+    visibility: tuple[float, ...] = ()
+    common: tuple[CommonPart, ...] | None = None
+    unique: UniqueParts | None = None
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One entry of `records.json`: `common` for an object record, `pairs` for a part record."""
+
+    dataset_name: str
+    img_ids: Ids
+    is_object: bool
+    common: tuple[CommonObject, ...] = ()
+    pairs: tuple[ComparedPair, ...] = ()
+
+
+class Rle(msgspec.Struct, frozen=True):
+    """A COCO mask of `size` (height, width): compressed text or plain run lengths."""
+
+    size: tuple[int, int]
+    counts: str | tuple[int, ...]
+
+
+class CocoImage(msgspec.Struct, frozen=True):
+    """An image; `file_name` is relative to the images folder."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+class CocoCategory(msgspec.Struct, frozen=True):
+    """A name of objects or of parts (`supercategory` "object" or "part" in our own sets)."""
+
+    id: int
+    name: str
+    supercategory: str = ""
+
+
+class CocoAnnotation(msgspec.Struct, frozen=True):
+    """A mask: run lengths, or polygons as flat x, y lists."""
+
+    id: int
+    image_id: int
+    category_id: int
+    segmentation: Rle | tuple[tuple[float, ...], ...]
+    area: float = 0.0
+    bbox: tuple[float, ...] = ()
+    iscrowd: int = 0
+
+
+class CocoDocument(msgspec.Struct, frozen=True):
+    """The content of `annotations.json`."""
+
+    images: tuple[CocoImage, ...]
+    annotations: tuple[CocoAnnotation, ...]
+    categories: tuple[CocoCategory, ...] = ()
+
+
+def read_document(path: Path, kind: type[_Document]) -> _Document:
+    """Reads one JSON file.
+
+    Args:
+        path: the file.
+        kind: expected type of its content.
+
+    Raises:
+        InvalidRecordError: the file is missing, no JSON, or not of that type; names file and key.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise InvalidRecordError(
+            f"{path.name}: expected a readable file in {path.parent}"
+        ) from error
+    except msgspec.DecodeError as error:
+        raise InvalidRecordError(f"{path.name}: {error}") from error
+
+
+def encode_mask(mask: BoolMask) -> Rle:
+    """Returns a (H, W) mask as compressed COCO run lengths."""
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    height, width = mask.shape
+    return Rle((height, width), encoded["counts"].decode("ascii"))
+
+
+def decode_mask(annotation: CocoAnnotation, size_hw: tuple[int, int]) -> BoolMask:
+    """Returns the mask of an annotation.
+
+    Args:
+        annotation: with run lengths or polygons.
+        size_hw: (height, width) of its image.
+
+    Raises:
+        InvalidRecordError: run lengths of another size, broken or empty masks.
+    """
+    where = f"{ANNOTATIONS_FILE}: annotation {annotation.id}: segmentation"
+    segmentation = annotation.segmentation
+    height, width = size_hw
+    try:
+        if isinstance(segmentation, Rle):
+            if segmentation.size != size_hw:
+                raise InvalidRecordError(
+                    f"{where}.size: expected {[height, width]}, got {list(segmentation.size)}"
+                )
+            coded = _compressed(segmentation)
+        else:
+            polygons = [_flat_polygon(points, size_hw) for points in segmentation]
+            coded = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+        mask = np.asarray(coco_mask.decode(coded), dtype=np.bool_)
+    except (ValueError, TypeError, IndexError) as error:
+        raise InvalidRecordError(f"{where}: expected a mask, got {error}") from error
+    if not mask.any():
+        raise InvalidRecordError(f"{where}: expected at least one pixel, got an empty mask")
+    return mask
+
+
+def _flat_polygon(points: tuple[float, ...], size_hw: tuple[int, int]) -> list[float]:
+    """Returns x, y numbers cut to the image: far points would cost time and memory."""
+    if len(points) < 6 or len(points) % 2:
+        raise ValueError(f"a polygon of {len(points)} numbers, not x, y of three or more points")
+    corners = np.array(points).reshape(-1, 2)
+    return [float(n) for n in np.clip(corners, 0, (size_hw[1], size_hw[0])).ravel()]
+
+
+def _compressed(segmentation: Rle) -> dict[str, object]:
+    """Returns run lengths in the form pycocotools decodes, after checking that they fill the mask.
+
+    The library reads past its buffers when they do not.
+    """
+    height, width = segmentation.size
+    size = [height, width]
+    if isinstance(segmentation.counts, str):
+        runs = _runs(segmentation.counts)
+        coded: dict[str, object] = {"size": size, "counts": segmentation.counts.encode("ascii")}
+    else:
+        runs = list(segmentation.counts)
+        coded = coco_mask.frPyObjects({"size": size, "counts": runs}, height, width)
+    if min(runs, default=-1) < 0 or sum(runs) != height * width:
+        raise ValueError(f"run lengths that do not add up to {height} x {width}")
+    return coded
+
+
+def _runs(text: str) -> list[int]:
+    """Unpacks COCO's compressed run lengths (pycocotools maskApi.c, rleFrString)."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            raise ValueError(f"character {character!r} in run lengths")
+        value |= (code & 0x1F) << shift
+        shift += 5
+        if code & 0x20:
+            continue
+        if code & 0x10:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise ValueError("run lengths that stop in the middle of a number")
+    return runs
