@@ -1,0 +1,124 @@
+"""Weights on disk: one folder holds config.json, model.safetensors, tokenizer.json.
+
+Everything is checked before anything is used: nothing is half loaded, nothing half written.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from hashlib import file_digest
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from calico_model.config import CalicoConfig
+from calico_model.errors import CheckpointError
+from calico_model.modeling.adapter import base_state
+from calico_model.modeling.model import Calico
+from calico_model.tokenizer import Tokenizer
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+
+
+def save_model(model: Calico, tokenizer: Tokenizer, folder: Path, *, dtype: torch.dtype) -> None:
+    """Writes a model folder: staged beside it, synced, then swapped in.
+
+    Args:
+        model: any Calico; adapters are left out.
+        tokenizer: its tokenizer.
+        folder: replaced when it exists; other files in it (a model card) are kept.
+        dtype: of floating weights on disk; running statistics stay float32.
+    """
+    staged = folder.with_name(f".{folder.name}.staged")
+    shutil.rmtree(staged, ignore_errors=True)
+    if folder.is_dir():
+        shutil.copytree(folder, staged)
+    staged.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: tensor.to(dtype if tensor.ndim > 1 else torch.float32).contiguous()
+        for name, tensor in base_state(model).items()
+    }
+    save_file(state, staged / WEIGHTS)
+    (staged / CONFIG).write_text(model.config.to_json(), "utf-8")
+    tokenizer.save(staged / TOKENIZER)
+    for name in (WEIGHTS, CONFIG, TOKENIZER):
+        with (staged / name).open("rb") as file:
+            os.fsync(file.fileno())
+    retired = folder.with_name(f".{folder.name}.retired")
+    shutil.rmtree(retired, ignore_errors=True)
+    if folder.is_dir():
+        folder.rename(retired)
+    staged.rename(folder)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def load_model(folder: Path, *, device: str = "cpu") -> tuple[Calico, Tokenizer]:
+    """Reads a model folder into float32 weights, ready to predict.
+
+    Args:
+        folder: as `save_model` writes it.
+        device: where the weights go.
+
+    Raises:
+        CheckpointError: missing, truncated or mismatched file; the message names file and key.
+    """
+    for name in (CONFIG, WEIGHTS, TOKENIZER):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder.name}/{name}: missing")
+    config = CalicoConfig.from_file(folder / CONFIG)
+    tokenizer = Tokenizer.from_file(folder / TOKENIZER)
+    if tokenizer.size > config.language.vocab_size:
+        raise CheckpointError(
+            f"{TOKENIZER}: {tokenizer.size} tokens, but the model has "
+            f"{config.language.vocab_size} rows"
+        )
+    model = Calico(config)
+    load_base_state(model, read_tensors(folder / WEIGHTS), where=f"{folder.name}/{WEIGHTS}")
+    model.to(device)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a safetensors file.
+
+    Raises:
+        CheckpointError: truncated or not a safetensors file.
+    """
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path.name}: not a readable safetensors file: {error}") from error
+
+
+def load_base_state(model: Calico, state: dict[str, Tensor], *, where: str) -> None:
+    """Copies tensors into a model after checking every name, shape and value.
+
+    Raises:
+        CheckpointError: a missing, unexpected, mis-shaped or non-finite tensor.
+    """
+    own = base_state(model)
+    if missing := sorted(set(own) - set(state)):
+        raise CheckpointError(f"{where}: missing {missing[0]} (and {len(missing) - 1} more)")
+    if unexpected := sorted(set(state) - set(own)):
+        raise CheckpointError(f"{where}: unexpected {unexpected[0]}")
+    for name, tensor in own.items():
+        given = state[name]
+        if given.shape != tensor.shape:
+            raise CheckpointError(
+                f"{where}: {name}: expected shape {tuple(tensor.shape)}, got {tuple(given.shape)}"
+            )
+        if given.is_floating_point() and not bool(torch.isfinite(given).all()):
+            raise CheckpointError(f"{where}: {name}: holds values that are not finite")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def fingerprint(folder: Path) -> str:
+    """Returns the sha256 of a model folder's weights; names the base an adapter belongs to."""
+    with (folder / WEIGHTS).open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

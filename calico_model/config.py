@@ -1,0 +1,295 @@
+"""Everything that decides the network's shape and its input frames: the science, not the deployment.
+
+Owns the presets `tiny` and `7b`. Knows nothing of files but how to read and write itself as JSON.
+Sizes follow calico: paper sections 3.2-3.4; the 7B column reproduces the released parts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_type_hints
+
+from calico_model.errors import InvalidConfigError
+
+Preset = Literal["tiny", "7b"]
+
+
+@dataclass(frozen=True)
+class TrunkConfig:
+    """A convolutional trunk the three encoders of a small model share; stages at stride 2, 4, ...
+
+    Attributes:
+        widths: channels per stage; the last two stages feed the encoders.
+        depths: residual blocks per stage.
+    """
+
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    depths: tuple[int, ...] = (1, 2, 3, 3)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A ViT. Sizes are in its own input frame (pixels, or cells when a trunk feeds it).
+
+    Attributes:
+        image_size: side of the square input the position table is made for.
+        input_size: side actually fed; position table is interpolated when they differ.
+        patch_size: side of one token.
+        channels: input channels (3, or the trunk's width).
+        width, layers, heads, mlp: transformer sizes.
+        registers: DINOv2 register tokens, dropped from the output.
+    """
+
+    image_size: int
+    input_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp: int
+    channels: int = 3
+    registers: int = 0
+
+
+@dataclass(frozen=True)
+class QFormerConfig:
+    """Q-Former over image tokens, query path only.
+
+    Attributes:
+        queries: learned queries per image = LLM rows per image (S_I).
+        width, layers, heads, mlp: transformer sizes (D_I = width).
+        cross_attention_every: a cross-attention in every n-th layer.
+    """
+
+    queries: int
+    width: int
+    layers: int
+    heads: int
+    mlp: int
+    cross_attention_every: int = 2
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """SAM's image encoder and mask decoder.
+
+    Attributes:
+        encoder: its ViT; `image_size // patch_size` is the side of the embedding grid.
+        window: side of local attention windows in tokens; 0 = global everywhere.
+        global_layers: encoder layers with global attention.
+        relative_positions: decomposed relative position bias in the encoder.
+        prompt_width: D_D, width of prompts and image embedding.
+        decoder_heads, decoder_mlp: two-way transformer sizes.
+        high_resolution: add trunk features at 2x and 4x the grid to the decoder's upscaling.
+    """
+
+    encoder: EncoderConfig
+    window: int
+    global_layers: tuple[int, ...]
+    relative_positions: bool
+    prompt_width: int
+    decoder_heads: int
+    decoder_mlp: int
+    high_resolution: bool = False
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Llama.
+
+    Attributes:
+        vocab_size: embedding rows, including tags and reserved label rows.
+        width, layers, heads, mlp: transformer sizes (D = width, N = layers).
+        max_positions: longest sequence.
+    """
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp: int
+    max_positions: int = 2048
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """The paper's component switches (table 2); all on is CALICO.
+
+    Attributes:
+        use_qformer: off = pooled image tokens through a linear layer; disables injection.
+        use_dino: off = CEM passes the global tokens through.
+        use_cem: off = CAMs inject the adapted last hidden state alone.
+        use_cam_guidance: off = the queries of a CAM are not shifted by the prompt (q' = q).
+        inject: off = no CAM anywhere.
+        cem_residual: CEM adds its output to the global tokens instead of replacing them.
+    """
+
+    use_qformer: bool = True
+    use_dino: bool = True
+    use_cem: bool = True
+    use_cam_guidance: bool = True
+    inject: bool = True
+    cem_residual: bool = True
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters of the LLM; rank 0 leaves the LLM bare."""
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+@dataclass(frozen=True)
+class CalicoConfig:
+    """The whole network.
+
+    Attributes:
+        name: shown in versions and reports.
+        image_size: side in pixels of the square frame the trunk or SAM encoder sees (longest side
+            scaled, zero padded right and bottom).
+        trunk: shared stem of small models; None = three encoders on pixels.
+        eva, dino, qformer, mask, language, lora, ablation: the parts.
+        cams: how many context-aware modules; their layers follow `cam_layers`.
+        cem_heads: attention heads of the correspondence extraction module.
+        system_prompt: first words of every conversation; may be empty.
+        max_answer_tokens: greedy decoding stops here.
+    """
+
+    name: str
+    image_size: int
+    trunk: TrunkConfig | None
+    eva: EncoderConfig
+    dino: EncoderConfig
+    qformer: QFormerConfig
+    mask: MaskConfig
+    language: LanguageConfig
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    ablation: AblationConfig = field(default_factory=AblationConfig)
+    cams: int = 2
+    cem_heads: int = 16
+    system_prompt: str = ""
+    max_answer_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        for label, width, heads in (
+            ("eva", self.eva.width, self.eva.heads),
+            ("eva (cem_heads)", self.eva.width, self.cem_heads),
+            ("dino", self.dino.width, self.dino.heads),
+            ("qformer", self.qformer.width, self.qformer.heads),
+            ("language", self.language.width, self.language.heads),
+        ):
+            if width % heads:
+                raise InvalidConfigError(
+                    f"{label}: width {width} is not divisible by {heads} heads"
+                )
+        if not 0 <= self.cams < self.language.layers:
+            raise InvalidConfigError(
+                f"cams: expected 0 to {self.language.layers - 1}, got {self.cams}"
+            )
+
+    @property
+    def cam_layers(self) -> tuple[int, ...]:
+        """0-based LLM layers whose input a CAM changes: ceil(i*N/(k+1)) (paper 3.4, figure 8)."""
+        n, k = self.language.layers, self.cams
+        return tuple(math.ceil(i * n / (k + 1)) for i in range(1, k + 1))
+
+    @property
+    def mask_side(self) -> int:
+        """Side of the decoder's low-resolution logits."""
+        return 4 * self.mask.encoder.image_size // self.mask.encoder.patch_size
+
+    def to_json(self) -> str:
+        """Returns the configuration as indented JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Reads `to_json` output.
+
+        Raises:
+            InvalidConfigError: unreadable file, unknown or missing field; the message names it.
+        """
+        try:
+            raw = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidConfigError(f"{path.name}: expected a JSON object: {error}") from error
+        return _build(cls, raw, path.name)
+
+
+def _build(cls: type[Any], raw: object, where: str) -> Any:
+    if not isinstance(raw, dict):
+        raise InvalidConfigError(f"{where}: expected an object, got {type(raw).__name__}")
+    known = {f.name for f in fields(cls)}
+    if unknown := sorted(set(raw) - known):
+        raise InvalidConfigError(f"{where}: unknown field {unknown[0]!r}")
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for name, value in raw.items():
+        hint = hints[name]
+        options = [o for o in (hint, *getattr(hint, "__args__", ())) if is_dataclass(o)]
+        if options and value is not None:
+            values[name] = _build(options[0], value, f"{where}: {name}")  # type: ignore[arg-type]
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise InvalidConfigError(f"{where}: {error}") from error
+
+
+def tiny(vocab_size: int, *, name: str = "calico-tiny") -> CalicoConfig:
+    """The model trained and shipped here: the 7B wiring at laptop size, on 128 px squares."""
+    trunk = TrunkConfig()
+    return CalicoConfig(
+        name=name,
+        image_size=128,
+        trunk=trunk,
+        eva=EncoderConfig(8, 8, 1, 256, 2, 4, 768, channels=256),
+        dino=EncoderConfig(8, 8, 1, 128, 2, 4, 512, channels=256, registers=2),
+        qformer=QFormerConfig(16, 192, 2, 4, 512, cross_attention_every=1),
+        mask=MaskConfig(
+            encoder=EncoderConfig(16, 16, 1, 128, 1, 4, 384, channels=128),
+            window=8,
+            global_layers=(),
+            relative_positions=False,
+            prompt_width=128,
+            decoder_heads=4,
+            decoder_mlp=256,
+            high_resolution=True,
+        ),
+        language=LanguageConfig(vocab_size, 256, 6, 4, 704, max_positions=1024),
+        cem_heads=4,
+        max_answer_tokens=160,
+    )
+
+
+def full(*, name: str = "calico-7b") -> CalicoConfig:
+    """CALICO-7B from its public parts (EVA-CLIP-g, InstructBLIP, DINOv2-B, SAM-H, Vicuna-7B)."""
+    return CalicoConfig(
+        name=name,
+        image_size=1024,
+        trunk=None,
+        eva=EncoderConfig(224, 224, 14, 1408, 39, 16, 6144),
+        dino=EncoderConfig(518, 224, 14, 768, 12, 12, 3072, registers=4),
+        qformer=QFormerConfig(32, 768, 12, 12, 3072),
+        mask=MaskConfig(
+            encoder=EncoderConfig(1024, 1024, 16, 1280, 32, 16, 5120),
+            window=14,
+            global_layers=(7, 15, 23, 31),
+            relative_positions=True,
+            prompt_width=256,
+            decoder_heads=8,
+            decoder_mlp=2048,
+        ),
+        language=LanguageConfig(32007, 4096, 32, 32, 11008, max_positions=4096),
+        system_prompt=(
+            "A chat between a curious human and an artificial intelligence assistant. "
+            "The assistant gives helpful, detailed, and polite answers to the human's questions."
+        ),
+    )

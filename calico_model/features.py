@@ -1,0 +1,105 @@
+"""Frozen features of images as values: computed once, shared by all questions, clicks and updates.
+
+Legend: M images, T_g global tokens, T_s semantic tokens, C prompt width, G embedding grid.
+Knows tensors. Does not know where images come from.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from calico_model.modeling.mask_decoder import MaskFeatures
+from calico_model.types import RgbImage
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Encoder outputs of M images.
+
+    Attributes:
+        global_tokens: (M, T_g, D_g) EVA tokens after the final norm.
+        semantic_tokens: (M, T_s, D_s) DINO patch tokens.
+        mask: what the mask decoder needs.
+    """
+
+    global_tokens: Tensor
+    semantic_tokens: Tensor
+    mask: MaskFeatures
+
+    def __len__(self) -> int:
+        return len(self.global_tokens)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all tensors in bytes."""
+        tensors = (self.global_tokens, self.semantic_tokens, self.mask.embedding, *self.mask.fine)
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def __getitem__(self, index: slice) -> ImageFeatures:
+        fine = tuple(f[index] for f in self.mask.fine)
+        return ImageFeatures(
+            self.global_tokens[index],
+            self.semantic_tokens[index],
+            MaskFeatures(self.mask.embedding[index], fine),
+        )
+
+
+def concatenate(items: Sequence[ImageFeatures]) -> ImageFeatures:
+    """Stacks features of single images in order."""
+    fine = tuple(torch.cat([f.mask.fine[i] for f in items]) for i in range(len(items[0].mask.fine)))
+    return ImageFeatures(
+        torch.cat([f.global_tokens for f in items]),
+        torch.cat([f.semantic_tokens for f in items]),
+        MaskFeatures(torch.cat([f.mask.embedding for f in items]), fine),
+    )
+
+
+def image_key(image: RgbImage) -> str:
+    """Returns the content hash of an (H, W, 3) uint8 image, size included."""
+    digest = sha256(f"{image.shape[0]}x{image.shape[1]}:".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """Least-recently-used features in memory under a byte ceiling; safe for threads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._items: OrderedDict[str, ImageFeatures] = OrderedDict()
+        self._lock = threading.Lock()  # guards _items and _bytes
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, key: str) -> ImageFeatures | None:
+        """Returns the features stored under a content hash, or None."""
+        with self._lock:
+            found = self._items.get(key)
+            if found is None:
+                self.misses += 1
+                return None
+            self.hits += 1
+            self._items.move_to_end(key)
+            return found
+
+    def put(self, key: str, features: ImageFeatures) -> None:
+        """Stores features, dropping the oldest until they fit; too large ones are not kept."""
+        size = features.nbytes
+        if size > self._max_bytes:
+            return
+        with self._lock:
+            if key in self._items:
+                return
+            self._items[key] = features
+            self._bytes += size
+            while self._bytes > self._max_bytes:
+                _, dropped = self._items.popitem(last=False)
+                self._bytes -= dropped.nbytes

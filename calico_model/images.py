@@ -1,0 +1,93 @@
+"""Between original pixels and the network's frames.
+
+Owns the three input streams (calico.md 2.8) and the way back from mask logits to a bool mask in
+the original frame. Knows arrays and tensors; does not read files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from calico_model.config import CalicoConfig
+from calico_model.modeling.model import Pixels
+from calico_model.types import BoolMask, RgbImage
+
+SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # 0-255 RGB
+_CLIP_MEAN, _CLIP_STD = (122.7709, 116.7460, 104.0937), (68.5005, 66.6322, 70.3232)
+
+
+def to_pixels(images: Sequence[RgbImage], config: CalicoConfig) -> Pixels:
+    """Prepares all streams of M images.
+
+    Args:
+        images: (H_i, W_i, 3) uint8 RGB, sizes may differ.
+        config: decides the frames.
+
+    Returns:
+        Float tensors; see `Pixels`.
+    """
+    square = torch.stack([_square(image, config.image_size) for image in images])
+    if config.trunk is not None:
+        return Pixels(square.contiguous(memory_format=torch.channels_last))
+    eva = [_resized(image, config.eva.input_size, _CLIP_MEAN, _CLIP_STD) for image in images]
+    dino = [_resized(image, config.dino.input_size, SAM_MEAN, SAM_STD) for image in images]
+    return Pixels(square, torch.stack(eva), torch.stack(dino))
+
+
+def scaled_size_hw(size_hw: tuple[int, int], side: int) -> tuple[int, int]:
+    """Size with the longest side scaled to `side`, as SAM rounds it; at least one pixel."""
+    scale = side / max(size_hw)
+    height, width = (max(1, int(s * scale + 0.5)) for s in size_hw)
+    return height, width
+
+
+def to_mask(logits: Tensor, size_hw: tuple[int, int], side: int) -> BoolMask:
+    """Brings one mask back to its image.
+
+    Args:
+        logits: (L, L) in the padded square frame of `side` pixels.
+        size_hw: original height and width.
+        side: the network's square side.
+
+    Returns:
+        (H, W) bool, True where the interpolated logit is above zero.
+    """
+    height, width = scaled_size_hw(size_hw, side)
+    square = functional.interpolate(
+        logits[None, None].float(), size=(side, side), mode="bilinear", align_corners=False
+    )
+    image = functional.interpolate(
+        square[..., :height, :width], size=size_hw, mode="bilinear", align_corners=False
+    )
+    mask: BoolMask = (image[0, 0] > 0).cpu().numpy()
+    return mask
+
+
+def normalise(image: NDArray[np.uint8] | NDArray[np.float32]) -> Tensor:
+    """(..., 3) RGB in 0-255 to SAM's normalised floats, same layout."""
+    values = torch.from_numpy(np.asarray(image, dtype=np.float32))
+    return (values - torch.tensor(SAM_MEAN)) / torch.tensor(SAM_STD)
+
+
+def _square(image: RgbImage, side: int) -> Tensor:
+    height, width = scaled_size_hw((image.shape[0], image.shape[1]), side)
+    shrinking = max(image.shape[:2]) > side
+    scaled = cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    )
+    padded = torch.zeros(3, side, side)
+    padded[:, :height, :width] = normalise(scaled).permute(2, 0, 1)
+    return padded
+
+
+def _resized(image: RgbImage, side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    scaled = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    values = (torch.from_numpy(scaled) - torch.tensor(mean)) / torch.tensor(std)
+    return values.permute(2, 0, 1)

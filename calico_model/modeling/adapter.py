@@ -1,0 +1,164 @@
+"""The adapter is a name filter: whatever is trainable online, listed, saved and loaded here.
+
+LoRA, CAM, CEM, query tokens and, by choice, SAM's mask decoder. At initialisation it changes
+nothing: LoRA's second matrix, CEM's output and both CAM maps are zero.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from calico_model.config import CalicoConfig
+from calico_model.errors import CheckpointError
+from calico_model.modeling.model import Calico
+
+_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_LORA = (".lora_A.", ".lora_B.")
+
+
+@dataclass(frozen=True)
+class AdapterScope:
+    """Which parts learn online.
+
+    Attributes:
+        lora, cam, cem, queries: the paper's trainable parts.
+        mask_decoder: SAM's decoder too, as in the paper's training.
+    """
+
+    lora: bool = True
+    cam: bool = True
+    cem: bool = True
+    queries: bool = True
+    mask_decoder: bool = True
+
+
+def adapter_names(model: Calico, scope: AdapterScope | None = None) -> tuple[str, ...]:
+    """Lists the parameters of the adapter in model order."""
+    scope = scope or AdapterScope()
+    wanted = {
+        "cams.": scope.cam,
+        "cem.": scope.cem,
+        "query_tokens": scope.queries,
+        "mask_decoder.mask_decoder.": scope.mask_decoder,
+    }
+    return tuple(
+        name
+        for name, _ in model.named_parameters()
+        if (scope.lora and _is_lora(name))
+        or any(on and name.startswith(prefix) for prefix, on in wanted.items())
+    )
+
+
+def mark_trainable(model: Calico, scope: AdapterScope | None = None) -> int:
+    """Freezes everything but the adapter; returns how many numbers it holds."""
+    names = set(adapter_names(model, scope))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def trainable_count(config: CalicoConfig) -> int:
+    """The paper's trainable parts by arithmetic alone (calico.md 2.6, LoRA on q and v).
+
+    CEM is counted with its two input norms; prompts of SAM's decoder are not trainable.
+    """
+    width, eva, dino = config.language.width, config.eva.width, config.dino.width
+    query = config.qformer.width
+    lora = 2 * config.lora.rank * 2 * width * config.language.layers
+    cem = 2 * eva * (eva + 1) + 2 * dino * eva + 2 * eva + 2 * eva + 2 * dino
+    cam = config.cams * (2 * width * query + query + width)
+    return lora + cem + cam + config.qformer.queries * query + _decoder_count(config)
+
+
+def _decoder_count(config: CalicoConfig) -> int:
+    c, mlp = config.mask.prompt_width, config.mask.decoder_mlp
+    full = 4 * c * (c + 1)
+    half = 3 * (c * c // 2 + c // 2) + c // 2 * c + c
+    block = full + 2 * half + 2 * c * mlp + mlp + c + 4 * 2 * c
+    transformer = 2 * block + half + 2 * c
+    up = c * (c // 4) * 4 + c // 4 + 2 * (c // 4) + (c // 4) * (c // 8) * 4 + c // 8
+    hyper = 4 * (2 * c * (c + 1) + c * (c // 8) + c // 8)
+    iou = c * 256 + 256 + 256 * 257 + 256 * 4 + 4
+    return transformer + up + hyper + iou + 5 * c
+
+
+def base_state(model: Calico) -> dict[str, Tensor]:
+    """Returns the base weights by canonical name: no LoRA, no peft wrapping in the names."""
+    return {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in model.state_dict().items()
+        if not _is_lora(name)
+    }
+
+
+def adapter_state(model: Calico, scope: AdapterScope | None = None) -> dict[str, Tensor]:
+    """Returns detached float32 copies of the adapter's tensors."""
+    own = dict(model.named_parameters())
+    return {name: own[name].detach().float().cpu().clone() for name in adapter_names(model, scope)}
+
+
+def save_adapter(model: Calico, folder: Path, *, base: str, scope: AdapterScope) -> str:
+    """Writes an adapter folder.
+
+    Args:
+        model: the model holding it.
+        folder: made when missing.
+        base: fingerprint of the base weights it belongs to.
+        scope: what it holds.
+
+    Returns:
+        sha256 of the weights file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(adapter_state(model, scope), folder / _WEIGHTS)
+    lora = model.config.lora
+    config = {
+        "peft_type": "LORA",
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "target_modules": list(lora.targets),
+        "base": base,
+        "scope": asdict(scope),
+    }
+    (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    with (folder / _WEIGHTS).open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def load_adapter(model: Calico, folder: Path, *, base: str) -> None:
+    """Puts a saved adapter into a model after checking base, names, shapes and values.
+
+    Raises:
+        CheckpointError: missing or damaged file, another base, wrong names or shapes.
+    """
+    try:
+        config = json.loads((folder / _CONFIG).read_text("utf-8"))
+        scope = AdapterScope(**config["scope"])
+        state = load_file(folder / _WEIGHTS)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder.name}: not a readable adapter: {error}") from error
+    if config.get("base") != base:
+        raise CheckpointError(f"{folder.name}: made for base {str(config.get('base'))[:12]}")
+    names = adapter_names(model, scope)
+    if set(names) != set(state):
+        odd = sorted(set(names) ^ set(state))
+        raise CheckpointError(f"{folder.name}: {odd[0]}: missing or unexpected")
+    own = dict(model.named_parameters())
+    for name in names:
+        if state[name].shape != own[name].shape or not bool(torch.isfinite(state[name]).all()):
+            raise CheckpointError(f"{folder.name}: {name}: wrong shape or values")
+    with torch.no_grad():
+        for name in names:
+            own[name].copy_(state[name])
+
+
+def _is_lora(name: str) -> bool:
+    return any(mark in name for mark in _LORA)

@@ -1,0 +1,183 @@
+"""Questions, conversation layout and the answer grammar: write and parse live together.
+
+Grammar of a grounded phrase (paper 3.2): `<p> the leg </p> [SEG] (IMAGE1) [SEG] (IMAGE2)`, each
+[SEG] followed by the image it belongs to. Part answers have two sentences, the objects and the
+parts; the object answer has one. An empty answer has no phrase at all.
+Knows text and random choice. Does not know token ids or tensors.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from calico_model.types import RegionKind
+
+IMAGE_TOKEN = "<image>"
+IMAGE_START = "<im_start>"
+IMAGE_END = "<im_end>"
+PHRASE_START = "<p>"
+PHRASE_END = "</p>"
+SEG = "[SEG]"
+END = "</s>"
+
+QUESTIONS: dict[RegionKind, tuple[str, ...]] = {
+    RegionKind.COMMON_OBJECT: (
+        "Please segment the common object in these images.",
+        "Segment whatever object the pictures share.",
+        "Which object is shared by all images?",
+        "Can you mark the object common to these photos?",
+    ),
+    RegionKind.COMMON_PART: (
+        "Please segment the common parts of the objects in these images.",
+        "Which parts do the objects have in common?",
+        "Segment the parts shared by the objects.",
+        "Can you mark the parts common to the objects in these photos?",
+    ),
+    RegionKind.UNIQUE_PART: (
+        "Please segment the unique parts of the objects in these images.",
+        "Which parts belong to only one of the objects?",
+        "Segment the parts found on one object alone.",
+        "Can you mark the parts unique to each object in these photos?",
+    ),
+}
+
+_OBJECT_ANSWERS = ("The images share {}.", "All pictures contain {}.", "The common object is {}.")
+_IDENTIFICATIONS = ("The images show {}.", "The pictures contain {}.")
+_PART_ANSWERS: dict[RegionKind, tuple[str, ...]] = {
+    RegionKind.COMMON_PART: ("Shared parts: {}.", "The common parts are {}."),
+    RegionKind.UNIQUE_PART: ("Parts found on one side only: {}.", "The unique parts are {}."),
+}
+_EMPTY_ANSWERS: dict[RegionKind, str] = {
+    RegionKind.COMMON_OBJECT: "The images share no object.",
+    RegionKind.COMMON_PART: "The objects share no part.",
+    RegionKind.UNIQUE_PART: "No part is unique.",
+}
+
+_PHRASE = re.compile(r"<p>(.*?)</p>((?:\s*\[SEG\](?:\s*\(IMAGE\d+\))?)+)", re.DOTALL)
+_SEGMENT = re.compile(r"\[SEG\](?:\s*\(IMAGE(\d+)\))?")
+_ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """One named thing and the images it is grounded in.
+
+    Attributes:
+        label: lower case, without article.
+        images: 0-based image indices in [SEG] order.
+        is_object: True for the objects the answer is about, False for their parts.
+    """
+
+    label: str
+    images: tuple[int, ...]
+    is_object: bool
+
+
+@dataclass(frozen=True)
+class ParsedAnswer:
+    """The phrases of an answer in order, and how many tags did not fit the grammar."""
+
+    phrases: tuple[Phrase, ...]
+    malformed: int
+
+
+def conversation(question: str, images: int, system_prompt: str = "") -> str:
+    """Returns the prompt up to and including `ASSISTANT:`; `<image>` stands for one image.
+
+    Args:
+        question: the user's words.
+        images: how many images the group has, at least 1.
+        system_prompt: first words; may be empty.
+    """
+    slots = [f"{IMAGE_START}{IMAGE_TOKEN}{IMAGE_END} (IMAGE{k + 1})" for k in range(images)]
+    if images == 1:
+        preamble = f"The {slots[0]} provides an overview of the picture."
+    else:
+        listed = f"{slots[0]} and {slots[1]}" if images == 2 else _listed(slots)
+        preamble = f"The {listed} provide an overview of the pictures."
+    start = f"{system_prompt} " if system_prompt else ""
+    return f"{start}USER: {preamble}\n{question} ASSISTANT:"
+
+
+def write_answer(
+    kind: RegionKind,
+    objects: Sequence[Phrase],
+    parts: Sequence[Phrase],
+    choose: random.Random | None = None,
+) -> str:
+    """Writes the answer to one question.
+
+    Args:
+        kind: which question is answered.
+        objects: common objects, or the compared objects of a part question.
+        parts: parts in answer order; empty for the object question.
+        choose: picks among the wordings; None takes the first of each.
+
+    Returns:
+        Text ending with the end-of-turn tag.
+    """
+    if kind is RegionKind.COMMON_OBJECT:
+        if not objects:
+            return f"{_EMPTY_ANSWERS[kind]} {END}"
+        return f"{_pick(_OBJECT_ANSWERS, choose).format(_phrases(objects))} {END}"
+    shown = _pick(_IDENTIFICATIONS, choose).format(_phrases(objects))
+    if not parts:
+        return f"{shown} {_EMPTY_ANSWERS[kind]} {END}"
+    return f"{shown} {_pick(_PART_ANSWERS[kind], choose).format(_phrases(parts))} {END}"
+
+
+def parse_answer(kind: RegionKind, text: str) -> ParsedAnswer:
+    """Reads what `write_answer` writes, tolerantly.
+
+    A [SEG] without image goes to image 1; tags outside a complete phrase count as malformed.
+    The phrases of the first sentence of a part answer are objects.
+    """
+    first_sentence = text.find(".")
+    phrases: list[Phrase] = []
+    used = 0
+    for match in _PHRASE.finditer(text):
+        label = clean_label(match.group(1))
+        images = tuple(int(k or 1) - 1 for k in _SEGMENT.findall(match.group(2)))
+        used += len(images)
+        is_object = kind is RegionKind.COMMON_OBJECT or match.start() < first_sentence
+        phrases.append(Phrase(label, images, is_object))
+    return ParsedAnswer(tuple(phrases), malformed=text.count(SEG) - used)
+
+
+def clean_label(text: str) -> str:
+    """Lower-cases, collapses spaces and drops the leading article."""
+    return _ARTICLE.sub("", " ".join(text.split())).lower()
+
+
+def _phrases(phrases: Sequence[Phrase]) -> str:
+    written = [
+        f"{PHRASE_START} the {p.label} {PHRASE_END} "
+        + " ".join(f"{SEG} (IMAGE{k + 1})" for k in p.images)
+        for p in phrases
+    ]
+    return _listed(written)
+
+
+def _listed(items: Sequence[str]) -> str:
+    if len(items) == 1:
+        return items[0]
+    if len(items) == 2:
+        return f"{items[0]} and {items[1]}"
+    return ", ".join(items[:-1]) + f", and {items[-1]}"
+
+
+def _pick(options: Sequence[str], choose: random.Random | None) -> str:
+    return choose.choice(options) if choose else options[0]
+
+
+def known_words() -> tuple[str, ...]:
+    """Every word of the fixed wordings, for building a small vocabulary."""
+    texts = [conversation(q, 3) + " " + conversation(q, 1) for qs in QUESTIONS.values() for q in qs]
+    texts += [t.format(" ") for t in (*_OBJECT_ANSWERS, *_IDENTIFICATIONS)]
+    texts += [t.format(" ") for ts in _PART_ANSWERS.values() for t in ts]
+    texts += [*_EMPTY_ANSWERS.values(), "the a an and"]
+    words = re.findall(r"[A-Za-z]+:?|[.,?]", re.sub(r"<[^>]*>|\(IMAGE\d\)", " ", " ".join(texts)))
+    return tuple(sorted(set(words)))

@@ -1,0 +1,252 @@
+"""Training from scratch: one visible loop for every stage, on one process or several.
+
+Steps are the unit of time. The data of a step depends on seed, step and process alone, so that a
+run killed anywhere and resumed sees what an uninterrupted run would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from torch import nn
+
+from calico_model import prompts
+from calico_model.checkpoints import save_model
+from calico_model.config import CalicoConfig, LoraConfig, tiny
+from calico_model.data.catalogue import CATEGORIES, PART_NAMES
+from calico_model.data.pool import ScenePool
+from calico_model.modeling.model import Calico
+from calico_model.tokenizer import Tokenizer, build_small_tokenizer
+from calico_model.training.batches import TrainingBatch, dictionary_batch, group_batch
+from calico_model.training.curves import CurveLog
+from calico_model.training.objectives import TrainingObjective, Weights
+from calico_model.training.recipe import Recipe, Stage
+
+_LOG_EVERY, _POOL_REFRESH = 25, 50
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training is.
+
+    Attributes:
+        stage: its name.
+        step: steps done over all stages.
+        total: steps of all stages.
+        terms: latest averaged losses and metrics.
+    """
+
+    stage: str
+    step: int
+    total: int
+    terms: dict[str, float]
+
+
+def train(
+    recipe: Recipe,
+    pool_folder: Path,
+    out: Path,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Trains calico-tiny and writes the model folder.
+
+    Args:
+        recipe: what to do; the same recipe and folders resume an interrupted run.
+        pool_folder: rendered scenes (see `pool.fill_pool`); may still be growing.
+        out: gets `state/` (resumable), `curve.csv`, `curve.png` and `model/`.
+        on_progress: called every few steps on the main process.
+        stop: asked every step; True saves the state and returns.
+
+    Returns:
+        The model folder.
+    """
+    accelerator = Accelerator(
+        mixed_precision="bf16",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    set_seed(recipe.seed)
+    tokenizer = small_tokenizer()
+    config = tiny(tokenizer.size)
+    run = _Run(accelerator, recipe, config, tokenizer, ScenePool(pool_folder), out)
+    run.resume()
+    for first, stage in _starts(recipe):
+        if run.step < first + stage.steps:
+            run.train_stage(stage, first, on_progress, stop)
+            if stop():
+                return out / "model"
+    if accelerator.is_main_process:
+        run.export()
+    accelerator.wait_for_everyone()
+    return out / "model"
+
+
+def small_tokenizer() -> Tokenizer:
+    """Builds calico-tiny's tokenizer: wordings, categories and part names are whole words."""
+    names = {word for name in (*CATEGORIES, *PART_NAMES) for word in name.split()}
+    return build_small_tokenizer([*prompts.known_words(), *sorted(names)])
+
+
+def _starts(recipe: Recipe) -> Iterator[tuple[int, Stage]]:
+    first = 0
+    for stage in recipe.stages:
+        yield first, stage
+        first += stage.steps
+
+
+class _Run:
+    """One training on this process: model, optimiser and counters."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        recipe: Recipe,
+        config: CalicoConfig,
+        tokenizer: Tokenizer,
+        pool: ScenePool,
+        out: Path,
+    ) -> None:
+        self.accelerator, self.recipe, self.config = accelerator, recipe, config
+        self.tokenizer, self.pool, self.out = tokenizer, pool, out
+        self.step = 0
+        self.curve: CurveLog | None = None
+        # LoRA starts as the identity, so training the bare weights and adding it later is exact.
+        model = Calico(replace(config, lora=LoraConfig(rank=0)))
+        model.initialise()
+        _use_plain_attention(model)
+        objective = TrainingObjective(
+            model.to(memory_format=torch.channels_last),
+            Weights(recipe.dense_weight, recipe.prompt_weight, recipe.presence_weight),
+        )
+        optimizer = torch.optim.AdamW(
+            _decayed(objective, recipe.weight_decay), lr=1e-3, betas=(0.9, 0.95)
+        )
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+
+    def resume(self) -> None:
+        """Continues from the newest state, if there is one."""
+        state = self.out / "state"
+        if (state / "step.json").is_file():
+            self.accelerator.load_state(str(state / "accelerate"))
+            self.step = int(json.loads((state / "step.json").read_text())["step"])
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.curve = CurveLog(self.out / "curve.csv", resume_step=self.step)
+
+    def train_stage(
+        self,
+        stage: Stage,
+        first: int,
+        on_progress: Callable[[Progress], None] | None,
+        stop: Callable[[], bool],
+    ) -> None:
+        """Runs the rest of one stage; the next batch is made while a step runs."""
+        self.objective.train()
+        total = sum(s.steps for s in self.recipe.stages)
+        history: list[dict[str, float]] = []
+        began, began_at = time.monotonic(), self.step
+        with ThreadPoolExecutor(1) as ahead:
+            upcoming = ahead.submit(self._batch, stage, self.step)
+            while self.step < first + stage.steps and not stop():
+                batch = upcoming.result()
+                upcoming = ahead.submit(self._batch, stage, self.step + 1)
+                rate = stage.rate_at(self.step - first)
+                history.append(self._update(batch, rate))
+                self.step += 1
+                if self.step % _LOG_EVERY == 0 and self.accelerator.is_main_process:
+                    shown = {k: float(np.mean([h[k] for h in history])) for k in history[-1]}
+                    shown["learning_rate"] = rate
+                    shown["steps_per_s"] = (self.step - began_at) / (time.monotonic() - began)
+                    history.clear()
+                    assert self.curve is not None
+                    self.curve.add(self.step, stage.name, shown)
+                    if on_progress is not None:
+                        on_progress(Progress(stage.name, self.step, total, shown))
+                if self.step % self.recipe.checkpoint_every == 0:
+                    self.save()
+        self.save()
+
+    def _batch(self, stage: Stage, step: int) -> TrainingBatch:
+        if step % _POOL_REFRESH == 0:
+            self.pool.refresh()
+        rng = np.random.default_rng((self.recipe.seed, step, self.accelerator.process_index))
+        side = self.config.mask_side
+        if not stage.language:
+            scenes = self.pool.draw_scenes(rng, stage.scenes)
+            return dictionary_batch(scenes, rng, stage.masks, side)
+        sizes = 1 + rng.choice(
+            len(self.recipe.group_sizes), stage.groups, p=self.recipe.group_sizes
+        )
+        groups = [self.pool.draw_group(rng, int(size)) for size in sizes]
+        return group_batch(
+            groups,
+            self.tokenizer,
+            rng,
+            queries=self.config.qformer.queries,
+            masks=stage.masks,
+            side=side,
+            system_prompt=self.config.system_prompt,
+        )
+
+    def _update(self, batch: TrainingBatch, rate: float) -> dict[str, float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, terms = self.objective(batch)
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.objective.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {name: float(value) for name, value in terms.items()} | {"gradient": float(norm)}
+
+    def save(self) -> None:
+        """Writes a resumable state; the step file is replaced last."""
+        state = self.out / "state"
+        self.accelerator.save_state(str(state / "accelerate"))
+        if self.accelerator.is_main_process:
+            staged = state / "step.tmp"
+            staged.write_text(json.dumps({"step": self.step, "recipe": asdict(self.recipe)}))
+            staged.replace(state / "step.json")
+            assert self.curve is not None
+            self.curve.plot(self.out / "curve.png")
+        self.accelerator.wait_for_everyone()
+
+    def export(self) -> None:
+        """Writes the model folder with LoRA back in the configuration."""
+        trained = self.accelerator.unwrap_model(self.objective).model
+        shipped = Calico(self.config)
+        own = dict(shipped.named_parameters()) | dict(shipped.named_buffers())
+        with torch.no_grad():
+            for name, tensor in trained.state_dict().items():
+                target = own.get(name)
+                if target is None:
+                    parent, leaf = name.rsplit(".", 1)
+                    target = own[f"{parent}.base_layer.{leaf}"]
+                target.copy_(tensor)
+        save_model(shipped, self.tokenizer, self.out / "model", dtype=torch.bfloat16)
+
+
+def _decayed(module: nn.Module, decay: float) -> list[dict[str, object]]:
+    matrices = [p for p in module.parameters() if p.ndim > 1]
+    vectors = [p for p in module.parameters() if p.ndim <= 1]
+    return [
+        {"params": matrices, "weight_decay": decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def _use_plain_attention(model: Calico) -> None:
+    # The fused attention's backward pass is several times slower than matmul on CPUs.
+    if torch.cuda.is_available():
+        return
+    for part in (model.eva, model.dino, model.qformer, model.language):
+        if part is not None:
+            part.config._attn_implementation = "eager"

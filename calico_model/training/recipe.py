@@ -1,0 +1,79 @@
+"""How calico-tiny is made, in numbers: everything `calico train` can be told.
+
+Knows nothing of tensors or files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from calico_model.errors import InvalidConfigError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training with its own schedule.
+
+    Attributes:
+        name: shown in logs and checkpoints.
+        steps: optimiser steps.
+        learning_rate: peak; linear warm-up, flat, then linear decay over `decay_share` of steps.
+        language: train the LLM path too; False trains the encoders and the mask decoder alone.
+        scenes: images per step of an encoder stage.
+        groups: groups per step of a language stage; each asks all three questions.
+        masks: most masks decoded per step.
+    """
+
+    name: str
+    steps: int
+    learning_rate: float
+    language: bool
+    scenes: int = 32
+    groups: int = 8
+    masks: int = 64
+    warmup_steps: int = 100
+    decay_share: float = 0.3
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a 0-based step."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        left = (self.steps - step) / max(1.0, self.decay_share * self.steps)
+        return self.learning_rate * min(warm, 1.0, max(left, 0.02))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole training.
+
+    Attributes:
+        seed: of data order, initial weights and wordings.
+        pool_scenes: rendered scenes kept on disk; groups are drawn from them again and again.
+        stages: run in order.
+        group_sizes: chance of 1, 2, 3, ... images per group.
+        dense_weight: per-cell part and category loss, kept in all stages.
+        prompt_weight: pull of [SEG] prompts towards the learned part dictionary.
+        presence_weight: which category and parts the queries see.
+        clip_norm: gradient clipping.
+        checkpoint_every: steps between resumable checkpoints.
+    """
+
+    seed: int = 27
+    pool_scenes: int = 30_000
+    stages: tuple[Stage, ...] = (
+        Stage("encoders", 3000, 1.5e-3, language=False),
+        Stage("joint", 6000, 8e-4, language=True),
+    )
+    group_sizes: tuple[float, ...] = (0.04, 0.70, 0.16, 0.10)
+    dense_weight: float = 0.3
+    prompt_weight: float = 0.5
+    presence_weight: float = 0.3
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    checkpoint_every: int = 250
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise InvalidConfigError("stages: expected at least one")
+        for stage in self.stages:
+            if stage.steps < 1:
+                raise InvalidConfigError(f"{stage.name}: steps: expected >= 1, got {stage.steps}")
