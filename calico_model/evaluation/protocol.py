@@ -148,7 +148,7 @@ class _Ledger:
             oracle={str(kind): self._oracle(kind) for kind in SUBTASKS},
             labels={str(kind): score_labels(self.strict[kind]) for kind in SUBTASKS},
             answers={**self.answers},
-            worst=tuple(case for _, _, case in sorted(self.worst, key=lambda entry: -entry[0])),
+            worst=tuple(case for _, _, case in sorted(self.worst, key=lambda e: (-e[0], -e[1]))),
             warnings=(*self.warnings, *self._closing_warnings()),
             seed=seed,
             resamples=resamples,

@@ -1,0 +1,131 @@
+"""What an evaluation leaves behind: one line, a page, a JSON file, pictures, a yes or no."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from labeled_chairs import COMMON_OBJECT, Oracle
+from PIL import Image
+from rich.console import Console
+
+from calico_model.errors import InvalidConfigError
+from calico_model.evaluation import gate, report
+from calico_model.evaluation.outcome import HEADLINE, Report
+from calico_model.evaluation.protocol import evaluate
+from calico_model.types import LabeledGroup
+
+
+@pytest.fixture
+def outcome(chairs: list[LabeledGroup]) -> Report:
+    """Objects and the first parts are found; the rest is not."""
+    return evaluate(Oracle(chairs, lambda parts: parts[:4]), chairs, resamples=30, keep_worst=2)
+
+
+def test_headline_holds_both_modes_in_percent(outcome: Report) -> None:
+    line = json.loads(json.dumps(report.headline(outcome)))
+    assert list(line) == ["compat", "strict", "groups"]
+    assert list(line["compat"]) == list(line["strict"]) == list(HEADLINE)
+    assert line["groups"] == 6
+    assert line["strict"]["mIoU"] == round(outcome.mean["strict"]["mIoU"].value, 2)
+    assert 0 < line["strict"]["mIoU"] < 100
+
+
+def test_report_file_follows_the_protocol(outcome: Report, tmp_path: Path) -> None:
+    report.write_report(
+        outcome, tmp_path, run={"data": "chairs"}, efficiency={"predict_p50_s": 0.5}
+    )
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document["run"]["model_version"] == "oracle-1"
+    assert document["run"]["data"] == "chairs"
+    assert document["run"]["backends"] == {"ss_backend": "ngram"}
+    metric = document["tasks"]["common_part"]["strict"]["Recall"]
+    assert metric.keys() == {"value", "lo", "hi", "n"}
+    assert metric["lo"] <= metric["value"] <= metric["hi"]
+    assert document["efficiency"] == {"predict_p50_s": 0.5}
+    assert len(document["worst"]) == 2
+    assert document["warnings"]
+
+
+def test_pictures_can_be_opened(outcome: Report, tmp_path: Path) -> None:
+    report.write_report(outcome, tmp_path)
+    names = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert names == ["metrics.png", "worst_01_group_0.png", "worst_02_group_1.png"]
+    for name in names:
+        with Image.open(tmp_path / name) as picture:
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 10
+
+
+def test_page_shows_values_intervals_and_warnings(outcome: Report) -> None:
+    console = Console(file=io.StringIO(), width=140)
+    console.print(report.page(outcome, first="compat"))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.index("compat: as the released") < text.index("strict: missing")
+    assert f"{outcome.mean['strict']['mIoU'].value:.1f} [" in text
+    assert "CALICO-7B" in text
+    assert "ss_backend=ngram" in text
+
+
+def test_what_was_not_measured_is_null_not_zero(chairs: list[LabeledGroup]) -> None:
+    truth = [
+        replace(labeled, parts=tuple(p for p in labeled.parts if p.kind is COMMON_OBJECT))
+        for labeled in chairs
+    ]
+    outcome = evaluate(Oracle(truth), truth, resamples=10)
+    document = report.as_json(outcome)
+    assert document["tasks"]["unique_part"]["strict"]["mIoU"]["value"] is None
+    json.dumps(document, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("compat.mIoU>=0.1", True),
+        ("mIoU <= 99", True),
+        ("common_object.strict.mIoU>=100", True),
+        ("common_object.mIoU>100", False),
+        ("unique_part.compat.Recall>=1", False),
+        ("compat.S-IoU>=101", False),
+        ("parts.status_accuracy>=100%", True),
+        ("common_part.pair_recall50<50.5", True),
+    ],
+)
+def test_requirements_are_checked(outcome: Report, text: str, holds: bool) -> None:
+    assert (gate.failures(outcome, (gate.parse_requirement(text),)) == ()) is holds
+
+
+def test_failed_requirement_says_what_was_measured(outcome: Report) -> None:
+    (message,) = gate.failures(outcome, (gate.parse_requirement("unique_part.Recall>=5"),))
+    assert message == "unique_part.Recall>=5 not met: measured 0.00"
+
+
+def test_default_mode_can_be_chosen(outcome: Report) -> None:
+    strict = gate.find_metric(outcome, "common_part.SS")
+    compat = gate.find_metric(outcome, "common_part.SS", mode="compat")
+    assert strict == outcome.tasks["common_part"]["strict"]["SS"]
+    assert compat.value > strict.value
+
+
+@pytest.mark.parametrize("text", ["mIoU", "mIoU=>3", ">=3", "mIoU>=high", "a>=1>=2", ""])
+def test_malformed_requirement_is_refused(text: str) -> None:
+    with pytest.raises(InvalidConfigError, match=r"expected NAME>=NUMBER"):
+        gate.parse_requirement(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["miou", "compat.mAP", "tables.mIoU", "common_part.lenient.mIoU", "parts.mIoU", "a.b.c"]
+)
+def test_unknown_metric_is_named(outcome: Report, name: str) -> None:
+    with pytest.raises(InvalidConfigError, match=f"no metric '{name}'; expected"):
+        gate.find_metric(outcome, name)
+
+
+def test_requirement_on_nothing_measured_fails(chairs: list[LabeledGroup]) -> None:
+    truth = [replace(labeled, parts=labeled.parts[:1]) for labeled in chairs]
+    outcome = evaluate(Oracle(truth), truth, resamples=10)
+    (message,) = gate.failures(outcome, (gate.parse_requirement("unique_part.mIoU<=100"),))
+    assert message.endswith("there was nothing to measure")
