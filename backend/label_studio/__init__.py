@@ -1,16 +1,14 @@
 """The wire door: everything that knows Label Studio's JSON, XML, brush RLE and HTTP API.
 
-    label_config  parse_label_config(xml) -> LabelSchema                              cached by text
-    task          parse_predict_request(body) -> PredictRequest
-                  parse_setup_request(body) -> SetupRequest
-                  parse_task(value, schema, place=...) -> Task        one task of the API
+    label_config  parse_label_config(xml) -> LabelSchema      the same text gives the same object
+    task          parse_predict_request(body), parse_setup_request(body), parse_task(value, schema)
     event         parse_events(body) -> tuple[Event, ...]      read_annotation(event) -> Annotation
-    annotation    parse_regions(result, schema) -> tuple[Region, ...]
-    result        render_prediction(prediction, schema, task) -> RenderedPrediction
-                  predict_answer(rendered, version=...) -> bytes
+    annotation    parse_regions(result, schema), parse_prediction(value, schema)
+    result        render_prediction(prediction, schema, sizes_hw=...) -> RenderedPrediction
+                  predict_answer(items) -> body; empty_item, not_yet_item, predict_item
     brush         encode_mask(mask) -> list[int]      decode_mask(rle, size_hw=...) -> mask
-    media         MediaFetcher(MediaLimits, ...).fetch_group(task) -> ImageGroup
-    client        LabelStudioClient(url, token)
+    media         MediaFetcher(label_studio_url=..., ...).fetch_group(task) -> ImageGroup
+    client        LabelStudioClient(url, token)       its .authorization serves the fetcher
 
 Past this folder there are only the dataclasses of backend.types.
 """

@@ -51,16 +51,23 @@ class RenderedPrediction:
     """One item of an answer, ready to send or to store.
 
     Attributes:
-        body: JSON object with result, score and model_version.
+        result: JSON list of results.
         score: mean of the shown regions' scores, 0 when there is none.
+        version: the adapter version that looked.
         region_ids: ids of the shown regions, in order.
         omitted: how many regions were left out, by reason.
     """
 
-    body: bytes
+    result: bytes
     score: float
+    version: str
     region_ids: tuple[str, ...]
     omitted: Mapping[Omission, int]
+
+    @property
+    def item(self) -> bytes:
+        """JSON object with result, score and model_version."""
+        return predict_item(self.result, score=self.score, version=self.version)
 
 
 @dataclass(frozen=True)
@@ -110,16 +117,24 @@ def render_prediction(
         results += _relations(shown, schema.relation)
     score = sum(region.part.score for region in shown) / len(shown) if shown else 0.0
     return RenderedPrediction(
-        body=_item(results, round(score, _SCORE_DIGITS), prediction.version),
-        score=score,
+        result=msgspec.json.encode(results),
+        score=round(score, _SCORE_DIGITS),
+        version=prediction.version,
         region_ids=tuple(region.id for region in shown),
         omitted=omitted,
     )
 
 
+def predict_item(result: bytes, *, score: float, version: str) -> bytes:
+    """Item for one task from its JSON list of results."""
+    return msgspec.json.encode(
+        {"result": msgspec.Raw(result), "score": score, "model_version": version}
+    )
+
+
 def empty_item(version: str) -> bytes:
     """Item for a task that cannot be looked at: a prediction without regions."""
-    return _item([], 0.0, version)
+    return predict_item(b"[]", score=0.0, version=version)
 
 
 def not_yet_item(version: str) -> bytes:
@@ -130,10 +145,6 @@ def not_yet_item(version: str) -> bytes:
 def predict_answer(items: Sequence[bytes]) -> bytes:
     """Body that answers POST /predict: one item per task, in request order."""
     return b'{"results":[' + b",".join(items) + b"]}"
-
-
-def _item(results: Sequence[_Result], score: float, version: str) -> bytes:
-    return msgspec.json.encode({"result": results, "score": score, "model_version": version})
 
 
 def _texts_of(

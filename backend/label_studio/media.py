@@ -1,0 +1,297 @@
+"""Image URLs of a task -> pixels, within limits of bytes, pixels, side and time.
+
+Knows where Label Studio keeps files and which URL may carry its token. Every URL, also of a
+redirect, passes the address policy, and the connection goes to the address that was checked. Holds
+one HTTP client, which is safe to share between threads.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import parse_qs, quote, unquote, urljoin, urlsplit
+
+import httpx
+
+from backend.errors import (
+    ForbiddenAddressError,
+    InvalidTaskError,
+    LabelStudioError,
+    MediaError,
+    MediaTooLargeError,
+    MediaUnavailableError,
+    UnreadableMediaError,
+)
+from backend.label_studio.address import AddressPolicy, Resolver, Target, resolve_host, split_origin
+from backend.types import Task
+from calico_model.errors import InvalidImageError
+from calico_model.picture import read_rgb
+from calico_model.types import ImageGroup, RgbImage
+
+_LABEL_STUDIO_PATHS = ("/data/", "/storage-data/", "/tasks/")
+_LOCAL_FILES = "/data/local-files/"
+_STORAGE_SCHEMES = ("s3", "gs", "azure-blob")
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_OPAQUE_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """What one image may cost.
+
+    Attributes:
+        max_bytes: largest file.
+        max_pixels: largest width x height.
+        max_side: largest width or height in pixels.
+        timeout_s: longest time for everything, redirects included.
+        connect_timeout_s: longest wait for a connection.
+        read_timeout_s: longest silence of the host.
+        max_redirects: redirects followed.
+    """
+
+    max_bytes: int = 25 * 1024 * 1024
+    max_pixels: int = 40_000_000
+    max_side: int = 16_384
+    timeout_s: float = 30.0
+    connect_timeout_s: float = 3.0
+    read_timeout_s: float = 10.0
+    max_redirects: int = 3
+
+
+class Authorization(Protocol):
+    """Gives the Authorization header for Label Studio."""
+
+    def header(self, *, renew: bool = False) -> str:
+        """Returns the header's value; `renew` after a refusal. Raises LabelStudioError."""
+
+
+class MediaFetcher:
+    """Fetches images.
+
+    Args:
+        label_studio_url: where Label Studio is, or None when unknown.
+        authorization: its token, or None.
+        hosts: other hosts images may come from; see AddressPolicy.
+        local_files_root: folder that `/data/local-files/?d=` is read from directly, or None.
+        limits: what one image may cost.
+        resolve: host and port -> IP addresses.
+        transport: for tests; the network when None.
+    """
+
+    def __init__(
+        self,
+        *,
+        label_studio_url: str | None = None,
+        authorization: Authorization | None = None,
+        hosts: Sequence[str] = (),
+        local_files_root: Path | None = None,
+        limits: MediaLimits | None = None,
+        resolve: Resolver = resolve_host,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._limits = limits or MediaLimits()
+        self._base = None if label_studio_url is None else label_studio_url.rstrip("/")
+        self._origin = None if self._base is None else split_origin(self._base)
+        self._authorization = authorization
+        self._root = None if local_files_root is None else local_files_root.resolve()
+        own = () if self._origin is None else (_listed(self._origin),)
+        self._policy = AddressPolicy((*own, *hosts), resolve=resolve)
+        timeout = httpx.Timeout(self._limits.read_timeout_s, connect=self._limits.connect_timeout_s)
+        self._http = httpx.Client(timeout=timeout, trust_env=False, transport=transport)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def fetch_group(self, task: Task) -> ImageGroup:
+        """Fetches every image of a task.
+
+        Raises:
+            InvalidTaskError: the task has a problem.
+            MediaError: an image cannot be used; the field names it.
+        """
+        if task.problem is not None:
+            raise InvalidTaskError(task.problem)
+        images = tuple(
+            self.fetch(url, field=field, task_id=task.id)
+            for url, field in zip(task.image_urls, task.image_fields, strict=True)
+        )
+        return ImageGroup(images, tuple(f"image_{index}" for index in range(len(images))))
+
+    def fetch(self, url: str, *, field: str = "url", task_id: int | None = None) -> RgbImage:
+        """Fetches one image.
+
+        Args:
+            url: as it stands in the task's data.
+            field: where it stood, for messages.
+            task_id: needed for s3://, gs:// and azure-blob://.
+
+        Returns:
+            (H, W, 3) uint8 RGB, EXIF orientation applied.
+
+        Raises:
+            MediaError: the image cannot be used.
+        """
+        try:
+            data = self._read(url, task_id)
+            limits = self._limits
+            return read_rgb(data, max_pixels=limits.max_pixels, max_side=limits.max_side)
+        except InvalidImageError as error:
+            raise UnreadableMediaError(str(error).removeprefix("image: "), field=field) from error
+        except LabelStudioError as error:
+            raise MediaUnavailableError(str(error), field=field) from error
+        except MediaError as error:
+            raise type(error)(str(error), field=field) from error
+
+    def _read(self, url: str, task_id: int | None) -> bytes:
+        scheme = url.split(":", 1)[0].lower() if "://" in url or url.startswith("data:") else ""
+        if scheme in ("http", "https"):
+            return self._download(url)
+        if scheme in _STORAGE_SCHEMES:
+            if task_id is None:
+                raise ForbiddenAddressError(f"{scheme}:// needs a stored task to be resolved")
+            key = base64.urlsafe_b64encode(url.encode()).decode()
+            return self._download(self._own_url(f"/tasks/{task_id}/presign/?fileuri={quote(key)}"))
+        if scheme or not url.startswith("/") or url.startswith("//"):
+            raise ForbiddenAddressError(
+                "expected http(s)://, s3://, gs://, azure-blob:// or a /data/ path of "
+                f"Label Studio, got {url[:60]!r}"
+            )
+        if self._root is not None and url.startswith(_LOCAL_FILES):
+            return self._read_local(url, self._root)
+        if not _is_own_path(url):
+            raise ForbiddenAddressError(f"expected a path under /data/, got {url[:60]!r}")
+        return self._download(self._own_url(url))
+
+    def _own_url(self, path: str) -> str:
+        if self._base is None:
+            raise MediaUnavailableError("Label Studio's address is needed: set LABEL_STUDIO_URL")
+        return self._base + path
+
+    def _read_local(self, url: str, root: Path) -> bytes:
+        """A file of the shared folder; links that lead out of it are refused."""
+        relative = parse_qs(urlsplit(url).query).get("d", [""])[0]
+        try:
+            path = (root / relative.lstrip("/")).resolve(strict=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise MediaUnavailableError(f"no file {relative[:200]!r} in the folder") from error
+        if not path.is_relative_to(root) or not path.is_file():
+            raise ForbiddenAddressError(
+                f"expected a file inside the folder, got {relative[:200]!r}"
+            )
+        with path.open("rb") as file:
+            data = file.read(self._limits.max_bytes + 1)
+        if len(data) > self._limits.max_bytes:
+            raise self._too_large()
+        return data
+
+    def _download(self, url: str) -> bytes:
+        deadline = time.monotonic() + self._limits.timeout_s
+        redirects = 0
+        renew = was_refused = False
+        while True:
+            target = self._policy.check(url)
+            answer = self._ask(target, self._headers(target, renew=renew), deadline)
+            if isinstance(answer, bytes):
+                return answer
+            renew = answer is None
+            if renew and was_refused:
+                raise MediaUnavailableError("Label Studio refused the token")
+            was_refused = was_refused or renew
+            if answer is not None:
+                redirects += 1
+                url = _joined(url, answer)
+            if redirects > self._limits.max_redirects:
+                raise MediaUnavailableError(
+                    f"expected at most {self._limits.max_redirects} redirects"
+                )
+
+    def _ask(
+        self, target: Target, headers: Mapping[str, str], deadline: float
+    ) -> bytes | str | None:
+        """One request: the bytes, the address of a redirect, or None for a refused token."""
+        parts = urlsplit(target.url)
+        ip = f"[{target.ip}]" if ":" in target.ip else target.ip
+        query = f"?{parts.query}" if parts.query else ""
+        try:
+            request = self._http.build_request(
+                "GET",
+                f"{target.scheme}://{ip}:{target.port}{parts.path or '/'}{query}",
+                headers=headers,
+                extensions={"sni_hostname": target.host},
+            )
+            response = self._http.send(request, stream=True, follow_redirects=False)
+            with closing(response):
+                if response.status_code in _REDIRECTS and "location" in response.headers:
+                    return str(response.headers["location"])
+                if response.status_code == 401 and "Authorization" in headers:
+                    return None
+                self._check(response)
+                return self._body(response, deadline)
+        except httpx.TimeoutException as error:
+            raise self._too_slow() from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise MediaUnavailableError(f"host {target.host} cannot be reached") from error
+
+    def _headers(self, target: Target, *, renew: bool) -> dict[str, str]:
+        """The token goes to Label Studio's own origin and file paths only."""
+        headers = {"Host": target.host_header, "Accept-Encoding": "identity", "Accept": "image/*"}
+        is_own = target.origin == self._origin and _is_own_path(urlsplit(target.url).path)
+        if is_own and self._authorization is not None:
+            headers["Authorization"] = self._authorization.header(renew=renew)
+        return headers
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.status_code != 200:
+            hint = "; check LABEL_STUDIO_API_KEY" if response.status_code in (401, 403) else ""
+            raise MediaUnavailableError(f"the host answered {response.status_code}{hint}")
+        kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind not in _OPAQUE_TYPES and not kind.startswith("image/"):
+            raise UnreadableMediaError(f"expected an image, got content of type {kind[:60]!r}")
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnreadableMediaError("expected a body without Content-Encoding")
+        length = response.headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._limits.max_bytes:
+            raise self._too_large()
+
+    def _body(self, response: httpx.Response, deadline: float) -> bytes:
+        data = bytearray()
+        for chunk in response.iter_raw():
+            data += chunk
+            if len(data) > self._limits.max_bytes:
+                raise self._too_large()
+            if time.monotonic() > deadline:
+                raise self._too_slow()
+        expected = response.headers.get("content-length", "")
+        if expected.isdigit() and int(expected) != len(data):
+            raise MediaUnavailableError(f"expected {expected} bytes, the host sent {len(data)}")
+        return bytes(data)
+
+    def _too_large(self) -> MediaTooLargeError:
+        return MediaTooLargeError(f"expected at most {self._limits.max_bytes} bytes")
+
+    def _too_slow(self) -> MediaTooLargeError:
+        return MediaTooLargeError(f"expected the image within {self._limits.timeout_s:g} s")
+
+
+def _listed(origin: tuple[str, str, int]) -> str:
+    _, host, port = origin
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise ForbiddenAddressError(f"expected a URL: {error}") from error
+
+
+def _is_own_path(path: str) -> bool:
+    """Whether a path is where Label Studio keeps files, without a way out of it."""
+    plain = unquote(unquote(path.split("?")[0]))
+    return plain.startswith(_LABEL_STUDIO_PATHS) and ".." not in plain.split("/")

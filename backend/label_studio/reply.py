@@ -1,0 +1,29 @@
+"""Bodies that answer /setup and /versions, and what an item of /predict says about a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+def setup_answer(version: str | None) -> bytes:
+    """Body that answers POST /setup.
+
+    Args:
+        version: the version stamped on predictions, or None while it is not known; Label Studio
+            asks again whenever the two differ.
+    """
+    return msgspec.json.encode({"model_version": version})
+
+
+def versions_answer(versions: Sequence[str]) -> bytes:
+    """Body that answers GET /versions; each version once, in the given order."""
+    return msgspec.json.encode({"versions": list(dict.fromkeys(versions))})
+
+
+def with_problem(item: bytes, *, error: str, detail: str) -> bytes:
+    """Adds to one item of an answer why it has no regions; Label Studio ignores the key."""
+    fields = msgspec.json.decode(item, type=dict[str, msgspec.Raw])
+    problem = msgspec.json.encode({"error": error, "detail": detail})
+    return msgspec.json.encode(fields | {"problem": msgspec.Raw(problem)})
