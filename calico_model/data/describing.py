@@ -97,7 +97,8 @@ def category_mask(scene: Scene, label: str) -> BoolMask:
 def part_mask(scene: Scene, label: str) -> BoolMask:
     """Returns where the part of the main object shows, (S, S) bool."""
     code = PART_NAMES.index(label) + 1
-    return np.logical_and(scene.object_map == 1, scene.part_map == code)
+    mask: BoolMask = (scene.object_map == 1) & (scene.part_map == code)
+    return mask
 
 
 def name_tables() -> tuple[CocoCategory, ...]:

@@ -7,6 +7,7 @@ case of two images. Knows JSON and COCO run lengths; not where the data came fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -152,23 +153,40 @@ def decode_mask(annotation: CocoAnnotation, size_hw: tuple[int, int]) -> BoolMas
     """
     where = f"{ANNOTATIONS_FILE}: annotation {annotation.id}: segmentation"
     segmentation = annotation.segmentation
-    height, width = size_hw
+    if isinstance(segmentation, Rle) and segmentation.size != size_hw:
+        raise InvalidRecordError(
+            f"{where}.size: expected {list(size_hw)}, got {list(segmentation.size)}"
+        )
     try:
-        if isinstance(segmentation, Rle):
-            if segmentation.size != size_hw:
-                raise InvalidRecordError(
-                    f"{where}.size: expected {[height, width]}, got {list(segmentation.size)}"
-                )
-            coded = _compressed(segmentation)
-        else:
-            polygons = [_flat_polygon(points, size_hw) for points in segmentation]
-            coded = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-        mask = np.asarray(coco_mask.decode(coded), dtype=np.bool_)
-    except (ValueError, TypeError, IndexError) as error:
+        mask = _fill(_run_lengths(segmentation, size_hw), size_hw)
+    except ValueError as error:
         raise InvalidRecordError(f"{where}: expected a mask, got {error}") from error
     if not mask.any():
         raise InvalidRecordError(f"{where}: expected at least one pixel, got an empty mask")
     return mask
+
+
+def _run_lengths(
+    segmentation: Rle | tuple[tuple[float, ...], ...], size_hw: tuple[int, int]
+) -> Sequence[int]:
+    """Returns alternating lengths of unset and set pixels, column by column."""
+    if isinstance(segmentation, Rle):
+        counts = segmentation.counts
+        return _unpack(counts) if isinstance(counts, str) else counts
+    if not segmentation:
+        raise ValueError("no polygon")
+    polygons = [_flat_polygon(points, size_hw) for points in segmentation]
+    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, *size_hw))
+    return _unpack(merged["counts"].decode("ascii"))
+
+
+def _fill(runs: Sequence[int], size_hw: tuple[int, int]) -> BoolMask:
+    """Returns run lengths as a mask, after checking that they fill it exactly."""
+    height, width = size_hw
+    if min(runs, default=-1) < 0 or sum(runs) != height * width:
+        raise ValueError(f"run lengths that do not add up to {height} x {width}")
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return np.ascontiguousarray(flat.reshape(width, height).T)
 
 
 def _flat_polygon(points: tuple[float, ...], size_hw: tuple[int, int]) -> list[float]:
@@ -179,25 +197,7 @@ def _flat_polygon(points: tuple[float, ...], size_hw: tuple[int, int]) -> list[f
     return [float(n) for n in np.clip(corners, 0, (size_hw[1], size_hw[0])).ravel()]
 
 
-def _compressed(segmentation: Rle) -> dict[str, object]:
-    """Returns run lengths in the form pycocotools decodes, after checking that they fill the mask.
-
-    The library reads past its buffers when they do not.
-    """
-    height, width = segmentation.size
-    size = [height, width]
-    if isinstance(segmentation.counts, str):
-        runs = _runs(segmentation.counts)
-        coded: dict[str, object] = {"size": size, "counts": segmentation.counts.encode("ascii")}
-    else:
-        runs = list(segmentation.counts)
-        coded = coco_mask.frPyObjects({"size": size, "counts": runs}, height, width)
-    if min(runs, default=-1) < 0 or sum(runs) != height * width:
-        raise ValueError(f"run lengths that do not add up to {height} x {width}")
-    return coded
-
-
-def _runs(text: str) -> list[int]:
+def _unpack(text: str) -> list[int]:
     """Unpacks COCO's compressed run lengths (pycocotools maskApi.c, rleFrString)."""
     runs: list[int] = []
     value = shift = 0

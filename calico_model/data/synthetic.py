@@ -52,6 +52,7 @@ __all__ = [
 
 _SHARED_SECONDARY = 0.35
 _MIN_SIZE_PX = 32
+_MAX_TRIES = 6
 
 
 def draw_scene(rng: np.random.Generator, *, size_px: int = 256, split: Split = Split.SEEN) -> Scene:
@@ -230,16 +231,17 @@ def _draw_picture(
     style: Style,
     size_px: int,
 ) -> Scene:
-    """Draws one picture, retrying a few times until the shared secondary object shows."""
+    """Draws one picture, again if another object shows more or the shared one shows too little."""
     count = int(rng.choice(3, p=(0.45, 0.4, 0.15)))
     taken = [*mains] if shared is None else [*mains, shared]
     names = [draw_other(rng, taken) for _ in range(count)]
     if shared is not None:
         names = [shared, *names[:1]]
     others = [draw_instance(rng, name, draw_extras(rng, name)) for name in dict.fromkeys(names)]
-    scene = compose_scene(rng, main, others, style=style, size_px=size_px)
-    for _ in range(4):
-        if shared is None or np.mean(scene.object_map == 2) >= 1.5 * MIN_OBJECT_SHARE:
-            break
+    for _ in range(_MAX_TRIES):
         scene = compose_scene(rng, main, others, style=style, size_px=size_px)
+        areas = np.bincount(scene.object_map.ravel(), minlength=len(others) + 2)[1:]
+        is_shared_visible = shared is None or areas[1] >= 1.5 * MIN_OBJECT_SHARE * size_px**2
+        if areas.argmax() == 0 and is_shared_visible:
+            break
     return scene
