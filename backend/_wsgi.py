@@ -1,0 +1,98 @@
+"""The process that serves: gunicorn, one worker that holds the model, many request threads."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from gunicorn.workers.base import Worker
+
+from backend.serving.app import close_app, create_app
+from backend.serving.logs import start_logging
+from backend.settings import Settings, load_settings
+from backend.store import open_store
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn set up from `Settings`; no development server exists in this product."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Maps our settings onto gunicorn's."""
+        host = self._settings.host
+        chosen = {
+            "bind": f"[{host}]:{self._settings.port}"
+            if ":" in host
+            else f"{host}:{self._settings.port}",
+            "workers": 1,
+            "worker_class": "gthread",
+            "threads": self._settings.threads,
+            "timeout": 120,
+            "graceful_timeout": 20,
+            "keepalive": 20,
+            "control_socket_disable": True,
+            "logger_class": _RootLogger,
+            "loglevel": self._settings.log_level.lower(),
+            "post_worker_init": _answer_waiters_on_stop,
+            "worker_exit": _close,
+        }
+        for name, value in chosen.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        """Builds the app inside the worker: threads and connections do not survive a fork."""
+        return create_app(self._settings)
+
+
+def run_server(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        StoreError: the database cannot be opened; said before any process is started.
+    """
+    start_logging(settings.log_level)
+    open_store(settings.store_url).close()
+    Server(settings).run()
+
+
+def application() -> Flask:
+    """For other WSGI servers: `gunicorn --threads 32 'backend._wsgi:application()'`."""
+    settings = load_settings()
+    start_logging(settings.log_level)
+    return create_app(settings)
+
+
+class _RootLogger(Logger):  # type: ignore[misc]
+    """Lets gunicorn's messages through our JSON handler; requests are logged by the app."""
+
+    def setup(self, cfg: Config) -> None:
+        """Replaces gunicorn's own handlers."""
+        super().setup(cfg)
+        self.error_log.handlers[:] = []
+        self.error_log.propagate = True
+
+
+def _answer_waiters_on_stop(worker: Worker) -> None:
+    # A request may wait for the model longer than the grace period: answer "not yet" instead.
+    stop = signal.getsignal(signal.SIGTERM)
+
+    def on_stop(number: int, frame: FrameType | None) -> None:
+        if callable(stop):
+            stop(number, frame)
+        worker.app.callable.extensions["calico"].stop_waiting()
+
+    signal.signal(signal.SIGTERM, on_stop)
+
+
+def _close(_arbiter: Arbiter, worker: Worker) -> None:
+    app = getattr(worker.app, "callable", None)
+    if app is not None:
+        close_app(app)

@@ -1,0 +1,171 @@
+"""Wiring: settings in, a Flask app out, with everything it holds built here and closed together."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flask import Flask, Response, g, request
+
+import calico_model
+from backend.errors import RequestError
+from backend.label_studio.client import LabelStudioClient
+from backend.serving.auth import Credentials
+from backend.serving.failures import answer_failures
+from backend.serving.late import LateSender
+from backend.serving.logs import new_request_id, request_id
+from backend.serving.metrics import Metrics
+from backend.serving.model_host import ModelHost, Predictor
+from backend.serving.prediction import GroupSource, PredictionService
+from backend.serving.rendering import render_regions
+from backend.serving.routes import build_routes
+from backend.serving.studio import connect_client, image_source, prediction_sender
+from backend.settings import Settings
+from backend.store import Store, open_store
+
+_log = logging.getLogger(__name__)
+_OPEN_ENDPOINT = "calico.health"
+_RESERVED_THREADS = 8  # always free for /health, /setup and /webhook
+SHIPPED_WEIGHTS = Path(calico_model.__file__).parent / "weights" / "calico-tiny"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything one app holds, for its routes and for closing."""
+
+    settings: Settings
+    store: Store
+    metrics: Metrics
+    host: ModelHost
+    service: PredictionService
+    sender: LateSender | None
+
+    def stop_waiting(self) -> None:
+        """Answers whoever waits for the model, because the process is about to stop."""
+        self.service.close()
+
+    def close(self) -> None:
+        """Stops every thread and closes the database."""
+        self.service.close()
+        if self.sender is not None:
+            self.sender.close()
+        self.store.close()
+
+
+def create_app(
+    settings: Settings,
+    *,
+    load: Callable[[], Predictor] | None = None,
+    images: GroupSource | None = None,
+    client: LabelStudioClient | None = None,
+) -> Flask:
+    """Builds the app and begins to load the weights in the background.
+
+    Args:
+        settings: everything a deployment chooses.
+        load: builds the predictor instead of the one in `settings`.
+        images: fetches images instead of Label Studio's API.
+        client: Label Studio's API instead of the one in `settings`.
+
+    Raises:
+        StoreError: the database cannot be opened.
+    """
+    parts = _build_parts(settings, load, images, client or connect_client(settings))
+    app = Flask("calico", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    app.extensions["calico"] = parts
+    answer_failures(app)
+    _watch_requests(app, parts.metrics, Credentials.of(settings))
+    app.register_blueprint(build_routes(parts.store, parts.host, parts.service, parts.metrics))
+    parts.host.start()
+    return app
+
+
+def close_app(app: Flask) -> None:
+    """Closes everything an app of `create_app` holds."""
+    app.extensions["calico"].close()
+
+
+def load_shipped(settings: Settings) -> Predictor:
+    """Loads the configured weights, by default the ones this package ships.
+
+    Raises:
+        CheckpointError: missing or unusable weights.
+    """
+    # Importing torch takes seconds; this runs in the loading thread while /health already answers.
+    from calico_model.predictor import load_predictor
+
+    folder = settings.weights or SHIPPED_WEIGHTS
+    return load_predictor(folder, device=settings.device, threads=settings.model_threads)
+
+
+def _build_parts(
+    settings: Settings,
+    load: Callable[[], Predictor] | None,
+    images: GroupSource | None,
+    client: LabelStudioClient | None,
+) -> Parts:
+    store = open_store(
+        settings.store_url,
+        queue_size=settings.journal_queue,
+        commit_timeout_s=settings.commit_timeout_ms / 1000,
+        cached_predictions=settings.cached_predictions,
+    )
+    metrics = Metrics()
+    host = ModelHost(load or (lambda: load_shipped(settings)))
+    sender = None if client is None else LateSender(prediction_sender(client), metrics)
+    service = PredictionService(
+        host,
+        images or image_source(settings, client),
+        render_regions,
+        store,
+        metrics,
+        push=None if sender is None else sender.push,
+        budget_s=settings.predict_budget_s,
+        seats=settings.threads - _RESERVED_THREADS,
+        capacity=settings.predict_queue,
+    )
+    metrics.watch("calico_queue_depth", "Tasks that wait.", lambda: service.waiting)
+    metrics.watch("calico_journal_depth", "Changes that wait.", lambda: store.waiting)
+    return Parts(settings, store, metrics, host, service, sender)
+
+
+def _watch_requests(app: Flask, metrics: Metrics, credentials: Credentials | None) -> None:
+    @app.before_request
+    def _begin() -> None:
+        g.began = time.monotonic()
+        request_id.set(new_request_id(request.headers.get("X-Request-ID")))
+        if credentials is not None and request.endpoint != _OPEN_ENDPOINT:
+            credentials.check(request.headers.get("Authorization"))
+        encoding = request.headers.get("Content-Encoding", "identity").lower()
+        if encoding != "identity":
+            raise RequestError(
+                f"expected an uncompressed body, got {encoding[:40]!r}",
+                field="header Content-Encoding",
+            )
+
+    @app.teardown_request
+    def _forget(_error: BaseException | None) -> None:
+        request_id.set(None)
+
+    @app.after_request
+    def _end(response: Response) -> Response:
+        seconds = time.monotonic() - g.began
+        endpoint = (request.endpoint or "unknown").removeprefix("calico.")
+        metrics.requests.labels(endpoint, response.status_code).inc()
+        metrics.request_seconds.labels(endpoint).observe(seconds)
+        response.headers["X-Request-ID"] = request_id.get() or ""
+        level = logging.DEBUG if endpoint in ("health", "metrics") else logging.INFO
+        _log.log(
+            level,
+            "%s %s",
+            request.method,
+            endpoint,
+            extra={"event": "request", "status": response.status_code, "ms": round(seconds * 1000)},
+        )
+        return response

@@ -1,0 +1,278 @@
+"""From parsed tasks to answers: fetch, look, render, remember; and finish later what took too long.
+
+Owns the way of one task through the model. Does not know HTTP, and what it renders stays opaque
+bytes here. One lock lets a single prediction use the model at a time; images of the next task
+arrive meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from backend.errors import BusyError, InvalidTaskError, MediaError, StoreError
+from backend.serving.job_queue import JobQueue
+from backend.serving.metrics import Metrics
+from backend.serving.model_host import ModelHost, Predictor
+from backend.serving.prompting import select_prompted
+from backend.serving.recent import RecentPredictions
+from backend.store import Store
+from backend.types import LabelSchema, PredictRequest, Prompt, Task
+from calico_model.errors import CalicoError
+from calico_model.types import GroupPrediction, ImageGroup
+
+_log = logging.getLogger(__name__)
+
+
+class GroupSource(Protocol):
+    """Where a task's images come from."""
+
+    def fetch_group(self, task: Task) -> ImageGroup:
+        """Fetches every image of a task; raises MediaError naming the field."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One task to look at, with everything its answer depends on but the model."""
+
+    task: Task
+    schema: LabelSchema
+    prompts: tuple[Prompt, ...] = ()
+    is_interactive: bool = False
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for work with equal answers."""
+        task = self.task
+        return (
+            task.project_id,
+            task.id,
+            task.image_urls,
+            task.labels,
+            self.prompts,
+            id(self.schema),
+        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a task has no regions.
+
+    Attributes:
+        error: class name of the error.
+        detail: names the field, what was expected and what came.
+        is_lasting: whether asking again would end the same way.
+    """
+
+    error: str
+    detail: str
+    is_lasting: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known about one task.
+
+    Attributes:
+        regions: as the wire door renders them, opaque here; b"" when there is a problem.
+        score: confidence in [0, 1].
+        version: the weights that were asked, or None when none were.
+        problem: why there are no regions, or None.
+    """
+
+    regions: bytes
+    score: float
+    version: str | None
+    problem: Problem | None = None
+
+
+Render = Callable[[GroupPrediction, Work, ImageGroup], tuple[bytes, float]]
+Push = Callable[[Task, Answer], None]
+
+
+class _Kept(msgspec.Struct):
+    """An answer as the store keeps it."""
+
+    score: float
+    regions: msgspec.Raw
+
+
+class PredictionService:
+    """Answers requests for predictions.
+
+    Args:
+        host: holds the model.
+        images: fetches a task's images.
+        render: turns a prediction into the bytes of its regions, and a score.
+        store: keeps answers.
+        push: sends one late answer to Label Studio in the background, or None when nobody can.
+        budget_s: longest a request may wait.
+        seats: requests that may wait at once, so that threads are left for everything else.
+        capacity: tasks that may wait.
+    """
+
+    def __init__(
+        self,
+        host: ModelHost,
+        images: GroupSource,
+        render: Render,
+        store: Store,
+        metrics: Metrics,
+        *,
+        push: Push | None,
+        budget_s: float,
+        seats: int,
+        capacity: int,
+    ) -> None:
+        self._host = host
+        self._images = images
+        self._render = render
+        self._store = store
+        self._metrics = metrics
+        self._push = push
+        self._budget_s = budget_s
+        self._seats = threading.BoundedSemaphore(seats)
+        self._model_lock = threading.Lock()
+        self._recent = RecentPredictions(max_bytes=256 * 1024 * 1024)
+        self._queue: JobQueue[Work, Answer] = JobQueue(
+            self._answer, on_late=self._send_later, capacity=capacity
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that wait for the model."""
+        return self._queue.waiting
+
+    def predict(self, request: PredictRequest) -> tuple[Answer | None, ...]:
+        """Answers every task of a request, in order, within the budget.
+
+        Returns:
+            One entry per task; None stands for "not yet": the task is finished in the background
+            and sent to Label Studio, or at least remembered for the next time it is asked.
+
+        Raises:
+            NotReadyError: the weights cannot be used.
+            BusyError: too many tasks wait already; none of these was queued.
+        """
+        began = time.monotonic()
+        self._host.check()
+        works = [
+            Work(task, request.schema, request.prompts, request.is_interactive)
+            for task in request.tasks
+            if task.problem is None
+        ]
+        # A lone task is one that somebody just opened.
+        is_urgent = request.is_interactive or len(request.tasks) == 1
+        jobs = self._queue.submit([(work.key, work) for work in works], is_urgent=is_urgent)
+        has_seat = self._seats.acquire(blocking=False)
+        try:
+            deadline = began + (self._budget_s if has_seat else 0.0)
+            found = iter(self._queue.collect(jobs, deadline=deadline))
+        finally:
+            if has_seat:
+                self._seats.release()
+        answers = tuple(
+            next(found) if task.problem is None else _unusable(task, self._host.version)
+            for task in request.tasks
+        )
+        self._count("not_yet", sum(answer is None for answer in answers))
+        return answers
+
+    def close(self) -> None:
+        """Answers "not yet" to everybody who waits and stops the workers."""
+        self._queue.close()
+
+    def _answer(self, work: Work) -> Answer:
+        """Runs in a worker thread; whatever goes wrong stays with this one task."""
+        about = {"task": work.task.id, "project": work.task.project_id}
+        predictor = self._host.wait()
+        try:
+            with self._metrics.stage("fetch"):
+                group = self._images.fetch_group(work.task)
+            return self._look(work, group, predictor)
+        except (MediaError, CalicoError) as error:
+            self._count("problem")
+            _log.warning("task problem: %s", error, extra={"event": "task_problem", **about})
+            problem = Problem(type(error).__name__, str(error), is_lasting=True)
+            return Answer(b"", 0.0, predictor.version, problem)
+        except Exception as error:
+            self._count("failed")
+            _log.exception("task failed", extra={"event": "task_failed", **about})
+            detail = f"{type(error).__name__} while predicting; the log has the details"
+            problem = Problem("PredictionFailed", detail, is_lasting=False)
+            return Answer(b"", 0.0, predictor.version, problem)
+
+    def _look(self, work: Work, group: ImageGroup, predictor: Predictor) -> Answer:
+        content = content_key(group)
+        key = answer_key(work, content, predictor.version)
+        if not work.is_interactive and (kept := self._find(key)) is not None:
+            self._count("cached")
+            return Answer(bytes(kept.regions), kept.score, predictor.version)
+        prediction = self._recent.get((content, predictor.version))
+        if prediction is None:
+            with self._model_lock, self._metrics.stage("model"):
+                prediction = predictor.predict(group)
+            self._recent.put((content, predictor.version), prediction)
+        if work.prompts:
+            prediction = select_prompted(prediction, work.prompts)
+        with self._metrics.stage("render"):
+            regions, score = self._render(prediction, work, group)
+        if not work.is_interactive:
+            self._store.keep_prediction(
+                key,
+                msgspec.json.encode(_Kept(score, msgspec.Raw(regions))),
+                project_id=work.task.project_id,
+                task_id=work.task.id,
+                version=prediction.version,
+            )
+        self._count("predicted")
+        return Answer(regions, score, prediction.version)
+
+    def _find(self, key: str) -> _Kept | None:
+        try:
+            body = self._store.find_prediction(key)
+            return None if body is None else msgspec.json.decode(body, type=_Kept)
+        except (StoreError, msgspec.MsgspecError):
+            _log.warning("kept answers cannot be read", exc_info=True)
+            return None
+
+    def _send_later(self, work: Work, answer: Answer) -> None:
+        if self._push is None or work.is_interactive or work.task.id is None or answer.problem:
+            return
+        try:
+            self._push(work.task, answer)
+        except BusyError:
+            self._count("push_failed")
+            _log.warning(
+                "late answer dropped", extra={"event": "push_dropped", "task": work.task.id}
+            )
+
+    def _count(self, outcome: str, amount: int = 1) -> None:
+        self._metrics.tasks.labels(outcome).inc(amount)
+
+
+def content_key(group: ImageGroup) -> str:
+    """Hash of a group's pixels, sizes and order."""
+    digest = hashlib.sha256()
+    for image in group.images:
+        digest.update(repr(image.shape).encode())
+        digest.update(image.data if image.flags.c_contiguous else image.tobytes())
+    return digest.hexdigest()
+
+
+def answer_key(work: Work, content: str, version: str) -> str:
+    """Hash of all a kept answer depends on; nothing a caller names can stand in for pixels."""
+    parts = (work.task.project_id, work.task.id, work.task.labels, work.schema, content, version)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _unusable(task: Task, version: str | None) -> Answer:
+    problem = Problem(InvalidTaskError.__name__, task.problem or "", is_lasting=True)
+    return Answer(b"", 0.0, version, problem)

@@ -1,0 +1,75 @@
+"""Which item the wire door writes for each outcome of a task."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from backend.label_studio.reply import with_problem
+from backend.label_studio.result import (
+    empty_item,
+    not_yet_item,
+    predict_answer,
+    predict_item,
+    render_prediction,
+)
+from backend.serving.prediction import Answer, Work
+from backend.types import PredictRequest
+from calico_model.types import GroupPrediction, ImageGroup
+
+_log = logging.getLogger(__name__)
+_CLICK_SEED = "prompt"
+
+
+def render_regions(
+    prediction: GroupPrediction, work: Work, group: ImageGroup
+) -> tuple[bytes, float]:
+    """Writes one task's regions in the form its labeling config can show, with their score.
+
+    Suggestions to a click get ids of their own: an id that is already on the canvas would replace
+    the region there, and a relation to it would crash the editor.
+    """
+    rendered = render_prediction(
+        prediction,
+        work.schema,
+        sizes_hw=group.sizes_hw,
+        labels=work.task.labels,
+        seed=_CLICK_SEED if work.is_interactive else "",
+        with_relations=not work.is_interactive,
+    )
+    if rendered.omitted:
+        _log.info(
+            "regions left out",
+            extra={
+                "event": "regions_omitted",
+                "task": work.task.id,
+                "omitted": {reason.value: count for reason, count in rendered.omitted.items()},
+            },
+        )
+    return rendered.result, rendered.score
+
+
+def render_answers(
+    request: PredictRequest, answers: Sequence[Answer | None], version: str | None
+) -> bytes:
+    """Writes the body that answers a request, one item per task in order.
+
+    Args:
+        request: what was asked.
+        answers: one per task; None stands for "not yet".
+        version: of the loaded weights, or None while there are none.
+    """
+    return predict_answer([_item(request, answer, version or "") for answer in answers])
+
+
+def _item(request: PredictRequest, answer: Answer | None, version: str) -> bytes:
+    # Label Studio stores an item with an empty result and never asks again; without a result it
+    # stores nothing. The editor wants a result whatever happened, and stores it nowhere.
+    if answer is None:
+        return empty_item(version) if request.is_interactive else not_yet_item(version)
+    problem = answer.problem
+    if problem is None:
+        return predict_item(answer.regions, score=answer.score, version=answer.version or version)
+    is_kept = problem.is_lasting and answer.version is not None
+    item = empty_item if is_kept or request.is_interactive else not_yet_item
+    return with_problem(item(answer.version or version), error=problem.error, detail=problem.detail)

@@ -1,0 +1,79 @@
+"""The routes Label Studio calls: parse at the wire door, ask a service, render at the door.
+
+Nothing here works for long: /health, /setup and /versions answer from memory, /webhook waits for
+one commit, /predict for the prediction queue within its budget.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from backend.label_studio.event import parse_events
+from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.reply import setup_answer, versions_answer
+from backend.label_studio.task import parse_predict_request, parse_setup_request
+from backend.serving.metrics import Metrics
+from backend.serving.model_host import ModelHost
+from backend.serving.prediction import PredictionService
+from backend.serving.rendering import render_answers
+from backend.store import Store
+
+_JSON = "application/json"
+
+
+def build_routes(
+    store: Store, host: ModelHost, service: PredictionService, metrics: Metrics
+) -> Blueprint:
+    """Returns every route of the backend."""
+    routes = Blueprint("calico", __name__)
+
+    @routes.get("/health")
+    def health() -> Response:
+        return _json({"status": "UP", "model": host.state.value})
+
+    @routes.post("/setup")
+    def setup() -> Response:
+        # Refused here, a config that cannot work shows as an error in the project's settings.
+        parse_label_config(parse_setup_request(_body()).label_config)
+        host.check()
+        return Response(setup_answer(host.version), mimetype=_JSON)
+
+    @routes.post("/predict")
+    def predict() -> Response:
+        asked = parse_predict_request(_body())
+        answers = service.predict(asked)
+        return Response(render_answers(asked, answers, host.version), mimetype=_JSON)
+
+    @routes.post("/webhook")
+    def webhook() -> Response:
+        events = parse_events(_body())
+        began = time.monotonic()
+        new = store.record_events(events)
+        metrics.commit_seconds.observe(time.monotonic() - began)
+        if events:
+            action = events[0].action.value
+            metrics.events.labels(action, "new").inc(new)
+            metrics.events.labels(action, "duplicate").inc(len(events) - new)
+        return _json({"events": len(events), "new": new}, status=201 if new else 200)
+
+    @routes.route("/versions", methods=["GET", "POST"])
+    def versions() -> Response:
+        base = () if host.version is None else (host.version,)
+        return Response(versions_answer((*store.versions(), *base)), mimetype=_JSON)
+
+    @routes.get("/metrics")
+    def read_metrics() -> Response:
+        return Response(metrics.text(), mimetype="text/plain; version=0.0.4")
+
+    return routes
+
+
+def _body() -> bytes:
+    return request.get_data(cache=False)
+
+
+def _json(value: dict[str, object], *, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status=status, mimetype=_JSON)

@@ -1,0 +1,80 @@
+"""A backend without Label Studio: fake model, images drawn by name, an in-process client."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_predictor import FakePredictor
+
+from backend.errors import MediaUnavailableError
+from backend.serving.app import close_app, create_app
+from backend.settings import load_settings
+from calico_model.types import ImageGroup
+
+PAYLOADS = Path(__file__).parents[1] / "golden" / "payloads"
+
+
+def payload(name: str) -> dict:
+    """Body of a captured request."""
+    return json.loads((PAYLOADS / f"{name}.json").read_text())["body"]
+
+
+class DrawnImages:
+    """Draws an image for every URL; one that contains "missing" cannot be fetched."""
+
+    def __init__(self):
+        self.fetched = []
+
+    def fetch_group(self, task):
+        self.fetched.append(task.image_urls)
+        for url, field in zip(task.image_urls, task.image_fields, strict=True):
+            if "missing" in url:
+                raise MediaUnavailableError("expected 200, got 404", field=field)
+        images = [self._draw(url) for url in task.image_urls]
+        return ImageGroup(tuple(images), tuple(f"image {i}" for i in range(len(images))))
+
+    @staticmethod
+    def _draw(url):
+        width = 13 if "narrow" in url else 64
+        return np.full((48, width, 3), sum(url.encode()) % 256, np.uint8)
+
+
+@pytest.fixture
+def predictor():
+    return FakePredictor()
+
+
+@pytest.fixture
+def images():
+    return DrawnImages()
+
+
+@pytest.fixture
+def make_app(tmp_path, predictor, images):
+    """Builds apps that are closed with the test; keyword arguments are settings."""
+    apps = []
+
+    def make(*, load=lambda: predictor, client=None, **settings):
+        chosen = {"data_dir": tmp_path / "data", **settings}
+        apps.append(create_app(load_settings(**chosen), load=load, images=images, client=client))
+        return apps[-1]
+
+    yield make
+    predictor.gate.set()
+    for app in apps:
+        close_app(app)
+
+
+@pytest.fixture
+def app(make_app):
+    ready = make_app()
+    ready.extensions["calico"].host.wait(10)
+    return ready
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
