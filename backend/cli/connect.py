@@ -1,0 +1,192 @@
+"""`calico connect`: makes a project and the backend hear each other, corrections included.
+
+Label Studio adds a webhook by itself when a backend is registered, but one without credentials.
+It does not when the address already has one, so ours is created first.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from backend.errors import LabelStudioError, SettingsError
+from backend.label_studio.client import ConnectedBackend, LabelStudioClient, Webhook
+from backend.label_studio.onboarding import refused_addresses, update_ml_backend
+from backend.settings import Settings, load_settings
+
+TITLE = "CALICO"
+_EVERYWHERE = ("0.0.0.0", "::", "")
+UrlOption = Annotated[str | None, typer.Option(help="Label Studio; default LABEL_STUDIO_URL.")]
+KeyOption = Annotated[str | None, typer.Option(help="Its token; default LABEL_STUDIO_API_KEY.")]
+BackendUrlOption = Annotated[
+    str | None, typer.Option(help="The backend, as Label Studio reaches it.")
+]
+UserOption = Annotated[str | None, typer.Option(help="Default CALICO_BASIC_AUTH_USER.")]
+PasswordOption = Annotated[str | None, typer.Option(help="Default CALICO_BASIC_AUTH_PASSWORD.")]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The two ends to connect.
+
+    Attributes:
+        client: Label Studio.
+        backend_url: the backend as Label Studio reaches it, without a slash at the end.
+        credentials: user and password the backend asks for, or None.
+    """
+
+    client: LabelStudioClient
+    backend_url: str
+    credentials: tuple[str, str] | None
+
+    @property
+    def webhook_url(self) -> str:
+        """Where corrections are sent."""
+        return f"{self.backend_url}/webhook"
+
+    @property
+    def webhook_headers(self) -> dict[str, str]:
+        """What a webhook must carry to be let in."""
+        if self.credentials is None:
+            return {}
+        token = base64.b64encode(":".join(self.credentials).encode()).decode("ascii")
+        return {"Authorization": f"Basic {token}"}
+
+
+def connect(
+    project: Annotated[int, typer.Option(help="Project id, the number in its address.")],
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    backend_url: BackendUrlOption = None,
+    user: UserOption = None,
+    password: PasswordOption = None,
+) -> None:
+    """Register the backend with a project, and a webhook that carries its credentials.
+
+    Running it again repairs what is missing and changes nothing else.
+    """
+    settings = load_settings(
+        label_studio_url=url,
+        label_studio_api_key=api_key,
+        basic_auth_user=user,
+        basic_auth_password=password,
+    )
+    ends = ends_of(settings, backend_url)
+    others = connect_project(ends, project)
+    typer.echo(f"project {project} is connected to {ends.backend_url}")
+    if others:
+        typer.secho(f"It also has {', '.join(others)}; Label Studio asks the first.", fg="yellow")
+
+
+def ends_of(settings: Settings, backend_url: str | None) -> Ends:
+    """Returns both ends as the settings describe them.
+
+    Raises:
+        SettingsError: Label Studio's address or token is not set.
+    """
+    if settings.label_studio_url is None or settings.label_studio_api_key is None:
+        missing = "url" if settings.label_studio_url is None else "api_key"
+        option = missing.replace("_", "-")
+        raise SettingsError(f"LABEL_STUDIO_{missing.upper()}: not set; or give --{option}")
+    user, password = settings.basic_auth_user, settings.basic_auth_password
+    credentials = None if user is None or password is None else (user, password.get_secret_value())
+    host = "127.0.0.1" if settings.host in _EVERYWHERE else settings.host
+    client = LabelStudioClient(
+        settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
+    )
+    url = backend_url or f"http://{host}:{settings.port}"
+    return Ends(client, url.rstrip("/"), credentials)
+
+
+def connect_project(ends: Ends, project_id: int) -> tuple[str, ...]:
+    """Registers the backend and its webhook, or repairs them.
+
+    Returns:
+        Addresses of other backends of the project.
+
+    Raises:
+        LabelStudioError: says which side has to change what.
+    """
+    ends.client.project(project_id)
+    _refuse_blocked(ends)
+    backends = ends.client.ml_backends(project_id)
+    ours = _ours(backends, ends.backend_url)
+    created = _put_webhook(ends, project_id)
+    try:
+        _put_backend(ends, project_id, ours)
+    except LabelStudioError:
+        if created is not None:
+            ends.client.remove_webhook(created.id)
+        raise
+    if ours is not None and ours.url.rstrip("/") != ends.backend_url:
+        _remove_webhooks(ends, project_id, f"{ours.url.rstrip('/')}/webhook")
+    return tuple(other.url for other in backends if ours is None or other.id != ours.id)
+
+
+def _refuse_blocked(ends: Ends) -> None:
+    refused = refused_addresses(ends.client, ends.backend_url)
+    names = [
+        *(["ML_BLOCK_LOCAL_IP=false"] if refused.predictions else []),
+        *(["SSRF_PROTECTION_ENABLED=false"] if refused.corrections else []),
+    ]
+    if names:
+        raise LabelStudioError(
+            f"Label Studio refuses to call {ends.backend_url}, an address of a private network; "
+            f"start Label Studio with {' and '.join(names)}"
+        )
+
+
+def _ours(backends: tuple[ConnectedBackend, ...], url: str) -> ConnectedBackend | None:
+    """The entry at this address, or the one we made before the backend moved."""
+    same_url = [backend for backend in backends if backend.url.rstrip("/") == url]
+    same_title = [backend for backend in backends if backend.title == TITLE]
+    return next(iter([*same_url, *same_title]), None)
+
+
+def _put_backend(ends: Ends, project_id: int, ours: ConnectedBackend | None) -> None:
+    if ours is None:
+        ends.client.add_ml_backend(
+            project_id, ends.backend_url, title=TITLE, credentials=ends.credentials
+        )
+        return
+    update_ml_backend(
+        ends.client,
+        ours.id,
+        project_id,
+        ends.backend_url,
+        title=TITLE,
+        credentials=ends.credentials,
+    )
+
+
+def _put_webhook(ends: Ends, project_id: int) -> Webhook | None:
+    """Leaves exactly one webhook at our address, with credentials; returns it if it is new."""
+    client = ends.client
+    present = [hook for hook in client.webhooks(project_id) if hook.url == ends.webhook_url]
+    if not present:
+        return client.add_webhook(project_id, ends.webhook_url, headers=ends.webhook_headers)
+    first, *others = present
+    if not is_complete(first, ends):
+        client.update_webhook(first, project_id, headers=ends.webhook_headers)
+    for other in others:
+        client.remove_webhook(other.id)
+    return None
+
+
+def is_complete(hook: Webhook, ends: Ends) -> bool:
+    """Whether a webhook at our address brings every correction, with credentials."""
+    return (
+        hook.is_active
+        and hook.send_payload
+        and hook.send_for_all_actions
+        and dict(hook.headers) == ends.webhook_headers
+    )
+
+
+def _remove_webhooks(ends: Ends, project_id: int, url: str) -> None:
+    for hook in ends.client.webhooks(project_id):
+        if hook.url == url:
+            ends.client.remove_webhook(hook.id)
