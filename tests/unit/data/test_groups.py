@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from calico_model.data.describing import describe_group
 from calico_model.data.groups import read_groups
 from calico_model.data.records import Rle, encode_mask
+from calico_model.data.scene import Scene
 from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
 from calico_model.errors import InvalidRecordError
 from calico_model.types import RegionKind
@@ -169,6 +171,18 @@ def test_missing_and_damaged_files_are_named(written_set: Path, tmp_path: Path) 
     (copy / "records.json").write_text("[{")
     with pytest.raises(InvalidRecordError, match=r"^records.json: Input data was truncated"):
         read_groups(copy)
+
+
+def test_two_objects_of_one_category_are_one_mask_and_two_annotations() -> None:
+    objects = np.zeros((10, 10), np.uint8)
+    objects[:, :2], objects[:, 8:] = 1, 2
+    image = np.zeros((10, 10, 3), np.uint8)
+    scene = Scene(image, objects, np.zeros_like(objects), ("mug", "mug"), "flat")
+    document = describe_group([scene], 0, "t")
+    (mask,) = labeled_group([scene]).of_kind(RegionKind.COMMON_OBJECT)
+    assert (mask.mask == (objects > 0)).all()
+    assert document.records[0].common[0].ann_ids == (tuple(a.id for a in document.annotations),)
+    assert document.records[0].common[0].visibility == (0.4,)
 
 
 def test_encoded_mask_is_compressed_coco() -> None:

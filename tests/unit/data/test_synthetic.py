@@ -137,6 +137,14 @@ def test_half_of_the_pairs_share_the_category_and_the_rest_share_parts() -> None
     assert 0.2 < np.mean([bool(each.common_objects) for each in mixed]) < 0.5
 
 
+@pytest.mark.parametrize("index", [897, 1249])  # the first try shows a small, thin main object
+def test_main_object_shows_more_than_any_other(index: int) -> None:
+    for scene in draw_group(group_rng(Stream.EVALUATION, 0, index), size_px=_SIZE):
+        areas = np.bincount(scene.object_map.ravel())[1:]
+        assert len(areas) > 1
+        assert areas.argmax() == 0
+
+
 def test_shared_secondary_object_shows_in_every_picture() -> None:
     seen = 0
     for group in _groups(Split.SEEN, 100):
