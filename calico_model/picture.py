@@ -87,7 +87,9 @@ def _decode(file: BinaryIO, name: str, max_pixels: int, max_side: int) -> RgbIma
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidImageError(f"{name}: expected at most {max_pixels} pixels: {error}") from error
     except UnidentifiedImageError as error:
-        raise InvalidImageError(f"{name}: expected one of {', '.join(FORMATS)}") from error
+        raise InvalidImageError(
+            f"{name}: no readable picture, expected one of {', '.join(FORMATS)}"
+        ) from error
     except _DECODE_ERRORS as error:
         raise InvalidImageError(f"{name}: truncated or damaged picture ({error})") from error
     return pixels

@@ -1,0 +1,88 @@
+"""`calico synth`: writes labeled groups to measure a model on."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from backend.cli.waiting import progress_bar
+from calico_model.data.synthetic import Split, write_groups
+from calico_model.errors import InvalidConfigError
+
+_SIZES = re.compile(r"([1-8])(?:-([1-8]))?")
+
+
+def synth(
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write; it must be new or empty.", metavar="DIR")
+    ],
+    groups: Annotated[int, typer.Option("--groups", min=1, help="How many groups.")] = 300,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same groups.")] = 0,
+    split: Annotated[
+        Split, typer.Option("--split", help="What the model has not seen in training.")
+    ] = Split.SEEN,
+    group_size: Annotated[
+        str, typer.Option("--group-size", help="Images per group, as 2 or 2-4.", metavar="N[-M]")
+    ] = "2",
+    size: Annotated[int, typer.Option("--size", min=32, help="Image side in pixels.")] = 256,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that draw.")] = 1,
+) -> None:
+    """Draw labeled groups of images, in the record format of MixedParts.
+
+    The groups come from random numbers that training never draws, so they
+    measure what a model can do on new pictures:
+
+    - seen: objects, parts and styles of the training set
+    - unseen-combination: known things combined as never in training
+    - unseen-style: a way of drawing that training never showed
+    - unseen-category: objects that training never showed
+
+    Look at the pictures in DIR/images, then measure a model on them:
+    calico evaluate --data DIR
+
+    The last line of the output is JSON: groups, images, seconds, images_per_s.
+    """
+    sizes = read_group_size(group_size)
+    started = time.perf_counter()
+    with progress_bar("Drawing groups", groups) as advance_to:
+        write_groups(
+            out,
+            groups=groups,
+            seed=seed,
+            split=split,
+            group_sizes=sizes,
+            size_px=size,
+            workers=workers,
+            on_progress=advance_to,
+        )
+    seconds = time.perf_counter() - started
+    images = sum(1 for path in (out / "images").iterdir() if path.is_file())
+    Console().print(f"{groups} groups, {images} images of split '{split}' are in {out}.")
+    outcome = {
+        "groups": groups,
+        "images": images,
+        "split": str(split),
+        "seed": seed,
+        "seconds": round(seconds, 2),
+        "images_per_s": round(images / seconds, 1),
+    }
+    typer.echo(json.dumps(outcome))
+
+
+def read_group_size(text: str) -> tuple[int, int]:
+    """Reads "2" or "2-4" as the smallest and largest number of images per group.
+
+    Raises:
+        InvalidConfigError: another form, falling numbers, or outside 1 to 8.
+    """
+    form = _SIZES.fullmatch(text.strip())
+    low, high = (int(form[1]), int(form[2] or form[1])) if form else (0, 0)
+    if not 1 <= low <= high:
+        raise InvalidConfigError(f"--group-size: expected 2 or 2-4, within 1 to 8, got {text!r}")
+    return low, high

@@ -1,0 +1,132 @@
+"""`calico evaluate`, with predictors that know the truth or nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from backend.cli import command_tree
+from backend.cli import evaluate as evaluate_module
+from backend.cli.evaluate import DrawnGroups
+from calico_model.data.groups import read_groups
+from calico_model.data.synthetic import Split, write_groups
+from calico_model.errors import InvalidConfigError
+from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
+
+SMALL = ["--groups", "3", "--seed", "5"]
+
+
+class Knowing:
+    """Answers with the truth of the drawn groups, recognised by their pixels."""
+
+    version = "knowing-1"
+
+    def __init__(self, groups: list[LabeledGroup], keep: int) -> None:
+        self.truth = {g.group.images[0].tobytes(): g.parts[:keep] for g in groups}
+
+    def predict(self, group: ImageGroup) -> GroupPrediction:
+        return GroupPrediction(self.truth[group.images[0].tobytes()], self.version)
+
+
+@pytest.fixture
+def know(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Knowing(list(DrawnGroups(Split.SEEN, 3, 5, (2, 2))), keep=99)
+    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: predictor)
+
+
+@pytest.fixture
+def know_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Knowing(list(DrawnGroups(Split.SEEN, 3, 5, (2, 2))), keep=0)
+    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: predictor)
+
+
+def run(*arguments: object) -> Result:
+    words = ["evaluate", *map(str, arguments)]
+    return CliRunner().invoke(command_tree(words), words)
+
+
+@pytest.mark.usefixtures("know")
+def test_last_line_is_the_verdict_machines_read() -> None:
+    result = run(*SMALL)
+    assert result.exit_code == 0, result.output
+    line = json.loads(result.stdout.splitlines()[-1])
+    hundred = dict.fromkeys(("mIoU", "AP50", "Recall", "SS", "S-IoU"), 100.0)
+    assert line == {"compat": hundred, "strict": hundred, "groups": 3}
+
+
+@pytest.mark.usefixtures("know")
+def test_met_requirements_exit_with_zero() -> None:
+    result = run(*SMALL, "--require", "compat.mIoU>=99", "--require", "common_part.Recall>=99")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.usefixtures("know_nothing")
+def test_every_unmet_requirement_is_said_and_exits_with_one() -> None:
+    result = run(
+        *SMALL, "--require", "compat.mIoU>=52", "--require", "Recall>=45", "--require", "SS<=1"
+    )
+    assert result.exit_code == 1
+    assert "compat.mIoU>=52 not met: measured 0.00" in result.stderr
+    assert "Recall>=45 not met" in result.stderr
+    assert "SS<=1" not in result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["groups"] == 3
+
+
+def test_unknown_requirement_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    for text in ("compat.miou>=1", "mIoU"):
+        result = run(*SMALL, "--weights", tmp_path / "none", "--require", text)
+        assert isinstance(result.exception, InvalidConfigError)
+        assert "--require" in str(result.exception)
+
+
+@pytest.mark.usefixtures("know_nothing")
+def test_compat_comes_first_on_request_and_names_the_default_mode() -> None:
+    page = run(*SMALL).stdout
+    assert page.index("strict: missing") < page.index("compat: as the released")
+    page = run(*SMALL, "--compat", "glamm").stdout
+    assert page.index("compat: as the released") < page.index("strict: missing")
+
+
+@pytest.mark.usefixtures("know")
+def test_report_says_how_it_was_made(tmp_path: Path) -> None:
+    run(*SMALL, "--out", tmp_path / "report")
+    document = json.loads((tmp_path / "report" / "report.json").read_text())
+    run_of = document["run"]
+    assert (run_of["split"], run_of["seed"], run_of["group_size"]) == ("seen", 5, "2")
+    assert run_of["model_version"] == "knowing-1"
+    assert document["efficiency"].keys() == {
+        "load_s",
+        "predict_p50_s",
+        "predict_p95_s",
+        "predict_total_s",
+        "peak_rss_mib",
+    }
+    assert (tmp_path / "report" / "metrics.png").is_file()
+
+
+@pytest.mark.usefixtures("know")
+def test_drawn_and_written_groups_are_the_same(tmp_path: Path) -> None:
+    write_groups(tmp_path / "set", groups=3, seed=5, split=Split.SEEN)
+    drawn, written = DrawnGroups(Split.SEEN, 3, 5, (2, 2)), read_groups(tmp_path / "set")
+    assert len(drawn) == len(written) == 3
+    for ours, theirs in zip(drawn, written, strict=True):
+        assert all(map(np.array_equal, ours.group.images, theirs.group.images))
+        assert _regions(ours) == _regions(theirs)
+    result = run("--data", tmp_path / "set")
+    assert json.loads(result.stdout.splitlines()[-1])["strict"]["mIoU"] == 100.0
+
+
+def test_groups_can_be_sliced_and_end() -> None:
+    groups = DrawnGroups(Split.UNSEEN_STYLE, 4, 0, (1, 3))
+    assert len(groups[1:3]) == 2
+    assert np.array_equal(groups[1:3][0].group.images[0], groups[1].group.images[0])
+    with pytest.raises(IndexError):
+        groups[4]
+
+
+def _regions(labeled: LabeledGroup) -> set[tuple[int, str, str, bytes]]:
+    return {(p.image_index, p.kind, p.label, p.mask.tobytes()) for p in labeled.parts}
