@@ -1,4 +1,4 @@
-"""Everything that decides the network's shape and its input frames: the science, not the deployment.
+"""All that decides the network's shape and its input frames: the science, not the deployment.
 
 Owns the presets `tiny` and `7b`. Knows nothing of files but how to read and write itself as JSON.
 Sizes follow calico: paper sections 3.2-3.4; the 7B column reproduces the released parts.

@@ -78,9 +78,16 @@ class Phrase:
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """The phrases of an answer in order, and how many tags did not fit the grammar."""
+    """An answer, read.
+
+    Attributes:
+        phrases: in order.
+        first_segments: for each phrase, which [SEG] of the whole answer (0-based) is its first.
+        malformed: how many [SEG] do not fit the grammar.
+    """
 
     phrases: tuple[Phrase, ...]
+    first_segments: tuple[int, ...]
     malformed: int
 
 
@@ -137,14 +144,16 @@ def parse_answer(kind: RegionKind, text: str) -> ParsedAnswer:
     """
     first_sentence = text.find(".")
     phrases: list[Phrase] = []
+    first_segments: list[int] = []
     used = 0
     for match in _PHRASE.finditer(text):
         label = clean_label(match.group(1))
         images = tuple(int(k or 1) - 1 for k in _SEGMENT.findall(match.group(2)))
         used += len(images)
+        first_segments.append(text.count(SEG, 0, match.start(2)))
         is_object = kind is RegionKind.COMMON_OBJECT or match.start() < first_sentence
         phrases.append(Phrase(label, images, is_object))
-    return ParsedAnswer(tuple(phrases), malformed=text.count(SEG) - used)
+    return ParsedAnswer(tuple(phrases), tuple(first_segments), text.count(SEG) - used)
 
 
 def clean_label(text: str) -> str:

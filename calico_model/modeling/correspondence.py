@@ -45,7 +45,7 @@ class CorrespondenceExtraction(nn.Module):
 
 
 class QueryTransformer(Protocol):
-    """The frozen Q-Former as CAM uses it: queries (M, Q, D_q), tokens (M, T, D_g) -> (M, Q, D_q)."""
+    """The frozen Q-Former as CAM uses it: (M, Q, D_q), (M, T, D_g) -> (M, Q, D_q)."""
 
     def __call__(self, queries: Tensor, tokens: Tensor) -> Tensor:
         """Runs the Q-Former."""

@@ -80,7 +80,7 @@ class PromptedMaskDecoder(nn.Module):
         *,
         multimask: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Decodes every prompt on its own image.
+        """Decodes every prompt on its own image, in float32 whatever the caller runs in.
 
         Args:
             features: of M images.
@@ -92,13 +92,24 @@ class PromptedMaskDecoder(nn.Module):
         Returns:
             logits (n, 1 or 3, L, L) and predicted IoU (n, 1 or 3).
         """
+        with torch.autocast(sparse.device.type, enabled=False):
+            return self._decode(features, image_index, sparse.float(), dense, multimask)
+
+    def _decode(
+        self,
+        features: MaskFeatures,
+        image_index: Tensor,
+        sparse: Tensor,
+        dense: Tensor | None,
+        multimask: bool,
+    ) -> tuple[Tensor, Tensor]:
         decoder = self.mask_decoder
         n = len(image_index)
         own = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))  # (1 + 4, C)
-        tokens = torch.cat((own[None].expand(n, -1, -1), sparse.to(own.dtype)), dim=1)
+        tokens = torch.cat((own[None].expand(n, -1, -1), sparse), dim=1)
         if dense is None:
             dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        source = features.embedding[image_index] + dense  # (n, C, G, G)
+        source = features.embedding.float()[image_index] + dense  # (n, C, G, G)
         positions = self.prompt_encoder.get_dense_pe().expand(n, -1, -1, -1)
         states, cells = decoder.transformer(source, positions, tokens)
         cells = cells.transpose(1, 2).reshape(source.shape)
@@ -115,5 +126,5 @@ class PromptedMaskDecoder(nn.Module):
         first, norm, act1, second, act2 = self.mask_decoder.output_upscaling
         if not features.fine:
             return cast(Tensor, self.mask_decoder.output_upscaling(cells))
-        x = act1(norm(first(cells) + features.fine[0][image_index]))
-        return cast(Tensor, act2(second(x) + features.fine[1][image_index]))
+        x = act1(norm(first(cells) + features.fine[0].float()[image_index]))
+        return cast(Tensor, act2(second(x) + features.fine[1].float()[image_index]))

@@ -51,6 +51,12 @@ class Pixels:
     eva: Tensor | None = None
     dino: Tensor | None = None
 
+    def to(self, device: str | torch.device) -> Pixels:
+        """Moves all streams."""
+        eva = None if self.eva is None else self.eva.to(device)
+        dino = None if self.dino is None else self.dino.to(device)
+        return Pixels(self.square.to(device), eva, dino)
+
 
 @dataclass(frozen=True)
 class Conversations:
@@ -70,6 +76,17 @@ class Conversations:
     image_row: Tensor
     image_column: Tensor
     image_feature: Tensor
+
+    def to(self, device: str | torch.device) -> Conversations:
+        """Moves all tensors."""
+        return Conversations(
+            self.input_ids.to(device),
+            self.is_token.to(device),
+            self.guidance.to(device),
+            self.image_row.to(device),
+            self.image_column.to(device),
+            self.image_feature.to(device),
+        )
 
 
 @dataclass(frozen=True)

@@ -183,10 +183,9 @@ class _Run:
         if not stage.language:
             scenes = self.pool.draw_scenes(rng, stage.scenes)
             return dictionary_batch(scenes, rng, stage.masks, side)
-        sizes = 1 + rng.choice(
-            len(self.recipe.group_sizes), stage.groups, p=self.recipe.group_sizes
-        )
-        groups = [self.pool.draw_group(rng, int(size)) for size in sizes]
+        chances = self.recipe.group_sizes
+        size = 1 + int(rng.choice(len(chances), p=chances))
+        groups = [self.pool.draw_group(rng, size) for _ in range(max(1, stage.scenes // size))]
         return group_batch(
             groups,
             self.tokenizer,

@@ -19,8 +19,8 @@ class Stage:
         steps: optimiser steps.
         learning_rate: peak; linear warm-up, flat, then linear decay over `decay_share` of steps.
         language: train the LLM path too; False trains the encoders and the mask decoder alone.
-        scenes: images per step of an encoder stage.
-        groups: groups per step of a language stage; each asks all three questions.
+        scenes: images per step; a language stage cuts them into groups of one size, each of which
+            asks all three questions.
         masks: most masks decoded per step.
     """
 
@@ -29,8 +29,7 @@ class Stage:
     learning_rate: float
     language: bool
     scenes: int = 32
-    groups: int = 8
-    masks: int = 64
+    masks: int = 48
     warmup_steps: int = 100
     decay_share: float = 0.3
 
@@ -49,7 +48,7 @@ class Recipe:
         seed: of data order, initial weights and wordings.
         pool_scenes: rendered scenes kept on disk; groups are drawn from them again and again.
         stages: run in order.
-        group_sizes: chance of 1, 2, 3, ... images per group.
+        group_sizes: chance that a step's groups have 1, 2, 3, ... images.
         dense_weight: per-cell part and category loss, kept in all stages.
         prompt_weight: pull of [SEG] prompts towards the learned part dictionary.
         presence_weight: which category and parts the queries see.
@@ -61,7 +60,7 @@ class Recipe:
     pool_scenes: int = 30_000
     stages: tuple[Stage, ...] = (
         Stage("encoders", 3000, 1.5e-3, language=False),
-        Stage("joint", 6000, 8e-4, language=True),
+        Stage("joint", 6000, 8e-4, language=True, scenes=18),
     )
     group_sizes: tuple[float, ...] = (0.04, 0.70, 0.16, 0.10)
     dense_weight: float = 0.3

@@ -1,0 +1,217 @@
+"""The one thing to call to see: a group of images in, named masks out.
+
+Owns the loaded model and its feature cache; one prediction runs at a time, guarded by a lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from calico_model import prompts
+from calico_model.checkpoints import fingerprint, load_model
+from calico_model.data.collate import Turn, collate_prompts
+from calico_model.features import FeatureCache, ImageFeatures, concatenate, image_key
+from calico_model.images import to_mask, to_pixels
+from calico_model.modeling.model import Calico, Generated
+from calico_model.prompts import ParsedAnswer
+from calico_model.tokenizer import Tokenizer
+from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
+
+DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "calico-tiny"
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """One [SEG] that becomes a region.
+
+    Attributes:
+        kind, label, image: of the region.
+        object_label: the compared object of that image, or None.
+        state: (D,) hidden state before the [SEG].
+        certainty: mean probability of the phrase's tokens.
+    """
+
+    kind: RegionKind
+    label: str
+    image: int
+    object_label: str | None
+    state: Tensor
+    certainty: float
+
+
+class Predictor:
+    """CALICO with one set of weights.
+
+    Attributes:
+        version: names the weights; stamped on every prediction.
+    """
+
+    def __init__(
+        self,
+        model: Calico,
+        tokenizer: Tokenizer,
+        *,
+        version: str,
+        device: str = "cpu",
+        cache_bytes: int = 512 * 2**20,
+    ) -> None:
+        self.version = version
+        self.features = FeatureCache(cache_bytes)
+        self._model, self._tokenizer, self._device = model, tokenizer, device
+        self._lock = threading.Lock()  # guards the model: one forward at a time
+
+    @torch.inference_mode()
+    def predict(self, group: ImageGroup) -> GroupPrediction:
+        """Asks all three questions about a group.
+
+        Args:
+            group: 1 to 8 images.
+
+        Returns:
+            Regions in the original pixel frame of their image, objects first; empty masks are
+            left out.
+        """
+        with self._lock:
+            features = self._encode(group)
+            kinds = tuple(RegionKind)
+            answers = self._ask(features, [prompts.QUESTIONS[kind][0] for kind in kinds])
+            texts = [self._tokenizer.decode(ids) for ids in answers.ids]
+            segments: list[_Segment] = []
+            for row, (kind, text) in enumerate(zip(kinds, texts, strict=True)):
+                parsed = prompts.parse_answer(kind, text)
+                chances = _certainties(answers, row, self._tokenizer)
+                segments += _segments(kind, parsed, answers.seg_states[row], chances, len(group))
+            parts = self._decode(group, features, _settle(segments))
+        texts_of = {kind.value: text for kind, text in zip(kinds, texts, strict=True)}
+        return GroupPrediction(parts, self.version, texts_of)
+
+    def _encode(self, group: ImageGroup) -> ImageFeatures:
+        keys = [image_key(image) for image in group.images]
+        found = [self.features.get(key) for key in keys]
+        missing = [i for i, item in enumerate(found) if item is None]
+        if missing:
+            pixels = to_pixels([group.images[i] for i in missing], self._model.config)
+            fresh = self._model.encode(pixels.to(self._device))
+            for row, i in enumerate(missing):
+                found[i] = fresh[row : row + 1]
+                self.features.put(keys[i], fresh[row : row + 1])
+        return concatenate([item for item in found if item is not None])
+
+    def _ask(self, features: ImageFeatures, questions: Sequence[str]) -> Generated:
+        config = self._model.config
+        images = tuple(range(len(features)))
+        turns = [
+            Turn(prompts.conversation(q, len(images), config.system_prompt), "", images)
+            for q in questions
+        ]
+        layout = collate_prompts(turns, self._tokenizer, config.qformer.queries)
+        return self._model.generate(
+            features,
+            layout.to(self._device),
+            seg=self._tokenizer.seg,
+            end=self._tokenizer.end,
+        )
+
+    def _decode(
+        self, group: ImageGroup, features: ImageFeatures, segments: Sequence[_Segment]
+    ) -> tuple[PartMask, ...]:
+        if not segments:
+            return ()
+        states = torch.stack([segment.state for segment in segments])
+        images = torch.tensor([segment.image for segment in segments], device=self._device)
+        logits, iou = self._model.segment(features, states, images)
+        parts: list[PartMask] = []
+        for segment, mask_logits, quality in zip(segments, logits, iou, strict=True):
+            size = group.sizes_hw[segment.image]
+            mask = to_mask(mask_logits, size, self._model.config.image_size)
+            if not mask.any():
+                continue
+            is_shared = segment.kind is not RegionKind.UNIQUE_PART
+            parts.append(
+                PartMask(
+                    image_index=segment.image,
+                    kind=segment.kind,
+                    label=segment.label,
+                    mask=mask,
+                    object_label=segment.object_label,
+                    part_id=f"{segment.kind.value}:{segment.label}" if is_shared else None,
+                    score=float(quality.clamp(0.0, 1.0)) * segment.certainty,
+                )
+            )
+        return tuple(parts)
+
+
+def load_predictor(
+    folder: Path = DEFAULT_WEIGHTS, *, device: str = "cpu", threads: int | None = None
+) -> Predictor:
+    """Loads a model folder.
+
+    Args:
+        folder: config.json, model.safetensors, tokenizer.json.
+        device: torch device.
+        threads: CPU threads of one forward; None leaves torch's choice.
+
+    Raises:
+        CheckpointError: missing or damaged weights.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model, tokenizer = load_model(folder, device=device)
+    version = f"{model.config.name}-{fingerprint(folder)[:8]}"
+    return Predictor(model, tokenizer, version=version, device=device)
+
+
+def _certainties(answers: Generated, row: int, tokenizer: Tokenizer) -> list[float]:
+    """Mean token probability of each `<p> ... </p>` of an answer, by its first [SEG]."""
+    certainty, inside, found = 1.0, [], []
+    for token, chance in zip(answers.ids[row], answers.probabilities[row], strict=True):
+        if token == tokenizer.phrase_start:
+            inside = []
+        elif token == tokenizer.phrase_end:
+            certainty = sum(inside) / len(inside) if inside else 1.0
+        elif token == tokenizer.seg:
+            found.append(certainty)
+        else:
+            inside.append(chance)
+    return found
+
+
+def _segments(
+    kind: RegionKind,
+    parsed: ParsedAnswer,
+    states: Tensor,
+    certainties: Sequence[float],
+    images: int,
+) -> list[_Segment]:
+    """The [SEG] tokens of one answer that are regions: objects of the first, parts of the rest."""
+    object_of = {k: p.label for p in parsed.phrases if p.is_object for k in p.images}
+    wants_objects = kind is RegionKind.COMMON_OBJECT
+    found: list[_Segment] = []
+    for phrase, first in zip(parsed.phrases, parsed.first_segments, strict=True):
+        if phrase.is_object != wants_objects or not phrase.label:
+            continue
+        for offset, image in enumerate(phrase.images):
+            if 0 <= image < images:
+                owner = None if wants_objects else object_of.get(image)
+                at = first + offset
+                found.append(
+                    _Segment(kind, phrase.label, image, owner, states[at], certainties[at])
+                )
+    return found
+
+
+def _settle(segments: Sequence[_Segment]) -> list[_Segment]:
+    """Keeps one region per name and image: a part is common or unique, whichever is surer."""
+    best: dict[tuple[bool, str, int], _Segment] = {}
+    for segment in segments:
+        key = (segment.kind is RegionKind.COMMON_OBJECT, segment.label, segment.image)
+        if key not in best or segment.certainty > best[key].certainty:
+            best[key] = segment
+    kept = {id(segment) for segment in best.values()}
+    return [segment for segment in segments if id(segment) in kept]
