@@ -240,7 +240,12 @@ class MediaFetcher:
 
     def _headers(self, target: Target, *, renew: bool) -> dict[str, str]:
         """The token goes to Label Studio's own origin and file paths only."""
-        headers = {"Host": target.host_header, "Accept-Encoding": "identity", "Accept": "image/*"}
+        # Label Studio answers 406 to /data/local-files/ when only images are accepted.
+        headers = {
+            "Host": target.host_header,
+            "Accept-Encoding": "identity",
+            "Accept": "image/*, */*;q=0.1",
+        }
         is_own = target.origin == self._origin and _is_own_path(urlsplit(target.url).path)
         if is_own and self._authorization is not None:
             headers["Authorization"] = self._authorization.header(renew=renew)
