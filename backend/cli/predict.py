@@ -113,5 +113,8 @@ def _show(files: Sequence[Path], prediction: GroupPrediction, out: Path) -> None
             f"{part.mask.mean():.1%}",
         )
     console = Console()
-    console.print(table)
+    if prediction.parts:
+        console.print(table)
+    else:
+        console.print(f"{prediction.version} found nothing to name in this group.")
     console.print(f"Pictures and JSON are in {out}; look at {out / 'sheet.png'} first.")

@@ -35,7 +35,9 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
         columns += [MofNCompleteColumn(), TimeRemainingColumn()]
     columns.append(TimeElapsedColumn())
     # stderr, because the last line of stdout belongs to machines.
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
 
