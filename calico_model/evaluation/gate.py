@@ -12,8 +12,11 @@ import re
 from dataclasses import dataclass
 
 from calico_model.errors import InvalidConfigError
+from calico_model.evaluation import structure
 from calico_model.evaluation.bootstrap import Metric
-from calico_model.evaluation.outcome import MODES, Report
+from calico_model.evaluation.metrics import COMPAT, STRICT
+from calico_model.evaluation.outcome import MODES, SUBTASKS, Report
+from calico_model.types import RegionKind
 
 _FORM = re.compile(r"\s*([\w.\-]+?)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)\s*%?\s*")
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
@@ -52,32 +55,61 @@ def parse_requirement(text: str) -> Requirement:
     return Requirement(name, sign, float(bound))
 
 
-def find_metric(report: Report, name: str, *, mode: str = "strict") -> Metric:
-    """Returns the metric a name means.
+def resolve(name: str, *, mode: str = "strict") -> tuple[str, ...]:
+    """Returns the full path a name means, known before anything is measured.
+
+    Args:
+        name: as in a requirement.
+        mode: what an unnamed mode means, "strict" or "compat".
+
+    Returns:
+        ("parts", metric) or (subtask or "mean", mode, metric).
 
     Raises:
-        InvalidConfigError: there is none of that name; the message lists what there is.
+        InvalidConfigError: there is no such metric; the message says what there is.
     """
     *path, metric = name.split(".")
-    table: dict[str, Metric] | None = None
     if path == ["parts"]:
-        table = report.parts
+        full: tuple[str, ...] = ("parts", metric)
     else:
-        modes = report.mean
-        if path and path[0] in report.tasks:
-            modes = report.tasks[path.pop(0)]
-        chosen = path.pop(0) if path and path[0] in MODES else mode
-        table = modes[chosen] if not path else None
-    if table is None:
-        raise InvalidConfigError(
-            f"--require: no metric {name!r}; expected [{'|'.join(report.tasks)}.]"
-            f"[{'|'.join(MODES)}.]METRIC or parts.METRIC"
+        task = path.pop(0) if path and path[0] in SUBTASKS else "mean"
+        full = (task, path.pop(0) if path and path[0] in MODES else mode, *path, metric)
+    if full not in _PATHS:
+        siblings = sorted(known[-1] for known in _PATHS if known[:-1] == full[:-1])
+        wanted = (
+            f"one of {', '.join(siblings)}"
+            if siblings
+            else f"[{'|'.join(SUBTASKS)}.][{'|'.join(MODES)}.]METRIC or parts.METRIC"
         )
-    if metric not in table:
-        raise InvalidConfigError(
-            f"--require: no metric {name!r}; expected one of {', '.join(sorted(table))}"
-        )
-    return table[metric]
+        raise InvalidConfigError(f"--require: no metric {name!r}; expected {wanted}")
+    return full
+
+
+def find_metric(report: Report, name: str, *, mode: str = "strict") -> Metric:
+    """Returns the metric a name means; raises as `resolve` does."""
+    table, *rest = resolve(name, mode=mode)
+    if table == "parts":
+        return report.parts[rest[0]]
+    modes = report.mean if table == "mean" else report.tasks[table]
+    return modes[rest[0]][rest[1]]
+
+
+def _paths() -> frozenset[tuple[str, ...]]:
+    """Every metric a report holds."""
+    precision = ("AP50", "AP50_cls")
+    modes = {"strict": (*STRICT, *precision), "compat": (*COMPAT, *precision)}
+    paths: list[tuple[str, ...]] = [
+        (task, mode, name)
+        for task in (*map(str, SUBTASKS), "mean")
+        for mode, names in modes.items()
+        for name in names
+    ]
+    for kind in (RegionKind.COMMON_OBJECT, RegionKind.COMMON_PART):
+        paths += [(str(kind), "strict", name) for name in structure.PAIR_METRICS]
+    return frozenset(paths) | {("parts", name) for name in structure.part_tallies((), ())}
+
+
+_PATHS = _paths()
 
 
 def failures(

@@ -234,7 +234,7 @@ class _Ledger:
                 name: bootstrap.ratio([(u.group_index, *tally(u)) for u in scored], counts)
                 for name, tally in table.items()
             }
-        for name in ("pair_recall50", "label_consistency"):
+        for name in structure.PAIR_METRICS:
             if tallies := self.tallies.get(f"{kind}.{name}"):
                 estimates["strict"][name] = bootstrap.ratio(tallies, counts)
         return estimates

@@ -27,6 +27,7 @@ from calico_model.evaluation.outcome import (
     Report,
     WorstCase,
 )
+from calico_model.evaluation.structure import PAIR_METRICS
 from calico_model.types import RgbImage
 
 _BESIDE = ("AP50_cls", "S-IoU_norm", "gIoU_micro", "gIoU_macro", "cIoU", "PQ")
@@ -150,12 +151,11 @@ def _mode_table(report: Report, mode: str) -> Table:
 def _beside_table(report: Report) -> Table:
     """Everything else worth a line per subtask, strict."""
     table = Table(title="beside (strict); gains: points of PQ if labels or masks were true")
-    extra = ("pair_recall50", "label_consistency")
-    for name in ("subtask", *_BESIDE, *extra, "PQ: labels", "PQ: masks"):
+    for name in ("subtask", *_BESIDE, *PAIR_METRICS, "PQ: labels", "PQ: masks"):
         table.add_column(name, justify="left" if name == "subtask" else "right")
     for kind in SUBTASKS:
         measured, oracle = report.tasks[kind]["strict"], report.oracle[kind]
-        cells = [_short(measured.get(name)) for name in (*_BESIDE, *extra)]
+        cells = [_short(measured.get(name)) for name in (*_BESIDE, *PAIR_METRICS)]
         gains = [f"{float(oracle[f'PQ_gain_oracle_{half}']):+.1f}" for half in ("label", "mask")]
         table.add_row(kind.replace("_", " "), *cells, *gains)
     parts = "  ".join(f"{name} {_short(metric)}" for name, metric in report.parts.items())

@@ -16,6 +16,7 @@ from calico_model.types import PartMask, RegionKind
 from calico_model.vocabulary import normalise
 
 PART_KINDS = (RegionKind.COMMON_PART, RegionKind.UNIQUE_PART)
+PAIR_METRICS = ("pair_recall50", "label_consistency")
 
 
 @dataclass(frozen=True)

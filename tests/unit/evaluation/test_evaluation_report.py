@@ -129,3 +129,10 @@ def test_requirement_on_nothing_measured_fails(chairs: list[LabeledGroup]) -> No
     outcome = evaluate(Oracle(truth), truth, resamples=10)
     (message,) = gate.failures(outcome, (gate.parse_requirement("unique_part.mIoU<=100"),))
     assert message.endswith("there was nothing to measure")
+
+
+def test_every_metric_of_a_report_can_be_required_and_no_other(outcome: Report) -> None:
+    held = {("parts", name) for name in outcome.parts}
+    for task, modes in {**outcome.tasks, "mean": outcome.mean}.items():
+        held |= {(task, mode, name) for mode, table in modes.items() for name in table}
+    assert held == gate._PATHS
