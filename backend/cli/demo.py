@@ -1,0 +1,263 @@
+"""`calico demo`: a real Label Studio, the backend and a pre-annotated sample project, in one go.
+
+Both run in the background until `calico demo --stop`; what they made is kept, so the next start
+takes seconds. `--check` does the same in a folder of its own, verifies it and leaves nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import httpx
+import msgspec
+import typer
+from rich.console import Console
+from rich.panel import Panel
+
+from backend.cli.connect import Ends, connect_project
+from backend.cli.daemon import Daemon
+from backend.cli.demo_project import (
+    POLL_S,
+    Tally,
+    check_predictions,
+    create_project,
+    draw_groups,
+    preannotate,
+)
+from backend.cli.label_studio_process import (
+    HOST,
+    Account,
+    free_port,
+    installed_label_studio,
+    new_account,
+    start_label_studio,
+)
+from backend.cli.waiting import progress_bar
+from backend.errors import BackendError
+from backend.label_studio.client import LabelStudioClient
+from calico_model.errors import CalicoError
+
+DEFAULT_FOLDER = Path(".calico/demo")
+BACKEND_TIMEOUT_S = 60.0
+BACKEND_USER = "label-studio"
+LABEL_STUDIO_PORT = 8080
+BACKEND_PORT = 9090
+
+
+class State(msgspec.Struct, frozen=True):
+    """What the next start needs to know, kept in one file only its owner reads."""
+
+    account: Account
+    backend_password: str
+    project_id: int | None = None
+
+
+class Demo:
+    """The two processes and the sample project of one folder.
+
+    Args:
+        folder: everything is kept here.
+        groups: number of sample groups.
+        weights: folder of the model weights, or None for the shipped ones.
+    """
+
+    def __init__(self, folder: Path, groups: int, weights: Path | None) -> None:
+        self.folder = folder.absolute()
+        self.files = self.folder / "files"
+        self.groups = groups
+        self._weights = weights
+        self._label_studio = Daemon("label-studio", self.folder)
+        self._backend = Daemon("backend", self.folder)
+        self.state = self._load()
+
+    def start(self) -> Ends:
+        """Starts what does not run and pre-annotates what is not; returns the two ends."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._save(self.state)
+        url = self._start_label_studio()
+        client = LabelStudioClient(url, self.state.account.api_key)
+        ends = Ends(client, self._start_backend(url), (BACKEND_USER, self.state.backend_password))
+        if self.state.project_id is None:
+            with progress_bar("Drawing sample groups", self.groups) as tell:
+                groups = draw_groups(self.files, self.groups, tell)
+            project_id = create_project(client, self.files, groups)
+            self._save(msgspec.structs.replace(self.state, project_id=project_id))
+        project_id = self.project_id
+        connect_project(ends, project_id)
+        with progress_bar("Pre-annotating through Label Studio", self.groups) as tell:
+            preannotate(ends, project_id, tell)
+        return ends
+
+    def stop(self) -> bool:
+        """Ends both processes; returns whether one of them ran."""
+        return self._backend.stop() | self._label_studio.stop()
+
+    @property
+    def project_id(self) -> int:
+        """The sample project.
+
+        Raises:
+            BackendError: it has not been made yet.
+        """
+        if self.state.project_id is None:
+            raise BackendError(f"{self.folder}: there is no sample project yet")
+        return self.state.project_id
+
+    @property
+    def _state_file(self) -> Path:
+        return self.folder / "demo.json"
+
+    def _load(self) -> State:
+        try:
+            return msgspec.json.decode(self._state_file.read_bytes(), type=State)
+        except FileNotFoundError:
+            return State(new_account(), secrets.token_urlsafe(12))
+        except msgspec.MsgspecError as error:
+            raise BackendError(f"{self._state_file}: {error}; delete {self.folder}") from error
+
+    def _save(self, state: State) -> None:
+        self.state = state
+        self._state_file.touch(mode=0o600)
+        self._state_file.write_bytes(msgspec.json.encode(state))
+
+    def _start_label_studio(self) -> str:
+        port_file = self.folder / "label-studio.port"
+        if self._label_studio.is_running():
+            return f"http://{HOST}:{port_file.read_text()}"
+        port = free_port(LABEL_STUDIO_PORT)
+        port_file.write_text(str(port))
+        self.files.mkdir(exist_ok=True)
+        with progress_bar("Starting Label Studio", None):
+            return start_label_studio(
+                self._label_studio,
+                self.folder / "label-studio",
+                port,
+                self.state.account,
+                files=self.files,
+                installed=installed_label_studio(),
+            )
+
+    def _start_backend(self, label_studio_url: str) -> str:
+        port_file = self.folder / "backend.port"
+        if self._backend.is_running():
+            return f"http://{HOST}:{port_file.read_text()}"
+        port = free_port(BACKEND_PORT)
+        port_file.write_text(str(port))
+        url = f"http://{HOST}:{port}"
+        environment = {
+            "PATH": str(Path(sys.executable).parent),
+            "HOME": str(self.folder),
+            "LABEL_STUDIO_URL": label_studio_url,
+            "LABEL_STUDIO_API_KEY": self.state.account.api_key,
+            "CALICO_HOST": HOST,
+            "CALICO_PORT": str(port),
+            "CALICO_DATA_DIR": str(self.folder / "backend"),
+            "CALICO_BASIC_AUTH_USER": BACKEND_USER,
+            "CALICO_BASIC_AUTH_PASSWORD": self.state.backend_password,
+            **({} if self._weights is None else {"CALICO_WEIGHTS": str(self._weights.absolute())}),
+        }
+        with progress_bar("Starting the backend", None):
+            self._backend.start([sys.executable, "-m", "backend.cli", "serve"], environment)
+            self._backend.wait_until_up(f"{url}/health", BACKEND_TIMEOUT_S)
+            self._wait_for_model(url)
+        return url
+
+    def _wait_for_model(self, url: str) -> None:
+        while (model := httpx.get(f"{url}/health", trust_env=False).json()["model"]) != "ready":
+            if model == "failed":
+                raise BackendError(f"the weights cannot be used; see {self._backend.log_file}")
+            time.sleep(POLL_S)
+
+
+def demo(
+    stop: Annotated[bool, typer.Option("--stop", help="End what the demo started.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run it unattended, verify it, leave nothing behind.")
+    ] = False,
+    folder: Annotated[Path, typer.Option(help="Where everything is kept.")] = DEFAULT_FOLDER,
+    groups: Annotated[int, typer.Option(min=1, max=500, help="Number of sample groups.")] = 12,
+    weights: Annotated[
+        Path | None, typer.Option(help="Model folder; the shipped calico-tiny if not given.")
+    ] = None,
+) -> None:
+    """Start Label Studio and the backend with a project of pre-annotated sample groups.
+
+    --check ends with one line of JSON and status 0 only if every task has a prediction whose
+    masks decode at the size of their images.
+    """
+    if check:
+        raise typer.Exit(_check(groups, weights))
+    running = Demo(folder, groups, weights)
+    if stop:
+        typer.echo("stopped" if running.stop() else "nothing was running")
+        return
+    started = time.monotonic()
+    ends = running.start()
+    _show(running, ends, time.monotonic() - started)
+
+
+def _show(demo: Demo, ends: Ends, seconds: float) -> None:
+    account = demo.state.account
+    lines = (
+        f"Label Studio  [bold]{ends.client.url}/projects/{demo.project_id}[/]",
+        f"user          [bold]{account.user}[/]",
+        f"password      [bold]{account.password}[/]",
+        "",
+        f"backend       {ends.backend_url}   logs and data in {demo.folder}",
+        "stop it       calico demo --stop   or   make stop",
+    )
+    title = f"{demo.groups} pre-annotated groups, ready in {seconds:.0f} s"
+    Console().print(Panel("\n".join(lines), title=title, expand=False))
+
+
+def _check(groups: int, weights: Path | None) -> int:
+    """Runs the whole demo in a folder that is removed at the end; returns the exit status."""
+    started = time.monotonic()
+    tally, problem = Tally(0, 0, ()), None
+    with _temporary_demo(groups, weights) as demo:
+        try:
+            ends = demo.start()
+            tally = check_predictions(ends.client, demo.project_id, demo.files)
+        except (BackendError, CalicoError) as error:
+            problem = str(error)
+    for line in (*tally.problems, *([problem] if problem else [])):
+        typer.echo(line, err=True)
+    is_fine = problem is None and tally.tasks == groups and not tally.problems
+    report = {
+        "ok": is_fine,
+        "tasks": tally.tasks,
+        "regions": tally.regions,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    typer.echo(msgspec.json.encode(report).decode())
+    return 0 if is_fine else 1
+
+
+@contextmanager
+def _temporary_demo(groups: int, weights: Path | None) -> Iterator[Demo]:
+    """A demo of its own, ended and removed whatever happens, a termination signal included."""
+    previous = signal.signal(signal.SIGTERM, _exit)
+    folder = Path(tempfile.mkdtemp(prefix="calico-demo-"))
+    try:
+        demo = Demo(folder, groups, weights)
+        try:
+            yield demo
+        finally:
+            demo.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
