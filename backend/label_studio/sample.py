@@ -1,0 +1,135 @@
+"""Requests as Label Studio writes them, for measuring a backend without a Label Studio.
+
+Bodies are plain JSON values, so that a caller can break them on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+JsonObject = dict[str, object]
+
+PROJECT_ID = 14
+_PROJECT = f"{PROJECT_ID}.1795191017"
+_START = datetime(2026, 1, 1, tzinfo=UTC)
+
+REPEATER_CONFIG = """<View>
+  <Repeater on="$images" indexFlag="{{idx}}">
+    <View>
+      <Image name="image_{{idx}}" value="$images[{{idx}}]"/>
+      <Labels name="kind_{{idx}}" toName="image_{{idx}}">
+        <Label value="common_object"/><Label value="common_part"/><Label value="unique_part"/>
+      </Labels>
+      <Brush name="mask_{{idx}}" toName="image_{{idx}}" smart="false"/>
+      <KeyPoint name="point_{{idx}}" toName="image_{{idx}}" smart="true" smartOnly="true"/>
+      <TextArea name="part_{{idx}}" toName="image_{{idx}}" perRegion="true" editable="true"/>
+    </View>
+  </Repeater>
+  <Relations><Relation value="same_part"/></Relations>
+</View>"""
+
+
+def local_file_url(name: str) -> str:
+    """URL of a file in the folder that is shared with Label Studio."""
+    return f"/data/local-files/?d={name}"
+
+
+def setup_body() -> JsonObject:
+    """Body of POST /setup."""
+    return {
+        "project": _PROJECT,
+        "schema": REPEATER_CONFIG,
+        "hostname": "http://127.0.0.1:8080",
+        "access_token": "0" * 40,
+        "extra_params": {},
+    }
+
+
+def predict_body(groups: Sequence[Sequence[str]], *, first_task_id: int = 1) -> JsonObject:
+    """Body of POST /predict for groups of image URLs."""
+    return {
+        "tasks": [
+            {
+                "id": first_task_id + number,
+                "data": {"images": list(urls)},
+                "meta": {},
+                "project": PROJECT_ID,
+                "annotations": [],
+                "predictions": [],
+            }
+            for number, urls in enumerate(groups)
+        ],
+        "project": _PROJECT,
+        "label_config": REPEATER_CONFIG,
+        "params": {"login": None, "password": None, "context": None},
+    }
+
+
+def click_body(urls: Sequence[str], *, x: float, y: float) -> JsonObject:
+    """Body of POST /predict after a click; x and y in percent of the first image."""
+    body = predict_body([urls])
+    frame: JsonObject = {"id": "prompt0001", "to_name": "image_0", "image_rotation": 0}
+    frame |= {"original_width": 256, "original_height": 256}
+    point = frame | {
+        "from_name": "point_0",
+        "type": "keypoint",
+        "is_positive": True,
+        "value": {"x": x, "y": y, "width": 0.5, "labels": ["common_part"]},
+    }
+    label = frame | {
+        "from_name": "kind_0",
+        "type": "labels",
+        "value": {"x": x, "y": y, "width": 0.5, "labels": ["common_part"]},
+    }
+    body["params"] = {"context": {"result": [point, label]}}
+    return body
+
+
+def event_body(annotation_id: int, *, rle: Sequence[int]) -> JsonObject:
+    """Body of POST /webhook after an annotator submitted one mask."""
+    moment = (_START + timedelta(seconds=annotation_id)).isoformat().replace("+00:00", "Z")
+    frame: JsonObject = {"id": "region0001", "to_name": "image_0", "image_rotation": 0}
+    frame |= {"original_width": 256, "original_height": 256, "origin": "manual"}
+    mask = frame | {
+        "from_name": "mask_0",
+        "type": "brush",
+        "value": {"format": "rle", "rle": list(rle)},
+    }
+    label = frame | {
+        "from_name": "kind_0",
+        "type": "labels",
+        "value": {"labels": ["common_part"]},
+    }
+    return {
+        "action": "ANNOTATION_CREATED",
+        "annotation": {
+            "id": annotation_id,
+            "task": 1,
+            "project": PROJECT_ID,
+            "completed_by": 1,
+            "updated_at": moment,
+            "was_cancelled": False,
+            "parent_prediction": None,
+            "result": [mask, label],
+        },
+        "task": {"id": 1, "data": {"images": [local_file_url("a.png"), local_file_url("b.png")]}},
+        "project": {"id": PROJECT_ID, "label_config": REPEATER_CONFIG},
+    }
+
+
+def deletion_body(annotation_id: int) -> JsonObject:
+    """Body of POST /webhook after an annotation was deleted."""
+    return {
+        "action": "ANNOTATIONS_DELETED",
+        "annotations": [{"id": annotation_id}],
+        "project": {"id": PROJECT_ID, "label_config": REPEATER_CONFIG},
+    }
+
+
+def training_body() -> JsonObject:
+    """Body of POST /webhook after somebody pressed Start training."""
+    return {
+        "action": "START_TRAINING",
+        "project": {"id": PROJECT_ID, "label_config": REPEATER_CONFIG},
+    }
