@@ -219,7 +219,8 @@ class CalicoConfig:
             raw = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise InvalidConfigError(f"{path.name}: expected a JSON object: {error}") from error
-        return _build(cls, raw, path.name)
+        built: Self = _build(cls, raw, path.name)
+        return built
 
 
 def _build(cls: type[Any], raw: object, where: str) -> Any:

@@ -7,6 +7,7 @@ the original frame. Knows arrays and tensors; does not read files.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,7 +71,7 @@ def to_mask(logits: Tensor, size_hw: tuple[int, int], side: int) -> BoolMask:
     return mask
 
 
-def normalise(image: NDArray[np.uint8] | NDArray[np.float32]) -> Tensor:
+def normalise(image: NDArray[Any]) -> Tensor:
     """(..., 3) RGB in 0-255 to SAM's normalised floats, same layout."""
     values = torch.from_numpy(np.asarray(image, dtype=np.float32))
     return (values - torch.tensor(SAM_MEAN)) / torch.tensor(SAM_STD)

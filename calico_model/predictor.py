@@ -169,7 +169,9 @@ def load_predictor(
 
 def _certainties(answers: Generated, row: int, tokenizer: Tokenizer) -> list[float]:
     """Mean token probability of each `<p> ... </p>` of an answer, by its first [SEG]."""
-    certainty, inside, found = 1.0, [], []
+    certainty = 1.0
+    inside: list[float] = []
+    found: list[float] = []
     for token, chance in zip(answers.ids[row], answers.probabilities[row], strict=True):
         if token == tokenizer.phrase_start:
             inside = []

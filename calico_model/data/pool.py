@@ -145,7 +145,7 @@ class ScenePool:
             for size in meta["groups"]:
                 self._groups.append(range(first, first + size))
                 first += size
-            self._arrays.append(arrays)  # type: ignore[arg-type]
+            self._arrays.append(arrays)
 
     def scene(self, index: int) -> Scene:
         """Returns one scene; the arrays are copies."""

@@ -118,7 +118,8 @@ class PromptedMaskDecoder(nn.Module):
         weights = torch.stack(
             [decoder.output_hypernetworks_mlps[i](states[:, 1 + i]) for i in which], dim=1
         )
-        logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+        side = upscaled.shape[-1]
+        logits = (weights @ upscaled.flatten(2)).reshape(n, -1, side, side)
         iou = decoder.iou_prediction_head(states[:, 0])[:, list(which)]
         return logits, iou
 

@@ -163,8 +163,11 @@ class Calico(nn.Module):
         return self.config.ablation.inject and self.config.ablation.use_qformer
 
     def initialise(self) -> None:
-        """Starts every weight for training from scratch; CEM and CAMs start as the identity."""
+        """Starts every weight for training from scratch; CEM, CAMs and LoRA change nothing yet."""
         initialise_from_scratch(self)
+        for name, parameter in self.named_parameters():
+            if ".lora_B." in name:
+                nn.init.zeros_(parameter)
         if self.cem is not None:
             self.cem.reset()
         for cam in self.cams:

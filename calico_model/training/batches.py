@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from calico_model.images import normalise
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import RegionKind
+
+_T = TypeVar("_T")
 
 PART_INDEX = {name: index for index, name in enumerate(PART_NAMES)}
 CATEGORY_INDEX = {name: index for index, name in enumerate(TRAINED_CATEGORIES)}
@@ -77,6 +80,19 @@ class TrainingBatch:
     masks: MaskTargets
     turns: TrainingTurns | None = None
     segments: Tensor | None = None
+
+    def to(self, device: torch.device) -> TrainingBatch:
+        """Moves all tensors."""
+        return _moved(self, device)
+
+
+def _moved(value: _T, device: torch.device) -> _T:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)  # type: ignore[return-value]
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    parts = {f.name: _moved(getattr(value, f.name), device) for f in fields(value)}
+    return replace(value, **parts)
 
 
 def batch_scenes(scenes: Sequence[Scene]) -> SceneBatch:
@@ -216,8 +232,9 @@ def cell_shares(labels: Tensor, classes: int, cells: int) -> Tensor:
         (M, cells, cells, classes), summing to 1.
     """
     count, side = len(labels), labels.shape[-1]
-    along = torch.arange(side) // (side // cells)
-    cell = (torch.arange(count)[:, None, None] * cells + along[:, None]) * cells + along
+    along = torch.arange(side, device=labels.device) // (side // cells)
+    image = torch.arange(count, device=labels.device)
+    cell = (image[:, None, None] * cells + along[:, None]) * cells + along
     index = (cell * classes + labels).flatten()
     totals = torch.bincount(index, minlength=count * cells * cells * classes)
     return totals.view(count, cells, cells, classes).float() / (side // cells) ** 2

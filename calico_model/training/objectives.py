@@ -147,4 +147,4 @@ class TrainingObjective(nn.Module):
 
 def _grid(tokens: Tensor) -> Tensor:
     side = round(tokens.shape[1] ** 0.5)
-    return tokens.unflatten(1, (side, side))
+    return tokens.reshape(len(tokens), side, side, -1)

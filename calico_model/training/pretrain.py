@@ -72,6 +72,7 @@ def train(
         The model folder.
     """
     accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
         mixed_precision="bf16",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
@@ -124,8 +125,11 @@ class _Run:
         model = Calico(replace(config, lora=LoraConfig(rank=0)))
         model.initialise()
         _use_plain_attention(model)
+        for part in model.modules():
+            if isinstance(part, nn.Conv2d):
+                part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         objective = TrainingObjective(
-            model.to(memory_format=torch.channels_last),
+            model,
             Weights(recipe.dense_weight, recipe.prompt_weight, recipe.presence_weight),
         )
         optimizer = torch.optim.AdamW(
@@ -199,7 +203,7 @@ class _Run:
     def _update(self, batch: TrainingBatch, rate: float) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss, terms = self.objective(batch)
+        loss, terms = self.objective(batch.to(self.accelerator.device))
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.objective.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
