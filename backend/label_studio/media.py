@@ -192,6 +192,7 @@ class MediaFetcher:
 
     def _download(self, url: str) -> bytes:
         deadline = time.monotonic() + self._limits.timeout_s
+        url = url.replace(" ", "%20")  # as browsers do
         redirects = 0
         renew = was_refused = False
         while True:

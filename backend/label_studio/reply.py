@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -27,3 +27,21 @@ def with_problem(item: bytes, *, error: str, detail: str) -> bytes:
     fields = msgspec.json.decode(item, type=dict[str, msgspec.Raw])
     problem = msgspec.json.encode({"error": error, "detail": detail})
     return msgspec.json.encode(fields | {"problem": msgspec.Raw(problem)})
+
+
+def predict_request(
+    tasks: object, *, label_config: str | None, project: object, context: object
+) -> bytes:
+    """Body of POST /predict from its decoded fields, as label-studio-ml hands them over."""
+    body = {"tasks": tasks, "label_config": label_config, "params": {"context": context}}
+    return msgspec.json.encode(body | {"project": None if project is None else str(project)})
+
+
+def event_request(action: str, fields: Mapping[str, object]) -> bytes:
+    """Body of POST /webhook from its decoded fields, as label-studio-ml hands them over."""
+    return msgspec.json.encode({**fields, "action": action})
+
+
+def answer_items(answer: bytes) -> list[dict[str, object]]:
+    """Decoded items of the answer to POST /predict."""
+    return msgspec.json.decode(answer, type=dict[str, list[dict[str, object]]])["results"]

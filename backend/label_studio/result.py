@@ -166,7 +166,7 @@ def _texts_of(
         if kind is None and schema.kind.type is ControlType.LABELS:
             return Omission.KIND_NOT_OFFERED
     if schema.name is not None and schema.name.is_open:
-        name = part.label.strip() or None
+        name = "".join(sign for sign in part.label if sign.isprintable()).strip() or None
     elif schema.name is not None:
         name = match_label(part.label, labels if schema.name.task_field else schema.name.values)
         if name is None and schema.name.type is ControlType.LABELS:

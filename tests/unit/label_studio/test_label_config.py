@@ -1,0 +1,199 @@
+"""Every layout of the labeling config, and what a config without the needed tags is told."""
+
+from __future__ import annotations
+
+import pytest
+from golden_files import CONFIGS, config
+
+from backend.errors import InvalidLabelConfigError
+from backend.label_studio.label_config import MAX_CONFIG_BYTES, parse_label_config
+from backend.types import ControlType, Layout, MaskFamily
+from calico_model.types import RegionKind
+
+KIND_LABELS = "".join(f'<Label value="{kind.value}"/>' for kind in RegionKind)
+
+
+def single(controls: str, image: str = '<Image name="i" value="$image"/>') -> str:
+    return f"<View>{image}{controls}</View>"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_captured_and_offered_configs_say_every_kind(path):
+    schema = parse_label_config(path.read_text())
+    assert schema.kind is not None
+    assert set(schema.kind.values) == set(RegionKind)
+    assert schema.name is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "fields", "family"),
+    [
+        (
+            "recommended_repeater_labels_brush",
+            Layout.REPEATER,
+            ("images",),
+            MaskFamily.BRUSH,
+        ),
+        ("b_valuelist", Layout.VALUE_LIST, ("images",), MaskFamily.BRUSH_LABELS),
+        ("a_two_images", Layout.IMAGE_TAGS, ("image_0", "image_1"), MaskFamily.BRUSH_LABELS),
+        (
+            "bitmask_polygon_vector_repeater",
+            Layout.REPEATER,
+            ("images",),
+            MaskFamily.BITMASK_LABELS,
+        ),
+    ],
+)
+def test_layout_and_family(name, layout, fields, family):
+    schema = parse_label_config(config(name))
+    assert (schema.layout, schema.image_fields, schema.mask_family) == (layout, fields, family)
+
+
+def test_repeater_names_follow_the_image():
+    slot = parse_label_config(config("cosegment_open")).slot(3)
+    assert (slot.image, slot.mask, slot.kind, slot.name) == (
+        "image_3",
+        "mask_3",
+        "kind_3",
+        "part_3",
+    )
+    assert slot.smart == ("point_3", "box_3")
+
+
+def test_any_index_flag_and_a_key_inside_the_items():
+    schema = parse_label_config(
+        '<View><Repeater on="$views" indexFlag="[[n]]">'
+        '<Image name="i[[n]]" value="$views[[[n]]].url"/>'
+        f'<BrushLabels name="m[[n]]" toName="i[[n]]">{KIND_LABELS}</BrushLabels>'
+        "</Repeater></View>"
+    )
+    assert (schema.image_fields, schema.item_key, schema.slot(2).mask) == (("views",), "url", "m2")
+
+
+def test_image_tags_have_their_own_names():
+    schema = parse_label_config(config("a_four_images"))
+    assert [schema.slot(i).mask for i in range(4)] == ["mask_0", "mask_1", "mask_2", "mask_3"]
+
+
+def test_one_tag_may_serve_several_images():
+    schema = parse_label_config(
+        '<View><Image name="a" value="$a"/><Image name="b" value="$b"/>'
+        f'<BrushLabels name="m" toName="a,b">{KIND_LABELS}</BrushLabels></View>'
+    )
+    assert [schema.slot(i).mask for i in range(2)] == ["m", "m"]
+
+
+def test_names_as_labels_with_kind_as_choice():
+    schema = parse_label_config(config("cosegment_labels"))
+    assert schema.name.type is ControlType.LABELS
+    assert schema.kind.type is ControlType.CHOICES
+    assert "cushion" in next(v for v in schema.name.values if v.value == "seat").aliases
+
+
+def test_short_choice_says_two_kinds():
+    labels = '<BrushLabels name="m" toName="i"><Label value="handle"/></BrushLabels>'
+    choices = (
+        '<Choices name="c" toName="i" perRegion="true">'
+        '<Choice value="common"/><Choice value="unique"/></Choices>'
+    )
+    schema = parse_label_config(single(labels + choices))
+    assert schema.kind.values[RegionKind.COMMON_OBJECT] == "common"
+    assert schema.kind.values[RegionKind.COMMON_PART] == "common"
+    assert schema.kind.values[RegionKind.UNIQUE_PART] == "unique"
+
+
+def test_choice_of_the_whole_task_is_not_a_kind():
+    labels = '<BrushLabels name="m" toName="i"><Label value="handle"/></BrushLabels>'
+    choices = '<Choices name="c" toName="i"><Choice value="common_part"/></Choices>'
+    assert parse_label_config(single(labels + choices)).kind is None
+
+
+def test_alias_is_what_is_stored():
+    labels = '<Label value="Handle (grip)" alias="handle" predicted_values="grip, lug"/>'
+    schema = parse_label_config(single(f'<BrushLabels name="m" toName="i">{labels}</BrushLabels>'))
+    (value,) = schema.name.values
+    assert (value.value, value.aliases) == ("handle", ("Handle (grip)", "grip", "lug"))
+
+
+def test_kind_labels_may_be_spelled_freely():
+    labels = '<Label value="Common parts"/><Label value="UNIQUE-PART"/>'
+    schema = parse_label_config(single(f'<BrushLabels name="m" toName="i">{labels}</BrushLabels>'))
+    assert schema.kind.values == {
+        RegionKind.COMMON_PART: "Common parts",
+        RegionKind.UNIQUE_PART: "UNIQUE-PART",
+    }
+
+
+def test_labels_may_come_with_the_task():
+    schema = parse_label_config(single('<BrushLabels name="m" toName="i" value="$parts"/>'))
+    assert schema.name.task_field == "parts"
+
+
+def test_labels_are_those_that_every_image_offers():
+    def controls(index, labels):
+        tags = "".join(f'<Label value="{label}"/>' for label in labels)
+        return (
+            f'<Image name="i{index}" value="$i{index}"/>'
+            f'<BrushLabels name="m{index}" toName="i{index}">{tags}</BrushLabels>'
+        )
+
+    schema = parse_label_config(
+        f"<View>{controls(0, ['leg', 'seat'])}{controls(1, ['seat', 'arm'])}</View>"
+    )
+    assert [value.value for value in schema.name.values] == ["seat"]
+
+
+@pytest.mark.parametrize(
+    ("relations", "expected"),
+    [
+        ("", None),
+        ("<Relations/>", ""),
+        ('<Relations><Relation value="next"/></Relations>', "next"),
+        (
+            '<Relations><Relation value="next"/><Relation value="same_part"/></Relations>',
+            "same_part",
+        ),
+    ],
+)
+def test_relation(relations, expected):
+    masks = f'<BrushLabels name="m" toName="i">{KIND_LABELS}</BrushLabels>'
+    assert parse_label_config(single(masks + relations)).relation == expected
+
+
+def test_the_same_text_is_parsed_once():
+    assert parse_label_config(config("b_valuelist")) is parse_label_config(config("b_valuelist"))
+
+
+BRUSH = '<Brush name="m" toName="i"/>'
+REPEATED = '<Repeater on="$images"><Image name="{name}" value="{value}"/></Repeater>'
+
+
+@pytest.mark.parametrize(
+    ("xml", "message"),
+    [
+        ("", "well-formed XML"),
+        ("<View>", "well-formed XML"),
+        ("<View>\x00</View>", "well-formed XML"),
+        ("<View/>", "expected an <Image> tag"),
+        ('<View><Text name="t" value="$t"/></View>', "expected an <Image> tag"),
+        (single(""), "expected a <BrushLabels>"),
+        (single(BRUSH), "expected a <Labels>"),
+        (single(BRUSH + '<Labels name="l" toName="other"><Label value="x"/></Labels>'), "<Labels>"),
+        (single(BRUSH + '<Labels name="l" toName="i"/>'), "<Label value="),
+        (single('<Brush toName="i"/>'), "attribute name on <brush>"),
+        (single("", '<Image value="$image"/>'), "attribute name on <image>"),
+        (single("", '<Image name="i"/>'), "attribute value on <image>"),
+        (single("", '<Image name="i" value="fixed.png"/>'), r'value="\$key"'),
+        (single("", '<Image name="i" value="$a"/>' * 9), "at most 8 <Image> tags, got 9"),
+        (single("", REPEATED.format(name="i", value="$images[{{idx}}]")), r'name="image_{{idx}}"'),
+        (single("", REPEATED.format(name="i{{idx}}", value="$images")), r"\$images\[{{idx}}\]"),
+        (single("", '<Image name="i" valueList="$a"/><Image name="j" value="$b"/>'), "one <Image>"),
+        (f"<View>{' ' * MAX_CONFIG_BYTES}</View>", f"at most {MAX_CONFIG_BYTES} bytes"),
+        ('<!DOCTYPE v [<!ENTITY a "b">]><View>&a;</View>', "without DTD"),
+        ('<!DOCTYPE v SYSTEM "file:///etc/passwd"><View/>', "without DTD"),
+    ],
+)
+def test_unusable_config_names_what_is_needed(xml, message):
+    with pytest.raises(InvalidLabelConfigError, match=message) as caught:
+        parse_label_config(xml)
+    assert caught.value.field == "label_config"

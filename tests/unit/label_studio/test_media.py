@@ -1,0 +1,412 @@
+"""Fetching images: where they are, who gets the token, and every limit."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import struct
+import zlib
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend.errors import (
+    ForbiddenAddressError,
+    InvalidTaskError,
+    LabelStudioAuthError,
+    MediaError,
+    MediaTooLargeError,
+    MediaUnavailableError,
+    UnreadableMediaError,
+)
+from backend.label_studio.media import MediaFetcher, MediaLimits
+from backend.types import Task
+
+STUDIO = "http://studio.local:8080"
+PRIVATE = {"studio.local": ["10.0.0.5"], "images.example.com": ["93.184.216.34"]}
+
+
+def resolve(host, port):
+    return PRIVATE.get(host, ["127.0.0.1"])
+
+
+def picture(size=(8, 6), kind="PNG", mode="RGB", **options) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size, 90).save(file, format=kind, **options)
+    return file.getvalue()
+
+
+def answer(content=None, status=200, content_type="image/png", **headers):
+    body = picture() if content is None else content
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    headers |= {"content-type": content_type, "content-length": str(len(body))}
+    return lambda request: httpx.Response(status, content=iter([body]), headers=headers)
+
+
+class Token:
+    """A token that remembers how often it was renewed."""
+
+    def __init__(self, error=None):
+        self.renewed = 0
+        self.error = error
+
+    def header(self, *, renew=False):
+        if self.error is not None:
+            raise self.error
+        self.renewed += renew
+        return f"Bearer {self.renewed}"
+
+
+class Web:
+    """Answers by host and path; remembers every request."""
+
+    def __init__(self, **pages):
+        self.pages = pages
+        self.requests = []
+
+    def __call__(self, request):
+        self.requests.append(request)
+        page = self.pages["page"] if "page" in self.pages else self.pages[request.url.path]
+        return page(request) if callable(page) else page
+
+
+def fetcher(web, **options):
+    options.setdefault("label_studio_url", STUDIO)
+    options.setdefault("authorization", Token())
+    options.setdefault("hosts", ("images.example.com",))
+    return MediaFetcher(resolve=resolve, transport=httpx.MockTransport(web), **options)
+
+
+def test_uploaded_file_is_asked_with_the_token_at_the_checked_address():
+    web = Web(page=answer())
+    image = fetcher(web).fetch("/data/upload/7/a b.png")
+    (request,) = web.requests
+    assert image.shape == (6, 8, 3)
+    assert request.url.host == "10.0.0.5"
+    assert request.url.port == 8080
+    assert request.url.raw_path == b"/data/upload/7/a%20b.png"
+    assert request.headers["host"] == "studio.local:8080"
+    assert request.headers["authorization"] == "Bearer 0"
+    assert request.extensions["sni_hostname"] == "studio.local"
+
+
+def test_other_hosts_and_other_paths_get_no_token():
+    web = Web(page=answer())
+    fetch = fetcher(web).fetch
+    for url in ("https://images.example.com/data/upload/a.png", f"{STUDIO}/api/users/a.png"):
+        fetch(url)
+    assert ["authorization" in request.headers for request in web.requests] == [False, False]
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "azure-blob"])
+def test_cloud_storage_goes_through_presign_and_loses_the_token(scheme):
+    uri = f"{scheme}://bucket/ä/a.png"
+
+    def presign(request):
+        encoded = request.url.params["fileuri"]
+        assert base64.urlsafe_b64decode(encoded).decode() == uri
+        return httpx.Response(303, headers={"location": "https://images.example.com/a.png?sig=1"})
+
+    web = Web(**{"/tasks/12/presign/": presign, "/a.png": answer()})
+    fetcher(web).fetch(uri, task_id=12)
+    assert [("authorization" in r.headers) for r in web.requests] == [True, False]
+    assert web.requests[1].headers["host"] == "images.example.com"
+
+
+def test_cloud_storage_needs_a_task():
+    with pytest.raises(ForbiddenAddressError, match="stored task"):
+        fetcher(Web()).fetch("s3://bucket/a.png")
+
+
+def test_refused_token_is_renewed_once():
+    def page(request):
+        is_new = request.headers["authorization"] == "Bearer 1"
+        return (answer() if is_new else answer(b"", 401))(request)
+
+    token = Token()
+    fetcher(Web(page=page), authorization=token).fetch("/data/upload/1/a.png")
+    assert token.renewed == 1
+    web = Web(page=answer(b"", 401))
+    with pytest.raises(MediaUnavailableError, match="refused the token"):
+        fetcher(web).fetch("/data/upload/1/a.png")
+    assert len(web.requests) == 2
+
+
+def test_error_of_the_token_names_the_field():
+    token = Token(LabelStudioAuthError("refused"))
+    with pytest.raises(MediaUnavailableError, match=r"images\[0\]: refused"):
+        fetcher(Web(), authorization=token).fetch("/data/upload/1/a.png", field="images[0]")
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://127.0.0.1/admin",
+        "http://localhost:6379/",
+        "http://10.0.0.5/",
+        "//evil.com/a.png",
+        "file:///etc/passwd",
+        "http://user@images.example.com/",
+        "http://[::ffff:127.0.0.1]/",
+        "gopher://images.example.com/",
+    ],
+)
+def test_redirect_is_checked_like_the_first_url(location):
+    web = Web(page=httpx.Response(302, headers={"location": location}))
+    with pytest.raises(ForbiddenAddressError):
+        fetcher(web).fetch("https://images.example.com/a.png")
+    assert len(web.requests) == 1
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "http://images.example.com:99999/", "http://"])
+def test_redirect_that_is_no_url_is_refused(location):
+    web = Web(page=httpx.Response(302, headers={"location": location}))
+    with pytest.raises(MediaError):
+        fetcher(web).fetch("https://images.example.com/a.png")
+    assert len(web.requests) == 1
+
+
+@pytest.mark.parametrize(("redirects", "is_allowed"), [(3, True), (4, False)])
+def test_redirects_are_counted(redirects, is_allowed):
+    def page(request):
+        step = int(request.url.path[1:])
+        return (
+            answer()(request)
+            if step == redirects
+            else httpx.Response(307, headers={"location": f"/{step + 1}"})
+        )
+
+    web = Web(page=page)
+    if is_allowed:
+        fetcher(web).fetch("https://images.example.com/0")
+        assert len(web.requests) == 4
+    else:
+        with pytest.raises(MediaUnavailableError, match="at most 3 redirects"):
+            fetcher(web).fetch("https://images.example.com/0")
+
+
+def test_name_that_resolves_to_a_private_address_later_is_refused():
+    answers = iter([["93.184.216.34"], ["127.0.0.1"]])
+    web = Web(page=httpx.Response(302, headers={"location": "https://rebind.test/b.png"}))
+    media = MediaFetcher(
+        hosts=("*",),
+        resolve=lambda host, port: next(answers),
+        transport=httpx.MockTransport(web),
+    )
+    with pytest.raises(ForbiddenAddressError, match=r"127\.0\.0\.1, which is not public"):
+        media.fetch("https://rebind.test/a.png")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:image/png;base64,iVBORw0KGgo=",
+        "file:///etc/passwd",
+        "ftp://images.example.com/a.png",
+        "/etc/passwd",
+        "/api/projects/1/",
+        "/data/../api/users/",
+        "/data/%2e%2e/api/users/",
+        "/data/%252e%252e/api/users/",
+        "//evil.com/a.png",
+        "a.png",
+        "C:\\a.png",
+        "http://evil.com/a.png",
+    ],
+)
+def test_url_that_is_none_of_ours_is_refused_before_any_request(url):
+    web = Web(page=answer())
+    with pytest.raises(ForbiddenAddressError, match="^tasks"):
+        fetcher(web).fetch(url, field="tasks[0].data.images[0]")
+    assert not web.requests
+
+
+def test_path_without_label_studio_says_which_setting_is_missing():
+    with pytest.raises(MediaUnavailableError, match="LABEL_STUDIO_URL"):
+        MediaFetcher().fetch("/data/upload/1/a.png")
+
+
+def torn() -> bytes:
+    """The first half of a PNG."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, format="PNG")
+    return file.getvalue()[: file.tell() // 2]
+
+
+def bomb() -> bytes:
+    """A PNG that claims 30,000 x 30,000 pixels."""
+
+    def chunk(name, data):
+        crc = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", crc)
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(100)))
+
+
+@pytest.mark.parametrize(
+    ("response", "error", "message"),
+    [
+        (answer(status=404), MediaUnavailableError, "answered 404"),
+        (answer(status=500), MediaUnavailableError, "answered 500"),
+        (answer(status=403), MediaUnavailableError, "LABEL_STUDIO_API_KEY"),
+        (answer(status=206), MediaUnavailableError, "answered 206"),
+        (answer(b"<html>"), UnreadableMediaError, "expected one of PNG"),
+        (
+            answer(b"<html>", content_type="text/html; charset=utf-8"),
+            UnreadableMediaError,
+            "text/html",
+        ),
+        (answer(content_type="application/json"), UnreadableMediaError, "application/json"),
+        (answer(content_encoding="gzip"), UnreadableMediaError, "Content-Encoding"),
+        (answer(b""), UnreadableMediaError, "0 bytes"),
+        (answer(torn()), UnreadableMediaError, "truncated or damaged"),
+        (answer(bomb()), UnreadableMediaError, "expected at most 20000 pixels"),
+        (answer(picture((300, 1))), UnreadableMediaError, "at most 200 px"),
+        (answer(picture((150, 150))), UnreadableMediaError, "at most 20000 pixels"),
+        (answer(bytes(5000)), MediaTooLargeError, "at most 4096 bytes"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_field_and_limit(response, error, message):
+    limits = MediaLimits(max_bytes=4096, max_side=200, max_pixels=20_000)
+    with pytest.raises(error, match=message) as caught:
+        fetcher(Web(page=response), limits=limits).fetch("/data/upload/1/a.png", field="images[3]")
+    assert caught.value.field == "images[3]"
+    assert str(caught.value).startswith("images[3]: ")
+    assert caught.value.http_status == 422
+
+
+@pytest.mark.parametrize("sent", [{}, {"content-length": "10"}])
+def test_body_is_cut_off_at_the_limit_whatever_its_length_says(sent):
+    produced = []
+
+    def endless():
+        for _ in range(1000):
+            produced.append(1)
+            yield bytes(1000)
+
+    response = httpx.Response(200, content=endless(), headers={"content-type": "image/png"} | sent)
+    limits = MediaLimits(max_bytes=4000)
+    with pytest.raises(MediaTooLargeError, match="4000 bytes"):
+        fetcher(Web(page=response), limits=limits).fetch("/data/upload/1/a.png")
+    assert len(produced) < 10
+
+
+def test_body_shorter_than_announced_is_refused():
+    response = httpx.Response(200, content=iter([picture()]), headers={"content-length": "9999"})
+    with pytest.raises(MediaUnavailableError, match="expected 9999 bytes"):
+        fetcher(Web(page=response)).fetch("/data/upload/1/a.png")
+
+
+def test_slow_body_is_given_up():
+    limits = MediaLimits(timeout_s=0.0)
+    with pytest.raises(MediaTooLargeError, match="within 0 s"):
+        fetcher(Web(page=answer()), limits=limits).fetch("/data/upload/1/a.png")
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (httpx.ConnectError("refused"), MediaUnavailableError),
+        (httpx.RemoteProtocolError("nonsense"), MediaUnavailableError),
+        (httpx.ConnectTimeout("slow"), MediaTooLargeError),
+        (httpx.ReadTimeout("slow"), MediaTooLargeError),
+    ],
+)
+def test_broken_connection(failure, error):
+    def page(request):
+        raise failure
+
+    with pytest.raises(error):
+        fetcher(Web(page=page)).fetch("/data/upload/1/a.png")
+
+
+@pytest.mark.parametrize("content_type", ["image/jpeg", "application/octet-stream", ""])
+def test_image_turned_by_exif_has_the_size_a_browser_shows(content_type):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = picture((8, 6), "JPEG", exif=exif)
+    image = fetcher(Web(page=answer(turned, content_type=content_type))).fetch(
+        "/data/upload/1/a.jpg"
+    )
+    assert image.shape == (8, 6, 3)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L", "LA", "RGBA", "I;16", "1", "P"])
+def test_any_kind_of_pixels_becomes_rgb(mode):
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    web = Web(page=answer(picture((8, 6), kind, mode)))
+    image = fetcher(web).fetch("/data/upload/1/a")
+    assert (image.shape, image.dtype) == ((6, 8, 3), np.uint8)
+
+
+def group_task(*urls, **more):
+    fields = tuple(f"tasks[0].data.images[{i}]" for i in range(len(urls)))
+    return Task(id=1, project_id=1, image_urls=urls, image_fields=fields, **more)
+
+
+def test_group_has_its_images_in_order():
+    web = Web(**{"/data/a": answer(picture((4, 4))), "/data/b": answer(picture((5, 3)))})
+    group = fetcher(web).fetch_group(group_task("/data/a", "/data/b"))
+    assert group.sizes_hw == ((4, 4), (3, 5))
+
+
+def test_group_error_names_the_image():
+    web = Web(**{"/data/a": answer(), "/data/b": answer(status=404)})
+    with pytest.raises(MediaError, match=r"tasks\[0\]\.data\.images\[1\]: the host answered 404"):
+        fetcher(web).fetch_group(group_task("/data/a", "/data/b"))
+
+
+def test_task_with_a_problem_is_refused():
+    with pytest.raises(InvalidTaskError, match="no images"):
+        fetcher(Web()).fetch_group(group_task(problem="no images"))
+
+
+@pytest.fixture
+def shared_folder(tmp_path):
+    root = tmp_path / "shared"
+    (root / "in").mkdir(parents=True)
+    (root / "in" / "a b.png").write_bytes(picture())
+    (tmp_path / "secret.png").write_bytes(picture())
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    os.mkfifo(root / "pipe")
+    return root
+
+
+def test_local_file_is_read_from_the_shared_folder(shared_folder):
+    web = Web()
+    image = fetcher(web, local_files_root=shared_folder).fetch("/data/local-files/?d=in/a%20b.png")
+    assert image.shape == (6, 8, 3)
+    assert not web.requests
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../secret.png", "in/../../secret.png", "link.png", "in", "pipe", "", "%2e%2e/secret.png"],
+)
+def test_path_out_of_the_shared_folder_is_refused(shared_folder, path):
+    with pytest.raises(ForbiddenAddressError, match="inside the folder"):
+        fetcher(Web(), local_files_root=shared_folder).fetch(f"/data/local-files/?d={path}")
+
+
+@pytest.mark.parametrize("path", ["gone.png", "%00", "a" * 5000, "/etc/passwd"])
+def test_missing_local_file(shared_folder, path):
+    with pytest.raises(MediaUnavailableError, match="no file"):
+        fetcher(Web(), local_files_root=shared_folder).fetch(f"/data/local-files/?d={path}")
+
+
+def test_local_file_has_the_byte_limit_too(shared_folder):
+    media = fetcher(Web(), local_files_root=shared_folder, limits=MediaLimits(max_bytes=10))
+    with pytest.raises(MediaTooLargeError, match="at most 10 bytes"):
+        media.fetch("/data/local-files/?d=in/a b.png")
+
+
+def test_without_shared_folder_label_studio_serves_local_files():
+    web = Web(page=answer())
+    fetcher(web).fetch("/data/local-files/?d=in/a.png")
+    assert web.requests[0].url.params["d"] == "in/a.png"
+    assert "authorization" in web.requests[0].headers

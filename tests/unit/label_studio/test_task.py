@@ -1,0 +1,198 @@
+"""Requests of /predict and /setup: captured ones, and every way a task can be wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from golden_files import body, config, names, payload
+
+from backend.errors import InvalidLabelConfigError, InvalidTaskError, RequestError
+from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.task import parse_predict_request, parse_setup_request, parse_task
+from calico_model.types import RegionKind
+
+OPEN = config("cosegment_open")
+SCHEMA = parse_label_config(OPEN)
+
+
+def request(*tasks, label_config=OPEN, **more) -> bytes:
+    return json.dumps({"tasks": tasks, "label_config": label_config, **more}).encode()
+
+
+def only_task(data, label_config=OPEN):
+    return parse_predict_request(request({"id": 1, "data": data}, label_config=label_config)).tasks[
+        0
+    ]
+
+
+@pytest.mark.parametrize("name", names("predict_"))
+def test_captured_request_has_tasks_with_images(name):
+    sent = payload(name)["body"]
+    parsed = parse_predict_request(body(name))
+    assert [task.id for task in parsed.tasks] == [task["id"] for task in sent["tasks"]]
+    assert parsed.project_id == int(sent["project"].split(".")[0])
+    for task, raw in zip(parsed.tasks, sent["tasks"], strict=True):
+        data = raw["data"]
+        expected = data.get("images") or [data["image_0"], data["image_1"]]
+        assert task.problem is None
+        assert list(task.image_urls) == expected
+
+
+@pytest.mark.parametrize("name", names("predict_interactive_ui"))
+def test_captured_click_has_prompts_in_pixels(name):
+    parsed = parse_predict_request(body(name))
+    assert parsed.is_interactive
+    assert parsed.prompts
+    for prompt in parsed.prompts:
+        assert prompt.image_index == 0
+        assert prompt.kind in (RegionKind.COMMON_PART, RegionKind.UNIQUE_PART)
+        assert prompt.is_click == ("rectangle" not in name)
+        assert 0 < prompt.box[0] <= prompt.box[2] < 640
+        assert 0 < prompt.box[1] <= prompt.box[3] < 480
+
+
+def test_alt_click_excludes():
+    parsed = parse_predict_request(body("predict_interactive_ui_keypoints_valuelist"))
+    assert [prompt.is_positive for prompt in parsed.prompts] == [True, False]
+
+
+@pytest.mark.parametrize("context", [None, "absent"])
+def test_batch_is_not_interactive(context):
+    params = {} if context == "absent" else {"context": None}
+    assert not parse_predict_request(request(params=params)).is_interactive
+
+
+def test_empty_context_is_interactive():
+    parsed = parse_predict_request(request(params={"context": {}}))
+    assert parsed.is_interactive
+    assert parsed.prompts == ()
+
+
+def test_earlier_masks_of_any_shape_are_skipped():
+    task = {
+        "id": 4,
+        "data": {"images": ["/data/upload/1/a.png"]},
+        "annotations": "not even a list",
+        "predictions": [{"result": [{"value": {"rle": [1] * 1000}}]}],
+        "drafts": {"1": None},
+    }
+    assert parse_predict_request(request(task)).tasks[0].problem is None
+
+
+def test_image_fields_say_where_each_url_stood():
+    request_body = request(
+        {"id": 1, "data": {"images": ["a.png"]}}, {"id": 2, "data": {"images": ["b.png", "c.png"]}}
+    )
+    task = parse_predict_request(request_body).tasks[1]
+    assert task.image_fields == ("tasks[1].data.images[0]", "tasks[1].data.images[1]")
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"images": []}, "tasks[0].data.images: expected a list of 1 to 8 image URLs, got 0"),
+        (
+            {"images": ["a"] * 9},
+            "tasks[0].data.images: expected a list of 1 to 8 image URLs, got 9",
+        ),
+        ({}, "tasks[0].data.images: expected a list of 1 to 8 image URLs, got nothing"),
+        ({"images": "a.png"}, "tasks[0].data.images: expected a list of 1 to 8 image URLs, got a"),
+        ({"images": {"0": "a"}}, "got an object"),
+        ({"images": ["a", None]}, "tasks[0].data.images[1]: expected an image URL, got nothing"),
+        ({"images": ["a", 7]}, "tasks[0].data.images[1]: expected an image URL, got a number"),
+        ({"images": [["a"]]}, "tasks[0].data.images[0]: expected an image URL, got a list"),
+        ({"images": [" "]}, "tasks[0].data.images[0]: expected an image URL, got an empty text"),
+        ({"images": ["a" * 9000]}, "at most 8192 characters, got 9000"),
+        ([], "tasks[0].data: expected an object"),
+        ("text", "tasks[0].data: expected an object"),
+        (None, "tasks[0].data: expected an object"),
+    ],
+)
+def test_task_that_cannot_be_looked_at_carries_its_problem(data, problem):
+    task = only_task(data)
+    assert problem in task.problem
+    assert task.image_urls == ()
+
+
+def test_bad_task_leaves_the_others_alone():
+    tasks = ({"id": 1, "data": {"images": []}}, {"id": 2, "data": {"images": ["a.png"]}})
+    first, second = parse_predict_request(request(*tasks)).tasks
+    assert first.problem is not None
+    assert second.problem is None
+
+
+def test_unused_image_tags_at_the_end_may_be_blank():
+    data = {"image_0": "a.png", "image_1": "b.png", "image_2": "", "image_3": ""}
+    assert only_task(data, config("a_four_images")).image_urls == ("a.png", "b.png")
+
+
+def test_blank_image_tag_between_others_is_a_problem():
+    data = {"image_0": "a.png", "image_1": "", "image_2": "c.png", "image_3": ""}
+    task = only_task(data, config("a_four_images"))
+    assert "tasks[0].data.image_1: expected an image URL, got an empty text" in task.problem
+
+
+def test_labels_of_the_task():
+    xml = OPEN.replace("</Labels>", "").replace(
+        '<Labels name="kind_{{idx}}" toName="image_{{idx}}" showInline="true">',
+        '<Labels name="kind_{{idx}}" toName="image_{{idx}}" value="$parts"/>',
+    )
+    for kind in RegionKind:
+        xml = "\n".join(line for line in xml.splitlines() if kind.value not in line)
+    parts = [{"value": "Handle", "alias": "handle", "background": "#fff"}, "lid", {"value": None}]
+    task = only_task({"images": ["a.png"], "parts": parts}, xml)
+    assert [(label.value, label.aliases) for label in task.labels] == [
+        ("handle", ("Handle",)),
+        ("lid", ()),
+    ]
+    broken = only_task({"images": ["a.png"], "parts": [{"value": 3}]}, xml)
+    assert "tasks[0].data.parts[0]: expected a label" in broken.problem
+
+
+@pytest.mark.parametrize(
+    ("sent", "error", "field"),
+    [
+        (b"", RequestError, "body"),
+        (b"{", RequestError, "body"),
+        (b"\xff\xfe", RequestError, "body"),
+        (b"[" * 100_000, RequestError, "body"),
+        (b"[]", RequestError, "body"),
+        (b"{}", RequestError, "body"),
+        (b'{"tasks": 5}', RequestError, "tasks"),
+        (b'{"tasks": [{"id": 1}, 7]}', RequestError, "tasks[1]"),
+        (b'{"tasks": [{"id": "x"}]}', RequestError, "tasks[0].id"),
+        (b'{"tasks": [{"id": -1}]}', RequestError, "tasks[0].id"),
+        (b'{"tasks": [{"id": 99999999999999999999}]}', RequestError, "tasks[0].id"),
+        (b'{"tasks": [], "project": {}}', RequestError, "project"),
+        (b'{"tasks": [], "label_config": 3}', RequestError, "label_config"),
+        (b'{"tasks": []}', InvalidLabelConfigError, "label_config"),
+        (request(project="one.two"), RequestError, "project"),
+        (request(params={"context": {"result": 5}}), RequestError, "result"),
+        (request(params={"context": 5}), RequestError, "params.context"),
+    ],
+)
+def test_request_of_the_wrong_form_names_the_field(sent, error, field):
+    with pytest.raises(error) as caught:
+        parse_predict_request(sent)
+    assert caught.value.field == field
+    assert caught.value.http_status == 400
+
+
+def test_prompts_of_an_unknown_form_are_left_out():
+    results = [{"type": "keypoint"}, 5, {"type": "keypoint", "value": {"x": "left"}}, None]
+    assert parse_predict_request(request(params={"context": {"result": results}})).prompts == ()
+
+
+def test_captured_setup():
+    parsed = parse_setup_request(body("setup_POST"))
+    assert (parsed.project_id, parsed.hostname) == (14, "http://127.0.0.1:8085")
+    assert parse_label_config(parsed.label_config).slot(0).image == "image_0"
+    assert parsed.access_token not in repr(parsed)
+
+
+def test_task_of_the_api():
+    task = parse_task({"id": 5, "project": 2, "data": {"images": ["a"]}}, SCHEMA, place="task 5")
+    assert (task.id, task.project_id, task.image_fields) == (5, 2, ("task 5.data.images[0]",))
+    with pytest.raises(InvalidTaskError, match=r"task 5\.id"):
+        parse_task({"id": "5"}, SCHEMA, place="task 5")
