@@ -73,7 +73,7 @@ def create_app(
     Raises:
         StoreError: the database cannot be opened.
     """
-    parts = _build_parts(settings, load, images, client or connect_client(settings))
+    parts = build_parts(settings, load=load, images=images, client=client)
     app = Flask("calico", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.url_map.strict_slashes = False
@@ -104,12 +104,21 @@ def load_shipped(settings: Settings) -> Predictor:
     return load_predictor(folder, device=settings.device, threads=settings.model_threads)
 
 
-def _build_parts(
+def build_parts(
     settings: Settings,
-    load: Callable[[], Predictor] | None,
-    images: GroupSource | None,
-    client: LabelStudioClient | None,
+    *,
+    load: Callable[[], Predictor] | None = None,
+    images: GroupSource | None = None,
+    client: LabelStudioClient | None = None,
 ) -> Parts:
+    """Builds everything behind the routes; `Parts.host.start` begins to load the weights.
+
+    The arguments are those of `create_app`.
+
+    Raises:
+        StoreError: the database cannot be opened.
+    """
+    client = client or connect_client(settings)
     store = open_store(
         settings.store_url,
         queue_size=settings.journal_queue,

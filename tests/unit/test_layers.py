@@ -1,0 +1,177 @@
+"""The rules of the house, read from the imports and words of the code itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODEL = sorted((ROOT / "calico_model").rglob("*.py"))
+BACKEND = sorted((ROOT / "backend").rglob("*.py"))
+DOOR = ROOT / "backend" / "label_studio"
+
+# calico_model has not heard of HTTP, SQL, Label Studio or the environment.
+FOREIGN_TO_MODEL = {
+    "backend", "flask", "gunicorn", "werkzeug", "httpx", "requests", "http", "urllib", "socket",
+    "sqlalchemy", "alembic", "sqlite3", "pydantic", "pydantic_settings", "typer",
+    "prometheus_client", "defusedxml", "label_studio_sdk", "label_studio_ml",
+}  # fmt: skip
+
+# Words of Label Studio's wire format that have no other meaning.
+WIRE_WORDS = {
+    "original_width", "original_height", "image_rotation", "brushlabels", "bitmasklabels",
+    "keypointlabels", "rectanglelabels", "from_name", "to_name", "item_index", "rle",
+    "parent_prediction", "was_cancelled", "label_config",
+}  # fmt: skip
+# The demo imports tasks, the doctor talks about configs, and the types name the mask families.
+MAY_SAY_WIRE_WORDS = {"demo", "demo_project", "connect", "diagnosis", "doctor", "types"}
+
+
+@cache
+def tree(path):
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+def imported(path):
+    """Dotted names a file imports, wherever in it."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def within(name, package):
+    return name == package or name.startswith(f"{package}.")
+
+
+def test_the_house_is_there():
+    assert len(MODEL) > 10
+    assert len(BACKEND) > 20
+
+
+@pytest.mark.parametrize("path", MODEL, ids=name_of)
+def test_the_model_package_knows_nothing_of_serving(path):
+    assert not {name for name in imported(path) if name.split(".")[0] in FOREIGN_TO_MODEL}
+
+
+@pytest.mark.parametrize(
+    ("wing", "other"),
+    [
+        ("serving", "learning"),
+        ("learning", "serving"),
+        ("label_studio", "serving"),
+        ("label_studio", "learning"),
+        ("label_studio", "cli"),
+        ("serving", "cli"),
+        ("learning", "cli"),
+    ],
+)
+def test_wings_do_not_import_each_other(wing, other):
+    wrong = {
+        f"{name_of(path)}: {name}"
+        for path in (ROOT / "backend" / wing).rglob("*.py")
+        for name in imported(path)
+        if within(name, f"backend.{other}")
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", ["types", "errors", "tables", "database", "writer", "store"])
+def test_the_foundation_knows_no_wing(name):
+    wings = ("label_studio", "serving", "learning", "cli")
+    names = set(imported(ROOT / "backend" / f"{name}.py"))
+    assert not {n for n in names for wing in wings if within(n, f"backend.{wing}")}
+
+
+def test_there_is_no_import_circle():
+    modules = {_module_name(path): path for path in (*MODEL, *BACKEND)}
+    edges = {
+        name: {found for found in imported(path) if found in modules and found != name}
+        for name, path in modules.items()
+    }
+    finished, stack = set(), []
+
+    def visit(name):
+        if name in finished:
+            return
+        assert name not in stack, " -> ".join([*stack[stack.index(name) :], name])
+        stack.append(name)
+        for target in sorted(edges[name]):
+            visit(target)
+        finished.add(stack.pop())
+
+    for name in sorted(edges):
+        visit(name)
+
+
+def _module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.mark.parametrize("path", [*MODEL, *BACKEND], ids=name_of)
+def test_only_settings_reads_the_environment(path):
+    if path == ROOT / "backend" / "settings.py":
+        return
+    names = set(imported(path)) & {"os.environ", "os.getenv", "os.environb"}
+    reads = {
+        node.attr
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("environ", "environb", "getenv")
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    }
+    assert not names | reads
+
+
+def _is_past_the_door(path):
+    return DOOR not in path.parents and path.stem not in MAY_SAY_WIRE_WORDS
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in (*MODEL, *BACKEND) if _is_past_the_door(p)], ids=name_of
+)
+def test_wire_words_stay_behind_the_door(path):
+    words = {
+        node.value
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert not words & WIRE_WORDS
+
+
+@pytest.mark.parametrize("name", ["correction", "schedule"])
+def test_the_pure_middle_is_pure(name):
+    path = ROOT / "backend" / "learning" / f"{name}.py"
+    if not path.exists():
+        pytest.skip("this part of learning is not built")
+    impure = {"torch", "sqlalchemy", "httpx", "socket", "time", "os", "pathlib", "threading"}
+    assert not {found for found in imported(path) if found.split(".")[0] in impure}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["calico_model.types", "calico_model.errors", "backend.serving.app", "backend.cli"],
+)
+def test_light_modules_load_without_torch(module):
+    code = (
+        f"import sys, {module}; "
+        "print([n for n in ('torch', 'transformers', 'peft', 'torchvision') if n in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert found.stdout.strip() == "[]"
