@@ -1,0 +1,197 @@
+"""The real process: gunicorn on loopback, killed, stopped and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from backend.cli.bench_server import BenchError, BenchServer
+from backend.label_studio.sample import event_body, predict_body, setup_body
+from backend.store import open_store
+
+ROOT = Path(__file__).parents[2]
+JSON = {"Content-Type": "application/json"}
+
+# A server whose model never ends a prediction by itself.
+STUCK_SERVER = """
+import sys
+from conftest import DrawnImages
+from fake_predictor import FakePredictor
+from backend._wsgi import Server
+from backend.serving.app import create_app
+from backend.settings import load_settings
+
+class StuckServer(Server):
+    def load(self):
+        predictor = FakePredictor()
+        predictor.gate.clear()
+        settings = load_settings(port=int(sys.argv[1]), data_dir=sys.argv[2])
+        return create_app(settings, load=lambda: predictor, images=DrawnImages())
+
+StuckServer(load_settings(port=int(sys.argv[1]), data_dir=sys.argv[2])).run()
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def server_process(port, *arguments):
+    """A server in a process group of its own, so that the worker dies with it."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("CALICO_", "LABEL_"))}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    server = BenchServer(port, Path("unused"))
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                server.ask("GET", "/health", timeout_s=5)
+                break
+            except BenchError:
+                assert process.poll() is None, process.stderr.read().decode()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield server, process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stderr.close()
+        process.wait()
+
+
+def serve(port, data_dir):
+    missing = str(data_dir / "no-weights")
+    command = ["-m", "backend.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+    return server_process(port, *command, "--weights", missing, "--log-level", "ERROR")
+
+
+def test_acknowledged_events_survive_kill_9_of_the_server(tmp_path):
+    acknowledged = set()
+    for round_number in range(2):
+        with serve(free_port(), tmp_path) as (server, process):
+            _post_until_killed(server, process, round_number * 100_000, acknowledged)
+    store = open_store(f"sqlite:///{tmp_path / 'calico.sqlite3'}")
+    kept = {head.annotation_id for head in store.heads(14)}
+    store.close()
+    assert len(acknowledged) >= 2 * 40
+    assert acknowledged <= kept
+
+
+def _post_until_killed(server, process, first_id, acknowledged):
+    enough, before = threading.Event(), len(acknowledged)
+
+    def post(mine):
+        for number in range(10_000):
+            body = json.dumps(event_body(first_id + number * 4 + mine, rle=[1] * 5000)).encode()
+            try:
+                reply = server.ask("POST", "/webhook", body, JSON)
+            except BenchError:
+                return
+            if reply.status == 201:
+                acknowledged.add(first_id + number * 4 + mine)
+            if len(acknowledged) >= before + 40:
+                enough.set()
+
+    threads = [threading.Thread(target=post, args=(mine,)) for mine in range(4)]
+    for thread in threads:
+        thread.start()
+    assert enough.wait(60)
+    os.killpg(process.pid, signal.SIGKILL)
+    for thread in threads:
+        thread.join()
+
+
+def test_stopping_answers_who_waits_and_ends_the_process(tmp_path):
+    port = free_port()
+    with server_process(port, "-c", STUCK_SERVER, str(port), str(tmp_path)) as (server, process):
+        replies = []
+        body = json.dumps(predict_body([["a.png"], ["b.png"]])).encode()
+        waiting = threading.Thread(
+            target=lambda: replies.append(server.ask("POST", "/predict", body, JSON))
+        )
+        waiting.start()
+        under_way = b'calico_predict_stage_seconds_count{stage="fetch"} 2.0'
+        while under_way not in server.ask("GET", "/metrics").body:
+            time.sleep(0.01)
+        began = time.monotonic()
+        os.kill(process.pid, signal.SIGTERM)
+        waiting.join(30)
+        assert process.wait(30) == 0
+        assert time.monotonic() - began < 15
+    assert replies[0].status == 200
+    assert json.loads(replies[0].body)["results"] == [{"model_version": "fake-00000001"}] * 2
+
+
+def test_probes_answer_while_every_prediction_seat_is_taken(tmp_path):
+    port = free_port()
+    with server_process(port, "-c", STUCK_SERVER, str(port), str(tmp_path)) as (server, _process):
+        bodies = [
+            json.dumps(predict_body([[f"{number}.png"]], first_task_id=number)).encode()
+            for number in range(40)
+        ]
+
+        def ask(body):
+            with pytest.raises(BenchError):
+                server.ask("POST", "/predict", body, JSON, timeout_s=3)
+
+        replies = []
+
+        def ask_beyond():
+            replies.append(server.ask("POST", "/predict", bodies[-1], JSON, timeout_s=20))
+
+        threads = [threading.Thread(target=ask, args=(body,)) for body in bodies[:24]]
+        for thread in threads:
+            thread.start()
+        while b"calico_queue_depth 22.0" not in server.ask("GET", "/metrics").body:
+            time.sleep(0.01)
+        setup = json.dumps(setup_body()).encode()
+        seconds = [server.ask("POST", "/setup", setup, JSON).seconds for _ in range(20)]
+        seconds += [server.ask("GET", "/health").seconds for _ in range(20)]
+        ask_beyond()
+        for thread in threads:
+            thread.join()
+    assert max(seconds) < 1.0
+    assert json.loads(replies[0].body)["results"] == [{"model_version": "fake-00000001"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host", "0.0.0.0"], "basic_auth_user"),
+        (["--port", "99999"], "CALICO_PORT"),
+        (["--data-dir", "/dev/null/x"], "cannot open"),
+    ],
+)
+def test_a_start_that_cannot_work_is_said_in_one_line(tmp_path, arguments, words):
+    finished = subprocess.run(
+        [sys.executable, "-m", "backend.cli", "serve", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "CALICO_DATA_DIR": str(tmp_path)},
+    )
+    assert finished.returncode == 2
+    assert words in finished.stderr
+    assert "Traceback" not in finished.stderr
