@@ -159,6 +159,18 @@ class LabelStudioClient:
         )
         return tuple(_convert(_object(answer).get("task_ids", []), list[int]))
 
+    def upload(self, project_id: int, name: str, content: bytes) -> str:
+        """Stores one image file; returns its path for task data ("/data/upload/...")."""
+        answer = self._send(
+            "POST",
+            f"/api/projects/{project_id}/import",
+            params={"commit_to_project": "false"},
+            files={"file": (name, content)},
+        )
+        (upload_id,) = _convert(_object(answer).get("file_upload_ids"), tuple[int])
+        stored = _object(self._send("GET", f"/api/import/file-upload/{upload_id}"))
+        return f"/data/{stored.get('file')}"
+
     def create_prediction(self, task_id: int, result: bytes, *, score: float, version: str) -> int:
         """Stores a prediction for a task; `result` is a JSON list. Returns its id."""
         body = {
@@ -278,6 +290,7 @@ class LabelStudioClient:
         params: Mapping[str, str | int] | None = None,
         json: object = None,
         content: bytes | None = None,
+        files: Mapping[str, tuple[str, bytes]] | None = None,
         timeout: float | None = None,
         with_token: bool = True,
         may_miss: bool = False,
@@ -295,6 +308,7 @@ class LabelStudioClient:
                     path,
                     params=params,
                     content=content,
+                    files=files,
                     headers=headers,
                     timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
                 )

@@ -1,0 +1,42 @@
+"""The codec bench: its masks are varied, and a python without the SDK is named."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backend.cli.bench_codec import Comparison, compare, draw_part, draw_ragged, draw_random
+from backend.errors import SettingsError
+
+
+def test_random_masks_hold_every_sort():
+    masks = list(draw_random(np.random.default_rng(0), 200))
+    assert len(masks) == 200
+    assert any(not mask.any() for mask in masks)
+    assert any(mask.all() for mask in masks)
+    assert any(mask.sum() == 1 for mask in masks)
+    assert max(mask.size for mask in masks) * 4 > 65_536
+    assert len({mask.shape for mask in masks}) > 100
+
+
+@pytest.mark.parametrize("draw", [draw_part, draw_ragged])
+def test_timed_masks_show_a_part(draw):
+    mask = draw(np.random.default_rng(0), 256)
+    assert mask.shape == (256, 256)
+    assert 0.02 < mask.mean() < 0.6
+
+
+def test_ratio_is_how_many_times_faster_we_are():
+    one = Comparison(10, 0.5, 0.25, 5.0, 4.0, is_identical=True)
+    assert (one.encode_ratio, one.decode_ratio) == (10.0, 16.0)
+
+
+@pytest.mark.parametrize("python", [Path("/no/such/python"), Path(sys.executable)])
+def test_python_without_the_sdk_is_named(python, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    with pytest.raises(SettingsError, match="--sdk-python: .*(cannot be run|label_studio_sdk)"):
+        compare({"one": np.ones((2, 2), bool)}, python, repeats=1, sdk_repeats=1)
