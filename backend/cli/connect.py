@@ -7,6 +7,7 @@ It does not when the address already has one, so ours is created first.
 from __future__ import annotations
 
 import base64
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -75,7 +76,8 @@ def connect(
         basic_auth_password=password,
     )
     ends = ends_of(settings, backend_url)
-    others = connect_project(ends, project)
+    with closing(ends.client):
+        others = connect_project(ends, project)
     typer.echo(f"project {project} is connected to {ends.backend_url}")
     if others:
         typer.secho(f"It also has {', '.join(others)}; Label Studio asks the first.", fg="yellow")

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -203,6 +203,7 @@ def demo(
         return
     started = time.monotonic()
     ends = running.start()
+    ends.client.close()
     _show(running, ends, time.monotonic() - started)
 
 
@@ -226,8 +227,8 @@ def _check(groups: int, weights: Path | None) -> int:
     tally, problem = Tally(0, 0, ()), None
     with _temporary_demo(groups, weights) as demo:
         try:
-            ends = demo.start()
-            tally = check_predictions(ends.client, demo.project_id, demo.files)
+            with closing(demo.start().client) as client:
+                tally = check_predictions(client, demo.project_id, demo.files)
         except (BackendError, CalicoError) as error:
             problem = str(error)
     for line in (*tally.problems, *([problem] if problem else [])):

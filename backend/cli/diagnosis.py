@@ -7,6 +7,7 @@ succeeded is left out when it did not. Knows both ends; prints nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -73,23 +74,25 @@ def examine(
     except SettingsError as error:
         yield Finding("settings", Level.FAIL, str(error), "set it where the backend starts")
         return
-    yield from _backend(ends)
+    with closing(ends.client):
+        yield from _backend(ends)
+        yield from _from_label_studio(ends, settings, project_id)
+
+
+def _from_label_studio(ends: Ends, settings: Settings, project_id: int | None) -> Iterator[Finding]:
+    """What Label Studio knows, if it can be asked."""
     studio = list(_label_studio(ends))
     yield from studio
     if any(finding.level is Level.FAIL for finding in studio):
         return
     yield from _private_addresses(ends)
-    fetcher = image_source(settings, ends.client)
     projects = _projects(ends, project_id)
     if not projects:
-        yield Finding(
-            "projects",
-            Level.FAIL,
-            f"no project is connected to {ends.backend_url}",
-            "calico connect --project ID",
-        )
-    for project in projects:
-        yield from _project(ends, fetcher, project)
+        found = f"no project is connected to {ends.backend_url}"
+        yield Finding("projects", Level.FAIL, found, "calico connect --project ID")
+    with closing(image_source(settings, ends.client)) as fetcher:
+        for project in projects:
+            yield from _project(ends, fetcher, project)
 
 
 def _backend(ends: Ends) -> Iterator[Finding]:
