@@ -22,7 +22,7 @@ from calico_model.data.scene import Scene
 from calico_model.data.synthetic import Stream, draw_group, group_rng
 from calico_model.errors import InvalidRecordError
 
-_GROUPS_PER_CHUNK = 128
+GROUPS_PER_CHUNK = 128
 _RENDER_FACTOR = 2
 _SAME_CATEGORY, _AS_DRAWN = 0.45, 0.5
 
@@ -34,6 +34,7 @@ def fill_pool(
     seed: int,
     size_px: int,
     workers: int = 1,
+    groups_per_chunk: int = GROUPS_PER_CHUNK,
     on_progress: Callable[[int], None] | None = None,
 ) -> None:
     """Renders training scenes until the folder holds at least `scenes`; existing chunks stay.
@@ -44,6 +45,7 @@ def fill_pool(
         seed: of the training stream; the same folder must be continued with the same seed.
         size_px: side of the stored images; they are rendered at twice that and reduced.
         workers: processes.
+        groups_per_chunk: groups a worker renders at a time; fixed for the life of a folder.
         on_progress: called with the number of scenes after each chunk.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +54,7 @@ def fill_pool(
     with multiprocessing.get_context("spawn").Pool(workers) as processes:
         while done < scenes:
             batch = range(chunk, chunk + max(1, workers))
-            work = partial(_write_chunk, folder, seed, size_px)
+            work = partial(_write_chunk, folder, seed, size_px, groups_per_chunk)
             for count in processes.imap(work, batch):
                 done += count
                 if on_progress is not None:
@@ -60,19 +62,19 @@ def fill_pool(
             chunk = batch.stop
 
 
-def _write_chunk(folder: Path, seed: int, size_px: int, chunk: int) -> int:
+def _write_chunk(folder: Path, seed: int, size_px: int, groups: int, chunk: int) -> int:
     path = folder / f"scenes-{chunk:05d}"
     if (path / "scenes.json").is_file():
         return len(json.loads((path / "scenes.json").read_text())["categories"])
     cv2.setNumThreads(1)
     scenes: list[Scene] = []
-    groups: list[int] = []
-    for index in range(chunk * _GROUPS_PER_CHUNK, (chunk + 1) * _GROUPS_PER_CHUNK):
+    sizes: list[int] = []
+    for index in range(chunk * groups, (chunk + 1) * groups):
         rng = group_rng(Stream.TRAINING, seed, index)
         size = int(rng.choice((2, 3, 4), p=(0.7, 0.2, 0.1)))
         drawn = draw_group(rng, group_size=size, size_px=size_px * _RENDER_FACTOR)
         scenes.extend(_reduce(scene, size_px) for scene in drawn)
-        groups.append(size)
+        sizes.append(size)
     staged = folder / f".{path.name}"
     staged.mkdir(exist_ok=True)
     np.save(staged / "images.npy", np.stack([s.image for s in scenes]))
@@ -81,7 +83,7 @@ def _write_chunk(folder: Path, seed: int, size_px: int, chunk: int) -> int:
     meta = {
         "categories": [s.categories for s in scenes],
         "styles": [s.style for s in scenes],
-        "groups": groups,
+        "groups": sizes,
     }
     (staged / "scenes.json").write_text(json.dumps(meta))
     staged.rename(path)

@@ -35,8 +35,10 @@ class CurveLog:
         staged.replace(self._path)
 
     def plot(self, path: Path) -> None:
-        """Draws every column against the step, losses and metrics apart."""
+        """Draws every column against the step, one panel each; nothing is drawn before a row."""
         shown = [n for n in self._columns() if n not in ("step", "stage", "learning_rate")]
+        if not shown:
+            return
         figure = Figure(figsize=(11, 3 * ((len(shown) + 2) // 3)))
         FigureCanvasAgg(figure)
         for index, name in enumerate(shown):

@@ -166,7 +166,9 @@ class _Run:
                 rate = stage.rate_at(self.step - first)
                 history.append(self._update(batch, rate))
                 self.step += 1
-                if self.step % _LOG_EVERY == 0 and self.accelerator.is_main_process:
+                is_last = self.step == first + stage.steps
+                is_logged = is_last or self.step % _LOG_EVERY == 0
+                if is_logged and self.accelerator.is_main_process:
                     shown = {k: float(np.mean([h[k] for h in history])) for k in history[-1]}
                     shown["learning_rate"] = rate
                     shown["steps_per_s"] = (self.step - began_at) / (time.monotonic() - began)
