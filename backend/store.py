@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend.database import open_engines
 from backend.errors import BusyError, StoreError
-from backend.tables import active_adapter, adapter, ann_head, event_log, prediction
+from backend.tables import adapter, ann_head, event_log, prediction
 from backend.types import Event, EventAction
 from backend.writer import WriterThread
 
@@ -167,18 +167,6 @@ class Store:
         )
         with self._read() as connection:
             return tuple(_stored_event(row) for row in connection.execute(query).mappings())
-
-    def has_event(self, key: str) -> bool:
-        """Whether an event of this key is journalled."""
-        query = select(event_log.c.seq).where(event_log.c.key == key)
-        with self._read() as connection:
-            return connection.execute(query).first() is not None
-
-    def active_version(self, project_id: int) -> str | None:
-        """Returns the adapter version that serves a project, or None for the base model."""
-        query = select(active_adapter.c.adapter_id).where(active_adapter.c.project_id == project_id)
-        with self._read() as connection:
-            return connection.execute(query).scalar()
 
     def versions(self) -> tuple[str, ...]:
         """Returns every adapter version that ever served, newest first."""

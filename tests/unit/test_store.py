@@ -57,8 +57,6 @@ def test_an_event_comes_back_as_it_was_recorded(store):
     (stored,) = store.events(7)
     assert stored.event == event
     assert abs(datetime.now(UTC) - stored.received_at) < timedelta(minutes=1)
-    assert store.has_event(event.key)
-    assert not store.has_event("0" * 64)
 
 
 def test_a_repeated_delivery_changes_nothing(store):
@@ -257,3 +255,14 @@ def test_acknowledged_events_survive_kill_9(tmp_path):
     store.close()
     assert len(acknowledged) >= 5 * 20
     assert acknowledged <= kept
+
+
+def test_versions_that_served_are_listed_newest_first(store, tmp_path):
+    with sqlite3.connect(tmp_path / "kept" / "calico.sqlite3") as other:
+        other.executemany(
+            "INSERT INTO adapter (id, project_id, uri, sha256, nbytes, status, upto_seq, base_sha256,"
+            " code_version, created_at_us) VALUES (?, 1, 'u', 's', 1, ?, 0, 'b', 'c', ?)",
+            [("v1", "retired", 1), ("v2", "current", 2), ("v3", "rejected", 3)],
+        )
+    other.close()
+    assert store.versions() == ("v2", "v1")
