@@ -261,7 +261,8 @@ def test_versions_that_served_are_listed_newest_first(store, tmp_path):
     with sqlite3.connect(tmp_path / "kept" / "calico.sqlite3") as other:
         other.executemany(
             "INSERT INTO adapter (id, project_id, uri, sha256, nbytes, status, upto_seq,"
-            " base_sha256, code_version, created_at_us) VALUES (?, 1, 'u', 's', 1, ?, 0, 'b', 'c', ?)",
+            " base_sha256, code_version, created_at_us)"
+            " VALUES (?, 1, 'u', 's', 1, ?, 0, 'b', 'c', ?)",
             [("v1", "retired", 1), ("v2", "current", 2), ("v3", "rejected", 3)],
         )
     other.close()
