@@ -116,8 +116,8 @@ def split_origin(url: str) -> tuple[str, str, int]:
         raise ForbiddenAddressError("expected a URL without spaces, control signs or backslashes")
     try:
         parts = urlsplit(url)
-        host, port = (parts.hostname or "").rstrip("."), parts.port
-    except ValueError as error:
+        host, port = _ascii(parts.hostname or "").rstrip("."), parts.port
+    except ValueError as error:  # UnicodeError too
         raise ForbiddenAddressError(f"expected a URL: {error}") from error
     if parts.scheme not in _DEFAULT_PORTS:
         raise ForbiddenAddressError(f"expected http or https, got {parts.scheme[:20]!r}")
@@ -126,6 +126,11 @@ def split_origin(url: str) -> tuple[str, str, int]:
     if not host or "%" in host:
         raise ForbiddenAddressError("expected a URL with a host")
     return parts.scheme, host, _DEFAULT_PORTS[parts.scheme] if port is None else port
+
+
+def _ascii(host: str) -> str:
+    """The name as the resolver and the Host header need it; look-alike digits become digits."""
+    return host if host.isascii() else host.encode("idna").decode()
 
 
 def is_public(address: _Ip) -> bool:

@@ -53,6 +53,8 @@ def test_public_host_of_a_pattern_is_allowed(host):
         "http://2130706433/",
         "http://0177.0.0.1/",
         "http://0.0.0.0/",
+        "http://１２７.0.0.1/",
+        "http://127。0。0。1/",
         "http://10.1.2.3/",
         "http://172.16.0.1/",
         "http://192.168.1.1/",
@@ -109,6 +111,11 @@ def test_address_that_is_not_public_is_refused(url):
 def test_url_of_a_forbidden_form_is_refused(url):
     with pytest.raises(ForbiddenAddressError):
         ANY.check(url)
+
+
+def test_name_beyond_ascii_is_asked_in_its_coded_form():
+    policy = AddressPolicy(["xn--bcher-kva.example.com"], resolve=lambda host, port: ["8.8.8.8"])
+    assert policy.check("http://bücher.example.com/a").host_header == "xn--bcher-kva.example.com"
 
 
 def test_host_that_is_not_listed_is_refused_without_a_look_at_dns():
