@@ -116,14 +116,15 @@ class Store:
             payload=one.payload,
             received_at_us=now_us,
         )
-        added = connection.execute(row.on_conflict_do_nothing(index_elements=["key"])).rowcount
+        fresh = row.on_conflict_do_nothing(index_elements=["key"]).returning(event_log.c.seq)
+        added = connection.execute(fresh).first() is not None
         if not added and one.action is EventAction.START_TRAINING:
             # Pressing the button again is a new wish although nothing else changed.
             again = event_log.update().where(event_log.c.key == one.key)
             connection.execute(again.values(received_at_us=now_us))
         if added and one.annotation_id is not None:
             self._move_head(connection, one, _GONE_US if one.is_deletion else version_us or 0)
-        return added
+        return int(added)
 
     def _move_head(self, connection: Connection, one: Event, version_us: int) -> None:
         row = self._insert(ann_head).values(

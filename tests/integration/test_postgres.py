@@ -1,0 +1,99 @@
+"""The store on PostgreSQL: the same promises. Needs an empty database:
+
+TEST_POSTGRES_URL=postgresql+psycopg://user@host/name pytest -m slow -k postgres
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from backend.errors import StoreError
+from backend.store import open_store
+from backend.tables import metadata
+from backend.types import Event, EventAction
+
+URL = os.environ.get("TEST_POSTGRES_URL")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(URL is None, reason="TEST_POSTGRES_URL is not set"),
+]
+
+
+def an_event(annotation_id, second, *, project_id, deleted=False):
+    action = EventAction.ANNOTATIONS_DELETED if deleted else EventAction.ANNOTATION_UPDATED
+    text = f"{action}/{project_id}/{annotation_id}/{second}"
+    moment = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second)
+    return Event(
+        key=hashlib.sha256(text.encode()).hexdigest(),
+        action=action,
+        project_id=project_id,
+        annotation_id=annotation_id,
+        updated_at=None if deleted else moment,
+        is_deletion=deleted,
+        payload=b"x" * 1000,
+    )
+
+
+@pytest.fixture
+def store():
+    opened = open_store(URL, commit_timeout_s=10)
+    yield opened
+    opened.close()
+
+
+def test_tables_are_the_declared_ones(store):
+    engine = create_engine(URL)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_events_are_kept_once_and_heads_do_not_depend_on_order(store):
+    heads = []
+    for round_number in range(3):
+        project = random.getrandbits(40)
+        history = [an_event(1, second, project_id=project) for second in range(5)]
+        history += [
+            an_event(2, 9, project_id=project),
+            an_event(2, 0, project_id=project, deleted=True),
+        ]
+        shuffled = random.Random(round_number).sample(history * 2, len(history) * 2)
+        assert sum(store.record_events([event]) for event in shuffled) == len(history)
+        assert len(store.events(project)) == len(history)
+        found = store.heads(project)
+        assert found[0].key == history[4].key
+        heads.append([(head.annotation_id, head.is_deleted) for head in found])
+    assert heads == [[(1, False), (2, True)]] * 3
+
+
+def test_a_refused_change_leaves_its_neighbours_alone(store):
+    bad = Event(key="f" * 64, action=EventAction.OTHER, project_id=None)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match="IntegrityError"):
+        store.record_events([bad])
+    project = random.getrandbits(40)
+    posts = [
+        threading.Thread(
+            target=store.record_events, args=([an_event(number, 0, project_id=project)],)
+        )
+        for number in range(16)
+    ]
+    for post in posts:
+        post.start()
+    for post in posts:
+        post.join()
+    assert len(store.heads(project)) == 16
+
+
+def test_a_password_is_not_in_the_message():
+    with pytest.raises(StoreError) as caught:
+        open_store("postgresql+psycopg://calico:hunter2@127.0.0.1:1/none")
+    assert "hunter2" not in str(caught.value)
