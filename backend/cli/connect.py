@@ -119,10 +119,10 @@ def connect_project(ends: Ends, project_id: int) -> tuple[str, ...]:
     created = _put_webhook(ends, project_id)
     try:
         _put_backend(ends, project_id, ours)
-    except LabelStudioError:
+    except LabelStudioError as error:
         if created is not None:
             ends.client.remove_webhook(created.id)
-        raise
+        raise _in_plain_words(error, ends) from error
     if ours is not None and ours.url.rstrip("/") != ends.backend_url:
         _remove_webhooks(ends, project_id, f"{ours.url.rstrip('/')}/webhook")
     return tuple(other.url for other in backends if ours is None or other.id != ours.id)
@@ -139,6 +139,16 @@ def _refuse_blocked(ends: Ends) -> None:
             f"Label Studio refuses to call {ends.backend_url}, an address of a private network; "
             f"start Label Studio with {' and '.join(names)}"
         )
+
+
+def _in_plain_words(error: LabelStudioError, ends: Ends) -> LabelStudioError:
+    """Label Studio wraps the backend's refusal in advice about something else."""
+    if "401" not in str(error):
+        return error
+    return LabelStudioError(
+        f"{ends.backend_url} refuses these credentials; give --user and --password, or "
+        "CALICO_BASIC_AUTH_USER and _PASSWORD, as the backend was started with"
+    )
 
 
 def _ours(backends: tuple[ConnectedBackend, ...], url: str) -> ConnectedBackend | None:

@@ -19,6 +19,8 @@ from backend.errors import SettingsError
 START_TIMEOUT_S = 180.0
 DATABASE = "label_studio.sqlite3"
 HOST = "127.0.0.1"
+# The first lets Label Studio ask for predictions, the second lets it send corrections.
+_PRIVATE_CALLS = {"ML_BLOCK_LOCAL_IP": "false", "SSRF_PROTECTION_ENABLED": "false"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,14 @@ def installed_label_studio() -> Path:
 
 
 def start_label_studio(
-    daemon: Daemon, data: Path, port: int, account: Account, *, files: Path, installed: Path
+    daemon: Daemon,
+    data: Path,
+    port: int,
+    account: Account,
+    *,
+    files: Path,
+    installed: Path,
+    may_call_private: bool = True,
 ) -> str:
     """Starts Label Studio and waits until it answers.
 
@@ -65,6 +74,8 @@ def start_label_studio(
         account: created at the first start, ignored later.
         files: folder whose subfolders may become local storages.
         installed: the environment it is installed in.
+        may_call_private: whether it calls a backend on loopback or a private network, which
+            Label Studio by itself does not.
 
     Returns:
         Its URL.
@@ -80,7 +91,8 @@ def start_label_studio(
         *(str(installed / "bin" / "label-studio"), "start", "--no-browser"),
         *("--internal-host", HOST, "--port", str(port), "--data-dir", str(data)),
     ]
-    daemon.start(command, _environment(url, data, files, account))
+    environment = _environment(url, data, files, account)
+    daemon.start(command, environment | (_PRIVATE_CALLS if may_call_private else {}))
     daemon.wait_until_up(f"{url}/health", START_TIMEOUT_S)
     return url
 
@@ -110,9 +122,6 @@ def _environment(url: str, data: Path, files: Path, account: Account) -> dict[st
         "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
         "LOCAL_FILES_SERVING_ENABLED": "true",
         "LOCAL_FILES_DOCUMENT_ROOT": str(files),
-        # Both are needed before Label Studio calls a backend on loopback (or any private network).
-        "ML_BLOCK_LOCAL_IP": "false",
-        "SSRF_PROTECTION_ENABLED": "false",
         "COLLECT_ANALYTICS": "false",
         "LATEST_VERSION_CHECK": "false",
         "SENTRY_DSN": "",

@@ -92,4 +92,6 @@ def test_a_correction_is_journalled_as_it_was_submitted(
         assert kept[region.id].label == region.label
         assert kept[region.id].kind is (wanted if region.id == changed.id else region.kind)
     if screenshots is not None:
+        open_task(page, ends.client.url, demo.project_id, task_id, regions=len(kept))
+        select_region(page, changed.id)
         page.screenshot(path=screenshots / "corrected.png")
