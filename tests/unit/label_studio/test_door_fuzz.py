@@ -81,7 +81,7 @@ def test_broken_predict_requests_become_requests_or_request_errors():
 @pytest.mark.parametrize("parse", [parse_events, parse_predict_request, parse_setup_request])
 def test_any_bytes_are_refused_with_a_field(parse, data):
     with pytest.raises(RequestError) as caught:
-        parse(b"{" + data)
+        parse(b"[" + data)
     assert caught.value.field
 
 
