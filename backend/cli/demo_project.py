@@ -23,7 +23,7 @@ from calico_model.data.synthetic import Split, Stream, draw_group, group_rng
 
 GROUP_SIZES = (2, 3, 4)
 SIZE_PX = 384
-SEED = 2026
+SEED = 3
 TITLE = "CALICO: parts that groups of images share"
 IMAGES = "images"
 LABEL_CONFIG = Path(__file__).parents[2] / "label_config" / "cosegment_open.xml"
