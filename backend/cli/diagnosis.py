@@ -85,14 +85,18 @@ def _from_label_studio(ends: Ends, settings: Settings, project_id: int | None) -
     yield from studio
     if any(finding.level is Level.FAIL for finding in studio):
         return
-    yield from _private_addresses(ends)
-    projects = _projects(ends, project_id)
-    if not projects:
-        found = f"no project is connected to {ends.backend_url}"
-        yield Finding("projects", Level.FAIL, found, "calico connect --project ID")
-    with closing(image_source(settings, ends.client)) as fetcher:
-        for project in projects:
-            yield from _project(ends, fetcher, project)
+    try:
+        yield from _private_addresses(ends)
+        projects = _projects(ends, project_id)
+        if not projects:
+            found = f"no project is connected to {ends.backend_url}"
+            yield Finding("projects", Level.FAIL, found, "calico connect --project ID")
+        with closing(image_source(settings, ends.client)) as fetcher:
+            for project in projects:
+                yield from _project(ends, fetcher, project)
+    except LabelStudioError as error:
+        fix = "the token's user must be able to see and change the project"
+        yield Finding("projects", Level.FAIL, str(error), fix)
 
 
 def _backend(ends: Ends) -> Iterator[Finding]:
@@ -100,6 +104,7 @@ def _backend(ends: Ends) -> Iterator[Finding]:
     try:
         health = httpx.get(f"{ends.backend_url}/health", timeout=_TIMEOUT, trust_env=False)
         model = str(health.json().get("model")) if health.status_code == 200 else ""
+        credentials = _credentials(ends)
     except (httpx.HTTPError, ValueError, AttributeError) as error:
         yield Finding(
             "backend",
@@ -123,7 +128,7 @@ def _backend(ends: Ends) -> Iterator[Finding]:
         model,
         Finding("backend", Level.FAIL, unknown, "give the backend's address with --backend-url"),
     )
-    yield _credentials(ends)
+    yield credentials
 
 
 def _credentials(ends: Ends) -> Finding:

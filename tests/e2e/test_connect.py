@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -181,6 +182,27 @@ def test_doctor_names_refused_credentials(demo: Demo, ends: Ends) -> None:
     settings = settings_of(demo, ends, basic_auth_password="wrong")
 
     assert findings(settings, ends, demo.project_id)["credentials"].level is Level.FAIL
+
+
+def test_doctor_names_a_project_that_is_not_there(demo: Demo, ends: Ends) -> None:
+    found = findings(settings_of(demo, ends), ends, 999_999)
+
+    assert found["projects"].level is Level.FAIL
+    assert "404" in found["projects"].found
+
+
+def test_a_personal_access_token_works_as_well(demo: Demo, ends: Ends) -> None:
+    answer = httpx.post(
+        f"{ends.client.url}/api/token/",
+        headers={"Authorization": ends.client.authorization.header()},
+        trust_env=False,
+    )
+    settings = settings_of(demo, ends, label_studio_api_key=answer.json()["token"])
+
+    found = findings(settings, ends, demo.project_id)
+
+    assert found["token"].found.startswith("personal access token")
+    assert {finding.level for finding in found.values()} == {Level.OK}, found
 
 
 def test_doctor_reports_both_ends_when_they_are_down(demo: Demo, ends: Ends) -> None:
