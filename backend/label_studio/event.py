@@ -184,13 +184,15 @@ def _annotation_event(
 ) -> Event:
     project_id, config = _project_of(wire)
     result = _canonical(annotation.result)
+    if annotation.updated_at is not None:
+        annotation.updated_at = _utc(annotation.updated_at)
     return Event(
         key=event_key(action, project_id, [(annotation.id, annotation.updated_at, result)]),
         action=action,
         project_id=project_id,
         annotation_id=annotation.id,
         task_id=annotation.task,
-        updated_at=None if annotation.updated_at is None else _utc(annotation.updated_at),
+        updated_at=annotation.updated_at,
         payload=msgspec.json.encode(_Payload(project_id, annotation, task, config)),
     )
 
@@ -221,4 +223,9 @@ def _canonical(result: msgspec.Raw) -> bytes:
 
 
 def _utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    try:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError:
+        raise InvalidEventError(
+            "expected a time between the years 1 and 9999 in UTC", field="annotation.updated_at"
+        ) from None

@@ -158,3 +158,12 @@ def test_body_of_the_wrong_form_names_the_field(sent, field):
 def test_event_without_annotation_cannot_be_read_as_one():
     with pytest.raises(InvalidEventError, match="START_TRAINING"):
         read_annotation(parse_events(body("webhook_START_TRAINING"))[0])
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+12:00", "9999-12-31T23:59:59-12:00"])
+def test_time_beyond_the_calendar_is_refused(time):
+    body = {"action": "ANNOTATION_UPDATED", "project": 1}
+    body |= {"annotation": {"id": 1, "task": 2, "updated_at": time}}
+    with pytest.raises(InvalidEventError) as caught:
+        parse_events(json.dumps(body).encode())
+    assert caught.value.field == "annotation.updated_at"
