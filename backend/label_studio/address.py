@@ -20,18 +20,19 @@ _Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A checked URL and the one IP address to connect to."""
+    """A checked URL and the IP addresses to connect to, in the resolver's order."""
 
     url: str
     scheme: str
     host: str
     port: int
-    ip: str
+    ips: tuple[str, ...]
 
     @property
     def origin(self) -> tuple[str, str, int]:
@@ -90,7 +91,7 @@ class AddressPolicy:
                 raise ForbiddenAddressError(
                     f"host {host} has the address {address}, which is not public"
                 )
-        return Target(url, scheme, host, port, str(addresses[0]))
+        return Target(url, scheme, host, port, tuple(map(str, addresses)))
 
     def _is_named(self, host: str, port: int, scheme: str) -> bool:
         name = f"[{host}]" if ":" in host else host
@@ -138,6 +139,11 @@ def is_public(address: _Ip) -> bool:
     inner = _embedded(address)
     if inner is not None:
         return is_public(inner)
+    # Only newer versions of Python know that these two are private.
+    if isinstance(address, ipaddress.IPv6Address) and (
+        address.is_site_local or address in _LOCAL_NAT64
+    ):
+        return False
     return address.is_global and not address.is_multicast
 
 
@@ -157,6 +163,8 @@ def _may_be_named(address: _Ip, host: str) -> bool:
     Link-local addresses serve cloud credentials: only their own literal opens them.
     """
     plain = _embedded(address) or address
+    if plain.is_loopback:  # "::1" counts as reserved too
+        return True
     if plain.is_link_local or plain.is_multicast or plain.is_unspecified or plain.is_reserved:
         return host == str(address)
     return True

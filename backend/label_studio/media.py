@@ -36,6 +36,7 @@ from calico_model.types import ImageGroup, RgbImage
 _LABEL_STUDIO_PATHS = ("/data/", "/storage-data/", "/tasks/")
 _LOCAL_FILES = "/data/local-files/"
 _STORAGE_SCHEMES = ("s3", "gs", "azure-blob")
+_ADDRESSES_TRIED = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OPAQUE_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 
@@ -97,6 +98,7 @@ class MediaFetcher:
         self._limits = limits or MediaLimits()
         self._base = None if label_studio_url is None else label_studio_url.rstrip("/")
         self._origin = None if self._base is None else split_origin(self._base)
+        self._prefix = "" if self._base is None else urlsplit(self._base).path
         self._authorization = authorization
         self._root = None if local_files_root is None else local_files_root.resolve()
         own = () if self._origin is None else (_listed(self._origin),)
@@ -162,11 +164,17 @@ class MediaFetcher:
                 "expected http(s)://, s3://, gs://, azure-blob:// or a /data/ path of "
                 f"Label Studio, got {url[:60]!r}"
             )
-        if self._root is not None and url.startswith(_LOCAL_FILES):
-            return self._read_local(url, self._root)
-        if not _is_own_path(url):
+        path = self._below_prefix(url) or url
+        if self._root is not None and path.startswith(_LOCAL_FILES):
+            return self._read_local(path, self._root)
+        if not _is_own_path(path):
             raise ForbiddenAddressError(f"expected a path under /data/, got {url[:60]!r}")
-        return self._download(self._own_url(url))
+        return self._download(self._own_url(path))
+
+    def _below_prefix(self, path: str) -> str | None:
+        """The path as Label Studio sees it, which may itself live below a path; None outside."""
+        is_inside = path.startswith(f"{self._prefix}/")
+        return path.removeprefix(self._prefix) if is_inside else None
 
     def _own_url(self, path: str) -> str:
         if self._base is None:
@@ -216,18 +224,8 @@ class MediaFetcher:
         self, target: Target, headers: Mapping[str, str], deadline: float
     ) -> bytes | str | None:
         """One request: the bytes, the address of a redirect, or None for a refused token."""
-        parts = urlsplit(target.url)
-        ip = f"[{target.ip}]" if ":" in target.ip else target.ip
-        query = f"?{parts.query}" if parts.query else ""
         try:
-            request = self._http.build_request(
-                "GET",
-                f"{target.scheme}://{ip}:{target.port}{parts.path or '/'}{query}",
-                headers=headers,
-                extensions={"sni_hostname": target.host},
-            )
-            response = self._http.send(request, stream=True, follow_redirects=False)
-            with closing(response):
+            with closing(self._connect(target, headers)) as response:
                 if response.status_code in _REDIRECTS and "location" in response.headers:
                     return str(response.headers["location"])
                 if response.status_code == 401 and "Authorization" in headers:
@@ -239,6 +237,25 @@ class MediaFetcher:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise MediaUnavailableError(f"host {target.host} cannot be reached") from error
 
+    def _connect(self, target: Target, headers: Mapping[str, str]) -> httpx.Response:
+        """Asks the first checked address that listens ("localhost" may be ::1 or 127.0.0.1)."""
+        parts = urlsplit(target.url)
+        query = f"?{parts.query}" if parts.query else ""
+        failure: httpx.TransportError | None = None
+        for ip in target.ips[:_ADDRESSES_TRIED]:
+            place = f"[{ip}]" if ":" in ip else ip
+            request = self._http.build_request(
+                "GET",
+                f"{target.scheme}://{place}:{target.port}{parts.path or '/'}{query}",
+                headers=headers,
+                extensions={"sni_hostname": target.host},
+            )
+            try:
+                return self._http.send(request, stream=True, follow_redirects=False)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                failure = error
+        raise failure or httpx.ConnectError("no address")
+
     def _headers(self, target: Target, *, renew: bool) -> dict[str, str]:
         """The token goes to Label Studio's own origin and file paths only."""
         # Label Studio answers 406 to /data/local-files/ when only images are accepted.
@@ -247,7 +264,8 @@ class MediaFetcher:
             "Accept-Encoding": "identity",
             "Accept": "image/*, */*;q=0.1",
         }
-        is_own = target.origin == self._origin and _is_own_path(urlsplit(target.url).path)
+        path = self._below_prefix(urlsplit(target.url).path)
+        is_own = target.origin == self._origin and path is not None and _is_own_path(path)
         if is_own and self._authorization is not None:
             headers["Authorization"] = self._authorization.header(renew=renew)
         return headers

@@ -20,6 +20,7 @@ NAMES = {
     "2130706433": ["127.0.0.1"],
     "0177.0.0.1": ["127.0.0.1"],
     "127.1": ["127.0.0.1"],
+    "localhost": ["::1", "127.0.0.1"],
 }
 
 
@@ -40,7 +41,7 @@ ANY = AddressPolicy(["*"], resolve=resolve)
 def test_public_host_of_a_pattern_is_allowed(host):
     target = ANY.check(f"https://{host}/a.png?x=1")
     assert (target.host, target.port) == (host, 443)
-    assert is_public(ipaddress.ip_address(target.ip))
+    assert all(is_public(ipaddress.ip_address(ip)) for ip in target.ips)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,8 @@ def test_public_host_of_a_pattern_is_allowed(host):
         "http://[2001:0:4136:e378:8000:63bf:80ff:fffe]/",
         "http://[fe80::1]/",
         "http://[fc00::1]/",
+        "http://[fec0::1]/",
+        "http://[64:ff9b:1::7f00:1]/",
         "http://[ff02::1]/",
         "http://inside.example.com/",
         "http://mixed.example.com/",
@@ -139,6 +142,8 @@ def test_host_that_is_not_listed_is_refused_without_a_look_at_dns():
         ("127.0.0.1:8085", "http://127.0.0.1:6379/a", False),
         ("[::1]:8085", "http://[::1]:8085/a", True),
         ("::1", "http://[::1]/a", True),
+        ("localhost:8080", "http://localhost:8080/a", True),
+        ("localhost:8080", "http://localhost:9000/a", False),
         ("metadata.example.com", "http://metadata.example.com/", False),
         ("169.254.169.254", "http://169.254.169.254/", True),
         ("*.example.com", "http://images.example.com/", True),

@@ -93,6 +93,34 @@ def test_uploaded_file_is_asked_with_the_token_at_the_checked_address():
     assert request.extensions["sni_hostname"] == "studio.local"
 
 
+def test_second_address_of_a_host_is_tried_when_the_first_does_not_listen():
+    def page(request):
+        if request.url.host == "::1":
+            raise httpx.ConnectError("refused")
+        return answer()(request)
+
+    web = Web(page=page)
+    media = MediaFetcher(
+        label_studio_url="http://localhost:8080",
+        authorization=Token(),
+        resolve=lambda host, port: ["::1", "127.0.0.1"],
+        transport=httpx.MockTransport(web),
+    )
+    assert media.fetch("/data/upload/1/a.png").shape == (6, 8, 3)
+    assert [request.url.host for request in web.requests] == ["::1", "127.0.0.1"]
+
+
+@pytest.mark.parametrize("path", ["/data/upload/1/a.png", "/studio/data/upload/1/a.png"])
+def test_label_studio_below_a_path_gets_its_token(path):
+    web = Web(page=answer())
+    fetcher(web, label_studio_url=f"{STUDIO}/studio").fetch(path)
+    (request,) = web.requests
+    assert request.url.path == "/studio/data/upload/1/a.png"
+    assert "authorization" in request.headers
+    fetcher(web, label_studio_url=f"{STUDIO}/studio").fetch(f"{STUDIO}/studio/api/a.png")
+    assert "authorization" not in web.requests[1].headers
+
+
 def test_other_hosts_and_other_paths_get_no_token():
     web = Web(page=answer())
     fetch = fetcher(web).fetch
