@@ -11,8 +11,8 @@ BackendError                     500
 │   └── RequestTooLargeError     413  a body over the limit
 ├── MediaError                   422  an image that cannot be used; spoils its own task only
 │   ├── ForbiddenAddressError    422  scheme, host or address outside the allow-list
-│   ├── MediaTooLargeError       422  over the byte, pixel, side or time limit
-│   ├── MediaUnavailableError    422  unreachable, not found, refused by its host
+│   ├── MediaTooLargeError       422  over the byte, pixel or side limit
+│   ├── MediaUnavailableError    422  unreachable, too slow, not found, refused by its host
 │   └── UnreadableMediaError     422  not an image that can be decoded
 ├── LabelStudioError             502  Label Studio's API answered with an error or not at all
 │   └── LabelStudioAuthError     502  Label Studio refused our token
@@ -97,11 +97,11 @@ class ForbiddenAddressError(MediaError):
 
 
 class MediaTooLargeError(MediaError):
-    """An image is over the limit of bytes, pixels, side or time."""
+    """An image is over the limit of bytes, pixels or side."""
 
 
 class MediaUnavailableError(MediaError):
-    """An image's host is unreachable, has no such file or refuses it."""
+    """An image's host is unreachable, too slow, has no such file or refuses it."""
 
 
 class UnreadableMediaError(MediaError):

@@ -299,8 +299,8 @@ class MediaFetcher:
     def _too_large(self) -> MediaTooLargeError:
         return MediaTooLargeError(f"expected at most {self._limits.max_bytes} bytes")
 
-    def _too_slow(self) -> MediaTooLargeError:
-        return MediaTooLargeError(f"expected the image within {self._limits.timeout_s:g} s")
+    def _too_slow(self) -> MediaUnavailableError:
+        return MediaUnavailableError(f"expected the image within {self._limits.timeout_s:g} s")
 
 
 def _listed(origin: tuple[str, str, int]) -> str:

@@ -17,7 +17,14 @@ from typing import Protocol
 
 import msgspec
 
-from backend.errors import BusyError, InvalidTaskError, MediaError, StoreError
+from backend.errors import (
+    BusyError,
+    ForbiddenAddressError,
+    InvalidTaskError,
+    MediaError,
+    MediaUnavailableError,
+    StoreError,
+)
 from backend.serving.job_queue import JobQueue
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost, Predictor
@@ -29,6 +36,9 @@ from calico_model.errors import CalicoError
 from calico_model.types import GroupPrediction, ImageGroup
 
 _log = logging.getLogger(__name__)
+
+# A host that comes back, or a setting that is put right, makes these images usable.
+_MAY_PASS = (MediaUnavailableError, ForbiddenAddressError)
 
 
 class GroupSource(Protocol):
@@ -57,6 +67,7 @@ class Work:
             task.image_urls,
             task.labels,
             self.prompts,
+            self.is_interactive,
             id(self.schema),
         )
 
@@ -200,7 +211,7 @@ class PredictionService:
         except (MediaError, CalicoError) as error:
             self._count("problem")
             _log.warning("task problem: %s", error, extra={"event": "task_problem", **about})
-            problem = Problem(type(error).__name__, str(error), is_lasting=True)
+            problem = Problem(type(error).__name__, str(error), not isinstance(error, _MAY_PASS))
             return Answer(b"", 0.0, predictor.version, problem)
         except Exception as error:
             self._count("failed")

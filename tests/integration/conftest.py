@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from fake_predictor import FakePredictor
 
-from backend.errors import MediaUnavailableError
+from backend.errors import (
+    ForbiddenAddressError,
+    MediaUnavailableError,
+    UnreadableMediaError,
+)
 from backend.serving.app import close_app, create_app
 from backend.settings import load_settings
 from calico_model.types import ImageGroup
@@ -22,8 +26,15 @@ def payload(name: str) -> dict:
     return json.loads((PAYLOADS / f"{name}.json").read_text())["body"]
 
 
+FAILURES = {
+    "missing": MediaUnavailableError,
+    "forbidden": ForbiddenAddressError,
+    "damaged": UnreadableMediaError,
+}
+
+
 class DrawnImages:
-    """Draws an image for every URL; one that contains "missing" cannot be fetched."""
+    """Draws an image for every URL; one that contains a word of FAILURES fails so."""
 
     def __init__(self):
         self.fetched = []
@@ -31,8 +42,9 @@ class DrawnImages:
     def fetch_group(self, task):
         self.fetched.append(task.image_urls)
         for url, field in zip(task.image_urls, task.image_fields, strict=True):
-            if "missing" in url:
-                raise MediaUnavailableError("expected 200, got 404", field=field)
+            for word, error in FAILURES.items():
+                if word in url:
+                    raise error("on purpose", field=field)
         images = [self._draw(url) for url in task.image_urls]
         return ImageGroup(tuple(images), tuple(f"image {i}" for i in range(len(images))))
 

@@ -75,11 +75,20 @@ def test_masks_have_the_size_of_their_image(client):
 
 
 def test_one_bad_image_empties_only_its_own_task(client, predictor):
-    items = results(client, with_tasks(["a.png"], ["b.png", "missing.png"], ["c.png"]))
+    items = results(client, with_tasks(["a.png"], ["b.png", "damaged.png"], ["c.png"]))
     assert [bool(item["result"]) for item in items] == [True, False, True]
-    assert items[1]["problem"]["error"] == "MediaUnavailableError"
+    assert items[1]["problem"]["error"] == "UnreadableMediaError"
     assert "tasks[1].data.images[1]" in items[1]["problem"]["detail"]
     assert len(predictor.seen) == 2
+
+
+@pytest.mark.parametrize("name", ["missing.png", "forbidden.png"])
+def test_an_image_that_a_setting_or_its_host_may_bring_back_is_asked_for_again(client, name):
+    items = results(client, with_tasks(["a.png"], [name]))
+    # Label Studio stores an item with an empty result and never asks for that task again.
+    assert items[0]["result"]
+    assert "result" not in items[1]
+    assert "tasks[1].data.images[0]" in items[1]["problem"]["detail"]
 
 
 @pytest.mark.parametrize("urls", [[], ["x.png"] * 9, [""], [7], [None]])
@@ -210,6 +219,28 @@ def test_a_click_in_vain_still_gets_a_result(make_app, predictor):
     predictor.gate.clear()
     (item,) = results(client, CLICK)
     assert item["result"] == []
+
+
+def test_a_click_does_not_join_the_batch_that_looks_at_its_task(app, predictor, images):
+    predictor.gate.clear()
+    batch = with_tasks(["a.png", "b.png"])
+    click = copy.deepcopy(batch)
+    click["params"] = {"context": {"result": []}}
+    answers = {}
+
+    def ask(name, body):
+        answers[name] = results(app.test_client(), body)
+
+    asking = [threading.Thread(target=ask, args=pair) for pair in (("batch", batch), ("it", click))]
+    for number, thread in enumerate(asking, start=1):
+        thread.start()
+        until(lambda: len(images.fetched), lambda count, number=number: count == number)
+    predictor.gate.set()
+    for thread in asking:
+        thread.join(30)
+    kinds = {name: {r["type"] for r in items[0]["result"]} for name, items in answers.items()}
+    assert "relation" in kinds["batch"]
+    assert "relation" not in kinds["it"]
 
 
 def test_an_annotator_is_served_before_a_batch(app, predictor, images):
