@@ -27,21 +27,20 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json
 def save_model(model: Calico, tokenizer: Tokenizer, folder: Path, *, dtype: torch.dtype) -> None:
     """Writes a model folder: staged beside it, synced, then swapped in.
 
+    A kill between the two renames of the swap leaves the old folder as `.NAME.retired`.
+
     Args:
         model: any Calico; adapters are left out.
         tokenizer: its tokenizer.
         folder: replaced when it exists; other files in it (a model card) are kept.
-        dtype: of floating weights on disk; running statistics stay float32.
+        dtype: of matrices on disk; vectors and running statistics stay float32, counters as is.
     """
     staged = folder.with_name(f".{folder.name}.staged")
     shutil.rmtree(staged, ignore_errors=True)
     if folder.is_dir():
         shutil.copytree(folder, staged)
     staged.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: tensor.to(dtype if tensor.ndim > 1 else torch.float32).contiguous()
-        for name, tensor in base_state(model).items()
-    }
+    state = {name: _for_disk(tensor, dtype) for name, tensor in base_state(model).items()}
     save_file(state, staged / WEIGHTS)
     (staged / CONFIG).write_text(model.config.to_json(), "utf-8")
     tokenizer.save(staged / TOKENIZER)
@@ -56,6 +55,12 @@ def save_model(model: Calico, tokenizer: Tokenizer, folder: Path, *, dtype: torc
     shutil.rmtree(retired, ignore_errors=True)
 
 
+def _for_disk(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor.contiguous()
+    return tensor.to(dtype if tensor.ndim > 1 else torch.float32).contiguous()
+
+
 def load_model(folder: Path, *, device: str = "cpu") -> tuple[Calico, Tokenizer]:
     """Reads a model folder into float32 weights, ready to predict.
 
@@ -65,6 +70,7 @@ def load_model(folder: Path, *, device: str = "cpu") -> tuple[Calico, Tokenizer]
 
     Raises:
         CheckpointError: missing, truncated or mismatched file; the message names file and key.
+        InvalidConfigError: config.json is not a valid configuration.
     """
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():

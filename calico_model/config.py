@@ -10,7 +10,8 @@ import json
 import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Self, cast, get_args, get_origin, get_type_hints
 
 from calico_model.errors import InvalidConfigError
 
@@ -184,7 +185,7 @@ class CalicoConfig:
             ("qformer", self.qformer.width, self.qformer.heads),
             ("language", self.language.width, self.language.heads),
         ):
-            if width % heads:
+            if width < 1 or heads < 1 or width % heads:
                 raise InvalidConfigError(
                     f"{label}: width {width} is not divisible by {heads} heads"
                 )
@@ -230,18 +231,29 @@ def _build(cls: type[Any], raw: object, where: str) -> Any:
     if unknown := sorted(set(raw) - known):
         raise InvalidConfigError(f"{where}: unknown field {unknown[0]!r}")
     hints = get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for name, value in raw.items():
-        hint = hints[name]
-        options = [o for o in (hint, *getattr(hint, "__args__", ())) if is_dataclass(o)]
-        if options and value is not None:
-            values[name] = _build(options[0], value, f"{where}: {name}")  # type: ignore[arg-type]
-        else:
-            values[name] = tuple(value) if isinstance(value, list) else value
+    values = {name: _value(hints[name], value, f"{where}: {name}") for name, value in raw.items()}
     try:
         return cls(**values)
     except TypeError as error:
         raise InvalidConfigError(f"{where}: {error}") from error
+
+
+def _value(hint: Any, value: object, where: str) -> object:
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if value is None and NoneType in options:
+        return None
+    kind = options[0]
+    if is_dataclass(kind):
+        return _build(cast(type[Any], kind), value, where)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise InvalidConfigError(f"{where}: expected a list, got {value!r}")
+        item = get_args(kind)[0]
+        return tuple(_value(item, v, f"{where}[{k}]") for k, v in enumerate(value))
+    accepted = (int, float) if kind is float else (kind,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise InvalidConfigError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
 
 
 def tiny(vocab_size: int, *, name: str = "calico-tiny") -> CalicoConfig:

@@ -42,12 +42,15 @@ class ImageFeatures:
         tensors = (self.global_tokens, self.semantic_tokens, self.mask.embedding, *self.mask.fine)
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def __getitem__(self, index: slice) -> ImageFeatures:
-        fine = tuple(f[index] for f in self.mask.fine)
+    def image(self, index: int) -> ImageFeatures:
+        """Returns the features of one image with memory of their own, so that a batch can go."""
         return ImageFeatures(
-            self.global_tokens[index],
-            self.semantic_tokens[index],
-            MaskFeatures(self.mask.embedding[index], fine),
+            self.global_tokens[index : index + 1].clone(),
+            self.semantic_tokens[index : index + 1].clone(),
+            MaskFeatures(
+                self.mask.embedding[index : index + 1].clone(),
+                tuple(fine[index : index + 1].clone() for fine in self.mask.fine),
+            ),
         )
 
 

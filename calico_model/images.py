@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -89,6 +90,9 @@ def _square(image: RgbImage, side: int) -> Tensor:
 
 
 def _resized(image: RgbImage, side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    scaled = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32)
-    values = (torch.from_numpy(scaled) - torch.tensor(mean)) / torch.tensor(std)
+    # Pillow's bicubic filter widens when it shrinks, as in the encoders' own preprocessing.
+    scaled = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+    values = (
+        torch.from_numpy(np.asarray(scaled, dtype=np.float32)) - torch.tensor(mean)
+    ) / torch.tensor(std)
     return values.permute(2, 0, 1)

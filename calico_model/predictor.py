@@ -16,6 +16,7 @@ from torch import Tensor
 from calico_model import prompts
 from calico_model.checkpoints import fingerprint, load_model
 from calico_model.data.collate import Turn, collate_prompts
+from calico_model.errors import InvalidConfigError
 from calico_model.features import FeatureCache, ImageFeatures, concatenate, image_key
 from calico_model.images import to_mask, to_pixels
 from calico_model.modeling.model import Calico, Generated
@@ -99,8 +100,9 @@ class Predictor:
             pixels = to_pixels([group.images[i] for i in missing], self._model.config)
             fresh = self._model.encode(pixels.to(self._device))
             for row, i in enumerate(missing):
-                found[i] = fresh[row : row + 1]
-                self.features.put(keys[i], fresh[row : row + 1])
+                one = fresh.image(row)
+                found[i] = one
+                self.features.put(keys[i], one)
         return concatenate([item for item in found if item is not None])
 
     def _ask(self, features: ImageFeatures, questions: Sequence[str]) -> Generated:
@@ -159,12 +161,24 @@ def load_predictor(
 
     Raises:
         CheckpointError: missing or damaged weights.
+        InvalidConfigError: a wrong configuration, or a device this machine does not have.
     """
+    _check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     model, tokenizer = load_model(folder, device=device)
     version = f"{model.config.name}-{fingerprint(folder)[:8]}"
     return Predictor(model, tokenizer, version=version, device=device)
+
+
+def _check_device(device: str) -> None:
+    gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
+    has = device == "cpu" or device in gpus or (device == "cuda" and bool(gpus))
+    if not has:
+        raise InvalidConfigError(
+            f"device: expected cpu, or cuda with one of this machine's {len(gpus)} GPUs, "
+            f"got {device!r}"
+        )
 
 
 def _certainties(answers: Generated, row: int, tokenizer: Tokenizer) -> list[float]:
@@ -195,6 +209,8 @@ def _segments(
     object_of = {k: p.label for p in parsed.phrases if p.is_object for k in p.images}
     wants_objects = kind is RegionKind.COMMON_OBJECT
     found: list[_Segment] = []
+    if parsed.segments != len(states):
+        return found  # a tag spelled letter by letter: nothing says which mask is whose
     for phrase, first in zip(parsed.phrases, parsed.first_segments, strict=True):
         if phrase.is_object != wants_objects or not phrase.label:
             continue
@@ -209,11 +225,18 @@ def _segments(
 
 
 def _settle(segments: Sequence[_Segment]) -> list[_Segment]:
-    """Keeps one region per name and image: a part is common or unique, whichever is surer."""
-    best: dict[tuple[bool, str, int], _Segment] = {}
-    for segment in segments:
-        key = (segment.kind is RegionKind.COMMON_OBJECT, segment.label, segment.image)
-        if key not in best or segment.certainty > best[key].certainty:
-            best[key] = segment
-    kept = {id(segment) for segment in best.values()}
-    return [segment for segment in segments if id(segment) in kept]
+    """Keeps one region per name and image, and one kind per part name: the surer one.
+
+    A part is common or unique in the whole group, so that a common part never loses single images.
+    """
+    objects = [s for s in segments if s.kind is RegionKind.COMMON_OBJECT]
+    parts = [s for s in segments if s.kind is not RegionKind.COMMON_OBJECT]
+    surest: dict[str, _Segment] = {}
+    for segment in parts:
+        if segment.label not in surest or segment.certainty > surest[segment.label].certainty:
+            surest[segment.label] = segment
+    agreed = [s for s in parts if s.kind is surest[s.label].kind]
+    first: dict[tuple[RegionKind, str, int], _Segment] = {}
+    for segment in (*objects, *agreed):
+        first.setdefault((segment.kind, segment.label, segment.image), segment)
+    return list(first.values())

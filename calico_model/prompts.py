@@ -84,11 +84,13 @@ class ParsedAnswer:
         phrases: in order.
         first_segments: for each phrase, which [SEG] of the whole answer (0-based) is its first.
         malformed: how many [SEG] do not fit the grammar.
+        segments: how many [SEG] the text holds.
     """
 
     phrases: tuple[Phrase, ...]
     first_segments: tuple[int, ...]
     malformed: int
+    segments: int
 
 
 def conversation(question: str, images: int, system_prompt: str = "") -> str:
@@ -153,7 +155,8 @@ def parse_answer(kind: RegionKind, text: str) -> ParsedAnswer:
         first_segments.append(text.count(SEG, 0, match.start(2)))
         is_object = kind is RegionKind.COMMON_OBJECT or match.start() < first_sentence
         phrases.append(Phrase(label, images, is_object))
-    return ParsedAnswer(tuple(phrases), tuple(first_segments), text.count(SEG) - used)
+    segments = text.count(SEG)
+    return ParsedAnswer(tuple(phrases), tuple(first_segments), segments - used, segments)
 
 
 def clean_label(text: str) -> str:

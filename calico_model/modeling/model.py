@@ -159,8 +159,10 @@ class Calico(nn.Module):
 
     @property
     def injects(self) -> bool:
-        """Whether any CAM exists (the paper's 'w/o Q-Former' disables them too)."""
-        return self.config.ablation.inject and self.config.ablation.use_qformer
+        """Whether any CAM exists; none without Q-Former, nor without both CEM and guidance."""
+        switches = self.config.ablation
+        has_source = switches.use_cem or switches.use_cam_guidance
+        return switches.inject and switches.use_qformer and has_source
 
     def initialise(self) -> None:
         """Starts every weight for training from scratch; CEM, CAMs and LoRA change nothing yet."""

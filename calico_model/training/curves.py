@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 class CurveLog:
     """Appends rows of named numbers to a CSV file; columns may appear later.
 
-    Reopened after an interruption, it keeps the rows before the step training resumes from.
+    Reopened after an interruption, it keeps the rows up to the step training resumes from.
     """
 
     def __init__(self, path: Path, *, resume_step: int) -> None:
@@ -20,7 +20,7 @@ class CurveLog:
         self._rows: list[dict[str, str]] = []
         if path.is_file():
             with path.open(newline="") as file:
-                self._rows = [r for r in csv.DictReader(file) if int(r["step"]) < resume_step]
+                self._rows = [r for r in csv.DictReader(file) if int(r["step"]) <= resume_step]
 
     def add(self, step: int, stage: str, values: dict[str, float]) -> None:
         """Adds one row and rewrites the file."""

@@ -78,7 +78,7 @@ class TrainingObjective(nn.Module):
         config = model.config
         width = config.mask.prompt_width
         self.eva_head = DenseHead(config.eva.width)
-        self.dino_head = DenseHead(config.dino.width)
+        self.dino_head = DenseHead(config.dino.width) if model.dino is not None else None
         self.mask_head = DenseHead(width)
         self.part_prompts = nn.Embedding(WHOLE + 1, width)
         self.category_prompts = nn.Embedding(len(TRAINED_CATEGORIES), width)
@@ -123,11 +123,10 @@ class TrainingObjective(nn.Module):
         total = eva.new_zeros(())
         shares: dict[int, tuple[Tensor, Tensor]] = {}
         embedding = features.mask.embedding.permute(0, 2, 3, 1)  # (M, G, G, C)
-        for head, cells in (
-            (self.eva_head, _grid(eva)),
-            (self.dino_head, _grid(features.semantic_tokens)),
-            (self.mask_head, embedding),
-        ):
+        maps = [(self.eva_head, _grid(eva)), (self.mask_head, embedding)]
+        if self.dino_head is not None:
+            maps.append((self.dino_head, _grid(features.semantic_tokens)))
+        for head, cells in maps:
             side = cells.shape[1]
             if side not in shares:
                 shares[side] = (

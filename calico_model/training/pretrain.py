@@ -7,10 +7,11 @@ run killed anywhere and resumed sees what an uninterrupted run would have seen.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from calico_model.checkpoints import save_model
 from calico_model.config import CalicoConfig, LoraConfig, tiny
 from calico_model.data.catalogue import CATEGORIES, PART_NAMES
 from calico_model.data.pool import ScenePool
+from calico_model.errors import InvalidConfigError
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer, build_small_tokenizer
 from calico_model.training.batches import TrainingBatch, dictionary_batch, group_batch
@@ -82,10 +84,9 @@ def train(
     run = _Run(accelerator, recipe, config, tokenizer, ScenePool(pool_folder), out)
     run.resume()
     for first, stage in _starts(recipe):
-        if run.step < first + stage.steps:
-            run.train_stage(stage, first, on_progress, stop)
-            if stop():
-                return out / "model"
+        is_open = run.step < first + stage.steps
+        if is_open and not run.train_stage(stage, first, on_progress, stop):
+            return out / "model"
     if accelerator.is_main_process:
         run.export()
     accelerator.wait_for_everyone()
@@ -124,7 +125,7 @@ class _Run:
         # LoRA starts as the identity, so training the bare weights and adding it later is exact.
         model = Calico(replace(config, lora=LoraConfig(rank=0)))
         model.initialise()
-        _use_plain_attention(model)
+        use_plain_attention(model)
         for part in model.modules():
             if isinstance(part, nn.Conv2d):
                 part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -138,11 +139,17 @@ class _Run:
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
 
     def resume(self) -> None:
-        """Continues from the newest state, if there is one."""
+        """Continues from the newest state, if there is one.
+
+        Raises:
+            InvalidConfigError: the state was made by another recipe; only steps may change.
+        """
         state = self.out / "state"
-        if (state / "step.json").is_file():
-            self.accelerator.load_state(str(state / "accelerate"))
-            self.step = int(json.loads((state / "step.json").read_text())["step"])
+        if (state / "newest.json").is_file():
+            newest = json.loads((state / "newest.json").read_text())
+            _check_same(newest["recipe"], _lasting(self.recipe))
+            self.accelerator.load_state(str(state / newest["folder"]))
+            self.step = int(newest["step"])
         self.out.mkdir(parents=True, exist_ok=True)
         self.curve = CurveLog(self.out / "curve.csv", resume_step=self.step)
 
@@ -152,34 +159,50 @@ class _Run:
         first: int,
         on_progress: Callable[[Progress], None] | None,
         stop: Callable[[], bool],
-    ) -> None:
-        """Runs the rest of one stage; the next batch is made while a step runs."""
+    ) -> bool:
+        """Runs the rest of one stage; the next batch is made while a step runs.
+
+        Returns:
+            False when it was asked to stop before the end.
+        """
         self.objective.train()
         total = sum(s.steps for s in self.recipe.stages)
         history: list[dict[str, float]] = []
         began, began_at = time.monotonic(), self.step
         with ThreadPoolExecutor(1) as ahead:
             upcoming = ahead.submit(self._batch, stage, self.step)
-            while self.step < first + stage.steps and not stop():
+            while self.step < first + stage.steps and not self._agree(stop()):
                 batch = upcoming.result()
                 upcoming = ahead.submit(self._batch, stage, self.step + 1)
                 rate = stage.rate_at(self.step - first)
                 history.append(self._update(batch, rate))
                 self.step += 1
                 is_last = self.step == first + stage.steps
-                is_logged = is_last or self.step % _LOG_EVERY == 0
-                if is_logged and self.accelerator.is_main_process:
+                if is_last or self.step % _LOG_EVERY == 0:
                     shown = {k: float(np.mean([h[k] for h in history])) for k in history[-1]}
                     shown["learning_rate"] = rate
                     shown["steps_per_s"] = (self.step - began_at) / (time.monotonic() - began)
                     history.clear()
-                    assert self.curve is not None
-                    self.curve.add(self.step, stage.name, shown)
-                    if on_progress is not None:
-                        on_progress(Progress(stage.name, self.step, total, shown))
+                    self._report(Progress(stage.name, self.step, total, shown), on_progress)
                 if self.step % self.recipe.checkpoint_every == 0:
                     self.save()
         self.save()
+        return self.step == first + stage.steps
+
+    def _report(self, progress: Progress, on_progress: Callable[[Progress], None] | None) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        assert self.curve is not None
+        self.curve.add(progress.step, progress.stage, progress.terms)
+        if on_progress is not None:
+            on_progress(progress)
+
+    def _agree(self, is_asked: bool) -> bool:
+        """Whether any process was asked: all of them leave before the same step."""
+        if self.accelerator.num_processes == 1:
+            return is_asked
+        asked = torch.tensor([float(is_asked)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, reduction="sum") > 0)
 
     def _batch(self, stage: Stage, step: int) -> TrainingBatch:
         if step % _POOL_REFRESH == 0:
@@ -213,13 +236,18 @@ class _Run:
         return {name: float(value) for name, value in terms.items()} | {"gradient": float(norm)}
 
     def save(self) -> None:
-        """Writes a resumable state; the step file is replaced last."""
+        """Writes a resumable state in a folder of its own; the pointer to it is replaced last."""
         state = self.out / "state"
-        self.accelerator.save_state(str(state / "accelerate"))
+        folder = f"step-{self.step:07d}"
+        self.accelerator.save_state(str(state / folder))
         if self.accelerator.is_main_process:
-            staged = state / "step.tmp"
-            staged.write_text(json.dumps({"step": self.step, "recipe": asdict(self.recipe)}))
-            staged.replace(state / "step.json")
+            newest = {"step": self.step, "folder": folder, "recipe": _lasting(self.recipe)}
+            staged = state / "newest.tmp"
+            staged.write_text(json.dumps(newest))
+            staged.replace(state / "newest.json")
+            for old in state.glob("step-*"):
+                if old.name != folder:
+                    shutil.rmtree(old)
             assert self.curve is not None
             self.curve.plot(self.out / "curve.png")
         self.accelerator.wait_for_everyone()
@@ -239,6 +267,24 @@ class _Run:
         save_model(shipped, self.tokenizer, self.out / "model", dtype=torch.bfloat16)
 
 
+def _lasting(recipe: Recipe) -> dict[str, object]:
+    """What of a recipe must not change between the parts of one run."""
+    return {
+        "seed": recipe.seed,
+        "group_sizes": list(recipe.group_sizes),
+        "stages": [[s.name, s.language, s.scenes, s.masks] for s in recipe.stages],
+    }
+
+
+def _check_same(before: dict[str, object], now: dict[str, object]) -> None:
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise InvalidConfigError(
+                f"{name}: the run was started with {before.get(name)!r}, got {value!r}; "
+                "choose another output folder"
+            )
+
+
 def _decayed(module: nn.Module, decay: float) -> list[dict[str, object]]:
     matrices = [p for p in module.parameters() if p.ndim > 1]
     vectors = [p for p in module.parameters() if p.ndim <= 1]
@@ -248,10 +294,13 @@ def _decayed(module: nn.Module, decay: float) -> list[dict[str, object]]:
     ]
 
 
-def _use_plain_attention(model: Calico) -> None:
-    # The fused attention's backward pass is several times slower than matmul on CPUs.
+def use_plain_attention(model: Calico) -> None:
+    """Swaps the encoders' attention on CPUs, where the fused backward pass is much slower.
+
+    The language model keeps the fused form: the plain one applies no causal mask of its own.
+    """
     if torch.cuda.is_available():
         return
-    for part in (model.eva, model.dino, model.qformer, model.language):
+    for part in (model.eva, model.dino, model.qformer):
         if part is not None:
             part.config._attn_implementation = "eager"

@@ -88,7 +88,15 @@ def test_configurations_survive_json(config: CalicoConfig, tmp_path: Path) -> No
         ({"colour": 1}, "colour"),
         ({"cams": 99}, "cams"),
         ({"eva": 3}, "eva"),
-        ({"name": None, "cem_heads": 5}, "cem_heads"),
+        ({"cem_heads": 5}, "cem_heads"),
+        ({"cem_heads": 0}, "cem_heads"),
+        ({"name": None}, "name: expected str"),
+        ({"eva": None}, "eva: expected an object"),
+        ({"image_size": "128"}, "image_size: expected int"),
+        ({"image_size": True}, "image_size: expected int"),
+        ({"trunk": {"widths": 5}}, "trunk: widths: expected a list"),
+        ({"lora": {"targets": [1]}}, r"lora: targets\[0\]: expected str"),
+        ({"lora": {"dropout": "no"}}, "lora: dropout: expected float"),
     ],
 )
 def test_a_wrong_configuration_names_the_field(

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from calico_model.errors import InvalidConfigError
 from calico_model.features import FeatureCache, ImageFeatures
 from calico_model.modeling.model import Calico, Conversations, Generated
-from calico_model.predictor import Predictor
+from calico_model.predictor import Predictor, load_predictor
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import ImageGroup, RegionKind
 from tests.unit.conftest import build_micro
@@ -25,6 +26,9 @@ class Scripted(Calico):
     answers: tuple[str, ...]
     tokenizer: Tokenizer
     asked: list[Conversations]
+    decoded: list[torch.Tensor]
+    chances: tuple[float, ...] = (0.9, 0.9, 0.9)
+    is_first_tag_spelled: bool = False
 
     def generate(
         self, features: ImageFeatures, conversations: Conversations, *, seg: int, end: int
@@ -32,7 +36,16 @@ class Scripted(Calico):
         self.asked.append(conversations)
         ids = [[i for i in self.tokenizer.encode(text) if i != end] for text in self.answers]
         states = [torch.randn(row.count(seg), 64) for row in ids]
-        return Generated(ids, [[0.9] * len(row) for row in ids], states)
+        if self.is_first_tag_spelled:
+            states[1] = states[1][1:]
+        chances = [[c] * len(row) for c, row in zip(self.chances, ids, strict=True)]
+        return Generated(ids, chances, states)
+
+    def segment(
+        self, features: ImageFeatures, states: torch.Tensor, image_feature: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.decoded.append(features.mask.embedding[image_feature])
+        return super().segment(features, states, image_feature)
 
 
 @pytest.fixture
@@ -40,7 +53,8 @@ def scripted(tokenizer: Tokenizer) -> Scripted:
     model = build_micro(tokenizer.size)
     model.__class__ = Scripted
     assert isinstance(model, Scripted)
-    model.answers, model.tokenizer, model.asked = (COMMON, PARTS, UNIQUE), tokenizer, []
+    model.answers, model.tokenizer = (COMMON, PARTS, UNIQUE), tokenizer
+    model.asked, model.decoded = [], []
     # Large positive masks: every region shows.
     with torch.no_grad():
         for layer in model.mask_decoder.mask_decoder.output_hypernetworks_mlps[0].layers:
@@ -86,15 +100,36 @@ def test_an_image_is_encoded_once(
     assert (predictor.features.misses, predictor.features.hits) == (2, 2)
 
 
-def test_a_part_is_common_or_unique_never_both(
+def test_a_part_is_common_or_unique_in_the_whole_group(
     scripted: Scripted, tokenizer: Tokenizer, group: ImageGroup
 ) -> None:
-    both = "<p> the chair </p> [SEG] (IMAGE1). <p> the leg </p> [SEG] (IMAGE1). </s>"
-    scripted.answers = (COMMON, PARTS, both)
+    scripted.answers = (COMMON, PARTS, f"{CHAIRS} <p> the leg </p> [SEG] (IMAGE1). </s>")
+    scripted.chances = (0.9, 0.8, 0.95)  # the unique reading is surer
     parts = Predictor(scripted, tokenizer, version="v1").predict(group).parts
-    assert len(
-        {(p.label, p.image_index, p.kind is RegionKind.COMMON_OBJECT) for p in parts}
-    ) == len(parts)
+    legs = [(p.kind, p.image_index) for p in parts if p.label == "leg"]
+    assert legs == [(RegionKind.UNIQUE_PART, 0)]
+
+
+def test_a_tag_spelled_by_bytes_loses_its_answer_not_the_group(
+    scripted: Scripted, tokenizer: Tokenizer, group: ImageGroup
+) -> None:
+    spelled = "<p> the [ SEG] leg </p> [SEG] (IMAGE1)".replace("[ ", "[")
+    scripted.answers = (COMMON, f"{CHAIRS} {spelled}. </s>", UNIQUE)
+    scripted.is_first_tag_spelled = True
+    parts = Predictor(scripted, tokenizer, version="v1").predict(group).parts
+    assert {p.kind for p in parts} == {RegionKind.COMMON_OBJECT, RegionKind.UNIQUE_PART}
+
+
+def test_each_mask_is_decoded_on_its_own_image(
+    scripted: Scripted, tokenizer: Tokenizer, group: ImageGroup, images: list[np.ndarray]
+) -> None:
+    predictor = Predictor(scripted, tokenizer, version="v1")
+    predictor.predict(group)
+    predictor.predict(ImageGroup(tuple(reversed(images)), ("a", "b")))
+    straight, swapped = scripted.decoded
+    assert torch.equal(straight[0], swapped[1])
+    assert torch.equal(straight[1], swapped[0])
+    assert not torch.equal(straight[0], straight[1])
 
 
 def test_empty_answers_give_no_regions(
@@ -124,3 +159,23 @@ def test_the_cache_keeps_its_ceiling(model: Calico, tokenizer: Tokenizer) -> Non
     for key in "abcd":
         small.put(key, one)
     assert [small.get(key) is not None for key in "abcd"] == [False, False, True, True]
+
+
+def test_cached_features_hold_no_more_memory_than_they_report(
+    model: Calico, tokenizer: Tokenizer
+) -> None:
+    rng = np.random.default_rng(0)
+    pictures = tuple(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8) for _ in range(8))
+    predictor = Predictor(model, tokenizer, version="v1")
+    predictor.predict(ImageGroup(pictures, tuple("abcdefgh")))
+    for one in predictor.features._items.values():
+        tensors = (one.global_tokens, one.semantic_tokens, one.mask.embedding, *one.mask.fine)
+        assert sum(t.untyped_storage().nbytes() for t in tensors) == one.nbytes
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda", "cuda:99", "cuda:x", ""])
+def test_a_device_this_machine_lacks_is_named(device: str) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(InvalidConfigError, match="device: expected cpu"):
+        load_predictor(device=device)

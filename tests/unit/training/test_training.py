@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,8 @@ def test_interrupted_training_ends_in_the_same_weights(pool_folder: Path, tmp_pa
     assert not (tmp_path / "parts" / "model").exists()
     parts = train(recipe, pool_folder, tmp_path / "parts")
 
+    with pytest.raises(InvalidConfigError, match="seed"):
+        train(replace(recipe, seed=1), pool_folder, tmp_path / "parts")
     first = load_file(whole / "model.safetensors")
     second = load_file(parts / "model.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
