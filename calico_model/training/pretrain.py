@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -168,7 +167,6 @@ class _Run:
         self.objective.train()
         total = sum(s.steps for s in self.recipe.stages)
         history: list[dict[str, float]] = []
-        began, began_at = time.monotonic(), self.step
         with ThreadPoolExecutor(1) as ahead:
             upcoming = ahead.submit(self._batch, stage, self.step)
             while self.step < first + stage.steps and not self._agree(stop()):
@@ -181,7 +179,6 @@ class _Run:
                 if is_last or self.step % _LOG_EVERY == 0:
                     shown = {k: float(np.mean([h[k] for h in history])) for k in history[-1]}
                     shown["learning_rate"] = rate
-                    shown["steps_per_s"] = (self.step - began_at) / (time.monotonic() - began)
                     history.clear()
                     self._report(Progress(stage.name, self.step, total, shown), on_progress)
                 if self.step % self.recipe.checkpoint_every == 0:
