@@ -13,6 +13,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 from backend.serving.app import close_app, create_app
+from backend.serving.http_worker import HttpWorker
 from backend.serving.logs import start_logging
 from backend.settings import Settings, load_settings
 from backend.store import open_store
@@ -33,7 +34,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             if ":" in host
             else f"{host}:{self._settings.port}",
             "workers": 1,
-            "worker_class": "gthread",
+            "worker_class": HttpWorker,
             "threads": self._settings.threads,
             "timeout": 120,
             "graceful_timeout": 20,

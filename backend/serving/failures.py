@@ -77,5 +77,10 @@ def _answer_unexpected(error: Exception) -> Response:
 
 
 def _failure(status: int, name: str, detail: str, field: str | None) -> Response:
-    body = msgspec.json.encode(Failure(name, detail, field, request_id.get()))
+    body = encode_failure(name, detail, field, request_id.get())
     return Response(body, status=status, mimetype="application/json")
+
+
+def encode_failure(name: str, detail: str, field: str | None, number: str | None) -> bytes:
+    """Writes the body of an answer that is not a success; see `Failure`."""
+    return msgspec.json.encode(Failure(name, detail, field, number))

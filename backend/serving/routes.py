@@ -10,7 +10,9 @@ import time
 
 import msgspec
 from flask import Blueprint, Response, request
+from werkzeug.exceptions import HTTPException
 
+from backend.errors import RequestError
 from backend.label_studio.event import parse_events
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.reply import setup_answer, versions_answer
@@ -72,7 +74,14 @@ def build_routes(
 
 
 def _body() -> bytes:
-    return request.get_data(cache=False)
+    try:
+        return request.get_data(cache=False)
+    except HTTPException:  # too large, or the client left
+        raise
+    except Exception as error:  # what a server raises for broken chunks is its own matter
+        raise RequestError(
+            f"expected a whole body ({type(error).__name__})", field="body"
+        ) from error
 
 
 def _json(value: dict[str, object], *, status: int = 200) -> Response:

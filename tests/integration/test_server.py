@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from backend.cli.bench_server import BenchError, BenchServer
 from backend.label_studio.sample import event_body, predict_body, setup_body
+from backend.serving.http_worker import SILENCE_S
 from backend.store import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -195,3 +196,50 @@ def test_a_start_that_cannot_work_is_said_in_one_line(tmp_path, arguments, words
     assert finished.returncode == 2
     assert words in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+HOST = b"Host: x\r\nConnection: close\r\n"
+
+
+def ask_raw(port, data):
+    """Status and body of the answer to exactly these bytes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(data)
+        answer = b"".join(iter(lambda: client.recv(65_536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+def test_requests_that_break_http_are_refused_in_the_same_form(tmp_path):
+    post = b"POST /webhook HTTP/1.1\r\n" + HOST
+    cases = {
+        b"GET /" + b"x" * 6000 + b" HTTP/1.1\r\n" + HOST + b"\r\n": (414, "path"),
+        b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"y" * 10_000 + b"\r\n\r\n": (431, "headers"),
+        b"NONSENSE\r\n\r\n": (400, "request line"),
+        b"get / HTTP/1.1\r\n" + HOST + b"\r\n": (400, "method"),
+        b"GET / HTTP/9.9\r\n" + HOST + b"\r\n": (400, "HTTP version"),
+        b"GET / HTTP/1.1\r\n" + HOST + b"SCRIPT_NAME: /x\r\n\r\n": (400, "headers"),
+        post + b"Content-Length: -5\r\n\r\n": (400, "headers"),
+        post + b"Expect: x\r\nContent-Length: 0\r\n\r\n": (417, "header Expect"),
+        post + b"Transfer-Encoding: x\r\n\r\n": (400, "header Transfer-Encoding"),
+        post + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n": (400, "body"),
+        post + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n": (400, "body"),
+    }
+    port = free_port()
+    with serve(port, tmp_path):
+        for request, (status, field) in cases.items():
+            found, body = ask_raw(port, request)
+            problem = json.loads(body)
+            assert (found, problem["field"]) == (status, field), request[:60]
+            assert problem["request_id"]
+            assert field in problem["detail"]
+
+
+def test_clients_that_fall_silent_give_their_threads_back(tmp_path):
+    port = free_port()
+    unfinished = b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{"
+    with ExitStack() as silent, serve(port, tmp_path) as (server, _process):
+        for _ in range(34):  # more than there are threads
+            client = silent.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(unfinished)
+        assert server.ask("GET", "/health", timeout_s=3 * SILENCE_S).status == 200
