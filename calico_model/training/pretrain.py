@@ -22,7 +22,7 @@ from torch import nn
 from calico_model import prompts
 from calico_model.checkpoints import save_model
 from calico_model.config import CalicoConfig, LoraConfig, tiny
-from calico_model.data.catalogue import CATEGORIES, PART_NAMES
+from calico_model.data.catalogue import HELD_OUT_PARTS, PART_NAMES, TRAINED_CATEGORIES
 from calico_model.data.pool import ScenePool
 from calico_model.errors import InvalidConfigError
 from calico_model.modeling.model import Calico
@@ -32,7 +32,7 @@ from calico_model.training.curves import CurveLog
 from calico_model.training.objectives import TrainingObjective, Weights
 from calico_model.training.recipe import Recipe, Stage
 
-_LOG_EVERY, _POOL_REFRESH = 25, 50
+_LOG_EVERY = 25
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def train(
 
     Args:
         recipe: what to do; the same recipe and folders resume an interrupted run.
-        pool_folder: rendered scenes (see `pool.fill_pool`); may still be growing.
+        pool_folder: rendered scenes (see `pool.fill_pool`); must not grow during a run.
         out: gets `state/` (resumable), `curve.csv`, `curve.png` and `model/`.
         on_progress: called every few steps on the main process.
         stop: asked every step; True saves the state and returns.
@@ -93,8 +93,12 @@ def train(
 
 
 def small_tokenizer() -> Tokenizer:
-    """Builds calico-tiny's tokenizer: wordings, categories and part names are whole words."""
-    names = {word for name in (*CATEGORIES, *PART_NAMES) for word in name.split()}
+    """Builds calico-tiny's tokenizer: wordings and names met in training are whole words.
+
+    Held-out names are spelled, as any name of a project that training never met.
+    """
+    parts = [name for name in PART_NAMES if name not in HELD_OUT_PARTS]
+    names = {word for name in (*TRAINED_CATEGORIES, *parts) for word in name.split()}
     return build_small_tokenizer([*prompts.known_words(), *sorted(names)])
 
 
@@ -202,8 +206,6 @@ class _Run:
         return bool(self.accelerator.reduce(asked, reduction="sum") > 0)
 
     def _batch(self, stage: Stage, step: int) -> TrainingBatch:
-        if step % _POOL_REFRESH == 0:
-            self.pool.refresh()
         rng = np.random.default_rng((self.recipe.seed, step, self.accelerator.process_index))
         side = self.config.mask_side
         if not stage.language:
