@@ -6,6 +6,7 @@ Knows names, types, defaults and which choices contradict each other. Opens noth
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +19,7 @@ from backend.errors import SettingsError
 
 PREFIX = "CALICO_"
 _MIB = 1024 * 1024
+_HOST = re.compile(r"\*|(\*\.)?[^/@*\s]+")
 
 
 class Settings(BaseSettings):
@@ -105,7 +107,9 @@ class Settings(BaseSettings):
         None, description="Folder local-file images may be read from directly; off if unset."
     )
     max_image_bytes: int = Field(25 * _MIB, ge=1, description="Largest image file, in bytes.")
-    max_image_pixels: int = Field(40_000_000, ge=1, description="Most pixels of one image.")
+    max_image_pixels: int = Field(
+        40_000_000, ge=1, le=40_000_000, description="Most pixels of one image."
+    )
     max_image_side: int = Field(16_384, ge=1, description="Longest side of an image, in pixels.")
     image_timeout_s: float = Field(
         30.0, gt=0, description="Longest time to fetch one image, in seconds."
@@ -130,9 +134,19 @@ class Settings(BaseSettings):
         if value is None:
             return None
         parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if "@" in parts.netloc:
+            raise ValueError("expected an address without user name and password")
+        is_whole = parts.scheme in ("http", "https") and parts.hostname
+        if not is_whole or parts.query or parts.fragment or parts.port == 0:  # reads the port
             raise ValueError("expected http://HOST[:PORT] or https://HOST[:PORT]")
         return value.rstrip("/")
+
+    @field_validator("image_hosts")
+    @classmethod
+    def _are_host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_HOST.fullmatch(host) for host in value):
+            raise ValueError('expected "name", "name:port", "*.domain" or "*", without http://')
+        return value
 
     @model_validator(mode="after")
     def _credentials_are_complete(self) -> Settings:
@@ -220,7 +234,9 @@ def _sentences(error: ValidationError) -> list[str]:
         field_name = location.split(".")[0].lower().removeprefix(PREFIX.lower())
         field = Settings.model_fields.get(field_name)
         came = ""
-        if field is not None and "SecretStr" not in str(field.annotation):
+        # "@": an address may hold a password although its field does not ask for one.
+        is_secret = field is None or "SecretStr" in str(field.annotation)
+        if not is_secret and "@" not in str(problem["input"]):
             came = f", got {problem['input']!r}"
         name = variable_name(field_name) if field is not None else location
         message = problem["msg"].removeprefix("Value error, ")

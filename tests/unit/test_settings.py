@@ -42,6 +42,10 @@ def test_hosts_are_separated_by_commas(monkeypatch):
         ("CALICO_PREDICT_BUDGET_S", "0"),
         ("CALICO_THREADS", "2"),
         ("LABEL_STUDIO_URL", "studio:8080"),
+        ("LABEL_STUDIO_URL", "http://studio:port"),
+        ("LABEL_STUDIO_URL", "http://studio:99999"),
+        ("LABEL_STUDIO_URL", "http://studio/?next=/"),
+        ("CALICO_MAX_IMAGE_PIXELS", "40000001"),
         ("CALICO_LOG_LEVEL", "LOUD"),
     ],
 )
@@ -51,6 +55,21 @@ def test_a_wrong_value_is_named_with_its_key(monkeypatch, variable, value):
         load_settings()
     assert variable in str(caught.value)
     assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["https://a.example", "a.example/x", "*a.example"])
+def test_a_host_that_could_never_match_is_refused(monkeypatch, host):
+    monkeypatch.setenv("CALICO_IMAGE_HOSTS", f"b.example,{host}")
+    with pytest.raises(SettingsError, match="CALICO_IMAGE_HOSTS") as caught:
+        load_settings()
+    assert host in str(caught.value)
+
+
+def test_a_password_in_an_address_is_refused_without_repeating_it(monkeypatch):
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://admin:hunter2@studio:8080")
+    with pytest.raises(SettingsError, match="LABEL_STUDIO_URL.*without user") as caught:
+        load_settings()
+    assert "hunter2" not in str(caught.value)
 
 
 def test_secrets_appear_in_no_message_and_no_text():
