@@ -17,6 +17,7 @@ from backend.label_studio.wire import Id, decode
 from backend.types import LabelSchema, LabelValue, Layout, PredictRequest, SetupRequest, Task
 from calico_model.types import MAX_GROUP_SIZE
 
+MAX_TASKS = 50_000
 MAX_URL_LENGTH = 8_192
 MAX_TASK_LABELS = 2_000
 
@@ -56,6 +57,11 @@ def parse_predict_request(body: bytes) -> PredictRequest:
         InvalidLabelConfigError: no labeling config, or one without the needed tags.
     """
     wire = decode(body, _WirePredict, RequestError)
+    if len(wire.tasks) > MAX_TASKS:
+        # Each refused task costs a kilobyte of words: three bytes of "{}," must not.
+        raise RequestError(
+            f"expected at most {MAX_TASKS} tasks, got {len(wire.tasks)}", field="tasks"
+        )
     if wire.label_config is None:
         raise InvalidLabelConfigError("expected the labeling config", field="label_config")
     schema = parse_label_config(wire.label_config)

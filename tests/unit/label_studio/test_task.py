@@ -9,7 +9,12 @@ from golden_files import body, config, names, payload
 
 from backend.errors import InvalidLabelConfigError, InvalidTaskError, RequestError
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.task import parse_predict_request, parse_setup_request, parse_task
+from backend.label_studio.task import (
+    MAX_TASKS,
+    parse_predict_request,
+    parse_setup_request,
+    parse_task,
+)
 from calico_model.types import RegionKind
 
 OPEN = config("cosegment_open")
@@ -196,3 +201,9 @@ def test_task_of_the_api():
     assert (task.id, task.project_id, task.image_fields) == (5, 2, ("task 5.data.images[0]",))
     with pytest.raises(InvalidTaskError, match=r"task 5\.id"):
         parse_task({"id": "5"}, SCHEMA, place="task 5")
+
+
+def test_more_tasks_than_any_answer_could_hold_are_refused():
+    with pytest.raises(RequestError, match=f"at most {MAX_TASKS} tasks") as caught:
+        parse_predict_request(request(*[{}] * (MAX_TASKS + 1)))
+    assert caught.value.field == "tasks"
