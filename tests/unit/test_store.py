@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine
 
-from backend.database import MIGRATIONS
+from backend.database import MIGRATIONS, open_engines
 from backend.errors import BusyError, StoreError
 from backend.store import open_store
 from backend.tables import metadata
@@ -49,6 +49,19 @@ def store(tmp_path):
     opened = open_store(f"sqlite:///{tmp_path / 'kept' / 'calico.sqlite3'}")
     yield opened
     opened.close()
+
+
+def test_every_connection_flushes_to_disk_and_only_the_writer_checkpoints(tmp_path):
+    engines = open_engines(f"sqlite:///{tmp_path / 'a.sqlite3'}")
+    for engine, pages in zip(engines, (1000, 0), strict=True):
+        engine.dispose()  # so that connections are new, as after an error
+        with engine.connect() as first, engine.connect() if pages == 0 else first as second:
+            for connection in (first, second):
+                ask = connection.exec_driver_sql
+                assert ask("PRAGMA synchronous").scalar_one() == 2  # FULL
+                assert ask("PRAGMA journal_mode").scalar_one() == "wal"
+                assert ask("PRAGMA wal_autocheckpoint").scalar_one() == pages
+        engine.dispose()
 
 
 def test_an_event_comes_back_as_it_was_recorded(store):
