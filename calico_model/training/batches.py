@@ -132,22 +132,16 @@ def group_batch(
     rng: np.random.Generator,
     *,
     queries: int,
+    questions: int,
     masks: int,
     side: int,
     system_prompt: str = "",
 ) -> TrainingBatch:
-    """Groups with all three questions and some of their masks: the language stage."""
+    """Groups with some of the three questions and some of their masks: the language stage."""
     choose = random.Random(int(rng.integers(2**31)))
-    turns: list[Turn] = []
-    wanted: list[tuple[int, int, int]] = []
-    first = 0
-    for group in groups:
-        comparison = compare(group)
-        for kind in RegionKind:
-            turn, masks_of_turn = write_turn(kind, comparison, first, choose, system_prompt)
-            turns.append(turn)
-            wanted.extend(masks_of_turn)
-        first += len(group)
+    turns, wanted = _ask(groups, choose, questions, system_prompt)
+    while not wanted:  # nothing in common anywhere: ask something else
+        turns, wanted = _ask(groups, choose, questions, system_prompt)
     batch = batch_scenes([scene for group in groups for scene in group])
     collated = collate_turns(turns, tokenizer, queries)
     if len(collated.seg_row) != len(wanted):
@@ -155,6 +149,22 @@ def group_batch(
     picks = np.sort(rng.permutation(len(wanted))[:masks])
     targets = _targets(batch, [wanted[int(i)] for i in picks], side)
     return TrainingBatch(batch, targets, collated, torch.from_numpy(picks))
+
+
+def _ask(
+    groups: Sequence[Sequence[Scene]], choose: random.Random, questions: int, system_prompt: str
+) -> tuple[list[Turn], list[tuple[int, int, int]]]:
+    turns: list[Turn] = []
+    wanted: list[tuple[int, int, int]] = []
+    first = 0
+    for group in groups:
+        comparison = compare(group)
+        for kind in choose.sample(tuple(RegionKind), questions):
+            turn, masks = write_turn(kind, comparison, first, choose, system_prompt)
+            turns.append(turn)
+            wanted.extend(masks)
+        first += len(group)
+    return turns, wanted
 
 
 def write_turn(

@@ -39,11 +39,12 @@ _QUALITY_WEIGHT = 0.2
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the terms that only training from scratch has."""
+    """Weights of the terms that only training from scratch has; `mask` scales the paper's."""
 
     dense: float
     prompt: float
     presence: float
+    mask: float = 1.0
 
 
 class DenseHead(nn.Module):
@@ -137,9 +138,10 @@ class TrainingObjective(nn.Module):
         return total
 
     def _masks(self, logits: Tensor, iou: Tensor, masks: MaskTargets) -> dict[str, Tensor]:
+        scale = self.weights.mask
         return {
-            "pixel": PIXEL_WEIGHT * pixel_loss(logits, masks.target).mean(),
-            "dice": DICE_WEIGHT * dice_loss(logits, masks.target).mean(),
+            "pixel": scale * PIXEL_WEIGHT * pixel_loss(logits, masks.target).mean(),
+            "dice": scale * DICE_WEIGHT * dice_loss(logits, masks.target).mean(),
             "quality": _QUALITY_WEIGHT * quality_loss(iou, logits, masks.target),
         }
 

@@ -132,10 +132,7 @@ class _Run:
         for part in model.modules():
             if isinstance(part, nn.Conv2d):
                 part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        objective = TrainingObjective(
-            model,
-            Weights(recipe.dense_weight, recipe.prompt_weight, recipe.presence_weight),
-        )
+        objective = TrainingObjective(model, Weights(0.0, 0.0, 0.0))
         optimizer = torch.optim.AdamW(
             _decayed(objective, recipe.weight_decay), lr=1e-3, betas=(0.9, 0.95)
         )
@@ -169,6 +166,12 @@ class _Run:
             False when it was asked to stop before the end.
         """
         self.objective.train()
+        self.accelerator.unwrap_model(self.objective).weights = Weights(
+            stage.dense_weight,
+            self.recipe.prompt_weight,
+            self.recipe.presence_weight,
+            stage.mask_weight,
+        )
         total = sum(s.steps for s in self.recipe.stages)
         history: list[dict[str, float]] = []
         with ThreadPoolExecutor(1) as ahead:
@@ -219,6 +222,7 @@ class _Run:
             self.tokenizer,
             rng,
             queries=self.config.qformer.queries,
+            questions=stage.questions,
             masks=stage.masks,
             side=side,
             system_prompt=self.config.system_prompt,
@@ -271,7 +275,7 @@ def _lasting(recipe: Recipe) -> dict[str, object]:
     return {
         "seed": recipe.seed,
         "group_sizes": list(recipe.group_sizes),
-        "stages": [[s.name, s.language, s.scenes, s.masks] for s in recipe.stages],
+        "stages": [[s.name, s.language, s.scenes, s.questions, s.masks] for s in recipe.stages],
     }
 
 

@@ -19,9 +19,11 @@ class Stage:
         steps: optimiser steps.
         learning_rate: peak; linear warm-up, flat, then linear decay over `decay_share` of steps.
         language: train the LLM path too; False trains the encoders and the mask decoder alone.
-        scenes: images per step; a language stage cuts them into groups of one size, each of which
-            asks all three questions.
-        masks: most masks decoded per step.
+        scenes: images per step and process; a language stage cuts them into groups of one size.
+        questions: how many of the three questions a group asks.
+        masks: most masks decoded per step and process.
+        dense_weight: per-cell part and category loss.
+        mask_weight: on top of the paper's mask weights; a decoder from scratch needs more.
     """
 
     name: str
@@ -29,7 +31,10 @@ class Stage:
     learning_rate: float
     language: bool
     scenes: int = 32
+    questions: int = 1
     masks: int = 48
+    dense_weight: float = 0.3
+    mask_weight: float = 1.0
     warmup_steps: int = 100
     decay_share: float = 0.3
 
@@ -49,7 +54,6 @@ class Recipe:
         pool_scenes: rendered scenes kept on disk; groups are drawn from them again and again.
         stages: run in order.
         group_sizes: chance that a step's groups have 1, 2, 3, ... images.
-        dense_weight: per-cell part and category loss, kept in all stages.
         prompt_weight: pull of [SEG] prompts towards the learned part dictionary.
         presence_weight: which category and parts the queries see.
         clip_norm: gradient clipping.
@@ -60,10 +64,9 @@ class Recipe:
     pool_scenes: int = 30_000
     stages: tuple[Stage, ...] = (
         Stage("encoders", 3000, 1.5e-3, language=False),
-        Stage("joint", 6000, 8e-4, language=True, scenes=18),
+        Stage("joint", 6000, 8e-4, language=True, masks=64, dense_weight=0.1, mask_weight=3.0),
     )
     group_sizes: tuple[float, ...] = (0.04, 0.70, 0.16, 0.10)
-    dense_weight: float = 0.3
     prompt_weight: float = 0.5
     presence_weight: float = 0.3
     weight_decay: float = 0.01

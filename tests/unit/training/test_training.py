@@ -52,7 +52,7 @@ def test_an_empty_pool_is_an_error(tmp_path: Path) -> None:
 def test_every_seg_has_the_mask_of_its_name(pool: ScenePool, tokenizer: Tokenizer) -> None:
     rng = np.random.default_rng(0)
     groups = [pool.draw_group(rng, 2) for _ in range(3)]
-    batch = group_batch(groups, tokenizer, rng, queries=4, masks=10_000, side=64)
+    batch = group_batch(groups, tokenizer, rng, queries=4, questions=3, masks=10_000, side=64)
     assert batch.turns is not None
     scenes = [scene for group in groups for scene in group]
     assert len(batch.masks.target) == len(batch.turns.seg_row) == int(batch.segments[-1]) + 1
