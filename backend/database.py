@@ -39,7 +39,8 @@ def open_engines(url: str) -> tuple[Engine, Engine]:
     try:
         if is_sqlite and place.database:
             Path(place.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        writing, reading = create_engine(url), create_engine(url)
+        # A database server that was restarted has closed what the pools hold: ask before use.
+        writing, reading = (create_engine(url, pool_pre_ping=not is_sqlite) for _ in range(2))
         if is_sqlite:
             _prepare_sqlite(writing, begin="BEGIN IMMEDIATE", is_writer=True)
             _prepare_sqlite(reading, begin="BEGIN", is_writer=False)

@@ -28,7 +28,7 @@ _MOST_PER_COMMIT = 64
 class WriterThread:
     """Runs changes in the order they were submitted, grouped into durable transactions.
 
-    The queue is the only shared state; the connection is used by the thread alone.
+    The queue is the only shared state; connections are used by the thread alone.
 
     Args:
         engine: whose connections begin a write transaction at once (BEGIN IMMEDIATE on SQLite).
@@ -95,13 +95,12 @@ class WriterThread:
             self._thread.join()
 
     def _run(self) -> None:
-        with self._engine.connect() as connection:
-            while True:
-                changes, is_last = self._next_changes()
-                if changes:
-                    _commit_together(connection, changes)
-                if is_last:
-                    return
+        while True:
+            changes, is_last = self._next_changes()
+            if changes:
+                _commit_together(self._engine, changes)
+            if is_last:
+                return
 
     def _next_changes(self) -> tuple[list[_Change], bool]:
         changes: list[_Change] = []
@@ -124,11 +123,14 @@ class _Change:
         self.done = done
 
 
-def _commit_together(connection: Connection, changes: list[_Change]) -> None:
-    """Runs each change in its own savepoint, so that a refused one leaves the others alone."""
+def _commit_together(engine: Engine, changes: list[_Change]) -> None:
+    """Runs each change in its own savepoint, so that a refused one leaves the others alone.
+
+    The pool keeps the connection open in between, and replaces one that the database has closed.
+    """
     results: list[tuple[_Change, object]] = []
     try:
-        with connection.begin():
+        with engine.begin() as connection:
             for change in changes:
                 try:
                     with connection.begin_nested():

@@ -1,6 +1,7 @@
-"""The store on PostgreSQL: the same promises. Needs an empty database:
+"""The store on PostgreSQL: the same promises.
 
-TEST_POSTGRES_URL=postgresql+psycopg://user@host/name pytest -m slow -k postgres
+Uses the empty database of TEST_POSTGRES_URL (postgresql+psycopg://user@host/name), else a server
+made for these tests from the installed binaries (Debian: postgresql). Run with -m slow.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import tempfile
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from postgres_server import find_binaries, running_postgres
+from sqlalchemy import create_engine, text
 
 from backend.errors import StoreError
 from backend.store import open_store
@@ -22,10 +26,26 @@ from backend.tables import metadata
 from backend.types import Event, EventAction
 
 URL = os.environ.get("TEST_POSTGRES_URL")
+BINARIES = find_binaries()
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(URL is None, reason="TEST_POSTGRES_URL is not set"),
+    pytest.mark.skipif(
+        URL is None and BINARIES is None,
+        reason="no PostgreSQL server is installed (initdb not found), no TEST_POSTGRES_URL is set",
+    ),
 ]
+
+
+@pytest.fixture(scope="module")
+def url():
+    if URL is not None:
+        yield URL
+        return
+    # Not pytest's folder, which is closed to the user the server runs as.
+    with tempfile.TemporaryDirectory(prefix="calico-postgres-") as place:
+        Path(place).chmod(0o755)
+        with running_postgres(BINARIES, Path(place) / "server") as own:
+            yield own
 
 
 def an_event(annotation_id, second, *, project_id, deleted=False):
@@ -44,14 +64,14 @@ def an_event(annotation_id, second, *, project_id, deleted=False):
 
 
 @pytest.fixture
-def store():
-    opened = open_store(URL, commit_timeout_s=10)
+def store(url):
+    opened = open_store(url, commit_timeout_s=10)
     yield opened
     opened.close()
 
 
-def test_tables_are_the_declared_ones(store):
-    engine = create_engine(URL)
+def test_tables_are_the_declared_ones(store, url):
+    engine = create_engine(url)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()
@@ -91,6 +111,23 @@ def test_a_refused_change_leaves_its_neighbours_alone(store):
     for post in posts:
         post.join()
     assert len(store.heads(project)) == 16
+
+
+def test_lost_connections_are_replaced(store, url):
+    project = random.getrandbits(40)
+    store.record_events([an_event(1, 0, project_id=project)])
+    assert len(store.heads(project)) == 1
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+        )
+    engine.dispose()
+    assert store.record_events([an_event(2, 0, project_id=project)]) == 1
+    assert len(store.heads(project)) == 2
 
 
 def test_a_password_is_not_in_the_message():
