@@ -140,6 +140,16 @@ def test_kept_answers_survive_a_restart(make_app, predictor):
     assert len(predictor.seen) == len(BATCH["tasks"])
 
 
+def test_answers_of_other_weights_are_not_given_again(make_app, predictor):
+    first = make_app()
+    results(first.test_client(), BATCH)
+    first.extensions["calico"].close()
+    predictor.version = "fake-00000002"
+    again = results(make_app().test_client(), BATCH)
+    assert {item["model_version"] for item in again} == {"fake-00000002"}
+    assert len(predictor.seen) == 2 * len(BATCH["tasks"])
+
+
 def test_a_click_suggests_the_thing_on_every_image_without_relations(client, predictor):
     body = copy.deepcopy(CLICK)
     results(client, body)
