@@ -61,10 +61,10 @@ class Recipe:
     """
 
     seed: int = 27
-    pool_scenes: int = 30_000
+    pool_scenes: int = 36_000
     stages: tuple[Stage, ...] = (
-        Stage("encoders", 3000, 1.5e-3, language=False),
-        Stage("joint", 6000, 8e-4, language=True, masks=64, dense_weight=0.1, mask_weight=3.0),
+        Stage("encoders", 1000, 1.5e-3, language=False),
+        Stage("joint", 1400, 8e-4, language=True, masks=64, dense_weight=0.1, mask_weight=3.0),
     )
     group_sizes: tuple[float, ...] = (0.04, 0.70, 0.16, 0.10)
     prompt_weight: float = 0.5
