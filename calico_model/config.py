@@ -160,6 +160,8 @@ class CalicoConfig:
         cem_heads: attention heads of the correspondence extraction module.
         system_prompt: first words of every conversation; may be empty.
         max_answer_tokens: greedy decoding stops here.
+        empty_margin: nats by which "nothing in common" must win; 0 is plain greedy decoding. An
+            annotator drops a wrong suggestion faster than drawing a missing one.
     """
 
     name: str
@@ -176,6 +178,7 @@ class CalicoConfig:
     cem_heads: int = 16
     system_prompt: str = ""
     max_answer_tokens: int = 256
+    empty_margin: float = 0.0
 
     def __post_init__(self) -> None:
         for label, width, heads in (

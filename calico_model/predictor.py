@@ -65,6 +65,7 @@ class Predictor:
         self.version = version
         self.features = FeatureCache(cache_bytes)
         self._model, self._tokenizer, self._device = model, tokenizer, device
+        self._empty_marks = [i for word in prompts.empty_marks() for i in tokenizer.encode(word)]
         self._lock = threading.Lock()  # guards the model: one forward at a time
 
     @torch.inference_mode()
@@ -118,6 +119,7 @@ class Predictor:
             layout.to(self._device),
             seg=self._tokenizer.seg,
             end=self._tokenizer.end,
+            held_back=self._empty_marks,
         )
 
     def _decode(

@@ -185,6 +185,14 @@ def _pick(options: Sequence[str], choose: random.Random | None) -> str:
     return choose.choice(options) if choose else options[0]
 
 
+def empty_marks() -> tuple[str, ...]:
+    """Words that occur in empty answers only: what to hold back to prefer an answer with masks."""
+    others = " ".join((*_OBJECT_ANSWERS, *_IDENTIFICATIONS, *sum(_PART_ANSWERS.values(), ())))
+    taken = set(re.findall(r"[A-Za-z]+", others)) | {"part"}
+    empty = re.findall(r"[A-Za-z]+", " ".join(_EMPTY_ANSWERS.values()))
+    return tuple(sorted(set(empty) - taken))
+
+
 def known_words() -> tuple[str, ...]:
     """Every word of the fixed wordings, for building a small vocabulary."""
     texts = [conversation(q, 3) + " " + conversation(q, 1) for qs in QUESTIONS.values() for q in qs]

@@ -7,6 +7,7 @@ Pure tensors in and out: tokenisation, image decoding and files live elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -318,7 +319,13 @@ class Calico(nn.Module):
 
     @torch.inference_mode()
     def generate(
-        self, features: ImageFeatures, conversations: Conversations, *, seg: int, end: int
+        self,
+        features: ImageFeatures,
+        conversations: Conversations,
+        *,
+        seg: int,
+        end: int,
+        held_back: Sequence[int] = (),
     ) -> Generated:
         """Answers B left-padded prompts greedily; CAMs act in the prefill only.
 
@@ -326,7 +333,10 @@ class Calico(nn.Module):
             features: of M images.
             conversations: prompts without answers, padded on the left.
             seg, end: ids of [SEG] and of the end of turn.
+            held_back: ids that must win by the configuration's `empty_margin`.
         """
+        bias = torch.zeros(self.config.language.vocab_size, device=conversations.input_ids.device)
+        bias[list(held_back)] = -self.config.empty_margin
         cache = DynamicCache()
         rows = self.image_rows(features)
         hidden = self.prefill(
@@ -339,7 +349,7 @@ class Calico(nn.Module):
         states: list[list[Tensor]] = [[] for _ in range(count)]
         running = set(range(count))
         for _ in range(self.config.max_answer_tokens):
-            chance = self.language.lm_head(state).float().softmax(-1)  # (B, V)
+            chance = (self.language.lm_head(state).float() + bias).softmax(-1)  # (B, V)
             best, token = chance.max(-1)
             for row in sorted(running):
                 chosen = int(token[row])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -31,7 +32,13 @@ class Scripted(Calico):
     is_first_tag_spelled: bool = False
 
     def generate(
-        self, features: ImageFeatures, conversations: Conversations, *, seg: int, end: int
+        self,
+        features: ImageFeatures,
+        conversations: Conversations,
+        *,
+        seg: int,
+        end: int,
+        held_back: Sequence[int] = (),
     ) -> Generated:
         self.asked.append(conversations)
         ids = [[i for i in self.tokenizer.encode(text) if i != end] for text in self.answers]

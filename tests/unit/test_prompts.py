@@ -73,3 +73,15 @@ def test_two_images_use_the_papers_wording() -> None:
 def test_labels_lose_their_article_and_case() -> None:
     assert prompts.clean_label("  The  Seat   Back ") == "seat back"
     assert prompts.clean_label("anchor") == "anchor"
+
+
+def test_the_marks_of_empty_answers_occur_in_no_other_answer() -> None:
+    marks = set(prompts.empty_marks())
+    for kind in RegionKind:
+        empty = prompts.write_answer(
+            kind, [CHAIR] if kind is not RegionKind.COMMON_OBJECT else [], []
+        )
+        assert marks & set(empty.replace(".", " ").split())
+        for seed in range(20):
+            full = prompts.write_answer(kind, [CHAIR], [LEG], random.Random(seed))
+            assert not marks & set(full.replace(".", " ").split())
