@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from calico_model.errors import InvalidImageError
 from calico_model.types import RgbImage
@@ -22,6 +22,17 @@ from calico_model.types import RgbImage
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 16_384
+
+_ORIENTATION = ExifTags.Base.Orientation
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # What Pillow's decoders raise on hostile or damaged input; a bomb is an Exception of its own kind.
 _DECODE_ERRORS = (
@@ -109,11 +120,17 @@ def _check_size(size_wh: tuple[int, int], name: str, max_pixels: int, max_side: 
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Applies EXIF orientation; an unreadable EXIF block is ignored, as browsers do."""
+    """Applies EXIF orientation as browsers do: no other metadata counts, nor a damaged block.
+
+    Pillow's own `exif_transpose` would also follow XMP. A TIFF is turned by its decoder.
+    """
+    exif = Image.Exif()
     try:
-        return ImageOps.exif_transpose(image)
+        exif.load(image.info.get("exif") or b"")
+        turn = _TURNS.get(exif.get(_ORIENTATION, 1))
     except _DECODE_ERRORS:
         return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

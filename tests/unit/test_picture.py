@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from calico_model.errors import InvalidImageError
 from calico_model.picture import read_rgb
@@ -74,11 +75,36 @@ def test_file_and_its_bytes_give_the_same_array(tmp_path: Path) -> None:
         (8, lambda a: np.rot90(a, 1)),
     ],
 )
-def test_exif_orientation_is_applied(orientation: int, turn) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_exif_orientation_is_applied(  # type: ignore[no-untyped-def]
+    kind: str, orientation: int, turn
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    pixels = read_rgb(encode(gradient(), "PNG", exif=exif))
+    pixels = read_rgb(encode(gradient(), kind, exif=exif))
     assert np.array_equal(pixels, turn(np.asarray(gradient())))
+
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("tags", [{}, {0x010E: "a title"}])
+def test_orientation_in_xmp_turns_nothing(kind: str, tags: dict[int, str]) -> None:
+    # Browsers look at EXIF alone, and masks live in the frame that a browser shows.
+    exif = Image.Exif()
+    exif.update(tags)
+    options: dict[str, object] = {"exif": exif} if tags else {}
+    if kind == "PNG":
+        text = PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", XMP.decode())
+        options["pnginfo"] = text
+    else:
+        options["xmp"] = XMP
+    data = encode(gradient(), kind, **options)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.getexif()[0x0112] == 6  # Pillow itself would turn it
+    assert read_rgb(data).shape == (16, 24, 3)
 
 
 def test_cmyk_becomes_rgb() -> None:
