@@ -42,6 +42,7 @@ def save_model(model: Calico, tokenizer: Tokenizer, folder: Path, *, dtype: torc
     staged.mkdir(parents=True, exist_ok=True)
     state = {name: _for_disk(tensor, dtype) for name, tensor in base_state(model).items()}
     save_file(state, staged / WEIGHTS)
+    (staged / WEIGHTS).chmod(0o644)  # written private; a service runs as another user
     (staged / CONFIG).write_text(model.config.to_json(), "utf-8")
     tokenizer.save(staged / TOKENIZER)
     for name in (WEIGHTS, CONFIG, TOKENIZER):

@@ -27,6 +27,10 @@ def test_saved_weights_come_back_bit_for_bit(model: Calico, folder: Path) -> Non
         assert torch.equal(base_state(again)[name], tensor), name
 
 
+def test_another_user_may_read_the_weights(folder: Path) -> None:
+    assert all(path.stat().st_mode & 0o044 for path in folder.iterdir())
+
+
 def test_saving_again_keeps_the_model_card(
     model: Calico, tokenizer: Tokenizer, folder: Path
 ) -> None:
