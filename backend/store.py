@@ -53,7 +53,7 @@ class StoredEvent:
 
     Attributes:
         seq: position in the journal, growing.
-        received_at: UTC time it was first committed; of a training request, the last time.
+        received_at: UTC time it was first committed; of an event without annotation, the last time.
         event: the event itself.
     """
 
@@ -118,8 +118,9 @@ class Store:
         )
         fresh = row.on_conflict_do_nothing(index_elements=["key"]).returning(event_log.c.seq)
         added = connection.execute(fresh).first() is not None
-        if not added and one.action is EventAction.START_TRAINING:
-            # Pressing the button again is a new wish although nothing else changed.
+        if not added and one.annotation_id is None:
+            # The training button pressed again is a new wish, and a project may return to an
+            # earlier state: nothing in such events tells the times apart.
             again = event_log.update().where(event_log.c.key == one.key)
             connection.execute(again.values(received_at_us=now_us))
         if added and one.annotation_id is not None:

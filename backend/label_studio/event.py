@@ -50,7 +50,7 @@ class _WireAnnotation(msgspec.Struct):
     updated_at: datetime | None = None
     task: Id | None = None
     completed_by: Id | _WireReference | None = None
-    was_cancelled: bool = False
+    was_cancelled: bool | None = None
     parent_prediction: Id | None = None
 
 
@@ -96,7 +96,10 @@ def parse_events(body: bytes) -> tuple[Event, ...]:
     is_project = action in (EventAction.PROJECT_CREATED, EventAction.PROJECT_UPDATED)
     content = {"action": wire.action, "task_ids": task_ids}
     payload = msgspec.json.encode(content | ({"label_config": config} if is_project else {}))
-    key = event_key(wire.action, project_id, [(0, None, payload)])
+    # Pressing the training button is one wish, whatever the project looks like by now.
+    is_training = action is EventAction.START_TRAINING
+    told = b"" if is_training else _canonical(msgspec.Raw(body), "body")
+    key = event_key(wire.action, project_id, [(0, None, told)])
     return (Event(key=key, action=action, project_id=project_id, payload=payload),)
 
 
@@ -123,7 +126,7 @@ def read_annotation(event: Event) -> Annotation:
         project_id=kept.project,
         annotator_id=annotator.id if isinstance(annotator, _WireReference) else annotator,
         updated_at=_utc(wire.updated_at),
-        was_skipped=wire.was_cancelled,
+        was_skipped=bool(wire.was_cancelled),
         parent_prediction_id=wire.parent_prediction,
         regions=regions,
         same_part=pairs,
@@ -133,12 +136,13 @@ def read_annotation(event: Event) -> Annotation:
 def event_key(
     action: str, project_id: int, objects: Sequence[tuple[int, datetime | None, bytes]]
 ) -> str:
-    """Idempotency key: sha256 of the action, the project and each (id, updated_at, result).
+    """Idempotency key: sha256 of the action, the project and each (id, updated_at, content).
 
     Args:
         action: the event's name.
         project_id: where it happened.
-        objects: id, time of the last change, and result in canonical JSON.
+        objects: id, time of the last change, and canonical JSON: the result of an annotation, the
+            whole body of an event without annotations.
 
     Returns:
         64 hex digits, equal for repeated deliveries of one event.
@@ -183,7 +187,7 @@ def _annotation_event(
     wire: _WireBody, action: EventAction, annotation: _WireAnnotation, task: _WireTask | None
 ) -> Event:
     project_id, config = _project_of(wire)
-    result = _canonical(annotation.result)
+    result = _canonical(annotation.result, "annotation.result")
     if annotation.updated_at is not None:
         annotation.updated_at = _utc(annotation.updated_at)
     return Event(
@@ -216,9 +220,9 @@ def _one_or_many(raw: msgspec.Raw, field: str) -> list[msgspec.Raw]:
     return [raw]
 
 
-def _canonical(result: msgspec.Raw) -> bytes:
-    """The same bytes for equal results, whichever way Label Studio spaced or ordered them."""
-    value = decode(result, object, InvalidEventError, place="annotation.result")
+def _canonical(raw: msgspec.Raw, place: str) -> bytes:
+    """The same bytes for equal JSON, whichever way Label Studio spaced or ordered it."""
+    value = decode(raw, object, InvalidEventError, place=place)
     return msgspec.json.encode(value, order="deterministic")
 
 

@@ -108,6 +108,16 @@ def test_pressing_the_training_button_again_is_seen(store):
     assert again.received_at > first
 
 
+def test_a_project_that_returns_to_an_earlier_state_is_seen(store):
+    first, second = (
+        Event(key=letter * 64, action=EventAction.PROJECT_UPDATED, project_id=7) for letter in "ab"
+    )
+    for state in (first, second, first):
+        store.record_events([state])
+    newest = max(store.events(7), key=lambda one: one.received_at)
+    assert newest.event.key == first.key
+
+
 HISTORY = [an_event(number, second=second) for number in (1, 2) for second in (0, 1, 2)] + [
     an_event(1, second=2, salt="same time"),
     an_event(2, deleted=True),

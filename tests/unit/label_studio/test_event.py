@@ -117,6 +117,34 @@ def test_unknown_event_is_kept_as_other():
     assert (event.action, event.project_id) == (EventAction.OTHER, 3)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{"link": 1}, {"link": 2}, {"project": {"id": 3, "title": "b"}}],
+)
+def test_events_that_say_different_things_about_one_project_differ(more):
+    first = {"action": "LABEL_LINK_CREATED", "project": {"id": 3, "title": "a"}}
+    keys = {parse_events(json.dumps(sent).encode())[0].key for sent in (first, first | more)}
+    assert len(keys) == 2
+
+
+def test_a_project_with_another_title_is_another_event():
+    name = "webhook_PROJECT_UPDATED"
+    renamed = changed(name, lambda sent: sent["project"].update(title="other"))
+    assert parse_events(renamed)[0].key != parse_events(body(name))[0].key
+
+
+def test_training_button_has_one_key_however_the_project_changed():
+    name = "webhook_START_TRAINING"
+    renamed = changed(name, lambda sent: sent["project"].update(title="other"))
+    assert parse_events(renamed)[0].key == parse_events(body(name))[0].key
+
+
+def test_an_annotation_that_was_neither_skipped_nor_not_is_not_skipped():
+    name = "webhook_ANNOTATION_UPDATED_ui_b"
+    sent = changed(name, lambda sent: sent["annotation"].update(was_cancelled=None))
+    assert read_annotation(parse_events(sent)[0]).was_skipped is False
+
+
 def test_repeated_training_button_has_one_key():
     keys = {parse_events(body("webhook_START_TRAINING"))[0].key for _ in range(2)}
     assert len(keys) == 1
