@@ -51,7 +51,7 @@ class CalicoModel(LabelStudioMLBase):  # type: ignore[misc]
         Raises:
             RequestError: the tasks or the labeling config are not what was expected.
             NotReadyError: the weights cannot be used.
-            BusyError: too many tasks wait.
+            BusyError: the service is closed.
         """
         parts = self._shared()
         body = predict_request(

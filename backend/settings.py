@@ -83,7 +83,7 @@ class Settings(BaseSettings):
         "finished later. Label Studio gives up after 100 s.",
     )
     predict_queue: int = Field(
-        10_000, ge=1, description="Tasks that may wait for the model; more are answered 503."
+        10_000, ge=1, description="Tasks that may wait for the model; more are answered 'not yet'."
     )
     cached_predictions: int = Field(
         20_000, ge=0, description="Stored answers kept in the database; 0 keeps none."

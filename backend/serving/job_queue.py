@@ -19,6 +19,7 @@ from backend.errors import BusyError
 W = TypeVar("W")
 A = TypeVar("A")
 _log = logging.getLogger(__name__)
+_URGENT_PLACES = 64
 
 
 class Job(Generic[W, A]):
@@ -40,7 +41,8 @@ class JobQueue(Generic[W, A]):
     Args:
         run: computes one answer; an exception it raises is logged and the job ends unanswered.
         on_late: called in the worker thread with work and answer when nobody waited any more.
-        capacity: jobs that may wait.
+        capacity: jobs that may wait; a few urgent ones may wait beyond it, so that a full batch
+            does not shut out whoever opens a task.
         workers: threads; one more than the model can use lets images arrive meanwhile.
     """
 
@@ -75,24 +77,29 @@ class JobQueue(Generic[W, A]):
 
     def submit(
         self, works: Sequence[tuple[Hashable, W]], *, is_urgent: bool
-    ) -> tuple[Job[W, A], ...]:
-        """Queues all of the work or none of it; work that is already under way is joined.
+    ) -> tuple[Job[W, A] | None, ...]:
+        """Queues as much of the work as fits; work that is already under way is joined.
 
         Args:
             works: pairs of key and work; equal keys mean equal work.
             is_urgent: whether somebody waits in front of a screen.
 
+        Returns:
+            One job per work; None for work that found no place and is not done.
+
         Raises:
-            BusyError: it would not fit.
+            BusyError: the queue is closed.
         """
+        limit = self._capacity + (_URGENT_PLACES if is_urgent else 0)
         with self._changed:
-            fresh = {key for key, _ in works if key not in self._unsettled}
-            if self._is_closed or self._waiting + len(fresh) > self._capacity:
-                raise BusyError(
-                    f"{self._waiting} of at most {self._capacity} tasks already wait for the model",
-                    retry_after_s=30,
-                )
-            jobs = tuple(self._join(key, work, is_urgent) for key, work in works)
+            if self._is_closed:
+                raise BusyError("the backend is stopping", retry_after_s=30)
+            jobs = tuple(
+                self._join(key, work, is_urgent)
+                if key in self._unsettled or self._waiting < limit
+                else None
+                for key, work in works
+            )
             self._changed.notify_all()
             return jobs
 
@@ -108,20 +115,21 @@ class JobQueue(Generic[W, A]):
         job.waiters += 1
         return job
 
-    def collect(self, jobs: Sequence[Job[W, A]], *, deadline: float) -> tuple[A | None, ...]:
+    def collect(self, jobs: Sequence[Job[W, A] | None], *, deadline: float) -> tuple[A | None, ...]:
         """Waits until all jobs are settled or `time.monotonic()` reaches the deadline.
 
         Returns:
-            One answer per job; None for a job that is not done or ended unanswered. A job that is
-            not done goes on and ends in `on_late`.
+            One answer per job; None for work without a place and for a job that is not done or
+            ended unanswered. A job that is not done goes on and ends in `on_late`.
         """
-        for job in jobs:
+        queued = [job for job in jobs if job is not None]
+        for job in queued:
             job.settled.wait(max(0.0, deadline - time.monotonic()))
         with self._changed:
-            for job in jobs:
+            for job in queued:
                 job.waiters -= 1
                 job.is_late = not job.settled.is_set()
-            return tuple(job.answer for job in jobs)
+            return tuple(None if job is None else job.answer for job in jobs)
 
     def close(self) -> None:
         """Lets every waiter go unanswered and stops the workers after their present job."""

@@ -166,11 +166,13 @@ class PredictionService:
 
         Returns:
             One entry per task; None stands for "not yet": the task is finished in the background
-            and sent to Label Studio, or at least remembered for the next time it is asked.
+            and sent to Label Studio, or at least remembered for the next time it is asked. Tasks
+            beyond the capacity are "not yet" too, but have to be asked for again: Label Studio
+            would show an error as success, and lose the tasks that do fit.
 
         Raises:
             NotReadyError: the weights cannot be used.
-            BusyError: too many tasks wait already; none of these was queued.
+            BusyError: the service is closed.
         """
         began = time.monotonic()
         self._host.check()
@@ -182,6 +184,8 @@ class PredictionService:
         # A lone task is one that somebody just opened.
         is_urgent = request.is_interactive or len(request.tasks) == 1
         jobs = self._queue.submit([(work.key, work) for work in works], is_urgent=is_urgent)
+        if surplus := sum(job is None for job in jobs):
+            _log.warning("tasks without a place", extra={"event": "queue_full", "surplus": surplus})
         has_seat = self._seats.acquire(blocking=False)
         try:
             deadline = began + (self._budget_s if has_seat else 0.0)

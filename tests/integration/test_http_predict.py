@@ -317,13 +317,14 @@ def test_corrupt_weights_are_named_and_only_stop_predictions(make_app):
     assert client.post("/webhook", json=payload("webhook_ANNOTATION_CREATED")).status_code == 201
 
 
-def test_more_tasks_than_the_queue_holds_are_refused_as_a_whole(make_app, predictor):
+def test_more_tasks_than_the_queue_holds_are_not_yet_and_may_be_asked_again(make_app, predictor):
     client = make_app(predict_queue=5).test_client()
-    answer = post(client, with_tasks(*[[f"{number}.png"] for number in range(6)]))
-    assert answer.status_code == 503
-    assert answer.headers["Retry-After"]
-    assert answer.get_json()["error"] == "BusyError"
-    assert len(results(client, with_tasks(*[[f"{number}.png"] for number in range(5)]))) == 5
+    body = with_tasks(*[[f"{number}.png"] for number in range(20)])
+    first = results(client, body)
+    assert ["result" in item for item in first[:5]] == [True] * 5
+    assert ["result" in item for item in first[10:]] == [False] * 10
+    again = results(client, with_tasks(*[[f"{number}.png"] for number in range(10, 15)]))
+    assert all("result" in item for item in again)
 
 
 def test_a_config_without_masks_is_refused_with_the_tag_to_add(client):

@@ -100,17 +100,30 @@ def test_an_answer_somebody_still_waits_for_is_not_handed_on(bench):
     assert bench.late == []
 
 
-def test_a_full_queue_takes_all_or_nothing():
+def test_a_full_queue_takes_what_fits_and_joins_what_is_under_way():
     bench = Bench(capacity=2)
-    bench.submit("a")
+    first = bench.submit("a")
     assert bench.started.wait(SOON)
-    bench.submit("b")
-    with pytest.raises(BusyError, match="1 of at most 2"):
-        bench.submit("c", "d")
-    assert bench.queue.waiting == 1
-    joined = bench.submit("a", "b", "c")
+    jobs = bench.submit("b", "a", "c", "d", "e", "c")
+    assert [job is None for job in jobs] == [False, False, False, True, True, False]
+    assert bench.queue.waiting == 2
     bench.gate.set()
-    assert bench.collect(joined) == ("A", "B", "C")
+    assert bench.collect(first + jobs) == ("A", "B", "A", "C", None, None, "C")
+    assert bench.collect(bench.submit("d")) == ("D",)
+    bench.queue.close()
+
+
+def test_a_full_queue_still_takes_a_few_that_somebody_waits_for():
+    bench = Bench(capacity=1)
+    first = bench.submit("a")
+    assert bench.started.wait(SOON)
+    batch = bench.submit("b", "c")
+    urgent = bench.submit(*(f"d{number}" for number in range(100)), is_urgent=True)
+    taken = [job for job in urgent if job is not None]
+    assert 10 < len(taken) < 100
+    bench.gate.set()
+    bench.collect(first + batch + urgent)
+    assert bench.ran == ["a", *(job.work for job in taken), "b"]
     bench.queue.close()
 
 
