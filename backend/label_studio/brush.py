@@ -26,6 +26,7 @@ _WORD_BITS = 8
 _CHANNELS = 4
 _SIZES = (3, 4, 8, 16)  # bits of the four length fields that the encoder uses
 _LONGEST_RUN = 1 << 16
+_PADDING_BYTES = 64  # encoders end on a whole byte, word or buffer
 # Below this many pixels per run, filling run by run costs more than one vectorised repeat.
 _PIXELS_PER_RUN = 128
 
@@ -77,6 +78,7 @@ def decode_mask(rle: Sequence[int] | bytes, *, size_hw: tuple[int, int]) -> Bool
         )
     data = _to_bytes(rle)
     sizes = _read_header(data, height * width * _CHANNELS)
+    _check_length(data, sizes, height * width * _CHANNELS)
     starts, values = _read_units(data, sizes, height * width * _CHANNELS)
     return _paint(starts, values >= ALPHA_THRESHOLD, height * width).reshape(height, width)
 
@@ -179,6 +181,13 @@ def _read_header(data: bytes, expected_values: int) -> tuple[int, ...]:
     if word_bits != _WORD_BITS:
         raise InvalidRleError(f"rle: expected words of 8 bits, got {word_bits}")
     return tuple((header >> shift & 15) + 1 for shift in (12, 8, 4, 0))
+
+
+def _check_length(data: bytes, sizes: tuple[int, ...], value_count: int) -> None:
+    """Refuses more bytes than one token per value needs: reading them costs many times as much."""
+    longest = (_HEADER_BITS + value_count * (3 + max(sizes) + _WORD_BITS)) // 8 + _PADDING_BYTES
+    if len(data) > longest:
+        raise InvalidRleError(f"rle: expected at most {longest} bytes, got {len(data)}")
 
 
 def _read_units(data: bytes, sizes: tuple[int, ...], value_count: int) -> tuple[_Int, _Bytes]:

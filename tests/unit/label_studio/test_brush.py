@@ -110,6 +110,22 @@ def test_claimed_size_is_checked_before_anything_is_built():
         decode_mask([255] * 20, size_hw=(4, 4))
 
 
+def test_more_bytes_than_any_encoder_writes_are_refused_before_they_are_read(monkeypatch):
+    rle = encode_mask(np.eye(4, dtype=bool))
+    assert np.array_equal(decode_mask([*rle, *[0] * 40], size_hw=(4, 4)), np.eye(4, dtype=bool))
+    monkeypatch.setattr(np, "unpackbits", None)
+    with pytest.raises(InvalidRleError, match="expected at most 286 bytes, got 100000"):
+        decode_mask(bytes(rle).ljust(100_000, b"\0"), size_hw=(4, 4))
+
+
+def test_one_token_per_value_is_not_too_long():
+    # 4 x 4 pixels as 64 runs of one value with the longest length field.
+    token = "111" + "0" * 16 + "1" * 8
+    bits = f"{64:032b}00111" + f"{2:04b}{3:04b}{7:04b}{15:04b}" + token * 64
+    data = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+    assert decode_mask(data, size_hw=(4, 4)).all()
+
+
 def test_other_word_size_is_refused():
     rle = encode_mask(np.zeros((2, 2), dtype=bool))
     rle[4] = rle[4] & 0b00000111 | 15 << 3
