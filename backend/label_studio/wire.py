@@ -82,16 +82,26 @@ def decode(
         raise error(f"expected JSON: {problem}", field=whole) from problem
 
 
-def decode_results(raw: msgspec.Raw | bytes) -> list[WireResult]:
+def decode_results(
+    raw: msgspec.Raw | bytes, *, place: str = "result", most: int | None = None
+) -> list[WireResult]:
     """Decodes a result list; entries of a form we do not know are left out, as the editor does.
 
+    Args:
+        raw: the JSON.
+        place: where in the request it stood, for messages.
+        most: how many entries are read, or None for any number.
+
     Raises:
-        RequestError: neither a list nor null.
+        RequestError: neither a list nor null, or too many entries.
     """
     if bytes(raw) in (b"", b"null"):
         return []
     results = []
-    for entry in decode(raw, list[msgspec.Raw], RequestError, place="result"):
+    entries = decode(raw, list[msgspec.Raw], RequestError, place=place)
+    if most is not None and len(entries) > most:
+        raise RequestError(f"expected at most {most} results, got {len(entries)}", field=place)
+    for entry in entries:
         try:
             results.append(msgspec.json.decode(entry, type=WireResult))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):

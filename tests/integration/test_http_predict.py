@@ -327,6 +327,17 @@ def test_more_tasks_than_the_queue_holds_are_not_yet_and_may_be_asked_again(make
     assert all("result" in item for item in again)
 
 
+def test_a_click_with_more_results_than_anybody_draws_is_refused_by_name(client):
+    body = copy.deepcopy(CLICK)
+    context = body["params"]["context"]
+    context["result"] = context["result"][:1] * 2_001
+    answer = post(client, body)
+    assert answer.status_code == 400
+    assert answer.get_json()["field"] == "params.context.result"
+    context["result"].pop()
+    assert post(client, body).status_code == 200
+
+
 def test_a_config_without_masks_is_refused_with_the_tag_to_add(client):
     body = copy.deepcopy(BATCH)
     body["label_config"] = '<View><Image name="i" value="$image"/></View>'
