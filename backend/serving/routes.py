@@ -1,7 +1,8 @@
 """The routes Label Studio calls: parse at the wire door, ask a service, render at the door.
 
-Nothing here works for long: /health, /setup and /versions answer from memory, /webhook waits for
-one commit, /predict for the prediction queue within its budget.
+Nothing here works for long: /health and /setup answer from memory, /versions reads one small table
+without waiting for whoever writes (Label Studio gives it 3 s), /webhook waits for one commit,
+/predict for the prediction queue within its budget.
 """
 
 from __future__ import annotations
