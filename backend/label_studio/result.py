@@ -32,6 +32,9 @@ from backend.types import (
 from calico_model.types import BoolMask, GroupPrediction, PartMask
 from calico_model.vocabulary import Vocabulary, match, normalise
 
+# Raise it when equal predictions are written differently: kept answers are then made anew.
+RENDERING_VERSION = 1
+
 _Result = dict[str, object]
 _BITMASKS = (MaskFamily.BITMASK, MaskFamily.BITMASK_LABELS)
 _SCORE_DIGITS = 4

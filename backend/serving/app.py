@@ -20,7 +20,7 @@ from backend.serving.logs import new_request_id, request_id
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost, Predictor
 from backend.serving.prediction import GroupSource, PredictionService
-from backend.serving.rendering import render_regions
+from backend.serving.rendering import code_version, render_regions
 from backend.serving.routes import build_routes
 from backend.serving.studio import connect_client, image_source, prediction_sender
 from backend.settings import Settings
@@ -134,6 +134,7 @@ def build_parts(
         render_regions,
         store,
         metrics,
+        code=code_version(),
         push=None if sender is None else sender.push,
         budget_s=settings.predict_budget_s,
         seats=settings.threads - _RESERVED_THREADS,

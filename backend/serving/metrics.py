@@ -66,7 +66,7 @@ class Metrics:
             registry=self.registry,
         )
         Info("calico_build", "What is running.", registry=self.registry).info(
-            {"version": _own_version()}
+            {"version": package_version()}
         )
 
     def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
@@ -87,7 +87,8 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def _own_version() -> str:
+def package_version() -> str:
+    """Version of the installed package, or "uninstalled"."""
     try:
         return version("calico-labeling")
     except PackageNotFoundError:

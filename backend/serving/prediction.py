@@ -123,6 +123,7 @@ class PredictionService:
         images: fetches a task's images.
         render: turns a prediction into the bytes of its regions, and a score.
         store: keeps answers.
+        code: version of the code that makes answers; those kept by other code are made anew.
         push: sends one late answer to Label Studio in the background, or None when nobody can.
         budget_s: longest a request may wait.
         seats: requests that may wait at once, so that threads are left for everything else.
@@ -137,6 +138,7 @@ class PredictionService:
         store: Store,
         metrics: Metrics,
         *,
+        code: str,
         push: Push | None,
         budget_s: float,
         seats: int,
@@ -147,6 +149,7 @@ class PredictionService:
         self._render = render
         self._store = store
         self._metrics = metrics
+        self._code = code
         self._push = push
         self._budget_s = budget_s
         self._seats = threading.BoundedSemaphore(seats)
@@ -226,7 +229,7 @@ class PredictionService:
 
     def _look(self, work: Work, group: ImageGroup, predictor: Predictor) -> Answer:
         content = content_key(group)
-        key = answer_key(work, content, predictor.version)
+        key = answer_key(work, content, version=predictor.version, code=self._code)
         if not work.is_interactive and (kept := self._find(key)) is not None:
             self._count("cached")
             return Answer(bytes(kept.regions), kept.score, predictor.version)
@@ -282,9 +285,10 @@ def content_key(group: ImageGroup) -> str:
     return digest.hexdigest()
 
 
-def answer_key(work: Work, content: str, version: str) -> str:
+def answer_key(work: Work, content: str, *, version: str, code: str) -> str:
     """Hash of all a kept answer depends on; nothing a caller names can stand in for pixels."""
-    parts = (work.task.project_id, work.task.id, work.task.labels, work.schema, content, version)
+    task = work.task
+    parts = (task.project_id, task.id, task.labels, work.schema, content, version, code)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

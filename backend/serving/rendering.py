@@ -7,18 +7,25 @@ from collections.abc import Sequence
 
 from backend.label_studio.reply import with_problem
 from backend.label_studio.result import (
+    RENDERING_VERSION,
     empty_item,
     not_yet_item,
     predict_answer,
     predict_item,
     render_prediction,
 )
+from backend.serving.metrics import package_version
 from backend.serving.prediction import Answer, Work
 from backend.types import PredictRequest
 from calico_model.types import GroupPrediction, ImageGroup
 
 _log = logging.getLogger(__name__)
 _CLICK_SEED = "prompt"
+
+
+def code_version() -> str:
+    """Of the code between a picture and its kept answer, weights aside."""
+    return f"{package_version()}/{RENDERING_VERSION}"
 
 
 def render_regions(

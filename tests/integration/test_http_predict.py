@@ -140,6 +140,15 @@ def test_kept_answers_survive_a_restart(make_app, predictor):
     assert len(predictor.seen) == len(BATCH["tasks"])
 
 
+def test_answers_of_other_code_are_not_given_again(make_app, predictor, monkeypatch):
+    first = make_app()
+    results(first.test_client(), BATCH)
+    first.extensions["calico"].close()
+    monkeypatch.setattr("backend.serving.rendering.RENDERING_VERSION", 1_000_000)
+    results(make_app().test_client(), BATCH)
+    assert len(predictor.seen) == 2 * len(BATCH["tasks"])
+
+
 def test_answers_of_other_weights_are_not_given_again(make_app, predictor):
     first = make_app()
     results(first.test_client(), BATCH)
