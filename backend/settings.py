@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     cached_predictions: int = Field(
         20_000, ge=0, description="Stored answers kept in the database; 0 keeps none."
     )
+    cached_prediction_bytes: int = Field(
+        512 * _MIB, ge=1, description="Bytes of stored answers kept; the oldest go first."
+    )
 
     label_studio_url: str | None = Field(
         None,

@@ -16,12 +16,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.database import open_engines
 from backend.errors import BusyError, StoreError
+from backend.kept_answers import KeptAnswers
 from backend.tables import adapter, ann_head, event_log, prediction
 from backend.types import Event, EventAction
 from backend.writer import WriterThread
@@ -29,7 +30,6 @@ from backend.writer import WriterThread
 _log = logging.getLogger(__name__)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _GONE_US = 2**62  # a deletion is newer than any change
-_PRUNE_EVERY = 256
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,16 @@ class Store:
         queue_size: int,
         commit_timeout_s: float,
         cached_predictions: int,
+        cached_prediction_bytes: int,
     ) -> None:
         self._writing = writing
         self._reading = reading
         self._commit_timeout_s = commit_timeout_s
-        self._cached_predictions = cached_predictions
-        self._kept = 0  # touched by the writer thread alone
+        self._kept = KeptAnswers(max_rows=cached_predictions, max_bytes=cached_prediction_bytes)
         self._insert: Any = (
             postgresql.insert if writing.dialect.name == "postgresql" else sqlite.insert
         )
-        self._writer = WriterThread(writing, queue_size=queue_size)
+        self._writer = WriterThread(writing, queue_size=queue_size, upkeep=self._kept)
 
     def record_events(self, events: Sequence[Event]) -> int:
         """Journals events and moves the heads; returns after the commit is on disk.
@@ -190,7 +190,7 @@ class Store:
         self, key: str, body: bytes, *, project_id: int | None, task_id: int | None, version: str
     ) -> None:
         """Queues an answer for keeping; does not wait, and drops it when the queue is full."""
-        if self._cached_predictions == 0:
+        if not self._kept.takes(body):
             return
         row = self._insert(prediction).values(
             key=key,
@@ -202,23 +202,13 @@ class Store:
         )
 
         def keep(connection: Connection) -> None:
-            connection.execute(row.on_conflict_do_nothing(index_elements=["key"]))
-            self._kept += 1
-            if self._kept % _PRUNE_EVERY == 1:
-                self._prune(connection)
+            insert = row.on_conflict_do_nothing(index_elements=["key"])
+            self._kept.add(connection, insert, len(body))
 
         try:
             self._writer.submit(keep)
         except BusyError:
             _log.warning("answer not kept: queue full", extra={"event": "prediction_not_kept"})
-
-    def _prune(self, connection: Connection) -> None:
-        newest = (
-            select(prediction.c.key)
-            .order_by(prediction.c.created_at_us.desc())
-            .limit(self._cached_predictions)
-        )
-        connection.execute(delete(prediction).where(prediction.c.key.not_in(newest)))
 
     @property
     def waiting(self) -> int:
@@ -265,6 +255,7 @@ def open_store(
     queue_size: int = 1024,
     commit_timeout_s: float = 0.7,
     cached_predictions: int = 20_000,
+    cached_prediction_bytes: int = 512 * 1024 * 1024,
 ) -> Store:
     """Opens a database, checks it and brings its tables up to date.
 
@@ -273,6 +264,7 @@ def open_store(
         queue_size: changes that may wait for the writer thread.
         commit_timeout_s: longest wait for a commit.
         cached_predictions: answers kept, newest first.
+        cached_prediction_bytes: bytes of their bodies.
 
     Raises:
         StoreError: unreadable URL, damaged file, or a database that cannot be reached or migrated.
@@ -284,6 +276,7 @@ def open_store(
         queue_size=queue_size,
         commit_timeout_s=commit_timeout_s,
         cached_predictions=cached_predictions,
+        cached_prediction_bytes=cached_prediction_bytes,
     )
 
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,6 +25,17 @@ _log = logging.getLogger(__name__)
 _MOST_PER_COMMIT = 64
 
 
+class Upkeep(Protocol):
+    """Work that nobody waits for, done in small steps between commits."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a step is needed; must be quick."""
+
+    def prune(self, connection: Connection) -> None:
+        """Takes one step in a transaction of its own."""
+
+
 class WriterThread:
     """Runs changes in the order they were submitted, grouped into durable transactions.
 
@@ -33,10 +44,12 @@ class WriterThread:
     Args:
         engine: whose connections begin a write transaction at once (BEGIN IMMEDIATE on SQLite).
         queue_size: changes that may wait.
+        upkeep: done after those who waited for a commit are answered.
     """
 
-    def __init__(self, engine: Engine, *, queue_size: int) -> None:
+    def __init__(self, engine: Engine, *, queue_size: int, upkeep: Upkeep) -> None:
         self._engine = engine
+        self._upkeep = upkeep
         self._queue: queue.Queue[_Change | None] = queue.Queue(maxsize=queue_size)
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._is_closed = False
@@ -100,6 +113,19 @@ class WriterThread:
             if changes:
                 _commit_together(self._engine, changes)
             if is_last:
+                return
+            self._keep_up()
+
+    def _keep_up(self) -> None:
+        """Takes at least one step per commit, so that steady traffic cannot put it off forever."""
+        while self._upkeep.is_due:
+            try:
+                with self._engine.begin() as connection:
+                    self._upkeep.prune(connection)
+            except Exception:  # tried again after the next commit
+                _log.exception("upkeep failed", extra={"event": "upkeep_failed"})
+                return
+            if not self._queue.empty():
                 return
 
     def _next_changes(self) -> tuple[list[_Change], bool]:

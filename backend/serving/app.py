@@ -124,6 +124,7 @@ def build_parts(
         queue_size=settings.journal_queue,
         commit_timeout_s=settings.commit_timeout_ms / 1000,
         cached_predictions=settings.cached_predictions,
+        cached_prediction_bytes=settings.cached_prediction_bytes,
     )
     metrics = Metrics()
     host = ModelHost(load or (lambda: load_shipped(settings)))
