@@ -1,17 +1,14 @@
 """Image URLs of a task -> pixels, within limits of bytes, pixels, side and time.
 
 Knows where Label Studio keeps files and which URL may carry its token. Every URL, also of a
-redirect, passes the address policy, and the connection goes to the address that was checked. Holds
-one HTTP client, which is safe to share between threads.
+redirect, passes the address policy. Does not open connections itself.
 """
 
 from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qs, quote, unquote, urljoin, urlsplit
@@ -23,11 +20,11 @@ from backend.errors import (
     InvalidTaskError,
     LabelStudioError,
     MediaError,
-    MediaTooLargeError,
     MediaUnavailableError,
     UnreadableMediaError,
 )
 from backend.label_studio.address import AddressPolicy, Resolver, Target, resolve_host, split_origin
+from backend.label_studio.download import Download, MediaLimits
 from backend.types import Task
 from calico_model.errors import InvalidImageError
 from calico_model.picture import read_rgb
@@ -36,32 +33,6 @@ from calico_model.types import ImageGroup, RgbImage
 _LABEL_STUDIO_PATHS = ("/data/", "/storage-data/", "/tasks/")
 _LOCAL_FILES = "/data/local-files/"
 _STORAGE_SCHEMES = ("s3", "gs", "azure-blob")
-_ADDRESSES_TRIED = 3
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_OPAQUE_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
-
-
-@dataclass(frozen=True)
-class MediaLimits:
-    """What one image may cost.
-
-    Attributes:
-        max_bytes: largest file.
-        max_pixels: largest width x height.
-        max_side: largest width or height in pixels.
-        timeout_s: longest time for everything, redirects included.
-        connect_timeout_s: longest wait for a connection.
-        read_timeout_s: longest silence of the host.
-        max_redirects: redirects followed.
-    """
-
-    max_bytes: int = 25 * 1024 * 1024
-    max_pixels: int = 40_000_000
-    max_side: int = 16_384
-    timeout_s: float = 30.0
-    connect_timeout_s: float = 3.0
-    read_timeout_s: float = 10.0
-    max_redirects: int = 3
 
 
 class Authorization(Protocol):
@@ -103,12 +74,11 @@ class MediaFetcher:
         self._root = None if local_files_root is None else local_files_root.resolve()
         own = () if self._origin is None else (_listed(self._origin),)
         self._policy = AddressPolicy((*own, *hosts), resolve=resolve)
-        timeout = httpx.Timeout(self._limits.read_timeout_s, connect=self._limits.connect_timeout_s)
-        self._http = httpx.Client(timeout=timeout, trust_env=False, transport=transport)
+        self._web = Download(self._limits, transport=transport)
 
     def close(self) -> None:
         """Closes the connections."""
-        self._http.close()
+        self._web.close()
 
     def fetch_group(self, task: Task) -> ImageGroup:
         """Fetches every image of a task.
@@ -195,7 +165,7 @@ class MediaFetcher:
         with path.open("rb") as file:
             data = file.read(self._limits.max_bytes + 1)
         if len(data) > self._limits.max_bytes:
-            raise self._too_large()
+            raise self._limits.too_large()
         return data
 
     def _download(self, url: str) -> bytes:
@@ -205,7 +175,7 @@ class MediaFetcher:
         renew = was_refused = False
         while True:
             target = self._policy.check(url)
-            answer = self._ask(target, self._headers(target, renew=renew), deadline)
+            answer = self._web.ask(target, self._headers(target, renew=renew), deadline)
             if isinstance(answer, bytes):
                 return answer
             renew = answer is None
@@ -220,42 +190,6 @@ class MediaFetcher:
                     f"expected at most {self._limits.max_redirects} redirects"
                 )
 
-    def _ask(
-        self, target: Target, headers: Mapping[str, str], deadline: float
-    ) -> bytes | str | None:
-        """One request: the bytes, the address of a redirect, or None for a refused token."""
-        try:
-            with closing(self._connect(target, headers)) as response:
-                if response.status_code in _REDIRECTS and "location" in response.headers:
-                    return str(response.headers["location"])
-                if response.status_code == 401 and "Authorization" in headers:
-                    return None
-                self._check(response)
-                return self._body(response, deadline)
-        except httpx.TimeoutException as error:
-            raise self._too_slow() from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise MediaUnavailableError(f"host {target.host} cannot be reached") from error
-
-    def _connect(self, target: Target, headers: Mapping[str, str]) -> httpx.Response:
-        """Asks the first checked address that listens ("localhost" may be ::1 or 127.0.0.1)."""
-        parts = urlsplit(target.url)
-        query = f"?{parts.query}" if parts.query else ""
-        failure: httpx.TransportError | None = None
-        for ip in target.ips[:_ADDRESSES_TRIED]:
-            place = f"[{ip}]" if ":" in ip else ip
-            request = self._http.build_request(
-                "GET",
-                f"{target.scheme}://{place}:{target.port}{parts.path or '/'}{query}",
-                headers=headers,
-                extensions={"sni_hostname": target.host},
-            )
-            try:
-                return self._http.send(request, stream=True, follow_redirects=False)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                failure = error
-        raise failure or httpx.ConnectError("no address")
-
     def _headers(self, target: Target, *, renew: bool) -> dict[str, str]:
         """The token goes to Label Studio's own origin and file paths only."""
         # Label Studio answers 406 to /data/local-files/ when only images are accepted.
@@ -269,38 +203,6 @@ class MediaFetcher:
         if is_own and self._authorization is not None:
             headers["Authorization"] = self._authorization.header(renew=renew)
         return headers
-
-    def _check(self, response: httpx.Response) -> None:
-        if response.status_code != 200:
-            hint = "; check LABEL_STUDIO_API_KEY" if response.status_code in (401, 403) else ""
-            raise MediaUnavailableError(f"the host answered {response.status_code}{hint}")
-        kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
-        if kind not in _OPAQUE_TYPES and not kind.startswith("image/"):
-            raise UnreadableMediaError(f"expected an image, got content of type {kind[:60]!r}")
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise UnreadableMediaError("expected a body without Content-Encoding")
-        length = response.headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._limits.max_bytes:
-            raise self._too_large()
-
-    def _body(self, response: httpx.Response, deadline: float) -> bytes:
-        data = bytearray()
-        for chunk in response.iter_raw():
-            data += chunk
-            if len(data) > self._limits.max_bytes:
-                raise self._too_large()
-            if time.monotonic() > deadline:
-                raise self._too_slow()
-        expected = response.headers.get("content-length", "")
-        if expected.isdigit() and int(expected) != len(data):
-            raise MediaUnavailableError(f"expected {expected} bytes, the host sent {len(data)}")
-        return bytes(data)
-
-    def _too_large(self) -> MediaTooLargeError:
-        return MediaTooLargeError(f"expected at most {self._limits.max_bytes} bytes")
-
-    def _too_slow(self) -> MediaUnavailableError:
-        return MediaUnavailableError(f"expected the image within {self._limits.timeout_s:g} s")
 
 
 def _listed(origin: tuple[str, str, int]) -> str:

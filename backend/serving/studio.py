@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.media import MediaFetcher, MediaLimits
+from backend.label_studio.download import MediaLimits
+from backend.label_studio.media import MediaFetcher
 from backend.serving.prediction import Answer
 from backend.settings import Settings
 from backend.types import Task

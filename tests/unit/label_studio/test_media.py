@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import os
+import socket
 import struct
+import time
 import zlib
 
 import httpx
@@ -22,7 +24,8 @@ from backend.errors import (
     MediaUnavailableError,
     UnreadableMediaError,
 )
-from backend.label_studio.media import MediaFetcher, MediaLimits
+from backend.label_studio.download import MediaLimits
+from backend.label_studio.media import MediaFetcher
 from backend.types import Task
 
 STUDIO = "http://studio.local:8080"
@@ -334,6 +337,27 @@ def test_slow_body_is_given_up():
     limits = MediaLimits(timeout_s=0.0)
     with pytest.raises(MediaUnavailableError, match="within 0 s"):
         fetcher(Web(page=answer()), limits=limits).fetch("/data/upload/1/a.png")
+
+
+def test_no_single_wait_lasts_beyond_the_time_of_one_image():
+    web = Web(page=answer())
+    fetcher(web, limits=MediaLimits(timeout_s=2.0)).fetch("/data/upload/1/a.png")
+    fetcher(web).fetch("/data/upload/1/a.png")
+    short, normal = (request.extensions["timeout"] for request in web.requests)
+    assert 1.0 < short["read"] <= 2.0
+    assert 1.0 < short["connect"] <= 2.0
+    assert (normal["read"], normal["connect"]) == (10.0, 3.0)
+
+
+def test_silent_host_is_given_up_after_the_time_of_one_image():
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        media = MediaFetcher(label_studio_url=url, limits=MediaLimits(timeout_s=0.2))
+        began = time.monotonic()
+        with pytest.raises(MediaUnavailableError, match="within 0.2 s"):
+            media.fetch("/data/upload/1/a.png")
+        assert time.monotonic() - began < 5
+        media.close()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,156 @@
+"""One request for one image: to an address that was checked, within limits of bytes and time.
+
+Knows connections, headers and bodies. Does not know which URL to ask, who may see the token, or
+pictures. Holds one HTTP client, which is safe to share between threads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from backend.errors import MediaTooLargeError, MediaUnavailableError, UnreadableMediaError
+from backend.label_studio.address import Target
+
+_ADDRESSES_TRIED = 3
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_OPAQUE_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """What one image may cost.
+
+    Attributes:
+        max_bytes: largest file.
+        max_pixels: largest width x height.
+        max_side: largest width or height in pixels.
+        timeout_s: longest time for everything, redirects included.
+        connect_timeout_s: longest wait for a connection.
+        read_timeout_s: longest silence of the host.
+        max_redirects: redirects followed.
+    """
+
+    max_bytes: int = 25 * 1024 * 1024
+    max_pixels: int = 40_000_000
+    max_side: int = 16_384
+    timeout_s: float = 30.0
+    connect_timeout_s: float = 3.0
+    read_timeout_s: float = 10.0
+    max_redirects: int = 3
+
+    def too_large(self) -> MediaTooLargeError:
+        """The error of a file over `max_bytes`."""
+        return MediaTooLargeError(f"expected at most {self.max_bytes} bytes")
+
+
+class Download:
+    """Asks hosts for images.
+
+    Args:
+        limits: what one image may cost.
+        transport: for tests; the network when None.
+    """
+
+    def __init__(self, limits: MediaLimits, *, transport: httpx.BaseTransport | None) -> None:
+        self._limits = limits
+        self._http = httpx.Client(trust_env=False, transport=transport)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def ask(
+        self, target: Target, headers: Mapping[str, str], deadline: float
+    ) -> bytes | str | None:
+        """One request.
+
+        Args:
+            target: where to.
+            headers: sent as they are.
+            deadline: `time.monotonic()` at which the image is too late.
+
+        Returns:
+            The bytes, the address of a redirect, or None for a refused token.
+
+        Raises:
+            MediaError: the host cannot be reached, or what it sends cannot be used.
+        """
+        try:
+            with closing(self._connect(target, headers, deadline)) as response:
+                if response.status_code in _REDIRECTS and "location" in response.headers:
+                    return str(response.headers["location"])
+                if response.status_code == 401 and "Authorization" in headers:
+                    return None
+                self._check(response)
+                return self._body(response, deadline)
+        except httpx.TimeoutException as error:
+            raise self._too_slow() from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise MediaUnavailableError(f"host {target.host} cannot be reached") from error
+
+    def _connect(
+        self, target: Target, headers: Mapping[str, str], deadline: float
+    ) -> httpx.Response:
+        """Asks the first checked address that listens ("localhost" may be ::1 or 127.0.0.1)."""
+        parts = urlsplit(target.url)
+        query = f"?{parts.query}" if parts.query else ""
+        failure: httpx.TransportError | None = None
+        for ip in target.ips[:_ADDRESSES_TRIED]:
+            place = f"[{ip}]" if ":" in ip else ip
+            request = self._http.build_request(
+                "GET",
+                f"{target.scheme}://{place}:{target.port}{parts.path or '/'}{query}",
+                headers=headers,
+                timeout=self._time_left(deadline),
+                extensions={"sni_hostname": target.host},
+            )
+            try:
+                return self._http.send(request, stream=True, follow_redirects=False)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                failure = error
+        raise failure or httpx.ConnectError("no address")
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.status_code != 200:
+            hint = "; check LABEL_STUDIO_API_KEY" if response.status_code in (401, 403) else ""
+            raise MediaUnavailableError(f"the host answered {response.status_code}{hint}")
+        kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind not in _OPAQUE_TYPES and not kind.startswith("image/"):
+            raise UnreadableMediaError(f"expected an image, got content of type {kind[:60]!r}")
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnreadableMediaError("expected a body without Content-Encoding")
+        length = response.headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._limits.max_bytes:
+            raise self._limits.too_large()
+
+    def _body(self, response: httpx.Response, deadline: float) -> bytes:
+        data = bytearray()
+        for chunk in response.iter_raw():
+            data += chunk
+            if len(data) > self._limits.max_bytes:
+                raise self._limits.too_large()
+            if time.monotonic() > deadline:
+                raise self._too_slow()
+        expected = response.headers.get("content-length", "")
+        if expected.isdigit() and int(expected) != len(data):
+            raise MediaUnavailableError(f"expected {expected} bytes, the host sent {len(data)}")
+        return bytes(data)
+
+    def _time_left(self, deadline: float) -> httpx.Timeout:
+        """No single wait lasts beyond the deadline, neither for a connection nor for headers."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise self._too_slow()
+        limits = self._limits
+        return httpx.Timeout(
+            min(limits.read_timeout_s, left), connect=min(limits.connect_timeout_s, left)
+        )
+
+    def _too_slow(self) -> MediaUnavailableError:
+        return MediaUnavailableError(f"expected the image within {self._limits.timeout_s:g} s")
