@@ -64,7 +64,7 @@ class Recipe:
     pool_scenes: int = 36_000
     stages: tuple[Stage, ...] = (
         Stage("encoders", 1000, 1.5e-3, language=False),
-        Stage("joint", 1400, 8e-4, language=True, masks=64, dense_weight=0.1, mask_weight=3.0),
+        Stage("joint", 1250, 8e-4, language=True, masks=64, dense_weight=0.1, mask_weight=3.0),
     )
     group_sizes: tuple[float, ...] = (0.04, 0.70, 0.16, 0.10)
     prompt_weight: float = 0.5

@@ -1,0 +1,46 @@
+"""The shipped calico-tiny: loads, stays small, and still sees what its card says it sees."""
+
+from __future__ import annotations
+
+import pytest
+
+from calico_model.config import CalicoConfig, tiny
+from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
+from calico_model.evaluation.protocol import evaluate
+from calico_model.predictor import DEFAULT_WEIGHTS, Predictor, load_predictor
+from calico_model.training.pretrain import small_tokenizer
+
+MEBIBYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return load_predictor()
+
+
+def test_the_folder_holds_everything_and_stays_small() -> None:
+    names = {path.name for path in DEFAULT_WEIGHTS.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "MODEL_CARD.md"} <= names
+    size = sum(path.stat().st_size for path in DEFAULT_WEIGHTS.rglob("*") if path.is_file())
+    assert size < 60 * MEBIBYTE
+
+
+def test_it_is_the_tiny_preset_with_todays_vocabulary() -> None:
+    assert CalicoConfig.from_file(DEFAULT_WEIGHTS / "config.json") == tiny(small_tokenizer().size)
+
+
+def test_the_version_names_the_weights(predictor: Predictor) -> None:
+    name, digest = predictor.version.rsplit("-", 1)
+    assert name == "calico-tiny"
+    assert len(digest) == 8
+
+
+def test_it_segments_and_names_held_out_groups(predictor: Predictor) -> None:
+    groups = [
+        labeled_group(draw_group(group_rng(Stream.EVALUATION, 7, index), split=Split.SEEN))
+        for index in range(16)
+    ]
+    report = evaluate(predictor, groups, resamples=10)
+    # Far below the card's figures (300 groups), far above an untrained model's zero.
+    assert report.mean["compat"]["mIoU"].value > 35
+    assert report.mean["compat"]["Recall"].value > 25
