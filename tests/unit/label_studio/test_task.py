@@ -173,7 +173,7 @@ def test_labels_of_the_task():
         (b'{"tasks": [], "label_config": 3}', RequestError, "label_config"),
         (b'{"tasks": []}', InvalidLabelConfigError, "label_config"),
         (request(project="one.two"), RequestError, "project"),
-        (request(params={"context": {"result": 5}}), RequestError, "result"),
+        (request(params={"context": {"result": 5}}), RequestError, "params.context.result"),
         (request(params={"context": 5}), RequestError, "params.context"),
     ],
 )
