@@ -1,6 +1,6 @@
 """All that decides the network's shape and its input frames: the science, not the deployment.
 
-Owns the presets `tiny` and `7b`. Knows nothing of files but how to read and write itself as JSON.
+The presets are in presets.py. Knows nothing of files but how to read and write itself as JSON.
 Sizes follow calico: paper sections 3.2-3.4; the 7B column reproduces the released parts.
 """
 
@@ -11,11 +11,9 @@ import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Self, cast, get_args, get_origin, get_type_hints
+from typing import Any, Self, cast, get_args, get_origin, get_type_hints
 
 from calico_model.errors import InvalidConfigError
-
-Preset = Literal["tiny", "7b"]
 
 
 @dataclass(frozen=True)
@@ -257,55 +255,3 @@ def _value(hint: Any, value: object, where: str) -> object:
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise InvalidConfigError(f"{where}: expected {kind.__name__}, got {value!r}")
     return value
-
-
-def tiny(vocab_size: int, *, name: str = "calico-tiny") -> CalicoConfig:
-    """The model trained and shipped here: the 7B wiring at laptop size, on 128 px squares."""
-    trunk = TrunkConfig()
-    return CalicoConfig(
-        name=name,
-        image_size=128,
-        trunk=trunk,
-        eva=EncoderConfig(8, 8, 1, 256, 2, 4, 768, channels=256),
-        dino=EncoderConfig(8, 8, 1, 128, 2, 4, 512, channels=256, registers=2),
-        qformer=QFormerConfig(16, 192, 2, 4, 512, cross_attention_every=1),
-        mask=MaskConfig(
-            encoder=EncoderConfig(16, 16, 1, 128, 1, 4, 384, channels=128),
-            window=8,
-            global_layers=(),
-            relative_positions=False,
-            prompt_width=128,
-            decoder_heads=4,
-            decoder_mlp=256,
-            high_resolution=True,
-        ),
-        language=LanguageConfig(vocab_size, 256, 6, 4, 704, max_positions=1024),
-        cem_heads=4,
-        max_answer_tokens=160,
-    )
-
-
-def full(*, name: str = "calico-7b") -> CalicoConfig:
-    """CALICO-7B from its public parts (EVA-CLIP-g, InstructBLIP, DINOv2-B, SAM-H, Vicuna-7B)."""
-    return CalicoConfig(
-        name=name,
-        image_size=1024,
-        trunk=None,
-        eva=EncoderConfig(224, 224, 14, 1408, 39, 16, 6144),
-        dino=EncoderConfig(518, 224, 14, 768, 12, 12, 3072, registers=4),
-        qformer=QFormerConfig(32, 768, 12, 12, 3072),
-        mask=MaskConfig(
-            encoder=EncoderConfig(1024, 1024, 16, 1280, 32, 16, 5120),
-            window=14,
-            global_layers=(7, 15, 23, 31),
-            relative_positions=True,
-            prompt_width=256,
-            decoder_heads=8,
-            decoder_mlp=2048,
-        ),
-        language=LanguageConfig(32007, 4096, 32, 32, 11008, max_positions=4096),
-        system_prompt=(
-            "A chat between a curious human and an artificial intelligence assistant. "
-            "The assistant gives helpful, detailed, and polite answers to the human's questions."
-        ),
-    )

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from calico_model.modeling.inputs import Conversations
 from calico_model.modeling.losses import IGNORED
-from calico_model.modeling.model import Conversations
 from calico_model.tokenizer import Tokenizer
 
 

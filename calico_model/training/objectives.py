@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from calico_model.data.catalogue import PART_NAMES, TRAINED_CATEGORIES
 from calico_model.features import ImageFeatures
+from calico_model.modeling.inputs import Pixels
 from calico_model.modeling.losses import (
     DICE_WEIGHT,
     PIXEL_WEIGHT,
@@ -24,7 +25,7 @@ from calico_model.modeling.losses import (
     quality_loss,
     text_loss,
 )
-from calico_model.modeling.model import Calico, Pixels
+from calico_model.modeling.model import Calico
 from calico_model.training.batches import (
     WHOLE,
     MaskTargets,

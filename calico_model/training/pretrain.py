@@ -19,16 +19,16 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
 
-from calico_model import prompts
 from calico_model.checkpoints import save_model
-from calico_model.config import CalicoConfig, LoraConfig, tiny
-from calico_model.data.catalogue import HELD_OUT_PARTS, PART_NAMES, TRAINED_CATEGORIES
+from calico_model.config import CalicoConfig, LoraConfig
 from calico_model.data.pool import ScenePool
 from calico_model.errors import InvalidConfigError
 from calico_model.modeling.model import Calico
-from calico_model.tokenizer import Tokenizer, build_small_tokenizer
+from calico_model.presets import tiny
+from calico_model.tokenizer import Tokenizer
 from calico_model.training.batches import TrainingBatch, dictionary_batch, group_batch
 from calico_model.training.curves import CurveLog
+from calico_model.training.lexicon import small_tokenizer
 from calico_model.training.objectives import TrainingObjective, Weights
 from calico_model.training.recipe import Recipe, Stage
 
@@ -90,16 +90,6 @@ def train(
         run.export()
     accelerator.wait_for_everyone()
     return out / "model"
-
-
-def small_tokenizer() -> Tokenizer:
-    """Builds calico-tiny's tokenizer: wordings and names met in training are whole words.
-
-    Held-out names are spelled, as any name of a project that training never met.
-    """
-    parts = [name for name in PART_NAMES if name not in HELD_OUT_PARTS]
-    names = {word for name in (*TRAINED_CATEGORIES, *parts) for word in name.split()}
-    return build_small_tokenizer([*prompts.known_words(), *sorted(names)])
 
 
 def _starts(recipe: Recipe) -> Iterator[tuple[int, Stage]]:

@@ -19,7 +19,7 @@ from calico_model.config import (
 )
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.pretrain import small_tokenizer
+from calico_model.training.lexicon import small_tokenizer
 
 
 def micro_config(

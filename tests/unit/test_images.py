@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.config import full
 from calico_model.images import scaled_size_hw, to_mask, to_pixels
+from calico_model.presets import full
 from tests.unit.conftest import micro_config
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from calico_model.config import CalicoConfig, tiny
+from calico_model.config import CalicoConfig
 from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
 from calico_model.evaluation.protocol import evaluate
 from calico_model.predictor import DEFAULT_WEIGHTS, Predictor, load_predictor
-from calico_model.training.pretrain import small_tokenizer
+from calico_model.presets import tiny
+from calico_model.training.lexicon import small_tokenizer
 
 MEBIBYTE = 2**20
 

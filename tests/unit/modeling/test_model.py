@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calico_model import prompts
-from calico_model.config import AblationConfig, full, tiny
+from calico_model.config import AblationConfig
 from calico_model.data.collate import Turn, collate_prompts, collate_turns
 from calico_model.features import ImageFeatures
 from calico_model.images import to_pixels
@@ -25,7 +25,9 @@ from calico_model.modeling.adapter import (
     trainable_count,
 )
 from calico_model.modeling.correspondence import scatter_rows
-from calico_model.modeling.model import Calico, Conversations
+from calico_model.modeling.inputs import Conversations
+from calico_model.modeling.model import Calico
+from calico_model.presets import full, tiny
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.pretrain import use_plain_attention
