@@ -100,6 +100,8 @@ def _launch(processes: int, recipe: Recipe, out: Path, pool: Path) -> int:
 
 
 def _train(recipe: Recipe, out: Path, pool: Path) -> None:
+    from torch import distributed
+
     from calico_model.training.pretrain import Progress, train
 
     is_stopping = False
@@ -112,17 +114,20 @@ def _train(recipe: Recipe, out: Path, pool: Path) -> None:
     signal.signal(signal.SIGTERM, request_stop)
     began = time.monotonic()
     with _bar() as bar:
-        task = bar.add_task("training", total=sum(s.steps for s in recipe.stages))
+        task = bar.add_task("training", total=sum(s.steps for s in recipe.stages), visible=False)
 
         def show(progress: Progress) -> None:
             shown = ("text", "dense", "mask_iou")
             terms = " ".join(f"{k} {progress.terms[k]:.3f}" for k in shown if k in progress.terms)
-            bar.update(task, completed=progress.step, description=f"{progress.stage}: {terms}")
+            text = f"{progress.stage}: {terms}"
+            bar.update(task, completed=progress.step, description=text, visible=True)
 
         folder = train(recipe, pool, out, on_progress=show, stop=lambda: is_stopping)
     seconds = round(time.monotonic() - began, 1)
     outcome = {"model": str(folder), "finished": not is_stopping, "seconds": seconds}
-    typer.echo(json.dumps(outcome))
+    # Of several processes only the first reports.
+    if not distributed.is_initialized() or distributed.get_rank() == 0:
+        typer.echo(json.dumps(outcome))
 
 
 def _bar() -> ProgressBar:
