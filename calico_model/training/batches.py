@@ -20,6 +20,7 @@ from calico_model.data.catalogue import PART_NAMES, TRAINED_CATEGORIES
 from calico_model.data.collate import TrainingTurns, Turn, collate_turns
 from calico_model.data.comparison import Comparison, compare, visible_parts
 from calico_model.data.scene import Scene
+from calico_model.features import ImageFeatures
 from calico_model.images import normalise
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
@@ -73,13 +74,15 @@ class MaskTargets:
 class TrainingBatch:
     """One optimiser step's data; `turns` is None while only encoders learn.
 
-    `segments` says which of the turns' [SEG] tokens the rows of `masks` belong to.
+    `segments` says which of the turns' [SEG] tokens the rows of `masks` belong to; `features` are
+    those of the scenes where frozen encoders have read them before.
     """
 
     scenes: SceneBatch
     masks: MaskTargets
     turns: TrainingTurns | None = None
     segments: Tensor | None = None
+    features: ImageFeatures | None = None
 
     def to(self, device: torch.device) -> TrainingBatch:
         """Moves all tensors."""
@@ -89,6 +92,8 @@ class TrainingBatch:
 def _moved(value: _T, device: torch.device) -> _T:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)  # type: ignore[return-value]
+    if isinstance(value, tuple):
+        return tuple(_moved(item, device) for item in value)  # type: ignore[return-value]
     if not is_dataclass(value) or isinstance(value, type):
         return value
     parts = {f.name: _moved(getattr(value, f.name), device) for f in fields(value)}

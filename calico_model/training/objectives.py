@@ -90,16 +90,17 @@ class TrainingObjective(nn.Module):
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Runs one step's data; terms are detached."""
-        features = self.model.encode(Pixels(batch.scenes.pixels))
+        features = batch.features
+        if features is None:
+            features = self.model.encode(Pixels(batch.scenes.pixels))
         rows = self.model.image_rows(features)
-        terms = {
-            "dense": self.weights.dense * self._dense(features, batch.scenes),
-            "presence": self.weights.presence
-            * functional.binary_cross_entropy_with_logits(
-                self.presence(rows.mean(1)).float(), batch.scenes.presence
-            )
-            * 10,
-        }
+        terms: dict[str, Tensor] = {}
+        if self.weights.dense:
+            terms["dense"] = self.weights.dense * self._dense(features, batch.scenes)
+        presence = functional.binary_cross_entropy_with_logits(
+            self.presence(rows.mean(1)).float(), batch.scenes.presence
+        )
+        terms["presence"] = self.weights.presence * presence * 10
         prompts = self.part_prompts(batch.masks.part) + self.category_prompts(batch.masks.category)
         if batch.turns is None:
             decoded = self.model.mask_decoder(features.mask, batch.masks.image, prompts[:, None])
