@@ -51,7 +51,7 @@ class _Entry:
     comparison: ComparedPair | None = None
 
 
-def read_groups(folder: Path) -> Sequence[LabeledGroup]:
+def read_groups(folder: Path) -> GroupFolder:
     """Opens a data set.
 
     An object record and a part record of the same images make one group; a part record with
@@ -69,11 +69,14 @@ def read_groups(folder: Path) -> Sequence[LabeledGroup]:
             broken images and empty masks.
     """
     records = read_document(folder / RECORDS_FILE, tuple[Record, ...])
-    return _GroupFolder(folder, records, read_document(folder / ANNOTATIONS_FILE, CocoDocument))
+    return GroupFolder(folder, records, read_document(folder / ANNOTATIONS_FILE, CocoDocument))
 
 
-class _GroupFolder(Sequence[LabeledGroup]):
-    """The groups of one folder, in order of first mention."""
+class GroupFolder(Sequence[LabeledGroup]):
+    """The groups of one folder, in order of first mention; made by `read_groups`.
+
+    Training asks for less than whole groups: what can be asked about one, and its masks alone.
+    """
 
     def __init__(self, folder: Path, records: tuple[Record, ...], document: CocoDocument) -> None:
         self._images_folder = folder / IMAGES_FOLDER
@@ -156,11 +159,47 @@ class _GroupFolder(Sequence[LabeledGroup]):
                         f"{annotation.image_id}, expected image {image_id}"
                     )
 
+    def image_ids(self, index: int) -> Ids:
+        """Returns the image ids of one group, in its order."""
+        return self._entries[index].img_ids
+
+    def common_objects(self, index: int) -> tuple[CommonObject, ...]:
+        """Returns what the records call common objects of one group; empty if they are silent."""
+        return tuple(self._entries[index].objects)
+
+    def comparison(self, index: int) -> ComparedPair | None:
+        """Returns the compared objects of one group, if its records compare any."""
+        return self._entries[index].comparison
+
+    def image_path(self, image_id: int) -> Path:
+        """Returns the file of one image."""
+        return self._images_folder / self._images[image_id].file_name
+
+    def read_image(self, image_id: int) -> RgbImage:
+        """Decodes one image: (H, W, 3) uint8 RGB.
+
+        Raises:
+            InvalidRecordError: not readable, or of another size than its record says.
+        """
+        return self._read_image(self._images[image_id])
+
+    def truth(self, index: int) -> tuple[tuple[PartMask, ...], tuple[ComparedObject, ...]]:
+        """Returns parts and compared objects of one group, without decoding its images.
+
+        Raises:
+            InvalidRecordError: a broken or empty mask.
+        """
+        return self._truth(self._entries[index])
+
     def _load(self, entry: _Entry) -> LabeledGroup:
         images = tuple(self._read_image(self._images[image_id]) for image_id in entry.img_ids)
         names = tuple(
             Path(self._images[i].file_name).with_suffix("").as_posix() for i in entry.img_ids
         )
+        parts, objects = self._truth(entry)
+        return LabeledGroup(ImageGroup(images, names), parts, objects)
+
+    def _truth(self, entry: _Entry) -> tuple[tuple[PartMask, ...], tuple[ComparedObject, ...]]:
         parts = [mask for shared in entry.objects for mask in self._object_masks(shared)]
         objects: tuple[ComparedObject, ...] = ()
         if entry.comparison is not None:
@@ -170,7 +209,7 @@ class _GroupFolder(Sequence[LabeledGroup]):
                 for n, (label, ids) in enumerate(zip(compared.cats, compared.ann_ids, strict=True))
             )
             parts += [*self._common_masks(compared), *self._unique_masks(compared)]
-        return LabeledGroup(ImageGroup(images, names), tuple(parts), objects)
+        return tuple(parts), objects
 
     def _object_masks(self, shared: CommonObject) -> Iterator[PartMask]:
         kind = RegionKind.COMMON_OBJECT
