@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from calico_model.evaluation.bootstrap import Metric
+from calico_model.evaluation.bootstrap import Estimate, Metric
 from calico_model.evaluation.labels import LabelScore
 from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
 
@@ -38,6 +38,8 @@ class Report:
         images: how many images they held.
         tasks: subtask -> "strict" | "compat" -> metric.
         mean: "strict" | "compat" -> metric, plain mean of the three subtasks.
+        resampled: the same means as fractions with their bootstrap copies; reports on the same
+            groups with the same seed resample alike, so their copies can be compared one by one.
         parts: naming and status of parts, beside the subtasks.
         oracle: subtask -> metric, its gains with true labels and true masks, and the bottleneck.
         labels: subtask -> label -> scores, for labels with at least 5 true regions.
@@ -54,6 +56,7 @@ class Report:
     images: int
     tasks: dict[str, dict[str, dict[str, Metric]]]
     mean: dict[str, dict[str, Metric]]
+    resampled: dict[str, dict[str, Estimate]]
     parts: dict[str, Metric]
     oracle: dict[str, dict[str, float | str]]
     labels: dict[str, dict[str, LabelScore]]

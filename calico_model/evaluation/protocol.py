@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from calico_model.errors import CalicoError, InvalidRecordError
 from calico_model.evaluation import bootstrap, structure, units
-from calico_model.evaluation.bootstrap import Estimate, Metric
+from calico_model.evaluation.bootstrap import Estimate
 from calico_model.evaluation.labels import score_labels
 from calico_model.evaluation.metrics import COMPAT, STRICT, Unit, ranked_hits
 from calico_model.evaluation.outcome import MODES, SS_BACKEND, SUBTASKS, Report, WorstCase
@@ -127,6 +127,7 @@ class _Ledger:
         """Turns the counts into metrics with intervals."""
         counts = bootstrap.draw_counts(self.groups, resamples, seed)
         estimates = {str(kind): self._estimate(kind, counts) for kind in SUBTASKS}
+        means = {mode: _mean(estimates, mode) for mode in MODES}
         return Report(
             model_version=version,
             data_sha256=self.digest.hexdigest(),
@@ -139,7 +140,11 @@ class _Ledger:
                 }
                 for task, modes in estimates.items()
             },
-            mean={mode: _mean(estimates, mode) for mode in MODES},
+            mean={
+                mode: {name: value.metric() for name, value in table.items()}
+                for mode, table in means.items()
+            },
+            resampled=means,
             parts={
                 name: bootstrap.ratio(tallies, counts).metric()
                 for name, tallies in self.tallies.items()
@@ -270,11 +275,11 @@ class _Ledger:
         return notes
 
 
-def _mean(estimates: dict[str, dict[str, dict[str, Estimate]]], mode: str) -> dict[str, Metric]:
+def _mean(estimates: dict[str, dict[str, dict[str, Estimate]]], mode: str) -> dict[str, Estimate]:
     """Mean over the subtasks of every metric all of them have."""
     tables = [modes[mode] for modes in estimates.values()]
     shared = [name for name in tables[0] if all(name in table for table in tables)]
-    return {name: bootstrap.mean_of([t[name] for t in tables]).metric() for name in shared}
+    return {name: bootstrap.mean_of([t[name] for t in tables]) for name in shared}
 
 
 def _precision(
