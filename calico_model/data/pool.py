@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from calico_model.data.synthetic import Stream, draw_group, group_rng
 from calico_model.errors import InvalidRecordError
 
 GROUPS_PER_CHUNK = 128
+_ORIGIN = "pool.json"
 _RENDER_FACTOR = 2
 _SAME_CATEGORY, _AS_DRAWN = 0.45, 0.5
 
@@ -47,8 +49,12 @@ def fill_pool(
         workers: processes.
         groups_per_chunk: groups a worker renders at a time; fixed for the life of a folder.
         on_progress: called with the number of scenes after each chunk.
+
+    Raises:
+        InvalidRecordError: the folder was begun with another seed, size or chunk length.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _check_origin(folder, {"seed": seed, "size_px": size_px, "groups_per_chunk": groups_per_chunk})
     done = 0
     chunk = 0
     with multiprocessing.get_context("spawn").Pool(workers) as processes:
@@ -60,6 +66,31 @@ def fill_pool(
                 if on_progress is not None:
                     on_progress(done)
             chunk = batch.stop
+
+
+def _check_origin(folder: Path, wanted: dict[str, int]) -> None:
+    """Notes what a new folder is made of; refuses to mix anything else into it."""
+    path = folder / _ORIGIN
+    if path.is_file():
+        try:
+            found = dict(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InvalidRecordError(f"{folder.name}/{_ORIGIN}: expected an object") from error
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                raise InvalidRecordError(
+                    f"{folder.name}/{_ORIGIN}: {name}: the scenes were rendered with "
+                    f"{found.get(name)!r}, got {value!r}; choose another folder"
+                )
+        return
+    if any(folder.glob("scenes-*")):
+        raise InvalidRecordError(
+            f"{folder.name}/{_ORIGIN}: missing, so nothing says which seed the scenes in this "
+            f"folder have; write {json.dumps(wanted)} there if you know, or choose another folder"
+        )
+    staged = folder / f".{_ORIGIN}.{os.getpid()}"
+    staged.write_text(json.dumps(wanted), "utf-8")
+    staged.replace(path)
 
 
 def _write_chunk(folder: Path, seed: int, size_px: int, groups: int, chunk: int) -> int:
