@@ -198,10 +198,14 @@ class ScenePool:
 
     def draw_group(self, rng: np.random.Generator, size: int) -> list[Scene]:
         """Draws a group: as it was rendered, or newly matched by category or by shared part."""
+        return [self.scene(i) for i in self.draw_indices(rng, size)]
+
+    def draw_indices(self, rng: np.random.Generator, size: int) -> list[int]:
+        """Draws what `draw_group` would, as positions of its scenes."""
         if size > 1 and rng.random() < _AS_DRAWN:
             drawn = self._groups[int(rng.integers(len(self._groups)))]
             if len(drawn) >= size:
-                return [self.scene(i) for i in rng.permutation(list(drawn))[:size]]
+                return [int(i) for i in rng.permutation(list(drawn))[:size]]
         first = int(rng.integers(len(self._where)))
         main = self._categories[first][0]
         names = [main] if rng.random() < _SAME_CATEGORY else comparable(main)
@@ -210,7 +214,7 @@ class ScenePool:
             options = self._of_category[names[int(rng.integers(len(names)))]]
             if options and all(_may_meet(self._categories, options[0], p) for p in picks):
                 picks.append(options[int(rng.integers(len(options)))])
-        return [self.scene(i) for i in rng.permutation(picks)]
+        return [int(i) for i in rng.permutation(picks)]
 
 
 def comparable(name: str) -> list[str]:
