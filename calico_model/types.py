@@ -144,11 +144,13 @@ class LabeledGroup:
             A common object or part has one entry per image of the group, all with one part_id;
             a unique part has exactly one entry.
         objects: the compared object of each image, in image order (at most one per image).
+        known: the subtasks whose truth is complete; nothing can be said about the others.
     """
 
     group: ImageGroup
     parts: tuple[PartMask, ...]
     objects: tuple[ComparedObject, ...] = ()
+    known: frozenset[RegionKind] = frozenset(RegionKind)
 
     def of_kind(self, kind: RegionKind) -> tuple[PartMask, ...]:
         """Returns the truth of one subtask, in stored order."""

@@ -5,7 +5,8 @@ is counted beside the metrics. The numbers come from metrics.py, their pooling a
 bootstrap.py, files and pictures from report.py. Does not know files, clocks or torch.
 
 An image without truth for a subtask is left out in compat. In strict it counts only if something
-was predicted there: those regions are false positives and the image has mIoU 0.
+was predicted there: those regions are false positives and the image has mIoU 0. A subtask whose
+truth a group does not know is not scored on it at all.
 """
 
 from __future__ import annotations
@@ -104,12 +105,12 @@ class _Ledger:
 
     def add(self, index: int, labeled: LabeledGroup, prediction: GroupPrediction) -> None:
         """Scores one group."""
-        regions = self._usable(index, labeled.group, prediction)
+        regions = self._usable(index, labeled, prediction)
         self.groups += 1
         self.images += len(labeled.group)
         self._fingerprint(labeled)
         quality: list[float] = []
-        for kind in SUBTASKS:
+        for kind in (kind for kind in SUBTASKS if kind in labeled.known):
             ours = [region for region in regions if region.kind is kind]
             self._count_answer(kind, ours, labeled, prediction)
             for image in range(len(labeled.group)):
@@ -159,10 +160,15 @@ class _Ledger:
             resamples=resamples,
         )
 
-    def _usable(self, index: int, group: ImageGroup, prediction: GroupPrediction) -> list[PartMask]:
-        """Drops regions that lie in no image or have another size, and says so."""
+    def _usable(
+        self, index: int, labeled: LabeledGroup, prediction: GroupPrediction
+    ) -> list[PartMask]:
+        """Drops regions without known truth; also misplaced ones, and says so."""
+        group = labeled.group
         usable = []
         for region in prediction.parts:
+            if region.kind not in labeled.known:
+                continue
             inside = 0 <= region.image_index < len(group)
             if inside and region.mask.shape == group.sizes_hw[region.image_index]:
                 usable.append(region)

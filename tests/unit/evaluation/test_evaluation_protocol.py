@@ -45,6 +45,23 @@ def test_subtasks_score_their_own_regions_only(chairs: list[LabeledGroup]) -> No
     assert report.mean["strict"]["mIoU"].value == pytest.approx(100 / 3)
 
 
+def test_subtasks_without_known_truth_are_not_scored(chairs: list[LabeledGroup]) -> None:
+    truth = [
+        replace(
+            labeled,
+            parts=tuple(part for part in labeled.parts if part.kind is COMMON_OBJECT),
+            known=frozenset({COMMON_OBJECT}),
+        )
+        if index % 2
+        else labeled
+        for index, labeled in enumerate(chairs)
+    ]
+    report = evaluate(Oracle(chairs), truth, resamples=20)
+    assert all(report.mean["strict"][name].value == pytest.approx(100) for name in HEADLINE)
+    assert report.answers["questions"] == 3 * 3 + 3
+    assert report.parts["status_accuracy"].value == 100
+
+
 def test_answers_where_nothing_is_to_find_cost_strict_only(chairs: list[LabeledGroup]) -> None:
     def add_unique_everywhere(parts: Parts) -> Parts:
         extra = [PartMask(0, UNIQUE_PART, "lamp", box(0, 4, 0, 4))]
