@@ -1,11 +1,11 @@
-"""The one definition of what is common and what is unique in a group of scenes.
+"""The one definition of what is common and what is unique in a group.
 
-Pure: compact maps in, names out (paper, section 3.1; MixedParts, 4.2).
+Pure: names or compact maps in, names out (paper, section 3.1; MixedParts, 4.2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,18 +44,37 @@ def compare(scenes: Sequence[Scene]) -> Comparison:
     """
     present = [present_categories(scene) for scene in scenes]
     parts = [visible_parts(scene) for scene in scenes]
-    unique = []
-    for index, own in enumerate(parts):
-        elsewhere = {name for other in parts[:index] + parts[index + 1 :] for name in other}
-        unique.append(
-            tuple(name for name in own if name not in elsewhere) if len(parts) > 1 else ()
-        )
+    common, unique = partition(parts)
     return Comparison(
         common_objects=_in_all(present),
-        common_parts=_in_all(parts),
-        unique_parts=tuple(unique),
+        common_parts=common,
+        unique_parts=unique,
         mains=tuple(scene.categories[0] for scene in scenes),
     )
+
+
+def partition(
+    visible: Sequence[Sequence[str]], known: Sequence[Collection[str]] | None = None
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Parts the names seen in a group into common and unique; the rest is neither.
+
+    Args:
+        visible: per image, the names that show well enough, without repetition.
+        known: per image, every name it is known to have, also what shows too little to be
+            answered but keeps another image from being the only one; `visible` if None.
+
+    Returns:
+        Names visible in every image, in the order of the first; and per image, names visible
+        there and known in no other image. In a group of one nothing is unique.
+    """
+    holders: Sequence[Collection[str]] = visible if known is None else known
+    unique = []
+    for index, own in enumerate(visible):
+        elsewhere = {name for n, names in enumerate(holders) if n != index for name in names}
+        unique.append(tuple(name for name in own if name not in elsewhere))
+    if len(visible) == 1:
+        unique = [()]
+    return _in_all(visible), tuple(unique)
 
 
 def present_categories(scene: Scene) -> tuple[str, ...]:
@@ -76,6 +95,6 @@ def visible_parts(scene: Scene) -> tuple[str, ...]:
     return tuple(PART_NAMES[index] for index in np.flatnonzero(areas >= least))
 
 
-def _in_all(names: list[tuple[str, ...]]) -> tuple[str, ...]:
+def _in_all(names: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Returns the names found in every tuple, in the order of the first."""
     return tuple(name for name in names[0] if all(name in other for other in names[1:]))

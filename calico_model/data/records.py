@@ -3,6 +3,9 @@
 One `Record` holds the common objects, or the compared parts, of one group of images. Masks are
 COCO annotations, referred to by id. Lists "per image" follow `img_ids`; the released pairs are the
 case of two images. Knows JSON and COCO run lengths; not where the data came from.
+
+The masks of a part are named by annotation id (`part_ann_ids`), or, where a source has a map of
+part labels instead of annotations, by the labels inside the object (`part_cat_ids`).
 """
 
 from __future__ import annotations
@@ -35,19 +38,27 @@ class CommonObject(msgspec.Struct, frozen=True):
     visibility: tuple[float, ...] = ()
 
 
-class CommonPart(msgspec.Struct, frozen=True):
-    """A part the compared objects of all images have."""
+class CommonPart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A part the compared objects of all images have; `part_visibility` as in CommonObject."""
 
     part_cat: str
-    part_ann_ids: PerImage
+    part_ann_ids: PerImage = ()
+    part_cat_ids: PerImage = ()
     part_visibility: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        _check_one_kind_of_ids(self.part_ann_ids, self.part_cat_ids)
 
-class UniqueParts(msgspec.Struct, frozen=True):
-    """Per image, names of the parts only its object has, and the annotations of each name."""
+
+class UniqueParts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Per image, names of the parts only its object has, and the ids of each name."""
 
     part_cats: tuple[tuple[str, ...], ...]
-    part_ann_ids: tuple[PerImage, ...]
+    part_ann_ids: tuple[PerImage, ...] = ()
+    part_cat_ids: tuple[PerImage, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_one_kind_of_ids(self.part_ann_ids, self.part_cat_ids)
 
 
 class ComparedPair(msgspec.Struct, frozen=True):
@@ -58,6 +69,12 @@ class ComparedPair(msgspec.Struct, frozen=True):
     visibility: tuple[float, ...] = ()
     common: tuple[CommonPart, ...] | None = None
     unique: UniqueParts | None = None
+
+
+def _check_one_kind_of_ids(part_ann_ids: Sequence[object], part_cat_ids: Sequence[object]) -> None:
+    """Makes a decoder say what is wrong and where: ValueError is what it understands."""
+    if bool(part_ann_ids) == bool(part_cat_ids):
+        raise ValueError("Expected either `part_ann_ids` or `part_cat_ids`")
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -94,13 +111,17 @@ class CocoCategory(msgspec.Struct, frozen=True):
     supercategory: str = ""
 
 
+Segmentation = Rle | tuple[tuple[float, ...], ...]
+"""A mask in a file: run lengths, or polygons as flat x, y lists."""
+
+
 class CocoAnnotation(msgspec.Struct, frozen=True):
-    """A mask: run lengths, or polygons as flat x, y lists."""
+    """A mask of an image and what it shows."""
 
     id: int
     image_id: int
     category_id: int
-    segmentation: Rle | tuple[tuple[float, ...], ...]
+    segmentation: Segmentation
     area: float = 0.0
     bbox: tuple[float, ...] = ()
     iscrowd: int = 0
@@ -142,17 +163,22 @@ def encode_mask(mask: BoolMask) -> Rle:
 
 
 def decode_mask(annotation: CocoAnnotation, size_hw: tuple[int, int]) -> BoolMask:
-    """Returns the mask of an annotation.
+    """Returns the mask of an annotation of `annotations.json`; see `read_mask`."""
+    where = f"{ANNOTATIONS_FILE}: annotation {annotation.id}: segmentation"
+    return read_mask(annotation.segmentation, size_hw, where)
+
+
+def read_mask(segmentation: Segmentation, size_hw: tuple[int, int], where: str) -> BoolMask:
+    """Returns a stored mask, (H, W) bool.
 
     Args:
-        annotation: with run lengths or polygons.
+        segmentation: run lengths or polygons.
         size_hw: (height, width) of its image.
+        where: file and key, for messages.
 
     Raises:
         InvalidRecordError: run lengths of another size, broken or empty masks.
     """
-    where = f"{ANNOTATIONS_FILE}: annotation {annotation.id}: segmentation"
-    segmentation = annotation.segmentation
     if isinstance(segmentation, Rle) and segmentation.size != size_hw:
         raise InvalidRecordError(
             f"{where}.size: expected {list(size_hw)}, got {list(segmentation.size)}"
@@ -166,9 +192,7 @@ def decode_mask(annotation: CocoAnnotation, size_hw: tuple[int, int]) -> BoolMas
     return mask
 
 
-def _run_lengths(
-    segmentation: Rle | tuple[tuple[float, ...], ...], size_hw: tuple[int, int]
-) -> Sequence[int]:
+def _run_lengths(segmentation: Segmentation, size_hw: tuple[int, int]) -> Sequence[int]:
     """Returns alternating lengths of unset and set pixels, column by column."""
     if isinstance(segmentation, Rle):
         counts = segmentation.counts
