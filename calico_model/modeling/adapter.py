@@ -19,6 +19,7 @@ from torch import Tensor
 from calico_model.config import CalicoConfig
 from calico_model.errors import CheckpointError
 from calico_model.modeling.model import Calico
+from calico_model.staging import staged_folder
 
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _LORA = (".lora_A.", ".lora_B.")
@@ -106,38 +107,43 @@ def adapter_state(model: Calico, scope: AdapterScope | None = None) -> dict[str,
 
 
 def save_adapter(model: Calico, folder: Path, *, base: str, scope: AdapterScope) -> str:
-    """Writes an adapter folder.
+    """Writes an adapter folder, whole or not at all.
 
     Args:
         model: the model holding it.
-        folder: made when missing.
+        folder: replaced when it exists.
         base: fingerprint of the base weights it belongs to.
         scope: what it holds.
 
     Returns:
         sha256 of the weights file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(adapter_state(model, scope), folder / _WEIGHTS)
-    lora = model.config.lora
-    config = {
-        "peft_type": "LORA",
-        "r": lora.rank,
-        "lora_alpha": lora.alpha,
-        "target_modules": list(lora.targets),
-        "base": base,
-        "scope": asdict(scope),
-    }
-    (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    config = _lora_config(model) | {"base": base, "scope": asdict(scope)}
+    with staged_folder(folder) as staged:
+        save_file(adapter_state(model, scope), staged / _WEIGHTS)
+        (staged / _WEIGHTS).chmod(0o644)  # written private; a service runs as another user
+        (staged / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     with (folder / _WEIGHTS).open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
 
+def _lora_config(model: Calico) -> dict[str, object]:
+    """What LoRA's tensors mean: without it the same numbers are another adapter."""
+    lora = model.config.lora
+    return {
+        "peft_type": "LORA",
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "target_modules": list(lora.targets),
+    }
+
+
 def load_adapter(model: Calico, folder: Path, *, base: str) -> None:
-    """Puts a saved adapter into a model after checking base, names, shapes and values.
+    """Puts a saved adapter into a model after checking base, LoRA, names, shapes and values.
 
     Raises:
-        CheckpointError: missing or damaged file, another base, wrong names or shapes.
+        CheckpointError: missing or damaged file, another base, another LoRA rank, alpha or
+            targets, wrong names or shapes.
     """
     try:
         config = json.loads((folder / _CONFIG).read_text("utf-8"))
@@ -146,7 +152,16 @@ def load_adapter(model: Calico, folder: Path, *, base: str) -> None:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder.name}: not a readable adapter: {error}") from error
     if config.get("base") != base:
-        raise CheckpointError(f"{folder.name}: made for base {str(config.get('base'))[:12]}")
+        raise CheckpointError(
+            f"{folder.name}/{_CONFIG}: base: expected {base[:12]}, "
+            f"got {str(config.get('base'))[:12]}: the adapter belongs to other weights"
+        )
+    for key, expected in _lora_config(model).items():
+        if scope.lora and config.get(key) != expected:
+            raise CheckpointError(
+                f"{folder.name}/{_CONFIG}: {key}: expected {expected!r} as in the model, "
+                f"got {config.get(key)!r}"
+            )
     names = adapter_names(model, scope)
     if set(names) != set(state):
         odd = sorted(set(names) ^ set(state))

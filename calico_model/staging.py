@@ -1,0 +1,88 @@
+"""Folders that appear whole or not at all: staged beside their place, synced, then swapped in.
+
+Knows files. Does not know what is in them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from calico_model.errors import CheckpointError
+
+
+@contextmanager
+def staged_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder that takes the place of `folder` when the block ends well.
+
+    Whatever stops the block, `folder` stays as it was. A kill between the two renames of the swap
+    leaves the old folder as `.NAME.retired`; `recover` puts it back.
+
+    Args:
+        folder: replaced with all it holds, or made; its parents are made too.
+
+    Raises:
+        CheckpointError: the disk is full or refuses; nothing of the new content stays.
+    """
+    recover(folder)
+    staged, retired = _beside(folder)
+    try:
+        staged.mkdir(parents=True)
+        yield staged
+        for path in (*staged.rglob("*"), staged):
+            sync(path)
+        if folder.is_dir():
+            folder.rename(retired)
+        staged.rename(folder)
+        sync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        recover(folder)
+        raise CheckpointError(f"{folder}: could not be written: {error}") from error
+    except BaseException:
+        recover(folder)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Removes what an interrupted `staged_folder` left, and undoes half a swap."""
+    staged, retired = _beside(folder)
+    shutil.rmtree(staged, ignore_errors=True)
+    if retired.is_dir() and not folder.exists():
+        retired.rename(folder)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replaces a small file in one step that survives a power loss.
+
+    Raises:
+        CheckpointError: the disk is full or refuses; the old file stays.
+    """
+    staged = path.with_name(f".{path.name}.staged")
+    try:
+        staged.write_text(text, "utf-8")
+        sync(staged)
+        staged.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: could not be written: {error}") from error
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    return folder.with_name(f".{folder.name}.staged"), folder.with_name(f".{folder.name}.retired")
