@@ -7,6 +7,7 @@ the batch: prompts of any number of images are decoded together, each on its ima
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -69,7 +70,9 @@ class PromptedMaskDecoder(nn.Module):
         """Packs the embedding (M, C, G, G) with fine maps made of trunk strides 2 and 4."""
         if self.fine is None:
             return MaskFeatures(embedding)
-        return MaskFeatures(embedding, (self.fine[0](maps[1]), self.fine[1](maps[0])))
+        dtype = self.mask_decoder.iou_token.weight.dtype  # the trunk may run in fewer bits
+        fine = (self.fine[0](maps[1].to(dtype)), self.fine[1](maps[0].to(dtype)))
+        return MaskFeatures(embedding, fine)
 
     def forward(
         self,
@@ -92,7 +95,9 @@ class PromptedMaskDecoder(nn.Module):
         Returns:
             logits (n, 1 or 3, L, L) and predicted IoU (n, 1 or 3).
         """
-        with torch.autocast(sparse.device.type, enabled=False):
+        device = sparse.device.type
+        has_autocast = torch.amp.is_autocast_available(device)  # the meta device has none
+        with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
             return self._decode(features, image_index, sparse.float(), dense, multimask)
 
     def _decode(
