@@ -86,17 +86,18 @@ class TrainingBatch:
 
     def to(self, device: torch.device) -> TrainingBatch:
         """Moves all tensors."""
-        return _moved(self, device)
+        return move(self, device)
 
 
-def _moved(value: _T, device: torch.device) -> _T:
+def move(value: _T, device: torch.device) -> _T:
+    """Moves a tensor, or every tensor in tuples and dataclasses, however deep."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)  # type: ignore[return-value]
     if isinstance(value, tuple):
-        return tuple(_moved(item, device) for item in value)  # type: ignore[return-value]
+        return tuple(move(item, device) for item in value)  # type: ignore[return-value]
     if not is_dataclass(value) or isinstance(value, type):
         return value
-    parts = {f.name: _moved(getattr(value, f.name), device) for f in fields(value)}
+    parts = {f.name: move(getattr(value, f.name), device) for f in fields(value)}
     return replace(value, **parts)
 
 
