@@ -40,6 +40,7 @@ class EncoderConfig:
         channels: input channels (3, or the trunk's width).
         width, layers, heads, mlp: transformer sizes.
         registers: DINOv2 register tokens, dropped from the output.
+        gated: SwiGLU of 2/3 `mlp` instead of a GELU layer of `mlp`, as in DINOv2-g.
     """
 
     image_size: int
@@ -51,6 +52,7 @@ class EncoderConfig:
     mlp: int
     channels: int = 3
     registers: int = 0
+    gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ class CalicoConfig:
         eva, dino, qformer, mask, language, lora, ablation: the parts.
         cams: how many context-aware modules; their layers follow `cam_layers`.
         cem_heads: attention heads of the correspondence extraction module.
+        cem_norms: it normalises both inputs first.
+        cem_projection: it maps semantic tokens to the global width before attention.
         system_prompt: first words of every conversation; may be empty.
         max_answer_tokens: greedy decoding stops here.
         empty_margin: nats by which "nothing in common" must win; 0 is plain greedy decoding. An
@@ -174,6 +178,8 @@ class CalicoConfig:
     ablation: AblationConfig = field(default_factory=AblationConfig)
     cams: int = 2
     cem_heads: int = 16
+    cem_norms: bool = True
+    cem_projection: bool = False
     system_prompt: str = ""
     max_answer_tokens: int = 256
     empty_margin: float = 0.0

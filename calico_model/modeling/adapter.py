@@ -69,14 +69,21 @@ def mark_trainable(model: Calico, scope: AdapterScope | None = None) -> int:
 def trainable_count(config: CalicoConfig) -> int:
     """The paper's trainable parts by arithmetic alone (calico.md 2.6, LoRA on q and v).
 
-    CEM is counted with its two input norms; prompts of SAM's decoder are not trainable.
+    Prompts of SAM's decoder are not trainable.
     """
-    width, eva, dino = config.language.width, config.eva.width, config.dino.width
-    query = config.qformer.width
+    width, query = config.language.width, config.qformer.width
     lora = 2 * config.lora.rank * 2 * width * config.language.layers
-    cem = 2 * eva * (eva + 1) + 2 * dino * eva + 2 * eva + 2 * eva + 2 * dino
     cam = config.cams * (2 * width * query + query + width)
-    return lora + cem + cam + config.qformer.queries * query + _decoder_count(config)
+    learned = config.qformer.queries * query
+    return lora + _cem_count(config) + cam + learned + _decoder_count(config)
+
+
+def _cem_count(config: CalicoConfig) -> int:
+    eva, dino = config.eva.width, config.dino.width
+    norms = 2 * eva + 2 * dino if config.cem_norms else 0
+    projection = (dino + 1) * eva if config.cem_projection else 0
+    keys = eva if config.cem_projection else dino
+    return 2 * eva * (eva + 1) + 2 * keys * eva + 2 * eva + norms + projection
 
 
 def _decoder_count(config: CalicoConfig) -> int:

@@ -114,6 +114,7 @@ def build_dino(config: EncoderConfig) -> Dinov2WithRegistersModel:
             patch_size=config.patch_size,
             num_channels=config.channels,
             num_register_tokens=config.registers,
+            use_swiglu_ffn=config.gated,
         )
     )
 

@@ -13,20 +13,28 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from calico_model.config import CalicoConfig
+
 
 class CorrespondenceExtraction(nn.Module):
     """Lets the global tokens of an image read its own semantic tokens (equation 6).
 
-    Correspondence across images arises because DINO features of like parts are alike.
+    Correspondence across images arises because DINO features of like parts are alike. The paper
+    does not describe its inside: norms and projection follow the configuration.
     """
 
-    def __init__(self, width: int, semantic_width: int, heads: int, *, residual: bool) -> None:
+    def __init__(self, config: CalicoConfig) -> None:
         super().__init__()
-        self.residual = residual
-        self.query_norm = nn.LayerNorm(width)
-        self.semantic_norm = nn.LayerNorm(semantic_width)
+        width, semantic_width = config.eva.width, config.dino.width
+        self.residual = config.ablation.cem_residual
+        self.query_norm = nn.LayerNorm(width) if config.cem_norms else nn.Identity()
+        self.semantic_norm = nn.LayerNorm(semantic_width) if config.cem_norms else nn.Identity()
+        self.projection: nn.Module = nn.Identity()
+        if config.cem_projection:
+            self.projection = nn.Linear(semantic_width, width)
+            semantic_width = width
         self.attention = nn.MultiheadAttention(
-            width, heads, kdim=semantic_width, vdim=semantic_width, batch_first=True
+            width, config.cem_heads, kdim=semantic_width, vdim=semantic_width, batch_first=True
         )
         self.reset()
 
@@ -37,7 +45,7 @@ class CorrespondenceExtraction(nn.Module):
 
     def forward(self, global_tokens: Tensor, semantic_tokens: Tensor) -> Tensor:
         """Maps (M, T_g, D_g) and (M, T_s, D_s) to X'_global, (M, T_g, D_g)."""
-        semantic = self.semantic_norm(semantic_tokens)
+        semantic = self.projection(self.semantic_norm(semantic_tokens))
         found, _ = self.attention(
             self.query_norm(global_tokens), semantic, semantic, need_weights=False
         )

@@ -77,12 +77,7 @@ class Calico(nn.Module):
         self.language = build_language(config)
         self.cem: CorrespondenceExtraction | None = None
         if self.injects and switches.use_cem and switches.use_dino:
-            self.cem = CorrespondenceExtraction(
-                config.eva.width,
-                config.dino.width,
-                config.cem_heads,
-                residual=switches.cem_residual,
-            )
+            self.cem = CorrespondenceExtraction(config)
         self.cams = nn.ModuleList(
             ContextAwareModule(width, config.qformer.width)
             for _ in range(config.cams if self.injects else 0)
