@@ -19,7 +19,8 @@ from calico_model.data.collate import Turn, collate_prompts
 from calico_model.errors import InvalidConfigError
 from calico_model.features import FeatureCache, ImageFeatures, concatenate, image_key
 from calico_model.images import to_mask, to_pixels
-from calico_model.modeling.model import Calico, Generated
+from calico_model.modeling.generation import Generated
+from calico_model.modeling.model import Calico
 from calico_model.prompts import ParsedAnswer
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind

@@ -1,14 +1,14 @@
 """Calico: the paper's figure 3, top to bottom.
 
 Legend: M images in the batch's pool, B conversations, R image slots (one per image of each
-conversation), T positions, Q queries, D the LLM's width, K masks.
+conversation), T positions, Q queries, D the LLM's width, K masks, B' x T' computed rows
+(layout.py).
 Pure tensors in and out: tokenisation, image decoding and files live elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -33,25 +33,13 @@ from calico_model.modeling.correspondence import (
     CorrespondenceExtraction,
     scatter_rows,
 )
+from calico_model.modeling.generation import Generated, decode_greedily
 from calico_model.modeling.inputs import Conversations, Pixels
+from calico_model.modeling.language import run_layers, unpack
+from calico_model.modeling.layout import Layout, packed, padded
 from calico_model.modeling.mask_decoder import PromptedMaskDecoder
 
 ADAPTER_NAME = "default"
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Greedy answers.
-
-    Attributes:
-        ids: per conversation, without the end token.
-        probabilities: per conversation, of each chosen token.
-        seg_states: per conversation, (n, D) hidden state before each [SEG], in order.
-    """
-
-    ids: list[list[int]]
-    probabilities: list[list[float]]
-    seg_states: list[Tensor]
 
 
 class Calico(nn.Module):
@@ -184,43 +172,37 @@ class Calico(nn.Module):
         embeddings: Tensor,
         conversations: Conversations,
         correspondence: Tensor | None,
+        layouts: tuple[Layout, Layout],
         cache: DynamicCache | None = None,
     ) -> Tensor:
         """Runs all LLM layers over whole conversations, CAMs included.
 
         Args:
             embeddings: (B, T, D) from `embed`.
-            conversations: the layout; padding may be left (generation) or right (training).
+            conversations: their slots and guidance.
             correspondence: (M, T_g, D_g) X'_global or None.
-            cache: filled with keys and values when given.
+            layouts: which rows to compute below the first CAM, and from it on.
+            cache: filled with keys and values of all (B, T) positions when given.
 
         Returns:
-            (B, T, D) final hidden states after the last norm.
+            (B, T, D) final hidden states after the last norm; of no meaning at padding.
         """
-        is_token = conversations.is_token
-        positions = (is_token.cumsum(1) - 1).clamp(min=0)
-        mask = None
-        if cache is not None:
-            causal = torch.ones(
-                is_token.shape[1], is_token.shape[1], dtype=torch.bool, device=is_token.device
-            ).tril()
-            own = torch.eye(is_token.shape[1], dtype=torch.bool, device=is_token.device)
-            mask = (causal & is_token[:, None, :] | own)[:, None]  # (B, 1, T, T)
-        rotary = self.language.model.rotary_emb(embeddings, position_ids=positions)
-        hidden = embeddings
-        cam_of_layer = dict(zip(self.config.cam_layers, self.cams, strict=False))
-        for index, layer in enumerate(self.language.model.layers):
-            if index in cam_of_layer:
-                hidden = self._inject(cam_of_layer[index], hidden, conversations, correspondence)
-            hidden = layer(
-                hidden,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=cache is not None,
-                position_embeddings=rotary,
-            )
-        return cast(Tensor, self.language.model.norm(hidden))
+        layout, above = layouts
+        hidden = layout.rows(embeddings)
+        for layers, cam in self._zones():
+            if cam is not None:
+                hidden, layout = above.rows(layout.positions(hidden)), above
+                hidden = self._inject(cam, hidden, conversations, correspondence, layout)
+            hidden = run_layers(self.language, layers, hidden, layout.depth, layout.mask, cache)
+            if cache is not None:
+                unpack(cache, layers, layout)
+        return layout.positions(cast(Tensor, self.language.model.norm(hidden)))
+
+    def _zones(self) -> list[tuple[range, nn.Module | None]]:
+        """The LLM's layers, cut before each layer whose input a CAM changes."""
+        starts = (0, *self.config.cam_layers[: len(self.cams)])
+        ends = (*starts[1:], self.config.language.layers)
+        return list(zip(map(range, starts, ends), (None, *self.cams), strict=True))
 
     def _inject(
         self,
@@ -228,26 +210,32 @@ class Calico(nn.Module):
         hidden: Tensor,
         conversations: Conversations,
         correspondence: Tensor | None,
+        layout: Layout,
     ) -> Tensor:
-        slots = torch.arange(len(hidden), device=hidden.device)
-        last = hidden[slots, conversations.guidance]  # (B, D) t_last
+        row, column = conversations.image_row, conversations.image_column
+        guidance = conversations.guidance[row]  # (R,)
+        last = hidden.flatten(0, 1)[layout.node[row, guidance]]  # (R, D) t_last
         tokens = None if correspondence is None else correspondence[conversations.image_feature]
         added = cam(
-            last[conversations.image_row],
+            last,
             self.query_tokens,
             tokens,
             self.run_qformer,
             guided=self.config.ablation.use_cam_guidance,
         )
-        return scatter_rows(hidden, conversations.image_row, conversations.image_column, added)
+        first, width = layout.node[row, column], hidden.shape[1]
+        return scatter_rows(hidden, first // width, first % width, added)
 
     def forward(
         self, features: ImageFeatures, conversations: Conversations
     ) -> tuple[Tensor, Tensor]:
         """Teacher-forced pass: returns (B, T, D) hidden states and (B, T, V) next-token logits."""
-        rows = self.image_rows(features)
+        layout = padded(conversations)
         hidden = self.prefill(
-            self.embed(conversations, rows), conversations, self.correspondence(features)
+            self.embed(conversations, self.image_rows(features)),
+            conversations,
+            self.correspondence(features),
+            (layout, layout),
         )
         return hidden, cast(Tensor, self.language.lm_head(hidden))
 
@@ -273,6 +261,9 @@ class Calico(nn.Module):
     ) -> Generated:
         """Answers B left-padded prompts greedily; CAMs act in the prefill only.
 
+        What prompts begin with in common is computed once: system prompt, images and wording in
+        the layers below the first CAM, all before the first image in the others.
+
         Args:
             features: of M images.
             conversations: prompts without answers, padded on the left.
@@ -282,46 +273,20 @@ class Calico(nn.Module):
         bias = torch.zeros(self.config.language.vocab_size, device=conversations.input_ids.device)
         bias[list(held_back)] = -self.config.empty_margin
         cache = DynamicCache()
-        rows = self.image_rows(features)
         hidden = self.prefill(
-            self.embed(conversations, rows), conversations, self.correspondence(features), cache
+            self.embed(conversations, self.image_rows(features)),
+            conversations,
+            self.correspondence(features),
+            (packed(conversations, own_images=False), packed(conversations, own_images=True)),
+            cache,
         )
-        state, is_token = hidden[:, -1], conversations.is_token
-        count = len(state)
-        ids: list[list[int]] = [[] for _ in range(count)]
-        probabilities: list[list[float]] = [[] for _ in range(count)]
-        states: list[list[Tensor]] = [[] for _ in range(count)]
-        running = set(range(count))
-        for _ in range(self.config.max_answer_tokens):
-            chance = (self.language.lm_head(state).float() + bias).softmax(-1)  # (B, V)
-            best, token = chance.max(-1)
-            for row in sorted(running):
-                chosen = int(token[row])
-                if chosen == end:
-                    running.discard(row)
-                    continue
-                ids[row].append(chosen)
-                probabilities[row].append(float(best[row]))
-                if chosen == seg:
-                    states[row].append(state[row])
-            if not running:
-                break
-            is_token = torch.cat((is_token, is_token.new_ones(count, 1)), dim=1)
-            state = self._step(token, is_token, cache)
-        empty = state.new_zeros(0, state.shape[1])
-        return Generated(ids, probabilities, [torch.stack(s) if s else empty for s in states])
-
-    def _step(self, token: Tensor, is_token: Tensor, cache: DynamicCache) -> Tensor:
-        hidden = self.language.model.embed_tokens(token)[:, None]  # (B, 1, D)
-        positions = is_token.sum(1, keepdim=True) - 1
-        rotary = self.language.model.rotary_emb(hidden, position_ids=positions)
-        for layer in self.language.model.layers:
-            hidden = layer(
-                hidden,
-                attention_mask=is_token[:, None, None],
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                position_embeddings=rotary,
-            )
-        return cast(Tensor, self.language.model.norm(hidden))[:, 0]
+        return decode_greedily(
+            self.language,
+            hidden[:, -1],
+            conversations.is_token,
+            cache,
+            bias=bias,
+            seg=seg,
+            end=end,
+            limit=self.config.max_answer_tokens,
+        )

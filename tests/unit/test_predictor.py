@@ -9,8 +9,9 @@ import torch
 
 from calico_model.errors import InvalidConfigError
 from calico_model.features import FeatureCache, ImageFeatures
+from calico_model.modeling.generation import Generated
 from calico_model.modeling.inputs import Conversations
-from calico_model.modeling.model import Calico, Generated
+from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import ImageGroup, RegionKind

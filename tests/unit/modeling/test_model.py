@@ -26,6 +26,7 @@ from calico_model.modeling.adapter import (
 )
 from calico_model.modeling.correspondence import scatter_rows
 from calico_model.modeling.inputs import Conversations
+from calico_model.modeling.layout import packed
 from calico_model.modeling.model import Calico
 from calico_model.presets import full, tiny
 from calico_model.prompts import Phrase
@@ -144,7 +145,10 @@ def test_the_question_changes_the_image_rows_through_the_cams(
         prompt = prompts.conversation(prompts.QUESTIONS[kind][0], 2)
         layout = collate_prompts([Turn(prompt, "", (0, 1))], tokenizer, 4)
         with torch.no_grad():
-            out = model.prefill(model.embed(layout, rows), layout, model.correspondence(features))
+            where = packed(layout, own_images=True)
+            out = model.prefill(
+                model.embed(layout, rows), layout, model.correspondence(features), (where, where)
+            )
         hidden[kind] = out[0, layout.image_column[0]]
     a, b, _ = hidden.values()
     assert not torch.allclose(a, b)
