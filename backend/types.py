@@ -254,6 +254,7 @@ class Region:
         origin: who made it.
         score: confidence of the prediction it came from, or None.
         load_mask: decodes the mask; raises InvalidRleError.
+        encoding: the stored mask; equal bytes are equal masks, other bytes may be too.
     """
 
     id: str
@@ -264,6 +265,7 @@ class Region:
     origin: Origin
     score: float | None
     load_mask: Callable[[], BoolMask] = field(repr=False)
+    encoding: bytes = field(default=b"", repr=False)
 
     @cached_property
     def mask(self) -> BoolMask:
@@ -302,6 +304,7 @@ class Annotation:
         parent_prediction_id: the prediction it started from, or None.
         regions: one per mask.
         same_part: pairs of region ids the annotator linked.
+        is_ground_truth: somebody marked it as the answer that counts.
     """
 
     id: int
@@ -313,6 +316,7 @@ class Annotation:
     parent_prediction_id: int | None
     regions: tuple[Region, ...]
     same_part: tuple[tuple[str, str], ...] = ()
+    is_ground_truth: bool = False
 
 
 class EventAction(StrEnum):

@@ -142,6 +142,7 @@ def _regions(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Region
             origin=Origin(result.origin) if result.origin in list(Origin) else Origin.MANUAL,
             score=result.score,
             load_mask=partial(_load_mask, result.value, size),
+            encoding=_encoding(result.value),
         )
     return tuple(regions.values())
 
@@ -217,6 +218,13 @@ def _box_of(result: WireResult) -> tuple[float, float, float, float] | None:
 
 def _has_mask(value: WireValue) -> bool:
     return bytes(value.rle) not in (b"", b"null") or value.imageDataURL is not None
+
+
+def _encoding(value: WireValue) -> bytes:
+    """The mask as it came, without the spaces that depend on who wrote the JSON."""
+    if value.imageDataURL is not None:
+        return value.imageDataURL.encode()
+    return bytes(value.rle).translate(None, b" \t\r\n")
 
 
 def _load_mask(value: WireValue, size_hw: tuple[int, int]) -> BoolMask:

@@ -15,8 +15,9 @@ import msgspec
 from backend.errors import InvalidEventError
 from backend.label_studio.annotation import parse_annotated
 from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.task import parse_task
 from backend.label_studio.wire import Id, decode
-from backend.types import Annotation, Event, EventAction
+from backend.types import Annotation, Event, EventAction, LabelSchema, Task
 
 MAX_OBJECTS = 10_000
 
@@ -51,6 +52,7 @@ class _WireAnnotation(msgspec.Struct):
     task: Id | None = None
     completed_by: Id | _WireReference | None = None
     was_cancelled: bool | None = None
+    ground_truth: bool | None = None
     parent_prediction: Id | None = None
 
 
@@ -61,6 +63,16 @@ class _WireBody(msgspec.Struct):
     task: msgspec.Raw = msgspec.Raw()
     annotations: list[_WireReference] = []
     tasks: list[_WireReference] = []
+
+
+class _WireAnnotatedTask(_WireTask):
+    """A task of Label Studio's API, drafts left out."""
+
+    annotations: list[msgspec.Raw] = []
+
+
+class _TasksPayload(msgspec.Struct):
+    task_ids: list[Id] = []
 
 
 class _Payload(msgspec.Struct):
@@ -91,7 +103,7 @@ def parse_events(body: bytes) -> tuple[Event, ...]:
         ids = [annotation.id for annotation in wire.annotations]
         if not 1 <= len(ids) <= MAX_OBJECTS:
             raise InvalidEventError(f"expected 1 to {MAX_OBJECTS} ids", field="annotations")
-        return tuple(_deletion(project_id, annotation_id) for annotation_id in ids)
+        return tuple(deletion_event(project_id, annotation_id) for annotation_id in ids)
     task_ids = [task.id for task in wire.tasks] if action in _WITH_TASKS else []
     is_project = action in (EventAction.PROJECT_CREATED, EventAction.PROJECT_UPDATED)
     content = {"action": wire.action, "task_ids": task_ids}
@@ -110,26 +122,95 @@ def read_annotation(event: Event) -> Annotation:
         InvalidEventError: the event holds no annotation, or one without task or time.
         InvalidLabelConfigError: the event's labeling config cannot be used.
     """
-    if event.action not in _WITH_ANNOTATIONS:
-        raise InvalidEventError(f"expected an annotation event, got {event.action}", field="action")
-    kept = decode(event.payload, _Payload, InvalidEventError)
+    kept = _payload_of(event)
     wire = kept.annotation
     if wire.task is None or wire.updated_at is None:
         raise InvalidEventError("expected task and updated_at", field="annotation")
-    if kept.label_config is None:
-        raise InvalidEventError("expected the labeling config", field="project.label_config")
-    regions, pairs = parse_annotated(wire.result, parse_label_config(kept.label_config))
+    regions, pairs = parse_annotated(wire.result, read_schema(event))
     annotator = wire.completed_by
+    was_skipped = bool(wire.was_cancelled)
     return Annotation(
         id=wire.id,
         task_id=wire.task,
         project_id=kept.project,
         annotator_id=annotator.id if isinstance(annotator, _WireReference) else annotator,
         updated_at=_utc(wire.updated_at),
-        was_skipped=bool(wire.was_cancelled),
+        was_skipped=was_skipped,
         parent_prediction_id=wire.parent_prediction,
-        regions=regions,
-        same_part=pairs,
+        regions=() if was_skipped else regions,
+        same_part=() if was_skipped else pairs,
+        is_ground_truth=bool(wire.ground_truth),
+    )
+
+
+def read_task(event: Event) -> Task:
+    """Reads the task of a journalled annotation event.
+
+    Raises:
+        InvalidEventError: the event holds no annotation or no task.
+        InvalidLabelConfigError: the event's labeling config cannot be used.
+    """
+    kept = _payload_of(event)
+    if kept.task is None:
+        raise InvalidEventError("expected the task", field="task")
+    data = decode(kept.task.data, object, InvalidEventError, place="task.data")
+    value = {"id": kept.task.id, "project": kept.project, "data": data}
+    return parse_task(value, read_schema(event))
+
+
+def read_schema(event: Event) -> LabelSchema:
+    """Reads the labeling config an annotation was made with.
+
+    Raises:
+        InvalidEventError: the event holds no annotation or no labeling config.
+        InvalidLabelConfigError: the labeling config cannot be used.
+    """
+    config = _payload_of(event).label_config
+    if config is None:
+        raise InvalidEventError("expected the labeling config", field="project.label_config")
+    return parse_label_config(config)
+
+
+def read_task_ids(event: Event) -> tuple[int, ...]:
+    """Ids of the tasks that a journalled TASKS_CREATED or TASKS_DELETED names."""
+    return tuple(decode(event.payload, _TasksPayload, InvalidEventError).task_ids)
+
+
+def missed_events(task: bytes, *, project_id: int, label_config: str) -> tuple[Event, ...]:
+    """Turns a task of Label Studio's API into the events that tell its annotations' present state.
+
+    Args:
+        task: JSON object with id, data and annotations.
+        project_id: where the task is.
+        label_config: the project's labeling config.
+
+    Returns:
+        One ANNOTATION_UPDATED per annotation, as the webhook would have sent it.
+
+    Raises:
+        InvalidEventError: a wrong type; the field names the place.
+    """
+    wire = decode(task, _WireAnnotatedTask, InvalidEventError, place="task")
+    project = _WireBody("", _WireProject(project_id, label_config))
+    events = []
+    for raw in wire.annotations:
+        annotation = decode(raw, _WireAnnotation, InvalidEventError, place="annotation")
+        annotation.task = wire.id
+        kept = _WireTask(wire.id, wire.data)
+        action = EventAction.ANNOTATION_UPDATED
+        events.append(_annotation_event(project, action, annotation, kept))
+    return tuple(events)
+
+
+def deletion_event(project_id: int, annotation_id: int) -> Event:
+    """The event that tells that an annotation is gone, as the webhook sends it."""
+    action = EventAction.ANNOTATIONS_DELETED
+    return Event(
+        key=event_key(action, project_id, [(annotation_id, None, b"")]),
+        action=action,
+        project_id=project_id,
+        annotation_id=annotation_id,
+        is_deletion=True,
     )
 
 
@@ -153,6 +234,12 @@ def event_key(
         digest.update(f"{object_id}\n{time}\n{len(result)}\n".encode())
         digest.update(result)
     return digest.hexdigest()
+
+
+def _payload_of(event: Event) -> _Payload:
+    if event.action not in _WITH_ANNOTATIONS:
+        raise InvalidEventError(f"expected an annotation event, got {event.action}", field="action")
+    return decode(event.payload, _Payload, InvalidEventError)
 
 
 def _action_of(name: str) -> EventAction:
@@ -198,17 +285,6 @@ def _annotation_event(
         task_id=annotation.task,
         updated_at=annotation.updated_at,
         payload=msgspec.json.encode(_Payload(project_id, annotation, task, config)),
-    )
-
-
-def _deletion(project_id: int, annotation_id: int) -> Event:
-    action = EventAction.ANNOTATIONS_DELETED
-    return Event(
-        key=event_key(action, project_id, [(annotation_id, None, b"")]),
-        action=action,
-        project_id=project_id,
-        annotation_id=annotation_id,
-        is_deletion=True,
     )
 
 
