@@ -22,11 +22,12 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 _FIXED_SQLITE = (3, 51, 3)
 
 
-def open_engines(url: str) -> tuple[Engine, Engine]:
+def open_engines(url: str, *, is_guest: bool = False) -> tuple[Engine, Engine]:
     """Returns the engine of the one writer and the engine of all readers.
 
     Args:
         url: SQLAlchemy URL; the folder of a SQLite file is created for this user alone.
+        is_guest: another process may be serving from the same database: leave checkpoints to it.
 
     Raises:
         StoreError: unreadable URL, damaged file, or a database that cannot be reached or migrated.
@@ -42,8 +43,8 @@ def open_engines(url: str) -> tuple[Engine, Engine]:
         # A database server that was restarted has closed what the pools hold: ask before use.
         writing, reading = (create_engine(url, pool_pre_ping=not is_sqlite) for _ in range(2))
         if is_sqlite:
-            _prepare_sqlite(writing, begin="BEGIN IMMEDIATE", is_writer=True)
-            _prepare_sqlite(reading, begin="BEGIN", is_writer=False)
+            _prepare_sqlite(writing, begin="BEGIN IMMEDIATE", is_writer=True, is_guest=is_guest)
+            _prepare_sqlite(reading, begin="BEGIN", is_writer=False, is_guest=is_guest)
         _check(writing)
         _migrate(writing)
     except (SQLAlchemyError, OSError, ImportError) as error:
@@ -51,7 +52,7 @@ def open_engines(url: str) -> tuple[Engine, Engine]:
     return writing, reading
 
 
-def _prepare_sqlite(engine: Engine, *, begin: str, is_writer: bool) -> None:
+def _prepare_sqlite(engine: Engine, *, begin: str, is_writer: bool, is_guest: bool) -> None:
     @event.listens_for(engine, "connect")
     def _set_pragmas(raw: Any, _record: Any) -> None:
         # SQLAlchemy begins the transactions below; the driver's own would begin them too late.
@@ -61,8 +62,8 @@ def _prepare_sqlite(engine: Engine, *, begin: str, is_writer: bool) -> None:
         cursor.execute("PRAGMA synchronous=FULL")
         if is_writer:
             cursor.execute("PRAGMA journal_mode=WAL")
-        else:
-            # Only the writer may checkpoint: two at once can damage the file before 3.51.3.
+        if is_guest or not is_writer:
+            # Only one writer may checkpoint: two at once can damage the file before 3.51.3.
             cursor.execute("PRAGMA wal_autocheckpoint=0")
         cursor.close()
 

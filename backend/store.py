@@ -8,18 +8,18 @@ one `WriterThread`; reads use their own connections and never wait for it. Knows
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
+from backend.clock import from_us, now_us, to_us
 from backend.database import open_engines
 from backend.errors import BusyError, StoreError
 from backend.kept_answers import KeptAnswers
@@ -28,7 +28,7 @@ from backend.types import Event, EventAction
 from backend.writer import WriterThread
 
 _log = logging.getLogger(__name__)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_T = TypeVar("_T")
 _GONE_US = 2**62  # a deletion is newer than any change
 
 
@@ -97,15 +97,15 @@ class Store:
             BusyError: too many wait, or the commit takes too long; sending again is safe.
             StoreError: the database refused.
         """
-        now_us = _now_us()
+        received_us = now_us()
 
         def record(connection: Connection) -> int:
-            return sum(self._record(connection, one, now_us) for one in events)
+            return sum(self._record(connection, one, received_us) for one in events)
 
         return self._writer.run(record, timeout_s=self._commit_timeout_s)
 
-    def _record(self, connection: Connection, one: Event, now_us: int) -> int:
-        version_us = None if one.updated_at is None else _to_us(one.updated_at)
+    def _record(self, connection: Connection, one: Event, received_us: int) -> int:
+        version_us = None if one.updated_at is None else to_us(one.updated_at)
         row = self._insert(event_log).values(
             key=one.key,
             project_id=one.project_id,
@@ -114,7 +114,7 @@ class Store:
             action=one.action.value,
             updated_at_us=version_us,
             payload=one.payload,
-            received_at_us=now_us,
+            received_at_us=received_us,
         )
         fresh = row.on_conflict_do_nothing(index_elements=["key"]).returning(event_log.c.seq)
         added = connection.execute(fresh).first() is not None
@@ -122,7 +122,7 @@ class Store:
             # The training button pressed again is a new wish, and a project may return to an
             # earlier state: nothing in such events tells the times apart.
             again = event_log.update().where(event_log.c.key == one.key)
-            connection.execute(again.values(received_at_us=now_us))
+            connection.execute(again.values(received_at_us=received_us))
         if added and one.annotation_id is not None:
             self._move_head(connection, one, _GONE_US if one.is_deletion else version_us or 0)
         return int(added)
@@ -131,6 +131,7 @@ class Store:
         row = self._insert(ann_head).values(
             project_id=one.project_id,
             annotation_id=one.annotation_id,
+            task_id=one.task_id,
             version_us=version_us,
             deleted=one.is_deletion,
             key=one.key,
@@ -139,12 +140,14 @@ class Store:
         newer = (row.excluded.version_us > ann_head.c.version_us) | (
             (row.excluded.version_us == ann_head.c.version_us) & (row.excluded.key > ann_head.c.key)
         )
+        moved: dict[str, Any] = {
+            name: case((newer, row.excluded[name]), else_=ann_head.c[name])
+            for name in ("version_us", "deleted", "key")
+        }
+        # A deletion names no task: whichever event does so, before or after, tells it.
+        moved["task_id"] = func.coalesce(row.excluded.task_id, ann_head.c.task_id)
         connection.execute(
-            row.on_conflict_do_update(
-                index_elements=["project_id", "annotation_id"],
-                set_={name: row.excluded[name] for name in ("version_us", "deleted", "key")},
-                where=newer,
-            )
+            row.on_conflict_do_update(index_elements=["project_id", "annotation_id"], set_=moved)
         )
 
     def heads(self, project_id: int) -> tuple[Head, ...]:
@@ -154,7 +157,7 @@ class Store:
             .where(ann_head.c.project_id == project_id)
             .order_by(ann_head.c.annotation_id)
         )
-        with self._read() as connection:
+        with self.read() as connection:
             return tuple(Head(*row) for row in connection.execute(query))
 
     def events(
@@ -167,8 +170,15 @@ class Store:
             .order_by(event_log.c.seq)
             .limit(limit)
         )
-        with self._read() as connection:
+        with self.read() as connection:
             return tuple(_stored_event(row) for row in connection.execute(query).mappings())
+
+    def find_event(self, key: str) -> StoredEvent | None:
+        """Returns one journalled event, or None."""
+        with self.read() as connection:
+            row = connection.execute(select(event_log).where(event_log.c.key == key)).mappings()
+            found = row.first()
+            return None if found is None else _stored_event(found)
 
     def versions(self) -> tuple[str, ...]:
         """Returns every adapter version that ever served, newest first."""
@@ -177,13 +187,13 @@ class Store:
             .where(adapter.c.status.in_(("current", "retired")))
             .order_by(adapter.c.created_at_us.desc())
         )
-        with self._read() as connection:
+        with self.read() as connection:
             return tuple(connection.execute(query).scalars())
 
     def find_prediction(self, key: str) -> bytes | None:
         """Returns a kept answer, or None."""
         query = select(prediction.c.body).where(prediction.c.key == key)
-        with self._read() as connection:
+        with self.read() as connection:
             return connection.execute(query).scalar()
 
     def keep_prediction(
@@ -198,7 +208,7 @@ class Store:
             task_id=task_id,
             version=version,
             body=body,
-            created_at_us=_now_us(),
+            created_at_us=now_us(),
         )
 
         def keep(connection: Connection) -> None:
@@ -234,8 +244,27 @@ class Store:
         except (SQLAlchemyError, OSError, self._reading.dialect.loaded_dbapi.Error) as error:
             raise StoreError(f"backup: cannot write {path}: {error}") from error
 
+    @property
+    def insert(self) -> Any:
+        """The database's own INSERT, which knows what to do about rows that are there already."""
+        return self._insert
+
+    def write(self, change: Callable[[Connection], _T], *, timeout_s: float) -> _T:
+        """Runs a change in the writer thread; returns after its commit is on disk.
+
+        Raises:
+            BusyError: too many wait, or the commit takes too long; the change may still come true.
+            StoreError: the database refused.
+        """
+        return self._writer.run(change, timeout_s=timeout_s)
+
     @contextmanager
-    def _read(self) -> Iterator[Connection]:
+    def read(self) -> Iterator[Connection]:
+        """Yields a connection for reading.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
         try:
             with self._reading.connect() as connection:
                 yield connection
@@ -256,6 +285,7 @@ def open_store(
     commit_timeout_s: float = 0.7,
     cached_predictions: int = 20_000,
     cached_prediction_bytes: int = 512 * 1024 * 1024,
+    is_guest: bool = False,
 ) -> Store:
     """Opens a database, checks it and brings its tables up to date.
 
@@ -265,11 +295,12 @@ def open_store(
         commit_timeout_s: longest wait for a commit.
         cached_predictions: answers kept, newest first.
         cached_prediction_bytes: bytes of their bodies.
+        is_guest: another process may be serving from the same database.
 
     Raises:
         StoreError: unreadable URL, damaged file, or a database that cannot be reached or migrated.
     """
-    writing, reading = open_engines(url)
+    writing, reading = open_engines(url, is_guest=is_guest)
     return Store(
         writing,
         reading,
@@ -285,27 +316,15 @@ def _stored_event(row: Any) -> StoredEvent:
     action = EventAction(row["action"])
     return StoredEvent(
         seq=row["seq"],
-        received_at=_from_us(row["received_at_us"]),
+        received_at=from_us(row["received_at_us"]),
         event=Event(
             key=row["key"],
             action=action,
             project_id=row["project_id"],
             annotation_id=row["annotation_id"],
             task_id=row["task_id"],
-            updated_at=None if updated_us is None else _from_us(updated_us),
+            updated_at=None if updated_us is None else from_us(updated_us),
             is_deletion=action is EventAction.ANNOTATIONS_DELETED,
             payload=row["payload"],
         ),
     )
-
-
-def _to_us(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def _from_us(moment_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=moment_us)
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000

@@ -49,6 +49,7 @@ ann_head = Table(
     metadata,
     Column("project_id", BigInteger, primary_key=True),
     Column("annotation_id", BigInteger, primary_key=True),
+    Column("task_id", BigInteger),
     Column("version_us", BigInteger, nullable=False),
     Column("deleted", Boolean, nullable=False),
     Column("key", String(64), nullable=False),
@@ -128,4 +129,66 @@ prediction = Table(
     Column("body", LargeBinary, nullable=False),
     Column("created_at_us", BigInteger, nullable=False),
     Index("prediction_by_age", "created_at_us"),
+)
+
+# What an annotation started from, kept with it: Label Studio and `prediction` may forget it.
+starting_point = Table(
+    "starting_point",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("annotation_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("prediction_id", BigInteger),
+    Column("version", Text),
+    Column("regions", LargeBinary),
+    Column("kept_at_us", BigInteger, nullable=False),
+)
+
+# The two tables below are derived from those above and may be emptied at any time.
+correction = Table(
+    "correction",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("task_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", String(64), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("problem", Text),
+    Column("annotation_id", BigInteger),
+    Column("annotator_id", BigInteger),
+    Column("updated_at_us", BigInteger),
+    Column("version", Text),
+    Column("is_ground_truth", Boolean, nullable=False),
+    Column("annotators", Integer, nullable=False),
+    Column("agreement", Float),
+    Column("accepted", Integer, nullable=False),
+    Column("reshaped", Integer, nullable=False),
+    Column("relabelled", Integer, nullable=False),
+    Column("kind_changed", Integer, nullable=False),
+    Column("added", Integer, nullable=False),
+    Column("removed", Integer, nullable=False),
+    Column("reshaped_iou_sum", Float, nullable=False),
+    Column("predicted", Integer, nullable=False),
+    CheckConstraint(
+        "outcome IN ('corrected', 'skipped', 'unreadable')", name="correction_outcome_is_known"
+    ),
+    Index("correction_by_seq", "project_id", "seq"),
+)
+
+region_outcome = Table(
+    "region_outcome",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("task_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("image_index", Integer, primary_key=True, autoincrement=False),
+    Column("region_id", Text, primary_key=True),
+    Column("change", Integer, nullable=False),
+    Column("iou", Float),
+    Column("boundary_f", Float),
+    Column("boundary_px", Float),
+    Column("score", Float),
+    Column("kind_before", String(40)),
+    Column("kind_after", String(40)),
+    Column("label_before", Text),
+    Column("label_after", Text),
+    Column("replaced_by", Text),
 )

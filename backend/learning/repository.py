@@ -1,0 +1,237 @@
+"""Corrections in the database: what is derived, what it is derived from, how far Label Studio is.
+
+All writes go through the store's one writer thread. `correction` and `region_outcome` hold derived
+state: `forget` empties them and derivation.py fills them again. Decodes no mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection, Executable, delete, func, select, union
+
+from backend.clock import from_us, now_us, to_us
+from backend.learning.correction import Correction
+from backend.learning.rows import (
+    Cursor,
+    LiveHead,
+    OutcomeRow,
+    Standing,
+    StartingPoint,
+    TaskRow,
+    clean,
+    outcome_row,
+    outcome_values,
+    task_row,
+    task_values,
+)
+from backend.store import Store, StoredEvent
+from backend.tables import (
+    ann_head,
+    correction,
+    event_log,
+    prediction,
+    region_outcome,
+    starting_point,
+    sync_cursor,
+)
+from backend.types import EventAction
+
+_TIMEOUT_S = 30.0
+
+
+class _KeptAnswer(msgspec.Struct):
+    regions: msgspec.Raw
+
+
+class CorrectionRepository:
+    """Reads and writes corrections of one store. Threads may share it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def projects(self) -> tuple[int, ...]:
+        """Every project that ever sent an event or asked for a prediction."""
+        known = union(
+            select(event_log.c.project_id),
+            select(prediction.c.project_id).where(prediction.c.project_id.is_not(None)),
+        )
+        with self.store.read() as connection:
+            return tuple(sorted(connection.execute(known).scalars()))
+
+    def heads(self, project_id: int) -> tuple[LiveHead, ...]:
+        """The newest state of every annotation of a project; those of deleted tasks are gone."""
+        query = (
+            select(
+                ann_head.c.annotation_id,
+                ann_head.c.task_id,
+                ann_head.c.key,
+                ann_head.c.deleted,
+                ann_head.c.version_us,
+                event_log.c.seq,
+                event_log.c.received_at_us,
+            )
+            .join(event_log, event_log.c.key == ann_head.c.key)
+            .where(ann_head.c.project_id == project_id)
+            .order_by(ann_head.c.annotation_id)
+        )
+        with self.store.read() as connection:
+            return tuple(LiveHead(*row) for row in connection.execute(query))
+
+    def task_deletions(self, project_id: int) -> tuple[StoredEvent, ...]:
+        """The events that tell of deleted tasks."""
+        action = EventAction.TASKS_DELETED.value
+        query = select(event_log.c.key).where(
+            event_log.c.project_id == project_id, event_log.c.action == action
+        )
+        with self.store.read() as connection:
+            keys = tuple(connection.execute(query).scalars())
+        return tuple(event for key in keys if (event := self.store.find_event(key)) is not None)
+
+    def starting_point(self, project_id: int, annotation_id: int) -> StartingPoint | None:
+        """What an annotation started from, or None if nobody has found out yet."""
+        columns = (starting_point.c.prediction_id, starting_point.c.version)
+        query = select(*columns, starting_point.c.regions).where(
+            starting_point.c.project_id == project_id,
+            starting_point.c.annotation_id == annotation_id,
+        )
+        with self.store.read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else StartingPoint(*row)
+
+    def keep_starting_point(
+        self, project_id: int, annotation_id: int, start: StartingPoint
+    ) -> None:
+        """Keeps what an annotation started from, for good: the first answer stays."""
+        row = self.store.insert(starting_point).values(
+            project_id=project_id,
+            annotation_id=annotation_id,
+            prediction_id=start.prediction_id,
+            version=clean(start.version),
+            regions=start.regions,
+            kept_at_us=now_us(),
+        )
+        insert = row.on_conflict_do_nothing(index_elements=["project_id", "annotation_id"])
+        self._run(insert)
+
+    def kept_answers(self, project_id: int, task_id: int) -> tuple[StartingPoint, ...]:
+        """The answers this backend gave about a task, newest first."""
+        query = (
+            select(prediction.c.version, prediction.c.body)
+            .where(prediction.c.project_id == project_id, prediction.c.task_id == task_id)
+            .order_by(prediction.c.created_at_us.desc())
+        )
+        with self.store.read() as connection:
+            rows = connection.execute(query).all()
+        return tuple(
+            StartingPoint(None, version, bytes(msgspec.json.decode(body, type=_KeptAnswer).regions))
+            for version, body in rows
+        )
+
+    def states(self, project_id: int) -> Mapping[int, str]:
+        """By task, the state each derived row was made from."""
+        query = select(correction.c.task_id, correction.c.state).where(
+            correction.c.project_id == project_id
+        )
+        with self.store.read() as connection:
+            return {row.task_id: row.state for row in connection.execute(query)}
+
+    def put(self, project_id: int, row: TaskRow, found: Correction | None) -> None:
+        """Replaces the derived state of one task, in one transaction."""
+        values = task_values(project_id, row, found)
+        outcomes = () if found is None else found.outcomes
+        regions = [outcome_values(project_id, row.task_id, outcome) for outcome in outcomes]
+
+        def change(connection: Connection) -> None:
+            _delete_task(connection, project_id, row.task_id)
+            connection.execute(correction.insert(), values)
+            if regions:
+                connection.execute(region_outcome.insert(), regions)
+
+        self._write(change)
+
+    def drop(self, project_id: int, task_ids: Iterable[int]) -> None:
+        """Removes the derived state of tasks that have no annotation any more."""
+        gone = tuple(task_ids)
+
+        def change(connection: Connection) -> None:
+            for task_id in gone:
+                _delete_task(connection, project_id, task_id)
+
+        if gone:
+            self._write(change)
+
+    def forget(self, project_id: int) -> None:
+        """Removes everything derived about a project; deriving again brings it back."""
+
+        def change(connection: Connection) -> None:
+            for table in (region_outcome, correction):
+                connection.execute(delete(table).where(table.c.project_id == project_id))
+
+        self._write(change)
+
+    def tasks(self, project_id: int) -> tuple[TaskRow, ...]:
+        """The derived state of every task, by id."""
+        query = (
+            select(correction)
+            .where(correction.c.project_id == project_id)
+            .order_by(correction.c.task_id)
+        )
+        with self.store.read() as connection:
+            return tuple(task_row(row) for row in connection.execute(query).mappings())
+
+    def outcomes(self, project_id: int, task_id: int | None = None) -> tuple[OutcomeRow, ...]:
+        """What became of every region of a project, or of one task."""
+        query = select(region_outcome).where(region_outcome.c.project_id == project_id)
+        if task_id is not None:
+            query = query.where(region_outcome.c.task_id == task_id)
+        query = query.order_by(*list(region_outcome.primary_key.columns))
+        with self.store.read() as connection:
+            return tuple(outcome_row(row) for row in connection.execute(query).mappings())
+
+    def count_since(self, project_id: int, seq: int) -> int:
+        """How many tasks were corrected after a place in the journal."""
+        query = select(func.count()).where(
+            correction.c.project_id == project_id,
+            correction.c.seq > seq,
+            correction.c.outcome == Standing.CORRECTED.value,
+        )
+        with self.store.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def cursor(self, project_id: int) -> Cursor | None:
+        """How far a project was compared with Label Studio, or None if never."""
+        query = select(sync_cursor).where(sync_cursor.c.project_id == project_id)
+        with self.store.read() as connection:
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            return None
+        return Cursor(from_us(row["updated_at_us"]), from_us(row["last_ok_us"]))
+
+    def move_cursor(self, project_id: int, updated_at: datetime) -> None:
+        """Notes a comparison that ended well; the cursor never moves back."""
+        row = self.store.insert(sync_cursor).values(
+            project_id=project_id, updated_at_us=to_us(updated_at), last_ok_us=now_us()
+        )
+        set_ = {name: row.excluded[name] for name in ("updated_at_us", "last_ok_us")}
+        newer = row.excluded.updated_at_us >= sync_cursor.c.updated_at_us
+        move = row.on_conflict_do_update(index_elements=["project_id"], set_=set_, where=newer)
+        self._run(move)
+
+    def _run(self, statement: Executable) -> None:
+        def change(connection: Connection) -> None:
+            connection.execute(statement)
+
+        self._write(change)
+
+    def _write(self, change: Callable[[Connection], None]) -> None:
+        self.store.write(change, timeout_s=_TIMEOUT_S)
+
+
+def _delete_task(connection: Connection, project_id: int, task_id: int) -> None:
+    for table in (region_outcome, correction):
+        connection.execute(
+            delete(table).where(table.c.project_id == project_id, table.c.task_id == task_id)
+        )

@@ -1,0 +1,207 @@
+"""The rows of the learning tables as values, and corrections as rows.
+
+Knows no database: what reads and writes them is repository.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from backend.clock import from_us, to_us
+from backend.learning.correction import DIFF_VERSION, Change, Correction, RegionOutcome, Tally
+
+_TALLY = tuple(Tally.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class LiveHead:
+    """The newest state of one annotation, with its place in the journal.
+
+    Attributes:
+        annotation_id: Label Studio's id.
+        task_id: its task, or None if no event named it.
+        key: key of the event that holds it.
+        is_deleted: whether the annotation is gone.
+        version_us: time of its last change.
+        seq: place of that event in the journal.
+        received_at_us: when it was journalled.
+    """
+
+    annotation_id: int
+    task_id: int | None
+    key: str
+    is_deleted: bool
+    version_us: int
+    seq: int
+    received_at_us: int
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """The prediction an annotation started from; version and regions are None if from nothing.
+
+    Attributes:
+        prediction_id: Label Studio's id, or None if a kept answer stands for it.
+        version: the adapter version that made it.
+        regions: JSON list of results.
+    """
+
+    prediction_id: int | None = None
+    version: str | None = None
+    regions: bytes | None = None
+
+
+class Standing(StrEnum):
+    """What is known about a task."""
+
+    CORRECTED = "corrected"
+    SKIPPED = "skipped"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """The derived state of one task.
+
+    Attributes:
+        task_id: Label Studio's id.
+        state: `state_of` the heads it was derived from.
+        seq: place in the journal of the newest of them.
+        standing: whether it was corrected, only skipped, or cannot be read.
+        problem: why it cannot be read, or None.
+        annotation_id: the annotation that counts, or None.
+        updated_at: UTC time of its last change, or None.
+        version: adapter version it started from, or None.
+        is_ground_truth: somebody marked it as the answer that counts.
+        annotators: how many annotated the task.
+        agreement: matched mean IoU with the other annotators, or None.
+        tally: what happened to its regions.
+    """
+
+    task_id: int
+    state: str
+    seq: int
+    standing: Standing
+    problem: str | None = None
+    annotation_id: int | None = None
+    updated_at: datetime | None = None
+    version: str | None = None
+    is_ground_truth: bool = False
+    annotators: int = 0
+    agreement: float | None = None
+    tally: Tally = Tally()
+
+
+@dataclass(frozen=True)
+class OutcomeRow:
+    """What became of one region, without its masks; fields as in `RegionOutcome`."""
+
+    task_id: int
+    image_index: int
+    region_id: str
+    change: Change
+    iou: float | None
+    boundary_f: float | None
+    boundary_px: float | None
+    score: float | None
+    kind_before: str | None
+    kind_after: str | None
+    label_before: str | None
+    label_after: str | None
+    replaced_by: str | None
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """How far a project was compared with Label Studio.
+
+    Attributes:
+        updated_at: newest change of a task that was seen, by Label Studio's clock.
+        last_ok: when the last comparison ended well.
+    """
+
+    updated_at: datetime
+    last_ok: datetime
+
+
+def state_of(heads: Iterable[LiveHead]) -> str:
+    """Hash of the annotations a task has: equal states give equal corrections."""
+    digest = hashlib.sha256(f"{DIFF_VERSION}\n".encode())
+    for head in sorted(heads, key=lambda head: head.annotation_id):
+        digest.update(f"{head.annotation_id} {head.key}\n".encode())
+    return digest.hexdigest()
+
+
+def task_values(project_id: int, row: TaskRow, found: Correction | None) -> dict[str, object]:
+    """Columns of one row of `correction`."""
+    return {
+        "project_id": project_id,
+        "task_id": row.task_id,
+        "state": row.state,
+        "seq": row.seq,
+        "outcome": row.standing.value,
+        "problem": clean(row.problem),
+        "annotation_id": row.annotation_id,
+        "annotator_id": None if found is None else found.annotator_id,
+        "updated_at_us": None if row.updated_at is None else to_us(row.updated_at),
+        "version": clean(row.version),
+        "is_ground_truth": row.is_ground_truth,
+        "annotators": row.annotators,
+        "agreement": row.agreement,
+    } | dict(zip(_TALLY, row.tally.values, strict=True))
+
+
+def task_row(row: Mapping[Any, Any]) -> TaskRow:
+    """One row of `correction`."""
+    updated_us = row["updated_at_us"]
+    return TaskRow(
+        task_id=row["task_id"],
+        state=row["state"],
+        seq=row["seq"],
+        standing=Standing(row["outcome"]),
+        problem=row["problem"],
+        annotation_id=row["annotation_id"],
+        updated_at=None if updated_us is None else from_us(updated_us),
+        version=row["version"],
+        is_ground_truth=row["is_ground_truth"],
+        annotators=row["annotators"],
+        agreement=row["agreement"],
+        tally=Tally(*(row[name] for name in _TALLY)),
+    )
+
+
+def outcome_values(project_id: int, task_id: int, outcome: RegionOutcome) -> dict[str, object]:
+    """Columns of one row of `region_outcome`."""
+    before, after, boundary = outcome.before, outcome.after, outcome.boundary
+    return {
+        "project_id": project_id,
+        "task_id": task_id,
+        "image_index": outcome.region.image_index,
+        "region_id": clean(outcome.region.id),
+        "change": outcome.change.value,
+        "iou": outcome.iou,
+        "boundary_f": None if boundary is None else boundary.f_score,
+        "boundary_px": None if boundary is None else boundary.distance_px,
+        "score": None if before is None else before.score,
+        "kind_before": None if before is None else before.kind,
+        "kind_after": None if after is None else after.kind,
+        "label_before": None if before is None else clean(before.label),
+        "label_after": None if after is None else clean(after.label),
+        "replaced_by": clean(outcome.replaced_by),
+    }
+
+
+def outcome_row(row: Mapping[Any, Any]) -> OutcomeRow:
+    """One row of `region_outcome`."""
+    values = {name: row[name] for name in OutcomeRow.__dataclass_fields__}
+    return OutcomeRow(**values | {"change": Change(row["change"])})
+
+
+def clean(text: str | None) -> str | None:
+    """The text without NULs, which PostgreSQL does not keep."""
+    return None if text is None else text.replace("\0", "")
