@@ -125,18 +125,36 @@ def save_adapter(model: Calico, folder: Path, *, base: str, scope: AdapterScope)
     Returns:
         sha256 of the weights file.
     """
-    config = _lora_config(model) | {"base": base, "scope": asdict(scope)}
+    return write_adapter(
+        adapter_state(model, scope), folder, config=model.config, base=base, scope=scope
+    )
+
+
+def write_adapter(
+    state: dict[str, Tensor],
+    folder: Path,
+    *,
+    config: CalicoConfig,
+    base: str,
+    scope: AdapterScope,
+) -> str:
+    """Writes an adapter folder from tensors that were gathered before; see `save_adapter`.
+
+    Raises:
+        CheckpointError: the disk is full or refuses; an older folder stays.
+    """
+    notes = _lora_notes(config) | {"base": base, "scope": asdict(scope)}
     with staged_folder(folder) as staged:
-        save_file(adapter_state(model, scope), staged / _WEIGHTS)
+        save_file(state, staged / _WEIGHTS)
         (staged / _WEIGHTS).chmod(0o644)  # written private; a service runs as another user
-        (staged / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        (staged / _CONFIG).write_text(json.dumps(notes, indent=2) + "\n", "utf-8")
     with (folder / _WEIGHTS).open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
 
-def _lora_config(model: Calico) -> dict[str, object]:
+def _lora_notes(config: CalicoConfig) -> dict[str, object]:
     """What LoRA's tensors mean: without it the same numbers are another adapter."""
-    lora = model.config.lora
+    lora = config.lora
     return {
         "peft_type": "LORA",
         "r": lora.rank,
@@ -163,7 +181,7 @@ def load_adapter(model: Calico, folder: Path, *, base: str) -> None:
             f"{folder.name}/{_CONFIG}: base: expected {base[:12]}, "
             f"got {str(config.get('base'))[:12]}: the adapter belongs to other weights"
         )
-    for key, expected in _lora_config(model).items():
+    for key, expected in _lora_notes(model.config).items():
         if scope.lora and config.get(key) != expected:
             raise CheckpointError(
                 f"{folder.name}/{_CONFIG}: {key}: expected {expected!r} as in the model, "

@@ -27,25 +27,32 @@ def text_loss(logits: Tensor, labels: Tensor) -> Tensor:
     )
 
 
-def pixel_loss(logits: Tensor, target: Tensor, *, focal_gamma: float = 0.0) -> Tensor:
+def pixel_loss(
+    logits: Tensor, target: Tensor, *, focal_gamma: float = 0.0, inside: Tensor | None = None
+) -> Tensor:
     """Per-pixel sigmoid cross-entropy, mean over pixels: (K,).
 
     Args:
         logits: (K, L, L).
         target: (K, L, L) in [0, 1]; fractions at borders are fine.
         focal_gamma: 0 is the plain form of the parents' code; 2 the paper's focal form.
+        inside: (K, L, L) share of each cell that is image and not padding; None is all of it.
     """
     logits = logits.float()
     entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     if focal_gamma:
         chance = logits.sigmoid()
         entropy = entropy * (target - chance).abs() ** focal_gamma
-    return entropy.mean((1, 2))
+    if inside is None:
+        return entropy.mean((1, 2))
+    return (entropy * inside).sum((1, 2)) / inside.sum((1, 2))
 
 
-def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+def dice_loss(logits: Tensor, target: Tensor, *, inside: Tensor | None = None) -> Tensor:
     """1 - Dice overlap of the soft mask: (K,); smoothed as the parents do, 1e-6 at 1/1000."""
     chance = logits.float().sigmoid().flatten(1)
+    if inside is not None:
+        chance = chance * inside.flatten(1)
     truth = target.flatten(1)
     overlap = 2 * (chance * truth).sum(1) + _DICE_SMOOTHING
     return 1 - overlap / (chance.sum(1) + truth.sum(1) + _DICE_SMOOTHING)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from calico_model.staging import replace_text
 
 
 class CurveLog:
@@ -27,12 +30,11 @@ class CurveLog:
         row = {"step": str(step), "stage": stage}
         self._rows.append(row | {name: f"{value:.5g}" for name, value in values.items()})
         names = list(dict.fromkeys(name for r in self._rows for name in r))
-        staged = self._path.with_suffix(".tmp")
-        with staged.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names, restval="")
-            writer.writeheader()
-            writer.writerows(self._rows)
-        staged.replace(self._path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names, restval="")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        replace_text(self._path, text.getvalue())
 
     def plot(self, path: Path) -> None:
         """Draws every column against the step, one panel each; nothing is drawn before a row."""
@@ -48,7 +50,9 @@ class CurveLog:
             axes.set_title(name, fontsize=9)
             axes.grid(alpha=0.3)
         figure.tight_layout()
-        figure.savefig(path, dpi=110)
+        staged = path.with_name(f".{path.name}.staged")
+        figure.savefig(staged, dpi=110, format="png")
+        staged.replace(path)
 
     def _columns(self) -> list[str]:
         return list(dict.fromkeys(name for r in self._rows for name in r))

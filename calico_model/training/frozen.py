@@ -1,0 +1,146 @@
+"""The encoders do not learn here: what they say of an image is a constant.
+
+Legend: M images. An image is always encoded alone and rounded to bfloat16, so that training from
+kept features and from fresh ones is the same to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+
+import cv2
+import torch
+from PIL import __version__ as pillow_version
+
+from calico_model.data.groups import GroupFolder
+from calico_model.errors import InvalidRecordError
+from calico_model.feature_store import FeatureStore, file_key
+from calico_model.features import ImageFeatures, concatenate
+from calico_model.images import to_pixels
+from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.mask_decoder import MaskFeatures
+from calico_model.modeling.model import Calico
+
+_HEADER_BYTES = 1024
+_ENCODERS = ("trunk.", "eva.", "dino.", "sam_encoder.", "mask_decoder.fine.")
+
+
+@torch.no_grad()
+def frozen_features(model: Calico, pixels: Pixels) -> ImageFeatures:
+    """Encodes M images one by one.
+
+    Args:
+        model: its encoders in evaluation mode.
+        pixels: of M images, on the model's device.
+
+    Returns:
+        Features in bfloat16.
+    """
+    return concatenate([_encode(model, _one(pixels, m)) for m in range(len(pixels.square))])
+
+
+def _encode(model: Calico, pixels: Pixels) -> ImageFeatures:
+    half = any(p.dtype == torch.bfloat16 for p in model.sam_encoder.parameters())
+    with torch.autocast(pixels.square.device.type, torch.bfloat16, enabled=half):
+        found = model.encode(pixels)
+    return rounded(found, torch.bfloat16)
+
+
+def rounded(features: ImageFeatures, dtype: torch.dtype) -> ImageFeatures:
+    """Converts all tensors."""
+    return ImageFeatures(
+        features.global_tokens.to(dtype),
+        features.semantic_tokens.to(dtype),
+        MaskFeatures(
+            features.mask.embedding.to(dtype), tuple(fine.to(dtype) for fine in features.mask.fine)
+        ),
+    )
+
+
+def _one(pixels: Pixels, index: int) -> Pixels:
+    rows = slice(index, index + 1)
+    eva = None if pixels.eva is None else pixels.eva[rows]
+    dino = None if pixels.dino is None else pixels.dino[rows]
+    return Pixels(pixels.square[rows], eva, dino)
+
+
+def freeze(model: Calico) -> None:
+    """Puts every module into evaluation mode but the language model, whose LoRA has dropout."""
+    model.eval()
+    model.language.train()
+
+
+def encoder_fingerprint(model: Calico) -> str:
+    """Returns a hash of all that decides an image's features: weights, sizes, image libraries."""
+    config = model.config
+    digest = sha256(f"{cv2.__version__} {pillow_version} {config.image_size}".encode())
+    digest.update(f"{config.trunk} {config.eva} {config.dino} {config.mask}".encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(_ENCODERS):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().reshape(-1).cpu().contiguous()
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class ImageKeys:
+    """Content hashes of the images of a folder of records, each file read once."""
+
+    def __init__(self, folder: GroupFolder) -> None:
+        self._folder = folder
+        self._keys: dict[int, str] = {}
+
+    def __getitem__(self, image_id: int) -> str:
+        if image_id not in self._keys:
+            path = self._folder.image_path(image_id)
+            try:
+                self._keys[image_id] = file_key(path)
+            except OSError as error:
+                raise InvalidRecordError(f"{path.name}: expected a readable image") from error
+        return self._keys[image_id]
+
+
+def fill(
+    store: FeatureStore,
+    model: Calico,
+    folder: GroupFolder,
+    keys: ImageKeys,
+    *,
+    share: tuple[int, int] = (0, 1),
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Encodes the images of a folder that the store does not hold yet.
+
+    Args:
+        store: gets them.
+        model: on its device, encoders in evaluation mode.
+        folder: the records.
+        keys: of its images.
+        share: (process, processes); each takes every n-th image.
+        on_image: called with images done and images to do by this process.
+
+    Raises:
+        InvalidConfigError: over the store's ceiling, or more than the disk has left.
+        InvalidRecordError: an image that cannot be read.
+    """
+    every = dict.fromkeys(i for group in range(len(folder)) for i in folder.image_ids(group))
+    different = list({keys[i]: i for i in every}.values())
+    missing = [i for i in different if keys[i] not in store]
+    # Dealt out before looking what is there: another process may be writing its part already.
+    mine = [i for i in different[share[0] :: share[1]] if keys[i] not in store]
+    if not mine:
+        return
+    device = next(model.parameters()).device
+    first = _encode_file(model, folder, mine[0], device)
+    store.reserve(len(missing), first.nbytes + _HEADER_BYTES)
+    for done, image_id in enumerate(mine, start=1):
+        store.put(keys[image_id], _encode_file(model, folder, image_id, device))
+        on_image(done, len(mine))
+
+
+def _encode_file(
+    model: Calico, folder: GroupFolder, image_id: int, device: torch.device
+) -> ImageFeatures:
+    pixels = to_pixels([folder.read_image(image_id)], model.config)
+    return frozen_features(model, pixels.to(device))

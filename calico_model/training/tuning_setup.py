@@ -1,0 +1,145 @@
+"""What a fine-tuning starts from: model, tokenizer and readers, checked and on their device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from calico_model.checkpoints import fingerprint, load_model
+from calico_model.data.groups import GroupFolder, read_groups
+from calico_model.data.records import ANNOTATIONS_FILE, RECORDS_FILE
+from calico_model.data.samples import Sample, list_samples
+from calico_model.errors import InvalidRecordError
+from calico_model.feature_store import FeatureStore
+from calico_model.modeling.adapter import mark_trainable
+from calico_model.modeling.model import Calico
+from calico_model.training.frozen import ImageKeys, encoder_fingerprint, fill, freeze
+from calico_model.training.pretrain import Progress
+from calico_model.training.tuning_batches import SampleReader
+from calico_model.training.tuning_objective import enable_checkpointing
+from calico_model.training.tuning_recipe import TuningRecipe
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Folders a fine-tuning reads.
+
+    Attributes:
+        weights: model folder to start from.
+        data: records to learn.
+        validation: records to validate on; None holds some groups of `data` back.
+        cache: folder of kept features; None encodes every image whenever it is met.
+        cache_bytes: ceiling of that folder.
+    """
+
+    weights: Path
+    data: Path
+    validation: Path | None = None
+    cache: Path | None = None
+    cache_bytes: int = 200 * 2**30
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a run works with.
+
+    Attributes:
+        model: on its device; only the adapter is trainable, and in float32.
+        base: fingerprint of the weights.
+        data: hash of the records.
+        training, validation: readers; no validation is None.
+    """
+
+    model: Calico
+    base: str
+    data: str
+    training: SampleReader
+    validation: SampleReader | None
+
+    def identity(self) -> dict[str, object]:
+        """What must be the same when a run is resumed, beside the recipe."""
+        return {"base": self.base, "data": self.data}
+
+
+def prepare(
+    recipe: TuningRecipe,
+    inputs: Inputs,
+    accelerator: Accelerator,
+    on_progress: Callable[[Progress], None] | None,
+) -> Materials:
+    """Opens everything; fills the feature cache if there is one.
+
+    Raises:
+        InvalidConfigError: the features do not fit the cache.
+        InvalidRecordError: broken records, or none that can be asked about.
+        CheckpointError: broken weights.
+    """
+    folder = read_groups(inputs.data)
+    checked = folder if inputs.validation is None else read_groups(inputs.validation)
+    learned, judged = _split(recipe, folder, None if checked is folder else checked)
+    torch.manual_seed(recipe.seed)  # LoRA's first matrices
+    model, tokenizer = load_model(inputs.weights)
+    mark_trainable(model)
+    freeze(model)
+    if recipe.checkpointing:
+        enable_checkpointing(model)
+    model.to(accelerator.device)
+    store = None
+    if inputs.cache is not None:
+        store = FeatureStore(
+            inputs.cache, encoder=encoder_fingerprint(model), max_bytes=inputs.cache_bytes
+        )
+
+    def reader(source: GroupFolder, samples: tuple[Sample, ...]) -> SampleReader:
+        keys = ImageKeys(source)
+        if store is not None:
+            share = (accelerator.process_index, accelerator.num_processes)
+            fill(store, model, source, keys, share=share, on_image=tell)
+            accelerator.wait_for_everyone()
+        return SampleReader(source, samples, tokenizer, model.config, keys, store)
+
+    def tell(done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(Progress("encoding images", done, total, {}))
+
+    training = reader(folder, learned)
+    validation = reader(checked, judged) if judged else None
+    base, data = fingerprint(inputs.weights), _content(inputs)
+    return Materials(model, base, data, training, validation)
+
+
+def _split(
+    recipe: TuningRecipe, folder: GroupFolder, validation: GroupFolder | None
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Samples to learn and samples to judge by; groups of the same images stay together."""
+    learned = list_samples(folder, most_objects=recipe.most_objects, with_empty=recipe.with_empty)
+    judged = list_samples(validation or folder, most_objects=1, with_empty=recipe.with_empty)
+    if validation is None:
+        held_out = _held_out(recipe, folder)
+        judged = tuple(s for s in judged if folder.image_ids(s.group) in held_out)
+        learned = tuple(s for s in learned if folder.image_ids(s.group) not in held_out)
+    if not learned:
+        raise InvalidRecordError(f"{RECORDS_FILE}: expected at least one question to learn")
+    return learned, judged
+
+
+def _held_out(recipe: TuningRecipe, folder: GroupFolder) -> set[tuple[int, ...]]:
+    """Picks the sets of images whose hashes are smallest, the recipe's share of them."""
+    every = {folder.image_ids(index) for index in range(len(folder))}
+    ranked = sorted(every, key=lambda ids: sha256(f"{recipe.seed}/{sorted(ids)}".encode()).digest())
+    return set(ranked[: math.ceil(recipe.holdout * len(ranked))])
+
+
+def _content(inputs: Inputs) -> str:
+    digest = sha256()
+    for folder in (inputs.data, inputs.validation):
+        for name in (RECORDS_FILE, ANNOTATIONS_FILE) if folder else ():
+            assert folder is not None
+            digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,126 @@
+"""The resumable state of a fine-tuning on disk: what learned, AdamW's moments, and where it is.
+
+`state/newest.json` names the folder of the newest state and the hash of its tensors. A state is
+written whole into a folder of its own before the name changes, so a kill or a full disk at any
+moment leaves the last one. Nothing of the frozen weights is in it, nor of how processes divide it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import file_digest
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from calico_model.errors import CheckpointError, InvalidConfigError
+from calico_model.staging import recover, replace_text, staged_folder
+
+_NEWEST, _TENSORS = "newest.json", "state.safetensors"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run is.
+
+    Attributes:
+        step: optimiser steps done.
+        best_loss: lowest validation loss so far, or None.
+        best_step: when it was reached.
+        history: terms of the steps since the last row of the curve.
+    """
+
+    step: int = 0
+    best_loss: float | None = None
+    best_step: int = 0
+    history: tuple[dict[str, float], ...] = field(default=())
+
+
+class StateFolder:
+    """The states of one run.
+
+    Args:
+        folder: `state` of the run folder.
+        recipe: what must be the same in all parts of the run.
+    """
+
+    def __init__(self, folder: Path, recipe: Mapping[str, object]) -> None:
+        self._folder, self._recipe = folder, dict(recipe)
+
+    def save(self, position: Position, tensors: dict[str, Tensor]) -> None:
+        """Writes a state and removes the ones before it.
+
+        Raises:
+            CheckpointError: the disk is full or refuses; the state before stays.
+        """
+        name = f"step-{position.step:07d}"
+        with staged_folder(self._folder / name) as staged:
+            save_file(tensors, staged / _TENSORS)
+        newest = {
+            "step": position.step,
+            "folder": name,
+            "sha256": _sha256(self._folder / name / _TENSORS),
+            "best_loss": position.best_loss,
+            "best_step": position.best_step,
+            "history": list(position.history),
+            "recipe": self._recipe,
+        }
+        replace_text(self._folder / _NEWEST, json.dumps(newest))
+        self._sweep(name)
+
+    def load(self) -> tuple[Position, dict[str, Tensor]] | None:
+        """Reads the newest state; None when the run is new.
+
+        Raises:
+            InvalidConfigError: the state was made by another recipe; names the first difference.
+            CheckpointError: a file is missing, unreadable, or not what was written.
+        """
+        path = self._folder / _NEWEST
+        if not path.is_file():
+            return None
+        where = f"{self._folder.name}/{_NEWEST}"
+        try:
+            newest = json.loads(path.read_text("utf-8"))
+            recipe, name = dict(newest["recipe"]), str(newest["folder"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{where}: not a readable state: {error!r}") from error
+        self._check_recipe(recipe)
+        recover(self._folder / name)
+        tensors_path = self._folder / name / _TENSORS
+        where = f"{self._folder.name}/{name}/{_TENSORS}"
+        try:
+            position = Position(
+                int(newest["step"]),
+                newest["best_loss"],
+                int(newest["best_step"]),
+                tuple(newest["history"]),
+            )
+            if _sha256(tensors_path) != newest["sha256"]:
+                raise ValueError("its content is not what was written")
+            tensors = dict(load_file(tensors_path))
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CheckpointError(f"{where}: not a readable state: {error}") from error
+        return position, tensors
+
+    def _check_recipe(self, before: dict[str, object]) -> None:
+        for name, value in self._recipe.items():
+            if before.get(name) != value:
+                raise InvalidConfigError(
+                    f"{name}: the run was started with {before.get(name)!r}, got {value!r}; "
+                    "choose another output folder"
+                )
+
+    def _sweep(self, kept: str) -> None:
+        for old in (*self._folder.glob("step-*"), *self._folder.glob(".step-*")):
+            if old.name != kept:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
