@@ -44,6 +44,13 @@ def train(
     joint_steps: Annotated[
         int, typer.Option(help="Steps that teach questions, names and masks together.")
     ] = _DEFAULT.stages[1].steps,
+    refine_steps: Annotated[
+        int, typer.Option(help="Further joint steps, on larger groups and more masks.")
+    ] = _DEFAULT.stages[2].steps,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="Weights to refine; the encoder and joint steps are skipped."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of data, weights and wordings.")] = _DEFAULT.seed,
     processes: Annotated[
         int, typer.Option(help="Data-parallel processes: one per GPU, or per CPU core.")
@@ -64,13 +71,14 @@ def train(
         stages=(
             replace(_DEFAULT.stages[0], steps=encoder_steps),
             replace(_DEFAULT.stages[1], steps=joint_steps),
+            replace(_DEFAULT.stages[2], steps=refine_steps),
         ),
     )
     if not distributed.is_torchelastic_launched():
         _render(recipe, pool)
         if processes > 1:
-            sys.exit(_launch(processes, recipe, out, pool))
-    _train(recipe, out, pool)
+            sys.exit(_launch(processes, recipe, out, pool, start_from))
+    _train(recipe, out, pool, start_from)
 
 
 def _render(recipe: Recipe, pool: Path) -> None:
@@ -88,18 +96,20 @@ def _render(recipe: Recipe, pool: Path) -> None:
         )
 
 
-def _launch(processes: int, recipe: Recipe, out: Path, pool: Path) -> int:
+def _launch(processes: int, recipe: Recipe, out: Path, pool: Path, start_from: Path | None) -> int:
     arguments = [
         *("--out", str(out), "--pool", str(pool), "--seed", str(recipe.seed)),
         *("--pool-scenes", str(recipe.pool_scenes)),
         *("--encoder-steps", str(recipe.stages[0].steps)),
         *("--joint-steps", str(recipe.stages[1].steps)),
+        *("--refine-steps", str(recipe.stages[2].steps)),
+        *(("--start-from", str(start_from)) if start_from else ()),
     ]
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
     return subprocess.call([*launcher, "--module", "backend.cli.train", *arguments])
 
 
-def _train(recipe: Recipe, out: Path, pool: Path) -> None:
+def _train(recipe: Recipe, out: Path, pool: Path, start_from: Path | None) -> None:
     from torch import distributed
 
     from calico_model.training.pretrain import Progress, train
@@ -122,7 +132,14 @@ def _train(recipe: Recipe, out: Path, pool: Path) -> None:
             text = f"{progress.stage}: {terms}"
             bar.update(task, completed=progress.step, description=text, visible=True)
 
-        folder = train(recipe, pool, out, on_progress=show, stop=lambda: is_stopping)
+        folder = train(
+            recipe,
+            pool,
+            out,
+            start_from=start_from,
+            on_progress=show,
+            stop=lambda: is_stopping,
+        )
     seconds = round(time.monotonic() - began, 1)
     outcome = {"model": str(folder), "finished": not is_stopping, "seconds": seconds}
     # Of several processes only the first reports.

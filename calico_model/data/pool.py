@@ -27,6 +27,8 @@ GROUPS_PER_CHUNK = 128
 _ORIGIN = "pool.json"
 _RENDER_FACTOR = 2
 _SAME_CATEGORY, _AS_DRAWN = 0.45, 0.5
+_GROUP_SIZES = (0.5, 0.14, 0.12, 0.12, 0.12)
+"""Chance of groups of 2, 3, ... images."""
 
 
 def fill_pool(
@@ -102,7 +104,7 @@ def _write_chunk(folder: Path, seed: int, size_px: int, groups: int, chunk: int)
     sizes: list[int] = []
     for index in range(chunk * groups, (chunk + 1) * groups):
         rng = group_rng(Stream.TRAINING, seed, index)
-        size = int(rng.choice((2, 3, 4), p=(0.7, 0.2, 0.1)))
+        size = int(rng.choice(len(_GROUP_SIZES), p=_GROUP_SIZES)) + 2
         drawn = draw_group(rng, group_size=size, size_px=size_px * _RENDER_FACTOR)
         scenes.extend(_reduce(scene, size_px) for scene in drawn)
         sizes.append(size)

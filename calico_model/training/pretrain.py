@@ -10,16 +10,19 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from calico_model.checkpoints import save_model
+from calico_model.checkpoints import WEIGHTS, load_base_state, read_tensors, save_model
 from calico_model.config import CalicoConfig, LoraConfig
 from calico_model.data.pool import ScenePool
 from calico_model.errors import InvalidConfigError
@@ -57,6 +60,7 @@ def train(
     pool_folder: Path,
     out: Path,
     *,
+    start_from: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
@@ -66,6 +70,7 @@ def train(
         recipe: what to do; the same recipe and folders resume an interrupted run.
         pool_folder: rendered scenes (see `pool.fill_pool`); must not grow during a run.
         out: gets `state/` (resumable), `curve.csv`, `curve.png` and `model/`.
+        start_from: weights that the last stage begins with; the stages before it are skipped.
         on_progress: called every few steps on the main process.
         stop: asked every step; True saves the state and returns.
 
@@ -81,6 +86,8 @@ def train(
     tokenizer = small_tokenizer()
     config = tiny(tokenizer.size)
     run = _Run(accelerator, recipe, config, tokenizer, ScenePool(pool_folder), out)
+    if start_from is not None:
+        run.start_from(start_from)
     run.resume()
     for first, stage in _starts(recipe):
         is_open = run.step < first + stage.steps
@@ -124,9 +131,15 @@ class _Run:
                 part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         objective = TrainingObjective(model, Weights(0.0, 0.0, 0.0))
         optimizer = torch.optim.AdamW(
-            _decayed(objective, recipe.weight_decay), lr=1e-3, betas=(0.9, 0.95)
+            _decayed(objective, recipe.weight_decay), lr=1e-3, betas=(0.9, 0.95), fused=True
         )
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+
+    def start_from(self, folder: Path) -> None:
+        """Takes over weights in this configuration's shapes and moves to the last stage."""
+        model = self.accelerator.unwrap_model(self.objective).model
+        load_base_state(model, read_tensors(folder / WEIGHTS), where=f"{folder.name}/{WEIGHTS}")
+        self.step = sum(stage.steps for stage in self.recipe.stages[:-1])
 
     def resume(self) -> None:
         """Continues from the newest state, if there is one.
@@ -158,7 +171,7 @@ class _Run:
         self.objective.train()
         self.accelerator.unwrap_model(self.objective).weights = Weights(
             stage.dense_weight,
-            self.recipe.prompt_weight,
+            stage.prompt_weight,
             self.recipe.presence_weight,
             stage.mask_weight,
         )
@@ -221,7 +234,8 @@ class _Run:
     def _update(self, batch: TrainingBatch, rate: float) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss, terms = self.objective(batch.to(self.accelerator.device))
+        with _attention(self.accelerator.device):
+            loss, terms = self.objective(batch.to(self.accelerator.device))
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.objective.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
@@ -285,6 +299,13 @@ def _decayed(module: nn.Module, decay: float) -> list[dict[str, object]]:
         {"params": matrices, "weight_decay": decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
+
+
+def _attention(device: torch.device) -> AbstractContextManager[None]:
+    """On CPUs the fused attention's backward pass costs twice the plain, equally causal, one."""
+    if device.type != "cpu":
+        return nullcontext()
+    return cast(AbstractContextManager[None], sdpa_kernel(SDPBackend.MATH))
 
 
 def use_plain_attention(model: Calico) -> None:

@@ -24,6 +24,7 @@ class Stage:
         masks: most masks decoded per step and process.
         dense_weight: per-cell part and category loss.
         mask_weight: on top of the paper's mask weights; a decoder from scratch needs more.
+        prompt_weight: pull of [SEG] prompts towards the part dictionary the encoder stage learned.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Stage:
     masks: int = 48
     dense_weight: float = 0.3
     mask_weight: float = 1.0
+    prompt_weight: float = 0.5
     warmup_steps: int = 100
     decay_share: float = 0.3
 
@@ -54,20 +56,28 @@ class Recipe:
         pool_scenes: rendered scenes kept on disk; groups are drawn from them again and again.
         stages: run in order.
         group_sizes: chance that a step's groups have 1, 2, 3, ... images.
-        prompt_weight: pull of [SEG] prompts towards the learned part dictionary.
         presence_weight: which category and parts the queries see.
         clip_norm: gradient clipping.
         checkpoint_every: steps between resumable checkpoints.
     """
 
     seed: int = 27
-    pool_scenes: int = 36_000
+    pool_scenes: int = 72_000
     stages: tuple[Stage, ...] = (
         Stage("encoders", 1000, 1.5e-3, language=False),
         Stage("joint", 1250, 8e-4, language=True, masks=64, dense_weight=0.1, mask_weight=3.0),
+        Stage(
+            "refine",
+            2700,
+            8e-4,
+            language=True,
+            masks=80,
+            dense_weight=0.15,
+            mask_weight=3.0,
+            prompt_weight=0.0,
+        ),
     )
-    group_sizes: tuple[float, ...] = (0.04, 0.70, 0.16, 0.10)
-    prompt_weight: float = 0.5
+    group_sizes: tuple[float, ...] = (0.03, 0.52, 0.13, 0.12, 0.10, 0.10)
     presence_weight: float = 0.3
     weight_decay: float = 0.01
     clip_norm: float = 1.0

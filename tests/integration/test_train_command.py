@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from calico_model.checkpoints import load_model
+from calico_model.predictor import DEFAULT_WEIGHTS as SHIPPED
 
 
 def run(*arguments):
@@ -17,7 +18,8 @@ def run(*arguments):
 
 def test_training_ends_in_a_model_and_goes_on_when_asked_for_more(tmp_path):
     out = tmp_path / "run"
-    asked = ["--out", str(out), "--pool-scenes", "50", "--encoder-steps", "1", "--joint-steps"]
+    asked = ["--out", str(out), "--pool-scenes", "50", "--encoder-steps", "1"]
+    asked += ["--joint-steps", "1", "--refine-steps"]
 
     code, stdout, stderr = run(*asked, "1")
     assert code == 0, stderr
@@ -27,14 +29,32 @@ def test_training_ends_in_a_model_and_goes_on_when_asked_for_more(tmp_path):
 
     load_model(out / "model")
     rows = (out / "curve.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows[1:]] == ["1", "2", "3"]
+    assert [row.split(",")[0] for row in rows[1:]] == ["1", "2", "3", "4"]
 
 
 def test_another_seed_in_the_same_folder_is_refused(tmp_path):
     out = tmp_path / "run"
-    asked = ["--out", str(out), "--pool-scenes", "50", "--encoder-steps", "1", "--joint-steps", "1"]
+    asked = ["--out", str(out), "--pool-scenes", "50", "--encoder-steps", "1"]
+    asked += ["--joint-steps", "1", "--refine-steps", "1"]
     assert run(*asked)[0] == 0
 
     code, _, stderr = run(*asked, "--seed", "5")
     assert code == 2
     assert "seed" in stderr
+
+
+def test_refining_starts_from_given_weights(tmp_path):
+    asked = ["--pool", str(tmp_path / "pool"), "--pool-scenes", "50", "--refine-steps", "1"]
+    code, _, stderr = run("--out", str(tmp_path / "run"), "--start-from", str(SHIPPED), *asked)
+    assert code == 0, stderr
+
+    refined, _ = load_model(tmp_path / "run" / "model")
+    shipped, _ = load_model(SHIPPED)
+    moved = [
+        float((ours - theirs).abs().max())
+        for ours, theirs in zip(refined.parameters(), shipped.parameters(), strict=True)
+    ]
+    # One step of a warming-up optimiser moves no weight further than its rate; bf16 adds its own.
+    assert 0 < max(moved) < 0.05
+    rows = (tmp_path / "run" / "curve.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows[1:]] == ["refine"]
