@@ -6,7 +6,7 @@ Owns the loaded model and its feature cache; one prediction runs at a time, guar
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from calico_model.checkpoints import fingerprint, load_model
 from calico_model.data.collate import Turn, collate_prompts
 from calico_model.errors import InvalidConfigError
 from calico_model.features import FeatureCache, ImageFeatures, concatenate, image_key
+from calico_model.forced import read_answers
 from calico_model.images import to_mask, to_pixels
+from calico_model.likelihood import Likelihood
 from calico_model.modeling.generation import Generated
 from calico_model.modeling.model import Calico
 from calico_model.prompts import ParsedAnswer
@@ -69,7 +71,6 @@ class Predictor:
         self._empty_marks = [i for word in prompts.empty_marks() for i in tokenizer.encode(word)]
         self._lock = threading.Lock()  # guards the model: one forward at a time
 
-    @torch.inference_mode()
     def predict(self, group: ImageGroup) -> GroupPrediction:
         """Asks all three questions about a group.
 
@@ -80,10 +81,15 @@ class Predictor:
             Regions in the original pixel frame of their image, objects first; empty masks are
             left out.
         """
+        return self.predict_reworded(group, 0)
+
+    @torch.inference_mode()
+    def predict_reworded(self, group: ImageGroup, wording: int) -> GroupPrediction:
+        """Asks the three questions in the given one of their wordings; else as `predict`."""
         with self._lock:
             features = self._encode(group)
             kinds = tuple(RegionKind)
-            answers = self._ask(features, [prompts.QUESTIONS[kind][0] for kind in kinds])
+            answers = self._ask(features, [prompts.QUESTIONS[kind][wording] for kind in kinds])
             texts = [self._tokenizer.decode(ids) for ids in answers.ids]
             segments: list[_Segment] = []
             for row, (kind, text) in enumerate(zip(kinds, texts, strict=True)):
@@ -93,6 +99,40 @@ class Predictor:
             parts = self._decode(group, features, _settle(segments))
         texts_of = {kind.value: text for kind, text in zip(kinds, texts, strict=True)}
         return GroupPrediction(parts, self.version, texts_of)
+
+    @torch.inference_mode()
+    def force(self, group: ImageGroup, answers: Mapping[RegionKind, str]) -> GroupPrediction:
+        """Draws the masks of given answers, as if the model had said them (teacher forcing).
+
+        Args:
+            group: 1 to 8 images.
+            answers: per question, text in the grammar of prompts.py.
+
+        Returns:
+            Regions in answer order; unlike in `predict`, empty masks are kept.
+        """
+        questions = [prompts.QUESTIONS[kind][0] for kind in answers]
+        with self._lock:
+            features = self._encode(group)
+            texts = list(answers.values())
+            read = read_answers(self._model, self._tokenizer, features, questions, texts)
+            segments: list[_Segment] = []
+            for (kind, text), states in zip(answers.items(), read.seg_states, strict=True):
+                parsed = prompts.parse_answer(kind, text)
+                segments += _segments(kind, parsed, states, [1.0] * len(states), len(group))
+            parts = self._decode(group, features, segments, keep_empty=True)
+        return GroupPrediction(parts, self.version, {k.value: t for k, t in answers.items()})
+
+    @torch.inference_mode()
+    def likelihoods(
+        self, group: ImageGroup, kind: RegionKind, answers: Sequence[str]
+    ) -> list[Likelihood]:
+        """Returns how likely the model finds each answer to one question about a group."""
+        questions = [prompts.QUESTIONS[kind][0]] * len(answers)
+        with self._lock:
+            features = self._encode(group)
+            read = read_answers(self._model, self._tokenizer, features, questions, answers)
+        return read.likelihoods
 
     def _encode(self, group: ImageGroup) -> ImageFeatures:
         keys = [image_key(image) for image in group.images]
@@ -124,7 +164,12 @@ class Predictor:
         )
 
     def _decode(
-        self, group: ImageGroup, features: ImageFeatures, segments: Sequence[_Segment]
+        self,
+        group: ImageGroup,
+        features: ImageFeatures,
+        segments: Sequence[_Segment],
+        *,
+        keep_empty: bool = False,
     ) -> tuple[PartMask, ...]:
         if not segments:
             return ()
@@ -135,7 +180,7 @@ class Predictor:
         for segment, mask_logits, quality in zip(segments, logits, iou, strict=True):
             size = group.sizes_hw[segment.image]
             mask = to_mask(mask_logits, size, self._model.config.image_size)
-            if not mask.any():
+            if not (keep_empty or mask.any()):
                 continue
             is_shared = segment.kind is not RegionKind.UNIQUE_PART
             parts.append(
