@@ -1,4 +1,4 @@
-"""From per-unit tallies to a value with its interval.
+"""From per-unit tallies to a value with its interval: ratios, medians, average precision.
 
 Legend: G groups, R resamples, D detections. Groups are what is resampled, because the images of a
 group are not independent of each other. Knows numbers only.
@@ -19,12 +19,12 @@ RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 
 @dataclass(frozen=True)
 class Metric:
-    """One aggregate in percent, with its 95 % bootstrap interval.
+    """One aggregate, in percent unless its name says otherwise, with its 95 % bootstrap interval.
 
     Attributes:
-        value: percent, or NaN where there was nothing to measure.
-        lo: 2.5 % quantile over the resamples, percent.
-        hi: 97.5 % quantile, percent.
+        value: NaN where there was nothing to measure.
+        lo: 2.5 % quantile over the resamples.
+        hi: 97.5 % quantile.
         n: what the value is a mean over: truths, images or pairs.
     """
 
@@ -48,13 +48,14 @@ class Estimate:
     copies: FloatArray
     n: int
 
-    def metric(self) -> Metric:
-        """Sums up in percent."""
+    def metric(self, scale: float = 100.0) -> Metric:
+        """Sums up: in percent, or times another scale (1 for counts such as clicks)."""
+        value = scale * self.value
         known = self.copies[~np.isnan(self.copies)]
         if not known.size:
-            return Metric(100 * self.value, 100 * self.value, 100 * self.value, self.n)
+            return Metric(value, value, value, self.n)
         lo, hi = np.quantile(known, (0.025, 0.975))
-        return Metric(100 * self.value, 100 * float(lo), 100 * float(hi), self.n)
+        return Metric(value, scale * float(lo), scale * float(hi), self.n)
 
 
 def draw_counts(groups: int, resamples: int, seed: int) -> NDArray[np.int64]:
@@ -79,6 +80,26 @@ def ratio(tallies: Sequence[tuple[int, float, float]], counts: NDArray[np.int64]
         wholes[group] += whole
     value = _divide(parts.sum(keepdims=True), wholes.sum(keepdims=True))[0]
     return Estimate(float(value), _divide(counts @ parts, counts @ wholes), round(wholes.sum()))
+
+
+def median(samples: Sequence[tuple[int, float]], counts: NDArray[np.int64]) -> Estimate:
+    """Lower median of (group, value) samples, and of every resample.
+
+    Args:
+        samples: one entry per unit; values may be infinite, not NaN.
+        counts: (R, G) from `draw_counts`.
+    """
+    if not samples:
+        return Estimate(float("nan"), np.zeros(0), 0)
+    groups, values = (np.array(column) for column in zip(*samples, strict=True))
+    order = np.argsort(values, kind="stable")
+    groups, values = groups[order], values[order]
+    copies = np.full(len(counts), np.nan)
+    for row, count in enumerate(counts):
+        below = np.cumsum(count[groups])  # (D,) how many of the resample are at most this value
+        if below[-1]:
+            copies[row] = values[np.searchsorted(below, (below[-1] + 1) // 2)]
+    return Estimate(float(values[(len(values) - 1) // 2]), copies, len(values))
 
 
 def average_precision(

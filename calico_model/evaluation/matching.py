@@ -12,17 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calico_model.errors import InvalidMaskError
+from calico_model.evaluation.regions import Crop, cut, shared_pixels
 from calico_model.types import BoolMask
 
 FloatArray = NDArray[np.float64]
 Pairs = tuple[tuple[int, int], ...]
 
 
-def intersections(predicted: Sequence[BoolMask], truth: Sequence[BoolMask]) -> FloatArray:
+def intersections(
+    predicted: Sequence[BoolMask | Crop], truth: Sequence[BoolMask | Crop]
+) -> FloatArray:
     """Counts shared pixels.
 
     Args:
-        predicted: P masks (H, W) bool.
+        predicted: P masks (H, W) bool, whole or cut.
         truth: T masks of the same size.
 
     Returns:
@@ -31,20 +34,22 @@ def intersections(predicted: Sequence[BoolMask], truth: Sequence[BoolMask]) -> F
     Raises:
         InvalidMaskError: two masks differ in size.
     """
-    shared = np.zeros((len(predicted), len(truth)))
-    for row, ours in enumerate(predicted):
-        for column, theirs in enumerate(truth):
-            if ours.shape != theirs.shape:
+    ours, theirs = [cut(mask) for mask in predicted], [cut(mask) for mask in truth]
+    shared = np.zeros((len(ours), len(theirs)))
+    for row, mine in enumerate(ours):
+        for column, other in enumerate(theirs):
+            if mine.size_hw != other.size_hw:
                 raise InvalidMaskError(
-                    f"predicted[{row}]: expected the size of truth {theirs.shape}, got {ours.shape}"
+                    f"predicted[{row}]: expected the size of truth {other.size_hw}, "
+                    f"got {mine.size_hw}"
                 )
-            shared[row, column] = np.count_nonzero(ours & theirs)
+            shared[row, column] = shared_pixels(mine, other)
     return shared
 
 
-def areas(masks: Sequence[BoolMask]) -> FloatArray:
+def areas(masks: Sequence[BoolMask | Crop]) -> FloatArray:
     """Returns the pixels of each mask, (P,)."""
-    return np.array([np.count_nonzero(mask) for mask in masks], dtype=np.float64)
+    return np.array([cut(mask).area for mask in masks], dtype=np.float64)
 
 
 def iou_of(
@@ -55,9 +60,12 @@ def iou_of(
     return np.where(union > 0, intersection / np.maximum(union, 1.0), 1.0)
 
 
-def iou_matrix(predicted: Sequence[BoolMask], truth: Sequence[BoolMask]) -> FloatArray:
+def iou_matrix(
+    predicted: Sequence[BoolMask | Crop], truth: Sequence[BoolMask | Crop]
+) -> FloatArray:
     """Returns the IoU of every prediction with every truth, (P, T) in [0, 1]."""
-    return iou_of(intersections(predicted, truth), areas(predicted), areas(truth))
+    ours, theirs = [cut(mask) for mask in predicted], [cut(mask) for mask in truth]
+    return iou_of(intersections(ours, theirs), areas(ours), areas(theirs))
 
 
 def hungarian(iou: FloatArray) -> Pairs:

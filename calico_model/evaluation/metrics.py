@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from calico_model import vocabulary
 from calico_model.evaluation import matching
 from calico_model.evaluation.matching import FloatArray
+from calico_model.evaluation.regions import Crop, cut
 from calico_model.types import BoolMask
 
 Tally = tuple[float, float]
@@ -29,6 +30,10 @@ Tally = tuple[float, float]
 IOU_THRESHOLD = 0.5
 TEXT_THRESHOLD = 0.5
 MAX_DETECTIONS = 100
+
+_name = lru_cache(maxsize=1 << 16)(vocabulary.normalise)
+text_similarity = lru_cache(maxsize=1 << 16)(vocabulary.similarity)
+"""Labels repeat by the thousand; each pair is compared once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +66,12 @@ class Unit:
     @cached_property
     def similarity(self) -> FloatArray:
         """(P, T) text similarity in [0, 1]."""
-        return self._compare(vocabulary.similarity)
+        return self._compare(text_similarity)
 
     @cached_property
     def same_label(self) -> FloatArray:
         """(P, T), 1 where the normalised labels are equal, else 0."""
-        return self._compare(lambda a, b: float(vocabulary.normalise(a) == vocabulary.normalise(b)))
+        return self._compare(lambda a, b: float(_name(a) == _name(b)))
 
     @cached_property
     def matched(self) -> matching.Pairs:
@@ -82,8 +87,8 @@ class Unit:
     def paired(self) -> matching.Pairs:
         """Pairs of equal normalised label, whatever the masks."""
         return matching.paired(
-            [vocabulary.normalise(label) for label in self.predicted_labels],
-            [vocabulary.normalise(label) for label in self.truth_labels],
+            [_name(label) for label in self.predicted_labels],
+            [_name(label) for label in self.truth_labels],
         )
 
     def _compare(self, alike: Callable[[str, str], float]) -> FloatArray:
@@ -93,11 +98,11 @@ class Unit:
 
 def unit(
     group_index: int,
-    predicted: Sequence[tuple[str, BoolMask, float]],
-    truth: Sequence[tuple[str, BoolMask]],
+    predicted: Sequence[tuple[str, BoolMask | Crop, float]],
+    truth: Sequence[tuple[str, BoolMask | Crop]],
 ) -> Unit:
     """Builds a unit from (label, mask, score) predictions and (label, mask) truths."""
-    ours, theirs = [mask for _, mask, _ in predicted], [mask for _, mask in truth]
+    ours, theirs = [cut(mask) for _, mask, _ in predicted], [cut(mask) for _, mask in truth]
     return Unit(
         group_index,
         matching.intersections(ours, theirs),
@@ -185,7 +190,7 @@ def _text(u: Unit, pairs: matching.Pairs, alike: Callable[[str, str], float]) ->
 
 
 def _word_overlap_normalised(left: str, right: str) -> float:
-    return word_overlap(vocabulary.normalise(left), vocabulary.normalise(right))
+    return word_overlap(_name(left), _name(right))
 
 
 def _text_metric(alike: Callable[[str, str], float], *, compat: bool) -> Callable[[Unit], Tally]:
@@ -249,7 +254,7 @@ def _recognition_quality(u: Unit) -> Tally:
 STRICT: dict[str, Callable[[Unit], Tally]] = {
     "mIoU": _miou,
     "Recall": _recall,
-    "SS": _text_metric(vocabulary.similarity, compat=False),
+    "SS": _text_metric(text_similarity, compat=False),
     "S-IoU": _text_metric(word_overlap, compat=False),
     "S-IoU_norm": _text_metric(_word_overlap_normalised, compat=False),
     "mIoU_cls": _miou_by_label,
@@ -263,7 +268,7 @@ STRICT: dict[str, Callable[[Unit], Tally]] = {
 COMPAT: dict[str, Callable[[Unit], Tally]] = {
     "mIoU": _miou_compat,
     "Recall": _recall_compat,
-    "SS": _text_metric(vocabulary.similarity, compat=True),
+    "SS": _text_metric(text_similarity, compat=True),
     "S-IoU": _text_metric(word_overlap, compat=True),
     "S-IoU_norm": _text_metric(_word_overlap_normalised, compat=True),
     "gIoU_micro": _giou_micro_compat,

@@ -1,6 +1,7 @@
 """The outcome of an evaluation as values: what report.py writes and a gate asks.
 
-Owns names and shapes only; protocol.py fills them in. Every metric is in percent.
+Owns names and shapes only; ledger.py fills them in. Metrics are in percent unless blocks.py says
+that they are counts.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from calico_model.evaluation.bootstrap import Estimate, Metric
+from calico_model.evaluation.calibration import Bin
 from calico_model.evaluation.labels import LabelScore
 from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
 
@@ -27,9 +29,24 @@ class WorstCase:
     prediction: GroupPrediction
 
 
+@dataclass(frozen=True)
+class GroupSize:
+    """The headline metrics of the groups of one size.
+
+    Attributes:
+        groups: how many there were.
+        tasks: subtask -> "strict" | "compat" -> metric.
+        mean: "strict" | "compat" -> metric, mean of the subtasks.
+    """
+
+    groups: int
+    tasks: dict[str, dict[str, dict[str, Metric]]]
+    mean: dict[str, dict[str, Metric]]
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The outcome of one evaluation; every metric in percent.
+    """The outcome of one evaluation.
 
     Attributes:
         model_version: what was evaluated.
@@ -41,6 +58,9 @@ class Report:
         resampled: the same means as fractions with their bootstrap copies; reports on the same
             groups with the same seed resample alike, so their copies can be compared one by one.
         parts: naming and status of parts, beside the subtasks.
+        blocks: every path of blocks.py -> metric; NaN where nothing was asked or measured.
+        reliability: the bins of the reliability diagram, as fractions.
+        group_sizes: number of images -> how groups of that size fared.
         oracle: subtask -> metric, its gains with true labels and true masks, and the bottleneck.
         labels: subtask -> label -> scores, for labels with at least 5 true regions.
         answers: counts of answers, of empty ones, of malformed ones and of skipped regions.
@@ -58,6 +78,9 @@ class Report:
     mean: dict[str, dict[str, Metric]]
     resampled: dict[str, dict[str, Estimate]]
     parts: dict[str, Metric]
+    blocks: dict[tuple[str, ...], Metric]
+    reliability: tuple[Bin, ...]
+    group_sizes: dict[int, GroupSize]
     oracle: dict[str, dict[str, float | str]]
     labels: dict[str, dict[str, LabelScore]]
     answers: dict[str, int]

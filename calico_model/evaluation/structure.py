@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.evaluation.metrics import IOU_THRESHOLD, Tally
-from calico_model.types import PartMask, RegionKind
-from calico_model.vocabulary import normalise
+from calico_model.evaluation.regions import Region
+from calico_model.types import RegionKind
 
 PART_KINDS = (RegionKind.COMMON_PART, RegionKind.UNIQUE_PART)
 PAIR_METRICS = ("pair_recall50", "label_consistency")
@@ -42,7 +42,7 @@ def compare_sets(predicted: Set[Hashable], truth: Set[Hashable]) -> SetScores:
     )
 
 
-def part_tallies(predicted: Sequence[PartMask], truth: Sequence[PartMask]) -> dict[str, Tally]:
+def part_tallies(predicted: Sequence[Region], truth: Sequence[Region]) -> dict[str, Tally]:
     """Finding and sorting parts, over (image, label) items and whatever the masks.
 
     `part_precision` and `part_recall` pool the items, `part_f1` and `part_jaccard` are means over
@@ -62,7 +62,7 @@ def part_tallies(predicted: Sequence[PartMask], truth: Sequence[PartMask]) -> di
     }
 
 
-def pair_tally(predicted: Sequence[PartMask], truth: Sequence[PartMask]) -> Tally:
+def pair_tally(predicted: Sequence[Region], truth: Sequence[Region]) -> Tally:
     """True things found in all their images under one label (pair recall@50).
 
     A thing counts if one label reaches IoU >= 0.5 with it in every image where it is true; the
@@ -80,7 +80,7 @@ def pair_tally(predicted: Sequence[PartMask], truth: Sequence[PartMask]) -> Tall
     return found, len(things)
 
 
-def consistency_tally(predicted: Sequence[PartMask], images: int) -> Tally:
+def consistency_tally(predicted: Sequence[Region], images: int) -> Tally:
     """Predicted common things that carry one identical label in all images of the group."""
     things = _by_thing(predicted)
     same = [
@@ -91,33 +91,31 @@ def consistency_tally(predicted: Sequence[PartMask], images: int) -> Tally:
     return sum(same), len(things)
 
 
-def _statuses(regions: Sequence[PartMask]) -> dict[tuple[int, str], set[RegionKind]]:
+def _statuses(regions: Sequence[Region]) -> dict[tuple[int, str], set[RegionKind]]:
     statuses: dict[tuple[int, str], set[RegionKind]] = defaultdict(set)
     for region in regions:
         if region.kind in PART_KINDS:
-            statuses[region.image_index, normalise(region.label)].add(region.kind)
+            statuses[region.image_index, region.name].add(region.kind)
     return statuses
 
 
-def _by_thing(regions: Sequence[PartMask]) -> list[list[PartMask]]:
+def _by_thing(regions: Sequence[Region]) -> list[list[Region]]:
     """Groups regions by part_id; a region without one is tied to its namesakes."""
-    things: dict[tuple[str, str], list[PartMask]] = defaultdict(list)
+    things: dict[tuple[str, str], list[Region]] = defaultdict(list)
     for region in regions:
         if region.part_id is None:
-            things["label", normalise(region.label)].append(region)
+            things["label", region.name].append(region)
         else:
             things["part_id", region.part_id].append(region)
     return list(things.values())
 
 
-def _labels_on(truth: PartMask, predicted: Sequence[PartMask]) -> frozenset[str]:
+def _labels_on(truth: Region, predicted: Sequence[Region]) -> frozenset[str]:
     """Labels of the predictions that cover a true region well."""
     here = [region for region in predicted if region.image_index == truth.image_index]
     if not here:
         return frozenset()
     overlap = iou_matrix([region.mask for region in here], [truth.mask])[:, 0]
     return frozenset(
-        normalise(region.label)
-        for region, iou in zip(here, overlap, strict=True)
-        if iou >= IOU_THRESHOLD
+        region.name for region, iou in zip(here, overlap, strict=True) if iou >= IOU_THRESHOLD
     )

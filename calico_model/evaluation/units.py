@@ -9,69 +9,49 @@ only, objects in the object subtask only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
+from dataclasses import replace
 
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.evaluation.metrics import Unit, unit
-from calico_model.types import BoolMask, PartMask
-from calico_model.vocabulary import normalise
-
-Named = tuple[str, BoolMask, float]
-"""Label, mask (H, W) and score of one predicted region."""
+from calico_model.evaluation.regions import Region, empty_like, merge_by_label
 
 
-def strict_unit(group_index: int, predicted: Sequence[PartMask], truth: Sequence[PartMask]) -> Unit:
+def strict_unit(group_index: int, predicted: Sequence[Region], truth: Sequence[Region]) -> Unit:
     """One image of one subtask, same-named predictions merged."""
-    return unit(group_index, merge_by_label(_named(predicted)), _truths(truth))
+    return compat_unit(group_index, merge_by_label(predicted), truth)
 
 
-def compat_unit(group_index: int, predicted: Sequence[PartMask], truth: Sequence[PartMask]) -> Unit:
+def compat_unit(group_index: int, predicted: Sequence[Region], truth: Sequence[Region]) -> Unit:
     """One image of one subtask, every region as the model put it out."""
-    return unit(group_index, _named(predicted), _truths(truth))
+    return unit(
+        group_index,
+        [(region.label, region.mask, region.score) for region in predicted],
+        [(region.label, region.mask) for region in truth],
+    )
 
 
 def oracle_label_unit(
-    group_index: int, predicted: Sequence[PartMask], truth: Sequence[PartMask]
+    group_index: int, predicted: Sequence[Region], truth: Sequence[Region]
 ) -> Unit:
     """Predicted masks, each with the label of the truth it overlaps most, if any."""
-    named = merge_by_label(_named(predicted))
-    overlap = iou_matrix([mask for _, mask, _ in named], [region.mask for region in truth])
+    merged = merge_by_label(predicted)
+    overlap = iou_matrix([region.mask for region in merged], [region.mask for region in truth])
     relabelled = [
-        (truth[int(row.argmax())].label if row.max(initial=0.0) > 0 else label, mask, score)
-        for (label, mask, score), row in zip(named, overlap, strict=True)
+        replace(region, label=truth[int(row.argmax())].label)
+        if row.max(initial=0.0) > 0
+        else region
+        for region, row in zip(merged, overlap, strict=True)
     ]
-    return unit(group_index, merge_by_label(relabelled), _truths(truth))
+    return strict_unit(group_index, relabelled, truth)
 
 
 def oracle_mask_unit(
-    group_index: int, predicted: Sequence[PartMask], truth: Sequence[PartMask]
+    group_index: int, predicted: Sequence[Region], truth: Sequence[Region]
 ) -> Unit:
     """Predicted labels, each with the mask of the truth of that label, else empty."""
-    masks = {normalise(region.label): region.mask for region in truth}
+    masks = {region.name: region.mask for region in truth}
     redrawn = [
-        (label, masks.get(normalise(label), np.zeros_like(mask)), score)
-        for label, mask, score in merge_by_label(_named(predicted))
+        replace(region, mask=masks.get(region.name, empty_like(region.mask)))
+        for region in merge_by_label(predicted)
     ]
-    return unit(group_index, redrawn, _truths(truth))
-
-
-def merge_by_label(regions: Sequence[Named]) -> list[Named]:
-    """Unites regions of equal normalised label; the first name and the highest score stay."""
-    merged: dict[str, Named] = {}
-    for label, mask, score in regions:
-        key = normalise(label)
-        if key in merged:
-            first, drawn, best = merged[key]
-            merged[key] = (first, drawn | mask, max(best, score))
-        else:
-            merged[key] = (label, mask, score)
-    return list(merged.values())
-
-
-def _named(regions: Sequence[PartMask]) -> list[Named]:
-    return [(region.label, region.mask, region.score) for region in regions]
-
-
-def _truths(regions: Sequence[PartMask]) -> list[tuple[str, BoolMask]]:
-    return [(region.label, region.mask) for region in regions]
+    return compat_unit(group_index, redrawn, truth)

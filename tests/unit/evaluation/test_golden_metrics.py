@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from calico_model.evaluation import bootstrap, matching, metrics, structure
+from calico_model.evaluation.regions import as_regions
 from calico_model.types import PartMask, RegionKind
 from calico_model.vocabulary import normalise
 
@@ -121,7 +122,7 @@ def test_status_accuracy() -> None:
         [PartMask(image, RegionKind(kind), label, mask) for image, label, kind in case[which]]
         for which in ("predicted", "truth")
     )
-    tallies = structure.part_tallies(predicted, truth)
+    tallies = structure.part_tallies(as_regions(predicted), as_regions(truth))
     for name in ("part_precision", "part_recall", "status_accuracy"):
         part, whole = tallies[name]
         assert part / whole == pytest.approx(case[name], **CLOSE)

@@ -1,0 +1,316 @@
+"""Everything counted while groups go by, and the report it closes with.
+
+One group at a time: masks are cut, handed to every block, and forgotten. Blocks return parts and
+wholes; pooling, intervals and names are the same for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from calico_model.evaluation import (
+    annotator,
+    blocks,
+    bootstrap,
+    composition,
+    consistency,
+    naming,
+    partonomy,
+    quiz,
+    structure,
+)
+from calico_model.evaluation.closing import Outcomes, calico_tables, close_blocks, close_sizes
+from calico_model.evaluation.cosegmentation import Cosegmentation, Entry
+from calico_model.evaluation.labels import score_labels
+from calico_model.evaluation.metrics import STRICT, Tally
+from calico_model.evaluation.outcome import SUBTASKS, Report, WorstCase
+from calico_model.evaluation.regions import Region, as_regions, cut, merge_by_label
+from calico_model.evaluation.units import strict_unit
+from calico_model.likelihood import Likelihood
+from calico_model.prompts import parse_answer
+from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
+from calico_model.vocabulary import Vocabulary
+
+
+@dataclass(eq=False)
+class Ledger:
+    """Counts of all groups so far.
+
+    Attributes:
+        keep_worst: how many of the worst groups to keep for pictures.
+        vocabulary: the closed label set predictions are put into, or None.
+    """
+
+    keep_worst: int
+    vocabulary: Vocabulary | None = None
+    sizes: list[int] = field(default_factory=list)
+    calico: Cosegmentation = field(default_factory=Cosegmentation)
+    parts: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
+    tallies: dict[blocks.Path, list[Entry]] = field(default_factory=lambda: defaultdict(list))
+    samples: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+    outcomes: Outcomes = field(default_factory=list)
+    predicted_names: list[tuple[int, str]] = field(default_factory=list)
+    true_names: set[str] = field(default_factory=set)
+    answers: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    worst: list[tuple[float, int, WorstCase]] = field(default_factory=list)
+
+    def add(
+        self,
+        index: int,
+        labeled: LabeledGroup,
+        prediction: GroupPrediction,
+        forced: GroupPrediction | None = None,
+    ) -> None:
+        """Scores one group.
+
+        Args:
+            index: its position, counted from 0 without gaps.
+            labeled: images and truth.
+            prediction: the model's own answer.
+            forced: its masks for the true answers, if it was asked.
+        """
+        predicted = self.usable(index, labeled, prediction)
+        truth = as_regions(labeled.parts)
+        self.sizes.append(len(labeled.group))
+        self._fingerprint(labeled)
+        miou = self._add_calico(index, labeled, prediction, predicted, truth)
+        for name, tally in structure.part_tallies(predicted, truth).items():
+            self.parts[name].append((index, *tally))
+        asked = self.usable(index, labeled, forced) if forced is not None else None
+        self._add_partonomy(index, labeled, prediction.answers, predicted, truth, asked)
+        self._add_names(index, predicted, truth)
+        self._add_composition(index, labeled, predicted, truth)
+        for count in annotator.COUNTS:
+            self._count(("annotator", count), index, (0.0, 1.0))
+        self._remember(index, miou, labeled, prediction)
+
+    def add_variant(
+        self, index: int, way: str, labeled: LabeledGroup, pair: tuple[GroupPrediction, ...]
+    ) -> None:
+        """Compares the group's answer with its answer when asked another way.
+
+        Args:
+            index: of the group.
+            way: "wording" or "order".
+            labeled: images and truth.
+            pair: the answer, and the other one with images in the same order.
+        """
+        first, second = (self.usable(index, labeled, answer) for answer in pair)
+        compared = consistency.compare_answers(first, second, len(labeled.group))
+        for name, tally in compared.items():
+            self._count(("consistency", way, name), index, tally)
+
+    def add_choices(
+        self, index: int, answered: Sequence[tuple[quiz.Question, Sequence[Likelihood]]]
+    ) -> None:
+        """Scores the five-choice questions of a group, with the likelihood of every choice."""
+        right: dict[str, float] = {}
+        for question, likelihoods in answered:
+            for name, tally in quiz.score_question(question, likelihoods).items():
+                self._count(("partonomy", question.task, "choices", name), index, tally)
+                if name == "accuracy_sum":
+                    right[question.task] = tally[0]
+        if {"whole2part", "part2whole"} <= right.keys():
+            gain = right["part2whole"] - right["whole2part"]
+            self._count(("partonomy", "part2whole", "choices", quiz.GAIN), index, (gain, 1.0))
+
+    def close(self, version: str, resamples: int, seed: int) -> Report:
+        """Turns the counts into metrics with intervals."""
+        counts = bootstrap.draw_counts(len(self.sizes), resamples, seed)
+        tasks, mean = calico_tables(self.calico, range(len(self.sizes)), counts)
+        self._settle_vocabulary()
+        metrics, bins = close_blocks(self.tallies, self.samples, self.outcomes, counts)
+        return Report(
+            model_version=version,
+            data_sha256=self.digest.hexdigest(),
+            groups=len(self.sizes),
+            images=sum(self.sizes),
+            tasks={
+                task: {
+                    mode: {name: value.metric() for name, value in table.items()}
+                    for mode, table in modes.items()
+                }
+                for task, modes in tasks.items()
+            },
+            mean={
+                mode: {name: value.metric() for name, value in table.items()}
+                for mode, table in mean.items()
+            },
+            resampled=mean,
+            parts={
+                name: bootstrap.ratio(entries, counts).metric()
+                for name, entries in self.parts.items()
+            },
+            blocks=metrics,
+            reliability=bins,
+            group_sizes=close_sizes(self.calico, self.sizes, resamples, seed),
+            oracle={str(kind): self.calico.oracle(kind) for kind in SUBTASKS},
+            labels={str(kind): score_labels(self.calico.strict[kind]) for kind in SUBTASKS},
+            answers={**self.answers},
+            worst=tuple(case for _, _, case in sorted(self.worst, key=lambda e: (-e[0], -e[1]))),
+            warnings=tuple(self.warnings),
+            seed=seed,
+            resamples=resamples,
+        )
+
+    def usable(
+        self, index: int, labeled: LabeledGroup, prediction: GroupPrediction
+    ) -> list[Region]:
+        """Drops regions without known truth; also misplaced ones, and says so."""
+        group = labeled.group
+        usable = []
+        for region in prediction.parts:
+            if region.kind not in labeled.known:
+                continue
+            inside = 0 <= region.image_index < len(group)
+            if inside and region.mask.shape == group.sizes_hw[region.image_index]:
+                usable.append(region)
+                continue
+            self.answers["skipped_regions"] += 1
+            self.warnings.append(
+                f"group {index}: skipped region {region.label!r} of image {region.image_index}"
+            )
+        return as_regions(usable)
+
+    def _add_calico(
+        self,
+        index: int,
+        labeled: LabeledGroup,
+        prediction: GroupPrediction,
+        predicted: Sequence[Region],
+        truth: Sequence[Region],
+    ) -> float:
+        """Adds the three subtasks and the effort of correcting them; returns the strict mIoU."""
+        quality: list[float] = []
+        for kind in (kind for kind in SUBTASKS if kind in labeled.known):
+            ours = [region for region in predicted if region.kind is kind]
+            theirs = [region for region in truth if region.kind is kind]
+            self._count_answer(kind, bool(ours), bool(theirs), prediction)
+            self.calico.add_group(index, kind, ours, theirs, len(labeled.group))
+            for image in range(len(labeled.group)):
+                mine = [region for region in ours if region.image_index == image]
+                real = [region for region in theirs if region.image_index == image]
+                unit = self.calico.add_image(index, kind, mine, real)
+                if unit is not None:
+                    quality.append(STRICT["mIoU"](unit)[0])
+                    self._add_effort(
+                        index, annotator.measure_effort(unit, merge_by_label(mine), real)
+                    )
+        return float(np.mean(quality)) if quality else 1.0
+
+    def _count_answer(
+        self, kind: RegionKind, is_answered: bool, has_truth: bool, prediction: GroupPrediction
+    ) -> None:
+        self.answers["questions"] += 1
+        self.answers["skipped_regions"] += 0
+        self.answers["empty_wrongly"] += has_truth and not is_answered
+        self.answers["empty_rightly"] += not has_truth and not is_answered
+        self.answers["answered_nothing_to_find"] += is_answered and not has_truth
+        text = prediction.answers.get(kind)
+        self.answers["malformed"] += text is not None and parse_answer(kind, text).malformed > 0
+
+    def _add_effort(self, index: int, effort: annotator.Effort) -> None:
+        for name, tally in effort.tallies.items():
+            self._count(("annotator", name), index, tally)
+        self.samples[blocks.EDIT_RATIO] += [(index, ratio) for ratio in effort.edit_ratios]
+        for name, clicks in effort.clicks.items():
+            self._count(("annotator", name), index, (sum(clicks), len(clicks)))
+        self.outcomes += [(index, score, right) for score, right in effort.outcomes]
+
+    def _add_partonomy(
+        self,
+        index: int,
+        labeled: LabeledGroup,
+        answers: Mapping[str, str],
+        predicted: Sequence[Region],
+        truth: Sequence[Region],
+        forced: Sequence[Region] | None,
+    ) -> None:
+        if not labeled.known.issuperset(structure.PART_KINDS):
+            return
+        modes = dict.fromkeys(partonomy.OWN_MODES, predicted)
+        if forced is not None:
+            modes |= dict.fromkeys(partonomy.FORCED_MODES, forced)
+        for task, image, asked in partonomy.questions(truth, len(labeled.group)):
+            for mode, regions in modes.items():
+                answer = partonomy.answer_of(regions, task, image)
+                terms = partonomy.judge(mode, answer, asked)
+                for name, tally in partonomy.mask_tallies(terms).items():
+                    self._count(("partonomy", task, mode, name), index, tally)
+            own = partonomy.answer_of(predicted, task, image)
+            for name, tally in partonomy.text_tallies(own, asked).items():
+                self._count(("partonomy", task, "text", name), index, tally)
+        named = partonomy.object_tally(labeled, predicted, answers)
+        self._count(blocks.OBJECT_ACCURACY, index, named)
+
+    def _add_names(self, index: int, predicted: Sequence[Region], truth: Sequence[Region]) -> None:
+        known, unknown = naming.translate(predicted, self.vocabulary)
+        theirs, _ = naming.translate(truth, self.vocabulary)
+        if self.vocabulary is not None:
+            share = (len(unknown), len(predicted))
+            self._count(("vocabulary", naming.OUT_OF_VOCABULARY), index, share)
+        self.predicted_names += [(index, region.name) for region in predicted]
+        self.true_names |= {region.name for region in truth}
+        self._count(("vocabulary", "pixel_mIoU"), index, naming.pixel_miou(known, theirs))
+        for image in range(self.sizes[index]):
+            ours = merge_by_label([r for r in known if r.image_index == image])
+            real = merge_by_label([r for r in theirs if r.image_index == image])
+            if not ours and not real:
+                continue
+            unit = strict_unit(index, ours, real)
+            for name in naming.QUALITY:
+                self._count(("vocabulary", name), index, STRICT[name](unit))
+            for name, tally in naming.top_tallies(unit).items():
+                self._count(("vocabulary", name), index, tally)
+
+    def _settle_vocabulary(self) -> None:
+        """Without a vocabulary, the true labels of the whole data are the words there are."""
+        if self.vocabulary is None:
+            self.tallies["vocabulary", naming.OUT_OF_VOCABULARY] = [
+                (index, float(name not in self.true_names), 1.0)
+                for index, name in self.predicted_names
+            ]
+
+    def _add_composition(
+        self,
+        index: int,
+        labeled: LabeledGroup,
+        predicted: Sequence[Region],
+        truth: Sequence[Region],
+    ) -> None:
+        objects = {compared.image_index: cut(compared.mask) for compared in labeled.objects}
+        for image in range(len(labeled.group)):
+            tallies = composition.composition_tallies(
+                [region for region in predicted if region.image_index == image],
+                [region for region in truth if region.image_index == image],
+                objects.get(image),
+            )
+            for name, found in tallies.items():
+                for tally in found:
+                    self._count(("structure", name), index, tally)
+
+    def _count(self, path: blocks.Path, index: int, tally: Tally) -> None:
+        self.tallies[path].append((index, *tally))
+
+    def _fingerprint(self, labeled: LabeledGroup) -> None:
+        for image in labeled.group.images:
+            self.digest.update(repr(image.shape).encode() + image.tobytes())
+        for part in labeled.parts:
+            named = f"{part.image_index}|{part.kind}|{part.label}"
+            self.digest.update(named.encode() + np.packbits(part.mask).tobytes())
+
+    def _remember(
+        self, index: int, miou: float, labeled: LabeledGroup, prediction: GroupPrediction
+    ) -> None:
+        case = WorstCase(index, 100 * miou, labeled, prediction)
+        heapq.heappush(self.worst, (-miou, -index, case))
+        if len(self.worst) > self.keep_worst:
+            heapq.heappop(self.worst)
