@@ -33,6 +33,31 @@ def test_a_square_in_the_image_comes_back_where_it_was() -> None:
     assert overlap > 0.9
 
 
+@pytest.mark.parametrize("size", [(97, 131), (333, 250), (61, 64), (200, 77), (50, 51)])
+@pytest.mark.parametrize("angle", [0.0, 0.3, 1.1, 1.5708, 2.5])
+def test_a_border_comes_back_to_a_fiftieth_of_a_pixel(size: tuple[int, int], angle: float) -> None:
+    """Bilinear resampling keeps a plane, so only the frames can be wrong, whatever the scale."""
+    side, cells = 64, 16
+    height, width = size
+    scaled = scaled_size_hw(size, side)
+    normal = np.cos(angle), np.sin(angle)
+
+    def distance(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Original pixels between a point of the image and a border through its middle."""
+        return normal[0] * (x[None] - width / 2) + normal[1] * (y[:, None] - height / 2)
+
+    centres = (np.arange(cells) + 0.5) * side / cells
+    logits = distance(centres * height / scaled[0], centres * width / scaled[1])
+    mask = to_mask(torch.from_numpy(logits), size, side)
+
+    truth = distance(np.arange(height) + 0.5, np.arange(width) + 0.5)
+    is_clear = np.abs(truth) > 0.02
+    # Within half a cell of the square's own edge there is nothing to interpolate with.
+    edge = int(np.ceil(side / cells / 2 * max(size) / side)) + 1
+    inside = np.s_[edge:-edge, edge:-edge]
+    assert np.array_equal(mask[inside] & is_clear[inside], (truth > 0.02)[inside])
+
+
 def test_the_three_streams_of_the_full_model() -> None:
     rng = np.random.default_rng(0)
     pixels = to_pixels([rng.integers(0, 255, (300, 200, 3), dtype=np.uint8)], full())

@@ -76,6 +76,19 @@ class AlwaysSays(torch.nn.Module):
         return self.scores.float().expand(*hidden.shape[:-1], -1)
 
 
+class Overheard(torch.nn.Module):
+    """A head that keeps what it would have said and says what it is told."""
+
+    def __init__(self, head: torch.nn.Module, says: torch.nn.Module) -> None:
+        super().__init__()
+        self.head, self.says = head, says
+        self.logits: list[Tensor] = []
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        self.logits.append(self.head(hidden))
+        return self.says(hidden)
+
+
 def logits_of(model: Calico, images: list[np.ndarray], turns: Conversations) -> Tensor:
     with torch.no_grad():
         return model(encoded(model, images), turns)[1]
@@ -94,15 +107,37 @@ def test_untrained_calico_equals_the_base_model_bit_for_bit(
     assert not torch.equal(logits_of(model, images, turns), logits_of(bare, images, turns))
 
 
-def test_injection_touches_only_image_rows() -> None:
+def test_injection_touches_only_image_rows(
+    tokenizer: Tokenizer, model: Calico, images: list[np.ndarray]
+) -> None:
+    wake(model)
+    single = Turn(prompts.conversation("Which object is it?", 1), OTHER_ANSWER, (1,))
+    turns = collate_turns([turn(), single, turn("", images=(1, 0))], tokenizer, 4).conversations
+    is_image = turns.input_ids == tokenizer.image
+    entered: list[Tensor] = []
+    left: list[Tensor] = []
+    for layer in model.language.model.layers:
+        layer.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+        layer.register_forward_hook(lambda _, args, out: left.append(out))
+
+    logits_of(model, images, turns)
+
+    assert not turns.is_token.all()  # rows of padding must stay too
+    assert len(model.config.cam_layers) == 2
+    for index in range(1, model.config.language.layers):
+        is_changed = (entered[index] != left[index - 1]).any(-1)
+        is_cam = index in model.config.cam_layers
+        assert torch.equal(is_changed, is_image if is_cam else torch.zeros_like(is_image))
+
+
+def test_scattered_rows_are_added_once_and_nowhere_else() -> None:
     hidden = torch.randn(2, 10, 6)
     changed = scatter_rows(hidden, torch.tensor([0, 1]), torch.tensor([2, 5]), torch.ones(2, 3, 6))
 
-    is_changed = (changed != hidden).any(-1)
-    expected = torch.zeros(2, 10, dtype=torch.bool)
-    expected[0, 2:5] = True
-    expected[1, 5:8] = True
-    assert torch.equal(is_changed, expected)
+    expected = hidden.clone()
+    expected[0, 2:5] += 1
+    expected[1, 5:8] += 1
+    assert torch.equal(changed, expected)
 
 
 def test_image_slots_are_exactly_the_rows_between_the_markers(tokenizer: Tokenizer) -> None:
@@ -182,21 +217,25 @@ def test_generated_states_equal_the_teacher_forced_ones(
     torch.testing.assert_close(out.seg_states[0], expected, atol=1e-4, rtol=1e-3)
 
 
-def test_left_padding_does_not_change_an_answer(
+def test_left_padding_does_not_change_a_single_logit(
     tokenizer: Tokenizer, model: Calico, images: list[np.ndarray]
 ) -> None:
     wake(model)
     features = encoded(model, images)
+    longer = replace(turn(""), prompt="USER: please please please " + turn("").prompt)
     alone = collate_prompts([turn("")], tokenizer, 4)
-    longer = turn("")
-    longer = replace(longer, prompt="USER: please please please " + longer.prompt)
     padded = collate_prompts([turn(""), longer], tokenizer, 4)
-    kwargs = {"seg": tokenizer.seg, "end": tokenizer.end}
+    head = model.language.lm_head
+    heard: list[list[Tensor]] = []
+    for layout in (alone, padded):
+        model.language.lm_head = Overheard(head, AlwaysSays(tokenizer.seg, tokenizer.size))
+        model.generate(features, layout, seg=tokenizer.seg, end=tokenizer.end)
+        heard.append([logits[0] for logits in model.language.lm_head.logits])
 
-    first = model.generate(features, alone, **kwargs)
-    second = model.generate(features, padded, **kwargs)
-
-    assert first.ids[0] == second.ids[0]
+    assert not padded.is_token[0].all()
+    assert len(heard[0]) == len(heard[1]) == model.config.max_answer_tokens
+    for first, second in zip(*heard, strict=True):
+        torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
 
 
 def test_all_masks_of_a_group_in_one_batch_equal_one_by_one(
