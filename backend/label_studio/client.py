@@ -23,6 +23,7 @@ _T = TypeVar("_T")
 _TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 _EXPORT_TIMEOUT_S = 300.0
 _PAGE_SIZE = 100
+_LONGEST_RETRY_S = 300
 
 
 @dataclass(frozen=True)
@@ -258,6 +259,16 @@ class LabelStudioClient:
         )
         return _convert(answer, list[JsonObject])
 
+    def get(
+        self, path: str, *, params: Mapping[str, str | int] | None = None, may_miss: bool = False
+    ) -> object:
+        """Decoded answer of any other reading call; None for 404 if it `may_miss`.
+
+        Raises:
+            LabelStudioError: refused, or not reached; says when to ask again if the answer did.
+        """
+        return self._send("GET", path, params=params, may_miss=may_miss)
+
     def add_local_storage(self, project_id: int, path: str, *, title: str) -> int:
         """Opens a folder under Label Studio's document root for `/data/local-files/`."""
         body = {"project": project_id, "path": path, "title": title, "use_blob_urls": True}
@@ -331,7 +342,8 @@ class LabelStudioClient:
             )
         if not answer.is_success:
             raise LabelStudioError(
-                f"{method} {path}: Label Studio answered {answer.status_code}: {_detail(answer)}"
+                f"{method} {path}: Label Studio answered {answer.status_code}: {_detail(answer)}",
+                retry_after_s=_retry_after_s(answer),
             )
         if not answer.content:
             return None
@@ -350,6 +362,14 @@ def _detail(answer: httpx.Response) -> str:
     if isinstance(value, dict):
         value = value.get("validation_errors") or value.get("detail") or value
     return str(value)[:500]
+
+
+def _retry_after_s(answer: httpx.Response) -> int | None:
+    """Seconds a busy Label Studio, or the proxy before it, asks to be left alone."""
+    if answer.status_code not in (429, 503):
+        return None
+    wish = answer.headers.get("Retry-After", "")
+    return min(int(wish), _LONGEST_RETRY_S) if wish.isascii() and wish.isdigit() else 1
 
 
 def _object(value: object) -> JsonObject:

@@ -14,7 +14,9 @@ from typing import Protocol
 
 from backend.errors import LabelStudioError, RequestError
 from backend.label_studio.annotation import parse_regions
-from backend.label_studio.event import read_annotation, read_schema, read_task, read_task_ids
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.event import read_annotation, read_schema, read_task
+from backend.label_studio.history import fetch_prediction
 from backend.learning.annotators import choose, measure_agreement
 from backend.learning.correction import Correction, diff
 from backend.learning.repository import CorrectionRepository
@@ -29,6 +31,22 @@ class PredictionSource(Protocol):
 
     def find(self, prediction_id: int) -> StartingPoint | None:
         """Returns a prediction, None if it is gone; raises LabelStudioError."""
+
+
+class StudioPredictions:
+    """Label Studio's predictions, asked for one by one."""
+
+    def __init__(self, client: LabelStudioClient) -> None:
+        self._client = client
+
+    def find(self, prediction_id: int) -> StartingPoint | None:
+        """Returns a prediction, None if it is gone.
+
+        Raises:
+            LabelStudioError: Label Studio cannot be asked.
+        """
+        found = fetch_prediction(self._client, prediction_id)
+        return None if found is None else StartingPoint(found.id, found.version, found.result)
 
 
 @dataclass(frozen=True)
@@ -131,11 +149,7 @@ class Derivation:
 
     def _live_tasks(self, project_id: int) -> Mapping[int, tuple[LiveHead, ...]]:
         """Annotations that are still there, by task."""
-        gone = {
-            task_id
-            for stored in self._repository.task_deletions(project_id)
-            for task_id in read_task_ids(stored.event)
-        }
+        gone = self._repository.deleted_tasks(project_id)
         tasks: dict[int, list[LiveHead]] = {}
         for head in self._repository.heads(project_id):
             if head.task_id is not None and not head.is_deleted and head.task_id not in gone:

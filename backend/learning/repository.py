@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import Connection, Executable, delete, func, select, union
 
 from backend.clock import from_us, now_us, to_us
+from backend.label_studio.event import read_task_ids
 from backend.learning.correction import Correction
 from backend.learning.rows import (
     Cursor,
@@ -27,7 +28,7 @@ from backend.learning.rows import (
     task_row,
     task_values,
 )
-from backend.store import Store, StoredEvent
+from backend.store import Store
 from backend.tables import (
     ann_head,
     correction,
@@ -62,7 +63,7 @@ class CorrectionRepository:
             return tuple(sorted(connection.execute(known).scalars()))
 
     def heads(self, project_id: int) -> tuple[LiveHead, ...]:
-        """The newest state of every annotation of a project; those of deleted tasks are gone."""
+        """The newest state of every annotation of a project, deleted ones included."""
         query = (
             select(
                 ann_head.c.annotation_id,
@@ -80,15 +81,21 @@ class CorrectionRepository:
         with self.store.read() as connection:
             return tuple(LiveHead(*row) for row in connection.execute(query))
 
-    def task_deletions(self, project_id: int) -> tuple[StoredEvent, ...]:
-        """The events that tell of deleted tasks."""
+    def deleted_tasks(self, project_id: int) -> frozenset[int]:
+        """Tasks whose deletion was told; their annotations are gone with them."""
         action = EventAction.TASKS_DELETED.value
         query = select(event_log.c.key).where(
             event_log.c.project_id == project_id, event_log.c.action == action
         )
         with self.store.read() as connection:
             keys = tuple(connection.execute(query).scalars())
-        return tuple(event for key in keys if (event := self.store.find_event(key)) is not None)
+        events = (self.store.find_event(key) for key in keys)
+        return frozenset(
+            task_id
+            for found in events
+            if found is not None
+            for task_id in read_task_ids(found.event)
+        )
 
     def starting_point(self, project_id: int, annotation_id: int) -> StartingPoint | None:
         """What an annotation started from, or None if nobody has found out yet."""

@@ -1,0 +1,90 @@
+"""Compares every project with Label Studio at start and again and again, in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from backend.errors import BackendError
+from backend.label_studio.client import LabelStudioClient
+from backend.learning.reconcile import PAUSES_S, Reconciler, Repair
+from backend.learning.repository import CorrectionRepository
+
+_log = logging.getLogger(__name__)
+_FULL_EVERY_S = 3600.0
+
+
+class ReconcileWatch:
+    """A thread that reconciles; a project that fails is tried again in the next round.
+
+    Args:
+        repository: where the journal is; its projects are compared.
+        client: Label Studio.
+        interval_s: pause between rounds; every hour one looks at every task.
+        pauses_s: waiting times between tries of a call that failed.
+        on_done: told how each comparison of a project ended: what it found, None if it failed.
+    """
+
+    def __init__(
+        self,
+        repository: CorrectionRepository,
+        client: LabelStudioClient,
+        *,
+        interval_s: float = 60.0,
+        pauses_s: Sequence[float] = PAUSES_S,
+        on_done: Callable[[int, Repair | None], None] | None = None,
+    ) -> None:
+        self._repository = repository
+        self._reconciler = Reconciler(repository, client, pauses_s=pauses_s, sleep=self._pause)
+        self._interval_s = interval_s
+        self._on_done = on_done or (lambda project_id, repair: None)
+        self._is_closed = threading.Event()
+        self._full_at: dict[int, float] = {}
+        self._thread = threading.Thread(target=self._run, name="reconcile-watch", daemon=True)
+
+    def start(self) -> None:
+        """Begins with a look at every task of every project."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops after the call under way."""
+        self._is_closed.set()
+
+    def round(self) -> None:
+        """Compares every project once."""
+        for project_id in self._repository.projects():
+            if self._is_closed.is_set():
+                return
+            self._look(project_id)
+
+    def _pause(self, seconds: float) -> None:
+        if self._is_closed.wait(seconds):
+            raise BackendError("the reconciler was stopped")
+
+    def _look(self, project_id: int) -> None:
+        now = time.monotonic()
+        is_full = now >= self._full_at.get(project_id, now)
+        try:
+            repair = self._reconciler.reconcile(project_id, is_full=is_full)
+        except BackendError as error:
+            _log.warning(
+                "project %s cannot be compared: %s",
+                project_id,
+                error,
+                extra={"event": "reconcile_failed", "project": project_id},
+            )
+            self._on_done(project_id, None)
+            return
+        if is_full:
+            self._full_at[project_id] = now + _FULL_EVERY_S
+        self._on_done(project_id, repair)
+
+    def _run(self) -> None:
+        while not self._is_closed.is_set():
+            try:
+                self.round()
+            except Exception:  # the next round may do better; without this thread none would
+                _log.exception("reconciling failed", extra={"event": "reconcile_failed"})
+            self._is_closed.wait(self._interval_s)
