@@ -1,13 +1,14 @@
-"""Reads a folder of MixedParts records as groups with truth, one at a time.
+"""Labeled groups on disk, one at a time; and the folders of records we write ourselves.
 
-The folder holds `records.json`, `annotations.json` and `images/`. References are checked when the
-folder is opened; pixels are decoded when a group is asked for. Serves generated and real sets.
+Our folder holds `records.json`, `annotations.json` and `images/`. References are checked when it
+is opened; pixels are decoded when a group is asked for. MixedParts has its own reader.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
@@ -18,20 +19,17 @@ from calico_model.data.records import (
     ANNOTATIONS_FILE,
     IMAGES_FOLDER,
     RECORDS_FILE,
-    CocoAnnotation,
     CocoDocument,
-    CocoImage,
     CommonObject,
     ComparedPair,
     Ids,
-    PerImage,
     Record,
     decode_mask,
     read_document,
 )
+from calico_model.data.truth import check_record, object_truth, part_truth
 from calico_model.errors import InvalidRecordError
 from calico_model.types import (
-    MAX_GROUP_SIZE,
     BoolMask,
     ComparedObject,
     ImageGroup,
@@ -42,12 +40,77 @@ from calico_model.types import (
 )
 
 
+class GroupSet(Sequence[LabeledGroup]):
+    """Labeled groups, read from disk on access.
+
+    Training asks for less than whole groups: what can be asked about one, and its masks alone.
+    """
+
+    @overload
+    def __getitem__(self, index: int) -> LabeledGroup: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[LabeledGroup]: ...
+    def __getitem__(self, index: int | slice) -> LabeledGroup | Sequence[LabeledGroup]:
+        if isinstance(index, slice):
+            return [self._load(k) for k in range(*index.indices(len(self)))]
+        return self._load(index)
+
+    def __iter__(self) -> Iterator[LabeledGroup]:
+        return (self._load(index) for index in range(len(self)))
+
+    @abstractmethod
+    def image_ids(self, index: int) -> Ids:
+        """Returns the image ids of one group, in its order."""
+
+    @abstractmethod
+    def image_names(self, index: int) -> tuple[str, ...]:
+        """Returns a name for people of each image of one group."""
+
+    @abstractmethod
+    def common_objects(self, index: int) -> tuple[CommonObject, ...]:
+        """Returns what the records call common objects of one group; empty if they are silent."""
+
+    @abstractmethod
+    def comparison(self, index: int) -> ComparedPair | None:
+        """Returns the compared objects of one group, if its records compare any."""
+
+    @abstractmethod
+    def known(self, index: int) -> frozenset[RegionKind]:
+        """Returns the subtasks whose truth the records give completely."""
+
+    @abstractmethod
+    def image_path(self, image_id: int) -> Path:
+        """Returns the file of one image."""
+
+    @abstractmethod
+    def read_image(self, image_id: int) -> RgbImage:
+        """Decodes one image: (H, W, 3) uint8 RGB.
+
+        Raises:
+            InvalidRecordError: not readable, or of another size than its record says.
+        """
+
+    @abstractmethod
+    def truth(self, index: int) -> tuple[tuple[PartMask, ...], tuple[ComparedObject, ...]]:
+        """Returns parts and compared objects of one group, without decoding its images.
+
+        Raises:
+            InvalidRecordError: a broken or empty mask.
+        """
+
+    def _load(self, index: int) -> LabeledGroup:
+        images = tuple(self.read_image(image_id) for image_id in self.image_ids(index))
+        parts, objects = self.truth(index)
+        group = ImageGroup(images, self.image_names(index))
+        return LabeledGroup(group, parts, objects, self.known(index))
+
+
 @dataclass
 class _Entry:
     """What the records say about one group."""
 
     img_ids: Ids
-    objects: list[CommonObject] = field(default_factory=list)
+    objects: tuple[CommonObject, ...] = ()
     comparison: ComparedPair | None = None
 
 
@@ -72,179 +135,105 @@ def read_groups(folder: Path) -> GroupFolder:
     return GroupFolder(folder, records, read_document(folder / ANNOTATIONS_FILE, CocoDocument))
 
 
-class GroupFolder(Sequence[LabeledGroup]):
+class GroupFolder(GroupSet):
     """The groups of one folder, in order of first mention; made by `read_groups`.
 
-    Training asks for less than whole groups: what can be asked about one, and its masks alone.
+    Our records say everything about their images: where they are silent, nothing is there.
     """
 
     def __init__(self, folder: Path, records: tuple[Record, ...], document: CocoDocument) -> None:
-        self._images_folder = folder / IMAGES_FOLDER
-        self._images = {image.id: image for image in document.images}
-        self._annotations = {annotation.id: annotation for annotation in document.annotations}
+        self._images = _FolderImages(folder / IMAGES_FOLDER, document)
         for index, record in enumerate(records):
-            self._check_record(f"{RECORDS_FILE}: [{index}]", record)
+            check_record(f"{RECORDS_FILE}: [{index}]", record, self._images)
         self._entries = _entries(records)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    @overload
-    def __getitem__(self, index: int) -> LabeledGroup: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[LabeledGroup]: ...
-    def __getitem__(self, index: int | slice) -> LabeledGroup | Sequence[LabeledGroup]:
-        if isinstance(index, slice):
-            return [self._load(entry) for entry in self._entries[index]]
-        return self._load(self._entries[index])
-
-    def __iter__(self) -> Iterator[LabeledGroup]:
-        return (self._load(entry) for entry in self._entries)
-
-    def _check_record(self, key: str, record: Record) -> None:
-        """Raises InvalidRecordError unless every reference of a record leads somewhere."""
-        count = len(record.img_ids)
-        if not 1 <= count <= MAX_GROUP_SIZE or len(set(record.img_ids)) != count:
-            raise InvalidRecordError(
-                f"{key}.img_ids: expected 1 to {MAX_GROUP_SIZE} different images, "
-                f"got {list(record.img_ids)}"
-            )
-        for image_id in record.img_ids:
-            image = self._images.get(image_id)
-            if image is None:
-                raise InvalidRecordError(
-                    f"{key}.img_ids: no image {image_id} in {ANNOTATIONS_FILE}"
-                )
-            if not (self._images_folder / image.file_name).is_file():
-                raise InvalidRecordError(
-                    f"{ANNOTATIONS_FILE}: image {image_id}: file_name: "
-                    f"no file {image.file_name!r} in {IMAGES_FOLDER}"
-                )
-        for n, shared in enumerate(record.common):
-            self._check_ids(f"{key}.common[{n}].ann_ids", record.img_ids, shared.ann_ids)
-        for n, comparison in enumerate(record.pairs):
-            self._check_comparison(f"{key}.pairs[{n}]", record.img_ids, comparison)
-
-    def _check_comparison(self, key: str, img_ids: Ids, comparison: ComparedPair) -> None:
-        _check_length(f"{key}.cats", comparison.cats, img_ids)
-        self._check_ids(f"{key}.ann_ids", img_ids, comparison.ann_ids)
-        for n, part in enumerate(comparison.common or ()):
-            self._check_ids(f"{key}.common[{n}].part_ann_ids", img_ids, part.part_ann_ids)
-        unique = comparison.unique
-        if unique is None:
-            return
-        _check_length(f"{key}.unique.part_cats", unique.part_cats, img_ids)
-        _check_length(f"{key}.unique.part_ann_ids", unique.part_ann_ids, img_ids)
-        for n, image_id in enumerate(img_ids):
-            where = f"{key}.unique.part_ann_ids[{n}]"
-            _check_length(where, unique.part_ann_ids[n], unique.part_cats[n])
-            owners = (image_id,) * len(unique.part_cats[n])
-            self._check_ids(where, owners, unique.part_ann_ids[n])
-
-    def _check_ids(self, key: str, img_ids: Ids, ann_ids: PerImage) -> None:
-        """Raises unless there is a non-empty list per image, of that image's annotations."""
-        _check_length(key, ann_ids, img_ids)
-        for n, (image_id, ids) in enumerate(zip(img_ids, ann_ids, strict=True)):
-            if not ids:
-                raise InvalidRecordError(f"{key}[{n}]: expected at least one annotation id, got []")
-            for ann_id in ids:
-                annotation = self._annotations.get(ann_id)
-                if annotation is None:
-                    raise InvalidRecordError(
-                        f"{key}[{n}]: no annotation {ann_id} in {ANNOTATIONS_FILE}"
-                    )
-                if annotation.image_id != image_id:
-                    raise InvalidRecordError(
-                        f"{key}[{n}]: annotation {ann_id} belongs to image "
-                        f"{annotation.image_id}, expected image {image_id}"
-                    )
-
     def image_ids(self, index: int) -> Ids:
         """Returns the image ids of one group, in its order."""
         return self._entries[index].img_ids
 
+    def image_names(self, index: int) -> tuple[str, ...]:
+        """Returns the file of each image without folder and suffix."""
+        return tuple(self._images.name(image_id) for image_id in self.image_ids(index))
+
     def common_objects(self, index: int) -> tuple[CommonObject, ...]:
         """Returns what the records call common objects of one group; empty if they are silent."""
-        return tuple(self._entries[index].objects)
+        return self._entries[index].objects
 
     def comparison(self, index: int) -> ComparedPair | None:
         """Returns the compared objects of one group, if its records compare any."""
         return self._entries[index].comparison
 
+    def known(self, index: int) -> frozenset[RegionKind]:
+        """Returns all subtasks."""
+        return frozenset(RegionKind)
+
     def image_path(self, image_id: int) -> Path:
         """Returns the file of one image."""
-        return self._images_folder / self._images[image_id].file_name
+        return self._images.path(image_id)
 
     def read_image(self, image_id: int) -> RgbImage:
-        """Decodes one image: (H, W, 3) uint8 RGB.
-
-        Raises:
-            InvalidRecordError: not readable, or of another size than its record says.
-        """
-        return self._read_image(self._images[image_id])
+        """Decodes one image; see `GroupSet.read_image`."""
+        return self._images.image(image_id)
 
     def truth(self, index: int) -> tuple[tuple[PartMask, ...], tuple[ComparedObject, ...]]:
-        """Returns parts and compared objects of one group, without decoding its images.
+        """Returns parts and compared objects of one group; see `GroupSet.truth`."""
+        entry = self._entries[index]
+        parts = object_truth(entry.objects, self._images)
+        if entry.comparison is None:
+            return parts, ()
+        compared, mains = part_truth(entry.img_ids, entry.comparison, self._images)
+        return parts + compared, mains
 
-        Raises:
-            InvalidRecordError: a broken or empty mask.
-        """
-        return self._truth(self._entries[index])
 
-    def _load(self, entry: _Entry) -> LabeledGroup:
-        images = tuple(self._read_image(self._images[image_id]) for image_id in entry.img_ids)
-        names = tuple(
-            Path(self._images[i].file_name).with_suffix("").as_posix() for i in entry.img_ids
-        )
-        parts, objects = self._truth(entry)
-        return LabeledGroup(ImageGroup(images, names), parts, objects)
+class _FolderImages:
+    """The images and annotations of a folder of ours; see `AnnotatedImages`."""
 
-    def _truth(self, entry: _Entry) -> tuple[tuple[PartMask, ...], tuple[ComparedObject, ...]]:
-        parts = [mask for shared in entry.objects for mask in self._object_masks(shared)]
-        objects: tuple[ComparedObject, ...] = ()
-        if entry.comparison is not None:
-            compared = entry.comparison
-            objects = tuple(
-                ComparedObject(n, label, self._union(ids))
-                for n, (label, ids) in enumerate(zip(compared.cats, compared.ann_ids, strict=True))
+    def __init__(self, folder: Path, document: CocoDocument) -> None:
+        self._folder = folder
+        self._images = {image.id: image for image in document.images}
+        self._annotations = {annotation.id: annotation for annotation in document.annotations}
+
+    def name(self, image_id: int) -> str:
+        return Path(self._images[image_id].file_name).with_suffix("").as_posix()
+
+    def path(self, image_id: int) -> Path:
+        return self._folder / self._images[image_id].file_name
+
+    def check_image(self, key: str, image_id: int) -> None:
+        image = self._images.get(image_id)
+        if image is None:
+            raise InvalidRecordError(f"{key}: no image {image_id} in {ANNOTATIONS_FILE}")
+        if not self.path(image_id).is_file():
+            raise InvalidRecordError(
+                f"{ANNOTATIONS_FILE}: image {image_id}: file_name: "
+                f"no file {image.file_name!r} in {IMAGES_FOLDER}"
             )
-            parts += [*self._common_masks(compared), *self._unique_masks(compared)]
-        return tuple(parts), objects
 
-    def _object_masks(self, shared: CommonObject) -> Iterator[PartMask]:
-        kind = RegionKind.COMMON_OBJECT
-        for n, ids in enumerate(shared.ann_ids):
-            yield PartMask(n, kind, shared.cat, self._union(ids), part_id=f"{kind}/{shared.cat}")
+    def check_object(self, key: str, ann_id: int, image_id: int) -> None:
+        annotation = self._annotations.get(ann_id)
+        if annotation is None:
+            raise InvalidRecordError(f"{key}: no annotation {ann_id} in {ANNOTATIONS_FILE}")
+        if annotation.image_id != image_id:
+            raise InvalidRecordError(
+                f"{key}: annotation {ann_id} belongs to image {annotation.image_id}, "
+                f"expected image {image_id}"
+            )
 
-    def _common_masks(self, compared: ComparedPair) -> Iterator[PartMask]:
-        kind = RegionKind.COMMON_PART
-        for part in compared.common or ():
-            for n, ids in enumerate(part.part_ann_ids):
-                part_id = f"{kind}/{part.part_cat}"
-                mask = self._union(ids)
-                yield PartMask(n, kind, part.part_cat, mask, compared.cats[n], part_id)
+    def check_part(self, key: str, ann_id: int, image_id: int) -> None:
+        self.check_object(key, ann_id, image_id)
 
-    def _unique_masks(self, compared: ComparedPair) -> Iterator[PartMask]:
-        if compared.unique is None:
-            return
-        both = zip(compared.unique.part_cats, compared.unique.part_ann_ids, strict=True)
-        for n, (labels, per_label) in enumerate(both):
-            for label, ids in zip(labels, per_label, strict=True):
-                mask = self._union(ids)
-                yield PartMask(n, RegionKind.UNIQUE_PART, label, mask, compared.cats[n])
+    def check_part_label(self, key: str, label_id: int, image_id: int) -> None:
+        raise InvalidRecordError(
+            f"{key}: label {label_id} of image {image_id}: expected part_ann_ids, "
+            "this folder has no maps of part labels"
+        )
 
-    def _union(self, ann_ids: Ids) -> BoolMask:
-        """Returns all annotations of one name in one image as one mask."""
-        masks = [self._decode(self._annotations[ann_id]) for ann_id in ann_ids]
-        union: BoolMask = np.logical_or.reduce(masks)
-        return union
-
-    def _decode(self, annotation: CocoAnnotation) -> BoolMask:
-        image = self._images[annotation.image_id]
-        return decode_mask(annotation, (image.height, image.width))
-
-    def _read_image(self, image: CocoImage) -> RgbImage:
-        pixels = cv2.imread(str(self._images_folder / image.file_name), cv2.IMREAD_COLOR_RGB)
+    def image(self, image_id: int) -> RgbImage:
+        image = self._images[image_id]
+        pixels = cv2.imread(str(self.path(image_id)), cv2.IMREAD_COLOR_RGB)
         where = f"{IMAGES_FOLDER}/{image.file_name}"
         if pixels is None:
             raise InvalidRecordError(f"{where}: expected a readable image")
@@ -254,6 +243,21 @@ class GroupFolder(Sequence[LabeledGroup]):
                 f"got {pixels.shape[1]} x {pixels.shape[0]}"
             )
         return np.asarray(pixels, dtype=np.uint8)
+
+    def object_mask(self, ann_ids: Ids) -> BoolMask:
+        union: BoolMask = np.logical_or.reduce([self._mask(ann_id) for ann_id in ann_ids])
+        return union
+
+    def part_mask(self, ann_ids: Ids) -> BoolMask:
+        return self.object_mask(ann_ids)
+
+    def labeled_mask(self, image_id: int, label_ids: Ids, inside: BoolMask) -> BoolMask:
+        raise AssertionError(f"check_part_label refuses labels: {image_id}, {label_ids}")
+
+    def _mask(self, ann_id: int) -> BoolMask:
+        annotation = self._annotations[ann_id]
+        image = self._images[annotation.image_id]
+        return decode_mask(annotation, (image.height, image.width))
 
 
 def _entries(records: tuple[Record, ...]) -> list[_Entry]:
@@ -266,15 +270,10 @@ def _entries(records: tuple[Record, ...]) -> list[_Entry]:
         if entry is None:
             entry = by_images[images] = _Entry(record.img_ids)
             entries.append(entry)
-        entry.objects.extend(record.common)
+        entry.objects += record.common
         for comparison in record.pairs:
             if entry.comparison is None:
                 entry.comparison = comparison
             else:
                 entries.append(_Entry(record.img_ids, comparison=comparison))
     return entries
-
-
-def _check_length(key: str, values: Sequence[object], per: Sequence[object]) -> None:
-    if len(values) != len(per):
-        raise InvalidRecordError(f"{key}: expected {len(per)} entries, got {len(values)}")

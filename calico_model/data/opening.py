@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from calico_model.data.groups import GroupFolder, read_groups
+from calico_model.data.groups import GroupSet, read_groups
 from calico_model.data.mixedparts.folders import find_records
 from calico_model.data.mixedparts.reading import MixedPartsGroups
 from calico_model.data.records import RECORDS_FILE
@@ -16,7 +16,7 @@ def open_groups(
     *,
     skip_broken: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
-) -> GroupFolder | MixedPartsGroups:
+) -> GroupSet:
     """Opens a data set.
 
     Args:

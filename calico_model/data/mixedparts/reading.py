@@ -7,33 +7,26 @@ opened, one record at a time; pixels are decoded when a group is asked for.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import overload
 
 import msgspec
 
+from calico_model.data.groups import GroupSet
 from calico_model.data.mixedparts.coco import Problems, decode_file
 from calico_model.data.mixedparts.folders import folders_of, split_of
 from calico_model.data.mixedparts.source import DatasetName, Source
 from calico_model.data.records import CommonObject, ComparedPair, Ids, Record
 from calico_model.data.truth import check_record, object_truth, part_truth, tidy
 from calico_model.errors import InvalidRecordError
-from calico_model.types import (
-    ComparedObject,
-    ImageGroup,
-    LabeledGroup,
-    PartMask,
-    RegionKind,
-    RgbImage,
-)
+from calico_model.types import ComparedObject, LabeledGroup, PartMask, RegionKind, RgbImage
 
 _LEAST_IMAGES = 2
 _NONE = -1
 _NAMES = tuple(DatasetName)
 
 
-class MixedPartsGroups(Sequence[LabeledGroup]):
+class MixedPartsGroups(GroupSet):
     """The groups of a file of records, in order of first mention.
 
     An object record and a part record of the same images make one group; a part record with
@@ -78,23 +71,17 @@ class MixedPartsGroups(Sequence[LabeledGroup]):
     def __len__(self) -> int:
         return len(self._pair)
 
-    @overload
-    def __getitem__(self, index: int) -> LabeledGroup: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[LabeledGroup]: ...
-    def __getitem__(self, index: int | slice) -> LabeledGroup | Sequence[LabeledGroup]:
-        if isinstance(index, slice):
-            return [self._load(k) for k in range(*index.indices(len(self)))]
-        return self._load(index)
-
-    def __iter__(self) -> Iterator[LabeledGroup]:
-        return (self._load(index) for index in range(len(self)))
-
     def image_ids(self, index: int) -> Ids:
         """Returns the image ids of one group, in its order."""
         record = self._any_record(index)
         number = _NAMES.index(DatasetName(record.dataset_name))
         return tuple(image_id * len(_NAMES) + number for image_id in record.img_ids)
+
+    def image_names(self, index: int) -> tuple[str, ...]:
+        """Returns source, folder and file of each image of one group, without suffix."""
+        name = self.dataset_name(index)
+        paths = [self.image_path(image_id) for image_id in self.image_ids(index)]
+        return tuple(f"{name}/{path.parent.name}/{path.stem}" for path in paths)
 
     def dataset_name(self, index: int) -> DatasetName:
         """Returns the source of one group."""
@@ -137,32 +124,22 @@ class MixedPartsGroups(Sequence[LabeledGroup]):
         """Returns parts and compared objects of one group, without decoding its images.
 
         Raises:
-            InvalidRecordError: a broken or empty mask; names record, file and annotation.
+            InvalidRecordError: a broken or empty mask; names file and annotation.
         """
         record = self._any_record(index)
         source = self._source(record.dataset_name)
-        compared = self.comparison(index)
-        try:
-            parts = object_truth(self.common_objects(index), source)
-            mains: tuple[ComparedObject, ...] = ()
-            if compared is not None:
-                compared_parts, mains = part_truth(record.img_ids, compared, source)
-                parts += compared_parts
-        except InvalidRecordError as error:
-            raise InvalidRecordError(f"{self._key(index)}: {error}") from error
-        return parts, mains
+        parts = object_truth(self.common_objects(index), source)
+        comparison = self.comparison(index)
+        if comparison is None:
+            return parts, ()
+        compared, mains = part_truth(record.img_ids, comparison, source)
+        return parts + compared, mains
 
     def _load(self, index: int) -> LabeledGroup:
-        record = self._any_record(index)
-        source = self._source(record.dataset_name)
-        parts, mains = self.truth(index)
         try:
-            images = tuple(source.image(image_id) for image_id in record.img_ids)
+            return super()._load(index)
         except InvalidRecordError as error:
             raise InvalidRecordError(f"{self._key(index)}: {error}") from error
-        files = [source.image_path(image_id) for image_id in record.img_ids]
-        names = tuple(f"{record.dataset_name}/{path.parent.name}/{path.stem}" for path in files)
-        return LabeledGroup(ImageGroup(images, names), parts, mains, self.known(index))
 
     def _index(self, problems: Problems, on_progress: Callable[[int], None]) -> None:
         """Checks every record, and notes which make a group."""
