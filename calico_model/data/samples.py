@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from calico_model import prompts
-from calico_model.data.groups import GroupFolder
+from calico_model.data.groups import GroupSet
 from calico_model.prompts import Phrase
 from calico_model.types import BoolMask, RegionKind
 
@@ -61,7 +61,7 @@ class WrittenSample:
 
 
 def list_samples(
-    folder: GroupFolder, *, most_objects: int, with_empty: bool = False
+    folder: GroupSet, *, most_objects: int, with_empty: bool = False
 ) -> tuple[Sample, ...]:
     """Lists the questions of a folder in its order.
 
@@ -90,7 +90,7 @@ def list_samples(
     return tuple(samples)
 
 
-def _most_visible_comparisons(folder: GroupFolder, most: int) -> set[int]:
+def _most_visible_comparisons(folder: GroupSet, most: int) -> set[int]:
     ranked: dict[tuple[int, ...], list[tuple[float, int]]] = {}
     for index in range(len(folder)):
         comparison = folder.comparison(index)
@@ -101,7 +101,7 @@ def _most_visible_comparisons(folder: GroupFolder, most: int) -> set[int]:
 
 
 def write_sample(
-    folder: GroupFolder,
+    folder: GroupSet,
     sample: Sample,
     choose: random.Random | None,
     system_prompt: str = "",

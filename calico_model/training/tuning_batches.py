@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from calico_model.config import CalicoConfig
 from calico_model.data.collate import TrainingTurns, Turn, collate_turns
-from calico_model.data.groups import GroupFolder
+from calico_model.data.groups import GroupSet
 from calico_model.data.samples import Sample, SampleMask, WrittenSample, write_sample
 from calico_model.errors import InvalidRecordError
 from calico_model.feature_store import FeatureStore
@@ -104,7 +104,7 @@ class SampleReader:
 
     def __init__(
         self,
-        folder: GroupFolder,
+        folder: GroupSet,
         samples: Sequence[Sample],
         tokenizer: Tokenizer,
         config: CalicoConfig,
