@@ -71,13 +71,13 @@ def list_samples(
     Args:
         folder: the records.
         most_objects: how many; the paper's code takes 4 in training and 1 in evaluation.
-        with_empty: ask for common and unique parts too where the records say there are none.
+        with_empty: ask too where the records say that nothing is common, or unique.
     """
     taken = _most_visible_comparisons(folder, most_objects)
     samples: list[Sample] = []
     for index in range(len(folder)):
         objects = sorted(folder.common_objects(index), key=lambda o: -sum(o.visibility))
-        if objects:
+        if objects or (with_empty and RegionKind.COMMON_OBJECT in folder.known(index)):
             names = tuple(dict.fromkeys(o.cat for o in objects))[:most_objects]
             samples.append(Sample(index, RegionKind.COMMON_OBJECT, names))
         comparison = folder.comparison(index)

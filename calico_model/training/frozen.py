@@ -13,7 +13,7 @@ import cv2
 import torch
 from PIL import __version__ as pillow_version
 
-from calico_model.data.groups import GroupFolder
+from calico_model.data.groups import GroupSet
 from calico_model.errors import InvalidRecordError
 from calico_model.feature_store import FeatureStore, file_key
 from calico_model.features import ImageFeatures, concatenate
@@ -41,10 +41,7 @@ def frozen_features(model: Calico, pixels: Pixels) -> ImageFeatures:
 
 
 def _encode(model: Calico, pixels: Pixels) -> ImageFeatures:
-    half = any(p.dtype == torch.bfloat16 for p in model.sam_encoder.parameters())
-    with torch.autocast(pixels.square.device.type, torch.bfloat16, enabled=half):
-        found = model.encode(pixels)
-    return rounded(found, torch.bfloat16)
+    return rounded(model.encode(pixels), torch.bfloat16)
 
 
 def rounded(features: ImageFeatures, dtype: torch.dtype) -> ImageFeatures:
@@ -85,9 +82,9 @@ def encoder_fingerprint(model: Calico) -> str:
 
 
 class ImageKeys:
-    """Content hashes of the images of a folder of records, each file read once."""
+    """Content hashes of the images of a data set, each file read once."""
 
-    def __init__(self, folder: GroupFolder) -> None:
+    def __init__(self, folder: GroupSet) -> None:
         self._folder = folder
         self._keys: dict[int, str] = {}
 
@@ -104,13 +101,13 @@ class ImageKeys:
 def fill(
     store: FeatureStore,
     model: Calico,
-    folder: GroupFolder,
+    folder: GroupSet,
     keys: ImageKeys,
     *,
     share: tuple[int, int] = (0, 1),
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Encodes the images of a folder that the store does not hold yet.
+    """Encodes the images of a data set that the store does not hold yet.
 
     Args:
         store: gets them.
@@ -140,7 +137,7 @@ def fill(
 
 
 def _encode_file(
-    model: Calico, folder: GroupFolder, image_id: int, device: torch.device
+    model: Calico, folder: GroupSet, image_id: int, device: torch.device
 ) -> ImageFeatures:
     pixels = to_pixels([folder.read_image(image_id)], model.config)
     return frozen_features(model, pixels.to(device))

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from calico_model.errors import CheckpointError
+from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.modeling.adapter import AdapterScope, adapter_names, write_adapter
 from calico_model.training.curves import CurveLog
 from calico_model.training.pretrain import Progress
@@ -76,6 +76,10 @@ def tune(
         InvalidRecordError: broken records; names file and key.
         CheckpointError: broken weights or state, or a full disk.
     """
+    if sharding is not Sharding.DDP and recipe.precision.is_quantised:
+        raise InvalidConfigError(
+            f"sharding: {sharding} cannot divide {recipe.precision} weights; take ddp"
+        )
     accelerator = build_accelerator(sharding)
     recipe.check_processes(accelerator.num_processes)
     with _repeatable(accelerator.device):

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import torch
 from accelerate import Accelerator
 
+from calico_model import placement
 from calico_model.checkpoints import fingerprint, load_model
-from calico_model.data.groups import GroupFolder, read_groups
-from calico_model.data.records import ANNOTATIONS_FILE, RECORDS_FILE
+from calico_model.data.groups import GroupSet
+from calico_model.data.opening import open_groups
 from calico_model.data.samples import Sample, list_samples
 from calico_model.errors import InvalidRecordError
 from calico_model.feature_store import FeatureStore
 from calico_model.modeling.adapter import mark_trainable
 from calico_model.modeling.model import Calico
+from calico_model.placement import Placement
 from calico_model.training.frozen import ImageKeys, encoder_fingerprint, fill, freeze
 from calico_model.training.pretrain import Progress
 from calico_model.training.tuning_batches import SampleReader
@@ -32,7 +35,7 @@ class Inputs:
 
     Attributes:
         weights: model folder to start from.
-        data: records to learn.
+        data: records to learn: a folder of ours, or MixedParts (see `open_groups`).
         validation: records to validate on; None holds some groups of `data` back.
         cache: folder of kept features; None encodes every image whenever it is met.
         cache_bytes: ceiling of that folder.
@@ -80,23 +83,26 @@ def prepare(
         InvalidRecordError: broken records, or none that can be asked about.
         CheckpointError: broken weights.
     """
-    folder = read_groups(inputs.data)
-    checked = folder if inputs.validation is None else read_groups(inputs.validation)
+    folder = open_groups(inputs.data)
+    checked = folder if inputs.validation is None else open_groups(inputs.validation)
     learned, judged = _split(recipe, folder, None if checked is folder else checked)
     torch.manual_seed(recipe.seed)  # LoRA's first matrices
     model, tokenizer = load_model(inputs.weights)
+    placement.apply(model, Placement(recipe.precision, str(accelerator.device)))
     mark_trainable(model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     freeze(model)
     if recipe.checkpointing:
         enable_checkpointing(model)
-    model.to(accelerator.device)
     store = None
     if inputs.cache is not None:
         store = FeatureStore(
             inputs.cache, encoder=encoder_fingerprint(model), max_bytes=inputs.cache_bytes
         )
 
-    def reader(source: GroupFolder, samples: tuple[Sample, ...]) -> SampleReader:
+    def reader(source: GroupSet, samples: tuple[Sample, ...]) -> SampleReader:
         keys = ImageKeys(source)
         if store is not None:
             share = (accelerator.process_index, accelerator.num_processes)
@@ -110,12 +116,15 @@ def prepare(
 
     training = reader(folder, learned)
     validation = reader(checked, judged) if judged else None
-    base, data = fingerprint(inputs.weights), _content(inputs)
+    data = " ".join(
+        _content(groups) for groups in ((folder,) if checked is folder else (folder, checked))
+    )
+    base = fingerprint(inputs.weights)
     return Materials(model, base, data, training, validation)
 
 
 def _split(
-    recipe: TuningRecipe, folder: GroupFolder, validation: GroupFolder | None
+    recipe: TuningRecipe, folder: GroupSet, validation: GroupSet | None
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Samples to learn and samples to judge by; groups of the same images stay together."""
     learned = list_samples(folder, most_objects=recipe.most_objects, with_empty=recipe.with_empty)
@@ -125,21 +134,21 @@ def _split(
         judged = tuple(s for s in judged if folder.image_ids(s.group) in held_out)
         learned = tuple(s for s in learned if folder.image_ids(s.group) not in held_out)
     if not learned:
-        raise InvalidRecordError(f"{RECORDS_FILE}: expected at least one question to learn")
+        raise InvalidRecordError("data: expected records with at least one question to learn")
     return learned, judged
 
 
-def _held_out(recipe: TuningRecipe, folder: GroupFolder) -> set[tuple[int, ...]]:
+def _held_out(recipe: TuningRecipe, folder: GroupSet) -> set[tuple[int, ...]]:
     """Picks the sets of images whose hashes are smallest, the recipe's share of them."""
     every = {folder.image_ids(index) for index in range(len(folder))}
     ranked = sorted(every, key=lambda ids: sha256(f"{recipe.seed}/{sorted(ids)}".encode()).digest())
     return set(ranked[: math.ceil(recipe.holdout * len(ranked))])
 
 
-def _content(inputs: Inputs) -> str:
+def _content(groups: GroupSet) -> str:
+    """Hash of what the records say, in their order."""
     digest = sha256()
-    for folder in (inputs.data, inputs.validation):
-        for name in (RECORDS_FILE, ANNOTATIONS_FILE) if folder else ():
-            assert folder is not None
-            digest.update((folder / name).read_bytes())
+    for index in range(len(groups)):
+        said = (groups.image_names(index), groups.common_objects(index), groups.comparison(index))
+        digest.update(msgspec.json.encode((groups.image_ids(index), *said)))
     return digest.hexdigest()[:16]
