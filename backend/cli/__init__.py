@@ -41,6 +41,7 @@ COMMANDS = (
     Command(("evaluate",), "backend.cli.evaluate:evaluate", "Measure the model on labeled groups."),
     Command(("synth",), "backend.cli.synth:synth", "Draw labeled groups of images."),
     Command(("train",), "backend.cli.train:train", "Train the model."),
+    Command(("ablate",), "backend.cli.ablate:ablate", "Measure what each part of it is worth."),
     Command(
         ("bench", "codec"),
         "backend.cli.bench_codec:bench_codec",
