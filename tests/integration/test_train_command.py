@@ -6,13 +6,15 @@ import json
 import subprocess
 import sys
 
+import torch
+
 from calico_model.checkpoints import load_model
 from calico_model.predictor import DEFAULT_WEIGHTS as SHIPPED
 
 
 def run(*arguments):
     command = [sys.executable, "-m", "backend.cli", "train", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -50,11 +52,14 @@ def test_refining_starts_from_given_weights(tmp_path):
 
     refined, _ = load_model(tmp_path / "run" / "model")
     shipped, _ = load_model(SHIPPED)
-    moved = [
-        float((ours - theirs).abs().max())
-        for ours, theirs in zip(refined.parameters(), shipped.parameters(), strict=True)
-    ]
-    # One step of a warming-up optimiser moves no weight further than its rate; bf16 adds its own.
-    assert 0 < max(moved) < 0.05
+    is_moved = False
+    learned = {name for name, _ in shipped.named_parameters() if ".lora_" not in name}
+    now, before = refined.state_dict(), shipped.state_dict()
+    for name in sorted(learned):
+        ours, theirs = now[name], before[name]
+        # One step of a warming-up optimiser is small beside bf16's own rounding on disk.
+        assert torch.allclose(ours, theirs, rtol=2**-6, atol=1e-3), name
+        is_moved = is_moved or not torch.equal(ours, theirs)
+    assert is_moved
     rows = (tmp_path / "run" / "curve.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows[1:]] == ["refine"]
