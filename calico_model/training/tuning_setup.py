@@ -102,8 +102,7 @@ def prepare(
             inputs.cache, encoder=encoder_fingerprint(model), max_bytes=inputs.cache_bytes
         )
 
-    def reader(source: GroupSet, samples: tuple[Sample, ...]) -> SampleReader:
-        keys = ImageKeys(source)
+    def reader(source: GroupSet, keys: ImageKeys, samples: tuple[Sample, ...]) -> SampleReader:
         if store is not None:
             share = (accelerator.process_index, accelerator.num_processes)
             fill(store, model, source, keys, share=share, on_image=tell)
@@ -114,13 +113,12 @@ def prepare(
         if on_progress is not None:
             on_progress(Progress("encoding images", done, total, {}))
 
-    training = reader(folder, learned)
-    validation = reader(checked, judged) if judged else None
-    data = " ".join(
-        _content(groups) for groups in ((folder,) if checked is folder else (folder, checked))
-    )
-    base = fingerprint(inputs.weights)
-    return Materials(model, base, data, training, validation)
+    own = ImageKeys(folder)
+    other = own if checked is folder else ImageKeys(checked)
+    training = reader(folder, own, learned)
+    validation = reader(checked, other, judged) if judged else None
+    data = _content(folder) if checked is folder else f"{_content(folder)} {_content(checked)}"
+    return Materials(model, fingerprint(inputs.weights), data, training, validation)
 
 
 def _split(

@@ -1,0 +1,160 @@
+"""Fine-tuning on records: it learns, resumes to the bit, and refuses what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from calico_model.checkpoints import fingerprint, load_model
+from calico_model.errors import InvalidConfigError, InvalidRecordError
+from calico_model.modeling.adapter import adapter_state, load_adapter
+from calico_model.precision import Precision
+from calico_model.training.sharding import Sharding
+from calico_model.training.tuning import TuningResult, tune
+from calico_model.training.tuning_recipe import TuningRecipe
+from calico_model.training.tuning_setup import Inputs
+
+pytestmark = pytest.mark.usefixtures("_fresh_accelerator")
+
+
+def weights(result: TuningResult) -> dict[str, torch.Tensor]:
+    (state,) = (result.adapter.parent / "state").glob("step-*/state.safetensors")
+    return load_file(state)
+
+
+def rows(out: Path) -> list[str]:
+    return (out / "curve.csv").read_text().splitlines()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def after(steps: int) -> Callable[[], bool]:
+    asked = iter(range(1000))
+    return lambda: next(asked) >= steps
+
+
+@pytest.fixture(scope="module")
+def whole(
+    recipe: TuningRecipe, inputs: Inputs, tmp_path_factory: pytest.TempPathFactory
+) -> TuningResult:
+    """The run that nothing interrupted; the others must end in its bits."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return tune(recipe, inputs, tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_it_learns_and_leaves_an_adapter(whole: TuningResult, inputs: Inputs) -> None:
+    out = whole.adapter.parent
+    table = [line.split(",") for line in rows(out)]
+    losses = [float(row[table[0].index("loss")]) for row in table[1:]]
+    assert losses[-1] < losses[0]
+    assert (whole.step, whole.is_finished) == (4, True)
+    assert whole.best_loss is not None
+
+    model, _ = load_model(inputs.weights)
+    before = adapter_state(model)
+    load_adapter(model, whole.adapter, base=fingerprint(inputs.weights))
+    now = adapter_state(model)
+    assert not torch.equal(before["query_tokens"], now["query_tokens"])
+    assert now["cams.0.reintegration.weight"].any()
+    assert (out / "curve.png").is_file()
+
+
+def test_interrupted_anywhere_it_ends_in_the_same_bits(
+    whole: TuningResult, recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+) -> None:
+    out = tmp_path / "parts"
+    assert not tune(recipe, inputs, out, stop=after(1)).is_finished
+    assert not tune(recipe, inputs, out, stop=after(2)).is_finished
+    parts = tune(recipe, inputs, out)
+    assert same(weights(whole), weights(parts))
+    assert rows(out) == rows(whole.adapter.parent)
+    assert parts == replace(whole, adapter=out / "adapter")
+    assert tune(recipe, inputs, out) == parts  # nothing left to do
+
+
+def test_kept_features_train_the_same_bits(
+    whole: TuningResult, recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    cached = replace(inputs, cache=tmp_path / "cache")
+    first = tune(recipe, cached, tmp_path / "kept", on_progress=lambda p: told.append(p.stage))
+    assert told.count("encoding images") > 5
+    assert same(weights(whole), weights(first))
+
+    told.clear()
+    short = replace(recipe, epochs=1)
+    tune(short, cached, tmp_path / "again", on_progress=lambda p: told.append(p.stage))
+    assert "encoding images" not in told
+
+
+def test_recomputed_layers_give_the_same_gradients(
+    whole: TuningResult, recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+) -> None:
+    recomputed = tune(replace(recipe, checkpointing=True), inputs, tmp_path / "recomputed")
+    assert same(weights(whole), weights(recomputed))
+
+
+def test_half_precision_keeps_what_is_trained_in_full(
+    whole: TuningResult, recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+) -> None:
+    half = replace(recipe, precision=Precision.BF16, checkpointing=True)
+    tuned = weights(tune(half, inputs, tmp_path / "half"))
+    assert {t.dtype for t in tuned.values()} == {torch.float32}
+    name = "weight/cams.0.reintegration.weight"
+    assert not torch.equal(tuned[name], tuned[name].bfloat16().float())
+    exact = weights(whole)
+    difference = (tuned[name] - exact[name]).norm() / exact[name].norm()
+    assert 0 < difference < 0.5
+
+
+def test_another_recipe_or_other_records_are_refused(
+    recipe: TuningRecipe, inputs: Inputs, records: Path, tmp_path: Path
+) -> None:
+    tune(recipe, inputs, tmp_path / "run", stop=after(1))
+    with pytest.raises(InvalidConfigError, match="epochs: the run was started with 2, got 3"):
+        tune(replace(recipe, epochs=3), inputs, tmp_path / "run")
+    with pytest.raises(InvalidConfigError, match="data: the run was started"):
+        tune(recipe, replace(inputs, validation=records), tmp_path / "run")
+
+
+def test_broken_records_are_named_before_anything_is_written(
+    recipe: TuningRecipe, inputs: Inputs, records: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in records.iterdir():
+        (broken / path.name).symlink_to(path)
+    (broken / "records.json").unlink()
+    (broken / "records.json").write_text("[]")
+    with pytest.raises(InvalidRecordError, match="expected records with at least one question"):
+        tune(recipe, replace(inputs, data=broken), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cache_too_small_is_refused_before_encoding(
+    recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+) -> None:
+    small = replace(inputs, cache=tmp_path / "cache", cache_bytes=10_000)
+    with pytest.raises(InvalidConfigError, match="feature cache: .* images need .* ceiling"):
+        tune(recipe, small, tmp_path / "run")
+    assert not any((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_quantised_weights_are_not_divided(
+    recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidConfigError, match="sharding: fsdp cannot divide nf4"):
+        tune(
+            replace(recipe, precision=Precision.NF4),
+            inputs,
+            tmp_path / "run",
+            sharding=Sharding.FSDP,
+        )
