@@ -5,7 +5,8 @@ CalicoError
 ├── InvalidMaskError        a mask, score or region that breaks its invariant
 ├── InvalidConfigError      a configuration value out of range or in conflict with another
 ├── InvalidRecordError      a data set file or record that cannot be read; names file and key
-└── CheckpointError         weights that are missing, truncated, of wrong shape or wrong base
+├── CheckpointError         weights that are missing, truncated, of wrong shape or wrong base
+└── InsufficientMemoryError a model that does not fit the device; said before it is loaded
 """
 
 
@@ -31,3 +32,7 @@ class InvalidRecordError(CalicoError):
 
 class CheckpointError(CalicoError):
     """Weights are missing, truncated, of the wrong shape or for another base model."""
+
+
+class InsufficientMemoryError(CalicoError):
+    """A model does not fit the device it should run on."""

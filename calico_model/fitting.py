@@ -1,0 +1,103 @@
+"""Which precision and placement of a model fit a device, decided before anything is loaded.
+
+Tried from the best to the smallest: whole groups or one image at a time, then fewer bits, then
+encoders on the CPU. What does not fit is refused with the figures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import torch
+
+from calico_model.config import CalicoConfig
+from calico_model.errors import InsufficientMemoryError
+from calico_model.memory import MemoryPlan, plan_inference
+from calico_model.placement import Placement
+from calico_model.precision import Precision
+from calico_model.types import MAX_GROUP_SIZE
+
+_GIB = 2**30
+# A card named "24 GB" shows 22.5 to 24 GiB; a CUDA context and libraries take about half a GiB.
+_CARD_SHARE, _CONTEXT_BYTES = 0.93, _GIB // 2
+_FREE_SHARE = 0.95  # what fragmentation leaves of measured free memory
+
+
+def card_bytes(gigabytes: float) -> int:
+    """What tensors can use of a GPU sold with this much memory."""
+    return max(0, int(gigabytes * _CARD_SHARE * _GIB) - _CONTEXT_BYTES)
+
+
+def usable_bytes(device: str) -> int:
+    """What tensors can use of this machine's CPU memory or of one of its GPUs, right now."""
+    if torch.device(device).type == "cuda":
+        free, _ = torch.cuda.mem_get_info(torch.device(device))
+        return int(free * _FREE_SHARE)
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _FREE_SHARE)
+
+
+def choose_placement(
+    config: CalicoConfig,
+    device: str,
+    available: int,
+    *,
+    precision: Precision | None = None,
+    images: int = MAX_GROUP_SIZE,
+) -> MemoryPlan:
+    """Chooses the first placement whose peak fits.
+
+    Args:
+        config: any size.
+        device: cpu, cuda or cuda:N.
+        available: bytes that tensors may use there.
+        precision: the only one to consider; None considers all the device is good at.
+        images: of the largest group.
+
+    Returns:
+        The plan of the chosen placement.
+
+    Raises:
+        InsufficientMemoryError: nothing fits; says what is missing and what would help.
+    """
+    plan = None
+    for placement in _candidates(device, precision, images):
+        plan = plan_inference(config, placement, images)
+        if plan.peak_bytes(device) <= available:
+            return plan
+    assert plan is not None
+    raise InsufficientMemoryError(_refusal(config, plan, available))
+
+
+def _candidates(device: str, precision: Precision | None, images: int) -> Iterator[Placement]:
+    is_gpu = torch.device(device).type == "cuda"
+    usual = (Precision.BF16, Precision.INT8, Precision.NF4)
+    if not is_gpu:  # 4 bits are slow there, and float32 is what every CPU is fast at
+        usual = (Precision.FP32, Precision.BF16, Precision.INT8)
+    considered = usual if precision is None else (precision,)
+    for each in considered:
+        yield Placement(each, device, images_at_once=images)
+        yield Placement(each, device, images_at_once=1)
+    if is_gpu:
+        yield Placement(considered[-1], device, are_encoders_offloaded=True, images_at_once=1)
+
+
+def _refusal(config: CalicoConfig, plan: MemoryPlan, available: int) -> str:
+    placement, device = plan.placement, plan.placement.device
+    weights = sum(part.nbytes for part in plan.parts if part.device == device)
+    largest = max(
+        (phase for phase in plan.phases if phase.device == device), key=lambda phase: phase.nbytes
+    )
+    where = " with its encoders on the CPU" if placement.are_encoders_offloaded else ""
+    return (
+        f"{config.name} in {placement.precision}{where} needs {plan.peak_bytes(device) / _GIB:.1f} "
+        f"GiB of {device} for groups of {plan.images}, and {available / _GIB:.1f} GiB can be used: "
+        f"weights {weights / _GIB:.1f}, {largest.name} {largest.nbytes / _GIB:.1f}. "
+        + _advice(plan)
+    )
+
+
+def _advice(plan: MemoryPlan) -> str:
+    if plan.placement.precision is not Precision.NF4 and plan.placement.device != "cpu":
+        return "Try --precision nf4, or a GPU with more memory."
+    return "Take a device with more memory, or a smaller model."
