@@ -1,10 +1,13 @@
 """Weights on disk: one folder holds config.json, model.safetensors, tokenizer.json.
 
-Everything is checked before anything is used: nothing is half loaded, nothing half written.
+A folder of checkpoints released by others is read too, see `released`. Everything is checked
+before anything is used: nothing is half loaded, nothing half written.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shutil
 from hashlib import file_digest
@@ -19,7 +22,15 @@ from calico_model.config import CalicoConfig
 from calico_model.errors import CheckpointError
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.model import Calico
+from calico_model.released.assembly import (
+    load_released,
+    released_fingerprint,
+    uniform_placement,
+)
+from calico_model.released.plan import has_released_parts
 from calico_model.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
@@ -66,13 +77,18 @@ def load_model(folder: Path, *, device: str = "cpu") -> tuple[Calico, Tokenizer]
     """Reads a model folder into float32 weights, ready to predict.
 
     Args:
-        folder: as `save_model` writes it.
+        folder: as `save_model` writes it, or released checkpoints (`is_released`).
         device: where the weights go.
 
     Raises:
         CheckpointError: missing, truncated or mismatched file; the message names file and key.
         InvalidConfigError: config.json is not a valid configuration.
     """
+    if is_released(folder):
+        released = load_released(folder, place=uniform_placement(device, torch.float32))
+        for line in released.report.lines():
+            _log.info("%s: %s", folder.name, line)
+        return released.model, released.tokenizer
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder.name}/{name}: missing")
@@ -87,6 +103,22 @@ def load_model(folder: Path, *, device: str = "cpu") -> tuple[Calico, Tokenizer]
     load_base_state(model, read_tensors(folder / WEIGHTS), where=f"{folder.name}/{WEIGHTS}")
     model.to(device)
     return model.eval().requires_grad_(False), tokenizer
+
+
+def is_released(folder: Path) -> bool:
+    """Whether a folder holds checkpoints released by others instead of one written here.
+
+    Raises:
+        CheckpointError: a weights file in it is damaged.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+    except FileNotFoundError:
+        return has_released_parts(folder)
+    except (OSError, ValueError):
+        return False
+    # The mark of a configuration of transformers, which every release of that kind has.
+    return isinstance(config, dict) and "model_type" in config
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -127,5 +159,7 @@ def load_base_state(model: Calico, state: dict[str, Tensor], *, where: str) -> N
 
 def fingerprint(folder: Path) -> str:
     """Returns the sha256 of a model folder's weights; names the base an adapter belongs to."""
+    if is_released(folder):
+        return released_fingerprint(folder)
     with (folder / WEIGHTS).open("rb") as file:
         return file_digest(file, "sha256").hexdigest()

@@ -18,7 +18,7 @@ from calico_model.errors import CheckpointError
 from calico_model.types import MAX_GROUP_SIZE
 
 RESERVED_LABELS = 64
-_UNKNOWN, _PAD = "<unk>", "<pad>"
+_UNKNOWN, _PAD, _START = "<unk>", "<pad>", "<s>"
 _TAGS = (
     prompts.IMAGE_START,
     prompts.IMAGE_END,
@@ -33,6 +33,10 @@ _TAGS = (
 class Tokenizer:
     """A `tokenizers` tokenizer with the ids the model needs by name.
 
+    Attributes:
+        image, seg, phrase_start, phrase_end, end: ids of the grammar's tags.
+        start: what every conversation begins with, for a language model that was trained so.
+
     Raises:
         CheckpointError: a tag of the grammar has no token.
     """
@@ -44,6 +48,7 @@ class Tokenizer:
         self.phrase_start = self._id(prompts.PHRASE_START)
         self.phrase_end = self._id(prompts.PHRASE_END)
         self.end = self._id(prompts.END)
+        self.start: int | None = rust.token_to_id(_START)
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:

@@ -76,7 +76,7 @@ def collate_turns(turns: Sequence[Turn], tokenizer: Tokenizer, queries: int) -> 
 
 
 def _expand(text: str, tokenizer: Tokenizer, queries: int) -> list[int]:
-    ids: list[int] = []
+    ids: list[int] = [] if tokenizer.start is None else [tokenizer.start]
     for token in tokenizer.encode(text):
         ids.extend([token] * (queries if token == tokenizer.image else 1))
     return ids
