@@ -38,10 +38,26 @@ COMMANDS = (
     Command(("connect",), "backend.cli.connect:connect", "Register the backend with a project."),
     Command(("doctor",), "backend.cli.doctor:doctor", "Check a live set-up and say what to fix."),
     Command(("predict",), "backend.cli.predict:predict", "Segment the parts of a group of images."),
+    Command(
+        ("corrections",),
+        "backend.cli.corrections:corrections",
+        "Show and export what annotators changed.",
+    ),
     Command(("evaluate",), "backend.cli.evaluate:evaluate", "Measure the model on labeled groups."),
     Command(("synth",), "backend.cli.synth:synth", "Draw labeled groups of images."),
     Command(("train",), "backend.cli.train:train", "Train the model."),
     Command(("ablate",), "backend.cli.ablate:ablate", "Measure what each part of it is worth."),
+    Command(
+        ("mixedparts", "build"),
+        "backend.cli.mixedparts:build_mixedparts",
+        "Make records from PACO, PartImageNet and ADE20K.",
+    ),
+    Command(
+        ("mixedparts", "check"),
+        "backend.cli.mixedparts:check_mixedparts",
+        "Read all of a set and list what is broken.",
+    ),
+    Command(("flops",), "backend.cli.flops:flops", "Count what a group costs to answer."),
     Command(
         ("bench", "codec"),
         "backend.cli.bench_codec:bench_codec",
@@ -64,6 +80,12 @@ COMMANDS = (
     ),
 )
 
+BRANCHES = {
+    "mixedparts": "Build and check MixedParts data sets.",
+    "bench": "Measure this installation.",
+}
+"""First words of commands of two, and the line `calico --help` shows for them."""
+
 
 def main() -> None:
     """Runs `calico` with the arguments of this process."""
@@ -83,13 +105,16 @@ def command_tree(arguments: Sequence[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
         help="Segment common and unique parts over groups of images, inside Label Studio.",
     )
-    bench = typer.Typer(no_args_is_help=True, help="Measure this installation.")
+    branches = {
+        name: typer.Typer(no_args_is_help=True, help=summary) for name, summary in BRANCHES.items()
+    }
     for command in COMMANDS:
-        parent = bench if command.path[0] == "bench" else root
+        parent = branches.get(command.path[0], root)
         is_wanted = tuple(arguments[: len(command.path)]) == command.path
         function = load(command) if is_wanted else _not_loaded
         parent.command(command.path[-1], help=None if is_wanted else command.summary)(function)
-    root.add_typer(bench, name="bench")
+    for name, branch in branches.items():
+        root.add_typer(branch, name=name)
     return root
 
 

@@ -44,7 +44,12 @@ class GroupSet(Sequence[LabeledGroup]):
     """Labeled groups, read from disk on access.
 
     Training asks for less than whole groups: what can be asked about one, and its masks alone.
+
+    Attributes:
+        skipped: what is broken and was left out, in words.
     """
+
+    skipped: tuple[str, ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> LabeledGroup: ...

@@ -1,0 +1,203 @@
+"""`calico mixedparts`: makes co-segmentation records from part data sets, and checks them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backend.cli.synth import read_group_size
+from backend.cli.waiting import progress_bar
+from calico_model.data.mixedparts.building import BuildOptions, BuildReport, Cell, build
+from calico_model.data.mixedparts.classes import read_plan
+from calico_model.data.mixedparts.folders import SourceFolders, find_records
+from calico_model.data.mixedparts.reading import MixedPartsGroups
+from calico_model.data.mixedparts.source import DatasetName, SourceSplit
+from calico_model.errors import InvalidConfigError, InvalidRecordError
+from calico_model.types import RegionKind
+
+_SHOWN_PROBLEMS = 20
+_DEFAULTS = BuildOptions({SourceSplit.TRAIN: 24_000})
+
+_Skip = Annotated[
+    bool, typer.Option("--skip-broken", help="List what is broken and go on without it.")
+]
+
+
+def build_mixedparts(
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write; it must be new or empty.", metavar="DIR")
+    ],
+    paco: Annotated[
+        Path | None, typer.Option("--paco", help="Has annotations/paco_lvis_v1_*.json.")
+    ] = None,
+    coco: Annotated[
+        Path | None,
+        typer.Option("--coco", help="Has train2017/ and val2017/; for PACO. Default: beside it."),
+    ] = None,
+    partimagenet: Annotated[
+        Path | None,
+        typer.Option("--partimagenet", help="Has annotations/{train,train_whole,...}/, images/."),
+    ] = None,
+    ade: Annotated[
+        Path | None,
+        typer.Option("--ade", help="ADE20K-Part-234: ade20k_instance_*.json, images/, ..."),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option("--classes", help="Comparable classes, TOML or JSON; ours if not given."),
+    ] = None,
+    train: Annotated[int, typer.Option("--train", min=0, help="Questions for training.")] = 24_000,
+    val: Annotated[int, typer.Option("--val", min=0, help="Questions for validation.")] = 1000,
+    test: Annotated[int, typer.Option("--test", min=0, help="Questions for testing.")] = 1000,
+    group_size: Annotated[
+        str, typer.Option("--group-size", help="Images per record, as 2 or 2-4.", metavar="N[-M]")
+    ] = "2",
+    min_object_share: Annotated[
+        float, typer.Option(help="Smallest object, as a share of its image.")
+    ] = _DEFAULTS.min_object_share,
+    min_part_share: Annotated[
+        float, typer.Option(help="Smallest part, as a share of its image.")
+    ] = _DEFAULTS.min_part_share,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same records.")] = 0,
+    skip_broken: _Skip = False,
+) -> None:
+    """Make records of common objects, common parts and unique parts from part data sets.
+
+    Give at least one source, in the layout its authors publish it. Images are
+    grouped within a source and a split; questions are balanced over sources,
+    subtasks and classes. The result has the layout of the MixedParts release
+    and links to the sources:
+
+    calico mixedparts build --paco paco --coco coco_2017
+    --partimagenet PartImageNet --ade ADE20KPart234 --out mixedparts
+
+    calico evaluate --data mixedparts/Part_Segm/mixed_parts_test.json
+
+    ADE20K-Part-234 has no test split: test is drawn from val, as in the release.
+    Groups of more than two images are our extension: `--group-size 2-4`.
+
+    The last line of the output is JSON: records, images and questions, by split.
+    """
+    sizes = read_group_size(group_size)
+    options = BuildOptions(
+        questions={SourceSplit.TRAIN: train, SourceSplit.VAL: val, SourceSplit.TEST: test},
+        group_sizes=sizes,
+        min_object_share=min_object_share,
+        min_part_share=min_part_share,
+        seed=seed,
+        skip_broken=skip_broken,
+    )
+    folders = _source_folders(paco, coco, partimagenet, ade)
+    plan = read_plan(classes)
+    started = time.perf_counter()
+    with progress_bar("Making records", train + val + test) as advance_to:
+        report = build(folders, out, plan, options, advance_to)
+    seconds = time.perf_counter() - started
+    console = Console()
+    console.print(_table(report))
+    _print_problems(console, report.skipped)
+    console.print(f"{report.records.total()} records are in {out / 'Part_Segm'}.")
+    outcome = {
+        "records": dict(report.records),
+        "images": dict(report.images),
+        "questions": dict(_by_split(report.questions)),
+        "skipped": len(report.skipped),
+        "seed": seed,
+        "seconds": round(seconds, 2),
+    }
+    typer.echo(json.dumps(outcome))
+
+
+def check_mixedparts(
+    data: Annotated[
+        Path, typer.Argument(help="mixed_parts_{train,val,test}.json, or a folder with one.")
+    ],
+    skip_broken: _Skip = False,
+) -> None:
+    """Check records, references, images and masks of a MixedParts set, released or built.
+
+    Every reference is followed and every group is read once, so this takes as
+    long as one pass of training data. It stops at what is broken and names file,
+    record and key; with --skip-broken it lists all that is. Exit status 2 if
+    anything is broken, and 1 if that was skipped.
+
+    The last line of the output is JSON: groups, questions and skipped.
+    """
+    records = find_records(data)
+    if records is None:
+        raise InvalidRecordError(f"{data}: expected a file mixed_parts_{{train,val,test}}.json")
+    with progress_bar("Checking records", None) as advance_to:
+        groups = MixedPartsGroups(records, skip_broken=skip_broken, on_progress=advance_to)
+    counts: Counter[str] = Counter()
+    with progress_bar("Reading groups", len(groups)) as advance_to:
+        for index, labeled in enumerate(groups):
+            counts.update({str(part.kind) for part in labeled.parts})
+            advance_to(index + 1)
+    console = Console()
+    _print_problems(console, groups.skipped)
+    console.print(f"{len(groups)} groups of {records} can be read.")
+    outcome = {"groups": len(groups), "questions": dict(counts), "skipped": len(groups.skipped)}
+    typer.echo(json.dumps(outcome))
+    if groups.skipped:
+        raise typer.Exit(1)
+
+
+def _source_folders(
+    paco: Path | None, coco: Path | None, partimagenet: Path | None, ade: Path | None
+) -> SourceFolders:
+    given = {
+        DatasetName.PACO_LVIS: paco,
+        DatasetName.PART_IMAGE_NET: partimagenet,
+        DatasetName.ADE20K_PART_234: ade,
+    }
+    folders = {name: folder for name, folder in given.items() if folder is not None}
+    if not folders:
+        raise InvalidConfigError("expected at least one of --paco, --partimagenet and --ade")
+    if paco is None:
+        return SourceFolders(folders, coco or Path())
+    places = (coco,) if coco else (paco / "images", paco.parent / "coco_2017", paco)
+    found = next((place for place in places if (place / "train2017").is_dir()), None)
+    found = found or next((place for place in places if (place / "val2017").is_dir()), None)
+    if found is None:
+        listed = ", ".join(str(place) for place in places)
+        raise InvalidConfigError(f"--coco: expected train2017 or val2017 in one of {listed}")
+    return SourceFolders(folders, found)
+
+
+def _table(report: BuildReport) -> Table:
+    """Returns questions by split and source (rows) and subtask (columns)."""
+    table = Table(title="Questions")
+    for heading in ("split", "source"):
+        table.add_column(heading)
+    for kind in RegionKind:
+        table.add_column(kind.replace("_", " "), justify="right")
+    rows = dict.fromkeys((cell.split, cell.source) for cell in report.questions)
+    for split, source in rows:
+        counts = (str(report.questions[Cell(split, source, kind)]) for kind in RegionKind)
+        table.add_row(split, source, *counts)
+    return table
+
+
+def _print_problems(console: Console, problems: tuple[str, ...]) -> None:
+    if not problems:
+        return
+    console.print(f"{len(problems)} broken items were skipped:")
+    for message in problems[:_SHOWN_PROBLEMS]:
+        console.print(f"  {message}", markup=False, highlight=False, soft_wrap=True)
+    if len(problems) > _SHOWN_PROBLEMS:
+        console.print(f"  and {len(problems) - _SHOWN_PROBLEMS} more; build.json lists all.")
+
+
+def _by_split(questions: Counter[Cell]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for cell, count in questions.items():
+        own = found.setdefault(cell.split, {})
+        own[cell.subtask] = own.get(cell.subtask, 0) + count
+    return found
