@@ -17,7 +17,7 @@ from backend.cli.synth import read_group_size
 from backend.cli.waiting import peak_rss_mib, progress_bar
 from backend.cli.weights import load
 from calico_model.data import synthetic
-from calico_model.data.groups import read_groups
+from calico_model.data.opening import open_groups
 from calico_model.data.synthetic import Split
 from calico_model.evaluation import gate, protocol, report
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
@@ -34,8 +34,16 @@ class Compat(StrEnum):
 def evaluate(
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Labeled groups, as calico synth writes them.", metavar="DIR"),
+        typer.Option(
+            "--data",
+            "--dataset",
+            help="Labeled groups: of calico synth, or a mixed_parts_*.json.",
+            metavar="PATH",
+        ),
     ] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="With MixedParts: leave out broken records.")
+    ] = False,
     split: Annotated[
         Split, typer.Option("--split", help="Without --data: which groups to draw.")
     ] = Split.SEEN,
@@ -95,7 +103,7 @@ def evaluate(
         labeled = DrawnGroups(split, groups, seed, read_group_size(group_size))
         run: dict[str, object] = {"split": split, "seed": seed, "group_size": group_size}
     else:
-        labeled, run = read_groups(data), {"data": str(data)}
+        labeled, run = _open(data, skip_broken), {"data": str(data)}
     started = time.perf_counter()
     predictor = TimedPredictor(load(weights, device))
     load_s = time.perf_counter() - started
@@ -116,6 +124,15 @@ def evaluate(
     typer.echo(json.dumps(report.headline(outcome)))
     if unmet:
         raise typer.Exit(1)
+
+
+def _open(data: Path, skip_broken: bool) -> Sequence[LabeledGroup]:
+    """Opens a data set; what is broken and may be left out is listed on stderr."""
+    with progress_bar("Checking records", None) as advance_to:
+        labeled = open_groups(data, skip_broken=skip_broken, on_progress=advance_to)
+    for message in labeled.skipped:
+        typer.echo(f"calico evaluate: skipped {message}", err=True)
+    return labeled
 
 
 class DrawnGroups(Sequence[LabeledGroup]):
