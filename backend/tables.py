@@ -53,6 +53,7 @@ ann_head = Table(
     Column("version_us", BigInteger, nullable=False),
     Column("deleted", Boolean, nullable=False),
     Column("key", String(64), nullable=False),
+    Index("ann_head_by_task", "project_id", "task_id"),
 )
 
 adapter = Table(

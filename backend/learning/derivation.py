@@ -144,14 +144,16 @@ class Derivation:
             StoreError: the database cannot be read.
             LabelStudioError: what it started from is not known yet and cannot be fetched.
         """
-        heads = self._live_tasks(project_id).get(task_id)
+        heads = self._live_tasks(project_id, task_id).get(task_id)
         return None if heads is None else self._look(project_id, task_id, heads)[1]
 
-    def _live_tasks(self, project_id: int) -> Mapping[int, tuple[LiveHead, ...]]:
+    def _live_tasks(
+        self, project_id: int, only: int | None = None
+    ) -> Mapping[int, tuple[LiveHead, ...]]:
         """Annotations that are still there, by task."""
         gone = self._repository.deleted_tasks(project_id)
         tasks: dict[int, list[LiveHead]] = {}
-        for head in self._repository.heads(project_id):
+        for head in self._repository.heads(project_id, task_id=only):
             if head.task_id is not None and not head.is_deleted and head.task_id not in gone:
                 tasks.setdefault(head.task_id, []).append(head)
         return {task_id: tuple(heads) for task_id, heads in tasks.items()}

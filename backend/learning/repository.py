@@ -62,8 +62,8 @@ class CorrectionRepository:
         with self.store.read() as connection:
             return tuple(sorted(connection.execute(known).scalars()))
 
-    def heads(self, project_id: int) -> tuple[LiveHead, ...]:
-        """The newest state of every annotation of a project, deleted ones included."""
+    def heads(self, project_id: int, *, task_id: int | None = None) -> tuple[LiveHead, ...]:
+        """The newest state of every annotation of a project or task, deleted ones included."""
         query = (
             select(
                 ann_head.c.annotation_id,
@@ -78,6 +78,8 @@ class CorrectionRepository:
             .where(ann_head.c.project_id == project_id)
             .order_by(ann_head.c.annotation_id)
         )
+        if task_id is not None:
+            query = query.where(ann_head.c.task_id == task_id)
         with self.store.read() as connection:
             return tuple(LiveHead(*row) for row in connection.execute(query))
 

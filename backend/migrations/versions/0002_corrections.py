@@ -15,6 +15,7 @@ def upgrade() -> None:
     """Applies the step."""
     with op.batch_alter_table("ann_head") as table:
         table.add_column(sa.Column("task_id", sa.BigInteger(), nullable=True))
+    op.create_index("ann_head_by_task", "ann_head", ["project_id", "task_id"], unique=False)
     # A head that was deleted names no task, and needs none: nothing was derived from it yet.
     op.execute(
         "UPDATE ann_head SET task_id ="
@@ -86,5 +87,6 @@ def downgrade() -> None:
     op.drop_index("correction_by_seq", table_name="correction")
     op.drop_table("correction")
     op.drop_table("starting_point")
+    op.drop_index("ann_head_by_task", table_name="ann_head")
     with op.batch_alter_table("ann_head") as table:
         table.drop_column("task_id")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from datetime import timedelta
 
@@ -202,6 +203,7 @@ def test_a_refused_token_is_not_tried_again(repository, studio):
 def test_an_answer_with_other_tasks_deletes_nothing(repository, studio, monkeypatch):
     repository.store.record_events([event(1, RESULT, task=5), event(2, RESULT, task=6)])
     studio.annotate(body(2, RESULT, task=6))
+    studio.add_task(4)
     page = studio._page
 
     def ignore_selection(params):
@@ -212,7 +214,7 @@ def test_an_answer_with_other_tasks_deletes_nothing(repository, studio, monkeypa
     studio.annotate(body(3, RESULT, task=8))
     with pytest.raises(LabelStudioError, match="as well"):
         reconciler(repository, studio, pauses_s=()).reconcile(7, is_full=True)
-    assert live(repository) == {1}
+    assert live(repository) == {1, 2}
 
 
 def test_a_slow_journal_is_tried_again(repository, studio, monkeypatch):
@@ -237,6 +239,7 @@ def test_a_task_that_cannot_be_read_leaves_the_others(repository, studio):
     assert reconciler(repository, studio).reconcile(7, is_full=True) == Repair(1, 0, 1)
 
 
+PROJECTS = itertools.count(100)
 STEP = st.tuples(st.sampled_from(["annotate", "skip", "delete"]), st.integers(1, 4), st.booleans())
 
 
@@ -245,9 +248,9 @@ STEP = st.tuples(st.sampled_from(["annotate", "skip", "delete"]), st.integers(1,
 )
 @given(steps=st.lists(STEP, max_size=12), looks=st.sets(st.integers(0, 11)))
 @pytest.mark.usefixtures("settled")
-def test_whatever_is_lost_is_found(tmp_path_factory, steps, looks):
-    store = open_store(f"sqlite:///{tmp_path_factory.mktemp('lost') / 'a.sqlite3'}")
-    repository, studio = CorrectionRepository(store), FakeStudio()
+def test_whatever_is_lost_is_found(repository, steps, looks):
+    project = next(PROJECTS)
+    studio = FakeStudio(project)
     studio.add_task(100)
     both, gone = reconciler(repository, studio), set()
     for second, (what, number, is_lost) in enumerate(steps, start=1):
@@ -256,18 +259,18 @@ def test_whatever_is_lost_is_found(tmp_path_factory, steps, looks):
         if what == "delete":
             studio.unannotate(number, second=second)
             gone.add(number)
-            events = [deletion(number)]
+            events = [deletion(number, project=project)]
         else:
             skipped = what == "skip"
-            options = {"task": number % 2, "second": second, "skipped": skipped}
+            options = {"task": number % 2, "second": second, "skipped": skipped, "project": project}
             result = [] if skipped else RESULT
             studio.annotate(body(number, result, **options))
             events = [event(number, result, **options)]
         if not is_lost:
-            store.record_events(events)
+            repository.store.record_events(events)
         if second in looks:
-            both.reconcile(7, is_full=False)
-    both.reconcile(7, is_full=True)
+            both.reconcile(project, is_full=False)
+    both.reconcile(project, is_full=True)
     theirs = {
         (said["id"], said["updated_at"])
         for task in studio.tasks.values()
@@ -275,12 +278,11 @@ def test_whatever_is_lost_is_found(tmp_path_factory, steps, looks):
     }
     ours = {
         (head.annotation_id, from_us(head.version_us).isoformat().replace("+00:00", "Z"))
-        for head in repository.heads(7)
+        for head in repository.heads(project)
         if not head.is_deleted
     }
     assert ours == theirs
-    assert both.reconcile(7, is_full=True) == Repair()
-    store.close()
+    assert both.reconcile(project, is_full=True) == Repair()
 
 
 def test_the_watch_looks_at_start_and_tells_how_it_ended(repository, studio):

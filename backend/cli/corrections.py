@@ -1,0 +1,199 @@
+"""`calico corrections`: what annotators changed, project by project, and a copy to train on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backend.cli.corrections_export import write_coco, write_records
+from backend.cli.waiting import progress_bar
+from backend.errors import SettingsError
+from backend.label_studio.client import LabelStudioClient
+from backend.learning.correction import Tally
+from backend.learning.derivation import Derivation, Derived, StudioPredictions
+from backend.learning.held_out import is_held_out
+from backend.learning.reconcile import Reconciler, Repair
+from backend.learning.repository import CorrectionRepository
+from backend.learning.rows import Standing, TaskRow
+from backend.serving.studio import connect_client, image_source
+from backend.settings import Settings, load_settings
+from backend.store import open_store
+
+
+class Split(StrEnum):
+    """Which tasks are exported."""
+
+    ALL = "all"
+    TRAIN = "train"
+    HELD_OUT = "held-out"
+
+
+def corrections(
+    project: Annotated[
+        int | None, typer.Option("--project", help="Only this project; default: every one.")
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            metavar="FILE|DIR",
+            help="FILE.json: masks and names as COCO. DIR: images and records to train on.",
+        ),
+    ] = None,
+    split: Annotated[Split, typer.Option("--split", help="Which tasks to export.")] = Split.ALL,
+    reconcile: Annotated[
+        bool, typer.Option("--reconcile", help="First ask Label Studio what was missed.")
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="First forget all and derive it anew.")
+    ] = False,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", help="What is kept. [CALICO_DATA_DIR, .calico]"),
+    ] = None,
+) -> None:
+    """Show what annotators changed, and export it. Run it where the backend runs.
+
+    Every task counts once, by its newest annotation (ground truth first), compared
+    with the prediction the annotator started from:
+
+    - accepted: left as it was          - added: drawn by the annotator
+    - reshaped: another mask            - removed: not there
+    - relabelled: another name          - kind: common or unique, told otherwise
+
+    A region may be reshaped and relabelled. A fifth of the tasks is held out: training
+    never sees them, they measure whether a new version is better.
+
+    A folder given to --export holds records.json, annotations.json and images/, as
+    `calico evaluate` and `calico train` read them; it must not exist yet.
+
+    The last line of the output is JSON, with one entry per project.
+    """
+    settings = load_settings(data_dir=data_dir)
+    with _repository(settings) as repository:
+        client = connect_client(settings)
+        if reconcile and client is None:
+            raise SettingsError(
+                "--reconcile: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to ask Label Studio"
+            )
+        derivation = Derivation(repository, None if client is None else StudioPredictions(client))
+        projects = repository.projects() if project is None else (project,)
+        found = []
+        for project_id in projects:
+            repair = _reconcile(repository, client, project_id) if reconcile else None
+            derived = _derive(derivation, project_id, rebuild=rebuild)
+            found.append(_summary(project_id, repository.tasks(project_id), derived, repair))
+        Console().print(_table(found))
+        if export is not None:
+            places = list(_chosen(repository, projects, split))
+            written = _export(export, places, derivation, settings, client)
+            typer.echo(f"{written} of {len(places)} tasks are in {export}")
+    typer.echo(json.dumps({"projects": found}))
+
+
+@contextmanager
+def _repository(settings: Settings) -> Iterator[CorrectionRepository]:
+    """The store of a backend, which may be running."""
+    database = settings.data_dir / "calico.sqlite3"
+    if settings.database_url is None and not database.is_file():
+        raise SettingsError(f"--data-dir: no database {database}; has `calico serve` run here?")
+    store = open_store(settings.store_url, is_guest=True, commit_timeout_s=30)
+    try:
+        yield CorrectionRepository(store)
+    finally:
+        store.close()
+
+
+def _reconcile(
+    repository: CorrectionRepository, client: LabelStudioClient | None, project_id: int
+) -> Repair | None:
+    if client is None:
+        return None
+    with progress_bar(f"Comparing project {project_id} with Label Studio", None):
+        return Reconciler(repository, client).reconcile(project_id, is_full=True)
+
+
+def _derive(derivation: Derivation, project_id: int, *, rebuild: bool) -> Derived:
+    work = derivation.rebuild if rebuild else derivation.derive
+    with progress_bar(f"Comparing annotations of project {project_id}", 100) as show:
+        return work(project_id, on_progress=lambda done, total: show(100 * done // total))
+
+
+def _summary(
+    project_id: int, rows: tuple[TaskRow, ...], derived: Derived, repair: Repair | None
+) -> dict[str, object]:
+    corrected = [row for row in rows if row.standing is Standing.CORRECTED]
+    tally = sum((row.tally for row in corrected), Tally())
+    agreements = [row.agreement for row in corrected if row.agreement is not None]
+    summary: dict[str, object] = {
+        "project": project_id,
+        "tasks": len(corrected),
+        "skipped": sum(row.standing is Standing.SKIPPED for row in rows),
+        "unreadable": sum(row.standing is Standing.UNREADABLE for row in rows),
+        "waiting": derived.waiting,
+        "held_out": sum(is_held_out(project_id, row.task_id) for row in corrected),
+        "predicted": tally.predicted,
+        "accepted": tally.accepted,
+        "reshaped": tally.reshaped,
+        "relabelled": tally.relabelled,
+        "kind_changed": tally.kind_changed,
+        "added": tally.added,
+        "removed": tally.removed,
+        "acceptance": _rounded(tally.acceptance),
+        "reshaped_iou": _rounded(tally.mean_reshaped_iou),
+        "agreement": _rounded(sum(agreements) / len(agreements) if agreements else None),
+    }
+    if repair is not None:
+        summary |= {"recovered": repair.recovered, "deleted": repair.deleted}
+    return summary
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _table(found: list[dict[str, object]]) -> Table:
+    table = Table(title="Corrections")
+    names = [name for name in found[0] if name not in ("unreadable", "waiting")] if found else []
+    for name in names or ["project"]:
+        table.add_column(name.replace("_", " "), justify="right")
+    for summary in found:
+        table.add_row(*("-" if summary[name] is None else str(summary[name]) for name in names))
+    return table
+
+
+def _chosen(
+    repository: CorrectionRepository, projects: tuple[int, ...], split: Split
+) -> Iterator[tuple[int, int]]:
+    """Project and task of every correction to export."""
+    for project_id in projects:
+        for row in repository.tasks(project_id):
+            held_out = is_held_out(project_id, row.task_id)
+            is_wanted = split is Split.ALL or held_out == (split is Split.HELD_OUT)
+            if row.standing is Standing.CORRECTED and is_wanted:
+                yield project_id, row.task_id
+
+
+def _export(
+    target: Path,
+    places: list[tuple[int, int]],
+    derivation: Derivation,
+    settings: Settings,
+    client: LabelStudioClient | None,
+) -> int:
+    # One at a time: the masks of a project are more than a memory holds.
+    loaded = (derivation.load(*place) for place in places)
+    chosen = (correction for correction in loaded if correction is not None)
+    with progress_bar("Writing corrections", len(places)) as show:
+        if target.suffix == ".json":
+            return write_coco(target, chosen, on_progress=show)
+        fetch = image_source(settings, client).fetch_group
+        return write_records(target, chosen, fetch, on_progress=show)

@@ -1,0 +1,293 @@
+"""Corrections on disk: COCO for other tools, or a folder of records that our own commands read.
+
+Either is written beside its target and renamed, so it is there completely or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from backend.errors import InvalidRleError, MediaError, SettingsError
+from backend.learning.correction import Correction
+from backend.learning.lesson import true_parts
+from backend.types import Region, Task
+from calico_model.data.records import (
+    ANNOTATIONS_FILE,
+    IMAGES_FOLDER,
+    RECORDS_FILE,
+    CocoAnnotation,
+    CocoCategory,
+    CocoDocument,
+    CocoImage,
+    CommonObject,
+    CommonPart,
+    ComparedPair,
+    Record,
+    Rle,
+    UniqueParts,
+    encode_mask,
+)
+from calico_model.types import BoolMask, ImageGroup, PartMask, RegionKind
+
+_log = logging.getLogger(__name__)
+_DATASET = "corrections"
+_SOMETHING = "object"  # the compared object's name when no annotator named it
+
+
+@dataclass
+class _Document:
+    """The three lists of a COCO file, numbered from 1."""
+
+    images: list[CocoImage] = field(default_factory=list)
+    annotations: list[CocoAnnotation] = field(default_factory=list)
+    categories: dict[str, CocoCategory] = field(default_factory=dict)
+    extras: list[dict[str, object]] = field(default_factory=list)
+
+    def add_image(self, name: str, size_hw: tuple[int, int]) -> int:
+        """Returns the image's id."""
+        self.images.append(CocoImage(len(self.images) + 1, name, size_hw[1], size_hw[0]))
+        return len(self.images)
+
+    def add_mask(
+        self, image_id: int, name: str, mask: BoolMask, supercategory: str, **extra: object
+    ) -> int:
+        """Returns the annotation's id."""
+        number = len(self.categories) + 1
+        category = self.categories.setdefault(name, CocoCategory(number, name, supercategory))
+        rle = encode_mask(mask)
+        found = CocoAnnotation(
+            id=len(self.annotations) + 1,
+            image_id=image_id,
+            category_id=category.id,
+            segmentation=rle,
+            area=float(np.count_nonzero(mask)),
+            bbox=_box(rle),
+        )
+        self.annotations.append(found)
+        self.extras.append(extra)
+        return found.id
+
+    @property
+    def coco(self) -> CocoDocument:
+        """The document as our readers know it."""
+        return CocoDocument(
+            tuple(self.images), tuple(self.annotations), tuple(self.categories.values())
+        )
+
+
+def write_coco(
+    path: Path, corrections: Iterable[Correction], *, on_progress: Callable[[int], None]
+) -> int:
+    """Writes the annotated regions as one COCO file; images are named by their addresses.
+
+    What COCO has no field for (task, kind, what changed) stands beside it in each annotation.
+
+    Args:
+        path: the file; replaced if it is there.
+        corrections: what to write, taken one at a time.
+        on_progress: called with the number of finished tasks.
+
+    Returns:
+        How many tasks were written.
+    """
+    document, done = _Document(), 0
+    for done, correction in enumerate(corrections, start=1):
+        ids: dict[int, int] = {}
+        for outcome in correction.outcomes:
+            region = outcome.after
+            mask = None if region is None else _mask_of(region)
+            if region is None or mask is None:
+                continue
+            index = region.image_index
+            if index not in ids:
+                urls = correction.task.image_urls
+                name = urls[index] if index < len(urls) else f"task {correction.task.id}/{index}"
+                ids[index] = document.add_image(name, region.size_hw)
+            document.add_mask(
+                ids[index],
+                region.label or "",
+                mask,
+                "object" if region.kind is RegionKind.COMMON_OBJECT else "part",
+                task=correction.task.id,
+                project=correction.task.project_id,
+                kind=region.kind,
+                region=region.id,
+                version=correction.version,
+                changes=[str(change.name).lower() for change in outcome.change],
+            )
+        on_progress(done)
+    content = msgspec.to_builtins(document.coco)
+    for annotation, extra in zip(content["annotations"], document.extras, strict=True):
+        annotation |= extra
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    _write(staged, msgspec.json.encode(content))
+    staged.replace(path)
+    return done
+
+
+def write_records(
+    folder: Path,
+    corrections: Iterable[Correction],
+    fetch: Callable[[Task], ImageGroup],
+    *,
+    on_progress: Callable[[int], None],
+) -> int:
+    """Writes images and MixedParts records, one group per task.
+
+    A task whose images cannot be fetched, or that has no named region, is left out.
+
+    Args:
+        folder: must be missing or empty.
+        corrections: what to write, taken one at a time.
+        fetch: returns the images of a task; raises MediaError.
+        on_progress: called with the number of finished tasks.
+
+    Returns:
+        How many tasks were written.
+
+    Raises:
+        SettingsError: the folder is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingsError(f"--export: expected a new or empty folder, got {folder}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        (staged / IMAGES_FOLDER).mkdir()
+        document, records, written = _Document(), list[Record](), 0
+        for done, correction in enumerate(corrections, start=1):
+            found = _group_records(staged / IMAGES_FOLDER, document, correction, fetch)
+            records += found
+            written += bool(found)
+            on_progress(done)
+        _write(staged / ANNOTATIONS_FILE, msgspec.json.encode(document.coco))
+        _write(staged / RECORDS_FILE, msgspec.json.encode(records))
+        staged.chmod(0o755)
+        staged.replace(folder)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+    return written
+
+
+def _mask_of(region: Region) -> BoolMask | None:
+    """The mask, or None if it cannot be decoded."""
+    try:
+        return region.mask
+    except InvalidRleError:
+        return None
+
+
+def _group_records(
+    images: Path,
+    document: _Document,
+    correction: Correction,
+    fetch: Callable[[Task], ImageGroup],
+) -> list[Record]:
+    task, parts = correction.task, true_parts(correction)
+    try:
+        group = fetch(task) if parts else None
+    except MediaError as error:
+        _log.warning("task %s is left out: %s", task.id, error, extra={"event": "not_exported"})
+        return []
+    if group is None:
+        return []
+    fitting = [
+        part
+        for part in parts
+        if part.image_index < len(group) and part.mask.shape == group.sizes_hw[part.image_index]
+    ]
+    ids: dict[int, int] = {}
+    for index in sorted({part.image_index for part in fitting}):
+        name = f"{task.project_id}_{task.id}_{index}.png"
+        Image.fromarray(group.images[index]).save(images / name)
+        ids[index] = document.add_image(name, group.sizes_hw[index])
+    return _records(document, fitting, ids)
+
+
+def _records(document: _Document, parts: Sequence[PartMask], ids: dict[int, int]) -> list[Record]:
+    """Object and part records over the images each name is in: the format wants it in all."""
+    places: dict[tuple[RegionKind, str], dict[int, int]] = {}
+    for part in parts:
+        is_object = part.kind is RegionKind.COMMON_OBJECT
+        found = document.add_mask(
+            ids[part.image_index], part.label, part.mask, "object" if is_object else "part"
+        )
+        places.setdefault((part.kind, part.label), {})[part.image_index] = found
+    records = []
+    common: dict[tuple[int, ...], list[tuple[str, dict[int, int]]]] = {}
+    objects: dict[int, tuple[str, int]] = {}
+    for (kind, label), found_in in places.items():
+        where = tuple(sorted(found_in))
+        if kind is RegionKind.COMMON_OBJECT:
+            shared = CommonObject(label, tuple((found_in[n],) for n in where))
+            records.append(Record(_DATASET, tuple(ids[n] for n in where), True, common=(shared,)))
+            for n in where:
+                objects.setdefault(n, (label, found_in[n]))
+        elif kind is RegionKind.COMMON_PART:
+            common.setdefault(where, []).append((label, found_in))
+    parted = [part for part in parts if part.kind is not RegionKind.COMMON_OBJECT]
+    everywhere = tuple(sorted({part.image_index for part in parted}))
+    for index in everywhere:
+        if index not in objects:
+            masks = [part.mask for part in parted if part.image_index == index]
+            whole = np.logical_or.reduce(masks)
+            mask_id = document.add_mask(ids[index], _SOMETHING, whole, "object")
+            objects[index] = (_SOMETHING, mask_id)
+    unique = _unique(places, everywhere)
+    for where in sorted({*common, *([everywhere] if unique else [])}):
+        pair = ComparedPair(
+            cats=tuple(objects[n][0] for n in where),
+            ann_ids=tuple((objects[n][1],) for n in where),
+            common=tuple(
+                CommonPart(label, tuple((found_in[n],) for n in where))
+                for label, found_in in common.get(where, [])
+            ),
+            unique=unique if where == everywhere else None,
+        )
+        records.append(Record(_DATASET, tuple(ids[n] for n in where), False, pairs=(pair,)))
+    return records
+
+
+def _unique(
+    places: dict[tuple[RegionKind, str], dict[int, int]], everywhere: tuple[int, ...]
+) -> UniqueParts | None:
+    """Parts of single images, per image; None without any."""
+    per_image = [
+        [
+            (label, found_in[index])
+            for (kind, label), found_in in places.items()
+            if kind is RegionKind.UNIQUE_PART and index in found_in
+        ]
+        for index in everywhere
+    ]
+    if not any(per_image):
+        return None
+    return UniqueParts(
+        part_cats=tuple(tuple(label for label, _ in found) for found in per_image),
+        part_ann_ids=tuple(tuple((mask,) for _, mask in found) for found in per_image),
+    )
+
+
+def _box(rle: Rle) -> tuple[float, ...]:
+    counts = rle.counts.encode() if isinstance(rle.counts, str) else rle.counts
+    return tuple(float(side) for side in coco_mask.toBbox({"size": rle.size, "counts": counts}))
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,361 @@
+"""Journal to corrections: captured annotations, several annotators, any portions, any crash."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from annotated import body, box, deletion, event, results, task_deletion
+from fake_studio import FakeStudio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from backend.errors import LabelStudioError
+from backend.label_studio.event import parse_events
+from backend.learning.correction import Change
+from backend.learning.derivation import Derivation, Derived, StudioPredictions
+from backend.learning.repository import CorrectionRepository
+from backend.learning.rows import Standing, StartingPoint
+from backend.store import open_store
+
+PAYLOADS = Path(__file__).parents[2] / "golden" / "payloads"
+MASK, SMALLER, ELSEWHERE = box(10, 10, 30, 40), box(10, 10, 30, 30), box(0, 50, 5, 60)
+PREDICTED = results(("a", MASK, "lid"), ("b", ELSEWHERE, "rim"))
+
+
+@pytest.fixture
+def repository(tmp_path):
+    store = open_store(f"sqlite:///{tmp_path / 'a.sqlite3'}")
+    yield CorrectionRepository(store)
+    store.close()
+
+
+class Predictions:
+    """Label Studio's predictions by id; an exception is raised instead."""
+
+    def __init__(self, **found):
+        self.found = {int(name[1:]): value for name, value in found.items()}
+        self.asked = []
+
+    def find(self, prediction_id):
+        self.asked.append(prediction_id)
+        found = self.found.get(prediction_id)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def predicted(result, prediction_id=9, version="v1"):
+    return StartingPoint(prediction_id, version, json.dumps(result).encode())
+
+
+def keep(store, result, *, task=5, version="v1", key="k"):
+    """Keeps an answer as the prediction service does."""
+    answer = {"score": 0.5, "regions": result}
+    encoded = msgspec.json.encode(answer)
+    store.keep_prediction(key, encoded, project_id=7, task_id=task, version=version)
+    store.record_events([deletion(10**6)])  # returns after the commit
+
+
+def changes(repository, project=7, task=5):
+    return {row.region_id: row.change for row in repository.outcomes(project, task)}
+
+
+def derive(repository, source=None, project=7):
+    return Derivation(repository, source).derive(project)
+
+
+def test_an_annotation_is_compared_with_the_prediction_it_started_from(repository):
+    after = results(("a", SMALLER, "lid"), ("c", ELSEWHERE, "foot"))
+    repository.store.record_events([event(1, after, parent=9)])
+    keep(repository.store, results(("a", ELSEWHERE, "other")), version="v2")
+    assert derive(repository, Predictions(p9=predicted(PREDICTED))) == Derived(changed=1)
+    expected = {"a": Change.RESHAPED, "b": Change.REMOVED, "c": Change.ADDED}
+    assert changes(repository) == expected
+    (row,) = repository.tasks(7)
+    assert (row.version, row.standing, row.annotators) == ("v1", Standing.CORRECTED, 1)
+    assert (row.tally.reshaped, row.tally.removed, row.tally.added) == (1, 1, 1)
+    (reshaped,) = (one for one in repository.outcomes(7) if one.region_id == "a")
+    assert reshaped.iou == pytest.approx(2 / 3)
+    assert (reshaped.label_before, reshaped.label_after) == ("lid", "lid")
+    replaced = {one.region_id: one.replaced_by for one in repository.outcomes(7)}
+    assert replaced["b"] == "c"
+
+
+def test_captured_annotation_of_an_untouched_prediction_is_accepted_as_a_whole(repository):
+    """Saved by the editor: each attribute repeats the mask, the masks are the predicted ones."""
+    sent = json.loads((PAYLOADS / "webhook_ANNOTATION_UPDATED_ui_c2.json").read_text())["body"]
+    saved = json.loads((PAYLOADS / "annotation_saved_from_prediction_repeater.json").read_text())
+    (found,) = parse_events(json.dumps(sent).encode())
+    repository.store.record_events([found])
+    project, task = sent["project"]["id"], sent["annotation"]["task"]
+    start = predicted(saved["result"], prediction_id=305)
+    assert derive(repository, Predictions(p305=start), project) == Derived(changed=1)
+    (row,) = repository.tasks(project)
+    assert (row.tally.predicted, row.tally.accepted) == (10, 10)
+    ours = {result["id"] for result in sent["annotation"]["result"] if "id" in result}
+    theirs = {result["id"] for result in saved["result"] if "id" in result}
+    added = {row.region_id for row in repository.outcomes(project) if row.change is Change.ADDED}
+    assert added == ours - theirs
+    correction = Derivation(repository).load(project, task)
+    assert len(correction.task.image_urls) == 4
+    assert len(correction.outcomes) == 10 + len(added)
+
+
+@pytest.mark.parametrize("path", sorted(PAYLOADS.glob("webhook_*.json")), ids=lambda p: p.stem)
+def test_every_captured_event_can_be_derived(repository, path):
+    sent = json.loads(path.read_text())["body"]
+    repository.store.record_events(parse_events(json.dumps(sent).encode()))
+    project = sent["project"]["id"]
+    assert derive(repository, project=project).waiting == 0
+    standings = {row.standing for row in repository.tasks(project)}
+    assert standings <= {Standing.SKIPPED if "skip" in path.stem else Standing.CORRECTED}
+    assert bool(standings) == ("annotation" in sent)
+
+
+def test_without_an_api_the_kept_answer_with_the_same_masks_stands_in(repository):
+    moved = results(("a", SMALLER, "lid"), ("b", ELSEWHERE, "rim"))
+    keep(repository.store, PREDICTED, version="v1", key="1")
+    keep(repository.store, moved, version="v2", key="2")
+    after = results(("a", MASK, "lid"), ("b", box(0, 0, 5, 5), "rim"))
+    repository.store.record_events([event(1, after, parent=9)])
+    derive(repository)
+    assert repository.tasks(7)[0].version == "v1"
+    assert changes(repository) == {"a": Change(0), "b": Change.RESHAPED}
+
+
+def test_an_annotation_by_the_api_is_matched_by_its_ids(repository):
+    keep(repository.store, PREDICTED)
+    repository.store.record_events([event(1, results(("a", SMALLER, "lid")))])
+    derive(repository, Predictions())
+    assert changes(repository) == {"a": Change.RESHAPED, "b": Change.REMOVED}
+
+
+def test_an_annotation_from_nothing_is_all_added(repository):
+    keep(repository.store, PREDICTED)
+    repository.store.record_events([event(1, results(("x", MASK, "lid")))])
+    derive(repository)
+    assert changes(repository) == {"x": Change.ADDED}
+    assert repository.tasks(7)[0].version is None
+
+
+def test_everything_removed_is_told(repository):
+    keep(repository.store, PREDICTED)
+    repository.store.record_events([event(1, [], parent=9)])
+    derive(repository, Predictions())  # Label Studio has forgotten prediction 9
+    assert changes(repository) == {"a": Change.REMOVED, "b": Change.REMOVED}
+
+
+def test_what_an_annotation_started_from_is_found_out_once(repository):
+    source = Predictions(p9=predicted(PREDICTED))
+    repository.store.record_events([event(1, PREDICTED, parent=9)])
+    derive(repository, source)
+    source.found[9] = LabelStudioError("gone")
+    repository.store.record_events([event(1, results(("a", MASK, "lid")), parent=9, second=5)])
+    assert derive(repository, source) == Derived(changed=1)
+    Derivation(repository, source).rebuild(7)
+    assert source.asked == [9]
+    assert changes(repository) == {"a": Change(0), "b": Change.REMOVED}
+
+
+def test_a_start_that_cannot_be_fetched_is_waited_for(repository):
+    source = Predictions(p9=LabelStudioError("down"))
+    repository.store.record_events([event(1, PREDICTED, parent=9), event(2, PREDICTED, task=6)])
+    assert derive(repository, source) == Derived(changed=1, waiting=1)
+    assert [row.task_id for row in repository.tasks(7)] == [6]
+    source.found[9] = predicted(PREDICTED)
+    assert derive(repository, source) == Derived(changed=1)
+    assert changes(repository) == {"a": Change(0), "b": Change(0)}
+
+
+def test_predictions_are_fetched_from_label_studio(repository):
+    studio = FakeStudio()
+    studio.predictions[9] = {"id": 9, "task": 5, "model_version": "v7", "result": PREDICTED}
+    repository.store.record_events([event(1, PREDICTED, parent=9), event(2, [], task=6, parent=8)])
+    source = StudioPredictions(studio.client())
+    assert derive(repository, source) == Derived(changed=2)
+    assert [row.version for row in repository.tasks(7)] == ["v7", None]
+
+
+def test_nothing_new_is_nothing_to_do(repository):
+    repository.store.record_events([event(1, PREDICTED)])
+    assert derive(repository) == Derived(changed=1)
+    assert derive(repository) == Derived()
+
+
+def test_the_newest_annotator_counts_and_agreement_is_kept(repository):
+    first = event(1, results(("x", MASK, "lid")), annotator=1, second=1)
+    second = event(2, results(("y", SMALLER, "rim")), annotator=2, second=2)
+    repository.store.record_events([second, first])
+    derive(repository)
+    (row,) = repository.tasks(7)
+    assert (row.annotation_id, row.annotators) == (2, 2)
+    assert row.agreement == pytest.approx(2 / 3)
+    assert changes(repository) == {"y": Change.ADDED}
+
+
+def test_ground_truth_is_respected(repository):
+    truth = event(1, results(("x", MASK, "lid")), second=1, truth=True)
+    repository.store.record_events([truth, event(2, [], annotator=2, second=2)])
+    derive(repository)
+    (row,) = repository.tasks(7)
+    assert (row.annotation_id, row.is_ground_truth) == (1, True)
+
+
+def test_skipped_deleted_and_restored_tasks(repository):
+    store = repository.store
+    store.record_events([event(1, [], skipped=True), event(2, PREDICTED, task=6)])
+    derive(repository)
+    assert [row.standing for row in repository.tasks(7)] == [Standing.SKIPPED, Standing.CORRECTED]
+    store.record_events([event(1, PREDICTED, second=9), deletion(2)])
+    assert derive(repository) == Derived(changed=1, dropped=1)
+    assert [(row.task_id, row.standing) for row in repository.tasks(7)] == [(5, Standing.CORRECTED)]
+    store.record_events([task_deletion(5)])
+    assert derive(repository) == Derived(dropped=1)
+    assert repository.outcomes(7) == ()
+
+
+def test_a_deletion_brings_back_the_other_annotator(repository):
+    store = repository.store
+    store.record_events([event(1, PREDICTED, second=1), event(2, [], annotator=2, second=2)])
+    derive(repository)
+    store.record_events([deletion(2)])
+    derive(repository)
+    (row,) = repository.tasks(7)
+    assert (row.annotation_id, row.annotators, row.agreement) == (1, 1, None)
+
+
+def test_an_event_that_cannot_be_read_is_told_and_not_tried_again(repository):
+    sent = body(1, PREDICTED)
+    sent["project"]["label_config"] = "<View/>"
+    repository.store.record_events(parse_events(json.dumps(sent).encode()))
+    assert derive(repository) == Derived(changed=1)
+    (row,) = repository.tasks(7)
+    assert row.standing is Standing.UNREADABLE
+    assert row.problem
+    assert derive(repository) == Derived()
+
+
+def test_a_broken_mask_spoils_its_region_only(repository):
+    broken = results(("a", MASK, "lid"), ("b", ELSEWHERE, "rim"))
+    for result in broken[:3]:
+        result["value"]["rle"] = [1, 2, 3]
+    repository.store.record_events([event(1, broken)])
+    derive(repository)
+    assert changes(repository) == {"b": Change.ADDED}
+    assert "cannot be decoded: a" in repository.tasks(7)[0].problem
+
+
+def test_new_corrections_are_counted_from_a_place_in_the_journal(repository):
+    repository.store.record_events([event(n, PREDICTED, task=n) for n in (1, 2)])
+    derive(repository)
+    newest = max(row.seq for row in repository.tasks(7))
+    assert repository.count_since(7, 0) == 2
+    assert repository.count_since(7, newest) == 0
+    repository.store.record_events([event(1, [], task=1, second=4)])
+    derive(repository)
+    assert repository.count_since(7, newest) == 1
+
+
+def history(project):
+    """Three annotators' work, with a skip and deletions."""
+    drawn = [
+        event(
+            number,
+            results((f"r{number}", mask, "lid")),
+            task=task,
+            annotator=annotator,
+            second=second * 3 + number,
+            project=project,
+        )
+        for number, task, annotator in ((1, 1, 1), (2, 1, 2), (3, 2, 1))
+        for second, mask in enumerate((MASK, SMALLER))
+    ]
+    return [
+        *drawn,
+        event(4, [], task=3, skipped=True, project=project),
+        event(5, PREDICTED, task=4, project=project),
+        deletion(3, project=project),
+        task_deletion(4, project=project),
+    ]
+
+
+EVENTS = range(10)
+PROJECTS = itertools.count(100)
+
+
+def everything(repository, project=7):
+    rows = repository.tasks(project)
+    told = [(row.task_id, row.annotation_id, row.tally, row.agreement) for row in rows]
+    return told, repository.outcomes(project)
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    order=st.permutations(EVENTS),
+    again=st.lists(st.sampled_from(EVENTS), max_size=4),
+    cuts=st.sets(st.integers(0, len(EVENTS))),
+)
+def test_corrections_do_not_depend_on_portions_order_or_repetition(repository, order, again, cuts):
+    found = []
+    for deliveries, stops in ((EVENTS, set()), ([*order, *again], cuts)):
+        project = next(PROJECTS)
+        told = history(project)
+        for place, number in enumerate(deliveries):
+            repository.store.record_events([told[number]])
+            if place in stops:
+                derive(repository, project=project)
+        derive(repository, project=project)
+        found.append(everything(repository, project))
+        Derivation(repository).rebuild(project)
+        found.append(everything(repository, project))
+    assert [task[0] for task in found[0][0]] == [1, 3]
+    assert found == [found[0]] * 4
+
+
+DERIVER = """
+import sys
+from backend.learning.derivation import Derivation
+from backend.learning.repository import CorrectionRepository
+from backend.store import open_store
+repository = CorrectionRepository(open_store(sys.argv[1], is_guest=True))
+derivation = Derivation(repository)
+while True:
+    derivation.rebuild(7, on_progress=lambda done, all: print(done, flush=True))
+"""
+
+
+def test_corrections_are_whole_after_kill_9(tmp_path):
+    url = f"sqlite:///{tmp_path / 'a.sqlite3'}"
+    store = open_store(url)
+    repository = CorrectionRepository(store)
+    drawn = [results(*((f"{n}-{k}", MASK, "lid") for k in range(n))) for n in range(1, 9)]
+    store.record_events([event(n, found, task=n) for n, found in enumerate(drawn, start=1)])
+    derive(repository)
+    expected = everything(repository)
+    for round_number in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", DERIVER, url],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[3],
+        )
+        with process:
+            for _ in range(1 + 8 * round_number):
+                assert process.stdout.readline()
+            time.sleep(0.003 * round_number)
+            process.send_signal(signal.SIGKILL)
+        for row in repository.tasks(7):  # never a task without its regions
+            assert len(repository.outcomes(7, row.task_id)) == row.tally.added
+        derive(repository)
+        assert everything(repository) == expected
+    store.close()
