@@ -43,6 +43,11 @@ COMMANDS = (
         "backend.cli.corrections:corrections",
         "Show and export what annotators changed.",
     ),
+    Command(
+        ("corrections",),
+        "backend.cli.corrections:corrections",
+        "Show and export what annotators changed.",
+    ),
     Command(("evaluate",), "backend.cli.evaluate:evaluate", "Measure the model on labeled groups."),
     Command(("synth",), "backend.cli.synth:synth", "Draw labeled groups of images."),
     Command(("train",), "backend.cli.train:train", "Train the model."),
