@@ -19,6 +19,7 @@ BackendError                     500
 ├── NotReadyError                503  weights are still loading; try again
 ├── BusyError                    503  a bounded queue is full or the journal is too slow
 ├── StoreError                   503  the database cannot be read or written
+├── FetchError                   502  released weights cannot be brought here, or are incomplete
 └── SettingsError                500  a setting that cannot be used; raised at start only
 """
 
@@ -134,6 +135,12 @@ class StoreError(BackendError):
     """The database cannot be read or written."""
 
     http_status = 503
+
+
+class FetchError(BackendError):
+    """Released weights cannot be brought here, or are incomplete or damaged."""
+
+    http_status = 502
 
 
 class SettingsError(BackendError):
