@@ -142,12 +142,13 @@ def group_batch(
     masks: int,
     side: int,
     system_prompt: str = "",
+    chances: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> TrainingBatch:
     """Groups with some of the three questions and some of their masks: the language stage."""
     choose = random.Random(int(rng.integers(2**31)))
-    turns, wanted = _ask(groups, choose, questions, system_prompt)
+    turns, wanted = _ask(groups, choose, questions, chances, system_prompt)
     while not wanted:  # nothing in common anywhere: ask something else
-        turns, wanted = _ask(groups, choose, questions, system_prompt)
+        turns, wanted = _ask(groups, choose, questions, chances, system_prompt)
     batch = batch_scenes([scene for group in groups for scene in group])
     collated = collate_turns(turns, tokenizer, queries)
     if len(collated.seg_row) != len(wanted):
@@ -158,19 +159,31 @@ def group_batch(
 
 
 def _ask(
-    groups: Sequence[Sequence[Scene]], choose: random.Random, questions: int, system_prompt: str
+    groups: Sequence[Sequence[Scene]],
+    choose: random.Random,
+    questions: int,
+    chances: Sequence[float],
+    system_prompt: str,
 ) -> tuple[list[Turn], list[tuple[int, int, int]]]:
     turns: list[Turn] = []
     wanted: list[tuple[int, int, int]] = []
     first = 0
     for group in groups:
         comparison = compare(group)
-        for kind in choose.sample(tuple(RegionKind), questions):
+        for kind in _draw_kinds(choose, questions, chances):
             turn, masks = write_turn(kind, comparison, first, choose, system_prompt)
             turns.append(turn)
             wanted.extend(masks)
         first += len(group)
     return turns, wanted
+
+
+def _draw_kinds(
+    choose: random.Random, questions: int, chances: Sequence[float]
+) -> tuple[RegionKind, ...]:
+    """Weighted draw without replacement: the largest u^(1/w) win (Efraimidis and Spirakis)."""
+    keys = {k: choose.random() ** (1.0 / w) for k, w in zip(RegionKind, chances, strict=True)}
+    return tuple(sorted(keys, key=lambda kind: -keys[kind]))[:questions]
 
 
 def write_turn(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import cast
 
@@ -33,7 +34,7 @@ from calico_model.training.batches import TrainingBatch, dictionary_batch, group
 from calico_model.training.curves import CurveLog
 from calico_model.training.lexicon import small_tokenizer
 from calico_model.training.objectives import TrainingObjective, Weights
-from calico_model.training.recipe import Recipe, Stage
+from calico_model.training.recipe import REFINE, Recipe, Stage
 
 _LOG_EVERY = 25
 
@@ -70,7 +71,7 @@ def train(
         recipe: what to do; the same recipe and folders resume an interrupted run.
         pool_folder: rendered scenes (see `pool.fill_pool`); must not grow during a run.
         out: gets `state/` (resumable), `curve.csv`, `curve.png` and `model/`.
-        start_from: weights that the last stage begins with; the stages before it are skipped.
+        start_from: weights the stage "refine" begins with; the stages before it are skipped.
         on_progress: called every few steps on the main process.
         stop: asked every step; True saves the state and returns.
 
@@ -136,10 +137,11 @@ class _Run:
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
 
     def start_from(self, folder: Path) -> None:
-        """Takes over weights in this configuration's shapes and moves to the last stage."""
+        """Takes over weights in this configuration's shapes and moves to the stage that refines."""
         model = self.accelerator.unwrap_model(self.objective).model
         load_base_state(model, read_tensors(folder / WEIGHTS), where=f"{folder.name}/{WEIGHTS}")
-        self.step = sum(stage.steps for stage in self.recipe.stages[:-1])
+        before = takewhile(lambda stage: stage.name != REFINE.name, self.recipe.stages)
+        self.step = sum(stage.steps for stage in before)
 
     def resume(self) -> None:
         """Continues from the newest state, if there is one.
@@ -226,6 +228,7 @@ class _Run:
             rng,
             queries=self.config.qformer.queries,
             questions=stage.questions,
+            chances=stage.chances,
             masks=stage.masks,
             side=side,
             system_prompt=self.config.system_prompt,

@@ -5,7 +5,7 @@ Knows nothing of tensors or files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from calico_model.errors import InvalidConfigError
 
@@ -21,6 +21,7 @@ class Stage:
         language: train the LLM path too; False trains the encoders and the mask decoder alone.
         scenes: images per step and process; a language stage cuts them into groups of one size.
         questions: how many of the three questions a group asks.
+        chances: relative chance of each question: common object, common part, unique part.
         masks: most masks decoded per step and process.
         dense_weight: per-cell part and category loss.
         mask_weight: on top of the paper's mask weights; a decoder from scratch needs more.
@@ -33,6 +34,7 @@ class Stage:
     language: bool
     scenes: int = 32
     questions: int = 1
+    chances: tuple[float, float, float] = (1.0, 1.0, 1.0)
     masks: int = 48
     dense_weight: float = 0.3
     mask_weight: float = 1.0
@@ -45,6 +47,20 @@ class Stage:
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         left = (self.steps - step) / max(1.0, self.decay_share * self.steps)
         return self.learning_rate * min(warm, 1.0, max(left, 0.02))
+
+
+REFINE = Stage(
+    "refine",
+    879,
+    8e-4,
+    language=True,
+    masks=80,
+    dense_weight=0.15,
+    mask_weight=3.0,
+    prompt_weight=0.0,
+    decay_share=0.0,
+)
+"""The stage that may also start from weights of an earlier run."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +82,14 @@ class Recipe:
     stages: tuple[Stage, ...] = (
         Stage("encoders", 1000, 1.5e-3, language=False),
         Stage("joint", 1250, 8e-4, language=True, masks=64, dense_weight=0.1, mask_weight=3.0),
-        Stage(
-            "refine",
-            2700,
-            8e-4,
-            language=True,
-            masks=80,
-            dense_weight=0.15,
-            mask_weight=3.0,
-            prompt_weight=0.0,
+        REFINE,
+        replace(
+            REFINE,
+            name="settle",
+            steps=1250,
+            chances=(0.25, 0.3, 0.45),
+            warmup_steps=1,
+            decay_share=0.5,
         ),
     )
     group_sizes: tuple[float, ...] = (0.03, 0.52, 0.13, 0.12, 0.10, 0.10)
