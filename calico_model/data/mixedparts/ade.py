@@ -51,7 +51,7 @@ class AdePart234(Source):
         file_split = SourceSplit.TRAIN if split is SourceSplit.TRAIN else SourceSplit.VAL
         stem = f"ade20k_instance_{file_split}"
         names = (f"{stem}_mixed_parts.json", f"{stem}.json")
-        self.objects = CocoFile(first_file([folder / name for name in names], "ADE20K-Part-234"))
+        super().__init__(CocoFile(first_file([folder / n for n in names], "ADE20K-Part-234")))
         subfolder = "training" if split is SourceSplit.TRAIN else "validation"
         self._images_folder = folder / "images" / subfolder
         self._maps_folder = folder / "annotations_detectron2_part" / subfolder
@@ -60,14 +60,6 @@ class AdePart234(Source):
     def image_path(self, image_id: int) -> Path:
         """Returns e.g. images/training/ADE_train_00000001.jpg."""
         return self._images_folder / self.objects.images[image_id].file_name
-
-    def check_image(self, key: str, image_id: int) -> None:
-        """Raises InvalidRecordError unless the image and its label map are there."""
-        super().check_image(key, image_id)
-        if not self._map_path(image_id).is_file():
-            raise InvalidRecordError(
-                f"{self.objects.name}: image {image_id}: no label map {self._map_path(image_id)}"
-            )
 
     def check_part(self, key: str, ann_id: int, image_id: int) -> None:
         """Raises InvalidRecordError: parts have labels here, no annotations."""
@@ -138,6 +130,13 @@ class AdePart234(Source):
                 for label in [c.name.strip().lower()]
             },
         )
+
+    def _check_files(self, image_id: int) -> None:
+        super()._check_files(image_id)
+        if not self._map_path(image_id).is_file():
+            raise InvalidRecordError(
+                f"{self.objects.name}: image {image_id}: no label map {self._map_path(image_id)}"
+            )
 
     def _map_path(self, image_id: int) -> Path:
         name = Path(self.objects.images[image_id].file_name).with_suffix(".png")

@@ -41,7 +41,8 @@ class PacoLvis(Source):
 
     def __init__(self, folder: Path, coco_folder: Path, split: SourceSplit) -> None:
         name = f"paco_lvis_v1_{split}.json"
-        self.objects = CocoFile(first_file([folder / "annotations" / name, folder / name], "PACO"))
+        places = [folder / "annotations" / name, folder / name]
+        super().__init__(CocoFile(first_file(places, "PACO")))
         self._coco_folder = coco_folder
 
     def image_path(self, image_id: int) -> Path:

@@ -41,7 +41,8 @@ class PartImageNet(Source):
 
     def __init__(self, folder: Path, split: SourceSplit) -> None:
         self._images_folders = (folder / "images" / split, folder / split)
-        self.objects = CocoFile(_annotation_file(folder / "annotations", split, f"{split}_whole"))
+        whole = _annotation_file(folder / "annotations", split, f"{split}_whole")
+        super().__init__(CocoFile(whole))
         self._parts = CocoFile(_annotation_file(folder / "annotations", split, str(split)))
 
     def image_path(self, image_id: int) -> Path:

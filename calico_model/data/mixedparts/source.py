@@ -77,8 +77,11 @@ class Source(ABC):
     """
 
     dataset_name: DatasetName
-    objects: CocoFile
     has_part_labels = False
+
+    def __init__(self, objects: CocoFile) -> None:
+        self.objects = objects
+        self._found: set[int] = set()
 
     @abstractmethod
     def image_path(self, image_id: int) -> Path:
@@ -126,12 +129,9 @@ class Source(ABC):
         """Raises InvalidRecordError unless the image is described and its file is there."""
         if image_id not in self.objects.images:
             raise InvalidRecordError(f"{key}: no image {image_id} in {self.objects.name}")
-        path = self.image_path(image_id)
-        if not path.is_file():
-            raise InvalidRecordError(
-                f"{self.objects.name}: image {image_id}: file_name: no file {path.name!r} "
-                f"in {path.parent}"
-            )
+        if image_id not in self._found:
+            self._check_files(image_id)
+            self._found.add(image_id)
 
     def check_object(self, key: str, ann_id: int, image_id: int) -> None:
         """Raises InvalidRecordError unless there is such an object, of this image."""
@@ -170,6 +170,14 @@ class Source(ABC):
     def object_mask(self, ann_ids: Ids) -> BoolMask:
         """Returns the union of object annotations of one image, (H, W) bool."""
         return self.objects.union(ann_ids)
+
+    def _check_files(self, image_id: int) -> None:
+        path = self.image_path(image_id)
+        if not path.is_file():
+            raise InvalidRecordError(
+                f"{self.objects.name}: image {image_id}: file_name: no file {path.name!r} "
+                f"in {path.parent}"
+            )
 
     def _wrong_size(
         self, image: CocoImage, path: Path, size: tuple[int, int]
