@@ -1,4 +1,7 @@
-"""The process that serves: gunicorn, one worker that holds the model, many request threads."""
+"""The process that serves: gunicorn, one worker that holds the model, many request threads.
+
+Beside the requests it looks again and again for events that Label Studio could not deliver.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,19 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
-from backend.serving.app import close_app, create_app
+from backend.label_studio.client import LabelStudioClient
+from backend.learning.reconcile import Repair
+from backend.learning.repository import CorrectionRepository
+from backend.learning.watch import ReconcileWatch
+from backend.serving.app import Parts, close_app, create_app
 from backend.serving.http_worker import HttpWorker
 from backend.serving.logs import start_logging
+from backend.serving.metrics import Metrics
+from backend.serving.studio import connect_client
 from backend.settings import Settings, load_settings
-from backend.store import open_store
+from backend.store import Store, open_store
+
+_WATCH = "calico.watch"
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -50,7 +61,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         """Builds the app inside the worker: threads and connections do not survive a fork."""
-        return create_app(self._settings)
+        return _create_watched(self._settings)
 
 
 def run_server(settings: Settings) -> None:
@@ -68,7 +79,32 @@ def application() -> Flask:
     """For other WSGI servers: `gunicorn --threads 32 'backend._wsgi:application()'`."""
     settings = load_settings()
     start_logging(settings.log_level)
-    return create_app(settings)
+    return _create_watched(settings)
+
+
+def build_watch(store: Store, metrics: Metrics, client: LabelStudioClient) -> ReconcileWatch:
+    """Returns what finds lost events and counts them; not started yet."""
+
+    def count(_project_id: int, repair: Repair | None) -> None:
+        if repair is None:
+            metrics.reconcile_failures.inc()
+            return
+        metrics.reconciled_at.set_to_current_time()
+        metrics.reconciled.labels("change").inc(repair.recovered)
+        metrics.reconciled.labels("deletion").inc(repair.deleted)
+        metrics.reconciled.labels("unreadable").inc(repair.unreadable)
+
+    return ReconcileWatch(CorrectionRepository(store), client, on_done=count)
+
+
+def _create_watched(settings: Settings) -> Flask:
+    app = create_app(settings)
+    client = connect_client(settings)
+    if client is not None:
+        parts: Parts = app.extensions["calico"]
+        app.extensions[_WATCH] = build_watch(parts.store, parts.metrics, client)
+        app.extensions[_WATCH].start()
+    return app
 
 
 class _RootLogger(Logger):  # type: ignore[misc]
@@ -96,4 +132,6 @@ def _answer_waiters_on_stop(worker: Worker) -> None:
 def _close(_arbiter: Arbiter, worker: Worker) -> None:
     app = getattr(worker.app, "callable", None)
     if app is not None:
+        if (watch := app.extensions.get(_WATCH)) is not None:
+            watch.close()
         close_app(app)

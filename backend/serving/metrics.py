@@ -65,6 +65,22 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self.reconciled = Counter(
+            "calico_reconcile_recovered",
+            "What Label Studio had and no event told: change, deletion or unreadable.",
+            ["what"],
+            registry=self.registry,
+        )
+        self.reconcile_failures = Counter(
+            "calico_reconcile_failures",
+            "Projects that could not be compared with Label Studio.",
+            registry=self.registry,
+        )
+        self.reconciled_at = Gauge(
+            "calico_reconciled_timestamp_seconds",
+            "When a project was last compared with Label Studio, as Unix time.",
+            registry=self.registry,
+        )
         Info("calico_build", "What is running.", registry=self.registry).info(
             {"version": package_version()}
         )

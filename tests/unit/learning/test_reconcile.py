@@ -13,6 +13,7 @@ from fake_studio import FakeStudio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backend._wsgi import build_watch
 from backend.clock import from_us
 from backend.errors import BusyError, LabelStudioAuthError, LabelStudioError
 from backend.label_studio.event import read_annotation
@@ -20,6 +21,7 @@ from backend.learning import reconcile as module
 from backend.learning.reconcile import Reconciler, Repair
 from backend.learning.repository import CorrectionRepository
 from backend.learning.watch import ReconcileWatch
+from backend.serving.metrics import Metrics
 from backend.store import open_store
 from backend.types import EventAction
 
@@ -303,3 +305,18 @@ def test_the_watch_looks_at_start_and_tells_how_it_ended(repository, studio):
     assert both.wait(30)
     watch.close()
     assert ended == {7: Repair(recovered=1), 8: None}  # Label Studio does not know project 8
+
+
+def test_what_was_found_is_counted(repository, studio):
+    studio.annotate(body(2, RESULT, task=6))
+    repository.store.record_events([event(1, RESULT, task=5)])
+    metrics = Metrics()
+    watch = build_watch(repository.store, metrics, studio.client())
+    watch.round()
+    studio.failures = [httpx.Response(401)]
+    watch.round()
+    text = metrics.text().decode()
+    assert 'calico_reconcile_recovered_total{what="change"} 1.0' in text
+    assert 'calico_reconcile_recovered_total{what="deletion"} 0.0' in text
+    assert "calico_reconcile_failures_total 1.0" in text
+    assert "calico_reconciled_timestamp_seconds 1." in text
