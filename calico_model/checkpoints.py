@@ -89,7 +89,11 @@ def load_model(folder: Path, *, device: str = "cpu") -> tuple[Calico, Tokenizer]
         for line in released.report.lines():
             _log.info("%s: %s", folder.name, line)
         return released.model, released.tokenizer
-    for name in (CONFIG, WEIGHTS, TOKENIZER):
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder.name}/{CONFIG}: missing, and nothing else here is a released checkpoint"
+        )
+    for name in (WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder.name}/{name}: missing")
     config = CalicoConfig.from_file(folder / CONFIG)

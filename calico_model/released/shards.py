@@ -22,6 +22,8 @@ from calico_model.errors import CheckpointError
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PICKLES = ("pytorch_model*.bin", "adapter_model.bin", "non_lora_trainables.bin", "*.pth")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)")
+# How torch says that a pickle wants to call something.
+_FOREIGN = re.compile(r"nsupported (?:global: )?GLOBAL (\S+)")
 # Checkpoints of a training loop keep the weights under one of these.
 _WRAPPERS = ("model", "state_dict")
 
@@ -128,9 +130,11 @@ def read_pickle(path: Path, label: str) -> dict[str, Tensor]:
     except UnpicklingError as error:
         if not is_zip and _is_cut_zip(path):
             raise CheckpointError(f"{label}: truncated") from error
-        raise CheckpointError(
-            f"{label}: refused: expected tensors only, found code or damage: {_reason(error)}"
-        ) from error
+        if call := _FOREIGN.search(str(error)):
+            raise CheckpointError(
+                f"{label}: refused: expected tensors only, found a call of {call[1]}"
+            ) from error
+        raise CheckpointError(f"{label}: damaged, or not tensors only") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{label}: not a readable weights file: {_reason(error)}") from error
     for wrapper in _WRAPPERS:
@@ -147,10 +151,8 @@ def _is_cut_zip(path: Path) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The one telling line of torch's long messages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if line.startswith("WeightsUnpickler error")]
-    return (telling or lines or [type(error).__name__])[0]
+    """The first line; the others are advice for other programs."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def find_sources(folder: Path) -> Iterator[Source]:
