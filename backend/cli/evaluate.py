@@ -19,16 +19,26 @@ from backend.cli.weights import load
 from calico_model.data import synthetic
 from calico_model.data.opening import open_groups
 from calico_model.data.synthetic import Split
+from calico_model.data.taxonomy import drawn_taxonomy, read_taxonomy
+from calico_model.errors import InvalidConfigError
 from calico_model.evaluation import gate, protocol, report
+from calico_model.evaluation.choices import Taxonomy
+from calico_model.evaluation.page import page
+from calico_model.evaluation.saved import PredictionFile, SavedPredictions
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
+from calico_model.vocabulary import Vocabulary
 
 _PAGE_COLUMNS = 140
 
 
 class Compat(StrEnum):
-    """Whose evaluation to show first."""
+    """Whose evaluation to show first, and to require things of."""
 
     GLAMM = "glamm"
+    PARTONOMY = "partonomy"
+
+
+_FIRST = {None: "strict", Compat.GLAMM: "compat", Compat.PARTONOMY: "partonomy"}
 
 
 def evaluate(
@@ -64,7 +74,7 @@ def evaluate(
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Write report.json, chart and worst groups.", metavar="DIR"),
+        typer.Option("--out", help="Write report.json, charts and worst groups.", metavar="DIR"),
     ] = None,
     require: Annotated[
         list[str] | None,
@@ -72,7 +82,30 @@ def evaluate(
     ] = None,
     compat: Annotated[
         Compat | None,
-        typer.Option("--compat", help="Count as the released GLaMM evaluation does, first."),
+        typer.Option("--compat", help="Count first as a released evaluation does."),
+    ] = None,
+    forced: Annotated[
+        bool,
+        typer.Option("--forced", help="Also draw the true answers: Partonomy's teacher, strict."),
+    ] = False,
+    choices: Annotated[
+        bool, typer.Option("--choices", help="Also ask five-choice questions, by likelihood.")
+    ] = False,
+    consistency: Annotated[
+        int,
+        typer.Option("--consistency", min=0, help="Also ask N groups in other words and order."),
+    ] = 0,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option("--vocabulary", help="Closed label set, one label a line.", metavar="FILE"),
+    ] = None,
+    save_predictions: Annotated[
+        Path | None,
+        typer.Option("--save-predictions", help="Keep what was predicted.", metavar="FILE"),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option("--predictions", help="Score a kept file; no model.", metavar="FILE"),
     ] = None,
 ) -> None:
     """Measure the model on labeled groups: masks, names, and common against unique.
@@ -80,24 +113,33 @@ def evaluate(
     Every metric is given twice and in percent. Strict counts what is missing
     and what is too much. Compat counts as the code behind the published tables
     does, which forgives both: use it to compare with papers, and strict to
-    decide. The interval is a 95 % bootstrap over groups.
+    decide. The interval is a 95 % bootstrap over groups. What each figure
+    means: docs/evaluation.md.
 
     Draw new groups and measure the shipped model:
     calico evaluate --split seen --groups 300
 
-    Measure on files; keep the report, a chart and the worst groups as pictures:
+    Groups of three to eight images, reported by size:
+    calico evaluate --groups 300 --group-size 3-8 --out report
+
+    Measure on files; keep the report, charts and the worst groups as pictures:
     calico evaluate --data DIR --out report
 
+    Part questions as the Partonomy benchmark asks them, five choices included:
+    calico evaluate --compat partonomy --choices
+
     Gate a pipeline; exit status 1 if a requirement is not met, 2 if it is none:
-    calico evaluate --require "compat.mIoU>=52" --require "common_part.Recall>=45"
+    calico evaluate --require "compat.mIoU>=52" --require "annotator.NoC@90<=3"
 
     The last line of the output is JSON: compat and strict means of the three
     subtasks, and the number of groups.
     """
-    mode = "compat" if compat else "strict"
+    first = _FIRST[compat]
+    mode = "compat" if compat is Compat.GLAMM else "strict"
     requirements = tuple(gate.parse_requirement(text) for text in require or ())
     for requirement in requirements:
         gate.resolve(requirement.name, mode=mode)
+    words = read_vocabulary(vocabulary) if vocabulary else None
     labeled: Sequence[LabeledGroup]
     if data is None:
         labeled = DrawnGroups(split, groups, seed, read_group_size(group_size))
@@ -105,25 +147,57 @@ def evaluate(
     else:
         labeled, run = _open(data, skip_broken), {"data": str(data)}
     started = time.perf_counter()
-    predictor = TimedPredictor(load(weights, device))
+    model = SavedPredictions(predictions) if predictions else load(weights, device)
     load_s = time.perf_counter() - started
-    with progress_bar("Predicting groups", len(labeled)) as advance_to:
-        outcome = protocol.evaluate(predictor, labeled, on_group=advance_to)
+    extras = protocol.ask_also(
+        model,
+        vocabulary=words,
+        forced=forced or compat is Compat.PARTONOMY,
+        taxonomy=_taxonomy(data) if choices else None,
+        consistency=consistency,
+    )
+    predictor = WatchedPredictor(model, save_predictions)
+    with predictor, progress_bar("Predicting groups", len(labeled)) as advance_to:
+        outcome = protocol.evaluate(predictor, labeled, extras=extras, on_group=advance_to)
     # A file or pipe has no width, and a table that wraps cannot be read.
     console = Console()
     console.width = max(console.width, _PAGE_COLUMNS)
-    console.print(report.page(outcome, first=mode))
+    console.print(page(outcome, first=first))
     if out is not None:
-        run |= {"weights": str(weights or "calico-tiny"), "first_mode": mode}
+        run |= {"weights": str(predictions or weights or "calico-tiny"), "first_mode": first}
         efficiency = {"load_s": round(load_s, 3)} | predictor.efficiency()
         report.write_report(outcome, out, run=run, efficiency=efficiency)
-        console.print(f"report.json, metrics.png and the worst groups are in {out}.")
+        console.print(f"report.json, charts and the worst groups are in {out}.")
     unmet = gate.failures(outcome, requirements, mode=mode)
     for message in unmet:
         typer.secho(f"calico evaluate: {message}", fg=typer.colors.RED, err=True)
     typer.echo(json.dumps(report.headline(outcome)))
     if unmet:
         raise typer.Exit(1)
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """Reads a closed label set, one label a line; empty lines do not count.
+
+    Raises:
+        InvalidConfigError: no readable file, no labels, or two that mean the same.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidConfigError(f"--vocabulary: cannot read {path}: {error}") from error
+    labels = tuple(line.strip() for line in lines if line.strip())
+    if not labels:
+        raise InvalidConfigError(f"--vocabulary: expected one label a line in {path}, got none")
+    try:
+        return Vocabulary(labels)
+    except InvalidConfigError as error:
+        raise InvalidConfigError(f"--vocabulary: {path.name}: {error}") from error
+
+
+def _taxonomy(data: Path | None) -> Taxonomy:
+    """The classes and parts wrong answers are made of."""
+    return Taxonomy(drawn_taxonomy() if data is None else read_taxonomy(data))
 
 
 def _open(data: Path, skip_broken: bool) -> Sequence[LabeledGroup]:
@@ -161,23 +235,36 @@ class DrawnGroups(Sequence[LabeledGroup]):
         return synthetic.labeled_group(scenes, ids)
 
 
-class TimedPredictor:
-    """A predictor that notes how long every group took."""
+class WatchedPredictor:
+    """A predictor that notes how long every group took, and what was predicted.
 
-    def __init__(self, predictor: protocol.Predictor) -> None:
+    Attributes:
+        version: names the weights.
+    """
+
+    def __init__(self, predictor: protocol.Predictor, keep: Path | None = None) -> None:
+        self.version = predictor.version
         self._predictor = predictor
         self._seconds: list[float] = []
+        self._file = PredictionFile(keep) if keep else None
 
-    @property
-    def version(self) -> str:
-        """Names the weights."""
-        return self._predictor.version
+    def __enter__(self) -> None:
+        """Starts watching."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Puts the file of predictions in its place, unless something went wrong."""
+        if self._file is not None and kind is None:
+            self._file.close()
+        elif self._file is not None:
+            self._file.discard()
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
         """Passes the group on."""
         started = time.perf_counter()
         prediction = self._predictor.predict(group)
         self._seconds.append(time.perf_counter() - started)
+        if self._file is not None:
+            self._file.add(group, prediction)
         return prediction
 
     def efficiency(self) -> dict[str, float]:

@@ -42,7 +42,7 @@ def write_answer(
     """Writes an answer to one question about a group.
 
     Args:
-        labeled: gives the compared objects.
+        labeled: gives the compared objects, or the parts' word for them.
         kind: the question.
         items: parts, or objects of the object question, with the images that show them.
         renamed: compared object -> the name to give it instead.
@@ -50,9 +50,8 @@ def write_answer(
     if kind is RegionKind.COMMON_OBJECT:
         return prompts.write_answer(kind, [Phrase(name, at, True) for name, at in items], ())
     images: dict[str, list[int]] = {}
-    for compared in labeled.objects:
-        name = (renamed or {}).get(compared.label, compared.label)
-        images.setdefault(name, []).append(compared.image_index)
+    for image, label in enumerate(_compared(labeled)):
+        images.setdefault((renamed or {}).get(label, label), []).append(image)
     objects = [Phrase(name, tuple(at), True) for name, at in images.items()]
     return prompts.write_answer(kind, objects, [Phrase(name, at, False) for name, at in items])
 
@@ -60,3 +59,10 @@ def write_answer(
 def first_sentence(answer: str) -> str:
     """Returns the sentence of a part answer that names the compared objects."""
     return answer[: answer.index(".") + 1]
+
+
+def _compared(labeled: LabeledGroup) -> list[str]:
+    """What each image shows, by the best source there is: part answers must name something."""
+    named = {part.image_index: part.object_label for part in labeled.parts if part.object_label}
+    named |= {compared.image_index: compared.label for compared in labeled.objects}
+    return [named.get(image, "object") for image in range(len(labeled.group))]

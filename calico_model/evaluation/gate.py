@@ -1,7 +1,9 @@
 """Turns a report into a yes or no: requirements such as `compat.mIoU>=52`.
 
 A name is `metric`, `mode.metric` (both mean the mean of the three subtasks), `subtask.metric` or
-`subtask.mode.metric`; a missing mode is the default one. `parts.status_accuracy` is a name too.
+`subtask.mode.metric`; a missing mode is the default one. `parts.status_accuracy` is a name too, and
+so is every path of blocks.py (`partonomy.intersection.end2end.macro_gIoU`, `annotator.NoC@90`) and
+`size3.compat.mIoU` for the groups of three images.
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ import re
 from dataclasses import dataclass
 
 from calico_model.errors import InvalidConfigError
-from calico_model.evaluation import structure
+from calico_model.evaluation import blocks, structure
 from calico_model.evaluation.bootstrap import Metric
 from calico_model.evaluation.metrics import COMPAT, STRICT
-from calico_model.evaluation.outcome import MODES, SUBTASKS, Report
-from calico_model.types import RegionKind
+from calico_model.evaluation.outcome import HEADLINE, MODES, SUBTASKS, Report
+from calico_model.types import MAX_GROUP_SIZE, RegionKind
 
-_FORM = re.compile(r"\s*([\w.\-]+?)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)\s*%?\s*")
+_FORM = re.compile(r"\s*([\w.@\-]+?)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)\s*%?\s*")
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
@@ -29,7 +31,7 @@ class Requirement:
     Attributes:
         name: as the user wrote it.
         sign: one of >=, <=, >, <.
-        bound: percent.
+        bound: percent, or clicks and the like where the metric is a count.
     """
 
     name: str
@@ -63,14 +65,17 @@ def resolve(name: str, *, mode: str = "strict") -> tuple[str, ...]:
         mode: what an unnamed mode means, "strict" or "compat".
 
     Returns:
-        ("parts", metric) or (subtask or "mean", mode, metric).
+        ("parts", metric), a path of blocks.py, ("size3", mode, metric), or
+        (subtask or "mean", mode, metric).
 
     Raises:
         InvalidConfigError: there is no such metric; the message says what there is.
     """
     *path, metric = name.split(".")
-    if path == ["parts"]:
-        full: tuple[str, ...] = ("parts", metric)
+    if path and path[0] in _TABLES:
+        full: tuple[str, ...] = (*path, metric)
+    elif path and path[0] in _SIZES:
+        full = (path[0], *(path[1:] or [mode]), metric)
     else:
         task = path.pop(0) if path and path[0] in SUBTASKS else "mean"
         full = (task, path.pop(0) if path and path[0] in MODES else mode, *path, metric)
@@ -79,7 +84,8 @@ def resolve(name: str, *, mode: str = "strict") -> tuple[str, ...]:
         wanted = (
             f"one of {', '.join(siblings)}"
             if siblings
-            else f"[{'|'.join(SUBTASKS)}.][{'|'.join(MODES)}.]METRIC or parts.METRIC"
+            else f"[{'|'.join(SUBTASKS)}.][{'|'.join(MODES)}.]METRIC, sizeN.METRIC or "
+            f"{'|'.join(_TABLES)}.[...].METRIC, as in report.json"
         )
         raise InvalidConfigError(f"--require: no metric {name!r}; expected {wanted}")
     return full
@@ -87,9 +93,15 @@ def resolve(name: str, *, mode: str = "strict") -> tuple[str, ...]:
 
 def find_metric(report: Report, name: str, *, mode: str = "strict") -> Metric:
     """Returns the metric a name means; raises as `resolve` does."""
-    table, *rest = resolve(name, mode=mode)
+    path = resolve(name, mode=mode)
+    table, *rest = path
     if table == "parts":
         return report.parts[rest[0]]
+    if table in blocks.BLOCKS:
+        return report.blocks[path]
+    if table in _SIZES:
+        own = report.group_sizes.get(_SIZES[table])
+        return own.mean[rest[0]][rest[1]] if own else _UNMEASURED
     modes = report.mean if table == "mean" else report.tasks[table]
     return modes[rest[0]][rest[1]]
 
@@ -106,9 +118,14 @@ def _paths() -> frozenset[tuple[str, ...]]:
     ]
     for kind in (RegionKind.COMMON_OBJECT, RegionKind.COMMON_PART):
         paths += [(str(kind), "strict", name) for name in structure.PAIR_METRICS]
+    paths += [(size, mode, name) for size in _SIZES for mode in MODES for name in HEADLINE]
+    paths += blocks.PATHS
     return frozenset(paths) | {("parts", name) for name in structure.part_tallies((), ())}
 
 
+_TABLES = ("parts", *blocks.BLOCKS)
+_SIZES = {f"size{images}": images for images in range(1, MAX_GROUP_SIZE + 1)}
+_UNMEASURED = Metric(math.nan, math.nan, math.nan, 0)
 _PATHS = _paths()
 
 

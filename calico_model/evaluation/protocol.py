@@ -8,7 +8,7 @@ counted and how is in ledger.py and the modules it names. Does not know files, c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -70,29 +70,73 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class Extras:
-    """What to ask beside the three questions; each costs more predictions.
+    """What to ask beside the three questions, and whom; each costs more predictions.
 
     Attributes:
         vocabulary: closed label set predictions are put into, for the vocabulary block.
-        forced: also ask for the masks of the true answers (Partonomy's teacher and strict).
-        taxonomy: also ask five-choice questions with wrong answers from it.
-        consistency: ask this many groups, the first ones, in other words and another order.
+        forcible: draws the masks of the true answers (Partonomy's teacher and strict).
+        judge: answers five-choice questions.
+        taxonomy: where their wrong answers come from.
+        rewordable: is asked in other words and with the images in another order.
+        consistency: how many groups, the first ones, it is asked about.
     """
 
     vocabulary: Vocabulary | None = None
-    forced: bool = False
-    taxonomy: Taxonomy | None = None
+    forcible: Forcible | None = None
+    judge: Judge | None = None
+    taxonomy: Taxonomy = field(default_factory=Taxonomy)
+    rewordable: Rewordable | None = None
     consistency: int = 0
 
 
-PLAIN = Extras()
+def ask_also(
+    predictor: Predictor,
+    *,
+    vocabulary: Vocabulary | None = None,
+    forced: bool = False,
+    taxonomy: Taxonomy | None = None,
+    consistency: int = 0,
+) -> Extras:
+    """Plans what else to ask of a predictor.
+
+    Args:
+        predictor: what is evaluated.
+        vocabulary: closed label set, or None.
+        forced: whether to ask for the masks of the true answers.
+        taxonomy: of five-choice questions, None to ask none.
+        consistency: how many groups to ask differently.
+
+    Raises:
+        InvalidConfigError: the predictor cannot be asked that.
+    """
+
+    def refuse(what: str) -> InvalidConfigError:
+        return InvalidConfigError(f"{predictor.version}: this predictor cannot {what}")
+
+    if forced and not isinstance(predictor, Forcible):
+        raise refuse("draw given answers (teacher and strict)")
+    if taxonomy is not None and not isinstance(predictor, Judge):
+        raise refuse("tell how likely an answer is (five choices)")
+    if consistency and not isinstance(predictor, Rewordable):
+        raise refuse("be asked in other words (consistency)")
+    return Extras(
+        vocabulary=vocabulary,
+        forcible=predictor if forced and isinstance(predictor, Forcible) else None,
+        judge=predictor if taxonomy is not None and isinstance(predictor, Judge) else None,
+        taxonomy=taxonomy or Taxonomy(),
+        rewordable=predictor if consistency and isinstance(predictor, Rewordable) else None,
+        consistency=consistency,
+    )
+
+
+NOTHING_ELSE = Extras()
 
 
 def evaluate(
     predictor: Predictor,
     groups: Iterable[LabeledGroup],
     *,
-    extras: Extras = PLAIN,
+    extras: Extras = NOTHING_ELSE,
     resamples: int = 1000,
     seed: int = 0,
     keep_worst: int = 6,
@@ -110,10 +154,8 @@ def evaluate(
         on_group: called with the number of finished groups after each.
 
     Raises:
-        InvalidConfigError: the predictor cannot be asked what the extras want.
         InvalidRecordError: there are no groups.
     """
-    check_extras(predictor, extras)
     ledger = Ledger(keep_worst, extras.vocabulary)
     for index, labeled in enumerate(groups):
         _examine(predictor, index, labeled, extras, seed, ledger)
@@ -122,17 +164,6 @@ def evaluate(
         raise InvalidRecordError("groups: expected at least one labeled group, got none")
     ledger.warnings += _closing_warnings(ledger)
     return ledger.close(predictor.version, resamples, seed)
-
-
-def check_extras(predictor: Predictor, extras: Extras) -> None:
-    """Raises InvalidConfigError if a predictor cannot be asked what the extras want."""
-    for is_wanted, ability, what in (
-        (extras.forced, Forcible, "draw given answers (teacher, strict)"),
-        (extras.taxonomy is not None, Judge, "tell how likely an answer is (five choices)"),
-        (extras.consistency > 0, Rewordable, "be asked in other words (consistency)"),
-    ):
-        if is_wanted and not isinstance(predictor, ability):
-            raise InvalidConfigError(f"predictor: {predictor.version} cannot {what}")
 
 
 def _examine(
@@ -156,16 +187,16 @@ def _examine(
 
     own = ask(partial(predictor.predict, group), nothing)
     forced = None
-    if extras.forced and isinstance(predictor, Forcible):
+    if extras.forcible is not None:
         truth = answers.true_answers(labeled)
-        forced = ask(partial(predictor.force, group, truth), nothing)
+        forced = ask(partial(extras.forcible.force, group, truth), nothing)
     ledger.add(index, labeled, own, forced)
-    if extras.taxonomy is not None and isinstance(predictor, Judge):
+    if extras.judge is not None:
         rng = np.random.default_rng((seed, index))
-        answer = partial(_answer_quiz, predictor, labeled, extras.taxonomy, rng)
+        answer = partial(_answer_quiz, extras.judge, labeled, extras.taxonomy, rng)
         ledger.add_choices(index, ask(answer, []))
-    if index < extras.consistency and isinstance(predictor, Rewordable):
-        for way, other in _ask_differently(predictor, group, ask, nothing):
+    if index < extras.consistency and extras.rewordable is not None:
+        for way, other in _ask_differently(extras.rewordable, group, ask, nothing):
             ledger.add_variant(index, way, labeled, (own, other))
 
 

@@ -30,7 +30,9 @@ from calico_model.vocabulary import normalise
 PART_TASKS = {"intersection": RegionKind.COMMON_PART, "difference": RegionKind.UNIQUE_PART}
 OBJECT_TASKS = ("whole2part", "part2whole")
 ACCURACIES = tuple(f"accuracy_{reading}" for reading in READINGS)
-CHOSEN = ("chosen_precision", "chosen_recall")
+CHOSEN = tuple(
+    f"chosen_{half}{suffix}" for suffix in ("", "_compat") for half in ("precision", "recall")
+)
 GAIN = "gain"
 
 
@@ -77,16 +79,19 @@ def draw_questions(
 
 
 def score_question(question: Question, likelihoods: Sequence[Likelihood]) -> dict[str, Tally]:
-    """Whether the likeliest choice is right, under every reading; and its parts, read by sum."""
+    """Whether the likeliest choice is right, under every reading, and the parts of the chosen one.
+
+    The parts are those of the choice read by sum, or as the released code reads for `_compat`.
+    """
     tallies: dict[str, Tally] = {
         f"accuracy_{reading}": (float(choose(likelihoods, reading) == question.right), 1.0)
         for reading in READINGS
     }
-    if question.parts:
-        chosen = question.parts[choose(likelihoods, "sum")]
+    for suffix, reading in (("", "sum"), ("_compat", "compat")) if question.parts else ():
+        chosen = question.parts[choose(likelihoods, reading)]
         truth = question.parts[question.right]
-        tallies["chosen_precision"] = (len(chosen & truth), len(chosen))
-        tallies["chosen_recall"] = (len(chosen & truth), len(truth))
+        tallies[f"chosen_precision{suffix}"] = (len(chosen & truth), len(chosen))
+        tallies[f"chosen_recall{suffix}"] = (len(chosen & truth), len(truth))
     return tallies
 
 

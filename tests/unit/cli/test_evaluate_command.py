@@ -130,3 +130,69 @@ def test_groups_can_be_sliced_and_end() -> None:
 
 def _regions(labeled: LabeledGroup) -> set[tuple[int, str, str, bytes]]:
     return {(p.image_index, p.kind, p.label, p.mask.tobytes()) for p in labeled.parts}
+
+
+@pytest.mark.usefixtures("know_nothing")
+def test_kept_predictions_are_scored_without_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Knowing(list(DrawnGroups(Split.SEEN, 3, 5, (2, 2))), keep=99)
+    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: known)
+    first = run(*SMALL, "--save-predictions", tmp_path / "kept.jsonl")
+    monkeypatch.delattr(evaluate_module, "load")
+    again = run(*SMALL, "--predictions", tmp_path / "kept.jsonl")
+    assert again.exit_code == 0, again.output
+    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.jsonl"]
+
+
+@pytest.mark.usefixtures("know")
+@pytest.mark.parametrize(
+    ("wish", "what"),
+    [
+        (["--forced"], "draw given answers"),
+        (["--compat", "partonomy"], "draw given answers"),
+        (["--choices"], "how likely"),
+        (["--consistency", "2"], "in other words"),
+    ],
+)
+def test_what_a_predictor_cannot_do_is_said_at_once(wish: list[str], what: str) -> None:
+    result = run(*SMALL, *wish)
+    assert isinstance(result.exception, InvalidConfigError)
+    assert what in str(result.exception)
+
+
+@pytest.mark.usefixtures("know")
+def test_a_vocabulary_says_what_is_out_of_it(tmp_path: Path) -> None:
+    words = tmp_path / "labels.txt"
+    words.write_text("unheard of\n\nnever seen\n")
+    run(*SMALL, "--vocabulary", words, "--out", tmp_path / "report")
+    document = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert document["vocabulary"]["out_of_vocabulary"]["value"] == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [(None, "cannot read"), ("\n \n", "one label a line"), ("leg\nLegs\n", "mean the same")],
+)
+def test_broken_vocabularies_are_refused(tmp_path: Path, text: str | None, what: str) -> None:
+    words = tmp_path / "labels.txt"
+    if text is not None:
+        words.write_text(text)
+    result = run(*SMALL, "--vocabulary", words)
+    assert isinstance(result.exception, InvalidConfigError)
+    assert "--vocabulary" in str(result.exception)
+    assert what in str(result.exception)
+
+
+@pytest.mark.usefixtures("know")
+def test_group_sizes_get_a_table_and_a_chart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Knowing(list(DrawnGroups(Split.SEEN, 3, 5, (2, 5))), keep=99)
+    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: known)
+    result = run(*SMALL, "--group-size", "2-5", "--out", tmp_path / "report")
+    assert "by number of images" in result.stdout
+    document = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert sum(own["groups"] for own in document["group_sizes"].values()) == 3
+    assert (tmp_path / "report" / "group_sizes.png").is_file()

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-import pytest
-from labeled_chairs import chair_group
+from dataclasses import replace
 
-from calico_model.types import LabeledGroup
+import pytest
+from labeled_chairs import box, chair_group
+
+from calico_model.types import ComparedObject, LabeledGroup
 
 
 @pytest.fixture
 def chairs() -> list[LabeledGroup]:
     return [chair_group(seed) for seed in range(6)]
+
+
+@pytest.fixture
+def mugs(chairs: list[LabeledGroup]) -> list[LabeledGroup]:
+    """The same groups, with compared objects (called mugs) that are known."""
+    return [
+        replace(
+            chair,
+            objects=tuple(ComparedObject(image, "mug", box(2, 30, 2, 30)) for image in range(2)),
+        )
+        for chair in chairs
+    ]

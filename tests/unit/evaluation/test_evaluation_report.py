@@ -14,8 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 from calico_model.errors import InvalidConfigError
-from calico_model.evaluation import gate, report
-from calico_model.evaluation.outcome import HEADLINE, Report
+from calico_model.evaluation import blocks, charts, gate, page, report
+from calico_model.evaluation.outcome import HEADLINE, MODES, Report
 from calico_model.evaluation.protocol import evaluate
 from calico_model.types import LabeledGroup
 
@@ -49,12 +49,43 @@ def test_report_file_follows_the_protocol(outcome: Report, tmp_path: Path) -> No
     assert document["efficiency"] == {"predict_p50_s": 0.5}
     assert len(document["worst"]) == 2
     assert document["warnings"]
+    assert set(blocks.BLOCKS) < document.keys()
+    own = document["partonomy"]["intersection"]["end2end"]["macro_gIoU"]
+    assert own["value"] == round(
+        outcome.blocks["partonomy", "intersection", "end2end", "macro_gIoU"].value, 2
+    )
+    assert document["partonomy"]["intersection"]["teacher"]["macro_gIoU"]["value"] is None
+    assert document["group_sizes"]["2"]["groups"] == 6
+    assert document["group_sizes"]["2"]["mean"]["strict"]["mIoU"] == {
+        name: document["mean"]["strict"]["mIoU"][name] for name in ("value", "lo", "hi", "n")
+    }
+    assert len(document["reliability"]) == 10
+
+
+def test_keys_that_others_read_stay(outcome: Report) -> None:
+    document = report.as_json(outcome)
+    assert list(document)[:4] == ["run", "tasks", "mean", "parts"]
+    assert {"labels", "oracle", "answers", "worst", "warnings"} < document.keys()
+    for mode in ("strict", "compat"):
+        assert set(HEADLINE) < document["mean"][mode].keys()
+        assert set(HEADLINE) < document["tasks"]["unique_part"][mode].keys()
+    assert document["run"]["compat"] == "glamm"
 
 
 def test_pictures_can_be_opened(outcome: Report, tmp_path: Path) -> None:
     report.write_report(outcome, tmp_path)
     names = sorted(path.name for path in tmp_path.glob("*.png"))
-    assert names == ["metrics.png", "worst_01_group_0.png", "worst_02_group_1.png"]
+    assert names == [
+        *sorted(charts.CHARTS),
+        "worst_01_group_0.png",
+        "worst_02_group_1.png",
+    ]
+    assert list(charts.CHARTS) == [
+        "metrics.png",
+        "labels.png",
+        "reliability.png",
+        "group_sizes.png",
+    ]
     for name in names:
         with Image.open(tmp_path / name) as picture:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 10
@@ -62,12 +93,24 @@ def test_pictures_can_be_opened(outcome: Report, tmp_path: Path) -> None:
 
 def test_page_shows_values_intervals_and_warnings(outcome: Report) -> None:
     console = Console(file=io.StringIO(), width=140)
-    console.print(report.page(outcome, first="compat"))
+    console.print(page.page(outcome, first="compat"))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert text.index("compat: as the released") < text.index("strict: missing")
     assert f"{outcome.mean['strict']['mIoU'].value:.1f} [" in text
     assert "CALICO-7B" in text
     assert "ss_backend=ngram" in text
+    for heading in ("part questions", "vocabulary, structure", "labels (the 8", "objects named"):
+        assert heading in text
+    # Not asked, not shown.
+    for heading in ("five choices", "asked differently", "by number of images", "teacher  "):
+        assert heading not in text
+
+
+def test_partonomy_comes_first_on_request(outcome: Report) -> None:
+    console = Console(file=io.StringIO(), width=140)
+    console.print(page.page(outcome, first="partonomy"))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.index("part questions") < text.index("strict: missing")
 
 
 def test_what_was_not_measured_is_null_not_zero(chairs: list[LabeledGroup]) -> None:
@@ -92,6 +135,13 @@ def test_what_was_not_measured_is_null_not_zero(chairs: list[LabeledGroup]) -> N
         ("compat.S-IoU>=101", False),
         ("parts.status_accuracy>=100%", True),
         ("common_part.pair_recall50<50.5", True),
+        ("partonomy.intersection.end2end.macro_gIoU>=40", True),
+        ("partonomy.intersection.teacher.macro_gIoU>=0", False),
+        ("annotator.NoC@90<=0.1", False),
+        ("vocabulary.out_of_vocabulary<=0", True),
+        ("size2.mIoU>=1", True),
+        ("size2.compat.SS>=101", False),
+        ("size7.mIoU>=0", False),
     ],
 )
 def test_requirements_are_checked(outcome: Report, text: str, holds: bool) -> None:
@@ -117,7 +167,18 @@ def test_malformed_requirement_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["miou", "compat.mAP", "tables.mIoU", "common_part.lenient.mIoU", "parts.mIoU", "a.b.c"]
+    "name",
+    [
+        "miou",
+        "compat.mAP",
+        "tables.mIoU",
+        "common_part.lenient.mIoU",
+        "parts.mIoU",
+        "a.b.c",
+        "size9.mIoU",
+        "size2.PQ",
+        "annotator.mIoU",
+    ],
 )
 def test_unknown_metric_is_named(outcome: Report, name: str) -> None:
     with pytest.raises(InvalidConfigError, match=f"no metric '{name}'; expected"):
@@ -132,7 +193,8 @@ def test_requirement_on_nothing_measured_fails(chairs: list[LabeledGroup]) -> No
 
 
 def test_every_metric_of_a_report_can_be_required_and_no_other(outcome: Report) -> None:
-    held = {("parts", name) for name in outcome.parts}
+    held = {("parts", name) for name in outcome.parts} | outcome.blocks.keys()
+    held |= {(size, mode, name) for size in gate._SIZES for mode in MODES for name in HEADLINE}
     for task, modes in {**outcome.tasks, "mean": outcome.mean}.items():
         held |= {(task, mode, name) for mode, table in modes.items() for name in table}
     assert held == gate._PATHS
