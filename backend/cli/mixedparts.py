@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,13 @@ from rich.table import Table
 
 from backend.cli.synth import read_group_size
 from backend.cli.waiting import progress_bar
-from calico_model.data.mixedparts.building import BuildOptions, BuildReport, Cell, build
+from calico_model.data.mixedparts.building import (
+    REPORT_FILE,
+    BuildOptions,
+    BuildReport,
+    Cell,
+    build,
+)
 from calico_model.data.mixedparts.classes import read_plan
 from calico_model.data.mixedparts.folders import SourceFolders, find_records
 from calico_model.data.mixedparts.reading import MixedPartsGroups
@@ -102,7 +109,9 @@ def build_mixedparts(
     seconds = time.perf_counter() - started
     console = Console()
     console.print(_table(report))
-    _print_problems(console, report.skipped)
+    _print_problems(console, report.skipped[:_SHOWN_PROBLEMS], len(report.skipped))
+    if len(report.skipped) > _SHOWN_PROBLEMS:
+        console.print(f"{REPORT_FILE} lists them all.")
     console.print(f"{report.records.total()} records are in {out / 'Part_Segm'}.")
     outcome = {
         "records": dict(report.records),
@@ -141,7 +150,7 @@ def check_mixedparts(
             counts.update({str(part.kind) for part in labeled.parts})
             advance_to(index + 1)
     console = Console()
-    _print_problems(console, groups.skipped)
+    _print_problems(console, groups.skipped, len(groups.skipped))
     console.print(f"{len(groups)} groups of {records} can be read.")
     outcome = {"groups": len(groups), "questions": dict(counts), "skipped": len(groups.skipped)}
     typer.echo(json.dumps(outcome))
@@ -185,14 +194,11 @@ def _table(report: BuildReport) -> Table:
     return table
 
 
-def _print_problems(console: Console, problems: tuple[str, ...]) -> None:
-    if not problems:
-        return
-    console.print(f"{len(problems)} broken items were skipped:")
-    for message in problems[:_SHOWN_PROBLEMS]:
+def _print_problems(console: Console, problems: Sequence[str], count: int) -> None:
+    if count:
+        console.print(f"{count} broken items were skipped:")
+    for message in problems:
         console.print(f"  {message}", markup=False, highlight=False, soft_wrap=True)
-    if len(problems) > _SHOWN_PROBLEMS:
-        console.print(f"  and {len(problems) - _SHOWN_PROBLEMS} more; build.json lists all.")
 
 
 def _by_split(questions: Counter[Cell]) -> dict[str, dict[str, int]]:
