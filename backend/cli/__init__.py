@@ -43,11 +43,7 @@ COMMANDS = (
         "backend.cli.corrections:corrections",
         "Show and export what annotators changed.",
     ),
-    Command(
-        ("corrections",),
-        "backend.cli.corrections:corrections",
-        "Show and export what annotators changed.",
-    ),
+    Command(("fetch",), "backend.cli.fetch:fetch", "Bring the released weights of a 7B."),
     Command(("evaluate",), "backend.cli.evaluate:evaluate", "Measure the model on labeled groups."),
     Command(("synth",), "backend.cli.synth:synth", "Draw labeled groups of images."),
     Command(("train",), "backend.cli.train:train", "Train the model."),

@@ -1,0 +1,156 @@
+"""Released checkpoints that were carried here by hand, read like the hub.
+
+A folder holds each repository as OWNER/NAME, as NAME, or the way the hub's client caches it. What
+`calico fetch` wrote on another machine has a receipt with sizes and checksums; the client's cache
+names large files by their sha256.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+from safetensors import SafetensorError, safe_open
+
+from backend.cli.hub import HubFile, Repository, check_bytes
+from backend.errors import FetchError
+
+RECEIPT = "fetched.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What was fetched: written last, so that it stands for a complete folder."""
+
+    what: str
+    repositories: tuple[Repository, ...]
+
+
+def read_receipt(folder: Path) -> Receipt | None:
+    """Reads a folder's receipt; None if it has none.
+
+    Raises:
+        FetchError: it cannot be read.
+    """
+    try:
+        return msgspec.json.decode((folder / RECEIPT).read_bytes(), type=Receipt)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise FetchError(f"{folder / RECEIPT}: not a receipt of calico fetch: {error}") from error
+
+
+def write_receipt(folder: Path, receipt: Receipt) -> None:
+    """Writes a folder's receipt: staged, synced, renamed."""
+    staged = folder / f".{RECEIPT}.partial"
+    with staged.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(receipt)) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    staged.rename(folder / RECEIPT)
+
+
+class Carried:
+    """Repositories below one folder.
+
+    Raises:
+        FetchError: no such folder, or a damaged receipt.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise FetchError(f"--from: expected a folder, got {folder}")
+        self._folder = folder
+        receipt = read_receipt(folder)
+        self._listed = {} if receipt is None else {r.name: r for r in receipt.repositories}
+
+    def repository(self, name: str) -> Repository:
+        """Lists a repository's files; its receipt, if any, says what they should be.
+
+        Raises:
+            FetchError: it was not carried along.
+        """
+        place = self._place(name)
+        found = {
+            file.name: HubFile(file.name, file.stat().st_size, _cached_digest(file))
+            for file in sorted(place.iterdir())
+            if file.is_file() and not file.name.startswith(".")
+        }
+        listed = self._listed.get(name)
+        if listed is None:
+            return Repository(name, "carried", "", found)
+        return replace(listed, files={**found, **listed.files})
+
+    def text(self, repository: Repository, name: str) -> str:
+        """Reads a small file."""
+        return self._file(repository, name).read_text("utf-8", "replace")
+
+    def download(
+        self, repository: Repository, name: str, to: Path, on_bytes: Callable[[int], None]
+    ) -> None:
+        """Links a file to its place, or copies it from another disk, and checks it.
+
+        Raises:
+            FetchError: missing, or not what the receipt lists.
+        """
+        file, where = self._file(repository, name), f"{repository.name}/{name}"
+        partial = to.with_name(f".{to.name}.partial")
+        partial.unlink(missing_ok=True)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, partial)
+        except OSError:
+            try:
+                shutil.copyfile(file, partial)
+            except OSError as error:
+                partial.unlink(missing_ok=True)
+                raise FetchError(f"{where}: cannot be copied: {error}") from error
+        check_bytes(partial, repository.files[name], where)
+        partial.rename(to)
+        on_bytes(repository.files[name].nbytes)
+
+    def _place(self, name: str) -> Path:
+        cache = self._folder / f"models--{name.replace('/', '--')}" / "snapshots"
+        snapshots = sorted(cache.iterdir()) if cache.is_dir() else []
+        places = (self._folder / name, self._folder / name.partition("/")[2], *snapshots)
+        place = next((place for place in places if place.is_dir()), None)
+        if place is None:
+            raise FetchError(
+                f"--from: {self._folder} has no {name}; expected it as {name}, as "
+                f"{name.partition('/')[2]}, or as the hub's client caches it"
+            )
+        return place
+
+    def _file(self, repository: Repository, name: str) -> Path:
+        file = (self._place(repository.name) / name).resolve()
+        if not file.is_file():
+            raise FetchError(f"{repository.name}/{name}: missing in {self._folder}")
+        return file
+
+
+def check_weights(path: Path, where: str) -> None:
+    """Looks whether a weights file is whole, by its own table of contents.
+
+    Raises:
+        FetchError: truncated, or of another kind than its name says.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="np"):
+                return
+        except (OSError, SafetensorError) as error:
+            raise FetchError(f"{where}: truncated or not a safetensors file: {error}") from error
+    if path.suffix == ".bin" and path.open("rb").read(2) == b"PK" and not zipfile.is_zipfile(path):
+        raise FetchError(f"{where}: truncated")
+
+
+def _cached_digest(file: Path) -> str | None:
+    """The sha256 the hub's client names a large file by in its cache."""
+    name = file.resolve().name
+    return name if _SHA256.fullmatch(name) else None

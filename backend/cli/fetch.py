@@ -1,0 +1,254 @@
+"""`calico fetch`: brings the released weights a 7B is put together from, and nothing more."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from backend.cli.carried import (
+    Carried,
+    Receipt,
+    check_weights,
+    read_receipt,
+    write_receipt,
+)
+from backend.cli.hub import Hub, HubFile, Repository, digest_of
+from backend.cli.sources import PRESETS, RELEASES, Selection, Source, index_of, select, still_needed
+from backend.errors import FetchError
+
+_GIGABYTE = 1e9
+_SPARE_BYTES = 2**30  # a disk that is full to the last byte helps nobody
+
+
+class Origin(Protocol):
+    """Where files come from: the hub, or a folder that was carried here."""
+
+    def repository(self, name: str) -> Repository:
+        """Lists a repository."""
+
+    def text(self, repository: Repository, name: str) -> str:
+        """Reads a small file."""
+
+    def download(
+        self, repository: Repository, name: str, to: Path, on_bytes: Callable[[int], None]
+    ) -> None:
+        """Brings one file to its place, whole and checked."""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is taken from one repository."""
+
+    source: Source
+    repository: Repository
+    selection: Selection
+
+    @property
+    def files(self) -> tuple[HubFile, ...]:
+        return tuple(self.repository.files[name] for name in self.selection.files)
+
+
+def fetch(
+    preset: Annotated[
+        str | None, typer.Option("--preset", help=f"Public parts: {', '.join(PRESETS)}.")
+    ] = None,
+    release: Annotated[
+        str | None,
+        typer.Option("--release", help=f"A trained model instead: {', '.join(RELEASES)}."),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Where files go; calico-7b in this folder."),
+    ] = None,
+    carried: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="Take files from here, without any network."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Accept sizes and licences unasked.")] = False,
+) -> None:
+    """Bring the released weights of a 7B here: exactly the files that are needed.
+
+    Sizes, licences and free disk are shown first. A stopped download goes on where it
+    stopped when the same command runs again. HF_TOKEN lets into repositories whose owners
+    ask for it.
+
+    Without internet: run this command where there is some, carry the folder here, and
+    run it again with --from; folders of the hub's own client do as well.
+
+    Afterwards `calico doctor --model DIR` says what the model needs, and
+    `calico predict --weights DIR` uses it. The last line of the output is JSON: folder,
+    files, bytes, arrived_bytes.
+    """
+    what, sources = _choice(preset, release)
+    folder = to or Path("calico-7b")
+    origin: Origin = Hub() if carried is None else Carried(carried)
+    wanted = tuple(_wanted(origin, sources))
+    there = _there(folder, wanted)
+    Console().print(_table(wanted, there))
+    missing = sum(
+        file.nbytes for w in wanted for file in w.files if _path(folder, w, file) not in there
+    )
+    if missing:
+        _check_disk(folder, missing)
+        _agree(yes)
+    arrived = _bring(origin, folder, wanted, there, missing)
+    repositories = tuple(
+        Repository(
+            w.repository.name,
+            w.repository.revision,
+            w.repository.licence,
+            {file.name: file for file in w.files},
+        )
+        for w in wanted
+    )
+    write_receipt(folder, Receipt(what, repositories))
+    files = [file for w in wanted for file in w.files]
+    outcome = {
+        "folder": str(folder),
+        "files": len(files),
+        "bytes": sum(file.nbytes for file in files),
+        "arrived_bytes": arrived,
+    }
+    typer.echo(json.dumps(outcome))
+
+
+def _choice(preset: str | None, release: str | None) -> tuple[str, tuple[Source, ...]]:
+    if (preset is None) == (release is None):
+        raise FetchError("expected --preset 7b for the public parts or --release calico")
+    option, known = ("--release", RELEASES) if preset is None else ("--preset", PRESETS)
+    what = preset or release or ""
+    if what not in known:
+        raise FetchError(f"{option}: expected {' or '.join(known)}, got {what!r}")
+    return what, known[what]
+
+
+def _wanted(origin: Origin, sources: tuple[Source, ...]) -> Iterator[_Wanted]:
+    """Asks every repository that adds a part; GLaMM, for one, mostly brings SAM along."""
+    given: frozenset[str] = frozenset()
+    for source in sources:
+        if not still_needed(source, given):
+            continue
+        repository = origin.repository(source.repository)
+        index = index_of(repository.files)
+        text = None if index is None else origin.text(repository, index)
+        selection = select(source, repository.files, text)
+        given |= selection.parts
+        yield _Wanted(source, repository, selection)
+
+
+def _path(folder: Path, wanted: _Wanted, file: HubFile) -> Path:
+    return folder / wanted.repository.name / file.name
+
+
+def _there(folder: Path, wanted: tuple[_Wanted, ...]) -> set[Path]:
+    """Files that are in place already: listed by the receipt, or checked now."""
+    receipt = read_receipt(folder)
+    listed = {} if receipt is None else {r.name: r.files for r in receipt.repositories}
+    found = set()
+    for w in wanted:
+        for file in w.files:
+            path = _path(folder, w, file)
+            if path.is_file() and path.stat().st_size == file.nbytes:
+                is_listed = listed.get(w.repository.name, {}).get(file.name) == file
+                if is_listed or file.sha256 is None or digest_of(path) == file.sha256:
+                    found.add(path)
+    return found
+
+
+def _table(wanted: tuple[_Wanted, ...], there: set[Path]) -> Table:
+    total = sum(file.nbytes for w in wanted for file in w.files)
+    table = Table(title=f"{total / _GIGABYTE:.1f} GB, {len(there)} files are here already")
+    for name in ("repository", "gives", "files", "GB", "licence"):
+        table.add_column(name, justify="right" if name in ("files", "GB") else "left")
+    for w in wanted:
+        size = sum(file.nbytes for file in w.files)
+        licence = w.repository.licence or "not stated: see its page"
+        table.add_row(
+            w.repository.name,
+            w.source.gives,
+            str(len(w.files)),
+            f"{size / _GIGABYTE:.2f}",
+            f"{licence}; {w.source.terms}" if w.source.terms else licence,
+        )
+    return table
+
+
+def _check_disk(folder: Path, missing: int) -> None:
+    existing = next(
+        place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()
+    )
+    if not existing.is_dir():
+        raise FetchError(f"--to: expected a folder, got the file {existing}")
+    free = shutil.disk_usage(existing).free
+    if free < missing + _SPARE_BYTES:
+        raise FetchError(
+            f"--to: {folder} has {free / _GIGABYTE:.1f} GB free, and "
+            f"{(missing + _SPARE_BYTES) / _GIGABYTE:.1f} GB are needed"
+        )
+
+
+def _agree(yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise FetchError("nobody to ask: add --yes to accept sizes and licences")
+    typer.confirm("Fetch these under their licences?", abort=True, err=True)
+
+
+def _bring(
+    origin: Origin, folder: Path, wanted: tuple[_Wanted, ...], there: set[Path], missing: int
+) -> int:
+    arrived = 0
+    with _bar(missing) as (describe, advance):
+
+        def on_bytes(count: int) -> None:
+            nonlocal arrived
+            arrived += count
+            advance(count)
+
+        for w in wanted:
+            for file in w.files:
+                path = _path(folder, w, file)
+                where = f"{w.repository.name}/{file.name}"
+                if path not in there:
+                    describe(where)
+                    origin.download(w.repository, file.name, path, on_bytes)
+                check_weights(path, where)
+    return arrived
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task("", total=total)
+        yield (
+            lambda text: progress.update(task, description=text),
+            lambda count: progress.advance(task, count),
+        )

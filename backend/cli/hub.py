@@ -1,0 +1,240 @@
+"""The hub's public repositories: what is in them, and one file of them at a time.
+
+A stopped download goes on where it stopped, in this process or the next; the hub's own client
+begins a file anew with every process. Nothing is in its place before its size and sha256 are right.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO, Self, cast
+
+from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,  # type: ignore[attr-defined]  # of the HTTP library the client is built on
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+from backend.errors import FetchError
+
+_CHUNK = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file as the hub lists it.
+
+    Attributes:
+        name: path in the repository.
+        nbytes: its size.
+        sha256: of large files, else None.
+    """
+
+    name: str
+    nbytes: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository at one commit.
+
+    Attributes:
+        name: owner/name.
+        revision: the commit.
+        licence: as its card states it, "" if it does not.
+        files: by name.
+    """
+
+    name: str
+    revision: str
+    licence: str
+    files: dict[str, HubFile]
+
+
+class Hub:
+    """Reads repositories of one hub.
+
+    Args:
+        endpoint: address; the public hub, or what HF_ENDPOINT says, if None.
+    """
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        self._endpoint = endpoint
+        self._api = HfApi(endpoint=endpoint, library_name="calico")
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # our errors say it all
+
+    def repository(self, name: str) -> Repository:
+        """Lists a repository's files with sizes and checksums.
+
+        Raises:
+            FetchError: no network, no such repository, or no access.
+        """
+        with _explained(name):
+            info = self._api.model_info(name, files_metadata=True)
+        card = info.card_data
+        licence = str(card.get("license") or "") if card is not None else ""
+        files = {
+            file.rfilename: HubFile(
+                file.rfilename, file.size or 0, None if file.lfs is None else file.lfs.sha256
+            )
+            for file in info.siblings or ()
+        }
+        return Repository(name, str(info.sha), licence, files)
+
+    def text(self, repository: Repository, name: str) -> str:
+        """Reads a small file.
+
+        Raises:
+            FetchError: as `download`.
+        """
+        buffer = io.BytesIO()
+        with _explained(f"{repository.name}/{name}"):
+            self._get(repository, name, buffer, 0, lambda _: None)
+        return buffer.getvalue().decode("utf-8", "replace")
+
+    def download(
+        self, repository: Repository, name: str, to: Path, on_bytes: Callable[[int], None]
+    ) -> None:
+        """Brings one file to its place, going on where an earlier attempt stopped.
+
+        Args:
+            repository: as listed.
+            name: one of its files.
+            to: where it goes; an unfinished copy is kept beside it.
+            on_bytes: called with every number of bytes that arrive, negative when some are lost.
+
+        Raises:
+            FetchError: no network, no access, no room, or not the bytes the hub listed.
+        """
+        file = repository.files[name]
+        where = f"{repository.name}/{name}"
+        # Bound to the commit: bytes of different files never join.
+        partial = to.with_name(f".{to.name}.{repository.revision[:12]}.partial")
+        with _explained(where):
+            to.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("ab") as out:
+                if out.tell() > file.nbytes:
+                    out.truncate(0)
+                on_bytes(out.tell())
+                if out.tell() < file.nbytes:
+                    self._get(repository, name, out, out.tell(), on_bytes)
+                out.flush()
+                os.fsync(out.fileno())
+            check_bytes(partial, file, where)
+            partial.chmod(0o644)
+            partial.rename(to)
+
+    def _get(
+        self,
+        repository: Repository,
+        name: str,
+        out: BinaryIO,
+        start: int,
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        url = hf_hub_url(
+            repository.name, name, revision=repository.revision, endpoint=self._endpoint
+        )
+        headers = {**build_hf_headers(library_name="calico"), "Accept-Encoding": "identity"}
+        http_get(
+            url,
+            out,
+            resume_size=start,
+            headers=headers,
+            expected_size=repository.files[name].nbytes,
+            tqdm_class=cast(Any, _counting(on_bytes)),
+        )
+
+
+def check_bytes(path: Path, file: HubFile, where: str) -> None:
+    """Compares a file with what the hub lists; removes it if it differs.
+
+    Raises:
+        FetchError: another size or sha256.
+    """
+    if path.stat().st_size != file.nbytes:
+        found = path.stat().st_size
+        path.unlink()
+        raise FetchError(f"{where}: expected {file.nbytes} bytes, got {found}; fetch again")
+    if file.sha256 is not None and digest_of(path) != file.sha256:
+        path.unlink()
+        raise FetchError(f"{where}: its sha256 is not the listed one; fetch again")
+
+
+def digest_of(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> str:
+    """Returns the sha256 of a file."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            on_bytes(len(chunk))
+    return digest.hexdigest()
+
+
+def _counting(on_bytes: Callable[[int], None]) -> type:
+    """A stand-in for tqdm that draws nothing and reports what arrives."""
+
+    class Counter:
+        def __init__(self, *_args: object, **_options: object) -> None:
+            pass
+
+        def update(self, count: int) -> None:
+            on_bytes(count)
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_details: object) -> None:
+            pass
+
+    return Counter
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Turns what can go wrong with the hub into sentences."""
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise FetchError(f"{where}: HF_HUB_OFFLINE is set; unset it, or use --from") from error
+    except GatedRepoError as error:
+        page = f"{constants.ENDPOINT}/{'/'.join(where.split('/')[:2])}"
+        raise FetchError(
+            f"{where}: its owners let only those in who accept their terms: accept them at {page}, "
+            "then set HF_TOKEN or run `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise FetchError(
+            f"{where}: no such repository, or a private one; for a private one set HF_TOKEN or "
+            "run `hf auth login`"
+        ) from error
+    except EntryNotFoundError as error:
+        raise FetchError(f"{where}: the hub lists this file but does not have it") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "an error"
+        denied = "; the hub refuses the token in HF_TOKEN" if status in (401, 403) else ""
+        raise FetchError(f"{where}: the hub answered {status}{denied}") from error
+    except HTTPError as error:
+        raise FetchError(
+            f"{where}: the hub cannot be reached ({type(error).__name__}). What has arrived is "
+            "kept: run the same command again, or carry the files here and use --from"
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise FetchError(f"{where}: the disk is full; free some and run it again") from error
+        raise FetchError(f"{where}: {error}") from error
