@@ -1,162 +1,244 @@
-"""`calico train`: makes calico-tiny from nothing but the procedural generator."""
+"""`calico train`: makes calico-tiny from scratch, or fine-tunes any CALICO on records."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as ProgressBar
 
+from backend.cli.train_records import RecordsRun, train_records
+from backend.cli.train_scenes import train_scenes
+from calico_model.errors import InvalidConfigError
+from calico_model.precision import Precision
 from calico_model.training.recipe import Recipe
+from calico_model.training.tuning_recipe import FULL_SIZE, Sharding, TuningRecipe
 
 _DEFAULT = Recipe()
+_SCRATCH = "From scratch (calico-tiny)"
+_RECORDS = "Fine-tuning on records (--data)"
+_SPEED = "Fine-tuning: memory and speed"
+
+
+class Preset(StrEnum):
+    """Names of the recipes for records."""
+
+    TINY = "tiny"
+    FULL = "7b"
+
+
+_PRESETS = {Preset.TINY: TuningRecipe(), Preset.FULL: FULL_SIZE}
+
+
+def _option(panel: str, help: str, **settings: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel=panel, **settings)
 
 
 def train(
+    context: typer.Context,
     out: Annotated[
-        Path, typer.Option(help="Run folder: state/, curve.csv, curve.png and model/ go here.")
+        Path, typer.Option(help="Run folder; the same command with the same folder resumes.")
     ],
-    pool: Annotated[
-        Path | None, typer.Option(help="Folder of rendered scenes; OUT/pool when not given.")
-    ] = None,
-    pool_scenes: Annotated[
-        int, typer.Option(help="Scenes to render before training starts.")
-    ] = _DEFAULT.pool_scenes,
-    encoder_steps: Annotated[
-        int, typer.Option(help="Steps that teach the encoders alone.")
-    ] = _DEFAULT.stages[0].steps,
-    joint_steps: Annotated[
-        int, typer.Option(help="Steps that teach questions, names and masks together.")
-    ] = _DEFAULT.stages[1].steps,
-    refine_steps: Annotated[
-        int, typer.Option(help="Further joint steps, on larger groups and more masks.")
-    ] = _DEFAULT.stages[2].steps,
-    start_from: Annotated[
-        Path | None,
-        typer.Option(help="Weights to refine; the encoder and joint steps are skipped."),
-    ] = None,
     seed: Annotated[int, typer.Option(help="Of data, weights and wordings.")] = _DEFAULT.seed,
     processes: Annotated[
-        int, typer.Option(help="Data-parallel processes: one per GPU, or per CPU core.")
+        int, typer.Option(min=1, help="Data-parallel processes: one per GPU, or per CPU core.")
     ] = 1,
+    pool: Annotated[
+        Path | None, _option(_SCRATCH, "Folder of rendered scenes; OUT/pool when not given.")
+    ] = None,
+    pool_scenes: Annotated[
+        int, _option(_SCRATCH, "Scenes to render before training starts.")
+    ] = _DEFAULT.pool_scenes,
+    encoder_steps: Annotated[
+        int, _option(_SCRATCH, "Steps that teach the encoders alone.")
+    ] = _DEFAULT.stages[0].steps,
+    joint_steps: Annotated[
+        int, _option(_SCRATCH, "Steps that teach questions, names and masks together.")
+    ] = _DEFAULT.stages[1].steps,
+    refine_steps: Annotated[
+        int, _option(_SCRATCH, "Further joint steps, on larger groups and more masks.")
+    ] = _DEFAULT.stages[2].steps,
+    settle_steps: Annotated[
+        int, _option(_SCRATCH, "Last steps: the rate decays, unique parts are asked most.")
+    ] = _DEFAULT.stages[3].steps,
+    start_from: Annotated[
+        Path | None,
+        _option(_SCRATCH, "Weights to refine; the encoder and joint steps are skipped."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        _option(
+            _RECORDS, "Records to learn: a folder of `calico synth`, or MixedParts.", metavar="DIR"
+        ),
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        _option(_RECORDS, "Records to judge by after each epoch; else --holdout.", metavar="DIR"),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        _option(_RECORDS, "Model folder to start from; calico-tiny by default.", metavar="DIR"),
+    ] = None,
+    preset: Annotated[
+        Preset, _option(_RECORDS, "Where the numbers below come from when they are not given.")
+    ] = Preset.TINY,
+    epochs: Annotated[int | None, _option(_RECORDS, "Epochs; the best is kept.")] = None,
+    steps_per_epoch: Annotated[
+        int | None, _option(_RECORDS, "Steps of an epoch; 0 shows every sample once.")
+    ] = None,
+    batch: Annotated[int | None, _option(_RECORDS, "Samples per step, over all processes.")] = None,
+    learning_rate: Annotated[
+        float | None, _option(_RECORDS, "Peak, after warm-up and before linear decay to 0.")
+    ] = None,
+    warmup_steps: Annotated[int | None, _option(_RECORDS, "Steps of linear warm-up.")] = None,
+    holdout: Annotated[
+        float | None, _option(_RECORDS, "Share of the groups kept back for validation.")
+    ] = None,
+    with_empty: Annotated[
+        bool | None,
+        _option(_RECORDS, "Also teach to answer that nothing is common, or unique."),
+    ] = None,
+    focal_gamma: Annotated[
+        float | None, _option(_RECORDS, "2 is the paper's focal loss, 0 its code's pixel loss.")
+    ] = None,
+    merge: Annotated[
+        bool, _option(_RECORDS, "Also write OUT/model, the weights with the adapter folded in.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, _option(_RECORDS, "Write OUT/tensorboard for `tensorboard --logdir OUT`.")
+    ] = True,
+    mlflow: Annotated[
+        str | None, _option(_RECORDS, "MLflow experiment to report to.", metavar="NAME")
+    ] = None,
+    micro_batch: Annotated[
+        int | None, _option(_SPEED, "Samples per forward pass; the rest of a batch accumulates.")
+    ] = None,
+    precision: Annotated[
+        Precision | None, _option(_SPEED, "Of the frozen weights; nf4 and int8 are QLoRA.")
+    ] = None,
+    checkpointing: Annotated[
+        bool | None, _option(_SPEED, "Recompute the LLM's layers instead of keeping them.")
+    ] = None,
+    sharding: Annotated[
+        Sharding, _option(_SPEED, "What processes divide beside the samples.")
+    ] = Sharding.DDP,
+    cache: Annotated[
+        Path | None,
+        _option(_SPEED, "Keep the frozen encoders' features here: encode once.", metavar="DIR"),
+    ] = None,
+    cache_gb: Annotated[
+        float, _option(_SPEED, "Most that folder may hold; 7B needs 3.1 MiB an image.")
+    ] = 200.0,
+    checkpoint_every: Annotated[
+        int | None, _option(_SPEED, "Steps between states a killed run resumes from.")
+    ] = None,
+    log_every: Annotated[int | None, _option(_SPEED, "Steps per row of the curve.")] = None,
 ) -> None:
-    """Trains calico-tiny; run the same command again to resume after an interruption.
+    """Train calico-tiny from scratch, or fine-tune a model on records.
 
-    The first run renders the scenes (about 140 a second and core), then trains. Ctrl-C saves the
-    state and ends. `calico evaluate --weights OUT/model` measures the result.
+    From scratch, on pictures it draws itself (about 140 a second and core):
+    calico train --out run
+
+    Fine-tune calico-tiny on a folder of records, then measure the result:
+    calico train --data DIR --out run --merge
+    calico evaluate --weights run/model --data OTHER
+
+    Fine-tune the 7B model as the paper does, on four GPUs, encoding once:
+    calico train --preset 7b --weights calico-7b --data mixedparts
+    --validation mixed_parts_val.json --cache features --processes 4 --out run
+
+    On one 24 GB card: add --precision nf4. To divide the weights among
+    GPUs: --sharding fsdp, or zero2.
+
+    Killed at any moment, the same command goes on from the last state and ends
+    in the same weights. Ctrl-C saves the state first. A run folder takes no
+    other recipe or data. The number of processes and the cache may change.
+
+    OUT gets curve.csv, curve.png, state/, and model/ (from scratch) or adapter/
+    (fine-tuning: LoRA, CAM, CEM, queries, mask decoder; the best by validation
+    loss). The last line of the output is JSON.
     """
-    from torch import distributed
-
-    pool = pool or out / "pool"
-    recipe = replace(
-        _DEFAULT,
-        seed=seed,
-        pool_scenes=pool_scenes,
-        stages=(
-            replace(_DEFAULT.stages[0], steps=encoder_steps),
-            replace(_DEFAULT.stages[1], steps=joint_steps),
-            replace(_DEFAULT.stages[2], steps=refine_steps),
+    given = {n for n in context.params if _is_given(context, n)}
+    if data is None:
+        _refuse(given & set(_RECORDS_OPTIONS), "fine-tunes on records: give --data too")
+        steps = (encoder_steps, joint_steps, refine_steps, settle_steps)
+        scratch = _scratch_recipe(seed, pool_scenes, steps)
+        train_scenes(scratch, out, pool, start_from, processes)
+        return
+    _refuse(given & set(_SCRATCH_OPTIONS), "is for training from scratch, not for --data")
+    if preset is Preset.FULL and weights is None:
+        raise InvalidConfigError("--weights: expected the folder of the 7B model")
+    chosen = {n: context.params[n] for n in _RECIPE_OPTIONS if context.params[n] is not None}
+    recipe: TuningRecipe = replace(_PRESETS[preset], seed=seed, **chosen)
+    train_records(
+        recipe,
+        RecordsRun(
+            data=data,
+            validation=validation,
+            weights=weights,
+            out=out,
+            cache=cache,
+            cache_gb=cache_gb,
+            sharding=sharding,
+            processes=processes,
+            tensorboard=tensorboard,
+            mlflow=mlflow,
+            merge=merge,
         ),
     )
-    if not distributed.is_torchelastic_launched():
-        _render(recipe, pool)
-        if processes > 1:
-            sys.exit(_launch(processes, recipe, out, pool, start_from))
-    _train(recipe, out, pool, start_from)
 
 
-def _render(recipe: Recipe, pool: Path) -> None:
-    from calico_model.data.pool import fill_pool
-
-    with _bar() as bar:
-        task = bar.add_task("rendering scenes", total=recipe.pool_scenes)
-        fill_pool(
-            pool,
-            scenes=recipe.pool_scenes,
-            seed=recipe.seed,
-            size_px=128,
-            workers=os.cpu_count() or 1,
-            on_progress=lambda done: bar.update(task, completed=min(done, recipe.pool_scenes)),
-        )
-
-
-def _launch(processes: int, recipe: Recipe, out: Path, pool: Path, start_from: Path | None) -> int:
-    arguments = [
-        *("--out", str(out), "--pool", str(pool), "--seed", str(recipe.seed)),
-        *("--pool-scenes", str(recipe.pool_scenes)),
-        *("--encoder-steps", str(recipe.stages[0].steps)),
-        *("--joint-steps", str(recipe.stages[1].steps)),
-        *("--refine-steps", str(recipe.stages[2].steps)),
-        *(("--start-from", str(start_from)) if start_from else ()),
-    ]
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    return subprocess.call([*launcher, "--module", "backend.cli.train", *arguments])
-
-
-def _train(recipe: Recipe, out: Path, pool: Path, start_from: Path | None) -> None:
-    from torch import distributed
-
-    from calico_model.training.pretrain import Progress, train
-
-    is_stopping = False
-
-    def request_stop(*_: object) -> None:
-        nonlocal is_stopping
-        is_stopping = True
-
-    signal.signal(signal.SIGINT, request_stop)
-    signal.signal(signal.SIGTERM, request_stop)
-    began = time.monotonic()
-    with _bar() as bar:
-        task = bar.add_task("training", total=sum(s.steps for s in recipe.stages), visible=False)
-
-        def show(progress: Progress) -> None:
-            shown = ("text", "dense", "mask_iou")
-            terms = " ".join(f"{k} {progress.terms[k]:.3f}" for k in shown if k in progress.terms)
-            text = f"{progress.stage}: {terms}"
-            bar.update(task, completed=progress.step, description=text, visible=True)
-
-        folder = train(
-            recipe,
-            pool,
-            out,
-            start_from=start_from,
-            on_progress=show,
-            stop=lambda: is_stopping,
-        )
-    seconds = round(time.monotonic() - began, 1)
-    outcome = {"model": str(folder), "finished": not is_stopping, "seconds": seconds}
-    # Of several processes only the first reports.
-    if not distributed.is_initialized() or distributed.get_rank() == 0:
-        typer.echo(json.dumps(outcome))
+_SCRATCH_OPTIONS = (
+    "pool",
+    "pool_scenes",
+    "encoder_steps",
+    "joint_steps",
+    "refine_steps",
+    "settle_steps",
+    "start_from",
+)
+_RECIPE_OPTIONS = (
+    "epochs",
+    "steps_per_epoch",
+    "batch",
+    "learning_rate",
+    "warmup_steps",
+    "holdout",
+    "with_empty",
+    "focal_gamma",
+    "micro_batch",
+    "precision",
+    "checkpointing",
+    "checkpoint_every",
+    "log_every",
+)
+_RECORDS_OPTIONS = (
+    *_RECIPE_OPTIONS,
+    "validation",
+    "weights",
+    "preset",
+    "merge",
+    "tensorboard",
+    "mlflow",
+    "sharding",
+    "cache",
+    "cache_gb",
+)
 
 
-def _bar() -> ProgressBar:
-    return ProgressBar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
-if __name__ == "__main__":
-    typer.run(train)
+def _refuse(names: set[str], reason: str) -> None:
+    for name in sorted(names):
+        raise InvalidConfigError(f"--{name.replace('_', '-')}: {reason}")
+
+
+def _scratch_recipe(seed: int, pool_scenes: int, steps: tuple[int, ...]) -> Recipe:
+    both = zip(_DEFAULT.stages, steps, strict=True)
+    stages = tuple(replace(stage, steps=count) for stage, count in both)
+    return replace(_DEFAULT, seed=seed, pool_scenes=pool_scenes, stages=stages)

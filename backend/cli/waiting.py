@@ -42,6 +42,31 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
         yield lambda done: progress.update(task, completed=done)
 
 
+@contextmanager
+def training_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Shows the stages of a training; what was shown last stays.
+
+    Args:
+        what: the first work, as a heading.
+
+    Yields:
+        A function to call with the work, the number of finished steps and of all steps.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        # Of several processes only one is told anything, and only that one shows a bar.
+        task = progress.add_task(what, total=None, visible=False)
+        yield lambda now, done, total: progress.update(
+            task, description=now, completed=done, total=total, visible=True
+        )
+
+
 def peak_rss_mib() -> float:
     """Largest resident memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

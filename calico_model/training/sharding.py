@@ -1,13 +1,7 @@
-"""How one training spreads over processes, and whole tensors out of what it spread.
-
-DDP keeps everything everywhere and averages gradients. ZERO2 and FSDP are accelerate's FSDP2:
-gradients, optimizer and weights are divided; ZERO2 gathers the weights of a layer once per step
-and keeps them until the backward pass is through, FSDP frees them after each layer.
-"""
+"""How one training spreads over processes, and whole tensors out of what it spread."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import cast
 
 import torch
@@ -16,15 +10,9 @@ from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataPara
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from calico_model.training.tuning_recipe import Sharding
+
 _LAYER = "LlamaDecoderLayer"
-
-
-class Sharding(StrEnum):
-    """What the processes of a training divide among themselves, beyond the samples."""
-
-    DDP = "ddp"
-    ZERO2 = "zero2"
-    FSDP = "fsdp"
 
 
 def build_accelerator(sharding: Sharding) -> Accelerator:
@@ -46,9 +34,7 @@ def build_accelerator(sharding: Sharding) -> Accelerator:
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",
         fsdp_plugin=plugin,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
 
 

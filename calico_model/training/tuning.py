@@ -22,11 +22,11 @@ from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.modeling.adapter import AdapterScope, adapter_names, write_adapter
 from calico_model.training.curves import CurveLog
 from calico_model.training.pretrain import Progress
-from calico_model.training.sharding import Sharding, build_accelerator, clip, like, put_whole, whole
+from calico_model.training.sharding import build_accelerator, clip, like, put_whole, whole
 from calico_model.training.tracking import Tracker
 from calico_model.training.tuning_batches import COUNTS, DataOrder, MicroBatch, SampleReader
 from calico_model.training.tuning_objective import SUMS, TuningObjective, terms_of
-from calico_model.training.tuning_recipe import TuningRecipe
+from calico_model.training.tuning_recipe import Sharding, TuningRecipe
 from calico_model.training.tuning_setup import Inputs, Materials, prepare
 from calico_model.training.tuning_state import Position, StateFolder
 

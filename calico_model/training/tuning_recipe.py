@@ -7,9 +7,23 @@ notes and the parents' code.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 
 from calico_model.errors import InvalidConfigError
 from calico_model.precision import Precision
+
+
+class Sharding(StrEnum):
+    """What the processes of a training divide among themselves, beyond the samples.
+
+    DDP keeps everything everywhere and averages gradients. ZERO2 and FSDP are accelerate's FSDP2:
+    gradients, optimizer and weights are divided; ZERO2 gathers the weights of a layer once per
+    pass and keeps them until the backward pass is through, FSDP frees them after each layer.
+    """
+
+    DDP = "ddp"
+    ZERO2 = "zero2"
+    FSDP = "fsdp"
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from calico_model.checkpoints import fingerprint, load_model
 from calico_model.errors import InvalidConfigError, InvalidRecordError
 from calico_model.modeling.adapter import adapter_state, load_adapter
 from calico_model.precision import Precision
-from calico_model.training.sharding import Sharding
 from calico_model.training.tuning import TuningResult, tune
-from calico_model.training.tuning_recipe import TuningRecipe
+from calico_model.training.tuning_recipe import Sharding, TuningRecipe
 from calico_model.training.tuning_setup import Inputs
 
 pytestmark = pytest.mark.usefixtures("_fresh_accelerator")
