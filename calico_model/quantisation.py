@@ -108,12 +108,16 @@ def bitsandbytes(precision: Precision, device: torch.device) -> Any:
 def quantise(model: Calico, precision: Precision) -> Calico:
     """Replaces the LLM's matrices in place, one at a time, on the device they are on.
 
+    Matrices that are compressed already stay as they are.
+
     Args:
         model: a loaded model; LoRA may be around the layers and is left alone.
         precision: FP32 and BF16 change nothing.
     """
     if precision.is_quantised:
-        for name in [name for name, _ in model.named_parameters() if is_quantised(name)]:
+        # What was compressed on its way here is not a float any more.
+        floats = [name for name, p in model.named_parameters() if p.is_floating_point()]
+        for name in filter(is_quantised, floats):
             weight = model.get_parameter(name)
             put_quantised(model, name, weight, precision, weight.device)
     return model

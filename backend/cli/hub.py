@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
 from huggingface_hub import HfApi, constants, hf_hub_url
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
-    HTTPError,  # type: ignore[attr-defined]  # of the HTTP library the client is built on
+    HTTPError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )

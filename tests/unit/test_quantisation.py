@@ -140,6 +140,21 @@ def test_tensors_can_be_put_into_a_model_without_memory(
         assert torch.equal(layer(x), other(x))
 
 
+def test_what_is_compressed_is_not_compressed_again(
+    model: Calico, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = SimpleNamespace(
+        Linear4bit=_Library,
+        Params4bit=lambda values, **_: nn.Parameter(values.to(torch.uint8), requires_grad=False),
+    )
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(nn=library))
+    apply(model, Placement(Precision.NF4))
+    layers = [part for part in model.modules() if isinstance(part, _Library)]
+    assert len(layers) == 7 * model.config.language.layers
+    apply(model, Placement(Precision.NF4))
+    assert [part for part in model.modules() if isinstance(part, _Library)] == layers
+
+
 class _Library(nn.Module):
     """Records what bitsandbytes is asked for."""
 
