@@ -15,13 +15,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, case, func, select
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend.clock import from_us, now_us, to_us
+from backend.clock import from_us, now_us
 from backend.database import open_engines
 from backend.errors import BusyError, StoreError
+from backend.journal import Journal
 from backend.kept_answers import KeptAnswers
 from backend.tables import adapter, ann_head, event_log, prediction
 from backend.types import Event, EventAction
@@ -29,7 +30,6 @@ from backend.writer import WriterThread
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_GONE_US = 2**62  # a deletion is newer than any change
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class Store:
         self._insert: Any = (
             postgresql.insert if writing.dialect.name == "postgresql" else sqlite.insert
         )
+        self._journal = Journal(self._insert)
         self._writer = WriterThread(writing, queue_size=queue_size, upkeep=self._kept)
 
     def record_events(self, events: Sequence[Event]) -> int:
@@ -100,55 +101,9 @@ class Store:
         received_us = now_us()
 
         def record(connection: Connection) -> int:
-            return sum(self._record(connection, one, received_us) for one in events)
+            return sum(self._journal.record(connection, one, received_us) for one in events)
 
         return self._writer.run(record, timeout_s=self._commit_timeout_s)
-
-    def _record(self, connection: Connection, one: Event, received_us: int) -> int:
-        version_us = None if one.updated_at is None else to_us(one.updated_at)
-        row = self._insert(event_log).values(
-            key=one.key,
-            project_id=one.project_id,
-            annotation_id=one.annotation_id,
-            task_id=one.task_id,
-            action=one.action.value,
-            updated_at_us=version_us,
-            payload=one.payload,
-            received_at_us=received_us,
-        )
-        fresh = row.on_conflict_do_nothing(index_elements=["key"]).returning(event_log.c.seq)
-        added = connection.execute(fresh).first() is not None
-        if not added and one.annotation_id is None:
-            # The training button pressed again is a new wish, and a project may return to an
-            # earlier state: nothing in such events tells the times apart.
-            again = event_log.update().where(event_log.c.key == one.key)
-            connection.execute(again.values(received_at_us=received_us))
-        if added and one.annotation_id is not None:
-            self._move_head(connection, one, _GONE_US if one.is_deletion else version_us or 0)
-        return int(added)
-
-    def _move_head(self, connection: Connection, one: Event, version_us: int) -> None:
-        row = self._insert(ann_head).values(
-            project_id=one.project_id,
-            annotation_id=one.annotation_id,
-            task_id=one.task_id,
-            version_us=version_us,
-            deleted=one.is_deletion,
-            key=one.key,
-        )
-        # Events with equal times are ordered by key, so that arrival order cannot decide.
-        newer = (row.excluded.version_us > ann_head.c.version_us) | (
-            (row.excluded.version_us == ann_head.c.version_us) & (row.excluded.key > ann_head.c.key)
-        )
-        moved: dict[str, Any] = {
-            name: case((newer, row.excluded[name]), else_=ann_head.c[name])
-            for name in ("version_us", "deleted", "key")
-        }
-        # A deletion names no task: whichever event does so, before or after, tells it.
-        moved["task_id"] = func.coalesce(row.excluded.task_id, ann_head.c.task_id)
-        connection.execute(
-            row.on_conflict_do_update(index_elements=["project_id", "annotation_id"], set_=moved)
-        )
 
     def heads(self, project_id: int) -> tuple[Head, ...]:
         """Returns the newest state of every annotation of a project, by annotation id."""

@@ -14,6 +14,7 @@ import msgspec
 
 from backend.errors import InvalidEventError
 from backend.label_studio.annotation import parse_annotated
+from backend.label_studio.canonical import canonical, canonical_results
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.task import parse_task
 from backend.label_studio.wire import Id, decode
@@ -110,7 +111,7 @@ def parse_events(body: bytes) -> tuple[Event, ...]:
     payload = msgspec.json.encode(content | ({"label_config": config} if is_project else {}))
     # Pressing the training button is one wish, whatever the project looks like by now.
     is_training = action is EventAction.START_TRAINING
-    told = b"" if is_training else _canonical(msgspec.Raw(body), "body")
+    told = b"" if is_training else canonical(body, "body")
     key = event_key(wire.action, project_id, [(0, None, told)])
     return (Event(key=key, action=action, project_id=project_id, payload=payload),)
 
@@ -274,7 +275,7 @@ def _annotation_event(
     wire: _WireBody, action: EventAction, annotation: _WireAnnotation, task: _WireTask | None
 ) -> Event:
     project_id, config = _project_of(wire)
-    result = _canonical(annotation.result, "annotation.result")
+    result = canonical_results(annotation.result, "annotation.result")
     if annotation.updated_at is not None:
         annotation.updated_at = _utc(annotation.updated_at)
     return Event(
@@ -294,12 +295,6 @@ def _one_or_many(raw: msgspec.Raw, field: str) -> list[msgspec.Raw]:
     if bytes(memoryview(raw)[:1]) == b"[":
         return decode(raw, list[msgspec.Raw], InvalidEventError, place=field)
     return [raw]
-
-
-def _canonical(raw: msgspec.Raw, place: str) -> bytes:
-    """The same bytes for equal JSON, whichever way Label Studio spaced or ordered it."""
-    value = decode(raw, object, InvalidEventError, place=place)
-    return msgspec.json.encode(value, order="deterministic")
 
 
 def _utc(time: datetime) -> datetime:

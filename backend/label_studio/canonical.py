@@ -1,0 +1,54 @@
+"""One text for equal JSON, however it was spaced and ordered; masks are not decoded for it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from backend.errors import InvalidEventError
+from backend.label_studio.wire import decode
+
+_SPACES = b" \t\r\n"
+# One pass: only what stands in a result's objects stays as it was written.
+_Field = dict[str, msgspec.Raw] | list[object] | str | int | float | bool | None
+_Results = list[dict[str, _Field]]
+
+
+def canonical(raw: bytes | msgspec.Raw, place: str) -> bytes:
+    """Returns the same bytes for equal JSON.
+
+    Args:
+        raw: the JSON.
+        place: where it stood, for messages.
+
+    Raises:
+        InvalidEventError: not JSON.
+    """
+    value = decode(raw, object, InvalidEventError, place=place)
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def canonical_results(raw: bytes | msgspec.Raw, place: str) -> bytes:
+    """Returns the same bytes for equal result lists.
+
+    Nearly all of a list is run lengths, repeated for every attribute of a region: reading them as
+    numbers would be most of the work of a webhook, so they only lose their spaces.
+
+    Raises:
+        InvalidEventError: not JSON.
+    """
+    try:
+        results = msgspec.json.decode(raw, type=_Results)
+        for result in results:
+            for name, field in result.items():
+                if isinstance(field, dict):
+                    result[name] = {key: _settle(key, value) for key, value in field.items()}
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return canonical(raw, place)
+    return msgspec.json.encode(results, order="deterministic")
+
+
+def _settle(key: str, raw: msgspec.Raw) -> object:
+    data = bytes(raw)
+    if key == "rle" and b'"' not in data:
+        return msgspec.Raw(data.translate(None, _SPACES))
+    return msgspec.json.decode(data)
