@@ -22,11 +22,8 @@ from calico_model.config import CalicoConfig
 from calico_model.errors import CheckpointError
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.model import Calico
-from calico_model.released.assembly import (
-    load_released,
-    released_fingerprint,
-    uniform_placement,
-)
+from calico_model.placement import Placement, apply
+from calico_model.released.assembly import load_released, released_fingerprint
 from calico_model.released.plan import has_released_parts
 from calico_model.tokenizer import Tokenizer
 
@@ -73,19 +70,22 @@ def _for_disk(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype if tensor.ndim > 1 else torch.float32).contiguous()
 
 
-def load_model(folder: Path, *, device: str = "cpu") -> tuple[Calico, Tokenizer]:
-    """Reads a model folder into float32 weights, ready to predict.
+def load_model(
+    folder: Path, *, device: str = "cpu", placement: Placement | None = None
+) -> tuple[Calico, Tokenizer]:
+    """Reads a model folder, ready to predict.
 
     Args:
         folder: as `save_model` writes it, or released checkpoints (`is_released`).
-        device: where the weights go.
+        device: where the weights go, in float32.
+        placement: where each part goes and in which numbers, instead.
 
     Raises:
         CheckpointError: missing, truncated or mismatched file; the message names file and key.
         InvalidConfigError: config.json is not a valid configuration.
     """
     if is_released(folder):
-        released = load_released(folder, place=uniform_placement(device, torch.float32))
+        released = load_released(folder, placement=placement or Placement(device=device))
         for line in released.report.lines():
             _log.info("%s: %s", folder.name, line)
         return released.model, released.tokenizer
@@ -105,7 +105,10 @@ def load_model(folder: Path, *, device: str = "cpu") -> tuple[Calico, Tokenizer]
         )
     model = Calico(config)
     load_base_state(model, read_tensors(folder / WEIGHTS), where=f"{folder.name}/{WEIGHTS}")
-    model.to(device)
+    if placement is None:
+        model.to(device)
+    else:
+        apply(model, placement)
     return model.eval().requires_grad_(False), tokenizer
 
 

@@ -89,6 +89,16 @@ def quantised_linear(weight: Tensor, precision: Precision, device: torch.device)
     return cast(nn.Module, layer.to(device))
 
 
+def check_kernels(precision: Precision, device: torch.device) -> None:
+    """Makes sure, before anything is loaded, that a precision can be computed on a device.
+
+    Raises:
+        InvalidConfigError: `bitsandbytes` is needed and not installed.
+    """
+    if precision is Precision.NF4 or device.type != "cpu":
+        bitsandbytes(precision, device)
+
+
 def bitsandbytes(precision: Precision, device: torch.device) -> Any:
     """Imports the library behind 8 and 4 bit layers.
 

@@ -20,6 +20,7 @@ from calico_model.modeling.adapter import base_state
 from calico_model.modeling.model import Calico
 from calico_model.released.layouts import LAYOUTS, LLAMA, recognise
 from calico_model.released.llama_tokenizer import LlamaTokenizer, read_llama_tokenizer
+from calico_model.released.naming import Target
 from calico_model.released.offers import LORA, Offer, Recipe, part_of, read_offer, recipe_shape
 from calico_model.released.shards import Source, find_sources
 from calico_model.released.sizes import fit_config
@@ -95,28 +96,39 @@ class Plan:
     report: Report
 
     def read(self, name: str) -> Tensor:
-        """Reads one of our tensors, on the CPU, in the dtype it was released in.
+        """Reads one of our tensors to memory of its own, on the CPU, in its released dtype.
 
-        Embedding and head come with the rows that were released, which may be fewer than ours.
+        Embedding and head get the mean of the released rows as the row of every new token.
 
         Raises:
             CheckpointError: damaged file or values that are not finite.
         """
         pieces = self.recipes[name]
+        shape = recipe_shape(name, pieces)
+        if name in VOCABULARY:
+            shape = (self.config.language.vocab_size, *shape[1:])
         whole: Tensor | None = None
         for piece in pieces:
             tensor = piece.source.read(piece.key)
-            if piece.target.take is not None:
-                k, n = piece.target.take
-                tensor = tensor.chunk(n)[k]
-            if piece.target.slot is None:
-                return tensor.reshape(recipe_shape(name, pieces))
-            k, n = piece.target.slot
             if whole is None:
-                whole = tensor.new_zeros((n * len(tensor), *tensor.shape[1:]))
-            whole[k * len(tensor) : (k + 1) * len(tensor)] = tensor
+                whole = tensor.new_zeros(shape)
+            _place_block(whole, tensor, piece.target)
         assert whole is not None
         return whole
+
+
+def _place_block(whole: Tensor, released: Tensor, target: Target) -> None:
+    if target.take is not None:
+        k, n = target.take
+        released = released.chunk(n)[k]
+    if target.slot is not None:
+        k, _ = target.slot
+        whole[k * len(released) : (k + 1) * len(released)] = released
+    elif target.name in VOCABULARY:
+        whole[: len(released)] = released
+        whole[len(released) :] = released.mean(0, dtype=torch.float32).to(released.dtype)
+    else:
+        whole.copy_(released.reshape(whole.shape))
 
 
 def make_plan(folder: Path, base: CalicoConfig) -> Plan:

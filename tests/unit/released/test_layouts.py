@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,10 +14,14 @@ from calico_model import prompts
 from calico_model.checkpoints import fingerprint, is_released
 from calico_model.config import CalicoConfig, LoraConfig
 from calico_model.data.collate import Turn, collate_prompts, collate_turns
+from calico_model.images import to_pixels
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.model import Calico
+from calico_model.placement import Placement, put
+from calico_model.precision import Precision
 from calico_model.predictor import load_predictor
 from calico_model.presets import full
+from calico_model.quantisation import Int8Linear, quantise
 from calico_model.released import assembly
 from calico_model.released.assembly import Released, load_released, released_fingerprint
 from calico_model.released.llama_tokenizer import read_llama_tokenizer
@@ -344,39 +349,44 @@ def test_the_old_pickle_format_is_read_too(parts: Parts, tmp_path: Path) -> None
     check_masks(load(folder).model, parts)
 
 
-def test_each_part_goes_where_it_is_told(parts: Parts) -> None:
-    asked: list[str] = []
-
-    def place(part: str) -> assembly.Placement:
-        asked.append(part)
-        return assembly.uniform_placement("cpu", torch.bfloat16)(part)
-
-    model = load_released(parts.folder, base=base_config(), place=place).model
-    assert set(asked) == {name for name, _ in model.named_children() if name != "trunk"} | {
-        "query_tokens",
-        "lora",
-    }
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.INT8])
+def test_each_part_goes_where_it_is_told(
+    parts: Parts, precision: Precision, images: list[np.ndarray]
+) -> None:
+    placement = Placement(precision)
+    model = load_released(parts.folder, base=base_config(), placement=placement).model
     for name, parameter in model.named_parameters():
         expected = torch.float32 if name.startswith("mask_decoder.") else torch.bfloat16
         assert parameter.dtype == expected, name
+    projections = [m for m in model.language.model.modules() if isinstance(m, Int8Linear)]
+    assert len(projections) == (0 if precision is Precision.BF16 else 4 * 7)
     rotary = model.language.model.rotary_emb.inv_freq
     assert torch.equal(rotary, parts.language.model.rotary_emb.inv_freq)
+    features = model.encode(to_pixels(images, model.config))
+    assert model.image_rows(features).isfinite().all()
+
+
+def test_streaming_into_eight_bits_equals_compressing_afterwards(parts: Parts) -> None:
+    streamed = load_released(
+        parts.folder, base=base_config(), placement=Placement(Precision.INT8)
+    ).model
+    whole = load_released(parts.folder, base=base_config(), placement=Placement(Precision.BF16))
+    quantise(whole.model, Precision.INT8)
+    same(streamed, whole.model.state_dict())
+    before = streamed.state_dict()
+    same(quantise(streamed, Precision.INT8), before)
 
 
 def test_what_puts_a_tensor_sees_each_exactly_once(parts: Parts) -> None:
-    seen: dict[str, torch.Size] = {}
+    seen: list[str] = []
 
-    def put(model: Calico, name: str, tensor: Tensor, placement: assembly.Placement) -> None:
-        assert name not in seen
-        seen[name] = tensor.shape
-        assembly.put_tensor(model, name, tensor, placement)
+    def watch(model: Calico, name: str, tensor: Tensor, placement: Placement) -> None:
+        assert model.get_submodule(name.rpartition(".")[0]) is not None
+        seen.append(name)
+        put(model, name, tensor, placement)
 
-    model = load_released(parts.folder, base=base_config(), put=put).model
-    absent = ("cem.", "cams.")
-    expected = {
-        name for name in model.state_dict() if ".lora_" not in name and not name.startswith(absent)
-    }
-    assert set(seen) == expected
+    model = load_released(parts.folder, base=base_config(), put=watch).model
+    assert sorted(seen) == sorted(model.state_dict())
 
 
 def test_the_same_weights_have_the_same_fingerprint_however_they_are_cut(

@@ -10,13 +10,9 @@ import torch
 from torch import Tensor
 
 from calico_model.modeling.model import Calico
+from calico_model.placement import Placement, put
 from calico_model.released import plan as planning
-from calico_model.released.assembly import (
-    Placement,
-    load_released,
-    put_tensor,
-    uniform_placement,
-)
+from calico_model.released.assembly import load_released
 from calico_model.released.shards import Source
 from tests.unit.released.conftest import Merged, Parts, write_merged
 from tests.unit.released.writers import base_config
@@ -26,12 +22,12 @@ def test_one_released_tensor_is_alive_at_a_time(merged: Merged, tmp_path: Path) 
     folder = write_merged(merged.state, tmp_path / "CALICO")
     alive: list[weakref.ref[Tensor]] = []
 
-    def put(model: Calico, name: str, tensor: Tensor, placement: Placement) -> None:
+    def watch(model: Calico, name: str, tensor: Tensor, placement: Placement) -> None:
         assert not any(one() is not None for one in alive), name
         alive.append(weakref.ref(tensor))
-        put_tensor(model, name, tensor, placement)
+        put(model, name, tensor.half(), placement)  # as when the placed one is another
 
-    model = load_released(folder, base=base_config(), put=put).model
+    model = load_released(folder, base=base_config(), put=watch).model
     assert len(alive) > 200
     assert not any(p.is_meta for p in model.parameters())
 
@@ -72,4 +68,3 @@ def test_a_whole_plan_is_made_without_weights(
     monkeypatch.delattr(Source, "read")
     plan = planning.make_plan(parts.folder, base_config())
     assert plan.config.eva == base_config().eva
-    assert uniform_placement("cpu", torch.bfloat16)("mask_decoder").dtype == torch.float32
