@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as ProgressBar
 
+from calico_model.ablation.plan import Plan, Start
 from calico_model.ablation.rows import COMPONENTS, PLACEMENT, select_rows
 from calico_model.data.synthetic import Split
 from calico_model.errors import InvalidConfigError
@@ -37,13 +38,6 @@ class TableName(StrEnum):
 
     COMPONENTS = "components"
     PLACEMENT = "placement"
-
-
-class StartName(StrEnum):
-    """Where the language side begins."""
-
-    SCRATCH = "scratch"
-    LANGUAGE = "language"
 
 
 _TABLES = {TableName.COMPONENTS: COMPONENTS, TableName.PLACEMENT: PLACEMENT}
@@ -65,8 +59,8 @@ def ablate(
         typer.Option("--weights", help="Lends its eyes; calico-tiny if not given.", metavar="DIR"),
     ] = None,
     start: Annotated[
-        StartName, typer.Option("--start", help="Language side: new, or the weights' own.")
-    ] = StartName.SCRATCH,
+        Start, typer.Option("--start", help="Language side: new, or the weights' own.")
+    ] = Start.SCRATCH,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of a row.")] = 450,
     scenes: Annotated[
         int, typer.Option("--scenes", min=32, help="Training scenes, encoded once.")
@@ -115,12 +109,10 @@ def ablate(
     # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
     from calico_model.ablation.comparison import compare_rows
     from calico_model.ablation.report import page, write_study
-    from calico_model.ablation.start import Start
     from calico_model.ablation.study import Study
-    from calico_model.ablation.trial import Plan
     from calico_model.predictor import DEFAULT_WEIGHTS
 
-    plan = Plan(steps=steps, scenes=scenes, groups=groups, split=split, start=Start(start))
+    plan = Plan(steps=steps, scenes=scenes, groups=groups, split=split, start=start)
     study = Study(weights or DEFAULT_WEIGHTS, plan, wanted, numbers, out)
     outcomes = _run(study, jobs)
     lines = compare_rows(wanted, numbers, outcomes)

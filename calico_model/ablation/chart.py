@@ -17,10 +17,13 @@ from calico_model.ablation.rows import FULL
 from calico_model.evaluation.outcome import HEADLINE
 
 _COLOURS = {"compat": "#2f6fb4", "strict": "#9dc1e3"}
-_NOTE = (
+_DOTS = (
     "Dots: full minus row on calico-tiny, 95 % bootstrap interval paired by held-out group; right "
-    "of zero, what the row leaves out helps.\nDiamonds: the same difference in the paper "
-    "(CALICO-7B on MixedParts, table 2), another model on other data."
+    "of zero, full is better."
+)
+_DIAMONDS = (
+    "\nDiamonds: the same difference in the paper (CALICO-7B on MixedParts, table 2), another "
+    "model on other data."
 )
 
 
@@ -44,7 +47,8 @@ def difference_dots(lines: Sequence[Line], path: Path, *, title: str) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False)
     figure.suptitle(title, x=0.01, ha="left")
-    figure.supxlabel(_NOTE, fontsize=8, x=0.01, ha="left")
+    note = _DOTS if full is None else _DOTS + _DIAMONDS
+    figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
     figure.savefig(path, dpi=120)
 
 

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from calico_model.ablation.chart import difference_dots
 from calico_model.ablation.comparison import Line
+from calico_model.ablation.plan import Start
 from calico_model.ablation.rows import FULL
-from calico_model.ablation.start import Start
 from calico_model.evaluation.bootstrap import Metric
 from calico_model.evaluation.outcome import HEADLINE, MODES
 
@@ -25,8 +25,10 @@ _COMPARED = ("mIoU", "Recall")
 _COLUMNS = ("row", *HEADLINE, *(f"full - row, {name}" for name in _COMPARED))
 _HEAD = (f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}")
 _PROTOCOL = (
-    "Every row keeps the same frozen encoders and starts with the same mask decoder. Its language",
-    "side (LLM, Q-Former, queries, projections, CEM, CAMs) {}.",
+    "Every row keeps the same frozen encoders and begins with the same mask decoder. Each [SEG]",
+    "is pulled towards the prompt the finished weights have for its part, as when they were made.",
+    "The language side (LLM, Q-Former, queries, projections, CEM, CAMs)",
+    "{}.",
     "All rows see the same pairs and questions in the same order and are judged on the same",
     "held-out pairs.",
 )

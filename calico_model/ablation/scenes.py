@@ -1,4 +1,4 @@
-"""Frozen features of the training scenes: encoded once, read by every row.
+"""The training scenes with their frozen features: encoded once, read by every row.
 
 Kept in bfloat16, about 0.3 MiB a scene at calico-tiny's size, so that four thousand scenes take
 1.2 GiB of disk and, once read, of page cache that all processes share.
@@ -7,16 +7,21 @@ Kept in bfloat16, about 0.3 MiB a scene at calico-tiny's size, so that four thou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from calico_model.ablation.plan import Plan
+from calico_model.config import CalicoConfig
 from calico_model.data.pool import ScenePool
 from calico_model.feature_store import FeatureStore
 from calico_model.features import ImageFeatures, concatenate, image_key
 from calico_model.modeling.inputs import Pixels
 from calico_model.modeling.model import Calico
-from calico_model.training.batches import batch_scenes
+from calico_model.tokenizer import Tokenizer
+from calico_model.training.batches import TrainingBatch, batch_scenes, group_batch
 from calico_model.training.frozen import encoder_fingerprint, rounded
 
 _BATCH = 32
@@ -71,3 +76,38 @@ class SceneFeatures:
 
     def _key(self, index: int) -> str:
         return image_key(self._pool.scene(index).image)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """What training batches are drawn from.
+
+    Attributes:
+        pool: the scenes.
+        features: theirs.
+        tokenizer: writes questions and answers about them.
+    """
+
+    pool: ScenePool
+    features: SceneFeatures
+    tokenizer: Tokenizer
+
+    def batch(self, config: CalicoConfig, plan: Plan, seed: int, step: int) -> TrainingBatch:
+        """Draws one step's pairs, questions and masks, with features instead of fresh encodings.
+
+        It depends on plan, seed and step alone, so that every row sees the same questions about
+        the same scenes in the same order.
+        """
+        rng = np.random.default_rng((seed, step))
+        pairs = [self.pool.draw_indices(rng, 2) for _ in range(plan.pairs)]
+        batch = group_batch(
+            [[self.pool.scene(i) for i in pair] for pair in pairs],
+            self.tokenizer,
+            rng,
+            queries=config.qformer.queries,
+            questions=1,
+            masks=plan.masks,
+            side=config.mask_side,
+            system_prompt=config.system_prompt,
+        )
+        return replace(batch, features=self.features.of([i for pair in pairs for i in pair]))

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from enum import StrEnum
 from hashlib import sha256
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from calico_model.ablation.plan import Start
 from calico_model.ablation.rows import Row
 from calico_model.config import LoraConfig
 from calico_model.modeling.adapter import base_state
@@ -27,13 +27,6 @@ _TRAINED_VISION = "mask_decoder.mask_decoder."
 _INJECTION = ("cem.", "cams.")
 _GAIN = 0.8
 _SHIFT_GAIN = 0.02
-
-
-class Start(StrEnum):
-    """Where the language side begins."""
-
-    SCRATCH = "scratch"
-    LANGUAGE = "language"
 
 
 def build_row(base: Calico, row: Row, *, seed: int, start: Start) -> Calico:

@@ -1,6 +1,6 @@
 """A study: all rows of a table with all seeds, several at a time, picked up where it was left.
 
-Owns the folder: `plan.json`, `pool/`, `features/`, `groups/` and one folder per finished trial.
+Owns the folder: plan, scenes, features, dictionary, held-out groups, one folder per trial.
 Every trial is a process with one thread: at this size, cores are better spent on rows.
 """
 
@@ -10,23 +10,29 @@ import json
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Queue
 
 import torch
 
+from calico_model.ablation.dictionary import PartDictionary, fit_dictionary
+from calico_model.ablation.plan import Plan
 from calico_model.ablation.rows import Row
-from calico_model.ablation.scenes import SceneFeatures
-from calico_model.ablation.trial import OUTCOME, Material, Outcome, Plan, read_outcome, run_trial
+from calico_model.ablation.scenes import SceneFeatures, Scenes
+from calico_model.ablation.trial import OUTCOME, Material, Outcome, read_outcome, run_trial
 from calico_model.checkpoints import fingerprint, load_model
 from calico_model.config import AblationConfig
 from calico_model.data.groups import read_groups
 from calico_model.data.pool import ScenePool, fill_pool
 from calico_model.data.synthetic import write_groups
 from calico_model.errors import InvalidConfigError
+from calico_model.modeling.model import Calico
+from calico_model.tokenizer import Tokenizer
 
-_SCENE_SEED, _GROUP_SEED = 1, 1
+_SCENE_SEED, _GROUP_SEED, _FIT_SEED = 1, 1, 0
+_FIT_STEPS, _ALL_MASKS = 40, 10_000
+_DICTIONARY = "dictionary.safetensors"
 _GROUPS_PER_CHUNK = 32
 _PATIENCE_S = 0.5
 
@@ -83,7 +89,7 @@ Listener = Callable[[Progress], None]
 
 
 def prepare(study: Study, *, workers: int, on_progress: Listener) -> None:
-    """Draws scenes and held-out groups and encodes the scenes, unless they are there.
+    """Makes what all trials share, unless it is there: groups, scenes, features, dictionary.
 
     Args:
         study: what for.
@@ -95,7 +101,7 @@ def prepare(study: Study, *, workers: int, on_progress: Listener) -> None:
             part that a row needs.
         CheckpointError: unusable weights.
     """
-    base, _ = load_model(study.weights)
+    base, tokenizer = load_model(study.weights)
     if base.config.ablation != AblationConfig():
         raise InvalidConfigError(
             f"--weights: expected a model with all parts, {study.weights.name} lacks some"
@@ -124,9 +130,14 @@ def prepare(study: Study, *, workers: int, on_progress: Listener) -> None:
         groups_per_chunk=_GROUPS_PER_CHUNK,
         on_progress=tell("drawing scenes", plan.scenes),
     )
-    pool = ScenePool(out / "pool")
-    features = SceneFeatures(base, pool, out / "features")
-    features.fill(base, on_progress=tell("encoding scenes", len(pool)))
+    scenes = _open_scenes(study, base, tokenizer)
+    scenes.features.fill(base, on_progress=tell("encoding scenes", len(scenes.pool)))
+    path = out / _DICTIONARY
+    if not path.is_file():
+        every = replace(plan, masks=_ALL_MASKS)
+        batches = (scenes.batch(base.config, every, _FIT_SEED, step) for step in range(_FIT_STEPS))
+        tell_read = tell("reading the decoder's prompts", _FIT_STEPS)
+        fit_dictionary(base, batches, on_progress=tell_read).save(path)
 
 
 def _claim(study: Study) -> None:
@@ -208,6 +219,14 @@ def _run_in_process(study: Study, row: Row, seed: int, events: Queue[Progress]) 
 def open_material(study: Study) -> Material:
     """Opens what `prepare` made."""
     base, tokenizer = load_model(study.weights)
+    return Material(
+        base,
+        _open_scenes(study, base, tokenizer),
+        PartDictionary.from_file(study.out / _DICTIONARY),
+        read_groups(study.out / "groups"),
+    )
+
+
+def _open_scenes(study: Study, base: Calico, tokenizer: Tokenizer) -> Scenes:
     pool = ScenePool(study.out / "pool")
-    features = SceneFeatures(base, pool, study.out / "features")
-    return Material(base, tokenizer, pool, features, read_groups(study.out / "groups"))
+    return Scenes(pool, SceneFeatures(base, pool, study.out / "features"), tokenizer)

@@ -1,8 +1,4 @@
-"""One trial: a row with a seed learns on cached features and is judged on held-out groups.
-
-The data of a step depends on seed and step alone, so that every row sees the same questions about
-the same scenes in the same order.
-"""
+"""One trial: a row with a seed learns on cached features and is judged on held-out groups."""
 
 from __future__ import annotations
 
@@ -16,80 +12,27 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from calico_model.ablation.dictionary import PartDictionary
+from calico_model.ablation.plan import Plan
 from calico_model.ablation.rows import Row
-from calico_model.ablation.scenes import SceneFeatures
-from calico_model.ablation.start import Start, build_row, initialise_by_name
+from calico_model.ablation.scenes import Scenes
+from calico_model.ablation.start import build_row, initialise_by_name
 from calico_model.checkpoints import save_model
-from calico_model.data.pool import ScenePool
-from calico_model.data.synthetic import Split
-from calico_model.errors import InvalidConfigError, InvalidRecordError
+from calico_model.errors import InvalidRecordError
 from calico_model.evaluation import protocol, report
 from calico_model.evaluation.bootstrap import Estimate
 from calico_model.evaluation.outcome import HEADLINE, MODES, Report
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
-from calico_model.tokenizer import Tokenizer
-from calico_model.training.batches import TrainingBatch, group_batch
 from calico_model.training.curves import CurveLog
 from calico_model.training.objectives import TrainingObjective, Weights
 from calico_model.training.pretrain import use_plain_attention
-from calico_model.training.recipe import Stage
 from calico_model.types import LabeledGroup
 
 OUTCOME = "outcome.json"
 _LOG_EVERY = 25
-_PRESENCE = 0.3
+_PROMPT, _PRESENCE = 0.5, 0.3
 _CLIP_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How every row is trained and judged.
-
-    Attributes:
-        steps: optimiser steps.
-        scenes: least number of training scenes whose features are kept.
-        groups: held-out pairs.
-        split: hold-out they are drawn from.
-        start: where the language side begins.
-        pairs: groups per step, each with one question.
-        masks: most masks decoded per step.
-        learning_rate: peak; warm-up over the first tenth, linear decay over the last half.
-        mask_weight: on top of the paper's mask weights; a new [SEG] projection needs more.
-        resamples: of the bootstrap.
-    """
-
-    steps: int = 450
-    scenes: int = 4000
-    groups: int = 300
-    split: Split = Split.SEEN
-    start: Start = Start.SCRATCH
-    pairs: int = 16
-    masks: int = 32
-    learning_rate: float = 1e-3
-    mask_weight: float = 3.0
-    resamples: int = 1000
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "scenes", "groups", "pairs", "masks", "resamples"):
-            if getattr(self, name) < 1:
-                raise InvalidConfigError(f"{name}: expected >= 1, got {getattr(self, name)}")
-
-    @property
-    def stage(self) -> Stage:
-        """The training as a stage of a recipe."""
-        return Stage(
-            "ablation",
-            self.steps,
-            self.learning_rate,
-            language=True,
-            scenes=2 * self.pairs,
-            masks=self.masks,
-            dense_weight=0.0,
-            mask_weight=self.mask_weight,
-            warmup_steps=self.steps // 10,
-            decay_share=0.5,
-        )
 
 
 @dataclass(frozen=True)
@@ -98,16 +41,14 @@ class Material:
 
     Attributes:
         base: finished weights, in evaluation mode.
-        tokenizer: theirs.
-        pool: training scenes.
-        features: theirs, as `base` sees them.
+        scenes: to train on.
+        dictionary: prompts of parts, as `base` says them.
         groups: held out.
     """
 
     base: Calico
-    tokenizer: Tokenizer
-    pool: ScenePool
-    features: SceneFeatures
+    scenes: Scenes
+    dictionary: PartDictionary
     groups: Sequence[LabeledGroup]
 
 
@@ -156,10 +97,10 @@ def run_trial(
     train_row(
         model, plan, seed, material, curve=curve, on_step=lambda done: on_progress("training", done)
     )
-    save_model(model, material.tokenizer, folder / "model", dtype=torch.bfloat16)
+    save_model(model, material.scenes.tokenizer, folder / "model", dtype=torch.bfloat16)
     version = f"{model.config.name}-{row.key}-seed{seed}"
     judged = protocol.evaluate(
-        Predictor(model, material.tokenizer, version=version),
+        Predictor(model, material.scenes.tokenizer, version=version),
         material.groups,
         resamples=plan.resamples,
         on_group=lambda done: on_progress("judging", done),
@@ -185,15 +126,18 @@ def train_row(
     It stays in evaluation mode: nothing that learns has dropout, nothing frozen runs.
     """
     stage = plan.stage
-    objective = TrainingObjective(model, Weights(0.0, 0.0, _PRESENCE, stage.mask_weight))
+    objective = TrainingObjective(model, Weights(0.0, _PROMPT, _PRESENCE, stage.mask_weight))
     initialise_by_name(objective.presence, seed)
+    with torch.no_grad():
+        objective.part_prompts.weight.copy_(material.dictionary.parts)
+        objective.category_prompts.weight.copy_(material.dictionary.categories)
     learning = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         learning, lr=stage.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
     )
     history: list[dict[str, float]] = []
     for step in range(stage.steps):
-        batch = draw_batch(model, plan, seed, step, material)
+        batch = material.scenes.batch(model.config, plan, seed, step)
         for group in optimizer.param_groups:
             group["lr"] = stage.rate_at(step)
         # The fused attention's backward pass costs twice the plain, equally causal, one on CPUs.
@@ -210,26 +154,6 @@ def train_row(
             )
             history.clear()
         on_step(step + 1)
-
-
-def draw_batch(
-    model: Calico, plan: Plan, seed: int, step: int, material: Material
-) -> TrainingBatch:
-    """Draws one step's pairs, questions and masks, with features instead of fresh encodings."""
-    config = model.config
-    rng = np.random.default_rng((seed, step))
-    pairs = [material.pool.draw_indices(rng, 2) for _ in range(plan.pairs)]
-    batch = group_batch(
-        [[material.pool.scene(i) for i in pair] for pair in pairs],
-        material.tokenizer,
-        rng,
-        queries=config.qformer.queries,
-        questions=1,
-        masks=plan.masks,
-        side=config.mask_side,
-        system_prompt=config.system_prompt,
-    )
-    return replace(batch, features=material.features.of([i for pair in pairs for i in pair]))
 
 
 def write_outcome(outcome: Outcome, path: Path) -> None:

@@ -12,9 +12,9 @@ from PIL import Image
 from rich.console import Console
 
 from calico_model.ablation.comparison import compare_rows
+from calico_model.ablation.plan import Start
 from calico_model.ablation.report import markdown, page, write_study
 from calico_model.ablation.rows import COMPONENTS, FULL, PLACEMENT
-from calico_model.ablation.start import Start
 from calico_model.ablation.trial import Outcome
 from calico_model.evaluation.bootstrap import Estimate
 from calico_model.evaluation.outcome import HEADLINE, MODES

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
+from calico_model.ablation.dictionary import PartDictionary, fit_dictionary
+from calico_model.ablation.plan import Plan, Start
 from calico_model.ablation.rows import COMPONENTS, FULL, PLACEMENT, Row, select_rows
-from calico_model.ablation.start import Start, build_row
-from calico_model.ablation.trial import Material, Plan, draw_batch, train_row
+from calico_model.ablation.start import build_row
+from calico_model.ablation.trial import Material, train_row
+from calico_model.data.catalogue import TRAINED_CATEGORIES
 from calico_model.errors import InvalidConfigError
 from calico_model.modeling.model import Calico
+from calico_model.training.batches import WHOLE
 
 ROWS = {row.key: row for row in (*PLACEMENT, *COMPONENTS)}
 LEFT_OUT = {
@@ -79,7 +85,7 @@ def test_before_training_every_row_answers_as_without_injection(
     base: Calico, material: Material, key: str
 ) -> None:
     bare, row = build(base, ROWS["without_cem_and_cam"]), build(base, ROWS[key])
-    batch = draw_batch(row, Plan(pairs=2, masks=4), 27, 0, material)
+    batch = material.scenes.batch(row.config, Plan(pairs=2, masks=4), 27, 0)
     assert batch.turns is not None
     assert batch.features is not None
     with torch.no_grad():
@@ -124,3 +130,20 @@ def test_rows_are_chosen_by_key_and_full_is_always_one() -> None:
     assert select_rows(PLACEMENT, ()) == PLACEMENT
     with pytest.raises(InvalidConfigError, match="without_dino, .*got 'dino'"):
         select_rows(COMPONENTS, ("dino",))
+
+
+def test_the_dictionary_holds_the_prompts_of_the_weights(base: Calico, material: Material) -> None:
+    """Entries of a model whose prompts are such sums come back, up to the ridge's pull."""
+    batches = [material.scenes.batch(base.config, Plan(masks=99), 5, step) for step in range(12)]
+    true = PartDictionary(torch.randn(WHOLE + 1, 32), torch.randn(len(TRAINED_CATEGORIES), 32))
+    prompts = [true.parts[b.masks.part] + true.categories[b.masks.category] for b in batches]
+    said = iter(prompts)
+    model = copy.deepcopy(base)
+    model.segmentation_projection = torch.nn.Identity()
+    model.segmentation_projection.forward = lambda states: next(said)
+
+    found = fit_dictionary(model, batches)
+
+    again = [found.parts[b.masks.part] + found.categories[b.masks.category] for b in batches]
+    error = (torch.cat(again) - torch.cat(prompts)).square().mean()
+    assert error < 0.05 * torch.cat(prompts).square().mean()

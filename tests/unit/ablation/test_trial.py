@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from calico_model.ablation.plan import Plan, Start
 from calico_model.ablation.rows import COMPONENTS, FULL
 from calico_model.ablation.scenes import SceneFeatures
-from calico_model.ablation.start import Start, build_row
-from calico_model.ablation.study import Study
+from calico_model.ablation.start import build_row
+from calico_model.ablation.study import Study, prepare
 from calico_model.ablation.trial import (
     OUTCOME,
     Material,
     Outcome,
-    Plan,
-    draw_batch,
     read_outcome,
     run_trial,
     train_row,
@@ -37,10 +38,10 @@ ROWS = {row.key: row for row in COMPONENTS}
 
 def test_cached_features_are_those_of_the_encoders(base: Calico, material: Material) -> None:
     picks = [7, 0, 7]
-    scenes = batch_scenes([material.pool.scene(i) for i in picks])
+    scenes = batch_scenes([material.scenes.pool.scene(i) for i in picks])
     with torch.no_grad():
         fresh = base.encode(Pixels(scenes.pixels))
-    kept = material.features.of(picks)
+    kept = material.scenes.features.of(picks)
     pairs = [
         (kept.global_tokens, fresh.global_tokens),
         (kept.semantic_tokens, fresh.semantic_tokens),
@@ -60,15 +61,15 @@ def test_a_killed_encoding_goes_on_where_it_was(
     def interrupt(done: int) -> None:
         raise KeyboardInterrupt
 
-    features = SceneFeatures(base, material.pool, tmp_path)
+    features = SceneFeatures(base, material.scenes.pool, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         features.fill(base, on_progress=interrupt)
     with pytest.raises(CheckpointError, match="missing"):
         features.of([40])
     features.fill(base, on_progress=told.append)
     assert told[0] == 64
-    assert told[-1] == len(material.pool)
-    features.of([0, 40, len(material.pool) - 1])
+    assert told[-1] == len(material.scenes.pool)
+    features.of([0, 40, len(material.scenes.pool) - 1])
     features.fill(base, on_progress=interrupt)  # nothing is left to do
 
 
@@ -79,22 +80,22 @@ def test_every_row_sees_the_same_data_in_the_same_order(
     plan = Plan(pairs=2, masks=4)
     full = build_row(base, ROWS[FULL], seed=27, start=Start.SCRATCH)
     row = build_row(base, ROWS[key], seed=27, start=Start.SCRATCH)
-    steps = [draw_batch(full, plan, 27, step, material) for step in range(3)]
+    steps = [material.scenes.batch(full.config, plan, 27, step) for step in range(3)]
     for step, expected in enumerate(steps):
-        batch = draw_batch(row, plan, 27, step, material)
+        batch = material.scenes.batch(row.config, plan, 27, step)
         assert batch.turns is not None
         assert expected.turns is not None
         assert torch.equal(batch.turns.labels, expected.turns.labels)
         assert torch.equal(batch.masks.target, expected.masks.target)
         assert torch.equal(batch.scenes.pixels, expected.scenes.pixels)
     assert not torch.equal(steps[0].scenes.pixels, steps[1].scenes.pixels)
-    other = draw_batch(full, plan, 28, 0, material)
+    other = material.scenes.batch(full.config, plan, 28, 0)
     assert not torch.equal(other.scenes.pixels, steps[0].scenes.pixels)
 
 
 def test_features_of_a_batch_are_those_of_its_scenes(base: Calico, material: Material) -> None:
     model = build_row(base, ROWS[FULL], seed=27, start=Start.SCRATCH)
-    batch = draw_batch(model, Plan(pairs=2, masks=4), 27, 0, material)
+    batch = material.scenes.batch(model.config, Plan(pairs=2, masks=4), 27, 0)
     assert batch.features is not None
     with torch.no_grad():
         fresh = base.encode(Pixels(batch.scenes.pixels))
@@ -157,3 +158,21 @@ def test_a_broken_outcome_is_named(tmp_path: Path) -> None:
 def test_a_plan_without_work_is_refused(name: str) -> None:
     with pytest.raises(InvalidConfigError, match=f"{name}: expected >= 1, got 0"):
         Plan(**{name: 0})
+
+
+@pytest.mark.parametrize("change", [{"steps": 4}, {"start": Start.LANGUAGE}, {"masks": 5}])
+def test_a_folder_keeps_to_its_plan(study: Study, change: dict[str, object]) -> None:
+    (name,) = change
+    other = replace(study, plan=replace(study.plan, **change))
+    with pytest.raises(InvalidConfigError, match=f"begun with {name}"):
+        prepare(other, workers=1, on_progress=lambda progress: None)
+
+
+def test_weights_that_lack_a_part_cannot_be_ablated(study: Study, tmp_path: Path) -> None:
+    weights = tmp_path / "lame"
+    shutil.copytree(study.weights, weights)
+    config = json.loads((weights / "config.json").read_text())
+    config["ablation"]["use_cam_guidance"] = False
+    (weights / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidConfigError, match="all parts, lame lacks some"):
+        prepare(replace(study, weights=weights), workers=1, on_progress=lambda progress: None)
