@@ -6,6 +6,7 @@ character by bytes, and keeps reserved rows for a project's own labels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ _TAGS = (
     prompts.PHRASE_END,
     prompts.END,
 )
+_BEFORE = f"{prompts.PHRASE_START} the"
+_NAMED = re.compile(rf"{prompts.PHRASE_START}(.*?){prompts.PHRASE_END}", re.DOTALL)
 
 
 class Tokenizer:
@@ -36,13 +39,16 @@ class Tokenizer:
     Attributes:
         image, seg, phrase_start, phrase_end, end: ids of the grammar's tags.
         start: what every conversation begins with, for a language model that was trained so.
+        labels: names that are one reserved token each instead of being spelled.
 
     Raises:
         CheckpointError: a tag of the grammar has no token.
     """
 
-    def __init__(self, rust: RustTokenizer) -> None:
+    def __init__(self, rust: RustTokenizer, labels: tuple[str, ...] = ()) -> None:
         self._rust = rust
+        self.labels = labels
+        self._tags = {label: f"<label_{k}>" for k, label in enumerate(labels)}
         self.image = self._id(prompts.IMAGE_TOKEN)
         self.seg = self._id(prompts.SEG)
         self.phrase_start = self._id(prompts.PHRASE_START)
@@ -76,13 +82,44 @@ class Tokenizer:
         """Number of rows an embedding needs."""
         return int(self._rust.get_vocab_size(with_added_tokens=True))
 
+    @property
+    def label_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens reserved for labels; none in a tokenizer made by others."""
+        ids = (self._rust.token_to_id(f"<label_{k}>") for k in range(RESERVED_LABELS))
+        return tuple(int(i) for i in ids if i is not None)
+
+    def with_labels(self, labels: Sequence[str]) -> Tokenizer:
+        """Returns a tokenizer that writes label k of a phrase as the k-th reserved token.
+
+        Args:
+            labels: different names as `prompts.clean_label` leaves them.
+
+        Raises:
+            CheckpointError: more labels than reserved tokens.
+        """
+        if len(labels) > len(self.label_ids):
+            raise CheckpointError(
+                f"tokenizer.json: expected at most {len(self.label_ids)} labels of a project's "
+                f"own, got {len(labels)}"
+            )
+        return Tokenizer(self._rust, tuple(labels))
+
     def encode(self, text: str) -> list[int]:
         """Returns token ids; no begin or end token is added."""
+        if self._tags:
+            text = _NAMED.sub(self._with_tag, text)
         return list(self._rust.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns text with the tags of the grammar kept."""
-        return str(self._rust.decode(list(ids), skip_special_tokens=False))
+        text = str(self._rust.decode(list(ids), skip_special_tokens=False))
+        for label, tag in self._tags.items():
+            text = text.replace(tag, f" {label} ")
+        return text
+
+    def _with_tag(self, phrase: re.Match[str]) -> str:
+        tag = self._tags.get(prompts.clean_label(phrase.group(1)))
+        return phrase.group(0) if tag is None else f"{_BEFORE} {tag} {prompts.PHRASE_END}"
 
     def _id(self, token: str) -> int:
         found = self._rust.token_to_id(token)
