@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import Dinov2WithRegistersModel, InstructBlipForConditionalGeneration
 
+from calico_model.config import CalicoConfig
 from tests.unit.released import writers
 from tests.unit.released.lavis import Eva
 from tests.unit.released.writers import State
@@ -28,13 +29,9 @@ class Parts:
     dino: Dinov2WithRegistersModel
 
 
-@pytest.fixture(scope="session")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    """GLaMM (.bin shards), InstructBLIP and DINOv2 (as transformers save), as `fetch` lays out."""
-    torch.manual_seed(11)
-    folder = tmp_path_factory.mktemp("released") / "calico-7b-parts"
-    config = writers.base_config()
-    made = Parts(
+def reference_parts(config: CalicoConfig, folder: Path) -> Parts:
+    """Modules of the releasing libraries in the sizes of `config`."""
+    return Parts(
         folder,
         writers.llama(config.language.vocab_size, config),
         writers.sam(config),
@@ -42,6 +39,14 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
         writers.instructblip(config),
         writers.dino(config),
     )
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """GLaMM (.bin shards), InstructBLIP and DINOv2 (as transformers save), as `fetch` lays out."""
+    torch.manual_seed(11)
+    folder = tmp_path_factory.mktemp("released") / "calico-7b-parts"
+    made = reference_parts(writers.base_config(), folder)
     state = writers.glamm_state(made.language, made.masks, made.projection)
     writers.write_pickles(state, folder / "GLaMM-GranD-Pretrained", shards=2)
     writers.write_llama_tokenizer(folder / "GLaMM-GranD-Pretrained", tags=True)
@@ -61,13 +66,21 @@ class Merged:
 
 @pytest.fixture(scope="session")
 def merged(parts: Parts) -> Merged:
-    """`PLAN-Lab/CALICO`: LAVIS names, CAMs and a CEM, LoRA already merged."""
+    """A small merged release."""
     torch.manual_seed(12)
-    config = writers.base_config()
+    return merge(writers.base_config(), parts)
+
+
+def merge(config: CalicoConfig, parts: Parts) -> Merged:
+    """`PLAN-Lab/CALICO`: LAVIS names, CAMs and a CEM, LoRA already merged."""
     eva = writers.shaken(Eva(config.eva))
     width, narrow = config.language.width, config.qformer.width
     attention = nn.MultiheadAttention(
-        config.eva.width, 4, kdim=config.dino.width, vdim=config.dino.width, batch_first=True
+        config.eva.width,
+        config.cem_heads,
+        kdim=config.dino.width,
+        vdim=config.dino.width,
+        batch_first=True,
     )
     own: State = {"query_tokens": torch.randn(1, config.qformer.queries, narrow)}
     for name, module in (
