@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from backend.errors import InvalidEventError
@@ -41,7 +43,8 @@ def canonical_results(raw: bytes | msgspec.Raw, place: str) -> bytes:
         for result in results:
             for name, field in result.items():
                 if isinstance(field, dict):
-                    result[name] = {key: _settle(key, value) for key, value in field.items()}
+                    settled: dict[str, Any] = {k: _settle(k, v) for k, v in field.items()}
+                    result[name] = settled
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return canonical(raw, place)
     return msgspec.json.encode(results, order="deterministic")

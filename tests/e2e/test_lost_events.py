@@ -84,7 +84,7 @@ def test_everything_that_was_lost_is_found(
     client: LabelStudioClient, repository: CorrectionRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = client.create_project("lost", LABEL_CONFIG.read_text()).id
-    data = {"data": {"images": ["/data/a.png", "s3://bucket/b.png"]}}
+    data: dict[str, object] = {"data": {"images": ["/data/a.png", "s3://bucket/b.png"]}}
     corrected, skipped, drafted, plain, doomed = client.import_tasks(project, [data] * 5)
     both = Reconciler(repository, client)
     derivation = Derivation(repository, StudioPredictions(client))
