@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import SettingsError
+from calico_model.precision import Precision
 
 PREFIX = "CALICO_"
 _MIB = 1024 * 1024
@@ -72,6 +73,10 @@ class Settings(BaseSettings):
         None, description="Folder of the model weights; the shipped calico-tiny if unset."
     )
     device: str = Field("cpu", description="Where the model runs: cpu, cuda or cuda:N.")
+    precision: Precision | None = Field(
+        None,
+        description="Numbers of the weights: fp32, bf16, int8 or nf4; the best that fits if unset.",
+    )
     model_threads: int | None = Field(
         None, ge=1, description="CPU threads of one prediction; torch decides if unset."
     )

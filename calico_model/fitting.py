@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
+from calico_model.checkpoints import CONFIG, is_released
 from calico_model.config import CalicoConfig
-from calico_model.errors import InsufficientMemoryError
+from calico_model.errors import CheckpointError, InsufficientMemoryError
 from calico_model.memory import MemoryPlan, plan_inference
 from calico_model.placement import Placement
 from calico_model.precision import Precision
+from calico_model.presets import full
+from calico_model.released.plan import make_plan
 from calico_model.types import MAX_GROUP_SIZE
 
 _GIB = 2**30
 # A card named "24 GB" shows 22.5 to 24 GiB; a CUDA context and libraries take about half a GiB.
 _CARD_SHARE, _CONTEXT_BYTES = 0.93, _GIB // 2
 _FREE_SHARE = 0.95  # what fragmentation leaves of measured free memory
+_SMALL_SHARE = 0.02  # weights below this part of the memory fit in any case
 
 
 def card_bytes(gigabytes: float) -> int:
@@ -35,6 +40,55 @@ def usable_bytes(device: str) -> int:
         free, _ = torch.cuda.mem_get_info(torch.device(device))
         return int(free * _FREE_SHARE)
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _FREE_SHARE)
+
+
+def plan_folder(
+    folder: Path, device: str, *, precision: Precision | None = None, images: int = MAX_GROUP_SIZE
+) -> MemoryPlan | None:
+    """Plans a model folder on a device of this machine; reads no weights.
+
+    Args:
+        folder: a model folder or released checkpoints.
+        device: cpu, cuda or cuda:N.
+        precision: the only one to consider; None considers all the device is good at.
+        images: of the largest group.
+
+    Returns:
+        The plan; None for a model so small that there is nothing to plan.
+
+    Raises:
+        CheckpointError, InvalidConfigError: no usable folder.
+        InsufficientMemoryError: it does not fit.
+    """
+    available = usable_bytes(device)
+    if _weights_on_disk(folder) < _SMALL_SHARE * available:
+        return None
+    config = folder_config(folder)
+    return choose_placement(config, device, available, precision=precision, images=images)
+
+
+def folder_config(folder: Path) -> CalicoConfig:
+    """The configuration of a model folder, or of released checkpoints by their shapes.
+
+    Raises:
+        CheckpointError, InvalidConfigError: no usable folder.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: expected a model folder")
+    if is_released(folder):
+        return make_plan(folder, full()).config
+    return CalicoConfig.from_file(folder / CONFIG)
+
+
+def usual_placement(device: str, precision: Precision | None) -> Placement:
+    """Where a model goes that fits in any case: bfloat16 on a GPU, float32 on a CPU."""
+    is_gpu = torch.device(device).type == "cuda"
+    return Placement(precision or (Precision.BF16 if is_gpu else Precision.FP32), device)
+
+
+def _weights_on_disk(folder: Path) -> int:
+    kinds = (".safetensors", ".bin", ".pth")
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.suffix in kinds)
 
 
 def choose_placement(

@@ -6,7 +6,7 @@ Owns the loaded model and its feature cache; one prediction runs at a time, guar
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +18,18 @@ from calico_model.checkpoints import fingerprint, load_model
 from calico_model.data.collate import Turn, collate_prompts
 from calico_model.errors import InvalidConfigError
 from calico_model.features import FeatureCache, ImageFeatures, concatenate, image_key
+from calico_model.fitting import plan_folder, usual_placement
 from calico_model.forced import read_answers
 from calico_model.images import to_mask, to_pixels
 from calico_model.likelihood import Likelihood
+from calico_model.memory import FEATURE_CACHE_BYTES, MemoryPlan
 from calico_model.modeling.generation import Generated
 from calico_model.modeling.model import Calico
+from calico_model.precision import Precision
 from calico_model.prompts import ParsedAnswer
+from calico_model.quantisation import check_kernels
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
+from calico_model.types import MAX_GROUP_SIZE, GroupPrediction, ImageGroup, PartMask, RegionKind
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "calico-tiny"
 
@@ -63,9 +67,11 @@ class Predictor:
         *,
         version: str,
         device: str = "cpu",
-        cache_bytes: int = 512 * 2**20,
+        cache_bytes: int = FEATURE_CACHE_BYTES,
+        images_at_once: int = MAX_GROUP_SIZE,
     ) -> None:
         self.version = version
+        self._images_at_once = images_at_once
         self.features = FeatureCache(cache_bytes)
         self._model, self._tokenizer, self._device = model, tokenizer, device
         self._empty_marks = [i for word in prompts.empty_marks() for i in tokenizer.encode(word)]
@@ -138,10 +144,11 @@ class Predictor:
         keys = [image_key(image) for image in group.images]
         found = [self.features.get(key) for key in keys]
         missing = [i for i, item in enumerate(found) if item is None]
-        if missing:
-            pixels = to_pixels([group.images[i] for i in missing], self._model.config)
+        for start in range(0, len(missing), self._images_at_once):
+            several = missing[start : start + self._images_at_once]
+            pixels = to_pixels([group.images[i] for i in several], self._model.config)
             fresh = self._model.encode(pixels.to(self._device))
-            for row, i in enumerate(missing):
+            for row, i in enumerate(several):
                 one = fresh.image(row)
                 found[i] = one
                 self.features.put(keys[i], one)
@@ -198,28 +205,55 @@ class Predictor:
 
 
 def load_predictor(
-    folder: Path = DEFAULT_WEIGHTS, *, device: str = "cpu", threads: int | None = None
+    folder: Path = DEFAULT_WEIGHTS,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    precision: Precision | None = None,
+    on_plan: Callable[[MemoryPlan], None] = lambda _: None,
 ) -> Predictor:
-    """Loads a model folder.
+    """Loads a model folder, after making sure that it fits.
 
     Args:
-        folder: config.json, model.safetensors, tokenizer.json.
+        folder: config.json, model.safetensors, tokenizer.json; or released checkpoints.
         device: torch device.
         threads: CPU threads of one forward; None leaves torch's choice.
+        precision: of the weights; None takes the best that fits the device.
+        on_plan: told what will be held where, before a large model is loaded.
 
     Raises:
         CheckpointError: missing or damaged weights.
         InvalidConfigError: a wrong configuration, or a device this machine does not have.
+        InsufficientMemoryError: the model does not fit the device.
     """
-    _check_device(device)
+    check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    model, tokenizer = load_model(folder, device=device)
+    plan = plan_folder(folder, device, precision=precision)
+    if plan is not None:
+        on_plan(plan)
+    placement = usual_placement(device, precision) if plan is None else plan.placement
+    if placement.precision.is_quantised:
+        check_kernels(placement.precision, torch.device(device))
+    model, tokenizer = load_model(folder, placement=placement)
     version = f"{model.config.name}-{fingerprint(folder)[:8]}"
-    return Predictor(model, tokenizer, version=version, device=device)
+    if placement.precision is not Precision.FP32:
+        version += f"-{placement.precision}"  # other numbers, other answers
+    return Predictor(
+        model,
+        tokenizer,
+        version=version,
+        device=device,
+        images_at_once=placement.images_at_once,
+    )
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Makes sure this machine has a device.
+
+    Raises:
+        InvalidConfigError: it has not.
+    """
     gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
     has = device == "cpu" or device in gpus or (device == "cuda" and bool(gpus))
     if not has:

@@ -1,11 +1,14 @@
 """`calico doctor`: looks at a live set-up from both ends and says what to fix, in plain words.
 
-Changes nothing anywhere. The checks are in diagnosis.py; here they are shown.
+With --model it says what a model needs instead, before anything is loaded. Changes nothing
+anywhere. The checks are in diagnosis.py; here they are shown.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -20,7 +23,12 @@ from backend.cli.connect import (
     UserOption,
 )
 from backend.cli.diagnosis import Finding, Level, examine
-from backend.settings import load_settings
+from backend.settings import Settings, load_settings
+from calico_model.precision import Precision
+from calico_model.types import MAX_GROUP_SIZE
+
+if TYPE_CHECKING:
+    from calico_model.config import CalicoConfig
 
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
@@ -35,17 +43,41 @@ def doctor(
     user: UserOption = None,
     password: PasswordOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON, no table.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Plan a model's memory instead: 7b, or a folder.", metavar="7b|DIR"),
+    ] = None,
+    gpu_gb: Annotated[
+        float | None, typer.Option(help="Plan for a GPU of this size instead of this machine.")
+    ] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Plan for this one; the best that fits if not given.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]")
+    ] = None,
+    images: Annotated[
+        int, typer.Option(help="Images of the largest group.", min=1, max=MAX_GROUP_SIZE)
+    ] = MAX_GROUP_SIZE,
 ) -> None:
     """Check a live set-up and say what to fix. Run it where the backend runs.
 
     Ends with status 1 if something does not work.
+
+    With --model: the model's parameters, the memory each precision takes, and where its
+    parts would go on this machine or on a GPU of --gpu-gb. Loads nothing. Ends with
+    status 2 if the model does not fit.
     """
     settings = load_settings(
+        device=device,
         label_studio_url=url,
         label_studio_api_key=api_key,
         basic_auth_user=user,
         basic_auth_password=password,
     )
+    if model is not None:
+        _plan(model, settings, gpu_gb, precision, images)
+        return
     findings = list(examine(settings, backend_url, project))
     has_failed = any(finding.level is Level.FAIL for finding in findings)
     if as_json:
@@ -54,6 +86,47 @@ def doctor(
     else:
         Console().print(_table(findings))
     raise typer.Exit(1 if has_failed else 0)
+
+
+def _plan(
+    model: str, settings: Settings, gpu_gb: float | None, precision: Precision | None, images: int
+) -> None:
+    """Prints a model's parameters and memory; the last line of stdout is JSON."""
+    # torch takes seconds to import: a check of a live set-up does not need it.
+    from backend.cli import memory_tables
+    from calico_model.fitting import card_bytes, choose_placement, usable_bytes
+    from calico_model.predictor import check_device
+
+    config = _config(model)
+    console = Console()
+    console.print(memory_tables.parameter_rows(config))
+    console.print(memory_tables.precision_rows(config, images))
+    console.print(memory_tables.card_rows(config, images))
+    if gpu_gb is None:
+        check_device(settings.device)
+        device, available = settings.device, usable_bytes(settings.device)
+    else:
+        device, available = "cuda", card_bytes(gpu_gb)
+    plan = choose_placement(config, device, available, precision=precision, images=images)
+    console.print(memory_tables.plan_table(plan))
+    outcome = {
+        "model": config.name,
+        "device": device,
+        "precision": plan.placement.precision,
+        "encoders_on_cpu": plan.placement.are_encoders_offloaded,
+        "images_at_once": min(images, plan.placement.images_at_once),
+        "weights_gib": round(plan.weight_bytes / 2**30, 2),
+        "peak_gib": round(plan.peak_bytes(device) / 2**30, 2),
+        "available_gib": round(available / 2**30, 2),
+    }
+    typer.echo(json.dumps(outcome))
+
+
+def _config(model: str) -> CalicoConfig:
+    from calico_model.fitting import folder_config
+    from calico_model.presets import full
+
+    return full() if model == "7b" else folder_config(Path(model))
 
 
 def _table(findings: list[Finding]) -> Table:

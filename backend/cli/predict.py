@@ -17,6 +17,7 @@ from backend.cli.waiting import peak_rss_mib, progress_bar
 from backend.cli.weights import load
 from calico_model.errors import InvalidConfigError, InvalidImageError
 from calico_model.picture import read_rgb
+from calico_model.precision import Precision
 from calico_model.types import MAX_GROUP_SIZE, GroupPrediction, ImageGroup
 
 
@@ -31,6 +32,10 @@ def predict(
         typer.Option("--weights", help="Checkpoint; calico-tiny if not given.", metavar="DIR"),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    precision: Annotated[
+        Precision | None,
+        typer.Option("--precision", help="Of the weights; the best that fits if not given."),
+    ] = None,
     repeat_json: Annotated[
         bool,
         typer.Option(
@@ -59,7 +64,7 @@ def predict(
         raise InvalidConfigError(f"--out: expected a folder, got the file {out}")
     with progress_bar("Loading weights", None):
         started = time.perf_counter()
-        predictor = load(weights, device)
+        predictor = load(weights, device, precision)
         load_s = time.perf_counter() - started
     with progress_bar("Looking at the images", None):
         started = time.perf_counter()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from backend._wsgi import run_server
-from backend.settings import load_settings
+from backend.settings import Settings, load_settings
+from calico_model.precision import Precision
+
+_LARGE_BYTES = 2**30  # smaller weights fit wherever Python does
 
 
 def serve(
@@ -26,6 +31,10 @@ def serve(
     ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]")
+    ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option("--precision", help="Of the weights. [CALICO_PRECISION, the best that fits]"),
     ] = None,
     data_dir: Annotated[
         Path | None,
@@ -45,17 +54,34 @@ def serve(
 ) -> None:
     """Run the ML backend until it is stopped.
 
+    What large weights will hold where is printed first; what does not fit is refused.
     Secrets and everything else are environment variables; README.md lists them.
     """
-    run_server(
-        load_settings(
-            host=host,
-            port=port,
-            weights=weights,
-            device=device,
-            data_dir=data_dir,
-            label_studio_url=label_studio_url,
-            allow_open_bind=allow_open_bind or None,
-            log_level=log_level,
-        )
+    settings = load_settings(
+        host=host,
+        port=port,
+        weights=weights,
+        device=device,
+        precision=precision,
+        data_dir=data_dir,
+        label_studio_url=label_studio_url,
+        allow_open_bind=allow_open_bind or None,
+        log_level=log_level,
     )
+    if settings.weights is not None and _is_large(settings.weights):
+        _check_memory(settings)
+    run_server(settings)
+
+
+def _is_large(folder: Path) -> bool:
+    return sum(file.stat().st_size for file in folder.rglob("*")) > _LARGE_BYTES
+
+
+def _check_memory(settings: Settings) -> None:
+    """Plans the weights in a process of its own: CUDA must not start before the server forks."""
+    words = ["doctor", "--model", str(settings.weights), "--device", settings.device]
+    if settings.precision is not None:
+        words += ["--precision", settings.precision]
+    checked = subprocess.run([sys.executable, "-m", "backend.cli", *words], stdout=sys.stderr)
+    if checked.returncode:
+        raise typer.Exit(checked.returncode)

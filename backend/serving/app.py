@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
 
@@ -25,6 +26,9 @@ from backend.serving.routes import build_routes
 from backend.serving.studio import connect_client, image_source, prediction_sender
 from backend.settings import Settings
 from backend.store import Store, open_store
+
+if TYPE_CHECKING:
+    from calico_model.memory import MemoryPlan
 
 _log = logging.getLogger(__name__)
 _OPEN_ENDPOINT = "calico.health"
@@ -96,12 +100,34 @@ def load_shipped(settings: Settings) -> Predictor:
 
     Raises:
         CheckpointError: missing or unusable weights.
+        InsufficientMemoryError: they do not fit the device.
     """
     # Importing torch takes seconds; this runs in the loading thread while /health already answers.
     from calico_model.predictor import load_predictor
 
-    folder = settings.weights or SHIPPED_WEIGHTS
-    return load_predictor(folder, device=settings.device, threads=settings.model_threads)
+    return load_predictor(
+        settings.weights or SHIPPED_WEIGHTS,
+        device=settings.device,
+        threads=settings.model_threads,
+        precision=settings.precision,
+        on_plan=_log_plan,
+    )
+
+
+def _log_plan(plan: MemoryPlan) -> None:
+    placement = plan.placement
+    _log.info(
+        "loading weights",
+        extra={
+            "event": "memory_plan",
+            "precision": placement.precision.value,
+            "device": placement.device,
+            "encoders_on_cpu": placement.are_encoders_offloaded,
+            "images_at_once": placement.images_at_once,
+            "weight_bytes": plan.weight_bytes,
+            "peak_bytes": plan.peak_bytes(placement.device),
+        },
+    )
 
 
 def build_parts(

@@ -47,7 +47,7 @@ class BoxPredictor:
 @pytest.fixture
 def boxes(monkeypatch: pytest.MonkeyPatch) -> BoxPredictor:
     predictor = BoxPredictor()
-    monkeypatch.setattr(predict_module, "load", lambda folder, device: predictor)
+    monkeypatch.setattr(predict_module, "load", lambda *_: predictor)
     return predictor
 
 
