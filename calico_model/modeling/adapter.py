@@ -7,6 +7,7 @@ nothing: LoRA's second matrix, CEM's output and both CAM maps are zero.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -23,6 +24,7 @@ from calico_model.staging import staged_folder
 
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _LORA = (".lora_A.", ".lora_B.")
+INPUT_ROWS, OUTPUT_ROWS = "label_rows.input", "label_rows.output"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class AdapterScope:
     Attributes:
         lora, cam, cem, queries: the paper's trainable parts.
         mask_decoder: SAM's decoder too, as in the paper's training.
+        projection: what turns a [SEG] state into a prompt; frozen in the paper's arithmetic.
     """
 
     lora: bool = True
@@ -39,6 +42,28 @@ class AdapterScope:
     cem: bool = True
     queries: bool = True
     mask_decoder: bool = True
+    projection: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """What was learned, as a value; never changed once made.
+
+    Attributes:
+        scope: which parts it holds.
+        tensors: by parameter name, float32 on the CPU; with labels also (n, D) `INPUT_ROWS` and
+            `OUTPUT_ROWS`, the rows of the n labels in the embedding and in the output head.
+        labels: names that have a reserved token of their own, in the order of the rows.
+    """
+
+    scope: AdapterScope
+    tensors: Mapping[str, Tensor]
+    labels: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all tensors in bytes."""
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())
 
 
 def adapter_names(model: Calico, scope: AdapterScope | None = None) -> tuple[str, ...]:
@@ -49,6 +74,7 @@ def adapter_names(model: Calico, scope: AdapterScope | None = None) -> tuple[str
         "cem.": scope.cem,
         "query_tokens": scope.queries,
         "mask_decoder.mask_decoder.": scope.mask_decoder,
+        "segmentation_projection.": scope.projection,
     }
     return tuple(
         name
@@ -131,21 +157,33 @@ def save_adapter(model: Calico, folder: Path, *, base: str, scope: AdapterScope)
 
 
 def write_adapter(
-    state: dict[str, Tensor],
+    state: Mapping[str, Tensor],
     folder: Path,
     *,
     config: CalicoConfig,
     base: str,
     scope: AdapterScope,
+    labels: Sequence[str] = (),
 ) -> str:
     """Writes an adapter folder from tensors that were gathered before; see `save_adapter`.
+
+    Args:
+        state: as in `Adapter.tensors`.
+        folder: replaced when it exists.
+        config: of the model.
+        base: fingerprint of the base weights it belongs to.
+        scope: what it holds.
+        labels: as in `Adapter.labels`.
+
+    Returns:
+        sha256 of the weights file.
 
     Raises:
         CheckpointError: the disk is full or refuses; an older folder stays.
     """
-    notes = _lora_notes(config) | {"base": base, "scope": asdict(scope)}
+    notes = _lora_notes(config) | {"base": base, "scope": asdict(scope), "labels": list(labels)}
     with staged_folder(folder) as staged:
-        save_file(state, staged / _WEIGHTS)
+        save_file(dict(state), staged / _WEIGHTS)
         (staged / _WEIGHTS).chmod(0o644)  # written private; a service runs as another user
         (staged / _CONFIG).write_text(json.dumps(notes, indent=2) + "\n", "utf-8")
     with (folder / _WEIGHTS).open("rb") as file:
@@ -168,13 +206,31 @@ def load_adapter(model: Calico, folder: Path, *, base: str) -> None:
 
     Raises:
         CheckpointError: missing or damaged file, another base, another LoRA rank, alpha or
-            targets, wrong names or shapes.
+            targets, wrong names or shapes, or labels of its own, which only `AdapterSet` serves.
+    """
+    adapter = read_adapter(model, folder, base=base)
+    if adapter.labels:
+        raise CheckpointError(
+            f"{folder.name}/{_CONFIG}: labels: expected none, got {len(adapter.labels)}: "
+            "token rows of labels stay beside the weights"
+        )
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in adapter.tensors.items():
+            own[name].copy_(tensor)
+
+
+def read_adapter(model: Calico, folder: Path, *, base: str) -> Adapter:
+    """Reads a saved adapter and checks that it fits a model, which stays as it is.
+
+    Raises:
+        CheckpointError: as in `load_adapter`, labels excepted.
     """
     try:
         config = json.loads((folder / _CONFIG).read_text("utf-8"))
-        scope = AdapterScope(**config["scope"])
-        state = load_file(folder / _WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        labels = tuple(str(label) for label in config.get("labels", ()))
+        adapter = Adapter(AdapterScope(**config["scope"]), load_file(folder / _WEIGHTS), labels)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{folder.name}: not a readable adapter: {error}") from error
     if config.get("base") != base:
         raise CheckpointError(
@@ -182,22 +238,32 @@ def load_adapter(model: Calico, folder: Path, *, base: str) -> None:
             f"got {str(config.get('base'))[:12]}: the adapter belongs to other weights"
         )
     for key, expected in _lora_notes(model.config).items():
-        if scope.lora and config.get(key) != expected:
+        if adapter.scope.lora and config.get(key) != expected:
             raise CheckpointError(
                 f"{folder.name}/{_CONFIG}: {key}: expected {expected!r} as in the model, "
                 f"got {config.get(key)!r}"
             )
-    names = adapter_names(model, scope)
-    if set(names) != set(state):
-        odd = sorted(set(names) ^ set(state))
-        raise CheckpointError(f"{folder.name}: {odd[0]}: missing or unexpected")
+    check_adapter(model, adapter, where=folder.name)
+    return adapter
+
+
+def check_adapter(model: Calico, adapter: Adapter, *, where: str = "adapter") -> None:
+    """Checks that an adapter fits a model.
+
+    Raises:
+        CheckpointError: wrong names, shapes or values; `where` begins the message.
+    """
     own = dict(model.named_parameters())
-    for name in names:
-        if state[name].shape != own[name].shape or not bool(torch.isfinite(state[name]).all()):
-            raise CheckpointError(f"{folder.name}: {name}: wrong shape or values")
-    with torch.no_grad():
-        for name in names:
-            own[name].copy_(state[name])
+    wanted = {name: own[name].shape for name in adapter_names(model, adapter.scope)}
+    if adapter.labels:
+        rows = torch.Size((len(adapter.labels), model.config.language.width))
+        wanted |= {INPUT_ROWS: rows, OUTPUT_ROWS: rows}
+    if odd := sorted(set(wanted) ^ set(adapter.tensors)):
+        raise CheckpointError(f"{where}: {odd[0]}: missing or unexpected")
+    for name, shape in wanted.items():
+        tensor = adapter.tensors[name]
+        if tensor.shape != shape or not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{where}: {name}: wrong shape or values")
 
 
 def _is_lora(name: str) -> bool:

@@ -7,39 +7,25 @@ copied, and taking the adapter off gives it back bit for bit. Knows tensors and 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from calico_model.errors import CheckpointError
-from calico_model.modeling.adapter import AdapterScope, adapter_names
+from calico_model.modeling.adapter import (
+    INPUT_ROWS,
+    OUTPUT_ROWS,
+    Adapter,
+    AdapterScope,
+    adapter_names,
+    check_adapter,
+)
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 
-INPUT_ROWS, OUTPUT_ROWS = "label_rows.input", "label_rows.output"
-
-
-@dataclass(frozen=True, eq=False)
-class Adapter:
-    """What an online update has learned; never changed once made.
-
-    Attributes:
-        scope: which parts it holds.
-        tensors: by parameter name, float32 on the CPU; with labels also (n, D) `INPUT_ROWS` and
-            `OUTPUT_ROWS`, the rows of the n labels in the embedding and in the output head.
-        labels: names that have a reserved token of their own, in the order of the rows.
-    """
-
-    scope: AdapterScope
-    tensors: Mapping[str, Tensor]
-    labels: tuple[str, ...] = ()
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of all tensors in bytes."""
-        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+_EVERYTHING = AdapterScope(projection=True)
 
 
 class AdapterSet:
@@ -47,16 +33,21 @@ class AdapterSet:
 
     The set is replaced whole whenever it changes, so any thread may read it without a lock. The
     model itself is guarded by its owner: call `wear` and run the model under one lock.
+
+    Attributes:
+        model: the base with whatever it wears.
+        tokenizer: of the base.
     """
 
     def __init__(self, model: Calico, tokenizer: Tokenizer) -> None:
         """Remembers what the model holds now as the base: wear nothing yet."""
-        self._model, self._tokenizer = model, tokenizer
+        self.model, self.tokenizer = model, tokenizer
         self._rows = torch.tensor(tokenizer.label_ids, dtype=torch.long)
         self._own = dict(model.named_parameters())
-        self._base = {n: self._own[n].detach().clone() for n in adapter_names(model)}
+        self._base = {n: self._own[n].detach().clone() for n in adapter_names(model, _EVERYTHING)}
         self._base_rows = tuple(self._rows_now())
         self._worn: Adapter | None = None
+        self._is_changed = False
         self._speaking = tokenizer
         self._ready: Mapping[str, Adapter] = {}
         self._lock = threading.Lock()  # guards changes of _ready; reading needs none
@@ -85,22 +76,14 @@ class AdapterSet:
         with self._lock:
             self._ready = {v: a for v, a in self._ready.items() if v != version}
 
-    @property
-    def base(self) -> Adapter:
-        """The adapter that changes nothing: what the model held at first."""
-        return Adapter(AdapterScope(), {n: t.float().cpu() for n, t in self._base.items()})
+    def base(self, scope: AdapterScope) -> Adapter:
+        """Returns the adapter of a scope that changes nothing: what the model held at first."""
+        names = adapter_names(self.model, scope)
+        return Adapter(scope, {name: self._base[name].float().cpu() for name in names})
 
     def check(self, adapter: Adapter) -> None:
-        """Raises CheckpointError unless the adapter fits the model: names, shapes, values."""
-        wanted = {n: self._own[n].shape for n in adapter_names(self._model, adapter.scope)}
-        if adapter.labels:
-            shape = torch.Size((len(adapter.labels), self._model.config.language.width))
-            wanted |= {INPUT_ROWS: shape, OUTPUT_ROWS: shape}
-        if odd := sorted(set(wanted) ^ set(adapter.tensors)):
-            raise CheckpointError(f"adapter: {odd[0]}: missing or unexpected")
-        for name, tensor in adapter.tensors.items():
-            if tensor.shape != wanted[name] or not bool(torch.isfinite(tensor).all()):
-                raise CheckpointError(f"adapter: {name}: wrong shape or values")
+        """Raises CheckpointError unless the adapter fits the model and its tokenizer."""
+        check_adapter(self.model, adapter)
         if len(adapter.labels) > len(self._rows):
             raise CheckpointError(
                 f"adapter: labels: expected at most {len(self._rows)}, got {len(adapter.labels)}"
@@ -116,7 +99,7 @@ class AdapterSet:
         Returns:
             A tokenizer that writes and reads the adapter's labels.
         """
-        if adapter is self._worn:
+        if adapter is self._worn and not self._is_changed:
             return self._speaking
         given = {} if adapter is None else adapter.tensors
         for name, base in self._base.items():
@@ -128,11 +111,42 @@ class AdapterSet:
             table[self._rows] = base
             if labels:
                 table[places] = given[name].to(table)
-        self._worn, self._speaking = adapter, self._tokenizer.with_labels(labels)
+        self._worn, self._is_changed = adapter, False
+        self._speaking = self.tokenizer.with_labels(labels)
         return self._speaking
 
+    @contextmanager
+    def lent(self, adapter: Adapter | None) -> Iterator[Tokenizer]:
+        """Lends the model, wearing an adapter, to who changes it; afterwards it is the bare base.
+
+        Label rows are not on: who trains them puts his own over the base (`LabelRows`).
+        """
+        speaking = self.wear(adapter)
+        with torch.no_grad():
+            for table, base in zip(self._tables(), self._base_rows, strict=True):
+                table[self._rows] = base
+        try:
+            yield speaking
+        finally:
+            self._is_changed = True
+            self.wear(None)
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Shows the base for a moment while the model is lent: the anchor's teacher."""
+        with torch.no_grad():
+            kept = {name: self._own[name].detach().clone() for name in self._base}
+            for name, base in self._base.items():
+                self._own[name].copy_(base)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in kept.items():
+                    self._own[name].copy_(tensor)
+
     def _tables(self) -> tuple[Tensor, Tensor]:
-        language = self._model.language
+        language = self.model.language
         return language.model.embed_tokens.weight, language.lm_head.weight
 
     def _rows_now(self) -> list[Tensor]:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from calico_model.errors import InvalidConfigError
-from calico_model.modeling.adapter import AdapterScope
-from calico_model.modeling.adapter_set import Adapter, AdapterSet
+from calico_model.modeling.adapter import Adapter, AdapterScope
+from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.training.example import Example
 
 

@@ -8,8 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from calico_model.modeling.adapter_set import Adapter, AdapterSet
+import torch
+
+from calico_model.answering import answer
+from calico_model.errors import InvalidConfigError
+from calico_model.evaluation.metrics import IOU_THRESHOLD, STRICT, Unit
+from calico_model.evaluation.regions import Region, as_regions
+from calico_model.evaluation.units import strict_unit
+from calico_model.modeling.adapter import Adapter
+from calico_model.modeling.adapter_set import AdapterSet
+from calico_model.training.batches import move
 from calico_model.training.example import Example
+from calico_model.training.frozen import rounded
+from calico_model.types import RegionKind
+from calico_model.vocabulary import normalise
 
 
 @dataclass(frozen=True)
@@ -63,4 +75,80 @@ def score_groups(
     Raises:
         InvalidConfigError: no examples.
     """
-    raise NotImplementedError
+    if not examples:
+        raise InvalidConfigError("examples: expected at least one group to measure on")
+    tokenizer = adapters.wear(adapter)
+    device = next(adapters.model.parameters()).device
+    tables = {kind: _Table() for kind in RegionKind}
+    labels: dict[str, tuple[int, int]] = {}
+    groups = []
+    for index, example in enumerate(examples):
+        features = move(rounded(example.features, torch.float32), device)
+        seen = answer(adapters.model, tokenizer, features, example.sizes_hw)
+        units = _units(index, example, as_regions(seen.parts), as_regions(example.truth))
+        for kind, scored in units:
+            tables[kind].add(scored)
+            _count_labels(labels, scored)
+        groups.append(_group_score(example.key, [scored for _, scored in units]))
+        on_group(index + 1)
+    by_kind = {str(k): table.values() for k, table in tables.items() if table.images}
+    return Scores(
+        miou=_mean([values["mIoU"] for values in by_kind.values()]),
+        recall=_mean([values["Recall"] for values in by_kind.values() if "Recall" in values]),
+        by_kind=by_kind,
+        by_label=labels,
+        groups=tuple(groups),
+    )
+
+
+@dataclass
+class _Table:
+    """Running sums of one subtask."""
+
+    overlap: float = 0.0
+    images: int = 0
+    found: float = 0.0
+    there: float = 0.0
+
+    def add(self, scored: Unit) -> None:
+        self.overlap += STRICT["mIoU"](scored)[0]
+        self.images += 1
+        found, there = STRICT["Recall"](scored)
+        self.found, self.there = self.found + found, self.there + there
+
+    def values(self) -> dict[str, float]:
+        found = {"mIoU": 100 * self.overlap / self.images}
+        return found | ({"Recall": 100 * self.found / self.there} if self.there else {})
+
+
+def _units(
+    index: int, example: Example, predicted: Sequence[Region], truth: Sequence[Region]
+) -> list[tuple[RegionKind, Unit]]:
+    """One unit per image and known subtask that has anything, true or predicted."""
+    found = []
+    for kind in RegionKind:
+        for image in range(len(example)) if kind in example.known else ():
+            ours = [r for r in predicted if r.kind is kind and r.image_index == image]
+            theirs = [r for r in truth if r.kind is kind and r.image_index == image]
+            if ours or theirs:
+                found.append((kind, strict_unit(index, ours, theirs)))
+    return found
+
+
+def _group_score(key: str, units: Sequence[Unit]) -> GroupScore:
+    table = _Table()
+    for scored in units:
+        table.add(scored)
+    values = table.values() if units else {"mIoU": 100.0}
+    return GroupScore(key, values["mIoU"], values.get("Recall", 100.0))
+
+
+def _count_labels(labels: dict[str, tuple[int, int]], scored: Unit) -> None:
+    hits = scored.same_label & (scored.iou >= IOU_THRESHOLD)
+    for column, label in enumerate(scored.truth_labels):
+        found, there = labels.get(normalise(label), (0, 0))
+        labels[normalise(label)] = (found + int(hits[:, column].any()), there + 1)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 100.0
