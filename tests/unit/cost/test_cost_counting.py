@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from calico_model import presets
 from calico_model.config import EncoderConfig
 from calico_model.cost.counter import OTHER, count_stages
+from calico_model.cost.page import component_rows
 from calico_model.cost.pipelines import DECODE, MASKS, PREFILL, Comparison, CostModel
 from calico_model.cost.workload import counted_preset, typical_workload
 from calico_model.data.collate import Turn, collate_prompts
@@ -144,6 +147,14 @@ def test_three_questions_on_a_pair_at_7b(pair: Comparison) -> None:
     assert pair.single_vs_glamm <= -32.6
     assert pair.vs_glamm < pair.single_vs_glamm
     assert pair.glamm_style.stages["SAM encoder"] == pair.separate.stages["SAM encoder"]
+
+
+def test_the_documented_page_shows_what_is_counted(pair: Comparison) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "cost.md").read_text("utf-8")
+    for row in component_rows(pair):
+        assert f"| {' | '.join(row)} |" in page
+    assert f"{pair.ratio:.1%} of three separate runs" in page
+    assert f"One question, like for like: {pair.single_vs_glamm:.1f} %" in page
 
 
 def test_nothing_is_counted_outside_a_stage(pair: Comparison) -> None:
