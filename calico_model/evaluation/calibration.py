@@ -47,12 +47,13 @@ def calibrate(score: NDArray[np.float64], right: NDArray[np.bool_]) -> dict[str,
     """
     if not score.size:
         return dict.fromkeys(NAMES, float("nan"))
-    gaps = [b.n * abs(b.accuracy - b.confidence) for b in reliability(score, right) if b.n]
+    place = _places(score)
+    gaps = np.bincount(place, right, BINS) - np.bincount(place, score, BINS)
     ranked = right[np.argsort(-score, kind="stable")]
     precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)  # (N,) at every coverage
     kept = [max(1, round(share / 100 * len(ranked))) for share in COVERAGES]
     values = (
-        sum(gaps) / len(score),
+        float(np.abs(gaps).sum()) / len(score),
         float(np.mean((score - right) ** 2)),
         _auroc(score, right),
         1 - float(precision.mean()),
@@ -63,7 +64,7 @@ def calibrate(score: NDArray[np.float64], right: NDArray[np.bool_]) -> dict[str,
 
 def reliability(score: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[Bin, ...]:
     """Returns the ten bins of a reliability diagram; arguments as for `calibrate`."""
-    place = np.minimum((score * BINS).astype(int), BINS - 1)
+    place = _places(score)
     bins = []
     for number in range(BINS):
         here = place == number
@@ -72,6 +73,11 @@ def reliability(score: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[B
         accuracy = float(right[here].mean()) if n else float("nan")
         bins.append(Bin(number / BINS, n, confidence, accuracy))
     return tuple(bins)
+
+
+def _places(score: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(N,) which bin each score falls into."""
+    return np.minimum((score * BINS).astype(np.int64), BINS - 1)
 
 
 def _auroc(score: NDArray[np.float64], hit: NDArray[np.bool_]) -> float:

@@ -38,14 +38,28 @@ def calico_tables(
 
 
 def close_sizes(
-    calico: Cosegmentation, sizes: Sequence[int], resamples: int, seed: int
+    calico: Cosegmentation,
+    sizes: Sequence[int],
+    overall: tuple[dict[str, Estimates], Estimates],
+    resamples: int,
+    seed: int,
 ) -> dict[int, GroupSize]:
-    """Sums up the groups of every size apart, with intervals over those groups alone."""
+    """Sums up the groups of every size apart, with intervals over those groups alone.
+
+    Args:
+        calico: all units.
+        sizes: number of images of each group.
+        overall: `calico_tables` of all groups, which is the answer if all are of one size.
+        resamples: bootstrap resamples.
+        seed: of the bootstrap.
+    """
     tables = {}
     for size in sorted(set(sizes)):
         groups = [index for index, own in enumerate(sizes) if own == size]
-        counts = bootstrap.draw_counts(len(groups), resamples, seed)
-        tasks, mean = calico_tables(calico, groups, counts)
+        tasks, mean = overall
+        if len(groups) < len(sizes):
+            counts = bootstrap.draw_counts(len(groups), resamples, seed)
+            tasks, mean = calico_tables(calico, groups, counts)
         tables[size] = GroupSize(
             groups=len(groups),
             tasks={task: _headline(modes) for task, modes in tasks.items()},

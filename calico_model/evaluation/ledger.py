@@ -25,16 +25,17 @@ from calico_model.evaluation import (
     quiz,
     structure,
 )
+from calico_model.evaluation.choices import choose
 from calico_model.evaluation.closing import Outcomes, calico_tables, close_blocks, close_sizes
 from calico_model.evaluation.cosegmentation import Cosegmentation, Entry
+from calico_model.evaluation.intake import fingerprint, judge_answer, usable_regions
 from calico_model.evaluation.labels import score_labels
 from calico_model.evaluation.metrics import STRICT, Tally
-from calico_model.evaluation.outcome import SUBTASKS, Report, WorstCase
+from calico_model.evaluation.outcome import SUBTASKS, AskedQuestion, Report, WorstCase
 from calico_model.evaluation.regions import Region, as_regions, cut, merge_by_label
 from calico_model.evaluation.units import strict_unit
 from calico_model.likelihood import Likelihood
-from calico_model.prompts import parse_answer
-from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
+from calico_model.types import GroupPrediction, LabeledGroup
 from calico_model.vocabulary import Vocabulary
 
 
@@ -57,6 +58,7 @@ class Ledger:
     outcomes: Outcomes = field(default_factory=list)
     predicted_names: list[tuple[int, str]] = field(default_factory=list)
     true_names: set[str] = field(default_factory=set)
+    questions: list[AskedQuestion] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -77,14 +79,14 @@ class Ledger:
             prediction: the model's own answer.
             forced: its masks for the true answers, if it was asked.
         """
-        predicted = self.usable(index, labeled, prediction)
+        predicted = self._take_in(index, labeled, prediction)
         truth = as_regions(labeled.parts)
         self.sizes.append(len(labeled.group))
-        self._fingerprint(labeled)
+        fingerprint(self.digest, labeled)
         miou = self._add_calico(index, labeled, prediction, predicted, truth)
         for name, tally in structure.part_tallies(predicted, truth).items():
             self.parts[name].append((index, *tally))
-        asked = self.usable(index, labeled, forced) if forced is not None else None
+        asked = self._take_in(index, labeled, forced) if forced is not None else None
         self._add_partonomy(index, labeled, prediction.answers, predicted, truth, asked)
         self._add_names(index, predicted, truth)
         self._add_composition(index, labeled, predicted, truth)
@@ -103,7 +105,7 @@ class Ledger:
             labeled: images and truth.
             pair: the answer, and the other one with images in the same order.
         """
-        first, second = (self.usable(index, labeled, answer) for answer in pair)
+        first, second = (self._take_in(index, labeled, answer) for answer in pair)
         compared = consistency.compare_answers(first, second, len(labeled.group))
         for name, tally in compared.items():
             self._count(("consistency", way, name), index, tally)
@@ -114,6 +116,15 @@ class Ledger:
         """Scores the five-choice questions of a group, with the likelihood of every choice."""
         right: dict[str, float] = {}
         for question, likelihoods in answered:
+            self.questions.append(
+                AskedQuestion(
+                    index,
+                    question.task,
+                    question.choices,
+                    question.right,
+                    choose(likelihoods, "sum"),
+                )
+            )
             for name, tally in quiz.score_question(question, likelihoods).items():
                 self._count(("partonomy", question.task, "choices", name), index, tally)
                 if name == "accuracy_sum":
@@ -151,34 +162,25 @@ class Ledger:
             },
             blocks=metrics,
             reliability=bins,
-            group_sizes=close_sizes(self.calico, self.sizes, resamples, seed),
+            group_sizes=close_sizes(self.calico, self.sizes, (tasks, mean), resamples, seed),
             oracle={str(kind): self.calico.oracle(kind) for kind in SUBTASKS},
             labels={str(kind): score_labels(self.calico.strict[kind]) for kind in SUBTASKS},
             answers={**self.answers},
             worst=tuple(case for _, _, case in sorted(self.worst, key=lambda e: (-e[0], -e[1]))),
+            questions=tuple(self.questions),
             warnings=tuple(self.warnings),
             seed=seed,
             resamples=resamples,
         )
 
-    def usable(
+    def _take_in(
         self, index: int, labeled: LabeledGroup, prediction: GroupPrediction
     ) -> list[Region]:
         """Drops regions without known truth; also misplaced ones, and says so."""
-        group = labeled.group
-        usable = []
-        for region in prediction.parts:
-            if region.kind not in labeled.known:
-                continue
-            inside = 0 <= region.image_index < len(group)
-            if inside and region.mask.shape == group.sizes_hw[region.image_index]:
-                usable.append(region)
-                continue
-            self.answers["skipped_regions"] += 1
-            self.warnings.append(
-                f"group {index}: skipped region {region.label!r} of image {region.image_index}"
-            )
-        return as_regions(usable)
+        regions, misplaced = usable_regions(labeled, prediction)
+        self.answers["skipped_regions"] += len(misplaced)
+        self.warnings += [f"group {index}: skipped {what}" for what in misplaced]
+        return regions
 
     def _add_calico(
         self,
@@ -193,7 +195,7 @@ class Ledger:
         for kind in (kind for kind in SUBTASKS if kind in labeled.known):
             ours = [region for region in predicted if region.kind is kind]
             theirs = [region for region in truth if region.kind is kind]
-            self._count_answer(kind, bool(ours), bool(theirs), prediction)
+            self.answers.update(judge_answer(kind, bool(ours), bool(theirs), prediction))
             self.calico.add_group(index, kind, ours, theirs, len(labeled.group))
             for image in range(len(labeled.group)):
                 mine = [region for region in ours if region.image_index == image]
@@ -205,17 +207,6 @@ class Ledger:
                         index, annotator.measure_effort(unit, merge_by_label(mine), real)
                     )
         return float(np.mean(quality)) if quality else 1.0
-
-    def _count_answer(
-        self, kind: RegionKind, is_answered: bool, has_truth: bool, prediction: GroupPrediction
-    ) -> None:
-        self.answers["questions"] += 1
-        self.answers["skipped_regions"] += 0
-        self.answers["empty_wrongly"] += has_truth and not is_answered
-        self.answers["empty_rightly"] += not has_truth and not is_answered
-        self.answers["answered_nothing_to_find"] += is_answered and not has_truth
-        text = prediction.answers.get(kind)
-        self.answers["malformed"] += text is not None and parse_answer(kind, text).malformed > 0
 
     def _add_effort(self, index: int, effort: annotator.Effort) -> None:
         for name, tally in effort.tallies.items():
@@ -299,13 +290,6 @@ class Ledger:
 
     def _count(self, path: blocks.Path, index: int, tally: Tally) -> None:
         self.tallies[path].append((index, *tally))
-
-    def _fingerprint(self, labeled: LabeledGroup) -> None:
-        for image in labeled.group.images:
-            self.digest.update(repr(image.shape).encode() + image.tobytes())
-        for part in labeled.parts:
-            named = f"{part.image_index}|{part.kind}|{part.label}"
-            self.digest.update(named.encode() + np.packbits(part.mask).tobytes())
 
     def _remember(
         self, index: int, miou: float, labeled: LabeledGroup, prediction: GroupPrediction

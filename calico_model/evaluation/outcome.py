@@ -44,6 +44,25 @@ class GroupSize:
     mean: dict[str, dict[str, Metric]]
 
 
+@dataclass(frozen=True)
+class AskedQuestion:
+    """A five-choice question as it was asked.
+
+    Attributes:
+        group: position of its group.
+        task: what was asked.
+        choices: the five answers.
+        right: 0-based position of the true one.
+        chosen: position of the one the model finds likeliest, by sum.
+    """
+
+    group: int
+    task: str
+    choices: tuple[str, ...]
+    right: int
+    chosen: int
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """The outcome of one evaluation.
@@ -65,6 +84,7 @@ class Report:
         labels: subtask -> label -> scores, for labels with at least 5 true regions.
         answers: counts of answers, of empty ones, of malformed ones and of skipped regions.
         worst: groups of lowest strict mIoU, worst first.
+        questions: the five-choice questions, in the order they were asked.
         warnings: what a reader must know before quoting a number.
         seed: of the bootstrap.
         resamples: of the bootstrap.
@@ -85,6 +105,7 @@ class Report:
     labels: dict[str, dict[str, LabelScore]]
     answers: dict[str, int]
     worst: tuple[WorstCase, ...]
+    questions: tuple[AskedQuestion, ...]
     warnings: tuple[str, ...]
     seed: int
     resamples: int

@@ -33,7 +33,8 @@ def write_report(
 
     Args:
         report: the outcome.
-        folder: made if missing; files of the same names are replaced.
+        folder: made if missing; files of the same names are replaced. Five-choice questions, if
+            any were asked, are kept in questions.jsonl.
         run: what the caller knows beside the report: data, weights, options.
         efficiency: seconds and such, measured by the caller.
     """
@@ -41,6 +42,9 @@ def write_report(
     document = as_json(report) | {"efficiency": efficiency or {}}
     document["run"] |= run or {}
     (folder / "report.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if report.questions:
+        lines = [json.dumps(asdict(question)) for question in report.questions]
+        (folder / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for name, draw in charts.CHARTS.items():
         draw(report, folder / name)
     for rank, case in enumerate(report.worst, start=1):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from calico_model.evaluation.outcome import Report
 from calico_model.evaluation.protocol import ask_also, evaluate
 from calico_model.evaluation.quiz import draw_questions
 from calico_model.evaluation.regions import as_regions
+from calico_model.evaluation.report import write_report
 from calico_model.likelihood import Likelihood
 from calico_model.prompts import parse_answer
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
@@ -216,6 +219,20 @@ def test_likelier_choices_are_taken(mugs: list[LabeledGroup]) -> None:
     assert value(report, "part2whole", "choices", "gain") == pytest.approx(
         100 - value(report, "whole2part", "choices", "accuracy_sum")
     )
+
+
+def test_questions_are_kept_with_the_report(mugs: list[LabeledGroup], tmp_path: Path) -> None:
+    predictor = Forced(mugs)
+    extras = ask_also(predictor, taxonomy=TAXONOMY)
+    outcome = evaluate(predictor, mugs, extras=extras, resamples=10)
+    write_report(outcome, tmp_path)
+    kept = [json.loads(line) for line in (tmp_path / "questions.jsonl").read_text().splitlines()]
+    assert len(kept) == len(outcome.questions) > 0
+    shared = [question for question in kept if question["task"] == "intersection"]
+    right = [question["chosen"] == question["right"] for question in shared]
+    accuracy = value(outcome, "intersection", "choices", "accuracy_sum")
+    assert accuracy == pytest.approx(100 * sum(right) / len(right))
+    assert all(len(question["choices"]) == 5 for question in kept)
 
 
 def test_predictors_are_not_asked_what_they_cannot(chairs: list[LabeledGroup]) -> None:
