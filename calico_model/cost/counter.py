@@ -2,8 +2,8 @@
 
 Counted are matrix products, convolutions and attention, two per multiply-add, in full squares
 whatever the mask. Not counted, because the counter knows no rule for them: norms, activations,
-softmax, rotary embeddings, additions, interpolation and look-ups. They are less than 1 % of a
-transformer's arithmetic at these widths.
+softmax, rotary embeddings, additions, interpolation and look-ups. Most of them grow with a layer's
+width where products grow with its square.
 """
 
 from __future__ import annotations
