@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -66,5 +65,5 @@ def clip(parameters: list[Tensor], limit: float) -> float:
     """Scales gradients to a norm of at most `limit`; returns the norm before."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
     if isinstance(norm, DTensor):
-        norm = cast(DTensor, norm).full_tensor()
+        norm = norm.full_tensor()
     return float(norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -124,18 +125,41 @@ def test_another_recipe_or_other_records_are_refused(
         tune(recipe, replace(inputs, validation=records), tmp_path / "run")
 
 
-def test_broken_records_are_named_before_anything_is_written(
-    recipe: TuningRecipe, inputs: Inputs, records: Path, tmp_path: Path
+def lose_image(folder: Path) -> None:
+    next((folder / "images").iterdir()).unlink()
+
+
+def spoil_images(folder: Path) -> None:
+    for path in (folder / "images").iterdir():
+        path.write_bytes(b"no image")
+
+
+def say_nothing(folder: Path) -> None:
+    (folder / "records.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lose_image, "no file"),
+        (spoil_images, "expected a readable image"),
+        (say_nothing, "expected records with at least one question"),
+    ],
+)
+def test_broken_records_are_named_and_leave_no_state(
+    recipe: TuningRecipe,
+    inputs: Inputs,
+    records: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    said: str,
 ) -> None:
     broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in records.iterdir():
-        (broken / path.name).symlink_to(path)
-    (broken / "records.json").unlink()
-    (broken / "records.json").write_text("[]")
-    with pytest.raises(InvalidRecordError, match="expected records with at least one question"):
+    shutil.copytree(records, broken)
+    damage(broken)
+    with pytest.raises(InvalidRecordError, match=said):
         tune(recipe, replace(inputs, data=broken), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "state").exists()
 
 
 def test_a_cache_too_small_is_refused_before_encoding(
