@@ -75,6 +75,11 @@ COMMANDS = (
         "Time /health and /setup while the model works.",
     ),
     Command(
+        ("bench", "parallel"),
+        "backend.cli.bench_parallel:bench_parallel",
+        "Compare the curves of one training process and several.",
+    ),
+    Command(
         ("bench", "fuzz"),
         "backend.cli.bench_fuzz:bench_fuzz",
         "Throw broken requests at the backend.",

@@ -28,7 +28,7 @@ class CurveLog:
     def add(self, step: int, stage: str, values: dict[str, float]) -> None:
         """Adds one row and rewrites the file."""
         row = {"step": str(step), "stage": stage}
-        self._rows.append(row | {name: f"{value:.5g}" for name, value in values.items()})
+        self._rows.append(row | {name: f"{value:.9g}" for name, value in values.items()})
         names = list(dict.fromkeys(name for r in self._rows for name in r))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, names, restval="")
