@@ -7,77 +7,22 @@ budget of seconds cuts the number of steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from calico_model.errors import InvalidConfigError
-from calico_model.modeling.adapter import Adapter, AdapterScope
+from calico_model.modeling.adapter import Adapter
 from calico_model.modeling.adapter_set import AdapterSet
+from calico_model.training.curriculum import Curriculum, Replay
 from calico_model.training.example import Example
+from calico_model.training.finetune_plan import FinetunePlan
+from calico_model.training.learner import Learner, own_labels
 
+__all__ = ["AdapterUpdate", "FinetunePlan", "Progress", "Replay", "finetune"]
 
-@dataclass(frozen=True)
-class FinetunePlan:
-    """How one update learns.
-
-    Attributes:
-        scope: which parts learn.
-        seed: of what is drawn when, and of wordings.
-        least_steps, steps_per_example, most_steps: optimiser steps grow with the new examples.
-        seconds: budget; fewer steps are made where they would take longer. Needs a clock.
-        batch: questions per step.
-        replay_share: of a batch that is replay, in [0, 1), when there is any.
-        learning_rate: peak, of LoRA, CAM, CEM and queries.
-        decoder_rate: of the mask decoder.
-        row_rate: of the labels' token rows.
-        anchor: weight of the KL divergence from the base on replay of base data.
-        decay: pull of every weight towards the base per step, as a share of the rate (L2-SP).
-    """
-
-    scope: AdapterScope = field(default_factory=AdapterScope)
-    seed: int = 27
-    least_steps: int = 40
-    steps_per_example: float = 2.0
-    most_steps: int = 80
-    seconds: float = 35.0
-    batch: int = 12
-    replay_share: float = 0.5
-    learning_rate: float = 2e-3
-    decoder_rate: float = 5e-4
-    row_rate: float = 5e-3
-    anchor: float = 1.0
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("least_steps", "most_steps", "batch", "seconds"):
-            self._check(name, getattr(self, name) > 0, "a number above 0")
-        for name in ("learning_rate", "decoder_rate", "row_rate"):
-            self._check(name, getattr(self, name) > 0, "a number above 0")
-        for name in ("seed", "anchor", "decay", "steps_per_example"):
-            self._check(name, getattr(self, name) >= 0, "0 or more")
-        self._check("replay_share", 0 <= self.replay_share < 1, "a share below 1")
-
-    def _check(self, name: str, is_good: bool, expected: str) -> None:
-        if not is_good:
-            raise InvalidConfigError(f"{name}: expected {expected}, got {getattr(self, name)}")
-
-    def steps_for(self, examples: int) -> int:
-        """Optimiser steps for so many new examples."""
-        wanted = round(self.least_steps + self.steps_per_example * examples)
-        return min(self.most_steps, wanted)
-
-
-@dataclass(frozen=True)
-class Replay:
-    """What must not be forgotten.
-
-    Attributes:
-        corrections: examples of earlier updates.
-        base: examples of the data the base was trained on; also where the base is the teacher.
-    """
-
-    corrections: tuple[Example, ...] = ()
-    base: tuple[Example, ...] = ()
+_TIMED_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -142,4 +87,61 @@ def finetune(
     Raises:
         InvalidConfigError: there is nothing to learn from.
     """
-    raise NotImplementedError
+    corrections = (*new, *replay.corrections)
+    if not corrections:
+        raise InvalidConfigError("new: expected at least one corrected group, got none")
+    labels = own_labels(corrections, start, adapters.tokenizer)
+    planned = plan.steps_for(len(new))
+    with adapters.lent(start):
+        learner = Learner(adapters, plan, labels, start, corrections)
+        pace = _Pace(planned, plan.seconds, clock)
+        curriculum = Curriculum(new, replay, plan.mix, plan.seed)
+        recent: deque[dict[str, float]] = deque(maxlen=max(1, planned // 10))
+        was_stopped = False
+        while pace.step < pace.steps:
+            if stop():
+                was_stopped = True
+                break
+            rate = _rate(pace.step, pace.steps, plan.warmup)
+            recent.append(learner.learn(curriculum, rate))
+            pace.tick()
+            on_progress(Progress(pace.step, pace.steps, recent[-1]["loss"], pace.eta_s))
+        adapter = learner.adapter() if pace.step else start or adapters.base(plan.scope)
+    means = {name: _mean([one.get(name, 0.0) for one in recent]) for name in _names(recent)}
+    return AdapterUpdate(adapter, pace.step, planned, was_stopped, means)
+
+
+class _Pace:
+    """Counts steps and fits them into a budget of seconds."""
+
+    def __init__(self, steps: int, seconds: float, clock: Callable[[], float] | None) -> None:
+        self.step, self.steps = 0, steps
+        self.eta_s: float | None = None
+        self._seconds, self._clock = seconds, clock
+        self._began = clock() if clock is not None else 0.0
+
+    def tick(self) -> None:
+        """Notes that a step has been made; the plan shrinks, never grows."""
+        self.step += 1
+        if self._clock is None:
+            return
+        each = (self._clock() - self._began) / self.step
+        if self.step >= _TIMED_STEPS:
+            self.steps = max(self.step, min(self.steps, int(self._seconds / max(each, 1e-9))))
+        self.eta_s = each * (self.steps - self.step)
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak rate at a 0-based step: up, then down to 0 along a cosine."""
+    first = max(1.0, warmup * steps)
+    up = (step + 1) / first
+    along = min(1.0, max(0.0, (step - first) / max(1.0, steps - first)))
+    return min(1.0, up) * 0.5 * (1 + math.cos(math.pi * along))
+
+
+def _names(recent: Sequence[Mapping[str, float]]) -> list[str]:
+    return sorted({name for one in recent for name in one})
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

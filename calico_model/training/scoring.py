@@ -144,7 +144,7 @@ def _group_score(key: str, units: Sequence[Unit]) -> GroupScore:
 
 
 def _count_labels(labels: dict[str, tuple[int, int]], scored: Unit) -> None:
-    hits = scored.same_label & (scored.iou >= IOU_THRESHOLD)
+    hits = (scored.same_label > 0) & (scored.iou >= IOU_THRESHOLD)
     for column, label in enumerate(scored.truth_labels):
         found, there = labels.get(normalise(label), (0, 0))
         labels[normalise(label)] = (found + int(hits[:, column].any()), there + 1)

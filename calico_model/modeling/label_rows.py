@@ -1,0 +1,81 @@
+"""Token rows of a project's own labels: one row per name beats spelling it.
+
+Legend: n labels, D the LLM's width, V vocabulary.
+While they learn the rows are parameters of their own, put over the frozen tables by hooks, so that
+no gradient or optimiser state of a whole table is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from calico_model import prompts
+from calico_model.modeling.model import Calico
+from calico_model.tokenizer import Tokenizer
+
+
+class LabelRows(nn.Module):
+    """The rows of n labels in the embedding and in the output head."""
+
+    ids: Tensor
+
+    def __init__(self, ids: Sequence[int], inputs: Tensor, outputs: Tensor) -> None:
+        """Starts from (n, D) rows; `ids` are the reserved tokens they stand for."""
+        super().__init__()
+        self.register_buffer("ids", torch.tensor(ids, dtype=torch.long, device=inputs.device))
+        self.inputs = nn.Parameter(inputs.detach().float().clone())
+        self.outputs = nn.Parameter(outputs.detach().float().clone())
+
+    @contextmanager
+    def over(self, model: Calico) -> Iterator[None]:
+        """Lets a model read and write the labels by these rows while the block runs."""
+        language = model.language
+        place = torch.full((model.config.language.vocab_size,), -1, device=self.ids.device)
+        place[self.ids] = torch.arange(len(self.ids), device=self.ids.device)
+
+        def read(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            row = place[args[0]]  # (B, T)
+            own = self.inputs[row.clamp(min=0)].to(output.dtype)
+            return torch.where((row >= 0)[..., None], own, output)
+
+        def write(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            own = (args[0] @ self.outputs.to(args[0].dtype).T).to(output.dtype)
+            return output.index_copy(-1, self.ids, own)
+
+        hooks = []
+        if len(self.ids):
+            hooks.append(language.model.embed_tokens.register_forward_hook(read))
+            hooks.append(language.lm_head.register_forward_hook(write))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def needs_row(label: str, tokenizer: Tokenizer) -> bool:
+    """Whether a name has to be spelled: it takes more tokens than it has words."""
+    return len(_tokens(label, tokenizer)) > len(label.split())
+
+
+def mean_rows(
+    labels: Sequence[str], tokenizer: Tokenizer, tables: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Returns the (D,) mean rows of several names in both tables (their mean length is kept)."""
+    ids = sorted({token for label in labels for token in _tokens(label, tokenizer)})
+    found = []
+    for table in tables:
+        rows = table.detach().float()[ids]  # (m, D)
+        mean = rows.mean(0)
+        length = rows.norm(dim=1).mean()
+        found.append(mean * (length / mean.norm().clamp(min=1e-6)) ** 0.5)
+    return found[0], found[1]
+
+
+def _tokens(label: str, tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a name between `<p> the` and `</p>`."""
+    return tokenizer.encode(f"{prompts.PHRASE_START} the {label} {prompts.PHRASE_END}")[2:-1]

@@ -1,0 +1,63 @@
+"""How one online update learns, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from calico_model.errors import InvalidConfigError
+from calico_model.modeling.adapter import AdapterScope
+from calico_model.training.curriculum import Mix
+from calico_model.training.lesson_objective import TermWeights
+
+
+@dataclass(frozen=True)
+class FinetunePlan:
+    """How one update learns.
+
+    Attributes:
+        scope: which parts learn.
+        seed: of what is drawn when, of wordings, and of LoRA's first matrices.
+        least_steps, steps_per_example, most_steps: optimiser steps grow with the new examples.
+        seconds: budget; fewer steps are made where they would take longer. Needs a clock.
+        mix: how a batch is made up.
+        masks: most masks decoded per step.
+        terms: weights of the loss.
+        learning_rate: peak, of LoRA, CAM, CEM and queries; linear warm-up, then to 0.
+        decoder_rate: of the mask decoder and of the projection.
+        row_rate: of the labels' token rows.
+        warmup: share of the steps.
+        decay: pull of every weight back to the base, per step and unit of its rate (L2-SP).
+    """
+
+    scope: AdapterScope = field(default_factory=AdapterScope)
+    seed: int = 27
+    least_steps: int = 40
+    steps_per_example: float = 2.0
+    most_steps: int = 80
+    seconds: float = 35.0
+    mix: Mix = field(default_factory=lambda: Mix(12, 0.35, 2.0, 0.5, 0.3))
+    masks: int = 32
+    terms: TermWeights = field(default_factory=lambda: TermWeights(1.0, 0.5, 1.0))
+    learning_rate: float = 2e-3
+    decoder_rate: float = 5e-4
+    row_rate: float = 5e-3
+    warmup: float = 0.1
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("least_steps", "most_steps", "masks", "seconds"):
+            self._check(name, getattr(self, name) > 0, "a number above 0")
+        for name in ("learning_rate", "decoder_rate", "row_rate"):
+            self._check(name, getattr(self, name) > 0, "a number above 0")
+        for name in ("seed", "decay", "steps_per_example"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        self._check("warmup", 0 <= self.warmup < 1, "a share below 1")
+
+    def _check(self, name: str, is_good: bool, expected: str) -> None:
+        if not is_good:
+            raise InvalidConfigError(f"{name}: expected {expected}, got {getattr(self, name)}")
+
+    def steps_for(self, examples: int) -> int:
+        """Optimiser steps for so many new examples."""
+        wanted = round(self.least_steps + self.steps_per_example * examples)
+        return min(self.most_steps, wanted)
