@@ -45,6 +45,8 @@ def parameter_rows(config: CalicoConfig) -> Table:
         f"{total - sum(released):+.2f}" if known else "",
         style="bold",
     )
+    if known:
+        table.caption = "released figures are rounded, most to 0.1 million"
     return table
 
 
