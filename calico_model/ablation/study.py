@@ -121,23 +121,25 @@ def prepare(study: Study, *, workers: int, on_progress: Listener) -> None:
             workers=workers,
             on_progress=tell("drawing held-out groups", plan.groups),
         )
-    fill_pool(
-        out / "pool",
-        scenes=plan.scenes,
-        seed=_SCENE_SEED,
-        size_px=base.config.image_size,
-        workers=workers,
-        groups_per_chunk=_GROUPS_PER_CHUNK,
-        on_progress=tell("drawing scenes", plan.scenes),
-    )
+    dictionary = out / _DICTIONARY
+    is_new = not dictionary.is_file()  # it is made last, from a full pool
+    if is_new:
+        fill_pool(
+            out / "pool",
+            scenes=plan.scenes,
+            seed=_SCENE_SEED,
+            size_px=base.config.image_size,
+            workers=workers,
+            groups_per_chunk=_GROUPS_PER_CHUNK,
+            on_progress=tell("drawing scenes", plan.scenes),
+        )
     scenes = _open_scenes(study, base, tokenizer)
     scenes.features.fill(base, on_progress=tell("encoding scenes", len(scenes.pool)))
-    path = out / _DICTIONARY
-    if not path.is_file():
+    if is_new:
         every = replace(plan, masks=_ALL_MASKS)
         batches = (scenes.batch(base.config, every, _FIT_SEED, step) for step in range(_FIT_STEPS))
         tell_read = tell("reading the decoder's prompts", _FIT_STEPS)
-        fit_dictionary(base, batches, on_progress=tell_read).save(path)
+        fit_dictionary(base, batches, on_progress=tell_read).save(dictionary)
 
 
 def _claim(study: Study) -> None:

@@ -148,7 +148,8 @@ def train_row(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         history.append({name: float(value) for name, value in terms.items()})
-        if curve is not None and (step + 1) % _LOG_EVERY == 0:
+        is_logged = (step + 1) % _LOG_EVERY == 0 or step + 1 == stage.steps
+        if curve is not None and is_logged:
             curve.add(
                 step + 1, stage.name, {k: float(np.mean([h[k] for h in history])) for k in terms}
             )

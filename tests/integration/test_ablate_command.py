@@ -30,13 +30,13 @@ def test_a_study_goes_on_where_it_was_left(tmp_path: Path) -> None:
     written = outcome.stat().st_mtime_ns
     killed = out / "trials" / "without_cem-27"  # as a kill leaves a trial: begun, no outcome
     killed.mkdir()
-    (killed / "curve.csv").write_text("step\n")
+    (killed / "leftover").touch()
 
     verdict = run(*asked, "--rows", "without_cem", "--jobs", 2)
     assert list(verdict) == ["without_cem", "full"]
     assert outcome.stat().st_mtime_ns == written
     assert (killed / "outcome.json").is_file()
-    assert not (killed / "curve.csv").exists()
+    assert not (killed / "leftover").exists()
     names = {path.name for path in out.glob("ablation.*")}
     assert names == {"ablation.json", "ablation.md", "ablation.png"}
     assert (out / "ablation.md").read_text().count("w/o CEM") >= 3

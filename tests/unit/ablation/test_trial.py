@@ -119,7 +119,7 @@ def test_a_trial_leaves_a_model_a_curve_a_report_and_its_outcome(
     told: list[tuple[str, int]] = []
     folder = tmp_path / "trial"
     (folder / "leftover").mkdir(parents=True)
-    plan = replace(study.plan, steps=25)
+    plan = replace(study.plan, steps=2)
     outcome = run_trial(
         plan,
         ROWS["without_dino"],
@@ -130,7 +130,7 @@ def test_a_trial_leaves_a_model_a_curve_a_report_and_its_outcome(
     )
     model, _ = load_model(folder / "model")
     assert not model.config.ablation.use_dino
-    assert (folder / "curve.csv").read_text().splitlines()[1].startswith("25,")
+    assert (folder / "curve.csv").read_text().splitlines()[1].startswith("2,")
     assert (folder / "report.json").is_file()
     assert not (folder / "leftover").exists()
     assert told[-1] == ("judging", 2)
