@@ -19,6 +19,9 @@ BackendError                     500
 ├── NotReadyError                503  weights are still loading; try again
 ├── BusyError                    503  a bounded queue is full or the journal is too slow
 ├── StoreError                   503  the database cannot be read or written
+├── DamagedAdapterError          500  files of a published version are missing or changed
+├── VersionError                 409  a version cannot be published or rolled back to
+├── LeaseLostError               500  another trainer has taken a training run over
 ├── FetchError                   502  released weights cannot be brought here, or are incomplete
 └── SettingsError                500  a setting that cannot be used; raised at start only
 """
@@ -135,6 +138,20 @@ class StoreError(BackendError):
     """The database cannot be read or written."""
 
     http_status = 503
+
+
+class DamagedAdapterError(BackendError):
+    """Files of a published version are missing or were changed."""
+
+
+class VersionError(BackendError):
+    """A version cannot be published or rolled back to."""
+
+    http_status = 409
+
+
+class LeaseLostError(BackendError):
+    """Another trainer has taken a training run over."""
 
 
 class FetchError(BackendError):

@@ -66,9 +66,10 @@ adapter = Table(
     Column("sha256", String(64), nullable=False),
     Column("nbytes", BigInteger, nullable=False),
     Column("status", String(16), nullable=False),
-    Column("score", Float),
-    Column("parent_score", Float),
     Column("upto_seq", BigInteger, nullable=False),
+    Column("corrections", Integer, nullable=False, server_default="0"),
+    Column("gate", Text),
+    Column("reason", Text),
     Column("base_sha256", String(64), nullable=False),
     Column("code_version", String(40), nullable=False),
     Column("created_at_us", BigInteger, nullable=False),
@@ -77,39 +78,52 @@ adapter = Table(
         name="adapter_status_is_known",
     ),
     Index("adapter_by_project", "project_id", "created_at_us"),
+    Index(
+        "adapter_one_current_per_project",
+        "project_id",
+        unique=True,
+        sqlite_where=text("status = 'current'"),
+        postgresql_where=text("status = 'current'"),
+    ),
 )
 
-active_adapter = Table(
-    "active_adapter",
-    metadata,
-    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("adapter_id", String(200), ForeignKey("adapter.id"), nullable=False),
-    Column("gen", BigInteger, nullable=False),
-)
-
-job = Table(
-    "job",
+training_run = Table(
+    "training_run",
     metadata,
     Column("id", _Sequence, primary_key=True, autoincrement=True),
     Column("project_id", BigInteger, nullable=False),
-    Column("status", String(16), nullable=False),
-    Column("owner", String(100)),
-    Column("lease_until_us", BigInteger),
-    Column("fence", BigInteger, nullable=False),
-    Column("attempt", Integer, nullable=False),
-    Column("step", Integer, nullable=False),
-    Column("ckpt", Text),
+    Column("cause", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("owner", String(200), nullable=False),
+    Column("lease_until_us", BigInteger, nullable=False),
+    Column("stage", String(40), nullable=False),
+    Column("progress", Float, nullable=False),
+    Column("eta_s", Float),
+    Column("upto_seq", BigInteger, nullable=False),
+    Column("adapter_id", String(200), ForeignKey("adapter.id")),
     Column("error", Text),
+    Column("began_at_us", BigInteger, nullable=False),
+    Column("ended_at_us", BigInteger),
     CheckConstraint(
-        "status IN ('queued', 'running', 'done', 'failed')", name="job_status_is_known"
+        "state IN ('running', 'published', 'rejected', 'failed', 'stopped', 'abandoned')",
+        name="training_run_state_is_known",
     ),
+    Index("training_run_by_project", "project_id", "id"),
     Index(
-        "job_one_live_per_project",
+        "training_run_one_running_per_project",
         "project_id",
         unique=True,
-        sqlite_where=text("status IN ('queued', 'running')"),
-        postgresql_where=text("status IN ('queued', 'running')"),
+        sqlite_where=text("state = 'running'"),
+        postgresql_where=text("state = 'running'"),
     ),
+    sqlite_autoincrement=True,
+)
+
+train_request = Table(
+    "train_request",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("requested_at_us", BigInteger, nullable=False),
 )
 
 sync_cursor = Table(

@@ -1,0 +1,163 @@
+"""The gate: how a candidate and the current version measured, in; published or why not, out.
+
+Pure: values in, values out. Quality is the mean of strict mIoU and Recall, in points of percent.
+
+A candidate is published if its quality on held-out corrections does not fall by more than the
+tolerance, and neither the labels the current version had learned nor the base probe set fall by
+more than the margin. Without held-out corrections the decision is provisional: what was corrected
+must come out better than before, and the base probe set still decides about forgetting.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class GatePolicy:
+    """What is asked of a candidate; everything in points of percent.
+
+    Attributes:
+        tolerance: fall of held-out quality that still counts as holding.
+        margin: fall of older labels, and of the base probe set, that is one too many.
+    """
+
+    tolerance: float = 0.5
+    margin: float = 2.0
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a version reached on some groups.
+
+    Attributes:
+        miou, recall: strict, in percent.
+        groups: how many groups.
+        by_label: true name -> (regions found, regions there).
+    """
+
+    miou: float
+    recall: float
+    groups: int
+    by_label: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        """Mean of the two, in percent."""
+        return (self.miou + self.recall) / 2
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether both are numbers."""
+        return math.isfinite(self.miou) and math.isfinite(self.recall)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same groups seen by the current version and by the candidate."""
+
+    before: Quality
+    after: Quality
+
+    @property
+    def gain(self) -> float:
+        """Points of quality."""
+        return self.after.score - self.before.score
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything the gate looks at.
+
+    Attributes:
+        held_out: held-out corrections, None if there are none yet.
+        learned: the corrections that were trained on, None if they were not measured.
+        probe: groups of base data, None if the base has none.
+        old_labels: names the current version had learned.
+    """
+
+    held_out: Comparison | None
+    learned: Comparison | None
+    probe: Comparison | None
+    old_labels: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision.
+
+    Attributes:
+        is_accepted: publish it.
+        is_provisional: nothing was held out to decide by.
+        reason: one sentence with the figures.
+    """
+
+    is_accepted: bool
+    is_provisional: bool
+    reason: str
+
+
+def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
+    """Decides about a candidate."""
+    is_provisional = evidence.held_out is None
+    for refused in (_not_finite(evidence), _worse(policy, evidence), _forgotten(policy, evidence)):
+        if refused is not None:
+            return Verdict(False, is_provisional, refused)
+    judged, name = (
+        (evidence.learned, "learned corrections")
+        if evidence.held_out is None
+        else (evidence.held_out, "held-out corrections")
+    )
+    if judged is None:
+        return Verdict(False, is_provisional, "nothing was measured")
+    return Verdict(True, is_provisional, _figures(name, judged))
+
+
+def _not_finite(evidence: Evidence) -> str | None:
+    for name, found in (
+        ("held-out corrections", evidence.held_out),
+        ("learned corrections", evidence.learned),
+        ("the base probe set", evidence.probe),
+    ):
+        if found is not None and not (found.before.is_finite and found.after.is_finite):
+            return f"quality on {name} is not a number"
+    return None
+
+
+def _worse(policy: GatePolicy, evidence: Evidence) -> str | None:
+    if evidence.held_out is not None:
+        if evidence.held_out.gain < -policy.tolerance:
+            return f"worse: {_figures('held-out corrections', evidence.held_out)}"
+        return None
+    if evidence.learned is not None and evidence.learned.gain <= 0:
+        return f"learned nothing: {_figures('learned corrections', evidence.learned)}"
+    return None
+
+
+def _forgotten(policy: GatePolicy, evidence: Evidence) -> str | None:
+    if evidence.probe is not None and evidence.probe.gain < -policy.margin:
+        return f"forgets the base: {_figures('the base probe set', evidence.probe)}"
+    if evidence.held_out is None:
+        return None
+    before, there = _found(evidence.held_out.before, evidence.old_labels)
+    after, _ = _found(evidence.held_out.after, evidence.old_labels)
+    # One region of few is chance, not forgetting.
+    if before - after > 1 and 100 * (before - after) / there > policy.margin:
+        return f"forgets older labels: {after} of {there} regions found, {before} before"
+    return None
+
+
+def _found(quality: Quality, labels: frozenset[str]) -> tuple[int, int]:
+    counts = [count for label, count in quality.by_label.items() if label in labels]
+    return sum(found for found, _ in counts), sum(there for _, there in counts)
+
+
+def _figures(name: str, found: Comparison) -> str:
+    return (
+        f"{name} {found.before.score:.1f} -> {found.after.score:.1f} "
+        f"(mIoU {found.before.miou:.1f} -> {found.after.miou:.1f}, "
+        f"Recall {found.before.recall:.1f} -> {found.after.recall:.1f}, "
+        f"{found.after.groups} groups)"
+    )

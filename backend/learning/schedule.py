@@ -1,0 +1,183 @@
+"""When to train: corrections, wishes and earlier runs in, a cause or nothing out.
+
+Pure: values in, values out, the time included.
+
+| what is there                                        | cause   |
+|------------------------------------------------------|---------|
+| `calico train-now`, later than the last finished run | request |
+| the training button (also every N annotations of     | button  |
+| Label Studio's own counter), later than that run     |         |
+| N corrections nobody has learned from                | count   |
+| one such correction, older than the age              | age     |
+| a run that ended by a crash, a stop or a failure     | retry   |
+
+A wish is answered at once. The others wait after a rejection or a failure, twice as long each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Why a run was started."""
+
+    REQUEST = "request"
+    BUTTON = "button"
+    COUNT = "count"
+    AGE = "age"
+    RETRY = "retry"
+
+
+class RunState(StrEnum):
+    """How a run ended, or that it has not."""
+
+    RUNNING = "running"
+    PUBLISHED = "published"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    ABANDONED = "abandoned"
+
+
+_FINISHED = (RunState.PUBLISHED, RunState.REJECTED, RunState.FAILED)
+_SETBACKS = (RunState.REJECTED, RunState.FAILED, RunState.ABANDONED)
+
+
+@dataclass(frozen=True)
+class SchedulePolicy:
+    """When a project is trained.
+
+    Attributes:
+        every: corrections nobody has learned from that start a run.
+        age_s: a single one that has waited so long starts a run.
+        pause_s: after one rejection or failure; doubled by each further one in a row.
+        most_pause_s: never longer than this.
+        attempts: crashes in a row after which the run waits for new corrections or a wish.
+    """
+
+    every: int = 5
+    age_s: float = 900.0
+    pause_s: float = 60.0
+    most_pause_s: float = 3600.0
+    attempts: int = 3
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """One run as the schedule sees it; times are microseconds since 1970 UTC.
+
+    Attributes:
+        state: how it ended.
+        began_us: when it began.
+        ended_us: when it ended, None if it has not.
+        upto_seq: newest place in the journal that it had seen.
+    """
+
+    state: RunState
+    began_us: int
+    ended_us: int | None
+    upto_seq: int
+
+
+@dataclass(frozen=True)
+class NewCorrection:
+    """One correction that training may use and has not used.
+
+    Attributes:
+        seq: its place in the journal.
+        at_us: when it was made.
+    """
+
+    seq: int
+    at_us: int
+
+
+@dataclass(frozen=True)
+class Situation:
+    """One project at one moment.
+
+    Attributes:
+        now_us: the moment.
+        waiting: corrections the current version has not learned from.
+        requested_us: the newest `calico train-now`, or None.
+        button_us: the newest press of the training button, or None.
+        runs: earlier runs, newest first.
+    """
+
+    now_us: int
+    waiting: Sequence[NewCorrection] = ()
+    requested_us: int | None = None
+    button_us: int | None = None
+    runs: Sequence[PastRun] = ()
+
+
+def due(policy: SchedulePolicy, situation: Situation) -> Cause | None:
+    """Returns why to train now, or None."""
+    runs = situation.runs
+    if not situation.waiting or (runs and runs[0].state is RunState.RUNNING):
+        return None
+    answered_us = next((run.began_us for run in runs if run.state in _FINISHED), -1)
+    # A wish during which training crashes again and again is not repeated for ever.
+    has_hope = _crashes(runs) < policy.attempts
+    for wished_us, cause in (
+        (situation.requested_us, Cause.REQUEST),
+        (situation.button_us, Cause.BUTTON),
+    ):
+        if wished_us is None or wished_us <= answered_us:
+            continue
+        if has_hope or wished_us > runs[0].began_us:
+            return cause
+    if situation.now_us < pause_until_us(policy, runs):
+        return None
+    return _by_itself(policy, situation, has_hope=has_hope)
+
+
+def pause_until_us(policy: SchedulePolicy, runs: Sequence[PastRun]) -> int:
+    """Until when nothing but a wish starts a run; 0 without a setback."""
+    setbacks = 0
+    for run in runs:
+        if run.state is RunState.STOPPED:
+            continue
+        if run.state not in _SETBACKS:
+            break
+        setbacks += 1
+    if not setbacks:
+        return 0
+    # A crash says nothing about the corrections: its first repetition need not wait.
+    if setbacks == 1 and runs[0].state is RunState.ABANDONED:
+        return 0
+    pause_s = min(policy.most_pause_s, policy.pause_s * 2.0 ** min(setbacks - 1, 30))
+    ended_us = next((run.ended_us for run in runs if run.state in _SETBACKS), None)
+    return (ended_us or runs[0].began_us) + round(pause_s * 1e6)
+
+
+def _by_itself(policy: SchedulePolicy, situation: Situation, *, has_hope: bool) -> Cause | None:
+    # What was rejected would be rejected again: count what has come since the last decision.
+    decided = (RunState.PUBLISHED, RunState.REJECTED)
+    seen = max((run.upto_seq for run in situation.runs if run.state in decided), default=-1)
+    fresh = [one for one in situation.waiting if one.seq > seen]
+    last = situation.runs[0] if situation.runs else None
+    is_unfinished = last is not None and last.state not in decided
+    if is_unfinished and last is not None:
+        if has_hope and fresh:
+            return Cause.RETRY
+        fresh = [one for one in fresh if one.seq > last.upto_seq]
+    if len(fresh) >= policy.every:
+        return Cause.COUNT
+    oldest_us = min((one.at_us for one in fresh), default=situation.now_us)
+    return Cause.AGE if fresh and situation.now_us - oldest_us >= policy.age_s * 1e6 else None
+
+
+def _crashes(runs: Sequence[PastRun]) -> int:
+    """Runs in a row, newest first, that crashed or failed."""
+    count = 0
+    for run in runs:
+        if run.state is RunState.STOPPED:
+            continue
+        if run.state not in (RunState.ABANDONED, RunState.FAILED):
+            break
+        count += 1
+    return count
