@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +31,9 @@ class TensorBoardTracker:
     def __init__(self, folder: Path, *, resume_step: int) -> None:
         """Opens a folder; what an interrupted run noted after `resume_step` is hidden."""
         purge = resume_step + 1 if resume_step else None
-        self._writer = SummaryWriter(str(folder), purge_step=purge)
+        # Files are named by the second; a run resumed within one must not overwrite the first.
+        suffix = f".{resume_step:07d}.{os.getpid()}"
+        self._writer = SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Notes the numbers of one step."""

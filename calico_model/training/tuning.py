@@ -20,6 +20,7 @@ from torch import Tensor
 
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.modeling.adapter import AdapterScope, adapter_names, write_adapter
+from calico_model.precision import Precision
 from calico_model.training.curves import CurveLog
 from calico_model.training.pretrain import Progress
 from calico_model.training.sharding import build_accelerator, clip, like, put_whole, whole
@@ -82,6 +83,10 @@ def tune(
         )
     accelerator = build_accelerator(sharding)
     recipe.check_processes(accelerator.num_processes)
+    if recipe.precision is Precision.INT8 and accelerator.device.type == "cpu":
+        raise InvalidConfigError(
+            "precision: int8 weights of a CPU pass no gradients on; take fp32, bf16 or nf4"
+        )
     with _repeatable(accelerator.device):
         tell = on_progress if accelerator.is_main_process else None
         materials = prepare(recipe, inputs, accelerator, tell)

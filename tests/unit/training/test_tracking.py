@@ -17,7 +17,7 @@ from calico_model.training.tracking import MlflowTracker, TensorBoardTracker
 def scalars(folder: Path) -> list[tuple[int, str, float]]:
     """Reads event files as TensorBoard does: what a later START event takes back is gone."""
     found: list[tuple[int, str, float]] = []
-    for path in sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime_ns):
+    for path in sorted(folder.iterdir()):
         content, at = path.read_bytes(), 0
         while at < len(content):
             (length,) = struct.unpack_from("<Q", content, at)

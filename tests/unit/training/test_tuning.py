@@ -181,3 +181,11 @@ def test_quantised_weights_are_not_divided(
             tmp_path / "run",
             sharding=Sharding.FSDP,
         )
+
+
+def test_weights_that_pass_no_gradients_on_are_refused(
+    recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidConfigError, match="int8 weights of a CPU"):
+        tune(replace(recipe, precision=Precision.INT8), inputs, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
