@@ -45,6 +45,11 @@ COMMANDS = (
     ),
     Command(("fetch",), "backend.cli.fetch:fetch", "Bring the released weights of a 7B."),
     Command(("evaluate",), "backend.cli.evaluate:evaluate", "Measure the model on labeled groups."),
+    Command(
+        ("simulate",),
+        "backend.cli.simulate:simulate",
+        "Let an oracle correct groups, and measure what is learned.",
+    ),
     Command(("synth",), "backend.cli.synth:synth", "Draw labeled groups of images."),
     Command(("train",), "backend.cli.train:train", "Train the model."),
     Command(("ablate",), "backend.cli.ablate:ablate", "Measure what each part of it is worth."),

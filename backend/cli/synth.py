@@ -42,6 +42,7 @@ def synth(
     - unseen-combination: known things combined as never in training
     - unseen-style: a way of drawing that training never showed
     - unseen-category: objects that training never showed
+    - unseen-domain: such objects, drawn in a way that training never showed
 
     Look at the pictures in DIR/images, then measure a model on them:
     calico evaluate --data DIR

@@ -25,12 +25,20 @@ _SAME_CATEGORY, _SEQUENCE, _SHARED_STYLE, _EXTRA = 0.5, 0.4, 0.5, 0.55
 
 
 class Split(StrEnum):
-    """Which hold-out a picture belongs to; `SEEN` is what training draws from."""
+    """Which hold-out a picture belongs to; `SEEN` is what training draws from.
+
+    `UNSEEN_DOMAIN` is unseen in every way at once: categories, some of their parts, and the style.
+    """
 
     SEEN = "seen"
     UNSEEN_COMBINATION = "unseen-combination"
     UNSEEN_STYLE = "unseen-style"
     UNSEEN_CATEGORY = "unseen-category"
+    UNSEEN_DOMAIN = "unseen-domain"
+
+
+_STRANGE = frozenset({Split.UNSEEN_CATEGORY, Split.UNSEEN_DOMAIN})
+_RESTYLED = frozenset({Split.UNSEEN_STYLE, Split.UNSEEN_DOMAIN})
 
 
 class Stream(StrEnum):
@@ -62,7 +70,7 @@ def draw_mains(rng: np.random.Generator, split: Split, count: int) -> tuple[str,
             return tuple(pair[int(side)] for side in order)
         varied = [name for name in TRAINED_CATEGORIES if category(name).withheld]
         return (_choice(rng, varied),) * count
-    pool = HELD_OUT_CATEGORIES if split is Split.UNSEEN_CATEGORY else TRAINED_CATEGORIES
+    pool = HELD_OUT_CATEGORIES if split in _STRANGE else TRAINED_CATEGORIES
     first = _choice(rng, pool)
     if count == 1 or rng.random() < _SAME_CATEGORY:
         return (first,) * count
@@ -95,7 +103,7 @@ def draw_extras(rng: np.random.Generator, name: str, *, is_variant: bool = False
 
 def draw_styles(rng: np.random.Generator, split: Split, count: int) -> tuple[Style, ...]:
     """Chooses one style for all pictures, or one for each."""
-    pool = HELD_OUT_STYLES if split is Split.UNSEEN_STYLE else TRAINED_STYLES
+    pool = HELD_OUT_STYLES if split in _RESTYLED else TRAINED_STYLES
     picks = rng.integers(len(pool), size=count)
     if rng.random() < _SHARED_STYLE:
         picks[:] = picks[0]

@@ -1,0 +1,181 @@
+"""`calico simulate`: an oracle annotator corrects groups, and the model that learns is measured."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backend.cli.evaluate import DrawnGroups
+from backend.cli.waiting import training_bar
+from calico_model.data.opening import open_groups
+from calico_model.data.synthetic import Split
+from calico_model.errors import InvalidConfigError
+from calico_model.evaluation import simulation
+from calico_model.evaluation.simulation import POINTS, Simulation
+from calico_model.evaluation.simulation_chart import draw_curve
+from calico_model.types import LabeledGroup
+
+_PAIRS = (2, 2)
+_REPLAY_SEED, _BASE_SEED = 7001, 7002
+
+
+def simulate(
+    dataset: Annotated[
+        Path | None,
+        typer.Option("--dataset", "--data", help="Labeled groups to learn from.", metavar="PATH"),
+    ] = None,
+    split: Annotated[
+        Split, typer.Option("--split", help="Without --dataset: which groups to draw.")
+    ] = Split.UNSEEN_DOMAIN,
+    corrections: Annotated[
+        str,
+        typer.Option(
+            "--corrections", help="Measure after so many corrected groups.", metavar="N,…"
+        ),
+    ] = ",".join(map(str, POINTS)),
+    next_groups: Annotated[
+        int, typer.Option("--next", min=1, help="Groups to measure on, after the corrected ones.")
+    ] = 40,
+    base: Annotated[
+        Path | None,
+        typer.Option("--base", help="Groups that must not be forgotten; drawn if not given."),
+    ] = None,
+    base_groups: Annotated[
+        int, typer.Option("--base-groups", min=1, help="How many of them to measure on.")
+    ] = 40,
+    replay: Annotated[
+        int, typer.Option("--replay", min=0, help="Groups of the base to rehearse, others.")
+    ] = 48,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of drawn groups.")] = 1,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, help="Budget of one update.")
+    ] = 35.0,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="Checkpoint; calico-tiny if not given.", metavar="DIR"),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write simulation.json and curve.png.", metavar="DIR"),
+    ] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Learn in this process, without a server.")
+    ] = False,
+) -> None:
+    """Let an annotator who knows the truth work through groups, and watch the model learn.
+
+    Groups are predicted, corrected and learned from. After 0, 1, 2, 5, ...
+    corrected groups the same next groups, which nobody corrects, are
+    predicted: that is the curve. Groups like those the base was trained on
+    are predicted too: what they lose is forgetting.
+
+    A domain the model has never met, drawn anew:
+    calico simulate --in-process --corrections 0,5,20 --out simulation
+
+    Your own labeled groups, as calico synth or MixedParts write them:
+    calico simulate --in-process --dataset DIR
+
+    Metrics are strict and in percent. clicks_saved compares correcting the
+    prediction with drawing and naming everything from nothing.
+
+    The last line of the output is JSON: curve, forgetting, domain.
+    """
+    if not in_process:
+        raise InvalidConfigError("--in-process: expected it; there is no other way to learn yet")
+    points = read_points(corrections)
+    domain = _domain(dataset, split, points[-1] + next_groups, seed)
+    every = base_groups + replay
+    old: Sequence[LabeledGroup] = (
+        DrawnGroups(Split.SEEN, base_groups, _BASE_SEED, _PAIRS)
+        if base is None
+        else list(islice(open_groups(base), base_groups))
+    )
+    rehearsed: Sequence[LabeledGroup] = (
+        DrawnGroups(Split.SEEN, replay, _REPLAY_SEED, _PAIRS)
+        if base is None
+        else list(islice(open_groups(base), base_groups, every))
+    )
+    # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
+    from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
+    from calico_model.training.finetune import FinetunePlan, Progress
+    from calico_model.training.in_process import InProcessLoop
+
+    with training_bar("Encoding base groups") as show:
+
+        def on_step(progress: Progress) -> None:
+            show(f"learning, loss {progress.loss:.2f}", progress.step, progress.steps)
+
+        loop = InProcessLoop(
+            load_predictor(weights or DEFAULT_WEIGHTS, device=device),
+            rehearsed,
+            FinetunePlan(seconds=seconds),
+            clock=time.perf_counter,
+            on_progress=on_step,
+        )
+        outcome = simulation.simulate(
+            loop, domain, old, points=points, next_groups=next_groups, on_group=show
+        )
+    console = Console()
+    console.print(_table(outcome))
+    name = str(dataset) if dataset is not None else f"{split} (drawn, seed {seed})"
+    document = simulation.as_json(outcome, name)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "simulation.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+        draw_curve(outcome, out / "curve.png", title=name)
+        console.print(f"simulation.json and curve.png are in {out}.")
+    typer.echo(json.dumps(document))
+
+
+def read_points(text: str) -> tuple[int, ...]:
+    """Reads `0,1,2,5`.
+
+    Raises:
+        InvalidConfigError: not numbers, or they do not rise.
+    """
+    try:
+        points = tuple(int(one) for one in text.split(","))
+    except ValueError:
+        points = ()
+    if not points or points[0] < 0 or list(points) != sorted(set(points)):
+        raise InvalidConfigError(
+            f"--corrections: expected rising numbers such as 0,1,2,5, got {text!r}"
+        )
+    return points
+
+
+def _domain(dataset: Path | None, split: Split, groups: int, seed: int) -> Sequence[LabeledGroup]:
+    """The groups to learn from: drawn, or the first of a data set."""
+    if dataset is None:
+        return DrawnGroups(split, groups, seed, _PAIRS)
+    found = list(islice(open_groups(dataset), groups))
+    if len(found) < groups:
+        raise InvalidConfigError(
+            f"--dataset: {dataset} holds {len(found)} groups, but --corrections and --next ask "
+            f"for {groups}"
+        )
+    return found
+
+
+def _table(outcome: Simulation) -> Table:
+    table = Table(title="Next groups, and the base, after so many corrected groups")
+    for name in ("corrected", "mIoU", "Recall", "base mIoU", "base Recall", "update s"):
+        table.add_column(name, justify="right")
+    table.add_column("clicks saved", justify="right")
+    for point in outcome.points:
+        table.add_row(
+            str(point.corrections),
+            *(f"{v:.1f}" for v in (point.miou, point.recall, point.old_miou, point.old_recall)),
+            f"{point.update_s:.0f}",
+            f"{point.clicks_saved:.0f} %",
+        )
+    return table
