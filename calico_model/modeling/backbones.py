@@ -164,7 +164,11 @@ def _layer_norm(width: int) -> nn.LayerNorm:
 
 
 def build_language(config: CalicoConfig) -> LlamaForCausalLM:
-    """Llama; untied output head, as in Vicuna."""
+    """Llama; untied output head, as in Vicuna.
+
+    Its attention is PyTorch's: without a mask it is causal, where the plain form would see
+    everything, and it reads masks of booleans, which the plain form would add.
+    """
     language = config.language
     return LlamaForCausalLM(
         LlamaConfig(
@@ -180,6 +184,7 @@ def build_language(config: CalicoConfig) -> LlamaForCausalLM:
             pad_token_id=None,
             bos_token_id=None,
             eos_token_id=None,
+            attn_implementation="sdpa",
         )
     )
 

@@ -54,6 +54,8 @@ class Layout:
 def padded(conversations: Conversations) -> Layout:
     """Every position is a row of its own; causal, so padding must be on the right."""
     is_token = conversations.is_token
+    # Padding before a token would be seen by it. On the meta device there is nothing to look at.
+    assert is_token.is_meta or bool(is_token[:, 0].all()), "expected padding on the right"
     own = torch.arange(is_token.numel(), device=is_token.device).view(is_token.shape)
     return Layout(own, own, (is_token.cumsum(1) - 1).clamp(min=0))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,7 +206,8 @@ def test_a_node_sees_its_own_conversation_up_to_itself(tokenizer: Tokenizer) -> 
 def test_rows_and_positions_are_inverse(tokenizer: Tokenizer) -> None:
     layout = ask(tokenizer, ODD_QUESTIONS)
     values = torch.arange(layout.input_ids.numel()).view(*layout.input_ids.shape, 1)
-    assert torch.equal(padded(layout).positions(padded(layout).rows(values)), values)
+    right = padded(replace(layout, is_token=layout.is_token.flip(1)))
+    assert torch.equal(right.positions(right.rows(values)), values)
     for own_images in (False, True):
         where = packed(layout, own_images=own_images)
         rows = where.rows(values)
