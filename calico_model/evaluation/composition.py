@@ -10,7 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from calico_model.evaluation.metrics import Tally
-from calico_model.evaluation.regions import Crop, Region, frame, shared_pixels, unite
+from calico_model.evaluation.regions import (
+    Crop,
+    Region,
+    frame,
+    merge_by_label,
+    shared_pixels,
+    unite,
+)
 from calico_model.evaluation.structure import PART_KINDS
 from calico_model.types import RegionKind
 from calico_model.vocabulary import normalise
@@ -35,7 +42,8 @@ def composition_tallies(
         compared: the true compared object, None if the data does not hold it.
     """
     parts = [region for region in predicted if region.kind in PART_KINDS and region.mask.area]
-    drawn = {r.name: r.mask for r in predicted if r.kind is RegionKind.COMMON_OBJECT}
+    objects = [region for region in predicted if region.kind is RegionKind.COMMON_OBJECT]
+    drawn = {region.name: region.mask for region in merge_by_label(objects)}
     tallies: dict[str, list[Tally]] = {name: [] for name in NAMES}
     for part in parts:
         whole = drawn.get(normalise(part.object_label)) if part.object_label else None

@@ -46,6 +46,7 @@ class Ledger:
     Attributes:
         keep_worst: how many of the worst groups to keep for pictures.
         vocabulary: the closed label set predictions are put into, or None.
+        foreign: true labels the vocabulary has no word for; that block leaves their regions out.
     """
 
     keep_worst: int
@@ -58,6 +59,7 @@ class Ledger:
     outcomes: Outcomes = field(default_factory=list)
     predicted_names: list[tuple[int, str]] = field(default_factory=list)
     true_names: set[str] = field(default_factory=set)
+    foreign: Counter[str] = field(default_factory=Counter)
     questions: list[AskedQuestion] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
@@ -105,7 +107,8 @@ class Ledger:
             labeled: images and truth.
             pair: the answer, and the other one with images in the same order.
         """
-        first, second = (self._take_in(index, labeled, answer) for answer in pair)
+        first, _ = usable_regions(labeled, pair[0])  # taken in before, by `add`
+        second = self._take_in(index, labeled, pair[1])
         compared = consistency.compare_answers(first, second, len(labeled.group))
         for name, tally in compared.items():
             self._count(("consistency", way, name), index, tally)
@@ -244,7 +247,8 @@ class Ledger:
 
     def _add_names(self, index: int, predicted: Sequence[Region], truth: Sequence[Region]) -> None:
         known, unknown = naming.translate(predicted, self.vocabulary)
-        theirs, _ = naming.translate(truth, self.vocabulary)
+        theirs, foreign = naming.translate(truth, self.vocabulary)
+        self.foreign.update(region.name for region in foreign)
         if self.vocabulary is not None:
             share = (len(unknown), len(predicted))
             self._count(("vocabulary", naming.OUT_OF_VOCABULARY), index, share)

@@ -59,16 +59,15 @@ class Term:
 def questions(regions: Sequence[Region], images: int) -> Iterator[tuple[str, int, list[Region]]]:
     """Yields (task, image, true answer) of every question the truth of a group gives rise to."""
     for image in range(images):
-        here = [region for region in regions if region.image_index == image]
-        is_compared = any(region.kind is RegionKind.COMMON_PART for region in here)
-        for task, kinds in TASKS.items():
-            truth = [region for region in here if region.kind in kinds]
+        is_compared = bool(answer_of(regions, "intersection", image))
+        for task in TASKS:
+            truth = answer_of(regions, task, image)
             if truth and (task != "difference" or is_compared):
                 yield task, image, truth
 
 
 def answer_of(regions: Sequence[Region], task: str, image: int) -> list[Region]:
-    """The regions of a prediction that answer a question, in the order of the answer."""
+    """The regions of a prediction or of the truth that answer a question, in answer order."""
     kinds = TASKS[task]
     return [r for kind in kinds for r in regions if r.kind is kind and r.image_index == image]
 

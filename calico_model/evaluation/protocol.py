@@ -233,9 +233,17 @@ def _closing_warnings(ledger: Ledger) -> list[str]:
     ]
     notes += [
         f"{kind}: no truth in this data, left out of the mean"
+        + (" but for strict mIoU and PQ, where what was found counts 0" if extra else "")
         for kind in SUBTASKS
         if not ledger.calico.compat[kind]
+        for extra in [bool(ledger.calico.strict[kind])]
     ]
+    if ledger.foreign:
+        names = ", ".join(repr(name) for name in sorted(ledger.foreign))
+        notes.append(
+            f"vocabulary: {ledger.foreign.total()} true regions left out of that block, "
+            f"it has no word for {names}"
+        )
     if ledger.answers["malformed"]:
         notes.append(f"{ledger.answers['malformed']} answers had tags outside the grammar")
     return notes

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.evaluation.metrics import IOU_THRESHOLD, Tally
-from calico_model.evaluation.regions import Region
+from calico_model.evaluation.regions import Region, merge_by_label
 from calico_model.types import RegionKind
 
 PART_KINDS = (RegionKind.COMMON_PART, RegionKind.UNIQUE_PART)
@@ -112,7 +112,7 @@ def _by_thing(regions: Sequence[Region]) -> list[list[Region]]:
 
 def _labels_on(truth: Region, predicted: Sequence[Region]) -> frozenset[str]:
     """Labels of the predictions that cover a true region well."""
-    here = [region for region in predicted if region.image_index == truth.image_index]
+    here = merge_by_label([r for r in predicted if r.image_index == truth.image_index])
     if not here:
         return frozenset()
     overlap = iou_matrix([region.mask for region in here], [truth.mask])[:, 0]

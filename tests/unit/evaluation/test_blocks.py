@@ -144,6 +144,60 @@ def test_every_way_to_waver_shows_in_its_own_figure(chairs: list[LabeledGroup]) 
     assert words["same_answer"] == order["same_answer"] == 0
 
 
+def test_a_misplaced_region_is_counted_once_however_often_the_group_is_asked(
+    chairs: list[LabeledGroup],
+) -> None:
+    class Astray(Moody):
+        """Its first answer has a region in an image there is not."""
+
+        def predict(self, group: ImageGroup) -> GroupPrediction:
+            found = super().predict(group)
+            return replace(found, parts=(*found.parts, replace(found.parts[0], image_index=5)))
+
+    astray = Astray(chairs, lambda parts: parts, lambda parts: parts)
+    report = evaluate(astray, chairs, extras=ask_also(astray, consistency=2), resamples=5)
+    assert report.answers["skipped_regions"] == len(chairs)
+    assert sum("skipped region" in warning for warning in report.warnings) == len(chairs)
+
+
+def test_truth_outside_the_vocabulary_is_named(chairs: list[LabeledGroup]) -> None:
+    words = Vocabulary(("chair", "leg", "seat", "arm rest"))
+    report = evaluate(Oracle(chairs), chairs, extras=ask_also(Oracle(chairs), vocabulary=words))
+    assert "front wheel" not in words.labels
+    (note,) = (warning for warning in report.warnings if "vocabulary" in warning)
+    assert f"{len(chairs)} true regions" in note
+    assert "front wheel" in note
+
+
+def test_objects_drawn_in_pieces_hold_their_parts(chairs: list[LabeledGroup]) -> None:
+    def split_chair(parts: Parts) -> Parts:
+        halves = [box(2, 16, 2, 30), box(16, 30, 2, 30)]
+        return [
+            replace(part, mask=mask)
+            for part in parts
+            for mask in (halves if part.kind is COMMON_OBJECT else [part.mask])
+        ]
+
+    figures = block(evaluate(Oracle(chairs, split_chair), chairs, resamples=5), "structure")
+    assert figures["hierarchy_violation"] == 0
+
+
+def test_a_part_drawn_in_pieces_is_one_region_in_pair_recall(chairs: list[LabeledGroup]) -> None:
+    thirds = [box(0, 32, 0, 6), box(0, 32, 6, 8), box(0, 32, 8, 32)]
+
+    def split_legs(parts: Parts) -> Parts:
+        return [
+            replace(part, mask=part.mask & half)
+            for part in parts
+            for half in (thirds if part.label == "leg" else [part.mask])
+        ]
+
+    report = evaluate(Oracle(chairs, split_legs), chairs, resamples=5)
+    strict = report.tasks["common_part"]["strict"]
+    assert strict["mIoU"].value == 100
+    assert strict["pair_recall50"].value == 100
+
+
 def test_group_sizes_are_reported_apart(chairs: list[LabeledGroup]) -> None:
     def third(labeled: LabeledGroup) -> LabeledGroup:
         group = labeled.group

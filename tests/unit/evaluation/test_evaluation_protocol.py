@@ -228,3 +228,17 @@ def test_progress_is_told_after_every_group(chairs: list[LabeledGroup]) -> None:
     seen: list[int] = []
     evaluate(Oracle(chairs), chairs, resamples=2, on_group=seen.append)
     assert seen == [1, 2, 3, 4, 5, 6]
+
+
+def test_answers_where_no_data_has_truth_cost_strict_miou_and_are_named(
+    chairs: list[LabeledGroup],
+) -> None:
+    truth = [
+        replace(chair, parts=tuple(p for p in chair.parts if p.kind is not UNIQUE_PART))
+        for chair in chairs
+    ]
+    report = evaluate(Oracle(chairs), truth, resamples=5)
+    assert report.mean["strict"]["mIoU"].value == pytest.approx(100 * 2 / 3)
+    assert report.mean["strict"]["Recall"].value == 100
+    (note,) = (warning for warning in report.warnings if warning.startswith(UNIQUE_PART))
+    assert note.endswith("but for strict mIoU and PQ, where what was found counts 0")

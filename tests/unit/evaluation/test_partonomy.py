@@ -136,6 +136,20 @@ def test_teacher_compares_the_wrong_masks_when_order_is_lost(chairs: list[Labele
     assert value(report, "intersection", "strict", "micro_gIoU") == 100
 
 
+def test_teacher_does_not_mind_the_order_of_the_truth(chairs: list[LabeledGroup]) -> None:
+    """Answers name common parts before unique ones, whatever order the truth is stored in."""
+    turned = [replace(chair, parts=chair.parts[::-1]) for chair in chairs]
+
+    class Ordered(Forced):
+        def edit_forced(self, parts: Parts) -> Parts:
+            stored = tuple(parts)
+            return [part for kind in RegionKind for part in stored if part.kind is kind]
+
+    ordered = Ordered(turned)
+    report = evaluate(ordered, turned, extras=ask_also(ordered, forced=True), resamples=5)
+    assert value(report, "identification", "teacher", "micro_gIoU") == 100
+
+
 def test_forced_answers_are_the_true_ones(chairs: list[LabeledGroup]) -> None:
     answers = true_answers(chairs[0])
     assert list(answers) == list(RegionKind)
