@@ -19,6 +19,7 @@ from calico_model import overlay
 from calico_model.evaluation import blocks, charts
 from calico_model.evaluation.bootstrap import Metric
 from calico_model.evaluation.outcome import HEADLINE, MODES, SS_BACKEND, Report, WorstCase
+from calico_model.staging import replace_text
 from calico_model.types import RgbImage
 
 
@@ -37,14 +38,17 @@ def write_report(
             any were asked, are kept in questions.jsonl.
         run: what the caller knows beside the report: data, weights, options.
         efficiency: seconds and such, measured by the caller.
+
+    Raises:
+        CheckpointError: the disk is full or refuses; an older report.json stays as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
     document = as_json(report) | {"efficiency": efficiency or {}}
     document["run"] |= run or {}
-    (folder / "report.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    replace_text(folder / "report.json", json.dumps(document, indent=1) + "\n")
     if report.questions:
         lines = [json.dumps(asdict(question)) for question in report.questions]
-        (folder / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        replace_text(folder / "questions.jsonl", "\n".join(lines) + "\n")
     for name, draw in charts.CHARTS.items():
         draw(report, folder / name)
     for rank, case in enumerate(report.worst, start=1):

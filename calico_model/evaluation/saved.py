@@ -16,6 +16,7 @@ import msgspec
 
 from calico_model.data.records import Rle, encode_mask, read_mask
 from calico_model.errors import InvalidRecordError
+from calico_model.staging import sync
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 
 
@@ -130,7 +131,9 @@ class PredictionFile:
     def close(self) -> None:
         """Puts the file in its place."""
         self._staged.chmod(0o644)
+        sync(self._staged)
         self._staged.replace(self._path)
+        sync(self._path.parent)
 
     def discard(self) -> None:
         """Leaves no file behind."""

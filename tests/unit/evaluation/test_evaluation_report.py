@@ -13,7 +13,7 @@ from labeled_chairs import COMMON_OBJECT, Oracle
 from PIL import Image
 from rich.console import Console
 
-from calico_model.errors import InvalidConfigError
+from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.evaluation import blocks, charts, gate, page, report
 from calico_model.evaluation.outcome import HEADLINE, MODES, Report
 from calico_model.evaluation.protocol import evaluate
@@ -70,6 +70,24 @@ def test_keys_that_others_read_stay(outcome: Report) -> None:
         assert set(HEADLINE) < document["mean"][mode].keys()
         assert set(HEADLINE) < document["tasks"]["unique_part"][mode].keys()
     assert document["run"]["compat"] == "glamm"
+
+
+def test_a_report_is_replaced_whole(
+    outcome: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report.write_report(outcome, tmp_path)
+    before = (tmp_path / "report.json").read_bytes()
+
+    def full(self: Path, data: str, *_: object, **__: object) -> int:
+        with self.open("w") as file:
+            file.write(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(CheckpointError, match=r"report\.json"):
+        report.write_report(replace(outcome, seed=1), tmp_path)
+    assert (tmp_path / "report.json").read_bytes() == before
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_pictures_can_be_opened(outcome: Report, tmp_path: Path) -> None:
