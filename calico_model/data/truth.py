@@ -92,9 +92,18 @@ def check_record(key: str, record: Record, images: AnnotatedImages, least_images
             f"{key}.img_ids: expected {least_images} to {MAX_GROUP_SIZE} different images, "
             f"got {list(record.img_ids)}"
         )
-    field, content = ("common", record.common) if record.is_object else ("pairs", record.pairs)
+    fields: list[tuple[str, Sequence[object]]] = [
+        ("common", record.common),
+        ("pairs", record.pairs),
+    ]
+    (field, content), (other, rest) = fields if record.is_object else fields[::-1]
     if not content:
         raise InvalidRecordError(f"{key}.{field}: expected at least one entry, got none")
+    if rest:
+        is_object = str(record.is_object).lower()
+        raise InvalidRecordError(
+            f"{key}.{other}: expected none where is_object is {is_object}, got {len(rest)}"
+        )
     for image_id in record.img_ids:
         images.check_image(f"{key}.img_ids", image_id)
     _check_once(f"{key}.common", [shared.cat for shared in record.common])

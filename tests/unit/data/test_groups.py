@@ -121,7 +121,10 @@ _PAIR = "r.0.pairs.0"
         (_set(f"{_PAIR}.common.0.part_ann_ids", [[1], [98]]), r"common\[0\].part_ann_ids\[1\]"),
         (_set(f"{_PAIR}.unique.part_cats", [["lid", "rim"], []]), r"part_ann_ids\[0\]: expected 2"),
         (_set(f"{_PAIR}.unique.part_ann_ids", [[[97]], []]), r"part_ann_ids\[0\]\[0\]: no anno"),
-        (_set(f"{_PAIR}.common.0", {"part_cat": "leg"}), r"Expected either `part_ann_ids` or .*pairs\[0\].common\[0\]"),
+        (
+            _set(f"{_PAIR}.common.0", {"part_cat": "leg"}),
+            r"Expected either `part_ann_ids` or .*pairs\[0\].common\[0\]",
+        ),
         (_set("c.images.0.file_name", "gone.png"), r"image 1: file_name: no file 'gone.png'"),
         (_set("c.images", None), r"annotations.json: Expected `array`"),
     ],

@@ -253,6 +253,14 @@ _NAME = r"^mixed_parts_test.json: "
         (_set("0.img_ids", "9"), r"\[0\]: Expected `array`, got `str` - at `\$.img_ids`"),
         (_set("0.pairs", []), r"\[0\].pairs: expected at least one entry"),
         (_set("1.common", []), r"\[1\].common: expected at least one entry"),
+        (
+            _set("1.pairs", released()[0]["pairs"]),
+            r"\[1\].pairs: expected none where is_object is true, got 1",
+        ),
+        (
+            _set("0.common", released()[1]["common"]),
+            r"\[0\].common: expected none where is_object is false, got 1",
+        ),
         (_set("1.common.0.ann_ids", [[900], [5]]), r"\[1\].common\[0\].ann_ids\[1\]: no annot.* 5"),
         (_set(f"{_PAIR}.cats", ["chair"]), r"\[0\].pairs\[0\].cats: expected 2 entries, got 1"),
         (_set(f"{_PAIR}.ann_ids", [[900], []]), r"ann_ids\[1\]: expected at least one id"),

@@ -159,6 +159,8 @@ def test_dangling_ids_stop_or_are_listed(tmp_path: Path, change: Any, message: s
         (_double("annotations"), r"annotations\[\d+\].id: 900 is there twice"),
         (_double("categories"), r"categories\[10\].id: 1 is there twice"),
         (_first("id", "x"), r"Expected `int`, got `str` - at `\$.annotations\[0\].id`"),
+        (_first("width", 0, "images"), r"Expected `int` >= 1 - at `\$.images\[0\].width`"),
+        (_first("height", -3, "images"), r"Expected `int` >= 1 - at `\$.images\[0\].height`"),
         (lambda content: content.pop("categories"), "missing required field `categories`"),
     ],
 )
