@@ -17,6 +17,7 @@ from backend.cli.synth import read_group_size
 from backend.cli.waiting import peak_rss_mib, progress_bar
 from backend.cli.weights import load
 from calico_model.data import synthetic
+from calico_model.data.groups import GroupSet
 from calico_model.data.opening import open_groups
 from calico_model.data.synthetic import Split
 from calico_model.data.taxonomy import drawn_taxonomy, read_taxonomy
@@ -140,6 +141,7 @@ def evaluate(
     for requirement in requirements:
         gate.resolve(requirement.name, mode=mode)
     words = read_vocabulary(vocabulary) if vocabulary else None
+    _check_places(out, save_predictions)
     labeled: Sequence[LabeledGroup]
     if data is None:
         labeled = DrawnGroups(split, groups, seed, read_group_size(group_size))
@@ -153,12 +155,14 @@ def evaluate(
         model,
         vocabulary=words,
         forced=forced or compat is Compat.PARTONOMY,
-        taxonomy=_taxonomy(data) if choices else None,
+        taxonomy=_taxonomy(labeled) if choices else None,
         consistency=consistency,
     )
     predictor = WatchedPredictor(model, save_predictions)
     with predictor, progress_bar("Predicting groups", len(labeled)) as advance_to:
         outcome = protocol.evaluate(predictor, labeled, extras=extras, on_group=advance_to)
+    if isinstance(model, SavedPredictions) and model.unasked:
+        typer.echo(f"calico evaluate: {model.unasked} predictions are of other groups", err=True)
     # A file or pipe has no width, and a table that wraps cannot be read.
     console = Console()
     console.width = max(console.width, _PAGE_COLUMNS)
@@ -195,9 +199,24 @@ def read_vocabulary(path: Path) -> Vocabulary:
         raise InvalidConfigError(f"--vocabulary: {path.name}: {error}") from error
 
 
-def _taxonomy(data: Path | None) -> Taxonomy:
+def _check_places(out: Path | None, save_predictions: Path | None) -> None:
+    """Refuses places that cannot be written, before hours are spent on what goes there."""
+    if out is not None and not _has_folder(out / "report.json"):
+        raise InvalidConfigError(f"--out: expected a folder, or a place for one, got {out}")
+    if save_predictions is not None and (
+        save_predictions.is_dir() or not _has_folder(save_predictions)
+    ):
+        raise InvalidConfigError(f"--save-predictions: expected a file, got {save_predictions}")
+
+
+def _has_folder(file: Path) -> bool:
+    """Whether the folder of a file is there or can be made."""
+    return next(place for place in file.absolute().parents if place.exists()).is_dir()
+
+
+def _taxonomy(labeled: Sequence[LabeledGroup]) -> Taxonomy:
     """The classes and parts wrong answers are made of."""
-    return Taxonomy(drawn_taxonomy() if data is None else read_taxonomy(data))
+    return Taxonomy(read_taxonomy(labeled) if isinstance(labeled, GroupSet) else drawn_taxonomy())
 
 
 def _open(data: Path, skip_broken: bool) -> Sequence[LabeledGroup]:

@@ -66,6 +66,11 @@ class SavedPredictions:
             raise InvalidRecordError(f"{path.name}: expected at least one prediction, got none")
         self.version = first.version
 
+    @property
+    def unasked(self) -> int:
+        """How many predictions nobody asked for yet."""
+        return sum(map(len, self._waiting.values()))
+
     def predict(self, group: ImageGroup) -> GroupPrediction:
         """Returns the next prediction for a group of these ids.
 

@@ -146,6 +146,27 @@ def test_kept_predictions_are_scored_without_a_model(
     assert [path.name for path in tmp_path.iterdir()] == ["kept.jsonl"]
 
 
+@pytest.mark.parametrize("option", ["--out", "--save-predictions"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_predicted(
+    tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    taken = tmp_path / ("file" if option == "--out" else "folder")
+    for place in (taken, tmp_path / "file" / "below"):
+        result = run(*SMALL, "--weights", tmp_path / "none", option, place)
+        assert isinstance(result.exception, InvalidConfigError)
+        assert str(result.exception).startswith(f"{option}: expected")
+
+
+@pytest.mark.usefixtures("know")
+def test_kept_predictions_nobody_asked_for_are_counted(tmp_path: Path) -> None:
+    run(*SMALL, "--save-predictions", tmp_path / "kept.jsonl")
+    result = run("--groups", 1, "--seed", 5, "--predictions", tmp_path / "kept.jsonl")
+    assert result.exit_code == 0, result.output
+    assert "2 predictions are of other groups" in result.stderr
+
+
 @pytest.mark.usefixtures("know")
 @pytest.mark.parametrize(
     ("wish", "what"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-import pytest
-
 from calico_model.data.catalogue import CATEGORIES
+from calico_model.data.opening import open_groups
 from calico_model.data.synthetic import Split, write_groups
 from calico_model.data.taxonomy import drawn_taxonomy, read_taxonomy
-from calico_model.errors import InvalidRecordError
+from tests.unit.mixedparts_sources import write_sources
 
 
 def test_every_drawn_category_has_parts() -> None:
@@ -21,12 +21,27 @@ def test_every_drawn_category_has_parts() -> None:
 
 def test_records_tell_some_of_it(tmp_path: Path) -> None:
     write_groups(tmp_path / "set", groups=4, seed=2, split=Split.SEEN, size_px=64)
-    drawn, read = drawn_taxonomy(), read_taxonomy(tmp_path / "set")
+    drawn, read = drawn_taxonomy(), read_taxonomy(open_groups(tmp_path / "set"))
     assert read
     assert all(set(parts) <= set(drawn[name]) for name, parts in read.items())
     assert any(parts for parts in read.values())
 
 
-def test_no_records_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRecordError, match=r"records\.json"):
-        read_taxonomy(tmp_path)
+def test_broken_records_that_are_skipped_tell_nothing(tmp_path: Path) -> None:
+    pair = {
+        "cats": ["Chair", "stool"],
+        "ann_ids": [[900], [2500]],
+        "common": [{"part_cat": "Leg", "part_ann_ids": [[901], [2501]]}],
+        "unique": {"part_cats": [["back"], ["step"]], "part_ann_ids": [[[904]], [[2503]]]},
+    }
+    broken = pair | {"cats": ["chair", "stool", "dragon"]}
+    write_sources(tmp_path)
+    base = tmp_path / "Part_Segm"
+    records = [
+        {"dataset_name": "paco_lvis", "img_ids": ids, "is_object": False, "pairs": [compared]}
+        for ids, compared in (([9, 25], pair), ([9, 30], broken))
+    ]
+    (base / "mixed_parts_test.json").write_text(json.dumps(records))
+    groups = open_groups(base, skip_broken=True)
+    assert len(groups.skipped) == 1
+    assert read_taxonomy(groups) == {"chair": ("leg", "back"), "stool": ("leg", "step")}
