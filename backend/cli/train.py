@@ -61,8 +61,11 @@ def train(
         int, _option(_SCRATCH, "Further joint steps, on larger groups and more masks.")
     ] = _DEFAULT.stages[2].steps,
     settle_steps: Annotated[
-        int, _option(_SCRATCH, "Last steps: the rate decays, unique parts are asked most.")
+        int, _option(_SCRATCH, "Steps while the rate decays; unique parts are asked most.")
     ] = _DEFAULT.stages[3].steps,
+    widen_steps: Annotated[
+        int, _option(_SCRATCH, "Steps after that, most of them on groups of 4 to 6.")
+    ] = _DEFAULT.stages[4].steps,
     start_from: Annotated[
         Path | None,
         _option(_SCRATCH, "Weights to refine; the encoder and joint steps are skipped."),
@@ -163,7 +166,7 @@ def train(
     given = {n for n in context.params if _is_given(context, n)}
     if data is None:
         _refuse(given & set(_RECORDS_OPTIONS), "fine-tunes on records: give --data too")
-        steps = (encoder_steps, joint_steps, refine_steps, settle_steps)
+        steps = (encoder_steps, joint_steps, refine_steps, settle_steps, widen_steps)
         scratch = _scratch_recipe(seed, pool_scenes, steps)
         train_scenes(scratch, out, pool, start_from, processes)
         return
@@ -197,6 +200,7 @@ _SCRATCH_OPTIONS = (
     "joint_steps",
     "refine_steps",
     "settle_steps",
+    "widen_steps",
     "start_from",
 )
 _RECIPE_OPTIONS = (

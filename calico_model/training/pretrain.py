@@ -219,8 +219,7 @@ class _Run:
         if not stage.language:
             scenes = self.pool.draw_scenes(rng, stage.scenes)
             return dictionary_batch(scenes, rng, stage.masks, side)
-        chances = self.recipe.group_sizes
-        size = 1 + int(rng.choice(len(chances), p=chances))
+        size = 1 + int(rng.choice(len(stage.group_sizes), p=stage.group_sizes))
         groups = [self.pool.draw_group(rng, size) for _ in range(max(1, stage.scenes // size))]
         return group_batch(
             groups,
@@ -281,8 +280,10 @@ def _lasting(recipe: Recipe) -> dict[str, object]:
     """What of a recipe must not change between the parts of one run."""
     return {
         "seed": recipe.seed,
-        "group_sizes": list(recipe.group_sizes),
-        "stages": [[s.name, s.language, s.scenes, s.questions, s.masks] for s in recipe.stages],
+        "stages": [
+            [s.name, s.language, s.scenes, s.questions, s.masks, list(s.group_sizes)]
+            for s in recipe.stages
+        ],
     }
 
 

@@ -22,6 +22,7 @@ class Stage:
         scenes: images per step and process; a language stage cuts them into groups of one size.
         questions: how many of the three questions a group asks.
         chances: relative chance of each question: common object, common part, unique part.
+        group_sizes: chance that a step's groups have 1, 2, 3, ... images.
         masks: most masks decoded per step and process.
         dense_weight: per-cell part and category loss.
         mask_weight: on top of the paper's mask weights; a decoder from scratch needs more.
@@ -35,6 +36,7 @@ class Stage:
     scenes: int = 32
     questions: int = 1
     chances: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    group_sizes: tuple[float, ...] = (0.03, 0.52, 0.13, 0.12, 0.10, 0.10)
     masks: int = 48
     dense_weight: float = 0.3
     mask_weight: float = 1.0
@@ -48,6 +50,8 @@ class Stage:
         left = (self.steps - step) / max(1.0, self.decay_share * self.steps)
         return self.learning_rate * min(warm, 1.0, max(left, 0.02))
 
+
+_UNIQUE_FIRST = (0.25, 0.3, 0.45)
 
 REFINE = Stage(
     "refine",
@@ -71,7 +75,6 @@ class Recipe:
         seed: of data order, initial weights and wordings.
         pool_scenes: rendered scenes kept on disk; groups are drawn from them again and again.
         stages: run in order.
-        group_sizes: chance that a step's groups have 1, 2, 3, ... images.
         presence_weight: which category and parts the queries see.
         clip_norm: gradient clipping.
         checkpoint_every: steps between resumable checkpoints.
@@ -87,12 +90,21 @@ class Recipe:
             REFINE,
             name="settle",
             steps=1250,
-            chances=(0.25, 0.3, 0.45),
+            chances=_UNIQUE_FIRST,
             warmup_steps=1,
             decay_share=0.5,
         ),
+        replace(
+            REFINE,
+            name="widen",
+            steps=300,
+            learning_rate=4e-4,
+            group_sizes=(0.0, 0.34, 0.10, 0.16, 0.20, 0.20),
+            chances=_UNIQUE_FIRST,
+            warmup_steps=10,
+            decay_share=1.0,
+        ),
     )
-    group_sizes: tuple[float, ...] = (0.03, 0.52, 0.13, 0.12, 0.10, 0.10)
     presence_weight: float = 0.3
     weight_decay: float = 0.01
     clip_norm: float = 1.0
