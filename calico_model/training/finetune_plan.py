@@ -26,6 +26,7 @@ class FinetunePlan:
         decoder_rate: of the mask decoder and of the projection.
         row_rate: of the labels' token rows.
         warmup: share of the steps.
+        half: layers compute in bfloat16; None where the processor is made for it.
         decay: pull of every weight back to the base, per step and unit of its rate (L2-SP).
     """
 
@@ -42,6 +43,7 @@ class FinetunePlan:
     decoder_rate: float = 5e-4
     row_rate: float = 5e-3
     warmup: float = 0.1
+    half: bool | None = None
     decay: float = 0.0
 
     def __post_init__(self) -> None:

@@ -60,6 +60,8 @@ class Learner:
         self._tokenizer = adapters.tokenizer.with_labels(labels)
         own = dict(self._model.named_parameters())
         self._learning = {name: own[name] for name in adapter_names(self._model, plan.scope)}
+        self._device = next(iter(self._learning.values())).device
+        self._half = _is_fast_in_half(self._device) if plan.half is None else plan.half
         if start is None:
             _draw_lora(self._learning, plan.seed)
         self._scope = plan.scope if start is None else _both(plan.scope, start.scope)
@@ -79,20 +81,21 @@ class Learner:
     def learn(self, curriculum: Curriculum, rate: float) -> dict[str, float]:
         """Makes one step at a share of the peak rates; returns the terms of the loss."""
         plan, model = self._plan, self._model
-        device = next(iter(self._learning.values())).device
+        device = self._device
         batch = lesson_batch(
             curriculum.questions(), self._tokenizer, model.config, curriculum.choose
         )
         batch = move(batch, device)
         taught = None
-        if plan.terms.anchor and bool(batch.is_base.any()):
-            with self._adapters.bare():
-                taught = teach(model, batch)
         masks = _draw_masks(batch.mask_weights, plan.masks, curriculum.choose)
-        with self._rows.over(model):
-            terms = lesson_losses(model, batch, taught, plan.terms, masks=masks.to(device))
-            loss = torch.stack(list(terms.values())).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._half):
+            if plan.terms.anchor and bool(batch.is_base.any()):
+                with self._adapters.bare():
+                    taught = teach(model, batch)
+            with self._rows.over(model):
+                terms = lesson_losses(model, batch, taught, plan.terms, masks=masks.to(device))
+        loss = torch.stack(list(terms.values())).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._trained(), _CLIP_NORM)
         for group in self._optimiser.param_groups:
             group["lr"] = group["peak"] * rate
@@ -170,6 +173,14 @@ def _draw_lora(learning: Mapping[str, Tensor], seed: int) -> None:
             bound = 1 / math.sqrt(parameter.shape[1])
             drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
             parameter.copy_(drawn)
+
+
+def _is_fast_in_half(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 natively."""
+    if device.type != "cpu":
+        return True
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
 
 
 def _draw_masks(weights: Tensor, most: int, choose: random.Random) -> Tensor:

@@ -7,7 +7,7 @@ Legend as in lesson_batches.py; V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -91,12 +91,22 @@ def lesson_losses(
 
 @torch.no_grad()
 def teach(model: Calico, batch: LessonBatch) -> Tensor:
-    """Returns (B', T, V) log-probabilities of what the model says now to the base's turns.
-
-    The whole batch runs, so that both see the same numbers.
-    """
-    _, logits = model(batch.features, batch.turns.conversations)
-    found: Tensor = logits[batch.is_base].float().log_softmax(-1)
+    """Returns (B', T, V) log-probabilities of what the model says now to the base's turns."""
+    conversations = batch.turns.conversations
+    taught = batch.is_base.nonzero()[:, 0]  # (B',)
+    is_ours = batch.is_base[conversations.image_row]
+    place = batch.is_base.cumsum(0) - 1
+    own = replace(
+        conversations,
+        input_ids=conversations.input_ids[taught],
+        is_token=conversations.is_token[taught],
+        guidance=conversations.guidance[taught],
+        image_row=place[conversations.image_row[is_ours]],
+        image_column=conversations.image_column[is_ours],
+        image_feature=conversations.image_feature[is_ours],
+    )
+    _, logits = model(batch.features, own)
+    found: Tensor = logits.float().log_softmax(-1)
     return found
 
 
