@@ -8,11 +8,12 @@ process number can be seen, else when the lease ends.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.exc import IntegrityError
@@ -24,8 +25,11 @@ from backend.store import Store
 from backend.tables import event_log, train_request, training_run
 from backend.types import EventAction
 
+_T = TypeVar("_T")
+
 LEASE_S = 60.0
 HEARTBEAT_S = 10.0
+_WORD = secrets.token_hex(4)
 _TIMEOUT_S = 30.0
 
 
@@ -230,17 +234,21 @@ class RunRepository:
     def _is_dead(self, run: TrainingRun) -> bool:
         if run.lease_until < from_us(now_us()):
             return True
-        host, _, process = run.owner.rpartition("/")
-        is_here = host == _host() and process.isdecimal()
-        return is_here and run.owner != self._owner and not _is_alive(int(process))
+        host, _, rest = run.owner.partition("/")
+        process = rest.partition("/")[0]
+        if host != _host() or not process.isdecimal() or run.owner == self._owner:
+            return False
+        # Our own number under another name: in a container it is the same after every restart.
+        is_reused = int(process) == os.getpid() and run.owner != owner_name()
+        return is_reused or not _is_alive(int(process))
 
-    def _write(self, change: Any) -> Any:
+    def _write(self, change: Callable[[Connection], _T]) -> _T:
         return self.store.write(change, timeout_s=_TIMEOUT_S)
 
 
 def owner_name() -> str:
-    """Names this process to other trainers."""
-    return f"{_host()}/{os.getpid()}"
+    """Names this process to other trainers: machine, process number, and a word of its own."""
+    return f"{_host()}/{os.getpid()}/{_WORD}"
 
 
 def _host() -> str:

@@ -64,14 +64,20 @@ def test_a_lease_that_ran_out_is_taken_over_and_the_sleeper_notices(store):
 def test_the_run_of_a_dead_process_of_this_machine_is_free_at_once(store):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host = owner_name().rpartition("/")[0]
-    RunRepository(store, owner=f"{host}/{dead.pid}").claim(7, Cause.COUNT)
-    RunRepository(store, owner=f"elsewhere/{dead.pid}").claim(8, Cause.COUNT)
+    host = owner_name().partition("/")[0]
+    RunRepository(store, owner=f"{host}/{dead.pid}/abcd").claim(7, Cause.COUNT)
+    RunRepository(store, owner=f"elsewhere/{dead.pid}/abcd").claim(8, Cause.COUNT)
     mine = RunRepository(store)
     mine.claim(9, Cause.COUNT)
     assert mine.abandon_dead() == 1
     states = {run.project_id: run.state for run in mine.runs()}
     assert states == {7: RunState.ABANDONED, 8: RunState.RUNNING, 9: RunState.RUNNING}
+
+
+def test_a_restarted_container_takes_its_own_old_run_over_at_once(store):
+    host, process, _ = owner_name().split("/")
+    RunRepository(store, owner=f"{host}/{process}/before").claim(7, Cause.COUNT)
+    assert RunRepository(store).abandon_dead() == 1
 
 
 def test_the_newest_wish_counts(store):

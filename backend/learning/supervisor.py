@@ -1,0 +1,85 @@
+"""Starts the trainer process and starts it again when it dies."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+_log = logging.getLogger(__name__)
+_STOP_TIMEOUT_S = 10.0
+_MOST_PAUSE_S = 60.0
+_HEALTHY_S = 60.0  # who lived so long did not die of its start
+
+
+class TrainerWatch:
+    """A thread that keeps one child process alive.
+
+    Args:
+        command: what to run; the process must end on SIGTERM, and when its parent is gone.
+        pause_s: before the first restart; doubled by each further death at the start.
+        on_death: told the exit status.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        pause_s: float = 1.0,
+        on_death: Callable[[int], None] = lambda status: None,
+    ) -> None:
+        self._command, self._first_pause_s = tuple(command), pause_s
+        self._on_death = on_death
+        self._is_closed = threading.Event()
+        self._lock = threading.Lock()  # guards _process against a start during close
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._run, name="trainer-watch", daemon=True)
+
+    def start(self) -> None:
+        """Starts the process; returns at once."""
+        self._thread.start()
+
+    @property
+    def process_id(self) -> int | None:
+        """Number of the running process, or None."""
+        process = self._process
+        return None if process is None or process.poll() is not None else process.pid
+
+    def close(self) -> None:
+        """Asks the process to end, and ends it by force after some seconds."""
+        self._is_closed.set()
+        with self._lock:
+            process = self._process
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _run(self) -> None:
+        pause_s = self._first_pause_s
+        while not self._is_closed.is_set():
+            began = time.monotonic()
+            with self._lock:
+                if self._is_closed.is_set():
+                    return
+                self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+            status = self._process.wait()
+            if self._is_closed.is_set():
+                return
+            if time.monotonic() - began > _HEALTHY_S:
+                pause_s = self._first_pause_s
+            _log.error(
+                "the trainer ended with status %d; started again in %g s",
+                status,
+                pause_s,
+                extra={"event": "trainer_died", "status": status},
+            )
+            self._on_death(status)
+            self._is_closed.wait(pause_s)
+            pause_s = min(_MOST_PAUSE_S, 2 * pause_s)

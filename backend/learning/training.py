@@ -1,0 +1,372 @@
+"""One training run, top to bottom: corrections in, a published or a rejected version out.
+
+Knows the store and the order of things; what a model is, is behind `Updater`. Stopped or killed
+anywhere, the next run starts over, or goes on at the gate if there was a candidate already.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from backend.errors import BackendError, DamagedAdapterError, LabelStudioError
+from backend.learning.adapters import Origin, Publisher, quarantine
+from backend.learning.correction import Correction
+from backend.learning.derivation import Derivation
+from backend.learning.gate import Comparison, Evidence, GatePolicy, Quality, Verdict, judge
+from backend.learning.held_out import is_held_out
+from backend.learning.lesson import true_parts
+from backend.learning.reconcile import Reconciler
+from backend.learning.repository import CorrectionRepository
+from backend.learning.rows import Standing
+from backend.learning.runs import RunRepository
+from backend.learning.schedule import RunState
+from backend.versions import AdapterVersion, Versions, VersionStatus
+from calico_model.errors import CalicoError
+
+_log = logging.getLogger(__name__)
+
+# Of each kind, what one run looks at: its time must not grow with the project.
+MOST_NEW, MOST_EARLIER, MOST_HELD_OUT = 64, 64, 40
+_REPORT_EVERY_S = 1.0
+
+Write = Callable[[Path], object]
+Stop = Callable[[], bool]
+OnProgress = Callable[[float, float | None], None]
+
+
+@dataclass(frozen=True, eq=False)
+class CorrectedTask:
+    """One task to learn from or to be measured on.
+
+    Attributes:
+        project_id: where it is.
+        seq: its place in the journal.
+        correction: what was corrected.
+    """
+
+    project_id: int
+    seq: int
+    correction: Correction
+
+
+class Updater(Protocol):
+    """What training needs of a model."""
+
+    @property
+    def base(self) -> str:
+        """Fingerprint of the base weights."""
+
+    @property
+    def base_version(self) -> str:
+        """What predictions of the bare base are stamped with."""
+
+    def update(
+        self,
+        new: Sequence[CorrectedTask],
+        earlier: Sequence[CorrectedTask],
+        *,
+        start: Path | None,
+        on_progress: OnProgress,
+        stop: Stop,
+    ) -> Write | None:
+        """Learns from corrections.
+
+        Args:
+            new: not learned from before.
+            earlier: to rehearse.
+            start: folder of the adapter to go on from, None for the base.
+            on_progress: told the share that is done and the seconds that are left.
+            stop: asked again and again; True ends the update.
+
+        Returns:
+            What writes the adapter into a folder, synced; None if it was stopped.
+        """
+
+    def measure(self, adapter: Path | None, tasks: Sequence[CorrectedTask]) -> Quality | None:
+        """Measures an adapter, or the base, on tasks; None if none of them can be used."""
+
+    def probe(self, adapter: Path | None) -> Quality | None:
+        """Measures an adapter, or the base, on base data; None if there is none."""
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What one run works with."""
+
+    project_id: int
+    current: AdapterVersion | None
+    start: Path | None
+    new: tuple[CorrectedTask, ...]
+    earlier: tuple[CorrectedTask, ...]
+    held_out: tuple[CorrectedTask, ...]
+    upto_seq: int
+    corrections: int
+
+
+class TrainingSession:
+    """Runs trainings of one store.
+
+    Args:
+        repository: where the corrections are.
+        derivation: keeps them up to date.
+        reconciler: finds lost events first, or None without an API key.
+        versions: of all projects.
+        runs: of this trainer.
+        updater: the model.
+        policy: of the gate.
+        start_from: project whose version a project without one of its own goes on from, or None.
+        code: version of the code.
+    """
+
+    def __init__(
+        self,
+        repository: CorrectionRepository,
+        derivation: Derivation,
+        reconciler: Reconciler | None,
+        versions: Versions,
+        runs: RunRepository,
+        updater: Updater,
+        *,
+        policy: GatePolicy | None = None,
+        start_from: int | None = None,
+        code: str = "",
+    ) -> None:
+        self._repository, self._derivation = repository, derivation
+        self._reconciler, self._versions, self._runs = reconciler, versions, runs
+        self._updater, self._policy = updater, policy or GatePolicy()
+        self._start_from, self._code = start_from, code
+        self._publisher = Publisher(versions, runs)
+
+    def train(self, project_id: int, run_id: int, *, stop: Stop) -> RunState:
+        """Does one claimed run and ends it.
+
+        Args:
+            project_id: what to train.
+            run_id: the claim.
+            stop: True ends it soon, without a decision.
+
+        Returns:
+            How it ended; failures are raised and leave the run open.
+
+        Raises:
+            BackendError, CalicoError: it failed.
+            LeaseLostError: somebody else goes on with it.
+        """
+        self._runs.report(run_id, stage="comparing with Label Studio")
+        self._reconcile(project_id)
+        self._derivation.derive(project_id)
+        material = self._gather(project_id)
+        self._runs.note(run_id, upto_seq=material.upto_seq)
+        if not material.new:
+            return self._end(run_id, "there is nothing new to learn from")
+        candidate = self._left_candidate(material)
+        if candidate is None:
+            candidate = self._learn(run_id, material, stop)
+        if candidate is None or stop():
+            return self._end(run_id, "stopped")
+        self._runs.report(run_id, stage="measuring")
+        try:
+            evidence = self._measure(run_id, material, candidate)
+        except CalicoError as error:
+            # An adapter that cannot even be loaded, of numbers that are none, say.
+            reason = f"cannot be measured: {error}"
+            self._publisher.reject(run_id, candidate.id, gate={}, reason=reason)
+            return RunState.REJECTED
+        if stop():
+            return self._end(run_id, "stopped")
+        return self._decide(run_id, candidate, evidence)
+
+    def _end(self, run_id: int, reason: str) -> RunState:
+        self._runs.end(run_id, RunState.STOPPED, error=reason)
+        return RunState.STOPPED
+
+    def _reconcile(self, project_id: int) -> None:
+        if self._reconciler is None:
+            return
+        try:
+            self._reconciler.reconcile(project_id, is_full=True)
+        except LabelStudioError as error:
+            # What is known already is worth learning; the watch beside the requests tries again.
+            _log.warning(
+                "project %s: training without asking Label Studio: %s",
+                project_id,
+                error,
+                extra={"event": "reconcile_failed", "project": project_id},
+            )
+
+    def _gather(self, project_id: int) -> _Material:
+        current, start = self._starting_version(project_id)
+        rows = [
+            row for row in self._repository.tasks(project_id) if row.standing is Standing.CORRECTED
+        ]
+        rows.sort(key=lambda row: row.seq)
+        held_out = [row.seq for row in rows if is_held_out(project_id, row.task_id)]
+        usable = [row.seq for row in rows if not is_held_out(project_id, row.task_id)]
+        is_own = current is not None and start is not None and current.project_id == project_id
+        seen = current.upto_seq if current is not None and is_own else -1
+        earlier = [seq for seq in usable if seq <= seen]
+        # The oldest first: what does not fit is what the next run begins with.
+        new = [seq for seq in usable if seq > seen][:MOST_NEW]
+        is_all = len(earlier) + len(new) == len(usable)
+        upto_seq = rows[-1].seq if rows and is_all else max(new, default=-1)
+        wanted = {*new, *earlier[-MOST_EARLIER:], *held_out[-MOST_HELD_OUT:]}
+        loaded: dict[int, CorrectedTask] = {}
+        for row in rows:
+            if row.seq not in wanted:
+                continue
+            correction = self._derivation.load(project_id, row.task_id)
+            if correction is not None:
+                loaded[row.seq] = CorrectedTask(project_id, row.seq, correction)
+        return _Material(
+            project_id,
+            current,
+            start,
+            tuple(loaded[seq] for seq in new if seq in loaded),
+            tuple(loaded[seq] for seq in earlier if seq in loaded),
+            tuple(loaded[seq] for seq in held_out if seq in loaded),
+            upto_seq=upto_seq,
+            corrections=len(earlier) + len(new),
+        )
+
+    def _starting_version(self, project_id: int) -> tuple[AdapterVersion | None, Path | None]:
+        """The version to be compared with, and its folder; None for the base."""
+        while True:
+            current = self._versions.served(project_id, start_from=self._start_from)
+            if current is None:
+                return None, None
+            if current.base != self._updater.base:
+                # Other weights than it was made for: learn anew, from everything.
+                return current, None
+            try:
+                return current, self._versions.verify(current)
+            except DamagedAdapterError as error:
+                _log.error("%s", error, extra={"event": "adapter_damaged", "version": current.id})
+                quarantine(self._versions, current, reason=str(error))
+
+    def _left_candidate(self, material: _Material) -> AdapterVersion | None:
+        """A candidate that an earlier run made of exactly this material."""
+        parent_id = None if material.current is None else material.current.id
+        fitting = None
+        for version in self._versions.all(material.project_id):
+            if version.status is not VersionStatus.CANDIDATE:
+                continue
+            is_same = (version.parent_id, version.upto_seq) == (parent_id, material.upto_seq)
+            if fitting is None and is_same and self._is_usable(version):
+                fitting = version
+                continue
+            self._publisher.drop_candidate(version.id, reason="its run ended before the gate")
+        return fitting
+
+    def _is_usable(self, version: AdapterVersion) -> bool:
+        try:
+            self._versions.verify(version)
+        except DamagedAdapterError:
+            return False
+        return version.base == self._updater.base
+
+    def _learn(self, run_id: int, material: _Material, stop: Stop) -> AdapterVersion | None:
+        report = _Reports(
+            lambda share, eta: self._runs.report(
+                run_id, stage="learning", progress=share, eta_s=eta
+            )
+        )
+        self._runs.report(run_id, stage="learning")
+        write = self._updater.update(
+            material.new,
+            material.earlier,
+            start=material.start,
+            on_progress=report,
+            stop=stop,
+        )
+        if write is None:
+            return None
+        origin = Origin(
+            project_id=material.project_id,
+            parent_id=None if material.current is None else material.current.id,
+            upto_seq=material.upto_seq,
+            corrections=material.corrections,
+            base=self._updater.base,
+            base_version=self._updater.base_version,
+            code=self._code,
+        )
+        return self._versions.find(self._publisher.register(run_id, origin, write))
+
+    def _measure(self, run_id: int, material: _Material, candidate: AdapterVersion) -> Evidence:
+        after = self._versions.verify(candidate)
+        before = material.start
+        probe = _pair(self._updater.probe(before), self._updater.probe(after))
+        self._runs.report(run_id, stage="measuring", progress=0.5)
+
+        def compare(tasks: Sequence[CorrectedTask]) -> Comparison | None:
+            if not tasks:
+                return None
+            return _pair(self._updater.measure(before, tasks), self._updater.measure(after, tasks))
+
+        held_out = compare(material.held_out)
+        return Evidence(
+            held_out=held_out,
+            learned=compare(material.new) if held_out is None else None,
+            probe=probe,
+            old_labels=frozenset(
+                part.label for task in material.earlier for part in true_parts(task.correction)
+            ),
+        )
+
+    def _decide(self, run_id: int, candidate: AdapterVersion, evidence: Evidence) -> RunState:
+        verdict = judge(self._policy, evidence)
+        gate = gate_figures(evidence, verdict)
+        act = self._publisher.publish if verdict.is_accepted else self._publisher.reject
+        act(run_id, candidate.id, gate=gate, reason=verdict.reason)
+        _log.info(
+            "%s %s: %s",
+            candidate.id,
+            "published" if verdict.is_accepted else "rejected",
+            verdict.reason,
+            extra={
+                "event": "version_published" if verdict.is_accepted else "version_rejected",
+                "project": candidate.project_id,
+                "version": candidate.id,
+            },
+        )
+        return RunState.PUBLISHED if verdict.is_accepted else RunState.REJECTED
+
+
+def gate_figures(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
+    """What the gate saw, as JSON keeps it: set -> [before, after] of each metric, in percent."""
+    figures: dict[str, Any] = {"provisional": verdict.is_provisional}
+    for name in ("held_out", "learned", "probe"):
+        found: Comparison | None = getattr(evidence, name)
+        if found is None or not (found.before.is_finite and found.after.is_finite):
+            continue
+        figures[name] = {
+            "mIoU": [round(found.before.miou, 2), round(found.after.miou, 2)],
+            "Recall": [round(found.before.recall, 2), round(found.after.recall, 2)],
+            "groups": found.after.groups,
+        }
+    return figures
+
+
+class _Reports:
+    """Lets one report in a while through: each is a commit."""
+
+    def __init__(self, report: OnProgress) -> None:
+        self._report, self._last_s = report, -_REPORT_EVERY_S
+
+    def __call__(self, share: float, eta_s: float | None) -> None:
+        now_s = time.monotonic()
+        if now_s - self._last_s >= _REPORT_EVERY_S:
+            self._last_s = now_s
+            self._report(share, eta_s)
+
+
+def _pair(before: Quality | None, after: Quality | None) -> Comparison | None:
+    return None if before is None or after is None else Comparison(before, after)
+
+
+FAILURES = (BackendError, CalicoError, OSError, MemoryError)
+"""What may end a run without being a fault of this code."""

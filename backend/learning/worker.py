@@ -1,0 +1,242 @@
+"""The trainer: looks at every project, derives corrections, trains what is due, one at a time.
+
+A process of its own, so that a crash or out-of-memory stops no labeling. All it shares with the
+web process are the database and the folder of adapters.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from backend.clock import now_us, to_us
+from backend.errors import BackendError, LeaseLostError
+from backend.learning.acceptance import (
+    AcceptancePolicy,
+    live_acceptance,
+    reason_to_roll_back,
+)
+from backend.learning.adapters import Publisher, roll_back
+from backend.learning.derivation import Derivation
+from backend.learning.held_out import is_held_out
+from backend.learning.repository import CorrectionRepository
+from backend.learning.rows import Standing, TaskRow
+from backend.learning.runs import HEARTBEAT_S, RunRepository
+from backend.learning.schedule import (
+    Cause,
+    NewCorrection,
+    RunState,
+    SchedulePolicy,
+    Situation,
+    due,
+)
+from backend.learning.training import FAILURES, TrainingSession
+from backend.versions import AdapterVersion, Versions
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A project as it was when something last happened in it."""
+
+    newest_seq: int
+    rows: tuple[TaskRow, ...]
+
+
+class Trainer:
+    """Trains the projects of one store.
+
+    Args:
+        repository: where the corrections are.
+        derivation: keeps them up to date.
+        versions: of all projects.
+        runs: of this trainer.
+        open_session: loads the model; called when the first run is due.
+        policy: when to train.
+        acceptance: when to take a version back.
+        heartbeat_s: pause between renewals of a lease.
+        start_from: project whose version a project without one of its own begins with, or None.
+    """
+
+    def __init__(
+        self,
+        repository: CorrectionRepository,
+        derivation: Derivation,
+        versions: Versions,
+        runs: RunRepository,
+        open_session: Callable[[], TrainingSession],
+        *,
+        policy: SchedulePolicy | None = None,
+        acceptance: AcceptancePolicy | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
+        start_from: int | None = None,
+    ) -> None:
+        self._repository, self._derivation = repository, derivation
+        self._versions, self._runs = versions, runs
+        self._open_session = open_session
+        self._session: TrainingSession | None = None
+        self._policy = policy or SchedulePolicy()
+        self._acceptance = acceptance or AcceptancePolicy()
+        self._heartbeat_s = heartbeat_s
+        self._start_from = start_from
+        self._seen: dict[int, _Seen] = {}
+
+    def run(self, stop: threading.Event, *, tick_s: float = 2.0) -> None:
+        """Works until `stop` is set; a round that fails is tried again."""
+        swept = False
+        while not stop.is_set():
+            try:
+                self._runs.abandon_dead()
+                swept = swept or self._sweep()
+                self.round(stop)
+            except BackendError as error:
+                _log.warning("trainer: %s", error, extra={"event": "trainer_round_failed"})
+            except Exception:  # the next round may do better
+                _log.exception("trainer failed", extra={"event": "trainer_round_failed"})
+            stop.wait(tick_s)
+
+    def round(self, stop: threading.Event) -> int:
+        """Looks at every project once; returns how many runs were done."""
+        self._runs.abandon_dead()
+        done = 0
+        for project_id, newest_seq in self._runs.newest_seq().items():
+            if stop.is_set():
+                break
+            self._look(project_id, newest_seq)
+            cause = due(self._policy, self.situation(project_id))
+            if cause is not None:
+                done += self._train(project_id, cause, stop)
+        return done
+
+    def situation(self, project_id: int) -> Situation:
+        """What the schedule looks at."""
+        current = self._versions.served(project_id, start_from=self._start_from)
+        is_own = current is not None and current.project_id == project_id
+        learned = current.upto_seq if current is not None and is_own else -1
+        seen = self._seen.get(project_id)
+        return Situation(
+            now_us=now_us(),
+            waiting=_waiting(project_id, () if seen is None else seen.rows, learned),
+            requested_us=self._runs.requested_us(project_id),
+            button_us=self._runs.button_us(project_id),
+            runs=self._runs.past(project_id),
+        )
+
+    def _sweep(self) -> bool:
+        """Removes what crashes left, unless another trainer may be writing."""
+        if any(run.state is RunState.RUNNING for run in self._runs.runs(limit=1000)):
+            return False
+        if gone := Publisher(self._versions, self._runs).sweep():
+            _log.info("%d folders removed", gone, extra={"event": "adapters_swept"})
+        return True
+
+    def _look(self, project_id: int, newest_seq: int) -> None:
+        """Brings a project's corrections up to date, if anything happened in it."""
+        seen = self._seen.get(project_id)
+        if seen is not None and seen.newest_seq == newest_seq:
+            return
+        derived = self._derivation.derive(project_id)
+        rows = self._repository.tasks(project_id)
+        # What waits for Label Studio is tried again in the next round.
+        self._seen[project_id] = _Seen(-1 if derived.waiting else newest_seq, rows)
+        self._watch_acceptance(project_id, rows)
+
+    def _watch_acceptance(self, project_id: int, rows: tuple[TaskRow, ...]) -> None:
+        current = self._versions.current(project_id)
+        if current is None:
+            return
+        own = frozenset(version.id for version in self._versions.all())
+        others = frozenset(row.version for row in rows if row.version) - own
+        parent = others if current.parent_id is None else frozenset({current.parent_id})
+        window = self._acceptance.window
+        reason = reason_to_roll_back(
+            self._acceptance,
+            live_acceptance(rows, frozenset({current.id}), window=window),
+            live_acceptance(rows, parent, window=window),
+        )
+        if reason is not None:
+            served = roll_back(
+                self._versions, project_id, to=None, reason=f"rolled back by itself: {reason}"
+            )
+            _log_rollback(current, served, reason)
+
+    def _train(self, project_id: int, cause: Cause, stop: threading.Event) -> int:
+        run_id = self._runs.claim(project_id, cause)
+        if run_id is None:
+            return 0
+        about = {"project": project_id, "run": run_id, "cause": cause.value}
+        _log.info("training begins", extra={"event": "training_began", **about})
+        try:
+            with self._heartbeat(run_id) as is_lost:
+                state = self._do(project_id, run_id, lambda: stop.is_set() or is_lost())
+        except LeaseLostError as error:
+            _log.warning("%s", error, extra={"event": "lease_lost", **about})
+            return 0
+        _log.info("training ended: %s", state, extra={"event": "training_ended", **about})
+        # A run reconciles: what it derived is news here.
+        self._seen.pop(project_id, None)
+        return 1
+
+    def _do(self, project_id: int, run_id: int, stop: Callable[[], bool]) -> RunState:
+        try:
+            if self._session is None:
+                self._runs.report(run_id, stage="loading the model")
+                self._session = self._open_session()
+            return self._session.train(project_id, run_id, stop=stop)
+        except LeaseLostError:
+            raise
+        except FAILURES as error:
+            _log.warning("training failed: %s", error, extra={"event": "training_failed"})
+            self._runs.end(run_id, RunState.FAILED, error=f"{type(error).__name__}: {error}")
+        except Exception as error:
+            _log.exception("training failed", extra={"event": "training_failed"})
+            self._runs.end(run_id, RunState.FAILED, error=f"{type(error).__name__}; see the log")
+        return RunState.FAILED
+
+    @contextmanager
+    def _heartbeat(self, run_id: int) -> Iterator[Callable[[], bool]]:
+        """Renews a lease while the block runs; yields what tells that it was lost."""
+        is_over, is_lost = threading.Event(), threading.Event()
+
+        def beat() -> None:
+            while not is_over.wait(self._heartbeat_s):
+                try:
+                    self._runs.renew(run_id)
+                except LeaseLostError:
+                    is_lost.set()
+                    return
+                except BackendError:  # the lease outlasts several beats
+                    _log.warning("heartbeat failed", exc_info=True)
+
+        thread = threading.Thread(target=beat, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield is_lost.is_set
+        finally:
+            is_over.set()
+            thread.join()
+
+
+def _waiting(project_id: int, rows: tuple[TaskRow, ...], learned: int) -> tuple[NewCorrection, ...]:
+    """Corrections training may use and has not used."""
+    return tuple(
+        NewCorrection(row.seq, 0 if row.updated_at is None else to_us(row.updated_at))
+        for row in rows
+        if row.standing is Standing.CORRECTED
+        and row.seq > learned
+        and not is_held_out(project_id, row.task_id)
+    )
+
+
+def _log_rollback(current: AdapterVersion, served: str | None, reason: str) -> None:
+    _log.warning(
+        "%s taken back, %s serves: %s",
+        current.id,
+        served or "the base",
+        reason,
+        extra={"event": "version_rolled_back", "project": current.project_id},
+    )

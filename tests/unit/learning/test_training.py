@@ -1,0 +1,296 @@
+"""One run from corrections to a decision, and the trainer that starts runs."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from annotated import box, results
+from fake_updater import FakeUpdater
+from school import HELD_OUT, PROJECT, REGIONS, TRAINED, School
+
+from backend.errors import LabelStudioError
+from backend.learning import training
+from backend.learning.runs import RunRepository
+from backend.learning.schedule import Cause, RunState
+from backend.versions import VersionStatus
+
+
+@pytest.fixture
+def school(tmp_path):
+    made = School(tmp_path)
+    yield made
+    made.store.close()
+
+
+def test_enough_corrections_become_a_version(school):
+    school.correct(*TRAINED[:2])
+    assert school.train() == 0
+    school.correct(TRAINED[2], *HELD_OUT[:2])
+    assert school.train() == 1
+    version = school.current
+    assert (version.corrections, version.parent_id) == (3, None)
+    assert version.gate["held_out"] == {"mIoU": [40, 55], "Recall": [40, 55], "groups": 2}
+    assert (school.last.state, school.last.cause) == (RunState.PUBLISHED, Cause.COUNT)
+    assert school.train() == 0
+
+
+def test_held_out_tasks_are_measured_and_never_trained_on(school):
+    school.correct(*TRAINED[:4], *HELD_OUT[:3])
+    school.train()
+    school.correct(*TRAINED[4:8], *HELD_OUT[3:4])
+    school.train()
+    updates = [call for call in school.updater.calls if call[0] == "update"]
+    assert updates == [
+        ("update", tuple(TRAINED[:4]), (), False),
+        ("update", tuple(TRAINED[4:8]), tuple(TRAINED[:4]), True),
+    ]
+    measured = {task for call in school.updater.calls if call[0] == "measure" for task in call[2]}
+    assert measured == set(HELD_OUT[:4])
+
+
+def test_the_next_version_goes_on_from_the_last(school):
+    school.correct(*TRAINED[:3])
+    school.train()
+    first = school.current
+    assert first.gate["provisional"]
+    school.correct(*TRAINED[3:6])
+    school.train()
+    assert school.current.parent_id == first.id
+    assert school.versions.find(first.id).status is VersionStatus.RETIRED
+
+
+def test_more_than_one_run_can_take_is_learned_in_several(school, monkeypatch):
+    monkeypatch.setattr(training, "MOST_NEW", 4)
+    school.correct(*TRAINED[:10])
+    assert [school.train() for _ in range(4)] == [1, 1, 0, 0]
+    school.correct(TRAINED[10])
+    assert school.train() == 1
+    updates = [call[1] for call in school.updater.calls if call[0] == "update"]
+    assert updates == [tuple(TRAINED[:4]), tuple(TRAINED[4:8]), tuple(TRAINED[8:11])]
+    assert school.current.corrections == 11
+
+
+def test_a_corrected_correction_is_learned_again(school):
+    school.correct(*TRAINED[:3])
+    school.train()
+    school.correct(TRAINED[0], second=9)
+    school.runs.request(PROJECT)
+    assert school.train() == 1
+    assert school.updater.calls[-3][1:3] == ((TRAINED[0],), tuple(TRAINED[1:3]))
+
+
+@pytest.mark.parametrize(
+    ("updater", "word"),
+    [
+        (FakeUpdater(gain=-2), "worse"),
+        (FakeUpdater(gain=2, forgets=1), "forgets the base"),
+        (FakeUpdater(broken=True), "wrong shape or values"),
+    ],
+)
+def test_a_bad_candidate_is_rejected_with_the_reason(school, updater, word):
+    school.correct(*TRAINED[:3])
+    school.train()
+    good = school.current
+    school.updater = updater
+    school.trainer = school.new_trainer()
+    school.correct(*TRAINED[3:6], HELD_OUT[0])
+    assert school.train() == 1
+    assert school.current == good
+    assert school.last.state is RunState.REJECTED
+    assert word in school.versions.find(school.last.adapter_id).reason
+    assert school.train() == 0
+
+
+def test_what_was_rejected_is_learned_with_what_comes_later(school):
+    school.updater.gain = -2
+    school.correct(*TRAINED[:3])
+    school.train()
+    school.updater.gain = 2
+    school.correct(*TRAINED[3:6])
+    school.train()
+    assert school.updater.calls[-3][1] == tuple(TRAINED[:6])
+    assert school.current.corrections == 6
+
+
+def test_the_button_and_a_wish_train_at_once(school):
+    school.correct(TRAINED[0])
+    assert school.train() == 0
+    school.press_button()
+    assert school.train() == 1
+    assert school.last.cause is Cause.BUTTON
+    school.correct(TRAINED[1])
+    school.runs.request(PROJECT)
+    assert school.train() == 1
+    assert school.last.cause is Cause.REQUEST
+
+
+def test_a_failure_is_kept_and_tried_again(school):
+    school.correct(*TRAINED[:3])
+
+    def fail(*_arguments, **_options):
+        raise MemoryError("no more")
+
+    healthy, school.updater.update = school.updater.update, fail
+    assert school.train() == 1
+    assert (school.last.state, school.last.error) == (RunState.FAILED, "MemoryError: no more")
+    school.updater.update = healthy
+    assert school.train() == 1
+    assert (school.last.state, school.last.cause) == (RunState.PUBLISHED, Cause.RETRY)
+
+
+def test_stopping_ends_the_run_and_the_next_trainer_repeats_it(school):
+    school.correct(*TRAINED[:3])
+    school.updater.gate.clear()
+    thread = threading.Thread(target=school.trainer.run, args=(school.stop,))
+    thread.start()
+    assert school.updater.is_learning.wait(20)
+    school.stop.set()
+    thread.join(20)
+    assert school.last.state is RunState.STOPPED
+    assert school.versions.all() == ()
+    school.stop.clear()
+    school.updater.gate.set()
+    assert school.train() == 1
+    assert school.current is not None
+
+
+def test_a_run_that_died_after_learning_goes_on_at_the_gate(school):
+    school.correct(*TRAINED[:3])
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    school.updater.probe, healthy = die, school.updater.probe
+    with pytest.raises(Killed):
+        school.train()
+    school.updater.probe = healthy
+    (candidate,) = school.versions.all()
+    assert candidate.status is VersionStatus.CANDIDATE
+    school.runs = RunRepository(school.store, owner="elsewhere/9", lease_s=0)
+    lost = RunRepository(school.store, owner=school.last.owner, lease_s=0)
+    lost.renew(school.last.id)
+    school.trainer = school.new_trainer()
+    assert school.train() == 1
+    assert school.current.id == candidate.id
+    assert sum(call[0] == "update" for call in school.updater.calls) == 1
+
+
+def test_a_left_candidate_of_other_material_is_not_judged(school):
+    school.correct(*TRAINED[:3])
+    school.updater.probe = lambda adapter: 1 / 0
+    school.train()
+    assert school.last.state is RunState.FAILED
+    (left,) = school.versions.all()
+    school.updater.probe = FakeUpdater().probe
+    school.correct(TRAINED[3])
+    assert school.train() == 1
+    assert school.versions.find(left.id).status is VersionStatus.REJECTED
+    assert school.current.corrections == 4
+
+
+def test_a_lost_lease_publishes_nothing(school):
+    school.correct(*TRAINED[:3])
+    school.updater.gate.clear()
+    thread = threading.Thread(target=school.train)
+    thread.start()
+    assert school.updater.is_learning.wait(20)
+    run = school.last
+    RunRepository(school.store, owner=run.owner).end(run.id, RunState.ABANDONED)
+    thread.join(20)
+    assert school.versions.all() == ()
+    assert school.last.state is RunState.ABANDONED
+
+
+def test_a_damaged_version_is_not_learned_on(school):
+    school.correct(*TRAINED[:3])
+    school.train()
+    first = school.current
+    (school.versions.path(first) / "learned.json").write_text("[]")
+    school.correct(*TRAINED[3:6])
+    assert school.train() == 1
+    assert school.versions.find(first.id).status is VersionStatus.QUARANTINED
+    assert school.current.parent_id is None
+    assert school.updater.calls[-3][1:] == (tuple(TRAINED[:6]), (), False)
+
+
+def test_an_adapter_of_other_weights_is_replaced_by_one_that_learns_everything(school):
+    school.correct(*TRAINED[:3])
+    school.train()
+    old = school.current
+    school.updater = FakeUpdater()
+    school.updater.base = "c" * 64
+    school.trainer = school.new_trainer()
+    school.correct(*TRAINED[3:6])
+    assert school.train() == 1
+    assert school.updater.calls[0][1:] == (tuple(TRAINED[:6]), (), False)
+    assert (school.current.parent_id, school.current.base) == (old.id, "c" * 64)
+
+
+def test_a_project_goes_on_from_a_named_one(tmp_path):
+    school = School(tmp_path)
+    school.correct(*TRAINED[3:9], project=8)
+    school.train()
+    theirs = school.versions.current(8)
+    school.start_from = 8
+    school.trainer = school.new_trainer()
+    school.correct(*TRAINED[:3], second=5)
+    assert school.train() == 1
+    assert school.current.parent_id == theirs.id
+    assert school.versions.current(8) == theirs
+    assert school.updater.calls[-3][3]
+    school.store.close()
+
+
+def test_label_studio_out_of_reach_does_not_hold_training_up(tmp_path):
+    class Deaf:
+        def reconcile(self, project_id, *, is_full):
+            raise LabelStudioError("not at home")
+
+    school = School(tmp_path, reconciler=Deaf())
+    school.correct(*TRAINED[:3])
+    assert school.train() == 1
+    assert school.current is not None
+    school.store.close()
+
+
+def test_lost_events_are_looked_for_before_training(tmp_path):
+    class Finding:
+        def reconcile(self, project_id, *, is_full):
+            assert is_full
+            school.correct(TRAINED[5])
+
+    school = School(tmp_path, reconciler=Finding())
+    school.correct(*TRAINED[:3])
+    assert school.train() == 1
+    assert school.updater.calls[0][1] == (*TRAINED[:3], TRAINED[5])
+    school.store.close()
+
+
+def test_a_version_annotators_reject_is_taken_back_by_itself(school):
+    answer = b'{"score": 0.5, "regions": %s}'
+    predicted = json.dumps(REGIONS).encode()
+
+    def answered(version, tasks, drawn):
+        for task in tasks:
+            key = f"{version}/{task}"
+            school.store.keep_prediction(
+                key, answer % predicted, project_id=PROJECT, task_id=task, version=version
+            )
+        school.correct(*tasks, drawn=drawn)
+
+    answered("calico-tiny-1234", TRAINED[:3], REGIONS)
+    school.train()
+    version = school.current
+    worse = results(("a", box(0, 0, 5, 5), "hinge"), ("b", box(0, 0, 5, 5), "hinge"))
+    answered(version.id, TRAINED[3:6], worse)
+    school.updater.gain = -2
+    school.train()
+    assert school.current is None
+    assert "annotators accept 0% of its regions over 3 tasks, 100%" in (
+        school.versions.find(version.id).reason
+    )
