@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from backend.label_studio.event import parse_events
 from backend.label_studio.reply import answer_items, event_request, predict_request
-from backend.label_studio.task import parse_predict_request
+from backend.label_studio.task import parse_predict_request, read_project_id
 from backend.serving.app import Parts, build_parts
 from backend.serving.rendering import render_answers
 from backend.settings import load_settings
@@ -36,7 +36,8 @@ class CalicoModel(LabelStudioMLBase):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Names the version, once the weights are loaded."""
-        version = self._shared().host.version
+        service = self._shared().service
+        version = service.announced(service.current(read_project_id(self.project_id)))
         if version is not None:
             self.set("model_version", version)
 
@@ -58,8 +59,9 @@ class CalicoModel(LabelStudioMLBase):  # type: ignore[misc]
             tasks, label_config=self.label_config, project=self.project_id, context=context
         )
         asked = parse_predict_request(body)
-        answers = parts.service.predict(asked)
-        return answer_items(render_answers(asked, answers, parts.host.version))
+        version = parts.service.current(asked.project_id)
+        answers = parts.service.predict(asked, version)
+        return answer_items(render_answers(asked, answers, parts.service.announced(version)))
 
     def fit(self, event: str, data: Mapping[str, object], **_params: object) -> None:
         """Journals one event; training is another process's work.

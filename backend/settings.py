@@ -97,6 +97,31 @@ class Settings(BaseSettings):
         512 * _MIB, ge=1, description="Bytes of stored answers kept; the oldest go first."
     )
 
+    trainer: bool = Field(
+        False, description="Learn from corrections in a process of its own beside the server."
+    )
+    train_every: int = Field(
+        5, ge=1, description="New corrections of a project that start a training."
+    )
+    train_age_s: float = Field(
+        900.0, ge=0, description="Seconds after which a single new correction starts one."
+    )
+    trainer_threads: int = Field(1, ge=1, description="CPU threads of the trainer.")
+    trainer_nice: int = Field(
+        15, ge=0, le=19, description="How far the trainer gives way to everything else."
+    )
+    start_from_project: int | None = Field(
+        None, description="Project whose version new projects begin with; the base if unset."
+    )
+    base_data: Path | None = Field(
+        None,
+        description="Records the weights were trained on, to rehearse and to measure forgetting; "
+        "drawn for the shipped weights if unset.",
+    )
+    feature_bytes: int = Field(
+        4096 * _MIB, ge=1, description="Bytes of kept image features; more images are not kept."
+    )
+
     label_studio_url: str | None = Field(
         None,
         validation_alias="LABEL_STUDIO_URL",
@@ -168,6 +193,11 @@ class Settings(BaseSettings):
                 "basic_auth_password, or allow_open_bind=true on a trusted network"
             )
         return self
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Folder of all adapter versions."""
+        return self.data_dir / "adapters"
 
     @property
     def store_url(self) -> str:

@@ -17,6 +17,7 @@ from backend.label_studio.client import LabelStudioClient
 from backend.serving.auth import Credentials
 from backend.serving.failures import answer_failures
 from backend.serving.late import LateSender
+from backend.serving.lines import AdapterLines
 from backend.serving.logs import new_request_id, request_id
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost, Predictor
@@ -26,6 +27,7 @@ from backend.serving.routes import build_routes
 from backend.serving.studio import connect_client, image_source, prediction_sender
 from backend.settings import Settings
 from backend.store import Store, open_store
+from backend.versions import Versions
 
 if TYPE_CHECKING:
     from calico_model.memory import MemoryPlan
@@ -103,15 +105,19 @@ def load_shipped(settings: Settings) -> Predictor:
         InsufficientMemoryError: they do not fit the device.
     """
     # Importing torch takes seconds; this runs in the loading thread while /health already answers.
+    from backend.serving.adapted import BasePredictor
+    from calico_model.checkpoints import fingerprint
     from calico_model.predictor import load_predictor
 
-    return load_predictor(
-        settings.weights or SHIPPED_WEIGHTS,
+    weights = settings.weights or SHIPPED_WEIGHTS
+    model = load_predictor(
+        weights,
         device=settings.device,
         threads=settings.model_threads,
         precision=settings.precision,
         on_plan=_log_plan,
     )
+    return BasePredictor(model, fingerprint(weights))
 
 
 def _log_plan(plan: MemoryPlan) -> None:
@@ -166,6 +172,11 @@ def build_parts(
         budget_s=settings.predict_budget_s,
         seats=settings.threads - _RESERVED_THREADS,
         capacity=settings.predict_queue,
+        lines=AdapterLines(
+            Versions(store, settings.adapters_dir),
+            metrics,
+            start_from=settings.start_from_project,
+        ),
     )
     metrics.watch("calico_queue_depth", "Tasks that wait.", lambda: service.waiting)
     metrics.watch("calico_journal_depth", "Changes that wait.", lambda: store.waiting)

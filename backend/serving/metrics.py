@@ -81,6 +81,16 @@ class Metrics:
             "When a project was last compared with Label Studio, as Unix time.",
             registry=self.registry,
         )
+        self.unusable_versions = Counter(
+            "calico_unusable_versions",
+            "Published versions that could not be loaded; an ancestor answers instead.",
+            registry=self.registry,
+        )
+        self.trainer_deaths = Counter(
+            "calico_trainer_deaths",
+            "Trainer processes that ended by themselves and were started again.",
+            registry=self.registry,
+        )
         Info("calico_build", "What is running.", registry=self.registry).info(
             {"version": package_version()}
         )

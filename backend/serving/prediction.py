@@ -26,12 +26,14 @@ from backend.errors import (
     StoreError,
 )
 from backend.serving.job_queue import JobQueue
+from backend.serving.lines import AdapterLines
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost, Predictor
 from backend.serving.prompting import select_prompted
 from backend.serving.recent import RecentPredictions
 from backend.store import Store
 from backend.types import LabelSchema, PredictRequest, Prompt, Task
+from backend.versions import AdapterVersion
 from calico_model.errors import CalicoError
 from calico_model.types import GroupPrediction, ImageGroup
 
@@ -50,12 +52,18 @@ class GroupSource(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """One task to look at, with everything its answer depends on but the model."""
+    """One task to look at, with everything its answer depends on but the base.
+
+    Attributes:
+        task, schema, prompts, is_interactive: as requested.
+        version: which adapter answers, decided when the request came; None for the base.
+    """
 
     task: Task
     schema: LabelSchema
     prompts: tuple[Prompt, ...] = ()
     is_interactive: bool = False
+    version: AdapterVersion | None = None
 
     @property
     def key(self) -> Hashable:
@@ -69,6 +77,7 @@ class Work:
             self.prompts,
             self.is_interactive,
             id(self.schema),
+            None if self.version is None else self.version.id,
         )
 
 
@@ -128,6 +137,7 @@ class PredictionService:
         budget_s: longest a request may wait.
         seats: requests that may wait at once, so that threads are left for everything else.
         capacity: tasks that may wait.
+        lines: the version of each project; without, the base answers everything.
     """
 
     def __init__(
@@ -143,6 +153,7 @@ class PredictionService:
         budget_s: float,
         seats: int,
         capacity: int,
+        lines: AdapterLines | None = None,
     ) -> None:
         self._host = host
         self._images = images
@@ -151,6 +162,7 @@ class PredictionService:
         self._metrics = metrics
         self._code = code
         self._push = push
+        self._lines = lines
         self._budget_s = budget_s
         self._seats = threading.BoundedSemaphore(seats)
         self._model_lock = threading.Lock()
@@ -164,8 +176,23 @@ class PredictionService:
         """Tasks that wait for the model."""
         return self._queue.waiting
 
-    def predict(self, request: PredictRequest) -> tuple[Answer | None, ...]:
+    def current(self, project_id: int | None) -> AdapterVersion | None:
+        """Reads which version answers a project now; None for the base."""
+        return None if self._lines is None else self._lines.current(project_id)
+
+    def announced(self, version: AdapterVersion | None) -> str | None:
+        """What predictions of a version are stamped with; None while there are no weights."""
+        base = self._host.version
+        return base if base is None or version is None else version.id
+
+    def predict(
+        self, request: PredictRequest, version: AdapterVersion | None = None
+    ) -> tuple[Answer | None, ...]:
         """Answers every task of a request, in order, within the budget.
+
+        Args:
+            request: what is asked.
+            version: `current` of its project, read when the request came.
 
         Returns:
             One entry per task; None stands for "not yet": the task is finished in the background
@@ -180,7 +207,7 @@ class PredictionService:
         began = time.monotonic()
         self._host.check()
         works = [
-            Work(task, request.schema, request.prompts, request.is_interactive)
+            Work(task, request.schema, request.prompts, request.is_interactive, version)
             for task in request.tasks
             if task.problem is None
         ]
@@ -197,7 +224,7 @@ class PredictionService:
             if has_seat:
                 self._seats.release()
         answers = tuple(
-            next(found) if task.problem is None else _unusable(task, self._host.version)
+            next(found) if task.problem is None else _unusable(task, self.announced(version))
             for task in request.tasks
         )
         self._count("not_yet", sum(answer is None for answer in answers))
@@ -211,6 +238,8 @@ class PredictionService:
         """Runs in a worker thread; whatever goes wrong stays with this one task."""
         about = {"task": work.task.id, "project": work.task.project_id}
         predictor = self._host.wait()
+        if self._lines is not None:
+            predictor = self._lines.predictor(predictor, work.version)
         try:
             with self._metrics.stage("fetch"):
                 group = self._images.fetch_group(work.task)

@@ -40,15 +40,20 @@ def build_routes(
     @routes.post("/setup")
     def setup() -> Response:
         # Refused here, a config that cannot work shows as an error in the project's settings.
-        parse_label_config(parse_setup_request(_body()).label_config)
+        asked = parse_setup_request(_body())
+        parse_label_config(asked.label_config)
         host.check()
-        return Response(setup_answer(host.version), mimetype=_JSON)
+        version = service.announced(service.current(asked.project_id))
+        return Response(setup_answer(version), mimetype=_JSON)
 
     @routes.post("/predict")
     def predict() -> Response:
         asked = parse_predict_request(_body())
-        answers = service.predict(asked)
-        return Response(render_answers(asked, answers, host.version), mimetype=_JSON)
+        # Read once: whatever is published meanwhile, this request is answered by this version.
+        version = service.current(asked.project_id)
+        answers = service.predict(asked, version)
+        body = render_answers(asked, answers, service.announced(version))
+        return Response(body, mimetype=_JSON)
 
     @routes.post("/webhook")
     def webhook() -> Response:

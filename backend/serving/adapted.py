@@ -1,0 +1,68 @@
+"""The model as serving holds it: one base, and any number of adapters that answer by name."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+from calico_model.modeling.adapter import Adapter, read_adapter
+from calico_model.modeling.adapter_set import AdapterSet
+from calico_model.predictor import Predictor
+from calico_model.types import GroupPrediction, ImageGroup
+
+
+@dataclass(frozen=True, eq=False)
+class BasePredictor:
+    """The bare base, and what makes answers with adapters from it.
+
+    Attributes:
+        model: the one model in memory.
+        fingerprint: of its weights; an adapter of others is refused.
+    """
+
+    model: Predictor
+    fingerprint: str
+
+    @property
+    def version(self) -> str:
+        """Names the weights."""
+        return self.model.version
+
+    def predict(self, group: ImageGroup) -> GroupPrediction:
+        """Answers with the bare base."""
+        return self.model.predict(group)
+
+    def with_adapter(self, version: str, folder: Path) -> AdaptedPredictor:
+        """Reads an adapter.
+
+        Raises:
+            CheckpointError: it cannot be read, or belongs to other weights.
+        """
+        adapter = read_adapter(self.model.adapters.model, folder, base=self.fingerprint)
+        self.model.adapters.check(adapter)
+        found = AdaptedPredictor(self.model, version, adapter)
+        # The set must not hold adapters that nobody answers with any more.
+        weakref.finalize(found, _forget, self.model.adapters, version, adapter)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptedPredictor:
+    """One version; holds its adapter for as long as anybody answers with it."""
+
+    model: Predictor
+    version: str
+    adapter: Adapter
+
+    def predict(self, group: ImageGroup) -> GroupPrediction:
+        """Answers with this version, whatever else the model is asked meanwhile."""
+        adapters = self.model.adapters
+        if adapters.get(self.version) is not self.adapter:
+            adapters.add(self.version, self.adapter)
+        return self.model.predict(group, adapter=self.version)
+
+
+def _forget(adapters: AdapterSet, version: str, adapter: Adapter) -> None:
+    if adapters.get(version) is adapter:  # it may have been read again meanwhile
+        adapters.drop(version)

@@ -1,0 +1,141 @@
+"""Which version answers: the current one, or the nearest ancestor that can be loaded."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+
+from backend.errors import StoreError
+from backend.learning.adapters import Origin, Publisher, roll_back
+from backend.learning.runs import RunRepository
+from backend.learning.schedule import Cause
+from backend.serving.lines import MOST_LOADED, AdapterLines
+from backend.serving.metrics import Metrics
+from backend.store import open_store
+from backend.versions import Versions
+from calico_model.errors import CheckpointError
+
+PROJECT = 7
+
+
+class Base:
+    """A base whose adapters are files with one word; `bad` cannot be loaded."""
+
+    version = "base-1"
+
+    def __init__(self):
+        self.read = []
+
+    def predict(self, group):
+        raise NotImplementedError
+
+    def with_adapter(self, version, folder):
+        self.read.append(version)
+        if (folder / "word").read_text() == "bad":
+            raise CheckpointError("adapter: wrong shape")
+        return Adapted(version)
+
+
+class Adapted:
+    def __init__(self, version):
+        self.version = version
+
+    def predict(self, group):
+        raise NotImplementedError
+
+
+class Shelf:
+    def __init__(self, folder: Path):
+        self.store = open_store(f"sqlite:///{folder / 'calico.sqlite3'}")
+        self.versions = Versions(self.store, folder / "adapters")
+        self.runs = RunRepository(self.store)
+        self.metrics = Metrics()
+        self.lines = AdapterLines(self.versions, self.metrics)
+        self.base = Base()
+
+    def publish(self, word, project=PROJECT):
+        def write(folder):
+            folder.mkdir()
+            (folder / "word").write_text(word)
+
+        current = self.versions.current(project)
+        parent = None if current is None else current.id
+        run_id = self.runs.claim(project, Cause.COUNT)
+        publisher = Publisher(self.versions, self.runs)
+        origin = Origin(project, parent, 1, 1, "b" * 64, "base-1", "0")
+        made = publisher.register(run_id, origin, write)
+        publisher.publish(run_id, made, gate={}, reason="")
+        return made
+
+    def answering(self, project=PROJECT):
+        return self.lines.predictor(self.base, self.lines.current(project)).version
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    made = Shelf(tmp_path)
+    yield made
+    made.store.close()
+
+
+def test_every_project_is_answered_by_its_own_version(shelf):
+    assert shelf.answering() == "base-1"
+    mine, theirs = shelf.publish("a"), shelf.publish("b", project=8)
+    assert (shelf.answering(), shelf.answering(8), shelf.answering(9)) == (mine, theirs, "base-1")
+    assert shelf.lines.current(None) is None
+
+
+def test_a_request_keeps_the_version_it_began_with(shelf):
+    first = shelf.publish("a")
+    begun = shelf.lines.current(PROJECT)
+    second = shelf.publish("b")
+    assert shelf.lines.predictor(shelf.base, begun).version == first
+    assert shelf.answering() == second
+    roll_back(shelf.versions, PROJECT, to=None, reason="")
+    assert shelf.answering() == first
+
+
+def test_a_version_is_read_once(shelf):
+    first = shelf.publish("a")
+    for _ in range(3):
+        shelf.answering()
+    assert shelf.base.read == [first]
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_what_cannot_be_loaded_is_passed_over_and_no_longer_announced(shelf, is_cut):
+    good = shelf.publish("a")
+    bad = shelf.publish("b" if is_cut else "bad")
+    if is_cut:
+        (shelf.versions.path(shelf.versions.find(bad)) / "word").write_text("x")
+    assert shelf.answering() == good
+    assert shelf.lines.current(PROJECT).id == good
+    assert b"calico_unusable_versions_total 1.0" in shelf.metrics.text()
+    assert shelf.answering() == good
+    assert b"calico_unusable_versions_total 1.0" in shelf.metrics.text()
+    assert shelf.answering(8) == "base-1"
+
+
+def test_without_a_database_the_version_read_last_answers(shelf, monkeypatch):
+    mine = shelf.publish("a")
+    shelf.answering()
+
+    def fail(*_arguments, **_options):
+        raise StoreError("the disk is gone")
+
+    monkeypatch.setattr(shelf.versions, "served", fail)
+    assert shelf.answering() == mine
+    assert shelf.answering(8) == "base-1"
+
+
+def test_only_so_many_adapters_stay_in_memory(shelf):
+    made = [shelf.publish(str(n), project=n) for n in range(MOST_LOADED + 1)]
+    for project in range(MOST_LOADED + 1):
+        shelf.answering(project)
+    shelf.answering(MOST_LOADED)
+    assert len(shelf.base.read) == MOST_LOADED + 1
+    shelf.answering(0)
+    assert shelf.base.read[-1] == made[0]
+    gc.collect()
