@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from calico_model.training.pretrain import use_plain_attention
 from calico_model.types import RegionKind
 from tests.unit.modeling.test_layout import ODD_QUESTIONS, QUERIES, ask, awake, features_of, prefill
 
-SAME = {"atol": 1e-5, "rtol": 1e-4}
+assert_same = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-4)
 MOVED = 1e-3
 TURNS = [
     Turn(
@@ -66,7 +67,7 @@ def check_only_later_states_move(
         after = states(another(conversations, row, column, word))
         stays = is_token.clone()
         stays[row, column:] = False
-        torch.testing.assert_close(after[stays], before[stays], **SAME)
+        assert_same(after[stays], before[stays])
         behind = (after - before)[row, column:].abs().amax(1)
         assert (behind > MOVED).all(), (row, column)
 
@@ -74,7 +75,8 @@ def check_only_later_states_move(
 def forced(model: Calico, features: ImageFeatures) -> Callable[[Conversations], Tensor]:
     def states(conversations: Conversations) -> Tensor:
         with torch.no_grad():
-            return model(features, conversations)[0]
+            hidden: Tensor = model(features, conversations)[0]
+        return hidden
 
     return states
 
@@ -131,7 +133,7 @@ def test_shared_prefill_with_cams_sees_nothing_of_other_questions(tokenizer: Tok
         stays = conversations.is_token.clone()
         # Its own images may know the end of the question; what stands before them may not.
         stays[row, min(column, first_image) :] = False
-        torch.testing.assert_close(after[stays], before[stays], **SAME)
+        assert_same(after[stays], before[stays])
         assert (after - before)[row, first_image:].abs().max() > MOVED
 
 
