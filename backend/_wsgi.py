@@ -1,11 +1,14 @@
 """The process that serves: gunicorn, one worker that holds the model, many request threads.
 
-Beside the requests it looks again and again for events that Label Studio could not deliver.
+Beside the requests it looks again and again for events that Label Studio could not deliver, and
+keeps the trainer process alive where one is wanted.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from types import FrameType
 
 from flask import Flask
@@ -18,6 +21,7 @@ from gunicorn.workers.base import Worker
 from backend.label_studio.client import LabelStudioClient
 from backend.learning.reconcile import Repair
 from backend.learning.repository import CorrectionRepository
+from backend.learning.supervisor import TrainerWatch
 from backend.learning.watch import ReconcileWatch
 from backend.serving.app import Parts, close_app, create_app
 from backend.serving.http_worker import HttpWorker
@@ -28,6 +32,7 @@ from backend.settings import Settings, load_settings
 from backend.store import Store, open_store
 
 _WATCH = "calico.watch"
+_TRAINER = "calico.trainer"
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -97,11 +102,35 @@ def build_watch(store: Store, metrics: Metrics, client: LabelStudioClient) -> Re
     return ReconcileWatch(CorrectionRepository(store), client, on_done=count)
 
 
+def trainer_command(settings: Settings) -> list[str]:
+    """The command line of a trainer beside this process, which ends when this process does."""
+    options = {
+        "--data-dir": settings.data_dir,
+        "--weights": settings.weights,
+        "--device": settings.device,
+        "--precision": settings.precision,
+        "--label-studio-url": settings.label_studio_url,
+        "--log-level": settings.log_level,
+        "--parent": os.getpid(),
+    }
+    given = [(name, str(value)) for name, value in options.items() if value is not None]
+    return [sys.executable, "-m", "backend.cli", "trainer", *(word for o in given for word in o)]
+
+
 def _create_watched(settings: Settings) -> Flask:
     app = create_app(settings)
+    parts: Parts = app.extensions["calico"]
+    if settings.trainer:
+        watch = TrainerWatch(
+            trainer_command(settings), on_death=lambda _: parts.metrics.trainer_deaths.inc()
+        )
+        app.extensions[_TRAINER] = watch
+        parts.metrics.watch(
+            "calico_trainer_up", "Whether the trainer runs.", lambda: watch.process_id is not None
+        )
+        watch.start()
     client = connect_client(settings)
     if client is not None:
-        parts: Parts = app.extensions["calico"]
         app.extensions[_WATCH] = build_watch(parts.store, parts.metrics, client)
         app.extensions[_WATCH].start()
     return app
@@ -132,6 +161,8 @@ def _answer_waiters_on_stop(worker: Worker) -> None:
 def _close(_arbiter: Arbiter, worker: Worker) -> None:
     app = getattr(worker.app, "callable", None)
     if app is not None:
+        if (trainer := app.extensions.get(_TRAINER)) is not None:
+            trainer.close()
         if (watch := app.extensions.get(_WATCH)) is not None:
             watch.close()
         close_app(app)

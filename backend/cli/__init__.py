@@ -43,6 +43,15 @@ COMMANDS = (
         "backend.cli.corrections:corrections",
         "Show and export what annotators changed.",
     ),
+    Command(("trainer",), "backend.cli.trainer:trainer", "Learn from corrections."),
+    Command(
+        ("train-now",), "backend.cli.training_status:train_now", "Have a project trained at once."
+    ),
+    Command(("status",), "backend.cli.training_status:status", "Show how learning stands."),
+    Command(("versions",), "backend.cli.versions:versions", "List what was learned."),
+    Command(
+        ("rollback",), "backend.cli.versions:rollback", "Serve a project with an earlier version."
+    ),
     Command(("fetch",), "backend.cli.fetch:fetch", "Bring the released weights of a 7B."),
     Command(("evaluate",), "backend.cli.evaluate:evaluate", "Measure the model on labeled groups."),
     Command(

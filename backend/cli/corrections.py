@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.cli.corrections_export import write_coco, write_records
+from backend.cli.kept import kept_store
 from backend.cli.waiting import progress_bar
 from backend.errors import SettingsError
 from backend.label_studio.client import LabelStudioClient
@@ -25,7 +25,6 @@ from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, TaskRow
 from backend.serving.studio import connect_client, image_source
 from backend.settings import Settings, load_settings
-from backend.store import open_store
 
 
 class Split(StrEnum):
@@ -78,7 +77,8 @@ def corrections(
     The last line of the output is JSON, with one entry per project.
     """
     settings = load_settings(data_dir=data_dir)
-    with _repository(settings) as repository:
+    with kept_store(settings) as store:
+        repository = CorrectionRepository(store)
         client = connect_client(settings)
         if reconcile and client is None:
             raise SettingsError(
@@ -97,19 +97,6 @@ def corrections(
             written = _export(export, places, derivation, settings, client)
             typer.echo(f"{written} of {len(places)} tasks are in {export}")
     typer.echo(json.dumps({"projects": found}))
-
-
-@contextmanager
-def _repository(settings: Settings) -> Iterator[CorrectionRepository]:
-    """The store of a backend, which may be running."""
-    database = settings.data_dir / "calico.sqlite3"
-    if settings.database_url is None and not database.is_file():
-        raise SettingsError(f"--data-dir: no database {database}; has `calico serve` run here?")
-    store = open_store(settings.store_url, is_guest=True, commit_timeout_s=30)
-    try:
-        yield CorrectionRepository(store)
-    finally:
-        store.close()
 
 
 def _reconcile(

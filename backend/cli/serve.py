@@ -44,6 +44,13 @@ def serve(
         str | None,
         typer.Option("--label-studio-url", metavar="URL", help="[LABEL_STUDIO_URL]"),
     ] = None,
+    trainer: Annotated[
+        bool | None,
+        typer.Option(
+            "--trainer/--no-trainer",
+            help="Learn from corrections in a process beside this one. [CALICO_TRAINER, no]",
+        ),
+    ] = None,
     allow_open_bind: Annotated[
         bool,
         typer.Option("--allow-open-bind", help="Serve other machines without credentials."),
@@ -65,6 +72,7 @@ def serve(
         precision=precision,
         data_dir=data_dir,
         label_studio_url=label_studio_url,
+        trainer=trainer,
         allow_open_bind=allow_open_bind or None,
         log_level=log_level,
     )

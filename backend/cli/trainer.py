@@ -1,0 +1,195 @@
+"""`calico trainer`: the process that learns from corrections, beside the one that serves."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backend.learning.derivation import Derivation, StudioPredictions
+from backend.learning.reconcile import Reconciler
+from backend.learning.repository import CorrectionRepository
+from backend.learning.runs import RunRepository
+from backend.learning.schedule import SchedulePolicy
+from backend.learning.training import TrainingSession
+from backend.learning.worker import Trainer
+from backend.serving.app import SHIPPED_WEIGHTS
+from backend.serving.logs import start_logging
+from backend.serving.rendering import code_version
+from backend.serving.studio import connect_client, image_source
+from backend.settings import Settings, load_settings
+from backend.store import Store, open_store
+from backend.versions import Versions
+from calico_model.precision import Precision
+
+if TYPE_CHECKING:
+    from backend.label_studio.client import LabelStudioClient
+    from backend.learning.updater import BaseGroups, OnlineUpdater
+    from calico_model.types import LabeledGroup
+
+_log = logging.getLogger(__name__)
+_REPLAYED, _PROBED = 24, 12  # groups of base data
+_SEED = 4
+_PARENT_GONE_S = 2.0
+
+
+def trainer(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", help="What is kept. [CALICO_DATA_DIR, .calico]"),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="DIR", help="As given to serve. [CALICO_WEIGHTS]"),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]")
+    ] = None,
+    precision: Annotated[
+        Precision | None, typer.Option("--precision", help="Of the weights. [CALICO_PRECISION]")
+    ] = None,
+    label_studio_url: Annotated[
+        str | None, typer.Option("--label-studio-url", metavar="URL", help="[LABEL_STUDIO_URL]")
+    ] = None,
+    parent: Annotated[
+        int | None, typer.Option("--parent", help="End when this process has ended.", hidden=True)
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")
+    ] = None,
+) -> None:
+    """Learn from corrections until stopped. `calico serve --trainer` starts one by itself.
+
+    Every project is trained when it has enough new corrections, when one has waited long,
+    when Label Studio's training button is pressed, or on `calico train-now`. A new version
+    is served only if it is not worse on held-out corrections and has not forgotten.
+
+    Stopping loses nothing: what was under way is done again by the next trainer. Several
+    trainers may share a database; each project is trained by one at a time.
+    """
+    settings = load_settings(
+        data_dir=data_dir,
+        weights=weights,
+        device=device,
+        precision=precision,
+        label_studio_url=label_studio_url,
+        log_level=log_level,
+    )
+    start_logging(settings.log_level)
+    stop = _stop_on_signals()
+    if parent is not None:
+        threading.Thread(target=_watch_parent, args=(parent, stop), daemon=True).start()
+    os.nice(settings.trainer_nice)
+    store = open_store(settings.store_url, is_guest=True, commit_timeout_s=30)
+    try:
+        build_trainer(settings, store).run(stop)
+    finally:
+        store.close()
+
+
+def build_trainer(settings: Settings, store: Store) -> Trainer:
+    """Wires a trainer; the model is loaded when the first run is due."""
+    client = connect_client(settings)
+    repository = CorrectionRepository(store)
+    derivation = Derivation(repository, None if client is None else StudioPredictions(client))
+    versions = Versions(store, settings.adapters_dir)
+    runs = RunRepository(store)
+
+    def open_session() -> TrainingSession:
+        return TrainingSession(
+            repository,
+            derivation,
+            None if client is None else Reconciler(repository, client),
+            versions,
+            runs,
+            load_updater(settings, client),
+            start_from=settings.start_from_project,
+            code=code_version(),
+        )
+
+    return Trainer(
+        repository,
+        derivation,
+        versions,
+        runs,
+        open_session,
+        policy=SchedulePolicy(every=settings.train_every, age_s=settings.train_age_s),
+        start_from=settings.start_from_project,
+    )
+
+
+def load_updater(settings: Settings, client: LabelStudioClient | None) -> OnlineUpdater:
+    """Loads a model of the trainer's own.
+
+    Raises:
+        CheckpointError: missing or unusable weights.
+        InvalidRecordError: the base data cannot be read.
+    """
+    # Importing torch takes seconds, and is needed only once there is something to learn.
+    from backend.learning.updater import OnlineUpdater
+    from calico_model.checkpoints import fingerprint
+    from calico_model.predictor import load_predictor
+
+    weights = settings.weights or SHIPPED_WEIGHTS
+    predictor = load_predictor(
+        weights,
+        device=settings.device,
+        threads=settings.trainer_threads,
+        precision=settings.precision,
+    )
+    return OnlineUpdater(
+        predictor,
+        fingerprint(weights),
+        image_source(settings, client),
+        settings.data_dir / "features",
+        feature_bytes=settings.feature_bytes,
+        base_groups=_base_groups(settings),
+    )
+
+
+def _base_groups(settings: Settings) -> BaseGroups:
+    """Data the base was trained on: the folder in the settings, or what calico-tiny saw."""
+    from backend.learning.updater import BaseGroups
+    from calico_model.data.groups import read_groups
+
+    if settings.base_data is not None:
+        folder = read_groups(settings.base_data)
+        count = min(len(folder), _REPLAYED + _PROBED)
+        groups = [folder[index] for index in range(count)]
+        return BaseGroups(tuple(groups[1::2]), tuple(groups[::2][:_PROBED]))
+    if settings.weights is None:
+        return BaseGroups(_drawn(_REPLAYED, 0), _drawn(_PROBED, _REPLAYED))
+    _log.warning(
+        "no base data: nothing is rehearsed, and forgetting is not measured",
+        extra={"event": "no_base_data"},
+    )
+    return BaseGroups()
+
+
+def _drawn(count: int, first: int) -> tuple[LabeledGroup, ...]:
+    """Groups as calico-tiny was trained on."""
+    from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
+
+    numbers = range(first, first + count)
+    return tuple(
+        labeled_group(draw_group(group_rng(Stream.EVALUATION, _SEED, number))) for number in numbers
+    )
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _watch_parent(parent: int, stop: threading.Event) -> None:
+    # A server that was killed tells nobody; the next one starts a trainer of its own.
+    while not stop.wait(_PARENT_GONE_S):
+        if os.getppid() != parent:
+            stop.set()

@@ -1,0 +1,123 @@
+"""`calico versions` and `calico rollback`: what was learned, what the gate saw, the way back."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backend.cli.kept import DataDirOption, ProjectOption, kept_store
+from backend.learning.adapters import roll_back
+from backend.settings import load_settings
+from backend.versions import AdapterVersion, Versions
+
+_COLUMNS = (
+    "project",
+    "version",
+    "status",
+    "corrections",
+    "mIoU",
+    "Recall",
+    "base mIoU",
+    "base Recall",
+    "created (UTC)",
+    "reason",
+)
+
+
+def versions(
+    project: ProjectOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """List what was learned, newest first. Run it where the backend runs.
+
+    current: answers now. retired: answered before. rejected: refused by the gate.
+    candidate: not judged yet. quarantined: its files were damaged.
+
+    mIoU and Recall are strict, in percent, before -> after, on held-out corrections (on
+    the learned ones, marked *, while none are held out) and on data of the base.
+
+    The last line of the output is JSON with every version.
+    """
+    settings = load_settings(data_dir=data_dir)
+    with kept_store(settings) as store:
+        found = Versions(store, settings.adapters_dir).all(project)
+    table = Table(title="Versions")
+    for name in _COLUMNS:
+        table.add_column(name, overflow="fold")
+    for version in found:
+        table.add_row(*_row(version))
+    Console().print(table)
+    typer.echo(json.dumps({"versions": [_as_json(version) for version in found]}))
+
+
+def rollback(
+    project: Annotated[int, typer.Option("--project", help="Whose version to take back.")],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="VERSION|base", help="What to serve; default: the one before."
+        ),
+    ] = None,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Kept with the version that is taken back.")
+    ] = "rolled back by hand",
+    data_dir: DataDirOption = None,
+) -> None:
+    """Serve a project with an earlier version again, from the next request on.
+
+    What was taken back stays listed, and can be served again with --to. Corrections
+    are kept: the next training learns from all that the served version has not seen.
+
+    The last line of the output is JSON: {"project", "version"}; null stands for the base.
+    """
+    settings = load_settings(data_dir=data_dir)
+    with kept_store(settings) as store:
+        kept = Versions(store, settings.adapters_dir)
+        served = roll_back(kept, project, to=to, reason=reason)
+    typer.echo(f"Project {project} is answered by {served or 'the base'} now.")
+    typer.echo(json.dumps({"project": project, "version": served}))
+
+
+def _row(version: AdapterVersion) -> tuple[str, ...]:
+    gate = version.gate
+    mark = "" if "held_out" in gate else "*"
+    judged = gate.get("held_out") or gate.get("learned") or {}
+    probe = gate.get("probe") or {}
+    return (
+        str(version.project_id),
+        version.id,
+        version.status.value,
+        str(version.corrections),
+        _change(judged, "mIoU", mark),
+        _change(judged, "Recall", mark),
+        _change(probe, "mIoU"),
+        _change(probe, "Recall"),
+        f"{version.created_at:%Y-%m-%d %H:%M:%S}",
+        version.reason or "",
+    )
+
+
+def _change(found: dict[str, Any], metric: str, mark: str = "") -> str:
+    if metric not in found:
+        return "-"
+    before, after = found[metric]
+    return f"{before:.1f} -> {after:.1f}{mark}"
+
+
+def _as_json(version: AdapterVersion) -> dict[str, Any]:
+    return {
+        "project": version.project_id,
+        "version": version.id,
+        "status": version.status.value,
+        "parent": version.parent_id,
+        "corrections": version.corrections,
+        "gate": version.gate,
+        "reason": version.reason,
+        "sha256": version.sha256,
+        "base": version.base,
+        "created_at": version.created_at.isoformat(),
+    }

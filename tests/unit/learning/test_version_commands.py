@@ -1,0 +1,102 @@
+"""`calico versions`, `rollback`, `train-now` and `status`, beside a backend that was here."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from annotated import box, event, results
+from school import HELD_OUT, PROJECT, REGIONS, TRAINED, School
+from typer.testing import CliRunner
+
+from backend.cli import command_tree
+from backend.errors import SettingsError, VersionError
+from backend.learning.schedule import Cause
+
+
+@pytest.fixture
+def school(tmp_path, monkeypatch):
+    for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    made = School(tmp_path)
+    made.data_dir = tmp_path
+    yield made
+    made.store.close()
+
+
+def run(school, *words):
+    words = [*map(str, words), "--data-dir", str(school.data_dir)]
+    result = CliRunner().invoke(command_tree(words), words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_versions_show_what_the_gate_saw(school):
+    school.correct(*TRAINED[:3], *HELD_OUT[:2])
+    school.train()
+    school.updater.gain = -9
+    school.correct(*TRAINED[3:6])
+    school.train()
+    rejected, current = run(school, "versions")["versions"]
+    assert (rejected["status"], current["status"]) == ("rejected", "current")
+    assert rejected["reason"].startswith("worse: held-out corrections")
+    assert rejected["parent"] == current["version"]
+    assert current["gate"]["held_out"]["mIoU"] == [40, 55]
+    assert current["corrections"] == 3
+    assert run(school, "versions", "--project", 99) == {"versions": []}
+
+
+def test_rolling_back_and_forth(school):
+    for start in (0, 3):
+        school.correct(*TRAINED[start : start + 3])
+        school.train()
+    second, first = (version.id for version in school.versions.all())
+    assert run(school, "rollback", "--project", PROJECT)["version"] == first
+    assert school.current.id == first
+    assert run(school, "rollback", "--project", PROJECT, "--to", second)["version"] == second
+    assert run(school, "rollback", "--project", PROJECT, "--to", "base")["version"] is None
+    with pytest.raises(VersionError, match="nothing to take back"):
+        run(school, "rollback", "--project", PROJECT)
+
+
+def test_train_now_is_a_wish_the_trainer_finds(school):
+    with pytest.raises(SettingsError, match="nothing is known of project 7"):
+        run(school, "train-now", "--project", PROJECT)
+    school.correct(TRAINED[0])
+    assert school.train() == 0
+    assert run(school, "train-now", "--project", PROJECT)["requested"]
+    assert school.train() == 1
+    assert school.last.cause is Cause.REQUEST
+
+
+def test_status_counts_corrections_and_names_the_last_run(school):
+    school.correct(*TRAINED[:3], HELD_OUT[0])
+    school.train()
+    school.correct(*TRAINED[3:5])
+    school.train()
+    answer = b'{"score": 0.5, "regions": %s}' % json.dumps(REGIONS).encode()
+    task, version = TRAINED[5], school.current.id
+    school.store.keep_prediction("k", answer, project_id=PROJECT, task_id=task, version=version)
+    changed = results(("a", box(10, 10, 30, 40), "hinge"), ("b", box(0, 50, 5, 60), "rim"))
+    school.store.record_events([event(900, changed, task=task)])
+    school.updater.gain = -9
+    school.train()
+    (found,) = run(school, "status")["projects"]
+    assert (found["version"], found["corrections"], found["held_out"]) == (version, 7, 1)
+    assert (found["new"], found["acceptance"], found["acceptance_tasks"]) == (3, 0.5, 1)
+    assert (found["run"]["state"], found["run"]["cause"]) == ("rejected", "count")
+
+
+def test_status_of_a_run_under_way(school):
+    school.correct(TRAINED[0])
+    run_id = school.runs.claim(PROJECT, Cause.COUNT)
+    school.runs.report(run_id, stage="learning", progress=0.5, eta_s=20.0)
+    (found,) = run(school, "status", "--project", PROJECT)["projects"]
+    shown = {name: found["run"][name] for name in ("state", "stage", "progress", "eta_s")}
+    assert shown == {"state": "running", "stage": "learning", "progress": 0.5, "eta_s": 20.0}
+
+
+def test_a_folder_nothing_was_served_from_is_named(tmp_path):
+    words = ["versions", "--data-dir", str(tmp_path / "nowhere")]
+    with pytest.raises(SettingsError, match="no database .*nowhere"):
+        CliRunner().invoke(command_tree(words), words, catch_exceptions=False)
