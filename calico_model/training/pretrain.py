@@ -319,6 +319,6 @@ def use_plain_attention(model: Calico) -> None:
     """
     if torch.cuda.is_available():
         return
-    for part in (model.eva, model.dino, model.qformer):
+    for part in (model.eva, model.dino, getattr(model, "qformer", None)):
         if part is not None:
             part.config._attn_implementation = "eager"
