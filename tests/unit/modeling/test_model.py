@@ -169,6 +169,17 @@ def test_guidance_cannot_see_the_answer(
     assert torch.equal(prompt_logits, other_logits)
 
 
+@pytest.mark.parametrize("left_out", ["use_qformer", "use_dino", "use_cem", "inject"])
+def test_any_form_may_train_with_plain_attention(
+    tokenizer: Tokenizer, images: list[np.ndarray], left_out: str
+) -> None:
+    model = build_micro(tokenizer.size, ablation=AblationConfig(**{left_out: False}))
+    conversations = collate_turns([turn()], tokenizer, 4).conversations
+    fused = logits_of(model, images, conversations)
+    use_plain_attention(model)
+    assert torch.allclose(logits_of(model, images, conversations), fused, atol=1e-4)
+
+
 def test_the_question_changes_the_image_rows_through_the_cams(
     tokenizer: Tokenizer, model: Calico, images: list[np.ndarray]
 ) -> None:
