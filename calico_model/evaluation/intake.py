@@ -53,9 +53,13 @@ def judge_answer(
 
 
 def fingerprint(digest: hashlib._Hash, labeled: LabeledGroup) -> None:
-    """Adds the pixels and the truth of a group to a digest."""
+    """Adds the pixels and the whole truth of a group to a digest."""
     for image in labeled.group.images:
         digest.update(repr(image.shape).encode() + image.tobytes())
+    digest.update(repr(sorted(labeled.known)).encode())
     for part in labeled.parts:
-        named = f"{part.image_index}|{part.kind}|{part.label}"
-        digest.update(named.encode() + np.packbits(part.mask).tobytes())
+        named = (part.image_index, str(part.kind), part.label, part.object_label, part.part_id)
+        digest.update(repr(named).encode() + np.packbits(part.mask).tobytes())
+    for compared in labeled.objects:
+        shown = (compared.image_index, compared.label)
+        digest.update(repr(shown).encode() + np.packbits(compared.mask).tobytes())

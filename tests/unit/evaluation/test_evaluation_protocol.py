@@ -219,6 +219,24 @@ def test_a_repetition_gives_the_same_report(chairs: list[LabeledGroup]) -> None:
     assert other.data_sha256 != first.data_sha256
 
 
+def test_the_fingerprint_covers_all_that_figures_depend_on(mugs: list[LabeledGroup]) -> None:
+    def fingerprint(labeled: LabeledGroup) -> str:
+        return evaluate(Oracle([labeled]), [labeled], resamples=1).data_sha256
+
+    mug = mugs[0]
+    first, *others = mug.parts
+    one, two = mug.objects
+    changes = [
+        replace(mug, parts=(replace(first, part_id="o7"), *others)),
+        replace(mug, parts=(replace(first, object_label="seat"), *others)),
+        replace(mug, objects=(replace(one, label="cup"), two)),
+        replace(mug, objects=(replace(one, mask=~one.mask), two)),
+        replace(mug, known=frozenset({COMMON_OBJECT})),
+    ]
+    prints = [fingerprint(labeled) for labeled in (mug, *changes)]
+    assert len(set(prints)) == len(prints)
+
+
 def test_no_groups_are_refused() -> None:
     with pytest.raises(InvalidRecordError, match="at least one labeled group"):
         evaluate(Oracle([]), [])
