@@ -1,0 +1,177 @@
+"""Corrections as a real model learns from them: features kept, lessons placed, adapters whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from annotated import START, box, region
+
+from backend.errors import MediaUnavailableError
+from backend.learning.correction import Correction, diff
+from backend.learning.lesson import true_parts
+from backend.learning.training import CorrectedTask
+from backend.learning.updater import BaseGroups, OnlineUpdater, known_kinds, region_lessons
+from backend.types import Task
+from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
+from calico_model.errors import CheckpointError, InvalidConfigError
+from calico_model.modeling.model import Calico
+from calico_model.predictor import Predictor
+from calico_model.training.example import Teaches
+from calico_model.training.finetune import FinetunePlan
+from calico_model.training.lexicon import small_tokenizer
+from calico_model.types import ImageGroup, RegionKind
+from tests.unit.conftest import micro_config
+
+PROJECT = 7
+SIZE = (64, 64)
+LID = box(5, 5, 40, 40, size=SIZE)
+RIM = box(45, 5, 60, 60, size=SIZE)
+KNOB = box(5, 45, 20, 60, size=SIZE)
+
+
+def corrected(task, before, after):
+    found = diff(before, after)
+    correction = Correction(
+        task=Task(task, PROJECT, (f"/{task}/a.png", f"/{task}/b.png")),
+        annotation_id=task,
+        annotator_id=1,
+        updated_at=START,
+        version=None,
+        outcomes=found.outcomes,
+    )
+    return CorrectedTask(PROJECT, task, correction)
+
+
+def regions():
+    """A lid in both images, a rim in the first."""
+    lids = [region(f"l{k}", LID, image=k, label="lid") for k in range(2)]
+    return [*lids, region("r", RIM, kind=RegionKind.UNIQUE_PART, label="rim")]
+
+
+class Images:
+    """Noise of the right size; counts what was fetched."""
+
+    def __init__(self):
+        self.fetched = []
+
+    def fetch_group(self, task):
+        self.fetched.append(task.id)
+        if task.id == 99:
+            raise MediaUnavailableError("gone", field="data.images[0]")
+        rng = np.random.default_rng(task.id)
+        drawn = tuple(rng.integers(0, 255, (*SIZE, 3), np.uint8) for _ in range(2))
+        return ImageGroup(drawn, ("a", "b"))
+
+
+def make(folder, images, probe=1):
+    tokenizer = small_tokenizer()
+    torch.manual_seed(3)
+    model = Calico(micro_config(tokenizer.size))
+    model.initialise()
+    model.eval().requires_grad_(False)
+    drawn = [
+        labeled_group(draw_group(group_rng(Stream.EVALUATION, 4, n), size_px=64)) for n in range(2)
+    ]
+    plan = FinetunePlan(least_steps=2, steps_per_example=0.0, most_steps=2)
+    return OnlineUpdater(
+        Predictor(model, tokenizer, version="micro-1"),
+        "b" * 64,
+        images,
+        folder / "features",
+        feature_bytes=2**30,
+        base_groups=BaseGroups(tuple(drawn[:1]), tuple(drawn[1 : 1 + probe])),
+        plan=replace(plan, mix=replace(plan.mix, batch=3)),
+    )
+
+
+def test_an_update_writes_an_adapter_that_can_be_measured_and_gone_on_from(tmp_path: Path):
+    images = Images()
+    updater = make(tmp_path, images)
+    tasks = [corrected(task, (), regions()) for task in (1, 2)]
+    shares = []
+    write = updater.update(
+        tasks[:1],
+        (),
+        start=None,
+        on_progress=lambda share, eta: shares.append(share),
+        stop=lambda: False,
+    )
+    write(tmp_path / "first")
+    assert shares == [0.5, 1.0]
+    before, after = (updater.measure(f, tasks[1:]) for f in (None, tmp_path / "first"))
+    assert before.groups == after.groups == 1
+    assert set(after.by_label) == {"lid", "rim"}
+    assert updater.probe(None).groups == updater.probe(tmp_path / "first").groups == 1
+    again = updater.update(
+        tasks[1:],
+        tasks[:1],
+        start=tmp_path / "first",
+        on_progress=lambda *_: None,
+        stop=lambda: False,
+    )
+    again(tmp_path / "second")
+    files = [(tmp_path / n / "adapter_model.safetensors").read_bytes() for n in ("first", "second")]
+    assert files[0] != files[1]
+    assert sorted(images.fetched) == [1, 2]
+    (tmp_path / "second" / "adapter_model.safetensors").write_bytes(files[0][:-8])
+    with pytest.raises(CheckpointError, match="second"):
+        updater.measure(tmp_path / "second", tasks)
+
+
+def test_features_outlive_the_process_and_stopping_gives_nothing(tmp_path: Path):
+    tasks = [corrected(1, (), regions())]
+    first = make(tmp_path, Images(), probe=0)
+    assert first.probe(None) is None
+    expected = first.measure(None, tasks)
+    second = make(tmp_path, Images(), probe=0)
+
+    def fail(_group):
+        raise AssertionError("encoded again")
+
+    second._predictor.encode = fail
+    assert second.measure(None, tasks) == expected
+    stopped = second.update(tasks, (), start=None, on_progress=lambda *_: None, stop=lambda: True)
+    assert stopped is None
+
+
+def test_a_task_whose_images_are_gone_is_left_out(tmp_path: Path):
+    updater = make(tmp_path, Images(), probe=0)
+    gone = corrected(99, (), regions())
+    assert updater.measure(None, [gone]) is None
+    assert updater.measure(None, [gone, corrected(1, (), regions())]).groups == 1
+    with pytest.raises(InvalidConfigError, match="nothing|none"):
+        updater.update([gone], (), start=None, on_progress=lambda *_: None, stop=lambda: False)
+
+
+def test_each_region_teaches_what_was_corrected():
+    before = [*regions(), region("k", KNOB, label="knob")]
+    lid, other, rim = regions()
+    after = [
+        replace(lid, label="cover"),
+        other,
+        region("r", KNOB, kind=RegionKind.UNIQUE_PART, label="rim"),
+    ]
+    correction = corrected(1, before, after).correction
+    found = {
+        (one.region.image_index, one.region.label): one.teaches
+        for one in region_lessons(correction, true_parts(correction))
+    }
+    assert found == {
+        (0, "cover"): Teaches.TEXT,
+        (1, "lid"): Teaches.REHEARSAL,
+        (0, "rim"): Teaches.MASK,
+        (0, "knob"): Teaches.ABSENCE,
+    }
+
+
+def test_a_project_of_parts_says_nothing_about_objects():
+    parts = {RegionKind.COMMON_PART, RegionKind.UNIQUE_PART}
+    assert known_kinds(corrected(1, (), regions()).correction) == parts
+    whole = region("o", LID, kind=RegionKind.COMMON_OBJECT, label="box")
+    assert known_kinds(corrected(1, (), [whole]).correction) == {RegionKind.COMMON_OBJECT}
+    unnamed = region("u", LID, kind=None, label="lid")
+    assert known_kinds(corrected(1, [unnamed, whole], ()).correction) == set(RegionKind)
