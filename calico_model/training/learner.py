@@ -74,8 +74,8 @@ class Learner:
         }
         for parameter in self._model.parameters():
             parameter.requires_grad_(False)
-        for parameter in self._trained():
-            parameter.requires_grad_(True)
+        for learned in self._trained():
+            learned.requires_grad_(True)
         self._optimiser = torch.optim.AdamW(self._groups(), betas=(0.9, 0.95), weight_decay=0.0)
 
     def learn(self, curriculum: Curriculum, rate: float) -> dict[str, float]:
