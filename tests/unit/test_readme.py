@@ -33,7 +33,7 @@ def test_table_of_settings_is_the_one_of_the_code() -> None:
 
 
 def test_every_command_is_listed() -> None:
-    listed = set(re.findall(r"^\| `calico (\w+)", README, flags=re.MULTILINE))
+    listed = set(re.findall(r"^\| `calico ([\w-]+)", README, flags=re.MULTILINE))
     assert listed == {command.path[0] for command in COMMANDS}
 
 
