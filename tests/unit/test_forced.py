@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,15 +110,15 @@ def test_likelihoods_do_not_depend_on_company(predictor: Predictor, group: Image
 def test_other_wordings_ask_other_questions(
     predictor: Predictor, group: ImageGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[list[str]] = []
-    ask = Predictor._ask
+    asked: list[str] = []
+    write = prompts.conversation
 
-    def note(self: Predictor, features: object, questions: list[str]) -> object:
-        asked.append(questions)
-        return ask(self, features, questions)  # type: ignore[arg-type]
+    def note(question: str, *rest: Any) -> str:
+        asked.append(question)
+        return write(question, *rest)
 
-    monkeypatch.setattr(Predictor, "_ask", note)
+    monkeypatch.setattr(prompts, "conversation", note)
     predictor.predict(group)
     predictor.predict_reworded(group, 2)
-    assert asked[0] == [prompts.QUESTIONS[kind][0] for kind in RegionKind]
-    assert asked[1] == [prompts.QUESTIONS[kind][2] for kind in RegionKind]
+    assert asked[:3] == [prompts.QUESTIONS[kind][0] for kind in RegionKind]
+    assert asked[3:] == [prompts.QUESTIONS[kind][2] for kind in RegionKind]
