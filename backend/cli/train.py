@@ -66,6 +66,9 @@ def train(
     widen_steps: Annotated[
         int, _option(_SCRATCH, "Steps after that, most of them on groups of 4 to 6.")
     ] = _DEFAULT.stages[4].steps,
+    balance_steps: Annotated[
+        int, _option(_SCRATCH, "Steps after that; questions with something to answer come first.")
+    ] = _DEFAULT.stages[5].steps,
     start_from: Annotated[
         Path | None,
         _option(_SCRATCH, "Weights to refine; the encoder and joint steps are skipped."),
@@ -166,7 +169,7 @@ def train(
     given = {n for n in context.params if _is_given(context, n)}
     if data is None:
         _refuse(given & set(_RECORDS_OPTIONS), "fine-tunes on records: give --data too")
-        steps = (encoder_steps, joint_steps, refine_steps, settle_steps, widen_steps)
+        steps = (encoder_steps, joint_steps, refine_steps, settle_steps, widen_steps, balance_steps)
         scratch = _scratch_recipe(seed, pool_scenes, steps)
         train_scenes(scratch, out, pool, start_from, processes)
         return
@@ -201,6 +204,7 @@ _SCRATCH_OPTIONS = (
     "refine_steps",
     "settle_steps",
     "widen_steps",
+    "balance_steps",
     "start_from",
 )
 _RECIPE_OPTIONS = (

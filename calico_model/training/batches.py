@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -143,12 +144,14 @@ def group_batch(
     side: int,
     system_prompt: str = "",
     chances: Sequence[float] = (1.0, 1.0, 1.0),
+    nothing_chance: float = 1.0,
 ) -> TrainingBatch:
     """Groups with some of the three questions and some of their masks: the language stage."""
     choose = random.Random(int(rng.integers(2**31)))
-    turns, wanted = _ask(groups, choose, questions, chances, system_prompt)
+    ask = partial(_ask, groups, choose, questions, chances, nothing_chance, system_prompt)
+    turns, wanted = ask()
     while not wanted:  # nothing in common anywhere: ask something else
-        turns, wanted = _ask(groups, choose, questions, chances, system_prompt)
+        turns, wanted = ask()
     batch = batch_scenes([scene for group in groups for scene in group])
     collated = collate_turns(turns, tokenizer, queries)
     if len(collated.seg_row) != len(wanted):
@@ -163,6 +166,7 @@ def _ask(
     choose: random.Random,
     questions: int,
     chances: Sequence[float],
+    nothing_chance: float,
     system_prompt: str,
 ) -> tuple[list[Turn], list[tuple[int, int, int]]]:
     turns: list[Turn] = []
@@ -170,7 +174,12 @@ def _ask(
     first = 0
     for group in groups:
         comparison = compare(group)
-        for kind in _draw_kinds(choose, questions, chances):
+        answers = (comparison.common_objects, comparison.common_parts, any(comparison.unique_parts))
+        weights = [
+            w * (1.0 if answer else nothing_chance)
+            for w, answer in zip(chances, answers, strict=True)
+        ]
+        for kind in _draw_kinds(choose, questions, weights):
             turn, masks = write_turn(kind, comparison, first, choose, system_prompt)
             turns.append(turn)
             wanted.extend(masks)

@@ -21,7 +21,9 @@ class Stage:
         language: train the LLM path too; False trains the encoders and the mask decoder alone.
         scenes: images per step and process; a language stage cuts them into groups of one size.
         questions: how many of the three questions a group asks.
+        turns: larger groups ask further questions until the step has about this many.
         chances: relative chance of each question: common object, common part, unique part.
+        nothing_chance: how often a question is asked whose answer is "nothing", against 1.
         group_sizes: chance that a step's groups have 1, 2, 3, ... images.
         masks: most masks decoded per step and process.
         dense_weight: per-cell part and category loss.
@@ -35,7 +37,9 @@ class Stage:
     language: bool
     scenes: int = 32
     questions: int = 1
+    turns: int = 0
     chances: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    nothing_chance: float = 1.0
     group_sizes: tuple[float, ...] = (0.03, 0.52, 0.13, 0.12, 0.10, 0.10)
     masks: int = 48
     dense_weight: float = 0.3
@@ -49,6 +53,10 @@ class Stage:
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         left = (self.steps - step) / max(1.0, self.decay_share * self.steps)
         return self.learning_rate * min(warm, 1.0, max(left, 0.02))
+
+    def questions_of(self, groups: int) -> int:
+        """How many of the three questions each of a step's groups asks."""
+        return min(3, max(self.questions, round(self.turns / groups)))
 
 
 _UNIQUE_FIRST = (0.25, 0.3, 0.45)
@@ -104,6 +112,18 @@ class Recipe:
             warmup_steps=10,
             decay_share=1.0,
         ),
+        replace(
+            REFINE,
+            name="balance",
+            steps=2600,
+            turns=12,
+            learning_rate=7e-4,
+            group_sizes=(0.0, 0.30, 0.12, 0.16, 0.21, 0.21),
+            chances=_UNIQUE_FIRST,
+            nothing_chance=0.4,
+            warmup_steps=25,
+            decay_share=0.6,
+        ),
     )
     presence_weight: float = 0.3
     weight_decay: float = 0.01
@@ -116,3 +136,7 @@ class Recipe:
         for stage in self.stages:
             if stage.steps < 1:
                 raise InvalidConfigError(f"{stage.name}: steps: expected >= 1, got {stage.steps}")
+            if not 0.0 < stage.nothing_chance <= 1.0:
+                raise InvalidConfigError(
+                    f"{stage.name}: nothing_chance: expected in (0, 1], got {stage.nothing_chance}"
+                )

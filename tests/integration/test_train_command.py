@@ -22,7 +22,7 @@ def test_training_ends_in_a_model_and_goes_on_when_asked_for_more(tmp_path):
     out = tmp_path / "run"
     asked = ["--out", str(out), "--pool-scenes", "50", "--encoder-steps", "1"]
     asked += ["--joint-steps", "1", "--refine-steps", "1", "--settle-steps", "1"]
-    asked += ["--widen-steps"]
+    asked += ["--widen-steps", "1", "--balance-steps"]
 
     code, stdout, stderr = run(*asked, "1")
     assert code == 0, stderr
@@ -32,14 +32,14 @@ def test_training_ends_in_a_model_and_goes_on_when_asked_for_more(tmp_path):
 
     load_model(out / "model")
     rows = (out / "curve.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows[1:]] == ["1", "2", "3", "4", "5", "6"]
+    assert [row.split(",")[0] for row in rows[1:]] == ["1", "2", "3", "4", "5", "6", "7"]
 
 
 def test_another_seed_in_the_same_folder_is_refused(tmp_path):
     out = tmp_path / "run"
     asked = ["--out", str(out), "--pool-scenes", "50", "--encoder-steps", "1"]
     asked += ["--joint-steps", "1", "--refine-steps", "1", "--settle-steps", "1"]
-    asked += ["--widen-steps", "1"]
+    asked += ["--widen-steps", "1", "--balance-steps", "1"]
     assert run(*asked)[0] == 0
 
     code, _, stderr = run(*asked, "--seed", "5")
@@ -49,7 +49,7 @@ def test_another_seed_in_the_same_folder_is_refused(tmp_path):
 
 def test_refining_starts_from_given_weights(tmp_path):
     asked = ["--pool", str(tmp_path / "pool"), "--pool-scenes", "50", "--refine-steps", "1"]
-    asked += ["--settle-steps", "1", "--widen-steps", "1"]
+    asked += ["--settle-steps", "1", "--widen-steps", "1", "--balance-steps", "1"]
     code, _, stderr = run("--out", str(tmp_path / "run"), "--start-from", str(SHIPPED), *asked)
     assert code == 0, stderr
 
@@ -65,4 +65,4 @@ def test_refining_starts_from_given_weights(tmp_path):
         is_moved = is_moved or not torch.equal(ours, theirs)
     assert is_moved
     rows = (tmp_path / "run" / "curve.csv").read_text().splitlines()
-    assert [row.split(",")[1] for row in rows[1:]] == ["refine", "settle", "widen"]
+    assert [row.split(",")[1] for row in rows[1:]] == ["refine", "settle", "widen", "balance"]

@@ -71,6 +71,31 @@ def test_regrouped_scenes_have_something_to_compare(pool: ScenePool) -> None:
     assert np.mean(shared) > 0.8
 
 
+def test_questions_without_an_answer_are_asked_as_seldom_as_wished(
+    pool: ScenePool, tokenizer: Tokenizer
+) -> None:
+    rng = np.random.default_rng(0)
+    groups = [pool.draw_group(rng, 3) for _ in range(60)]
+
+    def answered(nothing_chance: float) -> float:
+        batch = group_batch(
+            groups, tokenizer, np.random.default_rng(1), queries=4, questions=1, masks=8, side=16,
+            nothing_chance=nothing_chance,
+        )  # fmt: skip
+        assert batch.turns is not None
+        return len(set(batch.turns.seg_row.tolist())) / len(groups)
+
+    assert answered(1e-6) > answered(1.0) + 0.1
+    # Every group of the pool has a question with something to answer.
+    assert answered(1e-6) > 0.95
+
+
+def test_larger_groups_ask_more_questions_until_a_step_has_its_turns() -> None:
+    stage = Stage("x", 1, 1e-3, language=True, turns=12)
+    assert [stage.questions_of(groups) for groups in (16, 10, 8, 6, 5, 1)] == [1, 1, 2, 2, 2, 3]
+    assert replace(stage, turns=0, questions=3).questions_of(16) == 3
+
+
 def test_cell_shares_are_the_counts_of_each_cell(pool: ScenePool) -> None:
     batch = batch_scenes([pool.scene(0), pool.scene(1)])
     shares = cell_shares(batch.parts, 80, 8)
@@ -108,6 +133,11 @@ def test_the_schedule_warms_up_stays_and_decays() -> None:
     assert rates[9:50] == [1.0] * 41
     assert rates[99] < 0.05
     assert rates[50:] == sorted(rates[50:], reverse=True)
+
+
+def test_a_chance_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidConfigError, match="nothing_chance"):
+        Recipe(stages=(Stage("x", 1, 1e-3, language=True, nothing_chance=0.0),))
 
 
 def test_a_recipe_without_steps_is_refused() -> None:
