@@ -30,6 +30,7 @@ from calico_model.precision import Precision
 if TYPE_CHECKING:
     from backend.label_studio.client import LabelStudioClient
     from backend.learning.updater import BaseGroups, OnlineUpdater
+    from calico_model.data.synthetic import Stream
     from calico_model.types import LabeledGroup
 
 _log = logging.getLogger(__name__)
@@ -148,12 +149,16 @@ def load_updater(settings: Settings, client: LabelStudioClient | None) -> Online
         image_source(settings, client),
         settings.data_dir / "features",
         feature_bytes=settings.feature_bytes,
-        base_groups=_base_groups(settings),
+        base_groups=find_base_groups(settings),
     )
 
 
-def _base_groups(settings: Settings) -> BaseGroups:
-    """Data the base was trained on: the folder in the settings, or what calico-tiny saw."""
+def find_base_groups(settings: Settings) -> BaseGroups:
+    """Data the base was trained on: the folder in the settings, or what calico-tiny saw.
+
+    Raises:
+        InvalidRecordError: the folder cannot be read.
+    """
     from backend.learning.updater import BaseGroups
     from calico_model.data.groups import read_groups
 
@@ -163,7 +168,9 @@ def _base_groups(settings: Settings) -> BaseGroups:
         groups = [folder[index] for index in range(count)]
         return BaseGroups(tuple(groups[1::2]), tuple(groups[::2][:_PROBED]))
     if settings.weights is None:
-        return BaseGroups(_drawn(_REPLAYED, 0), _drawn(_PROBED, _REPLAYED))
+        from calico_model.data.synthetic import Stream
+
+        return BaseGroups(_drawn(Stream.TRAINING, _REPLAYED), _drawn(Stream.PROBE, _PROBED))
     _log.warning(
         "no base data: nothing is rehearsed, and forgetting is not measured",
         extra={"event": "no_base_data"},
@@ -171,13 +178,12 @@ def _base_groups(settings: Settings) -> BaseGroups:
     return BaseGroups()
 
 
-def _drawn(count: int, first: int) -> tuple[LabeledGroup, ...]:
+def _drawn(stream: Stream, count: int) -> tuple[LabeledGroup, ...]:
     """Groups as calico-tiny was trained on."""
-    from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
+    from calico_model.data.synthetic import draw_group, group_rng, labeled_group
 
-    numbers = range(first, first + count)
     return tuple(
-        labeled_group(draw_group(group_rng(Stream.EVALUATION, _SEED, number))) for number in numbers
+        labeled_group(draw_group(group_rng(stream, _SEED, number))) for number in range(count)
     )
 
 

@@ -1,7 +1,7 @@
 """Who appears in a group: splits, main and secondary categories, optional parts, styles.
 
 Owns the hold-outs' rules. Everything is drawn from the generator passed in. `group_rng` keeps
-training and evaluation apart: the same seed and index never give the same group in both streams.
+training, evaluation and probing apart: a seed and index never give the same group in two streams.
 """
 
 from __future__ import annotations
@@ -42,17 +42,21 @@ _RESTYLED = frozenset({Split.UNSEEN_STYLE, Split.UNSEEN_DOMAIN})
 
 
 class Stream(StrEnum):
-    """Two disjoint families of random numbers."""
+    """Disjoint families of random numbers.
+
+    `PROBE` is what an online update's gate measures forgetting on: neither learned nor evaluated.
+    """
 
     TRAINING = "training"
     EVALUATION = "evaluation"
+    PROBE = "probe"
 
 
 def group_rng(stream: Stream, seed: int, index: int) -> np.random.Generator:
     """Returns the generator of one group; streams, seeds and indices never overlap.
 
     Args:
-        stream: training or evaluation.
+        stream: training, evaluation or probe.
         seed: at least 0.
         index: position of the group, at least 0.
     """
