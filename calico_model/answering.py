@@ -20,7 +20,7 @@ from calico_model.modeling.generation import Generated
 from calico_model.modeling.model import Calico
 from calico_model.prompts import ParsedAnswer
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import PartMask, RegionKind
+from calico_model.types import Evidence, PartMask, RegionKind
 
 SizesHw = Sequence[tuple[int, int]]
 
@@ -147,6 +147,7 @@ def _decode(
     parts: list[PartMask] = []
     for segment, mask_logits, quality in zip(segments, logits, iou, strict=True):
         is_shared = segment.kind is not RegionKind.UNIQUE_PART
+        iou_hat = float(quality.clamp(0.0, 1.0))
         parts.append(
             PartMask(
                 image_index=segment.image,
@@ -155,10 +156,17 @@ def _decode(
                 mask=to_mask(mask_logits, sizes_hw[segment.image], model.config.image_size),
                 object_label=segment.object_label,
                 part_id=f"{segment.kind.value}:{segment.label}" if is_shared else None,
-                score=float(quality.clamp(0.0, 1.0)) * segment.certainty,
+                score=iou_hat * segment.certainty,
+                evidence=Evidence(iou_hat, _mask_score(mask_logits), segment.certainty),
             )
         )
     return tuple(parts)
+
+
+def _mask_score(logits: Tensor) -> float:
+    """Mean foreground probability inside a mask of (L, L) logits, 0 if it is empty (PixelLM)."""
+    inside = logits[logits > 0]
+    return float(inside.sigmoid().mean()) if inside.numel() else 0.0
 
 
 def _certainties(answers: Generated, row: int, tokenizer: Tokenizer) -> list[float]:

@@ -13,6 +13,7 @@ import torch
 
 from calico_model import prompts
 from calico_model.answering import answer, draw
+from calico_model.assist.confidence import Confidence, read_confidence
 from calico_model.checkpoints import fingerprint, load_model
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.features import FeatureCache, ImageFeatures, concatenate, image_key
@@ -37,6 +38,8 @@ class Predictor:
     Attributes:
         version: names the weights; stamped on every prediction of the bare base.
         adapters: what can be named in `predict`; any thread may add and drop.
+        confidence: turns what the network says about its regions into scores; None leaves the
+            plain product of predicted IoU and phrase probability.
     """
 
     def __init__(
@@ -48,8 +51,10 @@ class Predictor:
         device: str = "cpu",
         cache_bytes: int = FEATURE_CACHE_BYTES,
         images_at_once: int = MAX_GROUP_SIZE,
+        confidence: Confidence | None = None,
     ) -> None:
         self.version = version
+        self.confidence = confidence
         self._images_at_once = images_at_once
         self.features = FeatureCache(cache_bytes)
         self.adapters = AdapterSet(model, tokenizer)
@@ -122,7 +127,8 @@ class Predictor:
             features = self._encode(group)
             answered = answer(self._model, tokenizer, features, group.sizes_hw, wording=wording)
         texts = {kind.value: text for kind, text in answered.texts.items()}
-        return GroupPrediction(answered.parts, version or self.version, texts)
+        found = GroupPrediction(answered.parts, version or self.version, texts)
+        return found if self.confidence is None else self.confidence.apply(found)
 
     def _encode(self, group: ImageGroup) -> ImageFeatures:
         keys = [image_key(image) for image in group.images]
@@ -180,6 +186,7 @@ def load_predictor(
         version=version,
         device=device,
         images_at_once=placement.images_at_once,
+        confidence=read_confidence(folder),
     )
 
 

@@ -68,6 +68,21 @@ class ImageGroup:
         return tuple((image.shape[0], image.shape[1]) for image in self.images)
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What the network itself says about one of its regions; assist/confidence.py weighs it.
+
+    Attributes:
+        iou: predicted IoU of the mask, in [0, 1].
+        mask: mean foreground probability inside the mask, in [0.5, 1]; 0 of an empty one.
+        phrase: mean probability of the name's tokens, in [0, 1].
+    """
+
+    iou: float
+    mask: float
+    phrase: float
+
+
 @dataclass(frozen=True, eq=False)
 class PartMask:
     """One named region of one image.
@@ -80,6 +95,7 @@ class PartMask:
         object_label: name of the object a part belongs to, or None.
         part_id: equal for regions that show the same thing in several images, or None.
         score: confidence in [0, 1].
+        evidence: what the score was made from, or None for what no network drew.
     """
 
     image_index: int
@@ -89,6 +105,7 @@ class PartMask:
     object_label: str | None = None
     part_id: str | None = None
     score: float = 1.0
+    evidence: Evidence | None = None
 
     def __post_init__(self) -> None:
         if self.mask.dtype != np.bool_ or self.mask.ndim != 2:

@@ -1,0 +1,1 @@
+"""Help while annotating: what cached features can tell without another encoder pass."""

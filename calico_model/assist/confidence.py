@@ -1,0 +1,231 @@
+"""Scores that mean something: the chance that an annotator keeps a region.
+
+Two fits, both logistic and both monotone. `Confidence` weighs what the network says about its own
+region (B7: IoU head, mask score and phrase probability with an exponent each) and is made once per
+set of weights, on labeled groups; it lies beside them. `Calibration` bends those scores to one
+project's annotators and starts from the identity, so that a handful of outcomes moves it little;
+it lies with every adapter version. Pure arrays; does not know where outcomes come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from calico_model.errors import CheckpointError, InvalidConfigError
+from calico_model.staging import replace_text
+from calico_model.types import Evidence, GroupPrediction
+
+CONFIDENCE_FILE = "confidence.json"
+CALIBRATION_FILE = "calibration.json"
+
+_Floats = NDArray[np.float64]
+_LEAST = 1e-4  # probabilities closer to 0 or 1 say no more than this
+_STEPS = 100
+_TOLERANCE = 1e-9
+
+
+class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Chance of a region = sigmoid(bias + iou log iou_hat + mask log m + phrase log p).
+
+    Attributes:
+        iou, mask, phrase: exponents, none below 0: more evidence never lowers the chance.
+        bias: log odds of a region with nothing against it.
+    """
+
+    iou: float
+    mask: float
+    phrase: float
+    bias: float
+
+    def score(self, evidence: Evidence) -> float:
+        """Returns the chance of one region, in [0, 1]."""
+        logs = np.log(np.maximum((evidence.iou, evidence.mask, evidence.phrase), _LEAST))
+        return float(_sigmoid(logs @ (self.iou, self.mask, self.phrase) + self.bias))
+
+    def apply(self, prediction: GroupPrediction) -> GroupPrediction:
+        """Returns a prediction with these scores; regions without evidence keep theirs."""
+        parts = tuple(
+            part if part.evidence is None else replace(part, score=self.score(part.evidence))
+            for part in prediction.parts
+        )
+        return replace(prediction, parts=parts)
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Log odds after = slope * log odds before + shift; the default changes nothing.
+
+    Attributes:
+        slope: above 0, so that the order of regions stays.
+        shift: in log odds.
+        outcomes: how many regions it was fitted on.
+    """
+
+    slope: float = 1.0
+    shift: float = 0.0
+    outcomes: int = 0
+
+    def score(self, score: float) -> float:
+        """Bends one score in [0, 1]; bit for bit the same where this is the identity."""
+        if self.is_identity:
+            return score
+        return float(_sigmoid(self.slope * _log_odds(np.float64(score)) + self.shift))
+
+    def undo(self, score: float) -> float:
+        """Returns the score that `score` bends to this one."""
+        if self.is_identity:
+            return score
+        return float(_sigmoid((_log_odds(np.float64(score)) - self.shift) / self.slope))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it changes nothing."""
+        return self.slope == 1.0 and self.shift == 0.0
+
+    def apply(self, prediction: GroupPrediction) -> GroupPrediction:
+        """Returns a prediction with bent scores."""
+        if self.is_identity:
+            return prediction
+        parts = tuple(replace(part, score=self.score(part.score)) for part in prediction.parts)
+        return replace(prediction, parts=parts)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One region that was judged.
+
+    Attributes:
+        evidence: what the network said about it.
+        is_right: it was kept: the right name, and a mask of IoU >= 0.5.
+    """
+
+    evidence: Evidence
+    is_right: bool
+
+
+def fit_confidence(outcomes: Sequence[Outcome]) -> Confidence:
+    """Fits exponents and bias by logistic regression with a weak prior at the plain product.
+
+    Raises:
+        InvalidConfigError: there is no right or no wrong region to learn from.
+    """
+    right = np.array([one.is_right for one in outcomes], dtype=np.float64)
+    if not 0 < right.sum() < len(right):
+        raise InvalidConfigError(
+            f"outcomes: expected right and wrong regions, got {int(right.sum())} right "
+            f"of {len(right)}"
+        )
+    factors = [(one.evidence.iou, one.evidence.mask, one.evidence.phrase) for one in outcomes]
+    logs = np.log(np.maximum(np.array(factors, dtype=np.float64), _LEAST))
+    weights = _fit(
+        np.column_stack((logs, np.ones(len(logs)))),
+        right,
+        mean=np.array([1.0, 1.0, 1.0, 0.0]),
+        precision=np.array([0.1, 0.1, 0.1, 0.01]),
+        least=np.array([0.0, 0.0, 0.0, -np.inf]),
+    )
+    return Confidence(*(float(weight) for weight in weights))
+
+
+def fit_calibration(score: _Floats, right: NDArray[np.bool_]) -> Calibration:
+    """Fits slope and shift to a project's outcomes (Platt 1999), with the identity as prior.
+
+    The prior is worth about ten regions: none change nothing, hundreds decide.
+
+    Args:
+        score: (N,) in [0, 1], as they were before any calibration.
+        right: (N,) whether each region was kept.
+    """
+    if not len(score):
+        return Calibration()
+    weights = _fit(
+        np.column_stack((_log_odds(score), np.ones(len(score)))),
+        right.astype(np.float64),
+        mean=np.array([1.0, 0.0]),
+        precision=np.array([10.0, 2.5]),
+        least=np.array([0.05, -np.inf]),
+    )
+    return Calibration(float(weights[0]), float(weights[1]), len(score))
+
+
+def read_confidence(folder: Path) -> Confidence | None:
+    """Reads what lies beside a model's weights, None if nothing does.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    return _read(folder / CONFIDENCE_FILE, Confidence)
+
+
+def read_calibration(folder: Path) -> Calibration:
+    """Reads what lies with an adapter, the identity if nothing does.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not keep the order of scores.
+    """
+    found = _read(folder / CALIBRATION_FILE, Calibration) or Calibration()
+    if not (np.isfinite((found.slope, found.shift)).all() and found.slope > 0):
+        raise CheckpointError(f"{folder / CALIBRATION_FILE}: slope: expected a number above 0")
+    return found
+
+
+def write_beside(folder: Path, fitted: Confidence | Calibration) -> None:
+    """Writes a fit into the folder of the weights or adapter it belongs to, whole or not at all.
+
+    Raises:
+        CheckpointError: the disk is full or refuses.
+    """
+    name = CONFIDENCE_FILE if isinstance(fitted, Confidence) else CALIBRATION_FILE
+    text = msgspec.json.format(msgspec.json.encode(fitted), indent=1).decode()
+    replace_text(folder / name, text + "\n")
+
+
+_T = TypeVar("_T", Confidence, Calibration)
+
+
+def _read(path: Path, kind: type[_T]) -> _T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _fit(
+    features: _Floats, right: _Floats, *, mean: _Floats, precision: _Floats, least: _Floats
+) -> _Floats:
+    """Logistic regression with a normal prior and lower bounds, by Newton steps.
+
+    A weight at its bound that would go below stays there while the others move.
+    """
+    weights = np.maximum(mean, least)
+    for _ in range(_STEPS):
+        chance = _sigmoid(features @ weights)
+        slope = features.T @ (chance - right) + precision * (weights - mean)
+        free = (weights > least) | (slope < 0)
+        curvature = (features.T * (chance * (1 - chance))) @ features + np.diag(precision)
+        step = np.zeros_like(weights)
+        step[free] = np.linalg.solve(curvature[np.ix_(free, free)], slope[free])
+        step /= max(1.0, np.abs(step).max() / 2.0)  # far steps overshoot
+        moved = np.maximum(weights - step, least)
+        is_there = np.abs(moved - weights).max() < _TOLERANCE
+        weights = moved
+        if is_there:
+            break
+    return weights
+
+
+def _sigmoid(x: _Floats) -> _Floats:
+    return 1.0 / (1.0 + np.exp(-np.clip(x, -500.0, 500.0)))
+
+
+def _log_odds(chance: _Floats) -> _Floats:
+    kept = np.clip(chance, _LEAST, 1.0 - _LEAST)
+    return np.asarray(np.log(kept / (1.0 - kept)))
