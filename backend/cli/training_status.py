@@ -14,14 +14,11 @@ from rich.table import Table
 
 from backend.cli.kept import DataDirOption, ProjectOption, kept_store
 from backend.errors import SettingsError
-from backend.learning.acceptance import AcceptancePolicy, live_acceptance
-from backend.learning.held_out import is_held_out
 from backend.learning.repository import CorrectionRepository
-from backend.learning.rows import Standing
 from backend.learning.runs import RunRepository, TrainingRun
 from backend.learning.schedule import RunState
-from backend.settings import Settings, load_settings
-from backend.store import Store
+from backend.overview import Overview, ProjectStanding
+from backend.settings import load_settings
 from backend.versions import Versions
 
 _COLUMNS = ("project", "version", "corrections", "new", "held out", "accepted", "training")
@@ -45,9 +42,14 @@ def status(
     """
     settings = load_settings(data_dir=data_dir)
     with kept_store(settings) as store:
+        overview = Overview(
+            store,
+            Versions(store, settings.adapters_dir),
+            start_from=settings.start_from_project,
+        )
         if watch:
-            _watch(store, settings, project)
-        found = summaries(store, settings, project)
+            _watch(overview, project)
+        found = summaries(overview, project)
     if not watch:
         Console().print(_table(found))
     typer.echo(json.dumps({"projects": found}))
@@ -59,7 +61,7 @@ def train_now(
 ) -> None:
     """Ask the trainer to train a project at once, whatever the schedule says.
 
-    Needs a trainer that runs: `calico serve --trainer`, or `calico trainer`. There must be
+    Needs a trainer that runs: the one `calico serve` starts, or `calico trainer`. There must
     a correction that the served version has not learned from. Watch it with
     `calico status --watch`.
     """
@@ -72,39 +74,22 @@ def train_now(
     typer.echo(json.dumps({"project": project, "requested": True}))
 
 
-def summaries(store: Store, settings: Settings, project: int | None) -> list[dict[str, Any]]:
+def summaries(overview: Overview, project: int | None) -> list[dict[str, Any]]:
     """One entry per project, ready for JSON."""
-    repository = CorrectionRepository(store)
-    projects = repository.projects() if project is None else (project,)
-    return [_summary(repository, settings, project_id) for project_id in projects]
+    projects = overview.projects() if project is None else (project,)
+    return [_summary(overview.standing(project_id)) for project_id in projects]
 
 
-def _summary(
-    repository: CorrectionRepository, settings: Settings, project_id: int
-) -> dict[str, Any]:
-    kept = Versions(repository.store, settings.adapters_dir)
-    version = kept.served(project_id, start_from=settings.start_from_project)
-    is_own = version is not None and version.project_id == project_id
-    learned = version.upto_seq if version is not None and is_own else -1
-    rows = [row for row in repository.tasks(project_id) if row.standing is Standing.CORRECTED]
-    held_out = {row.task_id for row in rows if is_held_out(project_id, row.task_id)}
-    served = (
-        frozenset(row.version for row in rows if row.version)
-        - frozenset(one.id for one in kept.all())
-        if version is None
-        else frozenset({version.id})
-    )
-    live = live_acceptance(rows, served, window=AcceptancePolicy().window)
-    runs = RunRepository(repository.store).runs(project_id, limit=1)
+def _summary(found: ProjectStanding) -> dict[str, Any]:
     return {
-        "project": project_id,
-        "version": None if version is None else version.id,
-        "corrections": len(rows),
-        "new": sum(row.seq > learned and row.task_id not in held_out for row in rows),
-        "held_out": len(held_out),
-        "acceptance": live.tally.acceptance,
-        "acceptance_tasks": live.tasks,
-        "run": _run(runs[0]) if runs else None,
+        "project": found.project_id,
+        "version": None if found.version is None else found.version.id,
+        "corrections": found.corrections,
+        "new": found.new,
+        "held_out": found.held_out,
+        "acceptance": found.acceptance,
+        "acceptance_tasks": found.acceptance_tasks,
+        "run": None if found.run is None else _run(found.run),
     }
 
 
@@ -123,11 +108,11 @@ def _run(run: TrainingRun) -> dict[str, Any]:
     }
 
 
-def _watch(store: Store, settings: Settings, project: int | None) -> None:
+def _watch(overview: Overview, project: int | None) -> None:
     with Live(console=Console(stderr=True), auto_refresh=False) as live:
         try:
             while True:
-                live.update(_table(summaries(store, settings, project)), refresh=True)
+                live.update(_table(summaries(overview, project)), refresh=True)
                 time.sleep(_EVERY_S)
         except KeyboardInterrupt:
             return
