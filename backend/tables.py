@@ -126,6 +126,15 @@ train_request = Table(
     Column("requested_at_us", BigInteger, nullable=False),
 )
 
+# A row says that a trainer is there, also while it has nothing to train.
+trainer = Table(
+    "trainer",
+    metadata,
+    Column("owner", String(200), primary_key=True),
+    Column("began_at_us", BigInteger, nullable=False),
+    Column("seen_at_us", BigInteger, nullable=False),
+)
+
 sync_cursor = Table(
     "sync_cursor",
     metadata,

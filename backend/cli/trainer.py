@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backend.learning.attendance import Attendance
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.reconcile import Reconciler
 from backend.learning.repository import CorrectionRepository
@@ -64,7 +65,7 @@ def trainer(
         str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")
     ] = None,
 ) -> None:
-    """Learn from corrections until stopped. `calico serve --trainer` starts one by itself.
+    """Learn from corrections until stopped. `calico serve` starts one by itself.
 
     Every project is trained when it has enough new corrections, when one has waited long,
     when Label Studio's training button is pressed, or on `calico train-now`. A new version
@@ -85,11 +86,16 @@ def trainer(
     stop = _stop_on_signals()
     if parent is not None:
         threading.Thread(target=_watch_parent, args=(parent, stop), daemon=True).start()
-    os.nice(settings.trainer_nice)
+    # The writer thread starts before this one steps back: a lock of the database must not be held
+    # by whoever gives way to everything else.
     store = open_store(settings.store_url, is_guest=True, commit_timeout_s=30)
+    attendance = Attendance(store)
     try:
+        attendance.start()
+        os.nice(settings.trainer_nice)
         build_trainer(settings, store).run(stop)
     finally:
+        attendance.close()
         store.close()
 
 

@@ -61,7 +61,7 @@ def train_now(
 ) -> None:
     """Ask the trainer to train a project at once, whatever the schedule says.
 
-    Needs a trainer that runs: the one `calico serve` starts, or `calico trainer`. There must
+    Needs a trainer that runs: the one `calico serve` starts, or `calico trainer`. There must be
     a correction that the served version has not learned from. Watch it with
     `calico status --watch`.
     """

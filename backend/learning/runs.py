@@ -7,9 +7,6 @@ process number can be seen, else when the lease ends.
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from backend.clock import from_us, now_us
 from backend.errors import LeaseLostError
+from backend.learning.owner import is_gone, owner_name
 from backend.learning.schedule import Cause, PastRun, RunState
 from backend.store import Store
 from backend.tables import event_log, train_request, training_run
@@ -29,7 +27,6 @@ _T = TypeVar("_T")
 
 LEASE_S = 60.0
 HEARTBEAT_S = 10.0
-_WORD = secrets.token_hex(4)
 _TIMEOUT_S = 30.0
 
 
@@ -234,35 +231,10 @@ class RunRepository:
     def _is_dead(self, run: TrainingRun) -> bool:
         if run.lease_until < from_us(now_us()):
             return True
-        host, _, rest = run.owner.partition("/")
-        process = rest.partition("/")[0]
-        if host != _host() or not process.isdecimal() or run.owner == self._owner:
-            return False
-        # Our own number under another name: in a container it is the same after every restart.
-        is_reused = int(process) == os.getpid() and run.owner != owner_name()
-        return is_reused or not _is_alive(int(process))
+        return run.owner != self._owner and is_gone(run.owner)
 
     def _write(self, change: Callable[[Connection], _T]) -> _T:
         return self.store.write(change, timeout_s=_TIMEOUT_S)
-
-
-def owner_name() -> str:
-    """Names this process to other trainers: machine, process number, and a word of its own."""
-    return f"{_host()}/{os.getpid()}/{_WORD}"
-
-
-def _host() -> str:
-    return socket.gethostname()
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _run(row: Mapping[Any, Any]) -> TrainingRun:

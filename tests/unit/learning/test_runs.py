@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from backend.errors import LeaseLostError
-from backend.learning.runs import RunRepository, owner_name
+from backend.learning.owner import owner_name
+from backend.learning.runs import RunRepository
 from backend.learning.schedule import Cause, RunState
 from backend.store import open_store
 
