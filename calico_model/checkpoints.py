@@ -21,7 +21,7 @@ from torch import Tensor
 from calico_model.config import CalicoConfig
 from calico_model.errors import CheckpointError
 from calico_model.modeling.adapter import base_state
-from calico_model.modeling.model import Calico
+from calico_model.modeling.model import ADD_ONS, Calico
 from calico_model.placement import Placement, apply
 from calico_model.released.assembly import load_released, released_fingerprint
 from calico_model.released.plan import has_released_parts
@@ -104,7 +104,9 @@ def load_model(
             f"{config.language.vocab_size} rows"
         )
     model = Calico(config)
-    load_base_state(model, read_tensors(folder / WEIGHTS), where=f"{folder.name}/{WEIGHTS}")
+    state = read_tensors(folder / WEIGHTS)
+    model.add_on([name for name in ADD_ONS if any(key.startswith(f"{name}.") for key in state)])
+    load_base_state(model, state, where=f"{folder.name}/{WEIGHTS}")
     if placement is None:
         model.to(device)
     else:
@@ -143,10 +145,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def load_base_state(model: Calico, state: dict[str, Tensor], *, where: str) -> None:
     """Copies tensors into a model after checking every name, shape and value.
 
+    Add-ons that the model does not have stay where they are.
+
     Raises:
         CheckpointError: a missing, unexpected, mis-shaped or non-finite tensor.
     """
     own = base_state(model)
+    lacking = tuple(f"{name}." for name in ADD_ONS if name not in model.add_ons)
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(lacking)}
     if missing := sorted(set(own) - set(state)):
         raise CheckpointError(f"{where}: missing {missing[0]} (and {len(missing) - 1} more)")
     if unexpected := sorted(set(state) - set(own)):

@@ -8,7 +8,7 @@ Pure tensors in and out: tokenisation, image decoding and files live elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import torch
@@ -33,13 +33,17 @@ from calico_model.modeling.correspondence import (
     CorrespondenceExtraction,
     scatter_rows,
 )
+from calico_model.modeling.exemplar_prompt import ExemplarPrompt
 from calico_model.modeling.generation import Generated, decode_greedily
 from calico_model.modeling.inputs import Conversations, Pixels
 from calico_model.modeling.language import run_layers, unpack
 from calico_model.modeling.layout import Layout, packed, padded
 from calico_model.modeling.mask_decoder import PromptedMaskDecoder
+from calico_model.modeling.mask_memory import MaskMemory
 
 ADAPTER_NAME = "default"
+ADD_ONS = ("exemplar", "mask_memory")
+"""Parts that weights may hold or lack; see `Calico.add_on`."""
 
 
 class Calico(nn.Module):
@@ -77,6 +81,8 @@ class Calico(nn.Module):
             nn.Dropout(0.0),
         )
         self.mask_decoder = PromptedMaskDecoder(config)
+        self.exemplar: ExemplarPrompt | None = None
+        self.mask_memory: MaskMemory | None = None
         if config.lora.rank:
             inject_adapter_in_model(
                 PeftLoraConfig(
@@ -89,6 +95,20 @@ class Calico(nn.Module):
                 self.language,
                 adapter_name=ADAPTER_NAME,
             )
+
+    @property
+    def add_ons(self) -> tuple[str, ...]:
+        """Names of the add-ons it has."""
+        has = (self.exemplar is not None, self.mask_memory is not None)
+        return tuple(name for name, is_there in zip(ADD_ONS, has, strict=True) if is_there)
+
+    def add_on(self, names: Collection[str]) -> None:
+        """Adds those of `ADD_ONS` named; they serve annotators and leave the rest as it is."""
+        device = self.mask_decoder.mask_decoder.iou_token.weight.device
+        if "exemplar" in names:
+            self.exemplar = ExemplarPrompt(self.config).to(device)
+        if "mask_memory" in names:
+            self.mask_memory = MaskMemory(self.config).to(device)
 
     @property
     def injects(self) -> bool:

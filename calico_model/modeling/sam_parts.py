@@ -31,6 +31,7 @@ def _modeling() -> ModuleType:
 _sam = _modeling()
 
 ImageEncoderViT = _sam.ImageEncoderViT
+LayerNorm2d = _sam.common.LayerNorm2d
 MaskDecoder = _sam.MaskDecoder
 PromptEncoder = _sam.PromptEncoder
 TwoWayTransformer = _sam.TwoWayTransformer

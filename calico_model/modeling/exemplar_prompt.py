@@ -1,0 +1,170 @@
+"""An outlined part as the prompt that finds the same part in other images (B3, learned).
+
+Legend: n prompts, C prompt width, G embedding grid, T_s semantic tokens of width D_s, D_g global
+width. What the encoders say of the part (mask-pooled, in three spaces) becomes sparse prompt
+tokens; what each cell of the other image shares with the part, and with what surrounds it, becomes
+a dense prompt. The decoder stays as it is; the dense half starts at zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from calico_model.config import CalicoConfig
+from calico_model.features import ImageFeatures
+
+TOKENS = 2
+_HEADS, _HEAD_WIDTH, _HIDDEN = 8, 16, 48
+_RING = 2  # cells around the part that count as its surroundings
+_SPACES = 3
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """What n outlined parts look like: normalised means of cells, per space.
+
+    Attributes:
+        inside: SAM embedding (n, C), semantic (n, D_s), global (n, D_g) of the part.
+        around: the same of its surroundings: sibling parts and background.
+    """
+
+    inside: tuple[Tensor, ...]
+    around: tuple[Tensor, ...]
+
+
+def spaces(features: ImageFeatures) -> tuple[Tensor, ...]:
+    """Returns unit-length cell maps: SAM embedding, semantic and global tokens, (M, D, g, g)."""
+    maps = (
+        features.mask.embedding,
+        _grid(features.semantic_tokens),
+        _grid(features.global_tokens),
+    )
+    return tuple(functional.normalize(cells.float(), dim=1) for cells in maps)
+
+
+def _grid(tokens: Tensor) -> Tensor:
+    """(M, T, D) tokens, perhaps behind a class token, as (M, D, g, g)."""
+    side = int(tokens.shape[1] ** 0.5)
+    return tokens[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+
+
+def prototypes(features: ImageFeatures, image: Tensor, shares: Tensor) -> Prototypes:
+    """Pools the cells under n outlines.
+
+    Args:
+        features: of M images.
+        image: (n,) int64 which image each outline is in.
+        shares: (n, L, L) in [0, 1], share of each cell of the padded square inside the outline.
+    """
+    grid = features.mask.embedding.shape[-1]
+    wide = functional.max_pool2d(
+        functional.adaptive_avg_pool2d(shares[:, None].float(), grid), 2 * _RING + 1, 1, _RING
+    )
+    inside: list[Tensor] = []
+    around: list[Tensor] = []
+    for cells in spaces(features):
+        own = functional.adaptive_avg_pool2d(shares[:, None].float(), cells.shape[-1])
+        ring = (functional.adaptive_avg_pool2d(wide, cells.shape[-1]) - own).clamp(min=0.0)
+        for weights, found in ((own, inside), (ring, around)):
+            total = (cells[image] * weights).sum((2, 3))
+            found.append(functional.normalize(total, dim=1))
+    return Prototypes(tuple(inside), tuple(around))
+
+
+def similarities(features: ImageFeatures, image: Tensor, wanted: Prototypes) -> Tensor:
+    """Cosine of every cell to the part and to its surroundings, per space.
+
+    Args:
+        features: of M images.
+        image: (n,) int64 which image to search.
+        wanted: of n parts.
+
+    Returns:
+        (n, 6, G, G) in [-1, 1]: part, surroundings, for each of the three spaces.
+    """
+    grid = features.mask.embedding.shape[-1]
+    maps: list[Tensor] = []
+    for cells, part, rest in zip(spaces(features), wanted.inside, wanted.around, strict=True):
+        for prototype in (part, rest):
+            like = torch.einsum("ndhw,nd->nhw", cells[image], prototype)[:, None]
+            if like.shape[-1] != grid:
+                like = functional.interpolate(
+                    like, size=(grid, grid), mode="bilinear", align_corners=False
+                )
+            maps.append(like)
+    return torch.cat(maps, 1)
+
+
+class ExemplarPrompt(nn.Module):
+    """Sparse and dense prompts for the same part elsewhere, and whether it is there."""
+
+    def __init__(self, config: CalicoConfig) -> None:
+        super().__init__()
+        width = config.mask.prompt_width
+        semantic = config.dino.width if config.ablation.use_dino else config.eva.width
+        described = 2 * (width + semantic + config.eva.width)
+        self.describe = nn.Sequential(
+            nn.Linear(described, 2 * width), nn.GELU(), nn.Linear(2 * width, TOKENS * width)
+        )
+        self.ask = nn.Linear(width, _HEADS * _HEAD_WIDTH, bias=False)
+        self.offer = nn.Conv2d(width, _HEADS * _HEAD_WIDTH, 1, bias=False)
+        maps = 2 * (_SPACES + _HEADS)
+        self.mix = nn.Sequential(
+            nn.Conv2d(maps, _HIDDEN, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(_HIDDEN, width, 3, padding=1),
+        )
+        self.presence = nn.Sequential(
+            nn.Linear(3 * maps, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, 1)
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        """Zeroes the dense half's last layer."""
+        last = cast(nn.Conv2d, self.mix[-1])
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
+
+    def forward(
+        self, features: ImageFeatures, image: Tensor, wanted: Prototypes
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Asks for n parts in n images.
+
+        Args:
+            features: of M images.
+            image: (n,) int64 which image to search.
+            wanted: of n parts.
+
+        Returns:
+            sparse (n, 2, C); what to add to the dense prompt (n, C, G, G); and (n,) log odds that
+            the part is there.
+        """
+        sparse = self.describe(torch.cat((*wanted.inside, *wanted.around), 1))
+        alike = torch.cat(
+            (similarities(features, image, wanted), self._learned(features, image, wanted)), 1
+        )  # (n, 2 (3 + heads), G, G)
+        flat = alike.flatten(2)
+        summary = torch.cat((flat.amax(2), flat.mean(2), flat.std(2)), 1)
+        presence = self.presence(summary)[:, 0]
+        return sparse.unflatten(1, (TOKENS, -1)), self.mix(alike), presence
+
+    def _learned(self, features: ImageFeatures, image: Tensor, wanted: Prototypes) -> Tensor:
+        """Cosines in subspaces of the SAM embedding, one per head: (n, 2 heads, G, G)."""
+        cells = functional.normalize(features.mask.embedding.float(), dim=1)
+        offered = self.offer(cells)[image].unflatten(1, (_HEADS, _HEAD_WIDTH))  # (n, 8, 16, G, G)
+        offered = functional.normalize(offered, dim=2)
+        found = [
+            torch.einsum(
+                "nkdhw,nkd->nkhw",
+                offered,
+                functional.normalize(self.ask(one[0]).unflatten(1, (_HEADS, _HEAD_WIDTH)), dim=2),
+            )
+            for one in (wanted.inside, wanted.around)
+        ]
+        return torch.cat(found, 1)
