@@ -23,13 +23,16 @@ from backend.learning.reconcile import Repair
 from backend.learning.repository import CorrectionRepository
 from backend.learning.supervisor import TrainerWatch
 from backend.learning.watch import ReconcileWatch
+from backend.overview import Overview
 from backend.serving.app import Parts, close_app, create_app
 from backend.serving.http_worker import HttpWorker
 from backend.serving.logs import start_logging
 from backend.serving.metrics import Metrics
 from backend.serving.studio import connect_client
 from backend.settings import Settings, load_settings
+from backend.status_routes import build_status_routes
 from backend.store import Store, open_store
+from backend.versions import Versions
 
 _WATCH = "calico.watch"
 _TRAINER = "calico.trainer"
@@ -120,6 +123,9 @@ def trainer_command(settings: Settings) -> list[str]:
 def _create_watched(settings: Settings) -> Flask:
     app = create_app(settings)
     parts: Parts = app.extensions["calico"]
+    versions = Versions(parts.store, settings.adapters_dir)
+    overview = Overview(parts.store, versions, start_from=settings.start_from_project)
+    app.register_blueprint(build_status_routes(parts.store, overview))
     if settings.trainer:
         watch = TrainerWatch(
             trainer_command(settings), on_death=lambda _: parts.metrics.trainer_deaths.inc()
