@@ -7,8 +7,10 @@ the batch: prompts of any number of images are decoded together, each on its ima
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import cast
 
 import torch
@@ -16,6 +18,21 @@ from torch import Tensor, nn
 
 from calico_model.config import CalicoConfig
 from calico_model.modeling.sam_parts import MaskDecoder, PromptEncoder, TwoWayTransformer
+
+SINGLE = (0,)
+"""Which of SAM's outputs answers an unambiguous prompt."""
+AMBIGUOUS = (1, 2, 3)
+"""Which of them answer a prompt that may mean a part, a larger part or the whole."""
+
+
+class PointKind(IntEnum):
+    """What a prompt point says, in SAM's numbers."""
+
+    NONE = -1
+    NEGATIVE = 0
+    POSITIVE = 1
+    FIRST_CORNER = 2
+    SECOND_CORNER = 3
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,39 @@ class PromptedMaskDecoder(nn.Module):
         fine = (self.fine[0](maps[1].to(dtype)), self.fine[1](maps[0].to(dtype)))
         return MaskFeatures(embedding, fine)
 
+    def embed(
+        self,
+        points: Tensor,
+        kinds: Tensor,
+        previous: Tensor | None = None,
+        is_known: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Encodes clicks, boxes and an earlier mask, as SAM does; float32 whatever the caller runs.
+
+        Args:
+            points: (n, T, 2) x, y in pixels of the square frame; pixel p spans [p, p + 1).
+            kinds: (n, T) int64 of `PointKind`.
+            previous: (n, L, L) logits of an earlier mask, or None.
+            is_known: (n,) bool, which masks have an earlier one; None is all.
+
+        Returns:
+            sparse (n, T, C) and dense (n, C, G, G) prompts.
+        """
+        encoder = self.prompt_encoder
+        with _full_precision(points.device.type):
+            learned = (encoder.not_a_point_embed, *encoder.point_embeddings)
+            table = torch.cat([embedding.weight for embedding in learned])  # (1 + 4, C)
+            places = encoder.pe_layer.forward_with_coords(points, encoder.input_image_size)
+            is_point = (kinds != PointKind.NONE)[..., None]
+            sparse = torch.where(is_point, places, 0.0) + table[kinds + 1]
+            none = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+            if previous is None:
+                return sparse, none.expand(len(points), -1, *encoder.image_embedding_size)
+            dense = encoder.mask_downscaling(previous[:, None].float())
+            if is_known is not None:
+                dense = torch.where(is_known[:, None, None, None], dense, none)
+            return sparse, dense
+
     def forward(
         self,
         features: MaskFeatures,
@@ -81,7 +131,7 @@ class PromptedMaskDecoder(nn.Module):
         sparse: Tensor,
         dense: Tensor | None = None,
         *,
-        multimask: bool = False,
+        outputs: Sequence[int] = SINGLE,
     ) -> tuple[Tensor, Tensor]:
         """Decodes every prompt on its own image, in float32 whatever the caller runs in.
 
@@ -90,15 +140,13 @@ class PromptedMaskDecoder(nn.Module):
             image_index: (n,) int64, the image each prompt belongs to.
             sparse: (n, T, C) prompt tokens.
             dense: (n, C, G, G) dense prompt, or None for SAM's no-mask embedding.
-            multimask: True returns SAM's three ambiguity masks instead of the single one.
+            outputs: which of SAM's four masks: `SINGLE`, `AMBIGUOUS`, or both.
 
         Returns:
-            logits (n, 1 or 3, L, L) and predicted IoU (n, 1 or 3).
+            logits (n, outputs, L, L) and predicted IoU (n, outputs).
         """
-        device = sparse.device.type
-        has_autocast = torch.amp.is_autocast_available(device)  # the meta device has none
-        with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
-            return self._decode(features, image_index, sparse.float(), dense, multimask)
+        with _full_precision(sparse.device.type):
+            return self._decode(features, image_index, sparse.float(), dense, outputs)
 
     def _decode(
         self,
@@ -106,7 +154,7 @@ class PromptedMaskDecoder(nn.Module):
         image_index: Tensor,
         sparse: Tensor,
         dense: Tensor | None,
-        multimask: bool,
+        outputs: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
         decoder = self.mask_decoder
         n = len(image_index)
@@ -119,13 +167,12 @@ class PromptedMaskDecoder(nn.Module):
         states, cells = decoder.transformer(source, positions, tokens)
         cells = cells.transpose(1, 2).reshape(source.shape)
         upscaled = self._upscale(cells, features, image_index)  # (n, C/8, L, L)
-        which = range(1, decoder.num_mask_tokens) if multimask else range(1)
         weights = torch.stack(
-            [decoder.output_hypernetworks_mlps[i](states[:, 1 + i]) for i in which], dim=1
+            [decoder.output_hypernetworks_mlps[i](states[:, 1 + i]) for i in outputs], dim=1
         )
         side = upscaled.shape[-1]
         logits = (weights @ upscaled.flatten(2)).reshape(n, -1, side, side)
-        iou = decoder.iou_prediction_head(states[:, 0])[:, list(which)]
+        iou = decoder.iou_prediction_head(states[:, 0])[:, list(outputs)]
         return logits, iou
 
     def _upscale(self, cells: Tensor, features: MaskFeatures, image_index: Tensor) -> Tensor:
@@ -134,3 +181,8 @@ class PromptedMaskDecoder(nn.Module):
             return cast(Tensor, self.mask_decoder.output_upscaling(cells))
         x = act1(norm(first(cells) + features.fine[0].float()[image_index]))
         return cast(Tensor, act2(second(x) + features.fine[1].float()[image_index]))
+
+
+def _full_precision(device: str) -> AbstractContextManager[None]:
+    has_autocast = torch.amp.is_autocast_available(device)  # the meta device has none
+    return torch.autocast(device, enabled=False) if has_autocast else nullcontext()

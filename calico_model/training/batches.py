@@ -25,6 +25,7 @@ from calico_model.features import ImageFeatures
 from calico_model.images import normalise
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
+from calico_model.training.clicks import ClickDraw
 from calico_model.types import RegionKind
 
 _T = TypeVar("_T")
@@ -76,7 +77,8 @@ class TrainingBatch:
     """One optimiser step's data; `turns` is None while only encoders learn.
 
     `segments` says which of the turns' [SEG] tokens the rows of `masks` belong to; `features` are
-    those of the scenes where frozen encoders have read them before.
+    those of the scenes where frozen encoders have read them before; `clicks` says which masks are
+    clicked, too.
     """
 
     scenes: SceneBatch
@@ -84,6 +86,7 @@ class TrainingBatch:
     turns: TrainingTurns | None = None
     segments: Tensor | None = None
     features: ImageFeatures | None = None
+    clicks: ClickDraw | None = None
 
     def to(self, device: torch.device) -> TrainingBatch:
         """Moves all tensors."""

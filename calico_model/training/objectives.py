@@ -33,6 +33,7 @@ from calico_model.training.batches import (
     TrainingBatch,
     cell_shares,
 )
+from calico_model.training.clicks import ClickDraw, click_losses
 
 _BACKGROUND_WEIGHT = 0.15
 _QUALITY_WEIGHT = 0.2
@@ -116,10 +117,14 @@ class TrainingObjective(nn.Module):
             decoded = self.model.mask_decoder(features.mask, batch.masks.image, projected[:, None])
             logits, iou = decoded[0][:, 0], decoded[1][:, 0]
         terms |= self._masks(logits, iou, batch.masks)
+        metrics = {"mask_iou": hard_iou(logits, batch.masks.target).mean()}
+        if batch.clicks is not None:
+            clicked, metrics["click_iou"] = self._clicks(
+                features, batch.masks, logits, batch.clicks
+            )
+            terms |= clicked
         total = torch.stack(list(terms.values())).sum()
-        shown = {name: term.detach() for name, term in terms.items()}
-        shown["mask_iou"] = hard_iou(logits, batch.masks.target).mean()
-        return total, shown
+        return total, {name: term.detach() for name, term in terms.items()} | metrics
 
     def _dense(self, features: ImageFeatures, scenes: SceneBatch) -> Tensor:
         eva = features.global_tokens[:, 1:]
@@ -146,6 +151,26 @@ class TrainingObjective(nn.Module):
             "dice": scale * DICE_WEIGHT * dice_loss(logits, masks.target).mean(),
             "quality": _QUALITY_WEIGHT * quality_loss(iou, logits, masks.target),
         }
+
+    def _clicks(
+        self, features: ImageFeatures, masks: MaskTargets, logits: Tensor, draw: ClickDraw
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Returns the clicks' terms, and the IoU they lead to."""
+        rows, scale = draw.rows, self.weights.mask
+        found = click_losses(
+            self.model.mask_decoder,
+            features.mask,
+            masks.image[rows],
+            masks.target[rows],
+            logits[rows].detach().float(),
+            draw.seed,
+        )
+        terms = {
+            "click_pixel": scale * PIXEL_WEIGHT * found.pixel,
+            "click_dice": scale * DICE_WEIGHT * found.dice,
+            "click_quality": _QUALITY_WEIGHT * found.quality,
+        }
+        return terms, found.iou
 
 
 def _grid(tokens: Tensor) -> Tensor:

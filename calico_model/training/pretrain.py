@@ -31,6 +31,7 @@ from calico_model.modeling.model import Calico
 from calico_model.presets import tiny
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.batches import TrainingBatch, dictionary_batch, group_batch
+from calico_model.training.clicks import draw_clicks
 from calico_model.training.curves import CurveLog
 from calico_model.training.lexicon import small_tokenizer
 from calico_model.training.objectives import TrainingObjective, Weights
@@ -218,10 +219,11 @@ class _Run:
         side = self.config.mask_side
         if not stage.language:
             scenes = self.pool.draw_scenes(rng, stage.scenes)
-            return dictionary_batch(scenes, rng, stage.masks, side)
+            alone = dictionary_batch(scenes, rng, stage.masks, side)
+            return replace(alone, clicks=draw_clicks(rng, len(alone.masks.image), stage.clicks))
         size = 1 + int(rng.choice(len(stage.group_sizes), p=stage.group_sizes))
         groups = [self.pool.draw_group(rng, size) for _ in range(max(1, stage.scenes // size))]
-        return group_batch(
+        batch = group_batch(
             groups,
             self.tokenizer,
             rng,
@@ -233,6 +235,7 @@ class _Run:
             side=side,
             system_prompt=self.config.system_prompt,
         )
+        return replace(batch, clicks=draw_clicks(rng, len(batch.masks.image), stage.clicks))
 
     def _update(self, batch: TrainingBatch, rate: float) -> dict[str, float]:
         for group in self.optimizer.param_groups:

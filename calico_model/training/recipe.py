@@ -26,6 +26,7 @@ class Stage:
         nothing_chance: how often a question is asked whose answer is "nothing", against 1.
         group_sizes: chance that a step's groups have 1, 2, 3, ... images.
         masks: most masks decoded per step and process.
+        clicks: most of them that simulated annotators click, too; 0 is none.
         dense_weight: per-cell part and category loss.
         mask_weight: on top of the paper's mask weights; a decoder from scratch needs more.
         prompt_weight: pull of [SEG] prompts towards the part dictionary the encoder stage learned.
@@ -42,6 +43,7 @@ class Stage:
     nothing_chance: float = 1.0
     group_sizes: tuple[float, ...] = (0.03, 0.52, 0.13, 0.12, 0.10, 0.10)
     masks: int = 48
+    clicks: int = 0
     dense_weight: float = 0.3
     mask_weight: float = 1.0
     prompt_weight: float = 0.5

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import SamModel
 
-from calico_model.modeling.mask_decoder import MaskFeatures
+from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, MaskFeatures, PointKind
 from calico_model.modeling.model import Calico
 from calico_model.released.assembly import load_released
 from tests.unit.released import writers
@@ -96,7 +96,10 @@ def test_sams_mask_decoder(hf: tuple[Calico, SamModel], multimask: bool) -> None
         multimask_output=multimask,
     )
     ours = model.mask_decoder(
-        MaskFeatures(embedding), torch.zeros(3, dtype=torch.int64), sparse, multimask=multimask
+        MaskFeatures(embedding),
+        torch.zeros(3, dtype=torch.int64),
+        sparse,
+        outputs=AMBIGUOUS if multimask else SINGLE,
     )
     torch.testing.assert_close(ours[0], theirs[0][0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours[1], theirs[1][0], rtol=1e-4, atol=1e-4)
@@ -108,12 +111,21 @@ def test_sams_click_and_mask_prompts(hf: tuple[Calico, SamModel]) -> None:
     points = torch.tensor([[[10.0, 20.0], [33.0, 5.0], [60.0, 61.0]]])
     labels = torch.tensor([[1, 0, 1]])
     drawn = torch.randn(1, 1, 32, 32)
-    ours = model.mask_decoder.prompt_encoder(points=(points, labels), boxes=None, masks=drawn)
+    # SAM's pixel p is at p + 0.5, ours spans [p, p + 1); without a box SAM adds an empty point.
+    nothing = torch.zeros(1, 1, 2)
+    ours = model.mask_decoder.embed(
+        torch.cat((points + 0.5, nothing), 1),
+        torch.cat((labels, labels.new_full((1, 1), PointKind.NONE)), 1),
+        drawn[:, 0],
+    )
     theirs = reference.prompt_encoder(points[None], labels[None], None, drawn)
     torch.testing.assert_close(ours[0], theirs[0][0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours[1], theirs[1], rtol=1e-4, atol=1e-5)
     boxes = torch.tensor([[5.0, 6.0, 50.0, 40.0]])
-    ours = model.mask_decoder.prompt_encoder(points=None, boxes=boxes, masks=None)
+    ours = model.mask_decoder.embed(
+        boxes.view(1, 2, 2) + 0.5,
+        torch.tensor([[PointKind.FIRST_CORNER, PointKind.SECOND_CORNER]]),
+    )
     theirs = reference.prompt_encoder(None, None, boxes[None], None)
     torch.testing.assert_close(ours[0], theirs[0][0], rtol=1e-4, atol=1e-5)
 
