@@ -88,7 +88,6 @@ def click_body(urls: Sequence[str], *, x: float, y: float) -> JsonObject:
 
 def event_body(annotation_id: int, *, rle: Sequence[int]) -> JsonObject:
     """Body of POST /webhook after an annotator submitted one mask."""
-    moment = (_START + timedelta(seconds=annotation_id)).isoformat().replace("+00:00", "Z")
     frame: JsonObject = {"id": "region0001", "to_name": "image_0", "image_rotation": 0}
     frame |= {"original_width": 256, "original_height": 256, "origin": "manual"}
     mask = frame | {
@@ -101,29 +100,43 @@ def event_body(annotation_id: int, *, rle: Sequence[int]) -> JsonObject:
         "type": "labels",
         "value": {"labels": ["common_part"]},
     }
+    urls = [local_file_url("a.png"), local_file_url("b.png")]
+    return annotation_body(annotation_id, [mask, label], urls=urls)
+
+
+def annotation_body(
+    annotation_id: int,
+    result: Sequence[JsonObject],
+    *,
+    urls: Sequence[str],
+    task_id: int = 1,
+    project_id: int = PROJECT_ID,
+) -> JsonObject:
+    """Body of POST /webhook after an annotator submitted a task; larger ids are later."""
+    moment = (_START + timedelta(seconds=annotation_id)).isoformat().replace("+00:00", "Z")
     return {
         "action": "ANNOTATION_CREATED",
         "annotation": {
             "id": annotation_id,
-            "task": 1,
-            "project": PROJECT_ID,
+            "task": task_id,
+            "project": project_id,
             "completed_by": 1,
             "updated_at": moment,
             "was_cancelled": False,
             "parent_prediction": None,
-            "result": [mask, label],
+            "result": list(result),
         },
-        "task": {"id": 1, "data": {"images": [local_file_url("a.png"), local_file_url("b.png")]}},
-        "project": {"id": PROJECT_ID, "label_config": REPEATER_CONFIG},
+        "task": {"id": task_id, "data": {"images": list(urls)}},
+        "project": {"id": project_id, "label_config": REPEATER_CONFIG},
     }
 
 
-def deletion_body(annotation_id: int) -> JsonObject:
+def deletion_body(annotation_id: int, *, project_id: int = PROJECT_ID) -> JsonObject:
     """Body of POST /webhook after an annotation was deleted."""
     return {
         "action": "ANNOTATIONS_DELETED",
         "annotations": [{"id": annotation_id}],
-        "project": {"id": PROJECT_ID, "label_config": REPEATER_CONFIG},
+        "project": {"id": project_id, "label_config": REPEATER_CONFIG},
     }
 
 

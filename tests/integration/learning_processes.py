@@ -1,74 +1,41 @@
-"""A server and a trainer as real processes, with a model that is quick and learns by counting.
+"""A server and a trainer as real processes, with the model that learns by counting.
 
-An adapter is the list of the tasks it has learned; every answer shows a number made from that list,
-so that an answer of one version under the name of another is seen.
+A nursery: it has imported everything and forks a server or a trainer for every line it reads, so
+that what is killed a thousand times starts in no time.
 """
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
+import json
+import os
+import random
 import sys
 import threading
-import time
-from dataclasses import dataclass
+from pathlib import Path
 
-from backend.label_studio.sample import PROJECT_ID
+from conftest import DrawnImages
+from counting_model import CountingUpdater, FakeBase
+from killing_points import install
+
+from backend._wsgi import Server
+from backend.learning.derivation import Derivation
+from backend.learning.repository import CorrectionRepository
+from backend.learning.runs import RunRepository
 from backend.learning.schedule import SchedulePolicy
-from calico_model.errors import CheckpointError
-from calico_model.types import GroupPrediction
+from backend.learning.training import TrainingSession
+from backend.learning.worker import Trainer
+from backend.serving.app import create_app
+from backend.serving.logs import start_logging
+from backend.settings import load_settings
+from backend.store import open_store
+from backend.versions import Versions
 
-BASE = "fake-00000001"
-
-
-def shown(content: bytes) -> float:
-    """The score an adapter of this content answers with."""
-    return round(0.1 + 0.8 * int(hashlib.sha256(content).hexdigest()[:4], 16) / 0xFFFF, 4)
-
-
-def predict(group, version, score):
-    """One region on every image; its score tells who answered."""
-    from fake_predictor import FakePredictor
-
-    found = FakePredictor().predict(group)
-    parts = tuple(
-        type(part)(part.image_index, part.kind, part.label, part.mask, "box", part.part_id, score)
-        for part in found.parts
-    )
-    return GroupPrediction(parts=parts, version=version)
-
-
-class FakeBase:
-    """The base, which takes adapters of the fake updater."""
-
-    version = BASE
-
-    def predict(self, group):
-        return predict(group, BASE, 1.0)
-
-    def with_adapter(self, version, folder):
-        content = (folder / "learned.json").read_bytes()
-        if not content.endswith(b"]"):
-            raise CheckpointError("half an adapter")
-        return FakeAdapted(version, shown(content))
-
-
-@dataclass
-class FakeAdapted:
-    version: str
-    score: float
-
-    def predict(self, group):
-        return predict(group, self.version, self.score)
+_CHILD_SUBREAPER = 36  # prctl(2)
 
 
 def serve(port, data_dir):
     """Runs a server until it is stopped."""
-    from conftest import DrawnImages
-
-    from backend._wsgi import Server
-    from backend.serving.app import create_app
-    from backend.settings import load_settings
-
     settings = load_settings(port=port, data_dir=data_dir, log_level="ERROR")
 
     class FakeServer(Server):
@@ -80,19 +47,6 @@ def serve(port, data_dir):
 
 def train(data_dir):
     """Runs a trainer until it is stopped."""
-    from fake_updater import FakeUpdater
-
-    from backend.learning.derivation import Derivation
-    from backend.learning.repository import CorrectionRepository
-    from backend.learning.runs import RunRepository
-    from backend.learning.training import TrainingSession
-    from backend.learning.worker import Trainer
-    from backend.serving.logs import start_logging
-    from backend.settings import load_settings
-    from backend.store import open_store
-    from backend.versions import Versions
-
-    start_logging("ERROR")
     settings = load_settings(data_dir=data_dir)
     store = open_store(settings.store_url, is_guest=True, commit_timeout_s=30)
     repository = CorrectionRepository(store)
@@ -100,27 +54,64 @@ def train(data_dir):
     versions = Versions(store, settings.adapters_dir)
     runs = RunRepository(store)
 
-    class SlowUpdater(FakeUpdater):
-        base_version = BASE
-
-        def update(self, *arguments, **options):
-            time.sleep(0.03)
-            return super().update(*arguments, **options)
-
     def open_session():
-        return TrainingSession(repository, derivation, None, versions, runs, SlowUpdater(gain=0.01))
+        return TrainingSession(repository, derivation, None, versions, runs, CountingUpdater())
 
     policy = SchedulePolicy(every=1, age_s=0, pause_s=0, attempts=10**6)
-    trainer = Trainer(repository, derivation, versions, runs, open_session, policy=policy)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    trainer = Trainer(
+        repository, derivation, versions, runs, open_session, policy=policy, heartbeat_s=0.5
+    )
     trainer.run(threading.Event(), tick_s=0.02)
 
 
-if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        serve(int(sys.argv[2]), sys.argv[3])
-    else:
-        train(sys.argv[2])
+def nursery(data_dir):
+    """Forks a process for every {"name": ..., "port": ...} read, and collects those {"gone": ...}.
 
-__all__ = ["BASE", "PROJECT_ID", "shown"]
+    Each is a group of its own; what it leaves behind when it is killed becomes ours, so that its
+    end can be waited for.
+    """
+    ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, 1, 0, 0, 0)
+    start_logging("ERROR")
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "gone" in order:
+            answer = {"gone": _collect(order["gone"])}
+        else:
+            answer = {"process": _fork(order, data_dir)}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _fork(order, data_dir):
+    process = os.fork()
+    # In both, so that whoever is told the number finds the group.
+    os.setpgid(process, process)
+    if process:
+        return process
+    try:
+        random.seed()
+        quiet = os.open(os.devnull, os.O_RDWR)
+        os.dup2(quiet, 0)
+        os.dup2(quiet, 1)
+        install(order["name"], Path(data_dir) / f"aim-{order['name']}")
+        if order["name"] == "web":
+            serve(order["port"], data_dir)
+        else:
+            train(data_dir)
+    finally:
+        os._exit(1)
+
+
+def _collect(group):
+    """Waits for every process of a group; returns how many there were."""
+    count = 0
+    while True:
+        try:
+            os.waitpid(-group, 0)
+        except ChildProcessError:
+            return count
+        count += 1
+
+
+if __name__ == "__main__":
+    nursery(sys.argv[1])

@@ -1,0 +1,26 @@
+"""Regime: a server and a trainer of their own, a model that learns by counting, SQLite; a thousand
+kill -9, half of them at any moment and half at named places, in four campaigns of 250.
+
+Run: pytest -m bench tests/bench/bench_kills.py -s
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
+
+from kill_campaign import run_campaign
+
+pytestmark = pytest.mark.bench
+
+
+@pytest.mark.parametrize("seed", [11, 12, 13, 14])
+def test_a_thousand_kills(tmp_path, seed):
+    figures = run_campaign(tmp_path, kills=250, seed=seed, pause_s=0.5)
+    print(json.dumps({"seed": seed} | figures))
+    assert figures["lost"] == figures["doubled"] == figures["wrong_answers"] == 0
