@@ -1,0 +1,109 @@
+"""The learning curve as points of an SVG: templates/curve.html draws them.
+
+Pure: figures in, coordinates and words out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from backend.overview import VersionQuality
+
+WIDTH, HEIGHT = 720, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 12, 28
+_MOST_LABELS = 12
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One version on one line, in units of the drawing.
+
+    Attributes:
+        x, y: where.
+        text: what a pointer that rests on it is told.
+    """
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure over the versions.
+
+    Attributes:
+        name: css class and legend.
+        label: legend.
+        dots: oldest version first.
+    """
+
+    name: str
+    label: str
+    dots: tuple[Dot, ...]
+
+    @property
+    def points(self) -> str:
+        """As the attribute of a polyline."""
+        return " ".join(f"{dot.x:g},{dot.y:g}" for dot in self.dots)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A whole drawing.
+
+    Attributes:
+        lines: IoU and acceptance.
+        ticks: (y, percent) of the scale.
+        names: (x, number of the version) below the scale.
+        summary: one sentence for who cannot see it.
+    """
+
+    lines: tuple[Line, ...]
+    ticks: tuple[tuple[float, int], ...]
+    names: tuple[tuple[float, int], ...]
+    summary: str
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = _LEFT
+    right: int = WIDTH - _RIGHT
+
+
+def draw_curve(qualities: Sequence[VersionQuality]) -> Curve | None:
+    """Lays out the quality of predictions before correction; None without any version."""
+    if not qualities:
+        return None
+    step = (WIDTH - _LEFT - _RIGHT) / max(len(qualities) - 1, 1)
+    across = [round(_LEFT + step * number, 1) for number in range(len(qualities))]
+
+    def line(name: str, label: str, value: Callable[[VersionQuality], float]) -> Line:
+        return Line(
+            name,
+            label,
+            tuple(
+                Dot(x, _height(value(one)), f"{one.version}: {label} {value(one):.0%}")
+                for x, one in zip(across, qualities, strict=True)
+            ),
+        )
+
+    every = -(-len(qualities) // _MOST_LABELS)
+    first, last = qualities[0], qualities[-1]
+    return Curve(
+        lines=(
+            line("iou", "mask IoU", lambda one: one.iou),
+            line("acceptance", "regions accepted", lambda one: one.acceptance),
+        ),
+        ticks=tuple((_height(percent / 100), percent) for percent in (0, 25, 50, 75, 100)),
+        names=tuple((x, number + 1) for number, x in enumerate(across) if number % every == 0),
+        summary=(
+            f"Over {len(qualities)} versions, mask IoU before correction went from "
+            f"{first.iou:.0%} to {last.iou:.0%} and accepted regions from "
+            f"{first.acceptance:.0%} to {last.acceptance:.0%}."
+        ),
+    )
+
+
+def _height(share: float) -> float:
+    inside = HEIGHT - _TOP - _BOTTOM
+    return round(_TOP + inside * (1 - min(max(share, 0.0), 1.0)), 1)

@@ -1,0 +1,211 @@
+"""The routes below /ui: plain HTML from templates, all of it read from one `Overview`.
+
+Everything here needs the same credentials as the rest of the backend; the one form that changes
+anything also needs the token of the page it stands on.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC
+
+from flask import Blueprint, Response, g, render_template, request, url_for
+
+from backend.errors import BackendError, NotFoundError, RequestError
+from backend.learning.adapters import roll_back
+from backend.learning.runs import TrainingRun
+from backend.learning.schedule import RunState
+from backend.overview import Overview
+from backend.ui.curve import draw_curve
+from backend.ui.page_token import PageToken
+from backend.ui.pictures import GroupPictures
+from backend.versions import AdapterVersion
+
+_PROJECTS_PER_PAGE, _VERSIONS_SHOWN = 50, 50
+_REASON = "rolled back on the page"
+_POLICY = (
+    "default-src 'none'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'; style-src 'nonce-{0}'; script-src 'nonce-{0}'"
+)
+
+
+@dataclass(frozen=True)
+class Live:
+    """What the serving process knows right now.
+
+    Attributes:
+        model: how loading the weights stands.
+        tasks_waiting: tasks that wait for the model.
+        changes_waiting: changes that wait for the database.
+        trainers: trainers that are there.
+    """
+
+    model: str
+    tasks_waiting: int
+    changes_waiting: int
+    trainers: int
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """How predicting again with a new version stands in a project.
+
+    Attributes:
+        version: that predicts.
+        done: tasks that have its prediction by now.
+        total: tasks that nobody has begun.
+        is_running: whether it goes on.
+    """
+
+    version: str
+    done: int
+    total: int
+    is_running: bool
+
+
+def build_pages(
+    overview: Overview,
+    pictures: GroupPictures,
+    *,
+    live: Callable[[], Live],
+    refreshed: Callable[[int], Refreshed | None] = lambda _: None,
+) -> Blueprint:
+    """Returns every page.
+
+    Args:
+        overview: how learning stands.
+        pictures: of corrected groups.
+        live: asked for every page.
+        refreshed: asked for every page of a project.
+    """
+    views = _Views(overview, pictures, live, refreshed)
+    pages = Blueprint("ui", __name__, url_prefix="/ui", template_folder="templates")
+    project = "/projects/<int:project_id>"
+    pages.add_url_rule("/", view_func=views.show_projects)
+    pages.add_url_rule(project, view_func=views.show_project)
+    pages.add_url_rule(f"{project}/groups/<int:task_id>.png", view_func=views.show_group)
+    pages.add_url_rule(f"{project}/rollback", view_func=views.roll_back_to, methods=["POST"])
+    for name, function in (("percent", percent), ("in_words", in_words), ("gate", gate_change)):
+        pages.add_app_template_filter(function, name)
+    pages.after_request(_protect)
+    return pages
+
+
+class _Views:
+    """One method per page; the token's key lives as long as the process."""
+
+    def __init__(
+        self,
+        overview: Overview,
+        pictures: GroupPictures,
+        live: Callable[[], Live],
+        refreshed: Callable[[int], Refreshed | None],
+    ) -> None:
+        self._overview, self._pictures = overview, pictures
+        self._live, self._refreshed = live, refreshed
+        self._token = PageToken()
+
+    def show_projects(self) -> str:
+        known = self._overview.projects()
+        count = max(1, -(-len(known) // _PROJECTS_PER_PAGE))
+        page = min(max(request.args.get("page", 1, type=int), 1), count)
+        shown = known[(page - 1) * _PROJECTS_PER_PAGE : page * _PROJECTS_PER_PAGE]
+        return render_template(
+            "projects.html",
+            nonce=_nonce(),
+            standings=[self._overview.standing(project_id) for project_id in shown],
+            page=page,
+            pages=count,
+            live=self._live(),
+        )
+
+    def show_project(self, project_id: int) -> str:
+        self._check_known(project_id)
+        return self._project_page(project_id)
+
+    def show_group(self, project_id: int, task_id: int) -> Response:
+        answer = Response(self._pictures.draw(project_id, task_id), mimetype="image/png")
+        answer.headers["Cache-Control"] = "private, max-age=60"
+        return answer
+
+    def roll_back_to(self, project_id: int) -> Response:
+        # A browser says where a form comes from; whoever says nothing still needs the token.
+        if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+            raise RequestError("expected a form of this site", field="header Sec-Fetch-Site")
+        self._check_known(project_id)
+        served = self._overview.versions.current(project_id)
+        seen = None if served is None else served.id
+        if not self._token.fits(request.form.get("token", ""), project_id, seen):
+            problem = "This page was out of date, so nothing was changed. Look again and decide."
+            return Response(self._project_page(project_id, problem), status=409)
+        try:
+            to = request.form.get("to") or None
+            roll_back(self._overview.versions, project_id, to=to, reason=_REASON)
+        except BackendError as error:
+            return Response(self._project_page(project_id, str(error)), status=error.http_status)
+        place = url_for("ui.show_project", project_id=project_id)
+        return Response(status=303, headers={"Location": place})
+
+    def _check_known(self, project_id: int) -> None:
+        if project_id not in self._overview.projects():
+            raise NotFoundError(f"nothing is known of project {project_id}", field="path")
+
+    def _project_page(self, project_id: int, problem: str | None = None) -> str:
+        own = self._overview.versions.current(project_id)
+        qualities = self._overview.learning_curve(project_id)
+        return render_template(
+            "project.html",
+            nonce=_nonce(),
+            standing=self._overview.standing(project_id),
+            is_own=own is not None,
+            token=self._token.make(project_id, None if own is None else own.id),
+            qualities=qualities,
+            curve=draw_curve(qualities),
+            versions=self._overview.versions.all(project_id)[:_VERSIONS_SHOWN],
+            worst=self._overview.worst(project_id),
+            refresh=self._refreshed(project_id),
+            problem=problem,
+            live=self._live(),
+        )
+
+
+def _nonce() -> str:
+    """Marks the style and script of one page as ours."""
+    return str(g.setdefault("nonce", secrets.token_urlsafe(16)))
+
+
+def _protect(response: Response) -> Response:
+    response.headers["Content-Security-Policy"] = _POLICY.format(_nonce())
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def percent(share: float | None) -> str:
+    """A share for people."""
+    return "–" if share is None else f"{share:.0%}"
+
+
+def in_words(run: TrainingRun | None) -> str:
+    """How a training stands, for people."""
+    if run is None:
+        return "never"
+    if run.state is RunState.RUNNING:
+        eta = "" if run.eta_s is None else f", about {run.eta_s:.0f} s left"
+        return f"{run.stage}, {run.progress:.0%}{eta}"
+    ended = "" if run.ended_at is None else f" {run.ended_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{run.state.value}{ended}" + (f": {run.error}" if run.error else "")
+
+
+def gate_change(version: AdapterVersion, metric: str, block: str | None = None) -> str:
+    """What the gate saw of a metric, before and after; * marks learned corrections."""
+    gate = version.gate
+    found = gate.get(block) if block else gate.get("held_out") or gate.get("learned")
+    if not found or metric not in found:
+        return "–"
+    before, after = found[metric]
+    mark = "*" if block is None and "held_out" not in gate else ""
+    return f"{before:.1f} → {after:.1f}{mark}"

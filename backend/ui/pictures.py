@@ -1,0 +1,92 @@
+"""What was predicted for a group beside what its annotator made of it, as one picture."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Protocol
+
+from PIL import Image
+
+from backend.errors import NotFoundError
+from backend.learning.correction import Correction
+from backend.learning.derivation import Derivation
+from backend.types import Region, Task
+from calico_model.overlay import contact_sheet, draw_overlay
+from calico_model.types import ImageGroup, PartMask, RegionKind
+
+_MOST_KEPT = 64
+_SIDE_PX, _ROW_PX = 320, 220
+
+
+class GroupSource(Protocol):
+    """Where a task's images come from."""
+
+    def fetch_group(self, task: Task) -> ImageGroup:
+        """Fetches every image of a task; raises MediaError naming the field."""
+
+
+class GroupPictures:
+    """Draws corrected groups, one at a time; the last ones are remembered.
+
+    Args:
+        derivation: knows what was corrected.
+        images: fetches a task's images.
+    """
+
+    def __init__(self, derivation: Derivation, images: GroupSource) -> None:
+        self._derivation, self._images = derivation, images
+        self._lock = threading.Lock()  # guards _kept, and lets one picture be drawn at a time
+        self._kept: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
+
+    def draw(self, project_id: int, task_id: int) -> bytes:
+        """Returns a PNG: predicted regions above, corrected ones below.
+
+        Raises:
+            NotFoundError: nobody corrected such a task.
+            MediaError: its images cannot be fetched.
+            InvalidRleError: a mask cannot be decoded.
+        """
+        found = self._derivation.load(project_id, task_id)
+        if found is None:
+            raise NotFoundError(f"project {project_id} has no corrected task {task_id}")
+        key = (project_id, task_id, found.annotation_id, found.updated_at)
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = self._draw(found)
+                if len(self._kept) > _MOST_KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def _draw(self, found: Correction) -> bytes:
+        group = self._images.fetch_group(found.task)
+        before = [one.before for one in found.outcomes if one.before is not None]
+        after = [one.after for one in found.outcomes if one.after is not None]
+        sheet = contact_sheet(
+            [
+                draw_overlay(group, _parts(regions), min_side=_SIDE_PX)
+                for regions in (before, after)
+            ],
+            titles=(f"predicted by {found.version}", "corrected"),
+            height=_ROW_PX,
+            footer="",
+        )
+        file = io.BytesIO()
+        Image.fromarray(sheet).save(file, format="PNG")
+        return file.getvalue()
+
+
+def _parts(regions: Iterable[Region]) -> list[PartMask]:
+    """Regions as the overlay draws them; equal names have equal colours above and below."""
+    return [
+        PartMask(
+            region.image_index,
+            region.kind or RegionKind.COMMON_PART,
+            region.label or "no name",
+            region.mask,
+        )
+        for region in regions
+    ]

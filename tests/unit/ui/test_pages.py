@@ -1,0 +1,290 @@
+"""The pages: what they show, to whom, and that nothing in them can be made to act for somebody."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.append(str(Path(__file__).parents[1] / "learning"))
+
+from annotated import box, event, results
+from school import PROJECT, TRAINED, School
+
+from backend.learning.schedule import Cause
+from backend.overview import Overview
+from backend.serving.app import close_app, create_app
+from backend.settings import load_settings
+from backend.tables import correction
+from backend.ui.pages import Live, Refreshed, build_pages
+from backend.ui.pictures import GroupPictures
+from calico_model.types import ImageGroup
+
+URL = f"/ui/projects/{PROJECT}"
+AUTH = {"Authorization": "Basic " + base64.b64encode(b"user:word").decode()}
+
+
+class Drawn:
+    """Images as large as the masks of `annotated`."""
+
+    def fetch_group(self, task):
+        images = tuple(np.full((40, 60, 3), 90, np.uint8) for _ in task.image_urls)
+        return ImageGroup(images, tuple(task.image_urls))
+
+
+class NoModel:
+    version = "fake-00000001"
+
+    def predict(self, group):
+        raise AssertionError("a page must not ask the model")
+
+
+@pytest.fixture
+def school(tmp_path):
+    made = School(tmp_path)
+    yield made
+    made.store.close()
+
+
+@pytest.fixture
+def app(tmp_path, school):
+    """A server with credentials and the pages over the school's database."""
+    settings = load_settings(data_dir=tmp_path, basic_auth_user="user", basic_auth_password="word")
+    made = create_app(settings, load=NoModel, images=Drawn())
+    made.register_blueprint(
+        build_pages(
+            Overview(school.store, school.versions),
+            GroupPictures(school.derivation, Drawn()),
+            live=lambda: Live("ready", tasks_waiting=3, changes_waiting=0, trainers=1),
+            refreshed=lambda project: Refreshed("v9", 4, 10, True) if project == PROJECT else None,
+        )
+    )
+    yield made
+    close_app(made)
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+def page(client, url=URL, status=200):
+    answer = client.get(url, headers=AUTH)
+    assert answer.status_code == status, answer.text
+    return answer.text
+
+
+def learn(school, *tasks):
+    """Corrections and a training, so that one more version serves."""
+    school.correct(*tasks)
+    assert school.train() == 1
+    return school.current.id
+
+
+def answered(school, task, version, predicted, left, annotation_id=900):
+    """A task that was predicted and corrected."""
+    body = b'{"score": 0.5, "regions": %s}' % json.dumps(predicted).encode()
+    school.store.keep_prediction(
+        f"k{task}", body, project_id=PROJECT, task_id=task, version=version
+    )
+    school.store.record_events([event(annotation_id, left, task=task)])
+    school.derivation.derive(PROJECT)
+
+
+def token_of(text):
+    return re.search(r'name="token" value="(\w+)"', text)[1]
+
+
+def test_nothing_is_shown_without_credentials(client):
+    for url in ("/ui/", URL, f"{URL}/groups/1.png"):
+        answer = client.get(url)
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Basic")
+    assert client.post(f"{URL}/rollback").status_code == 401
+
+
+def test_a_backend_that_was_never_used_says_what_to_do(client):
+    text = page(client, "/ui/")
+    assert "calico connect" in text
+    assert "ready" in text
+    assert client.get(URL, headers=AUTH).status_code == 404
+
+
+def test_a_project_without_corrections_has_no_curve(client, school):
+    school.press_button()
+    text = page(client)
+    for words in ("Never trained", "Nothing has been learned yet", "No corrected groups"):
+        assert words in text
+    assert "<svg" not in text
+    assert "4 of 10" in " ".join(text.split())
+
+
+def test_versions_stand_with_what_the_gate_saw(client, school):
+    first = learn(school, *TRAINED[:3])
+    second = learn(school, *TRAINED[3:6])
+    school.updater.gain = -9
+    school.correct(*TRAINED[6:9])
+    school.train()
+    text = page(client)
+    for version in (first, second):
+        assert version in text
+    assert "rejected" in text
+    assert re.search(r"\d+\.\d → \d+\.\d\*", text)  # only learned corrections to judge by
+    assert f'value="{first}"' in text  # may be served again
+    assert f'value="{second}"' not in text  # is served
+    assert "project 7" in page(client, "/ui/")
+
+
+def test_the_curve_tells_each_version_before_correction(client, school):
+    lid, rim = ("a", box(10, 10, 30, 40), "lid"), ("b", box(0, 50, 5, 60), "rim")
+    half = ("a", box(10, 10, 30, 25), "lid")
+    answered(school, 11, "base-1", results(half, rim), results(lid))  # IoU 0.5 and 0 of 2
+    answered(school, 12, "later-2", results(lid, rim), results(lid, rim), annotation_id=901)
+    curve = Overview(school.store, school.versions).learning_curve(PROJECT)
+    assert [(one.version, one.tasks, one.iou, one.acceptance, one.edits) for one in curve] == [
+        ("base-1", 1, 0.25, 0.0, 2.0),
+        ("later-2", 1, 1.0, 1.0, 0.0),
+    ]
+    text = page(client)
+    assert 'role="img"' in text
+    assert "went from 25% to 100%" in " ".join(text.split())
+    assert text.index("groups/11.png") < text.index("groups/12.png")  # worst first
+
+
+def test_a_corrected_group_is_a_picture(client, school):
+    drawn = results(("a", box(10, 10, 30, 40), "lid"))
+    answered(school, 11, "base-1", drawn, results(("a", box(5, 10, 30, 40), "<b>lid</b>")))
+    answer = client.get(f"{URL}/groups/11.png", headers=AUTH)
+    assert answer.mimetype == "image/png"
+    picture = Image.open(io.BytesIO(answer.data))
+    assert picture.width > picture.height > 400
+    again = client.get(f"{URL}/groups/11.png", headers=AUTH)
+    assert again.data == answer.data
+    assert client.get(f"{URL}/groups/12.png", headers=AUTH).status_code == 404
+
+
+def test_words_of_others_stay_words(client, school):
+    evil = '<script>alert(1)</script>" onload="x'
+    version = learn(school, *TRAINED[:3])
+    lid = ("a", box(10, 10, 30, 40), "lid")
+    answered(school, 11, evil, results(lid), results(lid))
+    run_id = school.runs.claim(PROJECT, Cause.COUNT)
+    school.runs.report(run_id, stage=evil[:40], progress=0.5, eta_s=20)
+    assert version in page(client)
+    for text in (page(client), page(client, "/ui/")):
+        assert "alert(1)" not in text.replace("&lt;script&gt;alert(1)", "")
+        assert 'onload="x' not in text
+
+
+def test_a_page_lets_no_foreign_script_or_frame_in(client, school):
+    school.press_button()
+    answer = client.get(URL, headers=AUTH)
+    policy = answer.headers["Content-Security-Policy"]
+    nonce = re.search(r"script-src 'nonce-([\w-]+)'", policy)[1]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert answer.text.count(f'nonce="{nonce}"') == 2
+    assert nonce not in client.get(URL, headers=AUTH).headers["Content-Security-Policy"]
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_rolling_back_with_the_button(client, school):
+    first = learn(school, *TRAINED[:3])
+    learn(school, *TRAINED[3:6])
+    form = {"token": token_of(page(client)), "to": first}
+    answer = client.post(f"{URL}/rollback", data=form, headers=AUTH)
+    assert (answer.status_code, answer.headers["Location"]) == (303, URL)
+    assert school.current.id == first
+    assert "rolled back on the page" in page(client)
+    form = {"token": token_of(page(client)), "to": "base"}
+    assert client.post(f"{URL}/rollback", data=form, headers=AUTH).status_code == 303
+    assert school.current is None
+
+
+@pytest.mark.parametrize("token", ["", "0" * 64, "ü"])
+def test_a_form_without_the_pages_token_changes_nothing(client, school, token):
+    first = learn(school, *TRAINED[:3])
+    second = learn(school, *TRAINED[3:6])
+    form = {"token": token, "to": first}
+    answer = client.post(f"{URL}/rollback", data=form, headers=AUTH)
+    assert (answer.status_code, school.current.id) == (409, second)
+    assert "nothing was changed" in answer.text
+
+
+def test_the_form_of_another_site_is_refused_even_with_a_token(client, school):
+    learn(school, *TRAINED[:3])
+    form = {"token": token_of(page(client)), "to": "base"}
+    headers = AUTH | {"Sec-Fetch-Site": "cross-site"}
+    answer = client.post(f"{URL}/rollback", data=form, headers=headers)
+    assert answer.status_code == 400
+    assert school.current is not None
+
+
+def test_a_page_somebody_looked_at_too_long_decides_nothing(client, school):
+    learn(school, *TRAINED[:3])
+    form = {"token": token_of(page(client)), "to": "base"}
+    current = learn(school, *TRAINED[3:6])
+    assert client.post(f"{URL}/rollback", data=form, headers=AUTH).status_code == 409
+    assert school.current.id == current
+
+
+def test_a_version_that_cannot_be_served_is_refused_in_words(client, school):
+    current = learn(school, *TRAINED[:3])
+    form = {"token": token_of(page(client)), "to": "somebody-elses"}
+    answer = client.post(f"{URL}/rollback", data=form, headers=AUTH)
+    assert answer.status_code == 409
+    assert "somebody-elses: expected a published version" in answer.text
+    assert school.current.id == current
+
+
+def test_a_project_of_many_tasks_has_a_page_of_one_size(client, school):
+    lid = ("a", box(10, 10, 30, 40), "lid")
+    answered(school, 11, "v-0", results(lid), results(lid))
+    small = len(page(client))
+    with school.store.read() as connection:
+        row = dict(connection.execute(correction.select()).mappings().one())
+    rows = [
+        row | {"task_id": 1000 + n, "seq": 1000 + n, "version": f"v-{n % 300}", "removed": n % 2}
+        for n in range(20_000)
+    ]
+    school.store.write(lambda c: c.execute(correction.insert(), rows), timeout_s=60)
+    overview = Overview(school.store, school.versions)
+    assert overview.standing(PROJECT).corrections == 20_001
+    assert len(overview.learning_curve(PROJECT)) == 100
+    assert len(overview.worst(PROJECT)) == 6
+    text = page(client)
+    assert text.count("<img") == 6
+    assert len(text) < small + 60_000
+
+
+def test_many_projects_are_listed_in_pages(client, school):
+    for project in range(1, 121):
+        school.press_button(project=project)
+    first, last = page(client, "/ui/"), page(client, "/ui/?page=3")
+    assert (first.count("/ui/projects/"), last.count("/ui/projects/")) == (50, 20)
+    assert "page 3 of 3" in last
+    assert page(client, "/ui/?page=99").count("/ui/projects/") == 20
+    assert page(client, "/ui/?page=x").count("/ui/projects/") == 50
+
+
+def test_a_server_of_its_own_has_the_pages(tmp_path, monkeypatch):
+    """The wiring of `calico serve`."""
+    from backend.overview import Overview
+    from backend.ui.opening import open_pages
+
+    made = create_app(load_settings(data_dir=tmp_path / "own"), load=NoModel, images=Drawn())
+    parts = made.extensions["calico"]
+    other = School(tmp_path)
+    try:
+        made.register_blueprint(open_pages(parts, Overview(parts.store, other.versions), None))
+        assert "No project has sent anything yet" in made.test_client().get("/ui/").text
+    finally:
+        other.store.close()
+        close_app(made)
