@@ -94,6 +94,11 @@ COMMANDS = (
         "Compare the curves of one training process and several.",
     ),
     Command(
+        ("bench", "gate"),
+        "backend.cli.bench_gate:bench_gate",
+        "Show poisoned and good corrections to the gate.",
+    ),
+    Command(
         ("bench", "fuzz"),
         "backend.cli.bench_fuzz:bench_fuzz",
         "Throw broken requests at the backend.",

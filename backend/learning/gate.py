@@ -36,12 +36,15 @@ class Quality:
         miou, recall: strict, in percent.
         groups: how many groups.
         by_label: true name -> (regions found, regions there).
+        overlaps: per group, per true region the largest IoU of a prediction with its name, in
+            [0, 1]; the same places for every version. Empty where nobody measured them.
     """
 
     miou: float
     recall: float
     groups: int
     by_label: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    overlaps: tuple[tuple[float, ...], ...] = ()
 
     @property
     def score(self) -> float:

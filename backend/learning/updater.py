@@ -173,7 +173,8 @@ class OnlineUpdater:
 
     def _score(self, folder: Path | None, examples: Sequence[Example]) -> Quality:
         scores = score_groups(self._predictor.adapters, self._read(folder), examples)
-        return Quality(scores.miou, scores.recall, len(scores.groups), scores.by_label)
+        groups = tuple(one.overlaps for one in scores.groups)
+        return Quality(scores.miou, scores.recall, len(groups), scores.by_label, groups)
 
     def _read(self, folder: Path | None) -> Adapter | None:
         if folder is None:

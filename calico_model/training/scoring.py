@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from calico_model.answering import answer
@@ -32,11 +33,14 @@ class GroupScore:
         key: of the example.
         miou: strict mean IoU in percent over its images and questions.
         recall: percent of true regions found with IoU >= 0.5 and the right name; 100 without any.
+        overlaps: per true region the largest IoU of a prediction with its name, in [0, 1], in an
+            order that depends on the truth alone.
     """
 
     key: str
     miou: float
     recall: float
+    overlaps: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,13 @@ def _group_score(key: str, units: Sequence[Unit]) -> GroupScore:
     for scored in units:
         table.add(scored)
     values = table.values() if units else {"mIoU": 100.0}
-    return GroupScore(key, values["mIoU"], values.get("Recall", 100.0))
+    overlaps = tuple(value for scored in units for value in _overlaps(scored))
+    return GroupScore(key, values["mIoU"], values.get("Recall", 100.0), overlaps)
+
+
+def _overlaps(scored: Unit) -> list[float]:
+    named = np.where(scored.same_label > 0, scored.iou, 0.0)
+    return [float(column.max(initial=0.0)) for column in named.T]
 
 
 def _count_labels(labels: dict[str, tuple[int, int]], scored: Unit) -> None:
