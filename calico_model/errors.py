@@ -6,6 +6,7 @@ CalicoError
 ├── InvalidConfigError      a configuration value out of range or in conflict with another
 ├── InvalidRecordError      a data set file or record that cannot be read; names file and key
 ├── CheckpointError         weights that are missing, truncated, of wrong shape or wrong base
+├── UnclearRequestError     a typed request that names nothing the model can look for
 └── InsufficientMemoryError a model that does not fit the device; said before it is loaded
 """
 
@@ -32,6 +33,10 @@ class InvalidRecordError(CalicoError):
 
 class CheckpointError(CalicoError):
     """Weights are missing, truncated, of the wrong shape or for another base model."""
+
+
+class UnclearRequestError(CalicoError):
+    """A typed request names nothing that can be looked for; says what can be."""
 
 
 class InsufficientMemoryError(CalicoError):

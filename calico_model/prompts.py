@@ -56,6 +56,44 @@ _EMPTY_ANSWERS: dict[RegionKind, str] = {
     RegionKind.UNIQUE_PART: "No part is unique.",
 }
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# What annotators type, beside the names of things; plurals are understood.
+REQUEST_WORDS = _words(
+    "please can could would will you i we want need to me us the a an any segment find show mark "
+    "outline select highlight mask draw detect locate give get look for where is are there"
+)
+PLACE_WORDS = _words(
+    "in on of across here there everywhere all both every each these those this that image "
+    "picture photo group too"
+)
+ASKING_WORDS = _words(
+    "what which how whatever name called label tell do does have has they them between belong "
+    "found one their own by with it its"
+)
+POINTING_WORDS = _words("this that it here box region area")
+NAMING_WORDS = _words("what which name called label tell")
+OBJECT_WORDS = _words("object item thing category")
+PART_WORDS = _words("part component piece")
+SHARED_WORDS = _words("common shared share same alike similar")
+UNIQUE_WORDS = _words(
+    "different difference differ unique distinct distinguish distinguishing differing only alone"
+)
+FIXED_WORDS = frozenset().union(
+    REQUEST_WORDS,
+    PLACE_WORDS,
+    ASKING_WORDS,
+    POINTING_WORDS,
+    OBJECT_WORDS,
+    PART_WORDS,
+    SHARED_WORDS,
+    UNIQUE_WORDS,
+)
+REQUEST_EXAMPLES = '"segment the handles", "what is different?" or "what is this?"'
+
 _PHRASE = re.compile(r"<p>(.*?)</p>((?:\s*\[SEG\](?:\s*\(IMAGE\d+\))?)+)", re.DOTALL)
 _SEGMENT = re.compile(r"\[SEG\](?:\s*\(IMAGE(\d+)\))?")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
