@@ -19,6 +19,8 @@ from torch.nn import functional
 from calico_model.config import CalicoConfig
 from calico_model.modeling.sam_parts import LayerNorm2d
 
+SPOT_RADIUS = 2
+"""Logit cells around the place of a part that is sought."""
 _WIDTHS = (4, 16)  # SAM's mask encoder
 
 

@@ -1,0 +1,156 @@
+"""An outlined region proposed elsewhere, and its like beside it: masks in, named masks out.
+
+Between original pixels and the mechanisms of exemplar.py and repeated.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from calico_model.assist.calling import call_parts
+from calico_model.assist.exemplar import Sighting, find_elsewhere
+from calico_model.assist.repeated import separate
+from calico_model.errors import InvalidMaskError
+from calico_model.features import ImageFeatures
+from calico_model.images import mask_shares, to_mask
+from calico_model.modeling.model import Calico
+from calico_model.tokenizer import Tokenizer
+from calico_model.types import BoolMask, PartMask
+
+SizesHw = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """What one image shows of an outlined part.
+
+    Attributes:
+        image_index: 0-based position in the group.
+        parts: usually one region; several where the outline is one of several alike parts; none
+            if the part is not there.
+        score: chance in [0, 1] that it is there and drawn well.
+    """
+
+    image_index: int
+    parts: tuple[PartMask, ...]
+    score: float
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the image does not show the part."""
+        return not self.parts
+
+
+@torch.inference_mode()
+def transfer(
+    model: Calico,
+    tokenizer: Tokenizer,
+    features: ImageFeatures,
+    sizes_hw: SizesHw,
+    part: PartMask,
+    objects: Sequence[str | None] = (),
+) -> tuple[Proposal, ...]:
+    """Proposes an outlined part on the other images of its group.
+
+    Args:
+        model: in evaluation mode, on the device of the features.
+        tokenizer: of the model and the adapter it wears.
+        features: of the group's images.
+        sizes_hw: (height, width) in pixels of each image.
+        part: the outline; an empty label asks by its looks alone.
+        objects: name of the compared object of each image where known; () for unknown.
+
+    Returns:
+        One entry per other image, in order; the outlined image comes first if it shows further
+        parts of that kind. All regions carry the outline's kind, label and part_id.
+
+    Raises:
+        InvalidMaskError: the outline is empty, too small to be seen, or of another size.
+    """
+    shares = _shares(part.mask, part.image_index, sizes_hw, model)
+    named = None
+    if part.label:
+        named = call_parts(model, tokenizer, features, [part.label], objects)[0]
+    found = find_elsewhere(model, features, part.image_index, shares, named=named)
+    return tuple(_proposal(model, sizes_hw, part, one, objects) for one in found)
+
+
+@torch.inference_mode()
+def other_pieces(
+    model: Calico,
+    tokenizer: Tokenizer,
+    features: ImageFeatures,
+    sizes_hw: SizesHw,
+    image_index: int,
+    label: str,
+    *,
+    approved: Sequence[BoolMask] = (),
+    objects: Sequence[str | None] = (),
+    most: int | None = None,
+) -> tuple[tuple[BoolMask, float], ...]:
+    """Outlines parts of one name one by one, beside those that are outlined already.
+
+    Args:
+        model, tokenizer, features, sizes_hw, objects: as in `transfer`.
+        image_index: which image.
+        label: the parts' name.
+        approved: (H, W) bool, parts of that name that are done.
+        most: how many are wanted; None is all.
+
+    Returns:
+        Mask (H, W) and predicted IoU of each, without overlap; without a mask memory one mask of
+        all of them.
+
+    Raises:
+        InvalidMaskError: an approved mask is empty, too small to be seen, or of another size.
+    """
+    sparse = call_parts(model, tokenizer, features, [label], objects)[0, image_index]
+    done = [_shares(mask, image_index, sizes_hw, model) for mask in approved]
+    pieces = separate(model, features, image_index, sparse[None], approved=done, most=most)
+    side = model.config.image_size
+    return tuple((to_mask(one.logits, sizes_hw[image_index], side), one.iou) for one in pieces)
+
+
+def _proposal(
+    model: Calico,
+    sizes_hw: SizesHw,
+    part: PartMask,
+    found: Sighting,
+    objects: Sequence[str | None],
+) -> Proposal:
+    if found.is_absent and not found.pieces:
+        return Proposal(found.image, (), found.score)
+    owner = objects[found.image] if objects else None
+    drawn: list[Tensor] = [piece.logits for piece in found.pieces] or [found.logits]
+    masks = [to_mask(one, sizes_hw[found.image], model.config.image_size) for one in drawn]
+    regions = tuple(
+        replace(
+            part,
+            image_index=found.image,
+            mask=mask,
+            object_label=owner or part.object_label,
+            score=found.score,
+            evidence=None,
+        )
+        for mask in masks
+        if mask.any()
+    )
+    return Proposal(found.image, regions, found.score)
+
+
+def _shares(mask: BoolMask, image_index: int, sizes_hw: SizesHw, model: Calico) -> Tensor:
+    if not 0 <= image_index < len(sizes_hw):
+        raise InvalidMaskError(f"image_index: expected 0 to {len(sizes_hw) - 1}, got {image_index}")
+    if mask.shape != tuple(sizes_hw[image_index]):
+        raise InvalidMaskError(
+            f"mask: expected the size of image {image_index}, {sizes_hw[image_index]}, "
+            f"got {mask.shape}"
+        )
+    shares = mask_shares(mask, model.config.image_size, model.config.mask_side)
+    if not bool(shares.any()):
+        raise InvalidMaskError(f"mask: expected an outline in image {image_index}, got none")
+    return shares.to(model.mask_decoder.mask_decoder.iou_token.weight.device)

@@ -1,0 +1,239 @@
+"""Trains exemplar prompts and mask memory on a frozen CALICO: one visible loop, resumable.
+
+The data of a step depends on seed and step alone. Only `exemplar.*` and `mask_memory.*` change.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from calico_model.checkpoints import fingerprint, load_model, save_model
+from calico_model.data.pool import ScenePool
+from calico_model.errors import InvalidConfigError
+from calico_model.features import ImageFeatures
+from calico_model.modeling.exemplar_prompt import prototypes
+from calico_model.modeling.losses import (
+    DICE_WEIGHT,
+    PIXEL_WEIGHT,
+    dice_loss,
+    hard_iou,
+    pixel_loss,
+)
+from calico_model.modeling.model import ADD_ONS, Calico
+from calico_model.training.assist_batches import (
+    ExemplarBatch,
+    MemoryBatch,
+    draw_exemplars,
+    draw_memories,
+)
+from calico_model.training.assist_lessons import LessonFolder
+from calico_model.training.assist_recipe import AssistRecipe
+from calico_model.training.curves import CurveLog
+from calico_model.training.tuning_state import Position, StateFolder
+
+_LOG_EVERY = 10
+
+
+@dataclass(frozen=True)
+class AssistProgress:
+    """Where training is.
+
+    Attributes:
+        stage: "encoding" or "training".
+        step: chunks or steps done.
+        total: of all.
+        terms: latest averaged losses and metrics.
+    """
+
+    stage: str
+    step: int
+    total: int
+    terms: dict[str, float] = field(default_factory=dict)
+
+
+def train_assist(
+    recipe: AssistRecipe,
+    weights: Path,
+    pool: Path,
+    out: Path,
+    *,
+    on_progress: Callable[[AssistProgress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Adds trained add-ons to a model folder.
+
+    Args:
+        recipe: what to do; the same recipe and folders resume an interrupted run.
+        weights: model folder; add-ons it has are trained afresh.
+        pool: rendered scenes (see `pool.fill_pool`).
+        out: gets `lessons/`, `state/`, `curve.csv`, `curve.png` and, when done, `model/`: a copy
+            of `weights` with the add-ons.
+        on_progress: called after each chunk and every few steps.
+        stop: asked every step; True saves the state and returns.
+
+    Returns:
+        The new model folder.
+
+    Raises:
+        CheckpointError: broken weights or state.
+        InvalidConfigError: the run in `out` was started with another recipe or other weights.
+        InvalidRecordError: no scenes.
+    """
+    model, tokenizer = load_model(weights)
+    torch.manual_seed(recipe.seed)
+    model.add_on(ADD_ONS)
+    scenes = ScenePool(pool)
+    lessons = LessonFolder(out / "lessons", model, tokenizer, scenes, seed=recipe.seed)
+    lessons.fill(
+        recipe.chunks, lambda done: on_progress(AssistProgress("encoding", done, recipe.chunks))
+    )
+    run = _Run(model, recipe, lessons, out, base=fingerprint(weights))
+    run.resume()
+    if run.train(on_progress, stop):
+        shutil.rmtree(out / "model", ignore_errors=True)
+        shutil.copytree(weights, out / "model")
+        save_model(model, tokenizer, out / "model", dtype=torch.bfloat16)
+    return out / "model"
+
+
+class AssistObjective(nn.Module):
+    """The add-ons behind a frozen decoder; forward returns the total loss and its terms."""
+
+    def __init__(self, model: Calico, recipe: AssistRecipe) -> None:
+        super().__init__()
+        assert model.exemplar is not None
+        assert model.mask_memory is not None
+        self.exemplar, self.memory = model.exemplar, model.mask_memory
+        self._decoder = (model.mask_decoder,)  # in a tuple: not a part of this module
+        self._recipe = recipe
+
+    def forward(
+        self, features: ImageFeatures, exemplars: ExemplarBatch, memories: MemoryBatch, seed: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Runs one step; terms are detached."""
+        (decoder,) = self._decoder
+        none = decoder.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        wanted = prototypes(features, exemplars.source, exemplars.shares)
+        sparse, added, presence = self.exemplar(features, exemplars.image, wanted)
+        generator = torch.Generator().manual_seed(seed)
+        kept = torch.rand(len(sparse), generator=generator) >= self._recipe.sparse_dropout
+        sparse = sparse * kept[:, None, None].to(sparse)
+        found, _ = decoder(features.mask, exemplars.image, sparse, none + added)
+        remembered, _ = decoder(
+            features.mask,
+            memories.image,
+            memories.sparse[:, None],
+            none + self.memory(memories.history),
+        )
+        is_there = exemplars.is_there
+        terms = {
+            "exemplar": _mask_loss(found[is_there, 0], exemplars.target[is_there]),
+            "presence": functional.binary_cross_entropy_with_logits(presence, is_there.float()),
+            "memory": _mask_loss(remembered[:, 0], memories.target),
+        }
+        if not bool(is_there.all()):
+            absent = pixel_loss(found[~is_there, 0], exemplars.target[~is_there]).mean()
+            terms["absent"] = self._recipe.absent_weight * PIXEL_WEIGHT * absent
+        total = torch.stack(list(terms.values())).sum()
+        shown = {name: term.detach() for name, term in terms.items()}
+        shown["exemplar_iou"] = hard_iou(found[is_there, 0], exemplars.target[is_there]).mean()
+        shown["memory_iou"] = hard_iou(remembered[:, 0], memories.target).mean()
+        shown["presence_right"] = ((presence > 0) == is_there).float().mean()
+        return total, shown
+
+
+def _mask_loss(logits: Tensor, target: Tensor) -> Tensor:
+    pixel, dice = pixel_loss(logits, target).mean(), dice_loss(logits, target).mean()
+    return PIXEL_WEIGHT * pixel + DICE_WEIGHT * dice
+
+
+class _Run:
+    """One training: add-ons, optimiser and counters."""
+
+    def __init__(
+        self, model: Calico, recipe: AssistRecipe, lessons: LessonFolder, out: Path, *, base: str
+    ) -> None:
+        self._recipe, self._lessons, self._out = recipe, lessons, out
+        self._side = model.config.mask_side
+        self._objective = AssistObjective(model, recipe)
+        self._named = dict(self._objective.named_parameters())
+        for parameter in self._named.values():
+            parameter.requires_grad_(True)
+        self._optimizer = torch.optim.AdamW(
+            list(self._named.values()), lr=1e-3, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
+        )
+        self._state = StateFolder(out / "state", recipe.lasting() | {"weights": base})
+        self._step = 0
+
+    def resume(self) -> None:
+        """Continues from the newest state, if there is one."""
+        found = self._state.load()
+        if found is not None:
+            position, tensors = found
+            self._step = position.step
+            with torch.no_grad():
+                for name, parameter in self._named.items():
+                    parameter.copy_(tensors[name])
+            self._optimizer.load_state_dict(
+                self._optimizer.state_dict()
+                | {"state": dict(enumerate(_moments(tensors, name) for name in self._named))}
+            )
+        self._curve = CurveLog(self._out / "curve.csv", resume_step=self._step)
+
+    def train(
+        self, on_progress: Callable[[AssistProgress], None], stop: Callable[[], bool]
+    ) -> bool:
+        """Runs the rest; returns False when it was asked to stop before the end."""
+        history: list[dict[str, float]] = []
+        total = self._recipe.steps
+        while self._step < total and not stop():
+            history.append(self._update())
+            self._step += 1
+            if self._step % _LOG_EVERY == 0 or self._step == total:
+                names = dict.fromkeys(name for terms in history for name in terms)
+                shown = {n: float(np.mean([t[n] for t in history if n in t])) for n in names}
+                history.clear()
+                self._curve.add(self._step, "assist", shown)
+                on_progress(AssistProgress("training", self._step, total, shown))
+            if self._step % self._recipe.checkpoint_every == 0:
+                self._save()
+        self._save()
+        return self._step == total
+
+    def _update(self) -> dict[str, float]:
+        rng = np.random.default_rng((self._recipe.seed, 1, self._step))
+        lessons = self._lessons.read(int(rng.integers(self._recipe.chunks)))
+        exemplars = draw_exemplars(lessons, rng, self._recipe.exemplars, self._side)
+        memories = draw_memories(lessons, rng, self._recipe.memories, self._side)
+        if not len(exemplars.image) or not len(memories.image):
+            raise InvalidConfigError("pool: expected scenes that share parts, found none")
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._recipe.rate_at(self._step)
+        loss, terms = self._objective(lessons.features, exemplars, memories, self._step)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._named.values(), self._recipe.clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return {name: float(term) for name, term in terms.items()} | {"gradient": float(norm)}
+
+    def _save(self) -> None:
+        tensors = {name: p.detach().contiguous() for name, p in self._named.items()}
+        kept = self._optimizer.state_dict()["state"]
+        for index, name in enumerate(self._named):
+            for key, value in kept.get(index, {}).items():
+                tensors[f"{key}.{name}"] = value.contiguous()
+        self._state.save(Position(self._step), tensors)
+        self._curve.plot(self._out / "curve.png")
+
+
+def _moments(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    keys = ("step", "exp_avg", "exp_avg_sq")
+    return {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}
