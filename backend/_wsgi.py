@@ -32,6 +32,7 @@ from backend.serving.studio import connect_client
 from backend.settings import Settings, load_settings
 from backend.status_routes import build_status_routes
 from backend.store import Store, open_store
+from backend.ui.opening import open_pages
 from backend.versions import Versions
 
 _WATCH = "calico.watch"
@@ -139,6 +140,9 @@ def _create_watched(settings: Settings) -> Flask:
     if client is not None:
         app.extensions[_WATCH] = build_watch(parts.store, parts.metrics, client)
         app.extensions[_WATCH].start()
+    app.register_blueprint(open_pages(parts, overview, client))
+    if parts.refresher is not None:
+        parts.refresher.start()
     return app
 
 

@@ -110,6 +110,11 @@ class Settings(BaseSettings):
     trainer_nice: int = Field(
         15, ge=0, le=19, description="How far the trainer gives way to everything else."
     )
+    refresh: bool = Field(
+        True,
+        description="Predict tasks nobody has begun again with every new version, and order them "
+        "by its scores; needs Label Studio's token.",
+    )
     start_from_project: int | None = Field(
         None, description="Project whose version new projects begin with; the base if unset."
     )

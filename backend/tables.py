@@ -155,6 +155,17 @@ prediction = Table(
     Index("prediction_by_age", "created_at_us"),
 )
 
+# How a task's images look: float32, of the encoder of one base.
+descriptor = Table(
+    "descriptor",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("task_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("base", String(200), nullable=False),
+    Column("vector", LargeBinary, nullable=False),
+    Column("kept_at_us", BigInteger, nullable=False),
+)
+
 # What an annotation started from, kept with it: Label Studio and `prediction` may forget it.
 starting_point = Table(
     "starting_point",

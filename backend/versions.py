@@ -113,6 +113,12 @@ class Versions:
         with self.store.read() as connection:
             return connection.execute(query.limit(1)).first() is not None
 
+    def projects(self) -> tuple[int, ...]:
+        """Projects that serve a version of their own."""
+        query = select(adapter.c.project_id).where(adapter.c.status == VersionStatus.CURRENT.value)
+        with self.store.read() as connection:
+            return tuple(sorted(connection.execute(query).scalars()))
+
     def find(self, version_id: str) -> AdapterVersion | None:
         """One version, or None."""
         with self.store.read() as connection:

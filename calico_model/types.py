@@ -16,6 +16,7 @@ from calico_model.errors import InvalidImageError, InvalidMaskError
 
 RgbImage = NDArray[np.uint8]
 BoolMask = NDArray[np.bool_]
+Vector = NDArray[np.float32]
 
 MAX_GROUP_SIZE = 8
 

@@ -5,7 +5,7 @@ Owns one HTTP client (shared between threads) and the token. Does not decide any
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -172,14 +172,37 @@ class LabelStudioClient:
         stored = _object(self._send("GET", f"/api/import/file-upload/{upload_id}"))
         return f"/data/{stored.get('file')}"
 
-    def create_prediction(self, task_id: int, result: bytes, *, score: float, version: str) -> int:
-        """Stores a prediction for a task; `result` is a JSON list. Returns its id."""
-        body = {
+    def create_prediction(
+        self,
+        task_id: int,
+        result: bytes,
+        *,
+        score: float,
+        version: str,
+        cluster: int | None = None,
+        neighbors: Sequence[int] = (),
+    ) -> int:
+        """Stores a prediction for a task.
+
+        Args:
+            task_id: whose.
+            result: JSON list of results.
+            score: uncertainty sampling shows the lowest first.
+            version: stamped on it.
+            cluster: uncertainty sampling takes from the least solved cluster; None leaves it out.
+            neighbors: ids of the tasks that look most like it.
+
+        Returns:
+            Its id.
+        """
+        body: JsonObject = {
             "task": task_id,
             "result": msgspec.Raw(result),
             "score": score,
             "model_version": version,
         }
+        if cluster is not None:
+            body |= {"cluster": cluster, "neighbors": list(neighbors)}
         content = msgspec.json.encode(body)
         answer = self._send("POST", "/api/predictions/", content=content)
         return _convert(_object(answer).get("id"), int)

@@ -6,10 +6,12 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
+from calico_model.assist.confidence import Calibration, read_calibration
+from calico_model.assist.diversity import describe
 from calico_model.modeling.adapter import Adapter, read_adapter
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.predictor import Predictor
-from calico_model.types import GroupPrediction, ImageGroup
+from calico_model.types import GroupPrediction, ImageGroup, Vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,10 @@ class BasePredictor:
         """Answers with the bare base."""
         return self.model.predict(group)
 
+    def describe(self, group: ImageGroup) -> Vector:
+        """How a group looks, whatever the adapter; from cached features where there are any."""
+        return describe(self.model.encode(group))
+
     def with_adapter(self, version: str, folder: Path) -> AdaptedPredictor:
         """Reads an adapter.
 
@@ -41,7 +47,7 @@ class BasePredictor:
         """
         adapter = read_adapter(self.model.adapters.model, folder, base=self.fingerprint)
         self.model.adapters.check(adapter)
-        found = AdaptedPredictor(self.model, version, adapter)
+        found = AdaptedPredictor(self.model, version, adapter, read_calibration(folder))
         # The set must not hold adapters that nobody answers with any more.
         weakref.finalize(found, _forget, self.model.adapters, version, adapter)
         return found
@@ -49,18 +55,27 @@ class BasePredictor:
 
 @dataclass(frozen=True, eq=False)
 class AdaptedPredictor:
-    """One version; holds its adapter for as long as anybody answers with it."""
+    """One version, with its project's calibration.
+
+    It holds the adapter for as long as anybody answers with it.
+    """
 
     model: Predictor
     version: str
     adapter: Adapter
+    calibration: Calibration
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
         """Answers with this version, whatever else the model is asked meanwhile."""
         adapters = self.model.adapters
         if adapters.get(self.version) is not self.adapter:
             adapters.add(self.version, self.adapter)
-        return self.model.predict(group, adapter=self.version)
+        found = self.model.predict(group, adapter=self.version)
+        return self.calibration.apply(found)
+
+    def describe(self, group: ImageGroup) -> Vector:
+        """How a group looks, as the base says it: encoders are frozen."""
+        return describe(self.model.encode(group))
 
 
 def _forget(adapters: AdapterSet, version: str, adapter: Adapter) -> None:

@@ -15,6 +15,7 @@ import calico_model
 from backend.errors import RequestError
 from backend.label_studio.client import LabelStudioClient
 from backend.serving.auth import Credentials
+from backend.serving.descriptors import Descriptors
 from backend.serving.failures import answer_failures
 from backend.serving.late import LateSender
 from backend.serving.lines import AdapterLines
@@ -22,9 +23,15 @@ from backend.serving.logs import new_request_id, request_id
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost, Predictor
 from backend.serving.prediction import GroupSource, PredictionService
+from backend.serving.refreshing import Refresher
 from backend.serving.rendering import code_version, render_regions
 from backend.serving.routes import build_routes
-from backend.serving.studio import connect_client, image_source, prediction_sender
+from backend.serving.studio import (
+    StudioTasks,
+    connect_client,
+    image_source,
+    prediction_sender,
+)
 from backend.settings import Settings
 from backend.store import Store, open_store
 from backend.versions import Versions
@@ -48,6 +55,7 @@ class Parts:
     host: ModelHost
     service: PredictionService
     sender: LateSender | None
+    refresher: Refresher | None
 
     def stop_waiting(self) -> None:
         """Answers whoever waits for the model, because the process is about to stop."""
@@ -55,6 +63,8 @@ class Parts:
 
     def close(self) -> None:
         """Stops every thread and closes the database."""
+        if self.refresher is not None:
+            self.refresher.close()
         self.service.close()
         if self.sender is not None:
             self.sender.close()
@@ -178,9 +188,35 @@ def build_parts(
             start_from=settings.start_from_project,
         ),
     )
+    refresher = build_refresher(settings, store, host, service, client)
     metrics.watch("calico_queue_depth", "Tasks that wait.", lambda: service.waiting)
     metrics.watch("calico_journal_depth", "Changes that wait.", lambda: store.waiting)
-    return Parts(settings, store, metrics, host, service, sender)
+    return Parts(settings, store, metrics, host, service, sender, refresher)
+
+
+def build_refresher(
+    settings: Settings,
+    store: Store,
+    host: ModelHost,
+    service: PredictionService,
+    client: LabelStudioClient | None,
+) -> Refresher | None:
+    """Returns what predicts again after a promotion, not started yet; None if nobody wants it."""
+    if client is None or not settings.refresh:
+        return None
+    user, password = settings.basic_auth_user, settings.basic_auth_password
+    credentials = None if user is None or password is None else (user, password.get_secret_value())
+
+    def titles() -> frozenset[str]:
+        return frozenset(store.versions()) | ({host.version} if host.version else set())
+
+    return Refresher(
+        lambda: Versions(store, settings.adapters_dir).projects(),
+        service,
+        StudioTasks(client, credentials, titles),
+        Descriptors(store),
+        base=lambda: host.version,
+    )
 
 
 def _watch_requests(app: Flask, metrics: Metrics, credentials: Credentials | None) -> None:

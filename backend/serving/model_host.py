@@ -11,11 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from backend.errors import NotReadyError
 from calico_model.errors import CalicoError
-from calico_model.types import GroupPrediction, ImageGroup
+from calico_model.types import GroupPrediction, ImageGroup, Vector
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +29,14 @@ class Predictor(Protocol):
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
         """Looks at one group; threads may call it at once."""
+
+
+@runtime_checkable
+class DescribingPredictor(Predictor, Protocol):
+    """A model that can tell how a group looks."""
+
+    def describe(self, group: ImageGroup) -> Vector:
+        """A vector of length 1; alike groups have alike vectors."""
 
 
 class ModelState(StrEnum):

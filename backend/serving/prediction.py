@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -28,19 +29,20 @@ from backend.errors import (
 from backend.serving.job_queue import JobQueue
 from backend.serving.lines import AdapterLines
 from backend.serving.metrics import Metrics
-from backend.serving.model_host import ModelHost, Predictor
+from backend.serving.model_host import DescribingPredictor, ModelHost, Predictor
 from backend.serving.prompting import select_prompted
 from backend.serving.recent import RecentPredictions
 from backend.store import Store
 from backend.types import LabelSchema, PredictRequest, Prompt, Task
 from backend.versions import AdapterVersion
 from calico_model.errors import CalicoError
-from calico_model.types import GroupPrediction, ImageGroup
+from calico_model.types import GroupPrediction, ImageGroup, Vector
 
 _log = logging.getLogger(__name__)
 
 # A host that comes back, or a setting that is put right, makes these images usable.
 _MAY_PASS = (MediaUnavailableError, ForbiddenAddressError)
+_LONGEST_AHEAD_S = 3600.0
 
 
 class GroupSource(Protocol):
@@ -57,6 +59,7 @@ class Work:
     Attributes:
         task, schema, prompts, is_interactive: as requested.
         version: which adapter answers, decided when the request came; None for the base.
+        wants_look: whether the answer should say how the group looks.
     """
 
     task: Task
@@ -64,6 +67,7 @@ class Work:
     prompts: tuple[Prompt, ...] = ()
     is_interactive: bool = False
     version: AdapterVersion | None = None
+    wants_look: bool = False
 
     @property
     def key(self) -> Hashable:
@@ -105,12 +109,14 @@ class Answer:
         score: confidence in [0, 1].
         version: the weights that were asked, or None when none were.
         problem: why there are no regions, or None.
+        look: how the group looks, if that was asked and the model can tell.
     """
 
     regions: bytes
     score: float
     version: str | None
     problem: Problem | None = None
+    look: Vector | None = None
 
 
 Render = Callable[[GroupPrediction, Work, ImageGroup], tuple[bytes, float]]
@@ -167,6 +173,7 @@ class PredictionService:
         self._seats = threading.BoundedSemaphore(seats)
         self._model_lock = threading.Lock()
         self._recent = RecentPredictions(max_bytes=256 * 1024 * 1024)
+        self._asked_s = -math.inf
         self._queue: JobQueue[Work, Answer] = JobQueue(
             self._answer, on_late=self._send_later, capacity=capacity
         )
@@ -175,6 +182,11 @@ class PredictionService:
     def waiting(self) -> int:
         """Tasks that wait for the model."""
         return self._queue.waiting
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since anybody asked for a prediction, 0 while tasks wait."""
+        return 0.0 if self._queue.waiting else time.monotonic() - self._asked_s
 
     def current(self, project_id: int | None) -> AdapterVersion | None:
         """Reads which version answers a project now; None for the base."""
@@ -204,7 +216,7 @@ class PredictionService:
             NotReadyError: the weights cannot be used.
             BusyError: the service is closed.
         """
-        began = time.monotonic()
+        began = self._asked_s = time.monotonic()
         self._host.check()
         works = [
             Work(task, request.schema, request.prompts, request.is_interactive, version)
@@ -229,6 +241,24 @@ class PredictionService:
         )
         self._count("not_yet", sum(answer is None for answer in answers))
         return answers
+
+    def predict_ahead(
+        self, task: Task, schema: LabelSchema, version: AdapterVersion | None
+    ) -> Answer | None:
+        """Predicts one task that nobody waits for, behind everything else.
+
+        Returns:
+            The answer, or None if there was no place or the service closed.
+
+        Raises:
+            NotReadyError: the weights cannot be used.
+            BusyError: the service is closed.
+        """
+        self._host.wait()
+        work = Work(task, schema, version=version, wants_look=True)
+        jobs = self._queue.submit([(work.key, work)], is_urgent=False)
+        (answer,) = self._queue.collect(jobs, deadline=time.monotonic() + _LONGEST_AHEAD_S)
+        return answer
 
     def close(self) -> None:
         """Answers "not yet" to everybody who waits and stops the workers."""
@@ -261,7 +291,8 @@ class PredictionService:
         key = answer_key(work, content, version=predictor.version, code=self._code)
         if not work.is_interactive and (kept := self._find(key)) is not None:
             self._count("cached")
-            return Answer(bytes(kept.regions), kept.score, predictor.version)
+            look = self._see(work, group, predictor)
+            return Answer(bytes(kept.regions), kept.score, predictor.version, look=look)
         prediction = self._recent.get((content, predictor.version))
         if prediction is None:
             with self._model_lock, self._metrics.stage("model"):
@@ -280,7 +311,15 @@ class PredictionService:
                 version=prediction.version,
             )
         self._count("predicted")
-        return Answer(regions, score, prediction.version)
+        look = self._see(work, group, predictor)
+        return Answer(regions, score, prediction.version, look=look)
+
+    def _see(self, work: Work, group: ImageGroup, predictor: Predictor) -> Vector | None:
+        """How a group looks, where somebody wants to know and the model can tell."""
+        if not work.wants_look or not isinstance(predictor, DescribingPredictor):
+            return None
+        with self._model_lock:
+            return predictor.describe(group)
 
     def _find(self, key: str) -> _Kept | None:
         try:

@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.download import MediaLimits
+from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
+from backend.label_studio.untouched import show_version, untouched_tasks
 from backend.serving.prediction import Answer
+from backend.serving.refreshing import Pending, Place
 from backend.settings import Settings
 from backend.types import Task
 
@@ -46,3 +49,55 @@ def prediction_sender(client: LabelStudioClient) -> Callable[[Task, Answer], Non
             )
 
     return send
+
+
+class StudioTasks:
+    """Label Studio's tasks that wait for a prediction; see `refreshing.Studio`.
+
+    Args:
+        client: its API.
+        credentials: user name and password it sends to this backend, or None.
+        titles: what this backend may have been called in Label Studio before.
+    """
+
+    def __init__(
+        self,
+        client: LabelStudioClient,
+        credentials: tuple[str, str] | None,
+        titles: Callable[[], frozenset[str]],
+    ) -> None:
+        self._client, self._credentials, self._titles = client, credentials, titles
+
+    def pending(self, project_id: int, version: str, after: int) -> Pending:
+        """The next tasks nobody has begun and this version has not predicted."""
+        schema = parse_label_config(self._client.project(project_id).label_config)
+        page = untouched_tasks(self._client, project_id, schema, version=version, after=after)
+        return Pending(page.tasks, schema, page.total)
+
+    def is_pending(self, project_id: int, version: str, task_id: int) -> bool:
+        """Whether that still holds for one task."""
+        schema = parse_label_config(self._client.project(project_id).label_config)
+        page = untouched_tasks(self._client, project_id, schema, version=version, only=task_id)
+        return bool(page.tasks)
+
+    def push(self, task: Task, answer: Answer, place: Place) -> None:
+        """Stores a prediction."""
+        if task.id is not None:
+            self._client.create_prediction(
+                task.id,
+                answer.regions,
+                score=answer.score,
+                version=answer.version or "",
+                cluster=place.cluster,
+                neighbors=place.neighbors,
+            )
+
+    def show(self, project_id: int, version: str) -> bool:
+        """Makes the order of tasks follow the scores of a version; whether it does."""
+        return show_version(
+            self._client,
+            project_id,
+            version,
+            ours=self._titles(),
+            credentials=self._credentials,
+        )

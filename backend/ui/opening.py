@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from flask import Blueprint
 
 from backend.label_studio.client import LabelStudioClient
@@ -11,7 +13,7 @@ from backend.learning.repository import CorrectionRepository
 from backend.overview import Overview
 from backend.serving.app import Parts
 from backend.serving.studio import image_source
-from backend.ui.pages import Live, build_pages
+from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures
 
 
@@ -34,5 +36,9 @@ def open_pages(parts: Parts, overview: Overview, client: LabelStudioClient | Non
             trainers=len(present_trainers(parts.store)),
         )
 
+    def refreshed(project_id: int) -> Refreshed | None:
+        found = None if parts.refresher is None else parts.refresher.status(project_id)
+        return None if found is None else Refreshed(**asdict(found))
+
     pictures = GroupPictures(derivation, image_source(parts.settings, client))
-    return build_pages(overview, pictures, live=live)
+    return build_pages(overview, pictures, live=live, refreshed=refreshed)
