@@ -1,13 +1,15 @@
 """Publication: an adapter becomes a version, whole or not at all.
 
 Stage -> fsync -> rename -> one transaction. A folder without a row is an orphan of a crash and is
-swept at start; a row never names a folder that was not on the disk before.
+swept; a row never names a folder that was not on the disk before. Of every project the files of
+the current version, of a candidate and of the 10 newest retired versions are kept; rows stay.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from calico_model.staging import sync
 
 _INCOMING = ".incoming"
 _KEPT = 10  # retired versions of a project whose files are kept
+_ORPHAN_S = 3600.0
 _TIMEOUT_S = 30.0
 
 
@@ -206,13 +209,21 @@ class Publisher:
     def sweep(self) -> int:
         """Removes what crashes left and files nobody needs; returns how many folders went.
 
-        Call it while no run of this folder is under way.
+        What no row names may be about to be registered by another trainer: it goes once it is an
+        hour old. Safe at any time.
         """
         root = self._versions.folder
-        shutil.rmtree(root / _INCOMING, ignore_errors=True)
-        needed = {version.uri for version in _with_files(self._versions.all())}
-        places = [path for path in root.glob("*/*") if path.is_dir()]
-        gone = [path for path in places if path.relative_to(root).as_posix() not in needed]
+        found = list((root / _INCOMING).glob("*"))
+        # Before the rows: a folder that gets its row in between must not look like an orphan.
+        found += [path for path in root.glob("*/*") if path.parent.name != _INCOMING]
+        rows = self._versions.all()
+        kept = {version.uri for version in _with_files(rows)}
+        known = {version.uri for version in rows}
+        gone = []
+        for path in found:
+            uri = path.relative_to(root).as_posix()
+            if uri not in kept and (uri in known or _is_old(path)):
+                gone.append(path)
         for path in gone:
             shutil.rmtree(path, ignore_errors=True)
         return len(gone)
@@ -246,9 +257,12 @@ def roll_back(versions: Versions, project_id: int, *, to: str | None, reason: st
         retired = _set_status(connection, VersionStatus.RETIRED, mine, is_current, reason=reason)
         if retired != (() if current is None else (current.id,)):
             raise VersionError(f"project {project_id}: its version changed meanwhile; try again")
-        if wanted is not None:
-            is_retired = adapter.c.status == VersionStatus.RETIRED.value
-            _set_status(connection, VersionStatus.CURRENT, adapter.c.id == wanted.id, is_retired)
+        if wanted is None:
+            return
+        is_retired = adapter.c.status == VersionStatus.RETIRED.value
+        mine = adapter.c.id == wanted.id
+        if not _set_status(connection, VersionStatus.CURRENT, mine, is_retired):
+            raise VersionError(f"{wanted.id}: was taken out of service meanwhile; try again")
 
     versions.store.write(swap, timeout_s=_TIMEOUT_S)
     return None if wanted is None else wanted.id
@@ -256,6 +270,8 @@ def roll_back(versions: Versions, project_id: int, *, to: str | None, reason: st
 
 def quarantine(versions: Versions, version: AdapterVersion, *, reason: str) -> str | None:
     """Takes a damaged current version out of service, for its nearest undamaged ancestor.
+
+    A version that is no longer current is left as it is.
 
     Returns:
         The version served now, None for the base.
@@ -265,12 +281,14 @@ def quarantine(versions: Versions, version: AdapterVersion, *, reason: str) -> s
     def swap(connection: Connection) -> None:
         is_current = adapter.c.status == VersionStatus.CURRENT.value
         mine = adapter.c.id == version.id
-        _set_status(connection, VersionStatus.QUARANTINED, mine, is_current, reason=reason)
-        if heir is not None:
-            _set_status(connection, VersionStatus.CURRENT, adapter.c.id == heir.id)
+        gone = _set_status(connection, VersionStatus.QUARANTINED, mine, is_current, reason=reason)
+        if heir is not None and gone:
+            is_retired = adapter.c.status == VersionStatus.RETIRED.value
+            _set_status(connection, VersionStatus.CURRENT, adapter.c.id == heir.id, is_retired)
 
     versions.store.write(swap, timeout_s=_TIMEOUT_S)
-    return None if heir is None else heir.id
+    served = versions.current(version.project_id)
+    return None if served is None else served.id
 
 
 def _earlier(
@@ -323,6 +341,13 @@ def _with_files(found: tuple[AdapterVersion, ...]) -> list[AdapterVersion]:
         if version.status is not VersionStatus.REJECTED:
             kept.append(version)
     return kept
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _ORPHAN_S
+    except FileNotFoundError:
+        return False
 
 
 def _set_status(

@@ -72,6 +72,23 @@ class _Voice:
     event: Event
 
 
+@dataclass(frozen=True)
+class _Heads:
+    """The newest states of a task's annotations, deleted ones included."""
+
+    all: tuple[LiveHead, ...]
+
+    @property
+    def live(self) -> tuple[LiveHead, ...]:
+        """Those that are still there."""
+        return tuple(head for head in self.all if not head.is_deleted)
+
+    @property
+    def seq(self) -> int:
+        """Place of the last news: a deletion may bring an older annotation to count again."""
+        return max(head.seq for head in self.all)
+
+
 class Derivation:
     """Keeps the corrections of a store up to date.
 
@@ -99,12 +116,13 @@ class Derivation:
             StoreError: the database cannot be read or written.
             BusyError: the database is too slow; what is done stays done.
         """
-        tasks = self._live_tasks(project_id)
+        # Read first: what somebody else derives meanwhile must not look as if it had no annotation.
         known = self._repository.states(project_id)
+        tasks = self._live_tasks(project_id)
         news = {
             task_id: heads
             for task_id, heads in tasks.items()
-            if known.get(task_id) != state_of(heads)
+            if known.get(task_id) != state_of(heads.live)
         }
         waiting = 0
         for done, (task_id, heads) in enumerate(news.items(), start=1):
@@ -147,23 +165,22 @@ class Derivation:
         heads = self._live_tasks(project_id, task_id).get(task_id)
         return None if heads is None else self._look(project_id, task_id, heads)[1]
 
-    def _live_tasks(
-        self, project_id: int, only: int | None = None
-    ) -> Mapping[int, tuple[LiveHead, ...]]:
-        """Annotations that are still there, by task."""
+    def _live_tasks(self, project_id: int, only: int | None = None) -> Mapping[int, _Heads]:
+        """Tasks with annotations that are still there."""
         gone = self._repository.deleted_tasks(project_id)
         tasks: dict[int, list[LiveHead]] = {}
         for head in self._repository.heads(project_id, task_id=only):
-            if head.task_id is not None and not head.is_deleted and head.task_id not in gone:
+            if head.task_id is not None and head.task_id not in gone:
                 tasks.setdefault(head.task_id, []).append(head)
-        return {task_id: tuple(heads) for task_id, heads in tasks.items()}
+        found = {task_id: _Heads(tuple(heads)) for task_id, heads in tasks.items()}
+        return {task_id: heads for task_id, heads in found.items() if heads.live}
 
     def _look(
-        self, project_id: int, task_id: int, heads: Sequence[LiveHead]
+        self, project_id: int, task_id: int, heads: _Heads
     ) -> tuple[TaskRow, Correction | None]:
-        state, seq = state_of(heads), max(head.seq for head in heads)
+        state, seq = state_of(heads.live), heads.seq
         try:
-            voices = {voice.annotation.id: voice for voice in self._read(heads)}
+            voices = {voice.annotation.id: voice for voice in self._read(heads.live)}
             annotations = [voice.annotation for voice in voices.values()]
             chosen = choose(annotations)
             if chosen is None:

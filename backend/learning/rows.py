@@ -71,7 +71,7 @@ class TaskRow:
     Attributes:
         task_id: Label Studio's id.
         state: `state_of` the heads it was derived from.
-        seq: place in the journal of the newest of them.
+        seq: place in the journal of the task's newest event, deletions of annotations included.
         standing: whether it was corrected, only skipped, or cannot be read.
         problem: why it cannot be read, or None.
         annotation_id: the annotation that counts, or None.

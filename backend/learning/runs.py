@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.exc import IntegrityError
 
-from backend.clock import from_us, now_us
+from backend.clock import from_us, now_us, to_us
 from backend.errors import LeaseLostError
 from backend.learning.owner import is_gone, owner_name
 from backend.learning.schedule import Cause, PastRun, RunState
@@ -138,21 +138,36 @@ class RunRepository:
                 for state, began_us, ended_us, seq in connection.execute(query)
             )
 
+    def running(self) -> tuple[TrainingRun, ...]:
+        """Runs that have not ended, of all projects."""
+        query = select(training_run).where(training_run.c.state == RunState.RUNNING.value)
+        with self.store.read() as connection:
+            return tuple(_run(row) for row in connection.execute(query).mappings())
+
     def abandon_dead(self) -> int:
         """Ends runs whose trainer is gone or has not been heard of; returns how many."""
-        running = [run for run in self.runs(limit=1000) if run.state is RunState.RUNNING]
-        dead = [run.id for run in running if self._is_dead(run)]
+        dead = [run for run in self.running() if self._is_dead(run)]
         columns = training_run.c
-        end = (
+        # A lease that was renewed since it was read belongs to a trainer that lives.
+        ends = [
             update(training_run)
-            .where(columns.id.in_(dead), columns.state == RunState.RUNNING.value)
+            .where(
+                columns.id == run.id,
+                columns.state == RunState.RUNNING.value,
+                columns.lease_until_us == to_us(run.lease_until),
+            )
             .values(
                 state=RunState.ABANDONED.value,
                 ended_at_us=now_us(),
                 error="its trainer ended without a word",
             )
-        )
-        return self._write(lambda connection: connection.execute(end).rowcount) if dead else 0
+            for run in dead
+        ]
+
+        def change(connection: Connection) -> int:
+            return sum(connection.execute(end).rowcount for end in ends)
+
+        return self._write(change) if dead else 0
 
     def claim(self, project_id: int, cause: Cause) -> int | None:
         """Begins a run; returns its id, or None if somebody else is training the project."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from backend.errors import BackendError, DamagedAdapterError, LabelStudioError
 from backend.learning.adapters import Origin, Publisher, quarantine
+from backend.learning.calibrating import calibrate_project, judged_regions
 from backend.learning.correction import Correction
 from backend.learning.derivation import Derivation
 from backend.learning.gate import Comparison, Evidence, GatePolicy, Quality, Verdict, judge
@@ -26,6 +27,7 @@ from backend.learning.rows import Standing
 from backend.learning.runs import RunRepository
 from backend.learning.schedule import RunState
 from backend.versions import AdapterVersion, Versions, VersionStatus
+from calico_model.assist.confidence import Calibration, write_beside
 from calico_model.errors import CalicoError
 
 _log = logging.getLogger(__name__)
@@ -255,7 +257,8 @@ class TrainingSession:
         for version in self._versions.all(material.project_id):
             if version.status is not VersionStatus.CANDIDATE:
                 continue
-            is_same = (version.parent_id, version.upto_seq) == (parent_id, material.upto_seq)
+            made_of = (version.parent_id, version.upto_seq, version.corrections)
+            is_same = made_of == (parent_id, material.upto_seq, material.corrections)
             if fitting is None and is_same and self._is_usable(version):
                 fitting = version
                 continue
@@ -294,7 +297,13 @@ class TrainingSession:
             base_version=self._updater.base_version,
             code=self._code,
         )
-        return self._versions.find(self._publisher.register(run_id, origin, write))
+        calibrated = _with_calibration(
+            write,
+            calibrate_project(
+                self._versions, judged_regions(self._versions.store, material.project_id)
+            ),
+        )
+        return self._versions.find(self._publisher.register(run_id, origin, calibrated))
 
     def _measure(self, run_id: int, material: _Material, candidate: AdapterVersion) -> Evidence:
         after = self._versions.verify(candidate)
@@ -334,6 +343,18 @@ class TrainingSession:
             },
         )
         return RunState.PUBLISHED if verdict.is_accepted else RunState.REJECTED
+
+
+def _with_calibration(write: Write, calibration: Calibration) -> Write:
+    """What also writes a calibration, unless it changes nothing."""
+    if calibration.is_identity:
+        return write
+
+    def both(folder: Path) -> None:
+        write(folder)
+        write_beside(folder, calibration)
+
+    return both
 
 
 def gate_figures(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:

@@ -87,12 +87,12 @@ class Trainer:
 
     def run(self, stop: threading.Event, *, tick_s: float = 2.0) -> None:
         """Works until `stop` is set; a round that fails is tried again."""
-        swept = False
+        is_untidy = True
         while not stop.is_set():
             try:
-                self._runs.abandon_dead()
-                swept = swept or self._sweep()
-                self.round(stop)
+                if is_untidy:
+                    self._sweep()
+                is_untidy = self.round(stop) > 0
             except BackendError as error:
                 _log.warning("trainer: %s", error, extra={"event": "trainer_round_failed"})
             except Exception:  # the next round may do better
@@ -126,13 +126,10 @@ class Trainer:
             runs=self._runs.past(project_id),
         )
 
-    def _sweep(self) -> bool:
-        """Removes what crashes left, unless another trainer may be writing."""
-        if any(run.state is RunState.RUNNING for run in self._runs.runs(limit=1000)):
-            return False
+    def _sweep(self) -> None:
+        """Removes what crashes left, and files of versions that nobody will go back to."""
         if gone := Publisher(self._versions, self._runs).sweep():
             _log.info("%d folders removed", gone, extra={"event": "adapters_swept"})
-        return True
 
     def _look(self, project_id: int, newest_seq: int) -> None:
         """Brings a project's corrections up to date, if anything happened in it."""

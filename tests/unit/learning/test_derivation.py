@@ -230,6 +230,24 @@ def test_a_deletion_brings_back_the_other_annotator(repository):
     derive(repository)
     (row,) = repository.tasks(7)
     assert (row.annotation_id, row.annotators, row.agreement) == (1, 1, None)
+    # Which counts as news: a model may have learned from what was deleted.
+    assert row.seq == 3
+
+
+def test_what_somebody_else_derives_meanwhile_is_not_dropped(repository):
+    store, heads = repository.store, repository.heads
+    store.record_events([event(1, PREDICTED)])
+
+    def overtaken(project_id, **options):
+        found = heads(project_id, **options)
+        repository.heads = heads
+        store.record_events([event(2, PREDICTED, task=6)])
+        derive(CorrectionRepository(store))
+        return found
+
+    repository.heads = overtaken
+    assert derive(repository).dropped == 0
+    assert [row.task_id for row in repository.tasks(7)] == [5, 6]
 
 
 def test_an_event_that_cannot_be_read_is_told_and_not_tried_again(repository):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from backend import tables
 from backend.errors import DamagedAdapterError, LeaseLostError, VersionError
 from backend.learning import adapters
 from backend.learning.adapters import Origin, Publisher, quarantine, roll_back
@@ -172,12 +173,49 @@ def test_a_damaged_version_gives_way_to_its_nearest_whole_ancestor(bench):
 
 def test_sweeping_keeps_what_is_served_and_the_newest_ten(bench):
     made = [bench.publish(str(n).encode()) for n in range(14)]
-    (bench.versions.folder / "7" / "orphan").mkdir()
-    (bench.versions.folder / ".incoming" / "half").mkdir()
-    assert bench.publisher.sweep() == 1 + 3
+    orphans = [bench.versions.folder / name for name in ("7/orphan", ".incoming/half")]
+    for orphan in orphans:
+        orphan.mkdir()
+    assert bench.publisher.sweep() == 3
     kept = [v for v in made if bench.versions.path(bench.versions.find(v)).is_dir()]
     assert kept == made[3:]
-    assert not (bench.versions.folder / ".incoming").exists()
+    # Another trainer may be about to register what is young.
+    assert all(orphan.is_dir() for orphan in orphans)
+    for orphan in orphans:
+        os.utime(orphan, (0, 0))
+    assert bench.publisher.sweep() == 2
+    assert not any(orphan.exists() for orphan in orphans)
+
+
+def test_only_a_current_version_is_quarantined(bench):
+    first, second = bench.publish(b"1"), bench.publish(b"2")
+    stale = bench.versions.current(PROJECT)
+    roll_back(bench.versions, PROJECT, to="base", reason="")
+    assert quarantine(bench.versions, stale, reason="damaged") is None
+    assert bench.versions.current(PROJECT) is None
+    assert bench.versions.find(second).status is VersionStatus.RETIRED
+    assert bench.versions.find(first).status is VersionStatus.RETIRED
+
+
+def test_a_version_taken_out_of_service_meanwhile_is_not_rolled_back_to(bench, monkeypatch):
+    first, second = bench.publish(b"1"), bench.publish(b"2")
+    verify = bench.versions.verify
+
+    def quarantined_afterwards(version):
+        path = verify(version)
+        is_it = tables.adapter.c.id == version.id
+        bench.store.write(
+            lambda connection: connection.execute(
+                tables.adapter.update().where(is_it).values(status="quarantined")
+            ),
+            timeout_s=5,
+        )
+        return path
+
+    monkeypatch.setattr(bench.versions, "verify", quarantined_afterwards)
+    with pytest.raises(VersionError, match="meanwhile"):
+        roll_back(bench.versions, PROJECT, to=first, reason="")
+    assert bench.versions.current(PROJECT).id == second
 
 
 class Stop(BaseException):

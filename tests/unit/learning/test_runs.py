@@ -62,6 +62,17 @@ def test_a_lease_that_ran_out_is_taken_over_and_the_sleeper_notices(store):
             act(run_id)
 
 
+def test_a_lease_that_is_renewed_at_the_last_moment_is_kept(store, monkeypatch):
+    late = RunRepository(store, owner="elsewhere/1", lease_s=0.0)
+    run_id = late.claim(7, Cause.COUNT)
+    other = RunRepository(store, owner="elsewhere/2")
+    seen = other.running()
+    RunRepository(store, owner="elsewhere/1").renew(run_id)
+    monkeypatch.setattr(other, "running", lambda: seen)
+    assert other.abandon_dead() == 0
+    assert other.runs(7)[0].state is RunState.RUNNING
+
+
 def test_the_run_of_a_dead_process_of_this_machine_is_free_at_once(store):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

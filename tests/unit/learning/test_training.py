@@ -6,14 +6,14 @@ import json
 import threading
 
 import pytest
-from annotated import box, results
+from annotated import box, deletion, event, results, task_deletion
 from fake_updater import FakeUpdater
 from school import HELD_OUT, PROJECT, REGIONS, TRAINED, School
 
 from backend.errors import LabelStudioError
 from backend.learning import training
 from backend.learning.runs import RunRepository
-from backend.learning.schedule import Cause, RunState
+from backend.learning.schedule import Cause, RunState, SchedulePolicy
 from backend.versions import VersionStatus
 
 
@@ -204,6 +204,82 @@ def test_a_lost_lease_publishes_nothing(school):
     thread.join(20)
     assert school.versions.all() == ()
     assert school.last.state is RunState.ABANDONED
+
+
+def test_a_deletion_has_what_is_left_learned_again(school):
+    school.policy = SchedulePolicy(every=1)
+    school.correct(*TRAINED[:3])
+    bad = event(999, results(), task=TRAINED[0], project=PROJECT, annotator=2, second=5)
+    school.store.record_events([bad])
+    school.train()
+    school.store.record_events([deletion(999, project=PROJECT)])
+    school.runs.request(PROJECT)
+    assert school.train() == 1
+    assert school.updater.calls[-3][1:3] == ((TRAINED[0],), tuple(TRAINED[1:3]))
+
+
+def test_tasks_deleted_while_they_are_learned_are_gone_afterwards(school):
+    school.correct(*TRAINED[:4])
+    healthy = school.updater.update
+
+    def delete_meanwhile(*arguments, **options):
+        school.store.record_events([task_deletion(*TRAINED[:4], project=PROJECT)])
+        return healthy(*arguments, **options)
+
+    school.updater.update = delete_meanwhile
+    assert school.train() == 1
+    assert school.last.state is RunState.PUBLISHED
+    assert school.train() == 0
+    assert school.repository.tasks(PROJECT) == ()
+    school.runs.request(PROJECT)
+    assert school.train() == 0
+
+
+def test_tasks_deleted_before_they_are_loaded_end_the_run_in_peace(school):
+    school.correct(*TRAINED[:3])
+    derive = school.derivation.derive
+
+    def delete_afterwards(project_id):
+        found = derive(project_id)
+        school.store.record_events([task_deletion(*TRAINED[:3], project=PROJECT)])
+        return found
+
+    school.trainer._look(PROJECT, 1)
+    school.derivation.derive = delete_afterwards
+    run_id = school.runs.claim(PROJECT, Cause.COUNT)
+    state = school.open_session().train(PROJECT, run_id, stop=lambda: False)
+    assert state is RunState.STOPPED
+    assert school.versions.all() == ()
+
+
+def test_a_candidate_that_learned_from_what_was_deleted_is_not_judged(school):
+    school.correct(*TRAINED[:4])
+    school.updater.probe, healthy = lambda adapter: 1 / 0, school.updater.probe
+    school.train()
+    (left,) = school.versions.all()
+    school.updater.probe = healthy
+    school.store.record_events([deletion(100 + TRAINED[0], project=PROJECT)])
+    assert school.train() == 1
+    assert school.versions.find(left.id).status is VersionStatus.REJECTED
+    assert school.current.corrections == 3
+
+
+def test_files_of_rejected_versions_go_with_the_next_look(school):
+    school.updater.gain = -2
+    school.correct(*TRAINED[:3])
+    stop = school.stop
+    thread = threading.Thread(target=school.trainer.run, args=(stop,), kwargs={"tick_s": 0.01})
+    thread.start()
+    deadline = threading.Event()
+    while not (
+        school.versions.all()
+        and school.versions.all()[0].status is VersionStatus.REJECTED
+        and not school.versions.path(school.versions.all()[0]).exists()
+    ):
+        assert not deadline.wait(0.01)
+        assert thread.is_alive()
+    stop.set()
+    thread.join(20)
 
 
 def test_a_damaged_version_is_not_learned_on(school):
