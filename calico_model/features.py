@@ -10,13 +10,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 
 import torch
 from torch import Tensor
 
 from calico_model.modeling.mask_decoder import MaskFeatures
-from calico_model.types import RgbImage
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,6 @@ def concatenate(items: Sequence[ImageFeatures]) -> ImageFeatures:
         torch.cat([f.semantic_tokens for f in items]),
         MaskFeatures(torch.cat([f.mask.embedding for f in items]), fine),
     )
-
-
-def image_key(image: RgbImage) -> str:
-    """Returns the content hash of an (H, W, 3) uint8 image, size included."""
-    digest = sha256(f"{image.shape[0]}x{image.shape[1]}:".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()
 
 
 class FeatureCache:

@@ -72,6 +72,24 @@ def to_mask(logits: Tensor, size_hw: tuple[int, int], side: int) -> BoolMask:
     return mask
 
 
+def mask_shares(mask: BoolMask, side: int, logit_side: int) -> Tensor:
+    """Brings a mask into the decoder's frame.
+
+    Args:
+        mask: (H, W) in its image's frame.
+        side: the network's square side S.
+        logit_side: L, divides S.
+
+    Returns:
+        (L, L) float share of each cell that belongs to the mask; padding is 0.
+    """
+    height, width = scaled_size_hw((mask.shape[0], mask.shape[1]), side)
+    scaled = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    square = torch.zeros(1, side, side)
+    square[0, :height, :width] = torch.from_numpy(scaled)
+    return functional.adaptive_avg_pool2d(square, logit_side)[0]
+
+
 def normalise(image: NDArray[Any]) -> Tensor:
     """(..., 3) RGB in 0-255 to SAM's normalised floats, same layout."""
     values = torch.from_numpy(np.asarray(image, dtype=np.float32))

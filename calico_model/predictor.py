@@ -6,7 +6,9 @@ Owns the loaded model and its feature cache; one prediction runs at a time, guar
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from calico_model.answering import answer, draw
 from calico_model.assist.confidence import Confidence, read_confidence
 from calico_model.checkpoints import fingerprint, load_model
 from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.features import FeatureCache, ImageFeatures, concatenate, image_key
+from calico_model.features import FeatureCache, ImageFeatures, concatenate
 from calico_model.fitting import plan_folder, usual_placement
 from calico_model.forced import read_answers
 from calico_model.images import to_pixels
@@ -30,6 +32,21 @@ from calico_model.tokenizer import Tokenizer
 from calico_model.types import MAX_GROUP_SIZE, GroupPrediction, ImageGroup, RegionKind
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "calico-tiny"
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """The model on a group, for as long as it is held.
+
+    Attributes:
+        model: wears the adapter that was asked for.
+        tokenizer: of the model and the adapter.
+        features: of the group's images, in order.
+    """
+
+    model: Calico
+    tokenizer: Tokenizer
+    features: ImageFeatures
 
 
 class Predictor:
@@ -82,13 +99,11 @@ class Predictor:
         """Asks the three questions in the given one of their wordings; else as `predict`."""
         return self._answer(group, wording, None)
 
-    @torch.inference_mode()
     def encode(self, group: ImageGroup) -> ImageFeatures:
         """Returns the frozen features of a group's images, from the cache where it has them."""
-        with self._lock:
+        with self._lock, torch.inference_mode():
             return self._encode(group)
 
-    @torch.inference_mode()
     def force(self, group: ImageGroup, answers: Mapping[RegionKind, str]) -> GroupPrediction:
         """Draws the masks of given answers, as if the model had said them (teacher forcing).
 
@@ -99,40 +114,48 @@ class Predictor:
         Returns:
             Regions in answer order; unlike in `predict`, empty masks are kept.
         """
-        with self._lock:
-            tokenizer = self.adapters.wear(None)
-            features = self._encode(group)
-            parts = draw(self._model, tokenizer, features, group.sizes_hw, answers)
+        with self.looking(group) as look:
+            parts = draw(look.model, look.tokenizer, look.features, group.sizes_hw, answers)
         return GroupPrediction(parts, self.version, {k.value: t for k, t in answers.items()})
 
-    @torch.inference_mode()
     def likelihoods(
         self, group: ImageGroup, kind: RegionKind, answers: Sequence[str]
     ) -> list[Likelihood]:
         """Returns how likely the model finds each answer to one question about a group."""
         questions = [prompts.QUESTIONS[kind][0]] * len(answers)
-        with self._lock:
-            tokenizer = self.adapters.wear(None)
-            features = self._encode(group)
-            read = read_answers(self._model, tokenizer, features, questions, answers)
+        with self.looking(group) as look:
+            read = read_answers(look.model, look.tokenizer, look.features, questions, answers)
         return read.likelihoods
 
-    @torch.inference_mode()
-    def _answer(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
-        chosen = None if version is None else self.adapters.get(version)
-        if version is not None and chosen is None:
-            raise CheckpointError(f"adapter: {version!r} is not loaded")
-        with self._lock:
+    @contextmanager
+    def looking(self, group: ImageGroup, *, adapter: str | None = None) -> Iterator[Look]:
+        """Holds the model on a group's features; nothing else uses it until the block ends.
+
+        Args:
+            group: 1 to 8 images; only those without cached features are encoded.
+            adapter: version in `adapters`, None for the bare base.
+
+        Raises:
+            CheckpointError: there is no adapter of that version.
+        """
+        chosen = None if adapter is None else self.adapters.get(adapter)
+        if adapter is not None and chosen is None:
+            raise CheckpointError(f"adapter: {adapter!r} is not loaded")
+        with self._lock, torch.inference_mode():
             tokenizer = self.adapters.wear(chosen)
-            features = self._encode(group)
-            answered = answer(self._model, tokenizer, features, group.sizes_hw, wording=wording)
+            yield Look(self._model, tokenizer, self._encode(group))
+
+    def _answer(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
+        with self.looking(group, adapter=version) as look:
+            answered = answer(
+                look.model, look.tokenizer, look.features, group.sizes_hw, wording=wording
+            )
         texts = {kind.value: text for kind, text in answered.texts.items()}
         found = GroupPrediction(answered.parts, version or self.version, texts)
         return found if self.confidence is None else self.confidence.apply(found)
 
     def _encode(self, group: ImageGroup) -> ImageFeatures:
-        keys = [image_key(image) for image in group.images]
-        found = [self.features.get(key) for key in keys]
+        found = [self.features.get(key) for key in group.keys]
         missing = [i for i, item in enumerate(found) if item is None]
         for start in range(0, len(missing), self._images_at_once):
             several = missing[start : start + self._images_at_once]
@@ -141,7 +164,7 @@ class Predictor:
             for row, i in enumerate(several):
                 one = fresh.image(row)
                 found[i] = one
-                self.features.put(keys[i], one)
+                self.features.put(group.keys[i], one)
         return concatenate([item for item in found if item is not None])
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +69,24 @@ class ImageGroup:
     def sizes_hw(self) -> tuple[tuple[int, int], ...]:
         """(height, width) in pixels of each image."""
         return tuple((image.shape[0], image.shape[1]) for image in self.images)
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """`image_key` of each image, hashed once."""
+        return tuple(image_key(image) for image in self.images)
+
+    def only(self, image_index: int) -> ImageGroup:
+        """Returns one image as a group of its own."""
+        alone = ImageGroup((self.images[image_index],), (self.ids[image_index],))
+        alone.__dict__["keys"] = (self.keys[image_index],)  # nothing is hashed twice
+        return alone
+
+
+def image_key(image: RgbImage) -> str:
+    """Returns the content hash of an (H, W, 3) uint8 image, size included."""
+    digest = sha256(f"{image.shape[0]}x{image.shape[1]}:".encode())
+    digest.update(image.data if image.flags.c_contiguous else image.tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

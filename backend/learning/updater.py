@@ -24,7 +24,7 @@ from backend.learning.training import CorrectedTask, OnProgress, Stop, Write
 from backend.types import Region, Task
 from calico_model.errors import CalicoError, CheckpointError, InvalidConfigError
 from calico_model.feature_store import FeatureStore
-from calico_model.features import ImageFeatures, concatenate, image_key
+from calico_model.features import ImageFeatures, concatenate
 from calico_model.modeling.adapter import Adapter, read_adapter, write_adapter
 from calico_model.predictor import Predictor
 from calico_model.training import example as model_example
@@ -227,11 +227,10 @@ class OnlineUpdater:
 
     def _encode(self, group: ImageGroup) -> ImageFeatures:
         """Features of a group, from the disk where they are there."""
-        keys = [image_key(image) for image in group.images]
-        found: list[ImageFeatures | None] = [self._stored(key) for key in keys]
+        found: list[ImageFeatures | None] = [self._stored(key) for key in group.keys]
         if any(one is None for one in found):
             fresh = self._predictor.encode(group)
-            for index, key in enumerate(keys):
+            for index, key in enumerate(group.keys):
                 if found[index] is None:
                     own = rounded(fresh.image(index), torch.bfloat16)
                     found[index] = own

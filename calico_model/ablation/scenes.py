@@ -17,12 +17,13 @@ from calico_model.ablation.plan import Plan
 from calico_model.config import CalicoConfig
 from calico_model.data.pool import ScenePool
 from calico_model.feature_store import FeatureStore
-from calico_model.features import ImageFeatures, concatenate, image_key
+from calico_model.features import ImageFeatures, concatenate
 from calico_model.modeling.inputs import Pixels
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.batches import TrainingBatch, batch_scenes, group_batch
 from calico_model.training.frozen import encoder_fingerprint, rounded
+from calico_model.types import image_key
 
 _BATCH = 32
 _CEILING_BYTES = 2**40  # the disk's own limit is nearer, and checked

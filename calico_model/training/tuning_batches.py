@@ -9,11 +9,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from calico_model.config import CalicoConfig
 from calico_model.data.collate import TrainingTurns, Turn, collate_turns
@@ -22,7 +20,7 @@ from calico_model.data.samples import Sample, SampleMask, WrittenSample, write_s
 from calico_model.errors import InvalidRecordError
 from calico_model.feature_store import FeatureStore
 from calico_model.features import ImageFeatures, concatenate
-from calico_model.images import scaled_size_hw, to_pixels
+from calico_model.images import mask_shares, scaled_size_hw, to_pixels
 from calico_model.modeling.inputs import Pixels
 from calico_model.modeling.losses import IGNORED
 from calico_model.tokenizer import Tokenizer
@@ -185,11 +183,7 @@ def square_target(mask: BoolMask, side: int, logit_side: int) -> Tensor:
     Returns:
         (L, L) float16 share of each cell that belongs to the mask; padding is 0.
     """
-    height, width = scaled_size_hw((mask.shape[0], mask.shape[1]), side)
-    scaled = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    square = torch.zeros(1, side, side)
-    square[0, :height, :width] = torch.from_numpy(scaled)
-    return functional.adaptive_avg_pool2d(square, logit_side)[0].half()
+    return mask_shares(mask, side, logit_side).half()
 
 
 def cells_inside(extent: Tensor, logit_side: int) -> Tensor:

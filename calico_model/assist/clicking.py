@@ -1,0 +1,144 @@
+"""Clicks, boxes and an earlier mask to one mask of one image; no encoder and no language model.
+
+Follows SAM: a lone click or box may mean a part, a larger part or the whole, so the best of three
+masks answers, by the IoU head; several prompts, or an earlier mask, mean one thing, and one mask
+answers. The earlier mask is fed back whoever drew it. Works on features of one image.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from calico_model.config import CalicoConfig
+from calico_model.errors import InvalidMaskError
+from calico_model.features import ImageFeatures
+from calico_model.images import mask_shares, scaled_size_hw, to_mask
+from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, PointKind
+from calico_model.modeling.mask_prompt import from_shares
+from calico_model.modeling.model import Calico
+from calico_model.types import BoolMask
+
+MAX_CLICKS = 64
+_NOTHING = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Click:
+    """One click, in pixels of the original image; pixel p spans [p, p + 1).
+
+    Attributes:
+        x, y: where; outside the image counts as its edge.
+        is_positive: False says that the place does not belong to the mask.
+    """
+
+    x: float
+    y: float
+    is_positive: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPrompt:
+    """What says which mask of one image is meant: at least a click or a box.
+
+    Attributes:
+        clicks: in the order they were made; of more than `MAX_CLICKS` the last count.
+        box: (x0, y0, x1, y1) in pixels of the original image, or None.
+        previous: (H, W) bool, the mask to correct, or None.
+
+    Raises:
+        InvalidMaskError: nothing was pointed at, or not by finite numbers.
+    """
+
+    clicks: tuple[Click, ...] = ()
+    box: tuple[float, float, float, float] | None = None
+    previous: BoolMask | None = None
+
+    def __post_init__(self) -> None:
+        if not self.clicks and self.box is None:
+            raise InvalidMaskError("prompt: expected a click or a box")
+        numbers = [value for click in self.clicks for value in (click.x, click.y)]
+        if not all(math.isfinite(value) for value in (*numbers, *(self.box or ()))):
+            raise InvalidMaskError(f"prompt: expected finite numbers, got {self}")
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether a lone click or box has to say it all."""
+        return self.previous is None and len(self.clicks) + (self.box is not None) == 1
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """What clicks and boxes led to.
+
+    Attributes:
+        mask: (H, W) bool in the original frame; may be empty.
+        iou: predicted IoU in [0, 1].
+        sparse: (T, C) prompt tokens it was decoded from.
+        logits: (L, L) in the network's frame.
+    """
+
+    mask: BoolMask
+    iou: float
+    sparse: Tensor
+    logits: Tensor
+
+
+@torch.inference_mode()
+def refine(
+    model: Calico, features: ImageFeatures, size_hw: tuple[int, int], prompt: MaskPrompt
+) -> Refined:
+    """Decodes the mask that is meant.
+
+    Args:
+        model: in evaluation mode, on the device of the features.
+        features: of one image.
+        size_hw: its original height and width in pixels.
+        prompt: what the annotator did; an earlier mask has that size.
+
+    Raises:
+        InvalidMaskError: the earlier mask has another size.
+    """
+    decoder, device = model.mask_decoder, features.mask.embedding.device
+    points, kinds = _points(prompt, size_hw, model.config)
+    previous = None
+    if prompt.previous is not None and prompt.previous.any():
+        if prompt.previous.shape != size_hw:
+            raise InvalidMaskError(
+                f"previous: expected a mask of {size_hw}, got {prompt.previous.shape}"
+            )
+        shares = mask_shares(prompt.previous, model.config.image_size, model.config.mask_side)
+        previous = from_shares(shares)[None].to(device)
+    sparse, dense = decoder.embed(points.to(device), kinds.to(device), previous)
+    first = torch.zeros(1, dtype=torch.int64, device=device)
+    outputs = AMBIGUOUS if prompt.is_ambiguous else SINGLE
+    logits, iou = decoder(features.mask, first, sparse, dense, outputs=outputs)
+    best = int(iou[0].argmax())
+    mask = to_mask(logits[0, best], size_hw, model.config.image_size)
+    return Refined(mask, float(iou[0, best].clamp(0.0, 1.0)), sparse[0], logits[0, best])
+
+
+def _points(
+    prompt: MaskPrompt, size_hw: tuple[int, int], config: CalicoConfig
+) -> tuple[Tensor, Tensor]:
+    """Points (1, T, 2) in the square frame and their kinds (1, T), in SAM's order."""
+    places: list[tuple[float, float]] = []
+    kinds: list[PointKind] = []
+    for click in prompt.clicks[-MAX_CLICKS:]:
+        places.append((click.x, click.y))
+        kinds.append(PointKind.POSITIVE if click.is_positive else PointKind.NEGATIVE)
+    if prompt.box is not None:
+        x0, y0, x1, y1 = prompt.box
+        places += [(min(x0, x1), min(y0, y1)), (max(x0, x1), max(y0, y1))]
+        kinds += [PointKind.FIRST_CORNER, PointKind.SECOND_CORNER]
+    else:
+        places.append(_NOTHING)
+        kinds.append(PointKind.NONE)  # SAM pads clicks without a box
+    height, width = size_hw
+    down, across = scaled_size_hw(size_hw, config.image_size)
+    original = torch.tensor(places).clamp(min=0.0).minimum(torch.tensor([width, height]))
+    points = original * torch.tensor([across / width, down / height])
+    return points[None], torch.tensor([kinds], dtype=torch.int64)

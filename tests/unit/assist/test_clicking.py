@@ -1,0 +1,143 @@
+"""Clicks and boxes: in whose pixels they are, which of SAM's masks answers, what is fed back."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from calico_model.assist.clicking import Click, MaskPrompt, Refined, _points, refine
+from calico_model.assistant import Assistant
+from calico_model.errors import InvalidMaskError
+from calico_model.modeling.mask_decoder import PointKind
+from calico_model.modeling.mask_prompt import SURE
+from calico_model.modeling.model import Calico
+from calico_model.predictor import Predictor
+from calico_model.presets import tiny
+from calico_model.tokenizer import Tokenizer
+from calico_model.types import ImageGroup, RgbImage
+
+SIZE = (100, 200)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> Calico:
+    torch.manual_seed(0)
+    model = Calico(tiny(tokenizer.size))
+    model.initialise()
+    return model.eval()
+
+
+@pytest.fixture
+def group() -> ImageGroup:
+    rng = np.random.default_rng(0)
+    images: list[RgbImage] = [
+        rng.integers(0, 255, (*size, 3)).astype(np.uint8) for size in (SIZE, (64, 64))
+    ]
+    return ImageGroup(tuple(images), ("a", "b"))
+
+
+@pytest.fixture
+def predictor(model: Calico, tokenizer: Tokenizer) -> Predictor:
+    return Predictor(model, tokenizer, version="v")
+
+
+def asked(predictor: Predictor, group: ImageGroup, prompt: MaskPrompt) -> Refined:
+    return Assistant(predictor).refine(group, 0, prompt)
+
+
+def test_clicks_and_boxes_go_into_the_letterboxed_frame(model: Calico) -> None:
+    prompt = MaskPrompt((Click(200, 100), Click(50, 25, False)), box=(150, 80, 50, 20))
+    points, kinds = _points(prompt, SIZE, model.config)
+    expected = [[128.0, 64.0], [32.0, 16.0], [32.0, 12.8], [96.0, 51.2]]
+    torch.testing.assert_close(points[0], torch.tensor(expected))
+    assert kinds.tolist() == [[1, 0, PointKind.FIRST_CORNER, PointKind.SECOND_CORNER]]
+    points, kinds = _points(MaskPrompt((Click(-5, 1e9),)), SIZE, model.config)
+    assert points[0, 0].tolist() == [0.0, 64.0]
+    assert kinds.tolist() == [[1, PointKind.NONE]]
+
+
+def test_a_prompt_points_at_something() -> None:
+    with pytest.raises(InvalidMaskError, match="click or a box"):
+        MaskPrompt()
+    with pytest.raises(InvalidMaskError, match="finite"):
+        MaskPrompt((Click(math.nan, 1),))
+    with pytest.raises(InvalidMaskError, match="finite"):
+        MaskPrompt(box=(0, 0, math.inf, 1))
+
+
+def test_the_best_of_three_answers_a_lone_prompt_and_one_mask_several(
+    model: Calico, predictor: Predictor, group: ImageGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = []
+    real = model.mask_decoder._decode
+
+    def spy(*args: object) -> object:
+        outputs.append(args[-1])
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model.mask_decoder, "_decode", spy)
+    click, mask = Click(20, 20), np.ones(SIZE, bool)
+    asked(predictor, group, MaskPrompt((click,)))
+    asked(predictor, group, MaskPrompt(box=(1, 1, 9, 9)))
+    asked(predictor, group, MaskPrompt((click, click)))
+    asked(predictor, group, MaskPrompt((click,), box=(1, 1, 9, 9)))
+    asked(predictor, group, MaskPrompt((click,), previous=mask))
+    assert outputs == [(1, 2, 3), (1, 2, 3), (0,), (0,), (0,)]
+
+
+def test_the_three_masks_are_ranked_by_the_iou_head(
+    model: Calico, predictor: Predictor, group: ImageGroup
+) -> None:
+    prompt = MaskPrompt((Click(30, 40),))
+    with torch.inference_mode():
+        features = predictor.encode(group.only(0))
+        points, kinds = _points(prompt, SIZE, model.config)
+        sparse, dense = model.mask_decoder.embed(points, kinds)
+        first = torch.zeros(1, dtype=torch.int64)
+        logits, iou = model.mask_decoder(features.mask, first, sparse, dense, outputs=(1, 2, 3))
+        found = refine(model, features, SIZE, prompt)
+    assert torch.equal(found.logits, logits[0, iou[0].argmax()])
+    assert found.iou == pytest.approx(float(iou.max().clamp(0, 1)))
+    assert found.mask.shape == SIZE
+
+
+def test_the_earlier_mask_is_fed_back_in_the_networks_frame(
+    model: Calico, predictor: Predictor, group: ImageGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed = []
+    real = model.mask_decoder.embed
+
+    def spy(*args: object) -> object:
+        fed.append(args[2])
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model.mask_decoder, "embed", spy)
+    previous = np.zeros(SIZE, bool)
+    previous[:50, :100] = True
+    click = Click(30, 40)
+    corrected = asked(predictor, group, MaskPrompt((click,), previous=previous))
+    alone = asked(predictor, group, MaskPrompt((click,), previous=np.zeros(SIZE, bool)))
+    (shown,) = fed[0]
+    assert shown.shape == (64, 64)
+    expected = torch.full((64, 64), -SURE)
+    expected[:16, :32] = SURE  # half of the image's 32 x 64 cells each way; the rest is padding
+    torch.testing.assert_close(shown, expected)
+    assert fed[1] is None
+    assert not torch.equal(corrected.logits, alone.logits)
+    with pytest.raises(InvalidMaskError, match=r"previous: expected a mask of \(100, 200\)"):
+        asked(predictor, group, MaskPrompt((click,), previous=np.ones((5, 5), bool)))
+
+
+def test_an_opened_group_is_not_encoded_again(
+    model: Calico, predictor: Predictor, group: ImageGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor.encode(group)
+    monkeypatch.setattr(model, "encode", None)
+    assistant = Assistant(predictor)
+    for index in (0, 1):
+        found = assistant.refine(group, index, MaskPrompt((Click(3, 3),)))
+        assert found.mask.shape == group.sizes_hw[index]
+    assert assistant.version == "v"
