@@ -97,14 +97,28 @@ class Settings(BaseSettings):
         512 * _MIB, ge=1, description="Bytes of stored answers kept; the oldest go first."
     )
 
+    settle_overlaps: bool = Field(
+        False,
+        description="Give pixels that sibling parts share to the surer one, and cut parts off at "
+        "their object.",
+    )
+    unknown_parts: bool = Field(
+        False,
+        description="Offer what no part covers of an object as 'unknown part'; where labels are "
+        "a closed set, it has to be one of them.",
+    )
+
     trainer: bool = Field(
-        False, description="Learn from corrections in a process of its own beside the server."
+        True, description="Learn from corrections in a process of its own beside the server."
     )
     train_every: int = Field(
         5, ge=1, description="New corrections of a project that start a training."
     )
     train_age_s: float = Field(
         900.0, ge=0, description="Seconds after which a single new correction starts one."
+    )
+    train_seconds: float | None = Field(
+        None, gt=0, description="Longest one update learns; 35 s if unset, the gate comes on top."
     )
     trainer_threads: int = Field(1, ge=1, description="CPU threads of the trainer.")
     trainer_nice: int = Field(

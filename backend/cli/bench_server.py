@@ -121,7 +121,7 @@ def running_server(weights: Path | None = None, **variables: str) -> Iterator[Be
 
     Args:
         weights: model folder; the shipped one if None.
-        variables: environment variables to add.
+        variables: environment variables to add; CALICO_TRAINER=true starts a trainer, too.
 
     Raises:
         BenchError: the server does not come up.
@@ -130,7 +130,7 @@ def running_server(weights: Path | None = None, **variables: str) -> Iterator[Be
         files = Path(folder) / "files"
         files.mkdir()
         port = _free_port()
-        given = {"CALICO_LOCAL_FILES_ROOT": str(files), **variables}
+        given = {"CALICO_LOCAL_FILES_ROOT": str(files), "CALICO_TRAINER": "false", **variables}
         # `env` drops the settings of a real deployment: only settings.py may read them here.
         command = ["env", *(f"--unset={row.variable}" for row in describe_settings())]
         command += [f"{name}={value}" for name, value in given.items()]

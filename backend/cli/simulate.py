@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from backend.cli.connect import PasswordOption, UserOption
 from backend.cli.evaluate import DrawnGroups
+from backend.cli.simulated_site import PROJECT_ID, BaseData, Place, served
+from backend.cli.trainer import BASE_GROUPS
 from backend.cli.waiting import training_bar
+from backend.label_studio.editor import Project, open_config
 from calico_model.data.opening import open_groups
 from calico_model.data.synthetic import Split
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation import simulation
 from calico_model.evaluation.simulation import POINTS, Simulation
 from calico_model.evaluation.simulation_chart import draw_curve
-from calico_model.types import LabeledGroup
+from calico_model.types import LabeledGroup, RegionKind
 
 _PAIRS = (2, 2)
 _REPLAY_SEED, _BASE_SEED = 7001, 7002
+
+Run = Callable[..., Simulation]
+"""`simulation.simulate` but for the loop."""
 
 
 def simulate(
@@ -70,6 +79,21 @@ def simulate(
     in_process: Annotated[
         bool, typer.Option("--in-process", help="Learn in this process, without a server.")
     ] = False,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend", help="Learn at this running backend, in --project.", metavar="URL"
+        ),
+    ] = None,
+    files: Annotated[
+        Path | None,
+        typer.Option("--files", help="With --backend: its CALICO_LOCAL_FILES_ROOT.", metavar="DIR"),
+    ] = None,
+    project: Annotated[
+        int, typer.Option("--project", min=1, help="Id of a project nobody else uses.")
+    ] = PROJECT_ID,
+    user: UserOption = None,
+    password: PasswordOption = None,
 ) -> None:
     """Let an annotator who knows the truth work through groups, and watch the model learn.
 
@@ -78,32 +102,55 @@ def simulate(
     predicted: that is the curve. Groups like those the base was trained on
     are predicted too: what they lose is forgetting.
 
-    A domain the model has never met, drawn anew:
-    calico simulate --in-process --corrections 0,5,20 --out simulation
+    A domain the model has never met, drawn anew, at a backend and a trainer
+    of its own, over HTTP, as Label Studio would:
+    calico simulate --corrections 0,5,20 --out simulation
 
     Your own labeled groups, as calico synth or MixedParts write them:
+    calico simulate --dataset DIR
+
+    The model alone, without server, queue, gate and database:
     calico simulate --in-process --dataset DIR
 
     Metrics are strict and in percent. clicks_saved compares correcting the
-    prediction with drawing and naming everything from nothing.
+    prediction with drawing and naming everything from nothing. At a backend
+    about a fifth of the corrected groups is held out, as always: the gate
+    decides by them, and a version it rejects is never served.
 
     The last line of the output is JSON: curve, forgetting, domain.
     """
-    if not in_process:
-        raise InvalidConfigError("--in-process: expected it; there is no other way to learn yet")
     points = read_points(corrections)
     domain = _domain(dataset, split, points[-1] + next_groups, seed)
-    every = base_groups + replay
-    old: Sequence[LabeledGroup] = (
-        DrawnGroups(Split.SEEN, base_groups, _BASE_SEED, _PAIRS)
-        if base is None
-        else list(islice(open_groups(base), base_groups))
+    rehearsed, old = _base(base, replay, base_groups)
+    run = partial(
+        simulation.simulate, domain=domain, base=old, points=points, next_groups=next_groups
     )
-    rehearsed: Sequence[LabeledGroup] = (
-        DrawnGroups(Split.SEEN, replay, _REPLAY_SEED, _PAIRS)
-        if base is None
-        else list(islice(open_groups(base), base_groups, every))
-    )
+    if in_process:
+        outcome = _in_process(run, rehearsed, weights, device, seconds)
+    else:
+        place = Place(backend, files, user, password)
+        given = BaseData(base, replay, _REPLAY_SEED)
+        with served(place, weights, device, seconds, given) as (client, folder):
+            outcome = _live(run, client, folder, project, (*domain, *old))
+    console = Console()
+    console.print(_table(outcome))
+    name = str(dataset) if dataset is not None else f"{split} (drawn, seed {seed})"
+    document = simulation.as_json(outcome, name)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "simulation.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+        draw_curve(outcome, out / "curve.png", title=name)
+        console.print(f"simulation.json and curve.png are in {out}.")
+    typer.echo(json.dumps(document))
+
+
+def _in_process(
+    run: Run,
+    rehearsed: Sequence[LabeledGroup],
+    weights: Path | None,
+    device: str,
+    seconds: float,
+) -> Simulation:
     # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
     from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
     from calico_model.training.finetune import FinetunePlan, Progress
@@ -121,19 +168,29 @@ def simulate(
             clock=time.perf_counter,
             on_progress=on_step,
         )
-        outcome = simulation.simulate(
-            loop, domain, old, points=points, next_groups=next_groups, on_group=show
+        return run(loop, on_group=show)
+
+
+def _live(
+    run: Run,
+    client: httpx.Client,
+    files: Path,
+    project: int,
+    groups: Sequence[LabeledGroup],
+) -> Simulation:
+    """Works at a running backend."""
+    from backend.cli.live_loop import LiveLoop
+
+    kinds = [kind for kind in RegionKind if any(kind in one.known for one in groups)]
+    with training_bar("Importing groups") as show:
+        loop = LiveLoop(
+            client,
+            files,
+            Project(project, open_config(kinds)),
+            on_training=lambda what, share: show(what, round(100 * share), 100),
         )
-    console = Console()
-    console.print(_table(outcome))
-    name = str(dataset) if dataset is not None else f"{split} (drawn, seed {seed})"
-    document = simulation.as_json(outcome, name)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "simulation.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-        draw_curve(outcome, out / "curve.png", title=name)
-        console.print(f"simulation.json and curve.png are in {out}.")
-    typer.echo(json.dumps(document))
+        loop.import_tasks(groups, on_task=lambda n: show("Importing groups", n, len(groups)))
+        return run(loop, on_group=show)
 
 
 def read_points(text: str) -> tuple[int, ...]:
@@ -164,6 +221,21 @@ def _domain(dataset: Path | None, split: Split, groups: int, seed: int) -> Seque
             f"for {groups}"
         )
     return found
+
+
+def _base(
+    base: Path | None, replay: int, measured: int
+) -> tuple[Sequence[LabeledGroup], Sequence[LabeledGroup]]:
+    """Groups to rehearse, and others to measure forgetting on."""
+    if base is None:
+        drawn = DrawnGroups(Split.SEEN, measured, _BASE_SEED, _PAIRS)
+        return DrawnGroups(Split.SEEN, replay, _REPLAY_SEED, _PAIRS), drawn
+    # A trainer chooses what it rehearses by itself: none of that may be measured on.
+    used = max(replay, BASE_GROUPS)
+    found = list(islice(open_groups(base), used + measured))
+    if len(found) <= used:
+        raise InvalidConfigError(f"--base: expected more than {used} groups, got {len(found)}")
+    return found[:replay], found[used:]
 
 
 def _table(outcome: Simulation) -> Table:

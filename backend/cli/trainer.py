@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import threading
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _REPLAYED, _PROBED = 24, 12  # groups of base data
+BASE_GROUPS = _REPLAYED + _PROBED
+"""How many groups of the base data a trainer looks at, the first ones."""
 _SEED = 4
 _PARENT_GONE_S = 2.0
 
@@ -141,7 +145,11 @@ def load_updater(settings: Settings, client: LabelStudioClient | None) -> Online
     from backend.learning.updater import OnlineUpdater
     from calico_model.checkpoints import fingerprint
     from calico_model.predictor import load_predictor
+    from calico_model.training.finetune_plan import FinetunePlan
 
+    plan = FinetunePlan()
+    if settings.train_seconds is not None:
+        plan = replace(plan, seconds=settings.train_seconds)
     weights = settings.weights or SHIPPED_WEIGHTS
     predictor = load_predictor(
         weights,
@@ -166,12 +174,10 @@ def find_base_groups(settings: Settings) -> BaseGroups:
         InvalidRecordError: the folder cannot be read.
     """
     from backend.learning.updater import BaseGroups
-    from calico_model.data.groups import read_groups
+    from calico_model.data.opening import open_groups
 
     if settings.base_data is not None:
-        folder = read_groups(settings.base_data)
-        count = min(len(folder), _REPLAYED + _PROBED)
-        groups = [folder[index] for index in range(count)]
+        groups = list(islice(open_groups(settings.base_data), BASE_GROUPS))
         return BaseGroups(tuple(groups[1::2]), tuple(groups[::2][:_PROBED]))
     if settings.weights is None:
         from calico_model.data.synthetic import Stream

@@ -29,7 +29,7 @@ from backend.types import (
     Layout,
     MaskFamily,
 )
-from calico_model.types import BoolMask, GroupPrediction, PartMask
+from calico_model.types import MAX_GROUP_SIZE, BoolMask, GroupPrediction, PartMask
 from calico_model.vocabulary import Vocabulary, match, normalise
 
 # Raise it when equal predictions are written differently: kept answers are then made anew.
@@ -126,6 +126,23 @@ def render_prediction(
         region_ids=tuple(region.id for region in shown),
         omitted=omitted,
     )
+
+
+def render_region(
+    part: PartMask, schema: LabelSchema, *, region_id: str
+) -> list[dict[str, object]]:
+    """Writes the results of one region, shape first; [] where the config cannot show it.
+
+    Args:
+        part: the region; its mask has the size of its image.
+        schema: the project's labeling config.
+        region_id: shared by the results.
+    """
+    height, width = part.mask.shape
+    texts = _texts_of(part, schema, (), [(height, width)] * MAX_GROUP_SIZE)
+    if isinstance(texts, Omission):
+        return []
+    return _region_results(_Shown(region_id, part, *texts), schema)
 
 
 def predict_item(result: bytes, *, score: float, version: str) -> bytes:

@@ -84,7 +84,8 @@ def server_process(port, *arguments):
 def serve(port, data_dir):
     missing = str(data_dir / "no-weights")
     command = ["-m", "backend.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
-    return server_process(port, *command, "--weights", missing, "--log-level", "ERROR")
+    command += ["--no-trainer", "--weights", missing, "--log-level", "ERROR"]
+    return server_process(port, *command)
 
 
 def test_acknowledged_events_survive_kill_9_of_the_server(tmp_path):
