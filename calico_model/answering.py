@@ -5,8 +5,10 @@ Works on features, so that whoever holds them, a service or a trainer, asks in t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -14,8 +16,9 @@ from torch import Tensor
 from calico_model import prompts
 from calico_model.data.collate import Turn, collate_prompts
 from calico_model.features import ImageFeatures
-from calico_model.forced import read_answers
+from calico_model.forced import ReadAnswers, read_answers
 from calico_model.images import to_mask
+from calico_model.likelihood import Likelihood
 from calico_model.modeling.generation import Generated
 from calico_model.modeling.model import Calico
 from calico_model.prompts import ParsedAnswer
@@ -108,13 +111,78 @@ def draw(
     Returns:
         Regions in answer order; unlike in `answer`, empty masks are kept.
     """
-    questions = [prompts.QUESTIONS[kind][0] for kind in answers]
-    read = read_answers(model, tokenizer, features, questions, list(answers.values()))
+    told = list(answers.items())
+    read = _read(model, tokenizer, features, told)
     segments: list[_Segment] = []
-    for (kind, text), states in zip(answers.items(), read.seg_states, strict=True):
+    for (kind, text), states in zip(told, read.seg_states, strict=True):
         parsed = prompts.parse_answer(kind, text)
         segments += _segments(kind, parsed, states, [1.0] * len(states), len(sizes_hw))
     return _decode(model, features, sizes_hw, segments)
+
+
+@torch.inference_mode()
+def draw_each(
+    model: Calico,
+    tokenizer: Tokenizer,
+    features: ImageFeatures,
+    sizes_hw: SizesHw,
+    answers: Sequence[tuple[RegionKind, str]],
+) -> list[tuple[PartMask, ...]]:
+    """Draws the masks of given answers, and says how likely the model finds what it was told.
+
+    Args:
+        model, tokenizer, features, sizes_hw: as in `answer`.
+        answers: any number of them, text in the grammar of prompts.py after the question it
+            answers.
+
+    Returns:
+        Per answer its regions in order, empty masks included; the phrase's part of their evidence
+        is the geometric mean of the probabilities of the name's tokens.
+    """
+    read = _read(model, tokenizer, features, answers)
+    found: list[list[_Segment]] = []
+    for (kind, text), states, likelihood in zip(
+        answers, read.seg_states, read.likelihoods, strict=True
+    ):
+        chances = [math.exp(mean) for mean in name_likelihoods(tokenizer, text, likelihood)]
+        parsed = prompts.parse_answer(kind, text)
+        found.append(_segments(kind, parsed, states, chances, len(sizes_hw)))
+    parts = iter(_decode(model, features, sizes_hw, [one for each in found for one in each]))
+    return [tuple(islice(parts, len(each))) for each in found]
+
+
+def name_likelihoods(tokenizer: Tokenizer, text: str, likelihood: Likelihood) -> list[float]:
+    """Mean log-likelihood of the tokens of each [SEG]'s name, its closing tag included.
+
+    Args:
+        tokenizer: the answer was read with.
+        text: the answer.
+        likelihood: of that answer.
+    """
+    found: list[float] = []
+    inside: list[float] = []
+    mean = 0.0
+    for token, chance in zip(tokenizer.encode(text), likelihood.answer, strict=True):
+        if token == tokenizer.phrase_start:
+            inside = []
+        elif token == tokenizer.seg:
+            found.append(mean)
+        else:
+            inside.append(chance)
+        if token == tokenizer.phrase_end:
+            name = inside[1:]  # without the article
+            mean = math.fsum(name) / max(1, len(name))
+    return found
+
+
+def _read(
+    model: Calico,
+    tokenizer: Tokenizer,
+    features: ImageFeatures,
+    answers: Sequence[tuple[RegionKind, str]],
+) -> ReadAnswers:
+    questions = [prompts.QUESTIONS[kind][0] for kind, _ in answers]
+    return read_answers(model, tokenizer, features, questions, [text for _, text in answers])
 
 
 def _ask(

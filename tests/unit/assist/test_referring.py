@@ -1,0 +1,103 @@
+"""Named things put in the model's mouth: outlined where they are, absent where they are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calico_model.assist.referring import IS_THERE, Reference, refer, shown_objects
+from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
+from calico_model.predictor import Predictor, load_predictor
+from calico_model.prompts import Phrase
+from calico_model.types import LabeledGroup, RegionKind
+
+SHARED = "The images show <p> the chair </p> [SEG] (IMAGE1) and <p> the stool </p> [SEG] (IMAGE3)."
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Predictor:
+    return load_predictor(threads=1)
+
+
+@pytest.fixture(scope="module")
+def labeled() -> LabeledGroup:
+    rng = group_rng(Stream.EVALUATION, 3, 1)
+    return labeled_group(draw_group(rng, split=Split.SEEN, group_size=2))
+
+
+def look_for(
+    predictor: Predictor, labeled: LabeledGroup, label: str, owner: str | None = None
+) -> Reference:
+    said = predictor.predict(labeled.group).answers
+    objects = shown_objects(said, len(labeled.group), owner=owner)
+    with predictor.looking(labeled.group) as look:
+        return refer(
+            look.model, look.tokenizer, look.features, labeled.group.sizes_hw, label, objects
+        )
+
+
+def test_a_common_part_is_outlined_on_every_image(
+    shipped: Predictor, labeled: LabeledGroup
+) -> None:
+    truth = labeled.of_kind(RegionKind.COMMON_PART)[0]
+
+    found = look_for(shipped, labeled, truth.label)
+
+    assert found.absent == ()
+    assert [part.image_index for part in found.parts] == [0, 1]
+    assert len({part.part_id for part in found.parts}) == 1
+    for part in found.parts:
+        (mask,) = (
+            one.mask
+            for one in labeled.of_kind(RegionKind.COMMON_PART)
+            if one.label == truth.label and one.image_index == part.image_index
+        )
+        assert part.kind is RegionKind.COMMON_PART
+        assert part.score >= IS_THERE
+        assert (part.mask & mask).sum() / (part.mask | mask).sum() > 0.4  # the part is thin
+
+
+def test_what_is_nowhere_is_absent_everywhere(shipped: Predictor, labeled: LabeledGroup) -> None:
+    found = look_for(shipped, labeled, "rotor blade")
+
+    assert found.parts == ()
+    assert found.absent == (0, 1)
+
+
+def test_an_object_is_found_as_an_object(shipped: Predictor, labeled: LabeledGroup) -> None:
+    truth = labeled.of_kind(RegionKind.COMMON_OBJECT)[0]
+
+    found = look_for(shipped, labeled, truth.label)
+
+    assert {part.kind for part in found.parts} == {RegionKind.COMMON_OBJECT}
+
+
+def test_asking_twice_is_asking_once(shipped: Predictor, labeled: LabeledGroup) -> None:
+    label = labeled.of_kind(RegionKind.COMMON_PART)[0].label
+    first, second = (look_for(shipped, labeled, label) for _ in range(2))
+
+    for one, other in zip(first.parts, second.parts, strict=True):
+        assert one.score == other.score
+        assert np.array_equal(one.mask, other.mask)
+
+
+def test_images_show_what_the_model_says_of_them() -> None:
+    shown = shown_objects({"common_part": SHARED}, 3)
+
+    assert shown == (
+        Phrase("chair", (0,), True),
+        Phrase("object", (1,), True),
+        Phrase("stool", (2,), True),
+    )
+
+
+def test_an_owner_leaves_its_own_images() -> None:
+    assert shown_objects({"common_part": SHARED}, 3, owner="stool") == (
+        Phrase("stool", (2,), True),
+    )
+
+
+def test_an_owner_the_model_does_not_see_is_believed() -> None:
+    assert shown_objects({"common_part": SHARED}, 3, owner="sofa") == (
+        Phrase("sofa", (0, 1, 2), True),
+    )
