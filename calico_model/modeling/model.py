@@ -40,9 +40,10 @@ from calico_model.modeling.language import run_layers, unpack
 from calico_model.modeling.layout import Layout, packed, padded
 from calico_model.modeling.mask_decoder import PromptedMaskDecoder
 from calico_model.modeling.mask_memory import MaskMemory
+from calico_model.modeling.region_head import RegionHead
 
 ADAPTER_NAME = "default"
-ADD_ONS = ("exemplar", "mask_memory")
+ADD_ONS = ("exemplar", "mask_memory", "region_head")
 """Parts that weights may hold or lack; see `Calico.add_on`."""
 
 
@@ -83,6 +84,7 @@ class Calico(nn.Module):
         self.mask_decoder = PromptedMaskDecoder(config)
         self.exemplar: ExemplarPrompt | None = None
         self.mask_memory: MaskMemory | None = None
+        self.region_head: RegionHead | None = None
         if config.lora.rank:
             inject_adapter_in_model(
                 PeftLoraConfig(
@@ -99,8 +101,7 @@ class Calico(nn.Module):
     @property
     def add_ons(self) -> tuple[str, ...]:
         """Names of the add-ons it has."""
-        has = (self.exemplar is not None, self.mask_memory is not None)
-        return tuple(name for name, is_there in zip(ADD_ONS, has, strict=True) if is_there)
+        return tuple(name for name in ADD_ONS if getattr(self, name) is not None)
 
     def add_on(self, names: Collection[str]) -> None:
         """Adds those of `ADD_ONS` named; they serve annotators and leave the rest as it is."""
@@ -109,6 +110,8 @@ class Calico(nn.Module):
             self.exemplar = ExemplarPrompt(self.config).to(device)
         if "mask_memory" in names:
             self.mask_memory = MaskMemory(self.config).to(device)
+        if "region_head" in names and self.region_head is None:
+            self.region_head = RegionHead(self.config).to(device)
 
     @property
     def injects(self) -> bool:

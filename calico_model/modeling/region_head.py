@@ -1,0 +1,144 @@
+"""What a region looks like in cached features, and which words that goes with.
+
+Legend: n regions, M images, L logit side, d width of a descriptor, D the LLM's width.
+A descriptor reads frozen encoders only, so it holds for every adapter of the same base. The head
+turns it into the space of the LLM's output words, where a label is the words it is made of: names
+condition the classes (the idea of FISA's SEVE), and no list of labels is part of the weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from calico_model.config import CalicoConfig
+from calico_model.features import ImageFeatures
+
+OUTLINE = 8
+"""Side of the thumbnail of a region's outline."""
+
+_AROUND = 8  # a ring of one eighth of the image's side is what is around a region
+_PLACE = 10
+_FAR = 6.0  # deviations beyond which a number says no more
+_HIDDEN = 256
+
+
+def describe_regions(features: ImageFeatures, image: Tensor, shares: Tensor) -> list[Tensor]:
+    """Pools what the frozen encoders say of regions, in blocks.
+
+    Args:
+        features: of M images.
+        image: (n,) int64 which image each region is in.
+        shares: (n, L, L) in [0, 1], share of each cell of the padded square inside the region.
+
+    Returns:
+        Float blocks (n, d_b): semantic, global and SAM cells inside; the finer SAM cells inside
+        where there are any; global and SAM cells around; place and size; outline.
+    """
+    shares = shares.float()[:, None]  # (n, 1, L, L)
+    side = shares.shape[-1]
+    width = side // _AROUND
+    around = functional.max_pool2d(shares, 2 * width + 1, 1, width) - shares
+    semantic, seen = _grid(features.semantic_tokens), _grid(features.global_tokens)
+    embedding = features.mask.embedding
+    inside = (semantic, seen, embedding, *features.mask.fine)
+    pooled = [_pool(cells, image, shares) for cells in inside]
+    pooled += [_pool(cells, image, around) for cells in (seen, embedding)]
+    places, outlines = zip(*(_frame(one[0]) for one in shares), strict=True)
+    return [*pooled, torch.stack(places), torch.stack(outlines)]
+
+
+def descriptor_widths(config: CalicoConfig) -> tuple[int, ...]:
+    """Returns the width of each block of `describe_regions`."""
+    semantic = config.dino.width if config.ablation.use_dino else config.eva.width
+    seen, prompt = config.eva.width, config.mask.prompt_width
+    has_fine = config.mask.high_resolution and config.trunk is not None
+    fine = (prompt // 4, prompt // 8) if has_fine else ()
+    return (semantic, seen, prompt, *fine, seen, prompt, _PLACE, OUTLINE**2)
+
+
+def _grid(tokens: Tensor) -> Tensor:
+    """(M, T, D) tokens, perhaps behind a class token, as (M, D, g, g)."""
+    side = int(tokens.shape[1] ** 0.5)
+    return tokens[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+
+
+def _pool(cells: Tensor, image: Tensor, shares: Tensor) -> Tensor:
+    """Means of (M, D, g, g) cells, weighed by (n, 1, L, L) shares: (n, D)."""
+    weights = functional.adaptive_avg_pool2d(shares, cells.shape[-1])[:, 0].flatten(1)
+    weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
+    # One image after the other: many regions share one, and its cells are not copied for each.
+    found = weights.new_zeros(len(image), cells.shape[1])
+    for k in image.unique().tolist():
+        here = image == k
+        found[here] = weights[here] @ cells[k].flatten(1).T.float()
+    return found
+
+
+def _frame(shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Where (L, L) shares lie, and a thumbnail of their outline."""
+    side = len(shares)
+    is_on = shares >= min(0.5, float(shares.max()))
+    rows, columns = is_on.any(1).nonzero()[:, 0], is_on.any(0).nonzero()[:, 0]
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    y, x = (axis.float().mean() for axis in is_on.nonzero(as_tuple=True))
+    area = shares.sum()
+    edges = torch.tensor([left, right, top, bottom], device=shares.device) / side
+    size = torch.tensor([right - left, bottom - top], device=shares.device) / side
+    place = torch.cat(
+        (
+            torch.stack(((area / side**2).clamp(min=1e-5).log(), x / side, y / side)),
+            edges,
+            size.log(),
+            (area / ((right - left) * (bottom - top)))[None],
+        )
+    )
+    crop = shares[None, None, top:bottom, left:right]
+    return place, functional.adaptive_avg_pool2d(crop, OUTLINE).flatten()
+
+
+class RegionHead(nn.Module):
+    """Which words go with a region: one hidden layer; fitted by `calico fit-names`.
+
+    Attributes:
+        centre, spread: (d,) of the descriptors it was fitted on.
+    """
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, config: CalicoConfig) -> None:
+        super().__init__()
+        self.widths = descriptor_widths(config)
+        width = sum(self.widths)
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
+        self.hidden = nn.Linear(width, _HIDDEN)
+        self.word = nn.Linear(_HIDDEN, config.language.width)
+        self.dropout = nn.Dropout(0.3)
+        self.reset()
+
+    def reset(self) -> None:
+        """Zeroes the last layer: every label is as likely as any other."""
+        nn.init.zeros_(self.word.weight)
+        nn.init.zeros_(self.word.bias)
+
+    def standardise(self, blocks: list[Tensor]) -> Tensor:
+        """Puts blocks of descriptors side by side in units of their spread: (n, d)."""
+        return ((torch.cat(blocks, 1) - self.centre) / self.spread).clamp(-_FAR, _FAR)
+
+    def forward(self, standardised: Tensor, words: Tensor) -> Tensor:
+        """Scores labels by their words.
+
+        Args:
+            standardised: (n, d) from `standardise`.
+            words: (C, D) unit-length words of C labels.
+
+        Returns:
+            (n, C) logits.
+        """
+        hidden = functional.gelu(self.hidden(self.dropout(standardised)))
+        logits: Tensor = self.word(self.dropout(hidden)) @ words.T
+        return logits
