@@ -24,7 +24,7 @@ from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost, Predictor
 from backend.serving.prediction import GroupSource, PredictionService
 from backend.serving.refreshing import Refresher
-from backend.serving.rendering import code_version, render_regions
+from backend.serving.rendering import arranged, code_version, render_regions
 from backend.serving.routes import build_routes
 from backend.serving.studio import (
     StudioTasks,
@@ -35,6 +35,7 @@ from backend.serving.studio import (
 from backend.settings import Settings
 from backend.store import Store, open_store
 from backend.versions import Versions
+from calico_model.assist.arrangement import Arrangement
 
 if TYPE_CHECKING:
     from calico_model.memory import MemoryPlan
@@ -170,14 +171,15 @@ def build_parts(
     )
     metrics = Metrics()
     host = ModelHost(load or (lambda: load_shipped(settings)))
+    order = Arrangement(overlaps=settings.settle_overlaps, gaps=settings.unknown_parts)
     sender = None if client is None else LateSender(prediction_sender(client), metrics)
     service = PredictionService(
         host,
         images or image_source(settings, client),
-        render_regions,
+        arranged(render_regions, order),
         store,
         metrics,
-        code=code_version(),
+        code=code_version(order),
         push=None if sender is None else sender.push,
         budget_s=settings.predict_budget_s,
         seats=settings.threads - _RESERVED_THREADS,

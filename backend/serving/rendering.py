@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from backend.label_studio.reply import with_problem
 from backend.label_studio.result import (
@@ -15,17 +16,20 @@ from backend.label_studio.result import (
     render_prediction,
 )
 from backend.serving.metrics import package_version
-from backend.serving.prediction import Answer, Work
+from backend.serving.prediction import Answer, Render, Work
 from backend.types import PredictRequest
+from calico_model.assist.arrangement import Arrangement
 from calico_model.types import GroupPrediction, ImageGroup
 
 _log = logging.getLogger(__name__)
 _CLICK_SEED = "prompt"
 
 
-def code_version() -> str:
+def code_version(arrangement: Arrangement | None = None) -> str:
     """Of the code between a picture and its kept answer, weights aside."""
-    return f"{package_version()}/{RENDERING_VERSION}"
+    order = arrangement or Arrangement()
+    steps = "".join(f"+{name}" for name, is_on in asdict(order).items() if is_on)
+    return f"{package_version()}/{RENDERING_VERSION}{steps}"
 
 
 def render_regions(
@@ -54,6 +58,18 @@ def render_regions(
             },
         )
     return rendered.result, rendered.score
+
+
+def arranged(render: Render, arrangement: Arrangement) -> Render:
+    """Puts regions in order before they are written; suggestions to a click stay as they are."""
+
+    def render_arranged(
+        prediction: GroupPrediction, work: Work, group: ImageGroup
+    ) -> tuple[bytes, float]:
+        found = prediction if work.is_interactive else arrangement.apply(prediction)
+        return render(found, work, group)
+
+    return render_arranged
 
 
 def render_answers(
