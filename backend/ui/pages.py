@@ -26,7 +26,7 @@ from backend.versions import AdapterVersion
 _PROJECTS_PER_PAGE, _VERSIONS_SHOWN = 50, 50
 _REASON = "rolled back on the page"
 _POLICY = (
-    "default-src 'none'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "default-src 'none'; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'; style-src 'nonce-{0}'; script-src 'nonce-{0}'"
 )
 

@@ -1,0 +1,220 @@
+"""An annotator corrects five tasks in the real page; the next task opens with better masks.
+
+With CALICO_SCREENSHOTS=docs/screenshots it also writes learning-before.png, learning-after.png and
+ui.png. The figures come from the API and are printed as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from backend.cli.connect import Ends, connect_project
+from backend.cli.daemon import Daemon
+from backend.cli.demo import Demo
+from backend.cli.demo_project import preannotate
+from backend.cli.label_studio_process import HOST, free_port
+from backend.label_studio.client import LabelStudioClient
+from backend.learning.held_out import is_held_out
+from backend.types import Prediction
+from tests.e2e.conftest import VIEWPORT
+from tests.e2e.editor import open_task
+from tests.e2e.unseen_project import UnseenProject, create_unseen_project
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+TASKS, CORRECTED, COMPARED = 20, 5, 4
+PATIENCE_S = float(os.environ.get("CALICO_PATIENCE_S", "1200"))
+USER = ("annotator", "correct-horse")
+
+_REPLACE = """(results) => {
+  const annotation = window.dataManager.lsf.lsf.annotationStore.selected;
+  annotation.deleteAllRegions();
+  annotation.deserializeResults(results);
+}"""
+_COUNT = """(count) =>
+  window.dataManager.lsf.lsf.annotationStore.selected.regionStore.regions.length === count"""
+
+
+@pytest.fixture(scope="module")
+def learning(demo: Demo, ends: Ends, scratch: Path) -> Iterator[Ends]:
+    """A backend with a trainer beside it, for the Label Studio of the demo."""
+    port = free_port(9190)
+    url = f"http://{HOST}:{port}"
+    daemon = Daemon("learning-backend", scratch / "learning")
+    environment = {
+        "PATH": str(Path(sys.executable).parent),
+        "HOME": str(scratch),
+        "LABEL_STUDIO_URL": ends.client.url,
+        "LABEL_STUDIO_API_KEY": demo.state.account.api_key,
+        "CALICO_HOST": HOST,
+        "CALICO_PORT": str(port),
+        "CALICO_DATA_DIR": str(scratch / "learning" / "data"),
+        "CALICO_BASIC_AUTH_USER": USER[0],
+        "CALICO_BASIC_AUTH_PASSWORD": USER[1],
+        "CALICO_TRAIN_EVERY": str(CORRECTED),
+        "CALICO_TRAIN_AGE_S": "100000",
+    }
+    # A machine that is busy with other things may need longer for the same steps.
+    if seconds := os.environ.get("CALICO_TRAIN_SECONDS"):
+        environment["CALICO_TRAIN_SECONDS"] = seconds
+    command = [sys.executable, "-m", "backend.cli", "serve", "--trainer"]
+    daemon.start(command, environment)
+    try:
+        daemon.wait_until_up(f"{url}/health", 300)
+        wait(lambda: httpx.get(f"{url}/health", trust_env=False).json()["model"] == "ready")
+        client = LabelStudioClient(ends.client.url, demo.state.account.api_key)
+        yield Ends(client, url, USER)
+        client.close()
+    finally:
+        daemon.stop()
+
+
+@pytest.fixture(scope="module")
+def project(demo: Demo, learning: Ends) -> UnseenProject:
+    made = create_unseen_project(learning.client, demo.files, TASKS)
+    connect_project(learning, made.id)
+    preannotate(learning, made.id, lambda done: None)
+    return made
+
+
+def wait(condition: Callable[[], Any]) -> Any:
+    """Returns what a condition gives once that is something."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(1.0)
+    return found
+
+
+def newest(client: LabelStudioClient, project: UnseenProject, task_id: int) -> Prediction:
+    return max(client.predictions(task_id, project.schema), key=lambda one: one.id or 0)
+
+
+def correct(page: Page, url: str, project: UnseenProject, task_id: int, regions: int) -> None:
+    """Opens a task, leaves the truth in it and submits."""
+    open_task(page, url, project.id, task_id, regions=regions)
+    results = json.loads(project.answer(task_id))
+    page.evaluate(_REPLACE, results)
+    page.wait_for_function(_COUNT, arg=sum(one["type"] == "brush" for one in results))
+    with page.expect_response(lambda answer: "/annotations" in answer.url and answer.ok):
+        page.click("button[aria-label='Submit current annotation']")
+
+
+def test_five_corrections_make_the_next_task_better(
+    page: Page,
+    browser: Browser,
+    learning: Ends,
+    project: UnseenProject,
+    screenshots: Path | None,
+) -> None:
+    client, url = learning.client, learning.client.url
+    tasks = list(project.truth)
+    counted = [task for task in tasks if not is_held_out(project.id, task)][:CORRECTED]
+    coming = [task for task in tasks if task > counted[-1]][:COMPARED]
+    before = {task: newest(client, project, task) for task in (*counted, *coming)}
+    shown = coming[0]
+    open_task(page, url, project.id, shown, regions=len(before[shown].regions))
+    if screenshots is not None:
+        page.screenshot(path=screenshots / "learning-before.png")
+
+    for task in counted:
+        correct(page, url, project, task, len(before[task].regions))
+    auth = httpx.BasicAuth(*USER)
+    http = httpx.Client(base_url=learning.backend_url, auth=auth, trust_env=False, timeout=30)
+    first, *_ = wait(lambda: _own_versions(http, before[shown].version))
+
+    # Nobody asked for it: the new version predicts what nobody has begun, and pushes it.
+    after = {
+        task: wait(lambda task=task: _of_version(newest(client, project, task), first))
+        for task in coming
+    }
+    open_task(page, url, project.id, shown, regions=len(after[shown].regions))
+    if screenshots is not None:
+        page.screenshot(path=screenshots / "learning-after.png")
+
+    quality = {
+        what: [round(project.quality(task, found[task].regions), 3) for task in coming]
+        for what, found in (("before", before), ("after", after))
+    }
+    print(json.dumps({"version": first, "mean_iou": quality}))  # noqa: T201
+    assert np.mean(quality["after"]) >= np.mean(quality["before"]) + 0.05
+
+    # Its scores order the tasks: the least certain one comes next.
+    waiting = wait(lambda: _pushed(client, project, first))
+    assert client.project(project.id).model_version == first
+    client.update_project(project.id, sampling="Uncertainty sampling")
+    chosen = client.get(f"/api/projects/{project.id}/next")
+    scores = {task: one.score for task, one in waiting.items()}
+    assert isinstance(chosen, dict)
+    assert scores[int(str(chosen["id"]))] == min(scores.values())
+
+    _look_at_the_page(browser, learning, project, first, screenshots)
+    setup = http.get("/status").json()["projects"][0]
+    assert setup["version"] is None
+    http.close()
+
+
+def _own_versions(http: httpx.Client, base: str) -> tuple[str, ...]:
+    return tuple(one for one in http.get("/versions").json()["versions"] if one != base)
+
+
+def _of_version(found: Prediction, version: str) -> Prediction | None:
+    return found if found.version == version else None
+
+
+def _pushed(
+    client: LabelStudioClient, project: UnseenProject, version: str
+) -> dict[int, Prediction] | None:
+    """The newest prediction of every task nobody has annotated, once all are of a version."""
+    open_tasks = [int(str(t["id"])) for t in client.raw_tasks(project.id) if not t["is_labeled"]]
+    found = {task: newest(client, project, task) for task in open_tasks}
+    return found if all(one.version == version for one in found.values()) else None
+
+
+def _look_at_the_page(
+    browser: Browser,
+    learning: Ends,
+    project: UnseenProject,
+    version: str,
+    screenshots: Path | None,
+) -> None:
+    """Reads /ui, then takes the version back with its button."""
+    user, password = USER
+    context = browser.new_context(
+        viewport=VIEWPORT, http_credentials={"username": user, "password": password}
+    )
+    page = context.new_page()
+    errors: list[object] = []
+    page.on("pageerror", lambda error: errors.append(error))
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    page.goto(f"{learning.backend_url}/ui")
+    page.get_by_role("link", name=f"project {project.id}").click()
+    expect(page.get_by_role("heading", name=f"Project {project.id}")).to_be_visible()
+    expect(page.get_by_role("cell", name=version)).to_be_visible()
+    expect(page.get_by_role("img", name="Quality of predictions")).to_be_visible()
+    pictures = page.locator(".groups img")
+    expect(pictures).to_have_count(CORRECTED)
+    for index in range(CORRECTED):
+        pictures.nth(index).scroll_into_view_if_needed()
+    page.wait_for_function(
+        "[...document.querySelectorAll('.groups img')].every(i => i.complete && i.naturalWidth)"
+    )
+    if screenshots is not None:
+        page.evaluate("scrollTo(0, 0)")
+        page.screenshot(path=screenshots / "ui.png", full_page=True)
+    page.get_by_text("roll back…").first.click()
+    page.get_by_role("button", name="Serve the base from now on").click()
+    expect(page.get_by_text("Answered by the base.")).to_be_visible()
+    assert errors == []
+    context.close()
