@@ -55,6 +55,11 @@ COMMANDS = (
     Command(("fetch",), "backend.cli.fetch:fetch", "Bring the released weights of a 7B."),
     Command(("evaluate",), "backend.cli.evaluate:evaluate", "Measure the model on labeled groups."),
     Command(
+        ("calibrate",),
+        "backend.cli.calibrate:calibrate",
+        "Fit region scores to the chance that they are right.",
+    ),
+    Command(
         ("simulate",),
         "backend.cli.simulate:simulate",
         "Let an oracle correct groups, and measure what is learned.",

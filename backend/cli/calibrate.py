@@ -1,0 +1,127 @@
+"""`calico calibrate`: makes scores mean something, once per set of weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backend.cli.drawn_groups import DrawnGroups
+from backend.cli.waiting import progress_bar
+from calico_model.assist.confidence import (
+    CONFIDENCE_FILE,
+    Confidence,
+    Outcome,
+    fit_confidence,
+    write_beside,
+)
+from calico_model.data.opening import open_groups
+from calico_model.data.synthetic import Split
+from calico_model.errors import InvalidConfigError
+from calico_model.evaluation.calibration import calibrate as measure
+from calico_model.evaluation.judging import judge_regions
+from calico_model.types import LabeledGroup
+
+_SEED = 9001  # no other command draws its groups from this one
+_SIZES = (2, 4)
+_SHOWN = ("ECE", "Brier", "AUROC")
+
+
+def calibrate(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Labeled groups; drawn if not given.", metavar="PATH"),
+    ] = None,
+    groups: Annotated[
+        int, typer.Option("--groups", min=4, help="How many; every other one is only measured on.")
+    ] = 300,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="Checkpoint; calico-tiny if not given.", metavar="DIR"),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    write: Annotated[
+        bool, typer.Option("--write/--dry-run", help="Keep the fit beside the weights, or not.")
+    ] = True,
+) -> None:
+    """Fit region scores to the chance that a region is right.
+
+    A score weighs the predicted IoU of the mask, how sure its pixels are, and how sure
+    its name is. Half of the groups fit the weights, on the other half the result is
+    measured. It is written to confidence.json beside the weights, where every command
+    finds it; without that file a score is the plain product of predicted IoU and name.
+    Do it once after training, and again whenever the weights change. What a project's
+    annotators accept and reject bends the scores further, with every version learned.
+
+    ECE: mean distance between score and share of right regions, in percent.
+    Brier: mean squared error. AUROC: chance that a right region scores above a wrong one.
+
+    The last line of the output is JSON: regions, and ECE, Brier and AUROC before and after.
+    """
+    # torch takes seconds to import: `--help` must not wait for it.
+    from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
+
+    folder = weights or DEFAULT_WEIGHTS
+    labeled: Sequence[LabeledGroup] = (
+        DrawnGroups(Split.SEEN, groups, _SEED, _SIZES) if data is None else open_groups(data)
+    )
+    count = min(groups, len(labeled))
+    predictor = load_predictor(folder, device=device)
+    predictor.confidence = None
+    outcomes: tuple[list[Outcome], list[Outcome]] = ([], [])
+    with progress_bar("Judging predictions", count) as advance_to:
+        for index in range(count):
+            group = labeled[index]
+            outcomes[index % 2].extend(judge_regions(predictor.predict(group.group), group))
+            advance_to(index + 1)
+    fitted, held_out = outcomes
+    if not held_out:
+        raise InvalidConfigError(f"--groups: {count} groups show no region to measure on")
+    found = fit_confidence(fitted)
+    before, after = _figures(None, held_out), _figures(found, held_out)
+    Console().print(_table(before, after))
+    if write:
+        write_beside(folder, found)
+        typer.echo(f"{folder / CONFIDENCE_FILE}: written; servers take it at their next start.")
+    typer.echo(
+        json.dumps(
+            {
+                "regions": len(held_out),
+                "before": _rounded(before),
+                "after": _rounded(after),
+                "confidence": {
+                    name: round(getattr(found, name), 4) for name in found.__struct_fields__
+                },
+            }
+        )
+    )
+
+
+def _figures(confidence: Confidence | None, outcomes: Sequence[Outcome]) -> dict[str, float]:
+    score = [
+        one.evidence.iou * one.evidence.phrase
+        if confidence is None
+        else confidence.score(one.evidence)
+        for one in outcomes
+    ]
+    figures = measure(np.array(score), np.array([one.is_right for one in outcomes]))
+    return {name: figures[name] for name in _SHOWN}
+
+
+def _table(before: dict[str, float], after: dict[str, float]) -> Table:
+    table = Table(title="Scores on groups that were not fitted on")
+    for name in ("", *_SHOWN):
+        table.add_column(name, justify="right")
+    for what, figures in (("before", before), ("after", after)):
+        table.add_row(what, *(f"{100 * figures[name]:.1f}" for name in _SHOWN))
+    return table
+
+
+def _rounded(figures: dict[str, float]) -> dict[str, float]:
+    return {name: round(100 * value, 2) for name, value in figures.items()}
