@@ -117,7 +117,7 @@ class Recipe:
         replace(
             REFINE,
             name="balance",
-            steps=1750,
+            steps=1430,
             turns=12,
             learning_rate=7e-4,
             group_sizes=(0.0, 0.30, 0.12, 0.16, 0.21, 0.21),
