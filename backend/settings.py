@@ -219,6 +219,11 @@ class Settings(BaseSettings):
         return self.data_dir / "adapters"
 
     @property
+    def right_of_way_file(self) -> Path:
+        """Tells the trainer that somebody predicts."""
+        return self.data_dir / "predicting"
+
+    @property
     def store_url(self) -> str:
         """SQLAlchemy URL of the store, SQLite inside the data folder unless configured."""
         if self.database_url is not None:

@@ -21,6 +21,7 @@ from backend.learning.runs import RunRepository
 from backend.learning.schedule import SchedulePolicy
 from backend.learning.training import TrainingSession
 from backend.learning.worker import Trainer
+from backend.right_of_way import GivingWay, RightOfWay
 from backend.serving.app import SHIPPED_WEIGHTS
 from backend.serving.logs import start_logging
 from backend.serving.rendering import code_version
@@ -97,14 +98,15 @@ def trainer(
     try:
         attendance.start()
         os.nice(settings.trainer_nice)
-        build_trainer(settings, store).run(stop)
+        build_trainer(settings, store, stop).run(stop)
     finally:
         attendance.close()
         store.close()
 
 
-def build_trainer(settings: Settings, store: Store) -> Trainer:
-    """Wires a trainer; the model is loaded when the first run is due."""
+def build_trainer(settings: Settings, store: Store, stop: threading.Event) -> Trainer:
+    """Wires a trainer; the model is loaded when there is something to learn."""
+    give_way = GivingWay(RightOfWay(settings.right_of_way_file), stop=stop.is_set)
     client = connect_client(settings)
     repository = CorrectionRepository(store)
     derivation = Derivation(repository, None if client is None else StudioPredictions(client))
@@ -118,7 +120,7 @@ def build_trainer(settings: Settings, store: Store) -> Trainer:
             None if client is None else Reconciler(repository, client),
             versions,
             runs,
-            load_updater(settings, client),
+            load_updater(settings, client, give_way),
             start_from=settings.start_from_project,
             code=code_version(),
         )
@@ -134,7 +136,9 @@ def build_trainer(settings: Settings, store: Store) -> Trainer:
     )
 
 
-def load_updater(settings: Settings, client: LabelStudioClient | None) -> OnlineUpdater:
+def load_updater(
+    settings: Settings, client: LabelStudioClient | None, give_way: GivingWay | None = None
+) -> OnlineUpdater:
     """Loads a model of the trainer's own.
 
     Raises:
@@ -164,6 +168,8 @@ def load_updater(settings: Settings, client: LabelStudioClient | None) -> Online
         settings.data_dir / "features",
         feature_bytes=settings.feature_bytes,
         base_groups=find_base_groups(settings),
+        plan=plan,
+        give_way=give_way,
     )
 
 

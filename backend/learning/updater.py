@@ -20,7 +20,9 @@ from backend.errors import MediaError
 from backend.learning.correction import Correction
 from backend.learning.gate import Quality
 from backend.learning.lesson import Teaches, lessons, true_parts
+from backend.learning.pausing import call_at_every_layer
 from backend.learning.training import CorrectedTask, OnProgress, Stop, Write
+from backend.right_of_way import GivingWay
 from backend.types import Region, Task
 from calico_model.errors import CalicoError, CheckpointError, InvalidConfigError
 from calico_model.feature_store import FeatureStore
@@ -71,6 +73,7 @@ class OnlineUpdater:
         feature_bytes: ceiling of that folder.
         base_groups: data the base was trained on.
         plan: how every update learns.
+        give_way: waits while somebody predicts, called all the time; nobody does if None.
     """
 
     def __init__(
@@ -83,9 +86,13 @@ class OnlineUpdater:
         feature_bytes: int,
         base_groups: BaseGroups,
         plan: FinetunePlan | None = None,
+        give_way: GivingWay | None = None,
     ) -> None:
         self._predictor, self._images = predictor, images
         self._model = predictor.adapters.model
+        self._give_way = give_way
+        if give_way is not None:
+            call_at_every_layer(self._model, give_way)
         self._base = base
         self._plan = plan or FinetunePlan()
         self._store = FeatureStore(
@@ -122,13 +129,15 @@ class OnlineUpdater:
             CheckpointError: the adapter to go on from does not fit.
             InvalidConfigError: not one of the corrections can be used.
         """
+        if self._give_way is not None:
+            self._give_way.renew()
         update = finetune(
             self._predictor.adapters,
             self._examples(new),
             Replay(self._examples(earlier), self._replay),
             self._plan,
             start=self._read(start),
-            clock=time.monotonic,
+            clock=time.monotonic if self._give_way is None else self._give_way.working_s,
             on_progress=lambda done: on_progress(_share(done), done.eta_s),
             stop=stop,
         )

@@ -14,6 +14,7 @@ from flask import Flask, Response, g, request
 import calico_model
 from backend.errors import RequestError
 from backend.label_studio.client import LabelStudioClient
+from backend.right_of_way import RightOfWay
 from backend.serving.auth import Credentials
 from backend.serving.descriptors import Descriptors
 from backend.serving.failures import answer_failures
@@ -189,6 +190,7 @@ def build_parts(
             metrics,
             start_from=settings.start_from_project,
         ),
+        right_of_way=RightOfWay(settings.right_of_way_file),
     )
     refresher = build_refresher(settings, store, host, service, client)
     metrics.watch("calico_queue_depth", "Tasks that wait.", lambda: service.waiting)

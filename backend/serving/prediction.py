@@ -26,6 +26,7 @@ from backend.errors import (
     MediaUnavailableError,
     StoreError,
 )
+from backend.right_of_way import RightOfWay
 from backend.serving.job_queue import JobQueue
 from backend.serving.lines import AdapterLines
 from backend.serving.metrics import Metrics
@@ -144,6 +145,7 @@ class PredictionService:
         seats: requests that may wait at once, so that threads are left for everything else.
         capacity: tasks that may wait.
         lines: the version of each project; without, the base answers everything.
+        right_of_way: taken while a task is looked at, so that training beside it waits.
     """
 
     def __init__(
@@ -160,8 +162,10 @@ class PredictionService:
         seats: int,
         capacity: int,
         lines: AdapterLines | None = None,
+        right_of_way: RightOfWay | None = None,
     ) -> None:
         self._host = host
+        self._right_of_way = right_of_way
         self._images = images
         self._render = render
         self._store = store
@@ -265,7 +269,14 @@ class PredictionService:
         self._queue.close()
 
     def _answer(self, work: Work) -> Answer:
-        """Runs in a worker thread; whatever goes wrong stays with this one task."""
+        """Runs in a worker thread."""
+        if self._right_of_way is None:
+            return self._try_to_look(work)
+        with self._right_of_way.taken():
+            return self._try_to_look(work)
+
+    def _try_to_look(self, work: Work) -> Answer:
+        """Whatever goes wrong stays with this one task."""
         about = {"task": work.task.id, "project": work.task.project_id}
         predictor = self._host.wait()
         if self._lines is not None:

@@ -1,0 +1,106 @@
+"""Who predicts goes first: what is seen, how long is waited, and what a crash leaves behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from backend import right_of_way
+from backend.right_of_way import GivingWay, RightOfWay
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "data" / "predicting"
+
+
+def predict_for_ever(path, has_begun):
+    with RightOfWay(path).taken():
+        has_begun.set()
+        threading.Event().wait()
+
+
+def test_it_is_taken_until_the_last_prediction_ends(path):
+    ours, theirs = RightOfWay(path), RightOfWay(path)
+    assert not theirs.is_taken
+    with ours.taken():
+        with ours.taken():
+            assert theirs.is_taken
+        assert theirs.is_taken
+    assert not theirs.is_taken
+
+
+def test_a_failed_prediction_gives_it_back(path):
+    way = RightOfWay(path)
+    with pytest.raises(ValueError, match="on purpose"), way.taken():
+        raise ValueError("on purpose")
+    assert not way.is_taken
+
+
+def test_another_process_is_seen_and_its_death_forgotten(path, monkeypatch):
+    monkeypatch.setattr(right_of_way, "_HOLD_S", 1.0)
+    context = multiprocessing.get_context("fork")
+    has_begun = context.Event()
+    process = context.Process(target=predict_for_ever, args=(path, has_begun))
+    process.start()
+    assert has_begun.wait(30)
+    way = RightOfWay(path)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    deadline = time.monotonic() + 30
+    while way.is_taken:
+        assert time.monotonic() < deadline
+
+
+def test_what_another_boot_left_stops_nobody(path):
+    way = RightOfWay(path)
+    path.write_bytes((2**62).to_bytes(8, "little"))
+    assert not way.is_taken
+
+
+def test_nobody_waits_on_a_free_way(path):
+    giving = GivingWay(RightOfWay(path))
+    giving()
+    assert giving.waited_s == 0
+
+
+def test_patience_ends_and_is_renewed(path):
+    way = RightOfWay(path)
+    giving = GivingWay(way, patience_s=0.02)
+    with way.taken():
+        giving()
+        waited_s = giving.waited_s
+        assert waited_s >= 0.02
+        giving()
+        assert giving.waited_s == waited_s
+        giving.renew()
+        giving()
+    assert giving.waited_s >= 2 * 0.02
+
+
+def test_waiting_ends_with_the_prediction_and_stops_the_clock(path):
+    way = RightOfWay(path)
+    giving = GivingWay(way, patience_s=60)
+    began = giving.working_s()
+    with way.taken():
+        thread = threading.Thread(target=giving)
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert giving.waited_s > 0
+    assert giving.working_s() - began <= time.monotonic() - giving.waited_s - began + 1e-6
+
+
+def test_a_stop_ends_the_wait(path):
+    way = RightOfWay(path)
+    giving = GivingWay(way, patience_s=60, stop=lambda: True)
+    with way.taken():
+        giving()
+    assert giving.waited_s < 60
