@@ -63,6 +63,7 @@ def separate(
     dense: Tensor | None = None,
     approved: Sequence[Tensor] = (),
     most: int | None = None,
+    remembers: bool = True,
 ) -> tuple[Piece, ...]:
     """Outlines the parts a prompt stands for one after the other.
 
@@ -74,6 +75,7 @@ def separate(
         dense: (C, G, G) of the prompt, or None for SAM's no-mask embedding.
         approved: (L, L) shares in [0, 1] of parts of that name that are outlined already.
         most: pieces wanted; None is all.
+        remembers: False leaves a mask memory out.
 
     Returns:
         The other ones, largest remainder first; they do not overlap.
@@ -84,7 +86,7 @@ def separate(
     plain = none if dense is None else dense[None]
     logits, iou = decoder(features.mask, at, sparse[None], plain)
     whole = logits[0, 0]
-    if memory is None:
+    if memory is None or not remembers:
         return (Piece(whole, float(iou[0, 0].clamp(0, 1))),)
     remembered = [(from_shares(shares.to(whole)), Source.APPROVED) for shares in approved]
     todo = whole > 0

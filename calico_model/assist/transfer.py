@@ -13,15 +13,16 @@ from torch import Tensor
 
 from calico_model.assist.calling import call_parts
 from calico_model.assist.exemplar import Sighting, find_elsewhere
-from calico_model.assist.repeated import separate
+from calico_model.assist.repeated import middle, separate
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import mask_shares, to_mask
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import BoolMask, PartMask
+from calico_model.types import BoolMask, GroupPrediction, PartMask, RegionKind
 
 SizesHw = Sequence[tuple[int, int]]
+_PLACES = 8  # per side of an image
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,8 @@ def transfer(
 
     Returns:
         One entry per other image, in order; the outlined image comes first if it shows further
-        parts of that kind. All regions carry the outline's kind, label and part_id.
+        parts of that kind. All regions carry the outline's kind, label and part_id;
+        to that of single pieces their place is added, so that each keeps an identity of its own.
 
     Raises:
         InvalidMaskError: the outline is empty, too small to be seen, or of another size.
@@ -91,6 +93,7 @@ def other_pieces(
     approved: Sequence[BoolMask] = (),
     objects: Sequence[str | None] = (),
     most: int | None = None,
+    remembers: bool = True,
 ) -> tuple[tuple[BoolMask, float], ...]:
     """Outlines parts of one name one by one, beside those that are outlined already.
 
@@ -100,6 +103,7 @@ def other_pieces(
         label: the parts' name.
         approved: (H, W) bool, parts of that name that are done.
         most: how many are wanted; None is all.
+        remembers: False leaves the mask memory out.
 
     Returns:
         Mask (H, W) and predicted IoU of each, without overlap; without a mask memory one mask of
@@ -110,9 +114,27 @@ def other_pieces(
     """
     sparse = call_parts(model, tokenizer, features, [label], objects)[0, image_index]
     done = [_shares(mask, image_index, sizes_hw, model) for mask in approved]
-    pieces = separate(model, features, image_index, sparse[None], approved=done, most=most)
+    pieces = separate(
+        model,
+        features,
+        image_index,
+        sparse[None],
+        approved=done,
+        most=most,
+        remembers=remembers,
+    )
     side = model.config.image_size
     return tuple((to_mask(one.logits, sizes_hw[image_index], side), one.iou) for one in pieces)
+
+
+def object_names(said: GroupPrediction | None, images: int) -> tuple[str | None, ...]:
+    """Returns what the compared object of each image is called in a prediction, None if nothing."""
+    names: list[str | None] = [None] * images
+    for part in said.parts if said is not None else ():
+        is_object = part.kind is RegionKind.COMMON_OBJECT
+        if names[part.image_index] is None:
+            names[part.image_index] = part.label if is_object else part.object_label
+    return tuple(names)
 
 
 def _proposal(
@@ -133,6 +155,7 @@ def _proposal(
             image_index=found.image,
             mask=mask,
             object_label=owner or part.object_label,
+            part_id=f"{part.part_id or part.label}{_place(mask)}" if found.pieces else part.part_id,
             score=found.score,
             evidence=None,
         )
@@ -140,6 +163,13 @@ def _proposal(
         if mask.any()
     )
     return Proposal(found.image, regions, found.score)
+
+
+def _place(mask: BoolMask) -> str:
+    """Where a mask roughly is: what tells alike parts of an image apart, request after request."""
+    row, column = middle(mask)
+    height, width = mask.shape
+    return f"@{int(_PLACES * row / height)}-{int(_PLACES * column / width)}"
 
 
 def _shares(mask: BoolMask, image_index: int, sizes_hw: SizesHw, model: Calico) -> Tensor:
