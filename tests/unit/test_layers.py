@@ -76,6 +76,10 @@ def test_the_model_package_knows_nothing_of_serving(path):
         ("label_studio", "cli"),
         ("serving", "cli"),
         ("learning", "cli"),
+        ("serving", "ui"),
+        ("learning", "ui"),
+        ("label_studio", "ui"),
+        ("ui", "cli"),
     ],
 )
 def test_wings_do_not_import_each_other(wing, other):
