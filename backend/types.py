@@ -91,6 +91,7 @@ class ImageSlot:
         kind: the tag that holds the kind, or None.
         name: the tag that holds the region's own name, or None.
         smart: tags whose prompts ask for an interactive prediction.
+        ask: the prompt box, a text of its own that asks for an interactive prediction, or None.
     """
 
     image: str
@@ -98,6 +99,7 @@ class ImageSlot:
     kind: str | None = None
     name: str | None = None
     smart: tuple[str, ...] = ()
+    ask: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,13 @@ class LabelSchema:
             kind=None if slot.kind is None else slot.kind.replace(flag, index),
             name=None if slot.name is None else slot.name.replace(flag, index),
             smart=tuple(name.replace(flag, index) for name in slot.smart),
+            ask=None if slot.ask is None else slot.ask.replace(flag, index),
         )
 
     @property
     def is_interactive(self) -> bool:
         """Whether the config has a smart tool."""
-        return any(slot.smart for slot in self.slots)
+        return any(slot.smart or slot.ask for slot in self.slots)
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,23 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What an annotator typed and waits for an answer to.
+
+    Attributes:
+        id: id of the text's own region, or of the box it is about.
+        image_index: 0-based position of the image it was typed at.
+        text: as typed.
+        box: (x0, y0, x1, y1) in pixels of the original image when it is about one place, or None.
+    """
+
+    id: str
+    image_index: int
+    text: str
+    box: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
 class PredictRequest:
     """A parsed request for predictions.
 
@@ -207,6 +227,7 @@ class PredictRequest:
         project_id: Label Studio's project id, or None when the request names none.
         prompts: what the annotator clicked; () unless interactive.
         is_interactive: whether an annotator waits in front of the editor.
+        question: what the annotator typed, or None.
     """
 
     tasks: tuple[Task, ...]
@@ -214,6 +235,7 @@ class PredictRequest:
     project_id: int | None
     prompts: tuple[Prompt, ...] = ()
     is_interactive: bool = False
+    question: Question | None = None
 
 
 @dataclass(frozen=True)

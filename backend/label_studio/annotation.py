@@ -30,8 +30,6 @@ from backend.types import (
 )
 from calico_model.types import MAX_GROUP_SIZE, BoolMask, RegionKind
 
-MAX_CONTEXT_RESULTS = 2_000  # every one may be a prompt, and each prompt looks at every region
-
 _MASK_TYPES = frozenset({"brush", "brushlabels", "bitmask", "bitmasklabels"})
 _PROMPT_TYPES = frozenset({"keypoint", "keypointlabels", "rectangle", "rectanglelabels"})
 _PNG_PREFIX = "data:image/png;base64,"
@@ -94,14 +92,10 @@ def parse_prediction(value: Mapping[str, object], schema: LabelSchema) -> Predic
     )
 
 
-def read_prompts(raw: msgspec.Raw | bytes, schema: LabelSchema) -> tuple[Prompt, ...]:
-    """Reads the clicks and boxes of an interactive request.
-
-    Raises:
-        RequestError: the context's result is not a list, or longer than an annotator works.
-    """
+def read_prompts(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Prompt, ...]:
+    """Reads the clicks and boxes of an interactive context."""
     prompts = []
-    for result in decode_results(raw, place="params.context.result", most=MAX_CONTEXT_RESULTS):
+    for result in results:
         box = _box_of(result)
         index = _image_index(result, schema)
         if result.type in _PROMPT_TYPES and box is not None and index is not None:

@@ -16,6 +16,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from backend.errors import InvalidLabelConfigError
+from backend.label_studio.label_set import read_label
 from backend.types import (
     ControlType,
     ImageSlot,
@@ -78,6 +79,7 @@ def parse_label_config(xml: str) -> LabelSchema:
             kind=kind_tag,
             name=name_tag,
             smart=tuple(tag.get("name", "") for tag in controls if _is_smart(tag)),
+            ask=next((tag.get("name") for tag in controls if _asks(tag)), None),
         )
         for image, mask, kind_tag, name_tag, controls in zip(
             images, masks, kind_tags or nothing, name_tags or nothing, by_image, strict=True
@@ -94,20 +96,6 @@ def parse_label_config(xml: str) -> LabelSchema:
         relation=_read_relation(tags),
         item_key=item_key,
     )
-
-
-def read_label(value: str | None, alias: str | None, predicted: str | None) -> LabelValue | None:
-    """One `<Label>`, `<Choice>` or entry of a task's label list.
-
-    The editor stores the alias instead of the value when there is one, so we do too; the value and
-    the comma-separated `predicted_values` then mean the same label.
-    """
-    stored = alias or value
-    if not stored:
-        return None
-    others = [value or "", *(predicted or "").split(",")]
-    stripped = dict.fromkeys(other.strip() for other in others)
-    return LabelValue(stored, tuple(other for other in stripped if other and other != stored))
 
 
 def _parse_xml(xml: str) -> Element:
@@ -196,7 +184,7 @@ def _read_attributes(
     if not values and task_field is None:
         raise _error(f'expected <Label value="..."> inside <{labels[0].tag}> of every <Image>')
     kinds = _kinds_said(values, _KINDS)
-    per_region = [[c for c in cs if c.get("perregion", "").lower() == "true"] for cs in by_image]
+    per_region = [[c for c in cs if _is_true(c, "perregion")] for cs in by_image]
     choices = _one_per_image([[c for c in cs if c.tag == "choices"] for cs in per_region])
     if kinds:
         texts = _one_per_image([[c for c in cs if c.tag == "textarea"] for cs in per_region])
@@ -262,7 +250,17 @@ def _kinds_said(
 
 
 def _is_smart(tag: Element) -> bool:
-    return tag.tag in _SMART_TAGS and tag.get("smart", "").lower() == "true"
+    return tag.tag in _SMART_TAGS and _is_true(tag, "smart")
+
+
+def _asks(tag: Element) -> bool:
+    """Whether a text area is the prompt box: it says so itself, for others are for comments."""
+    is_own = tag.tag == "textarea" and not _is_true(tag, "perregion")
+    return is_own and _is_true(tag, "smart", "smartonly")
+
+
+def _is_true(tag: Element, *attributes: str) -> bool:
+    return any(tag.get(attribute, "").lower() == "true" for attribute in attributes)
 
 
 def _read_relation(tags: Sequence[Element]) -> str | None:

@@ -14,13 +14,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 
 import msgspec
 import numpy as np
 from PIL import Image
 
 from backend.label_studio import brush
+from backend.label_studio.label_set import closed_labels, match_label
 from backend.types import (
     ControlType,
     ImageSlot,
@@ -30,7 +30,6 @@ from backend.types import (
     MaskFamily,
 )
 from calico_model.types import MAX_GROUP_SIZE, BoolMask, GroupPrediction, PartMask
-from calico_model.vocabulary import Vocabulary, match, normalise
 
 # Raise it when equal predictions are written differently: kept answers are then made anew.
 RENDERING_VERSION = 1
@@ -188,34 +187,10 @@ def _texts_of(
     if schema.name is not None and schema.name.is_open:
         name = "".join(sign for sign in part.label if sign.isprintable()).strip() or None
     elif schema.name is not None:
-        name = match_label(part.label, labels if schema.name.task_field else schema.name.values)
+        name = match_label(part.label, closed_labels(schema, labels))
         if name is None and schema.name.type is ControlType.LABELS:
             return Omission.UNKNOWN_LABEL
     return kind, name
-
-
-def match_label(text: str, labels: tuple[LabelValue, ...]) -> str | None:
-    """Returns the label of a closed set that a text means, as Label Studio stores it, or None."""
-    if any(label.value == text for label in labels):
-        return text
-    return match(text, _vocabulary(labels)) if normalise(text) else None
-
-
-@lru_cache(maxsize=256)
-def _vocabulary(labels: tuple[LabelValue, ...]) -> Vocabulary:
-    """Labels that differ after normalisation; of equal ones the first wins."""
-    distinct: dict[str, str] = {}
-    for label in labels:
-        distinct.setdefault(normalise(label.value), label.value)
-    distinct.pop("", None)
-    known = set(distinct.values())
-    aliases = {
-        alias: label.value
-        for label in reversed(labels)
-        for alias in label.aliases
-        if label.value in known and normalise(alias)
-    }
-    return Vocabulary(tuple(distinct.values()), aliases)
 
 
 def _region_results(region: _Shown, schema: LabelSchema) -> list[_Result]:

@@ -12,14 +12,17 @@ import msgspec
 
 from backend.errors import InvalidLabelConfigError, InvalidTaskError, RequestError
 from backend.label_studio.annotation import read_prompts
-from backend.label_studio.label_config import parse_label_config, read_label
-from backend.label_studio.wire import Id, decode
+from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.label_set import read_label
+from backend.label_studio.question import read_question
+from backend.label_studio.wire import Id, decode, decode_results
 from backend.types import LabelSchema, LabelValue, Layout, PredictRequest, SetupRequest, Task
 from calico_model.types import MAX_GROUP_SIZE
 
 MAX_TASKS = 50_000
 MAX_URL_LENGTH = 8_192
 MAX_TASK_LABELS = 2_000
+MAX_CONTEXT_RESULTS = 2_000  # every one may be a prompt, and each prompt looks at every region
 
 
 class _WireTask(msgspec.Struct):
@@ -53,7 +56,8 @@ def parse_predict_request(body: bytes) -> PredictRequest:
     """Reads the body of POST /predict.
 
     Raises:
-        RequestError: not JSON, or a wrong type; the field names the place.
+        RequestError: not JSON, a wrong type, or more context than an annotator makes; the field
+            names the place.
         InvalidLabelConfigError: no labeling config, or one without the needed tags.
     """
     wire = decode(body, _WirePredict, RequestError)
@@ -67,6 +71,9 @@ def parse_predict_request(body: bytes) -> PredictRequest:
     schema = parse_label_config(wire.label_config)
     project_id = read_project_id(wire.project)
     context = wire.params.context if wire.params is not None else None
+    raw, place = (context or _WireContext()).result, "params.context.result"
+    asked = decode_results(raw, place=place, most=MAX_CONTEXT_RESULTS)
+    prompts = read_prompts(asked, schema)
     return PredictRequest(
         tasks=tuple(
             _build_task(task.id, project_id, _decode_data(task.data), schema, f"tasks[{index}]")
@@ -74,8 +81,9 @@ def parse_predict_request(body: bytes) -> PredictRequest:
         ),
         schema=schema,
         project_id=project_id,
-        prompts=() if context is None else read_prompts(context.result, schema),
+        prompts=prompts,
         is_interactive=context is not None,
+        question=read_question(asked, schema, prompts),
     )
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from backend.label_studio.annotation import parse_annotated
 from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.label_set import match_label
 from backend.label_studio.result import (
     Omission,
     empty_item,
-    match_label,
     not_yet_item,
     predict_answer,
     render_prediction,

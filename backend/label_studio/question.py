@@ -1,0 +1,79 @@
+"""What an annotator types into the prompt box, or beside a box he drew -> a question, and back.
+
+The prompt box keeps everything that was typed and answered as lines of one text result; what is
+new is the last line that is not ours. A text under a drawn box has the box's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backend.label_studio.wire import WireResult, WireValue
+from backend.types import LabelSchema, Layout, Prompt, Question
+from calico_model.types import MAX_GROUP_SIZE
+
+REPLY_MARK = "\u2192 "
+"""What our lines in the prompt box begin with, so that they are not read as questions."""
+TEXT = "textarea"
+
+
+def read_question(
+    results: Sequence[WireResult], schema: LabelSchema, prompts: Sequence[Prompt]
+) -> Question | None:
+    """Reads what was typed last in an interactive context, None if nothing was.
+
+    Args:
+        results: of the context.
+        schema: of the project; a text of a tag that is no prompt box is no question.
+        prompts: the clicks and boxes of the same context.
+    """
+    texts = [result for result in results if result.type == TEXT and _line(result.value)]
+    for result in reversed(texts):
+        image_index = _asked_at(result, schema)
+        if image_index is not None:
+            return Question(str(result.id), image_index, _line(result.value))
+    drawn = {prompt.id: prompt for prompt in prompts if prompt.is_positive and not prompt.is_click}
+    for result in reversed(texts):
+        if (prompt := drawn.get(str(result.id))) is not None:
+            return Question(prompt.id, prompt.image_index, _line(result.value), prompt.box)
+    return None
+
+
+def reply_result(question: Question, schema: LabelSchema, reply: str) -> dict[str, object] | None:
+    """Writes an answer under its question, None where the config has no place for it.
+
+    The editor takes a text that belongs to no region at once, and shows it in the prompt box.
+    """
+    slot = schema.slot(question.image_index)
+    if slot.ask is None or question.box is not None:
+        return None
+    result: dict[str, object] = {
+        "id": question.id,
+        "from_name": slot.ask,
+        "to_name": slot.image,
+        "type": TEXT,
+        "value": {"text": [question.text, REPLY_MARK + reply]},
+    }
+    if schema.layout is Layout.VALUE_LIST:
+        result["item_index"] = question.image_index
+    return result
+
+
+def _asked_at(result: WireResult, schema: LabelSchema) -> int | None:
+    """The image at whose prompt box a text was typed."""
+    if schema.layout is Layout.VALUE_LIST:
+        index = result.item_index or 0
+        is_box = result.from_name == schema.slot(0).ask and 0 <= index < MAX_GROUP_SIZE
+        return index if is_box else None
+    count = len(schema.slots) if schema.layout is Layout.IMAGE_TAGS else MAX_GROUP_SIZE
+    boxes = (schema.slot(index).ask for index in range(count))
+    return next((index for index, name in enumerate(boxes) if name == result.from_name), None)
+
+
+def _line(value: WireValue | None) -> str:
+    """The last line that an annotator typed, "" if there is none."""
+    if value is None or value.text is None:
+        return ""
+    lines = [value.text] if isinstance(value.text, str) else value.text
+    asked = [line.strip() for line in lines if not line.startswith(REPLY_MARK)]
+    return next((line for line in reversed(asked) if line), "")
