@@ -123,12 +123,14 @@ class ParsedAnswer:
         first_segments: for each phrase, which [SEG] of the whole answer (0-based) is its first.
         malformed: how many [SEG] do not fit the grammar.
         segments: how many [SEG] the text holds.
+        starts: for each phrase, where in the text it begins.
     """
 
     phrases: tuple[Phrase, ...]
     first_segments: tuple[int, ...]
     malformed: int
     segments: int
+    starts: tuple[int, ...]
 
 
 def conversation(question: str, images: int, system_prompt: str = "") -> str:
@@ -185,16 +187,20 @@ def parse_answer(kind: RegionKind, text: str) -> ParsedAnswer:
     first_sentence = text.find(".")
     phrases: list[Phrase] = []
     first_segments: list[int] = []
+    starts: list[int] = []
     used = 0
     for match in _PHRASE.finditer(text):
         label = clean_label(match.group(1))
         images = tuple(int(k or 1) - 1 for k in _SEGMENT.findall(match.group(2)))
         used += len(images)
         first_segments.append(text.count(SEG, 0, match.start(2)))
+        starts.append(match.start())
         is_object = kind is RegionKind.COMMON_OBJECT or match.start() < first_sentence
         phrases.append(Phrase(label, images, is_object))
     segments = text.count(SEG)
-    return ParsedAnswer(tuple(phrases), tuple(first_segments), segments - used, segments)
+    return ParsedAnswer(
+        tuple(phrases), tuple(first_segments), segments - used, segments, tuple(starts)
+    )
 
 
 def clean_label(text: str) -> str:

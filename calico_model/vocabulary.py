@@ -157,6 +157,11 @@ class Vocabulary:
         named = {normalise(alias): label for alias, label in self.aliases.items()}
         return named | {normalise(label): label for label in self.labels}
 
+    def spellings(self, label: str) -> tuple[str, ...]:
+        """Returns every name of a label in normal form, its own first; no name is of two labels."""
+        names = [name for name, owner in self._canonical.items() if owner == label]
+        return tuple(sorted(names, key=lambda name: name != normalise(label)))
+
 
 def match(label: str, vocabulary: Vocabulary, *, threshold: float = CLOSE_ENOUGH) -> str | None:
     """Returns the label of the vocabulary that a text means, or None if it is out of vocabulary.
