@@ -66,6 +66,16 @@ COMMANDS = (
     ),
     Command(("synth",), "backend.cli.synth:synth", "Draw labeled groups of images."),
     Command(("train",), "backend.cli.train:train", "Train the model."),
+    Command(
+        ("train-assist",),
+        "backend.cli.train_assist:train_assist",
+        "Teach a trained model to help while annotating.",
+    ),
+    Command(
+        ("fit-names",),
+        "backend.cli.fit_names:fit_names",
+        "Teach a trained model to name outlined regions.",
+    ),
     Command(("ablate",), "backend.cli.ablate:ablate", "Measure what each part of it is worth."),
     Command(
         ("mixedparts", "build"),
@@ -87,6 +97,11 @@ COMMANDS = (
         ("bench", "webhook"),
         "backend.cli.bench_webhook:bench_webhook",
         "Time webhook answers under many posters.",
+    ),
+    Command(
+        ("bench", "training"),
+        "backend.cli.bench_training:bench_training",
+        "Time answers while an update trains.",
     ),
     Command(
         ("bench", "latency"),

@@ -1,0 +1,75 @@
+"""`calico fit-names`: teaches weights which names go with outlined regions."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backend.cli.waiting import training_bar
+
+_SCENES = 2500
+
+
+def fit_names(
+    out: Annotated[Path, typer.Option(help="Run folder; the new model is OUT/model.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Model folder; the shipped one when not given.")
+    ] = None,
+    pool: Annotated[
+        Path | None, typer.Option(help="Folder of rendered scenes; OUT/pool when not given.")
+    ] = None,
+    scenes: Annotated[
+        int, typer.Option(min=20, help="Scenes to learn from; rendered when the pool is yours.")
+    ] = _SCENES,
+    seed: Annotated[int, typer.Option(help="Of scenes, outlines and weights.")] = 31,
+) -> None:
+    """Teach a model to name outlined regions out of a closed label set.
+
+    Drawn scenes are encoded once, every visible object and part is described by what the encoders
+    say inside and around it, and a small head learns which of the model's own words go with it.
+    Everything else stays as it is. OUT/model is then a copy of the model folder that has the head;
+    a model without one names by its answers and by what annotators accepted.
+
+    The last line of stdout is JSON: model, regions, names, accuracy (percent of held-out regions),
+    temperature, seconds.
+    """
+    from calico_model.data.pool import fill_pool
+    from calico_model.predictor import DEFAULT_WEIGHTS
+    from calico_model.training.region_fit import RegionRecipe, fit_region_head
+
+    began = time.monotonic()
+    with training_bar("rendering scenes") as advance_to:
+        if pool is None:
+            pool = out / "pool"
+            fill_pool(
+                pool,
+                scenes=scenes,
+                seed=seed,
+                size_px=128,
+                workers=os.cpu_count() or 1,
+                on_progress=lambda done: advance_to("rendering scenes", done, scenes),
+            )
+        fit = fit_region_head(
+            weights or DEFAULT_WEIGHTS,
+            pool,
+            out,
+            RegionRecipe(scenes=scenes, seed=seed),
+            on_progress=advance_to,
+        )
+    typer.echo(
+        json.dumps(
+            {
+                "model": str(fit.model),
+                "regions": fit.regions,
+                "names": fit.names,
+                "accuracy": round(fit.accuracy, 2),
+                "temperature": round(fit.temperature, 3),
+                "seconds": round(time.monotonic() - began, 1),
+            }
+        )
+    )
