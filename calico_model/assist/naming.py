@@ -1,42 +1,40 @@
 """Which label of a closed set a region is: three witnesses, fused, or "unsure".
 
-V1, the language model: candidates are scored at the place of a phrase along a trie of their
-tokens, exactly normalised over the set, so that a long or spelled name costs nothing (seed system
-6.5). V2, prototypes of what the project's annotators accepted (prototypes.py). The head of the
-weights, where they have one, knows what training named (modeling/region_head.py). A witness that
-knows nothing is uniform and changes nothing; nothing outside the set can come out.
-Legend: S slots, N nodes, C labels, R regions, T positions, D the LLM's width.
+V1, the language model at the places of its own answers (label_trie.py). V2, prototypes of what the
+project's annotators accepted (prototypes.py). The head of the weights, where they have one, knows
+what training named (modeling/region_head.py). A witness that knows nothing is uniform and changes
+nothing; nothing outside the set can come out.
+Legend: R regions, C labels, S slots, L logit side, d width of a descriptor, D the LLM's width.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers import DynamicCache
 
 from calico_model import prompts
-from calico_model.data.collate import Turn, collate_turns
+from calico_model.assist.label_trie import Slot, build_trie, find_slots, score_slots
+from calico_model.assist.prototypes import Prototypes
+from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
+from calico_model.images import mask_shares
 from calico_model.modeling.label_rows import needs_row
-from calico_model.modeling.language import run_layers
-from calico_model.modeling.layout import packed
 from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import RegionHead, describe_regions
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import RegionKind
+from calico_model.types import BoolMask, GroupPrediction, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary
 
 UNSURE_BELOW = 0.3
 """Smallest chance at which a region is given a label; below it the annotator decides."""
-
-LeastChance = float
+_RANKED = 3
 
 
 @dataclass(frozen=True)
@@ -72,181 +70,111 @@ class Named:
     ranked: tuple[tuple[str, float], ...]
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A place in an answer where a phrase begins.
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """A region to name.
 
     Attributes:
-        kind: the question.
-        before: the answer up to the phrase.
-        label, images, is_object: what the model itself says there.
+        image_index: 0-based position of the image in its group.
+        mask: (H, W) bool in the original frame, not empty.
+        kind: what it is to its group, or None when nobody said.
+        said: what the model itself calls it, or None for a region it did not find.
     """
 
-    kind: RegionKind
-    before: str
-    label: str
-    images: tuple[int, ...]
-    is_object: bool
+    image_index: int
+    mask: BoolMask
+    kind: RegionKind | None = None
+    said: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class LabelTrie:
-    """The phrases of a closed set, token by token, equal beginnings once.
+class ClosedSet:
+    """What regions may be called, and what is known about it.
 
     Attributes:
-        tokens: (N,) int64 of each node.
-        parents: (N,) int64, -1 for the first.
-        ancestors: (N, N) bool, True where a node (first axis) comes after another or is it.
-        ends: (E,) int64 nodes where a phrase is complete.
-        owners: (E,) int64 label each of them names.
-        labels: how many labels.
+        vocabulary: the labels with their aliases.
+        accepted: what accepted regions of each label look like.
+        weights: how the witnesses are weighed.
+        least: smallest chance at which a label is given.
     """
 
-    tokens: Tensor
-    parents: Tensor
-    ancestors: Tensor
-    ends: Tensor
-    owners: Tensor
-    labels: int
+    vocabulary: Vocabulary
+    accepted: Prototypes = field(default_factory=Prototypes)
+    weights: Fusion = field(default_factory=Fusion)
+    least: float = UNSURE_BELOW
 
 
-def build_trie(vocabulary: Vocabulary, tokenizer: Tokenizer) -> LabelTrie:
-    """Spells every label and alias as the model writes a phrase, from `<p>` to `</p>`."""
-    known: dict[tuple[int, int], int] = {}
-    ends: dict[int, int] = {}
-    for owner, label in enumerate(vocabulary.labels):
-        for name in (*vocabulary.spellings(label), prompts.clean_label(label)):
-            node = -1
-            written = f"{prompts.PHRASE_START} the {name} {prompts.PHRASE_END}"
-            for token in tokenizer.encode(written):
-                node = known.setdefault((node, token), len(known))
-            ends.setdefault(node, owner)
-    parents = [parent for parent, _ in known]
-    ancestors = torch.eye(len(known), dtype=torch.bool)
-    for node, parent in enumerate(parents):
-        if parent >= 0:
-            ancestors[node] |= ancestors[parent]
-    return LabelTrie(
-        torch.tensor([token for _, token in known]),
-        torch.tensor(parents),
-        ancestors,
-        torch.tensor(list(ends)),
-        torch.tensor(list(ends.values())),
-        len(vocabulary.labels),
-    )
-
-
-def find_slots(answers: Mapping[str, str]) -> tuple[Slot, ...]:
-    """Finds the phrases of a model's own answers, by `RegionKind.value`."""
-    found: list[Slot] = []
-    for kind in RegionKind:
-        text = answers.get(kind.value, "")
-        parsed = prompts.parse_answer(kind, text)
-        for phrase, start in zip(parsed.phrases, parsed.starts, strict=True):
-            # A space before a tag is no token of its own.
-            before = text[:start].rstrip()
-            found.append(Slot(kind, before, phrase.label, phrase.images, phrase.is_object))
-    return tuple(found)
+def outline_of(part: PartMask) -> Outline:
+    """Returns a region of a prediction as one to name."""
+    return Outline(part.image_index, part.mask, part.kind, part.label)
 
 
 @torch.inference_mode()
-def score_slots(
+def name_regions(
     model: Calico,
     tokenizer: Tokenizer,
     features: ImageFeatures,
-    slots: Sequence[Slot],
-    trie: LabelTrie,
-) -> Tensor:
-    """Asks the language model which label of a set comes at places of its answers (V1).
-
-    What is before the places is computed once, then all candidates of all places in one forward:
-    every node of the trie sees what is before it.
+    outlines: Sequence[Outline],
+    closed: ClosedSet,
+    said: GroupPrediction | None = None,
+) -> tuple[Named, ...]:
+    """Names regions of a group.
 
     Args:
         model: in evaluation mode, on the device of the features.
         tokenizer: of the model, and of the adapter it wears.
-        features: of the images of the group.
-        slots: S places, at least one.
-        trie: of the closed set.
+        features: of the group's images.
+        outlines: R regions.
+        closed: what they may be called.
+        said: what the same weights predicted for the group; None leaves the language model out,
+            which then costs nothing.
 
-    Returns:
-        (S, C) float32 log chances on the CPU; each row sums to one after exp.
+    Raises:
+        InvalidMaskError: an empty mask.
     """
-    images, config = tuple(range(len(features))), model.config
-    device = features.global_tokens.device
-    # The places of one answer are beginnings of each other: its longest one holds them all.
-    longest = {slot.kind: slot.before for slot in sorted(slots, key=lambda slot: len(slot.before))}
-    kinds = list(longest)
-    asked = collate_turns(
-        [
-            Turn(
-                prompts.conversation(prompts.QUESTIONS[kind][0], len(images), config.system_prompt),
-                longest[kind],
-                images,
-            )
-            for kind in kinds
-        ],
-        tokenizer,
-        config.qformer.queries,
-    ).conversations.to(device)
-    cache = DynamicCache()
-    hidden = model.prefill(
-        model.embed(asked, model.image_rows(features)),
-        asked,
-        model.correspondence(features),
-        (packed(asked, own_images=False), packed(asked, own_images=True)),
-        cache,
+    if not outlines:
+        return ()
+    count = len(closed.vocabulary.labels)
+    image, shares = _frames(model, outlines)
+    head = read_head(model, tokenizer, features, image, shares, closed.vocabulary)
+    looks = descriptors(model, features, image, shares).numpy()
+    told = np.full((len(outlines), count), -math.log(count))
+    slots = () if said is None else find_slots(said.answers)
+    picks = [pick_slots(slots, one) for one in outlines]
+    if asked := sorted({n for places in picks for n in places}):
+        trie = build_trie(closed.vocabulary, tokenizer)
+        rows = score_slots(model, tokenizer, features, [slots[n] for n in asked], trie)
+        told = _spread(rows, [[asked.index(n) for n in places] for places in picks])
+    return fuse(
+        closed,
+        head.double().numpy(),
+        closed.accepted.log_chances(looks, closed.vocabulary.labels),
+        told,
     )
-    rows = torch.tensor([kinds.index(slot.kind) for slot in slots], device=device)
-    told = torch.tensor([len(tokenizer.encode(slot.before)) for slot in slots], device=device)
-    lengths = asked.guidance[rows] + 1 + told  # (S,)
-    cache.batch_select_indices(rows)
-    is_before = torch.arange(asked.input_ids.shape[1], device=device) < lengths[:, None]  # (S, T)
-    last = hidden[rows, lengths - 1][:, None]  # (S, 1, D)
-    nodes = _read_trie(model, trie, is_before, cache)
-    parents = trie.parents.to(device) + 1
-    logits = model.language.lm_head(torch.cat((last, nodes), 1)).float()  # (S, 1 + N, V)
-    steps = logits[:, parents, trie.tokens.to(device)]  # (S, N)
-    # Normalised among siblings alone, so the leaves of the trie share all of the chance.
-    top = torch.full_like(logits[:, :, 0], -torch.inf)
-    top = top.scatter_reduce(1, parents.expand_as(steps), steps, "amax")
-    mass = torch.zeros_like(top).index_add(1, parents, (steps - top[:, parents]).exp())
-    steps = steps - top[:, parents] - mass[:, parents].log()
-    paths = steps @ trie.ancestors.to(steps).T
-    ends = paths[:, trie.ends.to(device)].cpu().exp()
-    chances = torch.zeros(len(slots), trie.labels).index_add(1, trie.owners, ends)
-    return chances.clamp(min=1e-30).log()
 
 
-def _read_trie(model: Calico, trie: LabelTrie, is_before: Tensor, cache: DynamicCache) -> Tensor:
-    """Final hidden states (S, N, D) of every node behind every prefix."""
-    device, slots = is_before.device, len(is_before)
-    embedded = model.language.model.embed_tokens(trie.tokens.to(device))
-    ancestors = trie.ancestors.to(device)
-    depth = is_before.sum(1, keepdim=True) + ancestors.sum(1)[None] - 1  # (S, N)
-    behind = is_before[:, None].expand(-1, len(trie.tokens), -1)
-    mask = torch.cat((behind, ancestors[None].expand(slots, -1, -1)), 2)[:, None]
-    every = range(len(model.language.model.layers))
-    hidden = embedded[None].expand(slots, -1, -1)
-    hidden = run_layers(model.language, every, hidden, depth, mask, cache)
-    normed: Tensor = model.language.model.norm(hidden)
-    return normed
+def describe_outlines(
+    model: Calico, features: ImageFeatures, outlines: Sequence[Outline]
+) -> NDArray[np.float32]:
+    """Returns the (R, d) descriptors of regions, to be remembered under their labels.
+
+    Raises:
+        InvalidMaskError: an empty mask.
+    """
+    described: NDArray[np.float32] = descriptors(model, features, *_frames(model, outlines)).numpy()
+    return described
 
 
-def pick_slots(
-    slots: Sequence[Slot], image: int, kind: RegionKind | None, label: str | None
-) -> list[int]:
-    """Returns the places that may speak of a region: its own, else all of its image and kind."""
-    here = [n for n, slot in enumerate(slots) if image in slot.images]
-    fits = [n for n in here if kind is None or _says(slots[n], kind)]
-    own = [n for n in fits if label is not None and slots[n].label == label]
-    return own or fits
-
-
-def _says(slot: Slot, kind: RegionKind) -> bool:
-    if kind is RegionKind.COMMON_OBJECT:
-        return slot.is_object
-    return not slot.is_object and slot.kind is kind
+def _frames(model: Calico, outlines: Sequence[Outline]) -> tuple[Tensor, Tensor]:
+    """Images (R,) and shares (R, L, L) of regions, on the model's device."""
+    for number, one in enumerate(outlines):
+        if not one.mask.any():
+            raise InvalidMaskError(f"outlines[{number}].mask: expected a region, got an empty mask")
+    side, logit_side = model.config.image_size, model.config.mask_side
+    device = model.mask_decoder.mask_decoder.iou_token.weight.device
+    shares = torch.stack([mask_shares(one.mask, side, logit_side) for one in outlines])
+    image = torch.tensor([one.image_index for one in outlines])
+    return image.to(device), shares.to(device)
 
 
 @torch.inference_mode()
@@ -328,49 +256,50 @@ def words_of(model: Calico, tokenizer: Tokenizer, name: str) -> Tensor:
 
 
 def fuse(
-    vocabulary: Vocabulary,
+    closed: ClosedSet,
     head: NDArray[np.float64],
     remembered: NDArray[np.float64],
-    language: NDArray[np.float64],
-    *,
-    accepted: int,
-    weights: Fusion | None = None,
-    least: LeastChance = UNSURE_BELOW,
+    told: NDArray[np.float64],
 ) -> tuple[Named, ...]:
     """Weighs the witnesses of R regions and names them.
 
     Args:
-        vocabulary: the closed set of C labels.
-        head, remembered, language: (R, C) log chances; uniform rows say nothing.
-        accepted: regions the prototypes stand for.
-        weights: exponents.
-        least: smallest chance at which a label is given.
+        closed: the set of C labels.
+        head, remembered, told: (R, C) log chances; uniform rows say nothing.
     """
-    weights = weights or Fusion()
+    weights, accepted = closed.weights, closed.accepted.regions
     trust = weights.prototypes * accepted / (accepted + weights.trusted_after)
-    logits = weights.head * head + trust * remembered + weights.language * language
-    logits = logits - logits.max(1, keepdims=True)
-    chances = np.exp(logits)
+    logits = weights.head * head + trust * remembered + weights.language * told
+    chances = np.exp(logits - logits.max(1, keepdims=True))
     chances /= chances.sum(1, keepdims=True)
-    return tuple(_name(vocabulary, row, least) for row in chances)
+    return tuple(_name(closed, row) for row in chances)
 
 
-def _name(vocabulary: Vocabulary, chances: NDArray[np.float64], least: LeastChance) -> Named:
-    order = np.argsort(-chances, kind="stable")[:3]
-    ranked = tuple((vocabulary.labels[int(n)], float(chances[n])) for n in order)
+def _name(closed: ClosedSet, chances: NDArray[np.float64]) -> Named:
+    labels = closed.vocabulary.labels
+    order = np.argsort(-chances, kind="stable")[:_RANKED]
+    ranked = tuple((labels[int(n)], float(chances[n])) for n in order)
     label, chance = ranked[0]
-    return Named(label if chance >= least else None, chance, ranked)
+    return Named(label if chance >= closed.least else None, chance, ranked)
 
 
-def spread(rows: Tensor, picks: Sequence[Sequence[int]], count: int) -> NDArray[np.float64]:
-    """Gives each region the mean chances of the places that may speak of it.
+def pick_slots(slots: Sequence[Slot], outline: Outline) -> list[int]:
+    """Returns the places that may speak of a region: its own, else all of its image and kind."""
+    here = [n for n, slot in enumerate(slots) if outline.image_index in slot.images]
+    fits = [n for n in here if outline.kind is None or _says(slots[n], outline.kind)]
+    own = [n for n in fits if outline.said is not None and slots[n].label == outline.said]
+    return own or fits
 
-    Args:
-        rows: (S, C) log chances of `score_slots`.
-        picks: per region, from `pick_slots`; none is uniform.
-        count: C.
-    """
-    found = np.full((len(picks), count), -math.log(count))
+
+def _says(slot: Slot, kind: RegionKind) -> bool:
+    if kind is RegionKind.COMMON_OBJECT:
+        return slot.is_object
+    return not slot.is_object and slot.kind is kind
+
+
+def _spread(rows: Tensor, picks: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    """Gives each region the mean chances of the places that may speak of it; uniform for none."""
+    found = np.full((len(picks), rows.shape[1]), -math.log(rows.shape[1]))
     for row, places in enumerate(picks):
         if places:
             found[row] = torch.logsumexp(rows[list(places)].double(), 0) - math.log(len(places))
