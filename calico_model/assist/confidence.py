@@ -75,13 +75,13 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Bends one score in [0, 1]; bit for bit the same where this is the identity."""
         if self.is_identity:
             return score
-        return float(_sigmoid(self.slope * _log_odds(np.float64(score)) + self.shift))
+        return float(_sigmoid(self.slope * _log_odds(np.array(score)) + self.shift))
 
     def undo(self, score: float) -> float:
         """Returns the score that `score` bends to this one."""
         if self.is_identity:
             return score
-        return float(_sigmoid((_log_odds(np.float64(score)) - self.shift) / self.slope))
+        return float(_sigmoid((_log_odds(np.array(score)) - self.shift) / self.slope))
 
     @property
     def is_identity(self) -> bool:
