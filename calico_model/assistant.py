@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from calico_model.assist import clicking, referring
-from calico_model.assist.clicking import MaskPrompt, Refined
+import numpy as np
+from numpy.typing import NDArray
+
+from calico_model.assist import clicking, naming, referring, transfer
+from calico_model.assist.clicking import Refined
+from calico_model.assist.naming import ClosedSet, Named, Outline
+from calico_model.assist.prompt import MaskPrompt
 from calico_model.assist.referring import Reference
+from calico_model.assist.transfer import Proposal
 from calico_model.predictor import Predictor
-from calico_model.types import GroupPrediction, ImageGroup
+from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask
 
 
 class Assistant:
@@ -70,4 +76,110 @@ class Assistant:
                     referring.shown_objects(said.answers, len(group), owner=owner),
                 )
                 for label, owner in names
+            )
+
+    def name(
+        self,
+        group: ImageGroup,
+        outlines: Sequence[Outline],
+        closed: ClosedSet,
+        said: GroupPrediction | None = None,
+    ) -> tuple[Named, ...]:
+        """Names regions out of a closed label set.
+
+        Args:
+            group: 1 to 8 images.
+            outlines: regions of it.
+            closed: what they may be called, and what annotators called regions before.
+            said: what the same weights predicted for the group; None leaves the language model out.
+
+        Returns:
+            One per region; its label is None where no label is likely enough.
+
+        Raises:
+            InvalidMaskError: an empty mask.
+            CheckpointError: there is no adapter of that version.
+        """
+        with self._predictor.looking(group, adapter=self._adapter) as look:
+            return naming.name_regions(
+                look.model, look.tokenizer, look.features, outlines, closed, said
+            )
+
+    def describe(self, group: ImageGroup, outlines: Sequence[Outline]) -> NDArray[np.float32]:
+        """Describes regions, to be remembered under their labels: (n, d) float32 unit rows.
+
+        Only the frozen encoders are read: a description holds for every adapter of the same base.
+
+        Raises:
+            InvalidMaskError: an empty mask.
+            CheckpointError: there is no adapter of that version.
+        """
+        with self._predictor.looking(group, adapter=self._adapter) as look:
+            return naming.describe_outlines(look.model, look.features, outlines)
+
+    def transfer(
+        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None = None
+    ) -> tuple[Proposal, ...]:
+        """Proposes an outlined part on the other images of its group.
+
+        Args:
+            group: 1 to 8 images.
+            part: an accepted or just clicked region; an empty label asks by its looks alone.
+            said: what the same weights predicted for the group; tells what the images show.
+
+        Returns:
+            One per other image, in order; the outlined image comes first if it shows further
+            parts of that kind (needs a mask memory).
+
+        Raises:
+            InvalidMaskError: the outline is empty, too small to be seen, or of another size.
+            CheckpointError: there is no adapter of that version.
+        """
+        with self._predictor.looking(group, adapter=self._adapter) as look:
+            objects = transfer.object_names(said, len(group))
+            return transfer.transfer(
+                look.model, look.tokenizer, look.features, group.sizes_hw, part, objects
+            )
+
+    def other_pieces(
+        self,
+        group: ImageGroup,
+        image_index: int,
+        label: str,
+        approved: Sequence[BoolMask] = (),
+        said: GroupPrediction | None = None,
+        *,
+        most: int | None = None,
+        remembers: bool = True,
+    ) -> tuple[tuple[BoolMask, float], ...]:
+        """Outlines parts of one name one by one, beside those that are outlined already.
+
+        Args:
+            group: 1 to 8 images.
+            image_index: 0-based.
+            label: the parts' name.
+            approved: (H, W) bool, parts of that name that are done.
+            said: as in `transfer`.
+            most: how many are wanted; None is all.
+            remembers: False leaves the mask memory out.
+
+        Returns:
+            Mask and predicted IoU of each, without overlap; one mask of all without a memory.
+
+        Raises:
+            InvalidMaskError: an approved mask is empty, too small to be seen, or of another size.
+            CheckpointError: there is no adapter of that version.
+        """
+        with self._predictor.looking(group, adapter=self._adapter) as look:
+            return transfer.other_pieces(
+                look.model,
+                look.tokenizer,
+                look.features,
+                group.sizes_hw,
+                image_index,
+                label,
+                approved=approved,
+                objects=transfer.object_names(said, len(group)),
+                most=most,
+                remembers=remembers,
             )

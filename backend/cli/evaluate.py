@@ -7,16 +7,17 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, overload
+from typing import Annotated
 
 import numpy as np
 import typer
 from rich.console import Console
 
+from backend.cli import evaluate_interactive
+from backend.cli.drawn_groups import DrawnGroups
 from backend.cli.synth import read_group_size
 from backend.cli.waiting import peak_rss_mib, progress_bar
 from backend.cli.weights import load
-from calico_model.data import synthetic
 from calico_model.data.groups import GroupSet
 from calico_model.data.opening import open_groups
 from calico_model.data.synthetic import Split
@@ -43,6 +44,7 @@ _FIRST = {None: "strict", Compat.GLAMM: "compat", Compat.PARTONOMY: "partonomy"}
 
 
 def evaluate(
+    context: typer.Context,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -108,6 +110,14 @@ def evaluate(
         Path | None,
         typer.Option("--predictions", help="Score a kept file; no model.", metavar="FILE"),
     ] = None,
+    interactive: Annotated[
+        bool,
+        typer.Option("--interactive", help="Measure help while annotating instead."),
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="With --interactive: this figure; repeatable.", metavar="KEY"),
+    ] = None,
 ) -> None:
     """Measure the model on labeled groups: masks, names, and common against unique.
 
@@ -132,9 +142,20 @@ def evaluate(
     Gate a pipeline; exit status 1 if a requirement is not met, 2 if it is none:
     calico evaluate --require "compat.mIoU>=52" --require "annotator.NoC@90<=3"
 
+    Measure clicks, names, exemplars and memory with simulated annotators, on
+    drawn groups (60 of each kind unless --groups says so):
+    calico evaluate --interactive
+
     The last line of the output is JSON: compat and strict means of the three
-    subtasks, and the number of groups.
+    subtasks, and the number of groups; with --interactive, its figures.
     """
+    if interactive:
+        given = {name for name in context.params if _is_given(context, name)}
+        _refuse(given - _INTERACTIVE_OPTIONS, "is not for --interactive")
+        count = groups if "groups" in given else evaluate_interactive.GROUPS
+        evaluate_interactive.measure(weights, device, count, seed, tuple(only or ()))
+        return
+    _refuse({"only"} if only else set(), "is for --interactive")
     first = _FIRST[compat]
     mode = "compat" if compat is Compat.GLAMM else "strict"
     requirements = tuple(gate.parse_requirement(text) for text in require or ())
@@ -178,6 +199,19 @@ def evaluate(
     typer.echo(json.dumps(report.headline(outcome)))
     if unmet:
         raise typer.Exit(1)
+
+
+_INTERACTIVE_OPTIONS = {"interactive", "only", "groups", "seed", "weights", "device"}
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _refuse(names: set[str], reason: str) -> None:
+    for name in sorted(names):
+        raise InvalidConfigError(f"--{name.replace('_', '-')}: {reason}")
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
@@ -226,32 +260,6 @@ def _open(data: Path, skip_broken: bool) -> Sequence[LabeledGroup]:
     for message in labeled.skipped:
         typer.echo(f"calico evaluate: skipped {message}", err=True)
     return labeled
-
-
-class DrawnGroups(Sequence[LabeledGroup]):
-    """Groups drawn when they are asked for: the ones `calico synth` would write."""
-
-    def __init__(self, split: Split, groups: int, seed: int, sizes: tuple[int, int]) -> None:
-        self._split, self._groups, self._seed, self._sizes = split, groups, seed, sizes
-
-    def __len__(self) -> int:
-        return self._groups
-
-    @overload
-    def __getitem__(self, index: int) -> LabeledGroup: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[LabeledGroup, ...]: ...
-    def __getitem__(self, index: int | slice) -> LabeledGroup | tuple[LabeledGroup, ...]:
-        """Draws one group, or several."""
-        if isinstance(index, slice):
-            return tuple(self[k] for k in range(*index.indices(len(self))))
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        rng = synthetic.group_rng(synthetic.Stream.EVALUATION, self._seed, index)
-        size = int(rng.integers(self._sizes[0], self._sizes[1] + 1))
-        scenes = synthetic.draw_group(rng, split=self._split, group_size=size)
-        ids = [f"{self._split}-{self._seed}-{index}-{n + 1}" for n in range(size)]
-        return synthetic.labeled_group(scenes, ids)
 
 
 class WatchedPredictor:

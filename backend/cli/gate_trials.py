@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.cli.evaluate import DrawnGroups
+from backend.cli.drawn_groups import DrawnGroups
 from backend.label_studio.event import parse_events
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.result import render_prediction

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.cli.connect import PasswordOption, UserOption
-from backend.cli.evaluate import DrawnGroups
+from backend.cli.drawn_groups import DrawnGroups
 from backend.cli.simulated_site import PROJECT_ID, BaseData, Place, served
 from backend.cli.trainer import BASE_GROUPS
 from backend.cli.waiting import training_bar

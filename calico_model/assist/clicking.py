@@ -7,12 +7,12 @@ answers. The earlier mask is fed back whoever drew it. Works on features of one 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from calico_model.assist.prompt import MaskPrompt
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
@@ -23,51 +23,8 @@ from calico_model.modeling.model import Calico
 from calico_model.types import BoolMask
 
 MAX_CLICKS = 64
+"""Of more clicks on one mask, the last count."""
 _NOTHING = (0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class Click:
-    """One click, in pixels of the original image; pixel p spans [p, p + 1).
-
-    Attributes:
-        x, y: where; outside the image counts as its edge.
-        is_positive: False says that the place does not belong to the mask.
-    """
-
-    x: float
-    y: float
-    is_positive: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class MaskPrompt:
-    """What says which mask of one image is meant: at least a click or a box.
-
-    Attributes:
-        clicks: in the order they were made; of more than `MAX_CLICKS` the last count.
-        box: (x0, y0, x1, y1) in pixels of the original image, or None.
-        previous: (H, W) bool, the mask to correct, or None.
-
-    Raises:
-        InvalidMaskError: nothing was pointed at, or not by finite numbers.
-    """
-
-    clicks: tuple[Click, ...] = ()
-    box: tuple[float, float, float, float] | None = None
-    previous: BoolMask | None = None
-
-    def __post_init__(self) -> None:
-        if not self.clicks and self.box is None:
-            raise InvalidMaskError("prompt: expected a click or a box")
-        numbers = [value for click in self.clicks for value in (click.x, click.y)]
-        if not all(math.isfinite(value) for value in (*numbers, *(self.box or ()))):
-            raise InvalidMaskError(f"prompt: expected finite numbers, got {self}")
-
-    @property
-    def is_ambiguous(self) -> bool:
-        """Whether a lone click or box has to say it all."""
-        return self.previous is None and len(self.clicks) + (self.box is not None) == 1
 
 
 @dataclass(frozen=True, eq=False)

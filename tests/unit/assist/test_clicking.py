@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.clicking import Click, MaskPrompt, Refined, _points, refine
+from calico_model.assist.clicking import Refined, _points, refine
+from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.assistant import Assistant
 from calico_model.errors import InvalidMaskError
 from calico_model.modeling.mask_decoder import PointKind

@@ -1,0 +1,60 @@
+"""`calico evaluate --interactive`: what clicks, names and accepted regions are worth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backend.cli.drawn_groups import DrawnGroups
+from backend.cli.waiting import progress_bar
+from calico_model.data.synthetic import Split
+from calico_model.errors import InvalidConfigError
+
+GROUPS = 60
+
+
+def measure(
+    weights: Path | None, device: str, groups: int, seed: int, only: tuple[str, ...] = ()
+) -> None:
+    """Measures every figure of help while annotating; the last line is JSON.
+
+    Args:
+        weights: model folder; calico-tiny when None.
+        device: torch device.
+        groups: drawn per split.
+        seed: of the groups and the simulated annotators.
+        only: JSON keys wanted; the others are null. () is all.
+    """
+    # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
+    from calico_model.assistant import Assistant
+    from calico_model.evaluation.interactive.figure import Subject
+    from calico_model.evaluation.interactive.figures import FIGURES, KEYS
+    from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
+
+    for key in only:
+        if key not in KEYS:
+            raise InvalidConfigError(f"--only: expected one of {', '.join(KEYS)}, got {key!r}")
+    predictor = load_predictor(weights or DEFAULT_WEIGHTS, device=device)
+
+    def draw(split: Split, count: int, size: int) -> DrawnGroups:
+        return DrawnGroups(split, count, seed, (size, size))
+
+    subject = Subject(predictor, Assistant(predictor), draw, groups, seed)
+    values: dict[str, float | None] = dict.fromkeys(KEYS)
+    table = Table("help while annotating", "measured", "goal")
+    for figure in FIGURES:
+        if only and not set(only) & set(figure.keys):
+            continue
+        with progress_bar(figure.name, figure.steps(subject)) as advance_to:
+            finding = figure.measure(subject, advance_to)
+        values |= finding.values
+        for row in finding.rows:
+            table.add_row(row.what, row.shown, row.goal)
+    console = Console()
+    console.width = max(console.width, 120)
+    console.print(table)
+    typer.echo(json.dumps(values))

@@ -1,0 +1,21 @@
+"""All figures of `calico evaluate --interactive`, in the order they are measured and shown."""
+
+from __future__ import annotations
+
+from calico_model.evaluation.interactive.clicks import CLICKS
+from calico_model.evaluation.interactive.figure import Figure
+
+FIGURES: tuple[Figure, ...] = (CLICKS,)
+
+KEYS = (
+    "label_accuracy_seen",
+    "label_accuracy_unseen_gain",
+    "out_of_set",
+    "noc85_scratch",
+    "noc85_preannotated",
+    "exemplar_iou",
+    "exemplar_gain_unseen",
+    "repeated_iou",
+    "repeated_iou_without_memory",
+)
+"""Of the JSON, in order; null where no figure was asked for."""
