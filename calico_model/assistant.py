@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calico_model.assist import clicking, naming, referring, transfer
 from calico_model.assist.clicking import Refined
-from calico_model.assist.naming import ClosedSet, Named, Outline
+from calico_model.assist.closed_set import ClosedSet, Named, Outline
 from calico_model.assist.prompt import MaskPrompt
 from calico_model.assist.referring import Reference
 from calico_model.assist.transfer import Proposal

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from calico_model import prompts
+from calico_model.assist.closed_set import ClosedSet, Named, Outline, fuse
 from calico_model.assist.label_trie import Slot, build_trie, find_slots, score_slots
-from calico_model.assist.prototypes import Prototypes
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import mask_shares
@@ -29,84 +28,8 @@ from calico_model.modeling.label_rows import needs_row
 from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import RegionHead, describe_regions
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import BoolMask, GroupPrediction, PartMask, RegionKind
+from calico_model.types import GroupPrediction, RegionKind
 from calico_model.vocabulary import Vocabulary
-
-UNSURE_BELOW = 0.3
-"""Smallest chance at which a region is given a label; below it the annotator decides."""
-_RANKED = 3
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """Exponents of the witnesses: log p = sum of weight * log p_i, normalised over the set.
-
-    The defaults are fitted on drawn groups of other seeds than any test; `calico fit-names` prints
-    them for new weights.
-
-    Attributes:
-        language, head, prototypes: of the three witnesses.
-        trusted_after: accepted regions at which the prototypes have half their exponent.
-    """
-
-    language: float = 0.5
-    head: float = 1.0
-    prototypes: float = 1.0
-    trusted_after: float = 8.0
-
-
-@dataclass(frozen=True)
-class Named:
-    """What a region is called.
-
-    Attributes:
-        label: of the closed set, or None when no label is likely enough.
-        chance: of the likeliest label, in [0, 1], whether it is given or not.
-        ranked: the likeliest labels with their chances, falling; the first is the likeliest.
-    """
-
-    label: str | None
-    chance: float
-    ranked: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Outline:
-    """A region to name.
-
-    Attributes:
-        image_index: 0-based position of the image in its group.
-        mask: (H, W) bool in the original frame, not empty.
-        kind: what it is to its group, or None when nobody said.
-        said: what the model itself calls it, or None for a region it did not find.
-    """
-
-    image_index: int
-    mask: BoolMask
-    kind: RegionKind | None = None
-    said: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class ClosedSet:
-    """What regions may be called, and what is known about it.
-
-    Attributes:
-        vocabulary: the labels with their aliases.
-        accepted: what accepted regions of each label look like.
-        weights: how the witnesses are weighed.
-        least: smallest chance at which a label is given.
-    """
-
-    vocabulary: Vocabulary
-    accepted: Prototypes = field(default_factory=Prototypes)
-    weights: Fusion = field(default_factory=Fusion)
-    least: float = UNSURE_BELOW
-
-
-def outline_of(part: PartMask) -> Outline:
-    """Returns a region of a prediction as one to name."""
-    return Outline(part.image_index, part.mask, part.kind, part.label)
 
 
 @torch.inference_mode()
@@ -253,34 +176,6 @@ def words_of(model: Calico, tokenizer: Tokenizer, name: str) -> Tensor:
     ids = tokenizer.encode(written)[start:-1]
     rows = model.language.lm_head.weight[ids].float()
     return functional.normalize(functional.normalize(rows, dim=1).mean(0), dim=0)
-
-
-def fuse(
-    closed: ClosedSet,
-    head: NDArray[np.float64],
-    remembered: NDArray[np.float64],
-    told: NDArray[np.float64],
-) -> tuple[Named, ...]:
-    """Weighs the witnesses of R regions and names them.
-
-    Args:
-        closed: the set of C labels.
-        head, remembered, told: (R, C) log chances; uniform rows say nothing.
-    """
-    weights, accepted = closed.weights, closed.accepted.regions
-    trust = weights.prototypes * accepted / (accepted + weights.trusted_after)
-    logits = weights.head * head + trust * remembered + weights.language * told
-    chances = np.exp(logits - logits.max(1, keepdims=True))
-    chances /= chances.sum(1, keepdims=True)
-    return tuple(_name(closed, row) for row in chances)
-
-
-def _name(closed: ClosedSet, chances: NDArray[np.float64]) -> Named:
-    labels = closed.vocabulary.labels
-    order = np.argsort(-chances, kind="stable")[:_RANKED]
-    ranked = tuple((labels[int(n)], float(chances[n])) for n in order)
-    label, chance = ranked[0]
-    return Named(label if chance >= closed.least else None, chance, ranked)
 
 
 def pick_slots(slots: Sequence[Slot], outline: Outline) -> list[int]:

@@ -93,10 +93,10 @@ class Prototypes:
             (R, C); each row sums to one after exp. Uniform where nothing was accepted.
         """
         logits = np.full((len(descriptors), len(labels)), FAMILIAR / TEMPERATURE)
-        for column, label in enumerate(labels):
-            known = self.looks.get(label)
-            if known is not None:
-                ours = np.stack([_unit(row, known.vectors.shape[1]) for row in descriptors])
+        found = [(n, self.looks[label]) for n, label in enumerate(labels) if label in self.looks]
+        if found and len(descriptors):
+            ours = np.stack([_unit(row, self._width) for row in descriptors])
+            for column, known in found:
                 logits[:, column] = (ours @ known.vectors.T).max(1) / TEMPERATURE
         top = logits.max(1, keepdims=True)
         chances: NDArray[np.float64] = (

@@ -18,7 +18,7 @@ from calico_model.features import ImageFeatures
 OUTLINE = 8
 """Side of the thumbnail of a region's outline."""
 
-_AROUND = 8  # a ring of one eighth of the image's side is what is around a region
+_AROUND = 16  # a ring of one sixteenth of the image's side is what is around a region
 _PLACE = 10
 _FAR = 6.0  # deviations beyond which a number says no more
 _HIDDEN = 256

@@ -1,0 +1,124 @@
+"""What regions may be called and what they are called: values and the fusion of the witnesses.
+
+Fusion is log-linear: every witness has an exponent, and one that knows nothing is uniform and
+changes nothing. Pure arrays; does not know where chances come from.
+Legend: R regions, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calico_model.assist.prototypes import Prototypes
+from calico_model.types import BoolMask, RegionKind
+from calico_model.vocabulary import Vocabulary
+
+UNSURE_BELOW = 0.3
+"""Smallest chance at which a region is given a label; below it the annotator decides."""
+_RANKED = 3
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Exponents of the witnesses: log p = sum of weight * log p_i, normalised over the set.
+
+    The defaults are fitted on drawn groups of other seeds than any test; `calico fit-names` prints
+    them for new weights.
+
+    Attributes:
+        language, head, prototypes: of the three witnesses.
+        trusted_after: accepted regions at which the prototypes have half their exponent.
+    """
+
+    language: float = 0.5
+    head: float = 1.0
+    prototypes: float = 1.0
+    trusted_after: float = 8.0
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a region is called.
+
+    Attributes:
+        label: of the closed set, or None when no label is likely enough.
+        chance: of the likeliest label, in [0, 1], whether it is given or not.
+        ranked: the likeliest labels with their chances, falling; the first is the likeliest.
+    """
+
+    label: str | None
+    chance: float
+    ranked: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """A region to name.
+
+    Attributes:
+        image_index: 0-based position of the image in its group.
+        mask: (H, W) bool in the original frame, not empty.
+        kind: what it is to its group, or None when nobody said.
+        said: what the model itself calls it, or None for a region it did not find.
+        same: equal for regions that show the same thing in several images, which have one name.
+    """
+
+    image_index: int
+    mask: BoolMask
+    kind: RegionKind | None = None
+    said: str | None = None
+    same: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ClosedSet:
+    """What regions may be called, and what is known about it.
+
+    Attributes:
+        vocabulary: the labels with their aliases.
+        accepted: what accepted regions of each label look like.
+        weights: how the witnesses are weighed.
+        least: smallest chance at which a label is given.
+    """
+
+    vocabulary: Vocabulary
+    accepted: Prototypes = field(default_factory=Prototypes)
+    weights: Fusion = field(default_factory=Fusion)
+    least: float = UNSURE_BELOW
+
+
+def fuse(
+    closed: ClosedSet,
+    head: NDArray[np.float64],
+    remembered: NDArray[np.float64],
+    told: NDArray[np.float64],
+    same: Sequence[str | None] = (),
+) -> tuple[Named, ...]:
+    """Weighs the witnesses of R regions and names them.
+
+    Args:
+        closed: the set of C labels.
+        head, remembered, told: (R, C) log chances; uniform rows say nothing.
+        same: per region, see `Outline.same`; () for all different.
+    """
+    weights, accepted = closed.weights, closed.accepted.regions
+    trust = weights.prototypes * accepted / (accepted + weights.trusted_after)
+    logits = weights.head * head + trust * remembered + weights.language * told
+    for thing in {one for one in same if one is not None}:
+        rows = [row for row, one in enumerate(same) if one == thing]
+        logits[rows] = logits[rows].mean(0)
+    chances = np.exp(logits - logits.max(1, keepdims=True))
+    chances /= chances.sum(1, keepdims=True)
+    return tuple(_name(closed, row) for row in chances)
+
+
+def _name(closed: ClosedSet, chances: NDArray[np.float64]) -> Named:
+    labels = closed.vocabulary.labels
+    order = np.argsort(-chances, kind="stable")[:_RANKED]
+    ranked = tuple((labels[int(n)], float(chances[n])) for n in order)
+    label, chance = ranked[0]
+    return Named(label if chance >= closed.least else None, chance, ranked)
