@@ -1,0 +1,69 @@
+"""One region becomes suggestions on every image, and absence is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from backend.serving.spreading import spread
+from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
+
+
+@dataclass(frozen=True)
+class Proposal:
+    image_index: int
+    parts: tuple[PartMask, ...]
+
+
+class Plain:
+    version = "plain"
+
+    def predict(self, group: ImageGroup) -> GroupPrediction:
+        return GroupPrediction((), self.version)
+
+
+class Transferring(Plain):
+    """Finds the part on the second image alone, in two pieces."""
+
+    def transfer(
+        self, group: ImageGroup, part: PartMask, said: GroupPrediction
+    ) -> tuple[Proposal, ...]:
+        return (Proposal(1, (leg(1), leg(1))), Proposal(2, ()))
+
+
+def leg(image: int, *, is_drawn: bool = True) -> PartMask:
+    mask = np.full((4, 4), is_drawn)
+    return PartMask(image, RegionKind.COMMON_PART, "leg", mask, part_id="legs")
+
+
+@pytest.fixture
+def group() -> ImageGroup:
+    images = tuple(np.full((4, 4, 3), k, dtype=np.uint8) for k in range(3))
+    return ImageGroup(images, ("a", "b", "c"))
+
+
+SAID = GroupPrediction((), "v")
+
+
+def test_suggestions_follow_the_region_and_absence_is_told(group: ImageGroup) -> None:
+    found = spread(leg(0), group, SAID, Transferring())
+    assert [part.image_index for part in found.parts] == [0, 1, 1]
+    assert found.absent == (2,)
+    assert found.sentence == "leg: absent on 3"
+
+
+@pytest.mark.parametrize("is_drawn", [True, False])
+def test_a_region_spreads_only_where_a_model_can_and_something_is_drawn(
+    group: ImageGroup, is_drawn: bool
+) -> None:
+    part = leg(0, is_drawn=is_drawn)
+    predictor = Plain() if is_drawn else Transferring()
+    found = spread(part, group, SAID, predictor)
+    assert found.parts == (part,)
+    assert found.sentence == ""
+
+
+def test_a_lone_image_has_nowhere_to_spread(group: ImageGroup) -> None:
+    assert spread(leg(0), group.only(0), SAID, Transferring()).absent == ()
