@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from calico_model.evaluation.interactive.clicks import CLICKS
+from calico_model.evaluation.interactive.exemplar import EXEMPLAR
 from calico_model.evaluation.interactive.figure import Figure
+from calico_model.evaluation.interactive.repeated import REPEATED
 
-FIGURES: tuple[Figure, ...] = (CLICKS,)
+FIGURES: tuple[Figure, ...] = (CLICKS, EXEMPLAR, REPEATED)
 
 KEYS = (
     "label_accuracy_seen",
