@@ -29,6 +29,12 @@ def with_problem(item: bytes, *, error: str, detail: str) -> bytes:
     return msgspec.json.encode(fields | {"problem": msgspec.Raw(problem)})
 
 
+def prepended(result: bytes, first: Mapping[str, object]) -> bytes:
+    """JSON list of results with one more at its beginning."""
+    rest = msgspec.json.decode(result, type=list[msgspec.Raw])
+    return msgspec.json.encode([first, *rest])
+
+
 def predict_request(
     tasks: object, *, label_config: str | None, project: object, context: object
 ) -> bytes:

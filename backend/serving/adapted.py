@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from calico_model.assist.confidence import Calibration, read_calibration
 from calico_model.assist.diversity import describe
+from calico_model.assist.referring import Reference
+from calico_model.assist.transfer import Proposal
+from calico_model.assistant import Assistant
 from calico_model.modeling.adapter import Adapter, read_adapter
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.predictor import Predictor
-from calico_model.types import GroupPrediction, ImageGroup, Vector
+from calico_model.types import GroupPrediction, ImageGroup, PartMask, Vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,18 @@ class BasePredictor:
     def describe(self, group: ImageGroup) -> Vector:
         """How a group looks, whatever the adapter; from cached features where there are any."""
         return describe(self.model.encode(group))
+
+    def refer(
+        self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
+    ) -> tuple[Reference, ...]:
+        """Looks for named things, each with its owner or None, on every image."""
+        return Assistant(self.model).refer(group, names, said)
+
+    def transfer(
+        self, group: ImageGroup, part: PartMask, said: GroupPrediction
+    ) -> tuple[Proposal, ...]:
+        """Proposes an outlined part on the other images of a group."""
+        return Assistant(self.model).transfer(group, part, said)
 
     def with_adapter(self, version: str, folder: Path) -> AdaptedPredictor:
         """Reads an adapter.
@@ -67,11 +83,29 @@ class AdaptedPredictor:
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
         """Answers with this version, whatever else the model is asked meanwhile."""
+        self._put_on()
+        found = self.model.predict(group, adapter=self.version)
+        return self.calibration.apply(found)
+
+    def refer(
+        self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
+    ) -> tuple[Reference, ...]:
+        """Looks for named things, each with its owner or None, on every image."""
+        self._put_on()
+        return Assistant(self.model, self.version).refer(group, names, said)
+
+    def transfer(
+        self, group: ImageGroup, part: PartMask, said: GroupPrediction
+    ) -> tuple[Proposal, ...]:
+        """Proposes an outlined part on the other images of a group."""
+        self._put_on()
+        return Assistant(self.model, self.version).transfer(group, part, said)
+
+    def _put_on(self) -> None:
+        """Makes sure the set has this adapter, and no namesake."""
         adapters = self.model.adapters
         if adapters.get(self.version) is not self.adapter:
             adapters.add(self.version, self.adapter)
-        found = self.model.predict(group, adapter=self.version)
-        return self.calibration.apply(found)
 
     def describe(self, group: ImageGroup) -> Vector:
         """How a group looks, as the base says it: encoders are frozen."""

@@ -42,7 +42,7 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "calico_predict_stage_seconds",
-            "Time of one stage of one task: fetch, model or render.",
+            "Time of one stage of one task: fetch, model, ask or render.",
             ["stage"],
             buckets=_SECONDS,
             registry=self.registry,

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
@@ -27,6 +27,7 @@ from backend.errors import (
     StoreError,
 )
 from backend.right_of_way import RightOfWay
+from backend.serving.asking import reply_to, settle, vocabulary_for
 from backend.serving.job_queue import JobQueue
 from backend.serving.lines import AdapterLines
 from backend.serving.metrics import Metrics
@@ -34,7 +35,7 @@ from backend.serving.model_host import DescribingPredictor, ModelHost, Predictor
 from backend.serving.prompting import select_prompted
 from backend.serving.recent import RecentPredictions
 from backend.store import Store
-from backend.types import LabelSchema, PredictRequest, Prompt, Task
+from backend.types import LabelSchema, PredictRequest, Prompt, Question, Task
 from backend.versions import AdapterVersion
 from calico_model.errors import CalicoError
 from calico_model.types import GroupPrediction, ImageGroup, Vector
@@ -61,6 +62,8 @@ class Work:
         task, schema, prompts, is_interactive: as requested.
         version: which adapter answers, decided when the request came; None for the base.
         wants_look: whether the answer should say how the group looks.
+        question: what the annotator typed, or None.
+        reply: what to tell the annotator beside the regions, or "".
     """
 
     task: Task
@@ -69,6 +72,8 @@ class Work:
     is_interactive: bool = False
     version: AdapterVersion | None = None
     wants_look: bool = False
+    question: Question | None = None
+    reply: str = ""
 
     @property
     def key(self) -> Hashable:
@@ -80,6 +85,7 @@ class Work:
             task.image_urls,
             task.labels,
             self.prompts,
+            self.question,
             self.is_interactive,
             id(self.schema),
             None if self.version is None else self.version.id,
@@ -222,8 +228,9 @@ class PredictionService:
         """
         began = self._asked_s = time.monotonic()
         self._host.check()
+        question, prompts = settle(request.question, request.prompts)
         works = [
-            Work(task, request.schema, request.prompts, request.is_interactive, version)
+            Work(task, request.schema, prompts, request.is_interactive, version, question=question)
             for task in request.tasks
             if task.problem is None
         ]
@@ -309,7 +316,12 @@ class PredictionService:
             with self._model_lock, self._metrics.stage("model"):
                 prediction = predictor.predict(group)
             self._recent.put((content, predictor.version), prediction)
-        if work.prompts:
+        if work.question is not None:
+            names = vocabulary_for(work.schema, work.task)
+            with self._model_lock, self._metrics.stage("ask"):
+                reply = reply_to(work.question, group, prediction, predictor, names)
+            prediction, work = reply.prediction, replace(work, reply=reply.sentence)
+        elif work.prompts:
             prediction = select_prompted(prediction, work.prompts)
         with self._metrics.stage("render"):
             regions, score = self._render(prediction, work, group)

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from backend.label_studio.reply import with_problem
+from backend.label_studio.question import reply_result
+from backend.label_studio.reply import prepended, with_problem
 from backend.label_studio.result import (
     RENDERING_VERSION,
     empty_item,
@@ -57,7 +58,15 @@ def render_regions(
                 "omitted": {reason.value: count for reason, count in rendered.omitted.items()},
             },
         )
-    return rendered.result, rendered.score
+    return _with_reply(rendered.result, work), rendered.score
+
+
+def _with_reply(result: bytes, work: Work) -> bytes:
+    """Puts what the annotator is told before the regions."""
+    if work.question is None or not work.reply:
+        return result
+    told = reply_result(work.question, work.schema, work.reply)
+    return result if told is None else prepended(result, told)
 
 
 def arranged(render: Render, arrangement: Arrangement) -> Render:

@@ -1,0 +1,191 @@
+"""Typed questions -> the regions and the sentence that answer them.
+
+A question of the three picks from the prediction; names are looked for on every image; "what is
+this?" names a drawn box. Whatever is typed is answered: what is not there is said to be absent,
+and what has no label is met with the labels there are. Pure but for the model it is handed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+from backend.label_studio.label_set import closed_labels, vocabulary_of
+from backend.serving.model_host import Predictor
+from backend.types import LabelSchema, Prompt, Question, Task
+from calico_model.assist.request import Request, Thing, read_request, unknown_words
+from calico_model.errors import CalicoError, UnclearRequestError
+from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
+from calico_model.vocabulary import Vocabulary
+
+MOST_NAMES = 12
+_NOTHING_OF = {
+    RegionKind.COMMON_OBJECT: "the images share no object",
+    RegionKind.COMMON_PART: "the objects share no part",
+    RegionKind.UNIQUE_PART: "no part is unique",
+}
+
+
+class Found(Protocol):
+    """One thing that was looked for."""
+
+    @property
+    def label(self) -> str:
+        """What it is."""
+
+    @property
+    def parts(self) -> tuple[PartMask, ...]:
+        """Where it is."""
+
+    @property
+    def absent(self) -> tuple[int, ...]:
+        """Images it is not on."""
+
+
+@runtime_checkable
+class Referring(Predictor, Protocol):
+    """A model that can be asked by name."""
+
+    def refer(
+        self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
+    ) -> Sequence[Found]:
+        """Looks for named things, each with its owner or None, on every image of a group."""
+
+
+@runtime_checkable
+class NamingBoxes(Predictor, Protocol):
+    """A model that can say what a box shows."""
+
+    def name_box(
+        self,
+        group: ImageGroup,
+        image_index: int,
+        box: tuple[float, float, float, float],
+        said: GroupPrediction,
+        vocabulary: Vocabulary | None,
+    ) -> PartMask:
+        """Outlines and names what a box shows; the label is "" when it cannot be told."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """The answer to one question.
+
+    Attributes:
+        prediction: the regions to suggest; their version is that of the prediction asked about.
+        sentence: for the annotator, never empty.
+    """
+
+    prediction: GroupPrediction
+    sentence: str
+
+
+def vocabulary_for(schema: LabelSchema, task: Task) -> Vocabulary | None:
+    """Returns the names a task's regions may have, None where any text may be written."""
+    labels = closed_labels(schema, task.labels)
+    return vocabulary_of(labels) if labels else None
+
+
+def settle(
+    question: Question | None, prompts: tuple[Prompt, ...]
+) -> tuple[Question | None, tuple[Prompt, ...]]:
+    """A text under a drawn box is its name, unless it asks for one; a text alone asks for all."""
+    if question is None or question.box is None:
+        return question, () if question is not None else prompts
+    try:
+        if read_request(question.text).asks_name:
+            return question, prompts
+    except UnclearRequestError:
+        return None, prompts
+    label = question.text
+    return None, tuple(replace(p, label=label) if p.id == question.id else p for p in prompts)
+
+
+def reply_to(
+    question: Question,
+    group: ImageGroup,
+    said: GroupPrediction,
+    predictor: Predictor,
+    vocabulary: Vocabulary | None,
+) -> Reply:
+    """Answers one question about a group.
+
+    Args:
+        question: as typed.
+        group: 1 to 8 images.
+        said: what the predictor predicted for the group.
+        predictor: the version that answers.
+        vocabulary: the project's labels; None when any name is allowed.
+    """
+    try:
+        request = read_request(question.text, vocabulary)
+        if request.kinds:
+            return _of_kinds(request.kinds, said)
+        if request.asks_name:
+            return _named(question, group, said, predictor, vocabulary)
+        return _found(request, group, said, predictor, vocabulary)
+    except CalicoError as error:
+        return Reply(replace(said, parts=()), str(error).removeprefix("request: "))
+
+
+def _of_kinds(kinds: Sequence[RegionKind], said: GroupPrediction) -> Reply:
+    parts = tuple(part for part in said.parts if part.kind in kinds)
+    sentences = []
+    for kind in kinds:
+        labels = dict.fromkeys(part.label for part in parts if part.kind is kind)
+        shown = kind.value.replace("_", " ")
+        sentences.append(f"{shown}: {', '.join(labels)}" if labels else _NOTHING_OF[kind])
+    return Reply(replace(said, parts=parts), "; ".join(sentences))
+
+
+def _found(
+    request: Request,
+    group: ImageGroup,
+    said: GroupPrediction,
+    predictor: Predictor,
+    vocabulary: Vocabulary | None,
+) -> Reply:
+    if not isinstance(predictor, Referring):
+        raise UnclearRequestError(f"{predictor.version} cannot be asked by name")
+    wanted = [(thing, label) for thing in request.things for label in thing.labels]
+    if len(wanted) > MOST_NAMES:
+        raise UnclearRequestError(f"expected at most {MOST_NAMES} names, got {len(wanted)}")
+    names = [(label, thing.owner) for thing, label in wanted]
+    found = predictor.refer(group, names, said) if names else ()
+    sentences = [
+        _told(thing, one, len(group)) for (thing, _), one in zip(wanted, found, strict=True)
+    ]
+    if vocabulary is not None and (unknown := unknown_words(request.things, vocabulary)):
+        sentences.append(unknown)
+    parts = tuple(part for one in found for part in one.parts)
+    return Reply(replace(said, parts=parts), "; ".join(sentences))
+
+
+def _told(thing: Thing, found: Found, images: int) -> str:
+    """ "leg (for 'hind legs'): on images 1, 2; absent on image 3"."""
+    name = found.label if thing.is_literal else f"{found.label} (for {thing.words!r})"
+    if not found.parts:
+        return f"{name}: absent on {'every image' if images > 1 else 'this image'}"
+    scores = ", ".join(f"{part.image_index + 1} ({part.score:.0%})" for part in found.parts)
+    there = f"{name}: on image{'s' if len(found.parts) > 1 else ''} {scores}"
+    if not found.absent:
+        return there
+    numbers = ", ".join(str(image + 1) for image in found.absent)
+    return f"{there}, absent on {numbers}"
+
+
+def _named(
+    question: Question,
+    group: ImageGroup,
+    said: GroupPrediction,
+    predictor: Predictor,
+    vocabulary: Vocabulary | None,
+) -> Reply:
+    if question.box is None:
+        raise UnclearRequestError("draw a box and type the question under it, or type a name")
+    if not isinstance(predictor, NamingBoxes):
+        raise UnclearRequestError(f"{predictor.version} cannot say what a box shows")
+    part = predictor.name_box(group, question.image_index, question.box, said, vocabulary)
+    told = f"{part.label} ({part.score:.0%})" if part.label else "no label is likely enough"
+    return Reply(replace(said, parts=(part,)), told)

@@ -1,0 +1,165 @@
+"""Typed questions are answered with regions and a sentence, whatever was typed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from backend.label_studio.label_config import parse_label_config
+from backend.serving.asking import reply_to, settle, vocabulary_for
+from backend.types import LabelValue, Prompt, Question, Task
+from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
+from calico_model.vocabulary import Vocabulary
+
+LABELS = Vocabulary(("leg", "seat"), {"paw": "leg"})
+GROUP = ImageGroup(tuple(np.zeros((8, 8, 3), np.uint8) for _ in range(3)), ("a", "b", "c"))
+BOX = (1.0, 1.0, 5.0, 5.0)
+
+
+def region(image: int, label: str, kind: RegionKind = RegionKind.COMMON_PART) -> PartMask:
+    return PartMask(image, kind, label, np.ones((8, 8), np.bool_), score=0.8)
+
+
+SAID = GroupPrediction(
+    (region(0, "seat"), region(1, "seat"), region(2, "chair", RegionKind.COMMON_OBJECT)), "v1"
+)
+
+
+@dataclass
+class Found:
+    label: str
+    parts: tuple[PartMask, ...]
+    absent: tuple[int, ...]
+
+
+class Model:
+    """Finds legs on the first two images and nothing else."""
+
+    version = "v1"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str | None]] = []
+
+    def predict(self, group: ImageGroup) -> GroupPrediction:
+        return SAID
+
+    def refer(
+        self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
+    ) -> list[Found]:
+        self.asked += names
+        return [
+            Found(name, (region(0, name), region(1, name)), (2,))
+            if name == "leg"
+            else Found(name, (), (0, 1, 2))
+            for name, _ in names
+        ]
+
+    def name_box(
+        self,
+        group: ImageGroup,
+        image_index: int,
+        box: tuple[float, float, float, float],
+        said: GroupPrediction,
+        vocabulary: Vocabulary | None,
+    ) -> PartMask:
+        return region(image_index, "leg")
+
+
+class Plain:
+    version = "v0"
+
+    def predict(self, group: ImageGroup) -> GroupPrediction:
+        return SAID
+
+
+def ask(
+    text: str, vocabulary: Vocabulary | None = LABELS, box: tuple[float, ...] | None = None
+) -> tuple[list[tuple[int, str]], str]:
+    question = Question("q", 1, text, box)  # type: ignore[arg-type]
+    reply = reply_to(question, GROUP, SAID, Model(), vocabulary)
+    return [(part.image_index, part.label) for part in reply.prediction.parts], reply.sentence
+
+
+def test_a_question_picks_its_kind() -> None:
+    assert ask("what do they share?") == ([(0, "seat"), (1, "seat")], "common part: seat")
+
+
+def test_a_question_without_regions_says_so() -> None:
+    assert ask("what is different?") == ([], "no part is unique")
+
+
+def test_a_name_is_outlined_and_told_absent() -> None:
+    assert ask("segment the legs") == (
+        [(0, "leg"), (1, "leg")],
+        "leg: on images 1 (80%), 2 (80%), absent on 3",
+    )
+
+
+def test_what_is_taken_for_another_name_is_told() -> None:
+    assert ask("hind legs")[1].startswith("leg (for 'hind legs'): on images 1")
+
+
+def test_nothing_found_is_said() -> None:
+    assert ask("wing", None) == ([], "wing: absent on every image")
+
+
+def test_words_without_a_label_are_met_with_the_labels() -> None:
+    found, sentence = ask("rotor and legs")
+
+    assert found == [(0, "leg"), (1, "leg")]
+    assert sentence.endswith("; no label is like 'rotor'; the labels are leg, seat")
+    assert ask("rotor") == ([], "no label is like 'rotor'; the labels are leg, seat")
+
+
+@pytest.mark.parametrize("text", ["please", "?", "x" * 300, ", ".join(f"n{k}" for k in range(20))])
+def test_what_cannot_be_answered_is_explained(text: str) -> None:
+    found, sentence = ask(text, None)
+
+    assert found == []
+    assert sentence.startswith("expected")
+
+
+def test_a_box_is_named() -> None:
+    assert ask("what is this?", box=BOX) == ([(1, "leg")], "leg (80%)")
+
+
+def test_pointing_at_nothing_is_explained() -> None:
+    assert ask("what is this?")[1].startswith("draw a box")
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+def test_a_model_that_only_predicts_says_so(box: tuple[float, float, float, float] | None) -> None:
+    text = "legs" if box is None else "what is this?"
+    reply = reply_to(Question("q", 0, text, box), GROUP, SAID, Plain(), LABELS)
+
+    assert reply.prediction.parts == ()
+    assert reply.sentence.startswith("v0 cannot")
+
+
+def test_a_text_under_a_box_is_its_name_unless_it_asks() -> None:
+    prompts = (Prompt("b", 0, BOX), Prompt("c", 0, BOX))
+
+    assert settle(None, prompts) == (None, prompts)
+    assert settle(Question("q", 0, "legs"), prompts) == (Question("q", 0, "legs"), ())
+    asking = Question("b", 0, "what is this?", BOX)
+    assert settle(asking, prompts) == (asking, prompts)
+    named = settle(Question("b", 0, "leg", BOX), prompts)
+    assert named == (None, (Prompt("b", 0, BOX, label="leg"), prompts[1]))
+    assert settle(Question("b", 0, "?", BOX), prompts) == (None, prompts)
+
+
+def test_the_labels_are_those_of_the_project_or_the_task() -> None:
+    config = (
+        '<View><Image name="i" value="$u"/><Labels name="l" toName="i" {}</Labels>'
+        '<Brush name="m" toName="i"/></View>'
+    )
+    closed = parse_label_config(config.format('><Label value="leg" predicted_values="paw"/>'))
+    by_task = parse_label_config(config.format('value="$parts">'))
+    plain, own = Task(1, 1, ()), Task(1, 1, (), labels=(LabelValue("wing"),))
+
+    assert vocabulary_for(closed, plain) == Vocabulary(("leg",), {"paw": "leg"})
+    assert vocabulary_for(by_task, own) == Vocabulary(("wing",))
+    assert vocabulary_for(by_task, plain) is None
