@@ -50,7 +50,8 @@ def spaces(features: ImageFeatures) -> tuple[Tensor, ...]:
 def _grid(tokens: Tensor) -> Tensor:
     """(M, T, D) tokens, perhaps behind a class token, as (M, D, g, g)."""
     side = int(tokens.shape[1] ** 0.5)
-    return tokens[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+    cells = tokens[:, -side * side :].transpose(1, 2)
+    return cells.reshape(len(cells), -1, side, side)
 
 
 def prototypes(features: ImageFeatures, image: Tensor, shares: Tensor) -> Prototypes:
