@@ -133,7 +133,8 @@ class Predictor:
 
         Args:
             group: 1 to 8 images; only those without cached features are encoded.
-            adapter: version in `adapters`, None for the bare base.
+            adapter: version in `adapters`, None for the bare base; the base answers where the
+                adapter's domain ends, too.
 
         Raises:
             CheckpointError: there is no adapter of that version.
@@ -142,8 +143,9 @@ class Predictor:
         if adapter is not None and chosen is None:
             raise CheckpointError(f"adapter: {adapter!r} is not loaded")
         with self._lock, torch.inference_mode():
-            tokenizer = self.adapters.wear(chosen)
-            yield Look(self._model, tokenizer, self._encode(group))
+            features = self._encode(group)
+            tokenizer = self.adapters.wear_for(chosen, features)
+            yield Look(self._model, tokenizer, features)
 
     def _answer(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
         with self.looking(group, adapter=version) as look:

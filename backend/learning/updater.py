@@ -1,7 +1,7 @@
 """Corrections as the model learns from them: images to kept features, regions to lessons.
 
 The one place of training that holds a model. Each image is encoded once: its features are kept on
-disk by content, and no update runs an encoder again.
+disk by content. Only the views of new corrections are encoded in the update that learns them.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from calico_model.training.example import Example, RegionLesson, example_of, mak
 from calico_model.training.finetune import FinetunePlan, Progress, Replay, finetune
 from calico_model.training.frozen import encoder_fingerprint, rounded
 from calico_model.training.scoring import score_groups
+from calico_model.training.views import with_views
 from calico_model.types import ImageGroup, LabeledGroup, PartMask, RegionKind
 from calico_model.vocabulary import normalise
 
@@ -133,7 +134,7 @@ class OnlineUpdater:
             self._give_way.renew()
         update = finetune(
             self._predictor.adapters,
-            self._examples(new),
+            self._examples(new, self._plan.views_for(len(new))),
             Replay(self._examples(earlier), self._replay),
             self._plan,
             start=self._read(start),
@@ -198,11 +199,11 @@ class OnlineUpdater:
             for number, one in enumerate(groups)
         )
 
-    def _examples(self, tasks: Sequence[CorrectedTask]) -> tuple[Example, ...]:
+    def _examples(self, tasks: Sequence[CorrectedTask], views: int = 0) -> tuple[Example, ...]:
         found = []
         for task in tasks:
             try:
-                found.append(self._example(task))
+                found.append(self._example(task, views))
             except (MediaError, CalicoError) as error:
                 _log.warning(
                     "task %s cannot be learned from: %s",
@@ -212,10 +213,10 @@ class OnlineUpdater:
                 )
         return tuple(found)
 
-    def _example(self, task: CorrectedTask) -> Example:
+    def _example(self, task: CorrectedTask, views: int) -> Example:
         features, sizes_hw = self._features(task)
         truth = true_parts(task.correction)
-        return make_example(
+        example = make_example(
             f"{task.project_id}/{task.correction.task.id}",
             features,
             sizes_hw,
@@ -223,6 +224,10 @@ class OnlineUpdater:
             lessons=region_lessons(task.correction, truth),
             known=known_kinds(task.correction),
         )
+        if not views:
+            return example
+        group = self._images.fetch_group(task.correction.task)
+        return with_views(example, group.images, views, self._encode_fresh)
 
     def _features(self, task: CorrectedTask) -> tuple[ImageFeatures, tuple[tuple[int, int], ...]]:
         place = (task.project_id, task.correction.task.id, task.correction.task.image_urls)
@@ -245,6 +250,10 @@ class OnlineUpdater:
                     found[index] = own
                     self._keep(key, own)
         return concatenate([one for one in found if one is not None])
+
+    def _encode_fresh(self, group: ImageGroup) -> ImageFeatures:
+        """Features of pictures nobody asks for twice."""
+        return rounded(self._predictor.encode(group), torch.bfloat16)
 
     def _stored(self, key: str) -> ImageFeatures | None:
         if key not in self._store:

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from calico_model.config import CalicoConfig
 from calico_model.errors import CheckpointError
+from calico_model.modeling.domain import Domain, look_width
 from calico_model.modeling.model import Calico
 from calico_model.staging import staged_folder
 
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _LORA = (".lora_A.", ".lora_B.")
 INPUT_ROWS, OUTPUT_ROWS = "label_rows.input", "label_rows.output"
+DOMAIN_WEIGHT, DOMAIN_BIAS = "domain.weight", "domain.bias"
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,21 @@ class Adapter:
     Attributes:
         scope: which parts it holds.
         tensors: by parameter name, float32 on the CPU; with labels also (n, D) `INPUT_ROWS` and
-            `OUTPUT_ROWS`, the rows of the n labels in the embedding and in the output head.
+            `OUTPUT_ROWS`, the rows of the n labels in the embedding and in the output head; with a
+            domain `DOMAIN_WEIGHT` and `DOMAIN_BIAS`.
         labels: names that have a reserved token of their own, in the order of the rows.
     """
 
     scope: AdapterScope
     tensors: Mapping[str, Tensor]
     labels: tuple[str, ...] = ()
+
+    @property
+    def domain(self) -> Domain | None:
+        """Which pictures it is for; None is all."""
+        if DOMAIN_WEIGHT not in self.tensors:
+            return None
+        return Domain(self.tensors[DOMAIN_WEIGHT], self.tensors[DOMAIN_BIAS])
 
     @property
     def nbytes(self) -> int:
@@ -258,6 +268,9 @@ def check_adapter(model: Calico, adapter: Adapter, *, where: str = "adapter") ->
     if adapter.labels:
         rows = torch.Size((len(adapter.labels), model.config.language.width))
         wanted |= {INPUT_ROWS: rows, OUTPUT_ROWS: rows}
+    if {DOMAIN_WEIGHT, DOMAIN_BIAS} & set(adapter.tensors):
+        wanted[DOMAIN_WEIGHT] = torch.Size((look_width(model.config),))
+        wanted[DOMAIN_BIAS] = torch.Size((1,))
     if odd := sorted(set(wanted) ^ set(adapter.tensors)):
         raise CheckpointError(f"{where}: {odd[0]}: missing or unexpected")
     for name, shape in wanted.items():

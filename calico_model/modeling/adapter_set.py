@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from calico_model.errors import CheckpointError
+from calico_model.features import ImageFeatures
 from calico_model.modeling.adapter import (
     INPUT_ROWS,
     OUTPUT_ROWS,
@@ -114,6 +115,11 @@ class AdapterSet:
         self._worn, self._is_changed = adapter, False
         self._speaking = self.tokenizer.with_labels(labels)
         return self._speaking
+
+    def wear_for(self, adapter: Adapter | None, features: ImageFeatures) -> Tokenizer:
+        """Puts an adapter on for a group, or takes it off where its domain ends; see `wear`."""
+        domain = None if adapter is None else adapter.domain
+        return self.wear(adapter if domain is None or domain.covers(features) else None)
 
     @contextmanager
     def lent(self, adapter: Adapter | None) -> Iterator[Tokenizer]:

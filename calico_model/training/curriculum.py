@@ -77,11 +77,15 @@ class Curriculum:
     def _corrected_question(self) -> Question:
         if self.choose.random() < self._mix.recombined:
             for _ in range(_TRIES):
-                pair = recombine(self._two(), self.choose)
+                pair = recombine([self._seen(one) for one in self._two()], self.choose)
                 if pair is not None:
                     return self._ask(pair, False)
         example = self.choose.choices(self._corrected, self._weights)[0]
-        return self._ask(example, False)
+        return self._ask(self._seen(example), False)
+
+    def _seen(self, example: Example) -> Example:
+        """The group itself or one of its views."""
+        return self.choose.choice((example, *example.views))
 
     def _two(self) -> list[Example]:
         """Two groups that give one image each."""

@@ -56,6 +56,7 @@ class Example:
         objects: per image the object whose parts are compared, None where nobody knows it.
         known: the questions whose truth is complete; the others are not asked.
         weight: how much it counts beside others, above 0.
+        views: the same group, its pictures seen otherwise; any of them may stand for it.
     """
 
     key: str
@@ -65,6 +66,7 @@ class Example:
     objects: tuple[ComparedObject | None, ...]
     known: frozenset[RegionKind] = frozenset(RegionKind)
     weight: float = 1.0
+    views: tuple[Example, ...] = ()
 
     def __post_init__(self) -> None:
         images = len(self.sizes_hw)

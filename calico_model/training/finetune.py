@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from calico_model.errors import InvalidConfigError
 from calico_model.modeling.adapter import Adapter
 from calico_model.modeling.adapter_set import AdapterSet
+from calico_model.modeling.domain import find_domain
 from calico_model.training.curriculum import Curriculum, Replay
 from calico_model.training.example import Example
 from calico_model.training.finetune_plan import FinetunePlan
@@ -92,6 +93,11 @@ def finetune(
         raise InvalidConfigError("new: expected at least one corrected group, got none")
     labels = own_labels(corrections, start, adapters.tokenizer)
     planned = plan.steps_for(len(new))
+    domain = find_domain(
+        [one.features for one in corrections], [one.features for one in replay.base]
+    )
+    if domain is not None:  # the base answers its own kind of pictures: nothing to rehearse there
+        replay = replace(replay, base=())
     with adapters.lent(start):
         learner = Learner(adapters, plan, labels, start, corrections)
         pace = _Pace(planned, plan.seconds, clock)
@@ -106,7 +112,7 @@ def finetune(
             recent.append(learner.learn(curriculum, rate))
             pace.tick()
             on_progress(Progress(pace.step, pace.steps, recent[-1]["loss"], pace.eta_s))
-        adapter = learner.adapter() if pace.step else start or adapters.base(plan.scope)
+        adapter = learner.adapter(domain) if pace.step else start or adapters.base(plan.scope)
     means = {name: _mean([one.get(name, 0.0) for one in recent]) for name in _names(recent)}
     return AdapterUpdate(adapter, pace.step, planned, was_stopped, means)
 

@@ -18,6 +18,7 @@ class FinetunePlan:
         scope: which parts learn.
         seed: of what is drawn when, of wordings, and of LoRA's first matrices.
         least_steps, steps_per_example, most_steps: optimiser steps grow with the new examples.
+        views, most_views: views of each new example, and of all together; few have more.
         seconds: budget; fewer steps are made where they would take longer. Needs a clock.
         mix: how a batch is made up.
         masks: most masks decoded per step.
@@ -35,6 +36,8 @@ class FinetunePlan:
     least_steps: int = 40
     steps_per_example: float = 2.0
     most_steps: int = 80
+    views: int = 4
+    most_views: int = 48
     seconds: float = 35.0
     mix: Mix = field(default_factory=lambda: Mix(12, 0.35, 2.0, 0.5, 0.3))
     masks: int = 32
@@ -51,7 +54,7 @@ class FinetunePlan:
             self._check(name, getattr(self, name) > 0, "a number above 0")
         for name in ("learning_rate", "decoder_rate", "row_rate"):
             self._check(name, getattr(self, name) > 0, "a number above 0")
-        for name in ("seed", "decay", "steps_per_example"):
+        for name in ("seed", "decay", "steps_per_example", "views", "most_views"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         self._check("warmup", 0 <= self.warmup < 1, "a share below 1")
 
@@ -63,3 +66,7 @@ class FinetunePlan:
         """Optimiser steps for so many new examples."""
         wanted = round(self.least_steps + self.steps_per_example * examples)
         return min(self.most_steps, wanted)
+
+    def views_for(self, examples: int) -> int:
+        """Views of each of so many new examples."""
+        return min(self.views, self.most_views // max(1, examples))

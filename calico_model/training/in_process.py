@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+
+from calico_model.features import ImageFeatures
 from calico_model.modeling.adapter import Adapter
 from calico_model.predictor import Predictor
 from calico_model.training.example import Example, example_of, make_example
 from calico_model.training.finetune import FinetunePlan, Progress, Replay, finetune
+from calico_model.training.frozen import rounded
 from calico_model.training.oracle import oracle_lessons
+from calico_model.training.views import with_views
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
 
 
@@ -48,7 +53,7 @@ class InProcessLoop:
             for number, one in enumerate(replay)
         )
         self._learned: list[Example] = []
-        self._new: list[Example] = []
+        self._new: list[tuple[Example, ImageGroup]] = []
         self._updates = 0
 
     @property
@@ -64,23 +69,23 @@ class InProcessLoop:
     def correct(self, labeled: LabeledGroup, prediction: GroupPrediction) -> None:
         """Keeps the truth of a group for the next update."""
         group = labeled.group
-        self._new.append(
-            make_example(
-                f"correction-{len(self._learned) + len(self._new)}",
-                self._predictor.encode(group),
-                group.sizes_hw,
-                labeled.parts,
-                lessons=oracle_lessons(labeled, prediction),
-                known=labeled.known,
-            )
+        example = make_example(
+            f"correction-{len(self._learned) + len(self._new)}",
+            self._predictor.encode(group),
+            group.sizes_hw,
+            labeled.parts,
+            lessons=oracle_lessons(labeled, prediction),
+            known=labeled.known,
         )
+        self._new.append((example, group))
 
     def learn(self) -> float:
         """Makes one update of everything new; returns the seconds it took."""
         began = self._clock()
+        views = self._plan.views_for(len(self._new))
         update = finetune(
             self._predictor.adapters,
-            self._new,
+            [with_views(one, group.images, views, self._encode) for one, group in self._new],
             Replay(tuple(self._learned), self._base),
             self._plan,
             start=self.adapter,
@@ -88,10 +93,13 @@ class InProcessLoop:
             on_progress=self._on_progress,
         )
         old = self.version
-        self._learned += self._new
+        self._learned += [one for one, _ in self._new]
         self._new = []
         self._updates += 1
         self.adapter = update.adapter
         self._predictor.adapters.add(self.version, update.adapter)
         self._predictor.adapters.drop(old)
         return self._clock() - began
+
+    def _encode(self, group: ImageGroup) -> ImageFeatures:
+        return rounded(self._predictor.encode(group), torch.bfloat16)

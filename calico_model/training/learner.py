@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from calico_model.modeling.adapter import (
+    DOMAIN_BIAS,
+    DOMAIN_WEIGHT,
     INPUT_ROWS,
     OUTPUT_ROWS,
     Adapter,
@@ -21,6 +23,7 @@ from calico_model.modeling.adapter import (
     adapter_names,
 )
 from calico_model.modeling.adapter_set import AdapterSet
+from calico_model.modeling.domain import Domain
 from calico_model.modeling.label_rows import LabelRows, mean_rows, needs_row
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.batches import move
@@ -105,12 +108,14 @@ class Learner:
         shown = {name: float(term.detach()) for name, term in terms.items()}
         return shown | {"loss": float(loss.detach())}
 
-    def adapter(self) -> Adapter:
-        """Returns what has been learned so far."""
+    def adapter(self, domain: Domain | None) -> Adapter:
+        """Returns what has been learned so far, for the pictures of a domain."""
         tensors = {n: p.detach().float().cpu().clone() for n, p in self._held.items()}
         if self._labels:
             tensors[INPUT_ROWS] = self._rows.inputs.detach().cpu().clone()
             tensors[OUTPUT_ROWS] = self._rows.outputs.detach().cpu().clone()
+        if domain is not None:
+            tensors[DOMAIN_WEIGHT], tensors[DOMAIN_BIAS] = domain.weight.cpu(), domain.bias.cpu()
         return Adapter(self._scope, tensors, self._labels)
 
     def _trained(self) -> list[Tensor]:

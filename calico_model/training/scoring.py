@@ -71,7 +71,7 @@ def score_groups(
     """Asks all questions about every group and compares the answers with the truth.
 
     Args:
-        adapters: the model; wears `adapter` afterwards. The caller holds its lock.
+        adapters: the model; wears `adapter` afterwards, or nothing. The caller holds its lock.
         adapter: what to measure, None for the base.
         examples: at least one.
         on_group: called with the number of finished groups.
@@ -81,13 +81,13 @@ def score_groups(
     """
     if not examples:
         raise InvalidConfigError("examples: expected at least one group to measure on")
-    tokenizer = adapters.wear(adapter)
     device = next(adapters.model.parameters()).device
     tables = {kind: _Table() for kind in RegionKind}
     labels: dict[str, tuple[int, int]] = {}
     groups = []
     for index, example in enumerate(examples):
         features = move(rounded(example.features, torch.float32), device)
+        tokenizer = adapters.wear_for(adapter, features)
         seen = answer(adapters.model, tokenizer, features, example.sizes_hw)
         units = _units(index, example, as_regions(seen.parts), as_regions(example.truth))
         for kind, scored in units:
