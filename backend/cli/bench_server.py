@@ -51,6 +51,11 @@ class BenchServer:
     port: int
     files: Path
 
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://{_HOST}:{self.port}"
+
     def ask(
         self,
         method: str,

@@ -47,7 +47,14 @@ class LiveLoopError(BackendError):
 
 
 @dataclass(frozen=True)
-class _Task:
+class LiveTask:
+    """A task of the project.
+
+    Attributes:
+        id: its number.
+        urls: of its images.
+    """
+
     id: int
     urls: tuple[str, ...]
 
@@ -56,7 +63,7 @@ class _Task:
 class _Canvas:
     """A prediction as the editor shows it."""
 
-    task: _Task
+    task: LiveTask
     prediction: GroupPrediction
     regions: Mapping[int, Region]  # id() of a part -> the region behind it
 
@@ -84,7 +91,7 @@ class LiveLoop:
         self._client, self._files, self._project = client, files, project
         self._schema = parse_label_config(project.label_config)
         self._clock, self._on_training = clock, on_training
-        self._tasks: dict[str, _Task] = {}
+        self._tasks: dict[str, LiveTask] = {}
         self._canvas: _Canvas | None = None
         self._submitted = 0
         self._last: ImageGroup | None = None
@@ -97,8 +104,13 @@ class LiveLoop:
         for number, labeled in enumerate(groups, start=1):
             key = content_key(labeled.group)
             urls = tuple(self._write(key, n, image) for n, image in enumerate(labeled.group.images))
-            self._tasks.setdefault(key, _Task(len(self._tasks) + 1, urls))
+            self._tasks.setdefault(key, LiveTask(len(self._tasks) + 1, urls))
             on_task(number)
+
+    @property
+    def tasks(self) -> tuple[LiveTask, ...]:
+        """What was imported, in order."""
+        return tuple(self._tasks.values())
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
         """Opens a task.
@@ -168,7 +180,7 @@ class LiveLoop:
             Image.fromarray(image).save(self._files / name, compress_level=1)
         return local_file_url(name)
 
-    def _open(self, task: _Task) -> ShownPrediction:
+    def _open(self, task: LiveTask) -> ShownPrediction:
         deadline = self._clock() + _PATIENCE_S
         body = predict_request(self._project, task.id, task.urls)
         while self._clock() < deadline:

@@ -57,7 +57,7 @@ def simulate(
         Path | None,
         typer.Option("--base", help="Groups that must not be forgotten; drawn if not given."),
     ] = None,
-    base_groups: Annotated[
+    measured: Annotated[
         int, typer.Option("--base-groups", min=1, help="How many of them to measure on.")
     ] = 40,
     replay: Annotated[
@@ -121,7 +121,7 @@ def simulate(
     """
     points = read_points(corrections)
     domain = _domain(dataset, split, points[-1] + next_groups, seed)
-    rehearsed, old = _base(base, replay, base_groups)
+    rehearsed, old = base_groups(base, replay=replay, measured=measured)
     run = partial(
         simulation.simulate, domain=domain, base=old, points=points, next_groups=next_groups
     )
@@ -223,10 +223,19 @@ def _domain(dataset: Path | None, split: Split, groups: int, seed: int) -> Seque
     return found
 
 
-def _base(
-    base: Path | None, replay: int, measured: int
+def base_groups(
+    base: Path | None, *, replay: int, measured: int
 ) -> tuple[Sequence[LabeledGroup], Sequence[LabeledGroup]]:
-    """Groups to rehearse, and others to measure forgetting on."""
+    """Groups to rehearse, and others to measure forgetting on.
+
+    Args:
+        base: a data set; None draws.
+        replay: how many to rehearse.
+        measured: at most how many to measure on.
+
+    Raises:
+        InvalidConfigError: the data set is too small.
+    """
     if base is None:
         drawn = DrawnGroups(Split.SEEN, measured, _BASE_SEED, _PAIRS)
         return DrawnGroups(Split.SEEN, replay, _REPLAY_SEED, _PAIRS), drawn

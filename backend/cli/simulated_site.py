@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from backend.cli.bench_server import running_server
+from backend.cli.bench_server import BenchServer, running_server
 from backend.errors import SettingsError
 from backend.settings import load_settings
 from calico_model.data.synthetic import Split, write_groups
@@ -62,17 +62,40 @@ def served(
         BenchError: the backend does not come up.
     """
     if place.backend is not None:
-        with _client(place.backend, _credentials(place)) as client:
+        with open_client(place.backend, _credentials(place)) as client:
             yield client, _files_of(place)
         return
+    with (
+        learning_server(weights, device, seconds, base) as server,
+        open_client(server.url) as client,
+    ):
+        yield client, server.files
+
+
+@contextmanager
+def learning_server(
+    weights: Path | None, device: str, seconds: float, base: BaseData, *, nice: int = 0
+) -> Iterator[BenchServer]:
+    """Starts a backend with a trainer that begins only when the button is pressed.
+
+    Args:
+        weights: model folder; the shipped one if None.
+        device: cpu, cuda or cuda:N.
+        seconds: budget of one update.
+        base: what the trainer rehearses.
+        nice: of the trainer; 0 where nobody else waits while it trains.
+
+    Raises:
+        BenchError: the backend does not come up.
+    """
     with tempfile.TemporaryDirectory(prefix="calico-simulate-") as scratch:
         variables = {
             "CALICO_DEVICE": device,
             "CALICO_TRAINER": "true",
+            "CALICO_TRAINER_NICE": str(nice),
             "CALICO_TRAIN_EVERY": str(_NEVER),
             "CALICO_TRAIN_AGE_S": str(_NEVER),
             "CALICO_TRAIN_SECONDS": str(seconds),
-            "CALICO_TRAINER_NICE": "0",  # while it trains nobody else waits
         }
         folder = base.folder
         if folder is None and weights is not None and base.groups:
@@ -82,12 +105,12 @@ def served(
             variables["CALICO_BASE_DATA"] = str(folder)
         with running_server(weights, **variables) as server:
             server.wait_for_model()
-            with _client(f"http://127.0.0.1:{server.port}", None) as client:
-                yield client, server.files
+            yield server
 
 
-def _client(address: str, credentials: tuple[str, str] | None) -> httpx.Client:
-    # A connection for every request, as Label Studio does: an idle one may be closed meanwhile.
+def open_client(address: str, credentials: tuple[str, str] | None = None) -> httpx.Client:
+    """A client that opens a connection for every request, as Label Studio does."""
+    # An idle connection may be closed just when the next request is sent on it.
     limits = httpx.Limits(max_keepalive_connections=0)
     return httpx.Client(
         base_url=address, auth=credentials, timeout=_TIMEOUT_S, limits=limits, trust_env=False

@@ -10,7 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from backend.cli import command_tree
-from backend.cli.simulate import read_points
+from backend.cli.simulate import base_groups, read_points
+from backend.cli.trainer import BASE_GROUPS
+from backend.errors import SettingsError
 from calico_model.checkpoints import save_model
 from calico_model.data.synthetic import Split, write_groups
 from calico_model.errors import InvalidConfigError
@@ -62,3 +64,17 @@ def test_any_data_set_of_ours_is_a_domain(weights: Path, tmp_path: Path) -> None
 def test_corrections_are_rising_numbers(text: str) -> None:
     with pytest.raises(InvalidConfigError, match="--corrections"):
         read_points(text)
+
+
+def test_a_running_backend_needs_the_folder_of_its_files(tmp_path: Path) -> None:
+    words = ["simulate", "--backend", "http://127.0.0.1:9", "--corrections", "0,1"]
+    with pytest.raises(SettingsError, match="--files"):
+        CliRunner().invoke(command_tree(words), words, catch_exceptions=False)
+
+
+def test_what_is_rehearsed_is_not_measured_on(tmp_path: Path) -> None:
+    write_groups(tmp_path / "set", groups=40, seed=4, split=Split.SEEN, size_px=32)
+    rehearsed, measured = base_groups(tmp_path / "set", replay=2, measured=10)
+    assert (len(rehearsed), len(measured)) == (2, 40 - BASE_GROUPS)
+    with pytest.raises(InvalidConfigError, match=r"--base: expected more than 50"):
+        base_groups(tmp_path / "set", replay=50, measured=10)
