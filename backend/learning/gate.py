@@ -2,10 +2,18 @@
 
 Pure: values in, values out. Quality is the mean of strict mIoU and Recall, in points of percent.
 
-A candidate is published if its quality on held-out corrections does not fall by more than the
-tolerance, and neither the labels the current version had learned nor the base probe set fall by
-more than the margin. Without held-out corrections the decision is provisional: what was corrected
-must come out better than before, and the base probe set still decides about forgetting.
+| a candidate is refused if                                                        | by     |
+|----------------------------------------------------------------------------------|--------|
+| held-out quality falls by more than the tolerance, and not by chance             | paired |
+| the base probe set falls by more than the margin, and not by chance              | paired |
+| of older labels, more of the held-out regions are lost than found, not by chance | paired |
+| any of the three falls so far that chance need not be asked                      | points |
+| neither held-out nor learned corrections come out better                         | points |
+
+Few groups are held out at first, and every update moves single regions by chance. So the same
+regions are compared one by one before and after (`paired.py`): of candidates that change nothing,
+one in ten is refused. Without held-out corrections the decision is provisional: what was
+corrected must come out better than before, and the base probe set still decides about forgetting.
 """
 
 from __future__ import annotations
@@ -13,6 +21,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from backend.learning.paired import Regions, has_fallen, has_lost
 
 
 @dataclass(frozen=True)
@@ -22,10 +32,12 @@ class GatePolicy:
     Attributes:
         tolerance: fall of held-out quality that still counts as holding.
         margin: fall of older labels, and of the base probe set, that is one too many.
+        collapse: fall of any of them that is refused whatever chance may have done.
     """
 
     tolerance: float = 0.5
     margin: float = 2.0
+    collapse: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -36,15 +48,14 @@ class Quality:
         miou, recall: strict, in percent.
         groups: how many groups.
         by_label: true name -> (regions found, regions there).
-        overlaps: per group, per true region the largest IoU of a prediction with its name, in
-            [0, 1]; the same places for every version. Empty where nobody measured them.
+        regions: per group its true regions, see `Regions`; empty where nobody measured them.
     """
 
     miou: float
     recall: float
     groups: int
     by_label: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    overlaps: tuple[tuple[float, ...], ...] = ()
+    regions: Regions = ()
 
     @property
     def score(self) -> float:
@@ -76,7 +87,7 @@ class Evidence:
 
     Attributes:
         held_out: held-out corrections, None if there are none yet.
-        learned: the corrections that were trained on, None if they were not measured.
+        learned: corrections that were trained on, None if they were not measured.
         probe: groups of base data, None if the base has none.
         old_labels: names the current version had learned.
     """
@@ -105,7 +116,13 @@ class Verdict:
 def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
     """Decides about a candidate."""
     is_provisional = evidence.held_out is None
-    for refused in (_not_finite(evidence), _worse(policy, evidence), _forgotten(policy, evidence)):
+    for refused in (
+        _not_finite(evidence),
+        _worse(policy, evidence),
+        _forgotten(policy, evidence),
+        _lost(policy, evidence),
+        _useless(evidence),
+    ):
         if refused is not None:
             return Verdict(False, is_provisional, refused)
     judged, name = (
@@ -116,6 +133,11 @@ def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
     if judged is None:
         return Verdict(False, is_provisional, "nothing was measured")
     return Verdict(True, is_provisional, _figures(name, judged))
+
+
+def needs_learned(held_out: Comparison | None) -> bool:
+    """Whether the learned corrections have to be measured before `judge` can decide."""
+    return held_out is None or held_out.gain <= 0
 
 
 def _not_finite(evidence: Evidence) -> str | None:
@@ -130,26 +152,53 @@ def _not_finite(evidence: Evidence) -> str | None:
 
 
 def _worse(policy: GatePolicy, evidence: Evidence) -> str | None:
-    if evidence.held_out is not None:
-        if evidence.held_out.gain < -policy.tolerance:
-            return f"worse: {_figures('held-out corrections', evidence.held_out)}"
+    found = evidence.held_out
+    if found is None or not _falls(found, policy.tolerance, policy.collapse):
+        return None
+    return f"worse: {_figures('held-out corrections', found)}"
+
+
+def _forgotten(policy: GatePolicy, evidence: Evidence) -> str | None:
+    found = evidence.probe
+    if found is None or not _falls(found, policy.margin, policy.collapse):
+        return None
+    return f"forgets the base: {_figures('the base probe set', found)}"
+
+
+def _lost(policy: GatePolicy, evidence: Evidence) -> str | None:
+    if evidence.held_out is None:
+        return None
+    pair = evidence.held_out
+    before, there = _found(pair.before, evidence.old_labels)
+    after, _ = _found(pair.after, evidence.old_labels)
+    share = 100 * (before - after) / max(there, 1)
+    is_paired = bool(pair.before.regions)
+    # One region of few is chance, not forgetting.
+    is_sure = (
+        has_lost(pair.before.regions, pair.after.regions, evidence.old_labels)
+        if is_paired
+        else before - after > 1
+    )
+    if share <= policy.margin or not is_sure:
+        return None
+    return f"forgets older labels: {after} of {there} regions found, {before} before"
+
+
+def _useless(evidence: Evidence) -> str | None:
+    if not needs_learned(evidence.held_out):
         return None
     if evidence.learned is not None and evidence.learned.gain <= 0:
         return f"learned nothing: {_figures('learned corrections', evidence.learned)}"
     return None
 
 
-def _forgotten(policy: GatePolicy, evidence: Evidence) -> str | None:
-    if evidence.probe is not None and evidence.probe.gain < -policy.margin:
-        return f"forgets the base: {_figures('the base probe set', evidence.probe)}"
-    if evidence.held_out is None:
-        return None
-    before, there = _found(evidence.held_out.before, evidence.old_labels)
-    after, _ = _found(evidence.held_out.after, evidence.old_labels)
-    # One region of few is chance, not forgetting.
-    if before - after > 1 and 100 * (before - after) / there > policy.margin:
-        return f"forgets older labels: {after} of {there} regions found, {before} before"
-    return None
+def _falls(found: Comparison, allowed: float, collapse: float) -> bool:
+    """Whether quality falls by more than is allowed, and not by chance."""
+    if found.gain >= -allowed:
+        return False
+    if found.gain < -collapse or not found.before.regions:
+        return True
+    return has_fallen(found.before.regions, found.after.regions)
 
 
 def _found(quality: Quality, labels: frozenset[str]) -> tuple[int, int]:

@@ -18,7 +18,15 @@ from backend.learning.adapters import Origin, Publisher, quarantine
 from backend.learning.calibrating import calibrate_project, judged_regions
 from backend.learning.correction import Correction
 from backend.learning.derivation import Derivation
-from backend.learning.gate import Comparison, Evidence, GatePolicy, Quality, Verdict, judge
+from backend.learning.gate import (
+    Comparison,
+    Evidence,
+    GatePolicy,
+    Quality,
+    Verdict,
+    judge,
+    needs_learned,
+)
 from backend.learning.held_out import is_held_out
 from backend.learning.lesson import true_parts
 from backend.learning.reconcile import Reconciler
@@ -34,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 # Of each kind, what one run looks at: its time must not grow with the project.
 MOST_NEW, MOST_EARLIER, MOST_HELD_OUT = 64, 64, 40
+MOST_JUDGED = 10  # learned corrections that are measured where held-out ones show no gain
 _REPORT_EVERY_S = 1.0
 
 Write = Callable[[Path], object]
@@ -319,7 +328,7 @@ class TrainingSession:
         held_out = compare(material.held_out)
         return Evidence(
             held_out=held_out,
-            learned=compare(material.new) if held_out is None else None,
+            learned=compare(material.new[-MOST_JUDGED:]) if needs_learned(held_out) else None,
             probe=probe,
             old_labels=frozenset(
                 part.label for task in material.earlier for part in true_parts(task.correction)

@@ -183,7 +183,7 @@ class OnlineUpdater:
 
     def _score(self, folder: Path | None, examples: Sequence[Example]) -> Quality:
         scores = score_groups(self._predictor.adapters, self._read(folder), examples)
-        groups = tuple(one.overlaps for one in scores.groups)
+        groups = tuple(one.regions for one in scores.groups)
         return Quality(scores.miou, scores.recall, len(groups), scores.by_label, groups)
 
     def _read(self, folder: Path | None) -> Adapter | None:

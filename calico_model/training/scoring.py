@@ -33,14 +33,14 @@ class GroupScore:
         key: of the example.
         miou: strict mean IoU in percent over its images and questions.
         recall: percent of true regions found with IoU >= 0.5 and the right name; 100 without any.
-        overlaps: per true region the largest IoU of a prediction with its name, in [0, 1], in an
-            order that depends on the truth alone.
+        regions: per true region its name, and the largest IoU in [0, 1] of a prediction with that
+            name; in an order that depends on the truth alone.
     """
 
     key: str
     miou: float
     recall: float
-    overlaps: tuple[float, ...] = ()
+    regions: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,16 @@ def _group_score(key: str, units: Sequence[Unit]) -> GroupScore:
     for scored in units:
         table.add(scored)
     values = table.values() if units else {"mIoU": 100.0}
-    overlaps = tuple(value for scored in units for value in _overlaps(scored))
-    return GroupScore(key, values["mIoU"], values.get("Recall", 100.0), overlaps)
+    regions = tuple(region for scored in units for region in _regions(scored))
+    return GroupScore(key, values["mIoU"], values.get("Recall", 100.0), regions)
 
 
-def _overlaps(scored: Unit) -> list[float]:
+def _regions(scored: Unit) -> list[tuple[str, float]]:
     named = np.where(scored.same_label > 0, scored.iou, 0.0)
-    return [float(column.max(initial=0.0)) for column in named.T]
+    return [
+        (normalise(label), float(column.max(initial=0.0)))
+        for label, column in zip(scored.truth_labels, named.T, strict=True)
+    ]
 
 
 def _count_labels(labels: dict[str, tuple[int, int]], scored: Unit) -> None:

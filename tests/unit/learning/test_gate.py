@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from backend.learning.gate import Comparison, Evidence, GatePolicy, Quality, judge
+from backend.learning.gate import Comparison, Evidence, GatePolicy, Quality, judge, needs_learned
 
 POLICY = GatePolicy(tolerance=0.5, margin=2.0)
 
@@ -78,6 +78,67 @@ def measured(rng, before_mean, after_mean, groups):
         for mean in (before_mean, after_mean)
     )
     return pair(before, after)
+
+
+def seen(overlap, count=20, label="lid"):
+    """Quality of one group whose regions all overlap so much."""
+    points = 100 * (overlap + (overlap >= 0.5)) / 2
+    regions = ((label, overlap),) * count
+    found = {label: (count if overlap >= 0.5 else 0, count)}
+    return Quality(points, points, 1, found, (regions,))
+
+
+def mixed(*overlaps, label="lid"):
+    """Quality of groups with these overlaps."""
+    flat = [value for group in overlaps for value in group]
+    hits = sum(value >= 0.5 for value in flat)
+    points = 100 * (np.mean(flat) + hits / len(flat)) / 2
+    regions = tuple(tuple((label, value) for value in group) for group in overlaps)
+    return Quality(points, points, len(overlaps), {label: (hits, len(flat))}, regions)
+
+
+def test_a_fall_that_may_be_chance_is_no_fall():
+    before = mixed([0.8, 0.3, 0.7, 0.2], [0.6, 0.1, 0.9, 0.4])
+    after = mixed([0.8, 0.6, 0.4, 0.2], [0.4, 0.1, 0.9, 0.4])
+    learned = pair(20, 40)
+    assert judge(POLICY, Evidence(Comparison(before, after), learned, None)).is_accepted
+    probed = Evidence(pair(50, 60), None, Comparison(before, after))
+    assert judge(POLICY, probed).is_accepted
+
+
+def test_a_fall_of_the_same_regions_again_and_again_is_one():
+    before = mixed(*[[0.8] * 5 + [0.3] * 5] * 3)
+    after = mixed(*[[0.8] * 3 + [0.4] * 2 + [0.3] * 5] * 3)
+    policy = GatePolicy(collapse=90)
+    found = judge(policy, Evidence(Comparison(before, after), None, None))
+    assert "worse" in found.reason
+    found = judge(policy, Evidence(pair(50, 60), None, Comparison(before, after)))
+    assert "forgets the base" in found.reason
+
+
+def test_a_collapse_is_refused_however_few_regions_there_are():
+    fallen = Comparison(seen(0.8, count=1), seen(0.1, count=1))
+    assert "worse" in judge(POLICY, Evidence(fallen, None, None)).reason
+    assert judge(GatePolicy(collapse=90), Evidence(fallen, pair(1, 2), None)).is_accepted
+
+
+def test_older_labels_are_compared_region_by_region():
+    before = mixed([0.8, 0.8, 0.8, 0.3], [0.8, 0.3, 0.8, 0.3])
+    swapped = mixed([0.3, 0.8, 0.8, 0.8], [0.3, 0.3, 0.8, 0.3])
+    gone = mixed([0.3, 0.3, 0.3, 0.3], [0.3, 0.3, 0.8, 0.3])
+    policy = GatePolicy(collapse=90, tolerance=90)
+    evidence = Evidence(Comparison(before, swapped), pair(1, 2), None, frozenset({"lid"}))
+    assert judge(policy, evidence).is_accepted
+    evidence = Evidence(Comparison(before, gone), pair(1, 2), None, frozenset({"lid"}))
+    assert "forgets older labels: 1 of 8 regions found, 5 before" in judge(policy, evidence).reason
+
+
+def test_what_helps_nowhere_is_not_published():
+    nothing = judge(POLICY, Evidence(pair(50, 50), pair(30, 30), pair(70, 70)))
+    assert not nothing.is_accepted
+    assert "learned nothing" in nothing.reason
+    assert judge(POLICY, Evidence(pair(50, 50), pair(30, 31), pair(70, 70))).is_accepted
+    assert [needs_learned(one) for one in (None, pair(5, 5), pair(5, 6))] == [True, True, False]
 
 
 def test_clearly_bad_and_clearly_good_candidates_meet_no_chance():
