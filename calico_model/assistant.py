@@ -10,14 +10,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from calico_model.assist import clicking, naming, referring, transfer
+from calico_model.assist.calling import call_parts
 from calico_model.assist.clicking import Refined
 from calico_model.assist.closed_set import ClosedSet, Named, Outline
 from calico_model.assist.prompt import MaskPrompt
 from calico_model.assist.referring import Reference
 from calico_model.assist.transfer import Proposal
-from calico_model.predictor import Predictor
+from calico_model.predictor import Look, Predictor
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask
 
 
@@ -137,8 +139,9 @@ class Assistant:
         """
         with self._predictor.looking(group, adapter=self._adapter) as look:
             objects = transfer.object_names(said, len(group))
+            named = self._call(look, group, part.label, objects) if part.label else None
             return transfer.transfer(
-                look.model, look.tokenizer, look.features, group.sizes_hw, part, objects
+                look.model, look.features, group.sizes_hw, part, named, objects
             )
 
     def other_pieces(
@@ -171,15 +174,25 @@ class Assistant:
             CheckpointError: there is no adapter of that version.
         """
         with self._predictor.looking(group, adapter=self._adapter) as look:
+            objects = transfer.object_names(said, len(group))
             return transfer.other_pieces(
                 look.model,
-                look.tokenizer,
                 look.features,
                 group.sizes_hw,
                 image_index,
-                label,
+                self._call(look, group, label, objects)[image_index],
                 approved=approved,
-                objects=transfer.object_names(said, len(group)),
                 most=most,
                 remembers=remembers,
             )
+
+    def _call(
+        self, look: Look, group: ImageGroup, label: str, objects: tuple[str | None, ...]
+    ) -> Tensor:
+        """Prompts (n, C) of a name on every image; the model is held."""
+        called, key = self._predictor.called, (self.version, group.keys, label, objects)
+        found = called.get(key)
+        if found is None:
+            prompts = call_parts(look.model, look.tokenizer, look.features, [label], objects)
+            found = called.put(key, prompts[0])
+        return found

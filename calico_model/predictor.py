@@ -15,6 +15,7 @@ import torch
 
 from calico_model import prompts
 from calico_model.answering import answer, draw
+from calico_model.assist.calling import CalledParts
 from calico_model.assist.confidence import Confidence, read_confidence
 from calico_model.checkpoints import fingerprint, load_model
 from calico_model.errors import CheckpointError, InvalidConfigError
@@ -55,6 +56,7 @@ class Predictor:
     Attributes:
         version: names the weights; stamped on every prediction of the bare base.
         adapters: what can be named in `predict`; any thread may add and drop.
+        called: names that were called on groups; use it while `looking`.
         confidence: turns what the network says about its regions into scores; None leaves the
             plain product of predicted IoU and phrase probability.
     """
@@ -76,7 +78,8 @@ class Predictor:
         self.features = FeatureCache(cache_bytes)
         self.adapters = AdapterSet(model, tokenizer)
         self._model, self._tokenizer, self._device = model, tokenizer, device
-        self._lock = threading.Lock()  # guards the model: one forward at a time
+        self.called = CalledParts()
+        self._lock = threading.Lock()  # guards the model, and `called`: one forward at a time
 
     def predict(self, group: ImageGroup, *, adapter: str | None = None) -> GroupPrediction:
         """Asks all three questions about a group.

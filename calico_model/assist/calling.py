@@ -5,7 +5,8 @@ Legend: n images, P names, C prompt width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +21,32 @@ from calico_model.types import RegionKind
 
 UNKNOWN_OBJECT = "object"
 """What an object is called whose name nobody said."""
+
+
+class CalledParts:
+    """Prompts of names called lately, so that a second click needs no language model.
+
+    Not safe for threads: whoever holds the model holds this, too.
+    """
+
+    def __init__(self, most: int = 256) -> None:
+        """Keeps the last `most` names; each takes a few kilobytes."""
+        self._most = most
+        self._prompts: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    def get(self, key: Hashable) -> Tensor | None:
+        """Returns what was kept under a key, or None."""
+        found = self._prompts.get(key)
+        if found is not None:
+            self._prompts.move_to_end(key)
+        return found
+
+    def put(self, key: Hashable, prompts: Tensor) -> Tensor:
+        """Keeps (n, C) prompts and returns them."""
+        self._prompts[key] = prompts
+        while len(self._prompts) > self._most:
+            self._prompts.popitem(last=False)
+        return prompts
 
 
 @torch.inference_mode()

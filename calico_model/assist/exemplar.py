@@ -10,7 +10,7 @@ Legend: n images, L logit side, C prompt width, T prompt tokens, G embedding gri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from calico_model.modeling.model import Calico
 _SHARPNESS, _LIMIT = 20.0, 20.0  # of B3's mask logits
 _POINTS = 3
 _DOUBT = 2.0  # how much faster than its quality a witness loses weight
+_OWN_IMAGE = 0.8  # an outline explains its own image better than any other
 _LEAST_PRESENCE = 0.5
 _NEAR, _MORE_SHARE = 2, 0.5  # cells around an outline, and how much more there must be beyond
 
@@ -146,7 +147,8 @@ def _learned(
     sparse, added, presence = model.exemplar(features, image, wanted)
     dense = model.mask_decoder.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1) + added
     logits, iou = model.mask_decoder(features.mask, image, sparse, dense)
-    return _judged(sparse, dense, (logits, iou), presence.sigmoid(), source, shares[None])
+    seen = _judged(sparse, dense, (logits, iou), presence.sigmoid(), source, shares[None])
+    return replace(seen, trust=_OWN_IMAGE * seen.trust)
 
 
 def _measured(
@@ -173,7 +175,8 @@ def _measured(
     usual = (own * shares).sum() / shares.sum() - (inside + outside) / 2
     peak = nearer[:, 0].flatten(1).amax(1) - (inside + outside) / 2
     presence = (peak / usual.clamp(min=1e-6)).clamp(0.0, 1.0)
-    return _judged(sparse, dense, decoded, presence, source, shares[None])
+    seen = _judged(sparse, dense, decoded, presence, source, shares[None])
+    return replace(seen, trust=_OWN_IMAGE * seen.trust)
 
 
 def _told(

@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from calico_model.assist.calling import call_parts
 from calico_model.assist.exemplar import Sighting, find_elsewhere
 from calico_model.assist.repeated import middle, separate
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import mask_shares, to_mask
 from calico_model.modeling.model import Calico
-from calico_model.tokenizer import Tokenizer
 from calico_model.types import BoolMask, GroupPrediction, PartMask, RegionKind
 
 SizesHw = Sequence[tuple[int, int]]
@@ -49,20 +47,21 @@ class Proposal:
 @torch.inference_mode()
 def transfer(
     model: Calico,
-    tokenizer: Tokenizer,
     features: ImageFeatures,
     sizes_hw: SizesHw,
     part: PartMask,
+    named: Tensor | None = None,
     objects: Sequence[str | None] = (),
 ) -> tuple[Proposal, ...]:
     """Proposes an outlined part on the other images of its group.
 
     Args:
         model: in evaluation mode, on the device of the features.
-        tokenizer: of the model and the adapter it wears.
         features: of the group's images.
         sizes_hw: (height, width) in pixels of each image.
-        part: the outline; an empty label asks by its looks alone.
+        part: the outline.
+        named: (n, C) [SEG] prompts of its name on every image (`call_parts`); None asks by its
+            looks alone.
         objects: name of the compared object of each image where known; () for unknown.
 
     Returns:
@@ -74,9 +73,6 @@ def transfer(
         InvalidMaskError: the outline is empty, too small to be seen, or of another size.
     """
     shares = _shares(part.mask, part.image_index, sizes_hw, model)
-    named = None
-    if part.label:
-        named = call_parts(model, tokenizer, features, [part.label], objects)[0]
     found = find_elsewhere(model, features, part.image_index, shares, named=named)
     return tuple(_proposal(model, sizes_hw, part, one, objects) for one in found)
 
@@ -84,23 +80,21 @@ def transfer(
 @torch.inference_mode()
 def other_pieces(
     model: Calico,
-    tokenizer: Tokenizer,
     features: ImageFeatures,
     sizes_hw: SizesHw,
     image_index: int,
-    label: str,
+    prompt: Tensor,
     *,
     approved: Sequence[BoolMask] = (),
-    objects: Sequence[str | None] = (),
     most: int | None = None,
     remembers: bool = True,
 ) -> tuple[tuple[BoolMask, float], ...]:
     """Outlines parts of one name one by one, beside those that are outlined already.
 
     Args:
-        model, tokenizer, features, sizes_hw, objects: as in `transfer`.
+        model, features, sizes_hw: as in `transfer`.
         image_index: which image.
-        label: the parts' name.
+        prompt: (C,) [SEG] prompt of the name on that image.
         approved: (H, W) bool, parts of that name that are done.
         most: how many are wanted; None is all.
         remembers: False leaves the mask memory out.
@@ -112,13 +106,12 @@ def other_pieces(
     Raises:
         InvalidMaskError: an approved mask is empty, too small to be seen, or of another size.
     """
-    sparse = call_parts(model, tokenizer, features, [label], objects)[0, image_index]
     done = [_shares(mask, image_index, sizes_hw, model) for mask in approved]
     pieces = separate(
         model,
         features,
         image_index,
-        sparse[None],
+        prompt[None],
         approved=done,
         most=most,
         remembers=remembers,

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from calico_model.assist.calling import CalledParts, call_parts
 from calico_model.assist.exemplar import find_elsewhere
 from calico_model.assist.transfer import other_pieces, transfer
+from calico_model.assistant import Assistant
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import to_pixels
 from calico_model.modeling.model import Calico
+from calico_model.predictor import Predictor
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import PartMask, RegionKind
+from calico_model.types import ImageGroup, PartMask, RegionKind
 
 SIDE = 32
 SIZES = ((40, 60), (50, 30), (40, 60))
@@ -43,7 +46,8 @@ def shares() -> torch.Tensor:
 def test_every_other_image_gets_an_answer(
     model: Calico, tokenizer: Tokenizer, features: ImageFeatures, part: PartMask
 ) -> None:
-    found = transfer(model, tokenizer, features, SIZES, part)
+    named = call_parts(model, tokenizer, features, [part.label])[0]
+    found = transfer(model, features, SIZES, part, named)
     assert [one.image_index for one in found] == [1, 2]
     for one in found:
         assert 0.0 <= one.score <= 1.0
@@ -91,22 +95,49 @@ def test_a_name_alone_draws_what_the_model_says_of_it(
 
 
 def test_a_single_piece_is_all_of_them_without_a_memory(
-    model: Calico, tokenizer: Tokenizer, features: ImageFeatures
+    model: Calico, features: ImageFeatures
 ) -> None:
-    assert len(other_pieces(model, tokenizer, features, SIZES, 1, "leg")) == 1
+    prompt = torch.randn(model.config.mask.prompt_width)
+    assert len(other_pieces(model, features, SIZES, 1, prompt)) == 1
 
 
 def test_an_empty_outline_is_refused(
-    model: Calico, tokenizer: Tokenizer, features: ImageFeatures, part: PartMask
+    model: Calico, features: ImageFeatures, part: PartMask
 ) -> None:
     with pytest.raises(InvalidMaskError, match="expected an outline in image 0"):
-        transfer(model, tokenizer, features, SIZES, replace(part, mask=np.zeros_like(part.mask)))
+        transfer(model, features, SIZES, replace(part, mask=np.zeros_like(part.mask)))
 
 
 def test_an_outline_of_another_size_is_refused(
-    model: Calico, tokenizer: Tokenizer, features: ImageFeatures, part: PartMask
+    model: Calico, features: ImageFeatures, part: PartMask
 ) -> None:
     with pytest.raises(InvalidMaskError, match="expected the size of image 1"):
-        transfer(model, tokenizer, features, SIZES, replace(part, image_index=1))
+        transfer(model, features, SIZES, replace(part, image_index=1))
     with pytest.raises(InvalidMaskError, match="image_index: expected 0 to 2, got 3"):
-        transfer(model, tokenizer, features, SIZES, replace(part, image_index=3))
+        transfer(model, features, SIZES, replace(part, image_index=3))
+
+
+def test_a_name_called_again_needs_no_language_model(
+    model: Calico, tokenizer: Tokenizer, images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(model, tokenizer, version="v")
+    group = ImageGroup(tuple(images), ("a", "b"))
+    mask = np.zeros(SIZES[0], dtype=bool)
+    mask[8:24, 10:30] = True
+    outline = PartMask(0, RegionKind.COMMON_PART, "leg", mask)
+    first = Assistant(predictor).transfer(group, outline)
+    monkeypatch.setattr(model, "forward", None)
+    again = Assistant(predictor).transfer(group, outline)
+    assert [one.score for one in again] == [one.score for one in first]
+    unnamed = Assistant(predictor).transfer(group, replace(outline, label=""))
+    assert len(unnamed) == 1
+
+
+def test_names_called_longest_ago_are_forgotten() -> None:
+    kept = CalledParts(most=2)
+    for name in ("leg", "seat"):
+        kept.put(name, torch.zeros(1, 2))
+    assert kept.get("leg") is not None
+    kept.put("arm", torch.ones(1, 2))
+    assert kept.get("seat") is None
+    assert kept.get("leg") is not None
