@@ -12,6 +12,9 @@ from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from calico_model.types import BoolMask, RegionKind
 
 
@@ -228,6 +231,7 @@ class PredictRequest:
         prompts: what the annotator clicked; () unless interactive.
         is_interactive: whether an annotator waits in front of the editor.
         question: what the annotator typed, or None.
+        canvas: regions that are on the first task when something is clicked there; else ().
     """
 
     tasks: tuple[Task, ...]
@@ -236,6 +240,7 @@ class PredictRequest:
     prompts: tuple[Prompt, ...] = ()
     is_interactive: bool = False
     question: Question | None = None
+    canvas: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -253,6 +258,15 @@ class SetupRequest:
     label_config: str
     hostname: str | None
     access_token: str | None = field(default=None, repr=False)
+
+
+Runs = NDArray[np.int64]
+
+
+def runs_of(mask: BoolMask) -> Runs:
+    """(R, 2) int64, first and past-last position of each run of a row-major (H, W) mask."""
+    edges = np.diff(mask.reshape(-1).view(np.int8), prepend=0, append=0)
+    return np.flatnonzero(edges).reshape(-1, 2)
 
 
 class Origin(StrEnum):
@@ -277,6 +291,7 @@ class Region:
         score: confidence of the prediction it came from, or None.
         load_mask: decodes the mask; raises InvalidRleError.
         encoding: the stored mask; equal bytes are equal masks, other bytes may be too.
+        load_runs: finds the runs without the mask; None takes them from the mask.
     """
 
     id: str
@@ -288,6 +303,16 @@ class Region:
     score: float | None
     load_mask: Callable[[], BoolMask] = field(repr=False)
     encoding: bytes = field(default=b"", repr=False)
+    load_runs: Callable[[], Runs] | None = field(default=None, repr=False)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """(R, 2) int64, first and past-last position of each run of the row-major mask, rising.
+
+        Raises:
+            InvalidRleError: the stored mask cannot be decoded.
+        """
+        return runs_of(self.mask) if self.load_runs is None else self.load_runs()
 
     @cached_property
     def mask(self) -> BoolMask:

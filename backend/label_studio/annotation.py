@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ from backend.types import (
     Prediction,
     Prompt,
     Region,
+    Runs,
 )
 from calico_model.types import MAX_GROUP_SIZE, BoolMask, RegionKind
 
@@ -127,6 +128,8 @@ def _regions(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Region
         if str(result.id) in regions or not _has_mask(result.value):
             continue
         kind, label = _read_said(said, str(result.id), schema.slot(index), schema)
+        encoding = _encoding(result.value)
+        is_rle = result.value.imageDataURL is None
         regions[str(result.id)] = Region(
             id=str(result.id),
             image_index=index,
@@ -136,7 +139,8 @@ def _regions(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Region
             origin=Origin(result.origin) if result.origin in list(Origin) else Origin.MANUAL,
             score=result.score,
             load_mask=partial(_load_mask, result.value, size),
-            encoding=_encoding(result.value),
+            encoding=encoding,
+            load_runs=partial(_known_runs, encoding, size) if is_rle else None,
         )
     return tuple(regions.values())
 
@@ -221,14 +225,25 @@ def _encoding(value: WireValue) -> bytes:
     return bytes(value.rle).translate(None, b" \t\r\n")
 
 
+@lru_cache(maxsize=1024)
+def _known_runs(encoding: bytes, size_hw: tuple[int, int]) -> Runs:
+    """Every click repeats all regions of its task: their runs are read once."""
+    runs = brush.decode_runs(_bytes_of(encoding), size_hw=size_hw)
+    runs.setflags(write=False)
+    return runs
+
+
 def _load_mask(value: WireValue, size_hw: tuple[int, int]) -> BoolMask:
     if value.imageDataURL is not None:
         return _load_bitmask(value.imageDataURL, size_hw)
+    return brush.decode_mask(_bytes_of(value.rle), size_hw=size_hw)
+
+
+def _bytes_of(rle: msgspec.Raw | bytes) -> list[int]:
     try:
-        rle = msgspec.json.decode(value.rle, type=list[int])
+        return msgspec.json.decode(rle, type=list[int])
     except msgspec.MsgspecError as error:
         raise InvalidRleError("rle: expected a list of integers 0 to 255") from error
-    return brush.decode_mask(rle, size_hw=size_hw)
 
 
 def _load_bitmask(url: str, size_hw: tuple[int, int]) -> BoolMask:

@@ -72,6 +72,36 @@ def decode_mask(rle: Sequence[int] | bytes, *, size_hw: tuple[int, int]) -> Bool
         InvalidRleError: not bytes, another size than stated, too large, or truncated.
     """
     height, width = size_hw
+    starts, is_inside = _read_mask(rle, height, width)
+    return _paint(starts, is_inside, height * width).reshape(height, width)
+
+
+def decode_runs(rle: Sequence[int] | bytes, *, size_hw: tuple[int, int]) -> _Int:
+    """Finds the runs of a mask without painting it.
+
+    Args:
+        rle: byte values 0..255.
+        size_hw: (height, width) in pixels that the region states.
+
+    Returns:
+        (R, 2) first and past-last position of each run of the row-major mask, rising.
+
+    Raises:
+        InvalidRleError: as `decode_mask`.
+    """
+    starts, is_inside = _read_mask(rle, *size_hw)
+    edges = starts // _CHANNELS
+    is_drawn = is_inside & (edges[1:] > edges[:-1])
+    first, last = edges[:-1][is_drawn], edges[1:][is_drawn]
+    if first.size == 0:
+        return np.zeros((0, 2), np.int64)
+    is_new = np.concatenate(([True], first[1:] > last[:-1]))  # encoders cut long runs
+    is_end = np.concatenate((is_new[1:], [True]))
+    return np.stack((first[is_new], last[is_end]), axis=1)
+
+
+def _read_mask(rle: Sequence[int] | bytes, height: int, width: int) -> tuple[_Int, BoolMask]:
+    """Starts (U + 1,) of the units of values, and whether each (U,) is inside."""
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise InvalidRleError(
             f"expected 1 to {MAX_PIXELS} pixels, got a mask of {width} x {height}"
@@ -80,7 +110,7 @@ def decode_mask(rle: Sequence[int] | bytes, *, size_hw: tuple[int, int]) -> Bool
     sizes = _read_header(data, height * width * _CHANNELS)
     _check_length(data, sizes, height * width * _CHANNELS)
     starts, values = _read_units(data, sizes, height * width * _CHANNELS)
-    return _paint(starts, values >= ALPHA_THRESHOLD, height * width).reshape(height, width)
+    return starts, values >= ALPHA_THRESHOLD
 
 
 def _runs(flat: BoolMask) -> tuple[_Int, NDArray[np.uint64]]:

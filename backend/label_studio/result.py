@@ -90,6 +90,7 @@ def render_prediction(
     labels: tuple[LabelValue, ...] = (),
     seed: str = "",
     with_relations: bool = True,
+    ids: Sequence[str] = (),
 ) -> RenderedPrediction:
     """Writes a prediction in the form one labeling config can show.
 
@@ -101,14 +102,18 @@ def render_prediction(
         seed: changes the region ids; equal seed and region give equal ids, so that an interactive
             answer given again with the same seed replaces its suggestions.
         with_relations: False for interactive answers, which crash the editor otherwise.
+        ids: of the regions, in order; () makes them up.
     """
     omitted: Counter[Omission] = Counter()
     shown: list[_Shown] = []
     used: Counter[str] = Counter()
-    for part in prediction.parts:
+    for number, part in enumerate(prediction.parts):
         texts = _texts_of(part, schema, labels, sizes_hw)
         if isinstance(texts, Omission):
             omitted[texts] += 1
+            continue
+        if ids:
+            shown.append(_Shown(ids[number], part, *texts))
             continue
         name = f"{seed}|{part.image_index}|{part.kind}|{part.label}|{part.part_id}"
         used[name] += 1

@@ -12,6 +12,7 @@ import msgspec
 
 from backend.errors import InvalidLabelConfigError, InvalidTaskError, RequestError
 from backend.label_studio.annotation import read_prompts
+from backend.label_studio.canvas import read_canvas
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import read_label
 from backend.label_studio.question import read_question
@@ -28,6 +29,9 @@ MAX_CONTEXT_RESULTS = 2_000  # every one may be a prompt, and each prompt looks 
 class _WireTask(msgspec.Struct):
     id: Id | None = None
     data: msgspec.Raw = msgspec.Raw(b"null")
+    drafts: msgspec.Raw = msgspec.Raw(b"[]")
+    annotations: msgspec.Raw = msgspec.Raw(b"[]")
+    predictions: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 class _WireContext(msgspec.Struct):
@@ -74,6 +78,7 @@ def parse_predict_request(body: bytes) -> PredictRequest:
     raw, place = (context or _WireContext()).result, "params.context.result"
     asked = decode_results(raw, place=place, most=MAX_CONTEXT_RESULTS)
     prompts = read_prompts(asked, schema)
+    drawn = [(t.drafts, t.annotations, t.predictions) for t in wire.tasks[:1] if prompts]
     return PredictRequest(
         tasks=tuple(
             _build_task(task.id, project_id, _decode_data(task.data), schema, f"tasks[{index}]")
@@ -84,6 +89,7 @@ def parse_predict_request(body: bytes) -> PredictRequest:
         prompts=prompts,
         is_interactive=context is not None,
         question=read_question(asked, schema, prompts),
+        canvas=read_canvas(drawn[0], schema) if drawn else (),
     )
 
 

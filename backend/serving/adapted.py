@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from calico_model.assist.clicking import Refined
 from calico_model.assist.confidence import Calibration, read_calibration
 from calico_model.assist.diversity import describe
+from calico_model.assist.prompt import MaskPrompt
 from calico_model.assist.referring import Reference
 from calico_model.assist.transfer import Proposal
 from calico_model.assistant import Assistant
@@ -50,10 +52,14 @@ class BasePredictor:
         return Assistant(self.model).refer(group, names, said)
 
     def transfer(
-        self, group: ImageGroup, part: PartMask, said: GroupPrediction
+        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
         """Proposes an outlined part on the other images of a group."""
         return Assistant(self.model).transfer(group, part, said)
+
+    def refine(self, group: ImageGroup, image_index: int, prompt: MaskPrompt) -> Refined:
+        """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
+        return Assistant(self.model).refine(group, image_index, prompt)
 
     def with_adapter(self, version: str, folder: Path) -> AdaptedPredictor:
         """Reads an adapter.
@@ -95,11 +101,16 @@ class AdaptedPredictor:
         return Assistant(self.model, self.version).refer(group, names, said)
 
     def transfer(
-        self, group: ImageGroup, part: PartMask, said: GroupPrediction
+        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
         """Proposes an outlined part on the other images of a group."""
         self._put_on()
         return Assistant(self.model, self.version).transfer(group, part, said)
+
+    def refine(self, group: ImageGroup, image_index: int, prompt: MaskPrompt) -> Refined:
+        """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
+        self._put_on()
+        return Assistant(self.model, self.version).refine(group, image_index, prompt)
 
     def _put_on(self) -> None:
         """Makes sure the set has this adapter, and no namesake."""

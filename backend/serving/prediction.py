@@ -28,14 +28,16 @@ from backend.errors import (
 )
 from backend.right_of_way import RightOfWay
 from backend.serving.asking import reply_to, settle, vocabulary_for
+from backend.serving.assisting import Assisting, Refining
 from backend.serving.job_queue import JobQueue
 from backend.serving.lines import AdapterLines
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import DescribingPredictor, ModelHost, Predictor
+from backend.serving.opened import OpenedGroups
 from backend.serving.prompting import select_prompted
 from backend.serving.recent import RecentPredictions
 from backend.store import Store
-from backend.types import LabelSchema, PredictRequest, Prompt, Question, Task
+from backend.types import LabelSchema, PredictRequest, Prompt, Question, Region, Task
 from backend.versions import AdapterVersion
 from calico_model.errors import CalicoError
 from calico_model.types import GroupPrediction, ImageGroup, Vector
@@ -45,6 +47,7 @@ _log = logging.getLogger(__name__)
 # A host that comes back, or a setting that is put right, makes these images usable.
 _MAY_PASS = (MediaUnavailableError, ForbiddenAddressError)
 _LONGEST_AHEAD_S = 3600.0
+_OPENED_BYTES = 256 * 1024 * 1024
 
 
 class GroupSource(Protocol):
@@ -62,6 +65,8 @@ class Work:
         task, schema, prompts, is_interactive: as requested.
         version: which adapter answers, decided when the request came; None for the base.
         wants_look: whether the answer should say how the group looks.
+        canvas: regions that are on the task when something is clicked there.
+        ids: of the regions to render, one per region; () makes them up.
         question: what the annotator typed, or None.
         reply: what to tell the annotator beside the regions, or "".
     """
@@ -72,6 +77,8 @@ class Work:
     is_interactive: bool = False
     version: AdapterVersion | None = None
     wants_look: bool = False
+    canvas: tuple[Region, ...] = ()
+    ids: tuple[str, ...] = ()
     question: Question | None = None
     reply: str = ""
 
@@ -87,6 +94,7 @@ class Work:
             self.prompts,
             self.question,
             self.is_interactive,
+            tuple((region.id, len(region.encoding)) for region in self.canvas),
             id(self.schema),
             None if self.version is None else self.version.id,
         )
@@ -183,6 +191,8 @@ class PredictionService:
         self._seats = threading.BoundedSemaphore(seats)
         self._model_lock = threading.Lock()
         self._recent = RecentPredictions(max_bytes=256 * 1024 * 1024)
+        self._opened = OpenedGroups(_OPENED_BYTES)
+        self._assisting = Assisting()
         self._asked_s = -math.inf
         self._queue: JobQueue[Work, Answer] = JobQueue(
             self._answer, on_late=self._send_later, capacity=capacity
@@ -230,7 +240,15 @@ class PredictionService:
         self._host.check()
         question, prompts = settle(request.question, request.prompts)
         works = [
-            Work(task, request.schema, prompts, request.is_interactive, version, question=question)
+            Work(
+                task,
+                request.schema,
+                prompts,
+                request.is_interactive,
+                version,
+                question=question,
+                canvas=request.canvas,
+            )
             for task in request.tasks
             if task.problem is None
         ]
@@ -289,8 +307,9 @@ class PredictionService:
         if self._lines is not None:
             predictor = self._lines.predictor(predictor, work.version)
         try:
-            with self._metrics.stage("fetch"):
-                group = self._images.fetch_group(work.task)
+            group = self._fetch(work)
+            if work.prompts and work.question is None and isinstance(predictor, Refining):
+                return self._assist(work, group, predictor)
             return self._look(work, group, predictor)
         except (MediaError, CalicoError) as error:
             self._count("problem")
@@ -303,6 +322,25 @@ class PredictionService:
             detail = f"{type(error).__name__} while predicting; the log has the details"
             problem = Problem("PredictionFailed", detail, is_lasting=False)
             return Answer(b"", 0.0, predictor.version, problem)
+
+    def _fetch(self, work: Work) -> ImageGroup:
+        group = self._opened.get(work.task) if work.is_interactive else None
+        if group is None:
+            with self._metrics.stage("fetch"):
+                group = self._images.fetch_group(work.task)
+            self._opened.put(work.task, group)
+        return group
+
+    def _assist(self, work: Work, group: ImageGroup, predictor: Refining) -> Answer:
+        """Answers clicks and boxes: on the image at once, and what is alike on the others."""
+        said = self._recent.get((content_key(group), predictor.version))
+        with self._model_lock, self._metrics.stage("assist"):
+            found = self._assisting.suggest(group, work.prompts, work.canvas, predictor)
+            found = found.spread(group, predictor, said, canvas=work.canvas)
+        with self._metrics.stage("render"):
+            regions, score = self._render(found.prediction, replace(work, ids=found.ids), group)
+        self._count("assisted")
+        return Answer(regions, score, predictor.version)
 
     def _look(self, work: Work, group: ImageGroup, predictor: Predictor) -> Answer:
         content = content_key(group)
@@ -369,11 +407,7 @@ class PredictionService:
 
 def content_key(group: ImageGroup) -> str:
     """Hash of a group's pixels, sizes and order."""
-    digest = hashlib.sha256()
-    for image in group.images:
-        digest.update(repr(image.shape).encode())
-        digest.update(image.data if image.flags.c_contiguous else image.tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(" ".join(group.keys).encode()).hexdigest()
 
 
 def answer_key(work: Work, content: str, *, version: str, code: str) -> str:

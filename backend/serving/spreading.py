@@ -30,7 +30,7 @@ class Transferring(Predictor, Protocol):
     """A model that finds an outlined part in other images."""
 
     def transfer(
-        self, group: ImageGroup, part: PartMask, said: GroupPrediction
+        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
     ) -> Sequence[Proposed]:
         """Proposes an outlined part on the other images of a group."""
 
@@ -57,14 +57,14 @@ class Spread:
 
 
 def spread(
-    part: PartMask, group: ImageGroup, said: GroupPrediction, predictor: Predictor
+    part: PartMask, group: ImageGroup, said: GroupPrediction | None, predictor: Predictor
 ) -> Spread:
     """Proposes a region on all images of its group.
 
     Args:
         part: the region, named or not; an empty one spreads nowhere.
         group: 1 to 8 images.
-        said: what the predictor predicted for the group.
+        said: what the predictor predicted for the group, if that is known.
         predictor: the version that answers.
     """
     if len(group) < 2 or not part.mask.any() or not isinstance(predictor, Transferring):

@@ -1,0 +1,224 @@
+"""Clicks and boxes -> regions to suggest, on cached features and without the language model.
+
+A prompt refines the region it points at, which keeps its id, or makes a new one, whose id follows
+from the first prompt: asked again with more prompts, the same region comes back. The label the
+annotator chose always wins. Of what is on the canvas, only the mask that is refined is decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from backend.errors import InvalidRleError
+from backend.serving.model_host import Predictor
+from backend.serving.pointing import Chain, chains, overlapped, pointed_at
+from backend.serving.spreading import spread
+from backend.types import Prompt, Region
+from calico_model.assist.prompt import Click, MaskPrompt
+from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask, RegionKind
+
+_KEPT_STEPS = 512
+
+
+class Outlined(Protocol):
+    """What clicks and boxes led to."""
+
+    @property
+    def mask(self) -> BoolMask:
+        """(H, W) bool in the original frame."""
+
+    @property
+    def iou(self) -> float:
+        """Predicted IoU in [0, 1]."""
+
+
+@runtime_checkable
+class Refining(Predictor, Protocol):
+    """A model that can be clicked."""
+
+    def refine(self, group: ImageGroup, image_index: int, prompt: MaskPrompt) -> Outlined:
+        """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
+
+
+@dataclass(frozen=True, eq=False)
+class Suggestions:
+    """Regions to suggest.
+
+    Attributes:
+        prediction: them.
+        ids: one per region.
+    """
+
+    prediction: GroupPrediction
+    ids: tuple[str, ...]
+
+    def spread(
+        self,
+        group: ImageGroup,
+        predictor: Predictor,
+        said: GroupPrediction | None,
+        canvas: Sequence[Region],
+    ) -> Suggestions:
+        """Adds what is alike on the other images, unless it is drawn there already.
+
+        Args:
+            group: the task's images.
+            predictor: the version that answers.
+            said: what it predicted for the group, if that is known.
+            canvas: regions that are there.
+        """
+        parts, ids = list(self.prediction.parts), list(self.ids)
+        for own, own_id in zip(self.prediction.parts, self.ids, strict=True):
+            for number, part in enumerate(spread(own, group, said, predictor).parts[1:]):
+                if overlapped(part, canvas) is None:
+                    parts.append(part)
+                    ids.append(_id_of(own_id, part.image_index, number))
+        return Suggestions(replace(self.prediction, parts=tuple(parts)), tuple(ids))
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """The mask after some prompts of a chain, packed to bits."""
+
+    bits: np.ndarray[tuple[int], np.dtype[np.uint8]]
+    size_hw: tuple[int, int]
+    iou: float
+
+    @property
+    def mask(self) -> BoolMask:
+        height, width = self.size_hw
+        flat = np.unpackbits(self.bits, count=height * width)
+        return flat.reshape(self.size_hw).view(np.bool_)
+
+
+class Assisting:
+    """Answers clicks and boxes; remembers where each chain of prompts stood.
+
+    What is remembered only saves time: it follows from the request alone. One lock guards it.
+    """
+
+    def __init__(self) -> None:
+        self._steps: OrderedDict[Hashable, _Step] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def suggest(
+        self,
+        group: ImageGroup,
+        prompts: Sequence[Prompt],
+        canvas: Sequence[Region],
+        predictor: Refining,
+    ) -> Suggestions:
+        """Outlines what every chain of prompts means.
+
+        Args:
+            group: the task's images.
+            prompts: in the order they were made.
+            canvas: regions that are there.
+            predictor: the version that answers.
+        """
+        parts: list[PartMask] = []
+        ids: list[str] = []
+        for chain in chains(prompts):
+            if not 0 <= chain.first.image_index < len(group):
+                continue
+            target = self._target(group, chain, canvas, predictor)
+            if target is None and not chain.first.is_positive:
+                continue  # nothing there to take away from
+            step = self._walk(group, chain, target, predictor)
+            if step.bits.any():
+                parts.append(_part(chain.first, target, step))
+                ids.append(
+                    _id_of("prompt", chain.first.id, chain.first.image_index)
+                    if target is None
+                    else target.id
+                )
+        return Suggestions(GroupPrediction(tuple(parts), predictor.version), tuple(ids))
+
+    def _target(
+        self, group: ImageGroup, chain: Chain, canvas: Sequence[Region], predictor: Refining
+    ) -> Region | None:
+        """The region of the canvas that a chain refines; None for a new one."""
+        first = chain.first
+        size_hw = group.sizes_hw[first.image_index]
+        target = pointed_at(first, canvas, size_hw)
+        if target is None and first.is_click and first.is_positive:
+            # Where part of a region is missing, the click lies beside it: but alone it would
+            # outline that region again.
+            alone = self._walk(group, Chain((first,)), None, predictor)
+            target = overlapped(_part(first, None, alone), canvas)
+        return target
+
+    def _walk(
+        self, group: ImageGroup, chain: Chain, target: Region | None, predictor: Refining
+    ) -> _Step:
+        """The mask after a chain: every prompt corrects the mask of those before it."""
+        index = chain.first.image_index
+        about = (group.keys[index], predictor.version, None if target is None else target.encoding)
+        past: list[Prompt] = []
+        step: _Step | None = None
+        for prompt in chain.prompts:
+            past.append(prompt)
+            key = (*about, tuple((p.box, p.is_positive) for p in past))
+            known = self._recall(key)
+            if known is None:
+                previous = step.mask if step is not None else _mask_of(target)
+                found = predictor.refine(group, index, _mask_prompt(past, previous))
+                known = _Step(np.packbits(found.mask), group.sizes_hw[index], found.iou)
+                self._remember(key, known)
+            step = known
+        assert step is not None
+        return step
+
+    def _recall(self, key: Hashable) -> _Step | None:
+        with self._lock:
+            step = self._steps.get(key)
+            if step is not None:
+                self._steps.move_to_end(key)
+            return step
+
+    def _remember(self, key: Hashable, step: _Step) -> None:
+        with self._lock:
+            self._steps[key] = step
+            while len(self._steps) > _KEPT_STEPS:
+                self._steps.popitem(last=False)
+
+
+def _mask_of(target: Region | None) -> BoolMask | None:
+    if target is None:
+        return None
+    try:
+        return target.mask
+    except InvalidRleError:
+        return None
+
+
+def _mask_prompt(prompts: Sequence[Prompt], previous: BoolMask | None) -> MaskPrompt:
+    boxes = [prompt.box for prompt in prompts if not prompt.is_click]
+    clicks = tuple(Click(p.box[0], p.box[1], p.is_positive) for p in prompts if p.is_click)
+    is_drawn = previous is not None and bool(previous.any())
+    return MaskPrompt(clicks, boxes[-1] if boxes else None, previous if is_drawn else None)
+
+
+def _part(prompt: Prompt, target: Region | None, step: _Step) -> PartMask:
+    """A region with the label that was chosen, else the one it had."""
+    kind, label = prompt.kind, prompt.label
+    if target is not None:
+        kind, label = kind or target.kind, label or target.label
+    return PartMask(
+        image_index=prompt.image_index,
+        kind=kind or RegionKind.COMMON_PART,
+        label=label or "",
+        mask=step.mask,
+        score=step.iou,
+    )
+
+
+def _id_of(*about: object) -> str:
+    return hashlib.sha256("|".join(map(str, about)).encode()).hexdigest()[:12]

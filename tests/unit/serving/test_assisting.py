@@ -1,0 +1,215 @@
+"""Clicks and boxes: which region they mean, what it is called, and what is asked of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from backend.errors import InvalidRleError
+from backend.serving.assisting import Assisting
+from backend.serving.pointing import chains, overlapped, pointed_at
+from backend.types import Origin, Prompt, Region, runs_of
+from calico_model.assist.prompt import MaskPrompt
+from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
+
+SIZE = (40, 60)
+PART, OBJECT = RegionKind.COMMON_PART, RegionKind.COMMON_OBJECT
+
+
+def block(rows, columns):
+    mask = np.zeros(SIZE, np.bool_)
+    mask[rows, columns] = True
+    return mask
+
+
+def undecoded():
+    raise AssertionError("a mask nobody refines was decoded")
+
+
+def region(name, mask, *, image=0, kind=PART, label="handle", is_open=False):
+    return Region(
+        name, image, SIZE, kind, label, Origin.PREDICTION, None,
+        load_mask=mask.copy if is_open else undecoded,
+        encoding=name.encode(),
+        load_runs=lambda: runs_of(mask),
+    )  # fmt: skip
+
+
+def click(x, y, name="p1", *, image=0, is_positive=True, kind=PART, label="handle"):
+    return Prompt(name, image, (x, y, x, y), is_positive, kind, label)
+
+
+def box(x0, y0, x1, y1, name="b1"):
+    return Prompt(name, 0, (x0, y0, x1, y1), True, PART, "handle")
+
+
+@dataclass
+class Found:
+    mask: np.ndarray
+    iou: float = 0.75
+
+
+@dataclass
+class Clickable:
+    """Outlines a block around the last click; a model that finds nothing elsewhere."""
+
+    version: str = "v"
+    asked: list[MaskPrompt] = field(default_factory=list)
+
+    def predict(self, group):
+        raise AssertionError("the language model was asked")
+
+    def refine(self, group, image_index, prompt):
+        self.asked.append(prompt)
+        if prompt.clicks:
+            x, y = int(prompt.clicks[-1].x), int(prompt.clicks[-1].y)
+            return Found(block(slice(max(y - 4, 0), y + 4), slice(max(x - 4, 0), x + 4)))
+        x0, y0, x1, y1 = (int(value) for value in prompt.box)
+        return Found(block(slice(y0, y1), slice(x0, x1)))
+
+
+@pytest.fixture
+def group():
+    rng = np.random.default_rng(0)
+    images = tuple(rng.integers(0, 255, (*SIZE, 3)).astype(np.uint8) for _ in range(2))
+    return ImageGroup(images, ("a", "b"))
+
+
+def suggest(group, prompts, canvas=(), model=None):
+    model = model or Clickable()
+    return Assisting().suggest(group, prompts, canvas, model), model
+
+
+BODY = region("body", block(slice(0, 40), slice(0, 60)), kind=OBJECT, label="cup")
+LARGE = region("large", block(slice(0, 20), slice(0, 30)))
+SMALL = region("small", block(slice(5, 10), slice(5, 10)), is_open=True)
+SPOUT = region("spout", block(slice(5, 10), slice(5, 10)), label="spout")
+
+
+def test_a_click_means_the_smallest_region_of_its_label_under_it():
+    canvas = (BODY, LARGE, SMALL, SPOUT)
+    assert pointed_at(click(7, 7), canvas, SIZE) is SMALL
+    assert pointed_at(click(15, 7), canvas, SIZE) is LARGE
+    assert pointed_at(click(50, 30), canvas, SIZE) is None
+    assert pointed_at(click(7, 7, label="Spouts"), canvas, SIZE) is SPOUT
+    assert pointed_at(click(7, 7, kind=None, label=None), (BODY, LARGE), SIZE) is LARGE
+    assert pointed_at(click(7, 7, image=1), canvas, SIZE) is None
+    assert pointed_at(click(7, 7), canvas, (10, 10)) is None
+
+
+def test_a_box_means_the_region_it_fits():
+    assert pointed_at(box(0, 0, 29, 21), (LARGE, SMALL), SIZE) is LARGE
+    assert pointed_at(box(0, 0, 12, 12), (LARGE, SMALL), SIZE) is None
+
+
+def test_a_region_that_cannot_be_read_is_passed_over():
+    def fail():
+        raise InvalidRleError("broken")
+
+    assert pointed_at(click(7, 7), (replace(SMALL, load_runs=fail), LARGE), SIZE) is LARGE
+
+
+def test_overlap_is_counted_from_runs():
+    def part(mask):
+        return PartMask(0, PART, "handle", mask)
+
+    half = block(slice(0, 20), slice(0, 14))
+    assert overlapped(part(block(slice(0, 20), slice(0, 16))), (LARGE,)) is LARGE
+    assert overlapped(part(half), (LARGE,)) is None
+    assert overlapped(part(half), (LARGE, region("half", half))).id == "half"
+
+
+def test_prompts_of_one_label_correct_one_region_and_a_box_begins_another():
+    first, second, third = click(1, 1, "a"), click(2, 2, "b"), click(3, 3, "c", label="lid")
+    found = chains([first, second, box(1, 1, 9, 9), click(4, 4, "d"), third])
+    assert [[p.id for p in chain.prompts] for chain in found] == [["a", "b"], ["b1", "d"], ["c"]]
+
+
+def test_an_existing_region_is_refined_in_place_and_no_other_mask_is_decoded(group):
+    many = tuple(region(f"r{k}", block(slice(30, 39), slice(50, 58))) for k in range(100))
+    found, model = suggest(group, [click(7, 7, is_positive=False)], (*many, LARGE, SMALL))
+    assert found.ids == ("small",)
+    (prompt,) = model.asked
+    assert (prompt.previous == SMALL.mask).all()
+    assert not prompt.clicks[0].is_positive
+
+
+def test_a_new_region_keeps_its_id_while_clicks_accumulate(group):
+    one, _ = suggest(group, [click(30, 20)])
+    two, model = suggest(group, [click(30, 20), click(40, 20, "p2", is_positive=False)])
+    other, _ = suggest(group, [click(30, 20, "else")])
+    assert one.ids == two.ids != other.ids
+    assert model.asked[0].previous is None
+    assert (model.asked[1].previous == one.prediction.parts[0].mask).all()
+    assert [c.is_positive for c in model.asked[1].clicks] == [True, False]
+
+
+def test_what_was_asked_before_is_not_asked_again(group):
+    model, assisting = Clickable(), Assisting()
+    assisting.suggest(group, [click(30, 20)], (), model)
+    assisting.suggest(group, [click(30, 20), click(40, 20)], (), model)
+    assert [len(prompt.clicks) for prompt in model.asked] == [1, 2]
+
+
+def test_a_click_beside_a_region_it_would_outline_again_refines_it(group):
+    drawn = block(slice(16, 24), slice(22, 30))
+    drawn[19:22] = False  # a strip is missing, and clicked
+    near = region("near", drawn, is_open=True)
+    found, model = suggest(group, [click(26, 20)], (near,))
+    assert found.ids == ("near",)
+    assert (model.asked[-1].previous == drawn).all()
+    found, _ = suggest(group, [click(10, 30)], (near,))
+    assert found.ids != ("near",)
+
+
+def test_the_chosen_label_wins_and_without_one_the_region_keeps_its_own(group):
+    found, _ = suggest(group, [click(7, 7, label="Handle")], (SMALL,))
+    assert found.prediction.parts[0].label == "Handle"
+    found, _ = suggest(group, [click(7, 7, kind=None, label=None)], (SMALL,))
+    assert (found.prediction.parts[0].kind, found.prediction.parts[0].label) == (PART, "handle")
+    found, _ = suggest(group, [click(30, 30, kind=RegionKind.UNIQUE_PART, label=None)])
+    assert found.prediction.parts[0].kind is RegionKind.UNIQUE_PART
+    assert found.prediction.parts[0].score == 0.75
+
+
+def test_a_negative_click_on_nothing_and_an_unknown_image_suggest_nothing(group):
+    found, model = suggest(group, [click(30, 30, is_positive=False), click(3, 3, image=7)])
+    assert found.prediction.parts == ()
+    assert model.asked == []
+
+
+def test_a_box_is_asked_for_and_corrected_by_clicks(group):
+    found, model = suggest(group, [box(10, 10, 30, 30), click(12, 12, "p2", is_positive=False)])
+    assert found.prediction.parts[0].mask.any()
+    assert model.asked[0].box == model.asked[1].box == (10, 10, 30, 30)
+    assert model.asked[0].clicks == ()
+    assert model.asked[1].previous is not None
+
+
+class Spreading(Clickable):
+    """Also finds the part on the other image."""
+
+    def transfer(self, group, part, said):
+        there = replace(part, image_index=1, mask=block(slice(0, 9), slice(0, 9)))
+        return [type("Sight", (), {"image_index": 1, "parts": (there,)})]
+
+
+def test_what_is_alike_is_suggested_elsewhere_unless_it_is_drawn_there(group):
+    model = Spreading()
+    found, _ = suggest(group, [click(30, 20)], (), model)
+    spread = found.spread(group, model, None, ())
+    assert [part.image_index for part in spread.prediction.parts] == [0, 1]
+    assert spread.prediction.parts[1].label == "handle"
+    assert len(set(spread.ids)) == 2
+    again, _ = suggest(group, [click(30, 20), click(33, 20, "p2")], (), model)
+    assert again.spread(group, model, None, ()).ids == spread.ids
+    drawn = region("there", block(slice(0, 9), slice(0, 8)), image=1)
+    assert len(found.spread(group, model, None, (drawn,)).ids) == 1
+
+
+def test_predictions_carry_the_version_that_answered(group):
+    found, _ = suggest(group, [click(30, 20)])
+    assert isinstance(found.prediction, GroupPrediction)
+    assert found.prediction.version == "v"
