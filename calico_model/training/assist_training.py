@@ -27,7 +27,7 @@ from calico_model.modeling.losses import (
     hard_iou,
     pixel_loss,
 )
-from calico_model.modeling.model import ADD_ONS, Calico
+from calico_model.modeling.model import Calico
 from calico_model.training.assist_batches import (
     ExemplarBatch,
     MemoryBatch,
@@ -39,6 +39,8 @@ from calico_model.training.assist_recipe import AssistRecipe
 from calico_model.training.curves import CurveLog
 from calico_model.training.tuning_state import Position, StateFolder
 
+TAUGHT = ("exemplar", "mask_memory")
+"""The add-ons that learn here; others that the weights have stay as they are."""
 _LOG_EVERY = 10
 
 
@@ -72,7 +74,7 @@ def train_assist(
 
     Args:
         recipe: what to do; the same recipe and folders resume an interrupted run.
-        weights: model folder; add-ons it has are trained afresh.
+        weights: model folder; these two add-ons, if it has them, are trained afresh.
         pool: rendered scenes (see `pool.fill_pool`).
         out: gets `lessons/`, `state/`, `curve.csv`, `curve.png` and, when done, `model/`: a copy
             of `weights` with the add-ons.
@@ -89,7 +91,8 @@ def train_assist(
     """
     model, tokenizer = load_model(weights)
     torch.manual_seed(recipe.seed)
-    model.add_on(ADD_ONS)
+    model.exemplar = model.mask_memory = None
+    model.add_on(TAUGHT)
     scenes = ScenePool(pool)
     lessons = LessonFolder(out / "lessons", model, tokenizer, scenes, seed=recipe.seed)
     lessons.fill(

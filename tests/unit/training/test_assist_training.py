@@ -13,13 +13,12 @@ from calico_model.data.pool import ScenePool, fill_pool
 from calico_model.errors import InvalidConfigError
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.mask_memory import Source
-from calico_model.modeling.model import ADD_ONS
 from calico_model.tokenizer import Tokenizer
 from calico_model.training import assist_lessons
 from calico_model.training.assist_batches import draw_exemplars, draw_memories, pieces_of
 from calico_model.training.assist_lessons import LessonFolder
 from calico_model.training.assist_recipe import AssistRecipe
-from calico_model.training.assist_training import train_assist
+from calico_model.training.assist_training import TAUGHT, train_assist
 from tests.unit.conftest import build_micro
 
 SIDE = 32
@@ -71,7 +70,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(weights: Path, pool: Path, tmp_pa
 def test_only_add_ons_learn(weights: Path, pool: Path, tmp_path: Path) -> None:
     folder = train_assist(recipe(2), weights, pool, tmp_path / "run")
     after, before = load_model(folder)[0], load_model(weights)[0]
-    assert after.add_ons == ADD_ONS
+    assert after.add_ons == TAUGHT
     for name, tensor in base_state(before).items():
         on_disk = tensor.bfloat16().float() if tensor.ndim > 1 else tensor
         assert torch.equal(base_state(after)[name], on_disk), name
