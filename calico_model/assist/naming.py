@@ -73,6 +73,7 @@ def name_regions(
         head.double().numpy(),
         closed.accepted.log_chances(looks, closed.vocabulary.labels),
         told,
+        [one.same for one in outlines],
     )
 
 
