@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from backend.errors import BackendError
+from backend.errors import BackendError, LabelStudioError
 from backend.serving.descriptors import Descriptors
 from backend.serving.prediction import Answer
 from backend.types import LabelSchema, Task
@@ -183,6 +183,8 @@ class Refresher:
         after = done = total = 0
         is_shown = self._studio.show(project_id, version.id)
         while (page := self._studio.pending(project_id, version.id, after)).tasks:
+            if max(task.id or 0 for task in page.tasks) <= after:
+                raise LabelStudioError(f"asked for tasks after {after}, got earlier ones")
             total = max(total, done + page.total)
             for task in page.tasks:
                 self._status[project_id] = RefreshStatus(version.id, done, total, True)
