@@ -21,9 +21,15 @@ from playwright.sync_api import Browser, Page, expect
 
 from backend.cli.connect import Ends, connect_project
 from backend.cli.daemon import Daemon
-from backend.cli.demo import Demo
 from backend.cli.demo_project import preannotate
-from backend.cli.label_studio_process import HOST, free_port
+from backend.cli.label_studio_process import (
+    HOST,
+    Account,
+    free_port,
+    installed_label_studio,
+    new_account,
+    start_label_studio,
+)
 from backend.label_studio.client import LabelStudioClient
 from backend.learning.held_out import is_held_out
 from backend.types import Prediction
@@ -33,7 +39,7 @@ from tests.e2e.unseen_project import UnseenProject, create_unseen_project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-TASKS, CORRECTED, COMPARED = 20, 5, 4
+TASKS, CORRECTED, COMPARED = 12, 5, 4
 PATIENCE_S = float(os.environ.get("CALICO_PATIENCE_S", "1200"))
 USER = ("annotator", "correct-horse")
 
@@ -47,45 +53,82 @@ _COUNT = """(count) =>
 
 
 @pytest.fixture(scope="module")
-def learning(demo: Demo, ends: Ends, scratch: Path) -> Iterator[Ends]:
-    """A backend with a trainer beside it, for the Label Studio of the demo."""
-    port = free_port(9190)
-    url = f"http://{HOST}:{port}"
-    daemon = Daemon("learning-backend", scratch / "learning")
-    environment = {
-        "PATH": str(Path(sys.executable).parent),
-        "HOME": str(scratch),
-        "LABEL_STUDIO_URL": ends.client.url,
-        "LABEL_STUDIO_API_KEY": demo.state.account.api_key,
-        "CALICO_HOST": HOST,
-        "CALICO_PORT": str(port),
-        "CALICO_DATA_DIR": str(scratch / "learning" / "data"),
-        "CALICO_BASIC_AUTH_USER": USER[0],
-        "CALICO_BASIC_AUTH_PASSWORD": USER[1],
-        "CALICO_TRAIN_EVERY": str(CORRECTED),
-        "CALICO_TRAIN_AGE_S": "100000",
-    }
-    # A machine that is busy with other things may need longer for the same steps.
-    if seconds := os.environ.get("CALICO_TRAIN_SECONDS"):
-        environment["CALICO_TRAIN_SECONDS"] = seconds
-    command = [sys.executable, "-m", "backend.cli", "serve", "--trainer"]
-    daemon.start(command, environment)
-    try:
-        daemon.wait_until_up(f"{url}/health", 300)
-        wait(lambda: httpx.get(f"{url}/health", trust_env=False).json()["model"] == "ready")
-        client = LabelStudioClient(ends.client.url, demo.state.account.api_key)
-        yield Ends(client, url, USER)
-        client.close()
-    finally:
-        daemon.stop()
+def account() -> Account:
+    return new_account()
 
 
 @pytest.fixture(scope="module")
-def project(demo: Demo, learning: Ends) -> UnseenProject:
-    made = create_unseen_project(learning.client, demo.files, TASKS)
+def learning(scratch: Path, account: Account) -> Iterator[Ends]:
+    """A Label Studio, and a backend with a trainer beside it."""
+    folder = scratch / "loop"
+    studio, backend = Daemon("label-studio", folder), Daemon("backend", folder)
+    port = free_port(9190)
+    url = f"http://{HOST}:{port}"
+    files = folder / "files"
+    files.mkdir(parents=True)
+    try:
+        studio_url = start_label_studio(
+            studio,
+            folder / "label-studio",
+            free_port(8180),
+            account,
+            files=files,
+            installed=installed_label_studio(),
+        )
+        environment = {
+            "PATH": str(Path(sys.executable).parent),
+            "HOME": str(folder),
+            "LABEL_STUDIO_URL": studio_url,
+            "LABEL_STUDIO_API_KEY": account.api_key,
+            "CALICO_HOST": HOST,
+            "CALICO_PORT": str(port),
+            "CALICO_DATA_DIR": str(folder / "data"),
+            "CALICO_BASIC_AUTH_USER": USER[0],
+            "CALICO_BASIC_AUTH_PASSWORD": USER[1],
+            "CALICO_TRAIN_EVERY": str(CORRECTED),
+            "CALICO_TRAIN_AGE_S": "100000",
+        }
+        # A machine that is busy with other things may need other figures for the same steps.
+        chosen = ("CALICO_TRAIN_SECONDS", "CALICO_MODEL_THREADS")
+        environment |= {name: os.environ[name] for name in chosen if name in os.environ}
+        backend.start([sys.executable, "-m", "backend.cli", "serve", "--trainer"], environment)
+        wait(lambda: _model_state(url) == "ready")
+        client = LabelStudioClient(studio_url, account.api_key)
+        yield Ends(client, url, USER)
+        client.close()
+    finally:
+        backend.stop()
+        studio.stop()
+
+
+@pytest.fixture(scope="module")
+def project(scratch: Path, learning: Ends) -> UnseenProject:
+    made = create_unseen_project(learning.client, scratch / "loop" / "files", TASKS)
     connect_project(learning, made.id)
     preannotate(learning, made.id, lambda done: None)
     return made
+
+
+@pytest.fixture
+def page(browser: Browser, learning: Ends, account: Account) -> Iterator[Page]:
+    """A page of somebody who has signed in to this Label Studio."""
+    context = browser.new_context(viewport=VIEWPORT)
+    context.set_default_timeout(1000 * PATIENCE_S)
+    page = context.new_page()
+    page.goto(f"{learning.client.url}/user/login")
+    page.fill("input[name=email]", account.user)
+    page.fill("input[name=password]", account.password)
+    page.click("button[type=submit]")
+    page.wait_for_url(lambda url: "login" not in url)
+    yield page
+    context.close()
+
+
+def _model_state(url: str) -> str | None:
+    try:
+        return str(httpx.get(f"{url}/health", trust_env=False).json()["model"])
+    except httpx.HTTPError:
+        return None
 
 
 def wait(condition: Callable[[], Any]) -> Any:
@@ -207,9 +250,9 @@ def _look_at_the_page(
     expect(pictures).to_have_count(CORRECTED)
     for index in range(CORRECTED):
         pictures.nth(index).scroll_into_view_if_needed()
-    page.wait_for_function(
-        "[...document.querySelectorAll('.groups img')].every(i => i.complete && i.naturalWidth)"
-    )
+    for picture in pictures.all():
+        expect(picture).to_have_js_property("complete", True)
+        assert picture.evaluate("image => image.naturalWidth") > 0
     if screenshots is not None:
         page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=screenshots / "ui.png", full_page=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from calico_model.assist.confidence import Confidence
 from calico_model.errors import InvalidConfigError
 from calico_model.features import FeatureCache, ImageFeatures
 from calico_model.modeling.generation import Generated
@@ -98,6 +99,23 @@ def test_answers_become_regions_of_the_right_kind_image_and_size(
         assert part.mask.any()
         assert (part.object_label == "chair") == (part.kind is not RegionKind.COMMON_OBJECT)
         assert (part.part_id is None) == (part.kind is RegionKind.UNIQUE_PART)
+
+
+def test_scores_are_the_plain_product_until_they_are_fitted(
+    scripted: Scripted, tokenizer: Tokenizer, group: ImageGroup
+) -> None:
+    torch.manual_seed(0)
+    plain = Predictor(scripted, tokenizer, version="v1").predict(group)
+    torch.manual_seed(0)
+    confidence = Confidence(iou=1.0, mask=2.0, phrase=3.0, bias=0.5)
+    fitted = Predictor(scripted, tokenizer, version="v1", confidence=confidence).predict(group)
+    assert plain.parts
+    for before, after in zip(plain.parts, fitted.parts, strict=True):
+        assert before.evidence is not None
+        assert before.score == before.evidence.iou * before.evidence.phrase
+        assert after.score == confidence.score(before.evidence)
+        assert after.mask.tobytes() == before.mask.tobytes()
+        assert (after.label, after.evidence) == (before.label, before.evidence)
 
 
 def test_an_image_is_encoded_once(
