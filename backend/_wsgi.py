@@ -143,6 +143,8 @@ def _create_watched(settings: Settings) -> Flask:
     app.register_blueprint(open_pages(parts, overview, client))
     if parts.refresher is not None:
         parts.refresher.start()
+    if settings.name_regions:
+        parts.rememberer.start()
     return app
 
 

@@ -108,6 +108,19 @@ class Settings(BaseSettings):
         "a closed set, it has to be one of them.",
     )
 
+    name_regions: bool = Field(
+        True,
+        description="Put regions into the project's labels where those are a closed set, as its "
+        "annotators use them.",
+    )
+    name_least_chance: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="Smallest chance at which a region gets a label of a closed set; below it the "
+        "annotator decides.",
+    )
+
     trainer: bool = Field(
         True, description="Learn from corrections in a process of its own beside the server."
     )

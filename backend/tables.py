@@ -166,6 +166,18 @@ descriptor = Table(
     Column("kept_at_us", BigInteger, nullable=False),
 )
 
+# What the regions of an accepted annotation look like under their labels, as one base sees them;
+# derived from `event_log` and may be emptied at any time.
+accepted_look = Table(
+    "accepted_look",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("annotation_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("key", String(64), nullable=False),
+    Column("base", String(200), nullable=False),
+    Column("looks", LargeBinary, nullable=False),
+)
+
 # What an annotation started from, kept with it: Label Studio and `prediction` may forget it.
 starting_point = Table(
     "starting_point",

@@ -36,6 +36,7 @@ RENDERING_VERSION = 1
 
 _Result = dict[str, object]
 _BITMASKS = (MaskFamily.BITMASK, MaskFamily.BITMASK_LABELS)
+_CARRY_LABELS = (MaskFamily.BRUSH_LABELS, MaskFamily.BITMASK_LABELS)
 _SCORE_DIGITS = 4
 
 
@@ -193,7 +194,8 @@ def _texts_of(
         name = "".join(sign for sign in part.label if sign.isprintable()).strip() or None
     elif schema.name is not None:
         name = match_label(part.label, closed_labels(schema, labels))
-        if name is None and schema.name.type is ControlType.LABELS:
+        # An empty label is a region whose name the annotator decides; it is shown without one.
+        if name is None and part.label and schema.name.type is ControlType.LABELS:
             return Omission.UNKNOWN_LABEL
     return kind, name
 
@@ -220,6 +222,8 @@ def _region_results(region: _Shown, schema: LabelSchema) -> list[_Result]:
     value = _mask_value(part.mask, schema.mask_family)
     if controls and controls[0][0] == slot.mask:  # the shape's own tag carries the labels
         value[schema.mask_family.value] = [controls.pop(0)[2]]
+    elif schema.mask_family in _CARRY_LABELS:
+        value[schema.mask_family.value] = []
     results = [shape | {"value": value}]
     for from_name, control, text in controls:
         key = "text" if control is ControlType.TEXT else control.value

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calico_model.assist.clicking import Refined
+from calico_model.assist.closed_set import ClosedSet, Named, Outline
 from calico_model.assist.confidence import Calibration, read_calibration
 from calico_model.assist.diversity import describe
-from calico_model.assist.prompt import MaskPrompt
+from calico_model.assist.prompt import Box, MaskPrompt
 from calico_model.assist.referring import Reference
 from calico_model.assist.transfer import Proposal
 from calico_model.assistant import Assistant
@@ -51,6 +52,12 @@ class BasePredictor:
         """Looks for named things, each with its owner or None, on every image."""
         return Assistant(self.model).refer(group, names, said)
 
+    def look_into(
+        self, group: ImageGroup, image_index: int, box: Box, said: GroupPrediction
+    ) -> PartMask:
+        """Outlines what a box shows and says what it is."""
+        return Assistant(self.model).look_into(group, image_index, box, said)
+
     def transfer(
         self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
@@ -60,6 +67,22 @@ class BasePredictor:
     def refine(self, group: ImageGroup, image_index: int, prompt: MaskPrompt) -> Refined:
         """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
         return Assistant(self.model).refine(group, image_index, prompt)
+
+    def name(
+        self,
+        group: ImageGroup,
+        outlines: Sequence[Outline],
+        closed: ClosedSet,
+        said: GroupPrediction | None = None,
+    ) -> tuple[Named, ...]:
+        """Names regions out of a closed label set."""
+        return Assistant(self.model).name(group, outlines, closed, said)
+
+    def describe_regions(
+        self, group: ImageGroup, outlines: Sequence[Outline]
+    ) -> tuple[Vector, ...]:
+        """How regions look, whatever the adapter: encoders are frozen."""
+        return tuple(Assistant(self.model).describe(group, outlines))
 
     def with_adapter(self, version: str, folder: Path) -> AdaptedPredictor:
         """Reads an adapter.
@@ -100,6 +123,13 @@ class AdaptedPredictor:
         self._put_on()
         return Assistant(self.model, self.version).refer(group, names, said)
 
+    def look_into(
+        self, group: ImageGroup, image_index: int, box: Box, said: GroupPrediction
+    ) -> PartMask:
+        """Outlines what a box shows and says what it is."""
+        self._put_on()
+        return Assistant(self.model, self.version).look_into(group, image_index, box, said)
+
     def transfer(
         self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
@@ -111,6 +141,17 @@ class AdaptedPredictor:
         """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
         self._put_on()
         return Assistant(self.model, self.version).refine(group, image_index, prompt)
+
+    def name(
+        self,
+        group: ImageGroup,
+        outlines: Sequence[Outline],
+        closed: ClosedSet,
+        said: GroupPrediction | None = None,
+    ) -> tuple[Named, ...]:
+        """Names regions out of a closed label set."""
+        self._put_on()
+        return Assistant(self.model, self.version).name(group, outlines, closed, said)
 
     def _put_on(self) -> None:
         """Makes sure the set has this adapter, and no namesake."""

@@ -23,8 +23,10 @@ from backend.serving.lines import AdapterLines
 from backend.serving.logs import new_request_id, request_id
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost, Predictor
+from backend.serving.naming import ProjectNames
 from backend.serving.prediction import GroupSource, PredictionService
 from backend.serving.refreshing import Refresher
+from backend.serving.remembering import Rememberer
 from backend.serving.rendering import arranged, code_version, render_regions
 from backend.serving.routes import build_routes
 from backend.serving.studio import (
@@ -58,6 +60,7 @@ class Parts:
     service: PredictionService
     sender: LateSender | None
     refresher: Refresher | None
+    rememberer: Rememberer
 
     def stop_waiting(self) -> None:
         """Answers whoever waits for the model, because the process is about to stop."""
@@ -65,6 +68,7 @@ class Parts:
 
     def close(self) -> None:
         """Stops every thread and closes the database."""
+        self.rememberer.close()
         if self.refresher is not None:
             self.refresher.close()
         self.service.close()
@@ -174,9 +178,12 @@ def build_parts(
     host = ModelHost(load or (lambda: load_shipped(settings)))
     order = Arrangement(overlaps=settings.settle_overlaps, gaps=settings.unknown_parts)
     sender = None if client is None else LateSender(prediction_sender(client), metrics)
+    source = images or image_source(settings, client)
+    rememberer = Rememberer(store, source, lambda: host.predictor)
+    names = ProjectNames(rememberer.accepted, settings.name_least_chance)
     service = PredictionService(
         host,
-        images or image_source(settings, client),
+        source,
         arranged(render_regions, order),
         store,
         metrics,
@@ -191,11 +198,12 @@ def build_parts(
             start_from=settings.start_from_project,
         ),
         right_of_way=RightOfWay(settings.right_of_way_file),
+        names=names if settings.name_regions else None,
     )
     refresher = build_refresher(settings, store, host, service, client)
     metrics.watch("calico_queue_depth", "Tasks that wait.", lambda: service.waiting)
     metrics.watch("calico_journal_depth", "Changes that wait.", lambda: store.waiting)
-    return Parts(settings, store, metrics, host, service, sender, refresher)
+    return Parts(settings, store, metrics, host, service, sender, refresher, rememberer)
 
 
 def build_refresher(

@@ -73,6 +73,11 @@ class ModelHost:
         return ModelState.FAILED if self._predictor is None else ModelState.READY
 
     @property
+    def predictor(self) -> Predictor | None:
+        """The predictor with the base weights, or None while there is none."""
+        return self._predictor
+
+    @property
     def version(self) -> str | None:
         """Version of the loaded weights, or None while there are none."""
         return None if self._predictor is None else self._predictor.version

@@ -33,12 +33,14 @@ from backend.serving.job_queue import JobQueue
 from backend.serving.lines import AdapterLines
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import DescribingPredictor, ModelHost, Predictor
+from backend.serving.naming import ProjectNames, name_new, name_prediction, state_of
 from backend.serving.opened import OpenedGroups
 from backend.serving.prompting import select_prompted
 from backend.serving.recent import RecentPredictions
 from backend.store import Store
 from backend.types import LabelSchema, PredictRequest, Prompt, Question, Region, Task
 from backend.versions import AdapterVersion
+from calico_model.assist.closed_set import ClosedSet
 from calico_model.errors import CalicoError
 from calico_model.types import GroupPrediction, ImageGroup, Vector
 
@@ -160,6 +162,7 @@ class PredictionService:
         capacity: tasks that may wait.
         lines: the version of each project; without, the base answers everything.
         right_of_way: taken while a task is looked at, so that training beside it waits.
+        names: puts regions into closed label sets; without, they keep the model's own words.
     """
 
     def __init__(
@@ -177,8 +180,10 @@ class PredictionService:
         capacity: int,
         lines: AdapterLines | None = None,
         right_of_way: RightOfWay | None = None,
+        names: ProjectNames | None = None,
     ) -> None:
         self._host = host
+        self._names = names
         self._right_of_way = right_of_way
         self._images = images
         self._render = render
@@ -336,6 +341,9 @@ class PredictionService:
         said = self._recent.get((content_key(group), predictor.version))
         with self._model_lock, self._metrics.stage("assist"):
             found = self._assisting.suggest(group, work.prompts, work.canvas, predictor)
+            if (closed := self._closed(work)) is not None:
+                parts = name_new(found.prediction.parts, group, predictor, closed)
+                found = replace(found, prediction=replace(found.prediction, parts=parts))
             found = found.spread(group, predictor, said, canvas=work.canvas)
         with self._metrics.stage("render"):
             regions, score = self._render(found.prediction, replace(work, ids=found.ids), group)
@@ -344,7 +352,9 @@ class PredictionService:
 
     def _look(self, work: Work, group: ImageGroup, predictor: Predictor) -> Answer:
         content = content_key(group)
-        key = answer_key(work, content, version=predictor.version, code=self._code)
+        closed = self._closed(work)
+        code = self._code + state_of(closed)
+        key = answer_key(work, content, version=predictor.version, code=code)
         if not work.is_interactive and (kept := self._find(key)) is not None:
             self._count("cached")
             look = self._see(work, group, predictor)
@@ -361,6 +371,9 @@ class PredictionService:
             prediction, work = reply.prediction, replace(work, reply=reply.sentence)
         elif work.prompts:
             prediction = select_prompted(prediction, work.prompts)
+        elif closed is not None:
+            with self._model_lock, self._metrics.stage("name"):
+                prediction = name_prediction(prediction, group, predictor, closed)
         with self._metrics.stage("render"):
             regions, score = self._render(prediction, work, group)
         if not work.is_interactive:
@@ -374,6 +387,9 @@ class PredictionService:
         self._count("predicted")
         look = self._see(work, group, predictor)
         return Answer(regions, score, prediction.version, look=look)
+
+    def _closed(self, work: Work) -> ClosedSet | None:
+        return None if self._names is None else self._names.closed(work.schema, work.task)
 
     def _see(self, work: Work, group: ImageGroup, predictor: Predictor) -> Vector | None:
         """How a group looks, where somebody wants to know and the model can tell."""

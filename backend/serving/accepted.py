@@ -1,0 +1,114 @@
+"""What a project's accepted regions look like under their labels, kept beside its annotations.
+
+One row per annotation, derived from the journal: rows of changed, deleted or skipped annotations
+and of other weights are made anew. Knows vectors and labels; not images or the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from sqlalchemy import Connection, delete, select
+
+from backend.store import Head, Store
+from backend.tables import accepted_look, ann_head
+from calico_model.assist.prototypes import Prototypes
+from calico_model.types import Vector
+
+_TIMEOUT_S = 30.0
+MOST_ANNOTATIONS = 500
+"""The newest ones that are remembered; labels keep few prototypes anyway."""
+
+
+class _Look(msgspec.Struct, array_like=True):
+    label: str
+    vector: bytes  # float16
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One accepted region: its label as the project writes it, and its descriptor."""
+
+    label: str
+    vector: Vector
+
+
+class AcceptedLooks:
+    """The rows of one store. Threads may share it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def projects(self) -> tuple[int, ...]:
+        """Every project somebody annotated."""
+        with self._store.read() as connection:
+            found = connection.execute(select(ann_head.c.project_id).distinct()).scalars()
+            return tuple(sorted(found))
+
+    def outdated(self, project_id: int, base: str) -> tuple[Head, ...]:
+        """Annotations whose rows are missing or wrong, the newest first; drops what is gone."""
+        columns = accepted_look.c
+        known_rows = select(columns.annotation_id, columns.key, columns.base).where(
+            columns.project_id == project_id
+        )
+        with self._store.read() as connection:
+            known = {
+                row.annotation_id: (row.key, row.base) for row in connection.execute(known_rows)
+            }
+        heads = self._store.heads(project_id)
+        live = [head for head in heads if not head.is_deleted][-MOST_ANNOTATIONS:]
+        gone = set(known) - {head.annotation_id for head in live}
+        if gone:
+            self._drop(project_id, sorted(gone))
+        return tuple(
+            head for head in reversed(live) if known.get(head.annotation_id) != (head.key, base)
+        )
+
+    def keep(self, project_id: int, head: Head, base: str, looks: Sequence[Look]) -> None:
+        """Keeps what one annotation teaches, in place of what it taught before."""
+        written = [_Look(one.label, one.vector.astype(np.float16).tobytes()) for one in looks]
+        row = self._store.insert(accepted_look).values(
+            project_id=project_id,
+            annotation_id=head.annotation_id,
+            key=head.key,
+            base=base,
+            looks=msgspec.msgpack.encode(written),
+        )
+        newest = {name: row.excluded[name] for name in ("key", "base", "looks")}
+        put = row.on_conflict_do_update(index_elements=["project_id", "annotation_id"], set_=newest)
+
+        def change(connection: Connection) -> None:
+            connection.execute(put)
+
+        self._store.write(change, timeout_s=_TIMEOUT_S)
+
+    def prototypes(self, project_id: int, base: str) -> Prototypes:
+        """Builds the memory of a project from its rows, the oldest annotation first."""
+        columns = accepted_look.c
+        query = (
+            select(columns.looks)
+            .where(columns.project_id == project_id, columns.base == base)
+            .order_by(columns.annotation_id)
+        )
+        with self._store.read() as connection:
+            rows = list(connection.execute(query).scalars())
+        found = Prototypes()
+        for row in rows:
+            for look in msgspec.msgpack.decode(row, type=list[_Look]):
+                vector = np.frombuffer(look.vector, np.float16).astype(np.float32)
+                found = found.add(look.label, vector)
+        return found
+
+    def _drop(self, project_id: int, annotation_ids: Sequence[int]) -> None:
+        columns = accepted_look.c
+        gone = delete(accepted_look).where(
+            columns.project_id == project_id, columns.annotation_id.in_(annotation_ids)
+        )
+
+        def change(connection: Connection) -> None:
+            connection.execute(gone)
+
+        self._store.write(change, timeout_s=_TIMEOUT_S)

@@ -1,0 +1,162 @@
+"""Looks at what annotators submit, so that the next region is called as they call it.
+
+A thread that describes the labeled regions of every new annotation, from features that are cached
+because somebody just worked on these images, and keeps them. Predictions read a value in memory;
+they never wait for this.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from backend.errors import BackendError, MediaUnavailableError
+from backend.label_studio.event import read_annotation, read_task
+from backend.serving.accepted import AcceptedLooks, Look
+from backend.serving.model_host import Predictor
+from backend.store import Head, Store
+from backend.types import Annotation, Task
+from calico_model.assist.closed_set import Outline
+from calico_model.assist.prototypes import Prototypes
+from calico_model.errors import CalicoError
+from calico_model.types import ImageGroup, Vector
+
+_log = logging.getLogger(__name__)
+_AT_ONCE = 8  # annotations of a project between two looks at the others
+_AGAIN_S = 60.0
+
+
+@runtime_checkable
+class Describing(Predictor, Protocol):
+    """The base weights, as far as they can describe regions."""
+
+    def describe_regions(self, group: ImageGroup, outlines: Sequence[Outline]) -> Sequence[Vector]:
+        """One vector per region."""
+
+
+class GroupSource(Protocol):
+    """Where a task's images come from."""
+
+    def fetch_group(self, task: Task) -> ImageGroup:
+        """Fetches every image of a task; raises MediaError naming the field."""
+
+
+class Rememberer:
+    """The thread, and what it knows.
+
+    Args:
+        store: where annotations are journalled.
+        images: fetches a task's images.
+        model: the base weights, None while they load.
+        every_s: pause between two looks.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        images: GroupSource,
+        model: Callable[[], Predictor | None],
+        *,
+        every_s: float = 2.0,
+    ) -> None:
+        self._store, self._looks = store, AcceptedLooks(store)
+        self._images, self._model, self._every_s = images, model, every_s
+        self._known: dict[int, Prototypes] = {}
+        self._not_before: dict[tuple[int, int], float] = {}
+        self._is_closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rememberer", daemon=True)
+
+    def start(self) -> None:
+        """Begins; returns at once."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops after the annotation under way."""
+        self._is_closed.set()
+
+    def accepted(self, project_id: int | None) -> Prototypes:
+        """What is known of a project's labels now."""
+        return Prototypes() if project_id is None else self._known.get(project_id, Prototypes())
+
+    def round(self) -> int:
+        """Looks at every project once; returns how many annotations were new."""
+        model = self._model()
+        if not isinstance(model, Describing):
+            return 0
+        done = 0
+        for project_id in self._looks.projects():
+            if self._is_closed.is_set():
+                break
+            found = self._catch_up(project_id, model)
+            if found or project_id not in self._known:
+                self._known[project_id] = self._looks.prototypes(project_id, model.version)
+            done += found
+        return done
+
+    def _catch_up(self, project_id: int, model: Describing) -> int:
+        now = time.monotonic()
+        done = 0
+        for head in self._looks.outdated(project_id, model.version)[:_AT_ONCE]:
+            place = (project_id, head.annotation_id)
+            if self._is_closed.is_set() or self._not_before.get(place, 0.0) > now:
+                continue
+            try:
+                self._looks.keep(project_id, head, model.version, self._describe(head, model))
+                self._not_before.pop(place, None)
+                done += 1
+            except MediaUnavailableError:
+                self._not_before[place] = now + _AGAIN_S
+        return done
+
+    def _describe(self, head: Head, model: Describing) -> list[Look]:
+        """What an annotation teaches; nothing if it cannot be read, which stays so."""
+        stored = self._store.find_event(head.key)
+        if stored is None:
+            return []
+        try:
+            annotation = read_annotation(stored.event)
+            labeled = _outlines(annotation)
+            if not labeled:
+                return []
+            group = self._images.fetch_group(read_task(stored.event))
+            fitting = [
+                (label, one)
+                for label, one in labeled
+                if one.image_index < len(group)
+                and one.mask.shape == group.sizes_hw[one.image_index]
+            ]
+            if not fitting:
+                return []
+            vectors = model.describe_regions(group, [one for _, one in fitting])
+        except MediaUnavailableError:
+            raise
+        except (BackendError, CalicoError) as error:
+            _log.warning(
+                "annotation %s teaches no names: %s",
+                head.annotation_id,
+                error,
+                extra={"event": "names_not_learned", "annotation": head.annotation_id},
+            )
+            return []
+        return [Look(label, v) for (label, _), v in zip(fitting, vectors, strict=True)]
+
+    def _run(self) -> None:
+        while not self._is_closed.wait(self._every_s):
+            try:
+                self.round()
+            except BackendError as error:
+                _log.warning("accepted regions cannot be read: %s", error)
+            except Exception:  # the thread has no caller: whatever it is, serving goes on
+                _log.exception("accepted regions", extra={"event": "remembering_failed"})
+
+
+def _outlines(annotation: Annotation) -> list[tuple[str, Outline]]:
+    """The labeled regions of an annotation that hold anything."""
+    return [
+        (region.label, Outline(region.image_index, region.mask, region.kind))
+        for region in annotation.regions
+        if region.label and region.mask.any()
+    ]
