@@ -7,16 +7,17 @@ opened no encoder runs again. Each method is one mechanism of assist/.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calico_model.assist import clicking, naming, referring, transfer
+from calico_model.assist import clicking, naming, referring, region, transfer
 from calico_model.assist.calling import call_parts
 from calico_model.assist.clicking import Refined
 from calico_model.assist.closed_set import ClosedSet, Named, Outline
-from calico_model.assist.prompt import MaskPrompt
+from calico_model.assist.prompt import Box, MaskPrompt
 from calico_model.assist.referring import Reference
 from calico_model.assist.transfer import Proposal
 from calico_model.predictor import Look, Predictor
@@ -79,6 +80,32 @@ class Assistant:
                 )
                 for label, owner in names
             )
+
+    def look_into(
+        self, group: ImageGroup, image_index: int, box: Box, said: GroupPrediction
+    ) -> PartMask:
+        """Outlines what a box shows and says what it is, in the model's own words.
+
+        Args:
+            group: 1 to 8 images; only the one asked about is looked at.
+            image_index: 0-based.
+            box: in pixels of that image.
+            said: what the same weights predicted for the group.
+
+        Returns:
+            The region; its label is "" when nothing is known about it.
+
+        Raises:
+            InvalidMaskError: the box is not finite.
+            CheckpointError: there is no adapter of that version.
+        """
+        alone = group.only(image_index)
+        known = tuple(said.of_image(image_index))
+        with self._predictor.looking(alone, adapter=self._adapter) as look:
+            found = region.look_into(
+                look.model, look.tokenizer, look.features, alone.sizes_hw[0], box, known
+            )
+        return replace(found, image_index=image_index)
 
     def name(
         self,

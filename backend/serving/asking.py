@@ -13,11 +13,14 @@ from typing import Protocol, runtime_checkable
 
 from backend.label_studio.label_set import closed_labels, vocabulary_of
 from backend.serving.model_host import Predictor
+from backend.serving.naming import Naming
 from backend.types import LabelSchema, Prompt, Question, Task
+from calico_model.assist.closed_set import ClosedSet, Outline
+from calico_model.assist.prompt import Box
 from calico_model.assist.request import Request, Thing, read_request, unknown_words
 from calico_model.errors import CalicoError, UnclearRequestError
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
-from calico_model.vocabulary import Vocabulary
+from calico_model.vocabulary import Vocabulary, match
 
 MOST_NAMES = 12
 _NOTHING_OF = {
@@ -54,18 +57,13 @@ class Referring(Predictor, Protocol):
 
 
 @runtime_checkable
-class NamingBoxes(Predictor, Protocol):
+class LookingInto(Predictor, Protocol):
     """A model that can say what a box shows."""
 
-    def name_box(
-        self,
-        group: ImageGroup,
-        image_index: int,
-        box: tuple[float, float, float, float],
-        said: GroupPrediction,
-        vocabulary: Vocabulary | None,
+    def look_into(
+        self, group: ImageGroup, image_index: int, box: Box, said: GroupPrediction
     ) -> PartMask:
-        """Outlines and names what a box shows; the label is "" when it cannot be told."""
+        """Outlines what a box shows and says what it is; the label is "" when it cannot tell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,13 +144,15 @@ def _found(
     predictor: Predictor,
     vocabulary: Vocabulary | None,
 ) -> Reply:
-    if not isinstance(predictor, Referring):
-        raise UnclearRequestError(f"{predictor.version} cannot be asked by name")
     wanted = [(thing, label) for thing in request.things for label in thing.labels]
     if len(wanted) > MOST_NAMES:
         raise UnclearRequestError(f"expected at most {MOST_NAMES} names, got {len(wanted)}")
     names = [(label, thing.owner) for thing, label in wanted]
-    found = predictor.refer(group, names, said) if names else ()
+    found: Sequence[Found] = ()
+    if names:
+        if not isinstance(predictor, Referring):
+            raise UnclearRequestError(f"{predictor.version} cannot be asked by name")
+        found = predictor.refer(group, names, said)
     sentences = [
         _told(thing, one, len(group)) for (thing, _), one in zip(wanted, found, strict=True)
     ]
@@ -184,8 +184,26 @@ def _named(
 ) -> Reply:
     if question.box is None:
         raise UnclearRequestError("draw a box and type the question under it, or type a name")
-    if not isinstance(predictor, NamingBoxes):
+    if not isinstance(predictor, LookingInto):
         raise UnclearRequestError(f"{predictor.version} cannot say what a box shows")
-    part = predictor.name_box(group, question.image_index, question.box, said, vocabulary)
-    told = f"{part.label} ({part.score:.0%})" if part.label else "no label is likely enough"
+    part = predictor.look_into(group, question.image_index, question.box, said)
+    if vocabulary is not None and part.mask.any():
+        part = _in_words(part, group, said, predictor, vocabulary)
+    told = f"{part.label} ({part.score:.0%})" if part.label else "nothing it could be named after"
     return Reply(replace(said, parts=(part,)), told)
+
+
+def _in_words(
+    part: PartMask,
+    group: ImageGroup,
+    said: GroupPrediction,
+    predictor: Predictor,
+    vocabulary: Vocabulary,
+) -> PartMask:
+    """A region by the likeliest of the project's labels: who asks wants a guess, and its chance."""
+    if not isinstance(predictor, Naming):
+        return replace(part, label=match(part.label, vocabulary) or "")
+    outline = Outline(part.image_index, part.mask, said=part.label)
+    (named,) = predictor.name(group, [outline], ClosedSet(vocabulary), said)
+    label, chance = named.ranked[0]
+    return replace(part, label=label, score=chance)

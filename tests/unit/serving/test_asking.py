@@ -11,6 +11,7 @@ import pytest
 from backend.label_studio.label_config import parse_label_config
 from backend.serving.asking import reply_to, settle, vocabulary_for
 from backend.types import LabelValue, Prompt, Question, Task
+from calico_model.assist.closed_set import ClosedSet, Named, Outline
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary
 
@@ -57,15 +58,28 @@ class Model:
             for name, _ in names
         ]
 
-    def name_box(
+    def look_into(
         self,
         group: ImageGroup,
         image_index: int,
         box: tuple[float, float, float, float],
         said: GroupPrediction,
-        vocabulary: Vocabulary | None,
     ) -> PartMask:
-        return region(image_index, "leg")
+        return region(image_index, "paws")
+
+
+class Naming(Model):
+    """Gives every region the last label, unsure as it is."""
+
+    def name(
+        self,
+        group: ImageGroup,
+        outlines: Sequence[Outline],
+        closed: ClosedSet,
+        said: GroupPrediction | None = None,
+    ) -> list[Named]:
+        label = closed.vocabulary.labels[-1]
+        return [Named(None, 0.2, ((label, 0.2),)) for _ in outlines]
 
 
 class Plain:
@@ -123,7 +137,16 @@ def test_what_cannot_be_answered_is_explained(text: str) -> None:
 
 
 def test_a_box_is_named() -> None:
-    assert ask("what is this?", box=BOX) == ([(1, "leg")], "leg (80%)")
+    assert ask("what is this?", None, BOX) == ([(1, "paws")], "paws (80%)")
+    assert ask("what is this?", LABELS, BOX) == ([(1, "leg")], "leg (80%)")
+
+
+def test_the_likeliest_label_answers_even_if_it_is_unsure() -> None:
+    question = Question("q", 1, "what is this?", BOX)
+    reply = reply_to(question, GROUP, SAID, Naming(), LABELS)
+
+    assert [part.label for part in reply.prediction.parts] == ["seat"]
+    assert reply.sentence == "seat (20%)"
 
 
 def test_pointing_at_nothing_is_explained() -> None:
