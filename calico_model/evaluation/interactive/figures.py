@@ -6,8 +6,9 @@ from calico_model.evaluation.interactive.clicks import CLICKS
 from calico_model.evaluation.interactive.exemplar import EXEMPLAR
 from calico_model.evaluation.interactive.figure import Figure
 from calico_model.evaluation.interactive.repeated import REPEATED
+from calico_model.evaluation.interactive.text import REFERRING
 
-FIGURES: tuple[Figure, ...] = (CLICKS, EXEMPLAR, REPEATED)
+FIGURES: tuple[Figure, ...] = (CLICKS, EXEMPLAR, REPEATED, REFERRING)
 
 KEYS = (
     "label_accuracy_seen",
@@ -19,5 +20,6 @@ KEYS = (
     "exemplar_gain_unseen",
     "repeated_iou",
     "repeated_iou_without_memory",
+    *REFERRING.keys,
 )
 """Of the JSON, in order; null where no figure was asked for."""
