@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from playwright.sync_api import Page
 
-_STORE = "window.dataManager?.lsf?.lsf?.annotationStore?.selected"
+STORE = "window.dataManager?.lsf?.lsf?.annotationStore?.selected"
 
 # The first image of a region's canvas layer is its mask, decoded to the size of the picture.
 _ARE_DRAWN = f"""(count) => {{
-  const regions = {_STORE}?.regionStore?.regions ?? [];
+  const regions = {STORE}?.regionStore?.regions ?? [];
   return regions.length === count
     && regions.every(r => r.layerRef?.find('Image')[0]?.image()?.complete);
 }}"""
 
-_MASKS = f"""() => {_STORE}.regionStore.regions.map(region => {{
+_MASKS = f"""() => {STORE}.regionStore.regions.map(region => {{
   const image = region.layerRef.find('Image')[0].image();
   const canvas = document.createElement('canvas');
   canvas.width = image.naturalWidth;
@@ -71,6 +71,6 @@ def select_region(page: Page, region_id: str) -> None:
     index = [region.id for region in drawn_regions(page)].index(region_id)
     page.locator(".lsf-outliner-item").nth(index).click()
     page.wait_for_function(
-        f"(id) => {_STORE}.regionStore.regions.find(r => r.cleanId === id).inSelection",
+        f"(id) => {STORE}.regionStore.regions.find(r => r.cleanId === id).inSelection",
         arg=region_id,
     )
