@@ -175,7 +175,7 @@ def test_five_corrections_make_the_next_task_better(
         correct(page, url, project, task, len(before[task].regions))
     auth = httpx.BasicAuth(*USER)
     http = httpx.Client(base_url=learning.backend_url, auth=auth, trust_env=False, timeout=30)
-    first, *_ = wait(lambda: _own_versions(http, before[shown].version))
+    first, *_ = wait(lambda: _published(http, before[shown].version))
 
     # Nobody asked for it: the new version predicts what nobody has begun, and pushes it.
     after = {
@@ -208,7 +208,10 @@ def test_five_corrections_make_the_next_task_better(
     http.close()
 
 
-def _own_versions(http: httpx.Client, base: str) -> tuple[str, ...]:
+def _published(http: httpx.Client, base: str) -> tuple[str, ...]:
+    """Versions that ever served beside the base; a training that ends otherwise ends the wait."""
+    run = http.get("/status").json()["projects"][0]["run"]
+    assert run is None or run["state"] in ("running", "published"), run
     return tuple(one for one in http.get("/versions").json()["versions"] if one != base)
 
 
@@ -237,6 +240,7 @@ def _look_at_the_page(
     context = browser.new_context(
         viewport=VIEWPORT, http_credentials={"username": user, "password": password}
     )
+    context.set_default_timeout(1000 * PATIENCE_S)
     page = context.new_page()
     errors: list[object] = []
     page.on("pageerror", lambda error: errors.append(error))
@@ -244,7 +248,7 @@ def _look_at_the_page(
     page.goto(f"{learning.backend_url}/ui")
     page.get_by_role("link", name=f"project {project.id}").click()
     expect(page.get_by_role("heading", name=f"Project {project.id}")).to_be_visible()
-    expect(page.get_by_role("cell", name=version)).to_be_visible()
+    expect(page.get_by_role("cell", name=version, exact=True)).to_be_visible()
     expect(page.get_by_role("img", name="Quality of predictions")).to_be_visible()
     pictures = page.locator(".groups img")
     expect(pictures).to_have_count(CORRECTED)
