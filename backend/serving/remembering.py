@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from backend.errors import BackendError, MediaUnavailableError
-from backend.label_studio.event import read_annotation, read_task
+from backend.label_studio.event import read_annotation, read_schema, read_task
+from backend.label_studio.label_set import closed_labels
 from backend.serving.accepted import AcceptedLooks, Look
 from backend.serving.model_host import Predictor
 from backend.store import Head, Store
@@ -118,10 +119,11 @@ class Rememberer:
             return []
         try:
             annotation = read_annotation(stored.event)
+            task = read_task(stored.event)
             labeled = _outlines(annotation)
-            if not labeled:
+            if not labeled or not closed_labels(read_schema(stored.event), task.labels):
                 return []
-            group = self._images.fetch_group(read_task(stored.event))
+            group = self._images.fetch_group(task)
             fitting = [
                 (label, one)
                 for label, one in labeled

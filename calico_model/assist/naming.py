@@ -18,18 +18,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from calico_model import prompts
 from calico_model.assist.closed_set import ClosedSet, Named, Outline, fuse
 from calico_model.assist.label_trie import Slot, build_trie, find_slots, score_slots
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import mask_shares
-from calico_model.modeling.label_rows import needs_row
+from calico_model.modeling.label_rows import name_tokens
 from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import RegionHead, describe_regions
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import GroupPrediction, RegionKind
 from calico_model.vocabulary import Vocabulary
+
+_UNSAID = 0.2  # chance that the answer does not speak of a region
 
 
 @torch.inference_mode()
@@ -164,19 +165,21 @@ def known_words(
     owners: list[int] = []
     for owner, label in enumerate(vocabulary.labels):
         for name in vocabulary.spellings(label):
-            if not needs_row(name, tokenizer) and name not in tokenizer.labels:
-                found.append(words_of(model, tokenizer, name))
+            ids = name_tokens(name, tokenizer)
+            if len(ids) <= len(name.split()) and name not in tokenizer.labels:
+                found.append(_words(model, ids))
                 owners.append(owner)
     return (torch.stack(found) if found else torch.zeros(0)), owners
 
 
 def words_of(model: Calico, tokenizer: Tokenizer, name: str) -> Tensor:
     """Returns the (D,) unit-length mean of the output rows of a name's tokens."""
-    start = len(tokenizer.encode(f"{prompts.PHRASE_START} the"))
-    written = f"{prompts.PHRASE_START} the {name} {prompts.PHRASE_END}"
-    ids = tokenizer.encode(written)[start:-1]
-    rows = model.language.lm_head.weight[ids].float()
-    return functional.normalize(functional.normalize(rows, dim=1).mean(0), dim=0)
+    return _words(model, name_tokens(name, tokenizer))
+
+
+def _words(model: Calico, ids: Sequence[int]) -> Tensor:
+    rows = functional.normalize(model.language.lm_head.weight[list(ids)].float(), dim=1)
+    return functional.normalize(rows.mean(0), dim=0)
 
 
 def pick_slots(slots: Sequence[Slot], outline: Outline) -> list[int]:
@@ -194,9 +197,14 @@ def _says(slot: Slot, kind: RegionKind) -> bool:
 
 
 def _spread(rows: Tensor, picks: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """Gives each region the mean chances of the places that may speak of it; uniform for none."""
-    found = np.full((len(picks), rows.shape[1]), -math.log(rows.shape[1]))
+    """Gives each region the mean chances of the places that may speak of it; uniform for none.
+
+    An answer may leave a region out, so no label is ever ruled out by what it says elsewhere.
+    """
+    count = rows.shape[1]
+    found = np.full((len(picks), count), -math.log(count))
     for row, places in enumerate(picks):
         if places:
-            found[row] = torch.logsumexp(rows[list(places)].double(), 0) - math.log(len(places))
+            said = rows[list(places)].double().exp().mean(0).numpy()
+            found[row] = np.log((1 - _UNSAID) * said + _UNSAID / count)
     return found

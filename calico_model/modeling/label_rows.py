@@ -59,14 +59,14 @@ class LabelRows(nn.Module):
 
 def needs_row(label: str, tokenizer: Tokenizer) -> bool:
     """Whether a name has to be spelled: it takes more tokens than it has words."""
-    return len(_tokens(label, tokenizer)) > len(label.split())
+    return len(name_tokens(label, tokenizer)) > len(label.split())
 
 
 def mean_rows(
     labels: Sequence[str], tokenizer: Tokenizer, tables: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Returns the (D,) mean rows of several names in both tables (their mean length is kept)."""
-    ids = sorted({token for label in labels for token in _tokens(label, tokenizer)})
+    ids = sorted({token for label in labels for token in name_tokens(label, tokenizer)})
     found = []
     for table in tables:
         rows = table.detach().float()[ids]  # (m, D)
@@ -76,6 +76,6 @@ def mean_rows(
     return found[0], found[1]
 
 
-def _tokens(label: str, tokenizer: Tokenizer) -> list[int]:
-    """The tokens of a name between `<p> the` and `</p>`."""
+def name_tokens(label: str, tokenizer: Tokenizer) -> list[int]:
+    """Returns the tokens of a name between `<p> the` and `</p>`."""
     return tokenizer.encode(f"{prompts.PHRASE_START} the {label} {prompts.PHRASE_END}")[2:-1]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from calico_model.evaluation.interactive.clicks import CLICKS
 from calico_model.evaluation.interactive.exemplar import EXEMPLAR
 from calico_model.evaluation.interactive.figure import Figure
+from calico_model.evaluation.interactive.naming import NAMING
 from calico_model.evaluation.interactive.repeated import REPEATED
 from calico_model.evaluation.interactive.text import REFERRING
 
-FIGURES: tuple[Figure, ...] = (CLICKS, EXEMPLAR, REPEATED, REFERRING)
+FIGURES: tuple[Figure, ...] = (NAMING, CLICKS, EXEMPLAR, REPEATED, REFERRING)
 
 KEYS = (
     "label_accuracy_seen",
