@@ -147,7 +147,11 @@ class Overview:
             .limit(limit)
         )
         with self._store.read() as connection:
-            found = [VersionQuality(*row) for row in connection.execute(query)]
+            # PostgreSQL averages in decimals.
+            found = [
+                VersionQuality(version, tasks, *map(float, means))
+                for version, tasks, *means in connection.execute(query)
+            ]
         return tuple(reversed(found))
 
     def worst(self, project_id: int, *, limit: int = 6) -> tuple[CorrectedGroup, ...]:
