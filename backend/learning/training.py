@@ -7,7 +7,6 @@ anywhere, the next run starts over, or goes on at the gate if there was a candid
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from backend.learning.gate import (
 )
 from backend.learning.held_out import is_held_out
 from backend.learning.lesson import true_parts
+from backend.learning.progress import OnProgress, Passes, Reports
 from backend.learning.reconcile import Reconciler
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing
@@ -43,11 +43,9 @@ _log = logging.getLogger(__name__)
 # Of each kind, what one run looks at: its time must not grow with the project.
 MOST_NEW, MOST_EARLIER, MOST_HELD_OUT = 64, 64, 40
 MOST_JUDGED = 10  # learned corrections that are measured where held-out ones show no gain
-_REPORT_EVERY_S = 1.0
 
 Write = Callable[[Path], object]
 Stop = Callable[[], bool]
-OnProgress = Callable[[float, float | None], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,7 +280,7 @@ class TrainingSession:
         return version.base == self._updater.base
 
     def _learn(self, run_id: int, material: _Material, stop: Stop) -> AdapterVersion | None:
-        report = _Reports(
+        report = Reports(
             lambda share, eta: self._runs.report(
                 run_id, stage="learning", progress=share, eta_s=eta
             )
@@ -317,13 +315,19 @@ class TrainingSession:
     def _measure(self, run_id: int, material: _Material, candidate: AdapterVersion) -> Evidence:
         after = self._versions.verify(candidate)
         before = material.start
-        probe = _pair(self._updater.probe(before), self._updater.probe(after))
-        self._runs.report(run_id, stage="measuring", progress=0.5)
+        tell = Passes(
+            lambda share, eta: self._runs.report(
+                run_id, stage="measuring", progress=share, eta_s=eta
+            ),
+            passes=4 + 2 * bool(material.held_out),
+        )
+        probe = _pair(tell(self._updater.probe(before)), tell(self._updater.probe(after)))
 
         def compare(tasks: Sequence[CorrectedTask]) -> Comparison | None:
             if not tasks:
                 return None
-            return _pair(self._updater.measure(before, tasks), self._updater.measure(after, tasks))
+            old = tell(self._updater.measure(before, tasks))
+            return _pair(old, tell(self._updater.measure(after, tasks)))
 
         held_out = compare(material.held_out)
         return Evidence(
@@ -379,19 +383,6 @@ def gate_figures(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
             "groups": found.after.groups,
         }
     return figures
-
-
-class _Reports:
-    """Lets one report in a while through: each is a commit."""
-
-    def __init__(self, report: OnProgress) -> None:
-        self._report, self._last_s = report, -_REPORT_EVERY_S
-
-    def __call__(self, share: float, eta_s: float | None) -> None:
-        now_s = time.monotonic()
-        if now_s - self._last_s >= _REPORT_EVERY_S:
-            self._last_s = now_s
-            self._report(share, eta_s)
 
 
 def _pair(before: Quality | None, after: Quality | None) -> Comparison | None:
