@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,7 @@ def fit_names(
     a model without one names by its answers and by what annotators accepted.
 
     The last line of stdout is JSON: model, regions, names, accuracy (percent of held-out regions),
-    temperature, seconds.
+    temperature, fusion (the exponents that suit these weights), seconds.
     """
     from calico_model.data.pool import fill_pool
     from calico_model.predictor import DEFAULT_WEIGHTS
@@ -69,6 +70,7 @@ def fit_names(
                 "names": fit.names,
                 "accuracy": round(fit.accuracy, 2),
                 "temperature": round(fit.temperature, 3),
+                "fusion": asdict(fit.fusion),
                 "seconds": round(time.monotonic() - began, 1),
             }
         )

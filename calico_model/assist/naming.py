@@ -60,8 +60,9 @@ def name_regions(
         return ()
     count = len(closed.vocabulary.labels)
     image, shares = _frames(model, outlines)
-    head = read_head(model, tokenizer, features, image, shares, closed.vocabulary)
-    looks = descriptors(model, features, image, shares).numpy()
+    blocks = describe_regions(features, image, shares)
+    head = read_head(model, tokenizer, blocks, closed.vocabulary)
+    looks = unit_rows(blocks, model.region_head).cpu().numpy()
     told = np.full((len(outlines), count), -math.log(count))
     slots = () if said is None else find_slots(said.answers)
     picks = [pick_slots(slots, one) for one in outlines]
@@ -69,24 +70,34 @@ def name_regions(
         trie = build_trie(closed.vocabulary, tokenizer)
         rows = score_slots(model, tokenizer, features, [slots[n] for n in asked], trie)
         told = _spread(rows, [[asked.index(n) for n in places] for places in picks])
+    remembered = closed.accepted.log_chances(
+        looks,
+        closed.vocabulary.labels,
+        temperature=closed.weights.temperature,
+        familiar=closed.weights.familiar,
+    )
     return fuse(
         closed,
         head.double().numpy(),
-        closed.accepted.log_chances(looks, closed.vocabulary.labels),
+        remembered,
         told,
         [one.same for one in outlines],
     )
 
 
+@torch.inference_mode()
 def describe_outlines(
     model: Calico, features: ImageFeatures, outlines: Sequence[Outline]
 ) -> NDArray[np.float32]:
     """Returns the (R, d) descriptors of regions, to be remembered under their labels.
 
+    They are unit rows of frozen features alone, so they hold for every adapter of one base.
+
     Raises:
         InvalidMaskError: an empty mask.
     """
-    described: NDArray[np.float32] = descriptors(model, features, *_frames(model, outlines)).numpy()
+    blocks = describe_regions(features, *_frames(model, outlines))
+    described: NDArray[np.float32] = unit_rows(blocks, model.region_head).cpu().numpy()
     return described
 
 
@@ -102,52 +113,46 @@ def _frames(model: Calico, outlines: Sequence[Outline]) -> tuple[Tensor, Tensor]
     return image.to(device), shares.to(device)
 
 
-@torch.inference_mode()
-def descriptors(model: Calico, features: ImageFeatures, image: Tensor, shares: Tensor) -> Tensor:
-    """Describes regions for prototypes, from frozen features alone.
+def unit_rows(blocks: list[Tensor], head: RegionHead | None) -> Tensor:
+    """Puts blocks of descriptors (R, d_b) side by side, each of the same weight: (R, d) unit rows.
 
-    Args:
-        model: of the features.
-        features: of M images.
-        image: (R,) int64.
-        shares: (R, L, L) from `images.mask_shares`.
-
-    Returns:
-        (R, d) float32 unit rows on the CPU; every block of the descriptor weighs the same.
+    The head, where there is one, knows how much each number varies.
     """
-    blocks = describe_regions(features, image, shares)
-    head = model.region_head
     if head is not None:
         blocks = list(head.standardise(blocks).split(head.widths, 1))
     even = [functional.normalize(block, dim=1) for block in blocks]
-    return functional.normalize(torch.cat(even, 1), dim=1).float().cpu()
+    return functional.normalize(torch.cat(even, 1), dim=1).float()
 
 
 @torch.inference_mode()
 def read_head(
     model: Calico,
     tokenizer: Tokenizer,
-    features: ImageFeatures,
-    image: Tensor,
-    shares: Tensor,
+    blocks: list[Tensor],
     vocabulary: Vocabulary,
 ) -> Tensor:
     """Asks the head of the weights; labels it cannot know get an even share.
 
+    Args:
+        model: with or without a head.
+        tokenizer: of the model, and of the adapter it wears.
+        blocks: of R regions, from `describe_regions`.
+        vocabulary: C labels.
+
     Returns:
         (R, C) float32 log chances on the CPU; uniform without a head.
     """
-    count = len(vocabulary.labels)
-    chances = torch.full((len(image), count), 1 / count)
+    count, regions = len(vocabulary.labels), len(blocks[0])
+    chances = torch.full((regions, count), 1 / count)
     if model.region_head is not None:
         words, owners = known_words(model, tokenizer, vocabulary)
         if len(owners):
             head: RegionHead = model.region_head
-            logits = head(head.standardise(describe_regions(features, image, shares)), words)
+            logits = head(head.standardise(blocks), words)
             known = sorted(set(owners))
             place = {owner: column for column, owner in enumerate(known)}
             columns = torch.tensor([place[owner] for owner in owners])
-            shared = torch.zeros(len(image), len(known))
+            shared = torch.zeros(regions, len(known))
             shared.index_add_(1, columns, logits.float().softmax(1).cpu())
             chances[:, known] = shared * (len(known) / count)
     return chances.clamp(min=1e-30).log()

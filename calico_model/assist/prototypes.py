@@ -18,7 +18,8 @@ from calico_model.errors import InvalidConfigError
 
 PER_LABEL = 16
 MOST_LABELS = 256
-TEMPERATURE = 0.07  # of cosines (seed system V2)
+TEMPERATURE = 0.07
+"""Of cosines (seed system V2)."""
 FAMILIAR = 0.35
 """Cosine at which a region is as likely of a label nobody has accepted yet as of this one."""
 
@@ -79,25 +80,34 @@ class Prototypes:
             del looks[next(iter(looks))]
         return Prototypes(MappingProxyType(looks))
 
-    def log_chances(self, descriptors: _Floats, labels: Sequence[str]) -> NDArray[np.float64]:
+    def log_chances(
+        self,
+        descriptors: _Floats,
+        labels: Sequence[str],
+        *,
+        temperature: float = TEMPERATURE,
+        familiar: float = FAMILIAR,
+    ) -> NDArray[np.float64]:
         """Log chance of each label of a closed set, by its closest prototypes.
 
-        A label without prototypes counts as if one stood at `FAMILIAR`, so that a region unlike
+        A label without prototypes counts as if one stood at `familiar`, so that a region unlike
         everything accepted is given to those nobody has seen yet.
 
         Args:
             descriptors: (R, d) of any length but zero.
             labels: C labels as the project writes them.
+            temperature: what cosines are divided by.
+            familiar: cosine.
 
         Returns:
             (R, C); each row sums to one after exp. Uniform where nothing was accepted.
         """
-        logits = np.full((len(descriptors), len(labels)), FAMILIAR / TEMPERATURE)
+        logits = np.full((len(descriptors), len(labels)), familiar / temperature)
         found = [(n, self.looks[label]) for n, label in enumerate(labels) if label in self.looks]
         if found and len(descriptors):
             ours = np.stack([_unit(row, self._width) for row in descriptors])
             for column, known in found:
-                logits[:, column] = (ours @ known.vectors.T).max(1) / TEMPERATURE
+                logits[:, column] = (ours @ known.vectors.T).max(1) / temperature
         top = logits.max(1, keepdims=True)
         chances: NDArray[np.float64] = (
             logits - top - np.log(np.exp(logits - top).sum(1, keepdims=True))

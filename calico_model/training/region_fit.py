@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from calico_model.assist.naming import words_of
+from calico_model.assist.closed_set import Fusion
+from calico_model.assist.naming import unit_rows, words_of
 from calico_model.checkpoints import load_model, save_model
 from calico_model.data.describing import labeled_group
 from calico_model.data.pool import ScenePool
@@ -25,6 +26,7 @@ from calico_model.errors import InvalidRecordError
 from calico_model.images import mask_shares, to_pixels
 from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import RegionHead, describe_regions
+from calico_model.training.fusion_fit import Evidence, fit_fusion
 from calico_model.types import LabeledGroup, RegionKind
 
 _LEAST_SPREAD = 1e-3
@@ -62,6 +64,7 @@ class RegionFit:
         regions, names: learned from.
         accuracy: of the held-out regions, in percent, among all names.
         temperature: what the logits were divided by.
+        fusion: how to weigh the head and what annotators accepted (`closed_set.Fusion`).
     """
 
     model: Path
@@ -69,6 +72,7 @@ class RegionFit:
     names: int
     accuracy: float
     temperature: float
+    fusion: Fusion
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,10 +124,22 @@ def fit_region_head(
     _train(head, inputs[~is_kept], target[~is_kept], words, recipe, on_progress)
     temperature, accuracy = _calibrate(head, inputs[is_kept], target[is_kept], words)
     model.requires_grad_(False)
+    kept = is_kept.nonzero()[:, 0]
+    blocks = list(found.described[kept].split(head.widths, 1))
+    fusion = fit_fusion(
+        Evidence(
+            names=[found.names[n] for n in kept.tolist()],
+            scenes=found.scenes[kept].numpy(),
+            looks=unit_rows(blocks, head).numpy(),
+            logits=head(inputs[kept], words).double().numpy(),
+            known=known,
+        ),
+        recipe.seed,
+    )
     shutil.rmtree(out / "model", ignore_errors=True)
     shutil.copytree(weights, out / "model")
     save_model(model, tokenizer, out / "model", dtype=torch.bfloat16)
-    return RegionFit(out / "model", len(target), len(known), accuracy, temperature)
+    return RegionFit(out / "model", len(target), len(known), accuracy, temperature, fusion)
 
 
 def true_regions(labeled: LabeledGroup) -> dict[tuple[int, str, bool], Tensor]:
@@ -168,8 +184,7 @@ def _describe(
         on_progress("describing", min(count, start + at_once), count)
     if not described:
         raise InvalidRecordError("pool: expected scenes with visible objects, found none")
-    # Cloned: what is made in inference mode cannot be trained on.
-    return _Regions(torch.cat(described).clone(), names, torch.tensor(places))
+    return _Regions(torch.cat(described), names, torch.tensor(places))
 
 
 def _redrawn(shares: Tensor, generator: torch.Generator) -> Tensor:
@@ -190,7 +205,6 @@ def _train(
     recipe: RegionRecipe,
     on_progress: Callable[[str, int, int], None],
 ) -> None:
-    inputs, target, words = inputs.clone(), target.clone(), words.clone()
     head.requires_grad_(True).train()
     total = recipe.epochs * -(-len(inputs) // recipe.batch)
     optimizer = torch.optim.AdamW(head.parameters(), recipe.rate, weight_decay=recipe.weight_decay)

@@ -13,6 +13,7 @@ from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import to_pixels
 from calico_model.modeling.model import Calico
+from calico_model.modeling.region_head import describe_regions
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import GroupPrediction, RegionKind
 from calico_model.vocabulary import Vocabulary, normalise
@@ -102,7 +103,8 @@ def test_the_head_gives_spelled_names_an_even_share(
     vocabulary = Vocabulary(("leg", "wheel", "zyxqk"))
     image, shares = torch.tensor([0]), torch.zeros(1, 32, 32)
     shares[:, 4:12, 4:12] = 1.0
-    chances = read_head(model, tokenizer, features, image, shares, vocabulary).exp()[0]
+    blocks = describe_regions(features, image, shares)
+    chances = read_head(model, tokenizer, blocks, vocabulary).exp()[0]
     assert chances.sum() == pytest.approx(1.0, abs=1e-5)
     assert chances[2] == pytest.approx(1 / 3, abs=1e-5)
     assert chances[0] != pytest.approx(1 / 3, abs=1e-3)
