@@ -76,10 +76,11 @@ class Suggestions:
         """
         parts, ids = list(self.prediction.parts), list(self.ids)
         for own, own_id in zip(self.prediction.parts, self.ids, strict=True):
-            for number, part in enumerate(spread(own, group, said, predictor).parts[1:]):
+            for part in spread(own, group, said, predictor).parts[1:]:
                 if overlapped(part, canvas) is None:
                     parts.append(part)
-                    ids.append(_id_of(own_id, part.image_index, number))
+                    # Of alike parts in one image, the part_id says where each is.
+                    ids.append(_id_of(own_id, part.image_index, part.part_id))
         return Suggestions(replace(self.prediction, parts=tuple(parts)), tuple(ids))
 
 

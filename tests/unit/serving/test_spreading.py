@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from backend.serving.assisting import Suggestions
 from backend.serving.spreading import spread
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 
@@ -28,14 +29,32 @@ class Transferring(Plain):
     """Finds the part on the second image alone, in two pieces."""
 
     def transfer(
-        self, group: ImageGroup, part: PartMask, said: GroupPrediction
+        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
-        return (Proposal(1, (leg(1), leg(1))), Proposal(2, ()))
+        return (Proposal(1, (leg(1, "@0"), leg(1, "@1"))), Proposal(2, ()))
 
 
-def leg(image: int, *, is_drawn: bool = True) -> PartMask:
+class Finding(Plain):
+    """Finds the part on the third image alone."""
+
+    def transfer(
+        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
+    ) -> tuple[Proposal, ...]:
+        return (Proposal(1, ()), Proposal(2, (leg(2),)))
+
+
+class FindingMore(Plain):
+    """Finds the part on the second image, too."""
+
+    def transfer(
+        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
+    ) -> tuple[Proposal, ...]:
+        return (Proposal(1, (leg(1),)), Proposal(2, (leg(2),)))
+
+
+def leg(image: int, place: str = "", *, is_drawn: bool = True) -> PartMask:
     mask = np.full((4, 4), is_drawn)
-    return PartMask(image, RegionKind.COMMON_PART, "leg", mask, part_id="legs")
+    return PartMask(image, RegionKind.COMMON_PART, "leg", mask, part_id=f"legs{place}")
 
 
 @pytest.fixture
@@ -67,3 +86,15 @@ def test_a_region_spreads_only_where_a_model_can_and_something_is_drawn(
 
 def test_a_lone_image_has_nowhere_to_spread(group: ImageGroup) -> None:
     assert spread(leg(0), group.only(0), SAID, Transferring()).absent == ()
+
+
+def test_alike_parts_of_one_image_have_ids_of_their_own(group: ImageGroup) -> None:
+    own = Suggestions(GroupPrediction((leg(0),), "v"), ("own",))
+    found = own.spread(group, Transferring(), None, ())
+    assert len(found.ids) == len(set(found.ids)) == 3
+
+
+def test_a_suggestion_keeps_its_id_whatever_is_found_elsewhere(group: ImageGroup) -> None:
+    own = Suggestions(GroupPrediction((leg(0),), "v"), ("own",))
+    _, third = own.spread(group, Finding(), None, ()).ids
+    assert own.spread(group, FindingMore(), None, ()).ids[2] == third
