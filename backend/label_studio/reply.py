@@ -1,4 +1,4 @@
-"""Bodies that answer /setup and /versions, and what an item of /predict says about a problem."""
+"""Bodies that answer /setup and /versions, and what an item of /predict says beside its regions."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ def with_problem(item: bytes, *, error: str, detail: str) -> bytes:
     fields = msgspec.json.decode(item, type=dict[str, msgspec.Raw])
     problem = msgspec.json.encode({"error": error, "detail": detail})
     return msgspec.json.encode(fields | {"problem": msgspec.Raw(problem)})
+
+
+def with_absent(item: bytes, images: Sequence[int]) -> bytes:
+    """Adds to one item which images, 0-based, do not show a clicked part; the editor ignores it."""
+    fields = msgspec.json.decode(item, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode(fields | {"absent": msgspec.Raw(msgspec.json.encode(images))})
 
 
 def prepended(result: bytes, first: Mapping[str, object]) -> bytes:

@@ -54,10 +54,12 @@ class Suggestions:
     Attributes:
         prediction: them.
         ids: one per region.
+        absent: images on which something alike was sought and not found, rising.
     """
 
     prediction: GroupPrediction
     ids: tuple[str, ...]
+    absent: tuple[int, ...] = ()
 
     def spread(
         self,
@@ -75,13 +77,17 @@ class Suggestions:
             canvas: regions that are there.
         """
         parts, ids = list(self.prediction.parts), list(self.ids)
+        absent: set[int] = set()
         for own, own_id in zip(self.prediction.parts, self.ids, strict=True):
-            for part in spread(own, group, said, predictor).parts[1:]:
+            found = spread(own, group, said, predictor)
+            absent.update(found.absent)
+            for part in found.parts[1:]:
                 if overlapped(part, canvas) is None:
                     parts.append(part)
                     # Of alike parts in one image, the part_id says where each is.
                     ids.append(_id_of(own_id, part.image_index, part.part_id))
-        return Suggestions(replace(self.prediction, parts=tuple(parts)), tuple(ids))
+        shown = replace(self.prediction, parts=tuple(parts))
+        return Suggestions(shown, tuple(ids), tuple(sorted(absent)))
 
 
 @dataclass(frozen=True, eq=False)

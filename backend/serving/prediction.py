@@ -127,6 +127,7 @@ class Answer:
         version: the weights that were asked, or None when none were.
         problem: why there are no regions, or None.
         look: how the group looks, if that was asked and the model can tell.
+        absent: images on which a clicked part was sought and not found, rising.
     """
 
     regions: bytes
@@ -134,6 +135,7 @@ class Answer:
     version: str | None
     problem: Problem | None = None
     look: Vector | None = None
+    absent: tuple[int, ...] = ()
 
 
 Render = Callable[[GroupPrediction, Work, ImageGroup], tuple[bytes, float]]
@@ -348,7 +350,7 @@ class PredictionService:
         with self._metrics.stage("render"):
             regions, score = self._render(found.prediction, replace(work, ids=found.ids), group)
         self._count("assisted")
-        return Answer(regions, score, predictor.version)
+        return Answer(regions, score, predictor.version, absent=found.absent)
 
     def _look(self, work: Work, group: ImageGroup, predictor: Predictor) -> Answer:
         content = content_key(group)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from backend.label_studio.question import reply_result
-from backend.label_studio.reply import prepended, with_problem
+from backend.label_studio.reply import prepended, with_absent, with_problem
 from backend.label_studio.result import (
     RENDERING_VERSION,
     empty_item,
@@ -102,7 +102,8 @@ def _item(request: PredictRequest, answer: Answer | None, version: str) -> bytes
         return empty_item(version) if request.is_interactive else not_yet_item(version)
     problem = answer.problem
     if problem is None:
-        return predict_item(answer.regions, score=answer.score, version=answer.version or version)
+        shown = predict_item(answer.regions, score=answer.score, version=answer.version or version)
+        return with_absent(shown, answer.absent) if answer.absent else shown
     is_kept = problem.is_lasting and answer.version is not None
     item = empty_item if is_kept or request.is_interactive else not_yet_item
     return with_problem(item(answer.version or version), error=problem.error, detail=problem.detail)

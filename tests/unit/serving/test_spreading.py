@@ -96,5 +96,7 @@ def test_alike_parts_of_one_image_have_ids_of_their_own(group: ImageGroup) -> No
 
 def test_a_suggestion_keeps_its_id_whatever_is_found_elsewhere(group: ImageGroup) -> None:
     own = Suggestions(GroupPrediction((leg(0),), "v"), ("own",))
-    _, third = own.spread(group, Finding(), None, ()).ids
+    once = own.spread(group, Finding(), None, ())
+    assert once.absent == (1,)
+    _, third = once.ids
     assert own.spread(group, FindingMore(), None, ()).ids[2] == third
