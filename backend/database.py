@@ -20,6 +20,7 @@ from backend.errors import StoreError
 _log = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FIXED_SQLITE = (3, 51, 3)
+_SCHEMA, _JOURNAL = 7235941, 7235942  # advisory locks
 
 
 def open_engines(url: str, *, is_guest: bool = False) -> tuple[Engine, Engine]:
@@ -45,6 +46,8 @@ def open_engines(url: str, *, is_guest: bool = False) -> tuple[Engine, Engine]:
         if is_sqlite:
             _prepare_sqlite(writing, begin="BEGIN IMMEDIATE", is_writer=True, is_guest=is_guest)
             _prepare_sqlite(reading, begin="BEGIN", is_writer=False, is_guest=is_guest)
+        else:
+            _prepare_postgresql(writing)
         _check(writing)
         _migrate(writing)
     except (SQLAlchemyError, OSError, ImportError) as error:
@@ -72,6 +75,26 @@ def _prepare_sqlite(engine: Engine, *, begin: str, is_writer: bool, is_guest: bo
         connection.exec_driver_sql(begin)
 
 
+def _prepare_postgresql(writing: Engine) -> None:
+    @event.listens_for(writing, "connect")
+    def _set_patience(raw: Any, _record: Any) -> None:
+        with raw.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '10s'")
+            # A process that stands still within a transaction must not hold up all others.
+            cursor.execute("SET idle_in_transaction_session_timeout = '60s'")
+        raw.commit()
+
+
+def take_turn(connection: Connection) -> None:
+    """Lets one process at a time write the journal, until the transaction ends.
+
+    Only so do its rows become visible in the order of their numbers, and whoever has seen a number
+    may take it that none below will still appear. SQLite has one writer anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_JOURNAL})")
+
+
 def _check(engine: Engine) -> None:
     if engine.dialect.name != "sqlite":
         return
@@ -93,6 +116,7 @@ def _migrate(engine: Engine) -> None:
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             # Two processes that start together take turns; SQLite's BEGIN IMMEDIATE does the same.
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7235941)")
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA})")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

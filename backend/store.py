@@ -20,13 +20,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.clock import from_us, now_us
-from backend.database import open_engines
+from backend.database import open_engines, take_turn
 from backend.errors import BusyError, StoreError
 from backend.journal import Journal
 from backend.kept_answers import KeptAnswers
+from backend.retention import OldBodies
 from backend.tables import adapter, ann_head, event_log, prediction
 from backend.types import Event, EventAction
-from backend.writer import WriterThread
+from backend.writer import Chores, WriterThread
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -83,7 +84,9 @@ class Store:
             postgresql.insert if writing.dialect.name == "postgresql" else sqlite.insert
         )
         self._journal = Journal(self._insert)
-        self._writer = WriterThread(writing, queue_size=queue_size, upkeep=self._kept)
+        self._writer = WriterThread(
+            writing, queue_size=queue_size, upkeep=Chores(self._kept, OldBodies())
+        )
 
     def record_events(self, events: Sequence[Event]) -> int:
         """Journals events and moves the heads; returns after the commit is on disk.
@@ -101,6 +104,7 @@ class Store:
         received_us = now_us()
 
         def record(connection: Connection) -> int:
+            take_turn(connection)
             return sum(self._journal.record(connection, one, received_us) for one in events)
 
         return self._writer.run(record, timeout_s=self._commit_timeout_s)

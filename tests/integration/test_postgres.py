@@ -19,8 +19,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from postgres_server import find_binaries, running_postgres
 from sqlalchemy import create_engine, text
+from sqlalchemy.dialects import postgresql
 
+from backend.database import take_turn
 from backend.errors import StoreError
+from backend.journal import Journal
 from backend.store import open_store
 from backend.tables import metadata
 from backend.types import Event, EventAction
@@ -65,7 +68,7 @@ def an_event(annotation_id, second, *, project_id, deleted=False):
 
 @pytest.fixture
 def store(url):
-    opened = open_store(url, commit_timeout_s=10)
+    opened = open_store(url, commit_timeout_s=30)
     yield opened
     opened.close()
 
@@ -111,6 +114,34 @@ def test_a_refused_change_leaves_its_neighbours_alone(store):
     for post in posts:
         post.join()
     assert len(store.heads(project)) == 16
+
+
+def test_journal_rows_appear_in_the_order_of_their_numbers(store, url):
+    project = random.getrandbits(40)
+    other = open_store(url, commit_timeout_s=30)
+    is_inserted, is_allowed = threading.Event(), threading.Event()
+
+    def slowly(connection):
+        take_turn(connection)
+        Journal(postgresql.insert).record(connection, an_event(1, 0, project_id=project), 0)
+        is_inserted.set()
+        is_allowed.wait(30)
+
+    slow = threading.Thread(target=store.write, args=(slowly,), kwargs={"timeout_s": 60})
+    slow.start()
+    assert is_inserted.wait(30)
+    late = [an_event(2, 0, project_id=project)]
+    quick = threading.Thread(target=other.record_events, args=(late,))
+    quick.start()
+    quick.join(0.5)
+    assert other.events(project) == ()
+    is_allowed.set()
+    for thread in (slow, quick):
+        thread.join(30)
+    found = [(one.seq, one.event.annotation_id) for one in other.events(project)]
+    assert [annotation for _, annotation in found] == [1, 2]
+    assert found == sorted(found)
+    other.close()
 
 
 def test_lost_connections_are_replaced(store, url):

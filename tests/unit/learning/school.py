@@ -28,8 +28,10 @@ REGIONS = results(("a", box(10, 10, 30, 40), "lid"), ("b", box(0, 50, 5, 60), "r
 class School:
     """A store, a folder of adapters, a fake model and a trainer."""
 
-    def __init__(self, folder, reconciler=None, **policy):
-        self.store = open_store(f"sqlite:///{folder / 'calico.sqlite3'}")
+    def __init__(self, folder, reconciler=None, url=None, **policy):
+        self.store = open_store(
+            url or f"sqlite:///{folder / 'calico.sqlite3'}", commit_timeout_s=30
+        )
         self.repository = CorrectionRepository(self.store)
         self.derivation = Derivation(self.repository)
         self.versions = Versions(self.store, folder / "adapters")

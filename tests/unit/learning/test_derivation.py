@@ -24,6 +24,7 @@ from backend.learning.derivation import Derivation, Derived, StudioPredictions
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, StartingPoint
 from backend.store import open_store
+from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
 PAYLOADS = Path(__file__).parents[2] / "golden" / "payloads"
 MASK, SMALLER, ELSEWHERE = box(10, 10, 30, 40), box(10, 10, 30, 30), box(0, 50, 5, 60)
@@ -31,8 +32,8 @@ PREDICTED = results(("a", MASK, "lid"), ("b", ELSEWHERE, "rim"))
 
 
 @pytest.fixture
-def repository(tmp_path):
-    store = open_store(f"sqlite:///{tmp_path / 'a.sqlite3'}")
+def repository(database_url):  # noqa: F811
+    store = open_store(database_url, commit_timeout_s=30)
     yield CorrectionRepository(store)
     store.close()
 

@@ -19,6 +19,7 @@ from backend.learning.schedule import Cause, RunState
 from backend.store import open_store
 from backend.versions import Versions, VersionStatus
 from calico_model.staging import staged_folder
+from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
 PROJECT = 7
 
@@ -26,9 +27,11 @@ PROJECT = 7
 class Bench:
     """A store with a folder of adapters and one trainer."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, url: str | None = None):
         self.folder = folder
-        self.store = open_store(f"sqlite:///{folder / 'calico.sqlite3'}")
+        self.store = open_store(
+            url or f"sqlite:///{folder / 'calico.sqlite3'}", commit_timeout_s=30
+        )
         self.versions = Versions(self.store, folder / "adapters")
         self.runs = RunRepository(self.store)
         self.publisher = Publisher(self.versions, self.runs)
@@ -62,8 +65,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path):
-    made = Bench(tmp_path)
+def bench(tmp_path, database_url):  # noqa: F811
+    made = Bench(tmp_path, database_url)
     yield made
     made.store.close()
 

@@ -24,13 +24,14 @@ from backend.learning.watch import ReconcileWatch
 from backend.serving.metrics import Metrics
 from backend.store import open_store
 from backend.types import EventAction
+from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
 RESULT = results(("a", box(1, 1, 9, 9), "lid"))
 
 
 @pytest.fixture
-def repository(tmp_path):
-    store = open_store(f"sqlite:///{tmp_path / 'a.sqlite3'}")
+def repository(database_url):  # noqa: F811
+    store = open_store(database_url, commit_timeout_s=30)
     yield CorrectionRepository(store)
     store.close()
 

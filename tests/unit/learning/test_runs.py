@@ -13,11 +13,12 @@ from backend.learning.owner import owner_name
 from backend.learning.runs import RunRepository
 from backend.learning.schedule import Cause, RunState
 from backend.store import open_store
+from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
 
 @pytest.fixture
-def store(tmp_path):
-    opened = open_store(f"sqlite:///{tmp_path / 'calico.sqlite3'}")
+def store(database_url):  # noqa: F811
+    opened = open_store(database_url, commit_timeout_s=30)
     yield opened
     opened.close()
 

@@ -15,11 +15,12 @@ from backend.learning import training
 from backend.learning.runs import RunRepository
 from backend.learning.schedule import Cause, RunState, SchedulePolicy
 from backend.versions import VersionStatus
+from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
 
 @pytest.fixture
-def school(tmp_path):
-    made = School(tmp_path)
+def school(tmp_path, database_url):  # noqa: F811
+    made = School(tmp_path, url=database_url)
     yield made
     made.store.close()
 
