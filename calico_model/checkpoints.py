@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from hashlib import file_digest
 from pathlib import Path
@@ -25,6 +24,7 @@ from calico_model.modeling.model import ADD_ONS, Calico
 from calico_model.placement import Placement, apply
 from calico_model.released.assembly import load_released, released_fingerprint
 from calico_model.released.plan import has_released_parts
+from calico_model.staging import staged_folder
 from calico_model.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -33,35 +33,25 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json
 
 
 def save_model(model: Calico, tokenizer: Tokenizer, folder: Path, *, dtype: torch.dtype) -> None:
-    """Writes a model folder: staged beside it, synced, then swapped in.
-
-    A kill between the two renames of the swap leaves the old folder as `.NAME.retired`.
+    """Writes a model folder, whole or not at all (see `staged_folder`).
 
     Args:
         model: any Calico; adapters are left out.
         tokenizer: its tokenizer.
         folder: replaced when it exists; other files in it (a model card) are kept.
         dtype: of matrices on disk; vectors and running statistics stay float32, counters as is.
+
+    Raises:
+        CheckpointError: the disk is full or refuses; the old folder stays as it was.
     """
-    staged = folder.with_name(f".{folder.name}.staged")
-    shutil.rmtree(staged, ignore_errors=True)
-    if folder.is_dir():
-        shutil.copytree(folder, staged)
-    staged.mkdir(parents=True, exist_ok=True)
-    state = {name: _for_disk(tensor, dtype) for name, tensor in base_state(model).items()}
-    save_file(state, staged / WEIGHTS)
-    (staged / WEIGHTS).chmod(0o644)  # written private; a service runs as another user
-    (staged / CONFIG).write_text(model.config.to_json(), "utf-8")
-    tokenizer.save(staged / TOKENIZER)
-    for name in (WEIGHTS, CONFIG, TOKENIZER):
-        with (staged / name).open("rb") as file:
-            os.fsync(file.fileno())
-    retired = folder.with_name(f".{folder.name}.retired")
-    shutil.rmtree(retired, ignore_errors=True)
-    if folder.is_dir():
-        folder.rename(retired)
-    staged.rename(folder)
-    shutil.rmtree(retired, ignore_errors=True)
+    with staged_folder(folder) as staged:
+        if folder.is_dir():
+            shutil.copytree(folder, staged, dirs_exist_ok=True)
+        state = {name: _for_disk(tensor, dtype) for name, tensor in base_state(model).items()}
+        save_file(state, staged / WEIGHTS)
+        (staged / WEIGHTS).chmod(0o644)  # written private; a service runs as another user
+        (staged / CONFIG).write_text(model.config.to_json(), "utf-8")
+        tokenizer.save(staged / TOKENIZER)
 
 
 def _for_disk(tensor: Tensor, dtype: torch.dtype) -> Tensor:

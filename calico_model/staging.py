@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all: staged beside their place, synced, then swapped in.
+"""Files and folders that appear whole or not at all: staged beside their place, synced, swapped in.
 
 Knows files. Does not know what is in them.
 """
@@ -58,21 +58,33 @@ def recover(folder: Path) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Yields a path of the same suffix to write; it replaces `path` when the block ends well.
+
+    Raises:
+        CheckpointError: the disk is full or refuses; the old file stays.
+    """
+    staged = path.with_name(f".{path.stem}.staged{path.suffix}")
+    try:
+        yield staged
+        sync(staged)
+        staged.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be written: {error}") from error
+    finally:
+        staged.unlink(missing_ok=True)
+
+
 def replace_text(path: Path, text: str) -> None:
     """Replaces a small file in one step that survives a power loss.
 
     Raises:
         CheckpointError: the disk is full or refuses; the old file stays.
     """
-    staged = path.with_name(f".{path.name}.staged")
-    try:
+    with staged_file(path) as staged:
         staged.write_text(text, "utf-8")
-        sync(staged)
-        staged.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        staged.unlink(missing_ok=True)
-        raise CheckpointError(f"{path}: could not be written: {error}") from error
 
 
 def sync(path: Path) -> None:

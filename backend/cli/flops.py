@@ -16,6 +16,7 @@ from rich.table import Table
 
 from backend.cli.waiting import progress_bar
 from calico_model.errors import InvalidConfigError
+from calico_model.staging import replace_text, staged_file
 from calico_model.types import MAX_GROUP_SIZE
 
 if TYPE_CHECKING:
@@ -88,9 +89,10 @@ def flops(
             command += f" --tokens {tokens}" if tokens else ""
             text = page.markdown(model, comparisons, command=command, chart=chart)
     if plot is not None:
-        cost_chart(comparisons, plot, title=f"{model.config.name}: counted cost")
+        with staged_file(plot) as staged:
+            cost_chart(comparisons, staged, title=f"{model.config.name}: counted cost")
     if markdown is not None and text is not None:
-        markdown.write_text(text, "utf-8")
+        replace_text(markdown, text)
     shown = page.headline(comparisons)
     if not only_json:
         _show(comparisons, page.component_rows(shown), shown.workload.images)

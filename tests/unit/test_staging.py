@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from calico_model.errors import CheckpointError
-from calico_model.staging import recover, replace_text, staged_folder
+from calico_model.staging import recover, replace_text, staged_file, staged_folder
 
 FULL_DISK = """
 import resource, sys
@@ -107,6 +107,18 @@ def test_a_disk_that_refuses_leaves_the_old_file(tmp_path: Path) -> None:
     assert "newest.json: could not be written" in run(FULL_DISK, path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "chart.svg"
+    path.write_text("old")
+    with pytest.raises(TypeError), staged_file(path) as staged:
+        staged.write_bytes("half")  # type: ignore[arg-type]
+    assert path.read_text() == "old"
+    with staged_file(path) as staged:
+        assert staged.suffix == ".svg"  # whoever draws goes by it
+        staged.write_text("new")
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("chart.svg", "new")]
 
 
 def test_a_kill_before_any_system_call_leaves_old_or_new(folder: Path) -> None:
