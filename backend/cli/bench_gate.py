@@ -16,6 +16,7 @@ from rich.table import Table
 from backend.cli.gate_trials import Batch, DrawnTasks, Poison, Sizes, Trial, run_trials
 from backend.cli.trainer import find_base_groups
 from backend.cli.waiting import training_bar
+from backend.cli.weights import DeviceOption, WeightsOption
 from backend.learning.schedule import RunState
 from backend.settings import Settings, load_settings
 from backend.store import open_store
@@ -38,11 +39,8 @@ def bench_gate(
         float | None,
         typer.Option("--seconds", min=1, help="Budget of one update; all its steps if not given."),
     ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", help="Checkpoint; calico-tiny if not given.", metavar="DIR"),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
     out: Annotated[
         Path | None, typer.Option("--out", help="Write every trial as JSON.", metavar="FILE")
     ] = None,

@@ -17,7 +17,7 @@ from backend.cli import evaluate_interactive
 from backend.cli.drawn_groups import DrawnGroups
 from backend.cli.synth import read_group_size
 from backend.cli.waiting import peak_rss_mib, progress_bar
-from backend.cli.weights import load
+from backend.cli.weights import DeviceOption, WeightsOption, load
 from calico_model.data.groups import GroupSet
 from calico_model.data.opening import open_groups
 from calico_model.data.synthetic import Split
@@ -70,11 +70,8 @@ def evaluate(
         str,
         typer.Option("--group-size", help="Without --data: images per group.", metavar="N[-M]"),
     ] = "2",
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", help="Checkpoint; calico-tiny if not given.", metavar="DIR"),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write report.json, charts and worst groups.", metavar="DIR"),

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from backend.cli.prediction_files import write_prediction
 from backend.cli.waiting import peak_rss_mib, progress_bar
-from backend.cli.weights import load
+from backend.cli.weights import DeviceOption, WeightsOption, load
 from calico_model.errors import InvalidConfigError, InvalidImageError
 from calico_model.picture import read_rgb
 from calico_model.precision import Precision
@@ -27,11 +27,8 @@ def predict(
         typer.Argument(help="1 to 8 pictures of comparable objects.", metavar="A.png B.png ..."),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.", metavar="DIR")],
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", help="Checkpoint; calico-tiny if not given.", metavar="DIR"),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
     precision: Annotated[
         Precision | None,
         typer.Option("--precision", help="Of the weights; the best that fits if not given."),

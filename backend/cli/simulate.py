@@ -20,6 +20,7 @@ from backend.cli.drawn_groups import DrawnGroups
 from backend.cli.simulated_site import PROJECT_ID, BaseData, Place, served
 from backend.cli.trainer import BASE_GROUPS
 from backend.cli.waiting import training_bar
+from backend.cli.weights import DeviceOption, WeightsOption
 from backend.label_studio.editor import Project, open_config
 from calico_model.data.opening import open_groups
 from calico_model.data.synthetic import Split
@@ -67,11 +68,8 @@ def simulate(
     seconds: Annotated[
         float, typer.Option("--seconds", min=1, help="Budget of one update.")
     ] = 35.0,
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", help="Checkpoint; calico-tiny if not given.", metavar="DIR"),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write simulation.json and curve.png.", metavar="DIR"),

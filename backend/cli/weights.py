@@ -1,11 +1,20 @@
-"""The checkpoint a command works with."""
+"""The checkpoint a command works with, and the options that name it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from calico_model.evaluation.protocol import Predictor
 from calico_model.precision import Precision
+
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option("--weights", help="Checkpoint; calico-tiny if not given.", metavar="DIR"),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 
 
 def load(folder: Path | None, device: str, precision: Precision | None = None) -> Predictor:
