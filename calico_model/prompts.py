@@ -95,6 +95,7 @@ FIXED_WORDS = frozenset().union(
 REQUEST_EXAMPLES = '"segment the handles", "what is different?" or "what is this?"'
 
 _PHRASE = re.compile(r"<p>(.*?)</p>((?:\s*\[SEG\](?:\s*\(IMAGE\d+\))?)+)", re.DOTALL)
+_NAME = re.compile(r"<p>.*?</p>", re.DOTALL)
 _SEGMENT = re.compile(r"\[SEG\](?:\s*\(IMAGE(\d+)\))?")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 
@@ -184,7 +185,7 @@ def parse_answer(kind: RegionKind, text: str) -> ParsedAnswer:
     A [SEG] without image goes to image 1; tags outside a complete phrase count as malformed.
     The phrases of the first sentence of a part answer are objects.
     """
-    first_sentence = text.find(".")
+    first_sentence = first_sentence_end(text)
     phrases: list[Phrase] = []
     first_segments: list[int] = []
     starts: list[int] = []
@@ -201,6 +202,11 @@ def parse_answer(kind: RegionKind, text: str) -> ParsedAnswer:
     return ParsedAnswer(
         tuple(phrases), tuple(first_segments), segments - used, segments, tuple(starts)
     )
+
+
+def first_sentence_end(text: str) -> int:
+    """Where the full stop of an answer's first sentence is, -1 for none; "st. bernard" has none."""
+    return _NAME.sub(lambda name: " " * len(name.group()), text).find(".")
 
 
 def clean_label(text: str) -> str:

@@ -58,7 +58,7 @@ def write_answer(
 
 def first_sentence(answer: str) -> str:
     """Returns the sentence of a part answer that names the compared objects."""
-    return answer[: answer.index(".") + 1]
+    return answer[: prompts.first_sentence_end(answer) + 1]
 
 
 def _compared(labeled: LabeledGroup) -> list[str]:

@@ -85,3 +85,16 @@ def test_the_marks_of_empty_answers_occur_in_no_other_answer() -> None:
         for seed in range(20):
             full = prompts.write_answer(kind, [CHAIR], [LEG], random.Random(seed))
             assert not marks & set(full.replace(".", " ").split())
+
+
+def test_a_full_stop_in_a_name_ends_no_sentence() -> None:
+    text = (
+        "The images show <p> the st. bernard </p> [SEG] (IMAGE1) and <p> the dog </p> [SEG] "
+        "(IMAGE2). Shared parts: <p> the leg </p> [SEG] (IMAGE1) [SEG] (IMAGE2). </s>"
+    )
+    parsed = prompts.parse_answer(RegionKind.COMMON_PART, text)
+    assert [(phrase.label, phrase.is_object) for phrase in parsed.phrases] == [
+        ("st. bernard", True),
+        ("dog", True),
+        ("leg", False),
+    ]
