@@ -74,6 +74,9 @@ def build_mixedparts(
     ] = _DEFAULTS.min_part_share,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same records.")] = 0,
     skip_broken: _Skip = False,
+    allow_short: Annotated[
+        bool, typer.Option("--allow-short", help="Fewer questions than asked for are fine.")
+    ] = False,
 ) -> None:
     """Make records of common objects, common parts and unique parts from part data sets.
 
@@ -89,6 +92,9 @@ def build_mixedparts(
 
     ADE20K-Part-234 has no test split: test is drawn from val, as in the release.
     Groups of more than two images are our extension: `--group-size 2-4`.
+
+    Sources that do not have as many questions as asked for give what they have:
+    the records are written, and exit status 1 says so unless --allow-short.
 
     The last line of the output is JSON: records, images and questions, by split.
     """
@@ -121,7 +127,12 @@ def build_mixedparts(
         "seed": seed,
         "seconds": round(seconds, 2),
     }
+    short = _short(report, options)
+    for message in short:
+        typer.secho(f"calico mixedparts: {message}", fg=typer.colors.RED, err=True)
     typer.echo(json.dumps(outcome))
+    if short and not allow_short:
+        raise typer.Exit(1)
 
 
 def check_mixedparts(
@@ -178,6 +189,18 @@ def _source_folders(
         listed = ", ".join(str(place) for place in places)
         raise InvalidConfigError(f"--coco: expected train2017 or val2017 in one of {listed}")
     return SourceFolders(folders, found)
+
+
+def _short(report: BuildReport, options: BuildOptions) -> list[str]:
+    """Says for each split how many of the questions asked for there are, if not all."""
+    made: Counter[str] = Counter()
+    for cell, count in report.questions.items():
+        made[cell.split] += count
+    return [
+        f"{split}: {made[split]} of {wanted} questions; the sources have no more"
+        for split, wanted in options.questions.items()
+        if made[split] < wanted
+    ]
 
 
 def _table(report: BuildReport) -> Table:

@@ -37,7 +37,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 @pytest.fixture(scope="module")
 def built(given: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("built") / "set"
-    result = run("mixedparts", "build", *given, *SMALL, "--out", out)
+    result = run("mixedparts", "build", *given, *SMALL, "--out", out, "--allow-short")
     assert result.exit_code == 0, result.output
     return out
 
@@ -60,7 +60,7 @@ class Knowing:
 def test_building_ends_with_a_table_and_json(given: list[object], tmp_path: Path) -> None:
     result = run(
         *("mixedparts", "build", *given, *SMALL, "--test", 99, "--group-size", "2-3"),
-        *("--seed", 4, "--out", tmp_path / "set"),
+        *("--seed", 4, "--out", tmp_path / "set", "--allow-short"),
     )
     assert result.exit_code == 0, result.output
     line = json.loads(result.stdout.splitlines()[-1])
@@ -75,6 +75,15 @@ def test_building_ends_with_a_table_and_json(given: list[object], tmp_path: Path
     assert {len(group.group) for group in groups} == {2, 3}
     for word in ("common object", "unique part", "paco_lvis", "part_image_net", "ade20k"):
         assert word in result.stdout
+
+
+def test_fewer_questions_than_asked_for_are_said(given: list[object], tmp_path: Path) -> None:
+    result = run("mixedparts", "build", *given, *SMALL, "--test", 99, "--out", tmp_path / "set")
+    assert result.exit_code == 1
+    made = sum(json.loads(result.stdout.splitlines()[-1])["questions"]["test"].values())
+    assert made < 99
+    assert f"test: {made} of 99 questions" in result.stderr
+    assert len(open_groups(tmp_path / "set")) > 0
 
 
 def test_a_built_set_can_be_evaluated(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +135,7 @@ def test_broken_sources_stop_the_build_or_are_listed(tmp_path: Path) -> None:
     assert isinstance(result.exception, InvalidRecordError)
     assert "image 1: file_name: no file 'ADE_val_00000001.jpg'" in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["sources"]
-    result = run(*build, "--skip-broken")
+    result = run(*build, "--skip-broken", "--allow-short")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout.splitlines()[-1])["skipped"] == 1
     assert "no file 'ADE_val_00000001.jpg'" in result.stdout
