@@ -7,7 +7,6 @@ wholes; pooling, intervals and names are the same for all of them.
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,9 +30,10 @@ from calico_model.evaluation.cosegmentation import Cosegmentation, Entry
 from calico_model.evaluation.intake import fingerprint, judge_answer, usable_regions
 from calico_model.evaluation.labels import score_labels
 from calico_model.evaluation.metrics import STRICT, Tally
-from calico_model.evaluation.outcome import SUBTASKS, AskedQuestion, Report, WorstCase
+from calico_model.evaluation.outcome import SUBTASKS, AskedQuestion, Report
 from calico_model.evaluation.regions import Region, as_regions, cut, merge_by_label
 from calico_model.evaluation.units import strict_unit
+from calico_model.evaluation.worst import WorstCase, WorstCases
 from calico_model.likelihood import Likelihood
 from calico_model.types import GroupPrediction, LabeledGroup
 from calico_model.vocabulary import Vocabulary
@@ -44,12 +44,12 @@ class Ledger:
     """Counts of all groups so far.
 
     Attributes:
-        keep_worst: how many of the worst groups to keep for pictures.
+        worst: the worst groups, kept for pictures.
         vocabulary: the closed label set predictions are put into, or None.
         foreign: true labels the vocabulary has no word for; that block leaves their regions out.
     """
 
-    keep_worst: int
+    worst: WorstCases
     vocabulary: Vocabulary | None = None
     sizes: list[int] = field(default_factory=list)
     calico: Cosegmentation = field(default_factory=Cosegmentation)
@@ -64,7 +64,6 @@ class Ledger:
     answers: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
-    worst: list[tuple[float, int, WorstCase]] = field(default_factory=list)
 
     def add(
         self,
@@ -94,7 +93,7 @@ class Ledger:
         self._add_composition(index, labeled, predicted, truth)
         for count in annotator.COUNTS:
             self._count(("annotator", count), index, (0.0, 1.0))
-        self._remember(index, miou, labeled, prediction)
+        self.worst.offer(WorstCase(index, 100 * miou, labeled, prediction))
 
     def add_variant(
         self, index: int, way: str, labeled: LabeledGroup, pair: tuple[GroupPrediction, ...]
@@ -169,7 +168,7 @@ class Ledger:
             oracle={str(kind): self.calico.oracle(kind) for kind in SUBTASKS},
             labels={str(kind): score_labels(self.calico.strict[kind]) for kind in SUBTASKS},
             answers={**self.answers},
-            worst=tuple(case for _, _, case in sorted(self.worst, key=lambda e: (-e[0], -e[1]))),
+            worst=self.worst.ranked,
             questions=tuple(self.questions),
             warnings=tuple(self.warnings),
             seed=seed,
@@ -294,11 +293,3 @@ class Ledger:
 
     def _count(self, path: blocks.Path, index: int, tally: Tally) -> None:
         self.tallies[path].append((index, *tally))
-
-    def _remember(
-        self, index: int, miou: float, labeled: LabeledGroup, prediction: GroupPrediction
-    ) -> None:
-        case = WorstCase(index, 100 * miou, labeled, prediction)
-        heapq.heappush(self.worst, (-miou, -index, case))
-        if len(self.worst) > self.keep_worst:
-            heapq.heappop(self.worst)

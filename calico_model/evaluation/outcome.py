@@ -11,22 +11,13 @@ from dataclasses import dataclass
 from calico_model.evaluation.bootstrap import Estimate, Metric
 from calico_model.evaluation.calibration import Bin
 from calico_model.evaluation.labels import LabelScore
-from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
+from calico_model.evaluation.worst import WorstCase
+from calico_model.types import RegionKind
 
 SUBTASKS = tuple(RegionKind)
 MODES = ("strict", "compat")
 HEADLINE = ("mIoU", "AP50", "Recall", "SS", "S-IoU")
 SS_BACKEND = "ngram"
-
-
-@dataclass(frozen=True, eq=False)
-class WorstCase:
-    """A group with a low strict mIoU, to be looked at."""
-
-    index: int
-    miou: float
-    labeled: LabeledGroup
-    prediction: GroupPrediction
 
 
 @dataclass(frozen=True)

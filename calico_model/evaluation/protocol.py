@@ -19,6 +19,7 @@ from calico_model.evaluation import answers, consistency, quiz
 from calico_model.evaluation.choices import Taxonomy
 from calico_model.evaluation.ledger import Ledger
 from calico_model.evaluation.outcome import SS_BACKEND, SUBTASKS, Report
+from calico_model.evaluation.worst import WorstCases
 from calico_model.likelihood import Likelihood
 from calico_model.prompts import QUESTIONS
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, RegionKind
@@ -156,7 +157,7 @@ def evaluate(
     Raises:
         InvalidRecordError: there are no groups.
     """
-    ledger = Ledger(keep_worst, extras.vocabulary)
+    ledger = Ledger(WorstCases(keep_worst), extras.vocabulary)
     for index, labeled in enumerate(groups):
         _examine(predictor, index, labeled, extras, seed, ledger)
         on_group(index + 1)

@@ -18,7 +18,8 @@ from PIL import Image
 from calico_model import overlay
 from calico_model.evaluation import blocks, charts
 from calico_model.evaluation.bootstrap import Metric
-from calico_model.evaluation.outcome import HEADLINE, MODES, SS_BACKEND, Report, WorstCase
+from calico_model.evaluation.outcome import HEADLINE, MODES, SS_BACKEND, Report
+from calico_model.evaluation.worst import WorstCase
 from calico_model.staging import replace_text
 from calico_model.types import RgbImage
 
@@ -34,8 +35,8 @@ def write_report(
 
     Args:
         report: the outcome.
-        folder: made if missing; files of the same names are replaced. Five-choice questions, if
-            any were asked, are kept in questions.jsonl.
+        folder: made if missing; files of an earlier report are replaced, its pictures of worst
+            groups removed. Five-choice questions, if any were asked, are kept in questions.jsonl.
         run: what the caller knows beside the report: data, weights, options.
         efficiency: seconds and such, measured by the caller.
 
@@ -51,9 +52,14 @@ def write_report(
         replace_text(folder / "questions.jsonl", "\n".join(lines) + "\n")
     for name, draw in charts.CHARTS.items():
         draw(report, folder / name)
-    for rank, case in enumerate(report.worst, start=1):
-        name = f"worst_{rank:02d}_group_{case.index}.png"
-        Image.fromarray(draw_worst(case)).save(folder / name)
+    worst = {
+        folder / f"worst_{rank:02d}_group_{case.index}.png": case
+        for rank, case in enumerate(report.worst, start=1)
+    }
+    for earlier in set(folder.glob("worst_*_group_*.png")) - set(worst):
+        earlier.unlink()
+    for file, case in worst.items():
+        Image.fromarray(draw_worst(case)).save(file)
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -109,6 +109,14 @@ def test_pictures_can_be_opened(outcome: Report, tmp_path: Path) -> None:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 10
 
 
+def test_pictures_of_an_earlier_report_are_gone(outcome: Report, tmp_path: Path) -> None:
+    report.write_report(outcome, tmp_path)
+    (tmp_path / "mine.png").write_bytes(b"kept")
+    report.write_report(replace(outcome, worst=outcome.worst[1:]), tmp_path)
+    assert [path.name for path in tmp_path.glob("worst_*")] == ["worst_01_group_1.png"]
+    assert (tmp_path / "mine.png").exists()
+
+
 def test_page_shows_values_intervals_and_warnings(outcome: Report) -> None:
     console = Console(file=io.StringIO(), width=140)
     console.print(page.page(outcome, first="compat"))
