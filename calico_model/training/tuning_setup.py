@@ -12,7 +12,6 @@ import msgspec
 import torch
 from accelerate import Accelerator
 
-from calico_model import placement
 from calico_model.checkpoints import fingerprint, load_model
 from calico_model.data.groups import GroupSet
 from calico_model.data.opening import open_groups
@@ -87,8 +86,8 @@ def prepare(
     checked = folder if inputs.validation is None else open_groups(inputs.validation)
     learned, judged = _split(recipe, folder, None if checked is folder else checked)
     torch.manual_seed(recipe.seed)  # LoRA's first matrices
-    model, tokenizer = load_model(inputs.weights)
-    placement.apply(model, Placement(recipe.precision, str(accelerator.device)))
+    place = Placement(recipe.precision, str(accelerator.device))
+    model, tokenizer = load_model(inputs.weights, placement=place)
     mark_trainable(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
