@@ -36,6 +36,25 @@ class Upkeep(Protocol):
         """Takes one step in a transaction of its own."""
 
 
+class Chores:
+    """Several kinds of upkeep as one; a step goes to the first that is due."""
+
+    def __init__(self, *chores: Upkeep) -> None:
+        self._chores = chores
+
+    @property
+    def is_due(self) -> bool:
+        """Whether any has something to do."""
+        return any(chore.is_due for chore in self._chores)
+
+    def prune(self, connection: Connection) -> None:
+        """Takes one step."""
+        for chore in self._chores:
+            if chore.is_due:
+                chore.prune(connection)
+                return
+
+
 class WriterThread:
     """Runs changes in the order they were submitted, grouped into durable transactions.
 

@@ -184,11 +184,18 @@ class Reconciler:
             gone += [
                 deletion_event(project_id, head.annotation_id)
                 for head in known.values()
-                if head.annotation_id not in there and _is_settled(head)
+                if head.annotation_id not in there and self._is_settled(head)
             ]
         self._journal(missed)
         self._journal(gone)
         return Repair(len(missed), len(gone), unreadable)
+
+    def _is_settled(self, head: LiveHead) -> bool:
+        """Whether an annotation should be in Label Studio's answers by now."""
+        received_us = self._repository.received_at_us(head.key)
+        if head.is_deleted or received_us is None:
+            return False
+        return now_us() - received_us > _GRACE_US
 
     def _journal(self, events: Sequence[Event]) -> None:
         for event in events:  # one by one: a bulk of large bodies would hold up the webhook
@@ -228,7 +235,3 @@ def _is_news(event: Event, known: Mapping[int, LiveHead]) -> bool:
     if head.is_deleted or event.updated_at is None:
         return False
     return to_us(event.updated_at) > head.version_us
-
-
-def _is_settled(head: LiveHead) -> bool:
-    return not head.is_deleted and now_us() - head.received_at_us > _GRACE_US

@@ -71,8 +71,7 @@ class CorrectionRepository:
                 ann_head.c.key,
                 ann_head.c.deleted,
                 ann_head.c.version_us,
-                event_log.c.seq,
-                event_log.c.received_at_us,
+                event_log.c.seq,  # in the index of the keys: no body is passed over for it
             )
             .join(event_log, event_log.c.key == ann_head.c.key)
             .where(ann_head.c.project_id == project_id)
@@ -82,6 +81,12 @@ class CorrectionRepository:
             query = query.where(ann_head.c.task_id == task_id)
         with self.store.read() as connection:
             return tuple(LiveHead(*row) for row in connection.execute(query))
+
+    def received_at_us(self, key: str) -> int | None:
+        """When an event was journalled, or None if it never was."""
+        query = select(event_log.c.received_at_us).where(event_log.c.key == key)
+        with self.store.read() as connection:
+            return connection.execute(query).scalar()
 
     def deleted_tasks(self, project_id: int) -> frozenset[int]:
         """Tasks whose deletion was told; their annotations are gone with them."""

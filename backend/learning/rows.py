@@ -29,7 +29,6 @@ class LiveHead:
         is_deleted: whether the annotation is gone.
         version_us: time of its last change.
         seq: place of that event in the journal.
-        received_at_us: when it was journalled.
     """
 
     annotation_id: int
@@ -38,7 +37,6 @@ class LiveHead:
     is_deleted: bool
     version_us: int
     seq: int
-    received_at_us: int
 
 
 @dataclass(frozen=True)
