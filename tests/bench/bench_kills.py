@@ -21,6 +21,6 @@ pytestmark = pytest.mark.bench
 
 @pytest.mark.parametrize("seed", [11, 12, 13, 14])
 def test_a_thousand_kills(tmp_path, seed):
-    figures = run_campaign(tmp_path, kills=250, seed=seed, pause_s=0.5)
+    figures = run_campaign(tmp_path, kills=250, seed=seed, pause_s=1.0)
     print(json.dumps({"seed": seed} | figures))
     assert figures["lost"] == figures["doubled"] == figures["wrong_answers"] == 0

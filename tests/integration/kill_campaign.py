@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).parent / "learning_processes.py"
 JSON = {"Content-Type": "application/json"}
 KINDS = ("web", "worker", "trainer", "both", "web starting", "trainer starting", "aimed")
-PATIENCE_S = 300
+PATIENCE_S = 900
 AIM_S = 20  # a place that is not reached in this time is given up
 ANNOTATORS = 2
 

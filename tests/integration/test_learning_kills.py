@@ -26,6 +26,6 @@ def test_a_few_kills_lose_double_and_confuse_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_300_kills_lose_double_and_confuse_nothing(tmp_path):
-    figures = run_campaign(tmp_path, kills=300, seed=2, pause_s=0.5)
+    figures = run_campaign(tmp_path, kills=300, seed=2, pause_s=1.0)
     assert figures["acknowledged"] >= 300
     assert sum(figures["places_not_reached"].values()) < 30
