@@ -107,10 +107,7 @@ def fit_region_head(
     """
     model, tokenizer = load_model(weights)
     torch.manual_seed(recipe.seed)
-    model.region_head = None
-    model.add_on(("region_head",))
-    assert model.region_head is not None
-    head: RegionHead = model.region_head
+    head = model.region_head = RegionHead(model.config)
     found = _describe(model, ScenePool(pool), recipe, on_progress)
     known = sorted(set(found.names))
     words = torch.stack([words_of(model, tokenizer, name) for name in known])
@@ -125,7 +122,7 @@ def fit_region_head(
     temperature, accuracy = _calibrate(head, inputs[is_kept], target[is_kept], words)
     model.requires_grad_(False)
     kept = is_kept.nonzero()[:, 0]
-    blocks = list(found.described[kept].split(head.widths, 1))
+    blocks = list(torch.split(found.described[kept], head.widths, 1))
     fusion = fit_fusion(
         Evidence(
             names=[found.names[n] for n in kept.tolist()],
@@ -213,12 +210,12 @@ def _train(
     done = 0
     for _ in range(recipe.epochs):
         order = torch.randperm(len(inputs), generator=generator)
-        for rows in order.split(recipe.batch):
+        for rows in torch.split(order, recipe.batch):
             loss = functional.cross_entropy(
                 head(inputs[rows], words), target[rows], label_smoothing=recipe.smoothing
             )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
             done += 1
