@@ -24,6 +24,7 @@ from backend.learning.rows import LiveHead, Standing, StartingPoint, TaskRow, st
 from backend.types import Annotation, Event, Origin, Region
 
 _log = logging.getLogger(__name__)
+_MOST_REFUSALS = 3  # in a row; then Label Studio is left alone until the next derivation
 
 
 class PredictionSource(Protocol):
@@ -102,6 +103,7 @@ class Derivation:
     ) -> None:
         self._repository = repository
         self._source = source
+        self._refusals = 0
 
     def derive(
         self, project_id: int, *, on_progress: Callable[[int, int], None] | None = None
@@ -116,6 +118,7 @@ class Derivation:
             StoreError: the database cannot be read or written.
             BusyError: the database is too slow; what is done stays done.
         """
+        self._refusals = 0
         # Read first: what somebody else derives meanwhile must not look as if it had no annotation.
         known = self._repository.states(project_id)
         tasks = self._live_tasks(project_id)
@@ -237,7 +240,16 @@ class Derivation:
     def _fetch(self, annotation: Annotation) -> StartingPoint | None:
         if self._source is None or annotation.parent_prediction_id is None:
             return None
-        return self._source.find(annotation.parent_prediction_id)
+        if self._refusals >= _MOST_REFUSALS:
+            # Hundreds of answers that do not come would hold up every other project.
+            raise LabelStudioError("Label Studio did not answer; it is asked again later")
+        try:
+            found = self._source.find(annotation.parent_prediction_id)
+        except LabelStudioError:
+            self._refusals += 1
+            raise
+        self._refusals = 0
+        return found
 
     def _guess(self, project_id: int, voice: _Voice) -> StartingPoint | None:
         """The kept answer of the task that the annotation's regions come from."""

@@ -102,15 +102,26 @@ class Trainer:
     def round(self, stop: threading.Event) -> int:
         """Looks at every project once; returns how many runs were done."""
         self._runs.abandon_dead()
-        done = 0
-        for project_id, newest_seq in self._runs.newest_seq().items():
+        done, failed = 0, 0
+        projects = self._runs.newest_seq()
+        for project_id, newest_seq in projects.items():
             if stop.is_set():
                 break
-            self._look(project_id, newest_seq)
-            cause = due(self._policy, self.situation(project_id))
-            if cause is not None:
-                done += self._train(project_id, cause, stop)
+            try:
+                done += self._visit(project_id, newest_seq, stop)
+            except Exception as error:  # one project's trouble must not be the others'
+                failed += 1
+                if failed == len(projects):
+                    raise
+                _log_failure(project_id, error)
         return done
+
+    def _visit(self, project_id: int, newest_seq: int, stop: threading.Event) -> int:
+        self._look(project_id, newest_seq)
+        cause = due(self._policy, self.situation(project_id))
+        if cause is not None:
+            return self._train(project_id, cause, stop)
+        return 0
 
     def situation(self, project_id: int) -> Situation:
         """What the schedule looks at."""
@@ -227,6 +238,14 @@ def _waiting(project_id: int, rows: tuple[TaskRow, ...], learned: int) -> tuple[
         and row.seq > learned
         and not is_held_out(project_id, row.task_id)
     )
+
+
+def _log_failure(project_id: int, error: Exception) -> None:
+    about = {"event": "project_failed", "project": project_id}
+    if isinstance(error, BackendError):
+        _log.warning("project %s: %s", project_id, error, extra=about)
+    else:
+        _log.error("project %s failed", project_id, exc_info=error, extra=about)
 
 
 def _log_rollback(current: AdapterVersion, served: str | None, reason: str) -> None:

@@ -251,6 +251,17 @@ def test_what_somebody_else_derives_meanwhile_is_not_dropped(repository):
     assert [row.task_id for row in repository.tasks(7)] == [5, 6]
 
 
+def test_a_label_studio_that_does_not_answer_is_not_asked_for_every_task(repository):
+    source = Predictions(p9=LabelStudioError("down"))
+    events = [event(n, PREDICTED, task=n, parent=9) for n in range(1, 9)]
+    repository.store.record_events([*events, event(20, PREDICTED, task=20)])
+    derivation = Derivation(repository, source)
+    assert derivation.derive(7) == Derived(changed=1, waiting=8)
+    assert len(source.asked) == 3
+    source.found[9] = predicted(PREDICTED)
+    assert derivation.derive(7) == Derived(changed=8)
+
+
 def test_an_event_that_cannot_be_read_is_told_and_not_tried_again(repository):
     sent = body(1, PREDICTED)
     sent["project"]["label_config"] = "<View/>"

@@ -283,6 +283,25 @@ def test_files_of_rejected_versions_go_with_the_next_look(school):
     thread.join(20)
 
 
+def test_trouble_in_one_project_does_not_hold_up_the_others(school):
+    school.correct(*TRAINED[:3])
+    school.correct(*TRAINED[:3], project=8)
+    derive = school.derivation.derive
+
+    def broken(project_id):
+        if project_id == PROJECT:
+            raise ValueError("a mask nobody thought of")
+        return derive(project_id)
+
+    school.derivation.derive = broken
+    assert school.train() == 1
+    assert school.versions.current(8) is not None
+    school.derivation.derive = lambda project_id: 1 / 0
+    school.trainer = school.new_trainer()
+    with pytest.raises(ZeroDivisionError):
+        school.train()
+
+
 def test_a_damaged_version_is_not_learned_on(school):
     school.correct(*TRAINED[:3])
     school.train()
