@@ -21,7 +21,8 @@ from backend.learning.correction import Correction
 from backend.learning.gate import Quality
 from backend.learning.lesson import Teaches, lessons, true_parts
 from backend.learning.pausing import call_at_every_layer
-from backend.learning.training import CorrectedTask, OnProgress, Stop, Write
+from backend.learning.progress import OnProgress
+from backend.learning.training import CorrectedTask, Stop, Write
 from backend.right_of_way import GivingWay
 from backend.types import Region, Task
 from calico_model.errors import CalicoError, CheckpointError, InvalidConfigError
@@ -203,7 +204,8 @@ class OnlineUpdater:
         found = []
         for task in tasks:
             try:
-                found.append(self._example(task, views))
+                group = self._images.fetch_group(task.correction.task) if views else None
+                found.append(self._example(task, group, views))
             except (MediaError, CalicoError) as error:
                 _log.warning(
                     "task %s cannot be learned from: %s",
@@ -213,8 +215,8 @@ class OnlineUpdater:
                 )
         return tuple(found)
 
-    def _example(self, task: CorrectedTask, views: int) -> Example:
-        features, sizes_hw = self._features(task)
+    def _example(self, task: CorrectedTask, group: ImageGroup | None, views: int) -> Example:
+        features, sizes_hw = self._features(task, group)
         truth = true_parts(task.correction)
         example = make_example(
             f"{task.project_id}/{task.correction.task.id}",
@@ -224,15 +226,16 @@ class OnlineUpdater:
             lessons=region_lessons(task.correction, truth),
             known=known_kinds(task.correction),
         )
-        if not views:
+        if group is None:
             return example
-        group = self._images.fetch_group(task.correction.task)
         return with_views(example, group.images, views, self._encode_fresh)
 
-    def _features(self, task: CorrectedTask) -> tuple[ImageFeatures, tuple[tuple[int, int], ...]]:
+    def _features(
+        self, task: CorrectedTask, group: ImageGroup | None
+    ) -> tuple[ImageFeatures, tuple[tuple[int, int], ...]]:
         place = (task.project_id, task.correction.task.id, task.correction.task.image_urls)
         if place not in self._seen:
-            group = self._images.fetch_group(task.correction.task)
+            group = group or self._images.fetch_group(task.correction.task)
             self._seen[place] = self._encode(group), group.sizes_hw
             if len(self._seen) > _MOST_IN_MEMORY:
                 self._seen.popitem(last=False)
