@@ -96,6 +96,11 @@ class Settings(BaseSettings):
     cached_prediction_bytes: int = Field(
         512 * _MIB, ge=1, description="Bytes of stored answers kept; the oldest go first."
     )
+    prefetch_bytes: int = Field(
+        128 * _MIB,
+        ge=0,
+        description="Pixels of upcoming tasks encoded ahead of an opened one; 0 does none.",
+    )
 
     settle_overlaps: bool = Field(
         False,

@@ -64,6 +64,10 @@ class BasePredictor:
         """Proposes an outlined part on the other images of a group."""
         return Assistant(self.model).transfer(group, part, said)
 
+    def encode(self, group: ImageGroup) -> None:
+        """Encodes the images that have no features yet."""
+        self.model.encode(group)
+
     def refine(self, group: ImageGroup, image_index: int, prompt: MaskPrompt) -> Refined:
         """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
         return Assistant(self.model).refine(group, image_index, prompt)

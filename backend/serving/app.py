@@ -25,6 +25,7 @@ from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost, Predictor
 from backend.serving.naming import ProjectNames
 from backend.serving.prediction import GroupSource, PredictionService
+from backend.serving.prewarming import Prewarmer
 from backend.serving.refreshing import Refresher
 from backend.serving.remembering import Rememberer
 from backend.serving.rendering import arranged, code_version, render_regions
@@ -34,6 +35,7 @@ from backend.serving.studio import (
     connect_client,
     image_source,
     prediction_sender,
+    upcoming_tasks,
 )
 from backend.settings import Settings
 from backend.store import Store, open_store
@@ -61,6 +63,7 @@ class Parts:
     sender: LateSender | None
     refresher: Refresher | None
     rememberer: Rememberer
+    prewarmer: Prewarmer
 
     def stop_waiting(self) -> None:
         """Answers whoever waits for the model, because the process is about to stop."""
@@ -68,6 +71,7 @@ class Parts:
 
     def close(self) -> None:
         """Stops every thread and closes the database."""
+        self.prewarmer.close()
         self.rememberer.close()
         if self.refresher is not None:
             self.refresher.close()
@@ -103,7 +107,10 @@ def create_app(
     app.extensions["calico"] = parts
     answer_failures(app)
     _watch_requests(app, parts.metrics, Credentials.of(settings))
-    app.register_blueprint(build_routes(parts.store, parts.host, parts.service, parts.metrics))
+    routes = build_routes(
+        parts.store, parts.host, parts.service, parts.metrics, parts.prewarmer.open
+    )
+    app.register_blueprint(routes)
     parts.host.start()
     return app
 
@@ -201,9 +208,14 @@ def build_parts(
         names=names if settings.name_regions else None,
     )
     refresher = build_refresher(settings, store, host, service, client)
+    prewarmer = Prewarmer(
+        service,
+        None if client is None else upcoming_tasks(client),
+        max_bytes=settings.prefetch_bytes,
+    )
     metrics.watch("calico_queue_depth", "Tasks that wait.", lambda: service.waiting)
     metrics.watch("calico_journal_depth", "Changes that wait.", lambda: store.waiting)
-    return Parts(settings, store, metrics, host, service, sender, refresher, rememberer)
+    return Parts(settings, store, metrics, host, service, sender, refresher, rememberer, prewarmer)
 
 
 def build_refresher(

@@ -39,6 +39,14 @@ class DescribingPredictor(Predictor, Protocol):
         """A vector of length 1; alike groups have alike vectors."""
 
 
+@runtime_checkable
+class EncodingPredictor(Predictor, Protocol):
+    """A model whose encoders can work ahead."""
+
+    def encode(self, group: ImageGroup) -> object:
+        """Encodes the images that have no features yet."""
+
+
 class ModelState(StrEnum):
     """How loading stands."""
 

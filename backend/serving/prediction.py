@@ -32,7 +32,12 @@ from backend.serving.assisting import Assisting, Refining
 from backend.serving.job_queue import JobQueue
 from backend.serving.lines import AdapterLines
 from backend.serving.metrics import Metrics
-from backend.serving.model_host import DescribingPredictor, ModelHost, Predictor
+from backend.serving.model_host import (
+    DescribingPredictor,
+    EncodingPredictor,
+    ModelHost,
+    Predictor,
+)
 from backend.serving.naming import ProjectNames, name_new, name_prediction, state_of
 from backend.serving.opened import OpenedGroups
 from backend.serving.prompting import select_prompted
@@ -295,6 +300,32 @@ class PredictionService:
         jobs = self._queue.submit([(work.key, work)], is_urgent=False)
         (answer,) = self._queue.collect(jobs, deadline=time.monotonic() + _LONGEST_AHEAD_S)
         return answer
+
+    def warm(self, task: Task, step_aside: Callable[[], None]) -> int:
+        """Fetches and encodes the images of a task that nobody waits for.
+
+        Args:
+            task: without a problem.
+            step_aside: called before each image; returns when nobody else needs the model.
+
+        Returns:
+            Bytes of their pixels.
+
+        Raises:
+            NotReadyError: the weights cannot be used.
+            MediaError: an image cannot be used.
+        """
+        predictor = self._host.wait()
+        group = self._opened.get(task)
+        if group is None:
+            group = self._images.fetch_group(task)
+            self._opened.put(task, group)
+        if isinstance(predictor, EncodingPredictor):
+            for index in range(len(group)):
+                step_aside()
+                with self._model_lock, self._metrics.stage("warm"):
+                    predictor.encode(group.only(index))
+        return sum(image.nbytes for image in group.images)
 
     def close(self) -> None:
         """Answers "not yet" to everybody who waits and stops the workers."""

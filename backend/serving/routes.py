@@ -8,6 +8,7 @@ without waiting for whoever writes (Label Studio gives it 3 s), /webhook waits f
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import msgspec
 from flask import Blueprint, Response, request
@@ -23,14 +24,19 @@ from backend.serving.model_host import ModelHost
 from backend.serving.prediction import PredictionService
 from backend.serving.rendering import render_answers
 from backend.store import Store
+from backend.types import Task
 
 _JSON = "application/json"
 
 
 def build_routes(
-    store: Store, host: ModelHost, service: PredictionService, metrics: Metrics
+    store: Store,
+    host: ModelHost,
+    service: PredictionService,
+    metrics: Metrics,
+    on_open: Callable[[Task], None],
 ) -> Blueprint:
-    """Returns every route of the backend."""
+    """Returns every route of the backend; `on_open` is told of tasks that annotators open."""
     routes = Blueprint("calico", __name__)
 
     @routes.get("/health")
@@ -52,6 +58,8 @@ def build_routes(
         # Read once: whatever is published meanwhile, this request is answered by this version.
         version = service.current(asked.project_id)
         answers = service.predict(asked, version)
+        if len(asked.tasks) == 1 and not asked.prompts:
+            on_open(asked.tasks[0])
         body = render_answers(asked, answers, service.announced(version))
         return Response(body, mimetype=_JSON)
 

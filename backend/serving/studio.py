@@ -14,6 +14,8 @@ from backend.serving.refreshing import Pending, Place
 from backend.settings import Settings
 from backend.types import Task
 
+_NO_VERSION = "-"  # no prediction is stamped so: whether there is one does not matter here
+
 
 def connect_client(settings: Settings) -> LabelStudioClient | None:
     """Returns a client of the configured Label Studio, or None without address or token."""
@@ -49,6 +51,17 @@ def prediction_sender(client: LabelStudioClient) -> Callable[[Task, Answer], Non
             )
 
     return send
+
+
+def upcoming_tasks(client: LabelStudioClient) -> Callable[[int, int], tuple[Task, ...]]:
+    """Returns what tells which tasks nobody has begun follow one, by rising id."""
+
+    def following(project_id: int, task_id: int) -> tuple[Task, ...]:
+        schema = parse_label_config(client.project(project_id).label_config)
+        page = untouched_tasks(client, project_id, schema, version=_NO_VERSION, after=task_id)
+        return page.tasks
+
+    return following
 
 
 class StudioTasks:

@@ -1,0 +1,120 @@
+"""Work ahead of clicks: the opened task, then the next ones, under a ceiling, out of the way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from backend.errors import LabelStudioError, MediaUnavailableError
+from backend.serving.prewarming import Prewarmer
+from backend.types import Task
+
+
+def task(number, **changes):
+    given = {"project_id": 1, "image_urls": (f"/data/{number}.png",)} | changes
+    return Task(id=number, **given)
+
+
+@dataclass
+class Service:
+    """Notes what is encoded; every task has 100 bytes of pixels."""
+
+    is_quiet: bool = True
+    broken: tuple[int, ...] = ()
+    warmed: list[int] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def quiet_s(self):
+        return 10.0 if self.is_quiet else 0.0
+
+    def warm(self, one, step_aside):
+        step_aside()
+        if one.id in self.broken:
+            raise MediaUnavailableError("gone")
+        with self.changed:
+            self.warmed.append(one.id)
+            self.changed.notify_all()
+        return 100
+
+    def wait_for(self, *ids):
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.warmed) >= len(ids), 10)
+        assert self.warmed[: len(ids)] == list(ids)
+
+
+@pytest.fixture
+def prewarm():
+    started = []
+
+    def start(service, upcoming=None, *, max_bytes=250):
+        started.append(Prewarmer(service, upcoming, max_bytes=max_bytes))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+        one._thread.join(10)
+        assert not one._thread.is_alive()
+
+
+def following(project_id, task_id):
+    assert project_id == 1
+    return [task(number) for number in range(task_id + 1, task_id + 9)]
+
+
+def test_the_opened_task_comes_first_and_the_next_up_to_the_ceiling(prewarm):
+    service = Service()
+    prewarm(service, following).open(task(5))
+    service.wait_for(5, 6, 7, 8)  # 100, 200, 300 bytes ahead: the third passes 250
+    time.sleep(0.2)
+    assert service.warmed == [5, 6, 7, 8]
+
+
+def test_a_ceiling_of_nothing_prefetches_nothing(prewarm):
+    service = Service()
+    prewarmer = prewarm(service, following, max_bytes=0)
+    prewarmer.open(task(5))
+    prewarmer.open(task(50))
+    service.wait_for(5, 50)
+
+
+def test_nothing_is_encoded_while_somebody_waits(prewarm):
+    service = Service(is_quiet=False)
+    prewarm(service).open(task(1))
+    time.sleep(0.3)
+    assert service.warmed == []
+    service.is_quiet = True
+    service.wait_for(1)
+
+
+def test_another_opened_task_comes_before_upcoming_ones(prewarm):
+    service = Service(is_quiet=False)
+    prewarmer = prewarm(service, following, max_bytes=10_000)
+    prewarmer.open(task(1))
+    prewarmer.open(task(40))
+    service.is_quiet = True
+    service.wait_for(1, 40, 41)
+
+
+def test_what_cannot_be_had_does_not_stop_the_rest(prewarm):
+    def fail(project_id, task_id):
+        raise LabelStudioError("down")
+
+    service = Service(broken=(1,))
+    prewarmer = prewarm(service, fail)
+    for one in (task(1), task(2, problem="no images"), task(3, project_id=None), task(4)):
+        prewarmer.open(one)
+    service.wait_for(3, 4)
+
+
+def test_closing_ends_a_wait(prewarm):
+    prewarmer = prewarm(Service(is_quiet=False))
+    prewarmer.open(task(1))
+    time.sleep(0.1)
+    prewarmer.close()
+    prewarmer._thread.join(5)
+    assert not prewarmer._thread.is_alive()
