@@ -109,6 +109,11 @@ COMMANDS = (
         "Time /health and /setup while the model works.",
     ),
     Command(
+        ("bench", "click"),
+        "backend.cli.bench_click:bench_click",
+        "Time clicks on an opened task.",
+    ),
+    Command(
         ("bench", "parallel"),
         "backend.cli.bench_parallel:bench_parallel",
         "Compare the curves of one training process and several.",

@@ -46,8 +46,13 @@ def setup_body() -> JsonObject:
     }
 
 
-def predict_body(groups: Sequence[Sequence[str]], *, first_task_id: int = 1) -> JsonObject:
-    """Body of POST /predict for groups of image URLs."""
+def predict_body(
+    groups: Sequence[Sequence[str]],
+    *,
+    first_task_id: int = 1,
+    drafts: Sequence[JsonObject] = (),
+) -> JsonObject:
+    """Body of POST /predict for groups of image URLs, each with the same drafts."""
     return {
         "tasks": [
             {
@@ -56,6 +61,7 @@ def predict_body(groups: Sequence[Sequence[str]], *, first_task_id: int = 1) -> 
                 "meta": {},
                 "project": PROJECT_ID,
                 "annotations": [],
+                "drafts": list(drafts),
                 "predictions": [],
             }
             for number, urls in enumerate(groups)
@@ -66,11 +72,27 @@ def predict_body(groups: Sequence[Sequence[str]], *, first_task_id: int = 1) -> 
     }
 
 
-def click_body(urls: Sequence[str], *, x: float, y: float) -> JsonObject:
-    """Body of POST /predict after a click; x and y in percent of the first image."""
-    body = predict_body([urls])
-    frame: JsonObject = {"id": "prompt0001", "to_name": "image_0", "image_rotation": 0}
-    frame |= {"original_width": 256, "original_height": 256}
+def click_body(
+    urls: Sequence[str],
+    *,
+    x: float,
+    y: float,
+    name: str = "prompt0001",
+    side: int = 256,
+    drafts: Sequence[JsonObject] = (),
+) -> JsonObject:
+    """Body of POST /predict after a click; x and y in percent of the first image.
+
+    Args:
+        urls: of the images, squares of `side` pixels.
+        x, y: in percent.
+        name: of the prompt.
+        side: in pixels.
+        drafts: what is drawn already.
+    """
+    body = predict_body([urls], drafts=drafts)
+    frame: JsonObject = {"id": name, "to_name": "image_0", "image_rotation": 0}
+    frame |= {"original_width": side, "original_height": side}
     point = frame | {
         "from_name": "point_0",
         "type": "keypoint",
@@ -84,6 +106,22 @@ def click_body(urls: Sequence[str], *, x: float, y: float) -> JsonObject:
     }
     body["params"] = {"context": {"result": [point, label]}}
     return body
+
+
+def mask_results(
+    name: str, image_index: int, rle: Sequence[int], *, side: int = 256
+) -> list[JsonObject]:
+    """Results of one region as the editor keeps them: the label repeats the mask."""
+    frame: JsonObject = {"id": name, "to_name": f"image_{image_index}", "image_rotation": 0}
+    frame |= {"original_width": side, "original_height": side, "origin": "manual"}
+    value: JsonObject = {"format": "rle", "rle": list(rle)}
+    mask = frame | {"from_name": f"mask_{image_index}", "type": "brush", "value": value}
+    label = frame | {
+        "from_name": f"kind_{image_index}",
+        "type": "labels",
+        "value": value | {"labels": ["common_part"]},
+    }
+    return [mask, label]
 
 
 def event_body(annotation_id: int, *, rle: Sequence[int]) -> JsonObject:

@@ -1,0 +1,105 @@
+"""`calico bench click`: how long an annotator waits for a click, on an opened task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from backend.cli.bench_server import BenchError, BenchServer, running_server
+from backend.cli.waiting import progress_bar
+from backend.label_studio import brush
+from backend.label_studio.sample import JsonObject, click_body, mask_results, predict_body
+
+_JSON = {"Content-Type": "application/json"}
+_SIDE = 1000  # pixels: one megapixel
+_GROUP = 2
+_MASKS = 100
+_WARM_UP = 5
+
+
+def bench_click(
+    clicks: Annotated[
+        int, typer.Option("--clicks", min=10, help="Clicks to time, with and without masks.")
+    ] = 60,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="DIR", help="Model folder.")
+    ] = None,
+) -> None:
+    """Time warm clicks over HTTP, with 0 and with 100 earlier masks in the request.
+
+    A real gunicorn server on loopback, a task of two one-megapixel images that was opened before.
+    Every click is a new place; both kinds of request take turns, so that whatever else the machine
+    does hits both. The last line is JSON; times in milliseconds.
+    """
+    times: dict[int, list[float]] = {0: [], _MASKS: []}
+    with running_server(weights) as server:
+        server.wait_for_model()
+        urls = server.draw_files(_GROUP, size_px=_SIDE)
+        opened = json.dumps(predict_body([urls])).encode()
+        if server.ask("POST", "/predict", opened, _JSON).status != 200:
+            raise BenchError("the task cannot be opened")
+        rng = np.random.default_rng(0)
+        earlier = _drawn(rng)
+        with progress_bar("Clicking", clicks) as advance_to:
+            for number in range(_WARM_UP + clicks):
+                x, y = (float(value) for value in rng.uniform(5, 95, 2))
+                for masks in times:
+                    name = f"click-{masks}-{number}"
+                    body = _body(urls, x, y, name, earlier if masks else [])
+                    seconds = _ask(server, body)
+                    if number >= _WARM_UP:
+                        times[masks].append(seconds * 1000)
+                advance_to(max(0, number + 1 - _WARM_UP))
+    _report(times)
+
+
+def _body(
+    urls: Sequence[str], x: float, y: float, name: str, earlier: Sequence[JsonObject]
+) -> bytes:
+    drafts = [{"id": 1, "result": list(earlier), "updated_at": "2026-01-01T00:00:00Z"}]
+    body = click_body(urls, x=x, y=y, name=name, side=_SIDE, drafts=drafts if earlier else ())
+    return json.dumps(body).encode()
+
+
+def _ask(server: BenchServer, body: bytes) -> float:
+    reply = server.ask("POST", "/predict", body, _JSON)
+    if reply.status != 200 or b'"problem"' in reply.body:
+        raise BenchError(f"a click was answered {reply.status}: {reply.body[:200]!r}")
+    return reply.seconds
+
+
+def _drawn(rng: np.random.Generator) -> list[JsonObject]:
+    """Results of 100 ellipses over the images of the group."""
+    results: list[JsonObject] = []
+    for number in range(_MASKS):
+        rle = brush.encode_mask(_ellipse(rng))
+        results += mask_results(f"mask{number:05d}", number % _GROUP, rle, side=_SIDE)
+    return results
+
+
+def _ellipse(rng: np.random.Generator) -> NDArray[np.bool_]:
+    rows, columns = np.ogrid[:_SIDE, :_SIDE]
+    row, column = rng.uniform(0, _SIDE, 2)
+    tall, wide = rng.uniform(20, 150, 2)
+    inside: NDArray[np.bool_] = ((rows - row) / tall) ** 2 + ((columns - column) / wide) ** 2 < 1
+    return inside
+
+
+def _report(times: dict[int, list[float]]) -> None:
+    table = Table("masks in the request", "clicks", "p50 ms", "p95 ms", "max ms")
+    figures: dict[str, float] = {}
+    for masks, found in times.items():
+        p50, p95 = (round(float(np.percentile(found, share)), 1) for share in (50, 95))
+        table.add_row(str(masks), str(len(found)), f"{p50}", f"{p95}", f"{max(found):.1f}")
+        suffix = f"_{masks}_masks" if masks else ""
+        figures |= {f"p50_ms{suffix}": p50, f"p95_ms{suffix}": p95}
+    Console().print(table)
+    typer.echo(json.dumps(figures))
