@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -143,17 +145,27 @@ def running_server(weights: Path | None = None, **variables: str) -> Iterator[Be
         command += ["--host", _HOST, "--port", str(port), "--data-dir", f"{folder}/data"]
         command += [] if weights is None else ["--weights", str(weights)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        previous = _exit_on_termination()
         try:
             server = BenchServer(port, files)
             _wait_until_up(server, process)
             yield server
         finally:
+            if previous is not None:
+                signal.signal(signal.SIGTERM, previous)
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _exit_on_termination() -> Any:
+    """Lets SIGTERM end the server, too; returns what it did before, None in another thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 def _free_port() -> int:

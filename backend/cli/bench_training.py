@@ -102,7 +102,8 @@ def bench_training(
     The last line is JSON; times in milliseconds. p95_ratio compares this machine with
     itself.
     """
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     groups = round(3 * seconds / max(pause, 0.05)) + _WARM_UP
     asked = DrawnGroups(Split.SEEN, groups, _SEED, (2, 2))
     taught = DrawnGroups(Split.UNSEEN_DOMAIN, 40, _SEED, (2, 2))
@@ -281,7 +282,7 @@ def _report(
                 "webhook_not_201": sum(status != 201 for status in statuses),
                 "webhook_all_while_training": is_whole,
                 "wrong": sum(one.wrong for one in times.values()),
-                "updates_s": [round(one, 1) for one in course.updates_s],
+                "updates_s": [round(one, 1) for one in course.updates_s if one],
             }
         )
     )

@@ -215,6 +215,7 @@ def _show(demo: Demo, ends: Ends, seconds: float) -> None:
         f"password      [bold]{account.password}[/]",
         "",
         f"backend       {ends.backend_url}   logs and data in {demo.folder}",
+        f"learning      calico status --watch --data-dir {demo.folder / 'backend'}",
         "stop it       calico demo --stop   or   make stop",
     )
     title = f"{demo.groups} pre-annotated groups, ready in {seconds:.0f} s"
