@@ -14,8 +14,9 @@ from typing import Annotated
 import typer
 
 from backend.errors import LabelStudioError, SettingsError
-from backend.label_studio.client import ConnectedBackend, LabelStudioClient, Webhook
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.onboarding import refused_addresses, update_ml_backend
+from backend.label_studio.records import ConnectedBackend, Webhook
 from backend.settings import Settings, load_settings
 
 TITLE = "CALICO"

@@ -1,65 +1,27 @@
 """Label Studio's API: the calls the backend needs, with errors in plain words.
 
-Owns one HTTP client (shared between threads) and the token. Does not decide anything.
+How a call is sent, and what becomes of a refusal, is in connection.py. Does not decide anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import httpx
 import msgspec
 
-from backend.errors import LabelStudioAuthError, LabelStudioError
+from backend.errors import LabelStudioError
 from backend.label_studio.annotation import parse_prediction
+from backend.label_studio.connection import TIMEOUT, Connection
+from backend.label_studio.records import ConnectedBackend, Project, Webhook
 from backend.label_studio.task import parse_task
-from backend.label_studio.token import ApiToken
 from backend.types import LabelSchema, Prediction, Task
 
 JsonObject = dict[str, object]
 _T = TypeVar("_T")
-_TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 _EXPORT_TIMEOUT_S = 300.0
 _PAGE_SIZE = 100
-_LONGEST_RETRY_S = 300
-
-
-@dataclass(frozen=True)
-class Project:
-    """A project as Label Studio holds it."""
-
-    id: int
-    title: str
-    label_config: str
-    model_version: str | None = None
-    task_number: int | None = None
-
-
-@dataclass(frozen=True)
-class ConnectedBackend:
-    """An ML backend of a project; state is CO (connected), DI, ER, TR or PR."""
-
-    id: int
-    url: str
-    title: str
-    state: str
-    is_interactive: bool
-    auth_method: str
-
-
-@dataclass(frozen=True)
-class Webhook:
-    """A webhook of a project."""
-
-    id: int
-    url: str
-    is_active: bool
-    send_payload: bool
-    send_for_all_actions: bool
-    actions: tuple[str, ...]
-    headers: Mapping[str, str] = field(repr=False)
 
 
 class LabelStudioClient:
@@ -77,39 +39,36 @@ class LabelStudioClient:
         url: str,
         token: str,
         *,
-        timeout: httpx.Timeout = _TIMEOUT,
+        timeout: httpx.Timeout = TIMEOUT,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
-        self._http = httpx.Client(
-            base_url=self.url, timeout=timeout, trust_env=False, transport=transport
-        )
-        self.authorization = ApiToken(token, self._http)
+        self._api = Connection(url, token, timeout=timeout, transport=transport)
+        self.url, self.authorization = self._api.url, self._api.authorization
 
     def close(self) -> None:
         """Closes the connections."""
-        self._http.close()
+        self._api.close()
 
     def version(self) -> str:
         """Label Studio's version; needs no token."""
-        answer = self._send("GET", "/api/version", with_token=False)
+        answer = self._api.send("GET", "/api/version", with_token=False)
         release = _object(answer).get("release")
         return str(release) if release is not None else "unknown"
 
     def whoami(self) -> str:
         """E-mail address of the token's user."""
-        return str(_object(self._send("GET", "/api/current-user/whoami")).get("email", ""))
+        return str(_object(self._api.send("GET", "/api/current-user/whoami")).get("email", ""))
 
     def project(self, project_id: int) -> Project:
         """One project."""
-        return _convert(self._send("GET", f"/api/projects/{project_id}/"), Project)
+        return _convert(self._api.send("GET", f"/api/projects/{project_id}/"), Project)
 
     def projects(self) -> tuple[Project, ...]:
         """Every project the token may see."""
         found: list[Project] = []
         for page in range(1, 10_000):
             params = {"page": page, "page_size": _PAGE_SIZE}
-            answer = _object(self._send("GET", "/api/projects/", params=params))
+            answer = _object(self._api.send("GET", "/api/projects/", params=params))
             found += _convert(answer.get("results"), list[Project])
             if not answer.get("next"):
                 break
@@ -118,15 +77,17 @@ class LabelStudioClient:
     def create_project(self, title: str, label_config: str, **settings: object) -> Project:
         """Creates a project; `settings` are further fields of Label Studio's API."""
         body = {"title": title, "label_config": label_config, **settings}
-        return _convert(self._send("POST", "/api/projects/", json=body), Project)
+        return _convert(self._api.send("POST", "/api/projects/", json=body), Project)
 
     def update_project(self, project_id: int, **settings: object) -> Project:
         """Changes fields of a project."""
-        return _convert(self._send("PATCH", f"/api/projects/{project_id}/", json=settings), Project)
+        return _convert(
+            self._api.send("PATCH", f"/api/projects/{project_id}/", json=settings), Project
+        )
 
     def delete_project(self, project_id: int) -> None:
         """Deletes a project with its tasks."""
-        self._send("DELETE", f"/api/projects/{project_id}/")
+        self._api.send("DELETE", f"/api/projects/{project_id}/")
 
     def raw_tasks(self, project_id: int, *, fields: str = "task_only") -> Iterator[JsonObject]:
         """Yields a project's tasks, page by page; `fields="all"` brings their predictions."""
@@ -134,7 +95,7 @@ class LabelStudioClient:
         for page in range(1, 1_000_000):
             params: dict[str, str | int] = {"project": project_id, "page": page, "fields": fields}
             params["page_size"] = _PAGE_SIZE
-            answer = self._send("GET", "/api/tasks/", params=params, may_miss=True)
+            answer = self._api.send("GET", "/api/tasks/", params=params, may_miss=True)
             if answer is None:  # past the last page
                 return
             tasks = _convert(_object(answer).get("tasks"), list[JsonObject])
@@ -152,7 +113,7 @@ class LabelStudioClient:
 
     def import_tasks(self, project_id: int, tasks: list[JsonObject]) -> tuple[int, ...]:
         """Adds tasks (`{"data": {...}}`); returns their ids."""
-        answer = self._send(
+        answer = self._api.send(
             "POST",
             f"/api/projects/{project_id}/import",
             params={"return_task_ids": "true"},
@@ -162,14 +123,14 @@ class LabelStudioClient:
 
     def upload(self, project_id: int, name: str, content: bytes) -> str:
         """Stores one image file; returns its path for task data ("/data/upload/...")."""
-        answer = self._send(
+        answer = self._api.send(
             "POST",
             f"/api/projects/{project_id}/import",
             params={"commit_to_project": "false"},
             files={"file": (name, content)},
         )
         (upload_id,) = _convert(_object(answer).get("file_upload_ids"), tuple[int])
-        stored = _object(self._send("GET", f"/api/import/file-upload/{upload_id}"))
+        stored = _object(self._api.send("GET", f"/api/import/file-upload/{upload_id}"))
         return f"/data/{stored.get('file')}"
 
     def create_prediction(
@@ -204,12 +165,12 @@ class LabelStudioClient:
         if cluster is not None:
             body |= {"cluster": cluster, "neighbors": list(neighbors)}
         content = msgspec.json.encode(body)
-        answer = self._send("POST", "/api/predictions/", content=content)
+        answer = self._api.send("POST", "/api/predictions/", content=content)
         return _convert(_object(answer).get("id"), int)
 
     def predictions(self, task_id: int, schema: LabelSchema) -> tuple[Prediction, ...]:
         """Every prediction of a task."""
-        values = self._send("GET", "/api/predictions/", params={"task": task_id})
+        values = self._api.send("GET", "/api/predictions/", params={"task": task_id})
         if isinstance(values, dict):
             values = values.get("results")
         return tuple(
@@ -218,7 +179,7 @@ class LabelStudioClient:
 
     def ml_backends(self, project_id: int) -> tuple[ConnectedBackend, ...]:
         """A project's ML backends; Label Studio calls each one's /health to answer."""
-        answer = self._send("GET", "/api/ml/", params={"project": project_id})
+        answer = self._api.send("GET", "/api/ml/", params={"project": project_id})
         return tuple(_convert(answer, list[ConnectedBackend]))
 
     def add_ml_backend(
@@ -244,15 +205,15 @@ class LabelStudioClient:
                 "basic_auth_user": user,
                 "basic_auth_pass": password,
             }
-        return _convert(self._send("POST", "/api/ml/", json=body), ConnectedBackend)
+        return _convert(self._api.send("POST", "/api/ml/", json=body), ConnectedBackend)
 
     def remove_ml_backend(self, backend_id: int) -> None:
         """Disconnects a backend; its webhook stays and is removed on its own."""
-        self._send("DELETE", f"/api/ml/{backend_id}")
+        self._api.send("DELETE", f"/api/ml/{backend_id}")
 
     def webhooks(self, project_id: int) -> tuple[Webhook, ...]:
         """A project's webhooks."""
-        answer = self._send("GET", "/api/webhooks/", params={"project": project_id})
+        answer = self._api.send("GET", "/api/webhooks/", params={"project": project_id})
         return tuple(_convert(answer, list[Webhook]))
 
     def add_webhook(
@@ -270,11 +231,11 @@ class LabelStudioClient:
 
     def remove_webhook(self, webhook_id: int) -> None:
         """Deletes a webhook."""
-        self._send("DELETE", f"/api/webhooks/{webhook_id}/")
+        self._api.send("DELETE", f"/api/webhooks/{webhook_id}/")
 
     def export(self, project_id: int) -> list[JsonObject]:
         """Every annotated task with its annotations (Label Studio's JSON export)."""
-        answer = self._send(
+        answer = self._api.send(
             "GET",
             f"/api/projects/{project_id}/export",
             params={"exportType": "JSON"},
@@ -290,12 +251,12 @@ class LabelStudioClient:
         Raises:
             LabelStudioError: refused, or not reached; says when to ask again if the answer did.
         """
-        return self._send("GET", path, params=params, may_miss=may_miss)
+        return self._api.send("GET", path, params=params, may_miss=may_miss)
 
     def add_local_storage(self, project_id: int, path: str, *, title: str) -> int:
         """Opens a folder under Label Studio's document root for `/data/local-files/`."""
         body = {"project": project_id, "path": path, "title": title, "use_blob_urls": True}
-        answer = self._send("POST", "/api/storages/localfiles/", json=body)
+        answer = self._api.send("POST", "/api/storages/localfiles/", json=body)
         return _convert(_object(answer).get("id"), int)
 
     def _put_webhook(
@@ -314,85 +275,7 @@ class LabelStudioClient:
             "is_active": True,
             "headers": dict(headers or {}),
         }
-        return _convert(self._send(method, path, json=body), Webhook)
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str | int] | None = None,
-        json: object = None,
-        content: bytes | None = None,
-        files: Mapping[str, tuple[str, bytes]] | None = None,
-        timeout: float | None = None,
-        with_token: bool = True,
-        may_miss: bool = False,
-    ) -> object:
-        """One call, once more with a renewed token after a 401; the decoded answer."""
-        if json is not None:
-            content = msgspec.json.encode(json)
-        for renew in (False, True):
-            headers = {} if content is None else {"Content-Type": "application/json"}
-            if with_token:
-                headers["Authorization"] = self.authorization.header(renew=renew)
-            try:
-                answer = self._http.request(
-                    method,
-                    path,
-                    params=params,
-                    content=content,
-                    files=files,
-                    headers=headers,
-                    timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
-                )
-            except httpx.HTTPError as error:
-                raise LabelStudioError(
-                    f"Label Studio at {self.url} cannot be reached "
-                    f"({type(error).__name__}: {error})"
-                ) from error
-            if answer.status_code != 401 or not self.authorization.is_personal:
-                break
-        if may_miss and answer.status_code == 404:
-            return None
-        return self._read(method, path, answer)
-
-    def _read(self, method: str, path: str, answer: httpx.Response) -> object:
-        if answer.status_code == 401:
-            raise LabelStudioAuthError(
-                "Label Studio refused the token; set LABEL_STUDIO_API_KEY to a personal access "
-                "token (Account & Settings), or allow legacy tokens for the organization"
-            )
-        if not answer.is_success:
-            raise LabelStudioError(
-                f"{method} {path}: Label Studio answered {answer.status_code}: {_detail(answer)}",
-                retry_after_s=_retry_after_s(answer),
-            )
-        if not answer.content:
-            return None
-        try:
-            return msgspec.json.decode(answer.content)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            raise LabelStudioError(f"{method} {path}: expected JSON from Label Studio") from error
-
-
-def _detail(answer: httpx.Response) -> str:
-    """The sentence in an error answer."""
-    try:
-        value = answer.json()
-    except ValueError:
-        return answer.reason_phrase or "no detail"
-    if isinstance(value, dict):
-        value = value.get("validation_errors") or value.get("detail") or value
-    return str(value)[:500]
-
-
-def _retry_after_s(answer: httpx.Response) -> int | None:
-    """Seconds a busy Label Studio, or the proxy before it, asks to be left alone."""
-    if answer.status_code not in (429, 503):
-        return None
-    wish = answer.headers.get("Retry-After", "")
-    return min(int(wish), _LONGEST_RETRY_S) if wish.isascii() and wish.isdigit() else 1
+        return _convert(self._api.send(method, path, json=body), Webhook)
 
 
 def _object(value: object) -> JsonObject:

@@ -19,7 +19,8 @@ from backend.cli.demo import Demo
 from backend.cli.demo_project import LABEL_CONFIG
 from backend.cli.diagnosis import Finding, Level, examine
 from backend.errors import LabelStudioError
-from backend.label_studio.client import LabelStudioClient, Project
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.records import Project
 from backend.settings import Settings, load_settings
 
 pytestmark = pytest.mark.e2e

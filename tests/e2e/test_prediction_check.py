@@ -12,7 +12,7 @@ from backend.cli.connect import Ends
 from backend.cli.demo import Demo
 from backend.cli.demo_project import LABEL_CONFIG, check_predictions
 from backend.label_studio.brush import encode_mask
-from backend.label_studio.client import Project
+from backend.label_studio.records import Project
 
 pytestmark = pytest.mark.e2e
 

@@ -1,0 +1,141 @@
+"""One authenticated connection to Label Studio's API: calls out, decoded JSON or plain words back.
+
+Owns the HTTP client (shared between threads) and the token, which it renews once after a 401. Does
+not know which calls there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import httpx
+import msgspec
+
+from backend.errors import LabelStudioAuthError, LabelStudioError
+from backend.label_studio.token import ApiToken
+
+TIMEOUT = httpx.Timeout(30.0, connect=3.0)
+_LONGEST_RETRY_S = 300
+
+
+class Connection:
+    """Sends calls.
+
+    Attributes:
+        url: where Label Studio is, without a slash at its end.
+        authorization: the token, and what it was exchanged for.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout: httpx.Timeout = TIMEOUT,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Connects when the first call is sent; `transport` stands in for the network in tests."""
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url, timeout=timeout, trust_env=False, transport=transport
+        )
+        self.authorization = ApiToken(token, self._http)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        json: object = None,
+        content: bytes | None = None,
+        files: Mapping[str, tuple[str, bytes]] | None = None,
+        timeout: float | None = None,
+        with_token: bool = True,
+        may_miss: bool = False,
+    ) -> object:
+        """One call, once more with a renewed token after a 401.
+
+        Args:
+            method, path: of the call.
+            params: of the query.
+            json: body to encode; or else `content`, encoded already, or `files` to upload.
+            timeout: in seconds, instead of the connection's.
+            with_token: False for the few calls that need none.
+            may_miss: whether 404 is an answer.
+
+        Returns:
+            The decoded answer; None for an empty one, or for 404 if it `may_miss`.
+
+        Raises:
+            LabelStudioAuthError: the token was refused.
+            LabelStudioError: refused, not reached, or not JSON; says when to ask again if the
+                answer did.
+        """
+        if json is not None:
+            content = msgspec.json.encode(json)
+        for renew in (False, True):
+            headers = {} if content is None else {"Content-Type": "application/json"}
+            if with_token:
+                headers["Authorization"] = self.authorization.header(renew=renew)
+            try:
+                answer = self._http.request(
+                    method,
+                    path,
+                    params=params,
+                    content=content,
+                    files=files,
+                    headers=headers,
+                    timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
+                )
+            except httpx.HTTPError as error:
+                raise LabelStudioError(
+                    f"Label Studio at {self.url} cannot be reached "
+                    f"({type(error).__name__}: {error})"
+                ) from error
+            if answer.status_code != 401 or not self.authorization.is_personal:
+                break
+        if may_miss and answer.status_code == 404:
+            return None
+        return self._read(method, path, answer)
+
+    def _read(self, method: str, path: str, answer: httpx.Response) -> object:
+        if answer.status_code == 401:
+            raise LabelStudioAuthError(
+                "Label Studio refused the token; set LABEL_STUDIO_API_KEY to a personal access "
+                "token (Account & Settings), or allow legacy tokens for the organization"
+            )
+        if not answer.is_success:
+            raise LabelStudioError(
+                f"{method} {path}: Label Studio answered {answer.status_code}: {_detail(answer)}",
+                retry_after_s=_retry_after_s(answer),
+            )
+        if not answer.content:
+            return None
+        try:
+            return msgspec.json.decode(answer.content)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise LabelStudioError(f"{method} {path}: expected JSON from Label Studio") from error
+
+
+def _detail(answer: httpx.Response) -> str:
+    """The sentence in an error answer."""
+    try:
+        value = answer.json()
+    except ValueError:
+        return answer.reason_phrase or "no detail"
+    if isinstance(value, dict):
+        value = value.get("validation_errors") or value.get("detail") or value
+    return str(value)[:500]
+
+
+def _retry_after_s(answer: httpx.Response) -> int | None:
+    """Seconds a busy Label Studio, or the proxy before it, asks to be left alone."""
+    if answer.status_code not in (429, 503):
+        return None
+    wish = answer.headers.get("Retry-After", "")
+    return min(int(wish), _LONGEST_RETRY_S) if wish.isascii() and wish.isdigit() else 1
