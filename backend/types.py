@@ -30,9 +30,9 @@ class MaskFamily(StrEnum):
     """Which tag draws masks: a plain brush beside Labels, or one that carries the labels."""
 
     BRUSH = "brush"
-    BRUSH_LABELS = "brushlabels"
+    BRUSH_LABELS = "brush_labels"
     BITMASK = "bitmask"
-    BITMASK_LABELS = "bitmasklabels"
+    BITMASK_LABELS = "bitmask_labels"
 
 
 class ControlType(StrEnum):

@@ -32,13 +32,13 @@ from calico_model.types import MAX_GROUP_SIZE, RegionKind
 MAX_CONFIG_BYTES = 200_000
 
 # In order of preference when a config offers several.
-_MASK_TAGS = {
+MASK_TAGS = {
     "brushlabels": MaskFamily.BRUSH_LABELS,
     "brush": MaskFamily.BRUSH,
     "bitmasklabels": MaskFamily.BITMASK_LABELS,
     "bitmask": MaskFamily.BITMASK,
 }
-_CARRIES_LABELS = (MaskFamily.BRUSH_LABELS, MaskFamily.BITMASK_LABELS)
+CARRIES_LABELS = (MaskFamily.BRUSH_LABELS, MaskFamily.BITMASK_LABELS)
 _SMART_TAGS = ("keypoint", "keypointlabels", "rectangle", "rectanglelabels")
 _KINDS: dict[str, tuple[RegionKind, ...]] = {
     kind.value.replace("_", " "): (kind,) for kind in RegionKind
@@ -69,7 +69,7 @@ def parse_label_config(xml: str) -> LabelSchema:
     layout, fields, index_flag, item_key = _read_layout(repeater, images)
     by_image = [_controls_of(_need(image, "name"), tags) for image in images]
     family, masks = _find_masks(by_image)
-    labels = masks if family in _CARRIES_LABELS else _find_labels(by_image)
+    labels = masks if family in CARRIES_LABELS else _find_labels(by_image)
     kind, kind_tags, name, name_tags = _read_attributes(by_image, labels)
     nothing: list[str | None] = [None] * len(images)
     slots = tuple(
@@ -151,7 +151,7 @@ def _controls_of(image_name: str, tags: Sequence[Element]) -> list[Element]:
 
 def _find_masks(by_image: Sequence[Sequence[Element]]) -> tuple[MaskFamily, list[Element]]:
     """The first mask family that every image has."""
-    for tag, family in _MASK_TAGS.items():
+    for tag, family in MASK_TAGS.items():
         found = _one_per_image([[c for c in controls if c.tag == tag] for controls in by_image])
         if found:
             return family, found

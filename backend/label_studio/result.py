@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from backend.label_studio import brush
+from backend.label_studio.label_config import CARRIES_LABELS, MASK_TAGS
 from backend.label_studio.label_set import closed_labels, match_label
 from backend.types import (
     ControlType,
@@ -36,7 +37,7 @@ RENDERING_VERSION = 1
 
 _Result = dict[str, object]
 _BITMASKS = (MaskFamily.BITMASK, MaskFamily.BITMASK_LABELS)
-_CARRY_LABELS = (MaskFamily.BRUSH_LABELS, MaskFamily.BITMASK_LABELS)
+_MASK_TYPES = {family: tag for tag, family in MASK_TAGS.items()}
 _SCORE_DIGITS = 4
 
 
@@ -216,14 +217,14 @@ def _region_results(region: _Shown, schema: LabelSchema) -> list[_Result]:
     controls = _controls(region, slot, schema)
     shape: _Result = frame | {
         "from_name": slot.mask,
-        "type": schema.mask_family.value,
+        "type": _MASK_TYPES[schema.mask_family],
         "score": round(float(part.score), _SCORE_DIGITS),
     }
     value = _mask_value(part.mask, schema.mask_family)
     if controls and controls[0][0] == slot.mask:  # the shape's own tag carries the labels
-        value[schema.mask_family.value] = [controls.pop(0)[2]]
-    elif schema.mask_family in _CARRY_LABELS:
-        value[schema.mask_family.value] = []
+        value[_MASK_TYPES[schema.mask_family]] = [controls.pop(0)[2]]
+    elif schema.mask_family in CARRIES_LABELS:
+        value[_MASK_TYPES[schema.mask_family]] = []
     results = [shape | {"value": value}]
     for from_name, control, text in controls:
         key = "text" if control is ControlType.TEXT else control.value

@@ -28,8 +28,8 @@ WIRE_WORDS = {
     "keypointlabels", "rectanglelabels", "from_name", "to_name", "item_index", "rle",
     "parent_prediction", "was_cancelled", "label_config",
 }  # fmt: skip
-# The demo imports tasks, the doctor talks about configs, and the types name the mask families.
-MAY_SAY_WIRE_WORDS = {"demo", "demo_project", "connect", "diagnosis", "doctor", "types"}
+# The demo imports tasks and the doctor talks about configs.
+MAY_SAY_WIRE_WORDS = {"demo", "demo_project", "connect", "diagnosis", "doctor"}
 
 
 @cache
