@@ -98,7 +98,7 @@ def read_prompts(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Pr
     prompts = []
     for result in results:
         box = _box_of(result)
-        index = _image_index(result, schema)
+        index = image_index(result, schema)
         if result.type in _PROMPT_TYPES and box is not None and index is not None:
             kind, label = _said_by_prompt(result.value, schema)
             prompts.append(
@@ -121,7 +121,7 @@ def _regions(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Region
             said.setdefault((str(result.id), result.from_name), texts)
     regions: dict[str, Region] = {}
     for result in results:
-        index = _image_index(result, schema)
+        index = image_index(result, schema)
         size = _size_of(result)
         if result.type not in _MASK_TYPES or index is None or size is None or result.value is None:
             continue
@@ -183,7 +183,8 @@ def _texts(value: WireValue) -> list[str]:
     return next((texts for texts in (*lists, *prompts) if texts), [])
 
 
-def _image_index(result: WireResult, schema: LabelSchema) -> int | None:
+def image_index(result: WireResult, schema: LabelSchema) -> int | None:
+    """The image a result belongs to, 0-based; None for an image the config does not have."""
     if schema.layout is Layout.VALUE_LIST:
         index = result.item_index or 0
         is_known = result.to_name == schema.slot(0).image and 0 <= index < MAX_GROUP_SIZE

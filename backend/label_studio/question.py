@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from backend.label_studio.annotation import image_index
 from backend.label_studio.wire import WireResult, WireValue
 from backend.types import LabelSchema, Layout, Prompt, Question
-from calico_model.types import MAX_GROUP_SIZE
 
 REPLY_MARK = "\u2192 "
 """What our lines in the prompt box begin with, so that they are not read as questions."""
@@ -29,9 +29,9 @@ def read_question(
     """
     texts = [result for result in results if result.type == TEXT and _line(result.value)]
     for result in reversed(texts):
-        image_index = _asked_at(result, schema)
-        if image_index is not None:
-            return Question(str(result.id), image_index, _line(result.value))
+        at = _asked_at(result, schema)
+        if at is not None:
+            return Question(str(result.id), at, _line(result.value))
     drawn = {prompt.id: prompt for prompt in prompts if prompt.is_positive and not prompt.is_click}
     for result in reversed(texts):
         if (prompt := drawn.get(str(result.id))) is not None:
@@ -61,13 +61,8 @@ def reply_result(question: Question, schema: LabelSchema, reply: str) -> dict[st
 
 def _asked_at(result: WireResult, schema: LabelSchema) -> int | None:
     """The image at whose prompt box a text was typed."""
-    if schema.layout is Layout.VALUE_LIST:
-        index = result.item_index or 0
-        is_box = result.from_name == schema.slot(0).ask and 0 <= index < MAX_GROUP_SIZE
-        return index if is_box else None
-    count = len(schema.slots) if schema.layout is Layout.IMAGE_TAGS else MAX_GROUP_SIZE
-    boxes = (schema.slot(index).ask for index in range(count))
-    return next((index for index, name in enumerate(boxes) if name == result.from_name), None)
+    index = image_index(result, schema)
+    return index if index is not None and schema.slot(index).ask == result.from_name else None
 
 
 def _line(value: WireValue | None) -> str:
