@@ -79,10 +79,10 @@ class Reply:
     sentence: str
 
 
-def vocabulary_for(schema: LabelSchema, task: Task) -> Vocabulary | None:
+def closed_set(schema: LabelSchema, task: Task) -> ClosedSet | None:
     """Returns the names a task's regions may have, None where any text may be written."""
     labels = closed_labels(schema, task.labels)
-    return vocabulary_of(labels) if labels else None
+    return ClosedSet(vocabulary_of(labels)) if labels else None
 
 
 def settle(
@@ -105,7 +105,7 @@ def reply_to(
     group: ImageGroup,
     said: GroupPrediction,
     predictor: Predictor,
-    vocabulary: Vocabulary | None,
+    closed: ClosedSet | None,
 ) -> Reply:
     """Answers one question about a group.
 
@@ -114,14 +114,15 @@ def reply_to(
         group: 1 to 8 images.
         said: what the predictor predicted for the group.
         predictor: the version that answers.
-        vocabulary: the project's labels; None when any name is allowed.
+        closed: the project's labels, and what is known of them; None when any name is allowed.
     """
+    vocabulary = None if closed is None else closed.vocabulary
     try:
         request = read_request(question.text, vocabulary)
         if request.kinds:
             return _of_kinds(request.kinds, said)
         if request.asks_name:
-            return _named(question, group, said, predictor, vocabulary)
+            return _named(question, group, said, predictor, closed)
         return _found(request, group, said, predictor, vocabulary)
     except CalicoError as error:
         return Reply(replace(said, parts=()), str(error).removeprefix("request: "))
@@ -180,15 +181,15 @@ def _named(
     group: ImageGroup,
     said: GroupPrediction,
     predictor: Predictor,
-    vocabulary: Vocabulary | None,
+    closed: ClosedSet | None,
 ) -> Reply:
     if question.box is None:
         raise UnclearRequestError("draw a box and type the question under it, or type a name")
     if not isinstance(predictor, LookingInto):
         raise UnclearRequestError(f"{predictor.version} cannot say what a box shows")
     part = predictor.look_into(group, question.image_index, question.box, said)
-    if vocabulary is not None and part.mask.any():
-        part = _in_words(part, group, said, predictor, vocabulary)
+    if closed is not None and part.mask.any():
+        part = _in_words(part, group, said, predictor, closed)
     told = f"{part.label} ({part.score:.0%})" if part.label else "nothing it could be named after"
     return Reply(replace(said, parts=(part,)), told)
 
@@ -198,12 +199,12 @@ def _in_words(
     group: ImageGroup,
     said: GroupPrediction,
     predictor: Predictor,
-    vocabulary: Vocabulary,
+    closed: ClosedSet,
 ) -> PartMask:
     """A region by the likeliest of the project's labels: who asks wants a guess, and its chance."""
     if not isinstance(predictor, Naming):
-        return replace(part, label=match(part.label, vocabulary) or "")
+        return replace(part, label=match(part.label, closed.vocabulary) or "")
     outline = Outline(part.image_index, part.mask, said=part.label)
-    (named,) = predictor.name(group, [outline], ClosedSet(vocabulary), said)
+    (named,) = predictor.name(group, [outline], closed, said)
     label, chance = named.ranked[0]
     return replace(part, label=label, score=chance)

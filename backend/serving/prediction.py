@@ -27,7 +27,7 @@ from backend.errors import (
     StoreError,
 )
 from backend.right_of_way import RightOfWay
-from backend.serving.asking import reply_to, settle, vocabulary_for
+from backend.serving.asking import closed_set, reply_to, settle
 from backend.serving.assisting import Assisting, Refining
 from backend.serving.job_queue import JobQueue
 from backend.serving.lines import AdapterLines
@@ -398,9 +398,9 @@ class PredictionService:
                 prediction = predictor.predict(group)
             self._recent.put((content, predictor.version), prediction)
         if work.question is not None:
-            names = vocabulary_for(work.schema, work.task)
+            labels = closed or closed_set(work.schema, work.task)
             with self._model_lock, self._metrics.stage("ask"):
-                reply = reply_to(work.question, group, prediction, predictor, names)
+                reply = reply_to(work.question, group, prediction, predictor, labels)
             prediction, work = reply.prediction, replace(work, reply=reply.sentence)
         elif work.prompts:
             prediction = select_prompted(prediction, work.prompts)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backend.label_studio.label_config import parse_label_config
-from backend.serving.asking import reply_to, settle, vocabulary_for
+from backend.serving.asking import closed_set, reply_to, settle
 from backend.types import LabelValue, Prompt, Question, Task
 from calico_model.assist.closed_set import ClosedSet, Named, Outline
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
@@ -93,7 +93,8 @@ def ask(
     text: str, vocabulary: Vocabulary | None = LABELS, box: tuple[float, ...] | None = None
 ) -> tuple[list[tuple[int, str]], str]:
     question = Question("q", 1, text, box)  # type: ignore[arg-type]
-    reply = reply_to(question, GROUP, SAID, Model(), vocabulary)
+    closed = None if vocabulary is None else ClosedSet(vocabulary)
+    reply = reply_to(question, GROUP, SAID, Model(), closed)
     return [(part.image_index, part.label) for part in reply.prediction.parts], reply.sentence
 
 
@@ -143,7 +144,7 @@ def test_a_box_is_named() -> None:
 
 def test_the_likeliest_label_answers_even_if_it_is_unsure() -> None:
     question = Question("q", 1, "what is this?", BOX)
-    reply = reply_to(question, GROUP, SAID, Naming(), LABELS)
+    reply = reply_to(question, GROUP, SAID, Naming(), ClosedSet(LABELS))
 
     assert [part.label for part in reply.prediction.parts] == ["seat"]
     assert reply.sentence == "seat (20%)"
@@ -156,7 +157,7 @@ def test_pointing_at_nothing_is_explained() -> None:
 @pytest.mark.parametrize("box", [None, BOX])
 def test_a_model_that_only_predicts_says_so(box: tuple[float, float, float, float] | None) -> None:
     text = "legs" if box is None else "what is this?"
-    reply = reply_to(Question("q", 0, text, box), GROUP, SAID, Plain(), LABELS)
+    reply = reply_to(Question("q", 0, text, box), GROUP, SAID, Plain(), ClosedSet(LABELS))
 
     assert reply.prediction.parts == ()
     assert reply.sentence.startswith("v0 cannot")
@@ -183,6 +184,9 @@ def test_the_labels_are_those_of_the_project_or_the_task() -> None:
     by_task = parse_label_config(config.format('value="$parts">'))
     plain, own = Task(1, 1, ()), Task(1, 1, (), labels=(LabelValue("wing"),))
 
-    assert vocabulary_for(closed, plain) == Vocabulary(("leg",), {"paw": "leg"})
-    assert vocabulary_for(by_task, own) == Vocabulary(("wing",))
-    assert vocabulary_for(by_task, plain) is None
+    found, of_task = closed_set(closed, plain), closed_set(by_task, own)
+    assert found is not None
+    assert found.vocabulary == Vocabulary(("leg",), {"paw": "leg"})
+    assert of_task is not None
+    assert of_task.vocabulary == Vocabulary(("wing",))
+    assert closed_set(by_task, plain) is None
