@@ -82,15 +82,10 @@ SHARED_WORDS = _words("common shared share same alike similar")
 UNIQUE_WORDS = _words(
     "different difference differ unique distinct distinguish distinguishing differing only alone"
 )
-FIXED_WORDS = frozenset().union(
-    REQUEST_WORDS,
-    PLACE_WORDS,
-    ASKING_WORDS,
-    POINTING_WORDS,
-    OBJECT_WORDS,
-    PART_WORDS,
-    SHARED_WORDS,
-    UNIQUE_WORDS,
+FIXED_WORDS = (
+    (REQUEST_WORDS | PLACE_WORDS | ASKING_WORDS | POINTING_WORDS)
+    | (OBJECT_WORDS | PART_WORDS)
+    | (SHARED_WORDS | UNIQUE_WORDS)
 )
 REQUEST_EXAMPLES = '"segment the handles", "what is different?" or "what is this?"'
 
