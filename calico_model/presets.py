@@ -34,7 +34,6 @@ def tiny(vocab_size: int, *, name: str = "calico-tiny") -> CalicoConfig:
         ),
         language=LanguageConfig(vocab_size, 256, 6, 4, 704, max_positions=1024),
         cem_heads=4,
-        empty_margin=1.0,
     )
 
 
