@@ -49,7 +49,7 @@ class AcceptedLooks:
             return tuple(sorted(found))
 
     def outdated(self, project_id: int, base: str) -> tuple[Head, ...]:
-        """Annotations whose rows are missing or wrong, the newest first; drops what is gone."""
+        """Annotations whose rows are missing or wrong, the newest first."""
         columns = accepted_look.c
         known_rows = select(columns.annotation_id, columns.key, columns.base).where(
             columns.project_id == project_id
@@ -58,14 +58,22 @@ class AcceptedLooks:
             known = {
                 row.annotation_id: (row.key, row.base) for row in connection.execute(known_rows)
             }
-        heads = self._store.heads(project_id)
-        live = [head for head in heads if not head.is_deleted][-MOST_ANNOTATIONS:]
-        gone = set(known) - {head.annotation_id for head in live}
+        return tuple(
+            head
+            for head in reversed(self._live(project_id))
+            if known.get(head.annotation_id) != (head.key, base)
+        )
+
+    def forget_gone(self, project_id: int) -> int:
+        """Drops the rows of annotations that are deleted or too old; returns how many."""
+        columns = accepted_look.c
+        query = select(columns.annotation_id).where(columns.project_id == project_id)
+        with self._store.read() as connection:
+            known = set(connection.execute(query).scalars())
+        gone = known - {head.annotation_id for head in self._live(project_id)}
         if gone:
             self._drop(project_id, sorted(gone))
-        return tuple(
-            head for head in reversed(live) if known.get(head.annotation_id) != (head.key, base)
-        )
+        return len(gone)
 
     def keep(self, project_id: int, head: Head, base: str, looks: Sequence[Look]) -> None:
         """Keeps what one annotation teaches, in place of what it taught before."""
@@ -101,6 +109,10 @@ class AcceptedLooks:
                 vector = np.frombuffer(look.vector, np.float16).astype(np.float32)
                 found = found.add(look.label, vector)
         return found
+
+    def _live(self, project_id: int) -> list[Head]:
+        heads = self._store.heads(project_id)
+        return [head for head in heads if not head.is_deleted][-MOST_ANNOTATIONS:]
 
     def _drop(self, project_id: int, annotation_ids: Sequence[int]) -> None:
         columns = accepted_look.c

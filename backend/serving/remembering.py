@@ -53,6 +53,7 @@ class Rememberer:
         images: fetches a task's images.
         model: the base weights, None while they load.
         every_s: pause between two looks.
+        clock: seconds that only grow.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class Rememberer:
         model: Callable[[], Predictor | None],
         *,
         every_s: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._looks = store, AcceptedLooks(store)
-        self._images, self._model, self._every_s = images, model, every_s
+        self._images, self._model = images, model
+        self._every_s, self._clock = every_s, clock
         self._known: dict[int, Prototypes] = {}
         self._not_before: dict[tuple[int, int], float] = {}
         self._is_closed = threading.Event()
@@ -92,13 +95,14 @@ class Rememberer:
             if self._is_closed.is_set():
                 break
             found = self._catch_up(project_id, model)
-            if found or project_id not in self._known:
+            gone = self._looks.forget_gone(project_id)
+            if found or gone or project_id not in self._known:
                 self._known[project_id] = self._looks.prototypes(project_id, model.version)
             done += found
         return done
 
     def _catch_up(self, project_id: int, model: Describing) -> int:
-        now = time.monotonic()
+        now = self._clock()
         done = 0
         for head in self._looks.outdated(project_id, model.version)[:_AT_ONCE]:
             place = (project_id, head.annotation_id)

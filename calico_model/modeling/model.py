@@ -111,7 +111,7 @@ class Calico(nn.Module):
         if "mask_memory" in names:
             self.mask_memory = MaskMemory(self.config).to(device)
         if "region_head" in names and self.region_head is None:
-            self.region_head = RegionHead(self.config).to(device)
+            self.region_head = RegionHead(self.config).to(device).train(self.training)
 
     @property
     def injects(self) -> bool:
