@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-from backend.serving.asking import vocabulary_for
+from backend.label_studio.label_set import closed_labels, vocabulary_of
 from backend.serving.model_host import Predictor
 from backend.types import LabelSchema, Task
 from calico_model.assist.closed_set import ClosedSet, Named, Outline
@@ -46,10 +46,10 @@ class ProjectNames:
 
     def closed(self, schema: LabelSchema, task: Task) -> ClosedSet | None:
         """Returns the closed set of a task, None where any text may be written."""
-        vocabulary = vocabulary_for(schema, task)
-        if vocabulary is None or not vocabulary.labels:
+        labels = closed_labels(schema, task.labels)
+        if not labels:
             return None
-        return ClosedSet(vocabulary, self.accepted(task.project_id), least=self.least)
+        return ClosedSet(vocabulary_of(labels), self.accepted(task.project_id), least=self.least)
 
 
 def state_of(closed: ClosedSet | None) -> str:
