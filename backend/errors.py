@@ -22,6 +22,7 @@ BackendError                     500
 ├── DamagedAdapterError          500  files of a published version are missing or changed
 ├── VersionError                 409  a version cannot be published or rolled back to
 ├── LeaseLostError               500  another trainer has taken a training run over
+├── StoppedError                 500  what was under way was told to stop
 ├── FetchError                   502  released weights cannot be brought here, or are incomplete
 └── SettingsError                500  a setting that cannot be used; raised at start only
 """
@@ -152,6 +153,10 @@ class VersionError(BackendError):
 
 class LeaseLostError(BackendError):
     """Another trainer has taken a training run over."""
+
+
+class StoppedError(BackendError):
+    """What was under way was told to stop."""
 
 
 class FetchError(BackendError):

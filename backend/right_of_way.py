@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from backend.errors import StoppedError
+
 _HOLD_S = 10.0  # longer predictions share the processor
 _LOOK_S = 0.002
 _BYTES = 8
@@ -73,7 +75,7 @@ class GivingWay:
     Args:
         right_of_way: shared with whoever predicts.
         patience_s: seconds it may wait between two calls of `renew`.
-        stop: ends a wait.
+        stop: ends a wait, and whatever work calls this.
 
     Attributes:
         waited_s: seconds waited so far.
@@ -95,17 +97,27 @@ class GivingWay:
         self._left_s = self._patience_s
 
     def __call__(self) -> None:
-        """Waits if it must."""
+        """Waits if it must.
+
+        Raises:
+            StoppedError: whoever asks was told to stop.
+        """
+        self._go_on()
         if not self._right_of_way.is_taken or self._left_s <= 0:
             return
         began = time.monotonic()
-        while self._right_of_way.is_taken and not self._stop():
+        while self._right_of_way.is_taken:
             time.sleep(_LOOK_S)
+            self._go_on()
             if time.monotonic() - began >= self._left_s:
                 break
         waited_s = time.monotonic() - began
         self._left_s -= waited_s
         self.waited_s += waited_s
+
+    def _go_on(self) -> None:
+        if self._stop():
+            raise StoppedError("told to stop")
 
     def working_s(self) -> float:
         """A clock that stands still while it waits."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import islice
 
 import httpx
 
 from backend.cli.connect import Ends, ends_of, is_complete
+from backend.cli.finding import Finding, Level
+from backend.cli.learning_diagnosis import learning_findings
 from backend.errors import (
     BackendError,
     InvalidLabelConfigError,
@@ -22,41 +22,16 @@ from backend.errors import (
     LabelStudioError,
     SettingsError,
 )
-from backend.label_studio.client import Project
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
 from backend.label_studio.onboarding import refused_addresses
+from backend.label_studio.records import Project
 from backend.serving.studio import image_source
 from backend.settings import Settings
 from backend.types import LabelSchema
 
 _TIMEOUT = httpx.Timeout(5.0, connect=3.0)
 _TASKS_LOOKED_AT = 3
-
-
-class Level(StrEnum):
-    """How serious a finding is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check.
-
-    Attributes:
-        check: what was looked at.
-        level: whether it works.
-        found: what was found.
-        fix: what to do about it, "" if nothing.
-    """
-
-    check: str
-    level: Level
-    found: str
-    fix: str = ""
 
 
 def examine(
@@ -76,6 +51,7 @@ def examine(
         return
     with closing(ends.client):
         yield from _backend(ends)
+        yield from learning_findings(ends)
         yield from _from_label_studio(ends, settings, project_id)
 
 

@@ -22,7 +22,8 @@ from backend.cli.connect import (
     UrlOption,
     UserOption,
 )
-from backend.cli.diagnosis import Finding, Level, examine
+from backend.cli.diagnosis import examine
+from backend.cli.finding import Finding, Level
 from backend.settings import Settings, load_settings
 from calico_model.precision import Precision
 from calico_model.types import MAX_GROUP_SIZE

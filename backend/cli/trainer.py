@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -96,6 +97,7 @@ def trainer(
     store = open_store(settings.store_url, is_guest=True, commit_timeout_s=30)
     attendance = Attendance(store)
     try:
+        _be_the_first_to_go()
         attendance.start()
         os.nice(settings.trainer_nice)
         build_trainer(settings, store, stop).run(stop)
@@ -133,7 +135,15 @@ def build_trainer(settings: Settings, store: Store, stop: threading.Event) -> Tr
         open_session,
         policy=SchedulePolicy(every=settings.train_every, age_s=settings.train_age_s),
         start_from=settings.start_from_project,
+        base=lambda: _fingerprint(settings),
     )
+
+
+def _fingerprint(settings: Settings) -> str:
+    # torch takes seconds to import, and only a version of an earlier start asks for it.
+    from calico_model.checkpoints import fingerprint
+
+    return fingerprint(settings.weights or SHIPPED_WEIGHTS)
 
 
 def load_updater(
@@ -210,6 +220,12 @@ def _stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def _be_the_first_to_go() -> None:
+    """Without memory, Linux ends the trainer before the server: it goes on where it stopped."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
 
 
 def _watch_parent(parent: int, stop: threading.Event) -> None:

@@ -90,8 +90,13 @@ class Publisher:
         """
         staged = self._versions.folder / _INCOMING / uuid.uuid4().hex
         staged.parent.mkdir(parents=True, exist_ok=True)
-        write(staged)
-        digest, nbytes = folder_digest(staged)
+        try:
+            write(staged)
+            digest, nbytes = folder_digest(staged)
+        except BaseException:
+            # On a full disk the next try needs what this one took.
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
         uri = f"{origin.project_id}/{digest[:16]}-{run_id}"
         place = self._versions.folder / uri
         place.parent.mkdir(parents=True, exist_ok=True)

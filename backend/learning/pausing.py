@@ -16,7 +16,7 @@ def call_at_every_layer(model: nn.Module, call: Callable[[], None]) -> Callable[
 
     Args:
         model: every module without modules of its own counts as a layer.
-        call: must be quick, and not raise.
+        call: must be quick; what it raises ends the work.
 
     Returns:
         What ends it.

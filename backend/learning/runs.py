@@ -7,6 +7,7 @@ process number can be seen, else when the lease ends.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backend.clock import from_us, now_us, to_us
-from backend.errors import LeaseLostError
+from backend.errors import BusyError, LeaseLostError, StoreError
 from backend.learning.owner import is_gone, owner_name
 from backend.learning.schedule import Cause, PastRun, RunState
 from backend.store import Store
@@ -24,6 +25,7 @@ from backend.tables import event_log, train_request, training_run
 from backend.types import EventAction
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 LEASE_S = 60.0
 HEARTBEAT_S = 10.0
@@ -127,15 +129,21 @@ class RunRepository:
         """Runs of a project as the schedule sees them, newest first."""
         columns = training_run.c
         query = (
-            select(columns.state, columns.began_at_us, columns.ended_at_us, columns.upto_seq)
+            select(
+                columns.state,
+                columns.began_at_us,
+                columns.ended_at_us,
+                columns.upto_seq,
+                columns.cause,
+            )
             .where(columns.project_id == project_id)
             .order_by(columns.id.desc())
             .limit(50)
         )
         with self.store.read() as connection:
             return tuple(
-                PastRun(RunState(state), began_us, ended_us, seq)
-                for state, began_us, ended_us, seq in connection.execute(query)
+                PastRun(RunState(state), began_us, ended_us, seq, Cause(cause))
+                for state, began_us, ended_us, seq, cause in connection.execute(query)
             )
 
     def running(self) -> tuple[TrainingRun, ...]:
@@ -204,8 +212,12 @@ class RunRepository:
     def report(
         self, run_id: int, *, stage: str, progress: float = 0.0, eta_s: float | None = None
     ) -> None:
-        """Says how far a run is; raises LeaseLostError."""
-        self._change(run_id, stage=stage, progress=progress, eta_s=eta_s)
+        """Says how far a run is, if the database has time for it; raises LeaseLostError."""
+        try:
+            self._change(run_id, stage=stage, progress=progress, eta_s=eta_s)
+        except (BusyError, StoreError) as error:
+            # Minutes of work must not be lost because nobody could be told about them.
+            _log.warning("progress is not told: %s", error, extra={"event": "report_lost"})
 
     def note(self, run_id: int, **values: object) -> None:
         """Keeps `upto_seq` or `adapter_id` of a run; raises LeaseLostError."""

@@ -10,6 +10,7 @@ Pure: values in, values out, the time included.
 | N corrections nobody has learned from                | count   |
 | one such correction, older than the age              | age     |
 | a run that ended by a crash, a stop or a failure     | retry   |
+| corrections learned with weights that are gone       | weights |
 
 A wish is answered at once. The others wait after a rejection or a failure, twice as long each time.
 """
@@ -29,6 +30,7 @@ class Cause(StrEnum):
     COUNT = "count"
     AGE = "age"
     RETRY = "retry"
+    WEIGHTS = "weights"
 
 
 class RunState(StrEnum):
@@ -74,12 +76,14 @@ class PastRun:
         began_us: when it began.
         ended_us: when it ended, None if it has not.
         upto_seq: newest place in the journal that it had seen.
+        cause: why it was started.
     """
 
     state: RunState
     began_us: int
     ended_us: int | None
     upto_seq: int
+    cause: Cause = Cause.COUNT
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ class Situation:
         requested_us: the newest `calico train-now`, or None.
         button_us: the newest press of the training button, or None.
         runs: earlier runs, newest first.
+        is_outdated: the current version was made for other weights, and serves nobody.
     """
 
     now_us: int
@@ -112,6 +117,7 @@ class Situation:
     requested_us: int | None = None
     button_us: int | None = None
     runs: Sequence[PastRun] = ()
+    is_outdated: bool = False
 
 
 def due(policy: SchedulePolicy, situation: Situation) -> Cause | None:
@@ -157,7 +163,10 @@ def pause_until_us(policy: SchedulePolicy, runs: Sequence[PastRun]) -> int:
 def _by_itself(policy: SchedulePolicy, situation: Situation, *, has_hope: bool) -> Cause | None:
     # What was rejected would be rejected again: count what has come since the last decision.
     decided = (RunState.PUBLISHED, RunState.REJECTED)
-    seen = max((run.upto_seq for run in situation.runs if run.state in decided), default=-1)
+    decision = next((run for run in situation.runs if run.state in decided), None)
+    if situation.is_outdated and has_hope and not _was_refused_anew(decision):
+        return Cause.WEIGHTS
+    seen = -1 if decision is None else decision.upto_seq
     fresh = [one for one in situation.waiting if one.seq > seen]
     last = situation.runs[0] if situation.runs else None
     is_unfinished = last is not None and last.state not in decided
@@ -169,6 +178,13 @@ def _by_itself(policy: SchedulePolicy, situation: Situation, *, has_hope: bool) 
         return Cause.COUNT
     oldest_us = min((one.at_us for one in fresh), default=situation.now_us)
     return Cause.AGE if fresh and situation.now_us - oldest_us >= policy.age_s * 1e6 else None
+
+
+def _was_refused_anew(decision: PastRun | None) -> bool:
+    """Whether learning with the present weights has been tried already, in vain."""
+    if decision is None or decision.cause is not Cause.WEIGHTS:
+        return False
+    return decision.state is RunState.REJECTED
 
 
 def _crashes(runs: Sequence[PastRun]) -> int:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from backend.clock import now_us, to_us
-from backend.errors import BackendError, LeaseLostError
+from backend.errors import BackendError, LeaseLostError, StoppedError
 from backend.learning.acceptance import (
     AcceptancePolicy,
     live_acceptance,
@@ -37,6 +37,7 @@ from backend.learning.training import FAILURES, TrainingSession
 from backend.versions import AdapterVersion, Versions
 
 _log = logging.getLogger(__name__)
+_MOST_PAUSE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Trainer:
         policy: when to train.
         acceptance: when to take a version back.
         heartbeat_s: pause between renewals of a lease.
+        base: tells the fingerprint of the weights; asked when there is a version to compare with.
         start_from: project whose version a project without one of its own begins with, or None.
     """
 
@@ -74,30 +76,38 @@ class Trainer:
         acceptance: AcceptancePolicy | None = None,
         heartbeat_s: float = HEARTBEAT_S,
         start_from: int | None = None,
+        base: Callable[[], str] | None = None,
     ) -> None:
         self._repository, self._derivation = repository, derivation
         self._versions, self._runs = versions, runs
         self._open_session = open_session
         self._session: TrainingSession | None = None
+        self._is_warm = False
         self._policy = policy or SchedulePolicy()
         self._acceptance = acceptance or AcceptancePolicy()
         self._heartbeat_s = heartbeat_s
         self._start_from = start_from
+        self._find_base = base
+        self._base: str | None = None
         self._seen: dict[int, _Seen] = {}
 
     def run(self, stop: threading.Event, *, tick_s: float = 2.0) -> None:
-        """Works until `stop` is set; a round that fails is tried again."""
+        """Works until `stop` is set; a round that fails is tried again, ever less often."""
+        pause_s = tick_s
         is_untidy = True
         while not stop.is_set():
             try:
                 if is_untidy:
                     self._sweep()
                 is_untidy = self.round(stop) > 0
+                pause_s = tick_s
             except BackendError as error:
                 _log.warning("trainer: %s", error, extra={"event": "trainer_round_failed"})
+                pause_s = min(_MOST_PAUSE_S, 2 * pause_s)
             except Exception:  # the next round may do better
                 _log.exception("trainer failed", extra={"event": "trainer_round_failed"})
-            stop.wait(tick_s)
+                pause_s = min(_MOST_PAUSE_S, 2 * pause_s)
+            stop.wait(pause_s)
 
     def round(self, stop: threading.Event) -> int:
         """Looks at every project once; returns how many runs were done."""
@@ -118,16 +128,33 @@ class Trainer:
 
     def _visit(self, project_id: int, newest_seq: int, stop: threading.Event) -> int:
         self._look(project_id, newest_seq)
-        cause = due(self._policy, self.situation(project_id))
+        situation = self.situation(project_id)
+        cause = due(self._policy, situation)
         if cause is not None:
             return self._train(project_id, cause, stop)
+        if situation.waiting:
+            self._warm_up()
         return 0
+
+    def _warm_up(self) -> None:
+        """Loads the model while the first corrections still wait for more of them."""
+        if self._session is not None or self._is_warm:
+            return
+        self._is_warm = True
+        try:
+            self._session = self._open_session()
+        except StoppedError:
+            return
+        except FAILURES as error:
+            # The run that needs it tries again, and keeps the reason.
+            _log.warning("the model is not loaded: %s", error, extra={"event": "warm_up_failed"})
 
     def situation(self, project_id: int) -> Situation:
         """What the schedule looks at."""
         current = self._versions.served(project_id, start_from=self._start_from)
         is_own = current is not None and current.project_id == project_id
-        learned = current.upto_seq if current is not None and is_own else -1
+        is_outdated = current is not None and is_own and self._is_outdated(current)
+        learned = current.upto_seq if current is not None and is_own and not is_outdated else -1
         seen = self._seen.get(project_id)
         return Situation(
             now_us=now_us(),
@@ -135,7 +162,16 @@ class Trainer:
             requested_us=self._runs.requested_us(project_id),
             button_us=self._runs.button_us(project_id),
             runs=self._runs.past(project_id),
+            is_outdated=is_outdated,
         )
+
+    def _is_outdated(self, current: AdapterVersion) -> bool:
+        """Whether a version belongs to other weights than the ones that are served now."""
+        if self._find_base is None:
+            return False
+        if self._base is None:
+            self._base = self._find_base()
+        return current.base != self._base
 
     def _sweep(self) -> None:
         """Removes what crashes left, and files of versions that nobody will go back to."""
@@ -197,6 +233,9 @@ class Trainer:
             return self._session.train(project_id, run_id, stop=stop)
         except LeaseLostError:
             raise
+        except StoppedError:
+            self._runs.end(run_id, RunState.STOPPED, error="stopped")
+            return RunState.STOPPED
         except FAILURES as error:
             _log.warning("training failed: %s", error, extra={"event": "training_failed"})
             self._runs.end(run_id, RunState.FAILED, error=f"{type(error).__name__}: {error}")

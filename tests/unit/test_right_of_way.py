@@ -11,6 +11,7 @@ import time
 import pytest
 
 from backend import right_of_way
+from backend.errors import StoppedError
 from backend.right_of_way import GivingWay, RightOfWay
 
 
@@ -98,9 +99,12 @@ def test_waiting_ends_with_the_prediction_and_stops_the_clock(path):
     assert giving.working_s() - began <= time.monotonic() - giving.waited_s - began + 1e-6
 
 
-def test_a_stop_ends_the_wait(path):
-    way = RightOfWay(path)
-    giving = GivingWay(way, patience_s=60, stop=lambda: True)
-    with way.taken():
+def test_a_stop_ends_the_wait_and_the_work(path):
+    way, stop = RightOfWay(path), threading.Event()
+    giving = GivingWay(way, patience_s=60, stop=stop.is_set)
+    giving()
+    threading.Timer(0.02, stop.set).start()
+    with way.taken(), pytest.raises(StoppedError):
         giving()
-    assert giving.waited_s < 60
+    with pytest.raises(StoppedError):
+        giving()

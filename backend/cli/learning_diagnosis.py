@@ -1,0 +1,66 @@
+"""What `calico doctor` says of learning: whether anybody trains, and how the last runs ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from backend.cli.connect import Ends
+from backend.cli.finding import Finding, Level
+from backend.learning.schedule import RunState
+
+_TIMEOUT = httpx.Timeout(5.0, connect=3.0)
+_TRAINER = "trainer"
+
+
+def learning_findings(ends: Ends) -> Iterator[Finding]:
+    """Yields whether a trainer is there and how every project's last run ended.
+
+    Nothing if the backend does not tell: why it does not is said elsewhere.
+    """
+    try:
+        answer = httpx.get(
+            f"{ends.backend_url}/status", auth=ends.credentials, timeout=_TIMEOUT, trust_env=False
+        )
+        told: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
+    except (httpx.HTTPError, ValueError):
+        return
+    if not isinstance(told, dict) or not {"trainers", "projects"} <= told.keys():
+        return
+    projects = told["projects"]
+    yield _trainers(told["trainers"], sum(one["new"] for one in projects))
+    for one in projects:
+        if one["run"] is not None:
+            yield _last_run(one)
+
+
+def _trainers(owners: list[str], waiting: int) -> Finding:
+    if not owners:
+        return Finding(
+            _TRAINER,
+            Level.WARN,
+            f"nobody learns from corrections; {waiting} wait",
+            "start the backend without --no-trainer, or `calico trainer` beside it; if one was "
+            "started, its log says why it ended",
+        )
+    return Finding(_TRAINER, Level.OK, f"{', '.join(owners)}; {waiting} corrections wait")
+
+
+def _last_run(project: dict[str, Any]) -> Finding:
+    check, run = f"project {project['project']}: training", project["run"]
+    state, version = run["state"], project["version"] or "the base"
+    if state in (RunState.FAILED, RunState.ABANDONED):
+        return Finding(
+            check,
+            Level.WARN,
+            f"the last one {state}: {run['error']}",
+            "it is tried again by itself; the log has the details",
+        )
+    if state == RunState.REJECTED:
+        found = f"{run['version']} was rejected ({run['reason']}); {version} serves"
+        return Finding(check, Level.OK, found)
+    if state == RunState.RUNNING:
+        return Finding(check, Level.OK, f"{run['stage']}, {run['progress']:.0%}")
+    return Finding(check, Level.OK, f"{version} serves")
