@@ -25,7 +25,7 @@ def call_at_every_layer(model: nn.Module, call: Callable[[], None]) -> Callable[
     def after(_module: nn.Module, _given: Any, output: Any) -> None:
         call()
         if isinstance(output, Tensor) and output.requires_grad:
-            output.register_hook(lambda _gradient: call())
+            output.register_hook(lambda _gradient: call())  # type: ignore[no-untyped-call]
 
     layers = [module for module in model.modules() if next(module.children(), None) is None]
     handles = [layer.register_forward_hook(after) for layer in layers]
