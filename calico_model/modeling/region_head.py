@@ -61,7 +61,7 @@ def descriptor_widths(config: CalicoConfig) -> tuple[int, ...]:
 def _grid(tokens: Tensor) -> Tensor:
     """(M, T, D) tokens, perhaps behind a class token, as (M, D, g, g)."""
     side = int(tokens.shape[1] ** 0.5)
-    return tokens[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+    return tokens[:, -side * side :].transpose(1, 2).reshape(len(tokens), -1, side, side)
 
 
 def _pool(cells: Tensor, image: Tensor, shares: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def _pool(cells: Tensor, image: Tensor, shares: Tensor) -> Tensor:
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
     # One image after the other: many regions share one, and its cells are not copied for each.
     found = weights.new_zeros(len(image), cells.shape[1])
-    for k in image.unique().tolist():
+    for k in sorted(set(image.tolist())):
         here = image == k
         found[here] = weights[here] @ cells[k].flatten(1).T.float()
     return found

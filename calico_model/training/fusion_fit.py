@@ -87,17 +87,19 @@ def _projects(evidence: Evidence, rng: np.random.Generator) -> Iterator[_Project
         scenes = rng.permutation(every)[:_SCENES]
         is_accepted = np.isin(evidence.scenes, scenes[:_ACCEPTED])
         is_asked = np.isin(evidence.scenes, scenes[_ACCEPTED:])
-        labels = sorted({evidence.names[n] for n in np.flatnonzero(is_accepted | is_asked)})
+        labels = sorted(
+            {evidence.names[n] for n in np.flatnonzero(is_accepted | is_asked).tolist()}
+        )
         if not is_asked.any() or not is_accepted.any():
             continue
         accepted = Prototypes()
-        for n in np.flatnonzero(is_accepted):
+        for n in np.flatnonzero(is_accepted).tolist():
             accepted = accepted.add(evidence.names[n], evidence.looks[n])
         heard = [name for name in labels if name in evidence.known and rng.random() >= _UNHEARD]
         asked = np.flatnonzero(is_asked)
         yield _Project(
             labels,
-            np.array([labels.index(evidence.names[n]) for n in asked]),
+            np.array([labels.index(evidence.names[n]) for n in asked.tolist()]),
             _heard(evidence, asked, labels, heard),
             evidence.looks[asked],
             accepted,
@@ -110,7 +112,7 @@ def _heard(
     """Log chances (R, C) of a head that knows some labels; the others get an even share."""
     chances = np.full((len(rows), len(labels)), 1 / len(labels))
     if heard:
-        columns = [list(evidence.known).index(name) for name in heard]
+        columns = np.array([list(evidence.known).index(name) for name in heard])
         logits = evidence.logits[np.ix_(rows, columns)]
         shares = np.exp(logits - logits.max(1, keepdims=True))
         shares *= len(heard) / len(labels) / shares.sum(1, keepdims=True)
