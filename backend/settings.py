@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     )
 
     name_regions: bool = Field(
-        True,
+        False,
         description="Put regions into the project's labels where those are a closed set, as its "
         "annotators use them.",
     )
@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     )
 
     trainer: bool = Field(
-        True, description="Learn from corrections in a process of its own beside the server."
+        False, description="Learn from corrections in a process of its own beside the server."
     )
     train_every: int = Field(
         5, ge=1, description="New corrections of a project that start a training."

@@ -42,7 +42,7 @@ def _trainers(owners: list[str], waiting: int) -> Finding:
             _TRAINER,
             Level.WARN,
             f"nobody learns from corrections; {waiting} wait",
-            "start the backend without --no-trainer, or `calico trainer` beside it; if one was "
+            "start the backend with --trainer, or `calico trainer` beside it; if one was "
             "started, its log says why it ended",
         )
     return Finding(_TRAINER, Level.OK, f"{', '.join(owners)}; {waiting} corrections wait")

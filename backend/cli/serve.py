@@ -48,7 +48,7 @@ def serve(
         bool | None,
         typer.Option(
             "--trainer/--no-trainer",
-            help="Learn from corrections in a process beside this one. [CALICO_TRAINER, yes]",
+            help="Learn from corrections in a process beside this one. [CALICO_TRAINER, no]",
         ),
     ] = None,
     allow_open_bind: Annotated[
@@ -59,10 +59,10 @@ def serve(
         str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")
     ] = None,
 ) -> None:
-    """Run the ML backend until it is stopped, and learn from corrections beside it.
+    """Run the ML backend until it is stopped.
 
-    With --no-trainer nothing is learned here; run `calico trainer` elsewhere, on the same
-    database and data folder.
+    With --trainer it learns from corrections beside it; `calico trainer` does so elsewhere, on
+    the same database and data folder.
 
     What large weights will hold where is printed first; what does not fit is refused.
     Secrets and everything else are environment variables; README.md lists them.

@@ -26,8 +26,8 @@ _RANKED = 3
 class Fusion:
     """Exponents of the witnesses: log p = sum of weight * log p_i, normalised over the set.
 
-    All but `language` and `trusted_after` are what `calico fit-names` found for calico-tiny on
-    projects made of held-out drawn scenes, half of whose names the head was not told.
+    `calico fit-names` finds what suits given weights, on projects made of held-out drawn scenes
+    half of whose names the head was not told; the defaults are not fitted.
 
     Attributes:
         language, head, prototypes: of the three witnesses.

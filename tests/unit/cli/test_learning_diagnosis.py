@@ -56,7 +56,7 @@ def test_a_missing_trainer_is_said_with_what_waits() -> None:
         Level.WARN,
         "nobody learns from corrections; 4 wait",
     )
-    assert "--no-trainer" in found.fix
+    assert "--trainer" in found.fix
 
 
 def test_a_trainer_that_is_there_is_named() -> None:
