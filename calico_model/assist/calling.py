@@ -79,5 +79,5 @@ def call_parts(
     answer = prompts.write_answer(kind, shown, [Phrase(n, every, is_object=False) for n in labels])
     question = prompts.QUESTIONS[kind][0]
     (states,) = read_answers(model, tokenizer, features, [question], [answer]).seg_states
-    called = model.segmentation_projection(states[len(mains) :]).float()  # (P n, C)
-    return called.unflatten(0, (len(labels), len(every)))
+    called: Tensor = model.segmentation_projection(states[len(mains) :]).float()  # (P n, C)
+    return called.reshape(len(labels), len(every), -1)

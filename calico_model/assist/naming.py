@@ -119,7 +119,7 @@ def unit_rows(blocks: list[Tensor], head: RegionHead | None) -> Tensor:
     The head, where there is one, knows how much each number varies.
     """
     if head is not None:
-        blocks = list(torch.split(head.standardise(blocks), head.widths, 1))
+        blocks = list(torch.split(head.standardise(blocks), list(head.widths), 1))
     even = [functional.normalize(block, dim=1) for block in blocks]
     return functional.normalize(torch.cat(even, 1), dim=1).float()
 
