@@ -67,6 +67,10 @@ def bench_gate(
         try:
             updater = _updater(settings, images, folder, seconds)
             for seed in range(first_seed, first_seed + seeds):
+
+                def announce(batch: Batch, seed: int = seed) -> None:
+                    show(f"seed {seed}, {batch}", len(trials), len(Batch) * seeds)
+
                 found = run_trials(
                     store,
                     folder / "adapters",
@@ -75,9 +79,7 @@ def bench_gate(
                     seed,
                     poison=poison,
                     sizes=sizes,
-                    on_run=lambda batch, seed=seed: show(
-                        f"seed {seed}, {batch}", len(trials), len(Batch) * seeds
-                    ),
+                    on_run=announce,
                 )
                 for trial in found:
                     trials.append(trial)

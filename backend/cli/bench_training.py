@@ -19,7 +19,7 @@ from rich.table import Table
 
 from backend.cli.bench_server import BenchError, BenchServer
 from backend.cli.bench_webhook import measure_webhook
-from backend.cli.evaluate import DrawnGroups
+from backend.cli.drawn_groups import DrawnGroups
 from backend.cli.simulated_site import BaseData, learning_server, open_client
 from backend.cli.waiting import training_bar
 from backend.errors import BackendError

@@ -89,7 +89,7 @@ def draw_exemplars(
         for other in range(first, first + GROUP_SIZE):
             if other != k:
                 there += [(k, other, part) for part in seen[k] & seen[other]]
-                unseen = seen[k] - set(lessons.parts[other].unique().tolist())
+                unseen = seen[k] - set(lessons.parts[other].flatten().tolist())
                 absent += [(k, other, part) for part in unseen]
     missing = min(len(absent), round(_ABSENT_SHARE * count))
     picked = _pick(rng, sorted(there), count - missing) + _pick(rng, sorted(absent), missing)

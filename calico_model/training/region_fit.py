@@ -122,7 +122,7 @@ def fit_region_head(
     temperature, accuracy = _calibrate(head, inputs[is_kept], target[is_kept], words)
     model.requires_grad_(False)
     kept = is_kept.nonzero()[:, 0]
-    blocks = list(torch.split(found.described[kept], head.widths, 1))
+    blocks = list(torch.split(found.described[kept], list(head.widths), 1))
     fusion = fit_fusion(
         Evidence(
             names=[found.names[n] for n in kept.tolist()],

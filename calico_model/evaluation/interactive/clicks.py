@@ -16,6 +16,7 @@ import numpy as np
 from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.data.synthetic import Split
 from calico_model.evaluation import clicks
+from calico_model.evaluation.clicks import Click as Correction
 from calico_model.evaluation.interactive.figure import Figure, Finding, OnStep, Row, Subject
 from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, RegionKind
@@ -33,7 +34,7 @@ class ModelRepair:
     image_index: int
     clicks: list[Click] = field(default_factory=list)
 
-    def __call__(self, mask: BoolMask, click: clicks.Click) -> BoolMask:
+    def __call__(self, mask: BoolMask, click: Correction) -> BoolMask:
         """Returns the mask after one more click."""
         self.clicks.append(Click(click.column + 0.5, click.row + 0.5, click.is_positive))
         previous = mask if mask.any() else None
