@@ -21,7 +21,7 @@ SIZE_HW = (40, 60)
 @pytest.fixture
 def features(model: Calico, images: list[np.ndarray]) -> ImageFeatures:
     assert images[0].shape[:2] == SIZE_HW
-    with torch.inference_mode():
+    with torch.no_grad():
         return model.encode(to_pixels(images[:1], model.config))
 
 
