@@ -133,6 +133,8 @@ class OnlineUpdater:
         """
         if self._give_way is not None:
             self._give_way.renew()
+        if stop():  # before views are encoded, which takes longer than anything else here
+            return None
         update = finetune(
             self._predictor.adapters,
             self._examples(new, self._plan.views_for(len(new))),
