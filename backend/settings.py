@@ -97,7 +97,7 @@ class Settings(BaseSettings):
         512 * _MIB, ge=1, description="Bytes of stored answers kept; the oldest go first."
     )
     prefetch_bytes: int = Field(
-        128 * _MIB,
+        0,
         ge=0,
         description="Pixels of upcoming tasks encoded ahead of an opened one; 0 does none.",
     )
@@ -113,6 +113,11 @@ class Settings(BaseSettings):
         "a closed set, it has to be one of them.",
     )
 
+    refine_clicks: bool = Field(
+        False,
+        description="Outline anew what clicks and boxes mean, on every image of the group; "
+        "otherwise they pick from what the model found.",
+    )
     name_regions: bool = Field(
         False,
         description="Put regions into the project's labels where those are a closed set, as its "
@@ -143,7 +148,7 @@ class Settings(BaseSettings):
         15, ge=0, le=19, description="How far the trainer gives way to everything else."
     )
     refresh: bool = Field(
-        True,
+        False,
         description="Predict tasks nobody has begun again with every new version, and order them "
         "by its scores; needs Label Studio's token.",
     )

@@ -206,6 +206,7 @@ def build_parts(
         ),
         right_of_way=RightOfWay(settings.right_of_way_file),
         names=names if settings.name_regions else None,
+        refines=settings.refine_clicks,
     )
     refresher = build_refresher(settings, store, host, service, client)
     prewarmer = Prewarmer(

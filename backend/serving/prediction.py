@@ -170,6 +170,7 @@ class PredictionService:
         lines: the version of each project; without, the base answers everything.
         right_of_way: taken while a task is looked at, so that training beside it waits.
         names: puts regions into closed label sets; without, they keep the model's own words.
+        refines: clicks and boxes outline anew; otherwise they pick from what the model found.
     """
 
     def __init__(
@@ -188,9 +189,11 @@ class PredictionService:
         lines: AdapterLines | None = None,
         right_of_way: RightOfWay | None = None,
         names: ProjectNames | None = None,
+        refines: bool = True,
     ) -> None:
         self._host = host
         self._names = names
+        self._refines = refines
         self._right_of_way = right_of_way
         self._images = images
         self._render = render
@@ -346,7 +349,8 @@ class PredictionService:
             predictor = self._lines.predictor(predictor, work.version)
         try:
             group = self._fetch(work)
-            if work.prompts and work.question is None and isinstance(predictor, Refining):
+            is_pointing = self._refines and work.prompts and work.question is None
+            if is_pointing and isinstance(predictor, Refining):
                 return self._assist(work, group, predictor)
             return self._look(work, group, predictor)
         except (MediaError, CalicoError) as error:
