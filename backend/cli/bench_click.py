@@ -40,7 +40,7 @@ def bench_click(
     does hits both. The last line is JSON; times in milliseconds.
     """
     times: dict[int, list[float]] = {0: [], _MASKS: []}
-    with running_server(weights) as server:
+    with running_server(weights, CALICO_REFINE_CLICKS="true") as server:
         server.wait_for_model()
         urls = server.draw_files(_GROUP, size_px=_SIDE)
         opened = json.dumps(predict_body([urls])).encode()

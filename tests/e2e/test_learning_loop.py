@@ -87,6 +87,7 @@ def learning(scratch: Path, account: Account) -> Iterator[Ends]:
             "CALICO_BASIC_AUTH_PASSWORD": USER[1],
             "CALICO_TRAIN_EVERY": str(CORRECTED),
             "CALICO_TRAIN_AGE_S": "100000",
+            "CALICO_REFRESH": "true",
         }
         # A machine that is busy with other things may need other figures for the same steps.
         chosen = ("CALICO_TRAIN_SECONDS", "CALICO_MODEL_THREADS")
