@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from calico_model import prompts
 from calico_model.modeling.model import Calico
@@ -39,7 +40,8 @@ class LabelRows(nn.Module):
 
         def read(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             row = place[args[0]]  # (B, T)
-            own = self.inputs[row.clamp(min=0)].to(output.dtype)
+            # Unlike indexing, an embedding adds up its gradients in the same order every time.
+            own = functional.embedding(row.clamp(min=0), self.inputs).to(output.dtype)
             return torch.where((row >= 0)[..., None], own, output)
 
         def write(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
