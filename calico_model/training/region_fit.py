@@ -219,7 +219,7 @@ def _train(
             optimizer.step()
             schedule.step()
             done += 1
-        on_progress(f"training loss {float(loss):.3f}", done, total)
+        on_progress(f"training loss {float(loss.detach()):.3f}", done, total)
     head.eval()
 
 
