@@ -75,6 +75,11 @@ class JobQueue(Generic[W, A]):
         """Jobs no worker has begun."""
         return self._waiting
 
+    @property
+    def pending(self) -> int:
+        """Jobs that wait or run."""
+        return len(self._unsettled)
+
     def submit(
         self, works: Sequence[tuple[Hashable, W]], *, is_urgent: bool
     ) -> tuple[Job[W, A] | None, ...]:

@@ -219,6 +219,11 @@ class PredictionService:
         return self._queue.waiting
 
     @property
+    def pending(self) -> int:
+        """Tasks that wait or are looked at."""
+        return self._queue.pending
+
+    @property
     def quiet_s(self) -> float:
         """Seconds since anybody asked for a prediction, 0 while tasks wait."""
         return 0.0 if self._queue.waiting else time.monotonic() - self._asked_s

@@ -17,12 +17,14 @@ class FakePredictor:
     Attributes:
         version: what it stamps on its predictions.
         gate: a prediction waits until it is set.
+        asked: how many predictions were begun.
         seen: sizes of the groups it looked at, in order.
         fails_on: a group whose first image is this wide raises.
     """
 
     version: str = "fake-00000001"
     gate: threading.Event = field(default_factory=threading.Event)
+    asked: int = 0
     seen: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
     fails_on: int | None = None
 
@@ -30,6 +32,7 @@ class FakePredictor:
         self.gate.set()
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
+        self.asked += 1
         self.gate.wait(30)
         self.seen.append(group.sizes_hw)
         if group.sizes_hw[0][1] == self.fails_on:

@@ -240,7 +240,7 @@ def test_a_click_in_vain_still_gets_a_result(make_app, predictor):
     assert item["result"] == []
 
 
-def test_a_click_does_not_join_the_batch_that_looks_at_its_task(app, predictor, images):
+def test_a_click_does_not_join_the_batch_that_looks_at_its_task(app, predictor):
     predictor.gate.clear()
     batch = with_tasks(["a.png", "b.png"])
     click = copy.deepcopy(batch)
@@ -251,9 +251,11 @@ def test_a_click_does_not_join_the_batch_that_looks_at_its_task(app, predictor, 
         answers[name] = results(app.test_client(), body)
 
     asking = [threading.Thread(target=ask, args=pair) for pair in (("batch", batch), ("it", click))]
-    for number, thread in enumerate(asking, start=1):
-        thread.start()
-        until(lambda: len(images.fetched), lambda count, number=number: count == number)
+    service = app.extensions["calico"].service
+    asking[0].start()
+    until(lambda: predictor.asked, lambda asked: asked == 1)
+    asking[1].start()
+    until(lambda: service.pending, lambda pending: pending == 2)
     predictor.gate.set()
     for thread in asking:
         thread.join(30)
