@@ -11,21 +11,17 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import Tensor
 
 from calico_model import prompts
-from calico_model.data.collate import Turn, collate_prompts
+from calico_model.asking import Question, ask
 from calico_model.features import ImageFeatures
 from calico_model.forced import ReadAnswers, read_answers
-from calico_model.images import to_mask
 from calico_model.likelihood import Likelihood
-from calico_model.modeling.generation import Generated
 from calico_model.modeling.model import Calico
-from calico_model.prompts import ParsedAnswer
+from calico_model.pairing import compare, questions_in_pairs
+from calico_model.segments import Segment, SizesHw, decode_segments, segments_of
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import Evidence, PartMask, RegionKind
-
-SizesHw = Sequence[tuple[int, int]]
+from calico_model.types import PartMask, RegionKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,30 +30,11 @@ class Answered:
 
     Attributes:
         parts: regions in answer order, objects first.
-        texts: the raw answer to every question.
+        texts: the answer to every question, as it was said or put together from pairs.
     """
 
     parts: tuple[PartMask, ...]
     texts: dict[RegionKind, str]
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """One [SEG] that becomes a region.
-
-    Attributes:
-        kind, label, image: of the region.
-        object_label: the compared object of that image, or None.
-        state: (D,) hidden state before the [SEG].
-        certainty: mean probability of the phrase's tokens.
-    """
-
-    kind: RegionKind
-    label: str
-    image: int
-    object_label: str | None
-    state: Tensor
-    certainty: float
 
 
 @torch.inference_mode()
@@ -69,7 +46,7 @@ def answer(
     *,
     wording: int = 0,
 ) -> Answered:
-    """Asks all three questions about a group.
+    """Asks all three questions about a group, at once or in pairs as its configuration says.
 
     Args:
         model: in evaluation mode, on the device of the features.
@@ -81,16 +58,17 @@ def answer(
     Returns:
         Regions in the original pixel frame of their image; empty masks are left out.
     """
-    kinds = tuple(RegionKind)
-    questions = [prompts.QUESTIONS[kind][wording] for kind in kinds]
-    answers = _ask(model, tokenizer, features, questions)
-    texts = {kind: tokenizer.decode(ids) for kind, ids in zip(kinds, answers.ids, strict=True)}
-    segments: list[_Segment] = []
-    for row, (kind, text) in enumerate(texts.items()):
-        parsed = prompts.parse_answer(kind, text)
-        chances = _certainties(answers, row, tokenizer)
-        segments += _segments(kind, parsed, answers.seg_states[row], chances, len(sizes_hw))
-    parts = _decode(model, features, sizes_hw, _settle(segments))
+    images = len(sizes_hw)
+    if model.config.asks_in_pairs:
+        questions = questions_in_pairs(images)
+        said = ask(model, tokenizer, features, questions, wording=wording)
+        segments, texts = compare(said, images)
+    else:
+        questions = tuple(Question(kind, tuple(range(images))) for kind in RegionKind)
+        said = ask(model, tokenizer, features, questions, wording=wording)
+        segments = _settle([segment for one in said for segment in one.segments])
+        texts = {one.question.kind: one.text for one in said}
+    parts = decode_segments(model, features, sizes_hw, segments)
     return Answered(tuple(part for part in parts if part.mask.any()), texts)
 
 
@@ -113,11 +91,11 @@ def draw(
     """
     told = list(answers.items())
     read = _read(model, tokenizer, features, told)
-    segments: list[_Segment] = []
+    segments: list[Segment] = []
     for (kind, text), states in zip(told, read.seg_states, strict=True):
         parsed = prompts.parse_answer(kind, text)
-        segments += _segments(kind, parsed, states, [1.0] * len(states), len(sizes_hw))
-    return _decode(model, features, sizes_hw, segments)
+        segments += segments_of(kind, parsed, states, [1.0] * len(states), len(sizes_hw))
+    return decode_segments(model, features, sizes_hw, segments)
 
 
 @torch.inference_mode()
@@ -140,14 +118,16 @@ def draw_each(
         is the geometric mean of the probabilities of the name's tokens.
     """
     read = _read(model, tokenizer, features, answers)
-    found: list[list[_Segment]] = []
+    found: list[list[Segment]] = []
     for (kind, text), states, likelihood in zip(
         answers, read.seg_states, read.likelihoods, strict=True
     ):
         chances = [math.exp(mean) for mean in name_likelihoods(tokenizer, text, likelihood)]
         parsed = prompts.parse_answer(kind, text)
-        found.append(_segments(kind, parsed, states, chances, len(sizes_hw)))
-    parts = iter(_decode(model, features, sizes_hw, [one for each in found for one in each]))
+        found.append(segments_of(kind, parsed, states, chances, len(sizes_hw)))
+    parts = iter(
+        decode_segments(model, features, sizes_hw, [one for each in found for one in each])
+    )
     return [tuple(islice(parts, len(each))) for each in found]
 
 
@@ -185,114 +165,19 @@ def _read(
     return read_answers(model, tokenizer, features, questions, [text for _, text in answers])
 
 
-def _ask(
-    model: Calico, tokenizer: Tokenizer, features: ImageFeatures, questions: Sequence[str]
-) -> Generated:
-    config = model.config
-    images = tuple(range(len(features)))
-    turns = [
-        Turn(prompts.conversation(q, len(images), config.system_prompt), "", images)
-        for q in questions
-    ]
-    layout = collate_prompts(turns, tokenizer, config.qformer.queries)
-    return model.generate(
-        features,
-        layout.to(features.global_tokens.device),
-        seg=tokenizer.seg,
-        end=tokenizer.end,
-        held_back=[i for word in prompts.empty_marks() for i in tokenizer.encode(word)],
-    )
-
-
-def _decode(
-    model: Calico, features: ImageFeatures, sizes_hw: SizesHw, segments: Sequence[_Segment]
-) -> tuple[PartMask, ...]:
-    if not segments:
-        return ()
-    states = torch.stack([segment.state for segment in segments])
-    images = torch.tensor([segment.image for segment in segments], device=states.device)
-    logits, iou = model.segment(features, states, images)
-    parts: list[PartMask] = []
-    for segment, mask_logits, quality in zip(segments, logits, iou, strict=True):
-        is_shared = segment.kind is not RegionKind.UNIQUE_PART
-        iou_hat = float(quality.clamp(0.0, 1.0))
-        parts.append(
-            PartMask(
-                image_index=segment.image,
-                kind=segment.kind,
-                label=segment.label,
-                mask=to_mask(mask_logits, sizes_hw[segment.image], model.config.image_size),
-                object_label=segment.object_label,
-                part_id=f"{segment.kind.value}:{segment.label}" if is_shared else None,
-                score=iou_hat * segment.certainty,
-                evidence=Evidence(iou_hat, _mask_score(mask_logits), segment.certainty),
-            )
-        )
-    return tuple(parts)
-
-
-def _mask_score(logits: Tensor) -> float:
-    """Mean foreground probability inside a mask of (L, L) logits, 0 if it is empty (PixelLM)."""
-    inside = logits[logits > 0]
-    return float(inside.sigmoid().mean()) if inside.numel() else 0.0
-
-
-def _certainties(answers: Generated, row: int, tokenizer: Tokenizer) -> list[float]:
-    """Mean token probability of each `<p> ... </p>` of an answer, by its first [SEG]."""
-    certainty = 1.0
-    inside: list[float] = []
-    found: list[float] = []
-    for token, chance in zip(answers.ids[row], answers.probabilities[row], strict=True):
-        if token == tokenizer.phrase_start:
-            inside = []
-        elif token == tokenizer.phrase_end:
-            certainty = sum(inside) / len(inside) if inside else 1.0
-        elif token == tokenizer.seg:
-            found.append(certainty)
-        else:
-            inside.append(chance)
-    return found
-
-
-def _segments(
-    kind: RegionKind,
-    parsed: ParsedAnswer,
-    states: Tensor,
-    certainties: Sequence[float],
-    images: int,
-) -> list[_Segment]:
-    """The [SEG] tokens of one answer that are regions: objects of the first, parts of the rest."""
-    object_of = {k: p.label for p in parsed.phrases if p.is_object for k in p.images}
-    wants_objects = kind is RegionKind.COMMON_OBJECT
-    found: list[_Segment] = []
-    if parsed.segments != len(states):
-        return found  # a tag spelled letter by letter: nothing says which mask is whose
-    for phrase, first in zip(parsed.phrases, parsed.first_segments, strict=True):
-        if phrase.is_object != wants_objects or not phrase.label:
-            continue
-        for offset, image in enumerate(phrase.images):
-            if 0 <= image < images:
-                owner = None if wants_objects else object_of.get(image)
-                at = first + offset
-                found.append(
-                    _Segment(kind, phrase.label, image, owner, states[at], certainties[at])
-                )
-    return found
-
-
-def _settle(segments: Sequence[_Segment]) -> list[_Segment]:
+def _settle(segments: Sequence[Segment]) -> list[Segment]:
     """Keeps one region per name and image, and one kind per part name: the surer one.
 
     A part is common or unique in the whole group, so that a common part never loses single images.
     """
     objects = [s for s in segments if s.kind is RegionKind.COMMON_OBJECT]
     parts = [s for s in segments if s.kind is not RegionKind.COMMON_OBJECT]
-    surest: dict[str, _Segment] = {}
+    surest: dict[str, Segment] = {}
     for segment in parts:
         if segment.label not in surest or segment.certainty > surest[segment.label].certainty:
             surest[segment.label] = segment
     agreed = [s for s in parts if s.kind is surest[s.label].kind]
-    first: dict[tuple[RegionKind, str, int], _Segment] = {}
+    first: dict[tuple[RegionKind, str, int], Segment] = {}
     for segment in (*objects, *agreed):
         first.setdefault((segment.kind, segment.label, segment.image), segment)
     return list(first.values())

@@ -164,6 +164,8 @@ class CalicoConfig:
         max_answer_tokens: greedy decoding stops here.
         empty_margin: nats by which "nothing in common" must win; 0 is plain greedy decoding. An
             annotator drops a wrong suggestion faster than drawing a missing one.
+        asks_in_pairs: groups are asked about two images at a time and compared by name
+            (pairing.py); False asks about the whole group at once, as the paper does.
     """
 
     name: str
@@ -183,6 +185,7 @@ class CalicoConfig:
     system_prompt: str = ""
     max_answer_tokens: int = 256
     empty_margin: float = 0.0
+    asks_in_pairs: bool = False
 
     def __post_init__(self) -> None:
         for label, width, heads in (

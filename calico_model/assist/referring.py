@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from calico_model import prompts
-from calico_model.answering import SizesHw, draw_each
+from calico_model.answering import draw_each
 from calico_model.assist.confidence import Confidence
 from calico_model.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.prompts import Phrase
+from calico_model.segments import SizesHw
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import PartMask, RegionKind
 from calico_model.vocabulary import normalise

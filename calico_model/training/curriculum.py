@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from calico_model.training.example import Example
 from calico_model.training.lesson_batches import Question, question_weight
-from calico_model.training.recombination import can_recombine, recombine
+from calico_model.training.recombination import can_recombine, draw_pair, recombine
 from calico_model.types import RegionKind
 
 _TRIES = 4
@@ -52,7 +52,16 @@ class Mix:
 class Curriculum:
     """Draws the questions of one step after another."""
 
-    def __init__(self, new: Sequence[Example], replay: Replay, mix: Mix, seed: int) -> None:
+    def __init__(
+        self,
+        new: Sequence[Example],
+        replay: Replay,
+        mix: Mix,
+        seed: int,
+        *,
+        in_pairs: bool = False,
+    ) -> None:
+        """Draws from `new` and `replay`; in pairs if that is how the model is asked."""
         self._corrected = [one for one in (*new, *replay.corrections) if one.known]
         fresh = {id(one) for one in new}
         self._weights = [
@@ -61,7 +70,7 @@ class Curriculum:
         self._base = [one for one in replay.base if one.known]
         self._pairable = [one for one in self._corrected if can_recombine(one)]
         self._partners = [one for one in self._base if can_recombine(one)]
-        self._mix = mix
+        self._mix, self._in_pairs = mix, in_pairs
         self.choose = random.Random(f"{seed}/curriculum")
 
     def questions(self) -> list[Question]:
@@ -96,6 +105,8 @@ class Curriculum:
         return self.choose.sample(self._pairable, min(2, len(self._pairable)))
 
     def _ask(self, example: Example, is_base: bool) -> Question:
+        if self._in_pairs:
+            example = draw_pair(example, self.choose)
         kinds = [kind for kind in RegionKind if kind in example.known]
         weights = [question_weight(example, kind) for kind in kinds]
         return Question(example, self.choose.choices(kinds, weights)[0], is_base)

@@ -101,7 +101,8 @@ def finetune(
     with adapters.lent(start):
         learner = Learner(adapters, plan, labels, start, corrections)
         pace = _Pace(planned, plan.seconds, clock)
-        curriculum = Curriculum(new, replay, plan.mix, plan.seed)
+        in_pairs = adapters.model.config.asks_in_pairs
+        curriculum = Curriculum(new, replay, plan.mix, plan.seed, in_pairs=in_pairs)
         recent: deque[dict[str, float]] = deque(maxlen=max(1, planned // 10))
         was_stopped = False
         while pace.step < pace.steps:

@@ -1,0 +1,137 @@
+"""A group answered two images at a time: what every image shows, and from that the comparison.
+
+CALICO learns from pairs (paper, section 4). Asked about a larger group at once, it forgets parts of
+its images, and asked about two categories that it never saw side by side, it prefers what they
+would share. So each image is also shown beside itself, where everything is common, and beside the
+next one of the group; a part is there if any of these answers is sure enough of it. What is then
+in all images is common, what is in one alone is unique.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from calico_model.asking import Question, Said
+from calico_model.data.comparison import partition
+from calico_model.prompts import Phrase, write_answer
+from calico_model.segments import Segment
+from calico_model.types import RegionKind
+
+_LEAST_CERTAINTY = 0.75
+"""Sum of the certainties of all answers that name a part of an image, from which it is there."""
+
+
+def questions_in_pairs(images: int) -> tuple[Question, ...]:
+    """Returns what to ask about a group: each image beside itself, and beside the next one.
+
+    Args:
+        images: in the group, at least 1.
+    """
+    alone = [(k, k) for k in range(images)]
+    beside = [(k, (k + 1) % images) for k in range(images)] if images > 2 else [(0, 1)]
+    found = [
+        Question(kind, pair)
+        for pair in alone
+        for kind in (RegionKind.COMMON_OBJECT, RegionKind.COMMON_PART)
+    ]
+    if images > 1:
+        found += [Question(kind, pair) for pair in beside for kind in RegionKind]
+    return tuple(found)
+
+
+@dataclass
+class _Sightings:
+    """What one image shows.
+
+    Attributes:
+        objects, parts: name -> answers' certainties added up.
+        surest: (is it an object, name) -> the segment whose answer was surest.
+        owners: name of the compared object -> certainties added up.
+    """
+
+    objects: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    parts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    surest: dict[tuple[bool, str], Segment] = field(default_factory=dict)
+    owners: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, segment: Segment) -> None:
+        """Counts one pair's view of a thing."""
+        is_object = segment.kind is RegionKind.COMMON_OBJECT
+        (self.objects if is_object else self.parts)[segment.label] += segment.certainty
+        key = is_object, segment.label
+        if key not in self.surest or segment.certainty > self.surest[key].certainty:
+            self.surest[key] = segment
+        if segment.object_label is not None:
+            self.owners[segment.object_label] += segment.certainty
+
+    @property
+    def owner(self) -> str | None:
+        """The compared object."""
+        return max(self.owners, key=self.owners.__getitem__) if self.owners else None
+
+
+def compare(said: Sequence[Said], images: int) -> tuple[list[Segment], dict[RegionKind, str]]:
+    """Puts together what was said about pairs.
+
+    Args:
+        said: answers to `questions_in_pairs`.
+        images: in the group.
+
+    Returns:
+        The group's regions, objects first, and the answers to the three questions that say them.
+    """
+    shown = [_Sightings() for _ in range(images)]
+    for segment in _counted_once(said):
+        shown[segment.image].add(segment)
+    objects, _ = partition([_sure(one.objects) for one in shown])
+    common, unique = partition([_sure(one.parts) for one in shown])
+
+    def region(kind: RegionKind, label: str, image: int) -> Segment:
+        is_object = kind is RegionKind.COMMON_OBJECT
+        own = shown[image]
+        owner = None if is_object else own.owner
+        return replace(own.surest[is_object, label], kind=kind, object_label=owner)
+
+    everywhere = range(images)
+    found = [region(RegionKind.COMMON_OBJECT, name, k) for name in objects for k in everywhere]
+    found += [region(RegionKind.COMMON_PART, name, k) for name in common for k in everywhere]
+    found += [
+        region(RegionKind.UNIQUE_PART, name, k) for k, names in enumerate(unique) for name in names
+    ]
+    owners = _phrases([(one.owner, k) for k, one in enumerate(shown) if one.owner], True)
+    texts = {kind: _text(kind, found, owners) for kind in RegionKind}
+    return found, texts
+
+
+def _counted_once(said: Sequence[Said]) -> list[Segment]:
+    """Of each pair, the surest mention of every thing in every image."""
+    found: dict[tuple[tuple[int, ...], int, bool, str], Segment] = {}
+    for one in said:
+        for segment in one.segments:
+            is_object = segment.kind is RegionKind.COMMON_OBJECT
+            key = one.question.images, segment.image, is_object, segment.label
+            if key not in found or segment.certainty > found[key].certainty:
+                found[key] = segment
+    return list(found.values())
+
+
+def _sure(certainties: dict[str, float]) -> list[str]:
+    return [name for name, total in certainties.items() if total >= _LEAST_CERTAINTY]
+
+
+def _text(kind: RegionKind, segments: Sequence[Segment], owners: list[Phrase]) -> str:
+    own = [s for s in segments if s.kind is kind]
+    phrases = _phrases([(s.label, s.image) for s in own], kind is RegionKind.COMMON_OBJECT)
+    if kind is RegionKind.COMMON_OBJECT:
+        return write_answer(kind, phrases, [])
+    return write_answer(kind, owners, phrases) if owners else ""
+
+
+def _phrases(shown: Sequence[tuple[str, int]], is_object: bool) -> list[Phrase]:
+    """One phrase per name, in the order of first mention."""
+    images: dict[str, list[int]] = {}
+    for name, image in shown:
+        images.setdefault(name, []).append(image)
+    return [Phrase(name, tuple(where), is_object) for name, where in images.items()]

@@ -1,0 +1,124 @@
+"""[SEG] tokens of answers, between the text they stand in and the regions they become.
+
+Legend: D width of a hidden state, L logit side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from calico_model.features import ImageFeatures
+from calico_model.images import to_mask
+from calico_model.modeling.generation import Generated
+from calico_model.modeling.model import Calico
+from calico_model.prompts import ParsedAnswer
+from calico_model.tokenizer import Tokenizer
+from calico_model.types import Evidence, PartMask, RegionKind
+
+SizesHw = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One [SEG] that becomes a region.
+
+    Attributes:
+        kind, label, image: of the region.
+        object_label: the compared object of that image, or None.
+        state: (D,) hidden state before the [SEG].
+        certainty: mean probability of the phrase's tokens.
+    """
+
+    kind: RegionKind
+    label: str
+    image: int
+    object_label: str | None
+    state: Tensor
+    certainty: float
+
+
+def segments_of(
+    kind: RegionKind,
+    parsed: ParsedAnswer,
+    states: Tensor,
+    chances: Sequence[float],
+    images: int,
+) -> list[Segment]:
+    """Returns the [SEG] tokens of one answer that are regions: its objects, or else its parts.
+
+    Args:
+        kind: which question was answered.
+        parsed: the answer.
+        states: (K, D) hidden state before each [SEG].
+        chances: of each [SEG], mean probability of its phrase's tokens.
+        images: how many the conversation has; what is said of others is left out.
+    """
+    object_of = {k: p.label for p in parsed.phrases if p.is_object for k in p.images}
+    wants_objects = kind is RegionKind.COMMON_OBJECT
+    found: list[Segment] = []
+    if parsed.segments != len(states):
+        return found  # a tag spelled letter by letter: nothing says which mask is whose
+    for phrase, first in zip(parsed.phrases, parsed.first_segments, strict=True):
+        if phrase.is_object != wants_objects or not phrase.label:
+            continue
+        for offset, image in enumerate(phrase.images):
+            if 0 <= image < images:
+                owner = None if wants_objects else object_of.get(image)
+                at = first + offset
+                found.append(Segment(kind, phrase.label, image, owner, states[at], chances[at]))
+    return found
+
+
+def certainties(answers: Generated, row: int, tokenizer: Tokenizer) -> list[float]:
+    """Mean token probability of each `<p> ... </p>` of an answer, by its first [SEG]."""
+    certainty = 1.0
+    inside: list[float] = []
+    found: list[float] = []
+    for token, chance in zip(answers.ids[row], answers.probabilities[row], strict=True):
+        if token == tokenizer.phrase_start:
+            inside = []
+        elif token == tokenizer.phrase_end:
+            certainty = sum(inside) / len(inside) if inside else 1.0
+        elif token == tokenizer.seg:
+            found.append(certainty)
+        else:
+            inside.append(chance)
+    return found
+
+
+def decode_segments(
+    model: Calico, features: ImageFeatures, sizes_hw: SizesHw, segments: Sequence[Segment]
+) -> tuple[PartMask, ...]:
+    """Draws the mask of every segment, in order; empty masks are kept."""
+    if not segments:
+        return ()
+    states = torch.stack([segment.state for segment in segments])
+    images = torch.tensor([segment.image for segment in segments], device=states.device)
+    logits, iou = model.segment(features, states, images)
+    parts: list[PartMask] = []
+    for segment, mask_logits, quality in zip(segments, logits, iou, strict=True):
+        is_shared = segment.kind is not RegionKind.UNIQUE_PART
+        iou_hat = float(quality.clamp(0.0, 1.0))
+        parts.append(
+            PartMask(
+                image_index=segment.image,
+                kind=segment.kind,
+                label=segment.label,
+                mask=to_mask(mask_logits, sizes_hw[segment.image], model.config.image_size),
+                object_label=segment.object_label,
+                part_id=f"{segment.kind.value}:{segment.label}" if is_shared else None,
+                score=iou_hat * segment.certainty,
+                evidence=Evidence(iou_hat, _mask_score(mask_logits), segment.certainty),
+            )
+        )
+    return tuple(parts)
+
+
+def _mask_score(logits: Tensor) -> float:
+    """Mean foreground probability inside a mask of (L, L) logits, 0 if it is empty (PixelLM)."""
+    inside = logits[logits > 0]
+    return float(inside.sigmoid().mean()) if inside.numel() else 0.0
