@@ -21,7 +21,7 @@ from calico_model.modeling.model import Calico
 from calico_model.pairing import compare, questions_in_pairs
 from calico_model.segments import Segment, SizesHw, decode_segments, segments_of
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import PartMask, RegionKind
+from calico_model.types import PartMask, RegionKind, RgbImage
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,7 @@ def answer(
     features: ImageFeatures,
     sizes_hw: SizesHw,
     *,
+    images: Sequence[RgbImage] | None = None,
     wording: int = 0,
 ) -> Answered:
     """Asks all three questions about a group, at once or in pairs as its configuration says.
@@ -53,22 +54,24 @@ def answer(
         tokenizer: of the model, and of the adapter it wears.
         features: of the group's images.
         sizes_hw: (height, width) in pixels of each image.
+        images: their pixels, (H_i, W_i, 3) uint8, for a model that sharpens its masks on them;
+            None leaves the masks as they are.
         wording: which of the known wordings to use.
 
     Returns:
         Regions in the original pixel frame of their image; empty masks are left out.
     """
-    images = len(sizes_hw)
+    count = len(sizes_hw)
     if model.config.asks_in_pairs:
-        questions = questions_in_pairs(images)
+        questions = questions_in_pairs(count)
         said = ask(model, tokenizer, features, questions, wording=wording)
-        segments, texts = compare(said, images)
+        segments, texts = compare(said, count)
     else:
-        questions = tuple(Question(kind, tuple(range(images))) for kind in RegionKind)
+        questions = tuple(Question(kind, tuple(range(count))) for kind in RegionKind)
         said = ask(model, tokenizer, features, questions, wording=wording)
         segments = _settle([segment for one in said for segment in one.segments])
         texts = {one.question.kind: one.text for one in said}
-    parts = decode_segments(model, features, sizes_hw, segments)
+    parts = decode_segments(model, features, sizes_hw, segments, images)
     return Answered(tuple(part for part in parts if part.mask.any()), texts)
 
 

@@ -50,7 +50,7 @@ class Assistant:
         """
         alone = group.only(image_index)
         with self._predictor.looking(alone, adapter=self._adapter) as look:
-            return clicking.refine(look.model, look.features, alone.sizes_hw[0], prompt)
+            return clicking.refine(look.model, look.features, alone.images[0], prompt)
 
     def refer(
         self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
@@ -103,7 +103,7 @@ class Assistant:
         known = tuple(said.of_image(image_index))
         with self._predictor.looking(alone, adapter=self._adapter) as look:
             found = region.look_into(
-                look.model, look.tokenizer, look.features, alone.sizes_hw[0], box, known
+                look.model, look.tokenizer, look.features, alone.images[0], box, known
             )
         return replace(found, image_index=image_index)
 

@@ -51,7 +51,12 @@ def scaled_size_hw(size_hw: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def to_mask(logits: Tensor, size_hw: tuple[int, int], side: int) -> BoolMask:
-    """Brings one mask back to its image.
+    """Returns the (H, W) bool mask of logits, True above zero; arguments as in `to_image`."""
+    return to_image(logits, size_hw, side) > 0
+
+
+def to_image(logits: Tensor, size_hw: tuple[int, int], side: int) -> NDArray[np.float32]:
+    """Brings one mask's logits back to its image.
 
     Args:
         logits: (L, L) in the padded square frame of `side` pixels.
@@ -59,7 +64,7 @@ def to_mask(logits: Tensor, size_hw: tuple[int, int], side: int) -> BoolMask:
         side: the network's square side.
 
     Returns:
-        (H, W) bool, True where the interpolated logit is above zero.
+        (H, W) interpolated logits.
     """
     height, width = scaled_size_hw(size_hw, side)
     square = functional.interpolate(
@@ -68,8 +73,8 @@ def to_mask(logits: Tensor, size_hw: tuple[int, int], side: int) -> BoolMask:
     image = functional.interpolate(
         square[..., :height, :width], size=size_hw, mode="bilinear", align_corners=False
     )
-    mask: BoolMask = (image[0, 0] > 0).cpu().numpy()
-    return mask
+    values: NDArray[np.float32] = image[0, 0].cpu().numpy()
+    return values
 
 
 def mask_shares(mask: BoolMask, side: int, logit_side: int) -> Tensor:

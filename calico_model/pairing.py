@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from calico_model.asking import Question, Said
 from calico_model.data.comparison import partition
-from calico_model.prompts import Phrase, write_answer
+from calico_model.prompts import END, Phrase, write_answer
 from calico_model.segments import Segment
 from calico_model.types import RegionKind
 
@@ -125,8 +125,10 @@ def _text(kind: RegionKind, segments: Sequence[Segment], owners: list[Phrase]) -
     own = [s for s in segments if s.kind is kind]
     phrases = _phrases([(s.label, s.image) for s in own], kind is RegionKind.COMMON_OBJECT)
     if kind is RegionKind.COMMON_OBJECT:
-        return write_answer(kind, phrases, [])
-    return write_answer(kind, owners, phrases) if owners else ""
+        text = write_answer(kind, phrases, [])
+    else:
+        text = write_answer(kind, owners, phrases) if owners else ""
+    return text.removesuffix(f" {END}")
 
 
 def _phrases(shown: Sequence[tuple[str, int]], is_object: bool) -> list[Phrase]:

@@ -153,7 +153,12 @@ class Predictor:
     def _answer(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
         with self.looking(group, adapter=version) as look:
             answered = answer(
-                look.model, look.tokenizer, look.features, group.sizes_hw, wording=wording
+                look.model,
+                look.tokenizer,
+                look.features,
+                group.sizes_hw,
+                images=group.images,
+                wording=wording,
             )
         texts = {kind.value: text for kind, text in answered.texts.items()}
         found = GroupPrediction(answered.parts, version or self.version, texts)

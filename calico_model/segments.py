@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from calico_model.assist.focus import refine_masks
 from calico_model.features import ImageFeatures
-from calico_model.images import to_mask
+from calico_model.images import to_image
 from calico_model.modeling.generation import Generated
 from calico_model.modeling.model import Calico
 from calico_model.prompts import ParsedAnswer
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import Evidence, PartMask, RegionKind
+from calico_model.types import BoolMask, Evidence, PartMask, RegionKind, RgbImage
 
 SizesHw = Sequence[tuple[int, int]]
 
@@ -91,16 +92,29 @@ def certainties(answers: Generated, row: int, tokenizer: Tokenizer) -> list[floa
 
 
 def decode_segments(
-    model: Calico, features: ImageFeatures, sizes_hw: SizesHw, segments: Sequence[Segment]
+    model: Calico,
+    features: ImageFeatures,
+    sizes_hw: SizesHw,
+    segments: Sequence[Segment],
+    images: Sequence[RgbImage] | None = None,
 ) -> tuple[PartMask, ...]:
-    """Draws the mask of every segment, in order; empty masks are kept."""
+    """Draws the mask of every segment, in order; empty masks are kept.
+
+    Args:
+        model, features: as asked.
+        sizes_hw: (height, width) in pixels of each image.
+        segments: what to draw.
+        images: the group's pixels, on which a model with a refiner sharpens its masks; None leaves
+            them as they are.
+    """
     if not segments:
         return ()
     states = torch.stack([segment.state for segment in segments])
-    images = torch.tensor([segment.image for segment in segments], device=states.device)
-    logits, iou = model.segment(features, states, images)
+    at = torch.tensor([segment.image for segment in segments], device=states.device)
+    logits, iou = model.segment(features, states, at)
+    masks = _masks(model, sizes_hw, segments, logits, images)
     parts: list[PartMask] = []
-    for segment, mask_logits, quality in zip(segments, logits, iou, strict=True):
+    for segment, mask, own, quality in zip(segments, masks, logits, iou, strict=True):
         is_shared = segment.kind is not RegionKind.UNIQUE_PART
         iou_hat = float(quality.clamp(0.0, 1.0))
         parts.append(
@@ -108,14 +122,33 @@ def decode_segments(
                 image_index=segment.image,
                 kind=segment.kind,
                 label=segment.label,
-                mask=to_mask(mask_logits, sizes_hw[segment.image], model.config.image_size),
+                mask=mask,
                 object_label=segment.object_label,
                 part_id=f"{segment.kind.value}:{segment.label}" if is_shared else None,
                 score=iou_hat * segment.certainty,
-                evidence=Evidence(iou_hat, _mask_score(mask_logits), segment.certainty),
+                evidence=Evidence(iou_hat, _mask_score(own), segment.certainty),
             )
         )
     return tuple(parts)
+
+
+def _masks(
+    model: Calico,
+    sizes_hw: SizesHw,
+    segments: Sequence[Segment],
+    logits: Tensor,
+    images: Sequence[RgbImage] | None,
+) -> list[BoolMask]:
+    """(n, L, L) logits to a mask in the frame of each segment's image."""
+    side = model.config.image_size
+    coarse = [
+        to_image(own, sizes_hw[segment.image], side)
+        for segment, own in zip(segments, logits, strict=True)
+    ]
+    if model.mask_refiner is None or images is None:
+        return [own > 0 for own in coarse]
+    shown = [images[segment.image] for segment in segments]
+    return refine_masks(model.mask_refiner, shown, coarse, [None] * len(coarse))
 
 
 def _mask_score(logits: Tensor) -> float:

@@ -72,6 +72,11 @@ COMMANDS = (
         "Teach a trained model to help while annotating.",
     ),
     Command(
+        ("train-refiner",),
+        "backend.cli.train_refiner:train_refiner",
+        "Teach a trained model to sharpen masks.",
+    ),
+    Command(
         ("fit-names",),
         "backend.cli.fit_names:fit_names",
         "Teach a trained model to name outlined regions.",

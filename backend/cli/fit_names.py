@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from backend.cli.rendering import rendered_pool
 from backend.cli.waiting import training_bar
 
 _SCENES = 2500
@@ -39,25 +39,17 @@ def fit_names(
     The last line of stdout is JSON: model, regions, names, accuracy (percent of held-out regions),
     temperature, fusion (the exponents that suit these weights), seconds.
     """
-    from calico_model.data.pool import fill_pool
     from calico_model.predictor import DEFAULT_WEIGHTS
     from calico_model.training.region_fit import RegionRecipe, fit_region_head
 
     began = time.monotonic()
     with training_bar("rendering scenes") as advance_to:
-        if pool is None:
-            pool = out / "pool"
-            fill_pool(
-                pool,
-                scenes=scenes,
-                seed=seed,
-                size_px=128,
-                workers=os.cpu_count() or 1,
-                on_progress=lambda done: advance_to("rendering scenes", done, scenes),
-            )
+        folder = rendered_pool(
+            out, pool, scenes=scenes, seed=seed, size_px=128, advance_to=advance_to
+        )
         fit = fit_region_head(
             weights or DEFAULT_WEIGHTS,
-            pool,
+            folder,
             out,
             RegionRecipe(scenes=scenes, seed=seed),
             on_progress=advance_to,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from backend.cli import processes
+from backend.cli.rendering import rendered_pool
 from backend.cli.waiting import training_bar
 from calico_model.training.assist_recipe import AssistRecipe
 
@@ -45,7 +45,6 @@ def train_assist(
 
     The last line of stdout is JSON: model, finished, seconds.
     """
-    from calico_model.data.pool import fill_pool
     from calico_model.predictor import DEFAULT_WEIGHTS
     from calico_model.training import assist_training
 
@@ -53,16 +52,9 @@ def train_assist(
     is_stopping = processes.stop_requests()
     began = time.monotonic()
     with training_bar("rendering scenes") as advance_to:
-        if pool is None:
-            pool = out / "pool"
-            fill_pool(
-                pool,
-                scenes=pool_scenes,
-                seed=seed,
-                size_px=128,
-                workers=os.cpu_count() or 1,
-                on_progress=lambda done: advance_to("rendering scenes", done, pool_scenes),
-            )
+        scenes = rendered_pool(
+            out, pool, scenes=pool_scenes, seed=seed, size_px=128, advance_to=advance_to
+        )
 
         def show(progress: assist_training.AssistProgress) -> None:
             shown = ("exemplar_iou", "memory_iou", "presence_right")
@@ -70,7 +62,7 @@ def train_assist(
             advance_to(f"{progress.stage} {terms}", progress.step, progress.total)
 
         folder = assist_training.train_assist(
-            recipe, weights or DEFAULT_WEIGHTS, pool, out, on_progress=show, stop=is_stopping
+            recipe, weights or DEFAULT_WEIGHTS, scenes, out, on_progress=show, stop=is_stopping
         )
     seconds = round(time.monotonic() - began, 1)
     typer.echo(

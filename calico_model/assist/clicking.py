@@ -12,15 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from calico_model.assist.focus import refine_masks
 from calico_model.assist.prompt import MaskPrompt
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
-from calico_model.images import mask_shares, scaled_size_hw, to_mask
+from calico_model.images import mask_shares, scaled_size_hw, to_image
 from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, PointKind
 from calico_model.modeling.mask_prompt import from_shares
 from calico_model.modeling.model import Calico
-from calico_model.types import BoolMask
+from calico_model.types import BoolMask, RgbImage
 
 MAX_CLICKS = 64
 """Of more clicks on one mask, the last count."""
@@ -45,16 +46,41 @@ class Refined:
 
 
 @torch.inference_mode()
-def refine(
-    model: Calico, features: ImageFeatures, size_hw: tuple[int, int], prompt: MaskPrompt
-) -> Refined:
-    """Decodes the mask that is meant.
+def refine(model: Calico, features: ImageFeatures, image: RgbImage, prompt: MaskPrompt) -> Refined:
+    """Decodes the mask that is meant, and sharpens it where the model has a refiner.
 
     Args:
         model: in evaluation mode, on the device of the features.
         features: of one image.
-        size_hw: its original height and width in pixels.
-        prompt: what the annotator did; an earlier mask has that size.
+        image: (H, W, 3) uint8.
+        prompt: what the annotator did; an earlier mask has the image's size.
+
+    Raises:
+        InvalidMaskError: the earlier mask has another size.
+    """
+    size_hw = image.shape[0], image.shape[1]
+    sparse, iou, logits = decode(model, features, size_hw, prompt)
+    coarse = to_image(logits, size_hw, model.config.image_size)
+    mask = coarse > 0
+    if model.mask_refiner is not None:
+        (mask,) = refine_masks(model.mask_refiner, [image], [coarse], [prompt])
+    return Refined(mask, iou, sparse, logits)
+
+
+@torch.inference_mode()
+def decode(
+    model: Calico, features: ImageFeatures, size_hw: tuple[int, int], prompt: MaskPrompt
+) -> tuple[Tensor, float, Tensor]:
+    """Asks the mask decoder alone.
+
+    Args:
+        model, features, prompt: as in `refine`.
+        size_hw: the image's original height and width in pixels.
+
+    Returns:
+        sparse: (T, C) prompt tokens.
+        iou: predicted IoU in [0, 1].
+        logits: (L, L) in the network's frame.
 
     Raises:
         InvalidMaskError: the earlier mask has another size.
@@ -74,8 +100,7 @@ def refine(
     outputs = AMBIGUOUS if prompt.is_ambiguous else SINGLE
     logits, iou = decoder(features.mask, first, sparse, dense, outputs=outputs)
     best = int(iou[0].argmax())
-    mask = to_mask(logits[0, best], size_hw, model.config.image_size)
-    return Refined(mask, float(iou[0, best].clamp(0.0, 1.0)), sparse[0], logits[0, best])
+    return sparse[0], float(iou[0, best].clamp(0.0, 1.0)), logits[0, best]
 
 
 def _points(

@@ -23,7 +23,7 @@ from calico_model.features import ImageFeatures
 from calico_model.images import scaled_size_hw
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import BoolMask, PartMask, RegionKind
+from calico_model.types import BoolMask, PartMask, RegionKind, RgbImage
 
 _LEAST_OVERLAP = 0.2  # of a region and the outline of the box, to have its name
 
@@ -32,7 +32,7 @@ def look_into(
     model: Calico,
     tokenizer: Tokenizer,
     features: ImageFeatures,
-    size_hw: tuple[int, int],
+    image: RgbImage,
     box: Box,
     known: Sequence[PartMask] = (),
 ) -> PartMask:
@@ -42,7 +42,7 @@ def look_into(
         model: in evaluation mode, on the device of the features.
         tokenizer: of the model, and of the adapter it wears.
         features: of the one image.
-        size_hw: its (height, width) in pixels.
+        image: (H, W, 3) uint8.
         box: in pixels of that image.
         known: what the same weights found in this image when they saw the whole group.
 
@@ -53,7 +53,8 @@ def look_into(
     Raises:
         InvalidMaskError: the box is not finite.
     """
-    outlined = clicking.refine(model, features, size_hw, MaskPrompt(box=box))
+    outlined = clicking.refine(model, features, image, MaskPrompt(box=box))
+    size_hw = image.shape[0], image.shape[1]
     inside = within(features, box, size_hw, model.config)
     seen = answer(model, tokenizer, inside, [size_hw])
     alike = [

@@ -40,10 +40,11 @@ from calico_model.modeling.language import run_layers, unpack
 from calico_model.modeling.layout import Layout, packed, padded
 from calico_model.modeling.mask_decoder import PromptedMaskDecoder
 from calico_model.modeling.mask_memory import MaskMemory
+from calico_model.modeling.mask_refiner import MaskRefiner
 from calico_model.modeling.region_head import RegionHead
 
 ADAPTER_NAME = "default"
-ADD_ONS = ("exemplar", "mask_memory", "region_head")
+ADD_ONS = ("exemplar", "mask_memory", "mask_refiner", "region_head")
 """Parts that weights may hold or lack; see `Calico.add_on`."""
 
 
@@ -84,6 +85,7 @@ class Calico(nn.Module):
         self.mask_decoder = PromptedMaskDecoder(config)
         self.exemplar: ExemplarPrompt | None = None
         self.mask_memory: MaskMemory | None = None
+        self.mask_refiner: MaskRefiner | None = None
         self.region_head: RegionHead | None = None
         if config.lora.rank:
             inject_adapter_in_model(
@@ -110,6 +112,8 @@ class Calico(nn.Module):
             self.exemplar = ExemplarPrompt(self.config).to(device)
         if "mask_memory" in names:
             self.mask_memory = MaskMemory(self.config).to(device)
+        if "mask_refiner" in names:
+            self.mask_refiner = MaskRefiner().to(device)
         if "region_head" in names and self.region_head is None:
             self.region_head = RegionHead(self.config).to(device).train(self.training)
 

@@ -43,6 +43,8 @@ class Lessons:
 
     Attributes:
         features: of M images, bfloat16.
+        images: (M, S, S, 3) uint8 RGB.
+        objects: (M, S, S) uint8, 0 background, 1 the main object, 2 and up the others.
         parts: (M, S, S) uint8, 1 + index into `PART_NAMES` on the main object, else 0.
         prompt: (K, C) sparse prompt that [SEG] became for a named part of an image.
         prompt_image: (K,) int64 which image.
@@ -50,6 +52,8 @@ class Lessons:
     """
 
     features: ImageFeatures
+    images: Tensor
+    objects: Tensor
     parts: Tensor
     prompt: Tensor
     prompt_image: Tensor
@@ -104,6 +108,8 @@ class LessonFolder:
         first = range(0, GROUP_SIZE * len(made), GROUP_SIZE)
         return Lessons(
             concatenate([one.features for one in made]),
+            torch.cat([one.images for one in made]),
+            torch.cat([one.objects for one in made]),
             torch.cat([one.parts for one in made]),
             torch.cat([one.prompt for one in made]),
             torch.cat([one.prompt_image + at for one, at in zip(made, first, strict=True)]),
@@ -131,6 +137,8 @@ def encode_group(model: Calico, tokenizer: Tokenizer, scenes: Sequence[Scene]) -
     codes = torch.tensor([PART_NAMES.index(name) + 1 for name in names])
     return Lessons(
         features,
+        torch.from_numpy(np.stack([scene.image for scene in scenes])),
+        torch.from_numpy(np.stack([scene.object_map for scene in scenes])),
         torch.from_numpy(np.stack(maps)),
         called.flatten(0, 1).cpu(),
         torch.arange(len(scenes)).repeat(len(names)),
@@ -155,6 +163,8 @@ def _pack(lessons: Lessons) -> dict[str, Tensor]:
         "global": features.global_tokens,
         "semantic": features.semantic_tokens,
         "embedding": features.mask.embedding,
+        "images": lessons.images,
+        "objects": lessons.objects,
         "parts": lessons.parts,
         "prompt": lessons.prompt,
         "prompt_image": lessons.prompt_image,
@@ -168,5 +178,8 @@ def _unpack(named: dict[str, Tensor]) -> Lessons:
     features = ImageFeatures(
         named["global"], named["semantic"], MaskFeatures(named["embedding"], fine)
     )
-    kept = (named[name] for name in ("parts", "prompt", "prompt_image", "prompt_part"))
+    kept = (
+        named[name]
+        for name in ("images", "objects", "parts", "prompt", "prompt_image", "prompt_part")
+    )
     return Lessons(features, *kept)

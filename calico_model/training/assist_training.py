@@ -28,6 +28,7 @@ from calico_model.modeling.losses import (
     pixel_loss,
 )
 from calico_model.modeling.model import Calico
+from calico_model.training.add_on_run import AddOnRun
 from calico_model.training.assist_batches import (
     ExemplarBatch,
     MemoryBatch,
@@ -36,12 +37,9 @@ from calico_model.training.assist_batches import (
 )
 from calico_model.training.assist_lessons import LessonFolder
 from calico_model.training.assist_recipe import AssistRecipe
-from calico_model.training.curves import CurveLog
-from calico_model.training.tuning_state import Position, StateFolder
 
 TAUGHT = ("exemplar", "mask_memory")
 """The add-ons that learn here; others that the weights have stay as they are."""
-_LOG_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -98,9 +96,23 @@ def train_assist(
     lessons.fill(
         recipe.chunks, lambda done: on_progress(AssistProgress("encoding", done, recipe.chunks))
     )
-    run = _Run(model, recipe, lessons, out, base=fingerprint(weights))
-    run.resume()
-    if run.train(on_progress, stop):
+    objective = AssistObjective(model, recipe)
+    run = AddOnRun(objective, recipe, out, name="assist", base=fingerprint(weights))
+
+    def lesson(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        rng = np.random.default_rng((recipe.seed, 1, step))
+        several = lessons.read(int(rng.integers(recipe.chunks)))
+        exemplars = draw_exemplars(several, rng, recipe.exemplars, model.config.mask_side)
+        memories = draw_memories(several, rng, recipe.memories, model.config.mask_side)
+        if not len(exemplars.image) or not len(memories.image):
+            raise InvalidConfigError("pool: expected scenes that share parts, found none")
+        loss, terms = objective(several.features, exemplars, memories, step)
+        return loss, terms
+
+    def show(step: int, terms: dict[str, float]) -> None:
+        on_progress(AssistProgress("training", step, recipe.steps, terms))
+
+    if run.train(lesson, show, stop):
         shutil.rmtree(out / "model", ignore_errors=True)
         shutil.copytree(weights, out / "model")
         save_model(model, tokenizer, out / "model", dtype=torch.bfloat16)
@@ -156,87 +168,3 @@ class AssistObjective(nn.Module):
 def _mask_loss(logits: Tensor, target: Tensor) -> Tensor:
     pixel, dice = pixel_loss(logits, target).mean(), dice_loss(logits, target).mean()
     return PIXEL_WEIGHT * pixel + DICE_WEIGHT * dice
-
-
-class _Run:
-    """One training: add-ons, optimiser and counters."""
-
-    def __init__(
-        self, model: Calico, recipe: AssistRecipe, lessons: LessonFolder, out: Path, *, base: str
-    ) -> None:
-        self._recipe, self._lessons, self._out = recipe, lessons, out
-        self._side = model.config.mask_side
-        self._objective = AssistObjective(model, recipe)
-        self._named = dict(self._objective.named_parameters())
-        for parameter in self._named.values():
-            parameter.requires_grad_(True)
-        self._optimizer = torch.optim.AdamW(
-            list(self._named.values()), lr=1e-3, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
-        )
-        self._state = StateFolder(out / "state", recipe.lasting() | {"weights": base})
-        self._step = 0
-
-    def resume(self) -> None:
-        """Continues from the newest state, if there is one."""
-        found = self._state.load()
-        if found is not None:
-            position, tensors = found
-            self._step = position.step
-            with torch.no_grad():
-                for name, parameter in self._named.items():
-                    parameter.copy_(tensors[name])
-            self._optimizer.load_state_dict(
-                self._optimizer.state_dict()
-                | {"state": dict(enumerate(_moments(tensors, name) for name in self._named))}
-            )
-        self._curve = CurveLog(self._out / "curve.csv", resume_step=self._step)
-
-    def train(
-        self, on_progress: Callable[[AssistProgress], None], stop: Callable[[], bool]
-    ) -> bool:
-        """Runs the rest; returns False when it was asked to stop before the end."""
-        history: list[dict[str, float]] = []
-        total = self._recipe.steps
-        while self._step < total and not stop():
-            history.append(self._update())
-            self._step += 1
-            if self._step % _LOG_EVERY == 0 or self._step == total:
-                names = dict.fromkeys(name for terms in history for name in terms)
-                shown = {n: float(np.mean([t[n] for t in history if n in t])) for n in names}
-                history.clear()
-                self._curve.add(self._step, "assist", shown)
-                on_progress(AssistProgress("training", self._step, total, shown))
-            if self._step % self._recipe.checkpoint_every == 0:
-                self._save()
-        self._save()
-        return self._step == total
-
-    def _update(self) -> dict[str, float]:
-        rng = np.random.default_rng((self._recipe.seed, 1, self._step))
-        lessons = self._lessons.read(int(rng.integers(self._recipe.chunks)))
-        exemplars = draw_exemplars(lessons, rng, self._recipe.exemplars, self._side)
-        memories = draw_memories(lessons, rng, self._recipe.memories, self._side)
-        if not len(exemplars.image) or not len(memories.image):
-            raise InvalidConfigError("pool: expected scenes that share parts, found none")
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._recipe.rate_at(self._step)
-        loss, terms = self._objective(lessons.features, exemplars, memories, self._step)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._named.values(), self._recipe.clip_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return {name: float(term) for name, term in terms.items()} | {"gradient": float(norm)}
-
-    def _save(self) -> None:
-        tensors = {name: p.detach().contiguous() for name, p in self._named.items()}
-        kept = self._optimizer.state_dict()["state"]
-        for index, name in enumerate(self._named):
-            for key, value in kept.get(index, {}).items():
-                tensors[f"{key}.{name}"] = value.contiguous()
-        self._state.save(Position(self._step), tensors)
-        self._curve.plot(self._out / "curve.png")
-
-
-def _moments(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    keys = ("step", "exp_avg", "exp_avg_sq")
-    return {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}

@@ -99,7 +99,7 @@ def test_the_three_masks_are_ranked_by_the_iou_head(
         sparse, dense = model.mask_decoder.embed(points, kinds)
         first = torch.zeros(1, dtype=torch.int64)
         logits, iou = model.mask_decoder(features.mask, first, sparse, dense, outputs=(1, 2, 3))
-        found = refine(model, features, SIZE, prompt)
+        found = refine(model, features, group.images[0], prompt)
     assert torch.equal(found.logits, logits[0, iou[0].argmax()])
     assert found.iou == pytest.approx(float(iou.max().clamp(0, 1)))
     assert found.mask.shape == SIZE

@@ -13,7 +13,7 @@ from calico_model.features import ImageFeatures
 from calico_model.images import to_pixels
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import PartMask, RegionKind
+from calico_model.types import PartMask, RegionKind, RgbImage
 
 SIZE_HW = (40, 60)
 
@@ -83,14 +83,14 @@ def test_what_is_outside_changes_nothing(model: Calico, features: ImageFeatures)
 
 
 def test_a_box_has_the_name_of_what_fills_it(
-    model: Calico, tokenizer: Tokenizer, features: ImageFeatures
+    model: Calico, tokenizer: Tokenizer, features: ImageFeatures, images: list[RgbImage]
 ) -> None:
     box = (10.0, 10.0, 40.0, 30.0)
-    nameless = look_into(model, tokenizer, features, SIZE_HW, box)
+    nameless = look_into(model, tokenizer, features, images[0], box)
     assert (nameless.image_index, nameless.mask.shape) == (0, SIZE_HW)
 
     known = PartMask(2, RegionKind.COMMON_PART, "leg", nameless.mask, score=1.0)
-    found = look_into(model, tokenizer, features, SIZE_HW, box, (known,))
+    found = look_into(model, tokenizer, features, images[0], box, (known,))
 
     assert nameless.mask.any()
     assert (found.label, found.kind, found.image_index) == ("leg", RegionKind.COMMON_PART, 0)

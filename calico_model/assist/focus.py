@@ -1,0 +1,169 @@
+"""Looking closer: the rectangle around a mask, what the refiner sees of it, and the way back.
+
+Everything is in pixels of the original image; only views have a fixed size.
+Legend: H x W image, V = `VIEW`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calico_model.assist.prompt import MaskPrompt
+from calico_model.images import SAM_MEAN, SAM_STD
+from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
+from calico_model.types import BoolMask, RgbImage
+
+LIMIT = 4.0
+"""Logits of the mask to sharpen are cut off here, so that the refiner can overrule them."""
+_MARGIN = 0.2  # of the mask's extent, on each side: 1.4 times as large in all (FocalClick)
+_LEAST = 1 / 10  # of the image's longest side: a smaller rectangle shows nothing around a mask
+_DISK_RADIUS = 3
+
+Logits = NDArray[np.float32]
+S = TypeVar("S", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Focus:
+    """A rectangle of whole pixels inside an image, [x0, x1) by [y0, y1)."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    def of(self, array: NDArray[S]) -> NDArray[S]:
+        """Returns the part of an (H, W, ...) array inside; a view, not a copy."""
+        return array[self.y0 : self.y1, self.x0 : self.x1]
+
+
+def refine_masks(
+    refiner: MaskRefiner,
+    images: Sequence[RgbImage],
+    coarse: Sequence[Logits],
+    prompts: Sequence[MaskPrompt | None],
+) -> list[BoolMask]:
+    """Sharpens masks.
+
+    Args:
+        refiner: in evaluation mode.
+        images: (H_i, W_i, 3) uint8, the image of each mask.
+        coarse: (H_i, W_i) logits of each mask.
+        prompts: what the annotator did to get it, or None.
+
+    Returns:
+        (H_i, W_i) bool each; an empty mask that nobody pointed at stays empty.
+    """
+    places = [focus_on(logits > 0, prompt) for logits, prompt in zip(coarse, prompts, strict=True)]
+    views = [
+        see(image, place, logits, prompt)
+        for image, place, logits, prompt in zip(images, places, coarse, prompts, strict=True)
+        if place is not None
+    ]
+    if not views:
+        return [logits > 0 for logits in coarse]
+    device = refiner.spread.weight.device
+    added = iter(refiner(torch.stack(views).to(device)).float().cpu().numpy())
+    return [
+        logits > 0 if place is None else merge(logits, place, next(added))
+        for logits, place in zip(coarse, places, strict=True)
+    ]
+
+
+def focus_on(mask: BoolMask, prompt: MaskPrompt | None) -> Focus | None:
+    """Returns the rectangle that shows a mask and all that was pointed at, or None for nothing.
+
+    Args:
+        mask: (H, W) bool.
+        prompt: in pixels of the same image.
+    """
+    height, width = mask.shape
+    boxes = [_extent(mask)]
+    if prompt is not None:
+        boxes += [(c.x, c.y, c.x, c.y) for c in prompt.clicks]
+        if prompt.previous is not None:
+            boxes.append(_extent(prompt.previous))
+        if prompt.box is not None:
+            x0, y0, x1, y1 = prompt.box
+            boxes.append((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)))
+    known = np.array([box for box in boxes if box is not None])
+    if not len(known):
+        return None
+    least = _LEAST * max(height, width)
+    x0, x1 = _widened(known[:, 0].min(), known[:, 2].max(), least, width)
+    y0, y1 = _widened(known[:, 1].min(), known[:, 3].max(), least, height)
+    return Focus(x0, y0, x1, y1)
+
+
+def see(image: RgbImage, place: Focus, coarse: Logits, prompt: MaskPrompt | None) -> Tensor:
+    """Returns the (planes, V, V) float32 view of a rectangle; see `Plane`.
+
+    Args:
+        image: (H, W, 3) uint8.
+        place: inside it.
+        coarse: (H, W) logits of the mask to sharpen.
+        prompt: what the annotator did to get it, or None.
+    """
+    view = np.zeros((len(Plane), VIEW, VIEW), np.float32)
+    colours = (_resized(place.of(image)) - SAM_MEAN) / SAM_STD
+    view[Plane.RED : Plane.BLUE + 1] = colours.transpose(2, 0, 1)
+    view[Plane.COARSE] = _resized(np.clip(place.of(coarse), -LIMIT, LIMIT)) / LIMIT
+    if prompt is None:
+        return torch.from_numpy(view)
+    if prompt.previous is not None and prompt.previous.any():
+        view[Plane.PREVIOUS] = 2 * _resized(place.of(prompt.previous).astype(np.float32)) - 1
+    across, down = VIEW / (place.x1 - place.x0), VIEW / (place.y1 - place.y0)
+    for click in prompt.clicks:
+        at = int((click.x - place.x0) * across), int((click.y - place.y0) * down)
+        plane = view[Plane.POSITIVE if click.is_positive else Plane.NEGATIVE]
+        cv2.circle(plane, at, _DISK_RADIUS, 1.0, thickness=-1)
+    if prompt.box is not None:
+        xs = sorted(round((x - place.x0) * across) for x in prompt.box[::2])
+        ys = sorted(round((y - place.y0) * down) for y in prompt.box[1::2])
+        view[Plane.BOX] = -1.0
+        view[Plane.BOX, max(0, ys[0]) : ys[1], max(0, xs[0]) : xs[1]] = 1.0
+    return torch.from_numpy(view)
+
+
+def merge(coarse: Logits, place: Focus, added: Logits) -> BoolMask:
+    """Returns the (H, W) mask of logits and what the refiner adds to them in a rectangle.
+
+    Args:
+        coarse: (H, W) logits.
+        place: inside the image.
+        added: (V, V).
+    """
+    mask = coarse > 0
+    size = place.x1 - place.x0, place.y1 - place.y0
+    more = cv2.resize(added, size, interpolation=cv2.INTER_LINEAR)
+    place.of(mask)[:] = np.clip(place.of(coarse), -LIMIT, LIMIT) + more > 0
+    return mask
+
+
+def _extent(mask: BoolMask) -> tuple[float, float, float, float] | None:
+    """(x0, y0, x1, y1) around the True pixels."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def _widened(low: float, high: float, least: float, side: int) -> tuple[int, int]:
+    """The margin around an interval, inside [0, side) and at least one pixel wide."""
+    middle, extent = (low + high) / 2, max(least, (1 + 2 * _MARGIN) * (high - low))
+    first = min(max(0, int(np.floor(middle - extent / 2))), side - 1)
+    return first, max(first + 1, min(side, int(np.ceil(middle + extent / 2))))
+
+
+def _resized(values: NDArray[np.uint8] | Logits) -> Logits:
+    is_shrinking = max(values.shape[:2]) > VIEW
+    how = cv2.INTER_AREA if is_shrinking else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(values, (VIEW, VIEW), interpolation=how), np.float32)

@@ -1,0 +1,111 @@
+"""A small network that sharpens one mask on the pixels around it (FocalClick, section 3.2).
+
+The decoder's masks have the resolution of the network's frame, where a wheel is a few cells wide.
+The refiner sees the mask's own rectangle of the original image, at `VIEW` pixels a side, together
+with what the annotator pointed at, and says what to add to the mask's logits. It has not heard of
+names or features, so it serves every base and every domain alike. Its last layer starts at zero:
+an untrained refiner changes nothing, bit for bit.
+Legend: n views, V = `VIEW`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+VIEW = 96
+"""Side of a view in pixels."""
+_WIDTHS = (32, 64, 96, 128)  # at V/2, V/4, V/8, V/16
+_EDGE_WIDTH = 16  # at V
+_NORM_GROUPS = 8
+
+
+class Plane(IntEnum):
+    """Channels of a view."""
+
+    RED = 0
+    GREEN = 1
+    BLUE = 2
+    COARSE = 3
+    """The mask to sharpen: its logits / `LIMIT`, in [-1, 1]."""
+    PREVIOUS = 4
+    """The mask the annotator corrects: 1 inside, -1 outside; 0 everywhere if there is none."""
+    POSITIVE = 5
+    """1 in a disk around every click that belongs to the mask."""
+    NEGATIVE = 6
+    """1 in a disk around every click that does not."""
+    BOX = 7
+    """1 inside the annotator's box, -1 outside; 0 everywhere if there is none."""
+
+
+class MaskRefiner(nn.Module):
+    """Views to what is added to the mask's logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, second, third, fourth = _WIDTHS
+        self.stem = _convolution(4 * len(Plane), first)
+        self.down = nn.ModuleList(
+            (
+                nn.Sequential(_Residual(first)),
+                nn.Sequential(_convolution(first, second, stride=2), _Residual(second)),
+                nn.Sequential(_convolution(second, third, stride=2), _Residual(third)),
+                nn.Sequential(
+                    _convolution(third, fourth, stride=2), _Residual(fourth), _Residual(fourth)
+                ),
+            )
+        )
+        self.narrow = nn.ModuleList(
+            nn.Conv2d(wide, thin, 1) for thin, wide in zip(_WIDTHS[:-1], _WIDTHS[1:], strict=True)
+        )
+        self.up = nn.ModuleList(_Residual(width) for width in _WIDTHS[:-1])
+        self.spread = nn.Conv2d(first, 4 * _EDGE_WIDTH, 1)
+        self.edge = nn.Sequential(
+            _convolution(_EDGE_WIDTH + len(Plane), _EDGE_WIDTH),
+            nn.Conv2d(_EDGE_WIDTH, 1, 3, padding=1),
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        """Makes the refiner silent: it adds nothing."""
+        last = cast(nn.Conv2d, self.edge[-1])
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Returns (n, V, V) to add to the logits of (n, planes, V, V) views; see `Plane`."""
+        x = self.stem(functional.pixel_unshuffle(views, 2))
+        kept: list[Tensor] = []
+        for stage in self.down:
+            x = stage(x)
+            kept.append(x)
+        for level in reversed(range(len(self.up))):
+            x = functional.interpolate(self.narrow[level](x), scale_factor=2, mode="nearest")
+            x = self.up[level](x + kept[level])
+        fine = functional.pixel_shuffle(self.spread(x), 2)
+        return cast(Tensor, self.edge(torch.cat((fine, views), 1))[:, 0])
+
+
+class _Residual(nn.Module):
+    """Two convolutions around a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = _convolution(width, width)
+        self.second = _convolution(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, x + self.second(self.first(x)))
+
+
+def _convolution(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.GroupNorm(_NORM_GROUPS, outputs),
+        nn.ReLU(),
+    )

@@ -1,0 +1,102 @@
+"""Looking closer: where, what is seen there, and what becomes of the mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from calico_model.assist.focus import LIMIT, Focus, focus_on, merge, refine_masks, see
+from calico_model.assist.prompt import Click, MaskPrompt
+from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
+
+SIZE_HW = (120, 200)
+
+
+def square(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+    mask = np.zeros(SIZE_HW, np.bool_)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (*SIZE_HW, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def refiner() -> MaskRefiner:
+    torch.manual_seed(3)
+    return MaskRefiner().eval()
+
+
+def logits_of(mask: np.ndarray) -> np.ndarray:
+    return np.where(mask, 7.0, -9.0).astype(np.float32)
+
+
+def test_the_rectangle_holds_the_mask_and_all_that_was_pointed_at() -> None:
+    mask = square(40, 60, 50, 90)
+    assert focus_on(mask, None) == Focus(42, 36, 98, 64)
+    asked = MaskPrompt((Click(150.5, 20.5),), previous=square(100, 110, 60, 70))
+    place = focus_on(mask, asked)
+    assert place is not None
+    assert place.x0 <= 50
+    assert place.x1 > 150
+    assert place.y0 <= 20
+    assert place.y1 >= 110
+
+
+@pytest.mark.parametrize("at", [(0.0, 0.0), (199.9, 119.9), (500.0, -30.0)])
+def test_a_lone_click_has_something_around_it_inside_the_image(at: tuple[float, float]) -> None:
+    place = focus_on(square(0, 0, 0, 0), MaskPrompt((Click(*at),)))
+    assert place is not None
+    assert 0 <= place.x0 < place.x1 <= SIZE_HW[1]
+    assert 0 <= place.y0 < place.y1 <= SIZE_HW[0]
+
+
+def test_nothing_is_nowhere(refiner: MaskRefiner, image: np.ndarray) -> None:
+    empty = square(0, 0, 0, 0)
+    assert focus_on(empty, None) is None
+    (mask,) = refine_masks(refiner, [image], [logits_of(empty)], [None])
+    assert not mask.any()
+
+
+def test_a_view_shows_what_there_is(image: np.ndarray) -> None:
+    mask, place = square(40, 60, 50, 90), Focus(50, 40, 90, 60)
+    prompt = MaskPrompt(
+        (Click(60.5, 45.5), Click(85.5, 55.5, is_positive=False)),
+        box=(70.0, 60.0, 50.0, 40.0),
+        previous=square(40, 50, 50, 90),
+    )
+    view = see(image, place, logits_of(mask), prompt)
+    assert view.shape == (len(Plane), VIEW, VIEW)
+    assert torch.all(view[Plane.COARSE] == 1)  # cut off
+    assert view[Plane.PREVIOUS, 5].mean() == 1
+    assert view[Plane.PREVIOUS, -5].mean() == -1
+    for plane, (x, y) in ((Plane.POSITIVE, (10.5, 5.5)), (Plane.NEGATIVE, (35.5, 15.5))):
+        rows, columns = np.nonzero(view[plane].numpy())
+        assert columns.mean() == pytest.approx(x / 40 * VIEW, abs=1)
+        assert rows.mean() == pytest.approx(y / 20 * VIEW, abs=1)
+    assert torch.all(view[Plane.BOX, :, : VIEW // 2] == 1)
+    assert torch.all(view[Plane.BOX, :, VIEW // 2 :] == -1)
+    alone = see(image, place, logits_of(mask), None)
+    assert torch.equal(alone[: Plane.COARSE + 1], view[: Plane.COARSE + 1])
+    assert not alone[Plane.PREVIOUS :].any()
+
+
+def test_an_untrained_refiner_changes_nothing(refiner: MaskRefiner, image: np.ndarray) -> None:
+    rng = np.random.default_rng(1)
+    coarse = [rng.normal(0, 3, SIZE_HW).astype(np.float32) for _ in range(3)]
+    prompts = [None, MaskPrompt((Click(3, 3),)), MaskPrompt(box=(0, 0, 30, 30))]
+    with torch.inference_mode():
+        masks = refine_masks(refiner, [image] * 3, coarse, prompts)
+    for mask, logits in zip(masks, coarse, strict=True):
+        assert np.array_equal(mask, logits > 0)
+
+
+def test_what_is_added_overrules_inside_and_nothing_outside() -> None:
+    mask, place = square(40, 60, 50, 90), Focus(60, 0, 200, 120)
+    gone = merge(logits_of(mask), place, np.full((VIEW, VIEW), -LIMIT - 1, np.float32))
+    assert np.array_equal(gone, square(40, 60, 50, 60))
+    more = merge(logits_of(mask), place, np.full((VIEW, VIEW), LIMIT + 1, np.float32))
+    assert np.array_equal(more, square(40, 60, 50, 60) | square(0, 120, 60, 200))

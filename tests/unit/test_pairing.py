@@ -1,0 +1,129 @@
+"""A group compared two images at a time: what single answers add up to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from calico_model import prompts
+from calico_model.answering import answer
+from calico_model.asking import Question, Said
+from calico_model.images import to_pixels
+from calico_model.modeling.model import Calico
+from calico_model.pairing import compare, questions_in_pairs
+from calico_model.segments import Segment
+from calico_model.tokenizer import Tokenizer
+from calico_model.types import RegionKind
+from tests.unit.test_predictor import Scripted
+
+OBJECT, COMMON, UNIQUE = RegionKind
+
+
+def said(
+    kind: RegionKind, images: tuple[int, ...], names: dict[str, dict[int, float]], owner="chair"
+) -> Said:
+    """An answer that names things on images, with their certainties."""
+    segments = tuple(
+        Segment(kind, name, k, None if kind is OBJECT else owner, torch.tensor([chance]), chance)
+        for name, places in names.items()
+        for k, chance in places.items()
+    )
+    return Said(Question(kind, images), "", segments)
+
+
+def found(answers: list[Said], images: int) -> set[tuple[RegionKind, str, int]]:
+    segments, _ = compare(answers, images)
+    return {(s.kind, s.label, s.image) for s in segments}
+
+
+@pytest.mark.parametrize(
+    ("images", "pairs"),
+    [
+        (1, {(0, 0)}),
+        (2, {(0, 0), (1, 1), (0, 1)}),
+        (4, {(0, 0), (1, 1), (2, 2), (3, 3), (0, 1), (1, 2), (2, 3), (3, 0)}),
+    ],
+)
+def test_every_image_is_shown_beside_itself_and_the_next(images, pairs):
+    asked = questions_in_pairs(images)
+    assert {question.images for question in asked} == pairs
+    assert len(set(asked)) == len(asked)
+    for question in asked:
+        # Beside itself nothing is unique.
+        assert question.kind is not UNIQUE or len(set(question.images)) == 2
+
+
+def test_what_all_show_is_common_and_what_one_shows_is_unique():
+    answers = [
+        said(COMMON, (0, 0), {"leg": {0: 0.9}, "seat": {0: 0.9}, "arm": {0: 0.9}}),
+        said(COMMON, (1, 1), {"leg": {1: 0.9}, "arm": {1: 0.9}}),
+        said(COMMON, (2, 2), {"leg": {2: 0.9}}),
+        said(OBJECT, (0, 1), {"chair": {0: 0.9, 1: 0.9}}),
+        said(OBJECT, (1, 2), {"chair": {1: 0.9, 2: 0.9}, "dog": {1: 0.9, 2: 0.9}}),
+    ]
+    assert found(answers, 3) == {
+        *((OBJECT, "chair", k) for k in range(3)),
+        *((COMMON, "leg", k) for k in range(3)),
+        (UNIQUE, "seat", 0),  # the arm is in two of three: neither
+    }
+
+
+def test_unsure_answers_add_up_over_pairs_but_not_within_one():
+    once = [said(COMMON, (0, 0), {"leg": {0: 0.5}})]
+    assert found(once, 1) == set()
+    # Common and unique in one and the same pair: one mention, the surer one.
+    twice_in_one = [
+        said(COMMON, (0, 1), {"leg": {0: 0.5}}),
+        said(UNIQUE, (0, 1), {"leg": {0: 0.6}}),
+    ]
+    assert found(twice_in_one, 2) == set()
+    assert found([*twice_in_one, *once], 2) == {(UNIQUE, "leg", 0)}
+
+
+def test_the_surest_answer_draws_the_mask_and_the_objects_are_voted_on():
+    answers = [
+        said(COMMON, (0, 0), {"leg": {0: 0.8}}, owner="stool"),
+        said(COMMON, (0, 1), {"leg": {0: 0.9, 1: 0.9}}, owner="chair"),
+    ]
+    segments, texts = compare(answers, 2)
+    assert [float(s.state[0]) for s in segments] == pytest.approx([0.9, 0.9])
+    assert [s.object_label for s in segments] == ["chair", "chair"]
+    parsed = prompts.parse_answer(COMMON, texts[COMMON])
+    assert [(p.label, p.images, p.is_object) for p in parsed.phrases] == [
+        ("chair", (0, 1), True),
+        ("leg", (0, 1), False),
+    ]
+    assert prompts.parse_answer(UNIQUE, texts[UNIQUE]).phrases[0].label == "chair"
+    assert prompts.parse_answer(OBJECT, texts[OBJECT]).phrases == ()
+
+
+def test_nothing_said_is_nothing_found():
+    segments, texts = compare([said(COMMON, (0, 0), {})], 1)
+    assert segments == []
+    assert set(texts) == set(RegionKind)
+
+
+def test_the_configuration_decides_how_a_group_is_asked_about(tokenizer: Tokenizer, model: Calico):
+    features = model.encode(_pixels(model, 2))
+    scripted = model
+    scripted.__class__ = Scripted
+    scripted.tokenizer, scripted.asked, scripted.decoded = tokenizer, [], []
+    leg = "<p> the chair </p> [SEG] (IMAGE1). <p> the leg </p> [SEG] (IMAGE1). </s>"
+    rows = len(questions_in_pairs(2))
+    for in_pairs, count in ((True, rows), (False, 3)):
+        model.config = replace(model.config, asks_in_pairs=in_pairs)
+        scripted.answers, scripted.chances = (leg,) * count, (0.9,) * count
+        answered = answer(model, tokenizer, features, [(40, 40), (40, 40)])
+        assert set(answered.texts) == set(RegionKind)
+    assert [len(asked.guidance) for asked in scripted.asked] == [rows, 3]
+
+
+def _pixels(model: Calico, count: int):
+    rng = torch.Generator().manual_seed(1)
+    images = [
+        torch.randint(0, 255, (40, 40, 3), generator=rng, dtype=torch.uint8).numpy()
+        for _ in range(count)
+    ]
+    return to_pixels(images, model.config)
