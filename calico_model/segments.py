@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calico_model.assist.focus import refine_masks
+from calico_model.assist.focus import picture_of, refine_masks
 from calico_model.features import ImageFeatures
 from calico_model.images import to_image
 from calico_model.modeling.generation import Generated
@@ -112,7 +112,7 @@ def decode_segments(
     states = torch.stack([segment.state for segment in segments])
     at = torch.tensor([segment.image for segment in segments], device=states.device)
     logits, iou = model.segment(features, states, at)
-    masks = _masks(model, sizes_hw, segments, logits, images)
+    masks = _masks(model, features, sizes_hw, segments, logits, images)
     parts: list[PartMask] = []
     for segment, mask, own, quality in zip(segments, masks, logits, iou, strict=True):
         is_shared = segment.kind is not RegionKind.UNIQUE_PART
@@ -134,6 +134,7 @@ def decode_segments(
 
 def _masks(
     model: Calico,
+    features: ImageFeatures,
     sizes_hw: SizesHw,
     segments: Sequence[Segment],
     logits: Tensor,
@@ -147,7 +148,8 @@ def _masks(
     ]
     if model.mask_refiner is None or images is None:
         return [own > 0 for own in coarse]
-    shown = [images[segment.image] for segment in segments]
+    pictures = [picture_of(model, features, k, image) for k, image in enumerate(images)]
+    shown = [pictures[segment.image] for segment in segments]
     return refine_masks(model.mask_refiner, shown, coarse, [None] * len(coarse))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calico_model.assist.focus import refine_masks
+from calico_model.assist.focus import as_logits, picture_of, refine_masks
 from calico_model.assist.prompt import MaskPrompt
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidMaskError
@@ -63,7 +63,13 @@ def refine(model: Calico, features: ImageFeatures, image: RgbImage, prompt: Mask
     coarse = to_image(logits, size_hw, model.config.image_size)
     mask = coarse > 0
     if model.mask_refiner is not None:
-        (mask,) = refine_masks(model.mask_refiner, [image], [coarse], [prompt])
+        picture = picture_of(model, features, 0, image)
+        is_correction = prompt.previous is not None and prompt.previous.any()
+        if is_correction and prompt.previous is not None:
+            coarse = as_logits(prompt.previous)  # a correction changes what there is
+        (mask,) = refine_masks(model.mask_refiner, [picture], [coarse], [prompt])
+        if not is_correction and mask.any():  # now that it is clear where to look
+            (mask,) = refine_masks(model.mask_refiner, [picture], [as_logits(mask)], [prompt])
     return Refined(mask, iou, sparse, logits)
 
 

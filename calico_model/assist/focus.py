@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from calico_model.assist.prompt import MaskPrompt
-from calico_model.images import SAM_MEAN, SAM_STD
+from calico_model.features import ImageFeatures
+from calico_model.images import SAM_MEAN, SAM_STD, scaled_size_hw
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
+from calico_model.modeling.model import Calico
 from calico_model.types import BoolMask, RgbImage
 
 LIMIT = 4.0
@@ -45,9 +48,40 @@ class Focus:
         return array[self.y0 : self.y1, self.x0 : self.x1]
 
 
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What there is to see of an image.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        fine: (F, L, L) the decoder's finest map of the padded square frame; F is 0 without one.
+        shown: share of the frame that the image covers, (down, across).
+    """
+
+    image: RgbImage
+    fine: Tensor
+    shown: tuple[float, float]
+
+
+def picture_of(model: Calico, features: ImageFeatures, index: int, image: RgbImage) -> Picture:
+    """Puts together an image's pixels with its features.
+
+    Args:
+        model: that encoded it.
+        features: of M images.
+        index: which of them.
+        image: (H, W, 3) uint8.
+    """
+    maps = features.mask.fine
+    fine = maps[-1][index] if maps else features.mask.embedding[index, :0]
+    side = model.config.image_size
+    down, across = scaled_size_hw((image.shape[0], image.shape[1]), side)
+    return Picture(image, fine.float(), (down / side, across / side))
+
+
 def refine_masks(
     refiner: MaskRefiner,
-    images: Sequence[RgbImage],
+    pictures: Sequence[Picture],
     coarse: Sequence[Logits],
     prompts: Sequence[MaskPrompt | None],
 ) -> list[BoolMask]:
@@ -55,7 +89,7 @@ def refine_masks(
 
     Args:
         refiner: in evaluation mode.
-        images: (H_i, W_i, 3) uint8, the image of each mask.
+        pictures: the image of each mask.
         coarse: (H_i, W_i) logits of each mask.
         prompts: what the annotator did to get it, or None.
 
@@ -63,19 +97,26 @@ def refine_masks(
         (H_i, W_i) bool each; an empty mask that nobody pointed at stays empty.
     """
     places = [focus_on(logits > 0, prompt) for logits, prompt in zip(coarse, prompts, strict=True)]
-    views = [
-        see(image, place, logits, prompt)
-        for image, place, logits, prompt in zip(images, places, coarse, prompts, strict=True)
+    shown = [
+        (picture, place, logits, prompt)
+        for picture, place, logits, prompt in zip(pictures, places, coarse, prompts, strict=True)
         if place is not None
     ]
-    if not views:
+    if not shown:
         return [logits > 0 for logits in coarse]
     device = refiner.spread.weight.device
-    added = iter(refiner(torch.stack(views).to(device)).float().cpu().numpy())
+    views = torch.stack([see(p.image, place, logits, q) for p, place, logits, q in shown])
+    fine = torch.stack([see_fine(picture, place) for picture, place, _, _ in shown])
+    added = iter(refiner(views.to(device), fine.to(device)).float().cpu().numpy())
     return [
         logits > 0 if place is None else merge(logits, place, next(added))
         for logits, place in zip(coarse, places, strict=True)
     ]
+
+
+def as_logits(mask: BoolMask) -> Logits:
+    """Returns a mask that somebody made as logits that can just be overruled."""
+    return np.where(mask, np.float32(LIMIT), np.float32(-LIMIT))
 
 
 def focus_on(mask: BoolMask, prompt: MaskPrompt | None) -> Focus | None:
@@ -131,6 +172,20 @@ def see(image: RgbImage, place: Focus, coarse: Logits, prompt: MaskPrompt | None
         view[Plane.BOX] = -1.0
         view[Plane.BOX, max(0, ys[0]) : ys[1], max(0, xs[0]) : xs[1]] = 1.0
     return torch.from_numpy(view)
+
+
+def see_fine(picture: Picture, place: Focus) -> Tensor:
+    """Returns the (F, V/2, V/2) part of the decoder's finest map that shows a rectangle."""
+    height, width = picture.image.shape[:2]
+    down, across = picture.shown
+    cells = (torch.arange(VIEW // 2) + 0.5) / (VIEW // 2)
+    xs = (place.x0 + cells * (place.x1 - place.x0)) / width * across
+    ys = (place.y0 + cells * (place.y1 - place.y0)) / height * down
+    grid = torch.stack(torch.meshgrid(2 * xs - 1, 2 * ys - 1, indexing="xy"), -1)
+    seen = functional.grid_sample(
+        picture.fine[None], grid[None].to(picture.fine), padding_mode="border", align_corners=False
+    )
+    return seen[0]
 
 
 def merge(coarse: Logits, place: Focus, added: Logits) -> BoolMask:

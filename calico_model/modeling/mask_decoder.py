@@ -74,8 +74,10 @@ class PromptedMaskDecoder(nn.Module):
             iou_head_hidden_dim=256,
         )
         self.fine: nn.ModuleList | None = None
+        self.fine_width = 0  # channels of the finest map beside the embedding
         if mask.high_resolution and config.trunk is not None:
             widths = config.trunk.widths
+            self.fine_width = mask.prompt_width // 8
             self.fine = nn.ModuleList(
                 (
                     nn.Conv2d(widths[1], mask.prompt_width // 4, 1),

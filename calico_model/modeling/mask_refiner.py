@@ -2,10 +2,10 @@
 
 The decoder's masks have the resolution of the network's frame, where a wheel is a few cells wide.
 The refiner sees the mask's own rectangle of the original image, at `VIEW` pixels a side, together
-with what the annotator pointed at, and says what to add to the mask's logits. It has not heard of
-names or features, so it serves every base and every domain alike. Its last layer starts at zero:
-an untrained refiner changes nothing, bit for bit.
-Legend: n views, V = `VIEW`.
+with what the annotator pointed at and the finest map that the decoder has of that place, and says
+what to add to the mask's logits. It has not heard of names. Its last layer starts at zero: an
+untrained refiner changes nothing, bit for bit.
+Legend: n views, V = `VIEW`, F channels of the decoder's finest map (0 where it has none).
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ class Plane(IntEnum):
 class MaskRefiner(nn.Module):
     """Views to what is added to the mask's logits."""
 
-    def __init__(self) -> None:
+    def __init__(self, fine_width: int = 0) -> None:
+        """Builds a silent one; `fine_width` is F."""
         super().__init__()
         first, second, third, fourth = _WIDTHS
-        self.stem = _convolution(4 * len(Plane), first)
+        self.stem = _convolution(4 * len(Plane) + fine_width, first)
         self.down = nn.ModuleList(
             (
                 nn.Sequential(_Residual(first)),
@@ -77,9 +78,14 @@ class MaskRefiner(nn.Module):
         assert last.bias is not None
         nn.init.zeros_(last.bias)
 
-    def forward(self, views: Tensor) -> Tensor:
-        """Returns (n, V, V) to add to the logits of (n, planes, V, V) views; see `Plane`."""
-        x = self.stem(functional.pixel_unshuffle(views, 2))
+    def forward(self, views: Tensor, fine: Tensor) -> Tensor:
+        """Returns (n, V, V) to add to the logits.
+
+        Args:
+            views: (n, planes, V, V), see `Plane`.
+            fine: (n, F, V/2, V/2) of the same places.
+        """
+        x = self.stem(torch.cat((functional.pixel_unshuffle(views, 2), fine), 1))
         kept: list[Tensor] = []
         for stage in self.down:
             x = stage(x)

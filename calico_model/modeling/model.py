@@ -113,7 +113,7 @@ class Calico(nn.Module):
         if "mask_memory" in names:
             self.mask_memory = MaskMemory(self.config).to(device)
         if "mask_refiner" in names:
-            self.mask_refiner = MaskRefiner().to(device)
+            self.mask_refiner = MaskRefiner(self.mask_decoder.fine_width).to(device)
         if "region_head" in names and self.region_head is None:
             self.region_head = RegionHead(self.config).to(device).train(self.training)
 

@@ -150,6 +150,8 @@ def _language_key(model: Calico) -> str:
     """Hash of what decides the prompts, beside the encoders."""
     digest = sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if ".lora_" in name:
+            continue  # silent in a base, and drawn anew at every load
         if name.startswith(("language.", "segmentation_projection.", "qformer.", "cams.", "cem.")):
             digest.update(name.encode())
             digest.update(tensor.detach().float().sum(dtype=torch.float64).cpu().numpy().tobytes())

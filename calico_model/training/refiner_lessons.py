@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from calico_model.assist.clicking import decode
-from calico_model.assist.focus import Logits
+from calico_model.assist.focus import Logits, Picture, as_logits, picture_of
 from calico_model.assist.prompt import Box, Click, MaskPrompt
 from calico_model.data.comparison import MIN_OBJECT_SHARE, MIN_PART_SHARE
 from calico_model.evaluation.clicks import next_click
@@ -24,9 +24,10 @@ from calico_model.modeling.model import Calico
 from calico_model.training.assist_batches import pieces_of
 from calico_model.training.assist_lessons import Lessons
 from calico_model.training.refiner_recipe import RefinerRecipe
-from calico_model.types import BoolMask, RgbImage
+from calico_model.types import BoolMask
 
 _OBJECT_SHARE, _PIECE_SHARE = 0.3, 0.15  # of what is wanted; the others are parts of one name
+_AGAIN_SHARE = 0.4  # of first answers, which are looked at twice
 _CENTRED_SHARE = 0.7  # of the clicks; the others are anywhere in what is wrong
 _CORNER_NOISE = 0.05  # of the box's side
 _MOVED, _GROWN = 0.06, 0.08  # of the extent of a mask that is not right
@@ -37,15 +38,16 @@ class Annotator:
     """Somebody who wants one mask, and what they have done so far.
 
     Attributes:
-        image: (S, S, 3) uint8.
-        features: of that image, float32.
+        picture: of (S, S) pixels.
+        features: of that image.
         truth: (S, S) bool, what is wanted; not empty.
         proposed: (S, S) logits the model began with, for those who ask for nothing.
         clicks, box, previous: see `MaskPrompt`.
         is_asking: False for those who only take what the model has.
+        found: what the first look led to, while the second is taken.
     """
 
-    image: RgbImage
+    picture: Picture
     features: ImageFeatures
     truth: BoolMask
     proposed: Logits | None = None
@@ -53,6 +55,7 @@ class Annotator:
     box: Box | None = None
     previous: BoolMask | None = None
     is_asking: bool = True
+    found: BoolMask | None = None
 
     @property
     def prompt(self) -> MaskPrompt | None:
@@ -62,17 +65,28 @@ class Annotator:
         return MaskPrompt(tuple(self.clicks), self.box, self.previous)
 
     def coarse(self, model: Calico) -> Logits:
-        """Returns the decoder's (S, S) logits for what was done so far."""
+        """Returns the (S, S) logits that what was done so far begins with."""
+        if self.found is not None:
+            return as_logits(self.found)
         if self.proposed is not None and not self.is_asking:
             return self.proposed
+        if self.previous is not None:
+            return as_logits(self.previous)
         size_hw = self.truth.shape[0], self.truth.shape[1]
         assert self.prompt is not None
         _, _, logits = decode(model, self.features, size_hw, self.prompt)
         return to_image(logits, size_hw, model.config.image_size)
 
     def see(self, mask: BoolMask, rng: np.random.Generator) -> bool:
-        """Looks at an answer and clicks in what is wrong; returns False if nothing is."""
-        self.is_asking = True
+        """Looks at an answer and clicks in what is wrong; returns False if nothing is.
+
+        Who has just begun may let the model look again where its answer is, instead.
+        """
+        is_first = self.found is None and self.previous is None and self.is_asking
+        if is_first and mask.any() and rng.random() < _AGAIN_SHARE:
+            self.found = mask
+            return True
+        self.is_asking, self.found = True, None
         self.previous = mask if mask.any() else None
         return self.click(mask, rng)
 
@@ -127,7 +141,7 @@ def _draw_wish(model: Calico, lessons: Lessons, rng: np.random.Generator) -> Ann
         truth = objects == 1 + int(rng.integers(objects.max() or 1))
         if truth.mean() < MIN_OBJECT_SHARE:
             return None
-        return Annotator(*_picture(lessons, at), truth)
+        return Annotator(*_picture(model, lessons, at), truth)
     index = int(rng.integers(len(lessons.prompt)))
     at = int(lessons.prompt_image[index])
     truth = lessons.parts[at].numpy() == int(lessons.prompt_part[index])
@@ -137,18 +151,19 @@ def _draw_wish(model: Calico, lessons: Lessons, rng: np.random.Generator) -> Ann
         pieces = pieces_of(truth)
         if not pieces:
             return None
-        return Annotator(*_picture(lessons, at), pieces[int(rng.integers(len(pieces)))])
-    image, features = _picture(lessons, at)
+        return Annotator(*_picture(model, lessons, at), pieces[int(rng.integers(len(pieces)))])
+    picture, features = _picture(model, lessons, at)
     with torch.no_grad():
         only = torch.zeros(1, dtype=torch.int64)
         logits, _ = model.mask_decoder(features.mask, only, lessons.prompt[index][None, None])
     size_hw = truth.shape[0], truth.shape[1]
     proposed = to_image(logits[0, 0], size_hw, model.config.image_size)
-    return Annotator(image, features, truth, proposed)
+    return Annotator(picture, features, truth, proposed)
 
 
-def _picture(lessons: Lessons, at: int) -> tuple[RgbImage, ImageFeatures]:
-    return lessons.images[at].numpy(), lessons.features.image(at)
+def _picture(model: Calico, lessons: Lessons, at: int) -> tuple[Picture, ImageFeatures]:
+    features = lessons.features.image(at)
+    return picture_of(model, features, 0, lessons.images[at].numpy()), features
 
 
 def _correct(one: Annotator, rng: np.random.Generator) -> None:

@@ -32,9 +32,9 @@ class RefinerRecipe:
     learning_rate: float = 2e-3
     warmup_steps: int = 50
     decay_share: float = 0.6
-    box_share: float = 0.12
-    corrected_share: float = 0.3
-    unasked_share: float = 0.18
+    box_share: float = 0.1
+    corrected_share: float = 0.25
+    unasked_share: float = 0.15
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     checkpoint_every: int = 100

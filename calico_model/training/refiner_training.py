@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calico_model.assist.focus import LIMIT, Focus, focus_on, merge, see
+from calico_model.assist.focus import LIMIT, Focus, focus_on, merge, see, see_fine
 from calico_model.checkpoints import fingerprint, load_model, save_model
 from calico_model.data.pool import ScenePool
 from calico_model.modeling.losses import DICE_WEIGHT, PIXEL_WEIGHT, dice_loss, pixel_loss
@@ -59,7 +59,7 @@ def train_refiner(
     """
     model, tokenizer = load_model(weights)
     torch.manual_seed(recipe.seed)
-    refiner = model.mask_refiner = MaskRefiner()
+    refiner = model.mask_refiner = MaskRefiner(model.mask_decoder.fine_width)
     lessons = LessonFolder(out / "lessons", model, tokenizer, ScenePool(pool), seed=recipe.seed)
     lessons.fill(
         recipe.chunks, lambda done: on_progress(AssistProgress("encoding", done, recipe.chunks))
@@ -122,10 +122,11 @@ def _answer(
     ]
     if not shown:
         return None
-    views = torch.stack([see(one.image, place, c, one.prompt) for one, c, place in shown])
+    views = torch.stack([see(one.picture.image, place, c, one.prompt) for one, c, place in shown])
+    fine = torch.stack([see_fine(one.picture, place) for one, _, place in shown])
     targets = torch.stack([_target(one.truth, place) for one, _, place in shown])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        added = refiner(views)
+        added = refiner(views, fine)
     logits = LIMIT * views[:, Plane.COARSE] + added.float()
     loss = PIXEL_WEIGHT * pixel_loss(logits, targets) + DICE_WEIGHT * dice_loss(logits, targets)
     found = iter(added.detach().float().numpy())

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.focus import LIMIT, Focus, focus_on, merge, refine_masks, see
+from calico_model.assist.focus import (
+    LIMIT,
+    Focus,
+    Picture,
+    focus_on,
+    merge,
+    refine_masks,
+    see,
+    see_fine,
+)
 from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
 
@@ -27,7 +36,15 @@ def image() -> np.ndarray:
 @pytest.fixture
 def refiner() -> MaskRefiner:
     torch.manual_seed(3)
-    return MaskRefiner().eval()
+    return MaskRefiner(3).eval()
+
+
+@pytest.fixture
+def picture(image: np.ndarray) -> Picture:
+    """A wide image: it fills three fifths of the square frame's height."""
+    rows = torch.linspace(0.5 / 16, 1 - 0.5 / 16, 16)
+    fine = torch.stack([rows[:, None].expand(16, 16), rows.expand(16, 16), torch.ones(16, 16)])
+    return Picture(image, fine, (0.6, 1.0))
 
 
 def logits_of(mask: np.ndarray) -> np.ndarray:
@@ -54,10 +71,10 @@ def test_a_lone_click_has_something_around_it_inside_the_image(at: tuple[float, 
     assert 0 <= place.y0 < place.y1 <= SIZE_HW[0]
 
 
-def test_nothing_is_nowhere(refiner: MaskRefiner, image: np.ndarray) -> None:
+def test_nothing_is_nowhere(refiner: MaskRefiner, picture: Picture) -> None:
     empty = square(0, 0, 0, 0)
     assert focus_on(empty, None) is None
-    (mask,) = refine_masks(refiner, [image], [logits_of(empty)], [None])
+    (mask,) = refine_masks(refiner, [picture], [logits_of(empty)], [None])
     assert not mask.any()
 
 
@@ -84,12 +101,12 @@ def test_a_view_shows_what_there_is(image: np.ndarray) -> None:
     assert not alone[Plane.PREVIOUS :].any()
 
 
-def test_an_untrained_refiner_changes_nothing(refiner: MaskRefiner, image: np.ndarray) -> None:
+def test_an_untrained_refiner_changes_nothing(refiner: MaskRefiner, picture: Picture) -> None:
     rng = np.random.default_rng(1)
     coarse = [rng.normal(0, 3, SIZE_HW).astype(np.float32) for _ in range(3)]
     prompts = [None, MaskPrompt((Click(3, 3),)), MaskPrompt(box=(0, 0, 30, 30))]
     with torch.inference_mode():
-        masks = refine_masks(refiner, [image] * 3, coarse, prompts)
+        masks = refine_masks(refiner, [picture] * 3, coarse, prompts)
     for mask, logits in zip(masks, coarse, strict=True):
         assert np.array_equal(mask, logits > 0)
 
@@ -100,3 +117,15 @@ def test_what_is_added_overrules_inside_and_nothing_outside() -> None:
     assert np.array_equal(gone, square(40, 60, 50, 60))
     more = merge(logits_of(mask), place, np.full((VIEW, VIEW), LIMIT + 1, np.float32))
     assert np.array_equal(more, square(40, 60, 50, 60) | square(0, 120, 60, 200))
+
+
+def test_the_decoders_map_is_seen_where_the_image_is(picture: Picture) -> None:
+    seen = see_fine(picture, Focus(50, 30, 150, 90))
+    assert seen.shape == (3, VIEW // 2, VIEW // 2)
+    ys, xs = seen[0, :, 0], seen[1, 0]
+    assert float(ys[0]) == pytest.approx(30 / 200, abs=0.01)
+    assert float(ys[-1]) == pytest.approx(90 / 200, abs=0.01)
+    assert float(xs[0]) == pytest.approx(50 / 200, abs=0.01)
+    assert float(xs[-1]) == pytest.approx(150 / 200, abs=0.01)
+    none = Picture(picture.image, picture.fine[:0], picture.shown)
+    assert see_fine(none, Focus(0, 0, 9, 9)).shape == (0, VIEW // 2, VIEW // 2)

@@ -52,6 +52,13 @@ def lessons(weights: Path, pool: Path, tmp_path: Path) -> assist_lessons.Lessons
     return folder.read(0)
 
 
+def test_what_was_encoded_is_found_again(weights: Path, pool: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        model, tokenizer = load_model(weights)
+        LessonFolder(tmp_path, model, tokenizer, ScenePool(pool), seed=3).fill(1)
+    assert len(list(tmp_path.glob("*/chunk-*"))) == 1
+
+
 def recipe(steps: int = 4) -> AssistRecipe:
     return AssistRecipe(chunks=1, steps=steps, exemplars=4, memories=4, checkpoint_every=2)
 

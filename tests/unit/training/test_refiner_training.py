@@ -106,10 +106,27 @@ def test_annotators_begin_in_every_way_and_click_in_what_is_wrong(
 def test_a_right_answer_ends_the_round(weights: Path, lessons: Lessons) -> None:
     model, _ = load_model(weights)
     (one,) = draw_annotators(model, lessons, np.random.default_rng(1), RefinerRecipe(masks=1))
+    one.previous = one.truth
     before = len(one.clicks)
     assert not one.see(one.truth.copy(), np.random.default_rng(2))
     assert one.see(~one.truth, np.random.default_rng(2))
     assert len(one.clicks) == before + 1
+
+
+def test_a_first_answer_may_be_looked_at_twice(weights: Path, lessons: Lessons) -> None:
+    model, _ = load_model(weights)
+    rng = np.random.default_rng(1)
+    drawn = draw_annotators(model, lessons, rng, RefinerRecipe(masks=40))
+    begun = [one for one in drawn if one.is_asking and one.previous is None]
+    clicks = [len(one.clicks) for one in begun]
+    answer = ~begun[0].truth
+    for one in begun:
+        assert one.see(answer, rng)
+    again = [one for one in begun if one.found is not None]
+    assert 0 < len(again) < len(begun)
+    for one, before in zip(begun, clicks, strict=True):
+        assert len(one.clicks) == before + (one.found is None)
+        assert np.array_equal(one.coarse(model) > 0, answer)
 
 
 @pytest.mark.parametrize("name", ["chunks", "steps", "masks", "rounds", "checkpoint_every"])
