@@ -97,7 +97,7 @@ class Settings(BaseSettings):
         512 * _MIB, ge=1, description="Bytes of stored answers kept; the oldest go first."
     )
     prefetch_bytes: int = Field(
-        0,
+        128 * _MIB,
         ge=0,
         description="Pixels of upcoming tasks encoded ahead of an opened one; 0 does none.",
     )
@@ -114,12 +114,12 @@ class Settings(BaseSettings):
     )
 
     refine_clicks: bool = Field(
-        False,
+        True,
         description="Outline anew what clicks and boxes mean, on every image of the group; "
         "otherwise they pick from what the model found.",
     )
     name_regions: bool = Field(
-        False,
+        True,
         description="Put regions into the project's labels where those are a closed set, as its "
         "annotators use them.",
     )
@@ -132,7 +132,7 @@ class Settings(BaseSettings):
     )
 
     trainer: bool = Field(
-        False, description="Learn from corrections in a process of its own beside the server."
+        True, description="Learn from corrections in a process of its own beside the server."
     )
     train_every: int = Field(
         5, ge=1, description="New corrections of a project that start a training."
@@ -148,7 +148,7 @@ class Settings(BaseSettings):
         15, ge=0, le=19, description="How far the trainer gives way to everything else."
     )
     refresh: bool = Field(
-        False,
+        True,
         description="Predict tasks nobody has begun again with every new version, and order them "
         "by its scores; needs Label Studio's token.",
     )

@@ -48,7 +48,7 @@ def serve(
         bool | None,
         typer.Option(
             "--trainer/--no-trainer",
-            help="Learn from corrections in a process beside this one. [CALICO_TRAINER, no]",
+            help="Learn from corrections in a process beside this one. [CALICO_TRAINER, yes]",
         ),
     ] = None,
     allow_open_bind: Annotated[
@@ -61,8 +61,8 @@ def serve(
 ) -> None:
     """Run the ML backend until it is stopped.
 
-    With --trainer it learns from corrections beside it; `calico trainer` does so elsewhere, on
-    the same database and data folder.
+    It learns from corrections in a process beside it; with --no-trainer, `calico trainer` does so
+    elsewhere, on the same database and data folder.
 
     What large weights will hold where is printed first; what does not fit is refused.
     Secrets and everything else are environment variables; README.md lists them.
