@@ -82,11 +82,13 @@ def draw(
     features: ImageFeatures,
     sizes_hw: SizesHw,
     answers: Mapping[RegionKind, str],
+    *,
+    images: Sequence[RgbImage] | None = None,
 ) -> tuple[PartMask, ...]:
     """Draws the masks of given answers, as if the model had said them (teacher forcing).
 
     Args:
-        model, tokenizer, features, sizes_hw: as in `answer`.
+        model, tokenizer, features, sizes_hw, images: as in `answer`.
         answers: per question, text in the grammar of prompts.py.
 
     Returns:
@@ -98,7 +100,7 @@ def draw(
     for (kind, text), states in zip(told, read.seg_states, strict=True):
         parsed = prompts.parse_answer(kind, text)
         segments += segments_of(kind, parsed, states, [1.0] * len(states), len(sizes_hw))
-    return decode_segments(model, features, sizes_hw, segments)
+    return decode_segments(model, features, sizes_hw, segments, images)
 
 
 @torch.inference_mode()
@@ -108,11 +110,13 @@ def draw_each(
     features: ImageFeatures,
     sizes_hw: SizesHw,
     answers: Sequence[tuple[RegionKind, str]],
+    *,
+    images: Sequence[RgbImage] | None = None,
 ) -> list[tuple[PartMask, ...]]:
     """Draws the masks of given answers, and says how likely the model finds what it was told.
 
     Args:
-        model, tokenizer, features, sizes_hw: as in `answer`.
+        model, tokenizer, features, sizes_hw, images: as in `answer`.
         answers: any number of them, text in the grammar of prompts.py after the question it
             answers.
 

@@ -74,7 +74,7 @@ class Assistant:
                     look.model,
                     look.tokenizer,
                     look.features,
-                    group.sizes_hw,
+                    group.images,
                     label,
                     referring.shown_objects(said.answers, len(group), owner=owner),
                 )
@@ -167,9 +167,7 @@ class Assistant:
         with self._predictor.looking(group, adapter=self._adapter) as look:
             objects = transfer.object_names(said, len(group))
             named = self._call(look, group, part.label, objects) if part.label else None
-            return transfer.transfer(
-                look.model, look.features, group.sizes_hw, part, named, objects
-            )
+            return transfer.transfer(look.model, look.features, group.images, part, named, objects)
 
     def other_pieces(
         self,
@@ -205,7 +203,7 @@ class Assistant:
             return transfer.other_pieces(
                 look.model,
                 look.features,
-                group.sizes_hw,
+                group.images,
                 image_index,
                 self._call(look, group, label, objects)[image_index],
                 approved=approved,

@@ -11,16 +11,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calico_model.assist.focus import picture_of, refine_masks
+from calico_model.assist.focus import draw_outlines
 from calico_model.features import ImageFeatures
-from calico_model.images import to_image
 from calico_model.modeling.generation import Generated
 from calico_model.modeling.model import Calico
 from calico_model.prompts import ParsedAnswer
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import BoolMask, Evidence, PartMask, RegionKind, RgbImage
+from calico_model.types import Evidence, PartMask, RegionKind, RgbImage
 
 SizesHw = Sequence[tuple[int, int]]
+
+
+def sizes_of(images: Sequence[RgbImage]) -> SizesHw:
+    """Returns (height, width) in pixels of each image."""
+    return [(image.shape[0], image.shape[1]) for image in images]
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,9 @@ def decode_segments(
     if not segments:
         return ()
     states = torch.stack([segment.state for segment in segments])
-    at = torch.tensor([segment.image for segment in segments], device=states.device)
-    logits, iou = model.segment(features, states, at)
-    masks = _masks(model, features, sizes_hw, segments, logits, images)
+    where = [segment.image for segment in segments]
+    logits, iou = model.segment(features, states, torch.tensor(where, device=states.device))
+    masks = draw_outlines(model, features, sizes_hw, where, list(logits), images)
     parts: list[PartMask] = []
     for segment, mask, own, quality in zip(segments, masks, logits, iou, strict=True):
         is_shared = segment.kind is not RegionKind.UNIQUE_PART
@@ -130,27 +134,6 @@ def decode_segments(
             )
         )
     return tuple(parts)
-
-
-def _masks(
-    model: Calico,
-    features: ImageFeatures,
-    sizes_hw: SizesHw,
-    segments: Sequence[Segment],
-    logits: Tensor,
-    images: Sequence[RgbImage] | None,
-) -> list[BoolMask]:
-    """(n, L, L) logits to a mask in the frame of each segment's image."""
-    side = model.config.image_size
-    coarse = [
-        to_image(own, sizes_hw[segment.image], side)
-        for segment, own in zip(segments, logits, strict=True)
-    ]
-    if model.mask_refiner is None or images is None:
-        return [own > 0 for own in coarse]
-    pictures = [picture_of(model, features, k, image) for k, image in enumerate(images)]
-    shown = [pictures[segment.image] for segment in segments]
-    return refine_masks(model.mask_refiner, shown, coarse, [None] * len(coarse))
 
 
 def _mask_score(logits: Tensor) -> float:

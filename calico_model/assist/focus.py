@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from calico_model.assist.prompt import MaskPrompt
 from calico_model.features import ImageFeatures
-from calico_model.images import SAM_MEAN, SAM_STD, scaled_size_hw
+from calico_model.images import SAM_MEAN, SAM_STD, scaled_size_hw, to_image
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
 from calico_model.modeling.model import Calico
 from calico_model.types import BoolMask, RgbImage
@@ -112,6 +112,35 @@ def refine_masks(
         logits > 0 if place is None else merge(logits, place, next(added))
         for logits, place in zip(coarse, places, strict=True)
     ]
+
+
+def draw_outlines(
+    model: Calico,
+    features: ImageFeatures,
+    sizes_hw: Sequence[tuple[int, int]],
+    at: Sequence[int],
+    logits: Sequence[Tensor],
+    images: Sequence[RgbImage] | None,
+) -> list[BoolMask]:
+    """Brings masks to their images, sharpened where the model has a refiner.
+
+    Args:
+        model, features: that the masks are of.
+        sizes_hw: (height, width) in pixels of each image.
+        at: n images, the one each mask is in.
+        logits: n (L, L) in the network's frame.
+        images: the group's pixels; None sharpens nothing.
+
+    Returns:
+        n (H, W) bool.
+    """
+    side = model.config.image_size
+    coarse = [to_image(own, sizes_hw[k], side) for k, own in zip(at, logits, strict=True)]
+    if model.mask_refiner is None or images is None:
+        return [own > 0 for own in coarse]
+    pictures = {k: picture_of(model, features, k, images[k]) for k in sorted(set(at))}
+    shown = [pictures[k] for k in at]
+    return refine_masks(model.mask_refiner, shown, coarse, [None] * len(coarse))
 
 
 def as_logits(mask: BoolMask) -> Logits:

@@ -17,9 +17,9 @@ from calico_model.assist.confidence import Confidence
 from calico_model.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.prompts import Phrase
-from calico_model.segments import SizesHw
+from calico_model.segments import sizes_of
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import PartMask, RegionKind
+from calico_model.types import PartMask, RegionKind, RgbImage
 from calico_model.vocabulary import normalise
 
 PRESENCE = Confidence(iou=0.59, mask=14.6, phrase=0.64, bias=4.27)
@@ -47,7 +47,7 @@ def refer(
     model: Calico,
     tokenizer: Tokenizer,
     features: ImageFeatures,
-    sizes_hw: SizesHw,
+    images: Sequence[RgbImage],
     label: str,
     objects: Sequence[Phrase],
 ) -> Reference:
@@ -57,14 +57,14 @@ def refer(
         model: in evaluation mode, on the device of the features.
         tokenizer: of the model, and of the adapter it wears.
         features: of the group's images.
-        sizes_hw: (height, width) in pixels of each image.
+        images: (H_i, W_i, 3) uint8, the group's pixels.
         label: what to look for; need not be a name the model knows.
         objects: what the images show, from `shown_objects`; it is looked for on their images.
     """
-    images = tuple(sorted({image for phrase in objects for image in phrase.images}))
+    shown = tuple(sorted({image for phrase in objects for image in phrase.images}))
     name = prompts.clean_label(label)
-    everywhere, first = Phrase(name, images, False), Phrase(name, images[:1], False)
-    whole = Phrase(name, images, True)
+    everywhere, first = Phrase(name, shown, False), Phrase(name, shown[:1], False)
+    whole = Phrase(name, shown, True)
     answers = (
         (RegionKind.COMMON_OBJECT, prompts.write_answer(RegionKind.COMMON_OBJECT, [whole], ())),
         *(
@@ -75,7 +75,9 @@ def refer(
             )
         ),
     )
-    as_object, as_part, as_own = draw_each(model, tokenizer, features, sizes_hw, answers)
+    as_object, as_part, as_own = draw_each(
+        model, tokenizer, features, sizes_of(images), answers, images=images
+    )
     likely = [_likely(parts) for parts in (as_object, as_part, as_own)]
     is_object = likely[0] > max(likely[1:])
     drawn = as_object if is_object else as_part
@@ -84,7 +86,7 @@ def refer(
     kind = _kind(is_object, len(there), len(features))
     part_id = None if kind is RegionKind.UNIQUE_PART else f"{kind.value}:{label}"
     found = {part.image_index: replace(part, kind=kind, part_id=part_id) for part in there}
-    absent = tuple(image for image in images if image not in found)
+    absent = tuple(image for image in shown if image not in found)
     return Reference(label, tuple(found[image] for image in sorted(found)), absent)
 
 

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from calico_model.assist.exemplar import Sighting, find_elsewhere
+from calico_model.assist.focus import draw_outlines
 from calico_model.assist.repeated import middle, separate
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
-from calico_model.images import mask_shares, to_mask
+from calico_model.images import mask_shares
 from calico_model.modeling.model import Calico
-from calico_model.types import BoolMask, GroupPrediction, PartMask, RegionKind
+from calico_model.segments import SizesHw, sizes_of
+from calico_model.types import BoolMask, GroupPrediction, PartMask, RegionKind, RgbImage
 
-SizesHw = Sequence[tuple[int, int]]
 _PLACES = 8  # per side of an image
 
 
@@ -48,7 +50,7 @@ class Proposal:
 def transfer(
     model: Calico,
     features: ImageFeatures,
-    sizes_hw: SizesHw,
+    images: Sequence[RgbImage],
     part: PartMask,
     named: Tensor | None = None,
     objects: Sequence[str | None] = (),
@@ -58,7 +60,7 @@ def transfer(
     Args:
         model: in evaluation mode, on the device of the features.
         features: of the group's images.
-        sizes_hw: (height, width) in pixels of each image.
+        images: (H_i, W_i, 3) uint8, the group's pixels.
         part: the outline.
         named: (n, C) [SEG] prompts of its name on every image (`call_parts`); None asks by its
             looks alone.
@@ -72,16 +74,16 @@ def transfer(
     Raises:
         InvalidMaskError: the outline is empty, too small to be seen, or of another size.
     """
-    shares = _shares(part.mask, part.image_index, sizes_hw, model)
+    shares = _shares(part.mask, part.image_index, sizes_of(images), model)
     found = find_elsewhere(model, features, part.image_index, shares, named=named)
-    return tuple(_proposal(model, sizes_hw, part, one, objects) for one in found)
+    return tuple(_proposal(model, features, images, part, one, objects) for one in found)
 
 
 @torch.inference_mode()
 def other_pieces(
     model: Calico,
     features: ImageFeatures,
-    sizes_hw: SizesHw,
+    images: Sequence[RgbImage],
     image_index: int,
     prompt: Tensor,
     *,
@@ -92,7 +94,7 @@ def other_pieces(
     """Outlines parts of one name one by one, beside those that are outlined already.
 
     Args:
-        model, features, sizes_hw: as in `transfer`.
+        model, features, images: as in `transfer`.
         image_index: which image.
         prompt: (C,) [SEG] prompt of the name on that image.
         approved: (H, W) bool, parts of that name that are done.
@@ -106,6 +108,7 @@ def other_pieces(
     Raises:
         InvalidMaskError: an approved mask is empty, too small to be seen, or of another size.
     """
+    sizes_hw = sizes_of(images)
     done = [_shares(mask, image_index, sizes_hw, model) for mask in approved]
     pieces = separate(
         model,
@@ -116,8 +119,10 @@ def other_pieces(
         most=most,
         remembers=remembers,
     )
-    side = model.config.image_size
-    return tuple((to_mask(one.logits, sizes_hw[image_index], side), one.iou) for one in pieces)
+    at, logits = [image_index] * len(pieces), [one.logits for one in pieces]
+    masks = draw_outlines(model, features, sizes_hw, at, logits, images)
+    apart = _apart(masks, approved)
+    return tuple((mask, one.iou) for mask, one in zip(apart, pieces, strict=True))
 
 
 def object_names(said: GroupPrediction | None, images: int) -> tuple[str | None, ...]:
@@ -132,7 +137,8 @@ def object_names(said: GroupPrediction | None, images: int) -> tuple[str | None,
 
 def _proposal(
     model: Calico,
-    sizes_hw: SizesHw,
+    features: ImageFeatures,
+    images: Sequence[RgbImage],
     part: PartMask,
     found: Sighting,
     objects: Sequence[str | None],
@@ -141,7 +147,8 @@ def _proposal(
         return Proposal(found.image, (), found.score)
     owner = objects[found.image] if objects else None
     drawn: list[Tensor] = [piece.logits for piece in found.pieces] or [found.logits]
-    masks = [to_mask(one, sizes_hw[found.image], model.config.image_size) for one in drawn]
+    at = [found.image] * len(drawn)
+    masks = _apart(draw_outlines(model, features, sizes_of(images), at, drawn, images))
     regions = tuple(
         replace(
             part,
@@ -156,6 +163,14 @@ def _proposal(
         if mask.any()
     )
     return Proposal(found.image, regions, found.score)
+
+
+def _apart(masks: Sequence[BoolMask], taken: Sequence[BoolMask] = ()) -> list[BoolMask]:
+    """Leaves every pixel to the first mask that has it; sharpened, two of them may share some."""
+    found: list[BoolMask] = []
+    for mask in masks:
+        found.append(reduce(lambda own, other: own & ~other, (*taken, *found), mask))
+    return found
 
 
 def _place(mask: BoolMask) -> str:

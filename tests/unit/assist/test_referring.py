@@ -41,7 +41,7 @@ def look_for(
     objects = shown_objects(said, len(labeled.group), owner=owner)
     with predictor.looking(labeled.group) as look:
         return refer(
-            look.model, look.tokenizer, look.features, labeled.group.sizes_hw, label, objects
+            look.model, look.tokenizer, look.features, labeled.group.images, label, objects
         )
 
 

@@ -22,6 +22,7 @@ from calico_model.types import ImageGroup, PartMask, RegionKind
 
 SIDE = 32
 SIZES = ((40, 60), (50, 30), (40, 60))
+IMAGES = [np.zeros((*size, 3), np.uint8) for size in SIZES]
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_every_other_image_gets_an_answer(
     model: Calico, tokenizer: Tokenizer, features: ImageFeatures, part: PartMask
 ) -> None:
     named = call_parts(model, tokenizer, features, [part.label])[0]
-    found = transfer(model, features, SIZES, part, named)
+    found = transfer(model, features, IMAGES, part, named)
     assert [one.image_index for one in found] == [1, 2]
     for one in found:
         assert 0.0 <= one.score <= 1.0
@@ -98,23 +99,23 @@ def test_a_single_piece_is_all_of_them_without_a_memory(
     model: Calico, features: ImageFeatures
 ) -> None:
     prompt = torch.randn(model.config.mask.prompt_width)
-    assert len(other_pieces(model, features, SIZES, 1, prompt)) == 1
+    assert len(other_pieces(model, features, IMAGES, 1, prompt)) == 1
 
 
 def test_an_empty_outline_is_refused(
     model: Calico, features: ImageFeatures, part: PartMask
 ) -> None:
     with pytest.raises(InvalidMaskError, match="expected an outline in image 0"):
-        transfer(model, features, SIZES, replace(part, mask=np.zeros_like(part.mask)))
+        transfer(model, features, IMAGES, replace(part, mask=np.zeros_like(part.mask)))
 
 
 def test_an_outline_of_another_size_is_refused(
     model: Calico, features: ImageFeatures, part: PartMask
 ) -> None:
     with pytest.raises(InvalidMaskError, match="expected the size of image 1"):
-        transfer(model, features, SIZES, replace(part, image_index=1))
+        transfer(model, features, IMAGES, replace(part, image_index=1))
     with pytest.raises(InvalidMaskError, match="image_index: expected 0 to 2, got 3"):
-        transfer(model, features, SIZES, replace(part, image_index=3))
+        transfer(model, features, IMAGES, replace(part, image_index=3))
 
 
 def test_a_name_called_again_needs_no_language_model(
