@@ -1,8 +1,9 @@
 """What is already drawn on a task, as an interactive request carries it.
 
 A draft is newer than the annotation it changes, and an annotation than the prediction it began
-with; each repeats every region, so the newest alone is what the annotator sees. Masks stay
-undecoded: which region was clicked is told from their runs.
+with; each repeats every region, so the newest alone is what the annotator sees, and an empty one
+says that everything was deleted. Masks stay undecoded: which region was clicked is told from their
+runs.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ def read_canvas(sources: Sequence[msgspec.Raw], schema: LabelSchema) -> tuple[Re
     """Reads the regions of the newest drawing.
 
     Args:
-        sources: JSON lists of drafts, annotations and predictions; the first that holds a region
-            counts. What cannot be read counts as empty.
+        sources: JSON lists of drafts, annotations and predictions; the first that holds a drawing
+            counts. What cannot be read, or was skipped, is none.
         schema: the project's labeling config.
     """
     for raw in sources:
         for drawing in sorted(_drawings(raw), key=lambda one: one.moment, reverse=True):
+            if drawing.was_cancelled:
+                continue
             try:
-                regions = () if drawing.was_cancelled else parse_regions(drawing.result, schema)
+                return parse_regions(drawing.result, schema)
             except RequestError:
                 continue
-            if regions:
-                return regions
     return ()
 
 

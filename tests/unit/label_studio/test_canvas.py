@@ -62,6 +62,16 @@ def test_a_draft_comes_before_the_annotation_and_that_before_the_prediction(mask
     assert parsed(drafts=None, predictions=[{"result": "broken"}]) == ()
 
 
+def test_what_the_annotator_deleted_is_not_there(mask):
+    drawn = [{"result": results("old", mask), "updated_at": "2026-01-01T00:00:00Z"}]
+    emptied = {"result": [], "updated_at": "2026-01-02T00:00:00Z"}
+    click = click_body(["/data/a.png"], x=1, y=1)["params"]["context"]["result"]
+    assert parsed(drafts=[emptied, *drawn], predictions=drawn) == ()
+    assert parsed(drafts=[emptied | {"result": click}], predictions=drawn) == ()
+    assert parsed(annotations=[emptied], predictions=drawn) == ()
+    assert [r.id for r in parsed(annotations=[{"result": 7}], predictions=drawn)] == ["old"]
+
+
 def test_no_mask_is_decoded_to_read_the_canvas(mask, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a mask was decoded")
