@@ -7,12 +7,14 @@ answers. The earlier mask is fed back whoever drew it. Works on features of one 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
-from calico_model.assist.focus import as_logits, picture_of, refine_masks
+from calico_model.assist.focus import Picture, as_logits, picture_of, refine_masks
 from calico_model.assist.prompt import MaskPrompt
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidMaskError
@@ -26,6 +28,7 @@ from calico_model.types import BoolMask, RgbImage
 MAX_CLICKS = 64
 """Of more clicks on one mask, the last count."""
 _NOTHING = (0.0, 0.0)
+_DOT_PX = 2  # radius of what a click changes at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +67,40 @@ def refine(model: Calico, features: ImageFeatures, image: RgbImage, prompt: Mask
     mask = coarse > 0
     if model.mask_refiner is not None:
         picture = picture_of(model, features, 0, image)
-        is_correction = prompt.previous is not None and prompt.previous.any()
-        if is_correction and prompt.previous is not None:
-            coarse = as_logits(prompt.previous)  # a correction changes what there is
-        (mask,) = refine_masks(model.mask_refiner, [picture], [coarse], [prompt])
-        if not is_correction and mask.any():  # now that it is clear where to look
-            (mask,) = refine_masks(model.mask_refiner, [picture], [as_logits(mask)], [prompt])
+        if prompt.previous is not None and prompt.previous.any():
+            mask = _corrected(model, features, picture, prompt, prompt.previous)
+        else:
+            (mask,) = refine_masks(model.mask_refiner, [picture], [coarse], [prompt])
+            if mask.any():  # now that it is clear where to look
+                (mask,) = refine_masks(model.mask_refiner, [picture], [as_logits(mask)], [prompt])
     return Refined(mask, iou, sparse, logits)
+
+
+def _corrected(
+    model: Calico,
+    features: ImageFeatures,
+    picture: Picture,
+    prompt: MaskPrompt,
+    previous: BoolMask,
+) -> BoolMask:
+    """Changes what there is; a click that was not heeded adds or takes away what lies under it."""
+    assert model.mask_refiner is not None
+    (mask,) = refine_masks(model.mask_refiner, [picture], [as_logits(previous)], [prompt])
+    if not prompt.clicks:
+        return mask
+    last = prompt.clicks[-1]
+    height, width = mask.shape
+    at = min(max(int(last.y), 0), height - 1), min(max(int(last.x), 0), width - 1)
+    if bool(mask[at]) is last.is_positive:
+        return mask
+    others = [c for c in prompt.clicks[:-1] if c.is_positive is not last.is_positive]
+    alone = MaskPrompt(
+        (replace(last, is_positive=True), *(replace(c, is_positive=False) for c in others))
+    )
+    piece = refine(model, features, picture.image, alone).mask.astype(np.uint8)
+    cv2.circle(piece, at[::-1], _DOT_PX, 1, thickness=-1)
+    under = piece > 0
+    return previous | under if last.is_positive else previous & ~under
 
 
 @torch.inference_mode()

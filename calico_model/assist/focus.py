@@ -28,7 +28,7 @@ LIMIT = 4.0
 """Logits of the mask to sharpen are cut off here, so that the refiner can overrule them."""
 _MARGIN = 0.2  # of the mask's extent, on each side: 1.4 times as large in all (FocalClick)
 _LEAST = 1 / 10  # of the image's longest side: a smaller rectangle shows nothing around a mask
-_DISK_RADIUS = 3
+_DISK_RADIUS = 4
 
 Logits = NDArray[np.float32]
 S = TypeVar("S", bound=np.generic)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-VIEW = 96
+VIEW = 128
 """Side of a view in pixels."""
 _WIDTHS = (32, 64, 96, 128)  # at V/2, V/4, V/8, V/16
 _EDGE_WIDTH = 16  # at V
