@@ -8,8 +8,8 @@ import torch
 
 from calico_model.data.casting import Split
 from calico_model.modeling.model import Calico
-from calico_model.training.example import Example, make_example
-from calico_model.training.recombination import can_recombine, recombine
+from calico_model.training.example import Example, RegionLesson, Teaches, make_example
+from calico_model.training.recombination import can_recombine, draw_pair, recombine
 from calico_model.types import RegionKind
 from tests.unit.training.examples import SIZE_PX, drawn, encoded, part
 
@@ -68,3 +68,54 @@ def test_one_group_or_three_images_cannot_be_recombined(model: Calico) -> None:
     )
     assert can_recombine(only)
     assert not can_recombine(three)
+
+
+def group_of_three(model: Calico, **options: object) -> Example:
+    features = encoded(model, drawn(Split.SEEN, 0, size=3).group)
+    truth = [part("car", k, OBJECT, box=(0, 50, 0, 50)) for k in range(3)]
+    truth += [part("wheel", k) for k in range(3)]
+    truth.append(part("door", 1, UNIQUE, box=(30, 40, 30, 40)))
+    return make_example("g", features, ((SIZE_PX, SIZE_PX),) * 3, truth, **options)  # type: ignore[arg-type]
+
+
+def test_a_group_is_shown_in_the_pairs_it_is_asked_about(model: Calico) -> None:
+    whole = group_of_three(model)
+    choose = random.Random(0)
+    shown = {pair.key: pair for pair in (draw_pair(whole, choose) for _ in range(60))}
+    assert set(shown) == {
+        f"g/{a}+g/{b}" for a, b in [(0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 0)]
+    }
+    kinds = {(p.label, p.image_index, p.kind) for p in shown["g/0+g/1"].truth}
+    assert kinds == {
+        *(("car", k, OBJECT) for k in (0, 1)),
+        *(("wheel", k, RegionKind.COMMON_PART) for k in (0, 1)),
+        ("door", 1, UNIQUE),
+    }
+    # Beside itself everything is common, and nobody asks for what is unique.
+    alone = shown["g/1+g/1"]
+    assert {p.label for p in alone.truth if p.kind is RegionKind.COMMON_PART} == {"wheel", "door"}
+    assert alone.known == {OBJECT, RegionKind.COMMON_PART}
+    assert torch.equal(alone.features.global_tokens[0], alone.features.global_tokens[1])
+
+
+def test_what_was_taken_away_stays_away_in_every_pair(model: Calico) -> None:
+    gone = RegionLesson(part("rotor", 0, UNIQUE), Teaches.ABSENCE)
+    whole = group_of_three(model, lessons=(gone,))
+    choose = random.Random(0)
+    pairs = {pair.key: pair for pair in (draw_pair(whole, choose) for _ in range(60))}
+
+    def absent(pair: Example) -> set[tuple[str, int]]:
+        return {
+            (one.region.label, one.region.image_index)
+            for one in pair.lessons
+            if Teaches.ABSENCE in one.teaches
+        }
+
+    assert absent(pairs["g/0+g/0"]) == {("rotor", 0), ("rotor", 1)}
+    assert absent(pairs["g/2+g/0"]) == {("rotor", 1)}
+    assert absent(pairs["g/1+g/2"]) == set()
+
+
+def test_without_common_parts_a_group_stays_whole(model: Calico) -> None:
+    whole = group_of_three(model, known=frozenset({OBJECT}))
+    assert draw_pair(whole, random.Random(0)) is whole
