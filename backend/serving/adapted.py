@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,54 @@ from calico_model.predictor import Predictor
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, Vector
 
 
+class _Assisted(ABC):
+    """What a version says beside an annotator: one definition for the base and for adapters."""
+
+    model: Predictor
+
+    @abstractmethod
+    def assistant(self) -> Assistant:
+        """The model with what this version wears."""
+
+    def describe(self, group: ImageGroup) -> Vector:
+        """How a group looks, whatever the adapter: encoders are frozen; from cached features."""
+        return describe(self.model.encode(group))
+
+    def refer(
+        self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
+    ) -> tuple[Reference, ...]:
+        """Looks for named things, each with its owner or None, on every image."""
+        return self.assistant().refer(group, names, said)
+
+    def look_into(
+        self, group: ImageGroup, image_index: int, box: Box, said: GroupPrediction
+    ) -> PartMask:
+        """Outlines what a box shows and says what it is."""
+        return self.assistant().look_into(group, image_index, box, said)
+
+    def transfer(
+        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
+    ) -> tuple[Proposal, ...]:
+        """Proposes an outlined part on the other images of a group."""
+        return self.assistant().transfer(group, part, said)
+
+    def refine(self, group: ImageGroup, image_index: int, prompt: MaskPrompt) -> Refined:
+        """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
+        return self.assistant().refine(group, image_index, prompt)
+
+    def name(
+        self,
+        group: ImageGroup,
+        outlines: Sequence[Outline],
+        closed: ClosedSet,
+        said: GroupPrediction | None = None,
+    ) -> tuple[Named, ...]:
+        """Names regions out of a closed label set."""
+        return self.assistant().name(group, outlines, closed, said)
+
+
 @dataclass(frozen=True, eq=False)
-class BasePredictor:
+class BasePredictor(_Assisted):
     """The bare base, and what makes answers with adapters from it.
 
     Attributes:
@@ -42,51 +89,19 @@ class BasePredictor:
         """Answers with the bare base."""
         return self.model.predict(group)
 
-    def describe(self, group: ImageGroup) -> Vector:
-        """How a group looks, whatever the adapter; from cached features where there are any."""
-        return describe(self.model.encode(group))
-
-    def refer(
-        self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
-    ) -> tuple[Reference, ...]:
-        """Looks for named things, each with its owner or None, on every image."""
-        return Assistant(self.model).refer(group, names, said)
-
-    def look_into(
-        self, group: ImageGroup, image_index: int, box: Box, said: GroupPrediction
-    ) -> PartMask:
-        """Outlines what a box shows and says what it is."""
-        return Assistant(self.model).look_into(group, image_index, box, said)
-
-    def transfer(
-        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
-    ) -> tuple[Proposal, ...]:
-        """Proposes an outlined part on the other images of a group."""
-        return Assistant(self.model).transfer(group, part, said)
+    def assistant(self) -> Assistant:
+        """The bare base."""
+        return Assistant(self.model)
 
     def encode(self, group: ImageGroup) -> None:
         """Encodes the images that have no features yet."""
         self.model.encode(group)
 
-    def refine(self, group: ImageGroup, image_index: int, prompt: MaskPrompt) -> Refined:
-        """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
-        return Assistant(self.model).refine(group, image_index, prompt)
-
-    def name(
-        self,
-        group: ImageGroup,
-        outlines: Sequence[Outline],
-        closed: ClosedSet,
-        said: GroupPrediction | None = None,
-    ) -> tuple[Named, ...]:
-        """Names regions out of a closed label set."""
-        return Assistant(self.model).name(group, outlines, closed, said)
-
     def describe_regions(
         self, group: ImageGroup, outlines: Sequence[Outline]
     ) -> tuple[Vector, ...]:
         """How regions look, whatever the adapter: encoders are frozen."""
-        return tuple(Assistant(self.model).describe(group, outlines))
+        return tuple(self.assistant().describe(group, outlines))
 
     def with_adapter(self, version: str, folder: Path) -> AdaptedPredictor:
         """Reads an adapter.
@@ -103,7 +118,7 @@ class BasePredictor:
 
 
 @dataclass(frozen=True, eq=False)
-class AdaptedPredictor:
+class AdaptedPredictor(_Assisted):
     """One version, with its project's calibration.
 
     It holds the adapter for as long as anybody answers with it.
@@ -120,52 +135,16 @@ class AdaptedPredictor:
         found = self.model.predict(group, adapter=self.version)
         return self.calibration.apply(found)
 
-    def refer(
-        self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
-    ) -> tuple[Reference, ...]:
-        """Looks for named things, each with its owner or None, on every image."""
+    def assistant(self) -> Assistant:
+        """This version."""
         self._put_on()
-        return Assistant(self.model, self.version).refer(group, names, said)
-
-    def look_into(
-        self, group: ImageGroup, image_index: int, box: Box, said: GroupPrediction
-    ) -> PartMask:
-        """Outlines what a box shows and says what it is."""
-        self._put_on()
-        return Assistant(self.model, self.version).look_into(group, image_index, box, said)
-
-    def transfer(
-        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
-    ) -> tuple[Proposal, ...]:
-        """Proposes an outlined part on the other images of a group."""
-        self._put_on()
-        return Assistant(self.model, self.version).transfer(group, part, said)
-
-    def refine(self, group: ImageGroup, image_index: int, prompt: MaskPrompt) -> Refined:
-        """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
-        self._put_on()
-        return Assistant(self.model, self.version).refine(group, image_index, prompt)
-
-    def name(
-        self,
-        group: ImageGroup,
-        outlines: Sequence[Outline],
-        closed: ClosedSet,
-        said: GroupPrediction | None = None,
-    ) -> tuple[Named, ...]:
-        """Names regions out of a closed label set."""
-        self._put_on()
-        return Assistant(self.model, self.version).name(group, outlines, closed, said)
+        return Assistant(self.model, self.version)
 
     def _put_on(self) -> None:
         """Makes sure the set has this adapter, and no namesake."""
         adapters = self.model.adapters
         if adapters.get(self.version) is not self.adapter:
             adapters.add(self.version, self.adapter)
-
-    def describe(self, group: ImageGroup) -> Vector:
-        """How a group looks, as the base says it: encoders are frozen."""
-        return describe(self.model.encode(group))
 
 
 def _forget(adapters: AdapterSet, version: str, adapter: Adapter) -> None:
