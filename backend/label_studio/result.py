@@ -92,6 +92,7 @@ def render_prediction(
     labels: tuple[LabelValue, ...] = (),
     seed: str = "",
     with_relations: bool = True,
+    with_unknown: bool = False,
     ids: Sequence[str] = (),
 ) -> RenderedPrediction:
     """Writes a prediction in the form one labeling config can show.
@@ -104,13 +105,15 @@ def render_prediction(
         seed: changes the region ids; equal seed and region give equal ids, so that an interactive
             answer given again with the same seed replaces its suggestions.
         with_relations: False for interactive answers, which crash the editor otherwise.
+        with_unknown: True shows what the config has no label for without one, instead of leaving
+            it out: an annotator pointed at it, and decides.
         ids: of the regions, in order; () makes them up.
     """
     omitted: Counter[Omission] = Counter()
     shown: list[_Shown] = []
     used: Counter[str] = Counter()
     for number, part in enumerate(prediction.parts):
-        texts = _texts_of(part, schema, labels, sizes_hw)
+        texts = _texts_of(part, schema, labels, sizes_hw, with_unknown=with_unknown)
         if isinstance(texts, Omission):
             omitted[texts] += 1
             continue
@@ -178,6 +181,8 @@ def _texts_of(
     schema: LabelSchema,
     labels: tuple[LabelValue, ...],
     sizes_hw: Sequence[tuple[int, int]],
+    *,
+    with_unknown: bool = False,
 ) -> tuple[str | None, str | None] | Omission:
     """Kind and name as the config writes them, or why the region cannot be shown."""
     index = part.image_index
@@ -189,14 +194,15 @@ def _texts_of(
     kind = name = None
     if schema.kind is not None:
         kind = schema.kind.values.get(part.kind)
-        if kind is None and schema.kind.type is ControlType.LABELS:
+        if kind is None and schema.kind.type is ControlType.LABELS and not with_unknown:
             return Omission.KIND_NOT_OFFERED
     if schema.name is not None and schema.name.is_open:
         name = "".join(sign for sign in part.label if sign.isprintable()).strip() or None
     elif schema.name is not None:
         name = match_label(part.label, closed_labels(schema, labels))
         # An empty label is a region whose name the annotator decides; it is shown without one.
-        if name is None and part.label and schema.name.type is ControlType.LABELS:
+        is_unknown = name is None and part.label and schema.name.type is ControlType.LABELS
+        if is_unknown and not with_unknown:
             return Omission.UNKNOWN_LABEL
     return kind, name
 

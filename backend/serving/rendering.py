@@ -48,6 +48,7 @@ def render_regions(
         labels=work.task.labels,
         seed=_CLICK_SEED if work.is_interactive else "",
         with_relations=not work.is_interactive,
+        with_unknown=bool(work.prompts),
         ids=work.ids,
     )
     if rendered.omitted:

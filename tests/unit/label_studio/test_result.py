@@ -186,6 +186,19 @@ def test_kind_that_the_labels_do_not_offer_is_left_out_and_counted():
     assert rendered.omitted == {Omission.KIND_NOT_OFFERED: 1}
 
 
+def test_what_an_annotator_pointed_at_is_shown_without_a_label():
+    rendered = render(LABELS, part(0, "propeller"), with_unknown=True)
+    assert [item["type"] for item in results(rendered)] == ["brush", "choices"]
+    schema = parse_label_config(
+        '<View><Image name="i" value="$i"/><BrushLabels name="m" toName="i">'
+        '<Label value="common_part"/></BrushLabels></View>'
+    )
+    rendered = render(schema, part(kind=RegionKind.UNIQUE_PART), with_unknown=True)
+    (shape,) = results(rendered)
+    assert shape["value"]["brushlabels"] == []
+    assert rendered.omitted == {}
+
+
 def test_unknown_name_beside_kinds_leaves_the_name_out():
     schema = parse_label_config(
         '<View><Image name="i" value="$i"/><BrushLabels name="m" toName="i">'

@@ -1,0 +1,250 @@
+"""Clicks and boxes over HTTP, with what Label Studio really sends, on a model that obeys them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import payload
+from fake_predictor import FakePredictor
+
+from backend.label_studio import brush
+from calico_model.assist.closed_set import Named
+from calico_model.types import ImageGroup
+
+SIZE = (480, 640)
+CLOSED = Path(__file__).parents[2] / "label_config" / "cosegment_labels.xml"
+
+
+@dataclass
+class Outlined:
+    mask: np.ndarray
+    iou: float = 0.8
+
+
+@dataclass
+class Sighting:
+    image_index: int
+    parts: tuple
+
+
+@dataclass
+class Clickable(FakePredictor):
+    """Adds a square at positive clicks and takes it away at negative ones; a box is itself.
+
+    Attributes:
+        prompts: of what it was asked to outline.
+        named: how many regions it was asked to name.
+        name_of_all: what it calls every region; None is unsure.
+    """
+
+    prompts: list = field(default_factory=list)
+    named: int = 0
+    name_of_all: str | None = None
+
+    def refine(self, group, image_index, prompt):
+        self.prompts.append(prompt)
+        mask = np.zeros(group.sizes_hw[image_index], bool)
+        if prompt.previous is not None:
+            mask |= prompt.previous
+        if prompt.box is not None:
+            x0, y0, x1, y1 = (round(value) for value in prompt.box)
+            mask[y0:y1, x0:x1] = True
+        for click in prompt.clicks:
+            x, y = int(click.x), int(click.y)
+            mask[max(y - 20, 0) : y + 20, max(x - 20, 0) : x + 20] = click.is_positive
+        return Outlined(mask)
+
+    def transfer(self, group, part, said):
+        return [
+            Sighting(index, (replace(part, image_index=index),))
+            for index in range(len(group))
+            if index != part.image_index
+        ]
+
+    def name(self, group, outlines, closed, said=None):
+        self.named += len(outlines)
+        assert self.name_of_all is None or self.name_of_all in closed.vocabulary.labels
+        return [Named(self.name_of_all, 0.2, (("seat", 0.2),)) for _ in outlines]
+
+
+@pytest.fixture
+def predictor():
+    return Clickable()
+
+
+class PhotoSized:
+    """Images of the size that the captured prompts were made on."""
+
+    fetched = 0
+
+    def fetch_group(self, task):
+        self.fetched += 1
+        drawn = [np.full((*SIZE, 3), k, np.uint8) for k in range(len(task.image_urls))]
+        return ImageGroup(tuple(drawn), tuple(f"i{k}" for k in range(len(drawn))))
+
+
+@pytest.fixture
+def images():
+    return PhotoSized()
+
+
+def asked(client, body):
+    answer = client.post("/predict", json=body)
+    assert answer.status_code == 200
+    (item,) = answer.get_json()["results"]
+    assert "problem" not in item
+    return item["result"]
+
+
+def shapes(result):
+    found = {}
+    for one in result:
+        if "rle" in one.get("value", {}):
+            assert one["id"] not in found, "one mask per region"
+            found[one["id"]] = one
+    return found
+
+
+def mask_of(shape):
+    size_hw = shape["original_height"], shape["original_width"]
+    return brush.decode_mask(shape["value"]["rle"], size_hw=size_hw)
+
+
+@pytest.mark.parametrize("name", ["repeater", "twoimages", "valuelist"])
+def test_captured_clicks_suggest_one_labelled_region_on_every_image(client, predictor, name):
+    body = payload(f"predict_interactive_ui_keypoints_{name}")
+    prompts = body["params"]["context"]["result"]
+    result = asked(client, body)
+    found = shapes(result)
+    images = {(one["to_name"], one.get("item_index")) for one in found.values()}
+    assert len(found) == len(images) == 2
+    clicked = next(p for p in prompts if p["is_positive"])
+    label = clicked["value"]["labels"]
+    echoed = {one["id"] for one in result if label in one["value"].values()}
+    assert echoed == found.keys()
+    assert predictor.seen == [], "the three questions were asked"
+    assert [c.is_positive for c in predictor.prompts[-1].clicks] == [
+        p["is_positive"] for p in prompts
+    ]
+
+
+@pytest.mark.parametrize("name", ["repeater", "valuelist"])
+def test_a_captured_box_becomes_a_region(client, predictor, name):
+    body = payload(f"predict_interactive_ui_rectangle_{name}")
+    (box, *_) = body["params"]["context"]["result"]
+    found = shapes(asked(client, body))
+    assert predictor.prompts[0].box is not None
+    area = box["value"]["width"] * box["value"]["height"] / 1e4 * SIZE[0] * SIZE[1]
+    assert any(abs(mask_of(shape).sum() - area) < 0.05 * area for shape in found.values())
+
+
+def click(body, *places):
+    """The request after clicks (name, x, y, is_positive); x and y in percent of the first image."""
+    asked_for = copy.deepcopy(body)
+    first = body["params"]["context"]["result"][0]
+    asked_for["params"]["context"]["result"] = [
+        first
+        | {"id": name, "is_positive": is_positive}
+        | {"value": first["value"] | {"x": x, "y": y}}
+        for name, x, y, is_positive in places
+    ]
+    return asked_for
+
+
+def test_more_clicks_replace_the_suggestion_and_images_are_fetched_once(client, images, predictor):
+    body = payload("predict_interactive_ui_keypoints_repeater")
+    one = shapes(asked(client, click(body, ("a", 20, 20, True))))
+    two = shapes(asked(client, click(body, ("a", 20, 20, True), ("b", 60, 60, True))))
+    assert one.keys() == two.keys()
+    other = shapes(asked(client, click(body, ("c", 80, 20, True))))
+    assert not other.keys() & one.keys()
+    assert images.fetched == 1
+    assert [len(prompt.clicks) for prompt in predictor.prompts] == [1, 2, 1]
+
+
+def test_a_region_of_the_draft_is_refined_in_place(client, predictor):
+    body = payload("predict_interactive_ui_keypoints_repeater")
+    first = asked(client, click(body, ("a", 20, 20, True)))
+    here = [one for one in first if one["to_name"] == "image_0"]
+    body["tasks"][0]["drafts"] = [{"id": 1, "result": here}]
+    ((region_id, before),) = shapes(here).items()
+    result = shapes(asked(client, click(body, ("later", 21, 21, False))))
+    assert region_id in result
+    assert mask_of(result[region_id]).sum() < mask_of(before).sum()
+    assert (predictor.prompts[-1].previous == mask_of(before)).all()
+
+
+def closed(body, *, label=None):
+    """The request of a project with a closed label set; no label picked unless one is given."""
+    asked_for = copy.deepcopy(body) | {"label_config": CLOSED.read_text(encoding="utf-8")}
+    (point, *_) = asked_for["params"]["context"]["result"]
+    point["value"] = {key: point["value"][key] for key in ("x", "y", "width")}
+    said = []
+    if label is not None:
+        point["value"]["labels"] = [label]
+        said = [point | {"type": "labels", "from_name": "part_0"}]
+    asked_for["params"]["context"]["result"] = [point, *said]
+    return asked_for
+
+
+def texts(result):
+    """What is said about each region, by tag."""
+    said = {one["id"]: {} for one in result}
+    for one in result:
+        for key in ("labels", "choices"):
+            if key in one["value"]:
+                said[one["id"]][key] = one["value"][key]
+    return list(said.values())
+
+
+REPEATER = "predict_interactive_ui_keypoints_repeater"
+
+
+def test_of_a_closed_set_the_chosen_label_wins(client, predictor):
+    predictor.name_of_all = "leg"
+    result = asked(client, closed(payload(REPEATER), label="seat"))
+    assert texts(result) == [{"labels": ["seat"], "choices": ["common_part"]}] * 2
+    assert predictor.named == 0
+
+
+def test_of_a_closed_set_a_region_without_a_label_is_named_on_every_image(client, predictor):
+    predictor.name_of_all = "leg"
+    result = asked(client, closed(payload(REPEATER)))
+    assert texts(result) == [{"labels": ["leg"], "choices": ["common_part"]}] * 2
+    assert predictor.named == 1
+
+
+def test_of_a_closed_set_an_unsure_region_stays_without_a_label(client, predictor):
+    result = asked(client, closed(payload(REPEATER)))
+    assert {one["to_name"] for one in shapes(result).values()} == {"image_0", "image_1"}
+    assert texts(result) == [{"choices": ["common_part"]}] * 2
+    assert predictor.named == 1
+
+
+@pytest.mark.parametrize("name_regions", [True, False])
+def test_a_region_whose_label_is_no_longer_offered_stays_without_it(make_app, name_regions):
+    app = make_app(name_regions=name_regions)
+    app.extensions["calico"].host.wait(10)
+    body = closed(payload(REPEATER))
+    (point,) = body["params"]["context"]["result"]
+    first = asked(app.test_client(), closed(payload(REPEATER), label="seat"))
+    drawn = [copy.deepcopy(one) for one in first if one["to_name"] == "image_0"]
+    for one in drawn:
+        if "labels" in one["value"]:
+            one["value"]["labels"] = ["sofa"]
+    body["tasks"][0]["drafts"] = [{"id": 1, "result": drawn}]
+    result = asked(app.test_client(), body | {"params": {"context": {"result": [point]}}})
+    assert drawn[0]["id"] in shapes(result)
+    assert {"choices": ["common_part"]} in texts(result)
+    assert not any("labels" in said for said in texts(result))
+
+
+def test_a_click_on_a_region_picks_it_where_clicks_outline_nothing_anew(make_app):
+    app = make_app(refine_clicks=False)
+    app.extensions["calico"].host.wait(10)
+    result = asked(app.test_client(), closed(click(payload(REPEATER), ("a", 50, 30, True))))
+    assert texts(result) == [{"choices": ["common_part"]}] * 2, '"lid" is no label of the set'

@@ -1,0 +1,83 @@
+"""NoC with a model in the loop: what counts as a click, and where the annotator begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from calico_model.assist.prompt import MaskPrompt
+from calico_model.evaluation.interactive.clicks import CLICKS, curves_of
+from calico_model.evaluation.interactive.figure import Subject
+from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
+
+SIZE = (40, 40)
+
+
+def part(rows, label, kind=RegionKind.COMMON_PART):
+    mask = np.zeros(SIZE, np.bool_)
+    mask[rows] = True
+    return PartMask(0, kind, label, mask)
+
+
+TRUTH = (
+    part(slice(0, 40), "cup", RegionKind.COMMON_OBJECT),
+    part(slice(0, 10), "lid"),
+    part(slice(30, 40), "base"),
+)
+GROUP = ImageGroup((np.zeros((*SIZE, 3), np.uint8),), ("a",))
+LABELED = LabeledGroup(GROUP, TRUTH)
+
+
+@dataclass
+class Outlined:
+    mask: np.ndarray
+
+
+@dataclass
+class Knowing:
+    """Proposes the cup, and half of the lid; needs `clicks` clicks for a region."""
+
+    clicks: int = 1
+    asked: list[MaskPrompt] = field(default_factory=list)
+
+    def predict(self, group):
+        half = replace(TRUTH[1], mask=part(slice(0, 5), "lid").mask)
+        return GroupPrediction((TRUTH[0], half), "v")
+
+    def refine(self, group, image_index, prompt):
+        self.asked.append(prompt)
+        if len(prompt.clicks) < self.clicks:
+            return Outlined(np.zeros(SIZE, np.bool_))
+        first = prompt.clicks[0]
+        under = [one for one in TRUTH if one.mask[int(first.y), int(first.x)]]
+        return Outlined(min(under, key=lambda one: one.mask.sum()).mask)
+
+
+def subject(model):
+    return Subject(model, model, lambda split, count, size: [LABELED] * count, 2, 0)
+
+
+def test_a_right_proposal_needs_no_click_and_none_begins_from_nothing():
+    cup, lid, base = curves_of(subject(Knowing()), LABELED)
+    assert cup.preannotated == (1.0,)
+    assert not cup.is_part
+    assert (lid.preannotated, lid.scratch) == ((0.5, 1.0), (0.0, 1.0))
+    assert base.preannotated == base.scratch == (0.0, 1.0)
+
+
+def test_clicks_accumulate_and_the_mask_before_is_fed_back():
+    model = Knowing(clicks=2)
+    list(curves_of(subject(model), LABELED))
+    assert max(len(prompt.clicks) for prompt in model.asked) >= 2
+    fed = [prompt.previous for prompt in model.asked if prompt.previous is not None]
+    assert any((mask == part(slice(0, 5), "lid").mask).all() for mask in fed)
+    assert all(mask.any() for mask in fed)
+
+
+def test_the_figure_is_the_median_of_all_regions():
+    done: list[int] = []
+    finding = CLICKS.measure(subject(Knowing(clicks=1)), done.append)
+    assert done == [1, 2]
+    assert set(finding.values) == set(CLICKS.keys)
+    assert finding.values["noc85_preannotated"] == 1.0
