@@ -292,6 +292,7 @@ class Region:
         load_mask: decodes the mask; raises InvalidRleError.
         encoding: the stored mask; equal bytes are equal masks, other bytes may be too.
         load_runs: finds the runs without the mask; None takes them from the mask.
+        is_linked: whether a relation of its drawing names it, where that was looked at.
     """
 
     id: str
@@ -304,6 +305,7 @@ class Region:
     load_mask: Callable[[], BoolMask] = field(repr=False)
     encoding: bytes = field(default=b"", repr=False)
     load_runs: Callable[[], Runs] | None = field(default=None, repr=False)
+    is_linked: bool = False
 
     @cached_property
     def runs(self) -> Runs:

@@ -9,11 +9,12 @@ runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 
 from backend.errors import RequestError
-from backend.label_studio.annotation import parse_regions
+from backend.label_studio.annotation import parse_annotated
 from backend.types import LabelSchema, Region
 
 
@@ -32,7 +33,7 @@ class _WireDrawing(msgspec.Struct):
 
 
 def read_canvas(sources: Sequence[msgspec.Raw], schema: LabelSchema) -> tuple[Region, ...]:
-    """Reads the regions of the newest drawing.
+    """Reads the regions of the newest drawing, and which of them are linked.
 
     Args:
         sources: JSON lists of drafts, annotations and predictions; the first that holds a drawing
@@ -44,9 +45,11 @@ def read_canvas(sources: Sequence[msgspec.Raw], schema: LabelSchema) -> tuple[Re
             if drawing.was_cancelled:
                 continue
             try:
-                return parse_regions(drawing.result, schema)
+                regions, pairs = parse_annotated(drawing.result, schema)
             except RequestError:
                 continue
+            linked = {region_id for pair in pairs for region_id in pair}
+            return tuple(replace(one, is_linked=one.id in linked) for one in regions)
     return ()
 
 

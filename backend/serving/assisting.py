@@ -1,8 +1,9 @@
 """Clicks and boxes -> regions to suggest, on cached features and without the language model.
 
 A prompt refines the region it points at, which keeps its id, or makes a new one, whose id follows
-from the first prompt: asked again with more prompts, the same region comes back. The label the
-annotator chose always wins. Of what is on the canvas, only the mask that is refined is decoded.
+from the first prompt: asked again with more prompts, the same region comes back. A linked region
+is suggested anew beside itself. The label the annotator chose always wins. Of what is on the
+canvas, only the mask that is refined is decoded.
 """
 
 from __future__ import annotations
@@ -141,11 +142,7 @@ class Assisting:
             step = self._walk(group, chain, target, predictor)
             if step.bits.any():
                 parts.append(_part(chain.first, target, step))
-                ids.append(
-                    _id_of("prompt", chain.first.id, chain.first.image_index)
-                    if target is None
-                    else target.id
-                )
+                ids.append(_suggested_id(chain.first, target))
         return Suggestions(GroupPrediction(tuple(parts), predictor.version), tuple(ids))
 
     def _target(
@@ -225,6 +222,14 @@ def _part(prompt: Prompt, target: Region | None, step: _Step) -> PartMask:
         mask=step.mask,
         score=step.iou,
     )
+
+
+def _suggested_id(prompt: Prompt, target: Region | None) -> str:
+    """The id of what a prompt leads to; with the id of a region, it replaces that one."""
+    if target is None:
+        return _id_of("prompt", prompt.id, prompt.image_index)
+    # Label Studio's editor breaks down over a suggestion whose id one of its relations names.
+    return _id_of("instead", target.id) if target.is_linked else target.id
 
 
 def _id_of(*about: object) -> str:

@@ -72,6 +72,18 @@ def test_what_the_annotator_deleted_is_not_there(mask):
     assert [r.id for r in parsed(annotations=[{"result": 7}], predictions=drawn)] == ["old"]
 
 
+def test_regions_that_relations_name_are_linked(mask):
+    link = {"type": "relation", "from_id": "a", "to_id": "b", "direction": "bi"}
+    drawn = [item for name in "abc" for item in results(name, mask)]
+    found = parsed(predictions=[{"result": [*drawn, link]}])
+    assert [(region.id, region.is_linked) for region in found] == [
+        ("a", True),
+        ("b", True),
+        ("c", False),
+    ]
+    assert not any(region.is_linked for region in parsed(predictions=[{"result": drawn}]))
+
+
 def test_no_mask_is_decoded_to_read_the_canvas(mask, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a mask was decoded")

@@ -136,6 +136,15 @@ def test_an_existing_region_is_refined_in_place_and_no_other_mask_is_decoded(gro
     assert not prompt.clicks[0].is_positive
 
 
+def test_a_linked_region_is_suggested_beside_itself(group):
+    linked = replace(SMALL, is_linked=True)
+    found, model = suggest(group, [click(7, 7)], (LARGE, linked))
+    again, _ = suggest(group, [click(7, 7), click(8, 8, "p2")], (LARGE, linked))
+    assert found.ids == again.ids
+    assert not {"small", "large"} & set(found.ids)
+    assert (model.asked[0].previous == SMALL.mask).all()
+
+
 def test_a_new_region_keeps_its_id_while_clicks_accumulate(group):
     one, _ = suggest(group, [click(30, 20)])
     two, model = suggest(group, [click(30, 20), click(40, 20, "p2", is_positive=False)])
