@@ -1,0 +1,219 @@
+"""A person clicks a part once and gets it on every image of the group; accepts, and submits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page
+
+from backend.cli.connect import Ends, connect_project
+from backend.cli.demo import Demo
+from backend.cli.demo_project import create_project, preannotate
+from backend.label_studio.annotation import parse_regions
+from backend.label_studio.label_config import parse_label_config
+from backend.types import LabelSchema, Prediction, Region
+from calico_model.evaluation.clicks import next_click
+from calico_model.types import RegionKind
+from tests.e2e.editor import STORE, open_task
+
+pytestmark = pytest.mark.e2e
+
+_Answer = dict[str, Any]
+_Result = dict[str, object]
+_LABEL = RegionKind.COMMON_PART
+_WAIT_MS = 120_000
+_TALL = {"width": 1480, "height": 1340}  # shows two rows of images
+_SUGGESTED = f"""() => Array.from({STORE}.suggestions.values())
+  .map(region => [region.cleanId, region.object.name, region.labels])"""
+
+
+@dataclass(frozen=True)
+class Clickable:
+    """A pre-annotated task of four images, and one of its parts.
+
+    Attributes:
+        project_id: of a project like the demo's; other tests annotate that one.
+        schema: of its labeling config.
+        prediction: what the task was pre-annotated with.
+        part: one predicted common part, a region on each image.
+    """
+
+    project_id: int
+    schema: LabelSchema
+    prediction: Prediction
+    part: tuple[Region, ...]
+
+
+@pytest.fixture
+def clickable(demo: Demo, ends: Ends) -> Iterator[Clickable]:
+    tasks = [task["data"]["images"] for task in ends.client.raw_tasks(demo.project_id)]  # type: ignore[index]
+    images = max(tasks, key=len)
+    project_id = create_project(ends.client, demo.files, [images])
+    connect_project(ends, project_id)
+    preannotate(ends, project_id, lambda done: None)
+    schema = parse_label_config(ends.client.project(project_id).label_config)
+    (task,) = ends.client.raw_tasks(project_id)
+    (prediction,) = ends.client.predictions(int(str(task["id"])), schema)
+    yield Clickable(project_id, schema, prediction, surest_part(prediction, len(images)))
+    ends.client.delete_project(project_id)
+
+
+def surest_part(prediction: Prediction, images: int) -> tuple[Region, ...]:
+    """The common part that is on every image, with the best least score."""
+    parts: dict[str, dict[int, Region]] = {}
+    for region in prediction.regions:
+        if region.kind is _LABEL and region.label is not None:
+            parts.setdefault(region.label, {})[region.image_index] = region
+    everywhere = [tuple(found.values()) for found in parts.values() if len(found) == images]
+    assert everywhere, "no common part is on every image"
+    return max(everywhere, key=lambda part: min(region.score or 0.0 for region in part))
+
+
+def place_in(region: Region) -> tuple[int, int]:
+    """Row and column of the pixel deepest inside a region."""
+    click = next_click(np.zeros_like(region.mask), region.mask)
+    assert click is not None
+    return click.row, click.column
+
+
+def open_pointing(page: Page, ends: Ends, clickable: Clickable) -> None:
+    """Opens the task with the smart point and the label of the first image picked."""
+    prediction = clickable.prediction
+    shown = len(prediction.regions)
+    open_task(page, ends.client.url, clickable.project_id, prediction.task_id, regions=shown)
+    page.wait_for_load_state("networkidle")  # only then do all keys work
+    page.get_by_test_id("bottombar-auto-annotation-toggle").check(force=True)
+    page.locator(".lsf-tool_smart:visible").first.click()
+    page.locator(".lsf-label", has_text=_LABEL.value).first.click()
+
+
+def delete_everything(page: Page) -> None:
+    """Deletes all regions and waits until Label Studio knows: it keeps drafts every 5 seconds."""
+    page.on("dialog", lambda dialog: dialog.accept())
+    with drafted(page):
+        page.keyboard.press("Control+Backspace")
+    assert page.evaluate(f"{STORE}.regionStore.regions.length") == 0
+
+
+def drafted(page: Page) -> AbstractContextManager[object]:
+    """Waits for the draft that what is done inside leads to."""
+    return page.expect_response(lambda answer: "/drafts" in answer.url and answer.ok)
+
+
+def click_first_image(page: Page, row: int, column: int, size_hw: tuple[int, int]) -> _Answer:
+    """Clicks the middle of a pixel of the first image; returns the backend's answer."""
+    box = page.locator(".konvajs-content").first.bounding_box()
+    assert box is not None
+    with page.expect_response(lambda one: "interactive" in one.url, timeout=_WAIT_MS) as answered:
+        page.mouse.click(
+            box["x"] + (column + 0.5) / size_hw[1] * box["width"],
+            box["y"] + (row + 0.5) / size_hw[0] * box["height"],
+        )
+    answer: _Answer = answered.value.json()["data"]
+    page.wait_for_function(f"() => {STORE}.suggestions.size > 0")
+    return answer
+
+
+def accept_all(page: Page, count: int) -> None:
+    """Presses the check mark beside the number of suggestions."""
+    page.get_by_text(f"{count} suggestions", exact=True).wait_for()
+    page.get_by_test_id("bottombar-accept-suggestions-button").click()
+    page.wait_for_function(f"() => {STORE}.suggestions.size === 0")
+
+
+def submit(page: Page, ends: Ends, clickable: Clickable) -> list[_Result]:
+    """Presses Submit; returns what Label Studio then has."""
+    with page.expect_response(lambda answer: "/annotations" in answer.url and answer.ok):
+        page.click("button[aria-label='Submit current annotation']")
+    (task,) = ends.client.export(clickable.project_id)
+    (annotation,) = cast("list[dict[str, list[_Result]]]", task["annotations"])
+    return annotation["result"]
+
+
+def regions_in(results: object, schema: LabelSchema) -> dict[str, Region]:
+    return {region.id: region for region in parse_regions(json.dumps(results).encode(), schema)}
+
+
+def links_in(results: Sequence[_Result]) -> set[tuple[object, object]]:
+    return {(one["from_id"], one["to_id"]) for one in results if one["type"] == "relation"}
+
+
+def test_one_click_suggests_the_part_on_every_image_of_the_group(
+    page: Page, ends: Ends, clickable: Clickable, screenshots: Path | None
+) -> None:
+    predicted = {region.image_index: region for region in clickable.part}
+    open_pointing(page, ends, clickable)
+    delete_everything(page)
+
+    row, column = place_in(predicted[0])
+    answer = click_first_image(page, row, column, predicted[0].size_hw)
+
+    suggested = regions_in(answer["result"], clickable.schema)
+    there = {region.image_index for region in suggested.values()}
+    absent = set(answer.get("absent", ()))
+    assert there | absent == set(predicted)
+    assert there.isdisjoint(absent)
+    assert len(there) == len(suggested) >= 2
+    assert sorted(page.evaluate(_SUGGESTED)) == sorted(
+        [name, f"image_{region.image_index}", [_LABEL.value]] for name, region in suggested.items()
+    )
+    for region in suggested.values():
+        assert (region.mask & predicted[region.image_index].mask).any(), "it is another part"
+    (clicked,) = (region for region in suggested.values() if region.image_index == 0)
+    assert clicked.mask[row, column]
+    if screenshots is not None:
+        page.set_viewport_size(_TALL)
+        page.mouse.move(0, 0)
+        page.screenshot(path=screenshots / "click.png")
+
+    accept_all(page, len(suggested))
+    results = submit(page, ends, clickable)
+
+    assert {one["type"] for one in results} == {"brush", "labels"}
+    kept = regions_in(results, clickable.schema)
+    assert kept.keys() == suggested.keys()
+    for name, region in kept.items():
+        assert region.kind is _LABEL
+        assert region.image_index == suggested[name].image_index
+        assert region.mask.tobytes() == suggested[name].mask.tobytes()
+
+
+def test_a_click_on_a_predicted_region_suggests_it_again_and_breaks_nothing(
+    page: Page, ends: Ends, clickable: Clickable
+) -> None:
+    predicted = {region.id: region for region in clickable.prediction.regions}
+    target = next(region for region in clickable.part if region.image_index == 0)
+    row, column = place_in(target)
+    errors: list[object] = []
+    page.on("pageerror", lambda error: errors.append(error))
+    open_pointing(page, ends, clickable)
+
+    page.keyboard.down("Control")  # without, a click on a region selects it
+    first = click_first_image(page, row, column, target.size_hw)
+    with drafted(page):
+        accept_all(page, 1)
+    second = click_first_image(page, row, column, target.size_hw)
+    page.keyboard.up("Control")
+    accept_all(page, 1)
+    results = submit(page, ends, clickable)
+
+    # The predicted region is linked to the other images and stays; what was accepted is refined.
+    ((name, again),) = regions_in(first["result"], clickable.schema).items()
+    ((same, refined),) = regions_in(second["result"], clickable.schema).items()
+    assert name == same
+    assert name not in predicted
+    assert (again.kind, again.label) == (target.kind, target.label)
+    kept = regions_in(results, clickable.schema)
+    assert kept.keys() == predicted.keys() | {name}
+    assert kept[name].label == target.label
+    assert kept[name].mask.tobytes() == refined.mask.tobytes()
+    assert all(kept[id].mask.tobytes() == one.mask.tobytes() for id, one in predicted.items())
+    assert target.id in {id for pair in links_in(results) for id in pair}
+    assert errors == []
