@@ -21,6 +21,9 @@ from calico_model.types import RegionKind
 
 _LEAST_CERTAINTY = 0.75
 """Sum of the certainties of all answers that name a part of an image, from which it is there."""
+_CERTAIN_ELSEWHERE = 1.0
+"""The same, from which it keeps a part of another image from being unique: one slip in many images
+must not, so more than one answer has to say it."""
 
 
 def questions_in_pairs(images: int) -> tuple[Question, ...]:
@@ -86,7 +89,13 @@ def compare(said: Sequence[Said], images: int) -> tuple[list[Segment], dict[Regi
     for segment in _counted_once(said):
         shown[segment.image].add(segment)
     objects, _ = partition([_sure(one.objects) for one in shown])
-    common, unique = partition([_sure(one.parts) for one in shown])
+    visible = [_sure(one.parts) for one in shown]
+    common, _ = partition(visible)
+    _, lone = partition(visible, [_sure(one.parts, _CERTAIN_ELSEWHERE) for one in shown])
+    unique = [
+        [name for name in names if name not in common and _is_surest(name, k, shown)]
+        for k, names in enumerate(lone)
+    ]
 
     def region(kind: RegionKind, label: str, image: int) -> Segment:
         is_object = kind is RegionKind.COMMON_OBJECT
@@ -117,8 +126,14 @@ def _counted_once(said: Sequence[Said]) -> list[Segment]:
     return list(found.values())
 
 
-def _sure(certainties: dict[str, float]) -> list[str]:
-    return [name for name, total in certainties.items() if total >= _LEAST_CERTAINTY]
+def _sure(certainties: dict[str, float], least: float = _LEAST_CERTAINTY) -> list[str]:
+    return [name for name, total in certainties.items() if total >= least]
+
+
+def _is_surest(part: str, image: int, shown: Sequence[_Sightings]) -> bool:
+    """Whether more is said for a part in one image than in any other."""
+    own = shown[image].parts[part]
+    return all(own > one.parts.get(part, 0.0) for k, one in enumerate(shown) if k != image)
 
 
 def _text(kind: RegionKind, segments: Sequence[Segment], owners: list[Phrase]) -> str:

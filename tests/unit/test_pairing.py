@@ -59,6 +59,7 @@ def test_what_all_show_is_common_and_what_one_shows_is_unique():
     answers = [
         said(COMMON, (0, 0), {"leg": {0: 0.9}, "seat": {0: 0.9}, "arm": {0: 0.9}}),
         said(COMMON, (1, 1), {"leg": {1: 0.9}, "arm": {1: 0.9}}),
+        said(COMMON, (0, 1), {"arm": {0: 0.9, 1: 0.9}}),
         said(COMMON, (2, 2), {"leg": {2: 0.9}}),
         said(OBJECT, (0, 1), {"chair": {0: 0.9, 1: 0.9}}),
         said(OBJECT, (1, 2), {"chair": {1: 0.9, 2: 0.9}, "dog": {1: 0.9, 2: 0.9}}),
@@ -68,6 +69,17 @@ def test_what_all_show_is_common_and_what_one_shows_is_unique():
         *((COMMON, "leg", k) for k in range(3)),
         (UNIQUE, "seat", 0),  # the arm is in two of three: neither
     }
+
+
+def test_one_slip_elsewhere_does_not_take_uniqueness_away():
+    seat = [said(COMMON, (0, 0), {"seat": {0: 0.9}}), said(COMMON, (1, 1), {"seat": {1: 0.9}})]
+    assert found(seat, 3) == set()  # nothing says which of the two it is
+    again = [*seat, said(UNIQUE, (1, 2), {"seat": {1: 0.9}})]
+    assert found(again, 3) == {(UNIQUE, "seat", 1)}
+    # What a second answer says of the other image is no slip.
+    both = [*again, said(UNIQUE, (2, 0), {"seat": {0: 0.8}})]
+    assert found(both, 3) == set()
+    assert found(seat, 2) == {(COMMON, "seat", 0), (COMMON, "seat", 1)}
 
 
 def test_unsure_answers_add_up_over_pairs_but_not_within_one():
