@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Response
 
 from backend.cli.connect import Ends, connect_project
 from backend.cli.demo import Demo
@@ -21,7 +21,7 @@ from backend.label_studio.label_config import parse_label_config
 from backend.types import LabelSchema, Prediction, Region
 from calico_model.evaluation.clicks import next_click
 from calico_model.types import RegionKind
-from tests.e2e.editor import STORE, open_task
+from tests.e2e.editor import STORE, open_task, select_region
 
 pytestmark = pytest.mark.e2e
 
@@ -83,23 +83,39 @@ def place_in(region: Region) -> tuple[int, int]:
     return click.row, click.column
 
 
-def open_pointing(page: Page, ends: Ends, clickable: Clickable) -> None:
-    """Opens the task with the smart point and the label of the first image picked."""
+def open_clickable(page: Page, ends: Ends, clickable: Clickable) -> None:
+    """Opens the task with everything that was predicted."""
     prediction = clickable.prediction
     shown = len(prediction.regions)
     open_task(page, ends.client.url, clickable.project_id, prediction.task_id, regions=shown)
-    page.wait_for_load_state("networkidle")  # only then do all keys work
+
+
+def point_with_label(page: Page) -> None:
+    """Switches Auto-Annotation on; picks the first image's smart point and label."""
     page.get_by_test_id("bottombar-auto-annotation-toggle").check(force=True)
     page.locator(".lsf-tool_smart:visible").first.click()
     page.locator(".lsf-label", has_text=_LABEL.value).first.click()
 
 
-def delete_everything(page: Page) -> None:
-    """Deletes all regions and waits until Label Studio knows: it keeps drafts every 5 seconds."""
+def delete_everything(page: Page, clickable: Clickable) -> None:
+    """Deletes all regions and waits until Label Studio knows: it keeps drafts every 5 seconds.
+
+    The editor takes what it sees at the first change for what it was given, so that a lone
+    deletion is no change to it; hence one region goes first.
+    """
     page.on("dialog", lambda dialog: dialog.accept())
-    with drafted(page):
+    regions = clickable.prediction.regions
+    with page.expect_response(is_empty_draft):
+        select_region(page, regions[0].id)
+        page.keyboard.press("Backspace")
+        count = f"{STORE}.regionStore.regions.length"
+        page.wait_for_function(f"(left) => {count} === left", arg=len(regions) - 1)
         page.keyboard.press("Control+Backspace")
-    assert page.evaluate(f"{STORE}.regionStore.regions.length") == 0
+        page.wait_for_function(f"() => {count} === 0")
+
+
+def is_empty_draft(answer: Response) -> bool:
+    return "/drafts" in answer.url and answer.ok and answer.request.post_data_json["result"] == []
 
 
 def drafted(page: Page) -> AbstractContextManager[object]:
@@ -116,6 +132,8 @@ def click_first_image(page: Page, row: int, column: int, size_hw: tuple[int, int
             box["x"] + (column + 0.5) / size_hw[1] * box["width"],
             box["y"] + (row + 0.5) / size_hw[0] * box["height"],
         )
+    asked = answered.value.request.post_data_json["context"]["result"]
+    assert [one["value"]["labels"] for one in asked] == [[_LABEL.value]] * 2, "point and label"
     answer: _Answer = answered.value.json()["data"]
     page.wait_for_function(f"() => {STORE}.suggestions.size > 0")
     return answer
@@ -149,8 +167,9 @@ def test_one_click_suggests_the_part_on_every_image_of_the_group(
     page: Page, ends: Ends, clickable: Clickable, screenshots: Path | None
 ) -> None:
     predicted = {region.image_index: region for region in clickable.part}
-    open_pointing(page, ends, clickable)
-    delete_everything(page)
+    open_clickable(page, ends, clickable)
+    delete_everything(page, clickable)
+    point_with_label(page)
 
     row, column = place_in(predicted[0])
     answer = click_first_image(page, row, column, predicted[0].size_hw)
@@ -193,7 +212,8 @@ def test_a_click_on_a_predicted_region_suggests_it_again_and_breaks_nothing(
     row, column = place_in(target)
     errors: list[object] = []
     page.on("pageerror", lambda error: errors.append(error))
-    open_pointing(page, ends, clickable)
+    open_clickable(page, ends, clickable)
+    point_with_label(page)
 
     page.keyboard.down("Control")  # without, a click on a region selects it
     first = click_first_image(page, row, column, target.size_hw)
