@@ -36,7 +36,7 @@ def bench_click(
     """Time warm clicks over HTTP, with 0 and with 100 earlier masks in the request.
 
     A real gunicorn server on loopback, a task of two one-megapixel images that was opened before.
-    Every click is a new place; both kinds of request take turns, so that whatever else the machine
+    Every click is at a place of its own; both kinds of request take turns, so that whatever else the machine
     does hits both. The last line is JSON; times in milliseconds.
     """
     times: dict[int, list[float]] = {0: [], _MASKS: []}
@@ -50,8 +50,8 @@ def bench_click(
         earlier = _drawn(rng)
         with progress_bar("Clicking", clicks) as advance_to:
             for number in range(_WARM_UP + clicks):
-                x, y = (float(value) for value in rng.uniform(5, 95, 2))
                 for masks in times:
+                    x, y = (float(value) for value in rng.uniform(5, 95, 2))
                     name = f"click-{masks}-{number}"
                     body = _body(urls, x, y, name, earlier if masks else [])
                     seconds = _ask(server, body)
