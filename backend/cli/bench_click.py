@@ -36,8 +36,8 @@ def bench_click(
     """Time warm clicks over HTTP, with 0 and with 100 earlier masks in the request.
 
     A real gunicorn server on loopback, a task of two one-megapixel images that was opened before.
-    Every click is at a place of its own; both kinds of request take turns, so that whatever else the machine
-    does hits both. The last line is JSON; times in milliseconds.
+    Every click is at a place of its own; both kinds of request take turns, so that whatever else
+    the machine does hits both. The last line is JSON; times in milliseconds.
     """
     times: dict[int, list[float]] = {0: [], _MASKS: []}
     with running_server(weights, CALICO_REFINE_CLICKS="true") as server:
