@@ -118,7 +118,14 @@ class Predictor:
             Regions in answer order; unlike in `predict`, empty masks are kept.
         """
         with self.looking(group) as look:
-            parts = draw(look.model, look.tokenizer, look.features, group.sizes_hw, answers)
+            parts = draw(
+                look.model,
+                look.tokenizer,
+                look.features,
+                group.sizes_hw,
+                answers,
+                images=group.images,
+            )
         return GroupPrediction(parts, self.version, {k.value: t for k, t in answers.items()})
 
     def likelihoods(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,12 @@ def test_the_shipped_model_can_be_asked_everything(shipped: Predictor) -> None:
     assert isinstance(shipped, Rewordable)
 
 
-def test_forcing_its_own_answer_draws_the_same_masks(shipped: Predictor) -> None:
+def test_forcing_its_own_answer_draws_the_same_masks(
+    shipped: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Asked in pairs, it draws every mask in the light of its pair.
+    at_once = replace(shipped._model.config, asks_in_pairs=False)
+    monkeypatch.setattr(shipped._model, "config", at_once)
     group = drawn(1)
     own = shipped.predict(group)
     said = {kind: f"{own.answers[kind]} {prompts.END}" for kind in RegionKind}
