@@ -116,3 +116,11 @@ def _taking(
         )
 
     return take
+
+
+def is_fast_in_half(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 natively."""
+    if device.type != "cpu":
+        return True
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("amx_bf16") or can.get("avx512_bf16"))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from calico_model.assist.repeated import Piece, separate
+from calico_model.assist.repeated import Piece, Prompted, separate
 from calico_model.features import ImageFeatures
 from calico_model.modeling.exemplar_prompt import Prototypes, prototypes, similarities
 from calico_model.modeling.losses import hard_iou
@@ -111,20 +111,30 @@ def find_elsewhere(
     shown = logits.masked_fill(is_absent[:, None, None] & (logits > 0), -1e-3)
     ask = max(witnesses, key=lambda one: one.trust)
     is_single = model.mask_memory is not None and _has_more(logits[source], shares)
-    sightings: list[Sighting] = []
-    for k in range(len(features)):
-        is_source = k == source
-        if is_source and not is_single:
-            continue
-        pieces: tuple[Piece, ...] = ()
-        if is_single and (is_source or not is_absent[k]):
-            approved = (shares,) if is_source else ()
-            dense = None if ask.dense is None else ask.dense[k]
-            pieces = separate(model, features, k, ask.sparse[k], dense=dense, approved=approved)
-        lacks = is_source and not pieces
-        if not lacks:
-            score = float(quality[k] * presence[k])
-            sightings.append(Sighting(k, shown[k], score, bool(is_absent[k]), pieces))
+    shows = [k for k in range(len(features)) if k == source or not is_absent[k]]
+    pieces: dict[int, tuple[Piece, ...]] = {}
+    if is_single:
+        asked = [
+            Prompted(
+                k,
+                ask.sparse[k],
+                None if ask.dense is None else ask.dense[k],
+                (shares,) if k == source else (),
+            )
+            for k in shows
+        ]
+        pieces = dict(zip(shows, separate(model, features, asked), strict=True))
+    sightings = [
+        Sighting(
+            k,
+            shown[k],
+            float(quality[k] * presence[k]),
+            bool(is_absent[k]),
+            pieces.get(k, ()),
+        )
+        for k in range(len(features))
+        if k != source or pieces.get(k)
+    ]
     return tuple(sorted(sightings, key=lambda one: one.image != source))
 
 

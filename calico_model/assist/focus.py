@@ -22,6 +22,7 @@ from calico_model.features import ImageFeatures
 from calico_model.images import SAM_MEAN, SAM_STD, scaled_size_hw, to_image
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
 from calico_model.modeling.model import Calico
+from calico_model.placement import is_fast_in_half
 from calico_model.types import BoolMask, RgbImage
 
 LIMIT = 4.0
@@ -31,6 +32,8 @@ _LEAST = 1 / 10  # of the image's longest side: a smaller rectangle shows nothin
 _DISK_RADIUS = 4
 
 Logits = NDArray[np.float32]
+Coarse = Logits | BoolMask
+"""A mask to sharpen: its logits; or, as somebody drew it, worth ±`LIMIT`."""
 S = TypeVar("S", bound=np.generic)
 
 
@@ -46,6 +49,17 @@ class Focus:
     def of(self, array: NDArray[S]) -> NDArray[S]:
         """Returns the part of an (H, W, ...) array inside; a view, not a copy."""
         return array[self.y0 : self.y1, self.x0 : self.x1]
+
+    def iou(self, other: Focus) -> float:
+        """Share of two rectangles' pixels that both have, in [0, 1]."""
+        across = min(self.x1, other.x1) - max(self.x0, other.x0)
+        down = min(self.y1, other.y1) - max(self.y0, other.y0)
+        shared = max(0, across) * max(0, down)
+        return shared / (self._area + other._area - shared)
+
+    @property
+    def _area(self) -> int:
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +96,7 @@ def picture_of(model: Calico, features: ImageFeatures, index: int, image: RgbIma
 def refine_masks(
     refiner: MaskRefiner,
     pictures: Sequence[Picture],
-    coarse: Sequence[Logits],
+    coarse: Sequence[Coarse],
     prompts: Sequence[MaskPrompt | None],
 ) -> list[BoolMask]:
     """Sharpens masks.
@@ -90,27 +104,29 @@ def refine_masks(
     Args:
         refiner: in evaluation mode.
         pictures: the image of each mask.
-        coarse: (H_i, W_i) logits of each mask.
+        coarse: (H_i, W_i) each.
         prompts: what the annotator did to get it, or None.
 
     Returns:
         (H_i, W_i) bool each; an empty mask that nobody pointed at stays empty.
     """
-    places = [focus_on(logits > 0, prompt) for logits, prompt in zip(coarse, prompts, strict=True)]
+    places = [focus_on(own > 0, prompt) for own, prompt in zip(coarse, prompts, strict=True)]
     shown = [
-        (picture, place, logits, prompt)
-        for picture, place, logits, prompt in zip(pictures, places, coarse, prompts, strict=True)
+        (picture, place, own, prompt)
+        for picture, place, own, prompt in zip(pictures, places, coarse, prompts, strict=True)
         if place is not None
     ]
     if not shown:
-        return [logits > 0 for logits in coarse]
+        return [own > 0 for own in coarse]
     device = refiner.spread.weight.device
-    views = torch.stack([see(p.image, place, logits, q) for p, place, logits, q in shown])
+    views = torch.stack([see(p.image, place, own, prompt) for p, place, own, prompt in shown])
     fine = torch.stack([see_fine(picture, place) for picture, place, _, _ in shown])
-    added = iter(refiner(views.to(device), fine.to(device)).float().cpu().numpy())
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_fast_in_half(device)):
+        answer = refiner(views.to(device), fine.to(device))
+    added = iter(answer.float().cpu().numpy())
     return [
-        logits > 0 if place is None else merge(logits, place, next(added))
-        for logits, place in zip(coarse, places, strict=True)
+        own > 0 if place is None else merge(own, place, next(added))
+        for own, place in zip(coarse, places, strict=True)
     ]
 
 
@@ -143,11 +159,6 @@ def draw_outlines(
     return refine_masks(model.mask_refiner, shown, coarse, [None] * len(coarse))
 
 
-def as_logits(mask: BoolMask) -> Logits:
-    """Returns a mask that somebody made as logits that can just be overruled."""
-    return np.where(mask, np.float32(LIMIT), np.float32(-LIMIT))
-
-
 def focus_on(mask: BoolMask, prompt: MaskPrompt | None) -> Focus | None:
     """Returns the rectangle that shows a mask and all that was pointed at, or None for nothing.
 
@@ -173,23 +184,24 @@ def focus_on(mask: BoolMask, prompt: MaskPrompt | None) -> Focus | None:
     return Focus(x0, y0, x1, y1)
 
 
-def see(image: RgbImage, place: Focus, coarse: Logits, prompt: MaskPrompt | None) -> Tensor:
+def see(image: RgbImage, place: Focus, coarse: Coarse, prompt: MaskPrompt | None) -> Tensor:
     """Returns the (planes, V, V) float32 view of a rectangle; see `Plane`.
 
     Args:
         image: (H, W, 3) uint8.
         place: inside it.
-        coarse: (H, W) logits of the mask to sharpen.
+        coarse: (H, W) mask to sharpen.
         prompt: what the annotator did to get it, or None.
     """
     view = np.zeros((len(Plane), VIEW, VIEW), np.float32)
     colours = (_resized(place.of(image)) - SAM_MEAN) / SAM_STD
     view[Plane.RED : Plane.BLUE + 1] = colours.transpose(2, 0, 1)
-    view[Plane.COARSE] = _resized(np.clip(place.of(coarse), -LIMIT, LIMIT)) / LIMIT
+    view[Plane.COARSE] = _signed(coarse, place)
     if prompt is None:
         return torch.from_numpy(view)
     if prompt.previous is not None and prompt.previous.any():
-        view[Plane.PREVIOUS] = 2 * _resized(place.of(prompt.previous).astype(np.float32)) - 1
+        is_coarse = prompt.previous is coarse
+        view[Plane.PREVIOUS] = view[Plane.COARSE] if is_coarse else _signed(prompt.previous, place)
     across, down = VIEW / (place.x1 - place.x0), VIEW / (place.y1 - place.y0)
     for click in prompt.clicks:
         at = int((click.x - place.x0) * across), int((click.y - place.y0) * down)
@@ -217,19 +229,33 @@ def see_fine(picture: Picture, place: Focus) -> Tensor:
     return seen[0]
 
 
-def merge(coarse: Logits, place: Focus, added: Logits) -> BoolMask:
-    """Returns the (H, W) mask of logits and what the refiner adds to them in a rectangle.
+def merge(coarse: Coarse, place: Focus, added: Logits) -> BoolMask:
+    """Returns the (H, W) mask that comes of what the refiner adds in a rectangle.
 
     Args:
-        coarse: (H, W) logits.
+        coarse: (H, W).
         place: inside the image.
         added: (V, V).
     """
     mask = coarse > 0
     size = place.x1 - place.x0, place.y1 - place.y0
     more = cv2.resize(added, size, interpolation=cv2.INTER_LINEAR)
-    place.of(mask)[:] = np.clip(place.of(coarse), -LIMIT, LIMIT) + more > 0
+    if coarse.dtype == np.bool_:
+        inside = place.of(mask)
+        inside[:] = more > np.where(inside, np.float32(-LIMIT), np.float32(LIMIT))
+    else:
+        bounded = np.clip(place.of(coarse), -LIMIT, LIMIT).astype(np.float32, copy=False)
+        place.of(mask)[:] = more > -bounded
     return mask
+
+
+def _signed(coarse: Coarse, place: Focus) -> Logits:
+    """What a rectangle shows of a mask, (V, V) in [-1, 1]."""
+    inside = place.of(coarse)
+    if inside.dtype == np.bool_:
+        drawn = _resized(np.multiply(inside, 255, dtype=np.uint8, casting="unsafe"))
+        return drawn * np.float32(2 / 255) - np.float32(1)
+    return _resized(np.clip(inside, -LIMIT, LIMIT).astype(np.float32)) / np.float32(LIMIT)
 
 
 def _extent(mask: BoolMask) -> tuple[float, float, float, float] | None:

@@ -53,65 +53,103 @@ def spot(row: float, column: float, side: int) -> Tensor:
     return from_shares(near.float())
 
 
+@dataclass(frozen=True, eq=False)
+class Prompted:
+    """One image and what is asked there.
+
+    Attributes:
+        image: which of the group.
+        sparse: (T, C) prompt, of the same T in all that are asked together.
+        dense: (C, G, G) of the prompt, or None for SAM's no-mask embedding.
+        approved: (L, L) shares in [0, 1] of parts of that name that are outlined already.
+    """
+
+    image: int
+    sparse: Tensor
+    dense: Tensor | None = None
+    approved: tuple[Tensor, ...] = ()
+
+
 @torch.inference_mode()
 def separate(
     model: Calico,
     features: ImageFeatures,
-    image: int,
-    sparse: Tensor,
+    asked: Sequence[Prompted],
     *,
-    dense: Tensor | None = None,
-    approved: Sequence[Tensor] = (),
     most: int | None = None,
     remembers: bool = True,
-) -> tuple[Piece, ...]:
-    """Outlines the parts a prompt stands for one after the other.
+) -> list[tuple[Piece, ...]]:
+    """Outlines the parts that prompts stand for one after the other, in all images at once.
 
     Args:
-        model: with a mask memory; without one the prompt's whole mask is the only piece.
+        model: with a mask memory; without one a prompt's whole mask is its only piece.
         features: of the group's images.
-        image: which of them.
-        sparse: (T, C) prompt.
-        dense: (C, G, G) of the prompt, or None for SAM's no-mask embedding.
-        approved: (L, L) shares in [0, 1] of parts of that name that are outlined already.
-        most: pieces wanted; None is all.
+        asked: at least one.
+        most: pieces wanted of each; None is all.
         remembers: False leaves a mask memory out.
 
     Returns:
-        The other ones, largest remainder first; they do not overlap.
+        Per prompt the other ones, largest remainder first; they do not overlap.
     """
     decoder, memory = model.mask_decoder, model.mask_memory
-    at = torch.tensor([image], device=sparse.device)
-    none = decoder.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-    plain = none if dense is None else dense[None]
-    logits, iou = decoder(features.mask, at, sparse[None], plain)
-    whole = logits[0, 0]
+    sparse = torch.stack([one.sparse for one in asked])
+    at = torch.tensor([one.image for one in asked], device=sparse.device)
+    none = decoder.prompt_encoder.no_mask_embed.weight.reshape(-1, 1, 1)
+    side = features.mask.embedding.shape[-1]
+    blank = none.expand(-1, side, side)
+    plain = torch.stack([blank if one.dense is None else one.dense for one in asked])
+    logits, iou = decoder(features.mask, at, sparse, plain)
     if memory is None or not remembers:
-        return (Piece(whole, float(iou[0, 0].clamp(0, 1))),)
-    remembered = [(from_shares(shares.to(whole)), Source.APPROVED) for shares in approved]
-    todo = whole > 0
-    for mask, _ in remembered:
-        todo &= mask <= 0
-    first_area, found = 0, list[Piece]()
-    limit = MOST - len(approved) if most is None else most
-    while len(found) < limit and (seed := _largest(todo)) is not None:
+        quality = iou[:, 0].clamp(0, 1).tolist()
+        return [(Piece(whole, own),) for whole, own in zip(logits[:, 0], quality, strict=True)]
+    searches = [
+        _Search(whole, one, MOST - len(one.approved) if most is None else most)
+        for whole, one in zip(logits[:, 0], asked, strict=True)
+    ]
+    while open_ones := [n for n, one in enumerate(searches) if one.aim()]:
+        rows = torch.tensor(open_ones, device=sparse.device)
+        history = _history([searches[n].remembered for n in open_ones], sparse[rows].mean(1))
+        drawn, iou = decoder(features.mask, at[rows], sparse[rows], plain[rows] + memory(history))
+        for row, n in enumerate(open_ones):
+            searches[n].take(drawn[row, 0], float(iou[row, 0].clamp(0, 1)))
+    return [tuple(one.found) for one in searches]
+
+
+class _Search:
+    """What is found and what is left in one image."""
+
+    def __init__(self, whole: Tensor, asked: Prompted, limit: int) -> None:
+        self.found: list[Piece] = []
+        self.remembered = [(from_shares(s.to(whole)), Source.APPROVED) for s in asked.approved]
+        self._limit, self._first_area = limit, 0
+        self._todo = whole > 0
+        for mask, _ in self.remembered:
+            self._todo &= mask <= 0
+
+    def aim(self) -> bool:
+        """Puts a spot where the next part is sought; False if there is none left."""
+        seed = _largest(self._todo) if len(self.found) < self._limit else None
+        if seed is None:
+            return False
         area = int(seed.sum())
-        if area < max(_LEAST_CELLS, _LEAST_SHARE * first_area):
-            break
-        first_area = max(first_area, area)
-        sought = spot(*middle(seed), whole.shape[-1]).to(whole)
-        history = _history([*remembered, (sought, Source.SOUGHT)], sparse.mean(0))
-        logits, iou = decoder(features.mask, at, sparse[None], plain + memory(history))
-        piece = logits[0, 0]
-        for mask, _ in remembered:
+        if area < max(_LEAST_CELLS, _LEAST_SHARE * self._first_area):
+            return False
+        self._first_area = max(self._first_area, area)
+        sought = spot(*middle(seed), seed.shape[-1]).to(self._todo.device)
+        self.remembered.append((sought, Source.SOUGHT))
+        return True
+
+    def take(self, piece: Tensor, iou: float) -> None:
+        """Keeps what was drawn for the spot, without what others have."""
+        sought, _ = self.remembered.pop()
+        for mask, _ in self.remembered:
             piece = torch.where(mask > 0, piece.clamp(max=-1e-3), piece)
         done = piece > 0
         if int(done.sum()) >= _LEAST_CELLS:
-            found.append(Piece(piece, float(iou[0, 0].clamp(0, 1))))
-            remembered.append((bounded(piece), Source.PREDICTED))
+            self.found.append(Piece(piece, iou))
+            self.remembered.append((bounded(piece), Source.PREDICTED))
         # The disc itself too, so that a spot that leads nowhere is not asked about for ever.
-        todo &= ~done & (sought <= 0)
-    return tuple(found)
+        self._todo &= ~done & (sought <= 0)
 
 
 def _largest(mask: Tensor) -> NDArray[np.bool_] | None:
@@ -122,12 +160,15 @@ def _largest(mask: Tensor) -> NDArray[np.bool_] | None:
     return largest
 
 
-def _history(remembered: Sequence[tuple[Tensor, Source]], query: Tensor) -> History:
-    masks = torch.stack([mask for mask, _ in remembered])
-    source = torch.tensor([int(kind) for _, kind in remembered], device=masks.device)
-    return History(
-        masks[None],
-        query.expand(1, len(masks), -1),
-        source[None],
-        torch.ones(1, len(masks), dtype=torch.bool, device=masks.device),
-    )
+def _history(remembered: Sequence[Sequence[tuple[Tensor, Source]]], queries: Tensor) -> History:
+    """Rows of different lengths side by side; `queries` (n, C)."""
+    n, longest = len(remembered), max(map(len, remembered))
+    like = remembered[0][0][0]
+    masks = like.new_zeros(n, longest, *like.shape)
+    source = torch.zeros(n, longest, dtype=torch.int64, device=like.device)
+    is_there = torch.zeros(n, longest, dtype=torch.bool, device=like.device)
+    for row, several in enumerate(remembered):
+        masks[row, : len(several)] = torch.stack([mask for mask, _ in several])
+        source[row, : len(several)] = torch.tensor([int(kind) for _, kind in several])
+        is_there[row, : len(several)] = True
+    return History(masks, queries[:, None].expand(-1, longest, -1), source, is_there)

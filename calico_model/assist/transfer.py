@@ -14,7 +14,7 @@ from torch import Tensor
 
 from calico_model.assist.exemplar import Sighting, find_elsewhere
 from calico_model.assist.focus import draw_outlines
-from calico_model.assist.repeated import middle, separate
+from calico_model.assist.repeated import Prompted, middle, separate
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import mask_shares
@@ -76,7 +76,14 @@ def transfer(
     """
     shares = _shares(part.mask, part.image_index, sizes_of(images), model)
     found = find_elsewhere(model, features, part.image_index, shares, named=named)
-    return tuple(_proposal(model, features, images, part, one, objects) for one in found)
+    drawn = [_drawn(one) for one in found]
+    at = [one.image for one, several in zip(found, drawn, strict=True) for _ in several]
+    flat = [logits for several in drawn for logits in several]
+    masks = iter(draw_outlines(model, features, sizes_of(images), at, flat, images))
+    return tuple(
+        _proposal(part, one, [next(masks) for _ in several], objects)
+        for one, several in zip(found, drawn, strict=True)
+    )
 
 
 @torch.inference_mode()
@@ -110,15 +117,8 @@ def other_pieces(
     """
     sizes_hw = sizes_of(images)
     done = [_shares(mask, image_index, sizes_hw, model) for mask in approved]
-    pieces = separate(
-        model,
-        features,
-        image_index,
-        prompt[None],
-        approved=done,
-        most=most,
-        remembers=remembers,
-    )
+    asked = Prompted(image_index, prompt[None], approved=tuple(done))
+    (pieces,) = separate(model, features, [asked], most=most, remembers=remembers)
     at, logits = [image_index] * len(pieces), [one.logits for one in pieces]
     masks = draw_outlines(model, features, sizes_hw, at, logits, images)
     apart = _apart(masks, approved)
@@ -135,20 +135,20 @@ def object_names(said: GroupPrediction | None, images: int) -> tuple[str | None,
     return tuple(names)
 
 
+def _drawn(found: Sighting) -> list[Tensor]:
+    """Logits of the regions to propose."""
+    if found.pieces:
+        return [piece.logits for piece in found.pieces]
+    return [] if found.is_absent else [found.logits]
+
+
 def _proposal(
-    model: Calico,
-    features: ImageFeatures,
-    images: Sequence[RgbImage],
     part: PartMask,
     found: Sighting,
+    masks: Sequence[BoolMask],
     objects: Sequence[str | None],
 ) -> Proposal:
-    if found.is_absent and not found.pieces:
-        return Proposal(found.image, (), found.score)
     owner = objects[found.image] if objects else None
-    drawn: list[Tensor] = [piece.logits for piece in found.pieces] or [found.logits]
-    at = [found.image] * len(drawn)
-    masks = _apart(draw_outlines(model, features, sizes_of(images), at, drawn, images))
     regions = tuple(
         replace(
             part,
@@ -159,7 +159,7 @@ def _proposal(
             score=found.score,
             evidence=None,
         )
-        for mask in masks
+        for mask in _apart(masks)
         if mask.any()
     )
     return Proposal(found.image, regions, found.score)

@@ -49,27 +49,28 @@ class MaskRefiner(nn.Module):
         """Builds a silent one; `fine_width` is F."""
         super().__init__()
         first, second, third, fourth = _WIDTHS
-        self.stem = _convolution(4 * len(Plane) + fine_width, first)
+        self.stem = convolution(4 * len(Plane) + fine_width, first)
         self.down = nn.ModuleList(
             (
-                nn.Sequential(_Residual(first)),
-                nn.Sequential(_convolution(first, second, stride=2), _Residual(second)),
-                nn.Sequential(_convolution(second, third, stride=2), _Residual(third)),
+                nn.Sequential(Residual(first)),
+                nn.Sequential(convolution(first, second, stride=2), Residual(second)),
+                nn.Sequential(convolution(second, third, stride=2), Residual(third)),
                 nn.Sequential(
-                    _convolution(third, fourth, stride=2), _Residual(fourth), _Residual(fourth)
+                    convolution(third, fourth, stride=2), Residual(fourth), Residual(fourth)
                 ),
             )
         )
         self.narrow = nn.ModuleList(
             nn.Conv2d(wide, thin, 1) for thin, wide in zip(_WIDTHS[:-1], _WIDTHS[1:], strict=True)
         )
-        self.up = nn.ModuleList(_Residual(width) for width in _WIDTHS[:-1])
+        self.up = nn.ModuleList(Residual(width) for width in _WIDTHS[:-1])
         self.spread = nn.Conv2d(first, 4 * _EDGE_WIDTH, 1)
         self.edge = nn.Sequential(
-            _convolution(_EDGE_WIDTH + len(Plane), _EDGE_WIDTH),
+            convolution(_EDGE_WIDTH + len(Plane), _EDGE_WIDTH),
             nn.Conv2d(_EDGE_WIDTH, 1, 3, padding=1),
         )
         self.reset()
+        last_channels(self)
 
     def reset(self) -> None:
         """Makes the refiner silent: it adds nothing."""
@@ -85,7 +86,8 @@ class MaskRefiner(nn.Module):
             views: (n, planes, V, V), see `Plane`.
             fine: (n, F, V/2, V/2) of the same places.
         """
-        x = self.stem(torch.cat((functional.pixel_unshuffle(views, 2), fine), 1))
+        x = torch.cat((functional.pixel_unshuffle(views, 2), fine), 1)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
         kept: list[Tensor] = []
         for stage in self.down:
             x = stage(x)
@@ -97,19 +99,28 @@ class MaskRefiner(nn.Module):
         return cast(Tensor, self.edge(torch.cat((fine, views), 1))[:, 0])
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """Two convolutions around a shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = _convolution(width, width)
-        self.second = _convolution(width, width)
+        self.first = convolution(width, width)
+        self.second = convolution(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, width, ., .) to the same."""
         return cast(Tensor, x + self.second(self.first(x)))
 
 
-def _convolution(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
+def last_channels(module: nn.Module) -> None:
+    """Lays weights out as CPUs like them: convolutions are a third faster."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def convolution(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
+    """3 x 3, normalised in groups of channels, rectified."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
         nn.GroupNorm(_NORM_GROUPS, outputs),

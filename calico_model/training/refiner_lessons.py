@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from calico_model.assist.clicking import decode
-from calico_model.assist.focus import Logits, Picture, as_logits, picture_of
+from calico_model.assist.focus import Coarse, Logits, Picture, picture_of
 from calico_model.assist.prompt import Box, Click, MaskPrompt
 from calico_model.data.comparison import MIN_OBJECT_SHARE, MIN_PART_SHARE
 from calico_model.evaluation.clicks import next_click
@@ -64,14 +64,14 @@ class Annotator:
             return None
         return MaskPrompt(tuple(self.clicks), self.box, self.previous)
 
-    def coarse(self, model: Calico) -> Logits:
-        """Returns the (S, S) logits that what was done so far begins with."""
+    def coarse(self, model: Calico) -> Coarse:
+        """Returns the (S, S) mask that what was done so far begins with."""
         if self.found is not None:
-            return as_logits(self.found)
+            return self.found
         if self.proposed is not None and not self.is_asking:
             return self.proposed
         if self.previous is not None:
-            return as_logits(self.previous)
+            return self.previous
         size_hw = self.truth.shape[0], self.truth.shape[1]
         assert self.prompt is not None
         _, _, logits = decode(model, self.features, size_hw, self.prompt)
