@@ -6,7 +6,9 @@ that was interrupted anywhere ends in the same weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from calico_model.checkpoints import fingerprint, load_model, save_model
+from calico_model.data.pool import ScenePool
+from calico_model.modeling.model import Calico
+from calico_model.training.add_on_recipe import AddOnRecipe
+from calico_model.training.assist_lessons import LessonFolder, Lessons
 from calico_model.training.curves import CurveLog
 from calico_model.training.tuning_state import Position, StateFolder
 
@@ -24,37 +31,99 @@ Lesson = Callable[[int], tuple[Tensor, Terms]]
 """0-based step -> loss with gradient, and what to show of it."""
 
 
-class Recipe(Protocol):
-    """What a run needs to know of how it is trained."""
+@dataclass(frozen=True)
+class AddOnProgress:
+    """Where training is.
 
-    @property
-    def steps(self) -> int:
-        """Optimiser steps."""
+    Attributes:
+        stage: "encoding" or "training".
+        step: chunks or steps done.
+        total: of all.
+        terms: latest averaged losses and metrics.
+    """
 
-    @property
-    def weight_decay(self) -> float:
-        """Of AdamW."""
+    stage: str
+    step: int
+    total: int
+    terms: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def clip_norm(self) -> float:
-        """Largest norm of all gradients."""
 
-    @property
-    def checkpoint_every(self) -> int:
-        """Steps between resumable states."""
+class Course(Protocol):
+    """What is taught: a module whose parameters learn, all else is frozen."""
 
-    def rate_at(self, step: int) -> float:
-        """Learning rate of a 0-based step."""
+    def lesson(
+        self, lessons: Lessons, rng: np.random.Generator, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step on one chunk: loss with gradient, and what to show of it."""
 
-    def lasting(self) -> dict[str, object]:
-        """What must not change between the parts of one run."""
+    def finish(self) -> None:
+        """Called once, when all steps are done."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """As of `nn.Module`."""
+
+
+def teach_add_on(
+    name: str,
+    recipe: AddOnRecipe,
+    build: Callable[[Calico, Callable[[int], Lessons]], Course],
+    weights: Path,
+    pool: Path,
+    out: Path,
+    *,
+    on_progress: Callable[[AddOnProgress], None],
+    stop: Callable[[], bool],
+) -> Path:
+    """Adds a trained part to a model folder.
+
+    Args:
+        name: of the training in its curve.
+        recipe: what to do; the same recipe and folders resume an interrupted run.
+        build: model and chunks of lessons to what is taught; puts the part into the model.
+        weights: model folder; other add-ons it has stay as they are.
+        pool: rendered scenes (see `pool.fill_pool`).
+        out: gets `lessons/`, `state/`, `curve.csv`, `curve.png` and, when done, `model/`: a copy
+            of `weights` with the part.
+        on_progress: called after each chunk and every few steps.
+        stop: asked every step; True saves the state and returns.
+
+    Returns:
+        The new model folder.
+
+    Raises:
+        CheckpointError: broken weights or state.
+        InvalidConfigError: the run in `out` was started with another recipe or other weights.
+        InvalidRecordError: no scenes.
+    """
+    model, tokenizer = load_model(weights)
+    torch.manual_seed(recipe.seed)
+    folder = LessonFolder(out / "lessons", model, tokenizer, ScenePool(pool), seed=recipe.seed)
+    folder.fill(
+        recipe.chunks, lambda done: on_progress(AddOnProgress("encoding", done, recipe.chunks))
+    )
+    course = build(model, folder.read)
+    run = AddOnRun(course, recipe, out, name=name, base=fingerprint(weights))
+
+    def lesson(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        rng = np.random.default_rng((recipe.seed, 1, step))
+        return course.lesson(folder.read(int(rng.integers(recipe.chunks))), rng, step)
+
+    def show(step: int, terms: dict[str, float]) -> None:
+        on_progress(AddOnProgress("training", step, recipe.steps, terms))
+
+    if run.train(lesson, show, stop):
+        course.finish()
+        shutil.rmtree(out / "model", ignore_errors=True)
+        shutil.copytree(weights, out / "model")
+        save_model(model, tokenizer, out / "model", dtype=torch.bfloat16)
+    return out / "model"
 
 
 class AddOnRun:
     """Steps until the recipe's end, from wherever the run in a folder was."""
 
     def __init__(
-        self, parts: nn.Module, recipe: Recipe, out: Path, *, name: str, base: str
+        self, parts: Course, recipe: AddOnRecipe, out: Path, *, name: str, base: str
     ) -> None:
         """Continues from the newest state in `out/state`, if there is one.
 

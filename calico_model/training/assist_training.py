@@ -5,9 +5,7 @@ The data of a step depends on seed and step alone. Only `exemplar.*` and `mask_m
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calico_model.checkpoints import fingerprint, load_model, save_model
-from calico_model.data.pool import ScenePool
 from calico_model.errors import InvalidConfigError
 from calico_model.features import ImageFeatures
 from calico_model.modeling.exemplar_prompt import prototypes
@@ -28,35 +24,18 @@ from calico_model.modeling.losses import (
     pixel_loss,
 )
 from calico_model.modeling.model import Calico
-from calico_model.training.add_on_run import AddOnRun
+from calico_model.training.add_on_run import AddOnProgress, teach_add_on
 from calico_model.training.assist_batches import (
     ExemplarBatch,
     MemoryBatch,
     draw_exemplars,
     draw_memories,
 )
-from calico_model.training.assist_lessons import LessonFolder
+from calico_model.training.assist_lessons import Lessons
 from calico_model.training.assist_recipe import AssistRecipe
 
 TAUGHT = ("exemplar", "mask_memory")
 """The add-ons that learn here; others that the weights have stay as they are."""
-
-
-@dataclass(frozen=True)
-class AssistProgress:
-    """Where training is.
-
-    Attributes:
-        stage: "encoding" or "training".
-        step: chunks or steps done.
-        total: of all.
-        terms: latest averaged losses and metrics.
-    """
-
-    stage: str
-    step: int
-    total: int
-    terms: dict[str, float] = field(default_factory=dict)
 
 
 def train_assist(
@@ -65,58 +44,23 @@ def train_assist(
     pool: Path,
     out: Path,
     *,
-    on_progress: Callable[[AssistProgress], None] = lambda progress: None,
+    on_progress: Callable[[AddOnProgress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
-    """Adds trained add-ons to a model folder.
-
-    Args:
-        recipe: what to do; the same recipe and folders resume an interrupted run.
-        weights: model folder; these two add-ons, if it has them, are trained afresh.
-        pool: rendered scenes (see `pool.fill_pool`).
-        out: gets `lessons/`, `state/`, `curve.csv`, `curve.png` and, when done, `model/`: a copy
-            of `weights` with the add-ons.
-        on_progress: called after each chunk and every few steps.
-        stop: asked every step; True saves the state and returns.
-
-    Returns:
-        The new model folder.
+    """Adds the two add-ons, trained afresh, to a model folder; arguments as in `teach_add_on`.
 
     Raises:
-        CheckpointError: broken weights or state.
-        InvalidConfigError: the run in `out` was started with another recipe or other weights.
-        InvalidRecordError: no scenes.
+        InvalidConfigError: scenes that share no parts, too.
     """
-    model, tokenizer = load_model(weights)
-    torch.manual_seed(recipe.seed)
-    model.exemplar = model.mask_memory = None
-    model.add_on(TAUGHT)
-    scenes = ScenePool(pool)
-    lessons = LessonFolder(out / "lessons", model, tokenizer, scenes, seed=recipe.seed)
-    lessons.fill(
-        recipe.chunks, lambda done: on_progress(AssistProgress("encoding", done, recipe.chunks))
+
+    def build(model: Calico, lessons: Callable[[int], Lessons]) -> AssistObjective:
+        model.exemplar = model.mask_memory = None
+        model.add_on(TAUGHT)
+        return AssistObjective(model, recipe)
+
+    return teach_add_on(
+        "assist", recipe, build, weights, pool, out, on_progress=on_progress, stop=stop
     )
-    objective = AssistObjective(model, recipe)
-    run = AddOnRun(objective, recipe, out, name="assist", base=fingerprint(weights))
-
-    def lesson(step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        rng = np.random.default_rng((recipe.seed, 1, step))
-        several = lessons.read(int(rng.integers(recipe.chunks)))
-        exemplars = draw_exemplars(several, rng, recipe.exemplars, model.config.mask_side)
-        memories = draw_memories(several, rng, recipe.memories, model.config.mask_side)
-        if not len(exemplars.image) or not len(memories.image):
-            raise InvalidConfigError("pool: expected scenes that share parts, found none")
-        loss, terms = objective(several.features, exemplars, memories, step)
-        return loss, terms
-
-    def show(step: int, terms: dict[str, float]) -> None:
-        on_progress(AssistProgress("training", step, recipe.steps, terms))
-
-    if run.train(lesson, show, stop):
-        shutil.rmtree(out / "model", ignore_errors=True)
-        shutil.copytree(weights, out / "model")
-        save_model(model, tokenizer, out / "model", dtype=torch.bfloat16)
-    return out / "model"
 
 
 class AssistObjective(nn.Module):
@@ -128,7 +72,21 @@ class AssistObjective(nn.Module):
         assert model.mask_memory is not None
         self.exemplar, self.memory = model.exemplar, model.mask_memory
         self._decoder = (model.mask_decoder,)  # in a tuple: not a part of this module
-        self._recipe = recipe
+        self._recipe, self._side = recipe, model.config.mask_side
+
+    def lesson(
+        self, lessons: Lessons, rng: np.random.Generator, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Runs one step on what is drawn from a chunk."""
+        exemplars = draw_exemplars(lessons, rng, self._recipe.exemplars, self._side)
+        memories = draw_memories(lessons, rng, self._recipe.memories, self._side)
+        if not len(exemplars.image) or not len(memories.image):
+            raise InvalidConfigError("pool: expected scenes that share parts, found none")
+        loss, terms = self(lessons.features, exemplars, memories, step)
+        return loss, terms
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
 
     def forward(
         self, features: ImageFeatures, exemplars: ExemplarBatch, memories: MemoryBatch, seed: int

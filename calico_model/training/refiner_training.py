@@ -6,27 +6,27 @@ Only `mask_refiner.*` changes.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from calico_model.assist.focus import LIMIT, Focus, focus_on, merge, see, see_fine
-from calico_model.checkpoints import fingerprint, load_model, save_model
-from calico_model.data.pool import ScenePool
 from calico_model.modeling.losses import DICE_WEIGHT, PIXEL_WEIGHT, dice_loss, pixel_loss
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
 from calico_model.modeling.model import Calico
-from calico_model.training.add_on_run import AddOnRun
-from calico_model.training.assist_lessons import LessonFolder, Lessons
-from calico_model.training.assist_training import AssistProgress
+from calico_model.training.add_on_run import AddOnProgress, teach_add_on
+from calico_model.training.assist_lessons import Lessons
 from calico_model.training.refiner_lessons import Annotator, draw_annotators
 from calico_model.training.refiner_recipe import RefinerRecipe
 from calico_model.types import BoolMask
+
+_SWAPPED_SHARE = 0.3  # of views whose colours change places
+_SHIFT = 0.3  # of colours, in standard deviations of an image
 
 
 def train_refiner(
@@ -35,50 +35,41 @@ def train_refiner(
     pool: Path,
     out: Path,
     *,
-    on_progress: Callable[[AssistProgress], None] = lambda progress: None,
+    on_progress: Callable[[AddOnProgress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
-    """Adds a trained refiner to a model folder.
+    """Adds a refiner to a model folder, or trains the one it has on; see `teach_add_on`.
 
-    Args:
-        recipe: what to do; the same recipe and folders resume an interrupted run.
-        weights: model folder; a refiner it has is trained afresh.
-        pool: rendered scenes, best of twice the network's size or more (see `pool.fill_pool`).
-        out: gets `lessons/`, `state/`, `curve.csv`, `curve.png` and, when done, `model/`: a copy
-            of `weights` with the refiner.
-        on_progress: called after each chunk and every few steps.
-        stop: asked every step; True saves the state and returns.
-
-    Returns:
-        The new model folder.
-
-    Raises:
-        CheckpointError: broken weights or state.
-        InvalidConfigError: the run in `out` was started with another recipe or other weights.
-        InvalidRecordError: no scenes.
+    The scenes of the pool are best of twice the network's size or more.
     """
-    model, tokenizer = load_model(weights)
-    torch.manual_seed(recipe.seed)
-    refiner = model.mask_refiner = MaskRefiner(model.mask_decoder.fine_width)
-    lessons = LessonFolder(out / "lessons", model, tokenizer, ScenePool(pool), seed=recipe.seed)
-    lessons.fill(
-        recipe.chunks, lambda done: on_progress(AssistProgress("encoding", done, recipe.chunks))
+
+    def build(model: Calico, lessons: Callable[[int], Lessons]) -> RefinerCourse:
+        if model.mask_refiner is None:
+            model.add_on(["mask_refiner"])
+        assert model.mask_refiner is not None
+        return RefinerCourse(model, model.mask_refiner, recipe)
+
+    return teach_add_on(
+        "refiner", recipe, build, weights, pool, out, on_progress=on_progress, stop=stop
     )
-    run = AddOnRun(refiner, recipe, out, name="refiner", base=fingerprint(weights))
 
-    def lesson(step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        rng = np.random.default_rng((recipe.seed, 1, step))
-        several = lessons.read(int(rng.integers(recipe.chunks)))
-        return answer_annotators(model, refiner, several, rng, recipe)
 
-    def show(step: int, terms: dict[str, float]) -> None:
-        on_progress(AssistProgress("training", step, recipe.steps, terms))
+class RefinerCourse(nn.Module):
+    """The refiner, answering simulated annotators."""
 
-    if run.train(lesson, show, stop):
-        shutil.rmtree(out / "model", ignore_errors=True)
-        shutil.copytree(weights, out / "model")
-        save_model(model, tokenizer, out / "model", dtype=torch.bfloat16)
-    return out / "model"
+    def __init__(self, model: Calico, refiner: MaskRefiner, recipe: RefinerRecipe) -> None:
+        super().__init__()
+        self.refiner, self._recipe = refiner, recipe
+        self._model = (model,)  # in a tuple: not a part of this module
+
+    def lesson(
+        self, lessons: Lessons, rng: np.random.Generator, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Runs one step."""
+        return answer_annotators(self._model[0], self.refiner, lessons, rng, self._recipe)
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
 
 
 def answer_annotators(
@@ -97,7 +88,7 @@ def answer_annotators(
     losses: list[Tensor] = []
     terms: dict[str, Tensor] = {}
     for turn in range(recipe.rounds):
-        answered = _answer(model, refiner, asking)
+        answered = _answer(model, refiner, asking, rng)
         if answered is None:
             break
         loss, masks = answered
@@ -110,7 +101,7 @@ def answer_annotators(
 
 
 def _answer(
-    model: Calico, refiner: MaskRefiner, asking: list[Annotator]
+    model: Calico, refiner: MaskRefiner, asking: list[Annotator], rng: np.random.Generator
 ) -> tuple[Tensor, list[BoolMask]] | None:
     """Losses (n,) with gradient and masks of one round; None if nothing is to be seen."""
     coarse = [one.coarse(model) for one in asking]
@@ -125,8 +116,9 @@ def _answer(
     views = torch.stack([see(one.picture.image, place, c, one.prompt) for one, c, place in shown])
     fine = torch.stack([see_fine(one.picture, place) for one, _, place in shown])
     targets = torch.stack([_target(one.truth, place) for one, _, place in shown])
+    turned = _Turn.draw(len(shown), rng)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        added = refiner(views, fine)
+        added = turned(refiner(turned(recoloured(views, rng)), turned(fine)))
     logits = LIMIT * views[:, Plane.COARSE] + added.float()
     loss = PIXEL_WEIGHT * pixel_loss(logits, targets) + DICE_WEIGHT * dice_loss(logits, targets)
     found = iter(added.detach().float().numpy())
@@ -135,6 +127,37 @@ def _answer(
         for c, place in zip(coarse, places, strict=True)
     ]
     return loss, masks
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Which of n views are mirrored; turning twice turns back."""
+
+    across: Tensor
+    down: Tensor
+
+    @classmethod
+    def draw(cls, views: int, rng: np.random.Generator) -> _Turn:
+        across, down = torch.from_numpy(rng.random((2, views)) < 0.5)
+        return cls(across, down)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Turns (n, ..., height, width)."""
+        shape = (-1,) + (1,) * (values.ndim - 1)
+        values = torch.where(self.across.view(shape), values.flip(-1), values)
+        return torch.where(self.down.view(shape), values.flip(-2), values)
+
+
+def recoloured(views: Tensor, rng: np.random.Generator) -> Tensor:
+    """Returns (n, planes, V, V) views in other colours: an edge is one in any of them."""
+    n = len(views)
+    mix = np.eye(3) * rng.uniform(0.7, 1.3, (n, 1, 3))
+    swapped = rng.random(n) < _SWAPPED_SHARE
+    mix[swapped] = np.stack([row[rng.permutation(3)] for row in mix])[swapped]
+    shift = rng.normal(0, _SHIFT, (n, 3, 1, 1))
+    seen = views[:, Plane.RED : Plane.BLUE + 1]
+    seen = torch.einsum("nij,njhw->nihw", torch.from_numpy(mix).to(seen), seen)
+    return torch.cat((seen + torch.from_numpy(shift).to(seen), views[:, Plane.BLUE + 1 :]), 1)
 
 
 def _target(truth: BoolMask, place: Focus) -> Tensor:
