@@ -14,6 +14,7 @@ import torch
 
 from calico_model import prompts
 from calico_model.asking import Question, ask
+from calico_model.dense_reading import read_dense
 from calico_model.features import ImageFeatures
 from calico_model.forced import ReadAnswers, read_answers
 from calico_model.likelihood import Likelihood
@@ -62,13 +63,15 @@ def answer(
         Regions in the original pixel frame of their image; empty masks are left out.
     """
     count = len(sizes_hw)
+    reading = read_dense(model, features)
     if model.config.asks_in_pairs:
         questions = questions_in_pairs(count)
-        said = ask(model, tokenizer, features, questions, wording=wording)
-        segments, texts = compare(said, count)
     else:
         questions = tuple(Question(kind, tuple(range(count))) for kind in RegionKind)
-        said = ask(model, tokenizer, features, questions, wording=wording)
+    said = ask(model, tokenizer, features, questions, wording=wording)
+    if model.config.asks_in_pairs or reading.seen:
+        segments, texts = compare(said, count, reading)
+    else:
         segments = _settle([segment for one in said for segment in one.segments])
         texts = {one.question.kind: one.text for one in said}
     parts = decode_segments(model, features, sizes_hw, segments, images)

@@ -10,11 +10,12 @@ in all images is common, what is in one alone is unique.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from calico_model.asking import Question, Said
 from calico_model.data.comparison import partition
+from calico_model.dense_reading import DenseReading, Seen
 from calico_model.prompts import END, Phrase, write_answer
 from calico_model.segments import Segment
 from calico_model.types import RegionKind
@@ -24,6 +25,11 @@ _LEAST_CERTAINTY = 0.75
 _CERTAIN_ELSEWHERE = 1.0
 """The same, from which it keeps a part of another image from being unique: one slip in many images
 must not, so more than one answer has to say it."""
+_SEEN_WEIGHT = 1.5
+"""What the dense head's certainty counts beside an answer's."""
+_UNSEEN_WEIGHT, _UNKNOWN_WEIGHT = 0.0, 0.25
+"""What is left of an answer's certainty where the dense head knows the name and does not see it,
+and where the name is none of those it was corrected with."""
 
 
 def questions_in_pairs(images: int) -> tuple[Question, ...]:
@@ -69,18 +75,40 @@ class _Sightings:
         if segment.object_label is not None:
             self.owners[segment.object_label] += segment.certainty
 
+    def see(self, seen: Seen) -> None:
+        """Counts what the dense head sees, and takes its mask."""
+        (self.objects if seen.is_object else self.parts)[seen.label] += (
+            _SEEN_WEIGHT * seen.certainty
+        )
+        key = seen.is_object, seen.label
+        kind = RegionKind.COMMON_OBJECT if seen.is_object else RegionKind.COMMON_PART
+        unsaid = Segment(kind, seen.label, seen.image, None, None, seen.certainty)
+        self.surest[key] = replace(self.surest.get(key, unsaid), logits=seen.logits)
+
+    def doubt(self, reading: DenseReading, seen: Collection[tuple[bool, str]]) -> None:
+        """Doubts what is only said to be there: it should be seen, or nobody used that name yet."""
+        for is_object, said in ((True, self.objects), (False, self.parts)):
+            known = reading.objects if is_object else reading.parts
+            for name in said:
+                if known and (is_object, name) not in seen:
+                    said[name] *= _UNSEEN_WEIGHT if name in known else _UNKNOWN_WEIGHT
+
     @property
     def owner(self) -> str | None:
-        """The compared object."""
-        return max(self.owners, key=self.owners.__getitem__) if self.owners else None
+        """The compared object: what most answers say, else the surest one that is there."""
+        known = self.owners or self.objects
+        return max(known, key=known.__getitem__) if known else None
 
 
-def compare(said: Sequence[Said], images: int) -> tuple[list[Segment], dict[RegionKind, str]]:
-    """Puts together what was said about pairs.
+def compare(
+    said: Sequence[Said], images: int, reading: DenseReading | None = None
+) -> tuple[list[Segment], dict[RegionKind, str]]:
+    """Puts together what was said about pairs, and what was seen.
 
     Args:
-        said: answers to `questions_in_pairs`.
+        said: answers to `questions_in_pairs`, or about the whole group.
         images: in the group.
+        reading: what the dense head sees, a further witness.
 
     Returns:
         The group's regions, objects first, and the answers to the three questions that say them.
@@ -88,6 +116,12 @@ def compare(said: Sequence[Said], images: int) -> tuple[list[Segment], dict[Regi
     shown = [_Sightings() for _ in range(images)]
     for segment in _counted_once(said):
         shown[segment.image].add(segment)
+    if reading is not None:
+        for one in reading.seen:
+            shown[one.image].see(one)
+        for k, own in enumerate(shown):
+            here = {(one.is_object, one.label) for one in reading.seen if one.image == k}
+            own.doubt(reading, here)
     objects, _ = partition([_sure(one.objects) for one in shown])
     visible = [_sure(one.parts) for one in shown]
     common, _ = partition(visible)

@@ -34,16 +34,18 @@ class Segment:
     Attributes:
         kind, label, image: of the region.
         object_label: the compared object of that image, or None.
-        state: (D,) hidden state before the [SEG].
+        state: (D,) hidden state before the [SEG]; None if there was none.
         certainty: mean probability of the phrase's tokens.
+        logits: (L, L) mask that is known without asking the decoder; else None.
     """
 
     kind: RegionKind
     label: str
     image: int
     object_label: str | None
-    state: Tensor
+    state: Tensor | None
     certainty: float
+    logits: Tensor | None = None
 
 
 def segments_of(
@@ -113,14 +115,12 @@ def decode_segments(
     """
     if not segments:
         return ()
-    states = torch.stack([segment.state for segment in segments])
     where = [segment.image for segment in segments]
-    logits, iou = model.segment(features, states, torch.tensor(where, device=states.device))
-    masks = draw_outlines(model, features, sizes_hw, where, list(logits), images)
+    logits, qualities = _decode(model, features, segments)
+    masks = draw_outlines(model, features, sizes_hw, where, logits, images)
     parts: list[PartMask] = []
-    for segment, mask, own, quality in zip(segments, masks, logits, iou, strict=True):
+    for segment, mask, own, iou_hat in zip(segments, masks, logits, qualities, strict=True):
         is_shared = segment.kind is not RegionKind.UNIQUE_PART
-        iou_hat = float(quality.clamp(0.0, 1.0))
         parts.append(
             PartMask(
                 image_index=segment.image,
@@ -134,6 +134,22 @@ def decode_segments(
             )
         )
     return tuple(parts)
+
+
+def _decode(
+    model: Calico, features: ImageFeatures, segments: Sequence[Segment]
+) -> tuple[list[Tensor], list[float]]:
+    """Logits (L, L) and predicted IoU of each; of a known mask it is how sure it is of itself."""
+    said = [(n, one.state) for n, one in enumerate(segments) if one.logits is None]
+    logits = [one.logits for one in segments]
+    qualities = [0.0 if own is None else _mask_score(own) for own in logits]
+    if said:
+        states = torch.stack([state for _, state in said if state is not None])
+        image = torch.tensor([segments[n].image for n, _ in said], device=states.device)
+        drawn, iou = model.segment(features, states, image)
+        for (n, _), own, quality in zip(said, drawn, iou, strict=True):
+            logits[n], qualities[n] = own, float(quality.clamp(0.0, 1.0))
+    return [own for own in logits if own is not None], qualities
 
 
 def _mask_score(logits: Tensor) -> float:

@@ -21,6 +21,9 @@ from calico_model.errors import InvalidConfigError
 CLOSE_ENOUGH = 0.75
 """Smallest closeness at which a misspelt word still counts as the word."""
 
+SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+"""Of a name that means another thing in the mirror."""
+
 _ARTICLES = frozenset({"a", "an", "the"})
 _POSSESSIVE = re.compile(r"['\u2019]s?\b")
 _NOT_WORD = re.compile(r"[\W_]+")

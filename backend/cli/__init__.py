@@ -77,6 +77,11 @@ COMMANDS = (
         "Teach a trained model to sharpen masks.",
     ),
     Command(
+        ("train-dense",),
+        "backend.cli.train_dense:train_dense",
+        "Teach a trained model to learn new names quickly.",
+    ),
+    Command(
         ("fit-names",),
         "backend.cli.fit_names:fit_names",
         "Teach a trained model to name outlined regions.",

@@ -157,6 +157,7 @@ class OnlineUpdater:
                 base=self._base,
                 scope=adapter.scope,
                 labels=adapter.labels,
+                dense=adapter.dense,
             )
 
         return write

@@ -30,7 +30,7 @@ class Fusion:
     half of whose names the head was not told; the defaults are not fitted.
 
     Attributes:
-        language, head, prototypes: of the three witnesses.
+        language, head, prototypes, cells: of the witnesses; cells are what the dense head says.
         trusted_after: accepted regions at which the prototypes have half their exponent.
         temperature: of the cosines to prototypes.
         familiar: cosine at which a region is as likely of a label nobody has accepted yet.
@@ -39,6 +39,7 @@ class Fusion:
     language: float = 0.5
     head: float = 1.0
     prototypes: float = 1.0
+    cells: float = 3.0
     trusted_after: float = 8.0
     temperature: float = 0.07
     familiar: float = 0.35
@@ -100,18 +101,22 @@ def fuse(
     head: NDArray[np.float64],
     remembered: NDArray[np.float64],
     told: NDArray[np.float64],
+    cells: NDArray[np.float64] | None = None,
+    *,
     same: Sequence[str | None] = (),
 ) -> tuple[Named, ...]:
     """Weighs the witnesses of R regions and names them.
 
     Args:
         closed: the set of C labels.
-        head, remembered, told: (R, C) log chances; uniform rows say nothing.
+        head, remembered, told, cells: (R, C) log chances; uniform rows say nothing.
         same: per region, see `Outline.same`; () for all different.
     """
     weights, accepted = closed.weights, closed.accepted.regions
     trust = weights.prototypes * accepted / (accepted + weights.trusted_after)
     logits = weights.head * head + trust * remembered + weights.language * told
+    if cells is not None:
+        logits = logits + weights.cells * cells
     for thing in {one for one in same if one is not None}:
         rows = [row for row, one in enumerate(same) if one == thing]
         logits[rows] = logits[rows].mean(0)

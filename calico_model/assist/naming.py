@@ -1,16 +1,17 @@
-"""Which label of a closed set a region is: three witnesses, fused, or "unsure".
+"""Which label of a closed set a region is: witnesses, fused, or "unsure".
 
 V1, the language model at the places of its own answers (label_trie.py). V2, prototypes of what the
 project's annotators accepted (prototypes.py). The head of the weights, where they have one, knows
-what training named (modeling/region_head.py). A witness that knows nothing is uniform and changes
-nothing; nothing outside the set can come out.
+what training named (modeling/region_head.py). The dense head, where an adapter has its rows, says
+what the region's cells are called (dense_reading.py). A witness that knows nothing is uniform and
+changes nothing; nothing outside the set can come out.
 Legend: R regions, C labels, S slots, L logit side, d width of a descriptor, D the LLM's width.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from calico_model.assist.closed_set import ClosedSet, Named, Outline, fuse
 from calico_model.assist.label_trie import Slot, build_trie, find_slots, score_slots
+from calico_model.dense_reading import name_cells
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import mask_shares
@@ -30,7 +32,10 @@ from calico_model.tokenizer import Tokenizer
 from calico_model.types import GroupPrediction, RegionKind
 from calico_model.vocabulary import Vocabulary
 
+Chances = NDArray[np.float64]
+
 _UNSAID = 0.2  # chance that the answer does not speak of a region
+_LEAST_TOLD = 0.01  # chance of a name that cells seem to rule out
 
 
 @torch.inference_mode()
@@ -76,13 +81,31 @@ def name_regions(
         temperature=closed.weights.temperature,
         familiar=closed.weights.familiar,
     )
+    cells = name_cells(model, features, image, shares, [one.kind for one in outlines])
     return fuse(
         closed,
         head.double().numpy(),
         remembered,
         told,
-        [one.same for one in outlines],
+        _told_by(cells, closed.vocabulary, len(outlines)) if cells else None,
+        same=[one.same for one in outlines],
     )
+
+
+def _told_by(cells: Mapping[str, Tensor], vocabulary: Vocabulary, regions: int) -> Chances:
+    """(R, C) log chances of what the dense head says; what it does not know shares the rest."""
+    chances = np.zeros((regions, len(vocabulary.labels)))
+    unknown = []
+    for column, label in enumerate(vocabulary.labels):
+        known = [cells[name].numpy() for name in vocabulary.spellings(label) if name in cells]
+        if known:
+            chances[:, column] = np.sum(known, axis=0)
+        else:
+            unknown.append(column)
+    rest = np.clip(1 - chances.sum(1, keepdims=True), _UNSAID, None)
+    chances[:, unknown] = rest / max(1, len(unknown))
+    chances = np.clip(chances, _LEAST_TOLD, None)
+    return np.log(chances / chances.sum(1, keepdims=True))
 
 
 @torch.inference_mode()
@@ -201,7 +224,7 @@ def _says(slot: Slot, kind: RegionKind) -> bool:
     return not slot.is_object and slot.kind is kind
 
 
-def _spread(rows: Tensor, picks: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+def _spread(rows: Tensor, picks: Sequence[Sequence[int]]) -> Chances:
     """Gives each region the mean chances of the places that may speak of it; uniform for none.
 
     An answer may leave a region out, so no label is ever ruled out by what it says elsewhere.

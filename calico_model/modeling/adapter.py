@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import file_digest
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from calico_model.config import CalicoConfig
 from calico_model.errors import CheckpointError
+from calico_model.modeling.dense_head import WIDTH, DenseNames
 from calico_model.modeling.domain import Domain, look_width
 from calico_model.modeling.model import Calico
 from calico_model.staging import staged_folder
@@ -27,6 +28,7 @@ _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _LORA = (".lora_A.", ".lora_B.")
 INPUT_ROWS, OUTPUT_ROWS = "label_rows.input", "label_rows.output"
 DOMAIN_WEIGHT, DOMAIN_BIAS = "domain.weight", "domain.bias"
+DENSE_ROWS, DENSE_PAIRS = "dense_rows", "dense_pairs"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class AdapterScope:
         lora, cam, cem, queries: the paper's trainable parts.
         mask_decoder: SAM's decoder too, as in the paper's training.
         projection: what turns a [SEG] state into a prompt; frozen in the paper's arithmetic.
+        dense_head: the dense head, where the weights have one.
     """
 
     lora: bool = True
@@ -45,6 +48,7 @@ class AdapterScope:
     queries: bool = True
     mask_decoder: bool = True
     projection: bool = False
+    dense_head: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +59,16 @@ class Adapter:
         scope: which parts it holds.
         tensors: by parameter name, float32 on the CPU; with labels also (n, D) `INPUT_ROWS` and
             `OUTPUT_ROWS`, the rows of the n labels in the embedding and in the output head; with a
-            domain `DOMAIN_WEIGHT` and `DOMAIN_BIAS`.
+            domain `DOMAIN_WEIGHT` and `DOMAIN_BIAS`; with dense names (rows, W) `DENSE_ROWS` and
+            (parts, parts) `DENSE_PAIRS`.
         labels: names that have a reserved token of their own, in the order of the rows.
+        dense: names of the rows of the dense head.
     """
 
     scope: AdapterScope
     tensors: Mapping[str, Tensor]
     labels: tuple[str, ...] = ()
+    dense: DenseNames = field(default_factory=DenseNames)
 
     @property
     def domain(self) -> Domain | None:
@@ -85,6 +92,7 @@ def adapter_names(model: Calico, scope: AdapterScope | None = None) -> tuple[str
         "query_tokens": scope.queries,
         "mask_decoder.mask_decoder.": scope.mask_decoder,
         "segmentation_projection.": scope.projection,
+        "dense_head.": scope.dense_head,
     }
     return tuple(
         name
@@ -174,6 +182,7 @@ def write_adapter(
     base: str,
     scope: AdapterScope,
     labels: Sequence[str] = (),
+    dense: DenseNames | None = None,
 ) -> str:
     """Writes an adapter folder from tensors that were gathered before; see `save_adapter`.
 
@@ -183,7 +192,7 @@ def write_adapter(
         config: of the model.
         base: fingerprint of the base weights it belongs to.
         scope: what it holds.
-        labels: as in `Adapter.labels`.
+        labels, dense: as in `Adapter`.
 
     Returns:
         sha256 of the weights file.
@@ -192,8 +201,9 @@ def write_adapter(
         CheckpointError: the disk is full or refuses; an older folder stays.
     """
     notes = _lora_notes(config) | {"base": base, "scope": asdict(scope), "labels": list(labels)}
+    notes["dense"] = asdict(dense or DenseNames())
     with staged_folder(folder) as staged:
-        save_file(dict(state), staged / _WEIGHTS)
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, staged / _WEIGHTS)
         (staged / _WEIGHTS).chmod(0o644)  # written private; a service runs as another user
         (staged / _CONFIG).write_text(json.dumps(notes, indent=2) + "\n", "utf-8")
     with (folder / _WEIGHTS).open("rb") as file:
@@ -216,13 +226,13 @@ def load_adapter(model: Calico, folder: Path, *, base: str) -> None:
 
     Raises:
         CheckpointError: missing or damaged file, another base, another LoRA rank, alpha or
-            targets, wrong names or shapes, or labels of its own, which only `AdapterSet` serves.
+            targets, wrong names or shapes, or names of its own, which only `AdapterSet` serves.
     """
     adapter = read_adapter(model, folder, base=base)
-    if adapter.labels:
+    if adapter.labels or adapter.dense:
         raise CheckpointError(
-            f"{folder.name}/{_CONFIG}: labels: expected none, got {len(adapter.labels)}: "
-            "token rows of labels stay beside the weights"
+            f"{folder.name}/{_CONFIG}: labels: expected none, got "
+            f"{len(adapter.labels) or adapter.dense.rows}: rows of names stay beside the weights"
         )
     own = dict(model.named_parameters())
     with torch.no_grad():
@@ -239,7 +249,9 @@ def read_adapter(model: Calico, folder: Path, *, base: str) -> Adapter:
     try:
         config = json.loads((folder / _CONFIG).read_text("utf-8"))
         labels = tuple(str(label) for label in config.get("labels", ()))
-        adapter = Adapter(AdapterScope(**config["scope"]), load_file(folder / _WEIGHTS), labels)
+        dense = DenseNames(**{k: tuple(map(str, v)) for k, v in config.get("dense", {}).items()})
+        scope = AdapterScope(**config["scope"])
+        adapter = Adapter(scope, load_file(folder / _WEIGHTS), labels, dense)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{folder.name}: not a readable adapter: {error}") from error
     if config.get("base") != base:
@@ -268,6 +280,9 @@ def check_adapter(model: Calico, adapter: Adapter, *, where: str = "adapter") ->
     if adapter.labels:
         rows = torch.Size((len(adapter.labels), model.config.language.width))
         wanted |= {INPUT_ROWS: rows, OUTPUT_ROWS: rows}
+    if adapter.dense:
+        wanted[DENSE_ROWS] = torch.Size((adapter.dense.rows, WIDTH))
+        wanted[DENSE_PAIRS] = torch.Size((len(adapter.dense.parts),) * 2)
     if {DOMAIN_WEIGHT, DOMAIN_BIAS} & set(adapter.tensors):
         wanted[DOMAIN_WEIGHT] = torch.Size((look_width(model.config),))
         wanted[DOMAIN_BIAS] = torch.Size((1,))

@@ -16,6 +16,8 @@ from torch import Tensor
 from calico_model.errors import CheckpointError
 from calico_model.features import ImageFeatures
 from calico_model.modeling.adapter import (
+    DENSE_PAIRS,
+    DENSE_ROWS,
     INPUT_ROWS,
     OUTPUT_ROWS,
     Adapter,
@@ -107,11 +109,16 @@ class AdapterSet:
             self._own[name].copy_(given.get(name, base))
         labels = () if adapter is None else adapter.labels
         places = self._rows[: len(labels)]
-        names = (INPUT_ROWS, OUTPUT_ROWS)
-        for table, base, name in zip(self._tables(), self._base_rows, names, strict=True):
+        keys = (INPUT_ROWS, OUTPUT_ROWS)
+        for table, base, name in zip(self._tables(), self._base_rows, keys, strict=True):
             table[self._rows] = base
             if labels:
                 table[places] = given[name].to(table)
+        if (head := self.model.dense_head) is not None:
+            if adapter is not None and adapter.dense:
+                head.wear(adapter.dense, given[DENSE_ROWS], given[DENSE_PAIRS])
+            else:
+                head.bare()
         self._worn, self._is_changed = adapter, False
         self._speaking = self.tokenizer.with_labels(labels)
         return self._speaking

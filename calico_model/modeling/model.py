@@ -33,6 +33,7 @@ from calico_model.modeling.correspondence import (
     CorrespondenceExtraction,
     scatter_rows,
 )
+from calico_model.modeling.dense_head import DenseHead
 from calico_model.modeling.exemplar_prompt import ExemplarPrompt
 from calico_model.modeling.generation import Generated, decode_greedily
 from calico_model.modeling.inputs import Conversations, Pixels
@@ -44,7 +45,7 @@ from calico_model.modeling.mask_refiner import MaskRefiner
 from calico_model.modeling.region_head import RegionHead
 
 ADAPTER_NAME = "default"
-ADD_ONS = ("exemplar", "mask_memory", "mask_refiner", "region_head")
+ADD_ONS = ("dense_head", "exemplar", "mask_memory", "mask_refiner", "region_head")
 """Parts that weights may hold or lack; see `Calico.add_on`."""
 
 
@@ -83,6 +84,7 @@ class Calico(nn.Module):
             nn.Dropout(0.0),
         )
         self.mask_decoder = PromptedMaskDecoder(config)
+        self.dense_head: DenseHead | None = None
         self.exemplar: ExemplarPrompt | None = None
         self.mask_memory: MaskMemory | None = None
         self.mask_refiner: MaskRefiner | None = None
@@ -108,6 +110,8 @@ class Calico(nn.Module):
     def add_on(self, names: Collection[str]) -> None:
         """Adds those of `ADD_ONS` named; they serve annotators and leave the rest as it is."""
         device = self.mask_decoder.mask_decoder.iou_token.weight.device
+        if "dense_head" in names:
+            self.dense_head = DenseHead(self.config).to(device)
         if "exemplar" in names:
             self.exemplar = ExemplarPrompt(self.config).to(device)
         if "mask_memory" in names:

@@ -40,7 +40,7 @@ def describe_regions(features: ImageFeatures, image: Tensor, shares: Tensor) -> 
     side = shares.shape[-1]
     width = side // _AROUND
     around = functional.max_pool2d(shares, 2 * width + 1, 1, width) - shares
-    semantic, seen = _grid(features.semantic_tokens), _grid(features.global_tokens)
+    semantic, seen = as_grid(features.semantic_tokens), as_grid(features.global_tokens)
     embedding = features.mask.embedding
     inside = (semantic, seen, embedding, *features.mask.fine)
     pooled = [_pool(cells, image, shares) for cells in inside]
@@ -58,7 +58,7 @@ def descriptor_widths(config: CalicoConfig) -> tuple[int, ...]:
     return (semantic, seen, prompt, *fine, seen, prompt, _PLACE, OUTLINE**2)
 
 
-def _grid(tokens: Tensor) -> Tensor:
+def as_grid(tokens: Tensor) -> Tensor:
     """(M, T, D) tokens, perhaps behind a class token, as (M, D, g, g)."""
     side = int(tokens.shape[1] ** 0.5)
     return tokens[:, -side * side :].transpose(1, 2).reshape(len(tokens), -1, side, side)

@@ -50,7 +50,12 @@ class Mix:
 
 
 class Curriculum:
-    """Draws the questions of one step after another."""
+    """Draws the questions of one step after another.
+
+    Attributes:
+        corrected: groups something is known of.
+        weights: how often each is drawn, relatively.
+    """
 
     def __init__(
         self,
@@ -62,13 +67,13 @@ class Curriculum:
         in_pairs: bool = False,
     ) -> None:
         """Draws from `new` and `replay`; in pairs if that is how the model is asked."""
-        self._corrected = [one for one in (*new, *replay.corrections) if one.known]
+        self.corrected = [one for one in (*new, *replay.corrections) if one.known]
         fresh = {id(one) for one in new}
-        self._weights = [
-            one.weight * (mix.newest if id(one) in fresh else 1.0) for one in self._corrected
+        self.weights = [
+            one.weight * (mix.newest if id(one) in fresh else 1.0) for one in self.corrected
         ]
         self._base = [one for one in replay.base if one.known]
-        self._pairable = [one for one in self._corrected if can_recombine(one)]
+        self._pairable = [one for one in self.corrected if can_recombine(one)]
         self._partners = [one for one in self._base if can_recombine(one)]
         self._mix, self._in_pairs = mix, in_pairs
         self.choose = random.Random(f"{seed}/curriculum")
@@ -77,7 +82,7 @@ class Curriculum:
         """Returns the next batch; base questions come last."""
         size = self._mix.batch
         from_base = round(size * self._mix.base_share) if self._base else 0
-        if not self._corrected:
+        if not self.corrected:
             from_base = size
         asked = [self._corrected_question() for _ in range(size - from_base)]
         asked += [self._ask(self.choose.choice(self._base), True) for _ in range(from_base)]
@@ -89,7 +94,7 @@ class Curriculum:
                 pair = recombine([self._seen(one) for one in self._two()], self.choose)
                 if pair is not None:
                     return self._ask(pair, False)
-        example = self.choose.choices(self._corrected, self._weights)[0]
+        example = self.choose.choices(self.corrected, self.weights)[0]
         return self._ask(self._seen(example), False)
 
     def _seen(self, example: Example) -> Example:

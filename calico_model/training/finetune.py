@@ -17,6 +17,7 @@ from calico_model.modeling.adapter import Adapter
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.domain import find_domain
 from calico_model.training.curriculum import Curriculum, Replay
+from calico_model.training.dense_learner import DenseLearner
 from calico_model.training.example import Example
 from calico_model.training.finetune_plan import FinetunePlan
 from calico_model.training.learner import Learner, own_labels
@@ -103,6 +104,7 @@ def finetune(
         pace = _Pace(planned, plan.seconds, clock)
         in_pairs = adapters.model.config.asks_in_pairs
         curriculum = Curriculum(new, replay, plan.mix, plan.seed, in_pairs=in_pairs)
+        dense = _dense_learner(adapters, plan, start, curriculum)
         recent: deque[dict[str, float]] = deque(maxlen=max(1, planned // 10))
         was_stopped = False
         while pace.step < pace.steps:
@@ -110,12 +112,26 @@ def finetune(
                 was_stopped = True
                 break
             rate = _rate(pace.step, pace.steps, plan.warmup)
-            recent.append(learner.learn(curriculum, rate))
+            terms = learner.learn(curriculum, rate)
+            recent.append(terms if dense is None else terms | dense.learn(rate))
             pace.tick()
             on_progress(Progress(pace.step, pace.steps, recent[-1]["loss"], pace.eta_s))
         adapter = learner.adapter(domain) if pace.step else start or adapters.base(plan.scope)
+        if pace.step and dense is not None:
+            tensors = {**adapter.tensors, **dense.tensors}
+            adapter = replace(adapter, tensors=tensors, dense=dense.names)
     means = {name: _mean([one.get(name, 0.0) for one in recent]) for name in _names(recent)}
     return AdapterUpdate(adapter, pace.step, planned, was_stopped, means)
+
+
+def _dense_learner(
+    adapters: AdapterSet, plan: FinetunePlan, start: Adapter | None, curriculum: Curriculum
+) -> DenseLearner | None:
+    head = adapters.model.dense_head
+    if head is None or not plan.scope.dense_head:
+        return None
+    corrected, weights = curriculum.corrected, curriculum.weights
+    return DenseLearner(head, plan.dense, start, corrected, weights, seed=plan.seed)
 
 
 class _Pace:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from calico_model.errors import InvalidConfigError
 from calico_model.modeling.adapter import AdapterScope
 from calico_model.training.curriculum import Mix
+from calico_model.training.dense_learner import DensePlan
 from calico_model.training.lesson_objective import TermWeights
 
 
@@ -23,6 +24,7 @@ class FinetunePlan:
         mix: how a batch is made up.
         masks: most masks decoded per step.
         terms: weights of the loss.
+        dense: how the dense head learns beside it.
         learning_rate: peak, of LoRA, CAM, CEM and queries; linear warm-up, then to 0.
         decoder_rate: of the mask decoder and of the projection.
         row_rate: of the labels' token rows.
@@ -42,6 +44,7 @@ class FinetunePlan:
     mix: Mix = field(default_factory=lambda: Mix(12, 0.35, 2.0, 0.5, 0.3))
     masks: int = 32
     terms: TermWeights = field(default_factory=lambda: TermWeights(1.0, 0.5, 1.0))
+    dense: DensePlan = field(default_factory=DensePlan)
     learning_rate: float = 2e-3
     decoder_rate: float = 5e-4
     row_rate: float = 5e-3

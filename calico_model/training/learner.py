@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from calico_model.modeling.adapter import (
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.domain import Domain
 from calico_model.modeling.label_rows import LabelRows, mean_rows, needs_row
+from calico_model.placement import is_fast_in_half
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.batches import move
 from calico_model.training.curriculum import Curriculum
@@ -62,9 +63,10 @@ class Learner:
         self._model = adapters.model
         self._tokenizer = adapters.tokenizer.with_labels(labels)
         own = dict(self._model.named_parameters())
-        self._learning = {name: own[name] for name in adapter_names(self._model, plan.scope)}
+        scope = replace(plan.scope, dense_head=False)  # learns by itself
+        self._learning = {name: own[name] for name in adapter_names(self._model, scope)}
         self._device = next(iter(self._learning.values())).device
-        self._half = _is_fast_in_half(self._device) if plan.half is None else plan.half
+        self._half = is_fast_in_half(self._device) if plan.half is None else plan.half
         if start is None:
             _draw_lora(self._learning, plan.seed)
         self._scope = plan.scope if start is None else _both(plan.scope, start.scope)
@@ -178,14 +180,6 @@ def _draw_lora(learning: Mapping[str, Tensor], seed: int) -> None:
             bound = 1 / math.sqrt(parameter.shape[1])
             drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
             parameter.copy_(drawn)
-
-
-def _is_fast_in_half(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 natively."""
-    if device.type != "cpu":
-        return True
-    can = torch.cpu.get_capabilities()
-    return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
 
 
 def _draw_masks(weights: Tensor, most: int, choose: random.Random) -> Tensor:

@@ -7,7 +7,6 @@ places and other light. Every view is encoded once, when its group is first lear
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from calico_model.features import ImageFeatures
 from calico_model.training.example import Example
 from calico_model.types import BoolMask, ImageGroup, RgbImage
+from calico_model.vocabulary import SIDED
 
 Matrix = NDArray[np.float64]
 
@@ -25,7 +25,6 @@ _TURN_DEG, _RESIZED, _MOVED = 20.0, 0.25, 0.1
 _BRIGHTNESS, _TINT = 0.2, 16.0
 _KEPT_SHARE = 0.6
 _TRIES = 3
-_SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 def with_views(
@@ -81,7 +80,7 @@ def _draw_warp(example: Example, image: int, rng: np.random.Generator) -> Matrix
     """A warp of one image that keeps most of every true mask inside; else a plain mirror image."""
     height, width = example.sizes_hw[image]
     masks = [part.mask for part in example.truth if part.image_index == image]
-    mirrored = not any(_SIDED.search(label) for label in example.labels) and rng.random() < 0.5
+    mirrored = not any(SIDED.search(label) for label in example.labels) and rng.random() < 0.5
     for _ in range(_TRIES):
         turn = math.radians(rng.uniform(-_TURN_DEG, _TURN_DEG))
         size = math.exp(rng.uniform(-_RESIZED, _RESIZED))

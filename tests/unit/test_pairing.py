@@ -10,6 +10,7 @@ import torch
 from calico_model import prompts
 from calico_model.answering import answer
 from calico_model.asking import Question, Said
+from calico_model.dense_reading import DenseReading, Seen
 from calico_model.images import to_pixels
 from calico_model.modeling.model import Calico
 from calico_model.pairing import compare, questions_in_pairs
@@ -139,3 +140,46 @@ def _pixels(model: Calico, count: int):
         for _ in range(count)
     ]
     return to_pixels(images, model.config)
+
+
+def seen(label: str, image: int, certainty: float = 0.9, *, is_object: bool = False) -> Seen:
+    return Seen(image, label, is_object, certainty, torch.full((4, 4), 3.0))
+
+
+def reading(*several: Seen, parts: tuple[str, ...] = (), objects: tuple[str, ...] = ()):
+    return DenseReading(several, frozenset(parts), frozenset(objects))
+
+
+def regions(answers: list[Said], told: DenseReading, images: int = 2):
+    segments, texts = compare(answers, images, told)
+    return {(s.kind, s.label, s.image): s for s in segments}, texts
+
+
+def test_what_is_seen_is_there_though_nobody_said_it():
+    told = reading(seen("fin", 0), seen("fin", 1), seen("horn", 1), seen("fish", 0, is_object=True))
+    found, texts = regions([], told)
+    assert set(found) == {(COMMON, "fin", 0), (COMMON, "fin", 1), (UNIQUE, "horn", 1)}
+    assert all(one.state is None and one.logits is not None for one in found.values())
+    assert found[COMMON, "fin", 0].object_label == "fish"
+    assert "fin" in texts[COMMON]
+    assert not regions([], reading(seen("fin", 0, 0.4), seen("fin", 1, 0.4)))[0]
+
+
+def test_what_is_said_has_the_mask_that_is_seen():
+    told = reading(seen("leg", 0), parts=("leg",))
+    both = [said(COMMON, (k, k), {"leg": {k: 0.9}, "seat": {k: 0.9}}) for k in (0, 1)]
+    unknown = [said(COMMON, (0, 1), {"seat": {0: 0.9, 1: 0.9}})]
+    found, _ = regions([*both, *unknown], reading(seen("leg", 0), seen("leg", 1), parts=("leg",)))
+    assert found[COMMON, "leg", 0].state is not None
+    assert found[COMMON, "leg", 0].logits is not None
+    # A name that nobody corrected with has to be said more than once ...
+    assert (COMMON, "seat", 0) not in found
+    # ... and one that would be seen has to be.
+    found, _ = regions(both, told)
+    assert {(kind, label) for kind, label, _ in found} == {(UNIQUE, "leg")}
+
+
+def test_objects_nobody_named_are_left_to_the_answers():
+    chairs = [said(OBJECT, (k, k), {"chair": {k: 0.9}}) for k in (0, 1)]
+    found, _ = regions(chairs, reading(seen("leg", 0), parts=("leg",)))
+    assert (OBJECT, "chair", 0) in found

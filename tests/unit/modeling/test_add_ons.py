@@ -15,7 +15,7 @@ from calico_model.checkpoints import WEIGHTS, load_model, save_model
 from calico_model.errors import CheckpointError
 from calico_model.features import ImageFeatures
 from calico_model.images import to_pixels
-from calico_model.modeling.adapter import adapter_names, base_state
+from calico_model.modeling.adapter import AdapterScope, adapter_names, base_state
 from calico_model.modeling.exemplar_prompt import ExemplarPrompt, prototypes
 from calico_model.modeling.mask_memory import History, MaskMemory, Source
 from calico_model.modeling.model import ADD_ONS, Calico
@@ -169,7 +169,12 @@ def test_half_an_add_on_is_refused(grown: tuple[Calico, Path]) -> None:
         load_model(folder)
 
 
-def test_add_ons_belong_to_no_adapter(model: Calico, tokenizer: Tokenizer) -> None:
+def test_of_the_add_ons_only_the_dense_head_is_an_adapters(
+    model: Calico, tokenizer: Tokenizer
+) -> None:
     plain = adapter_names(build_micro(tokenizer.size))
     model.add_on(ADD_ONS)
-    assert adapter_names(model) == plain
+    more = set(adapter_names(model)) - set(plain)
+    assert more
+    assert all(name.startswith("dense_head.") for name in more)
+    assert adapter_names(model, AdapterScope(dense_head=False)) == plain
