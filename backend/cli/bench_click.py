@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +18,13 @@ from backend.cli.bench_server import BenchError, BenchServer, running_server
 from backend.cli.waiting import progress_bar
 from backend.label_studio import brush
 from backend.label_studio.sample import JsonObject, click_body, mask_results, predict_body
+from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
+from calico_model.types import BoolMask, RegionKind
 
 _JSON = {"Content-Type": "application/json"}
 _SIDE = 1000  # pixels: one megapixel
 _GROUP = 2
+_TASKS, _SEED = 8, 2
 _MASKS = 100
 _WARM_UP = 5
 
@@ -35,30 +39,59 @@ def bench_click(
 ) -> None:
     """Time warm clicks over HTTP, with 0 and with 100 earlier masks in the request.
 
-    A real gunicorn server on loopback, a task of two one-megapixel images that was opened before.
-    Every click is at a place of its own; both kinds of request take turns, so that whatever else
-    the machine does hits both. The last line is JSON; times in milliseconds.
+    A real gunicorn server on loopback, tasks of two one-megapixel images that were opened before.
+    Every click is in a part of its own choice; both kinds of request take turns, so that whatever
+    else the machine does hits both. An answer holds the outlined part, its name, and what is like
+    it on the other image. The last line is JSON; times in milliseconds.
     """
     times: dict[int, list[float]] = {0: [], _MASKS: []}
     with running_server(weights, CALICO_REFINE_CLICKS="true") as server:
         server.wait_for_model()
-        urls = server.draw_files(_GROUP, size_px=_SIDE)
-        opened = json.dumps(predict_body([urls])).encode()
-        if server.ask("POST", "/predict", opened, _JSON).status != 200:
-            raise BenchError("the task cannot be opened")
         rng = np.random.default_rng(0)
+        tasks = [_open(server, number) for number in range(_TASKS)]
         earlier = _drawn(rng)
         with progress_bar("Clicking", clicks) as advance_to:
             for number in range(_WARM_UP + clicks):
                 for masks in times:
-                    x, y = (float(value) for value in rng.uniform(5, 95, 2))
+                    task = tasks[int(rng.integers(_TASKS))]
+                    x, y = task.place(rng)
                     name = f"click-{masks}-{number}"
-                    body = _body(urls, x, y, name, earlier if masks else [])
+                    body = _body(task.urls, x, y, name, earlier if masks else [])
                     seconds = _ask(server, body)
                     if number >= _WARM_UP:
                         times[masks].append(seconds * 1000)
                 advance_to(max(0, number + 1 - _WARM_UP))
     _report(times)
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """An opened task.
+
+    Attributes:
+        urls: of its images.
+        parts: (H, W) bool, the true parts of the first.
+    """
+
+    urls: tuple[str, ...]
+    parts: tuple[BoolMask, ...]
+
+    def place(self, rng: np.random.Generator) -> tuple[float, float]:
+        """Somewhere in one of the parts; x and y in percent."""
+        part = self.parts[int(rng.integers(len(self.parts)))]
+        row, column = rng.choice(np.argwhere(part))
+        return 100 * (column + 0.5) / _SIDE, 100 * (row + 0.5) / _SIDE
+
+
+def _open(server: BenchServer, number: int) -> _Task:
+    drawn = group_rng(Stream.EVALUATION, _SEED, number)
+    labeled = labeled_group(draw_group(drawn, group_size=_GROUP, size_px=_SIDE))
+    urls = server.keep_files(labeled.group.images, f"task-{number}")
+    opened = json.dumps(predict_body([urls])).encode()
+    if server.ask("POST", "/predict", opened, _JSON).status != 200:
+        raise BenchError("the task cannot be opened")
+    parts = [one for one in labeled.parts if one.kind is not RegionKind.COMMON_OBJECT]
+    return _Task(urls, tuple(one.mask for one in parts if one.image_index == 0))
 
 
 def _body(

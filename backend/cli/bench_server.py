@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from PIL import Image
 from backend.errors import BackendError
 from backend.label_studio.sample import local_file_url
 from backend.settings import describe_settings
+from calico_model.types import RgbImage
 
 _HOST = "127.0.0.1"
 
@@ -113,13 +114,16 @@ class BenchServer:
     def draw_files(self, count: int, *, size_px: int = 256, seed: int = 0) -> tuple[str, ...]:
         """Writes images of coloured noise blocks; returns their URLs."""
         rng = np.random.default_rng(seed)
-        urls = []
-        for number in range(count):
-            blocks = rng.integers(0, 256, (8, 8, 3), np.uint8)
-            image = np.kron(blocks, np.ones((size_px // 8, size_px // 8, 1), np.uint8))
-            Image.fromarray(image).save(self.files / f"{number}.png")
-            urls.append(local_file_url(f"{number}.png"))
-        return tuple(urls)
+        blocks = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
+        each = np.ones((size_px // 8, size_px // 8, 1), np.uint8)
+        return self.keep_files([np.kron(one, each) for one in blocks], "blocks")
+
+    def keep_files(self, images: Sequence[RgbImage], name: str) -> tuple[str, ...]:
+        """Writes images, their names beginning with `name`; returns their URLs."""
+        files = [f"{name}-{number}.png" for number in range(len(images))]
+        for file, image in zip(files, images, strict=True):
+            Image.fromarray(image).save(self.files / file)
+        return tuple(map(local_file_url, files))
 
 
 @contextmanager

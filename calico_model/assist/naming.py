@@ -105,7 +105,8 @@ def _told_by(cells: Mapping[str, Tensor], vocabulary: Vocabulary, regions: int) 
     rest = np.clip(1 - chances.sum(1, keepdims=True), _UNSAID, None)
     chances[:, unknown] = rest / max(1, len(unknown))
     chances = np.clip(chances, _LEAST_TOLD, None)
-    return np.log(chances / chances.sum(1, keepdims=True))
+    told: Chances = np.log(chances / chances.sum(1, keepdims=True))
+    return told
 
 
 @torch.inference_mode()
