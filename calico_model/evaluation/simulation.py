@@ -252,7 +252,9 @@ def _saved(spent: int, from_nothing: int) -> float:
 
 
 def _image_effort(predicted: Sequence[Region], truth: Sequence[Region]) -> Effort:
-    """One image: regions of one place are edited, others deleted or drawn from nothing."""
+    """One image: regions of one place are edited, or deleted and drawn anew if that takes less;
+    others are deleted, or drawn from nothing.
+    """
     overlap = iou_matrix([r.mask for r in predicted], [r.mask for r in truth])
     same_kind = [[p.kind is t.kind for t in truth] for p in predicted]
     pairs = {
@@ -264,10 +266,13 @@ def _image_effort(predicted: Sequence[Region], truth: Sequence[Region]) -> Effor
     pixels = 0
     for t, region in enumerate(truth):
         start = predicted[pairs[t]] if t in pairs else None
-        curve = ideal_curve(None if start is None else start.mask, region.mask)
-        clicks += clicks_to(_TARGET_IOU, curve)
-        is_named = start is not None and normalise(start.label) == normalise(region.label)
-        clicks += 0 if is_named else 1
+        anew = clicks_to(_TARGET_IOU, ideal_curve(None, region.mask)) + 1
+        if start is None:
+            clicks += anew
+        else:
+            edited = clicks_to(_TARGET_IOU, ideal_curve(start.mask, region.mask))
+            is_named = normalise(start.label) == normalise(region.label)
+            clicks += min(edited + (0 if is_named else 1), 1 + anew)
         iou = overlap[pairs[t], t] if t in pairs else 0.0
         if start is None:
             pixels += region.mask.area

@@ -130,3 +130,13 @@ def test_effort_is_clicks_names_and_pixels() -> None:
     assert effort(as_regions([square("rotor", side=6)]), truth, 1) == Effort(1, 28)
     # Elsewhere: one to delete, one to draw, one name.
     assert effort(as_regions([square("rotor", first=15)]), truth, 1) == Effort(3, 64)
+
+
+def test_a_hopeless_mask_is_drawn_anew() -> None:
+    """A comb over a square: many small mistakes, but one stroke draws the square."""
+    truth = as_regions([square("wing", side=16)])
+    comb = square("wing", side=16)
+    mask = comb.mask.copy()
+    mask[::3, ::2] = False
+    (edited,) = as_regions([replace(comb, mask=mask)])
+    assert effort((edited,), truth, 1).clicks == 3  # delete, draw, name
