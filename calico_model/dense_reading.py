@@ -49,25 +49,27 @@ class DenseReading:
     Attributes:
         seen: by image, objects first.
         parts, objects: names that would have been seen if they were there.
+        trust: in all of it, in [0, 1].
     """
 
     seen: tuple[Seen, ...] = ()
     parts: frozenset[str] = frozenset()
     objects: frozenset[str] = frozenset()
+    trust: float = 1.0
 
 
 @torch.inference_mode()
 def read_dense(model: Calico, features: ImageFeatures) -> DenseReading:
-    """Asks the dense head; an empty reading where the model has none, or none of its rows on."""
+    """Asks the dense head; an empty reading where the model has none, or none to trust."""
     head = model.dense_head
-    if head is None or not head.names:
+    if head is None or not head.trust:
         return DenseReading()
     names = head.names
     parts, objects = head.tell(features)
     if names.parts:
         parts[:, 1:] += _plausible(parts.softmax(1)[:, 1:], head.pairs.to(parts))[..., None, None]
     seen = (*_objects(objects, names.objects), *_parts(parts, names.parts))
-    return DenseReading(seen, frozenset(names.parts), frozenset(names.objects))
+    return DenseReading(seen, frozenset(names.parts), frozenset(names.objects), head.trust)
 
 
 @torch.inference_mode()
@@ -90,7 +92,7 @@ def name_cells(
         Normal form of a name -> (R,) chance in [0, 1]; nothing where nothing can be told.
     """
     head = model.dense_head
-    if head is None or not head.names:
+    if head is None or not head.trust:
         return {}
     inside = shares / shares.sum((1, 2), keepdim=True).clamp(min=1e-6)
     is_object = torch.tensor([kind is RegionKind.COMMON_OBJECT for kind in kinds])

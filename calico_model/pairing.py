@@ -27,6 +27,8 @@ _CERTAIN_ELSEWHERE = 1.0
 must not, so more than one answer has to say it."""
 _SEEN_WEIGHT = 1.5
 """What the dense head's certainty counts beside an answer's."""
+_DRAWS_FROM = 0.5
+"""Trust in the dense head from which its masks are drawn, not those of the answers."""
 _UNSEEN_WEIGHT, _UNKNOWN_WEIGHT = 0.0, 0.25
 """What is left of an answer's certainty where the dense head knows the name and does not see it,
 and where the name is none of those it was corrected with."""
@@ -75,15 +77,16 @@ class _Sightings:
         if segment.object_label is not None:
             self.owners[segment.object_label] += segment.certainty
 
-    def see(self, seen: Seen) -> None:
-        """Counts what the dense head sees, and takes its mask."""
-        (self.objects if seen.is_object else self.parts)[seen.label] += (
-            _SEEN_WEIGHT * seen.certainty
-        )
+    def see(self, seen: Seen, trust: float) -> None:
+        """Counts what the dense head sees, and takes its mask where it is trusted."""
+        said = self.objects if seen.is_object else self.parts
+        said[seen.label] += trust * _SEEN_WEIGHT * seen.certainty
         key = seen.is_object, seen.label
         kind = RegionKind.COMMON_OBJECT if seen.is_object else RegionKind.COMMON_PART
-        unsaid = Segment(kind, seen.label, seen.image, None, None, seen.certainty)
-        self.surest[key] = replace(self.surest.get(key, unsaid), logits=seen.logits)
+        unsaid = Segment(kind, seen.label, seen.image, None, None, seen.certainty, seen.logits)
+        known = self.surest.setdefault(key, unsaid)
+        if trust >= _DRAWS_FROM:
+            self.surest[key] = replace(known, logits=seen.logits)
 
     def doubt(self, reading: DenseReading, seen: Collection[tuple[bool, str]]) -> None:
         """Doubts what is only said to be there: it should be seen, or nobody used that name yet."""
@@ -91,7 +94,8 @@ class _Sightings:
             known = reading.objects if is_object else reading.parts
             for name in said:
                 if known and (is_object, name) not in seen:
-                    said[name] *= _UNSEEN_WEIGHT if name in known else _UNKNOWN_WEIGHT
+                    left = _UNSEEN_WEIGHT if name in known else _UNKNOWN_WEIGHT
+                    said[name] *= 1 - reading.trust * (1 - left)
 
     @property
     def owner(self) -> str | None:
@@ -118,7 +122,7 @@ def compare(
         shown[segment.image].add(segment)
     if reading is not None:
         for one in reading.seen:
-            shown[one.image].see(one)
+            shown[one.image].see(one, reading.trust)
         for k, own in enumerate(shown):
             here = {(one.is_object, one.label) for one in reading.seen if one.image == k}
             own.doubt(reading, here)

@@ -46,5 +46,5 @@ def train_dense(
         pool=pool,
         scenes=pool_scenes,
         size_px=256,
-        shown=("loss", "right"),
+        shown=("overlap", "right"),
     )

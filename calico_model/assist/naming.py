@@ -81,13 +81,16 @@ def name_regions(
         temperature=closed.weights.temperature,
         familiar=closed.weights.familiar,
     )
-    cells = name_cells(model, features, image, shares, [one.kind for one in outlines])
+    seen = name_cells(model, features, image, shares, [one.kind for one in outlines])
+    cells = None
+    if seen and model.dense_head is not None:
+        cells = model.dense_head.trust * _told_by(seen, closed.vocabulary, len(outlines))
     return fuse(
         closed,
         head.double().numpy(),
         remembered,
         told,
-        _told_by(cells, closed.vocabulary, len(outlines)) if cells else None,
+        cells,
         same=[one.same for one in outlines],
     )
 

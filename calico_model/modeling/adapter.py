@@ -28,7 +28,7 @@ _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _LORA = (".lora_A.", ".lora_B.")
 INPUT_ROWS, OUTPUT_ROWS = "label_rows.input", "label_rows.output"
 DOMAIN_WEIGHT, DOMAIN_BIAS = "domain.weight", "domain.bias"
-DENSE_ROWS, DENSE_PAIRS = "dense_rows", "dense_pairs"
+DENSE_ROWS, DENSE_PAIRS, DENSE_TRUST = "dense_rows", "dense_pairs", "dense_trust"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Adapter:
         tensors: by parameter name, float32 on the CPU; with labels also (n, D) `INPUT_ROWS` and
             `OUTPUT_ROWS`, the rows of the n labels in the embedding and in the output head; with a
             domain `DOMAIN_WEIGHT` and `DOMAIN_BIAS`; with dense names (rows, W) `DENSE_ROWS` and
-            (parts, parts) `DENSE_PAIRS`.
+            (parts, parts) `DENSE_PAIRS` and (1,) `DENSE_TRUST`, see `DenseHead`.
         labels: names that have a reserved token of their own, in the order of the rows.
         dense: names of the rows of the dense head.
     """
@@ -282,6 +282,7 @@ def check_adapter(model: Calico, adapter: Adapter, *, where: str = "adapter") ->
         wanted |= {INPUT_ROWS: rows, OUTPUT_ROWS: rows}
     if adapter.dense:
         wanted[DENSE_ROWS] = torch.Size((adapter.dense.rows, WIDTH))
+        wanted[DENSE_TRUST] = torch.Size((1,))
         wanted[DENSE_PAIRS] = torch.Size((len(adapter.dense.parts),) * 2)
     if {DOMAIN_WEIGHT, DOMAIN_BIAS} & set(adapter.tensors):
         wanted[DOMAIN_WEIGHT] = torch.Size((look_width(model.config),))

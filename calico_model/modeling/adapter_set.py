@@ -18,6 +18,7 @@ from calico_model.features import ImageFeatures
 from calico_model.modeling.adapter import (
     DENSE_PAIRS,
     DENSE_ROWS,
+    DENSE_TRUST,
     INPUT_ROWS,
     OUTPUT_ROWS,
     Adapter,
@@ -116,7 +117,8 @@ class AdapterSet:
                 table[places] = given[name].to(table)
         if (head := self.model.dense_head) is not None:
             if adapter is not None and adapter.dense:
-                head.wear(adapter.dense, given[DENSE_ROWS], given[DENSE_PAIRS])
+                trust = float(given[DENSE_TRUST])
+                head.wear(adapter.dense, given[DENSE_ROWS], given[DENSE_PAIRS], trust)
             else:
                 head.bare()
         self._worn, self._is_changed = adapter, False

@@ -56,6 +56,7 @@ class DenseHead(nn.Module):
         first: (2, W) where the row of what has no name begins, and the row of a new name.
         names: of the rows that are worn now.
         pairs: (parts, parts) corrected images that show two parts together, of what is worn.
+        trust: in [0, 1], how well the rows have learned what they were taught.
     """
 
     def __init__(self, config: CalicoConfig) -> None:
@@ -85,15 +86,16 @@ class DenseHead(nn.Module):
         last_channels(self)
         self.names = DenseNames()
         self.pairs = torch.zeros(0, 0)
+        self.trust = 0.0
         self._rows = torch.zeros(0, WIDTH)
 
-    def wear(self, names: DenseNames, rows: Tensor, pairs: Tensor) -> None:
-        """Puts rows on: (rows, W), and pairs as above."""
-        self.names, self._rows, self.pairs = names, rows, pairs
+    def wear(self, names: DenseNames, rows: Tensor, pairs: Tensor, trust: float) -> None:
+        """Puts rows on: (rows, W); the others as above."""
+        self.names, self._rows, self.pairs, self.trust = names, rows, pairs, trust
 
     def bare(self) -> None:
         """Takes them off."""
-        self.wear(DenseNames(), torch.zeros(0, WIDTH), torch.zeros(0, 0))
+        self.wear(DenseNames(), torch.zeros(0, WIDTH), torch.zeros(0, 0), 0.0)
 
     def levels(self, features: ImageFeatures) -> list[Tensor]:
         """Returns what is read of M images, standardised: (M, inputs[k], L / 2^k, L / 2^k)."""

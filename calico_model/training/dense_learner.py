@@ -8,6 +8,7 @@ Legend: n images, L logit side, W width of a cell.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from calico_model.images import mask_shares
-from calico_model.modeling.adapter import DENSE_PAIRS, DENSE_ROWS, Adapter
+from calico_model.modeling.adapter import DENSE_PAIRS, DENSE_ROWS, DENSE_TRUST, Adapter
 from calico_model.modeling.dense_head import DenseHead, DenseNames, split
 from calico_model.placement import is_fast_in_half
 from calico_model.training.example import Example
@@ -27,6 +28,8 @@ _CLIP_NORM = 1.0
 _OBJECT_WEIGHT = 0.5
 _CHANCES = (0.5, 0.3, 0.3)  # that a batch is mirrored across, down, and along its diagonal
 _LEAST_CELLS = 0.5
+_RECENT = 24  # steps by whose overlap a head is trusted
+_TRUSTED = (0.2, 0.45)  # overlap at which it is not, and at which it is
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class DensePlan:
     """How the dense head learns in an update.
 
     Attributes:
-        steps: per step of the language model.
+        steps: per step of the language model, each a tenth as long.
         batch: images in each.
         rate: peak learning rate of the body.
         row_rate: of the rows.
@@ -42,10 +45,10 @@ class DensePlan:
         unseen: chance that an image is shown without one of its maps.
     """
 
-    steps: int = 3
+    steps: int = 8
     batch: int = 8
-    rate: float = 1e-3
-    row_rate: float = 1e-3
+    rate: float = 4e-3
+    row_rate: float = 4e-3
     weight_decay: float = 0.05
     unseen: float = 0.2
 
@@ -105,6 +108,7 @@ class DenseLearner:
         self._truth: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._is_sided = any(SIDED.search(name) for name in self.names.parts)
         self._choose = random.Random(f"{seed}/dense")
+        self._overlaps: deque[float] = deque(maxlen=_RECENT)
         body = [p.requires_grad_(True) for n, p in head.named_parameters() if n != "first"]
         self._trained = [*body, self.rows.requires_grad_(True)]
         groups = ((body, plan.rate), ([self.rows], plan.row_rate))
@@ -120,10 +124,14 @@ class DenseLearner:
         if not self.names:
             return {}
         rows = self.rows.detach().float().cpu().clone()
-        return {DENSE_ROWS: rows, DENSE_PAIRS: _pairs(self._examples, self.names)}
+        pairs = _pairs(self._examples, self.names)
+        low, high = _TRUSTED
+        recent = sum(self._overlaps) / max(1, len(self._overlaps))
+        trust = torch.tensor([min(1.0, max(0.0, (recent - low) / (high - low)))])
+        return {DENSE_ROWS: rows, DENSE_PAIRS: pairs, DENSE_TRUST: trust}
 
     def learn(self, rate: float) -> dict[str, float]:
-        """Makes its steps at a share of the peak rates; returns the last loss."""
+        """Makes its steps at a share of the peak rates; returns the last loss and overlap."""
         if not self.names:
             return {}
         for group in self._optimiser.param_groups:
@@ -133,12 +141,13 @@ class DenseLearner:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
                 cells = self._head(batch.levels)
             logits = torch.einsum("rw,nwij->nrij", self.rows, cells.float())
-            loss = dense_loss(logits, batch, self.names)
+            loss, overlap = dense_loss(logits, batch, self.names)
+            self._overlaps.append(overlap)
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(self._trained, _CLIP_NORM)
             self._optimiser.step()
             self._optimiser.zero_grad(set_to_none=True)
-        return {"dense": float(loss.detach())}
+        return {"dense": float(loss.detach()), "overlap": overlap}
 
     def _draw(self) -> DenseBatch:
         """Images of corrected groups and of their views, mirrored, some of their maps hidden."""
@@ -207,15 +216,19 @@ def varied(
     )
 
 
-def dense_loss(logits: Tensor, batch: DenseBatch, names: DenseNames) -> Tensor:
+def dense_loss(logits: Tensor, batch: DenseBatch, names: DenseNames) -> tuple[Tensor, float]:
     """Cross-entropy of cells, and dice of the names an image shows.
 
     Args:
         logits: (n, rows, L, L).
         batch: the truth.
         names: of the rows.
+
+    Returns:
+        The loss, and the mean soft overlap of these names in [0, 1].
     """
     total = logits.new_zeros(())
+    overlaps: list[Tensor] = []
     parts, objects = split(logits, names)
     told = ((parts, batch.parts, 1.0), (objects, batch.objects, _OBJECT_WEIGHT))
     for layer, (own, truth, weight) in enumerate(told):
@@ -228,9 +241,11 @@ def dense_loss(logits: Tensor, batch: DenseBatch, names: DenseNames) -> Tensor:
         overlap = 2 * (chance * wanted).sum((2, 3)) + 1
         dice = 1 - overlap / ((chance + wanted).sum((2, 3)) + 1)
         is_shown = (wanted.sum((2, 3)) > _LEAST_CELLS) * knows[:, None]
+        overlaps.append(1 - dice.detach()[is_shown > 0])
         total = total + weight * (cross * knows).sum() / knows.sum().clamp(min=1)
         total = total + weight * (dice * is_shown).sum() / is_shown.sum().clamp(min=1)
-    return total
+    every = torch.cat(overlaps) if overlaps else logits.new_zeros(0)
+    return total, float(every.mean()) if len(every) else 0.0
 
 
 def _teaches(example: Example) -> bool:

@@ -68,11 +68,12 @@ class DenseCourse(nn.Module):
         with torch.autocast("cpu", torch.bfloat16):
             cells = self.head(batch.levels)
         logits = torch.einsum("rw,nwij->nrij", self.rows, cells.float())
-        loss = dense_loss(logits, batch, _NAMES)
+        loss, overlap = dense_loss(logits, batch, _NAMES)
         parts = logits[:, : 1 + len(PART_NAMES)].detach()
         right = parts.argmax(1) == batch.parts.argmax(1)
         named = batch.parts[:, 0] < 0.5
-        return loss, {"loss": loss.detach(), "right": right[named].float().mean()}
+        shown = {"loss": loss.detach(), "overlap": torch.tensor(overlap)}
+        return loss, shown | {"right": right[named].float().mean()}
 
     @torch.no_grad()
     def finish(self) -> None:

@@ -27,7 +27,7 @@ class Told(DenseHead):
 @pytest.fixture
 def head(model: Calico) -> Told:
     told = Told(model.config)
-    told.wear(NAMES, torch.zeros(NAMES.rows, WIDTH), torch.zeros(3, 3))
+    told.wear(NAMES, torch.zeros(NAMES.rows, WIDTH), torch.zeros(3, 3), 1.0)
     told.parts, told.objects = torch.zeros(1, 4, L, L), torch.zeros(1, 3, L, L)
     told.parts[:, 0] = told.objects[:, 0] = 4.0
     model.dense_head = told

@@ -183,3 +183,13 @@ def test_objects_nobody_named_are_left_to_the_answers():
     chairs = [said(OBJECT, (k, k), {"chair": {k: 0.9}}) for k in (0, 1)]
     found, _ = regions(chairs, reading(seen("leg", 0), parts=("leg",)))
     assert (OBJECT, "chair", 0) in found
+
+
+def test_little_is_made_of_a_head_that_has_not_learned():
+    answers = [said(COMMON, (k, k), {"leg": {k: 0.9}}) for k in (0, 1)]
+    poor = replace(reading(seen("fin", 0), seen("fin", 1), parts=("leg", "fin")), trust=0.1)
+    found, _ = regions(answers, poor)
+    assert {label for _, label, _ in found} == {"leg"}
+    half = replace(reading(seen("leg", 0), seen("leg", 1), parts=("leg",)), trust=0.3)
+    found, _ = regions(answers, half)
+    assert found[COMMON, "leg", 0].logits is None  # the answer's own mask

@@ -12,6 +12,7 @@ from calico_model.assist.prototypes import Prototypes
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import to_pixels
+from calico_model.modeling.dense_head import WIDTH, DenseNames
 from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import describe_regions
 from calico_model.tokenizer import Tokenizer
@@ -152,3 +153,31 @@ def test_a_uniform_witness_changes_nothing() -> None:
     for one, row in zip(alone, rows, strict=True):
         assert one.chance == pytest.approx(float(np.exp(row).max()))
         assert one.label == LABELS[int(row.argmax())]
+
+
+def test_cells_that_learned_a_name_say_it(
+    model: Calico, tokenizer: Tokenizer, features: ImageFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.add_on(["dense_head"])
+    head = model.dense_head
+    assert head is not None
+    names = DenseNames(("leg", "wheel"), ("door handle",))
+    parts, objects = torch.zeros(2, 3, 32, 32), torch.zeros(2, 2, 32, 32)
+    parts[:, 2], objects[:, 1] = 5.0, 5.0  # wheels everywhere, on a handle
+    monkeypatch.setattr(head, "tell", lambda _: (parts, objects))
+    closed = ClosedSet(Vocabulary(LABELS))
+
+    def names_of(trust: float) -> list[str | None]:
+        head.wear(names, torch.zeros(names.rows, WIDTH), torch.zeros(2, 2), trust)
+        outlines = [
+            box(0, 5, 5, kind=RegionKind.UNIQUE_PART),
+            box(1, 5, 5, kind=RegionKind.COMMON_OBJECT),
+        ]
+        return [one.label for one in name_regions(model, tokenizer, features, outlines, closed)]
+
+    assert names_of(1.0) == ["Wheel", "door handle"]
+    assert names_of(0.0) == [None, None]
+    # What nobody said the kind of may be either.
+    head.wear(names, torch.zeros(names.rows, WIDTH), torch.zeros(2, 2), 1.0)
+    (open_one,) = name_regions(model, tokenizer, features, [box(0, 5, 5)], closed)
+    assert {label for label, _ in open_one.ranked[:2]} == {"Wheel", "door handle"}

@@ -14,6 +14,7 @@ from calico_model.images import to_pixels
 from calico_model.modeling.adapter import (
     DENSE_PAIRS,
     DENSE_ROWS,
+    DENSE_TRUST,
     Adapter,
     AdapterScope,
     load_adapter,
@@ -49,6 +50,7 @@ def adapter(head: DenseHead, model: Calico, tokenizer: Tokenizer) -> Adapter:
     tensors = dict(AdapterSet(model, tokenizer).base(AdapterScope()).tensors)
     tensors[DENSE_ROWS] = torch.randn(NAMES.rows, WIDTH)
     tensors[DENSE_PAIRS] = torch.ones(2, 2)
+    tensors[DENSE_TRUST] = torch.ones(1)
     tensors["dense_head.stem.0.weight"] = tensors["dense_head.stem.0.weight"] + 1.0
     return Adapter(AdapterScope(), tensors, dense=NAMES)
 
@@ -57,7 +59,7 @@ def test_every_cell_is_told_as_a_part_and_as_an_object(
     head: DenseHead, features: ImageFeatures
 ) -> None:
     assert NAMES.rows == 5
-    head.wear(NAMES, torch.randn(5, WIDTH), torch.zeros(2, 2))
+    head.wear(NAMES, torch.randn(5, WIDTH), torch.zeros(2, 2), 1.0)
     with torch.no_grad():
         parts, objects = head.tell(features)
     assert parts.shape == (2, 3, L, L)

@@ -9,7 +9,7 @@ import torch
 
 from calico_model.data.casting import Split
 from calico_model.dense_reading import read_dense
-from calico_model.modeling.adapter import DENSE_PAIRS, DENSE_ROWS
+from calico_model.modeling.adapter import DENSE_PAIRS, DENSE_ROWS, DENSE_TRUST
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.dense_head import WIDTH, DenseHead, DenseNames
 from calico_model.modeling.model import Calico
@@ -53,7 +53,7 @@ def test_it_learns_where_a_new_part_is(model: Calico, head: DenseHead) -> None:
         last = taught.learn(1.0)["dense"]
     assert last < first / 2
     own = taught.tensors
-    head.wear(taught.names, own[DENSE_ROWS], own[DENSE_PAIRS])
+    head.wear(taught.names, own[DENSE_ROWS], own[DENSE_PAIRS], float(own[DENSE_TRUST]))
     reading = read_dense(model, seen.features)
     (found,) = [one for one in reading.seen if one.label == "wing" and one.image == 0]
     inside = torch.zeros(32, 32, dtype=torch.bool)
