@@ -19,7 +19,7 @@ from calico_model.modeling.dense_head import WIDTH, DenseHead, DenseNames
 from calico_model.modeling.model import Calico
 from calico_model.training.add_on_run import AddOnProgress, teach_add_on
 from calico_model.training.assist_lessons import Lessons
-from calico_model.training.dense_learner import DenseBatch, dense_loss, varied
+from calico_model.training.dense_batches import DenseBatch, dense_loss, varied
 from calico_model.training.dense_recipe import DenseRecipe
 
 _NAMES = DenseNames(PART_NAMES, ("the thing compared", "another thing"))

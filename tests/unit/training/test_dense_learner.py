@@ -14,7 +14,8 @@ from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.dense_head import WIDTH, DenseHead, DenseNames
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.dense_learner import DenseBatch, DenseLearner, DensePlan, varied
+from calico_model.training.dense_batches import DenseBatch, varied
+from calico_model.training.dense_learner import DenseLearner, DensePlan
 from calico_model.training.example import Example, make_example
 from calico_model.training.finetune import FinetunePlan, Replay, finetune
 from calico_model.types import PartMask, RegionKind
@@ -126,3 +127,16 @@ def test_left_does_not_become_right() -> None:
     turned = [varied(batch, one, unseen=0.0, mirrors=True) for one in drawn]
     assert any(not torch.equal(one.parts, cells) for one in turned)
     assert all(torch.equal(one.parts, one.levels[0]) for one in turned)
+
+
+def test_an_update_that_teaches_it_nothing_keeps_what_it_knew(
+    model: Calico, head: DenseHead, tokenizer: Tokenizer
+) -> None:
+    adapters = AdapterSet(model, tokenizer)
+    (first,) = examples(model, Split.UNSEEN_DOMAIN, 1)
+    start = finetune(adapters, [first], Replay(), PLAN).adapter
+    common = frozenset({RegionKind.COMMON_PART})  # unique parts may be anywhere
+    after = finetune(adapters, [replace(first, known=common)], Replay(), PLAN, start=start).adapter
+    assert after.dense == start.dense
+    for name in (DENSE_ROWS, DENSE_PAIRS, DENSE_TRUST, "dense_head.stem.0.weight"):
+        assert torch.equal(after.tensors[name], start.tensors[name])
