@@ -8,7 +8,7 @@ Pure: values in, values out. Quality is the mean of strict mIoU and Recall, in p
 | the base probe set falls by more than the margin, and not by chance              | paired |
 | of older labels, more of the held-out regions are lost than found, not by chance | paired |
 | any of the three falls so far that chance need not be asked                      | points |
-| neither held-out nor learned corrections come out better                         | points |
+| neither held-out nor learned corrections come out clearly better                 | points |
 
 Few groups are held out at first, and every update moves single regions by chance. So the same
 regions are compared one by one before and after (`paired.py`): of candidates that change nothing,
@@ -33,11 +33,17 @@ class GatePolicy:
         tolerance: fall of held-out quality that still counts as holding.
         margin: fall of older labels, and of the base probe set, that is one too many.
         collapse: fall of any of them that is refused whatever chance may have done.
+        clear: rise of held-out quality that speaks for itself; with less, the learned corrections
+            are asked, too.
+        learned: rise of theirs that is then enough. What cannot be learned, because it is wrong,
+            stays below it.
     """
 
     tolerance: float = 0.5
     margin: float = 2.0
     collapse: float = 10.0
+    clear: float = 2.0
+    learned: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
         _worse(policy, evidence),
         _forgotten(policy, evidence),
         _lost(policy, evidence),
-        _useless(evidence),
+        _useless(policy, evidence),
     ):
         if refused is not None:
             return Verdict(False, is_provisional, refused)
@@ -135,9 +141,9 @@ def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
     return Verdict(True, is_provisional, _figures(name, judged))
 
 
-def needs_learned(held_out: Comparison | None) -> bool:
+def needs_learned(policy: GatePolicy, held_out: Comparison | None) -> bool:
     """Whether the learned corrections have to be measured before `judge` can decide."""
-    return held_out is None or held_out.gain <= 0
+    return held_out is None or held_out.gain < policy.clear
 
 
 def _not_finite(evidence: Evidence) -> str | None:
@@ -184,11 +190,12 @@ def _lost(policy: GatePolicy, evidence: Evidence) -> str | None:
     return f"forgets older labels: {after} of {there} regions found, {before} before"
 
 
-def _useless(evidence: Evidence) -> str | None:
-    if not needs_learned(evidence.held_out):
+def _useless(policy: GatePolicy, evidence: Evidence) -> str | None:
+    if not needs_learned(policy, evidence.held_out):
         return None
-    if evidence.learned is not None and evidence.learned.gain <= 0:
-        return f"learned nothing: {_figures('learned corrections', evidence.learned)}"
+    least = policy.learned if evidence.held_out is not None else 0.0
+    if evidence.learned is not None and evidence.learned.gain <= least:
+        return f"learned little: {_figures('learned corrections', evidence.learned)}"
     return None
 
 

@@ -332,7 +332,9 @@ class TrainingSession:
         held_out = compare(material.held_out)
         return Evidence(
             held_out=held_out,
-            learned=compare(material.new[-MOST_JUDGED:]) if needs_learned(held_out) else None,
+            learned=compare(material.new[-MOST_JUDGED:])
+            if needs_learned(self._policy, held_out)
+            else None,
             probe=probe,
             old_labels=frozenset(
                 part.label for task in material.earlier for part in true_parts(task.correction)

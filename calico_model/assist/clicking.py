@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calico_model.assist.focus import Focus, Picture, focus_on, picture_of, refine_masks
+from calico_model.assist.focus import Picture, picture_of, refine_masks
 from calico_model.assist.prompt import MaskPrompt
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidMaskError
@@ -28,7 +28,6 @@ from calico_model.types import BoolMask, RgbImage
 MAX_CLICKS = 64
 """Of more clicks on one mask, the last count."""
 _NOTHING = (0.0, 0.0)
-_SAME_PLACE = 1.1
 _DOT_PX = 2  # radius of what a click changes at least
 
 
@@ -72,14 +71,9 @@ def refine(model: Calico, features: ImageFeatures, image: RgbImage, prompt: Mask
             mask = _corrected(model, features, picture, prompt, prompt.previous)
         else:
             (mask,) = refine_masks(model.mask_refiner, [picture], [coarse], [prompt])
-            if _is_elsewhere(focus_on(coarse > 0, prompt), focus_on(mask, prompt)):
+            if mask.any():  # now that it is clear where to look
                 (mask,) = refine_masks(model.mask_refiner, [picture], [mask], [prompt])
     return Refined(mask, iou, sparse, logits)
-
-
-def _is_elsewhere(seen: Focus | None, wanted: Focus | None) -> bool:
-    """Whether the mask that was found should have been looked at in another rectangle."""
-    return seen is not None and wanted is not None and seen.iou(wanted) < _SAME_PLACE
 
 
 def _corrected(

@@ -56,7 +56,7 @@ def test_older_labels_must_not_be_lost():
 def test_without_held_out_corrections_learning_and_the_base_decide():
     good = verdict(learned=pair(20, 40), probe=pair(70, 69))
     assert (good.is_accepted, good.is_provisional) == (True, True)
-    assert "learned nothing" in verdict(learned=pair(20, 20), probe=pair(70, 70)).reason
+    assert "learned little" in verdict(learned=pair(20, 20), probe=pair(70, 70)).reason
     assert "forgets" in verdict(learned=pair(20, 40), probe=pair(70, 60)).reason
     assert not verdict().is_accepted
 
@@ -119,7 +119,7 @@ def test_a_fall_of_the_same_regions_again_and_again_is_one():
 def test_a_collapse_is_refused_however_few_regions_there_are():
     fallen = Comparison(seen(0.8, count=1), seen(0.1, count=1))
     assert "worse" in judge(POLICY, Evidence(fallen, None, None)).reason
-    assert judge(GatePolicy(collapse=90), Evidence(fallen, pair(1, 2), None)).is_accepted
+    assert judge(GatePolicy(collapse=90), Evidence(fallen, pair(1, 9), None)).is_accepted
 
 
 def test_older_labels_are_compared_region_by_region():
@@ -127,7 +127,7 @@ def test_older_labels_are_compared_region_by_region():
     swapped = mixed([0.3, 0.8, 0.8, 0.8], [0.3, 0.3, 0.8, 0.3])
     gone = mixed([0.3, 0.3, 0.3, 0.3], [0.3, 0.3, 0.8, 0.3])
     policy = GatePolicy(collapse=90, tolerance=90)
-    evidence = Evidence(Comparison(before, swapped), pair(1, 2), None, frozenset({"lid"}))
+    evidence = Evidence(Comparison(before, swapped), pair(1, 9), None, frozenset({"lid"}))
     assert judge(policy, evidence).is_accepted
     evidence = Evidence(Comparison(before, gone), pair(1, 2), None, frozenset({"lid"}))
     assert "forgets older labels: 1 of 8 regions found, 5 before" in judge(policy, evidence).reason
@@ -136,9 +136,13 @@ def test_older_labels_are_compared_region_by_region():
 def test_what_helps_nowhere_is_not_published():
     nothing = judge(POLICY, Evidence(pair(50, 50), pair(30, 30), pair(70, 70)))
     assert not nothing.is_accepted
-    assert "learned nothing" in nothing.reason
-    assert judge(POLICY, Evidence(pair(50, 50), pair(30, 31), pair(70, 70))).is_accepted
-    assert [needs_learned(one) for one in (None, pair(5, 5), pair(5, 6))] == [True, True, False]
+    assert "learned little" in nothing.reason
+    # A little better may be chance, where it is held out and where it was learned.
+    assert not judge(POLICY, Evidence(pair(50, 51), pair(30, 33), pair(70, 70))).is_accepted
+    assert judge(POLICY, Evidence(pair(50, 51), pair(30, 37), pair(70, 70))).is_accepted
+    assert judge(POLICY, Evidence(pair(50, 53), None, pair(70, 70))).is_accepted
+    asked = [needs_learned(POLICY, one) for one in (None, pair(5, 5), pair(5, 6), pair(5, 8))]
+    assert asked == [True, True, True, False]
 
 
 def test_clearly_bad_and_clearly_good_candidates_meet_no_chance():
