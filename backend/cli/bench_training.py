@@ -78,7 +78,7 @@ def bench_training(
     ] = 0.5,
     update_seconds: Annotated[
         float, typer.Option("--update-seconds", min=1.0, help="Budget of one update.")
-    ] = 35.0,
+    ] = 30.0,
     posters: Annotated[int, typer.Option("--posters", min=1, help="Webhooks at once.")] = 32,
     posts: Annotated[int, typer.Option("--posts", min=1, help="Posts of each.")] = 25,
     body_kb: Annotated[int, typer.Option("--body-kb", min=1, help="Size of one body.")] = 95,

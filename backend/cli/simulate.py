@@ -67,7 +67,7 @@ def simulate(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of drawn groups.")] = 1,
     seconds: Annotated[
         float, typer.Option("--seconds", min=1, help="Budget of one update.")
-    ] = 35.0,
+    ] = 30.0,
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
     out: Annotated[

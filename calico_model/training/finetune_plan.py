@@ -40,7 +40,7 @@ class FinetunePlan:
     most_steps: int = 80
     views: int = 4
     most_views: int = 48
-    seconds: float = 35.0
+    seconds: float = 30.0
     mix: Mix = field(default_factory=lambda: Mix(12, 0.35, 2.0, 0.5, 0.3))
     masks: int = 32
     terms: TermWeights = field(default_factory=lambda: TermWeights(1.0, 0.5, 1.0))
