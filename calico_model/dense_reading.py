@@ -20,7 +20,6 @@ from calico_model.types import RegionKind
 _LEAST_SHARE = 3 / 64**2  # of an image's cells: fewer are noise
 _SMALL_SHARE = 0.005  # of an image's cells: a thing of that size is half as certain
 _LEAST_PAIRS, _USUAL_SHARE, _LEAST_PLAUSIBLE = 4, 0.2, 0.02
-_TRUST = 1.0  # in what is usual, beside what the cells look like
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +148,7 @@ def _plausible(chance: Tensor, pairs: Tensor) -> Tensor:
     often = pairs / (_USUAL_SHARE * images).clamp(min=1.0)  # of a part, where another is seen
     often[:, images < _LEAST_PAIRS] = 1.0  # too little is known of that other
     told = often.clamp(_LEAST_PLAUSIBLE, 1.0).log().fill_diagonal_(0.0)
-    return _TRUST * shown @ told.T / shown.sum(1, keepdim=True).clamp(min=1e-6)
+    return shown @ told.T / shown.sum(1, keepdim=True).clamp(min=1e-6)
 
 
 def _parts(logits: Tensor, names: Sequence[str]) -> list[Seen]:

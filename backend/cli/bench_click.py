@@ -40,7 +40,7 @@ def bench_click(
     """Time warm clicks over HTTP, with 0 and with 100 earlier masks in the request.
 
     A real gunicorn server on loopback, tasks of two one-megapixel images that were opened before.
-    Every click is in a part of its own choice; both kinds of request take turns, so that whatever
+    Every click is somewhere in a true part; both kinds of request take turns, so that whatever
     else the machine does hits both. An answer holds the outlined part, its name, and what is like
     it on the other image. The last line is JSON; times in milliseconds.
     """

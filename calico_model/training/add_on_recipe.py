@@ -31,8 +31,9 @@ class AddOnRecipe:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if isinstance(value, int) and value < (0 if name in ("seed", "warmup_steps") else 1):
-                raise InvalidConfigError(f"{name}: expected >= 1, got {value}")
+            least = 0 if name in ("seed", "warmup_steps") else 1
+            if isinstance(value, int) and value < least:
+                raise InvalidConfigError(f"{name}: expected >= {least}, got {value}")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a 0-based step."""
