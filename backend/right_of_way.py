@@ -19,6 +19,7 @@ from backend.errors import StoppedError
 
 _HOLD_S = 10.0  # longer predictions share the processor
 _LOOK_S = 0.002
+_MOST_STRETCHED = 3.0  # seconds of the wall for one of work, beside those waited
 _BYTES = 8
 
 
@@ -91,10 +92,12 @@ class GivingWay:
         self._right_of_way, self._patience_s, self._stop = right_of_way, patience_s, stop
         self._left_s = patience_s
         self.waited_s = 0.0
+        self._began_s, self._worked_s = time.monotonic(), time.thread_time()
 
     def renew(self) -> None:
-        """Is as patient as at first."""
+        """Is as patient as at first, and begins its clock anew, for the thread that calls."""
         self._left_s = self._patience_s
+        self._began_s, self._worked_s = time.monotonic() - self.waited_s, time.thread_time()
 
     def __call__(self) -> None:
         """Waits if it must.
@@ -120,5 +123,12 @@ class GivingWay:
             raise StoppedError("told to stop")
 
     def working_s(self) -> float:
-        """A clock that stands still while it waits."""
-        return time.monotonic() - self.waited_s
+        """A clock of work: seconds the calling thread had a processor.
+
+        It stands still while it waits, and hardly moves while others keep the processor, so that a
+        busy machine learns no less; but a third of the other seconds count, so that work ends.
+        """
+        others_s = time.monotonic() - self.waited_s
+        return max(
+            time.thread_time() - self._worked_s, (others_s - self._began_s) / _MOST_STRETCHED
+        )

@@ -84,10 +84,9 @@ def test_patience_ends_and_is_renewed(path):
     assert giving.waited_s >= 2 * 0.02
 
 
-def test_waiting_ends_with_the_prediction_and_stops_the_clock(path):
+def test_waiting_ends_with_the_prediction(path):
     way = RightOfWay(path)
     giving = GivingWay(way, patience_s=60)
-    began = giving.working_s()
     with way.taken():
         thread = threading.Thread(target=giving)
         thread.start()
@@ -96,7 +95,55 @@ def test_waiting_ends_with_the_prediction_and_stops_the_clock(path):
     thread.join(30)
     assert not thread.is_alive()
     assert giving.waited_s > 0
-    assert giving.working_s() - began <= time.monotonic() - giving.waited_s - began + 1e-6
+
+
+class Clocks:
+    """What the system's clocks say, wall and processor, when a test decides."""
+
+    def __init__(self, monkeypatch):
+        self.wall_s = self.worked_s = 100.0
+        monkeypatch.setattr(right_of_way.time, "monotonic", lambda: self.wall_s)
+        monkeypatch.setattr(right_of_way.time, "thread_time", lambda: self.worked_s)
+
+    def go_on(self, wall_s, worked_s):
+        self.wall_s += wall_s
+        self.worked_s += worked_s
+
+
+@pytest.fixture
+def clocks(monkeypatch):
+    return Clocks(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("wall_s", "worked_s", "counted_s"),
+    [
+        (10, 10, 10),
+        pytest.param(20, 10, 10, id="others had the processor half the time"),
+        pytest.param(60, 10, 20, id="others had it nearly all the time"),
+    ],
+)
+def test_the_clock_counts_work_and_a_third_of_the_wall(path, clocks, wall_s, worked_s, counted_s):
+    giving = GivingWay(RightOfWay(path))
+    began = giving.working_s()
+    clocks.go_on(wall_s, worked_s)
+    assert giving.working_s() - began == pytest.approx(counted_s)
+
+
+def test_what_is_waited_does_not_count(path, clocks):
+    giving = GivingWay(RightOfWay(path))
+    giving.waited_s = 30.0
+    clocks.go_on(33, 3)
+    assert giving.working_s() == pytest.approx(3)
+
+
+def test_each_update_has_a_clock_of_its_own(path, clocks):
+    giving = GivingWay(RightOfWay(path))
+    clocks.go_on(300, 10)  # hours in which nothing was learned do not count in the next update
+    giving.renew()
+    began = giving.working_s()
+    clocks.go_on(6, 5)
+    assert giving.working_s() - began == pytest.approx(5)
 
 
 def test_a_stop_ends_the_wait_and_the_work(path):
