@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.serving.model_thread import ModelThread
 from calico_model.assist.clicking import Refined
 from calico_model.assist.closed_set import ClosedSet, Named, Outline
 from calico_model.assist.confidence import Calibration, read_calibration
@@ -23,9 +24,13 @@ from calico_model.types import GroupPrediction, ImageGroup, PartMask, Vector
 
 
 class _Assisted(ABC):
-    """What a version says beside an annotator: one definition for the base and for adapters."""
+    """What a version says beside an annotator: one definition for the base and for adapters.
+
+    The network runs in `thread` alone, whoever asks.
+    """
 
     model: Predictor
+    thread: ModelThread
 
     @abstractmethod
     def assistant(self) -> Assistant:
@@ -33,29 +38,29 @@ class _Assisted(ABC):
 
     def describe(self, group: ImageGroup) -> Vector:
         """How a group looks, whatever the adapter: encoders are frozen; from cached features."""
-        return describe(self.model.encode(group))
+        return self.thread.run(lambda: describe(self.model.encode(group)))
 
     def refer(
         self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
     ) -> tuple[Reference, ...]:
         """Looks for named things, each with its owner or None, on every image."""
-        return self.assistant().refer(group, names, said)
+        return self.thread.run(lambda: self.assistant().refer(group, names, said))
 
     def look_into(
         self, group: ImageGroup, image_index: int, box: Box, said: GroupPrediction
     ) -> PartMask:
         """Outlines what a box shows and says what it is."""
-        return self.assistant().look_into(group, image_index, box, said)
+        return self.thread.run(lambda: self.assistant().look_into(group, image_index, box, said))
 
     def transfer(
         self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
         """Proposes an outlined part on the other images of a group."""
-        return self.assistant().transfer(group, part, said)
+        return self.thread.run(lambda: self.assistant().transfer(group, part, said))
 
     def refine(self, group: ImageGroup, image_index: int, prompt: MaskPrompt) -> Refined:
         """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
-        return self.assistant().refine(group, image_index, prompt)
+        return self.thread.run(lambda: self.assistant().refine(group, image_index, prompt))
 
     def name(
         self,
@@ -65,7 +70,7 @@ class _Assisted(ABC):
         said: GroupPrediction | None = None,
     ) -> tuple[Named, ...]:
         """Names regions out of a closed label set."""
-        return self.assistant().name(group, outlines, closed, said)
+        return self.thread.run(lambda: self.assistant().name(group, outlines, closed, said))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +80,12 @@ class BasePredictor(_Assisted):
     Attributes:
         model: the one model in memory.
         fingerprint: of its weights; an adapter of others is refused.
+        thread: where the model runs.
     """
 
     model: Predictor
     fingerprint: str
+    thread: ModelThread
 
     @property
     def version(self) -> str:
@@ -87,7 +94,7 @@ class BasePredictor(_Assisted):
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
         """Answers with the bare base."""
-        return self.model.predict(group)
+        return self.thread.run(lambda: self.model.predict(group))
 
     def assistant(self) -> Assistant:
         """The bare base."""
@@ -95,13 +102,13 @@ class BasePredictor(_Assisted):
 
     def encode(self, group: ImageGroup) -> None:
         """Encodes the images that have no features yet."""
-        self.model.encode(group)
+        self.thread.run(lambda: self.model.encode(group))
 
     def describe_regions(
         self, group: ImageGroup, outlines: Sequence[Outline]
     ) -> tuple[Vector, ...]:
         """How regions look, whatever the adapter: encoders are frozen."""
-        return tuple(self.assistant().describe(group, outlines))
+        return self.thread.run(lambda: tuple(self.assistant().describe(group, outlines)))
 
     def with_adapter(self, version: str, folder: Path) -> AdaptedPredictor:
         """Reads an adapter.
@@ -109,12 +116,16 @@ class BasePredictor(_Assisted):
         Raises:
             CheckpointError: it cannot be read, or belongs to other weights.
         """
-        adapter = read_adapter(self.model.adapters.model, folder, base=self.fingerprint)
-        self.model.adapters.check(adapter)
-        found = AdaptedPredictor(self.model, version, adapter, read_calibration(folder))
+        adapter, calibration = self.thread.run(lambda: self._read(folder))
+        found = AdaptedPredictor(self.model, version, adapter, calibration, self.thread)
         # The set must not hold adapters that nobody answers with any more.
         weakref.finalize(found, _forget, self.model.adapters, version, adapter)
         return found
+
+    def _read(self, folder: Path) -> tuple[Adapter, Calibration]:
+        adapter = read_adapter(self.model.adapters.model, folder, base=self.fingerprint)
+        self.model.adapters.check(adapter)
+        return adapter, read_calibration(folder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,17 +139,20 @@ class AdaptedPredictor(_Assisted):
     version: str
     adapter: Adapter
     calibration: Calibration
+    thread: ModelThread
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
         """Answers with this version, whatever else the model is asked meanwhile."""
-        self._put_on()
-        found = self.model.predict(group, adapter=self.version)
-        return self.calibration.apply(found)
+        return self.thread.run(lambda: self._predict(group))
 
     def assistant(self) -> Assistant:
         """This version."""
         self._put_on()
         return Assistant(self.model, self.version)
+
+    def _predict(self, group: ImageGroup) -> GroupPrediction:
+        self._put_on()
+        return self.calibration.apply(self.model.predict(group, adapter=self.version))
 
     def _put_on(self) -> None:
         """Makes sure the set has this adapter, and no namesake."""

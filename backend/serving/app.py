@@ -23,6 +23,7 @@ from backend.serving.lines import AdapterLines
 from backend.serving.logs import new_request_id, request_id
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost, Predictor
+from backend.serving.model_thread import ModelThread
 from backend.serving.naming import ProjectNames
 from backend.serving.prediction import GroupSource, PredictionService
 from backend.serving.prewarming import Prewarmer
@@ -133,14 +134,17 @@ def load_shipped(settings: Settings) -> Predictor:
     from calico_model.predictor import load_predictor
 
     weights = settings.weights or SHIPPED_WEIGHTS
-    model = load_predictor(
-        weights,
-        device=settings.device,
-        threads=settings.model_threads,
-        precision=settings.precision,
-        on_plan=_log_plan,
+    thread = ModelThread()
+    model = thread.run(
+        lambda: load_predictor(
+            weights,
+            device=settings.device,
+            threads=settings.model_threads,
+            precision=settings.precision,
+            on_plan=_log_plan,
+        )
     )
-    return BasePredictor(model, fingerprint(weights))
+    return BasePredictor(model, fingerprint(weights), thread)
 
 
 def _log_plan(plan: MemoryPlan) -> None:

@@ -12,6 +12,8 @@ import torch
 
 from backend.serving.adapted import BasePredictor
 from backend.serving.lines import AdaptablePredictor
+from backend.serving.model_thread import ModelThread
+from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.errors import CheckpointError
 from calico_model.modeling.adapter import AdapterScope, write_adapter
 from calico_model.modeling.model import Calico
@@ -30,7 +32,7 @@ def base():
     model = Calico(micro_config(tokenizer.size))
     model.initialise()
     model.eval().requires_grad_(False)
-    return BasePredictor(Predictor(model, tokenizer, version="micro-1"), BASE)
+    return BasePredictor(Predictor(model, tokenizer, version="micro-1"), BASE, ModelThread())
 
 
 def write(base, folder, shift, fingerprint=BASE):
@@ -61,6 +63,24 @@ def test_it_is_what_serving_asks_for(base):
 def test_an_adapter_of_other_weights_is_refused(base, tmp_path: Path):
     with pytest.raises(CheckpointError, match="belongs to other weights"):
         base.with_adapter("v1", write(base, tmp_path / "a", 0.1, fingerprint="c" * 64))
+
+
+def test_the_network_runs_in_one_thread_whoever_asks(base, tmp_path: Path):
+    ran_in = set()
+    for module in base.model.adapters.model.modules():
+        module.register_forward_hook(lambda *_: ran_in.add(threading.current_thread().name))
+    adapted = base.with_adapter("v1", write(base, tmp_path / "v1", 0.2))
+    callers = [
+        threading.Thread(target=one.predict, args=(group(),)) for one in (base, adapted, base)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+    base.describe(group())
+    base.encode(group())
+    base.refine(group(), 0, MaskPrompt((Click(20.0, 20.0, True),)))
+    assert ran_in == {"model"}
 
 
 def test_threads_get_the_answers_of_the_version_they_ask(base, tmp_path: Path):

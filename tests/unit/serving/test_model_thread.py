@@ -1,0 +1,74 @@
+"""The one thread of the network: whose turn it is, what comes back, and when it ends."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+
+import pytest
+
+from backend.serving.model_thread import ModelThread
+
+
+def model_threads():
+    return [one for one in threading.enumerate() if one.name == "model"]
+
+
+def test_every_call_runs_in_the_same_thread_whoever_asks():
+    thread, ran_in = ModelThread(), []
+
+    def ask():
+        thread.run(lambda: ran_in.append(threading.current_thread()))
+
+    callers = [threading.Thread(target=ask) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(30)
+    assert len(ran_in) == 8
+    assert len(set(ran_in)) == 1
+    assert not set(ran_in) & {*callers, threading.current_thread()}
+
+
+def test_calls_come_one_after_the_other():
+    thread, running, most = ModelThread(), [], []
+
+    def work():
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.005)
+        running.pop()
+
+    callers = [threading.Thread(target=thread.run, args=(work,)) for _ in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(30)
+    assert most == [1] * 6
+
+
+def test_the_answer_and_the_error_are_the_callers():
+    thread = ModelThread()
+    assert thread.run(lambda: 7) == 7
+    with pytest.raises(KeyError, match="on purpose"):
+        thread.run(lambda: {}["on purpose"])
+    assert thread.run(lambda: "goes on") == "goes on"
+
+
+def test_a_call_may_make_another():
+    thread = ModelThread()
+    assert thread.run(lambda: thread.run(lambda: 7)) == 7
+
+
+def test_it_ends_with_its_last_owner():
+    before = len(model_threads())
+    thread = ModelThread()
+    thread.run(lambda: None)
+    assert len(model_threads()) == before + 1
+    del thread
+    gc.collect()
+    deadline = time.monotonic() + 30
+    while len(model_threads()) > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
