@@ -36,13 +36,20 @@ class Assistant:
         self._predictor, self._adapter = predictor, adapter
         self.version = adapter or predictor.version
 
-    def refine(self, group: ImageGroup, image_index: int, prompt: MaskPrompt) -> Refined:
+    def refine(
+        self,
+        group: ImageGroup,
+        image_index: int,
+        prompt: MaskPrompt,
+        said: GroupPrediction | None = None,
+    ) -> Refined:
         """Outlines what clicks, a box and an earlier mask mean in one image of a group.
 
         Args:
             group: 1 to 8 images; only the one asked about is looked at.
             image_index: 0-based.
             prompt: in pixels of that image.
+            said: what the same weights predicted for the group: a click may mean one of its parts.
 
         Raises:
             InvalidMaskError: the earlier mask has another size than the image.
@@ -50,7 +57,8 @@ class Assistant:
         """
         alone = group.only(image_index)
         with self._predictor.looking(alone, adapter=self._adapter) as look:
-            return clicking.refine(look.model, look.features, alone.images[0], prompt)
+            known = () if said is None else tuple(said.of_image(image_index))
+            return clicking.refine(look.model, look.features, alone.images[0], prompt, known)
 
     def refer(
         self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction

@@ -58,9 +58,15 @@ class _Assisted(ABC):
         """Proposes an outlined part on the other images of a group."""
         return self.thread.run(lambda: self.assistant().transfer(group, part, said))
 
-    def refine(self, group: ImageGroup, image_index: int, prompt: MaskPrompt) -> Refined:
+    def refine(
+        self,
+        group: ImageGroup,
+        image_index: int,
+        prompt: MaskPrompt,
+        said: GroupPrediction | None = None,
+    ) -> Refined:
         """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
-        return self.thread.run(lambda: self.assistant().refine(group, image_index, prompt))
+        return self.thread.run(lambda: self.assistant().refine(group, image_index, prompt, said))
 
     def name(
         self,

@@ -44,7 +44,13 @@ class Outlined(Protocol):
 class Refining(Predictor, Protocol):
     """A model that can be clicked."""
 
-    def refine(self, group: ImageGroup, image_index: int, prompt: MaskPrompt) -> Outlined:
+    def refine(
+        self,
+        group: ImageGroup,
+        image_index: int,
+        prompt: MaskPrompt,
+        said: GroupPrediction | None = None,
+    ) -> Outlined:
         """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
 
 
@@ -106,6 +112,20 @@ class _Step:
         return flat.reshape(self.size_hw).view(np.bool_)
 
 
+@dataclass(frozen=True, eq=False)
+class _About:
+    """Who is asked about what."""
+
+    group: ImageGroup
+    predictor: Refining
+    said: GroupPrediction | None
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """What an answer depends on beside the prompts; a version says one thing of a group."""
+        return self.group.keys, self.predictor.version, self.said is not None
+
+
 class Assisting:
     """Answers clicks and boxes; remembers where each chain of prompts stood.
 
@@ -122,6 +142,7 @@ class Assisting:
         prompts: Sequence[Prompt],
         canvas: Sequence[Region],
         predictor: Refining,
+        said: GroupPrediction | None = None,
     ) -> Suggestions:
         """Outlines what every chain of prompts means.
 
@@ -130,50 +151,49 @@ class Assisting:
             prompts: in the order they were made.
             canvas: regions that are there.
             predictor: the version that answers.
+            said: what it predicted for the group, if that is known.
         """
+        about = _About(group, predictor, said)
         parts: list[PartMask] = []
         ids: list[str] = []
         for chain in chains(prompts):
             if not 0 <= chain.first.image_index < len(group):
                 continue
-            target = self._target(group, chain, canvas, predictor)
+            target = self._target(about, chain, canvas)
             if target is None and not chain.first.is_positive:
                 continue  # nothing there to take away from
-            step = self._walk(group, chain, target, predictor)
+            step = self._walk(about, chain, target)
             if step.bits.any():
                 parts.append(_part(chain.first, target, step))
                 ids.append(_suggested_id(chain.first, target))
         return Suggestions(GroupPrediction(tuple(parts), predictor.version), tuple(ids))
 
-    def _target(
-        self, group: ImageGroup, chain: Chain, canvas: Sequence[Region], predictor: Refining
-    ) -> Region | None:
+    def _target(self, about: _About, chain: Chain, canvas: Sequence[Region]) -> Region | None:
         """The region of the canvas that a chain refines; None for a new one."""
         first = chain.first
-        size_hw = group.sizes_hw[first.image_index]
+        size_hw = about.group.sizes_hw[first.image_index]
         target = pointed_at(first, canvas, size_hw)
         if target is None and first.is_click and first.is_positive:
             # Where part of a region is missing, the click lies beside it: but alone it would
             # outline that region again.
-            alone = self._walk(group, Chain((first,)), None, predictor)
+            alone = self._walk(about, Chain((first,)), None)
             target = overlapped(_part(first, None, alone), canvas)
         return target
 
-    def _walk(
-        self, group: ImageGroup, chain: Chain, target: Region | None, predictor: Refining
-    ) -> _Step:
+    def _walk(self, about: _About, chain: Chain, target: Region | None) -> _Step:
         """The mask after a chain: every prompt corrects the mask of those before it."""
-        index = chain.first.image_index
-        about = (group.keys[index], predictor.version, None if target is None else target.encoding)
+        group, index = about.group, chain.first.image_index
+        begun = (*about.key, index, None if target is None else target.encoding)
         past: list[Prompt] = []
         step: _Step | None = None
         for prompt in chain.prompts:
             past.append(prompt)
-            key = (*about, tuple((p.box, p.is_positive) for p in past))
+            key = (*begun, tuple((p.box, p.is_positive) for p in past))
             known = self._recall(key)
             if known is None:
                 previous = step.mask if step is not None else _mask_of(target)
-                found = predictor.refine(group, index, _mask_prompt(past, previous))
+                asked = _mask_prompt(past, previous)
+                found = about.predictor.refine(group, index, asked, about.said)
                 known = _Step(np.packbits(found.mask), group.sizes_hw[index], found.iou)
                 self._remember(key, known)
             step = known

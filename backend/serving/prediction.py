@@ -382,7 +382,7 @@ class PredictionService:
         """Answers clicks and boxes: on the image at once, and what is alike on the others."""
         said = self._recent.get((content_key(group), predictor.version))
         with self._model_lock, self._metrics.stage("assist"):
-            found = self._assisting.suggest(group, work.prompts, work.canvas, predictor)
+            found = self._assisting.suggest(group, work.prompts, work.canvas, predictor, said)
             if (closed := self._closed(work)) is not None:
                 parts = name_new(found.prediction.parts, group, predictor, closed)
                 found = replace(found, prediction=replace(found.prediction, parts=parts))

@@ -2,11 +2,13 @@
 
 Follows SAM: a lone click or box may mean a part, a larger part or the whole, so the best of three
 masks answers, by the IoU head; several prompts, or an earlier mask, mean one thing, and one mask
-answers. The earlier mask is fed back whoever drew it. Works on features of one image.
+answers. The earlier mask is fed back whoever drew it. A lone click on something the model has found
+by itself means that, where it agrees with the click's own mask. Works on features of one image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -14,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calico_model.assist.focus import Picture, picture_of, refine_masks
-from calico_model.assist.prompt import MaskPrompt
+from calico_model.assist.focus import Coarse, Picture, focus_on, picture_of, refine_masks
+from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
@@ -23,12 +25,16 @@ from calico_model.images import mask_shares, scaled_size_hw, to_image
 from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, PointKind
 from calico_model.modeling.mask_prompt import from_shares
 from calico_model.modeling.model import Calico
-from calico_model.types import BoolMask, RgbImage
+from calico_model.types import BoolMask, PartMask, RgbImage
 
 MAX_CLICKS = 64
 """Of more clicks on one mask, the last count."""
 _NOTHING = (0.0, 0.0)
 _DOT_PX = 2  # radius of what a click changes at least
+_SAME_PLACE = 0.8  # IoU of rectangles from which a second look would see what the first saw
+# IoU of a known part with the click's own mask, and that plus the part's score, from which it is
+# meant. Measured on held-out groups, in familiar and in unseen domains.
+_LEAST_AGREEMENT, _LEAST_BELIEF = 0.1, 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +55,13 @@ class Refined:
 
 
 @torch.inference_mode()
-def refine(model: Calico, features: ImageFeatures, image: RgbImage, prompt: MaskPrompt) -> Refined:
+def refine(
+    model: Calico,
+    features: ImageFeatures,
+    image: RgbImage,
+    prompt: MaskPrompt,
+    known: Sequence[PartMask] = (),
+) -> Refined:
     """Decodes the mask that is meant, and sharpens it where the model has a refiner.
 
     Args:
@@ -57,6 +69,7 @@ def refine(model: Calico, features: ImageFeatures, image: RgbImage, prompt: Mask
         features: of one image.
         image: (H, W, 3) uint8.
         prompt: what the annotator did; an earlier mask has the image's size.
+        known: what the model found in the image by itself.
 
     Raises:
         InvalidMaskError: the earlier mask has another size.
@@ -64,16 +77,45 @@ def refine(model: Calico, features: ImageFeatures, image: RgbImage, prompt: Mask
     size_hw = image.shape[0], image.shape[1]
     sparse, iou, logits = decode(model, features, size_hw, prompt)
     coarse = to_image(logits, size_hw, model.config.image_size)
-    mask = coarse > 0
-    if model.mask_refiner is not None:
-        picture = picture_of(model, features, 0, image)
-        if prompt.previous is not None and prompt.previous.any():
+    if prompt.previous is not None and prompt.previous.any():
+        mask = coarse > 0
+        if model.mask_refiner is not None:
+            picture = picture_of(model, features, 0, image)
             mask = _corrected(model, features, picture, prompt, prompt.previous)
-        else:
-            (mask,) = refine_masks(model.mask_refiner, [picture], [coarse], [prompt])
-            if mask.any():  # now that it is clear where to look
-                (mask,) = refine_masks(model.mask_refiner, [picture], [mask], [prompt])
+        return Refined(mask, iou, sparse, logits)
+    picture = picture_of(model, features, 0, image)
+    mask = _looked_at(model, picture, coarse, prompt)
+    meant = _meant(mask, prompt, known)
+    if meant is not None:
+        return Refined(meant.mask, meant.score, sparse, logits)
+    if mask.any() and not _is_same_place(coarse > 0, mask, prompt):  # now it is clear where to look
+        mask = _looked_at(model, picture, mask, prompt)
     return Refined(mask, iou, sparse, logits)
+
+
+def _looked_at(model: Calico, picture: Picture, coarse: Coarse, prompt: MaskPrompt) -> BoolMask:
+    if model.mask_refiner is None:
+        return coarse > 0
+    (mask,) = refine_masks(model.mask_refiner, [picture], [coarse], [prompt])
+    return mask
+
+
+def _meant(mask: BoolMask, prompt: MaskPrompt, known: Sequence[PartMask]) -> PartMask | None:
+    """The known part that a lone click is on and its mask looks like, if it is to be believed."""
+    if prompt.box is not None or len(prompt.clicks) != 1 or not prompt.clicks[0].is_positive:
+        return None
+    at = _pixel(prompt.clicks[0], mask.shape)
+    under = [(_iou(part.mask, mask), part) for part in known if part.mask[at]]
+    agreement, best = max(under, key=lambda one: one[0], default=(0.0, None))
+    if best is None or agreement < _LEAST_AGREEMENT:
+        return None
+    return best if agreement + best.score >= _LEAST_BELIEF else None
+
+
+def _is_same_place(mask: BoolMask, other: BoolMask, prompt: MaskPrompt) -> bool:
+    """Whether looking at one mask shows what looking at the other does."""
+    one, two = focus_on(mask, prompt), focus_on(other, prompt)
+    return one is not None and two is not None and one.iou(two) >= _SAME_PLACE
 
 
 def _corrected(
@@ -89,8 +131,7 @@ def _corrected(
     if not prompt.clicks:
         return mask
     last = prompt.clicks[-1]
-    height, width = mask.shape
-    at = min(max(int(last.y), 0), height - 1), min(max(int(last.x), 0), width - 1)
+    at = _pixel(last, mask.shape)
     if bool(mask[at]) is last.is_positive:
         return mask
     others = [c for c in prompt.clicks[:-1] if c.is_positive is not last.is_positive]
@@ -101,6 +142,17 @@ def _corrected(
     cv2.circle(piece, at[::-1], _DOT_PX, 1, thickness=-1)
     under = piece > 0
     return previous | under if last.is_positive else previous & ~under
+
+
+def _pixel(click: Click, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Row and column under a click; outside the image, of its edge."""
+    height, width = shape
+    return min(max(int(click.y), 0), height - 1), min(max(int(click.x), 0), width - 1)
+
+
+def _iou(one: BoolMask, other: BoolMask) -> float:
+    shared, union = int((one & other).sum()), int((one | other).sum())
+    return shared / max(1, union)
 
 
 @torch.inference_mode()

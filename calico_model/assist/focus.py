@@ -50,6 +50,17 @@ class Focus:
         """Returns the part of an (H, W, ...) array inside; a view, not a copy."""
         return array[self.y0 : self.y1, self.x0 : self.x1]
 
+    def iou(self, other: Focus) -> float:
+        """Share of what either shows that both show."""
+        across = min(self.x1, other.x1) - max(self.x0, other.x0)
+        down = min(self.y1, other.y1) - max(self.y0, other.y0)
+        shared = max(0, across) * max(0, down)
+        return shared / (self._area + other._area - shared)
+
+    @property
+    def _area(self) -> int:
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:

@@ -45,7 +45,7 @@ class Clickable(FakePredictor):
     named: int = 0
     name_of_all: str | None = None
 
-    def refine(self, group, image_index, prompt):
+    def refine(self, group, image_index, prompt, said=None):
         self.prompts.append(prompt)
         mask = np.zeros(group.sizes_hw[image_index], bool)
         if prompt.previous is not None:

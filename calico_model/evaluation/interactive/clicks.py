@@ -2,7 +2,9 @@
 was pre-annotated.
 
 The simulated annotator of evaluation/clicks.py clicks in the middle of the largest error; every
-click so far and the mask before go to `Assistant.refine`.
+click so far and the mask before go to `Assistant.refine`. From scratch nothing is drawn yet, but as
+in the product the model has seen the group, and a first click may mean a part it has found; how
+many clicks that saves is in the table.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class ModelRepair:
     subject: Subject
     group: ImageGroup
     image_index: int
+    said: GroupPrediction | None = None
     clicks: list[Click] = field(default_factory=list)
 
     def __call__(self, mask: BoolMask, click: Correction) -> BoolMask:
@@ -39,7 +42,7 @@ class ModelRepair:
         self.clicks.append(Click(click.column + 0.5, click.row + 0.5, click.is_positive))
         previous = mask if mask.any() else None
         prompt = MaskPrompt(tuple(self.clicks), previous=previous)
-        return self.subject.assistant.refine(self.group, self.image_index, prompt).mask
+        return self.subject.assistant.refine(self.group, self.image_index, prompt, self.said).mask
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,13 @@ class Curves:
     Attributes:
         is_part: whether it is a part or a whole object.
         scratch: beginning with nothing.
+        unseen: the same, where the model has not been asked about the group.
         preannotated: beginning with what the model proposed, or with nothing.
     """
 
     is_part: bool
     scratch: tuple[float, ...]
+    unseen: tuple[float, ...]
     preannotated: tuple[float, ...]
 
 
@@ -68,10 +73,11 @@ def curves_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Curves]:
             begin = partial(ModelRepair, subject, labeled.group, index)
             nothing = np.zeros(size_hw, np.bool_)
             curve = partial(clicks.click_curve, truth=part.mask, until=TARGET)
-            scratch = curve(nothing, repair=begin())
+            scratch = curve(nothing, repair=begin(said=prediction))
             yield Curves(
                 part.kind is not RegionKind.COMMON_OBJECT,
                 scratch,
+                curve(nothing, repair=begin()),
                 scratch if start is None else curve(start, repair=begin()),
             )
 
@@ -92,9 +98,11 @@ def _measure(subject: Subject, on_step: OnStep) -> Finding:
         found.extend(curves_of(subject, labeled))
         on_step(done)
     scratch = [clicks.clicks_to(TARGET, curves.scratch) for curves in found]
+    unseen = [clicks.clicks_to(TARGET, curves.unseen) for curves in found]
     corrected = [clicks.clicks_to(TARGET, curves.preannotated) for curves in found]
     rows = [
         Row("clicks to IoU 0.85, from scratch", _shown(scratch), "median <= 2.0"),
+        Row("  without what it found by itself", _shown(unseen)),
         Row("clicks to IoU 0.85, pre-annotated", _shown(corrected), "median <= 1.0"),
     ]
     for name, is_part in (("parts", True), ("objects", False)):

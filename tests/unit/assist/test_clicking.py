@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,14 @@ from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
 from calico_model.presets import tiny
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import ImageGroup, RgbImage
+from calico_model.types import (
+    BoolMask,
+    GroupPrediction,
+    ImageGroup,
+    PartMask,
+    RegionKind,
+    RgbImage,
+)
 
 SIZE = (100, 200)
 
@@ -142,3 +150,72 @@ def test_an_opened_group_is_not_encoded_again(
         found = assistant.refine(group, index, MaskPrompt((Click(3, 3),)))
         assert found.mask.shape == group.sizes_hw[index]
     assert assistant.version == "v"
+
+
+def known_as(mask: BoolMask, score: float) -> GroupPrediction:
+    part = PartMask(0, RegionKind.COMMON_PART, "lid", mask, score=score)
+    elsewhere = replace(part, image_index=1, mask=np.ones((64, 64), np.bool_))
+    return GroupPrediction((part, elsewhere), "v")
+
+
+@pytest.fixture
+def own(predictor: Predictor, group: ImageGroup) -> tuple[Click, BoolMask]:
+    """A click in the middle of what it outlines when nothing is known, and that."""
+    for place in np.ndindex(10, 20):
+        click = Click(10 * place[1] + 5.0, 10 * place[0] + 5.0)
+        mask = asked(predictor, group, MaskPrompt((click,))).mask
+        if mask[int(click.y), int(click.x)] and 0.1 < mask.mean() < 0.9:
+            return click, mask
+    raise AssertionError("no click of this model outlines what it is in")
+
+
+def half_of(mask: BoolMask, click: Click) -> BoolMask:
+    """Every second row of a mask, beginning with the clicked one."""
+    found = mask.copy()
+    found[(int(click.y) + 1) % 2 :: 2] = False
+    return found
+
+
+def test_a_lone_click_means_the_known_part_it_is_on(
+    predictor: Predictor, group: ImageGroup, own: tuple[Click, BoolMask]
+) -> None:
+    click, mask = own
+    known = half_of(mask, click)
+    agreement = float(known.sum() / mask.sum())
+    assistant, prompt = Assistant(predictor), MaskPrompt((click,))
+    believed = assistant.refine(group, 0, prompt, known_as(known, 0.95))
+    assert (believed.mask == known).all()
+    assert believed.iou == 0.95
+    doubted = assistant.refine(group, 0, prompt, known_as(known, max(0.0, 0.89 - agreement)))
+    assert (doubted.mask == mask).all()
+
+
+def test_of_several_known_parts_the_one_like_the_clicks_own_mask_is_meant(
+    predictor: Predictor, group: ImageGroup, own: tuple[Click, BoolMask]
+) -> None:
+    click, mask = own
+    alike, whole = half_of(mask, click), np.ones(SIZE, np.bool_)
+    both = (*known_as(whole, 1.0).parts, *known_as(alike, 0.9).parts)
+    found = Assistant(predictor).refine(group, 0, MaskPrompt((click,)), GroupPrediction(both, "v"))
+    expected = max((alike, whole), key=lambda one: (one & mask).sum() / (one | mask).sum())
+    assert (found.mask == expected).all()
+
+
+def test_nothing_known_answers_where_more_was_said_than_one_click(
+    predictor: Predictor, group: ImageGroup, own: tuple[Click, BoolMask]
+) -> None:
+    click, mask = own
+    known = known_as(half_of(mask, click), 1.0)
+    away = known_as(mask & ~half_of(mask, click), 1.0)  # the click is not on it
+    box = (click.x - 30, click.y - 30, click.x + 30, click.y + 30)
+    assistant = Assistant(predictor)
+    for prompt, said in (
+        (MaskPrompt((click,)), away),
+        (MaskPrompt((click, click)), known),
+        (MaskPrompt((click,), box=box), known),
+        (MaskPrompt(box=box), known),
+        (MaskPrompt((replace(click, is_positive=False),)), known),
+        (MaskPrompt((click,), previous=mask), known),
+    ):
+        alone = assistant.refine(group, 0, prompt)
+        assert (assistant.refine(group, 0, prompt, said).mask == alone.mask).all()

@@ -40,13 +40,15 @@ class Knowing:
 
     clicks: int = 1
     asked: list[MaskPrompt] = field(default_factory=list)
+    told: list[object] = field(default_factory=list)
 
     def predict(self, group):
         half = replace(TRUTH[1], mask=part(slice(0, 5), "lid").mask)
         return GroupPrediction((TRUTH[0], half), "v")
 
-    def refine(self, group, image_index, prompt):
+    def refine(self, group, image_index, prompt, said=None):
         self.asked.append(prompt)
+        self.told.append((prompt.previous is None, None if said is None else said.version))
         if len(prompt.clicks) < self.clicks:
             return Outlined(np.zeros(SIZE, np.bool_))
         first = prompt.clicks[0]
@@ -64,6 +66,14 @@ def test_a_right_proposal_needs_no_click_and_none_begins_from_nothing():
     assert not cup.is_part
     assert (lid.preannotated, lid.scratch) == ((0.5, 1.0), (0.0, 1.0))
     assert base.preannotated == base.scratch == (0.0, 1.0)
+
+
+def test_a_first_click_is_measured_with_and_without_what_the_model_found():
+    model = Knowing()
+    list(curves_of(subject(model), LABELED))
+    firsts = [version for is_first, version in model.told if is_first]
+    assert firsts == ["v", None] * 3
+    assert {version for is_first, version in model.told if not is_first} == {None}
 
 
 def test_clicks_accumulate_and_the_mask_before_is_fed_back():

@@ -57,12 +57,14 @@ class Clickable:
 
     version: str = "v"
     asked: list[MaskPrompt] = field(default_factory=list)
+    told: list[GroupPrediction | None] = field(default_factory=list)
 
     def predict(self, group):
         raise AssertionError("the language model was asked")
 
-    def refine(self, group, image_index, prompt):
+    def refine(self, group, image_index, prompt, said=None):
         self.asked.append(prompt)
+        self.told.append(said)
         if prompt.clicks:
             x, y = int(prompt.clicks[-1].x), int(prompt.clicks[-1].y)
             return Found(block(slice(max(y - 4, 0), y + 4), slice(max(x - 4, 0), x + 4)))
@@ -160,6 +162,14 @@ def test_what_was_asked_before_is_not_asked_again(group):
     assisting.suggest(group, [click(30, 20)], (), model)
     assisting.suggest(group, [click(30, 20), click(40, 20)], (), model)
     assert [len(prompt.clicks) for prompt in model.asked] == [1, 2]
+
+
+def test_the_model_hears_what_it_said_and_is_asked_again_once_it_has_spoken(group):
+    model, assisting, said = Clickable(), Assisting(), GroupPrediction((), "v")
+    assisting.suggest(group, [click(30, 20)], (), model)
+    assisting.suggest(group, [click(30, 20)], (), model, said)
+    assisting.suggest(group, [click(30, 20)], (), model, said)
+    assert model.told == [None, said]
 
 
 def test_a_click_beside_a_region_it_would_outline_again_refines_it(group):
