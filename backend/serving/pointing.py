@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backend.errors import InvalidRleError
-from backend.types import Prompt, Region
+from backend.types import Prompt, Region, Runs, runs_of
 from calico_model.types import PartMask
 from calico_model.vocabulary import normalise
 
 _SAME_BOX, _SAME_MASK = 0.7, 0.5  # IoU from which two are one thing
+Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,13 @@ def pointed_at(
 
 def overlapped(part: PartMask, regions: Sequence[Region]) -> Region | None:
     """Returns the region of the canvas that shows a part of its label again, or None."""
-    mask = part.mask
-    filled = np.concatenate(([0], np.cumsum(mask.reshape(-1), dtype=np.int64)))
-    best: tuple[float, Region | None] = 0.0, None
-    size_hw = mask.shape[0], mask.shape[1]
-    for region in _candidates(part, regions, size_hw):
-        runs = region.runs
-        shared = int((filled[runs[:, 1]] - filled[runs[:, 0]]).sum())
-        union = int(filled[-1]) + _area(region) - shared
-        iou = shared / union if union else 0.0
-        if iou > best[0]:
-            best = iou, region
-    return best[1] if best[0] >= _SAME_MASK else None
+    height, width = part.mask.shape
+    near = list(_candidates(part, regions, (height, width)))
+    if not near:
+        return None
+    own = runs_of(part.mask)
+    iou, best = max(((_iou(own, one.runs), one) for one in near), key=lambda pair: pair[0])
+    return best if iou >= _SAME_MASK else None
 
 
 def _candidates(
@@ -122,7 +119,27 @@ def _covers(region: Region, position: int) -> bool:
 
 
 def _area(region: Region) -> int:
-    return int((region.runs[:, 1] - region.runs[:, 0]).sum())
+    return _length(region.runs)
+
+
+def _length(runs: Runs) -> int:
+    return int((runs[:, 1] - runs[:, 0]).sum())
+
+
+def _iou(runs: Runs, others: Runs) -> float:
+    shared = int((_filled(runs, others[:, 1]) - _filled(runs, others[:, 0])).sum())
+    union = _length(runs) + _length(others) - shared
+    return shared / union if union else 0.0
+
+
+def _filled(runs: Runs, ends: Positions) -> Positions:
+    """How many positions before each end are in the runs."""
+    if not len(runs):
+        return np.zeros_like(ends)
+    lengths = runs[:, 1] - runs[:, 0]
+    last = np.searchsorted(runs[:, 0], ends) - 1  # the last run that begins before the end
+    inside = np.minimum(ends - runs[last, 0], lengths[last])
+    return np.where(last < 0, 0, np.cumsum(lengths)[last] - lengths[last] + inside)
 
 
 def _box_iou(region: Region, box: tuple[float, float, float, float]) -> float:

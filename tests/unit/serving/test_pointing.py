@@ -1,0 +1,56 @@
+"""Which region is meant again: masks compared by their runs are compared as masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from backend.serving.pointing import _iou, overlapped
+from backend.types import Origin, Region, runs_of
+from calico_model.types import PartMask, RegionKind
+
+SIZE = (6, 7)
+masks = arrays(np.bool_, SIZE, elements=st.booleans())
+
+
+def region(name, mask, label="lid", kind=RegionKind.COMMON_PART, image=0):
+    return Region(name, image, mask.shape, kind, label, Origin.MANUAL, None, mask.copy)
+
+
+def part(mask, label="lid"):
+    return PartMask(0, RegionKind.COMMON_PART, label, mask)
+
+
+@given(masks, masks)
+def test_the_iou_of_runs_is_that_of_their_masks(one, other):
+    union = (one | other).sum()
+    expected = (one & other).sum() / union if union else 0.0
+    assert _iou(runs_of(one), runs_of(other)) == pytest.approx(expected)
+
+
+def test_the_region_most_alike_is_meant_if_half_of_it_is_shared():
+    asked = np.zeros(SIZE, np.bool_)
+    asked[:4] = True
+    three, two, one = (asked.copy() for _ in range(3))
+    three[3:], two[2:], one[1:] = False, False, False
+    canvas = [region("two", two), region("three", three), region("one", one)]
+    assert overlapped(part(asked), canvas).id == "three"
+    assert overlapped(part(asked), [canvas[0]]).id == "two"
+    assert overlapped(part(asked), [canvas[2]]) is None
+    assert overlapped(part(asked), []) is None
+
+
+def test_regions_of_other_names_images_and_sizes_are_not_compared():
+    mask = np.ones(SIZE, np.bool_)
+    canvas = [
+        region("name", mask, label="rim"),
+        region("image", mask, image=1),
+        region("size", np.ones((9, 9), np.bool_)),
+        region("kind", mask, kind=RegionKind.COMMON_OBJECT),
+        region("nothing", np.zeros(SIZE, np.bool_)),
+    ]
+    assert overlapped(part(mask), canvas) is None
+    assert overlapped(part(mask), [*canvas, region("own", mask)]).id == "own"
