@@ -12,9 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-
+from backend.runs import Runs, runs_of
 from calico_model.types import BoolMask, RegionKind
 
 
@@ -258,15 +256,6 @@ class SetupRequest:
     label_config: str
     hostname: str | None
     access_token: str | None = field(default=None, repr=False)
-
-
-Runs = NDArray[np.int64]
-
-
-def runs_of(mask: BoolMask) -> Runs:
-    """(R, 2) int64, first and past-last position of each run of a row-major (H, W) mask."""
-    edges = np.diff(mask.reshape(-1).view(np.int8), prepend=0, append=0)
-    return np.flatnonzero(edges).reshape(-1, 2)
 
 
 class Origin(StrEnum):

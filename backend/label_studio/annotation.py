@@ -18,6 +18,7 @@ from PIL import Image
 from backend.errors import InvalidRleError, RequestError
 from backend.label_studio import brush
 from backend.label_studio.wire import WireResult, WireValue, decode, decode_results
+from backend.runs import Runs
 from backend.types import (
     ControlType,
     ImageSlot,
@@ -27,7 +28,6 @@ from backend.types import (
     Prediction,
     Prompt,
     Region,
-    Runs,
 )
 from calico_model.types import MAX_GROUP_SIZE, BoolMask, RegionKind
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import InvalidRleError
+from backend.runs import changes_of
 from calico_model.types import BoolMask
 
 MAX_PIXELS = 40_000_000
@@ -29,8 +30,6 @@ _LONGEST_RUN = 1 << 16
 _PADDING_BYTES = 64  # encoders end on a whole byte, word or buffer
 # Below this many pixels per run, filling run by run costs more than one vectorised repeat.
 _PIXELS_PER_RUN = 128
-
-_ALL_INSIDE = np.uint64(0x0101010101010101)  # eight True pixels read as one word
 
 _Int = NDArray[np.int64]
 _Bytes = NDArray[np.uint8]
@@ -115,29 +114,10 @@ def _read_mask(rle: Sequence[int] | bytes, height: int, width: int) -> tuple[_In
 
 def _runs(flat: BoolMask) -> tuple[_Int, NDArray[np.uint64]]:
     """Lengths in pixels and values 0 / 255 of the runs of a flat mask."""
-    edges = np.concatenate(([0], _changes(flat), [flat.size]))
+    edges = np.concatenate(([0], changes_of(flat), [flat.size]))
     values = np.zeros(edges.size - 1, dtype=np.uint64)
     values[0 if flat[0] else 1 :: 2] = 255
     return np.diff(edges), values
-
-
-def _changes(flat: BoolMask) -> _Int:
-    """Positions > 0 that differ from the one before, found eight pixels at a time."""
-    whole = flat.size // 8 * 8
-    words = flat[:whole].view(np.uint64)
-    different = words[1:] != words[:-1]
-    if whole < flat.size or np.count_nonzero(different) * 32 > words.size:
-        return np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    starts = np.concatenate(([0], np.flatnonzero(different) + 1))
-    lengths = np.diff(starts, append=words.size)
-    # Inside a stretch of equal words a change is possible only if the word itself is mixed.
-    is_plain = (words[starts] == 0) | (words[starts] == _ALL_INSIDE)
-    looked_at = np.where(is_plain, 1, lengths)
-    before = np.cumsum(looked_at) - looked_at
-    word = np.repeat(starts - before, looked_at) + np.arange(int(looked_at.sum()))
-    places = (word[:, None] * 8 + np.arange(8)).reshape(-1)[1:]
-    changes: _Int = places[flat[places] != flat[places - 1]]
-    return changes
 
 
 def _split_long(

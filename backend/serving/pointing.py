@@ -11,15 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backend.errors import InvalidRleError
-from backend.types import Prompt, Region, Runs, runs_of
+from backend.runs import iou_of, length_of, runs_of
+from backend.types import Prompt, Region
 from calico_model.types import PartMask
 from calico_model.vocabulary import normalise
 
 _SAME_BOX, _SAME_MASK = 0.7, 0.5  # IoU from which two are one thing
-Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,8 @@ def overlapped(part: PartMask, regions: Sequence[Region]) -> Region | None:
     if not near:
         return None
     own = runs_of(part.mask)
-    iou, best = max(((_iou(own, one.runs), one) for one in near), key=lambda pair: pair[0])
+    alike = ((iou_of(own, one.runs, least=_SAME_MASK), one) for one in near)
+    iou, best = max(alike, key=lambda pair: pair[0])
     return best if iou >= _SAME_MASK else None
 
 
@@ -119,27 +119,7 @@ def _covers(region: Region, position: int) -> bool:
 
 
 def _area(region: Region) -> int:
-    return _length(region.runs)
-
-
-def _length(runs: Runs) -> int:
-    return int((runs[:, 1] - runs[:, 0]).sum())
-
-
-def _iou(runs: Runs, others: Runs) -> float:
-    shared = int((_filled(runs, others[:, 1]) - _filled(runs, others[:, 0])).sum())
-    union = _length(runs) + _length(others) - shared
-    return shared / union if union else 0.0
-
-
-def _filled(runs: Runs, ends: Positions) -> Positions:
-    """How many positions before each end are in the runs."""
-    if not len(runs):
-        return np.zeros_like(ends)
-    lengths = runs[:, 1] - runs[:, 0]
-    last = np.searchsorted(runs[:, 0], ends) - 1  # the last run that begins before the end
-    inside = np.minimum(ends - runs[last, 0], lengths[last])
-    return np.where(last < 0, 0, np.cumsum(lengths)[last] - lengths[last] + inside)
+    return length_of(region.runs)
 
 
 def _box_iou(region: Region, box: tuple[float, float, float, float]) -> float:

@@ -1,19 +1,14 @@
-"""Which region is meant again: masks compared by their runs are compared as masks."""
+"""Which region of the canvas is meant again."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
-from backend.serving.pointing import _iou, overlapped
-from backend.types import Origin, Region, runs_of
+from backend.serving.pointing import overlapped
+from backend.types import Origin, Region
 from calico_model.types import PartMask, RegionKind
 
 SIZE = (6, 7)
-masks = arrays(np.bool_, SIZE, elements=st.booleans())
 
 
 def region(name, mask, label="lid", kind=RegionKind.COMMON_PART, image=0):
@@ -22,13 +17,6 @@ def region(name, mask, label="lid", kind=RegionKind.COMMON_PART, image=0):
 
 def part(mask, label="lid"):
     return PartMask(0, RegionKind.COMMON_PART, label, mask)
-
-
-@given(masks, masks)
-def test_the_iou_of_runs_is_that_of_their_masks(one, other):
-    union = (one | other).sum()
-    expected = (one & other).sum() / union if union else 0.0
-    assert _iou(runs_of(one), runs_of(other)) == pytest.approx(expected)
 
 
 def test_the_region_most_alike_is_meant_if_half_of_it_is_shared():

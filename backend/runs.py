@@ -1,0 +1,77 @@
+"""Masks as runs: where they begin and end in row-major order, and how much two of them share.
+
+A mask of a megapixel has some hundred runs. Knows arrays only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calico_model.types import BoolMask
+
+Positions = NDArray[np.int64]
+Runs = NDArray[np.int64]
+"""(R, 2), first and past-last position of each run, rising and apart."""
+
+_ALL_INSIDE = np.uint64(0x0101010101010101)  # eight True pixels read as one word
+
+
+def runs_of(mask: BoolMask) -> Runs:
+    """Returns the runs of an (H, W) mask."""
+    flat = np.ascontiguousarray(mask).reshape(-1)
+    if not flat.size:
+        return np.zeros((0, 2), np.int64)
+    first, last = ([0] if flat[0] else []), ([flat.size] if flat[-1] else [])
+    return np.concatenate((first, changes_of(flat), last)).astype(np.int64).reshape(-1, 2)
+
+
+def changes_of(flat: BoolMask) -> Positions:
+    """Returns the positions > 0 of a flat mask that differ from the one before, rising."""
+    # Eight pixels at a time: most of them are as those before.
+    whole = flat.size // 8 * 8
+    words = flat[:whole].view(np.uint64)
+    different = words[1:] != words[:-1]
+    if whole < flat.size or np.count_nonzero(different) * 32 > words.size:
+        return np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts = np.concatenate(([0], np.flatnonzero(different) + 1))
+    lengths = np.diff(starts, append=words.size)
+    # Inside a stretch of equal words a change is possible only if the word itself is mixed.
+    is_plain = (words[starts] == 0) | (words[starts] == _ALL_INSIDE)
+    looked_at = np.where(is_plain, 1, lengths)
+    before = np.cumsum(looked_at) - looked_at
+    word = np.repeat(starts - before, looked_at) + np.arange(int(looked_at.sum()))
+    places = (word[:, None] * 8 + np.arange(8)).reshape(-1)[1:]
+    changes: Positions = places[flat[places] != flat[places - 1]]
+    return changes
+
+
+def length_of(runs: Runs) -> int:
+    """Returns how many positions are in runs."""
+    return int((runs[:, 1] - runs[:, 0]).sum())
+
+
+def iou_of(runs: Runs, others: Runs, *, least: float = 0.0) -> float:
+    """Returns the IoU of two masks by their runs.
+
+    Args:
+        runs, others: of masks of one size.
+        least: an IoU below it is not worth its time: 0.0 may come back instead.
+    """
+    if not len(runs) or not len(others):
+        return 0.0
+    if runs[-1, 1] <= others[0, 0] or others[-1, 1] <= runs[0, 0]:
+        return 0.0
+    size, other = length_of(runs), length_of(others)
+    if min(size, other) < least * max(size, other):
+        return 0.0
+    shared = int((_inside(runs, others[:, 1]) - _inside(runs, others[:, 0])).sum())
+    return shared / (size + other - shared)
+
+
+def _inside(runs: Runs, ends: Positions) -> Positions:
+    """How many positions before each end are in the runs."""
+    lengths = runs[:, 1] - runs[:, 0]
+    last = np.searchsorted(runs[:, 0], ends) - 1  # the last run that begins before the end
+    inside = np.minimum(ends - runs[last, 0], lengths[last])
+    return np.where(last < 0, 0, np.cumsum(lengths)[last] - lengths[last] + inside)

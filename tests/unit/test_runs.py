@@ -1,0 +1,50 @@
+"""Masks as runs: found, measured and compared as the masks they stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from backend.runs import iou_of, length_of, runs_of
+
+SIZES = st.sampled_from([(1, 1), (2, 4), (6, 7), (8, 16)])
+MASKS = SIZES.flatmap(lambda size: arrays(np.bool_, (2, *size), elements=st.booleans()))
+
+
+def drawn(runs, size):
+    mask = np.zeros(size, np.bool_).reshape(-1)
+    for first, last in runs:
+        mask[first:last] = True
+    return mask.reshape(size)
+
+
+@given(MASKS)
+@example(np.zeros((2, 8, 8), np.bool_))
+@example(np.ones((2, 8, 8), np.bool_))
+def test_runs_say_all_of_a_mask(pair):
+    mask, _ = pair
+    runs = runs_of(mask)
+    assert (drawn(runs, mask.shape) == mask).all()
+    assert length_of(runs) == mask.sum()
+    assert (runs[:, 0] < runs[:, 1]).all()
+    assert (runs[1:, 0] > runs[:-1, 1]).all()
+    assert (runs_of(np.asfortranarray(mask)) == runs).all()
+
+
+@given(MASKS)
+def test_the_iou_of_runs_is_that_of_their_masks(pair):
+    one, other = pair
+    union = (one | other).sum()
+    expected = (one & other).sum() / union if union else 0.0
+    assert iou_of(runs_of(one), runs_of(other)) == pytest.approx(expected)
+
+
+@given(MASKS, st.sampled_from([0.3, 0.5, 0.8]))
+def test_what_is_not_worth_its_time_was_below_the_least(pair, least):
+    one, other = (runs_of(mask) for mask in pair)
+    iou = iou_of(one, other)
+    found = iou_of(one, other, least=least)
+    assert found == iou or (found == 0.0 and iou < least)
