@@ -102,6 +102,17 @@ class ImageSlot:
     smart: tuple[str, ...] = ()
     ask: str | None = None
 
+    def filled_in(self, flag: str, index: str) -> ImageSlot:
+        """Returns the names with an index in the place of its flag."""
+        return ImageSlot(
+            image=self.image.replace(flag, index),
+            mask=self.mask.replace(flag, index),
+            kind=None if self.kind is None else self.kind.replace(flag, index),
+            name=None if self.name is None else self.name.replace(flag, index),
+            smart=tuple(name.replace(flag, index) for name in self.smart),
+            ask=None if self.ask is None else self.ask.replace(flag, index),
+        )
+
 
 @dataclass(frozen=True)
 class LabelSchema:
@@ -130,6 +141,9 @@ class LabelSchema:
     name: NameControl | None
     relation: str | None = None
     item_key: str | None = None
+    _filled_in: dict[int, ImageSlot] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def slot(self, image_index: int) -> ImageSlot:
         """Returns the tag names of one image, 0-based."""
@@ -137,15 +151,12 @@ class LabelSchema:
             return self.slots[image_index]
         if self.index_flag is None:
             return self.slots[0]
-        flag, index, slot = self.index_flag, str(image_index), self.slots[0]
-        return ImageSlot(
-            image=slot.image.replace(flag, index),
-            mask=slot.mask.replace(flag, index),
-            kind=None if slot.kind is None else slot.kind.replace(flag, index),
-            name=None if slot.name is None else slot.name.replace(flag, index),
-            smart=tuple(name.replace(flag, index) for name in slot.smart),
-            ask=None if slot.ask is None else slot.ask.replace(flag, index),
-        )
+        # Every result of a canvas asks.
+        found = self._filled_in.get(image_index)
+        if found is None:
+            found = self.slots[0].filled_in(self.index_flag, str(image_index))
+            self._filled_in[image_index] = found
+        return found
 
     @property
     def is_interactive(self) -> bool:

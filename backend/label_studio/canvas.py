@@ -9,6 +9,7 @@ runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import msgspec
@@ -49,11 +50,15 @@ def read_canvas(sources: Sequence[msgspec.Raw], schema: LabelSchema) -> tuple[Re
             except RequestError:
                 continue
             linked = {region_id for pair in pairs for region_id in pair}
+            if not linked:
+                return regions
             return tuple(replace(one, is_linked=one.id in linked) for one in regions)
     return ()
 
 
 def _drawings(raw: msgspec.Raw) -> list[_WireDrawing]:
+    with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return msgspec.json.decode(raw, type=list[_WireDrawing])
     try:
         entries = msgspec.json.decode(raw, type=list[msgspec.Raw])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):

@@ -109,7 +109,12 @@ def click_body(
 
 
 def mask_results(
-    name: str, image_index: int, rle: Sequence[int], *, side: int = 256
+    name: str,
+    image_index: int,
+    rle: Sequence[int],
+    *,
+    side: int = 256,
+    kind: str = "common_part",
 ) -> list[JsonObject]:
     """Results of one region as the editor keeps them: the label repeats the mask."""
     frame: JsonObject = {"id": name, "to_name": f"image_{image_index}", "image_rotation": 0}
@@ -119,7 +124,7 @@ def mask_results(
     label = frame | {
         "from_name": f"kind_{image_index}",
         "type": "labels",
-        "value": value | {"labels": ["common_part"]},
+        "value": value | {"labels": [kind]},
     }
     return [mask, label]
 

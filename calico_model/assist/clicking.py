@@ -76,14 +76,14 @@ def refine(
     """
     size_hw = image.shape[0], image.shape[1]
     sparse, iou, logits = decode(model, features, size_hw, prompt)
-    coarse = to_image(logits, size_hw, model.config.image_size)
-    if prompt.previous is not None and prompt.previous.any():
-        mask = coarse > 0
-        if model.mask_refiner is not None:
-            picture = picture_of(model, features, 0, image)
-            mask = _corrected(model, features, picture, prompt, prompt.previous)
-        return Refined(mask, iou, sparse, logits)
     picture = picture_of(model, features, 0, image)
+    previous = prompt.previous if prompt.previous is not None and prompt.previous.any() else None
+    if previous is not None and model.mask_refiner is not None:
+        mask = _corrected(model, features, picture, prompt, previous)
+        return Refined(mask, iou, sparse, logits)
+    coarse = to_image(logits, size_hw, model.config.image_size)
+    if previous is not None:
+        return Refined(coarse > 0, iou, sparse, logits)
     mask = _looked_at(model, picture, coarse, prompt)
     meant = _meant(mask, prompt, known)
     if meant is not None:

@@ -120,6 +120,7 @@ def find_elsewhere(
                 ask.sparse[k],
                 None if ask.dense is None else ask.dense[k],
                 (shares,) if k == source else (),
+                ask.logits[k],
             )
             for k in shows
         ]

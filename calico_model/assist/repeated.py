@@ -62,12 +62,14 @@ class Prompted:
         sparse: (T, C) prompt, of the same T in all that are asked together.
         dense: (C, G, G) of the prompt, or None for SAM's no-mask embedding.
         approved: (L, L) shares in [0, 1] of parts of that name that are outlined already.
+        whole: (L, L) logits the prompt alone leads to, where they are known.
     """
 
     image: int
     sparse: Tensor
     dense: Tensor | None = None
     approved: tuple[Tensor, ...] = ()
+    whole: Tensor | None = None
 
 
 @torch.inference_mode()
@@ -98,13 +100,16 @@ def separate(
     side = features.mask.embedding.shape[-1]
     blank = none.expand(-1, side, side)
     plain = torch.stack([blank if one.dense is None else one.dense for one in asked])
-    logits, iou = decoder(features.mask, at, sparse, plain)
     if memory is None or not remembers:
+        logits, iou = decoder(features.mask, at, sparse, plain)
         quality = iou[:, 0].clamp(0, 1).tolist()
         return [(Piece(whole, own),) for whole, own in zip(logits[:, 0], quality, strict=True)]
+    wholes = [one.whole for one in asked if one.whole is not None]
+    if len(wholes) < len(asked):
+        wholes = list(decoder(features.mask, at, sparse, plain)[0][:, 0])
     searches = [
         _Search(whole, one, MOST - len(one.approved) if most is None else most)
-        for whole, one in zip(logits[:, 0], asked, strict=True)
+        for whole, one in zip(wholes, asked, strict=True)
     ]
     while open_ones := [n for n, one in enumerate(searches) if one.aim()]:
         rows = torch.tensor(open_ones, device=sparse.device)
