@@ -65,7 +65,13 @@ def parse_annotated(
     Raises:
         RequestError: not a list.
     """
-    results = decode_results(raw)
+    return read_annotated(decode_results(raw), schema)
+
+
+def read_annotated(
+    results: Sequence[WireResult], schema: LabelSchema
+) -> tuple[tuple[Region, ...], tuple[tuple[str, str], ...]]:
+    """Reads the masks and the linked pairs of decoded results."""
     regions = _regions(results, schema)
     ids = {region.id for region in regions}
     pairs = tuple(

@@ -15,22 +15,46 @@ from dataclasses import replace
 import msgspec
 
 from backend.errors import RequestError
-from backend.label_studio.annotation import parse_annotated
+from backend.label_studio.annotation import read_annotated
+from backend.label_studio.wire import WireResult, decode_results
 from backend.types import LabelSchema, Region
 
+_UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
-class _WireDrawing(msgspec.Struct):
+
+class _WireDrawing(msgspec.Struct, kw_only=True):
     """A draft, an annotation or a prediction."""
 
-    result: msgspec.Raw = msgspec.Raw(b"[]")
     updated_at: str | None = None
     created_at: str | None = None
     was_cancelled: bool = False
+
+    def results(self) -> list[WireResult]:
+        """What is drawn; raises RequestError."""
+        raise NotImplementedError
 
     @property
     def moment(self) -> str:
         """ISO time of the last change; of one Label Studio they sort as text."""
         return self.updated_at or self.created_at or ""
+
+
+class _Known(_WireDrawing):
+    """All of whose results have a form we know."""
+
+    result: list[WireResult] | None = None
+
+    def results(self) -> list[WireResult]:
+        return self.result or []
+
+
+class _Other(_WireDrawing):
+    """Whose results are to be read one by one."""
+
+    result: msgspec.Raw = msgspec.Raw(b"[]")
+
+    def results(self) -> list[WireResult]:
+        return decode_results(self.result)
 
 
 def read_canvas(sources: Sequence[msgspec.Raw], schema: LabelSchema) -> tuple[Region, ...]:
@@ -46,7 +70,7 @@ def read_canvas(sources: Sequence[msgspec.Raw], schema: LabelSchema) -> tuple[Re
             if drawing.was_cancelled:
                 continue
             try:
-                regions, pairs = parse_annotated(drawing.result, schema)
+                regions, pairs = read_annotated(drawing.results(), schema)
             except RequestError:
                 continue
             linked = {region_id for pair in pairs for region_id in pair}
@@ -56,17 +80,13 @@ def read_canvas(sources: Sequence[msgspec.Raw], schema: LabelSchema) -> tuple[Re
     return ()
 
 
-def _drawings(raw: msgspec.Raw) -> list[_WireDrawing]:
-    with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return msgspec.json.decode(raw, type=list[_WireDrawing])
-    try:
-        entries = msgspec.json.decode(raw, type=list[msgspec.Raw])
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return []
-    found = []
-    for entry in entries:
-        try:
-            found.append(msgspec.json.decode(entry, type=_WireDrawing))
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            continue  # annotations may be bare ids
+def _drawings(raw: msgspec.Raw) -> Sequence[_WireDrawing]:
+    with suppress(*_UNREADABLE):
+        # All in one go, as they nearly always can be: a canvas of a hundred masks is a megabyte.
+        return msgspec.json.decode(raw, type=list[_Known])
+    found: list[_WireDrawing] = []
+    with suppress(*_UNREADABLE):
+        for entry in msgspec.json.decode(raw, type=list[msgspec.Raw]):
+            with suppress(*_UNREADABLE):  # annotations may be bare ids
+                found.append(msgspec.json.decode(entry, type=_Other))
     return found
