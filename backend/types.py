@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from backend.runs import Runs, runs_of
-from calico_model.types import BoolMask, RegionKind
+from calico_model.types import MAX_GROUP_SIZE, BoolMask, RegionKind
 
 
 class Layout(StrEnum):
@@ -157,6 +157,12 @@ class LabelSchema:
             found = self.slots[0].filled_in(self.index_flag, str(image_index))
             self._filled_in[image_index] = found
         return found
+
+    @cached_property
+    def image_indices(self) -> Mapping[str, int]:
+        """Which image, 0-based, an image tag shows, by the tag's name."""
+        count = len(self.slots) if self.layout is Layout.IMAGE_TAGS else MAX_GROUP_SIZE
+        return {self.slot(index).image: index for index in reversed(range(count))}
 
     @property
     def is_interactive(self) -> bool:

@@ -195,9 +195,7 @@ def image_index(result: WireResult, schema: LabelSchema) -> int | None:
         index = result.item_index or 0
         is_known = result.to_name == schema.slot(0).image and 0 <= index < MAX_GROUP_SIZE
         return index if is_known else None
-    count = len(schema.slots) if schema.layout is Layout.IMAGE_TAGS else MAX_GROUP_SIZE
-    names = (schema.slot(index).image for index in range(count))
-    return next((index for index, name in enumerate(names) if name == result.to_name), None)
+    return schema.image_indices.get(result.to_name)
 
 
 def _size_of(result: WireResult) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 _PATH = re.compile(r" - at `\$(?P<path>.*)`\Z", re.DOTALL)
 
 
-class WireValue(msgspec.Struct):
+class WireValue(msgspec.Struct, gc=False):
     """What one result says; absent keys are None. The mask stays raw until it is looked at."""
 
     rle: msgspec.Raw = msgspec.Raw()
@@ -37,7 +37,7 @@ class WireValue(msgspec.Struct):
     height: float | None = None
 
 
-class WireResult(msgspec.Struct):
+class WireResult(msgspec.Struct, gc=False):
     """One result of an annotation, a prediction or an interactive context."""
 
     type: str
