@@ -39,12 +39,13 @@ class _WireDrawing(msgspec.Struct, kw_only=True):
         return self.updated_at or self.created_at or ""
 
 
-class _Known(_WireDrawing):
+class KnownDrawing(_WireDrawing):
     """All of whose results have a form we know."""
 
     result: list[WireResult] | None = None
 
     def results(self) -> list[WireResult]:
+        """What is drawn."""
         return self.result or []
 
 
@@ -57,16 +58,21 @@ class _Other(_WireDrawing):
         return decode_results(self.result)
 
 
-def read_canvas(sources: Sequence[msgspec.Raw], schema: LabelSchema) -> tuple[Region, ...]:
+Drawings = msgspec.Raw | list[KnownDrawing]
+"""A JSON list of drawings, as it came or already decoded."""
+
+
+def read_canvas(sources: Sequence[Drawings], schema: LabelSchema) -> tuple[Region, ...]:
     """Reads the regions of the newest drawing, and which of them are linked.
 
     Args:
-        sources: JSON lists of drafts, annotations and predictions; the first that holds a drawing
+        sources: lists of drafts, annotations and predictions; the first that holds a drawing
             counts. What cannot be read, or was skipped, is none.
         schema: the project's labeling config.
     """
-    for raw in sources:
-        for drawing in sorted(_drawings(raw), key=lambda one: one.moment, reverse=True):
+    for source in sources:
+        drawings = source if isinstance(source, list) else _drawings(source)
+        for drawing in sorted(drawings, key=lambda one: one.moment, reverse=True):
             if drawing.was_cancelled:
                 continue
             try:
@@ -82,8 +88,7 @@ def read_canvas(sources: Sequence[msgspec.Raw], schema: LabelSchema) -> tuple[Re
 
 def _drawings(raw: msgspec.Raw) -> Sequence[_WireDrawing]:
     with suppress(*_UNREADABLE):
-        # All in one go, as they nearly always can be: a canvas of a hundred masks is a megabyte.
-        return msgspec.json.decode(raw, type=list[_Known])
+        return msgspec.json.decode(raw, type=list[KnownDrawing])
     found: list[_WireDrawing] = []
     with suppress(*_UNREADABLE):
         for entry in msgspec.json.decode(raw, type=list[msgspec.Raw]):

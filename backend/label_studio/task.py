@@ -7,12 +7,14 @@ images, too many, wrong types in its data) only carries its problem. Does not fe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import Generic, TypeVar
 
 import msgspec
 
 from backend.errors import InvalidLabelConfigError, InvalidTaskError, RequestError
 from backend.label_studio.annotation import read_prompts
-from backend.label_studio.canvas import read_canvas
+from backend.label_studio.canvas import Drawings, KnownDrawing, read_canvas
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import read_label
 from backend.label_studio.question import read_question
@@ -25,13 +27,41 @@ MAX_URL_LENGTH = 8_192
 MAX_TASK_LABELS = 2_000
 MAX_CONTEXT_RESULTS = 2_000  # every one may be a prompt, and each prompt looks at every region
 
+_T = TypeVar("_T")
+
 
 class _WireTask(msgspec.Struct):
     id: Id | None = None
     data: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def drawings(self) -> tuple[Drawings, ...]:
+        """Lists of drawings, what counts most first."""
+        raise NotImplementedError
+
+
+class _KnownTask(_WireTask):
+    """All of whose drawings have a form we know."""
+
+    drafts: list[KnownDrawing] = []
+    annotations: list[KnownDrawing] = []
+    predictions: list[KnownDrawing] = []
+
+    @property
+    def drawings(self) -> tuple[Drawings, ...]:
+        return self.drafts, self.annotations, self.predictions
+
+
+class _OtherTask(_WireTask):
+    """Whose drawings are to be read one by one."""
+
     drafts: msgspec.Raw = msgspec.Raw(b"[]")
     annotations: msgspec.Raw = msgspec.Raw(b"[]")
     predictions: msgspec.Raw = msgspec.Raw(b"[]")
+
+    @property
+    def drawings(self) -> tuple[Drawings, ...]:
+        return self.drafts, self.annotations, self.predictions
 
 
 class _WireContext(msgspec.Struct):
@@ -42,8 +72,8 @@ class _WireParams(msgspec.Struct):
     context: _WireContext | None = None
 
 
-class _WirePredict(msgspec.Struct):
-    tasks: list[_WireTask]
+class _WirePredict(msgspec.Struct, Generic[_T]):
+    tasks: list[_T]
     label_config: str | None = None
     project: str | int | None = None
     params: _WireParams | None = None
@@ -64,7 +94,7 @@ def parse_predict_request(body: bytes) -> PredictRequest:
             names the place.
         InvalidLabelConfigError: no labeling config, or one without the needed tags.
     """
-    wire = decode(body, _WirePredict, RequestError)
+    wire = _read_predict(body)
     if len(wire.tasks) > MAX_TASKS:
         # Each refused task costs a kilobyte of words: three bytes of "{}," must not.
         raise RequestError(
@@ -78,7 +108,7 @@ def parse_predict_request(body: bytes) -> PredictRequest:
     raw, place = (context or _WireContext()).result, "params.context.result"
     asked = decode_results(raw, place=place, most=MAX_CONTEXT_RESULTS)
     prompts = read_prompts(asked, schema)
-    drawn = [(t.drafts, t.annotations, t.predictions) for t in wire.tasks[:1] if prompts]
+    drawn = wire.tasks[0].drawings if wire.tasks and prompts else ()
     return PredictRequest(
         tasks=tuple(
             _build_task(task.id, project_id, _decode_data(task.data), schema, f"tasks[{index}]")
@@ -89,8 +119,15 @@ def parse_predict_request(body: bytes) -> PredictRequest:
         prompts=prompts,
         is_interactive=context is not None,
         question=read_question(asked, schema, prompts),
-        canvas=read_canvas(drawn[0], schema) if drawn else (),
+        canvas=read_canvas(drawn, schema),
     )
+
+
+def _read_predict(body: bytes) -> _WirePredict[_KnownTask] | _WirePredict[_OtherTask]:
+    # In one go wherever that is possible: the body of a click repeats every mask of its task.
+    with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return msgspec.json.decode(body, type=_WirePredict[_KnownTask])
+    return decode(body, _WirePredict[_OtherTask], RequestError)
 
 
 def parse_setup_request(body: bytes) -> SetupRequest:
