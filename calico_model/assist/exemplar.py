@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from calico_model.assist.repeated import Piece, Prompted, separate
+from calico_model.assist.repeated import Prompted
 from calico_model.features import ImageFeatures
 from calico_model.modeling.exemplar_prompt import Prototypes, prototypes, similarities
 from calico_model.modeling.losses import hard_iou
@@ -41,14 +41,14 @@ class Sighting:
         logits: (L, L); nowhere above zero if absent.
         score: chance in [0, 1] that it is there and drawn well.
         is_absent: whether nothing should be proposed.
-        pieces: where the outline is one of several alike parts, each of them; else ().
+        single: where the outline is one of several alike parts, what asks for one of them.
     """
 
     image: int
     logits: Tensor
     score: float
     is_absent: bool
-    pieces: tuple[Piece, ...] = ()
+    single: Prompted | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +83,8 @@ def find_elsewhere(
 ) -> tuple[Sighting, ...]:
     """Proposes an outlined part on the other images of its group.
 
-    If the model has a mask memory and the outline is one of several alike parts of its object, the
-    proposals are single parts too, and the outlined image gets those it still lacks.
+    If the model has a mask memory and the outline is one of several alike parts of its object,
+    single parts are to be proposed, on the outlined image those that it still lacks.
 
     Args:
         model: with or without add-ons.
@@ -95,7 +95,7 @@ def find_elsewhere(
         uses_exemplar: False asks by name alone.
 
     Returns:
-        One entry per other image, in order; the outlined one comes first if it lacks some.
+        One entry per other image, in order; the outlined one comes first if it may lack some.
     """
     everywhere = torch.arange(len(features), device=shares.device)
     witnesses = []
@@ -111,32 +111,23 @@ def find_elsewhere(
     shown = logits.masked_fill(is_absent[:, None, None] & (logits > 0), -1e-3)
     ask = max(witnesses, key=lambda one: one.trust)
     is_single = model.mask_memory is not None and _has_more(logits[source], shares)
-    shows = [k for k in range(len(features)) if k == source or not is_absent[k]]
-    pieces: dict[int, tuple[Piece, ...]] = {}
-    if is_single:
-        asked = [
-            Prompted(
-                k,
-                ask.sparse[k],
-                None if ask.dense is None else ask.dense[k],
-                (shares,) if k == source else (),
-                ask.logits[k],
-            )
-            for k in shows
-        ]
-        pieces = dict(zip(shows, separate(model, features, asked), strict=True))
     sightings = [
         Sighting(
             k,
             shown[k],
             float(quality[k] * presence[k]),
             bool(is_absent[k]),
-            pieces.get(k, ()),
+            _single(ask, k) if is_single and not is_absent[k] else None,
         )
         for k in range(len(features))
-        if k != source or pieces.get(k)
+        if k != source or (is_single and not is_absent[k])
     ]
     return tuple(sorted(sightings, key=lambda one: one.image != source))
+
+
+def _single(ask: _Witness, image: int) -> Prompted:
+    dense = None if ask.dense is None else ask.dense[image]
+    return Prompted(image, ask.sparse[image], dense, whole=ask.logits[image])
 
 
 def _has_more(drawn: Tensor, shares: Tensor) -> bool:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
+from calico_model.assist.apart import tell_apart
 from calico_model.assist.exemplar import Sighting, find_elsewhere
 from calico_model.assist.focus import draw_outlines
-from calico_model.assist.repeated import Prompted, middle, separate
+from calico_model.assist.repeated import MOST, Prompted, middle, separate
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import mask_shares
@@ -74,16 +75,20 @@ def transfer(
     Raises:
         InvalidMaskError: the outline is empty, too small to be seen, or of another size.
     """
-    shares = _shares(part.mask, part.image_index, sizes_of(images), model)
+    sizes_hw = sizes_of(images)
+    shares = _shares(part.mask, part.image_index, sizes_hw, model)
     found = find_elsewhere(model, features, part.image_index, shares, named=named)
-    drawn = [_drawn(one) for one in found]
-    at = [one.image for one, several in zip(found, drawn, strict=True) for _ in several]
-    flat = [logits for several in drawn for logits in several]
-    masks = iter(draw_outlines(model, features, sizes_of(images), at, flat, images))
-    return tuple(
-        _proposal(part, one, [next(masks) for _ in several], objects)
-        for one, several in zip(found, drawn, strict=True)
+    shown = [one for one in found if not one.is_absent]
+    at, logits = [one.image for one in shown], [one.logits for one in shown]
+    wholes = dict(
+        zip(at, draw_outlines(model, features, sizes_hw, at, logits, images), strict=True)
     )
+    memory = _Memory(model, features, images)
+    proposals = [
+        _proposal(part, one, memory.parts_of(wholes.get(one.image), one, part), objects)
+        for one in found
+    ]
+    return tuple(one for one in proposals if one.parts or one.image_index != part.image_index)
 
 
 @torch.inference_mode()
@@ -116,13 +121,51 @@ def other_pieces(
         InvalidMaskError: an approved mask is empty, too small to be seen, or of another size.
     """
     sizes_hw = sizes_of(images)
-    done = [_shares(mask, image_index, sizes_hw, model) for mask in approved]
-    asked = Prompted(image_index, prompt[None], approved=tuple(done))
-    (pieces,) = separate(model, features, [asked], most=most, remembers=remembers)
-    at, logits = [image_index] * len(pieces), [one.logits for one in pieces]
-    masks = draw_outlines(model, features, sizes_hw, at, logits, images)
-    apart = _apart(masks, approved)
-    return tuple((mask, one.iou) for mask, one in zip(apart, pieces, strict=True))
+    for mask in approved:
+        _shares(mask, image_index, sizes_hw, model)  # or it is refused
+    asked = Prompted(image_index, prompt[None])
+    ((together,),) = separate(model, features, [asked], remembers=False)
+    (whole,) = draw_outlines(model, features, sizes_hw, [image_index], [together.logits], images)
+    if model.mask_memory is None or not remembers:
+        return tuple((mask, together.iou) for mask in _apart([whole], approved))
+    memory = _Memory(model, features, images)
+    next_part = partial(memory.next_part, replace(asked, whole=together.logits))
+    limit = MOST - len(approved) if most is None else most
+    masks = tell_apart(whole, approved, next_part, most=limit)
+    return tuple((mask, together.iou) for mask in _apart(masks, approved))
+
+
+@dataclass(frozen=True, eq=False)
+class _Memory:
+    """The mask memory of a model on a group, asked for single parts."""
+
+    model: Calico
+    features: ImageFeatures
+    images: Sequence[RgbImage]
+
+    def parts_of(
+        self, whole: BoolMask | None, found: Sighting, outlined: PartMask
+    ) -> list[BoolMask]:
+        """What to propose of the mask of all parts in an image; None is no mask."""
+        if whole is None:
+            return []
+        if found.single is None:
+            return [whole]
+        next_part = partial(self.next_part, found.single)
+        if found.image == outlined.image_index:
+            return tell_apart(whole, [outlined.mask], next_part, most=MOST - 1)
+        return tell_apart(whole, [], next_part, most=MOST) or [whole]
+
+    def next_part(self, asked: Prompted, done: Sequence[BoolMask]) -> BoolMask | None:
+        """Draws one part beside those that are done."""
+        sizes_hw, at = sizes_of(self.images), asked.image
+        shares = tuple(_shares(mask, at, sizes_hw, self.model) for mask in done)
+        asked = replace(asked, approved=shares)
+        (pieces,) = separate(self.model, self.features, [asked], most=1)
+        logits = [piece.logits for piece in pieces[:1]]
+        at_each = [at] * len(logits)
+        drawn = draw_outlines(self.model, self.features, sizes_hw, at_each, logits, self.images)
+        return drawn[0] if drawn else None
 
 
 def object_names(said: GroupPrediction | None, images: int) -> tuple[str | None, ...]:
@@ -133,13 +176,6 @@ def object_names(said: GroupPrediction | None, images: int) -> tuple[str | None,
         if names[part.image_index] is None:
             names[part.image_index] = part.label if is_object else part.object_label
     return tuple(names)
-
-
-def _drawn(found: Sighting) -> list[Tensor]:
-    """Logits of the regions to propose."""
-    if found.pieces:
-        return [piece.logits for piece in found.pieces]
-    return [] if found.is_absent else [found.logits]
 
 
 def _proposal(
@@ -155,7 +191,7 @@ def _proposal(
             image_index=found.image,
             mask=mask,
             object_label=owner or part.object_label,
-            part_id=f"{part.part_id or part.label}{_place(mask)}" if found.pieces else part.part_id,
+            part_id=f"{part.part_id or part.label}{_place(mask)}" if found.single else part.part_id,
             score=found.score,
             evidence=None,
         )

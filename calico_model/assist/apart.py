@@ -1,0 +1,95 @@
+"""Alike parts told apart on the pixels of their image.
+
+The sharpened mask of all parts of one name nearly always shows a gap between two of them: then each
+stretch of it is a part. Only where parts touch, which a stretch much larger than the others says,
+the mask memory is asked for one of them. Knows masks only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+
+from calico_model.types import BoolMask
+
+NextPart = Callable[[Sequence[BoolMask]], BoolMask | None]
+"""Parts that are done -> one more as the mask memory draws it, or None if it sees no more."""
+
+_LEAST_SHARE = 0.1  # of the largest part: smaller stretches are leftovers
+_ALIKE = 1.8  # times the usual area: parts larger than that are several that touch
+_RIM = 0.012  # of the image's longest side: how far two outlines of one part differ
+_WITHIN = 0.3  # share of a stretch from which a drawn part is one of its parts
+
+
+def tell_apart(
+    whole: BoolMask, done: Sequence[BoolMask], next_part: NextPart, *, most: int
+) -> list[BoolMask]:
+    """Returns the parts that a mask of all of them holds, beside those that are done.
+
+    Args:
+        whole: (H, W) bool, all parts of one name.
+        done: (H, W) bool each, parts that need not be found.
+        next_part: asked where parts touch, and once if nothing is left.
+        most: how many are wanted.
+
+    Returns:
+        (H, W) bool each, large ones first; every one connected.
+    """
+    found: list[BoolMask] = []
+    while len(found) < most:
+        taken = [*done, *found]
+        left = _left(whole, taken)
+        if not left and found:
+            break
+        part = _one_of(left, taken, next_part)
+        if part is None:
+            break
+        found.append(part)
+    return found
+
+
+def stretches(mask: BoolMask) -> list[BoolMask]:
+    """Returns the 8-connected stretches of an (H, W) mask, largest first."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    areas = stats[1:count, cv2.CC_STAT_AREA]
+    return [labels == 1 + k for k in np.argsort(-areas, kind="stable")]
+
+
+def _left(whole: BoolMask, taken: Sequence[BoolMask]) -> list[BoolMask]:
+    """Stretches that may be parts, largest first."""
+    rest = whole.copy()
+    for mask in taken:
+        rest &= ~_grown(mask)
+    found = stretches(rest)
+    largest = max((int(mask.sum()) for mask in (*found, *taken)), default=0)
+    return [mask for mask in found if mask.sum() >= _LEAST_SHARE * largest]
+
+
+def _one_of(
+    left: Sequence[BoolMask], taken: Sequence[BoolMask], next_part: NextPart
+) -> BoolMask | None:
+    if left and _is_alike(left, taken):
+        return left[0]
+    drawn = next_part(taken)
+    if drawn is None or not drawn.any():
+        return left[0] if left else None
+    if not left:
+        return stretches(drawn)[0]
+    inside, around = max(((drawn & mask, mask) for mask in left), key=lambda pair: pair[0].sum())
+    is_within = inside.sum() > _WITHIN * around.sum()
+    return stretches(inside if is_within else drawn)[0]
+
+
+def _is_alike(left: Sequence[BoolMask], taken: Sequence[BoolMask]) -> bool:
+    """Whether the largest stretch is about as large as the other parts."""
+    others = [int(mask.sum()) for mask in (*left[1:], *taken)]
+    return bool(others) and int(left[0].sum()) <= _ALIKE * float(np.median(others))
+
+
+def _grown(mask: BoolMask) -> BoolMask:
+    radius = max(1, round(_RIM * max(mask.shape)))
+    around = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    grown: BoolMask = cv2.dilate(mask.astype(np.uint8), around) > 0
+    return grown
