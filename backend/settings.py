@@ -141,7 +141,10 @@ class Settings(BaseSettings):
         900.0, ge=0, description="Seconds after which a single new correction starts one."
     )
     train_seconds: float | None = Field(
-        None, gt=0, description="Longest one update learns; 30 s if unset, the gate comes on top."
+        None,
+        gt=0,
+        description="Longest one update learns; 30 s if unset, the gate comes on top. Seconds of "
+        "processor time; a busy machine takes up to three times as long.",
     )
     trainer_threads: int = Field(1, ge=1, description="CPU threads of the trainer.")
     trainer_nice: int = Field(
