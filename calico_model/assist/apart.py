@@ -8,6 +8,7 @@ the mask memory is asked for one of them. Knows masks only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import cv2
 import numpy as np
@@ -35,7 +36,7 @@ def tell_apart(
         most: how many are wanted.
 
     Returns:
-        (H, W) bool each, large ones first; every one connected.
+        (H, W) bool each, large ones first; connected, and apart from each other and from `done`.
     """
     found: list[BoolMask] = []
     while len(found) < most:
@@ -48,6 +49,11 @@ def tell_apart(
             break
         found.append(part)
     return found
+
+
+def without(mask: BoolMask, others: Sequence[BoolMask]) -> BoolMask:
+    """Returns what an (H, W) mask has and none of the others."""
+    return reduce(lambda own, other: own & ~other, others, mask)
 
 
 def stretches(mask: BoolMask) -> list[BoolMask]:
@@ -72,8 +78,9 @@ def _one_of(
 ) -> BoolMask | None:
     if left and _is_alike(left, taken):
         return left[0]
-    drawn = next_part(taken)
-    if drawn is None or not drawn.any():
+    found = next_part(taken)
+    drawn = np.zeros((), np.bool_) if found is None else without(found, taken)
+    if not drawn.any():
         return left[0] if left else None
     if not left:
         return stretches(drawn)[0]

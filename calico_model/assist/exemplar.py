@@ -126,8 +126,7 @@ def find_elsewhere(
 
 
 def _single(ask: _Witness, image: int) -> Prompted:
-    dense = None if ask.dense is None else ask.dense[image]
-    return Prompted(image, ask.sparse[image], dense, whole=ask.logits[image])
+    return Prompted(image, ask.sparse[image], None if ask.dense is None else ask.dense[image])
 
 
 def _has_more(drawn: Tensor, shares: Tensor) -> bool:

@@ -1,14 +1,14 @@
-"""Several parts of one name as distinct regions: one at a time, each remembering the ones before.
+"""One of several parts of one name, by the mask memory that knows which of them are done.
 
 What [SEG] draws for "leg" is all legs. A spot in the middle of what is not yet outlined asks for
-one of them; the mask memory knows which are done. Works on cached features alone.
-Legend: L logit side, C prompt width, T prompt tokens.
+one of them. Works on cached features alone.
+Legend: L logit side, C prompt width, T prompt tokens, G embedding grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -18,20 +18,21 @@ from torch import Tensor
 
 from calico_model.features import ImageFeatures
 from calico_model.modeling.mask_memory import SPOT_RADIUS, History, Source
-from calico_model.modeling.mask_prompt import bounded, from_shares
+from calico_model.modeling.mask_prompt import from_shares
 from calico_model.modeling.model import Calico
 
 MOST = 8
 """Regions of one name and image at most."""
 _LEAST_CELLS, _LEAST_SHARE = 3, 0.15
+_TRIES = 8  # spots that lead nowhere before nothing more is expected
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One of several alike parts.
+    """One of several alike parts, or all of them.
 
     Attributes:
-        logits: (L, L), nowhere above zero where an earlier one is.
+        logits: (L, L).
         iou: predicted IoU in [0, 1].
     """
 
@@ -59,102 +60,75 @@ class Prompted:
 
     Attributes:
         image: which of the group.
-        sparse: (T, C) prompt, of the same T in all that are asked together.
+        sparse: (T, C) prompt.
         dense: (C, G, G) of the prompt, or None for SAM's no-mask embedding.
-        approved: (L, L) shares in [0, 1] of parts of that name that are outlined already.
-        whole: (L, L) logits the prompt alone leads to, where they are known.
     """
 
     image: int
     sparse: Tensor
     dense: Tensor | None = None
-    approved: tuple[Tensor, ...] = ()
-    whole: Tensor | None = None
 
 
 @torch.inference_mode()
-def separate(
-    model: Calico,
-    features: ImageFeatures,
-    asked: Sequence[Prompted],
-    *,
-    most: int | None = None,
-    remembers: bool = True,
-) -> list[tuple[Piece, ...]]:
-    """Outlines the parts that prompts stand for one after the other, in all images at once.
+def draw_whole(model: Calico, features: ImageFeatures, asked: Prompted) -> Piece:
+    """Outlines all parts that a prompt stands for, as one."""
+    return _draw(model, features, asked, _dense(model, features, asked))
+
+
+@torch.inference_mode()
+def draw_next(
+    model: Calico, features: ImageFeatures, asked: Prompted, whole: Tensor, done: Sequence[Tensor]
+) -> Piece | None:
+    """Outlines one of the parts that a prompt stands for, where most is left of them.
 
     Args:
-        model: with a mask memory; without one a prompt's whole mask is its only piece.
+        model: with a mask memory.
         features: of the group's images.
-        asked: at least one.
-        most: pieces wanted of each; None is all.
-        remembers: False leaves a mask memory out.
+        asked: what to draw.
+        whole: (L, L) logits of all of them.
+        done: (L, L) shares in [0, 1] of those that are outlined.
 
     Returns:
-        Per prompt the other ones, largest remainder first; they do not overlap.
+        The part, nowhere above zero where one that is done is; None if there is no other.
     """
-    decoder, memory = model.mask_decoder, model.mask_memory
-    sparse = torch.stack([one.sparse for one in asked])
-    at = torch.tensor([one.image for one in asked], device=sparse.device)
-    none = decoder.prompt_encoder.no_mask_embed.weight.reshape(-1, 1, 1)
+    assert model.mask_memory is not None
+    remembered = [from_shares(shares.to(whole)) for shares in done]
+    todo, first_area = whole > 0, 0
+    for mask in remembered:
+        todo &= mask <= 0
+    dense = _dense(model, features, asked)
+    for _ in range(_TRIES):
+        seed = _largest(todo)
+        area = 0 if seed is None else int(seed.sum())
+        if seed is None or area < max(_LEAST_CELLS, _LEAST_SHARE * first_area):
+            return None
+        first_area = max(first_area, area)
+        sought = spot(*middle(seed), seed.shape[-1]).to(whole.device)
+        history = _history(remembered, sought, asked.sparse.mean(0))
+        drawn = _draw(model, features, asked, dense + model.mask_memory(history)[0])
+        logits = drawn.logits
+        for mask in remembered:
+            logits = torch.where(mask > 0, logits.clamp(max=-1e-3), logits)
+        if int((logits > 0).sum()) >= _LEAST_CELLS:
+            return replace(drawn, logits=logits)
+        todo &= sought <= 0  # it led nowhere
+    return None
+
+
+def _dense(model: Calico, features: ImageFeatures, asked: Prompted) -> Tensor:
+    """The (C, G, G) dense prompt."""
+    if asked.dense is not None:
+        return asked.dense
+    none = model.mask_decoder.prompt_encoder.no_mask_embed.weight.reshape(-1, 1, 1)
     side = features.mask.embedding.shape[-1]
-    blank = none.expand(-1, side, side)
-    plain = torch.stack([blank if one.dense is None else one.dense for one in asked])
-    if memory is None or not remembers:
-        logits, iou = decoder(features.mask, at, sparse, plain)
-        quality = iou[:, 0].clamp(0, 1).tolist()
-        return [(Piece(whole, own),) for whole, own in zip(logits[:, 0], quality, strict=True)]
-    wholes = [one.whole for one in asked if one.whole is not None]
-    if len(wholes) < len(asked):
-        wholes = list(decoder(features.mask, at, sparse, plain)[0][:, 0])
-    searches = [
-        _Search(whole, one, MOST - len(one.approved) if most is None else most)
-        for whole, one in zip(wholes, asked, strict=True)
-    ]
-    while open_ones := [n for n, one in enumerate(searches) if one.aim()]:
-        rows = torch.tensor(open_ones, device=sparse.device)
-        history = _history([searches[n].remembered for n in open_ones], sparse[rows].mean(1))
-        drawn, iou = decoder(features.mask, at[rows], sparse[rows], plain[rows] + memory(history))
-        for row, n in enumerate(open_ones):
-            searches[n].take(drawn[row, 0], float(iou[row, 0].clamp(0, 1)))
-    return [tuple(one.found) for one in searches]
+    blank: Tensor = none.expand(-1, side, side)
+    return blank
 
 
-class _Search:
-    """What is found and what is left in one image."""
-
-    def __init__(self, whole: Tensor, asked: Prompted, limit: int) -> None:
-        self.found: list[Piece] = []
-        self.remembered = [(from_shares(s.to(whole)), Source.APPROVED) for s in asked.approved]
-        self._limit, self._first_area = limit, 0
-        self._todo = whole > 0
-        for mask, _ in self.remembered:
-            self._todo &= mask <= 0
-
-    def aim(self) -> bool:
-        """Puts a spot where the next part is sought; False if there is none left."""
-        seed = _largest(self._todo) if len(self.found) < self._limit else None
-        if seed is None:
-            return False
-        area = int(seed.sum())
-        if area < max(_LEAST_CELLS, _LEAST_SHARE * self._first_area):
-            return False
-        self._first_area = max(self._first_area, area)
-        sought = spot(*middle(seed), seed.shape[-1]).to(self._todo.device)
-        self.remembered.append((sought, Source.SOUGHT))
-        return True
-
-    def take(self, piece: Tensor, iou: float) -> None:
-        """Keeps what was drawn for the spot, without what others have."""
-        sought, _ = self.remembered.pop()
-        for mask, _ in self.remembered:
-            piece = torch.where(mask > 0, piece.clamp(max=-1e-3), piece)
-        done = piece > 0
-        if int(done.sum()) >= _LEAST_CELLS:
-            self.found.append(Piece(piece, iou))
-            self.remembered.append((bounded(piece), Source.PREDICTED))
-        # The disc itself too, so that a spot that leads nowhere is not asked about for ever.
-        self._todo &= ~done & (sought <= 0)
+def _draw(model: Calico, features: ImageFeatures, asked: Prompted, dense: Tensor) -> Piece:
+    at = torch.tensor([asked.image], device=dense.device)
+    logits, iou = model.mask_decoder(features.mask, at, asked.sparse[None], dense[None])
+    return Piece(logits[0, 0], float(iou[0, 0].clamp(0, 1)))
 
 
 def _largest(mask: Tensor) -> NDArray[np.bool_] | None:
@@ -165,15 +139,10 @@ def _largest(mask: Tensor) -> NDArray[np.bool_] | None:
     return largest
 
 
-def _history(remembered: Sequence[Sequence[tuple[Tensor, Source]]], queries: Tensor) -> History:
-    """Rows of different lengths side by side; `queries` (n, C)."""
-    n, longest = len(remembered), max(map(len, remembered))
-    like = remembered[0][0][0]
-    masks = like.new_zeros(n, longest, *like.shape)
-    source = torch.zeros(n, longest, dtype=torch.int64, device=like.device)
-    is_there = torch.zeros(n, longest, dtype=torch.bool, device=like.device)
-    for row, several in enumerate(remembered):
-        masks[row, : len(several)] = torch.stack([mask for mask, _ in several])
-        source[row, : len(several)] = torch.tensor([int(kind) for _, kind in several])
-        is_there[row, : len(several)] = True
-    return History(masks, queries[:, None].expand(-1, longest, -1), source, is_there)
+def _history(done: Sequence[Tensor], sought: Tensor, query: Tensor) -> History:
+    """What is remembered of one image: (L, L) logits, and the (C,) prompt they belong to."""
+    masks = torch.stack([*done, sought])[None]
+    kinds = [Source.APPROVED] * len(done) + [Source.SOUGHT]
+    source = torch.tensor([[int(kind) for kind in kinds]], device=sought.device)
+    is_there = torch.ones_like(source, dtype=torch.bool)
+    return History(masks, query.expand(1, len(kinds), -1), source, is_there)

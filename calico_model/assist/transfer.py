@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from calico_model.assist.apart import tell_apart
+from calico_model.assist.apart import tell_apart, without
 from calico_model.assist.exemplar import Sighting, find_elsewhere
 from calico_model.assist.focus import draw_outlines
-from calico_model.assist.repeated import MOST, Prompted, middle, separate
+from calico_model.assist.repeated import MOST, Prompted, draw_next, draw_whole, middle
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import mask_shares
@@ -124,15 +124,15 @@ def other_pieces(
     for mask in approved:
         _shares(mask, image_index, sizes_hw, model)  # or it is refused
     asked = Prompted(image_index, prompt[None])
-    ((together,),) = separate(model, features, [asked], remembers=False)
+    together = draw_whole(model, features, asked)
     (whole,) = draw_outlines(model, features, sizes_hw, [image_index], [together.logits], images)
     if model.mask_memory is None or not remembers:
-        return tuple((mask, together.iou) for mask in _apart([whole], approved))
+        return ((without(whole, approved), together.iou),)
     memory = _Memory(model, features, images)
-    next_part = partial(memory.next_part, replace(asked, whole=together.logits))
+    next_part = partial(memory.next_part, asked, together.logits)
     limit = MOST - len(approved) if most is None else most
     masks = tell_apart(whole, approved, next_part, most=limit)
-    return tuple((mask, together.iou) for mask in _apart(masks, approved))
+    return tuple((mask, together.iou) for mask in masks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,21 +151,24 @@ class _Memory:
             return []
         if found.single is None:
             return [whole]
-        next_part = partial(self.next_part, found.single)
+        next_part = partial(self.next_part, found.single, found.logits)
         if found.image == outlined.image_index:
             return tell_apart(whole, [outlined.mask], next_part, most=MOST - 1)
         return tell_apart(whole, [], next_part, most=MOST) or [whole]
 
-    def next_part(self, asked: Prompted, done: Sequence[BoolMask]) -> BoolMask | None:
+    def next_part(
+        self, asked: Prompted, whole: Tensor, done: Sequence[BoolMask]
+    ) -> BoolMask | None:
         """Draws one part beside those that are done."""
         sizes_hw, at = sizes_of(self.images), asked.image
-        shares = tuple(_shares(mask, at, sizes_hw, self.model) for mask in done)
-        asked = replace(asked, approved=shares)
-        (pieces,) = separate(self.model, self.features, [asked], most=1)
-        logits = [piece.logits for piece in pieces[:1]]
-        at_each = [at] * len(logits)
-        drawn = draw_outlines(self.model, self.features, sizes_hw, at_each, logits, self.images)
-        return drawn[0] if drawn else None
+        shares = [_shares(mask, at, sizes_hw, self.model) for mask in done]
+        piece = draw_next(self.model, self.features, asked, whole, shares)
+        if piece is None:
+            return None
+        (drawn,) = draw_outlines(
+            self.model, self.features, sizes_hw, [at], [piece.logits], self.images
+        )
+        return drawn
 
 
 def object_names(said: GroupPrediction | None, images: int) -> tuple[str | None, ...]:
@@ -195,18 +198,10 @@ def _proposal(
             score=found.score,
             evidence=None,
         )
-        for mask in _apart(masks)
+        for mask in masks
         if mask.any()
     )
     return Proposal(found.image, regions, found.score)
-
-
-def _apart(masks: Sequence[BoolMask], taken: Sequence[BoolMask] = ()) -> list[BoolMask]:
-    """Leaves every pixel to the first mask that has it; sharpened, two of them may share some."""
-    found: list[BoolMask] = []
-    for mask in masks:
-        found.append(reduce(lambda own, other: own & ~other, (*taken, *found), mask))
-    return found
 
 
 def _place(mask: BoolMask) -> str:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.repeated import MOST, Prompted, middle, separate, spot
+from calico_model.assist.repeated import Prompted, draw_next, draw_whole, middle, spot
 from calico_model.features import ImageFeatures
 from calico_model.images import to_pixels
 from calico_model.modeling.mask_memory import SPOT_RADIUS, History, Source
@@ -51,13 +48,14 @@ def test_the_middle_is_deep_inside_and_not_the_mean_of_a_ring() -> None:
     assert ring[int(row), int(column)]
 
 
-def test_without_a_memory_the_whole_mask_answers_bit_for_bit(
+def test_the_whole_is_what_the_prompt_draws_bit_for_bit(
     model: Calico, features: ImageFeatures, prompt: torch.Tensor
 ) -> None:
-    ((piece,),) = separate(model, features, [Prompted(0, prompt)])
+    whole = draw_whole(model, features, Prompted(0, prompt))
     with torch.no_grad():
-        logits, _ = model.mask_decoder(features.mask, torch.tensor([0]), prompt[None])
-    assert torch.equal(piece.logits, logits[0, 0])
+        logits, iou = model.mask_decoder(features.mask, torch.tensor([0]), prompt[None])
+    assert torch.equal(whole.logits, logits[0, 0])
+    assert whole.iou == float(iou[0, 0].clamp(0, 1))
 
 
 @pytest.fixture
@@ -71,64 +69,69 @@ def remembering(model: Calico) -> Calico:
     return model.eval()
 
 
-def test_pieces_do_not_overlap(
+def test_the_next_part_leaves_out_what_is_done(
     remembering: Calico, features: ImageFeatures, prompt: torch.Tensor
 ) -> None:
-    (pieces,) = separate(remembering, features, [Prompted(0, prompt)])
-    masks = [piece.logits > 0 for piece in pieces]
-    assert 1 <= len(masks) <= MOST
-    assert not any((a & b).any() for a, b in pairwise(masks))
+    asked = Prompted(0, prompt)
+    whole = draw_whole(remembering, features, asked).logits
+    upper = torch.zeros(SIDE, SIDE)
+    upper[:16] = 1.0
+    free = draw_next(remembering, features, asked, whole, [])
+    assert free is not None
+    assert bool((free.logits > 0).any())
+    below = draw_next(remembering, features, asked, whole, [upper])
+    if below is not None:
+        assert not bool((below.logits[:16] > 0).any())
+    assert draw_next(remembering, features, asked, whole, [torch.ones(SIDE, SIDE)]) is None
 
 
-def test_pieces_leave_out_what_is_approved(
-    remembering: Calico, features: ImageFeatures, prompt: torch.Tensor
-) -> None:
-    approved = torch.zeros(SIDE, SIDE)
-    approved[:16] = 1.0
-    asked = Prompted(0, prompt, approved=(approved,))
-    for piece in separate(remembering, features, [asked])[0]:
-        assert not bool((piece.logits[:16] > 0).any())
-
-
-def test_no_more_pieces_than_wanted(
-    remembering: Calico, features: ImageFeatures, prompt: torch.Tensor
-) -> None:
-    assert len(separate(remembering, features, [Prompted(0, prompt)], most=1)[0]) == 1
-
-
-def test_images_asked_together_get_what_they_get_alone(
-    remembering: Calico,
-    features: ImageFeatures,
-    prompt: torch.Tensor,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One image has four stripes, one has two left: rounds of different lengths side by side."""
-    stripes = torch.full((SIDE, SIDE), -5.0)
-    stripes[2:30, ::8] = stripes[2:30, 1::8] = 5.0
+@pytest.fixture
+def stripes(remembering: Calico, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """Four of them; a decoder that draws the one whose columns the spot is in."""
+    drawn = torch.full((SIDE, SIDE), -5.0)
+    drawn[2:30, ::8] = drawn[2:30, 1::8] = 5.0
 
     def near_the_spot(history: History) -> torch.Tensor:
-        is_sought = (history.source == Source.SOUGHT) & history.is_there
-        spots = history.logits[is_sought]  # one per row
+        spots = history.logits[(history.source == Source.SOUGHT) & history.is_there]
         columns = (spots > 0).any(1).float()[:, None, None].expand(-1, WIDTH, SIDE // 4, -1)
         return columns.reshape(len(spots), WIDTH, SIDE // 4, SIDE // 4, 4).amax(-1)
 
     def decode(masks, at, sparse, dense):
         asked = (dense - dense.amin((1, 2, 3), keepdim=True)).mean(1).repeat_interleave(4, 1)
         asked = asked.repeat_interleave(4, 2)
-        is_plain = asked.flatten(1).amax(1) == 0
-        drawn = torch.where(is_plain[:, None, None] | (asked > 0.5), stripes, -5.0)
-        return drawn[:, None], torch.full((len(at), 1), 0.9)
+        return torch.where(asked > 0.5, drawn, -5.0)[:, None], torch.full((len(at), 1), 0.9)
 
-    decoder = remembering.mask_decoder
     monkeypatch.setattr(remembering.mask_memory, "forward", near_the_spot)
-    monkeypatch.setattr(decoder, "forward", decode)
-    torch.nn.init.zeros_(decoder.prompt_encoder.no_mask_embed.weight)
-    done = torch.zeros(SIDE, SIDE)
-    done[:, :16] = 1.0
-    asked = [Prompted(0, prompt), Prompted(1, prompt, approved=(done,))]
-    together = separate(remembering, features, asked)
-    assert [len(pieces) for pieces in together] == [4, 2]
-    for one, pieces in zip(asked, together, strict=True):
-        (alone,) = separate(remembering, features, [replace(one, whole=stripes)])
-        for piece, own in zip(pieces, alone, strict=True):
-            assert torch.equal(piece.logits, own.logits)
+    monkeypatch.setattr(remembering.mask_decoder, "forward", decode)
+    torch.nn.init.zeros_(remembering.mask_decoder.prompt_encoder.no_mask_embed.weight)
+    return drawn
+
+
+def test_part_after_part_is_drawn_until_none_is_left(
+    remembering: Calico, features: ImageFeatures, prompt: torch.Tensor, stripes: torch.Tensor
+) -> None:
+    done: list[torch.Tensor] = []
+    while piece := draw_next(remembering, features, Prompted(0, prompt), stripes, done):
+        done.append((piece.logits > 0).float())
+        assert piece.iou == pytest.approx(0.9)
+        assert len(done) <= 4
+    assert len(done) == 4
+    assert torch.equal(sum(done), (stripes > 0).float())
+
+
+def test_spots_that_lead_nowhere_end_the_search(
+    remembering: Calico,
+    features: ImageFeatures,
+    prompt: torch.Tensor,
+    stripes: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rounds = []
+
+    def nothing(masks, at, sparse, dense):
+        rounds.append(1)
+        return torch.full((1, 1, SIDE, SIDE), -5.0), torch.zeros(1, 1)
+
+    monkeypatch.setattr(remembering.mask_decoder, "forward", nothing)
+    assert draw_next(remembering, features, Prompted(0, prompt), stripes, []) is None
+    assert 1 < len(rounds) <= 8
