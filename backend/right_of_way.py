@@ -92,12 +92,12 @@ class GivingWay:
         self._right_of_way, self._patience_s, self._stop = right_of_way, patience_s, stop
         self._left_s = patience_s
         self.waited_s = 0.0
-        self._began_s, self._worked_s = time.monotonic(), time.thread_time()
+        self._began_s: tuple[float, float] | None = None  # wall and work when the clock began
 
     def renew(self) -> None:
-        """Is as patient as at first, and begins its clock anew, for the thread that calls."""
+        """Is as patient as at first, and begins its clock anew, at the next look at it."""
         self._left_s = self._patience_s
-        self._began_s, self._worked_s = time.monotonic() - self.waited_s, time.thread_time()
+        self._began_s = None
 
     def __call__(self) -> None:
         """Waits if it must.
@@ -123,12 +123,25 @@ class GivingWay:
             raise StoppedError("told to stop")
 
     def working_s(self) -> float:
-        """A clock of work: seconds the calling thread had a processor.
+        """A clock of work: seconds the calling thread had a processor, from the first call on.
 
         It stands still while it waits, and hardly moves while others keep the processor, so that a
-        busy machine learns no less; but a third of the other seconds count, so that work ends.
+        busy machine learns no less; but a third of the wall's seconds count, so that work ends.
         """
-        others_s = time.monotonic() - self.waited_s
-        return max(
-            time.thread_time() - self._worked_s, (others_s - self._began_s) / _MOST_STRETCHED
-        )
+        wall_s, worked_s = time.monotonic() - self.waited_s, time.thread_time()
+        if self._began_s is None:
+            self._began_s = wall_s, worked_s
+        began_s, begun_s = self._began_s
+        return max(worked_s - begun_s, (wall_s - began_s) / _MOST_STRETCHED)
+
+    def passing_s(self) -> float:
+        """The same for work that no processor does: seconds of the wall beside those waited."""
+        return time.monotonic() - self.waited_s
+
+    def stretched(self, working_s: float) -> float:
+        """How long some seconds of work take, as others have the processor now."""
+        done_s = self.working_s()
+        if self._began_s is None or done_s <= 0:
+            return working_s
+        wall_s = time.monotonic() - self.waited_s - self._began_s[0]
+        return working_s * max(1.0, wall_s / done_s)

@@ -27,10 +27,11 @@ _GROUP = 2
 _TASKS, _SEED = 8, 2
 _MASKS = 100
 _WARM_UP = 5
+_CORRECTING = "_correcting"
 _REGIMES = {
     "": "an empty canvas",
     f"_{_MASKS}_masks": f"{_MASKS} masks of other kinds",
-    "_correcting": f"{_MASKS} masks, and one of them is corrected",
+    _CORRECTING: f"{_MASKS} masks and one more, which is corrected",
 }
 
 
@@ -45,10 +46,10 @@ def bench_click(
     """Time warm clicks over HTTP, with 0 and with 100 earlier masks in the request.
 
     A real gunicorn server on loopback, tasks of two one-megapixel images that were opened before.
-    Every click is somewhere in a true part, and is asked three times in turn: on an empty canvas,
-    on one with 100 masks of other kinds, and on one with 100 masks of its own kind, which lie all
-    over the images, so that it corrects one of them. An answer holds the outlined part, its name,
-    and what is like it on the other image. The last line is JSON; times in milliseconds.
+    Clicks are somewhere in true parts. Three kinds take turns: on an empty canvas, on one with 100
+    masks of other kinds, and on one with 100 masks of their own kind and one more under the click,
+    which is corrected. An answer holds the outlined part, its name, and what is like it on the
+    other image. The last line is JSON; times in milliseconds.
     """
     times: dict[str, list[float]] = {regime: [] for regime in _REGIMES}
     with running_server(weights, CALICO_REFINE_CLICKS="true") as server:
@@ -58,14 +59,15 @@ def bench_click(
         canvas = {
             "": [],
             f"_{_MASKS}_masks": _drawn(rng, ("common_object", "unique_part")),
-            "_correcting": _drawn(rng, ("common_part",)),
+            _CORRECTING: _drawn(rng, ("common_part",)),
         }
         with progress_bar("Clicking", clicks) as advance_to:
             for number in range(_WARM_UP + clicks):
                 task = tasks[int(rng.integers(_TASKS))]
                 for regime, earlier in canvas.items():
                     x, y = task.place(rng)
-                    body = _body(task.urls, x, y, f"click{regime}-{number}", earlier)
+                    under = _under(rng, x, y) if regime == _CORRECTING else []
+                    body = _body(task.urls, x, y, f"click{regime}-{number}", [*earlier, *under])
                     seconds = _ask(server, body)
                     if number >= _WARM_UP:
                         times[regime].append(seconds * 1000)
@@ -128,9 +130,17 @@ def _drawn(rng: np.random.Generator, kinds: Sequence[str]) -> list[JsonObject]:
     return results
 
 
-def _ellipse(rng: np.random.Generator) -> NDArray[np.bool_]:
+def _under(rng: np.random.Generator, x: float, y: float) -> list[JsonObject]:
+    """Results of an ellipse around a click at x, y in percent."""
+    rle = brush.encode_mask(_ellipse(rng, (y * _SIDE / 100, x * _SIDE / 100)))
+    return mask_results("underneath", 0, rle, side=_SIDE)
+
+
+def _ellipse(
+    rng: np.random.Generator, middle: tuple[float, float] | None = None
+) -> NDArray[np.bool_]:
     rows, columns = np.ogrid[:_SIDE, :_SIDE]
-    row, column = rng.uniform(0, _SIDE, 2)
+    row, column = rng.uniform(0, _SIDE, 2) if middle is None else middle
     tall, wide = rng.uniform(20, 150, 2)
     inside: NDArray[np.bool_] = ((rows - row) / tall) ** 2 + ((columns - column) / wide) ** 2 < 1
     return inside

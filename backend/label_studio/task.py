@@ -6,6 +6,7 @@ images, too many, wrong types in its data) only carries its problem. Does not fe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Generic, TypeVar
@@ -27,6 +28,7 @@ MAX_URL_LENGTH = 8_192
 MAX_TASK_LABELS = 2_000
 MAX_CONTEXT_RESULTS = 2_000  # every one may be a prompt, and each prompt looks at every region
 
+_CONTEXT = re.compile(rb'"context"\s*:\s*\{')
 _T = TypeVar("_T")
 
 
@@ -124,9 +126,11 @@ def parse_predict_request(body: bytes) -> PredictRequest:
 
 
 def _read_predict(body: bytes) -> _WirePredict[_KnownTask] | _WirePredict[_OtherTask]:
-    # In one go wherever that is possible: the body of a click repeats every mask of its task.
-    with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return msgspec.json.decode(body, type=_WirePredict[_KnownTask])
+    # In one go where that is possible: the body of a click repeats every mask of its task. Of other
+    # requests nobody reads the masks.
+    if _CONTEXT.search(body) is not None:
+        with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return msgspec.json.decode(body, type=_WirePredict[_KnownTask])
     return decode(body, _WirePredict[_OtherTask], RequestError)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -92,6 +92,7 @@ class OnlineUpdater:
     ) -> None:
         self._predictor, self._images = predictor, images
         self._model = predictor.adapters.model
+        self._device = next(self._model.parameters()).device
         self._give_way = give_way
         if give_way is not None:
             call_at_every_layer(self._model, give_way)
@@ -141,8 +142,8 @@ class OnlineUpdater:
             Replay(self._examples(earlier), self._replay),
             self._plan,
             start=self._read(start),
-            clock=time.monotonic if self._give_way is None else self._give_way.working_s,
-            on_progress=lambda done: on_progress(_share(done), done.eta_s),
+            clock=self._clock(),
+            on_progress=lambda done: on_progress(_share(done), self._eta_s(done)),
             stop=stop,
         )
         if update.was_stopped:
@@ -184,6 +185,21 @@ class OnlineUpdater:
             self._probed = dict(list(self._probed.items())[-8:])
             self._probed[adapter] = self._score(adapter, self._probe)
         return self._probed[adapter]
+
+    @property
+    def _shares_processor(self) -> bool:
+        """Whether others slow it down; on other devices the thread sleeps while they work."""
+        return self._give_way is not None and self._device.type == "cpu"
+
+    def _clock(self) -> Callable[[], float]:
+        if self._give_way is None:
+            return time.monotonic
+        return self._give_way.working_s if self._shares_processor else self._give_way.passing_s
+
+    def _eta_s(self, done: Progress) -> float | None:
+        if done.eta_s is None or self._give_way is None or not self._shares_processor:
+            return done.eta_s
+        return self._give_way.stretched(done.eta_s)
 
     def _score(self, folder: Path | None, examples: Sequence[Example]) -> Quality:
         scores = score_groups(self._predictor.adapters, self._read(folder), examples)

@@ -122,14 +122,19 @@ class _About:
 
     @property
     def key(self) -> tuple[Hashable, ...]:
-        """What an answer depends on beside the prompts; a version says one thing of a group."""
-        return self.group.keys, self.predictor.version, self.said is not None
+        """What is asked about, and who.
+
+        Not whether the version has spoken about the group yet: the mask that a first click led to
+        stays the one that the next click corrects.
+        """
+        return self.group.keys, self.predictor.version
 
 
 class Assisting:
     """Answers clicks and boxes; remembers where each chain of prompts stood.
 
-    What is remembered only saves time: it follows from the request alone. One lock guards it.
+    What is remembered follows from the request, and from what the version had said about the group
+    when it was first made. One lock guards it.
     """
 
     def __init__(self) -> None:

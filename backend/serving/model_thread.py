@@ -13,10 +13,9 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
-_Calls = queue.SimpleQueue[Callable[[], None] | None]
 
 
 class ModelThread:
@@ -36,18 +35,25 @@ class ModelThread:
         if threading.current_thread() is self._thread:
             return call()
         answer: Future[T] = Future()
+        self._calls.put((call, answer))
+        try:
+            return answer.result()
+        finally:
+            del answer  # or it and an error would keep each other, and a group's pixels, in memory
 
-        def answer_it() -> None:
-            try:
-                answer.set_result(call())
-            except BaseException as error:  # it is the caller's, whatever it is
-                answer.set_exception(error)
 
-        self._calls.put(answer_it)
-        return answer.result()
+_Calls = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
 
 
 def _work(calls: _Calls) -> None:
-    while (call := calls.get()) is not None:
-        call()
-        del call  # what it holds must not stay until the next one comes
+    while (asked := calls.get()) is not None:
+        _answer(*asked)
+        del asked  # what it holds must not stay until the next one comes
+
+
+def _answer(call: Callable[[], T], answer: Future[T]) -> None:
+    try:
+        answer.set_result(call())
+    except BaseException as error:  # it is the caller's, whatever it is
+        answer.set_exception(error)
+        del answer  # as in `run`

@@ -335,6 +335,29 @@ class PredictionService:
                     predictor.encode(group.only(index))
         return sum(image.nbytes for image in group.images)
 
+    def foresee(self, task: Task, step_aside: Callable[[], None]) -> None:
+        """Predicts a warm task whose answer came from the store: clicks ask what the model found.
+
+        Args:
+            task: as in `warm`.
+            step_aside: called before; returns when nobody else needs the model.
+
+        Raises:
+            NotReadyError: the weights cannot be used.
+        """
+        group = self._opened.get(task)
+        if group is None or not self._refines:
+            return
+        predictor = self._host.wait()
+        if self._lines is not None:
+            predictor = self._lines.predictor(predictor, self.current(task.project_id))
+        key = (content_key(group), predictor.version)
+        step_aside()
+        if key not in self._recent:
+            with self._model_lock, self._metrics.stage("warm"):
+                prediction = predictor.predict(group)
+            self._recent.put(key, prediction)
+
     def close(self) -> None:
         """Answers "not yet" to everybody who waits and stops the workers."""
         self._queue.close()

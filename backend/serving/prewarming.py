@@ -1,7 +1,8 @@
 """Images of opened and upcoming tasks are encoded before anybody clicks on them.
 
 A thread that works only while nobody waits for a prediction, one image at a time. First the task
-that was opened, then the next ones of its project, until their pixels reach a ceiling.
+that was opened, which is predicted, too: what the model finds by itself is what a click may mean.
+Then the next ones of its project, until their pixels reach a ceiling.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ class Warming(Protocol):
 
     def warm(self, task: Task, step_aside: Callable[[], None]) -> int:
         """Fetches and encodes a task's images; returns the bytes of their pixels."""
+
+    def foresee(self, task: Task, step_aside: Callable[[], None]) -> None:
+        """Predicts a task that is warm, if that was not done lately."""
 
 
 class Prewarmer:
@@ -82,7 +86,7 @@ class Prewarmer:
                 _log.exception("prewarming failed", extra={"event": "prewarm_failed"})
 
     def _warm(self, opened: Task) -> None:
-        self._encode(opened)
+        self._encode(opened, is_opened=True)
         if self._upcoming is None or not self._max_bytes:
             return
         if opened.project_id is None or opened.id is None:
@@ -99,15 +103,18 @@ class Prewarmer:
                 return  # whoever opened another task comes first
             used += self._encode(task)
 
-    def _encode(self, task: Task) -> int:
+    def _encode(self, task: Task, *, is_opened: bool = False) -> int:
         if task.problem is not None:
             return 0
         self._step_aside()
         try:
-            return self._service.warm(task, self._step_aside)
+            used = self._service.warm(task, self._step_aside)
+            if is_opened:
+                self._service.foresee(task, self._step_aside)
         except (BackendError, CalicoError) as error:
             _log.info("not prewarmed: %s", error, extra={"event": "prewarm_skipped"})
             return 0
+        return used
 
     def _step_aside(self) -> None:
         """Waits until nobody has waited for a prediction for a moment."""

@@ -33,6 +33,10 @@ class RecentPredictions:
         self._lock = threading.Lock()
         self._packed: OrderedDict[Hashable, _Packed] = OrderedDict()
 
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether a prediction is remembered."""
+        return key in self._packed
+
     def get(self, key: Hashable) -> GroupPrediction | None:
         """Returns a remembered prediction with its masks, or None."""
         with self._lock:

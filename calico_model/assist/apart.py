@@ -38,16 +38,15 @@ def tell_apart(
     Returns:
         (H, W) bool each, large ones first; connected, and apart from each other and from `done`.
     """
-    found: list[BoolMask] = []
-    while len(found) < most:
-        taken = [*done, *found]
-        left = _left(whole, taken)
-        if not left and found:
-            break
-        part = _one_of(left, taken, next_part)
+    taken, found = list(done), list[BoolMask]()
+    left = _left(whole, taken)
+    while len(found) < most and (left or not found):
+        part = left[0] if left and _is_alike(left, taken) else _drawn(left, taken, next_part)
         if part is None:
             break
         found.append(part)
+        taken.append(part)
+        left = left[1:] if left and part is left[0] else _left(whole, taken)
     return found
 
 
@@ -56,37 +55,48 @@ def without(mask: BoolMask, others: Sequence[BoolMask]) -> BoolMask:
     return reduce(lambda own, other: own & ~other, others, mask)
 
 
-def stretches(mask: BoolMask) -> list[BoolMask]:
-    """Returns the 8-connected stretches of an (H, W) mask, largest first."""
+def stretches(mask: BoolMask, *, least: float = 0.0, beside: int = 0) -> list[BoolMask]:
+    """Returns the 8-connected stretches of an (H, W) mask, largest first.
+
+    Args:
+        mask: bool.
+        least: share of the largest from which a stretch counts.
+        beside: pixels of something that may be larger than all of them.
+    """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     areas = stats[1:count, cv2.CC_STAT_AREA]
-    return [labels == 1 + k for k in np.argsort(-areas, kind="stable")]
+    largest = max(int(areas.max(initial=0)), beside)
+    order = np.argsort(-areas, kind="stable")
+    return [labels == 1 + k for k in order if areas[k] >= least * largest]
 
 
 def _left(whole: BoolMask, taken: Sequence[BoolMask]) -> list[BoolMask]:
     """Stretches that may be parts, largest first."""
-    rest = whole.copy()
-    for mask in taken:
-        rest &= ~_grown(mask)
-    found = stretches(rest)
-    largest = max((int(mask.sum()) for mask in (*found, *taken)), default=0)
-    return [mask for mask in found if mask.sum() >= _LEAST_SHARE * largest]
+    rest = without(whole, [_grown(mask) for mask in taken])
+    return stretches(rest, least=_LEAST_SHARE, beside=_largest(taken))
 
 
-def _one_of(
+def _drawn(
     left: Sequence[BoolMask], taken: Sequence[BoolMask], next_part: NextPart
 ) -> BoolMask | None:
-    if left and _is_alike(left, taken):
-        return left[0]
+    """What the mask memory draws, or the largest stretch if that is nothing new; or None."""
     found = next_part(taken)
-    drawn = np.zeros((), np.bool_) if found is None else without(found, taken)
-    if not drawn.any():
-        return left[0] if left else None
+    usual = left[0] if left else None
+    if found is None:
+        return usual
+    fresh = without(found, [_grown(mask) for mask in taken])
+    if not fresh.any() or fresh.sum() < _LEAST_SHARE * _largest([*left, *taken]):
+        return usual  # a rim of what is done, or a speck
+    drawn = without(found, taken)
     if not left:
         return stretches(drawn)[0]
     inside, around = max(((drawn & mask, mask) for mask in left), key=lambda pair: pair[0].sum())
     is_within = inside.sum() > _WITHIN * around.sum()
     return stretches(inside if is_within else drawn)[0]
+
+
+def _largest(masks: Sequence[BoolMask]) -> int:
+    return max((int(mask.sum()) for mask in masks), default=0)
 
 
 def _is_alike(left: Sequence[BoolMask], taken: Sequence[BoolMask]) -> bool:

@@ -86,7 +86,8 @@ def draw_next(
         features: of the group's images.
         asked: what to draw.
         whole: (L, L) logits of all of them.
-        done: (L, L) shares in [0, 1] of those that are outlined.
+        done: (L, L) shares in [0, 1] of those that are outlined; remembered as approved, whoever
+            outlined them.
 
     Returns:
         The part, nowhere above zero where one that is done is; None if there is no other.

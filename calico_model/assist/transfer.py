@@ -114,8 +114,8 @@ def other_pieces(
         remembers: False leaves the mask memory out.
 
     Returns:
-        Mask (H, W) and predicted IoU of each, without overlap; without a mask memory one mask of
-        all of them.
+        Mask (H, W) of each, without overlap, and the predicted IoU of all of them together;
+        without a mask memory one mask of all of them.
 
     Raises:
         InvalidMaskError: an approved mask is empty, too small to be seen, or of another size.
@@ -188,20 +188,32 @@ def _proposal(
     objects: Sequence[str | None],
 ) -> Proposal:
     owner = objects[found.image] if objects else None
+    shown = [mask for mask in masks if mask.any()]
+    names = [part.part_id] * len(shown)
+    if found.single is not None:
+        names = [f"{part.part_id or part.label}{place}" for place in _places(shown)]
     regions = tuple(
         replace(
             part,
             image_index=found.image,
             mask=mask,
             object_label=owner or part.object_label,
-            part_id=f"{part.part_id or part.label}{_place(mask)}" if found.single else part.part_id,
+            part_id=name,
             score=found.score,
             evidence=None,
         )
-        for mask in masks
-        if mask.any()
+        for mask, name in zip(shown, names, strict=True)
     )
     return Proposal(found.image, regions, found.score)
+
+
+def _places(masks: Sequence[BoolMask]) -> list[str]:
+    """Where masks are, each in words of its own: small ones may be in one place."""
+    places = [_place(mask) for mask in masks]
+    return [
+        place if (before := places[:number].count(place)) == 0 else f"{place}-{before + 1}"
+        for number, place in enumerate(places)
+    ]
 
 
 def _place(mask: BoolMask) -> str:

@@ -54,7 +54,8 @@ class AdapterSet:
         self._is_changed = False
         self._speaking = tokenizer
         self._ready: Mapping[str, Adapter] = {}
-        self._lock = threading.Lock()  # guards changes of _ready; reading needs none
+        # Guards changes of _ready; reading needs none. The collector may drop one amid a change.
+        self._lock = threading.RLock()
 
     @property
     def versions(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from conftest import payload
 from fake_predictor import FakePredictor
 
 from backend.label_studio import brush
+from backend.serving.recent import RecentPredictions
 from calico_model.assist.closed_set import Named
 from calico_model.types import ImageGroup
 
@@ -37,16 +39,19 @@ class Clickable(FakePredictor):
 
     Attributes:
         prompts: of what it was asked to outline.
+        told: what it had said about the group, with each of them.
         named: how many regions it was asked to name.
         name_of_all: what it calls every region; None is unsure.
     """
 
     prompts: list = field(default_factory=list)
+    told: list = field(default_factory=list)
     named: int = 0
     name_of_all: str | None = None
 
     def refine(self, group, image_index, prompt, said=None):
         self.prompts.append(prompt)
+        self.told.append(said)
         mask = np.zeros(group.sizes_hw[image_index], bool)
         if prompt.previous is not None:
             mask |= prompt.previous
@@ -164,6 +169,39 @@ def test_more_clicks_replace_the_suggestion_and_images_are_fetched_once(client, 
     assert not other.keys() & one.keys()
     assert images.fetched == 1
     assert [len(prompt.clicks) for prompt in predictor.prompts] == [1, 2, 1]
+
+
+def opened(body):
+    """The request of a page that opens the task of a click."""
+    asked_for = copy.deepcopy(body)
+    asked_for["params"]["context"] = None
+    return asked_for
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_click_hears_what_the_model_found_also_where_the_answer_was_kept(client, predictor):
+    body = payload("predict_interactive_ui_keypoints_repeater")
+    asked(client, opened(body))
+    asked(client, click(body, ("a", 20, 20, True)))
+    assert [said.version for said in predictor.told] == [predictor.version]
+    client.application.extensions["calico"].service._recent = RecentPredictions(max_bytes=10**6)
+    asked(client, opened(body))  # from the store
+    asked(client, click(body, ("b", 70, 70, True)))
+    assert predictor.told[-1] is None
+    wait_until(lambda: len(predictor.seen) == 2)  # in a quiet moment, because it was opened
+    wait_until(lambda: service_knows(client))
+    asked(client, click(body, ("c", 40, 70, True)))
+    assert predictor.told[-1].version == predictor.version
+
+
+def service_knows(client):
+    return bool(client.application.extensions["calico"].service._recent._packed)
 
 
 def test_a_region_of_the_draft_is_refined_in_place(client, predictor):

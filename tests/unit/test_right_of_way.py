@@ -132,18 +132,33 @@ def test_the_clock_counts_work_and_a_third_of_the_wall(path, clocks, wall_s, wor
 
 def test_what_is_waited_does_not_count(path, clocks):
     giving = GivingWay(RightOfWay(path))
+    began, passed = giving.working_s(), giving.passing_s()
     giving.waited_s = 30.0
     clocks.go_on(33, 3)
-    assert giving.working_s() == pytest.approx(3)
+    assert giving.working_s() - began == pytest.approx(3)
+    assert giving.passing_s() - passed == pytest.approx(3)
 
 
-def test_each_update_has_a_clock_of_its_own(path, clocks):
+@pytest.mark.parametrize(("wall_s", "worked_s"), [(60, 60), (300, 1)])
+def test_what_came_before_an_update_is_neither_credit_nor_debt(path, clocks, wall_s, worked_s):
     giving = GivingWay(RightOfWay(path))
-    clocks.go_on(300, 10)  # hours in which nothing was learned do not count in the next update
+    giving.working_s()
+    clocks.go_on(900, 5)
     giving.renew()
+    clocks.go_on(wall_s, worked_s)  # views are encoded before anything is learned
     began = giving.working_s()
     clocks.go_on(6, 5)
     assert giving.working_s() - began == pytest.approx(5)
+    clocks.go_on(24, 1)
+    assert giving.working_s() - began == pytest.approx(10)
+
+
+def test_a_busy_processor_stretches_what_is_left(path, clocks):
+    giving = GivingWay(RightOfWay(path))
+    giving.working_s()
+    assert giving.stretched(7.0) == 7.0
+    clocks.go_on(20, 10)
+    assert giving.stretched(7.0) == pytest.approx(14)
 
 
 def test_a_stop_ends_the_wait_and_the_work(path):

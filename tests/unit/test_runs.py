@@ -21,9 +21,20 @@ def drawn(runs, size):
     return mask.reshape(size)
 
 
+def smooth(size, *blocks):
+    """A large mask of few runs, of whose pixels most are as those before."""
+    mask = np.zeros((2, *size), np.bool_)
+    for rows, columns in blocks:
+        mask[:, rows, columns] = True
+    return mask
+
+
 @given(MASKS)
 @example(np.zeros((2, 8, 8), np.bool_))
 @example(np.ones((2, 8, 8), np.bool_))
+@example(smooth((64, 64), (slice(9, 30), slice(3, 42)), (slice(40, 41), slice(7, 8))))
+@example(smooth((64, 64), (slice(0, 3), slice(0, 64)), (slice(60, 64), slice(5, 64))))
+@example(smooth((40, 56), (slice(7, 9), slice(8, 16)), (slice(20, 22), slice(15, 33))))
 def test_runs_say_all_of_a_mask(pair):
     mask, _ = pair
     runs = runs_of(mask)

@@ -97,3 +97,17 @@ def test_the_memory_is_asked_once_for_what_the_mask_lacks() -> None:
 def test_what_the_memory_draws_elsewhere_is_believed() -> None:
     memory = Memory(block(80, 100))
     assert same(tell_apart(LEGS[0], [], memory, most=1), [block(80, 100)])
+
+
+def test_a_rim_around_what_is_done_is_no_part() -> None:
+    wider = block(9, 23, slice(9, 51))
+    assert tell_apart(LEGS[0], [LEGS[0]], Memory(wider), most=8) == []
+    both = LEGS[0] | block(50, 90)
+    (found,) = tell_apart(both, [LEGS[0]], Memory(wider), most=8)
+    assert (found == block(50, 90)).all()
+
+
+def test_parts_never_overlap_what_is_done() -> None:
+    done, drawn = block(10, 30), block(20, 60)
+    (found,) = tell_apart(block(0, 0), [done], Memory(drawn), most=1)
+    assert (found == block(30, 60)).all()

@@ -10,7 +10,7 @@ import torch
 
 from calico_model.assist.calling import CalledParts, call_parts
 from calico_model.assist.exemplar import find_elsewhere
-from calico_model.assist.transfer import other_pieces, transfer
+from calico_model.assist.transfer import _places, other_pieces, transfer
 from calico_model.assistant import Assistant
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
@@ -100,6 +100,18 @@ def test_a_single_piece_is_all_of_them_without_a_memory(
 ) -> None:
     prompt = torch.randn(model.config.mask.prompt_width)
     assert len(other_pieces(model, features, IMAGES, 1, prompt)) == 1
+
+
+def test_small_parts_in_one_place_keep_identities_of_their_own() -> None:
+    buttons = [np.zeros((256, 256), np.bool_) for _ in range(4)]
+    for number, mask in enumerate(buttons):
+        mask[100:110, 100 + 7 * number : 105 + 7 * number] = True
+    elsewhere = np.zeros((256, 256), np.bool_)
+    elsewhere[200:220, 10:30] = True
+    places = _places([*buttons, elsewhere])
+    assert len(set(places)) == 5
+    assert places[0] == "@3-3"
+    assert places[4] == "@6-0"
 
 
 def test_an_empty_outline_is_refused(

@@ -164,12 +164,19 @@ def test_what_was_asked_before_is_not_asked_again(group):
     assert [len(prompt.clicks) for prompt in model.asked] == [1, 2]
 
 
-def test_the_model_hears_what_it_said_and_is_asked_again_once_it_has_spoken(group):
-    model, assisting, said = Clickable(), Assisting(), GroupPrediction((), "v")
-    assisting.suggest(group, [click(30, 20)], (), model)
-    assisting.suggest(group, [click(30, 20)], (), model, said)
-    assisting.suggest(group, [click(30, 20)], (), model, said)
+def test_the_model_hears_what_it_said(group):
+    model, said = Clickable(), GroupPrediction((), "v")
+    Assisting().suggest(group, [click(30, 20)], (), model, said)
+    assert model.told == [said]
+
+
+def test_a_mask_that_was_shown_is_the_one_the_next_click_corrects(group):
+    model, assisting = Clickable(), Assisting()
+    shown = assisting.suggest(group, [click(30, 20)], (), model).prediction.parts[0].mask
+    said = GroupPrediction((), "v")  # meanwhile it has looked at the whole group
+    assisting.suggest(group, [click(30, 20), click(40, 20, "p2")], (), model, said)
     assert model.told == [None, said]
+    assert (model.asked[1].previous == shown).all()
 
 
 def test_a_click_beside_a_region_it_would_outline_again_refines_it(group):

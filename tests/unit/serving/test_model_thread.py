@@ -5,14 +5,13 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import weakref
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
 from backend.serving.model_thread import ModelThread
-
-
-def model_threads():
-    return [one for one in threading.enumerate() if one.name == "model"]
 
 
 def test_every_call_runs_in_the_same_thread_whoever_asks():
@@ -62,13 +61,34 @@ def test_a_call_may_make_another():
 
 
 def test_it_ends_with_its_last_owner():
-    before = len(model_threads())
-    thread = ModelThread()
-    thread.run(lambda: None)
-    assert len(model_threads()) == before + 1
+    thread, ran_in = ModelThread(), []
+    thread.run(lambda: ran_in.append(threading.current_thread()))
+    assert ran_in[0].is_alive()
     del thread
     gc.collect()
-    deadline = time.monotonic() + 30
-    while len(model_threads()) > before:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    ran_in[0].join(30)
+    assert not ran_in[0].is_alive()
+
+
+class Pixels:
+    """Something large."""
+
+
+def test_nothing_of_a_call_stays_in_memory_after_its_answer_or_its_error():
+    thread, gone = ModelThread(), []
+
+    def fail(pixels):
+        raise ValueError("on purpose")
+
+    gc.disable()
+    try:
+        for what in (lambda pixels: None, fail):
+            pixels = Pixels()
+            weakref.finalize(pixels, gone.append, what)
+            with suppress(ValueError):
+                thread.run(partial(what, pixels))
+            thread.run(lambda: None)  # the thread has let go of the call before
+            del pixels
+        assert len(gone) == 2
+    finally:
+        gc.enable()

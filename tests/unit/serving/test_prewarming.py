@@ -25,6 +25,7 @@ class Service:
     is_quiet: bool = True
     broken: tuple[int, ...] = ()
     warmed: list[int] = field(default_factory=list)
+    foreseen: list[int] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     @property
@@ -39,6 +40,11 @@ class Service:
             self.warmed.append(one.id)
             self.changed.notify_all()
         return 100
+
+    def foresee(self, one, step_aside):
+        step_aside()
+        assert self.warmed[-1] == one.id
+        self.foreseen.append(one.id)
 
     def wait_for(self, *ids):
         with self.changed:
@@ -72,6 +78,7 @@ def test_the_opened_task_comes_first_and_the_next_up_to_the_ceiling(prewarm):
     service.wait_for(5, 6, 7, 8)  # 100, 200, 300 bytes ahead: the third passes 250
     time.sleep(0.2)
     assert service.warmed == [5, 6, 7, 8]
+    assert service.foreseen == [5]  # clicks come on what is open
 
 
 def test_a_ceiling_of_nothing_prefetches_nothing(prewarm):
