@@ -151,7 +151,7 @@ def _pixel(click: Click, shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _iou(one: BoolMask, other: BoolMask) -> float:
-    shared, union = int((one & other).sum()), int((one | other).sum())
+    shared, union = int(np.count_nonzero(one & other)), int(np.count_nonzero(one | other))
     return shared / max(1, union)
 
 

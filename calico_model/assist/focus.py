@@ -242,7 +242,7 @@ def merge(coarse: Coarse, place: Focus, added: Logits) -> BoolMask:
     more = cv2.resize(added, size, interpolation=cv2.INTER_LINEAR)
     if coarse.dtype == np.bool_:
         inside = place.of(mask)
-        inside[:] = more > np.where(inside, np.float32(-LIMIT), np.float32(LIMIT))
+        inside[:] = (inside & (more > -LIMIT)) | (more > LIMIT)
     else:
         bounded = np.clip(place.of(coarse), -LIMIT, LIMIT).astype(np.float32, copy=False)
         place.of(mask)[:] = more > -bounded
