@@ -9,11 +9,14 @@ Pure: values in, values out. Quality is the mean of strict mIoU and Recall, in p
 | of older labels, more of the held-out regions are lost than found, not by chance | paired |
 | any of the three falls so far that chance need not be asked                      | points |
 | neither held-out nor learned corrections come out clearly better                 | points |
+| what it learned from comes out no better, and worse than what it never saw       | points |
 
 Few groups are held out at first, and every update moves single regions by chance. So the same
 regions are compared one by one before and after (`paired.py`): of candidates that change nothing,
 one in ten is refused. Without held-out corrections the decision is provisional: what was
 corrected must come out better than before, and the base probe set still decides about forgetting.
+The last line is for wrong corrections that come with a rehearsal of right ones: held-out quality
+may rise although nobody could learn what was new.
 """
 
 from __future__ import annotations
@@ -33,8 +36,8 @@ class GatePolicy:
         tolerance: fall of held-out quality that still counts as holding.
         margin: fall of older labels, and of the base probe set, that is one too many.
         collapse: fall of any of them that is refused whatever chance may have done.
-        clear: rise of held-out quality that speaks for itself; with less, the learned corrections
-            are asked, too.
+        clear: rise of held-out quality that speaks for itself, unless what was learned is worse
+            than what is held out; with less, the learned corrections have to rise, too.
         learned: rise of theirs that is then enough. What cannot be learned, because it is wrong,
             stays below it.
     """
@@ -93,7 +96,7 @@ class Evidence:
 
     Attributes:
         held_out: held-out corrections, None if there are none yet.
-        learned: corrections that were trained on, None if they were not measured.
+        learned: corrections that were trained on, None if none of them can be measured.
         probe: groups of base data, None if the base has none.
         old_labels: names the current version had learned.
     """
@@ -141,9 +144,9 @@ def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
     return Verdict(True, is_provisional, _figures(name, judged))
 
 
-def needs_learned(policy: GatePolicy, held_out: Comparison | None) -> bool:
-    """Whether the learned corrections have to be measured before `judge` can decide."""
-    return held_out is None or held_out.gain < policy.clear
+def is_clear(policy: GatePolicy, held_out: Comparison | None) -> bool:
+    """Whether held-out quality rises so far that few of the learned corrections need be asked."""
+    return held_out is not None and held_out.gain >= policy.clear
 
 
 def _not_finite(evidence: Evidence) -> str | None:
@@ -191,12 +194,14 @@ def _lost(policy: GatePolicy, evidence: Evidence) -> str | None:
 
 
 def _useless(policy: GatePolicy, evidence: Evidence) -> str | None:
-    if not needs_learned(policy, evidence.held_out):
+    learned, held_out = evidence.learned, evidence.held_out
+    least = policy.learned if held_out is not None else 0.0
+    if learned is None or learned.gain > least:
         return None
-    least = policy.learned if evidence.held_out is not None else 0.0
-    if evidence.learned is not None and evidence.learned.gain <= least:
-        return f"learned little: {_figures('learned corrections', evidence.learned)}"
-    return None
+    is_known = held_out is not None and learned.after.score >= held_out.after.score
+    if is_known and is_clear(policy, held_out):
+        return None
+    return f"learned little: {_figures('learned corrections', learned)}"
 
 
 def _falls(found: Comparison, allowed: float, collapse: float) -> bool:

@@ -23,8 +23,8 @@ from backend.learning.gate import (
     GatePolicy,
     Quality,
     Verdict,
+    is_clear,
     judge,
-    needs_learned,
 )
 from backend.learning.held_out import is_held_out
 from backend.learning.lesson import true_parts
@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 # Of each kind, what one run looks at: its time must not grow with the project.
 MOST_NEW, MOST_EARLIER, MOST_HELD_OUT = 64, 64, 40
 MOST_JUDGED = 10  # learned corrections that are measured where held-out ones show no gain
+FEW_JUDGED = 3  # where they do: wrong ones come out at nothing, right ones far above
 
 Write = Callable[[Path], object]
 Stop = Callable[[], bool]
@@ -332,9 +333,9 @@ class TrainingSession:
         held_out = compare(material.held_out)
         return Evidence(
             held_out=held_out,
-            learned=compare(material.new[-MOST_JUDGED:])
-            if needs_learned(self._policy, held_out)
-            else None,
+            learned=compare(
+                material.new[-(FEW_JUDGED if is_clear(self._policy, held_out) else MOST_JUDGED) :]
+            ),
             probe=probe,
             old_labels=frozenset(
                 part.label for task in material.earlier for part in true_parts(task.correction)

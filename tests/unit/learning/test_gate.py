@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from backend.learning.gate import Comparison, Evidence, GatePolicy, Quality, judge, needs_learned
+from backend.learning.gate import Comparison, Evidence, GatePolicy, Quality, is_clear, judge
 
 POLICY = GatePolicy(tolerance=0.5, margin=2.0)
 
@@ -141,8 +141,18 @@ def test_what_helps_nowhere_is_not_published():
     assert not judge(POLICY, Evidence(pair(50, 51), pair(30, 33), pair(70, 70))).is_accepted
     assert judge(POLICY, Evidence(pair(50, 51), pair(30, 37), pair(70, 70))).is_accepted
     assert judge(POLICY, Evidence(pair(50, 53), None, pair(70, 70))).is_accepted
-    asked = [needs_learned(POLICY, one) for one in (None, pair(5, 5), pair(5, 6), pair(5, 8))]
-    assert asked == [True, True, True, False]
+    clear = [is_clear(POLICY, one) for one in (None, pair(5, 5), pair(5, 6), pair(5, 8))]
+    assert clear == [False, False, False, True]
+
+
+def test_a_rehearsal_of_right_corrections_does_not_carry_wrong_ones():
+    rises = pair(20, 30)
+    unlearnable = judge(POLICY, Evidence(rises, pair(0, 3), pair(70, 70)))
+    assert not unlearnable.is_accepted
+    assert "learned little: learned corrections 0.0 -> 3.0" in unlearnable.reason
+    assert judge(POLICY, Evidence(rises, pair(0, 8), pair(70, 70))).is_accepted
+    # What was known already cannot rise: accepted predictions are corrections, too.
+    assert judge(POLICY, Evidence(rises, pair(90, 90), pair(70, 70))).is_accepted
 
 
 def test_clearly_bad_and_clearly_good_candidates_meet_no_chance():
