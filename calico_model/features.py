@@ -53,7 +53,9 @@ class ImageFeatures:
 
 
 def concatenate(items: Sequence[ImageFeatures]) -> ImageFeatures:
-    """Stacks features of single images in order."""
+    """Stacks features of single images in order; one alone is handed back as it is."""
+    if len(items) == 1:
+        return items[0]
     fine = tuple(torch.cat([f.mask.fine[i] for f in items]) for i in range(len(items[0].mask.fine)))
     return ImageFeatures(
         torch.cat([f.global_tokens for f in items]),

@@ -7,6 +7,7 @@ the original frame. Knows arrays and tensors; does not read files.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -83,16 +84,32 @@ def mask_shares(mask: BoolMask, side: int, logit_side: int) -> Tensor:
     Args:
         mask: (H, W) in its image's frame.
         side: the network's square side S.
-        logit_side: L, divides S.
+        logit_side: L.
 
     Returns:
         (L, L) float share of each cell that belongs to the mask; padding is 0.
     """
-    height, width = scaled_size_hw((mask.shape[0], mask.shape[1]), side)
-    scaled = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    square = torch.zeros(1, side, side)
-    square[0, :height, :width] = torch.from_numpy(scaled)
-    return functional.adaptive_avg_pool2d(square, logit_side)[0]
+    shares = torch.zeros(logit_side, logit_side)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return shares
+    height, width = mask.shape
+    shown_h, shown_w = scaled_size_hw((height, width), side)
+    above, left = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    down = _area_weights(height, shown_h, side, logit_side)[:, above]
+    across = _area_weights(width, shown_w, side, logit_side)[:, left]
+    inside = torch.from_numpy(mask[above, left].astype(np.float32))
+    return (down @ inside @ across.T).clamp_(0.0, 1.0)
+
+
+@lru_cache(maxsize=64)
+def _area_weights(size: int, shown: int, side: int, logit_side: int) -> Tensor:
+    """(L, size) share of each cell of the padded frame that each pixel of the image is."""
+    cell = side / logit_side * size / shown  # pixels of the image
+    low = torch.arange(logit_side, dtype=torch.float64)[:, None] * cell
+    pixel = torch.arange(size, dtype=torch.float64)
+    overlap = torch.minimum(low + cell, pixel + 1) - torch.maximum(low, pixel)
+    return (overlap.clamp(min=0.0) / cell).float()
 
 
 def normalise(image: NDArray[Any]) -> Tensor:

@@ -32,6 +32,7 @@ from calico_model.quantisation import check_kernels
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import MAX_GROUP_SIZE, GroupPrediction, ImageGroup, RegionKind
 
+_STACKED_SHARE = 8  # of the feature cache, one eighth holds the groups that were asked about last
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "calico-tiny"
 
 
@@ -75,7 +76,8 @@ class Predictor:
         self.version = version
         self.confidence = confidence
         self._images_at_once = images_at_once
-        self.features = FeatureCache(cache_bytes)
+        self.features = FeatureCache(cache_bytes - cache_bytes // _STACKED_SHARE)
+        self._stacked = FeatureCache(cache_bytes // _STACKED_SHARE)  # of whole groups
         self.adapters = AdapterSet(model, tokenizer)
         self._model, self._tokenizer, self._device = model, tokenizer, device
         self.called = CalledParts()
@@ -172,6 +174,15 @@ class Predictor:
         return found if self.confidence is None else self.confidence.apply(found)
 
     def _encode(self, group: ImageGroup) -> ImageFeatures:
+        key = " ".join(group.keys)
+        stacked = self._stacked.get(key)
+        if stacked is None:
+            stacked = concatenate(self._encode_each(group))
+            if len(group) > 1:
+                self._stacked.put(key, stacked)
+        return stacked
+
+    def _encode_each(self, group: ImageGroup) -> list[ImageFeatures]:
         found = [self.features.get(key) for key in group.keys]
         missing = [i for i, item in enumerate(found) if item is None]
         for start in range(0, len(missing), self._images_at_once):
@@ -182,7 +193,7 @@ class Predictor:
                 one = fresh.image(row)
                 found[i] = one
                 self.features.put(group.keys[i], one)
-        return concatenate([item for item in found if item is not None])
+        return [item for item in found if item is not None]
 
 
 def load_predictor(

@@ -13,6 +13,7 @@ from functools import reduce
 import cv2
 import numpy as np
 
+from calico_model.assist.coarse import extent_of
 from calico_model.types import BoolMask
 
 NextPart = Callable[[Sequence[BoolMask]], BoolMask | None]
@@ -63,11 +64,18 @@ def stretches(mask: BoolMask, *, least: float = 0.0, beside: int = 0) -> list[Bo
         least: share of the largest from which a stretch counts.
         beside: pixels of something that may be larger than all of them.
     """
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    place = _place_of(mask)
+    if place is None:
+        return []
+    inside = mask[place].astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(inside)
     areas = stats[1:count, cv2.CC_STAT_AREA]
-    largest = max(int(areas.max(initial=0)), beside)
-    order = np.argsort(-areas, kind="stable")
-    return [labels == 1 + k for k in order if areas[k] >= least * largest]
+    largest = max(int(areas.max()), beside)
+    order = [k for k in np.argsort(-areas, kind="stable") if areas[k] >= least * largest]
+    found = [np.zeros(mask.shape, np.bool_) for _ in order]
+    for own, k in zip(found, order, strict=True):
+        np.equal(labels, 1 + k, out=own[place])
+    return found
 
 
 def _left(whole: BoolMask, taken: Sequence[BoolMask]) -> list[BoolMask]:
@@ -85,28 +93,45 @@ def _drawn(
     if found is None:
         return usual
     fresh = without(found, [_grown(mask) for mask in taken])
-    if not fresh.any() or fresh.sum() < _LEAST_SHARE * _largest([*left, *taken]):
+    if not fresh.any() or _area(fresh) < _LEAST_SHARE * _largest([*left, *taken]):
         return usual  # a rim of what is done, or a speck
     drawn = without(found, taken)
     if not left:
         return stretches(drawn)[0]
-    inside, around = max(((drawn & mask, mask) for mask in left), key=lambda pair: pair[0].sum())
-    is_within = inside.sum() > _WITHIN * around.sum()
+    inside, around = max(((drawn & mask, mask) for mask in left), key=lambda pair: _area(pair[0]))
+    is_within = _area(inside) > _WITHIN * _area(around)
     return stretches(inside if is_within else drawn)[0]
 
 
 def _largest(masks: Sequence[BoolMask]) -> int:
-    return max((int(mask.sum()) for mask in masks), default=0)
+    return max(map(_area, masks), default=0)
+
+
+def _area(mask: BoolMask) -> int:
+    return int(np.count_nonzero(mask))
 
 
 def _is_alike(left: Sequence[BoolMask], taken: Sequence[BoolMask]) -> bool:
     """Whether the largest stretch is about as large as the other parts."""
-    others = [int(mask.sum()) for mask in (*left[1:], *taken)]
-    return bool(others) and int(left[0].sum()) <= _ALIKE * float(np.median(others))
+    others = [_area(mask) for mask in (*left[1:], *taken)]
+    return bool(others) and _area(left[0]) <= _ALIKE * float(np.median(others))
 
 
 def _grown(mask: BoolMask) -> BoolMask:
     radius = max(1, round(_RIM * max(mask.shape)))
-    around = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
-    grown: BoolMask = cv2.dilate(mask.astype(np.uint8), around) > 0
+    grown = np.zeros(mask.shape, np.bool_)
+    place = _place_of(mask, margin=radius)
+    if place is not None:
+        around = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+        np.greater(cv2.dilate(mask[place].astype(np.uint8), around), 0, out=grown[place])
     return grown
+
+
+def _place_of(mask: BoolMask, *, margin: int = 0) -> tuple[slice, slice] | None:
+    """The rows and columns of the True pixels, with a margin; most masks are small."""
+    found = extent_of(mask)
+    if found is None:
+        return None
+    x0, y0, x1, y1 = map(int, found)
+    rows = slice(max(0, y0 - margin), y1 + margin)
+    return rows, slice(max(0, x0 - margin), x1 + margin)

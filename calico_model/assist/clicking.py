@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calico_model.assist.focus import Coarse, Picture, focus_on, picture_of, refine_masks
+from calico_model.assist.coarse import Coarse, Decoded, mask_of
+from calico_model.assist.focus import Picture, focus_on, picture_of, refine_masks
 from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
-from calico_model.images import mask_shares, scaled_size_hw, to_image
+from calico_model.images import mask_shares, scaled_size_hw
 from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, PointKind
 from calico_model.modeling.mask_prompt import from_shares
 from calico_model.modeling.model import Calico
@@ -81,21 +82,21 @@ def refine(
     if previous is not None and model.mask_refiner is not None:
         mask = _corrected(model, features, picture, prompt, previous)
         return Refined(mask, iou, sparse, logits)
-    coarse = to_image(logits, size_hw, model.config.image_size)
+    coarse = Decoded.of(logits, size_hw, model.config.image_size)
     if previous is not None:
-        return Refined(coarse > 0, iou, sparse, logits)
+        return Refined(coarse.mask(), iou, sparse, logits)
     mask = _looked_at(model, picture, coarse, prompt)
     meant = _meant(mask, prompt, known)
     if meant is not None:
         return Refined(meant.mask, meant.score, sparse, logits)
-    if mask.any() and not _is_same_place(coarse > 0, mask, prompt):  # now it is clear where to look
+    if mask.any() and not _is_same_place(coarse, mask, prompt):  # now it is clear where to look
         mask = _looked_at(model, picture, mask, prompt)
     return Refined(mask, iou, sparse, logits)
 
 
 def _looked_at(model: Calico, picture: Picture, coarse: Coarse, prompt: MaskPrompt) -> BoolMask:
     if model.mask_refiner is None:
-        return coarse > 0
+        return mask_of(coarse)
     (mask,) = refine_masks(model.mask_refiner, [picture], [coarse], [prompt])
     return mask
 
@@ -112,7 +113,7 @@ def _meant(mask: BoolMask, prompt: MaskPrompt, known: Sequence[PartMask]) -> Par
     return best if agreement + best.score >= _LEAST_BELIEF else None
 
 
-def _is_same_place(mask: BoolMask, other: BoolMask, prompt: MaskPrompt) -> bool:
+def _is_same_place(mask: Coarse, other: Coarse, prompt: MaskPrompt) -> bool:
     """Whether looking at one mask shows what looking at the other does."""
     one, two = focus_on(mask, prompt), focus_on(other, prompt)
     return one is not None and two is not None and one.iou(two) >= _SAME_PLACE

@@ -17,23 +17,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from calico_model.assist.coarse import Coarse, Decoded, Logits, extent_of, mask_of
 from calico_model.assist.prompt import MaskPrompt
 from calico_model.features import ImageFeatures
-from calico_model.images import SAM_MEAN, SAM_STD, scaled_size_hw, to_image
+from calico_model.images import SAM_MEAN, SAM_STD, scaled_size_hw
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
 from calico_model.modeling.model import Calico
 from calico_model.placement import is_fast_in_half
 from calico_model.types import BoolMask, RgbImage
 
 LIMIT = 4.0
-"""Logits of the mask to sharpen are cut off here, so that the refiner can overrule them."""
+"""Logits of the mask to sharpen are cut off here, so that the refiner can overrule them; a mask
+that somebody drew is worth as much."""
 _MARGIN = 0.2  # of the mask's extent, on each side: 1.4 times as large in all (FocalClick)
 _LEAST = 1 / 10  # of the image's longest side: a smaller rectangle shows nothing around a mask
 _DISK_RADIUS = 4
+_MEAN = np.array(SAM_MEAN, np.float32)[:, None, None]
+_STD = np.array(SAM_STD, np.float32)[:, None, None]
 
-Logits = NDArray[np.float32]
-Coarse = Logits | BoolMask
-"""A mask to sharpen: its logits; or, as somebody drew it, worth ±`LIMIT`."""
 S = TypeVar("S", bound=np.generic)
 
 
@@ -104,20 +105,20 @@ def refine_masks(
     Args:
         refiner: in evaluation mode.
         pictures: the image of each mask.
-        coarse: (H_i, W_i) each.
+        coarse: of each image's size.
         prompts: what the annotator did to get it, or None.
 
     Returns:
         (H_i, W_i) bool each; an empty mask that nobody pointed at stays empty.
     """
-    places = [focus_on(own > 0, prompt) for own, prompt in zip(coarse, prompts, strict=True)]
+    places = [focus_on(own, prompt) for own, prompt in zip(coarse, prompts, strict=True)]
     shown = [
         (picture, place, own, prompt)
         for picture, place, own, prompt in zip(pictures, places, coarse, prompts, strict=True)
         if place is not None
     ]
     if not shown:
-        return [own > 0 for own in coarse]
+        return [mask_of(own) for own in coarse]
     device = refiner.spread.weight.device
     views = torch.stack([see(p.image, place, own, prompt) for p, place, own, prompt in shown])
     fine = torch.stack([see_fine(picture, place) for picture, place, _, _ in shown])
@@ -125,7 +126,7 @@ def refine_masks(
         answer = refiner(views.to(device), fine.to(device))
     added = iter(answer.float().cpu().numpy())
     return [
-        own > 0 if place is None else merge(own, place, next(added))
+        mask_of(own) if place is None else merge(own, place, next(added))
         for own, place in zip(coarse, places, strict=True)
     ]
 
@@ -151,27 +152,29 @@ def draw_outlines(
         n (H, W) bool.
     """
     side = model.config.image_size
-    coarse = [to_image(own, sizes_hw[k], side) for k, own in zip(at, logits, strict=True)]
+    coarse = [Decoded.of(own, sizes_hw[k], side) for k, own in zip(at, logits, strict=True)]
     if model.mask_refiner is None or images is None:
-        return [own > 0 for own in coarse]
+        return [own.mask() for own in coarse]
     pictures = {k: picture_of(model, features, k, images[k]) for k in sorted(set(at))}
     shown = [pictures[k] for k in at]
     return refine_masks(model.mask_refiner, shown, coarse, [None] * len(coarse))
 
 
-def focus_on(mask: BoolMask, prompt: MaskPrompt | None) -> Focus | None:
+def focus_on(coarse: Coarse, prompt: MaskPrompt | None) -> Focus | None:
     """Returns the rectangle that shows a mask and all that was pointed at, or None for nothing.
 
     Args:
-        mask: (H, W) bool.
+        coarse: of an image's size.
         prompt: in pixels of the same image.
     """
-    height, width = mask.shape
-    boxes = [_extent(mask)]
+    if isinstance(coarse, Decoded):
+        (height, width), boxes = coarse.size_hw, [coarse.extent()]
+    else:
+        (height, width), boxes = coarse.shape, [extent_of(coarse)]
     if prompt is not None:
         boxes += [(c.x, c.y, c.x, c.y) for c in prompt.clicks]
         if prompt.previous is not None:
-            boxes.append(_extent(prompt.previous))
+            boxes.append(extent_of(prompt.previous))
         if prompt.box is not None:
             x0, y0, x1, y1 = prompt.box
             boxes.append((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)))
@@ -190,12 +193,14 @@ def see(image: RgbImage, place: Focus, coarse: Coarse, prompt: MaskPrompt | None
     Args:
         image: (H, W, 3) uint8.
         place: inside it.
-        coarse: (H, W) mask to sharpen.
+        coarse: the mask to sharpen, of the image's size.
         prompt: what the annotator did to get it, or None.
     """
     view = np.zeros((len(Plane), VIEW, VIEW), np.float32)
-    colours = (_resized(place.of(image)) - SAM_MEAN) / SAM_STD
-    view[Plane.RED : Plane.BLUE + 1] = colours.transpose(2, 0, 1)
+    colours = view[Plane.RED : Plane.BLUE + 1]
+    colours[:] = _resized(place.of(image)).transpose(2, 0, 1)
+    colours -= _MEAN
+    colours /= _STD
     view[Plane.COARSE] = _signed(coarse, place)
     if prompt is None:
         return torch.from_numpy(view)
@@ -233,37 +238,38 @@ def merge(coarse: Coarse, place: Focus, added: Logits) -> BoolMask:
     """Returns the (H, W) mask that comes of what the refiner adds in a rectangle.
 
     Args:
-        coarse: (H, W).
-        place: inside the image.
-        added: (V, V).
+        coarse: the mask that was sharpened.
+        place: inside the image; a decoded mask is nowhere else.
+        added: (V, V); zeros leave the mask as it is, bit for bit.
     """
-    mask = coarse > 0
+    if not added.any():
+        return mask_of(coarse)
     size = place.x1 - place.x0, place.y1 - place.y0
+    if isinstance(coarse, Decoded):
+        level = cv2.resize(_bounded(coarse, place) + added, size, interpolation=cv2.INTER_LINEAR)
+        mask = np.zeros(coarse.size_hw, np.bool_)
+        place.of(mask)[:] = level > 0
+        return mask
     more = cv2.resize(added, size, interpolation=cv2.INTER_LINEAR)
-    if coarse.dtype == np.bool_:
-        inside = place.of(mask)
-        inside[:] = (inside & (more > -LIMIT)) | (more > LIMIT)
-    else:
-        bounded = np.clip(place.of(coarse), -LIMIT, LIMIT).astype(np.float32, copy=False)
-        place.of(mask)[:] = more > -bounded
+    mask = coarse.copy()
+    inside = place.of(mask)
+    inside |= more > LIMIT
+    inside &= more > -LIMIT
     return mask
+
+
+def _bounded(coarse: Decoded, place: Focus) -> Logits:
+    """What a rectangle shows of a decoder's mask, (V, V) in ±`LIMIT`."""
+    seen = coarse.seen((place.x0, place.y0, place.x1, place.y1), (VIEW, VIEW))
+    return seen.clip(-LIMIT, LIMIT)
 
 
 def _signed(coarse: Coarse, place: Focus) -> Logits:
     """What a rectangle shows of a mask, (V, V) in [-1, 1]."""
-    inside = place.of(coarse)
-    if inside.dtype == np.bool_:
-        drawn = _resized(np.multiply(inside, 255, dtype=np.uint8, casting="unsafe"))
-        return drawn * np.float32(2 / 255) - np.float32(1)
-    return _resized(np.clip(inside, -LIMIT, LIMIT).astype(np.float32)) / np.float32(LIMIT)
-
-
-def _extent(mask: BoolMask) -> tuple[float, float, float, float] | None:
-    """(x0, y0, x1, y1) around the True pixels."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return None
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    if isinstance(coarse, Decoded):
+        return _bounded(coarse, place) / np.float32(LIMIT)
+    drawn = _resized(np.multiply(place.of(coarse), 255, dtype=np.uint8, casting="unsafe"))
+    return np.multiply(drawn, 2 / 255, dtype=np.float32) - np.float32(1)
 
 
 def _widened(low: float, high: float, least: float, side: int) -> tuple[int, int]:
@@ -273,7 +279,12 @@ def _widened(low: float, high: float, least: float, side: int) -> tuple[int, int
     return first, max(first + 1, min(side, int(np.ceil(middle + extent / 2))))
 
 
-def _resized(values: NDArray[np.uint8] | Logits) -> Logits:
+def _resized(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    while min(values.shape[:2]) >= 4 * VIEW:  # halves are quick, and the mean of means is the mean
+        height, width = (size // 2 * 2 for size in values.shape[:2])
+        half = width // 2, height // 2
+        halved = cv2.resize(values[:height, :width], half, interpolation=cv2.INTER_AREA)
+        values = np.asarray(halved, np.uint8)
     is_shrinking = max(values.shape[:2]) > VIEW
     how = cv2.INTER_AREA if is_shrinking else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(values, (VIEW, VIEW), interpolation=how), np.float32)
+    return np.asarray(cv2.resize(values, (VIEW, VIEW), interpolation=how), np.uint8)

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from calico_model.assist.clicking import decode
-from calico_model.assist.focus import Coarse, Logits, Picture, picture_of
+from calico_model.assist.coarse import Coarse, Decoded
+from calico_model.assist.focus import Picture, picture_of
 from calico_model.assist.prompt import Box, Click, MaskPrompt
 from calico_model.data.comparison import MIN_OBJECT_SHARE, MIN_PART_SHARE
 from calico_model.evaluation.clicks import next_click
 from calico_model.features import ImageFeatures
-from calico_model.images import to_image
 from calico_model.modeling.model import Calico
 from calico_model.training.assist_batches import pieces_of
 from calico_model.training.assist_lessons import Lessons
@@ -41,7 +41,7 @@ class Annotator:
         picture: of (S, S) pixels.
         features: of that image.
         truth: (S, S) bool, what is wanted; not empty.
-        proposed: (S, S) logits the model began with, for those who ask for nothing.
+        proposed: what the model began with, for those who ask for nothing.
         clicks, box, previous: see `MaskPrompt`.
         is_asking: False for those who only take what the model has.
         found: what the first look led to, while the second is taken.
@@ -50,7 +50,7 @@ class Annotator:
     picture: Picture
     features: ImageFeatures
     truth: BoolMask
-    proposed: Logits | None = None
+    proposed: Decoded | None = None
     clicks: list[Click] = field(default_factory=list)
     box: Box | None = None
     previous: BoolMask | None = None
@@ -75,7 +75,7 @@ class Annotator:
         size_hw = self.truth.shape[0], self.truth.shape[1]
         assert self.prompt is not None
         _, _, logits = decode(model, self.features, size_hw, self.prompt)
-        return to_image(logits, size_hw, model.config.image_size)
+        return Decoded.of(logits, size_hw, model.config.image_size)
 
     def see(self, mask: BoolMask, rng: np.random.Generator) -> bool:
         """Looks at an answer and clicks in what is wrong; returns False if nothing is.
@@ -157,7 +157,7 @@ def _draw_wish(model: Calico, lessons: Lessons, rng: np.random.Generator) -> Ann
         only = torch.zeros(1, dtype=torch.int64)
         logits, _ = model.mask_decoder(features.mask, only, lessons.prompt[index][None, None])
     size_hw = truth.shape[0], truth.shape[1]
-    proposed = to_image(logits[0, 0], size_hw, model.config.image_size)
+    proposed = Decoded.of(logits[0, 0], size_hw, model.config.image_size)
     return Annotator(picture, features, truth, proposed)
 
 
@@ -169,7 +169,7 @@ def _picture(model: Calico, lessons: Lessons, at: int) -> tuple[Picture, ImageFe
 def _correct(one: Annotator, rng: np.random.Generator) -> None:
     """Begins with the proposal, or with something like the truth, and clicks in what is wrong."""
     is_own = one.proposed is not None and rng.random() < 0.6
-    start = one.proposed > 0 if is_own and one.proposed is not None else _spoiled(one.truth, rng)
+    start = one.proposed.mask() if is_own and one.proposed is not None else _spoiled(one.truth, rng)
     one.previous = start if start.any() else None
     if not one.click(start, rng):
         one.click(np.zeros_like(one.truth), rng)
@@ -181,7 +181,9 @@ def _ask_nothing(one: Annotator, rng: np.random.Generator) -> None:
     if one.proposed is None or rng.random() < 0.2:
         side = max(one.truth.shape) / 64
         soft = cv2.GaussianBlur(_spoiled(one.truth, rng).astype(np.float32), (0, 0), 1.5 * side)
-        one.proposed = (soft - 0.5) * float(rng.uniform(6, 16))
+        level = torch.from_numpy((soft - 0.5) * float(rng.uniform(6, 16)))
+        height, width = level.shape
+        one.proposed = Decoded.of(level, (height, width), max(level.shape))  # a frame of its own
 
 
 def _spoiled(truth: BoolMask, rng: np.random.Generator) -> BoolMask:

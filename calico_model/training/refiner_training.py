@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from calico_model.assist.coarse import mask_of
 from calico_model.assist.focus import LIMIT, Focus, focus_on, merge, see, see_fine
 from calico_model.modeling.losses import DICE_WEIGHT, PIXEL_WEIGHT, dice_loss, pixel_loss
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
@@ -105,7 +106,7 @@ def _answer(
 ) -> tuple[Tensor, list[BoolMask]] | None:
     """Losses (n,) with gradient and masks of one round; None if nothing is to be seen."""
     coarse = [one.coarse(model) for one in asking]
-    places = [focus_on(c > 0, one.prompt) for c, one in zip(coarse, asking, strict=True)]
+    places = [focus_on(c, one.prompt) for c, one in zip(coarse, asking, strict=True)]
     shown = [
         (one, logits, place)
         for one, logits, place in zip(asking, coarse, places, strict=True)
@@ -123,7 +124,7 @@ def _answer(
     loss = PIXEL_WEIGHT * pixel_loss(logits, targets) + DICE_WEIGHT * dice_loss(logits, targets)
     found = iter(added.detach().float().numpy())
     masks = [
-        c > 0 if place is None else merge(c, place, next(found))
+        mask_of(c) if place is None else merge(c, place, next(found))
         for c, place in zip(coarse, places, strict=True)
     ]
     return loss, masks

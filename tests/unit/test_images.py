@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.images import scaled_size_hw, to_mask, to_pixels
+from calico_model.images import mask_shares, scaled_size_hw, to_mask, to_pixels
 from calico_model.presets import full
 from tests.unit.conftest import micro_config
 
@@ -74,3 +74,24 @@ def test_the_three_streams_of_the_full_model() -> None:
 def test_a_mean_grey_image_normalises_to_zero() -> None:
     grey = np.full((8, 8, 3), (124, 116, 104), dtype=np.uint8)
     assert to_pixels([grey], micro_config(100)).square.abs().max() < 0.02
+
+
+@pytest.mark.parametrize("size", [(97, 131), (640, 256), (1, 300), (64, 64), (10, 7)])
+def test_shares_are_what_each_cell_covers(size: tuple[int, int]) -> None:
+    side, cells = 64, 16
+    mask = np.random.default_rng(0).random(size) < 0.3
+    shares = mask_shares(mask, side, cells)
+    # Every pixel drawn as a block of 16 x 16, and counted where its middle is.
+    fine = np.kron(mask, np.ones((16, 16)))
+    (height, width), (shown_h, shown_w) = fine.shape, scaled_size_hw(size, side)
+    rows = (np.arange(height) + 0.5) * shown_h / height * cells / side
+    columns = (np.arange(width) + 0.5) * shown_w / width * cells / side
+    counted = np.zeros((cells, cells))
+    np.add.at(counted, (rows.astype(int)[:, None], columns.astype(int)[None]), fine)
+    expected = counted * (shown_h / height) * (shown_w / width) * (cells / side) ** 2
+    assert np.allclose(shares.numpy(), expected, atol=0.05)
+    assert float(shares.sum()) == pytest.approx(float(expected.sum()), rel=1e-4)
+
+
+def test_an_empty_mask_has_no_shares() -> None:
+    assert not mask_shares(np.zeros((30, 40), np.bool_), 64, 16).any()

@@ -124,7 +124,12 @@ def test_an_image_is_encoded_once(
     predictor = Predictor(scripted, tokenizer, version="v1")
     predictor.predict(group)
     predictor.predict(group)
+    turned = ImageGroup(group.images[::-1], group.ids[::-1])
+    features = predictor.encode(turned)
     assert (predictor.features.misses, predictor.features.hits) == (2, 2)
+    first = predictor.encode(turned.only(0))
+    assert torch.equal(features.mask.embedding[:1], first.mask.embedding)
+    assert not torch.equal(predictor.encode(group).mask.embedding, features.mask.embedding)
 
 
 def test_a_part_is_common_or_unique_in_the_whole_group(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from calico_model.assist.coarse import Decoded
 from calico_model.assist.focus import (
     LIMIT,
     Focus,
@@ -17,6 +19,7 @@ from calico_model.assist.focus import (
     see_fine,
 )
 from calico_model.assist.prompt import Click, MaskPrompt
+from calico_model.images import normalise, to_mask
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
 
 SIZE_HW = (120, 200)
@@ -47,8 +50,12 @@ def picture(image: np.ndarray) -> Picture:
     return Picture(image, fine, (0.6, 1.0))
 
 
-def logits_of(mask: np.ndarray) -> np.ndarray:
-    return np.where(mask, 7.0, -9.0).astype(np.float32)
+def decoded(mask: np.ndarray) -> Decoded:
+    """As if the decoder had drawn a mask, in a frame as fine as the image."""
+    side = max(SIZE_HW)
+    frame = np.full((side, side), -9.0, np.float32)
+    frame[: SIZE_HW[0]][mask] = 7.0
+    return Decoded(torch.from_numpy(frame), SIZE_HW, side)
 
 
 def test_the_rectangle_holds_the_mask_and_all_that_was_pointed_at() -> None:
@@ -74,7 +81,7 @@ def test_a_lone_click_has_something_around_it_inside_the_image(at: tuple[float, 
 def test_nothing_is_nowhere(refiner: MaskRefiner, picture: Picture) -> None:
     empty = square(0, 0, 0, 0)
     assert focus_on(empty, None) is None
-    (mask,) = refine_masks(refiner, [picture], [logits_of(empty)], [None])
+    (mask,) = refine_masks(refiner, [picture], [decoded(empty)], [None])
     assert not mask.any()
 
 
@@ -85,9 +92,9 @@ def test_a_view_shows_what_there_is(image: np.ndarray) -> None:
         box=(70.0, 60.0, 50.0, 40.0),
         previous=square(40, 50, 50, 90),
     )
-    view = see(image, place, logits_of(mask), prompt)
+    view = see(image, place, decoded(mask), prompt)
     assert view.shape == (len(Plane), VIEW, VIEW)
-    assert torch.all(view[Plane.COARSE] == 1)  # cut off
+    assert torch.all(view[Plane.COARSE, 8:-8, 8:-8] == 1)  # cut off
     assert view[Plane.PREVIOUS, 5].mean() == 1
     assert view[Plane.PREVIOUS, -5].mean() == -1
     for plane, (x, y) in ((Plane.POSITIVE, (10.5, 5.5)), (Plane.NEGATIVE, (35.5, 15.5))):
@@ -96,27 +103,49 @@ def test_a_view_shows_what_there_is(image: np.ndarray) -> None:
         assert rows.mean() == pytest.approx(y / 20 * VIEW, abs=1)
     assert torch.all(view[Plane.BOX, :, : VIEW // 2] == 1)
     assert torch.all(view[Plane.BOX, :, VIEW // 2 :] == -1)
-    alone = see(image, place, logits_of(mask), None)
+    alone = see(image, place, decoded(mask), None)
     assert torch.equal(alone[: Plane.COARSE + 1], view[: Plane.COARSE + 1])
     assert not alone[Plane.PREVIOUS :].any()
 
 
 def test_an_untrained_refiner_changes_nothing(refiner: MaskRefiner, picture: Picture) -> None:
     rng = np.random.default_rng(1)
-    coarse = [rng.normal(0, 3, SIZE_HW).astype(np.float32) for _ in range(3)]
+    logits = [torch.from_numpy(rng.normal(0, 3, (32, 32)).astype(np.float32)) for _ in range(3)]
+    coarse = [Decoded.of(one, SIZE_HW, 128) for one in logits]
     prompts = [None, MaskPrompt((Click(3, 3),)), MaskPrompt(box=(0, 0, 30, 30))]
     with torch.inference_mode():
         masks = refine_masks(refiner, [picture] * 3, coarse, prompts)
-    for mask, logits in zip(masks, coarse, strict=True):
-        assert np.array_equal(mask, logits > 0)
+    for mask, own in zip(masks, logits, strict=True):
+        assert np.array_equal(mask, to_mask(own, SIZE_HW, 128))
 
 
-def test_what_is_added_overrules_inside_and_nothing_outside() -> None:
+def test_what_is_added_overrules_a_drawn_mask_inside_and_nothing_outside() -> None:
     mask, place = square(40, 60, 50, 90), Focus(60, 0, 200, 120)
-    gone = merge(logits_of(mask), place, np.full((VIEW, VIEW), -LIMIT - 1, np.float32))
+    gone = merge(mask, place, np.full((VIEW, VIEW), -LIMIT - 1, np.float32))
     assert np.array_equal(gone, square(40, 60, 50, 60))
-    more = merge(logits_of(mask), place, np.full((VIEW, VIEW), LIMIT + 1, np.float32))
+    more = merge(mask, place, np.full((VIEW, VIEW), LIMIT + 1, np.float32))
     assert np.array_equal(more, square(40, 60, 50, 60) | square(0, 120, 60, 200))
+    same = merge(mask, place, np.full((VIEW, VIEW), LIMIT - 1, np.float32))
+    assert np.array_equal(same, mask)
+
+
+def test_what_is_added_overrules_the_decoder() -> None:
+    mask, place = square(40, 60, 50, 90), Focus(40, 20, 120, 80)
+    gone = merge(decoded(mask), place, np.full((VIEW, VIEW), -LIMIT - 1, np.float32))
+    assert not gone.any()
+    more = merge(decoded(mask), place, np.full((VIEW, VIEW), LIMIT + 1, np.float32))
+    assert np.array_equal(more, square(20, 80, 40, 120))
+    near = merge(decoded(mask), place, np.full((VIEW, VIEW), 1e-3, np.float32))
+    assert (near ^ mask).sum() < 0.05 * mask.sum()  # its edges lie between two cells of the view
+
+
+def test_a_large_place_is_averaged(image: np.ndarray) -> None:
+    large = cv2.resize(image, None, fx=7, fy=7, interpolation=cv2.INTER_LINEAR)
+    large = cv2.GaussianBlur(large, (0, 0), 30)
+    view = see(large, Focus(20, 10, 1395, 833), np.zeros(large.shape[:2], np.bool_), None)
+    averaged = cv2.resize(large[10:833, 20:1395], (VIEW, VIEW), interpolation=cv2.INTER_AREA)
+    seen = view[: Plane.BLUE + 1].permute(1, 2, 0)
+    assert (seen - normalise(averaged)).abs().mean() < 0.01
 
 
 def test_the_decoders_map_is_seen_where_the_image_is(picture: Picture) -> None:
