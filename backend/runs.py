@@ -1,4 +1,4 @@
-"""Masks as runs: where they begin and end in row-major order, and how much two of them share.
+"""Masks as runs: where they begin and end in row-major order, there and back, and what two share.
 
 A mask of a megapixel has some hundred runs. Knows arrays only.
 """
@@ -14,6 +14,7 @@ Positions = NDArray[np.int64]
 Runs = NDArray[np.int64]
 """(R, 2), first and past-last position of each run, rising and apart."""
 
+_FEW = 4096  # runs that are quicker filled one by one
 _ALL_INSIDE = np.uint64(0x0101010101010101)  # eight True pixels read as one word
 
 
@@ -24,6 +25,19 @@ def runs_of(mask: BoolMask) -> Runs:
         return np.zeros((0, 2), np.int64)
     first, last = ([0] if flat[0] else []), ([flat.size] if flat[-1] else [])
     return np.concatenate((first, changes_of(flat), last)).astype(np.int64).reshape(-1, 2)
+
+
+def mask_of(runs: Runs, size_hw: tuple[int, int]) -> BoolMask:
+    """Returns the (H, W) mask of runs; what lies outside them costs next to nothing."""
+    height, width = size_hw
+    if len(runs) <= _FEW:
+        flat = np.zeros(height * width, np.bool_)
+        for first, end in runs.tolist():
+            flat[first:end] = True
+    else:
+        lengths = np.diff(runs.reshape(-1), prepend=0, append=height * width)
+        flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return flat.reshape(size_hw)
 
 
 def changes_of(flat: BoolMask) -> Positions:

@@ -33,6 +33,7 @@ from calico_model.types import MAX_GROUP_SIZE, BoolMask, RegionKind
 
 _MASK_TYPES = frozenset({"brush", "brushlabels", "bitmask", "bitmasklabels"})
 _PROMPT_TYPES = frozenset({"keypoint", "keypointlabels", "rectangle", "rectanglelabels"})
+_ORIGINS = {origin.value: origin for origin in Origin}
 _PNG_PREFIX = "data:image/png;base64,"
 
 
@@ -142,7 +143,7 @@ def _regions(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Region
             size_hw=size,
             kind=kind,
             label=label,
-            origin=Origin(result.origin) if result.origin in list(Origin) else Origin.MANUAL,
+            origin=_ORIGINS.get(result.origin, Origin.MANUAL),
             score=result.score,
             load_mask=partial(_load_mask, result.value, size),
             encoding=encoding,

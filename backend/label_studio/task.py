@@ -128,10 +128,16 @@ def parse_predict_request(body: bytes) -> PredictRequest:
 def _read_predict(body: bytes) -> _WirePredict[_KnownTask] | _WirePredict[_OtherTask]:
     # In one go where that is possible: the body of a click repeats every mask of its task. Of other
     # requests nobody reads the masks.
-    if _CONTEXT.search(body) is not None:
+    if _has_context(body):
         with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return msgspec.json.decode(body, type=_WirePredict[_KnownTask])
     return decode(body, _WirePredict[_OtherTask], RequestError)
+
+
+def _has_context(body: bytes) -> bool:
+    # Label Studio writes it last, behind a megabyte of masks.
+    last = body.rfind(b'"context"')
+    return last >= 0 and bool(_CONTEXT.match(body, last) or _CONTEXT.search(body, 0, last))
 
 
 def parse_setup_request(body: bytes) -> SetupRequest:

@@ -15,9 +15,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
 from backend.errors import InvalidRleError
+from backend.runs import Runs, mask_of, runs_of
 from backend.serving.model_host import Predictor
 from backend.serving.pointing import Chain, chains, overlapped, pointed_at
 from backend.serving.spreading import spread
@@ -99,17 +98,15 @@ class Suggestions:
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """The mask after some prompts of a chain, packed to bits."""
+    """The mask after some prompts of a chain, as its runs."""
 
-    bits: np.ndarray[tuple[int], np.dtype[np.uint8]]
+    runs: Runs
     size_hw: tuple[int, int]
     iou: float
 
     @property
     def mask(self) -> BoolMask:
-        height, width = self.size_hw
-        flat = np.unpackbits(self.bits, count=height * width)
-        return flat.reshape(self.size_hw).view(np.bool_)
+        return mask_of(self.runs, self.size_hw)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +165,7 @@ class Assisting:
             if target is None and not chain.first.is_positive:
                 continue  # nothing there to take away from
             step = self._walk(about, chain, target)
-            if step.bits.any():
+            if len(step.runs):
                 parts.append(_part(chain.first, target, step))
                 ids.append(_suggested_id(chain.first, target))
         return Suggestions(GroupPrediction(tuple(parts), predictor.version), tuple(ids))
@@ -199,7 +196,7 @@ class Assisting:
                 previous = step.mask if step is not None else _mask_of(target)
                 asked = _mask_prompt(past, previous)
                 found = about.predictor.refine(group, index, asked, about.said)
-                known = _Step(np.packbits(found.mask), group.sizes_hw[index], found.iou)
+                known = _Step(runs_of(found.mask), group.sizes_hw[index], found.iou)
                 self._remember(key, known)
             step = known
         assert step is not None

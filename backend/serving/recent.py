@@ -1,27 +1,27 @@
-"""The last predictions, masks packed to bits, so that a click on a seen group needs no model."""
+"""The last predictions, masks as their runs, so that a click on a seen group needs no model."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calico_model.types import GroupPrediction, PartMask
+from backend.runs import Runs, mask_of, runs_of
+from calico_model.types import GroupPrediction
 
 
 @dataclass(frozen=True, eq=False)
 class _Packed:
     prediction: GroupPrediction  # its masks are emptied
-    bits: tuple[NDArray[np.uint8], ...]
-    shapes: tuple[tuple[int, ...], ...]
+    runs: tuple[Runs, ...]
+    shapes: tuple[tuple[int, int], ...]
 
     @property
     def nbytes(self) -> int:
-        return sum(mask.nbytes for mask in self.bits)
+        return sum(mask.nbytes for mask in self.runs)
 
 
 class RecentPredictions:
@@ -37,14 +37,21 @@ class RecentPredictions:
         """Whether a prediction is remembered."""
         return key in self._packed
 
-    def get(self, key: Hashable) -> GroupPrediction | None:
-        """Returns a remembered prediction with its masks, or None."""
+    def get(
+        self, key: Hashable, *, images: Collection[int] | None = None
+    ) -> GroupPrediction | None:
+        """Returns a remembered prediction, or None.
+
+        Args:
+            key: what it was remembered under.
+            images: whose masks are wanted; those of other images come back as (0, 0). None is all.
+        """
         with self._lock:
             packed = self._packed.get(key)
             if packed is None:
                 return None
             self._packed.move_to_end(key)
-        return _unpack(packed)
+        return _unpack(packed, images)
 
     def put(self, key: Hashable, prediction: GroupPrediction) -> None:
         """Remembers a prediction and forgets the oldest ones that no longer fit."""
@@ -61,22 +68,22 @@ class RecentPredictions:
 
 def _pack(prediction: GroupPrediction) -> _Packed:
     empty = np.zeros((0, 0), np.bool_)
-    parts: tuple[PartMask, ...] = tuple(replace(part, mask=empty) for part in prediction.parts)
+    parts = tuple(replace(part, mask=empty) for part in prediction.parts)
     return _Packed(
         prediction=replace(prediction, parts=parts),
-        bits=tuple(np.packbits(part.mask) for part in prediction.parts),
-        shapes=tuple(part.mask.shape for part in prediction.parts),
+        runs=tuple(runs_of(part.mask) for part in prediction.parts),
+        shapes=tuple((part.mask.shape[0], part.mask.shape[1]) for part in prediction.parts),
     )
 
 
-def _unpack(packed: _Packed) -> GroupPrediction:
-    parts = tuple(
-        replace(
-            part,
-            mask=np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).view(np.bool_),
-        )
-        for part, bits, shape in zip(
-            packed.prediction.parts, packed.bits, packed.shapes, strict=True
-        )
+def _unpack(packed: _Packed, images: Collection[int] | None) -> GroupPrediction:
+    parts = zip(packed.prediction.parts, packed.runs, packed.shapes, strict=True)
+    return replace(
+        packed.prediction,
+        parts=tuple(
+            replace(part, mask=mask_of(runs, size_hw))
+            if images is None or part.image_index in images
+            else part
+            for part, runs, size_hw in parts
+        ),
     )
-    return replace(packed.prediction, parts=parts)

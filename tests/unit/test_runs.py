@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from backend.runs import iou_of, length_of, runs_of
+from backend.runs import iou_of, length_of, mask_of, runs_of
 
 SIZES = st.sampled_from([(1, 1), (2, 4), (6, 7), (8, 16)])
 MASKS = SIZES.flatmap(lambda size: arrays(np.bool_, (2, *size), elements=st.booleans()))
@@ -43,6 +43,17 @@ def test_runs_say_all_of_a_mask(pair):
     assert (runs[:, 0] < runs[:, 1]).all()
     assert (runs[1:, 0] > runs[:-1, 1]).all()
     assert (runs_of(np.asfortranarray(mask)) == runs).all()
+
+
+@given(MASKS)
+@example(np.zeros((2, 8, 8), np.bool_))
+@example(np.ones((2, 8, 8), np.bool_))
+@example(np.indices((2, 96, 96)).sum(0) % 2 == 1)  # thousands of runs
+def test_a_mask_comes_back_from_its_runs(pair):
+    for mask in pair:
+        back = mask_of(runs_of(mask), mask.shape)
+        assert back.dtype == np.bool_
+        assert (back == mask).all()
 
 
 @given(MASKS)

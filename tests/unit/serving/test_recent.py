@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from backend.runs import runs_of
 from backend.serving.recent import RecentPredictions
 from calico_model.types import GroupPrediction, PartMask, RegionKind
 
@@ -31,7 +32,9 @@ def test_masks_and_names_come_back():
 
 
 def test_the_least_recently_used_is_forgotten_first():
-    one = 3 * -(-33 * 17 // 8)
+    one = max(
+        sum(runs_of(part.mask).nbytes for part in prediction(seed).parts) for seed in range(3)
+    )
     recent = RecentPredictions(max_bytes=2 * one)
     recent.put("a", prediction(0))
     recent.put("b", prediction(1))
