@@ -31,7 +31,7 @@ from backend.label_studio.editor import (
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.sample import local_file_url
 from backend.learning.schedule import RunState
-from backend.serving.prediction import content_key
+from backend.serving.work import content_key
 from backend.types import Origin, Region
 from calico_model.training.example import Teaches
 from calico_model.training.oracle import Edit, oracle_edits

@@ -21,11 +21,12 @@ from backend.serving.failures import answer_failures
 from backend.serving.late import LateSender
 from backend.serving.lines import AdapterLines
 from backend.serving.logs import new_request_id, request_id
+from backend.serving.looking import GroupSource, Looking
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost, Predictor
 from backend.serving.model_thread import ModelThread
 from backend.serving.naming import ProjectNames
-from backend.serving.prediction import GroupSource, PredictionService
+from backend.serving.prediction import PredictionService
 from backend.serving.prewarming import Prewarmer
 from backend.serving.refreshing import Refresher
 from backend.serving.remembering import Rememberer
@@ -192,28 +193,34 @@ def build_parts(
     source = images or image_source(settings, client)
     rememberer = Rememberer(store, source, lambda: host.predictor)
     names = ProjectNames(rememberer.accepted, settings.name_least_chance)
-    service = PredictionService(
+    lines = AdapterLines(
+        Versions(store, settings.adapters_dir), metrics, start_from=settings.start_from_project
+    )
+    looking = Looking(
         host,
         source,
         arranged(render_regions, order),
         store,
         metrics,
         code=code_version(order),
+        lines=lines,
+        names=names if settings.name_regions else None,
+        refines=settings.refine_clicks,
+    )
+    service = PredictionService(
+        host,
+        looking,
+        metrics,
         push=None if sender is None else sender.push,
         budget_s=settings.predict_budget_s,
         seats=settings.threads - _RESERVED_THREADS,
         capacity=settings.predict_queue,
-        lines=AdapterLines(
-            Versions(store, settings.adapters_dir),
-            metrics,
-            start_from=settings.start_from_project,
-        ),
+        lines=lines,
         right_of_way=RightOfWay(settings.right_of_way_file),
-        names=names if settings.name_regions else None,
-        refines=settings.refine_clicks,
     )
     refresher = build_refresher(settings, store, host, service, client)
     prewarmer = Prewarmer(
+        looking,
         service,
         None if client is None else upcoming_tasks(client),
         max_bytes=settings.prefetch_bytes,

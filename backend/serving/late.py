@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from backend.errors import BackendError, BusyError
 from backend.serving.metrics import Metrics
-from backend.serving.prediction import Answer
+from backend.serving.work import Answer
 from backend.types import Task
 
 _log = logging.getLogger(__name__)

@@ -24,11 +24,7 @@ _MOST_OPENED = 64
 
 
 class Warming(Protocol):
-    """The service that encodes; see `PredictionService`."""
-
-    @property
-    def quiet_s(self) -> float:
-        """Seconds since anybody waited for a prediction."""
+    """What looks at tasks; see `Looking`."""
 
     def warm(self, task: Task, step_aside: Callable[[], None]) -> int:
         """Fetches and encodes a task's images; returns the bytes of their pixels."""
@@ -37,11 +33,20 @@ class Warming(Protocol):
         """Predicts a task that is warm, if that was not done lately."""
 
 
+class Waited(Protocol):
+    """Who knows whether anybody waits; see `PredictionService`."""
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since anybody waited for a prediction."""
+
+
 class Prewarmer:
     """The thread.
 
     Args:
-        service: encodes.
+        looking: encodes and predicts.
+        service: steps before it.
         upcoming: the tasks an annotator of a project opens after one, in order; may raise
             LabelStudioError. None where nobody can tell.
         max_bytes: pixels fetched ahead of an opened task; 0 prefetches nothing.
@@ -50,13 +55,14 @@ class Prewarmer:
 
     def __init__(
         self,
-        service: Warming,
+        looking: Warming,
+        service: Waited,
         upcoming: Callable[[int, int], Iterable[Task]] | None,
         *,
         max_bytes: int,
         quiet_s: float = 0.5,
     ) -> None:
-        self._service, self._upcoming = service, upcoming
+        self._looking, self._service, self._upcoming = looking, service, upcoming
         self._max_bytes, self._quiet_s = max_bytes, quiet_s
         self._opened: queue.Queue[Task | None] = queue.Queue(_MOST_OPENED)
         self._is_closed = threading.Event()
@@ -108,9 +114,9 @@ class Prewarmer:
             return 0
         self._step_aside()
         try:
-            used = self._service.warm(task, self._step_aside)
+            used = self._looking.warm(task, self._step_aside)
             if is_opened:
-                self._service.foresee(task, self._step_aside)
+                self._looking.foresee(task, self._step_aside)
         except (BackendError, CalicoError) as error:
             _log.info("not prewarmed: %s", error, extra={"event": "prewarm_skipped"})
             return 0

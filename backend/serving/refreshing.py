@@ -17,7 +17,7 @@ from typing import Protocol
 
 from backend.errors import BackendError, LabelStudioError
 from backend.serving.descriptors import Descriptors
-from backend.serving.prediction import Answer
+from backend.serving.work import Answer
 from backend.types import LabelSchema, Task
 from backend.versions import AdapterVersion
 from calico_model.assist.diversity import Clusters, neighbours

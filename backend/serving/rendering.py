@@ -17,7 +17,7 @@ from backend.label_studio.result import (
     render_prediction,
 )
 from backend.serving.metrics import package_version
-from backend.serving.prediction import Answer, Render, Work
+from backend.serving.work import Answer, Render, Work
 from backend.types import PredictRequest
 from calico_model.assist.arrangement import Arrangement
 from calico_model.types import GroupPrediction, ImageGroup

@@ -190,18 +190,18 @@ def test_a_click_hears_what_the_model_found_also_where_the_answer_was_kept(clien
     asked(client, opened(body))
     asked(client, click(body, ("a", 20, 20, True)))
     assert [said.version for said in predictor.told] == [predictor.version]
-    client.application.extensions["calico"].service._recent = RecentPredictions(max_bytes=10**6)
+    looking_of(client)._recent = RecentPredictions(max_bytes=10**6)
     asked(client, opened(body))  # from the store
     asked(client, click(body, ("b", 70, 70, True)))
     assert predictor.told[-1] is None
     wait_until(lambda: len(predictor.seen) == 2)  # in a quiet moment, because it was opened
-    wait_until(lambda: service_knows(client))
+    wait_until(lambda: looking_of(client)._recent._packed)
     asked(client, click(body, ("c", 40, 70, True)))
     assert predictor.told[-1].version == predictor.version
 
 
-def service_knows(client):
-    return bool(client.application.extensions["calico"].service._recent._packed)
+def looking_of(client):
+    return client.application.extensions["calico"].service._looking
 
 
 def test_a_region_of_the_draft_is_refined_in_place(client, predictor):

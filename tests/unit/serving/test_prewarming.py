@@ -57,7 +57,7 @@ def prewarm():
     started = []
 
     def start(service, upcoming=None, *, max_bytes=250):
-        started.append(Prewarmer(service, upcoming, max_bytes=max_bytes))
+        started.append(Prewarmer(service, service, upcoming, max_bytes=max_bytes))
         return started[-1]
 
     yield start

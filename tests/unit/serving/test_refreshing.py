@@ -11,8 +11,8 @@ from backend.errors import LabelStudioError
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.sample import REPEATER_CONFIG
 from backend.serving.descriptors import Descriptors
-from backend.serving.prediction import Answer, Problem
 from backend.serving.refreshing import Pending, Refresher
+from backend.serving.work import Answer, Problem
 from backend.store import open_store
 from backend.types import Task
 
