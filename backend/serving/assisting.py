@@ -2,8 +2,9 @@
 
 A prompt refines the region it points at, which keeps its id, or makes a new one, whose id follows
 from the first prompt: asked again with more prompts, the same region comes back. A linked region
-is suggested anew beside itself. The label the annotator chose always wins. Of what is on the
-canvas, only the mask that is refined is decoded.
+is suggested anew beside itself. The label the annotator chose always wins; where there is none, a
+click that means something the model has found has its name. Of what is on the canvas, only the
+mask that is refined is decoded.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from backend.errors import InvalidRleError
@@ -38,6 +39,10 @@ class Outlined(Protocol):
     def iou(self) -> float:
         """Predicted IoU in [0, 1]."""
 
+    @property
+    def meant(self) -> PartMask | None:
+        """What the model found by itself and the prompts mean, or None."""
+
 
 @runtime_checkable
 class Refining(Predictor, Protocol):
@@ -61,11 +66,13 @@ class Suggestions:
         prediction: them.
         ids: one per region.
         absent: images on which something alike was sought and not found, rising.
+        own_names: what the model calls regions that nobody has named, by their ids.
     """
 
     prediction: GroupPrediction
     ids: tuple[str, ...]
     absent: tuple[int, ...] = ()
+    own_names: Mapping[str, str] = field(default_factory=dict)
 
     def spread(
         self,
@@ -83,6 +90,7 @@ class Suggestions:
             canvas: regions that are there.
         """
         parts, ids = list(self.prediction.parts), list(self.ids)
+        names = dict(self.own_names)
         absent: set[int] = set()
         for own, own_id in zip(self.prediction.parts, self.ids, strict=True):
             found = spread(own, group, said, predictor)
@@ -92,17 +100,28 @@ class Suggestions:
                     parts.append(part)
                     # Of alike parts in one image, the part_id says where each is.
                     ids.append(_id_of(own_id, part.image_index, part.part_id))
+                    if own_id in self.own_names:
+                        names[ids[-1]] = self.own_names[own_id]
         shown = replace(self.prediction, parts=tuple(parts))
-        return Suggestions(shown, tuple(ids), tuple(sorted(absent)))
+        return Suggestions(shown, tuple(ids), tuple(sorted(absent)), names)
+
+    def in_own_words(self) -> Suggestions:
+        """Gives regions that nobody has named the name that the model has for them."""
+        named = (
+            replace(part, label=part.label or self.own_names.get(id_, ""))
+            for part, id_ in zip(self.prediction.parts, self.ids, strict=True)
+        )
+        return replace(self, prediction=replace(self.prediction, parts=tuple(named)))
 
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """The mask after some prompts of a chain, as its runs."""
+    """The mask after some prompts of a chain, as its runs; kind and name of what they mean."""
 
     runs: Runs
     size_hw: tuple[int, int]
     iou: float
+    meant: tuple[RegionKind, str] | None
 
     @property
     def mask(self) -> BoolMask:
@@ -158,6 +177,7 @@ class Assisting:
         about = _About(group, predictor, said)
         parts: list[PartMask] = []
         ids: list[str] = []
+        names: dict[str, str] = {}
         for chain in chains(prompts):
             if not 0 <= chain.first.image_index < len(group):
                 continue
@@ -168,7 +188,10 @@ class Assisting:
             if len(step.runs):
                 parts.append(_part(chain.first, target, step))
                 ids.append(_suggested_id(chain.first, target))
-        return Suggestions(GroupPrediction(tuple(parts), predictor.version), tuple(ids))
+                if step.meant is not None and not parts[-1].label:
+                    names[ids[-1]] = step.meant[1]
+        shown = GroupPrediction(tuple(parts), predictor.version)
+        return Suggestions(shown, tuple(ids), own_names=names)
 
     def _target(self, about: _About, chain: Chain, canvas: Sequence[Region]) -> Region | None:
         """The region of the canvas that a chain refines; None for a new one."""
@@ -196,7 +219,9 @@ class Assisting:
                 previous = step.mask if step is not None else _mask_of(target)
                 asked = _mask_prompt(past, previous)
                 found = about.predictor.refine(group, index, asked, about.said)
-                known = _Step(runs_of(found.mask), group.sizes_hw[index], found.iou)
+                # Who corrects the outline of something does not mean something else.
+                meant = _named(found.meant) or (step.meant if step is not None else None)
+                known = _Step(runs_of(found.mask), group.sizes_hw[index], found.iou, meant)
                 self._remember(key, known)
             step = known
         assert step is not None
@@ -216,6 +241,10 @@ class Assisting:
                 self._steps.popitem(last=False)
 
 
+def _named(part: PartMask | None) -> tuple[RegionKind, str] | None:
+    return (part.kind, part.label) if part is not None and part.label else None
+
+
 def _mask_of(target: Region | None) -> BoolMask | None:
     if target is None:
         return None
@@ -233,10 +262,12 @@ def _mask_prompt(prompts: Sequence[Prompt], previous: BoolMask | None) -> MaskPr
 
 
 def _part(prompt: Prompt, target: Region | None, step: _Step) -> PartMask:
-    """A region with the label that was chosen, else the one it had."""
+    """A region with the kind and label that were chosen, else those it had."""
     kind, label = prompt.kind, prompt.label
     if target is not None:
         kind, label = kind or target.kind, label or target.label
+    elif step.meant is not None:
+        kind = kind or step.meant[0]
     return PartMask(
         image_index=prompt.image_index,
         kind=kind or RegionKind.COMMON_PART,

@@ -192,6 +192,8 @@ class Looking:
                 parts = name_new(found.prediction.parts, group, predictor, closed)
                 found = replace(found, prediction=replace(found.prediction, parts=parts))
             found = found.spread(group, predictor, said, canvas=work.canvas)
+            if closed is None:
+                found = found.in_own_words()
         with self._metrics.stage("render"):
             regions, score = self._render(found.prediction, replace(work, ids=found.ids), group)
         self._count("assisted")

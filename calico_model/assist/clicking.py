@@ -47,12 +47,14 @@ class Refined:
         iou: predicted IoU in [0, 1].
         sparse: (T, C) prompt tokens it was decoded from.
         logits: (L, L) in the network's frame.
+        meant: what the model found by itself and the prompt means, or None.
     """
 
     mask: BoolMask
     iou: float
     sparse: Tensor
     logits: Tensor
+    meant: PartMask | None = None
 
 
 @torch.inference_mode()
@@ -88,7 +90,7 @@ def refine(
     mask = _looked_at(model, picture, coarse, prompt)
     meant = _meant(mask, prompt, known)
     if meant is not None:
-        return Refined(meant.mask, meant.score, sparse, logits)
+        return Refined(meant.mask, meant.score, sparse, logits, meant)
     if mask.any() and not _is_same_place(coarse, mask, prompt):  # now it is clear where to look
         mask = _looked_at(model, picture, mask, prompt)
     return Refined(mask, iou, sparse, logits)

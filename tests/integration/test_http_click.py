@@ -15,7 +15,7 @@ from fake_predictor import FakePredictor
 from backend.label_studio import brush
 from backend.serving.recent import RecentPredictions
 from calico_model.assist.closed_set import Named
-from calico_model.types import ImageGroup
+from calico_model.types import ImageGroup, PartMask, RegionKind
 
 SIZE = (480, 640)
 CLOSED = Path(__file__).parents[2] / "label_config" / "cosegment_labels.xml"
@@ -25,6 +25,7 @@ CLOSED = Path(__file__).parents[2] / "label_config" / "cosegment_labels.xml"
 class Outlined:
     mask: np.ndarray
     iou: float = 0.8
+    meant: PartMask | None = None
 
 
 @dataclass
@@ -42,12 +43,14 @@ class Clickable(FakePredictor):
         told: what it had said about the group, with each of them.
         named: how many regions it was asked to name.
         name_of_all: what it calls every region; None is unsure.
+        found: what it has found by itself under every first click.
     """
 
     prompts: list = field(default_factory=list)
     told: list = field(default_factory=list)
     named: int = 0
     name_of_all: str | None = None
+    found: PartMask | None = None
 
     def refine(self, group, image_index, prompt, said=None):
         self.prompts.append(prompt)
@@ -61,7 +64,7 @@ class Clickable(FakePredictor):
         for click in prompt.clicks:
             x, y = int(click.x), int(click.y)
             mask[max(y - 20, 0) : y + 20, max(x - 20, 0) : x + 20] = click.is_positive
-        return Outlined(mask)
+        return Outlined(mask, meant=None if prompt.previous is not None else self.found)
 
     def transfer(self, group, part, said):
         return [
@@ -216,6 +219,12 @@ def test_a_region_of_the_draft_is_refined_in_place(client, predictor):
     assert (predictor.prompts[-1].previous == mask_of(before)).all()
 
 
+def test_a_click_on_what_was_found_names_it_on_every_image(client, predictor):
+    predictor.found = PartMask(0, RegionKind.COMMON_PART, "lid", np.zeros(SIZE, bool), score=0.9)
+    names = texts(asked(client, click(payload(REPEATER), ("a", 20, 20, True))), "text")
+    assert names == [{"text": ["lid"]}] * 2
+
+
 def closed(body, *, label=None):
     """The request of a project with a closed label set; no label picked unless one is given."""
     asked_for = copy.deepcopy(body) | {"label_config": CLOSED.read_text(encoding="utf-8")}
@@ -229,11 +238,11 @@ def closed(body, *, label=None):
     return asked_for
 
 
-def texts(result):
+def texts(result, *keys):
     """What is said about each region, by tag."""
     said = {one["id"]: {} for one in result}
     for one in result:
-        for key in ("labels", "choices"):
+        for key in keys or ("labels", "choices"):
             if key in one["value"]:
                 said[one["id"]][key] = one["value"][key]
     return list(said.values())

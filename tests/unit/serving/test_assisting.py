@@ -49,6 +49,7 @@ def box(x0, y0, x1, y1, name="b1"):
 class Found:
     mask: np.ndarray
     iou: float = 0.75
+    meant: PartMask | None = None
 
 
 @dataclass
@@ -58,6 +59,7 @@ class Clickable:
     version: str = "v"
     asked: list[MaskPrompt] = field(default_factory=list)
     told: list[GroupPrediction | None] = field(default_factory=list)
+    known: PartMask | None = None
 
     def predict(self, group):
         raise AssertionError("the language model was asked")
@@ -67,7 +69,8 @@ class Clickable:
         self.told.append(said)
         if prompt.clicks:
             x, y = int(prompt.clicks[-1].x), int(prompt.clicks[-1].y)
-            return Found(block(slice(max(y - 4, 0), y + 4), slice(max(x - 4, 0), x + 4)))
+            mask = block(slice(max(y - 4, 0), y + 4), slice(max(x - 4, 0), x + 4))
+            return Found(mask, meant=None if prompt.previous is not None else self.known)
         x0, y0, x1, y1 = (int(value) for value in prompt.box)
         return Found(block(slice(y0, y1), slice(x0, x1)))
 
@@ -239,3 +242,46 @@ def test_predictions_carry_the_version_that_answered(group):
     found, _ = suggest(group, [click(30, 20)])
     assert isinstance(found.prediction, GroupPrediction)
     assert found.prediction.version == "v"
+
+
+def nameless(x, y, name="p1", **said):
+    return click(x, y, name, kind=None, label=None, **said)
+
+
+def test_a_click_on_what_the_model_has_found_has_its_name(group):
+    known = PartMask(0, RegionKind.UNIQUE_PART, "lid", block(slice(0, 9), slice(0, 9)))
+    model = Clickable(known=known)
+    found, _ = suggest(group, [nameless(5, 5)], model=model)
+    assert (found.prediction.parts[0].label, found.prediction.parts[0].kind) == ("", known.kind)
+    assert found.in_own_words().prediction.parts[0].label == "lid"
+    # Who goes on clicking still means it.
+    again, _ = suggest(group, [nameless(5, 5), nameless(9, 9, "p2")], model=model)
+    assert again.in_own_words().prediction.parts[0].label == "lid"
+    assert again.ids == found.ids
+
+
+def test_the_name_that_was_chosen_wins_over_the_models_own(group):
+    model = Clickable(known=PartMask(0, PART, "lid", block(slice(0, 9), slice(0, 9))))
+    found, _ = suggest(group, [click(5, 5)], model=model)
+    assert found.in_own_words().prediction.parts[0].label == "handle"
+    unnamed = Clickable(known=PartMask(0, PART, "", block(slice(0, 9), slice(0, 9))))
+    found, _ = suggest(group, [nameless(5, 5)], model=unnamed)
+    assert found.in_own_words().prediction.parts[0].label == ""
+
+
+def test_what_is_alike_elsewhere_has_that_name_too(group):
+    class Spreading(Clickable):
+        def transfer(self, group, part, said):
+            assert part.label == ""  # by its looks: a name would ask the language model
+            return [Elsewhere((replace(part, image_index=1),))]
+
+    model = Spreading(known=PartMask(0, PART, "lid", block(slice(0, 9), slice(0, 9))))
+    found, _ = suggest(group, [nameless(5, 5)], model=model)
+    everywhere = found.spread(group, model, None, ()).in_own_words()
+    assert [part.label for part in everywhere.prediction.parts] == ["lid", "lid"]
+
+
+@dataclass
+class Elsewhere:
+    parts: tuple[PartMask, ...]
+    image_index: int = 1
