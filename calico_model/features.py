@@ -86,6 +86,13 @@ class FeatureCache:
             self._items.move_to_end(key)
             return found
 
+    def touch(self, keys: Sequence[str]) -> None:
+        """Says that features were used without being asked for: others are forgotten first."""
+        with self._lock:
+            for key in keys:
+                if key in self._items:
+                    self._items.move_to_end(key)
+
     def put(self, key: str, features: ImageFeatures) -> None:
         """Stores features, dropping the oldest until they fit; too large ones are not kept."""
         size = features.nbytes

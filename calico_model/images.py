@@ -102,7 +102,7 @@ def mask_shares(mask: BoolMask, side: int, logit_side: int) -> Tensor:
     return (down @ inside @ across.T).clamp_(0.0, 1.0)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # both sides of the images of a group
 def _area_weights(size: int, shown: int, side: int, logit_side: int) -> Tensor:
     """(L, size) share of each cell of the padded frame that each pixel of the image is."""
     cell = side / logit_side * size / shown  # pixels of the image

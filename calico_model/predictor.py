@@ -176,7 +176,9 @@ class Predictor:
     def _encode(self, group: ImageGroup) -> ImageFeatures:
         key = " ".join(group.keys)
         stacked = self._stacked.get(key)
-        if stacked is None:
+        if stacked is not None:
+            self.features.touch(group.keys)  # a click asks about one image of the group
+        else:
             stacked = concatenate(self._encode_each(group))
             if len(group) > 1:
                 self._stacked.put(key, stacked)

@@ -25,7 +25,7 @@ from backend.types import Prompt, Region
 from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask, RegionKind
 
-_KEPT_STEPS = 512
+_KEPT_STEPS, _KEPT_BYTES = 512, 64 * 1024 * 1024
 
 
 class Outlined(Protocol):
@@ -58,6 +58,29 @@ class Refining(Predictor, Protocol):
         """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
 
 
+@dataclass(frozen=True)
+class OwnWords:
+    """What the model itself says of a region that nobody has named.
+
+    Attributes:
+        label: its name.
+        kind: what it is to the group, or None where the annotator said that.
+    """
+
+    label: str
+    kind: RegionKind | None
+
+    @property
+    def on_several(self) -> OwnWords:
+        """The same of a region that several images show: unique it is not."""
+        return replace(self, kind=RegionKind.COMMON_PART) if self.is_unique else self
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether it is said to be on one image alone."""
+        return self.kind is RegionKind.UNIQUE_PART
+
+
 @dataclass(frozen=True, eq=False)
 class Suggestions:
     """Regions to suggest.
@@ -66,13 +89,13 @@ class Suggestions:
         prediction: them.
         ids: one per region.
         absent: images on which something alike was sought and not found, rising.
-        own_names: what the model calls regions that nobody has named, by their ids.
+        own_words: by id, for regions that nobody has named.
     """
 
     prediction: GroupPrediction
     ids: tuple[str, ...]
     absent: tuple[int, ...] = ()
-    own_names: Mapping[str, str] = field(default_factory=dict)
+    own_words: Mapping[str, OwnWords] = field(default_factory=dict)
 
     def spread(
         self,
@@ -90,7 +113,7 @@ class Suggestions:
             canvas: regions that are there.
         """
         parts, ids = list(self.prediction.parts), list(self.ids)
-        names = dict(self.own_names)
+        words = dict(self.own_words)
         absent: set[int] = set()
         for own, own_id in zip(self.prediction.parts, self.ids, strict=True):
             found = spread(own, group, said, predictor)
@@ -100,28 +123,29 @@ class Suggestions:
                     parts.append(part)
                     # Of alike parts in one image, the part_id says where each is.
                     ids.append(_id_of(own_id, part.image_index, part.part_id))
-                    if own_id in self.own_names:
-                        names[ids[-1]] = self.own_names[own_id]
+                    if own_id in words:
+                        words[own_id] = words[ids[-1]] = words[own_id].on_several
         shown = replace(self.prediction, parts=tuple(parts))
-        return Suggestions(shown, tuple(ids), tuple(sorted(absent)), names)
+        return Suggestions(shown, tuple(ids), tuple(sorted(absent)), words)
 
     def in_own_words(self) -> Suggestions:
-        """Gives regions that nobody has named the name that the model has for them."""
-        named = (
-            replace(part, label=part.label or self.own_names.get(id_, ""))
-            for part, id_ in zip(self.prediction.parts, self.ids, strict=True)
-        )
-        return replace(self, prediction=replace(self.prediction, parts=tuple(named)))
+        """Has the model name the regions that nobody has named, where it can."""
+        parts = list(self.prediction.parts)
+        for number, id_ in enumerate(self.ids):
+            part, words = parts[number], self.own_words.get(id_)
+            if words is not None and not part.label:
+                parts[number] = replace(part, label=words.label, kind=words.kind or part.kind)
+        return replace(self, prediction=replace(self.prediction, parts=tuple(parts)))
 
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """The mask after some prompts of a chain, as its runs; kind and name of what they mean."""
+    """The mask after some prompts of a chain, as its runs; and what they mean."""
 
     runs: Runs
     size_hw: tuple[int, int]
     iou: float
-    meant: tuple[RegionKind, str] | None
+    meant: OwnWords | None
 
     @property
     def mask(self) -> BoolMask:
@@ -155,6 +179,7 @@ class Assisting:
 
     def __init__(self) -> None:
         self._steps: OrderedDict[Hashable, _Step] = OrderedDict()
+        self._used = 0  # bytes
         self._lock = threading.Lock()
 
     def suggest(
@@ -177,7 +202,7 @@ class Assisting:
         about = _About(group, predictor, said)
         parts: list[PartMask] = []
         ids: list[str] = []
-        names: dict[str, str] = {}
+        words: dict[str, OwnWords] = {}
         for chain in chains(prompts):
             if not 0 <= chain.first.image_index < len(group):
                 continue
@@ -189,9 +214,11 @@ class Assisting:
                 parts.append(_part(chain.first, target, step))
                 ids.append(_suggested_id(chain.first, target))
                 if step.meant is not None and not parts[-1].label:
-                    names[ids[-1]] = step.meant[1]
+                    is_chosen = (chain.first.kind or (target and target.kind)) is not None
+                    kind = None if is_chosen else step.meant.kind
+                    words[ids[-1]] = OwnWords(step.meant.label, kind)
         shown = GroupPrediction(tuple(parts), predictor.version)
-        return Suggestions(shown, tuple(ids), own_names=names)
+        return Suggestions(shown, tuple(ids), own_words=words)
 
     def _target(self, about: _About, chain: Chain, canvas: Sequence[Region]) -> Region | None:
         """The region of the canvas that a chain refines; None for a new one."""
@@ -236,13 +263,17 @@ class Assisting:
 
     def _remember(self, key: Hashable, step: _Step) -> None:
         with self._lock:
+            if (known := self._steps.pop(key, None)) is not None:
+                self._used -= known.runs.nbytes
             self._steps[key] = step
-            while len(self._steps) > _KEPT_STEPS:
-                self._steps.popitem(last=False)
+            self._used += step.runs.nbytes
+            while len(self._steps) > _KEPT_STEPS or self._used > _KEPT_BYTES:
+                _, oldest = self._steps.popitem(last=False)
+                self._used -= oldest.runs.nbytes
 
 
-def _named(part: PartMask | None) -> tuple[RegionKind, str] | None:
-    return (part.kind, part.label) if part is not None and part.label else None
+def _named(part: PartMask | None) -> OwnWords | None:
+    return OwnWords(part.label, part.kind) if part is not None and part.label else None
 
 
 def _mask_of(target: Region | None) -> BoolMask | None:
@@ -262,12 +293,10 @@ def _mask_prompt(prompts: Sequence[Prompt], previous: BoolMask | None) -> MaskPr
 
 
 def _part(prompt: Prompt, target: Region | None, step: _Step) -> PartMask:
-    """A region with the kind and label that were chosen, else those it had."""
+    """A region with the label that was chosen, else the one it had."""
     kind, label = prompt.kind, prompt.label
     if target is not None:
         kind, label = kind or target.kind, label or target.label
-    elif step.meant is not None:
-        kind = kind or step.meant[0]
     return PartMask(
         image_index=prompt.image_index,
         kind=kind or RegionKind.COMMON_PART,

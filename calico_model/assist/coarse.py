@@ -20,7 +20,7 @@ from torch import Tensor
 from calico_model.images import scaled_size_hw, to_mask
 from calico_model.types import BoolMask
 
-_MOST_LINES = 256  # rows and columns that are looked at to find where a mask is
+_LEAST_LINES = 256  # of the longest side, looked at to find where a mask is
 
 Logits = NDArray[np.float32]
 Extent = tuple[float, float, float, float]
@@ -44,16 +44,21 @@ class Decoded:
     @classmethod
     def of(cls, logits: Tensor, size_hw: tuple[int, int], side: int) -> Decoded:
         """Takes (L, L) logits from any device."""
-        return cls(logits.float().cpu(), size_hw, side)
+        return cls(logits.detach().float().cpu(), size_hw, side)
 
     def mask(self) -> BoolMask:
         """Returns all of it, (H, W) bool; see `images.to_mask`."""
         return to_mask(self.logits, self.size_hw, self.side)
 
     def extent(self) -> Extent | None:
-        """Returns what holds the mask, wider by a 256th of the image at most; None if empty."""
+        """Returns the rectangle of the mask, None if it is empty.
+
+        It is looked for on lines closer than half a logit: a rim may be half a line off, and what
+        is thinner than a line may be missed.
+        """
         height, width = self.size_hw
-        step = max(1.0, max(self.size_hw) / _MOST_LINES)
+        lines = max(_LEAST_LINES, 2 * self.logits.shape[-1])
+        step = max(1.0, max(self.size_hw) / lines)
         rows, columns = max(1, round(height / step)), max(1, round(width / step))
         found = extent_of(self.seen((0, 0, width, height), (rows, columns)) > 0)
         if found is None:

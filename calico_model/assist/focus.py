@@ -239,7 +239,7 @@ def merge(coarse: Coarse, place: Focus, added: Logits) -> BoolMask:
 
     Args:
         coarse: the mask that was sharpened.
-        place: inside the image; a decoded mask is nowhere else.
+        place: inside the image; what a decoded mask has outside is left out.
         added: (V, V); zeros leave the mask as it is, bit for bit.
     """
     if not added.any():

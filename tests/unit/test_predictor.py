@@ -132,6 +132,22 @@ def test_an_image_is_encoded_once(
     assert not torch.equal(predictor.encode(group).mask.embedding, features.mask.embedding)
 
 
+def test_images_of_a_group_in_use_are_not_forgotten(
+    scripted: Scripted, tokenizer: Tokenizer, group: ImageGroup
+) -> None:
+    size = Predictor(scripted, tokenizer, version="v1").encode(group).nbytes // len(group)
+    predictor = Predictor(scripted, tokenizer, version="v1", cache_bytes=16 * size)
+    predictor.encode(group)
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        other = rng.integers(0, 255, (9, 9, 3), dtype=np.uint8)
+        predictor.encode(ImageGroup((other,), (str(number),)))
+        predictor.encode(group)
+    misses = predictor.features.misses
+    predictor.encode(group.only(0))
+    assert predictor.features.misses == misses
+
+
 def test_a_part_is_common_or_unique_in_the_whole_group(
     scripted: Scripted, tokenizer: Tokenizer, group: ImageGroup
 ) -> None:

@@ -152,7 +152,9 @@ def test_a_rehearsal_of_right_corrections_does_not_carry_wrong_ones():
     assert "learned little: learned corrections 0.0 -> 3.0" in unlearnable.reason
     assert judge(POLICY, Evidence(rises, pair(0, 8), pair(70, 70))).is_accepted
     # What was known already cannot rise: accepted predictions are corrections, too.
-    assert judge(POLICY, Evidence(rises, pair(90, 90), pair(70, 70))).is_accepted
+    for known in (pair(90, 90), pair(28, 29), pair(18, 16)):
+        assert judge(POLICY, Evidence(rises, known, pair(70, 70))).is_accepted
+    assert judge(POLICY, Evidence(pair(92, 95), pair(92, 94), pair(70, 70))).is_accepted
 
 
 def test_clearly_bad_and_clearly_good_candidates_meet_no_chance():

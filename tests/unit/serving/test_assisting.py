@@ -252,8 +252,12 @@ def test_a_click_on_what_the_model_has_found_has_its_name(group):
     known = PartMask(0, RegionKind.UNIQUE_PART, "lid", block(slice(0, 9), slice(0, 9)))
     model = Clickable(known=known)
     found, _ = suggest(group, [nameless(5, 5)], model=model)
-    assert (found.prediction.parts[0].label, found.prediction.parts[0].kind) == ("", known.kind)
-    assert found.in_own_words().prediction.parts[0].label == "lid"
+    assert (found.prediction.parts[0].label, found.prediction.parts[0].kind) == ("", PART)
+    (named,) = found.in_own_words().prediction.parts
+    assert (named.label, named.kind) == ("lid", known.kind)
+    kept, _ = suggest(group, [click(5, 5, label=None)], model=model)
+    (named,) = kept.in_own_words().prediction.parts
+    assert (named.label, named.kind) == ("lid", PART), "the kind was chosen"
     # Who goes on clicking still means it.
     again, _ = suggest(group, [nameless(5, 5), nameless(9, 9, "p2")], model=model)
     assert again.in_own_words().prediction.parts[0].label == "lid"
@@ -261,9 +265,10 @@ def test_a_click_on_what_the_model_has_found_has_its_name(group):
 
 
 def test_the_name_that_was_chosen_wins_over_the_models_own(group):
-    model = Clickable(known=PartMask(0, PART, "lid", block(slice(0, 9), slice(0, 9))))
-    found, _ = suggest(group, [click(5, 5)], model=model)
-    assert found.in_own_words().prediction.parts[0].label == "handle"
+    model = Clickable(known=PartMask(0, OBJECT, "mug", block(slice(0, 9), slice(0, 9))))
+    found, _ = suggest(group, [click(5, 5, kind=None)], model=model)
+    (named,) = found.in_own_words().prediction.parts
+    assert (named.label, named.kind) == ("handle", PART)
     unnamed = Clickable(known=PartMask(0, PART, "", block(slice(0, 9), slice(0, 9))))
     found, _ = suggest(group, [nameless(5, 5)], model=unnamed)
     assert found.in_own_words().prediction.parts[0].label == ""
@@ -275,10 +280,26 @@ def test_what_is_alike_elsewhere_has_that_name_too(group):
             assert part.label == ""  # by its looks: a name would ask the language model
             return [Elsewhere((replace(part, image_index=1),))]
 
-    model = Spreading(known=PartMask(0, PART, "lid", block(slice(0, 9), slice(0, 9))))
+    unique = PartMask(0, RegionKind.UNIQUE_PART, "lid", block(slice(0, 9), slice(0, 9)))
+    model = Spreading(known=unique)
     found, _ = suggest(group, [nameless(5, 5)], model=model)
     everywhere = found.spread(group, model, None, ()).in_own_words()
     assert [part.label for part in everywhere.prediction.parts] == ["lid", "lid"]
+    assert [part.kind for part in everywhere.prediction.parts] == [PART, PART], "on two images"
+    # Another kind of the same thing is no reason to draw it beside itself.
+    there = region("there", block(slice(1, 9), slice(1, 9)), image=1, label="lid")
+    once = found.spread(group, model, None, (there,))
+    assert len(once.prediction.parts) == 1
+
+
+def test_the_masks_of_long_chains_do_not_fill_the_memory(group, monkeypatch):
+    monkeypatch.setattr("backend.serving.assisting._KEPT_BYTES", 3000)
+    assisting = Assisting()
+    for number in range(40):
+        assisting.suggest(group, [click(number, 5, f"p{number}")], (), Clickable())
+    kept = sum(step.runs.nbytes for step in assisting._steps.values())
+    assert kept == assisting._used <= 3000
+    assert len(assisting._steps) > 1
 
 
 @dataclass
