@@ -16,6 +16,7 @@ from calico_model.errors import InvalidConfigError
 from calico_model.modeling.adapter import Adapter
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.domain import find_domain
+from calico_model.training.averaging import averaged
 from calico_model.training.curriculum import Curriculum, Replay
 from calico_model.training.dense_learner import DenseLearner
 from calico_model.training.example import Example
@@ -120,6 +121,8 @@ def finetune(
         if pace.step and dense is not None:
             tensors = {**adapter.tensors, **dense.tensors}
             adapter = replace(adapter, tensors=tensors, dense=dense.names)
+        if pace.step and start is not None:
+            adapter = averaged(start, adapter, plan.start_share)
     means = {name: _mean([one.get(name, 0.0) for one in recent]) for name in _names(recent)}
     return AdapterUpdate(adapter, pace.step, planned, was_stopped, means)
 

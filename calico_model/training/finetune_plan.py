@@ -30,6 +30,7 @@ class FinetunePlan:
         row_rate: of the labels' token rows.
         warmup: share of the steps.
         half: layers compute in bfloat16; None where the processor is made for it.
+        start_share: of the adapter it goes on from, in the mean that comes out (averaging.py).
         decay: pull of every weight back to the base, per step and unit of its rate (L2-SP).
     """
 
@@ -50,6 +51,7 @@ class FinetunePlan:
     row_rate: float = 5e-3
     warmup: float = 0.1
     half: bool | None = None
+    start_share: float = 0.5
     decay: float = 0.0
 
     def __post_init__(self) -> None:
@@ -59,6 +61,7 @@ class FinetunePlan:
             self._check(name, getattr(self, name) > 0, "a number above 0")
         for name in ("seed", "decay", "steps_per_example", "views", "most_views"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
+        self._check("start_share", 0 <= self.start_share < 1, "a share below 1")
         self._check("warmup", 0 <= self.warmup < 1, "a share below 1")
 
     def _check(self, name: str, is_good: bool, expected: str) -> None:

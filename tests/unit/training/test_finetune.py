@@ -14,6 +14,7 @@ from calico_model.modeling.adapter import INPUT_ROWS, Adapter, AdapterScope, ada
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
+from calico_model.training.averaging import averaged
 from calico_model.training.finetune import FinetunePlan, Progress, Replay, finetune
 from calico_model.training.scoring import score_groups
 from tests.unit.training.examples import examples
@@ -69,6 +70,17 @@ def test_only_what_is_in_scope_changes(adapters: AdapterSet) -> None:
         adapter_names(adapters.model, scope)
     )
     assert any(not torch.equal(t, base[n]) for n, t in adapter.tensors.items() if n in base)
+
+
+def test_an_update_is_met_halfway(adapters: AdapterSet) -> None:
+    new = examples(adapters.model, Split.UNSEEN_DOMAIN, 2)
+    start = finetune(adapters, new[:1], Replay(), PLAN).adapter
+    whole, half = (
+        finetune(adapters, new[1:], Replay(new[:1]), replace(PLAN, start_share=share), start=start)
+        for share in (0.0, 0.5)
+    )
+    assert same(averaged(start, whole.adapter, 0.5), half.adapter)
+    assert not same(whole.adapter, half.adapter)
 
 
 def test_what_the_start_learned_elsewhere_is_kept(adapters: AdapterSet) -> None:

@@ -1,0 +1,65 @@
+"""An update met halfway: the mean of what was learned and what it began with.
+
+A short update on few groups goes too far: it knows them by heart and loses of the others. Weights
+between its beginning and its end are better than both on groups it never saw (WiSE-FT, Wortsman et
+al. 2022), because one comes of the other. Rows of names that were not there before stay as they
+were learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from calico_model.modeling.adapter import (
+    DENSE_PAIRS,
+    DENSE_ROWS,
+    DENSE_TRUST,
+    DOMAIN_BIAS,
+    DOMAIN_WEIGHT,
+    INPUT_ROWS,
+    OUTPUT_ROWS,
+    Adapter,
+)
+
+# Counted or found anew from all corrections: there is nothing to go halfway to.
+_NOT_WEIGHTS = (DENSE_PAIRS, DENSE_TRUST, DOMAIN_BIAS, DOMAIN_WEIGHT)
+
+
+def averaged(start: Adapter, learned: Adapter, share: float) -> Adapter:
+    """Returns what lies between two adapters.
+
+    Args:
+        start: what the update went on from.
+        learned: what came of it; its names begin with those of the start.
+        share: of the start, in [0, 1].
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, own in learned.tensors.items():
+        before = start.tensors.get(name)
+        if before is None or name in _NOT_WEIGHTS:
+            tensors[name] = own
+        elif name == DENSE_ROWS:
+            tensors[name] = _dense_rows(start, learned, share)
+        elif name in (INPUT_ROWS, OUTPUT_ROWS):
+            tensors[name] = _known_first(before, own, share)
+        else:
+            tensors[name] = own.lerp(before, share)
+    return replace(learned, tensors=tensors)
+
+
+def _dense_rows(start: Adapter, learned: Adapter, share: float) -> Tensor:
+    """Part rows, then object rows, each behind that of nothing (see `DenseHead`)."""
+    rows, before = learned.tensors[DENSE_ROWS].clone(), start.tensors[DENSE_ROWS]
+    parts, known = 1 + len(learned.dense.parts), 1 + len(start.dense.parts)
+    rows[:parts] = _known_first(before[:known], rows[:parts], share)
+    rows[parts:] = _known_first(before[known:], rows[parts:], share)
+    return rows
+
+
+def _known_first(before: Tensor, own: Tensor, share: float) -> Tensor:
+    """The mean of (k, W) and the first k of (n, W) rows; the others as they are."""
+    rows = own.clone()
+    rows[: len(before)] = own[: len(before)].lerp(before, share)
+    return rows
