@@ -122,7 +122,8 @@ def finetune(
             tensors = {**adapter.tensors, **dense.tensors}
             adapter = replace(adapter, tensors=tensors, dense=dense.names)
         if pace.step and start is not None:
-            adapter = averaged(start, adapter, plan.start_share)
+            share = plan.start_share(len(replay.corrections), len(new))
+            adapter = averaged(start, adapter, share)
     means = {name: _mean([one.get(name, 0.0) for one in recent]) for name in _names(recent)}
     return AdapterUpdate(adapter, pace.step, planned, was_stopped, means)
 

@@ -30,7 +30,7 @@ class FinetunePlan:
         row_rate: of the labels' token rows.
         warmup: share of the steps.
         half: layers compute in bfloat16; None where the processor is made for it.
-        start_share: of the adapter it goes on from, in the mean that comes out (averaging.py).
+        most_kept: largest share of the start in the mean that comes out (averaging.py).
         decay: pull of every weight back to the base, per step and unit of its rate (L2-SP).
     """
 
@@ -51,7 +51,7 @@ class FinetunePlan:
     row_rate: float = 5e-3
     warmup: float = 0.1
     half: bool | None = None
-    start_share: float = 0.5
+    most_kept: float = 0.5
     decay: float = 0.0
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class FinetunePlan:
             self._check(name, getattr(self, name) > 0, "a number above 0")
         for name in ("seed", "decay", "steps_per_example", "views", "most_views"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        self._check("start_share", 0 <= self.start_share < 1, "a share below 1")
+        self._check("most_kept", 0 <= self.most_kept < 1, "a share below 1")
         self._check("warmup", 0 <= self.warmup < 1, "a share below 1")
 
     def _check(self, name: str, is_good: bool, expected: str) -> None:
@@ -72,6 +72,10 @@ class FinetunePlan:
         """Optimiser steps for so many new examples."""
         wanted = round(self.least_steps + self.steps_per_example * examples)
         return min(self.most_steps, wanted)
+
+    def start_share(self, earlier: int, new: int) -> float:
+        """How much of the start is kept: what its corrections are of all, as far as is allowed."""
+        return min(self.most_kept, earlier / max(1, earlier + new))
 
     def views_for(self, examples: int) -> int:
         """Views of each of so many new examples."""

@@ -76,11 +76,18 @@ def test_an_update_is_met_halfway(adapters: AdapterSet) -> None:
     new = examples(adapters.model, Split.UNSEEN_DOMAIN, 2)
     start = finetune(adapters, new[:1], Replay(), PLAN).adapter
     whole, half = (
-        finetune(adapters, new[1:], Replay(new[:1]), replace(PLAN, start_share=share), start=start)
+        finetune(adapters, new[1:], Replay(new[:1]), replace(PLAN, most_kept=share), start=start)
         for share in (0.0, 0.5)
     )
     assert same(averaged(start, whole.adapter, 0.5), half.adapter)
     assert not same(whole.adapter, half.adapter)
+
+
+def test_a_start_counts_as_much_as_its_corrections() -> None:
+    assert PLAN.start_share(0, 5) == 0.0
+    assert PLAN.start_share(5, 15) == 0.25
+    assert PLAN.start_share(20, 5) == PLAN.most_kept == 0.5
+    assert PLAN.start_share(0, 0) == 0.0
 
 
 def test_what_the_start_learned_elsewhere_is_kept(adapters: AdapterSet) -> None:
