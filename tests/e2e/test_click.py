@@ -195,11 +195,12 @@ def test_one_click_suggests_the_part_on_every_image_of_the_group(
     accept_all(page, len(suggested))
     results = submit(page, ends, clickable)
 
-    assert {one["type"] for one in results} == {"brush", "labels"}
+    assert {one["type"] for one in results} == {"brush", "labels", "textarea"}
     kept = regions_in(results, clickable.schema)
     assert kept.keys() == suggested.keys()
     for name, region in kept.items():
         assert region.kind is _LABEL
+        assert region.label == predicted[0].label, "nobody else has named it"
         assert region.image_index == suggested[name].image_index
         assert region.mask.tobytes() == suggested[name].mask.tobytes()
 
