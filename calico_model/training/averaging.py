@@ -1,9 +1,9 @@
 """An update met halfway: the mean of what was learned and what it began with.
 
-A short update on few groups goes too far: it knows them by heart and loses of the others. Weights
-between its beginning and its end are better than both on groups it never saw (WiSE-FT, Wortsman et
-al. 2022), because one comes of the other. Rows of names that were not there before stay as they
-were learned.
+A short update on few groups may go too far: it knows them by heart and loses of the others.
+Weights between its beginning and its end are often better than both on groups it never saw
+(WiSE-FT, Wortsman et al. 2022), because one comes of the other. Rows of names that were not there
+before stay as they were learned.
 """
 
 from __future__ import annotations
