@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, func, select
 
 from backend.learning.acceptance import AcceptancePolicy
-from backend.learning.held_out import is_held_out
+from backend.learning.held_out import held_out_tasks
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing
 from backend.learning.runs import RunRepository, TrainingRun
+from backend.learning.schedule import SchedulePolicy, still_rises
 from backend.store import Store
 from backend.tables import correction
 from backend.versions import AdapterVersion, Versions
@@ -37,6 +38,7 @@ class ProjectStanding:
         acceptance: share of regions left as they were, of the version's newest tasks, or None.
         acceptance_tasks: how many tasks that is.
         run: the training under way, else the last one, or None.
+        is_rising: a better version may follow by itself.
     """
 
     project_id: int
@@ -48,6 +50,7 @@ class ProjectStanding:
     acceptance: float | None
     acceptance_tasks: int
     run: TrainingRun | None
+    is_rising: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,20 +117,22 @@ class Overview:
         version = self.versions.served(project_id, start_from=self._start_from)
         is_own = version is not None and version.project_id == project_id
         learned = version.upto_seq if version is not None and is_own else -1
-        corrected = self._tasks(project_id, Standing.CORRECTED)
-        held_out = {task_id for task_id, _ in corrected if is_held_out(project_id, task_id)}
+        rows = self._repository.tasks(project_id)
+        corrected = [row for row in rows if row.standing is Standing.CORRECTED]
+        held_out = held_out_tasks(project_id, rows)
         accepted, predicted, tasks = self._acceptance(project_id, version)
         runs = self._runs.runs(project_id, limit=1)
         return ProjectStanding(
             project_id,
             version,
             corrections=len(corrected),
-            new=sum(seq > learned and task_id not in held_out for task_id, seq in corrected),
+            new=sum(row.seq > learned and row.task_id not in held_out for row in corrected),
             held_out=len(held_out),
-            skipped=len(self._tasks(project_id, Standing.SKIPPED)),
+            skipped=sum(row.standing is Standing.SKIPPED for row in rows),
             acceptance=accepted / predicted if predicted else None,
             acceptance_tasks=tasks,
             run=runs[0] if runs else None,
+            is_rising=still_rises(SchedulePolicy(), self._runs.past(project_id)),
         )
 
     def learning_curve(self, project_id: int, *, limit: int = 100) -> tuple[VersionQuality, ...]:
@@ -186,14 +191,6 @@ class Overview:
     def runs(self, project_id: int, *, limit: int = 10) -> tuple[TrainingRun, ...]:
         """Trainings of a project, newest first."""
         return self._runs.runs(project_id, limit=limit)
-
-    def _tasks(self, project_id: int, standing: Standing) -> list[tuple[int, int]]:
-        """(task id, place in the journal) of every task of one standing."""
-        query = select(_COLUMNS.task_id, _COLUMNS.seq).where(
-            _COLUMNS.project_id == project_id, _COLUMNS.outcome == standing.value
-        )
-        with self._store.read() as connection:
-            return [(row[0], row[1]) for row in connection.execute(query)]
 
     def _acceptance(self, project_id: int, version: AdapterVersion | None) -> tuple[int, int, int]:
         """Accepted and predicted regions of the newest tasks of a version, and those tasks."""

@@ -47,6 +47,7 @@ def _project(overview: Overview, found: ProjectStanding) -> dict[str, Any]:
         "held_out": found.held_out,
         "skipped": found.skipped,
         "acceptance": found.acceptance,
+        "rising": found.is_rising,
         "run": None if found.run is None else _run(overview, found.run),
     }
 

@@ -47,6 +47,7 @@ def answer(
     *,
     images: Sequence[RgbImage] | None = None,
     wording: int = 0,
+    asks: bool = True,
 ) -> Answered:
     """Asks all three questions about a group, at once or in pairs as its configuration says.
 
@@ -58,18 +59,22 @@ def answer(
         images: their pixels, (H_i, W_i, 3) uint8, for a model that sharpens its masks on them;
             None leaves the masks as they are.
         wording: which of the known wordings to use.
+        asks: whether the language model is asked at all. Of pictures unlike those it learned from
+            it says what is wrong, and says it with confidence.
 
     Returns:
         Regions in the original pixel frame of their image; empty masks are left out.
     """
     count = len(sizes_hw)
-    reading = read_dense(model, features)
-    if model.config.asks_in_pairs:
+    reading = read_dense(model, features, sizes_hw)
+    if not asks:
+        questions: tuple[Question, ...] = ()
+    elif model.config.asks_in_pairs:
         questions = questions_in_pairs(count)
     else:
         questions = tuple(Question(kind, tuple(range(count))) for kind in RegionKind)
-    said = ask(model, tokenizer, features, questions, wording=wording)
-    if model.config.asks_in_pairs or reading.seen:
+    said = ask(model, tokenizer, features, questions, wording=wording) if questions else ()
+    if model.config.asks_in_pairs or reading.seen or not asks:
         segments, texts = compare(said, count, reading)
     else:
         segments = _settle([segment for one in said for segment in one.segments])

@@ -95,7 +95,11 @@ def load_model(
         )
     model = Calico(config)
     state = read_tensors(folder / WEIGHTS)
-    model.add_on([name for name in ADD_ONS if any(key.startswith(f"{name}.") for key in state)])
+    names = [name for name in ADD_ONS if any(key.startswith(f"{name}.") for key in state)]
+    if config.photo_trunk is None:
+        # A head of an earlier release read other maps: corrections are learned anew.
+        names = [name for name in names if name not in ("dense_head", "familiarity")]
+    model.add_on(names)
     load_base_state(model, state, where=f"{folder.name}/{WEIGHTS}")
     if placement is None:
         model.to(device)

@@ -30,6 +30,25 @@ class TrunkConfig:
 
 
 @dataclass(frozen=True)
+class PhotoTrunkConfig:
+    """A published, frozen network whose maps feed what learns a project's own names.
+
+    Attributes:
+        kind: name in `modeling.photo_trunk.KINDS`.
+        side: P, a multiple of 32; every image is scaled to about P * P pixels, aspect kept.
+    """
+
+    kind: str = "efficientnet-lite2"
+    side: int = 384
+
+    def __post_init__(self) -> None:
+        if self.side < 32 or self.side % 32:
+            raise InvalidConfigError(
+                f"photo_trunk: side: expected a multiple of 32, got {self.side}"
+            )
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
     """A ViT. Sizes are in its own input frame (pixels, or cells when a trunk feeds it).
 
@@ -155,6 +174,7 @@ class CalicoConfig:
         image_size: side in pixels of the square frame the trunk or SAM encoder sees (longest side
             scaled, zero padded right and bottom).
         trunk: shared stem of small models; None = three encoders on pixels.
+        photo_trunk: frozen network of photographs under the dense head; None = no dense head.
         eva, dino, qformer, mask, language, lora, ablation: the parts.
         cams: how many context-aware modules; their layers follow `cam_layers`.
         cem_heads: attention heads of the correspondence extraction module.
@@ -184,6 +204,7 @@ class CalicoConfig:
     cem_projection: bool = False
     system_prompt: str = ""
     max_answer_tokens: int = 256
+    photo_trunk: PhotoTrunkConfig | None = None
     empty_margin: float = 0.0
     asks_in_pairs: bool = False
 

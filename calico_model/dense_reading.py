@@ -1,6 +1,6 @@
 """What the dense head sees in a group: names, where they are, and how sure it is.
 
-Legend: L logit side.
+Legend: M images, L logit side of the dense head.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import torch
 from torch import Tensor
 
 from calico_model.features import ImageFeatures
+from calico_model.images import whole_shares, whole_to_padded
+from calico_model.modeling.dense_head import DenseHead, pooled
 from calico_model.modeling.model import Calico
-from calico_model.types import RegionKind
+from calico_model.types import BoolMask, RegionKind
 
-_LEAST_SHARE = 3 / 64**2  # of an image's cells: fewer are noise
+_LEAST_SHARE = 6 / 96**2  # of an image's cells: fewer are noise
 _SMALL_SHARE = 0.005  # of an image's cells: a thing of that size is half as certain
 _LEAST_PAIRS, _USUAL_SHARE, _LEAST_PLAUSIBLE = 4, 0.2, 0.02
+_SHARPNESS = 8.0
+"""Of the object classifier: scores times this are log chances."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +32,10 @@ class Seen:
 
     Attributes:
         image: which of the group.
-        label: one of the worn names.
+        label: one of the names that are worn.
         is_object: whether it is an object's or a part's.
         certainty: mean probability of these cells, in [0, 1].
-        logits: (L, L), above zero where no other name is likelier.
+        logits: (2L, 2L) in the padded square frame, above zero where no other name is likelier.
     """
 
     image: int
@@ -43,7 +47,7 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class DenseReading:
-    """All of it.
+    """Detections of the dense head for one image group.
 
     Attributes:
         seen: by image, objects first.
@@ -58,82 +62,147 @@ class DenseReading:
 
 
 @torch.inference_mode()
-def read_dense(model: Calico, features: ImageFeatures) -> DenseReading:
-    """Asks the dense head; an empty reading where the model has none, or none to trust."""
+def read_dense(
+    model: Calico, features: ImageFeatures, sizes_hw: Sequence[tuple[int, int]]
+) -> DenseReading:
+    """Asks the dense head; an empty reading where the model has none, or none to trust.
+
+    Args:
+        model: wearing an adapter or none.
+        features: of the group's images.
+        sizes_hw: (height, width) in pixels of each image.
+    """
     head = model.dense_head
-    if head is None or not head.trust:
+    if head is None or not head.worn.trust or not features.photo:
         return DenseReading()
-    names = head.names
+    names = head.worn.names
     parts, objects = head.tell(features)
     if names.parts:
-        parts[:, 1:] += _plausible(parts.softmax(1)[:, 1:], head.pairs.to(parts))[..., None, None]
-    seen = (*_objects(objects, names.objects), *_parts(parts, names.parts))
-    return DenseReading(seen, frozenset(names.parts), frozenset(names.objects), head.trust)
+        pairs = head.worn.pairs.to(parts)
+        parts[:, 1:] += _plausible(parts.softmax(1)[:, 1:], pairs)[..., None, None]
+    seen = (
+        *_objects(head, features, objects, sizes_hw),
+        *_parts(parts, names.parts, sizes_hw),
+    )
+    return DenseReading(seen, frozenset(names.parts), frozenset(names.objects), head.worn.trust)
 
 
 @torch.inference_mode()
 def name_cells(
     model: Calico,
     features: ImageFeatures,
-    image: Tensor,
-    shares: Tensor,
+    image: Sequence[int],
+    masks: Sequence[BoolMask],
     kinds: Sequence[RegionKind | None],
 ) -> dict[str, Tensor]:
     """Asks the dense head what outlined regions are called.
 
     Args:
         model, features: as in `read_dense`.
-        image: (R,) int64 which image each region is in.
-        shares: (R, L, L) in [0, 1], share of each cell inside the region.
+        image: which image each of R regions is in.
+        masks: (H, W) bool of each, in its image.
         kinds: what each is to its group, None where nobody said.
 
     Returns:
         Normal form of a name -> (R,) chance in [0, 1]; nothing where nothing can be told.
     """
     head = model.dense_head
-    if head is None or not head.trust:
+    if head is None or not head.worn.trust or not features.photo:
         return {}
+    told = head.tell(features)
+    cells = told[0].shape[-1]
+    shares = torch.stack([whole_shares(mask, cells) for mask in masks]).to(told[0])
     inside = shares / shares.sum((1, 2), keepdim=True).clamp(min=1e-6)
     is_object = torch.tensor([kind is RegionKind.COMMON_OBJECT for kind in kinds])
     is_open = torch.tensor([kind is None for kind in kinds])
     doubt = 1 + is_open.float()
     fits = (~is_object / doubt, (is_object | is_open) / doubt)
     found: dict[str, Tensor] = {}
-    layers = zip(head.tell(features), (head.names.parts, head.names.objects), fits, strict=True)
+    layers = zip(told, (head.worn.names.parts, head.worn.names.objects), fits, strict=True)
     for logits, names, fit in layers:
-        chance = torch.einsum("rnij,rij->rn", logits.softmax(1)[image], inside).cpu()
+        chance = torch.einsum("rnij,rij->rn", logits.softmax(1)[list(image)], inside).cpu()
         for row, name in enumerate(names, start=1):
             found[name] = found.get(name, 0.0) + chance[:, row] * fit
     return found
 
 
-def _objects(logits: Tensor, names: Sequence[str]) -> list[Seen]:
-    """Reads (M, 1 + names, L, L) logits: all of a thing has the name that most of it has.
+@dataclass(frozen=True, eq=False)
+class _Thing:
+    """What touches in one image and is of some object: cell by cell it may look like several."""
 
-    What touches is one thing: cell by cell, a helicopter's tail may look like a crab's leg.
+    image: int
+    inside: Tensor  # (L, L) bool
+    cells: Tensor  # (objects,) log mean chance of its cells
+    classified: Tensor  # (objects,) log chance of the whole
+
+
+def _objects(
+    head: DenseHead,
+    features: ImageFeatures,
+    logits: Tensor,
+    sizes_hw: Sequence[tuple[int, int]],
+) -> list[Seen]:
+    """Reads (M, 1 + names, L, L) logits: all of a thing has one name.
+
+    The whole thing and the images beside it say which: what is compared is mostly of one kind.
     """
-    chance = logits.softmax(1)
-    cells = chance[0, 0].numel()
+    names = head.worn.names.objects
+    if not names:
+        return []
+    things = [
+        _Thing(image, inside, *_naming(head, features, image, own, inside))
+        for image, own in enumerate(logits)
+        for inside in _touching(torch.logsumexp(own[1:], 0) > own[0])
+    ]
     found: dict[tuple[int, int], Seen] = {}
-    for image, own in enumerate(chance if names else ()):
-        thing = -own[0].clamp(1e-6, 1 - 1e-6).logit()
-        count, labels = cv2.connectedComponents((thing > 0).cpu().numpy().astype(np.uint8))
-        places = torch.from_numpy(labels).to(own.device)
-        for number in range(1, count):
-            inside = places == number
-            area = int(inside.sum())
-            if area < _LEAST_SHARE * cells:
-                continue
-            named = own[1:, inside].sum(1)
-            best = int(named.argmax())
-            certainty = float(named[best] / named.sum()) * area / (area + _SMALL_SHARE * cells)
-            mask = torch.where(inside, thing, thing.clamp(max=-1e-3))
-            known = found.get((image, best))
-            if known is not None:
-                certainty = max(certainty, known.certainty)
-                mask = torch.maximum(mask, known.logits)
-            found[image, best] = Seen(image, names[best], True, certainty, mask)
+    together = _together(things, len(logits), len(names))
+    for thing in things:
+        own = logits[thing.image]
+        level = torch.logsumexp(own[1:], 0) - own[0]
+        area = int(thing.inside.sum())
+        chance = (thing.cells + thing.classified + together.to(own)).softmax(0)
+        best = int(chance.argmax())
+        certainty = float(chance[best] * level[thing.inside].sigmoid().mean())
+        certainty *= area / (area + _SMALL_SHARE * thing.inside.numel())
+        alone = torch.where(thing.inside, level, level.clamp(max=-1e-3))
+        mask = whole_to_padded(alone, sizes_hw[thing.image])
+        known = found.get((thing.image, best))
+        if known is not None:
+            certainty = max(certainty, known.certainty)
+            mask = torch.maximum(mask, known.logits)
+        found[thing.image, best] = Seen(thing.image, names[best], True, certainty, mask)
     return list(found.values())
+
+
+def _touching(inside: Tensor) -> list[Tensor]:
+    """The connected parts of (L, L) bool cells that are large enough."""
+    count, labels = cv2.connectedComponents(inside.cpu().numpy().astype(np.uint8))
+    places = torch.from_numpy(labels).to(inside.device)
+    parts = [places == number for number in range(1, count)]
+    return [one for one in parts if int(one.sum()) >= _LEAST_SHARE * inside.numel()]
+
+
+def _naming(
+    head: DenseHead, features: ImageFeatures, image: int, logits: Tensor, inside: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(objects,) log chances of a thing's names: by its cells, and by the whole of it."""
+    cells = logits[1:].softmax(0)[:, inside].mean(1).clamp(min=1e-6).log()
+    classifier = head.worn.classifier
+    if classifier is None:
+        return cells, torch.zeros_like(cells)
+    vector = pooled(features.photo[-1][image : image + 1], inside[None]).cpu()
+    scores = classifier.scores(vector)[0].to(cells)
+    return cells, (_SHARPNESS * scores).log_softmax(0)
+
+
+def _together(things: Sequence[_Thing], images: int, names: int) -> Tensor:
+    """(objects,) how well each name fits something in every image: mean log chance."""
+    found = torch.zeros(names)
+    for image in range(images):
+        here = [one.classified.cpu() for one in things if one.image == image]
+        if here:
+            found += torch.stack(here).amax(0) / images
+    return found
 
 
 def _plausible(chance: Tensor, pairs: Tensor) -> Tensor:
@@ -141,7 +210,7 @@ def _plausible(chance: Tensor, pairs: Tensor) -> Tensor:
 
     Args:
         chance: (M, parts, L, L) of every cell.
-        pairs: (parts, parts), see `DenseHead.pairs`.
+        pairs: (parts, parts), see `DenseRows.pairs`.
     """
     shown = chance.flatten(2).sum(-1)
     images = pairs.diagonal()
@@ -151,7 +220,7 @@ def _plausible(chance: Tensor, pairs: Tensor) -> Tensor:
     return shown @ told.T / shown.sum(1, keepdim=True).clamp(min=1e-6)
 
 
-def _parts(logits: Tensor, names: Sequence[str]) -> list[Seen]:
+def _parts(logits: Tensor, names: Sequence[str], sizes_hw: Sequence[tuple[int, int]]) -> list[Seen]:
     """Reads (M, 1 + names, L, L) logits: every cell has the name it is likeliest to have."""
     chance, best = logits.softmax(1), logits.argmax(1)
     least = _LEAST_SHARE * best[0].numel()
@@ -165,5 +234,6 @@ def _parts(logits: Tensor, names: Sequence[str]) -> list[Seen]:
             others = logits[image].clone()
             others[row] = -torch.inf
             margin = logits[image, row] - others.amax(0)
-            found.append(Seen(image, name, False, certainty, margin))
+            mask = whole_to_padded(margin, sizes_hw[image])
+            found.append(Seen(image, name, False, certainty, mask))
     return found

@@ -191,8 +191,8 @@ class _Network:
 
         if config.trunk is not None:
             return Pixels(square(config.image_size))
-        sides = (config.image_size, config.eva.input_size, config.dino.input_size)
-        return Pixels(*map(square, sides))
+        eva, dino = square(config.eva.input_size), square(config.dino.input_size)
+        return Pixels(square(config.image_size), eva, dino)
 
 
 def _conversations(features: ImageFeatures, conversations: int, length: int) -> Conversations:

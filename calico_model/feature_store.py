@@ -120,9 +120,12 @@ class FeatureStore:
         wanted = {"encoder": self._encoder, "key": key, "checksum": _checksum(tensors)}
         if notes != wanted:
             raise self._removed(path, "its content does not fit its checksum")
-        fine = tuple(tensors[f"fine_{n}"] for n in range(len(tensors) - 3))
+        fine, photo = (
+            tuple(tensors[name] for name in sorted(tensors) if name.startswith(prefix))
+            for prefix in ("fine_", "photo_")
+        )
         return ImageFeatures(
-            tensors["global"], tensors["semantic"], MaskFeatures(tensors["embedding"], fine)
+            tensors["global"], tensors["semantic"], MaskFeatures(tensors["embedding"], fine), photo
         )
 
     def _removed(self, path: Path, reason: str) -> CheckpointError:
@@ -155,6 +158,7 @@ def _named(features: ImageFeatures) -> dict[str, Tensor]:
         "semantic": features.semantic_tokens,
     }
     tensors |= {f"fine_{n}": fine for n, fine in enumerate(features.mask.fine)}
+    tensors |= {f"photo_{n}": one for n, one in enumerate(features.photo)}
     return {name: t.to("cpu", torch.bfloat16).contiguous() for name, t in tensors.items()}
 
 

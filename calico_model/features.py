@@ -25,11 +25,14 @@ class ImageFeatures:
         global_tokens: (M, T_g, D_g) EVA tokens after the final norm.
         semantic_tokens: (M, T_s, D_s) DINO patch tokens.
         mask: what the mask decoder needs.
+        photo: empty, or the photo trunk's maps at strides 4, 8, 16 and 32, each brought to the
+            whole image as a square: (M, widths[k], P / 4 / 2^k, P / 4 / 2^k) bfloat16.
     """
 
     global_tokens: Tensor
     semantic_tokens: Tensor
     mask: MaskFeatures
+    photo: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.global_tokens)
@@ -37,7 +40,8 @@ class ImageFeatures:
     @property
     def nbytes(self) -> int:
         """Memory of all tensors in bytes."""
-        tensors = (self.global_tokens, self.semantic_tokens, self.mask.embedding, *self.mask.fine)
+        tokens = (self.global_tokens, self.semantic_tokens)
+        tensors = (*tokens, self.mask.embedding, *self.mask.fine, *self.photo)
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def image(self, index: int) -> ImageFeatures:
@@ -49,6 +53,7 @@ class ImageFeatures:
                 self.mask.embedding[index : index + 1].clone(),
                 tuple(fine[index : index + 1].clone() for fine in self.mask.fine),
             ),
+            tuple(one[index : index + 1].clone() for one in self.photo),
         )
 
 
@@ -61,6 +66,7 @@ def concatenate(items: Sequence[ImageFeatures]) -> ImageFeatures:
         torch.cat([f.global_tokens for f in items]),
         torch.cat([f.semantic_tokens for f in items]),
         MaskFeatures(torch.cat([f.mask.embedding for f in items]), fine),
+        tuple(torch.cat(maps) for maps in zip(*(f.photo for f in items), strict=True)),
     )
 
 

@@ -6,6 +6,7 @@ the original frame. Knows arrays and tensors; does not read files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,7 @@ from calico_model.modeling.inputs import Pixels
 from calico_model.types import BoolMask, RgbImage
 
 SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # 0-255 RGB
+_OUTSIDE = -20.0
 _CLIP_MEAN, _CLIP_STD = (122.7709, 116.7460, 104.0937), (68.5005, 66.6322, 70.3232)
 
 
@@ -37,11 +39,14 @@ def to_pixels(images: Sequence[RgbImage], config: CalicoConfig) -> Pixels:
         Float tensors; see `Pixels`.
     """
     square = torch.stack([_square(image, config.image_size) for image in images])
+    photo: tuple[Tensor, ...] = ()
+    if config.photo_trunk is not None:
+        photo = tuple(to_photo(image, config.photo_trunk.side) for image in images)
     if config.trunk is not None:
-        return Pixels(square.contiguous(memory_format=torch.channels_last))
+        return Pixels(square.contiguous(memory_format=torch.channels_last), photo=photo)
     eva = [_resized(image, config.eva.input_size, _CLIP_MEAN, _CLIP_STD) for image in images]
     dino = [_resized(image, config.dino.input_size, SAM_MEAN, SAM_STD) for image in images]
-    return Pixels(square, torch.stack(eva), torch.stack(dino))
+    return Pixels(square, torch.stack(eva), torch.stack(dino), photo)
 
 
 def scaled_size_hw(size_hw: tuple[int, int], side: int) -> tuple[int, int]:
@@ -116,6 +121,49 @@ def normalise(image: NDArray[Any]) -> Tensor:
     """(..., 3) RGB in 0-255 to SAM's normalised floats, same layout."""
     values = torch.from_numpy(np.asarray(image, dtype=np.float32))
     return (values - torch.tensor(SAM_MEAN)) / torch.tensor(SAM_STD)
+
+
+def to_photo(image: RgbImage, side: int) -> Tensor:
+    """Prepares one image for the photo trunk.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        side: P.
+
+    Returns:
+        (3, h, w) float32 in 0-255 of about P * P pixels; h and w are multiples of 32, their ratio
+        is that of the image as nearly as that allows.
+    """
+    scale = side / math.sqrt(image.shape[0] * image.shape[1])
+    height, width = (max(1, round(scale * size / 32)) * 32 for size in image.shape[:2])
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    scaled = cv2.resize(image, (width, height), interpolation=how)
+    return torch.from_numpy(np.asarray(scaled, dtype=np.float32)).permute(2, 0, 1)
+
+
+def whole_to_padded(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Brings logits that cover a whole image into the padded square frame.
+
+    Args:
+        logits: (L, L), its cells as long and as wide as the image asks for.
+        size_hw: height and width of the image in pixels.
+
+    Returns:
+        (2L, 2L) logits, far below zero where the image is not.
+    """
+    side = 2 * logits.shape[-1]
+    height, width = scaled_size_hw(size_hw, side)
+    padded = logits.new_full((side, side), _OUTSIDE)
+    padded[:height, :width] = functional.interpolate(
+        logits[None, None].float(), size=(height, width), mode="bilinear", align_corners=False
+    )[0, 0]
+    return padded
+
+
+def whole_shares(mask: BoolMask, cells: int) -> Tensor:
+    """Returns the (cells, cells) float share of each cell of a whole image inside its mask."""
+    shares = cv2.resize(mask.astype(np.float32), (cells, cells), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(np.asarray(shares, dtype=np.float32))
 
 
 def _square(image: RgbImage, side: int) -> Tensor:

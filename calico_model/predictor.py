@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from calico_model import prompts
 from calico_model.answering import answer, draw
@@ -22,7 +23,7 @@ from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.features import FeatureCache, ImageFeatures, concatenate
 from calico_model.fitting import plan_folder, usual_placement
 from calico_model.forced import read_answers
-from calico_model.images import to_pixels
+from calico_model.images import to_photo, to_pixels
 from calico_model.likelihood import Likelihood
 from calico_model.memory import FEATURE_CACHE_BYTES, MemoryPlan
 from calico_model.modeling.adapter_set import AdapterSet
@@ -30,7 +31,7 @@ from calico_model.modeling.model import Calico
 from calico_model.precision import Precision
 from calico_model.quantisation import check_kernels
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import MAX_GROUP_SIZE, GroupPrediction, ImageGroup, RegionKind
+from calico_model.types import MAX_GROUP_SIZE, GroupPrediction, ImageGroup, RegionKind, RgbImage
 
 _STACKED_SHARE = 8  # of the feature cache, one eighth holds the groups that were asked about last
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "calico-tiny"
@@ -44,11 +45,13 @@ class Look:
         model: wears the adapter that was asked for.
         tokenizer: of the model and the adapter.
         features: of the group's images, in order.
+        speaks: whether the language model knows pictures like these.
     """
 
     model: Calico
     tokenizer: Tokenizer
     features: ImageFeatures
+    speaks: bool = True
 
 
 class Predictor:
@@ -109,6 +112,14 @@ class Predictor:
         with self._lock, torch.inference_mode():
             return self._encode(group)
 
+    def encode_photo(self, image: RgbImage) -> tuple[Tensor, ...]:
+        """Returns the photo trunk's maps of an (H, W, 3) uint8 image; see `ImageFeatures.photo`."""
+        trunk = self._model.config.photo_trunk
+        if trunk is None:
+            return ()
+        with self._lock, torch.inference_mode():
+            return self._model.encode_photos([to_photo(image, trunk.side).to(self._device)])
+
     def force(self, group: ImageGroup, answers: Mapping[RegionKind, str]) -> GroupPrediction:
         """Draws the masks of given answers, as if the model had said them (teacher forcing).
 
@@ -157,7 +168,7 @@ class Predictor:
         with self._lock, torch.inference_mode():
             features = self._encode(group)
             tokenizer = self.adapters.wear_for(chosen, features)
-            yield Look(self._model, tokenizer, features)
+            yield Look(self._model, tokenizer, features, self.adapters.speaks(features))
 
     def _answer(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
         with self.looking(group, adapter=version) as look:
@@ -168,6 +179,7 @@ class Predictor:
                 group.sizes_hw,
                 images=group.images,
                 wording=wording,
+                asks=look.speaks,
             )
         texts = {kind.value: text for kind, text in answered.texts.items()}
         found = GroupPrediction(answered.parts, version or self.version, texts)

@@ -77,9 +77,9 @@ COMMANDS = (
         "Teach a trained model to sharpen masks.",
     ),
     Command(
-        ("train-dense",),
-        "backend.cli.train_dense:train_dense",
-        "Teach a trained model to learn new names quickly.",
+        ("add-photo-trunk",),
+        "backend.cli.add_photo_trunk:add_photo_trunk",
+        "Put a frozen network of photographs under a trained model.",
     ),
     Command(
         ("fit-names",),

@@ -19,7 +19,7 @@ from backend.errors import SettingsError
 from backend.label_studio.client import LabelStudioClient
 from backend.learning.correction import Tally
 from backend.learning.derivation import Derivation, Derived, StudioPredictions
-from backend.learning.held_out import is_held_out
+from backend.learning.held_out import held_out_tasks
 from backend.learning.reconcile import Reconciler, Repair
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, TaskRow
@@ -126,7 +126,7 @@ def _summary(
         "skipped": sum(row.standing is Standing.SKIPPED for row in rows),
         "unreadable": sum(row.standing is Standing.UNREADABLE for row in rows),
         "waiting": derived.waiting,
-        "held_out": sum(is_held_out(project_id, row.task_id) for row in corrected),
+        "held_out": len(held_out_tasks(project_id, rows)),
         "predicted": tally.predicted,
         "accepted": tally.accepted,
         "reshaped": tally.reshaped,
@@ -162,8 +162,10 @@ def _chosen(
 ) -> Iterator[tuple[int, int]]:
     """Project and task of every correction to export."""
     for project_id in projects:
-        for row in repository.tasks(project_id):
-            held_out = is_held_out(project_id, row.task_id)
+        rows = repository.tasks(project_id)
+        kept = held_out_tasks(project_id, rows)
+        for row in rows:
+            held_out = row.task_id in kept
             is_wanted = split is Split.ALL or held_out == (split is Split.HELD_OUT)
             if row.standing is Standing.CORRECTED and is_wanted:
                 yield project_id, row.task_id

@@ -23,7 +23,6 @@ from backend.label_studio.result import render_prediction
 from backend.label_studio.sample import REPEATER_CONFIG, annotation_body, deletion_body
 from backend.learning.adapters import roll_back
 from backend.learning.derivation import Derivation
-from backend.learning.held_out import is_held_out
 from backend.learning.repository import CorrectionRepository
 from backend.learning.runs import RunRepository
 from backend.learning.schedule import Cause, RunState
@@ -59,17 +58,10 @@ class Poison(StrEnum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many tasks a batch has.
-
-    Attributes:
-        first, then: to learn from, in the first and in the second batch.
-        first_held_out, then_held_out: besides, never learned from; poisoned like the others.
-    """
+    """How many tasks the first and the second batch have."""
 
     first: int = 10
-    first_held_out: int = 3
     then: int = 5
-    then_held_out: int = 1
 
 
 @dataclass(frozen=True)
@@ -128,8 +120,8 @@ def run_trials(
         on_run: told what is about to be learned.
     """
     project = _Project(store, folder, images, updater, seed)
-    first = project.draw(0, sizes.first, sizes.first_held_out)
-    then = project.draw(sizes.first + sizes.first_held_out, sizes.then, sizes.then_held_out)
+    first = project.draw(0, sizes.first)
+    then = project.draw(sizes.first, sizes.then)
     rng = np.random.default_rng([seed, 17])
     bad = _poisoned(then, poison, rng)
     for batch, truths in ((Batch.FIRST, first), (Batch.POISONED, bad), (Batch.GOOD, then)):
@@ -157,17 +149,9 @@ class _Project:
         self._groups = DrawnGroups(Split.UNSEEN_DOMAIN, 10_000, seed, _PAIRS)
         self._annotations = 0
 
-    def draw(self, skipped: int, learned: int, held_out: int) -> dict[int, LabeledGroup]:
-        """Draws so many groups of the unseen domain, under ids on the right side of the split."""
-        drawn = {}
-        wanted = {False: learned, True: held_out}
-        task_id = 1000 * skipped
-        for number in range(skipped, skipped + learned + held_out):
-            task_id += 1
-            while not wanted[is_held_out(self._id, task_id)]:
-                task_id += 1
-            wanted[is_held_out(self._id, task_id)] -= 1
-            drawn[task_id] = self._groups[number]
+    def draw(self, skipped: int, count: int) -> dict[int, LabeledGroup]:
+        """Draws so many groups of the unseen domain."""
+        drawn = {1 + number: self._groups[number] for number in range(skipped, skipped + count)}
         self._images.groups |= drawn
         return drawn
 

@@ -77,6 +77,10 @@ class LiveLoop:
         project: a project of this loop's own.
         clock: seconds that only rise.
         on_training: told the state of a training under way, its share, and how it ended.
+        settle_s: how long better versions may take to follow the first of a training.
+
+    Attributes:
+        outcomes: how every training ended that was asked for.
     """
 
     def __init__(
@@ -87,10 +91,13 @@ class LiveLoop:
         *,
         clock: Callable[[], float] = time.monotonic,
         on_training: Callable[[str, float], None] = lambda what, share: None,
+        settle_s: float = 0.0,
     ) -> None:
         self._client, self._files, self._project = client, files, project
         self._schema = parse_label_config(project.label_config)
         self._clock, self._on_training = clock, on_training
+        self._settle_s = settle_s
+        self.outcomes: list[str] = []
         self._tasks: dict[str, LiveTask] = {}
         self._canvas: _Canvas | None = None
         self._submitted = 0
@@ -172,7 +179,23 @@ class LiveLoop:
             self.predict(self._last)
         seconds = self._clock() - began
         self._on_training(f"{outcome['state']}: {outcome['reason']}", 1.0)
+        self.outcomes.append(str(outcome["state"]))
+        if self._settle_s:
+            self._settle()
         return seconds
+
+    def _settle(self) -> None:
+        """Gives better versions time to follow by themselves, as between two groups of a person."""
+        deadline = self._clock() + self._settle_s
+        while self._clock() < deadline:
+            found = json.loads(self._ask("GET", f"/status/{self._project.id}"))["projects"][0]
+            run = found["run"]
+            if not found["rising"] and run["state"] != RunState.RUNNING:
+                break
+            if run["state"] == RunState.RUNNING:
+                self._on_training(f"better version: {run['stage']}", run["progress"])
+            time.sleep(_POLL_S)
+        self.version = self._announced()
 
     def _write(self, key: str, number: int, image: Any) -> str:
         name = f"{key[:24]}-{number}.png"

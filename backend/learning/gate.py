@@ -4,19 +4,17 @@ Pure: values in, values out. Quality is the mean of strict mIoU and Recall, in p
 
 | a candidate is refused if                                                        | by     |
 |----------------------------------------------------------------------------------|--------|
-| held-out quality falls by more than the tolerance, and not by chance             | paired |
-| the base probe set falls by more than the margin, and not by chance              | paired |
-| of older labels, more of the held-out regions are lost than found, not by chance | paired |
-| any of the three falls so far that chance need not be asked                      | points |
-| neither held-out nor learned corrections come out clearly better                 | points |
-| what it learned from stays below half of what it never saw                       | points |
+| its new corrections contradict each other and the earlier ones                   | cross  |
+| quality on corrections kept for testing falls, and not by chance                 | paired |
+| of the project's earlier corrections more regions are lost than found            | paired |
+| any of the two falls so far that chance need not be asked                        | points |
+| the new corrections come out no better than before, and are not known already    | points |
 
-Few groups are held out at first, and every update moves single regions by chance. So the same
-regions are compared one by one before and after (`paired.py`): of candidates that change nothing,
-one in ten is refused. Without held-out corrections the decision is provisional: what was
-corrected must come out better than before, and the base probe set still decides about forgetting.
-The last line is for wrong corrections that come with a rehearsal of right ones: held-out quality
-may rise although nobody could learn what was new.
+It protects what the people of the project need: their own older labels and accepted regions. What
+happens on the data of the base is measured and shown, and decides nothing: other projects keep the
+base anyway. A first version is compared with silence, since nothing is shown before it where the
+base knows nothing. Few groups are kept for testing, and none at first: whether corrections can be
+learned at all is then asked of every group, left out in turn (learnability.py).
 """
 
 from __future__ import annotations
@@ -27,28 +25,34 @@ from dataclasses import dataclass, field
 
 from backend.learning.paired import Regions, has_fallen, has_lost
 
-_LEAST_KNOWN = 0.5  # of held-out quality; what is wrong comes out at nothing
-
 
 @dataclass(frozen=True)
 class GatePolicy:
-    """What is asked of a candidate; everything in points of percent.
+    """What is asked of a candidate; points of percent unless said otherwise.
 
     Attributes:
-        tolerance: fall of held-out quality that still counts as holding.
-        margin: fall of older labels, and of the base probe set, that is one too many.
-        collapse: fall of any of them that is refused whatever chance may have done.
-        clear: rise of held-out quality that speaks for itself, unless what was learned stays far
-            below it; with less, the learned corrections have to rise, too.
-        learned: rise of theirs that is then enough. What cannot be learned, because it is wrong,
-            stays below it.
+        tolerance: fall that still counts as holding.
+        collapse: fall that is refused whatever chance may have done.
+        margin: share of the regions of older labels that may be lost.
+        least_held_out: groups kept for testing, from which their quality decides.
+        known: quality of the new corrections from which they count as known already.
+        least_asked: regions that the other groups were asked about, from which the answer counts.
+        agreement: share in [0, 1] of new corrections that the others predict, below which they
+            disagree, if the earlier ones suffer from them as well.
+        suffering: share in [0, 1] of what was predicted of the earlier ones without the new ones,
+            below which they suffer.
+        nonsense: agreement below which even first corrections cannot be right.
     """
 
     tolerance: float = 0.5
-    margin: float = 2.0
     collapse: float = 10.0
-    clear: float = 2.0
-    learned: float = 5.0
+    margin: float = 2.0
+    least_held_out: int = 3
+    known: float = 20.0
+    least_asked: int = 8
+    agreement: float = 0.12
+    suffering: float = 0.9
+    nonsense: float = 0.04
 
 
 @dataclass(frozen=True)
@@ -93,19 +97,40 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How far corrections can be predicted from each other; shares in [0, 1].
+
+    Attributes:
+        new: of the new corrections, from all others.
+        asked: how many new regions were asked about.
+        earlier: of the earlier corrections, from all others; None without any.
+        earlier_alone: the same, from earlier ones alone.
+    """
+
+    new: float
+    asked: int
+    earlier: float | None = None
+    earlier_alone: float | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Everything the gate looks at.
 
     Attributes:
-        held_out: held-out corrections, None if there are none yet.
-        learned: corrections that were trained on, None if none of them can be measured.
-        probe: groups of base data, None if the base has none.
+        held_out: corrections kept for testing, None if there are none yet.
+        earlier: corrections that an earlier version learned from, None if there are none.
+        learned: new corrections, None if none of them can be measured.
+        probe: groups of base data, None where they were not measured.
+        agreement: between corrections, None where the model cannot tell.
         old_labels: names the current version had learned.
     """
 
     held_out: Comparison | None
     learned: Comparison | None
     probe: Comparison | None
+    earlier: Comparison | None = None
+    agreement: Agreement | None = None
     old_labels: frozenset[str] = frozenset()
 
 
@@ -115,8 +140,8 @@ class Verdict:
 
     Attributes:
         is_accepted: publish it.
-        is_provisional: nothing was held out to decide by.
-        reason: one sentence with the figures.
+        is_provisional: nothing was kept for testing to decide by.
+        reason: one sentence with the figures, and what to do about a refusal.
     """
 
     is_accepted: bool
@@ -125,93 +150,130 @@ class Verdict:
 
 
 def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
-    """Decides about a candidate."""
-    is_provisional = evidence.held_out is None
-    for refused in (
+    """Decides about a candidate that learned new corrections."""
+    return _judged(
+        policy,
+        evidence,
+        (
+            _not_finite(evidence),
+            _contradicts(policy, evidence),
+            _worse(policy, evidence),
+            _forgotten(policy, evidence),
+            _useless(policy, evidence),
+        ),
+    )
+
+
+def judge_refinement(policy: GatePolicy, evidence: Evidence) -> Verdict:
+    """Decides about a candidate that went on learning what the current version knows."""
+    judged = _tested(policy, evidence) or evidence.earlier
+    settled = None
+    if judged is not None and judged.gain < policy.tolerance:
+        settled = f"no better than the current version, which stays: {_figures(judged)}"
+    refused = (
         _not_finite(evidence),
         _worse(policy, evidence),
         _forgotten(policy, evidence),
-        _lost(policy, evidence),
-        _useless(policy, evidence),
-    ):
-        if refused is not None:
-            return Verdict(False, is_provisional, refused)
-    judged, name = (
-        (evidence.learned, "learned corrections")
-        if evidence.held_out is None
-        else (evidence.held_out, "held-out corrections")
+        settled,
     )
+    return _judged(policy, evidence, refused)
+
+
+def _judged(policy: GatePolicy, evidence: Evidence, refused: tuple[str | None, ...]) -> Verdict:
+    tested = _tested(policy, evidence)
+    is_provisional = tested is None
+    for reason in refused:
+        if reason is not None:
+            return Verdict(False, is_provisional, reason)
+    judged = tested or evidence.learned or evidence.earlier
     if judged is None:
-        return Verdict(False, is_provisional, "nothing was measured")
-    return Verdict(True, is_provisional, _figures(name, judged))
+        return Verdict(False, is_provisional, "nothing could be measured: no image could be read")
+    name = "corrections kept for testing" if tested else "its own corrections"
+    return Verdict(True, is_provisional, f"{name} {_figures(judged)}")
 
 
-def is_clear(policy: GatePolicy, held_out: Comparison | None) -> bool:
-    """Whether held-out quality rises so far that few of the learned corrections need be asked."""
-    return held_out is not None and held_out.gain >= policy.clear
+def _tested(policy: GatePolicy, evidence: Evidence) -> Comparison | None:
+    """Corrections kept for testing, where they are enough to decide by."""
+    found = evidence.held_out
+    return found if found is not None and found.after.groups >= policy.least_held_out else None
 
 
 def _not_finite(evidence: Evidence) -> str | None:
     for name, found in (
-        ("held-out corrections", evidence.held_out),
-        ("learned corrections", evidence.learned),
-        ("the base probe set", evidence.probe),
+        ("corrections kept for testing", evidence.held_out),
+        ("earlier corrections", evidence.earlier),
+        ("new corrections", evidence.learned),
     ):
         if found is not None and not (found.before.is_finite and found.after.is_finite):
-            return f"quality on {name} is not a number"
+            return f"quality on {name} is not a number; the current version stays"
     return None
 
 
-def _worse(policy: GatePolicy, evidence: Evidence) -> str | None:
-    found = evidence.held_out
-    if found is None or not _falls(found, policy.tolerance, policy.collapse):
+def _contradicts(policy: GatePolicy, evidence: Evidence) -> str | None:
+    found = evidence.agreement
+    if found is None or found.asked < policy.least_asked:
         return None
-    return f"worse: {_figures('held-out corrections', found)}"
+    if found.earlier is None or found.earlier_alone is None:
+        is_wrong = found.new < policy.nonsense
+    else:
+        suffers = found.earlier < policy.suffering * found.earlier_alone
+        is_wrong = found.new < policy.agreement and suffers
+    if not is_wrong:
+        return None
+    return (
+        f"the new corrections contradict the others: of their regions only "
+        f"{100 * found.new:.0f} in 100 can be told from what was corrected elsewhere; look through "
+        "the newest annotations for wrong names and misplaced masks, correct them, and train again"
+    )
+
+
+def _worse(policy: GatePolicy, evidence: Evidence) -> str | None:
+    found = _tested(policy, evidence)
+    if found is None or not _falls(found, policy):
+        return None
+    return (
+        f"worse on corrections kept for testing: {_figures(found)}; the current version stays, "
+        "more corrected groups help"
+    )
 
 
 def _forgotten(policy: GatePolicy, evidence: Evidence) -> str | None:
-    found = evidence.probe
-    if found is None or not _falls(found, policy.margin, policy.collapse):
+    pair = evidence.earlier
+    if pair is None:
         return None
-    return f"forgets the base: {_figures('the base probe set', found)}"
-
-
-def _lost(policy: GatePolicy, evidence: Evidence) -> str | None:
-    if evidence.held_out is None:
-        return None
-    pair = evidence.held_out
+    if _falls(pair, policy):
+        return f"worse on earlier corrections: {_figures(pair)}; the current version stays"
     before, there = _found(pair.before, evidence.old_labels)
     after, _ = _found(pair.after, evidence.old_labels)
     share = 100 * (before - after) / max(there, 1)
-    is_paired = bool(pair.before.regions)
-    # One region of few is chance, not forgetting.
-    is_sure = (
-        has_lost(pair.before.regions, pair.after.regions, evidence.old_labels)
-        if is_paired
-        else before - after > 1
-    )
-    if share <= policy.margin or not is_sure:
+    if share <= policy.margin:
         return None
-    return f"forgets older labels: {after} of {there} regions found, {before} before"
+    if not has_lost(pair.before.regions, pair.after.regions, evidence.old_labels):
+        return None
+    return (
+        f"forgets older labels: {after} of {there} of their regions found, {before} before; "
+        "the current version stays"
+    )
 
 
 def _useless(policy: GatePolicy, evidence: Evidence) -> str | None:
-    learned, held_out = evidence.learned, evidence.held_out
-    least = policy.learned if held_out is not None else 0.0
-    if learned is None or learned.gain > least:
+    learned = evidence.learned
+    if learned is None or learned.gain > 0:
         return None
     # Accepted predictions are corrections, too: what was known already cannot rise.
-    is_known = held_out is not None and learned.after.score >= _LEAST_KNOWN * held_out.after.score
-    if is_known and is_clear(policy, held_out):
+    if learned.after.score >= policy.known and learned.gain >= -policy.collapse:
         return None
-    return f"learned little: {_figures('learned corrections', learned)}"
+    return (
+        f"learned nothing of the new corrections: {_figures(learned)}; the current version stays, "
+        "more corrected groups of the same kind help"
+    )
 
 
-def _falls(found: Comparison, allowed: float, collapse: float) -> bool:
+def _falls(found: Comparison, policy: GatePolicy) -> bool:
     """Whether quality falls by more than is allowed, and not by chance."""
-    if found.gain >= -allowed:
+    if found.gain >= -policy.tolerance:
         return False
-    if found.gain < -collapse or not found.before.regions:
+    if found.gain < -policy.collapse or not found.before.regions:
         return True
     return has_fallen(found.before.regions, found.after.regions)
 
@@ -221,9 +283,9 @@ def _found(quality: Quality, labels: frozenset[str]) -> tuple[int, int]:
     return sum(found for found, _ in counts), sum(there for _, there in counts)
 
 
-def _figures(name: str, found: Comparison) -> str:
+def _figures(found: Comparison) -> str:
     return (
-        f"{name} {found.before.score:.1f} -> {found.after.score:.1f} "
+        f"{found.before.score:.1f} -> {found.after.score:.1f} "
         f"(mIoU {found.before.miou:.1f} -> {found.after.miou:.1f}, "
         f"Recall {found.before.recall:.1f} -> {found.after.recall:.1f}, "
         f"{found.after.groups} groups)"

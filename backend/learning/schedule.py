@@ -11,8 +11,11 @@ Pure: values in, values out, the time included.
 | one such correction, older than the age              | age     |
 | a run that ended by a crash, a stop or a failure     | retry   |
 | corrections learned with weights that are gone       | weights |
+| nothing new, and the last version was still rising   | refine  |
 
 A wish is answered at once. The others wait after a rejection or a failure, twice as long each time.
+A first version comes within a minute; then the trainer goes on learning what is there, as long as
+that makes it better, until anything new arrives.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ class Cause(StrEnum):
     AGE = "age"
     RETRY = "retry"
     WEIGHTS = "weights"
+    REFINE = "refine"
 
 
 class RunState(StrEnum):
@@ -58,6 +62,7 @@ class SchedulePolicy:
         pause_s: after one rejection or failure; doubled by each further one in a row.
         most_pause_s: never longer than this.
         attempts: crashes in a row after which the run waits for new corrections or a wish.
+        refinements: better versions that may follow one by themselves.
     """
 
     every: int = 5
@@ -65,6 +70,7 @@ class SchedulePolicy:
     pause_s: float = 60.0
     most_pause_s: float = 3600.0
     attempts: int = 3
+    refinements: int = 3
 
 
 @dataclass(frozen=True)
@@ -123,9 +129,13 @@ class Situation:
 def due(policy: SchedulePolicy, situation: Situation) -> Cause | None:
     """Returns why to train now, or None."""
     runs = situation.runs
-    if not situation.waiting or (runs and runs[0].state is RunState.RUNNING):
+    if runs and runs[0].state is RunState.RUNNING:
         return None
-    answered_us = next((run.began_us for run in runs if run.state in _FINISHED), -1)
+    if not situation.waiting:
+        return Cause.REFINE if still_rises(policy, runs) else None
+    answered_us = next(
+        (r.began_us for r in runs if r.state in _FINISHED and r.cause is not Cause.REFINE), -1
+    )
     # A wish during which training crashes again and again is not repeated for ever.
     has_hope = _crashes(runs) < policy.attempts
     for wished_us, cause in (
@@ -141,11 +151,25 @@ def due(policy: SchedulePolicy, situation: Situation) -> Cause | None:
     return _by_itself(policy, situation, has_hope=has_hope)
 
 
+def still_rises(policy: SchedulePolicy, runs: Sequence[PastRun]) -> bool:
+    """Whether a better version may follow the last one by itself: it has not been tried in vain."""
+    tried = 0
+    for run in runs:
+        if run.state is RunState.STOPPED or (run.cause is Cause.REFINE and run.ended_us is None):
+            continue
+        if run.state is not RunState.PUBLISHED or tried >= policy.refinements:
+            return False
+        if run.cause is not Cause.REFINE:
+            return True
+        tried += 1
+    return False
+
+
 def pause_until_us(policy: SchedulePolicy, runs: Sequence[PastRun]) -> int:
     """Until when nothing but a wish starts a run; 0 without a setback."""
     setbacks = 0
     for run in runs:
-        if run.state is RunState.STOPPED:
+        if run.state is RunState.STOPPED or _is_no_setback(run):
             continue
         if run.state not in _SETBACKS:
             break
@@ -156,19 +180,22 @@ def pause_until_us(policy: SchedulePolicy, runs: Sequence[PastRun]) -> int:
     if setbacks == 1 and runs[0].state is RunState.ABANDONED:
         return 0
     pause_s = min(policy.most_pause_s, policy.pause_s * 2.0 ** min(setbacks - 1, 30))
-    ended_us = next((run.ended_us for run in runs if run.state in _SETBACKS), None)
+    ended_us = next(
+        (run.ended_us for run in runs if run.state in _SETBACKS and not _is_no_setback(run)), None
+    )
     return (ended_us or runs[0].began_us) + round(pause_s * 1e6)
 
 
 def _by_itself(policy: SchedulePolicy, situation: Situation, *, has_hope: bool) -> Cause | None:
     # What was rejected would be rejected again: count what has come since the last decision.
     decided = (RunState.PUBLISHED, RunState.REJECTED)
-    decision = next((run for run in situation.runs if run.state in decided), None)
+    made = [run for run in situation.runs if run.cause is not Cause.REFINE]
+    decision = next((run for run in made if run.state in decided), None)
     if situation.is_outdated and has_hope and not _was_refused_anew(decision):
         return Cause.WEIGHTS
     seen = -1 if decision is None else decision.upto_seq
     fresh = [one for one in situation.waiting if one.seq > seen]
-    last = situation.runs[0] if situation.runs else None
+    last = made[0] if made else None
     is_unfinished = last is not None and last.state not in decided
     if is_unfinished and last is not None:
         if has_hope and fresh:
@@ -178,6 +205,11 @@ def _by_itself(policy: SchedulePolicy, situation: Situation, *, has_hope: bool) 
         return Cause.COUNT
     oldest_us = min((one.at_us for one in fresh), default=situation.now_us)
     return Cause.AGE if fresh and situation.now_us - oldest_us >= policy.age_s * 1e6 else None
+
+
+def _is_no_setback(run: PastRun) -> bool:
+    """A version that could not be made better says nothing about new corrections."""
+    return run.cause is Cause.REFINE and run.state is RunState.REJECTED
 
 
 def _was_refused_anew(decision: PastRun | None) -> bool:

@@ -18,15 +18,16 @@ from backend.learning.calibrating import calibrate_project, judged_regions
 from backend.learning.correction import Correction
 from backend.learning.derivation import Derivation
 from backend.learning.gate import (
+    Agreement,
     Comparison,
     Evidence,
     GatePolicy,
     Quality,
     Verdict,
-    is_clear,
     judge,
+    judge_refinement,
 )
-from backend.learning.held_out import is_held_out
+from backend.learning.held_out import held_out_tasks
 from backend.learning.lesson import true_parts
 from backend.learning.progress import OnProgress, Passes, Reports
 from backend.learning.reconcile import Reconciler
@@ -42,8 +43,8 @@ _log = logging.getLogger(__name__)
 
 # Of each kind, what one run looks at: its time must not grow with the project.
 MOST_NEW, MOST_EARLIER, MOST_HELD_OUT = 64, 64, 40
-MOST_JUDGED = 10  # learned corrections that are measured where held-out ones show no gain
-FEW_JUDGED = 3  # where they do: wrong ones come out at nothing, right ones far above
+MOST_JUDGED = 10  # new, and earlier, corrections that are measured
+REFINE_S = 45.0  # of learning, where a first version takes less
 
 Write = Callable[[Path], object]
 Stop = Callable[[], bool]
@@ -83,6 +84,7 @@ class Updater(Protocol):
         start: Path | None,
         on_progress: OnProgress,
         stop: Stop,
+        seconds: float | None = None,
     ) -> Write | None:
         """Learns from corrections.
 
@@ -92,6 +94,7 @@ class Updater(Protocol):
             start: folder of the adapter to go on from, None for the base.
             on_progress: told the share that is done and the seconds that are left.
             stop: asked again and again; True ends the update.
+            seconds: of learning; as planned if None.
 
         Returns:
             What writes the adapter into a folder, synced; None if it was stopped.
@@ -100,8 +103,17 @@ class Updater(Protocol):
     def measure(self, adapter: Path | None, tasks: Sequence[CorrectedTask]) -> Quality | None:
         """Measures an adapter, or the base, on tasks; None if none of them can be used."""
 
-    def probe(self, adapter: Path | None) -> Quality | None:
-        """Measures an adapter, or the base, on base data; None if there is none."""
+    def probe(self, adapter: Path | None, tasks: Sequence[CorrectedTask]) -> Quality | None:
+        """Measures an adapter, or the base, on base data.
+
+        None if there is none, or where nothing of it can be forgotten: the pictures of `tasks` are
+        unlike it.
+        """
+
+    def agreement(
+        self, new: Sequence[CorrectedTask], earlier: Sequence[CorrectedTask]
+    ) -> Agreement | None:
+        """Asks how far corrections can be predicted from each other; None if it cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,7 @@ class _Material:
     held_out: tuple[CorrectedTask, ...]
     upto_seq: int
     corrections: int
+    refines: bool
 
 
 class TrainingSession:
@@ -152,13 +165,14 @@ class TrainingSession:
         self._start_from, self._code = start_from, code
         self._publisher = Publisher(versions, runs)
 
-    def train(self, project_id: int, run_id: int, *, stop: Stop) -> RunState:
+    def train(self, project_id: int, run_id: int, *, stop: Stop, refines: bool = False) -> RunState:
         """Does one claimed run and ends it.
 
         Args:
             project_id: what to train.
             run_id: the claim.
             stop: True ends it soon, without a decision.
+            refines: goes on learning what the current version knows.
 
         Returns:
             How it ended; failures are raised and leave the run open.
@@ -167,12 +181,13 @@ class TrainingSession:
             BackendError, CalicoError: it failed.
             LeaseLostError: somebody else goes on with it.
         """
-        self._runs.report(run_id, stage="comparing with Label Studio")
-        self._reconcile(project_id)
-        self._derivation.derive(project_id)
-        material = self._gather(project_id)
+        if not refines:
+            self._runs.report(run_id, stage="comparing with Label Studio")
+            self._reconcile(project_id)
+            self._derivation.derive(project_id)
+        material = self._gather(project_id, refines=refines)
         self._runs.note(run_id, upto_seq=material.upto_seq)
-        if not material.new:
+        if not (material.earlier if refines else material.new):
             return self._end(run_id, "there is nothing new to learn from")
         candidate = self._left_candidate(material)
         if candidate is None:
@@ -189,7 +204,8 @@ class TrainingSession:
             return RunState.REJECTED
         if stop():
             return self._end(run_id, "stopped")
-        return self._decide(run_id, candidate, evidence)
+        decide = judge_refinement if refines else judge
+        return self._decide(run_id, candidate, evidence, decide(self._policy, evidence))
 
     def _end(self, run_id: int, reason: str) -> RunState:
         self._runs.end(run_id, RunState.STOPPED, error=reason)
@@ -209,21 +225,25 @@ class TrainingSession:
                 extra={"event": "reconcile_failed", "project": project_id},
             )
 
-    def _gather(self, project_id: int) -> _Material:
+    def _gather(self, project_id: int, *, refines: bool) -> _Material:
         current, start = self._starting_version(project_id)
-        rows = [
-            row for row in self._repository.tasks(project_id) if row.standing is Standing.CORRECTED
-        ]
+        every = self._repository.tasks(project_id)
+        rows = [row for row in every if row.standing is Standing.CORRECTED]
         rows.sort(key=lambda row: row.seq)
-        held_out = [row.seq for row in rows if is_held_out(project_id, row.task_id)]
-        usable = [row.seq for row in rows if not is_held_out(project_id, row.task_id)]
+        kept = held_out_tasks(project_id, every)
+        held_out = [row.seq for row in rows if row.task_id in kept]
+        usable = [row.seq for row in rows if row.task_id not in kept]
         is_own = current is not None and start is not None and current.project_id == project_id
         seen = current.upto_seq if current is not None and is_own else -1
         earlier = [seq for seq in usable if seq <= seen]
         # The oldest first: what does not fit is what the next run begins with.
-        new = [seq for seq in usable if seq > seen][:MOST_NEW]
+        new = [] if refines else [seq for seq in usable if seq > seen][:MOST_NEW]
+        if refines:
+            usable = earlier
         is_all = len(earlier) + len(new) == len(usable)
         upto_seq = rows[-1].seq if rows and is_all else max(new, default=-1)
+        if refines:
+            upto_seq = seen
         wanted = {*new, *earlier[-MOST_EARLIER:], *held_out[-MOST_HELD_OUT:]}
         loaded: dict[int, CorrectedTask] = {}
         for row in rows:
@@ -241,6 +261,7 @@ class TrainingSession:
             tuple(loaded[seq] for seq in held_out if seq in loaded),
             upto_seq=upto_seq,
             corrections=len(earlier) + len(new),
+            refines=refines,
         )
 
     def _starting_version(self, project_id: int) -> tuple[AdapterVersion | None, Path | None]:
@@ -293,6 +314,7 @@ class TrainingSession:
             start=material.start,
             on_progress=report,
             stop=stop,
+            seconds=REFINE_S if material.refines else None,
         )
         if write is None:
             return None
@@ -316,13 +338,13 @@ class TrainingSession:
     def _measure(self, run_id: int, material: _Material, candidate: AdapterVersion) -> Evidence:
         after = self._versions.verify(candidate)
         before = material.start
+        sets = (material.held_out, material.earlier, material.new)
         tell = Passes(
             lambda share, eta: self._runs.report(
                 run_id, stage="measuring", progress=share, eta_s=eta
             ),
-            passes=4 + 2 * bool(material.held_out),
+            passes=2 + 2 * sum(map(bool, sets)),
         )
-        probe = _pair(tell(self._updater.probe(before)), tell(self._updater.probe(after)))
 
         def compare(tasks: Sequence[CorrectedTask]) -> Comparison | None:
             if not tasks:
@@ -330,20 +352,23 @@ class TrainingSession:
             old = tell(self._updater.measure(before, tasks))
             return _pair(old, tell(self._updater.measure(after, tasks)))
 
-        held_out = compare(material.held_out)
+        updater, corrected = self._updater, (*material.new, *material.earlier)
         return Evidence(
-            held_out=held_out,
-            learned=compare(
-                material.new[-(FEW_JUDGED if is_clear(self._policy, held_out) else MOST_JUDGED) :]
+            held_out=compare(material.held_out),
+            earlier=compare(_spread(material.earlier, MOST_JUDGED)),
+            learned=compare(_spread(material.new, MOST_JUDGED)),
+            probe=_pair(
+                tell(updater.probe(before, corrected)), tell(updater.probe(after, corrected))
             ),
-            probe=probe,
+            agreement=updater.agreement(material.new, material.earlier) if material.new else None,
             old_labels=frozenset(
                 part.label for task in material.earlier for part in true_parts(task.correction)
             ),
         )
 
-    def _decide(self, run_id: int, candidate: AdapterVersion, evidence: Evidence) -> RunState:
-        verdict = judge(self._policy, evidence)
+    def _decide(
+        self, run_id: int, candidate: AdapterVersion, evidence: Evidence, verdict: Verdict
+    ) -> RunState:
         gate = gate_figures(evidence, verdict)
         act = self._publisher.publish if verdict.is_accepted else self._publisher.reject
         act(run_id, candidate.id, gate=gate, reason=verdict.reason)
@@ -376,16 +401,24 @@ def _with_calibration(write: Write, calibration: Calibration) -> Write:
 def gate_figures(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
     """What the gate saw, as JSON keeps it: set -> [before, after] of each metric, in percent."""
     figures: dict[str, Any] = {"provisional": verdict.is_provisional}
-    for name in ("held_out", "learned", "probe"):
-        found: Comparison | None = getattr(evidence, name)
-        if found is None or not (found.before.is_finite and found.after.is_finite):
+    for name in ("held_out", "earlier", "learned", "probe"):
+        pair: Comparison | None = getattr(evidence, name)
+        if pair is None or not (pair.before.is_finite and pair.after.is_finite):
             continue
         figures[name] = {
-            "mIoU": [round(found.before.miou, 2), round(found.after.miou, 2)],
-            "Recall": [round(found.before.recall, 2), round(found.after.recall, 2)],
-            "groups": found.after.groups,
+            "mIoU": [round(pair.before.miou, 2), round(pair.after.miou, 2)],
+            "Recall": [round(pair.before.recall, 2), round(pair.after.recall, 2)],
+            "groups": pair.after.groups,
         }
+    if (found := evidence.agreement) is not None:
+        figures["agreement"] = {"new": round(100 * found.new, 1), "regions": found.asked}
     return figures
+
+
+def _spread(tasks: Sequence[CorrectedTask], most: int) -> Sequence[CorrectedTask]:
+    """At most so many tasks, from the first to the last."""
+    step = max(1, -(-len(tasks) // most))
+    return tasks[::-1][::step][::-1]
 
 
 def _pair(before: Quality | None, after: Quality | None) -> Comparison | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +18,7 @@ import torch
 
 from backend.errors import MediaError
 from backend.learning.correction import Correction
-from backend.learning.gate import Quality
+from backend.learning.gate import Agreement, Quality
 from backend.learning.lesson import Teaches, lessons, true_parts
 from backend.learning.pausing import call_at_every_layer
 from backend.learning.progress import OnProgress
@@ -31,9 +31,22 @@ from calico_model.features import ImageFeatures, concatenate
 from calico_model.modeling.adapter import Adapter, read_adapter, write_adapter
 from calico_model.predictor import Predictor
 from calico_model.training import example as model_example
+from calico_model.training.dense_images import (
+    ViewCache,
+    group_views,
+    plain_image,
+    with_dense,
+)
 from calico_model.training.example import Example, RegionLesson, example_of, make_example
-from calico_model.training.finetune import FinetunePlan, Progress, Replay, finetune
+from calico_model.training.finetune import (
+    FinetunePlan,
+    Progress,
+    Replay,
+    find_ground,
+    finetune,
+)
 from calico_model.training.frozen import encoder_fingerprint, rounded
+from calico_model.training.learnability import Predicted, leave_one_out
 from calico_model.training.scoring import score_groups
 from calico_model.training.views import with_views
 from calico_model.types import ImageGroup, LabeledGroup, PartMask, RegionKind
@@ -41,6 +54,7 @@ from calico_model.vocabulary import normalise
 
 _log = logging.getLogger(__name__)
 _MOST_IN_MEMORY = 192  # groups whose features are held between runs
+_VIEW_BYTES = 512 * 2**20  # of other views of corrected images, held between runs
 _PARTS = frozenset({RegionKind.COMMON_PART, RegionKind.UNIQUE_PART})
 
 
@@ -106,6 +120,7 @@ class OnlineUpdater:
         self._probed: dict[Path | None, Quality] = {}
         self._seen: OrderedDict[object, tuple[ImageFeatures, tuple[tuple[int, int], ...]]]
         self._seen = OrderedDict()
+        self._views = ViewCache(_VIEW_BYTES)
 
     @property
     def base(self) -> str:
@@ -125,6 +140,7 @@ class OnlineUpdater:
         start: Path | None,
         on_progress: OnProgress,
         stop: Stop,
+        seconds: float | None = None,
     ) -> Write | None:
         """Learns from corrections; see `Updater.update`.
 
@@ -136,11 +152,15 @@ class OnlineUpdater:
             self._give_way.renew()
         if stop():  # before views are encoded, which takes longer than anything else here
             return None
+        fresh, known = self._material(new, earlier)
+        if stop():
+            return None
+        plan = self._plan if seconds is None else replace(self._plan, seconds=seconds)
         update = finetune(
             self._predictor.adapters,
-            self._examples(new, self._plan.views_for(len(new))),
-            Replay(self._examples(earlier), self._replay),
-            self._plan,
+            fresh,
+            Replay(known, self._replay),
+            plan,
             start=self._read(start),
             clock=self._clock(),
             on_progress=lambda done: on_progress(_share(done), self._eta_s(done)),
@@ -172,19 +192,39 @@ class OnlineUpdater:
         examples = self._examples(tasks)
         return self._score(adapter, examples) if examples else None
 
-    def probe(self, adapter: Path | None) -> Quality | None:
-        """Measures an adapter, or the base, on base data; None if there is none.
+    def probe(self, adapter: Path | None, tasks: Sequence[CorrectedTask]) -> Quality | None:
+        """Measures an adapter, or the base, on base data; see `Updater.probe`.
 
         Raises:
             CheckpointError: the adapter cannot be read or does not fit.
         """
-        if not self._probe:
+        if not self._probe or not find_ground(self._model, self._examples(tasks), self._replay)[1]:
             return None
         if adapter not in self._probed:
             # Folders never change, and of all but the newest few nobody asks again.
             self._probed = dict(list(self._probed.items())[-8:])
             self._probed[adapter] = self._score(adapter, self._probe)
         return self._probed[adapter]
+
+    def agreement(
+        self, new: Sequence[CorrectedTask], earlier: Sequence[CorrectedTask]
+    ) -> Agreement | None:
+        """Asks how far corrections can be predicted from each other; see `Updater.agreement`."""
+        if self._model.dense_head is None:
+            return None
+        ours, theirs = (
+            [[plain_image(one, k) for k in range(len(one))] for one in self._examples(tasks)]
+            for tasks in (new, earlier)
+        )
+        told = leave_one_out([*ours, *theirs])
+        fresh, known = told[: len(ours)], told[len(ours) :]
+        alone = leave_one_out(theirs)
+        return Agreement(
+            _right(fresh),
+            sum(one.names for one in fresh),
+            _right(known) if known else None,
+            _right(alone) if alone else None,
+        )
 
     @property
     def _shares_processor(self) -> bool:
@@ -219,40 +259,84 @@ class OnlineUpdater:
             for number, one in enumerate(groups)
         )
 
-    def _examples(self, tasks: Sequence[CorrectedTask], views: int = 0) -> tuple[Example, ...]:
-        found = []
-        for task in tasks:
-            try:
-                group = self._images.fetch_group(task.correction.task) if views else None
-                found.append(self._example(task, group, views))
-            except (MediaError, CalicoError) as error:
-                _log.warning(
-                    "task %s cannot be learned from: %s",
-                    task.correction.task.id,
-                    error,
-                    extra={"event": "correction_unusable", "project": task.project_id},
-                )
-        return tuple(found)
+    def _material(
+        self, new: Sequence[CorrectedTask], earlier: Sequence[CorrectedTask]
+    ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+        """Examples of an update with the views of their images."""
+        made = {id(task): self._example(task) for task in (*new, *earlier)}
+        usable = [one for one in made.values() if one is not None]
+        names = {label for one in usable for label in one.labels}
+        images = sum(len(one) for one in usable)
+        views = self._plan.dense.views_for(images)
+        _, speaks = find_ground(self._model, usable, self._replay)
+        spoken = self._plan.views_for(len(new)) if speaks else 0
 
-    def _example(self, task: CorrectedTask, group: ImageGroup | None, views: int) -> Example:
-        features, sizes_hw = self._features(task, group)
-        truth = true_parts(task.correction)
-        example = make_example(
-            f"{task.project_id}/{task.correction.task.id}",
-            features,
-            sizes_hw,
-            truth,
-            lessons=region_lessons(task.correction, truth),
-            known=known_kinds(task.correction),
-        )
-        if group is None:
+        def seen(tasks: Sequence[CorrectedTask], spoken: int) -> tuple[Example, ...]:
+            found = ((task, made[id(task)]) for task in tasks)
+            return tuple(
+                self._with_views(task, one, spoken, views, names)
+                for task, one in found
+                if one is not None
+            )
+
+        return seen(new, spoken), seen(earlier, 0)
+
+    def _with_views(
+        self,
+        task: CorrectedTask,
+        example: Example,
+        spoken: int,
+        views: int,
+        names: Collection[str],
+    ) -> Example:
+        """Adds views: of whole groups for the language model, of images for the dense head."""
+        if self._model.dense_head is None:
+            views = 0
+        key = (*_place(task), task.seq)
+        kept = self._views.get(key, views) if not spoken else None
+        group = None
+        if spoken or (views and kept is None):
+            group = self._images.fetch_group(task.correction.task)
+        if spoken and group is not None:
+            example = with_views(example, group.images, spoken, self._encode_fresh)
+        if self._model.dense_head is None:
             return example
-        return with_views(example, group.images, views, self._encode_fresh)
+        if kept is None:
+            images = () if group is None else group.images
+            kept = group_views(example, images, views, self._predictor.encode_photo, names)
+            self._views.put(key, kept)
+        return with_dense(example, kept)
+
+    def _examples(self, tasks: Sequence[CorrectedTask]) -> tuple[Example, ...]:
+        found = (self._example(task) for task in tasks)
+        return tuple(one for one in found if one is not None)
+
+    def _example(self, task: CorrectedTask) -> Example | None:
+        """What a task teaches, or None where it cannot be learned from."""
+        try:
+            features, sizes_hw = self._features(task, None)
+            truth = true_parts(task.correction)
+            return make_example(
+                f"{task.project_id}/{task.correction.task.id}",
+                features,
+                sizes_hw,
+                truth,
+                lessons=region_lessons(task.correction, truth),
+                known=known_kinds(task.correction),
+            )
+        except (MediaError, CalicoError) as error:
+            _log.warning(
+                "task %s cannot be learned from: %s",
+                task.correction.task.id,
+                error,
+                extra={"event": "correction_unusable", "project": task.project_id},
+            )
+        return None
 
     def _features(
         self, task: CorrectedTask, group: ImageGroup | None
     ) -> tuple[ImageFeatures, tuple[tuple[int, int], ...]]:
-        place = (task.project_id, task.correction.task.id, task.correction.task.image_urls)
+        place = _place(task)
         if place not in self._seen:
             group = group or self._images.fetch_group(task.correction.task)
             self._seen[place] = self._encode(group), group.sizes_hw
@@ -333,6 +417,17 @@ def known_kinds(correction: Correction) -> frozenset[RegionKind]:
 
 def _absent(region: Region, name: str) -> PartMask:
     return PartMask(region.image_index, region.kind or RegionKind.COMMON_PART, name, region.mask)
+
+
+def _right(told: Sequence[Predicted]) -> float:
+    """Mean over all names that were asked about."""
+    return sum(one.right * one.names for one in told) / max(1, sum(one.names for one in told))
+
+
+def _place(task: CorrectedTask) -> tuple[object, ...]:
+    """Where the pixels of a task are kept."""
+    own = task.correction.task
+    return task.project_id, own.id, own.image_urls
 
 
 def _share(done: Progress) -> float:

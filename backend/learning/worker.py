@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from backend.learning.acceptance import (
 )
 from backend.learning.adapters import Publisher, roll_back
 from backend.learning.derivation import Derivation
-from backend.learning.held_out import is_held_out
+from backend.learning.held_out import held_out_tasks
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, TaskRow
 from backend.learning.runs import HEARTBEAT_S, RunRepository
@@ -38,6 +39,7 @@ from backend.versions import AdapterVersion, Versions
 
 _log = logging.getLogger(__name__)
 _MOST_PAUSE_S = 60.0
+_LOOK_S = 1.0  # between two looks for anything new while a version is refined
 
 
 @dataclass(frozen=True)
@@ -215,8 +217,15 @@ class Trainer:
         about = {"project": project_id, "run": run_id, "cause": cause.value}
         _log.info("training begins", extra={"event": "training_began", **about})
         try:
+            refines = cause is Cause.REFINE
+            is_wanted = self._wanted_elsewhere() if refines else lambda: False
             with self._heartbeat(run_id) as is_lost:
-                state = self._do(project_id, run_id, lambda: stop.is_set() or is_lost())
+                state = self._do(
+                    project_id,
+                    run_id,
+                    lambda: stop.is_set() or is_lost() or is_wanted(),
+                    refines=refines,
+                )
         except LeaseLostError as error:
             _log.warning("%s", error, extra={"event": "lease_lost", **about})
             return 0
@@ -225,12 +234,32 @@ class Trainer:
         self._seen.pop(project_id, None)
         return 1
 
-    def _do(self, project_id: int, run_id: int, stop: Callable[[], bool]) -> RunState:
+    def _wanted_elsewhere(self) -> Callable[[], bool]:
+        """Tells whether anything has come in since now: what only refines gives way to it."""
+        known = self._runs.newest_seq()
+        asked = {one: self._runs.requested_us(one) for one in known}
+        looked = time.monotonic()
+        found = False
+
+        def is_wanted() -> bool:
+            nonlocal looked, found
+            if not found and time.monotonic() - looked >= _LOOK_S:
+                found = self._runs.newest_seq() != known or asked != {
+                    one: self._runs.requested_us(one) for one in known
+                }
+                looked = time.monotonic()
+            return found
+
+        return is_wanted
+
+    def _do(
+        self, project_id: int, run_id: int, stop: Callable[[], bool], *, refines: bool
+    ) -> RunState:
         try:
             if self._session is None:
                 self._runs.report(run_id, stage="loading the model")
                 self._session = self._open_session()
-            return self._session.train(project_id, run_id, stop=stop)
+            return self._session.train(project_id, run_id, stop=stop, refines=refines)
         except LeaseLostError:
             raise
         except StoppedError:
@@ -270,12 +299,11 @@ class Trainer:
 
 def _waiting(project_id: int, rows: tuple[TaskRow, ...], learned: int) -> tuple[NewCorrection, ...]:
     """Corrections training may use and has not used."""
+    kept = held_out_tasks(project_id, rows)
     return tuple(
         NewCorrection(row.seq, 0 if row.updated_at is None else to_us(row.updated_at))
         for row in rows
-        if row.standing is Standing.CORRECTED
-        and row.seq > learned
-        and not is_held_out(project_id, row.task_id)
+        if row.standing is Standing.CORRECTED and row.seq > learned and row.task_id not in kept
     )
 
 

@@ -81,10 +81,16 @@ def name_regions(
         temperature=closed.weights.temperature,
         familiar=closed.weights.familiar,
     )
-    seen = name_cells(model, features, image, shares, [one.kind for one in outlines])
+    seen = name_cells(
+        model,
+        features,
+        [one.image_index for one in outlines],
+        [one.mask for one in outlines],
+        [one.kind for one in outlines],
+    )
     cells = None
     if seen and model.dense_head is not None:
-        cells = model.dense_head.trust * _told_by(seen, closed.vocabulary, len(outlines))
+        cells = model.dense_head.worn.trust * _told_by(seen, closed.vocabulary, len(outlines))
     return fuse(
         closed,
         head.double().numpy(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import file_digest
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from calico_model.config import CalicoConfig
 from calico_model.errors import CheckpointError
-from calico_model.modeling.dense_head import WIDTH, DenseNames
+from calico_model.modeling.dense_head import WIDTH, DenseNames, DenseRows, ObjectClassifier
 from calico_model.modeling.domain import Domain, look_width
 from calico_model.modeling.model import Calico
 from calico_model.staging import staged_folder
@@ -29,6 +29,7 @@ _LORA = (".lora_A.", ".lora_B.")
 INPUT_ROWS, OUTPUT_ROWS = "label_rows.input", "label_rows.output"
 DOMAIN_WEIGHT, DOMAIN_BIAS = "domain.weight", "domain.bias"
 DENSE_ROWS, DENSE_PAIRS, DENSE_TRUST = "dense_rows", "dense_pairs", "dense_trust"
+DENSE_CLASSIFIER = tuple(f"dense_classifier.{f.name}" for f in fields(ObjectClassifier))
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Adapter:
         tensors: by parameter name, float32 on the CPU; with labels also (n, D) `INPUT_ROWS` and
             `OUTPUT_ROWS`, the rows of the n labels in the embedding and in the output head; with a
             domain `DOMAIN_WEIGHT` and `DOMAIN_BIAS`; with dense names (rows, W) `DENSE_ROWS` and
-            (parts, parts) `DENSE_PAIRS` and (1,) `DENSE_TRUST`, see `DenseHead`.
+            (parts, parts) `DENSE_PAIRS` and (1,) `DENSE_TRUST`, see `DenseRows`, and where it has
+            objects to tell apart `DENSE_CLASSIFIER`, see `ObjectClassifier`.
         labels: names that have a reserved token of their own, in the order of the rows.
         dense: names of the rows of the dense head.
     """
@@ -78,9 +80,27 @@ class Adapter:
         return Domain(self.tensors[DOMAIN_WEIGHT], self.tensors[DOMAIN_BIAS])
 
     @property
+    def dense_rows(self) -> DenseRows | None:
+        """What it brings for the dense head beside its body."""
+        if not self.dense:
+            return None
+        own = self.tensors
+        classifier = None
+        if DENSE_CLASSIFIER[0] in own:
+            classifier = ObjectClassifier(*(own[name] for name in DENSE_CLASSIFIER))
+        trust = float(own[DENSE_TRUST])
+        return DenseRows(self.dense, own[DENSE_ROWS], own[DENSE_PAIRS], trust, classifier)
+
+    @property
     def nbytes(self) -> int:
         """Memory of all tensors in bytes."""
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
+
+def classifier_tensors(classifier: ObjectClassifier) -> dict[str, Tensor]:
+    """Returns an object classifier as an adapter holds it."""
+    values = (classifier.mean, classifier.scale, classifier.weight, classifier.bias)
+    return dict(zip(DENSE_CLASSIFIER, values, strict=True))
 
 
 def adapter_names(model: Calico, scope: AdapterScope | None = None) -> tuple[str, ...]:
@@ -284,6 +304,10 @@ def check_adapter(model: Calico, adapter: Adapter, *, where: str = "adapter") ->
         wanted[DENSE_ROWS] = torch.Size((adapter.dense.rows, WIDTH))
         wanted[DENSE_TRUST] = torch.Size((1,))
         wanted[DENSE_PAIRS] = torch.Size((len(adapter.dense.parts),) * 2)
+    if set(DENSE_CLASSIFIER) & set(adapter.tensors) and model.dense_head is not None:
+        width, count = model.dense_head.inputs[-1], len(adapter.dense.objects)
+        sizes = ((width,), (width,), (count, width), (count,))
+        wanted |= zip(DENSE_CLASSIFIER, map(torch.Size, sizes), strict=True)
     if {DOMAIN_WEIGHT, DOMAIN_BIAS} & set(adapter.tensors):
         wanted[DOMAIN_WEIGHT] = torch.Size((look_width(model.config),))
         wanted[DOMAIN_BIAS] = torch.Size((1,))

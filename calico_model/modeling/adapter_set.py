@@ -16,9 +16,6 @@ from torch import Tensor
 from calico_model.errors import CheckpointError
 from calico_model.features import ImageFeatures
 from calico_model.modeling.adapter import (
-    DENSE_PAIRS,
-    DENSE_ROWS,
-    DENSE_TRUST,
     INPUT_ROWS,
     OUTPUT_ROWS,
     Adapter,
@@ -117,11 +114,11 @@ class AdapterSet:
             if labels:
                 table[places] = given[name].to(table)
         if (head := self.model.dense_head) is not None:
-            if adapter is not None and adapter.dense:
-                trust = float(given[DENSE_TRUST])
-                head.wear(adapter.dense, given[DENSE_ROWS], given[DENSE_PAIRS], trust)
-            else:
+            rows = None if adapter is None else adapter.dense_rows
+            if rows is None:
                 head.bare()
+            else:
+                head.wear(rows)
         self._worn, self._is_changed = adapter, False
         self._speaking = self.tokenizer.with_labels(labels)
         return self._speaking
@@ -130,6 +127,17 @@ class AdapterSet:
         """Puts an adapter on for a group, or takes it off where its domain ends; see `wear`."""
         domain = None if adapter is None else adapter.domain
         return self.wear(adapter if domain is None or domain.covers(features) else None)
+
+    def speaks(self, features: ImageFeatures) -> bool:
+        """Whether the language model is to be asked about a group, with what the model wears.
+
+        Not where an adapter learned pictures unlike the base's own by the dense head alone, nor
+        where the base itself knows nothing of the like.
+        """
+        if self._worn is not None and self._worn.domain is not None and self._worn.dense:
+            return False
+        known = self.model.familiarity
+        return known is None or known.covers(features)
 
     @contextmanager
     def lent(self, adapter: Adapter | None) -> Iterator[Tokenizer]:

@@ -1,31 +1,33 @@
 """The dense head: which of a project's names every cell of an image belongs to.
 
 [SEG] masks follow from words, so a part that nobody ever named has none until the language model
-knows its name. This small U-Net (Ronneberger et al. 2015) reads frozen features alone and has one
-row per name: it learns new names and new looks from a handful of corrected images in seconds. The
-weights ship its body; the rows are an adapter's. Without rows it says nothing.
-Legend: M images, C prompt width, G embedding grid, L = 4 G logit side, W width of a cell.
+knows its name. This small U-Net (Ronneberger et al. 2015) reads the photo trunk's maps alone and
+has one row per name. Every project learns it from its own beginning, in half a minute of one core:
+the trunk has seen a million photographs, so the rest may be small. Without rows it says nothing.
+Legend: M images, L logit side, a quarter of the photo trunk's, W width of a cell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from calico_model.config import CalicoConfig
+from calico_model.errors import InvalidConfigError
 from calico_model.features import ImageFeatures
-from calico_model.modeling.mask_refiner import Residual, convolution, last_channels
-from calico_model.modeling.region_head import as_grid
+from calico_model.modeling.mask_refiner import last_channels
+from calico_model.modeling.photo_trunk import kind_of
 
-WIDTH = 48
+WIDTH = 32
 """W."""
-_WIDTHS = (WIDTH, 64, 96, 96)  # at L, L/2, L/4 = G, L/8
+_WIDTHS = (WIDTH, 48, 64, 96)  # at L, L/2, L/4, L/8
+_NORM_GROUPS = 8
+_PLACE_CHANNELS, _RELATIVE_CHANNELS = 5, 7
+_LEAST_SPREAD = 0.05  # of an image: a thinner thing has no place inside itself
 
 
 @dataclass(frozen=True)
@@ -49,81 +51,149 @@ class DenseNames:
         return bool(self.parts or self.objects)
 
 
+@dataclass(frozen=True, eq=False)
+class ObjectClassifier:
+    """Names whole objects by the mean of the photo trunk's deepest map inside them.
+
+    Ridge regression on unit vectors, in closed form: a handful of images is enough, and images of
+    one group are asked together.
+
+    Attributes:
+        mean, scale: (D,) of the vectors it learned from.
+        weight: (objects, D).
+        bias: (objects,).
+    """
+
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def scores(self, vectors: Tensor) -> Tensor:
+        """Maps (M, D) vectors to (M, objects) scores, about 1 for the right name and 0 else."""
+        unit = functional.normalize((vectors - self.mean) / self.scale, dim=1)
+        return unit @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True, eq=False)
+class DenseRows:
+    """What an adapter brings for the dense head beside its body.
+
+    Attributes:
+        names: of the rows.
+        rows: (rows, W).
+        pairs: (parts, parts) corrected images that show two parts together; on the diagonal those
+            that show one.
+        trust: in [0, 1], how well the rows have learned what they were taught.
+        classifier: of the objects' names, None where there is nothing to tell apart.
+    """
+
+    names: DenseNames
+    rows: Tensor
+    pairs: Tensor
+    trust: float
+    classifier: ObjectClassifier | None = None
+
+
+_NOTHING = DenseRows(DenseNames(), torch.zeros(0, WIDTH), torch.zeros(0, 0), 0.0)
+
+
+class Residual(nn.Module):
+    """Two normalised convolutions around an identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(_NORM_GROUPS, width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(_NORM_GROUPS, width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (M, width, H, W) to the same shape."""
+        return functional.relu(x + self.body(x))
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """What the head makes of M images.
+
+    Attributes:
+        cells: (M, W, L, L), or (M, W, L/2, L/2) where coarse cells were asked for.
+        inside: (M, 1, L/2, L/2) logits of being inside any named thing.
+    """
+
+    cells: Tensor
+    inside: Tensor
+
+
 class DenseHead(nn.Module):
     """Features to cells, and cells to names.
 
     Attributes:
         first: (2, W) where the row of what has no name begins, and the row of a new name.
-        names: of the rows that are worn now.
-        pairs: (parts, parts) corrected images that show two parts together, of what is worn.
-        trust: in [0, 1], how well the rows have learned what they were taught.
+        worn: what an adapter has put on.
     """
 
     def __init__(self, config: CalicoConfig) -> None:
-        """Builds one without rows."""
-        super().__init__()
-        semantic = config.dino.width if config.ablation.use_dino else config.eva.width
-        prompt = config.mask.prompt_width
-        has_fine = config.mask.high_resolution and config.trunk is not None
-        fine = (prompt // 8, prompt // 4) if has_fine else (prompt, prompt)
-        self.inputs = (*fine, prompt, config.eva.width + semantic)
-        """Channels that are read at L, L/2, L/4 and L/8."""
-        for level, width in enumerate(self.inputs):
-            self.register_buffer(f"mean_{level}", torch.zeros(width))
-            self.register_buffer(f"deviation_{level}", torch.ones(width))
-        self.stem = convolution(self.inputs[0], WIDTH)
-        self.read = nn.ModuleList(
-            nn.Conv2d(seen, width, 1)
-            for seen, width in zip(self.inputs[1:], _WIDTHS[1:], strict=True)
-        )
-        self.shrink = nn.ModuleList(
-            convolution(wide, narrow, stride=2) for wide, narrow in pairwise(_WIDTHS)
-        )
-        self.down = nn.ModuleList(Residual(width) for width in (*_WIDTHS, _WIDTHS[-1]))
-        self.narrow = nn.ModuleList(nn.Conv2d(deep, width, 1) for width, deep in pairwise(_WIDTHS))
-        self.up = nn.ModuleList(Residual(width) for width in _WIDTHS[:-1])
-        self.first = nn.Parameter(torch.zeros(2, WIDTH))
-        last_channels(self)
-        self.names = DenseNames()
-        self.pairs = torch.zeros(0, 0)
-        self.trust = 0.0
-        self._rows = torch.zeros(0, WIDTH)
+        """Builds one without rows.
 
-    def wear(self, names: DenseNames, rows: Tensor, pairs: Tensor, trust: float) -> None:
-        """Puts rows on: (rows, W); the others as above."""
-        self.names, self._rows, self.pairs, self.trust = names, rows, pairs, trust
+        Raises:
+            InvalidConfigError: the model has no photo trunk.
+        """
+        super().__init__()
+        if config.photo_trunk is None:
+            raise InvalidConfigError("photo_trunk: the dense head needs one, got none")
+        self.inputs = kind_of(config.photo_trunk.kind).widths
+        """Channels that are read at L, L/2, L/4 and L/8."""
+        self.read = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(seen, width, 1), nn.GroupNorm(_NORM_GROUPS, width))
+            for seen, width in zip(self.inputs, _WIDTHS, strict=True)
+        )
+        self.whole = nn.Linear(self.inputs[-1], _WIDTHS[-1])
+        self.place = nn.Conv2d(_PLACE_CHANNELS, _WIDTHS[-1], 1)
+        self.lift = nn.ModuleList(
+            nn.Conv2d(deep, width, 1) for width, deep in zip(_WIDTHS, _WIDTHS[1:], strict=False)
+        )
+        self.mix = nn.ModuleList(Residual(width) for width in _WIDTHS[1:])
+        self.inside = nn.Conv2d(_WIDTHS[1], 1, 1)
+        self.relative = nn.Conv2d(_RELATIVE_CHANNELS, _WIDTHS[1], 1)
+        self.coarse = nn.Conv2d(_WIDTHS[1], WIDTH, 1)
+        self.fine = nn.Sequential(
+            nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.GroupNorm(_NORM_GROUPS, WIDTH), nn.ReLU()
+        )
+        self.first = nn.Parameter(torch.randn(2, WIDTH) * WIDTH**-0.5)
+        last_channels(self)
+        self.worn = _NOTHING
+
+    def wear(self, rows: DenseRows) -> None:
+        """Puts the rows of an adapter on."""
+        self.worn = rows
 
     def bare(self) -> None:
-        """Takes them off."""
-        self.wear(DenseNames(), torch.zeros(0, WIDTH), torch.zeros(0, 0), 0.0)
+        """Removes the rows of an adapter."""
+        self.worn = _NOTHING
 
-    def levels(self, features: ImageFeatures) -> list[Tensor]:
-        """Returns what is read of M images, standardised: (M, inputs[k], L / 2^k, L / 2^k)."""
-        embedding = features.mask.embedding.float()
-        grid = embedding.shape[-1]
-        fine = [one.float() for one in reversed(features.mask.fine)]
-        tokens = [
-            as_grid(one).float() for one in (features.semantic_tokens, features.global_tokens)
-        ]
-        deepest = torch.cat([_resized(one, grid // 2) for one in tokens], dim=1)
-        found = [*(fine or [embedding, embedding]), embedding, deepest]
-        return [
-            _resized(self._standardised(one, level), (4 * grid) >> level)
-            for level, one in enumerate(found)
-        ]
+    def forward(self, levels: Sequence[Tensor], *, coarse: bool = False) -> Cells:
+        """Computes cells.
 
-    def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """Returns the cells (M, W, L, L) of `levels`."""
-        x = self.down[0](self.stem(levels[0].contiguous(memory_format=torch.channels_last)))
-        kept = [x]
-        for level, seen in enumerate(levels[1:]):
-            x = self.down[level + 1](self.shrink[level](x) + self.read[level](seen))
-            kept.append(x)
-        x = self.down[-1](kept.pop())
-        for level in reversed(range(len(self.up))):
-            wide = functional.interpolate(self.narrow[level](x), scale_factor=2, mode="nearest")
-            x = self.up[level](kept[level] + wide)
-        return cast(Tensor, x)
+        Args:
+            levels: `ImageFeatures.photo`; the first is not read for coarse cells.
+            coarse: half the side, at a third of the cost.
+        """
+        deep = levels[3]
+        x = self.read[3](deep) + self.whole(deep.mean((2, 3)))[..., None, None]
+        x = self.mix[2](x + self.place(_places(deep)))
+        x = self.mix[1](self.read[2](levels[2]) + _enlarged(self.lift[2](x), levels[2]))
+        x = self.read[1](levels[1]) + _enlarged(self.lift[1](x), levels[1])
+        inside = self.inside(x)
+        x = self.mix[0](x + self.relative(_relative_places(inside)))
+        if coarse:
+            return Cells(self.coarse(x), inside)
+        fine = self.fine(self.read[0](levels[0]) + _enlarged(self.lift[0](x), levels[0]))
+        return Cells(_enlarged(self.coarse(x), levels[0]) + fine, inside)
 
     def tell(self, features: ImageFeatures) -> tuple[Tensor, Tensor]:
         """Asks the rows that are worn.
@@ -131,21 +201,10 @@ class DenseHead(nn.Module):
         Returns:
             Logits (M, 1 + parts, L, L) and (M, 1 + objects, L, L), of what has no name first.
         """
-        cells = self(self.levels(features)).float()
-        return split(torch.einsum("rw,mwij->mrij", self._rows.to(cells), cells), self.names)
-
-    @torch.no_grad()
-    def standardise(self, levels: Sequence[Tensor]) -> None:
-        """Measures what is usual, on (M, inputs[k], ., .) as they are before it."""
-        for level, seen in enumerate(levels):
-            flat = seen.float().transpose(0, 1).flatten(1)
-            getattr(self, f"mean_{level}").copy_(flat.mean(1))
-            getattr(self, f"deviation_{level}").copy_(flat.std(1) + 1e-5)
-
-    def _standardised(self, seen: Tensor, level: int) -> Tensor:
-        mean: Tensor = getattr(self, f"mean_{level}")
-        deviation: Tensor = getattr(self, f"deviation_{level}")
-        return (seen - mean[:, None, None]) / deviation[:, None, None]
+        levels = [one.to(self.first) for one in features.photo]
+        cells = self(levels).cells.float()
+        logits = torch.einsum("rw,mwij->mrij", self.worn.rows.to(cells), cells)
+        return split(logits, self.worn.names)
 
 
 def split(logits: Tensor, names: DenseNames) -> tuple[Tensor, Tensor]:
@@ -154,7 +213,60 @@ def split(logits: Tensor, names: DenseNames) -> tuple[Tensor, Tensor]:
     return logits[:, :parts], logits[:, parts:]
 
 
-def _resized(values: Tensor, side: int) -> Tensor:
-    if values.shape[-1] == side:
-        return values
-    return functional.interpolate(values, size=(side, side), mode="bilinear", align_corners=False)
+def pooled(deepest: Tensor, inside: Tensor) -> Tensor:
+    """Mean of the deepest map inside things.
+
+    Args:
+        deepest: (M, D, L/8, L/8).
+        inside: (M, L, L) weight of each cell; where there is none, all cells count alike.
+
+    Returns:
+        (M, D) float32.
+    """
+    side = deepest.shape[-1]
+    weight = functional.adaptive_avg_pool2d(inside[:, None].float(), side) + 1e-4
+    return (deepest.float() * weight).sum((2, 3)) / weight.sum((2, 3))
+
+
+def _enlarged(values: Tensor, like: Tensor) -> Tensor:
+    return functional.interpolate(
+        values, size=like.shape[-2:], mode="bilinear", align_corners=False
+    )
+
+
+def _grid(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns (H, W) of the middles of cells, from -1 to 1."""
+    down, across = (
+        (torch.arange(size, device=like.device, dtype=torch.float32) + 0.5) / size * 2 - 1
+        for size in like.shape[-2:]
+    )
+    y, x = torch.meshgrid(down, across, indexing="ij")
+    return y, x
+
+
+def _places(like: Tensor) -> Tensor:
+    """(1, 5, H, W): where a cell is in its image."""
+    y, x = _grid(like)
+    return torch.stack((y, x, x.abs(), y**2, x**2))[None].to(like)
+
+
+def _relative_places(inside: Tensor) -> Tensor:
+    """(M, 7, H, W): where a cell is in the thing that (M, 1, H, W) logits show.
+
+    Position and size relative to the object say which part a cell is of as much as its look does;
+    no gradient flows through them.
+    """
+    share = inside.detach().float().sigmoid()
+    y, x = _grid(inside)
+    total = share.sum((2, 3), keepdim=True) + 1e-3
+
+    def spread_of(values: Tensor) -> tuple[Tensor, Tensor]:
+        middle = (share * values).sum((2, 3), keepdim=True) / total
+        variance = (share * (values - middle) ** 2).sum((2, 3), keepdim=True) / total
+        return middle, variance.sqrt() + _LEAST_SPREAD
+
+    (middle_y, tall), (middle_x, wide) = spread_of(y), spread_of(x)
+    down, across = (y - middle_y) / (2 * tall), (x - middle_x) / (2 * wide)
+    aspect = (tall / wide).log().expand_as(down)
+    found = (down, across, across.abs(), down**2, across**2, aspect, share)
+    return torch.cat(found, 1).clamp(-4, 4).to(inside)

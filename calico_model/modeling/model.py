@@ -35,6 +35,7 @@ from calico_model.modeling.correspondence import (
 )
 from calico_model.modeling.dense_head import DenseHead
 from calico_model.modeling.exemplar_prompt import ExemplarPrompt
+from calico_model.modeling.familiarity import Familiarity
 from calico_model.modeling.generation import Generated, decode_greedily
 from calico_model.modeling.inputs import Conversations, Pixels
 from calico_model.modeling.language import run_layers, unpack
@@ -42,10 +43,11 @@ from calico_model.modeling.layout import Layout, packed, padded
 from calico_model.modeling.mask_decoder import PromptedMaskDecoder
 from calico_model.modeling.mask_memory import MaskMemory
 from calico_model.modeling.mask_refiner import MaskRefiner
+from calico_model.modeling.photo_trunk import PhotoTrunk, load_photo_trunk, weights_file, whole_map
 from calico_model.modeling.region_head import RegionHead
 
 ADAPTER_NAME = "default"
-ADD_ONS = ("dense_head", "exemplar", "mask_memory", "mask_refiner", "region_head")
+ADD_ONS = ("dense_head", "exemplar", "familiarity", "mask_memory", "mask_refiner", "region_head")
 """Parts that weights may hold or lack; see `Calico.add_on`."""
 
 
@@ -57,6 +59,8 @@ class Calico(nn.Module):
         self.config = config
         width, switches = config.language.width, config.ablation
         self.trunk = Trunk(config.trunk) if config.trunk else None
+        # In a list, so that it is no weight of ours: never saved, learned, counted or quantised.
+        self._photo_trunk: list[PhotoTrunk] = []
         self.eva = build_eva(config.eva)
         self.dino = build_dino(config.dino) if switches.use_dino else None
         self.sam_encoder = build_sam_encoder(config.mask)
@@ -86,6 +90,7 @@ class Calico(nn.Module):
         self.mask_decoder = PromptedMaskDecoder(config)
         self.dense_head: DenseHead | None = None
         self.exemplar: ExemplarPrompt | None = None
+        self.familiarity: Familiarity | None = None
         self.mask_memory: MaskMemory | None = None
         self.mask_refiner: MaskRefiner | None = None
         self.region_head: RegionHead | None = None
@@ -114,6 +119,8 @@ class Calico(nn.Module):
             self.dense_head = DenseHead(self.config).to(device)
         if "exemplar" in names:
             self.exemplar = ExemplarPrompt(self.config).to(device)
+        if "familiarity" in names:
+            self.familiarity = Familiarity(self.config).to(device)
         if "mask_memory" in names:
             self.mask_memory = MaskMemory(self.config).to(device)
         if "mask_refiner" in names:
@@ -157,7 +164,35 @@ class Calico(nn.Module):
             semantic = self.dino(pixel_values=dino_input).last_hidden_state
             semantic = semantic[:, 1 + self.config.dino.registers :]  # (M, T_s, D_s)
         embedding = self.sam_encoder(sam_input)  # (M, C, G, G)
-        return ImageFeatures(global_tokens, semantic, self.mask_decoder.features(embedding, maps))
+        return ImageFeatures(
+            global_tokens,
+            semantic,
+            self.mask_decoder.features(embedding, maps),
+            self.encode_photos(pixels.photo),
+        )
+
+    def encode_photos(self, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Runs the photo trunk; its weights are read when they are first needed.
+
+        Args:
+            images: M of (3, h_i, w_i), see `Pixels.photo`; none gives no maps.
+
+        Returns:
+            See `ImageFeatures.photo`.
+        """
+        if not images:
+            return ()
+        assert self.config.photo_trunk is not None
+        if not self._photo_trunk:
+            kind = self.config.photo_trunk.kind
+            self._photo_trunk.append(load_photo_trunk(kind, weights_file(kind)))
+        trunk = self._photo_trunk[0].to(images[0].device)
+        cells = self.config.photo_trunk.side // 4
+        each = [trunk(x[None].contiguous(memory_format=torch.channels_last)) for x in images]
+        return tuple(
+            torch.cat([whole_map(one, cells >> level) for one in maps]).bfloat16()
+            for level, maps in enumerate(zip(*each, strict=True))
+        )
 
     def run_qformer(self, queries: Tensor, tokens: Tensor) -> Tensor:
         """Q(queries, tokens): (M, Q, D_q), (M, T, D_g) -> (M, Q, D_q)."""

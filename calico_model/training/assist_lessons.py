@@ -8,7 +8,7 @@ Legend: M images, S scene side, L logit side, C prompt width, K prompts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -128,7 +128,7 @@ def encode_group(model: Calico, tokenizer: Tokenizer, scenes: Sequence[Scene]) -
     """
     device = model.mask_decoder.mask_decoder.iou_token.weight.device
     pixels = to_pixels([scene.image for scene in scenes], model.config).to(device)
-    features = frozen_features(model, pixels)
+    features = replace(frozen_features(model, pixels), photo=())
     names = tuple(dict.fromkeys(name for scene in scenes for name in visible_parts(scene)))
     mains = [scene.categories[0] for scene in scenes]
     whole = rounded(features, torch.float32)

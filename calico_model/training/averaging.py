@@ -3,7 +3,7 @@
 A short update on few groups may go too far: it knows them by heart and loses of the others.
 Weights between its beginning and its end are often better than both on groups it never saw
 (WiSE-FT, Wortsman et al. 2022), because one comes of the other. Rows of names that were not there
-before stay as they were learned.
+before stay as they were learned, and so does the dense head, which rehearses all corrections.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from dataclasses import replace
 from torch import Tensor
 
 from calico_model.modeling.adapter import (
-    DENSE_PAIRS,
-    DENSE_ROWS,
-    DENSE_TRUST,
     DOMAIN_BIAS,
     DOMAIN_WEIGHT,
     INPUT_ROWS,
@@ -23,8 +20,10 @@ from calico_model.modeling.adapter import (
     Adapter,
 )
 
-# Counted or found anew from all corrections: there is nothing to go halfway to.
-_NOT_WEIGHTS = (DENSE_PAIRS, DENSE_TRUST, DOMAIN_BIAS, DOMAIN_WEIGHT)
+# Found anew from all corrections: there is nothing to go halfway to.
+_NOT_WEIGHTS = (DOMAIN_BIAS, DOMAIN_WEIGHT)
+_DENSE = "dense_"
+"""Of the dense head: it learns from all corrections, old and new, every time."""
 
 
 def averaged(start: Adapter, learned: Adapter, share: float) -> Adapter:
@@ -38,24 +37,13 @@ def averaged(start: Adapter, learned: Adapter, share: float) -> Adapter:
     tensors: dict[str, Tensor] = {}
     for name, own in learned.tensors.items():
         before = start.tensors.get(name)
-        if before is None or name in _NOT_WEIGHTS:
+        if before is None or name in _NOT_WEIGHTS or name.startswith(_DENSE):
             tensors[name] = own
-        elif name == DENSE_ROWS:
-            tensors[name] = _dense_rows(start, learned, share)
         elif name in (INPUT_ROWS, OUTPUT_ROWS):
             tensors[name] = _known_first(before, own, share)
         else:
             tensors[name] = own.lerp(before, share)
     return replace(learned, tensors=tensors)
-
-
-def _dense_rows(start: Adapter, learned: Adapter, share: float) -> Tensor:
-    """Part rows, then object rows, each behind that of nothing (see `DenseHead`)."""
-    rows, before = learned.tensors[DENSE_ROWS].clone(), start.tensors[DENSE_ROWS]
-    parts, known = 1 + len(learned.dense.parts), 1 + len(start.dense.parts)
-    rows[:parts] = _known_first(before[:known], rows[:parts], share)
-    rows[parts:] = _known_first(before[known:], rows[parts:], share)
-    return rows
 
 
 def _known_first(before: Tensor, own: Tensor, share: float) -> Tensor:

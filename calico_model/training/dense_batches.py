@@ -1,6 +1,6 @@
-"""Images with the name of every cell, as the dense head learns from them.
+"""Batches of the dense head: cells, their truth, and what a mistake costs.
 
-Legend: n images, L logit side.
+Legend: n images, L logit side; coarse cells have half of it.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from calico_model.images import mask_shares
-from calico_model.modeling.dense_head import DenseNames, split
-from calico_model.training.example import Example
-from calico_model.types import PartMask, RegionKind
-from calico_model.vocabulary import normalise
+from calico_model.modeling.dense_head import Cells, DenseNames, split
+from calico_model.training.dense_images import DenseImage
 
-_PARTS = frozenset({RegionKind.COMMON_PART, RegionKind.UNIQUE_PART})
-_OBJECT_WEIGHT = 0.5
-_CHANCES = (0.5, 0.3, 0.3)  # that a batch is mirrored across, down, and along its diagonal
-_LEAST_CELLS = 0.5
-_PIXELS_PER_CELL = 4  # of the frame that masks are brought to, as in SAM
+_OBJECT_WEIGHT, _INSIDE_WEIGHT = 0.5, 0.5
+_UNLABELLED = 0.1
+"""What a cell of an object that nobody named as a part counts: part lists are seldom complete."""
 
 
 @dataclass(frozen=True)
@@ -29,122 +25,97 @@ class DenseBatch:
     """Images with the truth of every cell.
 
     Attributes:
-        levels: see `DenseHead.levels`.
-        parts: (n, 1 + parts, L, L) share of each cell, of what has no name first.
-        objects: (n, 1 + objects, L, L) likewise.
+        levels: see `DenseHead.forward`.
+        parts: (n, L, L) int64 row of each cell among the parts, 0 for none.
+        objects: (n, L, L) likewise.
+        weights: (n, L, L) what each cell counts where parts are told.
         knows: (n, 2) float, 1 where all parts, and all objects, of an image are known.
     """
 
     levels: list[Tensor]
     parts: Tensor
     objects: Tensor
+    weights: Tensor
     knows: Tensor
 
 
-def varied(
-    batch: DenseBatch, generator: torch.Generator, *, unseen: float, mirrors: bool
+def collate_dense(
+    images: Sequence[DenseImage], names: DenseNames, device: torch.device, *, coarse: bool
 ) -> DenseBatch:
-    """Hides some maps of some images, and turns and mirrors the batch.
-
-    Args:
-        batch: to vary.
-        generator: source of all choices, on the CPU.
-        unseen: chance that an image is shown without one of its maps.
-        mirrors: whether left may become right.
-    """
-    levels = []
-    for seen in batch.levels:
-        kept = torch.rand(len(seen), generator=generator) >= unseen
-        levels.append(seen * kept[:, None, None, None].to(seen))
-    drawn = torch.rand(3, generator=generator) < torch.tensor(_CHANCES)
-    across, down, turned = (drawn & mirrors).tolist()
-
-    def vary(values: Tensor) -> Tensor:
-        values = values.flip(-1) if across else values
-        values = values.flip(-2) if down else values
-        return values.transpose(-1, -2) if turned else values
-
+    """Stacks images; coarse takes every second cell and leaves the finest maps out."""
+    parts = torch.stack([_rows(one.parts, one.part_names, names.parts) for one in images])
+    objects = torch.stack([_rows(one.objects, one.object_names, names.objects) for one in images])
+    if coarse:
+        parts, objects = parts[:, ::2, ::2], objects[:, ::2, ::2]
+    knows = torch.tensor([[float(one.knows_parts), float(one.knows_objects)] for one in images])
+    is_unlabelled = (parts == 0) & (objects > 0)
+    weights = torch.where(is_unlabelled, _UNLABELLED, 1.0)
+    levels = [
+        torch.zeros(0) if coarse and level == 0 else torch.stack(maps).float()
+        for level, maps in enumerate(zip(*(one.maps for one in images), strict=True))
+    ]
     return DenseBatch(
-        [vary(one) for one in levels], vary(batch.parts), vary(batch.objects), batch.knows
+        [
+            one.to(device).contiguous(memory_format=torch.channels_last) if one.ndim == 4 else one
+            for one in levels
+        ],
+        parts.to(device),
+        objects.to(device),
+        weights.to(device),
+        knows.to(device),
     )
 
 
-def dense_loss(logits: Tensor, batch: DenseBatch, names: DenseNames) -> tuple[Tensor, float]:
-    """Cross-entropy of cells, and dice of the names an image shows.
+def dense_loss(
+    told: Cells, rows: Tensor, batch: DenseBatch, names: DenseNames
+) -> tuple[Tensor, float]:
+    """Cross-entropy of cells and dice of the names a batch shows, of parts and of objects.
 
     Args:
-        logits: (n, rows, L, L).
+        told: of the batch.
+        rows: (rows, W).
         batch: the truth.
         names: of the rows.
 
     Returns:
         The loss, and the mean soft overlap of these names in [0, 1].
     """
+    logits = torch.einsum("rw,nwij->nrij", rows, told.cells.float())
+    parts, objects = split(logits, names)
     total = logits.new_zeros(())
     overlaps: list[Tensor] = []
-    parts, objects = split(logits, names)
-    told = ((parts, batch.parts, 1.0), (objects, batch.objects, _OBJECT_WEIGHT))
-    for layer, (own, truth, weight) in enumerate(told):
+    layers = (
+        (parts, batch.parts, batch.weights, 1.0),
+        (objects, batch.objects, torch.ones_like(batch.weights), _OBJECT_WEIGHT),
+    )
+    for layer, (own, truth, weights, share) in enumerate(layers):
         if own.shape[1] < 2:
             continue
-        knows = batch.knows[:, layer]
-        cross = -(truth * own.log_softmax(1)).sum(1).mean((1, 2))
-        chance = own.softmax(1)[:, 1:]
-        wanted = truth[:, 1:]
-        overlap = 2 * (chance * wanted).sum((2, 3)) + 1
-        dice = 1 - overlap / ((chance + wanted).sum((2, 3)) + 1)
-        is_shown = (wanted.sum((2, 3)) > _LEAST_CELLS) * knows[:, None]
-        overlaps.append(1 - dice.detach()[is_shown > 0])
-        total = total + weight * (cross * knows).sum() / knows.sum().clamp(min=1)
-        total = total + weight * (dice * is_shown).sum() / is_shown.sum().clamp(min=1)
+        weights = weights * batch.knows[:, layer, None, None]
+        cross = functional.cross_entropy(own, truth, reduction="none")
+        total = total + share * (cross * weights).sum() / weights.sum().clamp(min=1)
+        chance = own.softmax(1)[:, 1:] * weights[:, None]
+        wanted = functional.one_hot(truth, own.shape[1]).movedim(-1, 1)[:, 1:] * weights[:, None]
+        is_shown = wanted.sum((0, 2, 3)) > 0
+        overlap = 2 * (chance * wanted).sum((0, 2, 3)) + 1
+        dice = 1 - overlap / ((chance + wanted).sum((0, 2, 3)) + 1)
+        if bool(is_shown.any()):
+            overlaps.append(1 - dice.detach()[is_shown])
+            total = total + share * dice[is_shown].mean()
+    total = total + _INSIDE_WEIGHT * _inside_loss(told.inside, batch)
     every = torch.cat(overlaps) if overlaps else logits.new_zeros(0)
     return total, float(every.mean()) if len(every) else 0.0
 
 
-def knows_parts(example: Example) -> bool:
-    """Whether what is not drawn as a part is none."""
-    return example.known >= _PARTS
+def _inside_loss(inside: Tensor, batch: DenseBatch) -> Tensor:
+    """Whether each cell is of any named thing, (n, 1, L/2, L/2)."""
+    truth = ((batch.parts > 0) | (batch.objects > 0)).float()[:, None]
+    if truth.shape[-1] != inside.shape[-1]:
+        truth = functional.avg_pool2d(truth, truth.shape[-1] // inside.shape[-1])
+    return functional.binary_cross_entropy_with_logits(inside.float(), truth)
 
 
-def knows_objects(example: Example) -> bool:
-    """Whether what is not drawn as an object is none."""
-    return RegionKind.COMMON_OBJECT in example.known
-
-
-def parts_of(example: Example, image: int) -> list[PartMask]:
-    """The true parts of one image."""
-    here = [one for one in example.truth if one.image_index == image]
-    return [one for one in here if one.kind is not RegionKind.COMMON_OBJECT]
-
-
-def objects_of(example: Example, image: int) -> list[PartMask]:
-    """The common objects of one image and the one whose parts are compared, named."""
-    here = [one for one in example.truth if one.image_index == image]
-    found = [one for one in here if one.kind is RegionKind.COMMON_OBJECT]
-    compared = example.objects[image]
-    named = {normalise(one.label) for one in found}
-    if compared is not None and normalise(compared.label) not in named:
-        found.append(PartMask(image, RegionKind.COMMON_OBJECT, compared.label, compared.mask))
-    return found
-
-
-def cell_shares(regions: Sequence[PartMask], names: Sequence[str], cells: int) -> Tensor:
-    """Draws regions as cells.
-
-    Args:
-        regions: of one image; those with other names are left out.
-        names: normal forms, one per row.
-        cells: L.
-
-    Returns:
-        (1 + names, L, L) bfloat16 share of each cell, of what has no name first.
-    """
-    shares = torch.zeros(1 + len(names), cells, cells)
-    rows = {name: row for row, name in enumerate(names, start=1)}
-    for one in regions:
-        row = rows.get(normalise(one.label))
-        if row is not None:
-            shares[row] += mask_shares(one.mask, _PIXELS_PER_CELL * cells, cells)
-    named = shares.sum(0)
-    shares[0] = (1 - named).clamp(min=0)
-    return (shares / (shares[0] + named)).to(torch.bfloat16)
+def _rows(codes: Tensor, own: Sequence[str], names: Sequence[str]) -> Tensor:
+    """(L, L) codes of an image's own names as rows of all names."""
+    rows = torch.tensor([0, *(1 + names.index(name) for name in own)])
+    return rows[codes.long()]

@@ -1,38 +1,38 @@
-"""What an online update teaches the dense head, beside the language model's steps.
+"""What an online update teaches the dense head.
 
-Works on the same kept features. Knows tensors and examples; not seconds, nor when to end.
+Cheap steps first: on coarse cells, which cost a third, until most of the time has gone, then on
+fine ones. Works on kept maps. Knows tensors and images; not seconds, nor when to end.
 Legend: n images, L logit side, W width of a cell.
 """
 
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from calico_model.modeling.adapter import DENSE_PAIRS, DENSE_ROWS, DENSE_TRUST, Adapter
-from calico_model.modeling.dense_head import DenseHead, DenseNames
-from calico_model.placement import is_fast_in_half
-from calico_model.training.dense_batches import (
-    DenseBatch,
-    cell_shares,
-    dense_loss,
-    knows_objects,
-    knows_parts,
-    objects_of,
-    parts_of,
-    varied,
+from calico_model.modeling.adapter import (
+    DENSE_CLASSIFIER,
+    DENSE_PAIRS,
+    DENSE_ROWS,
+    DENSE_TRUST,
+    Adapter,
+    classifier_tensors,
 )
-from calico_model.training.example import Example
-from calico_model.vocabulary import SIDED, normalise
+from calico_model.modeling.dense_head import DenseHead, DenseNames, ObjectClassifier, pooled
+from calico_model.placement import is_fast_in_half
+from calico_model.training.dense_batches import collate_dense, dense_loss
+from calico_model.training.dense_images import DenseImage
 
 _CLIP_NORM = 1.0
 _RECENT = 24  # steps by whose overlap a head is trusted
 _TRUSTED = (0.2, 0.45)  # overlap at which it is not, and at which it is
+_RIDGE = 0.3
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,41 @@ class DensePlan:
     """How the dense head learns in an update.
 
     Attributes:
-        steps: per step of the language model, each a tenth as long.
+        steps: between two looks at the clock.
         batch: images in each.
-        rate: peak learning rate of the body.
-        row_rate: of the rows.
+        rate: peak learning rate of the body and of the rows.
         weight_decay: of AdamW.
-        unseen: chance that an image is shown without one of its maps.
+        coarse: share of the update that is spent on coarse cells.
+        balance: how much more often images of rare names are drawn, as a power of their rarity.
+        images: views and images that are learned from, at most, as long as every image has one.
+        most_views: of one image, beside itself.
     """
 
     steps: int = 8
     batch: int = 8
-    rate: float = 4e-3
-    row_rate: float = 4e-3
+    rate: float = 3e-3
     weight_decay: float = 0.05
-    unseen: float = 0.2
+    coarse: float = 0.7
+    balance: float = 0.5
+    images: int = 200
+    most_views: int = 5
+
+    def views_for(self, images: int) -> int:
+        """Views of each of so many images."""
+        return max(0, min(self.most_views, self.images // max(1, images) - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class DenseLesson:
+    """One corrected image with its views.
+
+    Attributes:
+        views: the image as it is, then other views of it.
+        weight: how often it is drawn, relatively.
+    """
+
+    views: tuple[DenseImage, ...]
+    weight: float = 1.0
 
 
 class DenseLearner:
@@ -69,8 +90,7 @@ class DenseLearner:
         head: DenseHead,
         plan: DensePlan,
         start: Adapter | None,
-        corrections: Sequence[Example],
-        weights: Sequence[float],
+        lessons: Sequence[DenseLesson],
         *,
         seed: int,
     ) -> None:
@@ -80,56 +100,55 @@ class DenseLearner:
             head: of the model, wearing the start.
             plan: how to learn.
             start: adapter whose rows to go on from, None for none.
-            corrections: groups to learn from.
-            weights: how often each is drawn, relatively.
+            lessons: images to learn from.
             seed: of all that is drawn.
         """
         self._head, self._plan = head, plan
         self._device = head.first.device
         self._half = is_fast_in_half(self._device)
-        told = zip(corrections, weights, strict=True)
-        kept = [(one, w) for one, w in told if knows_parts(one) or knows_objects(one)]
-        self._examples, self._weights = [one for one, _ in kept], [w for _, w in kept]
-        self.names = _names_of(self._examples, start)
+        self._lessons = [
+            one for one in lessons if one.views[0].knows_parts or one.views[0].knows_objects
+        ]
+        self.names = _names_of(self._lessons, start)
+        self._weights = _weights_of(self._lessons, plan.balance)
         self.rows = _first_rows(head, self.names, start).to(self._device)
         self._start = {} if start is None else _dense_tensors(start)
-        self._truth: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self._is_sided = any(SIDED.search(name) for name in self.names.parts)
         self._choose = random.Random(f"{seed}/dense")
         self._overlaps: deque[float] = deque(maxlen=_RECENT)
         body = [p.requires_grad_(True) for n, p in head.named_parameters() if n != "first"]
         self._trained = [*body, self.rows.requires_grad_(True)]
-        groups = ((body, plan.rate), ([self.rows], plan.row_rate))
         self._optimiser = torch.optim.AdamW(
-            [{"params": some, "lr": rate, "peak": rate} for some, rate in groups],
-            betas=(0.9, 0.99),
-            weight_decay=plan.weight_decay,
+            self._trained, lr=plan.rate, betas=(0.9, 0.99), weight_decay=plan.weight_decay
         )
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """What an adapter holds of it beside the body, which is the model's own."""
-        if not self._examples:
+        if not self._lessons:
             return self._start
-        rows = self.rows.detach().float().cpu().clone()
-        pairs = _pairs(self._examples, self.names)
         low, high = _TRUSTED
         recent = sum(self._overlaps) / max(1, len(self._overlaps))
-        trust = torch.tensor([min(1.0, max(0.0, (recent - low) / (high - low)))])
-        return {DENSE_ROWS: rows, DENSE_PAIRS: pairs, DENSE_TRUST: trust}
+        found = {
+            DENSE_ROWS: self.rows.detach().float().cpu().clone(),
+            DENSE_PAIRS: _pairs(self._lessons, self.names),
+            DENSE_TRUST: torch.tensor([min(1.0, max(0.0, (recent - low) / (high - low)))]),
+        }
+        classifier = fit_classifier([one.views[0] for one in self._lessons], self.names.objects)
+        return found if classifier is None else found | classifier_tensors(classifier)
 
-    def learn(self, rate: float) -> dict[str, float]:
-        """Makes its steps at a share of the peak rates; returns the last loss and overlap."""
-        if not self._examples:
+    def learn(self, rate: float, *, coarse: bool) -> dict[str, float]:
+        """Makes its steps at a share of the peak rate; returns the last loss and overlap."""
+        if not self._lessons:
             return {}
         for group in self._optimiser.param_groups:
-            group["lr"] = group["peak"] * rate
+            group["lr"] = self._plan.rate * rate
         for _ in range(self._plan.steps):
-            batch = self._draw()
+            drawn = self._choose.choices(self._lessons, self._weights, k=self._plan.batch)
+            images = [self._choose.choice(one.views) for one in drawn]
+            batch = collate_dense(images, self.names, self._device, coarse=coarse)
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-                cells = self._head(batch.levels)
-            logits = torch.einsum("rw,nwij->nrij", self.rows, cells.float())
-            loss, overlap = dense_loss(logits, batch, self.names)
+                told = self._head(batch.levels, coarse=coarse)
+            loss, overlap = dense_loss(told, self.rows, batch, self.names)
             self._overlaps.append(overlap)
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(self._trained, _CLIP_NORM)
@@ -137,55 +156,56 @@ class DenseLearner:
             self._optimiser.zero_grad(set_to_none=True)
         return {"dense": float(loss.detach()), "overlap": overlap}
 
-    def _draw(self) -> DenseBatch:
-        """Images of corrected groups and of their views, mirrored, some of their maps hidden."""
-        levels: list[list[Tensor]] = []
-        truths: list[tuple[Tensor, Tensor]] = []
-        knows: list[list[float]] = []
-        for example in self._choose.choices(self._examples, self._weights, k=self._plan.batch):
-            seen = self._choose.choice((example, *example.views))
-            image = self._choose.randrange(len(seen))
-            with torch.no_grad():
-                levels.append(self._head.levels(seen.features.image(image)))
-            truths.append(self._truth_of(seen, image))
-            knows.append([float(knows_parts(seen)), float(knows_objects(seen))])
-        batch = DenseBatch(
-            [torch.cat(several).to(self._device) for several in zip(*levels, strict=True)],
-            torch.stack([parts for parts, _ in truths]).float().to(self._device),
-            torch.stack([objects for _, objects in truths]).float().to(self._device),
-            torch.tensor(knows, device=self._device),
-        )
-        generator = torch.Generator().manual_seed(self._choose.getrandbits(32))
-        return varied(batch, generator, unseen=self._plan.unseen, mirrors=not self._is_sided)
 
-    def _truth_of(self, example: Example, image: int) -> tuple[Tensor, Tensor]:
-        key = id(example), image
-        if key not in self._truth:
-            cells = 4 * example.features.mask.embedding.shape[-1]
-            self._truth[key] = (
-                cell_shares(parts_of(example, image), self.names.parts, cells),
-                cell_shares(objects_of(example, image), self.names.objects, cells),
-            )
-        return self._truth[key]
+def fit_classifier(images: Sequence[DenseImage], names: Sequence[str]) -> ObjectClassifier | None:
+    """Fits the names of whole objects in closed form; None with fewer than two names.
+
+    Args:
+        images: corrected images.
+        names: of the objects.
+    """
+    shown = [
+        (one, code, names.index(name))
+        for one in images
+        for code, name in enumerate(one.object_names, start=1)
+        if bool((one.objects == code).any())
+    ]
+    if len({name for _, _, name in shown}) < 2:
+        return None
+    inside = torch.stack([one.objects == code for one, code, _ in shown])
+    vectors = pooled(torch.stack([one.maps[-1] for one, _, _ in shown]), inside)
+    wanted = functional.one_hot(torch.tensor([name for _, _, name in shown]), len(names)).float()
+    mean, scale = vectors.mean(0), vectors.std(0) + 1e-2
+    unit = functional.normalize((vectors - mean) / scale, dim=1)
+    bias = wanted.mean(0)
+    kernel = unit @ unit.T + _RIDGE * torch.eye(len(unit))
+    weight = torch.linalg.solve(kernel, wanted - bias).T @ unit
+    return ObjectClassifier(mean, scale, weight, bias)
 
 
-def _names_of(examples: Sequence[Example], start: Adapter | None) -> DenseNames:
+def _names_of(lessons: Sequence[DenseLesson], start: Adapter | None) -> DenseNames:
     known = DenseNames() if start is None else start.dense
-    parts: set[str] = set()
-    objects: set[str] = set()
-    for example in examples:
-        for image in range(len(example)):
-            parts |= {normalise(one.label) for one in parts_of(example, image)}
-            objects |= {normalise(one.label) for one in objects_of(example, image)}
+    parts = {name for one in lessons for name in one.views[0].part_names}
+    objects = {name for one in lessons for name in one.views[0].object_names}
     return DenseNames(
         (*known.parts, *sorted(parts - set(known.parts))),
         (*known.objects, *sorted(objects - set(known.objects))),
     )
 
 
+def _weights_of(lessons: Sequence[DenseLesson], balance: float) -> list[float]:
+    """How often each image is drawn: more often if it shows a part that few images show."""
+    shown = Counter(name for one in lessons for name in one.views[0].part_names)
+    weights = []
+    for one in lessons:
+        rarest = min((shown[name] for name in one.views[0].part_names), default=len(lessons))
+        weights.append(one.weight * rarest**-balance)
+    return weights
+
+
 def _first_rows(head: DenseHead, names: DenseNames, start: Adapter | None) -> Tensor:
     """The start's rows, and between them those of new names."""
-    nothing, something = head.first.detach().float()
+    nothing, something = head.first.detach().float().cpu()
     parts = torch.stack([nothing, *[something] * len(names.parts)])
     objects = torch.stack([nothing, *[something] * len(names.objects)])
     if start is not None and start.dense:
@@ -195,19 +215,18 @@ def _first_rows(head: DenseHead, names: DenseNames, start: Adapter | None) -> Te
     return torch.cat((parts, objects))
 
 
-def _pairs(examples: Sequence[Example], names: DenseNames) -> Tensor:
+def _pairs(lessons: Sequence[DenseLesson], names: DenseNames) -> Tensor:
     """(parts, parts) images that show both, on its diagonal those that show one."""
     rows = {name: row for row, name in enumerate(names.parts)}
     pairs = torch.zeros(len(rows), len(rows))
-    for example in examples:
-        for image in range(len(example)):
-            shown = torch.zeros(len(rows))
-            for one in parts_of(example, image):
-                shown[rows[normalise(one.label)]] = 1.0
-            pairs += torch.outer(shown, shown)
+    for one in lessons:
+        shown = torch.zeros(len(rows))
+        for name in one.views[0].part_names:
+            shown[rows[name]] = 1.0
+        pairs += torch.outer(shown, shown)
     return pairs
 
 
 def _dense_tensors(adapter: Adapter) -> dict[str, Tensor]:
-    wanted = (DENSE_ROWS, DENSE_PAIRS, DENSE_TRUST)
+    wanted = (DENSE_ROWS, DENSE_PAIRS, DENSE_TRUST, *DENSE_CLASSIFIER)
     return {name: adapter.tensors[name] for name in wanted if name in adapter.tensors}

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
+from typing import TYPE_CHECKING
 
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.types import ComparedObject, LabeledGroup, PartMask, RegionKind
 from calico_model.vocabulary import normalise
+
+if TYPE_CHECKING:
+    from calico_model.training.dense_images import DenseImage
 
 _OWNED_SHARE = 0.5
 
@@ -57,6 +61,8 @@ class Example:
         known: the questions whose truth is complete; the others are not asked.
         weight: how much it counts beside others, above 0.
         views: the same group, its pictures seen otherwise; any of them may stand for it.
+        dense: per image what the dense head learns from, itself first; what it needs is made of the
+            example itself where nothing is given.
     """
 
     key: str
@@ -67,6 +73,7 @@ class Example:
     known: frozenset[RegionKind] = frozenset(RegionKind)
     weight: float = 1.0
     views: tuple[Example, ...] = ()
+    dense: tuple[tuple[DenseImage, ...], ...] = ()
 
     def __post_init__(self) -> None:
         images = len(self.sizes_hw)

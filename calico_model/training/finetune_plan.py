@@ -28,7 +28,7 @@ class FinetunePlan:
         learning_rate: peak, of LoRA, CAM, CEM and queries; linear warm-up, then to 0.
         decoder_rate: of the mask decoder and of the projection.
         row_rate: of the labels' token rows.
-        warmup: share of the steps.
+        warmup: share of the update.
         half: layers compute in bfloat16; None where the processor is made for it.
         most_kept: largest share of the start in the mean that comes out (averaging.py).
         decay: pull of every weight back to the base, per step and unit of its rate (L2-SP).

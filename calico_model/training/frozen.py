@@ -37,7 +37,7 @@ def frozen_features(model: Calico, pixels: Pixels) -> ImageFeatures:
     Returns:
         Features in bfloat16.
     """
-    return concatenate([_encode(model, _one(pixels, m)) for m in range(len(pixels.square))])
+    return concatenate([_encode(model, pixels.image(m)) for m in range(len(pixels.square))])
 
 
 def _encode(model: Calico, pixels: Pixels) -> ImageFeatures:
@@ -52,14 +52,8 @@ def rounded(features: ImageFeatures, dtype: torch.dtype) -> ImageFeatures:
         MaskFeatures(
             features.mask.embedding.to(dtype), tuple(fine.to(dtype) for fine in features.mask.fine)
         ),
+        tuple(one.to(dtype) for one in features.photo),
     )
-
-
-def _one(pixels: Pixels, index: int) -> Pixels:
-    rows = slice(index, index + 1)
-    eva = None if pixels.eva is None else pixels.eva[rows]
-    dino = None if pixels.dino is None else pixels.dino[rows]
-    return Pixels(pixels.square[rows], eva, dino)
 
 
 def freeze(model: Calico) -> None:
@@ -73,6 +67,7 @@ def encoder_fingerprint(model: Calico) -> str:
     config = model.config
     digest = sha256(f"{cv2.__version__} {pillow_version} {config.image_size}".encode())
     digest.update(f"{config.trunk} {config.eva} {config.dino} {config.mask}".encode())
+    digest.update(f"{config.photo_trunk}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         if name.startswith(_ENCODERS):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -12,8 +12,9 @@ import torch
 from calico_model.features import ImageFeatures
 from calico_model.modeling.adapter import Adapter
 from calico_model.predictor import Predictor
+from calico_model.training.dense_images import group_views, with_dense
 from calico_model.training.example import Example, example_of, make_example
-from calico_model.training.finetune import FinetunePlan, Progress, Replay, finetune
+from calico_model.training.finetune import FinetunePlan, Progress, Replay, find_ground, finetune
 from calico_model.training.frozen import rounded
 from calico_model.training.oracle import oracle_lessons
 from calico_model.training.views import with_views
@@ -52,7 +53,7 @@ class InProcessLoop:
             example_of(one, predictor.encode(one.group), f"base-{number}")
             for number, one in enumerate(replay)
         )
-        self._learned: list[Example] = []
+        self._learned: list[tuple[Example, ImageGroup]] = []
         self._new: list[tuple[Example, ImageGroup]] = []
         self._updates = 0
 
@@ -82,24 +83,44 @@ class InProcessLoop:
     def learn(self) -> float:
         """Makes one update of everything new; returns the seconds it took."""
         began = self._clock()
-        views = self._plan.views_for(len(self._new))
+        known = [*self._new, *self._learned]
+        _, speaks = find_ground(
+            self._predictor.adapters.model, [one for one, _ in known], self._base
+        )
+        views = self._plan.views_for(len(self._new)) if speaks else 0
+        spoken = [
+            (with_views(one, group.images, views, self._encode), group) for one, group in self._new
+        ]
         update = finetune(
             self._predictor.adapters,
-            [with_views(one, group.images, views, self._encode) for one, group in self._new],
-            Replay(tuple(self._learned), self._base),
+            self._with_dense(spoken),
+            Replay(self._with_dense(self._learned), self._base),
             self._plan,
             start=self.adapter,
             clock=self._clock,
             on_progress=self._on_progress,
         )
         old = self.version
-        self._learned += [one for one, _ in self._new]
+        self._learned += self._new
         self._new = []
         self._updates += 1
         self.adapter = update.adapter
         self._predictor.adapters.add(self.version, update.adapter)
         self._predictor.adapters.drop(old)
         return self._clock() - began
+
+    def _with_dense(self, groups: Sequence[tuple[Example, ImageGroup]]) -> tuple[Example, ...]:
+        """Adds other views of every image, the same ones at every update."""
+        if self._predictor.adapters.model.dense_head is None:
+            return tuple(one for one, _ in groups)
+        known = [*self._new, *self._learned]
+        names = {label for one, _ in known for label in one.labels}
+        views = self._plan.dense.views_for(sum(len(one) for one, _ in known))
+        encode = self._predictor.encode_photo
+        return tuple(
+            with_dense(one, group_views(one, group.images, views, encode, names))
+            for one, group in groups
+        )
 
     def _encode(self, group: ImageGroup) -> ImageFeatures:
         return rounded(self._predictor.encode(group), torch.bfloat16)

@@ -65,7 +65,7 @@ class Learner:
         own = dict(self._model.named_parameters())
         scope = replace(plan.scope, dense_head=False)  # learns by itself
         self._learning = {name: own[name] for name in adapter_names(self._model, scope)}
-        self._device = next(iter(self._learning.values())).device
+        self._device = self._model.language.lm_head.weight.device
         self._half = is_fast_in_half(self._device) if plan.half is None else plan.half
         if start is None:
             _draw_lora(self._learning, plan.seed)
@@ -81,7 +81,10 @@ class Learner:
             parameter.requires_grad_(False)
         for learned in self._trained():
             learned.requires_grad_(True)
-        self._optimiser = torch.optim.AdamW(self._groups(), betas=(0.9, 0.95), weight_decay=0.0)
+        groups = self._groups()
+        self._optimiser = torch.optim.AdamW(
+            groups or [torch.zeros(1)], betas=(0.9, 0.95), weight_decay=0.0
+        )
 
     def learn(self, curriculum: Curriculum, rate: float) -> dict[str, float]:
         """Makes one step at a share of the peak rates; returns the terms of the loss."""

@@ -88,7 +88,13 @@ def score_groups(
     for index, example in enumerate(examples):
         features = move(rounded(example.features, torch.float32), device)
         tokenizer = adapters.wear_for(adapter, features)
-        seen = answer(adapters.model, tokenizer, features, example.sizes_hw)
+        seen = answer(
+            adapters.model,
+            tokenizer,
+            features,
+            example.sizes_hw,
+            asks=adapters.speaks(features),
+        )
         units = _units(index, example, as_regions(seen.parts), as_regions(example.truth))
         for kind, scored in units:
             tables[kind].add(scored)
