@@ -93,6 +93,8 @@ class ImageSlot:
         name: the tag that holds the region's own name, or None.
         smart: tags whose prompts ask for an interactive prediction.
         ask: the prompt box, a text of its own that asks for an interactive prediction, or None.
+        smart_only: those of the smart tags that nothing can be drawn with: what they leave behind
+            are prompts.
     """
 
     image: str
@@ -101,6 +103,7 @@ class ImageSlot:
     name: str | None = None
     smart: tuple[str, ...] = ()
     ask: str | None = None
+    smart_only: tuple[str, ...] = ()
 
     def filled_in(self, flag: str, index: str) -> ImageSlot:
         """Returns the names with an index in the place of its flag."""
@@ -111,6 +114,7 @@ class ImageSlot:
             name=None if self.name is None else self.name.replace(flag, index),
             smart=tuple(name.replace(flag, index) for name in self.smart),
             ask=None if self.ask is None else self.ask.replace(flag, index),
+            smart_only=tuple(name.replace(flag, index) for name in self.smart_only),
         )
 
 
@@ -299,6 +303,8 @@ class Region:
         encoding: the stored mask; equal bytes are equal masks, other bytes may be too.
         load_runs: finds the runs without the mask; None takes them from the mask.
         is_linked: whether a relation of its drawing names it, where that was looked at.
+        more_labels: further names, where the annotator gave it several.
+        is_outline: drawn as a shape (polygon, rectangle, ellipse, vector), not as a bitmap.
     """
 
     id: str
@@ -312,6 +318,13 @@ class Region:
     encoding: bytes = field(default=b"", repr=False)
     load_runs: Callable[[], Runs] | None = field(default=None, repr=False)
     is_linked: bool = False
+    more_labels: tuple[str, ...] = ()
+    is_outline: bool = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All names, () when none is said."""
+        return () if self.label is None else (self.label, *self.more_labels)
 
     @cached_property
     def runs(self) -> Runs:
@@ -332,6 +345,21 @@ class Region:
         mask = self.load_mask()
         mask.setflags(write=False)
         return mask
+
+
+@dataclass(frozen=True)
+class UnreadRegion:
+    """Something drawn that cannot be read as a mask: its label is unknown there, not absent.
+
+    Attributes:
+        id: its region id.
+        image_index: 0-based position of the image.
+        label: its name, or None when not said: it may be any.
+    """
+
+    id: str
+    image_index: int
+    label: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,6 +388,7 @@ class Annotation:
         regions: one per mask.
         same_part: pairs of region ids the annotator linked.
         is_ground_truth: somebody marked it as the answer that counts.
+        unread: what is drawn but is no mask.
     """
 
     id: int
@@ -372,6 +401,7 @@ class Annotation:
     regions: tuple[Region, ...]
     same_part: tuple[tuple[str, str], ...] = ()
     is_ground_truth: bool = False
+    unread: tuple[UnreadRegion, ...] = ()
 
 
 class EventAction(StrEnum):

@@ -79,6 +79,8 @@ def read_canvas(sources: Sequence[Drawings], schema: LabelSchema) -> tuple[Regio
                 regions, pairs = read_annotated(drawing.results(), schema)
             except RequestError:
                 continue
+            # Suggestions are bitmaps: one with the id of a polygon would break the editor's page.
+            regions = tuple(region for region in regions if not region.is_outline)
             linked = {region_id for pair in pairs for region_id in pair}
             if not linked:
                 return regions

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from backend.errors import InvalidEventError
-from backend.label_studio.annotation import parse_annotated
+from backend.label_studio.annotation import parse_drawing
 from backend.label_studio.canonical import canonical, canonical_results
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.task import parse_task
@@ -127,7 +127,7 @@ def read_annotation(event: Event) -> Annotation:
     wire = kept.annotation
     if wire.task is None or wire.updated_at is None:
         raise InvalidEventError("expected task and updated_at", field="annotation")
-    regions, pairs = parse_annotated(wire.result, read_schema(event))
+    drawing = parse_drawing(wire.result, read_schema(event))
     annotator = wire.completed_by
     was_skipped = bool(wire.was_cancelled)
     return Annotation(
@@ -138,9 +138,10 @@ def read_annotation(event: Event) -> Annotation:
         updated_at=_utc(wire.updated_at),
         was_skipped=was_skipped,
         parent_prediction_id=wire.parent_prediction,
-        regions=() if was_skipped else regions,
-        same_part=() if was_skipped else pairs,
+        regions=() if was_skipped else drawing.regions,
+        same_part=() if was_skipped else drawing.same_part,
         is_ground_truth=bool(wire.ground_truth),
+        unread=() if was_skipped else drawing.unread,
     )
 
 

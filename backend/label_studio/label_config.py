@@ -80,6 +80,7 @@ def parse_label_config(xml: str) -> LabelSchema:
             name=name_tag,
             smart=tuple(tag.get("name", "") for tag in controls if _is_smart(tag)),
             ask=next((tag.get("name") for tag in controls if _asks(tag)), None),
+            smart_only=tuple(tag.get("name", "") for tag in controls if _only_asks(tag)),
         )
         for image, mask, kind_tag, name_tag, controls in zip(
             images, masks, kind_tags or nothing, name_tags or nothing, by_image, strict=True
@@ -251,6 +252,10 @@ def _kinds_said(
 
 def _is_smart(tag: Element) -> bool:
     return tag.tag in _SMART_TAGS and _is_true(tag, "smart")
+
+
+def _only_asks(tag: Element) -> bool:
+    return tag.tag in _SMART_TAGS and _is_true(tag, "smartonly")
 
 
 def _asks(tag: Element) -> bool:

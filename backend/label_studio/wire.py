@@ -20,7 +20,7 @@ _PATH = re.compile(r" - at `\$(?P<path>.*)`\Z", re.DOTALL)
 
 
 class WireValue(msgspec.Struct, gc=False):
-    """What one result says; absent keys are None. The mask stays raw until it is looked at."""
+    """What one result says; absent keys are None. A shape stays raw until it is looked at."""
 
     rle: msgspec.Raw = msgspec.Raw()
     imageDataURL: str | None = None
@@ -29,12 +29,21 @@ class WireValue(msgspec.Struct, gc=False):
     bitmasklabels: list[str] | None = None
     keypointlabels: list[str] | None = None
     rectanglelabels: list[str] | None = None
+    ellipselabels: list[str] | None = None
+    polygonlabels: list[str] | None = None
+    vectorlabels: list[str] | None = None
     choices: list[str] | None = None
     text: list[str] | str | None = None
     x: float | None = None
     y: float | None = None
     width: float | None = None
     height: float | None = None
+    rotation: float | None = None
+    radiusX: float | None = None
+    radiusY: float | None = None
+    points: msgspec.Raw = msgspec.Raw()
+    vertices: msgspec.Raw = msgspec.Raw()
+    closed: bool | None = None
 
 
 class WireResult(msgspec.Struct, gc=False):
@@ -53,6 +62,10 @@ class WireResult(msgspec.Struct, gc=False):
     value: WireValue | None = None
     from_id: str | None = None
     to_id: str | None = None
+
+
+class UnreadResult(WireResult, gc=False):
+    """A result of another form than we know, as far as it can be told."""
 
 
 def decode(
@@ -84,7 +97,11 @@ def decode(
 
 
 def decode_results(
-    raw: msgspec.Raw | bytes, *, place: str = "result", most: int | None = None
+    raw: msgspec.Raw | bytes,
+    *,
+    place: str = "result",
+    most: int | None = None,
+    unknown: list[msgspec.Raw] | None = None,
 ) -> list[WireResult]:
     """Decodes a result list; entries of a form we do not know are left out, as the editor does.
 
@@ -92,6 +109,7 @@ def decode_results(
         raw: the JSON.
         place: where in the request it stood, for messages.
         most: how many entries are read, or None for any number.
+        unknown: takes the entries that are left out.
 
     Raises:
         RequestError: neither a list nor null, or too many entries.
@@ -109,5 +127,6 @@ def decode_results(
         try:
             results.append(msgspec.json.decode(entry, type=WireResult))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            continue
+            if unknown is not None:
+                unknown.append(entry)
     return results

@@ -83,7 +83,7 @@ def _candidates(
     for region in regions:
         if region.image_index != asked.image_index or region.size_hw != size_hw:
             continue
-        if _differ(asked.kind, region.kind) or _differ_in_name(asked.label, region.label):
+        if _differ(asked.kind, region.kind) or _differ_in_name(asked.label, region.labels):
             continue
         try:
             if len(region.runs):
@@ -100,8 +100,9 @@ def _differ(one: object, other: object) -> bool:
     return one is not None and other is not None and one != other
 
 
-def _differ_in_name(one: str | None, other: str | None) -> bool:
-    return bool(one and other) and normalise(one or "") != normalise(other or "")
+def _differ_in_name(asked: str | None, labels: Sequence[str]) -> bool:
+    names = [normalise(label) for label in labels if label]
+    return bool(asked and names) and normalise(asked or "") not in names
 
 
 def _position(prompt: Prompt, size_hw: tuple[int, int]) -> int:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from backend.errors import BackendError, MediaUnavailableError
+from backend.errors import BackendError, InvalidRleError, MediaUnavailableError
 from backend.label_studio.event import read_annotation, read_schema, read_task
 from backend.label_studio.label_set import closed_labels
 from backend.serving.accepted import AcceptedLooks, Look
@@ -160,9 +160,14 @@ class Rememberer:
 
 
 def _outlines(annotation: Annotation) -> list[tuple[str, Outline]]:
-    """The labeled regions of an annotation that hold anything."""
-    return [
-        (region.label, Outline(region.image_index, region.mask, region.kind))
-        for region in annotation.regions
-        if region.label and region.mask.any()
-    ]
+    """The labeled regions of an annotation that hold anything, once for each of their labels."""
+    found = []
+    for region in annotation.regions:
+        try:
+            is_drawn = bool(region.labels) and bool(region.mask.any())
+        except InvalidRleError:
+            continue  # the others still teach their names
+        if is_drawn:
+            outline = Outline(region.image_index, region.mask, region.kind)
+            found += [(label, outline) for label in region.labels]
+    return found

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from backend.label_studio import annotation, brush
+from backend.label_studio import brush
 from backend.label_studio.sample import click_body
 from backend.label_studio.task import parse_predict_request
 from backend.types import runs_of
@@ -88,7 +88,7 @@ def test_no_mask_is_decoded_to_read_the_canvas(mask, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a mask was decoded")
 
-    monkeypatch.setattr(annotation.brush, "decode_mask", refuse)
+    monkeypatch.setattr(brush, "decode_mask", refuse)
     result = [item for k in range(100) for item in results(f"r{k}", np.roll(mask, k))]
     found = parsed(drafts=[{"result": result}])
     assert len(found) == 100
