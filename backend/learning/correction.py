@@ -14,13 +14,13 @@ from enum import Flag, auto
 import numpy as np
 
 from backend.errors import InvalidRleError
-from backend.types import Region, Task
+from backend.types import Region, Task, UnreadRegion
 from calico_model.evaluation.boundary import BoundaryMatch, compare_boundaries
 from calico_model.types import BoolMask
 from calico_model.vocabulary import normalise
 
 # Raise it when equal annotations are judged differently: corrections are then derived anew.
-DIFF_VERSION = 1
+DIFF_VERSION = 2
 SAME_PLACE_IOU = 0.5
 
 _Place = tuple[int, str]  # image index and region id
@@ -128,6 +128,8 @@ class Correction:
         is_ground_truth: somebody marked it as the answer that counts.
         agreement: with other annotators, or None if there is no other.
         unreadable: ids of regions whose mask cannot be decoded; they have no outcome.
+        unknown: (image index, name) of what was drawn but cannot be read as a mask; a name of None
+            may be any. Nobody knows whether such a name is on that image.
     """
 
     task: Task
@@ -140,6 +142,7 @@ class Correction:
     is_ground_truth: bool = False
     agreement: Agreement | None = None
     unreadable: tuple[str, ...] = ()
+    unknown: frozenset[tuple[int, str | None]] = frozenset()
 
     @property
     def tally(self) -> Tally:
@@ -149,13 +152,16 @@ class Correction:
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """Outcome of each region, and ids of those whose mask cannot be decoded."""
+    """Outcome of each region, ids of those without a mask, and which names that leaves unknown."""
 
     outcomes: tuple[RegionOutcome, ...]
     unreadable: tuple[str, ...] = field(default=())
+    unknown: frozenset[tuple[int, str | None]] = frozenset()
 
 
-def diff(before: Sequence[Region], after: Sequence[Region]) -> Difference:
+def diff(
+    before: Sequence[Region], after: Sequence[Region], unread: Sequence[UnreadRegion] = ()
+) -> Difference:
     """Compares what was predicted with what the annotator left.
 
     A region whose mask was erased to nothing counts as removed. A mask of another size than
@@ -164,26 +170,53 @@ def diff(before: Sequence[Region], after: Sequence[Region]) -> Difference:
     Args:
         before: predicted regions; () if the annotator started from nothing.
         after: the annotator's regions.
+        unread: what else the annotator drew, which is no mask.
     """
-    unreadable: list[str] = []
+    lost = _Lost()
+    for one in unread:
+        lost.add(one.id, one.image_index, (one.label,))
+    is_unread = {(one.image_index, one.id) for one in unread}
     outcomes: list[RegionOutcome] = []
     left = {_place(region): region for region in after}
     for predicted in before:
         corrected = left.pop(_place(predicted), None)
+        if corrected is None and _place(predicted) in is_unread:
+            continue
         try:
             outcomes.append(_outcome(predicted, corrected))
         except InvalidRleError:
-            unreadable.append(predicted.id)
+            lost.add_region(predicted)
+            if corrected is not None:
+                lost.add_region(corrected)
     for added in left.values():
         try:
             if added.mask.any():
                 outcomes.append(RegionOutcome(Change.ADDED, None, added))
         except InvalidRleError:
-            unreadable.append(added.id)
-    replacements = _replacements(outcomes, unreadable)
+            lost.add_region(added)
+    replacements = _replacements(outcomes, lost)
     return Difference(
-        tuple(_with_replacement(outcome, replacements) for outcome in outcomes), tuple(unreadable)
+        tuple(_with_replacement(outcome, replacements) for outcome in outcomes),
+        tuple(dict.fromkeys(lost.ids)),
+        frozenset(lost.names),
     )
+
+
+@dataclass
+class _Lost:
+    """What cannot be compared, and the names that are unknown for it."""
+
+    ids: list[str] = field(default_factory=list)
+    names: set[tuple[int, str | None]] = field(default_factory=set)
+
+    def add(self, region_id: str, image_index: int, labels: Sequence[str | None]) -> None:
+        """A region that cannot be read."""
+        self.ids.append(region_id)
+        self.names |= {(image_index, label) for label in labels}
+
+    def add_region(self, region: Region) -> None:
+        """A region whose mask cannot be decoded."""
+        self.add(region.id, region.image_index, region.labels or (None,))
 
 
 def tally(outcomes: Sequence[RegionOutcome]) -> Tally:
@@ -223,7 +256,7 @@ def _outcome(before: Region, after: Region | None) -> RegionOutcome:
     if after is None:
         return RegionOutcome(Change.REMOVED, before, None)
     change = ACCEPTED
-    if not _same_name(before.label, after.label):
+    if not _same_names(before.labels, after.labels):
         change |= Change.RELABELLED
     if before.kind is not after.kind:
         change |= Change.KIND_CHANGED
@@ -243,14 +276,12 @@ def _outcome(before: Region, after: Region | None) -> RegionOutcome:
     )
 
 
-def _same_name(before: str | None, after: str | None) -> bool:
+def _same_names(before: Sequence[str], after: Sequence[str]) -> bool:
     """Names are compared in the one normal form: another spelling teaches nothing."""
-    if before is None or after is None:
-        return before is after
-    return before == after or normalise(before) == normalise(after)
+    return before == after or set(map(normalise, before)) == set(map(normalise, after))
 
 
-def _replacements(outcomes: Sequence[RegionOutcome], unreadable: list[str]) -> Mapping[_Place, str]:
+def _replacements(outcomes: Sequence[RegionOutcome], lost: _Lost) -> Mapping[_Place, str]:
     """Which removed region was drawn anew by which added one: it is not absent, only redone."""
     found: dict[_Place, str] = {}
     added = [o.after for o in outcomes if o.after is not None and o.change is Change.ADDED]
@@ -264,7 +295,7 @@ def _replacements(outcomes: Sequence[RegionOutcome], unreadable: list[str]) -> M
         try:
             overlaps = [mask_iou(gone.mask, region.mask) for region in rivals]
         except InvalidRleError:
-            unreadable.append(gone.id)
+            lost.add_region(gone)
             continue
         best = int(np.argmax(overlaps))
         if overlaps[best] >= SAME_PLACE_IOU:

@@ -214,7 +214,7 @@ class Derivation:
         before = (
             () if start.regions is None else parse_regions(start.regions, read_schema(voice.event))
         )
-        difference = diff(before, annotation.regions)
+        difference = diff(before, annotation.regions, annotation.unread)
         return Correction(
             task=read_task(voice.event),
             annotation_id=annotation.id,
@@ -226,6 +226,7 @@ class Derivation:
             is_ground_truth=annotation.is_ground_truth,
             agreement=measure_agreement(annotation, annotations),
             unreadable=difference.unreadable,
+            unknown=difference.unknown,
         )
 
     def _starting_point(self, project_id: int, voice: _Voice) -> StartingPoint:
@@ -286,7 +287,7 @@ def _fit(predicted: Sequence[Region], annotated: Sequence[Region]) -> tuple[int,
 
 def _row(task_id: int, state: str, seq: int, found: Correction) -> TaskRow:
     agreement = found.agreement
-    problem = f"masks that cannot be decoded: {', '.join(found.unreadable)}"
+    problem = f"drawn, but no masks, or ones that cannot be decoded: {', '.join(found.unreadable)}"
     return TaskRow(
         task_id,
         state,

@@ -8,14 +8,15 @@
 | added a region        | yes  | yes  |         |           |
 | removed a region      |      |      | yes     |           |
 
-A removed region that was drawn anew, or whose name still stands on the same image, is no absence.
-Values in, values out.
+A removed region that was drawn anew, or whose name still stands on the same image, is no absence;
+nor is one whose name was also given to something that cannot be read as a mask. A region with
+several names teaches each of them. Values in, values out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Flag, auto
 
 import numpy as np
@@ -25,6 +26,8 @@ from backend.learning.correction import ACCEPTED, Change, Correction, RegionOutc
 from backend.types import Region
 from calico_model.types import PartMask, RegionKind
 from calico_model.vocabulary import normalise
+
+_ANY = "\0"  # stands for every name of an image; no name is normalised to it
 
 
 class Teaches(Flag):
@@ -62,17 +65,22 @@ class Lesson:
 
 
 def lessons(correction: Correction) -> tuple[Lesson, ...]:
-    """Returns what each region of a correction teaches, in the order of its outcomes."""
+    """Returns what each name of each region teaches, in the order of the outcomes."""
     named = {
-        (outcome.after.image_index, _name(outcome.after))
+        (outcome.after.image_index, name)
         for outcome in correction.outcomes
         if outcome.after is not None
+        for name in _names(outcome.after)
     }
+    unknown = _unknown(correction)
     found = []
     for outcome in correction.outcomes:
-        teaches = _teaches(outcome, named)
-        if teaches:
-            found.append(Lesson(teaches, outcome.region, outcome.before))
+        for region in _one_named(outcome.region):
+            teaches = _teaches(outcome, region, named | unknown)
+            if teaches is Teaches.ABSENCE and (region.image_index, _ANY) in unknown:
+                continue
+            if teaches:
+                found.append(Lesson(teaches, region, outcome.before))
     return tuple(found)
 
 
@@ -81,12 +89,20 @@ def true_parts(correction: Correction) -> tuple[PartMask, ...]:
 
     Same-named regions of one kind in an image are one union mask. A common name found in a single
     image is a unique part there, and a region without kind is common if its name is in several
-    images. Regions without a name, and masks that cannot be decoded, are left out.
+    images. Regions without a name, masks that cannot be decoded, and names that were also given to
+    something that cannot be read on that image, are left out.
 
     Returns:
         Per image at most one mask of each kind and name; `part_id` is equal for a common name.
     """
-    kept = [o.after for o in correction.outcomes if o.after is not None and _name(o.after)]
+    unknown = _unknown(correction)
+    kept = [
+        region
+        for outcome in correction.outcomes
+        if outcome.after is not None
+        for region in _one_named(outcome.after)
+        if _name(region) and (region.image_index, _name(region)) not in unknown
+    ]
     images: dict[tuple[RegionKind | None, str], set[int]] = {}
     for region in kept:
         images.setdefault((region.kind, _name(region)), set()).add(region.image_index)
@@ -99,13 +115,12 @@ def true_parts(correction: Correction) -> tuple[PartMask, ...]:
     return tuple(part for part in parts if part is not None)
 
 
-def _teaches(outcome: RegionOutcome, named: set[tuple[int, str]]) -> Teaches:
+def _teaches(outcome: RegionOutcome, region: Region, named: set[tuple[int, str]]) -> Teaches:
     if outcome.change is ACCEPTED:
         return Teaches.REHEARSAL
     if outcome.change is Change.ADDED:
         return Teaches.TEXT | Teaches.MASK
     if outcome.change is Change.REMOVED:
-        region = outcome.region
         is_there = (region.image_index, _name(region)) in named
         return Teaches(0) if outcome.replaced_by or is_there else Teaches.ABSENCE
     teaches = Teaches(0)
@@ -118,6 +133,25 @@ def _teaches(outcome: RegionOutcome, named: set[tuple[int, str]]) -> Teaches:
 
 def _name(region: Region) -> str:
     return normalise(region.label or "")
+
+
+def _names(region: Region) -> list[str]:
+    return [normalise(name) for name in region.labels or ("",)]
+
+
+def _one_named(region: Region) -> list[Region]:
+    """The region once for each of its names, or as it is without any."""
+    if not region.more_labels:
+        return [region]
+    return [replace(region, label=label, more_labels=()) for label in region.labels]
+
+
+def _unknown(correction: Correction) -> set[tuple[int, str]]:
+    """Names that may or may not be on an image."""
+    return {
+        (image_index, _ANY if label is None else normalise(label))
+        for image_index, label in correction.unknown
+    }
 
 
 def _settled(kind: RegionKind | None, image_count: int) -> RegionKind:

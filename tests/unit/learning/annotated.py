@@ -24,7 +24,7 @@ def box(y0, x0, y1, x1, *, size=(40, 60)):
     return mask
 
 
-def region(id_, mask, *, image=0, kind=KIND, label="handle", encoding=None, load=None):
+def region(id_, mask, *, image=0, kind=KIND, label="handle", more=(), encoding=None, load=None):
     """A region with a mask, encoded as the editor would."""
     return Region(
         id=id_,
@@ -36,6 +36,7 @@ def region(id_, mask, *, image=0, kind=KIND, label="handle", encoding=None, load
         score=0.9,
         load_mask=load or (lambda: mask.copy()),
         encoding=json.dumps(encode_mask(mask)).encode() if encoding is None else encoding,
+        more_labels=more,
     )
 
 

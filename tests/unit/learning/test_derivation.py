@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from annotated import body, box, deletion, event, results, task_deletion
 from fake_studio import FakeStudio
@@ -21,6 +22,7 @@ from backend.errors import LabelStudioError
 from backend.label_studio.event import parse_events
 from backend.learning.correction import Change
 from backend.learning.derivation import Derivation, Derived, StudioPredictions
+from backend.learning.lesson import Teaches, lessons
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, StartingPoint
 from backend.store import open_store
@@ -355,6 +357,7 @@ def test_corrections_do_not_depend_on_portions_order_or_repetition(repository, o
 DERIVER = """
 import sys
 from backend.learning.derivation import Derivation
+from backend.learning.lesson import Teaches, lessons
 from backend.learning.repository import CorrectionRepository
 from backend.store import open_store
 repository = CorrectionRepository(open_store(sys.argv[1], is_guest=True))
@@ -389,3 +392,47 @@ def test_corrections_are_whole_after_kill_9(tmp_path):
         derive(repository)
         assert everything(repository) == expected
     store.close()
+
+
+def outlined(id_, label, value, tool):
+    frame = {"id": id_, "to_name": "image_0", "original_width": 60, "original_height": 40}
+    said = (
+        ("kind_0", "labels", {"labels": ["common_part"]}),
+        ("part_0", "textarea", {"text": label}),
+    )
+    return [
+        frame | {"from_name": "shape_0", "type": tool, "value": value},
+        *(frame | {"from_name": tag, "type": kind, "value": words} for tag, kind, words in said),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tool", "value", "is_mask"),
+    [
+        ("polygon", {"points": [[20, 30], [60, 30], [60, 70], [20, 70]]}, True),
+        ("rectangle", {"x": 60, "y": 30, "width": 30, "height": 40, "rotation": 90}, True),
+        ("keypoint", {"x": 50, "y": 50, "width": 1}, False),
+        ("polygon", {"points": [[20, 30], [60, 30]]}, False),
+    ],
+)
+def test_a_mask_drawn_anew_with_another_tool_is_not_absent(repository, tool, value, is_mask):
+    after = results(("b", ELSEWHERE, "rim")) + outlined("new", ["lid"], value, tool)
+    repository.store.record_events([event(1, after, parent=9)])
+    source = Predictions(p9=predicted(PREDICTED))
+    derive(repository, source)
+    taught = {
+        one.region.id: one.teaches for one in lessons(Derivation(repository, source).load(7, 5))
+    }
+    assert taught.pop("b") is Teaches.REHEARSAL
+    assert taught == ({"new": Teaches.TEXT | Teaches.MASK} if is_mask else {})
+
+
+def test_an_imported_annotation_without_ids_keeps_all_its_masks(repository):
+    drawn = results(*((str(n), np.roll(MASK, n), f"part {n}") for n in range(4)))
+    for result in drawn:
+        result["id"] = None
+    repository.store.record_events([event(1, drawn)])
+    derive(repository)
+    assert sorted(row.label_after for row in repository.outcomes(7, 5)) == [
+        f"part {n}" for n in range(4)
+    ]

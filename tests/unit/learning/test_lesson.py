@@ -9,25 +9,29 @@ from annotated import START, box, region
 from backend.errors import InvalidRleError
 from backend.learning.correction import Correction, diff
 from backend.learning.lesson import Teaches, lessons, true_parts
-from backend.types import Task
+from backend.types import Task, UnreadRegion
 from calico_model.types import RegionKind
 
 MASK, SMALLER, ELSEWHERE = box(10, 10, 30, 40), box(10, 10, 30, 30), box(0, 50, 5, 60)
 
 
-def correction(before, after):
+def correction(before, after, unread=()):
+    difference = diff(before, after, unread)
     return Correction(
         task=Task(5, 7, ("a.png", "b.png")),
         annotation_id=1,
         annotator_id=1,
         updated_at=START,
         version="v1",
-        outcomes=diff(before, after).outcomes,
+        outcomes=difference.outcomes,
+        unreadable=difference.unreadable,
+        unknown=difference.unknown,
     )
 
 
-def taught(before, after):
-    return {lesson.region.id: lesson.teaches for lesson in lessons(correction(before, after))}
+def taught(before, after, unread=()):
+    found = lessons(correction(before, after, unread))
+    return {lesson.region.id: lesson.teaches for lesson in found}
 
 
 @pytest.mark.parametrize(
@@ -102,3 +106,59 @@ def test_nameless_and_unreadable_regions_are_no_truth():
     unread = region("b", MASK, label="lid", load=refuse)
     before = [region("a", MASK, label=None), unread]
     assert true_parts(correction(before, before)) == ()
+
+
+def undecodable(id_, **said):
+    def refuse():
+        raise InvalidRleError("on purpose")
+
+    return region(id_, MASK, encoding=b"other", load=refuse, **said)
+
+
+@pytest.mark.parametrize(
+    ("after", "unread"),
+    [
+        ([], [UnreadRegion("k", 0, "handle")]),  # a click stands for the mask
+        ([], [UnreadRegion("a", 0, "Handles")]),  # the region itself, another spelling
+        ([], [UnreadRegion("k", 0, None)]),  # something without a name
+        ([undecodable("b")], []),
+        ([undecodable("b", label=None)], []),
+        ([undecodable("a")], []),
+    ],
+)
+def test_what_cannot_be_read_is_unknown_and_not_absent(after, unread):
+    before = [region("a", MASK), region("c", MASK, image=1)]
+    assert taught(before, after, unread) == {"c": Teaches.ABSENCE}
+
+
+def test_a_name_is_unknown_only_where_it_was_drawn():
+    before = [region("a", MASK), region("b", ELSEWHERE, label="lid")]
+    assert taught(before, [], [UnreadRegion("k", 0, "lid")]) == {"a": Teaches.ABSENCE}
+
+
+def test_half_of_a_name_is_no_truth():
+    after = [region("a", MASK), region("b", MASK, label="lid"), region("c", MASK, image=1)]
+    unread = [UnreadRegion("k", 0, "handle")]
+    assert [
+        (part.image_index, part.label) for part in true_parts(correction([], after, unread))
+    ] == [
+        (0, "lid"),
+        (1, "handle"),
+    ]
+    assert len(true_parts(correction([], [*after, undecodable("d", label="lid")]))) == 2
+
+
+def test_a_region_with_two_labels_teaches_both():
+    both = region("a", MASK, label="leg", more=("wood",))
+    assert [(one.region.label, one.teaches) for one in lessons(correction([], [both]))] == [
+        ("leg", Teaches.TEXT | Teaches.MASK),
+        ("wood", Teaches.TEXT | Teaches.MASK),
+    ]
+    assert [part.label for part in true_parts(correction([], [both]))] == ["leg", "wood"]
+    added = lessons(correction([region("a", MASK, label="leg")], [both]))
+    assert {one.region.label: one.teaches for one in added} == {
+        "leg": Teaches.TEXT,
+        "wood": Teaches.TEXT,
+    }
+    assert "b" not in taught([region("b", ELSEWHERE, label="wood")], [both])
+    assert taught([both], [both]) == {"a": Teaches.REHEARSAL}
