@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import SettingsError
@@ -20,6 +27,7 @@ from calico_model.precision import Precision
 
 PREFIX = "CALICO_"
 _MIB = 1024 * 1024
+_NO_NAME = re.compile(r"[*\s]")
 _HOST = re.compile(r"\*|(\*\.)?[^/@*\s]+")
 
 
@@ -178,6 +186,20 @@ class Settings(BaseSettings):
         description="Legacy token or personal access token, for images and late predictions.",
     )
 
+    label_studio_names: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Other addresses of the same Label Studio as they stand in tasks, separated by "
+        "commas; what it announces is known. Its files are fetched from LABEL_STUDIO_URL.",
+    )
+    ca_bundle: Path | None = Field(
+        None,
+        validation_alias=AliasChoices(
+            "ca_bundle", "CALICO_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"
+        ),
+        description="File or folder of certificate authorities of your own, trusted beside the "
+        "usual ones; SSL_CERT_FILE and REQUESTS_CA_BUNDLE do the same.",
+    )
+
     image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Hosts images may come from besides Label Studio, separated by commas."
     )
@@ -199,7 +221,7 @@ class Settings(BaseSettings):
         "INFO", description="Least severe log line written."
     )
 
-    @field_validator("image_hosts", mode="before")
+    @field_validator("image_hosts", "label_studio_names", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -218,6 +240,22 @@ class Settings(BaseSettings):
         if not is_whole or parts.query or parts.fragment or parts.port == 0:  # reads the port
             raise ValueError("expected http://HOST[:PORT] or https://HOST[:PORT]")
         return value.rstrip("/")
+
+    @field_validator("label_studio_names")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            parts = urlsplit(name if "://" in name else f"http://{name}")
+            is_whole = parts.scheme in ("http", "https") and parts.hostname and "@" not in name
+            if (
+                not is_whole
+                or parts.query
+                or parts.fragment
+                or parts.port == 0
+                or _NO_NAME.search(name)
+            ):
+                raise ValueError('expected "name", "name:port" or http(s)://name[:port][/path]')
+        return value
 
     @field_validator("image_hosts")
     @classmethod
@@ -243,6 +281,11 @@ class Settings(BaseSettings):
     def adapters_dir(self) -> Path:
         """Folder of all adapter versions."""
         return self.data_dir / "adapters"
+
+    @property
+    def names_file(self) -> Path:
+        """Tells the trainer what Label Studio calls itself."""
+        return self.data_dir / "label_studio_names.json"
 
     @property
     def right_of_way_file(self) -> Path:

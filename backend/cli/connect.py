@@ -98,7 +98,9 @@ def ends_of(settings: Settings, backend_url: str | None) -> Ends:
     credentials = None if user is None or password is None else (user, password.get_secret_value())
     host = "127.0.0.1" if settings.host in _EVERYWHERE else settings.host
     client = LabelStudioClient(
-        settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
+        settings.label_studio_url,
+        settings.label_studio_api_key.get_secret_value(),
+        certificates=settings.ca_bundle,
     )
     url = backend_url or f"http://{host}:{settings.port}"
     return Ends(client, url.rstrip("/"), credentials)

@@ -77,8 +77,8 @@ class AddressPolicy:
         is_named = self._is_named(host, port, scheme)
         if not is_named and not self._matches(host, port, scheme):
             raise ForbiddenAddressError(
-                f"host {host}:{port} is not allowed; expected Label Studio or one of the "
-                "configured image hosts"
+                f"host {host}:{port} is not allowed; expected Label Studio (its other addresses "
+                "go into CALICO_LABEL_STUDIO_NAMES) or one of CALICO_IMAGE_HOSTS"
             )
         try:
             addresses = [ipaddress.ip_address(ip) for ip in self._resolve(host, port)]
@@ -132,6 +132,14 @@ def split_origin(url: str) -> tuple[str, str, int]:
 def _ascii(host: str) -> str:
     """The name as the resolver and the Host header need it; look-alike digits become digits."""
     return host if host.isascii() else host.encode("idna").decode()
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host is a loopback name or address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def is_public(address: _Ip) -> bool:

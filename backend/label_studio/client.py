@@ -6,6 +6,7 @@ How a call is sent, and what becomes of a refusal, is in connection.py. Does not
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import httpx
@@ -32,6 +33,10 @@ class LabelStudioClient:
         token: legacy token or personal access token.
         timeout: of every call but the export.
         transport: for tests; the network when None.
+        certificates: file or folder of further certificate authorities that are trusted, or None.
+
+    Raises:
+        SettingsError: the certificates cannot be read.
     """
 
     def __init__(
@@ -41,8 +46,12 @@ class LabelStudioClient:
         *,
         timeout: httpx.Timeout = TIMEOUT,
         transport: httpx.BaseTransport | None = None,
+        certificates: Path | None = None,
     ) -> None:
-        self._api = Connection(url, token, timeout=timeout, transport=transport)
+        self._api = Connection(
+            url, token, timeout=timeout, transport=transport, certificates=certificates
+        )
+        self.certificates = certificates
         self.url, self.authorization = self._api.url, self._api.authorization
 
     def close(self) -> None:

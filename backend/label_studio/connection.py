@@ -7,12 +7,14 @@ not know which calls there are.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import httpx
 import msgspec
 
 from backend.errors import LabelStudioAuthError, LabelStudioError
 from backend.label_studio.token import ApiToken
+from backend.label_studio.web import certificate_advice, open_client
 
 TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 _LONGEST_RETRY_S = 300
@@ -33,11 +35,12 @@ class Connection:
         *,
         timeout: httpx.Timeout = TIMEOUT,
         transport: httpx.BaseTransport | None = None,
+        certificates: Path | None = None,
     ) -> None:
         """Connects when the first call is sent; `transport` stands in for the network in tests."""
         self.url = url.rstrip("/")
-        self._http = httpx.Client(
-            base_url=self.url, timeout=timeout, trust_env=False, transport=transport
+        self._http = open_client(
+            base_url=self.url, timeout=timeout, transport=transport, certificates=certificates
         )
         self.authorization = ApiToken(token, self._http)
 
@@ -95,7 +98,7 @@ class Connection:
             except httpx.HTTPError as error:
                 raise LabelStudioError(
                     f"Label Studio at {self.url} cannot be reached "
-                    f"({type(error).__name__}: {error})"
+                    f"({certificate_advice(error) or f'{type(error).__name__}: {error}'})"
                 ) from error
             if answer.status_code != 401 or not self.authorization.is_personal:
                 break

@@ -7,19 +7,26 @@ pictures. Holds one HTTP client, which is safe to share between threads.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
 from backend.errors import MediaTooLargeError, MediaUnavailableError, UnreadableMediaError
 from backend.label_studio.address import Target
+from backend.label_studio.web import certificate_advice, open_client
 
 _ADDRESSES_TRIED = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OPAQUE_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+# PNG, JPEG, GIF, WebP (and AVI), BMP, TIFF: what a host calls them does not matter.
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_GZIP = 16 + zlib.MAX_WBITS
+_DECODERS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
 
 
 @dataclass(frozen=True)
@@ -55,18 +62,25 @@ class Download:
     Args:
         limits: what one image may cost.
         transport: for tests; the network when None.
+        certificates: of further authorities that are trusted; see `open_client`.
     """
 
-    def __init__(self, limits: MediaLimits, *, transport: httpx.BaseTransport | None) -> None:
+    def __init__(
+        self,
+        limits: MediaLimits,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        certificates: Path | None = None,
+    ) -> None:
         self._limits = limits
-        self._http = httpx.Client(trust_env=False, transport=transport)
+        self._http = open_client(transport=transport, certificates=certificates)
 
     def close(self) -> None:
         """Closes the connections."""
         self._http.close()
 
     def ask(
-        self, target: Target, headers: Mapping[str, str], deadline: float
+        self, target: Target, headers: Mapping[str, str], deadline: float, *, refused: str = ""
     ) -> bytes | str | None:
         """One request.
 
@@ -74,6 +88,7 @@ class Download:
             target: where to.
             headers: sent as they are.
             deadline: `time.monotonic()` at which the image is too late.
+            refused: what to do if the host refuses the request.
 
         Returns:
             The bytes, the address of a redirect, or None for a refused token.
@@ -87,12 +102,17 @@ class Download:
                     return str(response.headers["location"])
                 if response.status_code == 401 and "Authorization" in headers:
                     return None
-                self._check(response)
-                return self._body(response, deadline)
+                self._check(response, refused)
+                data = self._decoded(response, self._body(response, deadline))
+                _check_kind(response, data)
+                return data
         except httpx.TimeoutException as error:
             raise self._too_slow() from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise MediaUnavailableError(f"host {target.host} cannot be reached") from error
+            why = certificate_advice(error)
+            raise MediaUnavailableError(
+                f"host {target.host} cannot be reached" + (f": {why}" if why else "")
+            ) from error
 
     def _connect(
         self, target: Target, headers: Mapping[str, str], deadline: float
@@ -116,18 +136,38 @@ class Download:
                 failure = error
         raise failure or httpx.ConnectError("no address")
 
-    def _check(self, response: httpx.Response) -> None:
+    def _check(self, response: httpx.Response, refused: str) -> None:
         if response.status_code != 200:
-            hint = "; check LABEL_STUDIO_API_KEY" if response.status_code in (401, 403) else ""
+            hint = f"; {refused}" if refused and response.status_code in (401, 403) else ""
             raise MediaUnavailableError(f"the host answered {response.status_code}{hint}")
-        kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
-        if kind not in _OPAQUE_TYPES and not kind.startswith("image/"):
-            raise UnreadableMediaError(f"expected an image, got content of type {kind[:60]!r}")
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise UnreadableMediaError("expected a body without Content-Encoding")
         length = response.headers.get("content-length", "")
         if length.isdigit() and int(length) > self._limits.max_bytes:
             raise self._limits.too_large()
+
+    def _decoded(self, response: httpx.Response, data: bytes) -> bytes:
+        """The body without its Content-Encoding: some hosts send one that nobody asked for."""
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding in ("identity", ""):
+            return data
+        if encoding not in _DECODERS:
+            raise UnreadableMediaError(
+                f"expected a body with Content-Encoding identity or gzip, got {encoding[:40]!r}"
+            )
+        most = self._limits.max_bytes
+        for window in (
+            _DECODERS[encoding],
+            -zlib.MAX_WBITS,
+        ):  # "deflate" is often sent without head
+            decoder = zlib.decompressobj(window)
+            try:
+                plain = decoder.decompress(data, most + 1)
+            except zlib.error:
+                continue
+            if len(plain) > most:
+                raise self._limits.too_large()
+            if decoder.eof:
+                return plain
+        raise UnreadableMediaError(f"expected a body in {encoding}, as its Content-Encoding says")
 
     def _body(self, response: httpx.Response, deadline: float) -> bytes:
         data = bytearray()
@@ -154,3 +194,11 @@ class Download:
 
     def _too_slow(self) -> MediaUnavailableError:
         return MediaUnavailableError(f"expected the image within {self._limits.timeout_s:g} s")
+
+
+def _check_kind(response: httpx.Response, data: bytes) -> None:
+    """A page instead of an image is said to be one; an image under another name is an image."""
+    kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind in _OPAQUE_TYPES or kind.startswith("image/") or data.startswith(_SIGNATURES):
+        return
+    raise UnreadableMediaError(f"expected an image, got content of type {kind[:60]!r}")

@@ -1,17 +1,20 @@
 """Image URLs of a task -> pixels, within limits of bytes, pixels, side and time.
 
 Knows where Label Studio keeps files and which URL may carry its token. Every URL, also of a
-redirect, passes the address policy. Does not open connections itself.
+redirect, passes the address policy; a file under another name of Label Studio is asked for at the
+one address we were given. Does not open connections itself.
 """
 
 from __future__ import annotations
 
 import base64
+import binascii
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import parse_qs, quote, unquote, urljoin, urlsplit
+from urllib.parse import parse_qs, quote, unquote, unquote_to_bytes, urljoin, urlsplit
 
 import httpx
 
@@ -23,8 +26,17 @@ from backend.errors import (
     MediaUnavailableError,
     UnreadableMediaError,
 )
-from backend.label_studio.address import AddressPolicy, Resolver, Target, resolve_host, split_origin
+from backend.label_studio.address import (
+    AddressPolicy,
+    Resolver,
+    Target,
+    is_this_machine,
+    resolve_host,
+    split_origin,
+)
 from backend.label_studio.download import Download, MediaLimits
+from backend.label_studio.mending import read_without_end
+from backend.label_studio.names import StudioNames
 from backend.types import Task
 from calico_model.errors import InvalidImageError
 from calico_model.picture import read_rgb
@@ -33,6 +45,7 @@ from calico_model.types import ImageGroup, RgbImage
 _LABEL_STUDIO_PATHS = ("/data/", "/storage-data/", "/tasks/")
 _LOCAL_FILES = "/data/local-files/"
 _STORAGE_SCHEMES = ("s3", "gs", "azure-blob")
+_DATA_URL = re.compile(r"data:(?P<kind>[^,]{0,1000}),", re.IGNORECASE)
 
 
 class Authorization(Protocol):
@@ -53,6 +66,11 @@ class MediaFetcher:
         limits: what one image may cost.
         resolve: host and port -> IP addresses.
         transport: for tests; the network when None.
+        names: other addresses of the same Label Studio.
+        certificates: file or folder of further certificate authorities that are trusted, or None.
+
+    Raises:
+        SettingsError: the certificates cannot be read.
     """
 
     def __init__(
@@ -65,6 +83,8 @@ class MediaFetcher:
         limits: MediaLimits | None = None,
         resolve: Resolver = resolve_host,
         transport: httpx.BaseTransport | None = None,
+        names: StudioNames | None = None,
+        certificates: Path | None = None,
     ) -> None:
         self._limits = limits or MediaLimits()
         self._base = None if label_studio_url is None else label_studio_url.rstrip("/")
@@ -74,7 +94,8 @@ class MediaFetcher:
         self._root = None if local_files_root is None else local_files_root.resolve()
         own = () if self._origin is None else (_listed(self._origin),)
         self._policy = AddressPolicy((*own, *hosts), resolve=resolve)
-        self._web = Download(self._limits, transport=transport)
+        self._names = names or StudioNames()
+        self._web = Download(self._limits, transport=transport, certificates=certificates)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -110,9 +131,7 @@ class MediaFetcher:
             MediaError: the image cannot be used.
         """
         try:
-            data = self._read(url, task_id)
-            limits = self._limits
-            return read_rgb(data, max_pixels=limits.max_pixels, max_side=limits.max_side)
+            return self._decode(self._read(url, task_id))
         except InvalidImageError as error:
             raise UnreadableMediaError(str(error).removeprefix("image: "), field=field) from error
         except LabelStudioError as error:
@@ -120,10 +139,29 @@ class MediaFetcher:
         except MediaError as error:
             raise type(error)(str(error), field=field) from error
 
+    def _decode(self, data: bytes) -> RgbImage:
+        def read(encoded: bytes) -> RgbImage:
+            limits = self._limits
+            return read_rgb(encoded, max_pixels=limits.max_pixels, max_side=limits.max_side)
+
+        try:
+            return read(data)
+        except InvalidImageError:
+            mended = read_without_end(data, read)
+            if mended is None:
+                raise
+            return mended
+
     def _read(self, url: str, task_id: int | None) -> bytes:
-        scheme = url.split(":", 1)[0].lower() if "://" in url or url.startswith("data:") else ""
+        if url[:5].lower() == "data:":
+            return self._read_data(url)
+        scheme = url.split(":", 1)[0].lower() if "://" in url else ""
         if scheme in ("http", "https"):
-            return self._download(url)
+            url = self._routed(url)
+            path = self._below_base(url)
+            if self._root is None or path is None or not path.startswith(_LOCAL_FILES):
+                return self._download(url)
+            return self._read_local(path, self._root)
         if scheme in _STORAGE_SCHEMES:
             if task_id is None:
                 raise ForbiddenAddressError(f"{scheme}:// needs a stored task to be resolved")
@@ -131,7 +169,7 @@ class MediaFetcher:
             return self._download(self._own_url(f"/tasks/{task_id}/presign/?fileuri={quote(key)}"))
         if scheme or not url.startswith("/") or url.startswith("//"):
             raise ForbiddenAddressError(
-                "expected http(s)://, s3://, gs://, azure-blob:// or a /data/ path of "
+                "expected http(s)://, data:, s3://, gs://, azure-blob:// or a /data/ path of "
                 f"Label Studio, got {url[:60]!r}"
             )
         path = self._below_prefix(url) or url
@@ -145,6 +183,58 @@ class MediaFetcher:
         """The path as Label Studio sees it, which may itself live below a path; None outside."""
         is_inside = path.startswith(f"{self._prefix}/")
         return path.removeprefix(self._prefix) if is_inside else None
+
+    def _below_base(self, url: str) -> str | None:
+        """The path and query of a URL at Label Studio, None for another host or path."""
+        if self._base is None or not url.startswith(f"{self._base}/"):
+            return None
+        return url.removeprefix(self._base)
+
+    def _routed(self, url: str) -> str:
+        """A file under any name of Label Studio at its one address; other URLs as they are."""
+        if self._base is None:
+            return url
+        prefix = self._prefix_at(url)
+        if prefix is None:
+            return url
+        parts = urlsplit(url)
+        for start in (prefix, self._prefix, ""):
+            path = parts.path.removeprefix(start)
+            if parts.path.startswith(f"{start}/") and _is_own_path(path):
+                return self._base + path + (f"?{parts.query}" if parts.query else "")
+        return url
+
+    def _prefix_at(self, url: str) -> str | None:
+        """The path below which Label Studio lies at a URL's host; None for other hosts."""
+        try:
+            origin = split_origin(url.replace(" ", "%20"))
+        except ForbiddenAddressError:
+            return None  # the policy says so, too
+        if origin == self._origin or self._origin is None:
+            return None
+        _, host, port = self._origin
+        if is_this_machine(host) and is_this_machine(origin[1]) and port == origin[2]:
+            return self._prefix  # "localhost" and 127.0.0.1
+        return self._names.prefix_of(url.replace(" ", "%20"))
+
+    def _read_data(self, url: str) -> bytes:
+        """The bytes of a data: URL, read as leniently as browsers do."""
+        head = _DATA_URL.match(url)
+        if head is None:
+            raise UnreadableMediaError("expected data:image/...;base64,... with a comma")
+        most = self._limits.max_bytes
+        if len(url) > 3 * most + 1100:  # every byte may be written as %XX
+            raise self._limits.too_large()
+        data = unquote_to_bytes(url[head.end() :])
+        if head["kind"].lower().rstrip().endswith(";base64"):
+            plain = data.translate(None, b" \t\r\n\f").translate(bytes.maketrans(b"-_", b"+/"))
+            try:
+                data = base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+            except binascii.Error as error:
+                raise UnreadableMediaError(f"data: expected base64 ({error})") from error
+        if len(data) > most:
+            raise self._limits.too_large()
+        return data
 
     def _own_url(self, path: str) -> str:
         if self._base is None:
@@ -175,7 +265,12 @@ class MediaFetcher:
         renew = was_refused = False
         while True:
             target = self._policy.check(url)
-            answer = self._web.ask(target, self._headers(target, renew=renew), deadline)
+            answer = self._web.ask(
+                target,
+                self._headers(target, renew=renew),
+                deadline,
+                refused=self._advice(target),
+            )
             if isinstance(answer, bytes):
                 return answer
             renew = answer is None
@@ -184,7 +279,13 @@ class MediaFetcher:
             was_refused = was_refused or renew
             if answer is not None:
                 redirects += 1
-                url = _joined(url, answer)
+                asked, goal = url, _joined(url, answer)
+                url = self._routed(goal)
+                if url == asked != goal:
+                    raise MediaUnavailableError(
+                        f"Label Studio at {self._base} sends us to {goal[:200]}; set "
+                        "LABEL_STUDIO_URL to the address it wants to be called by"
+                    )
             if redirects > self._limits.max_redirects:
                 raise MediaUnavailableError(
                     f"expected at most {self._limits.max_redirects} redirects"
@@ -198,11 +299,21 @@ class MediaFetcher:
             "Accept-Encoding": "identity",
             "Accept": "image/*, */*;q=0.1",
         }
-        path = self._below_prefix(urlsplit(target.url).path)
-        is_own = target.origin == self._origin and path is not None and _is_own_path(path)
-        if is_own and self._authorization is not None:
+        if self._is_own(target) and self._authorization is not None:
             headers["Authorization"] = self._authorization.header(renew=renew)
         return headers
+
+    def _is_own(self, target: Target) -> bool:
+        path = self._below_prefix(urlsplit(target.url).path)
+        return target.origin == self._origin and path is not None and _is_own_path(path)
+
+    def _advice(self, target: Target) -> str:
+        """What to do if a host refuses to send an image: each host has its own lock."""
+        if not self._is_own(target):
+            return f"{target.host} does not let this machine fetch it without signing in"
+        if self._authorization is None:
+            return "set LABEL_STUDIO_API_KEY"
+        return "check LABEL_STUDIO_API_KEY, and that its user may see the project"
 
 
 def _listed(origin: tuple[str, str, int]) -> str:

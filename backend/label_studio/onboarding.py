@@ -12,6 +12,7 @@ import httpx
 
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.web import certificate_advice, open_client
 
 _TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 # Label Studio gives a backend 100 s and stores the answer afterwards.
@@ -102,11 +103,14 @@ def _ask(
 ) -> httpx.Response:
     headers = {"Authorization": client.authorization.header()}
     try:
-        with httpx.Client(base_url=client.url, timeout=timeout, trust_env=False) as http:
+        with open_client(
+            base_url=client.url, timeout=timeout, certificates=client.certificates
+        ) as http:
             return http.request(method, path, json=body, headers=headers)
     except httpx.HTTPError as error:
         raise LabelStudioError(
-            f"Label Studio at {client.url} cannot be reached ({type(error).__name__}: {error})"
+            f"Label Studio at {client.url} cannot be reached "
+            f"({certificate_advice(error) or f'{type(error).__name__}: {error}'})"
         ) from error
 
 

@@ -25,6 +25,7 @@ from calico_model.types import MAX_GROUP_SIZE
 
 MAX_TASKS = 50_000
 MAX_URL_LENGTH = 8_192
+MAX_DATA_URL_LENGTH = 256 * 1024 * 1024  # an image itself: the fetcher has the exact limit
 MAX_TASK_LABELS = 2_000
 MAX_CONTEXT_RESULTS = 2_000  # every one may be a prompt, and each prompt looks at every region
 
@@ -244,11 +245,13 @@ def _read_url(url: object, field: str) -> str:
     if not isinstance(url, str) or not url.strip():
         got = "an empty text" if isinstance(url, str) else _kind_of(url)
         raise InvalidTaskError(f"expected an image URL, got {got}", field=field)
-    if len(url) > MAX_URL_LENGTH:
+    url = url.strip()
+    most = MAX_DATA_URL_LENGTH if url[:5].lower() == "data:" else MAX_URL_LENGTH
+    if len(url) > most:
         raise InvalidTaskError(
-            f"expected a URL of at most {MAX_URL_LENGTH} characters, got {len(url)}", field=field
+            f"expected a URL of at most {most} characters, got {len(url)}", field=field
         )
-    return url.strip()
+    return url
 
 
 def _read_labels(

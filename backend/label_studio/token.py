@@ -13,6 +13,7 @@ from collections.abc import Callable
 import httpx
 
 from backend.errors import LabelStudioAuthError, LabelStudioError
+from backend.label_studio.web import certificate_advice
 
 _USABLE_S = 240.0  # of the 300 s an access token lives
 
@@ -64,7 +65,8 @@ class ApiToken:
             access = answer.json().get("access") if answer.status_code == 200 else None
         except (httpx.HTTPError, ValueError, AttributeError) as error:
             raise LabelStudioError(
-                f"Label Studio at {self._http.base_url} cannot renew the token ({error})"
+                f"Label Studio at {self._http.base_url} cannot renew the token "
+                f"({certificate_advice(error) or error})"
             ) from error
         if not isinstance(access, str):
             raise LabelStudioAuthError(

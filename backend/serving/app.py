@@ -14,6 +14,7 @@ from flask import Flask, Response, g, request
 import calico_model
 from backend.errors import RequestError
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.names import StudioNames
 from backend.right_of_way import RightOfWay
 from backend.serving.auth import Credentials
 from backend.serving.descriptors import Descriptors
@@ -37,6 +38,7 @@ from backend.serving.studio import (
     connect_client,
     image_source,
     prediction_sender,
+    studio_names,
     upcoming_tasks,
 )
 from backend.settings import Settings
@@ -66,6 +68,7 @@ class Parts:
     refresher: Refresher | None
     rememberer: Rememberer
     prewarmer: Prewarmer
+    names: StudioNames
 
     def stop_waiting(self) -> None:
         """Answers whoever waits for the model, because the process is about to stop."""
@@ -110,7 +113,12 @@ def create_app(
     answer_failures(app)
     _watch_requests(app, parts.metrics, Credentials.of(settings))
     routes = build_routes(
-        parts.store, parts.host, parts.service, parts.metrics, parts.prewarmer.open
+        parts.store,
+        parts.host,
+        parts.service,
+        parts.metrics,
+        parts.prewarmer.open,
+        parts.names.announce,
     )
     app.register_blueprint(routes)
     parts.host.start()
@@ -190,7 +198,8 @@ def build_parts(
     host = ModelHost(load or (lambda: load_shipped(settings)))
     order = Arrangement(overlaps=settings.settle_overlaps, gaps=settings.unknown_parts)
     sender = None if client is None else LateSender(prediction_sender(client), metrics)
-    source = images or image_source(settings, client)
+    known_as = studio_names(settings)
+    source = images or image_source(settings, client, known_as)
     rememberer = Rememberer(store, source, lambda: host.predictor)
     names = ProjectNames(rememberer.accepted, settings.name_least_chance)
     lines = AdapterLines(
@@ -227,7 +236,9 @@ def build_parts(
     )
     metrics.watch("calico_queue_depth", "Tasks that wait.", lambda: service.waiting)
     metrics.watch("calico_journal_depth", "Changes that wait.", lambda: store.waiting)
-    return Parts(settings, store, metrics, host, service, sender, refresher, rememberer, prewarmer)
+    return Parts(
+        settings, store, metrics, host, service, sender, refresher, rememberer, prewarmer, known_as
+    )
 
 
 def build_refresher(

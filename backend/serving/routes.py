@@ -35,8 +35,12 @@ def build_routes(
     service: PredictionService,
     metrics: Metrics,
     on_open: Callable[[Task], None],
+    on_setup: Callable[[str | None], None],
 ) -> Blueprint:
-    """Returns every route of the backend; `on_open` is told of tasks that annotators open."""
+    """Returns every route of the backend.
+
+    `on_open` is told of tasks that annotators open, `on_setup` what Label Studio calls itself.
+    """
     routes = Blueprint("calico", __name__)
 
     @routes.get("/health")
@@ -49,6 +53,7 @@ def build_routes(
         asked = parse_setup_request(_body())
         parse_label_config(asked.label_config)
         host.check()
+        on_setup(asked.hostname)
         version = service.announced(service.current(asked.project_id))
         return Response(setup_answer(version), mimetype=_JSON)
 

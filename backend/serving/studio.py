@@ -8,6 +8,7 @@ from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.download import MediaLimits
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
+from backend.label_studio.names import StudioNames
 from backend.label_studio.untouched import show_version, untouched_tasks
 from backend.serving.refreshing import Pending, Place
 from backend.serving.work import Answer
@@ -22,10 +23,17 @@ def connect_client(settings: Settings) -> LabelStudioClient | None:
     if settings.label_studio_url is None or settings.label_studio_api_key is None:
         return None
     token = settings.label_studio_api_key.get_secret_value()
-    return LabelStudioClient(settings.label_studio_url, token)
+    return LabelStudioClient(settings.label_studio_url, token, certificates=settings.ca_bundle)
 
 
-def image_source(settings: Settings, client: LabelStudioClient | None) -> MediaFetcher:
+def studio_names(settings: Settings) -> StudioNames:
+    """Returns the addresses that tasks may call Label Studio by."""
+    return StudioNames(settings.label_studio_names, file=settings.names_file)
+
+
+def image_source(
+    settings: Settings, client: LabelStudioClient | None, names: StudioNames | None = None
+) -> MediaFetcher:
     """Returns the fetcher of images, with the client's token for Label Studio's own files."""
     return MediaFetcher(
         label_studio_url=settings.label_studio_url,
@@ -38,6 +46,8 @@ def image_source(settings: Settings, client: LabelStudioClient | None) -> MediaF
             max_side=settings.max_image_side,
             timeout_s=settings.image_timeout_s,
         ),
+        names=names or studio_names(settings),
+        certificates=settings.ca_bundle,
     )
 
 

@@ -8,6 +8,9 @@ import copy
 import pytest
 from conftest import payload
 
+from backend.serving.studio import studio_names
+from backend.settings import load_settings
+
 SETUP = payload("setup_POST")
 PROBLEM_KEYS = {"error", "detail", "field", "request_id"}
 
@@ -46,6 +49,14 @@ def test_setup_refuses_an_unreadable_project(client, project):
     answer = client.post("/setup", json={**copy.deepcopy(SETUP), "project": project})
     assert answer.status_code == 400
     assert answer.get_json()["field"] == "project"
+
+
+def test_setup_tells_under_which_name_tasks_know_label_studio(app, client, tmp_path):
+    body = SETUP | {"hostname": "https://label.example.com/studio"}
+    assert client.post("/setup", json=body).status_code == 200
+    trainer = studio_names(load_settings(data_dir=tmp_path / "data"))
+    for names in (app.extensions["calico"].names, trainer):
+        assert names.prefix_of("https://label.example.com/studio/data/a.png") == "/studio"
 
 
 def test_versions_lists_what_serves(client):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
+import itertools
 import os
 import socket
 import struct
@@ -26,6 +28,7 @@ from backend.errors import (
 )
 from backend.label_studio.download import MediaLimits
 from backend.label_studio.media import MediaFetcher
+from backend.label_studio.names import StudioNames
 from backend.types import Task
 
 STUDIO = "http://studio.local:8080"
@@ -234,7 +237,6 @@ def test_name_that_resolves_to_a_private_address_later_is_refused():
 @pytest.mark.parametrize(
     "url",
     [
-        "data:image/png;base64,iVBORw0KGgo=",
         "file:///etc/passwd",
         "ftp://images.example.com/a.png",
         "/etc/passwd",
@@ -292,7 +294,14 @@ def bomb() -> bytes:
             UnreadableMediaError,
             "text/html",
         ),
-        (answer(content_type="application/json"), UnreadableMediaError, "application/json"),
+        (answer(b"{}", content_type="application/json"), UnreadableMediaError, "application/json"),
+        (answer(content_encoding="br"), UnreadableMediaError, "identity or gzip, got 'br'"),
+        (answer(gzip.compress(bytes(5000)), content_encoding="gzip"), MediaTooLargeError, "4096"),
+        (
+            answer(gzip.compress(picture())[:-9], content_encoding="gzip"),
+            UnreadableMediaError,
+            "gzip",
+        ),
         (answer(content_encoding="gzip"), UnreadableMediaError, "Content-Encoding"),
         (answer(b""), UnreadableMediaError, "0 bytes"),
         (answer(torn()), UnreadableMediaError, "truncated or damaged"),
@@ -462,3 +471,240 @@ def test_without_shared_folder_label_studio_serves_local_files():
     fetcher(web).fetch("/data/local-files/?d=in/a.png")
     assert web.requests[0].url.params["d"] == "in/a.png"
     assert "authorization" in web.requests[0].headers
+
+
+PUBLIC = "https://label.example.com"
+
+
+@pytest.mark.parametrize(
+    ("names", "url"),
+    [
+        ([PUBLIC], f"{PUBLIC}/data/local-files/?d=in/a%20b.png"),
+        (["label.example.com"], f"{PUBLIC}/data/local-files/?d=in/a b.png"),
+        (["label.example.com"], "http://label.example.com/data/local-files/?d=in/a%20b.png"),
+        ([f"{PUBLIC}:8443/studio"], f"{PUBLIC}:8443/studio/data/local-files/?d=in/a%20b.png"),
+        (["LABEL.example.com."], "HTTPS://label.example.COM/data/local-files/?d=in/a%20b.png"),
+    ],
+)
+@pytest.mark.parametrize("is_announced", [False, True])
+def test_a_file_under_another_name_of_label_studio_is_asked_for_at_its_address(
+    names, url, is_announced
+):
+    known = StudioNames([] if is_announced else names)
+    if is_announced:
+        known.announce(names[0] if "://" in names[0] else f"http://{names[0]}/")
+    web = Web(page=answer())
+    fetcher(web, names=known).fetch(url)
+    (request,) = web.requests
+    assert request.headers["host"] == "studio.local:8080"
+    assert request.url.path == "/data/local-files/"
+    assert request.url.params["d"] == "in/a b.png"
+    assert request.headers["authorization"] == "Bearer 0"
+
+
+def test_a_name_of_label_studio_gets_neither_the_token_nor_other_requests():
+    known = StudioNames()
+    known.announce("https://images.example.com")  # whoever may call /setup
+    web = Web(page=answer())
+    fetch = fetcher(web, names=known).fetch
+    fetch("https://images.example.com/cats/a.png")
+    fetch("https://images.example.com/data/a.png")
+    assert [request.headers["host"] for request in web.requests] == [
+        "images.example.com",
+        "studio.local:8080",
+    ]
+    assert "authorization" not in web.requests[0].headers
+    with pytest.raises(ForbiddenAddressError, match="CALICO_LABEL_STUDIO_NAMES"):
+        fetch("https://other.example.com/data/a.png")
+
+
+def test_local_names_of_one_port_are_one_label_studio():
+    web = Web(page=answer())
+    media = fetcher(web, label_studio_url="http://localhost:8080")
+    for host in ("127.0.0.1", "[::1]", "localhost"):
+        media.fetch(f"http://{host}:8080/data/upload/1/a.png")
+    assert {request.headers["host"] for request in web.requests} == {"localhost:8080"}
+    with pytest.raises(ForbiddenAddressError):
+        media.fetch("http://127.0.0.1:9090/data/upload/1/a.png")
+
+
+def test_a_shared_folder_serves_local_files_under_any_name(shared_folder):
+    web = Web()
+    media = fetcher(web, names=StudioNames([PUBLIC]), local_files_root=shared_folder)
+    for start in (PUBLIC, STUDIO):
+        assert media.fetch(f"{start}/data/local-files/?d=in/a%20b.png").shape == (6, 8, 3)
+    assert not web.requests
+
+
+def test_label_studio_that_insists_on_another_name_says_which():
+    web = Web(page=httpx.Response(301, headers={"location": f"{PUBLIC}/data/upload/1/a.png"}))
+    with pytest.raises(MediaUnavailableError, match="sends us to https://label.example.com/"):
+        fetcher(web, names=StudioNames([PUBLIC])).fetch("/data/upload/1/a.png")
+
+
+def test_announced_names_reach_other_processes_and_are_few(tmp_path):
+    file = tmp_path / "names.json"
+    server, trainer = StudioNames(file=file), StudioNames(file=file)
+    assert trainer.prefix_of(f"{PUBLIC}/data/a") is None
+    server.announce(f"{PUBLIC}/studio/")
+    assert trainer.prefix_of(f"{PUBLIC}/data/a") == "/studio"
+    for odd in ("", None, "no address", "ftp://a.example", "http://user:word@a.example", "x" * 999):
+        server.announce(odd)
+    for number in range(40):
+        server.announce(f"http://n{number}.example")
+    assert StudioNames(file=file).prefix_of("http://n39.example") == ""
+    assert StudioNames(file=file).prefix_of(PUBLIC) is None
+    file.write_text("{")
+    assert StudioNames(file=file).prefix_of(PUBLIC) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "message"),
+    [
+        ("https://images.example.com/a.png", {}, "images.example.com does not let"),
+        ("/data/upload/1/a.png", {"authorization": None}, "set LABEL_STUDIO_API_KEY"),
+        ("/data/upload/1/a.png", {}, "check LABEL_STUDIO_API_KEY"),
+    ],
+)
+def test_a_refusal_blames_whoever_refused(url, options, message):
+    with pytest.raises(MediaUnavailableError, match=message) as caught:
+        fetcher(Web(page=answer(status=403)), **options).fetch(url)
+    assert ("API_KEY" in str(caught.value)) == ("/data/" in url)
+
+
+def test_no_cookie_is_kept_or_sent():
+    def page(request):
+        return answer(set_cookie="sessionid=secret; Path=/")(request)
+
+    web = Web(page=page)
+    media = MediaFetcher(
+        label_studio_url=STUDIO,
+        authorization=Token(),
+        hosts=("images.example.com:8080", "other.example.com:8080"),
+        resolve=lambda host, port: ["93.184.216.34" if "example" in host else "10.0.0.5"],
+        transport=httpx.MockTransport(web),
+    )
+    hosts = (STUDIO, "http://images.example.com:8080", "http://other.example.com:8080", STUDIO)
+    for start in hosts:
+        media.fetch(f"{start}/data/a.png")
+    assert [request.headers.get("cookie") for request in web.requests] == [None] * 4
+
+
+def test_a_redirect_does_not_hand_on_a_cookie():
+    steps = itertools.count()
+
+    def page(request):
+        if next(steps):
+            return answer()(request)
+        headers = {"location": "/b.png", "set-cookie": "a=b"}
+        return httpx.Response(302, headers=headers)
+
+    web = Web(page=page)
+    fetcher(web).fetch("https://images.example.com/a.png")
+    assert "cookie" not in web.requests[1].headers
+
+
+def test_requests_do_not_look_like_those_of_a_library():
+    def page(request):
+        is_refused = "python" in request.headers["user-agent"].lower()
+        return answer(status=403 if is_refused else 200)(request)
+
+    assert fetcher(Web(page=page)).fetch("https://images.example.com/a.png").shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content_type"),
+    [
+        ("PNG", "text/plain"),
+        ("JPEG", "application/json"),
+        ("WEBP", "text/html"),
+        ("GIF", "video/x"),
+    ],
+)
+def test_a_picture_under_a_wrong_content_type_is_a_picture(kind, content_type):
+    page = answer(picture(kind=kind), content_type=content_type)
+    assert fetcher(Web(page=page)).fetch("https://images.example.com/a").shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("x-gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("Deflate", lambda data: zlib.compress(data)[2:-4]),
+    ],
+)
+def test_a_body_packed_without_being_asked_is_unpacked(encoding, pack):
+    page = answer(pack(picture()), content_encoding=encoding)
+    assert fetcher(Web(page=page)).fetch("https://images.example.com/a.png").shape == (6, 8, 3)
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"data:image/png;base64,{encoded(picture())}",
+        f"DATA:image/png;charset=utf-8;BASE64,{encoded(picture()).rstrip('=')}",
+        f"data:;base64,{encoded(picture()).replace('+', '%2B').replace('/', '%2F')}",
+        "data:application/octet-stream;base64," + "\n".join(encoded(picture())),
+        "data:image/png," + "".join(f"%{byte:02x}" for byte in picture()),
+    ],
+)
+def test_a_data_url_holds_its_image(url):
+    web = Web()
+    assert fetcher(web, hosts=()).fetch(url).shape == (6, 8, 3)
+    assert not web.requests
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "message"),
+    [
+        ("data:image/png;base64", UnreadableMediaError, "comma"),
+        ("data:image/png;base64,!!!!", UnreadableMediaError, "base64"),
+        ("data:image/png;base64,iVBORw0KGgo=", UnreadableMediaError, "picture"),
+        ("data:text/html,<b>no</b>", UnreadableMediaError, "picture"),
+        (f"data:image/png;base64,{encoded(bytes(5000))}", MediaTooLargeError, "4096"),
+        (f"data:image/png,{'a' * 20_000}", MediaTooLargeError, "4096"),
+    ],
+)
+def test_a_data_url_without_an_image_is_refused(url, error, message):
+    with pytest.raises(error, match=message):
+        fetcher(Web(), limits=MediaLimits(max_bytes=4096)).fetch(url, field="images[0]")
+
+
+def detailed(kind, **options) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((160, 120)).save(file, format=kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "cut"),
+    [
+        ("JPEG", {}, 1),
+        ("JPEG", {}, 2),
+        ("JPEG", {}, 4),
+        ("JPEG", {"progressive": True}, 2),
+        ("PNG", {}, 12),
+        ("GIF", {}, 4),
+        ("BMP", {}, 3),
+    ],
+)
+def test_a_picture_that_lacks_its_very_end_is_shown(kind, options, cut):
+    whole = detailed(kind, **options)
+    fetch = fetcher(Web(**{"/a": answer(whole), "/b": answer(whole[:-cut])})).fetch
+    first, second = (fetch(f"https://images.example.com/{name}") for name in "ab")
+    assert np.mean((first != second).any(axis=2)) < 0.03
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
+def test_a_picture_that_lacks_more_is_refused(kind):
+    whole = detailed(kind)
+    page = answer(whole[: len(whole) * 9 // 10])
+    with pytest.raises(UnreadableMediaError, match="truncated or damaged"):
+        fetcher(Web(page=page)).fetch("https://images.example.com/a")

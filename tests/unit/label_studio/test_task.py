@@ -207,3 +207,9 @@ def test_more_tasks_than_any_answer_could_hold_are_refused():
     with pytest.raises(RequestError, match=f"at most {MAX_TASKS} tasks") as caught:
         parse_predict_request(request(*[{}] * (MAX_TASKS + 1)))
     assert caught.value.field == "tasks"
+
+
+def test_an_image_may_be_in_the_task_itself():
+    url = "data:image/png;base64," + "A" * 100_000
+    task = parse_task({"id": 1, "data": {"images": [f" {url}\n"]}}, SCHEMA)
+    assert (task.image_urls, task.problem) == ((url,), None)
