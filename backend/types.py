@@ -69,7 +69,7 @@ class NameControl:
     Attributes:
         type: the tag's type.
         values: the closed set, or () when any text is allowed or the set is in the task.
-        task_field: key of the task data that lists the labels (`value="$parts"`), or None.
+        task_field: path in the task data that lists further labels (`value="$parts"`), or None.
     """
 
     type: ControlType
@@ -124,7 +124,8 @@ class LabelSchema:
 
     Attributes:
         layout: how the images are shown.
-        image_fields: keys of the task data; one per image tag, else the single list key.
+        image_fields: paths in the task data, or texts with references to it ("/data/$name"); one
+            per image tag, else the path of the single list.
         slots: one per image tag; otherwise exactly one, a template for every image.
         index_flag: text in the template's names that stands for the image index, or None.
         mask_family: the tag family that draws masks.
@@ -134,6 +135,8 @@ class LabelSchema:
             label, or None when the config has no relations.
         item_key: key of the URL inside each list item ("$images[{{idx}}].url"), or None when the
             items are URLs themselves.
+        item_template: what the image tag of a Repeater refers to instead ("/data/$files[{{idx}}]"),
+            with the index flag in it, or None.
     """
 
     layout: Layout
@@ -145,6 +148,7 @@ class LabelSchema:
     name: NameControl | None
     relation: str | None = None
     item_key: str | None = None
+    item_template: str | None = None
     _filled_in: dict[int, ImageSlot] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -13,10 +13,11 @@ from typing import Annotated
 
 import typer
 
-from backend.errors import LabelStudioError, SettingsError
+from backend.errors import InvalidLabelConfigError, LabelStudioError, SettingsError
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.onboarding import refused_addresses, update_ml_backend
-from backend.label_studio.records import ConnectedBackend, Webhook
+from backend.label_studio.records import ConnectedBackend, Project, Webhook
 from backend.settings import Settings, load_settings
 
 TITLE = "CALICO"
@@ -115,7 +116,7 @@ def connect_project(ends: Ends, project_id: int) -> tuple[str, ...]:
     Raises:
         LabelStudioError: says which side has to change what.
     """
-    ends.client.project(project_id)
+    _refuse_unusable(ends.client.project(project_id))
     _refuse_blocked(ends)
     backends = ends.client.ml_backends(project_id)
     ours = _ours(backends, ends.backend_url)
@@ -129,6 +130,17 @@ def connect_project(ends: Ends, project_id: int) -> tuple[str, ...]:
     if ours is not None and ours.url.rstrip("/") != ends.backend_url:
         _remove_webhooks(ends, project_id, f"{ours.url.rstrip('/')}/webhook")
     return tuple(other.url for other in backends if ours is None or other.id != ours.id)
+
+
+def _refuse_unusable(project: Project) -> None:
+    """Label Studio would only say that this does not look like a backend."""
+    try:
+        parse_label_config(project.label_config)
+    except InvalidLabelConfigError as error:
+        raise LabelStudioError(
+            f"project {project.id} cannot be connected: its labeling config cannot be used "
+            f"({error}); change it under Settings > Labeling Interface, see label_config/README.md"
+        ) from error
 
 
 def _refuse_blocked(ends: Ends) -> None:

@@ -26,6 +26,7 @@ from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
 from backend.label_studio.onboarding import refused_addresses
 from backend.label_studio.records import Project
+from backend.label_studio.web import certificate_advice, open_client
 from backend.serving.studio import image_source
 from backend.settings import Settings
 from backend.types import LabelSchema
@@ -78,14 +79,16 @@ def _from_label_studio(ends: Ends, settings: Settings, project_id: int | None) -
 def _backend(ends: Ends) -> Iterator[Finding]:
     """The backend as seen from here."""
     try:
-        health = httpx.get(f"{ends.backend_url}/health", timeout=_TIMEOUT, trust_env=False)
+        with open_client(timeout=_TIMEOUT, certificates=ends.client.certificates) as http:
+            health = http.get(f"{ends.backend_url}/health")
         model = str(health.json().get("model")) if health.status_code == 200 else ""
         credentials = _credentials(ends)
     except (httpx.HTTPError, ValueError, AttributeError) as error:
         yield Finding(
             "backend",
             Level.FAIL,
-            f"{ends.backend_url} does not answer ({type(error).__name__})",
+            f"{ends.backend_url} does not answer "
+            f"({certificate_advice(error) or type(error).__name__})",
             "start it with `calico serve`, or give its address with --backend-url",
         )
         return
@@ -109,9 +112,8 @@ def _backend(ends: Ends) -> Iterator[Finding]:
 
 def _credentials(ends: Ends) -> Finding:
     check = "credentials"
-    answer = httpx.get(
-        f"{ends.backend_url}/versions", auth=ends.credentials, timeout=_TIMEOUT, trust_env=False
-    )
+    with open_client(timeout=_TIMEOUT, certificates=ends.client.certificates) as http:
+        answer = http.get(f"{ends.backend_url}/versions", auth=ends.credentials)
     if answer.status_code == 401:
         return Finding(
             check,

@@ -9,6 +9,7 @@ import httpx
 
 from backend.cli.connect import Ends
 from backend.cli.finding import Finding, Level
+from backend.label_studio.web import open_client
 from backend.learning.schedule import RunState
 
 _TIMEOUT = httpx.Timeout(5.0, connect=3.0)
@@ -21,9 +22,8 @@ def learning_findings(ends: Ends) -> Iterator[Finding]:
     Nothing if the backend does not tell: why it does not is said elsewhere.
     """
     try:
-        answer = httpx.get(
-            f"{ends.backend_url}/status", auth=ends.credentials, timeout=_TIMEOUT, trust_env=False
-        )
+        with open_client(timeout=_TIMEOUT, certificates=ends.client.certificates) as http:
+            answer = http.get(f"{ends.backend_url}/status", auth=ends.credentials)
         told: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
     except (httpx.HTTPError, ValueError):
         return

@@ -1,8 +1,8 @@
 """Labeling XML -> LabelSchema: which tags hold the images, the masks, the kind and the name.
 
 Accepts every layout that shows a group of images (a Repeater, one Image tag per image, one Image
-with a valueList), plain brushes beside Labels, BrushLabels and Bitmask tags. Does not know tasks
-or results.
+with a valueList), plain brushes beside Labels, BrushLabels and Bitmask tags. An image that no mask
+can be drawn on is only there to be looked at, and is left out. Does not know tasks or results.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from defusedxml.ElementTree import fromstring
 
 from backend.errors import InvalidLabelConfigError
 from backend.label_studio.label_set import read_label
+from backend.label_studio.reference import read_reference
 from backend.types import (
     ControlType,
     ImageSlot,
@@ -48,7 +49,6 @@ _SHORT_KINDS: dict[str, tuple[RegionKind, ...]] = {
     "common": (RegionKind.COMMON_OBJECT, RegionKind.COMMON_PART),
     "unique": (RegionKind.UNIQUE_PART,),
 }
-_REFERENCE = re.compile(r"\$([\w.-]{1,200})\Z")
 _INDEXED = re.compile(r"\$([\w.-]{1,200}?)\[(.{1,40})\](?:\.([\w-]{1,200}))?\Z")
 
 
@@ -63,10 +63,10 @@ def parse_label_config(xml: str) -> LabelSchema:
         InvalidLabelConfigError: too large, not XML, with a DTD or entities, or without the tags
             that are needed; the message names the tag to add.
     """
-    tags = list(_parse_xml(xml).iter())
-    repeater = next((tag for tag in tags if tag.tag == "repeater"), None)
-    images = [tag for tag in (tags if repeater is None else repeater.iter()) if tag.tag == "image"]
-    layout, fields, index_flag, item_key = _read_layout(repeater, images)
+    root = _parse_xml(xml)
+    tags = list(root.iter())
+    repeater, images = _find_images(root, tags)
+    layout, fields, index_flag, item_key, template = _read_layout(repeater, images)
     by_image = [_controls_of(_need(image, "name"), tags) for image in images]
     family, masks = _find_masks(by_image)
     labels = masks if family in CARRIES_LABELS else _find_labels(by_image)
@@ -96,7 +96,30 @@ def parse_label_config(xml: str) -> LabelSchema:
         name=name,
         relation=_read_relation(tags),
         item_key=item_key,
+        item_template=template,
     )
+
+
+def _find_images(
+    root: Element, tags: Sequence[Element]
+) -> tuple[Element | None, Sequence[Element]]:
+    """The images that masks are drawn on, or else all of them, and the Repeater they are in."""
+    images = [tag for tag in tags if tag.tag == "image"]
+    drawn_on = {name for tag in tags if tag.tag in MASK_TAGS for name in _to_names(tag)}
+    images = [image for image in images if image.get("name") in drawn_on] or images
+    repeaters = [
+        tag for tag in root.iter("repeater") if any(i in images for i in tag.iter("image"))
+    ]
+    if not repeaters:
+        return None, images
+    repeater = repeaters[0]
+    inside = [image for image in repeater.iter("image") if image in images]
+    if len(inside) < len(images):
+        raise _error(
+            "expected masks on the images of one <Repeater>, or on <Image> tags outside of any; "
+            "got both, or several"
+        )
+    return repeater, inside
 
 
 def _parse_xml(xml: str) -> Element:
@@ -118,36 +141,43 @@ def _parse_xml(xml: str) -> Element:
 
 def _read_layout(
     repeater: Element | None, images: Sequence[Element]
-) -> tuple[Layout, tuple[str, ...], str | None, str | None]:
-    """Layout, task data keys, index flag, and the key inside each list item."""
+) -> tuple[Layout, tuple[str, ...], str | None, str | None, str | None]:
+    """Layout, task data keys, index flag, the key inside each list item, and what else refers."""
     if not images:
         raise _error('expected an <Image> tag, best inside <Repeater on="$images">; got none')
     first = images[0]
-    if repeater is None and not first.get("valuelist"):
+    if repeater is None and not any(image.get("valuelist") for image in images):
         if len(images) > MAX_GROUP_SIZE:
             raise _error(f"expected at most {MAX_GROUP_SIZE} <Image> tags, got {len(images)}")
         fields = tuple(_reference(image, "value") for image in images)
-        return Layout.IMAGE_TAGS, fields, None, None
+        return Layout.IMAGE_TAGS, fields, None, None, None
     if len(images) > 1:
         place = "<Repeater>" if repeater is not None else "config with valueList"
         raise _error(f"expected one <Image> tag in a {place}, got {len(images)}")
     if repeater is None:
-        return Layout.VALUE_LIST, (_reference(first, "valuelist"),), None, None
+        return Layout.VALUE_LIST, (_reference(first, "valuelist"),), None, None, None
     flag = repeater.get("indexflag") or "{{idx}}"
     if flag not in _need(first, "name"):
         raise _error(f'expected <Image name="image_{flag}"> in the <Repeater>, so names differ')
-    field = _reference(repeater, "on")
-    item = _INDEXED.match(_need(first, "value"))
-    if item is None or item[1] != field or item[2] != flag:
+    field, value = _reference(repeater, "on"), _need(first, "value")
+    item = _INDEXED.match(value)
+    if item is not None and item[1] == field and item[2] == flag:
+        return Layout.REPEATER, (field,), flag, item[3], None
+    # Another list beside it, a deeper key, a folder before it: as the editor fills it in.
+    if flag not in value or read_reference(value.replace(flag, "0")) is None:
         raise _error(f'expected <Image value="${field}[{flag}]">, got {first.get("value")!r}')
-    return Layout.REPEATER, (field,), flag, item[3]
+    return Layout.REPEATER, (field,), flag, None, value
 
 
 def _controls_of(image_name: str, tags: Sequence[Element]) -> list[Element]:
-    controls = [tag for tag in tags if image_name in tag.get("toname", "").split(",")]
+    controls = [tag for tag in tags if image_name in _to_names(tag)]
     for control in controls:
         _need(control, "name")
     return controls
+
+
+def _to_names(tag: Element) -> list[str]:
+    return [name.strip() for name in tag.get("toname", "").split(",")]
 
 
 def _find_masks(by_image: Sequence[Sequence[Element]]) -> tuple[MaskFamily, list[Element]]:
@@ -225,7 +255,7 @@ def _shared_values(controls: Sequence[Element]) -> tuple[LabelValue, ...]:
 def _values_of(control: Element) -> list[LabelValue]:
     found = (
         read_label(tag.get("value"), tag.get("alias"), tag.get("predicted_values"))
-        for tag in control
+        for tag in control.iter()  # they may be arranged in views
         if tag.tag in ("label", "choice")
     )
     return [value for value in found if value is not None]
@@ -233,8 +263,7 @@ def _values_of(control: Element) -> list[LabelValue]:
 
 def _task_field(control: Element) -> str | None:
     """The task key of labels that come with each task (`value="$parts"`)."""
-    match = _REFERENCE.match(control.get("value", ""))
-    return match[1] if match else None
+    return read_reference(control.get("value", ""))
 
 
 def _kinds_said(
@@ -278,12 +307,12 @@ def _read_relation(tags: Sequence[Element]) -> str | None:
 
 def _reference(tag: Element, attribute: str) -> str:
     """The task key that an attribute refers to ("$images" -> "images")."""
-    match = _REFERENCE.match(_need(tag, attribute))
-    if match is None:
+    reference = read_reference(_need(tag, attribute))
+    if reference is None:
         raise _error(
             f'expected {attribute}="$key" on <{tag.tag}>, got {tag.get(attribute, "")[:80]!r}'
         )
-    return match[1]
+    return reference
 
 
 def _need(tag: Element, attribute: str) -> str:

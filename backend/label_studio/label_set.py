@@ -29,11 +29,15 @@ def closed_labels(
 
     Args:
         schema: of the project.
-        task_labels: the task's own set, used where the schema says so.
+        task_labels: the task's own labels, which come after those of the config where it asks for
+            them.
     """
     if schema.name is None:
         return ()
-    return task_labels if schema.name.task_field else schema.name.values
+    if schema.name.task_field is None:
+        return schema.name.values
+    known = {label.value for label in schema.name.values}
+    return (*schema.name.values, *(label for label in task_labels if label.value not in known))
 
 
 def match_label(text: str, labels: tuple[LabelValue, ...]) -> str | None:

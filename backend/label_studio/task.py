@@ -19,6 +19,7 @@ from backend.label_studio.canvas import Drawings, KnownDrawing, read_canvas
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import read_label
 from backend.label_studio.question import read_question
+from backend.label_studio.reference import place_of, read_reference, resolve
 from backend.label_studio.wire import Id, decode, decode_results
 from backend.types import LabelSchema, LabelValue, Layout, PredictRequest, SetupRequest, Task
 from calico_model.types import MAX_GROUP_SIZE
@@ -209,36 +210,56 @@ def _build_task(
     return Task(
         id=task_id,
         project_id=project_id,
-        image_urls=tuple(urls.values()),
-        image_fields=tuple(urls),
+        image_urls=tuple(url for _, url in urls),
+        image_fields=tuple(field for field, _ in urls),
         labels=labels,
     )
 
 
-def _read_urls(data: dict[str, object], schema: LabelSchema, place: str) -> dict[str, str]:
-    """Where each URL stood -> the URL, in image order."""
+def _read_urls(data: dict[str, object], schema: LabelSchema, place: str) -> list[tuple[str, str]]:
+    """Where each URL stood and the URL, in image order."""
     if schema.layout is Layout.IMAGE_TAGS:
-        urls = {f"{place}.{key}": data.get(key) for key in schema.image_fields}
-        while len(urls) > 1 and next(reversed(urls.values())) == "":
-            urls.popitem()  # an unused image tag at the end is left blank
+        urls = [(f"{place}.{place_of(key)}", resolve(key, data)) for key in schema.image_fields]
+        while len(urls) > 1 and urls[-1][1] == "":
+            urls.pop()  # an unused image tag at the end is left blank
     else:
-        field = f"{place}.{schema.image_fields[0]}"
-        urls = _read_list(data.get(schema.image_fields[0]), schema.item_key, field)
-    return {field: _read_url(url, field) for field, url in urls.items()}
+        key = schema.image_fields[0]
+        items = _checked_list(resolve(key, data), f"{place}.{place_of(key)}")
+        if schema.item_template is None:
+            urls = _read_items(items, schema.item_key, f"{place}.{place_of(key)}")
+        else:
+            urls = _read_repeated(len(items), data, schema, place)
+    return [(field, _read_url(url, field)) for field, url in urls]
 
 
-def _read_list(items: object, item_key: str | None, field: str) -> dict[str, object]:
+def _checked_list(items: object, field: str) -> list[object]:
     expected = f"expected a list of 1 to {MAX_GROUP_SIZE} image URLs"
     if not isinstance(items, list):
         raise InvalidTaskError(f"{expected}, got {_kind_of(items)}", field=field)
     if not 1 <= len(items) <= MAX_GROUP_SIZE:
         raise InvalidTaskError(f"{expected}, got {len(items)}", field=field)
+    return items
+
+
+def _read_items(items: list[object], item_key: str | None, field: str) -> list[tuple[str, object]]:
     if item_key is None:
-        return {f"{field}[{index}]": item for index, item in enumerate(items)}
-    return {
-        f"{field}[{index}].{item_key}": item.get(item_key) if isinstance(item, dict) else None
+        return [(f"{field}[{index}]", item) for index, item in enumerate(items)]
+    return [
+        (f"{field}[{index}].{item_key}", item.get(item_key) if isinstance(item, dict) else None)
         for index, item in enumerate(items)
-    }
+    ]
+
+
+def _read_repeated(
+    count: int, data: dict[str, object], schema: LabelSchema, place: str
+) -> list[tuple[str, object]]:
+    """What a Repeater's image tag refers to, filled in for each of its views."""
+    template, flag = schema.item_template or "", schema.index_flag or ""
+    found = []
+    for index in range(count):
+        reference = read_reference(template.replace(flag, str(index))) or ""
+        found.append((f"{place}.{place_of(reference)}", resolve(reference, data)))
+    return found
 
 
 def _read_url(url: object, field: str) -> str:
@@ -261,7 +282,7 @@ def _read_labels(
     key = schema.name.task_field if schema.name is not None else None
     if key is None:
         return ()
-    field, items = f"{place}.{key}", data.get(key)
+    field, items = f"{place}.{key}", resolve(key, data)
     if items is None:
         return ()
     if not isinstance(items, list) or len(items) > MAX_TASK_LABELS:

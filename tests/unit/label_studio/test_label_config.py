@@ -7,7 +7,8 @@ from golden_files import CONFIGS, config
 
 from backend.errors import InvalidLabelConfigError
 from backend.label_studio.label_config import MAX_CONFIG_BYTES, parse_label_config
-from backend.types import ControlType, Layout, MaskFamily
+from backend.label_studio.label_set import closed_labels
+from backend.types import ControlType, LabelValue, Layout, MaskFamily
 from calico_model.types import RegionKind
 
 KIND_LABELS = "".join(f'<Label value="{kind.value}"/>' for kind in RegionKind)
@@ -164,6 +165,93 @@ def test_the_same_text_is_parsed_once():
     assert parse_label_config(config("b_valuelist")) is parse_label_config(config("b_valuelist"))
 
 
+def masks(name: str = "m", to: str = "i") -> str:
+    return f'<BrushLabels name="{name}" toName="{to}">{KIND_LABELS}</BrushLabels>'
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "<View><Label value='leg'/></View><View><View><Label value='seat'/></View></View>",
+        "<Header value='parts'/><View style='x'><Label value='leg'/><Label value='seat'/></View>",
+    ],
+)
+@pytest.mark.parametrize("tag", ["BrushLabels", "BitmaskLabels", "Labels"])
+def test_labels_may_be_arranged_in_views(tag, inside):
+    brush = '<Brush name="b" toName="i"/>' if tag == "Labels" else ""
+    schema = parse_label_config(single(f'{brush}<{tag} name="m" toName="i">{inside}</{tag}>'))
+    assert [label.value for label in schema.name.values] == ["leg", "seat"]
+
+
+def test_choices_may_be_arranged_in_views():
+    labels = '<BrushLabels name="m" toName="i"><Label value="handle"/></BrushLabels>'
+    choices = (
+        '<Choices name="c" toName="i" perRegion="true"><View>'
+        '<Choice value="common_part"/></View><Choice value="unique_part"/></Choices>'
+    )
+    assert len(parse_label_config(single(labels + choices)).kind.values) == 2
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        '<Image name="ref" value="$reference"/>',
+        '<Image name="ref" value="https://images.example.com/legend.png"/>',
+        '<Image name="ref" value="$reference"/>'
+        '<RectangleLabels name="box" toName="ref"><Label value="sign"/></RectangleLabels>',
+        '<Image name="ref" valueList="$references"/>',
+    ],
+)
+def test_an_image_that_no_mask_is_drawn_on_is_only_looked_at(reference):
+    image = '<Image name="i" value="$image"/>'
+    for images in (image + reference, reference + image):
+        schema = parse_label_config(f"<View>{images}{masks()}</View>")
+        assert (schema.layout, schema.image_fields) == (Layout.IMAGE_TAGS, ("image",))
+        assert dict(schema.image_indices) == {"i": 0}
+
+
+def test_a_reference_image_may_stand_beside_and_in_a_repeater():
+    repeated = (
+        '<Repeater on="$images"><Image name="i{{idx}}" value="$images[{{idx}}].url"/>'
+        '<Image name="r{{idx}}" value="$images[{{idx}}].legend"/>'
+        + masks("m{{idx}}", "i{{idx}}")
+        + "</Repeater>"
+    )
+    schema = parse_label_config(f'<View><Image name="ref" value="$r"/>{repeated}</View>')
+    assert (schema.layout, schema.item_key, schema.slot(1).mask) == (Layout.REPEATER, "url", "m1")
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        ("/data/upload/1/$f1", "/data/upload/1/$f1"),
+        ("$images[0]", "images[0]"),
+        ("$pair.left", "pair.left"),
+        ("https://images.example.com/$folder/$name.png", None),
+    ],
+)
+def test_an_image_may_refer_to_any_place_of_the_data(value, field):
+    schema = parse_label_config(single(masks(), f'<Image name="i" value="{value}"/>'))
+    assert schema.image_fields == (field or value,)
+
+
+def test_static_labels_may_stand_beside_dynamic_ones():
+    labels = (
+        '<BrushLabels name="m" toName="i" value="$meta.parts"><Label value="other"/></BrushLabels>'
+    )
+    schema = parse_label_config(single(labels))
+    assert schema.name.task_field == "meta.parts"
+    leg, other = LabelValue("leg"), LabelValue("other")
+    assert closed_labels(schema, (leg, other)) == (other, leg)
+    assert closed_labels(schema) == (other,)
+
+
+def test_one_tag_may_name_several_images_with_spaces_between():
+    images = '<Image name="a" value="$a"/><Image name="b" value="$b"/>'
+    schema = parse_label_config(f"<View>{images}{masks(to='a, b')}</View>")
+    assert schema.image_fields == ("a", "b")
+
+
 BRUSH = '<Brush name="m" toName="i"/>'
 REPEATED = '<Repeater on="$images"><Image name="{name}" value="{value}"/></Repeater>'
 
@@ -188,6 +276,13 @@ REPEATED = '<Repeater on="$images"><Image name="{name}" value="{value}"/></Repea
         (single("", REPEATED.format(name="i", value="$images[{{idx}}]")), r'name="image_{{idx}}"'),
         (single("", REPEATED.format(name="i{{idx}}", value="$images")), r"\$images\[{{idx}}\]"),
         (single("", '<Image name="i" valueList="$a"/><Image name="j" value="$b"/>'), "one <Image>"),
+        (single(masks(), '<Image name="i" value="$"/>'), r'value="\$key"'),
+        (
+            '<View><Image name="a" value="$a"/><Repeater on="$images">'
+            f'<Image name="i{{{{idx}}}}" value="$images[{{{{idx}}}}]"/>{masks("m", "i{{idx}}")}'
+            f"</Repeater>{masks('n', 'a')}</View>",
+            "images of one <Repeater>",
+        ),
         (f"<View>{' ' * MAX_CONFIG_BYTES}</View>", f"at most {MAX_CONFIG_BYTES} bytes"),
         ('<!DOCTYPE v [<!ENTITY a "b">]><View>&a;</View>', "without DTD"),
         ('<!DOCTYPE v SYSTEM "file:///etc/passwd"><View/>', "without DTD"),

@@ -9,6 +9,7 @@ from golden_files import body, config, names, payload
 
 from backend.errors import InvalidLabelConfigError, InvalidTaskError, RequestError
 from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.label_set import closed_labels
 from backend.label_studio.task import (
     MAX_TASKS,
     parse_predict_request,
@@ -213,3 +214,73 @@ def test_an_image_may_be_in_the_task_itself():
     url = "data:image/png;base64," + "A" * 100_000
     task = parse_task({"id": 1, "data": {"images": [f" {url}\n"]}}, SCHEMA)
     assert (task.image_urls, task.problem) == ((url,), None)
+
+
+def schema_of(image, labels='<Label value="leg"/>', attributes=""):
+    masks = f'<BrushLabels name="m" toName="i" {attributes}>{labels}</BrushLabels>'
+    return parse_label_config(f"<View>{image}{masks}</View>")
+
+
+@pytest.mark.parametrize(
+    ("value", "data", "url", "field"),
+    [
+        ("/data/upload/1/$f1", {"f1": "a.png"}, "/data/upload/1/a.png", "f1"),
+        ("/data/$folder/$n", {"folder": "x", "n": 7}, "/data/x/7", "folder"),
+        ("$images[0]", {"images": ["a", "b"]}, "a", "images[0]"),
+        ("$images[1].url", {"images": [{}, {"url": "b"}]}, "b", "images[1].url"),
+        ("$pair.left", {"pair": {"left": "a"}}, "a", "pair.left"),
+        ("$pair.left", {"pair.left": "whole"}, "whole", "pair.left"),
+        ("$name-small", {"name": "a.png"}, "a.png-small", "name-small"),
+        ("$name-small", {"name-small": "b"}, "b", "name-small"),
+    ],
+)
+def test_an_image_is_where_its_tag_says(value, data, url, field):
+    schema = schema_of(f'<Image name="i" value="{value}"/>')
+    task = parse_task({"id": 1, "data": data}, schema)
+    assert (task.image_urls, task.image_fields) == ((url,), (f"task.data.{field}",))
+
+
+@pytest.mark.parametrize(
+    ("value", "data"),
+    [
+        ("/data/upload/1/$f1", {}),
+        ("/data/upload/1/$f1", {"f1": {}}),
+        ("/data/upload/1/$f1", {"f1": ""}),
+        ("$images[2]", {"images": ["a"]}),
+        ("$images[0]", {"images": "a"}),
+        ("$pair.left", {"pair": ["a"]}),
+    ],
+)
+def test_an_image_that_is_not_there_is_named(value, data):
+    task = parse_task({"id": 1, "data": data}, schema_of(f'<Image name="i" value="{value}"/>'))
+    assert "expected an image URL" in task.problem
+    assert value.rsplit("$", 1)[1] in task.problem
+
+
+def test_two_tags_may_show_one_image():
+    images = '<Image name="i" value="$a"/><Image name="j" value="$a"/>'
+    masks = '<BrushLabels name="m" toName="i,j"><Label value="leg"/></BrushLabels>'
+    task = parse_task(
+        {"id": 1, "data": {"a": "x"}}, parse_label_config(f"<View>{images}{masks}</View>")
+    )
+    assert task.image_urls == ("x", "x")
+
+
+def test_a_repeater_may_fill_in_its_images():
+    config = (
+        '<View><Repeater on="$pair.views">'
+        '<Image name="i{{idx}}" value="/data/$pair.views[{{idx}}].f"/>'
+        '<BrushLabels name="m{{idx}}" toName="i{{idx}}"><Label value="leg"/></BrushLabels>'
+        "</Repeater></View>"
+    )
+    data = {"pair": {"views": [{"f": "a"}, {"f": "b"}]}}
+    task = parse_task({"id": 1, "data": data}, parse_label_config(config))
+    assert task.image_urls == ("/data/a", "/data/b")
+    assert task.image_fields[1] == "task.data.pair.views[1].f"
+
+
+def test_labels_of_the_task_may_lie_deeper():
+    schema = schema_of('<Image name="i" value="$a"/>', attributes='value="$meta.parts"')
+    data = {"a": "x", "meta": {"parts": [{"value": "seat"}, {"value": "arm"}]}}
+    task = parse_task({"id": 1, "data": data}, schema)
+    assert [label.value for label in closed_labels(schema, task.labels)] == ["leg", "seat", "arm"]
