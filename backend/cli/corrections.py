@@ -182,7 +182,7 @@ def _export(
     loaded = (derivation.load(*place) for place in places)
     chosen = (correction for correction in loaded if correction is not None)
     with progress_bar("Writing corrections", len(places)) as show:
-        if target.suffix == ".json":
-            return write_coco(target, chosen, on_progress=show)
         fetch = image_source(settings, client).fetch_group
+        if target.suffix == ".json":
+            return write_coco(target, chosen, fetch, on_progress=show)
         return write_records(target, chosen, fetch, on_progress=show)

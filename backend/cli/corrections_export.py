@@ -5,12 +5,13 @@ Either is written beside its target and renamed, so it is there completely or no
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -41,6 +42,7 @@ from calico_model.data.records import (
 from calico_model.types import BoolMask, ImageGroup, PartMask, RegionKind
 
 _log = logging.getLogger(__name__)
+_Fetch = Callable[[Task], ImageGroup]
 _DATASET = "corrections"
 _SOMETHING = "object"  # the compared object's name when no annotator named it
 
@@ -86,48 +88,104 @@ class _Document:
         )
 
 
+@dataclass
+class _Picture:
+    """One image of a COCO file; its size may be known only from a later task."""
+
+    id: int
+    name: str
+    task: Task
+    index: int
+    size_hw: tuple[int, int] | None = None
+    unknown: set[str | None] = field(default_factory=set)
+
+
+class _Pictures:
+    """The images of a COCO file: one for each address and size, whichever tasks show it."""
+
+    def __init__(self) -> None:
+        self._of_name: dict[str, list[_Picture]] = {}
+        self._all: list[_Picture] = []
+
+    def place(self, task: Task, index: int, size_hw: tuple[int, int] | None) -> _Picture:
+        """Returns the image of a task, made if it is new."""
+        name = _name_of(task, index)
+        alike = self._of_name.setdefault(name, [])
+        for picture in alike:
+            if size_hw is None or picture.size_hw in (None, size_hw):
+                picture.size_hw = picture.size_hw or size_hw
+                return picture
+        picture = _Picture(len(self._all) + 1, name, task, index, size_hw)
+        alike.append(picture)
+        self._all.append(picture)
+        return picture
+
+    def written(self, fetch: _Fetch | None) -> list[dict[str, object]]:
+        """The images as COCO has them; a size that nobody can tell is null."""
+        return [self._written(picture, fetch) for picture in self._all]
+
+    @staticmethod
+    def _written(picture: _Picture, fetch: _Fetch | None) -> dict[str, object]:
+        height, width = picture.size_hw or _fetched_size(picture, fetch) or (None, None)
+        found: dict[str, object] = {"id": picture.id, "file_name": picture.name}
+        found |= {"width": width, "height": height}
+        if picture.unknown:
+            found["unknown"] = sorted(label or "" for label in picture.unknown)
+        return found
+
+
 def write_coco(
-    path: Path, corrections: Iterable[Correction], *, on_progress: Callable[[int], None]
+    path: Path,
+    corrections: Iterable[Correction],
+    fetch: _Fetch | None = None,
+    *,
+    on_progress: Callable[[int], None],
 ) -> int:
     """Writes the annotated regions as one COCO file; images are named by their addresses.
 
-    What COCO has no field for (task, kind, what changed) stands beside it in each annotation.
+    Every image of a task is there, also without any region. What COCO has no field for (task, kind,
+    what changed) stands beside it in each annotation; `unknown` of an image lists the labels of
+    what was drawn there but is no mask, "" for one without a label.
 
     Args:
         path: the file; replaced if it is there.
         corrections: what to write, taken one at a time.
+        fetch: returns the images of a task, asked only for sizes that no region tells; None leaves
+            those sizes out.
         on_progress: called with the number of finished tasks.
 
     Returns:
         How many tasks were written.
     """
-    document, done = _Document(), 0
+    document, pictures, done = _Document(), _Pictures(), 0
     for done, correction in enumerate(corrections, start=1):
-        ids: dict[int, int] = {}
+        task = correction.task
+        sizes = _known_sizes(correction)
+        for index in range(len(task.image_urls)):
+            picture = pictures.place(task, index, sizes.get(index))
+            picture.unknown |= {label for at, label in correction.unknown if at == index}
         for outcome in correction.outcomes:
             region = outcome.after
             mask = None if region is None else _mask_of(region)
             if region is None or mask is None:
                 continue
-            index = region.image_index
-            if index not in ids:
-                urls = correction.task.image_urls
-                name = urls[index] if index < len(urls) else f"task {correction.task.id}/{index}"
-                ids[index] = document.add_image(name, region.size_hw)
-            document.add_mask(
-                ids[index],
-                region.label or "",
-                mask,
-                "object" if region.kind is RegionKind.COMMON_OBJECT else "part",
-                task=correction.task.id,
-                project=correction.task.project_id,
-                kind=region.kind,
-                region=region.id,
-                version=correction.version,
-                changes=[str(change.name).lower() for change in outcome.change],
-            )
+            picture = pictures.place(task, region.image_index, region.size_hw)
+            for label in region.labels or ("",):
+                document.add_mask(
+                    picture.id,
+                    label,
+                    mask,
+                    "object" if region.kind is RegionKind.COMMON_OBJECT else "part",
+                    task=task.id,
+                    project=task.project_id,
+                    kind=region.kind,
+                    region=region.id,
+                    version=correction.version,
+                    changes=[str(change.name).lower() for change in outcome.change],
+                )
         on_progress(done)
     content = msgspec.to_builtins(document.coco)
+    content["images"] = pictures.written(fetch)
     for annotation, extra in zip(content["annotations"], document.extras, strict=True):
         annotation |= extra
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,10 +195,48 @@ def write_coco(
     return done
 
 
+def _name_of(task: Task, index: int) -> str:
+    """An image's address, or a short name for one that is in the task itself."""
+    if index >= len(task.image_urls):
+        return f"task {task.id}/{index}"
+    url = task.image_urls[index]
+    if url[:5].lower() != "data:":
+        return url
+    return f"data-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+
+
+def _known_sizes(correction: Correction) -> dict[int, tuple[int, int]]:
+    """(height, width) of each image that any region was on, the annotator's before predicted."""
+    regions = [outcome.after for outcome in correction.outcomes]
+    regions += [outcome.before for outcome in correction.outcomes]
+    sizes: dict[int, tuple[int, int]] = {}
+    for region in regions:
+        if region is not None:
+            sizes.setdefault(region.image_index, region.size_hw)
+    return sizes
+
+
+def _fetched_size(picture: _Picture, fetch: _Fetch | None) -> tuple[int, int] | None:
+    if fetch is None:
+        return None
+    url = picture.task.image_urls[picture.index]
+    alone = replace(picture.task, image_urls=(url,), image_fields=(picture.name[:200],))
+    try:
+        return fetch(alone).sizes_hw[0]
+    except MediaError as error:
+        _log.warning(
+            "size of an image of task %s is not known: %s",
+            picture.task.id,
+            error,
+            extra={"event": "not_exported"},
+        )
+        return None
+
+
 def write_records(
     folder: Path,
     corrections: Iterable[Correction],
-    fetch: Callable[[Task], ImageGroup],
+    fetch: _Fetch,
     *,
     on_progress: Callable[[int], None],
 ) -> int:
@@ -194,7 +290,7 @@ def _group_records(
     images: Path,
     document: _Document,
     correction: Correction,
-    fetch: Callable[[Task], ImageGroup],
+    fetch: _Fetch,
 ) -> list[Record]:
     task, parts = correction.task, true_parts(correction)
     try:

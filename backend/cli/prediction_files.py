@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,13 @@ def as_coco(
     annotation, where its readers ignore it.
     """
     labels = list(dict.fromkeys(part.label for part in prediction.parts))
+    names = _names_of(files)
     return {
         "info": {"description": "CALICO prediction", "version": prediction.version},
         "images": [
-            {"id": index, "file_name": file.name, "height": height, "width": width}
-            for index, (file, (height, width)) in enumerate(
-                zip(files, group.sizes_hw, strict=True), start=1
+            {"id": index, "file_name": name, "height": height, "width": width}
+            for index, (name, (height, width)) in enumerate(
+                zip(names, group.sizes_hw, strict=True), start=1
             )
         ],
         "categories": [{"id": index, "name": label} for index, label in enumerate(labels, start=1)],
@@ -98,6 +100,15 @@ def as_coco(
             for index, part in enumerate(prediction.parts, start=1)
         ],
     }
+
+
+def _names_of(files: Sequence[Path]) -> list[str]:
+    """Names of the files, with as much of their folders as tells different ones apart."""
+    whole = [file.absolute() for file in files]
+    if len({file.name for file in whole}) == len(set(whole)):
+        return [file.name for file in whole]
+    shared = Path(os.path.commonpath([file.parent for file in whole]))
+    return [file.relative_to(shared).as_posix() for file in whole]
 
 
 def _shape(mask: BoolMask) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from backend.clock import from_us, to_us
 from backend.learning.correction import DIFF_VERSION, Change, Correction, RegionOutcome, Tally
+from backend.types import Region
 
 _TALLY = tuple(Tally.__dataclass_fields__)
 
@@ -188,10 +189,15 @@ def outcome_values(project_id: int, task_id: int, outcome: RegionOutcome) -> dic
         "score": None if before is None else before.score,
         "kind_before": None if before is None else before.kind,
         "kind_after": None if after is None else after.kind,
-        "label_before": None if before is None else clean(before.label),
-        "label_after": None if after is None else clean(after.label),
+        "label_before": None if before is None else _labels(before),
+        "label_after": None if after is None else _labels(after),
         "replaced_by": clean(outcome.replaced_by),
     }
+
+
+def _labels(region: Region) -> str | None:
+    """All names of a region as one text."""
+    return clean(", ".join(region.labels)) if region.labels else None
 
 
 def outcome_row(row: Mapping[Any, Any]) -> OutcomeRow:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from backend.cli import command_tree
 from backend.cli import predict as predict_module
+from backend.cli.prediction_files import as_coco
 from calico_model.errors import CheckpointError, InvalidConfigError, InvalidImageError
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 
@@ -118,6 +119,22 @@ def test_coco_file_is_read_by_pycocotools(pictures: list[Path], tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("boxes")
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("x/a.png", "y/a.png", "y/z/b.png")]
+    found = as_coco(files, group_of(3), GroupPrediction((), "v", {}))
+    assert [image["file_name"] for image in found["images"]] == ["x/a.png", "y/a.png", "y/z/b.png"]
+    deep = [tmp_path / name for name in ("x/1/a.png", "x/2/a.png")]
+    found = as_coco(deep, group_of(2), GroupPrediction((), "v", {}))
+    assert [image["file_name"] for image in found["images"]] == ["1/a.png", "2/a.png"]
+    found = as_coco([files[0], files[0], files[2]], group_of(3), GroupPrediction((), "v", {}))
+    assert [image["file_name"] for image in found["images"]] == ["a.png", "a.png", "b.png"]
+
+
+def group_of(count: int) -> ImageGroup:
+    pixels = np.zeros((4, 5, 3), np.uint8)
+    return ImageGroup((pixels,) * count, tuple(map(str, range(count))))
+
+
 def test_same_file_twice_is_two_images(pictures: list[Path], tmp_path: Path) -> None:
     result = run(pictures[0], pictures[0], "--out", tmp_path / "out")
     assert json.loads(result.stdout.splitlines()[-1])["images"] == 2

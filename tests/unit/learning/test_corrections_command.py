@@ -6,16 +6,19 @@ import json
 
 import numpy as np
 import pytest
-from annotated import box, deletion, event, results
+from annotated import START, box, deletion, event, region, results
 from typer.testing import CliRunner
 
 from backend.cli import command_tree, corrections_export
 from backend.cli import corrections as command
+from backend.cli.corrections_export import write_coco
 from backend.errors import MediaUnavailableError, SettingsError
+from backend.learning.correction import Correction, diff
 from backend.learning.derivation import Derivation
 from backend.learning.repository import CorrectionRepository
 from backend.settings import load_settings
 from backend.store import open_store
+from backend.types import Task, UnreadRegion
 from calico_model.data.groups import read_groups
 from calico_model.types import ImageGroup, RegionKind
 
@@ -104,6 +107,100 @@ def test_exported_folder_is_read_by_our_own_commands(data_dir, tmp_path, monkeyp
     assert (tmp_path / "set").stat().st_mode & 0o777 == 0o755
     with pytest.raises(SettingsError, match="empty folder"):
         run("--data-dir", data_dir, "--export", tmp_path / "set")
+
+
+def correction_of(task_id, urls, *regions, unread=(), before=()):
+    difference = diff(before, regions, unread)
+    return Correction(
+        task=Task(task_id, 7, urls),
+        annotation_id=task_id,
+        annotator_id=1,
+        updated_at=START,
+        version="v1",
+        outcomes=difference.outcomes,
+        unknown=difference.unknown,
+    )
+
+
+def coco_of(tmp_path, *corrections, fetch=None):
+    def refuse(task):
+        raise MediaUnavailableError("on purpose", field=task.image_fields[0])
+
+    write_coco(tmp_path / "a.json", corrections, fetch or refuse, on_progress=lambda done: None)
+    coco = json.loads((tmp_path / "a.json").read_text())
+    return {image["file_name"]: image for image in coco["images"]}, coco["annotations"]
+
+
+def test_a_picture_of_two_tasks_is_one_image_of_the_coco_file(tmp_path):
+    urls = ("/data/1/a.png", "/data/2/a.png")
+    images, annotations = coco_of(
+        tmp_path,
+        correction_of(1, urls, region("a", MASK), region("b", MASK, image=1)),
+        correction_of(2, urls[::-1], region("a", SMALLER)),
+    )
+    assert list(images) == list(urls)
+    first, second = (images[url]["id"] for url in urls)
+    assert [found["image_id"] for found in annotations] == [first, second, second]
+    assert [found["task"] for found in annotations] == [1, 1, 2]
+
+
+def test_an_address_that_shows_another_size_is_another_image(tmp_path):
+    urls = ("/data/a.png",)
+    small = np.ones((4, 6), bool)
+    corrections = [
+        correction_of(n, urls, region("a", m)) for n, m in enumerate((MASK, small, MASK))
+    ]
+    write_coco(tmp_path / "a.json", corrections, None, on_progress=lambda done: None)
+    coco = json.loads((tmp_path / "a.json").read_text())
+    assert [(image["width"], image["height"]) for image in coco["images"]] == [(60, 40), (6, 4)]
+    assert [found["image_id"] for found in coco["annotations"]] == [1, 2, 1]
+
+
+def test_images_without_masks_are_in_the_coco_file(tmp_path):
+    asked = []
+
+    def fetch(task):
+        asked.append(task.image_urls)
+        return ImageGroup((np.zeros((7, 9, 3), np.uint8),), ("x",))
+
+    urls = ("a", "b", "c", "d")
+    images, _ = coco_of(
+        tmp_path,
+        correction_of(1, urls, region("a", MASK), before=[region("z", MASK, image=2)]),
+        correction_of(2, ("b",), region("a", SMALLER)),
+        correction_of(3, ("e",)),
+        fetch=fetch,
+    )
+    sizes = {name: (image["width"], image["height"]) for name, image in images.items()}
+    known = dict.fromkeys("abc", (60, 40))  # c from what was predicted, b from another task
+    assert sizes == known | {"d": (9, 7), "e": (9, 7)}
+    assert asked == [("d",), ("e",)]
+
+
+def test_an_image_that_cannot_be_fetched_is_there_without_its_size(tmp_path):
+    images, annotations = coco_of(tmp_path, correction_of(1, ("a", "b")))
+    assert [image["width"] for image in images.values()] == [None, None]
+    assert annotations == []
+
+
+def test_what_is_unknown_on_an_image_is_said_beside_it(tmp_path):
+    unread = [UnreadRegion("k", 0, "leg"), UnreadRegion("l", 0, None)]
+    images, _ = coco_of(tmp_path, correction_of(1, ("a", "b"), region("a", MASK), unread=unread))
+    assert images["a"]["unknown"] == ["", "leg"]
+    assert "unknown" not in images["b"]
+
+
+def test_every_label_of_a_region_is_exported(tmp_path):
+    _, annotations = coco_of(tmp_path, correction_of(1, ("a",), region("a", MASK, more=("wood",))))
+    assert len({found["category_id"] for found in annotations}) == 2
+    assert {found["area"] for found in annotations} == {float(MASK.sum())}
+
+
+def test_an_image_in_the_task_itself_has_a_short_name(tmp_path):
+    url = "data:image/png;base64," + "A" * 10_000
+    images, _ = coco_of(tmp_path, correction_of(1, (url,), region("a", MASK)))
+    (name,) = images
+    assert len(name) < 30
 
 
 @pytest.mark.parametrize(("split", "tasks"), [("train", {4, 6}), ("held-out", {2})])
