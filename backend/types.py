@@ -137,6 +137,7 @@ class LabelSchema:
             items are URLs themselves.
         item_template: what the image tag of a Repeater refers to instead ("/data/$files[{{idx}}]"),
             with the index flag in it, or None.
+        others: names of tags that show something else than the images of the group.
     """
 
     layout: Layout
@@ -149,6 +150,7 @@ class LabelSchema:
     relation: str | None = None
     item_key: str | None = None
     item_template: str | None = None
+    others: frozenset[str] = frozenset()
     _filled_in: dict[int, ImageSlot] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -15,6 +15,7 @@ import msgspec
 from backend.errors import RequestError
 from backend.label_studio.drawing import Group, group_results, has_id, unread_results
 from backend.label_studio.shape import (
+    ATTRIBUTES,
     BITMAPS,
     OUTLINES,
     Shape,
@@ -192,6 +193,7 @@ def _read(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
         elif group.drawn and (labels or not all(_is_prompt(one, slot) for one in group.drawn)):
             names: tuple[str | None, ...] = labels or (None,)
             unread += [UnreadRegion(group.id, group.image_index, name) for name in names]
+    unread += _misplaced(results, schema)
     ids = {region.id for region in regions}
     pairs = tuple(
         (result.from_id, result.to_id)
@@ -200,6 +202,19 @@ def _read(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
         if result.from_id is not None and result.to_id is not None
     )
     return Drawing(tuple(regions), pairs, tuple(unread))
+
+
+def _misplaced(results: Sequence[WireResult], schema: LabelSchema) -> list[UnreadRegion]:
+    """What is drawn on an image that the config does not name (any more): it may be any of them."""
+    found = []
+    for result in results:
+        is_known = image_index(result, schema) is not None or result.to_name in schema.others
+        if is_known or result.type in ATTRIBUTES or result.to_name == schema.slot(0).image:
+            continue
+        labels: Sequence[str | None] = [] if result.value is None else _labels(result.value)
+        for label in labels or (None,):
+            found += [UnreadRegion(str(result.id), at, label) for at in range(MAX_GROUP_SIZE)]
+    return found
 
 
 def _drawn(group: Group, slot: ImageSlot) -> tuple[WireResult | None, Shape | None]:

@@ -97,7 +97,18 @@ def parse_label_config(xml: str) -> LabelSchema:
         relation=_read_relation(tags),
         item_key=item_key,
         item_template=template,
+        others=_other_names(tags, images, index_flag),
     )
+
+
+def _other_names(
+    tags: Sequence[Element], images: Sequence[Element], flag: str | None
+) -> frozenset[str]:
+    """Names of what is shown besides the images; in a Repeater once for each of its views."""
+    names = {tag.get("name", "") for tag in tags if not tag.get("toname") and tag not in images}
+    if flag is None:
+        return frozenset(names)
+    return frozenset(n.replace(flag, str(i)) for n in names for i in range(MAX_GROUP_SIZE))
 
 
 def _find_images(

@@ -394,3 +394,22 @@ def test_prompts_without_ids_stay_apart():
     clicks = [drawn("keypoint", {"x": x, "y": 1}, id=None) for x in (1, 2)]
     prompts = read_prompts(decode_results(json.dumps(clicks).encode()), NAMED)
     assert len({prompt.id for prompt in prompts}) == 2
+
+
+def test_what_is_drawn_on_an_image_of_another_name_may_be_on_any():
+    labels = {"brushlabels": ["leg"]} | SHAPE["value"]
+    drawing = drawing_of(SHAPE | {"type": "brushlabels", "to_name": "photo", "value": labels})
+    assert drawing.regions == ()
+    assert {one.image_index for one in drawing.unread} == set(range(8))
+    assert {one.label for one in drawing.unread} == {"leg"}
+
+
+def test_what_is_drawn_on_something_else_says_nothing_about_the_images():
+    schema = parse_label_config(
+        '<View><Text name="t" value="$t"/><Image name="ref" value="$r"/>'
+        '<Image name="image_0" value="$i"/>'
+        '<BrushLabels name="mask_0" toName="image_0"><Label value="leg"/></BrushLabels></View>'
+    )
+    for name in ("t", "ref"):
+        assert drawing_of(SHAPE | {"to_name": name}, schema=schema) == drawing_of(schema=schema)
+    assert drawing_of(SHAPE | {"to_name": "gone"}, schema=schema).unread
