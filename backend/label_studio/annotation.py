@@ -21,6 +21,7 @@ from backend.label_studio.shape import (
     Shape,
     box_of,
     guess_tool,
+    place_of,
     shape_of,
     size_of,
     tool_of,
@@ -188,6 +189,7 @@ def _read(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
                     is_outline=shape.is_outline,
                 )
             )
+            unread += _overdrawn(group)
             if _names_are_lost(group, slot, schema):
                 unread.append(UnreadRegion(group.id, group.image_index, None))
         elif group.drawn and (labels or not all(_is_prompt(one, slot) for one in group.drawn)):
@@ -257,11 +259,31 @@ def _read_said(
 
 def _said_with(group: Group, tag: str, control: ControlType) -> Sequence[str]:
     """What a tag says about a region; labels may come from the tag the region was drawn with."""
-    values = [(one.from_name, one.value) for one in group.results if one.value is not None]
-    own = next((texts for name, value in values if name == tag and (texts := _texts(value))), [])
+    own = [one for one in group.results if one.from_name == tag and _texts(one.value)]
+    if len(own) > 1:  # several results say it; one about another shape is not about this region
+        own = [one for one in own if _is_about(group, one)]
     if own or control is not ControlType.LABELS:
-        return own
-    return next((texts for _, value in values if (texts := _labels(value))), [])
+        return [text for one in own for text in _texts(one.value)]
+    values = [one.value for one in group.results if one.value is not None]
+    return next((texts for value in values if (texts := _labels(value))), [])
+
+
+def _is_about(group: Group, result: WireResult) -> bool:
+    """Whether a result has the shape of its region, or none."""
+    if result.value is None or not group.drawn or group.drawn[0].value is None:
+        return True
+    shape = place_of(result.value)
+    return not shape or shape == place_of(group.drawn[0].value)
+
+
+def _overdrawn(group: Group) -> list[UnreadRegion]:
+    """Further shapes under one id: the editor shows the first, nobody knows what the others are."""
+    return [
+        UnreadRegion(group.id, group.image_index, label)
+        for one in group.drawn[1:]
+        if tool_of(one) in BITMAPS | OUTLINES and not _is_about(group, one)
+        for label in _texts(one.value)
+    ]
 
 
 def _names_are_lost(group: Group, slot: ImageSlot, schema: LabelSchema) -> bool:

@@ -295,7 +295,8 @@ def _is_smart(tag: Element) -> bool:
 
 
 def _only_asks(tag: Element) -> bool:
-    return tag.tag in _SMART_TAGS and _is_true(tag, "smartonly")
+    """Whether nothing can be drawn with a tag; masks stand under their tag whoever drew them."""
+    return _is_true(tag, "smartonly") and tag.tag not in MASK_TAGS
 
 
 def _asks(tag: Element) -> bool:

@@ -413,3 +413,29 @@ def test_what_is_drawn_on_something_else_says_nothing_about_the_images():
     for name in ("t", "ref"):
         assert drawing_of(SHAPE | {"to_name": name}, schema=schema) == drawing_of(schema=schema)
     assert drawing_of(SHAPE | {"to_name": "gone"}, schema=schema).unread
+
+
+def test_labels_of_one_tag_add_up_if_they_are_about_one_shape():
+    def labelled(label, mask):
+        value = {"rle": encode_mask(mask), "brushlabels": [label]}
+        return SHAPE | {"type": "brushlabels", "value": value}
+
+    schema = parse_label_config(
+        '<View><Image name="image_0" value="$i"/><BrushLabels name="mask_0" toName="image_0">'
+        '<Label value="leg"/><Label value="wood"/></BrushLabels></View>'
+    )
+    both = drawing_of(labelled("leg", MASK), labelled("wood", MASK), schema=schema)
+    assert [region.labels for region in both.regions] == [("leg", "wood")]
+    assert both.unread == ()
+    lost = drawing_of(labelled("leg", MASK), labelled("wood", ~MASK), schema=schema)
+    assert [region.labels for region in lost.regions] == [("leg",)]
+    assert [one.label for one in lost.unread] == ["wood"]
+
+
+def test_an_ellipse_that_only_asks_leaves_prompts():
+    schema = parse_label_config(
+        '<View><Image name="image_0" value="$i"/><BrushLabels name="mask_0" toName="image_0">'
+        '<Label value="leg"/></BrushLabels>'
+        '<Ellipse name="shape_0" toName="image_0" smartOnly="true"/></View>'
+    )
+    assert drawing_of(drawn("ellipse", SHAPES["ellipse"]), schema=schema) == drawing_of()
