@@ -411,7 +411,9 @@ def known_kinds(correction: Correction) -> frozenset[RegionKind]:
         if region is not None
     )
     kinds = {region.kind or RegionKind.COMMON_PART for region in regions}
-    parts = _PARTS if kinds & _PARTS else frozenset[RegionKind]()
+    # What was drawn but cannot be read may be any part: where it is missing it is not absent.
+    has_parts = kinds & _PARTS and not correction.unknown
+    parts = _PARTS if has_parts else frozenset[RegionKind]()
     return parts | (kinds & {RegionKind.COMMON_OBJECT})
 
 

@@ -95,14 +95,14 @@ def _features(image: DenseImage) -> Tensor:
     line = (torch.arange(_GRID) + 0.5) / _GRID * 2 - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
     places = torch.stack((y, x, x.abs(), y**2, x**2))[None]
-    cells: Tensor = torch.cat((*brought, places), 1)[0].flatten(1)
-    return cells.transpose(0, 1)
+    return torch.cat((*brought, places), 1)[0].flatten(1).transpose(0, 1)
 
 
 def _projection(width: int) -> Tensor:
     """(96, width, 1, 1) random directions, always the same ones."""
     drawn = torch.randn(_PROJECTED, width, generator=torch.Generator().manual_seed(7))
-    return (drawn / width**0.5)[..., None, None]
+    scaled: Tensor = drawn / width**0.5
+    return scaled[..., None, None]
 
 
 def _codes(image: DenseImage, names: Sequence[str]) -> Tensor:
