@@ -25,7 +25,9 @@ from backend.learning.supervisor import TrainerWatch
 from backend.learning.watch import ReconcileWatch
 from backend.overview import Overview
 from backend.serving.app import Parts, close_app, create_app
-from backend.serving.http_worker import HttpWorker
+from backend.serving.arrival import ArrivalLimits
+from backend.serving.auth import Credentials
+from backend.serving.http_worker import limited
 from backend.serving.logs import start_logging
 from backend.serving.metrics import Metrics
 from backend.serving.studio import connect_client
@@ -54,11 +56,12 @@ class Server(BaseApplication):  # type: ignore[misc]
             if ":" in host
             else f"{host}:{self._settings.port}",
             "workers": 1,
-            "worker_class": HttpWorker,
+            "worker_class": limited(_limits(self._settings)),
             "threads": self._settings.threads,
             "timeout": 120,
             "graceful_timeout": 20,
             "keepalive": 20,
+            "sendfile": False,
             "control_socket_disable": True,
             "logger_class": _RootLogger,
             "loglevel": self._settings.log_level.lower(),
@@ -119,6 +122,14 @@ def trainer_command(settings: Settings) -> list[str]:
     }
     given = [(name, str(value)) for name, value in options.items() if value is not None]
     return [sys.executable, "-m", "backend.cli", "trainer", *(word for o in given for word in o)]
+
+
+def _limits(settings: Settings) -> ArrivalLimits:
+    """What may be received: bodies of those alone whose credentials the app will accept."""
+    credentials = Credentials.of(settings)
+    if credentials is None:
+        return ArrivalLimits(settings.max_body_bytes)
+    return ArrivalLimits(settings.max_body_bytes, credentials.accepts)
 
 
 def _create_watched(settings: Settings) -> Flask:

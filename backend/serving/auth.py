@@ -43,11 +43,17 @@ class Credentials:
         """
         if header is None:
             raise UnauthorizedError("expected Basic credentials", field=_FIELD)
+        if not self.accepts(header):
+            raise UnauthorizedError("the credentials are not accepted", field=_FIELD)
+
+    def accepts(self, header: str | None) -> bool:
+        """Whether the value of an Authorization header, or None, is accepted."""
+        if header is None:
+            return False
         given = _read(header)
         # `|` not `or`: both comparisons take place whatever the first one says.
         matches = [hmac.compare_digest(given, accepted) for accepted in self._accepted]
-        if not matches[0] | matches[1]:
-            raise UnauthorizedError("the credentials are not accepted", field=_FIELD)
+        return matches[0] | matches[1]
 
 
 def _pair(user: str, password: str, *, encoding: str) -> bytes:

@@ -1,14 +1,21 @@
-"""gunicorn's threaded worker, for clients that cannot be understood and clients that fall silent.
+"""gunicorn's threaded worker, with the network taken out of its threads.
 
-What is refused before our app sees a request is answered like everything else: 4xx, JSON, with the
-field and a request id. Does not know the app.
+One loop receives whole requests and delivers answers for every connection at once, so that a slow
+client costs a few bytes of memory and no thread. A request has one deadline, however often a byte
+of it comes. What is refused before our app sees a request is answered like everything else: 4xx,
+JSON, with the field and a request id. Does not know the app.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import selectors
 import socket
-import struct
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
 
 from gunicorn.http.errors import (
     ExpectationFailed,
@@ -22,12 +29,20 @@ from gunicorn.http.errors import (
 )
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from backend.serving.arrival import HEAD_BYTES, ArrivalLimits
 from backend.serving.failures import encode_failure
+from backend.serving.line import Line
 from backend.serving.logs import new_request_id
 
 _log = logging.getLogger(__name__)
 
-SILENCE_S = 10
+MOST_CONNECTIONS = 512
+"""Open connections; beyond them, the one that has sent no whole request for longest is closed."""
+SMALL_BYTES = 1024 * 1024
+"""Requests up to this size are received whatever else arrives."""
+_BODIES_AT_ONCE = 3  # of the largest size, in memory
+_LINGER_S = 2.0
+_SWEEP_S = 0.5
 
 # The first class that fits decides: status with its reason, and field.
 _REFUSALS: tuple[tuple[type[Exception], str, str], ...] = (
@@ -42,41 +57,265 @@ _REFUSALS: tuple[tuple[type[Exception], str, str], ...] = (
 )
 
 
+class _Connection(TConn):  # type: ignore[misc]
+    """A connection, and what the loop waits for on it."""
+
+    def __init__(self, cfg: object, line: Line, client: object, server: object) -> None:
+        super().__init__(cfg, line, client, server)
+        self.data_ready = True  # a thread gets it when the request is whole
+        self.line = line
+        self.next: Callable[[_Connection], None] | None = None
+        """What the loop does when the socket is ready; None while nothing is watched."""
+        self.is_served = False
+        """Whether a thread has it."""
+        self.until = 0.0
+        """When the loop gives up what it does, unless a request arrives."""
+        self.is_kept = False
+        """Whether the connection is used again after its answer."""
+
+
 class HttpWorker(ThreadWorker):  # type: ignore[misc]
-    """Gives a thread back when its client says nothing, or reads nothing, for SILENCE_S seconds."""
+    """Receives and answers in one loop, serves in threads. All state belongs to the loop."""
 
-    def handle(self, conn: TConn) -> object:
-        """Serves one connection."""
-        # Half-open connections would hold their threads for ever; the kernel's own timeouts hold
-        # although gunicorn makes the socket blocking again.
-        limit = struct.pack("ll", SILENCE_S, 0)
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-        return super().handle(conn)
+    limits = ArrivalLimits()
 
-    def handle_error(
-        self, req: object, client: socket.socket, addr: object, exc: Exception
-    ) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self._connections: dict[_Connection, None] = {}  # the oldest first
+        self._latest = float("inf")  # no connection waits for a client beyond it
+        self._sweep_at = 0.0
+
+    # gunicorn's own loop calls these.
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accepts a client; at the ceiling, in the place of one that has sent nothing whole."""
+        try:
+            sock, address = listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._drop_oldest()
+            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
+                raise
+            return
+        if len(self._connections) >= MOST_CONNECTIONS and not self._drop_oldest():
+            sock.close()
+            return
+        conn = _Connection(self.cfg, Line(sock, self.limits), address, listener.getsockname())
+        self._connections[conn] = None
+        self.nr_conns += 1
+        self._wait(conn, selectors.EVENT_READ, self._receive)
+
+    def finish_request(self, conn: _Connection, served: Future[Any]) -> None:
+        """Takes a connection back from its thread and begins to send the answer."""
+        conn.is_served = False
+        conn.is_kept = not served.cancelled() and served.exception() is None and served.result()
+        if conn in self._connections:
+            self._send(conn)
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Closes every connection when the worker ends."""
+        if force:
+            for conn in list(self._connections):
+                self._drop(conn)
+
+    def murder_pending(self) -> None:
+        """Gives up clients whose time is over."""
+        now = time.monotonic()
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + _SWEEP_S
+        for conn in list(self._connections):
+            if not conn.is_served and self._deadline(conn) <= now:
+                self._time_out(conn)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Lets no client keep a stopping worker waiting beyond the deadline."""
+        self._latest = deadline
+
+    # gunicorn's threads call these.
+
+    def handle(self, conn: _Connection) -> bool:
+        """Serves one request; returns whether the connection can be used again."""
+        return bool(super().handle(conn)) and not conn.line.arrival.is_cut
+
+    def handle_request(self, req: Any, conn: _Connection) -> bool:
+        """Serves a parsed request."""
+        req._expected_100_continue = False  # the loop has said so
+        return bool(super().handle_request(req, conn))
+
+    def handle_error(self, req: object, client: Line, addr: object, exc: Exception) -> None:
         """Answers a request that never reached the app, or broke outside it."""
         for kind, status, field in _REFUSALS:
             if isinstance(exc, kind):
                 detail = f"{field}: {type(exc).__name__}, expected an HTTP/1.1 request"
-                _log.info("request refused: %s", detail, extra={"event": "refused"})
-                _answer(client, status, "RequestError", detail, field)
+                _refuse(client, status, "RequestError", detail, field)
                 return
         _log.error("request failed", exc_info=exc, extra={"event": "unexpected"})
         detail = f"{type(exc).__name__}; the log has the details"
         _answer(client, "500 Internal Server Error", "InternalError", detail, None)
 
+    # What happens to a connection, in this order.
 
-def _answer(client: socket.socket, status: str, name: str, detail: str, field: str | None) -> None:
+    def _receive(self, conn: _Connection) -> None:
+        if not conn.line.receive() and not conn.line.arrival.is_whole:
+            self._drop(conn)
+            return
+        self._proceed(conn)
+
+    def _proceed(self, conn: _Connection) -> None:
+        """Serves a request that is whole, refuses one that cannot be received."""
+        arrival = conn.line.arrival
+        if arrival.is_whole:
+            self._serve(conn)
+        elif arrival.is_head_too_long:
+            is_line = arrival.is_line_too_long
+            status = "414 URI Too Long" if is_line else "431 Request Header Fields Too Large"
+            field = "path" if is_line else "headers"
+            detail = f"{field}: expected a request head of at most {HEAD_BYTES} bytes"
+            self._refuse(conn, status, "RequestError", detail, field)
+        else:
+            if arrival.expects_continue:
+                arrival.expects_continue = False
+                conn.line.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                conn.line.deliver()  # a few bytes: what the socket does not take, the answer brings
+            if arrival.size > SMALL_BYTES:
+                self._make_room()
+
+    def _serve(self, conn: _Connection) -> None:
+        conn.is_served = True
+        if conn.line.has_left:
+            self._ignore(conn)
+        else:
+            self._wait(conn, selectors.EVENT_READ, self._watch)
+        self.enqueue_req(conn)
+
+    def _watch(self, conn: _Connection) -> None:
+        if not conn.line.watch():
+            self._ignore(conn)
+
+    def _send(self, conn: _Connection) -> None:
+        try:
+            self._deliver(conn)
+        except OSError:
+            self._drop(conn)
+            return
+        if conn in self._connections and conn.next is not None and conn.next == self._deliver:
+            conn.until = conn.line.answer_deadline()
+
+    def _deliver(self, conn: _Connection) -> None:
+        if not conn.line.deliver():
+            self._wait(conn, selectors.EVENT_WRITE, self._deliver)
+        elif conn.is_kept and not conn.line.has_left:
+            conn.line.renew(conn.parser.unreader.take_buffered())
+            self._wait(conn, selectors.EVENT_READ, self._receive)
+            self._proceed(conn)
+        else:
+            # Closed at once, a connection that holds unread bytes takes the answer with it.
+            conn.line.hang_up()
+            conn.line.arrival.forget()
+            conn.until = time.monotonic() + _LINGER_S
+            self._wait(conn, selectors.EVENT_READ, self._discard)
+
+    def _discard(self, conn: _Connection) -> None:
+        if not conn.line.discard():
+            self._drop(conn)
+
+    # Limits.
+
+    def _deadline(self, conn: _Connection) -> float:
+        if conn.next == self._receive:
+            deadline = conn.line.arrival.deadline(conn.line.ready_since, self.cfg.keepalive)
+            return min(deadline, self._latest)
+        return conn.until
+
+    def _time_out(self, conn: _Connection) -> None:
+        arrival = conn.line.arrival
+        if conn.next == self._receive and arrival.has_begun:
+            field = arrival.waits_for
+            detail = f"{field}: expected the whole request in less time"
+            self._refuse(conn, "408 Request Timeout", "RequestTimeoutError", detail, field)
+        else:
+            self._drop(conn)
+
+    def _make_room(self) -> None:
+        """Refuses the large request that arrives for longest, while they hold too much memory."""
+        held = sum(conn.line.arrival.size for conn in self._connections)
+        if held <= _BODIES_AT_ONCE * self.limits.max_body_bytes:
+            return
+        large = [
+            conn
+            for conn in self._connections
+            if conn.next == self._receive and conn.line.arrival.size > SMALL_BYTES
+        ]
+        if large:
+            conn = min(large, key=lambda one: one.line.arrival.began)
+            detail = "body: too many large requests arrive at once; try again"
+            self._refuse(conn, "503 Service Unavailable", "BusyError", detail, "body")
+
+    def _drop_oldest(self) -> bool:
+        """Closes the connection that is without a whole request for longest; whether one was."""
+        waiting = [conn for conn in self._connections if conn.next == self._receive]
+        if not waiting:
+            return False
+        self._drop(min(waiting, key=lambda conn: conn.line.ready_since))
+        return True
+
+    def _refuse(self, conn: _Connection, status: str, name: str, detail: str, field: str) -> None:
+        _refuse(conn.line, status, name, detail, field)
+        conn.is_kept = False
+        self._send(conn)
+
+    # The poller.
+
+    def _wait(self, conn: _Connection, event: int, then: Callable[[_Connection], None]) -> None:
+        """Has the loop call `then` whenever the socket is ready."""
+        is_watched = conn.next is not None
+        conn.next = then
+        if is_watched:
+            self.poller.modify(conn.line, event, lambda _: self._go_on(conn))
+        else:
+            self.poller.register(conn.line, event, lambda _: self._go_on(conn))
+
+    def _go_on(self, conn: _Connection) -> None:
+        try:
+            if conn.next is not None:
+                conn.next(conn)
+        except OSError:  # the client broke the connection
+            if conn.is_served:
+                conn.line.has_left = True
+                self._ignore(conn)
+            else:
+                self._drop(conn)
+
+    def _ignore(self, conn: _Connection) -> None:
+        """Stops watching a socket."""
+        if conn.next is not None:
+            self.poller.unregister(conn.line)
+            conn.next = None
+
+    def _drop(self, conn: _Connection) -> None:
+        if conn in self._connections:
+            del self._connections[conn]
+            self._ignore(conn)
+            conn.line.close()
+            self.nr_conns -= 1
+
+
+def limited(limits: ArrivalLimits) -> type[HttpWorker]:
+    """Returns the worker with limits of a deployment; gunicorn makes its workers by class."""
+    return type(HttpWorker.__name__, (HttpWorker,), {"limits": limits})
+
+
+def _refuse(client: Line, status: str, name: str, detail: str, field: str) -> None:
+    _log.info("request refused: %s", detail, extra={"event": "refused"})
+    _answer(client, status, name, detail, field)
+
+
+def _answer(client: Line, status: str, name: str, detail: str, field: str | None) -> None:
     number = new_request_id(None)
     body = encode_failure(name, detail, field, number)
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n"
         f"X-Request-ID: {number}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    try:
-        client.sendall(head.encode() + body)
-    except OSError:
-        _log.debug("the client left before it was refused")
+    client.sendall(head.encode() + body)

@@ -10,14 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from backend.cli.bench_server import BenchError, BenchServer
 from backend.label_studio.sample import event_body, predict_body, setup_body
-from backend.serving.http_worker import SILENCE_S
 from backend.store import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -234,13 +233,3 @@ def test_requests_that_break_http_are_refused_in_the_same_form(tmp_path):
             assert (found, problem["field"]) == (status, field), request[:60]
             assert problem["request_id"]
             assert field in problem["detail"]
-
-
-def test_clients_that_fall_silent_give_their_threads_back(tmp_path):
-    port = free_port()
-    unfinished = b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{"
-    with ExitStack() as silent, serve(port, tmp_path) as (server, _process):
-        for _ in range(34):  # more than there are threads
-            client = silent.enter_context(socket.create_connection(("127.0.0.1", port)))
-            client.sendall(unfinished)
-        assert server.ask("GET", "/health", timeout_s=3 * SILENCE_S).status == 200
