@@ -30,6 +30,7 @@ from backend.serving.auth import Credentials
 from backend.serving.http_worker import limited
 from backend.serving.logs import start_logging
 from backend.serving.metrics import Metrics
+from backend.serving.seats import Seats
 from backend.serving.studio import connect_client
 from backend.settings import Settings, load_settings
 from backend.status_routes import build_status_routes
@@ -39,6 +40,7 @@ from backend.versions import Versions
 
 _WATCH = "calico.watch"
 _TRAINER = "calico.trainer"
+_PAGES_AT_ONCE = 8  # a browser asks for six pictures at once
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -57,7 +59,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             else f"{host}:{self._settings.port}",
             "workers": 1,
             "worker_class": limited(_limits(self._settings)),
-            "threads": self._settings.threads,
+            "threads": self._settings.threads + _PAGES_AT_ONCE,
             "timeout": 120,
             "graceful_timeout": 20,
             "keepalive": 20,
@@ -137,7 +139,10 @@ def _create_watched(settings: Settings) -> Flask:
     parts: Parts = app.extensions["calico"]
     versions = Versions(parts.store, settings.adapters_dir)
     overview = Overview(parts.store, versions, start_from=settings.start_from_project)
-    app.register_blueprint(build_status_routes(parts.store, overview))
+    pages_at_once = Seats(_PAGES_AT_ONCE, "pages and pictures")
+    status_routes = build_status_routes(parts.store, overview)
+    pages_at_once.guard(status_routes)
+    app.register_blueprint(status_routes)
     if settings.trainer:
         watch = TrainerWatch(
             trainer_command(settings), on_death=lambda _: parts.metrics.trainer_deaths.inc()
@@ -151,7 +156,9 @@ def _create_watched(settings: Settings) -> Flask:
     if client is not None:
         app.extensions[_WATCH] = build_watch(parts.store, parts.metrics, client)
         app.extensions[_WATCH].start()
-    app.register_blueprint(open_pages(parts, overview, client))
+    pages = open_pages(parts, overview, client)
+    pages_at_once.guard(pages)
+    app.register_blueprint(pages)
     if parts.refresher is not None:
         parts.refresher.start()
     if settings.name_regions:

@@ -40,6 +40,26 @@ def mask_of(runs: Runs, size_hw: tuple[int, int]) -> BoolMask:
     return flat.reshape(size_hw)
 
 
+def small_mask_of(runs: Runs, size_hw: tuple[int, int], shown_hw: tuple[int, int]) -> BoolMask:
+    """Returns a mask as it looks in another size, without painting it in its own.
+
+    Args:
+        runs: of an (H, W) mask.
+        size_hw: H and W.
+        shown_hw: of what is returned; every pixel is the one below its middle.
+    """
+    rows, columns = (
+        (np.arange(shown) * 2 + 1) * size // (2 * shown)
+        for size, shown in zip(size_hw, shown_hw, strict=True)
+    )
+    if not len(runs):
+        return np.zeros(shown_hw, np.bool_)
+    positions = rows[:, None] * size_hw[1] + columns[None, :]
+    at = np.searchsorted(runs[:, 0], positions, side="right") - 1
+    mask: BoolMask = (at >= 0) & (positions < runs[at, 1])
+    return mask
+
+
 def changes_of(flat: BoolMask) -> Positions:
     """Returns the positions > 0 of a flat mask that differ from the one before, rising."""
     # Eight pixels at a time: most of them are as those before.

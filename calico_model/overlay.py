@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from calico_model.types import (
@@ -52,6 +53,9 @@ _FILL = {
     RegionKind.COMMON_PART: 0.45,
     RegionKind.UNIQUE_PART: 0.45,
 }
+_MOST_CHARACTERS = 300  # of a name; no picture shows more in one line
+_MOST_NAMES = 100  # in one picture; more hide each other
+_ELLIPSIS = "..."
 _INK, _PAPER = (20, 20, 20), (255, 255, 255)
 
 
@@ -182,13 +186,14 @@ def _write_names(
 ) -> None:
     """Writes part names at the heart of their region, or beside it with a line to it.
 
-    Object names go on top of the object, where no part's name wants to be.
+    Object names go on top of the object, where no part's name wants to be. Of very many regions the
+    largest are named.
     """
     pen = ImageDraw.Draw(picture)
     size = max(11, round(min(picture.size) / 27))
     taken: list[Rect] = []
     # Small regions choose first: a large one has more room to give.
-    for mask, part, colour in reversed(regions):
+    for mask, part, colour in reversed(regions[:_MOST_NAMES]):
         heart = _top(mask) if part.kind is RegionKind.COMMON_OBJECT else _heart(mask)
         if heart is None:
             continue
@@ -232,36 +237,33 @@ def _place(
 ) -> Rect:
     """The nearest spot to `heart` where a box hides no other; else the one that hides least."""
     width, height = size_wh
-    best, least = (0, 0, width, height), float("inf")
-    for dx, dy in _spiral():
-        left = heart[0] - width // 2 + round(dx * height)
-        top = heart[1] - height // 2 + round(dy * height)
-        left = max(0, min(left, frame_wh[0] - width - 1))
-        top = max(0, min(top, frame_wh[1] - height - 1))
-        box = (left, top, left + width, top + height)
-        hidden = sum(_shared_area(box, other) for other in taken)
-        if hidden < least:
-            best, least = box, hidden
-        if not hidden:
-            break
-    return best
+    offsets = np.rint(_spiral() * height).astype(np.int64)  # (S, 2)
+    corners = offsets + (heart[0] - width // 2, heart[1] - height // 2)
+    last = np.maximum(np.array(frame_wh) - (width + 1, height + 1), 0)
+    corners = np.clip(corners, 0, last)
+    boxes = np.concatenate((corners, corners + (width, height)), axis=1)  # (S, 4)
+    left, top = corners[int(_hidden_areas(boxes, taken).argmin())].tolist()
+    return left, top, left + width, top + height
 
 
 @lru_cache(maxsize=1)
-def _spiral() -> tuple[tuple[float, float], ...]:
-    """Offsets in box heights, near ones first."""
+def _spiral() -> NDArray[np.float64]:
+    """(S, 2) offsets in box heights, near ones first."""
     rings = [(0.0, 0.0)]
     for ring in range(1, 9):
         steps = 6 * ring
         angles = [2 * np.pi * step / steps + 0.5 * np.pi for step in range(steps)]
         rings += [(1.2 * ring * float(np.cos(a)), 1.2 * ring * float(np.sin(a))) for a in angles]
-    return tuple(rings)
+    return np.array(rings)
 
 
-def _shared_area(one: Rect, other: Rect) -> int:
-    across = min(one[2], other[2]) - max(one[0], other[0]) + 1
-    down = min(one[3], other[3]) - max(one[1], other[1]) + 1
-    return max(0, across) * max(0, down)
+def _hidden_areas(boxes: NDArray[np.int64], taken: Sequence[Rect]) -> NDArray[np.int64]:
+    """(S,) pixels that each of (S, 4) boxes would hide of those taken."""
+    others = np.array(taken, dtype=np.int64).reshape(1, -1, 4)
+    first = np.maximum(boxes[:, None, :2], others[..., :2])
+    last = np.minimum(boxes[:, None, 2:], others[..., 2:])
+    areas: NDArray[np.int64] = np.maximum(last - first + 1, 0).prod(axis=2).sum(axis=1)
+    return areas
 
 
 def _colour(number: int) -> Colour:
@@ -291,8 +293,16 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _shorten(
     text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
 ) -> tuple[str, ImageFont.FreeTypeFont | ImageFont.ImageFont]:
-    """Cuts a text to a width in pixels, with an ellipsis."""
-    short = text
-    while len(short) > 1 and font.getlength(short) > width:
-        short = short.rstrip(".")[:-1] + "..." if len(short) > 4 else short[:-1]
-    return short, font
+    """Cuts a text to one line of a width in pixels, with an ellipsis; at least one character."""
+    # A name may be as long as a request: only what could be shown is looked at.
+    line = " ".join(text[:_MOST_CHARACTERS].split())
+    if len(text) <= _MOST_CHARACTERS and font.getlength(line) <= width:
+        return line, font
+    kept, cut = 0, len(line)
+    while kept < cut:
+        middle = (kept + cut + 1) // 2
+        if font.getlength(line[:middle].rstrip(".") + _ELLIPSIS) <= width:
+            kept = middle
+        else:
+            cut = middle - 1
+    return (line[:kept].rstrip(".") + _ELLIPSIS if kept else line[:1]), font

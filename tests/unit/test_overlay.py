@@ -6,6 +6,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calico_model import overlay
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
@@ -28,6 +30,23 @@ def region(
     image: int, kind: RegionKind, label: str, mask: np.ndarray, thing: str | None = None
 ) -> PartMask:
     return PartMask(image, kind, label, mask, part_id=thing)
+
+
+def _shared_area(one: overlay.Rect, other: overlay.Rect) -> int:
+    across = min(one[2], other[2]) - max(one[0], other[0]) + 1
+    down = min(one[3], other[3]) - max(one[1], other[1]) + 1
+    return max(0, across) * max(0, down)
+
+
+class CountingFont:
+    """Ten pixels a character; counts the characters it was asked to measure."""
+
+    def __init__(self) -> None:
+        self.measured = 0
+
+    def getlength(self, text: str) -> float:
+        self.measured += len(text)
+        return 10.0 * len(text)
 
 
 def edge_pixels(picture: np.ndarray) -> int:
@@ -98,7 +117,7 @@ def test_boxes_avoid_each_other_while_there_is_room() -> None:
     taken: list[overlay.Rect] = []
     for _ in range(12):
         taken.append(overlay._place((320, 240), (120, 24), (640, 480), taken))
-    assert all(overlay._shared_area(a, b) == 0 for a, b in combinations(taken, 2))
+    assert all(_shared_area(a, b) == 0 for a, b in combinations(taken, 2))
     assert taken[0] == (260, 228, 380, 252)
 
 
@@ -140,3 +159,68 @@ def test_contact_sheet_holds_every_picture_at_one_height() -> None:
     }
     assert counts["red"] == 480 * 960
     assert counts["blue"] == 2 * 480 * 240
+
+
+@pytest.mark.parametrize(
+    "one", ["x", "x ", ".", "\n", "e\u0301", "\U0001f600", "\u0915\u093e", "\u202e"]
+)
+def test_a_name_of_any_length_is_cut_with_bounded_work(one: str) -> None:
+    font = CountingFont()
+    short, _ = overlay._shorten(one * 100_000, font, 500)
+    assert font.measured < 10_000
+    assert len(short) <= 50
+    assert "\n" not in short
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"), [(60, "handle"), (59, "ha..."), (50, "ha..."), (5, "h")]
+)
+def test_a_name_is_cut_to_its_width(width: int, shown: str) -> None:
+    assert overlay._shorten("handle", CountingFont(), width)[0] == shown
+
+
+def test_a_name_keeps_what_fits_whatever_the_width() -> None:
+    text = "".join(chr(ord("a") + k % 26) for k in range(280))
+    for width in range(40, 2900, 70):
+        short, _ = overlay._shorten(text, CountingFont(), width)
+        assert len(short) * 10 <= width
+        assert short == text or len(short) * 10 > width - 10
+
+
+def test_of_very_many_regions_the_largest_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    shorten = overlay._shorten
+
+    def count(text: str, font: object, width: int) -> object:
+        written.append(text)
+        return shorten(text, font, width)
+
+    monkeypatch.setattr(overlay, "_shorten", count)
+    rows, columns = np.ogrid[0:64, 0:64]
+    masks = [(rows < 1 + k // 64) & (columns <= k % 64) for k in range(300)]
+    parts = [region(0, COMMON_PART, f"{k}", mask) for k, mask in enumerate(masks)]
+    overlay.draw_overlay(grey_group((64, 64)), parts, min_side=64)
+    assert len(written) <= 100
+    smallest = min(int(masks[int(name)].sum()) for name in written)
+    assert sum(int(mask.sum()) > smallest for mask in masks) < 100
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 600)] * 2, st.integers(1, 90)), max_size=12),
+    st.tuples(st.integers(0, 639), st.integers(0, 479)),
+)
+def test_a_box_hides_least_and_is_the_nearest_of_those(
+    corners: list[tuple[int, int, int]], heart: tuple[int, int]
+) -> None:
+    taken = [(x, y, x + side, y + side) for x, y, side in corners]
+    left, top, right, bottom = overlay._place(heart, (120, 24), (640, 480), taken)
+    assert (right - left, bottom - top) == (120, 24)
+    hidden = sum(_shared_area((left, top, right, bottom), other) for other in taken)
+    for dx, dy in overlay._spiral().tolist():
+        x = max(0, min(heart[0] - 60 + round(dx * 24), 640 - 121))
+        y = max(0, min(heart[1] - 12 + round(dy * 24), 480 - 25))
+        if (x, y) == (left, top):
+            break
+        assert sum(_shared_area((x, y, x + 120, y + 24), other) for other in taken) > hidden
+    else:
+        pytest.fail("not a place of the spiral")

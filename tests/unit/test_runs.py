@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from backend.runs import iou_of, length_of, mask_of, runs_of
+from backend.runs import iou_of, length_of, mask_of, runs_of, small_mask_of
 
 SIZES = st.sampled_from([(1, 1), (2, 4), (6, 7), (8, 16)])
 MASKS = SIZES.flatmap(lambda size: arrays(np.bool_, (2, *size), elements=st.booleans()))
@@ -70,3 +70,12 @@ def test_what_is_not_worth_its_time_was_below_the_least(pair, least):
     iou = iou_of(one, other)
     found = iou_of(one, other, least=least)
     assert found == iou or (found == 0.0 and iou < least)
+
+
+@given(MASKS, st.integers(1, 20), st.integers(1, 20))
+def test_a_mask_in_another_size_shows_the_pixels_below_its_middles(pair, height, width):
+    for mask in pair:
+        shown = small_mask_of(runs_of(mask), mask.shape, (height, width))
+        rows = [int((k + 0.5) * mask.shape[0] / height) for k in range(height)]
+        columns = [int((k + 0.5) * mask.shape[1] / width) for k in range(width)]
+        assert (shown == mask[rows][:, columns]).all()

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "learning"))
 
-from annotated import box, event, results
+from annotated import box, event, region, results
 from school import PROJECT, TRAINED, School
 
 from backend.learning.schedule import Cause
@@ -24,7 +25,7 @@ from backend.serving.app import close_app, create_app
 from backend.settings import load_settings
 from backend.tables import correction
 from backend.ui.pages import Live, Refreshed, build_pages
-from backend.ui.pictures import GroupPictures
+from backend.ui.pictures import GroupPictures, _parts, _small
 from calico_model.types import ImageGroup
 
 URL = f"/ui/projects/{PROJECT}"
@@ -168,6 +169,42 @@ def test_a_corrected_group_is_a_picture(client, school):
     again = client.get(f"{URL}/groups/11.png", headers=AUTH)
     assert again.data == answer.data
     assert client.get(f"{URL}/groups/12.png", headers=AUTH).status_code == 404
+
+
+@pytest.mark.parametrize("letter", ["x", "\u0915\u093e", "\u4e2d\n"])
+def test_a_name_as_long_as_a_request_is_drawn_like_a_long_one(client, school, letter):
+    """Of two names that differ far behind what is shown, the pictures are the same."""
+    mask = box(10, 10, 30, 40)
+    for task, count in ((11, 1000), (12, 100_000)):
+        left = results(("a", mask, letter * count))
+        answered(school, task, "base-1", results(("a", mask, "lid")), left, 890 + task)
+    long, longest = (client.get(f"{URL}/groups/{task}.png", headers=AUTH) for task in (11, 12))
+    assert long.status_code == longest.status_code == 200
+    assert long.data == longest.data
+
+
+def test_a_picture_is_drawn_small_whatever_it_shows():
+    """Masks are not painted in the size of their image, and of very many some are left out."""
+    looked_at = []
+
+    def refuse():
+        raise AssertionError("a mask was painted in full")
+
+    def runs():
+        looked_at.append(1)
+        return np.array([[0, 5_000_000]])
+
+    size_hw = (4000, 5000)
+    one = replace(region("a", box(1, 1, 2, 2), load=refuse), size_hw=size_hw, load_runs=runs)
+    parts = _parts([replace(one) for _ in range(3000)], [size_hw], [(512, 640)])
+    assert len(looked_at) == len(parts) == 400
+    assert parts[0].mask.shape == (512, 640)
+    assert parts[0].mask[:128].all()
+    assert not parts[0].mask[128:].any()
+    ragged = replace(one, encoding=bytes(3_000_000))
+    assert len(_parts([ragged] * 9, [size_hw], [(512, 640)])) == 2
+    assert _small(np.zeros((*size_hw, 3), np.uint8)).shape == (512, 640, 3)
+    assert _small(np.zeros((3, 16_000, 3), np.uint8)).shape == (1, 640, 3)
 
 
 def test_words_of_others_stay_words(client, school):
