@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from backend.errors import InvalidEventError
-from backend.label_studio.wire import decode
+from backend.label_studio.wire import decode, has_many_texts, has_many_values
 
 _SPACES = b" \t\r\n"
 # One pass: only what stands in a result's objects stays as it was written.
@@ -16,7 +16,7 @@ _Results = list[dict[str, _Field]]
 
 
 def canonical(raw: bytes | msgspec.Raw, place: str) -> bytes:
-    """Returns the same bytes for equal JSON.
+    """Returns the same bytes for equal JSON; of very much JSON, for equally written JSON.
 
     Args:
         raw: the JSON.
@@ -25,6 +25,8 @@ def canonical(raw: bytes | msgspec.Raw, place: str) -> bytes:
     Raises:
         InvalidEventError: not JSON.
     """
+    if has_many_values(raw):
+        return bytes(raw)  # building it would hold up everybody; only a repeat may look new
     value = decode(raw, object, InvalidEventError, place=place)
     return msgspec.json.encode(value, order="deterministic")
 
@@ -38,6 +40,8 @@ def canonical_results(raw: bytes | msgspec.Raw, place: str) -> bytes:
     Raises:
         InvalidEventError: not JSON.
     """
+    if has_many_texts(raw):
+        return bytes(raw)
     try:
         results = msgspec.json.decode(raw, type=_Results)
         for result in results:
@@ -54,4 +58,6 @@ def _settle(key: str, raw: msgspec.Raw) -> object:
     data = bytes(raw)
     if key == "rle" and b'"' not in data:
         return msgspec.Raw(data.translate(None, _SPACES))
+    if has_many_values(data):
+        return raw
     return msgspec.json.decode(data)

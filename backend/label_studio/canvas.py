@@ -16,7 +16,7 @@ import msgspec
 
 from backend.errors import RequestError
 from backend.label_studio.annotation import read_annotated
-from backend.label_studio.wire import WireResult, decode_results
+from backend.label_studio.wire import WireResult, decode_list, decode_results
 from backend.types import LabelSchema, Region
 
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
@@ -92,8 +92,8 @@ def _drawings(raw: msgspec.Raw) -> Sequence[_WireDrawing]:
     with suppress(*_UNREADABLE):
         return msgspec.json.decode(raw, type=list[KnownDrawing])
     found: list[_WireDrawing] = []
-    with suppress(*_UNREADABLE):
-        for entry in msgspec.json.decode(raw, type=list[msgspec.Raw]):
+    with suppress(RequestError):
+        for entry in decode_list(raw, RequestError, place="drawings"):
             with suppress(*_UNREADABLE):  # annotations may be bare ids
                 found.append(msgspec.json.decode(entry, type=_Other))
     return found

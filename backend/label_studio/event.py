@@ -17,7 +17,7 @@ from backend.label_studio.annotation import parse_drawing
 from backend.label_studio.canonical import canonical, canonical_results
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.task import parse_task
-from backend.label_studio.wire import Id, decode
+from backend.label_studio.wire import Id, decode, decode_body, decode_list
 from backend.types import Annotation, Event, EventAction, LabelSchema, Task
 
 MAX_OBJECTS = 10_000
@@ -95,7 +95,7 @@ def parse_events(body: bytes) -> tuple[Event, ...]:
         InvalidEventError: not JSON, a wrong type, or an event without its objects; the field
             names the place.
     """
-    wire = decode(body, _WireBody, InvalidEventError)
+    wire = decode_body(body, _WireBody, InvalidEventError)
     action = _action_of(wire.action)
     if action in _WITH_ANNOTATIONS:
         return _annotation_events(wire, action)
@@ -294,7 +294,7 @@ def _one_or_many(raw: msgspec.Raw, field: str) -> list[msgspec.Raw]:
     if not bytes(raw):
         raise InvalidEventError("expected an object or a list of objects", field=field)
     if bytes(memoryview(raw)[:1]) == b"[":
-        return decode(raw, list[msgspec.Raw], InvalidEventError, place=field)
+        return decode_list(raw, InvalidEventError, place=field)
     return [raw]
 
 

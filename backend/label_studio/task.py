@@ -20,7 +20,15 @@ from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import read_label
 from backend.label_studio.question import read_question
 from backend.label_studio.reference import place_of, read_reference, resolve
-from backend.label_studio.wire import Id, decode, decode_results
+from backend.label_studio.wire import (
+    MAX_VALUES,
+    Id,
+    check_body,
+    decode,
+    decode_body,
+    decode_results,
+    has_many_values,
+)
 from backend.types import LabelSchema, LabelValue, Layout, PredictRequest, SetupRequest, Task
 from calico_model.types import MAX_GROUP_SIZE
 
@@ -130,6 +138,7 @@ def parse_predict_request(body: bytes) -> PredictRequest:
 def _read_predict(body: bytes) -> _WirePredict[_KnownTask] | _WirePredict[_OtherTask]:
     # In one go where that is possible: the body of a click repeats every mask of its task. Of other
     # requests nobody reads the masks.
+    check_body(body, RequestError)
     if _has_context(body):
         with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return msgspec.json.decode(body, type=_WirePredict[_KnownTask])
@@ -148,7 +157,7 @@ def parse_setup_request(body: bytes) -> SetupRequest:
     Raises:
         RequestError: not JSON, or a wrong type; the field names the place.
     """
-    wire = decode(body, _WireSetup, RequestError)
+    wire = decode_body(body, _WireSetup, RequestError)
     return SetupRequest(
         project_id=read_project_id(wire.project),
         label_config=wire.schema or "",
@@ -189,7 +198,13 @@ def read_project_id(project: str | int | None) -> int | None:
     return int(first)
 
 
+class _TooLarge:
+    """Stands for the data of a task that is not decoded."""
+
+
 def _decode_data(raw: msgspec.Raw) -> object:
+    if has_many_values(raw):
+        return _TooLarge()
     try:
         return msgspec.json.decode(raw)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
@@ -201,6 +216,8 @@ def _build_task(
 ) -> Task:
     """A task with its images, or with the problem that prevents it."""
     try:
+        if isinstance(data, _TooLarge):
+            raise InvalidTaskError(f"expected at most {MAX_VALUES} values", field=f"{place}.data")
         if not isinstance(data, dict):
             raise InvalidTaskError("expected an object with the images", field=f"{place}.data")
         urls = _read_urls(data, schema, f"{place}.data")

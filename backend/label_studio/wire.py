@@ -1,7 +1,9 @@
 """JSON of Label Studio -> typed structs, and what goes wrong on the way.
 
 Fields that are not named here are skipped by the decoder, not parsed: a click request carries
-every earlier mask of its task. Knows the wire names; does not know schemas or masks.
+every earlier mask of its task. Bytes are counted before objects are built of them: `{}` is 2 bytes
+of a body and 80 of memory, and nothing else runs while the decoder builds. Knows the wire names;
+does not know schemas or masks.
 """
 
 from __future__ import annotations
@@ -14,6 +16,14 @@ import msgspec
 
 from backend.errors import RequestError
 
+MAX_CONTAINERS = 500_000
+"""Objects and lists of a body; Label Studio writes some eight for a task without drawings."""
+MAX_STRINGS = 3_000_000
+"""Texts of a body, keys included."""
+MAX_VALUES = 200_000
+"""Values of a place whose types are not known before."""
+
+_COUNTED_AT_ONCE = 1024 * 1024  # bytes; other threads run between two of them
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _T = TypeVar("_T")
 _PATH = re.compile(r" - at `\$(?P<path>.*)`\Z", re.DOTALL)
@@ -68,6 +78,67 @@ class UnreadResult(WireResult, gc=False):
     """A result of another form than we know, as far as it can be told."""
 
 
+class _AnyObject(msgspec.Struct, gc=False):
+    """An object whose fields are not looked at."""
+
+
+def decode_body(body: bytes, kind: type[_T], error: type[RequestError]) -> _T:
+    """Decodes the whole body of a request, if it does not hold too much to build objects of.
+
+    Raises:
+        RequestError: of the given class; too many values, or as `decode`.
+    """
+    check_body(body, error)
+    return decode(body, kind, error)
+
+
+def check_body(body: bytes, error: type[RequestError]) -> None:
+    """Counts what a body would be built of, however it is nested.
+
+    Raises:
+        RequestError: of the given class, too many objects, lists or texts.
+    """
+    if _has_more(body, (b"{", b"["), MAX_CONTAINERS):
+        raise error(f"expected at most {MAX_CONTAINERS} objects and lists", field="body")
+    if _has_more(body, (b'"',), 2 * MAX_STRINGS):
+        raise error(f"expected at most {MAX_STRINGS} texts", field="body")
+
+
+def has_many_values(raw: bytes | msgspec.Raw) -> bool:
+    """Whether JSON may hold more than MAX_VALUES values; nothing is decoded."""
+    return _has_more(bytes(raw), (b",", b"{", b"["), MAX_VALUES)
+
+
+def has_many_texts(raw: bytes | msgspec.Raw) -> bool:
+    """Whether JSON may hold more than MAX_VALUES texts, keys included; nothing is decoded."""
+    return _has_more(bytes(raw), (b'"',), 2 * MAX_VALUES)
+
+
+def _has_more(data: bytes, signs: tuple[bytes, ...], most: int) -> bool:
+    """Whether any of the signs, in texts or not, stand in JSON more often than that together."""
+    found = 0
+    for at in range(0, len(data), _COUNTED_AT_ONCE):
+        piece = data[at : at + _COUNTED_AT_ONCE]
+        found += sum(map(piece.count, signs))
+        if found > most:
+            return True
+    return False
+
+
+def decode_list(
+    raw: bytes | msgspec.Raw, error: type[RequestError], *, place: str
+) -> list[msgspec.Raw]:
+    """Decodes a list into its entries as they came. A long one may hold objects alone.
+
+    Raises:
+        RequestError: of the given class, not a list, or a long one of other things.
+    """
+    if has_many_values(raw):
+        # Objects are counted in the whole body, numbers are not: masks consist of them.
+        decode(raw, list[_AnyObject], error, place=place)
+    return decode(raw, list[msgspec.Raw], error, place=place)
+
+
 def decode(
     body: bytes | msgspec.Raw, kind: type[_T], error: type[RequestError], *, place: str = ""
 ) -> _T:
@@ -120,7 +191,7 @@ def decode_results(
         with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return msgspec.json.decode(raw, type=list[WireResult])  # twice as fast as one by one
     results = []
-    entries = decode(raw, list[msgspec.Raw], RequestError, place=place)
+    entries = decode_list(raw, RequestError, place=place)
     if most is not None and len(entries) > most:
         raise RequestError(f"expected at most {most} results, got {len(entries)}", field=place)
     for entry in entries:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -76,6 +78,6 @@ def test_what_is_not_worth_its_time_was_below_the_least(pair, least):
 def test_a_mask_in_another_size_shows_the_pixels_below_its_middles(pair, height, width):
     for mask in pair:
         shown = small_mask_of(runs_of(mask), mask.shape, (height, width))
-        rows = [int((k + 0.5) * mask.shape[0] / height) for k in range(height)]
-        columns = [int((k + 0.5) * mask.shape[1] / width) for k in range(width)]
+        rows = [int(Fraction(2 * k + 1, 2 * height) * mask.shape[0]) for k in range(height)]
+        columns = [int(Fraction(2 * k + 1, 2 * width) * mask.shape[1]) for k in range(width)]
         assert (shown == mask[rows][:, columns]).all()
