@@ -126,6 +126,12 @@ class Settings(BaseSettings):
         description="Outline anew what clicks and boxes mean, on every image of the group; "
         "otherwise they pick from what the model found.",
     )
+    click_budget_s: float = Field(
+        10.0,
+        gt=0,
+        description="Longest the clicks and boxes of one request hold the model; what is not done "
+        "then is left out.",
+    )
     name_regions: bool = Field(
         True,
         description="Put regions into the project's labels where those are a closed set, as its "

@@ -7,7 +7,7 @@ images, too many, wrong types in its data) only carries its problem. Does not fe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Generic, TypeVar
 
@@ -29,14 +29,25 @@ from backend.label_studio.wire import (
     decode_results,
     has_many_values,
 )
-from backend.types import LabelSchema, LabelValue, Layout, PredictRequest, SetupRequest, Task
+from backend.types import (
+    LabelSchema,
+    LabelValue,
+    Layout,
+    PredictRequest,
+    Prompt,
+    SetupRequest,
+    Task,
+)
 from calico_model.types import MAX_GROUP_SIZE
 
 MAX_TASKS = 50_000
 MAX_URL_LENGTH = 8_192
 MAX_DATA_URL_LENGTH = 256 * 1024 * 1024  # an image itself: the fetcher has the exact limit
 MAX_TASK_LABELS = 2_000
-MAX_CONTEXT_RESULTS = 2_000  # every one may be a prompt, and each prompt looks at every region
+MAX_CONTEXT_RESULTS = 2_000  # a prompt and its attributes are one each
+MAX_PROMPTS = 100  # the model corrects the mask once for each
+MAX_PROMPT_LABEL = 1_000  # characters; it is compared with every region's
+MAX_CANVAS = 2_000  # regions; each prompt looks at all of them
 
 _CONTEXT = re.compile(rb'"context"\s*:\s*\{')
 _T = TypeVar("_T")
@@ -120,6 +131,7 @@ def parse_predict_request(body: bytes) -> PredictRequest:
     raw, place = (context or _WireContext()).result, "params.context.result"
     asked = decode_results(raw, place=place, most=MAX_CONTEXT_RESULTS)
     prompts = read_prompts(asked, schema)
+    _check_prompts(prompts, place)
     drawn = wire.tasks[0].drawings if wire.tasks and prompts else ()
     return PredictRequest(
         tasks=tuple(
@@ -131,7 +143,7 @@ def parse_predict_request(body: bytes) -> PredictRequest:
         prompts=prompts,
         is_interactive=context is not None,
         question=read_question(asked, schema, prompts),
-        canvas=read_canvas(drawn, schema),
+        canvas=read_canvas(drawn, schema)[:MAX_CANVAS],
     )
 
 
@@ -143,6 +155,20 @@ def _read_predict(body: bytes) -> _WirePredict[_KnownTask] | _WirePredict[_Other
         with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return msgspec.json.decode(body, type=_WirePredict[_KnownTask])
     return decode(body, _WirePredict[_OtherTask], RequestError)
+
+
+def _check_prompts(prompts: Sequence[Prompt], place: str) -> None:
+    """Refuses more than one annotator's clicks on one region could be."""
+    if len(prompts) > MAX_PROMPTS:
+        raise RequestError(
+            f"expected at most {MAX_PROMPTS} clicks and boxes at once, got {len(prompts)}",
+            field=place,
+        )
+    longest = max((len(prompt.label or "") for prompt in prompts), default=0)
+    if longest > MAX_PROMPT_LABEL:
+        raise RequestError(
+            f"expected labels of at most {MAX_PROMPT_LABEL} characters, got {longest}", field=place
+        )
 
 
 def _has_context(body: bytes) -> bool:

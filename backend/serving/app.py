@@ -215,6 +215,7 @@ def build_parts(
         lines=lines,
         names=names if settings.name_regions else None,
         refines=settings.refine_clicks,
+        click_budget_s=settings.click_budget_s,
     )
     service = PredictionService(
         host,

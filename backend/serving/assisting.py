@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -103,6 +103,7 @@ class Suggestions:
         predictor: Predictor,
         said: GroupPrediction | None,
         canvas: Sequence[Region],
+        goes_on: Callable[[], bool] = lambda: True,
     ) -> Suggestions:
         """Adds what is alike on the other images, unless it is drawn there already.
 
@@ -111,11 +112,14 @@ class Suggestions:
             predictor: the version that answers.
             said: what it predicted for the group, if that is known.
             canvas: regions that are there.
+            goes_on: whether there is time for another region.
         """
         parts, ids = list(self.prediction.parts), list(self.ids)
         words = dict(self.own_words)
         absent: set[int] = set()
         for own, own_id in zip(self.prediction.parts, self.ids, strict=True):
+            if not goes_on():
+                break
             found = spread(own, group, said, predictor)
             absent.update(found.absent)
             for part in found.parts[1:]:
@@ -159,6 +163,7 @@ class _About:
     group: ImageGroup
     predictor: Refining
     said: GroupPrediction | None
+    goes_on: Callable[[], bool]
 
     @property
     def key(self) -> tuple[Hashable, ...]:
@@ -189,8 +194,12 @@ class Assisting:
         canvas: Sequence[Region],
         predictor: Refining,
         said: GroupPrediction | None = None,
+        goes_on: Callable[[], bool] = lambda: True,
     ) -> Suggestions:
-        """Outlines what every chain of prompts means.
+        """Outlines what every chain of prompts means, as long as there is time.
+
+        The first prompt is always heeded. What is done is remembered: who asks for the same again
+        gets further.
 
         Args:
             group: the task's images.
@@ -198,12 +207,15 @@ class Assisting:
             canvas: regions that are there.
             predictor: the version that answers.
             said: what it predicted for the group, if that is known.
+            goes_on: whether there is time for another prompt; may raise to give up.
         """
-        about = _About(group, predictor, said)
+        about = _About(group, predictor, said, goes_on)
         parts: list[PartMask] = []
         ids: list[str] = []
         words: dict[str, OwnWords] = {}
-        for chain in chains(prompts):
+        for number, chain in enumerate(chains(prompts)):
+            if number and not goes_on():
+                break
             if not 0 <= chain.first.image_index < len(group):
                 continue
             target = self._target(about, chain, canvas)
@@ -243,6 +255,8 @@ class Assisting:
             key = (*begun, tuple((p.box, p.is_positive) for p in past))
             known = self._recall(key)
             if known is None:
+                if step is not None and not about.goes_on():
+                    break
                 previous = step.mask if step is not None else _mask_of(target)
                 asked = _mask_prompt(past, previous)
                 found = about.predictor.refine(group, index, asked, about.said)

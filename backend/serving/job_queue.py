@@ -1,7 +1,8 @@
 """Work for the model in two lanes: what an annotator waits for goes before batches.
 
 The queue is bounded, equal work is done once however often it is asked for, and whoever stops
-waiting leaves the job running, so that its answer can be sent later. One lock guards all state of
+waiting leaves the job running, so that its answer can be sent later; work that is of use to nobody
+else is dropped, or told that it is no longer wanted. One lock guards all state of
 the queue and of its jobs. Knows nothing of images, models or HTTP.
 """
 
@@ -20,6 +21,7 @@ W = TypeVar("W")
 A = TypeVar("A")
 _log = logging.getLogger(__name__)
 _URGENT_PLACES = 64
+_LOOK_S = 0.25  # between two looks at whether a client is still there
 
 
 class Job(Generic[W, A]):
@@ -33,13 +35,19 @@ class Job(Generic[W, A]):
         self.waiters = 0
         self.is_taken = False
         self.is_late = False
+        self.is_kept = False
+
+    def wanted(self) -> bool:
+        """Whether its answer is of use to anybody."""
+        return self.is_kept or self.waiters > 0
 
 
 class JobQueue(Generic[W, A]):
     """Runs jobs in worker threads, urgent ones first.
 
     Args:
-        run: computes one answer; an exception it raises is logged and the job ends unanswered.
+        run: computes one answer of work and of what tells whether it is still wanted; an exception
+            it raises is logged and the job ends unanswered.
         on_late: called in the worker thread with work and answer when nobody waited any more.
         capacity: jobs that may wait; a few urgent ones may wait beyond it, so that a full batch
             does not shut out whoever opens a task.
@@ -48,7 +56,7 @@ class JobQueue(Generic[W, A]):
 
     def __init__(
         self,
-        run: Callable[[W], A],
+        run: Callable[[W, Callable[[], bool]], A],
         *,
         on_late: Callable[[W, A], None],
         capacity: int,
@@ -81,13 +89,14 @@ class JobQueue(Generic[W, A]):
         return len(self._unsettled)
 
     def submit(
-        self, works: Sequence[tuple[Hashable, W]], *, is_urgent: bool
+        self, works: Sequence[tuple[Hashable, W]], *, is_urgent: bool, is_kept: bool = True
     ) -> tuple[Job[W, A] | None, ...]:
         """Queues as much of the work as fits; work that is already under way is joined.
 
         Args:
             works: pairs of key and work; equal keys mean equal work.
             is_urgent: whether somebody waits in front of a screen.
+            is_kept: whether the work is done although nobody waits any more.
 
         Returns:
             One job per work; None for work that found no place and is not done.
@@ -100,7 +109,7 @@ class JobQueue(Generic[W, A]):
             if self._is_closed:
                 raise BusyError("the backend is stopping", retry_after_s=30)
             jobs = tuple(
-                self._join(key, work, is_urgent)
+                self._join(key, work, is_urgent=is_urgent, is_kept=is_kept)
                 if key in self._unsettled or self._waiting < limit
                 else None
                 for key, work in works
@@ -108,7 +117,7 @@ class JobQueue(Generic[W, A]):
             self._changed.notify_all()
             return jobs
 
-    def _join(self, key: Hashable, work: W, is_urgent: bool) -> Job[W, A]:
+    def _join(self, key: Hashable, work: W, *, is_urgent: bool, is_kept: bool) -> Job[W, A]:
         job = self._unsettled.get(key)
         if job is None:
             job = self._unsettled[key] = Job(key, work)
@@ -117,19 +126,31 @@ class JobQueue(Generic[W, A]):
         elif is_urgent and not job.is_taken:
             # It keeps its place in the other lane too; whoever finds it taken passes it over.
             self._urgent.append(job)
+        job.is_kept = job.is_kept or is_kept
         job.waiters += 1
         return job
 
-    def collect(self, jobs: Sequence[Job[W, A] | None], *, deadline: float) -> tuple[A | None, ...]:
+    def collect(
+        self,
+        jobs: Sequence[Job[W, A] | None],
+        *,
+        deadline: float,
+        has_left: Callable[[], bool] | None = None,
+    ) -> tuple[A | None, ...]:
         """Waits until all jobs are settled or `time.monotonic()` reaches the deadline.
+
+        Args:
+            jobs: of `submit`.
+            deadline: when nobody waits any more.
+            has_left: whether who asked is gone, so that waiting is over; None never is.
 
         Returns:
             One answer per job; None for work without a place and for a job that is not done or
-            ended unanswered. A job that is not done goes on and ends in `on_late`.
+            ended unanswered. A job that is not done goes on and ends in `on_late`, if it is kept.
         """
         queued = [job for job in jobs if job is not None]
         for job in queued:
-            job.settled.wait(max(0.0, deadline - time.monotonic()))
+            _wait(job.settled, deadline, has_left)
         with self._changed:
             for job in queued:
                 job.waiters -= 1
@@ -152,7 +173,7 @@ class JobQueue(Generic[W, A]):
         while (job := self._take()) is not None:
             answer = None
             try:
-                answer = self._run_work(job.work)
+                answer = self._run_work(job.work, job.wanted)
             except Exception:  # one bad task must not stop the worker
                 _log.exception("prediction failed", extra={"event": "prediction_failed"})
             self._settle(job, answer)
@@ -162,10 +183,14 @@ class JobQueue(Generic[W, A]):
             while not self._is_closed:
                 while self._urgent or self._batch:
                     job = (self._urgent or self._batch).popleft()
-                    if not job.is_taken:
-                        job.is_taken = True
-                        self._waiting -= 1
+                    if job.is_taken:
+                        continue
+                    job.is_taken = True
+                    self._waiting -= 1
+                    if job.wanted():
                         return job
+                    job.settled.set()
+                    self._unsettled.pop(job.key, None)
                 self._changed.wait()
             return None
 
@@ -180,3 +205,12 @@ class JobQueue(Generic[W, A]):
             is_unclaimed = job.is_late and job.waiters == 0
         if is_unclaimed and answer is not None:
             self._on_late(job.work, answer)
+
+
+def _wait(settled: threading.Event, deadline: float, has_left: Callable[[], bool] | None) -> None:
+    """Waits for an event, until a deadline, and no longer than somebody is there."""
+    while (left := deadline - time.monotonic()) > 0:
+        if has_left is not None and has_left():
+            return
+        if settled.wait(left if has_left is None else min(left, _LOOK_S)):
+            return

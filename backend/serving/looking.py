@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -18,6 +19,7 @@ from backend.errors import (
     ForbiddenAddressError,
     MediaError,
     MediaUnavailableError,
+    StoppedError,
     StoreError,
 )
 from backend.serving.asking import closed_set, reply_to
@@ -74,6 +76,8 @@ class Looking:
         lines: the version of each project; without, the base answers everything.
         names: puts regions into closed label sets; without, they keep the model's own words.
         refines: clicks and boxes outline anew; otherwise they pick from what the model found.
+        click_budget_s: longest the clicks of one request hold the model.
+        clock: seconds that only grow.
     """
 
     def __init__(
@@ -88,17 +92,25 @@ class Looking:
         lines: AdapterLines | None = None,
         names: ProjectNames | None = None,
         refines: bool = True,
+        click_budget_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host, self._images, self._render = host, images, render
         self._store, self._metrics, self._code = store, metrics, code
         self._lines, self._names, self._refines = lines, names, refines
+        self._click_budget_s, self._clock = click_budget_s, clock
         self._model_lock = threading.Lock()
         self._recent = RecentPredictions(_RECENT_BYTES)
         self._opened = OpenedGroups(_OPENED_BYTES)
         self._assisting = Assisting()
 
-    def look(self, work: Work) -> Answer:
+    def look(self, work: Work, is_wanted: Callable[[], bool] = lambda: True) -> Answer:
         """Answers one task; whatever goes wrong stays with it.
+
+        Args:
+            work: the task.
+            is_wanted: whether anybody has a use for the answer; clicks that are not wanted any
+                more are given up.
 
         Raises:
             NotReadyError: the weights cannot be used.
@@ -111,8 +123,12 @@ class Looking:
             group = self._fetch(work)
             is_pointing = self._refines and work.prompts and work.question is None
             if is_pointing and isinstance(predictor, Refining):
-                return self._assist(work, group, predictor)
+                return self._assist(work, group, predictor, is_wanted)
             return self._predict(work, group, predictor)
+        except StoppedError as error:
+            self._count("cancelled")
+            problem = Problem(type(error).__name__, str(error), is_lasting=False)
+            return Answer(b"", 0.0, predictor.version, problem)
         except (MediaError, CalicoError) as error:
             self._count("problem")
             _log.warning("task problem: %s", error, extra={"event": "task_problem", **about})
@@ -182,18 +198,37 @@ class Looking:
             self._opened.put(work.task, group)
         return group
 
-    def _assist(self, work: Work, group: ImageGroup, predictor: Refining) -> Answer:
+    def _assist(
+        self,
+        work: Work,
+        group: ImageGroup,
+        predictor: Refining,
+        is_wanted: Callable[[], bool],
+    ) -> Answer:
         """Answers clicks and boxes: on the image at once, and what is alike on the others."""
         clicked = {prompt.image_index for prompt in work.prompts}
         said = self._recent.get((content_key(group), predictor.version), images=clicked)
         with self._model_lock, self._metrics.stage("assist"):
-            found = self._assisting.suggest(group, work.prompts, work.canvas, predictor, said)
+            until = self._clock() + self._click_budget_s
+
+            def goes_on() -> bool:
+                if not is_wanted():
+                    raise StoppedError("nobody waits for these clicks any more")
+                return self._clock() < until
+
+            goes_on()
+            found = self._assisting.suggest(
+                group, work.prompts, work.canvas, predictor, said, goes_on
+            )
             if (closed := self._closed(work)) is not None:
                 parts = name_new(found.prediction.parts, group, predictor, closed)
                 found = replace(found, prediction=replace(found.prediction, parts=parts))
-            found = found.spread(group, predictor, said, canvas=work.canvas)
+            found = found.spread(group, predictor, said, canvas=work.canvas, goes_on=goes_on)
             if closed is None:
                 found = found.in_own_words()
+            if not goes_on():
+                about = {"task": work.task.id, "prompts": len(work.prompts)}
+                _log.warning("clicks left out", extra={"event": "clicks_left_out", **about})
         with self._metrics.stage("render"):
             regions, score = self._render(found.prediction, replace(work, ids=found.ids), group)
         self._count("assisted")

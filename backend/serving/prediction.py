@@ -91,13 +91,18 @@ class PredictionService:
         return base if base is None or version is None else version.id
 
     def predict(
-        self, request: PredictRequest, version: AdapterVersion | None = None
+        self,
+        request: PredictRequest,
+        version: AdapterVersion | None = None,
+        *,
+        has_left: Callable[[], bool] | None = None,
     ) -> tuple[Answer | None, ...]:
         """Answers every task of a request, in order, within the budget.
 
         Args:
             request: what is asked.
             version: `current` of its project, read when the request came.
+            has_left: whether who asked is gone. What was clicked is then no longer of use.
 
         Returns:
             One entry per task; None stands for "not yet": the task is finished in the background
@@ -127,13 +132,18 @@ class PredictionService:
         ]
         # A lone task is one that somebody just opened.
         is_urgent = request.is_interactive or len(request.tasks) == 1
-        jobs = self._queue.submit([(work.key, work) for work in works], is_urgent=is_urgent)
+        jobs = self._queue.submit(
+            [(work.key, work) for work in works],
+            is_urgent=is_urgent,
+            is_kept=not request.is_interactive,
+        )
         if surplus := sum(job is None for job in jobs):
             _log.warning("tasks without a place", extra={"event": "queue_full", "surplus": surplus})
         has_seat = self._seats.acquire(blocking=False)
         try:
             deadline = began + (self._budget_s if has_seat else 0.0)
-            found = iter(self._queue.collect(jobs, deadline=deadline))
+            who_left = has_left if request.is_interactive else None
+            found = iter(self._queue.collect(jobs, deadline=deadline, has_left=who_left))
         finally:
             if has_seat:
                 self._seats.release()
@@ -166,12 +176,12 @@ class PredictionService:
         """Answers "not yet" to everybody who waits and stops the workers."""
         self._queue.close()
 
-    def _answer(self, work: Work) -> Answer:
+    def _answer(self, work: Work, is_wanted: Callable[[], bool]) -> Answer:
         """Runs in a worker thread."""
         if self._right_of_way is None:
-            return self._looking.look(work)
+            return self._looking.look(work, is_wanted)
         with self._right_of_way.taken():
-            return self._looking.look(work)
+            return self._looking.look(work, is_wanted)
 
     def _send_later(self, work: Work, answer: Answer) -> None:
         if self._push is None or work.is_interactive or work.task.id is None or answer.problem:

@@ -19,6 +19,7 @@ from backend.label_studio.event import parse_events
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.reply import setup_answer, versions_answer
 from backend.label_studio.task import parse_predict_request, parse_setup_request
+from backend.serving.line import left_of
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
 from backend.serving.prediction import PredictionService
@@ -62,7 +63,7 @@ def build_routes(
         asked = parse_predict_request(_body())
         # Read once: whatever is published meanwhile, this request is answered by this version.
         version = service.current(asked.project_id)
-        answers = service.predict(asked, version)
+        answers = service.predict(asked, version, has_left=left_of(request.environ))
         if len(asked.tasks) == 1 and not asked.prompts:
             on_open(asked.tasks[0])
         body = render_answers(asked, answers, service.announced(version))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from conftest import payload
 from fake_predictor import FakePredictor
 
 from backend.label_studio import brush
+from backend.label_studio.task import parse_predict_request
 from backend.serving.recent import RecentPredictions
+from backend.serving.work import Work
 from calico_model.assist.closed_set import Named
 from calico_model.types import ImageGroup, PartMask, RegionKind
 
@@ -295,3 +298,52 @@ def test_a_click_on_a_region_picks_it_where_clicks_outline_nothing_anew(make_app
     app.extensions["calico"].host.wait(10)
     result = asked(app.test_client(), closed(click(payload(REPEATER), ("a", 50, 30, True))))
     assert texts(result) == [{"choices": ["common_part"]}] * 2, '"lid" is no label of the set'
+
+
+def many(body, count, **changes):
+    return click(body, *((f"c{k}", k % 90 + 1, k % 80 + 1, True) for k in range(count)))
+
+
+@pytest.mark.parametrize("count", [101, 1000])
+def test_more_prompts_than_one_region_needs_are_refused(client, predictor, count):
+    answer = client.post("/predict", json=many(payload(REPEATER), count))
+    assert answer.status_code == 400
+    assert answer.get_json()["field"] == "params.context.result"
+    assert predictor.prompts == []
+
+
+def test_as_many_boxes_are_refused_too(client, predictor):
+    body = payload("predict_interactive_ui_rectangle_repeater")
+    context = body["params"]["context"]
+    context["result"] = [context["result"][0] | {"id": f"b{k}"} for k in range(101)]
+    assert client.post("/predict", json=body).status_code == 400
+    assert predictor.prompts == []
+
+
+def test_clicks_hold_the_model_no_longer_than_they_may(make_app, predictor):
+    """Time passes with every step of the model, a second each; 3 s are allowed."""
+    client = make_app(click_budget_s=3.0).test_client()
+    client.application.extensions["calico"].host.wait(10)
+    looking_of(client)._clock = lambda: float(len(predictor.prompts))
+    result = asked(client, many(payload(REPEATER), 100))
+    assert shapes(result)
+    assert len(predictor.prompts) == 3
+    again = asked(client, many(payload(REPEATER), 100))
+    assert shapes(again).keys() == shapes(result).keys()
+    assert len(predictor.prompts[-1].clicks) == 6
+
+
+def test_clicks_of_a_client_that_left_are_given_up(app, predictor):
+    """It leaves after the second step; the third is not taken."""
+
+    class Leaving:
+        def __call__(self):
+            return len(predictor.prompts) < 2
+
+    service = app.extensions["calico"].service
+    work = parse_predict_request(json.dumps(many(payload(REPEATER), 50)).encode())
+    (task,) = work.tasks
+    one = Work(task, work.schema, work.prompts, is_interactive=True)
+    answer = service._looking.look(one, Leaving())
+    assert answer.problem.error == "StoppedError"
+    assert len(predictor.prompts) == 2

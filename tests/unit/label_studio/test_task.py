@@ -284,3 +284,58 @@ def test_labels_of_the_task_may_lie_deeper():
     data = {"a": "x", "meta": {"parts": [{"value": "seat"}, {"value": "arm"}]}}
     task = parse_task({"id": 1, "data": data}, schema)
     assert [label.value for label in closed_labels(schema, task.labels)] == ["leg", "seat", "arm"]
+
+
+CLOSED_CONFIG = """<View><Image name="a" value="$a"/>
+<BrushLabels name="b" toName="a"><Label value="lid"/></BrushLabels>
+<KeyPointLabels name="k" toName="a" smart="true"><Label value="lid"/></KeyPointLabels></View>"""
+
+
+def clicked(count, label="lid", drafts=()):
+    point = {
+        "type": "keypointlabels",
+        "from_name": "k",
+        "to_name": "a",
+        "original_width": 9,
+        "original_height": 9,
+        "value": {"x": 1, "y": 1, "keypointlabels": [label]},
+    }
+    return json.dumps(
+        {
+            "tasks": [{"id": 1, "data": {"a": "a.png"}, "drafts": list(drafts)}],
+            "label_config": CLOSED_CONFIG,
+            "params": {"context": {"result": [point | {"id": f"p{k}"} for k in range(count)]}},
+        }
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (clicked(101), "at most 100 clicks and boxes at once, got 101"),
+        (clicked(1000), "got 1000"),
+        (clicked(1, label="x" * 1001), "labels of at most 1000 characters"),
+        (clicked(3, label="x" * 100_000), "labels of at most 1000 characters"),
+    ],
+)
+def test_what_no_annotator_clicks_is_refused(body, words):
+    with pytest.raises(RequestError, match=words) as caught:
+        parse_predict_request(body)
+    assert caught.value.field == "params.context.result"
+
+
+def test_as_much_as_an_annotator_clicks_is_read():
+    assert len(parse_predict_request(clicked(100, label="x" * 1000)).prompts) == 100
+
+
+def test_of_a_canvas_of_very_many_regions_some_are_looked_at():
+    mask = {
+        "type": "brushlabels",
+        "from_name": "b",
+        "to_name": "a",
+        "original_width": 9,
+        "original_height": 9,
+        "value": {"rle": [1], "brushlabels": ["lid"]},
+    }
+    draft = {"result": [mask | {"id": f"r{k}"} for k in range(3000)]}
+    assert len(parse_predict_request(clicked(1, drafts=[draft])).canvas) == 2000

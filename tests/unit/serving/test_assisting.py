@@ -306,3 +306,53 @@ def test_the_masks_of_long_chains_do_not_fill_the_memory(group, monkeypatch):
 class Elsewhere:
     parts: tuple[PartMask, ...]
     image_index: int = 1
+
+
+class Time:
+    """Goes on for a number of questions."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def __call__(self):
+        self.left -= 1
+        return self.left >= 0
+
+
+@pytest.mark.parametrize("left", [0, 1, 5])
+@pytest.mark.parametrize("kind", ["clicks", "boxes", "places"])
+def test_prompts_are_heeded_as_long_as_there_is_time_and_the_first_always(group, kind, left):
+    prompts = {
+        "clicks": [click(2 + k % 50, 20, f"c{k}") for k in range(100)],
+        "boxes": [box(k % 50, 1, k % 50 + 9, 9, f"b{k}") for k in range(100)],
+        "places": [click(2 + k % 50, 20, f"c{k}", label=f"part {k}") for k in range(100)],
+    }[kind]
+    model = Clickable()
+    found = Assisting().suggest(group, prompts, (), model, goes_on=Time(left))
+    assert 1 <= len(model.asked) <= left + 2
+    assert len(found.ids) >= 1
+
+
+def test_asked_again_the_same_prompts_get_further(group):
+    prompts = [click(2 + k, 20, f"c{k}") for k in range(12)]
+    assisting, model = Assisting(), Clickable()
+    for _ in range(11):
+        assisting.suggest(group, prompts, (), model, goes_on=Time(1))
+    assert len(model.asked[-1].clicks) == 12
+    assert len(model.asked) <= 14
+
+
+def test_suggestions_spread_as_long_as_there_is_time(group):
+    class Spreading(Clickable):
+        sought = 0
+
+        def transfer(self, group, part, said):
+            self.sought += 1
+            return []
+
+    model = Spreading()
+    prompts = [box(k, 1, k + 9, 9, f"b{k}") for k in range(30)]
+    found = Assisting().suggest(group, prompts, (), model)
+    cut = found.spread(group, model, None, (), goes_on=Time(3))
+    assert model.sought == 3
+    assert cut.ids == found.ids

@@ -24,7 +24,8 @@ class Bench:
         self.started = threading.Event()
         self.queue = JobQueue(self.run, on_late=self.on_late, capacity=capacity, workers=workers)
 
-    def run(self, work):
+    def run(self, work, is_wanted):
+        self.is_wanted = is_wanted
         self.started.set()
         assert self.gate.wait(SOON)
         self.ran.append(work)
@@ -36,11 +37,12 @@ class Bench:
         self.late.append((work, answer))
         self.came_late.set()
 
-    def submit(self, *works, is_urgent=False):
-        return self.queue.submit([(work, work) for work in works], is_urgent=is_urgent)
+    def submit(self, *works, is_urgent=False, is_kept=True):
+        pairs = [(work, work) for work in works]
+        return self.queue.submit(pairs, is_urgent=is_urgent, is_kept=is_kept)
 
-    def collect(self, jobs, seconds=SOON):
-        return self.queue.collect(jobs, deadline=time.monotonic() + seconds)
+    def collect(self, jobs, seconds=SOON, has_left=None):
+        return self.queue.collect(jobs, deadline=time.monotonic() + seconds, has_left=has_left)
 
 
 @pytest.fixture
@@ -165,3 +167,49 @@ def test_many_threads_get_their_own_answers():
     assert wrong == []
     assert bench.queue.waiting == 0
     bench.queue.close()
+
+
+@pytest.mark.parametrize("leaves", ["late", "gone"])
+def test_work_of_use_to_nobody_else_is_not_begun_when_its_asker_leaves(bench, leaves):
+    first = bench.submit("a")
+    assert bench.started.wait(SOON)
+    dropped = bench.submit("b", is_urgent=True, is_kept=False)
+    if leaves == "late":
+        assert bench.collect(dropped, seconds=0) == (None,)
+    else:
+        assert bench.collect(dropped, has_left=lambda: True) == (None,)
+    bench.gate.set()
+    assert bench.collect(first + bench.submit("c")) == ("A", "C")
+    assert bench.ran == ["a", "c"]
+    assert bench.queue.waiting == bench.queue.pending == 0
+    assert bench.collect(bench.submit("b", is_kept=False)) == ("B",)  # asked again, it is done
+    assert bench.late == []
+
+
+def test_work_under_way_is_told_when_nobody_wants_it_any_more(bench):
+    jobs = bench.submit("a", is_kept=False)
+    assert bench.started.wait(SOON)
+    assert bench.is_wanted()
+    again = bench.submit("a", is_kept=False)
+    bench.collect(jobs, seconds=0)
+    assert bench.is_wanted()  # somebody else waits
+    bench.collect(again, has_left=lambda: True)
+    assert not bench.is_wanted()
+    bench.submit("a")
+    assert bench.is_wanted()
+
+
+def test_kept_work_goes_on_when_its_asker_leaves(bench):
+    bench.collect(bench.submit("a"), has_left=lambda: True)
+    assert bench.started.wait(SOON)
+    assert bench.is_wanted()
+    bench.gate.set()
+    assert bench.came_late.wait(SOON)
+    assert bench.late == [("a", "A")]
+
+
+def test_an_answer_that_is_there_is_taken_whoever_stays(bench):
+    bench.gate.set()
+    jobs = bench.submit("a", is_kept=False)
+    assert bench.collect(jobs) == ("A",)
+    assert bench.collect(bench.submit("b", is_kept=False), has_left=lambda: False) == ("B",)
