@@ -14,6 +14,7 @@ from backend.learning.attendance import present_trainers
 from backend.learning.runs import TrainingRun
 from backend.overview import Overview, ProjectStanding
 from backend.store import Store
+from backend.types import MAX_ID
 
 
 def build_status_routes(store: Store, overview: Overview) -> Blueprint:
@@ -26,7 +27,7 @@ def build_status_routes(store: Store, overview: Overview) -> Blueprint:
     routes = Blueprint("status", __name__)
 
     @routes.get("/status")
-    @routes.get("/status/<int:project_id>")
+    @routes.get(f"/status/<int(max={MAX_ID}):project_id>")
     def status(project_id: int | None = None) -> Response:
         projects = overview.projects() if project_id is None else (project_id,)
         body = {

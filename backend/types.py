@@ -15,6 +15,9 @@ from functools import cached_property
 from backend.runs import Runs, runs_of
 from calico_model.types import MAX_GROUP_SIZE, BoolMask, RegionKind
 
+MAX_ID = 2**63 - 1
+"""Largest id that a database holds."""
+
 
 class Layout(StrEnum):
     """How a labeling config shows the images of one task."""

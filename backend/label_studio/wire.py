@@ -15,6 +15,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from backend.errors import RequestError
+from backend.types import MAX_ID
 
 MAX_CONTAINERS = 500_000
 """Objects and lists of a body; Label Studio writes some eight for a task without drawings."""
@@ -24,7 +25,7 @@ MAX_VALUES = 200_000
 """Values of a place whose types are not known before."""
 
 _COUNTED_AT_ONCE = 1024 * 1024  # bytes; other threads run between two of them
-Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
 _T = TypeVar("_T")
 _PATH = re.compile(r" - at `\$(?P<path>.*)`\Z", re.DOTALL)
 

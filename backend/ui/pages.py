@@ -17,6 +17,7 @@ from backend.learning.adapters import roll_back
 from backend.learning.runs import TrainingRun
 from backend.learning.schedule import RunState
 from backend.overview import Overview
+from backend.types import MAX_ID
 from backend.ui.curve import draw_curve
 from backend.ui.page_token import PageToken
 from backend.ui.pictures import GroupPictures
@@ -83,10 +84,11 @@ def build_pages(
     pages = Blueprint(
         "ui", __name__, url_prefix="/ui", template_folder="templates", static_folder="static"
     )
-    project = "/projects/<int:project_id>"
+    number = f"int(max={MAX_ID})"
+    project = f"/projects/<{number}:project_id>"
     pages.add_url_rule("/", view_func=views.show_projects)
     pages.add_url_rule(project, view_func=views.show_project)
-    pages.add_url_rule(f"{project}/groups/<int:task_id>.png", view_func=views.show_group)
+    pages.add_url_rule(f"{project}/groups/<{number}:task_id>.png", view_func=views.show_group)
     pages.add_url_rule(f"{project}/rollback", view_func=views.roll_back_to, methods=["POST"])
     for name, function in (("percent", percent), ("in_words", in_words), ("gate", gate_change)):
         pages.add_app_template_filter(function, name)
