@@ -217,6 +217,12 @@ class Settings(BaseSettings):
         40_000_000, ge=1, le=40_000_000, description="Most pixels of one image."
     )
     max_image_side: int = Field(16_384, ge=1, description="Longest side of an image, in pixels.")
+    max_group_pixels: int = Field(
+        160_000_000,
+        ge=1,
+        description="Most pixels of all images of a task; each takes three bytes while it is "
+        "looked at.",
+    )
     image_timeout_s: float = Field(
         30.0, gt=0, description="Longest time to fetch one image, in seconds."
     )

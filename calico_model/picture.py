@@ -10,10 +10,12 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from calico_model.errors import InvalidImageError
@@ -23,15 +25,18 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 16_384
 
+_BAND_PIXELS = 1024 * 1024
+_Pixels = Callable[[RgbImage], RgbImage]
+
 _ORIENTATION = ExifTags.Base.Orientation
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_TURNS: dict[int, _Pixels] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
 }
 
 # What Pillow's decoders raise on hostile or damaged input; a bomb is an Exception of its own kind.
@@ -58,7 +63,8 @@ def read_rgb(
 ) -> RgbImage:
     """Decodes one picture into the frame every mask of this product lives in.
 
-    The size is checked in the header, before any pixel is decoded. EXIF orientation is applied,
+    The size is checked in the header, before any pixel is decoded; then a pixel takes at most 10
+    bytes beside what its file takes, whatever it is made of. EXIF orientation is applied,
     transparency is laid over white, CMYK, grey and palettes become RGB, 16-bit values keep their
     high byte, and the first frame stands for an animation.
 
@@ -85,6 +91,18 @@ def read_rgb(
     return _decode(io.BytesIO(source), "image", max_pixels, max_side)
 
 
+def read_size(source: bytes) -> tuple[int, int] | None:
+    """Returns (height, width) from the header of a picture, None where `read_rgb` would refuse it.
+
+    The size is that of the file, before it is turned upright.
+    """
+    try:
+        with Image.open(io.BytesIO(source), formats=FORMATS) as image:
+            return image.height, image.width
+    except _DECODE_ERRORS:  # an unknown format is an OSError
+        return None
+
+
 def _decode(file: BinaryIO, name: str, max_pixels: int, max_side: int) -> RgbImage:
     """Checks the header of an open file, then decodes it."""
     if not file.read(1):
@@ -94,7 +112,9 @@ def _decode(file: BinaryIO, name: str, max_pixels: int, max_side: int) -> RgbIma
         with Image.open(file, formats=FORMATS) as image:
             _check_size(image.size, name, max_pixels, max_side)
             image.load()
-            pixels = np.array(_to_rgb(_upright(image)), dtype=np.uint8)  # (H, W, 3)
+            pixels, turn = _to_rgb(image), _turn_of(image)
+        if turn is not None:
+            pixels = np.ascontiguousarray(turn(pixels))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidImageError(f"{name}: expected at most {max_pixels} pixels: {error}") from error
     except UnidentifiedImageError as error:
@@ -119,36 +139,56 @@ def _check_size(size_wh: tuple[int, int], name: str, max_pixels: int, max_side: 
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Applies EXIF orientation as browsers do: no other metadata counts, nor a damaged block.
+def _turn_of(image: Image.Image) -> _Pixels | None:
+    """What EXIF asks for, as browsers do: no other metadata counts, nor a damaged block.
 
     Pillow's own `exif_transpose` would also follow XMP. A TIFF is turned by its decoder.
     """
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif") or b"")
-        turn = _TURNS.get(exif.get(_ORIENTATION, 1))
+        return _TURNS.get(exif.get(_ORIENTATION, 1))
     except _DECODE_ERRORS:
-        return image
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode -> RGB of 8 bits."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_wide(image)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+def _to_rgb(image: Image.Image) -> RgbImage:
+    """(H, W, 3) of a decoded picture of any Pillow mode, one band of rows after the other."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _BAND_PIXELS // width)
+    bands = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+    white = _white_of(image, bands)
+    for band in bands:
+        pixels[band] = _band_to_rgb(_rows_of(image, band), white)
+    return pixels
 
 
-def _from_wide(image: Image.Image) -> Image.Image:
-    """One channel of 16 or 32 bits -> RGB: integers keep their high byte, floats span 0..1."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))  # (H, W)
-    if image.mode == "F":
-        grey = values * 255.0 if values.max(initial=0.0) <= 1.0 else values
-    else:
-        grey = values // 256.0
-    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
+def _rows_of(image: Image.Image, band: slice) -> Image.Image:
+    return image.crop((0, band.start, image.width, band.stop))
+
+
+def _white_of(image: Image.Image, bands: Sequence[slice]) -> float:
+    """The value that becomes white: floats span 0..1 if none is larger, integers a high byte."""
+    if image.mode != "F":
+        return 65_535.0
+    largest = max(float(_finite(_rows_of(image, band)).max(initial=0.0)) for band in bands)
+    return 1.0 if largest <= 1.0 else 255.0
+
+
+def _band_to_rgb(band: Image.Image, white: float) -> NDArray[np.uint8]:
+    """(h, W, 3) or (h, W, 1) of some rows."""
+    if band.mode.startswith("I") or band.mode == "F":
+        values = _finite(band)
+        grey = values * (255.0 / white) if band.mode == "F" else values // 256.0
+        return np.clip(grey, 0, 255).astype(np.uint8)[..., None]
+    if band.has_transparency_data:
+        layer = band.convert("RGBA")
+        white_layer = Image.new("RGBA", layer.size, "white")
+        band = Image.alpha_composite(white_layer, layer)
+    return np.asarray(band.convert("RGB"))
+
+
+def _finite(band: Image.Image) -> NDArray[np.float64]:
+    """(h, W) of one channel of 16 or 32 bits."""
+    return np.nan_to_num(np.asarray(band).astype(np.float64))

@@ -37,6 +37,7 @@ class MediaLimits:
         max_bytes: largest file.
         max_pixels: largest width x height.
         max_side: largest width or height in pixels.
+        max_group_pixels: largest sum of width x height of the images of a task.
         timeout_s: longest time for everything, redirects included.
         connect_timeout_s: longest wait for a connection.
         read_timeout_s: longest silence of the host.
@@ -46,6 +47,7 @@ class MediaLimits:
     max_bytes: int = 25 * 1024 * 1024
     max_pixels: int = 40_000_000
     max_side: int = 16_384
+    max_group_pixels: int = 160_000_000
     timeout_s: float = 30.0
     connect_timeout_s: float = 3.0
     read_timeout_s: float = 10.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from backend.errors import (
     InvalidTaskError,
     LabelStudioError,
     MediaError,
+    MediaTooLargeError,
     MediaUnavailableError,
     UnreadableMediaError,
 )
@@ -39,11 +41,12 @@ from backend.label_studio.mending import read_without_end
 from backend.label_studio.names import StudioNames
 from backend.types import Task
 from calico_model.errors import InvalidImageError
-from calico_model.picture import read_rgb
+from calico_model.picture import read_rgb, read_size
 from calico_model.types import ImageGroup, RgbImage
 
 _LABEL_STUDIO_PATHS = ("/data/", "/storage-data/", "/tasks/")
 _LOCAL_FILES = "/data/local-files/"
+_DECODING = threading.Lock()  # a decoder takes several times what stays of an image
 _STORAGE_SCHEMES = ("s3", "gs", "azure-blob")
 _DATA_URL = re.compile(r"data:(?P<kind>[^,]{0,1000}),", re.IGNORECASE)
 
@@ -106,15 +109,16 @@ class MediaFetcher:
 
         Raises:
             InvalidTaskError: the task has a problem.
-            MediaError: an image cannot be used; the field names it.
+            MediaError: an image cannot be used, or is too large beside those before it; the field
+                names it.
         """
         if task.problem is not None:
             raise InvalidTaskError(task.problem)
-        images = tuple(
-            self.fetch(url, field=field, task_id=task.id)
-            for url, field in zip(task.image_urls, task.image_fields, strict=True)
-        )
-        return ImageGroup(images, tuple(f"image_{index}" for index in range(len(images))))
+        images: list[RgbImage] = []
+        for url, field in zip(task.image_urls, task.image_fields, strict=True):
+            used = sum(image.shape[0] * image.shape[1] for image in images)
+            images.append(self._fetch(url, field, task.id, used))
+        return ImageGroup(tuple(images), tuple(f"image_{index}" for index in range(len(images))))
 
     def fetch(self, url: str, *, field: str = "url", task_id: int | None = None) -> RgbImage:
         """Fetches one image.
@@ -130,8 +134,12 @@ class MediaFetcher:
         Raises:
             MediaError: the image cannot be used.
         """
+        return self._fetch(url, field, task_id, 0)
+
+    def _fetch(self, url: str, field: str, task_id: int | None, used: int) -> RgbImage:
+        """As `fetch`, beside images of `used` pixels."""
         try:
-            return self._decode(self._read(url, task_id))
+            return self._decode(self._read(url, task_id), used)
         except InvalidImageError as error:
             raise UnreadableMediaError(str(error).removeprefix("image: "), field=field) from error
         except LabelStudioError as error:
@@ -139,18 +147,26 @@ class MediaFetcher:
         except MediaError as error:
             raise type(error)(str(error), field=field) from error
 
-    def _decode(self, data: bytes) -> RgbImage:
+    def _decode(self, data: bytes, used: int) -> RgbImage:
+        limits = self._limits
+        height, width = read_size(data) or (0, 0)
+        if used and used + height * width > limits.max_group_pixels:
+            raise MediaTooLargeError(
+                f"expected images of together at most {limits.max_group_pixels} pixels, got "
+                f"{width} x {height} beside {used} pixels; see CALICO_MAX_GROUP_PIXELS"
+            )
+
         def read(encoded: bytes) -> RgbImage:
-            limits = self._limits
             return read_rgb(encoded, max_pixels=limits.max_pixels, max_side=limits.max_side)
 
-        try:
-            return read(data)
-        except InvalidImageError:
-            mended = read_without_end(data, read)
-            if mended is None:
-                raise
-            return mended
+        with _DECODING:
+            try:
+                return read(data)
+            except InvalidImageError:
+                mended = read_without_end(data, read)
+                if mended is None:
+                    raise
+                return mended
 
     def _read(self, url: str, task_id: int | None) -> bytes:
         if url[:5].lower() == "data:":

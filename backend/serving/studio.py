@@ -44,6 +44,7 @@ def image_source(
             max_bytes=settings.max_image_bytes,
             max_pixels=settings.max_image_pixels,
             max_side=settings.max_image_side,
+            max_group_pixels=settings.max_group_pixels,
             timeout_s=settings.image_timeout_s,
         ),
         names=names or studio_names(settings),

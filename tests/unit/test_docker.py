@@ -47,6 +47,14 @@ def test_services_run_without_privileges(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
+def test_no_service_may_take_all_memory(name: str) -> None:
+    limit = re.fullmatch(r"\$\{(\w+_MEMORY_LIMIT):-(\d+)g\}", SERVICES[name]["mem_limit"])
+    assert limit is not None
+    assert int(limit[2]) > 0
+    assert f"# {limit[1]}=" in (ROOT / ".env.example").read_text()
+
+
+@pytest.mark.parametrize("name", SERVICES)
 def test_ports_are_published_on_loopback_only(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[name]["ports"])
 

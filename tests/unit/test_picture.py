@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from calico_model.errors import InvalidImageError
-from calico_model.picture import read_rgb
+from calico_model.picture import read_rgb, read_size
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -241,3 +243,77 @@ def test_damage_gives_pixels_or_one_kind_of_error(
         pixels = read_rgb(bytes(data[: int(keep * len(data)) + 1]))
         assert pixels.dtype == np.uint8
         assert pixels.shape[2] == 3
+
+
+def _noise(shape: tuple[int, ...], dtype: type, top: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, top, shape).astype(dtype)
+
+
+def _large(kind: str) -> bytes:
+    """A picture of 12 megapixels; only the mode matters, so most of it is flat."""
+    size = (3000, 4000)
+    if kind == "16 bit":
+        return encode(Image.fromarray(np.full(size, 40_000, np.uint16)))
+    if kind == "32 bit":
+        return encode(Image.fromarray(np.full(size, 40_000, np.int32)), "TIFF")
+    if kind == "float":
+        return encode(Image.fromarray(np.full(size, 0.5, np.float32)), "TIFF")
+    if kind == "palette":
+        image = Image.new("P", size[::-1], 1)
+        image.putpalette([0, 0, 0, 9, 9, 9])
+        return encode(image, transparency=0)
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        return encode(Image.new("RGB", size[::-1], (1, 2, 3)), "JPEG", exif=exif)
+    return encode(Image.new(kind, size[::-1]), "TIFF" if kind == "CMYK" else "PNG")
+
+
+@pytest.mark.parametrize(
+    "kind", ["16 bit", "32 bit", "float", "palette", "turned", "RGBA", "LA", "1", "CMYK", "RGB"]
+)
+def test_a_pixel_takes_few_bytes_whatever_it_is_made_of(kind: str, tmp_path: Path) -> None:
+    """Peak of a process of its own, Pillow's and NumPy's memory alike."""
+    path = tmp_path / "large"
+    path.write_bytes(_large(kind))
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from PIL import Image\n"
+        "from calico_model.picture import read_rgb\n"
+        "small = Path(sys.argv[1]).with_name('small.png')\n"
+        "Image.new('RGB', (9, 9)).save(small)\n"
+        "read_rgb(small)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "assert read_rgb(Path(sys.argv[1])).nbytes == 36_000_000\n"
+        "print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    grown = int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    assert grown < 10 * 12_000_000 + 40_000_000
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F", "RGBA", "P", "RGB", "1", "CMYK"])
+@pytest.mark.parametrize("band", [1, 7, 24, 1000])
+def test_bands_are_not_seen(mode: str, band: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (17, 24)
+    image = {
+        "I;16": lambda: Image.fromarray(_noise(shape, np.uint16, 65_536)),
+        "F": lambda: Image.fromarray(_noise(shape, np.float32, 2)),
+        "RGBA": lambda: Image.fromarray(_noise((*shape, 4), np.uint8, 256), "RGBA"),
+        "CMYK": lambda: Image.fromarray(_noise((*shape, 4), np.uint8, 256), "CMYK"),
+        "P": lambda: Image.fromarray(_noise((*shape, 3), np.uint8, 256)).quantize(16),
+        "RGB": lambda: Image.fromarray(_noise((*shape, 3), np.uint8, 256)),
+        "1": lambda: Image.fromarray(_noise(shape, np.uint8, 2) * 255).convert("1"),
+    }[mode]()
+    data = encode(image, "PNG" if mode != "F" and mode != "CMYK" else "TIFF")
+    whole = read_rgb(data)
+    monkeypatch.setattr("calico_model.picture._BAND_PIXELS", band)
+    assert np.array_equal(read_rgb(data), whole)
+
+
+def test_the_size_is_read_from_the_header() -> None:
+    assert read_size(encode(gradient(24, 16))) == (16, 24)
+    assert read_size(png_header(5000, 4000)) == (4000, 5000)
+    for broken in (b"", b"no picture", encode(gradient())[:20]):
+        assert read_size(broken) is None

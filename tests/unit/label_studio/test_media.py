@@ -320,6 +320,29 @@ def test_what_cannot_be_used_is_refused_with_field_and_limit(response, error, me
     assert caught.value.http_status == 422
 
 
+def images_of(*names):
+    fields = tuple(f"images[{k}]" for k in range(len(names)))
+    return Task(1, 7, tuple(f"/data/upload/1/{name}" for name in names), fields)
+
+
+@pytest.mark.parametrize(
+    "last", [picture((60, 51)), picture((51, 60), "JPEG"), picture((60, 51))[:50]]
+)
+def test_a_group_is_refused_at_the_image_that_is_too_much_before_that_is_decoded(last):
+    pages = {"x.png": answer(picture((50, 40))), "y.png": answer(last)}
+    web = Web(**{f"/data/upload/1/{name}": page for name, page in pages.items()})
+    media = fetcher(web, limits=MediaLimits(max_group_pixels=7_000))
+    with pytest.raises(MediaTooLargeError, match="CALICO_MAX_GROUP_PIXELS") as caught:
+        media.fetch_group(images_of("x.png", "x.png", "y.png"))
+    assert caught.value.field == "images[2]"
+    assert len(media.fetch_group(images_of("x.png", "x.png", "x.png"))) == 3
+
+
+def test_one_image_has_the_limits_of_images():
+    media = fetcher(Web(page=answer(picture((50, 40)))), limits=MediaLimits(max_group_pixels=9))
+    assert len(media.fetch_group(images_of("x.png"))) == 1
+
+
 @pytest.mark.parametrize("sent", [{}, {"content-length": "10"}])
 def test_body_is_cut_off_at_the_limit_whatever_its_length_says(sent):
     produced = []
