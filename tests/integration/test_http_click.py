@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -193,6 +194,8 @@ def wait_until(condition):
 
 def test_a_click_hears_what_the_model_found_also_where_the_answer_was_kept(client, predictor):
     body = payload("predict_interactive_ui_keypoints_repeater")
+    prewarmer = client.application.extensions["calico"].prewarmer
+    quiet_s, prewarmer._quiet_s = prewarmer._quiet_s, math.inf  # it looks ahead when we say so
     asked(client, opened(body))
     asked(client, click(body, ("a", 20, 20, True)))
     assert [said.version for said in predictor.told] == [predictor.version]
@@ -200,6 +203,7 @@ def test_a_click_hears_what_the_model_found_also_where_the_answer_was_kept(clien
     asked(client, opened(body))  # from the store
     asked(client, click(body, ("b", 70, 70, True)))
     assert predictor.told[-1] is None
+    prewarmer._quiet_s = quiet_s
     wait_until(lambda: len(predictor.seen) == 2)  # in a quiet moment, because it was opened
     wait_until(lambda: looking_of(client)._recent._packed)
     asked(client, click(body, ("c", 40, 70, True)))

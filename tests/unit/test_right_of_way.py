@@ -86,11 +86,12 @@ def test_patience_ends_and_is_renewed(path):
 
 def test_waiting_ends_with_the_prediction(path):
     way = RightOfWay(path)
-    giving = GivingWay(way, patience_s=60)
+    looks = threading.Semaphore(0)
+    giving = GivingWay(way, patience_s=60, stop=lambda: bool(looks.release()))
     with way.taken():
         thread = threading.Thread(target=giving)
         thread.start()
-        thread.join(0.05)
+        assert all(looks.acquire(timeout=30) for _ in range(3))  # it has begun to wait
         assert thread.is_alive()
     thread.join(30)
     assert not thread.is_alive()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -27,10 +26,16 @@ class Service:
     warmed: list[int] = field(default_factory=list)
     foreseen: list[int] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
+    looked: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     @property
     def quiet_s(self):
+        self.looked.release()
         return 10.0 if self.is_quiet else 0.0
+
+    def wait_for_looks(self, count):
+        """Waits until it was asked that often whether anybody waits."""
+        assert all(self.looked.acquire(timeout=10) for _ in range(count))
 
     def warm(self, one, step_aside):
         step_aside()
@@ -74,11 +79,12 @@ def following(project_id, task_id):
 
 def test_the_opened_task_comes_first_and_the_next_up_to_the_ceiling(prewarm):
     service = Service()
-    prewarm(service, following).open(task(5))
+    prewarmer = prewarm(service, following)
+    prewarmer.open(task(5))
     service.wait_for(5, 6, 7, 8)  # 100, 200, 300 bytes ahead: the third passes 250
-    time.sleep(0.2)
-    assert service.warmed == [5, 6, 7, 8]
     assert service.foreseen == [5]  # clicks come on what is open
+    prewarmer.open(task(50))
+    service.wait_for(5, 6, 7, 8, 50)
 
 
 def test_a_ceiling_of_nothing_prefetches_nothing(prewarm):
@@ -92,7 +98,7 @@ def test_a_ceiling_of_nothing_prefetches_nothing(prewarm):
 def test_nothing_is_encoded_while_somebody_waits(prewarm):
     service = Service(is_quiet=False)
     prewarm(service).open(task(1))
-    time.sleep(0.3)
+    service.wait_for_looks(4)
     assert service.warmed == []
     service.is_quiet = True
     service.wait_for(1)
@@ -119,9 +125,11 @@ def test_what_cannot_be_had_does_not_stop_the_rest(prewarm):
 
 
 def test_closing_ends_a_wait(prewarm):
-    prewarmer = prewarm(Service(is_quiet=False))
+    service = Service(is_quiet=False)
+    prewarmer = prewarm(service)
     prewarmer.open(task(1))
-    time.sleep(0.1)
+    service.wait_for_looks(2)
     prewarmer.close()
-    prewarmer._thread.join(5)
+    prewarmer._thread.join(10)
     assert not prewarmer._thread.is_alive()
+    assert service.warmed == []
