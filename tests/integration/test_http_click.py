@@ -194,13 +194,16 @@ def wait_until(condition):
 
 def test_a_click_hears_what_the_model_found_also_where_the_answer_was_kept(client, predictor):
     body = payload("predict_interactive_ui_keypoints_repeater")
-    prewarmer = client.application.extensions["calico"].prewarmer
+    parts = client.application.extensions["calico"]
+    prewarmer = parts.prewarmer
     quiet_s, prewarmer._quiet_s = prewarmer._quiet_s, math.inf  # it looks ahead when we say so
     asked(client, opened(body))
     asked(client, click(body, ("a", 20, 20, True)))
     assert [said.version for said in predictor.told] == [predictor.version]
     looking_of(client)._recent = RecentPredictions(max_bytes=10**6)
+    parts.store.write(lambda connection: None, timeout_s=30)  # behind the answer to be kept
     asked(client, opened(body))  # from the store
+    assert len(predictor.seen) == 1
     asked(client, click(body, ("b", 70, 70, True)))
     assert predictor.told[-1] is None
     prewarmer._quiet_s = quiet_s
