@@ -138,6 +138,11 @@ COMMANDS = (
         "backend.cli.bench_fuzz:bench_fuzz",
         "Throw broken requests at the backend.",
     ),
+    Command(
+        ("bench", "hostile"),
+        "backend.cli.bench_hostile:bench_hostile",
+        "Time answers to others while clients misbehave.",
+    ),
 )
 
 BRANCHES = {

@@ -49,10 +49,12 @@ class BenchServer:
     Attributes:
         port: where it listens on 127.0.0.1.
         files: folder it reads `/data/local-files/` images from.
+        process_id: of its first process, None where somebody else started it.
     """
 
     port: int
     files: Path
+    process_id: int | None = None
 
     @property
     def url(self) -> str:
@@ -151,7 +153,7 @@ def running_server(weights: Path | None = None, **variables: str) -> Iterator[Be
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         previous = _exit_on_termination()
         try:
-            server = BenchServer(port, files)
+            server = BenchServer(port, files, process.pid)
             _wait_until_up(server, process)
             yield server
         finally:

@@ -108,6 +108,42 @@ def click_body(
     return body
 
 
+def clicks_body(
+    urls: Sequence[str], places: Sequence[tuple[float, float]], *, side: int = 256
+) -> JsonObject:
+    """Body of POST /predict after many clicks; places and side as in `click_body`."""
+    body = predict_body([urls])
+    body["params"] = {
+        "context": {
+            "result": [
+                {
+                    "id": f"prompt{number:04}",
+                    "from_name": "point_0",
+                    "to_name": "image_0",
+                    "type": "keypoint",
+                    "is_positive": True,
+                    "original_width": side,
+                    "original_height": side,
+                    "value": {"x": x, "y": y, "width": 0.5, "labels": ["common_part"]},
+                }
+                for number, (x, y) in enumerate(places)
+            ]
+        }
+    }
+    return body
+
+
+def name_result(name: str, image_index: int, text: str, *, side: int = 256) -> JsonObject:
+    """The name of a region, as a result beside those of `mask_results`."""
+    frame: JsonObject = {"id": name, "to_name": f"image_{image_index}", "image_rotation": 0}
+    frame |= {"original_width": side, "original_height": side, "origin": "manual"}
+    return frame | {
+        "from_name": f"part_{image_index}",
+        "type": "textarea",
+        "value": {"text": [text]},
+    }
+
+
 def mask_results(
     name: str,
     image_index: int,
