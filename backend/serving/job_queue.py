@@ -155,7 +155,16 @@ class JobQueue(Generic[W, A]):
             for job in queued:
                 job.waiters -= 1
                 job.is_late = not job.settled.is_set()
+                if not job.is_taken and not job.wanted():
+                    self._drop(job)
             return tuple(None if job is None else job.answer for job in jobs)
+
+    def _drop(self, job: Job[W, A]) -> None:
+        """Forgets a job that nobody has begun; whoever finds it in a lane passes it over."""
+        if self._unsettled.pop(job.key, None) is not None:
+            job.is_taken = True
+            self._waiting -= 1
+            job.settled.set()
 
     def close(self) -> None:
         """Lets every waiter go unanswered and stops the workers after their present job."""
@@ -183,14 +192,10 @@ class JobQueue(Generic[W, A]):
             while not self._is_closed:
                 while self._urgent or self._batch:
                     job = (self._urgent or self._batch).popleft()
-                    if job.is_taken:
-                        continue
-                    job.is_taken = True
-                    self._waiting -= 1
-                    if job.wanted():
+                    if not job.is_taken:
+                        job.is_taken = True
+                        self._waiting -= 1
                         return job
-                    job.settled.set()
-                    self._unsettled.pop(job.key, None)
                 self._changed.wait()
             return None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from backend.cli.bench_server import BenchError, BenchServer
-from backend.label_studio.sample import event_body, predict_body, setup_body
+from backend.label_studio.sample import click_body, event_body, predict_body, setup_body
 from backend.store import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -174,6 +174,34 @@ def test_probes_answer_while_every_prediction_seat_is_taken(tmp_path):
         for thread in threads:
             thread.join()
     assert json.loads(replies[0].body)["results"] == [{"model_version": "fake-00000001"}]
+
+
+def test_what_was_clicked_is_dropped_when_its_client_leaves(tmp_path):
+    port = free_port()
+    with server_process(port, "-c", STUCK_SERVER, str(port), str(tmp_path)) as (server, _process):
+
+        def wait_for_depth(depth):
+            deadline = time.monotonic() + 60
+            while b"calico_queue_depth %d.0" % depth not in server.ask("GET", "/metrics").body:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+        def send(body):
+            client = socket.create_connection(("127.0.0.1", port))
+            data = json.dumps(body).encode()
+            head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+            client.sendall(head % len(data) + data)
+            return client
+
+        batch = send(predict_body([["a.png"], ["b.png"], ["c.png"]]))
+        wait_for_depth(1)  # two are looked at
+        clicks = [send(click_body(["d.png"], x=number, y=9)) for number in range(1, 4)]
+        wait_for_depth(4)
+        clicks[0].close()
+        wait_for_depth(3)
+        for client in (batch, *clicks[1:]):
+            client.close()
+        wait_for_depth(1)  # what is no click is finished for later
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,7 @@ def test_work_of_use_to_nobody_else_is_not_begun_when_its_asker_leaves(bench, le
         assert bench.collect(dropped, seconds=0) == (None,)
     else:
         assert bench.collect(dropped, has_left=lambda: True) == (None,)
+    assert bench.queue.waiting == 0
     bench.gate.set()
     assert bench.collect(first + bench.submit("c")) == ("A", "C")
     assert bench.ran == ["a", "c"]
