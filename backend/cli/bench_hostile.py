@@ -49,6 +49,7 @@ class _Others:
 
     health_s: list[float] = field(default_factory=list)
     webhook_s: list[float] = field(default_factory=list)
+    predict_s: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
 
@@ -149,6 +150,7 @@ def _misbehave(
     askers = [
         threading.Thread(target=_ask_health, args=(server, others, stop)),
         threading.Thread(target=_post_events, args=(server, others, stop)),
+        threading.Thread(target=_predict, args=(server, others, start)),
     ]
     for thread in askers:
         thread.start()
@@ -183,6 +185,17 @@ def _post_events(server: BenchServer, others: _Others, stop: threading.Event) ->
         number += 1
         body = json.dumps(event_body(number, rle=[1] * 20_000)).encode()
         _ask(server, "POST", "/webhook", body, 201, others.webhook_s, others)
+
+
+def _predict(server: BenchServer, others: _Others, start: threading.Event) -> None:
+    """One task that somebody opens just then."""
+    images = np.random.default_rng(1).integers(0, 256, (2, _SIDE, _SIDE, 3), np.uint8)
+    body = json.dumps(predict_body([server.keep_files(list(images), "others")])).encode()
+    start.wait()
+    reply = server.ask("POST", "/predict", body, _JSON, timeout_s=_ATTACK_TIMEOUT_S)
+    others.predict_s.append(reply.seconds)
+    if b'"score"' not in reply.body:
+        others.wrong.append("/predict: not yet")
 
 
 def _ask(
@@ -289,6 +302,7 @@ def _report(others: _Others, attacks: _Misbehaviour, grown_bytes: int) -> None:
         "webhook_max_ms": round(float(webhook.max()), 1),
         "webhooks": len(webhook),
         "webhooks_over_1s": int((webhook > _PATIENCE_S * 1000).sum()),
+        "prediction_ms": round(1000 * max(others.predict_s, default=0.0), 1),
         "wrong": len(others.wrong),
         "rss_growth_mb": round(grown_bytes / 1e6, 1),
         "slow_connections": attacks.slow_connections,
