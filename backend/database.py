@@ -74,6 +74,15 @@ def _prepare_sqlite(engine: Engine, *, begin: str, is_writer: bool, is_guest: bo
     def _begin(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
 
+    @event.listens_for(engine, "before_cursor_execute")
+    def _refuse_autocommit(
+        connection: Connection, _cursor: Any, statement: str, *_rest: object
+    ) -> None:
+        # A full disk ends a transaction by itself. What still runs would be kept on its own.
+        raw: Any = connection.connection.dbapi_connection
+        if not raw.in_transaction and statement != begin:
+            raise StoreError("the database ended the transaction before its commit")
+
 
 def _prepare_postgresql(writing: Engine) -> None:
     @event.listens_for(writing, "connect")

@@ -10,19 +10,22 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, Transaction
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from backend.errors import BusyError, StoreError
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _MOST_PER_COMMIT = 64
+_MARK = "calico_batch"
+"""A savepoint at the head of every transaction: where it is missing, it is not the same one."""
 
 
 class Upkeep(Protocol):
@@ -34,6 +37,20 @@ class Upkeep(Protocol):
 
     def prune(self, connection: Connection) -> None:
         """Takes one step in a transaction of its own."""
+
+
+class Proof(Protocol):
+    """Proof that what a commit wrote is where the next start will look."""
+
+    def check(self) -> None:
+        """Raises StoreError if it is not."""
+
+
+class NoProof:
+    """For databases that nobody can take away from under the connection."""
+
+    def check(self) -> None:
+        """Finds nothing."""
 
 
 class Chores:
@@ -64,10 +81,14 @@ class WriterThread:
         engine: whose connections begin a write transaction at once (BEGIN IMMEDIATE on SQLite).
         queue_size: changes that may wait.
         upkeep: done after those who waited for a commit are answered.
+        proof: asked after every commit, before anybody is answered.
     """
 
-    def __init__(self, engine: Engine, *, queue_size: int, upkeep: Upkeep) -> None:
+    def __init__(
+        self, engine: Engine, *, queue_size: int, upkeep: Upkeep, proof: Proof | None = None
+    ) -> None:
         self._engine = engine
+        self._proof = proof or NoProof()
         self._upkeep = upkeep
         self._queue: queue.Queue[_Change | None] = queue.Queue(maxsize=queue_size)
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -112,7 +133,7 @@ class WriterThread:
                 f"the database took longer than {timeout_s:g} s to commit", retry_after_s=1
             ) from None
         except SQLAlchemyError as error:
-            raise StoreError(f"the database refused a change: {type(error).__name__}") from error
+            raise StoreError(f"the database refused a change: {_reason(error)}") from error
 
     @property
     def waiting(self) -> int:
@@ -130,7 +151,7 @@ class WriterThread:
         while True:
             changes, is_last = self._next_changes()
             if changes:
-                _commit_together(self._engine, changes)
+                _commit_together(self._engine, changes, self._proof)
             if is_last:
                 return
             self._keep_up()
@@ -162,38 +183,130 @@ class WriterThread:
         return changes, True
 
 
+def _reason(error: SQLAlchemyError) -> str:
+    """The kind of error, and what is wrong with the database; never what was to be written."""
+    name = type(error).__name__
+    if not isinstance(error, OperationalError):
+        return name
+    return f"{name}, {str(error.orig).splitlines()[0]}" if str(error.orig) else name
+
+
 class _Change:
     def __init__(self, change: Callable[[Connection], Any], done: Future[Any]) -> None:
         self.change = change
         self.done = done
 
 
-def _commit_together(engine: Engine, changes: list[_Change]) -> None:
-    """Runs each change in its own savepoint, so that a refused one leaves the others alone.
-
-    The pool keeps the connection open in between, and replaces one that the database has closed.
-    """
-    results: list[tuple[_Change, object]] = []
-    try:
-        with engine.begin() as connection:
-            for change in changes:
-                try:
-                    with connection.begin_nested():
-                        results.append((change, change.change(connection)))
-                except Exception as error:  # belongs to the one who submitted it
-                    results.append((change, _Refused(error)))
-    except Exception as error:
-        _log.exception("commit failed", extra={"event": "commit_failed"})
-        for change in changes:
-            change.done.set_exception(error)
-        return
-    for change, result in results:
-        if isinstance(result, _Refused):
-            change.done.set_exception(result.error)
-        else:
-            change.done.set_result(result)
-
-
 class _Refused:
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         self.error = error
+
+    @classmethod
+    def all(cls, changes: Sequence[_Change], error: BaseException) -> list[object]:
+        """One error as the outcome of every change."""
+        return [cls(error)] * len(changes)
+
+
+class _TransactionEndedError(Exception):
+    """The database ended the transaction before its commit: nothing of it is kept."""
+
+
+def _commit_together(engine: Engine, changes: Sequence[_Change], proof: Proof) -> None:
+    """Runs changes in one transaction and answers each, after a commit that surely holds it."""
+    try:
+        outcomes = _attempt(engine, changes, proof)
+    except _TransactionEndedError as ended:
+        _log.warning("transaction ended early: %s", ended, extra={"event": "transaction_ended"})
+        _commit_apart(engine, changes, proof)
+    except Exception as error:
+        _log.exception("no transaction", extra={"event": "begin_failed"})
+        _answer(changes, _Refused.all(changes, error))
+    else:
+        _answer(changes, outcomes)
+
+
+def _commit_apart(engine: Engine, changes: Sequence[_Change], proof: Proof) -> None:
+    """Runs changes one by one, so that whichever ends its transaction ends no other's.
+
+    Nothing of them is kept yet: running them again does not double anything.
+    """
+    for number, change in enumerate(changes):
+        try:
+            outcomes = _attempt(engine, [change], proof)
+        except _TransactionEndedError as ended:
+            outcomes = [_Refused(ended.__cause__ or ended)]
+        except Exception as error:
+            # The others would wait for the same database in vain.
+            _log.exception("no transaction", extra={"event": "begin_failed"})
+            _answer(changes[number:], _Refused.all(changes[number:], error))
+            return
+        _answer([change], outcomes)
+
+
+def _attempt(engine: Engine, changes: Sequence[_Change], proof: Proof) -> list[object]:
+    """Runs changes in one transaction; returns the result or the refusal of each.
+
+    The pool keeps the connection open in between; one that failed is closed and replaced.
+
+    Raises:
+        _TransactionEndedError: nothing is kept, and the changes may be run again.
+        Exception: no transaction could be begun.
+    """
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        try:
+            connection.exec_driver_sql(f"SAVEPOINT {_MARK}")
+            outcomes = [_run_change(connection, change) for change in changes]
+            connection.exec_driver_sql(f"RELEASE SAVEPOINT {_MARK}")
+        except Exception as error:
+            _abandon(connection, transaction)
+            if isinstance(error, _TransactionEndedError):
+                raise
+            raise _TransactionEndedError(str(error)) from error
+        try:
+            transaction.commit()
+            proof.check()
+        except Exception as error:
+            # Whether it is kept cannot be told: nobody is told that it is, and nothing is repeated.
+            _log.exception("commit failed", extra={"event": "commit_failed"})
+            _abandon(connection, transaction)
+            return _Refused.all(changes, error)
+    return outcomes
+
+
+def _run_change(connection: Connection, change: _Change) -> object:
+    """Runs one change in a savepoint of its own, so that a refused one leaves the others alone.
+
+    Raises:
+        _TransactionEndedError: its error ended the whole transaction, as a full disk does.
+    """
+    savepoint = connection.begin_nested()
+    try:
+        result = change.change(connection)
+        savepoint.commit()
+        return result
+    except Exception as error:  # belongs to the one who submitted it, if the others are still there
+        try:
+            savepoint.rollback()
+            # Found only in the transaction that set it. SQLite opens another for any savepoint.
+            connection.exec_driver_sql(f"RELEASE SAVEPOINT {_MARK}")
+            connection.exec_driver_sql(f"SAVEPOINT {_MARK}")
+        except Exception:
+            raise _TransactionEndedError(str(error)) from error
+        return _Refused(error)
+
+
+def _abandon(connection: Connection, transaction: Transaction) -> None:
+    """Rolls back what may be left of a transaction and closes its connection for good."""
+    with suppress(Exception):
+        transaction.rollback()
+    with suppress(Exception):
+        connection.invalidate()
+
+
+def _answer(changes: Sequence[_Change], outcomes: Sequence[object]) -> None:
+    for change, outcome in zip(changes, outcomes, strict=True):
+        if isinstance(outcome, _Refused):
+            change.done.set_exception(outcome.error)
+        else:
+            change.done.set_result(outcome)
