@@ -188,7 +188,12 @@ def _reason(error: SQLAlchemyError) -> str:
     name = type(error).__name__
     if not isinstance(error, OperationalError):
         return name
-    return f"{name}, {str(error.orig).splitlines()[0]}" if str(error.orig) else name
+    return f"{name}, {_line(error.orig)}" if error.orig is not None else name
+
+
+def _line(error: BaseException) -> str:
+    """What is said of an error in the log, without the statement."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Change:
@@ -216,10 +221,12 @@ def _commit_together(engine: Engine, changes: Sequence[_Change], proof: Proof) -
     try:
         outcomes = _attempt(engine, changes, proof)
     except _TransactionEndedError as ended:
-        _log.warning("transaction ended early: %s", ended, extra={"event": "transaction_ended"})
+        _log.warning(
+            "transaction ended early: %s", _line(ended), extra={"event": "transaction_ended"}
+        )
         _commit_apart(engine, changes, proof)
     except Exception as error:
-        _log.exception("no transaction", extra={"event": "begin_failed"})
+        _log.error("no transaction: %s", _line(error), extra={"event": "begin_failed"})
         _answer(changes, _Refused.all(changes, error))
     else:
         _answer(changes, outcomes)
@@ -237,7 +244,7 @@ def _commit_apart(engine: Engine, changes: Sequence[_Change], proof: Proof) -> N
             outcomes = [_Refused(ended.__cause__ or ended)]
         except Exception as error:
             # The others would wait for the same database in vain.
-            _log.exception("no transaction", extra={"event": "begin_failed"})
+            _log.error("no transaction: %s", _line(error), extra={"event": "begin_failed"})
             _answer(changes[number:], _Refused.all(changes[number:], error))
             return
         _answer([change], outcomes)

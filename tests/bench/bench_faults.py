@@ -1,0 +1,47 @@
+"""Regime: 8 threads, 10,000 changes on SQLite and as many on PostgreSQL; the disk fills, writes
+fail, connections die, processes are killed at random statements, and PostgreSQL stops five times.
+
+Run: pytest -m bench tests/bench/bench_faults.py -s
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
+
+from fault_campaign import run_campaign
+from postgres_server import find_binaries, restart_postgres, running_postgres
+
+pytestmark = pytest.mark.bench
+CHANGES = 10_000
+
+
+def check(name, figures):
+    print(json.dumps({"database": name} | figures))
+    assert figures["changes"] >= CHANGES
+    assert figures["lost"] == figures["doubled"] == figures["half"] == 0
+    assert figures["without_head"] == 0
+
+
+def test_ten_thousand_changes_on_sqlite(tmp_path):
+    check("sqlite", run_campaign(f"sqlite:///{tmp_path / 'calico.sqlite3'}", CHANGES, seed=100))
+
+
+def test_ten_thousand_changes_on_postgresql():
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server is installed (initdb not found)")
+    with tempfile.TemporaryDirectory(prefix="calico-postgres-") as place:
+        Path(place).chmod(0o755)
+        folder = Path(place) / "server"
+        with running_postgres(binaries, folder) as url:
+            figures = run_campaign(
+                url, CHANGES, 200, restart=lambda: restart_postgres(binaries, folder), restarts=5
+            )
+    check("postgresql", figures)
