@@ -44,9 +44,10 @@ class KeptAnswers:
 
     def add(self, connection: Connection, insert: Any, nbytes: int) -> None:
         """Runs the insert of one answer of `nbytes`."""
-        count = connection.execute(insert).rowcount
+        # Not the row count: PostgreSQL's driver knows none of an INSERT that may do nothing.
+        is_new = connection.execute(insert.returning(prediction.c.key)).first() is not None
         self._has_added = True
-        if self._size is not None and count > 0:
+        if self._size is not None and is_new:
             self._size.rows += 1
             self._size.nbytes += nbytes
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
-from sqlalchemy import create_engine, insert, select
+from sqlalchemy import create_engine, func, insert, select
 
 from backend.kept_answers import KeptAnswers
+from backend.store import open_store
 from backend.tables import metadata, prediction
+from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
 
 @pytest.fixture
@@ -81,3 +85,61 @@ def test_answers_that_were_never_committed_cost_no_others(connection):
     assert kept.is_due
     prune(kept, connection)
     assert len(keys(connection)) == 50
+
+
+def key_of(number):
+    return hashlib.sha256(f"{number}".encode()).hexdigest()
+
+
+def keep_through(store, numbers, nbytes=10):
+    """Keeps answers one after another, each committed before the next."""
+    for number in numbers:
+        store.keep_prediction(
+            key_of(number), bytes(nbytes), project_id=1, task_id=number, version="v"
+        )
+        # The queue is in order; and after each commit one step of the clean-up is taken.
+        store.write(lambda _: None, timeout_s=30)
+
+
+def kept_now(store):
+    query = select(func.count(), func.coalesce(func.sum(func.length(prediction.c.body)), 0))
+    with store.read() as connection:
+        rows, nbytes = connection.execute(query).one()
+    return rows, int(nbytes)
+
+
+def test_the_ceiling_on_rows_holds_in_every_database(database_url):  # noqa: F811
+    store = open_store(database_url, commit_timeout_s=30, cached_predictions=100)
+    for first in range(0, 400, 47):
+        keep_through(store, range(first, min(first + 47, 400)))
+        assert kept_now(store)[0] <= 100 + 47
+    keep_through(store, [2000, 2001, 2002])
+    assert kept_now(store)[0] <= 103
+    store.close()
+
+
+def test_the_ceiling_on_bytes_holds_in_every_database(database_url):  # noqa: F811
+    store = open_store(database_url, commit_timeout_s=30, cached_prediction_bytes=20_000)
+    keep_through(store, range(200), nbytes=1000)
+    assert kept_now(store)[1] <= 23_000
+    store.close()
+
+
+def test_an_answer_that_is_there_already_is_not_counted(database_url):  # noqa: F811
+    store = open_store(database_url, commit_timeout_s=30, cached_predictions=100)
+    keep_through(store, range(90))
+    for _ in range(5):
+        keep_through(store, range(90))
+    assert kept_now(store)[0] == 90
+    store.close()
+
+
+def test_what_another_process_has_taken_away_is_noticed(database_url):  # noqa: F811
+    store = open_store(database_url, commit_timeout_s=30, cached_predictions=100)
+    keep_through(store, range(90))
+    other = open_store(database_url, commit_timeout_s=30, is_guest=True)
+    other.write(lambda connection: connection.execute(prediction.delete()).close(), timeout_s=30)
+    keep_through(store, range(100, 180))
+    assert kept_now(store)[0] == 80
+    other.close()
+    store.close()
