@@ -24,7 +24,7 @@ class OldBodies:
     """Looks through the journal once an hour.
 
     Args:
-        kept_days: how old the change behind a body must be, by Label Studio's clock.
+        kept_days: how long ago a body must have been received, by this machine's clock.
         clock: seconds that only rise.
     """
 
@@ -43,7 +43,7 @@ class OldBodies:
 
     def prune(self, connection: Connection) -> None:
         """Empties the next few bodies of states that are not the newest any more."""
-        old = event_log.c.updated_at_us < now_us() - self._kept_us
+        old = event_log.c.received_at_us < now_us() - self._kept_us
         is_newest = and_(
             ann_head.c.project_id == event_log.c.project_id,
             ann_head.c.annotation_id == event_log.c.annotation_id,

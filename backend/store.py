@@ -109,6 +109,28 @@ class Store:
 
         return self._writer.run(record, timeout_s=self._commit_timeout_s)
 
+    def record_observation(self, event: Event, *, expected: str | None) -> bool:
+        """Journals what Label Studio's API shows of an annotation, unless news came meanwhile.
+
+        Args:
+            event: the annotation's state, or its deletion.
+            expected: key of the head it was compared with, None without one.
+
+        Returns:
+            Whether the head has moved.
+
+        Raises:
+            BusyError: too many wait, or the commit takes too long; observing again is safe.
+            StoreError: the database refused.
+        """
+        received_us = now_us()
+
+        def observe(connection: Connection) -> int:
+            take_turn(connection)
+            return self._journal.observe(connection, event, received_us, expected=expected)
+
+        return bool(self._writer.run(observe, timeout_s=self._commit_timeout_s))
+
     def heads(self, project_id: int) -> tuple[Head, ...]:
         """Returns the newest state of every annotation of a project, by annotation id."""
         query = (

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -53,7 +54,22 @@ ann_head = Table(
     Column("version_us", BigInteger, nullable=False),
     Column("deleted", Boolean, nullable=False),
     Column("key", String(64), nullable=False),
+    Column("received_us", BigInteger, nullable=False, server_default="0"),
+    Column("is_observed", Boolean, nullable=False, server_default=false()),
     Index("ann_head_by_task", "project_id", "task_id"),
+)
+
+# Annotations that Label Studio did not have, or had in an older state, when it was last asked.
+doubt = Table(
+    "doubt",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("annotation_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("task_id", BigInteger, nullable=False),
+    Column("head_key", String(64), nullable=False),
+    Column("seen", String(64), nullable=False),
+    Column("first_seen_us", BigInteger, nullable=False),
+    Column("last_seen_us", BigInteger, nullable=False),
 )
 
 adapter = Table(
