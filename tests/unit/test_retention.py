@@ -1,4 +1,4 @@
-"""Bodies nobody derives from any more go after a month; everything else stays."""
+"""Bodies nobody derives from any more go a month after they came; everything else stays."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 
 from backend.retention import OldBodies
 from backend.store import open_store
+from backend.tables import event_log
 from backend.types import Event, EventAction
 from backend.writer import Chores
 
@@ -44,6 +46,14 @@ def bodies(store):
     }
 
 
+def receive_long_ago(store):
+    """Makes everything so far two months old."""
+    moved = update(event_log).values(
+        received_at_us=event_log.c.received_at_us - 60 * 86_400 * 10**6
+    )
+    store.write(lambda connection: connection.execute(moved).close(), timeout_s=10)
+
+
 def tidy(store, upkeep):
     while upkeep.is_due:
         store.write(upkeep.prune, timeout_s=10)
@@ -54,7 +64,9 @@ def test_old_bodies_go_unless_they_are_the_newest_state(store):
     events = [change(1, second) for second in range(3)] + [change(2, 0)]
     events += [change(3, second, start=now) for second in range(2)]
     wish = Event(key="f" * 64, action=EventAction.TASKS_DELETED, project_id=PROJECT, payload=b"{}")
-    store.record_events([*events, wish])
+    store.record_events([*events[:4], wish])
+    receive_long_ago(store)
+    store.record_events(events[4:])
     tidy(store, OldBodies(clock=lambda: 0.0))
     kept = bodies(store)
     assert [kept[1, event.updated_at] for event in events[:3]] == [0, 0, 1000]
@@ -66,6 +78,7 @@ def test_an_emptied_event_that_is_delivered_again_changes_nothing(store):
     events = [change(1, second) for second in range(3)]
     store.record_events(events)
     heads = store.heads(PROJECT)
+    receive_long_ago(store)
     tidy(store, OldBodies(clock=lambda: 0.0))
     assert store.record_events(events) == 0
     assert store.heads(PROJECT) == heads
@@ -74,6 +87,7 @@ def test_an_emptied_event_that_is_delivered_again_changes_nothing(store):
 
 def test_many_are_emptied_in_steps_and_looked_for_again_an_hour_later(store):
     store.record_events([change(1, second) for second in range(450)])
+    receive_long_ago(store)
     moment = [0.0]
     upkeep = OldBodies(clock=lambda: moment[0])
     steps = 0
@@ -93,6 +107,7 @@ def test_a_deleted_annotation_keeps_no_body(store):
         payload=b"",
     )  # fmt: skip
     store.record_events([change(1, 0), replace(gone, key="e" * 64)])
+    receive_long_ago(store)
     tidy(store, OldBodies(clock=lambda: 0.0))
     assert sum(bodies(store).values()) == 0
 
