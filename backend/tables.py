@@ -69,7 +69,6 @@ doubt = Table(
     Column("head_key", String(64), nullable=False),
     Column("seen", String(64), nullable=False),
     Column("first_seen_us", BigInteger, nullable=False),
-    Column("last_seen_us", BigInteger, nullable=False),
 )
 
 adapter = Table(

@@ -204,6 +204,14 @@ def missed_events(task: bytes, *, project_id: int, label_config: str) -> tuple[E
     return tuple(events)
 
 
+def told_keys(event: Event) -> frozenset[str]:
+    """Keys an annotation's state may have in the journal, whichever event told it."""
+    annotation = _payload_of(event).annotation
+    result = canonical_results(annotation.result, "annotation.result")
+    said = [(annotation.id, annotation.updated_at, result)]
+    return frozenset(event_key(action, event.project_id, said) for action in _WITH_ANNOTATIONS)
+
+
 def deletion_event(project_id: int, annotation_id: int) -> Event:
     """The event that tells that an annotation is gone, as the webhook sends it."""
     action = EventAction.ANNOTATIONS_DELETED

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from backend.clock import from_us
 from backend.errors import LabelStudioError, RequestError
+from backend.journal import RACE_US
 from backend.label_studio.annotation import parse_regions
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.event import read_annotation, read_schema, read_task
@@ -67,10 +69,18 @@ class Derived:
 
 @dataclass(frozen=True, eq=False)
 class _Voice:
-    """One annotation with the event that holds it."""
+    """One annotation with the event that holds it, and the head that names the event."""
 
     annotation: Annotation
     event: Event
+    head: LiveHead
+
+    @property
+    def moment_us(self) -> int:
+        """When it was made: no clock but this machine's can put it after it was received."""
+        # What was found in Label Studio may have been made long before.
+        received_us = self.head.received_us
+        return min(self.head.version_us, received_us) if self.head.is_observed else received_us
 
 
 @dataclass(frozen=True)
@@ -170,10 +180,9 @@ class Derivation:
 
     def _live_tasks(self, project_id: int, only: int | None = None) -> Mapping[int, _Heads]:
         """Tasks with annotations that are still there."""
-        gone = self._repository.deleted_tasks(project_id)
         tasks: dict[int, list[LiveHead]] = {}
         for head in self._repository.heads(project_id, task_id=only):
-            if head.task_id is not None and head.task_id not in gone:
+            if head.task_id is not None:
                 tasks.setdefault(head.task_id, []).append(head)
         found = {task_id: _Heads(tuple(heads)) for task_id, heads in tasks.items()}
         return {task_id: heads for task_id, heads in found.items() if heads.live}
@@ -184,7 +193,7 @@ class Derivation:
         state, seq = state_of(heads.live), heads.seq
         try:
             voices = {voice.annotation.id: voice for voice in self._read(heads.live)}
-            annotations = [voice.annotation for voice in voices.values()]
+            annotations = _in_order_of_receipt(tuple(voices.values()))
             chosen = choose(annotations)
             if chosen is None:
                 return TaskRow(task_id, state, seq, Standing.SKIPPED), None
@@ -204,7 +213,9 @@ class Derivation:
         for head in heads:
             stored = self._repository.store.find_event(head.key)
             if stored is not None:
-                yield _Voice(read_annotation(stored.event), stored.event)
+                found = read_annotation(stored.event)
+                made_at = min(found.updated_at, stored.received_at)  # by a clock that may be ahead
+                yield _Voice(replace(found, updated_at=made_at), stored.event, head)
 
     def _compare(
         self, project_id: int, voice: _Voice, annotations: Sequence[Annotation]
@@ -268,6 +279,33 @@ class Derivation:
             if best is None and annotation.parent_prediction_id is not None:
                 best = answer  # everything that was predicted may have been removed
         return best
+
+
+def _in_order_of_receipt(voices: Sequence[_Voice]) -> list[Annotation]:
+    """Annotations whose times are those of their receipt, so that the newest can be chosen.
+
+    As in the journal, Label Studio's times only order what may have been overtaken on the way.
+    """
+    ordered: list[_Voice] = []
+    for voice in sorted(voices, key=lambda one: (one.moment_us, one.annotation.id)):
+        place = len(ordered)
+        while place and _was_overtaken(voice, ordered[place - 1]):
+            place -= 1
+        ordered.insert(place, voice)
+    ranked, last_us = [], 0
+    for voice in ordered:
+        last_us = max(voice.moment_us, last_us + 1)
+        ranked.append(replace(voice.annotation, updated_at=from_us(last_us)))
+    return ranked
+
+
+def _was_overtaken(later: _Voice, sooner: _Voice) -> bool:
+    """Whether what was received later may have been made before what was received sooner."""
+    if later.head.is_observed or sooner.head.is_observed:
+        return False
+    apart_us = sooner.head.version_us - later.head.version_us
+    is_race = later.moment_us - sooner.moment_us <= RACE_US and 0 <= apart_us <= RACE_US
+    return is_race and (apart_us > 0 or later.annotation.id < sooner.annotation.id)
 
 
 def _fit(predicted: Sequence[Region], annotated: Sequence[Region]) -> tuple[int, int]:

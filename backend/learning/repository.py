@@ -7,16 +7,19 @@ state: `forget` empties them and derivation.py fills them again. Decodes no mask
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from datetime import datetime
 
 import msgspec
 from sqlalchemy import Connection, Executable, delete, func, select, union
 
 from backend.clock import from_us, now_us, to_us
+from backend.journal import RACE_US
 from backend.label_studio.event import read_task_ids
 from backend.learning.correction import Correction
 from backend.learning.rows import (
     Cursor,
+    Doubt,
     LiveHead,
     OutcomeRow,
     Standing,
@@ -32,6 +35,7 @@ from backend.store import Store
 from backend.tables import (
     ann_head,
     correction,
+    doubt,
     event_log,
     prediction,
     region_outcome,
@@ -41,6 +45,7 @@ from backend.tables import (
 from backend.types import EventAction
 
 _TIMEOUT_S = 30.0
+_PORTION = 500
 
 
 class _KeptAnswer(msgspec.Struct):
@@ -72,6 +77,8 @@ class CorrectionRepository:
                 ann_head.c.deleted,
                 ann_head.c.version_us,
                 event_log.c.seq,  # in the index of the keys: no body is passed over for it
+                ann_head.c.received_us,
+                ann_head.c.is_observed,
             )
             .join(event_log, event_log.c.key == ann_head.c.key)
             .where(ann_head.c.project_id == project_id)
@@ -80,29 +87,68 @@ class CorrectionRepository:
         if task_id is not None:
             query = query.where(ann_head.c.task_id == task_id)
         with self.store.read() as connection:
-            return tuple(LiveHead(*row) for row in connection.execute(query))
+            heads = tuple(LiveHead(*row) for row in connection.execute(query))
+        gone = self._deleted_tasks(project_id)
+        return tuple(_after_deletion(head, gone.get(head.task_id)) for head in heads)
 
-    def received_at_us(self, key: str) -> int | None:
-        """When an event was journalled, or None if it never was."""
-        query = select(event_log.c.received_at_us).where(event_log.c.key == key)
-        with self.store.read() as connection:
-            return connection.execute(query).scalar()
-
-    def deleted_tasks(self, project_id: int) -> frozenset[int]:
-        """Tasks whose deletion was told; their annotations are gone with them."""
+    def _deleted_tasks(self, project_id: int) -> Mapping[int | None, int]:
+        """By task, when its deletion was last told; its annotations went with it."""
         action = EventAction.TASKS_DELETED.value
         query = select(event_log.c.key).where(
             event_log.c.project_id == project_id, event_log.c.action == action
         )
         with self.store.read() as connection:
             keys = tuple(connection.execute(query).scalars())
-        events = (self.store.find_event(key) for key in keys)
-        return frozenset(
-            task_id
-            for found in events
-            if found is not None
-            for task_id in read_task_ids(found.event)
+        deleted: dict[int | None, int] = {}
+        for found in map(self.store.find_event, keys):
+            if found is not None:
+                received_us = to_us(found.received_at)
+                for task_id in read_task_ids(found.event):
+                    deleted[task_id] = max(received_us, deleted.get(task_id, 0))
+        return deleted
+
+    def doubts(self, project_id: int) -> tuple[Doubt, ...]:
+        """Annotations that Label Studio last showed otherwise; nothing follows from it yet."""
+        columns = doubt.c
+        query = (
+            select(
+                columns.annotation_id,
+                columns.task_id,
+                columns.head_key,
+                columns.seen,
+                columns.first_seen_us,
+            )
+            .where(columns.project_id == project_id)
+            .order_by(columns.annotation_id)
         )
+        with self.store.read() as connection:
+            return tuple(Doubt(*row) for row in connection.execute(query))
+
+    def replace_doubts(
+        self, project_id: int, before: Iterable[Doubt], now: Iterable[Doubt]
+    ) -> None:
+        """Keeps the doubts of now instead of those before, in small portions."""
+        old, new = set(before), set(now)
+        gone = [one.annotation_id for one in sorted(old - new, key=lambda one: one.annotation_id)]
+        rows = [{"project_id": project_id} | asdict(one) for one in new - old]
+
+        def forget(numbers: list[int]) -> Callable[[Connection], None]:
+            mine = (doubt.c.project_id == project_id, doubt.c.annotation_id.in_(numbers))
+            return lambda connection: connection.execute(delete(doubt).where(*mine)).close()
+
+        insert = self.store.insert(doubt)
+        newest = {name: insert.excluded[name] for name in Doubt.__dataclass_fields__}
+        put = insert.on_conflict_do_update(
+            index_elements=["project_id", "annotation_id"], set_=newest
+        )
+
+        def keep(portion: list[dict[str, object]]) -> Callable[[Connection], None]:
+            return lambda connection: connection.execute(put, portion).close()
+
+        for start in range(0, len(gone), _PORTION):
+            self._write(forget(gone[start : start + _PORTION]))
+        for start in range(0, len(rows), _PORTION):
+            self._write(keep(rows[start : start + _PORTION]))
 
     def starting_point(self, project_id: int, annotation_id: int) -> StartingPoint | None:
         """What an annotation started from, or None if nobody has found out yet."""
@@ -225,14 +271,13 @@ class CorrectionRepository:
         return Cursor(from_us(row["updated_at_us"]), from_us(row["last_ok_us"]))
 
     def move_cursor(self, project_id: int, updated_at: datetime) -> None:
-        """Notes a comparison that ended well; the cursor never moves back."""
+        """Notes a comparison that ended well, and how far it came."""
         row = self.store.insert(sync_cursor).values(
             project_id=project_id, updated_at_us=to_us(updated_at), last_ok_us=now_us()
         )
         set_ = {name: row.excluded[name] for name in ("updated_at_us", "last_ok_us")}
-        newer = row.excluded.updated_at_us >= sync_cursor.c.updated_at_us
-        move = row.on_conflict_do_update(index_elements=["project_id"], set_=set_, where=newer)
-        self._run(move)
+        # Also back: a clock that was ahead must not hide what comes after it was set right.
+        self._run(row.on_conflict_do_update(index_elements=["project_id"], set_=set_))
 
     def _run(self, statement: Executable) -> None:
         def change(connection: Connection) -> None:
@@ -242,6 +287,20 @@ class CorrectionRepository:
 
     def _write(self, change: Callable[[Connection], None]) -> None:
         self.store.write(change, timeout_s=_TIMEOUT_S)
+
+
+def _after_deletion(head: LiveHead, deleted_us: int | None) -> LiveHead:
+    """An annotation of a deleted task is gone, unless something is told of it afterwards.
+
+    Ids of tasks may be used again. What comes within seconds may have been overtaken by the
+    deletion.
+    """
+    if deleted_us is None or head.is_deleted:
+        return head
+    patience_us = 0 if head.is_observed else RACE_US
+    if head.received_us > deleted_us + patience_us:
+        return head
+    return replace(head, is_deleted=True)
 
 
 def _delete_task(connection: Connection, project_id: int, task_id: int) -> None:

@@ -27,9 +27,11 @@ class LiveHead:
         annotation_id: Label Studio's id.
         task_id: its task, or None if no event named it.
         key: key of the event that holds it.
-        is_deleted: whether the annotation is gone.
-        version_us: time of its last change.
+        is_deleted: whether the annotation is gone, by itself or with its task.
+        version_us: time of its last change, by Label Studio's clock.
         seq: place of that event in the journal.
+        received_us: when that event was journalled.
+        is_observed: whether Label Studio's API showed it, and not an event.
     """
 
     annotation_id: int
@@ -38,6 +40,27 @@ class LiveHead:
     is_deleted: bool
     version_us: int
     seq: int
+    received_us: int = 0
+    is_observed: bool = False
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """An annotation that Label Studio's API did not show as the journal knows it.
+
+    Attributes:
+        annotation_id: Label Studio's id.
+        task_id: its task.
+        head_key: key of the state that the journal has.
+        seen: key of the older state that was shown instead; empty if none was.
+        first_seen_us: since when every look has shown that.
+    """
+
+    annotation_id: int
+    task_id: int
+    head_key: str
+    seen: str
+    first_seen_us: int
 
 
 @dataclass(frozen=True)

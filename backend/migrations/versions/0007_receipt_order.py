@@ -36,7 +36,6 @@ def upgrade() -> None:
         sa.Column("head_key", sa.String(length=64), nullable=False),
         sa.Column("seen", sa.String(length=64), nullable=False),
         sa.Column("first_seen_us", sa.BigInteger(), nullable=False),
-        sa.Column("last_seen_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("project_id", "annotation_id"),
     )
 
