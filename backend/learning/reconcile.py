@@ -165,6 +165,9 @@ class Reconciler:
         wanted = self._suspicious(project_id, tasks, tasks_of, since=since)
         if is_full:
             wanted += self._vanished(project_id, tasks, tasks_of, look)
+            # Nothing else tells that what was missed is there again.
+            doubted = {one.task_id for one in doubts.values()} & {task.id for task in tasks}
+            wanted += sorted(doubted - set(wanted))
         else:
             wanted += self._due(doubts.values(), wanted, _live(heads))
         by_id = {head.annotation_id: head for head in heads}
