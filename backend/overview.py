@@ -10,14 +10,17 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, func, select
 
+from backend.clock import now_us
+from backend.journal import AHEAD_US
 from backend.learning.acceptance import AcceptancePolicy
 from backend.learning.held_out import held_out_tasks
+from backend.learning.reconcile import is_too_much
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing
 from backend.learning.runs import RunRepository, TrainingRun
 from backend.learning.schedule import SchedulePolicy, still_rises
 from backend.store import Store
-from backend.tables import correction
+from backend.tables import ann_head, correction
 from backend.versions import AdapterVersion, Versions
 
 _COLUMNS = correction.c
@@ -39,6 +42,10 @@ class ProjectStanding:
         acceptance_tasks: how many tasks that is.
         run: the training under way, else the last one, or None.
         is_rising: a better version may follow by itself.
+        held_back: annotations that Label Studio no longer shows, or shows in an older state, and
+            that count all the same until that is confirmed.
+        needs_word: these are too many at once: a person has to say whether that is right.
+        stamped_ahead: annotations that Label Studio's clock puts into the future.
     """
 
     project_id: int
@@ -51,6 +58,9 @@ class ProjectStanding:
     acceptance_tasks: int
     run: TrainingRun | None
     is_rising: bool = False
+    held_back: int = 0
+    needs_word: bool = False
+    stamped_ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,7 @@ class Overview:
         held_out = held_out_tasks(project_id, rows)
         accepted, predicted, tasks = self._acceptance(project_id, version)
         runs = self._runs.runs(project_id, limit=1)
+        held_back, live = len(self._repository.doubts(project_id)), self._live(project_id)
         return ProjectStanding(
             project_id,
             version,
@@ -133,6 +144,9 @@ class Overview:
             acceptance_tasks=tasks,
             run=runs[0] if runs else None,
             is_rising=still_rises(SchedulePolicy(), self._runs.past(project_id)),
+            held_back=held_back,
+            needs_word=is_too_much(held_back, live),
+            stamped_ahead=self._live(project_id, after_us=now_us() + AHEAD_US),
         )
 
     def learning_curve(self, project_id: int, *, limit: int = 100) -> tuple[VersionQuality, ...]:
@@ -191,6 +205,25 @@ class Overview:
     def runs(self, project_id: int, *, limit: int = 10) -> tuple[TrainingRun, ...]:
         """Trainings of a project, newest first."""
         return self._runs.runs(project_id, limit=limit)
+
+    def _live(self, project_id: int, *, after_us: int = -1) -> int:
+        """Annotations that are there and stamped after a moment."""
+        columns = ann_head.c
+        query = select(func.count()).where(
+            columns.project_id == project_id,
+            columns.deleted.is_(False),
+            columns.version_us > after_us,
+        )
+        with self._store.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def _tasks(self, project_id: int, standing: Standing) -> list[tuple[int, int]]:
+        """(task id, place in the journal) of every task of one standing."""
+        query = select(_COLUMNS.task_id, _COLUMNS.seq).where(
+            _COLUMNS.project_id == project_id, _COLUMNS.outcome == standing.value
+        )
+        with self._store.read() as connection:
+            return [(row[0], row[1]) for row in connection.execute(query)]
 
     def _acceptance(self, project_id: int, version: AdapterVersion | None) -> tuple[int, int, int]:
         """Accepted and predicted regions of the newest tasks of a version, and those tasks."""

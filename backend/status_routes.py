@@ -50,6 +50,9 @@ def _project(overview: Overview, found: ProjectStanding) -> dict[str, Any]:
         "acceptance": found.acceptance,
         "rising": found.is_rising,
         "run": None if found.run is None else _run(overview, found.run),
+        "held_back": found.held_back,
+        "needs_word": found.needs_word,
+        "stamped_ahead": found.stamped_ahead,
     }
 
 

@@ -51,6 +51,13 @@ def corrections(
     reconcile: Annotated[
         bool, typer.Option("--reconcile", help="First ask Label Studio what was missed.")
     ] = False,
+    accept_deletions: Annotated[
+        bool,
+        typer.Option(
+            "--accept-deletions",
+            help="With --reconcile: what Label Studio no longer has is meant to be gone.",
+        ),
+    ] = False,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="First forget all and derive it anew.")
     ] = False,
@@ -80,6 +87,8 @@ def corrections(
     with kept_store(settings) as store:
         repository = CorrectionRepository(store)
         client = connect_client(settings)
+        if accept_deletions and not reconcile:
+            raise SettingsError("--accept-deletions: give --reconcile as well, to ask Label Studio")
         if reconcile and client is None:
             raise SettingsError(
                 "--reconcile: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to ask Label Studio"
@@ -88,7 +97,11 @@ def corrections(
         projects = repository.projects() if project is None else (project,)
         found = []
         for project_id in projects:
-            repair = _reconcile(repository, client, project_id) if reconcile else None
+            repair = (
+                _reconcile(repository, client, project_id, is_approved=accept_deletions)
+                if reconcile
+                else None
+            )
             derived = _derive(derivation, project_id, rebuild=rebuild)
             found.append(_summary(project_id, repository.tasks(project_id), derived, repair))
         Console().print(_table(found))
@@ -100,12 +113,17 @@ def corrections(
 
 
 def _reconcile(
-    repository: CorrectionRepository, client: LabelStudioClient | None, project_id: int
+    repository: CorrectionRepository,
+    client: LabelStudioClient | None,
+    project_id: int,
+    *,
+    is_approved: bool,
 ) -> Repair | None:
     if client is None:
         return None
     with progress_bar(f"Comparing project {project_id} with Label Studio", None):
-        return Reconciler(repository, client).reconcile(project_id, is_full=True)
+        reconciler = Reconciler(repository, client)
+        return reconciler.reconcile(project_id, is_full=True, is_approved=is_approved)
 
 
 def _derive(derivation: Derivation, project_id: int, *, rebuild: bool) -> Derived:
@@ -139,7 +157,11 @@ def _summary(
         "agreement": _rounded(sum(agreements) / len(agreements) if agreements else None),
     }
     if repair is not None:
-        summary |= {"recovered": repair.recovered, "deleted": repair.deleted}
+        summary |= {
+            "recovered": repair.recovered,
+            "deleted": repair.deleted,
+            "held_back": repair.held_back,
+        }
     return summary
 
 

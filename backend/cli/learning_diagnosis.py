@@ -34,6 +34,7 @@ def learning_findings(ends: Ends) -> Iterator[Finding]:
     for one in projects:
         if one["run"] is not None:
             yield _last_run(one)
+        yield from _doubts(one)
 
 
 def _trainers(owners: list[str], waiting: int) -> Finding:
@@ -46,6 +47,27 @@ def _trainers(owners: list[str], waiting: int) -> Finding:
             "started, its log says why it ended",
         )
     return Finding(_TRAINER, Level.OK, f"{', '.join(owners)}; {waiting} corrections wait")
+
+
+def _doubts(project: dict[str, Any]) -> Iterator[Finding]:
+    """What is not believed of Label Studio's answers."""
+    number, held_back = project["project"], project.get("held_back", 0)
+    if held_back:
+        found = (
+            f"{held_back} annotations are missing in Label Studio, or older there; they count as "
+            "before"
+        )
+        fix = "that is looked at again and believed after ten minutes"
+        if project["needs_word"]:
+            found += ": too many at once to be believed"
+            fix = (
+                "restore Label Studio's data; or, if they are meant to be gone: calico corrections "
+                f"--project {number} --reconcile --accept-deletions"
+            )
+        yield Finding(f"project {number}: held back", Level.WARN, found, fix)
+    if ahead := project.get("stamped_ahead", 0):
+        found = f"{ahead} annotations are stamped in the future; the order of receipt counts"
+        yield Finding(f"project {number}: clock", Level.WARN, found, "set Label Studio's clock")
 
 
 def _last_run(project: dict[str, Any]) -> Finding:

@@ -86,3 +86,28 @@ def test_a_backend_that_does_not_tell_has_no_findings(body: bytes) -> None:
         assert list(learning_findings(ends)) == []
     with told(body, status=500) as ends:
         assert list(learning_findings(ends)) == []
+
+
+def test_what_is_held_back_is_said_with_what_to_do() -> None:
+    doubted = project(None) | {"held_back": 3, "needs_word": False, "stamped_ahead": 0}
+    _, found = findings(trainers=["a"], projects=[doubted])
+    assert (found.check, found.level) == ("project 7: held back", Level.WARN)
+    assert found.found.startswith("3 annotations are missing")
+    assert "ten minutes" in found.fix
+
+
+def test_too_many_deletions_ask_for_a_person_s_word() -> None:
+    doubted = project(None) | {"held_back": 30, "needs_word": True, "stamped_ahead": 0}
+    _, found = findings(trainers=["a"], projects=[doubted])
+    assert "too many at once" in found.found
+    assert "calico corrections --project 7 --reconcile --accept-deletions" in found.fix
+
+
+def test_stamps_in_the_future_are_said() -> None:
+    ahead = project(None) | {"held_back": 0, "needs_word": False, "stamped_ahead": 2}
+    _, found = findings(trainers=["a"], projects=[ahead])
+    assert (found.check, found.level) == ("project 7: clock", Level.WARN)
+
+
+def test_a_backend_that_tells_nothing_of_doubts_has_none() -> None:
+    assert len(findings(trainers=["a"], projects=[project(None)])) == 1

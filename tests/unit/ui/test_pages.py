@@ -19,6 +19,8 @@ sys.path.append(str(Path(__file__).parents[1] / "learning"))
 from annotated import box, event, region, results
 from school import PROJECT, TRAINED, School
 
+from backend.learning.repository import CorrectionRepository
+from backend.learning.rows import Doubt
 from backend.learning.schedule import Cause
 from backend.overview import Overview
 from backend.serving.app import close_app, create_app
@@ -330,3 +332,23 @@ def test_a_server_of_its_own_has_the_pages(tmp_path, monkeypatch):
     finally:
         other.store.close()
         close_app(made)
+
+
+def test_what_is_held_back_is_shown(client, school):
+    school.store.record_events([event(1, results(("a", box(1, 1, 9, 9), "lid")), project=PROJECT)])
+    assert "Held back" not in page(client)
+    repository = CorrectionRepository(school.store)
+    (head,) = [one for one in repository.heads(PROJECT) if one.annotation_id == 1]
+    missing = Doubt(1, head.task_id, head.key, "", first_seen_us=1)
+    repository.replace_doubts(PROJECT, [], [missing])
+    shown = page(client)
+    assert "Held back: 1 annotations" in shown
+    assert "--accept-deletions" in shown  # nothing else is there
+    standing = Overview(school.store, school.versions).standing(PROJECT)
+    assert (standing.held_back, standing.needs_word) == (1, True)
+
+
+def test_a_stamp_in_the_future_is_shown(client, school):
+    drawn = results(("a", box(1, 1, 9, 9), "lid"))
+    school.store.record_events([event(1, drawn, project=PROJECT, second=10**10)])
+    assert "1 annotations are stamped in the future" in page(client)
