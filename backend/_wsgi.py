@@ -18,6 +18,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
+from backend.folder_lock import served_alone, take_lock
 from backend.label_studio.client import LabelStudioClient
 from backend.learning.reconcile import Repair
 from backend.learning.repository import CorrectionRepository
@@ -41,6 +42,7 @@ from backend.versions import Versions
 _WATCH = "calico.watch"
 _TRAINER = "calico.trainer"
 _PAGES_AT_ONCE = 8  # a browser asks for six pictures at once
+_RELOAD_S = 25.0
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -82,17 +84,22 @@ def run_server(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        StoreError: the database cannot be opened; said before any process is started.
+        StoreError: the database cannot be opened, or another server has it; said before any
+            process is started.
     """
     start_logging(settings.log_level)
-    open_store(settings.store_url).close()
-    Server(settings).run()
+    # Held here and not in the worker, which may be replaced by another.
+    with served_alone(settings.store_url):
+        open_store(settings.store_url).close()
+        Server(settings).run()
 
 
 def application() -> Flask:
     """For other WSGI servers: `gunicorn --threads 32 'backend._wsgi:application()'`."""
     settings = load_settings()
     start_logging(settings.log_level)
+    # Held until this process ends; the one it replaces may still be stopping.
+    take_lock(settings.store_url, patience_s=_RELOAD_S)
     return _create_watched(settings)
 
 

@@ -11,7 +11,10 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -38,11 +41,13 @@ def open_engines(url: str, *, is_guest: bool = False) -> tuple[Engine, Engine]:
     except ArgumentError:
         raise StoreError("database_url: expected a SQLAlchemy URL like sqlite:///FILE") from None
     is_sqlite = place.get_backend_name() == "sqlite"
+    engines: list[Engine] = []
     try:
         if is_sqlite and place.database:
             Path(place.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A database server that was restarted has closed what the pools hold: ask before use.
-        writing, reading = (create_engine(url, pool_pre_ping=not is_sqlite) for _ in range(2))
+        engines += [create_engine(url, pool_pre_ping=not is_sqlite) for _ in range(2)]
+        writing, reading = engines
         if is_sqlite:
             _prepare_sqlite(writing, begin="BEGIN IMMEDIATE", is_writer=True, is_guest=is_guest)
             _prepare_sqlite(reading, begin="BEGIN", is_writer=False, is_guest=is_guest)
@@ -50,8 +55,12 @@ def open_engines(url: str, *, is_guest: bool = False) -> tuple[Engine, Engine]:
             _prepare_postgresql(writing)
         _check(writing)
         _migrate(writing)
-    except (SQLAlchemyError, OSError, ImportError) as error:
-        raise StoreError(f"cannot open {place.render_as_string()}: {error}") from error
+    except Exception as error:
+        for engine in engines:
+            engine.dispose()
+        if isinstance(error, SQLAlchemyError | OSError | ImportError | CommandError):
+            raise StoreError(f"cannot open {place.render_as_string()}: {error}") from error
+        raise
     return writing, reading
 
 
@@ -91,7 +100,27 @@ def _prepare_postgresql(writing: Engine) -> None:
             cursor.execute("SET lock_timeout = '10s'")
             # A process that stands still within a transaction must not hold up all others.
             cursor.execute("SET idle_in_transaction_session_timeout = '60s'")
+            cursor.execute("SHOW synchronous_commit")
+            if cursor.fetchone() == ("off",):
+                # A commit would be told before it is on disk.
+                cursor.execute("SET synchronous_commit = on")
         raw.commit()
+
+
+def read_whole(url: URL) -> str:
+    """Reads a SQLite file as the next start will; returns what is wrong with it, "ok" if nothing.
+
+    Raises:
+        SQLAlchemyError: it cannot be read at all.
+    """
+    # A connection of its own: others remember pages that they have read before.
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        return _quick_check(connection)
+
+
+def _quick_check(connection: Connection) -> str:
+    return str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
 
 
 def take_turn(connection: Connection) -> None:
@@ -109,7 +138,7 @@ def _check(engine: Engine) -> None:
         return
     with engine.connect() as connection:
         version = connection.exec_driver_sql("SELECT sqlite_version()").scalar_one()
-        verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+        verdict = _quick_check(connection)
     if verdict != "ok":
         raise StoreError(
             f"{engine.url.database} is damaged ({verdict}); restore a backup or move it away"
@@ -127,5 +156,21 @@ def _migrate(engine: Engine) -> None:
             # Two processes that start together take turns; SQLite's BEGIN IMMEDIATE does the same.
             connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA})")
+        _check_schema(connection, config)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _check_schema(connection: Connection, config: Config) -> None:
+    """Refuses tables that another version of this program made and this one cannot know."""
+    script = ScriptDirectory.from_config(config)
+    known = sorted(step.revision for step in script.walk_revisions())
+    found = sorted(MigrationContext.configure(connection).get_current_heads())
+    if set(found) <= set(known):
+        return
+    place = connection.engine.url.render_as_string()
+    raise StoreError(
+        f"{place} was written by a newer version of CALICO (its tables have version "
+        f"{', '.join(found)}, this program knows them up to {known[-1]}): update CALICO, or "
+        "restore a backup from before the update"
+    )

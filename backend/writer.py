@@ -93,6 +93,7 @@ class WriterThread:
         self._queue: queue.Queue[_Change | None] = queue.Queue(maxsize=queue_size)
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._is_closed = False
+        self._problem: BaseException | None = None
         self._thread.start()
 
     def run(self, change: Callable[[Connection], T], *, timeout_s: float) -> T:
@@ -140,6 +141,16 @@ class WriterThread:
         """Changes that wait right now."""
         return self._queue.qsize()
 
+    def check(self) -> None:
+        """Raises StoreError if the database took nothing when it was last asked to."""
+        problem = self._problem
+        if isinstance(problem, StoreError):
+            raise problem
+        if problem is not None:
+            raise StoreError(f"the database takes no changes: {_line(problem)}")
+        if not (self._thread.is_alive() or self._is_closed):
+            raise StoreError("the thread that writes has ended; start the server again")
+
     def close(self) -> None:
         """Commits what waits and stops the thread."""
         if not self._is_closed:
@@ -151,7 +162,7 @@ class WriterThread:
         while True:
             changes, is_last = self._next_changes()
             if changes:
-                _commit_together(self._engine, changes, self._proof)
+                self._problem = _commit_together(self._engine, changes, self._proof)
             if is_last:
                 return
             self._keep_up()
@@ -206,48 +217,63 @@ class _Refused:
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
-    @classmethod
-    def all(cls, changes: Sequence[_Change], error: BaseException) -> list[object]:
-        """One error as the outcome of every change."""
-        return [cls(error)] * len(changes)
-
 
 class _TransactionEndedError(Exception):
     """The database ended the transaction before its commit: nothing of it is kept."""
 
 
-def _commit_together(engine: Engine, changes: Sequence[_Change], proof: Proof) -> None:
-    """Runs changes in one transaction and answers each, after a commit that surely holds it."""
+class _CommitFailedError(Exception):
+    """Whether the transaction is kept cannot be told: nobody is told so, and nothing repeated."""
+
+
+def _commit_together(
+    engine: Engine, changes: Sequence[_Change], proof: Proof
+) -> BaseException | None:
+    """Runs changes in one transaction and answers each, after a commit that surely holds it.
+
+    Returns:
+        Why the database takes no changes at all, or None.
+    """
     try:
         outcomes = _attempt(engine, changes, proof)
     except _TransactionEndedError as ended:
         _log.warning(
             "transaction ended early: %s", _line(ended), extra={"event": "transaction_ended"}
         )
-        _commit_apart(engine, changes, proof)
+        return _commit_apart(engine, changes, proof)
     except Exception as error:
-        _log.error("no transaction: %s", _line(error), extra={"event": "begin_failed"})
-        _answer(changes, _Refused.all(changes, error))
-    else:
-        _answer(changes, outcomes)
+        return _refuse(changes, error)
+    _answer(changes, outcomes)
+    return None
 
 
-def _commit_apart(engine: Engine, changes: Sequence[_Change], proof: Proof) -> None:
+def _commit_apart(engine: Engine, changes: Sequence[_Change], proof: Proof) -> BaseException | None:
     """Runs changes one by one, so that whichever ends its transaction ends no other's.
 
     Nothing of them is kept yet: running them again does not double anything.
     """
+    problem: BaseException | None = None
     for number, change in enumerate(changes):
         try:
             outcomes = _attempt(engine, [change], proof)
-        except _TransactionEndedError as ended:
-            outcomes = [_Refused(ended.__cause__ or ended)]
+        except (_TransactionEndedError, _CommitFailedError) as error:
+            problem = _refuse([change], error)
         except Exception as error:
             # The others would wait for the same database in vain.
-            _log.error("no transaction: %s", _line(error), extra={"event": "begin_failed"})
-            _answer(changes[number:], _Refused.all(changes[number:], error))
-            return
-        _answer([change], outcomes)
+            return _refuse(changes[number:], error)
+        else:
+            problem = None
+            _answer([change], outcomes)
+    return problem
+
+
+def _refuse(changes: Sequence[_Change], error: BaseException) -> BaseException:
+    """Answers changes with what went wrong, and returns it."""
+    is_ours = isinstance(error, _TransactionEndedError | _CommitFailedError)
+    cause = (error.__cause__ if is_ours else None) or error
+    _log.error("changes refused: %s", _line(cause), extra={"event": "commit_failed"})
+    _answer(changes, [_Refused(cause)] * len(changes))
+    return cause
 
 
 def _attempt(engine: Engine, changes: Sequence[_Change], proof: Proof) -> list[object]:
@@ -257,8 +283,10 @@ def _attempt(engine: Engine, changes: Sequence[_Change], proof: Proof) -> list[o
 
     Raises:
         _TransactionEndedError: nothing is kept, and the changes may be run again.
+        _CommitFailedError: it may or may not be kept.
         Exception: no transaction could be begun.
     """
+    proof.check()  # a new connection would make a new file where one is missing
     with engine.connect() as connection:
         transaction = connection.begin()
         try:
@@ -272,12 +300,13 @@ def _attempt(engine: Engine, changes: Sequence[_Change], proof: Proof) -> list[o
             raise _TransactionEndedError(str(error)) from error
         try:
             transaction.commit()
-            proof.check()
         except Exception as error:
-            # Whether it is kept cannot be told: nobody is told that it is, and nothing is repeated.
-            _log.exception("commit failed", extra={"event": "commit_failed"})
             _abandon(connection, transaction)
-            return _Refused.all(changes, error)
+            raise _CommitFailedError(str(error)) from error
+        try:
+            proof.check()
+        except StoreError as error:
+            raise _CommitFailedError(str(error)) from error
     return outcomes
 
 

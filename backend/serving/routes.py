@@ -46,6 +46,7 @@ def build_routes(
 
     @routes.get("/health")
     def health() -> Response:
+        store.check()
         return _json({"status": "UP", "model": host.state.value})
 
     @routes.post("/setup")

@@ -86,7 +86,7 @@ def test_everything_that_was_lost_is_found(
     project = client.create_project("lost", LABEL_CONFIG.read_text()).id
     data: dict[str, object] = {"data": {"images": ["/data/a.png", "s3://bucket/b.png"]}}
     corrected, skipped, drafted, plain, doomed = client.import_tasks(project, [data] * 5)
-    both = Reconciler(repository, client)
+    both = Reconciler(repository, client, confirm_after_s=0)
     derivation = Derivation(repository, StudioPredictions(client))
 
     shown = msgspec.json.encode([region("a"), region("b"), region("c")])
@@ -122,9 +122,11 @@ def test_everything_that_was_lost_is_found(
 
     monkeypatch.setattr(reconcile, "_GRACE_US", -1)
     call(client, "DELETE", f"/api/annotations/{skip['id']}/")
+    assert both.reconcile(project, is_full=False) == Repair(held_back=1)
     assert both.reconcile(project, is_full=False) == Repair(deleted=1)
     call(client, "DELETE", f"/api/tasks/{doomed}/")
     assert both.reconcile(project, is_full=False) == Repair()
+    assert both.reconcile(project, is_full=True) == Repair(held_back=1)
     assert both.reconcile(project, is_full=True) == Repair(deleted=1)
     assert derivation.derive(project) == Derived(dropped=2)
     assert [row.task_id for row in repository.tasks(project)] == [corrected]
