@@ -217,14 +217,6 @@ class Overview:
         with self._store.read() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def _tasks(self, project_id: int, standing: Standing) -> list[tuple[int, int]]:
-        """(task id, place in the journal) of every task of one standing."""
-        query = select(_COLUMNS.task_id, _COLUMNS.seq).where(
-            _COLUMNS.project_id == project_id, _COLUMNS.outcome == standing.value
-        )
-        with self._store.read() as connection:
-            return [(row[0], row[1]) for row in connection.execute(query)]
-
     def _acceptance(self, project_id: int, version: AdapterVersion | None) -> tuple[int, int, int]:
         """Accepted and predicted regions of the newest tasks of a version, and those tasks."""
         mine = (
