@@ -48,6 +48,7 @@ def answer(
     images: Sequence[RgbImage] | None = None,
     wording: int = 0,
     asks: bool = True,
+    is_familiar: bool = True,
 ) -> Answered:
     """Asks all three questions about a group, at once or in pairs as its configuration says.
 
@@ -61,12 +62,14 @@ def answer(
         wording: which of the known wordings to use.
         asks: whether the language model is asked at all. Of pictures unlike those it learned from
             it says what is wrong, and says it with confidence.
+        is_familiar: whether the pictures are like those the weights learned from: of others the
+            refiner does not know the edges, so masks are sharpened without it.
 
     Returns:
         Regions in the original pixel frame of their image; empty masks are left out.
     """
     count = len(sizes_hw)
-    reading = read_dense(model, features, sizes_hw)
+    reading = read_dense(model, features, sizes_hw, None if is_familiar else images)
     if not asks:
         questions: tuple[Question, ...] = ()
     elif model.config.asks_in_pairs:

@@ -6,7 +6,7 @@ Legend: M images, L logit side of the dense head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -17,7 +17,8 @@ from calico_model.features import ImageFeatures
 from calico_model.images import whole_shares, whole_to_padded
 from calico_model.modeling.dense_head import DenseHead, pooled
 from calico_model.modeling.model import Calico
-from calico_model.types import BoolMask, RegionKind
+from calico_model.sharpening import Guide
+from calico_model.types import BoolMask, RegionKind, RgbImage
 
 _LEAST_SHARE = 6 / 96**2  # of an image's cells: fewer are noise
 _SMALL_SHARE = 0.005  # of an image's cells: a thing of that size is half as certain
@@ -36,6 +37,8 @@ class Seen:
         is_object: whether it is an object's or a part's.
         certainty: mean probability of these cells, in [0, 1].
         logits: (2L, 2L) in the padded square frame, above zero where no other name is likelier.
+        chance: (L, L) of each cell of the whole image to be of it.
+        mask: (H, W) bool sharpened on the pixels of the image, None where nobody gave them.
     """
 
     image: int
@@ -43,6 +46,8 @@ class Seen:
     is_object: bool
     certainty: float
     logits: Tensor
+    chance: Tensor
+    mask: BoolMask | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +68,10 @@ class DenseReading:
 
 @torch.inference_mode()
 def read_dense(
-    model: Calico, features: ImageFeatures, sizes_hw: Sequence[tuple[int, int]]
+    model: Calico,
+    features: ImageFeatures,
+    sizes_hw: Sequence[tuple[int, int]],
+    images: Sequence[RgbImage] | None = None,
 ) -> DenseReading:
     """Asks the dense head; an empty reading where the model has none, or none to trust.
 
@@ -71,6 +79,7 @@ def read_dense(
         model: wearing an adapter or none.
         features: of the group's images.
         sizes_hw: (height, width) in pixels of each image.
+        images: their pixels, to sharpen masks on; None sharpens nothing.
     """
     head = model.dense_head
     if head is None or not head.worn.trust or not features.photo:
@@ -80,11 +89,37 @@ def read_dense(
     if names.parts:
         pairs = head.worn.pairs.to(parts)
         parts[:, 1:] += _plausible(parts.softmax(1)[:, 1:], pairs)[..., None, None]
-    seen = (
+    seen: tuple[Seen, ...] = (
         *_objects(head, features, objects, sizes_hw),
         *_parts(parts, names.parts, sizes_hw),
     )
+    if images is not None:
+        seen = _sharpened(seen, parts.softmax(1)[:, 0], images)
     return DenseReading(seen, frozenset(names.parts), frozenset(names.objects), head.worn.trust)
+
+
+def _sharpened(
+    seen: Sequence[Seen], nothing: Tensor, images: Sequence[RgbImage]
+) -> tuple[Seen, ...]:
+    """Draws the masks of what was seen on the pixels of the images.
+
+    Args:
+        seen: in a group.
+        nothing: (M, L, L) chance that a cell is of no part.
+        images: (H, W, 3) uint8 each.
+    """
+    masks: dict[int, BoolMask] = {}
+    for image in sorted({one.image for one in seen}):
+        guide = Guide(images[image])
+        for one in seen:
+            if one.image == image and one.is_object:
+                masks[id(one)] = guide.mask(guide.sharpen(one.chance[None])[0] - 0.5)
+        parts = [one for one in seen if one.image == image and not one.is_object]
+        chances = guide.sharpen(torch.stack([nothing[image], *(one.chance for one in parts)]))
+        for place, one in enumerate(parts, start=1):
+            others = torch.cat((chances[:place], chances[place + 1 :])).amax(0)
+            masks[id(one)] = guide.mask(chances[place] - others)
+    return tuple(replace(one, mask=masks[id(one)]) for one in seen)
 
 
 @torch.inference_mode()
@@ -170,7 +205,10 @@ def _objects(
         if known is not None:
             certainty = max(certainty, known.certainty)
             mask = torch.maximum(mask, known.logits)
-        found[thing.image, best] = Seen(thing.image, names[best], True, certainty, mask)
+        shown = level.sigmoid() * thing.inside
+        if known is not None:
+            shown = torch.maximum(shown, known.chance)
+        found[thing.image, best] = Seen(thing.image, names[best], True, certainty, mask, shown)
     return list(found.values())
 
 
@@ -235,5 +273,5 @@ def _parts(logits: Tensor, names: Sequence[str], sizes_hw: Sequence[tuple[int, i
             others[row] = -torch.inf
             margin = logits[image, row] - others.amax(0)
             mask = whole_to_padded(margin, sizes_hw[image])
-            found.append(Seen(image, name, False, certainty, mask))
+            found.append(Seen(image, name, False, certainty, mask, chance[image, row]))
     return found

@@ -83,10 +83,12 @@ class _Sightings:
         said[seen.label] += trust * _SEEN_WEIGHT * seen.certainty
         key = seen.is_object, seen.label
         kind = RegionKind.COMMON_OBJECT if seen.is_object else RegionKind.COMMON_PART
-        unsaid = Segment(kind, seen.label, seen.image, None, None, seen.certainty, seen.logits)
+        unsaid = Segment(
+            kind, seen.label, seen.image, None, None, seen.certainty, seen.logits, seen.mask
+        )
         known = self.surest.setdefault(key, unsaid)
         if trust >= _DRAWS_FROM:
-            self.surest[key] = replace(known, logits=seen.logits)
+            self.surest[key] = replace(known, logits=seen.logits, mask=seen.mask)
 
     def doubt(self, reading: DenseReading, seen: Collection[tuple[bool, str]]) -> None:
         """Doubts what is only said to be there: it should be seen, or nobody used that name yet."""

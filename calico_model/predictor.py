@@ -45,13 +45,15 @@ class Look:
         model: wears the adapter that was asked for.
         tokenizer: of the model and the adapter.
         features: of the group's images, in order.
-        speaks: whether the language model knows pictures like these.
+        speaks: whether the language model is to be asked about them.
+        is_familiar: whether they are like those that the base learned from.
     """
 
     model: Calico
     tokenizer: Tokenizer
     features: ImageFeatures
     speaks: bool = True
+    is_familiar: bool = True
 
 
 class Predictor:
@@ -168,7 +170,11 @@ class Predictor:
         with self._lock, torch.inference_mode():
             features = self._encode(group)
             tokenizer = self.adapters.wear_for(chosen, features)
-            yield Look(self._model, tokenizer, features, self.adapters.speaks(features))
+            speaks, is_familiar = (
+                self.adapters.speaks(features),
+                self.adapters.is_familiar(features),
+            )
+            yield Look(self._model, tokenizer, features, speaks, is_familiar)
 
     def _answer(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
         with self.looking(group, adapter=version) as look:
@@ -180,6 +186,7 @@ class Predictor:
                 images=group.images,
                 wording=wording,
                 asks=look.speaks,
+                is_familiar=look.is_familiar,
             )
         texts = {kind.value: text for kind, text in answered.texts.items()}
         found = GroupPrediction(answered.parts, version or self.version, texts)

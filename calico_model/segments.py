@@ -17,7 +17,7 @@ from calico_model.modeling.generation import Generated
 from calico_model.modeling.model import Calico
 from calico_model.prompts import ParsedAnswer
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import Evidence, PartMask, RegionKind, RgbImage
+from calico_model.types import BoolMask, Evidence, PartMask, RegionKind, RgbImage
 
 SizesHw = Sequence[tuple[int, int]]
 
@@ -37,6 +37,7 @@ class Segment:
         state: (D,) hidden state before the [SEG]; None if there was none.
         certainty: mean probability of the phrase's tokens.
         logits: (L, L) mask that is known without asking the decoder; else None.
+        mask: (H, W) bool that is drawn already, beside `logits`; else None.
     """
 
     kind: RegionKind
@@ -46,6 +47,7 @@ class Segment:
     state: Tensor | None
     certainty: float
     logits: Tensor | None = None
+    mask: BoolMask | None = None
 
 
 def segments_of(
@@ -117,7 +119,17 @@ def decode_segments(
         return ()
     where = [segment.image for segment in segments]
     logits, qualities = _decode(model, features, segments)
-    masks = draw_outlines(model, features, sizes_hw, where, logits, images)
+    open_ones = [n for n, one in enumerate(segments) if one.mask is None]
+    drawn = draw_outlines(
+        model,
+        features,
+        sizes_hw,
+        [where[n] for n in open_ones],
+        [logits[n] for n in open_ones],
+        images,
+    )
+    outlined = dict(zip(open_ones, drawn, strict=True))
+    masks = [outlined[n] if one.mask is None else one.mask for n, one in enumerate(segments)]
     parts: list[PartMask] = []
     for segment, mask, own, iou_hat in zip(segments, masks, logits, qualities, strict=True):
         is_shared = segment.kind is not RegionKind.UNIQUE_PART

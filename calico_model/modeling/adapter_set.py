@@ -136,6 +136,10 @@ class AdapterSet:
         """
         if self._worn is not None and self._worn.domain is not None and self._worn.dense:
             return False
+        return self.is_familiar(features)
+
+    def is_familiar(self, features: ImageFeatures) -> bool:
+        """Whether the pictures of a group are like those that the base learned from."""
         known = self.model.familiarity
         return known is None or known.covers(features)
 
