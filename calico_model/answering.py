@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
 
 from calico_model import prompts
 from calico_model.asking import Question, ask
-from calico_model.dense_reading import read_dense
+from calico_model.dense_reading import LEAST_SHOWN, chance_right, read_dense
 from calico_model.features import ImageFeatures
 from calico_model.forced import ReadAnswers, read_answers
 from calico_model.likelihood import Likelihood
@@ -82,6 +82,8 @@ def answer(
     else:
         segments = _settle([segment for one in said for segment in one.segments])
         texts = {one.question.kind: one.text for one in said}
+    if not is_familiar:
+        segments = _likely(segments)
     parts = decode_segments(model, features, sizes_hw, segments, images)
     return Answered(tuple(part for part in parts if part.mask.any()), texts)
 
@@ -181,6 +183,17 @@ def _read(
 ) -> ReadAnswers:
     questions = [prompts.QUESTIONS[kind][0] for kind, _ in answers]
     return read_answers(model, tokenizer, features, questions, [text for _, text in answers])
+
+
+def _likely(segments: Sequence[Segment]) -> list[Segment]:
+    """Keeps what saves an annotator work on pictures the weights know nothing of."""
+    found = []
+    for one in segments:
+        is_object = one.kind is RegionKind.COMMON_OBJECT
+        if is_object or one.certainty >= LEAST_SHOWN:
+            chance = chance_right(one.certainty, is_object=is_object)
+            found.append(replace(one, chance=chance))
+    return found
 
 
 def _settle(segments: Sequence[Segment]) -> list[Segment]:

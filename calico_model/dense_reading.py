@@ -5,6 +5,7 @@ Legend: M images, L logit side of the dense head.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,27 @@ _SMALL_SHARE = 0.005  # of an image's cells: a thing of that size is half as cer
 _LEAST_PAIRS, _USUAL_SHARE, _LEAST_PLAUSIBLE = 4, 0.2, 0.02
 _SHARPNESS = 8.0
 """Of the object classifier: scores times this are log chances."""
+
+
+_PART_ODDS, _OBJECT_ODDS = (1.91, -4.9), (1.91, -2.0)
+"""Slope and shift from log odds of a certainty to log odds that the region is right, with an IoU of
+0.5 or more: fitted on what heads said of four sets of photographs after 5 and 20 corrected pairs.
+Objects are right more often than parts that look as certain."""
+LEAST_SHOWN = 0.8
+"""Certainty of a part from which it is shown on pictures the weights know nothing of. Below it nine
+in ten are wrong, and what is right is nearly all above."""
+
+
+def chance_right(certainty: float, *, is_object: bool) -> float:
+    """Returns the chance in [0, 1] that what the dense head sees is right.
+
+    Args:
+        certainty: see `Seen`.
+        is_object: whether it is an object or a part.
+    """
+    slope, shift = _OBJECT_ODDS if is_object else _PART_ODDS
+    kept = min(max(certainty, 1e-3), 1 - 1e-3)
+    return 1 / (1 + math.exp(-(slope * math.log(kept / (1 - kept)) + shift)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,6 +38,7 @@ class Segment:
         certainty: mean probability of the phrase's tokens.
         logits: (L, L) mask that is known without asking the decoder; else None.
         mask: (H, W) bool that is drawn already, beside `logits`; else None.
+        chance: that the region is right, where that is known; else None.
     """
 
     kind: RegionKind
@@ -48,6 +49,7 @@ class Segment:
     certainty: float
     logits: Tensor | None = None
     mask: BoolMask | None = None
+    chance: float | None = None
 
 
 def segments_of(
@@ -133,6 +135,10 @@ def decode_segments(
     parts: list[PartMask] = []
     for segment, mask, own, iou_hat in zip(segments, masks, logits, qualities, strict=True):
         is_shared = segment.kind is not RegionKind.UNIQUE_PART
+        score, evidence = (
+            iou_hat * segment.certainty,
+            Evidence(iou_hat, _mask_score(own), segment.certainty),
+        )
         parts.append(
             PartMask(
                 image_index=segment.image,
@@ -141,8 +147,8 @@ def decode_segments(
                 mask=mask,
                 object_label=segment.object_label,
                 part_id=f"{segment.kind.value}:{segment.label}" if is_shared else None,
-                score=iou_hat * segment.certainty,
-                evidence=Evidence(iou_hat, _mask_score(own), segment.certainty),
+                score=score if segment.chance is None else segment.chance,
+                evidence=evidence if segment.chance is None else None,
             )
         )
     return tuple(parts)

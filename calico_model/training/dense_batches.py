@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from calico_model.modeling.dense_head import Cells, DenseNames, split
-from calico_model.training.dense_images import DenseImage
+from calico_model.training.example import DenseImage
 
 _OBJECT_WEIGHT, _INSIDE_WEIGHT = 0.5, 0.5
 _UNLABELLED = 0.1

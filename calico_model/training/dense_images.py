@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calico_model.training.example import Example
+from calico_model.training.example import DenseImage, Example
 from calico_model.types import BoolMask, PartMask, RegionKind, RgbImage
 from calico_model.vocabulary import SIDED, normalise
 
@@ -32,34 +32,6 @@ _PARTS = frozenset({RegionKind.COMMON_PART, RegionKind.UNIQUE_PART})
 _CUT = (0.55, 1.0)  # side of what is cut out, of the image's
 _GAIN, _SHIFT = 0.3, 38.0
 _OTHER_SIDE = {"left": "right", "right": "left"}
-
-
-@dataclass(frozen=True, eq=False)
-class DenseImage:
-    """One view of a corrected image.
-
-    Attributes:
-        maps: the photo trunk's, each (C_k, L / 2^k, L / 2^k).
-        parts: (L, L) uint8, 0 or 1 + index into `part_names`.
-        objects: (L, L) uint8, 0 or 1 + index into `object_names`.
-        part_names, object_names: normal forms.
-        knows_parts, knows_objects: whether what is not drawn as one is none.
-    """
-
-    maps: tuple[Tensor, ...]
-    parts: Tensor
-    objects: Tensor
-    part_names: tuple[str, ...]
-    object_names: tuple[str, ...]
-    knows_parts: bool
-    knows_objects: bool
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of all tensors in bytes."""
-        return sum(
-            one.numel() * one.element_size() for one in (*self.maps, self.parts, self.objects)
-        )
 
 
 GroupViews = tuple[tuple[DenseImage, ...], ...]

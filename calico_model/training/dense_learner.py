@@ -27,7 +27,7 @@ from calico_model.modeling.adapter import (
 from calico_model.modeling.dense_head import DenseHead, DenseNames, ObjectClassifier, pooled
 from calico_model.placement import is_fast_in_half
 from calico_model.training.dense_batches import collate_dense, dense_loss
-from calico_model.training.dense_images import DenseImage
+from calico_model.training.example import DenseImage
 
 _CLIP_NORM = 1.0
 _RECENT = 24  # steps by whose overlap a head is trusted

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.types import ComparedObject, LabeledGroup, PartMask, RegionKind
 from calico_model.vocabulary import normalise
-
-if TYPE_CHECKING:
-    from calico_model.training.dense_images import DenseImage
 
 _OWNED_SHARE = 0.5
 
@@ -46,6 +44,34 @@ class RegionLesson:
 
     region: PartMask
     teaches: Teaches
+
+
+@dataclass(frozen=True, eq=False)
+class DenseImage:
+    """One view of a corrected image.
+
+    Attributes:
+        maps: the photo trunk's, each (C_k, L / 2^k, L / 2^k).
+        parts: (L, L) uint8, 0 or 1 + index into `part_names`.
+        objects: (L, L) uint8, 0 or 1 + index into `object_names`.
+        part_names, object_names: normal forms.
+        knows_parts, knows_objects: whether what is not drawn as one is none.
+    """
+
+    maps: tuple[Tensor, ...]
+    parts: Tensor
+    objects: Tensor
+    part_names: tuple[str, ...]
+    object_names: tuple[str, ...]
+    knows_parts: bool
+    knows_objects: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all tensors in bytes."""
+        return sum(
+            one.numel() * one.element_size() for one in (*self.maps, self.parts, self.objects)
+        )
 
 
 @dataclass(frozen=True, eq=False)

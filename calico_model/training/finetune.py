@@ -19,9 +19,9 @@ from calico_model.modeling.domain import Domain, find_domain
 from calico_model.modeling.model import Calico
 from calico_model.training.averaging import averaged
 from calico_model.training.curriculum import Curriculum, Replay
-from calico_model.training.dense_images import DenseImage, plain_image
+from calico_model.training.dense_images import plain_image
 from calico_model.training.dense_learner import DenseLearner, DenseLesson
-from calico_model.training.example import Example
+from calico_model.training.example import DenseImage, Example
 from calico_model.training.finetune_plan import FinetunePlan
 from calico_model.training.learner import Learner, own_labels
 

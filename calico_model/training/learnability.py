@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from calico_model.training.dense_images import DenseImage
+from calico_model.training.example import DenseImage
 
 _GRID = 24
 _PROJECTED = 96
@@ -30,12 +30,21 @@ class Predicted:
     """What the other groups say of one group.
 
     Attributes:
-        right: mean share in [0, 1] of a name's cells that get that name, over the names asked.
-        names: how many were asked: of each image those that another group shows as well.
+        told: per name and image that was asked, the share in [0, 1] of its cells that get it; asked
+            is what another group shows as well.
     """
 
-    right: float
-    names: int
+    told: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def names(self) -> int:
+        """How many names were asked, counted per image."""
+        return len(self.told)
+
+    @property
+    def right(self) -> float:
+        """Mean share over all of them; 0 where nothing was asked."""
+        return sum(share for _, share in self.told) / max(1, len(self.told))
 
 
 @torch.no_grad()
@@ -49,7 +58,7 @@ def leave_one_out(groups: Sequence[Sequence[DenseImage]]) -> tuple[Predicted, ..
     holders = Counter(name for group in groups for name in _names(group))
     names = sorted(holders)
     if not names:
-        return tuple(Predicted(0.0, 0) for _ in groups)
+        return tuple(Predicted() for _ in groups)
     features = [[_features(one) for one in group] for group in groups]
     every = torch.cat([one for group in features for one in group])
     mean, scale = every.mean(0), every.std(0) + 1e-3
@@ -70,11 +79,11 @@ def leave_one_out(groups: Sequence[Sequence[DenseImage]]) -> tuple[Predicted, ..
         solved = torch.linalg.solve(rest, product - own_product)
         asked = {1 + k for k, name in enumerate(names) if holders[name] > 1}
         right = [
-            share
+            (names[row - 1], share)
             for one, codes_of in zip(seen, told, strict=True)
-            for share in _right(_with_one((one - mean) / scale) @ solved, codes_of, asked)
+            for row, share in _right(_with_one((one - mean) / scale) @ solved, codes_of, asked)
         ]
-        found.append(Predicted(sum(right) / max(1, len(right)), len(right)))
+        found.append(Predicted(tuple(right)))
     return tuple(found)
 
 
@@ -130,12 +139,12 @@ def _sums(
     return square, product
 
 
-def _right(scores: Tensor, codes: Tensor, asked: set[int]) -> list[float]:
-    """Per name that is asked about and shown, the share of its cells that get it."""
+def _right(scores: Tensor, codes: Tensor, asked: set[int]) -> list[tuple[int, float]]:
+    """Per row of a name that is asked about and shown, the share of its cells that get it."""
     best = scores.argmax(1)
     found = []
     for name in sorted(set(codes.tolist()) & asked):
         own = codes == name
         if int(own.sum()) >= _LEAST_CELLS:
-            found.append(float((best[own] == name).float().mean()))
+            found.append((name, float((best[own] == name).float().mean())))
     return found
