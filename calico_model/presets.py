@@ -7,6 +7,7 @@ from calico_model.config import (
     EncoderConfig,
     LanguageConfig,
     MaskConfig,
+    PhotoTrunkConfig,
     QFormerConfig,
     TrunkConfig,
 )
@@ -35,6 +36,7 @@ def tiny(vocab_size: int, *, name: str = "calico-tiny") -> CalicoConfig:
         language=LanguageConfig(vocab_size, 256, 6, 4, 704, max_positions=1024),
         cem_heads=4,
         asks_in_pairs=True,
+        photo_trunk=PhotoTrunkConfig(),
     )
 
 

@@ -68,6 +68,15 @@ def simulate(
     seconds: Annotated[
         float, typer.Option("--seconds", min=1, help="Budget of one update.")
     ] = 30.0,
+    settle: Annotated[
+        float,
+        typer.Option(
+            "--settle",
+            min=0,
+            help="Seconds that better versions may take to follow a first one by themselves; "
+            "a person takes longer for the next groups.",
+        ),
+    ] = 240.0,
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
     out: Annotated[
@@ -129,7 +138,7 @@ def simulate(
         place = Place(backend, files, user, password)
         given = BaseData(base, replay, _REPLAY_SEED)
         with served(place, weights, device, seconds, given) as (client, folder):
-            outcome = _live(run, client, folder, project, (*domain, *old))
+            outcome = _live(run, client, folder, project, (*domain, *old), settle)
     console = Console()
     console.print(_table(outcome))
     name = str(dataset) if dataset is not None else f"{split} (drawn, seed {seed})"
@@ -175,6 +184,7 @@ def _live(
     files: Path,
     project: int,
     groups: Sequence[LabeledGroup],
+    settle_s: float,
 ) -> Simulation:
     """Works at a running backend."""
     from backend.cli.live_loop import LiveLoop
@@ -186,6 +196,7 @@ def _live(
             files,
             Project(project, open_config(kinds)),
             on_training=lambda what, share: show(what, round(100 * share), 100),
+            settle_s=settle_s,
         )
         loop.import_tasks(groups, on_task=lambda n: show("Importing groups", n, len(groups)))
         return run(loop, on_group=show)
