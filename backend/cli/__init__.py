@@ -134,6 +134,11 @@ COMMANDS = (
         "Show poisoned and good corrections to the gate.",
     ),
     Command(
+        ("bench", "photos"),
+        "backend.cli.bench_photos:bench_photos",
+        "Learn from sets of labeled photographs.",
+    ),
+    Command(
         ("bench", "fuzz"),
         "backend.cli.bench_fuzz:bench_fuzz",
         "Throw broken requests at the backend.",

@@ -15,6 +15,13 @@ from rich.console import Console
 
 from backend.cli import evaluate_interactive
 from backend.cli.drawn_groups import DrawnGroups
+from backend.cli.labeled_data import (
+    CocoOption,
+    ImagesOption,
+    SidesOption,
+    open_coco,
+    open_labeled,
+)
 from backend.cli.synth import read_group_size
 from backend.cli.waiting import peak_rss_mib, progress_bar
 from backend.cli.weights import DeviceOption, WeightsOption, load
@@ -54,6 +61,9 @@ def evaluate(
             metavar="PATH",
         ),
     ] = None,
+    coco: CocoOption = None,
+    images: ImagesOption = None,
+    merge_sides: SidesOption = True,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="With MixedParts: leave out broken records.")
     ] = False,
@@ -68,7 +78,7 @@ def evaluate(
     ] = 0,
     group_size: Annotated[
         str,
-        typer.Option("--group-size", help="Without --data: images per group.", metavar="N[-M]"),
+        typer.Option("--group-size", help="Images per group, drawn or of --coco.", metavar="N[-M]"),
     ] = "2",
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
@@ -140,8 +150,10 @@ def evaluate(
     calico evaluate --require "compat.mIoU>=52" --require "annotator.NoC@90<=3"
 
     Measure clicks, names, exemplars and memory with simulated annotators, on
-    drawn groups (60 of each kind unless --groups says so):
+    drawn groups (60 of each kind unless --groups says so), or clicks and
+    exemplars on your own:
     calico evaluate --interactive
+    calico evaluate --interactive --coco annotations.json --images DIR
 
     The last line of the output is JSON: compat and strict means of the three
     subtasks, and the number of groups; with --interactive, its figures.
@@ -150,7 +162,10 @@ def evaluate(
         given = {name for name in context.params if _is_given(context, name)}
         _refuse(given - _INTERACTIVE_OPTIONS, "is not for --interactive")
         count = groups if "groups" in given else evaluate_interactive.GROUPS
-        evaluate_interactive.measure(weights, device, count, seed, tuple(only or ()))
+        photos = open_labeled(
+            data, coco, images, group_size=group_size, seed=seed, merge_sides=merge_sides
+        )
+        evaluate_interactive.measure(weights, device, count, seed, tuple(only or ()), photos)
         return
     _refuse({"only"} if only else set(), "is for --interactive")
     first = _FIRST[compat]
@@ -161,9 +176,12 @@ def evaluate(
     words = read_vocabulary(vocabulary) if vocabulary else None
     _check_places(out, save_predictions)
     labeled: Sequence[LabeledGroup]
-    if data is None:
+    if coco is not None:
+        labeled = open_coco(coco, images, group_size=group_size, seed=seed, merge_sides=merge_sides)
+        run: dict[str, object] = {"coco": str(coco), "seed": seed, "group_size": group_size}
+    elif data is None:
         labeled = DrawnGroups(split, groups, seed, read_group_size(group_size))
-        run: dict[str, object] = {"split": split, "seed": seed, "group_size": group_size}
+        run = {"split": split, "seed": seed, "group_size": group_size}
     else:
         labeled, run = _open(data, skip_broken), {"data": str(data)}
     started = time.perf_counter()
@@ -198,7 +216,15 @@ def evaluate(
         raise typer.Exit(1)
 
 
-_INTERACTIVE_OPTIONS = {"interactive", "only", "groups", "seed", "weights", "device"}
+_DATA_OPTIONS = {"data", "coco", "images", "merge_sides", "group_size"}
+_INTERACTIVE_OPTIONS = {
+    "interactive",
+    "only",
+    "groups",
+    "seed",
+    "weights",
+    "device",
+} | _DATA_OPTIONS
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -13,12 +14,18 @@ from backend.cli.drawn_groups import DrawnGroups
 from backend.cli.waiting import progress_bar
 from calico_model.data.synthetic import Split
 from calico_model.errors import InvalidConfigError
+from calico_model.types import LabeledGroup
 
 GROUPS = 60
 
 
 def measure(
-    weights: Path | None, device: str, groups: int, seed: int, only: tuple[str, ...] = ()
+    weights: Path | None,
+    device: str,
+    groups: int,
+    seed: int,
+    only: tuple[str, ...] = (),
+    given: Sequence[LabeledGroup] | None = None,
 ) -> None:
     """Measures every figure of help while annotating; the last line is JSON.
 
@@ -28,9 +35,12 @@ def measure(
         groups: drawn per split.
         seed: of the groups and the simulated annotators.
         only: JSON keys wanted; the others are null. () is all.
+        given: groups to measure clicks and exemplars on, the first so many; drawn ones if None.
     """
     # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
     from calico_model.assistant import Assistant
+    from calico_model.evaluation.interactive.clicks import CLICKS
+    from calico_model.evaluation.interactive.exemplar import EXEMPLAR
     from calico_model.evaluation.interactive.figure import Subject
     from calico_model.evaluation.interactive.figures import FIGURES, KEYS
     from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
@@ -40,13 +50,17 @@ def measure(
             raise InvalidConfigError(f"--only: expected one of {', '.join(KEYS)}, got {key!r}")
     predictor = load_predictor(weights or DEFAULT_WEIGHTS, device=device)
 
-    def draw(split: Split, count: int, size: int) -> DrawnGroups:
-        return DrawnGroups(split, count, seed, (size, size))
+    def draw(split: Split, count: int, size: int) -> Sequence[LabeledGroup]:
+        if given is None:
+            return DrawnGroups(split, count, seed, (size, size))
+        return given[:count] if split is Split.SEEN else ()
 
+    figures = FIGURES if given is None else (CLICKS, EXEMPLAR)
+    groups = groups if given is None else min(groups, len(given))
     subject = Subject(predictor, Assistant(predictor), draw, groups, seed)
     values: dict[str, float | None] = dict.fromkeys(KEYS)
     table = Table("help while annotating", "measured", "goal")
-    for figure in FIGURES:
+    for figure in figures:
         if only and not set(only) & set(figure.keys):
             continue
         with progress_bar(figure.name, figure.steps(subject)) as advance_to:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from backend.cli.connect import PasswordOption, UserOption
 from backend.cli.drawn_groups import DrawnGroups
+from backend.cli.labeled_data import CocoOption, ImagesOption, SidesOption, open_labeled
 from backend.cli.simulated_site import PROJECT_ID, BaseData, Place, served
 from backend.cli.trainer import BASE_GROUPS
 from backend.cli.waiting import training_bar
@@ -42,6 +43,12 @@ def simulate(
         Path | None,
         typer.Option("--dataset", "--data", help="Labeled groups to learn from.", metavar="PATH"),
     ] = None,
+    coco: CocoOption = None,
+    images: ImagesOption = None,
+    group_size: Annotated[
+        str, typer.Option("--group-size", help="With --coco: images per group.", metavar="N[-M]")
+    ] = "2",
+    merge_sides: SidesOption = True,
     split: Annotated[
         Split, typer.Option("--split", help="Without --dataset: which groups to draw.")
     ] = Split.UNSEEN_DOMAIN,
@@ -116,6 +123,9 @@ def simulate(
     Your own labeled groups, as calico synth or MixedParts write them:
     calico simulate --dataset DIR
 
+    Your own labeled photographs, in COCO format:
+    calico simulate --coco annotations.json --images DIR --corrections 0,5,20 --next 20
+
     The model alone, without server, queue, gate and database:
     calico simulate --in-process --dataset DIR
 
@@ -127,7 +137,10 @@ def simulate(
     The last line of the output is JSON: curve, forgetting, domain.
     """
     points = read_points(corrections)
-    domain = _domain(dataset, split, points[-1] + next_groups, seed)
+    given = open_labeled(
+        dataset, coco, images, group_size=group_size, seed=seed, merge_sides=merge_sides
+    )
+    domain = _domain(given, split, points[-1] + next_groups, seed)
     rehearsed, old = base_groups(base, replay=replay, measured=measured)
     run = partial(
         simulation.simulate, domain=domain, base=old, points=points, next_groups=next_groups
@@ -136,12 +149,12 @@ def simulate(
         outcome = _in_process(run, rehearsed, weights, device, seconds)
     else:
         place = Place(backend, files, user, password)
-        given = BaseData(base, replay, _REPLAY_SEED)
-        with served(place, weights, device, seconds, given) as (client, folder):
+        rehearsal = BaseData(base, replay, _REPLAY_SEED)
+        with served(place, weights, device, seconds, rehearsal) as (client, folder):
             outcome = _live(run, client, folder, project, (*domain, *old), settle)
     console = Console()
     console.print(_table(outcome))
-    name = str(dataset) if dataset is not None else f"{split} (drawn, seed {seed})"
+    name = f"{split} (drawn, seed {seed})" if given is None else str(dataset or coco)
     document = simulation.as_json(outcome, name)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -219,14 +232,16 @@ def read_points(text: str) -> tuple[int, ...]:
     return points
 
 
-def _domain(dataset: Path | None, split: Split, groups: int, seed: int) -> Sequence[LabeledGroup]:
+def _domain(
+    given: Sequence[LabeledGroup] | None, split: Split, groups: int, seed: int
+) -> Sequence[LabeledGroup]:
     """The groups to learn from: drawn, or the first of a data set."""
-    if dataset is None:
+    if given is None:
         return DrawnGroups(split, groups, seed, _PAIRS)
-    found = list(islice(open_groups(dataset), groups))
+    found = list(islice(given, groups))
     if len(found) < groups:
         raise InvalidConfigError(
-            f"--dataset: {dataset} holds {len(found)} groups, but --corrections and --next ask "
+            f"--dataset: it holds {len(found)} groups, but --corrections and --next ask "
             f"for {groups}"
         )
     return found

@@ -1,9 +1,12 @@
-"""What a person sees while a command works: a bar with the time left, on stderr."""
+"""What a person sees while a command works, on stderr: a bar with the time left on a terminal,
+plain lines in a log.
+"""
 
 from __future__ import annotations
 
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,6 +20,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+_QUICK_S, _LINE_S = 2.0, 15.0
 
 
 @contextmanager
@@ -36,8 +41,11 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
     columns.append(TimeElapsedColumn())
     # stderr, because the last line of stdout belongs to machines.
     console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+    if not console.is_terminal:
+        lines = _Lines()
+        yield lambda done: lines.tell(what, done, total)
+        return
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
 
@@ -59,12 +67,37 @@ def training_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines().tell
+        return
+    with Progress(*columns, console=console) as progress:
         # Of several processes only one is told anything, and only that one shows a bar.
         task = progress.add_task(what, total=None, visible=False)
         yield lambda now, done, total: progress.update(
             task, description=now, completed=done, total=total, visible=True
         )
+
+
+class _Lines:
+    """Progress as lines of a log: when other work begins, and every few seconds of the same."""
+
+    def __init__(self) -> None:
+        self._began = self._told = time.monotonic()
+        self._last = ""
+
+    def tell(self, what: str, done: int, total: int | None) -> None:
+        """Writes a line if it is time for one."""
+        now = time.monotonic()
+        heading = what.partition(",")[0]
+        if heading == self._last and now - self._told < _LINE_S:
+            return
+        if now - self._began < _QUICK_S:
+            return  # what is done at once needs no line
+        self._told, self._last = now, heading
+        of = "" if total is None else f" {done}/{total}"
+        sys.stderr.write(f"[{now - self._began:6.0f} s] {what}{of}\n")
+        sys.stderr.flush()
 
 
 def peak_rss_mib() -> float:

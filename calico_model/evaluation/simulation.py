@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.adaptation import Adaptation, sum_up
 from calico_model.evaluation.clicks import clicks_to, ideal_curve
@@ -18,7 +20,7 @@ from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.evaluation.metrics import IOU_THRESHOLD
 from calico_model.evaluation.protocol import evaluate
 from calico_model.evaluation.regions import Region, as_regions
-from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
+from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, RegionKind
 from calico_model.vocabulary import normalise
 
 POINTS = (0, 1, 2, 5, 10, 20, 50)
@@ -55,6 +57,9 @@ class Point:
         clicks_saved: percent of the clicks that annotating the next groups from nothing takes.
         pixels_saved: percent of the pixels that drawing their regions from nothing changes.
         version: what answered.
+        recall_parts: percent of the true parts that are found with the right name and an IoU of
+            0.5, whatever kind they are said to be.
+        wrong_per_image: regions shown that are none of these, objects included.
     """
 
     corrections: int
@@ -66,6 +71,8 @@ class Point:
     clicks_saved: float
     pixels_saved: float
     version: str
+    recall_parts: float = 0.0
+    wrong_per_image: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -167,6 +174,8 @@ def as_json(simulation: Simulation, domain: str) -> dict[str, object]:
                 "pixels_saved": round(point.pixels_saved, 1),
                 "base_mIoU": round(point.old_miou, 2),
                 "base_Recall": round(point.old_recall, 2),
+                "recall_parts": round(point.recall_parts, 2),
+                "wrong_per_image": round(point.wrong_per_image, 3),
                 "version": point.version,
             }
             for point in simulation.points
@@ -197,6 +206,7 @@ class _Watched:
     def __init__(self, loop: LearningLoop, truths: Sequence[LabeledGroup]) -> None:
         self.version = loop.version
         self.spent, self.from_nothing = Effort(), Effort()
+        self.parts = self.parts_found = self.wrong = self.images = 0
         self._loop = loop
         self._truths = iter(truths)
 
@@ -208,7 +218,30 @@ class _Watched:
         truth = as_regions(labeled.parts)
         self.spent += effort(as_regions(predicted), truth, len(group))
         self.from_nothing += effort((), truth, len(group))
+        self.images += len(group)
+        self._count(as_regions(predicted), truth)
         return prediction
+
+    def _count(self, predicted: Sequence[Region], truth: Sequence[Region]) -> None:
+        overlap = iou_matrix([one.mask for one in predicted], [one.mask for one in truth])
+        fits = np.array(
+            [
+                [_is_same(p, t) and overlap[i, k] >= IOU_THRESHOLD for k, t in enumerate(truth)]
+                for i, p in enumerate(predicted)
+            ],
+            dtype=bool,
+        ).reshape(len(predicted), len(truth))
+        is_part = np.array([t.kind is not RegionKind.COMMON_OBJECT for t in truth], dtype=bool)
+        self.parts += int(is_part.sum())
+        self.parts_found += int((fits.any(0) & is_part).sum())
+        self.wrong += int((~fits.any(1)).sum())
+
+
+def _is_same(predicted: Region, truth: Region) -> bool:
+    """Whether both are the same name in the same image, both parts or both objects."""
+    are_objects = {one.kind is RegionKind.COMMON_OBJECT for one in (predicted, truth)}
+    same_image = predicted.image_index == truth.image_index
+    return same_image and predicted.name == truth.name and len(are_objects) == 1
 
 
 def _measure(
@@ -244,6 +277,8 @@ def _measure(
         _saved(watched.spent.clicks, watched.from_nothing.clicks),
         _saved(watched.spent.pixels, watched.from_nothing.pixels),
         loop.version,
+        100 * watched.parts_found / watched.parts if watched.parts else 0.0,
+        watched.wrong / max(1, watched.images),
     )
 
 
