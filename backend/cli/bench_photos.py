@@ -1,4 +1,4 @@
-"""`calico bench photos`: how it learns from photographs, set by set, over HTTP at default settings."""
+"""`calico bench photos`: how it learns from photographs, set by set, over HTTP."""
 
 from __future__ import annotations
 
