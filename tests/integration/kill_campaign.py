@@ -33,7 +33,7 @@ from backend.label_studio.sample import (
     setup_body,
 )
 from backend.learning.derivation import Derivation
-from backend.learning.held_out import is_held_out
+from backend.learning.held_out import held_out_tasks
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing
 from backend.learning.runs import RunRepository
@@ -358,11 +358,12 @@ def _unlearned(versions, repository):
     """Task -> (newest state, learned state) of what the current version has not learned."""
     current = versions.current(PROJECT_ID)
     learned = json.loads((versions.verify(current) / FILES[0]).read_text())
+    rows = repository.tasks(PROJECT_ID)
+    kept = held_out_tasks(PROJECT_ID, rows)
     return {
         row.task_id: (to_us(row.updated_at), learned.get(str(row.task_id)))
-        for row in repository.tasks(PROJECT_ID)
-        if not is_held_out(PROJECT_ID, row.task_id)
-        and learned.get(str(row.task_id)) != to_us(row.updated_at)
+        for row in rows
+        if row.task_id not in kept and learned.get(str(row.task_id)) != to_us(row.updated_at)
     }
 
 

@@ -8,13 +8,12 @@ import pytest
 
 from backend.cli.bench_gate import is_right, sum_up
 from backend.cli.gate_trials import Batch, DrawnTasks, Poison, Sizes, Trial, run_trials
-from backend.learning.held_out import is_held_out
 from backend.learning.lesson import true_parts
 from backend.learning.schedule import RunState
 from backend.store import open_store
 from tests.unit.learning.fake_updater import FakeUpdater
 
-SIZES = Sizes(first=2, first_held_out=1, then=2, then_held_out=1)
+SIZES = Sizes(first=2, then=2)
 
 
 class Listening(FakeUpdater):
@@ -58,7 +57,6 @@ def test_poison_is_withdrawn_before_the_same_tasks_come_with_their_truth(tmp_pat
     assert len(first) == len(good) == 2
     assert poisoned.keys() == good.keys()
     assert not first.keys() & good.keys()
-    assert not any(is_held_out(4, task_id) for task_id in (*first, *good))
     for task_id in good:
         truth = images.groups[task_id].parts
         taught = {(p.image_index, p.kind, p.label): p.mask for p in true_parts(good[task_id])}

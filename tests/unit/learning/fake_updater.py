@@ -16,10 +16,13 @@ class FakeUpdater:
     Attributes:
         gain: negative for a poisoned batch.
         forgets: points of base quality lost per learned task.
+        better: how many tasks a refinement is worth; 0 makes nothing better.
+        agrees: what it says of how far corrections can be predicted from each other.
         broken: its adapters cannot be loaded.
         is_learning: set as soon as an update begins.
         gate: an update ends once it is set, or it is stopped.
         calls: what was asked, in order.
+        seconds: of learning, per update.
     """
 
     base = "b" * 64
@@ -27,23 +30,31 @@ class FakeUpdater:
 
     def __init__(self, gain=5.0, forgets=0.0, broken=False):
         self.gain, self.forgets, self.broken = gain, forgets, broken
+        self.better, self.agrees = 0, None
         self.is_learning, self.gate = threading.Event(), threading.Event()
         self.gate.set()
-        self.calls = []
+        self.calls, self.seconds = [], []
 
-    def update(self, new, earlier, *, start, on_progress, stop):
+    @property
+    def updates(self):
+        """Per update the new tasks, the earlier ones and whether it went on from a version."""
+        return [call[1:] for call in self.calls if call[0] == "update"]
+
+    def update(self, new, earlier, *, start, on_progress, stop, seconds=None):
         ids = [[task.correction.task.id for task in tasks] for tasks in (new, earlier)]
         self.calls.append(("update", *map(tuple, ids), start is not None))
+        self.seconds.append(seconds)
         self.is_learning.set()
         while not self.gate.wait(0.005):
             if stop():
                 return None
         on_progress(0.5, 1.0)
         learned = [] if start is None else json.loads((start / "learned.json").read_text())
+        more = [] if new else [-len(learned) - n for n in range(self.better)]
 
         def write(folder):
             with staged_folder(folder) as staged:
-                (staged / "learned.json").write_text(json.dumps(sorted({*learned, *ids[0]})))
+                (staged / "learned.json").write_text(json.dumps(sorted({*learned, *ids[0], *more})))
 
         return write
 
@@ -52,8 +63,11 @@ class FakeUpdater:
         self.calls.append(("measure", adapter is not None, ids))
         return self._quality(40 + self.gain * self._count(adapter), len(ids))
 
-    def probe(self, adapter):
+    def probe(self, adapter, tasks):
         return self._quality(70 - self.forgets * self._count(adapter), 12)
+
+    def agreement(self, new, earlier):
+        return self.agrees
 
     def _count(self, adapter):
         if adapter is None:

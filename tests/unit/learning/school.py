@@ -10,7 +10,7 @@ from fake_updater import FakeUpdater
 from backend.label_studio.event import parse_events
 from backend.learning.acceptance import AcceptancePolicy
 from backend.learning.derivation import Derivation
-from backend.learning.held_out import is_held_out
+from backend.learning.held_out import is_kept
 from backend.learning.repository import CorrectionRepository
 from backend.learning.runs import RunRepository
 from backend.learning.schedule import SchedulePolicy
@@ -20,8 +20,9 @@ from backend.store import open_store
 from backend.versions import Versions
 
 PROJECT = 7
-TRAINED = [task for task in range(1, 60) if not is_held_out(PROJECT, task)]
-HELD_OUT = [task for task in range(1, 60) if is_held_out(PROJECT, task)]
+# Tasks that are learned from, and those that are kept for testing behind the first ones.
+TRAINED = [task for task in range(1, 60) if not is_kept(PROJECT, task)]
+HELD_OUT = [task for task in range(1, 60) if is_kept(PROJECT, task)]
 REGIONS = results(("a", box(10, 10, 30, 40), "lid"), ("b", box(0, 50, 5, 60), "rim"))
 
 
@@ -40,7 +41,8 @@ class School:
         self.reconciler = reconciler
         self.stop = threading.Event()
         self.start_from = None
-        self.policy = SchedulePolicy(**{"every": 3, "age_s": 1e9, "pause_s": 0.0} | policy)
+        usual = {"every": 3, "age_s": 1e9, "pause_s": 0.0, "refinements": 0}
+        self.policy = SchedulePolicy(**usual | policy)
         self.trainer = self.new_trainer()
 
     def new_trainer(self, **options):

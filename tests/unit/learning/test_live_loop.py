@@ -13,7 +13,8 @@ from school import School
 
 from backend.cli.live_loop import LiveLoop, LiveLoopError
 from backend.label_studio.editor import Project, open_config
-from backend.learning.held_out import is_held_out
+from backend.learning import held_out
+from backend.learning.held_out import is_kept
 from backend.learning.rows import Standing
 from backend.learning.schedule import RunState
 from backend.overview import Overview
@@ -122,7 +123,7 @@ def test_a_rejected_version_is_waited_for_and_not_served(site):
     loop = site.loop(on_training=lambda what, share: said.append(what))
     group = labeled(1)
     loop.import_tasks([group])
-    site.school.updater.gain = -5.0
+    site.school.updater.gain = -15.0
     site.trainer.start()
     loop.correct(group, loop.predict(group.group))
     assert loop.learn() > 0
@@ -130,8 +131,9 @@ def test_a_rejected_version_is_waited_for_and_not_served(site):
     assert said[-1].startswith(RunState.REJECTED)
 
 
-def test_held_out_corrections_are_not_waited_for(site):
-    project = next(number for number in count(1) if is_held_out(number, 1))
+def test_held_out_corrections_are_not_waited_for(site, monkeypatch):
+    monkeypatch.setattr(held_out, "LEARNED_FIRST", 0)
+    project = next(number for number in count(1) if is_kept(number, 1))
     loop = site.loop(project)
     group = labeled(1)
     loop.import_tasks([group])

@@ -11,8 +11,9 @@ from fake_updater import FakeUpdater
 from school import HELD_OUT, PROJECT, REGIONS, TRAINED, School
 
 from backend.errors import LabelStudioError
-from backend.learning import training
-from backend.learning.held_out import is_held_out
+from backend.learning import held_out, training
+from backend.learning.gate import Agreement
+from backend.learning.held_out import is_kept
 from backend.learning.runs import RunRepository
 from backend.learning.schedule import Cause, RunState, SchedulePolicy
 from backend.versions import VersionStatus
@@ -26,6 +27,13 @@ def school(tmp_path, database_url):  # noqa: F811
     made.store.close()
 
 
+@pytest.fixture
+def _kept_from_the_first(monkeypatch):
+    """A share of the corrections is kept for testing from the first one on."""
+    monkeypatch.setattr(held_out, "LEARNED_FIRST", 0)
+
+
+@pytest.mark.usefixtures("_kept_from_the_first")
 def test_enough_corrections_become_a_version(school):
     school.correct(*TRAINED[:2])
     assert school.train() == 0
@@ -38,23 +46,23 @@ def test_enough_corrections_become_a_version(school):
     assert school.train() == 0
 
 
+@pytest.mark.usefixtures("_kept_from_the_first")
 def test_held_out_tasks_are_measured_and_never_trained_on(school):
     school.correct(*TRAINED[:4], *HELD_OUT[:3])
     school.train()
     school.correct(*TRAINED[4:8], *HELD_OUT[3:4])
     school.train()
-    updates = [call for call in school.updater.calls if call[0] == "update"]
-    assert updates == [
-        ("update", tuple(TRAINED[:4]), (), False),
-        ("update", tuple(TRAINED[4:8]), tuple(TRAINED[:4]), True),
+    assert school.updater.updates == [
+        (tuple(TRAINED[:4]), (), False),
+        (tuple(TRAINED[4:8]), tuple(TRAINED[:4]), True),
     ]
     measured = [call[2] for call in school.updater.calls if call[0] == "measure"]
-    # Of what was learned, the newest few are enough where held-out quality rises.
     assert [set(tasks) for tasks in measured[::2]] == [
         set(HELD_OUT[:3]),
-        set(TRAINED[1:4]),
+        set(TRAINED[:4]),
         set(HELD_OUT[:4]),
-        set(TRAINED[5:8]),
+        set(TRAINED[:4]),
+        set(TRAINED[4:8]),
     ]
     assert measured[::2] == measured[1::2]
 
@@ -76,7 +84,7 @@ def test_more_than_one_run_can_take_is_learned_in_several(school, monkeypatch):
     assert [school.train() for _ in range(4)] == [1, 1, 0, 0]
     school.correct(TRAINED[10])
     assert school.train() == 1
-    updates = [call[1] for call in school.updater.calls if call[0] == "update"]
+    updates = [new for new, _, _ in school.updater.updates]
     assert updates == [tuple(TRAINED[:4]), tuple(TRAINED[4:8]), tuple(TRAINED[8:11])]
     assert school.current.corrections == 11
 
@@ -87,14 +95,13 @@ def test_a_corrected_correction_is_learned_again(school):
     school.correct(TRAINED[0], second=9)
     school.runs.request(PROJECT)
     assert school.train() == 1
-    assert school.updater.calls[-3][1:3] == ((TRAINED[0],), tuple(TRAINED[1:3]))
+    assert school.updater.updates[-1][:2] == ((TRAINED[0],), tuple(TRAINED[1:3]))
 
 
 @pytest.mark.parametrize(
     ("updater", "word"),
     [
-        (FakeUpdater(gain=-2), "worse"),
-        (FakeUpdater(gain=2, forgets=1), "forgets the base"),
+        (FakeUpdater(gain=-4), "learned nothing of the new corrections"),
         (FakeUpdater(broken=True), "wrong shape or values"),
     ],
 )
@@ -104,7 +111,7 @@ def test_a_bad_candidate_is_rejected_with_the_reason(school, updater, word):
     good = school.current
     school.updater = updater
     school.trainer = school.new_trainer()
-    school.correct(*TRAINED[3:6], HELD_OUT[0])
+    school.correct(*TRAINED[3:6])
     assert school.train() == 1
     assert school.current == good
     assert school.last.state is RunState.REJECTED
@@ -112,14 +119,31 @@ def test_a_bad_candidate_is_rejected_with_the_reason(school, updater, word):
     assert school.train() == 0
 
 
+def test_what_the_base_forgets_is_shown_and_vetoes_nothing(school):
+    school.updater.forgets = 9
+    school.correct(*TRAINED[:3])
+    school.train()
+    assert school.current.gate["probe"]["mIoU"] == [70, 43]
+
+
+def test_corrections_that_contradict_each_other_are_refused_and_said(school):
+    school.updater.agrees = Agreement(0.01, 20)
+    school.correct(*TRAINED[:3])
+    school.train()
+    (refused,) = school.versions.all()
+    assert (refused.status, school.current) == (VersionStatus.REJECTED, None)
+    assert "only 1 in 100" in refused.reason
+    assert refused.gate["agreement"] == {"new": 1.0, "regions": 20}
+
+
 def test_what_was_rejected_is_learned_with_what_comes_later(school):
-    school.updater.gain = -2
+    school.updater.gain = -5
     school.correct(*TRAINED[:3])
     school.train()
     school.updater.gain = 2
     school.correct(*TRAINED[3:6])
     school.train()
-    assert school.updater.calls[-3][1] == tuple(TRAINED[:6])
+    assert school.updater.updates[-1][0] == tuple(TRAINED[:6])
     assert school.current.corrections == 6
 
 
@@ -191,7 +215,7 @@ def test_a_run_that_died_after_learning_goes_on_at_the_gate(school):
 
 def test_a_left_candidate_of_other_material_is_not_judged(school):
     school.correct(*TRAINED[:3])
-    school.updater.probe = lambda adapter: 1 / 0
+    school.updater.probe = lambda *_: 1 / 0
     school.train()
     assert school.last.state is RunState.FAILED
     (left,) = school.versions.all()
@@ -224,7 +248,7 @@ def test_a_deletion_has_what_is_left_learned_again(school):
     school.store.record_events([deletion(999, project=PROJECT)])
     school.runs.request(PROJECT)
     assert school.train() == 1
-    assert school.updater.calls[-3][1:3] == ((TRAINED[0],), tuple(TRAINED[1:3]))
+    assert school.updater.updates[-1][:2] == ((TRAINED[0],), tuple(TRAINED[1:3]))
 
 
 def test_tasks_deleted_while_they_are_learned_are_gone_afterwards(school):
@@ -263,7 +287,7 @@ def test_tasks_deleted_before_they_are_loaded_end_the_run_in_peace(school):
 
 def test_a_candidate_that_learned_from_what_was_deleted_is_not_judged(school):
     school.correct(*TRAINED[:4])
-    school.updater.probe, healthy = lambda adapter: 1 / 0, school.updater.probe
+    school.updater.probe, healthy = lambda *_: 1 / 0, school.updater.probe
     school.train()
     (left,) = school.versions.all()
     school.updater.probe = healthy
@@ -274,7 +298,7 @@ def test_a_candidate_that_learned_from_what_was_deleted_is_not_judged(school):
 
 
 def test_files_of_rejected_versions_go_with_the_next_look(school):
-    school.updater.gain = -2
+    school.updater.gain = -5
     school.correct(*TRAINED[:3])
     stop = school.stop
     thread = threading.Thread(target=school.trainer.run, args=(stop,), kwargs={"tick_s": 0.01})
@@ -293,7 +317,7 @@ def test_files_of_rejected_versions_go_with_the_next_look(school):
 
 def test_trouble_in_one_project_does_not_hold_up_the_others(school):
     school.correct(*TRAINED[:3])
-    theirs = [task for task in TRAINED[3:] if not is_held_out(8, task)]
+    theirs = [task for task in TRAINED[3:] if not is_kept(8, task)]
     school.correct(*theirs[:3], project=8)
     derive = school.derivation.derive
 
@@ -320,7 +344,7 @@ def test_a_damaged_version_is_not_learned_on(school):
     assert school.train() == 1
     assert school.versions.find(first.id).status is VersionStatus.QUARANTINED
     assert school.current.parent_id is None
-    assert school.updater.calls[-3][1:] == (tuple(TRAINED[:6]), (), False)
+    assert school.updater.updates[-1] == (tuple(TRAINED[:6]), (), False)
 
 
 def test_an_adapter_of_other_weights_is_replaced_by_one_that_learns_everything(school):
@@ -332,7 +356,7 @@ def test_an_adapter_of_other_weights_is_replaced_by_one_that_learns_everything(s
     school.trainer = school.new_trainer()
     school.correct(*TRAINED[3:6])
     assert school.train() == 1
-    assert school.updater.calls[0][1:] == (tuple(TRAINED[:6]), (), False)
+    assert school.updater.updates[0] == (tuple(TRAINED[:6]), (), False)
     assert (school.current.parent_id, school.current.base) == (old.id, "c" * 64)
 
 
@@ -347,7 +371,7 @@ def test_a_project_goes_on_from_a_named_one(tmp_path):
     assert school.train() == 1
     assert school.current.parent_id == theirs.id
     assert school.versions.current(8) == theirs
-    assert school.updater.calls[-3][3]
+    assert school.updater.updates[-1][2]
     school.store.close()
 
 
@@ -372,7 +396,7 @@ def test_lost_events_are_looked_for_before_training(tmp_path):
     school = School(tmp_path, reconciler=Finding())
     school.correct(*TRAINED[:3])
     assert school.train() == 1
-    assert school.updater.calls[0][1] == (*TRAINED[:3], TRAINED[5])
+    assert school.updater.updates[0][0] == (*TRAINED[:3], TRAINED[5])
     school.store.close()
 
 
@@ -393,7 +417,7 @@ def test_a_version_annotators_reject_is_taken_back_by_itself(school):
     version = school.current
     worse = results(("a", box(0, 0, 5, 5), "hinge"), ("b", box(0, 0, 5, 5), "hinge"))
     answered(version.id, TRAINED[3:6], worse)
-    school.updater.gain = -2
+    school.updater.gain = -5
     school.train()
     assert school.current is None
     assert "annotators accept 0% of its regions over 3 tasks, 100%" in (

@@ -105,7 +105,8 @@ def test_an_update_writes_an_adapter_that_can_be_measured_and_gone_on_from(tmp_p
     before, after = (updater.measure(f, tasks[1:]) for f in (None, tmp_path / "first"))
     assert before.groups == after.groups == 1
     assert set(after.by_label) == {"lid", "rim"}
-    assert updater.probe(None).groups == updater.probe(tmp_path / "first").groups == 1
+    assert updater.probe(None, tasks).groups == 1
+    assert updater.probe(tmp_path / "first", tasks).groups == 1
     again = updater.update(
         tasks[1:],
         tasks[:1],
@@ -116,7 +117,7 @@ def test_an_update_writes_an_adapter_that_can_be_measured_and_gone_on_from(tmp_p
     again(tmp_path / "second")
     files = [(tmp_path / n / "adapter_model.safetensors").read_bytes() for n in ("first", "second")]
     assert files[0] != files[1]
-    assert images.fetched == [1, 2, 2]  # what is new is looked at in other views
+    assert images.fetched == [1, 1, 2, 2]  # what is new is looked at in other views
     (tmp_path / "second" / "adapter_model.safetensors").write_bytes(files[0][:-8])
     with pytest.raises(CheckpointError, match="second"):
         updater.measure(tmp_path / "second", tasks)
@@ -125,7 +126,7 @@ def test_an_update_writes_an_adapter_that_can_be_measured_and_gone_on_from(tmp_p
 def test_features_outlive_the_process_and_stopping_gives_nothing(tmp_path: Path):
     tasks = [corrected(1, (), regions())]
     first = make(tmp_path, Images(), probe=0)
-    assert first.probe(None) is None
+    assert first.probe(None, tasks) is None
     expected = first.measure(None, tasks)
     second = make(tmp_path, Images(), probe=0)
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from backend.cli import command_tree
 from backend.errors import SettingsError, VersionError
+from backend.learning import held_out
 from backend.learning.schedule import Cause
 
 
@@ -31,15 +32,16 @@ def run(school, *words):
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_versions_show_what_the_gate_saw(school):
-    school.correct(*TRAINED[:3], *HELD_OUT[:2])
+def test_versions_show_what_the_gate_saw(school, monkeypatch):
+    monkeypatch.setattr(held_out, "LEARNED_FIRST", 0)
+    school.correct(*TRAINED[:3], *HELD_OUT[:3])
     school.train()
     school.updater.gain = -9
     school.correct(*TRAINED[3:6])
     school.train()
     rejected, current = run(school, "versions")["versions"]
     assert (rejected["status"], current["status"]) == ("rejected", "current")
-    assert rejected["reason"].startswith("worse: held-out corrections")
+    assert rejected["reason"].startswith("worse on corrections kept for testing")
     assert rejected["parent"] == current["version"]
     assert current["gate"]["held_out"]["mIoU"] == [40, 55]
     assert current["corrections"] == 3
@@ -69,7 +71,8 @@ def test_train_now_is_a_wish_the_trainer_finds(school):
     assert school.last.cause is Cause.REQUEST
 
 
-def test_status_counts_corrections_and_names_the_last_run(school):
+def test_status_counts_corrections_and_names_the_last_run(school, monkeypatch):
+    monkeypatch.setattr(held_out, "LEARNED_FIRST", 0)
     school.correct(*TRAINED[:3], HELD_OUT[0])
     school.train()
     school.correct(*TRAINED[3:5])
