@@ -15,9 +15,11 @@ from calico_model.config import (
     LanguageConfig,
     LoraConfig,
     MaskConfig,
+    PhotoTrunkConfig,
     QFormerConfig,
 )
 from calico_model.modeling.model import Calico
+from calico_model.modeling.photo_trunk import PhotoTrunk, load_photo_trunk, weights_file
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.lexicon import small_tokenizer
 
@@ -28,6 +30,7 @@ def micro_config(
     ablation: AblationConfig | None = None,
     lora_rank: int = 4,
     cams: int = 2,
+    photo_side: int | None = None,
 ) -> CalicoConfig:
     return CalicoConfig(
         name="calico-micro",
@@ -51,6 +54,7 @@ def micro_config(
         cams=cams,
         cem_heads=4,
         max_answer_tokens=24,
+        photo_trunk=None if photo_side is None else PhotoTrunkConfig(side=photo_side),
     )
 
 
@@ -69,6 +73,20 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture
 def model(tokenizer: Tokenizer) -> Calico:
     return build_micro(tokenizer.size)
+
+
+@pytest.fixture(scope="session")
+def photo_trunk() -> PhotoTrunk:
+    kind = PhotoTrunkConfig().kind
+    return load_photo_trunk(kind, weights_file(kind))
+
+
+@pytest.fixture
+def photo_model(tokenizer: Tokenizer, photo_trunk: PhotoTrunk) -> Calico:
+    """With the photo trunk at 128 pixels, so that its logit side is that of the others."""
+    model = build_micro(tokenizer.size, photo_side=128)
+    model._photo_trunk.append(photo_trunk)
+    return model
 
 
 @pytest.fixture

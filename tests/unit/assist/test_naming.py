@@ -12,7 +12,7 @@ from calico_model.assist.prototypes import Prototypes
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import to_pixels
-from calico_model.modeling.dense_head import WIDTH, DenseNames
+from calico_model.modeling.dense_head import WIDTH, DenseNames, DenseRows
 from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import describe_regions
 from calico_model.tokenizer import Tokenizer
@@ -156,8 +156,14 @@ def test_a_uniform_witness_changes_nothing() -> None:
 
 
 def test_cells_that_learned_a_name_say_it(
-    model: Calico, tokenizer: Tokenizer, features: ImageFeatures, monkeypatch: pytest.MonkeyPatch
+    photo_model: Calico,
+    tokenizer: Tokenizer,
+    images: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    model = photo_model
+    with torch.no_grad():
+        features = model.encode(to_pixels(images, model.config))
     model.add_on(["dense_head"])
     head = model.dense_head
     assert head is not None
@@ -168,7 +174,7 @@ def test_cells_that_learned_a_name_say_it(
     closed = ClosedSet(Vocabulary(LABELS))
 
     def names_of(trust: float) -> list[str | None]:
-        head.wear(names, torch.zeros(names.rows, WIDTH), torch.zeros(2, 2), trust)
+        head.wear(DenseRows(names, torch.zeros(names.rows, WIDTH), torch.zeros(2, 2), trust))
         outlines = [
             box(0, 5, 5, kind=RegionKind.UNIQUE_PART),
             box(1, 5, 5, kind=RegionKind.COMMON_OBJECT),
@@ -178,6 +184,6 @@ def test_cells_that_learned_a_name_say_it(
     assert names_of(1.0) == ["Wheel", "door handle"]
     assert names_of(0.0) == [None, None]
     # What nobody said the kind of may be either.
-    head.wear(names, torch.zeros(names.rows, WIDTH), torch.zeros(2, 2), 1.0)
+    head.wear(DenseRows(names, torch.zeros(names.rows, WIDTH), torch.zeros(2, 2), 1.0))
     (open_one,) = name_regions(model, tokenizer, features, [box(0, 5, 5)], closed)
     assert {label for label, _ in open_one.ranked[:2]} == {"Wheel", "door handle"}

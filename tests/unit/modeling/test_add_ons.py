@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from calico_model.checkpoints import WEIGHTS, load_model, save_model
-from calico_model.errors import CheckpointError
+from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.features import ImageFeatures
 from calico_model.images import to_pixels
 from calico_model.modeling.adapter import AdapterScope, adapter_names, base_state
@@ -105,7 +105,8 @@ def test_padding_is_not_remembered(memory: MaskMemory) -> None:
     first = History(
         one.logits[:, :2], one.queries[:, :2], one.source[:, :2], torch.ones(2, 2).bool()
     )
-    assert torch.allclose(memory(shown), memory(first), atol=1e-6)
+    # Of numbers up to 40: with several threads other shapes are summed up in another order.
+    assert torch.allclose(memory(shown), memory(first), atol=1e-4)
 
 
 @torch.no_grad()
@@ -134,7 +135,8 @@ def test_prototypes_see_the_outline_and_its_surroundings_only(features: ImageFea
 
 
 @pytest.fixture
-def grown(model: Calico, tokenizer: Tokenizer, tmp_path: Path) -> tuple[Calico, Path]:
+def grown(photo_model: Calico, tokenizer: Tokenizer, tmp_path: Path) -> tuple[Calico, Path]:
+    model = photo_model
     model.add_on(ADD_ONS)
     assert model.exemplar is not None
     assert model.mask_memory is not None
@@ -170,11 +172,22 @@ def test_half_an_add_on_is_refused(grown: tuple[Calico, Path]) -> None:
 
 
 def test_of_the_add_ons_only_the_dense_head_is_an_adapters(
-    model: Calico, tokenizer: Tokenizer
+    photo_model: Calico, tokenizer: Tokenizer
 ) -> None:
     plain = adapter_names(build_micro(tokenizer.size))
-    model.add_on(ADD_ONS)
-    more = set(adapter_names(model)) - set(plain)
+    photo_model.add_on(ADD_ONS)
+    more = set(adapter_names(photo_model)) - set(plain)
     assert more
     assert all(name.startswith("dense_head.") for name in more)
-    assert adapter_names(model, AdapterScope(dense_head=False)) == plain
+    assert adapter_names(photo_model, AdapterScope(dense_head=False)) == plain
+
+
+def test_what_reads_photos_needs_a_photo_trunk(model: Calico) -> None:
+    for name in ("dense_head", "familiarity"):
+        with pytest.raises(InvalidConfigError, match="photo_trunk: .* needs one"):
+            model.add_on([name])
+
+
+def test_the_photo_trunk_is_no_weight_of_ours(photo_model: Calico) -> None:
+    assert photo_model._photo_trunk
+    assert set(photo_model.state_dict()) == set(build_micro(1000).state_dict())
