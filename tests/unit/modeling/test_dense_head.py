@@ -12,22 +12,36 @@ from calico_model.errors import CheckpointError
 from calico_model.features import ImageFeatures
 from calico_model.images import to_pixels
 from calico_model.modeling.adapter import (
+    DENSE_CLASSIFIER,
     DENSE_PAIRS,
     DENSE_ROWS,
     DENSE_TRUST,
     Adapter,
     AdapterScope,
+    classifier_tensors,
     load_adapter,
     read_adapter,
     write_adapter,
 )
 from calico_model.modeling.adapter_set import AdapterSet
-from calico_model.modeling.dense_head import WIDTH, DenseHead, DenseNames
+from calico_model.modeling.dense_head import (
+    WIDTH,
+    DenseHead,
+    DenseNames,
+    DenseRows,
+    ObjectClassifier,
+    pooled,
+)
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 
 NAMES = DenseNames(("wing", "tail"), ("bird",))
 L = 32  # of the micro model
+
+
+@pytest.fixture
+def model(photo_model: Calico) -> Calico:
+    return photo_model
 
 
 @pytest.fixture
@@ -51,32 +65,56 @@ def adapter(head: DenseHead, model: Calico, tokenizer: Tokenizer) -> Adapter:
     tensors[DENSE_ROWS] = torch.randn(NAMES.rows, WIDTH)
     tensors[DENSE_PAIRS] = torch.ones(2, 2)
     tensors[DENSE_TRUST] = torch.ones(1)
-    tensors["dense_head.stem.0.weight"] = tensors["dense_head.stem.0.weight"] + 1.0
+    tensors["dense_head.coarse.weight"] = tensors["dense_head.coarse.weight"] + 1.0
     return Adapter(AdapterScope(), tensors, dense=NAMES)
+
+
+def head_of(model: Calico) -> DenseHead:
+    assert model.dense_head is not None
+    return model.dense_head
 
 
 def test_every_cell_is_told_as_a_part_and_as_an_object(
     head: DenseHead, features: ImageFeatures
 ) -> None:
     assert NAMES.rows == 5
-    head.wear(NAMES, torch.randn(5, WIDTH), torch.zeros(2, 2), 1.0)
+    head.wear(DenseRows(NAMES, torch.randn(5, WIDTH), torch.zeros(2, 2), 1.0))
     with torch.no_grad():
         parts, objects = head.tell(features)
     assert parts.shape == (2, 3, L, L)
     assert objects.shape == (2, 2, L, L)
     head.bare()
-    assert not head.names
+    assert not head.worn.names
 
 
-def test_what_is_read_has_the_usual_mean_and_deviation_once_measured(
+@torch.no_grad()
+def test_coarse_cells_are_half_as_many_and_need_no_finest_map(
     head: DenseHead, features: ImageFeatures
 ) -> None:
-    levels = head.levels(features)
-    assert [one.shape[-1] for one in levels] == [L, L // 2, L // 4, L // 8]
-    head.standardise(levels)
-    for level in head.levels(features):
-        assert level.mean((0, 2, 3)).abs().max() < 1e-3
-        assert (level.std((0, 2, 3)) - 1).abs().max() < 2e-2
+    levels = [one.float() for one in features.photo]
+    fine, coarse = head(levels), head([torch.zeros(0), *levels[1:]], coarse=True)
+    assert fine.cells.shape == (2, WIDTH, L, L)
+    assert coarse.cells.shape == (2, WIDTH, L // 2, L // 2)
+    assert torch.equal(fine.inside, coarse.inside)
+
+
+@torch.no_grad()
+def test_images_of_a_batch_do_not_look_at_each_other(
+    head: DenseHead, features: ImageFeatures
+) -> None:
+    levels = [one.float() for one in features.photo]
+    both, alone = head(levels).cells, head([one[1:] for one in levels]).cells
+    assert torch.allclose(both[1:], alone, atol=1e-4)
+
+
+def test_a_thing_is_looked_at_where_it_is() -> None:
+    deepest = torch.zeros(1, 2, 4, 4)
+    deepest[0, 0, :2], deepest[0, 1, 2:] = 3.0, 5.0
+    inside = torch.zeros(1, 32, 32)
+    inside[0, :16] = 1.0
+    assert torch.allclose(pooled(deepest, inside), torch.tensor([[3.0, 0.0]]), atol=1e-2)
+    nowhere = pooled(deepest, torch.zeros(1, 32, 32))
+    assert torch.allclose(nowhere, torch.tensor([[1.5, 2.5]]))
 
 
 def test_an_adapter_brings_its_own_head_and_leaves_the_base_as_it_was(
@@ -85,14 +123,14 @@ def test_an_adapter_brings_its_own_head_and_leaves_the_base_as_it_was(
     adapters = AdapterSet(model, tokenizer)
     head = model.dense_head
     assert head is not None
-    before = head.stem[0].weight.detach().clone()
+    before = head.coarse.weight.detach().clone()
     adapters.add("new", adapter)
     adapters.wear(adapter)
-    assert head.names == NAMES
-    assert torch.equal(head.stem[0].weight, before + 1.0)
+    assert head.worn.names == NAMES
+    assert torch.equal(head.coarse.weight, before + 1.0)
     adapters.wear(None)
-    assert not head.names
-    assert torch.equal(head.stem[0].weight, before)
+    assert not head.worn.names
+    assert torch.equal(head.coarse.weight, before)
 
 
 def test_it_comes_back_from_disk_with_its_names(
@@ -116,6 +154,18 @@ def test_it_comes_back_from_disk_with_its_names(
         load_adapter(model, tmp_path / "a", base="abc")
     write(dict(adapter.tensors), DenseNames(("wing",), ("bird",)))
     with pytest.raises(CheckpointError, match="dense_rows: wrong shape"):
+        read_adapter(model, tmp_path / "a", base="abc")
+    width, classifier = head_of(model).inputs[-1], DENSE_CLASSIFIER[0]
+    told = ObjectClassifier(
+        torch.zeros(width), torch.ones(width), torch.ones(1, width), torch.zeros(1)
+    )
+    write({**adapter.tensors, **classifier_tensors(told)}, NAMES)
+    worn = read_adapter(model, tmp_path / "a", base="abc").dense_rows
+    assert worn is not None
+    assert worn.classifier is not None
+    assert torch.equal(worn.classifier.weight, told.weight)
+    write({**adapter.tensors, **classifier_tensors(told), classifier: torch.zeros(3)}, NAMES)
+    with pytest.raises(CheckpointError, match=f"{classifier}: wrong shape"):
         read_adapter(model, tmp_path / "a", base="abc")
     write({k: v for k, v in adapter.tensors.items() if k != DENSE_ROWS}, NAMES)
     with pytest.raises(CheckpointError, match="dense_rows: missing"):
