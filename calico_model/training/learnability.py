@@ -117,8 +117,8 @@ def _projection(width: int) -> Tensor:
 def _codes(image: DenseImage, names: Sequence[str]) -> Tensor:
     """(n,) int64 of an image's cells, 0 or 1 + index into `names`."""
     rows = torch.tensor([0, *(1 + names.index(name) for name in image.part_names)])
-    step = image.parts.shape[-1] // _GRID
-    return rows[image.parts[step // 2 :: step, step // 2 :: step].long()].flatten()
+    middles = ((torch.arange(_GRID) + 0.5) / _GRID * image.parts.shape[-1]).long()
+    return rows[image.parts[middles[:, None], middles].long()].flatten()
 
 
 def _with_one(features: Tensor) -> Tensor:
