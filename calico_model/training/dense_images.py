@@ -138,7 +138,7 @@ class Change:
 
     def name(self, name: str) -> str:
         """In the mirror the left wheel is the right one."""
-        return other_side(name) if self.mirrored else name
+        return other_side(normalise(name)) if self.mirrored else name
 
     def _cut(self, array: NDArray[S]) -> NDArray[S]:
         height, width = array.shape[:2]
