@@ -219,10 +219,15 @@ class _Watched:
         self.spent += effort(as_regions(predicted), truth, len(group))
         self.from_nothing += effort((), truth, len(group))
         self.images += len(group)
-        self._count(as_regions(predicted), truth)
+        for image in range(len(group)):
+            self._count(
+                [one for one in as_regions(predicted) if one.image_index == image],
+                [one for one in truth if one.image_index == image],
+            )
         return prediction
 
     def _count(self, predicted: Sequence[Region], truth: Sequence[Region]) -> None:
+        """Counts one image."""
         overlap = iou_matrix([one.mask for one in predicted], [one.mask for one in truth])
         fits = np.array(
             [
@@ -238,10 +243,9 @@ class _Watched:
 
 
 def _is_same(predicted: Region, truth: Region) -> bool:
-    """Whether both are the same name in the same image, both parts or both objects."""
+    """Whether both have the same name and are both parts or both objects."""
     are_objects = {one.kind is RegionKind.COMMON_OBJECT for one in (predicted, truth)}
-    same_image = predicted.image_index == truth.image_index
-    return same_image and predicted.name == truth.name and len(are_objects) == 1
+    return predicted.name == truth.name and len(are_objects) == 1
 
 
 def _measure(
