@@ -145,9 +145,8 @@ def draw_each(
         chances = [math.exp(mean) for mean in name_likelihoods(tokenizer, text, likelihood)]
         parsed = prompts.parse_answer(kind, text)
         found.append(segments_of(kind, parsed, states, chances, len(sizes_hw)))
-    parts = iter(
-        decode_segments(model, features, sizes_hw, [one for each in found for one in each])
-    )
+    every = [one for each in found for one in each]
+    parts = iter(decode_segments(model, features, sizes_hw, every, images))
     return [tuple(islice(parts, len(each))) for each in found]
 
 

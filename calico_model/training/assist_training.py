@@ -53,7 +53,7 @@ def train_assist(
         InvalidConfigError: scenes that share no parts, too.
     """
 
-    def build(model: Calico, lessons: Callable[[int], Lessons]) -> AssistObjective:
+    def build(model: Calico, _: Callable[[int], Lessons]) -> AssistObjective:
         model.exemplar = model.mask_memory = None
         model.add_on(TAUGHT)
         return AssistObjective(model, recipe)

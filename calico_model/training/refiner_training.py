@@ -44,7 +44,7 @@ def train_refiner(
     The scenes of the pool are best of twice the network's size or more.
     """
 
-    def build(model: Calico, lessons: Callable[[int], Lessons]) -> RefinerCourse:
+    def build(model: Calico, _: Callable[[int], Lessons]) -> RefinerCourse:
         if model.mask_refiner is None:
             model.add_on(["mask_refiner"])
         assert model.mask_refiner is not None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calico_model.answering import draw, draw_each
 from calico_model.assist.referring import IS_THERE, Reference, refer, shown_objects
 from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
 from calico_model.predictor import Predictor, load_predictor
-from calico_model.prompts import Phrase
+from calico_model.prompts import Phrase, write_answer
 from calico_model.types import LabeledGroup, RegionKind
 
 SHARED = "The images show <p> the chair </p> [SEG] (IMAGE1) and <p> the stool </p> [SEG] (IMAGE3)."
@@ -104,3 +105,21 @@ def test_an_owner_the_model_does_not_see_is_believed() -> None:
     assert shown_objects({"common_part": SHARED}, 3, owner="sofa") == (
         Phrase("sofa", (0, 1, 2), True),
     )
+
+
+@pytest.mark.parametrize("kind", list(RegionKind))
+def test_masks_that_are_asked_for_by_name_are_sharpened_like_all_others(
+    shipped: Predictor, labeled: LabeledGroup, kind: RegionKind
+) -> None:
+    objects = [Phrase("chair", (0, 1), True)]
+    parts = [] if kind is RegionKind.COMMON_OBJECT else [Phrase("leg", (0, 1), False)]
+    text = write_answer(kind, objects, parts)
+    sizes, images = labeled.group.sizes_hw, labeled.group.images
+    with shipped.looking(labeled.group) as look:
+        about = look.model, look.tokenizer, look.features, sizes
+        told = draw(*about, {kind: text}, images=images)
+        (each,) = draw_each(*about, [(kind, text)], images=images)
+        (rough,) = draw_each(*about, [(kind, text)])
+
+    assert [one.mask.tolist() for one in each] == [one.mask.tolist() for one in told]
+    assert any(not np.array_equal(a.mask, b.mask) for a, b in zip(each, rough, strict=True))
