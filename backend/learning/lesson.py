@@ -27,6 +27,7 @@ from backend.types import Region
 from calico_model.types import PartMask, RegionKind
 from calico_model.vocabulary import normalise
 
+_PARTS = frozenset({RegionKind.COMMON_PART, RegionKind.UNIQUE_PART})
 _ANY = "\0"  # stands for every name of an image; no name is normalised to it
 
 
@@ -113,6 +114,21 @@ def true_parts(correction: Correction) -> tuple[PartMask, ...]:
         merged.setdefault((region.image_index, kind, name), []).append(region)
     parts = (_part(place, regions) for place, regions in merged.items())
     return tuple(part for part in parts if part is not None)
+
+
+def known_kinds(correction: Correction) -> frozenset[RegionKind]:
+    """The questions a correction answers completely; none if there is nothing to learn from it.
+
+    A project that names parts only says nothing about objects, and the other way round. A region
+    without a name answers no question: what it is may have any name.
+    """
+    named = (outcome for outcome in correction.outcomes if any(outcome.region.labels))
+    regions = (r for outcome in named for r in (outcome.before, outcome.after) if r is not None)
+    kinds = {region.kind or RegionKind.COMMON_PART for region in regions}
+    # What was drawn but cannot be read may be any part: where it is missing it is not absent.
+    has_parts = kinds & _PARTS and not correction.unknown
+    parts = _PARTS if has_parts else frozenset[RegionKind]()
+    return parts | (kinds & {RegionKind.COMMON_OBJECT})
 
 
 def _teaches(outcome: RegionOutcome, region: Region, named: set[tuple[int, str]]) -> Teaches:

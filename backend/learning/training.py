@@ -28,7 +28,7 @@ from backend.learning.gate import (
     judge_refinement,
 )
 from backend.learning.held_out import held_out_tasks
-from backend.learning.lesson import true_parts
+from backend.learning.lesson import known_kinds, true_parts
 from backend.learning.progress import OnProgress, Passes, Reports
 from backend.learning.reconcile import Reconciler
 from backend.learning.repository import CorrectionRepository
@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 MOST_NEW, MOST_EARLIER, MOST_HELD_OUT = 64, 64, 40
 MOST_JUDGED = 10  # new, and earlier, corrections that are measured
 REFINE_S = 45.0  # of learning, where a first version takes less
+_NOTHING_NAMED = "nothing to learn from: no new correction has a region with a name"
 
 Write = Callable[[Path], object]
 Stop = Callable[[], bool]
@@ -187,8 +188,13 @@ class TrainingSession:
             self._derivation.derive(project_id)
         material = self._gather(project_id, refines=refines)
         self._runs.note(run_id, upto_seq=material.upto_seq)
-        if not (material.earlier if refines else material.new):
+        asked = material.earlier if refines else material.new
+        if not asked:
             return self._end(run_id, "there is nothing new to learn from")
+        if not any(known_kinds(one.correction) for one in asked):
+            # Not stopped: learning from the same again would be the same again.
+            self._runs.end(run_id, RunState.REJECTED, error=_NOTHING_NAMED)
+            return RunState.REJECTED
         candidate = self._left_candidate(material)
         if candidate is None:
             candidate = self._learn(run_id, material, stop)

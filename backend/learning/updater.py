@@ -19,7 +19,7 @@ import torch
 from backend.errors import MediaError
 from backend.learning.correction import Correction
 from backend.learning.gate import Agreement, Quality
-from backend.learning.lesson import Teaches, lessons, true_parts
+from backend.learning.lesson import Teaches, known_kinds, lessons, true_parts
 from backend.learning.pausing import call_at_every_layer
 from backend.learning.progress import OnProgress
 from backend.learning.training import CorrectedTask, Stop, Write
@@ -55,7 +55,6 @@ from calico_model.vocabulary import normalise
 _log = logging.getLogger(__name__)
 _MOST_IN_MEMORY = 192  # groups whose features are held between runs
 _VIEW_BYTES = 512 * 2**20  # of other views of corrected images, held between runs
-_PARTS = frozenset({RegionKind.COMMON_PART, RegionKind.UNIQUE_PART})
 
 
 class GroupSource(Protocol):
@@ -397,24 +396,6 @@ def region_lessons(correction: Correction, truth: Sequence[PartMask]) -> tuple[R
             )
         )
     return tuple(found)
-
-
-def known_kinds(correction: Correction) -> frozenset[RegionKind]:
-    """The questions a correction answers completely.
-
-    A project that names parts only says nothing about objects, and the other way round.
-    """
-    regions = (
-        region
-        for outcome in correction.outcomes
-        for region in (outcome.before, outcome.after)
-        if region is not None
-    )
-    kinds = {region.kind or RegionKind.COMMON_PART for region in regions}
-    # What was drawn but cannot be read may be any part: where it is missing it is not absent.
-    has_parts = kinds & _PARTS and not correction.unknown
-    parts = _PARTS if has_parts else frozenset[RegionKind]()
-    return parts | (kinds & {RegionKind.COMMON_OBJECT})
 
 
 def _absent(region: Region, name: str) -> PartMask:

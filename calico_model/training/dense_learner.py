@@ -110,6 +110,8 @@ class DenseLearner:
             one for one in lessons if one.views[0].knows_parts or one.views[0].knows_objects
         ]
         self.names = _names_of(self._lessons, start)
+        if not self.names:  # no row: nothing can be told apart
+            self._lessons = []
         self._weights = _weights_of(self._lessons, plan.balance)
         self.rows = _first_rows(head, self.names, start).to(self._device)
         self._start = {} if start is None else _dense_tensors(start)

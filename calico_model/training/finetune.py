@@ -96,8 +96,10 @@ def finetune(
         InvalidConfigError: there is nothing to learn from.
     """
     corrections = (*new, *replay.corrections)
-    if not corrections:
-        raise InvalidConfigError("new: expected at least one corrected group, got none")
+    if not any(one.known for one in corrections):
+        raise InvalidConfigError(
+            "new: expected at least one corrected group with a named region, got none"
+        )
     labels = own_labels(corrections, start, adapters.tokenizer)
     planned = plan.steps_for(len(new))
     domain, speaks = find_ground(adapters.model, corrections, replay.base)
