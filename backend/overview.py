@@ -139,7 +139,7 @@ class Overview:
             corrections=len(corrected),
             new=sum(row.seq > learned and row.task_id not in held_out for row in corrected),
             held_out=len(held_out),
-            skipped=sum(row.standing is Standing.SKIPPED for row in rows),
+            skipped=sum(row.standing is Standing.SKIPPED and not row.is_unseen for row in rows),
             acceptance=accepted / predicted if predicted else None,
             acceptance_tasks=tasks,
             run=runs[0] if runs else None,

@@ -398,6 +398,7 @@ class Annotation:
         same_part: pairs of region ids the annotator linked.
         is_ground_truth: somebody marked it as the answer that counts.
         unread: what is drawn but is no mask.
+        was_seen: a person looked at it; False for copies of predictions that were made in bulk.
     """
 
     id: int
@@ -411,6 +412,7 @@ class Annotation:
     same_part: tuple[tuple[str, str], ...] = ()
     is_ground_truth: bool = False
     unread: tuple[UnreadRegion, ...] = ()
+    was_seen: bool = True
 
 
 class EventAction(StrEnum):

@@ -141,7 +141,8 @@ def _summary(
     summary: dict[str, object] = {
         "project": project_id,
         "tasks": len(corrected),
-        "skipped": sum(row.standing is Standing.SKIPPED for row in rows),
+        "skipped": sum(row.standing is Standing.SKIPPED and not row.is_unseen for row in rows),
+        "unseen": sum(row.is_unseen for row in rows),
         "unreadable": sum(row.standing is Standing.UNREADABLE for row in rows),
         "waiting": derived.waiting,
         "held_out": len(held_out_tasks(project_id, rows)),

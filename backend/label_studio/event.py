@@ -27,6 +27,8 @@ _WITH_ANNOTATIONS = (
     EventAction.ANNOTATION_UPDATED,
     EventAction.ANNOTATIONS_CREATED,
 )
+_COPYING = frozenset({"prediction", "propagated_annotation"})
+"""Last actions of Enterprise that need nobody to look at what they make."""
 _WITH_TASKS = (EventAction.TASKS_CREATED, EventAction.TASKS_DELETED)
 
 
@@ -55,6 +57,11 @@ class _WireAnnotation(msgspec.Struct):
     was_cancelled: bool | None = None
     ground_truth: bool | None = None
     parent_prediction: Id | None = None
+    parent_annotation: Id | None = None
+    lead_time: float | None = None
+    last_action: str | None = None
+    bulk_created: bool | None = None
+    updated_by: object = msgspec.UNSET  # null if nobody has touched it
 
 
 class _WireBody(msgspec.Struct):
@@ -142,7 +149,25 @@ def read_annotation(event: Event) -> Annotation:
         same_part=() if was_skipped else drawing.same_part,
         is_ground_truth=bool(wire.ground_truth),
         unread=() if was_skipped else drawing.unread,
+        was_seen=_was_seen(event.action, wire),
     )
+
+
+def _was_seen(action: EventAction, wire: _WireAnnotation) -> bool:
+    """Whether a person looked at an annotation: not if it was copied in bulk and left alone since.
+
+    Label Studio's "Create Annotations From Predictions" leaves no editor and no time that it took;
+    whoever submits or updates such an annotation becomes its editor. Imported annotations are
+    copies of nothing here, and count.
+    """
+    if wire.last_action is not None:  # Label Studio Enterprise says it
+        return wire.last_action not in _COPYING
+    is_copy = wire.parent_prediction is not None or wire.parent_annotation is not None
+    if not (is_copy or wire.bulk_created):
+        return True
+    if wire.updated_by is msgspec.UNSET:  # journalled before this was kept
+        return action is not EventAction.ANNOTATIONS_CREATED
+    return wire.updated_by is not None or bool(wire.lead_time)
 
 
 def read_task(event: Event) -> Task:

@@ -14,11 +14,12 @@ from calico_model.types import BoolMask
 
 
 def choose(annotations: Iterable[Annotation]) -> Annotation | None:
-    """Returns the annotation that counts, or None if the task was only skipped.
+    """Returns the annotation that counts, or None if nobody said anything about the task.
 
-    Ground truth comes before everything else, then the newest; a skip says nothing about the task.
+    Ground truth comes before everything else, then the newest; a skip says nothing about the task,
+    nor does an annotation that was made in bulk and that nobody has looked at.
     """
-    usable = [annotation for annotation in annotations if not annotation.was_skipped]
+    usable = [annotation for annotation in annotations if _says_something(annotation)]
     return max(usable, key=_rank, default=None)
 
 
@@ -31,12 +32,16 @@ def measure_agreement(chosen: Annotation, annotations: Iterable[Annotation]) -> 
     """
     others: dict[int | None, Annotation] = {}
     for annotation in sorted(annotations, key=_rank):
-        if not annotation.was_skipped and annotation.annotator_id != chosen.annotator_id:
+        if _says_something(annotation) and annotation.annotator_id != chosen.annotator_id:
             others[annotation.annotator_id] = annotation
     if not others:
         return None
     alike = [_matched_iou(chosen.regions, other.regions) for other in others.values()]
     return Agreement(annotators=len(others) + 1, mean_iou=float(np.mean(alike)))
+
+
+def _says_something(annotation: Annotation) -> bool:
+    return annotation.was_seen and not annotation.was_skipped
 
 
 def _rank(annotation: Annotation) -> tuple[object, ...]:

@@ -20,7 +20,7 @@ from calico_model.types import BoolMask
 from calico_model.vocabulary import normalise
 
 # Raise it when equal annotations are judged differently: corrections are then derived anew.
-DIFF_VERSION = 2
+DIFF_VERSION = 3
 SAME_PLACE_IOU = 0.5
 
 _Place = tuple[int, str]  # image index and region id

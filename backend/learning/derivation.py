@@ -22,7 +22,7 @@ from backend.label_studio.history import fetch_prediction
 from backend.learning.annotators import choose, measure_agreement
 from backend.learning.correction import Correction, diff
 from backend.learning.repository import CorrectionRepository
-from backend.learning.rows import LiveHead, Standing, StartingPoint, TaskRow, state_of
+from backend.learning.rows import NOT_SEEN, LiveHead, Standing, StartingPoint, TaskRow, state_of
 from backend.types import Annotation, Event, Origin, Region
 
 _log = logging.getLogger(__name__)
@@ -196,7 +196,8 @@ class Derivation:
             annotations = _in_order_of_receipt(tuple(voices.values()))
             chosen = choose(annotations)
             if chosen is None:
-                return TaskRow(task_id, state, seq, Standing.SKIPPED), None
+                problem = None if all(one.was_seen for one in annotations) else NOT_SEEN
+                return TaskRow(task_id, state, seq, Standing.SKIPPED, problem=problem), None
             found = self._compare(project_id, voices[chosen.id], annotations)
         except RequestError as error:
             # A body that cannot be read today cannot be read tomorrow.

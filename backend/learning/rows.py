@@ -16,6 +16,7 @@ from backend.clock import from_us, to_us
 from backend.learning.correction import DIFF_VERSION, Change, Correction, RegionOutcome, Tally
 from backend.types import Region
 
+NOT_SEEN = "copied from predictions in bulk; counts once a person submits it"
 _TALLY = tuple(Tally.__dataclass_fields__)
 
 
@@ -95,7 +96,7 @@ class TaskRow:
         state: `state_of` the heads it was derived from.
         seq: place in the journal of the task's newest event, deletions of annotations included.
         standing: whether it was corrected, only skipped, or cannot be read.
-        problem: why it cannot be read, or None.
+        problem: why it cannot be read, or NOT_SEEN where nobody has looked at it yet, or None.
         annotation_id: the annotation that counts, or None.
         updated_at: UTC time of its last change, or None.
         version: adapter version it started from, or None.
@@ -117,6 +118,11 @@ class TaskRow:
     annotators: int = 0
     agreement: float | None = None
     tally: Tally = Tally()
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether all there is was made in bulk, and nobody has looked at it."""
+        return self.standing is Standing.SKIPPED and self.problem == NOT_SEEN
 
 
 @dataclass(frozen=True)

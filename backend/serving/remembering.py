@@ -160,8 +160,13 @@ class Rememberer:
 
 
 def _outlines(annotation: Annotation) -> list[tuple[str, Outline]]:
-    """The labeled regions of an annotation that hold anything, once for each of their labels."""
-    found = []
+    """The labeled regions of an annotation that hold anything, once for each of their labels.
+
+    None of an annotation that nobody has looked at: it repeats what the model said.
+    """
+    found: list[tuple[str, Outline]] = []
+    if not annotation.was_seen:
+        return found
     for region in annotation.regions:
         try:
             is_drawn = bool(region.labels) and bool(region.mask.any())
