@@ -21,7 +21,7 @@ from pycocotools import mask as coco_mask
 
 from backend.errors import InvalidRleError, MediaError, SettingsError
 from backend.learning.correction import Correction
-from backend.learning.lesson import true_parts
+from backend.learning.lesson import true_parts, written_label
 from backend.types import Region, Task
 from calico_model.data.records import (
     ANNOTATIONS_FILE,
@@ -292,7 +292,11 @@ def _group_records(
     correction: Correction,
     fetch: _Fetch,
 ) -> list[Record]:
-    task, parts = correction.task, true_parts(correction)
+    task = correction.task
+    parts = [
+        replace(part, label=written_label(part.label, correction.vocabulary))
+        for part in true_parts(correction)
+    ]
     try:
         group = fetch(task) if parts else None
     except MediaError as error:

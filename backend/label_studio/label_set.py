@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from backend.types import LabelSchema, LabelValue
-from calico_model.vocabulary import Vocabulary, match, normalise
+from calico_model.vocabulary import Vocabulary, identity, match
 
 
 def read_label(value: str | None, alias: str | None, predicted: str | None) -> LabelValue | None:
@@ -44,21 +44,26 @@ def match_label(text: str, labels: tuple[LabelValue, ...]) -> str | None:
     """Returns the label of a closed set that a text means, as Label Studio stores it, or None."""
     if any(label.value == text for label in labels):
         return text
-    return match(text, vocabulary_of(labels)) if normalise(text) else None
+    return match(text, vocabulary_of(labels)) if text.strip() else None
+
+
+def vocabulary_in(schema: LabelSchema, task_labels: tuple[LabelValue, ...]) -> Vocabulary | None:
+    """Returns the closed set of a task; None where any text may be written."""
+    labels = closed_labels(schema, task_labels)
+    return vocabulary_of(labels) if labels else None
 
 
 @lru_cache(maxsize=256)
 def vocabulary_of(labels: tuple[LabelValue, ...]) -> Vocabulary:
-    """Labels that differ after normalisation; of equal ones the first wins."""
+    """All labels of another text; an alias is the first label's that has it."""
     distinct: dict[str, str] = {}
     for label in labels:
-        distinct.setdefault(normalise(label.value), label.value)
+        distinct.setdefault(identity(label.value), label.value)
     distinct.pop("", None)
-    known = set(distinct.values())
     aliases = {
-        alias: label.value
+        alias: distinct[identity(label.value)]
         for label in reversed(labels)
         for alias in label.aliases
-        if label.value in known and normalise(alias)
+        if identity(label.value) in distinct and identity(alias)
     }
     return Vocabulary(tuple(distinct.values()), aliases)

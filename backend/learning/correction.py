@@ -17,7 +17,7 @@ from backend.errors import InvalidRleError
 from backend.types import Region, Task, UnreadRegion
 from calico_model.evaluation.boundary import BoundaryMatch, compare_boundaries
 from calico_model.types import BoolMask
-from calico_model.vocabulary import normalise
+from calico_model.vocabulary import Vocabulary, name_of
 
 # Raise it when equal annotations are judged differently: corrections are then derived anew.
 DIFF_VERSION = 3
@@ -130,6 +130,7 @@ class Correction:
         unreadable: ids of regions whose mask cannot be decoded; they have no outcome.
         unknown: (image index, name) of what was drawn but cannot be read as a mask; a name of None
             may be any. Nobody knows whether such a name is on that image.
+        vocabulary: the labels that regions may have; None where any text may be written.
     """
 
     task: Task
@@ -143,6 +144,7 @@ class Correction:
     agreement: Agreement | None = None
     unreadable: tuple[str, ...] = ()
     unknown: frozenset[tuple[int, str | None]] = frozenset()
+    vocabulary: Vocabulary | None = None
 
     @property
     def tally(self) -> Tally:
@@ -160,7 +162,10 @@ class Difference:
 
 
 def diff(
-    before: Sequence[Region], after: Sequence[Region], unread: Sequence[UnreadRegion] = ()
+    before: Sequence[Region],
+    after: Sequence[Region],
+    unread: Sequence[UnreadRegion] = (),
+    vocabulary: Vocabulary | None = None,
 ) -> Difference:
     """Compares what was predicted with what the annotator left.
 
@@ -171,6 +176,8 @@ def diff(
         before: predicted regions; () if the annotator started from nothing.
         after: the annotator's regions.
         unread: what else the annotator drew, which is no mask.
+        vocabulary: the labels that regions may have; None where any text may be written, and
+            another spelling is the same name.
     """
     lost = _Lost()
     for one in unread:
@@ -183,7 +190,7 @@ def diff(
         if corrected is None and _place(predicted) in is_unread:
             continue
         try:
-            outcomes.append(_outcome(predicted, corrected))
+            outcomes.append(_outcome(predicted, corrected, vocabulary))
         except InvalidRleError:
             lost.add_region(predicted)
             if corrected is not None:
@@ -252,11 +259,11 @@ def _place(region: Region) -> _Place:
     return region.image_index, region.id
 
 
-def _outcome(before: Region, after: Region | None) -> RegionOutcome:
+def _outcome(before: Region, after: Region | None, vocabulary: Vocabulary | None) -> RegionOutcome:
     if after is None:
         return RegionOutcome(Change.REMOVED, before, None)
     change = ACCEPTED
-    if not _same_names(before.labels, after.labels):
+    if not _same_names(before.labels, after.labels, vocabulary):
         change |= Change.RELABELLED
     if before.kind is not after.kind:
         change |= Change.KIND_CHANGED
@@ -276,9 +283,12 @@ def _outcome(before: Region, after: Region | None) -> RegionOutcome:
     )
 
 
-def _same_names(before: Sequence[str], after: Sequence[str]) -> bool:
-    """Names are compared in the one normal form: another spelling teaches nothing."""
-    return before == after or set(map(normalise, before)) == set(map(normalise, after))
+def _same_names(before: Sequence[str], after: Sequence[str], vocabulary: Vocabulary | None) -> bool:
+    """Whether two regions are called the same: another spelling of a free text teaches nothing."""
+    if before == after:
+        return True
+    ours, theirs = ({name_of(one, vocabulary) for one in labels} for labels in (before, after))
+    return ours == theirs
 
 
 def _replacements(outcomes: Sequence[RegionOutcome], lost: _Lost) -> Mapping[_Place, str]:

@@ -19,6 +19,7 @@ from backend.label_studio.annotation import parse_regions
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.event import read_annotation, read_schema, read_task
 from backend.label_studio.history import fetch_prediction
+from backend.label_studio.label_set import vocabulary_in
 from backend.learning.annotators import choose, measure_agreement
 from backend.learning.correction import Correction, diff
 from backend.learning.repository import CorrectionRepository
@@ -223,12 +224,12 @@ class Derivation:
     ) -> Correction:
         annotation = voice.annotation
         start = self._starting_point(project_id, voice)
-        before = (
-            () if start.regions is None else parse_regions(start.regions, read_schema(voice.event))
-        )
-        difference = diff(before, annotation.regions, annotation.unread)
+        schema, task = read_schema(voice.event), read_task(voice.event)
+        before = () if start.regions is None else parse_regions(start.regions, schema)
+        vocabulary = vocabulary_in(schema, task.labels)
+        difference = diff(before, annotation.regions, annotation.unread, vocabulary)
         return Correction(
-            task=read_task(voice.event),
+            task=task,
             annotation_id=annotation.id,
             annotator_id=annotation.annotator_id,
             updated_at=annotation.updated_at,
@@ -239,6 +240,7 @@ class Derivation:
             agreement=measure_agreement(annotation, annotations),
             unreadable=difference.unreadable,
             unknown=difference.unknown,
+            vocabulary=vocabulary,
         )
 
     def _starting_point(self, project_id: int, voice: _Voice) -> StartingPoint:

@@ -25,7 +25,7 @@ from backend.errors import InvalidRleError
 from backend.learning.correction import ACCEPTED, Change, Correction, RegionOutcome
 from backend.types import Region
 from calico_model.types import PartMask, RegionKind
-from calico_model.vocabulary import normalise
+from calico_model.vocabulary import Vocabulary, name_of
 
 _PARTS = frozenset({RegionKind.COMMON_PART, RegionKind.UNIQUE_PART})
 _ANY = "\0"  # stands for every name of an image; no name is normalised to it
@@ -71,13 +71,14 @@ def lessons(correction: Correction) -> tuple[Lesson, ...]:
         (outcome.after.image_index, name)
         for outcome in correction.outcomes
         if outcome.after is not None
-        for name in _names(outcome.after)
+        for name in _names(outcome.after, correction.vocabulary)
     }
     unknown = _unknown(correction)
     found = []
     for outcome in correction.outcomes:
         for region in _one_named(outcome.region):
-            teaches = _teaches(outcome, region, named | unknown)
+            place = region.image_index, region_name(region, correction.vocabulary)
+            teaches = _teaches(outcome, is_there=place in named | unknown)
             if teaches is Teaches.ABSENCE and (region.image_index, _ANY) in unknown:
                 continue
             if teaches:
@@ -94,22 +95,23 @@ def true_parts(correction: Correction) -> tuple[PartMask, ...]:
     something that cannot be read on that image, are left out.
 
     Returns:
-        Per image at most one mask of each kind and name; `part_id` is equal for a common name.
+        Per image at most one mask of each kind and name; `part_id` is equal for a common name. The
+        labels are names: `written_label` tells how the project writes them.
     """
     unknown = _unknown(correction)
     kept = [
-        region
+        (name, region)
         for outcome in correction.outcomes
         if outcome.after is not None
         for region in _one_named(outcome.after)
-        if _name(region) and (region.image_index, _name(region)) not in unknown
+        if (name := region_name(region, correction.vocabulary))
+        and (region.image_index, name) not in unknown
     ]
     images: dict[tuple[RegionKind | None, str], set[int]] = {}
-    for region in kept:
-        images.setdefault((region.kind, _name(region)), set()).add(region.image_index)
+    for name, region in kept:
+        images.setdefault((region.kind, name), set()).add(region.image_index)
     merged: dict[tuple[int, RegionKind, str], list[Region]] = {}
-    for region in kept:
-        name = _name(region)
+    for name, region in kept:
         kind = _settled(region.kind, len(images[region.kind, name]))
         merged.setdefault((region.image_index, kind, name), []).append(region)
     parts = (_part(place, regions) for place, regions in merged.items())
@@ -131,13 +133,17 @@ def known_kinds(correction: Correction) -> frozenset[RegionKind]:
     return parts | (kinds & {RegionKind.COMMON_OBJECT})
 
 
-def _teaches(outcome: RegionOutcome, region: Region, named: set[tuple[int, str]]) -> Teaches:
+def written_label(name: str, vocabulary: Vocabulary | None) -> str:
+    """Returns how a project writes the label of a name; the name itself where any text may be."""
+    return name if vocabulary is None else vocabulary.find(name) or name
+
+
+def _teaches(outcome: RegionOutcome, *, is_there: bool) -> Teaches:
     if outcome.change is ACCEPTED:
         return Teaches.REHEARSAL
     if outcome.change is Change.ADDED:
         return Teaches.TEXT | Teaches.MASK
     if outcome.change is Change.REMOVED:
-        is_there = (region.image_index, _name(region)) in named
         return Teaches(0) if outcome.replaced_by or is_there else Teaches.ABSENCE
     teaches = Teaches(0)
     if outcome.change & (Change.RELABELLED | Change.KIND_CHANGED):
@@ -147,12 +153,13 @@ def _teaches(outcome: RegionOutcome, region: Region, named: set[tuple[int, str]]
     return teaches
 
 
-def _name(region: Region) -> str:
-    return normalise(region.label or "")
+def region_name(region: Region, vocabulary: Vocabulary | None) -> str:
+    """Returns what the region's first label is learned as, "" without one."""
+    return name_of(region.label or "", vocabulary)
 
 
-def _names(region: Region) -> list[str]:
-    return [normalise(name) for name in region.labels or ("",)]
+def _names(region: Region, vocabulary: Vocabulary | None) -> list[str]:
+    return [name_of(name, vocabulary) for name in region.labels or ("",)]
 
 
 def _one_named(region: Region) -> list[Region]:
@@ -165,7 +172,7 @@ def _one_named(region: Region) -> list[Region]:
 def _unknown(correction: Correction) -> set[tuple[int, str]]:
     """Names that may or may not be on an image."""
     return {
-        (image_index, _ANY if label is None else normalise(label))
+        (image_index, _ANY if label is None else name_of(label, correction.vocabulary))
         for image_index, label in correction.unknown
     }
 

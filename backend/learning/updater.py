@@ -19,7 +19,7 @@ import torch
 from backend.errors import MediaError
 from backend.learning.correction import Correction
 from backend.learning.gate import Agreement, Quality
-from backend.learning.lesson import Teaches, known_kinds, lessons, true_parts
+from backend.learning.lesson import Teaches, known_kinds, lessons, region_name, true_parts
 from backend.learning.pausing import call_at_every_layer
 from backend.learning.progress import OnProgress
 from backend.learning.training import CorrectedTask, Stop, Write
@@ -50,7 +50,6 @@ from calico_model.training.learnability import Predicted, leave_one_out
 from calico_model.training.scoring import score_groups
 from calico_model.training.views import with_views
 from calico_model.types import ImageGroup, LabeledGroup, PartMask, RegionKind
-from calico_model.vocabulary import normalise
 
 _log = logging.getLogger(__name__)
 _MOST_IN_MEMORY = 192  # groups whose features are held between runs
@@ -379,11 +378,11 @@ class OnlineUpdater:
 
 def region_lessons(correction: Correction, truth: Sequence[PartMask]) -> tuple[RegionLesson, ...]:
     """Returns what each region teaches, placed where `make_example` looks for it."""
-    there = {(part.image_index, normalise(part.label)): part for part in truth}
+    there = {(part.image_index, part.label): part for part in truth}
     found = []
     for lesson in lessons(correction):
         region = lesson.region
-        name = normalise(region.label or "")
+        name = region_name(region, correction.vocabulary)
         if not name:
             continue
         part = there.get((region.image_index, name))

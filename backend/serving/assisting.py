@@ -24,6 +24,7 @@ from backend.serving.spreading import spread
 from backend.types import Prompt, Region
 from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask, RegionKind
+from calico_model.vocabulary import Vocabulary
 
 _KEPT_STEPS, _KEPT_BYTES = 512, 64 * 1024 * 1024
 
@@ -104,6 +105,7 @@ class Suggestions:
         said: GroupPrediction | None,
         canvas: Sequence[Region],
         goes_on: Callable[[], bool] = lambda: True,
+        vocabulary: Vocabulary | None = None,
     ) -> Suggestions:
         """Adds what is alike on the other images, unless it is drawn there already.
 
@@ -113,6 +115,7 @@ class Suggestions:
             said: what it predicted for the group, if that is known.
             canvas: regions that are there.
             goes_on: whether there is time for another region.
+            vocabulary: the labels that regions may have; None where any text may be written.
         """
         parts, ids = list(self.prediction.parts), list(self.ids)
         words = dict(self.own_words)
@@ -123,7 +126,7 @@ class Suggestions:
             found = spread(own, group, said, predictor)
             absent.update(found.absent)
             for part in found.parts[1:]:
-                if overlapped(part, canvas) is None:
+                if overlapped(part, canvas, vocabulary) is None:
                     parts.append(part)
                     # Of alike parts in one image, the part_id says where each is.
                     ids.append(_id_of(own_id, part.image_index, part.part_id))
@@ -164,6 +167,7 @@ class _About:
     predictor: Refining
     said: GroupPrediction | None
     goes_on: Callable[[], bool]
+    vocabulary: Vocabulary | None
 
     @property
     def key(self) -> tuple[Hashable, ...]:
@@ -195,6 +199,7 @@ class Assisting:
         predictor: Refining,
         said: GroupPrediction | None = None,
         goes_on: Callable[[], bool] = lambda: True,
+        vocabulary: Vocabulary | None = None,
     ) -> Suggestions:
         """Outlines what every chain of prompts means, as long as there is time.
 
@@ -208,8 +213,9 @@ class Assisting:
             predictor: the version that answers.
             said: what it predicted for the group, if that is known.
             goes_on: whether there is time for another prompt; may raise to give up.
+            vocabulary: the labels that regions may have; None where any text may be written.
         """
-        about = _About(group, predictor, said, goes_on)
+        about = _About(group, predictor, said, goes_on, vocabulary)
         parts: list[PartMask] = []
         ids: list[str] = []
         words: dict[str, OwnWords] = {}
@@ -236,12 +242,12 @@ class Assisting:
         """The region of the canvas that a chain refines; None for a new one."""
         first = chain.first
         size_hw = about.group.sizes_hw[first.image_index]
-        target = pointed_at(first, canvas, size_hw)
+        target = pointed_at(first, canvas, size_hw, about.vocabulary)
         if target is None and first.is_click and first.is_positive:
             # Where part of a region is missing, the click lies beside it: but alone it would
             # outline that region again.
             alone = self._walk(about, Chain((first,)), None)
-            target = overlapped(_part(first, None, alone), canvas)
+            target = overlapped(_part(first, None, alone), canvas, about.vocabulary)
         return target
 
     def _walk(self, about: _About, chain: Chain, target: Region | None) -> _Step:

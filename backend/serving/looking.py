@@ -22,6 +22,7 @@ from backend.errors import (
     StoppedError,
     StoreError,
 )
+from backend.label_studio.label_set import vocabulary_in
 from backend.serving.asking import closed_set, reply_to
 from backend.serving.assisting import Assisting, Refining
 from backend.serving.lines import AdapterLines
@@ -217,13 +218,21 @@ class Looking:
                 return self._clock() < until
 
             goes_on()
+            vocabulary = vocabulary_in(work.schema, work.task.labels)
             found = self._assisting.suggest(
-                group, work.prompts, work.canvas, predictor, said, goes_on
+                group, work.prompts, work.canvas, predictor, said, goes_on, vocabulary
             )
             if (closed := self._closed(work)) is not None:
                 parts = name_new(found.prediction.parts, group, predictor, closed)
                 found = replace(found, prediction=replace(found.prediction, parts=parts))
-            found = found.spread(group, predictor, said, canvas=work.canvas, goes_on=goes_on)
+            found = found.spread(
+                group,
+                predictor,
+                said,
+                canvas=work.canvas,
+                goes_on=goes_on,
+                vocabulary=vocabulary,
+            )
             if closed is None:
                 found = found.in_own_words()
             if not goes_on():

@@ -16,7 +16,7 @@ from backend.errors import InvalidRleError
 from backend.runs import iou_of, length_of, runs_of
 from backend.types import Prompt, Region
 from calico_model.types import PartMask
-from calico_model.vocabulary import normalise
+from calico_model.vocabulary import Vocabulary, name_of
 
 _SAME_BOX, _SAME_MASK = 0.7, 0.5  # IoU from which two are one thing
 
@@ -45,7 +45,10 @@ def chains(prompts: Sequence[Prompt]) -> tuple[Chain, ...]:
 
 
 def pointed_at(
-    prompt: Prompt, regions: Sequence[Region], size_hw: tuple[int, int]
+    prompt: Prompt,
+    regions: Sequence[Region],
+    size_hw: tuple[int, int],
+    vocabulary: Vocabulary | None = None,
 ) -> Region | None:
     """Returns the region that a prompt lies in or, as a box, fits; None if there is none.
 
@@ -53,8 +56,9 @@ def pointed_at(
         prompt: of an image.
         regions: of the whole canvas.
         size_hw: of the image; regions of another size are not looked at.
+        vocabulary: the labels that regions may have; None where any text may be written.
     """
-    near = list(_candidates(prompt, regions, size_hw))
+    near = list(_candidates(prompt, regions, size_hw, vocabulary))
     if prompt.is_click:
         place = _position(prompt, size_hw)
         under = [region for region in near if _covers(region, place)]
@@ -64,10 +68,12 @@ def pointed_at(
     return best[1] if best[0] >= _SAME_BOX else None
 
 
-def overlapped(part: PartMask, regions: Sequence[Region]) -> Region | None:
+def overlapped(
+    part: PartMask, regions: Sequence[Region], vocabulary: Vocabulary | None = None
+) -> Region | None:
     """Returns the region of the canvas that shows a part of its label again, or None."""
     height, width = part.mask.shape
-    near = list(_candidates(part, regions, (height, width)))
+    near = list(_candidates(part, regions, (height, width), vocabulary))
     if not near:
         return None
     own = runs_of(part.mask)
@@ -77,13 +83,18 @@ def overlapped(part: PartMask, regions: Sequence[Region]) -> Region | None:
 
 
 def _candidates(
-    asked: Prompt | PartMask, regions: Sequence[Region], size_hw: tuple[int, int]
+    asked: Prompt | PartMask,
+    regions: Sequence[Region],
+    size_hw: tuple[int, int],
+    vocabulary: Vocabulary | None,
 ) -> Iterator[Region]:
     """Regions on the asked image that bear the label, and can be read."""
     for region in regions:
         if region.image_index != asked.image_index or region.size_hw != size_hw:
             continue
-        if _differ(asked.kind, region.kind) or _differ_in_name(asked.label, region.labels):
+        if _differ(asked.kind, region.kind):
+            continue
+        if _differ_in_name(asked.label, region.labels, vocabulary):
             continue
         try:
             if len(region.runs):
@@ -100,9 +111,11 @@ def _differ(one: object, other: object) -> bool:
     return one is not None and other is not None and one != other
 
 
-def _differ_in_name(asked: str | None, labels: Sequence[str]) -> bool:
-    names = [normalise(label) for label in labels if label]
-    return bool(asked and names) and normalise(asked or "") not in names
+def _differ_in_name(
+    asked: str | None, labels: Sequence[str], vocabulary: Vocabulary | None
+) -> bool:
+    names = [name_of(label, vocabulary) for label in labels if label]
+    return bool(asked and names) and name_of(asked or "", vocabulary) not in names
 
 
 def _position(prompt: Prompt, size_hw: tuple[int, int]) -> int:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calico_model.errors import InvalidConfigError
-from calico_model.vocabulary import Vocabulary, match, normalise, similarity
+from calico_model.vocabulary import Vocabulary, match, name_of, normalise, similarity
 
 CHAIR = Vocabulary(
     labels=("Leg", "Seat back", "Arm rest", "Front wheel", "Headlight", "Left leg", "Right leg"),
@@ -26,7 +26,17 @@ CHAIR = Vocabulary(
         ("legs of the table", "leg of table"),
         ("T-shirt", "t shirt"),
         ("", ""),
-        ("\u2014", ""),
+        (" ", ""),
+        ("\u2014", "\u2014"),
+        ("+", "+"),
+        ("C++", "c++"),
+        ("Class A", "class a"),
+        ("<5 mm", "< 5 mm"),
+        ("</p>", "< p >"),
+        ("कान", "कान"),
+        ("कोना", "कोना"),
+        ("סֵפֶר", "סֵפֶר"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
     ],
 )
 def test_normal_form(label: str, expected: str) -> None:
@@ -115,8 +125,9 @@ def test_a_higher_threshold_refuses_more() -> None:
 @pytest.mark.parametrize(
     ("labels", "aliases", "message"),
     [
-        (("leg", "Legs"), {}, "mean the same"),
-        (("leg", "?!"), {}, "with letters"),
+        (("leg", " leg "), {}, "are the same"),
+        (("caf\u00e9", "cafe\u0301"), {}, "are the same"),
+        (("leg", " "), {}, "expected a name"),
         (("leg",), {"paw": "foot"}, "unknown label 'foot'"),
     ],
 )
@@ -145,3 +156,65 @@ def test_similarity_is_symmetric_and_bounded(left: str, right: str) -> None:
     value = similarity(left, right)
     assert value == similarity(right, left)
     assert 0.0 <= value <= 1.0 + 1e-9
+
+
+ALIKE = (
+    ("glass", "glasses"),
+    ("Wheel", "wheel"),
+    ("leg", "legs"),
+    ("The leg", "leg"),
+    ("left-wing", "left wing"),
+    ("pole +", "pole -"),
+    ("C", "C++"),
+    ("<5 mm", ">5 mm"),
+    ("Class", "Class A"),
+    ("+", "-"),
+    ("\U0001f44d", "\U0001f44e"),
+    ("?", "!"),
+)
+
+
+@pytest.mark.parametrize("pair", ALIKE)
+def test_two_labels_are_never_one(pair: tuple[str, str]) -> None:
+    vocabulary = Vocabulary((*pair, "other"))
+    for label in pair:
+        assert match(label, vocabulary) == label
+        assert vocabulary.find(vocabulary.names[label]) == label
+        assert vocabulary.spellings(label)[0] == vocabulary.names[label]
+        assert normalise(vocabulary.names[label]) == vocabulary.names[label]
+    assert not set(vocabulary.spellings(pair[0])) & set(vocabulary.spellings(pair[1]))
+
+
+def test_a_key_of_several_labels_finds_none_of_them() -> None:
+    vocabulary = Vocabulary(("glass", "glasses", "frame"))
+    assert match("the glasses", vocabulary) is None
+    assert match("a glass", vocabulary, threshold=0.5) is None
+    assert match("GLASSES", vocabulary) == "glasses"
+    assert match("Frames", vocabulary) == "frame"
+    assert vocabulary.names["frame"] == "frame"
+
+
+def test_an_alias_of_two_labels_finds_neither() -> None:
+    assert match("limb", Vocabulary(("arm", "leg"), {"limb": "arm", "Limbs": "leg"})) != "leg"
+    both = Vocabulary(("arm", "leg"), {"limbs": "arm", "Limb": "leg"})
+    assert match("the limb", both) is None
+    assert match("Limb", both) == "leg"
+
+
+def test_a_name_does_not_depend_on_the_order_of_the_labels() -> None:
+    one, other = Vocabulary(("glass", "glasses")), Vocabulary(("glasses", "frame", "glass"))
+    assert {label: other.names[label] for label in one.labels} == one.names
+
+
+def test_a_text_that_is_no_label_has_the_name_of_none() -> None:
+    vocabulary = Vocabulary(("glass", "glasses", "rim"))
+    assert vocabulary.name_of("The glass") not in vocabulary.names.values()
+    assert vocabulary.name_of("Rims") == "rim"
+    assert vocabulary.name_of("handle") == "handle"
+    assert name_of("Handles", None) == "handle"
+
+
+def test_similarity_knows_labels_of_symbols_and_nothing() -> None:
+    assert similarity("+", "+") == 1.0
+    assert similarity("+", "-") < 1.0
+    assert similarity("", "leg") == 0.0
