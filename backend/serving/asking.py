@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 from backend.label_studio.label_set import closed_labels, vocabulary_of
@@ -23,6 +24,7 @@ from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary, match
 
 MOST_NAMES = 12
+_MOST_SPELLINGS = 4  # of one label that are looked for
 _NOTHING_OF = {
     RegionKind.COMMON_OBJECT: "the images share no object",
     RegionKind.COMMON_PART: "the objects share no part",
@@ -120,7 +122,7 @@ def reply_to(
     try:
         request = read_request(question.text, vocabulary)
         if request.kinds:
-            return _of_kinds(request.kinds, said)
+            return _of_kinds(request.kinds, said, vocabulary)
         if request.asks_name:
             return _named(question, group, said, predictor, closed)
         return _found(request, group, said, predictor, vocabulary)
@@ -128,8 +130,13 @@ def reply_to(
         return Reply(replace(said, parts=()), str(error).removeprefix("request: "))
 
 
-def _of_kinds(kinds: Sequence[RegionKind], said: GroupPrediction) -> Reply:
+def _of_kinds(
+    kinds: Sequence[RegionKind], said: GroupPrediction, vocabulary: Vocabulary | None
+) -> Reply:
     parts = tuple(part for part in said.parts if part.kind in kinds)
+    if vocabulary is not None:  # in the project's words, and nothing that it has no word for
+        named = [(part, match(part.label, vocabulary)) for part in parts]
+        parts = tuple(replace(part, label=label) for part, label in named if label is not None)
     sentences = []
     for kind in kinds:
         labels = dict.fromkeys(part.label for part in parts if part.kind is kind)
@@ -148,12 +155,11 @@ def _found(
     wanted = [(thing, label) for thing in request.things for label in thing.labels]
     if len(wanted) > MOST_NAMES:
         raise UnclearRequestError(f"expected at most {MOST_NAMES} names, got {len(wanted)}")
-    names = [(label, thing.owner) for thing, label in wanted]
     found: Sequence[Found] = ()
-    if names:
+    if wanted:
         if not isinstance(predictor, Referring):
             raise UnclearRequestError(f"{predictor.version} cannot be asked by name")
-        found = predictor.refer(group, names, said)
+        found = _look_for(wanted, group, said, predictor, vocabulary)
     sentences = [
         _told(thing, one, len(group)) for (thing, _), one in zip(wanted, found, strict=True)
     ]
@@ -161,6 +167,49 @@ def _found(
         sentences.append(unknown)
     parts = tuple(part for one in found for part in one.parts)
     return Reply(replace(said, parts=parts), "; ".join(sentences))
+
+
+@dataclass(frozen=True, eq=False)
+class _Labelled:
+    """What was found under one of a label's names, under that label."""
+
+    label: str
+    parts: tuple[PartMask, ...]
+    absent: tuple[int, ...]
+
+
+def _look_for(
+    wanted: Sequence[tuple[Thing, str]],
+    group: ImageGroup,
+    said: GroupPrediction,
+    predictor: Referring,
+    vocabulary: Vocabulary | None,
+) -> list[_Labelled]:
+    """Asks for every label by each of its names: which one the model knows it by, nobody says."""
+    spelled = [_spellings(label, vocabulary) for _, label in wanted]
+    names = [
+        (name, thing.owner)
+        for (thing, _), some in zip(wanted, spelled, strict=True)
+        for name in some
+    ]
+    answers = iter(predictor.refer(group, names, said))
+    found = []
+    for (_, label), some in zip(wanted, spelled, strict=True):
+        tried = list(islice(answers, len(some)))
+        best = max(tried, key=lambda one: sum(part.score for part in one.parts))
+        parts = tuple(_relabelled(part, best.label, label) for part in best.parts)
+        found.append(_Labelled(label, parts, best.absent))
+    return found
+
+
+def _spellings(label: str, vocabulary: Vocabulary | None) -> tuple[str, ...]:
+    return (label,) if vocabulary is None else vocabulary.spellings(label)[:_MOST_SPELLINGS]
+
+
+def _relabelled(part: PartMask, name: str, label: str) -> PartMask:
+    is_linked = part.part_id is not None and part.part_id.endswith(f":{name}")
+    part_id = f"{part.kind.value}:{label}" if is_linked else part.part_id
+    return replace(part, label=label, part_id=part_id)
 
 
 def _told(thing: Thing, found: Found, images: int) -> str:

@@ -123,7 +123,7 @@ class Suggestions:
         for own, own_id in zip(self.prediction.parts, self.ids, strict=True):
             if not goes_on():
                 break
-            found = spread(own, group, said, predictor)
+            found = spread(own, group, said, predictor, vocabulary)
             absent.update(found.absent)
             for part in found.parts[1:]:
                 if overlapped(part, canvas, vocabulary) is None:

@@ -24,6 +24,7 @@ from calico_model.assist.closed_set import Outline
 from calico_model.assist.prototypes import Prototypes
 from calico_model.errors import CalicoError
 from calico_model.types import ImageGroup, Vector
+from calico_model.vocabulary import identity
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 8  # annotations of a project between two looks at the others
@@ -174,5 +175,5 @@ def _outlines(annotation: Annotation) -> list[tuple[str, Outline]]:
             continue  # the others still teach their names
         if is_drawn:
             outline = Outline(region.image_index, region.mask, region.kind)
-            found += [(label, outline) for label in region.labels]
+            found += [(identity(label), outline) for label in region.labels]
     return found

@@ -6,11 +6,14 @@ What is absent is said, not drawn. Pure but for the model it is handed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from backend.serving.model_host import Predictor
 from calico_model.types import GroupPrediction, ImageGroup, PartMask
+from calico_model.vocabulary import Vocabulary, normalise
+
+_TAG_SIGNS = frozenset("<>[]()")  # a label with these could be read as a tag of the answers
 
 
 class Proposed(Protocol):
@@ -57,7 +60,11 @@ class Spread:
 
 
 def spread(
-    part: PartMask, group: ImageGroup, said: GroupPrediction | None, predictor: Predictor
+    part: PartMask,
+    group: ImageGroup,
+    said: GroupPrediction | None,
+    predictor: Predictor,
+    vocabulary: Vocabulary | None = None,
 ) -> Spread:
     """Proposes a region on all images of its group.
 
@@ -66,9 +73,28 @@ def spread(
         group: 1 to 8 images.
         said: what the predictor predicted for the group, if that is known.
         predictor: the version that answers.
+        vocabulary: the labels that regions may have; None where any text may be written.
     """
     if len(group) < 2 or not part.mask.any() or not isinstance(predictor, Transferring):
         return Spread((part,))
-    found = predictor.transfer(group, part, said)
-    parts = tuple(region for one in found for region in one.parts)
+    called = _called(part.label, said, vocabulary)
+    found = predictor.transfer(group, replace(part, label=called), said)
+    parts = tuple(_relabelled(region, part.label) for one in found for region in one.parts)
     return Spread((part, *parts), tuple(one.image_index for one in found if not one.parts))
+
+
+def _called(label: str, said: GroupPrediction | None, vocabulary: Vocabulary | None) -> str:
+    """What the model calls a label: the name of it that it said itself, else its own name."""
+    if vocabulary is None or label not in vocabulary.labels:
+        return normalise(label) if set(label) & _TAG_SIGNS else label
+    names = vocabulary.spellings(label)
+    spoken = {normalise(part.label) for part in said.parts} if said is not None else set()
+    return next((name for name in names if name in spoken), names[0])
+
+
+def _relabelled(region: PartMask, label: str) -> PartMask:
+    """The region under the project's label; so is the name of its place, if it began with that."""
+    part_id = region.part_id
+    if part_id is not None and part_id.startswith(f"{region.label}@"):
+        part_id = f"{label}{part_id.removeprefix(region.label)}"
+    return replace(region, label=label, part_id=part_id)

@@ -69,7 +69,7 @@ def build_trie(vocabulary: Vocabulary, tokenizer: Tokenizer) -> LabelTrie:
     known: dict[tuple[int, int], int] = {}
     ends: dict[int, int] = {}
     for owner, label in enumerate(vocabulary.labels):
-        for name in (*vocabulary.spellings(label), prompts.clean_label(label)):
+        for name in _written(label, vocabulary):
             node = -1
             written = f"{prompts.PHRASE_START} the {name} {prompts.PHRASE_END}"
             for token in tokenizer.encode(written):
@@ -88,6 +88,13 @@ def build_trie(vocabulary: Vocabulary, tokenizer: Tokenizer) -> LabelTrie:
         torch.tensor(list(ends.values())),
         len(vocabulary.labels),
     )
+
+
+def _written(label: str, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """How the model may write a label: by its names, or as it is if that is no other's name."""
+    own, names = prompts.clean_label(label), vocabulary.spellings(label)
+    is_plain = not set(own) & set("<>[]()")  # or it could be read as a tag
+    return (*names, own) if is_plain and vocabulary.find(own) == label else names
 
 
 def find_slots(answers: Mapping[str, str]) -> tuple[Slot, ...]:

@@ -30,7 +30,7 @@ from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import RegionHead, describe_regions
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import GroupPrediction, RegionKind
-from calico_model.vocabulary import Vocabulary
+from calico_model.vocabulary import Vocabulary, identity
 
 Chances = NDArray[np.float64]
 
@@ -77,7 +77,7 @@ def name_regions(
         told = _spread(rows, [[asked.index(n) for n in places] for places in picks])
     remembered = closed.accepted.log_chances(
         looks,
-        closed.vocabulary.labels,
+        [identity(label) for label in closed.vocabulary.labels],
         temperature=closed.weights.temperature,
         familiar=closed.weights.familiar,
     )

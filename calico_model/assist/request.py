@@ -14,15 +14,21 @@ from dataclasses import dataclass
 from calico_model import prompts
 from calico_model.errors import UnclearRequestError
 from calico_model.types import RegionKind
-from calico_model.vocabulary import Vocabulary, match, normalise, similarity
+from calico_model.vocabulary import Vocabulary, identity, match, normalise, similarity
 
 MAX_REQUEST_LENGTH = 200
 _ALIKE = 0.5  # smallest spelling similarity at which an unknown word is taken for a label
 _SHOWN_LABELS = 12
-_SEPARATOR = re.compile(r"\s*(?:[,;&+/]|\band\b)\s*", re.IGNORECASE)
+_SEPARATOR = re.compile(r"\s*(?:[,;&/]|(?<=\w)\s*\+\s*(?=\w)|\s\+\s|\band\b)\s*", re.IGNORECASE)
+_LIST = re.compile(r"\s*(?:[,;]\s|\s\band\b\s)\s*", re.IGNORECASE)
+_SENTENCE_END = ".,;:!?"
 _OWNED = re.compile(r"(?P<thing>.+?)\s+(?:of|on|from|in)\s+(?P<owner>.+)", re.IGNORECASE)
 _POSSESSED = re.compile(r"(?P<owner>.+?)['\u2019]s?\s+(?P<thing>.+)")
-_WORD = re.compile(r"[\w'\u2019-]+")
+# Whatever is no space and no punctuation: \w leaves out the vowel signs of many scripts.
+_NO_WORD = (
+    r"\s!\"#$%&()*+,./:;<=>?@\[\\\]^`{|}~\u00a1\u00ab\u00bb\u00bf\u2013\u2014\u201c\u201d\u2026"
+)
+_WORD = re.compile(rf"[^{_NO_WORD}\u3001\u3002\uff01\uff0c\uff1f]+[+#]*")
 _PARTS = (RegionKind.COMMON_PART, RegionKind.UNIQUE_PART)
 
 
@@ -120,7 +126,32 @@ def _kinds(words: Sequence[str]) -> tuple[RegionKind, ...]:
 
 
 def _things(text: str, vocabulary: Vocabulary | None) -> Iterable[Thing]:
-    """The names in a text, one by one."""
+    """The names in a text, one by one; labels that are written out come before anything else."""
+    if vocabulary is not None:
+        listed = [_exact_thing(piece, vocabulary) for piece in _LIST.split(text)]
+        if any(listed):
+            for piece, thing in zip(_LIST.split(text), listed, strict=True):
+                yield from (thing,) if thing is not None else _phrases(piece, vocabulary)
+            return
+    yield from _phrases(text, vocabulary)
+
+
+def _exact_thing(text: str, vocabulary: Vocabulary) -> Thing | None:
+    """A label with its symbols, without the fixed words and the full stop around it."""
+    words = text.split()
+    while words and _is_known(words[0].strip(_SENTENCE_END)):
+        words.pop(0)
+    while words and _is_known(words[-1].strip(_SENTENCE_END)):
+        words.pop()
+    written = " ".join(words)
+    for phrase in (written, written.rstrip(_SENTENCE_END)):
+        for label in vocabulary.labels:
+            if phrase and identity(phrase).casefold() == identity(label).casefold():
+                return Thing(phrase, (vocabulary.find(phrase) or label,))
+    return None
+
+
+def _phrases(text: str, vocabulary: Vocabulary | None) -> Iterable[Thing]:
     phrase = _strip(text)
     if _labels(phrase, vocabulary, _exactly):
         pieces = [phrase]  # a label may hold "and" or a comma itself
