@@ -141,8 +141,8 @@ class Settings(BaseSettings):
         0.3,
         ge=0,
         le=1,
-        description="Smallest chance at which a region gets a label of a closed set; below it the "
-        "annotator decides.",
+        description="Smallest chance at which a region gets a label of a closed set; below it, it "
+        "is not sent.",
     )
 
     trainer: bool = Field(

@@ -33,7 +33,7 @@ from backend.types import (
 from calico_model.types import MAX_GROUP_SIZE, BoolMask, GroupPrediction, PartMask
 
 # Raise it when equal predictions are written differently: kept answers are then made anew.
-RENDERING_VERSION = 1
+RENDERING_VERSION = 2
 
 _Result = dict[str, object]
 _BITMASKS = (MaskFamily.BITMASK, MaskFamily.BITMASK_LABELS)
@@ -200,11 +200,16 @@ def _texts_of(
         name = "".join(sign for sign in part.label if sign.isprintable()).strip() or None
     elif schema.name is not None:
         name = match_label(part.label, closed_labels(schema, labels))
-        # An empty label is a region whose name the annotator decides; it is shown without one.
-        is_unknown = name is None and part.label and schema.name.type is ControlType.LABELS
-        if is_unknown and not with_unknown:
+        # Without any label a region covers its object in black, and says nothing.
+        is_labelled = name is not None or _has_kind_label(kind, schema)
+        if not is_labelled and not with_unknown:
             return Omission.UNKNOWN_LABEL
     return kind, name
+
+
+def _has_kind_label(kind: str | None, schema: LabelSchema) -> bool:
+    """Whether a region shows its kind as a label."""
+    return kind is not None and schema.kind is not None and schema.kind.type is ControlType.LABELS
 
 
 def _region_results(region: _Shown, schema: LabelSchema) -> list[_Result]:

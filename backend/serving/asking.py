@@ -256,4 +256,4 @@ def _in_words(
     outline = Outline(part.image_index, part.mask, said=part.label)
     (named,) = predictor.name(group, [outline], closed, said)
     label, chance = named.ranked[0]
-    return replace(part, label=label, score=chance)
+    return replace(part, label=label, score=chance * named.inside)

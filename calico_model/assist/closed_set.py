@@ -19,6 +19,8 @@ from calico_model.vocabulary import Vocabulary
 
 UNSURE_BELOW = 0.3
 """Smallest chance at which a region is given a label; below it the annotator decides."""
+IS_INSIDE = 0.5
+"""Smallest chance of being of the set at which a region is given a label."""
 _RANKED = 3
 
 
@@ -50,14 +52,17 @@ class Named:
     """What a region is called.
 
     Attributes:
-        label: of the closed set, or None when no label is likely enough.
+        label: of the closed set, or None when no label is likely enough, or the region is none of
+            the set.
         chance: of the likeliest label, in [0, 1], whether it is given or not.
         ranked: the likeliest labels with their chances, falling; the first is the likeliest.
+        inside: chance in [0, 1] that the region is of the set at all.
     """
 
     label: str | None
     chance: float
     ranked: tuple[tuple[str, float], ...]
+    inside: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +93,14 @@ class ClosedSet:
         accepted: what accepted regions of each label look like.
         weights: how the witnesses are weighed.
         least: smallest chance at which a label is given.
+        rejects: whether regions may be none of the set; else each is taken to be of it.
     """
 
     vocabulary: Vocabulary
     accepted: Prototypes = field(default_factory=Prototypes)
     weights: Fusion = field(default_factory=Fusion)
     least: float = UNSURE_BELOW
+    rejects: bool = True
 
 
 def fuse(
@@ -104,6 +111,7 @@ def fuse(
     cells: NDArray[np.float64] | None = None,
     *,
     same: Sequence[str | None] = (),
+    inside: NDArray[np.float64] | None = None,
 ) -> tuple[Named, ...]:
     """Weighs the witnesses of R regions and names them.
 
@@ -111,6 +119,7 @@ def fuse(
         closed: the set of C labels.
         head, remembered, told, cells: (R, C) log chances; uniform rows say nothing.
         same: per region, see `Outline.same`; () for all different.
+        inside: (R,) chance of each region to be of the set; None for certain.
     """
     weights, accepted = closed.weights, closed.accepted.regions
     trust = weights.prototypes * accepted / (accepted + weights.trusted_after)
@@ -122,12 +131,14 @@ def fuse(
         logits[rows] = logits[rows].mean(0)
     chances = np.exp(logits - logits.max(1, keepdims=True))
     chances /= chances.sum(1, keepdims=True)
-    return tuple(_name(closed, row) for row in chances)
+    sure = np.ones(len(chances)) if inside is None else inside
+    return tuple(_name(closed, *row) for row in zip(chances, map(float, sure), strict=True))
 
 
-def _name(closed: ClosedSet, chances: NDArray[np.float64]) -> Named:
+def _name(closed: ClosedSet, chances: NDArray[np.float64], inside: float) -> Named:
     labels = closed.vocabulary.labels
     order = np.argsort(-chances, kind="stable")[:_RANKED]
     ranked = tuple((labels[int(n)], float(chances[n])) for n in order)
     label, chance = ranked[0]
-    return Named(label if chance >= closed.least else None, chance, ranked)
+    is_given = chance >= closed.least and inside >= IS_INSIDE
+    return Named(label if is_given else None, chance, ranked, inside)

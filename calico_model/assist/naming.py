@@ -4,7 +4,8 @@ V1, the language model at the places of its own answers (label_trie.py). V2, pro
 project's annotators accepted (prototypes.py). The head of the weights, where they have one, knows
 what training named (modeling/region_head.py). The dense head, where an adapter has its rows, says
 what the region's cells are called (dense_reading.py). A witness that knows nothing is uniform and
-changes nothing; nothing outside the set can come out.
+changes nothing; nothing outside the set can come out. A region that is none of the set gets no
+label (rejection.py).
 Legend: R regions, C labels, S slots, L logit side, d width of a descriptor, D the LLM's width.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from torch.nn import functional
 
 from calico_model.assist.closed_set import ClosedSet, Named, Outline, fuse
 from calico_model.assist.label_trie import Slot, build_trie, find_slots, score_slots
+from calico_model.assist.rejection import SetEvidence, chance_inside
+from calico_model.data.catalogue import TRAINED_CATEGORIES, parts_of
 from calico_model.dense_reading import name_cells
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
@@ -30,7 +34,7 @@ from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import RegionHead, describe_regions
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import GroupPrediction, RegionKind
-from calico_model.vocabulary import Vocabulary, identity
+from calico_model.vocabulary import Vocabulary, identity, match
 
 Chances = NDArray[np.float64]
 
@@ -91,14 +95,67 @@ def name_regions(
     cells = None
     if seen and model.dense_head is not None:
         cells = model.dense_head.worn.trust * _told_by(seen, closed.vocabulary, len(outlines))
-    return fuse(
-        closed,
-        head.double().numpy(),
-        remembered,
-        told,
+    same = [one.same for one in outlines]
+    inside = None
+    if closed.rejects:
+        evidence = _set_evidence(model, tokenizer, blocks, outlines, closed, looks, seen)
+        inside = chance_inside(closed, evidence, same)
+    return fuse(closed, head.double().numpy(), remembered, told, cells, same=same, inside=inside)
+
+
+def _set_evidence(
+    model: Calico,
+    tokenizer: Tokenizer,
+    blocks: list[Tensor],
+    outlines: Sequence[Outline],
+    closed: ClosedSet,
+    looks: NDArray[np.float32],
+    seen: Mapping[str, Tensor],
+) -> SetEvidence:
+    vocabulary, said = closed.vocabulary, np.zeros(len(outlines))
+    for row, one in enumerate(outlines):
+        if one.said:
+            said[row] = 1.0 if match(one.said, vocabulary) is not None else -1.0
+    odds, known = _head_odds(model, tokenizer, blocks, vocabulary)
+    cells = None
+    if seen:
+        names = {name for label in vocabulary.labels for name in vocabulary.spellings(label)}
+        called = [chances.numpy() for name, chances in seen.items() if name in names]
+        cells = np.sum(called, axis=0) if called else np.zeros(len(outlines))
+    return SetEvidence(
+        said,
+        odds,
+        known,
+        closed.accepted.likeness(looks, [identity(label) for label in vocabulary.labels]),
         cells,
-        same=[one.same for one in outlines],
+        0.0 if model.dense_head is None else model.dense_head.worn.trust,
+        np.array([one.kind is RegionKind.COMMON_OBJECT for one in outlines]),
     )
+
+
+def _head_odds(
+    model: Calico, tokenizer: Tokenizer, blocks: list[Tensor], vocabulary: Vocabulary
+) -> tuple[Chances, float]:
+    """(R,) log odds of the set's words beside all others of training; share of it that is known."""
+    nothing = np.zeros(len(blocks[0]))
+    head: RegionHead | None = model.region_head
+    if head is None:
+        return nothing, 0.0
+    own, owners = known_words(model, tokenizer, vocabulary)
+    others = [name for name in _trained_names() if vocabulary.find(name) is None]
+    rest, _ = known_words(model, tokenizer, Vocabulary(tuple(others)))
+    if not len(owners) or not len(rest):
+        return nothing, 0.0
+    logits = head(head.standardise(blocks), torch.cat((own, rest))).double()
+    odds = logits[:, : len(owners)].logsumexp(1) - logits[:, len(owners) :].logsumexp(1)
+    return odds.cpu().numpy(), len(set(owners)) / len(vocabulary.labels)
+
+
+@lru_cache(maxsize=1)
+def _trained_names() -> tuple[str, ...]:
+    """What the head was fitted on: drawn categories and their parts."""
+    parts = (part for name in TRAINED_CATEGORIES for part in parts_of(name))
+    return tuple(sorted({*TRAINED_CATEGORIES, *parts}))
 
 
 def _told_by(cells: Mapping[str, Tensor], vocabulary: Vocabulary, regions: int) -> Chances:

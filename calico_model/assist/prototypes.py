@@ -114,6 +114,22 @@ class Prototypes:
         )
         return chances
 
+    def likeness(self, descriptors: _Floats, labels: Sequence[str]) -> NDArray[np.float64] | None:
+        """Cosine (R,) of each region with the prototype of any label it is most like.
+
+        Args:
+            descriptors: (R, d) of any length but zero.
+            labels: as the project writes them.
+
+        Returns:
+            None where nothing was accepted under any of the labels.
+        """
+        known = [self.looks[label].vectors for label in labels if label in self.looks]
+        if not known:
+            return None
+        ours = np.stack([_unit(row, self._width) for row in descriptors])
+        return np.asarray((ours @ np.concatenate(known).T).max(1), dtype=np.float64)
+
     @property
     def _width(self) -> int | None:
         first = next(iter(self.looks.values()), None)

@@ -140,7 +140,7 @@ def _given(tally: _Tally) -> str:
 
 
 def _seen(subject: Subject, advance: Callable[[], None]) -> _Tally:
-    closed = ClosedSet(Vocabulary(names_of(TRAINED_CATEGORIES)))
+    closed = ClosedSet(Vocabulary(names_of(TRAINED_CATEGORIES)), rejects=False)
     tally = _Tally()
     for labeled in subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE):
         said = subject.predictor.predict(labeled.group)
@@ -154,7 +154,7 @@ def _project(subject: Subject, split: Split, advance: Callable[[], None]) -> _Ta
     groups = subject.draw(split, ACCEPTED + subject.groups, _GROUP_SIZE)
     every = [true_regions(labeled) for labeled in groups]
     labels = {*names_of(HELD_OUT_CATEGORIES), *(one.label for some in every for one in some)}
-    closed = ClosedSet(Vocabulary(tuple(sorted(labels))))
+    closed = ClosedSet(Vocabulary(tuple(sorted(labels))), rejects=False)
     accepted = Prototypes()
     tally = _Tally()
     for number, labeled in enumerate(groups):
@@ -207,7 +207,9 @@ def _outside(subject: Subject, advance: Callable[[], None]) -> Iterator[Named]:
     for labeled in groups:
         chosen = rng.permutation(names)[: rng.integers(*_SET_SIZES, endpoint=True)]
         aliases = {f"any {name}": str(name) for name in chosen[::2]}
-        closed = ClosedSet(Vocabulary(tuple(map(str, chosen)), aliases), accepted, least=0.0)
+        closed = ClosedSet(
+            Vocabulary(tuple(map(str, chosen)), aliases), accepted, least=0.0, rejects=False
+        )
         outlines = [_scribble(labeled, rng) for _ in range(_BATCH)]
         said = subject.predictor.predict(labeled.group) if rng.random() < 0.5 else None
         found = subject.assistant.name(labeled.group, outlines, closed, said)

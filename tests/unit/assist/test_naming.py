@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.closed_set import ClosedSet, Fusion, Outline, fuse
+from calico_model.assist.closed_set import IS_INSIDE, ClosedSet, Fusion, Outline, fuse
 from calico_model.assist.naming import describe_outlines, name_regions, read_head
 from calico_model.assist.prototypes import Prototypes
 from calico_model.errors import InvalidMaskError
@@ -140,7 +140,8 @@ def test_no_label_from_outside_the_set_ever_comes_out(
         for one in named:
             assert one.label is None or one.label in labels
             assert {label for label, _ in one.ranked} <= set(labels)
-            assert (one.label is None) == (one.chance < closed.least)
+            is_unsure = one.chance < closed.least or one.inside < IS_INSIDE
+            assert (one.label is None) == is_unsure
         look = describe_outlines(model, features, outlines[:1])[0]
         accepted = accepted.add(str(rng.choice([*WORDS, "outsider"])), look)
 

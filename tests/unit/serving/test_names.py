@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.result import render_prediction
+from backend.label_studio.result import Omission, render_prediction
 from backend.serving.naming import ProjectNames, name_new, name_prediction, state_of
 from backend.types import Task
 from calico_model.assist.closed_set import ClosedSet, Named, Outline
@@ -135,13 +135,16 @@ def test_kept_answers_are_made_anew_as_accepted_regions_double() -> None:
     assert state_of(None) == ""
 
 
-def test_an_unsure_region_is_shown_without_a_label() -> None:
+def test_a_region_without_a_label_is_not_sent_unless_it_was_pointed_at() -> None:
     prediction = GroupPrediction((part(""), part("Rim", left=4), part("robot")), "v1")
     for config, empty in ((BRUSH_LABELS, {"brushlabels": []}), (LABELS, {})):
-        rendered = render_prediction(prediction, parse_label_config(config), sizes_hw=((8, 8),))
+        schema = parse_label_config(config)
+        sent = render_prediction(prediction, schema, sizes_hw=((8, 8),))
+        assert (len(sent.region_ids), sent.omitted) == (1, {Omission.UNKNOWN_LABEL: 2})
+        rendered = render_prediction(prediction, schema, sizes_hw=((8, 8),), with_unknown=True)
         results = json.loads(rendered.result)
         shapes = [one for one in results if one["from_name"] == "b"]
-        assert len(shapes) == 2, "the unknown name is left out, the empty one is not"
+        assert len(shapes) == 3
         shown = {k: v for k, v in shapes[0]["value"].items() if k not in ("format", "rle")}
         assert shown == empty
         texts = [one for one in results if one["from_name"] == "l"]
