@@ -15,7 +15,7 @@ def read_label(value: str | None, alias: str | None, predicted: str | None) -> L
     the comma-separated `predicted_values` then mean the same label.
     """
     stored = alias or value
-    if not stored:
+    if not stored or not stored.strip():
         return None
     others = [value or "", *(predicted or "").split(",")]
     stripped = dict.fromkeys(other.strip() for other in others)

@@ -90,10 +90,9 @@ def read_request(text: str, vocabulary: Vocabulary | None = None) -> Request:
             return Request(kinds=kinds)
         if _has(words, prompts.POINTING_WORDS) and _has(words, prompts.NAMING_WORDS):
             return Request(asks_name=True)
-    else:
-        things = tuple(_things(text, vocabulary))
-        if things:
-            return Request(things=things)
+    things = tuple(_things(text, vocabulary))
+    if things:
+        return Request(things=things)
     raise UnclearRequestError(
         f"request: expected a name, or a question such as {prompts.REQUEST_EXAMPLES}, got {text!r}"
     )
@@ -137,18 +136,36 @@ def _things(text: str, vocabulary: Vocabulary | None) -> Iterable[Thing]:
 
 
 def _exact_thing(text: str, vocabulary: Vocabulary) -> Thing | None:
-    """A label with its symbols, without the fixed words and the full stop around it."""
-    words = text.split()
-    while words and _is_known(words[0].strip(_SENTENCE_END)):
-        words.pop(0)
-    while words and _is_known(words[-1].strip(_SENTENCE_END)):
-        words.pop()
-    written = " ".join(words)
-    for phrase in (written, written.rstrip(_SENTENCE_END)):
-        for label in vocabulary.labels:
-            if phrase and identity(phrase).casefold() == identity(label).casefold():
-                return Thing(phrase, (vocabulary.find(phrase) or label,))
+    """The longest label that is written out, with only fixed words and a full stop around it."""
+    exact = {identity(label): label for label in vocabulary.labels}
+    folded: dict[str, list[str]] = {}
+    for written, label in exact.items():
+        folded.setdefault(written.casefold(), []).append(label)
+    phrases = [identity(phrase) for phrase in _without_fixed_words(text)]
+    for phrase in phrases:
+        if phrase in exact:
+            return Thing(phrase, (exact[phrase],))
+    for phrase in phrases:
+        if len(folded.get(phrase.casefold(), ())) == 1:
+            return Thing(phrase, (folded[phrase.casefold()][0],))
     return None
+
+
+def _without_fixed_words(text: str) -> list[str]:
+    """A text with ever more of the fixed words and the punctuation around it left out."""
+    words = text.split()
+    known = [_is_known(word.strip(_SENTENCE_END)) for word in words]
+    first = (*known, False).index(False)
+    last = (*known[::-1], False).index(False)
+    found = []
+    for start in range(first + 1):
+        for gone in range(min(last, len(words) - start - 1) + 1):
+            phrase = " ".join(words[start : len(words) - gone])
+            found.append(phrase)
+            while phrase and phrase[-1] in _SENTENCE_END:
+                phrase = phrase[:-1].rstrip()
+                found.append(phrase)
+    return sorted(found, key=len, reverse=True)
 
 
 def _phrases(text: str, vocabulary: Vocabulary | None) -> Iterable[Thing]:

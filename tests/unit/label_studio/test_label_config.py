@@ -292,3 +292,9 @@ def test_unusable_config_names_what_is_needed(xml, message):
     with pytest.raises(InvalidLabelConfigError, match=message) as caught:
         parse_label_config(xml)
     assert caught.value.field == "label_config"
+
+
+def test_a_blank_label_is_none():
+    blank = '<Labels name="l" toName="i"><Label value=" "/><Label value="lid"/></Labels>'
+    schema = parse_label_config(single(blank + '<Brush name="m" toName="i"/>'))
+    assert closed_labels(schema) == (LabelValue("lid"),)
