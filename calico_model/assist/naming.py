@@ -122,6 +122,7 @@ def _set_evidence(
         names = {name for label in vocabulary.labels for name in vocabulary.spellings(label)}
         called = [chances.numpy() for name, chances in seen.items() if name in names]
         cells = np.sum(called, axis=0) if called else np.zeros(len(outlines))
+        cells *= [2.0 if one.kind is None else 1.0 for one in outlines]  # either kind has half
     return SetEvidence(
         said,
         odds,

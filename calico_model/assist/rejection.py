@@ -22,6 +22,7 @@ _FAR = 6.0  # log odds beyond which a witness says no more
 # sets with and without its true name: 99.7 % of the regions of a set were kept, none of the others.
 _BIAS, _SAID, _HEAD = 1.18, 1.51, 1.15
 _UNKNOWN = -1.0  # in place of the bias where the head knows no label of the set
+_CELLS = 1.0  # not fitted: cells that are half of the set leave the word of the model to decide
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +53,9 @@ def chance_inside(
 ) -> _Floats:
     """Returns the chance of each of R regions to be of the set, (R,) in [0, 1].
 
-    A whole object needs a label that is said of objects: parts of its kind that were accepted look
-    like it, and are something else.
+    The head was fitted on pictures of the base: it is heard less as the dense head, which learned
+    the project's own, is trusted. A whole object needs a label that is said of objects: accepted
+    parts of its kind look like it, and are something else.
 
     Args:
         closed: the set.
@@ -61,15 +63,17 @@ def chance_inside(
         same: see `Outline.same`; () for all different.
     """
     weights, accepted = closed.weights, closed.accepted.regions
-    odds = np.full(len(evidence.said), _BIAS if evidence.known else _UNKNOWN)
-    odds += _SAID * evidence.said + _HEAD * evidence.known * evidence.head.clip(-_FAR, _FAR)
+    heard = 1.0 if evidence.cells is None else 1.0 - evidence.trust
+    bias = heard * _BIAS + (1 - heard) * _UNKNOWN if evidence.known else _UNKNOWN
+    odds = bias + _SAID * evidence.said
+    odds += heard * _HEAD * evidence.known * evidence.head.clip(-_FAR, _FAR)
     if evidence.cosine is not None:
         likeness = (evidence.cosine - weights.familiar) / weights.temperature
         odds += accepted / (accepted + weights.trusted_after) * likeness.clip(-_FAR, _FAR)
     is_called = evidence.said > 0
     if evidence.cells is not None:
         share = evidence.cells.clip(1e-3, 1 - 1e-3)
-        odds += weights.cells * evidence.trust * np.log(share / (1 - share))
+        odds += _CELLS * evidence.trust * np.log(share / (1 - share))
         is_called |= evidence.cells >= IS_INSIDE
     for thing in {one for one in same if one is not None}:
         rows = [row for row, one in enumerate(same) if one == thing]

@@ -158,6 +158,23 @@ def test_every_witness_counts_in_its_direction(
     assert low < 0.5 < high
 
 
+def test_what_a_project_taught_is_not_overruled_by_what_drawn_things_look_like() -> None:
+    closed = ClosedSet(Vocabulary(("wheel",)))
+    strange = {"head": np.full(1, -6.0), "known": 1.0}
+    taught = evidence(said=np.ones(1), cells=np.full(1, 0.5), **strange)
+    assert chance_inside(closed, taught)[0] > 0.5
+    assert chance_inside(closed, evidence(said=np.ones(1), **strange))[0] < 0.5
+    other = evidence(said=np.full(1, -1.0), cells=np.full(1, 0.5), **strange)
+    assert chance_inside(closed, other)[0] < 0.5
+
+
+def test_cells_name_a_whole_object_where_the_project_taught_objects() -> None:
+    closed = ClosedSet(Vocabulary(("lorry", "wheel")))
+    for share, expected in ((0.95, True), (0.1, False)):
+        seen = evidence(said=np.full(1, -1.0), cells=np.full(1, share), is_object=np.ones(1, bool))
+        assert bool(chance_inside(closed, seen)[0] > 0.5) is expected
+
+
 def test_one_thing_in_several_images_is_of_the_set_or_not() -> None:
     seen = evidence(said=np.array([1.0, -1.0]), head=np.zeros(2), is_object=np.zeros(2, bool))
     one, other = chance_inside(ClosedSet(Vocabulary(("ear",))), seen, ["x", "x"])

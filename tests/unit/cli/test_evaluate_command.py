@@ -194,7 +194,7 @@ def test_a_vocabulary_says_what_is_out_of_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [(None, "cannot read"), ("\n \n", "one label a line"), ("leg\nLegs\n", "mean the same")],
+    [(None, "cannot read"), ("\n \n", "one label a line"), ("leg\n leg\n", "are the same")],
 )
 def test_broken_vocabularies_are_refused(tmp_path: Path, text: str | None, what: str) -> None:
     words = tmp_path / "labels.txt"
