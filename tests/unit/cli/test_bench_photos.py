@@ -1,0 +1,43 @@
+"""What `calico bench photos` makes of a set's size and of its curve."""
+
+from __future__ import annotations
+
+from backend.cli.bench_photos import _figures, _means, _points_for
+from calico_model.evaluation.simulation import Point
+
+
+def _point(corrections: int, recall: float, clicks: float) -> Point:
+    return Point(
+        corrections,
+        recall / 2,
+        recall,
+        80.0,
+        90.0,
+        40.0 + corrections,
+        clicks,
+        10.0,
+        "v",
+        recall + 1,
+    )
+
+
+def test_a_small_set_is_corrected_as_far_as_it_goes() -> None:
+    assert _points_for(60, (0, 5, 20), 20) == (0, 5, 20)
+    assert _points_for(16, (0, 5, 20), 20) == (0, 5, 10)
+    assert _points_for(7, (0, 5, 20), 20) is None
+
+
+def test_figures_are_those_of_the_curve_and_of_the_baseline() -> None:
+    curve = [_point(0, 0.0, 0.0), _point(5, 30.0, -4.0), _point(20, 50.0, 6.0)]
+    baseline = {"recall_by_kind": {"object": 30.0, "common": 40.0}, "recall": 33.0}
+    found = _figures((0, 5, 20), curve, baseline)
+    assert (found["recall_0"], found["recall_5"], found["recall_20"]) == (0.0, 30.0, 50.0)
+    assert found["recall_parts_20"] == 51.0
+    assert (found["recipe_20"], found["recipe_parts_20"]) == (35.0, 33.0)
+    assert (found["clicks_saved_min"], found["clicks_saved_20"]) == (-4.0, 6.0)
+    assert found["first_version_s"] == 60.0
+
+
+def test_the_mean_leaves_out_what_was_not_measured() -> None:
+    rows = [{"recall_20": 50.0, "recipe_20": None}, {"recall_20": 40.0, "recipe_20": 30.0}]
+    assert _means(rows) == {"recall_20": 45.0, "recipe_20": 30.0}
