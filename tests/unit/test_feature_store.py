@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.feature_store import FeatureStore, file_key
-from calico_model.features import ImageFeatures
+from calico_model.features import ImageFeatures, concatenate
 from calico_model.modeling.mask_decoder import MaskFeatures
 
 KEY = "ab" + "0" * 62
@@ -33,11 +34,13 @@ except CheckpointError as error:
 def features() -> ImageFeatures:
     torch.manual_seed(1)
     mask = MaskFeatures(torch.randn(1, 8, 4, 4), (torch.randn(1, 2, 8, 8), torch.randn(1, 1, 9, 9)))
-    return ImageFeatures(torch.randn(1, 5, 12), torch.randn(1, 7, 6), mask)
+    photo = tuple(torch.randn(1, 3 + k, 8 >> k, 8 >> k) for k in range(4))
+    return ImageFeatures(torch.randn(1, 5, 12), torch.randn(1, 7, 6), mask, photo)
 
 
 def tensors(found: ImageFeatures) -> list[torch.Tensor]:
-    return [found.global_tokens, found.semantic_tokens, found.mask.embedding, *found.mask.fine]
+    tokens = (found.global_tokens, found.semantic_tokens)
+    return [*tokens, found.mask.embedding, *found.mask.fine, *found.photo]
 
 
 def open_store(folder: Path, *, encoder: str = "e" * 64, max_bytes: int = 10**6) -> FeatureStore:
@@ -55,6 +58,25 @@ def test_what_was_kept_comes_back_in_bfloat16(store: FeatureStore) -> None:
     assert KEY in store
     for found, given in zip(tensors(store.get(KEY)), tensors(features()), strict=True):
         assert torch.equal(found, given.bfloat16())
+
+
+def test_features_without_photo_maps_come_back_without(store: FeatureStore) -> None:
+    other = KEY.replace("0", "1")
+    store.put(other, replace(features(), photo=()))
+    assert store.get(other).photo == ()
+    assert len(store.get(KEY).photo) == 4
+    assert store.get(KEY).nbytes == sum(2 * one.numel() for one in tensors(features()))
+
+
+def test_photo_maps_go_with_their_image() -> None:
+    both = concatenate([features(), features()])
+    assert [tuple(one.shape) for one in both.photo] == [
+        (2, 3 + k, 8 >> k, 8 >> k) for k in range(4)
+    ]
+    own = both.image(1)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(own), tensors(features()), strict=True))
+    own.photo[0].zero_()
+    assert bool(both.photo[0][1].any())  # memory of its own
 
 
 def test_other_encoders_have_other_features(store: FeatureStore, tmp_path: Path) -> None:
