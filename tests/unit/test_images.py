@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.images import mask_shares, scaled_size_hw, to_mask, to_pixels
+from calico_model.images import (
+    mask_shares,
+    scaled_size_hw,
+    to_mask,
+    to_pixels,
+    whole_shares,
+    whole_to_padded,
+)
 from calico_model.presets import full
 from tests.unit.conftest import micro_config
 
@@ -95,3 +102,40 @@ def test_shares_are_what_each_cell_covers(size: tuple[int, int]) -> None:
 
 def test_an_empty_mask_has_no_shares() -> None:
     assert not mask_shares(np.zeros((30, 40), np.bool_), 64, 16).any()
+
+
+@pytest.mark.parametrize("size", [(120, 120), (60, 300), (300, 60), (31, 100)])
+def test_cells_of_a_whole_image_come_back_where_they_were(size: tuple[int, int]) -> None:
+    """Whatever its sides: through the square of all cells and the padded square to its pixels."""
+    height, width = size
+    truth = np.zeros(size, bool)
+    truth[height // 5 : height // 2, width // 3 : (4 * width) // 5] = True
+    shares = whole_shares(truth, 32)
+    assert shares.shape == (32, 32)
+    assert float(shares.mean()) == pytest.approx(truth.mean(), abs=0.02)
+    assert bool((shares[:6] == 0).all())
+    padded = whole_to_padded(8 * shares - 4, size)
+    assert padded.shape == (64, 64)
+    mask = to_mask(padded, size, 256)
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.85
+
+
+def test_where_the_image_is_not_nothing_is() -> None:
+    padded = whole_to_padded(torch.ones(16, 16), (100, 400))
+    assert bool((padded[:8] == 1).all())
+    assert float(padded[8:].max()) < -1
+    assert to_mask(padded, (100, 400), 64)[:90].all()  # the last cells meet the padding
+    tall = whole_to_padded(torch.ones(16, 16), (400, 100))
+    assert torch.equal(tall, padded.T)
+    thin = whole_to_padded(torch.ones(16, 16), (1, 4000))
+    assert bool((thin[0] == 1).all())
+    assert float(thin[1:].max()) < -1
+
+
+def test_shares_of_a_whole_image_are_what_each_cell_covers() -> None:
+    mask = np.zeros((40, 20), bool)
+    mask[:5, :5] = True
+    shares = whole_shares(mask, 4)  # cells of 10 x 5 pixels
+    assert shares[0].tolist() == pytest.approx([0.5, 0.0, 0.0, 0.0])
+    assert float(shares.sum()) == pytest.approx(0.5)
+    assert float(whole_shares(np.ones((3, 7), bool), 4).min()) == 1.0
