@@ -1,4 +1,4 @@
-"""Which corrected tasks are kept for testing: none of the first ones, a fixed share of later ones."""
+"""Which corrected tasks are kept for testing: none of the first ones, a share of later ones."""
 
 from __future__ import annotations
 
@@ -52,3 +52,19 @@ def test_the_sides_of_later_tasks_never_change() -> None:
 def test_a_larger_share_keeps_what_was_kept(project: int, task: int, share: float) -> None:
     if is_kept(project, task, share=share):
         assert is_kept(project, task, share=min(1.0, share + 0.1))
+
+
+def test_the_first_tasks_are_those_whose_annotations_were_made_first() -> None:
+    """Not those with small task ids."""
+    rows = [_row(task, 1000 - task) for task in range(1, 101)]
+    kept = held_out_tasks(7, rows)
+    assert kept
+    assert max(kept) <= 100 - LEARNED_FIRST
+
+
+def test_a_project_that_grows_only_ever_keeps_its_newest_task_besides() -> None:
+    kept: frozenset[int] = frozenset()
+    for count in range(1, 200):
+        now = held_out_tasks(7, [_row(task, task) for task in range(1, count + 1)])
+        assert kept <= now <= kept | {count}
+        kept = now

@@ -15,6 +15,7 @@ from backend.learning.schedule import (
     Situation,
     due,
     pause_until_us,
+    still_rises,
 )
 
 S = 1_000_000
@@ -26,8 +27,12 @@ def news(*seconds):
     return tuple(NewCorrection(seq=second, at_us=second * S) for second in seconds)
 
 
-def run(state, began, ended=None, seq=0):
-    return PastRun(state, began * S, None if ended is None else ended * S, seq)
+def run(state, began, ended=None, seq=0, cause=Cause.COUNT):
+    return PastRun(state, began * S, None if ended is None else ended * S, seq, cause)
+
+
+def refinement(state, began, ended=None):
+    return run(state, began, began + 1 if ended is None else ended, seq=9, cause=Cause.REFINE)
 
 
 def ask(now, waiting, *runs, request=None, button=None):
@@ -104,6 +109,71 @@ def test_a_killed_run_is_repeated_at_once_then_later_then_not():
 
 def test_a_stopped_run_goes_on_as_soon_as_there_is_a_trainer():
     assert ask(20, news(1), run(RunState.STOPPED, 6, 8)) is Cause.RETRY
+
+
+# --- better versions that follow by themselves ----------------------------------------------
+
+PUBLISHED = run(RunState.PUBLISHED, 10, 12, seq=9)
+
+
+def test_a_published_version_is_refined_as_long_as_that_makes_it_better():
+    assert ask(20, (), PUBLISHED) is Cause.REFINE
+    better = [refinement(RunState.PUBLISHED, 10 * n) for n in (4, 3, 2)]
+    assert ask(100, (), *better[1:], PUBLISHED) is Cause.REFINE
+    assert ask(100, (), *better, PUBLISHED) is None  # as often as the policy says
+    assert due(SchedulePolicy(refinements=0), Situation(100 * S, runs=[PUBLISHED])) is None
+
+
+@pytest.mark.parametrize(
+    ("runs", "rises"),
+    [
+        ((), False),
+        ((PUBLISHED,), True),
+        ((refinement(RunState.REJECTED, 20), PUBLISHED), False),
+        ((refinement(RunState.FAILED, 20), PUBLISHED), False),
+        ((refinement(RunState.ABANDONED, 20), PUBLISHED), False),
+        ((refinement(RunState.STOPPED, 20), PUBLISHED), True),
+        ((refinement(RunState.STOPPED, 30), refinement(RunState.REJECTED, 20), PUBLISHED), False),
+        ((run(RunState.RUNNING, 20, cause=Cause.REFINE), PUBLISHED), True),
+        ((run(RunState.RUNNING, 20), PUBLISHED), False),
+        ((run(RunState.REJECTED, 20, 21), PUBLISHED), False),
+        ((run(RunState.STOPPED, 20, 21), PUBLISHED), True),
+        ((refinement(RunState.PUBLISHED, 20),), False),  # of what, nobody knows
+    ],
+)
+def test_a_version_rises_until_a_refinement_was_tried_in_vain(runs, rises):
+    assert still_rises(POLICY, runs) is rises
+
+
+def test_anything_new_comes_before_a_refinement():
+    assert ask(20, news(15, 16, 17), PUBLISHED) is Cause.COUNT
+    assert ask(20, news(15), PUBLISHED) is None  # it waits for more, and so does the refinement
+    assert ask(20, news(15), PUBLISHED, request=14) is Cause.REQUEST
+
+
+def test_nothing_is_refined_beside_a_run():
+    assert ask(20, (), run(RunState.RUNNING, 15), PUBLISHED) is None
+
+
+def test_a_refinement_without_gain_is_no_setback():
+    """What comes next does not wait for it, nor is it taken for a decision about it."""
+    vain = refinement(RunState.REJECTED, 20)
+    assert pause_until_us(POLICY, [vain, PUBLISHED]) == 0
+    assert ask(22, news(15, 16, 17), vain, PUBLISHED) is Cause.COUNT
+    rejected = run(RunState.REJECTED, 30, 31, seq=17)
+    assert pause_until_us(POLICY, [vain, rejected]) == pause_until_us(POLICY, [rejected])
+
+
+def test_a_refinement_that_failed_or_crashed_pauses_like_any_other_run():
+    failed = [refinement(RunState.FAILED, 20), PUBLISHED]
+    assert pause_until_us(POLICY, failed) == (21 + 10) * S
+
+
+def test_a_refinement_answers_no_wish():
+    """It did not look at anything new, so what was wished for before it is still wished for."""
+    found = refinement(RunState.PUBLISHED, 20)
+    assert ask(25, news(15), found, PUBLISHED, request=14) is Cause.REQUEST
+    assert ask(25, news(15), found, PUBLISHED, button=9) is None
 
 
 states = st.sampled_from([state for state in RunState if state is not RunState.RUNNING])

@@ -11,11 +11,12 @@ from fake_updater import FakeUpdater
 from school import HELD_OUT, PROJECT, REGIONS, TRAINED, School
 
 from backend.errors import LabelStudioError
-from backend.learning import held_out, training
+from backend.learning import held_out, training, worker
 from backend.learning.gate import Agreement
 from backend.learning.held_out import is_kept
 from backend.learning.runs import RunRepository
 from backend.learning.schedule import Cause, RunState, SchedulePolicy
+from backend.overview import Overview
 from backend.versions import VersionStatus
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
@@ -423,3 +424,89 @@ def test_a_version_annotators_reject_is_taken_back_by_itself(school):
     assert "annotators accept 0% of its regions over 3 tasks, 100%" in (
         school.versions.find(version.id).reason
     )
+
+
+# --- refinements ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rising(tmp_path, database_url):  # noqa: F811
+    """A school whose versions may be followed by better ones."""
+    made = School(tmp_path, url=database_url, refinements=3)
+    yield made
+    made.store.close()
+
+
+def test_a_version_is_followed_by_better_ones_by_itself(rising):
+    rising.updater.better = 1
+    rising.correct(*TRAINED[:3])
+    assert [rising.train() for _ in range(5)] == [1, 1, 1, 1, 0]
+    first, *better = reversed(rising.runs.runs(PROJECT))
+    assert (first.cause, first.state) == (Cause.COUNT, RunState.PUBLISHED)
+    assert {(one.cause, one.state) for one in better} == {(Cause.REFINE, RunState.PUBLISHED)}
+    # It goes on from the last one, with all corrections, for a time of its own.
+    assert rising.updater.updates[1:] == [((), tuple(TRAINED[:3]), True)] * 3
+    assert rising.updater.seconds == [None, *[training.REFINE_S] * 3]
+    assert rising.current.corrections == 3
+    assert rising.current.upto_seq == rising.versions.find(first.adapter_id).upto_seq
+    assert rising.current.gate["earlier"]["mIoU"] == [65, 70]
+
+
+def test_a_refinement_without_gain_is_not_published_and_ends_it(rising):
+    rising.correct(*TRAINED[:3])
+    assert [rising.train() for _ in range(3)] == [1, 1, 0]
+    assert (rising.last.cause, rising.last.state) == (Cause.REFINE, RunState.REJECTED)
+    assert "no better than the current version" in (
+        rising.versions.find(rising.last.adapter_id).reason
+    )
+    assert rising.current.corrections == 3
+    rising.correct(*TRAINED[3:6])
+    assert rising.train() == 1
+    assert (rising.last.cause, rising.last.state) == (Cause.COUNT, RunState.PUBLISHED)
+
+
+@pytest.mark.parametrize("news", ["correction", "button", "request"])
+def test_a_refinement_gives_way_to_anything_new(rising, monkeypatch, news):
+    monkeypatch.setattr(worker, "_LOOK_S", 0.0)
+    rising.correct(*TRAINED[:3])
+    assert rising.train() == 1
+    rising.updater.is_learning.clear()
+    rising.updater.gate.clear()
+    thread = threading.Thread(target=rising.train)
+    thread.start()
+    assert rising.updater.is_learning.wait(20)
+    if news == "correction":
+        rising.correct(TRAINED[3], project=8)  # of any project
+    elif news == "button":
+        rising.press_button()
+    else:
+        rising.runs.request(PROJECT)
+    thread.join(20)
+    assert not thread.is_alive()
+    assert (rising.last.cause, rising.last.state) == (Cause.REFINE, RunState.STOPPED)
+    rising.updater.gate.set()
+    assert rising.train() == 1  # what was stopped may be tried again
+    assert rising.last.cause is Cause.REFINE
+
+
+def test_what_learns_something_new_gives_way_to_nothing(rising, monkeypatch):
+    monkeypatch.setattr(worker, "_LOOK_S", 0.0)
+    rising.correct(*TRAINED[:3])
+    rising.updater.gate.clear()
+    thread = threading.Thread(target=rising.train)
+    thread.start()
+    assert rising.updater.is_learning.wait(20)
+    rising.correct(TRAINED[3])
+    rising.runs.request(PROJECT)
+    rising.updater.gate.set()
+    thread.join(20)
+    assert (rising.last.cause, rising.last.state) == (Cause.COUNT, RunState.PUBLISHED)
+
+
+def test_an_overview_says_whether_a_better_version_may_follow(rising):
+    overview = Overview(rising.store, rising.versions)
+    rising.correct(*TRAINED[:3])
+    rising.trainer.round(rising.stop)
+    assert overview.standing(PROJECT).is_rising
+    rising.train()
+    assert not overview.standing(PROJECT).is_rising
