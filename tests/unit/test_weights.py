@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from matplotlib.cbook import get_sample_data
+from PIL import Image
 
 from calico_model.config import CalicoConfig
 from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
@@ -10,6 +13,7 @@ from calico_model.evaluation.protocol import evaluate
 from calico_model.predictor import DEFAULT_WEIGHTS, Predictor, load_predictor
 from calico_model.presets import tiny
 from calico_model.training.lexicon import small_tokenizer
+from calico_model.types import ImageGroup
 
 MEBIBYTE = 2**20
 
@@ -45,3 +49,20 @@ def test_it_segments_and_names_held_out_groups(predictor: Predictor) -> None:
     # Far below the card's figures (300 groups), far above an untrained model's zero.
     assert report.mean["compat"]["mIoU"].value > 35
     assert report.mean["compat"]["Recall"].value > 25
+
+
+def test_of_photographs_it_says_nothing_before_it_has_learned(predictor: Predictor) -> None:
+    with get_sample_data("grace_hopper.jpg", asfileobj=True) as file:
+        photo = np.asarray(Image.open(file).convert("RGB"))
+    group = ImageGroup((photo, photo[:400].copy()), ("a", "b"))
+    with predictor.looking(group) as look:
+        assert not look.speaks
+        assert not look.is_familiar
+    assert predictor.predict(group).parts == ()
+
+
+def test_of_drawings_it_is_asked(predictor: Predictor) -> None:
+    for split in Split:
+        group = draw_group(group_rng(Stream.EVALUATION, 8, 1), split=split)
+        with predictor.looking(labeled_group(group).group) as look:
+            assert look.speaks, split
