@@ -87,7 +87,14 @@ def _rle():
     return encode_mask(mask)
 
 
-RESULT = event_body(1, rle=_rle())["annotation"]["result"]
+def _result():
+    """One region, and what it is called: of regions without a name nothing is learned."""
+    mask, kind = event_body(1, rle=_rle())["annotation"]["result"]
+    name = {"from_name": "part_0", "type": "textarea", "value": {"text": ["lid"]}}
+    return [mask, kind, kind | name]
+
+
+RESULT = _result()
 
 
 @dataclass

@@ -132,7 +132,9 @@ def test_heads_do_not_depend_on_the_order_of_arrival(tmp_path_factory, order):
     shuffled = [*order, *HISTORY]
     heads = []
     for deliveries in (HISTORY, shuffled, list(reversed(shuffled))):
-        store = open_store(f"sqlite:///{tmp_path_factory.mktemp('order') / 'a.sqlite3'}")
+        store = open_store(
+            f"sqlite:///{tmp_path_factory.mktemp('order') / 'a.sqlite3'}", commit_timeout_s=30
+        )
         for event in deliveries:
             store.record_events([event])
         heads.append(store.heads(7))

@@ -465,8 +465,8 @@ def test_a_refinement_without_gain_is_not_published_and_ends_it(rising):
     assert (rising.last.cause, rising.last.state) == (Cause.COUNT, RunState.PUBLISHED)
 
 
-@pytest.mark.parametrize("news", ["correction", "button", "request"])
-def test_a_refinement_gives_way_to_anything_new(rising, monkeypatch, news):
+@pytest.mark.parametrize("news", ["corrections", "button", "request"])
+def test_a_refinement_gives_way_to_whatever_is_due(rising, monkeypatch, news):
     monkeypatch.setattr(worker, "_LOOK_S", 0.0)
     rising.correct(*TRAINED[:3])
     assert rising.train() == 1
@@ -475,17 +475,35 @@ def test_a_refinement_gives_way_to_anything_new(rising, monkeypatch, news):
     thread = threading.Thread(target=rising.train)
     thread.start()
     assert rising.updater.is_learning.wait(20)
-    if news == "correction":
-        rising.correct(TRAINED[3], project=8)  # of any project
-    elif news == "button":
-        rising.press_button()
+    if news == "corrections":
+        rising.correct(*TRAINED[3:6], project=8)  # of any project
     else:
+        rising.correct(TRAINED[3])
+    if news == "button":
+        rising.press_button()
+    elif news == "request":
         rising.runs.request(PROJECT)
     thread.join(20)
     assert not thread.is_alive()
     assert (rising.last.cause, rising.last.state) == (Cause.REFINE, RunState.STOPPED)
     rising.updater.gate.set()
-    assert rising.train() == 1  # what was stopped may be tried again
+    assert rising.train() >= 1
+    newest = rising.runs.runs(8 if news == "corrections" else PROJECT)[0]
+    assert (newest.state, newest.cause) == (
+        RunState.PUBLISHED,
+        {"corrections": Cause.COUNT, "button": Cause.BUTTON, "request": Cause.REQUEST}[news],
+    )
+
+
+def test_a_refinement_that_was_stopped_may_be_tried_again(rising):
+    rising.correct(*TRAINED[:3])
+    rising.train()
+    healthy = rising.updater.update
+    rising.updater.update = lambda *_given, **_options: None
+    assert rising.train() == 1
+    assert (rising.last.cause, rising.last.state) == (Cause.REFINE, RunState.STOPPED)
+    rising.updater.update = healthy
+    assert rising.train() == 1
     assert rising.last.cause is Cause.REFINE
 
 
