@@ -25,6 +25,7 @@ from calico_model.types import BoolMask, RgbImage
 
 SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # 0-255 RGB
 _OUTSIDE = -20.0
+_LONGEST_PHOTO = 4  # sides of the photo trunk's frame
 _CLIP_MEAN, _CLIP_STD = (122.7709, 116.7460, 104.0937), (68.5005, 66.6322, 70.3232)
 
 
@@ -132,10 +133,11 @@ def to_photo(image: RgbImage, side: int) -> Tensor:
 
     Returns:
         (3, h, w) float32 in 0-255 of about P * P pixels; h and w are multiples of 32, their ratio
-        is that of the image as nearly as that allows.
+        is that of the image as nearly as that allows, and neither is longer than 4 P.
     """
     scale = side / math.sqrt(image.shape[0] * image.shape[1])
-    height, width = (max(1, round(scale * size / 32)) * 32 for size in image.shape[:2])
+    most = _LONGEST_PHOTO * side // 32
+    height, width = (min(most, max(1, round(scale * size / 32))) * 32 for size in image.shape[:2])
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     scaled = cv2.resize(image, (width, height), interpolation=how)
     return torch.from_numpy(np.asarray(scaled, dtype=np.float32)).permute(2, 0, 1)

@@ -209,7 +209,7 @@ def _by_itself(policy: SchedulePolicy, situation: Situation, *, has_hope: bool) 
 
 def _is_no_setback(run: PastRun) -> bool:
     """A version that could not be made better says nothing about new corrections."""
-    return run.cause is Cause.REFINE and run.state is RunState.REJECTED
+    return run.cause is Cause.REFINE
 
 
 def _was_refused_anew(decision: PastRun | None) -> bool:
@@ -223,7 +223,7 @@ def _crashes(runs: Sequence[PastRun]) -> int:
     """Runs in a row, newest first, that crashed or failed."""
     count = 0
     for run in runs:
-        if run.state is RunState.STOPPED:
+        if run.state is RunState.STOPPED or _is_no_setback(run):
             continue
         if run.state not in (RunState.ABANDONED, RunState.FAILED):
             break

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backend.clock import now_us, to_us
 from backend.errors import BackendError, LeaseLostError, StoppedError
@@ -235,7 +235,7 @@ class Trainer:
         return 1
 
     def _wanted_elsewhere(self) -> Callable[[], bool]:
-        """Tells whether anything has come in since now: what only refines gives way to it."""
+        """Tells whether a training is due anywhere: what only refines gives way to it."""
         known = self._runs.newest_seq()
         asked = {one: self._runs.requested_us(one) for one in known}
         looked = time.monotonic()
@@ -244,13 +244,22 @@ class Trainer:
         def is_wanted() -> bool:
             nonlocal looked, found
             if not found and time.monotonic() - looked >= _LOOK_S:
-                found = self._runs.newest_seq() != known or asked != {
-                    one: self._runs.requested_us(one) for one in known
-                }
+                found = any(
+                    self._is_due(one, seq)
+                    for one, seq in self._runs.newest_seq().items()
+                    if known.get(one) != seq or asked.get(one) != self._runs.requested_us(one)
+                )
                 looked = time.monotonic()
             return found
 
         return is_wanted
+
+    def _is_due(self, project_id: int, newest_seq: int) -> bool:
+        """Whether a project is due for more than being refined, were nothing trained now."""
+        self._look(project_id, newest_seq)
+        situation = self.situation(project_id)
+        ended = tuple(run for run in situation.runs if run.state is not RunState.RUNNING)
+        return due(self._policy, replace(situation, runs=ended)) not in (None, Cause.REFINE)
 
     def _do(
         self, project_id: int, run_id: int, stop: Callable[[], bool], *, refines: bool

@@ -164,9 +164,9 @@ def test_a_refinement_without_gain_is_no_setback():
     assert pause_until_us(POLICY, [vain, rejected]) == pause_until_us(POLICY, [rejected])
 
 
-def test_a_refinement_that_failed_or_crashed_pauses_like_any_other_run():
-    failed = [refinement(RunState.FAILED, 20), PUBLISHED]
-    assert pause_until_us(POLICY, failed) == (21 + 10) * S
+@pytest.mark.parametrize("state", [RunState.FAILED, RunState.ABANDONED, RunState.REJECTED])
+def test_a_refinement_that_comes_to_nothing_delays_no_new_correction(state):
+    assert pause_until_us(POLICY, [refinement(state, 20), PUBLISHED]) == 0
 
 
 def test_a_refinement_answers_no_wish():
