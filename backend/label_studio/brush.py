@@ -89,7 +89,7 @@ def decode_runs(rle: Sequence[int] | bytes, *, size_hw: tuple[int, int]) -> _Int
         InvalidRleError: as `decode_mask`.
     """
     starts, is_inside = _read_mask(rle, *size_hw)
-    edges = starts // _CHANNELS
+    edges = np.minimum(starts // _CHANNELS, size_hw[0] * size_hw[1])
     is_drawn = is_inside & (edges[1:] > edges[:-1])
     first, last = edges[:-1][is_drawn], edges[1:][is_drawn]
     if first.size == 0:
@@ -279,7 +279,8 @@ def _read_bits(window: _Bytes, positions: _Int, count: int) -> _Int:
 
 def _paint(starts: _Int, is_inside: BoolMask, pixel_count: int) -> BoolMask:
     """Units of values -> flat mask; the alpha of pixel k is value 4k + 3."""
-    edges = starts // _CHANNELS
+    # A last run may promise more values than the image has.
+    edges = np.minimum(starts // _CHANNELS, pixel_count)
     if pixel_count < is_inside.size * _PIXELS_PER_RUN:
         return np.repeat(is_inside, np.diff(edges))
     flat = np.zeros(pixel_count, dtype=np.bool_)

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 from golden_files import GOLDEN, payload
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -52,6 +52,7 @@ def test_round_trip_of_any_run_length(height, width, run, first):
 
 
 @settings(max_examples=200, deadline=None)
+@example(b"v\x00\x14\x00\x00\x00\x00\x00\x00")
 @given(st.binary(max_size=80))
 def test_any_bytes_decode_or_are_refused(data):
     header = encode_mask(np.zeros((5, 6), dtype=bool))[:7]
