@@ -312,7 +312,7 @@ class OnlineUpdater:
     def _example(self, task: CorrectedTask) -> Example | None:
         """What a task teaches, or None where it cannot be learned from."""
         try:
-            features, sizes_hw = self._features(task, None)
+            features, sizes_hw = self._features(task)
             truth = true_parts(task.correction)
             return make_example(
                 f"{task.project_id}/{task.correction.task.id}",
@@ -331,12 +331,10 @@ class OnlineUpdater:
             )
         return None
 
-    def _features(
-        self, task: CorrectedTask, group: ImageGroup | None
-    ) -> tuple[ImageFeatures, tuple[tuple[int, int], ...]]:
+    def _features(self, task: CorrectedTask) -> tuple[ImageFeatures, tuple[tuple[int, int], ...]]:
         place = _place(task)
         if place not in self._seen:
-            group = group or self._images.fetch_group(task.correction.task)
+            group = self._images.fetch_group(task.correction.task)
             self._seen[place] = self._encode(group), group.sizes_hw
             if len(self._seen) > _MOST_IN_MEMORY:
                 self._seen.popitem(last=False)
