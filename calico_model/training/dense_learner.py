@@ -46,6 +46,8 @@ class DensePlan:
         weight_decay: of AdamW.
         coarse: share of the update that is spent on coarse cells.
         balance: how much more often images of rare names are drawn, as a power of their rarity.
+        dropout: share of the deepest map's channels that a step does without, so that no name hangs
+            on a few of them.
         images: views and images that are learned from, at most, as long as every image has one.
         most_views: of one image, beside itself.
     """
@@ -56,6 +58,7 @@ class DensePlan:
     weight_decay: float = 0.05
     coarse: float = 0.7
     balance: float = 0.5
+    dropout: float = 0.3
     images: int = 200
     most_views: int = 5
 
@@ -116,6 +119,7 @@ class DenseLearner:
         self.rows = _first_rows(head, self.names, start).to(self._device)
         self._start = {} if start is None else _dense_tensors(start)
         self._choose = random.Random(f"{seed}/dense")
+        self._drop = torch.Generator().manual_seed(seed)
         self._overlaps: deque[float] = deque(maxlen=_RECENT)
         body = [p.requires_grad_(True) for n, p in head.named_parameters() if n != "first"]
         self._trained = [*body, self.rows.requires_grad_(True)]
@@ -148,8 +152,9 @@ class DenseLearner:
             drawn = self._choose.choices(self._lessons, self._weights, k=self._plan.batch)
             images = [self._choose.choice(one.views) for one in drawn]
             batch = collate_dense(images, self.names, self._device, coarse=coarse)
+            levels = [*batch.levels[:-1], self._dropped(batch.levels[-1])]
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-                told = self._head(batch.levels, coarse=coarse)
+                told = self._head(levels, coarse=coarse)
             loss, overlap = dense_loss(told, self.rows, batch, self.names)
             self._overlaps.append(overlap)
             torch.autograd.backward(loss)
@@ -157,6 +162,12 @@ class DenseLearner:
             self._optimiser.step()
             self._optimiser.zero_grad(set_to_none=True)
         return {"dense": float(loss.detach()), "overlap": overlap}
+
+    def _dropped(self, deepest: Tensor) -> Tensor:
+        """(n, C, h, w) without some channels of each image, the others larger for it."""
+        kept = torch.rand(deepest.shape[:2], generator=self._drop) >= self._plan.dropout
+        share = kept.to(deepest) / (1 - self._plan.dropout)
+        return deepest * share[..., None, None]
 
 
 def fit_classifier(images: Sequence[DenseImage], names: Sequence[str]) -> ObjectClassifier | None:
