@@ -137,6 +137,7 @@ def test_the_pages_can_be_read_and_walked_through(page: Page, school: School) ->
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # the only project
     expect(page.get_by_role("heading", name=f"Project {PROJECT}")).to_be_visible()
+    page.wait_for_load_state("load")  # the style sheet too: without it black may be on black
     contrasts = page.evaluate(_CONTRASTS)
     assert contrasts[0][0] >= 4.5, contrasts[:5]
     expect(page.get_by_role("img", name="Quality of predictions")).to_be_visible()
