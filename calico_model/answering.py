@@ -14,7 +14,7 @@ import torch
 
 from calico_model import prompts
 from calico_model.asking import Question, ask
-from calico_model.dense_reading import LEAST_SHOWN, chance_right, read_dense
+from calico_model.dense_reading import LEAST_SHOWN, DenseReading, read_dense
 from calico_model.features import ImageFeatures
 from calico_model.forced import ReadAnswers, read_answers
 from calico_model.likelihood import Likelihood
@@ -83,7 +83,7 @@ def answer(
         segments = _settle([segment for one in said for segment in one.segments])
         texts = {one.question.kind: one.text for one in said}
     if not is_familiar:
-        segments = _likely(segments)
+        segments = _likely(segments, reading)
     parts = decode_segments(model, features, sizes_hw, segments, images)
     return Answered(tuple(part for part in parts if part.mask.any()), texts)
 
@@ -184,13 +184,13 @@ def _read(
     return read_answers(model, tokenizer, features, questions, [text for _, text in answers])
 
 
-def _likely(segments: Sequence[Segment]) -> list[Segment]:
+def _likely(segments: Sequence[Segment], reading: DenseReading) -> list[Segment]:
     """Keeps what saves an annotator work on pictures the weights know nothing of."""
+    right = {(one.image, one.is_object, one.label): one.right for one in reading.seen}
     found = []
     for one in segments:
-        is_object = one.kind is RegionKind.COMMON_OBJECT
-        if is_object or one.certainty >= LEAST_SHOWN:
-            chance = chance_right(one.certainty, is_object=is_object)
+        chance = right.get((one.image, one.kind is RegionKind.COMMON_OBJECT, one.label), 0.0)
+        if chance >= LEAST_SHOWN:
             found.append(replace(one, chance=chance))
     return found
 

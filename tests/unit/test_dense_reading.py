@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.dense_reading import Seen, chance_right, name_cells, read_dense
+from calico_model.dense_reading import (
+    LEAST_SHOWN,
+    Seen,
+    chance_right,
+    expected_overlap,
+    name_cells,
+    part_at,
+    read_dense,
+)
 from calico_model.features import ImageFeatures
 from calico_model.modeling.dense_head import (
     WIDTH,
@@ -229,9 +237,34 @@ def test_regions_are_called_what_most_of_their_cells_are_called(model: Calico, h
     assert told["helicopter"].tolist() == pytest.approx([0.0, 1.0, 0.5], abs=0.03)
 
 
-def test_what_looks_surer_is_right_more_often_and_objects_more_than_parts() -> None:
+def test_what_looks_surer_is_right_more_often_and_more_images_make_surer() -> None:
     for is_object in (True, False):
-        chances = [chance_right(k / 20, is_object=is_object) for k in range(21)]
+        chances = [chance_right(k / 20, k / 20, 20, is_object=is_object) for k in range(21)]
         assert chances == sorted(chances)
-        assert 0 < chances[0] < chances[-1] < 1
-    assert chance_right(0.8, is_object=True) > chance_right(0.8, is_object=False)
+        assert 0 < chances[0] < LEAST_SHOWN < chances[-1] < 1
+        few, many = (chance_right(0.8, 0.8, n, is_object=is_object) for n in (10, 40))
+        assert few < many
+        vague = chance_right(0.9, 0.5, 20, is_object=is_object)
+        assert vague < chance_right(0.9, 0.9, 20, is_object=is_object)
+
+
+def test_expected_overlap_counts_doubt_on_both_sides() -> None:
+    chance = torch.zeros(4, 4)
+    chance[:2] = 1.0
+    inside = chance > 0.5
+    assert expected_overlap(chance, inside) == pytest.approx(1.0)
+    assert expected_overlap(chance * 0.8, inside) == pytest.approx(0.8)
+    doubt = chance.clone()
+    doubt[2] = 0.5  # two more cells may be of it
+    assert expected_overlap(doubt, inside) == pytest.approx(8 / 10)
+    assert expected_overlap(torch.zeros(4, 4), torch.zeros(4, 4, dtype=torch.bool)) == 0.0
+
+
+def test_a_pixel_is_of_the_part_that_is_likeliest_there(model: Calico, head: Told) -> None:
+    head.parts[0, 1, :8, :8] = 8.0
+    head.parts[0, 1, 24:, 24:] = 8.0
+    corner = part_at(model, features(), SQUARE, 3, 3)
+    assert corner is not None
+    assert corner[:15, :15].all()
+    assert not corner[20:].any()  # the other piece of that name is not what was clicked
+    assert part_at(model, features(), SQUARE, 30, 30) is None

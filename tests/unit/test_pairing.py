@@ -143,7 +143,9 @@ def _pixels(model: Calico, count: int):
 
 
 def seen(label: str, image: int, certainty: float = 0.9, *, is_object: bool = False) -> Seen:
-    return Seen(image, label, is_object, certainty, torch.full((4, 4), 3.0), torch.ones(2, 2))
+    return Seen(
+        image, label, is_object, certainty, certainty, torch.full((4, 4), 3.0), torch.ones(2, 2)
+    )
 
 
 def reading(*several: Seen, parts: tuple[str, ...] = (), objects: tuple[str, ...] = ()):
