@@ -77,6 +77,11 @@ COMMANDS = (
         "Teach a trained model to sharpen masks.",
     ),
     Command(
+        ("train-photo-refiner",),
+        "backend.cli.train_photo_refiner:train_photo_refiner",
+        "Teach a trained model to outline what is pointed at in photographs.",
+    ),
+    Command(
         ("add-photo-trunk",),
         "backend.cli.add_photo_trunk:add_photo_trunk",
         "Put a frozen network of photographs under a trained model.",

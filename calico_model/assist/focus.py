@@ -6,7 +6,7 @@ Legend: H x W image, V = `VIEW`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from calico_model.assist.coarse import Coarse, Decoded, Logits, extent_of, mask_of
-from calico_model.assist.prompt import MaskPrompt
+from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.features import ImageFeatures
-from calico_model.images import SAM_MEAN, SAM_STD, scaled_size_hw
+from calico_model.images import SAM_MEAN, SAM_STD, scaled_size_hw, to_photo
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
 from calico_model.modeling.model import Calico
 from calico_model.placement import is_fast_in_half
@@ -31,11 +31,15 @@ LIMIT = 4.0
 that somebody drew is worth as much."""
 _MARGIN = 0.2  # of the mask's extent, on each side: 1.4 times as large in all (FocalClick)
 _LEAST = 1 / 10  # of the image's longest side: a smaller rectangle shows nothing around a mask
+_REACH = 1 / 3  # of the image's longest side, on each side of a click without a mask
 _DISK_RADIUS = 4
 _MEAN = np.array(SAM_MEAN, np.float32)[:, None, None]
 _STD = np.array(SAM_STD, np.float32)[:, None, None]
 
 S = TypeVar("S", bound=np.generic)
+EncodeView = Callable[[RgbImage], tuple[Tensor, ...]]
+"""An (h, w, 3) uint8 rectangle of an image to the photo trunk's maps of it, (1, C, V/2, V/2) and
+three halves of that side."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,24 @@ class Picture:
         image: (H, W, 3) uint8.
         fine: (F, L, L) the decoder's finest map of the padded square frame; F is 0 without one.
         shown: share of the frame that the image covers, (down, across).
+        encode: a rectangle of it to the photo trunk's maps of that; None without a refiner of
+            photographs.
     """
 
     image: RgbImage
     fine: Tensor
     shown: tuple[float, float]
+    encode: EncodeView | None = None
+
+
+def photo_encoder(model: Calico) -> EncodeView:
+    """Returns what gives a model's refiner of photographs the maps of a rectangle."""
+
+    def encode(image: RgbImage) -> tuple[Tensor, ...]:
+        device = model.mask_decoder.mask_decoder.iou_token.weight.device
+        return model.encode_photos([to_photo(image, 2 * VIEW).to(device)], VIEW // 2)
+
+    return encode
 
 
 def picture_of(model: Calico, features: ImageFeatures, index: int, image: RgbImage) -> Picture:
@@ -91,7 +108,8 @@ def picture_of(model: Calico, features: ImageFeatures, index: int, image: RgbIma
     fine = maps[-1][index] if maps else features.mask.embedding[index, :0]
     side = model.config.image_size
     down, across = scaled_size_hw((image.shape[0], image.shape[1]), side)
-    return Picture(image, fine.float(), (down / side, across / side))
+    encode = photo_encoder(model) if model.photo_refiner is not None else None
+    return Picture(image, fine.float(), (down / side, across / side), encode)
 
 
 def refine_masks(
@@ -99,36 +117,48 @@ def refine_masks(
     pictures: Sequence[Picture],
     coarse: Sequence[Coarse],
     prompts: Sequence[MaskPrompt | None],
+    places: Sequence[Focus | None] | None = None,
 ) -> list[BoolMask]:
-    """Sharpens masks.
+    """Sharpens masks, or draws what was pointed at where there is none.
 
     Args:
         refiner: in evaluation mode.
         pictures: the image of each mask.
-        coarse: of each image's size.
+        coarse: of each image's size; an empty mask says nothing.
         prompts: what the annotator did to get it, or None.
+        places: where to look; around each mask and what was pointed at when not given.
 
     Returns:
         (H_i, W_i) bool each; an empty mask that nobody pointed at stays empty.
     """
-    places = [focus_on(own, prompt) for own, prompt in zip(coarse, prompts, strict=True)]
-    shown = [
-        (picture, place, own, prompt)
-        for picture, place, own, prompt in zip(pictures, places, coarse, prompts, strict=True)
-        if place is not None
+    if places is None:
+        places = [focus_on(own, prompt) for own, prompt in zip(coarse, prompts, strict=True)]
+    rows = list(zip(pictures, places, coarse, prompts, strict=True))
+    shown = [(p, place, own, prompt) for p, place, own, prompt in rows if place is not None]
+    answer = iter(_added(refiner, shown) if shown else ())
+    return [
+        mask_of(own) if place is None else merge(own, place, next(answer))
+        for _, place, own, _ in rows
     ]
-    if not shown:
-        return [mask_of(own) for own in coarse]
+
+
+def _added(
+    refiner: MaskRefiner,
+    shown: Sequence[tuple[Picture, Focus, Coarse, MaskPrompt | None]],
+) -> Logits:
+    """What the refiner adds in each place, (n, V, V)."""
     device = refiner.spread.weight.device
     views = torch.stack([see(p.image, place, own, prompt) for p, place, own, prompt in shown])
     fine = torch.stack([see_fine(picture, place) for picture, place, _, _ in shown])
+    maps: list[Tensor] = []
+    if refiner.reads_maps:
+        fine = fine[:, :0]
+        seen = [see_maps(picture, place) for picture, place, _, _ in shown]
+        maps = [torch.stack(level).to(device).float() for level in zip(*seen, strict=True)]
     with torch.autocast(device.type, torch.bfloat16, enabled=is_fast_in_half(device)):
-        answer = refiner(views.to(device), fine.to(device))
-    added = iter(answer.float().cpu().numpy())
-    return [
-        mask_of(own) if place is None else merge(own, place, next(added))
-        for own, place in zip(coarse, places, strict=True)
-    ]
+        added = refiner(views.to(device), fine.to(device), maps)
+    found: Logits = added.float().cpu().numpy()
+    return found
 
 
 def draw_outlines(
@@ -187,13 +217,27 @@ def focus_on(coarse: Coarse, prompt: MaskPrompt | None) -> Focus | None:
     return Focus(x0, y0, x1, y1)
 
 
+def around(click: Click, size_hw: tuple[int, ...]) -> Focus:
+    """Returns the rectangle where a click is first looked at, whatever it means."""
+    height, width = size_hw
+    reach = _REACH * max(height, width)
+    x = min(max(click.x, 0.0), width - 1.0)
+    y = min(max(click.y, 0.0), height - 1.0)
+    return Focus(
+        int(max(0, x - reach)),
+        int(max(0, y - reach)),
+        int(min(width, x + reach + 1)),
+        int(min(height, y + reach + 1)),
+    )
+
+
 def see(image: RgbImage, place: Focus, coarse: Coarse, prompt: MaskPrompt | None) -> Tensor:
     """Returns the (planes, V, V) float32 view of a rectangle; see `Plane`.
 
     Args:
         image: (H, W, 3) uint8.
         place: inside it.
-        coarse: the mask to sharpen, of the image's size.
+        coarse: the mask to sharpen, of the image's size; an empty one that was drawn says nothing.
         prompt: what the annotator did to get it, or None.
     """
     view = np.zeros((len(Plane), VIEW, VIEW), np.float32)
@@ -201,7 +245,8 @@ def see(image: RgbImage, place: Focus, coarse: Coarse, prompt: MaskPrompt | None
     colours[:] = _resized(place.of(image)).transpose(2, 0, 1)
     colours -= _MEAN
     colours /= _STD
-    view[Plane.COARSE] = _signed(coarse, place)
+    if isinstance(coarse, Decoded) or coarse.any():
+        view[Plane.COARSE] = _signed(coarse, place)
     if prompt is None:
         return torch.from_numpy(view)
     if prompt.previous is not None and prompt.previous.any():
@@ -218,6 +263,16 @@ def see(image: RgbImage, place: Focus, coarse: Coarse, prompt: MaskPrompt | None
         view[Plane.BOX] = -1.0
         view[Plane.BOX, max(0, ys[0]) : ys[1], max(0, xs[0]) : xs[1]] = 1.0
     return torch.from_numpy(view)
+
+
+def see_maps(picture: Picture, place: Focus) -> tuple[Tensor, ...]:
+    """Returns the photo trunk's maps of a rectangle: (C, V/2, V/2) and three halves of that side.
+
+    Also of the whole image: maps of a larger picture of it, made small, are not the same.
+    """
+    assert picture.encode is not None
+    shown = picture.encode(np.ascontiguousarray(place.of(picture.image)))
+    return tuple(one[0] for one in shown)
 
 
 def see_fine(picture: Picture, place: Focus) -> Tensor:
@@ -238,7 +293,7 @@ def merge(coarse: Coarse, place: Focus, added: Logits) -> BoolMask:
     """Returns the (H, W) mask that comes of what the refiner adds in a rectangle.
 
     Args:
-        coarse: the mask that was sharpened.
+        coarse: the mask that was sharpened; an empty one that was drawn says nothing.
         place: inside the image; what a decoded mask has outside is left out.
         added: (V, V); zeros leave the mask as it is, bit for bit.
     """
@@ -253,7 +308,7 @@ def merge(coarse: Coarse, place: Focus, added: Logits) -> BoolMask:
     more = cv2.resize(added, size, interpolation=cv2.INTER_LINEAR)
     mask = coarse.copy()
     inside = place.of(mask)
-    inside |= more > LIMIT
+    inside |= more > (LIMIT if coarse.any() else 0)
     inside &= more > -LIMIT
     return mask
 

@@ -140,8 +140,7 @@ class AdapterSet:
 
     def is_familiar(self, features: ImageFeatures) -> bool:
         """Whether the pictures of a group are like those that the base learned from."""
-        known = self.model.familiarity
-        return known is None or known.covers(features)
+        return self.model.is_familiar(features)
 
     @contextmanager
     def lent(self, adapter: Adapter | None) -> Iterator[Tokenizer]:

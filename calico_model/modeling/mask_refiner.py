@@ -10,6 +10,7 @@ Legend: n views, V = `VIEW`, F channels of the decoder's finest map (0 where it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import cast
 
@@ -45,10 +46,20 @@ class Plane(IntEnum):
 class MaskRefiner(nn.Module):
     """Views to what is added to the mask's logits."""
 
-    def __init__(self, fine_width: int = 0) -> None:
-        """Builds a silent one; `fine_width` is F."""
+    def __init__(self, fine_width: int = 0, trunk_widths: Sequence[int] = ()) -> None:
+        """Builds a silent one.
+
+        Args:
+            fine_width: F.
+            trunk_widths: channels of the photo trunk's four maps of a view; none reads none.
+        """
         super().__init__()
         first, second, third, fourth = _WIDTHS
+        self.read = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(seen, width, 1), nn.GroupNorm(_NORM_GROUPS, width))
+            for seen, width in zip(trunk_widths, _WIDTHS, strict=bool(trunk_widths))
+        )
+        self.alike = nn.ModuleList(nn.Conv2d(1, width, 1) for width in _WIDTHS[: len(self.read)])
         self.stem = convolution(4 * len(Plane) + fine_width, first)
         self.down = nn.ModuleList(
             (
@@ -72,6 +83,11 @@ class MaskRefiner(nn.Module):
         self.reset()
         last_channels(self)
 
+    @property
+    def reads_maps(self) -> bool:
+        """Whether it reads the photo trunk's maps."""
+        return bool(self.read)
+
     def reset(self) -> None:
         """Makes the refiner silent: it adds nothing."""
         last = cast(nn.Conv2d, self.edge[-1])
@@ -79,24 +95,59 @@ class MaskRefiner(nn.Module):
         assert last.bias is not None
         nn.init.zeros_(last.bias)
 
-    def forward(self, views: Tensor, fine: Tensor) -> Tensor:
+    def forward(self, views: Tensor, fine: Tensor, maps: Sequence[Tensor] = ()) -> Tensor:
         """Returns (n, V, V) to add to the logits.
 
         Args:
             views: (n, planes, V, V), see `Plane`.
             fine: (n, F, V/2, V/2) of the same places.
+            maps: the photo trunk's of the same places, (n, C, V/2, V/2) and three halves of it;
+                none where the refiner reads none.
         """
         x = torch.cat((functional.pixel_unshuffle(views, 2), fine), 1)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        pointed = _pointed(views) if self.read else views[:, :0]
         kept: list[Tensor] = []
-        for stage in self.down:
-            x = stage(x)
+        for level, stage in enumerate(self.down):
+            if self.read:
+                # The first part of a stage halves the side; the maps come in behind it.
+                steps = list(cast(nn.Sequential, stage))
+                seen = self.read[level](maps[level])
+                seen = seen + self.alike[level](_similarity(seen, pointed))
+                x = (steps.pop(0)(x) if level else x) + seen
+                for step in steps:
+                    x = step(x)
+            else:
+                x = stage(x)
             kept.append(x)
         for level in reversed(range(len(self.up))):
             x = functional.interpolate(self.narrow[level](x), scale_factor=2, mode="nearest")
             x = self.up[level](x + kept[level])
         fine = functional.pixel_shuffle(self.spread(x), 2)
         return cast(Tensor, self.edge(torch.cat((fine, views), 1))[:, 0])
+
+
+def _pointed(views: Tensor) -> Tensor:
+    """Where the annotator's or the model's mask is sure to be: (n, 1, V, V) weights, sum 1.
+
+    Positive clicks say so best, then the earlier mask, then the mask to sharpen, then the box.
+    """
+    weight = (
+        views[:, Plane.POSITIVE]
+        + 0.1 * views[:, Plane.PREVIOUS].clamp(min=0)
+        + 0.05 * views[:, Plane.COARSE].clamp(min=0)
+        + 0.01 * views[:, Plane.BOX].clamp(min=0)
+        + 1e-6
+    )[:, None]
+    return weight / weight.sum((2, 3), keepdim=True)
+
+
+def _similarity(seen: Tensor, pointed: Tensor) -> Tensor:
+    """(n, 1, h, w): how like the place that was pointed at every cell of (n, C, h, w) is."""
+    weight = functional.adaptive_avg_pool2d(pointed, seen.shape[-1])
+    weight = weight / weight.sum((2, 3), keepdim=True)
+    wanted = functional.normalize((seen * weight).sum((2, 3), keepdim=True), dim=1)
+    return (functional.normalize(seen, dim=1) * wanted).sum(1, keepdim=True)
 
 
 class Residual(nn.Module):

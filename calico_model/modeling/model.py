@@ -43,11 +43,25 @@ from calico_model.modeling.layout import Layout, packed, padded
 from calico_model.modeling.mask_decoder import PromptedMaskDecoder
 from calico_model.modeling.mask_memory import MaskMemory
 from calico_model.modeling.mask_refiner import MaskRefiner
-from calico_model.modeling.photo_trunk import PhotoTrunk, load_photo_trunk, weights_file, whole_map
+from calico_model.modeling.photo_trunk import (
+    PhotoTrunk,
+    kind_of,
+    load_photo_trunk,
+    weights_file,
+    whole_map,
+)
 from calico_model.modeling.region_head import RegionHead
 
 ADAPTER_NAME = "default"
-ADD_ONS = ("dense_head", "exemplar", "familiarity", "mask_memory", "mask_refiner", "region_head")
+ADD_ONS = (
+    "dense_head",
+    "exemplar",
+    "familiarity",
+    "mask_memory",
+    "mask_refiner",
+    "photo_refiner",
+    "region_head",
+)
 """Parts that weights may hold or lack; see `Calico.add_on`."""
 
 
@@ -93,6 +107,7 @@ class Calico(nn.Module):
         self.familiarity: Familiarity | None = None
         self.mask_memory: MaskMemory | None = None
         self.mask_refiner: MaskRefiner | None = None
+        self.photo_refiner: MaskRefiner | None = None
         self.region_head: RegionHead | None = None
         if config.lora.rank:
             inject_adapter_in_model(
@@ -125,6 +140,11 @@ class Calico(nn.Module):
             self.mask_memory = MaskMemory(self.config).to(device)
         if "mask_refiner" in names:
             self.mask_refiner = MaskRefiner(self.mask_decoder.fine_width).to(device)
+        if "photo_refiner" in names:
+            assert self.config.photo_trunk is not None
+            self.photo_refiner = MaskRefiner(0, kind_of(self.config.photo_trunk.kind).widths).to(
+                device
+            )
         if "region_head" in names and self.region_head is None:
             self.region_head = RegionHead(self.config).to(device).train(self.training)
 
@@ -171,11 +191,14 @@ class Calico(nn.Module):
             self.encode_photos(pixels.photo),
         )
 
-    def encode_photos(self, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def encode_photos(
+        self, images: Sequence[Tensor], cells: int | None = None
+    ) -> tuple[Tensor, ...]:
         """Runs the photo trunk; its weights are read when they are first needed.
 
         Args:
             images: M of (3, h_i, w_i), see `Pixels.photo`; none gives no maps.
+            cells: side of the finest maps; None for the one of the configuration.
 
         Returns:
             See `ImageFeatures.photo`.
@@ -187,12 +210,16 @@ class Calico(nn.Module):
             kind = self.config.photo_trunk.kind
             self._photo_trunk.append(load_photo_trunk(kind, weights_file(kind)))
         trunk = self._photo_trunk[0].to(images[0].device)
-        cells = self.config.photo_trunk.side // 4
+        cells = cells or self.config.photo_trunk.side // 4
         each = [trunk(x[None].contiguous(memory_format=torch.channels_last)) for x in images]
         return tuple(
             torch.cat([whole_map(one, cells >> level) for one in maps]).bfloat16()
             for level, maps in enumerate(zip(*each, strict=True))
         )
+
+    def is_familiar(self, features: ImageFeatures) -> bool:
+        """Whether the language model and the mask decoder know pictures of that kind."""
+        return self.familiarity is None or self.familiarity.covers(features)
 
     def run_qformer(self, queries: Tensor, tokens: Tensor) -> Tensor:
         """Q(queries, tokens): (M, Q, D_q), (M, T, D_g) -> (M, Q, D_q)."""

@@ -48,8 +48,15 @@ class AddOnProgress:
     terms: dict[str, float] = field(default_factory=dict)
 
 
-class Course(Protocol):
-    """What is taught: a module whose parameters learn, all else is frozen."""
+class Taught(Protocol):
+    """A module whose parameters learn, all else is frozen."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """As of `nn.Module`."""
+
+
+class Course(Taught, Protocol):
+    """What is taught on chunks of lessons."""
 
     def lesson(
         self, lessons: Lessons, rng: np.random.Generator, step: int
@@ -58,9 +65,6 @@ class Course(Protocol):
 
     def finish(self) -> None:
         """Called once, when all steps are done."""
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """As of `nn.Module`."""
 
 
 def teach_add_on(
@@ -123,7 +127,7 @@ class AddOnRun:
     """Steps until the recipe's end, from wherever the run in a folder was."""
 
     def __init__(
-        self, parts: Course, recipe: AddOnRecipe, out: Path, *, name: str, base: str
+        self, parts: Taught, recipe: AddOnRecipe, out: Path, *, name: str, base: str
     ) -> None:
         """Continues from the newest state in `out/state`, if there is one.
 

@@ -169,7 +169,7 @@ def _picture(model: Calico, lessons: Lessons, at: int) -> tuple[Picture, ImageFe
 def _correct(one: Annotator, rng: np.random.Generator) -> None:
     """Begins with the proposal, or with something like the truth, and clicks in what is wrong."""
     is_own = one.proposed is not None and rng.random() < 0.6
-    start = one.proposed.mask() if is_own and one.proposed is not None else _spoiled(one.truth, rng)
+    start = one.proposed.mask() if is_own and one.proposed is not None else spoiled(one.truth, rng)
     one.previous = start if start.any() else None
     if not one.click(start, rng):
         one.click(np.zeros_like(one.truth), rng)
@@ -180,13 +180,13 @@ def _ask_nothing(one: Annotator, rng: np.random.Generator) -> None:
     one.is_asking = False
     if one.proposed is None or rng.random() < 0.2:
         side = max(one.truth.shape) / 64
-        soft = cv2.GaussianBlur(_spoiled(one.truth, rng).astype(np.float32), (0, 0), 1.5 * side)
+        soft = cv2.GaussianBlur(spoiled(one.truth, rng).astype(np.float32), (0, 0), 1.5 * side)
         level = torch.from_numpy((soft - 0.5) * float(rng.uniform(6, 16)))
         height, width = level.shape
         one.proposed = Decoded.of(level, (height, width), max(level.shape))  # a frame of its own
 
 
-def _spoiled(truth: BoolMask, rng: np.random.Generator) -> BoolMask:
+def spoiled(truth: BoolMask, rng: np.random.Generator) -> BoolMask:
     """The mask moved, grown or shrunk, with a bite out of it or a bump on it."""
     rows, columns = np.nonzero(truth)
     extent = max(4.0, float(max(np.ptp(rows), np.ptp(columns))))
