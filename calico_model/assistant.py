@@ -174,7 +174,8 @@ class Assistant:
         """
         with self._predictor.looking(group, adapter=self._adapter) as look:
             objects = transfer.object_names(said, len(group))
-            named = self._call(look, group, part.label, objects) if part.label else None
+            asks = part.label and look.is_familiar  # the language model, of what it knows
+            named = self._call(look, group, part.label, objects) if asks else None
             return transfer.transfer(look.model, look.features, group.images, part, named, objects)
 
     def other_pieces(

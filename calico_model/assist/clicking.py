@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from calico_model.assist.coarse import Coarse, Decoded, mask_of
-from calico_model.assist.focus import Picture, focus_on, picture_of, refine_masks
+from calico_model.assist.focus import Picture, around, focus_on, picture_of, refine_masks
 from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.config import CalicoConfig
+from calico_model.dense_reading import part_at
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import mask_shares, scaled_size_hw
 from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, PointKind
 from calico_model.modeling.mask_prompt import from_shares
+from calico_model.modeling.mask_refiner import MaskRefiner
 from calico_model.modeling.model import Calico
 from calico_model.types import BoolMask, PartMask, RgbImage
 
@@ -80,6 +82,10 @@ def refine(
     size_hw = image.shape[0], image.shape[1]
     sparse, iou, logits = decode(model, features, size_hw, prompt)
     picture = picture_of(model, features, 0, image)
+    if model.photo_refiner is not None and not model.is_familiar(features):
+        guess = _learned(model, features, prompt, size_hw)
+        mask = _photo_mask(model.photo_refiner, picture, prompt, guess)
+        return Refined(mask, iou, sparse, logits)
     previous = prompt.previous if prompt.previous is not None and prompt.previous.any() else None
     if previous is not None and model.mask_refiner is not None:
         mask = _corrected(model, features, picture, prompt, previous)
@@ -94,6 +100,50 @@ def refine(
     if mask.any() and not _is_same_place(coarse, mask, prompt):  # now it is clear where to look
         mask = _looked_at(model, picture, mask, prompt)
     return Refined(mask, iou, sparse, logits)
+
+
+def _photo_mask(
+    refiner: MaskRefiner, picture: Picture, prompt: MaskPrompt, guess: BoolMask | None
+) -> BoolMask:
+    """Draws what is meant in a photograph, which the mask decoder knows nothing of.
+
+    A click without a mask may mean something of any size: first what the project has learned to see
+    there, or a wide look around it, then a look at the place of that answer.
+    """
+    mask = np.zeros(picture.image.shape[:2], np.bool_)
+    if prompt.previous is not None and prompt.previous.any():
+        (mask,) = refine_masks(refiner, [picture], [prompt.previous], [prompt])
+        return _heeding(mask, prompt)
+    if prompt.box is not None:
+        (mask,) = refine_masks(refiner, [picture], [mask], [prompt])
+        return _heeding(mask, prompt)
+    if guess is None:
+        seen = around(prompt.clicks[-1], picture.image.shape[:2])
+        (guess,) = refine_masks(refiner, [picture], [mask], [prompt], [seen])
+    (mask,) = refine_masks(refiner, [picture], [guess], [prompt])
+    return _heeding(mask, prompt)
+
+
+def _learned(
+    model: Calico, features: ImageFeatures, prompt: MaskPrompt, shape: tuple[int, int]
+) -> BoolMask | None:
+    """What the project has learned to see under a lone click."""
+    if not prompt.is_ambiguous or not prompt.clicks or not prompt.clicks[0].is_positive:
+        return None
+    return part_at(model, features, shape, *_pixel(prompt.clicks[0], shape))
+
+
+def _heeding(mask: BoolMask, prompt: MaskPrompt) -> BoolMask:
+    """Adds or removes a dot under the last click where the mask has not heeded it."""
+    if not prompt.clicks:
+        return mask
+    last = prompt.clicks[-1]
+    at = _pixel(last, mask.shape)
+    if bool(mask[at]) is last.is_positive:
+        return mask
+    dot = np.zeros(mask.shape, np.uint8)
+    cv2.circle(dot, at[::-1], _DOT_PX, 1, thickness=-1)
+    return mask | (dot > 0) if last.is_positive else mask & ~(dot > 0)
 
 
 def _looked_at(model: Calico, picture: Picture, coarse: Coarse, prompt: MaskPrompt) -> BoolMask:

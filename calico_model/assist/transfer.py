@@ -14,16 +14,21 @@ from torch import Tensor
 
 from calico_model.assist.apart import tell_apart, without
 from calico_model.assist.exemplar import Sighting, find_elsewhere
-from calico_model.assist.focus import draw_outlines
+from calico_model.assist.focus import draw_outlines, picture_of, refine_masks
+from calico_model.assist.photo_exemplar import PhotoSighting, find_in_photos
 from calico_model.assist.repeated import MOST, Prompted, draw_next, draw_whole, middle
+from calico_model.dense_reading import read_dense
 from calico_model.errors import InvalidMaskError
 from calico_model.features import ImageFeatures
 from calico_model.images import mask_shares
+from calico_model.modeling.mask_refiner import MaskRefiner
 from calico_model.modeling.model import Calico
 from calico_model.segments import SizesHw, sizes_of
 from calico_model.types import BoolMask, GroupPrediction, PartMask, RegionKind, RgbImage
+from calico_model.vocabulary import normalise
 
 _PLACES, _STRIDE = 8, 4  # places per side of an image
+_LEAST_PRESENCE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +82,8 @@ def transfer(
     """
     sizes_hw = sizes_of(images)
     shares = _shares(part.mask, part.image_index, sizes_hw, model)
+    if model.photo_refiner is not None and not model.is_familiar(features):
+        return _photo_proposals(model, model.photo_refiner, features, images, part, objects)
     found = find_elsewhere(model, features, part.image_index, shares, named=named)
     shown = [one for one in found if not one.is_absent]
     at, logits = [one.image for one in shown], [one.logits for one in shown]
@@ -89,6 +96,51 @@ def transfer(
         for one in found
     ]
     return tuple(one for one in proposals if one.parts or one.image_index != part.image_index)
+
+
+def _photo_proposals(
+    model: Calico,
+    refiner: MaskRefiner,
+    features: ImageFeatures,
+    images: Sequence[RgbImage],
+    part: PartMask,
+    objects: Sequence[str | None],
+) -> tuple[Proposal, ...]:
+    """Proposes a part of a photograph: by its name if the project has learned it, else by looks."""
+    sizes_hw = sizes_of(images)
+    reading = read_dense(model, features, sizes_hw, images)
+    label = normalise(part.label)
+    if label in reading.parts:
+        found = [
+            PhotoSighting(one.image, one.mask, one.right)
+            for one in reading.seen
+            if not one.is_object and one.label == label and one.mask is not None
+        ]
+    else:
+        looked = find_in_photos(features, part.image_index, part.mask, sizes_hw)
+        kept = [one for one in looked if one.presence >= _LEAST_PRESENCE and one.mask.any()]
+        pictures = [picture_of(model, features, one.image, images[one.image]) for one in kept]
+        masks = refine_masks(refiner, pictures, [one.mask for one in kept], [None] * len(kept))
+        found = [replace(one, mask=mask) for one, mask in zip(kept, masks, strict=True)]
+    by_image = {one.image: one for one in found if one.mask.any()}
+    proposals = []
+    for image in range(len(images)):
+        if image == part.image_index:
+            continue
+        seen = by_image.get(image)
+        if seen is None:
+            proposals.append(Proposal(image, (), 0.0))
+            continue
+        region = replace(
+            part,
+            image_index=image,
+            mask=seen.mask,
+            object_label=(objects[image] if objects else None) or part.object_label,
+            score=seen.presence,
+            evidence=None,
+        )
+        proposals.append(Proposal(image, (region,), seen.presence))
+    return tuple(proposals)
 
 
 @torch.inference_mode()

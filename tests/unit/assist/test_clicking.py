@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from calico_model.assist import clicking
 from calico_model.assist.clicking import Refined, _points, refine
 from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.assistant import Assistant
 from calico_model.errors import InvalidMaskError
+from calico_model.images import to_pixels
 from calico_model.modeling.mask_decoder import PointKind
 from calico_model.modeling.mask_prompt import SURE
 from calico_model.modeling.model import Calico
@@ -219,3 +221,66 @@ def test_nothing_known_answers_where_more_was_said_than_one_click(
     ):
         alone = assistant.refine(group, 0, prompt)
         assert (assistant.refine(group, 0, prompt, said).mask == alone.mask).all()
+
+
+def photograph() -> RgbImage:
+    image: RgbImage = np.random.default_rng(3).integers(0, 255, (*SIZE, 3)).astype(np.uint8)
+    return image
+
+
+def outlined(model: Calico, prompt: MaskPrompt, added: float) -> BoolMask:
+    """What a refiner of photographs that adds one number everywhere makes of a prompt."""
+    model.add_on(["familiarity", "photo_refiner"])
+    assert model.familiarity is not None
+    assert model.photo_refiner is not None
+    model.familiarity.bias.fill_(-1.0)
+    bias = model.photo_refiner.edge[-1].bias
+    assert isinstance(bias, torch.Tensor)
+    with torch.no_grad():
+        bias.fill_(added)
+    image = photograph()
+    with torch.inference_mode():
+        features = model.encode(to_pixels([image], model.config))
+    return refine(model.eval(), features, image, prompt).mask
+
+
+def test_a_box_in_a_photograph_is_looked_at_with_what_is_around_it(photo_model: Calico) -> None:
+    mask = outlined(photo_model, MaskPrompt(box=(60, 20, 110, 70)), 1.0)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (10, 79, 50, 119)
+
+
+def test_a_lone_click_in_a_photograph_is_part_of_its_mask(photo_model: Calico) -> None:
+    there = outlined(photo_model, MaskPrompt((Click(30, 40),)), 1.0)
+    columns = np.flatnonzero(there.any(0))
+    assert there[:, :97].all()  # what the first look shows, a third of the image on each side
+    assert not there[:, 137:].any()
+    assert columns[0] == 0
+    nowhere = outlined(photo_model, MaskPrompt((Click(120, 40),)), -1.0)
+    assert nowhere[40, 120]
+    assert nowhere.sum() < 30
+
+
+def test_clicks_on_an_earlier_mask_of_a_photograph_are_heeded(photo_model: Calico) -> None:
+    earlier = np.zeros(SIZE, np.bool_)
+    earlier[10:40, 10:60] = True
+    more = MaskPrompt((Click(100, 60),), previous=earlier)
+    mask = outlined(photo_model, more, 0.5)  # too little to overrule what was drawn
+    assert mask[60, 100]
+    assert (mask & earlier).sum() == earlier.sum()
+    less = MaskPrompt((Click(100, 60), Click(20, 20, False)), previous=earlier)
+    mask = outlined(photo_model, less, 0.5)
+    assert not mask[20, 20]
+    assert mask[35, 55]
+
+
+def test_a_click_begins_with_what_the_project_has_learned_there(
+    photo_model: Calico, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = np.zeros(SIZE, np.bool_)
+    learned[30:60, 100:150] = True
+    monkeypatch.setattr(clicking, "part_at", lambda *_: learned)
+    mask = outlined(photo_model, MaskPrompt((Click(120, 40),)), 0.5)
+    assert np.array_equal(mask, learned)
+    boxed = outlined(photo_model, MaskPrompt(box=(10, 10, 30, 30)), 0.5)
+    assert not boxed[45, 125]  # a box says where
