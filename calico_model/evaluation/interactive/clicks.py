@@ -54,12 +54,14 @@ class Curves:
         scratch: beginning with nothing.
         unseen: the same, where the model has not been asked about the group.
         preannotated: beginning with what the model proposed, or with nothing.
+        boxed: IoU of the answer to the true box alone.
     """
 
     is_part: bool
     scratch: tuple[float, ...]
     unseen: tuple[float, ...]
     preannotated: tuple[float, ...]
+    boxed: float = 0.0
 
 
 def curves_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Curves]:
@@ -79,7 +81,16 @@ def curves_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Curves]:
                 scratch,
                 curve(nothing, repair=begin()),
                 scratch if start is None else curve(start, repair=begin()),
+                _boxed(subject, labeled.group, index, part.mask),
             )
+
+
+def _boxed(subject: Subject, group: ImageGroup, index: int, truth: BoolMask) -> float:
+    """IoU of what the true box of a mask is answered with."""
+    rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
+    box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+    answer = subject.assistant.refine(group, index, MaskPrompt(box=box)).mask
+    return float(iou_matrix([answer], [truth])[0, 0])
 
 
 def _proposed(
@@ -110,13 +121,27 @@ def _measure(subject: Subject, on_step: OnStep) -> Finding:
         first = [c.scratch[1] for c in found if c.is_part is is_part and len(c.scratch) > 1]
         rows.append(Row(f"  {name}, from scratch", _shown(some)))
         rows.append(Row(f"  {name}, IoU after one click", f"{np.mean(first) * 100:.1f} %"))
+    parts = [curves for curves in found if curves.is_part]
+    clicked = [c.unseen[min(1, len(c.unseen) - 1)] for c in parts]
+    boxed = [c.boxed for c in parts]
+    rows += [
+        Row("one click on a part", f"median IoU {_median(clicked):.2f}", "0.55"),
+        Row("one box around a part", f"median IoU {_median(boxed):.2f}", "0.80"),
+    ]
     return Finding(
-        {"noc85_scratch": _median(scratch), "noc85_preannotated": _median(corrected)}, tuple(rows)
+        {
+            "noc85_scratch": _median(scratch),
+            "noc85_preannotated": _median(corrected),
+            "click_iou_median": _median(clicked),
+            "box_iou_median": _median(boxed),
+        },
+        tuple(rows),
     )
 
 
-def _median(counts: Iterable[int]) -> float:
-    return float(np.median(list(counts)))
+def _median(values: Iterable[float]) -> float:
+    kept = list(values)
+    return float(np.median(kept)) if kept else 0.0
 
 
 def _shown(counts: list[int]) -> str:
@@ -128,7 +153,7 @@ def _shown(counts: list[int]) -> str:
 
 CLICKS = Figure(
     "Clicking",
-    ("noc85_scratch", "noc85_preannotated"),
+    ("noc85_scratch", "noc85_preannotated", "click_iou_median", "box_iou_median"),
     lambda subject: subject.groups,
     _measure,
 )

@@ -90,7 +90,13 @@ def _measure(subject: Subject, on_step: OnStep) -> Finding:
         Row("  proposed without it", f"{unseen[1]:.1f} IoU", "20 points less"),
         Row("  absence noticed", _absence([*found[Split.SEEN], *found[Split.UNSEEN_DOMAIN]])),
     )
-    return Finding({"exemplar_iou": seen[0], "exemplar_gain_unseen": unseen[0] - unseen[1]}, rows)
+    absent = [one.is_called_absent for each in found.values() for one in each if not one.is_there]
+    values = {
+        "exemplar_iou": seen[0],
+        "exemplar_gain_unseen": unseen[0] - unseen[1],
+        "absent_accuracy": 100 * float(np.mean(absent)) if absent else 0.0,
+    }
+    return Finding(values, rows)
 
 
 def _means(found: Sequence[Transferred]) -> tuple[float, float]:
@@ -117,7 +123,7 @@ def _absence(found: Sequence[Transferred]) -> str:
 
 EXEMPLAR = Figure(
     "Transferring",
-    ("exemplar_iou", "exemplar_gain_unseen"),
+    ("exemplar_iou", "exemplar_gain_unseen", "absent_accuracy"),
     lambda subject: 2 * subject.groups,
     _measure,
 )

@@ -47,6 +47,11 @@ class Knowing:
         return GroupPrediction((TRUTH[0], half), "v")
 
     def refine(self, group, image_index, prompt, said=None):
+        if prompt.box is not None:
+            x0, y0, x1, y1 = map(int, prompt.box)
+            mask = np.zeros(SIZE, np.bool_)
+            mask[y0:y1, x0:x1] = True
+            return Outlined(mask)
         self.asked.append(prompt)
         self.told.append((prompt.previous is None, None if said is None else said.version))
         if len(prompt.clicks) < self.clicks:
@@ -66,6 +71,7 @@ def test_a_right_proposal_needs_no_click_and_none_begins_from_nothing():
     assert not cup.is_part
     assert (lid.preannotated, lid.scratch) == ((0.5, 1.0), (0.0, 1.0))
     assert base.preannotated == base.scratch == (0.0, 1.0)
+    assert (cup.boxed, lid.boxed, base.boxed) == (1.0, 1.0, 1.0)
 
 
 def test_a_first_click_is_measured_with_and_without_what_the_model_found():
@@ -91,3 +97,4 @@ def test_the_figure_is_the_median_of_all_regions():
     assert done == [1, 2]
     assert set(finding.values) == set(CLICKS.keys)
     assert finding.values["noc85_preannotated"] == 1.0
+    assert finding.values["click_iou_median"] == finding.values["box_iou_median"] == 1.0

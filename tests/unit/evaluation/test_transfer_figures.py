@@ -98,7 +98,11 @@ def test_transfer_is_scored_where_the_part_is_and_against_the_model_alone(
 ) -> None:
     steps: list[int] = []
     found = EXEMPLAR.measure(subject, steps.append)
-    assert found.values == {"exemplar_iou": 100.0, "exemplar_gain_unseen": 50.0}
+    assert found.values == {
+        "exemplar_iou": 100.0,
+        "exemplar_gain_unseen": 50.0,
+        "absent_accuracy": 100.0,
+    }
     assert found.rows[-1].shown == "12 of 12"  # seats: 3 images, 2 groups, 2 splits
     assert steps == list(range(1, EXEMPLAR.steps(subject) + 1))
 
