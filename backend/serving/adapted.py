@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backend.serving.model_thread import ModelThread
@@ -17,6 +17,7 @@ from calico_model.assist.prompt import Box, MaskPrompt
 from calico_model.assist.referring import Reference
 from calico_model.assist.transfer import Proposal
 from calico_model.assistant import Assistant
+from calico_model.dense_reading import LEAST_SHOWN
 from calico_model.modeling.adapter import Adapter, read_adapter
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.predictor import Predictor
@@ -158,13 +159,27 @@ class AdaptedPredictor(_Assisted):
 
     def _predict(self, group: ImageGroup) -> GroupPrediction:
         self._put_on()
-        return self.calibration.apply(self.model.predict(group, adapter=self.version))
+        found = self.model.predict(group, adapter=self.version)
+        if self.calibration.is_identity:
+            return found
+        return worth_showing(self.calibration.apply(found))
 
     def _put_on(self) -> None:
         """Makes sure the set has this adapter, and no namesake."""
         adapters = self.model.adapters
         if adapters.get(self.version) is not self.adapter:
             adapters.add(self.version, self.adapter)
+
+
+def worth_showing(prediction: GroupPrediction) -> GroupPrediction:
+    """Leaves out what the project's annotators would not keep of pictures the base does not know.
+
+    Their scores are chances of being right and carry no evidence of the language model.
+    """
+    parts = tuple(
+        part for part in prediction.parts if part.evidence is not None or part.score >= LEAST_SHOWN
+    )
+    return replace(prediction, parts=parts)
 
 
 def _forget(adapters: AdapterSet, version: str, adapter: Adapter) -> None:

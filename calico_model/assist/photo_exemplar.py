@@ -26,7 +26,7 @@ _LEVELS = (2, 3)  # strides 16 and 32
 _PLACE_WEIGHT = 0.1  # of the squared distance of places, which run from -1 to 1
 _NEAREST = 3
 _INSIDE, _OUTSIDE = 0.4, 0.1  # share of a cell from which, and to which, it is and is not the part
-_ABSENT_PEAK = 0.05
+_ABSENT_PEAK = 0.065
 _PRESENCE_SLOPE = 40.0
 
 

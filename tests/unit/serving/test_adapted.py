@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from backend.serving.adapted import BasePredictor
+from backend.serving.adapted import BasePredictor, worth_showing
 from backend.serving.lines import AdaptablePredictor
 from backend.serving.model_thread import ModelThread
 from calico_model.assist.prompt import Click, MaskPrompt
+from calico_model.dense_reading import LEAST_SHOWN
 from calico_model.errors import CheckpointError
 from calico_model.modeling.adapter import AdapterScope, write_adapter
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
 from calico_model.training.lexicon import small_tokenizer
-from calico_model.types import ImageGroup
+from calico_model.types import Evidence, GroupPrediction, ImageGroup, PartMask, RegionKind
 from tests.unit.conftest import micro_config
 
 BASE = "b" * 64
@@ -118,3 +119,16 @@ def test_an_adapter_nobody_answers_with_leaves_the_memory(base, tmp_path: Path):
     del again
     gc.collect()
     assert base.model.adapters.versions == ()
+
+
+def test_what_a_project_does_not_keep_of_photographs_is_left_out() -> None:
+    mask = np.ones((4, 4), np.bool_)
+
+    def region(score: float, evidence: Evidence | None) -> PartMask:
+        return PartMask(0, RegionKind.COMMON_PART, "wheel", mask, score=score, evidence=evidence)
+
+    known = region(0.1, Evidence(0.5, 0.5, 0.5))
+    unsure, sure = region(LEAST_SHOWN - 0.01, None), region(LEAST_SHOWN, None)
+    found = worth_showing(GroupPrediction((known, unsure, sure), "v", {"q": "a"}))
+    assert found.parts == (known, sure)
+    assert (found.version, found.answers) == ("v", {"q": "a"})
