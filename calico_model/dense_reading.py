@@ -38,8 +38,8 @@ LEAST_SHOWN = 0.4
 """Chance of being right from which a region is shown on pictures the weights know nothing of."""
 
 
-def chance_right(certainty: float, overlap: float, images: int, *, is_object: bool) -> float:
-    """Returns the chance in [0, 1] that what the dense head sees is right.
+def odds_right(certainty: float, overlap: float, images: int, *, is_object: bool) -> float:
+    """Returns the log odds that what the dense head sees is right, before the project's shift.
 
     Args:
         certainty, overlap: see `Seen`.
@@ -48,7 +48,7 @@ def chance_right(certainty: float, overlap: float, images: int, *, is_object: bo
     """
     by_overlap, by_certainty, by_images, shift = _OBJECT_ODDS if is_object else _PART_ODDS
     odds = by_overlap * _log_odds(overlap) + by_certainty * _log_odds(certainty)
-    return 1 / (1 + math.exp(-(odds + by_images * math.log(max(1, images)) + shift)))
+    return odds + by_images * math.log(max(1, images)) + shift
 
 
 def _log_odds(chance: float) -> float:
@@ -68,7 +68,7 @@ class Seen:
         overlap: expected IoU of its cells with the truth, in [0, 1], by the chance of every cell.
         logits: (2L, 2L) in the padded square frame, above zero where no other name is likelier.
         chance: (L, L) of each cell of the whole image to be of it.
-        right: chance in [0, 1] that an annotator would take it, see `chance_right`.
+        right: chance in [0, 1] that an annotator would take it, see `odds_right`.
         mask: (H, W) bool sharpened on the pixels of the image, None where nobody gave them.
     """
 
@@ -126,18 +126,22 @@ def read_dense(
         *_objects(head, features, objects, sizes_hw),
         *_parts(parts, names.parts, sizes_hw),
     )
-    pairs = head.worn.pairs
-    learned = int(pairs.diagonal().max()) if len(pairs) else _USUAL_IMAGES
-    seen = tuple(
-        replace(
-            one,
-            right=chance_right(one.certainty, one.overlap, learned, is_object=one.is_object),
-        )
-        for one in seen
-    )
+    learned = images_learned(head)
+    seen = tuple(replace(one, right=_chance(one, learned, head.worn.shift)) for one in seen)
     if images is not None:
         seen = _sharpened(seen, parts.softmax(1)[:, 0], images)
     return DenseReading(seen, frozenset(names.parts), frozenset(names.objects), head.worn.trust)
+
+
+def images_learned(head: DenseHead) -> int:
+    """How many corrected images taught the head what it wears."""
+    pairs = head.worn.pairs
+    return int(pairs.diagonal().max()) if len(pairs) else _USUAL_IMAGES
+
+
+def _chance(seen: Seen, images: int, shift: tuple[float, float]) -> float:
+    odds = odds_right(seen.certainty, seen.overlap, images, is_object=seen.is_object)
+    return 1 / (1 + math.exp(-odds - shift[seen.is_object]))
 
 
 def _sharpened(

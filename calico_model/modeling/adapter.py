@@ -29,6 +29,7 @@ _LORA = (".lora_A.", ".lora_B.")
 INPUT_ROWS, OUTPUT_ROWS = "label_rows.input", "label_rows.output"
 DOMAIN_WEIGHT, DOMAIN_BIAS = "domain.weight", "domain.bias"
 DENSE_ROWS, DENSE_PAIRS, DENSE_TRUST = "dense_rows", "dense_pairs", "dense_trust"
+DENSE_SHIFT = "dense_shift"
 DENSE_CLASSIFIER = tuple(f"dense_classifier.{f.name}" for f in fields(ObjectClassifier))
 
 
@@ -62,7 +63,8 @@ class Adapter:
             `OUTPUT_ROWS`, the rows of the n labels in the embedding and in the output head; with a
             domain `DOMAIN_WEIGHT` and `DOMAIN_BIAS`; with dense names (rows, W) `DENSE_ROWS` and
             (parts, parts) `DENSE_PAIRS` and (1,) `DENSE_TRUST`, see `DenseRows`, and where it has
-            objects to tell apart `DENSE_CLASSIFIER`, see `ObjectClassifier`.
+            objects to tell apart `DENSE_CLASSIFIER`, see `ObjectClassifier`; where corrections told
+            how often it is right (2,) `DENSE_SHIFT`, see `DenseRows`.
         labels: names that have a reserved token of their own, in the order of the rows.
         dense: names of the rows of the dense head.
     """
@@ -89,7 +91,10 @@ class Adapter:
         if DENSE_CLASSIFIER[0] in own:
             classifier = ObjectClassifier(*(own[name] for name in DENSE_CLASSIFIER))
         trust = float(own[DENSE_TRUST])
-        return DenseRows(self.dense, own[DENSE_ROWS], own[DENSE_PAIRS], trust, classifier)
+        shift = own[DENSE_SHIFT].tolist() if DENSE_SHIFT in own else (0.0, 0.0)
+        return DenseRows(
+            self.dense, own[DENSE_ROWS], own[DENSE_PAIRS], trust, classifier, (shift[0], shift[1])
+        )
 
     @property
     def nbytes(self) -> int:
@@ -304,6 +309,8 @@ def check_adapter(model: Calico, adapter: Adapter, *, where: str = "adapter") ->
         wanted[DENSE_ROWS] = torch.Size((adapter.dense.rows, WIDTH))
         wanted[DENSE_TRUST] = torch.Size((1,))
         wanted[DENSE_PAIRS] = torch.Size((len(adapter.dense.parts),) * 2)
+        if DENSE_SHIFT in adapter.tensors:
+            wanted[DENSE_SHIFT] = torch.Size((2,))
     if set(DENSE_CLASSIFIER) & set(adapter.tensors) and model.dense_head is not None:
         width, count = model.dense_head.inputs[-1], len(adapter.dense.objects)
         sizes = ((width,), (width,), (count, width), (count,))

@@ -86,6 +86,8 @@ class DenseRows:
             that show one.
         trust: in [0, 1], how well the rows have learned what they were taught.
         classifier: of the objects' names, None where there is nothing to tell apart.
+        shift: log odds by which parts, and objects, of this project are right more often than those
+            of others that look as sure.
     """
 
     names: DenseNames
@@ -93,6 +95,7 @@ class DenseRows:
     pairs: Tensor
     trust: float
     classifier: ObjectClassifier | None = None
+    shift: tuple[float, float] = (0.0, 0.0)
 
 
 _NOTHING = DenseRows(DenseNames(), torch.zeros(0, WIDTH), torch.zeros(0, 0), 0.0)

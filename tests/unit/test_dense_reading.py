@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,9 @@ import torch
 from calico_model.dense_reading import (
     LEAST_SHOWN,
     Seen,
-    chance_right,
     expected_overlap,
     name_cells,
+    odds_right,
     part_at,
     read_dense,
 )
@@ -239,13 +240,14 @@ def test_regions_are_called_what_most_of_their_cells_are_called(model: Calico, h
 
 def test_what_looks_surer_is_right_more_often_and_more_images_make_surer() -> None:
     for is_object in (True, False):
-        chances = [chance_right(k / 20, k / 20, 20, is_object=is_object) for k in range(21)]
-        assert chances == sorted(chances)
-        assert 0 < chances[0] < LEAST_SHOWN < chances[-1] < 1
-        few, many = (chance_right(0.8, 0.8, n, is_object=is_object) for n in (10, 40))
+        odds = [odds_right(k / 20, k / 20, 20, is_object=is_object) for k in range(21)]
+        assert odds == sorted(odds)
+        least = math.log(LEAST_SHOWN / (1 - LEAST_SHOWN))
+        assert odds[0] < least < odds[-1]
+        few, many = (odds_right(0.8, 0.8, n, is_object=is_object) for n in (10, 40))
         assert few < many
-        vague = chance_right(0.9, 0.5, 20, is_object=is_object)
-        assert vague < chance_right(0.9, 0.9, 20, is_object=is_object)
+        vague = odds_right(0.9, 0.5, 20, is_object=is_object)
+        assert vague < odds_right(0.9, 0.9, 20, is_object=is_object)
 
 
 def test_expected_overlap_counts_doubt_on_both_sides() -> None:
