@@ -14,6 +14,7 @@ import torch
 
 from calico_model import prompts
 from calico_model.asking import Question, ask
+from calico_model.assist.focus import picture_of, refine_masks
 from calico_model.dense_reading import LEAST_SHOWN, DenseReading, read_dense
 from calico_model.features import ImageFeatures
 from calico_model.forced import ReadAnswers, read_answers
@@ -21,6 +22,7 @@ from calico_model.likelihood import Likelihood
 from calico_model.modeling.model import Calico
 from calico_model.pairing import compare, questions_in_pairs
 from calico_model.segments import Segment, SizesHw, decode_segments, segments_of
+from calico_model.sharpening import without_fragments
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import PartMask, RegionKind, RgbImage
 
@@ -83,7 +85,7 @@ def answer(
         segments = _settle([segment for one in said for segment in one.segments])
         texts = {one.question.kind: one.text for one in said}
     if not is_familiar:
-        segments = _likely(segments, reading)
+        segments = _outlined(model, features, _likely(segments, reading), images)
     parts = decode_segments(model, features, sizes_hw, segments, images)
     return Answered(tuple(part for part in parts if part.mask.any()), texts)
 
@@ -192,6 +194,35 @@ def _likely(segments: Sequence[Segment], reading: DenseReading) -> list[Segment]
         chance = right.get((one.image, one.kind is RegionKind.COMMON_OBJECT, one.label), 0.0)
         if chance >= LEAST_SHOWN:
             found.append(replace(one, chance=chance))
+    return found
+
+
+def _outlined(
+    model: Calico,
+    features: ImageFeatures,
+    segments: Sequence[Segment],
+    images: Sequence[RgbImage] | None,
+) -> list[Segment]:
+    """Looks closer at the parts of photographs; whole objects are seen best as they are."""
+    refiner = model.photo_refiner
+    if refiner is None or images is None:
+        return list(segments)
+    masks = {
+        place: (one.image, one.mask)
+        for place, one in enumerate(segments)
+        if one.kind is not RegionKind.COMMON_OBJECT and one.mask is not None
+    }
+    pictures = {k: picture_of(model, features, k, images[k]) for k, _ in masks.values()}
+    drawn = refine_masks(
+        refiner,
+        [pictures[image] for image, _ in masks.values()],
+        [mask for _, mask in masks.values()],
+        [None] * len(masks),
+    )
+    found = list(segments)
+    for place, mask in zip(masks, drawn, strict=True):
+        if mask.any():
+            found[place] = replace(found[place], mask=without_fragments(mask))
     return found
 
 
