@@ -13,8 +13,8 @@ STORE = "window.dataManager?.lsf?.lsf?.annotationStore?.selected"
 
 # The first image of a region's canvas layer is its mask, decoded to the size of the picture.
 _ARE_DRAWN = f"""(count) => {{
-  const regions = {STORE}?.regionStore?.regions ?? [];
-  return regions.length === count
+  const regions = {STORE}?.regionStore?.regions;
+  return regions && regions.length === count
     && regions.every(r => r.layerRef?.find('Image')[0]?.image()?.complete);
 }}"""
 

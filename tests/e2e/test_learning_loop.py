@@ -34,12 +34,14 @@ from backend.cli.label_studio_process import (
 from backend.label_studio.client import LabelStudioClient
 from backend.types import Prediction
 from tests.e2e.conftest import VIEWPORT
-from tests.e2e.editor import open_task
-from tests.e2e.unseen_project import UnseenProject, create_unseen_project
+from tests.e2e.editor import drawn_regions, open_task
+from tests.e2e.generated_photos import cart_groups
+from tests.e2e.unseen_project import UnseenProject, create_project, create_unseen_project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 TASKS, CORRECTED, COMPARED = 12, 5, 4
+PHOTO_TASKS, PHOTOS_CORRECTED = 8, 6
 PATIENCE_S = float(os.environ.get("CALICO_PATIENCE_S", "1200"))
 USER = ("annotator", "correct-horse")
 
@@ -105,6 +107,15 @@ def learning(scratch: Path, account: Account) -> Iterator[Ends]:
 @pytest.fixture(scope="module")
 def project(scratch: Path, learning: Ends) -> UnseenProject:
     made = create_unseen_project(learning.client, scratch / "loop" / "files", TASKS)
+    connect_project(learning, made.id)
+    preannotate(learning, made.id, lambda done: None)
+    return made
+
+
+@pytest.fixture(scope="module")
+def photo_project(scratch: Path, learning: Ends) -> UnseenProject:
+    files, groups = scratch / "loop" / "files", cart_groups(PHOTO_TASKS)
+    made = create_project(learning.client, files, "Learning: photographs", groups)
     connect_project(learning, made.id)
     preannotate(learning, made.id, lambda done: None)
     return made
@@ -209,6 +220,50 @@ def test_five_corrections_make_the_next_task_better(
     setup = http.get("/status").json()["projects"][0]
     assert setup["version"] is None
     http.close()
+
+
+def test_six_corrected_photographs_make_the_next_ones_open_with_right_masks(
+    page: Page, learning: Ends, photo_project: UnseenProject, screenshots: Path | None
+) -> None:
+    client, url = learning.client, learning.client.url
+    tasks = list(photo_project.truth)
+    counted, coming = tasks[:PHOTOS_CORRECTED], tasks[PHOTOS_CORRECTED:]
+    before = {task: newest(client, photo_project, task) for task in tasks}
+    assert not any(one.regions for one in before.values())  # it knows nothing of photographs
+
+    for task in counted:
+        correct(page, url, photo_project, task, 0)
+    http = httpx.Client(
+        base_url=learning.backend_url, auth=httpx.BasicAuth(*USER), trust_env=False, timeout=30
+    )
+    version = wait(lambda: _serving(http, photo_project.id))
+    after = {
+        task: wait(lambda task=task: _shown(newest(client, photo_project, task))) for task in coming
+    }
+    quality = [round(photo_project.quality(task, after[task].regions), 3) for task in coming]
+    print(json.dumps({"version": version, "photographs": quality}))  # noqa: T201
+    assert min(quality) >= 0.6
+
+    open_task(page, url, photo_project.id, coming[0], regions=len(after[coming[0]].regions))
+    drawn = drawn_regions(page)
+    assert len(drawn) == len(after[coming[0]].regions)
+    assert all((one.alpha > 0).any() for one in drawn)
+    if screenshots is not None:
+        page.screenshot(path=screenshots / "photographs-after.png")
+    http.close()
+
+
+def _serving(http: httpx.Client, project_id: int) -> str | None:
+    """What answers in a project once it has learned."""
+    (standing,) = http.get(f"/status/{project_id}").json()["projects"]
+    run = standing["run"]
+    assert run is None or run["state"] != "rejected", run
+    found = standing["version"]
+    return None if found is None else str(found)
+
+
+def _shown(found: Prediction) -> Prediction | None:
+    return found if found.regions else None
 
 
 def _published(http: httpx.Client, base: str) -> tuple[str, ...]:

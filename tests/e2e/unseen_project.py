@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,19 +80,37 @@ def create_unseen_project(client: LabelStudioClient, files: Path, count: int) ->
         files: its document root for local files.
         count: tasks.
     """
-    config = _CONFIG.read_text(encoding="utf-8")
-    project = client.create_project("Learning: a domain nobody trained on", config)
-    folder = files / f"unseen-{project.id}"
-    folder.mkdir(parents=True)
-    truth, tasks = [], []
+    groups = []
     for index in range(count):
         rng = group_rng(Stream.EVALUATION, _SEED, index)
         scenes = draw_group(rng, split=Split.UNSEEN_DOMAIN, group_size=2, size_px=_SIDE_PX)
-        truth.append(labeled_group(scenes))
+        groups.append(labeled_group(scenes))
+    return create_project(client, files, "Learning: a domain nobody trained on", groups)
+
+
+def create_project(
+    client: LabelStudioClient, files: Path, title: str, groups: Sequence[LabeledGroup]
+) -> UnseenProject:
+    """Makes a project of pairs whose truth is known.
+
+    Args:
+        client: Label Studio.
+        files: its document root for local files.
+        title: of the project.
+        groups: a task each.
+    """
+    config = _CONFIG.read_text(encoding="utf-8")
+    project = client.create_project(title, config)
+    folder = files / f"unseen-{project.id}"
+    folder.mkdir(parents=True)
+    tasks = []
+    for index, labeled in enumerate(groups):
         names = [f"{folder.name}/{index:02}-{side}.png" for side in "ab"]
-        for name, scene in zip(names, scenes, strict=True):
-            Image.fromarray(np.ascontiguousarray(scene.image)).save(files / name)
+        for name, image in zip(names, labeled.group.images, strict=True):
+            Image.fromarray(np.ascontiguousarray(image)).save(files / name)
         tasks.append({"data": {"images": [f"/data/local-files/?d={name}" for name in names]}})
     client.add_local_storage(project.id, str(folder), title="unseen images")
     ids = client.import_tasks(project.id, tasks)
-    return UnseenProject(project.id, parse_label_config(config), dict(zip(ids, truth, strict=True)))
+    return UnseenProject(
+        project.id, parse_label_config(config), dict(zip(ids, groups, strict=True))
+    )
