@@ -24,6 +24,7 @@ from calico_model.vocabulary import normalise
 _MOST = 40  # groups that are asked
 _LEAST_ODDS = -2.0  # what is hardly ever right decides nothing
 _SPREAD = 1.0  # of the shift between projects, in log odds: few outcomes move it little
+_CARRIED, _MOST_SHIFT = 0.3, 0.5  # of a version's shift the next one has, which learned more since
 _STEPS = 20
 _RIGHT = 0.5  # IoU of cells
 
@@ -54,10 +55,15 @@ def own_shift(
                 odds[seen.is_object].append(told)
                 right[seen.is_object].append(_is_right(seen, example))
     parts, objects = (
-        fit_shift(np.array(own), np.array(truth, np.float64), before)
+        _carried(before, fit_shift(np.array(own), np.array(truth, np.float64), before))
         for own, truth, before in zip(odds, right, known, strict=True)
     )
     return parts, objects
+
+
+def _carried(before: float, fitted: float) -> float:
+    shift = before + _CARRIED * (fitted - before)
+    return min(max(shift, -_MOST_SHIFT), _MOST_SHIFT)
 
 
 def fit_shift(odds: np.ndarray, right: np.ndarray, before: float) -> float:

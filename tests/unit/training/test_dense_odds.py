@@ -58,3 +58,9 @@ def test_a_head_that_knows_nothing_moves_nothing(photo_model: Calico) -> None:
     photo_model.add_on(["dense_head"])
     found = examples(photo_model, Split.UNSEEN_DOMAIN, 1)
     assert dense_odds.own_shift(photo_model, found, (0.3, -0.2)) == (0.3, -0.2)
+
+
+def test_a_shift_is_carried_on_in_part_and_never_far() -> None:
+    assert dense_odds._carried(0.0, -1.0) == pytest.approx(-0.3)
+    assert dense_odds._carried(-0.4, -3.0) == -0.5
+    assert dense_odds._carried(0.2, 0.2) == pytest.approx(0.2)
