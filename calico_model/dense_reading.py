@@ -28,18 +28,18 @@ _SHARPNESS = 8.0
 """Of the object classifier: scores times this are log chances."""
 
 
-_PART_ODDS, _OBJECT_ODDS = (1.97, 0.55, 0.48, -7.2), (1.12, 1.5, 0.63, -7.8)
+_PART_ODDS, _OBJECT_ODDS = (1.97, 0.55, 0.48, -5.9), (1.12, 1.5, 0.63, -7.07)
 """Log odds that a region is right, with its name and an IoU of 0.5 or more: weights of the log odds
 of its overlap, of those of its certainty and of the log of the images learned from, and a shift.
-Weights fitted on what heads said of six sets of photographs after 5 and after 20 corrected pairs,
-every set alike; shifts on heads that have learned for as long as better versions follow."""
+Fitted on what heads that learned for 30 s said of six sets of photographs after 5 and after 20
+corrected pairs, every set alike; `DenseRows.shift` holds what differs for others."""
 _USUAL_IMAGES = 20  # learned from, where no part tells how many
-LEAST_SHOWN = 0.4
+LEAST_SHOWN = 0.35
 """Chance of being right from which a region is shown on pictures the weights know nothing of."""
 
 
 def odds_right(certainty: float, overlap: float, images: int, *, is_object: bool) -> float:
-    """Returns the log odds that what the dense head sees is right, before the project's shift.
+    """Returns the log odds that what the dense head sees is right, before the version's shift.
 
     Args:
         certainty, overlap: see `Seen`.
@@ -47,11 +47,12 @@ def odds_right(certainty: float, overlap: float, images: int, *, is_object: bool
         is_object: whether it is an object or a part.
     """
     by_overlap, by_certainty, by_images, shift = _OBJECT_ODDS if is_object else _PART_ODDS
-    odds = by_overlap * _log_odds(overlap) + by_certainty * _log_odds(certainty)
+    odds = by_overlap * log_odds(overlap) + by_certainty * log_odds(certainty)
     return odds + by_images * math.log(max(1, images)) + shift
 
 
-def _log_odds(chance: float) -> float:
+def log_odds(chance: float) -> float:
+    """Log odds of a chance in [0, 1], bounded."""
     kept = min(max(chance, 1e-3), 0.995)
     return math.log(kept / (1 - kept))
 

@@ -63,8 +63,8 @@ class Adapter:
             `OUTPUT_ROWS`, the rows of the n labels in the embedding and in the output head; with a
             domain `DOMAIN_WEIGHT` and `DOMAIN_BIAS`; with dense names (rows, W) `DENSE_ROWS` and
             (parts, parts) `DENSE_PAIRS` and (1,) `DENSE_TRUST`, see `DenseRows`, and where it has
-            objects to tell apart `DENSE_CLASSIFIER`, see `ObjectClassifier`; where corrections told
-            how often it is right (2,) `DENSE_SHIFT`, see `DenseRows`.
+            objects to tell apart `DENSE_CLASSIFIER`, see `ObjectClassifier`; and (2,) `DENSE_SHIFT`
+            of `DenseRows`, which older adapters lack.
         labels: names that have a reserved token of their own, in the order of the rows.
         dense: names of the rows of the dense head.
     """

@@ -86,8 +86,8 @@ class DenseRows:
             that show one.
         trust: in [0, 1], how well the rows have learned what they were taught.
         classifier: of the objects' names, None where there is nothing to tell apart.
-        shift: log odds by which parts, and objects, of this project are right more often than those
-            of others that look as sure.
+        shift: log odds by which its parts, and objects, are right more often than what other heads
+            are as sure of: the longer a head learns, the surer it is also of what is wrong.
     """
 
     names: DenseNames

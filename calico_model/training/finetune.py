@@ -12,11 +12,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
 from calico_model.errors import InvalidConfigError
-from calico_model.modeling.adapter import DENSE_SHIFT, Adapter, AdapterScope
+from calico_model.modeling.adapter import Adapter, AdapterScope
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.domain import Domain, find_domain
 from calico_model.modeling.model import Calico
@@ -24,7 +21,6 @@ from calico_model.training.averaging import averaged
 from calico_model.training.curriculum import Curriculum, Replay
 from calico_model.training.dense_images import plain_image
 from calico_model.training.dense_learner import DenseLearner, DenseLesson
-from calico_model.training.dense_odds import own_shift
 from calico_model.training.example import DenseImage, Example
 from calico_model.training.finetune_plan import FinetunePlan
 from calico_model.training.learner import Learner, own_labels
@@ -118,7 +114,6 @@ def finetune(
             plan = replace(plan, scope=_DENSE_ALONE)
             labels = () if start is None else start.labels
             planned = planned if clock is None else _MANY
-        shift = _shift(adapters.model, start, new) if has_dense else None
         learner = Learner(adapters, plan, labels, start, corrections)  # freezes what it leaves out
         dense = _dense_learner(adapters, plan, start, curriculum) if has_dense else None
         pace = _Pace(planned, plan.seconds, clock)
@@ -139,8 +134,6 @@ def finetune(
         adapter = learner.adapter(domain) if pace.step else start or adapters.base(plan.scope)
         if pace.step and dense is not None:
             tensors = {**adapter.tensors, **dense.tensors}
-            if shift is not None:
-                tensors[DENSE_SHIFT] = shift
             adapter = replace(adapter, tensors=tensors, dense=dense.names)
         if pace.step and start is not None:
             share = plan.start_share(len(replay.corrections), len(new))
@@ -174,12 +167,6 @@ def find_ground(
 def _has_dense(adapters: AdapterSet, plan: FinetunePlan, curriculum: Curriculum) -> bool:
     has_maps = all(one.features.photo for one in curriculum.corrected)
     return adapters.model.dense_head is not None and plan.scope.dense_head and has_maps
-
-
-def _shift(model: Calico, start: Adapter | None, new: Sequence[Example]) -> Tensor | None:
-    """What corrections that the start never saw tell of its odds; None where there is no start."""
-    rows = None if start is None else start.dense_rows
-    return None if rows is None else torch.tensor(own_shift(model, new, rows.shift))
 
 
 def _dense_learner(

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from calico_model.data.casting import Split
-from calico_model.modeling.adapter import DENSE_CLASSIFIER, DENSE_PAIRS, DENSE_ROWS, DENSE_TRUST
+from calico_model.modeling.adapter import (
+    DENSE_CLASSIFIER,
+    DENSE_PAIRS,
+    DENSE_ROWS,
+    DENSE_SHIFT,
+    DENSE_TRUST,
+)
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.dense_head import (
     WIDTH,
@@ -26,6 +32,7 @@ from calico_model.training.dense_learner import (
     DenseLesson,
     DensePlan,
     fit_classifier,
+    shift_of,
 )
 from calico_model.training.example import DenseImage
 from calico_model.training.finetune import FinetunePlan, Replay, finetune
@@ -273,3 +280,17 @@ def test_an_update_that_teaches_it_nothing_keeps_what_it_knew(
     assert after.dense == start.dense
     for name in (DENSE_ROWS, DENSE_PAIRS, DENSE_TRUST, "dense_head.coarse.weight"):
         assert torch.equal(after.tensors[name], start.tensors[name])
+
+
+def test_a_head_that_learns_on_is_believed_less(head: DenseHead) -> None:
+    taught = learner(head, *birds(6))
+    shifts = []
+    for count in (30, 60):
+        for _ in range(count):
+            taught.learn(1.0, coarse=False)
+        shifts.append(taught.tensors[DENSE_SHIFT].tolist())
+    assert shifts[1][0] <= shifts[0][0]
+    assert shifts[1][1] <= shifts[0][1]
+    assert shift_of(([1.85], [3.0])) == pytest.approx([0.0, 0.0])
+    assert shift_of(([9.0], [])) == [-2.5, 0.0]
+    assert shift_of(([-9.0], [-9.0])) == [0.5, 0.5]
