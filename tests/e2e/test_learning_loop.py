@@ -53,6 +53,10 @@ _REPLACE = """(results) => {
 _COUNT = """(count) =>
   window.dataManager.lsf.lsf.annotationStore.selected.regionStore.regions.length === count"""
 
+_ARE_LOADED = """() =>
+  window.dataManager.lsf.lsf.annotationStore.selected.regionStore.regions
+    .every(region => region.layerRef?.find('Image')[0]?.image()?.complete)"""
+
 
 @pytest.fixture(scope="module")
 def account() -> Account:
@@ -160,10 +164,17 @@ def correct(page: Page, url: str, project: UnseenProject, task_id: int, regions:
     """Opens a task, leaves the truth in it and submits."""
     open_task(page, url, project.id, task_id, regions=regions)
     results = json.loads(project.answer(task_id))
-    page.evaluate(_REPLACE, results)
-    page.wait_for_function(_COUNT, arg=sum(one["type"] == "brush" for one in results))
+    drawn = sum(one["type"] == "brush" for one in results)
+    # Without a region to wait for, the editor may still be loading, and forgets what it is given.
+    wait(lambda: _replaced(page, results, drawn))
     with page.expect_response(lambda answer: "/annotations" in answer.url and answer.ok):
         page.click("button[aria-label='Submit current annotation']")
+
+
+def _replaced(page: Page, results: list[dict[str, Any]], drawn: int) -> bool:
+    page.evaluate(_REPLACE, results)
+    page.wait_for_timeout(1000)
+    return bool(page.evaluate(_COUNT, drawn)) and bool(page.evaluate(_ARE_LOADED))
 
 
 def test_five_corrections_make_the_next_task_better(
