@@ -98,7 +98,8 @@ def load_model(
     names = [name for name in ADD_ONS if any(key.startswith(f"{name}.") for key in state)]
     if config.photo_trunk is None:
         # A head of an earlier release read other maps: corrections are learned anew.
-        names = [name for name in names if name not in ("dense_head", "familiarity")]
+        needing = ("dense_head", "familiarity", "photo_refiner")
+        names = [name for name in names if name not in needing]
     model.add_on(names)
     load_base_state(model, state, where=f"{folder.name}/{WEIGHTS}")
     if placement is None:

@@ -118,7 +118,8 @@ def _photo_mask(
         (mask,) = refine_masks(refiner, [picture], [mask], [prompt])
         return _heeding(mask, prompt)
     if guess is None:
-        seen = around(prompt.clicks[-1], picture.image.shape[:2])
+        wanted = next((c for c in prompt.clicks if c.is_positive), prompt.clicks[-1])
+        seen = around(wanted, picture.image.shape[:2])
         (guess,) = refine_masks(refiner, [picture], [mask], [prompt], [seen])
     (mask,) = refine_masks(refiner, [picture], [guess], [prompt])
     return _heeding(mask, prompt)

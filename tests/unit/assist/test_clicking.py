@@ -261,6 +261,15 @@ def test_a_lone_click_in_a_photograph_is_part_of_its_mask(photo_model: Calico) -
     assert nowhere.sum() < 30
 
 
+def test_what_is_wanted_of_a_photograph_is_where_the_positive_click_is(
+    photo_model: Calico,
+) -> None:
+    clicks = (Click(30, 40), Click(190, 40, is_positive=False))
+    mask = outlined(photo_model, MaskPrompt(clicks), 1.0)
+    assert mask[40, 30]
+    assert not mask[40, 190]
+
+
 def test_clicks_on_an_earlier_mask_of_a_photograph_are_heeded(photo_model: Calico) -> None:
     earlier = np.zeros(SIZE, np.bool_)
     earlier[10:40, 10:60] = True
