@@ -45,7 +45,7 @@ _ASKED = 24  # learned images that tell how sure a head has become
 # Mean log odds of the expected overlap of parts, and of objects, that heads learned in 30 s, and
 # how much less often surer ones are right: measured on heads of 30 and 150 s on two sets.
 _USUALLY_SURE, _SURENESS_WEIGHT = (1.85, 3.0), (-1.2, -1.0)
-_SHIFTS = (-2.5, 0.5)
+_SHIFTS = (-2.5, 1.5)
 
 
 @dataclass(frozen=True)
