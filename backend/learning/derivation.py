@@ -136,7 +136,7 @@ class Derivation:
         news = {
             task_id: heads
             for task_id, heads in tasks.items()
-            if known.get(task_id) != state_of(heads.live)
+            if known.get(task_id) != state_of(heads.all)
         }
         waiting = 0
         for done, (task_id, heads) in enumerate(news.items(), start=1):
@@ -191,7 +191,8 @@ class Derivation:
     def _look(
         self, project_id: int, task_id: int, heads: _Heads
     ) -> tuple[TaskRow, Correction | None]:
-        state, seq = state_of(heads.live), heads.seq
+        # Deleted ones too: the place of the last news depends on them.
+        state, seq = state_of(heads.all), heads.seq
         try:
             voices = {voice.annotation.id: voice for voice in self._read(heads.live)}
             annotations = _in_order_of_receipt(tuple(voices.values()))

@@ -158,7 +158,7 @@ class Cursor:
 
 
 def state_of(heads: Iterable[LiveHead]) -> str:
-    """Hash of the annotations a task has: equal states give equal corrections."""
+    """Hash of the annotations a task has and had: equal states give equal rows."""
     digest = hashlib.sha256(f"{DIFF_VERSION}\n".encode())
     for head in sorted(heads, key=lambda head: head.annotation_id):
         digest.update(f"{head.annotation_id} {head.key}\n".encode())

@@ -437,3 +437,13 @@ def test_an_imported_annotation_without_ids_keeps_all_its_masks(repository):
     assert sorted(row.label_after for row in repository.outcomes(7, 5)) == [
         f"part {n}" for n in range(4)
     ]
+
+
+def test_an_annotation_that_came_and_went_leaves_what_a_rebuild_gives(repository):
+    repository.store.record_events([event(1, results(("a", MASK, "lid")))])
+    derive(repository)
+    repository.store.record_events([event(2, results(("a", SMALLER, "lid"))), deletion(2)])
+    derive(repository)
+    kept = repository.tasks(7)
+    Derivation(repository).rebuild(7)
+    assert repository.tasks(7) == kept
