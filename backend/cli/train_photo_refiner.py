@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calico_model.types import LabeledGroup
 
 _DEFAULT = PhotoRefinerRecipe()
-_SIDE = 640
+_SIDE, _LEAST_PART = 640, 0.0015
 _SHOWN = ("iou_click", "iou_box", "iou_unasked", "iou_last")
 
 
@@ -55,7 +55,7 @@ def train_photo_refiner(
 
     is_stopping = processes.stop_requests()
     began = time.monotonic()
-    plan = CocoPlan(seed=seed, side=_SIDE)
+    plan = CocoPlan(seed=seed, side=_SIDE, least_part=_LEAST_PART)
     pictures: dict[str, Sequence[LabeledGroup]] = {
         "photographs": CocoParts(coco, images or coco.parent / IMAGES_FOLDER, plan)
     }

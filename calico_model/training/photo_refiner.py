@@ -21,13 +21,12 @@ from calico_model.assist.focus import LIMIT, Focus, photo_encoder, see
 from calico_model.assist.prompt import Box, Click, MaskPrompt
 from calico_model.checkpoints import fingerprint, load_model, save_model
 from calico_model.errors import InvalidConfigError
-from calico_model.evaluation.clicks import next_click
 from calico_model.modeling.losses import DICE_WEIGHT, PIXEL_WEIGHT, dice_loss, pixel_loss
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
 from calico_model.training.add_on_recipe import AddOnRecipe
 from calico_model.training.add_on_run import AddOnProgress, AddOnRun
 from calico_model.training.photo_views import PhotoViews, View, Wish, fill_views, stack_maps
-from calico_model.training.refiner_lessons import spoiled
+from calico_model.training.refiner_lessons import click_in_error, spoiled, true_box
 from calico_model.training.refiner_training import recoloured
 from calico_model.types import BoolMask, LabeledGroup
 
@@ -147,15 +146,9 @@ class ViewAnnotator:
 
     def click(self, mask: BoolMask, rng: np.random.Generator) -> bool:
         """Clicks in the largest error of a mask; returns False if there is none."""
-        found = next_click(mask, self.truth)
-        if found is None:
-            return False
-        row, column = found.row, found.column
-        if rng.random() >= _CENTRED_SHARE:
-            inside = np.argwhere(found.error)
-            row, column = (int(at) for at in inside[int(rng.integers(len(inside)))])
-        self.clicks.append(Click(column + 0.5, row + 0.5, found.is_positive))
-        return True
+        found = click_in_error(mask, self.truth, rng, centred=_CENTRED_SHARE)
+        self.clicks += [found] if found is not None else []
+        return found is not None
 
 
 class PhotoRefinerCourse(nn.Module):
@@ -212,9 +205,7 @@ class PhotoRefinerCourse(nn.Module):
         start = rng.random()
         recipe = self._recipe
         shares = (recipe.box_share, recipe.corrected_share, recipe.unasked_share)
-        kind = ("box", "corrected", "unasked", "click")[
-            int(np.searchsorted(np.cumsum(shares), start))
-        ]
+        kind = _STARTS[int(np.searchsorted(np.cumsum(shares), start))]
         while True:
             view = views[int(rng.integers(len(views)))]
             fits = [k for k, wish in enumerate(view.wishes) if kind != "click" or wish is Wish.PART]
@@ -224,7 +215,7 @@ class PhotoRefinerCourse(nn.Module):
         one = ViewAnnotator(view, view.masks[at], np.zeros((VIEW, VIEW), np.bool_))
         others = [mask for k, mask in enumerate(view.masks) if k != at]
         if kind == "box":
-            one.box = _box(one.truth, rng)
+            one.box = true_box(one.truth, rng, noise=_CORNER_NOISE)
         elif kind == "unasked":
             one.coarse = rough(one.truth, others, rng)
         elif kind == "corrected":
@@ -269,14 +260,6 @@ def rough(truth: BoolMask, others: Sequence[BoolMask], rng: np.random.Generator)
     level = np.asarray(cv2.resize(small, truth.shape[::-1], interpolation=cv2.INTER_LINEAR))
     found: BoolMask = level > rng.uniform(0.3, 0.65)
     return found
-
-
-def _box(truth: BoolMask, rng: np.random.Generator) -> Box:
-    """The true box, a little off."""
-    rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
-    x0, y0, x1, y1 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    across, down = rng.normal(0, _CORNER_NOISE, (2, 2)) * ((x1 - x0,), (y1 - y0,))
-    return float(x0 + across[0]), float(y0 + down[0]), float(x1 + across[1]), float(y1 + down[1])
 
 
 def _turned(values: Tensor, turns: Tensor) -> Tensor:

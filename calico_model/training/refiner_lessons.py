@@ -92,15 +92,9 @@ class Annotator:
 
     def click(self, mask: BoolMask, rng: np.random.Generator) -> bool:
         """Clicks in the largest error of a mask; returns False if there is none."""
-        found = next_click(mask, self.truth)
-        if found is None:
-            return False
-        row, column = found.row, found.column
-        if rng.random() >= _CENTRED_SHARE:
-            inside = np.argwhere(found.error)
-            row, column = (int(at) for at in inside[int(rng.integers(len(inside)))])
-        self.clicks.append(Click(column + 0.5, row + 0.5, found.is_positive))
-        return True
+        found = click_in_error(mask, self.truth, rng, centred=_CENTRED_SHARE)
+        self.clicks += [found] if found is not None else []
+        return found is not None
 
 
 def draw_annotators(
@@ -121,7 +115,7 @@ def draw_annotators(
             continue
         start = rng.random()
         if start < recipe.box_share:
-            one.box = _box(one.truth, rng)
+            one.box = true_box(one.truth, rng, noise=_CORNER_NOISE)
         elif start < recipe.box_share + recipe.corrected_share:
             _correct(one, rng)
         elif start < recipe.box_share + recipe.corrected_share + recipe.unasked_share:
@@ -203,9 +197,29 @@ def spoiled(truth: BoolMask, rng: np.random.Generator) -> BoolMask:
     return mask.astype(np.bool_)
 
 
-def _box(truth: BoolMask, rng: np.random.Generator) -> Box:
-    """The true box, a little off."""
+def click_in_error(
+    mask: BoolMask, truth: BoolMask, rng: np.random.Generator, *, centred: float
+) -> Click | None:
+    """Clicks in the largest error of a mask, None if there is none.
+
+    Args:
+        mask, truth: (H, W) bool.
+        rng: source of all choices.
+        centred: share of the clicks in its middle; the others are anywhere in it.
+    """
+    found = next_click(mask, truth)
+    if found is None:
+        return None
+    row, column = found.row, found.column
+    if rng.random() >= centred:
+        inside = np.argwhere(found.error)
+        row, column = (int(at) for at in inside[int(rng.integers(len(inside)))])
+    return Click(column + 0.5, row + 0.5, found.is_positive)
+
+
+def true_box(truth: BoolMask, rng: np.random.Generator, *, noise: float) -> Box:
+    """The true box, off by a share of its sides."""
     rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
     x0, y0, x1, y1 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    across, down = rng.normal(0, _CORNER_NOISE, (2, 2)) * ((x1 - x0,), (y1 - y0,))
+    across, down = rng.normal(0, noise, (2, 2)) * ((x1 - x0,), (y1 - y0,))
     return float(x0 + across[0]), float(y0 + down[0]), float(x1 + across[1]), float(y1 + down[1])
