@@ -1,13 +1,13 @@
 """Measures the house: how much code there is, how it hangs together, and what one request passes.
 
     .venv/bin/python tools/house.py            # from the sources alone, a second
-    .venv/bin/python tools/house.py --traces   # also a prediction, a correction and a click, a minute
+    .venv/bin/python tools/house.py --traces   # also of three requests, a minute
 
 The last line is JSON.
 
-Static figures come from the syntax trees of `backend`, `calico_model` and `research`. Traced figures
-come from an app in this process with the shipped weights: every function of the product that a
-request calls is counted, in all threads.
+Static figures come from the syntax trees of `backend`, `calico_model` and `research`. Traced
+figures come from an app in this process with the shipped weights: every function of the product
+that a prediction, a correction or a click calls is counted, in all threads.
 """
 
 from __future__ import annotations
@@ -198,6 +198,7 @@ class Trace:
         self.passed: Counter[tuple[str, str]] = Counter()
         self.depth: int | None = None
         self._nested: dict[int, int] = {}
+        self._idle: dict[int, int] = {}
         self._roots = tuple(f"{ROOT / package}/" for package in PRODUCT)
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> None:
@@ -212,7 +213,9 @@ class Trace:
         elif event == "c_call" and self.depth is None:
             owner = type(getattr(argument, "__self__", None)).__module__
             if owner.startswith("torch"):
-                self.depth = sum(max(0, value) for value in self._nested.values())
+                self.depth = sum(
+                    value - self._idle.get(key, 0) for key, value in self._nested.items()
+                )
 
     def figures(self) -> dict[str, int | None]:
         """Counts since the last call of `begin`."""
@@ -226,6 +229,7 @@ class Trace:
         """Forgets what was counted; calls that are under way keep their place."""
         self.passed.clear()
         self.depth = None
+        self._idle = dict(self._nested)
 
 
 @contextmanager
@@ -243,7 +247,7 @@ def traced() -> Iterator[Trace]:
 
 def request_figures() -> dict[str, Any]:
     """A prediction, a correction and a click, traced in an app of this process."""
-    from backend.label_studio import sample
+    from research.label_studio import sample
 
     urls = [sample.local_file_url(name) for name in ("a.png", "b.png")]
     bodies = {
@@ -259,7 +263,9 @@ def request_figures() -> dict[str, Any]:
             trace.begin()
             response = app.post(path, json=body)
             if response.status_code >= 300:
-                raise SystemExit(f"{path}: {response.status_code} {response.get_data(as_text=True)}")
+                raise SystemExit(
+                    f"{path}: {response.status_code} {response.get_data(as_text=True)}"
+                )
             if name == "correction":
                 app.derive(sample.PROJECT_ID)
             figures[name] = trace.figures()

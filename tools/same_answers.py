@@ -64,7 +64,13 @@ def of_prediction(prediction: GroupPrediction) -> str:
     return digest(
         value
         for part in prediction.parts
-        for value in (part.image_index, part.kind.value, part.label, part.score, part.mask.tobytes())
+        for value in (
+            part.image_index,
+            part.kind.value,
+            part.label,
+            part.score,
+            part.mask.tobytes(),
+        )
     )
 
 
@@ -114,14 +120,17 @@ def clicked(predictor: Predictor, labeled: LabeledGroup) -> str:
         assistant.refine(group, part.image_index, MaskPrompt(box=box)),
     ]
     proposals = assistant.transfer(group, part, prediction)
-    labels = Vocabulary(sorted({one.label for one in labeled.parts}))
+    labels = Vocabulary(tuple(sorted({one.label for one in labeled.parts})))
     outlines = [Outline(one.image_index, one.mask, one.kind) for one in labeled.parts]
     names = assistant.name(group, outlines, ClosedSet(labels), prediction)
     references = assistant.refer(group, [(part.label, None)], prediction)
     return digest(
         [
             *(value for one in masks for value in (one.mask.tobytes(), one.iou)),
-            *(repr((one.score, [int(piece.mask.sum()) for piece in one.parts])) for one in proposals),
+            *(
+                repr((one.score, [int(piece.mask.sum()) for piece in one.parts]))
+                for one in proposals
+            ),
             *(value for one in names for value in (one.label, one.chance)),
             *(piece.mask.tobytes() for one in references for piece in one.parts),
         ]

@@ -2,6 +2,9 @@
 
 Only the module of the command that was asked for is imported, so `calico --help` needs no torch.
 An error this product raises on purpose ends in one line and exit status 2, never in a traceback.
+
+Commands of `research` measure the product. They are in the repository and not in the wheel: this
+table is the only place that knows of them, and it names them by text.
 """
 
 from __future__ import annotations
@@ -10,11 +13,14 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import typer
 
-from backend.errors import BackendError
+from backend.errors import BackendError, SettingsError
 from calico_model.errors import CalicoError
+
+RESEARCH = "research"
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ COMMANDS = (
     ),
     Command(
         ("simulate",),
-        "backend.cli.simulate:simulate",
+        "research.simulation.command:simulate",
         "Let an oracle correct groups, and measure what is learned.",
     ),
     Command(("synth",), "backend.cli.synth:synth", "Draw labeled groups of images."),
@@ -91,7 +97,9 @@ COMMANDS = (
         "backend.cli.fit_names:fit_names",
         "Teach a trained model to name outlined regions.",
     ),
-    Command(("ablate",), "backend.cli.ablate:ablate", "Measure what each part of it is worth."),
+    Command(
+        ("ablate",), "research.ablation.command:ablate", "Measure what each part of it is worth."
+    ),
     Command(
         ("mixedparts", "build"),
         "backend.cli.mixedparts:build_mixedparts",
@@ -102,55 +110,55 @@ COMMANDS = (
         "backend.cli.mixedparts:check_mixedparts",
         "Read all of a set and list what is broken.",
     ),
-    Command(("flops",), "backend.cli.flops:flops", "Count what a group costs to answer."),
+    Command(("flops",), "research.cost.command:flops", "Count what a group costs to answer."),
     Command(
         ("bench", "codec"),
-        "backend.cli.bench_codec:bench_codec",
+        "research.bench.codec:bench_codec",
         "Time the brush codec against label_studio_sdk.",
     ),
     Command(
         ("bench", "webhook"),
-        "backend.cli.bench_webhook:bench_webhook",
+        "research.bench.webhook:bench_webhook",
         "Time webhook answers under many posters.",
     ),
     Command(
         ("bench", "training"),
-        "backend.cli.bench_training:bench_training",
+        "research.bench.training:bench_training",
         "Time answers while an update trains.",
     ),
     Command(
         ("bench", "latency"),
-        "backend.cli.bench_latency:bench_latency",
+        "research.bench.latency:bench_latency",
         "Time /health and /setup while the model works.",
     ),
     Command(
         ("bench", "click"),
-        "backend.cli.bench_click:bench_click",
+        "research.bench.click:bench_click",
         "Time clicks on an opened task.",
     ),
     Command(
         ("bench", "parallel"),
-        "backend.cli.bench_parallel:bench_parallel",
+        "research.bench.parallel:bench_parallel",
         "Compare the curves of one training process and several.",
     ),
     Command(
         ("bench", "gate"),
-        "backend.cli.bench_gate:bench_gate",
+        "research.bench.gate:bench_gate",
         "Show poisoned and good corrections to the gate.",
     ),
     Command(
         ("bench", "photos"),
-        "backend.cli.bench_photos:bench_photos",
+        "research.bench.photos:bench_photos",
         "Learn from sets of labeled photographs.",
     ),
     Command(
         ("bench", "fuzz"),
-        "backend.cli.bench_fuzz:bench_fuzz",
+        "research.bench.fuzz:bench_fuzz",
         "Throw broken requests at the backend.",
     ),
     Command(
         ("bench", "hostile"),
-        "backend.cli.bench_hostile:bench_hostile",
+        "research.bench.hostile:bench_hostile",
         "Time answers to others while clients misbehave.",
     ),
 )
@@ -186,17 +194,29 @@ def command_tree(arguments: Sequence[str]) -> typer.Typer:
     for command in COMMANDS:
         parent = branches.get(command.path[0], root)
         is_wanted = tuple(arguments[: len(command.path)]) == command.path
-        function = load(command) if is_wanted else _not_loaded
+        function = load(command.target) if is_wanted else _not_loaded
         parent.command(command.path[-1], help=None if is_wanted else command.summary)(function)
     for name, branch in branches.items():
         root.add_typer(branch, name=name)
     return root
 
 
-def load(command: Command) -> Callable[..., object]:
-    """Imports the function behind a command."""
-    module, _, name = command.target.partition(":")
-    function: Callable[..., object] = getattr(importlib.import_module(module), name)
+def load(target: str) -> Callable[..., Any]:
+    """Imports a function by "module:function".
+
+    Raises:
+        SettingsError: it belongs to `research`, which only a checkout of the repository has.
+    """
+    module, _, name = target.partition(":")
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name != RESEARCH:
+            raise
+        raise SettingsError(
+            "this command measures the product and is not part of the installed package; "
+            "clone the repository, run `make install`, and call .venv/bin/calico there"
+        ) from error
     return function
 
 

@@ -44,8 +44,8 @@ def add_photo_trunk(
     import torch
     from PIL import Image
 
-    from backend.cli.drawn_groups import DrawnGroups
     from calico_model.config import PhotoTrunkConfig
+    from calico_model.data.drawn_groups import DrawnGroups
     from calico_model.data.synthetic import Split
     from calico_model.errors import InvalidConfigError
     from calico_model.predictor import DEFAULT_WEIGHTS

@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.drawn_groups import DrawnGroups
 from backend.cli.waiting import progress_bar
 from calico_model.assist.confidence import (
     CONFIDENCE_FILE,
@@ -21,6 +20,7 @@ from calico_model.assist.confidence import (
     fit_confidence,
     write_beside,
 )
+from calico_model.data.drawn_groups import DrawnGroups
 from calico_model.data.opening import open_groups
 from calico_model.data.synthetic import Split
 from calico_model.errors import InvalidConfigError

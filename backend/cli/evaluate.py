@@ -13,8 +13,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from backend.cli import evaluate_interactive
-from backend.cli.drawn_groups import DrawnGroups
+from backend.cli import load as load_command
 from backend.cli.labeled_data import (
     CocoOption,
     ImagesOption,
@@ -25,6 +24,7 @@ from backend.cli.labeled_data import (
 from backend.cli.synth import read_group_size
 from backend.cli.waiting import peak_rss_mib, progress_bar
 from backend.cli.weights import DeviceOption, WeightsOption, load
+from calico_model.data.drawn_groups import DrawnGroups
 from calico_model.data.groups import GroupSet
 from calico_model.data.opening import open_groups
 from calico_model.data.synthetic import Split
@@ -161,11 +161,12 @@ def evaluate(
     if interactive:
         given = {name for name in context.params if _is_given(context, name)}
         _refuse(given - _INTERACTIVE_OPTIONS, "is not for --interactive")
-        count = groups if "groups" in given else evaluate_interactive.GROUPS
+        count = groups if "groups" in given else None
         photos = open_labeled(
             data, coco, images, group_size=group_size, seed=seed, merge_sides=merge_sides
         )
-        evaluate_interactive.measure(weights, device, count, seed, tuple(only or ()), photos)
+        measure = load_command("research.interactive_eval.command:measure")
+        measure(weights, device, count, seed, tuple(only or ()), photos)
         return
     _refuse({"only"} if only else set(), "is for --interactive")
     first = _FIRST[compat]

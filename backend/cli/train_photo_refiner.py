@@ -47,8 +47,8 @@ def train_photo_refiner(
 
     The last line of stdout is JSON: model, finished, seconds.
     """
-    from backend.cli.drawn_groups import DrawnGroups
     from calico_model.data.coco_parts import IMAGES_FOLDER, CocoParts, CocoPlan
+    from calico_model.data.drawn_groups import DrawnGroups
     from calico_model.data.synthetic import Split
     from calico_model.predictor import DEFAULT_WEIGHTS
     from calico_model.training.photo_refiner import train_photo_refiner as train

@@ -12,8 +12,8 @@ import time
 
 import numpy as np
 
-from backend.cli.bench_codec import draw_part, draw_ragged
 from backend.label_studio.brush import decode_mask, encode_mask
+from research.bench.codec import draw_part, draw_ragged
 
 _SIDE, _CALLS = 2048, 7
 

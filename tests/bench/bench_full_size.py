@@ -22,13 +22,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from backend.cli.waiting import peak_rss_mib
-from calico_model.cost.workload import Workload, counted_preset, typical_workload
 from calico_model.data.collate import Turn, collate_prompts
 from calico_model.features import ImageFeatures
 from calico_model.modeling.generation import decode_greedily
 from calico_model.modeling.inputs import Conversations, Pixels
 from calico_model.modeling.layout import packed
 from calico_model.modeling.model import Calico
+from research.cost.workload import Workload, counted_preset, typical_workload
 
 _NEVER = -1
 _COPY_BYTES = {"cuda": 4 * 2**30, "cpu": 2**27}

@@ -20,18 +20,9 @@ from counting_model import BASE, FILES, shown
 from killing_points import POINTS, aim
 from test_server import free_port
 
-from backend.cli.bench_server import BenchError, BenchServer
 from backend.clock import to_us
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.event import parse_events
-from backend.label_studio.sample import (
-    PROJECT_ID,
-    annotation_body,
-    deletion_body,
-    event_body,
-    predict_body,
-    setup_body,
-)
 from backend.learning.derivation import Derivation
 from backend.learning.held_out import held_out_tasks
 from backend.learning.repository import CorrectionRepository
@@ -40,6 +31,15 @@ from backend.learning.runs import RunRepository
 from backend.learning.schedule import RunState
 from backend.store import open_store
 from backend.versions import SERVED, Versions, VersionStatus
+from research.bench.server import BenchError, BenchServer
+from research.label_studio.sample import (
+    PROJECT_ID,
+    annotation_body,
+    deletion_body,
+    event_body,
+    predict_body,
+    setup_body,
+)
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).parent / "learning_processes.py"

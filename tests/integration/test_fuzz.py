@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.cli.fuzz_cases import Tally, is_clear, make_cases
+from research.bench.fuzz_cases import Tally, is_clear, make_cases
 
 GROUPS = [("a.png",), ("a.png", "b.png"), ("b.png", "missing.png")]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.cli.bench_server import BenchError, BenchServer
-from backend.label_studio.sample import click_body, event_body, predict_body, setup_body
 from backend.store import open_store
+from research.bench.server import BenchError, BenchServer
+from research.label_studio.sample import click_body, event_body, predict_body, setup_body
 
 ROOT = Path(__file__).parents[2]
 JSON = {"Content-Type": "application/json"}

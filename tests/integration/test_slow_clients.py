@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 from test_server import JSON, free_port, serve, server_process
 
-from backend.label_studio.sample import event_body
 from backend.serving.arrival import HEAD_S
+from research.label_studio.sample import event_body
 
 CLIENTS = 40
 PATIENCE_S = HEAD_S / 2

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from calico_model.ablation.plan import Plan
-from calico_model.ablation.rows import COMPONENTS
-from calico_model.ablation.study import Study, open_material, prepare
-from calico_model.ablation.trial import Material
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
+from research.ablation.plan import Plan
+from research.ablation.rows import COMPONENTS
+from research.ablation.study import Study, open_material, prepare
+from research.ablation.trial import Material
 from tests.unit.ablation.minute import minute_model, save_minute
 
 

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from calico_model.ablation.comparison import compare_rows
-from calico_model.ablation.plan import Start
-from calico_model.ablation.report import markdown, page, write_study
-from calico_model.ablation.rows import COMPONENTS, FULL, PLACEMENT
-from calico_model.ablation.trial import Outcome
 from calico_model.evaluation.bootstrap import Estimate
 from calico_model.evaluation.outcome import HEADLINE, MODES
+from research.ablation.comparison import compare_rows
+from research.ablation.plan import Start
+from research.ablation.report import markdown, page, write_study
+from research.ablation.rows import COMPONENTS, FULL, PLACEMENT
+from research.ablation.trial import Outcome
 
 NOISE = np.linspace(-0.1, 0.1, 101)
 """Luck of the draw: which groups are in a resample moves all rows alike."""

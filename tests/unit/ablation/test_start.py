@@ -7,15 +7,15 @@ import copy
 import pytest
 import torch
 
-from calico_model.ablation.dictionary import PartDictionary, fit_dictionary
-from calico_model.ablation.plan import Plan, Start
-from calico_model.ablation.rows import COMPONENTS, FULL, PLACEMENT, Row, select_rows
-from calico_model.ablation.start import build_row
-from calico_model.ablation.trial import Material, train_row
 from calico_model.data.catalogue import TRAINED_CATEGORIES
 from calico_model.errors import InvalidConfigError
 from calico_model.modeling.model import Calico
 from calico_model.training.batches import WHOLE
+from research.ablation.dictionary import PartDictionary, fit_dictionary
+from research.ablation.plan import Plan, Start
+from research.ablation.rows import COMPONENTS, FULL, PLACEMENT, Row, select_rows
+from research.ablation.start import build_row
+from research.ablation.trial import Material, train_row
 
 ROWS = {row.key: row for row in (*PLACEMENT, *COMPONENTS)}
 LEFT_OUT = {

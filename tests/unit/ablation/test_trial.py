@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.ablation.plan import Plan, Start
-from calico_model.ablation.rows import COMPONENTS, FULL
-from calico_model.ablation.scenes import SceneFeatures
-from calico_model.ablation.start import build_row
-from calico_model.ablation.study import Study, prepare
-from calico_model.ablation.trial import (
+from calico_model.checkpoints import load_model
+from calico_model.errors import CheckpointError, InvalidConfigError, InvalidRecordError
+from calico_model.evaluation.bootstrap import Estimate
+from calico_model.evaluation.outcome import HEADLINE, MODES
+from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.model import Calico
+from calico_model.training.batches import batch_scenes
+from research.ablation.plan import Plan, Start
+from research.ablation.rows import COMPONENTS, FULL
+from research.ablation.scenes import SceneFeatures
+from research.ablation.start import build_row
+from research.ablation.study import Study, prepare
+from research.ablation.trial import (
     OUTCOME,
     Material,
     Outcome,
@@ -25,13 +32,6 @@ from calico_model.ablation.trial import (
     train_row,
     write_outcome,
 )
-from calico_model.checkpoints import load_model
-from calico_model.errors import CheckpointError, InvalidConfigError, InvalidRecordError
-from calico_model.evaluation.bootstrap import Estimate
-from calico_model.evaluation.outcome import HEADLINE, MODES
-from calico_model.modeling.inputs import Pixels
-from calico_model.modeling.model import Calico
-from calico_model.training.batches import batch_scenes
 
 ROWS = {row.key: row for row in COMPONENTS}
 

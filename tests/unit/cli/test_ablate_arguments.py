@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli import command_tree
-from backend.cli.ablate import read_seeds
 from calico_model.errors import InvalidConfigError
+from research.ablation.command import read_seeds
 
 
 def test_seeds_are_different_numbers() -> None:

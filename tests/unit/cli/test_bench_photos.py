@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from backend.cli.bench_photos import _figures, _means, _points_for
-from calico_model.evaluation.simulation import Point
+from research.bench.photos import _figures, _means, _points_for
+from research.simulation.protocol import Point
 
 
 def _point(corrections: int, recall: float, clicks: float) -> Point:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from backend.cli import command_tree
 from backend.cli import evaluate as evaluate_module
-from backend.cli.drawn_groups import DrawnGroups
+from calico_model.data.drawn_groups import DrawnGroups
 from calico_model.data.groups import read_groups
 from calico_model.data.synthetic import Split, write_groups
 from calico_model.errors import InvalidConfigError

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli import command_tree
-from backend.cli.flops import read_sizes
 from calico_model.errors import InvalidConfigError
+from research.cost.command import read_sizes
 
 KEYS = {
     "images",

@@ -9,14 +9,14 @@ import torch
 
 from calico_model import presets
 from calico_model.config import EncoderConfig
-from calico_model.cost.counter import OTHER, count_stages
-from calico_model.cost.page import component_rows
-from calico_model.cost.pipelines import DECODE, MASKS, PREFILL, Comparison, CostModel
-from calico_model.cost.workload import counted_preset, typical_workload
 from calico_model.data.collate import Turn, collate_prompts
 from calico_model.modeling.inputs import Conversations, Pixels
 from calico_model.modeling.model import Calico
 from calico_model.prompts import QUESTIONS
+from research.cost.counter import OTHER, count_stages
+from research.cost.page import component_rows
+from research.cost.pipelines import DECODE, MASKS, PREFILL, Comparison, CostModel
+from research.cost.workload import counted_preset, typical_workload
 
 CONFIG = presets.full()
 LLM, WIDTH, MLP = CONFIG.language, CONFIG.language.width, CONFIG.language.mlp

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from labeled_chairs import COMMON_OBJECT, COMMON_PART, UNIQUE_PART, Oracle, box
 
-from calico_model.evaluation import adaptation, sequences
+from calico_model.evaluation import sequences
 from calico_model.evaluation.blocks import PATHS, nest
 from calico_model.evaluation.outcome import Report
 from calico_model.evaluation.protocol import WORDINGS, Extras, ask_also, evaluate
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask
 from calico_model.vocabulary import Vocabulary
+from research.simulation import adaptation
 
 Parts = Sequence[PartMask]
 

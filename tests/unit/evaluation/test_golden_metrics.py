@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from calico_model.evaluation import (
-    adaptation,
     bootstrap,
     calibration,
     choices,
@@ -27,6 +26,7 @@ from calico_model.evaluation.regions import Region, as_regions, cut
 from calico_model.likelihood import Likelihood
 from calico_model.types import PartMask, RegionKind
 from calico_model.vocabulary import normalise
+from research.simulation import adaptation
 
 FOLDER = Path(__file__).parents[2] / "golden"
 GOLDEN: dict[str, Any] = json.loads((FOLDER / "metrics.json").read_text())

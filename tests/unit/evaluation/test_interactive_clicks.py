@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from calico_model.assist.prompt import MaskPrompt
-from calico_model.evaluation.interactive.clicks import CLICKS, curves_of
-from calico_model.evaluation.interactive.figure import Subject
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
+from research.interactive_eval.clicks import CLICKS, curves_of
+from research.interactive_eval.figure import Subject
 
 SIZE = (40, 40)
 

@@ -11,9 +11,6 @@ import pytest
 from calico_model.assist.referring import Reference
 from calico_model.assistant import Assistant
 from calico_model.data.synthetic import Split
-from calico_model.evaluation.interactive.figure import Subject
-from calico_model.evaluation.interactive.figures import KEYS
-from calico_model.evaluation.interactive.text import REFERRING
 from calico_model.predictor import Predictor
 from calico_model.types import (
     BoolMask,
@@ -24,6 +21,9 @@ from calico_model.types import (
     PartMask,
     RegionKind,
 )
+from research.interactive_eval.figure import Subject
+from research.interactive_eval.figures import KEYS
+from research.interactive_eval.text import REFERRING
 
 
 def box(x0: int, x1: int) -> BoolMask:

@@ -12,9 +12,9 @@ import pytest
 
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.regions import as_regions
-from calico_model.evaluation.simulation import Effort, as_json, effort, simulate
-from calico_model.evaluation.simulation_chart import draw_curve
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
+from research.simulation.chart import draw_curve
+from research.simulation.protocol import Effort, as_json, effort, simulate
 
 KIND = RegionKind.COMMON_OBJECT
 

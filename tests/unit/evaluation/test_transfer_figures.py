@@ -11,9 +11,6 @@ import pytest
 from calico_model.assist.transfer import Proposal
 from calico_model.assistant import Assistant
 from calico_model.data.synthetic import Split
-from calico_model.evaluation.interactive.exemplar import EXEMPLAR
-from calico_model.evaluation.interactive.figure import Subject
-from calico_model.evaluation.interactive.repeated import MIN_SHARE, REPEATED, pieces
 from calico_model.predictor import Predictor
 from calico_model.types import (
     BoolMask,
@@ -23,6 +20,9 @@ from calico_model.types import (
     PartMask,
     RegionKind,
 )
+from research.interactive_eval.exemplar import EXEMPLAR
+from research.interactive_eval.figure import Subject
+from research.interactive_eval.repeated import MIN_SHARE, REPEATED, pieces
 
 SIDE = 40
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.cli.bench_codec import Comparison, compare, draw_part, draw_ragged, draw_random
 from backend.errors import SettingsError
+from research.bench.codec import Comparison, compare, draw_part, draw_ragged, draw_random
 
 
 def test_random_masks_hold_every_sort():

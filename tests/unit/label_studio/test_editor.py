@@ -11,16 +11,6 @@ from golden_files import payload
 
 from backend.errors import RequestError
 from backend.label_studio.annotation import parse_regions
-from backend.label_studio.editor import (
-    Drawn,
-    Project,
-    annotation_event,
-    open_config,
-    predict_request,
-    read_answer,
-    setup_request,
-    training_event,
-)
 from backend.label_studio.event import parse_events, read_annotation, read_schema, read_task
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.result import (
@@ -33,6 +23,16 @@ from backend.label_studio.task import parse_predict_request, parse_setup_request
 from backend.learning.correction import diff
 from backend.types import EventAction, Origin
 from calico_model.types import GroupPrediction, PartMask, RegionKind
+from research.label_studio.editor import (
+    Drawn,
+    Project,
+    annotation_event,
+    open_config,
+    predict_request,
+    read_answer,
+    setup_request,
+    training_event,
+)
 
 PROJECT = Project(4, open_config(list(RegionKind)))
 SCHEMA = parse_label_config(PROJECT.label_config)

@@ -13,9 +13,9 @@ import pytest
 
 from backend.errors import RequestError
 from backend.label_studio.event import parse_events
-from backend.label_studio.sample import REPEATER_CONFIG, event_body, predict_body
 from backend.label_studio.task import parse_predict_request, parse_setup_request
 from backend.label_studio.wire import MAX_CONTAINERS, MAX_STRINGS
+from research.label_studio.sample import REPEATER_CONFIG, event_body, predict_body
 
 SIZE = 12_000_000
 MOST_BYTES = 6 * SIZE

@@ -10,8 +10,8 @@ import pytest
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.sample import REPEATER_CONFIG
 from backend.label_studio.untouched import show_version, untouched_tasks
+from research.label_studio.sample import REPEATER_CONFIG
 
 SCHEMA = parse_label_config(REPEATER_CONFIG)
 

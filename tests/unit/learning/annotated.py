@@ -9,9 +9,9 @@ import numpy as np
 
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.event import parse_events
-from backend.label_studio.sample import REPEATER_CONFIG
 from backend.types import Annotation, Origin, Region
 from calico_model.types import RegionKind
+from research.label_studio.sample import REPEATER_CONFIG
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 KIND = RegionKind.COMMON_PART

@@ -9,7 +9,7 @@ import httpx
 from annotated import START
 
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.sample import REPEATER_CONFIG
+from research.label_studio.sample import REPEATER_CONFIG
 
 
 def moment(second):

@@ -9,12 +9,12 @@ import pytest
 from annotated import body, box, results
 
 from backend.label_studio.event import missed_events, parse_events, read_annotation
-from backend.label_studio.sample import REPEATER_CONFIG
 from backend.learning.derivation import Derivation
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, StartingPoint
 from backend.serving.remembering import _outlines
 from backend.store import open_store
+from research.label_studio.sample import REPEATER_CONFIG
 
 PROJECT, TASK = 7, 5
 DRAWN = results(("a", box(10, 10, 30, 40), "lid"), ("b", box(0, 50, 5, 60), "rim"))

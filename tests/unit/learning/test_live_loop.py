@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from school import School
 
-from backend.cli.live_loop import LiveLoop, LiveLoopError
-from backend.label_studio.editor import Project, open_config
 from backend.learning import held_out
 from backend.learning.held_out import is_kept
 from backend.learning.rows import Standing
@@ -21,8 +19,10 @@ from backend.overview import Overview
 from backend.serving.app import close_app, create_app
 from backend.settings import load_settings
 from backend.status_routes import build_status_routes
-from calico_model.evaluation.simulation import simulate
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
+from research.label_studio.editor import Project, open_config
+from research.simulation.live_loop import LiveLoop, LiveLoopError
+from research.simulation.protocol import simulate
 
 KIND = RegionKind.COMMON_OBJECT
 BASE = "calico-tiny-1234"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from calico_model.training.example import Teaches
-from calico_model.training.oracle import oracle_lessons
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
+from research.simulation.oracle import oracle_lessons
 from tests.unit.training.examples import SIZE_PX, part
 
 KIND = RegionKind.COMMON_PART

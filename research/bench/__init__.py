@@ -1,0 +1,1 @@
+"""`calico bench`: times and faults of an installation, one command per file."""

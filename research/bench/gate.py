@@ -1,0 +1,178 @@
+"""`calico bench gate`: whether poisoned corrections are refused and good ones accepted."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backend.cli.trainer import find_base_groups
+from backend.cli.waiting import training_bar
+from backend.cli.weights import DeviceOption, WeightsOption
+from backend.learning.schedule import RunState
+from backend.settings import Settings, load_settings
+from backend.store import open_store
+from research.bench.gate_trials import Batch, DrawnTasks, Poison, Sizes, Trial, run_trials
+
+if TYPE_CHECKING:
+    from backend.learning.updater import OnlineUpdater
+
+_RIGHT_SHARE = 0.95  # 19 of 20
+_GIB = 2**30
+_ALL_STEPS_S = 1e6
+
+
+def bench_gate(
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Projects to try.")] = 20,
+    first_seed: Annotated[int, typer.Option("--first-seed", min=0, help="Of the first.")] = 0,
+    poison: Annotated[
+        Poison, typer.Option("--poison", help="What is wrong with a poisoned batch.")
+    ] = Poison.BOTH,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--seconds", min=1, help="Budget of one update; all its steps if not given."),
+    ] = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write every trial as JSON.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Show poisoned and good corrections to the gate.
+
+    Every seed is a project of a domain the model has never met. Its first corrections
+    become a version. Then a batch comes whose masks are random and whose labels are
+    shuffled, held-out tasks included; it is deleted again, and the same tasks come with
+    their truth. Journal, held-out split, update and gate are those of the product.
+
+    Exit status 1 if fewer than 19 of 20 poisoned batches were rejected, or fewer than 19 of
+    20 good ones accepted. The last line is JSON.
+    """
+    sizes = Sizes()
+    trials: list[Trial] = []
+    settings = load_settings(weights=weights, device=device)
+    with (
+        tempfile.TemporaryDirectory(prefix="calico-gate-") as place,
+        training_bar("loading") as show,
+    ):
+        folder, images = Path(place), DrawnTasks()
+        store = open_store(f"sqlite:///{folder / 'calico.sqlite3'}", commit_timeout_s=30)
+        try:
+            updater = _updater(settings, images, folder, seconds)
+            for seed in range(first_seed, first_seed + seeds):
+
+                def announce(batch: Batch, seed: int = seed) -> None:
+                    show(f"seed {seed}, {batch}", len(trials), len(Batch) * seeds)
+
+                found = run_trials(
+                    store,
+                    folder / "adapters",
+                    images,
+                    updater,
+                    seed,
+                    poison=poison,
+                    sizes=sizes,
+                    on_run=announce,
+                )
+                for trial in found:
+                    trials.append(trial)
+                    typer.echo(
+                        f"seed {seed}, {trial.batch}: {trial.state}: {trial.reason}", err=True
+                    )
+        finally:
+            store.close()
+    figures = sum_up(trials)
+    Console().print(_table(trials))
+    if out is not None:
+        out.write_text(
+            json.dumps(figures | {"trials": _documents(trials)}, indent=1) + "\n", "utf-8"
+        )
+    typer.echo(json.dumps(figures))
+    if not is_right(figures):
+        raise typer.Exit(1)
+
+
+def sum_up(trials: Sequence[Trial]) -> dict[str, int]:
+    """Counts how often the gate was right."""
+
+    def count(batch: Batch, state: RunState) -> int:
+        return sum(trial.batch is batch and trial.state is state for trial in trials)
+
+    return {
+        "seeds": len({trial.seed for trial in trials}),
+        "poisoned_rejected": count(Batch.POISONED, RunState.REJECTED),
+        "good_accepted": count(Batch.GOOD, RunState.PUBLISHED),
+        "first_accepted": count(Batch.FIRST, RunState.PUBLISHED),
+    }
+
+
+def is_right(figures: dict[str, int]) -> bool:
+    """Whether the gate was right often enough."""
+    least = math.ceil(_RIGHT_SHARE * figures["seeds"])
+    return min(figures["poisoned_rejected"], figures["good_accepted"]) >= least
+
+
+def _updater(
+    settings: Settings, images: DrawnTasks, folder: Path, seconds: float | None
+) -> OnlineUpdater:
+    # torch takes seconds to import: `--help` must not wait for it.
+    from backend.learning.updater import OnlineUpdater
+    from calico_model.checkpoints import fingerprint
+    from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
+    from calico_model.training.finetune import FinetunePlan
+
+    weights = settings.weights or DEFAULT_WEIGHTS
+    # The proof is of the gate: it must not depend on how busy this machine is.
+    plan = FinetunePlan(seconds=_ALL_STEPS_S if seconds is None else seconds)
+    return OnlineUpdater(
+        load_predictor(weights, device=settings.device, threads=settings.trainer_threads),
+        fingerprint(weights),
+        images,
+        folder / "features",
+        feature_bytes=_GIB,
+        base_groups=find_base_groups(settings),
+        plan=plan,
+    )
+
+
+def _documents(trials: Sequence[Trial]) -> list[dict[str, object]]:
+    return [
+        {
+            "seed": trial.seed,
+            "batch": trial.batch.value,
+            "state": trial.state.value,
+            "reason": trial.reason,
+            "gate": trial.gate,
+            "seconds": round(trial.seconds, 1),
+        }
+        for trial in trials
+    ]
+
+
+def _table(trials: Sequence[Trial]) -> Table:
+    table = Table(title="What the gate said")
+    for name in (
+        "seed",
+        "batch",
+        "decision",
+        "held-out mIoU",
+        "Recall",
+        "probe mIoU",
+        "probe Recall",
+    ):
+        table.add_column(name)
+    for trial in trials:
+        cells = [
+            " -> ".join(f"{value:.1f}" for value in trial.gate.get(place, {}).get(metric, ()))
+            for place in ("held_out", "probe")
+            for metric in ("mIoU", "Recall")
+        ]
+        table.add_row(str(trial.seed), trial.batch, trial.state, *cells)
+    return table

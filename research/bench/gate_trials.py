@@ -1,0 +1,237 @@
+"""Good and poisoned batches of corrections before the gate, with a real model and real updates.
+
+Everything between a webhook's body and the decision is the product's own: journal, derivation,
+held-out split, update, measurement, verdict. Only the images are drawn instead of fetched.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backend.label_studio.event import parse_events
+from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.result import render_prediction
+from backend.learning.adapters import roll_back
+from backend.learning.derivation import Derivation
+from backend.learning.repository import CorrectionRepository
+from backend.learning.runs import RunRepository
+from backend.learning.schedule import Cause, RunState
+from backend.learning.training import TrainingSession, Updater
+from backend.store import Store
+from backend.types import Task
+from backend.versions import Versions
+from calico_model.data.drawn_groups import DrawnGroups
+from calico_model.data.synthetic import Split
+from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, PartMask
+from research.label_studio.sample import REPEATER_CONFIG, annotation_body, deletion_body
+
+_PAIRS = (2, 2)
+_SCHEMA = parse_label_config(REPEATER_CONFIG)
+
+
+class Batch(StrEnum):
+    """Which corrections the gate is shown the effect of.
+
+    FIRST goes on from the base; GOOD and POISONED go on from the version FIRST became.
+    """
+
+    FIRST = "first"
+    POISONED = "poisoned"
+    GOOD = "good"
+
+
+class Poison(StrEnum):
+    """What is wrong with a poisoned batch: random masks, shuffled labels, or both."""
+
+    MASKS = "masks"
+    LABELS = "labels"
+    BOTH = "both"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many tasks the first and the second batch have."""
+
+    first: int = 10
+    then: int = 5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One decision of the gate.
+
+    Attributes:
+        seed: of the images and of the poison.
+        batch: what was learned.
+        state: how the run ended.
+        reason: the gate's sentence, or why the run failed.
+        gate: what the gate measured, as `calico versions` shows it.
+        seconds: of the whole run.
+    """
+
+    seed: int
+    batch: Batch
+    state: RunState
+    reason: str
+    gate: Mapping[str, Any]
+    seconds: float
+
+
+class DrawnTasks:
+    """Images of the tasks of one project, by task id."""
+
+    def __init__(self) -> None:
+        self.groups: dict[int, LabeledGroup] = {}
+
+    def fetch_group(self, task: Task) -> ImageGroup:
+        """Returns the images of a task."""
+        return self.groups[task.id or 0].group
+
+
+def run_trials(
+    store: Store,
+    folder: Path,
+    images: DrawnTasks,
+    updater: Updater,
+    seed: int,
+    *,
+    poison: Poison,
+    sizes: Sizes,
+    on_run: Callable[[Batch], None],
+) -> Iterator[Trial]:
+    """Has one project learn a first batch, a poisoned one, and a good one in its place.
+
+    Args:
+        store: its project `seed + 1` is used.
+        folder: of all adapters.
+        images: what `updater` fetches from.
+        updater: the model.
+        seed: of everything drawn.
+        poison: what is wrong with the poisoned batch.
+        sizes: of the batches.
+        on_run: told what is about to be learned.
+    """
+    project = _Project(store, folder, images, updater, seed)
+    first = project.draw(0, sizes.first)
+    then = project.draw(sizes.first, sizes.then)
+    rng = np.random.default_rng([seed, 17])
+    bad = _poisoned(then, poison, rng)
+    for batch, truths in ((Batch.FIRST, first), (Batch.POISONED, bad), (Batch.GOOD, then)):
+        on_run(batch)
+        annotated = project.annotate(truths)
+        trial = project.learn(batch)
+        if batch is Batch.POISONED:
+            project.withdraw(annotated, is_published=trial.state is RunState.PUBLISHED)
+        yield trial
+
+
+class _Project:
+    """One project of the bench."""
+
+    def __init__(
+        self, store: Store, folder: Path, images: DrawnTasks, updater: Updater, seed: int
+    ) -> None:
+        self._store, self._images, self._seed, self._id = store, images, seed, seed + 1
+        self._versions, self._runs = Versions(store, folder), RunRepository(store)
+        repository = CorrectionRepository(store)
+        derivation = Derivation(repository)
+        self._session = TrainingSession(
+            repository, derivation, None, self._versions, self._runs, updater
+        )
+        self._groups = DrawnGroups(Split.UNSEEN_DOMAIN, 10_000, seed, _PAIRS)
+        self._annotations = 0
+
+    def draw(self, skipped: int, count: int) -> dict[int, LabeledGroup]:
+        """Draws so many groups of the unseen domain."""
+        drawn = {1 + number: self._groups[number] for number in range(skipped, skipped + count)}
+        self._images.groups |= drawn
+        return drawn
+
+    def annotate(self, truths: Mapping[int, LabeledGroup]) -> list[int]:
+        """Submits every task, drawn from nothing; returns the ids of the annotations."""
+        made = []
+        for task_id, labeled in truths.items():
+            self._annotations += 1
+            body = annotation_body(
+                self._annotations,
+                _results(labeled),
+                urls=[f"/{self._id}/{task_id}/{name}" for name in labeled.group.ids],
+                task_id=task_id,
+                project_id=self._id,
+            )
+            self._store.record_events(parse_events(json.dumps(body).encode()))
+            made.append(self._annotations)
+        return made
+
+    def withdraw(self, annotations: Sequence[int], *, is_published: bool) -> None:
+        """Deletes annotations, and takes back the version that learned from them."""
+        if is_published:
+            roll_back(self._versions, self._id, to=None, reason="it learned from poison")
+        for annotation_id in annotations:
+            body = deletion_body(annotation_id, project_id=self._id)
+            self._store.record_events(parse_events(json.dumps(body).encode()))
+
+    def learn(self, batch: Batch) -> Trial:
+        """Trains once and tells what the gate said."""
+        began = time.monotonic()
+        run_id = self._runs.claim(self._id, Cause.REQUEST)
+        assert run_id is not None
+        state = self._session.train(self._id, run_id, stop=lambda: False)
+        (run, *_) = self._runs.runs(self._id)
+        version = None if run.adapter_id is None else self._versions.find(run.adapter_id)
+        return Trial(
+            self._seed,
+            batch,
+            state,
+            run.error or "" if version is None else version.reason or "",
+            {} if version is None else version.gate,
+            time.monotonic() - began,
+        )
+
+
+def _results(labeled: LabeledGroup) -> list[dict[str, object]]:
+    """The result list of an annotation that says the truth of a group."""
+    said = GroupPrediction(parts=labeled.parts, version="annotator")
+    rendered = render_prediction(said, _SCHEMA, sizes_hw=labeled.group.sizes_hw)
+    found: list[dict[str, object]] = json.loads(rendered.result)
+    return found
+
+
+def _poisoned(
+    truths: Mapping[int, LabeledGroup], poison: Poison, rng: np.random.Generator
+) -> dict[int, LabeledGroup]:
+    """The same tasks with regions anywhere, or with each other's names."""
+    names = [part.label for labeled in truths.values() for part in labeled.parts]
+    if poison is not Poison.MASKS:
+        names = [names[place] for place in rng.permutation(len(names))]
+    given = iter(names)
+    bad = {}
+    for task_id, labeled in truths.items():
+        parts = []
+        for part in labeled.parts:
+            mask = part.mask if poison is Poison.LABELS else _ellipse(part.mask, rng)
+            parts.append(
+                PartMask(part.image_index, part.kind, next(given), mask, part.object_label)
+            )
+        bad[task_id] = LabeledGroup(labeled.group, tuple(parts))
+    return bad
+
+
+def _ellipse(mask: BoolMask, rng: np.random.Generator) -> BoolMask:
+    """An ellipse of the same area somewhere in the image."""
+    height, width = mask.shape
+    ratio = float(np.exp(rng.normal(0, 0.5)))
+    radius = float(np.sqrt(max(int(mask.sum()), 64) / np.pi))
+    y, x = rng.uniform(0, height), rng.uniform(0, width)
+    rows, columns = np.ogrid[:height, :width]
+    tall, wide = radius * ratio, radius / ratio
+    found: BoolMask = ((rows - y) / tall) ** 2 + ((columns - x) / wide) ** 2 <= 1
+    return found if found.any() else mask[::-1, ::-1].copy()

@@ -1,0 +1,221 @@
+"""`calico bench photos`: how it learns from photographs, set by set, over HTTP."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backend.cli.labeled_data import open_coco
+from backend.cli.waiting import training_bar
+from backend.cli.weights import DeviceOption, WeightsOption
+from calico_model.data.coco_parts import ANNOTATIONS_FILE, write_coco
+from calico_model.errors import InvalidConfigError
+from calico_model.types import LabeledGroup, RegionKind
+from research.label_studio.editor import Project, open_config
+from research.simulation import protocol
+from research.simulation.protocol import Point
+from research.simulation.site import PROJECT_ID, BaseData, Place, served
+
+_SECONDS = 30.0
+_FEWEST = 8  # groups of a set
+
+
+def bench_photos(
+    sets: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of sets, each a folder with annotations.json (COCO) and images.",
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+        ),
+    ],
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="One of the sets; repeatable.")
+    ] = None,
+    corrections: Annotated[
+        str, typer.Option(help="Measure after so many corrected pairs.", metavar="N,…")
+    ] = "0,5,20",
+    next_groups: Annotated[
+        int, typer.Option("--next", min=1, help="Pairs to measure on, after the corrected ones.")
+    ] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pairs.")] = 0,
+    merge_sides: Annotated[
+        bool, typer.Option("--merge-sides/--keep-sides", help="Left and right are one part.")
+    ] = True,
+    settle: Annotated[
+        float, typer.Option(min=0, help="Seconds better versions may take to follow a first one.")
+    ] = 240.0,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="Script of a baseline: SCRIPT FOLDER --train IMAGES --test IMAGES --seconds 30, "
+            "its last line JSON with recall_by_kind and recall.",
+            metavar="SCRIPT",
+        ),
+    ] = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Let an annotator who knows the truth correct photographs, one set after the other.
+
+    Every set is a project of its own at a backend of its own, over HTTP: what calico simulate
+    does, with the same figures, side by side. Recall is strict, the mean of objects, common parts
+    and unique parts; recall_parts counts a part whatever kind it was said to be.
+
+    The last line is JSON: by set, and their mean, recall_0, recall_5, recall_20, recall_parts_20,
+    recipe_20 (null without --recipe), clicks_saved_min, first_version_s; with other --corrections
+    the keys carry those numbers. A set with fewer pairs is corrected as far as it goes.
+    """
+    from research.simulation.command import read_points
+
+    points = read_points(corrections)
+    folders = [one for one in sorted(sets.iterdir()) if (one / ANNOTATIONS_FILE).is_file()]
+    folders = [one for one in folders if not only or one.name in only]
+    if not folders:
+        raise InvalidConfigError(f"--sets: expected folders with {ANNOTATIONS_FILE} in {sets}")
+    found: dict[str, dict[str, float | None]] = {}
+    with training_bar("opening sets") as show:
+        for folder in folders:
+            groups = open_coco(folder, None, group_size="2", seed=seed, merge_sides=merge_sides)
+            own = _points_for(len(groups), points, next_groups)
+            if own is None:
+                typer.echo(f"{folder.name}: fewer than {_FEWEST} pairs, left out", err=True)
+                continue
+            coming = min(next_groups, len(groups) - own[-1])
+            chosen = list(groups[: own[-1] + coming])
+            curve, outcomes = _simulate(
+                folder.name, chosen, own, coming, settle, weights, device, show
+            )
+            baseline = None if recipe is None else _baseline(recipe, chosen, own[-1], coming)
+            found[folder.name] = _figures(points, curve, baseline) | {
+                "refused": float(sum(one != "published" for one in outcomes))
+            }
+            typer.echo(f"{folder.name}: {json.dumps(found[folder.name])}", err=True)
+    if not found:
+        raise InvalidConfigError(f"--sets: expected a set of {_FEWEST} pairs or more in {sets}")
+    document = {"sets": found, "mean": _means(list(found.values()))}
+    Console().print(_table(found))
+    typer.echo(json.dumps(document))
+
+
+def _points_for(groups: int, points: Sequence[int], coming: int) -> tuple[int, ...] | None:
+    """The points a set of so many groups reaches; a small set is corrected as far as it goes."""
+    if groups < _FEWEST:
+        return None
+    most = max(groups - coming, 2 * groups // 3)
+    reached = [point for point in points if point <= most]
+    if reached[-1] < points[-1] and most > reached[-1]:
+        reached.append(most)
+    return tuple(reached)
+
+
+def _simulate(
+    name: str,
+    groups: Sequence[LabeledGroup],
+    points: Sequence[int],
+    coming: int,
+    settle_s: float,
+    weights: Path | None,
+    device: str,
+    show: Any,
+) -> tuple[Sequence[Point], Sequence[str]]:
+    from research.simulation.command import base_groups
+    from research.simulation.live_loop import LiveLoop
+
+    _, old = base_groups(None, replay=0, measured=1)
+    kinds = [kind for kind in RegionKind if any(kind in one.known for one in groups)]
+    base = BaseData(None, 0, 0)
+    with served(Place(), weights, device, _SECONDS, base) as (client, files):
+        loop = LiveLoop(
+            client,
+            files,
+            Project(PROJECT_ID, open_config(kinds)),
+            on_training=lambda what, share: show(f"{name}: {what}", round(100 * share), 100),
+            settle_s=settle_s,
+        )
+        loop.import_tasks(
+            (*groups, *old),
+            on_task=lambda done: show(f"{name}: importing", done, len(groups) + len(old)),
+        )
+        outcome = protocol.simulate(
+            loop,
+            groups,
+            old,
+            points=points,
+            next_groups=coming,
+            on_point=lambda point: show(
+                f"{name}: after {point.corrections} corrections Recall {point.recall:.1f}, "
+                f"parts {point.recall_parts:.1f}, clicks saved {point.clicks_saved:.0f} %",
+                1,
+                1,
+            ),
+            on_group=lambda what, done, total: show(f"{name}: {what}", done, total),
+        )
+        return outcome.points, loop.outcomes
+
+
+def _baseline(
+    script: Path, groups: Sequence[LabeledGroup], corrected: int, coming: int
+) -> dict[str, Any]:
+    """Runs a baseline on the same groups; returns the JSON of its last line."""
+    with tempfile.TemporaryDirectory(prefix="calico-photos-") as place:
+        folder = Path(place) / "set"
+        write_coco(groups, folder)
+        numbers = ["--train", str(2 * corrected), "--test", str(2 * coming), "--seconds", "30"]
+        command = [sys.executable, str(script.resolve()), str(folder), *numbers]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InvalidConfigError(f"--recipe: {script.name} failed: {done.stderr[-500:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def _figures(
+    points: Sequence[int], curve: Sequence[Point], baseline: dict[str, Any] | None
+) -> dict[str, float | None]:
+    by_point = {point.corrections: point for point in curve}
+    last = curve[-1]
+    found: dict[str, float | None] = {}
+    for number in points:
+        point = by_point.get(number, last if number == points[-1] else None)
+        found[f"recall_{number}"] = None if point is None else round(point.recall, 1)
+    end = points[-1]
+    found[f"recall_parts_{end}"] = round(last.recall_parts, 1)
+    found["corrected"] = float(last.corrections)
+    kinds = None if baseline is None else list(baseline["recall_by_kind"].values())
+    found[f"recipe_{end}"] = None if not kinds else round(mean(kinds), 1)
+    found[f"recipe_parts_{end}"] = None if baseline is None else float(baseline["recall"])
+    found["clicks_saved_min"] = round(min(point.clicks_saved for point in curve), 1)
+    found[f"clicks_saved_{end}"] = round(last.clicks_saved, 1)
+    found["wrong_per_image_0"] = round(curve[0].wrong_per_image, 3)
+    found["first_version_s"] = round(max(point.update_s for point in curve), 1)
+    return found
+
+
+def _means(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for key in rows[0]:
+        values = [value for row in rows if (value := row[key]) is not None]
+        found[key] = round(mean(values), 1) if values else None
+    return found
+
+
+def _table(found: dict[str, dict[str, float | None]]) -> Table:
+    table = Table(title="Photographs")
+    table.add_column("set")
+    for key in next(iter(found.values())):
+        table.add_column(key.replace("_", " "), justify="right")
+    for name, row in found.items():
+        table.add_row(name, *("-" if value is None else f"{value:g}" for value in row.values()))
+    return table

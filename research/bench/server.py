@@ -1,0 +1,194 @@
+"""A real server to measure: `calico serve` as its own process, on loopback, in its own folder."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from backend.errors import BackendError
+from backend.settings import describe_settings
+from calico_model.types import RgbImage
+from research.label_studio.sample import local_file_url
+
+_HOST = "127.0.0.1"
+
+
+class BenchError(BackendError):
+    """The server to measure does not start, or does not answer."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BenchServer:
+    """A running server.
+
+    Attributes:
+        port: where it listens on 127.0.0.1.
+        files: folder it reads `/data/local-files/` images from.
+        process_id: of its first process, None where somebody else started it.
+    """
+
+    port: int
+    files: Path
+    process_id: int | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://{_HOST}:{self.port}"
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = 120.0,
+    ) -> Reply:
+        """Sends one request on a connection of its own, as Label Studio does.
+
+        Raises:
+            BenchError: no answer.
+        """
+        began = time.monotonic()
+        connection = http.client.HTTPConnection(_HOST, self.port, timeout=timeout_s)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise BenchError(f"{method} {path}: no answer ({type(error).__name__})") from error
+        finally:
+            connection.close()
+        return Reply(answer.status, dict(answer.headers), content, time.monotonic() - began)
+
+    def model_state(self) -> str:
+        """Returns loading, ready or failed."""
+        return str(json.loads(self.ask("GET", "/health").body)["model"])
+
+    def settle(self, timeout_s: float = 300.0) -> str:
+        """Waits until loading has ended; returns ready or failed.
+
+        Raises:
+            BenchError: still loading after `timeout_s`.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (state := self.model_state()) == "loading":
+            if time.monotonic() > deadline:
+                raise BenchError(f"the model still loads after {timeout_s:g} s")
+            time.sleep(0.2)
+        return state
+
+    def wait_for_model(self) -> None:
+        """Waits until the weights are loaded.
+
+        Raises:
+            BenchError: they cannot be.
+        """
+        if self.settle() != "ready":
+            raise BenchError("the weights cannot be loaded; see the server's log")
+
+    def draw_files(self, count: int, *, size_px: int = 256, seed: int = 0) -> tuple[str, ...]:
+        """Writes images of coloured noise blocks; returns their URLs."""
+        rng = np.random.default_rng(seed)
+        blocks = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
+        each = np.ones((size_px // 8, size_px // 8, 1), np.uint8)
+        return self.keep_files([np.kron(one, each) for one in blocks], "blocks")
+
+    def keep_files(self, images: Sequence[RgbImage], name: str) -> tuple[str, ...]:
+        """Writes images, their names beginning with `name`; returns their URLs."""
+        files = [f"{name}-{number}.png" for number in range(len(images))]
+        for file, image in zip(files, images, strict=True):
+            Image.fromarray(image).save(self.files / file)
+        return tuple(map(local_file_url, files))
+
+
+@contextmanager
+def running_server(weights: Path | None = None, **variables: str) -> Iterator[BenchServer]:
+    """Starts `calico serve`, waits until /health answers, and stops it afterwards.
+
+    Args:
+        weights: model folder; the shipped one if None.
+        variables: environment variables to add; CALICO_TRAINER=true starts a trainer, too.
+
+    Raises:
+        BenchError: the server does not come up.
+    """
+    with tempfile.TemporaryDirectory(prefix="calico-bench-") as folder:
+        files = Path(folder) / "files"
+        files.mkdir()
+        port = _free_port()
+        given = {"CALICO_LOCAL_FILES_ROOT": str(files), "CALICO_TRAINER": "false", **variables}
+        # `env` drops the settings of a real deployment: only settings.py may read them here.
+        command = ["env", *(f"--unset={row.variable}" for row in describe_settings())]
+        command += [f"{name}={value}" for name, value in given.items()]
+        command += [sys.executable, "-m", "backend.cli", "serve", "--log-level", "WARNING"]
+        command += ["--host", _HOST, "--port", str(port), "--data-dir", f"{folder}/data"]
+        command += [] if weights is None else ["--weights", str(weights)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        previous = _exit_on_termination()
+        try:
+            server = BenchServer(port, files, process.pid)
+            _wait_until_up(server, process)
+            yield server
+        finally:
+            if previous is not None:
+                signal.signal(signal.SIGTERM, previous)
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _exit_on_termination() -> Any:
+    """Lets SIGTERM end the server, too; returns what it did before, None in another thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_up(server: BenchServer, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise BenchError(f"the server ended with status {process.returncode}")
+        try:
+            server.ask("GET", "/health", timeout_s=5.0)
+        except BenchError:
+            time.sleep(0.05)
+        else:
+            return
+    raise BenchError("the server did not answer /health within 60 s")

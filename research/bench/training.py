@@ -1,0 +1,294 @@
+"""`calico bench training`: what annotators notice of a training under way."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backend.cli.waiting import training_bar
+from backend.errors import BackendError
+from calico_model.data.drawn_groups import DrawnGroups
+from calico_model.data.synthetic import Split
+from calico_model.types import LabeledGroup, RegionKind
+from research.bench.server import BenchError, BenchServer
+from research.bench.webhook import measure_webhook
+from research.label_studio.editor import Project, open_config, predict_request, setup_request
+from research.simulation.site import BaseData, learning_server, open_client
+
+_PROBE_PAUSE_S, _LOOK_S = 0.02, 0.25
+_SEED, _WARM_UP = 7003, 6
+_JSON = {"Content-Type": "application/json"}
+_CONFIG = open_config(list(RegionKind))
+_TAUGHT, _ASKED = Project(4, _CONFIG), Project(5, _CONFIG)
+_STAGES = ("learning", "measuring")
+
+
+@dataclass
+class _Times:
+    """Seconds of one route's answers, by what went on meanwhile."""
+
+    idle: list[float] = field(default_factory=list)
+    training: list[float] = field(default_factory=list)
+    wrong: int = 0
+
+
+@dataclass
+class _Course:
+    """What goes on at the server.
+
+    Attributes:
+        is_training: an update was under way when last looked.
+        is_idle: nothing is asked to train.
+        updates_s: seconds of the updates, the first with the loading of the model.
+        problem: why the updates ended, or None.
+    """
+
+    is_training: bool = False
+    is_idle: bool = True
+    updates_s: list[float] = field(default_factory=list)
+    problem: str | None = None
+
+    def note(self, times: _Times, seconds: float, *, is_right: bool, was_training: bool) -> None:
+        """Counts an answer where it belongs; what fell between two updates is left out."""
+        times.wrong += not is_right
+        if self.is_idle:
+            times.idle.append(seconds)
+        elif was_training and self.is_training:
+            times.training.append(seconds)
+
+
+def bench_training(
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1.0, help="To measure idle, and while training.")
+    ] = 60.0,
+    pause: Annotated[
+        float, typer.Option("--pause", min=0.0, help="Seconds between two predictions.")
+    ] = 0.5,
+    update_seconds: Annotated[
+        float, typer.Option("--update-seconds", min=1.0, help="Budget of one update.")
+    ] = 30.0,
+    posters: Annotated[int, typer.Option("--posters", min=1, help="Webhooks at once.")] = 32,
+    posts: Annotated[int, typer.Option("--posts", min=1, help="Posts of each.")] = 25,
+    body_kb: Annotated[int, typer.Option("--body-kb", min=1, help="Size of one body.")] = 95,
+    nice: Annotated[
+        int, typer.Option("--trainer-nice", min=0, max=19, help="As CALICO_TRAINER_NICE.")
+    ] = 15,
+    cores: Annotated[
+        int, typer.Option("--cores", min=1, help="Processor cores for everything together.")
+    ] = 2,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="DIR", help="Model folder.")
+    ] = None,
+) -> None:
+    """Time predictions, probes and webhooks while updates train on the same cores.
+
+    A real server with its trainer on loopback. An annotator opens a group nobody has seen,
+    waits for the prediction, pauses, and opens the next: first while nothing trains, then
+    while one update after another does. /health and /setup are asked all the time. At the
+    end many posters send webhooks while an update trains.
+
+    The last line is JSON; times in milliseconds. p95_ratio compares this machine with
+    itself.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    groups = round(3 * seconds / max(pause, 0.05)) + _WARM_UP
+    asked = DrawnGroups(Split.SEEN, groups, _SEED, (2, 2))
+    taught = DrawnGroups(Split.UNSEEN_DOMAIN, 40, _SEED, (2, 2))
+    times = {name: _Times() for name in ("/predict", "/health", "/setup")}
+    course = _Course()
+    with (
+        training_bar("Drawing groups") as show,
+        learning_server(
+            weights, "cpu", update_seconds, BaseData(None, 36, _SEED), nice=nice
+        ) as server,
+    ):
+        reader, teach = _prepare(server, asked, taught, course, show)
+        setup = json.dumps(setup_request(_ASKED)).encode()
+        with (
+            _repeated(lambda: _probe(server, "GET", "/health", None, times, course)),
+            _repeated(lambda: _probe(server, "POST", "/setup", setup, times, course)),
+        ):
+            show("nothing trains", 0, 1)
+            _predict(server, reader, seconds, pause, times["/predict"], course)
+            course.is_idle = False
+            with _repeated(lambda: _look(server, course), _LOOK_S), _repeated(teach):
+                show("training", 0, 1)
+                _predict(server, reader, seconds, pause, times["/predict"], course)
+                show("webhooks while training", 0, 1)
+                _wait_for_training(course)
+                webhook = measure_webhook(server, posters=posters, posts=posts, body_kb=body_kb)
+                is_whole = course.is_training
+    _report(times, webhook, course, is_whole=is_whole)
+
+
+def _prepare(
+    server: BenchServer,
+    asked: DrawnGroups,
+    taught: DrawnGroups,
+    course: _Course,
+    show: Callable[[str, int, int], None],
+) -> tuple[Iterator[bytes], Callable[[], None]]:
+    """Imports all groups and lets trainer and model warm up.
+
+    Returns:
+        Bodies of /predict, each of a new group, and what makes one more update.
+    """
+    # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
+    from research.simulation.live_loop import LiveLoop
+
+    client = open_client(server.url)
+    pupil, reader = (LiveLoop(client, server.files, one) for one in (_TAUGHT, _ASKED))
+    pupil.import_tasks(taught, on_task=lambda n: show("drawing groups", n, len(taught)))
+    reader.import_tasks(asked, on_task=lambda n: show("drawing groups", n, len(asked)))
+    bodies = iter(
+        [json.dumps(predict_request(_ASKED, one.id, one.urls)).encode() for one in reader.tasks]
+    )
+    lessons: Iterator[LabeledGroup] = iter(taught)
+
+    def teach() -> None:
+        labeled = next(lessons, None)
+        if labeled is None:
+            raise BenchError("there are no more groups to learn from; take fewer --seconds")
+        pupil.correct(labeled, pupil.predict(labeled.group))
+        course.updates_s.append(pupil.learn())
+
+    def teach_unless_broken() -> None:
+        try:
+            if course.problem is None:
+                teach()
+        except BackendError as error:
+            course.problem = str(error)
+
+    show("the first update", 0, 1)
+    teach()
+    for _ in range(_WARM_UP):
+        server.ask("POST", "/predict", next(bodies), _JSON)
+    return bodies, teach_unless_broken
+
+
+@contextmanager
+def _repeated(work: Callable[[], None], pause_s: float = _PROBE_PAUSE_S) -> Iterator[None]:
+    """Does something again and again, in a thread, while the block runs."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(pause_s):
+            work()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _probe(
+    server: BenchServer,
+    method: str,
+    path: str,
+    body: bytes | None,
+    times: dict[str, _Times],
+    course: _Course,
+) -> None:
+    was_training = course.is_training
+    reply = server.ask(method, path, body, _JSON if body else None)
+    is_right = reply.status == 200
+    course.note(times[path], reply.seconds, is_right=is_right, was_training=was_training)
+
+
+def _look(server: BenchServer, course: _Course) -> None:
+    found: dict[str, Any] = json.loads(server.ask("GET", f"/status/{_TAUGHT.id}").body)
+    run = found["projects"][0]["run"]
+    course.is_training = run["state"] == "running" and run["stage"] in _STAGES
+
+
+def _predict(
+    server: BenchServer,
+    bodies: Iterator[bytes],
+    seconds: float,
+    pause_s: float,
+    times: _Times,
+    course: _Course,
+) -> None:
+    """An annotator opens one group after another."""
+    kept = times.idle if course.is_idle else times.training
+    spent_s, patience = 0.0, time.monotonic() + 20 * seconds
+    while spent_s < seconds and time.monotonic() < patience and course.problem is None:
+        body = next(bodies, None)
+        if body is None:
+            return
+        before, was_training = len(kept), course.is_training
+        began = time.monotonic()
+        reply = server.ask("POST", "/predict", body, _JSON)
+        is_right = reply.status == 200 and b'"result"' in reply.body
+        course.note(times, reply.seconds, is_right=is_right, was_training=was_training)
+        time.sleep(pause_s)
+        spent_s += (len(kept) - before) * (time.monotonic() - began)
+
+
+def _wait_for_training(course: _Course) -> None:
+    while not course.is_training and course.problem is None:
+        time.sleep(_LOOK_S)
+    if course.problem is not None:
+        raise BenchError(course.problem)
+
+
+def _report(
+    times: dict[str, _Times],
+    webhook: tuple[list[float], list[int]],
+    course: _Course,
+    *,
+    is_whole: bool,
+) -> None:
+    posted, statuses = webhook
+    table = Table("route", "while", "answers", "p50 ms", "p95 ms", "p99 ms", "max ms")
+    rows = [(p, w, getattr(t, w)) for p, t in times.items() for w in ("idle", "training")]
+    for path, when, seconds in (*rows, ("/webhook", "training", posted)):
+        figures = (f"{_percentile(seconds, percent):.1f}" for percent in (50, 95, 99, 100))
+        table.add_row(path, when, str(len(seconds)), *figures)
+    Console().print(table)
+    idle, busy = times["/predict"].idle, times["/predict"].training
+    typer.echo(
+        json.dumps(
+            {
+                "idle_p50_ms": _percentile(idle, 50),
+                "idle_p95_ms": _percentile(idle, 95),
+                "training_p50_ms": _percentile(busy, 50),
+                "training_p95_ms": _percentile(busy, 95),
+                "p95_ratio": round(_percentile(busy, 95) / _percentile(idle, 95), 3),
+                "predictions": [len(idle), len(busy)],
+                "health_p99_ms": _percentile(times["/health"].training, 99),
+                "health_max_ms": _percentile(times["/health"].training, 100),
+                "setup_p99_ms": _percentile(times["/setup"].training, 99),
+                "setup_max_ms": _percentile(times["/setup"].training, 100),
+                "webhook_p99_ms": _percentile(posted, 99),
+                "webhook_max_ms": _percentile(posted, 100),
+                "webhook_over_1s": sum(one > 1.0 for one in posted),
+                "webhook_not_201": sum(status != 201 for status in statuses),
+                "webhook_all_while_training": is_whole,
+                "wrong": sum(one.wrong for one in times.values()),
+                "updates_s": [round(one, 1) for one in course.updates_s if one],
+            }
+        )
+    )
+
+
+def _percentile(seconds: list[float], percent: float) -> float:
+    if not seconds:
+        raise BenchError("nothing was measured; take more --seconds")
+    return round(float(np.percentile(seconds, percent)) * 1000, 1)

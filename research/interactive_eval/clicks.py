@@ -1,0 +1,159 @@
+"""NoC@85 with the model in the loop: clicks until a region is right, from nothing and from what
+was pre-annotated.
+
+The simulated annotator of evaluation/clicks.py clicks in the middle of the largest error; every
+click so far and the mask before go to `Assistant.refine`. From scratch nothing is drawn yet, but as
+in the product the model has seen the group, and a first click may mean a part it has found; how
+many clicks that saves is in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from calico_model.assist.prompt import Click, MaskPrompt
+from calico_model.data.synthetic import Split
+from calico_model.evaluation import clicks
+from calico_model.evaluation.clicks import Click as Correction
+from calico_model.evaluation.matching import hungarian, iou_matrix
+from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, RegionKind
+from research.interactive_eval.figure import Figure, Finding, OnStep, Row, Subject
+
+TARGET = 0.85
+_GROUP_SIZE = 2
+
+
+@dataclass
+class ModelRepair:
+    """What a click does when the model is in the loop: all clicks of one mask, and the mask."""
+
+    subject: Subject
+    group: ImageGroup
+    image_index: int
+    said: GroupPrediction | None = None
+    clicks: list[Click] = field(default_factory=list)
+
+    def __call__(self, mask: BoolMask, click: Correction) -> BoolMask:
+        """Returns the mask after one more click."""
+        self.clicks.append(Click(click.column + 0.5, click.row + 0.5, click.is_positive))
+        previous = mask if mask.any() else None
+        prompt = MaskPrompt(tuple(self.clicks), previous=previous)
+        return self.subject.assistant.refine(self.group, self.image_index, prompt, self.said).mask
+
+
+@dataclass(frozen=True)
+class Curves:
+    """IoU before the first click and after each, of one region.
+
+    Attributes:
+        is_part: whether it is a part or a whole object.
+        scratch: beginning with nothing.
+        unseen: the same, where the model has not been asked about the group.
+        preannotated: beginning with what the model proposed, or with nothing.
+        boxed: IoU of the answer to the true box alone.
+    """
+
+    is_part: bool
+    scratch: tuple[float, ...]
+    unseen: tuple[float, ...]
+    preannotated: tuple[float, ...]
+    boxed: float = 0.0
+
+
+def curves_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Curves]:
+    """Yields the curves of every true region of a group."""
+    prediction = subject.predictor.predict(labeled.group)
+    for index, size_hw in enumerate(labeled.group.sizes_hw):
+        regions = [part for part in labeled.parts if part.image_index == index]
+        masks = [part.mask for part in regions]
+        proposed = _proposed(prediction, index, masks)
+        for part, start in zip(regions, proposed, strict=True):
+            begin = partial(ModelRepair, subject, labeled.group, index)
+            nothing = np.zeros(size_hw, np.bool_)
+            curve = partial(clicks.click_curve, truth=part.mask, until=TARGET)
+            scratch = curve(nothing, repair=begin(said=prediction))
+            yield Curves(
+                part.kind is not RegionKind.COMMON_OBJECT,
+                scratch,
+                curve(nothing, repair=begin()),
+                scratch if start is None else curve(start, repair=begin()),
+                _boxed(subject, labeled.group, index, part.mask),
+            )
+
+
+def _boxed(subject: Subject, group: ImageGroup, index: int, truth: BoolMask) -> float:
+    """IoU of what the true box of a mask is answered with."""
+    rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
+    box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+    answer = subject.assistant.refine(group, index, MaskPrompt(box=box)).mask
+    return float(iou_matrix([answer], [truth])[0, 0])
+
+
+def _proposed(
+    prediction: GroupPrediction, image_index: int, truth: list[BoolMask]
+) -> list[BoolMask | None]:
+    """The proposal an annotator would correct into each true region; names do not matter."""
+    found = [part.mask for part in prediction.of_image(image_index)]
+    pairs = {t: p for p, t in hungarian(iou_matrix(found, truth))} if found and truth else {}
+    return [found[pairs[t]] if t in pairs else None for t in range(len(truth))]
+
+
+def _measure(subject: Subject, on_step: OnStep) -> Finding:
+    found: list[Curves] = []
+    groups = subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE)
+    for done, labeled in enumerate(groups, start=1):
+        found.extend(curves_of(subject, labeled))
+        on_step(done)
+    scratch = [clicks.clicks_to(TARGET, curves.scratch) for curves in found]
+    unseen = [clicks.clicks_to(TARGET, curves.unseen) for curves in found]
+    corrected = [clicks.clicks_to(TARGET, curves.preannotated) for curves in found]
+    rows = [
+        Row("clicks to IoU 0.85, from scratch", _shown(scratch), "median <= 2.0"),
+        Row("  without what it found by itself", _shown(unseen)),
+        Row("clicks to IoU 0.85, pre-annotated", _shown(corrected), "median <= 1.0"),
+    ]
+    for name, is_part in (("parts", True), ("objects", False)):
+        some = [c for c, curves in zip(scratch, found, strict=True) if curves.is_part is is_part]
+        first = [c.scratch[1] for c in found if c.is_part is is_part and len(c.scratch) > 1]
+        rows.append(Row(f"  {name}, from scratch", _shown(some)))
+        rows.append(Row(f"  {name}, IoU after one click", f"{np.mean(first) * 100:.1f} %"))
+    parts = [curves for curves in found if curves.is_part]
+    clicked = [c.unseen[min(1, len(c.unseen) - 1)] for c in parts]
+    boxed = [c.boxed for c in parts]
+    rows += [
+        Row("one click on a part", f"median IoU {_median(clicked):.2f}", "0.55"),
+        Row("one box around a part", f"median IoU {_median(boxed):.2f}", "0.80"),
+    ]
+    return Finding(
+        {
+            "noc85_scratch": _median(scratch),
+            "noc85_preannotated": _median(corrected),
+            "click_iou_median": _median(clicked),
+            "box_iou_median": _median(boxed),
+        },
+        tuple(rows),
+    )
+
+
+def _median(values: Iterable[float]) -> float:
+    kept = list(values)
+    return float(np.median(kept)) if kept else 0.0
+
+
+def _shown(counts: list[int]) -> str:
+    never = sum(count >= clicks.MAX_CLICKS for count in counts)
+    return (
+        f"median {_median(counts):.1f}, mean {np.mean(counts):.2f}, {never} of {len(counts)} never"
+    )
+
+
+CLICKS = Figure(
+    "Clicking",
+    ("noc85_scratch", "noc85_preannotated", "click_iou_median", "box_iou_median"),
+    lambda subject: subject.groups,
+    _measure,
+)

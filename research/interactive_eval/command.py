@@ -1,0 +1,75 @@
+"""`calico evaluate --interactive`: what clicks, names and accepted regions are worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backend.cli.waiting import progress_bar
+from calico_model.data.drawn_groups import DrawnGroups
+from calico_model.data.synthetic import Split
+from calico_model.errors import InvalidConfigError
+from calico_model.types import LabeledGroup
+
+GROUPS = 60
+
+
+def measure(
+    weights: Path | None,
+    device: str,
+    groups: int | None,
+    seed: int,
+    only: tuple[str, ...] = (),
+    given: Sequence[LabeledGroup] | None = None,
+) -> None:
+    """Measures every figure of help while annotating; the last line is JSON.
+
+    Args:
+        weights: model folder; calico-tiny when None.
+        device: torch device.
+        groups: drawn per split; None for as many as make the figures steady.
+        seed: of the groups and the simulated annotators.
+        only: JSON keys wanted; the others are null. () is all.
+        given: groups to measure clicks and exemplars on, the first so many; drawn ones if None.
+    """
+    # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
+    from calico_model.assistant import Assistant
+    from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
+    from research.interactive_eval.clicks import CLICKS
+    from research.interactive_eval.exemplar import EXEMPLAR
+    from research.interactive_eval.figure import Subject
+    from research.interactive_eval.figures import FIGURES, KEYS
+
+    for key in only:
+        if key not in KEYS:
+            raise InvalidConfigError(f"--only: expected one of {', '.join(KEYS)}, got {key!r}")
+    predictor = load_predictor(weights or DEFAULT_WEIGHTS, device=device)
+
+    def draw(split: Split, count: int, size: int) -> Sequence[LabeledGroup]:
+        if given is None:
+            return DrawnGroups(split, count, seed, (size, size))
+        return given[:count] if split is Split.SEEN else ()
+
+    figures = FIGURES if given is None else (CLICKS, EXEMPLAR)
+    wanted = groups or GROUPS
+    groups = wanted if given is None else min(wanted, len(given))
+    subject = Subject(predictor, Assistant(predictor), draw, groups, seed)
+    values: dict[str, float | None] = dict.fromkeys(KEYS)
+    table = Table("help while annotating", "measured", "goal")
+    for figure in figures:
+        if only and not set(only) & set(figure.keys):
+            continue
+        with progress_bar(figure.name, figure.steps(subject)) as advance_to:
+            finding = figure.measure(subject, advance_to)
+        values |= finding.values
+        for row in finding.rows:
+            table.add_row(row.what, row.shown, row.goal)
+    console = Console()
+    console.width = max(console.width, 120)
+    console.print(table)
+    typer.echo(json.dumps(values))

@@ -1,0 +1,247 @@
+"""How well outlined regions are named out of a closed label set, on true masks.
+
+Naming is judged apart from outlining: every true region is named, objects and parts alike, and
+nobody says which it is. Known names: all names of training are candidates. Unknown ones: the
+labels of a project of held-out categories, before and after five groups were accepted, against
+what the plain model's text says about the region. And whatever is outlined, under whatever set,
+no label from outside the set may come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from calico_model.assist.closed_set import ClosedSet, Named, Outline
+from calico_model.assist.prototypes import Prototypes
+from calico_model.data.catalogue import HELD_OUT_CATEGORIES, TRAINED_CATEGORIES, parts_of
+from calico_model.data.synthetic import Split
+from calico_model.evaluation.matching import iou_matrix
+from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, RegionKind
+from calico_model.vocabulary import Vocabulary, match
+from research.interactive_eval.figure import Figure, Finding, OnStep, Row, Subject
+
+ACCEPTED = 5
+"""Groups that are accepted before unknown names are asked for."""
+REGIONS = 10_000
+"""Regions over which labels from outside the set are counted."""
+_GROUP_SIZE = 2
+_PROJECTS = (Split.UNSEEN_CATEGORY, Split.UNSEEN_DOMAIN)
+_BATCH = 500
+_SET_SIZES = (1, 24)
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A true region.
+
+    Attributes:
+        outline: where it is; says neither its name nor its kind.
+        label: its true name.
+        is_object: whether it is a whole object.
+    """
+
+    outline: Outline
+    label: str
+    is_object: bool
+
+
+def true_regions(labeled: LabeledGroup) -> tuple[Region, ...]:
+    """Returns every region of a group once, compared objects included."""
+    masks: dict[tuple[int, str, bool], BoolMask] = {}
+    for part in labeled.parts:
+        is_object = part.kind is RegionKind.COMMON_OBJECT
+        masks[part.image_index, part.label, is_object] = part.mask
+    for one in labeled.objects:
+        masks.setdefault((one.image_index, one.label, True), one.mask)
+    return tuple(
+        Region(Outline(image, mask), label, is_object)
+        for (image, label, is_object), mask in masks.items()
+        if mask.any()
+    )
+
+
+def names_of(categories: Sequence[str]) -> tuple[str, ...]:
+    """Returns drawn categories and all their parts, sorted."""
+    return tuple(sorted({*categories, *(part for name in categories for part in parts_of(name))}))
+
+
+def plain_label(region: Region, said: GroupPrediction, vocabulary: Vocabulary) -> str | None:
+    """Returns what the plain model's text calls a region: that of its own best overlapping one."""
+    parts = tuple(said.of_image(region.outline.image_index))
+    if not parts:
+        return None
+    overlap = iou_matrix([part.mask for part in parts], [region.outline.mask])[:, 0]
+    best = int(overlap.argmax())
+    return match(parts[best].label, vocabulary) if overlap[best] > 0 else None
+
+
+@dataclass
+class _Tally:
+    """Regions and how many of them were named rightly, by who named them."""
+
+    regions: int = 0
+    plain: int = 0
+    before: int = 0
+    after: int = 0
+    given: int = 0
+    given_right: int = 0
+
+    def percent(self, right: int, of: int | None = None) -> float:
+        """Share in percent; 0 of nothing."""
+        whole = self.regions if of is None else of
+        return 100 * right / whole if whole else 0.0
+
+
+def _measure(subject: Subject, on_step: OnStep) -> Finding:
+    steps = iter(range(1, _steps(subject) + 1))
+
+    def advance() -> None:
+        on_step(next(steps))
+
+    seen = _seen(subject, advance)
+    projects = {split: _project(subject, split, advance) for split in _PROJECTS}
+    outside = sum(1 for _ in _outside(subject, advance))
+    gains = [one.percent(one.after) - one.percent(one.plain) for one in projects.values()]
+    values = {
+        "label_accuracy_seen": seen.percent(seen.after),
+        "label_accuracy_unseen_gain": float(np.mean(gains)),
+        "out_of_set": float(outside),
+    }
+    rows = [
+        Row(
+            "Known names, true masks",
+            f"{values['label_accuracy_seen']:.1f} % of {seen.regions} regions",
+            ">= 95 %",
+        ),
+        Row("  where it was sure enough", _given(seen)),
+        Row("  plain text", f"{seen.percent(seen.plain):.1f} %"),
+    ]
+    for split, one in projects.items():
+        rows += [
+            Row(
+                f"{split}, after {ACCEPTED} accepted groups",
+                f"{one.percent(one.after):.1f} % of {one.regions} regions",
+                f">= {one.percent(one.plain) + 10:.1f} %",
+            ),
+            Row("  where it was sure enough", _given(one)),
+            Row("  before any", f"{one.percent(one.before):.1f} %"),
+            Row("  plain text", f"{one.percent(one.plain):.1f} %"),
+        ]
+    rows.append(Row(f"Labels outside the set, {REGIONS:,} regions", str(outside), "0"))
+    return Finding(values, tuple(rows))
+
+
+def _given(tally: _Tally) -> str:
+    right = tally.percent(tally.given_right, tally.given)
+    return f"{right:.1f} %, {tally.percent(tally.given):.1f} % of the regions"
+
+
+def _seen(subject: Subject, advance: Callable[[], None]) -> _Tally:
+    closed = ClosedSet(Vocabulary(names_of(TRAINED_CATEGORIES)), rejects=False)
+    tally = _Tally()
+    for labeled in subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE):
+        said = subject.predictor.predict(labeled.group)
+        _judge(subject, labeled, said, closed, closed, tally)
+        advance()
+    return tally
+
+
+def _project(subject: Subject, split: Split, advance: Callable[[], None]) -> _Tally:
+    """Accepts the first groups of a project, and names the regions of the others."""
+    groups = subject.draw(split, ACCEPTED + subject.groups, _GROUP_SIZE)
+    every = [true_regions(labeled) for labeled in groups]
+    labels = {*names_of(HELD_OUT_CATEGORIES), *(one.label for some in every for one in some)}
+    closed = ClosedSet(Vocabulary(tuple(sorted(labels))), rejects=False)
+    accepted = Prototypes()
+    tally = _Tally()
+    for number, labeled in enumerate(groups):
+        if number < ACCEPTED:
+            outlines = [one.outline for one in every[number]]
+            looks = subject.assistant.describe(labeled.group, outlines)
+            for one, look in zip(every[number], looks, strict=True):
+                accepted = accepted.add(one.label, look)
+        else:
+            said = subject.predictor.predict(labeled.group)
+            learned = replace(closed, accepted=accepted)
+            _judge(subject, labeled, said, closed, learned, tally)
+        advance()
+    return tally
+
+
+def _judge(
+    subject: Subject,
+    labeled: LabeledGroup,
+    said: GroupPrediction,
+    before: ClosedSet,
+    after: ClosedSet,
+    tally: _Tally,
+) -> None:
+    regions = true_regions(labeled)
+    outlines = [one.outline for one in regions]
+    named = subject.assistant.name(labeled.group, outlines, after, said)
+    first = named
+    if before is not after:
+        first = subject.assistant.name(labeled.group, outlines, before, said)
+    for region, early, late in zip(regions, first, named, strict=True):
+        tally.regions += 1
+        tally.plain += plain_label(region, said, after.vocabulary) == region.label
+        tally.before += _likeliest(early) == region.label
+        tally.after += _likeliest(late) == region.label
+        tally.given += late.label is not None
+        tally.given_right += late.label == region.label
+
+
+def _likeliest(named: Named) -> str:
+    return named.ranked[0][0]
+
+
+def _outside(subject: Subject, advance: Callable[[], None]) -> Iterator[Named]:
+    """Names random outlines under random sets; yields what is from outside them."""
+    rng = np.random.default_rng((subject.seed, 6))
+    names = np.array(names_of((*TRAINED_CATEGORIES, *HELD_OUT_CATEGORIES)))
+    groups = subject.draw(Split.SEEN, REGIONS // _BATCH, _GROUP_SIZE)
+    accepted = Prototypes()
+    for labeled in groups:
+        chosen = rng.permutation(names)[: rng.integers(*_SET_SIZES, endpoint=True)]
+        aliases = {f"any {name}": str(name) for name in chosen[::2]}
+        closed = ClosedSet(
+            Vocabulary(tuple(map(str, chosen)), aliases), accepted, least=0.0, rejects=False
+        )
+        outlines = [_scribble(labeled, rng) for _ in range(_BATCH)]
+        said = subject.predictor.predict(labeled.group) if rng.random() < 0.5 else None
+        found = subject.assistant.name(labeled.group, outlines, closed, said)
+        yield from (one for one in found if one.label not in closed.vocabulary.labels)
+        # What is accepted may be called anything at all, also by names of no set.
+        looks = subject.assistant.describe(labeled.group, outlines[:20])
+        for look in looks:
+            accepted = accepted.add(str(rng.choice([*names, "nobody's name"])), look)
+        advance()
+
+
+def _scribble(labeled: LabeledGroup, rng: np.random.Generator) -> Outline:
+    """A box or an ellipse anywhere, down to a single pixel."""
+    image = int(rng.integers(len(labeled.group)))
+    height, width = labeled.group.sizes_hw[image]
+    y, x = rng.uniform(0, height), rng.uniform(0, width)
+    tall, wide = rng.uniform(1, height / 2), rng.uniform(1, width / 2)
+    rows, columns = np.ogrid[:height, :width]
+    down, right = np.abs(rows - y) / tall, np.abs(columns - x) / wide
+    mask: BoolMask = down**2 + right**2 <= 1 if rng.random() < 0.5 else np.maximum(down, right) <= 1
+    if not mask.any():
+        mask[int(y), int(x)] = True
+    return Outline(image, mask)
+
+
+def _steps(subject: Subject) -> int:
+    return subject.groups + len(_PROJECTS) * (ACCEPTED + subject.groups) + REGIONS // _BATCH
+
+
+NAMING = Figure(
+    "Naming true masks",
+    ("label_accuracy_seen", "label_accuracy_unseen_gain", "out_of_set"),
+    _steps,
+    _measure,
+)

@@ -1,0 +1,132 @@
+"""Parts that repeat under one name: how well each is outlined, with and without mask memory.
+
+The annotator asks for a name until each of its two to four parts is outlined; what is proposed is
+put right, and so approved, before the next one is asked for. A model that remembers nothing gives
+the same answer every time. Truth are the connected pieces of a part, from a certain size up: on
+the network's 128 px, a leg of half a percent of the image is five pixels wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from calico_model.data.synthetic import Split
+from calico_model.evaluation.matching import iou_matrix
+from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, PartMask, RegionKind
+from research.interactive_eval.figure import Figure, Finding, OnStep, Row, Subject
+
+MIN_SHARE = 0.01
+"""Smallest share of the image of every piece of a part that is measured."""
+_SPECK = 0.1  # pieces smaller than this share of the largest are torn off by an occluder
+_COUNTS = range(2, 5)
+_GROUP_SIZE = 2
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """One part in several pieces.
+
+    Attributes:
+        smallest: share of the image of its smallest piece.
+        remembering: IoU of each piece with what was proposed for it, 0 for nothing.
+        forgetting: the same without mask memory.
+    """
+
+    smallest: float
+    remembering: tuple[float, ...]
+    forgetting: tuple[float, ...]
+
+
+def pieces(mask: BoolMask) -> list[BoolMask]:
+    """Returns the 8-connected pieces of a mask that are no specks, largest first."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    areas = stats[1:count, cv2.CC_STAT_AREA]
+    if not len(areas):
+        return []
+    return [labels == k + 1 for k in np.argsort(-areas) if areas[k] >= _SPECK * areas.max()]
+
+
+def repeated_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Repeated]:
+    """Yields every part of a group that shows two to four pieces in an image."""
+    said: GroupPrediction | None = None
+    for part in labeled.parts:
+        apart = pieces(part.mask)
+        if part.kind is RegionKind.COMMON_OBJECT or len(apart) not in _COUNTS:
+            continue
+        said = said or subject.predictor.predict(labeled.group)
+        (whole, *_) = subject.assistant.other_pieces(
+            labeled.group, part.image_index, part.label, (), said, remembers=False
+        )
+        yield Repeated(
+            float(apart[-1].mean()),
+            tuple(_remembering(subject, labeled, part, apart, said)),
+            tuple(iou_matrix([whole[0]], apart)[0].tolist()),
+        )
+
+
+def _remembering(
+    subject: Subject,
+    labeled: LabeledGroup,
+    part: PartMask,
+    apart: Sequence[BoolMask],
+    said: GroupPrediction,
+) -> Iterator[float]:
+    left, approved = list(apart), list[BoolMask]()
+    while left:
+        proposed = subject.assistant.other_pieces(
+            labeled.group, part.image_index, part.label, approved, said, most=1
+        )
+        overlaps = iou_matrix([mask for mask, _ in proposed[:1]], left) if proposed else None
+        if overlaps is None:
+            yield from [0.0] * len(left)
+            return
+        best = int(overlaps[0].argmax())
+        yield float(overlaps[0, best])
+        approved.append(left.pop(best))
+
+
+def _measure(subject: Subject, on_step: OnStep) -> Finding:
+    found: list[Repeated] = []
+    for done, labeled in enumerate(subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE), start=1):
+        found.extend(repeated_of(subject, labeled))
+        on_step(done)
+    large = [one for one in found if one.smallest >= MIN_SHARE]
+    with_memory, without = _means(large)
+    rows = [
+        Row(f"2 to 4 alike parts ({len(large)})", f"{with_memory:.3f} IoU", ">= 0.80"),
+        Row("  without memory", f"{without:.3f} IoU", "<= 0.55"),
+    ]
+    for least, most in ((0.0, 0.005), (0.005, 0.01), (0.01, 0.02), (0.02, 1.0)):
+        some = [one for one in found if least <= one.smallest < most]
+        both = _means(some)
+        rows.append(
+            Row(
+                f"  smallest piece {100 * least:g} to {100 * most:g} % of the image ({len(some)})",
+                f"{both[0]:.3f} against {both[1]:.3f} IoU",
+            )
+        )
+    return Finding(
+        {"repeated_iou": with_memory, "repeated_iou_without_memory": without}, tuple(rows)
+    )
+
+
+def _means(found: Sequence[Repeated]) -> tuple[float, float]:
+    """Mean IoU over all pieces, with memory and without."""
+    if not found:
+        return 0.0, 0.0
+    return (
+        float(np.mean([iou for one in found for iou in one.remembering])),
+        float(np.mean([iou for one in found for iou in one.forgetting])),
+    )
+
+
+REPEATED = Figure(
+    "Telling alike parts apart",
+    ("repeated_iou", "repeated_iou_without_memory"),
+    lambda subject: subject.groups,
+    _measure,
+)

@@ -1,0 +1,1 @@
+"""What Label Studio and its editor send, written for measurements without a Label Studio."""

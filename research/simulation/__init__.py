@@ -1,0 +1,1 @@
+"""`calico simulate`: an annotator who knows the truth works, and the model learns."""

@@ -1,0 +1,126 @@
+"""A model that learns where it answers: predictor and trainer in one process, for simulations.
+
+The same steps a service takes, without its queue, its gate and its database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from calico_model.features import ImageFeatures
+from calico_model.modeling.adapter import Adapter
+from calico_model.predictor import Predictor
+from calico_model.training.dense_images import group_views, with_dense
+from calico_model.training.example import Example, example_of, make_example
+from calico_model.training.finetune import FinetunePlan, Progress, Replay, find_ground, finetune
+from calico_model.training.frozen import rounded
+from calico_model.training.views import with_views
+from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
+from research.simulation.oracle import oracle_lessons
+
+
+class InProcessLoop:
+    """Answers with the newest adapter and learns a new one from what is corrected.
+
+    Attributes:
+        adapter: the newest, None before the first update.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        replay: Sequence[LabeledGroup],
+        plan: FinetunePlan,
+        *,
+        clock: Callable[[], float],
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        """Encodes the groups to rehearse.
+
+        Args:
+            predictor: used by this loop alone.
+            replay: groups of the data the base was trained on.
+            plan: how every update learns.
+            clock: seconds that only rise.
+            on_progress: called after every step of an update.
+        """
+        self.adapter: Adapter | None = None
+        self._predictor, self._plan = predictor, plan
+        self._clock, self._on_progress = clock, on_progress
+        self._base = tuple(
+            example_of(one, predictor.encode(one.group), f"base-{number}")
+            for number, one in enumerate(replay)
+        )
+        self._learned: list[tuple[Example, ImageGroup]] = []
+        self._new: list[tuple[Example, ImageGroup]] = []
+        self._updates = 0
+
+    @property
+    def version(self) -> str:
+        """Names the weights, and the number of updates since."""
+        base = self._predictor.version
+        return f"{base}+{self._updates}" if self._updates else base
+
+    def predict(self, group: ImageGroup) -> GroupPrediction:
+        """Answers with the newest adapter."""
+        return self._predictor.predict(group, adapter=self.version if self._updates else None)
+
+    def correct(self, labeled: LabeledGroup, prediction: GroupPrediction) -> None:
+        """Keeps the truth of a group for the next update."""
+        group = labeled.group
+        example = make_example(
+            f"correction-{len(self._learned) + len(self._new)}",
+            self._predictor.encode(group),
+            group.sizes_hw,
+            labeled.parts,
+            lessons=oracle_lessons(labeled, prediction),
+            known=labeled.known,
+        )
+        self._new.append((example, group))
+
+    def learn(self) -> float:
+        """Makes one update of everything new; returns the seconds it took."""
+        began = self._clock()
+        known = [*self._new, *self._learned]
+        _, speaks = find_ground(
+            self._predictor.adapters.model, [one for one, _ in known], self._base
+        )
+        views = self._plan.views_for(len(self._new)) if speaks else 0
+        spoken = [
+            (with_views(one, group.images, views, self._encode), group) for one, group in self._new
+        ]
+        update = finetune(
+            self._predictor.adapters,
+            self._with_dense(spoken),
+            Replay(self._with_dense(self._learned), self._base),
+            self._plan,
+            start=self.adapter,
+            clock=self._clock,
+            on_progress=self._on_progress,
+        )
+        old = self.version
+        self._learned += self._new
+        self._new = []
+        self._updates += 1
+        self.adapter = update.adapter
+        self._predictor.adapters.add(self.version, update.adapter)
+        self._predictor.adapters.drop(old)
+        return self._clock() - began
+
+    def _with_dense(self, groups: Sequence[tuple[Example, ImageGroup]]) -> tuple[Example, ...]:
+        """Adds other views of every image, the same ones at every update."""
+        if self._predictor.adapters.model.dense_head is None:
+            return tuple(one for one, _ in groups)
+        known = [*self._new, *self._learned]
+        names = {label for one, _ in known for label in one.labels}
+        views = self._plan.dense.views_for(sum(len(one) for one, _ in known))
+        encode = self._predictor.encode_photo
+        return tuple(
+            with_dense(one, group_views(one, group.images, views, encode, names))
+            for one, group in groups
+        )
+
+    def _encode(self, group: ImageGroup) -> ImageFeatures:
+        return rounded(self._predictor.encode(group), torch.bfloat16)
