@@ -18,26 +18,26 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
-from backend.folder_lock import served_alone, take_lock
+from backend.app import Parts, close_app, create_app
 from backend.label_studio.client import LabelStudioClient
+from backend.learning.overview import Overview
 from backend.learning.reconcile import Repair
+from backend.learning.reconcile_loop import ReconcileWatch
 from backend.learning.repository import CorrectionRepository
 from backend.learning.supervisor import TrainerWatch
-from backend.learning.watch import ReconcileWatch
-from backend.overview import Overview
-from backend.serving.app import Parts, close_app, create_app
-from backend.serving.arrival import ArrivalLimits
 from backend.serving.auth import Credentials
+from backend.serving.http_request import ArrivalLimits
 from backend.serving.http_worker import limited
 from backend.serving.logs import start_logging
 from backend.serving.metrics import Metrics
-from backend.serving.seats import Seats
+from backend.serving.request_limit import Seats
 from backend.serving.studio import connect_client
 from backend.settings import Settings, load_settings
-from backend.status_routes import build_status_routes
-from backend.store import Store, open_store
+from backend.storage.folder_lock import served_alone, take_lock
+from backend.storage.store import Store, open_store
+from backend.storage.versions import Versions
 from backend.ui.opening import open_pages
-from backend.versions import Versions
+from backend.ui.status_routes import build_status_routes
 
 _WATCH = "calico.watch"
 _TRAINER = "calico.trainer"

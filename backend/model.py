@@ -10,10 +10,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from backend.app import Parts, build_parts
 from backend.label_studio.event import parse_events
 from backend.label_studio.reply import answer_items, event_request, predict_request
 from backend.label_studio.task import parse_predict_request, read_project_id
-from backend.serving.app import Parts, build_parts
 from backend.serving.rendering import render_answers
 from backend.settings import load_settings
 

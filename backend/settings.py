@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import SettingsError
-from calico_model.precision import Precision
+from calico_model.loading.precision import Precision
 
 PREFIX = "CALICO_"
 _MIB = 1024 * 1024

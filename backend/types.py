@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 
-from backend.runs import Runs, runs_of
+from backend.rle import Runs, runs_of
 from calico_model.types import MAX_GROUP_SIZE, BoolMask, RegionKind
 
 MAX_ID = 2**63 - 1

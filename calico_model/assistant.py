@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calico_model.assist import clicking, naming, referring, region, transfer
-from calico_model.assist.calling import call_parts
-from calico_model.assist.clicking import Refined
-from calico_model.assist.closed_set import ClosedSet, Named, Outline
-from calico_model.assist.prompt import Box, MaskPrompt
-from calico_model.assist.referring import Reference
-from calico_model.assist.transfer import Proposal
+from calico_model.inference.prompt import Box, MaskPrompt
+from calico_model.interactive import box_description, clicks, referring
+from calico_model.interactive.clicks import Refined
+from calico_model.interactive.name_prompts import call_parts
+from calico_model.interactive.naming import name_regions
+from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
+from calico_model.interactive.propagate import transfer
+from calico_model.interactive.propagate.transfer import Proposal
+from calico_model.interactive.referring import Reference
 from calico_model.predictor import Look, Predictor
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask
 
@@ -58,7 +60,7 @@ class Assistant:
         alone = group.only(image_index)
         with self._predictor.looking(alone, adapter=self._adapter) as look:
             known = () if said is None else tuple(said.of_image(image_index))
-            return clicking.refine(look.model, look.features, alone.images[0], prompt, known)
+            return clicks.refine(look.model, look.features, alone.images[0], prompt, known)
 
     def refer(
         self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
@@ -110,7 +112,7 @@ class Assistant:
         alone = group.only(image_index)
         known = tuple(said.of_image(image_index))
         with self._predictor.looking(alone, adapter=self._adapter) as look:
-            found = region.look_into(
+            found = box_description.look_into(
                 look.model, look.tokenizer, look.features, alone.images[0], box, known
             )
         return replace(found, image_index=image_index)
@@ -138,7 +140,7 @@ class Assistant:
             CheckpointError: there is no adapter of that version.
         """
         with self._predictor.looking(group, adapter=self._adapter) as look:
-            return naming.name_regions(
+            return name_regions.name_regions(
                 look.model, look.tokenizer, look.features, outlines, closed, said
             )
 
@@ -152,7 +154,7 @@ class Assistant:
             CheckpointError: there is no adapter of that version.
         """
         with self._predictor.looking(group, adapter=self._adapter) as look:
-            return naming.describe_outlines(look.model, look.features, outlines)
+            return name_regions.describe_outlines(look.model, look.features, outlines)
 
     def transfer(
         self, group: ImageGroup, part: PartMask, said: GroupPrediction | None = None

@@ -15,21 +15,21 @@ import torch
 from torch import Tensor
 
 from calico_model import prompts
-from calico_model.answering import answer, draw
-from calico_model.assist.calling import CalledParts
-from calico_model.assist.confidence import Confidence, read_confidence
-from calico_model.checkpoints import fingerprint, load_model
 from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.features import FeatureCache, ImageFeatures, concatenate
-from calico_model.fitting import plan_folder, usual_placement
-from calico_model.forced import read_answers
-from calico_model.images import to_photo, to_pixels
-from calico_model.likelihood import Likelihood
-from calico_model.memory import FEATURE_CACHE_BYTES, MemoryPlan
+from calico_model.inference.answers import answer, draw
+from calico_model.inference.confidence import Confidence, read_confidence
+from calico_model.inference.images import to_photo, to_pixels
+from calico_model.inference.likelihood import Likelihood
+from calico_model.inference.teacher_forcing import read_answers
+from calico_model.interactive.name_prompts import CalledParts
+from calico_model.loading.checkpoints import fingerprint, load_model
+from calico_model.loading.fitting import plan_folder, usual_placement
+from calico_model.loading.memory_plan import FEATURE_CACHE_BYTES, MemoryPlan
+from calico_model.loading.precision import Precision
+from calico_model.loading.quantisation import check_kernels
 from calico_model.modeling.adapter_set import AdapterSet
+from calico_model.modeling.features import FeatureCache, ImageFeatures, concatenate
 from calico_model.modeling.model import Calico
-from calico_model.precision import Precision
-from calico_model.quantisation import check_kernels
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import MAX_GROUP_SIZE, GroupPrediction, ImageGroup, RegionKind, RgbImage
 

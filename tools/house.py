@@ -288,9 +288,9 @@ class OpenedApp:
     """An app with the shipped weights and drawn images, asked through Flask's own client."""
 
     def __init__(self, folder: Path) -> None:
+        from backend.app import create_app
         from backend.learning.derivation import Derivation
         from backend.learning.repository import CorrectionRepository
-        from backend.serving.app import create_app
         from backend.settings import load_settings
         from calico_model.data import synthetic
         from calico_model.types import ImageGroup
@@ -313,7 +313,7 @@ class OpenedApp:
 
     def close(self) -> None:
         """Stops its threads."""
-        from backend.serving.app import close_app
+        from backend.app import close_app
 
         close_app(self._app)
 

@@ -25,15 +25,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from calico_model.assist.closed_set import ClosedSet, Outline
-from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.assistant import Assistant
 from calico_model.data import synthetic
 from calico_model.data.synthetic import Split
+from calico_model.inference.prompt import Click, MaskPrompt
+from calico_model.interactive.naming.closed_set import ClosedSet, Outline
 from calico_model.modeling.adapter import Adapter
 from calico_model.predictor import Predictor, load_predictor
-from calico_model.training.example import example_of
-from calico_model.training.finetune import FinetunePlan, Replay, finetune
+from calico_model.training.online.example import example_of
+from calico_model.training.online.update import FinetunePlan, Replay, finetune
 from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
 from calico_model.vocabulary import Vocabulary
 from tests.e2e.generated_photos import cart_groups

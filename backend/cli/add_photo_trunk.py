@@ -49,7 +49,7 @@ def add_photo_trunk(
     from calico_model.data.synthetic import Split
     from calico_model.errors import InvalidConfigError
     from calico_model.predictor import DEFAULT_WEIGHTS
-    from calico_model.training.photo_base import add_photo_trunk as add
+    from calico_model.training.add_ons.photo_base import add_photo_trunk as add
 
     torch.set_num_threads(1)  # of two cores, one does more than a team that waits
     began = time.monotonic()

@@ -21,7 +21,7 @@ from pycocotools import mask as coco_mask
 
 from backend.errors import InvalidRleError, MediaError, SettingsError
 from backend.learning.correction import Correction
-from backend.learning.lesson import true_parts, written_label
+from backend.learning.supervision import true_parts, written_label
 from backend.types import Region, Task
 from calico_model.data.records import (
     ANNOTATIONS_FILE,

@@ -25,7 +25,7 @@ from backend.cli.connect import (
 from backend.cli.diagnosis import examine
 from backend.cli.finding import Finding, Level
 from backend.settings import Settings, load_settings
-from calico_model.precision import Precision
+from calico_model.loading.precision import Precision
 from calico_model.types import MAX_GROUP_SIZE
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _plan(
     """Prints a model's parameters and memory; the last line of stdout is JSON."""
     # torch takes seconds to import: a check of a live set-up does not need it.
     from backend.cli import memory_tables
-    from calico_model.fitting import card_bytes, choose_placement, usable_bytes
+    from calico_model.loading.fitting import card_bytes, choose_placement, usable_bytes
     from calico_model.predictor import check_device
 
     config = _config(model)
@@ -124,7 +124,7 @@ def _plan(
 
 
 def _config(model: str) -> CalicoConfig:
-    from calico_model.fitting import folder_config
+    from calico_model.loading.fitting import folder_config
     from calico_model.presets import full
 
     return full() if model == "7b" else folder_config(Path(model))

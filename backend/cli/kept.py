@@ -11,7 +11,7 @@ import typer
 
 from backend.errors import SettingsError
 from backend.settings import Settings
-from backend.store import Store, open_store
+from backend.storage.store import Store, open_store
 
 DataDirOption = Annotated[
     Path | None,

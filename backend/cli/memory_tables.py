@@ -9,11 +9,11 @@ from rich.table import Table
 
 from calico_model.config import CalicoConfig
 from calico_model.errors import InsufficientMemoryError
-from calico_model.fitting import card_bytes, choose_placement
-from calico_model.memory import MemoryPlan, plan_inference, plan_training
-from calico_model.parameters import parameter_table
-from calico_model.placement import Placement
-from calico_model.precision import Precision
+from calico_model.loading.fitting import card_bytes, choose_placement
+from calico_model.loading.memory_plan import MemoryPlan, plan_inference, plan_training
+from calico_model.loading.parameters import parameter_table
+from calico_model.loading.placement import Placement
+from calico_model.loading.precision import Precision
 
 _GIB, _MIB, _KIB = 2**30, 2**20, 2**10
 _CARDS_GB = (12, 24, 80)

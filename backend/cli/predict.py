@@ -16,8 +16,8 @@ from backend.cli.prediction_files import write_prediction
 from backend.cli.waiting import peak_rss_mib, progress_bar
 from backend.cli.weights import DeviceOption, WeightsOption, load
 from calico_model.errors import InvalidConfigError, InvalidImageError
+from calico_model.loading.precision import Precision
 from calico_model.picture import read_rgb
-from calico_model.precision import Precision
 from calico_model.types import MAX_GROUP_SIZE, GroupPrediction, ImageGroup
 
 

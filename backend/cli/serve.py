@@ -11,7 +11,7 @@ import typer
 
 from backend._wsgi import run_server
 from backend.settings import Settings, load_settings
-from calico_model.precision import Precision
+from calico_model.loading.precision import Precision
 
 _LARGE_BYTES = 2**30  # smaller weights fit wherever Python does
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from backend.errors import FetchError
-from calico_model.released.layouts import recognise
+from calico_model.loading.released.layouts import recognise
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WHOLE = ("model.safetensors", "pytorch_model.bin")

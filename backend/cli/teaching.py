@@ -15,8 +15,8 @@ from backend.cli.rendering import rendered_pool
 from backend.cli.waiting import training_bar
 
 if TYPE_CHECKING:
-    from calico_model.training.add_on_recipe import AddOnRecipe
-    from calico_model.training.add_on_run import AddOnProgress
+    from calico_model.training.add_ons.recipe import AddOnRecipe
+    from calico_model.training.add_ons.run import AddOnProgress
 
 OutOption = Annotated[
     Path, typer.Option(help="Run folder; the same command with the same folder resumes.")

@@ -12,9 +12,9 @@ import typer
 from backend.cli.train_records import RecordsRun, train_records
 from backend.cli.train_scenes import train_scenes
 from calico_model.errors import InvalidConfigError
-from calico_model.precision import Precision
-from calico_model.training.recipe import Recipe
-from calico_model.training.tuning_recipe import FULL_SIZE, Sharding, TuningRecipe
+from calico_model.loading.precision import Precision
+from calico_model.training.pretraining.recipe import Recipe
+from calico_model.training.supervised.recipe import FULL_SIZE, Sharding, TuningRecipe
 
 _DEFAULT = Recipe()
 _SCRATCH = "From scratch (calico-tiny)"

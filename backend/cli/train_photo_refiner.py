@@ -13,10 +13,10 @@ import typer
 from backend.cli import processes
 from backend.cli.teaching import BaseOption, OutOption, SeedOption, StepsOption
 from backend.cli.waiting import training_bar
-from calico_model.training.photo_refiner import PhotoRefinerRecipe
+from calico_model.training.add_ons.photo_refiner import PhotoRefinerRecipe
 
 if TYPE_CHECKING:
-    from calico_model.training.add_on_run import AddOnProgress
+    from calico_model.training.add_ons.run import AddOnProgress
     from calico_model.types import LabeledGroup
 
 _DEFAULT = PhotoRefinerRecipe()
@@ -51,7 +51,7 @@ def train_photo_refiner(
     from calico_model.data.drawn_groups import DrawnGroups
     from calico_model.data.synthetic import Split
     from calico_model.predictor import DEFAULT_WEIGHTS
-    from calico_model.training.photo_refiner import train_photo_refiner as train
+    from calico_model.training.add_ons.photo_refiner import train_photo_refiner as train
 
     is_stopping = processes.stop_requests()
     began = time.monotonic()

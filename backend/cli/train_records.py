@@ -14,7 +14,7 @@ from rich.console import Console
 from backend.cli import processes
 from backend.cli.waiting import training_bar
 from calico_model.errors import InvalidConfigError
-from calico_model.training.tuning_recipe import Sharding, TuningRecipe
+from calico_model.training.supervised.recipe import Sharding, TuningRecipe
 
 _GIB = 2**30
 
@@ -56,11 +56,15 @@ def train_records(recipe: TuningRecipe, run: RecordsRun) -> None:
     if run.processes > 1 and not processes.is_launched():
         sys.exit(processes.launch(run.processes))
     from calico_model.predictor import DEFAULT_WEIGHTS
-    from calico_model.training.merging import merge_adapter
-    from calico_model.training.pretrain import Progress
-    from calico_model.training.tracking import MlflowTracker, TensorBoardTracker, Tracker
-    from calico_model.training.tuning import tune
-    from calico_model.training.tuning_setup import Inputs
+    from calico_model.training.pretraining.run import Progress
+    from calico_model.training.supervised.finetune import tune
+    from calico_model.training.supervised.merging import merge_adapter
+    from calico_model.training.supervised.setup import Inputs
+    from calico_model.training.supervised.tracking import (
+        MlflowTracker,
+        TensorBoardTracker,
+        Tracker,
+    )
 
     weights = run.weights or DEFAULT_WEIGHTS
 

@@ -12,7 +12,7 @@ import typer
 
 from backend.cli import processes
 from backend.cli.waiting import training_bar
-from calico_model.training.recipe import Recipe
+from calico_model.training.pretraining.recipe import Recipe
 
 
 def train_scenes(
@@ -43,7 +43,7 @@ def _render(recipe: Recipe, pool: Path) -> None:
 
 
 def _train(recipe: Recipe, out: Path, pool: Path, start_from: Path | None) -> None:
-    from calico_model.training.pretrain import Progress, train
+    from calico_model.training.pretraining.run import Progress, train
 
     is_stopping = processes.stop_requests()
     began = time.monotonic()

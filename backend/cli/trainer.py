@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.learning.attendance import Attendance
+from backend.app import SHIPPED_WEIGHTS
+from backend.inference_priority import GivingWay, RightOfWay
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.reconcile import Reconciler
 from backend.learning.repository import CorrectionRepository
-from backend.learning.runs import RunRepository
 from backend.learning.schedule import SchedulePolicy
-from backend.learning.training import TrainingSession
+from backend.learning.session import TrainingSession
+from backend.learning.trainer_presence import Attendance
+from backend.learning.training_runs import RunRepository
 from backend.learning.worker import Trainer
-from backend.right_of_way import GivingWay, RightOfWay
-from backend.serving.app import SHIPPED_WEIGHTS
 from backend.serving.logs import start_logging
 from backend.serving.rendering import code_version
 from backend.serving.studio import connect_client, image_source
 from backend.settings import Settings, load_settings
-from backend.store import Store, open_store
-from backend.versions import Versions
-from calico_model.precision import Precision
+from backend.storage.store import Store, open_store
+from backend.storage.versions import Versions
+from calico_model.loading.precision import Precision
 
 if TYPE_CHECKING:
     from backend.label_studio.client import LabelStudioClient
@@ -141,7 +141,7 @@ def build_trainer(settings: Settings, store: Store, stop: threading.Event) -> Tr
 
 def _fingerprint(settings: Settings) -> str:
     # torch takes seconds to import, and only a version of an earlier start asks for it.
-    from calico_model.checkpoints import fingerprint
+    from calico_model.loading.checkpoints import fingerprint
 
     return fingerprint(settings.weights or SHIPPED_WEIGHTS)
 
@@ -157,9 +157,9 @@ def load_updater(
     """
     # Importing torch takes seconds, and is needed only once there is something to learn.
     from backend.learning.updater import OnlineUpdater
-    from calico_model.checkpoints import fingerprint
+    from calico_model.loading.checkpoints import fingerprint
     from calico_model.predictor import load_predictor
-    from calico_model.training.finetune_plan import FinetunePlan
+    from calico_model.training.online.plan import FinetunePlan
 
     plan = FinetunePlan()
     if settings.train_seconds is not None:

@@ -14,12 +14,12 @@ from rich.table import Table
 
 from backend.cli.kept import DataDirOption, ProjectOption, kept_store
 from backend.errors import SettingsError
+from backend.learning.overview import Overview, ProjectStanding
 from backend.learning.repository import CorrectionRepository
-from backend.learning.runs import RunRepository, TrainingRun
 from backend.learning.schedule import RunState
-from backend.overview import Overview, ProjectStanding
+from backend.learning.training_runs import RunRepository, TrainingRun
 from backend.settings import load_settings
-from backend.versions import Versions
+from backend.storage.versions import Versions
 
 _COLUMNS = ("project", "version", "corrections", "new", "held out", "accepted", "training")
 _EVERY_S = 1.0

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.cli.kept import DataDirOption, ProjectOption, kept_store
-from backend.learning.adapters import roll_back
+from backend.learning.publisher import roll_back
 from backend.settings import load_settings
-from backend.versions import AdapterVersion, Versions
+from backend.storage.versions import AdapterVersion, Versions
 
 _COLUMNS = (
     "project",

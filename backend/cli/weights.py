@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from calico_model.evaluation.protocol import Predictor
-from calico_model.precision import Precision
+from calico_model.loading.precision import Precision
 
 WeightsOption = Annotated[
     Path | None,

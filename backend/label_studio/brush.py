@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import InvalidRleError
-from backend.runs import changes_of
+from backend.rle import changes_of
 from calico_model.types import BoolMask
 
 MAX_PIXELS = 40_000_000

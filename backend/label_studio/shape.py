@@ -29,7 +29,7 @@ from backend.label_studio.outline import (
     vector_ring,
 )
 from backend.label_studio.wire import WireResult, WireValue
-from backend.runs import Runs
+from backend.rle import Runs
 from calico_model.types import BoolMask
 
 BITMAPS = frozenset({"brush", "bitmask", "magicwand"})

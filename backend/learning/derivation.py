@@ -14,16 +14,16 @@ from typing import Protocol
 
 from backend.clock import from_us
 from backend.errors import LabelStudioError, RequestError
-from backend.journal import RACE_US
 from backend.label_studio.annotation import parse_regions
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.event import read_annotation, read_schema, read_task
 from backend.label_studio.history import fetch_prediction
 from backend.label_studio.label_set import vocabulary_in
-from backend.learning.annotators import choose, measure_agreement
+from backend.learning.agreement import choose, measure_agreement
 from backend.learning.correction import Correction, diff
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import NOT_SEEN, LiveHead, Standing, StartingPoint, TaskRow, state_of
+from backend.storage.journal import RACE_US
 from backend.types import Annotation, Event, Origin, Region
 
 _log = logging.getLogger(__name__)

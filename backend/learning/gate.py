@@ -25,7 +25,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from backend.learning.paired import Regions, has_fallen, has_lost
+from backend.learning.paired_test import Regions, has_fallen, has_lost
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from typing import TypeVar
 
 from backend.clock import from_us, now_us, to_us
 from backend.errors import BusyError, LabelStudioAuthError, LabelStudioError, RequestError
-from backend.journal import AHEAD_US
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.event import deletion_event, missed_events, told_keys
 from backend.label_studio.history import TaskSummary, fetch_annotated, find_tasks
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Doubt, LiveHead
+from backend.storage.journal import AHEAD_US
 from backend.types import Event
 
 _T = TypeVar("_T")

@@ -14,7 +14,6 @@ import msgspec
 from sqlalchemy import Connection, Executable, delete, func, select, union
 
 from backend.clock import from_us, now_us, to_us
-from backend.journal import RACE_US
 from backend.label_studio.event import read_task_ids
 from backend.learning.correction import Correction
 from backend.learning.rows import (
@@ -31,8 +30,9 @@ from backend.learning.rows import (
     task_row,
     task_values,
 )
-from backend.store import Store
-from backend.tables import (
+from backend.storage.journal import RACE_US
+from backend.storage.store import Store
+from backend.storage.tables import (
     ann_head,
     correction,
     doubt,

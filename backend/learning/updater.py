@@ -17,38 +17,38 @@ from typing import Protocol
 import torch
 
 from backend.errors import MediaError
+from backend.inference_priority import GivingWay
 from backend.learning.correction import Correction
 from backend.learning.gate import Agreement, Quality
-from backend.learning.lesson import Teaches, known_kinds, lessons, region_name, true_parts
-from backend.learning.pausing import call_at_every_layer
 from backend.learning.progress import OnProgress
-from backend.learning.training import CorrectedTask, Stop, Write
-from backend.right_of_way import GivingWay
+from backend.learning.session import CorrectedTask, Stop, Write
+from backend.learning.supervision import Teaches, known_kinds, lessons, region_name, true_parts
+from backend.learning.yielding import call_at_every_layer
 from backend.types import Region, Task
 from calico_model.errors import CalicoError, CheckpointError, InvalidConfigError
-from calico_model.feature_store import FeatureStore
-from calico_model.features import ImageFeatures, concatenate
+from calico_model.inference.feature_store import FeatureStore
 from calico_model.modeling.adapter import Adapter, read_adapter, write_adapter
+from calico_model.modeling.features import ImageFeatures, concatenate
 from calico_model.predictor import Predictor
-from calico_model.training import example as model_example
-from calico_model.training.dense_images import (
+from calico_model.training.frozen import encoder_fingerprint, rounded
+from calico_model.training.online import example as model_example
+from calico_model.training.online.dense_images import (
     ViewCache,
     group_views,
     plain_image,
     with_dense,
 )
-from calico_model.training.example import Example, RegionLesson, example_of, make_example
-from calico_model.training.finetune import (
+from calico_model.training.online.example import Example, RegionLesson, example_of, make_example
+from calico_model.training.online.learnability import Predicted, leave_one_out
+from calico_model.training.online.scoring import score_groups
+from calico_model.training.online.update import (
     FinetunePlan,
     Progress,
     Replay,
     find_ground,
     finetune,
 )
-from calico_model.training.frozen import encoder_fingerprint, rounded
-from calico_model.training.learnability import Predicted, leave_one_out
-from calico_model.training.scoring import score_groups
-from calico_model.training.views import with_views
+from calico_model.training.online.views import with_views
 from calico_model.types import ImageGroup, LabeledGroup, PartMask, RegionKind
 
 _log = logging.getLogger(__name__)

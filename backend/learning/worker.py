@@ -20,12 +20,11 @@ from backend.learning.acceptance import (
     live_acceptance,
     reason_to_roll_back,
 )
-from backend.learning.adapters import Publisher, roll_back
 from backend.learning.derivation import Derivation
 from backend.learning.held_out import held_out_tasks
+from backend.learning.publisher import Publisher, roll_back
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, TaskRow
-from backend.learning.runs import HEARTBEAT_S, RunRepository
 from backend.learning.schedule import (
     Cause,
     NewCorrection,
@@ -34,8 +33,9 @@ from backend.learning.schedule import (
     Situation,
     due,
 )
-from backend.learning.training import FAILURES, TrainingSession
-from backend.versions import AdapterVersion, Versions
+from backend.learning.session import FAILURES, TrainingSession
+from backend.learning.training_runs import HEARTBEAT_S, RunRepository
+from backend.storage.versions import AdapterVersion, Versions
 
 _log = logging.getLogger(__name__)
 _MOST_PAUSE_S = 60.0

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 from sqlalchemy import Connection, delete, select
 
-from backend.store import Head, Store
-from backend.tables import accepted_look, ann_head
-from calico_model.assist.prototypes import Prototypes
+from backend.storage.store import Head, Store
+from backend.storage.tables import accepted_look, ann_head
+from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.types import Vector
 
 _TIMEOUT_S = 30.0

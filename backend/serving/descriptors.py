@@ -6,8 +6,8 @@ import numpy as np
 from sqlalchemy import Connection, select
 
 from backend.clock import now_us
-from backend.store import Store
-from backend.tables import descriptor
+from backend.storage.store import Store
+from backend.storage.tables import descriptor
 from calico_model.types import Vector
 
 _TIMEOUT_S = 30.0

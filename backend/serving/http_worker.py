@@ -29,9 +29,9 @@ from gunicorn.http.errors import (
 )
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from backend.serving.arrival import HEAD_BYTES, ArrivalLimits
 from backend.serving.failures import encode_failure
-from backend.serving.line import Line
+from backend.serving.http_connection import Line
+from backend.serving.http_request import HEAD_BYTES, ArrivalLimits
 from backend.serving.logs import new_request_id
 
 _log = logging.getLogger(__name__)

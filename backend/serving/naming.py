@@ -13,8 +13,8 @@ from typing import Protocol, runtime_checkable
 from backend.label_studio.label_set import closed_labels, vocabulary_of
 from backend.serving.model_host import Predictor
 from backend.types import LabelSchema, Task
-from calico_model.assist.closed_set import ClosedSet, Named, Outline
-from calico_model.assist.prototypes import Prototypes
+from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
+from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.types import GroupPrediction, ImageGroup, PartMask
 
 

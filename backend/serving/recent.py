@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from backend.runs import Runs, mask_of, runs_of
+from backend.rle import Runs, mask_of, runs_of
 from calico_model.types import GroupPrediction
 
 

@@ -17,10 +17,10 @@ from typing import Protocol
 
 from backend.errors import BackendError, LabelStudioError
 from backend.serving.descriptors import Descriptors
-from backend.serving.work import Answer
+from backend.serving.jobs import Answer
+from backend.storage.versions import AdapterVersion
 from backend.types import LabelSchema, Task
-from backend.versions import AdapterVersion
-from calico_model.assist.diversity import Clusters, neighbours
+from calico_model.inference.diversity import Clusters, neighbours
 from calico_model.types import Vector
 
 _log = logging.getLogger(__name__)

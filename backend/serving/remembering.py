@@ -18,11 +18,11 @@ from backend.label_studio.event import read_annotation, read_schema, read_task
 from backend.label_studio.label_set import closed_labels
 from backend.serving.accepted import AcceptedLooks, Look
 from backend.serving.model_host import Predictor
-from backend.store import Head, Store
+from backend.storage.store import Head, Store
 from backend.types import Annotation, Task
-from calico_model.assist.closed_set import Outline
-from calico_model.assist.prototypes import Prototypes
 from calico_model.errors import CalicoError
+from calico_model.interactive.naming.closed_set import Outline
+from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.types import ImageGroup, Vector
 from calico_model.vocabulary import identity
 

@@ -16,10 +16,10 @@ from backend.label_studio.result import (
     predict_item,
     render_prediction,
 )
+from backend.serving.jobs import Answer, Render, Work
 from backend.serving.metrics import package_version
-from backend.serving.work import Answer, Render, Work
 from backend.types import PredictRequest
-from calico_model.assist.arrangement import Arrangement
+from calico_model.inference.arrangement import Arrangement
 from calico_model.types import GroupPrediction, ImageGroup
 
 _log = logging.getLogger(__name__)

@@ -19,12 +19,12 @@ from backend.label_studio.event import parse_events
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.reply import setup_answer, versions_answer
 from backend.label_studio.task import parse_predict_request, parse_setup_request
-from backend.serving.line import left_of
+from backend.serving.http_connection import left_of
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
-from backend.serving.prediction import PredictionService
 from backend.serving.rendering import render_answers
-from backend.store import Store
+from backend.serving.service import PredictionService
+from backend.storage.store import Store
 from backend.types import Task
 
 _JSON = "application/json"

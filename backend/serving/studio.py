@@ -10,8 +10,8 @@ from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
 from backend.label_studio.names import StudioNames
 from backend.label_studio.untouched import show_version, untouched_tasks
+from backend.serving.jobs import Answer
 from backend.serving.refreshing import Pending, Place
-from backend.serving.work import Answer
 from backend.settings import Settings
 from backend.types import Task
 

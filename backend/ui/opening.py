@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 from flask import Blueprint
 
+from backend.app import Parts
 from backend.label_studio.client import LabelStudioClient
-from backend.learning.attendance import present_trainers
 from backend.learning.derivation import Derivation, StudioPredictions
+from backend.learning.overview import Overview
 from backend.learning.repository import CorrectionRepository
-from backend.overview import Overview
-from backend.serving.app import Parts
+from backend.learning.trainer_presence import present_trainers
 from backend.serving.studio import image_source
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures

@@ -13,15 +13,15 @@ from datetime import UTC
 from flask import Blueprint, Response, render_template, request, url_for
 
 from backend.errors import BackendError, NotFoundError, RequestError
-from backend.learning.adapters import roll_back
-from backend.learning.runs import TrainingRun
+from backend.learning.overview import Overview
+from backend.learning.publisher import roll_back
 from backend.learning.schedule import RunState
-from backend.overview import Overview
+from backend.learning.training_runs import TrainingRun
+from backend.storage.versions import AdapterVersion
 from backend.types import MAX_ID
 from backend.ui.curve import draw_curve
 from backend.ui.page_token import PageToken
 from backend.ui.pictures import GroupPictures
-from backend.versions import AdapterVersion
 
 _PROJECTS_PER_PAGE, _VERSIONS_SHOWN = 50, 50
 _REASON = "rolled back on the page"

@@ -14,7 +14,7 @@ from PIL import Image
 from backend.errors import NotFoundError
 from backend.learning.correction import Correction
 from backend.learning.derivation import Derivation
-from backend.runs import small_mask_of
+from backend.rle import small_mask_of
 from backend.types import Region, Task
 from calico_model.overlay import contact_sheet, draw_overlay
 from calico_model.types import ImageGroup, PartMask, RegionKind, RgbImage

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from calico_model.assist.confidence import Outcome
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.evaluation.metrics import IOU_THRESHOLD
+from calico_model.inference.confidence import Outcome
 from calico_model.types import GroupPrediction, LabeledGroup, PartMask
 from calico_model.vocabulary import normalise
 

@@ -20,7 +20,7 @@ from calico_model.evaluation.choices import Taxonomy
 from calico_model.evaluation.ledger import Ledger
 from calico_model.evaluation.outcome import SS_BACKEND, SUBTASKS, Report
 from calico_model.evaluation.worst import WorstCases
-from calico_model.likelihood import Likelihood
+from calico_model.inference.likelihood import Likelihood
 from calico_model.prompts import QUESTIONS
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, RegionKind
 from calico_model.vocabulary import Vocabulary

@@ -23,7 +23,7 @@ from calico_model.evaluation.choices import (
     wrong_objects,
 )
 from calico_model.evaluation.metrics import Tally
-from calico_model.likelihood import Likelihood
+from calico_model.inference.likelihood import Likelihood
 from calico_model.types import LabeledGroup, RegionKind
 from calico_model.vocabulary import normalise
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from calico_model.errors import CheckpointError
-from calico_model.features import ImageFeatures
 from calico_model.modeling.adapter import (
     INPUT_ROWS,
     OUTPUT_ROWS,
@@ -23,6 +22,7 @@ from calico_model.modeling.adapter import (
     adapter_names,
     check_adapter,
 )
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 

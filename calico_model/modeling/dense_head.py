@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidConfigError
-from calico_model.features import ImageFeatures
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_refiner import last_channels
 from calico_model.modeling.photo_trunk import kind_of
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from calico_model.config import CalicoConfig
-from calico_model.features import ImageFeatures
+from calico_model.modeling.features import ImageFeatures
 
 _SHRINKAGE = 0.3
 _FOLDS = 4

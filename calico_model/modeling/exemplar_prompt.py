@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calico_model.config import CalicoConfig
-from calico_model.features import ImageFeatures
+from calico_model.modeling.features import ImageFeatures
 
 TOKENS = 2
 _HEADS, _HEAD_WIDTH, _HIDDEN = 8, 16, 48

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidConfigError
-from calico_model.features import ImageFeatures
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.photo_trunk import kind_of
 
 _LEVEL = 2  # stride 16: textures and simple shapes

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from calico_model.config import CalicoConfig
-from calico_model.features import ImageFeatures
 from calico_model.modeling.backbones import (
     Trunk,
     build_dino,
@@ -36,6 +35,7 @@ from calico_model.modeling.correspondence import (
 from calico_model.modeling.dense_head import DenseHead
 from calico_model.modeling.exemplar_prompt import ExemplarPrompt
 from calico_model.modeling.familiarity import Familiarity
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.generation import Generated, decode_greedily
 from calico_model.modeling.inputs import Conversations, Pixels
 from calico_model.modeling.language import run_layers, unpack

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calico_model.config import CalicoConfig
-from calico_model.features import ImageFeatures
+from calico_model.modeling.features import ImageFeatures
 
 OUTLINE = 8
 """Side of the thumbnail of a region's outline."""

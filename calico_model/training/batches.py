@@ -21,11 +21,11 @@ from calico_model.data.catalogue import PART_NAMES, TRAINED_CATEGORIES
 from calico_model.data.collate import TrainingTurns, Turn, collate_turns
 from calico_model.data.comparison import Comparison, compare, visible_parts
 from calico_model.data.scene import Scene
-from calico_model.features import ImageFeatures
-from calico_model.images import normalise
+from calico_model.inference.images import normalise
+from calico_model.modeling.features import ImageFeatures
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.clicks import ClickDraw
+from calico_model.training.simulated_clicks import ClickDraw
 from calico_model.types import RegionKind
 
 _T = TypeVar("_T")

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from calico_model.checkpoints import read_tensors
 from calico_model.data.catalogue import TRAINED_CATEGORIES
+from calico_model.loading.checkpoints import read_tensors
 from calico_model.modeling.model import Calico
 from calico_model.training.batches import WHOLE, TrainingBatch
 

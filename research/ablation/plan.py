@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from calico_model.data.casting import Split
 from calico_model.errors import InvalidConfigError
-from calico_model.training.recipe import Stage
+from calico_model.training.pretraining.recipe import Stage
 
 
 class Start(StrEnum):

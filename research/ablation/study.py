@@ -16,12 +16,12 @@ from queue import Queue
 
 import torch
 
-from calico_model.checkpoints import fingerprint, load_model
 from calico_model.config import AblationConfig
 from calico_model.data.groups import read_groups
 from calico_model.data.pool import ScenePool, fill_pool
 from calico_model.data.synthetic import write_groups
 from calico_model.errors import InvalidConfigError
+from calico_model.loading.checkpoints import fingerprint, load_model
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from research.ablation.dictionary import PartDictionary, fit_dictionary

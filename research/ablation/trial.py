@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from calico_model.checkpoints import save_model
 from calico_model.errors import InvalidRecordError
 from calico_model.evaluation import protocol, report
 from calico_model.evaluation.bootstrap import Estimate
 from calico_model.evaluation.outcome import HEADLINE, MODES, Report
+from calico_model.loading.checkpoints import save_model
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
 from calico_model.training.curves import CurveLog
-from calico_model.training.objectives import TrainingObjective, Weights
-from calico_model.training.pretrain import use_plain_attention
+from calico_model.training.pretraining.objective import TrainingObjective, Weights
+from calico_model.training.pretraining.run import use_plain_attention
 from calico_model.types import LabeledGroup
 from research.ablation.dictionary import PartDictionary
 from research.ablation.plan import Plan

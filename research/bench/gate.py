@@ -18,7 +18,7 @@ from backend.cli.waiting import training_bar
 from backend.cli.weights import DeviceOption, WeightsOption
 from backend.learning.schedule import RunState
 from backend.settings import Settings, load_settings
-from backend.store import open_store
+from backend.storage.store import open_store
 from research.bench.gate_trials import Batch, DrawnTasks, Poison, Sizes, Trial, run_trials
 
 if TYPE_CHECKING:
@@ -124,9 +124,9 @@ def _updater(
 ) -> OnlineUpdater:
     # torch takes seconds to import: `--help` must not wait for it.
     from backend.learning.updater import OnlineUpdater
-    from calico_model.checkpoints import fingerprint
+    from calico_model.loading.checkpoints import fingerprint
     from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
-    from calico_model.training.finetune import FinetunePlan
+    from calico_model.training.online.update import FinetunePlan
 
     weights = settings.weights or DEFAULT_WEIGHTS
     # The proof is of the gate: it must not depend on how busy this machine is.

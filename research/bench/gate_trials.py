@@ -19,15 +19,15 @@ import numpy as np
 from backend.label_studio.event import parse_events
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.result import render_prediction
-from backend.learning.adapters import roll_back
 from backend.learning.derivation import Derivation
+from backend.learning.publisher import roll_back
 from backend.learning.repository import CorrectionRepository
-from backend.learning.runs import RunRepository
 from backend.learning.schedule import Cause, RunState
-from backend.learning.training import TrainingSession, Updater
-from backend.store import Store
+from backend.learning.session import TrainingSession, Updater
+from backend.learning.training_runs import RunRepository
+from backend.storage.store import Store
+from backend.storage.versions import Versions
 from backend.types import Task
-from backend.versions import Versions
 from calico_model.data.drawn_groups import DrawnGroups
 from calico_model.data.synthetic import Split
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, PartMask

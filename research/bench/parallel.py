@@ -16,7 +16,7 @@ from rich.table import Table
 
 from backend.cli.waiting import progress_bar
 from backend.errors import BackendError
-from calico_model.training.tuning_recipe import Sharding
+from calico_model.training.supervised.recipe import Sharding
 
 _COMPARED = ("loss", "text", "pixel", "dice", "mask_iou", "gradient")
 

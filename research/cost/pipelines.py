@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from calico_model.config import CalicoConfig
-from calico_model.features import ImageFeatures, concatenate
+from calico_model.modeling.features import ImageFeatures, concatenate
 from calico_model.modeling.inputs import Conversations, Pixels
 from calico_model.modeling.language import run_layers, step
 from calico_model.modeling.layout import packed

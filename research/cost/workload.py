@@ -20,7 +20,7 @@ from calico_model.errors import InvalidConfigError
 from calico_model.modeling.inputs import Conversations
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.lexicon import small_tokenizer
+from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.types import RegionKind
 
 _COMMON_PARTS = ("seat", "back", "leg")

@@ -15,11 +15,11 @@ from functools import partial
 
 import numpy as np
 
-from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.data.synthetic import Split
 from calico_model.evaluation import clicks
 from calico_model.evaluation.clicks import Click as Correction
 from calico_model.evaluation.matching import hungarian, iou_matrix
+from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, RegionKind
 from research.interactive_eval.figure import Figure, Finding, OnStep, Row, Subject
 

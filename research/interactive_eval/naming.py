@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from calico_model.assist.closed_set import ClosedSet, Named, Outline
-from calico_model.assist.prototypes import Prototypes
 from calico_model.data.catalogue import HELD_OUT_CATEGORIES, TRAINED_CATEGORIES, parts_of
 from calico_model.data.synthetic import Split
 from calico_model.evaluation.matching import iou_matrix
+from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
+from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, RegionKind
 from calico_model.vocabulary import Vocabulary, match
 from research.interactive_eval.figure import Figure, Finding, OnStep, Row, Subject

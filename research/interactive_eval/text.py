@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calico_model.assist.request import read_request
 from calico_model.data.synthetic import Split
 from calico_model.data.taxonomy import drawn_taxonomy
 from calico_model.evaluation.matching import iou_matrix
+from calico_model.interactive.text_request import read_request
 from calico_model.types import BoolMask, LabeledGroup, RegionKind
 from calico_model.vocabulary import normalise
 from research.interactive_eval.figure import Figure, Finding, OnStep, Row, Subject

@@ -173,7 +173,7 @@ def _in_process(
 ) -> Simulation:
     # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
     from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
-    from calico_model.training.finetune import FinetunePlan, Progress
+    from calico_model.training.online.update import FinetunePlan, Progress
     from research.simulation.in_process import InProcessLoop
 
     with training_bar("Encoding base groups") as show:

@@ -9,14 +9,20 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from calico_model.features import ImageFeatures
 from calico_model.modeling.adapter import Adapter
+from calico_model.modeling.features import ImageFeatures
 from calico_model.predictor import Predictor
-from calico_model.training.dense_images import group_views, with_dense
-from calico_model.training.example import Example, example_of, make_example
-from calico_model.training.finetune import FinetunePlan, Progress, Replay, find_ground, finetune
 from calico_model.training.frozen import rounded
-from calico_model.training.views import with_views
+from calico_model.training.online.dense_images import group_views, with_dense
+from calico_model.training.online.example import Example, example_of, make_example
+from calico_model.training.online.update import (
+    FinetunePlan,
+    Progress,
+    Replay,
+    find_ground,
+    finetune,
+)
+from calico_model.training.online.views import with_views
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
 from research.simulation.oracle import oracle_lessons
 

@@ -20,9 +20,9 @@ from PIL import Image
 from backend.errors import BackendError
 from backend.label_studio.label_config import parse_label_config
 from backend.learning.schedule import RunState
-from backend.serving.work import content_key
+from backend.serving.jobs import content_key
 from backend.types import Origin, Region
-from calico_model.training.example import Teaches
+from calico_model.training.online.example import Teaches
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
 from research.label_studio.editor import (
     Drawn,

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calico_model.evaluation.matching import hungarian, iou_matrix
-from calico_model.training.example import RegionLesson, Teaches
+from calico_model.training.online.example import RegionLesson, Teaches
 from calico_model.types import GroupPrediction, LabeledGroup, PartMask, RegionKind
 from calico_model.vocabulary import normalise
 

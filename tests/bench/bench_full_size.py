@@ -23,7 +23,7 @@ from transformers import DynamicCache
 
 from backend.cli.waiting import peak_rss_mib
 from calico_model.data.collate import Turn, collate_prompts
-from calico_model.features import ImageFeatures
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.generation import decode_greedily
 from calico_model.modeling.inputs import Conversations, Pixels
 from calico_model.modeling.layout import packed

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from calico_model.loading.placement import Placement, put
+from calico_model.loading.precision import Precision
+from calico_model.loading.released.assembly import load_released
 from calico_model.modeling.model import Calico
-from calico_model.placement import Placement, put
-from calico_model.precision import Precision
-from calico_model.released.assembly import load_released
 from tests.unit.released import writers
 from tests.unit.released.conftest import merge, reference_parts
 

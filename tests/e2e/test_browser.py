@@ -11,7 +11,7 @@ from backend.cli.connect import Ends
 from backend.cli.demo import Demo
 from backend.label_studio.event import read_annotation
 from backend.label_studio.label_config import parse_label_config
-from backend.store import StoredEvent, open_store
+from backend.storage.store import StoredEvent, open_store
 from backend.types import EventAction, LabelSchema, Prediction
 from calico_model.types import RegionKind
 from tests.e2e.editor import drawn_regions, open_task, select_region

@@ -22,7 +22,7 @@ from backend.learning.derivation import Derivation, Derived, StudioPredictions
 from backend.learning.reconcile import Reconciler, Repair
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing
-from backend.store import open_store
+from backend.storage.store import open_store
 
 pytestmark = pytest.mark.e2e
 

@@ -19,9 +19,9 @@ sys.path.append(str(Path(__file__).parents[1] / "unit" / "learning"))
 from annotated import box, event, results
 from school import PROJECT, TRAINED, School
 
+from backend.app import close_app, create_app
+from backend.learning.overview import Overview
 from backend.learning.schedule import Cause
-from backend.overview import Overview
-from backend.serving.app import close_app, create_app
 from backend.settings import load_settings
 from backend.ui.pages import Live, build_pages
 from backend.ui.pictures import GroupPictures

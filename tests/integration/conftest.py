@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from fake_predictor import FakePredictor
 
+from backend.app import close_app, create_app
 from backend.errors import (
     ForbiddenAddressError,
     MediaUnavailableError,
     UnreadableMediaError,
 )
-from backend.serving.app import close_app, create_app
 from backend.settings import load_settings
 from calico_model.types import ImageGroup
 

@@ -24,10 +24,10 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, event, text
 
-import backend.store
-from backend.database import take_turn
+import backend.storage.store
 from backend.errors import BackendError
-from backend.store import open_store
+from backend.storage.database import take_turn
+from backend.storage.store import open_store
 from backend.types import Event, EventAction
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ def say(value):
 
 def watch_engines(faults, is_armed):
     """Has every engine that is opened from now on suffer."""
-    inner = backend.store.open_engines
+    inner = backend.storage.store.open_engines
 
     def open_engines(*arguments, **options):
         writing, reading = inner(*arguments, **options)
@@ -136,7 +136,7 @@ def watch_engines(faults, is_armed):
             writing.dispose()
         return writing, reading
 
-    backend.store.open_engines = open_engines
+    backend.storage.store.open_engines = open_engines
 
 
 def write_changes(url, seed, first, count):

@@ -27,10 +27,10 @@ from backend.learning.derivation import Derivation
 from backend.learning.held_out import held_out_tasks
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing
-from backend.learning.runs import RunRepository
 from backend.learning.schedule import RunState
-from backend.store import open_store
-from backend.versions import SERVED, Versions, VersionStatus
+from backend.learning.training_runs import RunRepository
+from backend.storage.store import open_store
+from backend.storage.versions import SERVED, Versions, VersionStatus
 from research.bench.server import BenchError, BenchServer
 from research.label_studio.sample import (
     PROJECT_ID,

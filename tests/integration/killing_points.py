@@ -14,13 +14,13 @@ import counting_model
 from counting_model import CountingUpdater, FakeBase
 from sqlalchemy import event
 
-import backend.database
-import backend.learning.adapters as adapters
-import backend.store
-from backend.learning.adapters import Publisher
+import backend.learning.publisher as adapters
+import backend.storage.database
+import backend.storage.store
+from backend.learning.publisher import Publisher
 from backend.learning.repository import CorrectionRepository
-from backend.learning.runs import RunRepository
-from backend.store import Store
+from backend.learning.training_runs import RunRepository
+from backend.storage.store import Store
 
 WEB = (
     "before a commit",
@@ -75,9 +75,11 @@ def install(name, path):
 
         return writing, reading
 
-    open_engines = backend.database.open_engines
-    backend.store.open_engines = watched
-    _around(backend.database, "_migrate", before=lambda: reach("while the database is opened"))
+    open_engines = backend.storage.database.open_engines
+    backend.storage.store.open_engines = watched
+    _around(
+        backend.storage.database, "_migrate", before=lambda: reach("while the database is opened")
+    )
 
 
 def _install_trainer(reach):

@@ -19,17 +19,17 @@ from counting_model import CountingUpdater, FakeBase
 from killing_points import install
 
 from backend._wsgi import Server
+from backend.app import create_app
 from backend.learning.derivation import Derivation
 from backend.learning.repository import CorrectionRepository
-from backend.learning.runs import RunRepository
 from backend.learning.schedule import SchedulePolicy
-from backend.learning.training import TrainingSession
+from backend.learning.session import TrainingSession
+from backend.learning.training_runs import RunRepository
 from backend.learning.worker import Trainer
-from backend.serving.app import create_app
 from backend.serving.logs import start_logging
 from backend.settings import load_settings
-from backend.store import open_store
-from backend.versions import Versions
+from backend.storage.store import open_store
+from backend.storage.versions import Versions
 
 _CHILD_SUBREAPER = 36  # prctl(2)
 

@@ -16,9 +16,9 @@ from fake_predictor import FakePredictor
 
 from backend.label_studio import brush
 from backend.label_studio.task import parse_predict_request
+from backend.serving.jobs import Work
 from backend.serving.recent import RecentPredictions
-from backend.serving.work import Work
-from calico_model.assist.closed_set import Named
+from calico_model.interactive.naming.closed_set import Named
 from calico_model.types import ImageGroup, PartMask, RegionKind
 
 SIZE = (480, 640)

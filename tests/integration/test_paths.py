@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.overview import Overview
-from backend.status_routes import build_status_routes
+from backend.learning.overview import Overview
+from backend.storage.versions import Versions
 from backend.ui.opening import open_pages
-from backend.versions import Versions
+from backend.ui.status_routes import build_status_routes
 
 PATHS = (
     "/status/{}",

@@ -21,11 +21,11 @@ from postgres_server import find_binaries, running_postgres
 from sqlalchemy import create_engine, text
 from sqlalchemy.dialects import postgresql
 
-from backend.database import take_turn
 from backend.errors import StoreError
-from backend.journal import Journal
-from backend.store import open_store
-from backend.tables import metadata
+from backend.storage.database import take_turn
+from backend.storage.journal import Journal
+from backend.storage.store import open_store
+from backend.storage.tables import metadata
 from backend.types import Event, EventAction
 
 URL = os.environ.get("TEST_POSTGRES_URL")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.store import open_store
+from backend.storage.store import open_store
 from research.bench.server import BenchError, BenchServer
 from research.label_studio.sample import click_body, event_body, predict_body, setup_body
 
@@ -28,7 +28,7 @@ import sys
 from conftest import DrawnImages
 from fake_predictor import FakePredictor
 from backend._wsgi import Server
-from backend.serving.app import create_app
+from backend.app import create_app
 from backend.settings import load_settings
 
 class StuckServer(Server):

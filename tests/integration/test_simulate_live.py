@@ -9,8 +9,8 @@ import torch
 from typer.testing import CliRunner
 
 from backend.cli import command_tree
-from calico_model.checkpoints import save_model
-from calico_model.training.lexicon import small_tokenizer
+from calico_model.loading.checkpoints import save_model
+from calico_model.training.pretraining.lexicon import small_tokenizer
 from tests.unit.conftest import build_micro
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 from test_server import JSON, free_port, serve, server_process
 
-from backend.serving.arrival import HEAD_S
+from backend.serving.http_request import HEAD_S
 from research.label_studio.sample import event_body
 
 CLIENTS = 40

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from calico_model.checkpoints import load_model
+from calico_model.loading.checkpoints import load_model
 from calico_model.predictor import DEFAULT_WEIGHTS as SHIPPED
 
 

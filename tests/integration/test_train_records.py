@@ -17,11 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from calico_model.checkpoints import load_model, save_model
 from calico_model.config import LoraConfig
 from calico_model.data.synthetic import Split, write_groups
+from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.model import Calico
-from calico_model.training.lexicon import small_tokenizer
+from calico_model.training.pretraining.lexicon import small_tokenizer
 from tests.unit.conftest import micro_config
 
 STEPS = 6

@@ -21,7 +21,7 @@ from calico_model.config import (
 from calico_model.modeling.model import Calico
 from calico_model.modeling.photo_trunk import PhotoTrunk, load_photo_trunk, weights_file
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.lexicon import small_tokenizer
+from calico_model.training.pretraining.lexicon import small_tokenizer
 
 
 def micro_config(

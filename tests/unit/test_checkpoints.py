@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from calico_model.checkpoints import fingerprint, load_model, save_model
 from calico_model.config import CalicoConfig
 from calico_model.errors import CalicoError, CheckpointError, InvalidConfigError
+from calico_model.loading.checkpoints import fingerprint, load_model, save_model
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.model import Calico
 from calico_model.presets import full, tiny

@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
+from backend.app import close_app, create_app
 from backend.errors import StoreError
-from backend.serving.app import close_app, create_app
 from backend.settings import load_settings
-from backend.store import open_store
+from backend.storage.store import open_store
 from tests.unit.test_store import an_event
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.dense_reading import (
+from calico_model.inference.dense_reading import (
     LEAST_SHOWN,
     Seen,
     expected_overlap,
@@ -18,7 +18,6 @@ from calico_model.dense_reading import (
     part_at,
     read_dense,
 )
-from calico_model.features import ImageFeatures
 from calico_model.modeling.dense_head import (
     WIDTH,
     DenseHead,
@@ -26,6 +25,7 @@ from calico_model.modeling.dense_head import (
     DenseRows,
     ObjectClassifier,
 )
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
 from calico_model.types import RegionKind

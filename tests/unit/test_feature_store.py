@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.feature_store import FeatureStore, file_key
-from calico_model.features import ImageFeatures, concatenate
+from calico_model.inference.feature_store import FeatureStore, file_key
+from calico_model.modeling.features import ImageFeatures, concatenate
 from calico_model.modeling.mask_decoder import MaskFeatures
 
 KEY = "ab" + "0" * 62

@@ -13,14 +13,14 @@ import pytest
 from sqlalchemy import create_engine
 
 from backend.errors import StoreError
-from backend.folder_lock import served_alone, take_lock
-from backend.store import open_store
+from backend.storage.folder_lock import served_alone, take_lock
+from backend.storage.store import open_store
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
 import os, sys
-from backend.folder_lock import take_lock
+from backend.storage.folder_lock import take_lock
 lock = take_lock(sys.argv[1])
 if len(sys.argv) > 2 and os.fork() == 0:
     os.read(0, 1)  # a worker, which ends when the test says so

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.images import (
+from calico_model.inference.images import (
     mask_shares,
     scaled_size_hw,
     to_mask,

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from calico_model import prompts
-from calico_model.answering import answer
-from calico_model.asking import Question, Said
-from calico_model.dense_reading import DenseReading, Seen
-from calico_model.images import to_pixels
+from calico_model.inference.answers import answer
+from calico_model.inference.dense_reading import DenseReading, Seen
+from calico_model.inference.generation import Question, Said
+from calico_model.inference.images import to_pixels
+from calico_model.inference.pairwise import compare, questions_in_pairs
+from calico_model.inference.segments import Segment
 from calico_model.modeling.model import Calico
-from calico_model.pairing import compare, questions_in_pairs
-from calico_model.segments import Segment
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import RegionKind
 from tests.unit.test_predictor import Scripted

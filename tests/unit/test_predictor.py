@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.confidence import Confidence
 from calico_model.errors import InvalidConfigError
-from calico_model.features import FeatureCache, ImageFeatures
+from calico_model.inference.confidence import Confidence
+from calico_model.modeling.features import FeatureCache, ImageFeatures
 from calico_model.modeling.generation import Generated
 from calico_model.modeling.inputs import Conversations
 from calico_model.modeling.model import Calico

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from calico_model import prompts
-from calico_model.checkpoints import load_model
 from calico_model.data.collate import Turn, collate_turns
 from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
 from calico_model.errors import InvalidConfigError
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.loading.checkpoints import load_model
+from calico_model.loading.placement import Placement, apply, put
+from calico_model.loading.precision import Precision, quantised_bytes
+from calico_model.loading.quantisation import Int8Linear, is_quantised, quantise, quantised_linear
 from calico_model.modeling.model import Calico
-from calico_model.placement import Placement, apply, put
-from calico_model.precision import Precision, quantised_bytes
 from calico_model.predictor import DEFAULT_WEIGHTS
-from calico_model.quantisation import Int8Linear, is_quantised, quantise, quantised_linear
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import RegionKind
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import update
 
-from backend.retention import OldBodies
-from backend.store import open_store
-from backend.tables import event_log
+from backend.storage.retention import OldBodies
+from backend.storage.store import open_store
+from backend.storage.tables import event_log
+from backend.storage.writer import Chores
 from backend.types import Event, EventAction
-from backend.writer import Chores
 
 PROJECT = 7
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

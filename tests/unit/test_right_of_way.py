@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from backend import right_of_way
+from backend import inference_priority
 from backend.errors import StoppedError
-from backend.right_of_way import GivingWay, RightOfWay
+from backend.inference_priority import GivingWay, RightOfWay
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_failed_prediction_gives_it_back(path):
 
 
 def test_another_process_is_seen_and_its_death_forgotten(path, monkeypatch):
-    monkeypatch.setattr(right_of_way, "_HOLD_S", 1.0)
+    monkeypatch.setattr(inference_priority, "_HOLD_S", 1.0)
     context = multiprocessing.get_context("fork")
     has_begun = context.Event()
     process = context.Process(target=predict_for_ever, args=(path, has_begun))
@@ -103,8 +103,8 @@ class Clocks:
 
     def __init__(self, monkeypatch):
         self.wall_s = self.worked_s = 100.0
-        monkeypatch.setattr(right_of_way.time, "monotonic", lambda: self.wall_s)
-        monkeypatch.setattr(right_of_way.time, "thread_time", lambda: self.worked_s)
+        monkeypatch.setattr(inference_priority.time, "monotonic", lambda: self.wall_s)
+        monkeypatch.setattr(inference_priority.time, "thread_time", lambda: self.worked_s)
 
     def go_on(self, wall_s, worked_s):
         self.wall_s += wall_s

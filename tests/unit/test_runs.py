@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from backend.runs import iou_of, length_of, mask_of, runs_of, small_mask_of
+from backend.rle import iou_of, length_of, mask_of, runs_of, small_mask_of
 
 SIZES = st.sampled_from([(1, 1), (2, 4), (6, 7), (8, 16)])
 MASKS = SIZES.flatmap(lambda size: arrays(np.bool_, (2, *size), elements=st.booleans()))

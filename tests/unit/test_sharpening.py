@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from calico_model.sharpening import Guide, guides_of, without_fragments
+from calico_model.inference.sharpening import Guide, guides_of, without_fragments
 from calico_model.types import BoolMask, RgbImage
 
 

@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine
 
-from backend.database import MIGRATIONS, open_engines
 from backend.errors import BusyError, StoreError
-from backend.store import open_store
-from backend.tables import metadata
+from backend.storage.database import MIGRATIONS, open_engines
+from backend.storage.store import open_store
+from backend.storage.tables import metadata
 from backend.types import Event, EventAction
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -283,7 +283,7 @@ def test_migrations_make_exactly_the_declared_tables_and_go_back(tmp_path):
 WRITER = """
 import sys
 from tests.unit.test_store import an_event
-from backend.store import open_store
+from backend.storage.store import open_store
 store = open_store(sys.argv[1])
 for number in range(int(sys.argv[2]), 10**9):
     store.record_events([an_event(number, payload=b"x" * 20_000)])

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
-from backend.database import open_engines
-from backend.writer import WriterThread
+from backend.storage.database import open_engines
+from backend.storage.writer import WriterThread
 
 SOON = 10.0
 

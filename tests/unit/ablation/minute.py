@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from calico_model.checkpoints import save_model
 from calico_model.config import (
     CalicoConfig,
     EncoderConfig,
@@ -16,6 +15,7 @@ from calico_model.config import (
     QFormerConfig,
     TrunkConfig,
 )
+from calico_model.loading.checkpoints import save_model
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.checkpoints import load_model
 from calico_model.errors import CheckpointError, InvalidConfigError, InvalidRecordError
 from calico_model.evaluation.bootstrap import Estimate
 from calico_model.evaluation.outcome import HEADLINE, MODES
+from calico_model.loading.checkpoints import load_model
 from calico_model.modeling.inputs import Pixels
 from calico_model.modeling.model import Calico
 from calico_model.training.batches import batch_scenes

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from calico_model.assist.apart import stretches, tell_apart
+from calico_model.interactive.propagate.apart import stretches, tell_apart
 from calico_model.types import BoolMask
 
 SIZE = (60, 120)

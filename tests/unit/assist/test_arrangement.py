@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calico_model.assist.arrangement import (
+from calico_model.inference.arrangement import (
     UNKNOWN_PART,
     Arrangement,
     clip_to_objects,

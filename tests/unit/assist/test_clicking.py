@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist import clicking
-from calico_model.assist.clicking import Refined, _points, refine
-from calico_model.assist.prompt import Click, MaskPrompt
 from calico_model.assistant import Assistant
 from calico_model.errors import InvalidMaskError
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.inference.prompt import Click, MaskPrompt
+from calico_model.interactive import clicks as clicking
+from calico_model.interactive.clicks import Refined, _points, refine
 from calico_model.modeling.mask_decoder import PointKind
 from calico_model.modeling.mask_prompt import SURE
 from calico_model.modeling.model import Calico

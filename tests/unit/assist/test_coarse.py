@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.coarse import Decoded, extent_of, mask_of
-from calico_model.images import to_image, to_mask
+from calico_model.inference.images import to_image, to_mask
+from calico_model.inference.low_res_mask import Decoded, extent_of, mask_of
 
 SIDE, LOGITS = 64, 16
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calico_model.assist.confidence import (
+from calico_model.errors import CheckpointError, InvalidConfigError
+from calico_model.evaluation.calibration import calibrate
+from calico_model.inference.confidence import (
     CALIBRATION_FILE,
     CONFIDENCE_FILE,
     Calibration,
@@ -17,8 +19,6 @@ from calico_model.assist.confidence import (
     read_confidence,
     write_beside,
 )
-from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.evaluation.calibration import calibrate
 from calico_model.types import Evidence, GroupPrediction, PartMask, RegionKind
 
 TRUE = Confidence(iou=2.0, mask=1.0, phrase=0.5, bias=1.5)

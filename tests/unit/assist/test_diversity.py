@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.diversity import Clusters, describe, neighbours
-from calico_model.features import ImageFeatures
+from calico_model.inference.diversity import Clusters, describe, neighbours
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import MaskFeatures
 
 

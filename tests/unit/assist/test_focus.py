@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.coarse import Decoded
-from calico_model.assist.focus import (
+from calico_model.inference.images import normalise, to_mask
+from calico_model.inference.low_res_mask import Decoded
+from calico_model.inference.mask_refinement import (
     LIMIT,
     Focus,
     Picture,
@@ -18,8 +19,7 @@ from calico_model.assist.focus import (
     see,
     see_fine,
 )
-from calico_model.assist.prompt import Click, MaskPrompt
-from calico_model.images import normalise, to_mask
+from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
 
 SIZE_HW = (120, 200)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from calico_model import prompts
-from calico_model.assist.label_trie import Slot, build_trie, find_slots, score_slots
-from calico_model.features import ImageFeatures
-from calico_model.forced import read_answers
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.inference.teacher_forcing import read_answers
+from calico_model.interactive.naming.label_trie import Slot, build_trie, find_slots, score_slots
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.closed_set import IS_INSIDE, ClosedSet, Fusion, Outline, fuse
-from calico_model.assist.naming import describe_outlines, name_regions, read_head
-from calico_model.assist.prototypes import Prototypes
 from calico_model.errors import InvalidMaskError
-from calico_model.features import ImageFeatures
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.interactive.naming.closed_set import IS_INSIDE, ClosedSet, Fusion, Outline, fuse
+from calico_model.interactive.naming.name_regions import (
+    describe_outlines,
+    name_regions,
+    read_head,
+)
+from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.modeling.dense_head import WIDTH, DenseNames, DenseRows
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import describe_regions
 from calico_model.tokenizer import Tokenizer

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.photo_exemplar import find_in_photos
-from calico_model.assist.transfer import transfer
-from calico_model.features import ImageFeatures
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.interactive.propagate.photo_exemplar import find_in_photos
+from calico_model.interactive.propagate.transfer import transfer
 from calico_model.modeling.dense_head import DenseNames, DenseRows
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.types import BoolMask, PartMask, RegionKind, RgbImage
 

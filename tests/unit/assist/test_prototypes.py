@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calico_model.assist.prototypes import MOST_LABELS, Prototypes
 from calico_model.errors import InvalidConfigError
+from calico_model.interactive.naming.prototypes import MOST_LABELS, Prototypes
 
 LABELS = ("wheel", "door", "roof")
 

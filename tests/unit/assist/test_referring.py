@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calico_model.answering import draw, draw_each
-from calico_model.assist.referring import IS_THERE, Reference, refer, shown_objects
 from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
+from calico_model.inference.answers import draw, draw_each
+from calico_model.interactive.referring import IS_THERE, Reference, refer, shown_objects
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.prompts import Phrase, write_answer
 from calico_model.types import LabeledGroup, RegionKind

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.region import look_into, within
-from calico_model.features import ImageFeatures
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.interactive.box_description import look_into, within
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import PartMask, RegionKind, RgbImage

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calico_model.assist.closed_set import ClosedSet, Named, Outline
-from calico_model.assist.prototypes import Prototypes
-from calico_model.assist.rejection import SetEvidence, chance_inside
 from calico_model.assistant import Assistant
 from calico_model.data.catalogue import parts_of
 from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
+from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
+from calico_model.interactive.naming.prototypes import Prototypes
+from calico_model.interactive.naming.rejection import SetEvidence, chance_inside
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
 from calico_model.vocabulary import Vocabulary

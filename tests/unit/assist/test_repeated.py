@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.repeated import Prompted, draw_next, draw_whole, middle, spot
-from calico_model.features import ImageFeatures
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.interactive.propagate.repeated import (
+    Prompted,
+    draw_next,
+    draw_whole,
+    middle,
+    spot,
+)
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_memory import SPOT_RADIUS, History, Source
 from calico_model.modeling.model import Calico
 

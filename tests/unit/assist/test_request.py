@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from calico_model.assist.request import Request, Thing, read_request, unknown_words
 from calico_model.errors import UnclearRequestError
+from calico_model.interactive.text_request import Request, Thing, read_request, unknown_words
 from calico_model.prompts import QUESTIONS
 from calico_model.types import RegionKind
 from calico_model.vocabulary import Vocabulary

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.calling import CalledParts, call_parts
-from calico_model.assist.exemplar import find_elsewhere
-from calico_model.assist.transfer import _places, other_pieces, transfer
 from calico_model.assistant import Assistant
 from calico_model.errors import InvalidMaskError
-from calico_model.features import ImageFeatures
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.interactive.name_prompts import CalledParts, call_parts
+from calico_model.interactive.propagate.exemplar import find_elsewhere
+from calico_model.interactive.propagate.transfer import _places, other_pieces, transfer
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
 from calico_model.tokenizer import Tokenizer

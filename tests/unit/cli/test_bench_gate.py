@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.learning.lesson import true_parts
 from backend.learning.schedule import RunState
-from backend.store import open_store
+from backend.learning.supervision import true_parts
+from backend.storage.store import open_store
 from research.bench.gate import is_right, sum_up
 from research.bench.gate_trials import Batch, DrawnTasks, Poison, Sizes, Trial, run_trials
 from tests.unit.learning.fake_updater import FakeUpdater

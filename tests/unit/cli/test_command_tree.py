@@ -23,7 +23,7 @@ def test_every_command_loads_and_explains_itself(command: Command) -> None:
     result = CliRunner().invoke(command_tree(command.path), [*command.path, "--help"])
 
     assert result.exit_code == 0, result.output
-    assert load(command).__doc__
+    assert load(command.target).__doc__
 
 
 def test_help_lists_every_command() -> None:

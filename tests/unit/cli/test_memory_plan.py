@@ -15,11 +15,11 @@ from typer.testing import CliRunner, Result
 from backend.cli import command_tree
 from backend.cli import serve as serve_module
 from backend.cli.weights import load
-from calico_model import fitting
-from calico_model.checkpoints import save_model
 from calico_model.errors import CheckpointError, InsufficientMemoryError, InvalidConfigError
+from calico_model.loading import fitting
+from calico_model.loading.checkpoints import save_model
+from calico_model.loading.precision import Precision
 from calico_model.modeling.model import Calico
-from calico_model.precision import Precision
 from calico_model.predictor import load_predictor
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import ImageGroup

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from backend.cli import command_tree
 from backend.cli.trainer import BASE_GROUPS
 from backend.errors import SettingsError
-from calico_model.checkpoints import save_model
 from calico_model.data.synthetic import Split, write_groups
 from calico_model.errors import InvalidConfigError
-from calico_model.training.lexicon import small_tokenizer
+from calico_model.loading.checkpoints import save_model
+from calico_model.training.pretraining.lexicon import small_tokenizer
 from research.simulation.command import base_groups, read_points
 from tests.unit.conftest import build_micro
 

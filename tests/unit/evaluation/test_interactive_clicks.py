@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from calico_model.assist.prompt import MaskPrompt
+from calico_model.inference.prompt import MaskPrompt
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
 from research.interactive_eval.clicks import CLICKS, curves_of
 from research.interactive_eval.figure import Subject

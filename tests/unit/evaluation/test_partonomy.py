@@ -20,7 +20,7 @@ from calico_model.evaluation.protocol import ask_also, evaluate
 from calico_model.evaluation.quiz import draw_questions
 from calico_model.evaluation.regions import as_regions
 from calico_model.evaluation.report import write_report
-from calico_model.likelihood import Likelihood
+from calico_model.inference.likelihood import Likelihood
 from calico_model.prompts import parse_answer
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
 

@@ -8,9 +8,9 @@ from typing import cast
 import numpy as np
 import pytest
 
-from calico_model.assist.transfer import Proposal
 from calico_model.assistant import Assistant
 from calico_model.data.synthetic import Split
+from calico_model.interactive.propagate.transfer import Proposal
 from calico_model.predictor import Predictor
 from calico_model.types import (
     BoolMask,

@@ -12,12 +12,12 @@ from backend.learning.acceptance import AcceptancePolicy
 from backend.learning.derivation import Derivation
 from backend.learning.held_out import is_kept
 from backend.learning.repository import CorrectionRepository
-from backend.learning.runs import RunRepository
 from backend.learning.schedule import SchedulePolicy
-from backend.learning.training import TrainingSession
+from backend.learning.session import TrainingSession
+from backend.learning.training_runs import RunRepository
 from backend.learning.worker import Trainer
-from backend.store import open_store
-from backend.versions import Versions
+from backend.storage.store import open_store
+from backend.storage.versions import Versions
 
 PROJECT = 7
 # Tasks that are learned from, and those that are kept for testing behind the first ones.

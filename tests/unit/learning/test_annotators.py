@@ -7,7 +7,7 @@ from annotated import annotation, box, region
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.learning.annotators import choose, measure_agreement
+from backend.learning.agreement import choose, measure_agreement
 
 MASK, HALF = box(10, 10, 30, 40), box(10, 10, 30, 25)
 ELSEWHERE = box(0, 50, 5, 60)

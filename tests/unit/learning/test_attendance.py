@@ -9,10 +9,10 @@ import sys
 import pytest
 from sqlalchemy import update
 
-from backend.learning.attendance import Attendance, present_trainers
 from backend.learning.owner import owner_name
-from backend.store import open_store
-from backend.tables import trainer
+from backend.learning.trainer_presence import Attendance, present_trainers
+from backend.storage.store import open_store
+from backend.storage.tables import trainer
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from backend.learning.derivation import Derivation
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, StartingPoint
 from backend.serving.remembering import _outlines
-from backend.store import open_store
+from backend.storage.store import open_store
 from research.label_studio.sample import REPEATER_CONFIG
 
 PROJECT, TASK = 7, 5

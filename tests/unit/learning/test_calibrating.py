@@ -9,8 +9,8 @@ import pytest
 from annotated import box, event, results
 from school import PROJECT, TRAINED, School
 
-from backend.learning.calibrating import JudgedRegion, calibrate_project, judged_regions
-from calico_model.assist.confidence import Calibration, read_calibration, write_beside
+from backend.learning.calibration import JudgedRegion, calibrate_project, judged_regions
+from calico_model.inference.confidence import Calibration, read_calibration, write_beside
 
 LID, RIM = box(10, 10, 30, 40), box(0, 50, 5, 60)
 

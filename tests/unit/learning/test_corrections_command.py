@@ -18,7 +18,7 @@ from backend.learning.correction import Correction, diff
 from backend.learning.derivation import Derivation
 from backend.learning.repository import CorrectionRepository
 from backend.settings import load_settings
-from backend.store import open_store
+from backend.storage.store import open_store
 from backend.types import Task, UnreadRegion
 from calico_model.data.groups import read_groups
 from calico_model.types import ImageGroup, RegionKind

@@ -22,10 +22,10 @@ from backend.errors import LabelStudioError
 from backend.label_studio.event import parse_events
 from backend.learning.correction import Change
 from backend.learning.derivation import Derivation, Derived, StudioPredictions
-from backend.learning.lesson import Teaches, lessons
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, StartingPoint
-from backend.store import open_store
+from backend.learning.supervision import Teaches, lessons
+from backend.storage.store import open_store
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
 PAYLOADS = Path(__file__).parents[2] / "golden" / "payloads"
@@ -358,9 +358,9 @@ def test_corrections_do_not_depend_on_portions_order_or_repetition(repository, o
 DERIVER = """
 import sys
 from backend.learning.derivation import Derivation
-from backend.learning.lesson import Teaches, lessons
+from backend.learning.supervision import Teaches, lessons
 from backend.learning.repository import CorrectionRepository
-from backend.store import open_store
+from backend.storage.store import open_store
 repository = CorrectionRepository(open_store(sys.argv[1], is_guest=True))
 derivation = Derivation(repository)
 while True:

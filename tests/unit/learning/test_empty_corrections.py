@@ -10,18 +10,18 @@ from annotated import box, event, region, results
 from test_updater import PROJECT, SIZE, Images, corrected, make
 
 from backend.learning.derivation import Derivation
-from backend.learning.lesson import known_kinds
 from backend.learning.repository import CorrectionRepository
-from backend.learning.runs import RunRepository
 from backend.learning.schedule import RunState, SchedulePolicy
-from backend.learning.training import TrainingSession
+from backend.learning.session import TrainingSession
+from backend.learning.supervision import known_kinds
+from backend.learning.training_runs import RunRepository
 from backend.learning.updater import BaseGroups, OnlineUpdater
 from backend.learning.worker import Trainer
-from backend.store import open_store
-from backend.versions import Versions
+from backend.storage.store import open_store
+from backend.storage.versions import Versions
 from calico_model.errors import InvalidConfigError
 from calico_model.predictor import Predictor, load_predictor
-from calico_model.training.finetune import FinetunePlan
+from calico_model.training.online.update import FinetunePlan
 from calico_model.types import RegionKind
 
 LID, RIM = box(5, 5, 40, 40, size=SIZE), box(45, 5, 60, 60, size=SIZE)

@@ -15,8 +15,8 @@ from backend.learning import reconcile as module
 from backend.learning.derivation import Derivation
 from backend.learning.reconcile import Reconciler, Repair, is_too_much
 from backend.learning.repository import CorrectionRepository
-from backend.store import open_store
-from backend.tables import ann_head, doubt, event_log
+from backend.storage.store import open_store
+from backend.storage.tables import ann_head, doubt, event_log
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
 RESULT = results(("a", box(1, 1, 9, 9), "lid"))

@@ -24,19 +24,19 @@ from backend.label_studio.label_set import vocabulary_in
 from backend.label_studio.result import render_prediction
 from backend.learning.correction import Change
 from backend.learning.derivation import Derivation
-from backend.learning.lesson import lessons, true_parts
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import StartingPoint
+from backend.learning.supervision import lessons, true_parts
 from backend.learning.updater import region_lessons
-from backend.serving.asking import reply_to
-from backend.serving.pointing import chains, pointed_at
-from backend.store import open_store
+from backend.serving.click_targets import chains, pointed_at
+from backend.serving.text_prompts import reply_to
+from backend.storage.store import open_store
 from backend.types import Origin, Prompt, Question, Region
 from calico_model import prompts
-from calico_model.assist.closed_set import ClosedSet
-from calico_model.assist.label_trie import build_trie
-from calico_model.training.dense_images import cell_codes
-from calico_model.training.lexicon import small_tokenizer
+from calico_model.interactive.naming.closed_set import ClosedSet
+from calico_model.interactive.naming.label_trie import build_trie
+from calico_model.training.online.dense_images import cell_codes
+from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import identity, match
 

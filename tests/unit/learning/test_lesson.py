@@ -8,7 +8,7 @@ from annotated import START, box, region
 
 from backend.errors import InvalidRleError
 from backend.learning.correction import Correction, diff
-from backend.learning.lesson import Teaches, lessons, true_parts
+from backend.learning.supervision import Teaches, lessons, true_parts
 from backend.types import Task, UnreadRegion
 from calico_model.types import RegionKind
 

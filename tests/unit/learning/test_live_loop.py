@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from school import School
 
+from backend.app import close_app, create_app
 from backend.learning import held_out
 from backend.learning.held_out import is_kept
+from backend.learning.overview import Overview
 from backend.learning.rows import Standing
 from backend.learning.schedule import RunState
-from backend.overview import Overview
-from backend.serving.app import close_app, create_app
 from backend.settings import load_settings
-from backend.status_routes import build_status_routes
+from backend.ui.status_routes import build_status_routes
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
 from research.label_studio.editor import Project, open_config
 from research.simulation.live_loop import LiveLoop, LiveLoopError

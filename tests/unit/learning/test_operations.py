@@ -10,7 +10,7 @@ from school import PROJECT, TRAINED, School
 from backend.errors import BusyError, StoppedError, StoreError
 from backend.learning.progress import Passes
 from backend.learning.schedule import Cause, RunState
-from backend.versions import VersionStatus
+from backend.storage.versions import VersionStatus
 
 
 @pytest.fixture

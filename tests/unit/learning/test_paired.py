@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.learning.paired import has_fallen, has_lost
+from backend.learning.paired_test import has_fallen, has_lost
 
 LABELS = frozenset({"lid"})
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from backend import tables
 from backend.errors import DamagedAdapterError, LeaseLostError, VersionError
-from backend.learning import adapters
-from backend.learning.adapters import Origin, Publisher, quarantine, roll_back
-from backend.learning.runs import RunRepository
+from backend.learning import publisher
+from backend.learning.publisher import Origin, Publisher, quarantine, roll_back
 from backend.learning.schedule import Cause, RunState
-from backend.store import open_store
-from backend.versions import Versions, VersionStatus
+from backend.learning.training_runs import RunRepository
+from backend.storage import tables
+from backend.storage.store import open_store
+from backend.storage.versions import Versions, VersionStatus
 from calico_model.staging import staged_folder
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
@@ -242,7 +242,7 @@ def _count_down(monkeypatch, calls):
     monkeypatch.setattr(Path, "mkdir", counted(Path.mkdir))
     monkeypatch.setattr(Path, "write_bytes", counted(Path.write_bytes))
     monkeypatch.setattr(os, "fsync", counted(os.fsync))
-    monkeypatch.setattr(adapters, "folder_digest", counted(adapters.folder_digest))
+    monkeypatch.setattr(publisher, "folder_digest", counted(publisher.folder_digest))
 
 
 def test_stopped_at_any_call_the_old_version_or_the_new_one_is_served(bench, monkeypatch):
@@ -308,7 +308,7 @@ def _check_line(folder, served):
     bench.publisher.sweep()
     assert bench.is_whole()
     found = {version.id: version for version in bench.versions.all(PROJECT)}
-    published = [v for v in found.values() if v.status in adapters.SERVED]
+    published = [v for v in found.values() if v.status in publisher.SERVED]
     assert set(served) <= {version.id for version in published}
     line, place = [], bench.versions.current(PROJECT)
     while place is not None:

@@ -19,10 +19,10 @@ from backend.errors import BusyError, LabelStudioAuthError, LabelStudioError
 from backend.label_studio.event import read_annotation
 from backend.learning import reconcile as module
 from backend.learning.reconcile import Reconciler, Repair
+from backend.learning.reconcile_loop import ReconcileWatch
 from backend.learning.repository import CorrectionRepository
-from backend.learning.watch import ReconcileWatch
 from backend.serving.metrics import Metrics
-from backend.store import open_store
+from backend.storage.store import open_store
 from backend.types import EventAction
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 

@@ -11,13 +11,13 @@ from fake_updater import FakeUpdater
 from school import HELD_OUT, PROJECT, REGIONS, TRAINED, School
 
 from backend.errors import LabelStudioError
-from backend.learning import held_out, training, worker
+from backend.learning import held_out, session, worker
 from backend.learning.gate import Agreement
 from backend.learning.held_out import is_kept
-from backend.learning.runs import RunRepository
+from backend.learning.overview import Overview
 from backend.learning.schedule import Cause, RunState, SchedulePolicy
-from backend.overview import Overview
-from backend.versions import VersionStatus
+from backend.learning.training_runs import RunRepository
+from backend.storage.versions import VersionStatus
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
 
@@ -80,7 +80,7 @@ def test_the_next_version_goes_on_from_the_last(school):
 
 
 def test_more_than_one_run_can_take_is_learned_in_several(school, monkeypatch):
-    monkeypatch.setattr(training, "MOST_NEW", 4)
+    monkeypatch.setattr(session, "MOST_NEW", 4)
     school.correct(*TRAINED[:10])
     assert [school.train() for _ in range(4)] == [1, 1, 0, 0]
     school.correct(TRAINED[10])
@@ -446,7 +446,7 @@ def test_a_version_is_followed_by_better_ones_by_itself(rising):
     assert {(one.cause, one.state) for one in better} == {(Cause.REFINE, RunState.PUBLISHED)}
     # It goes on from the last one, with all corrections, for a time of its own.
     assert rising.updater.updates[1:] == [((), tuple(TRAINED[:3]), True)] * 3
-    assert rising.updater.seconds == [None, *[training.REFINE_S] * 3]
+    assert rising.updater.seconds == [None, *[session.REFINE_S] * 3]
     assert rising.current.corrections == 3
     assert rising.current.upto_seq == rising.versions.find(first.adapter_id).upto_seq
     assert rising.current.gate["earlier"]["mIoU"] == [65, 70]

@@ -12,17 +12,17 @@ from annotated import START, box, region
 
 from backend.errors import MediaUnavailableError
 from backend.learning.correction import Correction, diff
-from backend.learning.lesson import true_parts
-from backend.learning.training import CorrectedTask
+from backend.learning.session import CorrectedTask
+from backend.learning.supervision import true_parts
 from backend.learning.updater import BaseGroups, OnlineUpdater, known_kinds, region_lessons
 from backend.types import Task
 from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
-from calico_model.training.example import Teaches
-from calico_model.training.finetune import FinetunePlan
-from calico_model.training.lexicon import small_tokenizer
+from calico_model.training.online.example import Teaches
+from calico_model.training.online.update import FinetunePlan
+from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.types import ImageGroup, RegionKind
 from tests.unit.conftest import micro_config
 

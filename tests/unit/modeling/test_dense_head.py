@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from calico_model.errors import CheckpointError
-from calico_model.features import ImageFeatures
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
 from calico_model.modeling.adapter import (
     DENSE_CLASSIFIER,
     DENSE_PAIRS,
@@ -32,6 +31,7 @@ from calico_model.modeling.dense_head import (
     ObjectClassifier,
     pooled,
 )
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 

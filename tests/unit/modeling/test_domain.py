@@ -9,10 +9,10 @@ import torch
 
 from calico_model.data.casting import Split
 from calico_model.errors import CheckpointError
-from calico_model.features import ImageFeatures
 from calico_model.modeling.adapter import DOMAIN_BIAS, DOMAIN_WEIGHT, AdapterScope
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.domain import describe, find_domain, look_width
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from calico_model.checkpoints import load_model, save_model
 from calico_model.data.casting import Split
 from calico_model.errors import InvalidConfigError
-from calico_model.features import ImageFeatures
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.familiarity import Familiarity, describe_maps
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.example import Example
-from calico_model.training.finetune import find_ground
+from calico_model.training.online.example import Example
+from calico_model.training.online.update import find_ground
 from calico_model.types import ImageGroup
 from tests.unit.training.examples import drawn, encoded, examples
 

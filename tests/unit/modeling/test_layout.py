@@ -16,8 +16,8 @@ from calico_model import prompts
 from calico_model.config import AblationConfig
 from calico_model.data import synthetic
 from calico_model.data.collate import Turn, collate_prompts
-from calico_model.features import ImageFeatures
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.inputs import Conversations
 from calico_model.modeling.layout import packed, padded
 from calico_model.modeling.model import Calico

@@ -13,8 +13,7 @@ from torch import Tensor
 from calico_model import prompts
 from calico_model.config import AblationConfig
 from calico_model.data.collate import Turn, collate_prompts, collate_turns
-from calico_model.features import ImageFeatures
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
 from calico_model.modeling.adapter import (
     AdapterScope,
     adapter_names,
@@ -25,13 +24,14 @@ from calico_model.modeling.adapter import (
     trainable_count,
 )
 from calico_model.modeling.correspondence import scatter_rows
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.inputs import Conversations
 from calico_model.modeling.layout import packed
 from calico_model.modeling.model import Calico
 from calico_model.presets import full, tiny
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.pretrain import use_plain_attention
+from calico_model.training.pretraining.run import use_plain_attention
 from calico_model.types import RegionKind
 from tests.unit.conftest import build_micro
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from calico_model.config import PhotoTrunkConfig
 from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.images import to_photo, to_pixels
+from calico_model.inference.images import to_photo, to_pixels
 from calico_model.modeling import photo_trunk as module
 from calico_model.modeling.model import Calico
 from calico_model.modeling.photo_trunk import (

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.features import ImageFeatures
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import OUTLINE, describe_regions, descriptor_widths
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from calico_model.checkpoints import load_model
 from calico_model.errors import CheckpointError, InvalidConfigError
+from calico_model.loading.checkpoints import load_model
+from calico_model.loading.placement import Placement
+from calico_model.loading.released.assembly import load_released
 from calico_model.modeling.model import Calico
-from calico_model.placement import Placement
 from calico_model.presets import tiny
-from calico_model.released.assembly import load_released
 from tests.unit.released import writers
 from tests.unit.released.conftest import Merged, Parts, write_merged
 from tests.unit.released.writers import State, base_config

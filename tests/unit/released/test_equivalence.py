@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import SamModel
 
+from calico_model.loading.released.assembly import load_released
 from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, MaskFeatures, PointKind
 from calico_model.modeling.model import Calico
-from calico_model.released.assembly import load_released
 from tests.unit.released import writers
 from tests.unit.released.conftest import Merged, Parts, write_merged
 from tests.unit.released.test_layouts import copy_of, same

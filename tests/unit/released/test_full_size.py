@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from calico_model.loading.parameters import parameter_table
+from calico_model.loading.released.offers import recipe_shape
+from calico_model.loading.released.plan import Plan, make_plan, part_of
 from calico_model.modeling.adapter import trainable_count
-from calico_model.parameters import parameter_table
 from calico_model.presets import full
-from calico_model.released.offers import recipe_shape
-from calico_model.released.plan import Plan, make_plan, part_of
 from tests.unit.released import writers
 from tests.unit.released.conftest import merge, reference_parts
 from tests.unit.released.writers import State

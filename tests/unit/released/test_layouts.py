@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from calico_model import prompts
-from calico_model.checkpoints import fingerprint, is_released
 from calico_model.config import CalicoConfig, LoraConfig
 from calico_model.data.collate import Turn, collate_prompts, collate_turns
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.loading.checkpoints import fingerprint, is_released
+from calico_model.loading.placement import Placement, put
+from calico_model.loading.precision import Precision
+from calico_model.loading.quantisation import Int8Linear, quantise
+from calico_model.loading.released import assembly
+from calico_model.loading.released.assembly import Released, load_released, released_fingerprint
+from calico_model.loading.released.llama_tokenizer import read_llama_tokenizer
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.model import Calico
-from calico_model.placement import Placement, put
-from calico_model.precision import Precision
 from calico_model.predictor import load_predictor
 from calico_model.presets import full
-from calico_model.quantisation import Int8Linear, quantise
-from calico_model.released import assembly
-from calico_model.released.assembly import Released, load_released, released_fingerprint
-from calico_model.released.llama_tokenizer import read_llama_tokenizer
 from calico_model.types import ImageGroup
 from tests.unit.released import writers
 from tests.unit.released.conftest import Merged, Parts, write_merged

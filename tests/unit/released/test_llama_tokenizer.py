@@ -9,7 +9,7 @@ import pytest
 
 from calico_model import prompts
 from calico_model.errors import CheckpointError
-from calico_model.released.llama_tokenizer import LlamaTokenizer, read_llama_tokenizer
+from calico_model.loading.released.llama_tokenizer import LlamaTokenizer, read_llama_tokenizer
 from tests.unit.released import writers
 
 BASE = len(writers.sentencepiece_pieces())

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from calico_model.loading.placement import Placement, put
+from calico_model.loading.released import plan as planning
+from calico_model.loading.released.assembly import load_released
+from calico_model.loading.released.shards import Source
 from calico_model.modeling.model import Calico
-from calico_model.placement import Placement, put
-from calico_model.released import plan as planning
-from calico_model.released.assembly import load_released
-from calico_model.released.shards import Source
 from tests.unit.released.conftest import Merged, Parts, write_merged
 from tests.unit.released.writers import base_config
 

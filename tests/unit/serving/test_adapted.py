@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from backend.serving.adapted import BasePredictor, worth_showing
-from backend.serving.lines import AdaptablePredictor
+from backend.serving.adapter_registry import AdaptablePredictor
+from backend.serving.loaded_model import BasePredictor, worth_showing
 from backend.serving.model_thread import ModelThread
-from calico_model.assist.prompt import Click, MaskPrompt
-from calico_model.dense_reading import LEAST_SHOWN
 from calico_model.errors import CheckpointError
+from calico_model.inference.dense_reading import LEAST_SHOWN
+from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.modeling.adapter import AdapterScope, write_adapter
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
-from calico_model.training.lexicon import small_tokenizer
+from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.types import Evidence, GroupPrediction, ImageGroup, PartMask, RegionKind
 from tests.unit.conftest import micro_config
 

@@ -7,13 +7,13 @@ import pytest
 
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import vocabulary_in
-from backend.serving.adapted import BasePredictor
-from backend.serving.asking import Reply, reply_to
+from backend.serving.loaded_model import BasePredictor
 from backend.serving.model_thread import ModelThread
-from backend.serving.spreading import spread
+from backend.serving.propagation import spread
+from backend.serving.text_prompts import Reply, reply_to
 from backend.types import Question
-from calico_model.assist.closed_set import ClosedSet
 from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
+from calico_model.interactive.naming.closed_set import ClosedSet
 from calico_model.predictor import load_predictor
 from calico_model.types import GroupPrediction, LabeledGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from backend.label_studio.label_config import parse_label_config
+from backend.serving.jobs import Work
 from backend.serving.rendering import arranged, code_version
-from backend.serving.work import Work
 from backend.types import Task
-from calico_model.assist.arrangement import Arrangement
+from calico_model.inference.arrangement import Arrangement
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from research.label_studio.sample import REPEATER_CONFIG
 

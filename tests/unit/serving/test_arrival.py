@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.serving.arrival import BODY_S, BYTES_PER_S, HEAD_BYTES, HEAD_S, Arrival, ArrivalLimits
+from backend.serving.http_request import (
+    BODY_S,
+    BYTES_PER_S,
+    HEAD_BYTES,
+    HEAD_S,
+    Arrival,
+    ArrivalLimits,
+)
 
 GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /webhook HTTP/1.1\r\nHost: x\r\ncontent-length : 11\r\n\r\nhello world"

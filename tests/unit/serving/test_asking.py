@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from backend.label_studio.label_config import parse_label_config
-from backend.serving.asking import closed_set, reply_to, settle
+from backend.serving.text_prompts import closed_set, reply_to, settle
 from backend.types import LabelValue, Prompt, Question, Task
-from calico_model.assist.closed_set import ClosedSet, Named, Outline
+from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary
 

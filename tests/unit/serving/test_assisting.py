@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from backend.errors import InvalidRleError
-from backend.serving.assisting import Assisting
-from backend.serving.pointing import chains, overlapped, pointed_at
+from backend.serving.click_targets import chains, overlapped, pointed_at
+from backend.serving.interactive import Assisting
 from backend.types import Origin, Prompt, Region, runs_of
-from calico_model.assist.prompt import MaskPrompt
+from calico_model.inference.prompt import MaskPrompt
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 
 SIZE = (40, 60)
@@ -293,7 +293,7 @@ def test_what_is_alike_elsewhere_has_that_name_too(group):
 
 
 def test_the_masks_of_long_chains_do_not_fill_the_memory(group, monkeypatch):
-    monkeypatch.setattr("backend.serving.assisting._KEPT_BYTES", 3000)
+    monkeypatch.setattr("backend.serving.interactive._KEPT_BYTES", 3000)
     assisting = Assisting()
     for number in range(40):
         assisting.suggest(group, [click(number, 5, f"p{number}")], (), Clickable())

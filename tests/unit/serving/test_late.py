@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 
 from backend.errors import BusyError, LabelStudioError
-from backend.serving.late import LateSender
+from backend.serving.jobs import Answer
+from backend.serving.late_answers import LateSender
 from backend.serving.metrics import Metrics
-from backend.serving.work import Answer
 from backend.types import Task
 
 TASK = Task(id=3, project_id=1, image_urls=("a",))

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from backend.serving.arrival import ArrivalLimits
-from backend.serving.line import ANSWER_S, Line, left_of
+from backend.serving.http_connection import ANSWER_S, Line, left_of
+from backend.serving.http_request import ArrivalLimits
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from backend.errors import StoreError
-from backend.learning.adapters import Origin, Publisher, roll_back
-from backend.learning.runs import RunRepository
+from backend.learning.publisher import Origin, Publisher, roll_back
 from backend.learning.schedule import Cause
-from backend.serving.lines import MOST_LOADED, AdapterLines
+from backend.learning.training_runs import RunRepository
+from backend.serving.adapter_registry import MOST_LOADED, AdapterLines
 from backend.serving.metrics import Metrics
-from backend.store import open_store
-from backend.versions import Versions
+from backend.storage.store import open_store
+from backend.storage.versions import Versions
 from calico_model.errors import CheckpointError
 
 PROJECT = 7

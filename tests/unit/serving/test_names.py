@@ -11,8 +11,8 @@ from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.result import Omission, render_prediction
 from backend.serving.naming import ProjectNames, name_new, name_prediction, state_of
 from backend.types import Task
-from calico_model.assist.closed_set import ClosedSet, Named, Outline
-from calico_model.assist.prototypes import Prototypes
+from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
+from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backend.serving.pointing import overlapped
+from backend.serving.click_targets import overlapped
 from backend.types import Origin, Region
 from calico_model.types import PartMask, RegionKind
 

@@ -9,8 +9,8 @@ import pytest
 
 from backend.label_studio import result
 from backend.label_studio.label_config import parse_label_config
+from backend.serving.jobs import Work, answer_key, content_key
 from backend.serving.rendering import code_version
-from backend.serving.work import Work, answer_key, content_key
 from backend.types import LabelValue, Task
 from calico_model.types import ImageGroup
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backend.serving.prompting import select_prompted
+from backend.serving.prompt_selection import select_prompted
 from backend.types import Prompt
 from calico_model.types import GroupPrediction, PartMask, RegionKind
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backend.runs import runs_of
+from backend.rle import runs_of
 from backend.serving.recent import RecentPredictions
 from calico_model.types import GroupPrediction, PartMask, RegionKind
 

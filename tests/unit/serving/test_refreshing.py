@@ -10,9 +10,9 @@ import pytest
 from backend.errors import LabelStudioError
 from backend.label_studio.label_config import parse_label_config
 from backend.serving.descriptors import Descriptors
+from backend.serving.jobs import Answer, Problem
 from backend.serving.refreshing import Pending, Refresher
-from backend.serving.work import Answer, Problem
-from backend.store import open_store
+from backend.storage.store import open_store
 from backend.types import Task
 from research.label_studio.sample import REPEATER_CONFIG
 

@@ -12,7 +12,7 @@ from backend.errors import MediaUnavailableError
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.event import parse_events
 from backend.serving.remembering import Rememberer
-from backend.store import open_store
+from backend.storage.store import open_store
 from calico_model.types import ImageGroup
 
 PROJECT = 7

@@ -9,7 +9,7 @@ import pytest
 from flask import Blueprint, Flask
 
 from backend.serving.failures import answer_failures
-from backend.serving.seats import Seats
+from backend.serving.request_limit import Seats
 
 SEATS = 3
 

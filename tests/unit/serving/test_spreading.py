@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from backend.serving.assisting import Suggestions
-from backend.serving.spreading import spread
+from backend.serving.interactive import Suggestions
+from backend.serving.propagation import spread
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 
 

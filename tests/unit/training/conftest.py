@@ -10,13 +10,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from calico_model.checkpoints import save_model
 from calico_model.config import LoraConfig
 from calico_model.data.synthetic import Split, write_groups
+from calico_model.loading.checkpoints import save_model
 from calico_model.modeling.model import Calico
-from calico_model.training.lexicon import small_tokenizer
-from calico_model.training.tuning_recipe import TuningRecipe
-from calico_model.training.tuning_setup import Inputs
+from calico_model.training.pretraining.lexicon import small_tokenizer
+from calico_model.training.supervised.recipe import TuningRecipe
+from calico_model.training.supervised.setup import Inputs
 from tests.unit.conftest import micro_config
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from calico_model.modeling.photo_trunk import KINDS
-from calico_model.training.example import DenseImage
+from calico_model.training.online.example import DenseImage
 
 WIDTHS = KINDS["efficientnet-lite2"].widths
 SIDE = 32  # L

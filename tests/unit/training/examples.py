@@ -7,10 +7,10 @@ import torch
 
 from calico_model.data.casting import Split, Stream, group_rng
 from calico_model.data.synthetic import draw_group, labeled_group
-from calico_model.features import ImageFeatures
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
-from calico_model.training.example import Example, example_of
+from calico_model.training.online.example import Example, example_of
 from calico_model.types import ImageGroup, LabeledGroup, PartMask, RegionKind
 
 SIZE_PX = 64

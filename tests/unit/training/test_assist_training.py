@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.checkpoints import load_model, save_model
 from calico_model.data.pool import ScenePool, fill_pool
 from calico_model.errors import InvalidConfigError
+from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.mask_memory import Source
 from calico_model.tokenizer import Tokenizer
-from calico_model.training import assist_lessons
-from calico_model.training.assist_batches import draw_exemplars, draw_memories, pieces_of
-from calico_model.training.assist_lessons import LessonFolder
-from calico_model.training.assist_recipe import AssistRecipe
-from calico_model.training.assist_training import TAUGHT, train_assist
+from calico_model.training.add_ons import assist_lessons
+from calico_model.training.add_ons.assist_batches import draw_exemplars, draw_memories, pieces_of
+from calico_model.training.add_ons.assist_lessons import LessonFolder
+from calico_model.training.add_ons.assist_recipe import AssistRecipe
+from calico_model.training.add_ons.assist_training import TAUGHT, train_assist
 from tests.unit.conftest import build_micro
 
 SIDE = 32

@@ -11,7 +11,7 @@ import torch
 
 from calico_model.data.casting import Split
 from calico_model.modeling.model import Calico
-from calico_model.training.dense_images import (
+from calico_model.training.online.dense_images import (
     Change,
     ViewCache,
     cell_codes,
@@ -24,7 +24,7 @@ from calico_model.training.dense_images import (
     plain_image,
     with_dense,
 )
-from calico_model.training.example import Example, make_example
+from calico_model.training.online.example import Example, make_example
 from calico_model.types import ComparedObject, PartMask, RegionKind, RgbImage
 from tests.unit.training.examples import SIZE_PX, drawn, encoded, part
 

@@ -26,16 +26,16 @@ from calico_model.modeling.dense_head import (
 )
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.dense_batches import collate_dense, dense_loss
-from calico_model.training.dense_learner import (
+from calico_model.training.online.dense_batches import collate_dense, dense_loss
+from calico_model.training.online.dense_learner import (
     DenseLearner,
     DenseLesson,
     DensePlan,
     fit_classifier,
     shift_of,
 )
-from calico_model.training.example import DenseImage
-from calico_model.training.finetune import FinetunePlan, Replay, finetune
+from calico_model.training.online.example import DenseImage
+from calico_model.training.online.update import FinetunePlan, Replay, finetune
 from calico_model.types import RegionKind
 from tests.unit.training.dense_cells import SIDE, Box, dense_image
 from tests.unit.training.examples import examples

@@ -14,9 +14,9 @@ from calico_model.modeling.adapter import INPUT_ROWS, Adapter, AdapterScope, ada
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.averaging import averaged
-from calico_model.training.finetune import FinetunePlan, Progress, Replay, finetune
-from calico_model.training.scoring import score_groups
+from calico_model.training.online.averaging import averaged
+from calico_model.training.online.scoring import score_groups
+from calico_model.training.online.update import FinetunePlan, Progress, Replay, finetune
 from tests.unit.training.examples import examples
 
 PLAN = FinetunePlan(least_steps=2, steps_per_example=0, most_steps=2)

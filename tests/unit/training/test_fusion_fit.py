@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calico_model.assist.closed_set import Fusion
-from calico_model.training.fusion_fit import Evidence, fit_fusion
+from calico_model.interactive.naming.closed_set import Fusion
+from calico_model.training.add_ons.fusion_fit import Evidence, fit_fusion
 
 NAMES = [f"name {n}" for n in range(6)]
 

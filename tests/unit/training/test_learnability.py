@@ -6,8 +6,8 @@ import random
 
 import torch
 
-from calico_model.training.example import DenseImage
-from calico_model.training.learnability import Predicted, leave_one_out
+from calico_model.training.online.example import DenseImage
+from calico_model.training.online.learnability import Predicted, leave_one_out
 from tests.unit.training.dense_cells import SIDE, Box, dense_image
 
 LOOKS = {"tail": 0, "wing": 1, "beak": 2}

@@ -10,14 +10,14 @@ import torch
 from calico_model.data.casting import Split
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.example import Example, RegionLesson, Teaches, make_example
-from calico_model.training.lesson_batches import (
+from calico_model.training.online.batches import (
     REHEARSED,
     LessonBatch,
     Question,
     lesson_batch,
     question_weight,
 )
+from calico_model.training.online.example import Example, RegionLesson, Teaches, make_example
 from calico_model.types import PartMask, RegionKind
 from tests.unit.training.examples import SIZE_PX, drawn, encoded, part
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from calico_model.training.example import Teaches
+from calico_model.training.online.example import Teaches
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
 from research.simulation.oracle import oracle_lessons
 from tests.unit.training.examples import SIZE_PX, part

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.focus import photo_encoder
-from calico_model.checkpoints import load_model, save_model
 from calico_model.errors import InvalidConfigError
+from calico_model.inference.mask_refinement import photo_encoder
+from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.photo_refiner import (
+from calico_model.training.add_ons.photo_refiner import (
     PhotoRefinerCourse,
     PhotoRefinerRecipe,
     rough,
     train_photo_refiner,
 )
-from calico_model.training.photo_views import PhotoViews, Wish, fill_views
+from calico_model.training.add_ons.photo_views import PhotoViews, Wish, fill_views
 from calico_model.types import ImageGroup, LabeledGroup, PartMask, RegionKind
 from tests.unit.conftest import build_micro
 

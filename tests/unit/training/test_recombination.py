@@ -8,8 +8,8 @@ import torch
 
 from calico_model.data.casting import Split
 from calico_model.modeling.model import Calico
-from calico_model.training.example import Example, RegionLesson, Teaches, make_example
-from calico_model.training.recombination import can_recombine, draw_pair, recombine
+from calico_model.training.online.example import Example, RegionLesson, Teaches, make_example
+from calico_model.training.online.recombination import can_recombine, draw_pair, recombine
 from calico_model.types import RegionKind
 from tests.unit.training.examples import SIZE_PX, drawn, encoded, part
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.checkpoints import load_model, save_model
 from calico_model.data.pool import ScenePool, fill_pool
 from calico_model.errors import InvalidConfigError
+from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.adapter import base_state
 from calico_model.tokenizer import Tokenizer
-from calico_model.training import assist_lessons
-from calico_model.training.assist_lessons import LessonFolder, Lessons
-from calico_model.training.refiner_lessons import draw_annotators
-from calico_model.training.refiner_recipe import RefinerRecipe
-from calico_model.training.refiner_training import train_refiner
+from calico_model.training.add_ons import assist_lessons
+from calico_model.training.add_ons.assist_lessons import LessonFolder, Lessons
+from calico_model.training.add_ons.refiner_lessons import draw_annotators
+from calico_model.training.add_ons.refiner_recipe import RefinerRecipe
+from calico_model.training.add_ons.refiner_training import train_refiner
 from tests.unit.conftest import build_micro
 
 

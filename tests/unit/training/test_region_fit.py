@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.assist.closed_set import ClosedSet, Outline
-from calico_model.assist.naming import describe_outlines, name_regions
-from calico_model.checkpoints import load_model, read_tensors, save_model
 from calico_model.data.pool import fill_pool
 from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
 from calico_model.errors import InvalidRecordError
-from calico_model.images import to_pixels
+from calico_model.inference.images import to_pixels
+from calico_model.interactive.naming.closed_set import ClosedSet, Outline
+from calico_model.interactive.naming.name_regions import describe_outlines, name_regions
+from calico_model.loading.checkpoints import load_model, read_tensors, save_model
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.region_fit import RegionRecipe, fit_region_head, true_regions
+from calico_model.training.add_ons.region_fit import RegionRecipe, fit_region_head, true_regions
 from calico_model.vocabulary import Vocabulary
 
 SCENES = 12

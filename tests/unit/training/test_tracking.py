@@ -11,7 +11,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from calico_model.errors import InvalidConfigError
-from calico_model.training.tracking import MlflowTracker, TensorBoardTracker
+from calico_model.training.supervised.tracking import MlflowTracker, TensorBoardTracker
 
 
 def scalars(folder: Path) -> list[tuple[int, str, float]]:

@@ -19,8 +19,8 @@ from calico_model.modeling.losses import (
 )
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.batches import WHOLE, batch_scenes, cell_shares, group_batch
-from calico_model.training.pretrain import train
-from calico_model.training.recipe import Recipe, Stage
+from calico_model.training.pretraining.recipe import Recipe, Stage
+from calico_model.training.pretraining.run import train
 
 
 @pytest.fixture(scope="module")

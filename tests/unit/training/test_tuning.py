@@ -12,13 +12,13 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from calico_model.checkpoints import fingerprint, load_model
 from calico_model.errors import InvalidConfigError, InvalidRecordError
+from calico_model.loading.checkpoints import fingerprint, load_model
+from calico_model.loading.precision import Precision
 from calico_model.modeling.adapter import adapter_state, load_adapter
-from calico_model.precision import Precision
-from calico_model.training.tuning import TuningResult, tune
-from calico_model.training.tuning_recipe import Sharding, TuningRecipe
-from calico_model.training.tuning_setup import Inputs
+from calico_model.training.supervised.finetune import TuningResult, tune
+from calico_model.training.supervised.recipe import Sharding, TuningRecipe
+from calico_model.training.supervised.setup import Inputs
 
 pytestmark = pytest.mark.usefixtures("_fresh_accelerator")
 

@@ -9,10 +9,15 @@ import pytest
 import torch
 
 from calico_model.errors import InvalidConfigError
-from calico_model.precision import Precision
-from calico_model.training.tuning_batches import COUNTS, DataOrder, cells_inside, square_target
-from calico_model.training.tuning_objective import SUMS, terms_of
-from calico_model.training.tuning_recipe import FULL_SIZE, TuningRecipe
+from calico_model.loading.precision import Precision
+from calico_model.training.supervised.batches import (
+    COUNTS,
+    DataOrder,
+    cells_inside,
+    square_target,
+)
+from calico_model.training.supervised.objective import SUMS, terms_of
+from calico_model.training.supervised.recipe import FULL_SIZE, TuningRecipe
 
 
 def test_every_pass_shows_every_sample_once_in_another_order() -> None:

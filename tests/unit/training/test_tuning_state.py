@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.training.tuning_state import Position, StateFolder
+from calico_model.training.state import Position, StateFolder
 
 RECIPE = {"training": "records", "seed": 1, "betas": [0.9, 0.95]}
 
@@ -21,7 +21,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from calico_model.training.tuning_state import Position, StateFolder
+from calico_model.training.state import Position, StateFolder
 folder, step = Path(sys.argv[1]), 0
 def dying(real):
     def call(*arguments):
@@ -55,7 +55,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from calico_model.errors import CheckpointError
-from calico_model.training.tuning_state import Position, StateFolder
+from calico_model.training.state import Position, StateFolder
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     StateFolder(Path(sys.argv[1]), {"seed": 1}).save(Position(2), {"weight/a": torch.ones(1000)})

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from calico_model.data.casting import Split
-from calico_model.features import ImageFeatures
+from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
-from calico_model.training.example import Example, example_of
-from calico_model.training.views import with_views
+from calico_model.training.online.example import Example, example_of
+from calico_model.training.online.views import with_views
 from calico_model.types import ImageGroup, LabeledGroup
 from tests.unit.training.examples import drawn, encoded
 

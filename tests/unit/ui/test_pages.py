@@ -19,13 +19,13 @@ sys.path.append(str(Path(__file__).parents[1] / "learning"))
 from annotated import box, event, region, results
 from school import PROJECT, TRAINED, School
 
+from backend.app import close_app, create_app
+from backend.learning.overview import Overview
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Doubt
 from backend.learning.schedule import Cause
-from backend.overview import Overview
-from backend.serving.app import close_app, create_app
 from backend.settings import load_settings
-from backend.tables import correction
+from backend.storage.tables import correction
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures, _parts, _small
 from calico_model.types import ImageGroup
@@ -320,7 +320,7 @@ def test_many_projects_are_listed_in_pages(client, school):
 
 def test_a_server_of_its_own_has_the_pages(tmp_path, monkeypatch):
     """The wiring of `calico serve`."""
-    from backend.overview import Overview
+    from backend.learning.overview import Overview
     from backend.ui.opening import open_pages
 
     made = create_app(load_settings(data_dir=tmp_path / "own"), load=NoModel, images=Drawn())

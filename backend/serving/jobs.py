@@ -1,0 +1,108 @@
+"""One task to look at, what is known of it afterwards, and the keys that both are kept under.
+
+What the wire door renders stays opaque bytes here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from backend.storage.versions import AdapterVersion
+from backend.types import LabelSchema, Prompt, Question, Region, Task
+from calico_model.types import GroupPrediction, ImageGroup, Vector
+
+
+@dataclass(frozen=True)
+class Work:
+    """One task to look at, with everything its answer depends on but the base.
+
+    Attributes:
+        task, schema, prompts, is_interactive: as requested.
+        version: which adapter answers, decided when the request came; None for the base.
+        wants_look: whether the answer should say how the group looks.
+        canvas: regions that are on the task when something is clicked there.
+        ids: of the regions to render, one per region; () makes them up.
+        question: what the annotator typed, or None.
+        reply: what to tell the annotator beside the regions, or "".
+    """
+
+    task: Task
+    schema: LabelSchema
+    prompts: tuple[Prompt, ...] = ()
+    is_interactive: bool = False
+    version: AdapterVersion | None = None
+    wants_look: bool = False
+    canvas: tuple[Region, ...] = ()
+    ids: tuple[str, ...] = ()
+    question: Question | None = None
+    reply: str = ""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for work with equal answers."""
+        task = self.task
+        return (
+            task.project_id,
+            task.id,
+            task.image_urls,
+            task.labels,
+            self.prompts,
+            self.question,
+            self.is_interactive,
+            tuple((region.id, len(region.encoding)) for region in self.canvas),
+            id(self.schema),
+            None if self.version is None else self.version.id,
+        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a task has no regions.
+
+    Attributes:
+        error: class name of the error.
+        detail: names the field, what was expected and what came.
+        is_lasting: whether asking again would end the same way.
+    """
+
+    error: str
+    detail: str
+    is_lasting: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known about one task.
+
+    Attributes:
+        regions: as the wire door renders them, opaque here; b"" when there is a problem.
+        score: confidence in [0, 1].
+        version: the weights that were asked, or None when none were.
+        problem: why there are no regions, or None.
+        look: how the group looks, if that was asked and the model can tell.
+        absent: images on which a clicked part was sought and not found, rising.
+    """
+
+    regions: bytes
+    score: float
+    version: str | None
+    problem: Problem | None = None
+    look: Vector | None = None
+    absent: tuple[int, ...] = ()
+
+
+Render = Callable[[GroupPrediction, Work, ImageGroup], tuple[bytes, float]]
+
+
+def content_key(group: ImageGroup) -> str:
+    """Hash of a group's pixels, sizes and order."""
+    return hashlib.sha256(" ".join(group.keys).encode()).hexdigest()
+
+
+def answer_key(work: Work, content: str, *, version: str, code: str) -> str:
+    """Hash of all a kept answer depends on; nothing a caller names can stand in for pixels."""
+    task = work.task
+    parts = (task.project_id, task.id, task.labels, work.schema, content, version, code)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -1,0 +1,81 @@
+"""Sends answers that came too late for their request, one after the other, with patience."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from backend.errors import BackendError, BusyError
+from backend.serving.jobs import Answer
+from backend.serving.metrics import Metrics
+from backend.types import Task
+
+_log = logging.getLogger(__name__)
+_PAUSES_S = (1.0, 5.0, 30.0)
+
+
+class LateSender:
+    """A thread with a bounded queue; an answer that cannot be sent after some tries is dropped.
+
+    Dropping is safe: the store keeps the answer and Label Studio asks again when it is opened.
+
+    Args:
+        send: creates one prediction through Label Studio's API; raises BackendError.
+        pauses_s: waiting times between tries.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Task, Answer], None],
+        metrics: Metrics,
+        *,
+        capacity: int = 10_000,
+        pauses_s: tuple[float, ...] = _PAUSES_S,
+    ) -> None:
+        self._send = send
+        self._metrics = metrics
+        self._pauses_s = pauses_s
+        self._queue: queue.Queue[tuple[Task, Answer]] = queue.Queue(maxsize=capacity)
+        self._is_closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="late-sender", daemon=True)
+        self._thread.start()
+
+    def push(self, task: Task, answer: Answer) -> None:
+        """Queues one answer.
+
+        Raises:
+            BusyError: too many wait.
+        """
+        try:
+            self._queue.put_nowait((task, answer))
+        except queue.Full:
+            raise BusyError("too many late answers wait to be sent") from None
+
+    def close(self) -> None:
+        """Stops after the answer under way; what waits is not sent."""
+        self._is_closed.set()
+
+    def _run(self) -> None:
+        while not self._is_closed.is_set():
+            try:
+                task, answer = self._queue.get(timeout=1.0)
+            except queue.Empty:
+                continue
+            outcome = "pushed" if self._try(task, answer) else "push_failed"
+            self._metrics.tasks.labels(outcome).inc()
+
+    def _try(self, task: Task, answer: Answer) -> bool:
+        for pause_s in (*self._pauses_s, None):
+            try:
+                self._send(task, answer)
+            except BackendError as error:
+                _log.warning(
+                    "late answer of task %s: %s", task.id, error, extra={"event": "push_failed"}
+                )
+                if pause_s is None or self._is_closed.wait(pause_s):
+                    return False
+            else:
+                return True
+        return False

@@ -1,0 +1,259 @@
+"""Typed questions -> the regions and the sentence that answer them.
+
+A question of the three picks from the prediction; names are looked for on every image; "what is
+this?" names a drawn box. Whatever is typed is answered: what is not there is said to be absent,
+and what has no label is met with the labels there are. Pure but for the model it is handed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Protocol, runtime_checkable
+
+from backend.label_studio.label_set import closed_labels, vocabulary_of
+from backend.serving.model_host import Predictor
+from backend.serving.naming import Naming
+from backend.types import LabelSchema, Prompt, Question, Task
+from calico_model.errors import CalicoError, UnclearRequestError
+from calico_model.inference.prompt import Box
+from calico_model.interactive.naming.closed_set import ClosedSet, Outline
+from calico_model.interactive.text_request import Request, Thing, read_request, unknown_words
+from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
+from calico_model.vocabulary import Vocabulary, match
+
+MOST_NAMES = 12
+_MOST_SPELLINGS = 4  # of one label that are looked for
+_NOTHING_OF = {
+    RegionKind.COMMON_OBJECT: "the images share no object",
+    RegionKind.COMMON_PART: "the objects share no part",
+    RegionKind.UNIQUE_PART: "no part is unique",
+}
+
+
+class Found(Protocol):
+    """One thing that was looked for."""
+
+    @property
+    def label(self) -> str:
+        """What it is."""
+
+    @property
+    def parts(self) -> tuple[PartMask, ...]:
+        """Where it is."""
+
+    @property
+    def absent(self) -> tuple[int, ...]:
+        """Images it is not on."""
+
+
+@runtime_checkable
+class Referring(Predictor, Protocol):
+    """A model that can be asked by name."""
+
+    def refer(
+        self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
+    ) -> Sequence[Found]:
+        """Looks for named things, each with its owner or None, on every image of a group."""
+
+
+@runtime_checkable
+class LookingInto(Predictor, Protocol):
+    """A model that can say what a box shows."""
+
+    def look_into(
+        self, group: ImageGroup, image_index: int, box: Box, said: GroupPrediction
+    ) -> PartMask:
+        """Outlines what a box shows and says what it is; the label is "" when it cannot tell."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """The answer to one question.
+
+    Attributes:
+        prediction: the regions to suggest; their version is that of the prediction asked about.
+        sentence: for the annotator, never empty.
+    """
+
+    prediction: GroupPrediction
+    sentence: str
+
+
+def closed_set(schema: LabelSchema, task: Task) -> ClosedSet | None:
+    """Returns the names a task's regions may have, None where any text may be written."""
+    labels = closed_labels(schema, task.labels)
+    return ClosedSet(vocabulary_of(labels)) if labels else None
+
+
+def settle(
+    question: Question | None, prompts: tuple[Prompt, ...]
+) -> tuple[Question | None, tuple[Prompt, ...]]:
+    """A text under a drawn box is its name, unless it asks for one; a text alone asks for all."""
+    if question is None or question.box is None:
+        return question, () if question is not None else prompts
+    try:
+        if read_request(question.text).asks_name:
+            return question, prompts
+    except UnclearRequestError:
+        return None, prompts
+    label = question.text
+    return None, tuple(replace(p, label=label) if p.id == question.id else p for p in prompts)
+
+
+def reply_to(
+    question: Question,
+    group: ImageGroup,
+    said: GroupPrediction,
+    predictor: Predictor,
+    closed: ClosedSet | None,
+) -> Reply:
+    """Answers one question about a group.
+
+    Args:
+        question: as typed.
+        group: 1 to 8 images.
+        said: what the predictor predicted for the group.
+        predictor: the version that answers.
+        closed: the project's labels, and what is known of them; None when any name is allowed.
+    """
+    vocabulary = None if closed is None else closed.vocabulary
+    try:
+        request = read_request(question.text, vocabulary)
+        if request.kinds:
+            return _of_kinds(request.kinds, said, vocabulary)
+        if request.asks_name:
+            return _named(question, group, said, predictor, closed)
+        return _found(request, group, said, predictor, vocabulary)
+    except CalicoError as error:
+        return Reply(replace(said, parts=()), str(error).removeprefix("request: "))
+
+
+def _of_kinds(
+    kinds: Sequence[RegionKind], said: GroupPrediction, vocabulary: Vocabulary | None
+) -> Reply:
+    parts = tuple(part for part in said.parts if part.kind in kinds)
+    if vocabulary is not None:  # in the project's words, and nothing that it has no word for
+        named = [(part, match(part.label, vocabulary)) for part in parts]
+        parts = tuple(replace(part, label=label) for part, label in named if label is not None)
+    sentences = []
+    for kind in kinds:
+        labels = dict.fromkeys(part.label for part in parts if part.kind is kind)
+        shown = kind.value.replace("_", " ")
+        sentences.append(f"{shown}: {', '.join(labels)}" if labels else _NOTHING_OF[kind])
+    return Reply(replace(said, parts=parts), "; ".join(sentences))
+
+
+def _found(
+    request: Request,
+    group: ImageGroup,
+    said: GroupPrediction,
+    predictor: Predictor,
+    vocabulary: Vocabulary | None,
+) -> Reply:
+    wanted = [(thing, label) for thing in request.things for label in thing.labels]
+    if len(wanted) > MOST_NAMES:
+        raise UnclearRequestError(f"expected at most {MOST_NAMES} names, got {len(wanted)}")
+    found: Sequence[Found] = ()
+    if wanted:
+        if not isinstance(predictor, Referring):
+            raise UnclearRequestError(f"{predictor.version} cannot be asked by name")
+        found = _look_for(wanted, group, said, predictor, vocabulary)
+    sentences = [
+        _told(thing, one, len(group)) for (thing, _), one in zip(wanted, found, strict=True)
+    ]
+    if vocabulary is not None and (unknown := unknown_words(request.things, vocabulary)):
+        sentences.append(unknown)
+    parts = tuple(part for one in found for part in one.parts)
+    return Reply(replace(said, parts=parts), "; ".join(sentences))
+
+
+@dataclass(frozen=True, eq=False)
+class _Labelled:
+    """What was found under one of a label's names, under that label."""
+
+    label: str
+    parts: tuple[PartMask, ...]
+    absent: tuple[int, ...]
+
+
+def _look_for(
+    wanted: Sequence[tuple[Thing, str]],
+    group: ImageGroup,
+    said: GroupPrediction,
+    predictor: Referring,
+    vocabulary: Vocabulary | None,
+) -> list[_Labelled]:
+    """Asks for every label by each of its names: which one the model knows it by, nobody says."""
+    spelled = [_spellings(label, vocabulary) for _, label in wanted]
+    names = [
+        (name, thing.owner)
+        for (thing, _), some in zip(wanted, spelled, strict=True)
+        for name in some
+    ]
+    answers = iter(predictor.refer(group, names, said))
+    found = []
+    for (_, label), some in zip(wanted, spelled, strict=True):
+        tried = list(islice(answers, len(some)))
+        best = max(tried, key=lambda one: sum(part.score for part in one.parts))
+        parts = tuple(_relabelled(part, best.label, label) for part in best.parts)
+        found.append(_Labelled(label, parts, best.absent))
+    return found
+
+
+def _spellings(label: str, vocabulary: Vocabulary | None) -> tuple[str, ...]:
+    return (label,) if vocabulary is None else vocabulary.spellings(label)[:_MOST_SPELLINGS]
+
+
+def _relabelled(part: PartMask, name: str, label: str) -> PartMask:
+    is_linked = part.part_id is not None and part.part_id.endswith(f":{name}")
+    part_id = f"{part.kind.value}:{label}" if is_linked else part.part_id
+    return replace(part, label=label, part_id=part_id)
+
+
+def _told(thing: Thing, found: Found, images: int) -> str:
+    """ "leg (for 'hind legs'): on images 1, 2; absent on image 3"."""
+    name = found.label if thing.is_literal else f"{found.label} (for {thing.words!r})"
+    if not found.parts:
+        return f"{name}: absent on {'every image' if images > 1 else 'this image'}"
+    scores = ", ".join(f"{part.image_index + 1} ({part.score:.0%})" for part in found.parts)
+    there = f"{name}: on image{'s' if len(found.parts) > 1 else ''} {scores}"
+    if not found.absent:
+        return there
+    numbers = ", ".join(str(image + 1) for image in found.absent)
+    return f"{there}, absent on {numbers}"
+
+
+def _named(
+    question: Question,
+    group: ImageGroup,
+    said: GroupPrediction,
+    predictor: Predictor,
+    closed: ClosedSet | None,
+) -> Reply:
+    if question.box is None:
+        raise UnclearRequestError("draw a box and type the question under it, or type a name")
+    if not isinstance(predictor, LookingInto):
+        raise UnclearRequestError(f"{predictor.version} cannot say what a box shows")
+    part = predictor.look_into(group, question.image_index, question.box, said)
+    if closed is not None and part.mask.any():
+        part = _in_words(part, group, said, predictor, closed)
+    told = f"{part.label} ({part.score:.0%})" if part.label else "nothing it could be named after"
+    return Reply(replace(said, parts=(part,)), told)
+
+
+def _in_words(
+    part: PartMask,
+    group: ImageGroup,
+    said: GroupPrediction,
+    predictor: Predictor,
+    closed: ClosedSet,
+) -> PartMask:
+    """A region by the likeliest of the project's labels: who asks wants a guess, and its chance."""
+    if not isinstance(predictor, Naming):
+        return replace(part, label=match(part.label, closed.vocabulary) or "")
+    outline = Outline(part.image_index, part.mask, said=part.label)
+    (named,) = predictor.name(group, [outline], closed, said)
+    label, chance = named.ranked[0]
+    return replace(part, label=label, score=chance * named.inside)

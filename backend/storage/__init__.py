@@ -1,0 +1,1 @@
+"""Storage: the journal of events, the database it is in, versions, and kept answers."""

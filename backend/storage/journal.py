@@ -1,0 +1,193 @@
+"""Writes events to the journal and moves the heads; its statements are built once.
+
+Building a statement costs SQLAlchemy more than running it, under the lock that all request threads
+share. Used by the writer thread alone, under `take_turn`.
+
+The clock of Label Studio decides nothing: what is received later counts. Its times only put two
+events in order that may have overtaken each other on the way, which takes seconds and not hours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, func, select
+
+from backend.clock import to_us
+from backend.storage.tables import ann_head, event_log
+from backend.types import Event, EventAction
+
+_log = logging.getLogger(__name__)
+RACE_US = 5_000_000
+"""Events received and stamped no further apart may arrive in the wrong order.
+
+Label Studio sends each event once and gives up after a second.
+"""
+AHEAD_US = 300_000_000
+"""A stamp so far ahead of this machine's clock is told, and orders nothing."""
+_CREATIONS = (EventAction.ANNOTATION_CREATED, EventAction.ANNOTATIONS_CREATED)
+
+
+class Journal:
+    """The `event_log` and `ann_head` tables.
+
+    Args:
+        insert: the database's own INSERT, which knows what to do about rows that are there already.
+    """
+
+    def __init__(self, insert: Any) -> None:
+        add = insert(event_log).on_conflict_do_nothing(index_elements=["key"])
+        self._add = add.returning(event_log.c.seq)
+        self._find_head = select(ann_head).where(
+            ann_head.c.project_id == bindparam("project"),
+            ann_head.c.annotation_id == bindparam("annotation"),
+        )
+        row = insert(ann_head)
+        moved: dict[str, Any] = {
+            name: row.excluded[name]
+            for name in ("version_us", "deleted", "key", "received_us", "is_observed")
+        }
+        # A deletion names no task: whichever event does so, before or after, tells it.
+        moved["task_id"] = func.coalesce(row.excluded.task_id, ann_head.c.task_id)
+        place = ["project_id", "annotation_id"]
+        self._move_head = row.on_conflict_do_update(index_elements=place, set_=moved)
+        same_head = (
+            ann_head.c.project_id == bindparam("project"),
+            ann_head.c.annotation_id == bindparam("annotation"),
+        )
+        self._name_task = ann_head.update().where(*same_head).values(task_id=bindparam("task"))
+        again = event_log.update().where(event_log.c.key == bindparam("known_key"))
+        self._tell_again = again.values(received_at_us=bindparam("now_us"))
+
+    def record(self, connection: Connection, event: Event, received_us: int) -> int:
+        """Journals an event as Label Studio sent it; returns 1 if it is new, 0 if it was known."""
+        is_new = self._keep(connection, event, received_us)
+        if event.annotation_id is None:
+            if not is_new:
+                # The training button pressed again is a new wish, and a project may return to an
+                # earlier state: nothing in such events tells the times apart.
+                again = {"known_key": event.key, "now_us": received_us}
+                connection.execute(self._tell_again, again)
+            return int(is_new)
+        head = self._head(connection, event)
+        if not is_new:
+            if not event.is_deletion or head is None or head.deleted:
+                return 0
+            # Deletions of one id are alike: this one is of an annotation that came after the first.
+            event = replace(event, key=_key_after(event.key, head.key))
+            is_new = self._keep(connection, event, received_us)
+        if is_new and (head is None or _counts(event, head, received_us)):
+            self._move(connection, event, head, received_us, is_observed=False)
+        elif is_new and head is not None and head.task_id is None and event.task_id is not None:
+            self._name(connection, event)
+        return int(is_new)
+
+    def observe(
+        self, connection: Connection, event: Event, received_us: int, *, expected: str | None
+    ) -> int:
+        """Journals what Label Studio's API shows of an annotation; it counts, whatever its time.
+
+        Args:
+            connection: in a transaction.
+            event: the annotation's state, or its deletion.
+            received_us: now.
+            expected: key of the head it was compared with, None without one; if another has come
+                since, that one is newer than what was seen, and nothing is changed.
+
+        Returns:
+            1 if the head has moved.
+        """
+        head = self._head(connection, event)
+        if (None if head is None else head.key) != expected:
+            return 0
+        if not self._keep(connection, event, received_us):
+            # The state is one that was known before: it is news all the same, in a place of its
+            # own, so that whoever reads on from a place in the journal sees it.
+            event = replace(event, key=_key_after(event.key, expected or ""))
+            if not self._keep(connection, event, received_us):
+                return 0
+        self._move(connection, event, head, received_us, is_observed=True)
+        return 1
+
+    def _keep(self, connection: Connection, event: Event, received_us: int) -> bool:
+        version_us = None if event.updated_at is None else to_us(event.updated_at)
+        row = {
+            "key": event.key,
+            "project_id": event.project_id,
+            "annotation_id": event.annotation_id,
+            "task_id": event.task_id,
+            "action": event.action.value,
+            "updated_at_us": version_us,
+            "payload": event.payload,
+            "received_at_us": received_us,
+        }
+        is_new = connection.execute(self._add, row).first() is not None
+        if is_new and version_us is not None and version_us > received_us + AHEAD_US:
+            _log.warning(
+                "annotation %s of project %s is stamped %s, ahead of this machine's clock; "
+                "the order of receipt decides",
+                event.annotation_id,
+                event.project_id,
+                event.updated_at,
+                extra={"event": "stamp_ahead", "project": event.project_id},
+            )
+        return is_new
+
+    def _head(self, connection: Connection, event: Event) -> Row[Any] | None:
+        place = {"project": event.project_id, "annotation": event.annotation_id}
+        return connection.execute(self._find_head, place).first()
+
+    def _move(
+        self,
+        connection: Connection,
+        event: Event,
+        head: Row[Any] | None,
+        received_us: int,
+        *,
+        is_observed: bool,
+    ) -> None:
+        stamp_us = 0 if event.updated_at is None else to_us(event.updated_at)
+        known_us = 0 if head is None else head.version_us
+        moved = {
+            "project_id": event.project_id,
+            "annotation_id": event.annotation_id,
+            "task_id": event.task_id,
+            # A deletion has no time of its own: what was deleted tells it from what comes after.
+            "version_us": known_us if event.is_deletion else stamp_us,
+            "deleted": event.is_deletion,
+            "key": event.key,
+            "received_us": received_us,
+            "is_observed": is_observed,
+        }
+        connection.execute(self._move_head, moved)
+
+    def _name(self, connection: Connection, event: Event) -> None:
+        named = {
+            "project": event.project_id,
+            "annotation": event.annotation_id,
+            "task": event.task_id,
+        }
+        connection.execute(self._name_task, named)
+
+
+def _counts(event: Event, head: Row[Any], received_us: int) -> bool:
+    """Whether an event that was received after a head is also newer."""
+    if event.is_deletion:
+        return True
+    stamp_us = 0 if event.updated_at is None else to_us(event.updated_at)
+    is_near = abs(received_us - head.received_us) <= RACE_US
+    if head.deleted:
+        # Its id may be in use again: a creation stamped after all that was known is no late one.
+        is_reborn = event.action in _CREATIONS and 0 < head.version_us < stamp_us
+        return is_reborn or not is_near
+    if is_near and 0 <= head.version_us - stamp_us <= RACE_US:
+        return (stamp_us, event.key) > (head.version_us, head.key)
+    return True
+
+
+def _key_after(key: str, earlier: str) -> str:
+    """Key of an event that is told once more, after another state."""
+    return hashlib.sha256(f"{key}\nafter {earlier}".encode()).hexdigest()

@@ -1,0 +1,414 @@
+"""What the backend remembers: events, the newest state of each annotation, versions, answers.
+
+SQLAlchemy Core over SQLite (WAL, synchronous=FULL) or PostgreSQL by URL. All writes go through the
+one `WriterThread`; reads use their own connections and never wait for it. Knows values from
+`backend.types`; does not know HTTP or Label Studio's JSON.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, event, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from backend.clock import from_us, now_us
+from backend.errors import BackendError, BusyError, StoreError
+from backend.storage.database import open_engines, read_whole, take_turn
+from backend.storage.database_files import DatabaseFiles
+from backend.storage.journal import Journal
+from backend.storage.kept_answers import KeptAnswers
+from backend.storage.retention import OldBodies
+from backend.storage.tables import adapter, ann_head, event_log, prediction
+from backend.storage.writer import Chores, WriterThread
+from backend.types import Event, EventAction
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_KEYS_PER_QUERY = 500
+_CHECK_EVERY_S = 600.0
+_RETRY_S = 10.0
+_IDLE_SHARE = 50
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest known state of one annotation.
+
+    Attributes:
+        annotation_id: Label Studio's id.
+        key: key of the event that holds it.
+        is_deleted: whether the annotation is gone.
+    """
+
+    annotation_id: int
+    key: str
+    is_deleted: bool
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """One journalled event.
+
+    Attributes:
+        seq: position in the journal, growing.
+        received_at: UTC time it was first committed; of an event without annotation, the last time.
+        event: the event itself.
+    """
+
+    seq: int
+    received_at: datetime
+    event: Event
+
+
+class Store:
+    """One open database; threads may share it. Use `open_store`."""
+
+    def __init__(
+        self,
+        writing: Engine,
+        reading: Engine,
+        *,
+        queue_size: int,
+        commit_timeout_s: float,
+        cached_predictions: int,
+        cached_prediction_bytes: int,
+        files: DatabaseFiles | None = None,
+        check_every_s: float | None = None,
+    ) -> None:
+        self._files = files
+        self._damage: str | None = None
+        self._writing = writing
+        self._reading = reading
+        self._commit_timeout_s = commit_timeout_s
+        self._kept = KeptAnswers(max_rows=cached_predictions, max_bytes=cached_prediction_bytes)
+        self._insert: Any = (
+            postgresql.insert if writing.dialect.name == "postgresql" else sqlite.insert
+        )
+        self._journal = Journal(self._insert)
+        self._writer = WriterThread(
+            writing, queue_size=queue_size, upkeep=Chores(self._kept, OldBodies()), proof=files
+        )
+        self._is_closed = threading.Event()
+        self._checker = threading.Thread(
+            target=self._check_again, args=(check_every_s,), name="store-check", daemon=True
+        )
+        if check_every_s is not None:
+            self._checker.start()
+
+    def record_events(self, events: Sequence[Event]) -> int:
+        """Journals events and moves the heads; returns after the commit is on disk.
+
+        Repeated deliveries change nothing, and the heads end up the same in whatever order events
+        arrive.
+
+        Returns:
+            How many of the events were new.
+
+        Raises:
+            BusyError: too many wait, or the commit takes too long; sending again is safe.
+            StoreError: the database refused.
+        """
+        received_us = now_us()
+
+        def record(connection: Connection) -> int:
+            take_turn(connection)
+            return sum(self._journal.record(connection, one, received_us) for one in events)
+
+        new = self._writer.run(record, timeout_s=self._commit_timeout_s)
+        self._read_back([event.key for event in events])
+        return new
+
+    def _read_back(self, keys: Sequence[str]) -> None:
+        """Proves that what was committed is found by a connection that did not write it."""
+        wanted = sorted(set(keys))
+        with self.read() as connection:
+            for start in range(0, len(wanted), _KEYS_PER_QUERY):
+                few = wanted[start : start + _KEYS_PER_QUERY]
+                query = select(func.count()).where(event_log.c.key.in_(few))
+                if connection.execute(query).scalar_one() != len(few):
+                    raise StoreError(
+                        "what was committed cannot be read back; look after the database"
+                    )
+
+    def check(self) -> None:
+        """Raises StoreError if what is written now would not be found by the next start.
+
+        Quick: looks at the names and headers of files, and at what was last tried.
+        """
+        self.check_files()
+        if self._damage is not None:
+            raise StoreError(self._damage)
+        self._writer.check()
+
+    def check_files(self) -> None:
+        """Raises StoreError if the files of the database are not where they were opened."""
+        if self._files is not None:
+            self._files.check()
+
+    def examine(self) -> None:
+        """Reads a whole SQLite file, and notes for `check` whether it is damaged."""
+        if self._reading.dialect.name != "sqlite":
+            return
+        place = self._reading.url.database
+        try:
+            self.check_files()
+            verdict = read_whole(self._reading.url)
+        except StoreError:
+            return  # said by `check`
+        except SQLAlchemyError as error:
+            if "locked" in str(error):
+                return  # looked at again later
+            verdict = type(error).__name__
+        self._damage = None
+        if verdict != "ok":
+            self._damage = f"{place} is damaged ({verdict}); restore a backup or move it away"
+            _log.error("%s", self._damage, extra={"event": "store_damaged"})
+
+    def _check_again(self, every_s: float) -> None:
+        """Examines the file from time to time, and tries again what has failed last."""
+        next_s = time.monotonic() + every_s
+        while not self._is_closed.wait(min(every_s, _RETRY_S)):
+            try:
+                self._writer.check()
+            except StoreError:
+                with suppress(BackendError):
+                    self._writer.run(lambda _: None, timeout_s=_RETRY_S)
+            if time.monotonic() >= next_s:
+                began = time.monotonic()
+                self.examine()
+                # A large file is read for a small part of the time only.
+                next_s = began + max(every_s, _IDLE_SHARE * (time.monotonic() - began))
+
+    def record_observation(self, event: Event, *, expected: str | None) -> bool:
+        """Journals what Label Studio's API shows of an annotation, unless news came meanwhile.
+
+        Args:
+            event: the annotation's state, or its deletion.
+            expected: key of the head it was compared with, None without one.
+
+        Returns:
+            Whether the head has moved.
+
+        Raises:
+            BusyError: too many wait, or the commit takes too long; observing again is safe.
+            StoreError: the database refused.
+        """
+        received_us = now_us()
+
+        def observe(connection: Connection) -> int:
+            take_turn(connection)
+            return self._journal.observe(connection, event, received_us, expected=expected)
+
+        return bool(self._writer.run(observe, timeout_s=self._commit_timeout_s))
+
+    def heads(self, project_id: int) -> tuple[Head, ...]:
+        """Returns the newest state of every annotation of a project, by annotation id."""
+        query = (
+            select(ann_head.c.annotation_id, ann_head.c.key, ann_head.c.deleted)
+            .where(ann_head.c.project_id == project_id)
+            .order_by(ann_head.c.annotation_id)
+        )
+        with self.read() as connection:
+            return tuple(Head(*row) for row in connection.execute(query))
+
+    def events(
+        self, project_id: int, *, after_seq: int = 0, limit: int = 1000
+    ) -> tuple[StoredEvent, ...]:
+        """Returns journalled events of a project in the order they were committed."""
+        query = (
+            select(event_log)
+            .where(event_log.c.project_id == project_id, event_log.c.seq > after_seq)
+            .order_by(event_log.c.seq)
+            .limit(limit)
+        )
+        with self.read() as connection:
+            return tuple(_stored_event(row) for row in connection.execute(query).mappings())
+
+    def find_event(self, key: str) -> StoredEvent | None:
+        """Returns one journalled event, or None."""
+        with self.read() as connection:
+            row = connection.execute(select(event_log).where(event_log.c.key == key)).mappings()
+            found = row.first()
+            return None if found is None else _stored_event(found)
+
+    def versions(self) -> tuple[str, ...]:
+        """Returns every adapter version that ever served, newest first."""
+        query = (
+            select(adapter.c.id)
+            .where(adapter.c.status.in_(("current", "retired")))
+            .order_by(adapter.c.created_at_us.desc())
+        )
+        with self.read() as connection:
+            return tuple(connection.execute(query).scalars())
+
+    def find_prediction(self, key: str) -> bytes | None:
+        """Returns a kept answer, or None."""
+        query = select(prediction.c.body).where(prediction.c.key == key)
+        with self.read() as connection:
+            return connection.execute(query).scalar()
+
+    def keep_prediction(
+        self, key: str, body: bytes, *, project_id: int | None, task_id: int | None, version: str
+    ) -> None:
+        """Queues an answer for keeping; does not wait, and drops it when the queue is full."""
+        if not self._kept.takes(body):
+            return
+        row = self._insert(prediction).values(
+            key=key,
+            project_id=project_id,
+            task_id=task_id,
+            version=version,
+            body=body,
+            created_at_us=now_us(),
+        )
+
+        def keep(connection: Connection) -> None:
+            insert = row.on_conflict_do_nothing(index_elements=["key"])
+            self._kept.add(connection, insert, len(body))
+
+        try:
+            self._writer.submit(keep)
+        except BusyError:
+            _log.warning("answer not kept: queue full", extra={"event": "prediction_not_kept"})
+
+    @property
+    def waiting(self) -> int:
+        """Changes that wait for the writer thread."""
+        return self._writer.waiting
+
+    def backup(self, path: Path) -> None:
+        """Writes a consistent copy of a SQLite database to a new file while serving goes on.
+
+        Raises:
+            StoreError: the file exists, cannot be written, or the database is not SQLite.
+        """
+        if self._reading.dialect.name != "sqlite":
+            raise StoreError("backup: expected a SQLite database; use pg_dump for PostgreSQL")
+        if path.exists():
+            raise StoreError(f"backup: {path} exists; name a new file")
+        try:
+            with self._reading.connect() as connection:
+                # VACUUM refuses to run inside a transaction.
+                raw = connection.connection.cursor()
+                raw.execute("VACUUM INTO ?", (str(path),))
+                raw.close()
+        except (SQLAlchemyError, OSError, self._reading.dialect.loaded_dbapi.Error) as error:
+            raise StoreError(f"backup: cannot write {path}: {error}") from error
+
+    @property
+    def insert(self) -> Any:
+        """The database's own INSERT, which knows what to do about rows that are there already."""
+        return self._insert
+
+    def write(self, change: Callable[[Connection], _T], *, timeout_s: float) -> _T:
+        """Runs a change in the writer thread; returns after its commit is on disk.
+
+        Raises:
+            BusyError: too many wait, or the commit takes too long; the change may still come true.
+            StoreError: the database refused.
+        """
+        return self._writer.run(change, timeout_s=timeout_s)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Yields a connection for reading.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        self.check_files()
+        try:
+            with self._reading.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StoreError(f"the database cannot be read: {type(error).__name__}") from error
+
+    def close(self) -> None:
+        """Commits what waits and closes every connection."""
+        self._is_closed.set()
+        self._writer.close()
+        if self._checker.is_alive():
+            self._checker.join()
+        self._reading.dispose()
+        self._writing.dispose()
+        if self._files is not None:
+            self._files.close()
+            self._files = None
+
+
+def open_store(
+    url: str,
+    *,
+    queue_size: int = 1024,
+    commit_timeout_s: float = 0.7,
+    cached_predictions: int = 20_000,
+    cached_prediction_bytes: int = 512 * 1024 * 1024,
+    is_guest: bool = False,
+    check_every_s: float = _CHECK_EVERY_S,
+) -> Store:
+    """Opens a database, checks it and brings its tables up to date.
+
+    Args:
+        url: SQLAlchemy URL; the folder of a SQLite file is created for this user alone.
+        queue_size: changes that may wait for the writer thread.
+        commit_timeout_s: longest wait for a commit.
+        cached_predictions: answers kept, newest first.
+        cached_prediction_bytes: bytes of their bodies.
+        is_guest: another process may be serving from the same database, and examines it.
+        check_every_s: how often a SQLite file is read as a whole.
+
+    Raises:
+        StoreError: unreadable URL, damaged file, or a database that cannot be reached or migrated.
+    """
+    writing, reading = open_engines(url, is_guest=is_guest)
+    return Store(
+        writing,
+        reading,
+        queue_size=queue_size,
+        commit_timeout_s=commit_timeout_s,
+        cached_predictions=cached_predictions,
+        cached_prediction_bytes=cached_prediction_bytes,
+        files=_watch_files(writing),
+        check_every_s=None if is_guest else check_every_s,
+    )
+
+
+def _watch_files(writing: Engine) -> DatabaseFiles | None:
+    """What proves that a database file is still the one that was opened; None for other kinds."""
+    place = writing.url.database
+    if writing.dialect.name != "sqlite" or not place or not Path(place).is_file():
+        return None
+    files = DatabaseFiles(Path(place).absolute())
+    for change in ("connect", "close"):
+        # SQLite removes the log with the last connection, and makes another.
+        event.listen(writing, change, lambda _raw, _record: files.forget_log())
+    return files
+
+
+def _stored_event(row: Any) -> StoredEvent:
+    updated_us = row["updated_at_us"]
+    action = EventAction(row["action"])
+    return StoredEvent(
+        seq=row["seq"],
+        received_at=from_us(row["received_at_us"]),
+        event=Event(
+            key=row["key"],
+            action=action,
+            project_id=row["project_id"],
+            annotation_id=row["annotation_id"],
+            task_id=row["task_id"],
+            updated_at=None if updated_us is None else from_us(updated_us),
+            is_deletion=action is EventAction.ANNOTATIONS_DELETED,
+            payload=row["payload"],
+        ),
+    )

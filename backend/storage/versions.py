@@ -1,0 +1,189 @@
+"""Adapter versions: rows of the `adapter` table, and the folders their weights are in.
+
+Reading only, for whoever serves; `learning/adapters.py` writes. A folder never changes once a row
+names it, and whoever loads one compares its hash with the row first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from backend.clock import from_us
+from backend.errors import DamagedAdapterError
+from backend.storage.store import Store
+from backend.storage.tables import adapter
+
+
+class VersionStatus(StrEnum):
+    """Where a version stands."""
+
+    CANDIDATE = "candidate"
+    CURRENT = "current"
+    RETIRED = "retired"
+    REJECTED = "rejected"
+    QUARANTINED = "quarantined"
+
+
+SERVED = (VersionStatus.CURRENT, VersionStatus.RETIRED)
+"""What was published at some time."""
+
+
+@dataclass(frozen=True)
+class AdapterVersion:
+    """One version of one project; immutable but for status, gate and reason.
+
+    Attributes:
+        id: stamped on its predictions.
+        project_id: whose corrections it learned from.
+        parent_id: the version it goes on from and was compared with, None for the base.
+        uri: its folder, relative to the folder of all adapters.
+        sha256: `folder_digest` of that folder.
+        nbytes: size of its files.
+        status: where it stands.
+        upto_seq: newest place in the journal it has seen.
+        corrections: tasks it has learned from, its ancestors included.
+        gate: what the gate measured, ready for JSON; empty before.
+        reason: why it was published, rejected or taken back, or None.
+        base: fingerprint of the weights it belongs to.
+        created_at: UTC.
+    """
+
+    id: str
+    project_id: int
+    parent_id: str | None
+    uri: str
+    sha256: str
+    nbytes: int
+    status: VersionStatus
+    upto_seq: int
+    corrections: int
+    base: str
+    created_at: datetime
+    gate: Mapping[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+
+
+class Versions:
+    """Reads versions. Threads may share it.
+
+    Args:
+        store: the database.
+        folder: of all adapters.
+    """
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.store, self.folder = store, folder
+
+    def current(self, project_id: int) -> AdapterVersion | None:
+        """The version a project serves of its own, None for the base; one row."""
+        query = select(adapter).where(
+            adapter.c.project_id == project_id, adapter.c.status == VersionStatus.CURRENT.value
+        )
+        with self.store.read() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else _version(row)
+
+    def served(self, project_id: int, *, start_from: int | None = None) -> AdapterVersion | None:
+        """The version a project is answered with.
+
+        Args:
+            project_id: who asks.
+            start_from: whose current version a project begins with that never published one of
+                its own; None for the base.
+        """
+        own = self.current(project_id)
+        if own is not None or start_from is None or start_from == project_id:
+            return own
+        return None if self.has_published(project_id) else self.current(start_from)
+
+    def has_published(self, project_id: int) -> bool:
+        """Whether a project ever had a version of its own."""
+        query = select(adapter.c.id).where(
+            adapter.c.project_id == project_id, adapter.c.status.in_([s.value for s in SERVED])
+        )
+        with self.store.read() as connection:
+            return connection.execute(query.limit(1)).first() is not None
+
+    def projects(self) -> tuple[int, ...]:
+        """Projects that serve a version of their own."""
+        query = select(adapter.c.project_id).where(adapter.c.status == VersionStatus.CURRENT.value)
+        with self.store.read() as connection:
+            return tuple(sorted(connection.execute(query).scalars()))
+
+    def find(self, version_id: str) -> AdapterVersion | None:
+        """One version, or None."""
+        with self.store.read() as connection:
+            found = connection.execute(select(adapter).where(adapter.c.id == version_id))
+            row = found.mappings().first()
+        return None if row is None else _version(row)
+
+    def all(self, project_id: int | None = None) -> tuple[AdapterVersion, ...]:
+        """Every version of a project, or of all, newest first."""
+        query = select(adapter).order_by(adapter.c.created_at_us.desc(), adapter.c.id.desc())
+        if project_id is not None:
+            query = query.where(adapter.c.project_id == project_id)
+        with self.store.read() as connection:
+            return tuple(_version(row) for row in connection.execute(query).mappings())
+
+    def path(self, version: AdapterVersion) -> Path:
+        """Its folder; not looked at."""
+        return self.folder / version.uri
+
+    def verify(self, version: AdapterVersion) -> Path:
+        """Returns a version's folder after comparing every byte with what was published.
+
+        Raises:
+            DamagedAdapterError: missing, cut or changed files.
+        """
+        path = self.path(version)
+        try:
+            digest, _ = folder_digest(path)
+        except OSError as error:
+            raise DamagedAdapterError(f"{version.id}: cannot be read: {error}") from error
+        if digest != version.sha256:
+            raise DamagedAdapterError(
+                f"{version.id}: {path} has sha256 {digest[:12]}, expected {version.sha256[:12]}"
+            )
+        return path
+
+
+def folder_digest(folder: Path) -> tuple[str, int]:
+    """Returns the sha256 of a folder's files, names included, and their size in bytes.
+
+    Raises:
+        OSError: the folder or a file cannot be read.
+    """
+    digest, nbytes = hashlib.sha256(), 0
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        nbytes += len(content)
+        digest.update(f"{path.name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest(), nbytes
+
+
+def _version(row: Mapping[Any, Any]) -> AdapterVersion:
+    return AdapterVersion(
+        id=row["id"],
+        project_id=row["project_id"],
+        parent_id=row["parent_id"],
+        uri=row["uri"],
+        sha256=row["sha256"],
+        nbytes=row["nbytes"],
+        status=VersionStatus(row["status"]),
+        upto_seq=row["upto_seq"],
+        corrections=row["corrections"],
+        base=row["base_sha256"],
+        created_at=from_us(row["created_at_us"]),
+        gate={} if row["gate"] is None else json.loads(row["gate"]),
+        reason=row["reason"],
+    )

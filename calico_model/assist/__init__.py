@@ -1,1 +1,0 @@
-"""Help while annotating: what cached features can tell without another encoder pass."""

@@ -1,0 +1,1 @@
+"""Inference: from images and questions to named masks, without an annotator."""

@@ -1,0 +1,171 @@
+"""Frozen features of images on disk: encode once, train many epochs from them.
+
+One safetensors file per image, in bfloat16, named by the hash of the image file's bytes, in a
+folder named by the encoders that made it. Files appear whole (written beside, then renamed), are
+mapped into memory when read, and carry a checksum that every reading verifies.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zlib
+from hashlib import file_digest
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from calico_model.errors import CheckpointError, InvalidConfigError
+from calico_model.modeling.features import ImageFeatures
+from calico_model.modeling.mask_decoder import MaskFeatures
+
+_GIB = 2**30
+
+
+class FeatureStore:
+    """Features of single images by content; safe for several processes.
+
+    Attributes:
+        folder: of the encoders' files.
+    """
+
+    def __init__(self, folder: Path, *, encoder: str, max_bytes: int) -> None:
+        """Opens a store.
+
+        Args:
+            folder: may hold the features of several encoders.
+            encoder: fingerprint of all that decides the features of an image.
+            max_bytes: ceiling of everything in `folder`.
+        """
+        self.folder = folder / encoder[:16]
+        self._root, self._max_bytes = folder, max_bytes
+        self._encoder = encoder
+
+    def path(self, key: str) -> Path:
+        """Returns where the features of one image are or would be."""
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def __contains__(self, key: str) -> bool:
+        return self.path(key).is_file()
+
+    def reserve(self, images: int, bytes_each: int) -> None:
+        """Checks that so many more images will fit, before the first is encoded.
+
+        Raises:
+            InvalidConfigError: over the ceiling, or more than the disk has left; the message says
+                how much is needed.
+        """
+        if not images:
+            return
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        used = sum(p.stat().st_size for p in self._root.rglob("*.safetensors"))
+        need = images * bytes_each
+        what = f"{images} images need {need / _GIB:.2f} GiB"
+        if used + need > self._max_bytes:
+            raise InvalidConfigError(
+                f"feature cache: {what} beside the {used / _GIB:.2f} GiB in {self._root}, "
+                f"but its ceiling is {self._max_bytes / _GIB:.2f} GiB; raise it or go without"
+            )
+        free = shutil.disk_usage(self._root).free
+        if need > free:
+            raise InvalidConfigError(
+                f"feature cache: {what}, but the disk of {self._root} has "
+                f"{free / _GIB:.2f} GiB left"
+            )
+
+    def _sweep(self) -> None:
+        """Removes what killed processes of this machine had begun to write."""
+        for path in self._root.rglob(".*.safetensors.*"):
+            if not _is_alive(int(path.suffix[1:])):
+                path.unlink(missing_ok=True)
+
+    def put(self, key: str, features: ImageFeatures) -> None:
+        """Writes the features of one image, rounded to bfloat16.
+
+        Raises:
+            CheckpointError: the disk is full or refuses; nothing of the file stays.
+        """
+        path = self.path(key)
+        tensors = _named(features)
+        notes = {"encoder": self._encoder, "key": key, "checksum": _checksum(tensors)}
+        staged = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, staged, notes)
+            staged.replace(path)
+        except (OSError, SafetensorError) as error:
+            staged.unlink(missing_ok=True)
+            raise CheckpointError(f"{path}: could not be written: {error}") from error
+
+    def get(self, key: str) -> ImageFeatures:
+        """Maps the features of one image, (1, ...) bfloat16 tensors on the CPU.
+
+        Raises:
+            CheckpointError: missing or damaged; a damaged file is removed, so that the next run
+                encodes its image anew.
+        """
+        path = self.path(key)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing; run again to encode the image anew")
+        try:
+            with safe_open(path, "pt") as file:
+                notes = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        except (OSError, SafetensorError) as error:
+            raise self._removed(path, str(error)) from error
+        wanted = {"encoder": self._encoder, "key": key, "checksum": _checksum(tensors)}
+        if notes != wanted:
+            raise self._removed(path, "its content does not fit its checksum")
+        fine, photo = (
+            tuple(tensors[name] for name in sorted(tensors) if name.startswith(prefix))
+            for prefix in ("fine_", "photo_")
+        )
+        return ImageFeatures(
+            tensors["global"], tensors["semantic"], MaskFeatures(tensors["embedding"], fine), photo
+        )
+
+    def _removed(self, path: Path, reason: str) -> CheckpointError:
+        path.unlink(missing_ok=True)
+        return CheckpointError(
+            f"{path}: damaged: {reason}; removed, run again to encode the image anew"
+        )
+
+
+def file_key(path: Path) -> str:
+    """Returns the hash of an image file's bytes."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _named(features: ImageFeatures) -> dict[str, Tensor]:
+    tensors = {
+        "embedding": features.mask.embedding,
+        "global": features.global_tokens,
+        "semantic": features.semantic_tokens,
+    }
+    tensors |= {f"fine_{n}": fine for n, fine in enumerate(features.mask.fine)}
+    tensors |= {f"photo_{n}": one for n, one in enumerate(features.photo)}
+    return {name: t.to("cpu", torch.bfloat16).contiguous() for name, t in tensors.items()}
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    total = 0
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
+        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, total)
+    return f"{total:08x}"

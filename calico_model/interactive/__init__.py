@@ -1,0 +1,1 @@
+"""Help while annotating, from cached features: clicks, names, the same part elsewhere."""

@@ -1,0 +1,194 @@
+"""V1: which label of a closed set the language model would write at a place of its answer.
+
+Candidates are scored along a trie of their tokens, exactly normalised over the set: the chance of
+a label is the product of its steps' chances among their siblings, so that a long or a spelled name
+costs nothing (seed system 6.5). What comes before the places is computed once.
+Legend: S slots, N nodes, E ends, C labels, T positions, D the LLM's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from calico_model import prompts
+from calico_model.data.collate import Turn, collate_turns
+from calico_model.modeling.features import ImageFeatures
+from calico_model.modeling.language import run_layers
+from calico_model.modeling.layout import packed
+from calico_model.modeling.model import Calico
+from calico_model.tokenizer import Tokenizer
+from calico_model.types import RegionKind
+from calico_model.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in an answer where a phrase begins.
+
+    Attributes:
+        kind: the question.
+        before: the answer up to the phrase.
+        label, images, is_object: what the model itself says there.
+    """
+
+    kind: RegionKind
+    before: str
+    label: str
+    images: tuple[int, ...]
+    is_object: bool
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTrie:
+    """The phrases of a closed set, token by token, equal beginnings once.
+
+    Attributes:
+        tokens: (N,) int64 of each node.
+        parents: (N,) int64, -1 for the first.
+        ancestors: (N, N) bool, True where a node (first axis) comes after another or is it.
+        ends: (E,) int64 nodes where a phrase is complete.
+        owners: (E,) int64 label each of them names.
+        labels: how many labels.
+    """
+
+    tokens: Tensor
+    parents: Tensor
+    ancestors: Tensor
+    ends: Tensor
+    owners: Tensor
+    labels: int
+
+
+def build_trie(vocabulary: Vocabulary, tokenizer: Tokenizer) -> LabelTrie:
+    """Spells every label and alias as the model writes a phrase, from `<p>` to `</p>`."""
+    known: dict[tuple[int, int], int] = {}
+    ends: dict[int, int] = {}
+    for owner, label in enumerate(vocabulary.labels):
+        for name in _written(label, vocabulary):
+            node = -1
+            written = f"{prompts.PHRASE_START} the {name} {prompts.PHRASE_END}"
+            for token in tokenizer.encode(written):
+                node = known.setdefault((node, token), len(known))
+            ends.setdefault(node, owner)
+    parents = [parent for parent, _ in known]
+    ancestors = torch.eye(len(known), dtype=torch.bool)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            ancestors[node] |= ancestors[parent]
+    return LabelTrie(
+        torch.tensor([token for _, token in known]),
+        torch.tensor(parents),
+        ancestors,
+        torch.tensor(list(ends)),
+        torch.tensor(list(ends.values())),
+        len(vocabulary.labels),
+    )
+
+
+def _written(label: str, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """How the model may write a label: by its names, or as it is if that is no other's name."""
+    own, names = prompts.clean_label(label), vocabulary.spellings(label)
+    is_plain = not set(own) & set("<>[]()")  # or it could be read as a tag
+    return (*names, own) if is_plain and vocabulary.find(own) == label else names
+
+
+def find_slots(answers: Mapping[str, str]) -> tuple[Slot, ...]:
+    """Finds the phrases of a model's own answers, by `RegionKind.value`."""
+    found: list[Slot] = []
+    for kind in RegionKind:
+        text = answers.get(kind.value, "")
+        parsed = prompts.parse_answer(kind, text)
+        for phrase, start in zip(parsed.phrases, parsed.starts, strict=True):
+            # A space before a tag is no token of its own.
+            before = text[:start].rstrip()
+            found.append(Slot(kind, before, phrase.label, phrase.images, phrase.is_object))
+    return tuple(found)
+
+
+@torch.inference_mode()
+def score_slots(
+    model: Calico,
+    tokenizer: Tokenizer,
+    features: ImageFeatures,
+    slots: Sequence[Slot],
+    trie: LabelTrie,
+) -> Tensor:
+    """Asks the language model which label of a set comes at places of its answers (V1).
+
+    What is before the places is computed once, then all candidates of all places in one forward:
+    every node of the trie sees what is before it.
+
+    Args:
+        model: in evaluation mode, on the device of the features.
+        tokenizer: of the model, and of the adapter it wears.
+        features: of the images of the group.
+        slots: S places, at least one.
+        trie: of the closed set.
+
+    Returns:
+        (S, C) float32 log chances on the CPU; each row sums to one after exp.
+    """
+    images, config = tuple(range(len(features))), model.config
+    device = features.global_tokens.device
+    # The places of one answer are beginnings of each other: its longest one holds them all.
+    longest = {slot.kind: slot.before for slot in sorted(slots, key=lambda slot: len(slot.before))}
+    kinds = list(longest)
+    asked = collate_turns(
+        [
+            Turn(
+                prompts.conversation(prompts.QUESTIONS[kind][0], len(images), config.system_prompt),
+                longest[kind],
+                images,
+            )
+            for kind in kinds
+        ],
+        tokenizer,
+        config.qformer.queries,
+    ).conversations.to(device)
+    cache = DynamicCache()
+    hidden = model.prefill(
+        model.embed(asked, model.image_rows(features)),
+        asked,
+        model.correspondence(features),
+        (packed(asked, own_images=False), packed(asked, own_images=True)),
+        cache,
+    )
+    rows = torch.tensor([kinds.index(slot.kind) for slot in slots], device=device)
+    told = torch.tensor([len(tokenizer.encode(slot.before)) for slot in slots], device=device)
+    lengths = asked.guidance[rows] + 1 + told  # (S,)
+    cache.batch_select_indices(rows)
+    is_before = torch.arange(asked.input_ids.shape[1], device=device) < lengths[:, None]  # (S, T)
+    last = hidden[rows, lengths - 1][:, None]  # (S, 1, D)
+    nodes = _read_trie(model, trie, is_before, cache)
+    parents = trie.parents.to(device) + 1
+    logits = model.language.lm_head(torch.cat((last, nodes), 1)).float()  # (S, 1 + N, V)
+    steps = logits[:, parents, trie.tokens.to(device)]  # (S, N)
+    # Normalised among siblings alone, so the leaves of the trie share all of the chance.
+    top = torch.full_like(logits[:, :, 0], -torch.inf)
+    top = top.scatter_reduce(1, parents.expand_as(steps), steps, "amax")
+    mass = torch.zeros_like(top).index_add(1, parents, (steps - top[:, parents]).exp())
+    steps = steps - top[:, parents] - mass[:, parents].log()
+    paths = steps @ trie.ancestors.to(steps).T
+    ends = paths[:, trie.ends.to(device)].cpu().exp()
+    chances = torch.zeros(len(slots), trie.labels).index_add(1, trie.owners, ends)
+    return chances.clamp(min=1e-30).log()
+
+
+def _read_trie(model: Calico, trie: LabelTrie, is_before: Tensor, cache: DynamicCache) -> Tensor:
+    """Final hidden states (S, N, D) of every node behind every prefix."""
+    device, slots = is_before.device, len(is_before)
+    embedded = model.language.model.embed_tokens(trie.tokens.to(device))
+    ancestors = trie.ancestors.to(device)
+    depth = is_before.sum(1, keepdim=True) + ancestors.sum(1)[None] - 1  # (S, N)
+    behind = is_before[:, None].expand(-1, len(trie.tokens), -1)
+    mask = torch.cat((behind, ancestors[None].expand(slots, -1, -1)), 2)[:, None]
+    every = range(len(model.language.model.layers))
+    hidden = embedded[None].expand(slots, -1, -1)
+    hidden = run_layers(model.language, every, hidden, depth, mask, cache)
+    normed: Tensor = model.language.model.norm(hidden)
+    return normed

@@ -1,0 +1,1 @@
+"""The same part in the other images of a group, and its like beside it."""

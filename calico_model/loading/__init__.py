@@ -1,0 +1,1 @@
+"""Loading: checkpoints, released weights, and where each part of the network lives."""

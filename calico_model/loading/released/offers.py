@@ -1,0 +1,130 @@
+"""What each released checkpoint can give: its tensors under our names, grouped by part.
+
+Knows one source at a time; which source gives a part in the end is plan.py's business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from calico_model.errors import CheckpointError
+from calico_model.loading.released.layouts import recognise
+from calico_model.loading.released.naming import Layout, Target
+from calico_model.loading.released.shards import Source
+
+LORA = "lora"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One released tensor, or a block of it, on its way into one of ours."""
+
+    source: Source
+    key: str
+    target: Target
+
+    @property
+    def where(self) -> str:
+        """File and key, for messages."""
+        return self.source.where(self.key)
+
+
+Recipe = tuple[Piece, ...]
+
+
+def part_of(name: str) -> str:
+    """Part a canonical name belongs to: a child of `Calico`, or `lora`."""
+    return LORA if ".lora_" in name else name.split(".", 1)[0]
+
+
+def recipe_shape(name: str, recipe: Recipe) -> tuple[int, ...]:
+    """Shape of what a recipe makes.
+
+    Raises:
+        CheckpointError: a stacked tensor that cannot be cut, or a damaged file.
+    """
+    piece = recipe[0]
+    shape = piece.source.shape(piece.key)
+    if piece.target.take is not None:
+        blocks = piece.target.take[1]
+        if not shape or shape[0] % blocks:
+            raise CheckpointError(
+                f"{piece.where}: expected {blocks} stacked blocks, got shape {shape}"
+            )
+        return (shape[0] // blocks, *shape[1:])
+    if piece.target.slot is not None:
+        return (shape[0] * piece.target.slot[1], *shape[1:])
+    # The queries are released with a batch dimension of one.
+    return shape[1:] if name == "query_tokens" and len(shape) == 3 else shape
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one source could give.
+
+    Attributes:
+        source, layout: where from.
+        parts: recipes by part and canonical name.
+        cam_layers: LLM layers the CAMs are named after; None when they are counted.
+        unexpected: file and key of names the layout does not know.
+    """
+
+    source: Source
+    layout: Layout
+    parts: Mapping[str, Mapping[str, Recipe]]
+    cam_layers: tuple[int, ...] | None
+    unexpected: tuple[str, ...]
+
+
+def read_offer(source: Source) -> Offer | None:
+    """Names a source's tensors our way; None when its names are of no known layout.
+
+    Raises:
+        CheckpointError: an unknown name in a part that is used, or one tensor twice.
+    """
+    layout = recognise(source.keys)
+    if layout is None:
+        return None
+    found: dict[str, list[Piece]] = defaultdict(list)
+    unexpected: list[str] = []
+    for key in source.keys:
+        targets = layout.targets(key)
+        if targets is None:
+            if layout.claims_name(key):
+                raise CheckpointError(
+                    f"{source.where(key)}: unknown name in a part of {layout.title} that is used"
+                )
+            unexpected.append(source.where(key))
+        for target in targets or ():
+            found[target.name].append(Piece(source, key, target))
+    recipes = {name: _settle(pieces) for name, pieces in found.items()}
+    recipes, cam_layers = _number_cams(recipes)
+    parts: dict[str, dict[str, Recipe]] = defaultdict(dict)
+    for name, recipe in recipes.items():
+        parts[part_of(name)][name] = recipe
+    return Offer(source, layout, parts, cam_layers, tuple(unexpected))
+
+
+def _settle(pieces: Sequence[Piece]) -> Recipe:
+    """Pieces of one tensor of ours: one whole, or distinct blocks; second copies go."""
+    own = [p for p in pieces if not p.target.is_copy] or list(pieces[:1])
+    slots = [p.target.slot for p in own]
+    if len(set(slots)) < len(slots) or (len(own) > 1 and None in slots):
+        raise CheckpointError(f"{own[0].where}: the same tensor as {own[1].key}")
+    return tuple(own)
+
+
+def _number_cams(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], tuple[int, ...] | None]:
+    """Counts CAMs from 0 where a release names them by their LLM layer."""
+    layers = sorted({int(n.split(".")[1]) for n in recipes if n.startswith("cams.")})
+    if layers == list(range(len(layers))):
+        return recipes, None
+    place = {str(layer): str(k) for k, layer in enumerate(layers)}
+    renamed = {
+        re.sub(r"^cams\.(\d+)", lambda m: f"cams.{place[m[1]]}", name): recipe
+        for name, recipe in recipes.items()
+    }
+    return renamed, tuple(layers)

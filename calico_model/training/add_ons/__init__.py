@@ -1,0 +1,1 @@
+"""Training of parts that are added to a frozen CALICO."""

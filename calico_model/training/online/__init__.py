@@ -1,0 +1,1 @@
+"""The online update: corrections and replay in, an adapter out."""

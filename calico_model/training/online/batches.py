@@ -1,0 +1,340 @@
+"""Examples become training tensors: open-vocabulary questions and answers, and what each weighs.
+
+Names are whatever the annotator wrote; nothing here knows a catalogue. A token or mask counts as
+much as its region's lesson says: label fixes move text only, mask edits masks only.
+Legend: M images in the pool, B turns, T positions, K [SEG] tokens, L logit side.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from calico_model import prompts
+from calico_model.config import CalicoConfig
+from calico_model.data.collate import TrainingTurns, Turn, collate_turns
+from calico_model.inference.images import scaled_size_hw
+from calico_model.modeling.features import ImageFeatures, concatenate
+from calico_model.modeling.losses import IGNORED
+from calico_model.prompts import Phrase
+from calico_model.tokenizer import Tokenizer
+from calico_model.training.frozen import rounded
+from calico_model.training.online.example import Example, Teaches
+from calico_model.training.supervised.batches import cells_inside, square_target
+from calico_model.types import BoolMask, PartMask, RegionKind
+from calico_model.vocabulary import normalise
+
+REHEARSED = 0.3
+"""Weight of what was right already, beside 1 for what was corrected."""
+_UNKNOWN_OBJECT = "object"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one example.
+
+    Attributes:
+        example: whose truth answers it.
+        kind: the question.
+        is_base: the base model is a teacher here.
+    """
+
+    example: Example
+    kind: RegionKind
+    is_base: bool = False
+
+
+@dataclass(frozen=True)
+class LessonBatch:
+    """What one step sees.
+
+    Attributes:
+        turns: teacher-forced.
+        features: of the M images, float32.
+        token_weights: (B, T) of each label, 0 where there is none.
+        is_base: (B,) bool, turns the base model teaches too.
+        absent_row, absent_column, absent_token: (A,) tokens that must not follow a position.
+        image: (K,) which of the M images each [SEG] is about.
+        target: (K, L, L) share of each cell that belongs to the mask.
+        inside: (K, L, L) share of each cell that is image and not padding.
+        mask_weights: (K,).
+    """
+
+    turns: TrainingTurns
+    features: ImageFeatures
+    token_weights: Tensor
+    is_base: Tensor
+    absent_row: Tensor
+    absent_column: Tensor
+    absent_token: Tensor
+    image: Tensor
+    target: Tensor
+    inside: Tensor
+    mask_weights: Tensor
+
+
+@dataclass(frozen=True)
+class _Grounded:
+    """One [SEG]: the image it is about, its true mask if anybody knows it, and what that weighs."""
+
+    image: int
+    mask: BoolMask | None
+    weight: float
+
+
+@dataclass(frozen=True)
+class _Named:
+    """One phrase of an answer: its words, what they weigh, its [SEG] tokens."""
+
+    phrase: Phrase
+    weight: float
+    grounded: tuple[_Grounded, ...]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """One question in words.
+
+    Attributes:
+        turn: prompt and answer.
+        named: its phrases in the order of the answer.
+        template_weight: of all words that are not names.
+        absent: names that must not be said.
+        sizes_hw: of its images in the order of the conversation.
+        order: the example's image in each slot.
+    """
+
+    turn: Turn
+    named: tuple[_Named, ...]
+    template_weight: float
+    absent: tuple[str, ...]
+    sizes_hw: tuple[tuple[int, int], ...]
+    order: tuple[int, ...]
+
+
+def text_weight(teaches: Teaches) -> float:
+    """Returns what the name of a region with this lesson weighs."""
+    if Teaches.TEXT in teaches:
+        return 1.0
+    return REHEARSED if Teaches.REHEARSAL in teaches else 0.0
+
+
+def mask_weight(teaches: Teaches) -> float:
+    """Returns what the mask of a region with this lesson weighs."""
+    if Teaches.MASK in teaches:
+        return 1.0
+    return REHEARSED if Teaches.REHEARSAL in teaches else 0.0
+
+
+def question_weight(example: Example, kind: RegionKind) -> float:
+    """Returns how much there is to learn from a question: 1 if anything was corrected there."""
+    changed = Teaches.TEXT | Teaches.MASK | Teaches.ABSENCE
+    lessons = (one.teaches for one in example.lessons if one.region.kind is kind)
+    return example.weight * (1.0 if any(teaches & changed for teaches in lessons) else REHEARSED)
+
+
+def lesson_batch(
+    questions: Sequence[Question],
+    tokenizer: Tokenizer,
+    config: CalicoConfig,
+    choose: random.Random | None,
+) -> LessonBatch:
+    """Writes questions with their answers and gathers masks and features.
+
+    Args:
+        questions: at least one.
+        tokenizer: that knows the rows of new labels.
+        config: of the model.
+        choose: picks wordings and the order of images; None takes the first and the given one.
+    """
+    written = []
+    first = 0
+    for question in questions:
+        written.append(_write(question, first, config.system_prompt, choose))
+        first += len(question.example)
+    turns = collate_turns([one.turn for one in written], tokenizer, config.qformer.queries)
+    weights, absent = _weigh(turns.labels, written, tokenizer)
+    features = concatenate(
+        [
+            q.example.features.image(k)
+            for q, w in zip(questions, written, strict=True)
+            for k in w.order
+        ]
+    )
+    grounded = [one for w in written for named in w.named for one in named.grounded]
+    if len(grounded) != len(turns.seg_row):
+        raise AssertionError("every [SEG] of an answer has one mask")
+    sizes = [size for w in written for size in w.sizes_hw]
+    image = torch.tensor([one.image for one in grounded], dtype=torch.long)
+    target, inside = _targets(grounded, sizes, config)
+    row, column, token = (torch.tensor(v, dtype=torch.long) for v in absent)
+    return LessonBatch(
+        turns=turns,
+        features=rounded(features, torch.float32),
+        token_weights=weights,
+        is_base=torch.tensor([question.is_base for question in questions]),
+        absent_row=row,
+        absent_column=column,
+        absent_token=token,
+        image=image,
+        target=target,
+        inside=inside,
+        mask_weights=torch.tensor([one.weight for one in grounded]),
+    )
+
+
+def _write(
+    question: Question, first: int, system_prompt: str, choose: random.Random | None
+) -> _Written:
+    example, kind = question.example, question.kind
+    order = list(range(len(example)))
+    if choose is not None:
+        choose.shuffle(order)
+    slot_of = {image: slot for slot, image in enumerate(order)}
+    objects, parts = [], []
+    if kind is RegionKind.COMMON_OBJECT:
+        objects = _named_regions(example, kind, slot_of, first)
+    else:
+        objects = _named_objects(example, slot_of, first)
+        parts = _named_regions(example, kind, slot_of, first)
+    wordings = prompts.QUESTIONS[kind]
+    turn = Turn(
+        prompts.conversation(
+            choose.choice(wordings) if choose else wordings[0], len(order), system_prompt
+        ),
+        prompts.write_answer(
+            kind, [one.phrase for one in objects], [one.phrase for one in parts], choose
+        ),
+        tuple(range(first, first + len(order))),
+    )
+    lessons = [one for one in example.lessons if one.region.kind is kind]
+    absent = {normalise(one.region.label) for one in lessons if Teaches.ABSENCE in one.teaches}
+    said = {normalise(one.phrase.label) for one in (*objects, *parts)}
+    changes_text = any(one.teaches & (Teaches.TEXT | Teaches.ABSENCE) for one in lessons)
+    only_shapes = bool(lessons) and all(one.teaches == Teaches.MASK for one in lessons)
+    template = 1.0 if changes_text else 0.0 if only_shapes else REHEARSED
+    return _Written(
+        turn,
+        (*objects, *parts),
+        example.weight * template,
+        tuple(sorted(absent - said)),
+        tuple(example.sizes_hw[image] for image in order),
+        tuple(order),
+    )
+
+
+def _named_regions(
+    example: Example, kind: RegionKind, slot_of: dict[int, int], first: int
+) -> list[_Named]:
+    """The regions of one subtask: one phrase per name, and per image too where parts are unique."""
+    found: dict[tuple[str, int], list[tuple[PartMask, Teaches]]] = {}
+    there = [
+        (slot_of[one.region.image_index], one.region, one.teaches)
+        for one in example.lessons
+        if one.region.kind is kind and Teaches.ABSENCE not in one.teaches
+    ]
+    for slot, region, teaches in sorted(there, key=lambda one: one[0]):
+        key = (normalise(region.label), slot if kind is RegionKind.UNIQUE_PART else 0)
+        found.setdefault(key, []).append((region, teaches))
+    return [
+        _Named(
+            Phrase(
+                label,
+                tuple(slot_of[region.image_index] for region, _ in regions),
+                kind is RegionKind.COMMON_OBJECT,
+            ),
+            example.weight * max(text_weight(teaches) for _, teaches in regions),
+            tuple(
+                _Grounded(
+                    first + slot_of[region.image_index],
+                    region.mask,
+                    example.weight * mask_weight(teaches),
+                )
+                for region, teaches in regions
+            ),
+        )
+        for (label, _), regions in found.items()
+    ]
+
+
+def _named_objects(example: Example, slot_of: dict[int, int], first: int) -> list[_Named]:
+    """The compared objects a part answer begins with; a name nobody knows weighs nothing."""
+    taught = {
+        (one.region.image_index, normalise(one.region.label)): one.teaches
+        for one in example.lessons
+        if one.region.kind is RegionKind.COMMON_OBJECT
+    }
+    named: dict[str, list[_Grounded]] = {}
+    weights: dict[str, float] = {}
+    for image in sorted(slot_of, key=lambda image: slot_of[image]):
+        compared, at = example.objects[image], first + slot_of[image]
+        if compared is None:
+            named.setdefault(_UNKNOWN_OBJECT, []).append(_Grounded(at, None, 0.0))
+            weights.setdefault(_UNKNOWN_OBJECT, 0.0)
+            continue
+        label = normalise(compared.label)
+        teaches = taught.get((image, label), Teaches.TEXT | Teaches.MASK)
+        weight = example.weight * mask_weight(teaches)
+        named.setdefault(label, []).append(_Grounded(at, compared.mask, weight))
+        own = example.weight * text_weight(teaches)
+        weights[label] = max(weights.get(label, 0.0), own)
+    return [
+        _Named(
+            Phrase(label, tuple(one.image - first for one in grounded), True),
+            weights[label],
+            tuple(grounded),
+        )
+        for label, grounded in named.items()
+    ]
+
+
+def _weigh(
+    labels: Tensor, written: Sequence[_Written], tokenizer: Tokenizer
+) -> tuple[Tensor, tuple[list[int], list[int], list[int]]]:
+    """Weight of every answer token, and the tokens that must not follow a place for a name."""
+    weights = torch.zeros(labels.shape)
+    rows: list[int] = []
+    columns: list[int] = []
+    tokens: list[int] = []
+    for row, one in enumerate(written):
+        firsts = [_first_token(named.phrase.label, tokenizer) for named in one.named]
+        unwanted = sorted({_first_token(name, tokenizer) for name in one.absent} - set(firsts))
+        phrase, inside = -1, False
+        for column in (labels[row] != IGNORED).nonzero()[:, 0].tolist():
+            token = int(labels[row, column])
+            if token == tokenizer.phrase_start:
+                phrase, inside = phrase + 1, True
+            weights[row, column] = one.named[phrase].weight if inside else one.template_weight
+            if inside and token == firsts[phrase] and not one.named[phrase].phrase.is_object:
+                rows += [row] * len(unwanted)
+                columns += [column - 1] * len(unwanted)
+                tokens += unwanted
+            inside = inside and token != tokenizer.phrase_end
+    return weights, (rows, columns, tokens)
+
+
+def _first_token(label: str, tokenizer: Tokenizer) -> int:
+    """The token a name begins with, after `<p> the`."""
+    ids = tokenizer.encode(f"{prompts.PHRASE_START} the {label} {prompts.PHRASE_END}")
+    return ids[2]
+
+
+def _targets(
+    grounded: Sequence[_Grounded], sizes_hw: Sequence[tuple[int, int]], config: CalicoConfig
+) -> tuple[Tensor, Tensor]:
+    side, logit_side = config.image_size, config.mask_side
+    targets = [
+        torch.zeros(logit_side, logit_side)
+        if one.mask is None
+        else square_target(one.mask, side, logit_side).float()
+        for one in grounded
+    ]
+    extent = torch.tensor(
+        [scaled_size_hw(sizes_hw[one.image], side) for one in grounded], dtype=torch.float32
+    ).reshape(-1, 2) * (logit_side / side)
+    stacked = torch.stack(targets) if targets else torch.zeros(0, logit_side, logit_side)
+    return stacked, cells_inside(extent, logit_side)

@@ -1,0 +1,219 @@
+"""What a corrected group teaches, as a value: frozen features, the truth, and the weight of each.
+
+An example holds everything one online update needs of a group; no image is read or encoded again.
+Knows regions and features. Does not know tokens, losses or where corrections come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Flag, auto
+
+from torch import Tensor
+
+from calico_model.errors import InvalidMaskError
+from calico_model.modeling.features import ImageFeatures
+from calico_model.types import ComparedObject, LabeledGroup, PartMask, RegionKind
+from calico_model.vocabulary import normalise
+
+_OWNED_SHARE = 0.5
+
+
+class Teaches(Flag):
+    """Which losses a region takes part in.
+
+    TEXT: its name, and that it is there. MASK: its shape. ABSENCE: that nothing of this name is in
+    this image. REHEARSAL: it was right already, and must stay so.
+    """
+
+    TEXT = auto()
+    MASK = auto()
+    ABSENCE = auto()
+    REHEARSAL = auto()
+
+
+@dataclass(frozen=True, eq=False)
+class RegionLesson:
+    """One region and what it teaches.
+
+    Attributes:
+        region: the true region; for an ABSENCE the removed one, whose mask does not matter.
+        teaches: which losses it takes part in; never none.
+    """
+
+    region: PartMask
+    teaches: Teaches
+
+
+@dataclass(frozen=True, eq=False)
+class DenseImage:
+    """One view of a corrected image.
+
+    Attributes:
+        maps: the photo trunk's, each (C_k, L / 2^k, L / 2^k).
+        parts: (L, L) uint8, 0 or 1 + index into `part_names`.
+        objects: (L, L) uint8, 0 or 1 + index into `object_names`.
+        part_names, object_names: normal forms.
+        knows_parts, knows_objects: whether what is not drawn as one is none.
+    """
+
+    maps: tuple[Tensor, ...]
+    parts: Tensor
+    objects: Tensor
+    part_names: tuple[str, ...]
+    object_names: tuple[str, ...]
+    knows_parts: bool
+    knows_objects: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all tensors in bytes."""
+        return sum(
+            one.numel() * one.element_size() for one in (*self.maps, self.parts, self.objects)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One group to learn from, or to be measured on.
+
+    Attributes:
+        key: names the group; equal for two corrections of the same images.
+        features: of its k images.
+        sizes_hw: (height, width) in pixels of each image.
+        lessons: the true regions and the removed ones; of one kind, image and name there is one.
+        objects: per image the object whose parts are compared, None where nobody knows it.
+        known: the questions whose truth is complete; the others are not asked.
+        weight: how much it counts beside others, above 0.
+        views: the same group, its pictures seen otherwise; any of them may stand for it.
+        dense: per image what the dense head learns from, itself first; what it needs is made of the
+            example itself where nothing is given.
+    """
+
+    key: str
+    features: ImageFeatures
+    sizes_hw: tuple[tuple[int, int], ...]
+    lessons: tuple[RegionLesson, ...]
+    objects: tuple[ComparedObject | None, ...]
+    known: frozenset[RegionKind] = frozenset(RegionKind)
+    weight: float = 1.0
+    views: tuple[Example, ...] = ()
+    dense: tuple[tuple[DenseImage, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        images = len(self.sizes_hw)
+        if len(self.features) != images or len(self.objects) != images:
+            raise InvalidMaskError(
+                f"example {self.key}: expected {images} features and objects, "
+                f"got {len(self.features)} and {len(self.objects)}"
+            )
+        for number, lesson in enumerate(self.lessons):
+            region = lesson.region
+            if not 0 <= region.image_index < images:
+                raise InvalidMaskError(
+                    f"example {self.key}: lessons[{number}]: image_index: expected 0 to "
+                    f"{images - 1}, got {region.image_index}"
+                )
+            if region.mask.shape != self.sizes_hw[region.image_index]:
+                raise InvalidMaskError(
+                    f"example {self.key}: lessons[{number}]: mask: expected the size "
+                    f"{self.sizes_hw[region.image_index]} of its image, got {region.mask.shape}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.sizes_hw)
+
+    @property
+    def truth(self) -> tuple[PartMask, ...]:
+        """The regions that are there."""
+        return tuple(one.region for one in self.lessons if Teaches.ABSENCE not in one.teaches)
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """Normal form of every true name, compared objects included."""
+        named = {normalise(part.label) for part in self.truth}
+        return frozenset(named | {normalise(one.label) for one in self.objects if one is not None})
+
+
+def make_example(
+    key: str,
+    features: ImageFeatures,
+    sizes_hw: Sequence[tuple[int, int]],
+    truth: Sequence[PartMask],
+    *,
+    lessons: Sequence[RegionLesson] = (),
+    known: frozenset[RegionKind] = frozenset(RegionKind),
+    weight: float = 1.0,
+) -> Example:
+    """Makes an example of a corrected group.
+
+    Args:
+        key: names the group.
+        features: of its k images, in their order.
+        sizes_hw: (height, width) of each image.
+        truth: the regions that are there now, one per kind, image and name.
+        lessons: what single regions teach; matched to the truth by kind, image and name. A true
+            region without one is REHEARSAL; a lesson without a true region counts only if it is an
+            ABSENCE. With no lesson at all the group was made from nothing: everything teaches TEXT
+            and MASK.
+        known: the questions whose truth is complete.
+        weight: how much it counts beside others.
+
+    Raises:
+        InvalidMaskError: a region outside the images, or of another size than its image.
+    """
+    whole = Teaches.REHEARSAL if lessons else Teaches.TEXT | Teaches.MASK
+    told: dict[tuple[RegionKind, int, str], Teaches] = {}
+    for lesson in lessons:
+        place = _place(lesson.region)
+        told[place] = told.get(place, Teaches(0)) | lesson.teaches
+    present = {_place(part) for part in truth}
+    found = [
+        RegionLesson(part, (told.get(_place(part), whole) & ~Teaches.ABSENCE) or whole)
+        for part in truth
+    ]
+    found += [
+        RegionLesson(lesson.region, Teaches.ABSENCE)
+        for lesson in lessons
+        if Teaches.ABSENCE in lesson.teaches and _place(lesson.region) not in present
+    ]
+    objects = tuple(_compared_object(truth, image) for image in range(len(sizes_hw)))
+    return Example(key, features, tuple(sizes_hw), tuple(found), objects, known, weight)
+
+
+def example_of(labeled: LabeledGroup, features: ImageFeatures, key: str) -> Example:
+    """Makes an example of a labeled group, every region teaching name and mask.
+
+    Args:
+        labeled: the group with its truth, compared objects included.
+        features: of its images.
+        key: names the group.
+    """
+    both = Teaches.TEXT | Teaches.MASK
+    objects: dict[int, ComparedObject] = {one.image_index: one for one in labeled.objects}
+    return Example(
+        key,
+        features,
+        labeled.group.sizes_hw,
+        tuple(RegionLesson(part, both) for part in labeled.parts),
+        tuple(objects.get(image) for image in range(len(labeled.group))),
+        labeled.known,
+    )
+
+
+def _place(part: PartMask) -> tuple[RegionKind, int, str]:
+    return part.kind, part.image_index, normalise(part.label)
+
+
+def _compared_object(truth: Sequence[PartMask], image: int) -> ComparedObject | None:
+    """The object that holds most of the image's parts, if one does."""
+    mine = [part for part in truth if part.image_index == image]
+    parts = [part for part in mine if part.kind is not RegionKind.COMMON_OBJECT]
+    wholes = [part for part in mine if part.kind is RegionKind.COMMON_OBJECT]
+    area = sum(int(part.mask.sum()) for part in parts)
+    for whole in wholes:
+        held = sum(int((part.mask & whole.mask).sum()) for part in parts)
+        if held > _OWNED_SHARE * area or (not parts and len(wholes) == 1):
+            return ComparedObject(image, whole.label, whole.mask)
+    return None

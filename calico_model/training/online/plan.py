@@ -1,0 +1,82 @@
+"""How one online update learns, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from calico_model.errors import InvalidConfigError
+from calico_model.modeling.adapter import AdapterScope
+from calico_model.training.online.curriculum import Mix
+from calico_model.training.online.dense_learner import DensePlan
+from calico_model.training.online.objective import TermWeights
+
+
+@dataclass(frozen=True)
+class FinetunePlan:
+    """How one update learns.
+
+    Attributes:
+        scope: which parts learn.
+        seed: of what is drawn when, of wordings, and of LoRA's first matrices.
+        least_steps, steps_per_example, most_steps: optimiser steps grow with the new examples.
+        views, most_views: views of each new example, and of all together; few have more.
+        seconds: budget; fewer steps are made where they would take longer. Needs a clock.
+        mix: how a batch is made up.
+        masks: most masks decoded per step.
+        terms: weights of the loss.
+        dense: how the dense head learns beside it.
+        learning_rate: peak, of LoRA, CAM, CEM and queries; linear warm-up, then to 0.
+        decoder_rate: of the mask decoder and of the projection.
+        row_rate: of the labels' token rows.
+        warmup: share of the update.
+        half: layers compute in bfloat16; None where the processor is made for it.
+        most_kept: largest share of the start in the mean that comes out (averaging.py).
+        decay: pull of every weight back to the base, per step and unit of its rate (L2-SP).
+    """
+
+    scope: AdapterScope = field(default_factory=AdapterScope)
+    seed: int = 27
+    least_steps: int = 40
+    steps_per_example: float = 2.0
+    most_steps: int = 80
+    views: int = 4
+    most_views: int = 48
+    seconds: float = 30.0
+    mix: Mix = field(default_factory=lambda: Mix(12, 0.35, 2.0, 0.5, 0.3))
+    masks: int = 32
+    terms: TermWeights = field(default_factory=lambda: TermWeights(1.0, 0.5, 1.0))
+    dense: DensePlan = field(default_factory=DensePlan)
+    learning_rate: float = 2e-3
+    decoder_rate: float = 5e-4
+    row_rate: float = 5e-3
+    warmup: float = 0.1
+    half: bool | None = None
+    most_kept: float = 0.5
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("least_steps", "most_steps", "masks", "seconds"):
+            self._check(name, getattr(self, name) > 0, "a number above 0")
+        for name in ("learning_rate", "decoder_rate", "row_rate"):
+            self._check(name, getattr(self, name) > 0, "a number above 0")
+        for name in ("seed", "decay", "steps_per_example", "views", "most_views"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        self._check("most_kept", 0 <= self.most_kept < 1, "a share below 1")
+        self._check("warmup", 0 <= self.warmup < 1, "a share below 1")
+
+    def _check(self, name: str, is_good: bool, expected: str) -> None:
+        if not is_good:
+            raise InvalidConfigError(f"{name}: expected {expected}, got {getattr(self, name)}")
+
+    def steps_for(self, examples: int) -> int:
+        """Optimiser steps for so many new examples."""
+        wanted = round(self.least_steps + self.steps_per_example * examples)
+        return min(self.most_steps, wanted)
+
+    def start_share(self, earlier: int, new: int) -> float:
+        """How much of the start is kept: what its corrections are of all, as far as is allowed."""
+        return min(self.most_kept, earlier / max(1, earlier + new))
+
+    def views_for(self, examples: int) -> int:
+        """Views of each of so many new examples."""
+        return min(self.views, self.most_views // max(1, examples))

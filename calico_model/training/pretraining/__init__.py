@@ -1,0 +1,1 @@
+"""Training from scratch on drawn scenes: every stage of the shipped weights."""

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning on a folder of records: the paper's training."""
