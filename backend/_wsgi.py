@@ -169,7 +169,7 @@ def _create_watched(settings: Settings) -> Flask:
     if parts.refresher is not None:
         parts.refresher.start()
     if settings.name_regions:
-        parts.rememberer.start()
+        parts.prototype_indexer.start()
     return app
 
 

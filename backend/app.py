@@ -13,10 +13,10 @@ from flask import Flask, Response, g, request
 
 import calico_model
 from backend.errors import RequestError
-from backend.inference_priority import RightOfWay
+from backend.inference_priority import InferencePriority
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.names import StudioNames
-from backend.serving.adapter_registry import AdapterLines
+from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.auth import Credentials
 from backend.serving.descriptors import Descriptors
 from backend.serving.failures import answer_failures
@@ -28,7 +28,7 @@ from backend.serving.model_thread import ModelThread
 from backend.serving.naming import ProjectNames
 from backend.serving.prewarming import Prewarmer
 from backend.serving.refreshing import Refresher
-from backend.serving.remembering import Rememberer
+from backend.serving.remembering import PrototypeIndexer
 from backend.serving.rendering import arranged, code_version, render_regions
 from backend.serving.routes import build_routes
 from backend.serving.service import PredictionService
@@ -40,7 +40,7 @@ from backend.serving.studio import (
     studio_names,
     upcoming_tasks,
 )
-from backend.serving.task_predictor import GroupSource, Looking
+from backend.serving.task_predictor import GroupSource, TaskPredictor
 from backend.settings import Settings
 from backend.storage.store import Store, open_store
 from backend.storage.versions import Versions
@@ -66,7 +66,7 @@ class Parts:
     service: PredictionService
     sender: LateSender | None
     refresher: Refresher | None
-    rememberer: Rememberer
+    prototype_indexer: PrototypeIndexer
     prewarmer: Prewarmer
     names: StudioNames
 
@@ -77,7 +77,7 @@ class Parts:
     def close(self) -> None:
         """Stops every thread and closes the database."""
         self.prewarmer.close()
-        self.rememberer.close()
+        self.prototype_indexer.close()
         if self.refresher is not None:
             self.refresher.close()
         self.service.close()
@@ -200,12 +200,12 @@ def build_parts(
     sender = None if client is None else LateSender(prediction_sender(client), metrics)
     known_as = studio_names(settings)
     source = images or image_source(settings, client, known_as)
-    rememberer = Rememberer(store, source, lambda: host.predictor)
-    names = ProjectNames(rememberer.accepted, settings.name_least_chance)
-    lines = AdapterLines(
+    prototype_indexer = PrototypeIndexer(store, source, lambda: host.predictor)
+    names = ProjectNames(prototype_indexer.accepted, settings.name_least_chance)
+    lines = AdapterRegistry(
         Versions(store, settings.adapters_dir), metrics, start_from=settings.start_from_project
     )
-    looking = Looking(
+    task_predictor = TaskPredictor(
         host,
         source,
         arranged(render_regions, order),
@@ -219,18 +219,18 @@ def build_parts(
     )
     service = PredictionService(
         host,
-        looking,
+        task_predictor,
         metrics,
         push=None if sender is None else sender.push,
         budget_s=settings.predict_budget_s,
         seats=settings.threads - _RESERVED_THREADS,
         capacity=settings.predict_queue,
         lines=lines,
-        right_of_way=RightOfWay(settings.right_of_way_file),
+        inference_priority=InferencePriority(settings.inference_priority_file),
     )
     refresher = build_refresher(settings, store, host, service, client)
     prewarmer = Prewarmer(
-        looking,
+        task_predictor,
         service,
         None if client is None else upcoming_tasks(client),
         max_bytes=settings.prefetch_bytes,
@@ -238,7 +238,16 @@ def build_parts(
     metrics.watch("calico_queue_depth", "Tasks that wait.", lambda: service.waiting)
     metrics.watch("calico_journal_depth", "Changes that wait.", lambda: store.waiting)
     return Parts(
-        settings, store, metrics, host, service, sender, refresher, rememberer, prewarmer, known_as
+        settings,
+        store,
+        metrics,
+        host,
+        service,
+        sender,
+        refresher,
+        prototype_indexer,
+        prewarmer,
+        known_as,
     )
 
 

@@ -23,7 +23,7 @@ _MOST_STRETCHED = 3.0  # seconds of the wall for one of work, beside those waite
 _BYTES = 8
 
 
-class RightOfWay:
+class InferencePriority:
     """One such file; `clock` is the system's, the same in every process of a machine.
 
     Args:
@@ -70,7 +70,7 @@ class RightOfWay:
         self._memory[:_BYTES] = until_ns.to_bytes(_BYTES, "little")
 
 
-class GivingWay:
+class Yielding:
     """Waits while somebody predicts, but for no longer than its patience lasts.
 
     Args:
@@ -84,12 +84,12 @@ class GivingWay:
 
     def __init__(
         self,
-        right_of_way: RightOfWay,
+        inference_priority: InferencePriority,
         *,
         patience_s: float = 30.0,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._right_of_way, self._patience_s, self._stop = right_of_way, patience_s, stop
+        self._right_of_way, self._patience_s, self._stop = inference_priority, patience_s, stop
         self._left_s = patience_s
         self.waited_s = 0.0
         self._began_s: tuple[float, float] | None = None  # wall and work when the clock began

@@ -300,7 +300,7 @@ class Settings(BaseSettings):
         return self.data_dir / "label_studio_names.json"
 
     @property
-    def right_of_way_file(self) -> Path:
+    def inference_priority_file(self) -> Path:
         """Tells the trainer that somebody predicts."""
         return self.data_dir / "predicting"
 

@@ -22,7 +22,7 @@ from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.propagate import transfer
 from calico_model.interactive.propagate.transfer import Proposal
 from calico_model.interactive.referring import Reference
-from calico_model.predictor import Look, Predictor
+from calico_model.predictor import ModelSession, Predictor
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask
 
 
@@ -58,9 +58,9 @@ class Assistant:
             CheckpointError: there is no adapter of that version.
         """
         alone = group.only(image_index)
-        with self._predictor.looking(alone, adapter=self._adapter) as look:
+        with self._predictor.acquire(alone, adapter=self._adapter) as session:
             known = () if said is None else tuple(said.of_image(image_index))
-            return clicks.refine(look.model, look.features, alone.images[0], prompt, known)
+            return clicks.refine(session.model, session.features, alone.images[0], prompt, known)
 
     def refer(
         self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
@@ -78,12 +78,12 @@ class Assistant:
         Raises:
             CheckpointError: there is no adapter of that version.
         """
-        with self._predictor.looking(group, adapter=self._adapter) as look:
+        with self._predictor.acquire(group, adapter=self._adapter) as session:
             return tuple(
                 referring.refer(
-                    look.model,
-                    look.tokenizer,
-                    look.features,
+                    session.model,
+                    session.tokenizer,
+                    session.features,
                     group.images,
                     label,
                     referring.shown_objects(said.answers, len(group), owner=owner),
@@ -111,9 +111,9 @@ class Assistant:
         """
         alone = group.only(image_index)
         known = tuple(said.of_image(image_index))
-        with self._predictor.looking(alone, adapter=self._adapter) as look:
+        with self._predictor.acquire(alone, adapter=self._adapter) as session:
             found = box_description.look_into(
-                look.model, look.tokenizer, look.features, alone.images[0], box, known
+                session.model, session.tokenizer, session.features, alone.images[0], box, known
             )
         return replace(found, image_index=image_index)
 
@@ -139,9 +139,9 @@ class Assistant:
             InvalidMaskError: an empty mask.
             CheckpointError: there is no adapter of that version.
         """
-        with self._predictor.looking(group, adapter=self._adapter) as look:
+        with self._predictor.acquire(group, adapter=self._adapter) as session:
             return name_regions.name_regions(
-                look.model, look.tokenizer, look.features, outlines, closed, said
+                session.model, session.tokenizer, session.features, outlines, closed, said
             )
 
     def describe(self, group: ImageGroup, outlines: Sequence[Outline]) -> NDArray[np.float32]:
@@ -153,8 +153,8 @@ class Assistant:
             InvalidMaskError: an empty mask.
             CheckpointError: there is no adapter of that version.
         """
-        with self._predictor.looking(group, adapter=self._adapter) as look:
-            return name_regions.describe_outlines(look.model, look.features, outlines)
+        with self._predictor.acquire(group, adapter=self._adapter) as session:
+            return name_regions.describe_outlines(session.model, session.features, outlines)
 
     def transfer(
         self, group: ImageGroup, part: PartMask, said: GroupPrediction | None = None
@@ -174,11 +174,13 @@ class Assistant:
             InvalidMaskError: the outline is empty, too small to be seen, or of another size.
             CheckpointError: there is no adapter of that version.
         """
-        with self._predictor.looking(group, adapter=self._adapter) as look:
+        with self._predictor.acquire(group, adapter=self._adapter) as session:
             objects = transfer.object_names(said, len(group))
-            asks = part.label and look.is_familiar  # the language model, of what it knows
-            named = self._call(look, group, part.label, objects) if asks else None
-            return transfer.transfer(look.model, look.features, group.images, part, named, objects)
+            asks = part.label and session.is_familiar  # the language model, of what it knows
+            named = self._call(session, group, part.label, objects) if asks else None
+            return transfer.transfer(
+                session.model, session.features, group.images, part, named, objects
+            )
 
     def other_pieces(
         self,
@@ -209,26 +211,28 @@ class Assistant:
             InvalidMaskError: an approved mask is empty, too small to be seen, or of another size.
             CheckpointError: there is no adapter of that version.
         """
-        with self._predictor.looking(group, adapter=self._adapter) as look:
+        with self._predictor.acquire(group, adapter=self._adapter) as session:
             objects = transfer.object_names(said, len(group))
             return transfer.other_pieces(
-                look.model,
-                look.features,
+                session.model,
+                session.features,
                 group.images,
                 image_index,
-                self._call(look, group, label, objects)[image_index],
+                self._call(session, group, label, objects)[image_index],
                 approved=approved,
                 most=most,
                 remembers=remembers,
             )
 
     def _call(
-        self, look: Look, group: ImageGroup, label: str, objects: tuple[str | None, ...]
+        self, session: ModelSession, group: ImageGroup, label: str, objects: tuple[str | None, ...]
     ) -> Tensor:
         """Prompts (n, C) of a name on every image; the model is held."""
         called, key = self._predictor.called, (self.version, group.keys, label, objects)
         found = called.get(key)
         if found is None:
-            prompts = call_parts(look.model, look.tokenizer, look.features, [label], objects)
+            prompts = call_parts(
+                session.model, session.tokenizer, session.features, [label], objects
+            )
             found = called.put(key, prompts[0])
         return found

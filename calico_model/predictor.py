@@ -38,7 +38,7 @@ DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "calico-tiny"
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class ModelSession:
     """The model on a group, for as long as it is held.
 
     Attributes:
@@ -62,7 +62,7 @@ class Predictor:
     Attributes:
         version: names the weights; stamped on every prediction of the bare base.
         adapters: what can be named in `predict`; any thread may add and drop.
-        called: names that were called on groups; use it while `looking`.
+        called: names that were called on groups; use it while `acquire`.
         confidence: turns what the network says about its regions into scores; None leaves the
             plain product of predicted IoU and phrase probability.
     """
@@ -132,11 +132,11 @@ class Predictor:
         Returns:
             Regions in answer order; unlike in `predict`, empty masks are kept.
         """
-        with self.looking(group) as look:
+        with self.acquire(group) as session:
             parts = draw(
-                look.model,
-                look.tokenizer,
-                look.features,
+                session.model,
+                session.tokenizer,
+                session.features,
                 group.sizes_hw,
                 answers,
                 images=group.images,
@@ -148,12 +148,14 @@ class Predictor:
     ) -> list[Likelihood]:
         """Returns how likely the model finds each answer to one question about a group."""
         questions = [prompts.QUESTIONS[kind][0]] * len(answers)
-        with self.looking(group) as look:
-            read = read_answers(look.model, look.tokenizer, look.features, questions, answers)
+        with self.acquire(group) as session:
+            read = read_answers(
+                session.model, session.tokenizer, session.features, questions, answers
+            )
         return read.likelihoods
 
     @contextmanager
-    def looking(self, group: ImageGroup, *, adapter: str | None = None) -> Iterator[Look]:
+    def acquire(self, group: ImageGroup, *, adapter: str | None = None) -> Iterator[ModelSession]:
         """Holds the model on a group's features; nothing else uses it until the block ends.
 
         Args:
@@ -169,24 +171,24 @@ class Predictor:
             raise CheckpointError(f"adapter: {adapter!r} is not loaded")
         with self._lock, torch.inference_mode():
             features = self._encode(group)
-            tokenizer = self.adapters.wear_for(chosen, features)
+            tokenizer = self.adapters.select(chosen, features)
             speaks, is_familiar = (
                 self.adapters.speaks(features),
                 self.adapters.is_familiar(features),
             )
-            yield Look(self._model, tokenizer, features, speaks, is_familiar)
+            yield ModelSession(self._model, tokenizer, features, speaks, is_familiar)
 
     def _answer(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
-        with self.looking(group, adapter=version) as look:
+        with self.acquire(group, adapter=version) as session:
             answered = answer(
-                look.model,
-                look.tokenizer,
-                look.features,
+                session.model,
+                session.tokenizer,
+                session.features,
                 group.sizes_hw,
                 images=group.images,
                 wording=wording,
-                asks=look.speaks,
-                is_familiar=look.is_familiar,
+                asks=session.speaks,
+                is_familiar=session.is_familiar,
             )
         texts = {kind.value: text for kind, text in answered.texts.items()}
         found = GroupPrediction(answered.parts, version or self.version, texts)

@@ -63,13 +63,13 @@ def predict(
         started = time.perf_counter()
         predictor = load(weights, device, precision)
         load_s = time.perf_counter() - started
-    with progress_bar("Looking at the images", None):
+    with progress_bar("TaskPredictor at the images", None):
         started = time.perf_counter()
         prediction = predictor.predict(group)
         first_s = time.perf_counter() - started
     warm_s = None
     if repeat_json:
-        with progress_bar("Looking again", None):
+        with progress_bar("TaskPredictor again", None):
             started = time.perf_counter()
             predictor.predict(group)
             warm_s = round(time.perf_counter() - started, 3)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.app import SHIPPED_WEIGHTS
-from backend.inference_priority import GivingWay, RightOfWay
+from backend.inference_priority import InferencePriority, Yielding
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.reconcile import Reconciler
 from backend.learning.repository import CorrectionRepository
@@ -108,7 +108,7 @@ def trainer(
 
 def build_trainer(settings: Settings, store: Store, stop: threading.Event) -> Trainer:
     """Wires a trainer; the model is loaded when there is something to learn."""
-    give_way = GivingWay(RightOfWay(settings.right_of_way_file), stop=stop.is_set)
+    yielding = Yielding(InferencePriority(settings.inference_priority_file), stop=stop.is_set)
     client = connect_client(settings)
     repository = CorrectionRepository(store)
     derivation = Derivation(repository, None if client is None else StudioPredictions(client))
@@ -122,7 +122,7 @@ def build_trainer(settings: Settings, store: Store, stop: threading.Event) -> Tr
             None if client is None else Reconciler(repository, client),
             versions,
             runs,
-            load_updater(settings, client, give_way),
+            load_updater(settings, client, yielding),
             start_from=settings.start_from_project,
             code=code_version(),
         )
@@ -147,7 +147,7 @@ def _fingerprint(settings: Settings) -> str:
 
 
 def load_updater(
-    settings: Settings, client: LabelStudioClient | None, give_way: GivingWay | None = None
+    settings: Settings, client: LabelStudioClient | None, yielding: Yielding | None = None
 ) -> OnlineUpdater:
     """Loads a model of the trainer's own.
 
@@ -179,7 +179,7 @@ def load_updater(
         feature_bytes=settings.feature_bytes,
         base_groups=find_base_groups(settings),
         plan=plan,
-        give_way=give_way,
+        give_way=yielding,
     )
 
 

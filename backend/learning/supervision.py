@@ -31,7 +31,7 @@ _PARTS = frozenset({RegionKind.COMMON_PART, RegionKind.UNIQUE_PART})
 _ANY = "\0"  # stands for every name of an image; no name is normalised to it
 
 
-class Teaches(Flag):
+class Supervision(Flag):
     """Which losses a region takes part in."""
 
     TEXT = auto()
@@ -41,7 +41,7 @@ class Teaches(Flag):
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class TrainingTarget:
     """One region to learn from.
 
     Attributes:
@@ -50,22 +50,22 @@ class Lesson:
         before: the predicted region, None if there was none.
     """
 
-    teaches: Teaches
+    teaches: Supervision
     region: Region
     before: Region | None
 
     @property
     def is_label_fix(self) -> bool:
         """Name or kind were wrong, the mask was right."""
-        return self.teaches is Teaches.TEXT
+        return self.teaches is Supervision.TEXT
 
     @property
     def is_mask_edit(self) -> bool:
         """The mask was wrong, name and kind were right."""
-        return self.teaches is Teaches.MASK
+        return self.teaches is Supervision.MASK
 
 
-def lessons(correction: Correction) -> tuple[Lesson, ...]:
+def lessons(correction: Correction) -> tuple[TrainingTarget, ...]:
     """Returns what each name of each region teaches, in the order of the outcomes."""
     named = {
         (outcome.after.image_index, name)
@@ -79,10 +79,10 @@ def lessons(correction: Correction) -> tuple[Lesson, ...]:
         for region in _one_named(outcome.region):
             place = region.image_index, region_name(region, correction.vocabulary)
             teaches = _teaches(outcome, is_there=place in named | unknown)
-            if teaches is Teaches.ABSENCE and (region.image_index, _ANY) in unknown:
+            if teaches is Supervision.ABSENCE and (region.image_index, _ANY) in unknown:
                 continue
             if teaches:
-                found.append(Lesson(teaches, region, outcome.before))
+                found.append(TrainingTarget(teaches, region, outcome.before))
     return tuple(found)
 
 
@@ -138,18 +138,18 @@ def written_label(name: str, vocabulary: Vocabulary | None) -> str:
     return name if vocabulary is None else vocabulary.find(name) or name
 
 
-def _teaches(outcome: RegionOutcome, *, is_there: bool) -> Teaches:
+def _teaches(outcome: RegionOutcome, *, is_there: bool) -> Supervision:
     if outcome.change is ACCEPTED:
-        return Teaches.REHEARSAL
+        return Supervision.REHEARSAL
     if outcome.change is Change.ADDED:
-        return Teaches.TEXT | Teaches.MASK
+        return Supervision.TEXT | Supervision.MASK
     if outcome.change is Change.REMOVED:
-        return Teaches(0) if outcome.replaced_by or is_there else Teaches.ABSENCE
-    teaches = Teaches(0)
+        return Supervision(0) if outcome.replaced_by or is_there else Supervision.ABSENCE
+    teaches = Supervision(0)
     if outcome.change & (Change.RELABELLED | Change.KIND_CHANGED):
-        teaches |= Teaches.TEXT
+        teaches |= Supervision.TEXT
     if Change.RESHAPED in outcome.change:
-        teaches |= Teaches.MASK
+        teaches |= Supervision.MASK
     return teaches
 
 

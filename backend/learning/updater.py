@@ -17,12 +17,12 @@ from typing import Protocol
 import torch
 
 from backend.errors import MediaError
-from backend.inference_priority import GivingWay
+from backend.inference_priority import Yielding
 from backend.learning.correction import Correction
 from backend.learning.gate import Agreement, Quality
 from backend.learning.progress import OnProgress
 from backend.learning.session import CorrectedTask, Stop, Write
-from backend.learning.supervision import Teaches, known_kinds, lessons, region_name, true_parts
+from backend.learning.supervision import Supervision, known_kinds, lessons, region_name, true_parts
 from backend.learning.yielding import call_at_every_layer
 from backend.types import Region, Task
 from calico_model.errors import CalicoError, CheckpointError, InvalidConfigError
@@ -38,7 +38,7 @@ from calico_model.training.online.dense_images import (
     plain_image,
     with_dense,
 )
-from calico_model.training.online.example import Example, RegionLesson, example_of, make_example
+from calico_model.training.online.example import Example, RegionTarget, example_of, make_example
 from calico_model.training.online.learnability import Predicted, leave_one_out
 from calico_model.training.online.scoring import score_groups
 from calico_model.training.online.update import (
@@ -100,7 +100,7 @@ class OnlineUpdater:
         feature_bytes: int,
         base_groups: BaseGroups,
         plan: FinetunePlan | None = None,
-        give_way: GivingWay | None = None,
+        give_way: Yielding | None = None,
     ) -> None:
         self._predictor, self._images = predictor, images
         self._model = predictor.adapters.model
@@ -374,7 +374,7 @@ class OnlineUpdater:
             _log.warning("features are not kept: %s", error, extra={"event": "feature_not_kept"})
 
 
-def region_lessons(correction: Correction, truth: Sequence[PartMask]) -> tuple[RegionLesson, ...]:
+def region_lessons(correction: Correction, truth: Sequence[PartMask]) -> tuple[RegionTarget, ...]:
     """Returns what each region teaches, placed where `make_example` looks for it."""
     there = {(part.image_index, part.label): part for part in truth}
     found = []
@@ -384,12 +384,12 @@ def region_lessons(correction: Correction, truth: Sequence[PartMask]) -> tuple[R
         if not name:
             continue
         part = there.get((region.image_index, name))
-        if part is None and Teaches.ABSENCE not in lesson.teaches:
+        if part is None and Supervision.ABSENCE not in lesson.teaches:
             continue
-        shown = part if Teaches.ABSENCE not in lesson.teaches else None
+        shown = part if Supervision.ABSENCE not in lesson.teaches else None
         found.append(
-            RegionLesson(
-                shown or _absent(region, name), model_example.Teaches(lesson.teaches.value)
+            RegionTarget(
+                shown or _absent(region, name), model_example.Supervision(lesson.teaches.value)
             )
         )
     return tuple(found)

@@ -23,20 +23,20 @@ MOST_ANNOTATIONS = 500
 """The newest ones that are remembered; labels keep few prototypes anyway."""
 
 
-class _Look(msgspec.Struct, array_like=True):
+class _StoredEmbedding(msgspec.Struct, array_like=True):
     label: str
     vector: bytes  # float16
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class RegionEmbedding:
     """One accepted region: its label as the project writes it, and its descriptor."""
 
     label: str
     vector: Vector
 
 
-class AcceptedLooks:
+class PrototypeStore:
     """The rows of one store. Threads may share it."""
 
     def __init__(self, store: Store) -> None:
@@ -75,9 +75,13 @@ class AcceptedLooks:
             self._drop(project_id, sorted(gone))
         return len(gone)
 
-    def keep(self, project_id: int, head: Head, base: str, looks: Sequence[Look]) -> None:
+    def keep(
+        self, project_id: int, head: Head, base: str, looks: Sequence[RegionEmbedding]
+    ) -> None:
         """Keeps what one annotation teaches, in place of what it taught before."""
-        written = [_Look(one.label, one.vector.astype(np.float16).tobytes()) for one in looks]
+        written = [
+            _StoredEmbedding(one.label, one.vector.astype(np.float16).tobytes()) for one in looks
+        ]
         row = self._store.insert(accepted_look).values(
             project_id=project_id,
             annotation_id=head.annotation_id,
@@ -105,7 +109,7 @@ class AcceptedLooks:
             rows = list(connection.execute(query).scalars())
         found = Prototypes()
         for row in rows:
-            for look in msgspec.msgpack.decode(row, type=list[_Look]):
+            for look in msgspec.msgpack.decode(row, type=list[_StoredEmbedding]):
                 vector = np.frombuffer(look.vector, np.float16).astype(np.float32)
                 found = found.add(look.label, vector)
         return found

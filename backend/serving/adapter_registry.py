@@ -30,7 +30,7 @@ class AdaptablePredictor(Predictor, Protocol):
         """Returns what answers with an adapter and stamps its version; raises CheckpointError."""
 
 
-class AdapterLines:
+class AdapterRegistry:
     """The current version of every project, and the adapters that are in memory.
 
     Args:

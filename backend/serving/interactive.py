@@ -179,7 +179,7 @@ class _About:
         return self.group.keys, self.predictor.version
 
 
-class Assisting:
+class InteractiveSegmenter:
     """Answers clicks and boxes; remembers where each chain of prompts stood.
 
     What is remembered follows from the request, and from what the version had said about the group

@@ -15,7 +15,7 @@ from calico_model.types import GroupPrediction, ImageGroup, Vector
 
 
 @dataclass(frozen=True)
-class Work:
+class PredictionJob:
     """One task to look at, with everything its answer depends on but the base.
 
     Attributes:
@@ -73,7 +73,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Answer:
+class PredictionResult:
     """What is known about one task.
 
     Attributes:
@@ -93,7 +93,7 @@ class Answer:
     absent: tuple[int, ...] = ()
 
 
-Render = Callable[[GroupPrediction, Work, ImageGroup], tuple[bytes, float]]
+Render = Callable[[GroupPrediction, PredictionJob, ImageGroup], tuple[bytes, float]]
 
 
 def content_key(group: ImageGroup) -> str:
@@ -101,8 +101,8 @@ def content_key(group: ImageGroup) -> str:
     return hashlib.sha256(" ".join(group.keys).encode()).hexdigest()
 
 
-def answer_key(work: Work, content: str, *, version: str, code: str) -> str:
+def answer_key(job: PredictionJob, content: str, *, version: str, code: str) -> str:
     """Hash of all a kept answer depends on; nothing a caller names can stand in for pixels."""
-    task = work.task
-    parts = (task.project_id, task.id, task.labels, work.schema, content, version, code)
+    task = job.task
+    parts = (task.project_id, task.id, task.labels, job.schema, content, version, code)
     return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from backend.errors import BackendError, BusyError
-from backend.serving.jobs import Answer
+from backend.serving.jobs import PredictionResult
 from backend.serving.metrics import Metrics
 from backend.types import Task
 
@@ -28,7 +28,7 @@ class LateSender:
 
     def __init__(
         self,
-        send: Callable[[Task, Answer], None],
+        send: Callable[[Task, PredictionResult], None],
         metrics: Metrics,
         *,
         capacity: int = 10_000,
@@ -37,12 +37,12 @@ class LateSender:
         self._send = send
         self._metrics = metrics
         self._pauses_s = pauses_s
-        self._queue: queue.Queue[tuple[Task, Answer]] = queue.Queue(maxsize=capacity)
+        self._queue: queue.Queue[tuple[Task, PredictionResult]] = queue.Queue(maxsize=capacity)
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="late-sender", daemon=True)
         self._thread.start()
 
-    def push(self, task: Task, answer: Answer) -> None:
+    def push(self, task: Task, answer: PredictionResult) -> None:
         """Queues one answer.
 
         Raises:
@@ -66,7 +66,7 @@ class LateSender:
             outcome = "pushed" if self._try(task, answer) else "push_failed"
             self._metrics.tasks.labels(outcome).inc()
 
-    def _try(self, task: Task, answer: Answer) -> bool:
+    def _try(self, task: Task, answer: PredictionResult) -> bool:
         for pause_s in (*self._pauses_s, None):
             try:
                 self._send(task, answer)

@@ -24,7 +24,7 @@ _MOST_OPENED = 64
 
 
 class Warming(Protocol):
-    """What looks at tasks; see `Looking`."""
+    """What looks at tasks; see `TaskPredictor`."""
 
     def warm(self, task: Task, step_aside: Callable[[], None]) -> int:
         """Fetches and encodes a task's images; returns the bytes of their pixels."""
@@ -55,14 +55,14 @@ class Prewarmer:
 
     def __init__(
         self,
-        looking: Warming,
+        task_predictor: Warming,
         service: Waited,
         upcoming: Callable[[int, int], Iterable[Task]] | None,
         *,
         max_bytes: int,
         quiet_s: float = 0.5,
     ) -> None:
-        self._looking, self._service, self._upcoming = looking, service, upcoming
+        self._task_predictor, self._service, self._upcoming = task_predictor, service, upcoming
         self._max_bytes, self._quiet_s = max_bytes, quiet_s
         self._opened: queue.Queue[Task | None] = queue.Queue(_MOST_OPENED)
         self._is_closed = threading.Event()
@@ -114,9 +114,9 @@ class Prewarmer:
             return 0
         self._step_aside()
         try:
-            used = self._looking.warm(task, self._step_aside)
+            used = self._task_predictor.warm(task, self._step_aside)
             if is_opened:
-                self._looking.foresee(task, self._step_aside)
+                self._task_predictor.foresee(task, self._step_aside)
         except (BackendError, CalicoError) as error:
             _log.info("not prewarmed: %s", error, extra={"event": "prewarm_skipped"})
             return 0

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from backend.errors import BackendError, LabelStudioError
 from backend.serving.descriptors import Descriptors
-from backend.serving.jobs import Answer
+from backend.serving.jobs import PredictionResult
 from backend.storage.versions import AdapterVersion
 from backend.types import LabelSchema, Task
 from calico_model.inference.diversity import Clusters, neighbours
@@ -60,7 +60,7 @@ class Studio(Protocol):
     def is_pending(self, project_id: int, version: str, task_id: int) -> bool:
         """Whether that still holds for one task."""
 
-    def push(self, task: Task, answer: Answer, place: Place) -> None:
+    def push(self, task: Task, answer: PredictionResult, place: Place) -> None:
         """Stores a prediction."""
 
     def show(self, project_id: int, version: str) -> bool:
@@ -75,7 +75,7 @@ class Ahead(Protocol):
 
     def predict_ahead(
         self, task: Task, schema: LabelSchema, version: AdapterVersion | None
-    ) -> Answer | None:
+    ) -> PredictionResult | None:
         """Predicts one task behind everything else."""
 
     @property

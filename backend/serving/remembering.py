@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 from backend.errors import BackendError, InvalidRleError, MediaUnavailableError
 from backend.label_studio.event import read_annotation, read_schema, read_task
 from backend.label_studio.label_set import closed_labels
-from backend.serving.accepted import AcceptedLooks, Look
+from backend.serving.accepted import PrototypeStore, RegionEmbedding
 from backend.serving.model_host import Predictor
 from backend.storage.store import Head, Store
 from backend.types import Annotation, Task
@@ -46,7 +46,7 @@ class GroupSource(Protocol):
         """Fetches every image of a task; raises MediaError naming the field."""
 
 
-class Rememberer:
+class PrototypeIndexer:
     """The thread, and what it knows.
 
     Args:
@@ -66,7 +66,7 @@ class Rememberer:
         every_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store, self._looks = store, AcceptedLooks(store)
+        self._store, self._looks = store, PrototypeStore(store)
         self._images, self._model = images, model
         self._every_s, self._clock = every_s, clock
         self._known: dict[int, Prototypes] = {}
@@ -117,7 +117,7 @@ class Rememberer:
                 self._not_before[place] = now + _AGAIN_S
         return done
 
-    def _describe(self, head: Head, model: Describing) -> list[Look]:
+    def _describe(self, head: Head, model: Describing) -> list[RegionEmbedding]:
         """What an annotation teaches; nothing if it cannot be read, which stays so."""
         stored = self._store.find_event(head.key)
         if stored is None:
@@ -148,7 +148,7 @@ class Rememberer:
                 extra={"event": "names_not_learned", "annotation": head.annotation_id},
             )
             return []
-        return [Look(label, v) for (label, _), v in zip(fitting, vectors, strict=True)]
+        return [RegionEmbedding(label, v) for (label, _), v in zip(fitting, vectors, strict=True)]
 
     def _run(self) -> None:
         while not self._is_closed.wait(self._every_s):

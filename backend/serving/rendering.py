@@ -16,7 +16,7 @@ from backend.label_studio.result import (
     predict_item,
     render_prediction,
 )
-from backend.serving.jobs import Answer, Render, Work
+from backend.serving.jobs import PredictionJob, PredictionResult, Render
 from backend.serving.metrics import package_version
 from backend.types import PredictRequest
 from calico_model.inference.arrangement import Arrangement
@@ -34,7 +34,7 @@ def code_version(arrangement: Arrangement | None = None) -> str:
 
 
 def render_regions(
-    prediction: GroupPrediction, work: Work, group: ImageGroup
+    prediction: GroupPrediction, job: PredictionJob, group: ImageGroup
 ) -> tuple[bytes, float]:
     """Writes one task's regions in the form its labeling config can show, with their score.
 
@@ -43,31 +43,31 @@ def render_regions(
     """
     rendered = render_prediction(
         prediction,
-        work.schema,
+        job.schema,
         sizes_hw=group.sizes_hw,
-        labels=work.task.labels,
-        seed=_CLICK_SEED if work.is_interactive else "",
-        with_relations=not work.is_interactive,
-        with_unknown=bool(work.prompts),
-        ids=work.ids,
+        labels=job.task.labels,
+        seed=_CLICK_SEED if job.is_interactive else "",
+        with_relations=not job.is_interactive,
+        with_unknown=bool(job.prompts),
+        ids=job.ids,
     )
     if rendered.omitted:
         _log.info(
             "regions left out",
             extra={
                 "event": "regions_omitted",
-                "task": work.task.id,
+                "task": job.task.id,
                 "omitted": {reason.value: count for reason, count in rendered.omitted.items()},
             },
         )
-    return _with_reply(rendered.result, work), rendered.score
+    return _with_reply(rendered.result, job), rendered.score
 
 
-def _with_reply(result: bytes, work: Work) -> bytes:
+def _with_reply(result: bytes, job: PredictionJob) -> bytes:
     """Puts what the annotator is told before the regions."""
-    if work.question is None or not work.reply:
+    if job.question is None or not job.reply:
         return result
-    told = reply_result(work.question, work.schema, work.reply)
+    told = reply_result(job.question, job.schema, job.reply)
     return result if told is None else prepended(result, told)
 
 
@@ -75,16 +75,16 @@ def arranged(render: Render, arrangement: Arrangement) -> Render:
     """Puts regions in order before they are written; suggestions to a click stay as they are."""
 
     def render_arranged(
-        prediction: GroupPrediction, work: Work, group: ImageGroup
+        prediction: GroupPrediction, job: PredictionJob, group: ImageGroup
     ) -> tuple[bytes, float]:
-        found = prediction if work.is_interactive else arrangement.apply(prediction)
-        return render(found, work, group)
+        found = prediction if job.is_interactive else arrangement.apply(prediction)
+        return render(found, job, group)
 
     return render_arranged
 
 
 def render_answers(
-    request: PredictRequest, answers: Sequence[Answer | None], version: str | None
+    request: PredictRequest, answers: Sequence[PredictionResult | None], version: str | None
 ) -> bytes:
     """Writes the body that answers a request, one item per task in order.
 
@@ -96,7 +96,7 @@ def render_answers(
     return predict_answer([_item(request, answer, version or "") for answer in answers])
 
 
-def _item(request: PredictRequest, answer: Answer | None, version: str) -> bytes:
+def _item(request: PredictRequest, answer: PredictionResult | None, version: str) -> bytes:
     # Label Studio stores an item with an empty result and never asks again; without a result it
     # stores nothing. The editor wants a result whatever happened, and stores it nowhere.
     if answer is None:

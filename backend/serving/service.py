@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 
 from backend.errors import BusyError, InvalidTaskError
-from backend.inference_priority import RightOfWay
-from backend.serving.adapter_registry import AdapterLines
+from backend.inference_priority import InferencePriority
+from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.job_queue import JobQueue
-from backend.serving.jobs import Answer, Problem, Work
+from backend.serving.jobs import PredictionJob, PredictionResult, Problem
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
-from backend.serving.task_predictor import Looking
+from backend.serving.task_predictor import TaskPredictor
 from backend.serving.text_prompts import settle
 from backend.storage.versions import AdapterVersion
 from backend.types import LabelSchema, PredictRequest, Task
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_AHEAD_S = 3600.0
 
-Push = Callable[[Task, Answer], None]
+Push = Callable[[Task, PredictionResult], None]
 
 
 class PredictionService:
@@ -47,22 +47,22 @@ class PredictionService:
     def __init__(
         self,
         host: ModelHost,
-        looking: Looking,
+        task_predictor: TaskPredictor,
         metrics: Metrics,
         *,
         push: Push | None,
         budget_s: float,
         seats: int,
         capacity: int,
-        lines: AdapterLines | None = None,
-        right_of_way: RightOfWay | None = None,
+        lines: AdapterRegistry | None = None,
+        inference_priority: InferencePriority | None = None,
     ) -> None:
-        self._host, self._looking, self._metrics = host, looking, metrics
+        self._host, self._task_predictor, self._metrics = host, task_predictor, metrics
         self._push, self._budget_s = push, budget_s
         self._seats = threading.BoundedSemaphore(seats)
-        self._lines, self._right_of_way = lines, right_of_way
+        self._lines, self._right_of_way = lines, inference_priority
         self._asked_s = -math.inf
-        self._queue: JobQueue[Work, Answer] = JobQueue(
+        self._queue: JobQueue[PredictionJob, PredictionResult] = JobQueue(
             self._answer, on_late=self._send_later, capacity=capacity
         )
 
@@ -96,7 +96,7 @@ class PredictionService:
         version: AdapterVersion | None = None,
         *,
         has_left: Callable[[], bool] | None = None,
-    ) -> tuple[Answer | None, ...]:
+    ) -> tuple[PredictionResult | None, ...]:
         """Answers every task of a request, in order, within the budget.
 
         Args:
@@ -118,7 +118,7 @@ class PredictionService:
         self._host.check()
         question, prompts = settle(request.question, request.prompts)
         works = [
-            Work(
+            PredictionJob(
                 task,
                 request.schema,
                 prompts,
@@ -156,7 +156,7 @@ class PredictionService:
 
     def predict_ahead(
         self, task: Task, schema: LabelSchema, version: AdapterVersion | None
-    ) -> Answer | None:
+    ) -> PredictionResult | None:
         """Predicts one task that nobody waits for, behind everything else.
 
         Returns:
@@ -167,7 +167,7 @@ class PredictionService:
             BusyError: the service is closed.
         """
         self._host.wait()
-        work = Work(task, schema, version=version, wants_look=True)
+        work = PredictionJob(task, schema, version=version, wants_look=True)
         jobs = self._queue.submit([(work.key, work)], is_urgent=False)
         (answer,) = self._queue.collect(jobs, deadline=time.monotonic() + _LONGEST_AHEAD_S)
         return answer
@@ -176,14 +176,14 @@ class PredictionService:
         """Answers "not yet" to everybody who waits and stops the workers."""
         self._queue.close()
 
-    def _answer(self, work: Work, is_wanted: Callable[[], bool]) -> Answer:
+    def _answer(self, work: PredictionJob, is_wanted: Callable[[], bool]) -> PredictionResult:
         """Runs in a worker thread."""
         if self._right_of_way is None:
-            return self._looking.look(work, is_wanted)
+            return self._task_predictor.predict_task(work, is_wanted)
         with self._right_of_way.taken():
-            return self._looking.look(work, is_wanted)
+            return self._task_predictor.predict_task(work, is_wanted)
 
-    def _send_later(self, work: Work, answer: Answer) -> None:
+    def _send_later(self, work: PredictionJob, answer: PredictionResult) -> None:
         if self._push is None or work.is_interactive or work.task.id is None or answer.problem:
             return
         try:
@@ -198,6 +198,6 @@ class PredictionService:
         self._metrics.tasks.labels(outcome).inc(amount)
 
 
-def _unusable(task: Task, version: str | None) -> Answer:
+def _unusable(task: Task, version: str | None) -> PredictionResult:
     problem = Problem(InvalidTaskError.__name__, task.problem or "", is_lasting=True)
-    return Answer(b"", 0.0, version, problem)
+    return PredictionResult(b"", 0.0, version, problem)

@@ -10,7 +10,7 @@ from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
 from backend.label_studio.names import StudioNames
 from backend.label_studio.untouched import show_version, untouched_tasks
-from backend.serving.jobs import Answer
+from backend.serving.jobs import PredictionResult
 from backend.serving.refreshing import Pending, Place
 from backend.settings import Settings
 from backend.types import Task
@@ -52,10 +52,10 @@ def image_source(
     )
 
 
-def prediction_sender(client: LabelStudioClient) -> Callable[[Task, Answer], None]:
+def prediction_sender(client: LabelStudioClient) -> Callable[[Task, PredictionResult], None]:
     """Returns what stores one answer in Label Studio; it raises LabelStudioError."""
 
-    def send(task: Task, answer: Answer) -> None:
+    def send(task: Task, answer: PredictionResult) -> None:
         if task.id is not None:
             client.create_prediction(
                 task.id, answer.regions, score=answer.score, version=answer.version or ""
@@ -104,7 +104,7 @@ class StudioTasks:
         page = untouched_tasks(self._client, project_id, schema, version=version, only=task_id)
         return bool(page.tasks)
 
-    def push(self, task: Task, answer: Answer, place: Place) -> None:
+    def push(self, task: Task, answer: PredictionResult, place: Place) -> None:
         """Stores a prediction."""
         if task.id is not None:
             self._client.create_prediction(

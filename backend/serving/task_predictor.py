@@ -23,9 +23,16 @@ from backend.errors import (
     StoreError,
 )
 from backend.label_studio.label_set import vocabulary_in
-from backend.serving.adapter_registry import AdapterLines
-from backend.serving.interactive import Assisting, Refining
-from backend.serving.jobs import Answer, Problem, Render, Work, answer_key, content_key
+from backend.serving.adapter_registry import AdapterRegistry
+from backend.serving.interactive import InteractiveSegmenter, Refining
+from backend.serving.jobs import (
+    PredictionJob,
+    PredictionResult,
+    Problem,
+    Render,
+    answer_key,
+    content_key,
+)
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import (
     DescribingPredictor,
@@ -65,7 +72,7 @@ class _Kept(msgspec.Struct):
     regions: msgspec.Raw
 
 
-class Looking:
+class TaskPredictor:
     """Looks at tasks.
 
     Args:
@@ -90,7 +97,7 @@ class Looking:
         metrics: Metrics,
         *,
         code: str,
-        lines: AdapterLines | None = None,
+        lines: AdapterRegistry | None = None,
         names: ProjectNames | None = None,
         refines: bool = True,
         click_budget_s: float = 10.0,
@@ -103,9 +110,11 @@ class Looking:
         self._model_lock = threading.Lock()
         self._recent = RecentPredictions(_RECENT_BYTES)
         self._opened = OpenedGroups(_OPENED_BYTES)
-        self._assisting = Assisting()
+        self._assisting = InteractiveSegmenter()
 
-    def look(self, work: Work, is_wanted: Callable[[], bool] = lambda: True) -> Answer:
+    def predict_task(
+        self, job: PredictionJob, is_wanted: Callable[[], bool] = lambda: True
+    ) -> PredictionResult:
         """Answers one task; whatever goes wrong stays with it.
 
         Args:
@@ -116,31 +125,31 @@ class Looking:
         Raises:
             NotReadyError: the weights cannot be used.
         """
-        about = {"task": work.task.id, "project": work.task.project_id}
+        about = {"task": job.task.id, "project": job.task.project_id}
         predictor = self._host.wait()
         if self._lines is not None:
-            predictor = self._lines.predictor(predictor, work.version)
+            predictor = self._lines.predictor(predictor, job.version)
         try:
-            group = self._fetch(work)
-            is_pointing = self._refines and work.prompts and work.question is None
+            group = self._fetch(job)
+            is_pointing = self._refines and job.prompts and job.question is None
             if is_pointing and isinstance(predictor, Refining):
-                return self._assist(work, group, predictor, is_wanted)
-            return self._predict(work, group, predictor)
+                return self._assist(job, group, predictor, is_wanted)
+            return self._predict(job, group, predictor)
         except StoppedError as error:
             self._count("cancelled")
             problem = Problem(type(error).__name__, str(error), is_lasting=False)
-            return Answer(b"", 0.0, predictor.version, problem)
+            return PredictionResult(b"", 0.0, predictor.version, problem)
         except (MediaError, CalicoError) as error:
             self._count("problem")
             _log.warning("task problem: %s", error, extra={"event": "task_problem", **about})
             problem = Problem(type(error).__name__, str(error), not isinstance(error, _MAY_PASS))
-            return Answer(b"", 0.0, predictor.version, problem)
+            return PredictionResult(b"", 0.0, predictor.version, problem)
         except Exception as error:
             self._count("failed")
             _log.exception("task failed", extra={"event": "task_failed", **about})
             detail = f"{type(error).__name__} while predicting; the log has the details"
             problem = Problem("PredictionFailed", detail, is_lasting=False)
-            return Answer(b"", 0.0, predictor.version, problem)
+            return PredictionResult(b"", 0.0, predictor.version, problem)
 
     def warm(self, task: Task, step_aside: Callable[[], None]) -> int:
         """Fetches and encodes the images of a task that nobody waits for.
@@ -191,23 +200,23 @@ class Looking:
                 prediction = predictor.predict(group)
             self._recent.put(key, prediction)
 
-    def _fetch(self, work: Work) -> ImageGroup:
-        group = self._opened.get(work.task) if work.is_interactive else None
+    def _fetch(self, job: PredictionJob) -> ImageGroup:
+        group = self._opened.get(job.task) if job.is_interactive else None
         if group is None:
             with self._metrics.stage("fetch"):
-                group = self._images.fetch_group(work.task)
-            self._opened.put(work.task, group)
+                group = self._images.fetch_group(job.task)
+            self._opened.put(job.task, group)
         return group
 
     def _assist(
         self,
-        work: Work,
+        job: PredictionJob,
         group: ImageGroup,
         predictor: Refining,
         is_wanted: Callable[[], bool],
-    ) -> Answer:
+    ) -> PredictionResult:
         """Answers clicks and boxes: on the image at once, and what is alike on the others."""
-        clicked = {prompt.image_index for prompt in work.prompts}
+        clicked = {prompt.image_index for prompt in job.prompts}
         said = self._recent.get((content_key(group), predictor.version), images=clicked)
         with self._model_lock, self._metrics.stage("assist"):
             until = self._clock() + self._click_budget_s
@@ -218,75 +227,77 @@ class Looking:
                 return self._clock() < until
 
             goes_on()
-            vocabulary = vocabulary_in(work.schema, work.task.labels)
+            vocabulary = vocabulary_in(job.schema, job.task.labels)
             found = self._assisting.suggest(
-                group, work.prompts, work.canvas, predictor, said, goes_on, vocabulary
+                group, job.prompts, job.canvas, predictor, said, goes_on, vocabulary
             )
-            if (closed := self._closed(work)) is not None:
+            if (closed := self._closed(job)) is not None:
                 parts = name_new(found.prediction.parts, group, predictor, closed)
                 found = replace(found, prediction=replace(found.prediction, parts=parts))
             found = found.spread(
                 group,
                 predictor,
                 said,
-                canvas=work.canvas,
+                canvas=job.canvas,
                 goes_on=goes_on,
                 vocabulary=vocabulary,
             )
             if closed is None:
                 found = found.in_own_words()
             if not goes_on():
-                about = {"task": work.task.id, "prompts": len(work.prompts)}
+                about = {"task": job.task.id, "prompts": len(job.prompts)}
                 _log.warning("clicks left out", extra={"event": "clicks_left_out", **about})
         with self._metrics.stage("render"):
-            regions, score = self._render(found.prediction, replace(work, ids=found.ids), group)
+            regions, score = self._render(found.prediction, replace(job, ids=found.ids), group)
         self._count("assisted")
-        return Answer(regions, score, predictor.version, absent=found.absent)
+        return PredictionResult(regions, score, predictor.version, absent=found.absent)
 
-    def _predict(self, work: Work, group: ImageGroup, predictor: Predictor) -> Answer:
+    def _predict(
+        self, job: PredictionJob, group: ImageGroup, predictor: Predictor
+    ) -> PredictionResult:
         content = content_key(group)
-        closed = self._closed(work)
+        closed = self._closed(job)
         code = self._code + state_of(closed)
-        key = answer_key(work, content, version=predictor.version, code=code)
-        if not work.is_interactive and (kept := self._find(key)) is not None:
+        key = answer_key(job, content, version=predictor.version, code=code)
+        if not job.is_interactive and (kept := self._find(key)) is not None:
             self._count("cached")
-            look = self._see(work, group, predictor)
-            return Answer(bytes(kept.regions), kept.score, predictor.version, look=look)
+            look = self._see(job, group, predictor)
+            return PredictionResult(bytes(kept.regions), kept.score, predictor.version, look=look)
         prediction = self._recent.get((content, predictor.version))
         if prediction is None:
             with self._model_lock, self._metrics.stage("model"):
                 prediction = predictor.predict(group)
             self._recent.put((content, predictor.version), prediction)
-        if work.question is not None:
-            labels = closed or closed_set(work.schema, work.task)
+        if job.question is not None:
+            labels = closed or closed_set(job.schema, job.task)
             with self._model_lock, self._metrics.stage("ask"):
-                reply = reply_to(work.question, group, prediction, predictor, labels)
-            prediction, work = reply.prediction, replace(work, reply=reply.sentence)
-        elif work.prompts:
-            prediction = select_prompted(prediction, work.prompts)
+                reply = reply_to(job.question, group, prediction, predictor, labels)
+            prediction, job = reply.prediction, replace(job, reply=reply.sentence)
+        elif job.prompts:
+            prediction = select_prompted(prediction, job.prompts)
         elif closed is not None:
             with self._model_lock, self._metrics.stage("name"):
                 prediction = name_prediction(prediction, group, predictor, closed)
         with self._metrics.stage("render"):
-            regions, score = self._render(prediction, work, group)
-        if not work.is_interactive:
+            regions, score = self._render(prediction, job, group)
+        if not job.is_interactive:
             self._store.keep_prediction(
                 key,
                 msgspec.json.encode(_Kept(score, msgspec.Raw(regions))),
-                project_id=work.task.project_id,
-                task_id=work.task.id,
+                project_id=job.task.project_id,
+                task_id=job.task.id,
                 version=prediction.version,
             )
         self._count("predicted")
-        look = self._see(work, group, predictor)
-        return Answer(regions, score, prediction.version, look=look)
+        look = self._see(job, group, predictor)
+        return PredictionResult(regions, score, prediction.version, look=look)
 
-    def _closed(self, work: Work) -> ClosedSet | None:
-        return None if self._names is None else self._names.closed(work.schema, work.task)
+    def _closed(self, job: PredictionJob) -> ClosedSet | None:
+        return None if self._names is None else self._names.closed(job.schema, job.task)
 
-    def _see(self, work: Work, group: ImageGroup, predictor: Predictor) -> Vector | None:
+    def _see(self, job: PredictionJob, group: ImageGroup, predictor: Predictor) -> Vector | None:
         """How a group looks, where somebody wants to know and the model can tell."""
-        if not work.wants_look or not isinstance(predictor, DescribingPredictor):
+        if not job.wants_look or not isinstance(predictor, DescribingPredictor):
             return None
         with self._model_lock:
             return predictor.describe(group)

@@ -32,7 +32,7 @@ class Question:
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
+class GeneratedAnswer:
     """What the model said.
 
     Attributes:
@@ -53,7 +53,7 @@ def ask(
     questions: Sequence[Question],
     *,
     wording: int = 0,
-) -> list[Said]:
+) -> list[GeneratedAnswer]:
     """Lets the model answer.
 
     Args:
@@ -85,7 +85,7 @@ def ask(
         end=tokenizer.end,
         held_back=[i for word in prompts.empty_marks() for i in tokenizer.encode(word)],
     )
-    found: list[Said] = []
+    found: list[GeneratedAnswer] = []
     for row, question in enumerate(questions):
         text = tokenizer.decode(answers.ids[row])
         segments = segments_of(
@@ -96,5 +96,5 @@ def ask(
             len(question.images),
         )
         shown = tuple(replace(one, image=question.images[one.image]) for one in segments)
-        found.append(Said(question, text, shown))
+        found.append(GeneratedAnswer(question, text, shown))
     return found

@@ -1,4 +1,4 @@
-"""Looking closer: the rectangle around a mask, what the refiner sees of it, and the way back.
+"""TaskPredictor closer: the rectangle around a mask, what the refiner sees of it, and the way back.
 
 Everything is in pixels of the original image; only views have a fixed size.
 Legend: H x W image, V = `VIEW`.

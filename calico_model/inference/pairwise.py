@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from calico_model.data.comparison import partition
 from calico_model.inference.dense_reading import DenseReading, Seen
-from calico_model.inference.generation import Question, Said
+from calico_model.inference.generation import GeneratedAnswer, Question
 from calico_model.inference.segments import Segment
 from calico_model.prompts import END, Phrase, write_answer
 from calico_model.types import RegionKind
@@ -107,7 +107,7 @@ class _Sightings:
 
 
 def compare(
-    said: Sequence[Said], images: int, reading: DenseReading | None = None
+    said: Sequence[GeneratedAnswer], images: int, reading: DenseReading | None = None
 ) -> tuple[list[Segment], dict[RegionKind, str]]:
     """Puts together what was said about pairs, and what was seen.
 
@@ -154,7 +154,7 @@ def compare(
     return found, texts
 
 
-def _counted_once(said: Sequence[Said]) -> list[Segment]:
+def _counted_once(said: Sequence[GeneratedAnswer]) -> list[Segment]:
     """Of each pair, the surest mention of every thing in every image."""
     found: dict[tuple[tuple[int, ...], int, bool, str], Segment] = {}
     for one in said:

@@ -33,7 +33,7 @@ class AdapterSet:
     """One model, and all adapters that are ready to be put on it.
 
     The set is replaced whole whenever it changes, so any thread may read it without a lock. The
-    model itself is guarded by its owner: call `wear` and run the model under one lock.
+    model itself is guarded by its owner: call `activate` and run the model under one lock.
 
     Attributes:
         model: the base with whatever it wears.
@@ -92,7 +92,7 @@ class AdapterSet:
             )
 
     @torch.no_grad()
-    def wear(self, adapter: Adapter | None) -> Tokenizer:
+    def activate(self, adapter: Adapter | None) -> Tokenizer:
         """Puts an adapter on, or takes the worn one off; the same one again costs nothing.
 
         Args:
@@ -116,17 +116,17 @@ class AdapterSet:
         if (head := self.model.dense_head) is not None:
             rows = None if adapter is None else adapter.dense_rows
             if rows is None:
-                head.bare()
+                head.deactivate()
             else:
-                head.wear(rows)
+                head.activate(rows)
         self._worn, self._is_changed = adapter, False
         self._speaking = self.tokenizer.with_labels(labels)
         return self._speaking
 
-    def wear_for(self, adapter: Adapter | None, features: ImageFeatures) -> Tokenizer:
-        """Puts an adapter on for a group, or takes it off where its domain ends; see `wear`."""
+    def select(self, adapter: Adapter | None, features: ImageFeatures) -> Tokenizer:
+        """Puts an adapter on for a group, or takes it off where its domain ends; see `activate`."""
         domain = None if adapter is None else adapter.domain
-        return self.wear(adapter if domain is None or domain.covers(features) else None)
+        return self.activate(adapter if domain is None or domain.covers(features) else None)
 
     def speaks(self, features: ImageFeatures) -> bool:
         """Whether the language model is to be asked about a group, with what the model wears.
@@ -143,12 +143,12 @@ class AdapterSet:
         return self.model.is_familiar(features)
 
     @contextmanager
-    def lent(self, adapter: Adapter | None) -> Iterator[Tokenizer]:
+    def borrowed(self, adapter: Adapter | None) -> Iterator[Tokenizer]:
         """Lends the model, wearing an adapter, to who changes it; afterwards it is the bare base.
 
         Label rows are not on: who trains them puts his own over the base (`LabelRows`).
         """
-        speaking = self.wear(adapter)
+        speaking = self.activate(adapter)
         with torch.no_grad():
             for table, base in zip(self._tables(), self._base_rows, strict=True):
                 table[self._rows] = base
@@ -156,10 +156,10 @@ class AdapterSet:
             yield speaking
         finally:
             self._is_changed = True
-            self.wear(None)
+            self.activate(None)
 
     @contextmanager
-    def bare(self) -> Iterator[None]:
+    def disabled(self) -> Iterator[None]:
         """Shows the base for a moment while the model is lent: the anchor's teacher."""
         with torch.no_grad():
             kept = {name: self._own[name].detach().clone() for name in self._base}

@@ -171,11 +171,11 @@ class DenseHead(nn.Module):
         last_channels(self)
         self.worn = _NOTHING
 
-    def wear(self, rows: DenseRows) -> None:
+    def activate(self, rows: DenseRows) -> None:
         """Puts the rows of an adapter on."""
         self.worn = rows
 
-    def bare(self) -> None:
+    def deactivate(self) -> None:
         """Removes the rows of an adapter."""
         self.worn = _NOTHING
 

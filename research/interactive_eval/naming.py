@@ -161,8 +161,8 @@ def _project(subject: Subject, split: Split, advance: Callable[[], None]) -> _Ta
         if number < ACCEPTED:
             outlines = [one.outline for one in every[number]]
             looks = subject.assistant.describe(labeled.group, outlines)
-            for one, look in zip(every[number], looks, strict=True):
-                accepted = accepted.add(one.label, look)
+            for one, session in zip(every[number], looks, strict=True):
+                accepted = accepted.add(one.label, session)
         else:
             said = subject.predictor.predict(labeled.group)
             learned = replace(closed, accepted=accepted)
@@ -216,8 +216,8 @@ def _outside(subject: Subject, advance: Callable[[], None]) -> Iterator[Named]:
         yield from (one for one in found if one.label not in closed.vocabulary.labels)
         # What is accepted may be called anything at all, also by names of no set.
         looks = subject.assistant.describe(labeled.group, outlines[:20])
-        for look in looks:
-            accepted = accepted.add(str(rng.choice([*names, "nobody's name"])), look)
+        for session in looks:
+            accepted = accepted.add(str(rng.choice([*names, "nobody's name"])), session)
         advance()
 
 

@@ -22,7 +22,7 @@ from backend.label_studio.label_config import parse_label_config
 from backend.learning.schedule import RunState
 from backend.serving.jobs import content_key
 from backend.types import Origin, Region
-from calico_model.training.online.example import Teaches
+from calico_model.training.online.example import Supervision
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
 from research.label_studio.editor import (
     Drawn,
@@ -289,9 +289,9 @@ def _annotation(
 
 def _edited(part: PartMask, edit: Edit, region_id: str) -> Drawn:
     truth = edit.truth or part
-    name = truth.label if Teaches.TEXT in edit.teaches else part.label
-    mask = truth.mask if Teaches.MASK in edit.teaches else part.mask
-    changed = edit.teaches & (Teaches.TEXT | Teaches.MASK)
+    name = truth.label if Supervision.TEXT in edit.teaches else part.label
+    mask = truth.mask if Supervision.MASK in edit.teaches else part.mask
+    changed = edit.teaches & (Supervision.TEXT | Supervision.MASK)
     origin = Origin.PREDICTION_CHANGED if changed else Origin.PREDICTION
     return Drawn(
         region_id, PartMask(part.image_index, part.kind, name, mask, score=part.score), origin

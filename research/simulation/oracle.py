@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calico_model.evaluation.matching import hungarian, iou_matrix
-from calico_model.training.online.example import RegionLesson, Teaches
+from calico_model.training.online.example import RegionTarget, Supervision
 from calico_model.types import GroupPrediction, LabeledGroup, PartMask, RegionKind
 from calico_model.vocabulary import normalise
 
@@ -37,7 +37,7 @@ class Edit:
 
     before: PartMask | None
     truth: PartMask | None
-    teaches: Teaches
+    teaches: Supervision
 
 
 def oracle_edits(labeled: LabeledGroup, prediction: GroupPrediction) -> tuple[Edit, ...]:
@@ -58,7 +58,7 @@ def oracle_edits(labeled: LabeledGroup, prediction: GroupPrediction) -> tuple[Ed
     return tuple(found)
 
 
-def oracle_lessons(labeled: LabeledGroup, prediction: GroupPrediction) -> tuple[RegionLesson, ...]:
+def oracle_lessons(labeled: LabeledGroup, prediction: GroupPrediction) -> tuple[RegionTarget, ...]:
     """Returns what correcting a prediction into the truth teaches.
 
     Args:
@@ -66,7 +66,7 @@ def oracle_lessons(labeled: LabeledGroup, prediction: GroupPrediction) -> tuple[
         prediction: of the same group.
     """
     shown = ((edit.truth or edit.before, edit) for edit in oracle_edits(labeled, prediction))
-    return tuple(RegionLesson(part, edit.teaches) for part, edit in shown if part is not None)
+    return tuple(RegionTarget(part, edit.teaches) for part, edit in shown if part is not None)
 
 
 def _image_edits(ours: Sequence[PartMask], theirs: Sequence[PartMask]) -> list[Edit]:
@@ -74,13 +74,13 @@ def _image_edits(ours: Sequence[PartMask], theirs: Sequence[PartMask]) -> list[E
     place = {t: p for p, t in hungarian(overlap) if overlap[p, t] >= _SAME_PLACE_IOU}
     edits = []
     for t, truth in enumerate(theirs):
-        teaches = Teaches(0)
+        teaches = Supervision(0)
         before = ours[place[t]] if t in place else None
         if before is None or normalise(before.label) != normalise(truth.label):
-            teaches |= Teaches.TEXT
+            teaches |= Supervision.TEXT
         if before is None or overlap[place[t], t] < _ACCEPTED_IOU:
-            teaches |= Teaches.MASK
-        edits.append(Edit(before, truth, teaches or Teaches.REHEARSAL))
+            teaches |= Supervision.MASK
+        edits.append(Edit(before, truth, teaches or Supervision.REHEARSAL))
     kept = set(place.values())
-    edits += [Edit(part, None, Teaches.ABSENCE) for p, part in enumerate(ours) if p not in kept]
+    edits += [Edit(part, None, Supervision.ABSENCE) for p, part in enumerate(ours) if p not in kept]
     return edits

@@ -16,7 +16,7 @@ from fake_predictor import FakePredictor
 
 from backend.label_studio import brush
 from backend.label_studio.task import parse_predict_request
-from backend.serving.jobs import Work
+from backend.serving.jobs import PredictionJob
 from backend.serving.recent import RecentPredictions
 from calico_model.interactive.naming.closed_set import Named
 from calico_model.types import ImageGroup, PartMask, RegionKind
@@ -214,7 +214,7 @@ def test_a_click_hears_what_the_model_found_also_where_the_answer_was_kept(clien
 
 
 def looking_of(client):
-    return client.application.extensions["calico"].service._looking
+    return client.application.extensions["calico"].service._task_predictor
 
 
 def test_a_region_of_the_draft_is_refined_in_place(client, predictor):
@@ -350,7 +350,7 @@ def test_clicks_of_a_client_that_left_are_given_up(app, predictor):
     service = app.extensions["calico"].service
     work = parse_predict_request(json.dumps(many(payload(REPEATER), 50)).encode())
     (task,) = work.tasks
-    one = Work(task, work.schema, work.prompts, is_interactive=True)
-    answer = service._looking.look(one, Leaving())
+    one = PredictionJob(task, work.schema, work.prompts, is_interactive=True)
+    answer = service._task_predictor.predict_task(one, Leaving())
     assert answer.problem.error == "StoppedError"
     assert len(predictor.prompts) == 2

@@ -56,7 +56,7 @@ def model(photo_model: Calico) -> Calico:
 @pytest.fixture
 def head(model: Calico) -> Told:
     told = Told(model.config)
-    told.wear(WORN)
+    told.activate(WORN)
     told.parts, told.objects = torch.zeros(1, 4, L, L), torch.zeros(1, 3, L, L)
     told.parts[:, 0] = told.objects[:, 0] = 4.0
     model.dense_head = told
@@ -91,7 +91,7 @@ def test_a_head_that_is_not_trusted_sees_and_names_nothing(model: Calico, head: 
     kinds = [RegionKind.COMMON_PART]
     assert read_dense(model, features(), [SQUARE]).seen
     assert name_cells(model, features(), [0], mask, kinds)
-    head.wear(replace(WORN, trust=0.0))
+    head.activate(replace(WORN, trust=0.0))
     assert not read_dense(model, features(), [SQUARE]).seen
     assert name_cells(model, features(), [0], mask, kinds) == {}
 
@@ -133,18 +133,18 @@ def test_what_never_goes_together_is_doubted(model: Calico, head: Told) -> None:
     head.parts[0, 3, 20:26, 20:26] = 8.0
     assert set(read(model)) == {"claw", "rotor"}
     often = torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 9.0], [0.0, 9.0, 9.0]])
-    head.wear(replace(WORN, pairs=often))
+    head.activate(replace(WORN, pairs=often))
     assert set(read(model)) == {"rotor", "tail"}
     # Of a single image nothing is learned about what goes together.
     once = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
-    head.wear(replace(WORN, pairs=once))
+    head.activate(replace(WORN, pairs=once))
     assert set(read(model)) == {"claw", "rotor"}
 
 
 def classifying(head: Told) -> None:
     """The whole of a thing says crab where the first channel of the photo trunk does."""
     weight = torch.tensor([[0.6, -0.6, 0.0], [-0.6, 0.6, 0.0]])
-    head.wear(
+    head.activate(
         replace(
             WORN,
             classifier=ObjectClassifier(

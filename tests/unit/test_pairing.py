@@ -10,7 +10,7 @@ import torch
 from calico_model import prompts
 from calico_model.inference.answers import answer
 from calico_model.inference.dense_reading import DenseReading, Seen
-from calico_model.inference.generation import Question, Said
+from calico_model.inference.generation import GeneratedAnswer, Question
 from calico_model.inference.images import to_pixels
 from calico_model.inference.pairwise import compare, questions_in_pairs
 from calico_model.inference.segments import Segment
@@ -24,17 +24,17 @@ OBJECT, COMMON, UNIQUE = RegionKind
 
 def said(
     kind: RegionKind, images: tuple[int, ...], names: dict[str, dict[int, float]], owner="chair"
-) -> Said:
+) -> GeneratedAnswer:
     """An answer that names things on images, with their certainties."""
     segments = tuple(
         Segment(kind, name, k, None if kind is OBJECT else owner, torch.tensor([chance]), chance)
         for name, places in names.items()
         for k, chance in places.items()
     )
-    return Said(Question(kind, images), "", segments)
+    return GeneratedAnswer(Question(kind, images), "", segments)
 
 
-def found(answers: list[Said], images: int) -> set[tuple[RegionKind, str, int]]:
+def found(answers: list[GeneratedAnswer], images: int) -> set[tuple[RegionKind, str, int]]:
     segments, _ = compare(answers, images)
     return {(s.kind, s.label, s.image) for s in segments}
 
@@ -152,7 +152,7 @@ def reading(*several: Seen, parts: tuple[str, ...] = (), objects: tuple[str, ...
     return DenseReading(several, frozenset(parts), frozenset(objects))
 
 
-def regions(answers: list[Said], told: DenseReading, images: int = 2):
+def regions(answers: list[GeneratedAnswer], told: DenseReading, images: int = 2):
     segments, texts = compare(answers, images, told)
     return {(s.kind, s.label, s.image): s for s in segments}, texts
 

@@ -12,7 +12,7 @@ import pytest
 
 from backend import inference_priority
 from backend.errors import StoppedError
-from backend.inference_priority import GivingWay, RightOfWay
+from backend.inference_priority import InferencePriority, Yielding
 
 
 @pytest.fixture
@@ -21,13 +21,13 @@ def path(tmp_path):
 
 
 def predict_for_ever(path, has_begun):
-    with RightOfWay(path).taken():
+    with InferencePriority(path).taken():
         has_begun.set()
         threading.Event().wait()
 
 
 def test_it_is_taken_until_the_last_prediction_ends(path):
-    ours, theirs = RightOfWay(path), RightOfWay(path)
+    ours, theirs = InferencePriority(path), InferencePriority(path)
     assert not theirs.is_taken
     with ours.taken():
         with ours.taken():
@@ -37,7 +37,7 @@ def test_it_is_taken_until_the_last_prediction_ends(path):
 
 
 def test_a_failed_prediction_gives_it_back(path):
-    way = RightOfWay(path)
+    way = InferencePriority(path)
     with pytest.raises(ValueError, match="on purpose"), way.taken():
         raise ValueError("on purpose")
     assert not way.is_taken
@@ -50,7 +50,7 @@ def test_another_process_is_seen_and_its_death_forgotten(path, monkeypatch):
     process = context.Process(target=predict_for_ever, args=(path, has_begun))
     process.start()
     assert has_begun.wait(30)
-    way = RightOfWay(path)
+    way = InferencePriority(path)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     deadline = time.monotonic() + 30
@@ -59,20 +59,20 @@ def test_another_process_is_seen_and_its_death_forgotten(path, monkeypatch):
 
 
 def test_what_another_boot_left_stops_nobody(path):
-    way = RightOfWay(path)
+    way = InferencePriority(path)
     path.write_bytes((2**62).to_bytes(8, "little"))
     assert not way.is_taken
 
 
 def test_nobody_waits_on_a_free_way(path):
-    giving = GivingWay(RightOfWay(path))
+    giving = Yielding(InferencePriority(path))
     giving()
     assert giving.waited_s == 0
 
 
 def test_patience_ends_and_is_renewed(path):
-    way = RightOfWay(path)
-    giving = GivingWay(way, patience_s=0.02)
+    way = InferencePriority(path)
+    giving = Yielding(way, patience_s=0.02)
     with way.taken():
         giving()
         waited_s = giving.waited_s
@@ -85,9 +85,9 @@ def test_patience_ends_and_is_renewed(path):
 
 
 def test_waiting_ends_with_the_prediction(path):
-    way = RightOfWay(path)
+    way = InferencePriority(path)
     looks = threading.Semaphore(0)
-    giving = GivingWay(way, patience_s=60, stop=lambda: bool(looks.release()))
+    giving = Yielding(way, patience_s=60, stop=lambda: bool(looks.release()))
     with way.taken():
         thread = threading.Thread(target=giving)
         thread.start()
@@ -125,14 +125,14 @@ def clocks(monkeypatch):
     ],
 )
 def test_the_clock_counts_work_and_a_third_of_the_wall(path, clocks, wall_s, worked_s, counted_s):
-    giving = GivingWay(RightOfWay(path))
+    giving = Yielding(InferencePriority(path))
     began = giving.working_s()
     clocks.go_on(wall_s, worked_s)
     assert giving.working_s() - began == pytest.approx(counted_s)
 
 
 def test_what_is_waited_does_not_count(path, clocks):
-    giving = GivingWay(RightOfWay(path))
+    giving = Yielding(InferencePriority(path))
     began, passed = giving.working_s(), giving.passing_s()
     giving.waited_s = 30.0
     clocks.go_on(33, 3)
@@ -142,7 +142,7 @@ def test_what_is_waited_does_not_count(path, clocks):
 
 @pytest.mark.parametrize(("wall_s", "worked_s"), [(60, 60), (300, 1)])
 def test_what_came_before_an_update_is_neither_credit_nor_debt(path, clocks, wall_s, worked_s):
-    giving = GivingWay(RightOfWay(path))
+    giving = Yielding(InferencePriority(path))
     giving.working_s()
     clocks.go_on(900, 5)
     giving.renew()
@@ -155,7 +155,7 @@ def test_what_came_before_an_update_is_neither_credit_nor_debt(path, clocks, wal
 
 
 def test_a_busy_processor_stretches_what_is_left(path, clocks):
-    giving = GivingWay(RightOfWay(path))
+    giving = Yielding(InferencePriority(path))
     giving.working_s()
     assert giving.stretched(7.0) == 7.0
     clocks.go_on(20, 10)
@@ -163,8 +163,8 @@ def test_a_busy_processor_stretches_what_is_left(path, clocks):
 
 
 def test_a_stop_ends_the_wait_and_the_work(path):
-    way, stop = RightOfWay(path), threading.Event()
-    giving = GivingWay(way, patience_s=60, stop=stop.is_set)
+    way, stop = InferencePriority(path), threading.Event()
+    giving = Yielding(way, patience_s=60, stop=stop.is_set)
     giving()
     threading.Timer(0.02, stop.set).start()
     with way.taken(), pytest.raises(StoppedError):

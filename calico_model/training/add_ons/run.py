@@ -27,7 +27,7 @@ from calico_model.training.state import Position, StateFolder
 _LOG_EVERY = 10
 
 Terms = Mapping[str, Tensor]
-Lesson = Callable[[int], tuple[Tensor, Terms]]
+TrainingTarget = Callable[[int], tuple[Tensor, Terms]]
 """0-based step -> loss with gradient, and what to show of it."""
 
 
@@ -55,7 +55,7 @@ class Taught(Protocol):
         """As of `nn.Module`."""
 
 
-class Course(Taught, Protocol):
+class AddOnTask(Taught, Protocol):
     """What is taught on chunks of lessons."""
 
     def lesson(
@@ -70,7 +70,7 @@ class Course(Taught, Protocol):
 def teach_add_on(
     name: str,
     recipe: AddOnRecipe,
-    build: Callable[[Calico, Callable[[int], Lessons]], Course],
+    build: Callable[[Calico, Callable[[int], Lessons]], AddOnTask],
     weights: Path,
     pool: Path,
     out: Path,
@@ -155,7 +155,7 @@ class AddOnRun:
 
     def train(
         self,
-        lesson: Lesson,
+        lesson: TrainingTarget,
         on_progress: Callable[[int, dict[str, float]], None],
         stop: Callable[[], bool],
     ) -> bool:
@@ -185,7 +185,7 @@ class AddOnRun:
         self._save()
         return self._step == total
 
-    def _update(self, lesson: Lesson) -> dict[str, float]:
+    def _update(self, lesson: TrainingTarget) -> dict[str, float]:
         for group in self._optimizer.param_groups:
             group["lr"] = self._recipe.rate_at(self._step)
         loss, terms = lesson(self._step)

@@ -23,7 +23,7 @@ from calico_model.modeling.losses import IGNORED
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.frozen import rounded
-from calico_model.training.online.example import Example, Teaches
+from calico_model.training.online.example import Example, Supervision
 from calico_model.training.supervised.batches import cells_inside, square_target
 from calico_model.types import BoolMask, PartMask, RegionKind
 from calico_model.vocabulary import normalise
@@ -116,23 +116,23 @@ class _Written:
     order: tuple[int, ...]
 
 
-def text_weight(teaches: Teaches) -> float:
+def text_weight(teaches: Supervision) -> float:
     """Returns what the name of a region with this lesson weighs."""
-    if Teaches.TEXT in teaches:
+    if Supervision.TEXT in teaches:
         return 1.0
-    return REHEARSED if Teaches.REHEARSAL in teaches else 0.0
+    return REHEARSED if Supervision.REHEARSAL in teaches else 0.0
 
 
-def mask_weight(teaches: Teaches) -> float:
+def mask_weight(teaches: Supervision) -> float:
     """Returns what the mask of a region with this lesson weighs."""
-    if Teaches.MASK in teaches:
+    if Supervision.MASK in teaches:
         return 1.0
-    return REHEARSED if Teaches.REHEARSAL in teaches else 0.0
+    return REHEARSED if Supervision.REHEARSAL in teaches else 0.0
 
 
 def question_weight(example: Example, kind: RegionKind) -> float:
     """Returns how much there is to learn from a question: 1 if anything was corrected there."""
-    changed = Teaches.TEXT | Teaches.MASK | Teaches.ABSENCE
+    changed = Supervision.TEXT | Supervision.MASK | Supervision.ABSENCE
     lessons = (one.teaches for one in example.lessons if one.region.kind is kind)
     return example.weight * (1.0 if any(teaches & changed for teaches in lessons) else REHEARSED)
 
@@ -212,10 +212,10 @@ def _write(
         tuple(range(first, first + len(order))),
     )
     lessons = [one for one in example.lessons if one.region.kind is kind]
-    absent = {normalise(one.region.label) for one in lessons if Teaches.ABSENCE in one.teaches}
+    absent = {normalise(one.region.label) for one in lessons if Supervision.ABSENCE in one.teaches}
     said = {normalise(one.phrase.label) for one in (*objects, *parts)}
-    changes_text = any(one.teaches & (Teaches.TEXT | Teaches.ABSENCE) for one in lessons)
-    only_shapes = bool(lessons) and all(one.teaches == Teaches.MASK for one in lessons)
+    changes_text = any(one.teaches & (Supervision.TEXT | Supervision.ABSENCE) for one in lessons)
+    only_shapes = bool(lessons) and all(one.teaches == Supervision.MASK for one in lessons)
     template = 1.0 if changes_text else 0.0 if only_shapes else REHEARSED
     return _Written(
         turn,
@@ -231,11 +231,11 @@ def _named_regions(
     example: Example, kind: RegionKind, slot_of: dict[int, int], first: int
 ) -> list[_Named]:
     """The regions of one subtask: one phrase per name, and per image too where parts are unique."""
-    found: dict[tuple[str, int], list[tuple[PartMask, Teaches]]] = {}
+    found: dict[tuple[str, int], list[tuple[PartMask, Supervision]]] = {}
     there = [
         (slot_of[one.region.image_index], one.region, one.teaches)
         for one in example.lessons
-        if one.region.kind is kind and Teaches.ABSENCE not in one.teaches
+        if one.region.kind is kind and Supervision.ABSENCE not in one.teaches
     ]
     for slot, region, teaches in sorted(there, key=lambda one: one[0]):
         key = (normalise(region.label), slot if kind is RegionKind.UNIQUE_PART else 0)
@@ -277,7 +277,7 @@ def _named_objects(example: Example, slot_of: dict[int, int], first: int) -> lis
             weights.setdefault(_UNKNOWN_OBJECT, 0.0)
             continue
         label = normalise(compared.label)
-        teaches = taught.get((image, label), Teaches.TEXT | Teaches.MASK)
+        teaches = taught.get((image, label), Supervision.TEXT | Supervision.MASK)
         weight = example.weight * mask_weight(teaches)
         named.setdefault(label, []).append(_Grounded(at, compared.mask, weight))
         own = example.weight * text_weight(teaches)

@@ -20,7 +20,7 @@ from calico_model.vocabulary import normalise
 _OWNED_SHARE = 0.5
 
 
-class Teaches(Flag):
+class Supervision(Flag):
     """Which losses a region takes part in.
 
     TEXT: its name, and that it is there. MASK: its shape. ABSENCE: that nothing of this name is in
@@ -34,7 +34,7 @@ class Teaches(Flag):
 
 
 @dataclass(frozen=True, eq=False)
-class RegionLesson:
+class RegionTarget:
     """One region and what it teaches.
 
     Attributes:
@@ -43,7 +43,7 @@ class RegionLesson:
     """
 
     region: PartMask
-    teaches: Teaches
+    teaches: Supervision
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class Example:
     key: str
     features: ImageFeatures
     sizes_hw: tuple[tuple[int, int], ...]
-    lessons: tuple[RegionLesson, ...]
+    lessons: tuple[RegionTarget, ...]
     objects: tuple[ComparedObject | None, ...]
     known: frozenset[RegionKind] = frozenset(RegionKind)
     weight: float = 1.0
@@ -127,7 +127,7 @@ class Example:
     @property
     def truth(self) -> tuple[PartMask, ...]:
         """The regions that are there."""
-        return tuple(one.region for one in self.lessons if Teaches.ABSENCE not in one.teaches)
+        return tuple(one.region for one in self.lessons if Supervision.ABSENCE not in one.teaches)
 
     @property
     def labels(self) -> frozenset[str]:
@@ -142,7 +142,7 @@ def make_example(
     sizes_hw: Sequence[tuple[int, int]],
     truth: Sequence[PartMask],
     *,
-    lessons: Sequence[RegionLesson] = (),
+    lessons: Sequence[RegionTarget] = (),
     known: frozenset[RegionKind] = frozenset(RegionKind),
     weight: float = 1.0,
 ) -> Example:
@@ -163,20 +163,20 @@ def make_example(
     Raises:
         InvalidMaskError: a region outside the images, or of another size than its image.
     """
-    whole = Teaches.REHEARSAL if lessons else Teaches.TEXT | Teaches.MASK
-    told: dict[tuple[RegionKind, int, str], Teaches] = {}
+    whole = Supervision.REHEARSAL if lessons else Supervision.TEXT | Supervision.MASK
+    told: dict[tuple[RegionKind, int, str], Supervision] = {}
     for lesson in lessons:
         place = _place(lesson.region)
-        told[place] = told.get(place, Teaches(0)) | lesson.teaches
+        told[place] = told.get(place, Supervision(0)) | lesson.teaches
     present = {_place(part) for part in truth}
     found = [
-        RegionLesson(part, (told.get(_place(part), whole) & ~Teaches.ABSENCE) or whole)
+        RegionTarget(part, (told.get(_place(part), whole) & ~Supervision.ABSENCE) or whole)
         for part in truth
     ]
     found += [
-        RegionLesson(lesson.region, Teaches.ABSENCE)
+        RegionTarget(lesson.region, Supervision.ABSENCE)
         for lesson in lessons
-        if Teaches.ABSENCE in lesson.teaches and _place(lesson.region) not in present
+        if Supervision.ABSENCE in lesson.teaches and _place(lesson.region) not in present
     ]
     objects = tuple(_compared_object(truth, image) for image in range(len(sizes_hw)))
     return Example(key, features, tuple(sizes_hw), tuple(found), objects, known, weight)
@@ -190,13 +190,13 @@ def example_of(labeled: LabeledGroup, features: ImageFeatures, key: str) -> Exam
         features: of its images.
         key: names the group.
     """
-    both = Teaches.TEXT | Teaches.MASK
+    both = Supervision.TEXT | Supervision.MASK
     objects: dict[int, ComparedObject] = {one.image_index: one for one in labeled.objects}
     return Example(
         key,
         features,
         labeled.group.sizes_hw,
-        tuple(RegionLesson(part, both) for part in labeled.parts),
+        tuple(RegionTarget(part, both) for part in labeled.parts),
         tuple(objects.get(image) for image in range(len(labeled.group))),
         labeled.known,
     )

@@ -98,7 +98,7 @@ class Learner:
         masks = _draw_masks(batch.mask_weights, plan.masks, curriculum.choose)
         with torch.autocast(device.type, torch.bfloat16, enabled=self._half):
             if plan.terms.anchor and bool(batch.is_base.any()):
-                with self._adapters.bare():
+                with self._adapters.disabled():
                     taught = teach(model, batch)
             with self._rows.over(model):
                 terms = lesson_losses(model, batch, taught, plan.terms, masks=masks.to(device))

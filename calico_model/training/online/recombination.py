@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from calico_model.modeling.features import concatenate
-from calico_model.training.online.example import Example, RegionLesson, Teaches
+from calico_model.training.online.example import Example, RegionTarget, Supervision
 from calico_model.types import RegionKind
 from calico_model.vocabulary import normalise
 
@@ -71,7 +71,7 @@ def _side_by_side(shown: Sequence[tuple[Example, int]], known: frozenset[RegionK
     """Compares two images; the object question is known where both show the same one."""
     inventories = [_inventory(one, image) for one, image in shown]
     shared = inventories[0].keys() & inventories[1].keys()
-    lessons: list[RegionLesson] = []
+    lessons: list[RegionTarget] = []
     for slot, inventory in enumerate(inventories):
         for name, lesson in inventory.items():
             kind = RegionKind.COMMON_PART if name in shared else RegionKind.UNIQUE_PART
@@ -100,29 +100,29 @@ def _side_by_side(shown: Sequence[tuple[Example, int]], known: frozenset[RegionK
     )
 
 
-def _removed(example: Example, image: int) -> list[RegionLesson]:
+def _removed(example: Example, image: int) -> list[RegionTarget]:
     """The parts an annotator took away from one image."""
     return [
         one
         for one in example.lessons
         if one.region.image_index == image
         and one.region.kind in _PARTS
-        and Teaches.ABSENCE in one.teaches
+        and Supervision.ABSENCE in one.teaches
     ]
 
 
-def _inventory(example: Example, image: int) -> dict[str, RegionLesson]:
+def _inventory(example: Example, image: int) -> dict[str, RegionTarget]:
     """The parts of one image by name."""
     return {
         normalise(one.region.label): one
         for one in example.lessons
         if one.region.image_index == image
         and one.region.kind in _PARTS
-        and Teaches.ABSENCE not in one.teaches
+        and Supervision.ABSENCE not in one.teaches
     }
 
 
-def _whole(example: Example, image: int) -> RegionLesson | None:
+def _whole(example: Example, image: int) -> RegionTarget | None:
     """The compared object of one image as an answer to the object question."""
     compared = example.objects[image]
     for one in example.lessons:
@@ -136,6 +136,6 @@ def _whole(example: Example, image: int) -> RegionLesson | None:
     return None
 
 
-def _moved(lesson: RegionLesson, slot: int, kind: RegionKind) -> RegionLesson:
+def _moved(lesson: RegionTarget, slot: int, kind: RegionKind) -> RegionTarget:
     region = replace(lesson.region, image_index=slot, kind=kind, part_id=None)
-    return RegionLesson(region, lesson.teaches)
+    return RegionTarget(region, lesson.teaches)

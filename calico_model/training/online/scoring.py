@@ -87,7 +87,7 @@ def score_groups(
     groups = []
     for index, example in enumerate(examples):
         features = move(rounded(example.features, torch.float32), device)
-        tokenizer = adapters.wear_for(adapter, features)
+        tokenizer = adapters.select(adapter, features)
         seen = answer(
             adapters.model,
             tokenizer,

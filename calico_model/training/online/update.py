@@ -105,7 +105,7 @@ def finetune(
     domain, speaks = find_ground(adapters.model, corrections, replay.base)
     if domain is not None:  # the base answers its own kind of pictures: nothing to rehearse there
         replay = replace(replay, base=())
-    with adapters.lent(start):
+    with adapters.borrowed(start):
         in_pairs = adapters.model.config.asks_in_pairs
         curriculum = Curriculum(new, replay, plan.mix, plan.seed, in_pairs=in_pairs)
         has_dense = _has_dense(adapters, plan, curriculum)

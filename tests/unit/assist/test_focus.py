@@ -1,4 +1,4 @@
-"""Looking closer: where, what is seen there, and what becomes of the mask."""
+"""TaskPredictor closer: where, what is seen there, and what becomes of the mask."""
 
 from __future__ import annotations
 

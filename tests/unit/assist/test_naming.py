@@ -60,8 +60,8 @@ def test_an_accepted_region_is_recognised(
 ) -> None:
     outlines = [box(0, 2, 2), box(1, 20, 6), box(0, 20, 30)]
     accepted = Prototypes()
-    for label, look in zip(LABELS, describe_outlines(model, features, outlines), strict=False):
-        accepted = accepted.add(label, look)
+    for label, session in zip(LABELS, describe_outlines(model, features, outlines), strict=False):
+        accepted = accepted.add(label, session)
     closed = ClosedSet(Vocabulary(LABELS), accepted, Fusion(trusted_after=0.0))
     named = name_regions(model, tokenizer, features, outlines, closed)
     assert [one.ranked[0][0] for one in named] == list(LABELS[:3])
@@ -72,8 +72,8 @@ def test_one_thing_in_several_images_has_one_name(
 ) -> None:
     outlines = [box(0, 2, 2, same="x"), box(1, 20, 6, same="x"), box(0, 20, 30)]
     accepted = Prototypes()
-    for label, look in zip(LABELS, describe_outlines(model, features, outlines), strict=False):
-        accepted = accepted.add(label, look)
+    for label, session in zip(LABELS, describe_outlines(model, features, outlines), strict=False):
+        accepted = accepted.add(label, session)
     closed = ClosedSet(Vocabulary(LABELS), accepted)
     first, second, _ = name_regions(model, tokenizer, features, outlines, closed)
     assert first == second
@@ -146,8 +146,8 @@ def test_no_label_from_outside_the_set_ever_comes_out(
             assert {label for label, _ in one.ranked} <= set(labels)
             is_unsure = one.chance < closed.least or one.inside < IS_INSIDE
             assert (one.label is None) == is_unsure
-        look = describe_outlines(model, features, outlines[:1])[0]
-        accepted = accepted.add(str(rng.choice([*WORDS, "outsider"])), look)
+        session = describe_outlines(model, features, outlines[:1])[0]
+        accepted = accepted.add(str(rng.choice([*WORDS, "outsider"])), session)
 
 
 def test_a_uniform_witness_changes_nothing() -> None:
@@ -179,7 +179,7 @@ def test_cells_that_learned_a_name_say_it(
     closed = ClosedSet(Vocabulary(LABELS))
 
     def names_of(trust: float) -> list[str | None]:
-        head.wear(DenseRows(names, torch.zeros(names.rows, WIDTH), torch.zeros(2, 2), trust))
+        head.activate(DenseRows(names, torch.zeros(names.rows, WIDTH), torch.zeros(2, 2), trust))
         outlines = [
             box(0, 5, 5, kind=RegionKind.UNIQUE_PART),
             box(1, 5, 5, kind=RegionKind.COMMON_OBJECT),
@@ -189,6 +189,6 @@ def test_cells_that_learned_a_name_say_it(
     assert names_of(1.0) == ["Wheel", "door handle"]
     assert names_of(0.0) == [None, None]
     # What nobody said the kind of may be either.
-    head.wear(DenseRows(names, torch.zeros(names.rows, WIDTH), torch.zeros(2, 2), 1.0))
+    head.activate(DenseRows(names, torch.zeros(names.rows, WIDTH), torch.zeros(2, 2), 1.0))
     (open_one,) = name_regions(model, tokenizer, features, [box(0, 5, 5)], closed)
     assert {label for label, _ in open_one.ranked[:2]} == {"Wheel", "door handle"}

@@ -88,7 +88,7 @@ def test_a_name_that_the_project_has_learned_decides(unfamiliar: Calico) -> None
     assert head is not None
     names = DenseNames(("ball",), ())
     rows = torch.zeros(names.rows, head.first.shape[1])
-    head.wear(DenseRows(names, rows, torch.eye(1), 1.0))
+    head.activate(DenseRows(names, rows, torch.eye(1), 1.0))
     part = PartMask(0, RegionKind.COMMON_PART, "Ball", masks[0])
     (found,) = transfer(unfamiliar, seen(unfamiliar, images), images, part)
     assert found.is_absent  # the head sees no ball anywhere, whatever it looks like

@@ -40,9 +40,9 @@ def look_for(
 ) -> Reference:
     said = predictor.predict(labeled.group).answers
     objects = shown_objects(said, len(labeled.group), owner=owner)
-    with predictor.looking(labeled.group) as look:
+    with predictor.acquire(labeled.group) as session:
         return refer(
-            look.model, look.tokenizer, look.features, labeled.group.images, label, objects
+            session.model, session.tokenizer, session.features, labeled.group.images, label, objects
         )
 
 
@@ -115,8 +115,8 @@ def test_masks_that_are_asked_for_by_name_are_sharpened_like_all_others(
     parts = [] if kind is RegionKind.COMMON_OBJECT else [Phrase("leg", (0, 1), False)]
     text = write_answer(kind, objects, parts)
     sizes, images = labeled.group.sizes_hw, labeled.group.images
-    with shipped.looking(labeled.group) as look:
-        about = look.model, look.tokenizer, look.features, sizes
+    with shipped.acquire(labeled.group) as session:
+        about = session.model, session.tokenizer, session.features, sizes
         told = draw(*about, {kind: text}, images=images)
         (each,) = draw_each(*about, [(kind, text)], images=images)
         (rough,) = draw_each(*about, [(kind, text)])

@@ -59,7 +59,7 @@ class Predicting:
         )
 
 
-class Assisting:
+class InteractiveSegmenter:
     """Draws legs everywhere, knows where seats are, and outlines one leg after the other."""
 
     def transfer(
@@ -89,7 +89,7 @@ def subject(labeled: LabeledGroup) -> Subject:
     def draw(split: Split, groups: int, size: int) -> Sequence[LabeledGroup]:
         return [labeled] * groups
 
-    predictor, assistant = cast(Predictor, Predicting()), cast(Assistant, Assisting())
+    predictor, assistant = cast(Predictor, Predicting()), cast(Assistant, InteractiveSegmenter())
     return Subject(predictor, assistant, draw, groups=2, seed=0)
 
 

@@ -24,7 +24,7 @@ from backend.learning.correction import Change
 from backend.learning.derivation import Derivation, Derived, StudioPredictions
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, StartingPoint
-from backend.learning.supervision import Teaches, lessons
+from backend.learning.supervision import Supervision, lessons
 from backend.storage.store import open_store
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
@@ -358,7 +358,7 @@ def test_corrections_do_not_depend_on_portions_order_or_repetition(repository, o
 DERIVER = """
 import sys
 from backend.learning.derivation import Derivation
-from backend.learning.supervision import Teaches, lessons
+from backend.learning.supervision import Supervision, lessons
 from backend.learning.repository import CorrectionRepository
 from backend.storage.store import open_store
 repository = CorrectionRepository(open_store(sys.argv[1], is_guest=True))
@@ -424,8 +424,8 @@ def test_a_mask_drawn_anew_with_another_tool_is_not_absent(repository, tool, val
     taught = {
         one.region.id: one.teaches for one in lessons(Derivation(repository, source).load(7, 5))
     }
-    assert taught.pop("b") is Teaches.REHEARSAL
-    assert taught == ({"new": Teaches.TEXT | Teaches.MASK} if is_mask else {})
+    assert taught.pop("b") is Supervision.REHEARSAL
+    assert taught == ({"new": Supervision.TEXT | Supervision.MASK} if is_mask else {})
 
 
 def test_an_imported_annotation_without_ids_keeps_all_its_masks(repository):

@@ -8,7 +8,7 @@ from annotated import START, box, region
 
 from backend.errors import InvalidRleError
 from backend.learning.correction import Correction, diff
-from backend.learning.supervision import Teaches, lessons, true_parts
+from backend.learning.supervision import Supervision, lessons, true_parts
 from backend.types import Task, UnreadRegion
 from calico_model.types import RegionKind
 
@@ -37,11 +37,11 @@ def taught(before, after, unread=()):
 @pytest.mark.parametrize(
     ("after", "expected"),
     [
-        (region("a", MASK), Teaches.REHEARSAL),
-        (region("a", MASK, label="lid"), Teaches.TEXT),
-        (region("a", MASK, kind=RegionKind.UNIQUE_PART), Teaches.TEXT),
-        (region("a", SMALLER), Teaches.MASK),
-        (region("a", SMALLER, label="lid"), Teaches.TEXT | Teaches.MASK),
+        (region("a", MASK), Supervision.REHEARSAL),
+        (region("a", MASK, label="lid"), Supervision.TEXT),
+        (region("a", MASK, kind=RegionKind.UNIQUE_PART), Supervision.TEXT),
+        (region("a", SMALLER), Supervision.MASK),
+        (region("a", SMALLER, label="lid"), Supervision.TEXT | Supervision.MASK),
     ],
 )
 def test_a_change_teaches_what_was_wrong(after, expected):
@@ -57,11 +57,11 @@ def test_label_fixes_and_mask_edits_are_told_apart():
 
 
 def test_an_added_region_teaches_text_and_mask():
-    assert taught([], [region("a", MASK)]) == {"a": Teaches.TEXT | Teaches.MASK}
+    assert taught([], [region("a", MASK)]) == {"a": Supervision.TEXT | Supervision.MASK}
 
 
 def test_a_removed_region_teaches_absence():
-    assert taught([region("a", MASK)], []) == {"a": Teaches.ABSENCE}
+    assert taught([region("a", MASK)], []) == {"a": Supervision.ABSENCE}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_was_drawn_anew_is_not_absent(left):
 
 
 def test_the_same_name_on_another_image_leaves_the_absence():
-    assert taught([region("a", MASK)], [region("b", MASK, image=1)])["a"] is Teaches.ABSENCE
+    assert taught([region("a", MASK)], [region("b", MASK, image=1)])["a"] is Supervision.ABSENCE
 
 
 def test_same_names_of_an_image_are_one_mask_with_one_part_id():
@@ -128,12 +128,12 @@ def undecodable(id_, **said):
 )
 def test_what_cannot_be_read_is_unknown_and_not_absent(after, unread):
     before = [region("a", MASK), region("c", MASK, image=1)]
-    assert taught(before, after, unread) == {"c": Teaches.ABSENCE}
+    assert taught(before, after, unread) == {"c": Supervision.ABSENCE}
 
 
 def test_a_name_is_unknown_only_where_it_was_drawn():
     before = [region("a", MASK), region("b", ELSEWHERE, label="lid")]
-    assert taught(before, [], [UnreadRegion("k", 0, "lid")]) == {"a": Teaches.ABSENCE}
+    assert taught(before, [], [UnreadRegion("k", 0, "lid")]) == {"a": Supervision.ABSENCE}
 
 
 def test_half_of_a_name_is_no_truth():
@@ -151,14 +151,14 @@ def test_half_of_a_name_is_no_truth():
 def test_a_region_with_two_labels_teaches_both():
     both = region("a", MASK, label="leg", more=("wood",))
     assert [(one.region.label, one.teaches) for one in lessons(correction([], [both]))] == [
-        ("leg", Teaches.TEXT | Teaches.MASK),
-        ("wood", Teaches.TEXT | Teaches.MASK),
+        ("leg", Supervision.TEXT | Supervision.MASK),
+        ("wood", Supervision.TEXT | Supervision.MASK),
     ]
     assert [part.label for part in true_parts(correction([], [both]))] == ["leg", "wood"]
     added = lessons(correction([region("a", MASK, label="leg")], [both]))
     assert {one.region.label: one.teaches for one in added} == {
-        "leg": Teaches.TEXT,
-        "wood": Teaches.TEXT,
+        "leg": Supervision.TEXT,
+        "wood": Supervision.TEXT,
     }
     assert "b" not in taught([region("b", ELSEWHERE, label="wood")], [both])
-    assert taught([both], [both]) == {"a": Teaches.REHEARSAL}
+    assert taught([both], [both]) == {"a": Supervision.REHEARSAL}

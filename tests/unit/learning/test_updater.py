@@ -20,7 +20,7 @@ from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_g
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
-from calico_model.training.online.example import Teaches
+from calico_model.training.online.example import Supervision
 from calico_model.training.online.update import FinetunePlan
 from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.types import ImageGroup, RegionKind
@@ -162,10 +162,10 @@ def test_each_region_teaches_what_was_corrected():
         for one in region_lessons(correction, true_parts(correction))
     }
     assert found == {
-        (0, "cover"): Teaches.TEXT,
-        (1, "lid"): Teaches.REHEARSAL,
-        (0, "rim"): Teaches.MASK,
-        (0, "knob"): Teaches.ABSENCE,
+        (0, "cover"): Supervision.TEXT,
+        (1, "lid"): Supervision.REHEARSAL,
+        (0, "rim"): Supervision.MASK,
+        (0, "knob"): Supervision.ABSENCE,
     }
 
 

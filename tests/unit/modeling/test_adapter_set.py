@@ -42,20 +42,20 @@ def other(adapters: AdapterSet) -> Adapter:
 
 def test_taking_an_adapter_off_gives_the_base_back(adapters: AdapterSet, other: Adapter) -> None:
     before = {name: t.clone() for name, t in adapters.model.state_dict().items()}
-    adapters.wear(other)
+    adapters.activate(other)
     worn = adapters.model.state_dict()
     assert torch.equal(worn["query_tokens"], other.tensors["query_tokens"])
     row = adapters.tokenizer.label_ids[1]
     assert bool((worn["language.model.embed_tokens.weight"][row] == 2).all())
     assert bool((worn["language.lm_head.weight"][row] == 6).all())
-    adapters.wear(None)
+    adapters.activate(None)
     after = adapters.model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 def test_the_base_as_an_adapter_changes_nothing(adapters: AdapterSet) -> None:
     before = {name: t.clone() for name, t in adapters.model.state_dict().items()}
-    adapters.wear(adapters.base(AdapterScope()))
+    adapters.activate(adapters.base(AdapterScope()))
     after = adapters.model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
@@ -66,8 +66,8 @@ def test_a_smaller_adapter_does_not_keep_the_rest_of_another(
     queries = AdapterScope(lora=False, cam=False, cem=False, mask_decoder=False)
     base = adapters.base(AdapterScope())
     small = Adapter(queries, {"query_tokens": base.tensors["query_tokens"] + 3})
-    adapters.wear(other)
-    adapters.wear(small)
+    adapters.activate(other)
+    adapters.activate(small)
     own = dict(adapters.model.named_parameters())
     for name, tensor in base.tensors.items():
         expected = tensor + 3 if name == "query_tokens" else tensor
@@ -75,12 +75,12 @@ def test_a_smaller_adapter_does_not_keep_the_rest_of_another(
 
 
 def test_labels_are_written_and_read_as_one_token(adapters: AdapterSet, other: Adapter) -> None:
-    speaking = adapters.wear(other)
+    speaking = adapters.activate(other)
     text = "<p> the cargo hook </p> [SEG] (IMAGE1)"
     ids = speaking.encode(text)
     assert adapters.tokenizer.label_ids[1] in ids
     assert "cargo hook" in speaking.decode(ids)
-    assert adapters.tokenizer.label_ids[1] not in adapters.wear(None).encode(text)
+    assert adapters.tokenizer.label_ids[1] not in adapters.activate(None).encode(text)
 
 
 def test_who_reads_the_set_sees_it_before_or_after(adapters: AdapterSet, other: Adapter) -> None:
@@ -110,7 +110,7 @@ def test_a_lent_model_comes_back_bare(adapters: AdapterSet, other: Adapter) -> N
     before = {name: t.clone() for name, t in adapters.model.state_dict().items()}
 
     def break_it() -> None:
-        with adapters.lent(other), torch.no_grad():
+        with adapters.borrowed(other), torch.no_grad():
             adapters.model.query_tokens.zero_()
             raise KeyboardInterrupt
 

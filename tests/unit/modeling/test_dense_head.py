@@ -78,12 +78,12 @@ def test_every_cell_is_told_as_a_part_and_as_an_object(
     head: DenseHead, features: ImageFeatures
 ) -> None:
     assert NAMES.rows == 5
-    head.wear(DenseRows(NAMES, torch.randn(5, WIDTH), torch.zeros(2, 2), 1.0))
+    head.activate(DenseRows(NAMES, torch.randn(5, WIDTH), torch.zeros(2, 2), 1.0))
     with torch.no_grad():
         parts, objects = head.tell(features)
     assert parts.shape == (2, 3, L, L)
     assert objects.shape == (2, 2, L, L)
-    head.bare()
+    head.deactivate()
     assert not head.worn.names
 
 
@@ -125,10 +125,10 @@ def test_an_adapter_brings_its_own_head_and_leaves_the_base_as_it_was(
     assert head is not None
     before = head.coarse.weight.detach().clone()
     adapters.add("new", adapter)
-    adapters.wear(adapter)
+    adapters.activate(adapter)
     assert head.worn.names == NAMES
     assert torch.equal(head.coarse.weight, before + 1.0)
-    adapters.wear(None)
+    adapters.activate(None)
     assert not head.worn.names
     assert torch.equal(head.coarse.weight, before)
 

@@ -72,7 +72,7 @@ def test_outside_its_domain_an_adapter_is_not_worn(model: Calico, tokenizer: Tok
     for bias, is_worn in ((1.0, True), (-1.0, False)):
         adapter = replace(plain, tensors={**everywhere, DOMAIN_BIAS: torch.tensor([bias])})
         adapters.check(adapter)
-        adapters.wear_for(adapter, features)
+        adapters.select(adapter, features)
         assert torch.equal(queries.detach(), before + 1 if is_worn else before)
 
 

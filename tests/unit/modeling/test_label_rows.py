@@ -33,11 +33,11 @@ def test_rows_learn_as_they_will_serve(model: Calico, tokenizer: Tokenizer) -> N
         learning = logits(model, speaking)
     tensors = dict(adapters.base(AdapterScope()).tensors)
     tensors |= {INPUT_ROWS: rows.inputs.detach(), OUTPUT_ROWS: rows.outputs.detach()}
-    adapters.wear(Adapter(AdapterScope(), tensors, ("rotor",)))
+    adapters.activate(Adapter(AdapterScope(), tensors, ("rotor",)))
     with torch.no_grad():
         serving = logits(model, speaking)
         torch.testing.assert_close(learning, serving, atol=1e-4, rtol=1e-4)
-        adapters.wear(None)
+        adapters.activate(None)
         assert not torch.allclose(logits(model, speaking), serving, atol=1e-3)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backend.label_studio.label_config import parse_label_config
-from backend.serving.jobs import Work
+from backend.serving.jobs import PredictionJob
 from backend.serving.rendering import arranged, code_version
 from backend.types import Task
 from calico_model.inference.arrangement import Arrangement
@@ -33,7 +33,7 @@ def seen(prediction, arrangement, **options):
         found.append(prediction)
         return b"[]", 0.0
 
-    work = Work(Task(1, 7, ("a.png",)), parse_label_config(REPEATER_CONFIG), **options)
+    work = PredictionJob(Task(1, 7, ("a.png",)), parse_label_config(REPEATER_CONFIG), **options)
     group = ImageGroup((np.zeros((20, 20, 3), np.uint8),), ("a",))
     arranged(render, arrangement)(prediction, work, group)
     return found[0]

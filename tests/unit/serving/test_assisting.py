@@ -9,7 +9,7 @@ import pytest
 
 from backend.errors import InvalidRleError
 from backend.serving.click_targets import chains, overlapped, pointed_at
-from backend.serving.interactive import Assisting
+from backend.serving.interactive import InteractiveSegmenter
 from backend.types import Origin, Prompt, Region, runs_of
 from calico_model.inference.prompt import MaskPrompt
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
@@ -84,7 +84,7 @@ def group():
 
 def suggest(group, prompts, canvas=(), model=None):
     model = model or Clickable()
-    return Assisting().suggest(group, prompts, canvas, model), model
+    return InteractiveSegmenter().suggest(group, prompts, canvas, model), model
 
 
 BODY = region("body", block(slice(0, 40), slice(0, 60)), kind=OBJECT, label="cup")
@@ -161,7 +161,7 @@ def test_a_new_region_keeps_its_id_while_clicks_accumulate(group):
 
 
 def test_what_was_asked_before_is_not_asked_again(group):
-    model, assisting = Clickable(), Assisting()
+    model, assisting = Clickable(), InteractiveSegmenter()
     assisting.suggest(group, [click(30, 20)], (), model)
     assisting.suggest(group, [click(30, 20), click(40, 20)], (), model)
     assert [len(prompt.clicks) for prompt in model.asked] == [1, 2]
@@ -169,12 +169,12 @@ def test_what_was_asked_before_is_not_asked_again(group):
 
 def test_the_model_hears_what_it_said(group):
     model, said = Clickable(), GroupPrediction((), "v")
-    Assisting().suggest(group, [click(30, 20)], (), model, said)
+    InteractiveSegmenter().suggest(group, [click(30, 20)], (), model, said)
     assert model.told == [said]
 
 
 def test_a_mask_that_was_shown_is_the_one_the_next_click_corrects(group):
-    model, assisting = Clickable(), Assisting()
+    model, assisting = Clickable(), InteractiveSegmenter()
     shown = assisting.suggest(group, [click(30, 20)], (), model).prediction.parts[0].mask
     said = GroupPrediction((), "v")  # meanwhile it has looked at the whole group
     assisting.suggest(group, [click(30, 20), click(40, 20, "p2")], (), model, said)
@@ -294,7 +294,7 @@ def test_what_is_alike_elsewhere_has_that_name_too(group):
 
 def test_the_masks_of_long_chains_do_not_fill_the_memory(group, monkeypatch):
     monkeypatch.setattr("backend.serving.interactive._KEPT_BYTES", 3000)
-    assisting = Assisting()
+    assisting = InteractiveSegmenter()
     for number in range(40):
         assisting.suggest(group, [click(number, 5, f"p{number}")], (), Clickable())
     kept = sum(step.runs.nbytes for step in assisting._steps.values())
@@ -328,14 +328,14 @@ def test_prompts_are_heeded_as_long_as_there_is_time_and_the_first_always(group,
         "places": [click(2 + k % 50, 20, f"c{k}", label=f"part {k}") for k in range(100)],
     }[kind]
     model = Clickable()
-    found = Assisting().suggest(group, prompts, (), model, goes_on=Time(left))
+    found = InteractiveSegmenter().suggest(group, prompts, (), model, goes_on=Time(left))
     assert 1 <= len(model.asked) <= left + 2
     assert len(found.ids) >= 1
 
 
 def test_asked_again_the_same_prompts_get_further(group):
     prompts = [click(2 + k, 20, f"c{k}") for k in range(12)]
-    assisting, model = Assisting(), Clickable()
+    assisting, model = InteractiveSegmenter(), Clickable()
     for _ in range(11):
         assisting.suggest(group, prompts, (), model, goes_on=Time(1))
     assert len(model.asked[-1].clicks) == 12
@@ -352,7 +352,7 @@ def test_suggestions_spread_as_long_as_there_is_time(group):
 
     model = Spreading()
     prompts = [box(k, 1, k + 9, 9, f"b{k}") for k in range(30)]
-    found = Assisting().suggest(group, prompts, (), model)
+    found = InteractiveSegmenter().suggest(group, prompts, (), model)
     cut = found.spread(group, model, None, (), goes_on=Time(3))
     assert model.sought == 3
     assert cut.ids == found.ids

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 
 from backend.errors import BusyError, LabelStudioError
-from backend.serving.jobs import Answer
+from backend.serving.jobs import PredictionResult
 from backend.serving.late_answers import LateSender
 from backend.serving.metrics import Metrics
 from backend.types import Task
 
 TASK = Task(id=3, project_id=1, image_urls=("a",))
-ANSWER = Answer(b"[]", 0.5, "v")
+ANSWER = PredictionResult(b"[]", 0.5, "v")
 
 
 class Studio:

@@ -11,7 +11,7 @@ from backend.errors import StoreError
 from backend.learning.publisher import Origin, Publisher, roll_back
 from backend.learning.schedule import Cause
 from backend.learning.training_runs import RunRepository
-from backend.serving.adapter_registry import MOST_LOADED, AdapterLines
+from backend.serving.adapter_registry import MOST_LOADED, AdapterRegistry
 from backend.serving.metrics import Metrics
 from backend.storage.store import open_store
 from backend.storage.versions import Versions
@@ -52,7 +52,7 @@ class Shelf:
         self.versions = Versions(self.store, folder / "adapters")
         self.runs = RunRepository(self.store)
         self.metrics = Metrics()
-        self.lines = AdapterLines(self.versions, self.metrics)
+        self.lines = AdapterRegistry(self.versions, self.metrics)
         self.base = Base()
 
     def publish(self, word, project=PROJECT):

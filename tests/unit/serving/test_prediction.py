@@ -9,7 +9,7 @@ import pytest
 
 from backend.label_studio import result
 from backend.label_studio.label_config import parse_label_config
-from backend.serving.jobs import Work, answer_key, content_key
+from backend.serving.jobs import PredictionJob, answer_key, content_key
 from backend.serving.rendering import code_version
 from backend.types import LabelValue, Task
 from calico_model.types import ImageGroup
@@ -20,7 +20,7 @@ CONFIG = """<View><Image name="a" value="$a"/><BrushLabels name="b" toName="a">
 
 def work(label="lid"):
     task = Task(id=1, project_id=2, image_urls=("/data/a.png",), image_fields=("a",))
-    return Work(task, parse_label_config(CONFIG.format(label=label)))
+    return PredictionJob(task, parse_label_config(CONFIG.format(label=label)))
 
 
 def key(one, *, content="c", version="v", code="1/1"):

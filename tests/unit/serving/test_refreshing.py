@@ -10,7 +10,7 @@ import pytest
 from backend.errors import LabelStudioError
 from backend.label_studio.label_config import parse_label_config
 from backend.serving.descriptors import Descriptors
-from backend.serving.jobs import Answer, Problem
+from backend.serving.jobs import PredictionResult, Problem
 from backend.serving.refreshing import Pending, Refresher
 from backend.storage.store import open_store
 from backend.types import Task
@@ -84,8 +84,8 @@ class FakeService:
         if self.before:
             self.before(task.id)
         if task.id in self.bad:
-            return Answer(b"", 0.0, version.id, Problem("MediaError", "gone", True))
-        return Answer(b"[]", task.id / 100, version.id, look=look(task.id))
+            return PredictionResult(b"", 0.0, version.id, Problem("MediaError", "gone", True))
+        return PredictionResult(b"[]", task.id / 100, version.id, look=look(task.id))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from backend.errors import MediaUnavailableError
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.event import parse_events
-from backend.serving.remembering import Rememberer
+from backend.serving.remembering import PrototypeIndexer
 from backend.storage.store import open_store
 from calico_model.types import ImageGroup
 
@@ -106,14 +106,14 @@ def images():
     return Images()
 
 
-def rememberer(store, images, model=None, **options):
+def prototype_indexer(store, images, model=None, **options):
     held = model or Model()
-    return Rememberer(store, images, lambda: held, **options)
+    return PrototypeIndexer(store, images, lambda: held, **options)
 
 
 def test_an_annotation_teaches_its_labels_once(store, images):
     store.record_events([event(1, [region("x", "Lid", 2), region("y", "Rim", 40)])])
-    thread = rememberer(store, images)
+    thread = prototype_indexer(store, images)
     assert thread.accepted(PROJECT).regions == 0
     assert (thread.round(), thread.round()) == (1, 0)
     accepted = thread.accepted(PROJECT)
@@ -126,15 +126,15 @@ def test_an_annotation_teaches_its_labels_once(store, images):
 
 def test_a_restart_knows_what_was_learned_without_looking_again(store, images):
     store.record_events([event(1, [region("x", "Lid", 2)])])
-    rememberer(store, images).round()
-    again = rememberer(store, images)
+    prototype_indexer(store, images).round()
+    again = prototype_indexer(store, images)
     assert again.round() == 0
     assert again.accepted(PROJECT).regions == 1
     assert images.fetched == 1
 
 
 def test_a_changed_annotation_replaces_what_it_taught(store, images):
-    thread = rememberer(store, images)
+    thread = prototype_indexer(store, images)
     store.record_events([event(1, [region("x", "Lid", 2)])])
     thread.round()
     store.record_events([event(1, [region("x", "Rim", 2)], second=5)])
@@ -144,7 +144,7 @@ def test_a_changed_annotation_replaces_what_it_taught(store, images):
 
 @pytest.mark.parametrize("gone", [deletion(1), event(1, [], second=5, skipped=True)])
 def test_deleted_and_skipped_annotations_are_unlearned(store, images, gone):
-    thread = rememberer(store, images)
+    thread = prototype_indexer(store, images)
     store.record_events([event(1, [region("x", "Lid", 2)])])
     thread.round()
     store.record_events([gone])
@@ -154,8 +154,8 @@ def test_deleted_and_skipped_annotations_are_unlearned(store, images, gone):
 
 def test_other_weights_look_anew(store, images):
     store.record_events([event(1, [region("x", "Lid", 2)])])
-    rememberer(store, images).round()
-    other = rememberer(store, images, Model("v2"))
+    prototype_indexer(store, images).round()
+    other = prototype_indexer(store, images, Model("v2"))
     assert other.round() == 1
     assert other.accepted(PROJECT).regions == 1
 
@@ -164,7 +164,7 @@ def test_images_that_are_away_are_looked_at_later(store, images):
     now = [100.0]
     images.fails = 1
     store.record_events([event(1, [region("x", "Lid", 2)])])
-    thread = rememberer(store, images, clock=lambda: now[0])
+    thread = prototype_indexer(store, images, clock=lambda: now[0])
     assert thread.round() == 0
     assert thread.round() == 0
     assert images.fetched == 1
@@ -175,7 +175,7 @@ def test_images_that_are_away_are_looked_at_later(store, images):
 def test_what_cannot_be_used_teaches_nothing_and_is_not_asked_again(store, images):
     images.size = (41, 60, 3)
     store.record_events([event(1, [region("x", "Lid", 2)])])
-    thread = rememberer(store, images)
+    thread = prototype_indexer(store, images)
     assert (thread.round(), thread.round()) == (1, 0)
     assert thread.accepted(PROJECT).regions == 0
 
@@ -185,10 +185,10 @@ def test_a_project_with_free_names_is_not_looked_at(store, images):
     shape["value"] = {name: shape["value"][name] for name in ("format", "rle")}
     name = shape | {"from_name": "p", "type": "textarea", "value": {"text": ["lid"]}}
     store.record_events([event(1, [shape, name], config=OPEN)])
-    assert rememberer(store, images).round() == 1
+    assert prototype_indexer(store, images).round() == 1
     assert images.fetched == 0
 
 
 def test_nothing_happens_while_the_weights_load(store, images):
     store.record_events([event(1, [region("x", "Lid", 2)])])
-    assert Rememberer(store, images, lambda: None).round() == 0
+    assert PrototypeIndexer(store, images, lambda: None).round() == 0

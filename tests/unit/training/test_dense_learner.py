@@ -87,7 +87,7 @@ def test_it_learns_two_names_from_nothing_in_a_few_steps(head: DenseHead) -> Non
     assert last < first / 3
     own = taught.tensors
     assert float(own[DENSE_TRUST]) > 0.9
-    head.wear(DenseRows(taught.names, own[DENSE_ROWS], own[DENSE_PAIRS], 1.0))
+    head.activate(DenseRows(taught.names, own[DENSE_ROWS], own[DENSE_PAIRS], 1.0))
     unseen = birds(8)[6:]
     batch = collate_dense(unseen, taught.names, CPU, coarse=False)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from calico_model.training.online.batches import (
     lesson_batch,
     question_weight,
 )
-from calico_model.training.online.example import Example, RegionLesson, Teaches, make_example
+from calico_model.training.online.example import Example, RegionTarget, Supervision, make_example
 from calico_model.types import PartMask, RegionKind
 from tests.unit.training.examples import SIZE_PX, drawn, encoded, part
 
@@ -26,7 +26,7 @@ COMMON, UNIQUE, OBJECT = (
     RegionKind.UNIQUE_PART,
     RegionKind.COMMON_OBJECT,
 )
-BOTH = Teaches.TEXT | Teaches.MASK
+BOTH = Supervision.TEXT | Supervision.MASK
 
 
 class School:
@@ -36,7 +36,7 @@ class School:
         self._model, self._tokenizer = model, tokenizer
         self._features = encoded(model, drawn(Split.SEEN, 0).group)
 
-    def build(self, truth: Sequence[PartMask], lessons: Sequence[RegionLesson]) -> Example:
+    def build(self, truth: Sequence[PartMask], lessons: Sequence[RegionTarget]) -> Example:
         sizes = ((SIZE_PX, SIZE_PX),) * 2
         return make_example("task", self._features, sizes, truth, lessons=lessons)
 
@@ -61,7 +61,7 @@ def name_weights(batch: LessonBatch, tokenizer: Tokenizer, word: str) -> set[flo
 
 def test_a_label_fix_trains_text_only(school: School, tokenizer: Tokenizer) -> None:
     truth = [part("wheel"), part("wheel", 1), part("door"), part("door", 1)]
-    fixes = [RegionLesson(one, Teaches.TEXT) for one in truth[:2]]
+    fixes = [RegionTarget(one, Supervision.TEXT) for one in truth[:2]]
     one = school.batch(school.build(truth, fixes), COMMON)
     assert name_weights(one, tokenizer, "wheel") == {1.0}
     assert name_weights(one, tokenizer, "door") == {REHEARSED}
@@ -71,7 +71,9 @@ def test_a_label_fix_trains_text_only(school: School, tokenizer: Tokenizer) -> N
 
 def test_a_mask_edit_trains_masks_only(school: School, tokenizer: Tokenizer) -> None:
     truth = [part("wheel"), part("wheel", 1)]
-    one = school.batch(school.build(truth, [RegionLesson(p, Teaches.MASK) for p in truth]), COMMON)
+    one = school.batch(
+        school.build(truth, [RegionTarget(p, Supervision.MASK) for p in truth]), COMMON
+    )
     assert not one.token_weights.any()
     assert one.mask_weights.tolist() == [0, 0, 1, 1]
 
@@ -85,7 +87,7 @@ def test_what_was_drawn_from_nothing_trains_both(school: School, tokenizer: Toke
 
 def test_a_removed_name_must_not_follow(school: School, tokenizer: Tokenizer) -> None:
     truth = [part("wheel"), part("wheel", 1)]
-    gone = [RegionLesson(part("window", k), Teaches.ABSENCE) for k in (0, 1)]
+    gone = [RegionTarget(part("window", k), Supervision.ABSENCE) for k in (0, 1)]
     one = school.batch(school.build(truth, gone), COMMON)
     (token,) = set(one.absent_token.tolist())
     assert token == tokenizer.encode("<p> the window </p>")[2]
@@ -96,7 +98,7 @@ def test_a_removed_name_must_not_follow(school: School, tokenizer: Tokenizer) ->
 
 def test_a_removed_name_that_is_still_there_is_no_absence(school: School) -> None:
     truth = [part("wheel"), part("wheel", 1)]
-    example = school.build(truth, [RegionLesson(truth[0], Teaches.ABSENCE)])
+    example = school.build(truth, [RegionTarget(truth[0], Supervision.ABSENCE)])
     assert not len(school.batch(example, COMMON).absent_row)
 
 
@@ -135,7 +137,7 @@ def test_targets_are_the_masks(school: School) -> None:
 
 def test_questions_without_a_change_are_asked_less(school: School) -> None:
     example = school.build(
-        [part("wheel"), part("wheel", 1)], [RegionLesson(part("wheel"), Teaches.MASK)]
+        [part("wheel"), part("wheel", 1)], [RegionTarget(part("wheel"), Supervision.MASK)]
     )
     assert question_weight(example, COMMON) == 1.0
     assert question_weight(example, UNIQUE) == REHEARSED

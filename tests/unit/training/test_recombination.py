@@ -8,7 +8,7 @@ import torch
 
 from calico_model.data.casting import Split
 from calico_model.modeling.model import Calico
-from calico_model.training.online.example import Example, RegionLesson, Teaches, make_example
+from calico_model.training.online.example import Example, RegionTarget, Supervision, make_example
 from calico_model.training.online.recombination import can_recombine, draw_pair, recombine
 from calico_model.types import RegionKind
 from tests.unit.training.examples import SIZE_PX, drawn, encoded, part
@@ -99,7 +99,7 @@ def test_a_group_is_shown_in_the_pairs_it_is_asked_about(model: Calico) -> None:
 
 
 def test_what_was_taken_away_stays_away_in_every_pair(model: Calico) -> None:
-    gone = RegionLesson(part("rotor", 0, UNIQUE), Teaches.ABSENCE)
+    gone = RegionTarget(part("rotor", 0, UNIQUE), Supervision.ABSENCE)
     whole = group_of_three(model, lessons=(gone,))
     choose = random.Random(0)
     pairs = {pair.key: pair for pair in (draw_pair(whole, choose) for _ in range(60))}
@@ -108,7 +108,7 @@ def test_what_was_taken_away_stays_away_in_every_pair(model: Calico) -> None:
         return {
             (one.region.label, one.region.image_index)
             for one in pair.lessons
-            if Teaches.ABSENCE in one.teaches
+            if Supervision.ABSENCE in one.teaches
         }
 
     assert absent(pairs["g/0+g/0"]) == {("rotor", 0), ("rotor", 1)}
