@@ -43,7 +43,7 @@ class Assistant:
         group: ImageGroup,
         image_index: int,
         prompt: MaskPrompt,
-        said: GroupPrediction | None = None,
+        group_prediction: GroupPrediction | None = None,
     ) -> Refined:
         """Outlines what clicks, a box and an earlier mask mean in one image of a group.
 
@@ -51,7 +51,8 @@ class Assistant:
             group: 1 to 8 images; only the one asked about is looked at.
             image_index: 0-based.
             prompt: in pixels of that image.
-            said: what the same weights predicted for the group: a click may mean one of its parts.
+            group_prediction: what the same weights predicted for the group: a click may mean one
+                of its parts.
 
         Raises:
             InvalidMaskError: the earlier mask has another size than the image.
@@ -59,18 +60,24 @@ class Assistant:
         """
         alone = group.only(image_index)
         with self._predictor.acquire(alone, adapter=self._adapter) as session:
-            known = () if said is None else tuple(said.of_image(image_index))
+            known = (
+                () if group_prediction is None else tuple(group_prediction.of_image(image_index))
+            )
             return clicks.refine(session.model, session.features, alone.images[0], prompt, known)
 
     def refer(
-        self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
+        self,
+        group: ImageGroup,
+        names: Sequence[tuple[str, str | None]],
+        group_prediction: GroupPrediction,
     ) -> tuple[Reference, ...]:
         """Outlines named things wherever they are in a group.
 
         Args:
             group: 1 to 8 images.
             names: what to look for, each with the object it belongs to or None.
-            said: what the same weights predicted for the group; tells what the images show.
+            group_prediction: what the same weights predicted for the group; tells what the images
+                show.
 
         Returns:
             One per name; a thing that is on no image has no parts, and is absent on all.
@@ -86,13 +93,13 @@ class Assistant:
                     session.features,
                     group.images,
                     label,
-                    referring.shown_objects(said.answers, len(group), owner=owner),
+                    referring.shown_objects(group_prediction.answers, len(group), owner=owner),
                 )
                 for label, owner in names
             )
 
     def look_into(
-        self, group: ImageGroup, image_index: int, box: Box, said: GroupPrediction
+        self, group: ImageGroup, image_index: int, box: Box, group_prediction: GroupPrediction
     ) -> PartMask:
         """Outlines what a box shows and says what it is, in the model's own words.
 
@@ -100,7 +107,7 @@ class Assistant:
             group: 1 to 8 images; only the one asked about is looked at.
             image_index: 0-based.
             box: in pixels of that image.
-            said: what the same weights predicted for the group.
+            group_prediction: what the same weights predicted for the group.
 
         Returns:
             The region; its label is "" when nothing is known about it.
@@ -110,7 +117,7 @@ class Assistant:
             CheckpointError: there is no adapter of that version.
         """
         alone = group.only(image_index)
-        known = tuple(said.of_image(image_index))
+        known = tuple(group_prediction.of_image(image_index))
         with self._predictor.acquire(alone, adapter=self._adapter) as session:
             found = box_description.look_into(
                 session.model, session.tokenizer, session.features, alone.images[0], box, known
@@ -122,7 +129,7 @@ class Assistant:
         group: ImageGroup,
         outlines: Sequence[Outline],
         closed: ClosedSet,
-        said: GroupPrediction | None = None,
+        group_prediction: GroupPrediction | None = None,
     ) -> tuple[Named, ...]:
         """Names regions out of a closed label set.
 
@@ -130,7 +137,8 @@ class Assistant:
             group: 1 to 8 images.
             outlines: regions of it.
             closed: what they may be called, and what annotators called regions before.
-            said: what the same weights predicted for the group; None leaves the language model out.
+            group_prediction: what the same weights predicted for the group; None leaves the
+                language model out.
 
         Returns:
             One per region; its label is None where no label is likely enough.
@@ -141,7 +149,12 @@ class Assistant:
         """
         with self._predictor.acquire(group, adapter=self._adapter) as session:
             return name_regions.name_regions(
-                session.model, session.tokenizer, session.features, outlines, closed, said
+                session.model,
+                session.tokenizer,
+                session.features,
+                outlines,
+                closed,
+                group_prediction,
             )
 
     def describe(self, group: ImageGroup, outlines: Sequence[Outline]) -> NDArray[np.float32]:
@@ -157,14 +170,15 @@ class Assistant:
             return name_regions.describe_outlines(session.model, session.features, outlines)
 
     def transfer(
-        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None = None
+        self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None = None
     ) -> tuple[Proposal, ...]:
         """Proposes an outlined part on the other images of its group.
 
         Args:
             group: 1 to 8 images.
             part: an accepted or just clicked region; an empty label asks by its looks alone.
-            said: what the same weights predicted for the group; tells what the images show.
+            group_prediction: what the same weights predicted for the group; tells what the images
+                show.
 
         Returns:
             One per other image, in order; the outlined image comes first if it shows further
@@ -175,7 +189,7 @@ class Assistant:
             CheckpointError: there is no adapter of that version.
         """
         with self._predictor.acquire(group, adapter=self._adapter) as session:
-            objects = transfer.object_names(said, len(group))
+            objects = transfer.object_names(group_prediction, len(group))
             asks = part.label and session.is_familiar  # the language model, of what it knows
             named = self._call(session, group, part.label, objects) if asks else None
             return transfer.transfer(
@@ -188,7 +202,7 @@ class Assistant:
         image_index: int,
         label: str,
         approved: Sequence[BoolMask] = (),
-        said: GroupPrediction | None = None,
+        group_prediction: GroupPrediction | None = None,
         *,
         most: int | None = None,
         remembers: bool = True,
@@ -200,7 +214,7 @@ class Assistant:
             image_index: 0-based.
             label: the parts' name.
             approved: (H, W) bool, parts of that name that are done.
-            said: as in `transfer`.
+            group_prediction: as in `transfer`.
             most: how many are wanted; None is all.
             remembers: False leaves the mask memory out.
 
@@ -212,7 +226,7 @@ class Assistant:
             CheckpointError: there is no adapter of that version.
         """
         with self._predictor.acquire(group, adapter=self._adapter) as session:
-            objects = transfer.object_names(said, len(group))
+            objects = transfer.object_names(group_prediction, len(group))
             return transfer.other_pieces(
                 session.model,
                 session.features,

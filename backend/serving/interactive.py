@@ -54,7 +54,7 @@ class Refining(Predictor, Protocol):
         group: ImageGroup,
         image_index: int,
         prompt: MaskPrompt,
-        said: GroupPrediction | None = None,
+        group_prediction: GroupPrediction | None = None,
     ) -> Outlined:
         """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
 
@@ -102,7 +102,7 @@ class Suggestions:
         self,
         group: ImageGroup,
         predictor: Predictor,
-        said: GroupPrediction | None,
+        group_prediction: GroupPrediction | None,
         canvas: Sequence[Region],
         goes_on: Callable[[], bool] = lambda: True,
         vocabulary: Vocabulary | None = None,
@@ -112,7 +112,7 @@ class Suggestions:
         Args:
             group: the task's images.
             predictor: the version that answers.
-            said: what it predicted for the group, if that is known.
+            group_prediction: what it predicted for the group, if that is known.
             canvas: regions that are there.
             goes_on: whether there is time for another region.
             vocabulary: the labels that regions may have; None where any text may be written.
@@ -123,7 +123,7 @@ class Suggestions:
         for own, own_id in zip(self.prediction.parts, self.ids, strict=True):
             if not goes_on():
                 break
-            found = spread(own, group, said, predictor, vocabulary)
+            found = spread(own, group, group_prediction, predictor, vocabulary)
             absent.update(found.absent)
             for part in found.parts[1:]:
                 if overlapped(part, canvas, vocabulary) is None:
@@ -165,7 +165,7 @@ class _About:
 
     group: ImageGroup
     predictor: Refining
-    said: GroupPrediction | None
+    group_prediction: GroupPrediction | None
     goes_on: Callable[[], bool]
     vocabulary: Vocabulary | None
 
@@ -197,7 +197,7 @@ class InteractiveSegmenter:
         prompts: Sequence[Prompt],
         canvas: Sequence[Region],
         predictor: Refining,
-        said: GroupPrediction | None = None,
+        group_prediction: GroupPrediction | None = None,
         goes_on: Callable[[], bool] = lambda: True,
         vocabulary: Vocabulary | None = None,
     ) -> Suggestions:
@@ -211,11 +211,11 @@ class InteractiveSegmenter:
             prompts: in the order they were made.
             canvas: regions that are there.
             predictor: the version that answers.
-            said: what it predicted for the group, if that is known.
+            group_prediction: what it predicted for the group, if that is known.
             goes_on: whether there is time for another prompt; may raise to give up.
             vocabulary: the labels that regions may have; None where any text may be written.
         """
-        about = _About(group, predictor, said, goes_on, vocabulary)
+        about = _About(group, predictor, group_prediction, goes_on, vocabulary)
         parts: list[PartMask] = []
         ids: list[str] = []
         words: dict[str, OwnWords] = {}
@@ -265,7 +265,7 @@ class InteractiveSegmenter:
                     break
                 previous = step.mask if step is not None else _mask_of(target)
                 asked = _mask_prompt(past, previous)
-                found = about.predictor.refine(group, index, asked, about.said)
+                found = about.predictor.refine(group, index, asked, about.group_prediction)
                 # Who corrects the outline of something does not mean something else.
                 meant = _named(found.meant) or (step.meant if step is not None else None)
                 known = _Step(runs_of(found.mask), group.sizes_hw[index], found.iou, meant)

@@ -42,42 +42,51 @@ class _Assisted(ABC):
         return self.thread.run(lambda: describe(self.model.encode(group)))
 
     def refer(
-        self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
+        self,
+        group: ImageGroup,
+        names: Sequence[tuple[str, str | None]],
+        group_prediction: GroupPrediction,
     ) -> tuple[Reference, ...]:
         """Looks for named things, each with its owner or None, on every image."""
-        return self.thread.run(lambda: self.assistant().refer(group, names, said))
+        return self.thread.run(lambda: self.assistant().refer(group, names, group_prediction))
 
     def look_into(
-        self, group: ImageGroup, image_index: int, box: Box, said: GroupPrediction
+        self, group: ImageGroup, image_index: int, box: Box, group_prediction: GroupPrediction
     ) -> PartMask:
         """Outlines what a box shows and says what it is."""
-        return self.thread.run(lambda: self.assistant().look_into(group, image_index, box, said))
+        return self.thread.run(
+            lambda: self.assistant().look_into(group, image_index, box, group_prediction)
+        )
 
     def transfer(
-        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
+        self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
         """Proposes an outlined part on the other images of a group."""
-        return self.thread.run(lambda: self.assistant().transfer(group, part, said))
+        return self.thread.run(lambda: self.assistant().transfer(group, part, group_prediction))
 
     def refine(
         self,
         group: ImageGroup,
         image_index: int,
         prompt: MaskPrompt,
-        said: GroupPrediction | None = None,
+        group_prediction: GroupPrediction | None = None,
     ) -> Refined:
         """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
-        return self.thread.run(lambda: self.assistant().refine(group, image_index, prompt, said))
+        return self.thread.run(
+            lambda: self.assistant().refine(group, image_index, prompt, group_prediction)
+        )
 
     def name(
         self,
         group: ImageGroup,
         outlines: Sequence[Outline],
         closed: ClosedSet,
-        said: GroupPrediction | None = None,
+        group_prediction: GroupPrediction | None = None,
     ) -> tuple[Named, ...]:
         """Names regions out of a closed label set."""
-        return self.thread.run(lambda: self.assistant().name(group, outlines, closed, said))
+        return self.thread.run(
+            lambda: self.assistant().name(group, outlines, closed, group_prediction)
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ class Naming(Predictor, Protocol):
         group: ImageGroup,
         outlines: Sequence[Outline],
         closed: ClosedSet,
-        said: GroupPrediction | None = None,
+        group_prediction: GroupPrediction | None = None,
     ) -> Sequence[Named]:
         """Names regions out of a closed set."""
 
@@ -69,7 +69,9 @@ def name_prediction(
     if not isinstance(predictor, Naming):
         return prediction
     outlines = [
-        Outline(part.image_index, part.mask, part.kind, said=part.label, same=part.part_id)
+        Outline(
+            part.image_index, part.mask, part.kind, predicted_label=part.label, same=part.part_id
+        )
         for part in prediction.parts
     ]
     named = predictor.name(group, outlines, closed, prediction)

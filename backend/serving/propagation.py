@@ -1,6 +1,6 @@
 """One clicked or accepted region -> suggestions on all images of its group.
 
-What is absent is said, not drawn. Pure but for the model it is handed.
+What is absent is group_prediction, not drawn. Pure but for the model it is handed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Transferring(Predictor, Protocol):
     """A model that finds an outlined part in other images."""
 
     def transfer(
-        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
+        self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
     ) -> Sequence[Proposed]:
         """Proposes an outlined part on the other images of a group."""
 
@@ -62,7 +62,7 @@ class Spread:
 def spread(
     part: PartMask,
     group: ImageGroup,
-    said: GroupPrediction | None,
+    group_prediction: GroupPrediction | None,
     predictor: Predictor,
     vocabulary: Vocabulary | None = None,
 ) -> Spread:
@@ -71,24 +71,30 @@ def spread(
     Args:
         part: the region, named or not; an empty one spreads nowhere.
         group: 1 to 8 images.
-        said: what the predictor predicted for the group, if that is known.
+        group_prediction: what the predictor predicted for the group, if that is known.
         predictor: the version that answers.
         vocabulary: the labels that regions may have; None where any text may be written.
     """
     if len(group) < 2 or not part.mask.any() or not isinstance(predictor, Transferring):
         return Spread((part,))
-    called = _called(part.label, said, vocabulary)
-    found = predictor.transfer(group, replace(part, label=called), said)
+    called = _called(part.label, group_prediction, vocabulary)
+    found = predictor.transfer(group, replace(part, label=called), group_prediction)
     parts = tuple(_relabelled(region, part.label) for one in found for region in one.parts)
     return Spread((part, *parts), tuple(one.image_index for one in found if not one.parts))
 
 
-def _called(label: str, said: GroupPrediction | None, vocabulary: Vocabulary | None) -> str:
+def _called(
+    label: str, group_prediction: GroupPrediction | None, vocabulary: Vocabulary | None
+) -> str:
     """What the model calls a label: the name of it that it said itself, else its own name."""
     if vocabulary is None or label not in vocabulary.labels:
         return normalise(label) if set(label) & _TAG_SIGNS else label
     names = vocabulary.spellings(label)
-    spoken = {normalise(part.label) for part in said.parts} if said is not None else set()
+    spoken = (
+        {normalise(part.label) for part in group_prediction.parts}
+        if group_prediction is not None
+        else set()
+    )
     return next((name for name in names if name in spoken), names[0])
 
 

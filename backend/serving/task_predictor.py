@@ -217,7 +217,7 @@ class TaskPredictor:
     ) -> PredictionResult:
         """Answers clicks and boxes: on the image at once, and what is alike on the others."""
         clicked = {prompt.image_index for prompt in job.prompts}
-        said = self._recent.get((content_key(group), predictor.version), images=clicked)
+        group_prediction = self._recent.get((content_key(group), predictor.version), images=clicked)
         with self._model_lock, self._metrics.stage("assist"):
             until = self._clock() + self._click_budget_s
 
@@ -229,7 +229,7 @@ class TaskPredictor:
             goes_on()
             vocabulary = vocabulary_in(job.schema, job.task.labels)
             found = self._assisting.suggest(
-                group, job.prompts, job.canvas, predictor, said, goes_on, vocabulary
+                group, job.prompts, job.canvas, predictor, group_prediction, goes_on, vocabulary
             )
             if (closed := self._closed(job)) is not None:
                 parts = name_new(found.prediction.parts, group, predictor, closed)
@@ -237,7 +237,7 @@ class TaskPredictor:
             found = found.spread(
                 group,
                 predictor,
-                said,
+                group_prediction,
                 canvas=job.canvas,
                 goes_on=goes_on,
                 vocabulary=vocabulary,

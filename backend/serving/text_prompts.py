@@ -53,7 +53,10 @@ class Referring(Predictor, Protocol):
     """A model that can be asked by name."""
 
     def refer(
-        self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
+        self,
+        group: ImageGroup,
+        names: Sequence[tuple[str, str | None]],
+        group_prediction: GroupPrediction,
     ) -> Sequence[Found]:
         """Looks for named things, each with its owner or None, on every image of a group."""
 
@@ -63,7 +66,7 @@ class LookingInto(Predictor, Protocol):
     """A model that can say what a box shows."""
 
     def look_into(
-        self, group: ImageGroup, image_index: int, box: Box, said: GroupPrediction
+        self, group: ImageGroup, image_index: int, box: Box, group_prediction: GroupPrediction
     ) -> PartMask:
         """Outlines what a box shows and says what it is; the label is "" when it cannot tell."""
 
@@ -105,7 +108,7 @@ def settle(
 def reply_to(
     question: Question,
     group: ImageGroup,
-    said: GroupPrediction,
+    group_prediction: GroupPrediction,
     predictor: Predictor,
     closed: ClosedSet | None,
 ) -> Reply:
@@ -114,7 +117,7 @@ def reply_to(
     Args:
         question: as typed.
         group: 1 to 8 images.
-        said: what the predictor predicted for the group.
+        group_prediction: what the predictor predicted for the group.
         predictor: the version that answers.
         closed: the project's labels, and what is known of them; None when any name is allowed.
     """
@@ -122,18 +125,18 @@ def reply_to(
     try:
         request = read_request(question.text, vocabulary)
         if request.kinds:
-            return _of_kinds(request.kinds, said, vocabulary)
+            return _of_kinds(request.kinds, group_prediction, vocabulary)
         if request.asks_name:
-            return _named(question, group, said, predictor, closed)
-        return _found(request, group, said, predictor, vocabulary)
+            return _named(question, group, group_prediction, predictor, closed)
+        return _found(request, group, group_prediction, predictor, vocabulary)
     except CalicoError as error:
-        return Reply(replace(said, parts=()), str(error).removeprefix("request: "))
+        return Reply(replace(group_prediction, parts=()), str(error).removeprefix("request: "))
 
 
 def _of_kinds(
-    kinds: Sequence[RegionKind], said: GroupPrediction, vocabulary: Vocabulary | None
+    kinds: Sequence[RegionKind], group_prediction: GroupPrediction, vocabulary: Vocabulary | None
 ) -> Reply:
-    parts = tuple(part for part in said.parts if part.kind in kinds)
+    parts = tuple(part for part in group_prediction.parts if part.kind in kinds)
     if vocabulary is not None:  # in the project's words, and nothing that it has no word for
         named = [(part, match(part.label, vocabulary)) for part in parts]
         parts = tuple(replace(part, label=label) for part, label in named if label is not None)
@@ -142,13 +145,13 @@ def _of_kinds(
         labels = dict.fromkeys(part.label for part in parts if part.kind is kind)
         shown = kind.value.replace("_", " ")
         sentences.append(f"{shown}: {', '.join(labels)}" if labels else _NOTHING_OF[kind])
-    return Reply(replace(said, parts=parts), "; ".join(sentences))
+    return Reply(replace(group_prediction, parts=parts), "; ".join(sentences))
 
 
 def _found(
     request: Request,
     group: ImageGroup,
-    said: GroupPrediction,
+    group_prediction: GroupPrediction,
     predictor: Predictor,
     vocabulary: Vocabulary | None,
 ) -> Reply:
@@ -159,14 +162,14 @@ def _found(
     if wanted:
         if not isinstance(predictor, Referring):
             raise UnclearRequestError(f"{predictor.version} cannot be asked by name")
-        found = _look_for(wanted, group, said, predictor, vocabulary)
+        found = _look_for(wanted, group, group_prediction, predictor, vocabulary)
     sentences = [
         _told(thing, one, len(group)) for (thing, _), one in zip(wanted, found, strict=True)
     ]
     if vocabulary is not None and (unknown := unknown_words(request.things, vocabulary)):
         sentences.append(unknown)
     parts = tuple(part for one in found for part in one.parts)
-    return Reply(replace(said, parts=parts), "; ".join(sentences))
+    return Reply(replace(group_prediction, parts=parts), "; ".join(sentences))
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +184,7 @@ class _Labelled:
 def _look_for(
     wanted: Sequence[tuple[Thing, str]],
     group: ImageGroup,
-    said: GroupPrediction,
+    group_prediction: GroupPrediction,
     predictor: Referring,
     vocabulary: Vocabulary | None,
 ) -> list[_Labelled]:
@@ -192,7 +195,7 @@ def _look_for(
         for (thing, _), some in zip(wanted, spelled, strict=True)
         for name in some
     ]
-    answers = iter(predictor.refer(group, names, said))
+    answers = iter(predictor.refer(group, names, group_prediction))
     found = []
     for (_, label), some in zip(wanted, spelled, strict=True):
         tried = list(islice(answers, len(some)))
@@ -228,7 +231,7 @@ def _told(thing: Thing, found: Found, images: int) -> str:
 def _named(
     question: Question,
     group: ImageGroup,
-    said: GroupPrediction,
+    group_prediction: GroupPrediction,
     predictor: Predictor,
     closed: ClosedSet | None,
 ) -> Reply:
@@ -236,24 +239,24 @@ def _named(
         raise UnclearRequestError("draw a box and type the question under it, or type a name")
     if not isinstance(predictor, LookingInto):
         raise UnclearRequestError(f"{predictor.version} cannot say what a box shows")
-    part = predictor.look_into(group, question.image_index, question.box, said)
+    part = predictor.look_into(group, question.image_index, question.box, group_prediction)
     if closed is not None and part.mask.any():
-        part = _in_words(part, group, said, predictor, closed)
+        part = _in_words(part, group, group_prediction, predictor, closed)
     told = f"{part.label} ({part.score:.0%})" if part.label else "nothing it could be named after"
-    return Reply(replace(said, parts=(part,)), told)
+    return Reply(replace(group_prediction, parts=(part,)), told)
 
 
 def _in_words(
     part: PartMask,
     group: ImageGroup,
-    said: GroupPrediction,
+    group_prediction: GroupPrediction,
     predictor: Predictor,
     closed: ClosedSet,
 ) -> PartMask:
     """A region by the likeliest of the project's labels: who asks wants a guess, and its chance."""
     if not isinstance(predictor, Naming):
         return replace(part, label=match(part.label, closed.vocabulary) or "")
-    outline = Outline(part.image_index, part.mask, said=part.label)
-    (named,) = predictor.name(group, [outline], closed, said)
+    outline = Outline(part.image_index, part.mask, predicted_label=part.label)
+    (named,) = predictor.name(group, [outline], closed, group_prediction)
     label, chance = named.ranked[0]
     return replace(part, label=label, score=chance * named.inside)

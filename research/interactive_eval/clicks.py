@@ -34,7 +34,7 @@ class ModelRepair:
     subject: Subject
     group: ImageGroup
     image_index: int
-    said: GroupPrediction | None = None
+    group_prediction: GroupPrediction | None = None
     clicks: list[Click] = field(default_factory=list)
 
     def __call__(self, mask: BoolMask, click: Correction) -> BoolMask:
@@ -42,7 +42,9 @@ class ModelRepair:
         self.clicks.append(Click(click.column + 0.5, click.row + 0.5, click.is_positive))
         previous = mask if mask.any() else None
         prompt = MaskPrompt(tuple(self.clicks), previous=previous)
-        return self.subject.assistant.refine(self.group, self.image_index, prompt, self.said).mask
+        return self.subject.assistant.refine(
+            self.group, self.image_index, prompt, self.group_prediction
+        ).mask
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def curves_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Curves]:
             begin = partial(ModelRepair, subject, labeled.group, index)
             nothing = np.zeros(size_hw, np.bool_)
             curve = partial(clicks.click_curve, truth=part.mask, until=TARGET)
-            scratch = curve(nothing, repair=begin(said=prediction))
+            scratch = curve(nothing, repair=begin(group_prediction=prediction))
             yield Curves(
                 part.kind is not RegionKind.COMMON_OBJECT,
                 scratch,

@@ -39,11 +39,11 @@ class Transferred:
 
 def transfers_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Transferred]:
     """Yields every part of the first image on every other image of a group."""
-    said = subject.predictor.predict(labeled.group)
+    group_prediction = subject.predictor.predict(labeled.group)
     parts = [part for part in labeled.parts if part.kind is not RegionKind.COMMON_OBJECT]
     for part in (part for part in parts if part.image_index == 0):
         truth = {one.image_index: one.mask for one in parts if one.label == part.label}
-        for found in subject.assistant.transfer(labeled.group, part, said):
+        for found in subject.assistant.transfer(labeled.group, part, group_prediction):
             if found.image_index == 0:
                 continue
             size_hw = labeled.group.sizes_hw[found.image_index]
@@ -51,15 +51,19 @@ def transfers_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Transferre
             yield Transferred(
                 wanted is not None,
                 _iou(_union([one.mask for one in found.parts], size_hw), wanted),
-                _iou(_union(_predicted(said, found.image_index, part), size_hw), wanted),
+                _iou(
+                    _union(_predicted(group_prediction, found.image_index, part), size_hw), wanted
+                ),
                 found.is_absent,
             )
 
 
-def _predicted(said: GroupPrediction, image_index: int, part: PartMask) -> list[BoolMask]:
+def _predicted(
+    group_prediction: GroupPrediction, image_index: int, part: PartMask
+) -> list[BoolMask]:
     return [
         one.mask
-        for one in said.of_image(image_index)
+        for one in group_prediction.of_image(image_index)
         if one.label == part.label and one.kind is not RegionKind.COMMON_OBJECT
     ]
 

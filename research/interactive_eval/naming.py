@@ -68,9 +68,11 @@ def names_of(categories: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({*categories, *(part for name in categories for part in parts_of(name))}))
 
 
-def plain_label(region: Region, said: GroupPrediction, vocabulary: Vocabulary) -> str | None:
+def plain_label(
+    region: Region, group_prediction: GroupPrediction, vocabulary: Vocabulary
+) -> str | None:
     """Returns what the plain model's text calls a region: that of its own best overlapping one."""
-    parts = tuple(said.of_image(region.outline.image_index))
+    parts = tuple(group_prediction.of_image(region.outline.image_index))
     if not parts:
         return None
     overlap = iou_matrix([part.mask for part in parts], [region.outline.mask])[:, 0]
@@ -143,8 +145,8 @@ def _seen(subject: Subject, advance: Callable[[], None]) -> _Tally:
     closed = ClosedSet(Vocabulary(names_of(TRAINED_CATEGORIES)), rejects=False)
     tally = _Tally()
     for labeled in subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE):
-        said = subject.predictor.predict(labeled.group)
-        _judge(subject, labeled, said, closed, closed, tally)
+        group_prediction = subject.predictor.predict(labeled.group)
+        _judge(subject, labeled, group_prediction, closed, closed, tally)
         advance()
     return tally
 
@@ -164,9 +166,9 @@ def _project(subject: Subject, split: Split, advance: Callable[[], None]) -> _Ta
             for one, session in zip(every[number], looks, strict=True):
                 accepted = accepted.add(one.label, session)
         else:
-            said = subject.predictor.predict(labeled.group)
+            group_prediction = subject.predictor.predict(labeled.group)
             learned = replace(closed, accepted=accepted)
-            _judge(subject, labeled, said, closed, learned, tally)
+            _judge(subject, labeled, group_prediction, closed, learned, tally)
         advance()
     return tally
 
@@ -174,20 +176,20 @@ def _project(subject: Subject, split: Split, advance: Callable[[], None]) -> _Ta
 def _judge(
     subject: Subject,
     labeled: LabeledGroup,
-    said: GroupPrediction,
+    group_prediction: GroupPrediction,
     before: ClosedSet,
     after: ClosedSet,
     tally: _Tally,
 ) -> None:
     regions = true_regions(labeled)
     outlines = [one.outline for one in regions]
-    named = subject.assistant.name(labeled.group, outlines, after, said)
+    named = subject.assistant.name(labeled.group, outlines, after, group_prediction)
     first = named
     if before is not after:
-        first = subject.assistant.name(labeled.group, outlines, before, said)
+        first = subject.assistant.name(labeled.group, outlines, before, group_prediction)
     for region, early, late in zip(regions, first, named, strict=True):
         tally.regions += 1
-        tally.plain += plain_label(region, said, after.vocabulary) == region.label
+        tally.plain += plain_label(region, group_prediction, after.vocabulary) == region.label
         tally.before += _likeliest(early) == region.label
         tally.after += _likeliest(late) == region.label
         tally.given += late.label is not None
@@ -211,8 +213,8 @@ def _outside(subject: Subject, advance: Callable[[], None]) -> Iterator[Named]:
             Vocabulary(tuple(map(str, chosen)), aliases), accepted, least=0.0, rejects=False
         )
         outlines = [_scribble(labeled, rng) for _ in range(_BATCH)]
-        said = subject.predictor.predict(labeled.group) if rng.random() < 0.5 else None
-        found = subject.assistant.name(labeled.group, outlines, closed, said)
+        group_prediction = subject.predictor.predict(labeled.group) if rng.random() < 0.5 else None
+        found = subject.assistant.name(labeled.group, outlines, closed, group_prediction)
         yield from (one for one in found if one.label not in closed.vocabulary.labels)
         # What is accepted may be called anything at all, also by names of no set.
         looks = subject.assistant.describe(labeled.group, outlines[:20])

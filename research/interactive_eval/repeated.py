@@ -52,18 +52,18 @@ def pieces(mask: BoolMask) -> list[BoolMask]:
 
 def repeated_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Repeated]:
     """Yields every part of a group that shows two to four pieces in an image."""
-    said: GroupPrediction | None = None
+    group_prediction: GroupPrediction | None = None
     for part in labeled.parts:
         apart = pieces(part.mask)
         if part.kind is RegionKind.COMMON_OBJECT or len(apart) not in _COUNTS:
             continue
-        said = said or subject.predictor.predict(labeled.group)
+        group_prediction = group_prediction or subject.predictor.predict(labeled.group)
         (whole, *_) = subject.assistant.other_pieces(
-            labeled.group, part.image_index, part.label, (), said, remembers=False
+            labeled.group, part.image_index, part.label, (), group_prediction, remembers=False
         )
         yield Repeated(
             float(apart[-1].mean()),
-            tuple(_remembering(subject, labeled, part, apart, said)),
+            tuple(_remembering(subject, labeled, part, apart, group_prediction)),
             tuple(iou_matrix([whole[0]], apart)[0].tolist()),
         )
 
@@ -73,12 +73,12 @@ def _remembering(
     labeled: LabeledGroup,
     part: PartMask,
     apart: Sequence[BoolMask],
-    said: GroupPrediction,
+    group_prediction: GroupPrediction,
 ) -> Iterator[float]:
     left, approved = list(apart), list[BoolMask]()
     while left:
         proposed = subject.assistant.other_pieces(
-            labeled.group, part.image_index, part.label, approved, said, most=1
+            labeled.group, part.image_index, part.label, approved, group_prediction, most=1
         )
         overlaps = iou_matrix([mask for mask, _ in proposed[:1]], left) if proposed else None
         if overlaps is None:

@@ -48,11 +48,11 @@ def sought_in(
     for part in labeled.parts:
         if part.kind is not RegionKind.COMMON_OBJECT:
             truth.setdefault(part.label, {})[part.image_index] = part.mask
-    said = subject.predictor.predict(labeled.group)
+    group_prediction = subject.predictor.predict(labeled.group)
     names = (*truth, *_foreign(labeled, rng))
     asked = [read_request(f"segment the {name}").things[0] for name in names]
     wanted = [(thing.labels[0], thing.owner) for thing in asked]
-    answers = subject.assistant.refer(labeled.group, wanted, said)
+    answers = subject.assistant.refer(labeled.group, wanted, group_prediction)
     for name, found in zip(names, answers, strict=True):
         drawn = {part.image_index: part.mask for part in found.parts}
         there = truth.get(name, {})

@@ -56,9 +56,9 @@ class Clickable(FakePredictor):
     name_of_all: str | None = None
     found: PartMask | None = None
 
-    def refine(self, group, image_index, prompt, said=None):
+    def refine(self, group, image_index, prompt, group_prediction=None):
         self.prompts.append(prompt)
-        self.told.append(said)
+        self.told.append(group_prediction)
         mask = np.zeros(group.sizes_hw[image_index], bool)
         if prompt.previous is not None:
             mask |= prompt.previous
@@ -70,14 +70,14 @@ class Clickable(FakePredictor):
             mask[max(y - 20, 0) : y + 20, max(x - 20, 0) : x + 20] = click.is_positive
         return Outlined(mask, meant=None if prompt.previous is not None else self.found)
 
-    def transfer(self, group, part, said):
+    def transfer(self, group, part, group_prediction):
         return [
             Sighting(index, (replace(part, image_index=index),))
             for index in range(len(group))
             if index != part.image_index
         ]
 
-    def name(self, group, outlines, closed, said=None):
+    def name(self, group, outlines, closed, group_prediction=None):
         self.named += len(outlines)
         assert self.name_of_all is None or self.name_of_all in closed.vocabulary.labels
         return [Named(self.name_of_all, 0.2, (("seat", 0.2),)) for _ in outlines]
@@ -199,7 +199,7 @@ def test_a_click_hears_what_the_model_found_also_where_the_answer_was_kept(clien
     quiet_s, prewarmer._quiet_s = prewarmer._quiet_s, math.inf  # it looks ahead when we say so
     asked(client, opened(body))
     asked(client, click(body, ("a", 20, 20, True)))
-    assert [said.version for said in predictor.told] == [predictor.version]
+    assert [group_prediction.version for group_prediction in predictor.told] == [predictor.version]
     looking_of(client)._recent = RecentPredictions(max_bytes=10**6)
     parts.store.write(lambda connection: None, timeout_s=30)  # behind the answer to be kept
     asked(client, opened(body))  # from the store
@@ -240,22 +240,22 @@ def closed(body, *, label=None):
     asked_for = copy.deepcopy(body) | {"label_config": CLOSED.read_text(encoding="utf-8")}
     (point, *_) = asked_for["params"]["context"]["result"]
     point["value"] = {key: point["value"][key] for key in ("x", "y", "width")}
-    said = []
+    group_prediction = []
     if label is not None:
         point["value"]["labels"] = [label]
-        said = [point | {"type": "labels", "from_name": "part_0"}]
-    asked_for["params"]["context"]["result"] = [point, *said]
+        group_prediction = [point | {"type": "labels", "from_name": "part_0"}]
+    asked_for["params"]["context"]["result"] = [point, *group_prediction]
     return asked_for
 
 
 def texts(result, *keys):
     """What is said about each region, by tag."""
-    said = {one["id"]: {} for one in result}
+    group_prediction = {one["id"]: {} for one in result}
     for one in result:
         for key in keys or ("labels", "choices"):
             if key in one["value"]:
-                said[one["id"]][key] = one["value"][key]
-    return list(said.values())
+                group_prediction[one["id"]][key] = one["value"][key]
+    return list(group_prediction.values())
 
 
 REPEATER = "predict_interactive_ui_keypoints_repeater"

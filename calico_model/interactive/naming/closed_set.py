@@ -1,6 +1,6 @@
-"""What regions may be called and what they are called: values and the fusion of the witnesses.
+"""What regions may be called and what they are called: values and the fusion of the classifiers.
 
-Fusion is log-linear: every witness has an exponent, and one that knows nothing is uniform and
+Fusion is log-linear: every classifier has an exponent, and one that knows nothing is uniform and
 changes nothing. Pure arrays; does not know where chances come from.
 Legend: R regions, C labels.
 """
@@ -26,13 +26,13 @@ _RANKED = 3
 
 @dataclass(frozen=True)
 class Fusion:
-    """Exponents of the witnesses: log p = sum of weight * log p_i, normalised over the set.
+    """Exponents of the classifiers: log p = sum of weight * log p_i, normalised over the set.
 
     `calico fit-names` finds what suits given weights, on projects made of held-out drawn scenes
     half of whose names the head was not told; the defaults are not fitted.
 
     Attributes:
-        language, head, prototypes, cells: of the witnesses; cells are what the dense head says.
+        language, head, prototypes, cells: of the classifiers; cells are what the dense head says.
         trusted_after: accepted regions at which the prototypes have half their exponent.
         temperature: of the cosines to prototypes.
         familiar: cosine at which a region is as likely of a label nobody has accepted yet.
@@ -72,15 +72,15 @@ class Outline:
     Attributes:
         image_index: 0-based position of the image in its group.
         mask: (H, W) bool in the original frame, not empty.
-        kind: what it is to its group, or None when nobody said.
-        said: what the model itself calls it, or None for a region it did not find.
+        kind: what it is to its group, or None when nobody has said.
+        predicted_label: what the model itself calls it, or None for a region it did not find.
         same: equal for regions that show the same thing in several images, which have one name.
     """
 
     image_index: int
     mask: BoolMask
     kind: RegionKind | None = None
-    said: str | None = None
+    predicted_label: str | None = None
     same: str | None = None
 
 
@@ -91,7 +91,7 @@ class ClosedSet:
     Attributes:
         vocabulary: the labels with their aliases.
         accepted: what accepted regions of each label look like.
-        weights: how the witnesses are weighed.
+        weights: how the classifiers are weighed.
         least: smallest chance at which a label is given.
         rejects: whether regions may be none of the set; else each is taken to be of it.
     """
@@ -113,7 +113,7 @@ def fuse(
     same: Sequence[str | None] = (),
     inside: NDArray[np.float64] | None = None,
 ) -> tuple[Named, ...]:
-    """Weighs the witnesses of R regions and names them.
+    """Weighs the classifiers of R regions and names them.
 
     Args:
         closed: the set of C labels.

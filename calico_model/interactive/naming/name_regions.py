@@ -1,10 +1,10 @@
-"""Which label of a closed set a region is: witnesses, fused, or "unsure".
+"""Which label of a closed set a region is: classifiers, fused, or "unsure".
 
 V1, the language model at the places of its own answers (label_trie.py). V2, prototypes of what the
 project's annotators accepted (prototypes.py). The head of the weights, where they have one, knows
 what training named (modeling/region_head.py). The dense head, where an adapter has its rows, says
-what the region's cells are called (dense_reading.py). A witness that knows nothing is uniform and
-changes nothing; nothing outside the set can come out. A region that is none of the set gets no
+what the region's cells are called (dense_reading.py). A classifier that knows nothing is uniform
+and changes nothing; nothing outside the set can come out. A region that is none of the set gets no
 label (rejection.py).
 Legend: R regions, C labels, S slots, L logit side, d width of a descriptor, D the LLM's width.
 """
@@ -49,7 +49,7 @@ def name_regions(
     features: ImageFeatures,
     outlines: Sequence[Outline],
     closed: ClosedSet,
-    said: GroupPrediction | None = None,
+    group_prediction: GroupPrediction | None = None,
 ) -> tuple[Named, ...]:
     """Names regions of a group.
 
@@ -59,7 +59,8 @@ def name_regions(
         features: of the group's images.
         outlines: R regions.
         closed: what they may be called.
-        said: what the same weights predicted for the group; None leaves the language model out,
+        group_prediction: what the same weights predicted for the group; None leaves the language
+            model out,
             which then costs nothing.
 
     Raises:
@@ -73,7 +74,7 @@ def name_regions(
     head = read_head(model, tokenizer, blocks, closed.vocabulary)
     looks = unit_rows(blocks, model.region_head).cpu().numpy()
     told = np.full((len(outlines), count), -math.log(count))
-    slots = () if said is None else find_slots(said.answers)
+    slots = () if group_prediction is None else find_slots(group_prediction.answers)
     picks = [pick_slots(slots, one) for one in outlines]
     if asked := sorted({n for places in picks for n in places}):
         trie = build_trie(closed.vocabulary, tokenizer)
@@ -112,10 +113,10 @@ def _set_evidence(
     looks: NDArray[np.float32],
     seen: Mapping[str, Tensor],
 ) -> SetEvidence:
-    vocabulary, said = closed.vocabulary, np.zeros(len(outlines))
+    vocabulary, own_word = closed.vocabulary, np.zeros(len(outlines))
     for row, one in enumerate(outlines):
-        if one.said:
-            said[row] = 1.0 if match(one.said, vocabulary) is not None else -1.0
+        if one.predicted_label:
+            own_word[row] = 1.0 if match(one.predicted_label, vocabulary) is not None else -1.0
     odds, known = _head_odds(model, tokenizer, blocks, vocabulary)
     cells = None
     if seen:
@@ -124,7 +125,7 @@ def _set_evidence(
         cells = np.sum(called, axis=0) if called else np.zeros(len(outlines))
         cells *= [2.0 if one.kind is None else 1.0 for one in outlines]  # either kind has half
     return SetEvidence(
-        said,
+        own_word,
         odds,
         known,
         closed.accepted.likeness(looks, [identity(label) for label in vocabulary.labels]),
@@ -282,7 +283,11 @@ def pick_slots(slots: Sequence[Slot], outline: Outline) -> list[int]:
     """Returns the places that may speak of a region: its own, else all of its image and kind."""
     here = [n for n, slot in enumerate(slots) if outline.image_index in slot.images]
     fits = [n for n in here if outline.kind is None or _says(slots[n], outline.kind)]
-    own = [n for n in fits if outline.said is not None and slots[n].label == outline.said]
+    own = [
+        n
+        for n in fits
+        if outline.predicted_label is not None and slots[n].label == outline.predicted_label
+    ]
     return own or fits
 
 
@@ -301,6 +306,6 @@ def _spread(rows: Tensor, picks: Sequence[Sequence[int]]) -> Chances:
     found = np.full((len(picks), count), -math.log(count))
     for row, places in enumerate(picks):
         if places:
-            said = rows[list(places)].double().exp().mean(0).numpy()
-            found[row] = np.log((1 - _UNSAID) * said + _UNSAID / count)
+            chances = rows[list(places)].double().exp().mean(0).numpy()
+            found[row] = np.log((1 - _UNSAID) * chances + _UNSAID / count)
     return found

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from calico_model.interactive.naming.closed_set import IS_INSIDE, ClosedSet
 
 _Floats = NDArray[np.float64]
-_FAR = 6.0  # log odds beyond which a witness says no more
+_FAR = 6.0  # log odds beyond which a classifier says no more
 
 # Logistic regression on 382 regions that calico-tiny found in 40 drawn groups, each under 12 random
 # sets with and without its true name: 99.7 % of the regions of a set were kept, none of the others.
@@ -30,7 +30,8 @@ class SetEvidence:
     """What speaks for R regions being of a set.
 
     Attributes:
-        said: 1 where the model's own word is a label, -1 where it is none, 0 where it said nothing.
+        own_word: 1 where the model's own word is a label, -1 where it is none, 0 where it said
+            nothing.
         head: log odds of the set's words beside all words of training, 0 where none is known.
         known: share in [0, 1] of the labels that the head knows.
         cosine: of each region with the accepted one it is most like; None if nothing was accepted.
@@ -39,7 +40,7 @@ class SetEvidence:
         is_object: whether it is a whole object.
     """
 
-    said: _Floats
+    own_word: _Floats
     head: _Floats
     known: float
     cosine: _Floats | None
@@ -65,12 +66,12 @@ def chance_inside(
     weights, accepted = closed.weights, closed.accepted.regions
     heard = 1.0 if evidence.cells is None else 1.0 - evidence.trust
     bias = heard * _BIAS + (1 - heard) * _UNKNOWN if evidence.known else _UNKNOWN
-    odds = bias + _SAID * evidence.said
+    odds = bias + _SAID * evidence.own_word
     odds += heard * _HEAD * evidence.known * evidence.head.clip(-_FAR, _FAR)
     if evidence.cosine is not None:
         likeness = (evidence.cosine - weights.familiar) / weights.temperature
         odds += accepted / (accepted + weights.trusted_after) * likeness.clip(-_FAR, _FAR)
-    is_called = evidence.said > 0
+    is_called = evidence.own_word > 0
     if evidence.cells is not None:
         share = evidence.cells.clip(1e-3, 1 - 1e-3)
         odds += _CELLS * evidence.trust * np.log(share / (1 - share))

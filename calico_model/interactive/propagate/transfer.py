@@ -229,10 +229,10 @@ class _Memory:
         return drawn
 
 
-def object_names(said: GroupPrediction | None, images: int) -> tuple[str | None, ...]:
+def object_names(group_prediction: GroupPrediction | None, images: int) -> tuple[str | None, ...]:
     """Returns what the compared object of each image is called in a prediction, None if nothing."""
     names: list[str | None] = [None] * images
-    for part in said.parts if said is not None else ():
+    for part in group_prediction.parts if group_prediction is not None else ():
         is_object = part.kind is RegionKind.COMMON_OBJECT
         if names[part.image_index] is None:
             names[part.image_index] = part.label if is_object else part.object_label

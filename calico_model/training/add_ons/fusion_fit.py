@@ -1,4 +1,4 @@
-"""Fits how the witnesses of a region's name are weighed: on projects made of held-out scenes.
+"""Fits how the classifiers of a region's name are weighed: on projects made of held-out scenes.
 
 A project is a few categories; its annotators accepted some scenes, and the head has never heard of
 half of its names. The exponents with the least mean loss on the other scenes win; a small grid is

@@ -211,7 +211,7 @@ def test_nothing_known_answers_where_more_was_said_than_one_click(
     away = known_as(mask & ~half_of(mask, click), 1.0)  # the click is not on it
     box = (click.x - 30, click.y - 30, click.x + 30, click.y + 30)
     assistant = Assistant(predictor)
-    for prompt, said in (
+    for prompt, group_prediction in (
         (MaskPrompt((click,)), away),
         (MaskPrompt((click, click)), known),
         (MaskPrompt((click,), box=box), known),
@@ -220,7 +220,7 @@ def test_nothing_known_answers_where_more_was_said_than_one_click(
         (MaskPrompt((click,), previous=mask), known),
     ):
         alone = assistant.refine(group, 0, prompt)
-        assert (assistant.refine(group, 0, prompt, said).mask == alone.mask).all()
+        assert (assistant.refine(group, 0, prompt, group_prediction).mask == alone.mask).all()
 
 
 def photograph() -> RgbImage:

@@ -1,4 +1,4 @@
-"""Naming regions out of a closed set: nothing from outside it, and witnesses that know nothing."""
+"""Naming regions of a closed set: no label from outside, classifiers that know nothing."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_no_label_from_outside_the_set_ever_comes_out(
         accepted = accepted.add(str(rng.choice([*WORDS, "outsider"])), session)
 
 
-def test_a_uniform_witness_changes_nothing() -> None:
+def test_a_uniform_classifier_changes_nothing() -> None:
     rows = np.log(np.random.default_rng(1).dirichlet(np.ones(4), size=3))
     uniform = np.full((3, 4), -np.log(4))
     closed = ClosedSet(Vocabulary(LABELS), least=0.0)

@@ -50,7 +50,7 @@ def name(
     group, said = seen
     assert said.parts
     outlines = [
-        Outline(p.image_index, p.mask, p.kind, said=None if is_clicked else p.label)
+        Outline(p.image_index, p.mask, p.kind, predicted_label=None if is_clicked else p.label)
         for p in said.parts
     ]
     closed = ClosedSet(Vocabulary(labels), **known)  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def test_a_set_that_rejects_nothing_is_what_it_was(shipped: Predictor, trees: Se
 
 def evidence(**changes: object) -> SetEvidence:
     known: dict[str, object] = {
-        "said": np.zeros(1),
+        "own_word": np.zeros(1),
         "head": np.zeros(1),
         "known": 0.0,
         "cosine": None,
@@ -145,12 +145,12 @@ def test_no_evidence_is_no_evidence_for_a_set_however_small() -> None:
 @pytest.mark.parametrize(
     ("weak", "strong"),
     [
-        ({"said": np.full(1, -1.0)}, {"said": np.ones(1)}),
+        ({"own_word": np.full(1, -1.0)}, {"own_word": np.ones(1)}),
         ({"head": np.full(1, -3.0), "known": 1.0}, {"head": np.full(1, 3.0), "known": 1.0}),
         ({"cells": np.full(1, 0.1)}, {"cells": np.full(1, 0.9)}),
     ],
 )
-def test_every_witness_counts_in_its_direction(
+def test_every_classifier_counts_in_its_direction(
     weak: dict[str, object], strong: dict[str, object]
 ) -> None:
     closed = ClosedSet(Vocabulary(("ear",)))
@@ -161,21 +161,23 @@ def test_every_witness_counts_in_its_direction(
 def test_what_a_project_taught_is_not_overruled_by_what_drawn_things_look_like() -> None:
     closed = ClosedSet(Vocabulary(("wheel",)))
     strange = {"head": np.full(1, -6.0), "known": 1.0}
-    taught = evidence(said=np.ones(1), cells=np.full(1, 0.5), **strange)
+    taught = evidence(own_word=np.ones(1), cells=np.full(1, 0.5), **strange)
     assert chance_inside(closed, taught)[0] > 0.5
-    assert chance_inside(closed, evidence(said=np.ones(1), **strange))[0] < 0.5
-    other = evidence(said=np.full(1, -1.0), cells=np.full(1, 0.5), **strange)
+    assert chance_inside(closed, evidence(own_word=np.ones(1), **strange))[0] < 0.5
+    other = evidence(own_word=np.full(1, -1.0), cells=np.full(1, 0.5), **strange)
     assert chance_inside(closed, other)[0] < 0.5
 
 
 def test_cells_name_a_whole_object_where_the_project_taught_objects() -> None:
     closed = ClosedSet(Vocabulary(("lorry", "wheel")))
     for share, expected in ((0.95, True), (0.1, False)):
-        seen = evidence(said=np.full(1, -1.0), cells=np.full(1, share), is_object=np.ones(1, bool))
+        seen = evidence(
+            own_word=np.full(1, -1.0), cells=np.full(1, share), is_object=np.ones(1, bool)
+        )
         assert bool(chance_inside(closed, seen)[0] > 0.5) is expected
 
 
 def test_one_thing_in_several_images_is_of_the_set_or_not() -> None:
-    seen = evidence(said=np.array([1.0, -1.0]), head=np.zeros(2), is_object=np.zeros(2, bool))
+    seen = evidence(own_word=np.array([1.0, -1.0]), head=np.zeros(2), is_object=np.zeros(2, bool))
     one, other = chance_inside(ClosedSet(Vocabulary(("ear",))), seen, ["x", "x"])
     assert one == other

@@ -46,14 +46,19 @@ class Knowing:
         half = replace(TRUTH[1], mask=part(slice(0, 5), "lid").mask)
         return GroupPrediction((TRUTH[0], half), "v")
 
-    def refine(self, group, image_index, prompt, said=None):
+    def refine(self, group, image_index, prompt, group_prediction=None):
         if prompt.box is not None:
             x0, y0, x1, y1 = map(int, prompt.box)
             mask = np.zeros(SIZE, np.bool_)
             mask[y0:y1, x0:x1] = True
             return Outlined(mask)
         self.asked.append(prompt)
-        self.told.append((prompt.previous is None, None if said is None else said.version))
+        self.told.append(
+            (
+                prompt.previous is None,
+                None if group_prediction is None else group_prediction.version,
+            )
+        )
         if len(prompt.clicks) < self.clicks:
             return Outlined(np.zeros(SIZE, np.bool_))
         first = prompt.clicks[0]

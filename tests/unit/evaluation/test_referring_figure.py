@@ -53,7 +53,10 @@ class FindingLegs:
     """Finds half of each leg, and takes everything else for absent."""
 
     def refer(
-        self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
+        self,
+        group: ImageGroup,
+        names: Sequence[tuple[str, str | None]],
+        group_prediction: GroupPrediction,
     ) -> tuple[Reference, ...]:
         legs = tuple(part(k, "leg", box(0, 4)) for k in range(2))
         return tuple(

@@ -63,7 +63,7 @@ class InteractiveSegmenter:
     """Draws legs everywhere, knows where seats are, and outlines one leg after the other."""
 
     def transfer(
-        self, group: ImageGroup, outlined: PartMask, said: GroupPrediction
+        self, group: ImageGroup, outlined: PartMask, group_prediction: GroupPrediction
     ) -> tuple[Proposal, ...]:
         shown = outlined.label == "leg"
         return tuple(Proposal(k, (part(k, "leg", LEGS),) if shown else (), 1.0) for k in (1, 2, 3))
@@ -74,7 +74,7 @@ class InteractiveSegmenter:
         image_index: int,
         label: str,
         approved: Sequence[BoolMask],
-        said: GroupPrediction,
+        group_prediction: GroupPrediction,
         *,
         most: int | None = None,
         remembers: bool = True,

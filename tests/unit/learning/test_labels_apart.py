@@ -142,7 +142,7 @@ class Model:
     def predict(self, group):
         raise AssertionError("nobody asked for a prediction")
 
-    def refer(self, group, names, said):
+    def refer(self, group, names, group_prediction):
         self.asked += [name for name, _ in names]
         return [Found(name, (PartMask(0, PART, name, LEFT, score=0.9),), (1,)) for name, _ in names]
 
@@ -171,9 +171,9 @@ def names_of(pair, vocabulary):
 
 def is_predicted_as_itself(pair, schema, vocabulary):
     for label in pair:
-        for said in (label, vocabulary.names[label]):
-            assert match(said, vocabulary) == label
-            one = GroupPrediction((PartMask(0, PART, said, LEFT),), "v1")
+        for spelling in (label, vocabulary.names[label]):
+            assert match(spelling, vocabulary) == label
+            one = GroupPrediction((PartMask(0, PART, spelling, LEFT),), "v1")
             (shape,) = json.loads(render_prediction(one, schema, sizes_hw=[SIZE] * 2).result)
             assert shape["value"]["brushlabels"] == [label]
 
@@ -210,12 +210,14 @@ def is_clicked_as_itself(pair, vocabulary):
 
 
 def is_asked_for_as_itself(pair, vocabulary):
-    said = GroupPrediction((), "v1")
+    group_prediction = GroupPrediction((), "v1")
     asked = []
     for label in pair:
         for text in (label, f"segment the {label}", f"please find {label}."):
             model = Model()
-            reply = reply_to(Question("q", 0, text), GROUP, said, model, ClosedSet(vocabulary))
+            reply = reply_to(
+                Question("q", 0, text), GROUP, group_prediction, model, ClosedSet(vocabulary)
+            )
             assert {part.label for part in reply.prediction.parts} == {label}, text
         asked.append(set(model.asked))
     assert not asked[0] & asked[1]

@@ -55,8 +55,8 @@ def vocabulary(label: str, alias: str) -> Vocabulary:
 def ask(
     model: BasePredictor, trees: tuple[LabeledGroup, GroupPrediction], text: str, words: Vocabulary
 ) -> Reply:
-    group, said = trees
-    return reply_to(Question("q", 0, text), group.group, said, model, ClosedSet(words))
+    group, group_prediction = trees
+    return reply_to(Question("q", 0, text), group.group, group_prediction, model, ClosedSet(words))
 
 
 @pytest.mark.parametrize("label", ["foliage", "Krone", "крона", "樹冠", "🌳", "Foliage (leaves)"])
@@ -88,11 +88,11 @@ def test_a_question_is_answered_in_the_projects_words(
 def test_a_clicked_label_is_looked_for_by_what_the_model_calls_it(
     model: BasePredictor, trees: tuple[LabeledGroup, GroupPrediction], label: str
 ) -> None:
-    group, said = trees
+    group, group_prediction = trees
     truth = next(p for p in group.of_kind(COMMON) if p.label == PART and p.image_index == 0)
     clicked = PartMask(0, COMMON, label, truth.mask)
-    plain = spread(PartMask(0, COMMON, PART, truth.mask), group.group, said, model)
-    found = spread(clicked, group.group, said, model, vocabulary(label, PART))
+    plain = spread(PartMask(0, COMMON, PART, truth.mask), group.group, group_prediction, model)
+    found = spread(clicked, group.group, group_prediction, model, vocabulary(label, PART))
     assert len(plain.parts) > 1
     assert [one.label for one in found.parts] == [label] * len(plain.parts)
     for ours, theirs in zip(found.parts, plain.parts, strict=True):

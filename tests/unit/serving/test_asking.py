@@ -48,7 +48,10 @@ class Model:
         return SAID
 
     def refer(
-        self, group: ImageGroup, names: Sequence[tuple[str, str | None]], said: GroupPrediction
+        self,
+        group: ImageGroup,
+        names: Sequence[tuple[str, str | None]],
+        group_prediction: GroupPrediction,
     ) -> list[Found]:
         self.asked += names
         return [
@@ -63,7 +66,7 @@ class Model:
         group: ImageGroup,
         image_index: int,
         box: tuple[float, float, float, float],
-        said: GroupPrediction,
+        group_prediction: GroupPrediction,
     ) -> PartMask:
         return region(image_index, "paws")
 
@@ -76,7 +79,7 @@ class Naming(Model):
         group: ImageGroup,
         outlines: Sequence[Outline],
         closed: ClosedSet,
-        said: GroupPrediction | None = None,
+        group_prediction: GroupPrediction | None = None,
     ) -> list[Named]:
         label = closed.vocabulary.labels[-1]
         return [Named(None, 0.2, ((label, 0.2),)) for _ in outlines]

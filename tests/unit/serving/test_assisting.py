@@ -64,9 +64,9 @@ class Clickable:
     def predict(self, group):
         raise AssertionError("the language model was asked")
 
-    def refine(self, group, image_index, prompt, said=None):
+    def refine(self, group, image_index, prompt, group_prediction=None):
         self.asked.append(prompt)
-        self.told.append(said)
+        self.told.append(group_prediction)
         if prompt.clicks:
             x, y = int(prompt.clicks[-1].x), int(prompt.clicks[-1].y)
             mask = block(slice(max(y - 4, 0), y + 4), slice(max(x - 4, 0), x + 4))
@@ -168,17 +168,17 @@ def test_what_was_asked_before_is_not_asked_again(group):
 
 
 def test_the_model_hears_what_it_said(group):
-    model, said = Clickable(), GroupPrediction((), "v")
-    InteractiveSegmenter().suggest(group, [click(30, 20)], (), model, said)
-    assert model.told == [said]
+    model, group_prediction = Clickable(), GroupPrediction((), "v")
+    InteractiveSegmenter().suggest(group, [click(30, 20)], (), model, group_prediction)
+    assert model.told == [group_prediction]
 
 
 def test_a_mask_that_was_shown_is_the_one_the_next_click_corrects(group):
     model, assisting = Clickable(), InteractiveSegmenter()
     shown = assisting.suggest(group, [click(30, 20)], (), model).prediction.parts[0].mask
-    said = GroupPrediction((), "v")  # meanwhile it has looked at the whole group
-    assisting.suggest(group, [click(30, 20), click(40, 20, "p2")], (), model, said)
-    assert model.told == [None, said]
+    group_prediction = GroupPrediction((), "v")  # meanwhile it has looked at the whole group
+    assisting.suggest(group, [click(30, 20), click(40, 20, "p2")], (), model, group_prediction)
+    assert model.told == [None, group_prediction]
     assert (model.asked[1].previous == shown).all()
 
 
@@ -220,7 +220,7 @@ def test_a_box_is_asked_for_and_corrected_by_clicks(group):
 class Spreading(Clickable):
     """Also finds the part on the other image."""
 
-    def transfer(self, group, part, said):
+    def transfer(self, group, part, group_prediction):
         there = replace(part, image_index=1, mask=block(slice(0, 9), slice(0, 9)))
         return [type("Sight", (), {"image_index": 1, "parts": (there,)})]
 
@@ -244,8 +244,8 @@ def test_predictions_carry_the_version_that_answered(group):
     assert found.prediction.version == "v"
 
 
-def nameless(x, y, name="p1", **said):
-    return click(x, y, name, kind=None, label=None, **said)
+def nameless(x, y, name="p1", **group_prediction):
+    return click(x, y, name, kind=None, label=None, **group_prediction)
 
 
 def test_a_click_on_what_the_model_has_found_has_its_name(group):
@@ -276,7 +276,7 @@ def test_the_name_that_was_chosen_wins_over_the_models_own(group):
 
 def test_what_is_alike_elsewhere_has_that_name_too(group):
     class Spreading(Clickable):
-        def transfer(self, group, part, said):
+        def transfer(self, group, part, group_prediction):
             assert part.label == ""  # by its looks: a name would ask the language model
             return [Elsewhere((replace(part, image_index=1),))]
 
@@ -346,7 +346,7 @@ def test_suggestions_spread_as_long_as_there_is_time(group):
     class Spreading(Clickable):
         sought = 0
 
-        def transfer(self, group, part, said):
+        def transfer(self, group, part, group_prediction):
             self.sought += 1
             return []
 

@@ -48,17 +48,17 @@ class Model(Plain):
 
     def __init__(self) -> None:
         self.asked: list[tuple[Outline, ...]] = []
-        self.said: list[GroupPrediction | None] = []
+        self.group_prediction: list[GroupPrediction | None] = []
 
     def name(
         self,
         group: ImageGroup,
         outlines: Sequence[Outline],
         closed: ClosedSet,
-        said: GroupPrediction | None = None,
+        group_prediction: GroupPrediction | None = None,
     ) -> tuple[Named, ...]:
         self.asked.append(tuple(outlines))
-        self.said.append(said)
+        self.group_prediction.append(group_prediction)
         return tuple(
             Named("Rim", 0.9, (("Rim", 0.9),))
             if one.mask[:, 0].any()
@@ -81,7 +81,7 @@ def test_every_region_of_a_prediction_gets_a_label_of_the_set_or_none() -> None:
         "common_part:Rim",
         "common_part:knob",
     ]
-    assert [(one.said, one.same) for one in model.asked[0]] == [
+    assert [(one.predicted_label, one.same) for one in model.asked[0]] == [
         ("border", "common_part:border"),
         ("border", "common_part:border"),
         ("knob", "common_part:knob"),
@@ -102,7 +102,7 @@ def test_a_new_region_keeps_the_label_its_annotator_chose() -> None:
     assert [one.label for one in named] == ["Lid", "Rim"]
     assert named[0] is chosen
     assert len(model.asked[0]) == 1
-    assert model.said == [None]
+    assert model.group_prediction == [None]
 
 
 def test_the_set_is_the_projects_and_open_where_names_are_free() -> None:

@@ -29,7 +29,7 @@ class Transferring(Plain):
     """Finds the part on the second image alone, in two pieces."""
 
     def transfer(
-        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
+        self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
         return (Proposal(1, (leg(1, "@0"), leg(1, "@1"))), Proposal(2, ()))
 
@@ -38,7 +38,7 @@ class Finding(Plain):
     """Finds the part on the third image alone."""
 
     def transfer(
-        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
+        self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
         return (Proposal(1, ()), Proposal(2, (leg(2),)))
 
@@ -47,7 +47,7 @@ class FindingMore(Plain):
     """Finds the part on the second image, too."""
 
     def transfer(
-        self, group: ImageGroup, part: PartMask, said: GroupPrediction | None
+        self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
         return (Proposal(1, (leg(1),)), Proposal(2, (leg(2),)))
 
