@@ -7,16 +7,13 @@ Run: pytest -m bench tests/bench/bench_faults.py -s
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
-
-from fault_campaign import run_campaign
-from postgres_server import find_binaries, restart_postgres, running_postgres
+from tests.integration.fault_campaign import run_campaign
+from tests.integration.postgres_server import find_binaries, restart_postgres, running_postgres
 
 pytestmark = pytest.mark.bench
 CHANGES = 10_000

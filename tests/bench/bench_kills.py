@@ -7,14 +7,10 @@ Run: pytest -m bench tests/bench/bench_kills.py -s
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
-
-from kill_campaign import run_campaign
+from tests.integration.kill_campaign import run_campaign
 
 pytestmark = pytest.mark.bench
 

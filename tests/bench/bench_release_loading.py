@@ -21,8 +21,8 @@ from calico_model.loading.placement import Placement, put
 from calico_model.loading.precision import Precision
 from calico_model.loading.released.assembly import load_released
 from calico_model.modeling.model import Calico
-from tests.unit.released import writers
-from tests.unit.released.conftest import merge, reference_parts
+from tests.unit.loading.released import writers
+from tests.unit.loading.released.conftest import merge, reference_parts
 
 
 def _measure(folder: Path, suffix: str) -> dict[str, float]:

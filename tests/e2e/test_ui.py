@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +13,6 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from werkzeug.serving import make_server
 
-sys.path.append(str(Path(__file__).parents[1] / "unit" / "learning"))
-
-from annotated import box, event, results
-from school import PROJECT, TRAINED, School
-
 from backend.app import close_app, create_app
 from backend.learning.overview import Overview
 from backend.learning.schedule import Cause
@@ -27,6 +21,8 @@ from backend.ui.pages import Live, build_pages
 from backend.ui.pictures import GroupPictures
 from calico_model.types import ImageGroup
 from tests.e2e.conftest import VIEWPORT
+from tests.unit.learning.annotated import box, event, results
+from tests.unit.learning.school import PROJECT, TRAINED, School
 
 pytestmark = pytest.mark.e2e
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_predictor import FakePredictor
 
 from backend.app import close_app, create_app
 from backend.errors import (
@@ -17,6 +16,7 @@ from backend.errors import (
 )
 from backend.settings import load_settings
 from calico_model.types import ImageGroup
+from tests.integration.fake_predictor import FakePredictor
 
 PAYLOADS = Path(__file__).parents[1] / "golden" / "payloads"
 

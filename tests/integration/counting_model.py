@@ -12,13 +12,12 @@ import random
 import threading
 from dataclasses import dataclass
 
-from fake_predictor import FakePredictor
-
 from backend.clock import to_us
 from backend.learning.gate import Quality
 from calico_model.errors import CheckpointError
 from calico_model.staging import staged_folder
 from calico_model.types import GroupPrediction
+from tests.integration.fake_predictor import FakePredictor
 
 BASE = "fake-00000001"
 FILES = ("learned.json", "rest.json")

@@ -16,9 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from counting_model import BASE, FILES, shown
-from killing_points import POINTS, aim
-from test_server import free_port
 
 from backend.clock import to_us
 from backend.label_studio.brush import encode_mask
@@ -40,6 +37,9 @@ from research.label_studio.sample import (
     predict_body,
     setup_body,
 )
+from tests.integration.counting_model import BASE, FILES, shown
+from tests.integration.killing_points import POINTS, aim
+from tests.integration.test_server import free_port
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).parent / "learning_processes.py"
@@ -183,7 +183,7 @@ class Site:
         self.misses = Counter()
 
     def __enter__(self):
-        folders = (ROOT, SCRIPT.parent, ROOT / "tests" / "unit" / "learning")
+        folders = (ROOT,)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("CALICO_", "LABEL_"))}
         self.log = (self.folder / "log").open("wb")
         self.nursery = subprocess.Popen(

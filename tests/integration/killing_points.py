@@ -10,8 +10,6 @@ import json
 import os
 import signal
 
-import counting_model
-from counting_model import CountingUpdater, FakeBase
 from sqlalchemy import event
 
 import backend.learning.publisher as adapters
@@ -21,6 +19,8 @@ from backend.learning.publisher import Publisher
 from backend.learning.repository import CorrectionRepository
 from backend.learning.training_runs import RunRepository
 from backend.storage.store import Store
+from tests.integration import counting_model
+from tests.integration.counting_model import CountingUpdater, FakeBase
 
 WEB = (
     "before a commit",

@@ -14,10 +14,6 @@ import sys
 import threading
 from pathlib import Path
 
-from conftest import DrawnImages
-from counting_model import CountingUpdater, FakeBase
-from killing_points import install
-
 from backend._wsgi import Server
 from backend.app import create_app
 from backend.learning.derivation import Derivation
@@ -30,6 +26,9 @@ from backend.serving.logs import start_logging
 from backend.settings import load_settings
 from backend.storage.store import open_store
 from backend.storage.versions import Versions
+from tests.integration.conftest import DrawnImages
+from tests.integration.counting_model import CountingUpdater, FakeBase
+from tests.integration.killing_points import install
 
 _CHILD_SUBREAPER = 36  # prctl(2)
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from backend.cli import command_tree
 from calico_model.training.pretraining.lexicon import small_tokenizer
-from tests.unit.ablation.minute import save_minute
+from tests.research.ablation.minute import save_minute
 
 
 def run(*arguments: object) -> dict[str, object]:

@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from fault_campaign import run_campaign
-from postgres_server import find_binaries, restart_postgres, running_postgres
+
+from tests.integration.fault_campaign import run_campaign
+from tests.integration.postgres_server import find_binaries, restart_postgres, running_postgres
 
 
 def check(figures):

@@ -7,9 +7,9 @@ import sys
 from types import ModuleType
 
 import pytest
-from conftest import payload
 
 from backend.errors import InvalidLabelConfigError
+from tests.integration.conftest import payload
 
 BATCH = payload("predict_batch")
 

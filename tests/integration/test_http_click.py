@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import payload
-from fake_predictor import FakePredictor
 
 from backend.label_studio import brush
 from backend.label_studio.task import parse_predict_request
@@ -20,6 +18,8 @@ from backend.serving.jobs import PredictionJob
 from backend.serving.recent import RecentPredictions
 from calico_model.interactive.naming.closed_set import Named
 from calico_model.types import ImageGroup, PartMask, RegionKind
+from tests.integration.conftest import payload
+from tests.integration.fake_predictor import FakePredictor
 
 SIZE = (480, 640)
 CLOSED = Path(__file__).parents[2] / "label_config" / "cosegment_labels.xml"

@@ -6,10 +6,10 @@ import base64
 import copy
 
 import pytest
-from conftest import payload
 
 from backend.serving.studio import studio_names
 from backend.settings import load_settings
+from tests.integration.conftest import payload
 
 SETUP = payload("setup_POST")
 PROBLEM_KEYS = {"error", "detail", "field", "request_id"}

@@ -9,11 +9,11 @@ import time
 
 import httpx
 import pytest
-from conftest import payload
 
 from backend.label_studio import brush
 from backend.label_studio.client import LabelStudioClient
 from calico_model.errors import CheckpointError
+from tests.integration.conftest import payload
 
 BATCH = payload("predict_batch")
 CLICK = payload("predict_interactive_ui_keypoints_repeater")

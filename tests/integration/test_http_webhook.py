@@ -6,7 +6,8 @@ import copy
 import sqlite3
 
 import pytest
-from conftest import payload
+
+from tests.integration.conftest import payload
 
 NAMES = [
     "webhook_ANNOTATIONS_CREATED_bulk",

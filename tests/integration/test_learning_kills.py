@@ -7,8 +7,9 @@ A thousand kills, in four campaigns: tests/bench/bench_kills.py
 from __future__ import annotations
 
 import pytest
-from kill_campaign import KINDS, plan_kills, run_campaign
-from killing_points import POINTS
+
+from tests.integration.kill_campaign import KINDS, plan_kills, run_campaign
+from tests.integration.killing_points import POINTS
 
 
 def test_a_plan_strikes_at_every_place_and_at_any_moment():

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from postgres_server import find_binaries, running_postgres
 from sqlalchemy import create_engine, text
 from sqlalchemy.dialects import postgresql
 
@@ -27,6 +26,7 @@ from backend.storage.journal import Journal
 from backend.storage.store import open_store
 from backend.storage.tables import metadata
 from backend.types import Event, EventAction
+from tests.integration.postgres_server import find_binaries, running_postgres
 
 URL = os.environ.get("TEST_POSTGRES_URL")
 BINARIES = find_binaries()

@@ -25,8 +25,8 @@ JSON = {"Content-Type": "application/json"}
 # A server whose model never ends a prediction by itself.
 STUCK_SERVER = """
 import sys
-from conftest import DrawnImages
-from fake_predictor import FakePredictor
+from tests.integration.conftest import DrawnImages
+from tests.integration.fake_predictor import FakePredictor
 from backend._wsgi import Server
 from backend.app import create_app
 from backend.settings import load_settings
@@ -53,7 +53,7 @@ def server_process(port, *arguments):
     """A server in a process group of its own, so that the worker dies with it."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("CALICO_", "LABEL_"))}
     environment["CALICO_COMMIT_TIMEOUT_MS"] = "30000"  # however busy the machine
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
+    environment["PYTHONPATH"] = str(ROOT)
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from backend.cli import command_tree
 from calico_model.loading.checkpoints import save_model
 from calico_model.training.pretraining.lexicon import small_tokenizer
-from tests.unit.conftest import build_micro
+from tests.conftest import build_micro
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import socket
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-from test_server import JSON, free_port, serve, server_process
 
 from backend.serving.http_request import HEAD_S
 from research.label_studio.sample import event_body
+from tests.integration.test_server import JSON, free_port, serve, server_process
 
 CLIENTS = 40
 PATIENCE_S = HEAD_S / 2

@@ -22,7 +22,7 @@ from calico_model.data.synthetic import Split, write_groups
 from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.model import Calico
 from calico_model.training.pretraining.lexicon import small_tokenizer
-from tests.unit.conftest import micro_config
+from tests.conftest import micro_config
 
 STEPS = 6
 OPTIONS = {

@@ -16,7 +16,7 @@ from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import ImageGroup, RegionKind
-from tests.unit.conftest import build_micro
+from tests.conftest import build_micro
 
 CHAIRS = "<p> the chair </p> [SEG] (IMAGE1) [SEG] (IMAGE2)."
 COMMON = f"{CHAIRS} </s>"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from labeled_chairs import box, chair_group
 
 from calico_model.types import ComparedObject, LabeledGroup
+from tests.unit.evaluation.labeled_chairs import box, chair_group
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from labeled_chairs import COMMON_PART, UNIQUE_PART, Oracle, box
 
 from calico_model.evaluation import calibration, clicks
 from calico_model.evaluation.clicks import Click, click_curve, clicks_to, ideal_curve, next_click
 from calico_model.evaluation.protocol import evaluate
 from calico_model.evaluation.regions import cut
 from calico_model.types import BoolMask, LabeledGroup, PartMask
+from tests.unit.evaluation.labeled_chairs import COMMON_PART, UNIQUE_PART, Oracle, box
 
 Parts = Sequence[PartMask]
 MASKS = hnp.arrays(np.bool_, (8, 9), elements=st.booleans())

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from labeled_chairs import COMMON_OBJECT, COMMON_PART, UNIQUE_PART, Oracle, box
 
 from calico_model.evaluation import sequences
 from calico_model.evaluation.blocks import PATHS, nest
@@ -16,6 +15,13 @@ from calico_model.evaluation.protocol import WORDINGS, Extras, ask_also, evaluat
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask
 from calico_model.vocabulary import Vocabulary
 from research.simulation import adaptation
+from tests.unit.evaluation.labeled_chairs import (
+    COMMON_OBJECT,
+    COMMON_PART,
+    UNIQUE_PART,
+    Oracle,
+    box,
+)
 
 Parts = Sequence[PartMask]
 

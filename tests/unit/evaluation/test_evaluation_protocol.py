@@ -7,12 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from labeled_chairs import COMMON_OBJECT, COMMON_PART, UNIQUE_PART, Oracle, box
 
 from calico_model.errors import InvalidRecordError
 from calico_model.evaluation.outcome import HEADLINE, SUBTASKS
 from calico_model.evaluation.protocol import evaluate
 from calico_model.types import LabeledGroup, PartMask
+from tests.unit.evaluation.labeled_chairs import (
+    COMMON_OBJECT,
+    COMMON_PART,
+    UNIQUE_PART,
+    Oracle,
+    box,
+)
 
 Parts = Sequence[PartMask]
 

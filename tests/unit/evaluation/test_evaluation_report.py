@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labeled_chairs import COMMON_OBJECT, Oracle
 from PIL import Image
 from rich.console import Console
 
@@ -18,6 +17,7 @@ from calico_model.evaluation import blocks, charts, gate, page, report
 from calico_model.evaluation.outcome import HEADLINE, MODES, Report
 from calico_model.evaluation.protocol import evaluate
 from calico_model.types import LabeledGroup
+from tests.unit.evaluation.labeled_chairs import COMMON_OBJECT, Oracle
 
 
 @pytest.fixture

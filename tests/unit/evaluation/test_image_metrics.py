@@ -7,12 +7,12 @@ import io
 
 import numpy as np
 import pytest
-from labeled_chairs import box
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from calico_model.evaluation import bootstrap, metrics
+from tests.unit.evaluation.labeled_chairs import box
 
 Region = tuple[str, np.ndarray, float]
 

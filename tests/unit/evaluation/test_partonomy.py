@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labeled_chairs import COMMON_OBJECT, COMMON_PART, UNIQUE_PART, Oracle, box
 
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation import partonomy
@@ -23,6 +22,13 @@ from calico_model.evaluation.report import write_report
 from calico_model.inference.likelihood import Likelihood
 from calico_model.prompts import parse_answer
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
+from tests.unit.evaluation.labeled_chairs import (
+    COMMON_OBJECT,
+    COMMON_PART,
+    UNIQUE_PART,
+    Oracle,
+    box,
+)
 
 Parts = Sequence[PartMask]
 TAXONOMY = Taxonomy(

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from labeled_chairs import COMMON_PART, box
 
 from calico_model.errors import InvalidMaskError
 from calico_model.evaluation.regions import (
@@ -19,6 +18,7 @@ from calico_model.evaluation.regions import (
     shared_pixels,
     unite,
 )
+from tests.unit.evaluation.labeled_chairs import COMMON_PART, box
 
 MASKS = hnp.arrays(np.bool_, (6, 7), elements=st.booleans())
 SPARSE = st.builds(

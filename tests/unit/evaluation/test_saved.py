@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labeled_chairs import COMMON_PART, Oracle
 
 from calico_model.errors import InvalidRecordError
 from calico_model.evaluation.protocol import evaluate
 from calico_model.evaluation.saved import PredictionFile, SavedPredictions
 from calico_model.types import GroupPrediction, LabeledGroup, PartMask
+from tests.unit.evaluation.labeled_chairs import COMMON_PART, Oracle
 
 
 def keep(path: Path, groups: list[LabeledGroup]) -> None:

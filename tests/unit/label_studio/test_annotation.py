@@ -9,7 +9,6 @@ import json
 
 import numpy as np
 import pytest
-from golden_files import config, payload
 from PIL import Image
 
 from backend.errors import InvalidRleError, RequestError
@@ -25,6 +24,7 @@ from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.wire import decode_results
 from backend.types import Origin
 from calico_model.types import RegionKind
+from tests.unit.label_studio.golden_files import config, payload
 
 OPEN = parse_label_config(config("cosegment_open"))
 MASK = np.eye(4, 6, dtype=bool)

@@ -7,13 +7,13 @@ import json
 
 import numpy as np
 import pytest
-from golden_files import GOLDEN, payload
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from backend.errors import InvalidRleError
 from backend.label_studio.brush import MAX_PIXELS, decode_mask, encode_mask
+from tests.unit.label_studio.golden_files import GOLDEN, payload
 
 VECTORS = json.loads((GOLDEN / "brush" / "vectors.json").read_text())
 MASKS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=40))

@@ -6,12 +6,12 @@ import json
 
 import httpx
 import pytest
-from golden_files import config, payload
 
 from backend.errors import LabelStudioAuthError, LabelStudioError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.token import ApiToken
+from tests.unit.label_studio.golden_files import config, payload
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
 PERSONAL = "eyJhbGciOi.eyJ0b2tlbl90.c2lnbmF0dXJl"

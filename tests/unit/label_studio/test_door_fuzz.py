@@ -7,7 +7,6 @@ import random
 
 import httpx
 import pytest
-from golden_files import names, payload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
 from backend.label_studio.task import parse_predict_request, parse_setup_request
 from backend.types import EventAction
+from tests.unit.label_studio.golden_files import names, payload
 
 ODD = [None, True, -1, 0, 2**70, 1.5, "", "x", "\u0000", "9" * 400, [], {}, [[]], {"id": {}}]
 

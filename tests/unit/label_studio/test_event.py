@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from golden_files import body, names, payload
 
 from backend.errors import InvalidEventError
 from backend.label_studio.event import parse_events, read_annotation
 from backend.types import EventAction, Origin
 from calico_model.types import RegionKind
+from tests.unit.label_studio.golden_files import body, names, payload
 
 
 def changed(name, change) -> bytes:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from golden_files import CONFIGS, config
 
 from backend.errors import InvalidLabelConfigError
 from backend.label_studio.label_config import MAX_CONFIG_BYTES, parse_label_config
 from backend.label_studio.label_set import closed_labels
 from backend.types import ControlType, LabelValue, Layout, MaskFamily
 from calico_model.types import RegionKind
+from tests.unit.label_studio.golden_files import CONFIGS, config
 
 KIND_LABELS = "".join(f'<Label value="{kind.value}"/>' for kind in RegionKind)
 

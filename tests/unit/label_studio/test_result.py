@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-from golden_files import CONFIGS, config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from backend.label_studio.result import (
 )
 from backend.types import LabelValue, Layout
 from calico_model.types import GroupPrediction, PartMask, RegionKind
+from tests.unit.label_studio.golden_files import CONFIGS, config
 
 SIZES = ((20, 30), (12, 16), (9, 7), (5, 5))
 OPEN = parse_label_config(config("cosegment_open"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from golden_files import body, config, names, payload
 
 from backend.errors import InvalidLabelConfigError, InvalidTaskError, RequestError
 from backend.label_studio.label_config import parse_label_config
@@ -17,6 +16,7 @@ from backend.label_studio.task import (
     parse_task,
 )
 from calico_model.types import RegionKind
+from tests.unit.label_studio.golden_files import body, config, names, payload
 
 OPEN = config("cosegment_open")
 SCHEMA = parse_label_config(OPEN)

@@ -6,10 +6,10 @@ import json
 from datetime import datetime, timedelta
 
 import httpx
-from annotated import START
 
 from backend.label_studio.client import LabelStudioClient
 from research.label_studio.sample import REPEATER_CONFIG
+from tests.unit.learning.annotated import START
 
 
 def moment(second):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import threading
 
-from annotated import box, event, results
-from fake_updater import FakeUpdater
-
 from backend.label_studio.event import parse_events
 from backend.learning.acceptance import AcceptancePolicy
 from backend.learning.derivation import Derivation
@@ -18,6 +15,8 @@ from backend.learning.training_runs import RunRepository
 from backend.learning.worker import Trainer
 from backend.storage.store import open_store
 from backend.storage.versions import Versions
+from tests.unit.learning.annotated import box, event, results
+from tests.unit.learning.fake_updater import FakeUpdater
 
 PROJECT = 7
 # Tasks that are learned from, and those that are kept for testing behind the first ones.

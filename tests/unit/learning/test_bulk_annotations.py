@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from annotated import body, box, results
 
 from backend.label_studio.event import missed_events, parse_events, read_annotation
 from backend.learning.derivation import Derivation
@@ -15,6 +14,7 @@ from backend.learning.rows import Standing, StartingPoint
 from backend.serving.remembering import _outlines
 from backend.storage.store import open_store
 from research.label_studio.sample import REPEATER_CONFIG
+from tests.unit.learning.annotated import body, box, results
 
 PROJECT, TASK = 7, 5
 DRAWN = results(("a", box(10, 10, 30, 40), "lid"), ("b", box(0, 50, 5, 60), "rim"))

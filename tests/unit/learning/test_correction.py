@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from annotated import box, region
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from backend.learning.correction import ACCEPTED, Change, diff, mask_iou, tally
 from calico_model.errors import InvalidMaskError
 from calico_model.evaluation.boundary import compare_boundaries
 from calico_model.types import RegionKind
+from tests.unit.learning.annotated import box, region
 
 MASK = box(10, 10, 30, 40)
 SMALLER = box(10, 10, 30, 30)

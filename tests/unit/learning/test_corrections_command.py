@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from annotated import START, box, deletion, event, region, results
 from typer.testing import CliRunner
 
 from backend.cli import command_tree, corrections_export
@@ -22,6 +21,7 @@ from backend.storage.store import open_store
 from backend.types import Task, UnreadRegion
 from calico_model.data.groups import read_groups
 from calico_model.types import ImageGroup, RegionKind
+from tests.unit.learning.annotated import START, box, deletion, event, region, results
 
 MASK, SMALLER, ELSEWHERE = box(10, 10, 30, 40), box(10, 10, 30, 30), box(0, 50, 5, 60)
 PREDICTED = results(("a", MASK, "lid"), ("b", ELSEWHERE, "rim"))

@@ -13,8 +13,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from annotated import body, box, deletion, event, results, task_deletion
-from fake_studio import FakeStudio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +24,9 @@ from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, StartingPoint
 from backend.learning.supervision import Supervision, lessons
 from backend.storage.store import open_store
+from tests.unit.learning.annotated import body, box, deletion, event, results, task_deletion
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
+from tests.unit.learning.fake_studio import FakeStudio
 
 PAYLOADS = Path(__file__).parents[2] / "golden" / "payloads"
 MASK, SMALLER, ELSEWHERE = box(10, 10, 30, 40), box(10, 10, 30, 30), box(0, 50, 5, 60)

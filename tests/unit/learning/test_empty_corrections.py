@@ -6,8 +6,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from annotated import box, event, region, results
-from test_updater import PROJECT, SIZE, Images, corrected, make
 
 from backend.learning.derivation import Derivation
 from backend.learning.repository import CorrectionRepository
@@ -23,6 +21,8 @@ from calico_model.errors import InvalidConfigError
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.training.online.update import FinetunePlan
 from calico_model.types import RegionKind
+from tests.unit.learning.annotated import box, event, region, results
+from tests.unit.learning.test_updater import PROJECT, SIZE, Images, corrected, make
 
 LID, RIM = box(5, 5, 40, 40, size=SIZE), box(45, 5, 60, 60, size=SIZE)
 NAMELESS = [region("a", LID, label=None), region("b", RIM, label="", kind=None)]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 
 import pytest
-from annotated import body, box, deletion, event, results, task_deletion
-from fake_studio import FakeStudio, moment
 from sqlalchemy import update
 
 from backend.clock import to_us
@@ -17,7 +15,9 @@ from backend.learning.reconcile import Reconciler, Repair, is_too_much
 from backend.learning.repository import CorrectionRepository
 from backend.storage.store import open_store
 from backend.storage.tables import ann_head, doubt, event_log
+from tests.unit.learning.annotated import body, box, deletion, event, results, task_deletion
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
+from tests.unit.learning.fake_studio import FakeStudio, moment
 
 RESULT = results(("a", box(1, 1, 9, 9), "lid"))
 OTHER = results(("a", box(2, 2, 8, 8), "rim"))

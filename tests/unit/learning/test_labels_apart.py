@@ -14,7 +14,6 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import pytest
-from annotated import START, box
 
 from backend.cli.corrections_export import write_coco, write_records
 from backend.label_studio.brush import encode_mask
@@ -39,6 +38,7 @@ from calico_model.training.online.dense_images import cell_codes
 from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import identity, match
+from tests.unit.learning.annotated import START, box
 
 SCRIPTS = {
     "Latin": "wing leg glass Class rim lens body knife foot é ü ñ ß",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 
 import pytest
-from school import PROJECT, TRAINED, School
 
 from backend.errors import BusyError, StoppedError, StoreError
 from backend.learning.progress import Passes
 from backend.learning.schedule import Cause, RunState
 from backend.storage.versions import VersionStatus
+from tests.unit.learning.school import PROJECT, TRAINED, School
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from annotated import START, body, box, deletion, event, results, task_deletion
-from fake_studio import FakeStudio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +22,9 @@ from backend.learning.repository import CorrectionRepository
 from backend.serving.metrics import Metrics
 from backend.storage.store import open_store
 from backend.types import EventAction
+from tests.unit.learning.annotated import START, body, box, deletion, event, results, task_deletion
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
+from tests.unit.learning.fake_studio import FakeStudio
 
 RESULT = results(("a", box(1, 1, 9, 9), "lid"))
 

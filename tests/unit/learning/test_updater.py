@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from annotated import START, box, region
 
 from backend.errors import MediaUnavailableError
 from backend.learning.correction import Correction, diff
@@ -24,7 +23,8 @@ from calico_model.training.online.example import Supervision
 from calico_model.training.online.update import FinetunePlan
 from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.types import ImageGroup, RegionKind
-from tests.unit.conftest import micro_config
+from tests.conftest import micro_config
+from tests.unit.learning.annotated import START, box, region
 
 PROJECT = 7
 SIZE = (64, 64)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from annotated import box, event, results
-from school import HELD_OUT, PROJECT, REGIONS, TRAINED, School
 from typer.testing import CliRunner
 
 from backend.cli import command_tree
 from backend.errors import SettingsError, VersionError
 from backend.learning import held_out
 from backend.learning.schedule import Cause
+from tests.unit.learning.annotated import box, event, results
+from tests.unit.learning.school import HELD_OUT, PROJECT, REGIONS, TRAINED, School
 
 
 @pytest.fixture

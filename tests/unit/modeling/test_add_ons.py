@@ -20,7 +20,7 @@ from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_memory import History, MaskMemory, Source
 from calico_model.modeling.model import ADD_ONS, Calico
 from calico_model.tokenizer import Tokenizer
-from tests.unit.conftest import build_micro
+from tests.conftest import build_micro
 
 SIDE, WIDTH = 32, 32
 

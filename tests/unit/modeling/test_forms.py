@@ -12,7 +12,7 @@ from calico_model.modeling.backbones import build_dino
 from calico_model.modeling.correspondence import CorrespondenceExtraction
 from calico_model.modeling.model import Calico
 from calico_model.presets import full
-from tests.unit.conftest import micro_config
+from tests.conftest import micro_config
 
 
 def _attention_share(**form: object) -> int:

@@ -24,7 +24,7 @@ from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import RegionKind
-from tests.unit.conftest import build_micro
+from tests.conftest import build_micro
 
 QUERIES = 4
 QUESTIONS = [wordings[0] for wordings in prompts.QUESTIONS.values()]

@@ -33,7 +33,7 @@ from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.pretraining.run import use_plain_attention
 from calico_model.types import RegionKind
-from tests.unit.conftest import build_micro
+from tests.conftest import build_micro
 
 ANSWER = prompts.write_answer(
     RegionKind.COMMON_PART,

@@ -17,7 +17,7 @@ from calico_model.modeling.model import Calico
 from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.training.supervised.recipe import TuningRecipe
 from calico_model.training.supervised.setup import Inputs
-from tests.unit.conftest import micro_config
+from tests.conftest import micro_config
 
 
 @pytest.fixture

@@ -6,18 +6,11 @@ import base64
 import io
 import json
 import re
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-sys.path.append(str(Path(__file__).parents[1] / "learning"))
-
-from annotated import box, event, region, results
-from school import PROJECT, TRAINED, School
 
 from backend.app import close_app, create_app
 from backend.learning.overview import Overview
@@ -29,6 +22,8 @@ from backend.storage.tables import correction
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures, _parts, _small
 from calico_model.types import ImageGroup
+from tests.unit.learning.annotated import box, event, region, results
+from tests.unit.learning.school import PROJECT, TRAINED, School
 
 URL = f"/ui/projects/{PROJECT}"
 AUTH = {"Authorization": "Basic " + base64.b64encode(b"user:word").decode()}

@@ -1,0 +1,90 @@
+"""What annotators keep and reject bends the scores of the versions that come after."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from backend.learning.calibration import JudgedRegion, calibrate_project, judged_regions
+from calico_model.inference.confidence import Calibration, read_calibration, write_beside
+from tests.unit.learning.annotated import box, event, results
+from tests.unit.learning.school import PROJECT, TRAINED, School
+
+LID, RIM = box(10, 10, 30, 40), box(0, 50, 5, 60)
+
+
+@pytest.fixture
+def school(tmp_path):
+    made = School(tmp_path)
+    yield made
+    made.store.close()
+
+
+def scored(*drawn, score):
+    """A predicted result list whose shapes carry a score."""
+    return [r | ({"score": score} if r["type"] == "brush" else {}) for r in results(*drawn)]
+
+
+def correct(school, task, predicted, left, version="base-1"):
+    body = b'{"score": 0.5, "regions": %s}' % json.dumps(predicted).encode()
+    school.store.keep_prediction(
+        f"k{task}", body, project_id=PROJECT, task_id=task, version=version
+    )
+    school.store.record_events([event(100 + task, left, task=task)])
+    school.derivation.derive(PROJECT)
+
+
+def test_a_region_is_right_if_it_was_kept_with_its_name_and_half_its_mask(school):
+    lid, rim = ("a", LID, "lid"), ("b", RIM, "rim")
+    less = ("a", box(10, 10, 30, 30), "lid")  # IoU 2/3
+    little = ("a", box(10, 10, 30, 20), "lid")  # IoU 1/3
+    for task, left in enumerate(
+        [(lid, rim), (less, rim), (little, rim), (("a", LID, "cap"), rim), (rim,)], start=1
+    ):
+        correct(school, task, scored(lid, rim, score=0.75), results(*left))
+    found = judged_regions(school.store, PROJECT)
+    assert {(one.version, one.score) for one in found} == {("base-1", 0.75)}
+    assert sorted(one.is_right for one in found) == [False] * 3 + [True] * 7
+
+
+def test_regions_without_a_score_or_a_prediction_say_nothing(school):
+    correct(school, 1, results(("a", LID, "lid")), results(("a", LID, "lid")))
+    school.correct(2)
+    assert judged_regions(school.store, PROJECT) == ()
+    assert calibrate_project(school.versions, ()) == Calibration()
+
+
+def test_a_version_takes_the_calibration_of_its_project_along(school):
+    for task in TRAINED[:12]:  # predicted with 0.9, and called something else
+        correct(school, task, scored(("a", LID, "lid"), score=0.9), results(("a", LID, "cap")))
+    assert school.train() == 1
+    folder = school.versions.verify(school.current)
+    found = read_calibration(folder)
+    assert found.outcomes == 12
+    assert found.score(0.9) < 0.6
+
+
+def test_a_project_without_history_changes_no_score(school):
+    school.correct(*TRAINED[:3])
+    school.train()
+    folder = school.versions.verify(school.current)
+    assert read_calibration(folder).is_identity
+
+
+def test_what_a_version_bent_is_undone_before_the_next_fit(school):
+    school.correct(*TRAINED[:3])
+    school.train()
+    version = school.current
+    write_beside(school.versions.path(version), Calibration(0.5, -1.0, 30))
+    rng = np.random.default_rng(0)
+    plain = rng.random(4000) * 0.98 + 0.01
+    bent = Calibration(0.5, -1.0, 30)
+    right = rng.random(4000) < plain
+    judged = [
+        JudgedRegion(version.id, bent.score(score), bool(kept))
+        for score, kept in zip(plain, right, strict=True)
+    ]
+    found = calibrate_project(school.versions, judged)
+    assert (found.slope, found.shift) == pytest.approx((1.0, 0.0), abs=0.1)
