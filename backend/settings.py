@@ -345,7 +345,7 @@ class SettingDoc:
 
 
 def describe_settings() -> tuple[SettingDoc, ...]:
-    """Returns one row per setting, in reading order; the README's table is tested against it."""
+    """Returns one row per setting, in reading order: the table in docs/settings.md."""
     return tuple(
         SettingDoc(
             variable=variable_name(name),

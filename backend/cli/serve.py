@@ -65,7 +65,7 @@ def serve(
     elsewhere, on the same database and data folder.
 
     What large weights will hold where is printed first; what does not fit is refused.
-    Secrets and everything else are environment variables; README.md lists them.
+    Secrets and everything else are environment variables; docs/settings.md lists them.
     """
     settings = load_settings(
         host=host,
