@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import overload
 
 from calico_model.data import synthetic
-from calico_model.data.synthetic import Split
+from calico_model.data.synthetic import SceneSplit
 from calico_model.types import LabeledGroup
 
 
 class DrawnGroups(Sequence[LabeledGroup]):
     """Groups drawn when they are asked for: the ones `calico synth` would write."""
 
-    def __init__(self, split: Split, groups: int, seed: int, sizes: tuple[int, int]) -> None:
+    def __init__(self, split: SceneSplit, groups: int, seed: int, sizes: tuple[int, int]) -> None:
         self._split, self._groups, self._seed, self._sizes = split, groups, seed, sizes
 
     def __len__(self) -> int:

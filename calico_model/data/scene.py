@@ -43,7 +43,7 @@ class Scene:
 
 
 @dataclass(frozen=True, eq=False)
-class Instance:
+class DrawnObject:
     """One individual object: its shape and its colours, independent of pose and style.
 
     Attributes:
@@ -59,7 +59,7 @@ class Instance:
     textures: tuple[int, ...]
 
 
-def draw_instance(rng: np.random.Generator, name: str, extras: frozenset[str]) -> Instance:
+def draw_instance(rng: np.random.Generator, name: str, extras: frozenset[str]) -> DrawnObject:
     """Draws an individual of a category with the given optional parts."""
     pieces = tuple(category(name).build(rng, extras))
     parts = sorted({piece.part for piece in pieces})
@@ -77,13 +77,13 @@ def draw_instance(rng: np.random.Generator, name: str, extras: frozenset[str]) -
         (hue, saturation, float(np.clip(value + rng.uniform(-0.06, 0.06), 0, 1)))
         for hue, saturation, value in (by_part[piece.part] for piece in pieces)
     )
-    return Instance(name, pieces, paints, tuple(kinds[piece.part] for piece in pieces))
+    return DrawnObject(name, pieces, paints, tuple(kinds[piece.part] for piece in pieces))
 
 
 def compose_scene(
     rng: np.random.Generator,
-    main: Instance,
-    others: Sequence[Instance],
+    main: DrawnObject,
+    others: Sequence[DrawnObject],
     *,
     style: Style,
     size_px: int,
@@ -133,7 +133,7 @@ def _hue(rng: np.random.Generator, name: str, part: str) -> tuple[float, float]:
 
 def _place(
     rng: np.random.Generator,
-    instance: Instance,
+    instance: DrawnObject,
     object_id: int,
     style: Style,
     side_px: float,

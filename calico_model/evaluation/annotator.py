@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from calico_model.evaluation.clicks import TARGETS, clicks_to, ideal_curve
 from calico_model.evaluation.metrics import IOU_THRESHOLD, Tally, Unit
-from calico_model.evaluation.regions import Region
+from calico_model.evaluation.regions import CroppedRegion
 
 KEPT_IOU = 0.9
 COUNTS = ("added", "deleted", "relabeled", "redrawn")
@@ -20,7 +20,7 @@ CLICKS = tuple(f"NoC@{target}" for target in TARGETS)
 
 
 @dataclass(frozen=True)
-class Effort:
+class CorrectionEffort:
     """The correction of one image of one subtask.
 
     Attributes:
@@ -37,7 +37,9 @@ class Effort:
     outcomes: tuple[tuple[float, bool], ...]
 
 
-def measure_effort(unit: Unit, predicted: Sequence[Region], truth: Sequence[Region]) -> Effort:
+def measure_effort(
+    unit: Unit, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
+) -> CorrectionEffort:
     """Compares proposals with the final regions.
 
     Args:
@@ -57,7 +59,7 @@ def measure_effort(unit: Unit, predicted: Sequence[Region], truth: Sequence[Regi
         for p, t in pairs
     ]
     right = {p for p, t in pairs if unit.iou[p, t] >= IOU_THRESHOLD and unit.same_label[p, t]}
-    return Effort(
+    return CorrectionEffort(
         tallies={
             "accept_rate": (kept, len(predicted)),
             "label_clicks_saved": (len(pairs) - len(renamed), len(truth)),

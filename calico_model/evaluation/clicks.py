@@ -23,7 +23,7 @@ TARGETS = (80, 85, 90)
 
 
 @dataclass(frozen=True, eq=False)
-class Click:
+class SimulatedClick:
     """One corrective click.
 
     Attributes:
@@ -39,16 +39,16 @@ class Click:
     error: BoolMask
 
 
-Repair = Callable[[BoolMask, Click], BoolMask]
+Repair = Callable[[BoolMask, SimulatedClick], BoolMask]
 """(mask, click) -> the mask after the click, both (H, W) bool."""
 
 
-def ideal_repair(mask: BoolMask, click: Click) -> BoolMask:
+def ideal_repair(mask: BoolMask, click: SimulatedClick) -> BoolMask:
     """Mends the clicked error completely and nothing else."""
     return mask ^ click.error
 
 
-def next_click(mask: BoolMask, truth: BoolMask) -> Click | None:
+def next_click(mask: BoolMask, truth: BoolMask) -> SimulatedClick | None:
     """Clicks in the middle of the largest 8-connected error; None if there is none.
 
     Args:
@@ -71,7 +71,7 @@ def next_click(mask: BoolMask, truth: BoolMask) -> Click | None:
     inside = np.pad(error.astype(np.uint8), 1)
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5)[1:-1, 1:-1]
     row, column = divmod(int(depth.argmax()), error.shape[1])
-    return Click(row, column, is_positive, error)
+    return SimulatedClick(row, column, is_positive, error)
 
 
 def click_curve(

@@ -12,7 +12,7 @@ import numpy as np
 from calico_model.evaluation.metrics import Tally
 from calico_model.evaluation.regions import (
     Crop,
-    Region,
+    CroppedRegion,
     frame,
     merge_by_label,
     shared_pixels,
@@ -26,7 +26,7 @@ NAMES = ("hierarchy_violation", "outside_object", "overlap", "coverage", "covera
 
 
 def composition_tallies(
-    predicted: Sequence[Region], truth: Sequence[Region], compared: Crop | None
+    predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion], compared: Crop | None
 ) -> dict[str, list[Tally]]:
     """Structure of the parts of one image.
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from calico_model.evaluation.metrics import Tally
-from calico_model.evaluation.regions import Region, merge_by_label
+from calico_model.evaluation.regions import CroppedRegion, merge_by_label
 from calico_model.evaluation.units import strict_unit
 from calico_model.types import GroupPrediction, ImageGroup, RegionKind
 
@@ -19,7 +19,7 @@ NAMES = ("mask_agreement", "label_agreement", "kind_agreement", "same_answer")
 
 
 def compare_answers(
-    first: Sequence[Region], second: Sequence[Region], images: int
+    first: Sequence[CroppedRegion], second: Sequence[CroppedRegion], images: int
 ) -> dict[str, Tally]:
     """How far two answers about one group agree.
 
@@ -64,11 +64,11 @@ def restore(prediction: GroupPrediction, order: Sequence[int]) -> GroupPredictio
     return replace(prediction, parts=parts)
 
 
-def _of(regions: Sequence[Region], kind: RegionKind, image: int) -> list[Region]:
+def _of(regions: Sequence[CroppedRegion], kind: RegionKind, image: int) -> list[CroppedRegion]:
     return [region for region in regions if region.kind is kind and region.image_index == image]
 
 
-def _kinds(regions: Sequence[Region]) -> dict[tuple[int, str], frozenset[RegionKind]]:
+def _kinds(regions: Sequence[CroppedRegion]) -> dict[tuple[int, str], frozenset[RegionKind]]:
     kinds: dict[tuple[int, str], set[RegionKind]] = defaultdict(set)
     for region in regions:
         kinds[region.image_index, region.name].add(region.kind)

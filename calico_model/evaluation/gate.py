@@ -17,7 +17,7 @@ from calico_model.errors import InvalidConfigError
 from calico_model.evaluation import blocks, structure
 from calico_model.evaluation.bootstrap import Metric
 from calico_model.evaluation.metrics import COMPAT, STRICT
-from calico_model.evaluation.outcome import HEADLINE, MODES, SUBTASKS, Report
+from calico_model.evaluation.outcome import HEADLINE, MODES, SUBTASKS, EvaluationReport
 from calico_model.types import MAX_GROUP_SIZE, RegionKind
 
 _FORM = re.compile(r"\s*([\w.@\-]+?)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)\s*%?\s*")
@@ -91,7 +91,7 @@ def resolve(name: str, *, mode: str = "strict") -> tuple[str, ...]:
     return full
 
 
-def find_metric(report: Report, name: str, *, mode: str = "strict") -> Metric:
+def find_metric(report: EvaluationReport, name: str, *, mode: str = "strict") -> Metric:
     """Returns the metric a name means; raises as `resolve` does."""
     path = resolve(name, mode=mode)
     table, *rest = path
@@ -130,7 +130,7 @@ _PATHS = _paths()
 
 
 def failures(
-    report: Report, requirements: tuple[Requirement, ...], *, mode: str = "strict"
+    report: EvaluationReport, requirements: tuple[Requirement, ...], *, mode: str = "strict"
 ) -> tuple[str, ...]:
     """Says in plain words which requirements the report does not meet.
 

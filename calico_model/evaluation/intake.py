@@ -7,14 +7,14 @@ from collections import Counter
 
 import numpy as np
 
-from calico_model.evaluation.regions import Region, as_regions
+from calico_model.evaluation.regions import CroppedRegion, as_regions
 from calico_model.prompts import parse_answer
 from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
 
 
 def usable_regions(
     labeled: LabeledGroup, prediction: GroupPrediction
-) -> tuple[list[Region], list[str]]:
+) -> tuple[list[CroppedRegion], list[str]]:
     """Splits predicted regions into those that can be scored and those that lie nowhere.
 
     Args:

@@ -30,8 +30,8 @@ from calico_model.evaluation.cosegmentation import Cosegmentation, Entry
 from calico_model.evaluation.intake import fingerprint, judge_answer, usable_regions
 from calico_model.evaluation.labels import score_labels
 from calico_model.evaluation.metrics import STRICT, Tally
-from calico_model.evaluation.outcome import SUBTASKS, AskedQuestion, Report
-from calico_model.evaluation.regions import Region, as_regions, cut, merge_by_label
+from calico_model.evaluation.outcome import SUBTASKS, AskedQuestion, EvaluationReport
+from calico_model.evaluation.regions import CroppedRegion, as_regions, cut, merge_by_label
 from calico_model.evaluation.units import strict_unit
 from calico_model.evaluation.worst import WorstCase, WorstCases
 from calico_model.inference.likelihood import Likelihood
@@ -113,7 +113,7 @@ class Ledger:
             self._count(("consistency", way, name), index, tally)
 
     def add_choices(
-        self, index: int, answered: Sequence[tuple[quiz.Question, Sequence[Likelihood]]]
+        self, index: int, answered: Sequence[tuple[quiz.QuizQuestion, Sequence[Likelihood]]]
     ) -> None:
         """Scores the five-choice questions of a group, with the likelihood of every choice."""
         right: dict[str, float] = {}
@@ -135,13 +135,13 @@ class Ledger:
             gain = right["part2whole"] - right["whole2part"]
             self._count(("partonomy", "part2whole", "choices", quiz.GAIN), index, (gain, 1.0))
 
-    def close(self, version: str, resamples: int, seed: int) -> Report:
+    def close(self, version: str, resamples: int, seed: int) -> EvaluationReport:
         """Turns the counts into metrics with intervals."""
         counts = bootstrap.draw_counts(len(self.sizes), resamples, seed)
         tasks, mean = calico_tables(self.calico, range(len(self.sizes)), counts)
         self._settle_vocabulary()
         metrics, bins = close_blocks(self.tallies, self.samples, self.outcomes, counts)
-        return Report(
+        return EvaluationReport(
             model_version=version,
             data_sha256=self.digest.hexdigest(),
             groups=len(self.sizes),
@@ -177,7 +177,7 @@ class Ledger:
 
     def _take_in(
         self, index: int, labeled: LabeledGroup, prediction: GroupPrediction
-    ) -> list[Region]:
+    ) -> list[CroppedRegion]:
         """Drops regions without known truth; also misplaced ones, and says so."""
         regions, misplaced = usable_regions(labeled, prediction)
         self.answers["skipped_regions"] += len(misplaced)
@@ -189,8 +189,8 @@ class Ledger:
         index: int,
         labeled: LabeledGroup,
         prediction: GroupPrediction,
-        predicted: Sequence[Region],
-        truth: Sequence[Region],
+        predicted: Sequence[CroppedRegion],
+        truth: Sequence[CroppedRegion],
     ) -> float:
         """Adds the three subtasks and the effort of correcting them; returns the strict mIoU."""
         quality: list[float] = []
@@ -210,7 +210,7 @@ class Ledger:
                     )
         return float(np.mean(quality)) if quality else 1.0
 
-    def _add_effort(self, index: int, effort: annotator.Effort) -> None:
+    def _add_effort(self, index: int, effort: annotator.CorrectionEffort) -> None:
         for name, tally in effort.tallies.items():
             self._count(("annotator", name), index, tally)
         self.samples[blocks.EDIT_RATIO] += [(index, ratio) for ratio in effort.edit_ratios]
@@ -223,9 +223,9 @@ class Ledger:
         index: int,
         labeled: LabeledGroup,
         answers: Mapping[str, str],
-        predicted: Sequence[Region],
-        truth: Sequence[Region],
-        forced: Sequence[Region] | None,
+        predicted: Sequence[CroppedRegion],
+        truth: Sequence[CroppedRegion],
+        forced: Sequence[CroppedRegion] | None,
     ) -> None:
         if not labeled.known.issuperset(structure.PART_KINDS):
             return
@@ -244,7 +244,9 @@ class Ledger:
         named = partonomy.object_tally(labeled, predicted, answers)
         self._count(blocks.OBJECT_ACCURACY, index, named)
 
-    def _add_names(self, index: int, predicted: Sequence[Region], truth: Sequence[Region]) -> None:
+    def _add_names(
+        self, index: int, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
+    ) -> None:
         known, unknown = naming.translate(predicted, self.vocabulary)
         theirs, foreign = naming.translate(truth, self.vocabulary)
         self.foreign.update(region.name for region in foreign)
@@ -277,8 +279,8 @@ class Ledger:
         self,
         index: int,
         labeled: LabeledGroup,
-        predicted: Sequence[Region],
-        truth: Sequence[Region],
+        predicted: Sequence[CroppedRegion],
+        truth: Sequence[CroppedRegion],
     ) -> None:
         objects = {compared.image_index: cut(compared.mask) for compared in labeled.objects}
         for image in range(len(labeled.group)):

@@ -55,7 +55,7 @@ class AskedQuestion:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class EvaluationReport:
     """The outcome of one evaluation.
 
     Attributes:

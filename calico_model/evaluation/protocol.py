@@ -18,7 +18,7 @@ from calico_model.errors import CalicoError, InvalidConfigError, InvalidRecordEr
 from calico_model.evaluation import answers, consistency, quiz
 from calico_model.evaluation.choices import Taxonomy
 from calico_model.evaluation.ledger import Ledger
-from calico_model.evaluation.outcome import SS_BACKEND, SUBTASKS, Report
+from calico_model.evaluation.outcome import SS_BACKEND, SUBTASKS, EvaluationReport
 from calico_model.evaluation.worst import WorstCases
 from calico_model.inference.likelihood import Likelihood
 from calico_model.prompts import QUESTIONS
@@ -26,13 +26,13 @@ from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, Region
 from calico_model.vocabulary import Vocabulary
 
 _T = TypeVar("_T")
-Answered = tuple[quiz.Question, list[Likelihood]]
+Answered = tuple[quiz.QuizQuestion, list[Likelihood]]
 """A five-choice question and how likely each choice is."""
 
 WORDINGS = min(len(wordings) for wordings in QUESTIONS.values())
 
 
-class Predictor(Protocol):
+class GroupPredictor(Protocol):
     """Whatever can be evaluated; the shape of calico_model.predictor without its torch."""
 
     @property
@@ -91,7 +91,7 @@ class Extras:
 
 
 def ask_also(
-    predictor: Predictor,
+    predictor: GroupPredictor,
     *,
     vocabulary: Vocabulary | None = None,
     forced: bool = False,
@@ -134,7 +134,7 @@ NOTHING_ELSE = Extras()
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: GroupPredictor,
     groups: Iterable[LabeledGroup],
     *,
     extras: Extras = NOTHING_ELSE,
@@ -142,7 +142,7 @@ def evaluate(
     seed: int = 0,
     keep_worst: int = 6,
     on_group: Callable[[int], None] = lambda done: None,
-) -> Report:
+) -> EvaluationReport:
     """Predicts every group and scores what comes back.
 
     Args:
@@ -168,7 +168,7 @@ def evaluate(
 
 
 def _examine(
-    predictor: Predictor,
+    predictor: GroupPredictor,
     index: int,
     labeled: LabeledGroup,
     extras: Extras,

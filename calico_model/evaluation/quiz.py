@@ -37,7 +37,7 @@ GAIN = "gain"
 
 
 @dataclass(frozen=True)
-class Question:
+class QuizQuestion:
     """One question with its choices.
 
     Attributes:
@@ -57,7 +57,7 @@ class Question:
 
 def draw_questions(
     labeled: LabeledGroup, taxonomy: Taxonomy, rng: np.random.Generator
-) -> Iterator[Question]:
+) -> Iterator[QuizQuestion]:
     """Yields the questions a group gives rise to; those without four wrong answers are left out.
 
     Args:
@@ -78,7 +78,7 @@ def draw_questions(
         yield from _object_questions(labeled, shared, taxonomy, rng)
 
 
-def score_question(question: Question, likelihoods: Sequence[Likelihood]) -> dict[str, Tally]:
+def score_question(question: QuizQuestion, likelihoods: Sequence[Likelihood]) -> dict[str, Tally]:
     """Whether the likeliest choice is right, under every reading, and the parts of the chosen one.
 
     The parts are those of the choice read by sum, or as the released code reads for `_compat`.
@@ -102,10 +102,10 @@ def _part_question(
     truth: tuple[Item, ...],
     wrong: Sequence[tuple[Item, ...]],
     rng: np.random.Generator,
-) -> Question:
+) -> QuizQuestion:
     right = int(rng.integers(CHOICES))
     answers = [*wrong[:right], truth, *wrong[right:]]
-    return Question(
+    return QuizQuestion(
         task,
         kind,
         tuple(write_answer(labeled, kind, items) for items in answers),
@@ -116,7 +116,7 @@ def _part_question(
 
 def _object_questions(
     labeled: LabeledGroup, parts: Sequence[Item], taxonomy: Taxonomy, rng: np.random.Generator
-) -> Iterator[Question]:
+) -> Iterator[QuizQuestion]:
     """The same choice of names for one compared object, without and with the parts."""
     names = [compared.label for compared in labeled.objects]
     true_name = names[int(rng.integers(len(names)))]
@@ -127,8 +127,8 @@ def _object_questions(
     choices = [*wrong[:right], true_name, *wrong[right:]]
     kind = RegionKind.COMMON_PART
     full = tuple(write_answer(labeled, kind, parts, {true_name: name}) for name in choices)
-    yield Question("whole2part", kind, tuple(map(first_sentence, full)), right)
-    yield Question("part2whole", kind, full, right)
+    yield QuizQuestion("whole2part", kind, tuple(map(first_sentence, full)), right)
+    yield QuizQuestion("part2whole", kind, full, right)
 
 
 def _candidates(labeled: LabeledGroup, kind: RegionKind, taxonomy: Taxonomy) -> list[Item]:

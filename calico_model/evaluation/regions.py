@@ -57,7 +57,7 @@ class Crop:
 
 
 @dataclass(frozen=True, eq=False)
-class Region:
+class CroppedRegion:
     """One named region of one image; fields as in `PartMask`, the mask as a crop."""
 
     image_index: int
@@ -88,10 +88,10 @@ def cut(mask: BoolMask | Crop) -> Crop:
     return Crop((height, width), top, left, mask[top:bottom, left:right].copy())
 
 
-def as_regions(parts: Sequence[PartMask]) -> list[Region]:
+def as_regions(parts: Sequence[PartMask]) -> list[CroppedRegion]:
     """Cuts every mask once; order is kept."""
     return [
-        Region(
+        CroppedRegion(
             part.image_index,
             part.kind,
             part.label,
@@ -165,13 +165,13 @@ def unite(crops: Sequence[Crop]) -> Crop:
     return Crop(crops[0].size_hw, box[0], box[2], merged)
 
 
-def merge_by_label(regions: Sequence[Region]) -> list[Region]:
+def merge_by_label(regions: Sequence[CroppedRegion]) -> list[CroppedRegion]:
     """Unites regions of equal normalised label; the first name and the highest score stay.
 
     Args:
         regions: of one image.
     """
-    groups: dict[str, list[Region]] = {}
+    groups: dict[str, list[CroppedRegion]] = {}
     for region in regions:
         groups.setdefault(region.name, []).append(region)
     return [

@@ -18,14 +18,14 @@ from PIL import Image
 from calico_model import overlay
 from calico_model.evaluation import blocks, charts
 from calico_model.evaluation.bootstrap import Metric
-from calico_model.evaluation.outcome import HEADLINE, MODES, SS_BACKEND, Report
+from calico_model.evaluation.outcome import HEADLINE, MODES, SS_BACKEND, EvaluationReport
 from calico_model.evaluation.worst import WorstCase
 from calico_model.staging import replace_text
 from calico_model.types import RgbImage
 
 
 def write_report(
-    report: Report,
+    report: EvaluationReport,
     folder: Path,
     *,
     run: dict[str, object] | None = None,
@@ -62,7 +62,7 @@ def write_report(
         Image.fromarray(draw_worst(case)).save(file)
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: EvaluationReport) -> dict[str, Any]:
     """The report as plain JSON values; what could not be measured is null."""
     return {
         "run": {
@@ -102,7 +102,7 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def headline(report: Report) -> dict[str, Any]:
+def headline(report: EvaluationReport) -> dict[str, Any]:
     """The one line machines read: the mean of the three subtasks in both modes, in percent."""
     modes = {
         mode: _finite({name: report.mean[mode][name].value for name in HEADLINE}) for mode in MODES

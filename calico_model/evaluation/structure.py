@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.evaluation.metrics import IOU_THRESHOLD, Tally
-from calico_model.evaluation.regions import Region, merge_by_label
+from calico_model.evaluation.regions import CroppedRegion, merge_by_label
 from calico_model.types import RegionKind
 
 PART_KINDS = (RegionKind.COMMON_PART, RegionKind.UNIQUE_PART)
@@ -42,7 +42,9 @@ def compare_sets(predicted: Set[Hashable], truth: Set[Hashable]) -> SetScores:
     )
 
 
-def part_tallies(predicted: Sequence[Region], truth: Sequence[Region]) -> dict[str, Tally]:
+def part_tallies(
+    predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
+) -> dict[str, Tally]:
     """Finding and sorting parts, over (image, label) items and whatever the masks.
 
     `part_precision` and `part_recall` pool the items, `part_f1` and `part_jaccard` are means over
@@ -62,7 +64,7 @@ def part_tallies(predicted: Sequence[Region], truth: Sequence[Region]) -> dict[s
     }
 
 
-def pair_tally(predicted: Sequence[Region], truth: Sequence[Region]) -> Tally:
+def pair_tally(predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]) -> Tally:
     """True things found in all their images under one label (pair recall@50).
 
     A thing counts if one label reaches IoU >= 0.5 with it in every image where it is true; the
@@ -80,7 +82,7 @@ def pair_tally(predicted: Sequence[Region], truth: Sequence[Region]) -> Tally:
     return found, len(things)
 
 
-def consistency_tally(predicted: Sequence[Region], images: int) -> Tally:
+def consistency_tally(predicted: Sequence[CroppedRegion], images: int) -> Tally:
     """Predicted common things that carry one identical label in all images of the group."""
     things = _by_thing(predicted)
     same = [
@@ -91,7 +93,7 @@ def consistency_tally(predicted: Sequence[Region], images: int) -> Tally:
     return sum(same), len(things)
 
 
-def _statuses(regions: Sequence[Region]) -> dict[tuple[int, str], set[RegionKind]]:
+def _statuses(regions: Sequence[CroppedRegion]) -> dict[tuple[int, str], set[RegionKind]]:
     statuses: dict[tuple[int, str], set[RegionKind]] = defaultdict(set)
     for region in regions:
         if region.kind in PART_KINDS:
@@ -99,9 +101,9 @@ def _statuses(regions: Sequence[Region]) -> dict[tuple[int, str], set[RegionKind
     return statuses
 
 
-def _by_thing(regions: Sequence[Region]) -> list[list[Region]]:
+def _by_thing(regions: Sequence[CroppedRegion]) -> list[list[CroppedRegion]]:
     """Groups regions by part_id; a region without one is tied to its namesakes."""
-    things: dict[tuple[str, str], list[Region]] = defaultdict(list)
+    things: dict[tuple[str, str], list[CroppedRegion]] = defaultdict(list)
     for region in regions:
         if region.part_id is None:
             things["label", region.name].append(region)
@@ -110,7 +112,7 @@ def _by_thing(regions: Sequence[Region]) -> list[list[Region]]:
     return list(things.values())
 
 
-def _labels_on(truth: Region, predicted: Sequence[Region]) -> frozenset[str]:
+def _labels_on(truth: CroppedRegion, predicted: Sequence[CroppedRegion]) -> frozenset[str]:
     """Labels of the predictions that cover a true region well."""
     here = merge_by_label([r for r in predicted if r.image_index == truth.image_index])
     if not here:

@@ -13,15 +13,19 @@ from dataclasses import replace
 
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.evaluation.metrics import Unit, unit
-from calico_model.evaluation.regions import Region, empty_like, merge_by_label
+from calico_model.evaluation.regions import CroppedRegion, empty_like, merge_by_label
 
 
-def strict_unit(group_index: int, predicted: Sequence[Region], truth: Sequence[Region]) -> Unit:
+def strict_unit(
+    group_index: int, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
+) -> Unit:
     """One image of one subtask, same-named predictions merged."""
     return compat_unit(group_index, merge_by_label(predicted), truth)
 
 
-def compat_unit(group_index: int, predicted: Sequence[Region], truth: Sequence[Region]) -> Unit:
+def compat_unit(
+    group_index: int, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
+) -> Unit:
     """One image of one subtask, every region as the model put it out."""
     return unit(
         group_index,
@@ -31,7 +35,7 @@ def compat_unit(group_index: int, predicted: Sequence[Region], truth: Sequence[R
 
 
 def oracle_label_unit(
-    group_index: int, predicted: Sequence[Region], truth: Sequence[Region]
+    group_index: int, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
 ) -> Unit:
     """Predicted masks, each with the label of the truth it overlaps most, if any."""
     merged = merge_by_label(predicted)
@@ -46,7 +50,7 @@ def oracle_label_unit(
 
 
 def oracle_mask_unit(
-    group_index: int, predicted: Sequence[Region], truth: Sequence[Region]
+    group_index: int, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
 ) -> Unit:
     """Predicted labels, each with the mask of the truth of that label, else empty."""
     masks = {region.name: region.mask for region in truth}

@@ -30,7 +30,7 @@ from calico_model.modeling.losses import dice_loss, pixel_loss, text_loss
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictionPeaks:
     """Peaks of the phases of a prediction beside the weights, in bytes.
 
     Attributes:
@@ -56,7 +56,7 @@ def predict_dry(
     conversations: int,
     length: int,
     masks: int,
-) -> Prediction:
+) -> PredictionPeaks:
     """Measures a prediction.
 
     Args:
@@ -73,7 +73,7 @@ def predict_dry(
     if together > 1:
         _, encoding = network.encoding(together)
     group = concatenate([one] * images)
-    return Prediction(
+    return PredictionPeaks(
         one.nbytes,
         encoding,
         network.prefilling(group, conversations, length),
@@ -90,7 +90,7 @@ def train_dry(
     length: int,
     masks: int,
     has_checkpointing: bool,
-) -> tuple[Prediction, int]:
+) -> tuple[PredictionPeaks, int]:
     """Measures a bfloat16 training step on the adapter; arguments as in `predict_dry`.
 
     Returns:
@@ -102,7 +102,7 @@ def train_dry(
     step = network.learning(
         pool, conversations, length, masks=masks, has_checkpointing=has_checkpointing
     )
-    return Prediction(one.nbytes, encoding, 0, 0), step
+    return PredictionPeaks(one.nbytes, encoding, 0, 0), step
 
 
 class _Network:

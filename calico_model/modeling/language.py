@@ -10,7 +10,7 @@ from typing import cast
 from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM
 
-from calico_model.modeling.layout import Layout
+from calico_model.modeling.layout import RowLayout
 
 
 def run_layers(
@@ -47,7 +47,7 @@ def run_layers(
     return hidden
 
 
-def unpack(cache: DynamicCache, layers: range, layout: Layout) -> None:
+def unpack(cache: DynamicCache, layers: range, layout: RowLayout) -> None:
     """Turns the (1, H, N, D/H) keys and values of packed prompts into (B, H, T, D/H) ones."""
     for index in layers:
         layer = cache.layers[index]

@@ -20,7 +20,7 @@ from calico_model.modeling.inputs import Conversations
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """A one-to-many map between computed rows and positions.
 
     Attributes:
@@ -45,22 +45,22 @@ class Layout:
         """Gives every position what was computed for it: (B', T', D) -> (B, T, D)."""
         return rows if self.mask is None else rows.flatten(0, 1)[self.node]
 
-    def to(self, device: str | torch.device) -> Layout:
+    def to(self, device: str | torch.device) -> RowLayout:
         """Moves all tensors."""
         mask = None if self.mask is None else self.mask.to(device)
-        return Layout(self.source.to(device), self.node.to(device), self.depth.to(device), mask)
+        return RowLayout(self.source.to(device), self.node.to(device), self.depth.to(device), mask)
 
 
-def padded(conversations: Conversations) -> Layout:
+def padded(conversations: Conversations) -> RowLayout:
     """Every position is a row of its own; causal, so padding must be on the right."""
     is_token = conversations.is_token
     # Padding before a token would be seen by it. On the meta device there is nothing to look at.
     assert is_token.is_meta or bool(is_token[:, 0].all()), "expected padding on the right"
     own = torch.arange(is_token.numel(), device=is_token.device).view(is_token.shape)
-    return Layout(own, own, (is_token.cumsum(1) - 1).clamp(min=0))
+    return RowLayout(own, own, (is_token.cumsum(1) - 1).clamp(min=0))
 
 
-def packed(conversations: Conversations, *, own_images: bool) -> Layout:
+def packed(conversations: Conversations, *, own_images: bool) -> RowLayout:
     """Positions with equal beginnings become one node; padding is left out.
 
     Args:
@@ -101,7 +101,7 @@ def packed(conversations: Conversations, *, own_images: bool) -> Layout:
     return _from_chains(chains, source, conversations.is_token)
 
 
-def _from_chains(chains: list[list[int]], source: list[int], is_token: Tensor) -> Layout:
+def _from_chains(chains: list[list[int]], source: list[int], is_token: Tensor) -> RowLayout:
     """Builds the tensors from each conversation's nodes in order."""
     device = is_token.device
     node = torch.zeros(is_token.shape, dtype=torch.int64)
@@ -112,7 +112,7 @@ def _from_chains(chains: list[list[int]], source: list[int], is_token: Tensor) -
         node[row, is_token[row].cpu()] = chain
         depth[chain] = torch.arange(len(chain))
         mask[chain[:, None], chain] |= torch.ones(len(chain), len(chain), dtype=torch.bool).tril()
-    return Layout(
+    return RowLayout(
         torch.tensor(source, device=device)[None],
         node.to(device),
         depth.to(device)[None],

@@ -39,7 +39,7 @@ from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.generation import Generated, decode_greedily
 from calico_model.modeling.inputs import Conversations, Pixels
 from calico_model.modeling.language import run_layers, unpack
-from calico_model.modeling.layout import Layout, packed, padded
+from calico_model.modeling.layout import RowLayout, packed, padded
 from calico_model.modeling.mask_decoder import PromptedMaskDecoder
 from calico_model.modeling.mask_memory import MaskMemory
 from calico_model.modeling.mask_refiner import MaskRefiner
@@ -265,7 +265,7 @@ class Calico(nn.Module):
         embeddings: Tensor,
         conversations: Conversations,
         correspondence: Tensor | None,
-        layouts: tuple[Layout, Layout],
+        layouts: tuple[RowLayout, RowLayout],
         cache: DynamicCache | None = None,
     ) -> Tensor:
         """Runs all LLM layers over whole conversations, CAMs included.
@@ -303,7 +303,7 @@ class Calico(nn.Module):
         hidden: Tensor,
         conversations: Conversations,
         correspondence: Tensor | None,
-        layout: Layout,
+        layout: RowLayout,
     ) -> Tensor:
         row, column = conversations.image_row, conversations.image_column
         guidance = conversations.guidance[row]  # (R,)

@@ -15,9 +15,9 @@ from functools import partial
 
 import numpy as np
 
-from calico_model.data.synthetic import Split
+from calico_model.data.synthetic import SceneSplit
 from calico_model.evaluation import clicks
-from calico_model.evaluation.clicks import Click as Correction
+from calico_model.evaluation.clicks import SimulatedClick
 from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, RegionKind
@@ -37,7 +37,7 @@ class ModelRepair:
     group_prediction: GroupPrediction | None = None
     clicks: list[Click] = field(default_factory=list)
 
-    def __call__(self, mask: BoolMask, click: Correction) -> BoolMask:
+    def __call__(self, mask: BoolMask, click: SimulatedClick) -> BoolMask:
         """Returns the mask after one more click."""
         self.clicks.append(Click(click.column + 0.5, click.row + 0.5, click.is_positive))
         previous = mask if mask.any() else None
@@ -106,7 +106,7 @@ def _proposed(
 
 def _measure(subject: Subject, on_step: OnStep) -> Finding:
     found: list[Curves] = []
-    groups = subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE)
+    groups = subject.draw(SceneSplit.SEEN, subject.groups, _GROUP_SIZE)
     for done, labeled in enumerate(groups, start=1):
         found.extend(curves_of(subject, labeled))
         on_step(done)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from calico_model.interactive.propagate.repeated import Prompted
-from calico_model.modeling.exemplar_prompt import Prototypes, prototypes, similarities
+from calico_model.modeling.exemplar_prompt import ExemplarPrototypes, prototypes, similarities
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.losses import hard_iou
 from calico_model.modeling.mask_decoder import PointKind
@@ -139,7 +139,7 @@ def _learned(
     model: Calico,
     features: ImageFeatures,
     image: Tensor,
-    wanted: Prototypes,
+    wanted: ExemplarPrototypes,
     source: int,
     shares: Tensor,
 ) -> _Witness:
@@ -156,7 +156,7 @@ def _measured(
     model: Calico,
     features: ImageFeatures,
     image: Tensor,
-    wanted: Prototypes,
+    wanted: ExemplarPrototypes,
     source: int,
     shares: Tensor,
 ) -> _Witness:
@@ -236,8 +236,8 @@ def _fused(witnesses: Sequence[_Witness]) -> tuple[Tensor, Tensor, Tensor]:
     return logits, quality, torch.stack(told).mean(0) if told else torch.ones_like(quality)
 
 
-def _repeated(wanted: Prototypes, times: int) -> Prototypes:
-    return Prototypes(
+def _repeated(wanted: ExemplarPrototypes, times: int) -> ExemplarPrototypes:
+    return ExemplarPrototypes(
         tuple(one.expand(times, -1) for one in wanted.inside),
         tuple(one.expand(times, -1) for one in wanted.around),
     )

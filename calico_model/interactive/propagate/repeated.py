@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.mask_memory import SPOT_RADIUS, History, Source
+from calico_model.modeling.mask_memory import SPOT_RADIUS, History, MaskSource
 from calico_model.modeling.mask_prompt import from_shares
 from calico_model.modeling.model import Calico
 
@@ -143,7 +143,7 @@ def _largest(mask: Tensor) -> NDArray[np.bool_] | None:
 def _history(done: Sequence[Tensor], sought: Tensor, query: Tensor) -> History:
     """What is remembered of one image: (L, L) logits, and the (C,) prompt they belong to."""
     masks = torch.stack([*done, sought])[None]
-    kinds = [Source.APPROVED] * len(done) + [Source.SOUGHT]
+    kinds = [MaskSource.APPROVED] * len(done) + [MaskSource.SOUGHT]
     source = torch.tensor([[int(kind) for kind in kinds]], device=sought.device)
     is_there = torch.ones_like(source, dtype=torch.bool)
     return History(masks, query.expand(1, len(kinds), -1), source, is_there)

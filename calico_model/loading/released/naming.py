@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Target:
+class TensorTarget:
     """Where a released tensor goes.
 
     Attributes:
@@ -37,11 +37,11 @@ class Rule:
     """
 
     pattern: re.Pattern[str]
-    targets: tuple[Target, ...] = ()
+    targets: tuple[TensorTarget, ...] = ()
 
 
 @dataclass(frozen=True)
-class Layout:
+class NamingScheme:
     """One way of naming weights.
 
     Attributes:
@@ -61,12 +61,13 @@ class Layout:
         names = list(keys)
         return all(any(re.match(s, name) for name in names) for s in self.signature)
 
-    def targets(self, key: str) -> tuple[Target, ...] | None:
+    def targets(self, key: str) -> tuple[TensorTarget, ...] | None:
         """Where a tensor goes: nowhere when dropped on purpose, None when no rule knows it."""
         for rule in self.rules:
             if match := rule.pattern.fullmatch(key):
                 return tuple(
-                    Target(match.expand(t.name), t.take, t.slot, t.is_copy) for t in rule.targets
+                    TensorTarget(match.expand(t.name), t.take, t.slot, t.is_copy)
+                    for t in rule.targets
                 )
         return None
 
@@ -77,7 +78,7 @@ class Layout:
 
 def rename(prefix: str, *pairs: tuple[str, str], into: str = "") -> tuple[Rule, ...]:
     """Rules from (pattern, our name) pairs; `prefix` and `into` stand before each."""
-    return tuple(Rule(re.compile(prefix + p), (Target(into + t),)) for p, t in pairs)
+    return tuple(Rule(re.compile(prefix + p), (TensorTarget(into + t),)) for p, t in pairs)
 
 
 def drop(*patterns: str) -> tuple[Rule, ...]:
@@ -87,5 +88,5 @@ def drop(*patterns: str) -> tuple[Rule, ...]:
 
 def unstack(pattern: str, *names: str) -> Rule:
     """One released tensor is several of ours, stacked by rows."""
-    targets = (Target(name, take=(k, len(names))) for k, name in enumerate(names))
+    targets = (TensorTarget(name, take=(k, len(names))) for k, name in enumerate(names))
     return Rule(re.compile(pattern), tuple(targets))

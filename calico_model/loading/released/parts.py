@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from calico_model.loading.released.naming import Rule, Target, drop, rename, unstack
+from calico_model.loading.released.naming import Rule, TensorTarget, drop, rename, unstack
 
 WB = r"\.(weight|bias)"
 PEFT = r"(?:base_model\.model\.)?"
@@ -68,8 +68,8 @@ def eva(prefix: str) -> tuple[Rule, ...]:
             (rf"mlp\.(fc[12]){WB}", r"mlp.\2.\3"),
             into=layer,
         ),
-        Rule(re.compile(block + r"attn\.q_bias"), (Target(bias, slot=(0, 3)),)),
-        Rule(re.compile(block + r"attn\.v_bias"), (Target(bias, slot=(2, 3)),)),
+        Rule(re.compile(block + r"attn\.q_bias"), (TensorTarget(bias, slot=(0, 3)),)),
+        Rule(re.compile(block + r"attn\.v_bias"), (TensorTarget(bias, slot=(2, 3)),)),
     )
 
 

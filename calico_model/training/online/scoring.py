@@ -13,7 +13,7 @@ import torch
 
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.metrics import IOU_THRESHOLD, STRICT, Unit
-from calico_model.evaluation.regions import Region, as_regions
+from calico_model.evaluation.regions import CroppedRegion, as_regions
 from calico_model.evaluation.units import strict_unit
 from calico_model.inference.answers import answer
 from calico_model.modeling.adapter import Adapter
@@ -132,7 +132,7 @@ class _Table:
 
 
 def _units(
-    index: int, example: Example, predicted: Sequence[Region], truth: Sequence[Region]
+    index: int, example: Example, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
 ) -> list[tuple[RegionKind, Unit]]:
     """One unit per image and known subtask that has anything, true or predicted."""
     found = []

@@ -10,7 +10,7 @@ import pytest
 
 from calico_model.evaluation import sequences
 from calico_model.evaluation.blocks import PATHS, nest
-from calico_model.evaluation.outcome import Report
+from calico_model.evaluation.outcome import EvaluationReport
 from calico_model.evaluation.protocol import WORDINGS, Extras, ask_also, evaluate
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask
 from calico_model.vocabulary import Vocabulary
@@ -26,7 +26,7 @@ from tests.unit.evaluation.labeled_chairs import (
 Parts = Sequence[PartMask]
 
 
-def block(report: Report, *path: str) -> dict[str, float]:
+def block(report: EvaluationReport, *path: str) -> dict[str, float]:
     return {p[-1]: m.value for p, m in report.blocks.items() if p[:-1] == path}
 
 

@@ -22,7 +22,7 @@ from calico_model.evaluation import (
     sequences,
     structure,
 )
-from calico_model.evaluation.regions import Region, as_regions, cut
+from calico_model.evaluation.regions import CroppedRegion, as_regions, cut
 from calico_model.inference.likelihood import Likelihood
 from calico_model.types import PartMask, RegionKind
 from calico_model.vocabulary import normalise
@@ -76,11 +76,11 @@ def overlap_unit(iou: list[list[float]], predicted: str, truth: str) -> metrics.
     return metrics.Unit(0, shared, ours, theirs, tuple(predicted), tuple(truth), ours / 1000)
 
 
-def strip(label: str, row: int, length: int) -> Region:
+def strip(label: str, row: int, length: int) -> CroppedRegion:
     """A part of some pixels in a row of its own."""
     mask = np.zeros((10, 100), dtype=bool)
     mask[row, :length] = True
-    return Region(0, RegionKind.COMMON_PART, label, cut(mask))
+    return CroppedRegion(0, RegionKind.COMMON_PART, label, cut(mask))
 
 
 def pooled(tally: Any, units: list[metrics.Unit]) -> float:

@@ -14,7 +14,7 @@ from calico_model.errors import InvalidConfigError
 from calico_model.evaluation import partonomy
 from calico_model.evaluation.answers import first_sentence, true_answers, true_items
 from calico_model.evaluation.choices import READINGS, Taxonomy, wrong_answers, wrong_objects
-from calico_model.evaluation.outcome import Report
+from calico_model.evaluation.outcome import EvaluationReport
 from calico_model.evaluation.protocol import ask_also, evaluate
 from calico_model.evaluation.quiz import draw_questions
 from calico_model.evaluation.regions import as_regions
@@ -64,7 +64,7 @@ class Forced(Oracle):
         return [Likelihood((-1.0,), (-float(len(labels ^ wanted)),)) for labels in found]
 
 
-def value(report: Report, *path: str) -> float:
+def value(report: EvaluationReport, *path: str) -> float:
     return report.blocks[("partonomy", *path)].value
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from calico_model import prompts
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
 from calico_model.evaluation.protocol import Forcible, Judge, Rewordable
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ def group(images: list[np.ndarray]) -> ImageGroup:
 
 def drawn(index: int) -> ImageGroup:
     rng = group_rng(Stream.EVALUATION, 3, index)
-    return labeled_group(draw_group(rng, split=Split.SEEN, group_size=2)).group
+    return labeled_group(draw_group(rng, split=SceneSplit.SEEN, group_size=2)).group
 
 
 def test_the_shipped_model_can_be_asked_everything(shipped: Predictor) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from calico_model.data.casting import Split
+from calico_model.data.casting import SceneSplit
 from calico_model.errors import CheckpointError
 from calico_model.modeling.adapter import DOMAIN_BIAS, DOMAIN_WEIGHT, AdapterScope
 from calico_model.modeling.adapter_set import AdapterSet
@@ -52,7 +52,7 @@ def test_one_group_is_not_enough() -> None:
 
 
 def test_a_look_has_the_width_the_configuration_says(model: Calico) -> None:
-    features = encoded(model, drawn(Split.SEEN, 0).group)
+    features = encoded(model, drawn(SceneSplit.SEEN, 0).group)
     assert describe(features).shape == (2, look_width(model.config))
 
 
