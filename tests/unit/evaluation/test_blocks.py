@@ -20,6 +20,7 @@ from tests.unit.evaluation.labeled_chairs import (
     COMMON_PART,
     UNIQUE_PART,
     Oracle,
+    SteerableOracle,
     box,
 )
 
@@ -105,7 +106,7 @@ def test_pixels_of_two_parts_overlap(chairs: list[LabeledGroup]) -> None:
     assert block(report, "structure")["overlap"] == pytest.approx(100 * 8 / 24)
 
 
-class Moody(Oracle):
+class Moody(SteerableOracle):
     """Answers other wordings and other orders with an edit of its answer."""
 
     def __init__(self, groups: list[LabeledGroup], words: object, order: object) -> None:

@@ -27,6 +27,7 @@ from tests.unit.evaluation.labeled_chairs import (
     COMMON_PART,
     UNIQUE_PART,
     Oracle,
+    SteerableOracle,
     box,
 )
 
@@ -43,7 +44,7 @@ TAXONOMY = Taxonomy(
 )
 
 
-class Forced(Oracle):
+class Forced(SteerableOracle):
     """Draws given answers from the truth, edited; finds the true answer likeliest."""
 
     forced: Sequence[PartMask] = ()
@@ -264,4 +265,4 @@ def test_predictors_are_not_asked_what_they_cannot(chairs: list[LabeledGroup]) -
     ):
         with pytest.raises(InvalidConfigError, match=f"oracle-1: this predictor cannot.*{what}"):
             ask_also(oracle, **wish)  # type: ignore[arg-type]
-    assert ask_also(oracle).forcible is None
+    assert ask_also(oracle).steerable is None
