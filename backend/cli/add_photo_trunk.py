@@ -45,7 +45,7 @@ def add_photo_trunk(
     from PIL import Image
 
     from calico_model.config import PhotoTrunkConfig
-    from calico_model.data.drawn_groups import DrawnGroups
+    from calico_model.data.opening import DrawnGroups
     from calico_model.data.synthetic import SceneSplit
     from calico_model.errors import InvalidConfigError
     from calico_model.predictor import DEFAULT_WEIGHTS

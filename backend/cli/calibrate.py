@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.cli.waiting import progress_bar
-from calico_model.data.drawn_groups import DrawnGroups
-from calico_model.data.opening import open_groups
+from calico_model.data.opening import DrawnGroups, open_groups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.calibration import calibrate as measure
-from calico_model.evaluation.judging import judge_regions
+from calico_model.evaluation.calibration import judge_regions
 from calico_model.inference.confidence import (
     CONFIDENCE_FILE,
     Confidence,

@@ -48,7 +48,7 @@ def train_photo_refiner(
     The last line of stdout is JSON: model, finished, seconds.
     """
     from calico_model.data.coco_parts import IMAGES_FOLDER, CocoParts, CocoPlan
-    from calico_model.data.drawn_groups import DrawnGroups
+    from calico_model.data.opening import DrawnGroups
     from calico_model.data.synthetic import SceneSplit
     from calico_model.predictor import DEFAULT_WEIGHTS
     from calico_model.training.add_ons.photo_refiner import train_photo_refiner as train

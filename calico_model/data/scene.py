@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calico_model.data.catalogue import CATEGORIES, PART_NAMES, category
-from calico_model.data.clutter import distractors, ground, occluders
 from calico_model.data.drawings.shapes import Piece
-from calico_model.data.painting import IdMap, Layer, fill, paint
+from calico_model.data.painting import IdMap, Layer, distractors, fill, ground, occluders, paint
 from calico_model.data.styles import TEXTURE_KINDS, Style
 from calico_model.types import RgbImage
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from calico_model.evaluation import bootstrap, structure, units
 from calico_model.evaluation.bootstrap import Estimate
-from calico_model.evaluation.metrics import COMPAT, STRICT, Unit, ranked_hits
+from calico_model.evaluation.metrics import COMPAT, STRICT, ranked_hits
 from calico_model.evaluation.regions import CroppedRegion
+from calico_model.evaluation.units import Unit
 from calico_model.types import RegionKind
 
 Entry = tuple[int, float, float]

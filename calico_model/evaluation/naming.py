@@ -13,8 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from calico_model.evaluation.metrics import Tally, Unit
+from calico_model.evaluation.metrics import Tally
 from calico_model.evaluation.regions import Crop, CroppedRegion, shared_pixels, unite
+from calico_model.evaluation.units import Unit
 from calico_model.vocabulary import Vocabulary, match
 
 TOP = (1, 3)

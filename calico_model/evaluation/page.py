@@ -9,10 +9,18 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from calico_model.evaluation import annotator, blocks, calibration, composition, consistency, naming
+from calico_model.evaluation import annotator, calibration, naming, structure
 from calico_model.evaluation.bootstrap import Metric
 from calico_model.evaluation.charts import PAPER
-from calico_model.evaluation.outcome import HEADLINE, MODES, SUBTASKS, EvaluationReport
+from calico_model.evaluation.outcome import (
+    CONSISTENCY_WAYS,
+    EDIT_RATIO,
+    HEADLINE,
+    MODES,
+    OBJECT_ACCURACY,
+    SUBTASKS,
+    EvaluationReport,
+)
 from calico_model.evaluation.partonomy import FORCED_MODES, MASK_METRICS, MASK_MODES, TASKS
 from calico_model.evaluation.quiz import ACCURACIES, GAIN, OBJECT_TASKS, PART_TASKS
 from calico_model.evaluation.structure import PAIR_METRICS
@@ -125,8 +133,8 @@ def _block_table(report: EvaluationReport) -> Table:
     table.add_column("figures")
     names: dict[str, tuple[str, ...]] = {
         "vocabulary": naming.NAMES,
-        "structure": composition.NAMES,
-        "annotator": (*annotator.TALLIES[:2], blocks.EDIT_RATIO),
+        "structure": structure.COMPOSITION_METRICS,
+        "annotator": (*annotator.TALLIES[:2], EDIT_RATIO),
         "per group": annotator.COUNTS,
         "per region": annotator.CLICKS,
         "calibration": calibration.NAMES,
@@ -155,9 +163,13 @@ def _size_tables(report: EvaluationReport) -> list[Table]:
 
 def _consistency_tables(report: EvaluationReport) -> list[Table]:
     """The same groups asked differently, if they were."""
-    table = _table("the same group asked differently (percent)", "changed", consistency.NAMES)
-    for way in blocks.CONSISTENCY_WAYS:
-        measured = [report.blocks["consistency", way, name] for name in consistency.NAMES]
+    table = _table(
+        "the same group asked differently (percent)", "changed", structure.CONSISTENCY_METRICS
+    )
+    for way in CONSISTENCY_WAYS:
+        measured = [
+            report.blocks["consistency", way, name] for name in structure.CONSISTENCY_METRICS
+        ]
         if any(metric.n for metric in measured):
             table.add_row(way, *map(_cell, measured))
     return [table] if table.rows else []
@@ -184,7 +196,7 @@ def _label_table(report: EvaluationReport) -> Table:
 
 
 def _object_accuracy(report: EvaluationReport) -> Metric:
-    return report.blocks[blocks.OBJECT_ACCURACY]
+    return report.blocks[OBJECT_ACCURACY]
 
 
 def _table(title: str, first: str, columns: Iterable[str]) -> Table:

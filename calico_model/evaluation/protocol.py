@@ -15,11 +15,10 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from calico_model.errors import CalicoError, InvalidConfigError, InvalidRecordError
-from calico_model.evaluation import answers, consistency, quiz
+from calico_model.evaluation import quiz, structure
 from calico_model.evaluation.choices import Taxonomy
 from calico_model.evaluation.ledger import Ledger
-from calico_model.evaluation.outcome import SS_BACKEND, SUBTASKS, EvaluationReport
-from calico_model.evaluation.worst import WorstCases
+from calico_model.evaluation.outcome import SS_BACKEND, SUBTASKS, EvaluationReport, WorstCases
 from calico_model.inference.likelihood import Likelihood
 from calico_model.prompts import QUESTIONS
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, RegionKind
@@ -177,7 +176,7 @@ def _examine(
     own = ask(partial(predictor.predict, group), nothing)
     steerable, forced = extras.steerable, None
     if steerable is not None and extras.forced:
-        truth = answers.true_answers(labeled)
+        truth = quiz.true_answers(labeled)
         forced = ask(partial(steerable.force, group, truth), nothing)
     ledger.add(index, labeled, own, forced)
     if steerable is None:
@@ -214,9 +213,9 @@ def _ask_differently(
         yield "wording", ask(partial(predictor.predict_reworded, group, wording), nothing)
     if len(group) > 1:
         order = tuple(reversed(range(len(group))))
-        turned = consistency.reorder(group, order)
+        turned = structure.reorder(group, order)
         other = ask(partial(predictor.predict_reworded, turned, 0), nothing)
-        yield "order", consistency.restore(other, order)
+        yield "order", structure.restore(other, order)
 
 
 def _closing_warnings(ledger: Ledger) -> list[str]:

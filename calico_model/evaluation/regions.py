@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from calico_model.errors import InvalidMaskError
-from calico_model.types import BoolMask, PartMask, RegionKind
+from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, PartMask, RegionKind
 from calico_model.vocabulary import normalise
 
 
@@ -102,6 +102,31 @@ def as_regions(parts: Sequence[PartMask]) -> list[CroppedRegion]:
         )
         for part in parts
     ]
+
+
+def usable_regions(
+    labeled: LabeledGroup, prediction: GroupPrediction
+) -> tuple[list[CroppedRegion], list[str]]:
+    """Splits predicted regions into those that can be scored and those that lie nowhere.
+
+    Args:
+        labeled: the group; regions of subtasks whose truth it does not know are dropped silently.
+        prediction: what was found in it.
+
+    Returns:
+        The regions with cut masks, in order, and what to say of each misplaced one.
+    """
+    sizes = labeled.group.sizes_hw
+    usable, misplaced = [], []
+    for region in prediction.parts:
+        if region.kind not in labeled.known:
+            continue
+        inside = 0 <= region.image_index < len(sizes)
+        if inside and region.mask.shape == sizes[region.image_index]:
+            usable.append(region)
+        else:
+            misplaced.append(f"region {region.label!r} of image {region.image_index}")
+    return as_regions(usable), misplaced
 
 
 def empty_like(mask: Crop) -> Crop:

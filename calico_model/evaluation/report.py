@@ -16,10 +16,17 @@ from typing import Any, cast
 from PIL import Image
 
 from calico_model import overlay
-from calico_model.evaluation import blocks, charts
+from calico_model.evaluation import charts
 from calico_model.evaluation.bootstrap import Metric
-from calico_model.evaluation.outcome import HEADLINE, MODES, SS_BACKEND, EvaluationReport
-from calico_model.evaluation.worst import WorstCase
+from calico_model.evaluation.outcome import (
+    BLOCKS,
+    HEADLINE,
+    MODES,
+    SS_BACKEND,
+    EvaluationReport,
+    WorstCase,
+    nest_block,
+)
 from calico_model.staging import replace_text
 from calico_model.types import RgbImage
 
@@ -85,7 +92,7 @@ def as_json(report: EvaluationReport) -> dict[str, Any]:
             task: {label: _finite(asdict(score)) for label, score in table.items()}
             for task, table in report.labels.items()
         },
-        **{block: _nested(blocks.nest(block, report.blocks)) for block in blocks.BLOCKS},
+        **{block: _nested(nest_block(block, report.blocks)) for block in BLOCKS},
         "reliability": [_finite(asdict(part)) for part in report.reliability],
         "group_sizes": {
             str(size): {

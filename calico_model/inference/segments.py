@@ -13,7 +13,7 @@ from torch import Tensor
 
 from calico_model.inference.mask_refinement import draw_outlines
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.generation import Generated
+from calico_model.modeling.language import Generated
 from calico_model.modeling.model import Calico
 from calico_model.prompts import ParsedAnswer
 from calico_model.tokenizer import Tokenizer

@@ -20,13 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from calico_model.config import CalicoConfig
-from calico_model.loading.parameters import blank_model
 from calico_model.loading.placement import Placement
 from calico_model.loading.precision import Precision
 from calico_model.modeling.adapter import mark_trainable
-from calico_model.modeling.features import ImageFeatures, concatenate
-from calico_model.modeling.inputs import Conversations, Pixels
+from calico_model.modeling.features import ImageFeatures, Pixels, concatenate
+from calico_model.modeling.language import Conversations
 from calico_model.modeling.losses import dice_loss, pixel_loss, text_loss
+from calico_model.modeling.model import Calico
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ class PredictionPeaks:
     encoding: int
     prefilling: int
     segmenting: int
+
+
+def blank_model(config: CalicoConfig, *, dtype: torch.dtype = torch.float32) -> Calico:
+    """Builds the network on the meta device: all shapes, no memory, no values."""
+    with torch.device("meta"):
+        return Calico(config).to(dtype)
 
 
 @lru_cache(maxsize=32)

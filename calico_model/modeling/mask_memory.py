@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calico_model.config import CalicoConfig
-from calico_model.modeling.sam_parts import LayerNorm2d
+from calico_model.modeling.backbones import LayerNorm2d
 
 SPOT_RADIUS = 2
 """Logit cells around the place of a part that is sought."""

@@ -28,7 +28,7 @@ from backend.learning.training_runs import RunRepository
 from backend.storage.store import Store
 from backend.storage.versions import Versions
 from backend.types import Task
-from calico_model.data.drawn_groups import DrawnGroups
+from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, PartMask
 from research.label_studio.sample import REPEATER_CONFIG, annotation_body, deletion_body

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from backend.cli.waiting import training_bar
 from backend.errors import BackendError
-from calico_model.data.drawn_groups import DrawnGroups
+from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.types import LabeledGroup, RegionKind
 from research.bench.server import BenchError, BenchServer

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.cli.waiting import progress_bar
-from calico_model.data.drawn_groups import DrawnGroups
+from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.types import LabeledGroup

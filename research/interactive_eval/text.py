@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calico_model.data.opening import drawn_taxonomy
 from calico_model.data.synthetic import SceneSplit
-from calico_model.data.taxonomy import drawn_taxonomy
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.interactive.text_request import read_request
 from calico_model.types import BoolMask, LabeledGroup, RegionKind

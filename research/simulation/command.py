@@ -20,8 +20,7 @@ from backend.cli.labeled_data import CocoOption, ImagesOption, SidesOption, open
 from backend.cli.trainer import BASE_GROUPS
 from backend.cli.waiting import training_bar
 from backend.cli.weights import DeviceOption, WeightsOption
-from calico_model.data.drawn_groups import DrawnGroups
-from calico_model.data.opening import open_groups
+from calico_model.data.opening import DrawnGroups, open_groups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.types import LabeledGroup, RegionKind

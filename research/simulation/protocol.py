@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from calico_model.errors import InvalidConfigError
-from calico_model.evaluation.clicks import clicks_to, ideal_curve
+from calico_model.evaluation.annotator import clicks_to, ideal_curve
 from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.evaluation.metrics import IOU_THRESHOLD
 from calico_model.evaluation.protocol import evaluate

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calico_model.modeling.features import ImageFeatures
+from calico_model.modeling.mask_decoder import coverage_logits
 from calico_model.modeling.mask_memory import SPOT_RADIUS, History, MaskSource
-from calico_model.modeling.mask_prompt import from_shares
 from calico_model.modeling.model import Calico
 
 MOST = 8
@@ -51,7 +51,7 @@ def spot(row: float, column: float, side: int) -> Tensor:
     """Returns (L, L) logits of a small disc: where the part is that is asked for."""
     axis = torch.arange(side, dtype=torch.float32) + 0.5
     near = (axis[:, None] - row) ** 2 + (axis[None] - column) ** 2 <= SPOT_RADIUS**2
-    return from_shares(near.float())
+    return coverage_logits(near.float())
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def draw_next(
         The part, nowhere above zero where one that is done is; None if there is no other.
     """
     assert model.mask_memory is not None
-    remembered = [from_shares(shares.to(whole)) for shares in done]
+    remembered = [coverage_logits(shares.to(whole)) for shares in done]
     todo, first_area = whole > 0, 0
     for mask in remembered:
         todo &= mask <= 0

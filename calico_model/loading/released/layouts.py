@@ -8,17 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from calico_model.loading.released.naming import NamingScheme, Rule, TensorTarget, drop, rename
-from calico_model.loading.released.parts import (
+from calico_model.loading.released.naming import (
     LLAMA_CLAIMS,
     LLAMA_RULES,
     PEFT,
     WB,
+    NamingScheme,
+    Rule,
+    TensorTarget,
     dino_hf,
     dino_hub,
+    drop,
     eva,
     grounding,
     qformer,
+    rename,
     sam,
 )
 
@@ -42,7 +46,7 @@ CALICO = NamingScheme(
             (rf"adaptive_layers\.(\d+){WB}", r"cams.\1.adaptation.\2"),
             (rf"reintegration_layers\.(\d+){WB}", r"cams.\1.reintegration.\2"),
         ),
-        # The inside of this module was never described; these are the forms of calico.md 2.6.
+        # The paper does not describe the inside of this module; these are the likely forms.
         *rename(
             _CEM,
             (r"(?:\w+\.)*(in_proj_(?:weight|bias)|[qkv]_proj_weight)", r"attention.\1"),

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from calico_model.data.comparison import MIN_PART_SHARE
 from calico_model.interactive.propagate.repeated import middle, spot
+from calico_model.modeling.mask_decoder import coverage_logits
 from calico_model.modeling.mask_memory import History, MaskSource
-from calico_model.modeling.mask_prompt import from_shares
 from calico_model.training.add_ons.assist_lessons import GROUP_SIZE, Lessons
 from calico_model.types import BoolMask
 
@@ -191,7 +191,7 @@ def _remembered(mask: BoolMask, kind: MaskSource, rng: np.random.Generator, side
         moved = torch.roll(shares, (int(shift[0]), int(shift[1])), (0, 1))
         soft = functional.avg_pool2d(moved[None], 3, 1, 1)[0]
         return (2 * soft - 1) * _UNSURE_LOGIT
-    return from_shares(shares)
+    return coverage_logits(shares)
 
 
 def _visible(parts: Tensor) -> set[int]:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from calico_model.errors import InvalidConfigError
-from calico_model.evaluation.metrics import IOU_THRESHOLD, STRICT, Unit
+from calico_model.evaluation.metrics import IOU_THRESHOLD, STRICT
 from calico_model.evaluation.regions import CroppedRegion, as_regions
-from calico_model.evaluation.units import strict_unit
+from calico_model.evaluation.units import Unit, strict_unit
 from calico_model.inference.answers import answer
 from calico_model.modeling.adapter import Adapter
 from calico_model.modeling.adapter_set import AdapterSet

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from backend.cli import calibrate as command
 from backend.cli import command_tree
 from calico_model import predictor as predicting
-from calico_model.evaluation.judging import judge_regions
+from calico_model.evaluation.calibration import judge_regions
 from calico_model.inference.confidence import read_confidence
 from calico_model.types import GroupPrediction, LabeledGroup, MaskEvidence, PartMask
 

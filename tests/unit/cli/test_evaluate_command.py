@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from backend.cli import command_tree
 from backend.cli import evaluate as evaluate_module
-from calico_model.data.drawn_groups import DrawnGroups
 from calico_model.data.groups import read_groups
+from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit, write_groups
 from calico_model.errors import InvalidConfigError
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup

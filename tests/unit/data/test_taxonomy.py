@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 from calico_model.data.catalogue import CATEGORIES
-from calico_model.data.opening import open_groups
+from calico_model.data.opening import drawn_taxonomy, open_groups, read_taxonomy
 from calico_model.data.synthetic import SceneSplit, write_groups
-from calico_model.data.taxonomy import drawn_taxonomy, read_taxonomy
 from tests.unit.mixedparts_sources import write_sources
 
 

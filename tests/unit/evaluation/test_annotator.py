@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calico_model.evaluation import calibration, clicks
-from calico_model.evaluation.clicks import (
+from calico_model.evaluation import annotator, calibration
+from calico_model.evaluation.annotator import (
     SimulatedClick,
     click_curve,
     clicks_to,
@@ -33,7 +33,7 @@ def test_one_look_gives_the_curve_of_clicking(mask: np.ndarray, truth: np.ndarra
     slow = click_curve(mask, truth)
     fast = ideal_curve(cut(mask), cut(truth))
     assert fast == pytest.approx(slow)
-    assert len(fast) <= clicks.MAX_CLICKS + 1
+    assert len(fast) <= annotator.MAX_CLICKS + 1
     assert list(fast) == sorted(fast)
 
 
@@ -74,14 +74,14 @@ def test_another_repair_needs_more_clicks() -> None:
     truth = box(2, 8, 2, 8)
     curve = click_curve(np.zeros_like(truth), truth, repair=dab)
     assert clicks_to(0.9, ideal_curve(None, cut(truth))) == 1
-    assert 4 <= clicks_to(0.9, curve) <= clicks.MAX_CLICKS
+    assert 4 <= clicks_to(0.9, curve) <= annotator.MAX_CLICKS
 
 
 def test_a_useless_repair_gives_up_after_twenty_clicks() -> None:
     truth = box(2, 8, 2, 8)
     curve = click_curve(np.zeros_like(truth), truth, repair=lambda mask, click: mask)
-    assert len(curve) == clicks.MAX_CLICKS + 1
-    assert clicks_to(0.5, curve) == clicks.MAX_CLICKS
+    assert len(curve) == annotator.MAX_CLICKS + 1
+    assert clicks_to(0.5, curve) == annotator.MAX_CLICKS
 
 
 def value(groups: list[LabeledGroup], edit: object, name: str) -> float:

@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.evaluation import blocks, charts, gate, page, report
-from calico_model.evaluation.outcome import HEADLINE, MODES, EvaluationReport
+from calico_model.evaluation import charts, gate, page, report
+from calico_model.evaluation.outcome import BLOCKS, HEADLINE, MODES, EvaluationReport
 from calico_model.evaluation.protocol import evaluate
 from calico_model.types import LabeledGroup
 from tests.unit.evaluation.labeled_chairs import COMMON_OBJECT, Oracle
@@ -49,7 +49,7 @@ def test_report_file_follows_the_protocol(outcome: EvaluationReport, tmp_path: P
     assert document["efficiency"] == {"predict_p50_s": 0.5}
     assert len(document["worst"]) == 2
     assert document["warnings"]
-    assert set(blocks.BLOCKS) < document.keys()
+    assert set(BLOCKS) < document.keys()
     own = document["partonomy"]["intersection"]["end2end"]["macro_gIoU"]
     assert own["value"] == round(
         outcome.blocks["partonomy", "intersection", "end2end", "macro_gIoU"].value, 2

@@ -12,11 +12,10 @@ import pytest
 
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation import partonomy
-from calico_model.evaluation.answers import first_sentence, true_answers, true_items
 from calico_model.evaluation.choices import READINGS, Taxonomy, wrong_answers, wrong_objects
 from calico_model.evaluation.outcome import EvaluationReport
 from calico_model.evaluation.protocol import ask_also, evaluate
-from calico_model.evaluation.quiz import draw_questions
+from calico_model.evaluation.quiz import draw_questions, first_sentence, true_answers, true_items
 from calico_model.evaluation.regions import as_regions
 from calico_model.evaluation.report import write_report
 from calico_model.inference.likelihood import Likelihood

@@ -15,7 +15,7 @@ from calico_model.errors import InvalidConfigError
 from calico_model.inference.images import to_pixels
 from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.adapter_set import AdapterSet
-from calico_model.modeling.familiarity import Familiarity, describe_maps
+from calico_model.modeling.domain import Familiarity, describe_maps
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico

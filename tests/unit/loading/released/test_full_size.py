@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calico_model.loading.parameters import parameter_table
+from calico_model.loading.memory_plan import parameter_table
 from calico_model.loading.released.offers import recipe_shape
 from calico_model.loading.released.plan import LoadingPlan, make_plan, part_of
 from calico_model.modeling.adapter import trainable_count
