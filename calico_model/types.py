@@ -90,7 +90,7 @@ def image_key(image: RgbImage) -> str:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class MaskEvidence:
     """What the network itself says about one of its regions; assist/confidence.py weighs it.
 
     Attributes:
@@ -126,7 +126,7 @@ class PartMask:
     object_label: str | None = None
     part_id: str | None = None
     score: float = 1.0
-    evidence: Evidence | None = None
+    evidence: MaskEvidence | None = None
 
     def __post_init__(self) -> None:
         if self.mask.dtype != np.bool_ or self.mask.ndim != 2:

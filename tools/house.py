@@ -296,7 +296,7 @@ class OpenedApp:
         from calico_model.types import ImageGroup
 
         rng = synthetic.group_rng(synthetic.Stream.EVALUATION, 1, 0)
-        scenes = synthetic.draw_group(rng, split=synthetic.Split.SEEN, group_size=2)
+        scenes = synthetic.draw_group(rng, split=synthetic.SceneSplit.SEEN, group_size=2)
         images = synthetic.labeled_group(scenes, ["a", "b"]).group.images
 
         class Drawn:

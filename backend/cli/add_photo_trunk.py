@@ -45,8 +45,8 @@ def add_photo_trunk(
     from PIL import Image
 
     from calico_model.config import PhotoTrunkConfig
-    from calico_model.data.drawn_groups import DrawnGroups
-    from calico_model.data.synthetic import Split
+    from calico_model.data.opening import DrawnGroups
+    from calico_model.data.synthetic import SceneSplit
     from calico_model.errors import InvalidConfigError
     from calico_model.predictor import DEFAULT_WEIGHTS
     from calico_model.training.add_ons.photo_base import add_photo_trunk as add
@@ -57,7 +57,7 @@ def add_photo_trunk(
     if len(files) < 20:
         raise InvalidConfigError(f"--photos: expected at least 20 images, got {len(files)}")
     with training_bar("drawing scenes") as show:
-        drawn = DrawnGroups(Split.SEEN, _GROUPS, seed, (2, 2))
+        drawn = DrawnGroups(SceneSplit.SEEN, _GROUPS, seed, (2, 2))
         known = []
         for number in range(_GROUPS):
             known += list(drawn[number].group.images)

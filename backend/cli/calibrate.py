@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.cli.waiting import progress_bar
-from calico_model.data.drawn_groups import DrawnGroups
-from calico_model.data.opening import open_groups
-from calico_model.data.synthetic import Split
+from calico_model.data.opening import DrawnGroups, open_groups
+from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.calibration import calibrate as measure
-from calico_model.evaluation.judging import judge_regions
+from calico_model.evaluation.calibration import judge_regions
 from calico_model.inference.confidence import (
     CONFIDENCE_FILE,
     Confidence,
@@ -69,7 +68,7 @@ def calibrate(
 
     folder = weights or DEFAULT_WEIGHTS
     labeled: Sequence[LabeledGroup] = (
-        DrawnGroups(Split.SEEN, groups, _SEED, _SIZES) if data is None else open_groups(data)
+        DrawnGroups(SceneSplit.SEEN, groups, _SEED, _SIZES) if data is None else open_groups(data)
     )
     count = min(groups, len(labeled))
     predictor = load_predictor(folder, device=device)

@@ -19,7 +19,7 @@ from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.onboarding import retrieve_predictions
 from backend.types import LabelSchema, Task
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng
 
 GROUP_SIZES = (2, 3, 4)
 SIZE_PX = 384
@@ -63,7 +63,7 @@ def draw_groups(files: Path, count: int, tell: Tell) -> list[list[str]]:
     for index in range(count):
         rng = group_rng(Stream.EVALUATION, SEED, index)
         size = GROUP_SIZES[index % len(GROUP_SIZES)]
-        scenes = draw_group(rng, split=Split.SEEN, group_size=size, size_px=SIZE_PX)
+        scenes = draw_group(rng, split=SceneSplit.SEEN, group_size=size, size_px=SIZE_PX)
         names = [f"{IMAGES}/group-{index + 1:02}-{place}.png" for place in "abcdefgh"[:size]]
         for name, scene in zip(names, scenes, strict=True):
             path = files / name

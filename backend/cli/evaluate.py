@@ -24,11 +24,9 @@ from backend.cli.labeled_data import (
 from backend.cli.synth import read_group_size
 from backend.cli.waiting import peak_rss_mib, progress_bar
 from backend.cli.weights import DeviceOption, WeightsOption, load
-from calico_model.data.drawn_groups import DrawnGroups
 from calico_model.data.groups import GroupSet
-from calico_model.data.opening import open_groups
-from calico_model.data.synthetic import Split
-from calico_model.data.taxonomy import drawn_taxonomy, read_taxonomy
+from calico_model.data.opening import DrawnGroups, drawn_taxonomy, open_groups, read_taxonomy
+from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation import gate, protocol, report
 from calico_model.evaluation.choices import Taxonomy
@@ -68,8 +66,8 @@ def evaluate(
         bool, typer.Option("--skip-broken", help="With MixedParts: leave out broken records.")
     ] = False,
     split: Annotated[
-        Split, typer.Option("--split", help="Without --data: which groups to draw.")
-    ] = Split.SEEN,
+        SceneSplit, typer.Option("--split", help="Without --data: which groups to draw.")
+    ] = SceneSplit.SEEN,
     groups: Annotated[
         int, typer.Option("--groups", min=1, help="Without --data: how many to draw.")
     ] = 300,
@@ -293,7 +291,7 @@ class WatchedPredictor:
         version: names the weights.
     """
 
-    def __init__(self, predictor: protocol.Predictor, keep: Path | None = None) -> None:
+    def __init__(self, predictor: protocol.GroupPredictor, keep: Path | None = None) -> None:
         self.version = predictor.version
         self._predictor = predictor
         self._seconds: list[float] = []

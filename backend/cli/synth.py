@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from backend.cli.waiting import progress_bar
-from calico_model.data.synthetic import Split, write_groups
+from calico_model.data.synthetic import SceneSplit, write_groups
 from calico_model.errors import InvalidConfigError
 
 _SIZES = re.compile(r"([1-8])(?:-([1-8]))?")
@@ -25,8 +25,8 @@ def synth(
     groups: Annotated[int, typer.Option("--groups", min=1, help="How many groups.")] = 300,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same groups.")] = 0,
     split: Annotated[
-        Split, typer.Option("--split", help="What the model has not seen in training.")
-    ] = Split.SEEN,
+        SceneSplit, typer.Option("--split", help="What the model has not seen in training.")
+    ] = SceneSplit.SEEN,
     group_size: Annotated[
         str, typer.Option("--group-size", help="Images per group, as 2 or 2-4.", metavar="N[-M]")
     ] = "2",

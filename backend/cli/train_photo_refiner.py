@@ -48,8 +48,8 @@ def train_photo_refiner(
     The last line of stdout is JSON: model, finished, seconds.
     """
     from calico_model.data.coco_parts import IMAGES_FOLDER, CocoParts, CocoPlan
-    from calico_model.data.drawn_groups import DrawnGroups
-    from calico_model.data.synthetic import Split
+    from calico_model.data.opening import DrawnGroups
+    from calico_model.data.synthetic import SceneSplit
     from calico_model.predictor import DEFAULT_WEIGHTS
     from calico_model.training.add_ons.photo_refiner import train_photo_refiner as train
 
@@ -60,7 +60,7 @@ def train_photo_refiner(
         "photographs": CocoParts(coco, images or coco.parent / IMAGES_FOLDER, plan)
     }
     if scenes:
-        pictures["drawings"] = DrawnGroups(Split.SEEN, scenes, seed, (2, 2))
+        pictures["drawings"] = DrawnGroups(SceneSplit.SEEN, scenes, seed, (2, 2))
     with training_bar("encoding") as advance_to:
 
         def show(progress: AddOnProgress) -> None:

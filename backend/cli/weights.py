@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from calico_model.evaluation.protocol import Predictor
+from calico_model.evaluation.protocol import GroupPredictor
 from calico_model.loading.precision import Precision
 
 WeightsOption = Annotated[
@@ -17,7 +17,7 @@ WeightsOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 
 
-def load(folder: Path | None, device: str, precision: Precision | None = None) -> Predictor:
+def load(folder: Path | None, device: str, precision: Precision | None = None) -> GroupPredictor:
     """Loads a predictor, by default the one that ships with the package.
 
     What a large model will hold where is printed before it is loaded.

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from calico_model.evaluation import bootstrap, structure, units
 from calico_model.evaluation.bootstrap import Estimate
-from calico_model.evaluation.metrics import COMPAT, STRICT, Unit, ranked_hits
-from calico_model.evaluation.regions import Region
+from calico_model.evaluation.metrics import COMPAT, STRICT, ranked_hits
+from calico_model.evaluation.regions import CroppedRegion
+from calico_model.evaluation.units import Unit
 from calico_model.types import RegionKind
 
 Entry = tuple[int, float, float]
@@ -46,7 +47,11 @@ class Cosegmentation:
     )
 
     def add_image(
-        self, index: int, kind: RegionKind, predicted: Sequence[Region], truth: Sequence[Region]
+        self,
+        index: int,
+        kind: RegionKind,
+        predicted: Sequence[CroppedRegion],
+        truth: Sequence[CroppedRegion],
     ) -> Unit | None:
         """Adds one image of one subtask; returns its strict unit, None if there is nothing."""
         if not predicted and not truth:
@@ -63,8 +68,8 @@ class Cosegmentation:
         self,
         index: int,
         kind: RegionKind,
-        predicted: Sequence[Region],
-        truth: Sequence[Region],
+        predicted: Sequence[CroppedRegion],
+        truth: Sequence[CroppedRegion],
         images: int,
     ) -> None:
         """Adds what is asked of a common thing across the images of a group."""

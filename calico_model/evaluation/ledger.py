@@ -15,27 +15,43 @@ import numpy as np
 
 from calico_model.evaluation import (
     annotator,
-    blocks,
     bootstrap,
-    composition,
-    consistency,
     naming,
     partonomy,
     quiz,
     structure,
 )
 from calico_model.evaluation.choices import choose
-from calico_model.evaluation.closing import Outcomes, calico_tables, close_blocks, close_sizes
+from calico_model.evaluation.closing import (
+    Outcomes,
+    calico_tables,
+    close_blocks,
+    close_sizes,
+    score_labels,
+)
 from calico_model.evaluation.cosegmentation import Cosegmentation, Entry
-from calico_model.evaluation.intake import fingerprint, judge_answer, usable_regions
-from calico_model.evaluation.labels import score_labels
 from calico_model.evaluation.metrics import STRICT, Tally
-from calico_model.evaluation.outcome import SUBTASKS, AskedQuestion, Report
-from calico_model.evaluation.regions import Region, as_regions, cut, merge_by_label
+from calico_model.evaluation.outcome import (
+    EDIT_RATIO,
+    OBJECT_ACCURACY,
+    SUBTASKS,
+    AskedQuestion,
+    EvaluationReport,
+    MetricPath,
+    WorstCase,
+    WorstCases,
+)
+from calico_model.evaluation.regions import (
+    CroppedRegion,
+    as_regions,
+    cut,
+    merge_by_label,
+    usable_regions,
+)
 from calico_model.evaluation.units import strict_unit
-from calico_model.evaluation.worst import WorstCase, WorstCases
 from calico_model.inference.likelihood import Likelihood
-from calico_model.types import GroupPrediction, LabeledGroup
+from calico_model.prompts import parse_answer
+from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
 from calico_model.vocabulary import Vocabulary
 
 
@@ -54,7 +70,7 @@ class Ledger:
     sizes: list[int] = field(default_factory=list)
     calico: Cosegmentation = field(default_factory=Cosegmentation)
     parts: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
-    tallies: dict[blocks.Path, list[Entry]] = field(default_factory=lambda: defaultdict(list))
+    tallies: dict[MetricPath, list[Entry]] = field(default_factory=lambda: defaultdict(list))
     samples: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
     outcomes: Outcomes = field(default_factory=list)
     predicted_names: list[tuple[int, str]] = field(default_factory=list)
@@ -83,7 +99,7 @@ class Ledger:
         predicted = self._take_in(index, labeled, prediction)
         truth = as_regions(labeled.parts)
         self.sizes.append(len(labeled.group))
-        fingerprint(self.digest, labeled)
+        _fingerprint(self.digest, labeled)
         miou = self._add_calico(index, labeled, prediction, predicted, truth)
         for name, tally in structure.part_tallies(predicted, truth).items():
             self.parts[name].append((index, *tally))
@@ -108,12 +124,12 @@ class Ledger:
         """
         first, _ = usable_regions(labeled, pair[0])  # taken in before, by `add`
         second = self._take_in(index, labeled, pair[1])
-        compared = consistency.compare_answers(first, second, len(labeled.group))
+        compared = structure.compare_answers(first, second, len(labeled.group))
         for name, tally in compared.items():
             self._count(("consistency", way, name), index, tally)
 
     def add_choices(
-        self, index: int, answered: Sequence[tuple[quiz.Question, Sequence[Likelihood]]]
+        self, index: int, answered: Sequence[tuple[quiz.QuizQuestion, Sequence[Likelihood]]]
     ) -> None:
         """Scores the five-choice questions of a group, with the likelihood of every choice."""
         right: dict[str, float] = {}
@@ -135,13 +151,13 @@ class Ledger:
             gain = right["part2whole"] - right["whole2part"]
             self._count(("partonomy", "part2whole", "choices", quiz.GAIN), index, (gain, 1.0))
 
-    def close(self, version: str, resamples: int, seed: int) -> Report:
+    def close(self, version: str, resamples: int, seed: int) -> EvaluationReport:
         """Turns the counts into metrics with intervals."""
         counts = bootstrap.draw_counts(len(self.sizes), resamples, seed)
         tasks, mean = calico_tables(self.calico, range(len(self.sizes)), counts)
         self._settle_vocabulary()
         metrics, bins = close_blocks(self.tallies, self.samples, self.outcomes, counts)
-        return Report(
+        return EvaluationReport(
             model_version=version,
             data_sha256=self.digest.hexdigest(),
             groups=len(self.sizes),
@@ -177,7 +193,7 @@ class Ledger:
 
     def _take_in(
         self, index: int, labeled: LabeledGroup, prediction: GroupPrediction
-    ) -> list[Region]:
+    ) -> list[CroppedRegion]:
         """Drops regions without known truth; also misplaced ones, and says so."""
         regions, misplaced = usable_regions(labeled, prediction)
         self.answers["skipped_regions"] += len(misplaced)
@@ -189,15 +205,15 @@ class Ledger:
         index: int,
         labeled: LabeledGroup,
         prediction: GroupPrediction,
-        predicted: Sequence[Region],
-        truth: Sequence[Region],
+        predicted: Sequence[CroppedRegion],
+        truth: Sequence[CroppedRegion],
     ) -> float:
         """Adds the three subtasks and the effort of correcting them; returns the strict mIoU."""
         quality: list[float] = []
         for kind in (kind for kind in SUBTASKS if kind in labeled.known):
             ours = [region for region in predicted if region.kind is kind]
             theirs = [region for region in truth if region.kind is kind]
-            self.answers.update(judge_answer(kind, bool(ours), bool(theirs), prediction))
+            self.answers.update(_judge_answer(kind, bool(ours), bool(theirs), prediction))
             self.calico.add_group(index, kind, ours, theirs, len(labeled.group))
             for image in range(len(labeled.group)):
                 mine = [region for region in ours if region.image_index == image]
@@ -210,10 +226,10 @@ class Ledger:
                     )
         return float(np.mean(quality)) if quality else 1.0
 
-    def _add_effort(self, index: int, effort: annotator.Effort) -> None:
+    def _add_effort(self, index: int, effort: annotator.CorrectionEffort) -> None:
         for name, tally in effort.tallies.items():
             self._count(("annotator", name), index, tally)
-        self.samples[blocks.EDIT_RATIO] += [(index, ratio) for ratio in effort.edit_ratios]
+        self.samples[EDIT_RATIO] += [(index, ratio) for ratio in effort.edit_ratios]
         for name, clicks in effort.clicks.items():
             self._count(("annotator", name), index, (sum(clicks), len(clicks)))
         self.outcomes += [(index, score, right) for score, right in effort.outcomes]
@@ -223,9 +239,9 @@ class Ledger:
         index: int,
         labeled: LabeledGroup,
         answers: Mapping[str, str],
-        predicted: Sequence[Region],
-        truth: Sequence[Region],
-        forced: Sequence[Region] | None,
+        predicted: Sequence[CroppedRegion],
+        truth: Sequence[CroppedRegion],
+        forced: Sequence[CroppedRegion] | None,
     ) -> None:
         if not labeled.known.issuperset(structure.PART_KINDS):
             return
@@ -242,9 +258,11 @@ class Ledger:
             for name, tally in partonomy.text_tallies(own, asked).items():
                 self._count(("partonomy", task, "text", name), index, tally)
         named = partonomy.object_tally(labeled, predicted, answers)
-        self._count(blocks.OBJECT_ACCURACY, index, named)
+        self._count(OBJECT_ACCURACY, index, named)
 
-    def _add_names(self, index: int, predicted: Sequence[Region], truth: Sequence[Region]) -> None:
+    def _add_names(
+        self, index: int, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
+    ) -> None:
         known, unknown = naming.translate(predicted, self.vocabulary)
         theirs, foreign = naming.translate(truth, self.vocabulary)
         self.foreign.update(region.name for region in foreign)
@@ -277,12 +295,12 @@ class Ledger:
         self,
         index: int,
         labeled: LabeledGroup,
-        predicted: Sequence[Region],
-        truth: Sequence[Region],
+        predicted: Sequence[CroppedRegion],
+        truth: Sequence[CroppedRegion],
     ) -> None:
         objects = {compared.image_index: cut(compared.mask) for compared in labeled.objects}
         for image in range(len(labeled.group)):
-            tallies = composition.composition_tallies(
+            tallies = structure.composition_tallies(
                 [region for region in predicted if region.image_index == image],
                 [region for region in truth if region.image_index == image],
                 objects.get(image),
@@ -291,5 +309,33 @@ class Ledger:
                 for tally in found:
                     self._count(("structure", name), index, tally)
 
-    def _count(self, path: blocks.Path, index: int, tally: Tally) -> None:
+    def _count(self, path: MetricPath, index: int, tally: Tally) -> None:
         self.tallies[path].append((index, *tally))
+
+
+def _judge_answer(
+    kind: RegionKind, is_answered: bool, has_truth: bool, prediction: GroupPrediction
+) -> Counter[str]:
+    """Counts one answer: whether it is rightly or wrongly empty, and whether its text is sound."""
+    text = prediction.answers.get(kind)
+    return Counter(
+        questions=1,
+        skipped_regions=0,
+        empty_wrongly=int(has_truth and not is_answered),
+        empty_rightly=int(not has_truth and not is_answered),
+        answered_nothing_to_find=int(is_answered and not has_truth),
+        malformed=int(text is not None and parse_answer(kind, text).malformed > 0),
+    )
+
+
+def _fingerprint(digest: hashlib._Hash, labeled: LabeledGroup) -> None:
+    """Adds the pixels and the whole truth of a group to a digest."""
+    for image in labeled.group.images:
+        digest.update(repr(image.shape).encode() + image.tobytes())
+    digest.update(repr(sorted(labeled.known)).encode())
+    for part in labeled.parts:
+        named = (part.image_index, str(part.kind), part.label, part.object_label, part.part_id)
+        digest.update(repr(named).encode() + np.packbits(part.mask).tobytes())
+    for compared in labeled.objects:
+        shown = (compared.image_index, compared.label)
+        digest.update(repr(shown).encode() + np.packbits(compared.mask).tobytes())

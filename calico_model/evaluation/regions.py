@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from calico_model.errors import InvalidMaskError
-from calico_model.types import BoolMask, PartMask, RegionKind
+from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, PartMask, RegionKind
 from calico_model.vocabulary import normalise
 
 
@@ -57,7 +57,7 @@ class Crop:
 
 
 @dataclass(frozen=True, eq=False)
-class Region:
+class CroppedRegion:
     """One named region of one image; fields as in `PartMask`, the mask as a crop."""
 
     image_index: int
@@ -88,10 +88,10 @@ def cut(mask: BoolMask | Crop) -> Crop:
     return Crop((height, width), top, left, mask[top:bottom, left:right].copy())
 
 
-def as_regions(parts: Sequence[PartMask]) -> list[Region]:
+def as_regions(parts: Sequence[PartMask]) -> list[CroppedRegion]:
     """Cuts every mask once; order is kept."""
     return [
-        Region(
+        CroppedRegion(
             part.image_index,
             part.kind,
             part.label,
@@ -102,6 +102,31 @@ def as_regions(parts: Sequence[PartMask]) -> list[Region]:
         )
         for part in parts
     ]
+
+
+def usable_regions(
+    labeled: LabeledGroup, prediction: GroupPrediction
+) -> tuple[list[CroppedRegion], list[str]]:
+    """Splits predicted regions into those that can be scored and those that lie nowhere.
+
+    Args:
+        labeled: the group; regions of subtasks whose truth it does not know are dropped silently.
+        prediction: what was found in it.
+
+    Returns:
+        The regions with cut masks, in order, and what to say of each misplaced one.
+    """
+    sizes = labeled.group.sizes_hw
+    usable, misplaced = [], []
+    for region in prediction.parts:
+        if region.kind not in labeled.known:
+            continue
+        inside = 0 <= region.image_index < len(sizes)
+        if inside and region.mask.shape == sizes[region.image_index]:
+            usable.append(region)
+        else:
+            misplaced.append(f"region {region.label!r} of image {region.image_index}")
+    return as_regions(usable), misplaced
 
 
 def empty_like(mask: Crop) -> Crop:
@@ -165,13 +190,13 @@ def unite(crops: Sequence[Crop]) -> Crop:
     return Crop(crops[0].size_hw, box[0], box[2], merged)
 
 
-def merge_by_label(regions: Sequence[Region]) -> list[Region]:
+def merge_by_label(regions: Sequence[CroppedRegion]) -> list[CroppedRegion]:
     """Unites regions of equal normalised label; the first name and the highest score stay.
 
     Args:
         regions: of one image.
     """
-    groups: dict[str, list[Region]] = {}
+    groups: dict[str, list[CroppedRegion]] = {}
     for region in regions:
         groups.setdefault(region.name, []).append(region)
     return [

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.staging import replace_text
-from calico_model.types import Evidence, GroupPrediction
+from calico_model.types import GroupPrediction, MaskEvidence
 
 CONFIDENCE_FILE = "confidence.json"
 CALIBRATION_FILE = "calibration.json"
@@ -44,7 +44,7 @@ class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     phrase: float
     bias: float
 
-    def score(self, evidence: Evidence) -> float:
+    def score(self, evidence: MaskEvidence) -> float:
         """Returns the chance of one region, in [0, 1]."""
         logs = np.log(np.maximum((evidence.iou, evidence.mask, evidence.phrase), _LEAST))
         return float(_sigmoid(logs @ (self.iou, self.mask, self.phrase) + self.bias))
@@ -105,7 +105,7 @@ class Outcome:
         is_right: it was kept: the right name, and a mask of IoU >= 0.5.
     """
 
-    evidence: Evidence
+    evidence: MaskEvidence
     is_right: bool
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from calico_model.config import CalicoConfig
-from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.features import Pixels
 from calico_model.types import BoolMask, RgbImage
 
 SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # 0-255 RGB

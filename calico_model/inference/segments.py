@@ -13,11 +13,11 @@ from torch import Tensor
 
 from calico_model.inference.mask_refinement import draw_outlines
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.generation import Generated
+from calico_model.modeling.language import Generated
 from calico_model.modeling.model import Calico
 from calico_model.prompts import ParsedAnswer
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import BoolMask, Evidence, PartMask, RegionKind, RgbImage
+from calico_model.types import BoolMask, MaskEvidence, PartMask, RegionKind, RgbImage
 
 SizesHw = Sequence[tuple[int, int]]
 
@@ -137,7 +137,7 @@ def decode_segments(
         is_shared = segment.kind is not RegionKind.UNIQUE_PART
         score, evidence = (
             iou_hat * segment.certainty,
-            Evidence(iou_hat, _mask_score(own), segment.certainty),
+            MaskEvidence(iou_hat, _mask_score(own), segment.certainty),
         )
         parts.append(
             PartMask(

@@ -30,8 +30,7 @@ from calico_model.inference.mask_refinement import (
 )
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, PointKind
-from calico_model.modeling.mask_prompt import from_shares
+from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, PointKind, coverage_logits
 from calico_model.modeling.mask_refiner import MaskRefiner
 from calico_model.modeling.model import Calico
 from calico_model.types import BoolMask, PartMask, RgbImage
@@ -242,7 +241,7 @@ def decode(
                 f"previous: expected a mask of {size_hw}, got {prompt.previous.shape}"
             )
         shares = mask_shares(prompt.previous, model.config.image_size, model.config.mask_side)
-        previous = from_shares(shares)[None].to(device)
+        previous = coverage_logits(shares)[None].to(device)
     sparse, dense = decoder.embed(points.to(device), kinds.to(device), previous)
     first = torch.zeros(1, dtype=torch.int64, device=device)
     outputs = AMBIGUOUS if prompt.is_ambiguous else SINGLE

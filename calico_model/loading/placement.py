@@ -1,6 +1,6 @@
 """Where each part of the network lives and in which numbers, and how a model is put there.
 
-Knows modules and devices. What fits where is decided in memory.py.
+Knows modules and devices. What fits where is decided in fitting.py.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from torch import Tensor
 from calico_model.config import CalicoConfig
 from calico_model.errors import CheckpointError
 from calico_model.modeling.dense_head import WIDTH, DenseNames, DenseRows, ObjectClassifier
-from calico_model.modeling.domain import Domain, look_width
+from calico_model.modeling.domain import Domain, style_width
 from calico_model.modeling.model import Calico
 from calico_model.staging import staged_folder
 
@@ -136,7 +136,7 @@ def mark_trainable(model: Calico, scope: AdapterScope | None = None) -> int:
 
 
 def trainable_count(config: CalicoConfig) -> int:
-    """The paper's trainable parts by arithmetic alone (calico.md 2.6, LoRA on q and v).
+    """The paper's trainable parts by arithmetic alone (LoRA on q and v).
 
     Prompts of SAM's decoder are not trainable.
     """
@@ -316,7 +316,7 @@ def check_adapter(model: Calico, adapter: Adapter, *, where: str = "adapter") ->
         sizes = ((width,), (width,), (count, width), (count,))
         wanted |= zip(DENSE_CLASSIFIER, map(torch.Size, sizes), strict=True)
     if {DOMAIN_WEIGHT, DOMAIN_BIAS} & set(adapter.tensors):
-        wanted[DOMAIN_WEIGHT] = torch.Size((look_width(model.config),))
+        wanted[DOMAIN_WEIGHT] = torch.Size((style_width(model.config),))
         wanted[DOMAIN_BIAS] = torch.Size((1,))
     if odd := sorted(set(wanted) ^ set(adapter.tensors)):
         raise CheckpointError(f"{where}: {odd[0]}: missing or unexpected")

@@ -101,7 +101,7 @@ class DenseRows:
 _NOTHING = DenseRows(DenseNames(), torch.zeros(0, WIDTH), torch.zeros(0, 0), 0.0)
 
 
-class Residual(nn.Module):
+class DenseResidual(nn.Module):
     """Two normalised convolutions around an identity."""
 
     def __init__(self, width: int) -> None:
@@ -160,7 +160,7 @@ class DenseHead(nn.Module):
         self.lift = nn.ModuleList(
             nn.Conv2d(deep, width, 1) for width, deep in zip(_WIDTHS, _WIDTHS[1:], strict=False)
         )
-        self.mix = nn.ModuleList(Residual(width) for width in _WIDTHS[1:])
+        self.mix = nn.ModuleList(DenseResidual(width) for width in _WIDTHS[1:])
         self.inside = nn.Conv2d(_WIDTHS[1], 1, 1)
         self.relative = nn.Conv2d(_RELATIVE_CHANNELS, _WIDTHS[1], 1)
         self.coarse = nn.Conv2d(_WIDTHS[1], WIDTH, 1)

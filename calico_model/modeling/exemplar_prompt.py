@@ -25,7 +25,7 @@ _SPACES = 3
 
 
 @dataclass(frozen=True)
-class Prototypes:
+class ExemplarPrototypes:
     """What n outlined parts look like: normalised means of cells, per space.
 
     Attributes:
@@ -54,7 +54,7 @@ def _grid(tokens: Tensor) -> Tensor:
     return cells.reshape(len(cells), -1, side, side)
 
 
-def prototypes(features: ImageFeatures, image: Tensor, shares: Tensor) -> Prototypes:
+def prototypes(features: ImageFeatures, image: Tensor, shares: Tensor) -> ExemplarPrototypes:
     """Pools the cells under n outlines.
 
     Args:
@@ -74,10 +74,10 @@ def prototypes(features: ImageFeatures, image: Tensor, shares: Tensor) -> Protot
         for weights, found in ((own, inside), (ring, around)):
             total = (cells[image] * weights).sum((2, 3))
             found.append(functional.normalize(total, dim=1))
-    return Prototypes(tuple(inside), tuple(around))
+    return ExemplarPrototypes(tuple(inside), tuple(around))
 
 
-def similarities(features: ImageFeatures, image: Tensor, wanted: Prototypes) -> Tensor:
+def similarities(features: ImageFeatures, image: Tensor, wanted: ExemplarPrototypes) -> Tensor:
     """Cosine of every cell to the part and to its surroundings, per space.
 
     Args:
@@ -133,7 +133,7 @@ class ExemplarPrompt(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(
-        self, features: ImageFeatures, image: Tensor, wanted: Prototypes
+        self, features: ImageFeatures, image: Tensor, wanted: ExemplarPrototypes
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Asks for n parts in n images.
 
@@ -155,7 +155,9 @@ class ExemplarPrompt(nn.Module):
         presence = self.presence(summary)[:, 0]
         return sparse.unflatten(1, (TOKENS, -1)), self.mix(alike), presence
 
-    def _learned(self, features: ImageFeatures, image: Tensor, wanted: Prototypes) -> Tensor:
+    def _learned(
+        self, features: ImageFeatures, image: Tensor, wanted: ExemplarPrototypes
+    ) -> Tensor:
         """Cosines in subspaces of the SAM embedding, one per head: (n, 2 heads, G, G)."""
         cells = functional.normalize(features.mask.embedding.float(), dim=1)
         offered = self.offer(cells)[image].unflatten(1, (_HEADS, _HEAD_WIDTH))  # (n, 8, 16, G, G)

@@ -1,4 +1,6 @@
-"""Frozen features of images as values: computed once, shared by all questions, clicks and updates.
+"""Pixels of images, and their frozen features.
+
+Features are computed once and shared by all questions, clicks and updates.
 
 Legend: M images, T_g global tokens, T_s semantic tokens, C prompt width, G embedding grid.
 Knows tensors. Does not know where images come from.
@@ -15,6 +17,37 @@ import torch
 from torch import Tensor
 
 from calico_model.modeling.mask_decoder import MaskFeatures
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The streams of M images; a model with a trunk needs neither `eva` nor `dino`.
+
+    Attributes:
+        square: (M, 3, S, S) SAM-normalised, longest side scaled to S, zero padded.
+        eva: (M, 3, E, E) CLIP-normalised, or None.
+        dino: (M, 3, F, F) ImageNet-normalised, or None.
+        photo: M images (3, h_i, w_i) for the photo trunk, 0-255, sides multiples of 32; or empty.
+    """
+
+    square: Tensor
+    eva: Tensor | None = None
+    dino: Tensor | None = None
+    photo: tuple[Tensor, ...] = ()
+
+    def to(self, device: str | torch.device) -> Pixels:
+        """Moves all streams."""
+        eva = None if self.eva is None else self.eva.to(device)
+        dino = None if self.dino is None else self.dino.to(device)
+        photo = tuple(image.to(device) for image in self.photo)
+        return Pixels(self.square.to(device), eva, dino, photo)
+
+    def image(self, index: int) -> Pixels:
+        """Returns the streams of one image."""
+        rows = slice(index, index + 1)
+        eva = None if self.eva is None else self.eva[rows]
+        dino = None if self.dino is None else self.dino[rows]
+        return Pixels(self.square[rows], eva, dino, self.photo[rows])
 
 
 @dataclass(frozen=True)

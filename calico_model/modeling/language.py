@@ -1,16 +1,154 @@
-"""The LLM's layers, run in one place: teacher-forced, prompts packed, and token by token.
+"""The LLM's computation: which rows are computed for which positions, layers, greedy decoding.
 
-Legend: B conversations, B' x T' computed rows (layout.py), D width, H heads, S cached positions.
+Training pads on the right and computes every position. Generation packs: positions of several
+conversations that begin alike, token by token and image by image, become one node, and padding has
+no node. The first nodes of a group's three questions are the system prompt, the images and the
+wording up to where the questions differ.
+
+Legend: B conversations, T positions, R image slots, Q queries, N nodes, B' x T' computed rows
+(B x T when padded, 1 x N when packed), D width, H heads, S cached positions, V vocabulary.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM
 
-from calico_model.modeling.layout import Layout
+
+@dataclass(frozen=True)
+class Conversations:
+    """B tokenised conversations over a pool of M images.
+
+    Attributes:
+        input_ids: (B, T) int64; each image is Q image tokens.
+        is_token: (B, T) bool, False at padding.
+        guidance: (B,) position of the last prompt token.
+        image_row, image_column: (R,) conversation and first position of each slot.
+        image_feature: (R,) which of the M images fills the slot.
+    """
+
+    input_ids: Tensor
+    is_token: Tensor
+    guidance: Tensor
+    image_row: Tensor
+    image_column: Tensor
+    image_feature: Tensor
+
+    def to(self, device: str | torch.device) -> Conversations:
+        """Moves all tensors."""
+        return Conversations(
+            self.input_ids.to(device),
+            self.is_token.to(device),
+            self.guidance.to(device),
+            self.image_row.to(device),
+            self.image_column.to(device),
+            self.image_feature.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """A one-to-many map between computed rows and positions.
+
+    Attributes:
+        source: (B', T') int64, a position each row stands for, as flat index into B x T.
+        node: (B, T) int64, the row that stands for each position, as flat index into B' x T';
+            0 at the padding of packed conversations.
+        depth: (B', T') int64, positions before the row in its conversation.
+        mask: (1, 1, N, N) bool, True where a node (third axis) sees another (fourth); None when
+            rows are the positions themselves, which is causal.
+    """
+
+    source: Tensor
+    node: Tensor
+    depth: Tensor
+    mask: Tensor | None = None
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """Picks what is computed: (B, T, D) -> (B', T', D)."""
+        return positions if self.mask is None else positions.flatten(0, 1)[self.source]
+
+    def positions(self, rows: Tensor) -> Tensor:
+        """Gives every position what was computed for it: (B', T', D) -> (B, T, D)."""
+        return rows if self.mask is None else rows.flatten(0, 1)[self.node]
+
+    def to(self, device: str | torch.device) -> RowLayout:
+        """Moves all tensors."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return RowLayout(self.source.to(device), self.node.to(device), self.depth.to(device), mask)
+
+
+def padded(conversations: Conversations) -> RowLayout:
+    """Every position is a row of its own; causal, so padding must be on the right."""
+    is_token = conversations.is_token
+    # Padding before a token would be seen by it. On the meta device there is nothing to look at.
+    assert is_token.is_meta or bool(is_token[:, 0].all()), "expected padding on the right"
+    own = torch.arange(is_token.numel(), device=is_token.device).view(is_token.shape)
+    return RowLayout(own, own, (is_token.cumsum(1) - 1).clamp(min=0))
+
+
+def packed(conversations: Conversations, *, own_images: bool) -> RowLayout:
+    """Positions with equal beginnings become one node; padding is left out.
+
+    Args:
+        conversations: padded on any side.
+        own_images: each conversation keeps the rows of its images, and all behind them, to
+            itself. This holds from the first CAM on, where image rows depend on the question.
+    """
+    ids, is_token = conversations.input_ids.tolist(), conversations.is_token.tolist()
+    rows, columns, images = (
+        tensor.tolist()
+        for tensor in (
+            conversations.image_row,
+            conversations.image_column,
+            conversations.image_feature,
+        )
+    )
+    slots = {
+        (row, column): (image, row if own_images else None)
+        for row, column, image in zip(rows, columns, images, strict=True)
+    }
+    width = len(ids[0])
+    known: dict[tuple[object, ...], int] = {}
+    source: list[int] = []
+    chains: list[list[int]] = []
+    for row in range(len(ids)):
+        chain: list[int] = []
+        for column in range(width):
+            if not is_token[row][column]:
+                continue
+            beginning = chain[-1] if chain else None
+            node = known.setdefault(
+                (beginning, ids[row][column], slots.get((row, column))), len(source)
+            )
+            if node == len(source):
+                source.append(row * width + column)
+            chain.append(node)
+        chains.append(chain)
+    return _from_chains(chains, source, conversations.is_token)
+
+
+def _from_chains(chains: list[list[int]], source: list[int], is_token: Tensor) -> RowLayout:
+    """Builds the tensors from each conversation's nodes in order."""
+    device = is_token.device
+    node = torch.zeros(is_token.shape, dtype=torch.int64)
+    depth = torch.zeros(len(source), dtype=torch.int64)
+    mask = torch.zeros(len(source), len(source), dtype=torch.bool)
+    for row, nodes in enumerate(chains):
+        chain = torch.tensor(nodes)
+        node[row, is_token[row].cpu()] = chain
+        depth[chain] = torch.arange(len(chain))
+        mask[chain[:, None], chain] |= torch.ones(len(chain), len(chain), dtype=torch.bool).tril()
+    return RowLayout(
+        torch.tensor(source, device=device)[None],
+        node.to(device),
+        depth.to(device)[None],
+        mask.to(device)[None, None],
+    )
 
 
 def run_layers(
@@ -47,7 +185,7 @@ def run_layers(
     return hidden
 
 
-def unpack(cache: DynamicCache, layers: range, layout: Layout) -> None:
+def unpack(cache: DynamicCache, layers: range, layout: RowLayout) -> None:
     """Turns the (1, H, N, D/H) keys and values of packed prompts into (B, H, T, D/H) ones."""
     for index in layers:
         layer = cache.layers[index]
@@ -74,3 +212,68 @@ def step(
     every = range(len(language.model.layers))
     hidden = run_layers(language, every, hidden, depth, is_token[:, None, None], cache)
     return cast(Tensor, language.model.norm(hidden))[:, 0]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Greedy answers.
+
+    Attributes:
+        ids: per conversation, without the end token.
+        probabilities: per conversation, of each chosen token.
+        seg_states: per conversation, (n, D) hidden state before each [SEG], in order.
+    """
+
+    ids: list[list[int]]
+    probabilities: list[list[float]]
+    seg_states: list[Tensor]
+
+
+def decode_greedily(
+    language: LlamaForCausalLM,
+    state: Tensor,
+    is_token: Tensor,
+    cache: DynamicCache,
+    *,
+    bias: Tensor,
+    seg: int,
+    end: int,
+    limit: int,
+) -> Generated:
+    """Writes answers token by token; a conversation that has ended leaves the batch.
+
+    Args:
+        language: the LLM.
+        state: (B, D) final hidden state of each prompt's last token.
+        is_token: (B, T) bool of the prompts.
+        cache: keys and values of the prompts; used up.
+        bias: (V,) added to the logits.
+        seg, end: ids of [SEG] and of the end of turn.
+        limit: most tokens of an answer.
+    """
+    running = list(range(len(state)))
+    ids: list[list[int]] = [[] for _ in running]
+    probabilities: list[list[float]] = [[] for _ in running]
+    states: list[list[Tensor]] = [[] for _ in running]
+    empty = state.new_zeros(0, state.shape[1])
+    for _ in range(limit):
+        best, token = (language.lm_head(state).float() + bias).softmax(-1).max(-1)
+        going: list[int] = []
+        for place, (chosen, chance) in enumerate(zip(token.tolist(), best.tolist(), strict=True)):
+            if chosen == end:
+                continue
+            going.append(place)
+            ids[running[place]].append(chosen)
+            probabilities[running[place]].append(chance)
+            if chosen == seg:
+                states[running[place]].append(state[place])
+        if not going:
+            break
+        if len(going) < len(running):
+            kept = torch.tensor(going, device=token.device)
+            running = [running[place] for place in going]
+            token, is_token = token[kept], is_token[kept]
+            cache.batch_select_indices(kept)
+        is_token = torch.cat((is_token, is_token.new_ones(len(running), 1)), dim=1)
+        state = step(language, token, is_token, cache)
+    return Generated(ids, probabilities, [torch.stack(s) if s else empty for s in states])

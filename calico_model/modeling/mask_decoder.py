@@ -1,8 +1,10 @@
-"""The one contract for masks: image embedding + sparse + dense prompts -> logits and quality.
+"""SAM's prompt encoder and mask decoder: embedding + sparse + dense prompts -> masks, quality.
 
+Both keep SAM's own names and weights; the addition is the batch: prompts of any number of images
+are decoded together, each on its own image's embedding. The dense prompt encodes an earlier mask
+(SAM, section 3). It may be the logits of the round before, or a mask that an annotator drew, of
+which only bits are known; both are kept in one range of logits.
 Legend: n masks, M images, C prompt width, G embedding grid, L = 4G logit side, T prompt tokens.
-Composes SAM's prompt encoder and mask decoder with their own names and weights; what is ours is
-the batch: prompts of any number of images are decoded together, each on its image's embedding.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from calico_model.config import CalicoConfig
-from calico_model.modeling.sam_parts import MaskDecoder, PromptEncoder, TwoWayTransformer
+from calico_model.modeling.backbones import MaskDecoder, PromptEncoder, TwoWayTransformer
 
 SINGLE = (0,)
 """Which of SAM's outputs answers an unambiguous prompt."""
@@ -188,3 +190,21 @@ class PromptedMaskDecoder(nn.Module):
 def _full_precision(device: str) -> AbstractContextManager[None]:
     has_autocast = torch.amp.is_autocast_available(device)  # the meta device has none
     return torch.autocast(device, enabled=False) if has_autocast else nullcontext()
+
+
+SURE_LOGIT = 10.0
+"""Logit of a cell that is known to be all inside; its negative, all outside."""
+
+
+def clamped_logits(logits: Tensor) -> Tensor:
+    """Clamps logits of any shape to the range of a drawn mask."""
+    return logits.clamp(-SURE_LOGIT, SURE_LOGIT)
+
+
+def coverage_logits(shares: Tensor) -> Tensor:
+    """Logits of a drawn mask.
+
+    Args:
+        shares: of any shape, in [0, 1]: how much of each cell is inside.
+    """
+    return (2.0 * shares - 1.0) * SURE_LOGIT

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calico_model.config import CalicoConfig
-from calico_model.modeling.sam_parts import LayerNorm2d
+from calico_model.modeling.backbones import LayerNorm2d
 
 SPOT_RADIUS = 2
 """Logit cells around the place of a part that is sought."""
 _WIDTHS = (4, 16)  # SAM's mask encoder
 
 
-class Source(IntEnum):
+class MaskSource(IntEnum):
     """Where a remembered mask comes from."""
 
     PREDICTED = 0
@@ -40,7 +40,7 @@ class History:
     Attributes:
         logits: (n, h, L, L) float, in [-10, 10]; an annotator's mask is -10 or 10.
         queries: (n, h, C) sparse prompt each mask answered, zeros where there was none.
-        source: (n, h) int64 of `Source`.
+        source: (n, h) int64 of `MaskSource`.
         is_there: (n, h) bool, False at padding.
     """
 
@@ -65,7 +65,7 @@ class MaskMemory(nn.Module):
         self.second_norm = LayerNorm2d(second)
         self.second_film = nn.Linear(width, 2 * second)
         self.last = nn.Conv2d(second, width, 1)
-        self.sources = nn.Embedding(len(Source), width)
+        self.sources = nn.Embedding(len(MaskSource), width)
         self.positions = nn.Parameter(torch.randn(grid * grid, width) * width**-0.5)
         self.attention = nn.MultiheadAttention(width, config.mask.decoder_heads, batch_first=True)
         self.spread = nn.Conv2d(width, width, 3, padding=1)

@@ -63,18 +63,20 @@ class MaskRefiner(nn.Module):
         self.stem = convolution(4 * len(Plane) + fine_width, first)
         self.down = nn.ModuleList(
             (
-                nn.Sequential(Residual(first)),
-                nn.Sequential(convolution(first, second, stride=2), Residual(second)),
-                nn.Sequential(convolution(second, third, stride=2), Residual(third)),
+                nn.Sequential(RefinerResidual(first)),
+                nn.Sequential(convolution(first, second, stride=2), RefinerResidual(second)),
+                nn.Sequential(convolution(second, third, stride=2), RefinerResidual(third)),
                 nn.Sequential(
-                    convolution(third, fourth, stride=2), Residual(fourth), Residual(fourth)
+                    convolution(third, fourth, stride=2),
+                    RefinerResidual(fourth),
+                    RefinerResidual(fourth),
                 ),
             )
         )
         self.narrow = nn.ModuleList(
             nn.Conv2d(wide, thin, 1) for thin, wide in zip(_WIDTHS[:-1], _WIDTHS[1:], strict=True)
         )
-        self.up = nn.ModuleList(Residual(width) for width in _WIDTHS[:-1])
+        self.up = nn.ModuleList(RefinerResidual(width) for width in _WIDTHS[:-1])
         self.spread = nn.Conv2d(first, 4 * _EDGE_WIDTH, 1)
         self.edge = nn.Sequential(
             convolution(_EDGE_WIDTH + len(Plane), _EDGE_WIDTH),
@@ -150,7 +152,7 @@ def _similarity(seen: Tensor, pointed: Tensor) -> Tensor:
     return (functional.normalize(seen, dim=1) * wanted).sum(1, keepdim=True)
 
 
-class Residual(nn.Module):
+class RefinerResidual(nn.Module):
     """Two convolutions around a shortcut."""
 
     def __init__(self, width: int) -> None:

@@ -2,7 +2,7 @@
 
 Legend: M images in the batch's pool, B conversations, R image slots (one per image of each
 conversation), T positions, Q queries, D the LLM's width, K masks, B' x T' computed rows
-(layout.py).
+(language.py).
 Pure tensors in and out: tokenisation, image decoding and files live elsewhere.
 """
 
@@ -33,13 +33,19 @@ from calico_model.modeling.correspondence import (
     scatter_rows,
 )
 from calico_model.modeling.dense_head import DenseHead
+from calico_model.modeling.domain import Familiarity
 from calico_model.modeling.exemplar_prompt import ExemplarPrompt
-from calico_model.modeling.familiarity import Familiarity
-from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.generation import Generated, decode_greedily
-from calico_model.modeling.inputs import Conversations, Pixels
-from calico_model.modeling.language import run_layers, unpack
-from calico_model.modeling.layout import Layout, packed, padded
+from calico_model.modeling.features import ImageFeatures, Pixels
+from calico_model.modeling.language import (
+    Conversations,
+    Generated,
+    RowLayout,
+    decode_greedily,
+    packed,
+    padded,
+    run_layers,
+    unpack,
+)
 from calico_model.modeling.mask_decoder import PromptedMaskDecoder
 from calico_model.modeling.mask_memory import MaskMemory
 from calico_model.modeling.mask_refiner import MaskRefiner
@@ -265,7 +271,7 @@ class Calico(nn.Module):
         embeddings: Tensor,
         conversations: Conversations,
         correspondence: Tensor | None,
-        layouts: tuple[Layout, Layout],
+        layouts: tuple[RowLayout, RowLayout],
         cache: DynamicCache | None = None,
     ) -> Tensor:
         """Runs all LLM layers over whole conversations, CAMs included.
@@ -303,7 +309,7 @@ class Calico(nn.Module):
         hidden: Tensor,
         conversations: Conversations,
         correspondence: Tensor | None,
-        layout: Layout,
+        layout: RowLayout,
     ) -> Tensor:
         row, column = conversations.image_row, conversations.image_column
         guidance = conversations.guidance[row]  # (R,)

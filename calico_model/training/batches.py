@@ -19,7 +19,7 @@ from torch.nn import functional
 from calico_model import prompts
 from calico_model.data.catalogue import PART_NAMES, TRAINED_CATEGORIES
 from calico_model.data.collate import TrainingTurns, Turn, collate_turns
-from calico_model.data.comparison import Comparison, compare, visible_parts
+from calico_model.data.comparison import SceneComparison, compare, visible_parts
 from calico_model.data.scene import Scene
 from calico_model.inference.images import normalise
 from calico_model.modeling.features import ImageFeatures
@@ -200,7 +200,7 @@ def _draw_kinds(
 
 def write_turn(
     kind: RegionKind,
-    comparison: Comparison,
+    comparison: SceneComparison,
     first: int,
     choose: random.Random | None,
     system_prompt: str = "",
@@ -238,7 +238,7 @@ def write_turn(
     return turn, masks
 
 
-def _phrases(kind: RegionKind, comparison: Comparison) -> tuple[list[Phrase], list[Phrase]]:
+def _phrases(kind: RegionKind, comparison: SceneComparison) -> tuple[list[Phrase], list[Phrase]]:
     every = tuple(range(len(comparison.mains)))
     if kind is RegionKind.COMMON_OBJECT:
         return [Phrase(name, every, True) for name in comparison.common_objects], []

@@ -17,8 +17,7 @@ from calico_model.data.groups import GroupSet
 from calico_model.errors import InvalidRecordError
 from calico_model.inference.feature_store import FeatureStore, file_key
 from calico_model.inference.images import to_pixels
-from calico_model.modeling.features import ImageFeatures, concatenate
-from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.features import ImageFeatures, Pixels, concatenate
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
 

@@ -27,8 +27,9 @@ from calico_model.modeling.mask_decoder import (
     MaskFeatures,
     PointKind,
     PromptedMaskDecoder,
+    clamped_logits,
+    coverage_logits,
 )
-from calico_model.modeling.mask_prompt import bounded, from_shares
 
 ROUNDS = 3
 _BOX_SHARE, _CORRECTED_SHARE = 0.25, 0.4  # of the masks; a single click starts the others
@@ -177,7 +178,7 @@ class _Annotators:
         )
         shares = functional.avg_pool2d((finer > 0).float(), 2)[:, 0]
         is_drawn = self._chance() < _DRAWN_SHARE
-        return torch.where(is_drawn[:, None, None], from_shares(shares), bounded(logits))
+        return torch.where(is_drawn[:, None, None], coverage_logits(shares), clamped_logits(logits))
 
     def remember(self) -> Tensor:
         """Which masks (n,) are shown what they were before."""

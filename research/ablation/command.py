@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as ProgressBar
 
-from calico_model.data.synthetic import Split
+from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from research.ablation.plan import Plan, Start
 from research.ablation.rows import COMPONENTS, PLACEMENT, select_rows
@@ -66,7 +66,9 @@ def ablate(
         int, typer.Option("--scenes", min=32, help="Training scenes, encoded once.")
     ] = 4000,
     groups: Annotated[int, typer.Option("--groups", min=1, help="Held-out pairs.")] = 300,
-    split: Annotated[Split, typer.Option("--split", help="Of the held-out pairs.")] = Split.SEEN,
+    split: Annotated[
+        SceneSplit, typer.Option("--split", help="Of the held-out pairs.")
+    ] = SceneSplit.SEEN,
     seeds: Annotated[
         str, typer.Option("--seeds", help="Each row runs once with each.", metavar="N,N")
     ] = "27",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from calico_model.data.casting import Split
+from calico_model.data.casting import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.training.pretraining.recipe import Stage
 
@@ -37,7 +37,7 @@ class Plan:
     steps: int = 450
     scenes: int = 4000
     groups: int = 300
-    split: Split = Split.SEEN
+    split: SceneSplit = SceneSplit.SEEN
     start: Start = Start.SCRATCH
     pairs: int = 16
     masks: int = 32

@@ -16,8 +16,7 @@ import torch
 from calico_model.config import CalicoConfig
 from calico_model.data.pool import ScenePool
 from calico_model.inference.feature_store import FeatureStore
-from calico_model.modeling.features import ImageFeatures, concatenate
-from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.features import ImageFeatures, Pixels, concatenate
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.batches import TrainingBatch, batch_scenes, group_batch

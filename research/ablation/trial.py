@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from calico_model.errors import InvalidRecordError
 from calico_model.evaluation import protocol, report
 from calico_model.evaluation.bootstrap import Estimate
-from calico_model.evaluation.outcome import HEADLINE, MODES, Report
+from calico_model.evaluation.outcome import HEADLINE, MODES, EvaluationReport
 from calico_model.loading.checkpoints import save_model
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
@@ -200,7 +200,7 @@ def read_outcome(path: Path) -> Outcome:
         raise InvalidRecordError(f"{path}: not an outcome of a trial: {error!r}") from error
 
 
-def _headline(judged: Report) -> dict[str, dict[str, Estimate]]:
+def _headline(judged: EvaluationReport) -> dict[str, dict[str, Estimate]]:
     return {
         mode: {name: _whole(judged.resampled[mode][name], judged.resamples) for name in HEADLINE}
         for mode in MODES

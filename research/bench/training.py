@@ -19,8 +19,8 @@ from rich.table import Table
 
 from backend.cli.waiting import training_bar
 from backend.errors import BackendError
-from calico_model.data.drawn_groups import DrawnGroups
-from calico_model.data.synthetic import Split
+from calico_model.data.opening import DrawnGroups
+from calico_model.data.synthetic import SceneSplit
 from calico_model.types import LabeledGroup, RegionKind
 from research.bench.server import BenchError, BenchServer
 from research.bench.webhook import measure_webhook
@@ -105,8 +105,8 @@ def bench_training(
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     groups = round(3 * seconds / max(pause, 0.05)) + _WARM_UP
-    asked = DrawnGroups(Split.SEEN, groups, _SEED, (2, 2))
-    taught = DrawnGroups(Split.UNSEEN_DOMAIN, 40, _SEED, (2, 2))
+    asked = DrawnGroups(SceneSplit.SEEN, groups, _SEED, (2, 2))
+    taught = DrawnGroups(SceneSplit.UNSEEN_DOMAIN, 40, _SEED, (2, 2))
     times = {name: _Times() for name in ("/predict", "/health", "/setup")}
     course = _Course()
     with (

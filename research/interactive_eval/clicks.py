@@ -1,7 +1,7 @@
 """NoC@85 with the model in the loop: clicks until a region is right, from nothing and from what
 was pre-annotated.
 
-The simulated annotator of evaluation/clicks.py clicks in the middle of the largest error; every
+The simulated annotator of evaluation/annotator.py clicks in the middle of the largest error; every
 click so far and the mask before go to `Assistant.refine`. From scratch nothing is drawn yet, but as
 in the product the model has seen the group, and a first click may mean a part it has found; how
 many clicks that saves is in the table.
@@ -15,9 +15,9 @@ from functools import partial
 
 import numpy as np
 
-from calico_model.data.synthetic import Split
-from calico_model.evaluation import clicks
-from calico_model.evaluation.clicks import Click as Correction
+from calico_model.data.synthetic import SceneSplit
+from calico_model.evaluation import annotator
+from calico_model.evaluation.annotator import SimulatedClick
 from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, RegionKind
@@ -37,7 +37,7 @@ class ModelRepair:
     group_prediction: GroupPrediction | None = None
     clicks: list[Click] = field(default_factory=list)
 
-    def __call__(self, mask: BoolMask, click: Correction) -> BoolMask:
+    def __call__(self, mask: BoolMask, click: SimulatedClick) -> BoolMask:
         """Returns the mask after one more click."""
         self.clicks.append(Click(click.column + 0.5, click.row + 0.5, click.is_positive))
         previous = mask if mask.any() else None
@@ -76,7 +76,7 @@ def curves_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Curves]:
         for part, start in zip(regions, proposed, strict=True):
             begin = partial(ModelRepair, subject, labeled.group, index)
             nothing = np.zeros(size_hw, np.bool_)
-            curve = partial(clicks.click_curve, truth=part.mask, until=TARGET)
+            curve = partial(annotator.click_curve, truth=part.mask, until=TARGET)
             scratch = curve(nothing, repair=begin(group_prediction=prediction))
             yield Curves(
                 part.kind is not RegionKind.COMMON_OBJECT,
@@ -106,13 +106,13 @@ def _proposed(
 
 def _measure(subject: Subject, on_step: OnStep) -> Finding:
     found: list[Curves] = []
-    groups = subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE)
+    groups = subject.draw(SceneSplit.SEEN, subject.groups, _GROUP_SIZE)
     for done, labeled in enumerate(groups, start=1):
         found.extend(curves_of(subject, labeled))
         on_step(done)
-    scratch = [clicks.clicks_to(TARGET, curves.scratch) for curves in found]
-    unseen = [clicks.clicks_to(TARGET, curves.unseen) for curves in found]
-    corrected = [clicks.clicks_to(TARGET, curves.preannotated) for curves in found]
+    scratch = [annotator.clicks_to(TARGET, curves.scratch) for curves in found]
+    unseen = [annotator.clicks_to(TARGET, curves.unseen) for curves in found]
+    corrected = [annotator.clicks_to(TARGET, curves.preannotated) for curves in found]
     rows = [
         Row("clicks to IoU 0.85, from scratch", _shown(scratch), "median <= 2.0"),
         Row("  without what it found by itself", _shown(unseen)),
@@ -147,7 +147,7 @@ def _median(values: Iterable[float]) -> float:
 
 
 def _shown(counts: list[int]) -> str:
-    never = sum(count >= clicks.MAX_CLICKS for count in counts)
+    never = sum(count >= annotator.MAX_CLICKS for count in counts)
     return (
         f"median {_median(counts):.1f}, mean {np.mean(counts):.2f}, {never} of {len(counts)} never"
     )

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.cli.waiting import progress_bar
-from calico_model.data.drawn_groups import DrawnGroups
-from calico_model.data.synthetic import Split
+from calico_model.data.opening import DrawnGroups
+from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.types import LabeledGroup
 
@@ -50,10 +50,10 @@ def measure(
             raise InvalidConfigError(f"--only: expected one of {', '.join(KEYS)}, got {key!r}")
     predictor = load_predictor(weights or DEFAULT_WEIGHTS, device=device)
 
-    def draw(split: Split, count: int, size: int) -> Sequence[LabeledGroup]:
+    def draw(split: SceneSplit, count: int, size: int) -> Sequence[LabeledGroup]:
         if given is None:
             return DrawnGroups(split, count, seed, (size, size))
-        return given[:count] if split is Split.SEEN else ()
+        return given[:count] if split is SceneSplit.SEEN else ()
 
     figures = FIGURES if given is None else (CLICKS, EXEMPLAR)
     wanted = groups or GROUPS

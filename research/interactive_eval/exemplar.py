@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calico_model.data.synthetic import Split
+from calico_model.data.synthetic import SceneSplit
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, PartMask, RegionKind
 from research.interactive_eval.figure import Figure, Finding, OnStep, Row, Subject
@@ -78,8 +78,8 @@ def _iou(mask: BoolMask, wanted: BoolMask | None) -> float:
 
 
 def _measure(subject: Subject, on_step: OnStep) -> Finding:
-    splits = (Split.SEEN, Split.UNSEEN_DOMAIN)
-    found: dict[Split, list[Transferred]] = {split: [] for split in splits}
+    splits = (SceneSplit.SEEN, SceneSplit.UNSEEN_DOMAIN)
+    found: dict[SceneSplit, list[Transferred]] = {split: [] for split in splits}
     done = 0
     for split in splits:
         for labeled in subject.draw(split, subject.groups, GROUP_SIZE):
@@ -88,11 +88,14 @@ def _measure(subject: Subject, on_step: OnStep) -> Finding:
             on_step(done)
     seen, unseen = (_means(found[split]) for split in splits)
     rows = (
-        Row("one part of 4 images, the other 3", _shown(found[Split.SEEN]), "IoU >= 60"),
+        Row("one part of 4 images, the other 3", _shown(found[SceneSplit.SEEN]), "IoU >= 60"),
         Row("  proposed without it", f"{seen[1]:.1f} IoU"),
-        Row("  unseen domain", _shown(found[Split.UNSEEN_DOMAIN])),
+        Row("  unseen domain", _shown(found[SceneSplit.UNSEEN_DOMAIN])),
         Row("  proposed without it", f"{unseen[1]:.1f} IoU", "20 points less"),
-        Row("  absence noticed", _absence([*found[Split.SEEN], *found[Split.UNSEEN_DOMAIN]])),
+        Row(
+            "  absence noticed",
+            _absence([*found[SceneSplit.SEEN], *found[SceneSplit.UNSEEN_DOMAIN]]),
+        ),
     )
     absent = [one.is_called_absent for each in found.values() for one in each if not one.is_there]
     values = {

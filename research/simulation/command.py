@@ -20,9 +20,8 @@ from backend.cli.labeled_data import CocoOption, ImagesOption, SidesOption, open
 from backend.cli.trainer import BASE_GROUPS
 from backend.cli.waiting import training_bar
 from backend.cli.weights import DeviceOption, WeightsOption
-from calico_model.data.drawn_groups import DrawnGroups
-from calico_model.data.opening import open_groups
-from calico_model.data.synthetic import Split
+from calico_model.data.opening import DrawnGroups, open_groups
+from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.types import LabeledGroup, RegionKind
 from research.label_studio.editor import Project, open_config
@@ -50,8 +49,8 @@ def simulate(
     ] = "2",
     merge_sides: SidesOption = True,
     split: Annotated[
-        Split, typer.Option("--split", help="Without --dataset: which groups to draw.")
-    ] = Split.UNSEEN_DOMAIN,
+        SceneSplit, typer.Option("--split", help="Without --dataset: which groups to draw.")
+    ] = SceneSplit.UNSEEN_DOMAIN,
     corrections: Annotated[
         str,
         typer.Option(
@@ -233,7 +232,7 @@ def read_points(text: str) -> tuple[int, ...]:
 
 
 def _domain(
-    given: Sequence[LabeledGroup] | None, split: Split, groups: int, seed: int
+    given: Sequence[LabeledGroup] | None, split: SceneSplit, groups: int, seed: int
 ) -> Sequence[LabeledGroup]:
     """The groups to learn from: drawn, or the first of a data set."""
     if given is None:
@@ -261,8 +260,8 @@ def base_groups(
         InvalidConfigError: the data set is too small.
     """
     if base is None:
-        drawn = DrawnGroups(Split.SEEN, measured, _BASE_SEED, _PAIRS)
-        return DrawnGroups(Split.SEEN, replay, _REPLAY_SEED, _PAIRS), drawn
+        drawn = DrawnGroups(SceneSplit.SEEN, measured, _BASE_SEED, _PAIRS)
+        return DrawnGroups(SceneSplit.SEEN, replay, _REPLAY_SEED, _PAIRS), drawn
     # A trainer chooses what it rehearses by itself: none of that may be measured on.
     used = max(replay, BASE_GROUPS)
     found = list(islice(open_groups(base), used + measured))

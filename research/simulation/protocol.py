@@ -14,11 +14,11 @@ from typing import Protocol
 import numpy as np
 
 from calico_model.errors import InvalidConfigError
-from calico_model.evaluation.clicks import clicks_to, ideal_curve
+from calico_model.evaluation.annotator import clicks_to, ideal_curve
 from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.evaluation.metrics import IOU_THRESHOLD
 from calico_model.evaluation.protocol import evaluate
-from calico_model.evaluation.regions import Region, as_regions
+from calico_model.evaluation.regions import CroppedRegion, as_regions
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, RegionKind
 from calico_model.vocabulary import normalise
 from research.simulation.adaptation import Adaptation, sum_up
@@ -151,7 +151,9 @@ def simulate(
     )
 
 
-def effort(predicted: Sequence[Region], truth: Sequence[Region], images: int) -> Effort:
+def effort(
+    predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion], images: int
+) -> Effort:
     """Counts what turns regions into the true ones; from nothing if none are predicted."""
     total = Effort()
     for image in range(images):
@@ -226,7 +228,7 @@ class _Watched:
             )
         return prediction
 
-    def _count(self, predicted: Sequence[Region], truth: Sequence[Region]) -> None:
+    def _count(self, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]) -> None:
         """Counts one image."""
         overlap = iou_matrix([one.mask for one in predicted], [one.mask for one in truth])
         fits = np.array(
@@ -242,7 +244,7 @@ class _Watched:
         self.wrong += int((~fits.any(1)).sum())
 
 
-def _is_same(predicted: Region, truth: Region) -> bool:
+def _is_same(predicted: CroppedRegion, truth: CroppedRegion) -> bool:
     """Whether both have the same name and are both parts or both objects."""
     are_objects = {one.kind is RegionKind.COMMON_OBJECT for one in (predicted, truth)}
     return predicted.name == truth.name and len(are_objects) == 1
@@ -290,7 +292,7 @@ def _saved(spent: int, from_nothing: int) -> float:
     return 100 * (1 - spent / from_nothing) if from_nothing else 0.0
 
 
-def _image_effort(predicted: Sequence[Region], truth: Sequence[Region]) -> Effort:
+def _image_effort(predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]) -> Effort:
     """One image: regions of one place are edited, or deleted and drawn anew if that takes less;
     others are deleted, or drawn from nothing.
     """

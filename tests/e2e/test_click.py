@@ -19,7 +19,7 @@ from backend.cli.demo_project import create_project, preannotate
 from backend.label_studio.annotation import parse_regions
 from backend.label_studio.label_config import parse_label_config
 from backend.types import LabelSchema, Prediction, Region
-from calico_model.evaluation.clicks import next_click
+from calico_model.evaluation.annotator import next_click
 from calico_model.types import RegionKind
 from tests.e2e.editor import STORE, open_task, select_region
 

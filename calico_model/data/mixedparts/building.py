@@ -1,7 +1,7 @@
 """Makes MixedParts records from the sources: comparable classes, balanced draws, measured truth.
 
 A record never mixes sources, a split never mixes splits of a source. The same arguments and files
-give the same bytes. (calico.md 4.2; groups of more than two images are ours.)
+give the same bytes. Groups of more than two images are an addition to the paper.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pathlib import Path
 from calico_model.data.mixedparts.ade import AdePart234
 from calico_model.data.mixedparts.paco import PacoLvis
 from calico_model.data.mixedparts.partimagenet import PartImageNet
-from calico_model.data.mixedparts.source import DatasetName, Source, SourceSplit
+from calico_model.data.mixedparts.source import AnnotatedSource, DatasetName, SourceSplit
 from calico_model.errors import InvalidRecordError
 
 PART_SEGM = "Part_Segm"
@@ -35,7 +35,7 @@ class SourceFolders:
     folders: Mapping[DatasetName, Path]
     coco: Path
 
-    def open(self, name: DatasetName, split: SourceSplit) -> Source:
+    def open(self, name: DatasetName, split: SourceSplit) -> AnnotatedSource:
         """Opens one split of a source.
 
         Raises:

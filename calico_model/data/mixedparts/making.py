@@ -12,8 +12,8 @@ import numpy as np
 from calico_model.data.comparison import partition
 from calico_model.data.mixedparts.classes import SourcePlan
 from calico_model.data.mixedparts.sampling import Draw, draw_groups, keep_made, take_turns
-from calico_model.data.mixedparts.sheet import ComparedClass, Region, Sheets
-from calico_model.data.mixedparts.source import Census, Source
+from calico_model.data.mixedparts.sheet import ComparedClass, SheetRegion, Sheets
+from calico_model.data.mixedparts.source import AnnotatedSource, Census
 from calico_model.data.records import (
     CommonObject,
     CommonPart,
@@ -44,7 +44,7 @@ class RecordMaker:
 
     def __init__(
         self,
-        source: Source,
+        source: AnnotatedSource,
         census: Census,
         sheets: Sheets,
         plan: SourcePlan,
@@ -200,5 +200,5 @@ def subtasks_of(record: Record) -> tuple[RegionKind, ...]:
     return tuple(kind for kind, is_there in has.items() if is_there)
 
 
-def _share(region: Region) -> float:
+def _share(region: SheetRegion) -> float:
     return round(region.share, _SHARE_DIGITS)

@@ -12,10 +12,10 @@ from pathlib import Path
 from calico_model.data.mixedparts.classes import ObjectClass, SourcePlan
 from calico_model.data.mixedparts.coco import CocoFile, Problems
 from calico_model.data.mixedparts.source import (
+    AnnotatedObject,
+    AnnotatedSource,
     Census,
     DatasetName,
-    Instance,
-    Source,
     SourceSplit,
     area_share,
     first_file,
@@ -27,7 +27,7 @@ from calico_model.types import BoolMask
 _SYNSET_LENGTH = len("n01440764")
 
 
-class PartImageNet(Source):
+class PartImageNet(AnnotatedSource):
     """One split of PartImageNet.
 
     Image ids are those of the file of whole objects; the part file may number them otherwise.
@@ -73,7 +73,7 @@ class PartImageNet(Source):
         return self._parts.union(ann_ids)
 
     def census(self, plan: SourcePlan, problems: Problems) -> Census:
-        """Reads all annotations, without masks; see `Source.census`.
+        """Reads all annotations, without masks; see `AnnotatedSource.census`.
 
         Parts of an image with objects of several classes of one super-category are left out:
         nothing says whose they are.
@@ -99,7 +99,7 @@ class PartImageNet(Source):
                 for a in whole
             }
         )
-        instances: dict[int, list[Instance]] = defaultdict(list)
+        instances: dict[int, list[AnnotatedObject]] = defaultdict(list)
         for annotation in whole:
             image = self.objects.images[annotation.image_id]
             category = self.objects.categories[annotation.category_id]
@@ -107,7 +107,7 @@ class PartImageNet(Source):
             found = part_ids.get(key, {}) if owners[key] == 1 else {}
             share = area_share(annotation.area, image)
             parts = self._named(label, found, plan)
-            instances[image.id].append(Instance(annotation.id, label, share, parts))
+            instances[image.id].append(AnnotatedObject(annotation.id, label, share, parts))
         return Census(instances, self._classes(plan))
 
     def _named(self, label: str, found: dict[int, Ids], plan: SourcePlan) -> dict[str, Ids]:

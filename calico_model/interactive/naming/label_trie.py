@@ -18,8 +18,7 @@ from transformers import DynamicCache
 from calico_model import prompts
 from calico_model.data.collate import Turn, collate_turns
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.language import run_layers
-from calico_model.modeling.layout import packed
+from calico_model.modeling.language import packed, run_layers
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import RegionKind

@@ -17,11 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from calico_model.interactive.propagate.repeated import Prompted
-from calico_model.modeling.exemplar_prompt import Prototypes, prototypes, similarities
+from calico_model.modeling.exemplar_prompt import ExemplarPrototypes, prototypes, similarities
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.losses import hard_iou
-from calico_model.modeling.mask_decoder import PointKind
-from calico_model.modeling.mask_prompt import bounded
+from calico_model.modeling.mask_decoder import PointKind, clamped_logits
 from calico_model.modeling.model import Calico
 
 _SHARPNESS, _LIMIT = 20.0, 20.0  # of B3's mask logits
@@ -139,7 +138,7 @@ def _learned(
     model: Calico,
     features: ImageFeatures,
     image: Tensor,
-    wanted: Prototypes,
+    wanted: ExemplarPrototypes,
     source: int,
     shares: Tensor,
 ) -> _Witness:
@@ -156,7 +155,7 @@ def _measured(
     model: Calico,
     features: ImageFeatures,
     image: Tensor,
-    wanted: Prototypes,
+    wanted: ExemplarPrototypes,
     source: int,
     shares: Tensor,
 ) -> _Witness:
@@ -170,7 +169,7 @@ def _measured(
     outside = (own * (1 - shares)).sum() / (1 - shares).sum().clamp(min=1e-6)
     like = (_SHARPNESS * (nearer[:, 0] - (inside + outside) / 2)).clamp(-_LIMIT, _LIMIT)
     points, kinds = _peaks(like, model.config.image_size / side)
-    sparse, dense = decoder.embed(points, kinds, bounded(like))
+    sparse, dense = decoder.embed(points, kinds, clamped_logits(like))
     decoded = decoder(features.mask, image, sparse, dense)
     # As sure that it is there as its best place is like the part's usual one.
     usual = (own * shares).sum() / shares.sum() - (inside + outside) / 2
@@ -236,8 +235,8 @@ def _fused(witnesses: Sequence[_Witness]) -> tuple[Tensor, Tensor, Tensor]:
     return logits, quality, torch.stack(told).mean(0) if told else torch.ones_like(quality)
 
 
-def _repeated(wanted: Prototypes, times: int) -> Prototypes:
-    return Prototypes(
+def _repeated(wanted: ExemplarPrototypes, times: int) -> ExemplarPrototypes:
+    return ExemplarPrototypes(
         tuple(one.expand(times, -1) for one in wanted.inside),
         tuple(one.expand(times, -1) for one in wanted.around),
     )

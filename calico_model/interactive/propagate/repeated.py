@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.mask_memory import SPOT_RADIUS, History, Source
-from calico_model.modeling.mask_prompt import from_shares
+from calico_model.modeling.mask_decoder import coverage_logits
+from calico_model.modeling.mask_memory import SPOT_RADIUS, History, MaskSource
 from calico_model.modeling.model import Calico
 
 MOST = 8
@@ -51,7 +51,7 @@ def spot(row: float, column: float, side: int) -> Tensor:
     """Returns (L, L) logits of a small disc: where the part is that is asked for."""
     axis = torch.arange(side, dtype=torch.float32) + 0.5
     near = (axis[:, None] - row) ** 2 + (axis[None] - column) ** 2 <= SPOT_RADIUS**2
-    return from_shares(near.float())
+    return coverage_logits(near.float())
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def draw_next(
         The part, nowhere above zero where one that is done is; None if there is no other.
     """
     assert model.mask_memory is not None
-    remembered = [from_shares(shares.to(whole)) for shares in done]
+    remembered = [coverage_logits(shares.to(whole)) for shares in done]
     todo, first_area = whole > 0, 0
     for mask in remembered:
         todo &= mask <= 0
@@ -143,7 +143,7 @@ def _largest(mask: Tensor) -> NDArray[np.bool_] | None:
 def _history(done: Sequence[Tensor], sought: Tensor, query: Tensor) -> History:
     """What is remembered of one image: (L, L) logits, and the (C,) prompt they belong to."""
     masks = torch.stack([*done, sought])[None]
-    kinds = [Source.APPROVED] * len(done) + [Source.SOUGHT]
+    kinds = [MaskSource.APPROVED] * len(done) + [MaskSource.SOUGHT]
     source = torch.tensor([[int(kind) for kind in kinds]], device=sought.device)
     is_there = torch.ones_like(source, dtype=torch.bool)
     return History(masks, query.expand(1, len(kinds), -1), source, is_there)

@@ -19,7 +19,12 @@ from torch import Tensor, nn
 from calico_model.config import CalicoConfig
 from calico_model.loading.placement import Placement, apply, put
 from calico_model.loading.released.offers import part_of
-from calico_model.loading.released.plan import Plan, Report, canonical_shapes, make_plan
+from calico_model.loading.released.plan import (
+    LoadingPlan,
+    LoadingReport,
+    canonical_shapes,
+    make_plan,
+)
 from calico_model.modeling.correspondence import ContextAwareModule, CorrespondenceExtraction
 from calico_model.modeling.model import Calico
 from calico_model.presets import full
@@ -41,7 +46,7 @@ class Released:
 
     model: Calico
     tokenizer: Tokenizer
-    report: Report
+    report: LoadingReport
 
 
 def load_released(
@@ -60,14 +65,14 @@ def load_released(
         put: puts one tensor into the model.
 
     Raises:
-        CheckpointError: as `make_plan` and `Plan.read`; there is no half-loaded model.
+        CheckpointError: as `make_plan` and `LoadingPlan.read`; there is no half-loaded model.
     """
     plan = make_plan(folder, base or full())
     model = fill(plan, placement or Placement(), put)
     return Released(model, plan.tokenizer.tokenizer, plan.report)
 
 
-def fill(plan: Plan, placement: Placement, put: Put = put) -> Calico:
+def fill(plan: LoadingPlan, placement: Placement, put: Put = put) -> Calico:
     """Builds the model of a plan and fills it, part by part and file by file.
 
     Raises:
@@ -91,11 +96,11 @@ def fill(plan: Plan, placement: Placement, put: Put = put) -> Calico:
     return model.eval().requires_grad_(False)
 
 
-def _key(plan: Plan, name: str) -> str:
+def _key(plan: LoadingPlan, name: str) -> str:
     return plan.recipes[name][0].key
 
 
-def _untrained(plan: Plan, model: Calico) -> Iterator[tuple[str, Tensor]]:
+def _untrained(plan: LoadingPlan, model: Calico) -> Iterator[tuple[str, Tensor]]:
     """Starting values of what was not released; the same for the same weights."""
     shapes = canonical_shapes(model)
     missing = [name for name in shapes if name not in plan.recipes]

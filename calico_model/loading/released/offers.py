@@ -12,19 +12,19 @@ from dataclasses import dataclass
 
 from calico_model.errors import CheckpointError
 from calico_model.loading.released.layouts import recognise
-from calico_model.loading.released.naming import Layout, Target
-from calico_model.loading.released.shards import Source
+from calico_model.loading.released.naming import NamingScheme, TensorTarget
+from calico_model.loading.released.shards import ReleasedTensors
 
 LORA = "lora"
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorPiece:
     """One released tensor, or a block of it, on its way into one of ours."""
 
-    source: Source
+    source: ReleasedTensors
     key: str
-    target: Target
+    target: TensorTarget
 
     @property
     def where(self) -> str:
@@ -32,7 +32,7 @@ class Piece:
         return self.source.where(self.key)
 
 
-Recipe = tuple[Piece, ...]
+Recipe = tuple[TensorPiece, ...]
 
 
 def part_of(name: str) -> str:
@@ -72,14 +72,14 @@ class Offer:
         unexpected: file and key of names the layout does not know.
     """
 
-    source: Source
-    layout: Layout
+    source: ReleasedTensors
+    layout: NamingScheme
     parts: Mapping[str, Mapping[str, Recipe]]
     cam_layers: tuple[int, ...] | None
     unexpected: tuple[str, ...]
 
 
-def read_offer(source: Source) -> Offer | None:
+def read_offer(source: ReleasedTensors) -> Offer | None:
     """Names a source's tensors our way; None when its names are of no known layout.
 
     Raises:
@@ -88,7 +88,7 @@ def read_offer(source: Source) -> Offer | None:
     layout = recognise(source.keys)
     if layout is None:
         return None
-    found: dict[str, list[Piece]] = defaultdict(list)
+    found: dict[str, list[TensorPiece]] = defaultdict(list)
     unexpected: list[str] = []
     for key in source.keys:
         targets = layout.targets(key)
@@ -99,7 +99,7 @@ def read_offer(source: Source) -> Offer | None:
                 )
             unexpected.append(source.where(key))
         for target in targets or ():
-            found[target.name].append(Piece(source, key, target))
+            found[target.name].append(TensorPiece(source, key, target))
     recipes = {name: _settle(pieces) for name, pieces in found.items()}
     recipes, cam_layers = _number_cams(recipes)
     parts: dict[str, dict[str, Recipe]] = defaultdict(dict)
@@ -108,7 +108,7 @@ def read_offer(source: Source) -> Offer | None:
     return Offer(source, layout, parts, cam_layers, tuple(unexpected))
 
 
-def _settle(pieces: Sequence[Piece]) -> Recipe:
+def _settle(pieces: Sequence[TensorPiece]) -> Recipe:
     """Pieces of one tensor of ours: one whole, or distinct blocks; second copies go."""
     own = [p for p in pieces if not p.target.is_copy] or list(pieces[:1])
     slots = [p.target.slot for p in own]

@@ -18,7 +18,7 @@ from calico_model.config import CalicoConfig, LoraConfig
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.loading.released.layouts import LAYOUTS, LLAMA, recognise
 from calico_model.loading.released.llama_tokenizer import LlamaTokenizer, read_llama_tokenizer
-from calico_model.loading.released.naming import Target
+from calico_model.loading.released.naming import TensorTarget
 from calico_model.loading.released.offers import (
     LORA,
     Offer,
@@ -27,7 +27,7 @@ from calico_model.loading.released.offers import (
     read_offer,
     recipe_shape,
 )
-from calico_model.loading.released.shards import Source, find_sources
+from calico_model.loading.released.shards import ReleasedTensors, find_sources
 from calico_model.loading.released.sizes import fit_config
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.model import Calico
@@ -55,7 +55,7 @@ _DISPENSABLE = ("dino.embeddings.mask_token",)
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadingReport:
     """What a set of released weights held and what it did not.
 
     Attributes:
@@ -87,7 +87,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoadingPlan:
     """All that is needed to fill one model.
 
     Attributes:
@@ -100,7 +100,7 @@ class Plan:
     config: CalicoConfig
     tokenizer: LlamaTokenizer
     recipes: Mapping[str, Recipe]
-    report: Report
+    report: LoadingReport
 
     def read(self, name: str) -> Tensor:
         """Reads one of our tensors to memory of its own, on the CPU, in its released dtype.
@@ -124,7 +124,7 @@ class Plan:
         return whole
 
 
-def _place_block(whole: Tensor, released: Tensor, target: Target) -> None:
+def _place_block(whole: Tensor, released: Tensor, target: TensorTarget) -> None:
     if target.take is not None:
         k, n = target.take
         released = released.chunk(n)[k]
@@ -138,7 +138,7 @@ def _place_block(whole: Tensor, released: Tensor, target: Target) -> None:
         whole.copy_(released.reshape(whole.shape))
 
 
-def make_plan(folder: Path, base: CalicoConfig) -> Plan:
+def make_plan(folder: Path, base: CalicoConfig) -> LoadingPlan:
     """Plans a model from a folder of released checkpoints, in it or up to two levels below.
 
     Args:
@@ -168,7 +168,7 @@ def make_plan(folder: Path, base: CalicoConfig) -> Plan:
     _check_cam_layers(chosen, config)
     absent = _check(recipes, shapes, config)
     used = {part for _, part in chosen}
-    report = Report(
+    report = LoadingReport(
         origins={part: f"{offer.source.name} ({offer.layout.title})" for offer, part in chosen},
         untrained=tuple(p for p in (*_GIVERS, *_IDENTITY) if p not in used),
         absent=absent,
@@ -176,7 +176,7 @@ def make_plan(folder: Path, base: CalicoConfig) -> Plan:
         unused=_unused(sources, chosen),
         new_tokens=tokenizer.tokens_from(rows),
     )
-    return Plan(config, tokenizer, recipes, report)
+    return LoadingPlan(config, tokenizer, recipes, report)
 
 
 def has_released_parts(folder: Path) -> bool:
@@ -277,6 +277,8 @@ def canonical_shapes(model: Calico) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in base_state(model).items()} | lora
 
 
-def _unused(sources: Sequence[Source], chosen: Sequence[tuple[Offer, str]]) -> tuple[str, ...]:
+def _unused(
+    sources: Sequence[ReleasedTensors], chosen: Sequence[tuple[Offer, str]]
+) -> tuple[str, ...]:
     used = {id(offer.source) for offer, _ in chosen}
     return tuple(source.name for source in sources if id(source) not in used)

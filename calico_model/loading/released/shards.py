@@ -28,7 +28,7 @@ _FOREIGN = re.compile(r"nsupported (?:global: )?GLOBAL (\S+)")
 _WRAPPERS = ("model", "state_dict")
 
 
-class Source:
+class ReleasedTensors:
     """The named tensors of one released model, spread over one file or many.
 
     Attributes:
@@ -155,7 +155,7 @@ def _reason(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def find_sources(folder: Path) -> Iterator[Source]:
+def find_sources(folder: Path) -> Iterator[ReleasedTensors]:
     """Finds every released checkpoint in a folder and the two levels of folders below it.
 
     Raises:
@@ -174,7 +174,7 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _sources_in(folder: Path, name: str) -> Iterator[Source]:
+def _sources_in(folder: Path, name: str) -> Iterator[ReleasedTensors]:
     for index in _INDICES:
         if (folder / index).is_file():
             yield _from_index(folder, index, name)
@@ -190,7 +190,7 @@ def _sources_in(folder: Path, name: str) -> Iterator[Source]:
     for files in sets.values():
         _check_complete(files, name)
         file_of = {key: path for path in files for key in _keys(path, name)}
-        yield Source(name, folder, file_of, files[0].name)
+        yield ReleasedTensors(name, folder, file_of, files[0].name)
 
 
 def _check_complete(files: list[Path], name: str) -> None:
@@ -211,7 +211,7 @@ def _keys(path: Path, name: str) -> list[str]:
     return list(read_pickle(path, label))
 
 
-def _from_index(folder: Path, index: str, name: str) -> Source:
+def _from_index(folder: Path, index: str, name: str) -> ReleasedTensors:
     try:
         listed = json.loads((folder / index).read_text("utf-8"))["weight_map"]
         file_of = {str(key): folder / Path(str(file)).name for key, file in listed.items()}
@@ -219,4 +219,4 @@ def _from_index(folder: Path, index: str, name: str) -> Source:
         raise CheckpointError(
             f"{name}/{index}: expected an object with a weight_map: {error!r}"
         ) from error
-    return Source(name, folder, file_of, index)
+    return ReleasedTensors(name, folder, file_of, index)

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from calico_model.data.comparison import MIN_PART_SHARE
 from calico_model.interactive.propagate.repeated import middle, spot
-from calico_model.modeling.mask_memory import History, Source
-from calico_model.modeling.mask_prompt import from_shares
+from calico_model.modeling.mask_decoder import coverage_logits
+from calico_model.modeling.mask_memory import History, MaskSource
 from calico_model.training.add_ons.assist_lessons import GROUP_SIZE, Lessons
 from calico_model.types import BoolMask
 
@@ -116,7 +116,7 @@ class _Row:
 
     prompt: int
     target: BoolMask
-    remembered: list[tuple[BoolMask, int, Source]]
+    remembered: list[tuple[BoolMask, int, MaskSource]]
 
 
 def _alike(lessons: Lessons, index: int, rng: np.random.Generator) -> _Row | None:
@@ -129,7 +129,7 @@ def _alike(lessons: Lessons, index: int, rng: np.random.Generator) -> _Row | Non
     known = int(rng.integers(len(pieces)))
     remembered = [(pieces[int(k)], index, _source(rng)) for k in order[:known]]
     target = pieces[int(order[known])]
-    return _Row(index, target, [*remembered, (target, index, Source.SOUGHT)])
+    return _Row(index, target, [*remembered, (target, index, MaskSource.SOUGHT)])
 
 
 def _beside(lessons: Lessons, index: int, rng: np.random.Generator) -> _Row | None:
@@ -149,8 +149,8 @@ def _beside(lessons: Lessons, index: int, rng: np.random.Generator) -> _Row | No
     return _Row(index, target, [(m, k, _source(rng)) for m, k in chosen])
 
 
-def _source(rng: np.random.Generator) -> Source:
-    return Source.PREDICTED if rng.random() < _PREDICTED_SHARE else Source.APPROVED
+def _source(rng: np.random.Generator) -> MaskSource:
+    return MaskSource.PREDICTED if rng.random() < _PREDICTED_SHARE else MaskSource.APPROVED
 
 
 def _stack(lessons: Lessons, rows: list[_Row], rng: np.random.Generator, side: int) -> MemoryBatch:
@@ -176,22 +176,22 @@ def _stack(lessons: Lessons, rows: list[_Row], rng: np.random.Generator, side: i
     )
 
 
-def _remembered(mask: BoolMask, kind: Source, rng: np.random.Generator, side: int) -> Tensor:
+def _remembered(mask: BoolMask, kind: MaskSource, rng: np.random.Generator, side: int) -> Tensor:
     """An annotator's mask, a rough prediction of it, or a spot somewhere deep inside it."""
     scale = side / mask.shape[0]
-    if kind is Source.SOUGHT:
+    if kind is MaskSource.SOUGHT:
         row, column = middle(mask)
         if rng.random() < 0.5:
             inside = np.argwhere(mask)
             row, column = inside[int(rng.integers(len(inside)))] + 0.5
         return spot(row * scale, column * scale, side)
     shares = _shares(torch.from_numpy(mask)[None], side)[0]
-    if kind is Source.PREDICTED:
+    if kind is MaskSource.PREDICTED:
         shift = rng.integers(-1, 2, size=2)
         moved = torch.roll(shares, (int(shift[0]), int(shift[1])), (0, 1))
         soft = functional.avg_pool2d(moved[None], 3, 1, 1)[0]
         return (2 * soft - 1) * _UNSURE_LOGIT
-    return from_shares(shares)
+    return coverage_logits(shares)
 
 
 def _visible(parts: Tensor) -> set[int]:

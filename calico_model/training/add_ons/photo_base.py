@@ -16,7 +16,7 @@ from calico_model.config import PhotoTrunkConfig
 from calico_model.inference.images import to_photo
 from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.dense_head import DenseHead
-from calico_model.modeling.familiarity import Familiarity, describe_maps
+from calico_model.modeling.domain import Familiarity, describe_maps
 from calico_model.modeling.model import Calico
 from calico_model.types import RgbImage
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from calico_model.data.comparison import MIN_OBJECT_SHARE, MIN_PART_SHARE
-from calico_model.evaluation.clicks import next_click
+from calico_model.evaluation.annotator import next_click
 from calico_model.inference.low_res_mask import Coarse, Decoded
 from calico_model.inference.mask_refinement import Picture, picture_of
 from calico_model.inference.prompt import Box, Click, MaskPrompt

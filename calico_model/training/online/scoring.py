@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from calico_model.errors import InvalidConfigError
-from calico_model.evaluation.metrics import IOU_THRESHOLD, STRICT, Unit
-from calico_model.evaluation.regions import Region, as_regions
-from calico_model.evaluation.units import strict_unit
+from calico_model.evaluation.metrics import IOU_THRESHOLD, STRICT
+from calico_model.evaluation.regions import CroppedRegion, as_regions
+from calico_model.evaluation.units import Unit, strict_unit
 from calico_model.inference.answers import answer
 from calico_model.modeling.adapter import Adapter
 from calico_model.modeling.adapter_set import AdapterSet
@@ -132,7 +132,7 @@ class _Table:
 
 
 def _units(
-    index: int, example: Example, predicted: Sequence[Region], truth: Sequence[Region]
+    index: int, example: Example, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
 ) -> list[tuple[RegionKind, Unit]]:
     """One unit per image and known subtask that has anything, true or predicted."""
     found = []

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calico_model.data.catalogue import PART_NAMES, TRAINED_CATEGORIES
-from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.features import ImageFeatures, Pixels
 from calico_model.modeling.losses import (
     DICE_WEIGHT,
     PIXEL_WEIGHT,

@@ -20,8 +20,7 @@ from calico_model.data.samples import Sample, SampleMask, WrittenSample, write_s
 from calico_model.errors import InvalidRecordError
 from calico_model.inference.feature_store import FeatureStore
 from calico_model.inference.images import mask_shares, scaled_size_hw, to_pixels
-from calico_model.modeling.features import ImageFeatures, concatenate
-from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.features import ImageFeatures, Pixels, concatenate
 from calico_model.modeling.losses import IGNORED
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.batches import move

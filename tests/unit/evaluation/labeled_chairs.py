@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from calico_model.errors import InvalidImageError
+from calico_model.inference.likelihood import Likelihood
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
 
 SIDE = 32
@@ -57,3 +58,18 @@ class Oracle:
         if group.ids[0] in self.refuses:
             raise InvalidImageError("images[0]: too dark")
         return GroupPrediction(tuple(self.edit(self.truth[group.ids])), self.version, self.answers)
+
+
+class SteerableOracle(Oracle):
+    """Can be asked everything; a test overrides what it asks."""
+
+    def predict_reworded(self, group: ImageGroup, wording: int) -> GroupPrediction:
+        raise NotImplementedError
+
+    def force(self, group: ImageGroup, answers: Mapping[RegionKind, str]) -> GroupPrediction:
+        raise NotImplementedError
+
+    def likelihoods(
+        self, group: ImageGroup, kind: RegionKind, answers: Sequence[str]
+    ) -> list[Likelihood]:
+        raise NotImplementedError

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from calico_model import prompts
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
-from calico_model.evaluation.protocol import Forcible, Judge, Rewordable
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
+from calico_model.evaluation.protocol import SteerablePredictor
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import ImageGroup, RegionKind
@@ -43,13 +43,11 @@ def group(images: list[np.ndarray]) -> ImageGroup:
 
 def drawn(index: int) -> ImageGroup:
     rng = group_rng(Stream.EVALUATION, 3, index)
-    return labeled_group(draw_group(rng, split=Split.SEEN, group_size=2)).group
+    return labeled_group(draw_group(rng, split=SceneSplit.SEEN, group_size=2)).group
 
 
 def test_the_shipped_model_can_be_asked_everything(shipped: Predictor) -> None:
-    assert isinstance(shipped, Forcible)
-    assert isinstance(shipped, Judge)
-    assert isinstance(shipped, Rewordable)
+    assert isinstance(shipped, SteerablePredictor)
 
 
 def test_forcing_its_own_answer_draws_the_same_masks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
 from calico_model.inference.answers import draw, draw_each
 from calico_model.interactive.referring import IS_THERE, Reference, refer, shown_objects
 from calico_model.predictor import Predictor, load_predictor
@@ -24,7 +24,7 @@ def shipped() -> Predictor:
 def labeled() -> LabeledGroup:
     drawn = (
         labeled_group(
-            draw_group(group_rng(Stream.EVALUATION, 3, index), split=Split.SEEN, group_size=2)
+            draw_group(group_rng(Stream.EVALUATION, 3, index), split=SceneSplit.SEEN, group_size=2)
         )
         for index in range(20)
     )

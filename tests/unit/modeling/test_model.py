@@ -1,4 +1,4 @@
-"""The invariants of the network (calico.md 6.4)."""
+"""The invariants of the network."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from calico_model.modeling.adapter import (
 )
 from calico_model.modeling.correspondence import scatter_rows
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.inputs import Conversations
-from calico_model.modeling.layout import packed
+from calico_model.modeling.language import Conversations, packed
 from calico_model.modeling.model import Calico
 from calico_model.presets import full, tiny
 from calico_model.prompts import Phrase
@@ -346,7 +345,7 @@ def full_size() -> Calico:
 
 
 def test_7b_has_the_published_sizes(full_size: Calico) -> None:
-    """Parameter counts of calico.md 6.1, in the order of its table."""
+    """Parameter counts of the parts, in the order of the table."""
 
     def count(*prefixes: str) -> int:
         return sum(
@@ -365,7 +364,7 @@ def test_7b_has_the_published_sizes(full_size: Calico) -> None:
     assert round(count("segmentation_projection.") / 1e6, 1) == 17.8
     assert round(count("dino.") / 1e6, 1) == 86.6
     assert count("cams.") == 12_592_640
-    # 6,133,248 of the attention and 4,352 of the two input norms calico.md 2.4 recommends.
+    # 6,133,248 of the attention and 4,352 of the two input norms.
     assert count("cem.") == 6_133_248 + 4_352
 
 

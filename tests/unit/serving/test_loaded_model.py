@@ -20,7 +20,7 @@ from calico_model.modeling.adapter import AdapterScope, write_adapter
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
 from calico_model.training.pretraining.lexicon import small_tokenizer
-from calico_model.types import Evidence, GroupPrediction, ImageGroup, PartMask, RegionKind
+from calico_model.types import GroupPrediction, ImageGroup, MaskEvidence, PartMask, RegionKind
 from tests.conftest import micro_config
 
 BASE = "b" * 64
@@ -124,10 +124,10 @@ def test_an_adapter_nobody_answers_with_leaves_the_memory(base, tmp_path: Path):
 def test_what_a_project_does_not_keep_of_photographs_is_left_out() -> None:
     mask = np.ones((4, 4), np.bool_)
 
-    def region(score: float, evidence: Evidence | None) -> PartMask:
+    def region(score: float, evidence: MaskEvidence | None) -> PartMask:
         return PartMask(0, RegionKind.COMMON_PART, "wheel", mask, score=score, evidence=evidence)
 
-    known = region(0.1, Evidence(0.5, 0.5, 0.5))
+    known = region(0.1, MaskEvidence(0.5, 0.5, 0.5))
     unsure, sure = region(LEAST_SHOWN - 0.01, None), region(LEAST_SHOWN, None)
     found = worth_showing(GroupPrediction((known, unsure, sure), "v", {"q": "a"}))
     assert found.parts == (known, sure)

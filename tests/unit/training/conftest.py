@@ -11,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from calico_model.config import LoraConfig
-from calico_model.data.synthetic import Split, write_groups
+from calico_model.data.synthetic import SceneSplit, write_groups
 from calico_model.loading.checkpoints import save_model
 from calico_model.modeling.model import Calico
 from calico_model.training.pretraining.lexicon import small_tokenizer
@@ -43,7 +43,7 @@ def micro_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("records") / "set"
-    write_groups(folder, groups=6, seed=11, split=Split.SEEN, group_sizes=(2, 3), size_px=64)
+    write_groups(folder, groups=6, seed=11, split=SceneSplit.SEEN, group_sizes=(2, 3), size_px=64)
     return folder
 
 

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from calico_model.data.pool import ScenePool, fill_pool
-from calico_model.modeling.mask_decoder import MaskFeatures, PointKind, PromptedMaskDecoder
-from calico_model.modeling.mask_prompt import SURE
+from calico_model.modeling.mask_decoder import (
+    SURE_LOGIT,
+    MaskFeatures,
+    PointKind,
+    PromptedMaskDecoder,
+)
 from calico_model.modeling.model import Calico
 from calico_model.presets import tiny
 from calico_model.tokenizer import Tokenizer
@@ -111,7 +115,7 @@ def test_earlier_masks_are_shown_as_logits_or_as_drawn() -> None:
     is_soft = (shown == logits).flatten(1).all(1)
     assert 0 < int(is_soft.sum()) < 64
     drawn = shown[~is_soft]
-    assert drawn.abs().max() == SURE
+    assert drawn.abs().max() == SURE_LOGIT
     assert ((drawn > 0) == (logits[~is_soft] > 0)).float().mean() > 0.97
 
 

@@ -15,7 +15,7 @@ from calico_model.interactive.propagate.repeated import (
     spot,
 )
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.mask_memory import SPOT_RADIUS, History, Source
+from calico_model.modeling.mask_memory import SPOT_RADIUS, History, MaskSource
 from calico_model.modeling.model import Calico
 
 SIDE, WIDTH = 32, 32
@@ -98,7 +98,7 @@ def stripes(remembering: Calico, monkeypatch: pytest.MonkeyPatch) -> torch.Tenso
     drawn[2:30, ::8] = drawn[2:30, 1::8] = 5.0
 
     def near_the_spot(history: History) -> torch.Tensor:
-        spots = history.logits[(history.source == Source.SOUGHT) & history.is_there]
+        spots = history.logits[(history.source == MaskSource.SOUGHT) & history.is_there]
         columns = (spots > 0).any(1).float()[:, None, None].expand(-1, WIDTH, SIDE // 4, -1)
         return columns.reshape(len(spots), WIDTH, SIDE // 4, SIDE // 4, 4).amax(-1)
 

@@ -12,7 +12,7 @@ from calico_model.data.pool import ScenePool, fill_pool
 from calico_model.errors import InvalidConfigError
 from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.adapter import base_state
-from calico_model.modeling.mask_memory import Source
+from calico_model.modeling.mask_memory import MaskSource
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.add_ons import assist_lessons
 from calico_model.training.add_ons.assist_batches import draw_exemplars, draw_memories, pieces_of
@@ -102,7 +102,7 @@ def test_absent_parts_have_no_target(lessons: assist_lessons.Lessons) -> None:
 
 def test_what_is_remembered_is_not_asked_for(lessons: assist_lessons.Lessons) -> None:
     drawn = draw_memories(lessons, np.random.default_rng(1), 16, SIDE)
-    known = drawn.history.is_there & (drawn.history.source == Source.APPROVED)
+    known = drawn.history.is_there & (drawn.history.source == MaskSource.APPROVED)
     shown = (drawn.history.logits > 0) & known[..., None, None]
     assert not bool((shown.any(1) & (drawn.target > 0.5)).any())
     assert bool(drawn.target.flatten(1).any(1).all())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from calico_model.data.pool import fill_pool
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
 from calico_model.errors import InvalidRecordError
 from calico_model.inference.images import to_pixels
 from calico_model.interactive.naming.closed_set import ClosedSet, Outline
@@ -62,7 +62,7 @@ def test_a_fitted_head_has_opinions_and_an_old_folder_none(
 ) -> None:
     fit = fit_region_head(weights, pool, tmp_path / "a", RECIPE)
     rng = group_rng(Stream.TRAINING, 4, 0)
-    labeled = labeled_group(draw_group(rng, split=Split.SEEN, size_px=64))
+    labeled = labeled_group(draw_group(rng, split=SceneSplit.SEEN, size_px=64))
     outlines = [Outline(key[0], mask.numpy()) for key, mask in true_regions(labeled).items()]
     closed = ClosedSet(Vocabulary(("leg", "wheel", "body", "head")))
     for folder, knows in ((weights, False), (fit.model, True)):

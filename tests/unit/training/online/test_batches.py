@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from calico_model.data.casting import Split
+from calico_model.data.casting import SceneSplit
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.online.batches import (
@@ -34,7 +34,7 @@ class School:
 
     def __init__(self, model: Calico, tokenizer: Tokenizer) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self._features = encoded(model, drawn(Split.SEEN, 0).group)
+        self._features = encoded(model, drawn(SceneSplit.SEEN, 0).group)
 
     def build(self, truth: Sequence[PartMask], lessons: Sequence[RegionTarget]) -> Example:
         sizes = ((SIZE_PX, SIZE_PX),) * 2

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from calico_model.data.casting import Split
+from calico_model.data.casting import SceneSplit
 from calico_model.modeling.adapter import (
     DENSE_CLASSIFIER,
     DENSE_PAIRS,
@@ -244,7 +244,7 @@ def test_an_update_goes_on_with_the_rows_of_its_start(
     model: Calico, head: DenseHead, tokenizer: Tokenizer
 ) -> None:
     adapters = AdapterSet(model, tokenizer)
-    first, second = examples(model, Split.UNSEEN_DOMAIN, 2)
+    first, second = examples(model, SceneSplit.UNSEEN_DOMAIN, 2)
     start = finetune(adapters, [first], Replay(), PLAN).adapter
     assert start.dense
     assert start.tensors[DENSE_ROWS].shape == (start.dense.rows, WIDTH)
@@ -264,7 +264,7 @@ def test_a_scope_without_it_leaves_it_alone(
 ) -> None:
     plan = replace(PLAN, scope=replace(PLAN.scope, dense_head=False))
     adapters = AdapterSet(model, tokenizer)
-    adapter = finetune(adapters, examples(model, Split.SEEN, 1), Replay(), plan).adapter
+    adapter = finetune(adapters, examples(model, SceneSplit.SEEN, 1), Replay(), plan).adapter
     assert not adapter.dense
     assert not any("dense" in name for name in adapter.tensors)
 
@@ -273,7 +273,7 @@ def test_an_update_that_teaches_it_nothing_keeps_what_it_knew(
     model: Calico, head: DenseHead, tokenizer: Tokenizer
 ) -> None:
     adapters = AdapterSet(model, tokenizer)
-    (first,) = examples(model, Split.UNSEEN_DOMAIN, 1)
+    (first,) = examples(model, SceneSplit.UNSEEN_DOMAIN, 1)
     start = finetune(adapters, [first], Replay(), PLAN).adapter
     common = frozenset({RegionKind.COMMON_PART})  # unique parts may be anywhere
     after = finetune(adapters, [replace(first, known=common)], Replay(), PLAN, start=start).adapter

@@ -6,7 +6,7 @@ import random
 
 import torch
 
-from calico_model.data.casting import Split
+from calico_model.data.casting import SceneSplit
 from calico_model.modeling.model import Calico
 from calico_model.training.online.example import Example, RegionTarget, Supervision, make_example
 from calico_model.training.online.recombination import can_recombine, draw_pair, recombine
@@ -17,7 +17,7 @@ UNIQUE, OBJECT = RegionKind.UNIQUE_PART, RegionKind.COMMON_OBJECT
 
 
 def pair(model: Calico, key: str, name: str, common: str, own: str) -> Example:
-    features = encoded(model, drawn(Split.SEEN, 0 if key == "a" else 1).group)
+    features = encoded(model, drawn(SceneSplit.SEEN, 0 if key == "a" else 1).group)
     truth = [part(name, k, OBJECT, box=(0, 50, 0, 50)) for k in (0, 1)]
     truth += [part(common, k) for k in (0, 1)]
     truth += [part(own, k, UNIQUE, box=(30, 40, 30, 40)) for k in (0, 1)]
@@ -62,7 +62,7 @@ def test_one_group_or_three_images_cannot_be_recombined(model: Calico) -> None:
     assert recombine([only], random.Random(1)) is None
     three = make_example(
         "c",
-        encoded(model, drawn(Split.SEEN, 0, size=3).group),
+        encoded(model, drawn(SceneSplit.SEEN, 0, size=3).group),
         ((SIZE_PX, SIZE_PX),) * 3,
         [part("wheel", k) for k in range(3)],
     )
@@ -71,7 +71,7 @@ def test_one_group_or_three_images_cannot_be_recombined(model: Calico) -> None:
 
 
 def group_of_three(model: Calico, **options: object) -> Example:
-    features = encoded(model, drawn(Split.SEEN, 0, size=3).group)
+    features = encoded(model, drawn(SceneSplit.SEEN, 0, size=3).group)
     truth = [part("car", k, OBJECT, box=(0, 50, 0, 50)) for k in range(3)]
     truth += [part("wheel", k) for k in range(3)]
     truth.append(part("door", 1, UNIQUE, box=(30, 40, 30, 40)))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from calico_model.data.casting import Split
+from calico_model.data.casting import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.modeling.adapter import INPUT_ROWS, Adapter, AdapterScope, adapter_names
 from calico_model.modeling.adapter_set import AdapterSet
@@ -34,8 +34,8 @@ def same(first: Adapter, second: Adapter) -> bool:
 
 
 def test_equal_inputs_give_equal_bits(adapters: AdapterSet) -> None:
-    new = examples(adapters.model, Split.UNSEEN_DOMAIN, 2)
-    replay = Replay((), examples(adapters.model, Split.SEEN, 2))
+    new = examples(adapters.model, SceneSplit.UNSEEN_DOMAIN, 2)
+    replay = Replay((), examples(adapters.model, SceneSplit.SEEN, 2))
     first, second = (finetune(adapters, new, replay, PLAN).adapter for _ in range(2))
     assert same(first, second)
     other = finetune(adapters, new, replay, replace(PLAN, seed=1)).adapter
@@ -44,14 +44,14 @@ def test_equal_inputs_give_equal_bits(adapters: AdapterSet) -> None:
 
 def test_an_update_leaves_the_base_as_it_was(adapters: AdapterSet) -> None:
     before = {name: t.clone() for name, t in adapters.model.state_dict().items()}
-    new = examples(adapters.model, Split.UNSEEN_DOMAIN, 2)
+    new = examples(adapters.model, SceneSplit.UNSEEN_DOMAIN, 2)
     finetune(adapters, new, Replay(), PLAN)
     after = adapters.model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 def test_names_never_met_get_a_row_each(adapters: AdapterSet) -> None:
-    new = examples(adapters.model, Split.UNSEEN_DOMAIN, 2)
+    new = examples(adapters.model, SceneSplit.UNSEEN_DOMAIN, 2)
     update = finetune(adapters, new, Replay(), PLAN)
     assert update.adapter.labels
     assert set(update.adapter.labels) <= {name for one in new for name in one.labels}
@@ -63,7 +63,7 @@ def test_names_never_met_get_a_row_each(adapters: AdapterSet) -> None:
 
 def test_only_what_is_in_scope_changes(adapters: AdapterSet) -> None:
     scope = AdapterScope(lora=False, cam=False, cem=False, queries=False)
-    new = examples(adapters.model, Split.UNSEEN_DOMAIN, 2)
+    new = examples(adapters.model, SceneSplit.UNSEEN_DOMAIN, 2)
     adapter = finetune(adapters, new, Replay(), replace(PLAN, scope=scope)).adapter
     base = adapters.base(AdapterScope()).tensors
     assert set(adapter.tensors) - {"label_rows.input", "label_rows.output"} == set(
@@ -73,7 +73,7 @@ def test_only_what_is_in_scope_changes(adapters: AdapterSet) -> None:
 
 
 def test_an_update_is_met_halfway(adapters: AdapterSet) -> None:
-    new = examples(adapters.model, Split.UNSEEN_DOMAIN, 2)
+    new = examples(adapters.model, SceneSplit.UNSEEN_DOMAIN, 2)
     start = finetune(adapters, new[:1], Replay(), PLAN).adapter
     whole, half = (
         finetune(adapters, new[1:], Replay(new[:1]), replace(PLAN, most_kept=share), start=start)
@@ -91,7 +91,7 @@ def test_a_start_counts_as_much_as_its_corrections() -> None:
 
 
 def test_what_the_start_learned_elsewhere_is_kept(adapters: AdapterSet) -> None:
-    new = examples(adapters.model, Split.UNSEEN_DOMAIN, 1)
+    new = examples(adapters.model, SceneSplit.UNSEEN_DOMAIN, 1)
     first = finetune(adapters, new, Replay(), PLAN).adapter
     scope = AdapterScope(lora=False, cam=False, cem=False, queries=False)
     second = finetune(adapters, new, Replay(), replace(PLAN, scope=scope), start=first).adapter
@@ -100,7 +100,7 @@ def test_what_the_start_learned_elsewhere_is_kept(adapters: AdapterSet) -> None:
 
 
 def test_stopping_before_the_first_step_gives_the_start_back(adapters: AdapterSet) -> None:
-    new = examples(adapters.model, Split.UNSEEN_DOMAIN, 1)
+    new = examples(adapters.model, SceneSplit.UNSEEN_DOMAIN, 1)
     update = finetune(adapters, new, Replay(), PLAN, stop=lambda: True)
     assert update.was_stopped
     assert update.steps == 0
@@ -110,7 +110,7 @@ def test_stopping_before_the_first_step_gives_the_start_back(adapters: AdapterSe
 def test_a_slow_machine_makes_fewer_steps(adapters: AdapterSet) -> None:
     ticks = itertools.count(0, 5)
     seen: list[Progress] = []
-    new = examples(adapters.model, Split.UNSEEN_DOMAIN, 1)
+    new = examples(adapters.model, SceneSplit.UNSEEN_DOMAIN, 1)
     plan = replace(PLAN, least_steps=20, most_steps=20, seconds=20.0)
     update = finetune(
         adapters, new, Replay(), plan, clock=lambda: float(next(ticks)), on_progress=seen.append
@@ -127,7 +127,7 @@ def test_there_must_be_something_to_learn(adapters: AdapterSet) -> None:
 
 
 def test_learning_lowers_the_loss(adapters: AdapterSet) -> None:
-    new = examples(adapters.model, Split.UNSEEN_DOMAIN, 1)
+    new = examples(adapters.model, SceneSplit.UNSEEN_DOMAIN, 1)
     plan = replace(PLAN, least_steps=12, most_steps=12, learning_rate=5e-3)
     losses: list[float] = []
     finetune(adapters, new, Replay(), plan, on_progress=lambda p: losses.append(p.loss))
@@ -135,7 +135,7 @@ def test_learning_lowers_the_loss(adapters: AdapterSet) -> None:
 
 
 def test_scores_are_of_the_adapter_asked_for(adapters: AdapterSet) -> None:
-    measured = examples(adapters.model, Split.SEEN, 2)
+    measured = examples(adapters.model, SceneSplit.SEEN, 2)
     scores = score_groups(adapters, None, measured)
     assert [one.key for one in scores.groups] == [one.key for one in measured]
     assert 0 <= scores.miou <= 100

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.data.casting import Split
+from calico_model.data.casting import SceneSplit
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.training.online.example import Example, example_of
@@ -19,7 +19,7 @@ from tests.unit.training.examples import drawn, encoded
 
 @pytest.fixture
 def labeled() -> LabeledGroup:
-    return drawn(Split.UNSEEN_DOMAIN, 0)
+    return drawn(SceneSplit.UNSEEN_DOMAIN, 0)
 
 
 def viewed(model: Calico, labeled: LabeledGroup, count: int) -> tuple[Example, list[ImageGroup]]:
