@@ -93,7 +93,7 @@ class Assistant:
                     session.features,
                     group.images,
                     label,
-                    referring.shown_objects(group_prediction.answers, len(group), owner=owner),
+                    referring.shown_objects(group_prediction.phrases, len(group), owner=owner),
                 )
                 for label, owner in names
             )

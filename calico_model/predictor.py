@@ -191,8 +191,10 @@ class Predictor:
                 is_familiar=session.is_familiar,
             )
         texts = {kind.value: text for kind, text in answered.texts.items()}
-        found = GroupPrediction(answered.parts, version or self.version, texts)
-        return found if self.confidence is None else self.confidence.apply(found)
+        prediction = GroupPrediction(
+            answered.parts, version or self.version, texts, answered.phrases
+        )
+        return prediction if self.confidence is None else self.confidence.apply(prediction)
 
     def _encode(self, group: ImageGroup) -> ImageFeatures:
         key = " ".join(group.keys)

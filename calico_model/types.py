@@ -138,6 +138,25 @@ class PartMask:
         self.mask.setflags(write=False)
 
 
+@dataclass(frozen=True)
+class AnswerPhrase:
+    """A named thing in one of the model's answers about a group, and where its text begins.
+
+    Attributes:
+        kind: the question that is answered.
+        label: name of the thing, lower case, without article; empty if the answer gives no name.
+        images: 0-based positions in the group, in [SEG] order.
+        is_object: True for an object the answer is about, False for a part of it.
+        start: 0-based character of the answer's text.
+    """
+
+    kind: RegionKind
+    label: str
+    images: tuple[int, ...]
+    is_object: bool
+    start: int
+
+
 @dataclass(frozen=True, eq=False)
 class GroupPrediction:
     """Everything the model says about one group.
@@ -146,11 +165,14 @@ class GroupPrediction:
         parts: regions in answer order, objects first, every image_index < number of images.
         version: the adapter version that computed them.
         answers: raw text per question, for inspection and structure metrics.
+        phrases: of answers that the model generated, in the order of the questions and of their
+            text; () for answers that were given to the model or read from a file.
     """
 
     parts: tuple[PartMask, ...]
     version: str
     answers: dict[str, str] = field(default_factory=dict)
+    phrases: tuple[AnswerPhrase, ...] = ()
 
     def of_image(self, image_index: int) -> Iterator[PartMask]:
         """Yields the regions of one image in answer order."""

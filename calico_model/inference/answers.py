@@ -24,7 +24,7 @@ from calico_model.inference.teacher_forcing import ReadAnswers, read_answers
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import PartMask, RegionKind, RgbImage
+from calico_model.types import AnswerPhrase, PartMask, RegionKind, RgbImage
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +33,13 @@ class Answered:
 
     Attributes:
         parts: regions in answer order, objects first.
-        texts: the answer to every question, as it was said or put together from pairs.
+        texts: the answer to every question, as it was generated or merged from pairs.
+        phrases: of these answers, in the order of the questions and of their text.
     """
 
     parts: tuple[PartMask, ...]
     texts: dict[RegionKind, str]
+    phrases: tuple[AnswerPhrase, ...]
 
 
 @torch.inference_mode()
@@ -80,14 +82,16 @@ def answer(
         questions = tuple(Question(kind, tuple(range(count))) for kind in RegionKind)
     said = ask(model, tokenizer, features, questions, wording=wording) if questions else ()
     if model.config.asks_in_pairs or reading.seen or not asks:
-        segments, texts = compare(said, count, reading)
+        merged = compare(said, count, reading)
+        segments, texts, phrases = merged.segments, merged.texts, merged.phrases
     else:
         segments = _settle([segment for one in said for segment in one.segments])
         texts = {one.question.kind: one.text for one in said}
+        phrases = tuple(phrase for one in said for phrase in one.phrases)
     if not is_familiar:
         segments = _outlined(model, features, _likely(segments, reading), images)
     parts = decode_segments(model, features, sizes_hw, segments, images)
-    return Answered(tuple(part for part in parts if part.mask.any()), texts)
+    return Answered(tuple(part for part in parts if part.mask.any()), texts, phrases)
 
 
 @torch.inference_mode()

@@ -13,8 +13,9 @@ from calico_model.data.collate import Turn, collate_prompts
 from calico_model.inference.segments import Segment, certainties, segments_of
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
+from calico_model.prompts import ParsedAnswer
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import RegionKind
+from calico_model.types import AnswerPhrase, RegionKind
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,23 @@ class GeneratedAnswer:
     Attributes:
         question: that it answers.
         text: the raw answer.
+        parsed: the same; images are positions in the conversation.
         segments: its regions; their images are positions in the group.
     """
 
     question: Question
     text: str
+    parsed: ParsedAnswer
     segments: tuple[Segment, ...]
+
+    @property
+    def phrases(self) -> tuple[AnswerPhrase, ...]:
+        """All named things of an answer about the whole group, shown in its own order."""
+        located = zip(self.parsed.phrases, self.parsed.starts, strict=True)
+        return tuple(
+            AnswerPhrase(self.question.kind, phrase.label, phrase.images, phrase.is_object, start)
+            for phrase, start in located
+        )
 
 
 def ask(
@@ -88,13 +100,14 @@ def ask(
     found: list[GeneratedAnswer] = []
     for row, question in enumerate(questions):
         text = tokenizer.decode(answers.ids[row])
+        parsed = prompts.parse_answer(question.kind, text)
         segments = segments_of(
             question.kind,
-            prompts.parse_answer(question.kind, text),
+            parsed,
             answers.seg_states[row],
             certainties(answers, row, tokenizer),
             len(question.images),
         )
         shown = tuple(replace(one, image=question.images[one.image]) for one in segments)
-        found.append(GeneratedAnswer(question, text, shown))
+        found.append(GeneratedAnswer(question, text, parsed, shown))
     return found

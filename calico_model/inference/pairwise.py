@@ -17,8 +17,8 @@ from calico_model.data.comparison import partition
 from calico_model.inference.dense_reading import DenseReading, Seen
 from calico_model.inference.generation import GeneratedAnswer, Question
 from calico_model.inference.segments import Segment
-from calico_model.prompts import END, Phrase, write_answer
-from calico_model.types import RegionKind
+from calico_model.prompts import END, Phrase, locate_phrases, write_answer
+from calico_model.types import AnswerPhrase, RegionKind
 
 _LEAST_CERTAINTY = 0.75
 """Sum of the certainties of all answers that name a part of an image, from which it is there."""
@@ -106,18 +106,30 @@ class _Sightings:
         return max(known, key=known.__getitem__) if known else None
 
 
+@dataclass(frozen=True, eq=False)
+class MergedAnswers:
+    """The answers about pairs of images, merged into answers about their group.
+
+    Attributes:
+        segments: the group's regions, objects first.
+        texts: the answer to every question, without the end-of-turn tag.
+        phrases: of these answers, in the order of the questions and of their text.
+    """
+
+    segments: list[Segment]
+    texts: dict[RegionKind, str]
+    phrases: tuple[AnswerPhrase, ...]
+
+
 def compare(
     said: Sequence[GeneratedAnswer], images: int, reading: DenseReading | None = None
-) -> tuple[list[Segment], dict[RegionKind, str]]:
+) -> MergedAnswers:
     """Puts together what was said about pairs, and what was seen.
 
     Args:
         said: answers to `questions_in_pairs`, or about the whole group.
         images: in the group.
         reading: what the dense head sees, a further witness.
-
-    Returns:
-        The group's regions, objects first, and the answers to the three questions that say them.
     """
     shown = [_Sightings() for _ in range(images)]
     for segment in _counted_once(said):
@@ -150,8 +162,12 @@ def compare(
         region(RegionKind.UNIQUE_PART, name, k) for k, names in enumerate(unique) for name in names
     ]
     owners = _phrases([(one.owner, k) for k, one in enumerate(shown) if one.owner], True)
-    texts = {kind: _text(kind, found, owners) for kind in RegionKind}
-    return found, texts
+    texts: dict[RegionKind, str] = {}
+    phrases: list[AnswerPhrase] = []
+    for kind in RegionKind:
+        texts[kind], located = _answer(kind, found, owners)
+        phrases += located
+    return MergedAnswers(found, texts, tuple(phrases))
 
 
 def _counted_once(said: Sequence[GeneratedAnswer]) -> list[Segment]:
@@ -176,14 +192,17 @@ def _is_surest(part: str, image: int, shown: Sequence[_Sightings]) -> bool:
     return all(own > one.parts.get(part, 0.0) for k, one in enumerate(shown) if k != image)
 
 
-def _text(kind: RegionKind, segments: Sequence[Segment], owners: list[Phrase]) -> str:
-    own = [s for s in segments if s.kind is kind]
-    phrases = _phrases([(s.label, s.image) for s in own], kind is RegionKind.COMMON_OBJECT)
-    if kind is RegionKind.COMMON_OBJECT:
-        text = write_answer(kind, phrases, [])
-    else:
-        text = write_answer(kind, owners, phrases) if owners else ""
-    return text.removesuffix(f" {END}")
+def _answer(
+    kind: RegionKind, segments: Sequence[Segment], owners: list[Phrase]
+) -> tuple[str, tuple[AnswerPhrase, ...]]:
+    """The answer to one question, and its phrases; both empty where no object has parts."""
+    is_object = kind is RegionKind.COMMON_OBJECT
+    named = _phrases([(s.label, s.image) for s in segments if s.kind is kind], is_object)
+    if not is_object and not owners:
+        return "", ()
+    objects, parts = (named, []) if is_object else (owners, named)
+    text = write_answer(kind, objects, parts).removesuffix(f" {END}")
+    return text, locate_phrases(kind, text, [*objects, *parts])
 
 
 def _phrases(shown: Sequence[tuple[str, int]], is_object: bool) -> list[Phrase]:

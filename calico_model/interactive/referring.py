@@ -8,7 +8,7 @@ place in the answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from calico_model import prompts
@@ -19,7 +19,7 @@ from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import PartMask, RegionKind, RgbImage
+from calico_model.types import AnswerPhrase, PartMask, RegionKind, RgbImage
 from calico_model.vocabulary import normalise
 
 PRESENCE = Confidence(iou=0.59, mask=14.6, phrase=0.64, bias=4.27)
@@ -91,23 +91,22 @@ def refer(
 
 
 def shown_objects(
-    answers: Mapping[str, str], images: int, *, owner: str | None = None
+    phrases: Sequence[AnswerPhrase], images: int, *, owner: str | None = None
 ) -> tuple[Phrase, ...]:
     """Returns what each image shows, as the model says it or the annotator.
 
     Args:
-        answers: the model's own answer to every question, by `RegionKind.value`.
+        phrases: of the model's own answers, see `GroupPrediction.phrases`.
         images: of the group.
         owner: what the annotator says, in normal form: leaves the images where the model says so,
             or all of them by that name when it says so nowhere.
     """
     named: dict[int, str] = {}
     for kind in (RegionKind.UNIQUE_PART, RegionKind.COMMON_PART):
-        parsed = prompts.parse_answer(kind, answers.get(kind.value, ""))
         named |= {
             image: phrase.label
-            for phrase in parsed.phrases
-            if phrase.is_object and phrase.label
+            for phrase in phrases
+            if phrase.kind is kind and phrase.is_object and phrase.label
             for image in phrase.images
         }
     shown = [named.get(image, _SOMETHING) for image in range(images)]

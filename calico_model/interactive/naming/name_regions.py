@@ -74,7 +74,7 @@ def name_regions(
     head = read_head(model, tokenizer, blocks, closed.vocabulary)
     looks = unit_rows(blocks, model.region_head).cpu().numpy()
     told = np.full((len(outlines), count), -math.log(count))
-    slots = () if group_prediction is None else find_slots(group_prediction.answers)
+    slots = () if group_prediction is None else find_slots(group_prediction)
     picks = [pick_slots(slots, one) for one in outlines]
     if asked := sorted({n for places in picks for n in places}):
         trie = build_trie(closed.vocabulary, tokenizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -31,11 +31,11 @@ def said(
         for name, places in names.items()
         for k, chance in places.items()
     )
-    return GeneratedAnswer(Question(kind, images), "", segments)
+    return GeneratedAnswer(Question(kind, images), "", prompts.parse_answer(kind, ""), segments)
 
 
 def found(answers: list[GeneratedAnswer], images: int) -> set[tuple[RegionKind, str, int]]:
-    segments, _ = compare(answers, images)
+    segments = compare(answers, images).segments
     return {(s.kind, s.label, s.image) for s in segments}
 
 
@@ -100,7 +100,8 @@ def test_the_surest_answer_draws_the_mask_and_the_objects_are_voted_on():
         said(COMMON, (0, 0), {"leg": {0: 0.8}}, owner="stool"),
         said(COMMON, (0, 1), {"leg": {0: 0.9, 1: 0.9}}, owner="chair"),
     ]
-    segments, texts = compare(answers, 2)
+    merged = compare(answers, 2)
+    segments, texts = merged.segments, merged.texts
     assert [float(s.state[0]) for s in segments] == pytest.approx([0.9, 0.9])
     assert [s.object_label for s in segments] == ["chair", "chair"]
     parsed = prompts.parse_answer(COMMON, texts[COMMON])
@@ -112,10 +113,29 @@ def test_the_surest_answer_draws_the_mask_and_the_objects_are_voted_on():
     assert prompts.parse_answer(OBJECT, texts[OBJECT]).phrases == ()
 
 
+def test_the_phrases_are_those_that_the_text_would_be_parsed_to():
+    names = {"leg": {0: 0.9, 1: 0.9}, "a </p>. <p> b": {0: 0.9, 1: 0.9}}
+    answers = [
+        said(COMMON, (0, 1), names, owner="st. bernard"),
+        said(UNIQUE, (0, 1), {"seat": {0: 0.9}}, owner="st. bernard"),
+        said(OBJECT, (0, 1), {"chair": {0: 0.9, 1: 0.9}}),
+    ]
+    merged = compare(answers, 2)
+    parsed = [
+        (kind, phrase.label, phrase.images, phrase.is_object, start)
+        for kind in RegionKind
+        for found in [prompts.parse_answer(kind, merged.texts[kind])]
+        for phrase, start in zip(found.phrases, found.starts, strict=True)
+    ]
+    assert [astuple(phrase) for phrase in merged.phrases] == parsed
+    assert len(parsed) == 6
+
+
 def test_nothing_said_is_nothing_found():
-    segments, texts = compare([said(COMMON, (0, 0), {})], 1)
-    assert segments == []
-    assert set(texts) == set(RegionKind)
+    merged = compare([said(COMMON, (0, 0), {})], 1)
+    assert merged.segments == []
+    assert set(merged.texts) == set(RegionKind)
+    assert merged.phrases == ()
 
 
 def test_the_configuration_decides_how_a_group_is_asked_about(tokenizer: Tokenizer, model: Calico):
@@ -153,8 +173,8 @@ def reading(*several: Seen, parts: tuple[str, ...] = (), objects: tuple[str, ...
 
 
 def regions(answers: list[GeneratedAnswer], told: DenseReading, images: int = 2):
-    segments, texts = compare(answers, images, told)
-    return {(s.kind, s.label, s.image): s for s in segments}, texts
+    merged = compare(answers, images, told)
+    return {(s.kind, s.label, s.image): s for s in merged.segments}, merged.texts
 
 
 def test_what_is_seen_is_there_though_nobody_said_it():

@@ -10,9 +10,13 @@ from calico_model.inference.answers import draw, draw_each
 from calico_model.interactive.referring import IS_THERE, Reference, refer, shown_objects
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.prompts import Phrase, write_answer
-from calico_model.types import LabeledGroup, RegionKind
+from calico_model.types import AnswerPhrase, LabeledGroup, RegionKind
 
-SHARED = "The images show <p> the chair </p> [SEG] (IMAGE1) and <p> the stool </p> [SEG] (IMAGE3)."
+SHARED = (
+    AnswerPhrase(RegionKind.COMMON_PART, "chair", (0,), is_object=True, start=16),
+    AnswerPhrase(RegionKind.COMMON_PART, "stool", (2,), is_object=True, start=53),
+    AnswerPhrase(RegionKind.COMMON_PART, "leg", (0, 1, 2), is_object=False, start=98),
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +42,8 @@ def labeled() -> LabeledGroup:
 def look_for(
     predictor: Predictor, labeled: LabeledGroup, label: str, owner: str | None = None
 ) -> Reference:
-    said = predictor.predict(labeled.group).answers
-    objects = shown_objects(said, len(labeled.group), owner=owner)
+    phrases = predictor.predict(labeled.group).phrases
+    objects = shown_objects(phrases, len(labeled.group), owner=owner)
     with predictor.acquire(labeled.group) as session:
         return refer(
             session.model, session.tokenizer, session.features, labeled.group.images, label, objects
@@ -86,7 +90,7 @@ def test_asking_twice_is_asking_once(shipped: Predictor, labeled: LabeledGroup) 
 
 
 def test_images_show_what_the_model_says_of_them() -> None:
-    shown = shown_objects({"common_part": SHARED}, 3)
+    shown = shown_objects(SHARED, 3)
 
     assert shown == (
         Phrase("chair", (0,), True),
@@ -96,15 +100,11 @@ def test_images_show_what_the_model_says_of_them() -> None:
 
 
 def test_an_owner_leaves_its_own_images() -> None:
-    assert shown_objects({"common_part": SHARED}, 3, owner="stool") == (
-        Phrase("stool", (2,), True),
-    )
+    assert shown_objects(SHARED, 3, owner="stool") == (Phrase("stool", (2,), True),)
 
 
 def test_an_owner_the_model_does_not_see_is_believed() -> None:
-    assert shown_objects({"common_part": SHARED}, 3, owner="sofa") == (
-        Phrase("sofa", (0, 1, 2), True),
-    )
+    assert shown_objects(SHARED, 3, owner="sofa") == (Phrase("sofa", (0, 1, 2), True),)
 
 
 @pytest.mark.parametrize("kind", list(RegionKind))

@@ -16,7 +16,7 @@ from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import RegionKind
+from calico_model.types import GroupPrediction, RegionKind
 from calico_model.vocabulary import Vocabulary
 
 PART = RegionKind.COMMON_PART
@@ -120,7 +120,8 @@ def test_slots_are_the_phrases_of_the_answers() -> None:
     objects = [Phrase("car", (0, 1), is_object=True)]
     parts = [Phrase("wheel", (0, 1), is_object=False), Phrase("door", (0, 1), is_object=False)]
     text = prompts.write_answer(PART, objects, parts)
-    found = find_slots({PART.value: text})
+    phrases = prompts.locate_phrases(PART, text, [*objects, *parts])
+    found = find_slots(GroupPrediction((), "v", {PART.value: text}, phrases))
     assert [(one.label, one.is_object, one.images) for one in found] == [
         ("car", True, (0, 1)),
         ("wheel", False, (0, 1)),
