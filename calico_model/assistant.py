@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calico_model.inference.prompt import Box, MaskPrompt
+from calico_model.inference.teacher_forcing import make_name_prompts
 from calico_model.interactive import box_description, clicks, referring
 from calico_model.interactive.clicks import Refined
-from calico_model.interactive.name_prompts import call_parts
 from calico_model.interactive.naming import name_regions
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.propagate import transfer
@@ -87,7 +87,7 @@ class Assistant:
         """
         with self._predictor.acquire(group, adapter=self._adapter) as session:
             return tuple(
-                referring.refer(
+                referring.segment_by_name(
                     session.model,
                     session.tokenizer,
                     session.features,
@@ -98,7 +98,7 @@ class Assistant:
                 for label, owner in names
             )
 
-    def look_into(
+    def describe_box(
         self, group: ImageGroup, image_index: int, box: Box, group_prediction: GroupPrediction
     ) -> PartMask:
         """Outlines what a box shows and says what it is, in the model's own words.
@@ -119,10 +119,10 @@ class Assistant:
         alone = group.only(image_index)
         known = tuple(group_prediction.of_image(image_index))
         with self._predictor.acquire(alone, adapter=self._adapter) as session:
-            found = box_description.look_into(
+            described = box_description.describe_box(
                 session.model, session.tokenizer, session.features, alone.images[0], box, known
             )
-        return replace(found, image_index=image_index)
+        return replace(described, image_index=image_index)
 
     def name(
         self,
@@ -191,7 +191,7 @@ class Assistant:
         with self._predictor.acquire(group, adapter=self._adapter) as session:
             objects = transfer.object_names(group_prediction, len(group))
             asks = part.label and session.is_familiar  # the language model, of what it knows
-            named = self._call(session, group, part.label, objects) if asks else None
+            named = self._name_prompts(session, group, part.label, objects) if asks else None
             return transfer.transfer(
                 session.model, session.features, group.images, part, named, objects
             )
@@ -232,21 +232,24 @@ class Assistant:
                 session.features,
                 group.images,
                 image_index,
-                self._call(session, group, label, objects)[image_index],
+                self._name_prompts(session, group, label, objects)[image_index],
                 approved=approved,
                 most=most,
                 remembers=remembers,
             )
 
-    def _call(
+    def _name_prompts(
         self, session: ModelSession, group: ImageGroup, label: str, objects: tuple[str | None, ...]
     ) -> Tensor:
-        """Prompts (n, C) of a name on every image; the model is held."""
-        called, key = self._predictor.called, (self.version, group.keys, label, objects)
-        found = called.get(key)
-        if found is None:
-            prompts = call_parts(
+        """[SEG] prompts (n, C) of a name on every image, from the cache where it has them.
+
+        The caller holds the model, which guards the cache.
+        """
+        cache, key = self._predictor.name_prompts, (self.version, group.keys, label, objects)
+        prompts = cache.get(key)
+        if prompts is None:
+            prompts = make_name_prompts(
                 session.model, session.tokenizer, session.features, [label], objects
-            )
-            found = called.put(key, prompts[0])
-        return found
+            )[0]
+            cache[key] = prompts
+        return prompts

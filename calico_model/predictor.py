@@ -6,22 +6,21 @@ Owns the loaded model and its feature cache; one prediction runs at a time, guar
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from calico_model import prompts
 from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.inference.answers import answer, draw
 from calico_model.inference.confidence import Confidence, read_confidence
+from calico_model.inference.generation import predict_regions
 from calico_model.inference.images import to_photo, to_pixels
-from calico_model.inference.likelihood import Likelihood
-from calico_model.inference.teacher_forcing import read_answers
-from calico_model.interactive.name_prompts import CalledParts
+from calico_model.inference.teacher_forcing import draw_answers, force_answers
 from calico_model.loading.checkpoints import fingerprint, load_model
 from calico_model.loading.fitting import plan_folder, usual_placement
 from calico_model.loading.memory_plan import FEATURE_CACHE_BYTES, MemoryPlan
@@ -31,9 +30,17 @@ from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.features import FeatureCache, ImageFeatures, concatenate
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import MAX_GROUP_SIZE, GroupPrediction, ImageGroup, RegionKind, RgbImage
+from calico_model.types import (
+    MAX_GROUP_SIZE,
+    GroupPrediction,
+    ImageGroup,
+    Likelihood,
+    RegionKind,
+    RgbImage,
+)
 
 _STACKED_SHARE = 8  # of the feature cache, one eighth holds the groups that were asked about last
+_MOST_NAME_PROMPTS = 256  # of a few kilobytes each
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "calico-tiny"
 
 
@@ -62,7 +69,8 @@ class Predictor:
     Attributes:
         version: names the weights; stamped on every prediction of the bare base.
         adapters: what can be named in `predict`; any thread may add and drop.
-        called: names that were called on groups; use it while `acquire`.
+        name_prompts: latest [SEG] prompts of names on groups, see `Assistant.transfer`; use the
+            cache only inside `acquire`.
         confidence: turns what the network says about its regions into scores; None leaves the
             plain product of predicted IoU and phrase probability.
     """
@@ -85,8 +93,8 @@ class Predictor:
         self._stacked = FeatureCache(cache_bytes // _STACKED_SHARE)  # of whole groups
         self.adapters = AdapterSet(model, tokenizer)
         self._model, self._tokenizer, self._device = model, tokenizer, device
-        self.called = CalledParts()
-        self._lock = threading.Lock()  # guards the model, and `called`: one forward at a time
+        self.name_prompts: LRUCache[Hashable, Tensor] = LRUCache(_MOST_NAME_PROMPTS)
+        self._lock = threading.Lock()  # guards the model and `name_prompts`: one forward at a time
 
     def predict(self, group: ImageGroup, *, adapter: str | None = None) -> GroupPrediction:
         """Asks all three questions about a group.
@@ -122,7 +130,9 @@ class Predictor:
         with self._lock, torch.inference_mode():
             return self._model.encode_photos([to_photo(image, trunk.side).to(self._device)])
 
-    def force(self, group: ImageGroup, answers: Mapping[RegionKind, str]) -> GroupPrediction:
+    def predict_forced(
+        self, group: ImageGroup, answers: Mapping[RegionKind, str]
+    ) -> GroupPrediction:
         """Draws the masks of given answers, as if the model had said them (teacher forcing).
 
         Args:
@@ -133,7 +143,7 @@ class Predictor:
             Regions in answer order; unlike in `predict`, empty masks are kept.
         """
         with self.acquire(group) as session:
-            parts = draw(
+            parts = draw_answers(
                 session.model,
                 session.tokenizer,
                 session.features,
@@ -149,10 +159,10 @@ class Predictor:
         """Returns how likely the model finds each answer to one question about a group."""
         questions = [prompts.QUESTIONS[kind][0]] * len(answers)
         with self.acquire(group) as session:
-            read = read_answers(
+            forced = force_answers(
                 session.model, session.tokenizer, session.features, questions, answers
             )
-        return read.likelihoods
+        return forced.likelihoods
 
     @contextmanager
     def acquire(self, group: ImageGroup, *, adapter: str | None = None) -> Iterator[ModelSession]:
@@ -180,19 +190,19 @@ class Predictor:
 
     def _answer(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
         with self.acquire(group, adapter=version) as session:
-            answered = answer(
+            predicted = predict_regions(
                 session.model,
                 session.tokenizer,
                 session.features,
                 group.sizes_hw,
                 images=group.images,
                 wording=wording,
-                asks=session.speaks,
+                asks_language=session.speaks,
                 is_familiar=session.is_familiar,
             )
-        texts = {kind.value: text for kind, text in answered.texts.items()}
+        texts = {kind.value: text for kind, text in predicted.texts.items()}
         prediction = GroupPrediction(
-            answered.parts, version or self.version, texts, answered.phrases
+            predicted.parts, version or self.version, texts, predicted.phrases
         )
         return prediction if self.confidence is None else self.confidence.apply(prediction)
 

@@ -5,6 +5,7 @@ Knows numpy arrays and text. Does not know torch, files, Label Studio or HTTP.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -91,7 +92,7 @@ def image_key(image: RgbImage) -> str:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the network itself says about one of its regions; assist/confidence.py weighs it.
+    """What the network itself says about one of its regions; inference/confidence.py weighs it.
 
     Attributes:
         iou: predicted IoU of the mask, in [0, 1].
@@ -102,6 +103,32 @@ class Evidence:
     iou: float
     mask: float
     phrase: float
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Log-likelihoods of one question and answer, token by token, natural logarithm.
+
+    Attributes:
+        question: of the words of the prompt, images left out.
+        answer: of the tokens of the answer, its end included.
+    """
+
+    question: tuple[float, ...]
+    answer: tuple[float, ...]
+
+    def sum(self) -> float:
+        """Log-likelihood of the answer: favours short answers."""
+        return math.fsum(self.answer)
+
+    def mean(self) -> float:
+        """Log-likelihood per token of the answer."""
+        return math.fsum(self.answer) / max(1, len(self.answer))
+
+    def compat(self) -> float:
+        """Log-likelihood per token of question and answer, as released Partonomy code reads it."""
+        tokens = self.question + self.answer
+        return math.fsum(tokens) / max(1, len(tokens))
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,7 +55,7 @@ class _Assisted(ABC):
     ) -> PartMask:
         """Outlines what a box shows and says what it is."""
         return self.thread.run(
-            lambda: self.assistant().look_into(group, image_index, box, group_prediction)
+            lambda: self.assistant().describe_box(group, image_index, box, group_prediction)
         )
 
     def transfer(

@@ -34,8 +34,7 @@ from calico_model.evaluation.outcome import SUBTASKS, AskedQuestion, Report
 from calico_model.evaluation.regions import Region, as_regions, cut, merge_by_label
 from calico_model.evaluation.units import strict_unit
 from calico_model.evaluation.worst import WorstCase, WorstCases
-from calico_model.inference.likelihood import Likelihood
-from calico_model.types import GroupPrediction, LabeledGroup
+from calico_model.types import GroupPrediction, LabeledGroup, Likelihood
 from calico_model.vocabulary import Vocabulary
 
 

@@ -20,9 +20,8 @@ from calico_model.evaluation.choices import Taxonomy
 from calico_model.evaluation.ledger import Ledger
 from calico_model.evaluation.outcome import SS_BACKEND, SUBTASKS, Report
 from calico_model.evaluation.worst import WorstCases
-from calico_model.inference.likelihood import Likelihood
 from calico_model.prompts import QUESTIONS
-from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, RegionKind
+from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, Likelihood, RegionKind
 from calico_model.vocabulary import Vocabulary
 
 _T = TypeVar("_T")
@@ -55,7 +54,9 @@ class Rewordable(Protocol):
 class Forcible(Protocol):
     """A predictor that can be made to say an answer, and to draw what it says."""
 
-    def force(self, group: ImageGroup, answers: Mapping[RegionKind, str]) -> GroupPrediction:
+    def predict_forced(
+        self, group: ImageGroup, answers: Mapping[RegionKind, str]
+    ) -> GroupPrediction:
         """Draws the masks of given answers, empty ones included, in answer order."""
 
 
@@ -190,7 +191,7 @@ def _examine(
     forced = None
     if extras.forcible is not None:
         truth = answers.true_answers(labeled)
-        forced = ask(partial(extras.forcible.force, group, truth), nothing)
+        forced = ask(partial(extras.forcible.predict_forced, group, truth), nothing)
     ledger.add(index, labeled, own, forced)
     if extras.judge is not None:
         rng = np.random.default_rng((seed, index))

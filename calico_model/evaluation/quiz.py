@@ -23,8 +23,7 @@ from calico_model.evaluation.choices import (
     wrong_objects,
 )
 from calico_model.evaluation.metrics import Tally
-from calico_model.inference.likelihood import Likelihood
-from calico_model.types import LabeledGroup, RegionKind
+from calico_model.types import LabeledGroup, Likelihood, RegionKind
 from calico_model.vocabulary import normalise
 
 PART_TASKS = {"intersection": RegionKind.COMMON_PART, "difference": RegionKind.UNIQUE_PART}

@@ -165,7 +165,7 @@ def _meant(mask: BoolMask, prompt: MaskPrompt, known: Sequence[PartMask]) -> Par
     if prompt.box is not None or len(prompt.clicks) != 1 or not prompt.clicks[0].is_positive:
         return None
     at = _pixel(prompt.clicks[0], mask.shape)
-    under = [(_iou(part.mask, mask), part) for part in known if part.mask[at]]
+    under = [(mask_iou(part.mask, mask), part) for part in known if part.mask[at]]
     agreement, best = max(under, key=lambda one: one[0], default=(0.0, None))
     if best is None or agreement < _LEAST_AGREEMENT:
         return None
@@ -210,8 +210,9 @@ def _pixel(click: Click, shape: tuple[int, ...]) -> tuple[int, int]:
     return min(max(int(click.y), 0), height - 1), min(max(int(click.x), 0), width - 1)
 
 
-def _iou(one: BoolMask, other: BoolMask) -> float:
-    shared, union = int(np.count_nonzero(one & other)), int(np.count_nonzero(one | other))
+def mask_iou(mask: BoolMask, other: BoolMask) -> float:
+    """Returns the IoU of two (H, W) masks, 0 if both are empty."""
+    shared, union = int(np.count_nonzero(mask & other)), int(np.count_nonzero(mask | other))
     return shared / max(1, union)
 
 

@@ -74,8 +74,8 @@ def transfer(
         features: of the group's images.
         images: (H_i, W_i, 3) uint8, the group's pixels.
         part: the outline.
-        named: (n, C) [SEG] prompts of its name on every image (`call_parts`); None asks by its
-            looks alone.
+        named: (n, C) [SEG] prompts of its name on every image, from `make_name_prompts`; None
+            asks by its looks alone.
         objects: name of the compared object of each image where known; () for unknown.
 
     Returns:

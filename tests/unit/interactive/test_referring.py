@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
-from calico_model.inference.answers import draw, draw_each
-from calico_model.interactive.referring import IS_THERE, Reference, refer, shown_objects
+from calico_model.inference.teacher_forcing import draw_answers, draw_scored_answers
+from calico_model.interactive.referring import IS_THERE, Reference, segment_by_name, shown_objects
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.prompts import Phrase, write_answer
 from calico_model.types import AnswerPhrase, LabeledGroup, RegionKind
@@ -45,7 +45,7 @@ def look_for(
     phrases = predictor.predict(labeled.group).phrases
     objects = shown_objects(phrases, len(labeled.group), owner=owner)
     with predictor.acquire(labeled.group) as session:
-        return refer(
+        return segment_by_name(
             session.model, session.tokenizer, session.features, labeled.group.images, label, objects
         )
 
@@ -117,9 +117,9 @@ def test_masks_that_are_asked_for_by_name_are_sharpened_like_all_others(
     sizes, images = labeled.group.sizes_hw, labeled.group.images
     with shipped.acquire(labeled.group) as session:
         about = session.model, session.tokenizer, session.features, sizes
-        told = draw(*about, {kind: text}, images=images)
-        (each,) = draw_each(*about, [(kind, text)], images=images)
-        (rough,) = draw_each(*about, [(kind, text)])
+        told = draw_answers(*about, {kind: text}, images=images)
+        (each,) = draw_scored_answers(*about, [(kind, text)], images=images)
+        (rough,) = draw_scored_answers(*about, [(kind, text)])
 
     assert [one.mask.tolist() for one in each] == [one.mask.tolist() for one in told]
     assert any(not np.array_equal(a.mask, b.mask) for a, b in zip(each, rough, strict=True))

@@ -10,7 +10,7 @@ import torch
 
 from calico_model import prompts
 from calico_model.inference.images import to_pixels
-from calico_model.inference.teacher_forcing import read_answers
+from calico_model.inference.teacher_forcing import force_answers
 from calico_model.interactive.naming.label_trie import Slot, build_trie, find_slots, score_slots
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
@@ -90,7 +90,7 @@ def forced_chances(
     start = len(tokenizer.encode(one.before))
     question = prompts.QUESTIONS[one.kind][0]
     answers = [f"{one.before} <p> the {n} </p>" for n in written]
-    read = read_answers(model, tokenizer, features, [question] * len(answers), answers)
+    read = force_answers(model, tokenizer, features, [question] * len(answers), answers)
     step: dict[tuple[int, ...], float] = {}
     for name, likelihood in zip(written, read.likelihoods, strict=True):
         for depth, chance in enumerate(likelihood.answer[start:]):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from calico_model.errors import InvalidMaskError
-from calico_model.inference.generation import GeneratedAnswer, Question
 from calico_model.inference.images import to_pixels
+from calico_model.inference.pairwise import GeneratedAnswer, GroupQuestion
 from calico_model.interactive.naming.closed_set import IS_INSIDE, ClosedSet, Fusion, Outline, fuse
 from calico_model.interactive.naming.name_regions import (
     describe_outlines,
@@ -44,7 +44,7 @@ def box(image: int, top: int, left: int, side: int = 12, **said: object) -> Outl
 
 def said(text: str) -> GroupPrediction:
     kind = RegionKind.COMMON_PART
-    generated = GeneratedAnswer(Question(kind, (0, 1)), text, parse_answer(kind, text), ())
+    generated = GeneratedAnswer(GroupQuestion(kind, (0, 1)), text, parse_answer(kind, text), ())
     return GroupPrediction((), "v", {kind.value: text}, generated.phrases)
 
 
