@@ -1,6 +1,7 @@
-"""The one thing to call to see: a group of images in, named masks out.
+"""The entry point of inference: a group of images in, named masks out.
 
-Owns the loaded model and its feature cache; one prediction runs at a time, guarded by a lock.
+`Predictor` owns the loaded model and the caches of its features and name prompts. A lock guards
+them: one prediction runs at a time.
 """
 
 from __future__ import annotations
@@ -39,21 +40,22 @@ from calico_model.types import (
     RgbImage,
 )
 
-_STACKED_SHARE = 8  # of the feature cache, one eighth holds the groups that were asked about last
+_GROUP_SHARE = 8
+"""One eighth of the feature cache holds the features of whole groups, of the latest requests."""
 _MOST_NAME_PROMPTS = 256  # of a few kilobytes each
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "calico-tiny"
 
 
 @dataclass(frozen=True, eq=False)
 class ModelSession:
-    """The model on a group, for as long as it is held.
+    """The model with one active adapter, held for one group; see `Predictor.acquire`.
 
     Attributes:
-        model: wears the adapter that was asked for.
-        tokenizer: of the model and the adapter.
+        model: with the requested adapter.
+        tokenizer: of the model with that adapter.
         features: of the group's images, in order.
-        speaks: whether the language model is to be asked about them.
-        is_familiar: whether they are like those that the base learned from.
+        speaks: whether to ask the language model about these images.
+        is_familiar: whether the images are like those that the base learned from.
     """
 
     model: Calico
@@ -67,12 +69,13 @@ class Predictor:
     """CALICO with one set of weights and any number of adapters.
 
     Attributes:
-        version: names the weights; stamped on every prediction of the bare base.
-        adapters: what can be named in `predict`; any thread may add and drop.
+        version: of the weights; version of every prediction without an adapter.
+        confidence: turns the evidence of regions into scores; None leaves the plain product of
+            predicted IoU and phrase probability.
+        features: cache of the features of single images, by content hash.
+        adapters: adapters that `predict` can use; any thread may add and drop them.
         name_prompts: latest [SEG] prompts of names on groups, see `Assistant.transfer`; use the
             cache only inside `acquire`.
-        confidence: turns what the network says about its regions into scores; None leaves the
-            plain product of predicted IoU and phrase probability.
     """
 
     def __init__(
@@ -89,8 +92,8 @@ class Predictor:
         self.version = version
         self.confidence = confidence
         self._images_at_once = images_at_once
-        self.features = FeatureCache(cache_bytes - cache_bytes // _STACKED_SHARE)
-        self._stacked = FeatureCache(cache_bytes // _STACKED_SHARE)  # of whole groups
+        self.features = FeatureCache(cache_bytes - cache_bytes // _GROUP_SHARE)
+        self._group_features = FeatureCache(cache_bytes // _GROUP_SHARE)
         self.adapters = AdapterSet(model, tokenizer)
         self._model, self._tokenizer, self._device = model, tokenizer, device
         self.name_prompts: LRUCache[Hashable, Tensor] = LRUCache(_MOST_NAME_PROMPTS)
@@ -101,21 +104,21 @@ class Predictor:
 
         Args:
             group: 1 to 8 images.
-            adapter: version in `adapters` to answer with, None for the bare base. The answer is
-                of that version and says so, whatever is added or dropped meanwhile.
+            adapter: version of an adapter in `adapters`, None for the base. The prediction comes
+                from that version, whatever is added or dropped meanwhile.
 
         Returns:
-            Regions in the original pixel frame of their image, objects first; empty masks are
-            left out.
+            Regions in the original pixel frame of their image, objects first, without those of an
+            empty mask.
 
         Raises:
             CheckpointError: there is no adapter of that version.
         """
-        return self._answer(group, 0, adapter)
+        return self._predict(group, 0, adapter)
 
     def predict_reworded(self, group: ImageGroup, wording: int) -> GroupPrediction:
-        """Asks the three questions in the given one of their wordings; else as `predict`."""
-        return self._answer(group, wording, None)
+        """Predicts without an adapter from other wordings of the questions, 0-based."""
+        return self._predict(group, wording, None)
 
     def encode(self, group: ImageGroup) -> ImageFeatures:
         """Returns the frozen features of a group's images, from the cache where it has them."""
@@ -133,14 +136,14 @@ class Predictor:
     def predict_forced(
         self, group: ImageGroup, answers: Mapping[RegionKind, str]
     ) -> GroupPrediction:
-        """Draws the masks of given answers, as if the model had said them (teacher forcing).
+        """Draws the masks of given answers, as if the model had generated them (teacher forcing).
 
         Args:
             group: 1 to 8 images.
             answers: per question, text in the grammar of prompts.py.
 
         Returns:
-            Regions in answer order; unlike in `predict`, empty masks are kept.
+            Regions in answer order, with those of an empty mask.
         """
         with self.acquire(group) as session:
             parts = draw_answers(
@@ -166,12 +169,12 @@ class Predictor:
 
     @contextmanager
     def acquire(self, group: ImageGroup, *, adapter: str | None = None) -> Iterator[ModelSession]:
-        """Holds the model on a group's features; nothing else uses it until the block ends.
+        """Locks the model and yields it for one group; other callers wait until the block ends.
 
         Args:
             group: 1 to 8 images; only those without cached features are encoded.
-            adapter: version in `adapters`, None for the bare base; the base answers where the
-                adapter's domain ends, too.
+            adapter: version of an adapter in `adapters`, None for the base. Images outside the
+                adapter's domain get the base, too.
 
         Raises:
             CheckpointError: there is no adapter of that version.
@@ -182,13 +185,11 @@ class Predictor:
         with self._lock, torch.inference_mode():
             features = self._encode(group)
             tokenizer = self.adapters.select(chosen, features)
-            speaks, is_familiar = (
-                self.adapters.speaks(features),
-                self.adapters.is_familiar(features),
-            )
+            is_familiar = self._model.is_familiar(features)
+            speaks = self.adapters.speaks(features)
             yield ModelSession(self._model, tokenizer, features, speaks, is_familiar)
 
-    def _answer(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
+    def _predict(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
         with self.acquire(group, adapter=version) as session:
             predicted = predict_regions(
                 session.model,
@@ -207,28 +208,30 @@ class Predictor:
         return prediction if self.confidence is None else self.confidence.apply(prediction)
 
     def _encode(self, group: ImageGroup) -> ImageFeatures:
+        """Features of a group's images, from the caches where these have them."""
         key = " ".join(group.keys)
-        stacked = self._stacked.get(key)
-        if stacked is not None:
-            self.features.touch(group.keys)  # a click asks about one image of the group
+        features = self._group_features.get(key)
+        if features is not None:
+            self.features.touch(group.keys)  # the next click is on a single image of the group
         else:
-            stacked = concatenate(self._encode_each(group))
+            features = concatenate(self._encode_each(group))
             if len(group) > 1:
-                self._stacked.put(key, stacked)
-        return stacked
+                self._group_features.put(key, features)
+        return features
 
     def _encode_each(self, group: ImageGroup) -> list[ImageFeatures]:
-        found = [self.features.get(key) for key in group.keys]
-        missing = [i for i, item in enumerate(found) if item is None]
+        """Features of each image of a group; those that are not cached are encoded in batches."""
+        cached = [self.features.get(key) for key in group.keys]
+        missing = [i for i, features in enumerate(cached) if features is None]
         for start in range(0, len(missing), self._images_at_once):
-            several = missing[start : start + self._images_at_once]
-            pixels = to_pixels([group.images[i] for i in several], self._model.config)
-            fresh = self._model.encode(pixels.to(self._device))
-            for row, i in enumerate(several):
-                one = fresh.image(row)
-                found[i] = one
-                self.features.put(group.keys[i], one)
-        return [item for item in found if item is not None]
+            batch = missing[start : start + self._images_at_once]
+            pixels = to_pixels([group.images[i] for i in batch], self._model.config)
+            encoded = self._model.encode(pixels.to(self._device))
+            for row, i in enumerate(batch):
+                features = encoded.image(row)
+                cached[i] = features
+                self.features.put(group.keys[i], features)
+        return [features for features in cached if features is not None]
 
 
 def load_predictor(
@@ -239,14 +242,14 @@ def load_predictor(
     precision: Precision | None = None,
     on_plan: Callable[[MemoryPlan], None] = lambda _: None,
 ) -> Predictor:
-    """Loads a model folder, after making sure that it fits.
+    """Loads a model folder, after a check that the model fits the device.
 
     Args:
         folder: config.json, model.safetensors, tokenizer.json; or released checkpoints.
         device: torch device.
         threads: CPU threads of one forward; None leaves torch's choice.
         precision: of the weights; None takes the best that fits the device.
-        on_plan: told what will be held where, before a large model is loaded.
+        on_plan: called with the memory plan before a large model is loaded.
 
     Raises:
         CheckpointError: missing or damaged weights.
@@ -265,7 +268,7 @@ def load_predictor(
     model, tokenizer = load_model(folder, placement=placement)
     version = f"{model.config.name}-{fingerprint(folder)[:8]}"
     if placement.precision is not Precision.FP32:
-        version += f"-{placement.precision}"  # other numbers, other answers
+        version += f"-{placement.precision}"  # other precisions give other predictions
     return Predictor(
         model,
         tokenizer,
@@ -277,14 +280,14 @@ def load_predictor(
 
 
 def check_device(device: str) -> None:
-    """Makes sure this machine has a device.
+    """Checks that this machine has a device.
 
     Raises:
-        InvalidConfigError: it has not.
+        InvalidConfigError: the machine does not have the device.
     """
     gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
-    has = device == "cpu" or device in gpus or (device == "cuda" and bool(gpus))
-    if not has:
+    is_available = device == "cpu" or device in gpus or (device == "cuda" and bool(gpus))
+    if not is_available:
         raise InvalidConfigError(
             f"device: expected cpu, or cuda with one of this machine's {len(gpus)} GPUs, "
             f"got {device!r}"
