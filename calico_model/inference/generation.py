@@ -12,7 +12,7 @@ import torch
 
 from calico_model import prompts
 from calico_model.data.collate import Turn, collate_prompts
-from calico_model.inference.dense_reading import LEAST_SHOWN, DenseReading, read_dense
+from calico_model.inference.dense_detection import LEAST_SHOWN, DenseDetections, detect_regions
 from calico_model.inference.mask_refinement import picture_of, refine_masks
 from calico_model.inference.pairwise import (
     GeneratedAnswer,
@@ -80,14 +80,14 @@ def predict_regions(
         Regions in the original pixel frame of their image, without those of an empty mask.
     """
     count = len(sizes_hw)
-    reading = read_dense(model, features, sizes_hw, None if is_familiar else images)
+    dense = detect_regions(model, features, sizes_hw, None if is_familiar else images)
     answers: Sequence[GeneratedAnswer] = ()
     if asks_language:
         answers = generate_answers(
             model, tokenizer, features, _questions(model, count), wording=wording
         )
-    if model.config.asks_in_pairs or reading.seen or not asks_language:
-        merged = merge_pairwise_answers(answers, count, reading)
+    if model.config.asks_in_pairs or dense.detections or not asks_language:
+        merged = merge_pairwise_answers(answers, count, dense)
         segments, texts, phrases = merged.segments, merged.texts, merged.phrases
     else:
         segments = _without_repetition(
@@ -96,7 +96,7 @@ def predict_regions(
         texts = {answer.question.kind: answer.text for answer in answers}
         phrases = tuple(phrase for answer in answers for phrase in answer.phrases)
     if not is_familiar:
-        segments = _refine_photo_parts(model, features, _likely(segments, reading), images)
+        segments = _refine_photo_parts(model, features, _likely(segments, dense), images)
     parts = decode_segments(model, features, sizes_hw, segments, images)
     return RegionPrediction(tuple(part for part in parts if part.mask.any()), texts, phrases)
 
@@ -166,13 +166,16 @@ def _questions(model: Calico, images: int) -> tuple[GroupQuestion, ...]:
     return tuple(GroupQuestion(kind, tuple(range(images))) for kind in RegionKind)
 
 
-def _likely(segments: Sequence[Segment], reading: DenseReading) -> list[Segment]:
+def _likely(segments: Sequence[Segment], dense: DenseDetections) -> list[Segment]:
     """Keeps the regions of unfamiliar pictures that are likely enough to save an annotator work."""
-    right = {(seen.image, seen.is_object, seen.label): seen.right for seen in reading.seen}
+    chances = {
+        (detection.image, detection.is_object, detection.label): detection.chance_right
+        for detection in dense.detections
+    }
     kept = []
     for segment in segments:
         is_object = segment.kind is RegionKind.COMMON_OBJECT
-        chance = right.get((segment.image, is_object, segment.label), 0.0)
+        chance = chances.get((segment.image, is_object, segment.label), 0.0)
         if chance >= LEAST_SHOWN:
             kept.append(replace(segment, chance=chance))
     return kept

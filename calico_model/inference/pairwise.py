@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from calico_model.data.comparison import partition
-from calico_model.inference.dense_reading import DenseReading, Seen
+from calico_model.inference.dense_detection import DenseDetections, Detection
 from calico_model.inference.segments import Segment
 from calico_model.prompts import END, ParsedAnswer, Phrase, locate_phrases, write_answer
 from calico_model.types import AnswerPhrase, RegionKind
@@ -114,34 +114,40 @@ class _ImageVotes:
         if segment.object_label is not None:
             self.owners[segment.object_label] += segment.certainty
 
-    def add_detection(self, seen: Seen, trust: float) -> None:
+    def add_detection(self, detection: Detection, trust: float) -> None:
         """Adds the vote of the dense head, and takes its mask where the head is trusted."""
-        totals = self.objects if seen.is_object else self.parts
-        totals[seen.label] += trust * _DETECTION_WEIGHT * seen.certainty
-        key = seen.is_object, seen.label
-        kind = RegionKind.COMMON_OBJECT if seen.is_object else RegionKind.COMMON_PART
+        totals = self.objects if detection.is_object else self.parts
+        totals[detection.label] += trust * _DETECTION_WEIGHT * detection.certainty
+        key = detection.is_object, detection.label
         unanswered = Segment(
-            kind, seen.label, seen.image, None, None, seen.certainty, seen.logits, seen.mask
+            kind=RegionKind.COMMON_OBJECT if detection.is_object else RegionKind.COMMON_PART,
+            label=detection.label,
+            image=detection.image,
+            object_label=None,
+            state=None,
+            certainty=detection.certainty,
+            logits=detection.logits,
+            mask=detection.mask,
         )
         known = self.surest.setdefault(key, unanswered)
         if trust >= _LEAST_TRUST_FOR_MASKS:
-            self.surest[key] = replace(known, logits=seen.logits, mask=seen.mask)
+            self.surest[key] = replace(known, logits=detection.logits, mask=detection.mask)
 
     def discount_undetected(
-        self, reading: DenseReading, detected: Collection[tuple[bool, str]]
+        self, dense: DenseDetections, detected: Collection[tuple[bool, str]]
     ) -> None:
         """Lowers the votes for names that the dense head does not detect.
 
         Args:
-            reading: of the dense head.
+            dense: of the group.
             detected: (is it an object, name) of everything it detects in this image.
         """
         for is_object, totals in ((True, self.objects), (False, self.parts)):
-            known = reading.objects if is_object else reading.parts
+            known = dense.known_objects if is_object else dense.known_parts
             for name in totals:
                 if known and (is_object, name) not in detected:
                     remaining = _UNDETECTED_WEIGHT if name in known else _UNKNOWN_WEIGHT
-                    totals[name] *= 1 - reading.trust * (1 - remaining)
+                    totals[name] *= 1 - dense.trust * (1 - remaining)
 
     @property
     def owner(self) -> str | None:
@@ -169,16 +175,16 @@ def questions_in_pairs(images: int) -> tuple[GroupQuestion, ...]:
 
 
 def merge_pairwise_answers(
-    answers: Sequence[GeneratedAnswer], images: int, reading: DenseReading | None = None
+    answers: Sequence[GeneratedAnswer], images: int, dense: DenseDetections | None = None
 ) -> MergedAnswers:
     """Merges answers about pairs of images with the detections of the dense head.
 
     Args:
         answers: to `questions_in_pairs`, or about the whole group.
         images: in the group.
-        reading: detections of the dense head, or None.
+        dense: detections of the dense head, or None.
     """
-    votes = _count_votes(answers, images, reading)
+    votes = _count_votes(answers, images, dense)
     objects, _ = partition([_sure(image.objects) for image in votes])
     visible = [_sure(image.parts) for image in votes]
     common, _ = partition(visible)
@@ -209,18 +215,22 @@ def merge_pairwise_answers(
 
 
 def _count_votes(
-    answers: Sequence[GeneratedAnswer], images: int, reading: DenseReading | None
+    answers: Sequence[GeneratedAnswer], images: int, dense: DenseDetections | None
 ) -> list[_ImageVotes]:
     """The votes for every image."""
     votes = [_ImageVotes() for _ in range(images)]
     for segment in _surest_of_pairs(answers):
         votes[segment.image].add_segment(segment)
-    if reading is not None:
-        for seen in reading.seen:
-            votes[seen.image].add_detection(seen, reading.trust)
+    if dense is not None:
+        for detection in dense.detections:
+            votes[detection.image].add_detection(detection, dense.trust)
         for k, image in enumerate(votes):
-            detected = {(seen.is_object, seen.label) for seen in reading.seen if seen.image == k}
-            image.discount_undetected(reading, detected)
+            detected = {
+                (detection.is_object, detection.label)
+                for detection in dense.detections
+                if detection.image == k
+            }
+            image.discount_undetected(dense, detected)
     return votes
 
 

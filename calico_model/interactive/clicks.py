@@ -19,7 +19,6 @@ from torch import Tensor
 
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidMaskError
-from calico_model.inference.dense_reading import part_at
 from calico_model.inference.images import mask_shares, scaled_size_hw
 from calico_model.inference.low_res_mask import Coarse, Decoded, mask_of
 from calico_model.inference.mask_refinement import (
@@ -144,6 +143,41 @@ def _learned_region(
         return None
     height, width = size_hw
     return part_at(model, features, (height, width), *_pixel(prompt.clicks[0], size_hw))
+
+
+@torch.inference_mode()
+def part_at(
+    model: Calico, features: ImageFeatures, size_hw: tuple[int, int], row: int, column: int
+) -> BoolMask | None:
+    """Returns the part that the dense head detects at a pixel.
+
+    Args:
+        model: with its active adapter.
+        features: of one image.
+        size_hw: its height and width in pixels.
+        row, column: of the pixel.
+
+    Returns:
+        (H, W) bool, the connected region around the pixel that has its name; None if the pixel is
+        of no known part.
+    """
+    head = model.dense_head
+    if head is None or not head.worn.trust or not features.photo or not head.worn.names.parts:
+        return None
+    logits = head.tell(features)[0][0]
+    height, width = size_hw
+    cells = logits.shape[-1]
+    at = min(row * cells // height, cells - 1), min(column * cells // width, cells - 1)
+    best = int(logits[:, at[0], at[1]].argmax())
+    if best == 0:
+        return None
+    others = logits.clone()
+    others[best] = -torch.inf
+    margin = (logits[best] - others.amax(0)).cpu().numpy()
+    level = cv2.resize(margin, (width, height), interpolation=cv2.INTER_LINEAR)
+    _, pieces = cv2.connectedComponents((np.asarray(level) > 0).astype(np.uint8))
+    piece = int(pieces[min(row, height - 1), min(column, width - 1)])
+    return np.asarray(pieces == piece) if piece else None
 
 
 def _obey_last_click(mask: BoolMask, prompt: MaskPrompt) -> BoolMask:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from calico_model import prompts
-from calico_model.inference.dense_reading import DenseReading, Seen
+from calico_model.inference.dense_detection import DenseDetections, Detection
 from calico_model.inference.generation import predict_regions
 from calico_model.inference.images import to_pixels
 from calico_model.inference.pairwise import (
@@ -168,17 +168,17 @@ def _pixels(model: Calico, count: int):
     return to_pixels(images, model.config)
 
 
-def seen(label: str, image: int, certainty: float = 0.9, *, is_object: bool = False) -> Seen:
-    return Seen(
+def seen(label: str, image: int, certainty: float = 0.9, *, is_object: bool = False) -> Detection:
+    return Detection(
         image, label, is_object, certainty, certainty, torch.full((4, 4), 3.0), torch.ones(2, 2)
     )
 
 
-def reading(*several: Seen, parts: tuple[str, ...] = (), objects: tuple[str, ...] = ()):
-    return DenseReading(several, frozenset(parts), frozenset(objects))
+def reading(*several: Detection, parts: tuple[str, ...] = (), objects: tuple[str, ...] = ()):
+    return DenseDetections(several, frozenset(parts), frozenset(objects))
 
 
-def regions(answers: list[GeneratedAnswer], told: DenseReading, images: int = 2):
+def regions(answers: list[GeneratedAnswer], told: DenseDetections, images: int = 2):
     merged = merge_pairwise_answers(answers, images, told)
     return {(s.kind, s.label, s.image): s for s in merged.segments}, merged.texts
 
