@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from calico_model.types import RegionKind
+from calico_model.types import AnswerPhrase, RegionKind
 
 IMAGE_TOKEN = "<image>"
 IMAGE_START = "<im_start>"
@@ -174,6 +174,26 @@ def write_answer(
     return f"{shown} {_pick(_PART_ANSWERS[kind], choose).format(_phrases(parts))} {END}"
 
 
+def locate_phrases(
+    kind: RegionKind, text: str, phrases: Sequence[Phrase]
+) -> tuple[AnswerPhrase, ...]:
+    """Returns where phrases begin in the text that `write_answer` made of them.
+
+    Args:
+        kind: which question is answered.
+        text: the whole answer.
+        phrases: all of its phrases, in the order of the text.
+    """
+    located: list[AnswerPhrase] = []
+    end = 0
+    for phrase in phrases:
+        written = _phrase(phrase)
+        start = text.index(written, end)
+        located.append(AnswerPhrase(kind, phrase.label, phrase.images, phrase.is_object, start))
+        end = start + len(written)
+    return tuple(located)
+
+
 def parse_answer(kind: RegionKind, text: str) -> ParsedAnswer:
     """Reads what `write_answer` writes, tolerantly.
 
@@ -210,12 +230,12 @@ def clean_label(text: str) -> str:
 
 
 def _phrases(phrases: Sequence[Phrase]) -> str:
-    written = [
-        f"{PHRASE_START} the {p.label} {PHRASE_END} "
-        + " ".join(f"{SEG} (IMAGE{k + 1})" for k in p.images)
-        for p in phrases
-    ]
-    return _listed(written)
+    return _listed([_phrase(phrase) for phrase in phrases])
+
+
+def _phrase(phrase: Phrase) -> str:
+    segments = " ".join(f"{SEG} (IMAGE{k + 1})" for k in phrase.images)
+    return f"{PHRASE_START} the {phrase.label} {PHRASE_END} {segments}"
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ Knows numpy arrays and text. Does not know torch, files, Label Studio or HTTP.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -91,7 +92,7 @@ def image_key(image: RgbImage) -> str:
 
 @dataclass(frozen=True)
 class MaskEvidence:
-    """What the network itself says about one of its regions; assist/confidence.py weighs it.
+    """What the network itself says about one of its regions; inference/confidence.py weighs it.
 
     Attributes:
         iou: predicted IoU of the mask, in [0, 1].
@@ -102,6 +103,32 @@ class MaskEvidence:
     iou: float
     mask: float
     phrase: float
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Log-likelihoods of one question and answer, token by token, natural logarithm.
+
+    Attributes:
+        question: of the words of the prompt, images left out.
+        answer: of the tokens of the answer, its end included.
+    """
+
+    question: tuple[float, ...]
+    answer: tuple[float, ...]
+
+    def sum(self) -> float:
+        """Log-likelihood of the answer: favours short answers."""
+        return math.fsum(self.answer)
+
+    def mean(self) -> float:
+        """Log-likelihood per token of the answer."""
+        return math.fsum(self.answer) / max(1, len(self.answer))
+
+    def compat(self) -> float:
+        """Log-likelihood per token of question and answer, as released Partonomy code reads it."""
+        tokens = self.question + self.answer
+        return math.fsum(tokens) / max(1, len(tokens))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +165,25 @@ class PartMask:
         self.mask.setflags(write=False)
 
 
+@dataclass(frozen=True)
+class AnswerPhrase:
+    """A named thing in one of the model's answers about a group, and where its text begins.
+
+    Attributes:
+        kind: the question that is answered.
+        label: name of the thing, lower case, without article; empty if the answer gives no name.
+        images: 0-based positions in the group, in [SEG] order.
+        is_object: True for an object the answer is about, False for a part of it.
+        start: 0-based character of the answer's text.
+    """
+
+    kind: RegionKind
+    label: str
+    images: tuple[int, ...]
+    is_object: bool
+    start: int
+
+
 @dataclass(frozen=True, eq=False)
 class GroupPrediction:
     """Everything the model says about one group.
@@ -146,11 +192,14 @@ class GroupPrediction:
         parts: regions in answer order, objects first, every image_index < number of images.
         version: the adapter version that computed them.
         answers: raw text per question, for inspection and structure metrics.
+        phrases: of answers that the model generated, in the order of the questions and of their
+            text; () for answers that were given to the model or read from a file.
     """
 
     parts: tuple[PartMask, ...]
     version: str
     answers: dict[str, str] = field(default_factory=dict)
+    phrases: tuple[AnswerPhrase, ...] = ()
 
     def of_image(self, image_index: int) -> Iterator[PartMask]:
         """Yields the regions of one image in answer order."""

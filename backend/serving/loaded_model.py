@@ -11,7 +11,7 @@ from pathlib import Path
 from backend.serving.model_thread import ModelThread
 from calico_model.assistant import Assistant
 from calico_model.inference.confidence import Calibration, read_calibration
-from calico_model.inference.dense_reading import LEAST_SHOWN
+from calico_model.inference.dense_detection import LEAST_SHOWN
 from calico_model.inference.diversity import describe
 from calico_model.inference.prompt import Box, MaskPrompt
 from calico_model.interactive.clicks import Refined
@@ -55,7 +55,7 @@ class _Assisted(ABC):
     ) -> PartMask:
         """Outlines what a box shows and says what it is."""
         return self.thread.run(
-            lambda: self.assistant().look_into(group, image_index, box, group_prediction)
+            lambda: self.assistant().describe_box(group, image_index, box, group_prediction)
         )
 
     def transfer(

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from calico_model.inference.likelihood import Likelihood
+from calico_model.types import Likelihood
 from calico_model.vocabulary import normalise, similarity
 
 CHOICES = 5

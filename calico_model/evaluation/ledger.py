@@ -49,9 +49,8 @@ from calico_model.evaluation.regions import (
     usable_regions,
 )
 from calico_model.evaluation.units import strict_unit
-from calico_model.inference.likelihood import Likelihood
 from calico_model.prompts import parse_answer
-from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
+from calico_model.types import GroupPrediction, LabeledGroup, Likelihood, RegionKind
 from calico_model.vocabulary import Vocabulary
 
 

@@ -19,9 +19,8 @@ from calico_model.evaluation import quiz, structure
 from calico_model.evaluation.choices import Taxonomy
 from calico_model.evaluation.ledger import Ledger
 from calico_model.evaluation.outcome import SS_BACKEND, SUBTASKS, EvaluationReport, WorstCases
-from calico_model.inference.likelihood import Likelihood
 from calico_model.prompts import QUESTIONS
-from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, RegionKind
+from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, Likelihood, RegionKind
 from calico_model.vocabulary import Vocabulary
 
 _T = TypeVar("_T")
@@ -55,7 +54,9 @@ class SteerablePredictor(GroupPredictor, Protocol):
     def predict_reworded(self, group: ImageGroup, wording: int) -> GroupPrediction:
         """Predicts the regions of a group, asked with wording number `wording`."""
 
-    def force(self, group: ImageGroup, answers: Mapping[RegionKind, str]) -> GroupPrediction:
+    def predict_forced(
+        self, group: ImageGroup, answers: Mapping[RegionKind, str]
+    ) -> GroupPrediction:
         """Draws the masks of given answers in answer order; empty masks are kept."""
 
     def likelihoods(
@@ -177,7 +178,7 @@ def _examine(
     steerable, forced = extras.steerable, None
     if steerable is not None and extras.forced:
         truth = quiz.true_answers(labeled)
-        forced = ask(partial(steerable.force, group, truth), nothing)
+        forced = ask(partial(steerable.predict_forced, group, truth), nothing)
     ledger.add(index, labeled, own, forced)
     if steerable is None:
         return

@@ -25,9 +25,8 @@ from calico_model.evaluation.choices import (
     wrong_objects,
 )
 from calico_model.evaluation.metrics import Tally
-from calico_model.inference.likelihood import Likelihood
 from calico_model.prompts import Phrase
-from calico_model.types import LabeledGroup, RegionKind
+from calico_model.types import LabeledGroup, Likelihood, RegionKind
 from calico_model.vocabulary import normalise
 
 

@@ -9,11 +9,11 @@ Knows tensors. Does not know where images come from.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from calico_model.modeling.mask_decoder import MaskFeatures
@@ -107,41 +107,33 @@ class FeatureCache:
     """Least-recently-used features in memory under a byte ceiling; safe for threads."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._items: OrderedDict[str, ImageFeatures] = OrderedDict()
-        self._lock = threading.Lock()  # guards _items and _bytes
+        self._items: LRUCache[str, ImageFeatures] = LRUCache(
+            max_bytes, getsizeof=lambda features: features.nbytes
+        )
+        self._lock = threading.Lock()  # guards _items
         self.hits = 0
         self.misses = 0
 
     def get(self, key: str) -> ImageFeatures | None:
         """Returns the features stored under a content hash, or None."""
         with self._lock:
-            found = self._items.get(key)
-            if found is None:
+            features = self._items.get(key)
+            if features is None:
                 self.misses += 1
-                return None
-            self.hits += 1
-            self._items.move_to_end(key)
-            return found
+            else:
+                self.hits += 1
+            return features
 
     def touch(self, keys: Sequence[str]) -> None:
         """Says that features were used without being asked for: others are forgotten first."""
         with self._lock:
             for key in keys:
-                if key in self._items:
-                    self._items.move_to_end(key)
+                self._items.get(key)
 
     def put(self, key: str, features: ImageFeatures) -> None:
         """Stores features, dropping the oldest until they fit; too large ones are not kept."""
-        size = features.nbytes
-        if size > self._max_bytes:
+        if features.nbytes > self._items.maxsize:
             return
         with self._lock:
-            if key in self._items:
-                return
-            self._items[key] = features
-            self._bytes += size
-            while self._bytes > self._max_bytes:
-                _, dropped = self._items.popitem(last=False)
-                self._bytes -= dropped.nbytes
+            if key not in self._items:
+                self._items[key] = features

@@ -8,7 +8,7 @@ Legend: S slots, N nodes, E ends, C labels, T positions, D the LLM's width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.language import packed, run_layers
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import RegionKind
+from calico_model.types import GroupPrediction, RegionKind
 from calico_model.vocabulary import Vocabulary
 
 
@@ -96,17 +96,19 @@ def _written(label: str, vocabulary: Vocabulary) -> tuple[str, ...]:
     return (*names, own) if is_plain and vocabulary.find(own) == label else names
 
 
-def find_slots(answers: Mapping[str, str]) -> tuple[Slot, ...]:
-    """Finds the phrases of a model's own answers, by `RegionKind.value`."""
-    found: list[Slot] = []
-    for kind in RegionKind:
-        text = answers.get(kind.value, "")
-        parsed = prompts.parse_answer(kind, text)
-        for phrase, start in zip(parsed.phrases, parsed.starts, strict=True):
+def find_slots(group_prediction: GroupPrediction) -> tuple[Slot, ...]:
+    """Returns the places where phrases begin in the answers that the model generated."""
+    return tuple(
+        Slot(
+            phrase.kind,
             # A space before a tag is no token of its own.
-            before = text[:start].rstrip()
-            found.append(Slot(kind, before, phrase.label, phrase.images, phrase.is_object))
-    return tuple(found)
+            group_prediction.answers[phrase.kind.value][: phrase.start].rstrip(),
+            phrase.label,
+            phrase.images,
+            phrase.is_object,
+        )
+        for phrase in group_prediction.phrases
+    )
 
 
 @torch.inference_mode()

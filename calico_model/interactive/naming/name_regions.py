@@ -3,7 +3,7 @@
 V1, the language model at the places of its own answers (label_trie.py). V2, prototypes of what the
 project's annotators accepted (prototypes.py). The head of the weights, where they have one, knows
 what training named (modeling/region_head.py). The dense head, where an adapter has its rows, says
-what the region's cells are called (dense_reading.py). A classifier that knows nothing is uniform
+what the region's cells are called (dense_detection.py). A classifier that knows nothing is uniform
 and changes nothing; nothing outside the set can come out. A region that is none of the set gets no
 label (rejection.py).
 Legend: R regions, C labels, S slots, L logit side, d width of a descriptor, D the LLM's width.
@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from calico_model.data.catalogue import TRAINED_CATEGORIES, parts_of
 from calico_model.errors import InvalidMaskError
-from calico_model.inference.dense_reading import name_cells
+from calico_model.inference.dense_detection import chances_of_names
 from calico_model.inference.images import mask_shares
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline, fuse
 from calico_model.interactive.naming.label_trie import Slot, build_trie, find_slots, score_slots
@@ -74,7 +74,7 @@ def name_regions(
     head = read_head(model, tokenizer, blocks, closed.vocabulary)
     looks = unit_rows(blocks, model.region_head).cpu().numpy()
     told = np.full((len(outlines), count), -math.log(count))
-    slots = () if group_prediction is None else find_slots(group_prediction.answers)
+    slots = () if group_prediction is None else find_slots(group_prediction)
     picks = [pick_slots(slots, one) for one in outlines]
     if asked := sorted({n for places in picks for n in places}):
         trie = build_trie(closed.vocabulary, tokenizer)
@@ -86,7 +86,7 @@ def name_regions(
         temperature=closed.weights.temperature,
         familiar=closed.weights.familiar,
     )
-    seen = name_cells(
+    seen = chances_of_names(
         model,
         features,
         [one.image_index for one in outlines],

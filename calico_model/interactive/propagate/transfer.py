@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from calico_model.errors import InvalidMaskError
-from calico_model.inference.dense_reading import read_dense
+from calico_model.inference.dense_detection import detect_regions
 from calico_model.inference.images import mask_shares
 from calico_model.inference.mask_refinement import draw_outlines, picture_of, refine_masks
 from calico_model.inference.segments import SizesHw, sizes_of
@@ -74,8 +74,8 @@ def transfer(
         features: of the group's images.
         images: (H_i, W_i, 3) uint8, the group's pixels.
         part: the outline.
-        named: (n, C) [SEG] prompts of its name on every image (`call_parts`); None asks by its
-            looks alone.
+        named: (n, C) [SEG] prompts of its name on every image, from `make_name_prompts`; None
+            asks by its looks alone.
         objects: name of the compared object of each image where known; () for unknown.
 
     Returns:
@@ -114,13 +114,13 @@ def _photo_proposals(
 ) -> tuple[Proposal, ...]:
     """Proposes a part of a photograph: by its name if the project has learned it, else by looks."""
     sizes_hw = sizes_of(images)
-    reading = read_dense(model, features, sizes_hw, images)
+    dense = detect_regions(model, features, sizes_hw, images)
     label = normalise(part.label)
-    if label in reading.parts:
+    if label in dense.known_parts:
         found = [
-            PhotoSighting(one.image, one.mask, one.right)
-            for one in reading.seen
-            if not one.is_object and one.label == label and one.mask is not None
+            PhotoSighting(part.image, part.mask, part.chance_right)
+            for part in dense.detections
+            if not part.is_object and part.label == label and part.mask is not None
         ]
     else:
         looked = find_in_photos(features, part.image_index, part.mask, sizes_hw)

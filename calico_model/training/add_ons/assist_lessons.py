@@ -24,7 +24,7 @@ from calico_model.data.pool import ScenePool
 from calico_model.data.scene import Scene
 from calico_model.errors import CheckpointError
 from calico_model.inference.images import to_pixels
-from calico_model.interactive.name_prompts import call_parts
+from calico_model.inference.teacher_forcing import make_name_prompts
 from calico_model.modeling.features import ImageFeatures, concatenate
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
@@ -132,7 +132,7 @@ def encode_group(model: Calico, tokenizer: Tokenizer, scenes: Sequence[Scene]) -
     names = tuple(dict.fromkeys(name for scene in scenes for name in visible_parts(scene)))
     mains = [scene.categories[0] for scene in scenes]
     whole = rounded(features, torch.float32)
-    called = call_parts(model, tokenizer, whole, names, mains)  # (P, n, C)
+    called = make_name_prompts(model, tokenizer, whole, names, mains)  # (P, n, C)
     maps = [np.where(s.object_map == 1, s.part_map, 0).astype(np.uint8) for s in scenes]
     codes = torch.tensor([PART_NAMES.index(name) + 1 for name in names])
     return Lessons(

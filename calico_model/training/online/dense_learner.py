@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calico_model.inference.dense_reading import expected_overlap, log_odds
+from calico_model.inference.dense_detection import expected_iou, log_odds
 from calico_model.loading.placement import is_fast_in_half
 from calico_model.modeling.adapter import (
     DENSE_CLASSIFIER,
@@ -189,10 +189,10 @@ class DenseLearner:
             best, chance = parts.argmax(0), parts.softmax(0)
             for row in sorted(set(batch.parts.flatten().tolist())):
                 if row and bool((best == row).any()):
-                    found[0].append(log_odds(expected_overlap(chance[row], best == row)))
+                    found[0].append(log_odds(expected_iou(chance[row], best == row)))
             if bool((batch.objects > 0).any()):
                 level = (torch.logsumexp(objects[1:], 0) - objects[0]).sigmoid()
-                found[1].append(log_odds(expected_overlap(level, level > 0.5)))
+                found[1].append(log_odds(expected_iou(level, level > 0.5)))
         return found
 
     def _dropped(self, deepest: Tensor) -> Tensor:

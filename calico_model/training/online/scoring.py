@@ -15,7 +15,7 @@ from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.metrics import IOU_THRESHOLD, STRICT
 from calico_model.evaluation.regions import CroppedRegion, as_regions
 from calico_model.evaluation.units import Unit, strict_unit
-from calico_model.inference.answers import answer
+from calico_model.inference.generation import predict_regions
 from calico_model.modeling.adapter import Adapter
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.training.batches import move
@@ -88,12 +88,12 @@ def score_groups(
     for index, example in enumerate(examples):
         features = move(rounded(example.features, torch.float32), device)
         tokenizer = adapters.select(adapter, features)
-        seen = answer(
+        seen = predict_regions(
             adapters.model,
             tokenizer,
             features,
             example.sizes_hw,
-            asks=adapters.speaks(features),
+            asks_language=adapters.speaks(features),
         )
         units = _units(index, example, as_regions(seen.parts), as_regions(example.truth))
         for kind, scored in units:

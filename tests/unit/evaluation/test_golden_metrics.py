@@ -23,8 +23,7 @@ from calico_model.evaluation import (
 )
 from calico_model.evaluation.regions import CroppedRegion, as_regions, cut
 from calico_model.evaluation.units import Unit, build_unit
-from calico_model.inference.likelihood import Likelihood
-from calico_model.types import PartMask, RegionKind
+from calico_model.types import Likelihood, PartMask, RegionKind
 from calico_model.vocabulary import normalise
 from research.simulation import adaptation
 

@@ -18,9 +18,15 @@ from calico_model.evaluation.protocol import ask_also, evaluate
 from calico_model.evaluation.quiz import draw_questions, first_sentence, true_answers, true_items
 from calico_model.evaluation.regions import as_regions
 from calico_model.evaluation.report import write_report
-from calico_model.inference.likelihood import Likelihood
 from calico_model.prompts import parse_answer
-from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
+from calico_model.types import (
+    GroupPrediction,
+    ImageGroup,
+    LabeledGroup,
+    Likelihood,
+    PartMask,
+    RegionKind,
+)
 from tests.unit.evaluation.labeled_chairs import (
     COMMON_OBJECT,
     COMMON_PART,
@@ -48,7 +54,9 @@ class Forced(SteerableOracle):
 
     forced: Sequence[PartMask] = ()
 
-    def force(self, group: ImageGroup, answers: Mapping[RegionKind, str]) -> GroupPrediction:
+    def predict_forced(
+        self, group: ImageGroup, answers: Mapping[RegionKind, str]
+    ) -> GroupPrediction:
         self.asked = dict(answers)
         return GroupPrediction(tuple(self.edit_forced(self.truth[group.ids])), self.version)
 

@@ -14,7 +14,7 @@ from backend.serving.adapter_registry import AdaptablePredictor
 from backend.serving.loaded_model import BasePredictor, worth_showing
 from backend.serving.model_thread import ModelThread
 from calico_model.errors import CheckpointError
-from calico_model.inference.dense_reading import LEAST_SHOWN
+from calico_model.inference.dense_detection import LEAST_SHOWN
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.modeling.adapter import AdapterScope, write_adapter
 from calico_model.modeling.model import Calico

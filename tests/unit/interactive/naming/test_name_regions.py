@@ -8,6 +8,7 @@ import torch
 
 from calico_model.errors import InvalidMaskError
 from calico_model.inference.images import to_pixels
+from calico_model.inference.pairwise import GeneratedAnswer, GroupQuestion
 from calico_model.interactive.naming.closed_set import IS_INSIDE, ClosedSet, Fusion, Outline, fuse
 from calico_model.interactive.naming.name_regions import (
     describe_outlines,
@@ -19,6 +20,7 @@ from calico_model.modeling.dense_head import WIDTH, DenseNames, DenseRows
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import describe_regions
+from calico_model.prompts import parse_answer
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import GroupPrediction, RegionKind
 from calico_model.vocabulary import Vocabulary, normalise
@@ -41,7 +43,9 @@ def box(image: int, top: int, left: int, side: int = 12, **said: object) -> Outl
 
 
 def said(text: str) -> GroupPrediction:
-    return GroupPrediction((), "v", {RegionKind.COMMON_PART.value: text})
+    kind = RegionKind.COMMON_PART
+    generated = GeneratedAnswer(GroupQuestion(kind, (0, 1)), text, parse_answer(kind, text), ())
+    return GroupPrediction((), "v", {kind.value: text}, generated.phrases)
 
 
 def test_without_evidence_every_label_is_as_likely(

@@ -11,7 +11,7 @@ import torch
 from calico_model.assistant import Assistant
 from calico_model.errors import InvalidMaskError
 from calico_model.inference.images import to_pixels
-from calico_model.interactive.name_prompts import CalledParts, call_parts
+from calico_model.inference.teacher_forcing import make_name_prompts
 from calico_model.interactive.propagate.exemplar import find_elsewhere
 from calico_model.interactive.propagate.transfer import _places, other_pieces, transfer
 from calico_model.modeling.features import ImageFeatures
@@ -47,7 +47,7 @@ def shares() -> torch.Tensor:
 def test_every_other_image_gets_an_answer(
     model: Calico, tokenizer: Tokenizer, features: ImageFeatures, part: PartMask
 ) -> None:
-    named = call_parts(model, tokenizer, features, [part.label])[0]
+    named = make_name_prompts(model, tokenizer, features, [part.label])[0]
     found = transfer(model, features, IMAGES, part, named)
     assert [one.image_index for one in found] == [1, 2]
     for one in found:
@@ -144,13 +144,3 @@ def test_a_name_called_again_needs_no_language_model(
     assert [one.score for one in again] == [one.score for one in first]
     unnamed = Assistant(predictor).transfer(group, replace(outline, label=""))
     assert len(unnamed) == 1
-
-
-def test_names_called_longest_ago_are_forgotten() -> None:
-    kept = CalledParts(most=2)
-    for name in ("leg", "seat"):
-        kept.put(name, torch.zeros(1, 2))
-    assert kept.get("leg") is not None
-    kept.put("arm", torch.ones(1, 2))
-    assert kept.get("seat") is None
-    assert kept.get("leg") is not None

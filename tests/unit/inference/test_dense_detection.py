@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.inference.dense_reading import (
+from calico_model.inference.dense_detection import (
     LEAST_SHOWN,
-    Seen,
-    expected_overlap,
-    name_cells,
-    odds_right,
-    part_at,
-    read_dense,
+    Detection,
+    chances_of_names,
+    detect_regions,
+    expected_iou,
+    log_odds_right,
 )
+from calico_model.interactive.clicks import part_at
 from calico_model.modeling.dense_head import (
     WIDTH,
     DenseHead,
@@ -72,28 +72,28 @@ def features(deepest: torch.Tensor | None = None) -> ImageFeatures:
 
 def read(
     model: Calico, size_hw: tuple[int, int] = SQUARE, image: np.ndarray | None = None
-) -> dict[str, Seen]:
-    reading = read_dense(model, features(), [size_hw], None if image is None else [image])
-    assert reading.parts == set(NAMES.parts)
-    assert reading.objects == set(NAMES.objects)
-    return {one.label: one for one in reading.seen}
+) -> dict[str, Detection]:
+    dense = detect_regions(model, features(), [size_hw], None if image is None else [image])
+    assert dense.known_parts == set(NAMES.parts)
+    assert dense.known_objects == set(NAMES.objects)
+    return {one.label: one for one in dense.detections}
 
 
 def test_a_model_without_rows_sees_nothing(model: Calico) -> None:
-    assert not read_dense(model, features(), [SQUARE]).seen
+    assert not detect_regions(model, features(), [SQUARE]).detections
     model.add_on(["dense_head"])
-    assert not read_dense(model, features(), [SQUARE]).seen
+    assert not detect_regions(model, features(), [SQUARE]).detections
 
 
 def test_a_head_that_is_not_trusted_sees_and_names_nothing(model: Calico, head: Told) -> None:
     head.parts[0, 1, 4:10, 4:10] = 8.0
     mask = [np.ones(SQUARE, bool)]
     kinds = [RegionKind.COMMON_PART]
-    assert read_dense(model, features(), [SQUARE]).seen
-    assert name_cells(model, features(), [0], mask, kinds)
+    assert detect_regions(model, features(), [SQUARE]).detections
+    assert chances_of_names(model, features(), [0], mask, kinds)
     head.activate(replace(WORN, trust=0.0))
-    assert not read_dense(model, features(), [SQUARE]).seen
-    assert name_cells(model, features(), [0], mask, kinds) == {}
+    assert not detect_regions(model, features(), [SQUARE]).detections
+    assert chances_of_names(model, features(), [0], mask, kinds) == {}
 
 
 def test_cells_of_one_name_are_a_part_and_single_cells_are_noise(model: Calico, head: Told) -> None:
@@ -166,8 +166,8 @@ def test_the_whole_of_a_thing_names_it_where_cells_cannot(model: Calico, head: T
     head.objects[0, 1:, 4:20, 4:20] = 8.0
     classifying(head)
     for channel, name in ((0, "crab"), (1, "helicopter")):
-        reading = read_dense(model, features(looks(channel)), [SQUARE])
-        assert [one.label for one in reading.seen] == [name]
+        dense = detect_regions(model, features(looks(channel)), [SQUARE])
+        assert [one.label for one in dense.detections] == [name]
 
 
 def test_the_images_beside_it_say_what_a_doubtful_thing_is(model: Calico, head: Told) -> None:
@@ -176,10 +176,10 @@ def test_the_images_beside_it_say_what_a_doubtful_thing_is(model: Calico, head: 
     head.objects[:, 1:, 4:20, 4:20] = 8.0
     head.objects[0, 2, 4:20, 4:20] = 8.1  # a little more of a helicopter
     classifying(head)
-    alone = read_dense(model, features(looks(2, 2, 2)), [SQUARE] * 3)
-    assert [one.label for one in alone.seen if one.image == 0] == ["helicopter"]
-    beside = read_dense(model, features(looks(2, 0, 0)), [SQUARE] * 3)
-    assert [one.label for one in beside.seen] == ["crab"] * 3
+    alone = detect_regions(model, features(looks(2, 2, 2)), [SQUARE] * 3)
+    assert [one.label for one in alone.detections if one.image == 0] == ["helicopter"]
+    beside = detect_regions(model, features(looks(2, 0, 0)), [SQUARE] * 3)
+    assert [one.label for one in beside.detections] == ["crab"] * 3
 
 
 def test_several_things_in_one_image_are_told_apart_and_those_of_a_name_are_one(
@@ -194,8 +194,8 @@ def test_several_things_in_one_image_are_told_apart_and_those_of_a_name_are_one(
     assert crab[4:20, 4:20].all()
     assert crab[40:60, 4:20].all()
     assert not crab[:, 32:].any()
-    assert seen["helicopter"].chance[2:10, 20:30].min() > 0.9
-    assert seen["helicopter"].chance[20:30, 2:10].max() == 0
+    assert seen["helicopter"].cell_chances[2:10, 20:30].min() > 0.9
+    assert seen["helicopter"].cell_chances[20:30, 2:10].max() == 0
 
 
 @pytest.mark.parametrize("size_hw", [(64, 128), (128, 64)])
@@ -231,7 +231,7 @@ def test_regions_are_called_what_most_of_their_cells_are_called(model: Calico, h
     upper, lower = np.zeros(SQUARE, bool), np.zeros(SQUARE, bool)
     upper[:32], lower[24:] = True, True
     kinds = [RegionKind.COMMON_PART, RegionKind.COMMON_OBJECT, None]
-    told = name_cells(model, features(), [0, 0, 0], [upper, upper, lower], kinds)
+    told = chances_of_names(model, features(), [0, 0, 0], [upper, upper, lower], kinds)
     assert set(told) == {*NAMES.parts, *NAMES.objects}
     assert told["claw"].tolist() == pytest.approx([1.0, 0.0, 0.1], abs=0.03)
     assert told["rotor"].tolist() == pytest.approx([0.0, 0.0, 0.4], abs=0.03)
@@ -240,26 +240,26 @@ def test_regions_are_called_what_most_of_their_cells_are_called(model: Calico, h
 
 def test_what_looks_surer_is_right_more_often_and_more_images_make_surer() -> None:
     for is_object in (True, False):
-        odds = [odds_right(k / 20, k / 20, 20, is_object=is_object) for k in range(21)]
+        odds = [log_odds_right(k / 20, k / 20, 20, is_object=is_object) for k in range(21)]
         assert odds == sorted(odds)
         least = math.log(LEAST_SHOWN / (1 - LEAST_SHOWN))
         assert odds[0] < least < odds[-1]
-        few, many = (odds_right(0.8, 0.8, n, is_object=is_object) for n in (10, 40))
+        few, many = (log_odds_right(0.8, 0.8, n, is_object=is_object) for n in (10, 40))
         assert few < many
-        vague = odds_right(0.9, 0.5, 20, is_object=is_object)
-        assert vague < odds_right(0.9, 0.9, 20, is_object=is_object)
+        vague = log_odds_right(0.9, 0.5, 20, is_object=is_object)
+        assert vague < log_odds_right(0.9, 0.9, 20, is_object=is_object)
 
 
-def test_expected_overlap_counts_doubt_on_both_sides() -> None:
+def test_expected_iou_counts_doubt_on_both_sides() -> None:
     chance = torch.zeros(4, 4)
     chance[:2] = 1.0
     inside = chance > 0.5
-    assert expected_overlap(chance, inside) == pytest.approx(1.0)
-    assert expected_overlap(chance * 0.8, inside) == pytest.approx(0.8)
+    assert expected_iou(chance, inside) == pytest.approx(1.0)
+    assert expected_iou(chance * 0.8, inside) == pytest.approx(0.8)
     doubt = chance.clone()
     doubt[2] = 0.5  # two more cells may be of it
-    assert expected_overlap(doubt, inside) == pytest.approx(8 / 10)
-    assert expected_overlap(torch.zeros(4, 4), torch.zeros(4, 4, dtype=torch.bool)) == 0.0
+    assert expected_iou(doubt, inside) == pytest.approx(8 / 10)
+    assert expected_iou(torch.zeros(4, 4), torch.zeros(4, 4, dtype=torch.bool)) == 0.0
 
 
 def test_a_pixel_is_of_the_part_that_is_likeliest_there(model: Calico, head: Told) -> None:
