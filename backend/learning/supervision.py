@@ -17,27 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Flag, auto
 
 import numpy as np
 
 from backend.errors import InvalidRleError
 from backend.learning.correction import ACCEPTED, Change, Correction, RegionOutcome
 from backend.types import Region
-from calico_model.types import PartMask, RegionKind
+from calico_model.types import PartMask, RegionKind, Supervision
 from calico_model.vocabulary import Vocabulary, name_of
 
 _PARTS = frozenset({RegionKind.COMMON_PART, RegionKind.UNIQUE_PART})
 _ANY = "\0"  # stands for every name of an image; no name is normalised to it
-
-
-class Supervision(Flag):
-    """Which losses a region takes part in."""
-
-    TEXT = auto()
-    MASK = auto()
-    ABSENCE = auto()
-    REHEARSAL = auto()
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from backend.learning.correction import Correction
 from backend.learning.gate import Agreement, Quality
 from backend.learning.progress import OnProgress
 from backend.learning.session import CorrectedTask, Stop, Write
-from backend.learning.supervision import Supervision, known_kinds, lessons, region_name, true_parts
+from backend.learning.supervision import known_kinds, lessons, region_name, true_parts
 from backend.learning.yielding import call_at_every_layer
 from backend.types import Region, Task
 from calico_model.errors import CalicoError, CheckpointError, InvalidConfigError
@@ -31,7 +31,6 @@ from calico_model.modeling.adapter import Adapter, read_adapter, write_adapter
 from calico_model.modeling.features import ImageFeatures, concatenate
 from calico_model.predictor import Predictor
 from calico_model.training.frozen import encoder_fingerprint, rounded
-from calico_model.training.online import example as model_example
 from calico_model.training.online.dense_images import (
     ViewCache,
     group_views,
@@ -49,7 +48,7 @@ from calico_model.training.online.update import (
     finetune,
 )
 from calico_model.training.online.views import with_views
-from calico_model.types import ImageGroup, LabeledGroup, PartMask, RegionKind
+from calico_model.types import ImageGroup, LabeledGroup, PartMask, RegionKind, Supervision
 
 _log = logging.getLogger(__name__)
 _MOST_IN_MEMORY = 192  # groups whose features are held between runs
@@ -387,11 +386,7 @@ def region_lessons(correction: Correction, truth: Sequence[PartMask]) -> tuple[R
         if part is None and Supervision.ABSENCE not in lesson.teaches:
             continue
         shown = part if Supervision.ABSENCE not in lesson.teaches else None
-        found.append(
-            RegionTarget(
-                shown or _absent(region, name), model_example.Supervision(lesson.teaches.value)
-            )
-        )
+        found.append(RegionTarget(shown or _absent(region, name), lesson.teaches))
     return tuple(found)
 
 

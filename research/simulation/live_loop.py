@@ -22,8 +22,14 @@ from backend.label_studio.label_config import parse_label_config
 from backend.learning.schedule import RunState
 from backend.serving.jobs import content_key
 from backend.types import Origin, Region
-from calico_model.training.online.example import Supervision
-from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
+from calico_model.types import (
+    GroupPrediction,
+    ImageGroup,
+    LabeledGroup,
+    PartMask,
+    RegionKind,
+    Supervision,
+)
 from research.label_studio.editor import (
     Drawn,
     Project,

@@ -22,8 +22,9 @@ from backend.learning.correction import Change
 from backend.learning.derivation import Derivation, Derived, StudioPredictions
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, StartingPoint
-from backend.learning.supervision import Supervision, lessons
+from backend.learning.supervision import lessons
 from backend.storage.store import open_store
+from calico_model.types import Supervision
 from tests.unit.learning.annotated import body, box, deletion, event, results, task_deletion
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 from tests.unit.learning.fake_studio import FakeStudio
@@ -358,7 +359,7 @@ def test_corrections_do_not_depend_on_portions_order_or_repetition(repository, o
 DERIVER = """
 import sys
 from backend.learning.derivation import Derivation
-from backend.learning.supervision import Supervision, lessons
+from backend.learning.supervision import lessons
 from backend.learning.repository import CorrectionRepository
 from backend.storage.store import open_store
 repository = CorrectionRepository(open_store(sys.argv[1], is_guest=True))

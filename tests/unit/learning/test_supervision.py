@@ -7,9 +7,9 @@ import pytest
 
 from backend.errors import InvalidRleError
 from backend.learning.correction import Correction, diff
-from backend.learning.supervision import Supervision, lessons, true_parts
+from backend.learning.supervision import lessons, true_parts
 from backend.types import Task, UnreadRegion
-from calico_model.types import RegionKind
+from calico_model.types import RegionKind, Supervision
 from tests.unit.learning.annotated import START, box, region
 
 MASK, SMALLER, ELSEWHERE = box(10, 10, 30, 40), box(10, 10, 30, 30), box(0, 50, 5, 60)
