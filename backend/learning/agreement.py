@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from backend.errors import InvalidRleError
-from backend.learning.correction import Agreement, mask_iou
+from backend.learning.correction import AnnotatorAgreement, mask_iou
 from backend.types import Annotation, Region
 from calico_model.evaluation.matching import hungarian
 from calico_model.types import BoolMask
@@ -23,7 +23,9 @@ def choose(annotations: Iterable[Annotation]) -> Annotation | None:
     return max(usable, key=_rank, default=None)
 
 
-def measure_agreement(chosen: Annotation, annotations: Iterable[Annotation]) -> Agreement | None:
+def measure_agreement(
+    chosen: Annotation, annotations: Iterable[Annotation]
+) -> AnnotatorAgreement | None:
     """Compares the chosen annotation with the newest one of each other annotator.
 
     Returns:
@@ -37,7 +39,7 @@ def measure_agreement(chosen: Annotation, annotations: Iterable[Annotation]) -> 
     if not others:
         return None
     alike = [_matched_iou(chosen.regions, other.regions) for other in others.values()]
-    return Agreement(annotators=len(others) + 1, mean_iou=float(np.mean(alike)))
+    return AnnotatorAgreement(annotators=len(others) + 1, mean_iou=float(np.mean(alike)))
 
 
 def _says_something(annotation: Annotation) -> bool:

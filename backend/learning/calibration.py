@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import select
 
-from backend.learning.correction import Change
+from backend.learning.correction import RegionChange
 from backend.storage.store import Store
 from backend.storage.tables import correction, region_outcome
 from backend.storage.versions import Versions
@@ -21,7 +21,7 @@ from calico_model.evaluation.metrics import IOU_THRESHOLD
 from calico_model.inference.confidence import Calibration, fit_calibration, read_calibration
 
 _MOST = 2000  # regions; older ones were judged of versions long gone
-_WRONG = Change.REMOVED | Change.RELABELLED | Change.KIND_CHANGED
+_WRONG = RegionChange.REMOVED | RegionChange.RELABELLED | RegionChange.KIND_CHANGED
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def judged_regions(store: Store, project_id: int) -> tuple[JudgedRegion, ...]:
     )
     with store.read() as connection:
         return tuple(
-            JudgedRegion(row.version, row.score, _is_right(Change(row.change), row.iou))
+            JudgedRegion(row.version, row.score, _is_right(RegionChange(row.change), row.iou))
             for row in connection.execute(query)
         )
 
@@ -79,10 +79,10 @@ def calibrate_project(versions: Versions, judged: Iterable[JudgedRegion]) -> Cal
     )
 
 
-def _is_right(change: Change, iou: float | None) -> bool:
+def _is_right(change: RegionChange, iou: float | None) -> bool:
     if change & _WRONG:
         return False
-    return Change.RESHAPED not in change or (iou or 0.0) >= IOU_THRESHOLD
+    return RegionChange.RESHAPED not in change or (iou or 0.0) >= IOU_THRESHOLD
 
 
 def _calibration_of(versions: Versions, version_id: str) -> Calibration:

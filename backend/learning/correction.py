@@ -26,7 +26,7 @@ SAME_PLACE_IOU = 0.5
 _Place = tuple[int, str]  # image index and region id
 
 
-class Change(Flag):
+class RegionChange(Flag):
     """What happened to a region; no flag at all means accepted as it was."""
 
     RESHAPED = auto()
@@ -36,7 +36,7 @@ class Change(Flag):
     REMOVED = auto()
 
 
-ACCEPTED = Change(0)
+ACCEPTED = RegionChange(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class RegionOutcome:
         replaced_by: id of the ADDED region drawn in the place of a REMOVED one, or None.
     """
 
-    change: Change
+    change: RegionChange
     before: Region | None
     after: Region | None
     iou: float | None = None
@@ -68,7 +68,7 @@ class RegionOutcome:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class AnnotatorAgreement:
     """How alike several annotators marked one task.
 
     Attributes:
@@ -81,7 +81,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Tally:
+class RegionTally:
     """How many regions met which fate; a region that was reshaped and relabelled counts in both."""
 
     accepted: int = 0
@@ -93,9 +93,9 @@ class Tally:
     reshaped_iou_sum: float = 0.0
     predicted: int = 0
 
-    def __add__(self, other: Tally) -> Tally:
+    def __add__(self, other: RegionTally) -> RegionTally:
         names = self.__dataclass_fields__
-        return Tally(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        return RegionTally(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -141,13 +141,13 @@ class Correction:
     outcomes: tuple[RegionOutcome, ...]
     same_part: tuple[tuple[str, str], ...] = ()
     is_ground_truth: bool = False
-    agreement: Agreement | None = None
+    agreement: AnnotatorAgreement | None = None
     unreadable: tuple[str, ...] = ()
     unknown: frozenset[tuple[int, str | None]] = frozenset()
     vocabulary: Vocabulary | None = None
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> RegionTally:
         """Counts over all regions."""
         return tally(self.outcomes)
 
@@ -198,7 +198,7 @@ def diff(
     for added in left.values():
         try:
             if added.mask.any():
-                outcomes.append(RegionOutcome(Change.ADDED, None, added))
+                outcomes.append(RegionOutcome(RegionChange.ADDED, None, added))
         except InvalidRleError:
             lost.add_region(added)
     replacements = _replacements(outcomes, lost)
@@ -226,21 +226,21 @@ class _Lost:
         self.add(region.id, region.image_index, region.labels or (None,))
 
 
-def tally(outcomes: Sequence[RegionOutcome]) -> Tally:
+def tally(outcomes: Sequence[RegionOutcome]) -> RegionTally:
     """Counts outcomes."""
     changes = [outcome.change for outcome in outcomes]
 
-    def count(change: Change) -> int:
+    def count(change: RegionChange) -> int:
         return sum(change in found for found in changes)
 
-    reshaped = (o.iou or 0.0 for o in outcomes if Change.RESHAPED in o.change)
-    return Tally(
+    reshaped = (o.iou or 0.0 for o in outcomes if RegionChange.RESHAPED in o.change)
+    return RegionTally(
         accepted=sum(change is ACCEPTED for change in changes),
-        reshaped=count(Change.RESHAPED),
-        relabelled=count(Change.RELABELLED),
-        kind_changed=count(Change.KIND_CHANGED),
-        added=count(Change.ADDED),
-        removed=count(Change.REMOVED),
+        reshaped=count(RegionChange.RESHAPED),
+        relabelled=count(RegionChange.RELABELLED),
+        kind_changed=count(RegionChange.KIND_CHANGED),
+        added=count(RegionChange.ADDED),
+        removed=count(RegionChange.REMOVED),
         reshaped_iou_sum=sum(reshaped),
         predicted=sum(outcome.before is not None for outcome in outcomes),
     )
@@ -261,21 +261,21 @@ def _place(region: Region) -> _Place:
 
 def _outcome(before: Region, after: Region | None, vocabulary: Vocabulary | None) -> RegionOutcome:
     if after is None:
-        return RegionOutcome(Change.REMOVED, before, None)
+        return RegionOutcome(RegionChange.REMOVED, before, None)
     change = ACCEPTED
     if not _same_names(before.labels, after.labels, vocabulary):
-        change |= Change.RELABELLED
+        change |= RegionChange.RELABELLED
     if before.kind is not after.kind:
-        change |= Change.KIND_CHANGED
+        change |= RegionChange.KIND_CHANGED
     if before.encoding and before.encoding == after.encoding and before.size_hw == after.size_hw:
         return RegionOutcome(change, before, after, iou=1.0)
     if not after.mask.any():
-        return RegionOutcome(Change.REMOVED, before, None)
+        return RegionOutcome(RegionChange.REMOVED, before, None)
     if np.array_equal(before.mask, after.mask):
         return RegionOutcome(change, before, after, iou=1.0)
     has_one_size = before.size_hw == after.size_hw
     return RegionOutcome(
-        change | Change.RESHAPED,
+        change | RegionChange.RESHAPED,
         before,
         after,
         iou=mask_iou(before.mask, after.mask),
@@ -294,10 +294,10 @@ def _same_names(before: Sequence[str], after: Sequence[str], vocabulary: Vocabul
 def _replacements(outcomes: Sequence[RegionOutcome], lost: _Lost) -> Mapping[_Place, str]:
     """Which removed region was drawn anew by which added one: it is not absent, only redone."""
     found: dict[_Place, str] = {}
-    added = [o.after for o in outcomes if o.after is not None and o.change is Change.ADDED]
+    added = [o.after for o in outcomes if o.after is not None and o.change is RegionChange.ADDED]
     for outcome in outcomes:
         gone = outcome.before
-        if gone is None or outcome.change is not Change.REMOVED:
+        if gone is None or outcome.change is not RegionChange.REMOVED:
             continue
         rivals = [region for region in added if region.image_index == gone.image_index]
         if not rivals:
@@ -315,6 +315,6 @@ def _replacements(outcomes: Sequence[RegionOutcome], lost: _Lost) -> Mapping[_Pl
 
 def _with_replacement(outcome: RegionOutcome, found: Mapping[_Place, str]) -> RegionOutcome:
     place = _place(outcome.region)
-    if outcome.change is not Change.REMOVED or place not in found:
+    if outcome.change is not RegionChange.REMOVED or place not in found:
         return outcome
-    return RegionOutcome(Change.REMOVED, outcome.before, None, replaced_by=found[place])
+    return RegionOutcome(RegionChange.REMOVED, outcome.before, None, replaced_by=found[place])

@@ -24,7 +24,7 @@ from backend.learning.correction import Correction, diff
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import NOT_SEEN, LiveHead, Standing, StartingPoint, TaskRow, state_of
 from backend.storage.journal import RACE_US
-from backend.types import Annotation, Event, Origin, Region
+from backend.types import Annotation, Event, Region, RegionOrigin
 
 _log = logging.getLogger(__name__)
 _MOST_REFUSALS = 3  # in a row; then Label Studio is left alone until the next derivation
@@ -323,7 +323,9 @@ def _fit(predicted: Sequence[Region], annotated: Sequence[Region]) -> tuple[int,
         for region in annotated
         if (place := (region.image_index, region.id)) in ours
     ]
-    untouched = sum(a.encoding == b.encoding for a, b in pairs if b.origin is not Origin.MANUAL)
+    untouched = sum(
+        a.encoding == b.encoding for a, b in pairs if b.origin is not RegionOrigin.MANUAL
+    )
     return untouched, len(pairs)
 
 

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, func, select
 
 from backend.clock import now_us
-from backend.learning.acceptance import AcceptancePolicy
-from backend.learning.held_out import held_out_tasks
 from backend.learning.reconcile import is_too_much
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing
-from backend.learning.schedule import SchedulePolicy, still_rises
+from backend.learning.schedule import AcceptancePolicy, SchedulePolicy, held_out_tasks, still_rises
 from backend.learning.training_runs import RunRepository, TrainingRun
 from backend.storage.journal import AHEAD_US
 from backend.storage.store import Store

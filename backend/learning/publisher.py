@@ -39,7 +39,7 @@ _TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
-class Origin:
+class CandidateOrigin:
     """What a candidate was made from.
 
     Attributes:
@@ -73,7 +73,9 @@ class Publisher:
         self._versions, self._runs = versions, runs
         self._store = versions.store
 
-    def register(self, run_id: int, origin: Origin, write: Callable[[Path], object]) -> str:
+    def register(
+        self, run_id: int, origin: CandidateOrigin, write: Callable[[Path], object]
+    ) -> str:
         """Brings a candidate to the disk and into the database; nobody is served by it yet.
 
         Args:

@@ -13,11 +13,17 @@ from enum import StrEnum
 from typing import Any
 
 from backend.clock import from_us, to_us
-from backend.learning.correction import DIFF_VERSION, Change, Correction, RegionOutcome, Tally
+from backend.learning.correction import (
+    DIFF_VERSION,
+    Correction,
+    RegionChange,
+    RegionOutcome,
+    RegionTally,
+)
 from backend.types import Region
 
 NOT_SEEN = "copied from predictions in bulk; counts once a person submits it"
-_TALLY = tuple(Tally.__dataclass_fields__)
+_TALLY = tuple(RegionTally.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class TaskRow:
     is_ground_truth: bool = False
     annotators: int = 0
     agreement: float | None = None
-    tally: Tally = Tally()
+    tally: RegionTally = RegionTally()
 
     @property
     def is_unseen(self) -> bool:
@@ -132,7 +138,7 @@ class OutcomeRow:
     task_id: int
     image_index: int
     region_id: str
-    change: Change
+    change: RegionChange
     iou: float | None
     boundary_f: float | None
     boundary_px: float | None
@@ -199,7 +205,7 @@ def task_row(row: Mapping[Any, Any]) -> TaskRow:
         is_ground_truth=row["is_ground_truth"],
         annotators=row["annotators"],
         agreement=row["agreement"],
-        tally=Tally(*(row[name] for name in _TALLY)),
+        tally=RegionTally(*(row[name] for name in _TALLY)),
     )
 
 
@@ -232,7 +238,7 @@ def _labels(region: Region) -> str | None:
 def outcome_row(row: Mapping[Any, Any]) -> OutcomeRow:
     """One row of `region_outcome`."""
     values = {name: row[name] for name in OutcomeRow.__dataclass_fields__}
-    return OutcomeRow(**values | {"change": Change(row["change"])})
+    return OutcomeRow(**values | {"change": RegionChange(row["change"])})
 
 
 def clean(text: str | None) -> str | None:

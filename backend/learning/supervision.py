@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backend.errors import InvalidRleError
-from backend.learning.correction import ACCEPTED, Change, Correction, RegionOutcome
+from backend.learning.correction import ACCEPTED, Correction, RegionChange, RegionOutcome
 from backend.types import Region
 from calico_model.types import PartMask, RegionKind, Supervision
 from calico_model.vocabulary import Vocabulary, name_of
@@ -55,7 +55,7 @@ class TrainingTarget:
         return self.teaches is Supervision.MASK
 
 
-def lessons(correction: Correction) -> tuple[TrainingTarget, ...]:
+def training_targets(correction: Correction) -> tuple[TrainingTarget, ...]:
     """Returns what each name of each region teaches, in the order of the outcomes."""
     named = {
         (outcome.after.image_index, name)
@@ -131,14 +131,14 @@ def written_label(name: str, vocabulary: Vocabulary | None) -> str:
 def _teaches(outcome: RegionOutcome, *, is_there: bool) -> Supervision:
     if outcome.change is ACCEPTED:
         return Supervision.REHEARSAL
-    if outcome.change is Change.ADDED:
+    if outcome.change is RegionChange.ADDED:
         return Supervision.TEXT | Supervision.MASK
-    if outcome.change is Change.REMOVED:
+    if outcome.change is RegionChange.REMOVED:
         return Supervision(0) if outcome.replaced_by or is_there else Supervision.ABSENCE
     teaches = Supervision(0)
-    if outcome.change & (Change.RELABELLED | Change.KIND_CHANGED):
+    if outcome.change & (RegionChange.RELABELLED | RegionChange.KIND_CHANGED):
         teaches |= Supervision.TEXT
-    if Change.RESHAPED in outcome.change:
+    if RegionChange.RESHAPED in outcome.change:
         teaches |= Supervision.MASK
     return teaches
 

@@ -15,23 +15,21 @@ from dataclasses import dataclass, replace
 
 from backend.clock import now_us, to_us
 from backend.errors import BackendError, LeaseLostError, StoppedError
-from backend.learning.acceptance import (
-    AcceptancePolicy,
-    live_acceptance,
-    reason_to_roll_back,
-)
 from backend.learning.derivation import Derivation
-from backend.learning.held_out import held_out_tasks
 from backend.learning.publisher import Publisher, roll_back
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, TaskRow
 from backend.learning.schedule import (
+    AcceptancePolicy,
     Cause,
     NewCorrection,
     RunState,
     SchedulePolicy,
     Situation,
     due,
+    held_out_tasks,
+    live_acceptance,
+    reason_to_roll_back,
 )
 from backend.learning.session import FAILURES, TrainingSession
 from backend.learning.training_runs import HEARTBEAT_S, RunRepository

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from backend.errors import BusyError, InvalidTaskError
 from backend.inference_priority import InferencePriority
+from backend.label_schema import LabelSchema
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.job_queue import JobQueue
 from backend.serving.jobs import PredictionJob, PredictionResult, Problem
@@ -21,7 +22,7 @@ from backend.serving.model_host import ModelHost
 from backend.serving.task_predictor import TaskPredictor
 from backend.serving.text_prompts import settle
 from backend.storage.versions import AdapterVersion
-from backend.types import LabelSchema, PredictRequest, Task
+from backend.types import PredictRequest, Task
 
 _log = logging.getLogger(__name__)
 
