@@ -181,7 +181,7 @@ class PredictionService:
         """Runs in a worker thread."""
         if self._right_of_way is None:
             return self._task_predictor.predict_task(work, is_wanted)
-        with self._right_of_way.taken():
+        with self._right_of_way.held():
             return self._task_predictor.predict_task(work, is_wanted)
 
     def _send_later(self, work: PredictionJob, answer: PredictionResult) -> None:
