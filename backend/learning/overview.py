@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, func, select
 
 from backend.clock import now_us
-from backend.learning.reconcile import is_too_much
+from backend.learning.doubts import is_too_much
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing
 from backend.learning.schedule import AcceptancePolicy, SchedulePolicy, held_out_tasks, still_rises

@@ -179,6 +179,7 @@ IMPURE = {"torch", "sqlalchemy", "httpx", "socket", "time", "os", "pathlib", "th
 PURE = {
     "learning/agreement.py",
     "learning/correction.py",
+    "learning/doubts.py",
     "learning/gate.py",
     "learning/paired_test.py",
     "learning/supervision.py",

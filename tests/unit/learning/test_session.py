@@ -277,7 +277,7 @@ def test_tasks_deleted_before_they_are_loaded_end_the_run_in_peace(school):
         school.store.record_events([task_deletion(*TRAINED[:3], project=PROJECT)])
         return found
 
-    school.trainer._look(PROJECT, 1)
+    school.trainer._update(PROJECT, 1)
     school.derivation.derive = delete_afterwards
     run_id = school.runs.claim(PROJECT, Cause.COUNT)
     state = school.open_session().train(PROJECT, run_id, stop=lambda: False)
@@ -466,7 +466,7 @@ def test_a_refinement_without_gain_is_not_published_and_ends_it(rising):
 
 @pytest.mark.parametrize("news", ["corrections", "button", "request"])
 def test_a_refinement_gives_way_to_whatever_is_due(rising, monkeypatch, news):
-    monkeypatch.setattr(worker, "_LOOK_S", 0.0)
+    monkeypatch.setattr(worker, "_POLL_S", 0.0)
     rising.correct(*TRAINED[:3])
     assert rising.train() == 1
     rising.updater.is_learning.clear()
@@ -507,7 +507,7 @@ def test_a_refinement_that_was_stopped_may_be_tried_again(rising):
 
 
 def test_what_learns_something_new_gives_way_to_nothing(rising, monkeypatch):
-    monkeypatch.setattr(worker, "_LOOK_S", 0.0)
+    monkeypatch.setattr(worker, "_POLL_S", 0.0)
     rising.correct(*TRAINED[:3])
     rising.updater.gate.clear()
     thread = threading.Thread(target=rising.train)
