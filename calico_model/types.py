@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Flag, StrEnum, auto
 from functools import cached_property
 from hashlib import sha256
 
@@ -30,6 +30,19 @@ class RegionKind(StrEnum):
     COMMON_OBJECT = "common_object"
     COMMON_PART = "common_part"
     UNIQUE_PART = "unique_part"
+
+
+class Supervision(Flag):
+    """Which losses a corrected region takes part in.
+
+    TEXT: its name, and that the region is there. MASK: its shape. ABSENCE: no region of this name
+    is in this image. REHEARSAL: the prediction was right, and must stay so.
+    """
+
+    TEXT = auto()
+    MASK = auto()
+    ABSENCE = auto()
+    REHEARSAL = auto()
 
 
 @dataclass(frozen=True, eq=False)

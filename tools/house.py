@@ -40,7 +40,7 @@ LAYERS = (
     ("calico_model.interactive",),
     ("calico_model.predictor", "calico_model.assistant"),
     ("calico_model.training",),
-    ("backend.errors", "backend.types", "backend.settings"),
+    ("backend.errors", "backend.types", "backend.label_schema", "backend.settings"),
     ("backend.label_studio", "backend.storage"),
     ("backend.serving", "backend.learning"),
     ("backend.ui",),

@@ -17,12 +17,12 @@ from backend.cli.kept import kept_store
 from backend.cli.waiting import progress_bar
 from backend.errors import SettingsError
 from backend.label_studio.client import LabelStudioClient
-from backend.learning.correction import Tally
+from backend.learning.correction import RegionTally
 from backend.learning.derivation import Derivation, Derived, StudioPredictions
-from backend.learning.held_out import held_out_tasks
 from backend.learning.reconcile import Reconciler, Repair
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, TaskRow
+from backend.learning.schedule import held_out_tasks
 from backend.serving.studio import connect_client, image_source
 from backend.settings import Settings, load_settings
 
@@ -136,7 +136,7 @@ def _summary(
     project_id: int, rows: tuple[TaskRow, ...], derived: Derived, repair: Repair | None
 ) -> dict[str, object]:
     corrected = [row for row in rows if row.standing is Standing.CORRECTED]
-    tally = sum((row.tally for row in corrected), Tally())
+    tally = sum((row.tally for row in corrected), RegionTally())
     agreements = [row.agreement for row in corrected if row.agreement is not None]
     summary: dict[str, object] = {
         "project": project_id,

@@ -15,10 +15,11 @@ from PIL import Image
 
 from backend.cli.connect import Ends
 from backend.errors import BackendError, LabelStudioError
+from backend.label_schema import LabelSchema
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.onboarding import retrieve_predictions
-from backend.types import LabelSchema, Task
+from backend.types import Task
 from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng
 
 GROUP_SIZES = (2, 3, 4)

@@ -22,6 +22,7 @@ from backend.errors import (
     LabelStudioError,
     SettingsError,
 )
+from backend.label_schema import LabelSchema
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
 from backend.label_studio.onboarding import refused_addresses
@@ -29,7 +30,6 @@ from backend.label_studio.records import Project
 from backend.label_studio.web import certificate_advice, open_client
 from backend.serving.studio import image_source
 from backend.settings import Settings
-from backend.types import LabelSchema
 
 _TIMEOUT = httpx.Timeout(5.0, connect=3.0)
 _TASKS_LOOKED_AT = 3

@@ -179,7 +179,7 @@ def load_updater(
         feature_bytes=settings.feature_bytes,
         base_groups=find_base_groups(settings),
         plan=plan,
-        give_way=yielding,
+        yielding=yielding,
     )
 
 

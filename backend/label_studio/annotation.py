@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from backend.errors import RequestError
+from backend.label_schema import ControlType, ImageLayout, ImageSlot, LabelSchema
 from backend.label_studio.drawing import Group, group_results, has_id, unread_results
 from backend.label_studio.shape import (
     ATTRIBUTES,
@@ -33,21 +34,11 @@ from backend.label_studio.wire import (
     decode,
     decode_results,
 )
-from backend.types import (
-    ControlType,
-    ImageSlot,
-    LabelSchema,
-    Layout,
-    Origin,
-    Prediction,
-    Prompt,
-    Region,
-    UnreadRegion,
-)
+from backend.types import Prompt, Region, RegionOrigin, StoredPrediction, UnreadRegion
 from calico_model.types import MAX_GROUP_SIZE, RegionKind
 
 _PROMPT_TOOLS = frozenset({"keypoint", "rectangle"})
-_ORIGINS = {origin.value: origin for origin in Origin}
+_ORIGINS = {origin.value: origin for origin in RegionOrigin}
 
 
 @dataclass(frozen=True)
@@ -117,14 +108,14 @@ def read_annotated(
     return drawing.regions, drawing.same_part
 
 
-def parse_prediction(value: Mapping[str, object], schema: LabelSchema) -> Prediction:
+def parse_prediction(value: Mapping[str, object], schema: LabelSchema) -> StoredPrediction:
     """Reads one prediction of Label Studio's API.
 
     Raises:
         RequestError: a wrong type; the field names the place.
     """
     wire = decode(msgspec.json.encode(value), _WirePrediction, RequestError)
-    return Prediction(
+    return StoredPrediction(
         id=wire.id,
         task_id=wire.task,
         version=wire.model_version or "",
@@ -157,7 +148,7 @@ def read_prompts(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Pr
 
 def image_index(result: WireResult, schema: LabelSchema) -> int | None:
     """The image a result belongs to, 0-based; None for an image the config does not have."""
-    if schema.layout is Layout.VALUE_LIST:
+    if schema.layout is ImageLayout.VALUE_LIST:
         index = result.item_index or 0
         is_known = result.to_name == schema.slot(0).image and 0 <= index < MAX_GROUP_SIZE
         return index if is_known else None
@@ -180,7 +171,7 @@ def _read(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
                     size_hw=size,
                     kind=kind,
                     label=labels[0] if labels else None,
-                    origin=_ORIGINS.get(shown.origin, Origin.MANUAL),
+                    origin=_ORIGINS.get(shown.origin, RegionOrigin.MANUAL),
                     score=shown.score,
                     load_mask=shape.load_mask,
                     encoding=shape.encoding,

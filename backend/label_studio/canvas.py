@@ -15,9 +15,10 @@ from dataclasses import replace
 import msgspec
 
 from backend.errors import RequestError
+from backend.label_schema import LabelSchema
 from backend.label_studio.annotation import read_annotated
 from backend.label_studio.wire import WireResult, decode_list, decode_results
-from backend.types import LabelSchema, Region
+from backend.types import Region
 
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 

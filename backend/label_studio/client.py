@@ -13,11 +13,12 @@ import httpx
 import msgspec
 
 from backend.errors import LabelStudioError
+from backend.label_schema import LabelSchema
 from backend.label_studio.annotation import parse_prediction
 from backend.label_studio.connection import TIMEOUT, Connection
 from backend.label_studio.records import ConnectedBackend, Project, Webhook
 from backend.label_studio.task import parse_task
-from backend.types import LabelSchema, Prediction, Task
+from backend.types import StoredPrediction, Task
 
 JsonObject = dict[str, object]
 _T = TypeVar("_T")
@@ -177,7 +178,7 @@ class LabelStudioClient:
         answer = self._api.send("POST", "/api/predictions/", content=content)
         return _convert(_object(answer).get("id"), int)
 
-    def predictions(self, task_id: int, schema: LabelSchema) -> tuple[Prediction, ...]:
+    def predictions(self, task_id: int, schema: LabelSchema) -> tuple[StoredPrediction, ...]:
         """Every prediction of a task."""
         values = self._api.send("GET", "/api/predictions/", params={"task": task_id})
         if isinstance(values, dict):

@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 import msgspec
 
 from backend.errors import InvalidEventError
+from backend.label_schema import LabelSchema
 from backend.label_studio.annotation import parse_drawing
 from backend.label_studio.canonical import canonical, canonical_results
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.task import parse_task
 from backend.label_studio.wire import Id, decode, decode_body, decode_list
-from backend.types import Annotation, Event, EventAction, LabelSchema, Task
+from backend.types import Annotation, Event, EventAction, Task
 
 MAX_OBJECTS = 10_000
 

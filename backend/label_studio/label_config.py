@@ -16,18 +16,18 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from backend.errors import InvalidLabelConfigError
-from backend.label_studio.label_set import read_label
-from backend.label_studio.reference import read_reference
-from backend.types import (
+from backend.label_schema import (
     ControlType,
+    ImageLayout,
     ImageSlot,
     KindControl,
     LabelSchema,
     LabelValue,
-    Layout,
     MaskFamily,
     NameControl,
 )
+from backend.label_studio.label_set import read_label
+from backend.label_studio.reference import read_reference
 from calico_model.types import MAX_GROUP_SIZE, RegionKind
 
 MAX_CONFIG_BYTES = 200_000
@@ -152,7 +152,7 @@ def _parse_xml(xml: str) -> Element:
 
 def _read_layout(
     repeater: Element | None, images: Sequence[Element]
-) -> tuple[Layout, tuple[str, ...], str | None, str | None, str | None]:
+) -> tuple[ImageLayout, tuple[str, ...], str | None, str | None, str | None]:
     """Layout, task data keys, index flag, the key inside each list item, and what else refers."""
     if not images:
         raise _error('expected an <Image> tag, best inside <Repeater on="$images">; got none')
@@ -161,23 +161,23 @@ def _read_layout(
         if len(images) > MAX_GROUP_SIZE:
             raise _error(f"expected at most {MAX_GROUP_SIZE} <Image> tags, got {len(images)}")
         fields = tuple(_reference(image, "value") for image in images)
-        return Layout.IMAGE_TAGS, fields, None, None, None
+        return ImageLayout.IMAGE_TAGS, fields, None, None, None
     if len(images) > 1:
         place = "<Repeater>" if repeater is not None else "config with valueList"
         raise _error(f"expected one <Image> tag in a {place}, got {len(images)}")
     if repeater is None:
-        return Layout.VALUE_LIST, (_reference(first, "valuelist"),), None, None, None
+        return ImageLayout.VALUE_LIST, (_reference(first, "valuelist"),), None, None, None
     flag = repeater.get("indexflag") or "{{idx}}"
     if flag not in _need(first, "name"):
         raise _error(f'expected <Image name="image_{flag}"> in the <Repeater>, so names differ')
     field, value = _reference(repeater, "on"), _need(first, "value")
     item = _INDEXED.match(value)
     if item is not None and item[1] == field and item[2] == flag:
-        return Layout.REPEATER, (field,), flag, item[3], None
+        return ImageLayout.REPEATER, (field,), flag, item[3], None
     # Another list beside it, a deeper key, a folder before it: as the editor fills it in.
     if flag not in value or read_reference(value.replace(flag, "0")) is None:
         raise _error(f'expected <Image value="${field}[{flag}]">, got {first.get("value")!r}')
-    return Layout.REPEATER, (field,), flag, None, value
+    return ImageLayout.REPEATER, (field,), flag, None, value
 
 
 def _controls_of(image_name: str, tags: Sequence[Element]) -> list[Element]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from backend.types import LabelSchema, LabelValue
+from backend.label_schema import LabelSchema, LabelValue
 from calico_model.vocabulary import Vocabulary, identity, match
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from backend.label_schema import ImageLayout, LabelSchema
 from backend.label_studio.annotation import image_index
 from backend.label_studio.wire import WireResult, WireValue
-from backend.types import LabelSchema, Layout, Prompt, Question
+from backend.types import Prompt, TextPrompt
 
 REPLY_MARK = "\u2192 "
 """What our lines in the prompt box begin with, so that they are not read as questions."""
@@ -19,7 +20,7 @@ TEXT = "textarea"
 
 def read_question(
     results: Sequence[WireResult], schema: LabelSchema, prompts: Sequence[Prompt]
-) -> Question | None:
+) -> TextPrompt | None:
     """Reads what was typed last in an interactive context, None if nothing was.
 
     Args:
@@ -31,15 +32,15 @@ def read_question(
     for result in reversed(texts):
         at = _asked_at(result, schema)
         if at is not None:
-            return Question(str(result.id), at, _line(result.value))
+            return TextPrompt(str(result.id), at, _line(result.value))
     drawn = {prompt.id: prompt for prompt in prompts if prompt.is_positive and not prompt.is_click}
     for result in reversed(texts):
         if (prompt := drawn.get(str(result.id))) is not None:
-            return Question(prompt.id, prompt.image_index, _line(result.value), prompt.box)
+            return TextPrompt(prompt.id, prompt.image_index, _line(result.value), prompt.box)
     return None
 
 
-def reply_result(question: Question, schema: LabelSchema, reply: str) -> dict[str, object] | None:
+def reply_result(question: TextPrompt, schema: LabelSchema, reply: str) -> dict[str, object] | None:
     """Writes an answer under its question, None where the config has no place for it.
 
     The editor takes a text that belongs to no region at once, and shows it in the prompt box.
@@ -54,7 +55,7 @@ def reply_result(question: Question, schema: LabelSchema, reply: str) -> dict[st
         "type": TEXT,
         "value": {"text": [question.text, REPLY_MARK + reply]},
     }
-    if schema.layout is Layout.VALUE_LIST:
+    if schema.layout is ImageLayout.VALUE_LIST:
         result["item_index"] = question.image_index
     return result
 

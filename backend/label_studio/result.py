@@ -19,17 +19,17 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from backend.label_studio import brush
-from backend.label_studio.label_config import CARRIES_LABELS, MASK_TAGS
-from backend.label_studio.label_set import closed_labels, match_label
-from backend.types import (
+from backend.label_schema import (
     ControlType,
+    ImageLayout,
     ImageSlot,
     LabelSchema,
     LabelValue,
-    Layout,
     MaskFamily,
 )
+from backend.label_studio import brush
+from backend.label_studio.label_config import CARRIES_LABELS, MASK_TAGS
+from backend.label_studio.label_set import closed_labels, match_label
 from calico_model.types import MAX_GROUP_SIZE, BoolMask, GroupPrediction, PartMask
 
 # Raise it when equal predictions are written differently: kept answers are then made anew.
@@ -186,7 +186,7 @@ def _texts_of(
 ) -> tuple[str | None, str | None] | Omission:
     """Kind and name as the config writes them, or why the region cannot be shown."""
     index = part.image_index
-    has_slot = schema.layout is not Layout.IMAGE_TAGS or index < len(schema.slots)
+    has_slot = schema.layout is not ImageLayout.IMAGE_TAGS or index < len(schema.slots)
     if not 0 <= index < len(sizes_hw) or not has_slot or part.mask.shape != sizes_hw[index]:
         return Omission.WRONG_SIZE
     if not part.mask.any():
@@ -223,7 +223,7 @@ def _region_results(region: _Shown, schema: LabelSchema) -> list[_Result]:
         "original_height": height,
         "image_rotation": 0,
     }
-    if schema.layout is Layout.VALUE_LIST:
+    if schema.layout is ImageLayout.VALUE_LIST:
         frame["item_index"] = part.image_index
     controls = _controls(region, slot, schema)
     shape: _Result = frame | {

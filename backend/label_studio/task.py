@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from backend.errors import InvalidLabelConfigError, InvalidTaskError, RequestError
+from backend.label_schema import ImageLayout, LabelSchema, LabelValue
 from backend.label_studio.annotation import read_prompts
 from backend.label_studio.canvas import Drawings, KnownDrawing, read_canvas
 from backend.label_studio.label_config import parse_label_config
@@ -29,15 +30,7 @@ from backend.label_studio.wire import (
     decode_results,
     has_many_values,
 )
-from backend.types import (
-    LabelSchema,
-    LabelValue,
-    Layout,
-    PredictRequest,
-    Prompt,
-    SetupRequest,
-    Task,
-)
+from backend.types import PredictRequest, Prompt, SetupRequest, Task
 from calico_model.types import MAX_GROUP_SIZE
 
 MAX_TASKS = 50_000
@@ -261,7 +254,7 @@ def _build_task(
 
 def _read_urls(data: dict[str, object], schema: LabelSchema, place: str) -> list[tuple[str, str]]:
     """Where each URL stood and the URL, in image order."""
-    if schema.layout is Layout.IMAGE_TAGS:
+    if schema.layout is ImageLayout.IMAGE_TAGS:
         urls = [(f"{place}.{place_of(key)}", resolve(key, data)) for key in schema.image_fields]
         while len(urls) > 1 and urls[-1][1] == "":
             urls.pop()  # an unused image tag at the end is left blank

@@ -12,10 +12,11 @@ from typing import TypeVar
 import msgspec
 
 from backend.errors import LabelStudioError
+from backend.label_schema import LabelSchema
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.onboarding import update_ml_backend
 from backend.label_studio.task import parse_task
-from backend.types import LabelSchema, Task
+from backend.types import Task
 
 _T = TypeVar("_T")
 PAGE_SIZE = 20

@@ -9,8 +9,9 @@ import hashlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from backend.label_schema import LabelSchema
 from backend.storage.versions import AdapterVersion
-from backend.types import LabelSchema, Prompt, Question, Region, Task
+from backend.types import Prompt, Region, Task, TextPrompt
 from calico_model.types import GroupPrediction, ImageGroup, Vector
 
 
@@ -36,7 +37,7 @@ class PredictionJob:
     wants_look: bool = False
     canvas: tuple[Region, ...] = ()
     ids: tuple[str, ...] = ()
-    question: Question | None = None
+    question: TextPrompt | None = None
     reply: str = ""
 
     @property

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+from backend.label_schema import LabelSchema
 from backend.label_studio.label_set import closed_labels, vocabulary_of
 from backend.serving.model_host import Predictor
-from backend.types import LabelSchema, Task
+from backend.types import Task
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.types import GroupPrediction, ImageGroup, PartMask

@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from backend.errors import BackendError, LabelStudioError
+from backend.label_schema import LabelSchema
 from backend.serving.descriptors import Descriptors
 from backend.serving.jobs import PredictionResult
 from backend.storage.versions import AdapterVersion
-from backend.types import LabelSchema, Task
+from backend.types import Task
 from calico_model.inference.diversity import Clusters, neighbours
 from calico_model.types import Vector
 

@@ -46,7 +46,7 @@ def build_routes(
 
     @routes.get("/health")
     def health() -> Response:
-        store.check()
+        store.health.check()
         return _json({"status": "UP", "model": host.state.value})
 
     @routes.post("/setup")

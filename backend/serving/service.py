@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from backend.errors import BusyError, InvalidTaskError
 from backend.inference_priority import InferencePriority
+from backend.label_schema import LabelSchema
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.job_queue import JobQueue
 from backend.serving.jobs import PredictionJob, PredictionResult, Problem
@@ -21,7 +22,7 @@ from backend.serving.model_host import ModelHost
 from backend.serving.task_predictor import TaskPredictor
 from backend.serving.text_prompts import settle
 from backend.storage.versions import AdapterVersion
-from backend.types import LabelSchema, PredictRequest, Task
+from backend.types import PredictRequest, Task
 
 _log = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ class PredictionService:
         """Runs in a worker thread."""
         if self._right_of_way is None:
             return self._task_predictor.predict_task(work, is_wanted)
-        with self._right_of_way.taken():
+        with self._right_of_way.held():
             return self._task_predictor.predict_task(work, is_wanted)
 
     def _send_later(self, work: PredictionJob, answer: PredictionResult) -> None:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
+from backend.label_schema import LabelSchema
 from backend.label_studio.label_set import closed_labels, vocabulary_of
 from backend.serving.model_host import Predictor
 from backend.serving.naming import Naming
-from backend.types import LabelSchema, Prompt, Question, Task
+from backend.types import Prompt, Task, TextPrompt
 from calico_model.errors import CalicoError, UnclearRequestError
 from calico_model.inference.prompt import Box
 from calico_model.interactive.naming.closed_set import ClosedSet, Outline
@@ -91,8 +92,8 @@ def closed_set(schema: LabelSchema, task: Task) -> ClosedSet | None:
 
 
 def settle(
-    question: Question | None, prompts: tuple[Prompt, ...]
-) -> tuple[Question | None, tuple[Prompt, ...]]:
+    question: TextPrompt | None, prompts: tuple[Prompt, ...]
+) -> tuple[TextPrompt | None, tuple[Prompt, ...]]:
     """A text under a drawn box is its name, unless it asks for one; a text alone asks for all."""
     if question is None or question.box is None:
         return question, () if question is not None else prompts
@@ -106,7 +107,7 @@ def settle(
 
 
 def reply_to(
-    question: Question,
+    question: TextPrompt,
     group: ImageGroup,
     group_prediction: GroupPrediction,
     predictor: Predictor,
@@ -229,7 +230,7 @@ def _told(thing: Thing, found: Found, images: int) -> str:
 
 
 def _named(
-    question: Question,
+    question: TextPrompt,
     group: ImageGroup,
     group_prediction: GroupPrediction,
     predictor: Predictor,

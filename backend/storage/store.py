@@ -8,36 +8,31 @@ one `WriterThread`; reads use their own connections and never wait for it. Knows
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, event, func, select
+from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.clock import from_us, now_us
-from backend.errors import BackendError, BusyError, StoreError
-from backend.storage.database import open_engines, read_whole, take_turn
-from backend.storage.database_files import DatabaseFiles
+from backend.errors import BusyError, StoreError
+from backend.storage.database import open_engines, take_turn
+from backend.storage.database_health import DatabaseFiles, DatabaseHealth, watch_files
 from backend.storage.journal import Journal
-from backend.storage.kept_answers import KeptAnswers
-from backend.storage.retention import OldBodies
 from backend.storage.tables import adapter, ann_head, event_log, prediction
-from backend.storage.writer import Chores, WriterThread
+from backend.storage.upkeep import Chores, KeptAnswers, OldBodies
+from backend.storage.writer import WriterThread
 from backend.types import Event, EventAction
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _KEYS_PER_QUERY = 500
 _CHECK_EVERY_S = 600.0
-_RETRY_S = 10.0
-_IDLE_SHARE = 50
 
 
 @dataclass(frozen=True)
@@ -85,8 +80,6 @@ class Store:
         files: DatabaseFiles | None = None,
         check_every_s: float | None = None,
     ) -> None:
-        self._files = files
-        self._damage: str | None = None
         self._writing = writing
         self._reading = reading
         self._commit_timeout_s = commit_timeout_s
@@ -98,12 +91,7 @@ class Store:
         self._writer = WriterThread(
             writing, queue_size=queue_size, upkeep=Chores(self._kept, OldBodies()), proof=files
         )
-        self._is_closed = threading.Event()
-        self._checker = threading.Thread(
-            target=self._check_again, args=(check_every_s,), name="store-check", daemon=True
-        )
-        if check_every_s is not None:
-            self._checker.start()
+        self.health = DatabaseHealth(reading, self._writer, files, check_every_s=check_every_s)
 
     def record_events(self, events: Sequence[Event]) -> int:
         """Journals events and moves the heads; returns after the commit is on disk.
@@ -139,55 +127,6 @@ class Store:
                     raise StoreError(
                         "what was committed cannot be read back; look after the database"
                     )
-
-    def check(self) -> None:
-        """Raises StoreError if what is written now would not be found by the next start.
-
-        Quick: looks at the names and headers of files, and at what was last tried.
-        """
-        self.check_files()
-        if self._damage is not None:
-            raise StoreError(self._damage)
-        self._writer.check()
-
-    def check_files(self) -> None:
-        """Raises StoreError if the files of the database are not where they were opened."""
-        if self._files is not None:
-            self._files.check()
-
-    def examine(self) -> None:
-        """Reads a whole SQLite file, and notes for `check` whether it is damaged."""
-        if self._reading.dialect.name != "sqlite":
-            return
-        place = self._reading.url.database
-        try:
-            self.check_files()
-            verdict = read_whole(self._reading.url)
-        except StoreError:
-            return  # said by `check`
-        except SQLAlchemyError as error:
-            if "locked" in str(error):
-                return  # looked at again later
-            verdict = type(error).__name__
-        self._damage = None
-        if verdict != "ok":
-            self._damage = f"{place} is damaged ({verdict}); restore a backup or move it away"
-            _log.error("%s", self._damage, extra={"event": "store_damaged"})
-
-    def _check_again(self, every_s: float) -> None:
-        """Examines the file from time to time, and tries again what has failed last."""
-        next_s = time.monotonic() + every_s
-        while not self._is_closed.wait(min(every_s, _RETRY_S)):
-            try:
-                self._writer.check()
-            except StoreError:
-                with suppress(BackendError):
-                    self._writer.run(lambda _: None, timeout_s=_RETRY_S)
-            if time.monotonic() >= next_s:
-                began = time.monotonic()
-                self.examine()
-                # A large file is read for a small part of the time only.
-                next_s = began + max(every_s, _IDLE_SHARE * (time.monotonic() - began))
 
     def record_observation(self, event: Event, *, expected: str | None) -> bool:
         """Journals what Label Studio's API shows of an annotation, unless news came meanwhile.
@@ -326,7 +265,7 @@ class Store:
         Raises:
             StoreError: the database cannot be read.
         """
-        self.check_files()
+        self.health.check_files()
         try:
             with self._reading.connect() as connection:
                 yield connection
@@ -335,15 +274,12 @@ class Store:
 
     def close(self) -> None:
         """Commits what waits and closes every connection."""
-        self._is_closed.set()
+        self.health.stop()
         self._writer.close()
-        if self._checker.is_alive():
-            self._checker.join()
+        self.health.join()
         self._reading.dispose()
         self._writing.dispose()
-        if self._files is not None:
-            self._files.close()
-            self._files = None
+        self.health.close_files()
 
 
 def open_store(
@@ -378,21 +314,9 @@ def open_store(
         commit_timeout_s=commit_timeout_s,
         cached_predictions=cached_predictions,
         cached_prediction_bytes=cached_prediction_bytes,
-        files=_watch_files(writing),
+        files=watch_files(writing),
         check_every_s=None if is_guest else check_every_s,
     )
-
-
-def _watch_files(writing: Engine) -> DatabaseFiles | None:
-    """What proves that a database file is still the one that was opened; None for other kinds."""
-    place = writing.url.database
-    if writing.dialect.name != "sqlite" or not place or not Path(place).is_file():
-        return None
-    files = DatabaseFiles(Path(place).absolute())
-    for change in ("connect", "close"):
-        # SQLite removes the log with the last connection, and makes another.
-        event.listen(writing, change, lambda _raw, _record: files.forget_log())
-    return files
 
 
 def _stored_event(row: Any) -> StoredEvent:

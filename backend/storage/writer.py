@@ -20,23 +20,13 @@ from sqlalchemy import Connection, Engine, Transaction
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from backend.errors import BusyError, StoreError
+from backend.storage.upkeep import Upkeep
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _MOST_PER_COMMIT = 64
 _MARK = "calico_batch"
 """A savepoint at the head of every transaction: where it is missing, it is not the same one."""
-
-
-class Upkeep(Protocol):
-    """Work that nobody waits for, done in small steps between commits."""
-
-    @property
-    def is_due(self) -> bool:
-        """Whether a step is needed; must be quick."""
-
-    def prune(self, connection: Connection) -> None:
-        """Takes one step in a transaction of its own."""
 
 
 class Proof(Protocol):
@@ -51,25 +41,6 @@ class NoProof:
 
     def check(self) -> None:
         """Finds nothing."""
-
-
-class Chores:
-    """Several kinds of upkeep as one; a step goes to the first that is due."""
-
-    def __init__(self, *chores: Upkeep) -> None:
-        self._chores = chores
-
-    @property
-    def is_due(self) -> bool:
-        """Whether any has something to do."""
-        return any(chore.is_due for chore in self._chores)
-
-    def prune(self, connection: Connection) -> None:
-        """Takes one step."""
-        for chore in self._chores:
-            if chore.is_due:
-                chore.prune(connection)
-                return
 
 
 class WriterThread:

@@ -16,7 +16,7 @@ _MOST_LABELS = 12
 
 
 @dataclass(frozen=True)
-class Dot:
+class CurvePoint:
     """One version on one line, in units of the drawing.
 
     Attributes:
@@ -30,7 +30,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Line:
+class CurveLine:
     """One figure over the versions.
 
     Attributes:
@@ -41,7 +41,7 @@ class Line:
 
     name: str
     label: str
-    dots: tuple[Dot, ...]
+    dots: tuple[CurvePoint, ...]
 
     @property
     def points(self) -> str:
@@ -60,7 +60,7 @@ class Curve:
         summary: one sentence for who cannot see it.
     """
 
-    lines: tuple[Line, ...]
+    lines: tuple[CurveLine, ...]
     ticks: tuple[tuple[float, int], ...]
     names: tuple[tuple[float, int], ...]
     summary: str
@@ -77,12 +77,12 @@ def draw_curve(qualities: Sequence[VersionQuality]) -> Curve | None:
     step = (WIDTH - _LEFT - _RIGHT) / max(len(qualities) - 1, 1)
     across = [round(_LEFT + step * number, 1) for number in range(len(qualities))]
 
-    def line(name: str, label: str, value: Callable[[VersionQuality], float]) -> Line:
-        return Line(
+    def line(name: str, label: str, value: Callable[[VersionQuality], float]) -> CurveLine:
+        return CurveLine(
             name,
             label,
             tuple(
-                Dot(x, _height(value(one)), f"{one.version}: {label} {value(one):.0%}")
+                CurvePoint(x, _height(value(one)), f"{one.version}: {label} {value(one):.0%}")
                 for x, one in zip(across, qualities, strict=True)
             ),
         )

@@ -6,6 +6,9 @@ anything also needs the token of the page it stands on.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
@@ -20,7 +23,6 @@ from backend.learning.training_runs import TrainingRun
 from backend.storage.versions import AdapterVersion
 from backend.types import MAX_ID
 from backend.ui.curve import draw_curve
-from backend.ui.page_token import PageToken
 from backend.ui.pictures import GroupPictures
 
 _PROJECTS_PER_PAGE, _VERSIONS_SHOWN = 50, 50
@@ -170,6 +172,27 @@ class _Views:
             problem=problem,
             live=self._live(),
         )
+
+
+class PageToken:
+    """Makes and checks the tokens of one process: proof that a form comes from our own page (CSRF).
+
+    Browsers repeat Basic credentials with any form that another site makes them send here. So a
+    form also needs a keyed hash of the page it stands on, with a key that only this process knows.
+    """
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def make(self, project_id: int, version: str | None) -> str:
+        """Returns the token of a page that shows a project served by a version."""
+        words = f"{project_id}|{version or ''}".encode()
+        return hmac.new(self._key, words, hashlib.sha256).hexdigest()
+
+    def fits(self, given: str, project_id: int, version: str | None) -> bool:
+        """Whether `given` is the token of a page with this content; compares in constant time."""
+        expected = self.make(project_id, version)
+        return hmac.compare_digest(given.encode(), expected.encode())
 
 
 def _protect(response: Response) -> Response:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import io
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
+from cachetools import LRUCache
 from PIL import Image
 
 from backend.errors import NotFoundError
 from backend.learning.correction import Correction
 from backend.learning.derivation import Derivation
 from backend.rle import small_mask_of
-from backend.types import Region, Task
+from backend.types import GroupSource, Region
 from calico_model.overlay import contact_sheet, draw_overlay
 from calico_model.types import ImageGroup, PartMask, RegionKind, RgbImage
 
@@ -24,13 +23,6 @@ _SIDE_PX, _ROW_PX = 320, 220
 _SHOWN_PX = 640  # longest side that is drawn on: larger than it will be shown, small enough to draw
 _MOST_REGIONS = 400  # in one row
 _MOST_ENCODED_BYTES = 8 * 1024 * 1024  # of the masks in one row
-
-
-class GroupSource(Protocol):
-    """Where a task's images come from."""
-
-    def fetch_group(self, task: Task) -> ImageGroup:
-        """Fetches every image of a task; raises MediaError naming the field."""
 
 
 class GroupPictures:
@@ -44,7 +36,7 @@ class GroupPictures:
     def __init__(self, derivation: Derivation, images: GroupSource) -> None:
         self._derivation, self._images = derivation, images
         self._lock = threading.Lock()  # guards _kept, and lets one picture be drawn at a time
-        self._kept: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
+        self._kept: LRUCache[tuple[object, ...], bytes] = LRUCache(_MOST_KEPT)
 
     def draw(self, project_id: int, task_id: int) -> bytes:
         """Returns a PNG: predicted regions above, corrected ones below.
@@ -59,12 +51,10 @@ class GroupPictures:
             raise NotFoundError(f"project {project_id} has no corrected task {task_id}")
         key = (project_id, task_id, found.annotation_id, found.updated_at)
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = self._draw(found)
-                if len(self._kept) > _MOST_KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(key)
-            return self._kept[key]
+            picture = self._kept.get(key)
+            if picture is None:
+                picture = self._kept[key] = self._draw(found)
+            return picture
 
     def _draw(self, found: Correction) -> bytes:
         group = self._images.fetch_group(found.task)

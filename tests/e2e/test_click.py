@@ -16,9 +16,10 @@ from playwright.sync_api import Page, Response
 from backend.cli.connect import Ends, connect_project
 from backend.cli.demo import Demo
 from backend.cli.demo_project import create_project, preannotate
+from backend.label_schema import LabelSchema
 from backend.label_studio.annotation import parse_regions
 from backend.label_studio.label_config import parse_label_config
-from backend.types import LabelSchema, Prediction, Region
+from backend.types import Region, StoredPrediction
 from calico_model.evaluation.annotator import next_click
 from calico_model.types import RegionKind
 from tests.e2e.editor import STORE, open_task, select_region
@@ -47,7 +48,7 @@ class Clickable:
 
     project_id: int
     schema: LabelSchema
-    prediction: Prediction
+    prediction: StoredPrediction
     part: tuple[Region, ...]
 
 
@@ -65,7 +66,7 @@ def clickable(demo: Demo, ends: Ends) -> Iterator[Clickable]:
     ends.client.delete_project(project_id)
 
 
-def surest_part(prediction: Prediction, images: int) -> tuple[Region, ...]:
+def surest_part(prediction: StoredPrediction, images: int) -> tuple[Region, ...]:
     """The common part that is on every image, with the best least score."""
     parts: dict[str, dict[int, Region]] = {}
     for region in prediction.regions:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from backend.label_schema import LabelSchema
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.result import render_prediction
-from backend.types import LabelSchema, Region
+from backend.types import Region
 from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.types import GroupPrediction, LabeledGroup

@@ -177,11 +177,11 @@ def test_wire_words_stay_behind_the_door(path):
 IMPURE = {"torch", "sqlalchemy", "httpx", "socket", "time", "os", "pathlib", "threading"}
 # What changed, when to train, what a click means: values in, values out.
 PURE = {
-    "learning/acceptance.py",
     "learning/agreement.py",
     "learning/correction.py",
+    "learning/doubts.py",
     "learning/gate.py",
-    "learning/held_out.py",
+    "learning/paired_test.py",
     "learning/supervision.py",
     "learning/schedule.py",
     "serving/prompt_selection.py",

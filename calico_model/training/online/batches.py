@@ -23,9 +23,9 @@ from calico_model.modeling.losses import IGNORED
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.frozen import rounded
-from calico_model.training.online.example import Example, Supervision
+from calico_model.training.online.example import Example
 from calico_model.training.supervised.batches import cells_inside, square_target
-from calico_model.types import BoolMask, PartMask, RegionKind
+from calico_model.types import BoolMask, PartMask, RegionKind, Supervision
 from calico_model.vocabulary import normalise
 
 REHEARSED = 0.3

@@ -8,29 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Flag, auto
 
 from torch import Tensor
 
 from calico_model.errors import InvalidMaskError
 from calico_model.modeling.features import ImageFeatures
-from calico_model.types import ComparedObject, LabeledGroup, PartMask, RegionKind
+from calico_model.types import (
+    ComparedObject,
+    LabeledGroup,
+    PartMask,
+    RegionKind,
+    Supervision,
+)
 from calico_model.vocabulary import normalise
 
 _OWNED_SHARE = 0.5
-
-
-class Supervision(Flag):
-    """Which losses a region takes part in.
-
-    TEXT: its name, and that it is there. MASK: its shape. ABSENCE: that nothing of this name is in
-    this image. REHEARSAL: it was right already, and must stay so.
-    """
-
-    TEXT = auto()
-    MASK = auto()
-    ABSENCE = auto()
-    REHEARSAL = auto()
 
 
 @dataclass(frozen=True, eq=False)

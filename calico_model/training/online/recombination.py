@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from calico_model.modeling.features import concatenate
-from calico_model.training.online.example import Example, RegionTarget, Supervision
-from calico_model.types import RegionKind
+from calico_model.training.online.example import Example, RegionTarget
+from calico_model.types import RegionKind, Supervision
 from calico_model.vocabulary import normalise
 
 _ALONE_SHARE = 0.4  # of the pairs; the others are two images

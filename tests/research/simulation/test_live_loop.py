@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from backend.app import close_app, create_app
-from backend.learning import held_out
-from backend.learning.held_out import is_kept
+from backend.learning import schedule
 from backend.learning.overview import Overview
 from backend.learning.rows import Standing
-from backend.learning.schedule import RunState
+from backend.learning.schedule import RunState, is_held_out
 from backend.settings import load_settings
 from backend.ui.status_routes import build_status_routes
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
@@ -132,8 +131,8 @@ def test_a_rejected_version_is_waited_for_and_not_served(site):
 
 
 def test_held_out_corrections_are_not_waited_for(site, monkeypatch):
-    monkeypatch.setattr(held_out, "LEARNED_FIRST", 0)
-    project = next(number for number in count(1) if is_kept(number, 1))
+    monkeypatch.setattr(schedule, "LEARNED_FIRST", 0)
+    project = next(number for number in count(1) if is_held_out(number, 1))
     loop = site.loop(project)
     group = labeled(1)
     loop.import_tasks([group])

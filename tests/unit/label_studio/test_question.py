@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from backend.label_schema import LabelSchema
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.question import REPLY_MARK, reply_result
 from backend.label_studio.task import parse_predict_request
-from backend.types import LabelSchema, Question
+from backend.types import TextPrompt
 
 CONFIG = """<View>
   <Repeater on="$images" indexFlag="{{idx}}">
@@ -42,7 +43,7 @@ def drawn(region_id: str) -> dict[str, object]:
     return names | size | {"value": value}
 
 
-def read(*results: dict[str, object]) -> Question | None:
+def read(*results: dict[str, object]) -> TextPrompt | None:
     body = {
         "tasks": [{"id": 1, "data": {"images": ["/a.png", "/b.png"]}}],
         "label_config": CONFIG,
@@ -57,12 +58,12 @@ def test_only_a_smart_text_area_of_the_image_is_a_prompt_box(schema: LabelSchema
 
 
 def test_what_was_typed_is_a_question_at_its_image() -> None:
-    assert read(typed(["segment the legs"])) == Question("t1", 1, "segment the legs")
+    assert read(typed(["segment the legs"])) == TextPrompt("t1", 1, "segment the legs")
 
 
 def test_the_last_line_that_is_not_ours_counts() -> None:
     lines = ["legs", f"{REPLY_MARK}leg: on image 1", " seat ", f"{REPLY_MARK}seat: on image 2", ""]
-    assert read(typed(lines)) == Question("t1", 1, "seat")
+    assert read(typed(lines)) == TextPrompt("t1", 1, "seat")
 
 
 @pytest.mark.parametrize("tag", ["note_1", "part_1", "other"])
@@ -78,17 +79,17 @@ def test_nothing_typed_asks_nothing(text: list[str] | str) -> None:
 def test_a_text_under_a_box_asks_about_the_box() -> None:
     asked = read(drawn("b1"), typed(["what is this?"], "part_1", "b1"))
 
-    assert asked == Question("b1", 1, "what is this?", (20.0, 20.0, 120.0, 45.0))
+    assert asked == TextPrompt("b1", 1, "what is this?", (20.0, 20.0, 120.0, 45.0))
 
 
 def test_a_reply_stands_under_its_question(schema: LabelSchema) -> None:
-    reply = reply_result(Question("t1", 1, "legs"), schema, "leg: on image 1")
+    reply = reply_result(TextPrompt("t1", 1, "legs"), schema, "leg: on image 1")
 
     assert reply is not None
     assert (reply["id"], reply["from_name"], reply["to_name"]) == ("t1", "ask_1", "image_1")
     assert reply["value"] == {"text": ["legs", f"{REPLY_MARK}leg: on image 1"]}
-    assert read(reply) == Question("t1", 1, "legs")  # ours is never read as theirs
+    assert read(reply) == TextPrompt("t1", 1, "legs")  # ours is never read as theirs
 
 
 def test_a_box_has_no_place_for_a_reply(schema: LabelSchema) -> None:
-    assert reply_result(Question("b1", 1, "what is this?", (0, 0, 9, 9)), schema, "leg") is None
+    assert reply_result(TextPrompt("b1", 1, "what is this?", (0, 0, 9, 9)), schema, "leg") is None

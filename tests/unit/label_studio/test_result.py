@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.label_schema import ImageLayout, LabelValue
 from backend.label_studio.annotation import parse_annotated
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import match_label
@@ -20,7 +21,6 @@ from backend.label_studio.result import (
     predict_answer,
     render_prediction,
 )
-from backend.types import LabelValue, Layout
 from calico_model.types import GroupPrediction, PartMask, RegionKind
 from tests.unit.label_studio.golden_files import CONFIGS, config
 
@@ -77,7 +77,7 @@ def check_editor_rules(items, schema, sizes):
 
 
 def check_frame(item, shape, schema, sizes):
-    index = item["item_index"] if schema.layout is Layout.VALUE_LIST else None
+    index = item["item_index"] if schema.layout is ImageLayout.VALUE_LIST else None
     if index is None:
         assert "item_index" not in item
         index = next(i for i in range(8) if schema.slot(i).image == item["to_name"])

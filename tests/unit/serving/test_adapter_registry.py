@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import StoreError
-from backend.learning.publisher import Origin, Publisher, roll_back
+from backend.learning.publisher import CandidateOrigin, Publisher, roll_back
 from backend.learning.schedule import Cause
 from backend.learning.training_runs import RunRepository
 from backend.serving.adapter_registry import MOST_LOADED, AdapterRegistry
@@ -64,7 +64,7 @@ class Shelf:
         parent = None if current is None else current.id
         run_id = self.runs.claim(project, Cause.COUNT)
         publisher = Publisher(self.versions, self.runs)
-        origin = Origin(project, parent, 1, 1, "b" * 64, "base-1", "0")
+        origin = CandidateOrigin(project, parent, 1, 1, "b" * 64, "base-1", "0")
         made = publisher.register(run_id, origin, write)
         publisher.publish(run_id, made, gate={}, reason="")
         return made

@@ -11,7 +11,7 @@ from backend.serving.loaded_model import BasePredictor
 from backend.serving.model_thread import ModelThread
 from backend.serving.propagation import spread
 from backend.serving.text_prompts import Reply, reply_to
-from backend.types import Question
+from backend.types import TextPrompt
 from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
 from calico_model.interactive.naming.closed_set import ClosedSet
 from calico_model.predictor import load_predictor
@@ -56,7 +56,9 @@ def ask(
     model: BasePredictor, trees: tuple[LabeledGroup, GroupPrediction], text: str, words: Vocabulary
 ) -> Reply:
     group, group_prediction = trees
-    return reply_to(Question("q", 0, text), group.group, group_prediction, model, ClosedSet(words))
+    return reply_to(
+        TextPrompt("q", 0, text), group.group, group_prediction, model, ClosedSet(words)
+    )
 
 
 @pytest.mark.parametrize("label", ["foliage", "Krone", "крона", "樹冠", "🌳", "Foliage (leaves)"])
@@ -64,7 +66,7 @@ def test_a_label_finds_what_the_model_calls_otherwise(
     model: BasePredictor, trees: tuple[LabeledGroup, GroupPrediction], label: str
 ) -> None:
     words = vocabulary(label, PART)
-    plain = reply_to(Question("q", 0, PART), trees[0].group, trees[1], model, None)
+    plain = reply_to(TextPrompt("q", 0, PART), trees[0].group, trees[1], model, None)
     assert plain.prediction.parts
     for text in (label, f"segment the {label}", PART, f"the {PART}s, please"):
         reply = ask(model, trees, text, words)

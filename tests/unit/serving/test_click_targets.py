@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from backend.serving.click_targets import overlapped
-from backend.types import Origin, Region
+from backend.types import Region, RegionOrigin
 from calico_model.types import PartMask, RegionKind
 
 SIZE = (6, 7)
 
 
 def region(name, mask, label="lid", kind=RegionKind.COMMON_PART, image=0):
-    return Region(name, image, mask.shape, kind, label, Origin.MANUAL, None, mask.copy)
+    return Region(name, image, mask.shape, kind, label, RegionOrigin.MANUAL, None, mask.copy)
 
 
 def part(mask, label="lid"):

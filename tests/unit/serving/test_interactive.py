@@ -10,7 +10,7 @@ import pytest
 from backend.errors import InvalidRleError
 from backend.serving.click_targets import chains, overlapped, pointed_at
 from backend.serving.interactive import InteractiveSegmenter
-from backend.types import Origin, Prompt, Region, runs_of
+from backend.types import Prompt, Region, RegionOrigin, runs_of
 from calico_model.inference.prompt import MaskPrompt
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 
@@ -30,7 +30,7 @@ def undecoded():
 
 def region(name, mask, *, image=0, kind=PART, label="handle", is_open=False):
     return Region(
-        name, image, SIZE, kind, label, Origin.PREDICTION, None,
+        name, image, SIZE, kind, label, RegionOrigin.PREDICTION, None,
         load_mask=mask.copy if is_open else undecoded,
         encoding=name.encode(),
         load_runs=lambda: runs_of(mask),

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from backend.label_schema import LabelValue
 from backend.label_studio.label_config import parse_label_config
 from backend.serving.text_prompts import closed_set, reply_to, settle
-from backend.types import LabelValue, Prompt, Question, Task
+from backend.types import Prompt, Task, TextPrompt
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary
@@ -95,7 +96,7 @@ class Plain:
 def ask(
     text: str, vocabulary: Vocabulary | None = LABELS, box: tuple[float, ...] | None = None
 ) -> tuple[list[tuple[int, str]], str]:
-    question = Question("q", 1, text, box)  # type: ignore[arg-type]
+    question = TextPrompt("q", 1, text, box)  # type: ignore[arg-type]
     closed = None if vocabulary is None else ClosedSet(vocabulary)
     reply = reply_to(question, GROUP, SAID, Model(), closed)
     return [(part.image_index, part.label) for part in reply.prediction.parts], reply.sentence
@@ -146,7 +147,7 @@ def test_a_box_is_named() -> None:
 
 
 def test_the_likeliest_label_answers_even_if_it_is_unsure() -> None:
-    question = Question("q", 1, "what is this?", BOX)
+    question = TextPrompt("q", 1, "what is this?", BOX)
     reply = reply_to(question, GROUP, SAID, Naming(), ClosedSet(LABELS))
 
     assert [part.label for part in reply.prediction.parts] == ["seat"]
@@ -160,7 +161,7 @@ def test_pointing_at_nothing_is_explained() -> None:
 @pytest.mark.parametrize("box", [None, BOX])
 def test_a_model_that_only_predicts_says_so(box: tuple[float, float, float, float] | None) -> None:
     text = "legs" if box is None else "what is this?"
-    reply = reply_to(Question("q", 0, text, box), GROUP, SAID, Plain(), ClosedSet(LABELS))
+    reply = reply_to(TextPrompt("q", 0, text, box), GROUP, SAID, Plain(), ClosedSet(LABELS))
 
     assert reply.prediction.parts == ()
     assert reply.sentence.startswith("v0 cannot")
@@ -170,12 +171,12 @@ def test_a_text_under_a_box_is_its_name_unless_it_asks() -> None:
     prompts = (Prompt("b", 0, BOX), Prompt("c", 0, BOX))
 
     assert settle(None, prompts) == (None, prompts)
-    assert settle(Question("q", 0, "legs"), prompts) == (Question("q", 0, "legs"), ())
-    asking = Question("b", 0, "what is this?", BOX)
+    assert settle(TextPrompt("q", 0, "legs"), prompts) == (TextPrompt("q", 0, "legs"), ())
+    asking = TextPrompt("b", 0, "what is this?", BOX)
     assert settle(asking, prompts) == (asking, prompts)
-    named = settle(Question("b", 0, "leg", BOX), prompts)
+    named = settle(TextPrompt("b", 0, "leg", BOX), prompts)
     assert named == (None, (Prompt("b", 0, BOX, label="leg"), prompts[1]))
-    assert settle(Question("b", 0, "?", BOX), prompts) == (None, prompts)
+    assert settle(TextPrompt("b", 0, "?", BOX), prompts) == (None, prompts)
 
 
 def test_the_labels_are_those_of_the_project_or_the_task() -> None:

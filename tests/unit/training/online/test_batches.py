@@ -17,8 +17,8 @@ from calico_model.training.online.batches import (
     lesson_batch,
     question_weight,
 )
-from calico_model.training.online.example import Example, RegionTarget, Supervision, make_example
-from calico_model.types import PartMask, RegionKind
+from calico_model.training.online.example import Example, RegionTarget, make_example
+from calico_model.types import PartMask, RegionKind, Supervision
 from tests.unit.training.examples import SIZE_PX, drawn, encoded, part
 
 COMMON, UNIQUE, OBJECT = (

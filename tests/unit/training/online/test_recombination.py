@@ -8,9 +8,9 @@ import torch
 
 from calico_model.data.casting import SceneSplit
 from calico_model.modeling.model import Calico
-from calico_model.training.online.example import Example, RegionTarget, Supervision, make_example
+from calico_model.training.online.example import Example, RegionTarget, make_example
 from calico_model.training.online.recombination import can_recombine, draw_pair, recombine
-from calico_model.types import RegionKind
+from calico_model.types import RegionKind, Supervision
 from tests.unit.training.examples import SIZE_PX, drawn, encoded, part
 
 UNIQUE, OBJECT = RegionKind.UNIQUE_PART, RegionKind.COMMON_OBJECT

@@ -48,7 +48,7 @@ class Served:
 def served(tmp_path):
     made = Served(tmp_path / "data")
     assert made.tell(range(40)) == 40
-    made.store.check()
+    made.store.health.check()
     yield made
     made.close()
 
@@ -124,7 +124,7 @@ def test_a_lost_database_acknowledges_nothing(served, lose):
     found = sorted(served.folder.iterdir()) if served.folder.exists() else None
     assert served.tell(range(100, 140)) == 0
     with pytest.raises(StoreError, match="nothing is acknowledged"):
-        served.store.check()
+        served.store.health.check()
     with pytest.raises(StoreError, match="nothing is acknowledged"):
         served.store.heads(7)
     # Nor is a new file made, which the next start would take for an empty database.
@@ -137,7 +137,7 @@ def test_a_folder_that_comes_back_is_served_again(served):
     assert served.tell([100]) == 0
     elsewhere.rename(served.folder)
     assert served.tell(range(100, 110)) == 10
-    served.store.check()
+    served.store.health.check()
     served.store.close()
     again = open_store(served.url)
     assert {head.annotation_id for head in again.heads(7)} >= set(served.acknowledged)
@@ -149,12 +149,12 @@ def test_damage_behind_the_header_is_found_by_reading_everything(served):
     with sqlite3.connect(served.path) as other:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     other.close()
-    served.store.examine()
-    served.store.check()
+    served.store.health.examine()
+    served.store.health.check()
     overwrite(served.path, first=4096)
-    served.store.examine()
+    served.store.health.examine()
     with pytest.raises(StoreError, match="damaged"):
-        served.store.check()
+        served.store.health.check()
 
 
 def test_the_file_is_read_from_time_to_time(tmp_path):
@@ -170,7 +170,7 @@ def test_the_file_is_read_from_time_to_time(tmp_path):
     def look():
         while not is_found.is_set():
             try:
-                store.check()
+                store.health.check()
             except StoreError:
                 is_found.set()
 
@@ -188,7 +188,7 @@ def test_what_is_right_raises_no_alarm(served):
     with sqlite3.connect(served.path) as other:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     other.close()
-    served.store.check()
+    served.store.health.check()
     assert served.tell(range(200, 210)) == 10
     guest.close()
     assert served.tell(range(210, 220)) == 10
@@ -198,8 +198,8 @@ def test_what_is_right_raises_no_alarm(served):
     assert not served.log.exists()
     assert len(served.store.heads(7)) == 61
     assert served.tell(range(220, 230)) == 10
-    served.store.examine()
-    served.store.check()
+    served.store.health.examine()
+    served.store.health.check()
 
 
 def test_a_database_that_takes_nothing_makes_health_red_until_it_does(served):
@@ -209,10 +209,10 @@ def test_a_database_that_takes_nothing_makes_health_red_until_it_does(served):
     event.listen(served.store._writing, "begin", refuse)
     assert served.tell([300]) == 0
     with pytest.raises(StoreError, match=r"takes no changes: .*no space left"):
-        served.store.check()
+        served.store.health.check()
     event.remove(served.store._writing, "begin", refuse)
     assert served.tell([300]) == 1
-    served.store.check()
+    served.store.health.check()
 
 
 def test_health_is_red_where_corrections_would_be_lost(tmp_path):
