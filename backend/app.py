@@ -16,6 +16,7 @@ from backend.errors import RequestError
 from backend.inference_priority import InferencePriority
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.names import StudioNames
+from backend.served_model import AdaptableModel
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.auth import Credentials
 from backend.serving.descriptors import Descriptors
@@ -23,7 +24,7 @@ from backend.serving.failures import answer_failures
 from backend.serving.late_answers import LateSender
 from backend.serving.logs import new_request_id, request_id
 from backend.serving.metrics import Metrics
-from backend.serving.model_host import ModelHost, Predictor
+from backend.serving.model_host import ModelHost
 from backend.serving.model_thread import ModelThread
 from backend.serving.naming import ProjectNames
 from backend.serving.prewarming import Prewarmer
@@ -89,7 +90,7 @@ class Parts:
 def create_app(
     settings: Settings,
     *,
-    load: Callable[[], Predictor] | None = None,
+    load: Callable[[], AdaptableModel] | None = None,
     images: GroupSource | None = None,
     client: LabelStudioClient | None = None,
 ) -> Flask:
@@ -130,7 +131,7 @@ def close_app(app: Flask) -> None:
     app.extensions["calico"].close()
 
 
-def load_shipped(settings: Settings) -> Predictor:
+def load_shipped(settings: Settings) -> AdaptableModel:
     """Loads the configured weights, by default the ones this package ships.
 
     Raises:
@@ -175,7 +176,7 @@ def _log_plan(plan: MemoryPlan) -> None:
 def build_parts(
     settings: Settings,
     *,
-    load: Callable[[], Predictor] | None = None,
+    load: Callable[[], AdaptableModel] | None = None,
     images: GroupSource | None = None,
     client: LabelStudioClient | None = None,
 ) -> Parts:

@@ -14,12 +14,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
 
 from backend.errors import InvalidRleError
 from backend.rle import Runs, mask_of, runs_of
+from backend.served_model import ServedModel
 from backend.serving.click_targets import Chain, chains, overlapped, pointed_at
-from backend.serving.model_host import Predictor
 from backend.serving.propagation import spread
 from backend.types import Prompt, Region
 from calico_model.inference.prompt import Click, MaskPrompt
@@ -27,36 +26,6 @@ from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask, 
 from calico_model.vocabulary import Vocabulary
 
 _KEPT_STEPS, _KEPT_BYTES = 512, 64 * 1024 * 1024
-
-
-class Outlined(Protocol):
-    """What clicks and boxes led to."""
-
-    @property
-    def mask(self) -> BoolMask:
-        """(H, W) bool in the original frame."""
-
-    @property
-    def iou(self) -> float:
-        """Predicted IoU in [0, 1]."""
-
-    @property
-    def meant(self) -> PartMask | None:
-        """What the model found by itself and the prompts mean, or None."""
-
-
-@runtime_checkable
-class Refining(Predictor, Protocol):
-    """A model that can be clicked."""
-
-    def refine(
-        self,
-        group: ImageGroup,
-        image_index: int,
-        prompt: MaskPrompt,
-        group_prediction: GroupPrediction | None = None,
-    ) -> Outlined:
-        """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +70,7 @@ class Suggestions:
     def spread(
         self,
         group: ImageGroup,
-        predictor: Predictor,
+        predictor: ServedModel,
         group_prediction: GroupPrediction | None,
         canvas: Sequence[Region],
         goes_on: Callable[[], bool] = lambda: True,
@@ -164,7 +133,7 @@ class _About:
     """Who is asked about what."""
 
     group: ImageGroup
-    predictor: Refining
+    predictor: ServedModel
     group_prediction: GroupPrediction | None
     goes_on: Callable[[], bool]
     vocabulary: Vocabulary | None
@@ -196,7 +165,7 @@ class InteractiveSegmenter:
         group: ImageGroup,
         prompts: Sequence[Prompt],
         canvas: Sequence[Region],
-        predictor: Refining,
+        predictor: ServedModel,
         group_prediction: GroupPrediction | None = None,
         goes_on: Callable[[], bool] = lambda: True,
         vocabulary: Vocabulary | None = None,

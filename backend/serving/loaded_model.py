@@ -37,9 +37,19 @@ class _Assisted(ABC):
     def assistant(self) -> Assistant:
         """The model with what this version wears."""
 
+    def encode(self, group: ImageGroup) -> None:
+        """Encodes the images that have no features yet; the encoders are frozen."""
+        self.thread.run(lambda: self.model.encode(group))
+
     def describe(self, group: ImageGroup) -> Vector:
         """How a group looks, whatever the adapter: encoders are frozen; from cached features."""
         return self.thread.run(lambda: describe(self.model.encode(group)))
+
+    def describe_regions(
+        self, group: ImageGroup, outlines: Sequence[Outline]
+    ) -> tuple[Vector, ...]:
+        """How regions look, whatever the adapter: encoders are frozen."""
+        return self.thread.run(lambda: tuple(self.assistant().describe(group, outlines)))
 
     def refer(
         self,
@@ -115,16 +125,6 @@ class BasePredictor(_Assisted):
     def assistant(self) -> Assistant:
         """The bare base."""
         return Assistant(self.model)
-
-    def encode(self, group: ImageGroup) -> None:
-        """Encodes the images that have no features yet."""
-        self.thread.run(lambda: self.model.encode(group))
-
-    def describe_regions(
-        self, group: ImageGroup, outlines: Sequence[Outline]
-    ) -> tuple[Vector, ...]:
-        """How regions look, whatever the adapter: encoders are frozen."""
-        return self.thread.run(lambda: tuple(self.assistant().describe(group, outlines)))
 
     def with_adapter(self, version: str, folder: Path) -> AdaptedPredictor:
         """Reads an adapter.

@@ -10,33 +10,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol
 
 from backend.errors import BackendError, InvalidRleError, MediaUnavailableError
 from backend.label_studio.event import read_annotation, read_schema, read_task
 from backend.label_studio.label_set import closed_labels
+from backend.served_model import ServedModel
 from backend.serving.accepted import PrototypeStore, RegionEmbedding
-from backend.serving.model_host import Predictor
 from backend.storage.store import Head, Store
 from backend.types import Annotation, Task
 from calico_model.errors import CalicoError
 from calico_model.interactive.naming.closed_set import Outline
 from calico_model.interactive.naming.prototypes import Prototypes
-from calico_model.types import ImageGroup, Vector
+from calico_model.types import ImageGroup
 from calico_model.vocabulary import identity
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 8  # annotations of a project between two looks at the others
 _AGAIN_S = 60.0
-
-
-@runtime_checkable
-class Describing(Predictor, Protocol):
-    """The base weights, as far as they can describe regions."""
-
-    def describe_regions(self, group: ImageGroup, outlines: Sequence[Outline]) -> Sequence[Vector]:
-        """One vector per region."""
 
 
 class GroupSource(Protocol):
@@ -61,7 +53,7 @@ class PrototypeIndexer:
         self,
         store: Store,
         images: GroupSource,
-        model: Callable[[], Predictor | None],
+        model: Callable[[], ServedModel | None],
         *,
         every_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
@@ -89,7 +81,7 @@ class PrototypeIndexer:
     def round(self) -> int:
         """Looks at every project once; returns how many annotations were new."""
         model = self._model()
-        if not isinstance(model, Describing):
+        if model is None:
             return 0
         done = 0
         for project_id in self._looks.projects():
@@ -102,7 +94,7 @@ class PrototypeIndexer:
             done += found
         return done
 
-    def _catch_up(self, project_id: int, model: Describing) -> int:
+    def _catch_up(self, project_id: int, model: ServedModel) -> int:
         now = self._clock()
         done = 0
         for head in self._looks.outdated(project_id, model.version)[:_AT_ONCE]:
@@ -117,7 +109,7 @@ class PrototypeIndexer:
                 self._not_before[place] = now + _AGAIN_S
         return done
 
-    def _describe(self, head: Head, model: Describing) -> list[RegionEmbedding]:
+    def _describe(self, head: Head, model: ServedModel) -> list[RegionEmbedding]:
         """What an annotation teaches; nothing if it cannot be read, which stays so."""
         stored = self._store.find_event(head.key)
         if stored is None:

@@ -23,8 +23,9 @@ from backend.errors import (
     StoreError,
 )
 from backend.label_studio.label_set import vocabulary_in
+from backend.served_model import ServedModel
 from backend.serving.adapter_registry import AdapterRegistry
-from backend.serving.interactive import InteractiveSegmenter, Refining
+from backend.serving.interactive import InteractiveSegmenter
 from backend.serving.jobs import (
     PredictionJob,
     PredictionResult,
@@ -34,12 +35,7 @@ from backend.serving.jobs import (
     content_key,
 )
 from backend.serving.metrics import Metrics
-from backend.serving.model_host import (
-    DescribingPredictor,
-    EncodingPredictor,
-    ModelHost,
-    Predictor,
-)
+from backend.serving.model_host import ModelHost
 from backend.serving.naming import ProjectNames, name_new, name_prediction, state_of
 from backend.serving.opened import OpenedGroups
 from backend.serving.prompt_selection import select_prompted
@@ -81,7 +77,7 @@ class TaskPredictor:
         render: turns a prediction into the bytes of its regions, and a score.
         store: keeps answers.
         code: version of the code that makes answers; those kept by other code are made anew.
-        lines: the version of each project; without, the base answers everything.
+        lines: the version of each project.
         names: puts regions into closed label sets; without, they keep the model's own words.
         refines: clicks and boxes outline anew; otherwise they pick from what the model found.
         click_budget_s: longest the clicks of one request hold the model.
@@ -97,7 +93,7 @@ class TaskPredictor:
         metrics: Metrics,
         *,
         code: str,
-        lines: AdapterRegistry | None = None,
+        lines: AdapterRegistry,
         names: ProjectNames | None = None,
         refines: bool = True,
         click_budget_s: float = 10.0,
@@ -126,13 +122,10 @@ class TaskPredictor:
             NotReadyError: the weights cannot be used.
         """
         about = {"task": job.task.id, "project": job.task.project_id}
-        predictor = self._host.wait()
-        if self._lines is not None:
-            predictor = self._lines.predictor(predictor, job.version)
+        predictor = self._lines.predictor(self._host.wait(), job.version)
         try:
             group = self._fetch(job)
-            is_pointing = self._refines and job.prompts and job.question is None
-            if is_pointing and isinstance(predictor, Refining):
+            if self._refines and job.prompts and job.question is None:
                 return self._assist(job, group, predictor, is_wanted)
             return self._predict(job, group, predictor)
         except StoppedError as error:
@@ -170,11 +163,10 @@ class TaskPredictor:
         if group is None:
             group = self._images.fetch_group(task)
             self._opened.put(task, group)
-        if isinstance(predictor, EncodingPredictor):
-            for index in range(len(group)):
-                step_aside()
-                with self._model_lock, self._metrics.stage("warm"):
-                    predictor.encode(group.only(index))
+        for index in range(len(group)):
+            step_aside()
+            with self._model_lock, self._metrics.stage("warm"):
+                predictor.encode(group.only(index))
         return sum(image.nbytes for image in group.images)
 
     def foresee(self, task: Task, step_aside: Callable[[], None]) -> None:
@@ -190,9 +182,8 @@ class TaskPredictor:
         group = self._opened.get(task)
         if group is None or not self._refines:
             return
-        predictor = self._host.wait()
-        if self._lines is not None:
-            predictor = self._lines.predictor(predictor, self._lines.current(task.project_id))
+        base = self._host.wait()
+        predictor = self._lines.predictor(base, self._lines.current(task.project_id))
         key = (content_key(group), predictor.version)
         step_aside()
         if key not in self._recent:
@@ -212,7 +203,7 @@ class TaskPredictor:
         self,
         job: PredictionJob,
         group: ImageGroup,
-        predictor: Refining,
+        predictor: ServedModel,
         is_wanted: Callable[[], bool],
     ) -> PredictionResult:
         """Answers clicks and boxes: on the image at once, and what is alike on the others."""
@@ -253,7 +244,7 @@ class TaskPredictor:
         return PredictionResult(regions, score, predictor.version, absent=found.absent)
 
     def _predict(
-        self, job: PredictionJob, group: ImageGroup, predictor: Predictor
+        self, job: PredictionJob, group: ImageGroup, predictor: ServedModel
     ) -> PredictionResult:
         content = content_key(group)
         closed = self._closed(job)
@@ -295,9 +286,9 @@ class TaskPredictor:
     def _closed(self, job: PredictionJob) -> ClosedSet | None:
         return None if self._names is None else self._names.closed(job.schema, job.task)
 
-    def _see(self, job: PredictionJob, group: ImageGroup, predictor: Predictor) -> Vector | None:
-        """How a group looks, where somebody wants to know and the model can tell."""
-        if not job.wants_look or not isinstance(predictor, DescribingPredictor):
+    def _see(self, job: PredictionJob, group: ImageGroup, predictor: ServedModel) -> Vector | None:
+        """How a group looks, where somebody wants to know."""
+        if not job.wants_look:
             return None
         with self._model_lock:
             return predictor.describe(group)

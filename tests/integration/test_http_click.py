@@ -18,24 +18,12 @@ from backend.serving.jobs import PredictionJob
 from backend.serving.recent import RecentPredictions
 from calico_model.interactive.naming.closed_set import Named
 from calico_model.types import ImageGroup, PartMask, RegionKind
+from tests.doubles import proposal, refined
 from tests.integration.conftest import payload
 from tests.integration.fake_predictor import FakePredictor
 
 SIZE = (480, 640)
 CLOSED = Path(__file__).parents[2] / "label_config" / "cosegment_labels.xml"
-
-
-@dataclass
-class Outlined:
-    mask: np.ndarray
-    iou: float = 0.8
-    meant: PartMask | None = None
-
-
-@dataclass
-class Sighting:
-    image_index: int
-    parts: tuple
 
 
 @dataclass
@@ -68,11 +56,11 @@ class Clickable(FakePredictor):
         for click in prompt.clicks:
             x, y = int(click.x), int(click.y)
             mask[max(y - 20, 0) : y + 20, max(x - 20, 0) : x + 20] = click.is_positive
-        return Outlined(mask, meant=None if prompt.previous is not None else self.found)
+        return refined(mask, iou=0.8, meant=None if prompt.previous is not None else self.found)
 
     def transfer(self, group, part, group_prediction):
         return [
-            Sighting(index, (replace(part, image_index=index),))
+            proposal(index, replace(part, image_index=index))
             for index in range(len(group))
             if index != part.image_index
         ]
@@ -86,6 +74,11 @@ class Clickable(FakePredictor):
 @pytest.fixture
 def predictor():
     return Clickable()
+
+
+@pytest.fixture
+def refines():
+    return True
 
 
 class PhotoSized:

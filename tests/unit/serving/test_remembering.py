@@ -14,6 +14,7 @@ from backend.label_studio.event import parse_events
 from backend.serving.remembering import PrototypeIndexer
 from backend.storage.store import open_store
 from calico_model.types import ImageGroup
+from tests.doubles import ModelDouble
 
 PROJECT = 7
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -80,7 +81,7 @@ class Images:
         return ImageGroup((np.zeros(self.size, np.uint8),), ("a",))
 
 
-class Model:
+class Model(ModelDouble):
     """Describes a region by its left edge."""
 
     def __init__(self, version="v1"):

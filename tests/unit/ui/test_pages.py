@@ -22,6 +22,7 @@ from backend.storage.tables import correction
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures, _parts, _small
 from calico_model.types import ImageGroup
+from tests.doubles import ModelDouble
 from tests.unit.learning.annotated import box, event, region, results
 from tests.unit.learning.school import PROJECT, TRAINED, School
 
@@ -37,7 +38,7 @@ class Drawn:
         return ImageGroup(images, tuple(task.image_urls))
 
 
-class NoModel:
+class NoModel(ModelDouble):
     version = "fake-00000001"
 
     def predict(self, group):
