@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import calico_model
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, Vector
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
     from calico_model.interactive.propagate.transfer import Proposal
     from calico_model.interactive.referring import Reference
+
+SHIPPED_WEIGHTS = Path(calico_model.__file__).parent / "weights" / "calico-tiny"
+"""What serves and learns where no other weights are configured."""
 
 
 class ServedModel(Protocol):
