@@ -19,12 +19,13 @@ from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.names import StudioNames
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.overview import Overview
+from backend.learning.prototype_indexer import PrototypeIndexer
 from backend.learning.reconcile import Repair
 from backend.learning.reconcile_loop import ReconcileWatch
 from backend.learning.repository import CorrectionRepository
 from backend.learning.supervisor import TrainerWatch
 from backend.learning.trainer_presence import present_trainers
-from backend.served_model import AdaptableModel
+from backend.served_model import AdaptableModel, GroupSource
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.auth import Credentials
 from backend.serving.descriptors import Descriptors
@@ -36,7 +37,6 @@ from backend.serving.model_host import ModelHost
 from backend.serving.naming import ProjectNames
 from backend.serving.prewarming import Prewarmer
 from backend.serving.refreshing import Refresher
-from backend.serving.remembering import PrototypeIndexer
 from backend.serving.rendering import arranged, code_version, render_regions
 from backend.serving.request_limit import Seats
 from backend.serving.routes import build_routes
@@ -49,7 +49,7 @@ from backend.serving.studio import (
     studio_names,
     upcoming_tasks,
 )
-from backend.serving.task_predictor import GroupSource, TaskPredictor
+from backend.serving.task_predictor import TaskPredictor
 from backend.settings import Settings
 from backend.storage.store import Store, open_store
 from backend.storage.versions import Versions
@@ -206,7 +206,7 @@ def build_components(
         Versions(store, settings.adapters_dir), metrics, start_from=settings.start_from_project
     )
     arrangement = Arrangement(overlaps=settings.settle_overlaps, gaps=settings.unknown_parts)
-    project_names = ProjectNames(prototype_indexer.accepted, settings.name_least_chance)
+    project_names = ProjectNames(prototype_indexer.prototypes, settings.name_least_chance)
     task_predictor = TaskPredictor(
         host,
         source,

@@ -1,4 +1,4 @@
-"""What the backend asks of a model, as protocols: serving and learning know no network.
+"""What serving and learning are given to see with, as protocols: a model and a source of images.
 
 The types of the answers are those of `calico_model`; the ones that need torch are imported for type
 checkers alone, so that this module loads without it.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import calico_model
+from backend.types import Task
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, Vector
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 
 SHIPPED_WEIGHTS = Path(calico_model.__file__).parent / "weights" / "calico-tiny"
 """What serves and learns where no other weights are configured."""
+
+
+class GroupSource(Protocol):
+    """Where a task's images come from."""
+
+    def fetch_group(self, task: Task) -> ImageGroup:
+        """Fetches every image of a task; raises MediaError naming the field."""
 
 
 class ServedModel(Protocol):

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 import msgspec
 
@@ -23,7 +22,7 @@ from backend.errors import (
     StoreError,
 )
 from backend.label_studio.label_set import vocabulary_in
-from backend.served_model import ServedModel
+from backend.served_model import GroupSource, ServedModel
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.interactive import InteractiveSegmenter
 from backend.serving.jobs import (
@@ -52,13 +51,6 @@ _log = logging.getLogger(__name__)
 # A host that comes back, or a setting that is put right, makes these images usable.
 _MAY_PASS = (MediaUnavailableError, ForbiddenAddressError)
 _RECENT_BYTES = _OPENED_BYTES = 256 * 1024 * 1024
-
-
-class GroupSource(Protocol):
-    """Where a task's images come from."""
-
-    def fetch_group(self, task: Task) -> ImageGroup:
-        """Fetches every image of a task; raises MediaError naming the field."""
 
 
 class _Kept(msgspec.Struct):
