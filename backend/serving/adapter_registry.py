@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
+
+from cachetools import LRUCache
 
 from backend.errors import DamagedAdapterError, StoreError
 from backend.served_model import AdaptableModel, ServedModel
@@ -34,7 +35,7 @@ class AdapterRegistry:
     ) -> None:
         self._versions, self._metrics, self._start_from = versions, metrics, start_from
         self._lock = threading.Lock()  # guards what is loaded; one thread reads a file at a time
-        self._loaded: OrderedDict[str, ServedModel] = OrderedDict()
+        self._loaded: LRUCache[str, ServedModel] = LRUCache(MOST_LOADED)
         self._broken: set[str] = set()
         self._last: dict[int, AdapterVersion | None] = {}
 
@@ -67,7 +68,6 @@ class AdapterRegistry:
     def _load(self, base: AdaptableModel, version: AdapterVersion) -> ServedModel | None:
         with self._lock:
             if version.id in self._loaded:
-                self._loaded.move_to_end(version.id)
                 return self._loaded[version.id]
             if version.id in self._broken:
                 return None
@@ -84,8 +84,6 @@ class AdapterRegistry:
                 self._broken.add(version.id)
                 return None
             self._loaded[version.id] = found
-            while len(self._loaded) > MOST_LOADED:
-                self._loaded.popitem(last=False)
             return found
 
     def _parent(self, version: AdapterVersion) -> AdapterVersion | None:

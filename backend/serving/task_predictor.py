@@ -24,6 +24,7 @@ from backend.errors import (
 from backend.label_studio.label_set import vocabulary_in
 from backend.served_model import GroupSource, ServedModel
 from backend.serving.adapter_registry import AdapterRegistry
+from backend.serving.caches import OpenedGroups, RecentPredictions
 from backend.serving.interactive import InteractiveSegmenter
 from backend.serving.jobs import (
     PredictionJob,
@@ -36,9 +37,7 @@ from backend.serving.jobs import (
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
 from backend.serving.naming import ProjectNames, name_new, name_prediction, state_of
-from backend.serving.opened import OpenedGroups
 from backend.serving.prompt_selection import select_prompted
-from backend.serving.recent import RecentPredictions
 from backend.serving.text_prompts import closed_set, reply_to
 from backend.storage.store import Store
 from backend.types import Task

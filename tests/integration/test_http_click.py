@@ -14,8 +14,8 @@ import pytest
 
 from backend.label_studio import brush
 from backend.label_studio.task import parse_predict_request
+from backend.serving.caches import RecentPredictions
 from backend.serving.jobs import PredictionJob
-from backend.serving.recent import RecentPredictions
 from calico_model.interactive.naming.closed_set import Named
 from calico_model.types import ImageGroup, PartMask, RegionKind
 from tests.doubles import proposal, refined
@@ -201,7 +201,7 @@ def test_a_click_hears_what_the_model_found_also_where_the_answer_was_kept(clien
     assert predictor.told[-1] is None
     prewarmer._quiet_s = quiet_s
     wait_until(lambda: len(predictor.seen) == 2)  # in a quiet moment, because it was opened
-    wait_until(lambda: looking_of(client)._recent._packed)
+    wait_until(lambda: len(looking_of(client)._recent))
     asked(client, click(body, ("c", 40, 70, True)))
     assert predictor.told[-1].version == predictor.version
 
