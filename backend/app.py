@@ -215,6 +215,7 @@ def build_components(
         metrics,
         code=code_version(arrangement),
         lines=registry,
+        inference_priority=InferencePriority(settings.inference_priority_file),
         names=project_names if settings.name_regions else None,
         refines=settings.refine_clicks,
         click_budget_s=settings.click_budget_s,
@@ -228,7 +229,6 @@ def build_components(
         seats=settings.threads - _RESERVED_THREADS,
         capacity=settings.predict_queue,
         lines=registry,
-        inference_priority=InferencePriority(settings.inference_priority_file),
     )
     prewarmer = Prewarmer(
         task_predictor,

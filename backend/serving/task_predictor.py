@@ -21,6 +21,7 @@ from backend.errors import (
     StoppedError,
     StoreError,
 )
+from backend.inference_priority import InferencePriority
 from backend.label_studio.label_set import vocabulary_in
 from backend.served_model import GroupSource, ServedModel
 from backend.serving.adapter_registry import AdapterRegistry
@@ -69,6 +70,7 @@ class TaskPredictor:
         store: keeps answers.
         code: version of the code that makes answers; those kept by other code are made anew.
         lines: the version of each project.
+        inference_priority: taken while a task is predicted, so that training beside it waits.
         names: puts regions into closed label sets; without, they keep the model's own words.
         refines: clicks and boxes outline anew; otherwise they pick from what the model found.
         click_budget_s: longest the clicks of one request hold the model.
@@ -85,6 +87,7 @@ class TaskPredictor:
         *,
         code: str,
         lines: AdapterRegistry,
+        inference_priority: InferencePriority,
         names: ProjectNames | None = None,
         refines: bool = True,
         click_budget_s: float = 10.0,
@@ -92,7 +95,8 @@ class TaskPredictor:
     ) -> None:
         self._host, self._images, self._render = host, images, render
         self._store, self._metrics, self._code = store, metrics, code
-        self._lines, self._names, self._refines = lines, names, refines
+        self._lines, self._inference_priority = lines, inference_priority
+        self._names, self._refines = names, refines
         self._click_budget_s, self._clock = click_budget_s, clock
         self._model_lock = threading.Lock()
         self._recent = RecentPredictions(_RECENT_BYTES)
@@ -112,28 +116,32 @@ class TaskPredictor:
         Raises:
             NotReadyError: the weights cannot be used.
         """
-        about = {"task": job.task.id, "project": job.task.project_id}
-        predictor = self._lines.predictor(self._host.wait(), job.version)
-        try:
-            group = self._fetch(job)
-            if self._refines and job.prompts and job.question is None:
-                return self._assist(job, group, predictor, is_wanted)
-            return self._predict(job, group, predictor)
-        except StoppedError as error:
+        with self._inference_priority.taken():
+            predictor = self._lines.predictor(self._host.wait(), job.version)
+            try:
+                group = self._fetch(job)
+                if self._refines and job.prompts and job.question is None:
+                    return self._assist(job, group, predictor, is_wanted)
+                return self._predict(job, group, predictor)
+            except Exception as error:  # it stays with its task
+                problem = self._explain(job.task, error)
+                return PredictionResult(b"", 0.0, predictor.version, problem)
+
+    def _explain(self, task: Task, error: Exception) -> Problem:
+        """Counts and logs what went wrong with a task; called while the error is handled."""
+        about = {"task": task.id, "project": task.project_id}
+        name = type(error).__name__
+        if isinstance(error, StoppedError):
             self._count("cancelled")
-            problem = Problem(type(error).__name__, str(error), is_lasting=False)
-            return PredictionResult(b"", 0.0, predictor.version, problem)
-        except (MediaError, CalicoError) as error:
+            return Problem(name, str(error), is_lasting=False)
+        if isinstance(error, (MediaError, CalicoError)):
             self._count("problem")
             _log.warning("task problem: %s", error, extra={"event": "task_problem", **about})
-            problem = Problem(type(error).__name__, str(error), not isinstance(error, _MAY_PASS))
-            return PredictionResult(b"", 0.0, predictor.version, problem)
-        except Exception as error:
-            self._count("failed")
-            _log.exception("task failed", extra={"event": "task_failed", **about})
-            detail = f"{type(error).__name__} while predicting; the log has the details"
-            problem = Problem("PredictionFailed", detail, is_lasting=False)
-            return PredictionResult(b"", 0.0, predictor.version, problem)
+            return Problem(name, str(error), is_lasting=not isinstance(error, _MAY_PASS))
+        self._count("failed")
+        _log.exception("task failed", extra={"event": "task_failed", **about})
+        detail = f"{name} while predicting; the log has the details"
+        return Problem("PredictionFailed", detail, is_lasting=False)
 
     def warm(self, task: Task, step_aside: Callable[[], None]) -> int:
         """Fetches and encodes the images of a task that nobody waits for.

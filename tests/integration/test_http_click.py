@@ -207,7 +207,7 @@ def test_a_click_hears_what_the_model_found_also_where_the_answer_was_kept(clien
 
 
 def looking_of(client):
-    return client.application.extensions["calico"].service._task_predictor
+    return client.application.extensions["calico"].prewarmer._task_predictor
 
 
 def test_a_region_of_the_draft_is_refined_in_place(client, predictor):
@@ -340,10 +340,9 @@ def test_clicks_of_a_client_that_left_are_given_up(app, predictor):
         def __call__(self):
             return len(predictor.prompts) < 2
 
-    service = app.extensions["calico"].service
     work = parse_predict_request(json.dumps(many(payload(REPEATER), 50)).encode())
     (task,) = work.tasks
     one = PredictionJob(task, work.schema, work.prompts, is_interactive=True)
-    answer = service._task_predictor.predict_task(one, Leaving())
+    answer = looking_of(app.test_client()).predict_task(one, Leaving())
     assert answer.problem.error == "StoppedError"
     assert len(predictor.prompts) == 2
