@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.app import SHIPPED_WEIGHTS
 from backend.inference_priority import InferencePriority, Yielding
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.reconcile import Reconciler
@@ -24,6 +23,7 @@ from backend.learning.session import TrainingSession
 from backend.learning.trainer_presence import Attendance
 from backend.learning.training_runs import RunRepository
 from backend.learning.worker import Trainer
+from backend.served_model import SHIPPED_WEIGHTS
 from backend.serving.logs import start_logging
 from backend.serving.rendering import code_version
 from backend.serving.studio import connect_client, image_source

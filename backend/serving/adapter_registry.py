@@ -8,26 +8,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+
+from cachetools import LRUCache
 
 from backend.errors import DamagedAdapterError, StoreError
+from backend.served_model import AdaptableModel, ServedModel
 from backend.serving.metrics import Metrics
-from backend.serving.model_host import Predictor
 from backend.storage.versions import AdapterVersion, Versions
 from calico_model.errors import CalicoError
 
 _log = logging.getLogger(__name__)
 MOST_LOADED = 16
-
-
-@runtime_checkable
-class AdaptablePredictor(Predictor, Protocol):
-    """A model that can answer with an adapter over its base."""
-
-    def with_adapter(self, version: str, folder: Path) -> Predictor:
-        """Returns what answers with an adapter and stamps its version; raises CheckpointError."""
 
 
 class AdapterRegistry:
@@ -44,7 +35,7 @@ class AdapterRegistry:
     ) -> None:
         self._versions, self._metrics, self._start_from = versions, metrics, start_from
         self._lock = threading.Lock()  # guards what is loaded; one thread reads a file at a time
-        self._loaded: OrderedDict[str, Predictor] = OrderedDict()
+        self._loaded: LRUCache[str, ServedModel] = LRUCache(MOST_LOADED)
         self._broken: set[str] = set()
         self._last: dict[int, AdapterVersion | None] = {}
 
@@ -65,7 +56,7 @@ class AdapterRegistry:
         self._last[project_id] = found
         return found
 
-    def predictor(self, base: Predictor, version: AdapterVersion | None) -> Predictor:
+    def predictor(self, base: AdaptableModel, version: AdapterVersion | None) -> ServedModel:
         """Returns what answers with a version, or with the nearest one that can be loaded."""
         while version is not None:
             found = self._load(base, version)
@@ -74,15 +65,14 @@ class AdapterRegistry:
             version = self._parent(version)
         return base
 
-    def _load(self, base: Predictor, version: AdapterVersion) -> Predictor | None:
+    def _load(self, base: AdaptableModel, version: AdapterVersion) -> ServedModel | None:
         with self._lock:
             if version.id in self._loaded:
-                self._loaded.move_to_end(version.id)
                 return self._loaded[version.id]
             if version.id in self._broken:
                 return None
             try:
-                found = self._read(base, version)
+                found = base.with_adapter(version.id, self._versions.verify(version))
             except (DamagedAdapterError, CalicoError) as error:
                 _log.error(
                     "version %s cannot be served: %s",
@@ -94,14 +84,7 @@ class AdapterRegistry:
                 self._broken.add(version.id)
                 return None
             self._loaded[version.id] = found
-            while len(self._loaded) > MOST_LOADED:
-                self._loaded.popitem(last=False)
             return found
-
-    def _read(self, base: Predictor, version: AdapterVersion) -> Predictor:
-        if not isinstance(base, AdaptablePredictor):
-            raise DamagedAdapterError(f"{version.id}: {base.version} takes no adapters")
-        return base.with_adapter(version.id, self._versions.verify(version))
 
     def _parent(self, version: AdapterVersion) -> AdapterVersion | None:
         return None if version.parent_id is None else self._versions.find(version.parent_id)

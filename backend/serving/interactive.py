@@ -10,16 +10,14 @@ mask that is refined is decoded.
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
 
 from backend.errors import InvalidRleError
 from backend.rle import Runs, mask_of, runs_of
+from backend.served_model import ServedModel
+from backend.serving.caches import BoundedCache
 from backend.serving.click_targets import Chain, chains, overlapped, pointed_at
-from backend.serving.model_host import Predictor
 from backend.serving.propagation import spread
 from backend.types import Prompt, Region
 from calico_model.inference.prompt import Click, MaskPrompt
@@ -27,36 +25,6 @@ from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask, 
 from calico_model.vocabulary import Vocabulary
 
 _KEPT_STEPS, _KEPT_BYTES = 512, 64 * 1024 * 1024
-
-
-class Outlined(Protocol):
-    """What clicks and boxes led to."""
-
-    @property
-    def mask(self) -> BoolMask:
-        """(H, W) bool in the original frame."""
-
-    @property
-    def iou(self) -> float:
-        """Predicted IoU in [0, 1]."""
-
-    @property
-    def meant(self) -> PartMask | None:
-        """What the model found by itself and the prompts mean, or None."""
-
-
-@runtime_checkable
-class Refining(Predictor, Protocol):
-    """A model that can be clicked."""
-
-    def refine(
-        self,
-        group: ImageGroup,
-        image_index: int,
-        prompt: MaskPrompt,
-        group_prediction: GroupPrediction | None = None,
-    ) -> Outlined:
-        """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +69,7 @@ class Suggestions:
     def spread(
         self,
         group: ImageGroup,
-        predictor: Predictor,
+        predictor: ServedModel,
         group_prediction: GroupPrediction | None,
         canvas: Sequence[Region],
         goes_on: Callable[[], bool] = lambda: True,
@@ -164,7 +132,7 @@ class _About:
     """Who is asked about what."""
 
     group: ImageGroup
-    predictor: Refining
+    predictor: ServedModel
     group_prediction: GroupPrediction | None
     goes_on: Callable[[], bool]
     vocabulary: Vocabulary | None
@@ -183,20 +151,20 @@ class InteractiveSegmenter:
     """Answers clicks and boxes; remembers where each chain of prompts stood.
 
     What is remembered follows from the request, and from what the version had said about the group
-    when it was first made. One lock guards it.
+    when it was first made. Threads may share it.
     """
 
     def __init__(self) -> None:
-        self._steps: OrderedDict[Hashable, _Step] = OrderedDict()
-        self._used = 0  # bytes
-        self._lock = threading.Lock()
+        self._steps: BoundedCache[_Step] = BoundedCache(
+            _KEPT_BYTES, lambda step: step.runs.nbytes, max_count=_KEPT_STEPS
+        )
 
     def suggest(
         self,
         group: ImageGroup,
         prompts: Sequence[Prompt],
         canvas: Sequence[Region],
-        predictor: Refining,
+        predictor: ServedModel,
         group_prediction: GroupPrediction | None = None,
         goes_on: Callable[[], bool] = lambda: True,
         vocabulary: Vocabulary | None = None,
@@ -259,7 +227,7 @@ class InteractiveSegmenter:
         for prompt in chain.prompts:
             past.append(prompt)
             key = (*begun, tuple((p.box, p.is_positive) for p in past))
-            known = self._recall(key)
+            known = self._steps.get(key)
             if known is None:
                 if step is not None and not about.goes_on():
                     break
@@ -269,27 +237,10 @@ class InteractiveSegmenter:
                 # Who corrects the outline of something does not mean something else.
                 meant = _named(found.meant) or (step.meant if step is not None else None)
                 known = _Step(runs_of(found.mask), group.sizes_hw[index], found.iou, meant)
-                self._remember(key, known)
+                self._steps.put(key, known)
             step = known
         assert step is not None
         return step
-
-    def _recall(self, key: Hashable) -> _Step | None:
-        with self._lock:
-            step = self._steps.get(key)
-            if step is not None:
-                self._steps.move_to_end(key)
-            return step
-
-    def _remember(self, key: Hashable, step: _Step) -> None:
-        with self._lock:
-            if (known := self._steps.pop(key, None)) is not None:
-                self._used -= known.runs.nbytes
-            self._steps[key] = step
-            self._used += step.runs.nbytes
-            while len(self._steps) > _KEPT_STEPS or self._used > _KEPT_BYTES:
-                _, oldest = self._steps.popitem(last=False)
-                self._used -= oldest.runs.nbytes
 
 
 def _named(part: PartMask | None) -> OwnWords | None:

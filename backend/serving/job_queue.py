@@ -150,7 +150,10 @@ class JobQueue(Generic[W, A]):
         """
         queued = [job for job in jobs if job is not None]
         for job in queued:
-            _wait(job.settled, deadline, has_left)
+            while not job.settled.is_set() and (left_s := deadline - time.monotonic()) > 0:
+                if has_left is not None and has_left():
+                    break
+                job.settled.wait(left_s if has_left is None else min(left_s, _LOOK_S))
         with self._changed:
             for job in queued:
                 job.waiters -= 1
@@ -210,12 +213,3 @@ class JobQueue(Generic[W, A]):
             is_unclaimed = job.is_late and job.waiters == 0
         if is_unclaimed and answer is not None:
             self._on_late(job.work, answer)
-
-
-def _wait(settled: threading.Event, deadline: float, has_left: Callable[[], bool] | None) -> None:
-    """Waits for an event, until a deadline, and no longer than somebody is there."""
-    while (left := deadline - time.monotonic()) > 0:
-        if has_left is not None and has_left():
-            return
-        if settled.wait(left if has_left is None else min(left, _LOOK_S)):
-            return

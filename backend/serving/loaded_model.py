@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from backend.served_model import SHIPPED_WEIGHTS
 from backend.serving.model_thread import ModelThread
+from backend.settings import Settings
 from calico_model.assistant import Assistant
 from calico_model.inference.confidence import Calibration, read_calibration
 from calico_model.inference.dense_detection import LEAST_SHOWN
@@ -18,10 +21,14 @@ from calico_model.interactive.clicks import Refined
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.propagate.transfer import Proposal
 from calico_model.interactive.referring import Reference
+from calico_model.loading.checkpoints import fingerprint
+from calico_model.loading.memory_plan import MemoryPlan
 from calico_model.modeling.adapter import Adapter, read_adapter
 from calico_model.modeling.adapter_set import AdapterSet
-from calico_model.predictor import Predictor
+from calico_model.predictor import Predictor, load_predictor
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, Vector
+
+_log = logging.getLogger(__name__)
 
 
 class _Assisted(ABC):
@@ -37,9 +44,19 @@ class _Assisted(ABC):
     def assistant(self) -> Assistant:
         """The model with what this version wears."""
 
+    def encode(self, group: ImageGroup) -> None:
+        """Encodes the images that have no features yet; the encoders are frozen."""
+        self.thread.run(lambda: self.model.encode(group))
+
     def describe(self, group: ImageGroup) -> Vector:
         """How a group looks, whatever the adapter: encoders are frozen; from cached features."""
         return self.thread.run(lambda: describe(self.model.encode(group)))
+
+    def describe_regions(
+        self, group: ImageGroup, outlines: Sequence[Outline]
+    ) -> tuple[Vector, ...]:
+        """How regions look, whatever the adapter: encoders are frozen."""
+        return self.thread.run(lambda: tuple(self.assistant().describe(group, outlines)))
 
     def refer(
         self,
@@ -116,16 +133,6 @@ class BasePredictor(_Assisted):
         """The bare base."""
         return Assistant(self.model)
 
-    def encode(self, group: ImageGroup) -> None:
-        """Encodes the images that have no features yet."""
-        self.thread.run(lambda: self.model.encode(group))
-
-    def describe_regions(
-        self, group: ImageGroup, outlines: Sequence[Outline]
-    ) -> tuple[Vector, ...]:
-        """How regions look, whatever the adapter: encoders are frozen."""
-        return self.thread.run(lambda: tuple(self.assistant().describe(group, outlines)))
-
     def with_adapter(self, version: str, folder: Path) -> AdaptedPredictor:
         """Reads an adapter.
 
@@ -178,6 +185,43 @@ class AdaptedPredictor(_Assisted):
         adapters = self.model.adapters
         if adapters.get(self.version) is not self.adapter:
             adapters.add(self.version, self.adapter)
+
+
+def load_base_model(settings: Settings) -> BasePredictor:
+    """Loads the configured weights, by default the ones this package ships.
+
+    Raises:
+        CheckpointError: missing or unusable weights.
+        InsufficientMemoryError: they do not fit the device.
+    """
+    weights = settings.weights or SHIPPED_WEIGHTS
+    thread = ModelThread()
+    model = thread.run(
+        lambda: load_predictor(
+            weights,
+            device=settings.device,
+            threads=settings.model_threads,
+            precision=settings.precision,
+            on_plan=_log_plan,
+        )
+    )
+    return BasePredictor(model, fingerprint(weights), thread)
+
+
+def _log_plan(plan: MemoryPlan) -> None:
+    placement = plan.placement
+    _log.info(
+        "loading weights",
+        extra={
+            "event": "memory_plan",
+            "precision": placement.precision.value,
+            "device": placement.device,
+            "encoders_on_cpu": placement.are_encoders_offloaded,
+            "images_at_once": placement.images_at_once,
+            "weight_bytes": plan.weight_bytes,
+            "peak_bytes": plan.peak_bytes(placement.device),
+        },
+    )
 
 
 def worth_showing(prediction: GroupPrediction) -> GroupPrediction:

@@ -11,40 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
 
 from backend.errors import NotReadyError
+from backend.served_model import AdaptableModel
 from calico_model.errors import CalicoError
-from calico_model.types import GroupPrediction, ImageGroup, Vector
 
 _log = logging.getLogger(__name__)
-
-
-class Predictor(Protocol):
-    """What serving needs of a model."""
-
-    @property
-    def version(self) -> str:
-        """Names the weights; equal weights have equal versions."""
-
-    def predict(self, group: ImageGroup) -> GroupPrediction:
-        """Looks at one group; threads may call it at once."""
-
-
-@runtime_checkable
-class DescribingPredictor(Predictor, Protocol):
-    """A model that can tell how a group looks."""
-
-    def describe(self, group: ImageGroup) -> Vector:
-        """A vector of length 1; alike groups have alike vectors."""
-
-
-@runtime_checkable
-class EncodingPredictor(Predictor, Protocol):
-    """A model whose encoders can work ahead."""
-
-    def encode(self, group: ImageGroup) -> object:
-        """Encodes the images that have no features yet."""
 
 
 class ModelState(StrEnum):
@@ -62,9 +34,9 @@ class ModelHost:
         load: builds the predictor; called in the loading thread, may take long and may raise.
     """
 
-    def __init__(self, load: Callable[[], Predictor]) -> None:
+    def __init__(self, load: Callable[[], AdaptableModel]) -> None:
         self._load = load
-        self._predictor: Predictor | None = None
+        self._predictor: AdaptableModel | None = None
         self._problem: str | None = None
         self._is_settled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model-loader", daemon=True)
@@ -81,7 +53,7 @@ class ModelHost:
         return ModelState.FAILED if self._predictor is None else ModelState.READY
 
     @property
-    def predictor(self) -> Predictor | None:
+    def predictor(self) -> AdaptableModel | None:
         """The predictor with the base weights, or None while there is none."""
         return self._predictor
 
@@ -90,7 +62,7 @@ class ModelHost:
         """Version of the loaded weights, or None while there are none."""
         return None if self._predictor is None else self._predictor.version
 
-    def wait(self, timeout_s: float | None = None) -> Predictor:
+    def wait(self, timeout_s: float | None = None) -> AdaptableModel:
         """Returns the predictor, waiting for it while it loads.
 
         Raises:

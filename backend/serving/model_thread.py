@@ -46,14 +46,10 @@ _Calls = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
 
 
 def _work(calls: _Calls) -> None:
-    while (asked := calls.get()) is not None:
-        _answer(*asked)
-        del asked  # what it holds must not stay until the next one comes
-
-
-def _answer(call: Callable[[], T], answer: Future[T]) -> None:
-    try:
-        answer.set_result(call())
-    except BaseException as error:  # it is the caller's, whatever it is
-        answer.set_exception(error)
-        del answer  # as in `run`
+    while (queued := calls.get()) is not None:
+        call, answer = queued
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # it is the caller's, whatever it is
+            answer.set_exception(error)
+        del queued, call, answer  # what they hold must not stay until the next call comes

@@ -1,36 +1,20 @@
 """Puts a prediction into the words of a closed label set, as this project's annotators use them.
 
-Pure but for the model it is handed. A model that cannot name regions leaves the prediction as it
-is, and so does an open label set.
+Pure but for the model it is handed. An open label set leaves the prediction as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 from backend.label_schema import LabelSchema
 from backend.label_studio.label_set import closed_labels, vocabulary_of
-from backend.serving.model_host import Predictor
+from backend.served_model import ServedModel
 from backend.types import Task
-from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
+from calico_model.interactive.naming.closed_set import ClosedSet, Outline
 from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.types import GroupPrediction, ImageGroup, PartMask
-
-
-@runtime_checkable
-class Naming(Predictor, Protocol):
-    """A model that can name regions."""
-
-    def name(
-        self,
-        group: ImageGroup,
-        outlines: Sequence[Outline],
-        closed: ClosedSet,
-        group_prediction: GroupPrediction | None = None,
-    ) -> Sequence[Named]:
-        """Names regions out of a closed set."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +45,12 @@ def state_of(closed: ClosedSet | None) -> str:
 
 
 def name_prediction(
-    prediction: GroupPrediction, group: ImageGroup, predictor: Predictor, closed: ClosedSet
+    prediction: GroupPrediction, group: ImageGroup, predictor: ServedModel, closed: ClosedSet
 ) -> GroupPrediction:
     """Names every region of a prediction; what is unsure gets the empty label.
 
     One thing in several images keeps one name.
     """
-    if not isinstance(predictor, Naming):
-        return prediction
     outlines = [
         Outline(
             part.image_index, part.mask, part.kind, predicted_label=part.label, same=part.part_id
@@ -81,11 +63,11 @@ def name_prediction(
 
 
 def name_new(
-    parts: Sequence[PartMask], group: ImageGroup, predictor: Predictor, closed: ClosedSet
+    parts: Sequence[PartMask], group: ImageGroup, predictor: ServedModel, closed: ClosedSet
 ) -> tuple[PartMask, ...]:
     """Names regions an annotator just outlined and nobody has named; the language model rests."""
     nameless = [part for part in parts if not part.label and part.mask.any()]
-    if not nameless or not isinstance(predictor, Naming):
+    if not nameless:
         return tuple(parts)
     outlines = [Outline(one.image_index, one.mask, one.kind, same=one.part_id) for one in nameless]
     named = dict(zip(map(id, nameless), predictor.name(group, outlines, closed), strict=True))

@@ -5,37 +5,13 @@ What is absent is group_prediction, not drawn. Pure but for the model it is hand
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
-from backend.serving.model_host import Predictor
+from backend.served_model import ServedModel
 from calico_model.types import GroupPrediction, ImageGroup, PartMask
 from calico_model.vocabulary import Vocabulary, normalise
 
 _TAG_SIGNS = frozenset("<>[]()")  # a label with these could be read as a tag of the answers
-
-
-class Proposed(Protocol):
-    """What one image shows of a part."""
-
-    @property
-    def image_index(self) -> int:
-        """Which image."""
-
-    @property
-    def parts(self) -> tuple[PartMask, ...]:
-        """Where it is; none if it is not there."""
-
-
-@runtime_checkable
-class Transferring(Predictor, Protocol):
-    """A model that finds an outlined part in other images."""
-
-    def transfer(
-        self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
-    ) -> Sequence[Proposed]:
-        """Proposes an outlined part on the other images of a group."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +39,7 @@ def spread(
     part: PartMask,
     group: ImageGroup,
     group_prediction: GroupPrediction | None,
-    predictor: Predictor,
+    predictor: ServedModel,
     vocabulary: Vocabulary | None = None,
 ) -> Spread:
     """Proposes a region on all images of its group.
@@ -75,7 +51,7 @@ def spread(
         predictor: the version that answers.
         vocabulary: the labels that regions may have; None where any text may be written.
     """
-    if len(group) < 2 or not part.mask.any() or not isinstance(predictor, Transferring):
+    if len(group) < 2 or not part.mask.any():
         return Spread((part,))
     called = _called(part.label, group_prediction, vocabulary)
     found = predictor.transfer(group, replace(part, label=called), group_prediction)

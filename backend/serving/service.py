@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 
 from backend.errors import BusyError, InvalidTaskError
-from backend.inference_priority import InferencePriority
 from backend.label_schema import LabelSchema
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.job_queue import JobQueue
@@ -41,8 +40,7 @@ class PredictionService:
         budget_s: longest a request may wait.
         seats: requests that may wait at once, so that threads are left for everything else.
         capacity: tasks that may wait.
-        lines: the version of each project; without, the base answers everything.
-        right_of_way: taken while a task is looked at, so that training beside it waits.
+        lines: the version of each project.
     """
 
     def __init__(
@@ -55,16 +53,15 @@ class PredictionService:
         budget_s: float,
         seats: int,
         capacity: int,
-        lines: AdapterRegistry | None = None,
-        inference_priority: InferencePriority | None = None,
+        lines: AdapterRegistry,
     ) -> None:
-        self._host, self._task_predictor, self._metrics = host, task_predictor, metrics
+        self._host, self._metrics = host, metrics
         self._push, self._budget_s = push, budget_s
         self._seats = threading.BoundedSemaphore(seats)
-        self._lines, self._right_of_way = lines, inference_priority
+        self._lines = lines
         self._asked_s = -math.inf
         self._queue: JobQueue[PredictionJob, PredictionResult] = JobQueue(
-            self._answer, on_late=self._send_later, capacity=capacity
+            task_predictor.predict_task, on_late=self._send_later, capacity=capacity
         )
 
     @property
@@ -84,7 +81,7 @@ class PredictionService:
 
     def current(self, project_id: int | None) -> AdapterVersion | None:
         """Reads which version answers a project now; None for the base."""
-        return None if self._lines is None else self._lines.current(project_id)
+        return self._lines.current(project_id)
 
     def announced(self, version: AdapterVersion | None) -> str | None:
         """What predictions of a version are stamped with; None while there are no weights."""
@@ -176,13 +173,6 @@ class PredictionService:
     def close(self) -> None:
         """Answers "not yet" to everybody who waits and stops the workers."""
         self._queue.close()
-
-    def _answer(self, work: PredictionJob, is_wanted: Callable[[], bool]) -> PredictionResult:
-        """Runs in a worker thread."""
-        if self._right_of_way is None:
-            return self._task_predictor.predict_task(work, is_wanted)
-        with self._right_of_way.held():
-            return self._task_predictor.predict_task(work, is_wanted)
 
     def _send_later(self, work: PredictionJob, answer: PredictionResult) -> None:
         if self._push is None or work.is_interactive or work.task.id is None or answer.problem:

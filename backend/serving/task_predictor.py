@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 import msgspec
 
@@ -22,9 +21,12 @@ from backend.errors import (
     StoppedError,
     StoreError,
 )
+from backend.inference_priority import InferencePriority
 from backend.label_studio.label_set import vocabulary_in
+from backend.served_model import GroupSource, ServedModel
 from backend.serving.adapter_registry import AdapterRegistry
-from backend.serving.interactive import InteractiveSegmenter, Refining
+from backend.serving.caches import OpenedGroups, RecentPredictions
+from backend.serving.interactive import InteractiveSegmenter
 from backend.serving.jobs import (
     PredictionJob,
     PredictionResult,
@@ -34,16 +36,9 @@ from backend.serving.jobs import (
     content_key,
 )
 from backend.serving.metrics import Metrics
-from backend.serving.model_host import (
-    DescribingPredictor,
-    EncodingPredictor,
-    ModelHost,
-    Predictor,
-)
+from backend.serving.model_host import ModelHost
 from backend.serving.naming import ProjectNames, name_new, name_prediction, state_of
-from backend.serving.opened import OpenedGroups
 from backend.serving.prompt_selection import select_prompted
-from backend.serving.recent import RecentPredictions
 from backend.serving.text_prompts import closed_set, reply_to
 from backend.storage.store import Store
 from backend.types import Task
@@ -56,13 +51,6 @@ _log = logging.getLogger(__name__)
 # A host that comes back, or a setting that is put right, makes these images usable.
 _MAY_PASS = (MediaUnavailableError, ForbiddenAddressError)
 _RECENT_BYTES = _OPENED_BYTES = 256 * 1024 * 1024
-
-
-class GroupSource(Protocol):
-    """Where a task's images come from."""
-
-    def fetch_group(self, task: Task) -> ImageGroup:
-        """Fetches every image of a task; raises MediaError naming the field."""
 
 
 class _Kept(msgspec.Struct):
@@ -81,7 +69,8 @@ class TaskPredictor:
         render: turns a prediction into the bytes of its regions, and a score.
         store: keeps answers.
         code: version of the code that makes answers; those kept by other code are made anew.
-        lines: the version of each project; without, the base answers everything.
+        lines: the version of each project.
+        inference_priority: taken while a task is predicted, so that training beside it waits.
         names: puts regions into closed label sets; without, they keep the model's own words.
         refines: clicks and boxes outline anew; otherwise they pick from what the model found.
         click_budget_s: longest the clicks of one request hold the model.
@@ -97,7 +86,8 @@ class TaskPredictor:
         metrics: Metrics,
         *,
         code: str,
-        lines: AdapterRegistry | None = None,
+        lines: AdapterRegistry,
+        inference_priority: InferencePriority,
         names: ProjectNames | None = None,
         refines: bool = True,
         click_budget_s: float = 10.0,
@@ -105,7 +95,8 @@ class TaskPredictor:
     ) -> None:
         self._host, self._images, self._render = host, images, render
         self._store, self._metrics, self._code = store, metrics, code
-        self._lines, self._names, self._refines = lines, names, refines
+        self._lines, self._inference_priority = lines, inference_priority
+        self._names, self._refines = names, refines
         self._click_budget_s, self._clock = click_budget_s, clock
         self._model_lock = threading.Lock()
         self._recent = RecentPredictions(_RECENT_BYTES)
@@ -125,31 +116,32 @@ class TaskPredictor:
         Raises:
             NotReadyError: the weights cannot be used.
         """
-        about = {"task": job.task.id, "project": job.task.project_id}
-        predictor = self._host.wait()
-        if self._lines is not None:
-            predictor = self._lines.predictor(predictor, job.version)
-        try:
-            group = self._fetch(job)
-            is_pointing = self._refines and job.prompts and job.question is None
-            if is_pointing and isinstance(predictor, Refining):
-                return self._assist(job, group, predictor, is_wanted)
-            return self._predict(job, group, predictor)
-        except StoppedError as error:
+        with self._inference_priority.held():
+            predictor = self._lines.predictor(self._host.wait(), job.version)
+            try:
+                group = self._fetch(job)
+                if self._refines and job.prompts and job.question is None:
+                    return self._assist(job, group, predictor, is_wanted)
+                return self._predict(job, group, predictor)
+            except Exception as error:  # it stays with its task
+                problem = self._explain(job.task, error)
+                return PredictionResult(b"", 0.0, predictor.version, problem)
+
+    def _explain(self, task: Task, error: Exception) -> Problem:
+        """Counts and logs what went wrong with a task; called while the error is handled."""
+        about = {"task": task.id, "project": task.project_id}
+        name = type(error).__name__
+        if isinstance(error, StoppedError):
             self._count("cancelled")
-            problem = Problem(type(error).__name__, str(error), is_lasting=False)
-            return PredictionResult(b"", 0.0, predictor.version, problem)
-        except (MediaError, CalicoError) as error:
+            return Problem(name, str(error), is_lasting=False)
+        if isinstance(error, (MediaError, CalicoError)):
             self._count("problem")
             _log.warning("task problem: %s", error, extra={"event": "task_problem", **about})
-            problem = Problem(type(error).__name__, str(error), not isinstance(error, _MAY_PASS))
-            return PredictionResult(b"", 0.0, predictor.version, problem)
-        except Exception as error:
-            self._count("failed")
-            _log.exception("task failed", extra={"event": "task_failed", **about})
-            detail = f"{type(error).__name__} while predicting; the log has the details"
-            problem = Problem("PredictionFailed", detail, is_lasting=False)
-            return PredictionResult(b"", 0.0, predictor.version, problem)
+            return Problem(name, str(error), is_lasting=not isinstance(error, _MAY_PASS))
+        self._count("failed")
+        _log.exception("task failed", extra={"event": "task_failed", **about})
+        detail = f"{name} while predicting; the log has the details"
+        return Problem("PredictionFailed", detail, is_lasting=False)
 
     def warm(self, task: Task, step_aside: Callable[[], None]) -> int:
         """Fetches and encodes the images of a task that nobody waits for.
@@ -170,11 +162,10 @@ class TaskPredictor:
         if group is None:
             group = self._images.fetch_group(task)
             self._opened.put(task, group)
-        if isinstance(predictor, EncodingPredictor):
-            for index in range(len(group)):
-                step_aside()
-                with self._model_lock, self._metrics.stage("warm"):
-                    predictor.encode(group.only(index))
+        for index in range(len(group)):
+            step_aside()
+            with self._model_lock, self._metrics.stage("warm"):
+                predictor.encode(group.only(index))
         return sum(image.nbytes for image in group.images)
 
     def foresee(self, task: Task, step_aside: Callable[[], None]) -> None:
@@ -190,9 +181,8 @@ class TaskPredictor:
         group = self._opened.get(task)
         if group is None or not self._refines:
             return
-        predictor = self._host.wait()
-        if self._lines is not None:
-            predictor = self._lines.predictor(predictor, self._lines.current(task.project_id))
+        base = self._host.wait()
+        predictor = self._lines.predictor(base, self._lines.current(task.project_id))
         key = (content_key(group), predictor.version)
         step_aside()
         if key not in self._recent:
@@ -212,7 +202,7 @@ class TaskPredictor:
         self,
         job: PredictionJob,
         group: ImageGroup,
-        predictor: Refining,
+        predictor: ServedModel,
         is_wanted: Callable[[], bool],
     ) -> PredictionResult:
         """Answers clicks and boxes: on the image at once, and what is alike on the others."""
@@ -253,7 +243,7 @@ class TaskPredictor:
         return PredictionResult(regions, score, predictor.version, absent=found.absent)
 
     def _predict(
-        self, job: PredictionJob, group: ImageGroup, predictor: Predictor
+        self, job: PredictionJob, group: ImageGroup, predictor: ServedModel
     ) -> PredictionResult:
         content = content_key(group)
         closed = self._closed(job)
@@ -295,9 +285,9 @@ class TaskPredictor:
     def _closed(self, job: PredictionJob) -> ClosedSet | None:
         return None if self._names is None else self._names.closed(job.schema, job.task)
 
-    def _see(self, job: PredictionJob, group: ImageGroup, predictor: Predictor) -> Vector | None:
-        """How a group looks, where somebody wants to know and the model can tell."""
-        if not job.wants_look or not isinstance(predictor, DescribingPredictor):
+    def _see(self, job: PredictionJob, group: ImageGroup, predictor: ServedModel) -> Vector | None:
+        """How a group looks, where somebody wants to know."""
+        if not job.wants_look:
             return None
         with self._model_lock:
             return predictor.describe(group)

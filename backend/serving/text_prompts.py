@@ -10,19 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from backend.label_schema import LabelSchema
 from backend.label_studio.label_set import closed_labels, vocabulary_of
-from backend.serving.model_host import Predictor
-from backend.serving.naming import Naming
+from backend.served_model import ServedModel
 from backend.types import Prompt, Task, TextPrompt
 from calico_model.errors import CalicoError, UnclearRequestError
-from calico_model.inference.prompt import Box
 from calico_model.interactive.naming.closed_set import ClosedSet, Outline
 from calico_model.interactive.text_request import Request, Thing, read_request, unknown_words
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary, match
+
+if TYPE_CHECKING:
+    from calico_model.interactive.referring import Reference
 
 MOST_NAMES = 12
 _MOST_SPELLINGS = 4  # of one label that are looked for
@@ -31,45 +32,6 @@ _NOTHING_OF = {
     RegionKind.COMMON_PART: "the objects share no part",
     RegionKind.UNIQUE_PART: "no part is unique",
 }
-
-
-class Found(Protocol):
-    """One thing that was looked for."""
-
-    @property
-    def label(self) -> str:
-        """What it is."""
-
-    @property
-    def parts(self) -> tuple[PartMask, ...]:
-        """Where it is."""
-
-    @property
-    def absent(self) -> tuple[int, ...]:
-        """Images it is not on."""
-
-
-@runtime_checkable
-class Referring(Predictor, Protocol):
-    """A model that can be asked by name."""
-
-    def refer(
-        self,
-        group: ImageGroup,
-        names: Sequence[tuple[str, str | None]],
-        group_prediction: GroupPrediction,
-    ) -> Sequence[Found]:
-        """Looks for named things, each with its owner or None, on every image of a group."""
-
-
-@runtime_checkable
-class LookingInto(Predictor, Protocol):
-    """A model that can say what a box shows."""
-
-    def look_into(
-        self, group: ImageGroup, image_index: int, box: Box, group_prediction: GroupPrediction
-    ) -> PartMask:
-        """Outlines what a box shows and says what it is; the label is "" when it cannot tell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +72,7 @@ def reply_to(
     question: TextPrompt,
     group: ImageGroup,
     group_prediction: GroupPrediction,
-    predictor: Predictor,
+    predictor: ServedModel,
     closed: ClosedSet | None,
 ) -> Reply:
     """Answers one question about a group.
@@ -153,17 +115,13 @@ def _found(
     request: Request,
     group: ImageGroup,
     group_prediction: GroupPrediction,
-    predictor: Predictor,
+    predictor: ServedModel,
     vocabulary: Vocabulary | None,
 ) -> Reply:
     wanted = [(thing, label) for thing in request.things for label in thing.labels]
     if len(wanted) > MOST_NAMES:
         raise UnclearRequestError(f"expected at most {MOST_NAMES} names, got {len(wanted)}")
-    found: Sequence[Found] = ()
-    if wanted:
-        if not isinstance(predictor, Referring):
-            raise UnclearRequestError(f"{predictor.version} cannot be asked by name")
-        found = _look_for(wanted, group, group_prediction, predictor, vocabulary)
+    found = _look_for(wanted, group, group_prediction, predictor, vocabulary) if wanted else []
     sentences = [
         _told(thing, one, len(group)) for (thing, _), one in zip(wanted, found, strict=True)
     ]
@@ -173,22 +131,13 @@ def _found(
     return Reply(replace(group_prediction, parts=parts), "; ".join(sentences))
 
 
-@dataclass(frozen=True, eq=False)
-class _Labelled:
-    """What was found under one of a label's names, under that label."""
-
-    label: str
-    parts: tuple[PartMask, ...]
-    absent: tuple[int, ...]
-
-
 def _look_for(
     wanted: Sequence[tuple[Thing, str]],
     group: ImageGroup,
     group_prediction: GroupPrediction,
-    predictor: Referring,
+    predictor: ServedModel,
     vocabulary: Vocabulary | None,
-) -> list[_Labelled]:
+) -> list[Reference]:
     """Asks for every label by each of its names: which one the model knows it by, nobody says."""
     spelled = [_spellings(label, vocabulary) for _, label in wanted]
     names = [
@@ -202,7 +151,7 @@ def _look_for(
         tried = list(islice(answers, len(some)))
         best = max(tried, key=lambda one: sum(part.score for part in one.parts))
         parts = tuple(_relabelled(part, best.label, label) for part in best.parts)
-        found.append(_Labelled(label, parts, best.absent))
+        found.append(replace(best, label=label, parts=parts))
     return found
 
 
@@ -216,7 +165,7 @@ def _relabelled(part: PartMask, name: str, label: str) -> PartMask:
     return replace(part, label=label, part_id=part_id)
 
 
-def _told(thing: Thing, found: Found, images: int) -> str:
+def _told(thing: Thing, found: Reference, images: int) -> str:
     """ "leg (for 'hind legs'): on images 1, 2; absent on image 3"."""
     name = found.label if thing.is_literal else f"{found.label} (for {thing.words!r})"
     if not found.parts:
@@ -233,13 +182,11 @@ def _named(
     question: TextPrompt,
     group: ImageGroup,
     group_prediction: GroupPrediction,
-    predictor: Predictor,
+    predictor: ServedModel,
     closed: ClosedSet | None,
 ) -> Reply:
     if question.box is None:
         raise UnclearRequestError("draw a box and type the question under it, or type a name")
-    if not isinstance(predictor, LookingInto):
-        raise UnclearRequestError(f"{predictor.version} cannot say what a box shows")
     part = predictor.look_into(group, question.image_index, question.box, group_prediction)
     if closed is not None and part.mask.any():
         part = _in_words(part, group, group_prediction, predictor, closed)
@@ -251,12 +198,10 @@ def _in_words(
     part: PartMask,
     group: ImageGroup,
     group_prediction: GroupPrediction,
-    predictor: Predictor,
+    predictor: ServedModel,
     closed: ClosedSet,
 ) -> PartMask:
     """A region by the likeliest of the project's labels: who asks wants a guess, and its chance."""
-    if not isinstance(predictor, Naming):
-        return replace(part, label=match(part.label, closed.vocabulary) or "")
     outline = Outline(part.image_index, part.mask, predicted_label=part.label)
     (named,) = predictor.name(group, [outline], closed, group_prediction)
     label, chance = named.ranked[0]

@@ -17,6 +17,7 @@ from backend.learning.gate import Quality
 from calico_model.errors import CheckpointError
 from calico_model.staging import staged_folder
 from calico_model.types import GroupPrediction
+from tests.doubles import ModelDouble
 from tests.integration.fake_predictor import FakePredictor
 
 BASE = "fake-00000001"
@@ -38,7 +39,7 @@ def predict(group, version, score):
     return GroupPrediction(parts=parts, version=version)
 
 
-class FakeBase:
+class FakeBase(ModelDouble):
     """The base, which takes adapters of the counting updater."""
 
     version = BASE
@@ -54,7 +55,7 @@ class FakeBase:
 
 
 @dataclass
-class FakeAdapted:
+class FakeAdapted(ModelDouble):
     version: str
     score: float
 

@@ -21,6 +21,7 @@ from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMa
 from research.label_studio.editor import Project, open_config
 from research.simulation.live_loop import LiveLoop, LiveLoopError
 from research.simulation.protocol import simulate
+from tests.doubles import ModelDouble
 from tests.unit.learning.school import School
 
 KIND = RegionKind.COMMON_OBJECT
@@ -36,7 +37,7 @@ def labeled(number):
     return LabeledGroup(ImageGroup(images, ("a", "b")), parts, known=frozenset({KIND}))
 
 
-class Novice:
+class Novice(ModelDouble):
     """Sees every square but calls it a thing, and sees another where nothing is."""
 
     version = BASE

@@ -38,6 +38,7 @@ from calico_model.training.online.dense_images import cell_codes
 from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import identity, match
+from tests.doubles import ModelDouble, reference
 from tests.unit.learning.annotated import START, box
 
 SCRIPTS = {
@@ -131,7 +132,7 @@ class Predictions:
         return StartingPoint(prediction_id, "v1", json.dumps(self.regions).encode())
 
 
-class Model:
+class Model(ModelDouble):
     """Finds what it is asked for by name, and remembers the names."""
 
     version = "v1"
@@ -144,12 +145,9 @@ class Model:
 
     def refer(self, group, names, group_prediction):
         self.asked += [name for name, _ in names]
-        return [Found(name, (PartMask(0, PART, name, LEFT, score=0.9),), (1,)) for name, _ in names]
-
-
-class Found:
-    def __init__(self, label, parts, absent):
-        self.label, self.parts, self.absent = label, parts, absent
+        return [
+            reference(name, (PartMask(0, PART, name, LEFT, score=0.9),), (1,)) for name, _ in names
+        ]
 
 
 @pytest.fixture(scope="module")

@@ -16,20 +16,18 @@ from backend.serving.metrics import Metrics
 from backend.storage.store import open_store
 from backend.storage.versions import Versions
 from calico_model.errors import CheckpointError
+from tests.doubles import ModelDouble
 
 PROJECT = 7
 
 
-class Base:
+class Base(ModelDouble):
     """A base whose adapters are files with one word; `bad` cannot be loaded."""
 
     version = "base-1"
 
     def __init__(self):
         self.read = []
-
-    def predict(self, group):
-        raise NotImplementedError
 
     def with_adapter(self, version, folder):
         self.read.append(version)
@@ -38,12 +36,9 @@ class Base:
         return Adapted(version)
 
 
-class Adapted:
+class Adapted(ModelDouble):
     def __init__(self, version):
         self.version = version
-
-    def predict(self, group):
-        raise NotImplementedError
 
 
 class Shelf:

@@ -13,6 +13,7 @@ from backend.serving.interactive import InteractiveSegmenter
 from backend.types import Prompt, Region, RegionOrigin, runs_of
 from calico_model.inference.prompt import MaskPrompt
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
+from tests.doubles import ModelDouble, proposal, refined
 
 SIZE = (40, 60)
 PART, OBJECT = RegionKind.COMMON_PART, RegionKind.COMMON_OBJECT
@@ -46,14 +47,7 @@ def box(x0, y0, x1, y1, name="b1"):
 
 
 @dataclass
-class Found:
-    mask: np.ndarray
-    iou: float = 0.75
-    meant: PartMask | None = None
-
-
-@dataclass
-class Clickable:
+class Clickable(ModelDouble):
     """Outlines a block around the last click; a model that finds nothing elsewhere."""
 
     version: str = "v"
@@ -70,9 +64,9 @@ class Clickable:
         if prompt.clicks:
             x, y = int(prompt.clicks[-1].x), int(prompt.clicks[-1].y)
             mask = block(slice(max(y - 4, 0), y + 4), slice(max(x - 4, 0), x + 4))
-            return Found(mask, meant=None if prompt.previous is not None else self.known)
+            return refined(mask, meant=None if prompt.previous is not None else self.known)
         x0, y0, x1, y1 = (int(value) for value in prompt.box)
-        return Found(block(slice(y0, y1), slice(x0, x1)))
+        return refined(block(slice(y0, y1), slice(x0, x1)))
 
 
 @pytest.fixture
@@ -222,7 +216,7 @@ class Spreading(Clickable):
 
     def transfer(self, group, part, group_prediction):
         there = replace(part, image_index=1, mask=block(slice(0, 9), slice(0, 9)))
-        return [type("Sight", (), {"image_index": 1, "parts": (there,)})]
+        return [proposal(1, there)]
 
 
 def test_what_is_alike_is_suggested_elsewhere_unless_it_is_drawn_there(group):
@@ -278,7 +272,7 @@ def test_what_is_alike_elsewhere_has_that_name_too(group):
     class Spreading(Clickable):
         def transfer(self, group, part, group_prediction):
             assert part.label == ""  # by its looks: a name would ask the language model
-            return [Elsewhere((replace(part, image_index=1),))]
+            return [proposal(1, replace(part, image_index=1))]
 
     unique = PartMask(0, RegionKind.UNIQUE_PART, "lid", block(slice(0, 9), slice(0, 9)))
     model = Spreading(known=unique)
@@ -297,15 +291,8 @@ def test_the_masks_of_long_chains_do_not_fill_the_memory(group, monkeypatch):
     assisting = InteractiveSegmenter()
     for number in range(40):
         assisting.suggest(group, [click(number, 5, f"p{number}")], (), Clickable())
-    kept = sum(step.runs.nbytes for step in assisting._steps.values())
-    assert kept == assisting._used <= 3000
+    assert 0 < assisting._steps.used_bytes <= 3000
     assert len(assisting._steps) > 1
-
-
-@dataclass
-class Elsewhere:
-    parts: tuple[PartMask, ...]
-    image_index: int = 1
 
 
 class Time:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from backend.serving.adapter_registry import AdaptablePredictor
 from backend.serving.loaded_model import BasePredictor, worth_showing
 from backend.serving.model_thread import ModelThread
 from calico_model.errors import CheckpointError
@@ -56,9 +55,11 @@ def seen(prediction):
     return prediction.answers, masks
 
 
-def test_it_is_what_serving_asks_for(base):
-    assert isinstance(base, AdaptablePredictor)
-    assert base.version == "micro-1"
+def test_how_a_group_looks_does_not_depend_on_the_adapter(base, tmp_path: Path):
+    adapted = base.with_adapter("v1", write(base, tmp_path / "v1", 0.2))
+    assert (base.version, adapted.version) == ("micro-1", "v1")
+    adapted.encode(group())
+    assert np.array_equal(base.describe(group()), adapted.describe(group()))
 
 
 def test_an_adapter_of_other_weights_is_refused(base, tmp_path: Path):

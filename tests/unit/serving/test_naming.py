@@ -15,6 +15,7 @@ from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary
+from tests.doubles import ModelDouble
 
 BRUSH_LABELS = """<View><Image name="a" value="$a"/><BrushLabels name="b" toName="a">
 <Label value="Lid"/><Label value="Rim" predicted_values="edge"/></BrushLabels></View>"""
@@ -34,17 +35,11 @@ def part(label: str, *, image: int = 0, part_id: str | None = None, left: int = 
     return PartMask(image, RegionKind.COMMON_PART, label, mask, part_id=part_id)
 
 
-class Plain:
-    """A model that cannot name regions."""
-
-    version = "v1"
+class Model(ModelDouble):
+    """Calls regions on the left "Rim" and is unsure about the others."""
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
         raise AssertionError("nobody asked for a prediction")
-
-
-class Model(Plain):
-    """Calls regions on the left "Rim" and is unsure about the others."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Outline, ...]] = []
@@ -87,12 +82,6 @@ def test_every_region_of_a_prediction_gets_a_label_of_the_set_or_none() -> None:
         ("knob", "common_part:knob"),
     ]
     assert all(a.mask is b.mask for a, b in zip(named, parts, strict=True))
-
-
-def test_a_model_that_cannot_name_leaves_everything_as_it_is() -> None:
-    prediction = GroupPrediction((part("border"),), "v1")
-    assert name_prediction(prediction, GROUP, Plain(), CLOSED) is prediction
-    assert name_new(prediction.parts, GROUP, Plain(), CLOSED) == prediction.parts
 
 
 def test_a_new_region_keeps_the_label_its_annotator_chose() -> None:

@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
 from backend.serving.interactive import Suggestions
 from backend.serving.propagation import spread
+from calico_model.interactive.propagate.transfer import Proposal
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
+from tests.doubles import ModelDouble, proposal
 
 
-@dataclass(frozen=True)
-class Proposal:
-    image_index: int
-    parts: tuple[PartMask, ...]
-
-
-class Plain:
-    version = "plain"
-
-    def predict(self, group: ImageGroup) -> GroupPrediction:
-        return GroupPrediction((), self.version)
-
-
-class Transferring(Plain):
+class Transferring(ModelDouble):
     """Finds the part on the second image alone, in two pieces."""
 
     def transfer(
         self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
-        return (Proposal(1, (leg(1, "@0"), leg(1, "@1"))), Proposal(2, ()))
+        return (proposal(1, leg(1, "@0"), leg(1, "@1")), proposal(2))
 
 
-class Finding(Plain):
+class Finding(ModelDouble):
     """Finds the part on the third image alone."""
 
     def transfer(
         self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
-        return (Proposal(1, ()), Proposal(2, (leg(2),)))
+        return (proposal(1), proposal(2, leg(2)))
 
 
-class FindingMore(Plain):
+class FindingMore(ModelDouble):
     """Finds the part on the second image, too."""
 
     def transfer(
         self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
-        return (Proposal(1, (leg(1),)), Proposal(2, (leg(2),)))
+        return (proposal(1, leg(1)), proposal(2, leg(2)))
 
 
 def leg(image: int, place: str = "", *, is_drawn: bool = True) -> PartMask:
@@ -73,13 +60,9 @@ def test_suggestions_follow_the_region_and_absence_is_told(group: ImageGroup) ->
     assert found.sentence == "leg: absent on 3"
 
 
-@pytest.mark.parametrize("is_drawn", [True, False])
-def test_a_region_spreads_only_where_a_model_can_and_something_is_drawn(
-    group: ImageGroup, is_drawn: bool
-) -> None:
-    part = leg(0, is_drawn=is_drawn)
-    predictor = Plain() if is_drawn else Transferring()
-    found = spread(part, group, SAID, predictor)
+def test_a_region_spreads_only_where_something_is_drawn(group: ImageGroup) -> None:
+    part = leg(0, is_drawn=False)
+    found = spread(part, group, SAID, Transferring())
     assert found.parts == (part,)
     assert found.sentence == ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,8 +12,10 @@ from backend.label_studio.label_config import parse_label_config
 from backend.serving.text_prompts import closed_set, reply_to, settle
 from backend.types import Prompt, Task, TextPrompt
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
+from calico_model.interactive.referring import Reference
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary
+from tests.doubles import ModelDouble, reference
 
 LABELS = Vocabulary(("leg", "seat"), {"paw": "leg"})
 GROUP = ImageGroup(tuple(np.zeros((8, 8, 3), np.uint8) for _ in range(3)), ("a", "b", "c"))
@@ -30,15 +31,8 @@ SAID = GroupPrediction(
 )
 
 
-@dataclass
-class Found:
-    label: str
-    parts: tuple[PartMask, ...]
-    absent: tuple[int, ...]
-
-
-class Model:
-    """Finds legs on the first two images and nothing else."""
+class Model(ModelDouble):
+    """Finds legs on the first two images and nothing else, and calls every region one."""
 
     version = "v1"
 
@@ -53,12 +47,12 @@ class Model:
         group: ImageGroup,
         names: Sequence[tuple[str, str | None]],
         group_prediction: GroupPrediction,
-    ) -> list[Found]:
+    ) -> list[Reference]:
         self.asked += names
         return [
-            Found(name, (region(0, name), region(1, name)), (2,))
+            reference(name, (region(0, name), region(1, name)), (2,))
             if name == "leg"
-            else Found(name, (), (0, 1, 2))
+            else reference(name, (), (0, 1, 2))
             for name, _ in names
         ]
 
@@ -70,6 +64,16 @@ class Model:
         group_prediction: GroupPrediction,
     ) -> PartMask:
         return region(image_index, "paws")
+
+    def name(
+        self,
+        group: ImageGroup,
+        outlines: Sequence[Outline],
+        closed: ClosedSet,
+        group_prediction: GroupPrediction | None = None,
+    ) -> list[Named]:
+        assert [outline.predicted_label for outline in outlines] == ["paws"]
+        return [Named("leg", 0.8, (("leg", 0.8),)) for _ in outlines]
 
 
 class Naming(Model):
@@ -84,13 +88,6 @@ class Naming(Model):
     ) -> list[Named]:
         label = closed.vocabulary.labels[-1]
         return [Named(None, 0.2, ((label, 0.2),)) for _ in outlines]
-
-
-class Plain:
-    version = "v0"
-
-    def predict(self, group: ImageGroup) -> GroupPrediction:
-        return SAID
 
 
 def ask(
@@ -156,15 +153,6 @@ def test_the_likeliest_label_answers_even_if_it_is_unsure() -> None:
 
 def test_pointing_at_nothing_is_explained() -> None:
     assert ask("what is this?")[1].startswith("draw a box")
-
-
-@pytest.mark.parametrize("box", [None, BOX])
-def test_a_model_that_only_predicts_says_so(box: tuple[float, float, float, float] | None) -> None:
-    text = "legs" if box is None else "what is this?"
-    reply = reply_to(TextPrompt("q", 0, text, box), GROUP, SAID, Plain(), ClosedSet(LABELS))
-
-    assert reply.prediction.parts == ()
-    assert reply.sentence.startswith("v0 cannot")
 
 
 def test_a_text_under_a_box_is_its_name_unless_it_asks() -> None:

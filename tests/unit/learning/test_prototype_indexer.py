@@ -11,9 +11,10 @@ import pytest
 from backend.errors import MediaUnavailableError
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.event import parse_events
-from backend.serving.remembering import PrototypeIndexer
+from backend.learning.prototype_indexer import PrototypeIndexer
 from backend.storage.store import open_store
 from calico_model.types import ImageGroup
+from tests.doubles import ModelDouble
 
 PROJECT = 7
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -80,7 +81,7 @@ class Images:
         return ImageGroup((np.zeros(self.size, np.uint8),), ("a",))
 
 
-class Model:
+class Model(ModelDouble):
     """Describes a region by its left edge."""
 
     def __init__(self, version="v1"):
@@ -114,14 +115,14 @@ def prototype_indexer(store, images, model=None, **options):
 def test_an_annotation_teaches_its_labels_once(store, images):
     store.record_events([event(1, [region("x", "Lid", 2), region("y", "Rim", 40)])])
     thread = prototype_indexer(store, images)
-    assert thread.accepted(PROJECT).regions == 0
+    assert thread.prototypes(PROJECT).regions == 0
     assert (thread.round(), thread.round()) == (1, 0)
-    accepted = thread.accepted(PROJECT)
+    accepted = thread.prototypes(PROJECT)
     assert sorted(accepted.looks) == ["Lid", "Rim"]
     assert images.fetched == 1
     probe = np.array([[np.cos(2.0), np.sin(2.0), 1.0]], np.float32)
     assert accepted.log_chances(probe, ("Lid", "Rim"))[0].argmax() == 1
-    assert thread.accepted(PROJECT + 1).regions == 0
+    assert thread.prototypes(PROJECT + 1).regions == 0
 
 
 def test_a_restart_knows_what_was_learned_without_looking_again(store, images):
@@ -129,7 +130,7 @@ def test_a_restart_knows_what_was_learned_without_looking_again(store, images):
     prototype_indexer(store, images).round()
     again = prototype_indexer(store, images)
     assert again.round() == 0
-    assert again.accepted(PROJECT).regions == 1
+    assert again.prototypes(PROJECT).regions == 1
     assert images.fetched == 1
 
 
@@ -139,7 +140,7 @@ def test_a_changed_annotation_replaces_what_it_taught(store, images):
     thread.round()
     store.record_events([event(1, [region("x", "Rim", 2)], second=5)])
     thread.round()
-    assert list(thread.accepted(PROJECT).looks) == ["Rim"]
+    assert list(thread.prototypes(PROJECT).looks) == ["Rim"]
 
 
 @pytest.mark.parametrize("gone", [deletion(1), event(1, [], second=5, skipped=True)])
@@ -149,7 +150,7 @@ def test_deleted_and_skipped_annotations_are_unlearned(store, images, gone):
     thread.round()
     store.record_events([gone])
     thread.round()
-    assert thread.accepted(PROJECT).regions == 0
+    assert thread.prototypes(PROJECT).regions == 0
 
 
 def test_other_weights_look_anew(store, images):
@@ -157,7 +158,7 @@ def test_other_weights_look_anew(store, images):
     prototype_indexer(store, images).round()
     other = prototype_indexer(store, images, Model("v2"))
     assert other.round() == 1
-    assert other.accepted(PROJECT).regions == 1
+    assert other.prototypes(PROJECT).regions == 1
 
 
 def test_images_that_are_away_are_looked_at_later(store, images):
@@ -177,7 +178,7 @@ def test_what_cannot_be_used_teaches_nothing_and_is_not_asked_again(store, image
     store.record_events([event(1, [region("x", "Lid", 2)])])
     thread = prototype_indexer(store, images)
     assert (thread.round(), thread.round()) == (1, 0)
-    assert thread.accepted(PROJECT).regions == 0
+    assert thread.prototypes(PROJECT).regions == 0
 
 
 def test_a_project_with_free_names_is_not_looked_at(store, images):

@@ -1,7 +1,8 @@
-"""What a project's accepted regions look like under their labels, kept beside its annotations.
+"""Embeddings of a project's accepted regions by label, kept beside its annotations.
 
-One row per annotation, derived from the journal: rows of changed, deleted or skipped annotations
-and of other weights are made anew. Knows vectors and labels; not images or the model.
+One row per annotation, derived from the journal: rows of annotations that changed, were deleted or
+skipped, and rows of other weights, are made anew. Knows vectors and labels; not images or the
+model.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from calico_model.types import Vector
 
 _TIMEOUT_S = 30.0
 MOST_ANNOTATIONS = 500
-"""The newest ones that are remembered; labels keep few prototypes anyway."""
+"""How many annotations of a project count, the newest; labels keep few prototypes anyway."""
 
 
 class _StoredEmbedding(msgspec.Struct, array_like=True):
@@ -30,34 +31,42 @@ class _StoredEmbedding(msgspec.Struct, array_like=True):
 
 @dataclass(frozen=True, eq=False)
 class RegionEmbedding:
-    """One accepted region: its label as the project writes it, and its descriptor."""
+    """One accepted region.
+
+    Attributes:
+        label: as the project writes it.
+        vector: (d,) float32, how the region looks to the base weights.
+    """
 
     label: str
     vector: Vector
 
 
 class PrototypeStore:
-    """The rows of one store. Threads may share it."""
+    """The embeddings in one database. Threads may share it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def projects(self) -> tuple[int, ...]:
-        """Every project somebody annotated."""
+        """Returns every project with an annotation, rising."""
         with self._store.read() as connection:
-            found = connection.execute(select(ann_head.c.project_id).distinct()).scalars()
-            return tuple(sorted(found))
+            ids = connection.execute(select(ann_head.c.project_id).distinct()).scalars()
+            return tuple(sorted(ids))
 
     def outdated(self, project_id: int, base: str) -> tuple[Head, ...]:
-        """Annotations whose rows are missing or wrong, the newest first."""
+        """Returns the annotations whose row is missing or wrong, the newest first.
+
+        Args:
+            project_id: whose annotations.
+            base: version of the weights that describe regions.
+        """
         columns = accepted_look.c
-        known_rows = select(columns.annotation_id, columns.key, columns.base).where(
+        query = select(columns.annotation_id, columns.key, columns.base).where(
             columns.project_id == project_id
         )
         with self._store.read() as connection:
-            known = {
-                row.annotation_id: (row.key, row.base) for row in connection.execute(known_rows)
-            }
+            known = {row.annotation_id: (row.key, row.base) for row in connection.execute(query)}
         return tuple(
             head
             for head in reversed(self._live(project_id))
@@ -76,29 +85,32 @@ class PrototypeStore:
         return len(gone)
 
     def keep(
-        self, project_id: int, head: Head, base: str, looks: Sequence[RegionEmbedding]
+        self, project_id: int, head: Head, base: str, embeddings: Sequence[RegionEmbedding]
     ) -> None:
-        """Keeps what one annotation teaches, in place of what it taught before."""
-        written = [
-            _StoredEmbedding(one.label, one.vector.astype(np.float16).tobytes()) for one in looks
+        """Writes the row of one annotation in place of its earlier row."""
+        encoded = [
+            _StoredEmbedding(embedding.label, embedding.vector.astype(np.float16).tobytes())
+            for embedding in embeddings
         ]
         row = self._store.insert(accepted_look).values(
             project_id=project_id,
             annotation_id=head.annotation_id,
             key=head.key,
             base=base,
-            looks=msgspec.msgpack.encode(written),
+            looks=msgspec.msgpack.encode(encoded),
         )
         newest = {name: row.excluded[name] for name in ("key", "base", "looks")}
-        put = row.on_conflict_do_update(index_elements=["project_id", "annotation_id"], set_=newest)
+        upsert = row.on_conflict_do_update(
+            index_elements=["project_id", "annotation_id"], set_=newest
+        )
 
         def change(connection: Connection) -> None:
-            connection.execute(put)
+            connection.execute(upsert)
 
         self._store.write(change, timeout_s=_TIMEOUT_S)
 
     def prototypes(self, project_id: int, base: str) -> Prototypes:
-        """Builds the memory of a project from its rows, the oldest annotation first."""
+        """Builds the prototypes of a project from its rows, the oldest annotation first."""
         columns = accepted_look.c
         query = (
             select(columns.looks)
@@ -107,12 +119,12 @@ class PrototypeStore:
         )
         with self._store.read() as connection:
             rows = list(connection.execute(query).scalars())
-        found = Prototypes()
+        prototypes = Prototypes()
         for row in rows:
-            for look in msgspec.msgpack.decode(row, type=list[_StoredEmbedding]):
-                vector = np.frombuffer(look.vector, np.float16).astype(np.float32)
-                found = found.add(look.label, vector)
-        return found
+            for embedding in msgspec.msgpack.decode(row, type=list[_StoredEmbedding]):
+                vector = np.frombuffer(embedding.vector, np.float16).astype(np.float32)
+                prototypes = prototypes.add(embedding.label, vector)
+        return prototypes
 
     def _live(self, project_id: int) -> list[Head]:
         heads = self._store.heads(project_id)
@@ -120,11 +132,11 @@ class PrototypeStore:
 
     def _drop(self, project_id: int, annotation_ids: Sequence[int]) -> None:
         columns = accepted_look.c
-        gone = delete(accepted_look).where(
+        rows = delete(accepted_look).where(
             columns.project_id == project_id, columns.annotation_id.in_(annotation_ids)
         )
 
         def change(connection: Connection) -> None:
-            connection.execute(gone)
+            connection.execute(rows)
 
         self._store.write(change, timeout_s=_TIMEOUT_S)
