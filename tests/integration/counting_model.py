@@ -57,7 +57,7 @@ class FakeBase(ModelDouble):
 @dataclass
 class FakeAdapted(ModelDouble):
     version: str
-    score: float
+    score: float = 1.0
 
     def predict(self, group):
         return predict(group, self.version, self.score)

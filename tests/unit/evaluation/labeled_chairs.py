@@ -7,8 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from calico_model.errors import InvalidImageError
-from calico_model.inference.likelihood import Likelihood
-from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
+from calico_model.types import (
+    GroupPrediction,
+    ImageGroup,
+    LabeledGroup,
+    Likelihood,
+    PartMask,
+    RegionKind,
+)
 
 SIDE = 32
 COMMON_OBJECT, COMMON_PART, UNIQUE_PART = RegionKind
