@@ -173,7 +173,7 @@ class Predictor:
             features = self._encode(group)
             tokenizer = self.adapters.select(chosen, features)
             speaks, is_familiar = (
-                self.adapters.speaks(features),
+                self.adapters.uses_language_model(features),
                 self.adapters.is_familiar(features),
             )
             yield ModelSession(self._model, tokenizer, features, speaks, is_familiar)

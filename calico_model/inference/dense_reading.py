@@ -116,27 +116,27 @@ def read_dense(
         images: their pixels, to sharpen masks on; None sharpens nothing.
     """
     head = model.dense_head
-    if head is None or not head.worn.trust or not features.photo:
+    if head is None or not head.active.trust or not features.photo:
         return DenseReading()
-    names = head.worn.names
-    parts, objects = head.tell(features)
+    names = head.active.names
+    parts, objects = head.class_logits(features)
     if names.parts:
-        pairs = head.worn.pairs.to(parts)
+        pairs = head.active.pairs.to(parts)
         parts[:, 1:] += _plausible(parts.softmax(1)[:, 1:], pairs)[..., None, None]
     seen: tuple[Seen, ...] = (
         *_objects(head, features, objects, sizes_hw),
         *_parts(parts, names.parts, sizes_hw),
     )
     learned = images_learned(head)
-    seen = tuple(replace(one, right=_chance(one, learned, head.worn.shift)) for one in seen)
+    seen = tuple(replace(one, right=_chance(one, learned, head.active.shift)) for one in seen)
     if images is not None:
         seen = _sharpened(seen, parts.softmax(1)[:, 0], images)
-    return DenseReading(seen, frozenset(names.parts), frozenset(names.objects), head.worn.trust)
+    return DenseReading(seen, frozenset(names.parts), frozenset(names.objects), head.active.trust)
 
 
 def images_learned(head: DenseHead) -> int:
     """How many corrected images taught the head what it wears."""
-    pairs = head.worn.pairs
+    pairs = head.active.pairs
     return int(pairs.diagonal().max()) if len(pairs) else _USUAL_IMAGES
 
 
@@ -185,9 +185,9 @@ def part_at(
         (H, W) bool, what touches the pixel and has its name; None where it is of no known part.
     """
     head = model.dense_head
-    if head is None or not head.worn.trust or not features.photo or not head.worn.names.parts:
+    if head is None or not head.active.trust or not features.photo or not head.active.names.parts:
         return None
-    logits = head.tell(features)[0][0]
+    logits = head.class_logits(features)[0][0]
     height, width = size_hw
     cells = logits.shape[-1]
     at = min(row * cells // height, cells - 1), min(column * cells // width, cells - 1)
@@ -223,9 +223,9 @@ def name_cells(
         Normal form of a name -> (R,) chance in [0, 1]; nothing where nothing can be told.
     """
     head = model.dense_head
-    if head is None or not head.worn.trust or not features.photo:
+    if head is None or not head.active.trust or not features.photo:
         return {}
-    told = head.tell(features)
+    told = head.class_logits(features)
     cells = told[0].shape[-1]
     shares = torch.stack([whole_shares(mask, cells) for mask in masks]).to(told[0])
     inside = shares / shares.sum((1, 2), keepdim=True).clamp(min=1e-6)
@@ -234,7 +234,7 @@ def name_cells(
     doubt = 1 + is_open.float()
     fits = (~is_object / doubt, (is_object | is_open) / doubt)
     found: dict[str, Tensor] = {}
-    layers = zip(told, (head.worn.names.parts, head.worn.names.objects), fits, strict=True)
+    layers = zip(told, (head.active.names.parts, head.active.names.objects), fits, strict=True)
     for logits, names, fit in layers:
         chance = torch.einsum("rnij,rij->rn", logits.softmax(1)[list(image)], inside).cpu()
         for row, name in enumerate(names, start=1):
@@ -262,7 +262,7 @@ def _objects(
 
     The whole thing and the images beside it say which: what is compared is mostly of one kind.
     """
-    names = head.worn.names.objects
+    names = head.active.names.objects
     if not names:
         return []
     things = [
@@ -320,7 +320,7 @@ def _naming(
 ) -> tuple[Tensor, Tensor]:
     """(objects,) log chances of a thing's names: by its cells, and by the whole of it."""
     cells = logits[1:].softmax(0)[:, inside].mean(1).clamp(min=1e-6).log()
-    classifier = head.worn.classifier
+    classifier = head.active.classifier
     if classifier is None:
         return cells, torch.zeros_like(cells)
     vector = pooled(features.photo[-1][image : image + 1], inside[None]).cpu()
