@@ -186,7 +186,7 @@ class Predictor:
             features = self._encode(group)
             tokenizer = self.adapters.select(chosen, features)
             is_familiar = self._model.is_familiar(features)
-            speaks = self.adapters.speaks(features)
+            speaks = self.adapters.uses_language_model(features)
             yield ModelSession(self._model, tokenizer, features, speaks, is_familiar)
 
     def _predict(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:

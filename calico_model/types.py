@@ -1,4 +1,4 @@
-"""The values the whole product speaks: a group of images and the named masks found in it.
+"""The values that the whole product exchanges: groups of images, and named masks in them.
 
 Knows numpy arrays and text. Does not know torch, files, Label Studio or HTTP.
 """
@@ -25,7 +25,7 @@ MAX_GROUP_SIZE = 8
 
 
 class RegionKind(StrEnum):
-    """What a region is to its group (paper, section 3.1); the value is also the label shown."""
+    """Role of a region in its group (paper, section 3.1); the value is also the shown label."""
 
     COMMON_OBJECT = "common_object"
     COMMON_PART = "common_part"
@@ -47,7 +47,7 @@ class Supervision(Flag):
 
 @dataclass(frozen=True, eq=False)
 class ImageGroup:
-    """One to eight images looked at together.
+    """One to eight images that are segmented together.
 
     Attributes:
         images: (H_i, W_i, 3) uint8 RGB arrays, made read-only; sizes may differ.
@@ -90,7 +90,7 @@ class ImageGroup:
         return tuple(image_key(image) for image in self.images)
 
     def only(self, image_index: int) -> ImageGroup:
-        """Returns one image as a group of its own."""
+        """Returns a group of one image."""
         alone = ImageGroup((self.images[image_index],), (self.ids[image_index],))
         alone.__dict__["keys"] = (self.keys[image_index],)  # nothing is hashed twice
         return alone
@@ -105,7 +105,7 @@ def image_key(image: RgbImage) -> str:
 
 @dataclass(frozen=True)
 class MaskEvidence:
-    """What the network itself says about one of its regions; inference/confidence.py weighs it.
+    """The network's own confidences in one of its regions; inference/confidence.py combines them.
 
     Attributes:
         iou: predicted IoU of the mask, in [0, 1].
@@ -150,13 +150,13 @@ class PartMask:
 
     Attributes:
         image_index: 0-based position of the image in its group.
-        kind: what the region is to the group.
+        kind: role of the region in the group.
         label: the region's own name, lower case, without article ("front wheel").
         mask: (H_i, W_i) bool in the original pixel frame of its image (after EXIF transpose).
         object_label: name of the object a part belongs to, or None.
         part_id: equal for regions that show the same thing in several images, or None.
         score: confidence in [0, 1].
-        evidence: what the score was made from, or None for what no network drew.
+        evidence: what the score was computed from; None for a mask that no network drew.
     """
 
     image_index: int
@@ -199,7 +199,7 @@ class AnswerPhrase:
 
 @dataclass(frozen=True, eq=False)
 class GroupPrediction:
-    """Everything the model says about one group.
+    """The model's answer about one group.
 
     Attributes:
         parts: regions in answer order, objects first, every image_index < number of images.
@@ -244,7 +244,7 @@ class LabeledGroup:
             A common object or part has one entry per image of the group, all with one part_id;
             a unique part has exactly one entry.
         objects: the compared object of each image, in image order (at most one per image).
-        known: the subtasks whose truth is complete; nothing can be said about the others.
+        known: the subtasks whose truth is complete; the others cannot be scored.
     """
 
     group: ImageGroup

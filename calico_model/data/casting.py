@@ -1,6 +1,6 @@
-"""Who appears in a group: splits, main and secondary categories, optional parts, styles.
+"""Draws the contents of a group: main and secondary categories, optional parts, styles.
 
-Owns the hold-outs' rules. Everything is drawn from the generator passed in. `group_rng` keeps
+Defines the held-out splits. Everything is drawn from the generator passed in. `group_rng` keeps
 training, evaluation and probing apart: a seed and index never give the same group in two streams.
 """
 
@@ -25,9 +25,9 @@ _SAME_CATEGORY, _SEQUENCE, _SHARED_STYLE, _EXTRA = 0.5, 0.4, 0.5, 0.55
 
 
 class SceneSplit(StrEnum):
-    """Which hold-out a picture belongs to; `SEEN` is what training draws from.
+    """The held-out split of a picture; training draws from `SEEN`.
 
-    `UNSEEN_DOMAIN` is unseen in every way at once: categories, some of their parts, and the style.
+    `UNSEEN_DOMAIN` holds out everything at once: categories, some of their parts, and the style.
     """
 
     SEEN = "seen"
@@ -44,7 +44,8 @@ _RESTYLED = frozenset({SceneSplit.UNSEEN_STYLE, SceneSplit.UNSEEN_DOMAIN})
 class Stream(StrEnum):
     """Disjoint families of random numbers.
 
-    `PROBE` is what an online update's gate measures forgetting on: neither learned nor evaluated.
+    On `PROBE` the gate of an online update measures forgetting: its groups are used neither for
+    training nor for evaluation.
     """
 
     TRAINING = "training"
@@ -84,7 +85,7 @@ def draw_mains(rng: np.random.Generator, split: SceneSplit, count: int) -> tuple
 def draw_instances(
     rng: np.random.Generator, split: SceneSplit, names: tuple[str, ...]
 ) -> tuple[DrawnObject, ...]:
-    """Draws the individuals; in a sequence all pictures show the same one."""
+    """Draws the objects; in a sequence all pictures show the same object."""
     is_variant = split is SceneSplit.UNSEEN_COMBINATION and len(set(names)) == 1
     if len(set(names)) == 1 and rng.random() < _SEQUENCE:
         only = draw_instance(rng, names[0], draw_extras(rng, names[0], is_variant=is_variant))

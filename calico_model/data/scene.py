@@ -43,7 +43,7 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class DrawnObject:
-    """One individual object: its shape and its colours, independent of pose and style.
+    """One object to draw: its shape and its colours, independent of pose and style.
 
     Attributes:
         category: its name.

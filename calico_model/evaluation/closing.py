@@ -1,4 +1,4 @@
-"""Counts -> metrics with intervals, for the subtasks, the blocks beside them and group sizes."""
+"""Computes metrics with intervals from tallies: subtasks, blocks, group sizes and labels."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def calico_tables(
         groups: indices of the groups, as many as `counts` has columns.
         counts: (R, G) from `draw_counts`.
     """
-    places = {group: place for place, group in enumerate(groups)}
-    tasks = {str(kind): calico.estimate(kind, places, counts) for kind in SUBTASKS}
+    columns = {group: column for column, group in enumerate(groups)}
+    tasks = {str(kind): calico.estimate(kind, columns, counts) for kind in SUBTASKS}
     return tasks, {mode: mean_of_subtasks(tasks.values(), mode) for mode in MODES}
 
 
@@ -61,12 +61,12 @@ def close_sizes(
     resamples: int,
     seed: int,
 ) -> dict[int, GroupSize]:
-    """Sums up the groups of every size apart, with intervals over those groups alone.
+    """Sums up the groups of each size, with intervals over those groups alone.
 
     Args:
         calico: all units.
         sizes: number of images of each group.
-        overall: `calico_tables` of all groups, which is the answer if all are of one size.
+        overall: `calico_tables` of all groups; the result if all groups have one size.
         resamples: bootstrap resamples.
         seed: of the bootstrap.
     """
@@ -139,20 +139,20 @@ def score_labels(scored: Sequence[Unit]) -> dict[str, LabelScore]:
         drawn = {t: p for p, t in u.matched}
         named = {t: p for p, t in u.paired}
         for t, label in enumerate(u.truth_labels):
-            found = t in drawn and bool(u.iou[drawn[t], t] >= IOU_THRESHOLD)
-            right = found and bool(u.same_label[drawn[t], t])
+            is_found = t in drawn and bool(u.iou[drawn[t], t] >= IOU_THRESHOLD)
+            right = is_found and bool(u.same_label[drawn[t], t])
             overlap = float(u.iou[named[t], t]) if t in named else 0.0
-            rows[normalise(label)].append((overlap, found, right))
+            rows[normalise(label)].append((overlap, is_found, right))
     ranked = sorted(rows.items(), key=lambda item: (-len(item[1]), item[0]))
-    return {label: _sum_up(seen) for label, seen in ranked if len(seen) >= LEAST_SUPPORT}
+    return {label: _sum_up(regions) for label, regions in ranked if len(regions) >= LEAST_SUPPORT}
 
 
-def _sum_up(seen: Sequence[tuple[float, bool, bool]]) -> LabelScore:
-    overlaps, found, right = np.array(seen, dtype=np.float64).sum(axis=0)
+def _sum_up(regions: Sequence[tuple[float, bool, bool]]) -> LabelScore:
+    overlaps, found, right = np.array(regions, dtype=np.float64).sum(axis=0)
     return LabelScore(
-        support=len(seen),
-        miou=100 * float(overlaps) / len(seen),
-        recall=100 * float(found) / len(seen),
+        support=len(regions),
+        miou=100 * float(overlaps) / len(regions),
+        recall=100 * float(found) / len(regions),
         named=100 * float(right / found) if found else float("nan"),
     )
 

@@ -1,7 +1,7 @@
-"""The CALICO block: three subtasks, strict and compat, with what true names or masks would gain.
+"""The CALICO block: three subtasks, strict and compat, and the gain of true names or true masks.
 
 Keeps one unit per image and subtask in every variant; masks are reduced to overlaps at once. Any
-choice of groups can be summed up afterwards: all of them, or those of one size.
+subset of groups can be summed up afterwards: all groups, or those of one size.
 
 An image without truth for a subtask is left out in compat. In strict it counts only if something
 was predicted there: those regions are false positives and the image has mIoU 0.
@@ -72,13 +72,13 @@ class Cosegmentation:
         truth: Sequence[CroppedRegion],
         images: int,
     ) -> None:
-        """Adds what is asked of a common thing across the images of a group."""
+        """Adds the tallies of common things across the images of a group."""
         if kind is RegionKind.UNIQUE_PART:
             return
-        found = structure.pair_tally(predicted, truth)
-        same = structure.consistency_tally(predicted, images)
-        self.pairs[kind, "pair_recall50"].append((index, *found))
-        self.pairs[kind, "label_consistency"].append((index, *same))
+        recall = structure.pair_tally(predicted, truth)
+        consistency = structure.consistency_tally(predicted, images)
+        self.pairs[kind, "pair_recall50"].append((index, *recall))
+        self.pairs[kind, "label_consistency"].append((index, *consistency))
 
     def estimate(
         self, kind: RegionKind, places: Mapping[int, int], counts: NDArray[np.int64]
@@ -126,7 +126,7 @@ class Cosegmentation:
 
 
 def mean_of_subtasks(estimates: Iterable[Estimates], mode: str) -> dict[str, Estimate]:
-    """Mean over the subtasks of every metric all of them have."""
+    """Mean over the subtasks of every metric that all of them have."""
     tables = [modes[mode] for modes in estimates]
     shared = [name for name in tables[0] if all(name in table for table in tables)]
     return {name: bootstrap.mean_of([t[name] for t in tables]) for name in shared}

@@ -1,4 +1,4 @@
-"""Turns a report into a yes or no: requirements such as `compat.mIoU>=52`.
+"""Requirements on a report, such as `compat.mIoU>=52`.
 
 A name is `metric`, `mode.metric` (both mean the mean of the three subtasks), `subtask.metric` or
 `subtask.mode.metric`; a missing mode is the default one. Names are also `parts.status_accuracy`,

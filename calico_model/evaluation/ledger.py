@@ -1,7 +1,7 @@
-"""Everything counted while groups go by, and the report it closes with.
+"""Collects the tallies of an evaluation group by group, and closes them into a report.
 
-One group at a time: masks are cut, handed to every block, and forgotten. Blocks return parts and
-wholes; pooling, intervals and names are the same for all of them.
+The masks of one group are cropped, scored by every block, and forgotten. Every block returns
+tallies (part, whole), so that pooling and intervals are the same for all of them.
 """
 
 from __future__ import annotations
@@ -56,12 +56,23 @@ from calico_model.vocabulary import Vocabulary
 
 @dataclass(eq=False)
 class Ledger:
-    """Counts of all groups so far.
+    """Tallies of all groups so far.
 
     Attributes:
         worst: the worst groups, kept for pictures.
-        vocabulary: the closed label set predictions are put into, or None.
-        foreign: true labels the vocabulary has no word for; that block leaves their regions out.
+        vocabulary: closed label set that predictions are translated into, or None.
+        sizes: number of images of each group.
+        calico: units of the three subtasks.
+        parts: tallies of `structure.part_tallies`, by metric.
+        tallies: tallies of the blocks beside the subtasks, by metric.
+        samples: annotator metric -> (group, value), of which the median is reported.
+        outcomes: of every proposal, for calibration.
+        predicted_names, true_names: names of all regions, for the vocabulary block.
+        foreign: true labels that the vocabulary lacks; that block leaves their regions out.
+        questions: the five-choice questions asked.
+        answers: counts of answers, empty answers, malformed answers and skipped regions.
+        warnings: for the reader of the report.
+        digest: sha256 over pixels and truth.
     """
 
     worst: WorstCases
@@ -93,7 +104,7 @@ class Ledger:
             index: its position, counted from 0 without gaps.
             labeled: images and truth.
             prediction: the model's own answer.
-            forced: its masks for the true answers, if it was asked.
+            forced: the model's masks for the true answers, if they were asked for.
         """
         predicted = self._take_in(index, labeled, prediction)
         truth = as_regions(labeled.parts)
@@ -102,8 +113,8 @@ class Ledger:
         miou = self._add_calico(index, labeled, prediction, predicted, truth)
         for name, tally in structure.part_tallies(predicted, truth).items():
             self.parts[name].append((index, *tally))
-        asked = self._take_in(index, labeled, forced) if forced is not None else None
-        self._add_partonomy(index, labeled, prediction.answers, predicted, truth, asked)
+        drawn = self._take_in(index, labeled, forced) if forced is not None else None
+        self._add_partonomy(index, labeled, prediction.answers, predicted, truth, drawn)
         self._add_names(index, predicted, truth)
         self._add_composition(index, labeled, predicted, truth)
         for count in annotator.COUNTS:
@@ -113,15 +124,15 @@ class Ledger:
     def add_variant(
         self, index: int, way: str, labeled: LabeledGroup, pair: tuple[GroupPrediction, ...]
     ) -> None:
-        """Compares the group's answer with its answer when asked another way.
+        """Compares a group's answer with its answer to another wording or image order.
 
         Args:
             index: of the group.
             way: "wording" or "order".
             labeled: images and truth.
-            pair: the answer, and the other one with images in the same order.
+            pair: both answers, with the images in the same order.
         """
-        first, _ = usable_regions(labeled, pair[0])  # taken in before, by `add`
+        first, _ = usable_regions(labeled, pair[0])  # counted before, by `add`
         second = self._take_in(index, labeled, pair[1])
         compared = structure.compare_answers(first, second, len(labeled.group))
         for name, tally in compared.items():
@@ -151,7 +162,13 @@ class Ledger:
             self._count(("partonomy", "part2whole", "choices", quiz.GAIN), index, (gain, 1.0))
 
     def close(self, version: str, resamples: int, seed: int) -> EvaluationReport:
-        """Turns the counts into metrics with intervals."""
+        """Computes all metrics with intervals.
+
+        Args:
+            version: of the model.
+            resamples: bootstrap resamples of groups.
+            seed: of the bootstrap.
+        """
         counts = bootstrap.draw_counts(len(self.sizes), resamples, seed)
         tasks, mean = calico_tables(self.calico, range(len(self.sizes)), counts)
         self._settle_vocabulary()
@@ -193,7 +210,7 @@ class Ledger:
     def _take_in(
         self, index: int, labeled: LabeledGroup, prediction: GroupPrediction
     ) -> list[CroppedRegion]:
-        """Drops regions without known truth; also misplaced ones, and says so."""
+        """Drops regions without known truth, and misplaced regions with a warning."""
         regions, misplaced = usable_regions(labeled, prediction)
         self.answers["skipped_regions"] += len(misplaced)
         self.warnings += [f"group {index}: skipped {what}" for what in misplaced]
@@ -215,13 +232,13 @@ class Ledger:
             self.answers.update(_judge_answer(kind, bool(ours), bool(theirs), prediction))
             self.calico.add_group(index, kind, ours, theirs, len(labeled.group))
             for image in range(len(labeled.group)):
-                mine = [region for region in ours if region.image_index == image]
+                proposed = [region for region in ours if region.image_index == image]
                 real = [region for region in theirs if region.image_index == image]
-                unit = self.calico.add_image(index, kind, mine, real)
+                unit = self.calico.add_image(index, kind, proposed, real)
                 if unit is not None:
                     quality.append(STRICT["mIoU"](unit)[0])
                     self._add_effort(
-                        index, annotator.measure_effort(unit, merge_by_label(mine), real)
+                        index, annotator.measure_effort(unit, merge_by_label(proposed), real)
                     )
         return float(np.mean(quality)) if quality else 1.0
 
@@ -247,14 +264,14 @@ class Ledger:
         modes = dict.fromkeys(partonomy.OWN_MODES, predicted)
         if forced is not None:
             modes |= dict.fromkeys(partonomy.FORCED_MODES, forced)
-        for task, image, asked in partonomy.questions(truth, len(labeled.group)):
+        for task, image, true_parts in partonomy.questions(truth, len(labeled.group)):
             for mode, regions in modes.items():
                 answer = partonomy.answer_of(regions, task, image)
-                terms = partonomy.judge(mode, answer, asked)
+                terms = partonomy.judge(mode, answer, true_parts)
                 for name, tally in partonomy.mask_tallies(terms).items():
                     self._count(("partonomy", task, mode, name), index, tally)
             own = partonomy.answer_of(predicted, task, image)
-            for name, tally in partonomy.text_tallies(own, asked).items():
+            for name, tally in partonomy.text_tallies(own, true_parts).items():
                 self._count(("partonomy", task, "text", name), index, tally)
         named = partonomy.object_tally(labeled, predicted, answers)
         self._count(OBJECT_ACCURACY, index, named)
@@ -283,7 +300,7 @@ class Ledger:
                 self._count(("vocabulary", name), index, tally)
 
     def _settle_vocabulary(self) -> None:
-        """Without a vocabulary, the true labels of the whole data are the words there are."""
+        """Without a vocabulary, all true labels of the data set are the closed label set."""
         if self.vocabulary is None:
             self.tallies["vocabulary", naming.OUT_OF_VOCABULARY] = [
                 (index, float(name not in self.true_names), 1.0)
@@ -304,8 +321,8 @@ class Ledger:
                 [region for region in truth if region.image_index == image],
                 objects.get(image),
             )
-            for name, found in tallies.items():
-                for tally in found:
+            for name, values in tallies.items():
+                for tally in values:
                     self._count(("structure", name), index, tally)
 
     def _count(self, path: MetricPath, index: int, tally: Tally) -> None:
@@ -315,7 +332,7 @@ class Ledger:
 def _judge_answer(
     kind: RegionKind, is_answered: bool, has_truth: bool, prediction: GroupPrediction
 ) -> Counter[str]:
-    """Counts one answer: whether it is rightly or wrongly empty, and whether its text is sound."""
+    """Counts one answer: rightly or wrongly empty, and malformed or not."""
     text = prediction.answers.get(kind)
     return Counter(
         questions=1,

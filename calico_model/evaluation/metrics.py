@@ -1,9 +1,9 @@
-"""What one image of one subtask is worth, metric by metric.
+"""The metrics of one image of one subtask.
 
 A `Unit` is one (group, image) of one subtask. Every metric but average precision is a sum of parts
 over a sum of wholes, so each is a function from a unit to (part, whole); pooling and bootstrap are
-then the same few lines for all of them (bootstrap.py). STRICT counts whatever is missing or too
-much; COMPAT repeats what the released GLaMM evaluation does, and forgives both. Never average them.
+then the same for all of them (bootstrap.py). STRICT penalises missing and extra regions; COMPAT
+repeats the released GLaMM evaluation, which forgives both. Never average them.
 
 Definitions: MIoU, AP50 and Recall after mbzuai-oryx/groundingLMM eval/gcg/evaluate.py; SS and S-IoU
 after the LVIS/PACO region evaluators. That labels are compared through matched masks is an
@@ -21,7 +21,7 @@ from calico_model.evaluation.matching import FloatArray
 from calico_model.evaluation.units import Unit, normal_form, text_similarity
 
 Tally = tuple[float, float]
-"""(part, whole) of one unit; a whole of 0 means that the unit has no say."""
+"""(part, whole) of one unit; a whole of 0 means that the unit does not count."""
 
 IOU_THRESHOLD = 0.5
 TEXT_THRESHOLD = 0.5
@@ -35,13 +35,13 @@ def word_overlap(left: str, right: str) -> float:
 
 
 def strict_hits(iou: FloatArray, similarity: FloatArray) -> int:
-    """Largest number of one-to-one pairs (P, T) good in overlap and in name."""
+    """Largest number of one-to-one pairs that agree in overlap and in name; arguments (P, T)."""
     good = (iou >= IOU_THRESHOLD) & (similarity >= TEXT_THRESHOLD)
     return len(matching.hungarian(good.astype(np.float64)))
 
 
 def compat_hits(iou: FloatArray, similarity: FloatArray) -> int:
-    """Greedy pairs by overlap until the first that fails in overlap or in name."""
+    """Counts greedy pairs by overlap, up to the first that fails in overlap or in name."""
     hits = 0
     for pair in matching.greedy(iou):
         if iou[pair] < IOU_THRESHOLD or similarity[pair] < TEXT_THRESHOLD:
@@ -53,9 +53,9 @@ def compat_hits(iou: FloatArray, similarity: FloatArray) -> int:
 def ranked_hits(
     unit: Unit, *, by_score: bool, same_label: bool = False
 ) -> list[tuple[float, bool]]:
-    """(score, is a hit) of each prediction in the order average precision takes them.
+    """Ranks predictions for average precision: (score, is a hit), best first.
 
-    Each prediction takes the free truth it overlaps most, if that is at least 0.5 (COCOeval).
+    Each prediction takes the free truth that it overlaps most, if that is at least 0.5 (COCOeval).
 
     Args:
         unit: the image.

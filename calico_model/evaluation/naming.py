@@ -1,4 +1,4 @@
-"""How well things are named out of a closed set of labels.
+"""The vocabulary block: how well things are named from a closed set of labels.
 
 Pixels of a label are pooled over the images of a group and over objects or parts alike, so a label
 that moves from common to unique costs nothing here. With a vocabulary, predicted labels are first

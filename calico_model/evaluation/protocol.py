@@ -1,8 +1,8 @@
-"""Looks at labeled groups with a predictor and says how good it is.
+"""Evaluates a predictor on labeled groups.
 
-Owns what a predictor is asked: for its own answer always; on request for its masks of the true
-answer, for the likelihood of five choices, and for the same group asked differently. What is
-counted and how is in ledger.py and the modules it names. Does not know files, clocks or torch.
+Defines what a predictor is asked: always for its own answer; on request for its masks of the true
+answer, for the likelihood of five choices, and for the same group in other words or another order.
+The scoring is in ledger.py and the modules it imports. Does not know files, clocks or torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from calico_model.vocabulary import Vocabulary
 
 _T = TypeVar("_T")
 Answered = tuple[quiz.QuizQuestion, list[Likelihood]]
-"""A five-choice question and how likely each choice is."""
+"""A five-choice question and the likelihood of each choice."""
 
 WORDINGS = min(len(wordings) for wordings in QUESTIONS.values())
 
@@ -131,7 +131,7 @@ def evaluate(
     keep_worst: int = 6,
     on_group: Callable[[int], None] = lambda done: None,
 ) -> EvaluationReport:
-    """Predicts every group and scores what comes back.
+    """Predicts every group and scores the predictions.
 
     Args:
         predictor: what is evaluated.
@@ -139,7 +139,7 @@ def evaluate(
         extras: what else to ask.
         resamples: bootstrap resamples of groups.
         seed: of the bootstrap and of wrong answers.
-        keep_worst: how many of the worst groups to keep for pictures.
+        keep_worst: number of worst groups to keep for pictures.
         on_group: called with the number of finished groups after each.
 
     Raises:
@@ -163,11 +163,11 @@ def _examine(
     seed: int,
     ledger: Ledger,
 ) -> None:
-    """Asks everything about one group."""
+    """Asks all questions about one group."""
     group, nothing = labeled.group, GroupPrediction((), predictor.version)
 
     def ask(question: Callable[[], _T], otherwise: _T) -> _T:
-        """A group the model refuses is scored as an empty answer, and named."""
+        """Scores a group that the model refuses as an empty answer, with a warning."""
         try:
             return question()
         except CalicoError as error:

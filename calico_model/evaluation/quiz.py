@@ -78,7 +78,7 @@ def first_sentence(answer: str) -> str:
 
 
 def _compared(labeled: LabeledGroup) -> list[str]:
-    """What each image shows, by the best source there is: part answers must name something."""
+    """Name of the object of each image, "object" where the truth has none."""
     named = {part.image_index: part.object_label for part in labeled.parts if part.object_label}
     named |= {compared.image_index: compared.label for compared in labeled.objects}
     return [named.get(image, "object") for image in range(len(labeled.group))]
@@ -191,10 +191,10 @@ def _object_questions(
 def _candidates(labeled: LabeledGroup, kind: RegionKind, taxonomy: Taxonomy) -> list[Item]:
     """Other parts of the compared objects, where a wrong answer would claim them."""
     every = tuple(compared.image_index for compared in labeled.objects)
-    found: dict[Item, None] = {}
+    candidates: dict[Item, None] = {}
     for compared in labeled.objects:
         images = every if kind is RegionKind.COMMON_PART else (compared.image_index,)
         for part in taxonomy.parts.get(normalise(compared.label), ()):
-            found[part, images] = None
+            candidates[part, images] = None
     truth = {(normalise(name), images) for name, images in true_items(labeled, kind)}
-    return [item for item in found if item not in truth]
+    return [item for item in candidates if item not in truth]

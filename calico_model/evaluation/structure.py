@@ -253,4 +253,4 @@ def _kinds(regions: Sequence[CroppedRegion]) -> dict[tuple[int, str], frozenset[
     kinds: dict[tuple[int, str], set[RegionKind]] = defaultdict(set)
     for region in regions:
         kinds[region.image_index, region.name].add(region.kind)
-    return {item: frozenset(found) for item, found in kinds.items()}
+    return {item: frozenset(of_item) for item, of_item in kinds.items()}

@@ -28,12 +28,12 @@ from calico_model.types import BoolMask
 
 normal_form = lru_cache(maxsize=1 << 16)(vocabulary.normalise)
 text_similarity = lru_cache(maxsize=1 << 16)(vocabulary.similarity)
-"""Labels repeat by the thousand; each pair is compared once."""
+"""Cached: labels repeat by the thousand, and each pair is compared once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """One image of one subtask, reduced to what the metrics look at.
+    """One image of one subtask, reduced to the input of the metrics.
 
     Attributes:
         group_index: position of its group in the evaluated sequence.
@@ -42,7 +42,7 @@ class Unit:
         truth_area: (T,) pixels.
         predicted_labels: P labels in output order.
         truth_labels: T labels.
-        scores: (P,) confidence; COMPAT does not look at it.
+        scores: (P,) confidence; COMPAT does not use it.
     """
 
     group_index: int

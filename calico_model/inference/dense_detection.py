@@ -123,12 +123,12 @@ def detect_regions(
         images: pixels of the images, on which masks are sharpened; None sharpens nothing.
     """
     head = model.dense_head
-    if head is None or not head.worn.trust or not features.photo:
+    if head is None or not head.active.trust or not features.photo:
         return DenseDetections()
-    names = head.worn.names
-    parts, objects = head.tell(features)
+    names = head.active.names
+    parts, objects = head.class_logits(features)
     if names.parts:
-        pairs = head.worn.pairs.to(parts)
+        pairs = head.active.pairs.to(parts)
         parts[:, 1:] += _plausible(parts.softmax(1)[:, 1:], pairs)[..., None, None]
     detections: tuple[Detection, ...] = (
         *_detect_objects(head, features, objects, sizes_hw),
@@ -136,19 +136,19 @@ def detect_regions(
     )
     learned = images_learned(head)
     detections = tuple(
-        replace(detection, chance_right=_chance_right(detection, learned, head.worn.shift))
+        replace(detection, chance_right=_chance_right(detection, learned, head.active.shift))
         for detection in detections
     )
     if images is not None:
         detections = _sharpen_masks(detections, parts.softmax(1)[:, 0], images)
     return DenseDetections(
-        detections, frozenset(names.parts), frozenset(names.objects), head.worn.trust
+        detections, frozenset(names.parts), frozenset(names.objects), head.active.trust
     )
 
 
 def images_learned(head: DenseHead) -> int:
     """Returns the number of corrected images that the active rows of the head learned from."""
-    pairs = head.worn.pairs
+    pairs = head.active.pairs
     return int(pairs.diagonal().max()) if len(pairs) else _USUAL_IMAGES
 
 
@@ -206,9 +206,9 @@ def chances_of_names(
         Normal form of a name -> (R,) chance in [0, 1]; empty without a head to trust.
     """
     head = model.dense_head
-    if head is None or not head.worn.trust or not features.photo:
+    if head is None or not head.active.trust or not features.photo:
         return {}
-    part_logits, object_logits = head.tell(features)
+    part_logits, object_logits = head.class_logits(features)
     side = part_logits.shape[-1]
     shares = torch.stack([whole_shares(mask, side) for mask in masks]).to(part_logits)
     inside = shares / shares.sum((1, 2), keepdim=True).clamp(min=1e-6)
@@ -217,8 +217,8 @@ def chances_of_names(
     kinds_left = 1 + is_unknown.float()  # a region of unknown kind is as likely a part as an object
     chances: dict[str, Tensor] = {}
     for logits, names, share in (
-        (part_logits, head.worn.names.parts, ~is_object / kinds_left),
-        (object_logits, head.worn.names.objects, (is_object | is_unknown) / kinds_left),
+        (part_logits, head.active.names.parts, ~is_object / kinds_left),
+        (object_logits, head.active.names.objects, (is_object | is_unknown) / kinds_left),
     ):
         chance = torch.einsum("rnij,rij->rn", logits.softmax(1)[list(image)], inside).cpu()
         for row, name in enumerate(names, start=1):
@@ -253,7 +253,7 @@ def _detect_objects(
 
     The whole region and the other images decide the name: compared objects are mostly of one kind.
     """
-    names = head.worn.names.objects
+    names = head.active.names.objects
     if not names:
         return []
     regions = [
@@ -312,7 +312,7 @@ def _score_names(
 ) -> tuple[Tensor, Tensor]:
     """(objects,) log chances of a region's names: by its cells, and by the whole region."""
     by_cells = logits[1:].softmax(0)[:, inside].mean(1).clamp(min=1e-6).log()
-    classifier = head.worn.classifier
+    classifier = head.active.classifier
     if classifier is None:
         return by_cells, torch.zeros_like(by_cells)
     vector = pooled(features.photo[-1][image : image + 1], inside[None]).cpu()

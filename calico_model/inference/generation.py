@@ -140,7 +140,7 @@ def generate_answers(
         layout.to(features.global_tokens.device),
         seg=tokenizer.seg,
         end=tokenizer.end,
-        held_back=[i for word in prompts.empty_marks() for i in tokenizer.encode(word)],
+        penalised=[i for word in prompts.empty_marks() for i in tokenizer.encode(word)],
     )
     answers: list[GeneratedAnswer] = []
     for row, question in enumerate(questions):

@@ -161,9 +161,9 @@ def part_at(
         of no known part.
     """
     head = model.dense_head
-    if head is None or not head.worn.trust or not features.photo or not head.worn.names.parts:
+    if head is None or not head.active.trust or not features.photo or not head.active.names.parts:
         return None
-    logits = head.tell(features)[0][0]
+    logits = head.class_logits(features)[0][0]
     height, width = size_hw
     cells = logits.shape[-1]
     at = min(row * cells // height, cells - 1), min(column * cells // width, cells - 1)

@@ -1,4 +1,4 @@
-"""Peak memory of each phase of the network, found by running it without memory.
+"""Peak memory of each phase of the network, measured by running it without memory.
 
 On the meta device tensors have shapes and lifetimes but no data. Counting the bytes that are alive
 after every operation gives the peak a device would see, fragmentation and workspaces apart.
@@ -126,14 +126,14 @@ class _Network:
 
     def encoding(self, images: int) -> tuple[ImageFeatures, int]:
         """Features of M images and the peak of making them, pixels included."""
-        found: list[ImageFeatures] = []
+        outputs: list[ImageFeatures] = []
 
         def encode() -> None:
             with torch.no_grad():
-                found.append(self.model.encode(self._pixels(images)))
+                outputs.append(self.model.encode(self._pixels(images)))
 
         peak = _peak_bytes(encode, self._held)
-        return found[0], peak
+        return outputs[0], peak
 
     def prefilling(self, features: ImageFeatures, conversations: int, length: int) -> int:
         """Peak of one pass over whole prompts."""
@@ -231,7 +231,7 @@ def _peak_bytes(compute: Callable[[], object], given: Iterable[Tensor]) -> int:
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows every storage from its first tensor to its last."""
+    """Counts the bytes of every storage from its first tensor to its last."""
 
     def __init__(self, given: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -21,13 +21,14 @@ from calico_model.modeling.mask_decoder import MaskFeatures
 
 @dataclass(frozen=True)
 class Pixels:
-    """The streams of M images; a model with a trunk needs neither `eva` nor `dino`.
+    """Input tensors of M images; a model with a trunk needs neither `eva` nor `dino`.
 
     Attributes:
         square: (M, 3, S, S) SAM-normalised, longest side scaled to S, zero padded.
         eva: (M, 3, E, E) CLIP-normalised, or None.
         dino: (M, 3, F, F) ImageNet-normalised, or None.
-        photo: M images (3, h_i, w_i) for the photo trunk, 0-255, sides multiples of 32; or empty.
+        photo: M images (3, h_i, w_i) for the photo trunk, values 0-255, sides multiples of 32; or
+            empty.
     """
 
     square: Tensor
@@ -36,14 +37,14 @@ class Pixels:
     photo: tuple[Tensor, ...] = ()
 
     def to(self, device: str | torch.device) -> Pixels:
-        """Moves all streams."""
+        """Moves all tensors to a device."""
         eva = None if self.eva is None else self.eva.to(device)
         dino = None if self.dino is None else self.dino.to(device)
         photo = tuple(image.to(device) for image in self.photo)
         return Pixels(self.square.to(device), eva, dino, photo)
 
     def image(self, index: int) -> Pixels:
-        """Returns the streams of one image."""
+        """Returns the tensors of one image."""
         rows = slice(index, index + 1)
         eva = None if self.eva is None else self.eva[rows]
         dino = None if self.dino is None else self.dino[rows]
@@ -57,9 +58,9 @@ class ImageFeatures:
     Attributes:
         global_tokens: (M, T_g, D_g) EVA tokens after the final norm.
         semantic_tokens: (M, T_s, D_s) DINO patch tokens.
-        mask: what the mask decoder needs.
-        photo: empty, or the photo trunk's maps at strides 4, 8, 16 and 32, each brought to the
-            whole image as a square: (M, widths[k], P / 4 / 2^k, P / 4 / 2^k) bfloat16.
+        mask: the mask decoder's input.
+        photo: empty, or the photo trunk's maps at strides 4, 8, 16 and 32, each resized to a
+            square that covers the whole image: (M, widths[k], P / 4 / 2^k, P / 4 / 2^k) bfloat16.
     """
 
     global_tokens: Tensor
@@ -78,7 +79,7 @@ class ImageFeatures:
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def image(self, index: int) -> ImageFeatures:
-        """Returns the features of one image with memory of their own, so that a batch can go."""
+        """Returns copies of the features of one image, so that the batch can be freed."""
         return ImageFeatures(
             self.global_tokens[index : index + 1].clone(),
             self.semantic_tokens[index : index + 1].clone(),
@@ -86,12 +87,12 @@ class ImageFeatures:
                 self.mask.embedding[index : index + 1].clone(),
                 tuple(fine[index : index + 1].clone() for fine in self.mask.fine),
             ),
-            tuple(one[index : index + 1].clone() for one in self.photo),
+            tuple(level[index : index + 1].clone() for level in self.photo),
         )
 
 
 def concatenate(items: Sequence[ImageFeatures]) -> ImageFeatures:
-    """Stacks features of single images in order; one alone is handed back as it is."""
+    """Stacks features of single images in order; a single item is returned as it is."""
     if len(items) == 1:
         return items[0]
     fine = tuple(torch.cat([f.mask.fine[i] for f in items]) for i in range(len(items[0].mask.fine)))
@@ -101,6 +102,12 @@ def concatenate(items: Sequence[ImageFeatures]) -> ImageFeatures:
         MaskFeatures(torch.cat([f.mask.embedding for f in items]), fine),
         tuple(torch.cat(maps) for maps in zip(*(f.photo for f in items), strict=True)),
     )
+
+
+def as_grid(tokens: Tensor) -> Tensor:
+    """Arranges (M, T, D) tokens, after a class token or without one, as a map (M, D, g, g)."""
+    side = int(tokens.shape[1] ** 0.5)
+    return tokens[:, -side * side :].transpose(1, 2).reshape(len(tokens), -1, side, side)
 
 
 class FeatureCache:
@@ -125,13 +132,16 @@ class FeatureCache:
             return features
 
     def touch(self, keys: Sequence[str]) -> None:
-        """Says that features were used without being asked for: others are forgotten first."""
+        """Marks features as recently used without returning them."""
         with self._lock:
             for key in keys:
                 self._items.get(key)
 
     def put(self, key: str, features: ImageFeatures) -> None:
-        """Stores features, dropping the oldest until they fit; too large ones are not kept."""
+        """Stores features and drops the least recently used until they fit.
+
+        Features larger than the whole cache are not stored.
+        """
         if features.nbytes > self._items.maxsize:
             return
         with self._lock:

@@ -39,7 +39,7 @@ class Conversations:
     image_feature: Tensor
 
     def to(self, device: str | torch.device) -> Conversations:
-        """Moves all tensors."""
+        """Moves all tensors to a device."""
         return Conversations(
             self.input_ids.to(device),
             self.is_token.to(device),
@@ -52,15 +52,15 @@ class Conversations:
 
 @dataclass(frozen=True)
 class RowLayout:
-    """A one-to-many map between computed rows and positions.
+    """Map between computed rows and positions of conversations; a row serves many positions.
 
     Attributes:
-        source: (B', T') int64, a position each row stands for, as flat index into B x T.
-        node: (B, T) int64, the row that stands for each position, as flat index into B' x T';
-            0 at the padding of packed conversations.
-        depth: (B', T') int64, positions before the row in its conversation.
-        mask: (1, 1, N, N) bool, True where a node (third axis) sees another (fourth); None when
-            rows are the positions themselves, which is causal.
+        source: (B', T') int64, one position that each row serves, as flat index into B x T.
+        node: (B, T) int64, the row that serves each position, as flat index into B' x T'; 0 at the
+            padding of packed conversations.
+        depth: (B', T') int64, number of positions before the row in its conversation.
+        mask: (1, 1, N, N) bool, True where a node (third axis) attends to another (fourth); None
+            where every position is its own row, which is causal.
     """
 
     source: Tensor
@@ -69,35 +69,35 @@ class RowLayout:
     mask: Tensor | None = None
 
     def rows(self, positions: Tensor) -> Tensor:
-        """Picks what is computed: (B, T, D) -> (B', T', D)."""
+        """Selects the computed rows: (B, T, D) -> (B', T', D)."""
         return positions if self.mask is None else positions.flatten(0, 1)[self.source]
 
     def positions(self, rows: Tensor) -> Tensor:
-        """Gives every position what was computed for it: (B', T', D) -> (B, T, D)."""
+        """Copies the computed rows to their positions: (B', T', D) -> (B, T, D)."""
         return rows if self.mask is None else rows.flatten(0, 1)[self.node]
 
     def to(self, device: str | torch.device) -> RowLayout:
-        """Moves all tensors."""
+        """Moves all tensors to a device."""
         mask = None if self.mask is None else self.mask.to(device)
         return RowLayout(self.source.to(device), self.node.to(device), self.depth.to(device), mask)
 
 
 def padded(conversations: Conversations) -> RowLayout:
-    """Every position is a row of its own; causal, so padding must be on the right."""
+    """Makes every position its own row; causal, so padding must be on the right."""
     is_token = conversations.is_token
-    # Padding before a token would be seen by it. On the meta device there is nothing to look at.
+    # A token would attend to padding before it. On the meta device there are no values to check.
     assert is_token.is_meta or bool(is_token[:, 0].all()), "expected padding on the right"
     own = torch.arange(is_token.numel(), device=is_token.device).view(is_token.shape)
     return RowLayout(own, own, (is_token.cumsum(1) - 1).clamp(min=0))
 
 
 def packed(conversations: Conversations, *, own_images: bool) -> RowLayout:
-    """Positions with equal beginnings become one node; padding is left out.
+    """Makes positions with equal beginnings one node; padding has no node.
 
     Args:
         conversations: padded on any side.
-        own_images: each conversation keeps the rows of its images, and all behind them, to
-            itself. This holds from the first CAM on, where image rows depend on the question.
+        own_images: whether each conversation has its own rows from its first image on. True from
+            the first CAM on, where image rows depend on the question.
     """
     ids, is_token = conversations.input_ids.tolist(), conversations.is_token.tolist()
     rows, columns, images = (
@@ -163,14 +163,14 @@ def run_layers(
 
     Args:
         language: the LLM.
-        layers: which.
+        layers: indices of the layers.
         hidden: (B', T', D).
         depth: (B', T') rotary positions.
         mask: bool, broadcastable to (B', H, T', S); None is causal.
-        cache: keys and values are appended and read when given.
+        cache: if given, keys and values are read from it and appended to it.
 
     Returns:
-        (B', T', D) without the last norm.
+        (B', T', D) hidden states before the last norm.
     """
     rotary = language.model.rotary_emb(hidden, position_ids=depth)
     for index in layers:
@@ -186,7 +186,7 @@ def run_layers(
 
 
 def unpack(cache: DynamicCache, layers: range, layout: RowLayout) -> None:
-    """Turns the (1, H, N, D/H) keys and values of packed prompts into (B, H, T, D/H) ones."""
+    """Expands keys and values of packed prompts from (1, H, N, D/H) to (B, H, T, D/H)."""
     for index in layers:
         layer = cache.layers[index]
         layer.keys = layer.keys[0][:, layout.node].transpose(0, 1)
@@ -201,8 +201,8 @@ def step(
     Args:
         language: the LLM.
         token: (B,) int64.
-        is_token: (B, S) bool, of all positions including this one.
-        cache: of the S - 1 positions before; grows by one.
+        is_token: (B, S) bool, of all positions including the new one.
+        cache: of the S - 1 positions before; grows by one position.
 
     Returns:
         (B, D) final hidden states after the last norm.
@@ -216,12 +216,12 @@ def step(
 
 @dataclass(frozen=True)
 class Generated:
-    """Greedy answers.
+    """Greedily decoded answers.
 
     Attributes:
-        ids: per conversation, without the end token.
-        probabilities: per conversation, of each chosen token.
-        seg_states: per conversation, (n, D) hidden state before each [SEG], in order.
+        ids: token ids per conversation, without the end token.
+        probabilities: probability of each of these tokens, per conversation.
+        seg_states: (n, D) hidden states before each [SEG] in order, per conversation.
     """
 
     ids: list[list[int]]
@@ -240,16 +240,16 @@ def decode_greedily(
     end: int,
     limit: int,
 ) -> Generated:
-    """Writes answers token by token; a conversation that has ended leaves the batch.
+    """Decodes answers token by token; a conversation that has ended leaves the batch.
 
     Args:
         language: the LLM.
         state: (B, D) final hidden state of each prompt's last token.
         is_token: (B, T) bool of the prompts.
-        cache: keys and values of the prompts; used up.
+        cache: keys and values of the prompts; grows and shrinks with the batch.
         bias: (V,) added to the logits.
         seg, end: ids of [SEG] and of the end of turn.
-        limit: most tokens of an answer.
+        limit: largest number of tokens of an answer.
     """
     running = list(range(len(state)))
     ids: list[list[int]] = [[] for _ in running]
@@ -258,22 +258,22 @@ def decode_greedily(
     empty = state.new_zeros(0, state.shape[1])
     for _ in range(limit):
         best, token = (language.lm_head(state).float() + bias).softmax(-1).max(-1)
-        going: list[int] = []
+        kept: list[int] = []
         for place, (chosen, chance) in enumerate(zip(token.tolist(), best.tolist(), strict=True)):
             if chosen == end:
                 continue
-            going.append(place)
+            kept.append(place)
             ids[running[place]].append(chosen)
             probabilities[running[place]].append(chance)
             if chosen == seg:
                 states[running[place]].append(state[place])
-        if not going:
+        if not kept:
             break
-        if len(going) < len(running):
-            kept = torch.tensor(going, device=token.device)
-            running = [running[place] for place in going]
-            token, is_token = token[kept], is_token[kept]
-            cache.batch_select_indices(kept)
+        if len(kept) < len(running):
+            rows = torch.tensor(kept, device=token.device)
+            running = [running[place] for place in kept]
+            token, is_token = token[rows], is_token[rows]
+            cache.batch_select_indices(rows)
         is_token = torch.cat((is_token, is_token.new_ones(len(running), 1)), dim=1)
         state = step(language, token, is_token, cache)
     return Generated(ids, probabilities, [torch.stack(s) if s else empty for s in states])

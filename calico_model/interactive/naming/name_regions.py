@@ -95,7 +95,7 @@ def name_regions(
     )
     cells = None
     if seen and model.dense_head is not None:
-        cells = model.dense_head.worn.trust * _told_by(seen, closed.vocabulary, len(outlines))
+        cells = model.dense_head.active.trust * _told_by(seen, closed.vocabulary, len(outlines))
     same = [one.same for one in outlines]
     inside = None
     if closed.rejects:
@@ -130,7 +130,7 @@ def _set_evidence(
         known,
         closed.accepted.likeness(looks, [identity(label) for label in vocabulary.labels]),
         cells,
-        0.0 if model.dense_head is None else model.dense_head.worn.trust,
+        0.0 if model.dense_head is None else model.dense_head.active.trust,
         np.array([one.kind is RegionKind.COMMON_OBJECT for one in outlines]),
     )
 

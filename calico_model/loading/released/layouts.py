@@ -208,12 +208,12 @@ LLAMA = NamingScheme(
     claims=LLAMA_CLAIMS,
 )
 
-# Where two sources offer a part, the earlier layout here gives it; names that fit two are the
-# earlier's. GLaMM's mask decoder is trained for [SEG] prompts, SAM's own is not.
-LAYOUTS = (CALICO, GLAMM, INSTRUCTBLIP, LAVIS, DINO_HF, DINO_HUB, SAM, SAM_HF, LLAMA)
+# If two sources offer a part, the earlier scheme wins; so it does if names match two schemes.
+# GLaMM's mask decoder is trained for [SEG] prompts, SAM's own is not.
+NAMING_SCHEMES = (CALICO, GLAMM, INSTRUCTBLIP, LAVIS, DINO_HF, DINO_HUB, SAM, SAM_HF, LLAMA)
 
 
 def recognise(keys: Iterable[str]) -> NamingScheme | None:
-    """Returns the layout these names are in, or None."""
+    """Returns the naming scheme of these names, or None."""
     names = tuple(keys)
-    return next((layout for layout in LAYOUTS if layout.recognises(names)), None)
+    return next((scheme for scheme in NAMING_SCHEMES if scheme.recognises(names)), None)

@@ -1,6 +1,6 @@
 """Rules that rename released tensors, and the names of CALICO's parts in each family of releases.
 
-A rule is a regular expression over a released name, and the name of ours it becomes. Knows names;
+A rule is a regular expression over a released name, and the canonical name it becomes. Knows names;
 not files or shapes. Sources: the state dicts of transformers 5 (Llama, Q-Former, DINOv2), of
 `segment_anything`, of the repositories of DINOv2 and LAVIS, and of GLaMM at e74865f.
 """
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TensorTarget:
-    """Where a released tensor goes.
+    """The tensor of Calico that a released tensor fills.
 
     Attributes:
-        name: ours.
-        take: (k, n): the k-th of n equal blocks of rows is meant; None is the whole tensor.
-        slot: (k, n): it fills the k-th of n blocks of ours, the others are zero; None is all.
-        is_copy: the same tensor may come under a second name.
+        name: its canonical name.
+        take: (k, n): use the k-th of n equal blocks of the released rows; None uses all rows.
+        slot: (k, n): fill the k-th of n blocks, the others with zeros; None fills everything.
+        is_copy: whether the release holds the same tensor under another name, too.
     """
 
     name: str
@@ -34,8 +34,8 @@ class Rule:
     """One regular expression over a whole released name.
 
     Attributes:
-        pattern: of the name.
-        targets: templates of `re.Match.expand`; none drops the tensor on purpose.
+        pattern: matches the whole released name.
+        targets: their names are templates of `re.Match.expand`; no targets: the tensor is dropped.
     """
 
     pattern: re.Pattern[str]
@@ -44,13 +44,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class NamingScheme:
-    """One way of naming weights.
+    """The tensor names of one family of releases, as rules.
 
     Attributes:
-        title: for messages.
-        signature: recognised by having a name that each of these matches at its start.
-        rules: the first that matches a name decides.
-        claims: names that start so must be matched by a rule: they belong to parts we use.
+        title: name of the family, for messages.
+        signature: a checkpoint is of this family if each pattern matches the start of a name.
+        rules: the first rule that matches a name applies.
+        claims: a name whose start matches belongs to a used part, so a rule must match it.
     """
 
     title: str
@@ -59,12 +59,12 @@ class NamingScheme:
     claims: str
 
     def recognises(self, keys: Iterable[str]) -> bool:
-        """Whether these are the names of such a checkpoint."""
+        """Whether a checkpoint with these names is of this family."""
         names = list(keys)
         return all(any(re.match(s, name) for name in names) for s in self.signature)
 
     def targets(self, key: str) -> tuple[TensorTarget, ...] | None:
-        """Where a tensor goes: nowhere when dropped on purpose, None when no rule knows it."""
+        """Targets of a tensor: empty if the tensor is dropped, None if no rule matches its name."""
         for rule in self.rules:
             if match := rule.pattern.fullmatch(key):
                 return tuple(
@@ -74,12 +74,12 @@ class NamingScheme:
         return None
 
     def claims_name(self, key: str) -> bool:
-        """Whether a name belongs to a part that must be understood as a whole."""
+        """Whether a name belongs to a used part, of which no tensor may stay unmatched."""
         return re.match(self.claims, key) is not None
 
 
 def rename(prefix: str, *pairs: tuple[str, str], into: str = "") -> tuple[Rule, ...]:
-    """Rules from (pattern, our name) pairs; `prefix` and `into` stand before each."""
+    """Rules from (pattern, canonical name) pairs, prefixed with `prefix` and `into`."""
     return tuple(Rule(re.compile(prefix + p), (TensorTarget(into + t),)) for p, t in pairs)
 
 
@@ -89,7 +89,7 @@ def drop(*patterns: str) -> tuple[Rule, ...]:
 
 
 def unstack(pattern: str, *names: str) -> Rule:
-    """One released tensor is several of ours, stacked by rows."""
+    """A rule for a released tensor that stacks several tensors of Calico by rows."""
     targets = (TensorTarget(name, take=(k, len(names))) for k, name in enumerate(names))
     return Rule(re.compile(pattern), tuple(targets))
 
@@ -120,7 +120,7 @@ LLAMA_CLAIMS = rf"{PEFT}(?:lm_head|model\.(?:layers|embed_tokens|norm))\."
 
 
 def sam(prefix: str) -> tuple[Rule, ...]:
-    """SAM by the names of `segment_anything`, which are ours."""
+    """SAM by the names of `segment_anything`, which Calico keeps."""
     return (
         *rename(
             prefix,

@@ -1,6 +1,6 @@
-"""What each released checkpoint can give: its tensors under our names, grouped by part.
+"""The tensors of one released checkpoint under the names of Calico, grouped by part.
 
-Knows one source at a time; which source gives a part in the end is plan.py's business.
+Knows one source at a time; plan.py chooses the source of each part.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LORA = "lora"
 
 @dataclass(frozen=True)
 class TensorPiece:
-    """One released tensor, or a block of it, on its way into one of ours."""
+    """One released tensor, or a block of it, and the tensor of Calico that it fills."""
 
     source: ReleasedTensors
     key: str
@@ -36,12 +36,12 @@ Recipe = tuple[TensorPiece, ...]
 
 
 def part_of(name: str) -> str:
-    """Part a canonical name belongs to: a child of `Calico`, or `lora`."""
+    """Part of a canonical name: a child module of `Calico`, or `lora`."""
     return LORA if ".lora_" in name else name.split(".", 1)[0]
 
 
 def recipe_shape(name: str, recipe: Recipe) -> tuple[int, ...]:
-    """Shape of what a recipe makes.
+    """Shape of the tensor that a recipe makes.
 
     Raises:
         CheckpointError: a stacked tensor that cannot be cut, or a damaged file.
@@ -63,53 +63,54 @@ def recipe_shape(name: str, recipe: Recipe) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Offer:
-    """What one source could give.
+    """The parts that one source holds.
 
     Attributes:
-        source, layout: where from.
-        parts: recipes by part and canonical name.
-        cam_layers: LLM layers the CAMs are named after; None when they are counted.
-        unexpected: file and key of names the layout does not know.
+        source: the released tensors.
+        scheme: how they are named.
+        parts: part -> canonical name -> recipe.
+        cam_layers: LLM layers by which the release numbers its CAMs; None if it counts from 0.
+        unexpected: file and key of names that the scheme does not know.
     """
 
     source: ReleasedTensors
-    layout: NamingScheme
+    scheme: NamingScheme
     parts: Mapping[str, Mapping[str, Recipe]]
     cam_layers: tuple[int, ...] | None
     unexpected: tuple[str, ...]
 
 
 def read_offer(source: ReleasedTensors) -> Offer | None:
-    """Names a source's tensors our way; None when its names are of no known layout.
+    """Renames a source's tensors; None when its names are of no known scheme.
 
     Raises:
         CheckpointError: an unknown name in a part that is used, or one tensor twice.
     """
-    layout = recognise(source.keys)
-    if layout is None:
+    scheme = recognise(source.keys)
+    if scheme is None:
         return None
-    found: dict[str, list[TensorPiece]] = defaultdict(list)
+    pieces_of: dict[str, list[TensorPiece]] = defaultdict(list)
     unexpected: list[str] = []
     for key in source.keys:
-        targets = layout.targets(key)
+        targets = scheme.targets(key)
         if targets is None:
-            if layout.claims_name(key):
+            if scheme.claims_name(key):
                 raise CheckpointError(
-                    f"{source.where(key)}: unknown name in a part of {layout.title} that is used"
+                    f"{source.where(key)}: unknown name in a part of {scheme.title} that is used"
                 )
             unexpected.append(source.where(key))
         for target in targets or ():
-            found[target.name].append(TensorPiece(source, key, target))
-    recipes = {name: _settle(pieces) for name, pieces in found.items()}
+            pieces_of[target.name].append(TensorPiece(source, key, target))
+    recipes = {name: _settle(pieces) for name, pieces in pieces_of.items()}
     recipes, cam_layers = _number_cams(recipes)
     parts: dict[str, dict[str, Recipe]] = defaultdict(dict)
     for name, recipe in recipes.items():
         parts[part_of(name)][name] = recipe
-    return Offer(source, layout, parts, cam_layers, tuple(unexpected))
+    return Offer(source, scheme, parts, cam_layers, tuple(unexpected))
 
 
 def _settle(pieces: Sequence[TensorPiece]) -> Recipe:
-    """Pieces of one tensor of ours: one whole, or distinct blocks; second copies go."""
+    """Checks the pieces of one tensor: one whole, or distinct blocks; drops second copies."""
     own = [p for p in pieces if not p.target.is_copy] or list(pieces[:1])
     slots = [p.target.slot for p in own]
     if len(set(slots)) < len(slots) or (len(own) > 1 and None in slots):
@@ -118,7 +119,7 @@ def _settle(pieces: Sequence[TensorPiece]) -> Recipe:
 
 
 def _number_cams(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], tuple[int, ...] | None]:
-    """Counts CAMs from 0 where a release names them by their LLM layer."""
+    """Renumbers CAMs from 0 where a release numbers them by their LLM layer."""
     layers = sorted({int(n.split(".")[1]) for n in recipes if n.startswith("cams.")})
     if layers == list(range(len(layers))):
         return recipes, None

@@ -22,7 +22,7 @@ from calico_model.errors import CheckpointError
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PICKLES = ("pytorch_model*.bin", "adapter_model.bin", "non_lora_trainables.bin", "*.pth")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)")
-# How torch says that a pickle wants to call something.
+# Torch's message that a pickle wants to call a function.
 _FOREIGN = re.compile(r"nsupported (?:global: )?GLOBAL (\S+)")
 # Checkpoints of a training loop keep the weights under one of these.
 _WRAPPERS = ("model", "state_dict")
@@ -32,8 +32,8 @@ class ReleasedTensors:
     """The named tensors of one released model, spread over one file or many.
 
     Attributes:
-        name: what to call it in messages: its path below the folder it was found in.
-        folder: where tokenizer and configuration of the model lie.
+        name: path below the searched folder, for messages.
+        folder: holds tokenizer and configuration of the model.
     """
 
     def __init__(self, name: str, folder: Path, file_of: Mapping[str, Path], listing: str) -> None:
@@ -44,7 +44,7 @@ class ReleasedTensors:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every name, as released."""
+        """All released names."""
         return tuple(self._file_of)
 
     def where(self, key: str) -> str:
@@ -162,7 +162,8 @@ def find_sources(folder: Path) -> Iterator[ReleasedTensors]:
         CheckpointError: an index or a lone file that cannot be read, or a set of numbered shards
             with a number missing.
     """
-    levels = [folder, *_folders(folder), *(f for one in _folders(folder) for f in _folders(one))]
+    children = _folders(folder)
+    levels = [folder, *children, *(inner for child in children for inner in _folders(child))]
     for place in levels:
         name = place.relative_to(folder.parent).as_posix()
         yield from _sources_in(place, name)

@@ -93,7 +93,7 @@ def score_groups(
             tokenizer,
             features,
             example.sizes_hw,
-            asks_language=adapters.speaks(features),
+            asks_language=adapters.uses_language_model(features),
         )
         units = _units(index, example, as_regions(seen.parts), as_regions(example.truth))
         for kind, scored in units:

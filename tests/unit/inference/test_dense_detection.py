@@ -41,7 +41,7 @@ class Told(DenseHead):
     parts = torch.zeros(1, 4, L, L)
     objects = torch.zeros(1, 3, L, L)
 
-    def tell(self, features: ImageFeatures) -> tuple[torch.Tensor, torch.Tensor]:
+    def class_logits(self, features: ImageFeatures) -> tuple[torch.Tensor, torch.Tensor]:
         return self.parts.clone(), self.objects.clone()
 
 

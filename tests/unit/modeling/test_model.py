@@ -15,12 +15,9 @@ from calico_model.config import AblationConfig
 from calico_model.data.collate import Turn, collate_prompts, collate_turns
 from calico_model.inference.images import to_pixels
 from calico_model.modeling.adapter import (
-    AdapterScope,
     adapter_names,
-    adapter_state,
     load_adapter,
     mark_trainable,
-    save_adapter,
     trainable_count,
 )
 from calico_model.modeling.correspondence import scatter_rows
@@ -33,6 +30,7 @@ from calico_model.tokenizer import Tokenizer
 from calico_model.training.pretraining.run import use_plain_attention
 from calico_model.types import RegionKind
 from tests.conftest import build_micro
+from tests.unit.modeling.adapters import adapter_state, save_adapter
 
 ANSWER = prompts.write_answer(
     RegionKind.COMMON_PART,
@@ -267,7 +265,7 @@ def test_adapter_round_trip_restores_every_bit(
 ) -> None:
     wake(model)
     folder = tmp_path / "adapter"  # type: ignore[operator]
-    save_adapter(model, folder, base="abc", scope=AdapterScope())
+    save_adapter(model, folder, base="abc")
     fresh = build_micro(tokenizer.size)
     assert not all(
         torch.equal(a, b)

@@ -179,7 +179,7 @@ def test_cells_that_learned_a_name_say_it(
     names = DenseNames(("leg", "wheel"), ("door handle",))
     parts, objects = torch.zeros(2, 3, 32, 32), torch.zeros(2, 2, 32, 32)
     parts[:, 2], objects[:, 1] = 5.0, 5.0  # wheels everywhere, on a handle
-    monkeypatch.setattr(head, "tell", lambda _: (parts, objects))
+    monkeypatch.setattr(head, "class_logits", lambda _: (parts, objects))
     closed = ClosedSet(Vocabulary(LABELS))
 
     def names_of(trust: float) -> list[str | None]:

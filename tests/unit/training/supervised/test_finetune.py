@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from calico_model.errors import InvalidConfigError, InvalidRecordError
 from calico_model.loading.checkpoints import fingerprint, load_model
 from calico_model.loading.precision import Precision
-from calico_model.modeling.adapter import adapter_state, load_adapter
+from calico_model.modeling.adapter import load_adapter
 from calico_model.training.supervised.finetune import TuningResult, tune
 from calico_model.training.supervised.recipe import Sharding, TuningRecipe
 from calico_model.training.supervised.setup import Inputs
+from tests.unit.modeling.adapters import adapter_state
 
 pytestmark = pytest.mark.usefixtures("_fresh_accelerator")
 
