@@ -13,7 +13,7 @@ from calico_model.interactive.naming.closed_set import IS_INSIDE, ClosedSet, Fus
 from calico_model.interactive.naming.name_regions import (
     describe_outlines,
     name_regions,
-    read_head,
+    score_by_head,
 )
 from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.modeling.dense_head import WIDTH, DenseNames, DenseRows
@@ -113,7 +113,7 @@ def test_the_head_gives_spelled_names_an_even_share(
     image, shares = torch.tensor([0]), torch.zeros(1, 32, 32)
     shares[:, 4:12, 4:12] = 1.0
     blocks = describe_regions(features, image, shares)
-    chances = read_head(model, tokenizer, blocks, vocabulary).exp()[0]
+    chances = score_by_head(model, tokenizer, blocks, vocabulary).exp()[0]
     assert chances.sum() == pytest.approx(1.0, abs=1e-5)
     assert chances[2] == pytest.approx(1 / 3, abs=1e-5)
     assert chances[0] != pytest.approx(1 / 3, abs=1e-3)
