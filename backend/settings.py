@@ -48,10 +48,7 @@ class Settings(BaseSettings):
         9090, ge=0, le=65535, description="Port the backend listens on; 0 = any free."
     )
     threads: int = Field(
-        32,
-        ge=16,
-        le=256,
-        description="Request threads of the server process; each needs little memory.",
+        32, ge=16, le=256, description="Request threads of the server; each needs little memory."
     )
     basic_auth_user: str | None = Field(
         None, description="User name Label Studio must send; set together with the password."
@@ -79,7 +76,7 @@ class Settings(BaseSettings):
     journal_queue: int = Field(
         1024,
         ge=1,
-        description="Events that may wait for the writer thread; further ones are answered 503.",
+        description="Events that may wait for the writer thread; others are answered 503.",
     )
 
     weights: Path | None = Field(
@@ -104,7 +101,7 @@ class Settings(BaseSettings):
     predict_queue: int = Field(
         10_000,
         ge=1,
-        description="Tasks that may wait for the model; further ones are answered 'not yet'.",
+        description="Tasks that may wait for the model; others are answered 'not yet'.",
     )
     cached_predictions: int = Field(
         20_000, ge=0, description="Stored answers kept in the database; 0 keeps none."
@@ -185,9 +182,7 @@ class Settings(BaseSettings):
         "generated for the shipped weights if unset.",
     )
     feature_bytes: int = Field(
-        4096 * _MIB,
-        ge=1,
-        description="Bytes of stored image features; further features are not stored.",
+        4096 * _MIB, ge=1, description="Bytes of stored image features; others are not stored."
     )
 
     label_studio_url: str | None = Field(
@@ -218,8 +213,7 @@ class Settings(BaseSettings):
     )
 
     image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (),
-        description="Hosts, besides Label Studio, that images may come from, separated by commas.",
+        (), description="Hosts besides Label Studio of images, separated by commas."
     )
     local_files_root: Path | None = Field(
         None, description="Folder from which local-file images may be read directly; off if unset."
@@ -241,7 +235,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         64 * _MIB,
         ge=1024,
-        description="Largest request body, in bytes; a batch contains all earlier masks.",
+        description="Largest request body in bytes; a batch contains earlier masks.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Lowest level that is logged."
