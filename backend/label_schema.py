@@ -22,7 +22,7 @@ class ImageLayout(StrEnum):
 
 
 class MaskFamily(StrEnum):
-    """Which tag draws masks: a plain brush beside Labels, or one that carries the labels."""
+    """Type of the tag that draws masks: beside a Labels tag, or with labels of its own."""
 
     BRUSH = "brush"
     BRUSH_LABELS = "brush_labels"
@@ -31,7 +31,7 @@ class MaskFamily(StrEnum):
 
 
 class ControlType(StrEnum):
-    """Which per-region tag holds an attribute."""
+    """Type of the per-region tag that contains an attribute."""
 
     LABELS = "labels"
     CHOICES = "choices"
@@ -43,8 +43,8 @@ class LabelValue:
     """One label of a closed set.
 
     Attributes:
-        value: the exact text Label Studio stores.
-        aliases: other texts that mean the same.
+        value: the exact text that Label Studio stores.
+        aliases: other texts with the same meaning.
     """
 
     value: str
@@ -53,7 +53,7 @@ class LabelValue:
 
 @dataclass(frozen=True)
 class KindControl:
-    """Where a region's kind is written, and the exact text for each kind it can say."""
+    """The tag of a region's kind, and the exact text of each kind it offers."""
 
     type: ControlType
     values: Mapping[RegionKind, str]
@@ -61,7 +61,7 @@ class KindControl:
 
 @dataclass(frozen=True)
 class NameControl:
-    """Where a region's own name is written.
+    """The tag of a region's own name.
 
     Attributes:
         type: the tag's type.
@@ -86,12 +86,11 @@ class ImageSlot:
     Attributes:
         image: the image tag; regions point to it.
         mask: the tag that draws masks.
-        kind: the tag that holds the kind, or None.
-        name: the tag that holds the region's own name, or None.
+        kind: the tag of the kind, or None.
+        name: the tag of the region's own name, or None.
         smart: tags whose prompts ask for an interactive prediction.
-        ask: the prompt box, a text of its own that asks for an interactive prediction, or None.
-        smart_only: those of the smart tags that nothing can be drawn with: what they leave behind
-            are prompts.
+        ask: the text tag whose content asks for an interactive prediction, or None.
+        smart_only: smart tags without a manual tool: their regions are always prompts.
     """
 
     image: str
@@ -103,7 +102,7 @@ class ImageSlot:
     smart_only: tuple[str, ...] = ()
 
     def filled_in(self, flag: str, index: str) -> ImageSlot:
-        """Returns the names with an index in the place of its flag."""
+        """Returns the names with the index in place of the flag."""
         return ImageSlot(
             image=self.image.replace(flag, index),
             mask=self.mask.replace(flag, index),
@@ -117,7 +116,7 @@ class ImageSlot:
 
 @dataclass(frozen=True)
 class LabelSchema:
-    """What a labeling config allows, parsed once.
+    """A parsed labeling config.
 
     Attributes:
         layout: how the images are shown.
@@ -126,15 +125,15 @@ class LabelSchema:
         slots: one per image tag; otherwise exactly one, a template for every image.
         index_flag: text in the template's names that stands for the image index, or None.
         mask_family: the tag family that draws masks.
-        kind: how the kind is written, or None.
-        name: how the own name is written, or None.
+        kind: the tag of the kind, or None.
+        name: the tag of the region's own name, or None.
         relation: label of the relation that links the same part, "" for a relation without
             label, or None when the config has no relations.
         item_key: key of the URL inside each list item ("$images[{{idx}}].url"), or None when the
             items are URLs themselves.
         item_template: what the image tag of a Repeater refers to instead ("/data/$files[{{idx}}]"),
             with the index flag in it, or None.
-        others: names of tags that show something else than the images of the group.
+        others: names of tags that show something other than the images of the group.
     """
 
     layout: ImageLayout
@@ -158,16 +157,16 @@ class LabelSchema:
             return self.slots[image_index]
         if self.index_flag is None:
             return self.slots[0]
-        # Every result of a canvas asks.
-        found = self._filled_in.get(image_index)
-        if found is None:
-            found = self.slots[0].filled_in(self.index_flag, str(image_index))
-            self._filled_in[image_index] = found
-        return found
+        # Kept, because this is called for every result of a canvas.
+        slot = self._filled_in.get(image_index)
+        if slot is None:
+            slot = self.slots[0].filled_in(self.index_flag, str(image_index))
+            self._filled_in[image_index] = slot
+        return slot
 
     @cached_property
     def image_indices(self) -> Mapping[str, int]:
-        """Which image, 0-based, an image tag shows, by the tag's name."""
+        """0-based index of the image that an image tag shows, by the tag's name."""
         count = len(self.slots) if self.layout is ImageLayout.IMAGE_TAGS else MAX_GROUP_SIZE
         return {self.slot(index).image: index for index in reversed(range(count))}
 

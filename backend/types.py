@@ -1,4 +1,4 @@
-"""The values the backend speaks between its wings: schemas, tasks, regions, events.
+"""Values that the parts of the backend exchange: tasks, prompts, regions, annotations, events.
 
 Knows the model's types. Does not know JSON, XML, HTTP or SQL: the wire form of each value is
 written and read in backend/label_studio only.
@@ -23,16 +23,16 @@ MAX_ID = 2**63 - 1
 
 @dataclass(frozen=True)
 class Task:
-    """One group of images to look at.
+    """One group of images.
 
     Attributes:
         id: Label Studio's task id, or None in a preview.
         project_id: Label Studio's project id, or None when unknown.
         image_urls: raw URLs from the task data, in image order.
-        image_fields: where each URL stood ("tasks[2].data.images[0]"), for messages.
+        image_fields: path of each URL in the request ("tasks[2].data.images[0]"), for messages.
         labels: closed set of names from the task data, when the schema says so.
-        problem: why this task cannot be looked at (names the field and what was expected), or
-            None; image_urls is () then. The other tasks of the request are not affected.
+        problem: why this task cannot be predicted (names the field and the expected form), or
+            None; with a problem, image_urls is (). Other tasks of the request are not affected.
     """
 
     id: int | None
@@ -52,13 +52,13 @@ class GroupSource(Protocol):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One click or box of an annotator who asks for masks.
+    """One click or box with which an annotator asks for masks.
 
     Attributes:
         id: the prompt's region id.
         image_index: 0-based position of the image.
         box: (x0, y0, x1, y1) in pixels of the original image; a click has x0 == x1, y0 == y1.
-        is_positive: False excludes the place.
+        is_positive: False excludes the point or box.
         kind: kind of the picked label, or None.
         label: own name of the picked label, or None.
     """
@@ -78,13 +78,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """What an annotator typed and waits for an answer to.
+    """A text that an annotator typed and that is answered interactively.
 
     Attributes:
-        id: id of the text's own region, or of the box it is about.
-        image_index: 0-based position of the image it was typed at.
+        id: id of the text's own region, or of the box that the text is about.
+        image_index: 0-based position of the image that the text belongs to.
         text: as typed.
-        box: (x0, y0, x1, y1) in pixels of the original image when it is about one place, or None.
+        box: (x0, y0, x1, y1) in pixels of the original image if the text is about a box, or None.
     """
 
     id: str
@@ -101,10 +101,10 @@ class PredictRequest:
         tasks: in request order; a task that cannot be used carries its problem.
         schema: the project's labeling config.
         project_id: Label Studio's project id, or None when the request names none.
-        prompts: what the annotator clicked; () unless interactive.
-        is_interactive: whether an annotator waits in front of the editor.
-        question: what the annotator typed, or None.
-        canvas: regions that are on the first task when something is clicked there; else ().
+        prompts: clicks and boxes; () unless interactive.
+        is_interactive: whether an annotator waits for the answer in the editor.
+        question: the typed text, or None.
+        canvas: regions that are drawn on the first task during a click; else ().
     """
 
     tasks: tuple[Task, ...]
@@ -118,13 +118,13 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class SetupRequest:
-    """What Label Studio says about a project before it asks for predictions.
+    """Description of a project that Label Studio sends before it asks for predictions.
 
     Attributes:
         project_id: Label Studio's project id, or None when the request names none.
-        label_config: the labeling XML as sent; parse it to learn whether it can be used.
-        hostname: the address Label Studio announces for itself, or None.
-        access_token: a legacy token, or None; dead unless legacy tokens are enabled.
+        label_config: the labeling XML as sent, unchecked.
+        hostname: the address that Label Studio announces for itself, or None.
+        access_token: a legacy token, or None; valid only where legacy tokens are enabled.
     """
 
     project_id: int | None
@@ -134,7 +134,7 @@ class SetupRequest:
 
 
 class RegionOrigin(StrEnum):
-    """Who made a region, as the editor keeps it."""
+    """Origin of a region, as the editor stores it."""
 
     PREDICTION = "prediction"
     PREDICTION_CHANGED = "prediction-changed"
@@ -143,21 +143,21 @@ class RegionOrigin(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """One mask of a stored annotation or prediction, decoded when first looked at.
+    """One mask of a stored annotation or prediction, decoded at the first access.
 
     Attributes:
         id: stable region id, unique in its annotation.
         image_index: 0-based position of the image.
         size_hw: (height, width) in pixels of the original image.
-        kind: what the region is to its group, or None when not said.
-        label: the region's own name, or None when not said.
-        origin: who made it.
+        kind: kind of the region in its group, or None.
+        label: the region's first name, or None.
+        origin: who drew it.
         score: confidence of the prediction it came from, or None.
         load_mask: decodes the mask; raises InvalidRleError.
-        encoding: the stored mask; equal bytes are equal masks, other bytes may be too.
-        load_runs: finds the runs without the mask; None takes them from the mask.
-        is_linked: whether a relation of its drawing names it, where that was looked at.
-        more_labels: further names, where the annotator gave it several.
+        encoding: the stored mask; equal bytes mean equal masks, different bytes may as well.
+        load_runs: decodes the runs without the mask; None computes them from the mask.
+        is_linked: whether a relation names the region, where relations were read.
+        more_labels: further names, if the annotator gave several.
         is_outline: drawn as a shape (polygon, rectangle, ellipse, vector), not as a bitmap.
     """
 
@@ -177,7 +177,7 @@ class Region:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All names, () when none is said."""
+        """All names, () without a name."""
         return () if self.label is None else (self.label, *self.more_labels)
 
     @cached_property
@@ -203,12 +203,12 @@ class Region:
 
 @dataclass(frozen=True)
 class UnreadRegion:
-    """Something drawn that cannot be read as a mask: its label is unknown there, not absent.
+    """A drawn region that cannot be read as a mask: its label may be on the image or not.
 
     Attributes:
         id: its region id.
         image_index: 0-based position of the image.
-        label: its name, or None when not said: it may be any.
+        label: its name, None if it may be any.
     """
 
     id: str
@@ -218,7 +218,7 @@ class UnreadRegion:
 
 @dataclass(frozen=True, eq=False)
 class StoredPrediction:
-    """What one adapter version said about one task, as Label Studio holds it."""
+    """Prediction of one adapter version for one task, as Label Studio stores it."""
 
     id: int | None
     task_id: int
@@ -229,20 +229,20 @@ class StoredPrediction:
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """What an annotator submitted for one task.
+    """Annotation that an annotator submitted for one task.
 
     Attributes:
         id: Label Studio's annotation id.
         task_id: the task it belongs to.
         project_id: the project it belongs to.
-        annotator_id: who submitted it, or None.
-        updated_at: UTC; the newest wins.
+        annotator_id: the annotator, or None.
+        updated_at: UTC; of several states the newest is valid.
         was_skipped: the annotator skipped the task; regions is () then.
         parent_prediction_id: the prediction it started from, or None.
         regions: one per mask.
-        same_part: pairs of region ids the annotator linked.
-        is_ground_truth: somebody marked it as the answer that counts.
-        unread: what is drawn but is no mask.
+        same_part: pairs of region ids that the annotator linked.
+        is_ground_truth: the annotation is marked as ground truth.
+        unread: drawn regions that cannot be read as masks.
         was_seen: a person looked at it; False for copies of predictions that were made in bulk.
     """
 
@@ -278,18 +278,18 @@ class EventAction(StrEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened in a project; a bulk delivery becomes one event per annotation.
+    """One event of a project; a bulk delivery becomes one event per annotation.
 
     Attributes:
         key: equal for repeated deliveries of the same event (64 hex digits).
-        action: what happened.
-        project_id: where it happened.
-        annotation_id: the annotation concerned, or None.
-        task_id: the task concerned, or None.
+        action: kind of the event.
+        project_id: Label Studio's project id.
+        annotation_id: id of its annotation, or None.
+        task_id: id of its task, or None.
         updated_at: UTC time of the annotation's last change, or None.
-        is_deletion: whether the annotation is gone.
-        payload: compact JSON with what is needed later (annotation, task data, label config);
-            read by label_studio.event.read_annotation. Share tokens are left out.
+        is_deletion: whether the event deletes the annotation.
+        payload: compact JSON with the data that is needed later: annotation, task data, label
+            config; read by label_studio.event.read_annotation. Share tokens are left out.
     """
 
     key: str

@@ -1,7 +1,7 @@
-"""What the backend remembers: events, the newest state of each annotation, versions, answers.
+"""The database: events, the newest state of each annotation, adapter versions, kept answers.
 
 SQLAlchemy Core over SQLite (WAL, synchronous=FULL) or PostgreSQL by URL. All writes go through the
-one `WriterThread`; reads use their own connections and never wait for it. Knows values from
+one `WriterThread`; reads use their own connections and never wait for it. Knows the values of
 `backend.types`; does not know HTTP or Label Studio's JSON.
 """
 
@@ -40,9 +40,9 @@ class Head:
     """The newest known state of one annotation.
 
     Attributes:
-        annotation_id: Label Studio's id.
-        key: key of the event that holds it.
-        is_deleted: whether the annotation is gone.
+        annotation_id: Label Studio's annotation id.
+        key: key of the event that contains the state.
+        is_deleted: whether the annotation was deleted.
     """
 
     annotation_id: int
@@ -55,8 +55,8 @@ class StoredEvent:
     """One journalled event.
 
     Attributes:
-        seq: position in the journal, growing.
-        received_at: UTC time it was first committed; of an event without annotation, the last time.
+        seq: place in the journal, rising.
+        received_at: UTC time of its first receipt; of an event without annotation, of its last.
         event: the event itself.
     """
 
@@ -66,7 +66,11 @@ class StoredEvent:
 
 
 class Store:
-    """One open database; threads may share it. Use `open_store`."""
+    """One open database; threads may share it. Use `open_store`.
+
+    Attributes:
+        health: checks that committed data will be found by the next start.
+    """
 
     def __init__(
         self,
@@ -96,28 +100,27 @@ class Store:
     def record_events(self, events: Sequence[Event]) -> int:
         """Journals events and moves the heads; returns after the commit is on disk.
 
-        Repeated deliveries change nothing, and the heads end up the same in whatever order events
-        arrive.
+        Repeated deliveries change nothing, and the heads do not depend on the order of arrival.
 
         Returns:
-            How many of the events were new.
+            Number of events that were new.
 
         Raises:
-            BusyError: too many wait, or the commit takes too long; sending again is safe.
-            StoreError: the database refused.
+            BusyError: too many changes wait, or the commit takes too long; sending again is safe.
+            StoreError: the database refused the change.
         """
         received_us = now_us()
 
         def record(connection: Connection) -> int:
             take_turn(connection)
-            return sum(self._journal.record(connection, one, received_us) for one in events)
+            return sum(self._journal.record(connection, event, received_us) for event in events)
 
         new = self._writer.run(record, timeout_s=self._commit_timeout_s)
         self._read_back([event.key for event in events])
         return new
 
     def _read_back(self, keys: Sequence[str]) -> None:
-        """Proves that what was committed is found by a connection that did not write it."""
+        """Checks that another connection finds the committed events."""
         wanted = sorted(set(keys))
         with self.read() as connection:
             for start in range(0, len(wanted), _KEYS_PER_QUERY):
@@ -129,18 +132,18 @@ class Store:
                     )
 
     def record_observation(self, event: Event, *, expected: str | None) -> bool:
-        """Journals what Label Studio's API shows of an annotation, unless news came meanwhile.
+        """Journals a state that Label Studio's API shows, unless a newer event came meanwhile.
 
         Args:
             event: the annotation's state, or its deletion.
-            expected: key of the head it was compared with, None without one.
+            expected: key of the head that the state was compared with, None without a head.
 
         Returns:
             Whether the head has moved.
 
         Raises:
-            BusyError: too many wait, or the commit takes too long; observing again is safe.
-            StoreError: the database refused.
+            BusyError: too many changes wait, or the commit takes too long; observing again is safe.
+            StoreError: the database refused the change.
         """
         received_us = now_us()
 
@@ -177,11 +180,11 @@ class Store:
         """Returns one journalled event, or None."""
         with self.read() as connection:
             row = connection.execute(select(event_log).where(event_log.c.key == key)).mappings()
-            found = row.first()
-            return None if found is None else _stored_event(found)
+            first = row.first()
+            return None if first is None else _stored_event(first)
 
     def versions(self) -> tuple[str, ...]:
-        """Returns every adapter version that ever served, newest first."""
+        """Returns the ids of all adapter versions that were ever published, newest first."""
         query = (
             select(adapter.c.id)
             .where(adapter.c.status.in_(("current", "retired")))
@@ -199,7 +202,7 @@ class Store:
     def keep_prediction(
         self, key: str, body: bytes, *, project_id: int | None, task_id: int | None, version: str
     ) -> None:
-        """Queues an answer for keeping; does not wait, and drops it when the queue is full."""
+        """Queues an answer to be kept; does not wait, and drops the answer if the queue is full."""
         if not self._kept.takes(body):
             return
         row = self._insert(prediction).values(
@@ -222,7 +225,7 @@ class Store:
 
     @property
     def waiting(self) -> int:
-        """Changes that wait for the writer thread."""
+        """Number of changes that wait for the writer thread."""
         return self._writer.waiting
 
     def backup(self, path: Path) -> None:
@@ -246,15 +249,16 @@ class Store:
 
     @property
     def insert(self) -> Any:
-        """The database's own INSERT, which knows what to do about rows that are there already."""
+        """The dialect's INSERT, which supports ON CONFLICT."""
         return self._insert
 
     def write(self, change: Callable[[Connection], _T], *, timeout_s: float) -> _T:
         """Runs a change in the writer thread; returns after its commit is on disk.
 
         Raises:
-            BusyError: too many wait, or the commit takes too long; the change may still come true.
-            StoreError: the database refused.
+            BusyError: too many changes wait, or the commit takes too long; the change may still be
+                committed.
+            StoreError: the database refused the change.
         """
         return self._writer.run(change, timeout_s=timeout_s)
 
@@ -273,7 +277,7 @@ class Store:
             raise StoreError(f"the database cannot be read: {type(error).__name__}") from error
 
     def close(self) -> None:
-        """Commits what waits and closes every connection."""
+        """Commits the waiting changes and closes every connection."""
         self.health.stop()
         self._writer.close()
         self.health.join()
@@ -296,12 +300,12 @@ def open_store(
 
     Args:
         url: SQLAlchemy URL; the folder of a SQLite file is created for this user alone.
-        queue_size: changes that may wait for the writer thread.
-        commit_timeout_s: longest wait for a commit.
-        cached_predictions: answers kept, newest first.
+        queue_size: number of changes that may wait for the writer thread.
+        commit_timeout_s: longest wait for a commit, in seconds.
+        cached_predictions: number of answers kept; the oldest are deleted.
         cached_prediction_bytes: bytes of their bodies.
         is_guest: another process may be serving from the same database, and examines it.
-        check_every_s: how often a SQLite file is read as a whole.
+        check_every_s: seconds between two full reads of a SQLite file.
 
     Raises:
         StoreError: unreadable URL, damaged file, or a database that cannot be reached or migrated.
