@@ -13,10 +13,10 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 from backend.app import PAGES_AT_ONCE, close_app, create_server_app
-from backend.serving.auth import Credentials
-from backend.serving.http_request import ArrivalLimits
-from backend.serving.http_worker import limited
+from backend.serving.http_request import ReceiveLimits
+from backend.serving.http_worker import worker_with_limits
 from backend.serving.logs import start_logging
+from backend.serving.request_checks import Credentials
 from backend.settings import Settings, load_settings
 from backend.storage.folder_lock import served_alone, take_lock
 from backend.storage.store import open_store
@@ -39,7 +39,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             if ":" in host
             else f"{host}:{self._settings.port}",
             "workers": 1,
-            "worker_class": limited(_limits(self._settings)),
+            "worker_class": worker_with_limits(_limits(self._settings)),
             "threads": self._settings.threads + PAGES_AT_ONCE,
             "timeout": 120,
             "graceful_timeout": 20,
@@ -63,7 +63,7 @@ def run_server(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        StoreError: the database cannot be opened, or another server has it; said before any
+        StoreError: the database cannot be opened, or another server has it; raised before any
             process is started.
     """
     start_logging(settings.log_level)
@@ -74,20 +74,20 @@ def run_server(settings: Settings) -> None:
 
 
 def application() -> Flask:
-    """For other WSGI servers: `gunicorn --threads 32 'backend._wsgi:application()'`."""
+    """For other WSGI servers, as `gunicorn --threads 32 'backend._wsgi:application()'`."""
     settings = load_settings()
     start_logging(settings.log_level)
-    # Held until this process ends; the one it replaces may still be stopping.
+    # Held until this process ends; the process it replaces may still be stopping.
     take_lock(settings.store_url, patience_s=_RELOAD_S)
     return create_server_app(settings)
 
 
-def _limits(settings: Settings) -> ArrivalLimits:
-    """What may be received: bodies of those alone whose credentials the app will accept."""
+def _limits(settings: Settings) -> ReceiveLimits:
+    """Returns what may be received: bodies only with credentials that the app will accept."""
     credentials = Credentials.of(settings)
     if credentials is None:
-        return ArrivalLimits(settings.max_body_bytes)
-    return ArrivalLimits(settings.max_body_bytes, credentials.accepts)
+        return ReceiveLimits(settings.max_body_bytes)
+    return ReceiveLimits(settings.max_body_bytes, credentials.accepts)
 
 
 class _RootLogger(Logger):  # type: ignore[misc]

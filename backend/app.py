@@ -27,18 +27,15 @@ from backend.learning.supervisor import TrainerWatch
 from backend.learning.trainer_presence import present_trainers
 from backend.served_model import AdaptableModel, GroupSource
 from backend.serving.adapter_registry import AdapterRegistry
-from backend.serving.auth import Credentials
-from backend.serving.descriptors import Descriptors
 from backend.serving.failures import answer_failures
-from backend.serving.late_answers import LateSender
-from backend.serving.logs import watch_requests
+from backend.serving.late_answers import LateAnswerSender
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
 from backend.serving.naming import ProjectNames
 from backend.serving.prewarming import Prewarmer
-from backend.serving.refreshing import Refresher
-from backend.serving.rendering import arranged, code_version, render_regions
-from backend.serving.request_limit import Seats
+from backend.serving.refreshing import Refresher, TaskDescriptors
+from backend.serving.rendering import code_version, render_regions, with_arrangement
+from backend.serving.request_checks import ConcurrencyLimit, Credentials, watch_requests
 from backend.serving.routes import build_routes
 from backend.serving.service import PredictionService
 from backend.serving.studio import (
@@ -73,7 +70,7 @@ class AppComponents:
     metrics: Metrics
     host: ModelHost
     service: PredictionService
-    sender: LateSender | None
+    sender: LateAnswerSender | None
     refresher: Refresher | None
     prototype_indexer: PrototypeIndexer
     prewarmer: Prewarmer
@@ -144,9 +141,9 @@ def create_server_app(settings: Settings) -> Flask:
     components: AppComponents = app.extensions[_COMPONENTS]
     versions = Versions(components.store, settings.adapters_dir)
     overview = Overview(components.store, versions, start_from=settings.start_from_project)
-    pages_at_once = Seats(PAGES_AT_ONCE, "pages and pictures")
+    page_limit = ConcurrencyLimit(PAGES_AT_ONCE, "pages and pictures")
     status_routes = build_status_routes(components.store, overview)
-    pages_at_once.guard(status_routes)
+    page_limit.guard(status_routes)
     app.register_blueprint(status_routes)
     processes: list[TrainerWatch | ReconcileWatch] = []
     if settings.trainer:
@@ -158,7 +155,7 @@ def create_server_app(settings: Settings) -> Flask:
         processes.append(reconcile_watch)
     app.extensions[_PROCESSES] = tuple(processes)
     pages = build_ui(components, overview, client)
-    pages_at_once.guard(pages)
+    page_limit.guard(pages)
     app.register_blueprint(pages)
     if components.refresher is not None:
         components.refresher.start()
@@ -198,10 +195,10 @@ def build_components(
     )
     metrics = Metrics()
     host = ModelHost(load or (lambda: _load_model(settings)))
-    sender = None if client is None else LateSender(prediction_sender(client), metrics)
+    sender = None if client is None else LateAnswerSender(prediction_sender(client), metrics)
     names = studio_names(settings)
     source = images or image_source(settings, client, names)
-    prototype_indexer = PrototypeIndexer(store, source, lambda: host.predictor)
+    prototype_indexer = PrototypeIndexer(store, source, lambda: host.model)
     registry = AdapterRegistry(
         Versions(store, settings.adapters_dir), metrics, start_from=settings.start_from_project
     )
@@ -210,11 +207,11 @@ def build_components(
     task_predictor = TaskPredictor(
         host,
         source,
-        arranged(render_regions, arrangement),
+        with_arrangement(render_regions, arrangement),
         store,
         metrics,
         code=code_version(arrangement),
-        lines=registry,
+        registry=registry,
         inference_priority=InferencePriority(settings.inference_priority_file),
         names=project_names if settings.name_regions else None,
         refines=settings.refine_clicks,
@@ -224,11 +221,11 @@ def build_components(
         host,
         task_predictor,
         metrics,
-        push=None if sender is None else sender.push,
+        send_later=None if sender is None else sender.push,
         budget_s=settings.predict_budget_s,
-        seats=settings.threads - _RESERVED_THREADS,
+        waiting_requests=settings.threads - _RESERVED_THREADS,
         capacity=settings.predict_queue,
-        lines=registry,
+        registry=registry,
     )
     prewarmer = Prewarmer(
         task_predictor,
@@ -282,7 +279,7 @@ def build_refresher(
         lambda: Versions(store, settings.adapters_dir).projects(),
         service,
         StudioTasks(client, credentials, titles),
-        Descriptors(store),
+        TaskDescriptors(store),
         base=lambda: host.version,
     )
 

@@ -58,10 +58,11 @@ class CalicoModel(LabelStudioMLBase):  # type: ignore[misc]
         body = predict_request(
             tasks, label_config=self.label_config, project=self.project_id, context=context
         )
-        asked = parse_predict_request(body)
-        version = components.service.current(asked.project_id)
-        answers = components.service.predict(asked, version)
-        return answer_items(render_answers(asked, answers, components.service.announced(version)))
+        request = parse_predict_request(body)
+        service = components.service
+        version = service.current(request.project_id)
+        results = service.predict(request, version)
+        return answer_items(render_answers(request, results, service.announced(version)))
 
     def fit(self, event: str, data: Mapping[str, object], **_params: object) -> None:
         """Journals one event; training is another process's work.

@@ -1,7 +1,7 @@
-"""Which adapter version answers a request: one row read at its start, one base for all of them.
+"""Which adapter version answers a request: one row read at its start, one base for all versions.
 
-Every project has its own line of versions. A version that cannot be loaded is passed over for its
-nearest ancestor that can, in what is announced as in what is answered, so that the two agree.
+Every project has its own line of versions. Where a version cannot be loaded, its nearest ancestor
+that can be loaded is both announced and asked, so that the two agree.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from calico_model.errors import CalicoError
 
 _log = logging.getLogger(__name__)
 MOST_LOADED = 16
+"""Adapters in memory at once; the least recently used one leaves first."""
 
 
 class AdapterRegistry:
@@ -37,7 +38,7 @@ class AdapterRegistry:
         self._lock = threading.Lock()  # guards what is loaded; one thread reads a file at a time
         self._loaded: LRUCache[str, ServedModel] = LRUCache(MOST_LOADED)
         self._broken: set[str] = set()
-        self._last: dict[int, AdapterVersion | None] = {}
+        self._last_read: dict[int, AdapterVersion | None] = {}
 
     def current(self, project_id: int | None) -> AdapterVersion | None:
         """Reads the version that answers a project from now on; None for the base.
@@ -47,21 +48,21 @@ class AdapterRegistry:
         if project_id is None:
             return None
         try:
-            found = self._versions.served(project_id, start_from=self._start_from)
-            while found is not None and found.id in self._broken:
-                found = self._parent(found)
+            version = self._versions.served(project_id, start_from=self._start_from)
+            while version is not None and version.id in self._broken:
+                version = self._parent(version)
         except StoreError as error:
             _log.warning("%s", error, extra={"event": "version_unread", "project": project_id})
-            return self._last.get(project_id)
-        self._last[project_id] = found
-        return found
+            return self._last_read.get(project_id)
+        self._last_read[project_id] = version
+        return version
 
-    def predictor(self, base: AdaptableModel, version: AdapterVersion | None) -> ServedModel:
-        """Returns what answers with a version, or with the nearest one that can be loaded."""
+    def model(self, base: AdaptableModel, version: AdapterVersion | None) -> ServedModel:
+        """Returns the model of a version, or of its nearest ancestor that can be loaded."""
         while version is not None:
-            found = self._load(base, version)
-            if found is not None:
-                return found
+            model = self._load(base, version)
+            if model is not None:
+                return model
             version = self._parent(version)
         return base
 
@@ -72,7 +73,7 @@ class AdapterRegistry:
             if version.id in self._broken:
                 return None
             try:
-                found = base.with_adapter(version.id, self._versions.verify(version))
+                model = base.with_adapter(version.id, self._versions.verify(version))
             except (DamagedAdapterError, CalicoError) as error:
                 _log.error(
                     "version %s cannot be served: %s",
@@ -83,8 +84,8 @@ class AdapterRegistry:
                 self._metrics.unusable_versions.inc()
                 self._broken.add(version.id)
                 return None
-            self._loaded[version.id] = found
-            return found
+            self._loaded[version.id] = model
+            return model
 
     def _parent(self, version: AdapterVersion) -> AdapterVersion | None:
         return None if version.parent_id is None else self._versions.find(version.parent_id)

@@ -1,4 +1,4 @@
-"""Logs and counts every request; one JSON line per log record, with the id of its request."""
+"""One JSON line per log record, with the id of the request it belongs to."""
 
 from __future__ import annotations
 
@@ -6,20 +6,10 @@ import json
 import logging
 import re
 import sys
-import time
 import uuid
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
-
-from flask import Flask, Response, g, request
-
-from backend.errors import RequestError
-from backend.serving.auth import Credentials
-from backend.serving.metrics import Metrics
-
-_log = logging.getLogger(__name__)
-_OPEN_ENDPOINT = "calico.health"
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -63,47 +53,3 @@ def start_logging(level: str, stream: TextIO | None = None) -> None:
     # They log every outgoing request and migration step; ours say what matters.
     for chatty in ("httpx", "httpcore", "alembic", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-
-
-def watch_requests(app: Flask, metrics: Metrics, credentials: Credentials | None) -> None:
-    """Gives every request an id, checks its credentials and encoding, logs and counts its answer.
-
-    Args:
-        app: whose requests are watched.
-        metrics: counts them.
-        credentials: needed everywhere but at /health; None lets everybody in.
-    """
-
-    @app.before_request
-    def _begin() -> None:
-        g.began = time.monotonic()
-        request_id.set(new_request_id(request.headers.get("X-Request-ID")))
-        if credentials is not None and request.endpoint != _OPEN_ENDPOINT:
-            credentials.check(request.headers.get("Authorization"))
-        encoding = request.headers.get("Content-Encoding", "identity").lower()
-        if encoding != "identity":
-            raise RequestError(
-                f"expected an uncompressed body, got {encoding[:40]!r}",
-                field="header Content-Encoding",
-            )
-
-    @app.teardown_request
-    def _forget(_error: BaseException | None) -> None:
-        request_id.set(None)
-
-    @app.after_request
-    def _end(response: Response) -> Response:
-        seconds = time.monotonic() - g.began
-        endpoint = (request.endpoint or "unknown").removeprefix("calico.")
-        metrics.requests.labels(endpoint, response.status_code).inc()
-        metrics.request_seconds.labels(endpoint).observe(seconds)
-        response.headers["X-Request-ID"] = request_id.get() or ""
-        level = logging.DEBUG if endpoint in ("health", "metrics") else logging.INFO
-        _log.log(
-            level,
-            "%s %s",
-            request.method,
-            endpoint,
-            extra={"event": "request", "status": response.status_code, "ms": round(seconds * 1000)},
-        )
-        return response

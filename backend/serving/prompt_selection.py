@@ -1,6 +1,6 @@
-"""What a click or box asks for: which regions of a group's prediction to suggest.
+"""Which regions of a group's prediction a click or box picks, where nothing is outlined anew.
 
-Pure. A place on one image names a thing; the answer is that thing on every image of the group.
+Pure. A position on one image picks a thing; the answer is that thing on every image of the group.
 """
 
 from __future__ import annotations

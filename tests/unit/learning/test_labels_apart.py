@@ -27,8 +27,8 @@ from backend.learning.examples import region_targets
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import StartingPoint
 from backend.learning.supervision import training_targets, true_parts
-from backend.serving.click_targets import chains, pointed_at
-from backend.serving.text_prompts import reply_to
+from backend.serving.click_targets import prompt_chains, prompted_region
+from backend.serving.text_prompts import answer_question
 from backend.storage.store import open_store
 from backend.types import Prompt, Region, RegionOrigin, TextPrompt
 from calico_model import prompts
@@ -201,10 +201,10 @@ def is_clicked_as_itself(pair, vocabulary):
         for n, label in enumerate(pair)
     ]
     clicks = [Prompt(f"c{n}", 0, (8.0, 8.0, 8.0, 8.0), label=label) for n, label in enumerate(pair)]
-    assert len(chains(clicks)) == 2
+    assert len(prompt_chains(clicks)) == 2
     for click, own, other in zip(clicks, canvas, canvas[::-1], strict=True):
-        assert pointed_at(click, [other], SIZE, vocabulary) is None
-        assert pointed_at(click, [other, own], SIZE, vocabulary) is own
+        assert prompted_region(click, [other], SIZE, vocabulary) is None
+        assert prompted_region(click, [other, own], SIZE, vocabulary) is own
 
 
 def is_asked_for_as_itself(pair, vocabulary):
@@ -213,7 +213,7 @@ def is_asked_for_as_itself(pair, vocabulary):
     for label in pair:
         for text in (label, f"segment the {label}", f"please find {label}."):
             model = Model()
-            reply = reply_to(
+            reply = answer_question(
                 TextPrompt("q", 0, text), GROUP, group_prediction, model, ClosedSet(vocabulary)
             )
             assert {part.label for part in reply.prediction.parts} == {label}, text

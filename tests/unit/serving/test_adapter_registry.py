@@ -47,7 +47,7 @@ class Shelf:
         self.versions = Versions(self.store, folder / "adapters")
         self.runs = RunRepository(self.store)
         self.metrics = Metrics()
-        self.lines = AdapterRegistry(self.versions, self.metrics)
+        self.registry = AdapterRegistry(self.versions, self.metrics)
         self.base = Base()
 
     def publish(self, word, project=PROJECT):
@@ -65,7 +65,7 @@ class Shelf:
         return made
 
     def answering(self, project=PROJECT):
-        return self.lines.predictor(self.base, self.lines.current(project)).version
+        return self.registry.model(self.base, self.registry.current(project)).version
 
 
 @pytest.fixture
@@ -79,14 +79,14 @@ def test_every_project_is_answered_by_its_own_version(shelf):
     assert shelf.answering() == "base-1"
     mine, theirs = shelf.publish("a"), shelf.publish("b", project=8)
     assert (shelf.answering(), shelf.answering(8), shelf.answering(9)) == (mine, theirs, "base-1")
-    assert shelf.lines.current(None) is None
+    assert shelf.registry.current(None) is None
 
 
 def test_a_request_keeps_the_version_it_began_with(shelf):
     first = shelf.publish("a")
-    begun = shelf.lines.current(PROJECT)
+    begun = shelf.registry.current(PROJECT)
     second = shelf.publish("b")
-    assert shelf.lines.predictor(shelf.base, begun).version == first
+    assert shelf.registry.model(shelf.base, begun).version == first
     assert shelf.answering() == second
     roll_back(shelf.versions, PROJECT, to=None, reason="")
     assert shelf.answering() == first
@@ -106,7 +106,7 @@ def test_what_cannot_be_loaded_is_passed_over_and_no_longer_announced(shelf, is_
     if is_cut:
         (shelf.versions.path(shelf.versions.find(bad)) / "word").write_text("x")
     assert shelf.answering() == good
-    assert shelf.lines.current(PROJECT).id == good
+    assert shelf.registry.current(PROJECT).id == good
     assert b"calico_unusable_versions_total 1.0" in shelf.metrics.text()
     assert shelf.answering() == good
     assert b"calico_unusable_versions_total 1.0" in shelf.metrics.text()

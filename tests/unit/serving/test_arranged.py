@@ -7,7 +7,7 @@ import pytest
 
 from backend.label_studio.label_config import parse_label_config
 from backend.serving.jobs import PredictionJob
-from backend.serving.rendering import arranged, code_version
+from backend.serving.rendering import code_version, with_arrangement
 from backend.types import Task
 from calico_model.inference.arrangement import Arrangement
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
@@ -35,7 +35,7 @@ def seen(prediction, arrangement, **options):
 
     work = PredictionJob(Task(1, 7, ("a.png",)), parse_label_config(REPEATER_CONFIG), **options)
     group = ImageGroup((np.zeros((20, 20, 3), np.uint8),), ("a",))
-    arranged(render, arrangement)(prediction, work, group)
+    with_arrangement(render, arrangement)(prediction, work, group)
     return found[0]
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from backend.serving.loaded_model import BasePredictor, worth_showing
-from backend.serving.model_thread import ModelThread
+from backend.serving.loaded_model import LoadedBase, ModelThread, worth_showing
 from calico_model.errors import CheckpointError
 from calico_model.inference.dense_detection import LEAST_SHOWN
 from calico_model.inference.prompt import Click, MaskPrompt
@@ -32,7 +31,7 @@ def base():
     model = Calico(micro_config(tokenizer.size))
     model.initialise()
     model.eval().requires_grad_(False)
-    return BasePredictor(Predictor(model, tokenizer, version="micro-1"), BASE, ModelThread())
+    return LoadedBase(Predictor(model, tokenizer, version="micro-1"), BASE, ModelThread())
 
 
 def write(base, folder, shift, fingerprint=BASE):

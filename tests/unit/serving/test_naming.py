@@ -9,7 +9,7 @@ import numpy as np
 
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.result import Omission, render_prediction
-from backend.serving.naming import ProjectNames, name_new, name_prediction, state_of
+from backend.serving.naming import ProjectNames, name_prediction, name_unnamed, naming_state
 from backend.types import Task
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.naming.prototypes import Prototypes
@@ -87,7 +87,7 @@ def test_every_region_of_a_prediction_gets_a_label_of_the_set_or_none() -> None:
 def test_a_new_region_keeps_the_label_its_annotator_chose() -> None:
     model = Model()
     chosen, nameless = part("Lid"), part("")
-    named = name_new((chosen, nameless), GROUP, model, CLOSED)
+    named = name_unnamed((chosen, nameless), GROUP, model, CLOSED)
     assert [one.label for one in named] == ["Lid", "Rim"]
     assert named[0] is chosen
     assert len(model.asked[0]) == 1
@@ -97,19 +97,19 @@ def test_a_new_region_keeps_the_label_its_annotator_chose() -> None:
 def test_the_set_is_the_projects_and_open_where_names_are_free() -> None:
     accepted = Prototypes().add("Lid", np.ones(3, np.float32))
     names = ProjectNames(lambda project: accepted if project == 7 else Prototypes(), 0.4)
-    closed = names.closed(parse_label_config(BRUSH_LABELS), TASK)
+    closed = names.closed_set(parse_label_config(BRUSH_LABELS), TASK)
     assert closed is not None
     assert closed.vocabulary.labels == ("Lid", "Rim")
     assert dict(closed.vocabulary.aliases) == {"edge": "Rim"}
     assert (closed.accepted, closed.least) == (accepted, 0.4)
-    assert names.closed(parse_label_config(OPEN), TASK) is None
+    assert names.closed_set(parse_label_config(OPEN), TASK) is None
 
 
 def test_kept_answers_are_made_anew_as_accepted_regions_double() -> None:
     states = []
     accepted = Prototypes()
     for number in range(9):
-        states.append(state_of(ClosedSet(CLOSED.vocabulary, accepted)))
+        states.append(naming_state(ClosedSet(CLOSED.vocabulary, accepted)))
         accepted = accepted.add("Lid", np.array([1.0, number], np.float32))
     assert [a != b for a, b in zip(states, states[1:], strict=False)] == [
         True,
@@ -121,7 +121,7 @@ def test_kept_answers_are_made_anew_as_accepted_regions_double() -> None:
         False,
         True,
     ]
-    assert state_of(None) == ""
+    assert naming_state(None) == ""
 
 
 def test_a_region_without_a_label_is_not_sent_unless_it_was_pointed_at() -> None:

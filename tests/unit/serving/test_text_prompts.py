@@ -9,7 +9,7 @@ import pytest
 
 from backend.label_schema import LabelValue
 from backend.label_studio.label_config import parse_label_config
-from backend.serving.text_prompts import closed_set, reply_to, settle
+from backend.serving.text_prompts import answer_question, separate_question, task_labels
 from backend.types import Prompt, Task, TextPrompt
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.referring import Reference
@@ -95,7 +95,7 @@ def ask(
 ) -> tuple[list[tuple[int, str]], str]:
     question = TextPrompt("q", 1, text, box)  # type: ignore[arg-type]
     closed = None if vocabulary is None else ClosedSet(vocabulary)
-    reply = reply_to(question, GROUP, SAID, Model(), closed)
+    reply = answer_question(question, GROUP, SAID, Model(), closed)
     return [(part.image_index, part.label) for part in reply.prediction.parts], reply.sentence
 
 
@@ -145,7 +145,7 @@ def test_a_box_is_named() -> None:
 
 def test_the_likeliest_label_answers_even_if_it_is_unsure() -> None:
     question = TextPrompt("q", 1, "what is this?", BOX)
-    reply = reply_to(question, GROUP, SAID, Naming(), ClosedSet(LABELS))
+    reply = answer_question(question, GROUP, SAID, Naming(), ClosedSet(LABELS))
 
     assert [part.label for part in reply.prediction.parts] == ["seat"]
     assert reply.sentence == "seat (20%)"
@@ -158,13 +158,16 @@ def test_pointing_at_nothing_is_explained() -> None:
 def test_a_text_under_a_box_is_its_name_unless_it_asks() -> None:
     prompts = (Prompt("b", 0, BOX), Prompt("c", 0, BOX))
 
-    assert settle(None, prompts) == (None, prompts)
-    assert settle(TextPrompt("q", 0, "legs"), prompts) == (TextPrompt("q", 0, "legs"), ())
+    assert separate_question(None, prompts) == (None, prompts)
+    assert separate_question(TextPrompt("q", 0, "legs"), prompts) == (
+        TextPrompt("q", 0, "legs"),
+        (),
+    )
     asking = TextPrompt("b", 0, "what is this?", BOX)
-    assert settle(asking, prompts) == (asking, prompts)
-    named = settle(TextPrompt("b", 0, "leg", BOX), prompts)
+    assert separate_question(asking, prompts) == (asking, prompts)
+    named = separate_question(TextPrompt("b", 0, "leg", BOX), prompts)
     assert named == (None, (Prompt("b", 0, BOX, label="leg"), prompts[1]))
-    assert settle(TextPrompt("b", 0, "?", BOX), prompts) == (None, prompts)
+    assert separate_question(TextPrompt("b", 0, "?", BOX), prompts) == (None, prompts)
 
 
 def test_the_labels_are_those_of_the_project_or_the_task() -> None:
@@ -176,9 +179,9 @@ def test_the_labels_are_those_of_the_project_or_the_task() -> None:
     by_task = parse_label_config(config.format('value="$parts">'))
     plain, own = Task(1, 1, ()), Task(1, 1, (), labels=(LabelValue("wing"),))
 
-    found, of_task = closed_set(closed, plain), closed_set(by_task, own)
+    found, of_task = task_labels(closed, plain), task_labels(by_task, own)
     assert found is not None
     assert found.vocabulary == Vocabulary(("leg",), {"paw": "leg"})
     assert of_task is not None
     assert of_task.vocabulary == Vocabulary(("wing",))
-    assert closed_set(by_task, plain) is None
+    assert task_labels(by_task, plain) is None

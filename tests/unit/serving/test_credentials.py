@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import UnauthorizedError
-from backend.serving.auth import Credentials
+from backend.serving.request_checks import Credentials
 from backend.settings import load_settings
 
 

@@ -9,9 +9,9 @@ import pytest
 from flask import Blueprint, Flask
 
 from backend.serving.failures import answer_failures
-from backend.serving.request_limit import Seats
+from backend.serving.request_checks import ConcurrencyLimit
 
-SEATS = 3
+LIMIT = 3
 
 
 @pytest.fixture
@@ -44,15 +44,15 @@ def client(gate, drawing):
     def fail():
         raise RuntimeError("on purpose")
 
-    Seats(SEATS, "pictures").guard(pictures)
+    ConcurrencyLimit(LIMIT, "pictures").guard(pictures)
     app.register_blueprint(pictures)
     return app.test_client
 
 
 def test_requests_beyond_the_seats_take_no_thread(client, gate, drawing):
-    with ThreadPoolExecutor(SEATS) as threads:
-        seated = [threads.submit(lambda: client().get("/draw")) for _ in range(SEATS)]
-        assert all(drawing.acquire(timeout=30) for _ in range(SEATS))
+    with ThreadPoolExecutor(LIMIT) as threads:
+        seated = [threads.submit(lambda: client().get("/draw")) for _ in range(LIMIT)]
+        assert all(drawing.acquire(timeout=30) for _ in range(LIMIT))
         for _ in range(5):
             refused = client().get("/draw")
             assert refused.status_code == 503
@@ -65,7 +65,7 @@ def test_requests_beyond_the_seats_take_no_thread(client, gate, drawing):
 
 def test_seats_are_free_again_however_a_request_ended(client, gate):
     gate.set()
-    for _ in range(2 * SEATS):
+    for _ in range(2 * LIMIT):
         assert client().get("/fail").status_code == 500
         assert client().get("/draw").status_code == 200
         assert client().post("/draw").status_code == 405
