@@ -1,13 +1,14 @@
-# The two commands: `make demo` shows the product, `make test` checks it. Both install what they need.
+# `make demo` shows the product, `make test` checks it, `make test-research` checks what measures it.
+# All install what they need.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stop test lint format lock clean
+.PHONY: help install demo stop test test-research lint format lock clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z0-9]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 install:  ## build .venv with the calico command (shared environments: ~/.cache/calico)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "calico: Python 3.11 or newer is needed")'
@@ -19,9 +20,12 @@ demo: install  ## Label Studio with 12 pre-annotated groups of images
 stop:  ## stop what `make demo` started
 	@$(BIN)/calico demo --stop
 
-test: lint  ## everything that must hold: style, types and all tests
+test: lint  ## what must hold of the product: style, types and its tests
 	@$(PYTHON) tools/install.py --chromium
 	$(BIN)/python -m pytest
+
+test-research: install  ## the tests of the measurements in research/
+	$(BIN)/python -m pytest -m 'research and not gpu and not slow' tests/research
 
 lint: install
 	$(BIN)/ruff check

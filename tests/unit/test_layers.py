@@ -5,14 +5,16 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).parents[2]
 MODEL = sorted((ROOT / "calico_model").rglob("*.py"))
 BACKEND = sorted((ROOT / "backend").rglob("*.py"))
+PRODUCT = [*MODEL, *BACKEND]
 DOOR = ROOT / "backend" / "label_studio"
 
 # calico_model has not heard of HTTP, SQL, Label Studio or the environment.
@@ -37,15 +39,17 @@ def tree(path):
     return ast.parse(path.read_text("utf-8"), str(path))
 
 
+@cache
 def imported(path):
     """Dotted names a file imports, wherever in it."""
+    names = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def name_of(path):
@@ -56,14 +60,21 @@ def within(name, package):
     return name == package or name.startswith(f"{package}.")
 
 
+def offences(paths, broken):
+    """`file: word` for every word that breaks a rule; `broken` finds them in a file."""
+    return sorted(f"{name_of(path)}: {word}" for path in paths for word in broken(path))
+
+
 def test_the_house_is_there():
     assert len(MODEL) > 10
     assert len(BACKEND) > 20
 
 
-@pytest.mark.parametrize("path", MODEL, ids=name_of)
-def test_the_model_package_knows_nothing_of_serving(path):
-    assert not {name for name in imported(path) if name.split(".")[0] in FOREIGN_TO_MODEL}
+def test_the_model_package_knows_nothing_of_serving():
+    def foreign(path):
+        return {name for name in imported(path) if name.split(".")[0] in FOREIGN_TO_MODEL}
+
+    assert not offences(MODEL, foreign)
 
 
 @pytest.mark.parametrize(
@@ -83,41 +94,37 @@ def test_the_model_package_knows_nothing_of_serving(path):
     ],
 )
 def test_wings_do_not_import_each_other(wing, other):
-    wrong = {
-        f"{name_of(path)}: {name}"
-        for path in (ROOT / "backend" / wing).rglob("*.py")
-        for name in imported(path)
-        if within(name, f"backend.{other}")
-    }
-    assert not wrong
+    paths = (ROOT / "backend" / wing).rglob("*.py")
+    assert not offences(paths, lambda path: _imported_from(path, f"backend.{other}"))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        *(
-            path
-            for path in BACKEND
-            if path.parent in (ROOT / "backend", ROOT / "backend" / "storage")
-        ),
-    ],
-    ids=name_of,
-)
-def test_the_foundation_knows_no_wing(path):
-    if path.stem in ("app", "_wsgi", "model"):  # wiring, of everything
-        return
-    wings = ("label_studio", "serving", "learning", "ui", "cli")
-    names = set(imported(path))
-    assert not {n for n in names for wing in wings if within(n, f"backend.{wing}")}
+def _imported_from(path, package):
+    return {name for name in imported(path) if within(name, package)}
 
 
-@pytest.mark.parametrize("path", [*MODEL, *BACKEND], ids=name_of)
-def test_the_product_does_not_import_its_measurements(path):
-    assert not {name for name in imported(path) if within(name, "research")}
+def test_the_foundation_knows_no_wing():
+    wiring = ("app", "_wsgi", "model")
+    folders = (ROOT / "backend", ROOT / "backend" / "storage")
+    foundation = [p for p in BACKEND if p.parent in folders and p.stem not in wiring]
+    assert len(foundation) > 5
+    for wing in ("label_studio", "serving", "learning", "ui", "cli"):
+        assert not offences(foundation, partial(_imported_from, package=f"backend.{wing}"))
+
+
+def test_the_product_does_not_import_its_measurements():
+    assert not offences(PRODUCT, lambda path: _imported_from(path, "research"))
+
+
+def test_the_wheel_holds_the_product_and_not_its_measurements():
+    shipped = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    assert {name.split("/")[0] for name in shipped} == {"backend", "calico_model"}
+    assert {name_of(path) for path in PRODUCT} <= shipped
+    assert "backend/ui/templates/layout.html" in shipped
+    assert "calico_model/weights/calico-tiny/model.safetensors" in shipped
 
 
 def test_there_is_no_import_circle():
-    modules = {_module_name(path): path for path in (*MODEL, *BACKEND)}
+    modules = {_module_name(path): path for path in PRODUCT}
     edges = {
         name: {found for found in imported(path) if found in modules and found != name}
         for name, path in modules.items()
@@ -142,11 +149,13 @@ def _module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("path", [*MODEL, *BACKEND], ids=name_of)
-def test_only_settings_reads_the_environment(path):
-    if path == ROOT / "backend" / "settings.py":
-        return
-    names = set(imported(path)) & {"os.environ", "os.getenv", "os.environb"}
+def test_only_settings_reads_the_environment():
+    settings = ROOT / "backend" / "settings.py"
+    assert not offences((p for p in PRODUCT if p != settings), _environment_reads)
+
+
+def _environment_reads(path):
+    names = imported(path) & {"os.environ", "os.getenv", "os.environb"}
     reads = {
         node.attr
         for node in ast.walk(tree(path))
@@ -155,23 +164,22 @@ def test_only_settings_reads_the_environment(path):
         and isinstance(node.value, ast.Name)
         and node.value.id == "os"
     }
-    assert not names | reads
+    return names | reads
 
 
-def _is_past_the_door(path):
-    return DOOR not in path.parents and path.stem not in MAY_SAY_WIRE_WORDS
+def test_wire_words_stay_behind_the_door():
+    past = [p for p in PRODUCT if DOOR not in p.parents and p.stem not in MAY_SAY_WIRE_WORDS]
+    assert len(past) > 100
+    assert not offences(past, _wire_words)
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in (*MODEL, *BACKEND) if _is_past_the_door(p)], ids=name_of
-)
-def test_wire_words_stay_behind_the_door(path):
+def _wire_words(path):
     words = {
         node.value
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    assert not words & WIRE_WORDS
+    return words & WIRE_WORDS
 
 
 IMPURE = {"torch", "sqlalchemy", "httpx", "socket", "time", "os", "pathlib", "threading"}
@@ -191,12 +199,9 @@ PURE = {
 def test_the_pure_middle_is_pure():
     paths = [path for path in BACKEND if str(path.relative_to(ROOT / "backend")) in PURE]
     assert paths
-    assert not {
-        f"{name_of(path)}: {found}"
-        for path in paths
-        for found in imported(path)
-        if found.split(".")[0] in IMPURE
-    }
+    assert not offences(
+        paths, lambda path: {name for name in imported(path) if name.split(".")[0] in IMPURE}
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from backend.cli import command_tree
@@ -14,18 +13,7 @@ from backend.cli.trainer import BASE_GROUPS
 from backend.errors import SettingsError
 from calico_model.data.synthetic import SceneSplit, write_groups
 from calico_model.errors import InvalidConfigError
-from calico_model.loading.checkpoints import save_model
-from calico_model.training.pretraining.lexicon import small_tokenizer
 from research.simulation.command import base_groups, read_points
-from tests.conftest import build_micro
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights") / "calico-micro"
-    tokenizer = small_tokenizer()
-    save_model(build_micro(tokenizer.size), tokenizer, folder, dtype=torch.float32)
-    return folder
 
 
 def simulate(*arguments: object) -> dict[str, object]:
@@ -37,27 +25,29 @@ def simulate(*arguments: object) -> dict[str, object]:
     return last
 
 
-def test_the_last_line_is_the_curve(weights: Path, tmp_path: Path) -> None:
-    said = simulate("--weights", weights, "--corrections", "0,1,2", "--out", tmp_path / "out")
-    curve = said["curve"]
+def test_the_last_line_is_the_curve(micro_weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    report = simulate("--weights", micro_weights, "--corrections", "0,1,2", "--out", out)
+    curve = report["curve"]
     assert isinstance(curve, list)
     assert [point["corrections"] for point in curve] == [0, 1, 2]
     assert {"mIoU", "Recall", "update_s", "clicks_saved"} <= set(curve[0])
     assert curve[0]["update_s"] == 0
     assert curve[2]["update_s"] > 0
     assert len({point["version"] for point in curve}) == 3
-    assert said["domain"] == "unseen-domain (drawn, seed 1)"
-    assert set(said["forgetting"]) == {"mIoU", "Recall"}  # type: ignore[call-overload]
-    assert json.loads((tmp_path / "out" / "simulation.json").read_text()) == said
-    assert (tmp_path / "out" / "curve.png").is_file()
+    assert report["domain"] == "unseen-domain (drawn, seed 1)"
+    assert set(report["forgetting"]) == {"mIoU", "Recall"}  # type: ignore[call-overload]
+    assert json.loads((out / "simulation.json").read_text()) == report
+    assert (out / "curve.png").is_file()
 
 
-def test_any_data_set_of_ours_is_a_domain(weights: Path, tmp_path: Path) -> None:
+def test_any_data_set_of_ours_is_a_domain(micro_weights: Path, tmp_path: Path) -> None:
     write_groups(tmp_path / "set", groups=3, seed=4, split=SceneSplit.UNSEEN_DOMAIN, size_px=64)
-    said = simulate("--weights", weights, "--dataset", tmp_path / "set", "--corrections", "0,1")
-    assert said["domain"] == str(tmp_path / "set")
+    drawn = ["--weights", micro_weights, "--dataset", tmp_path / "set"]
+    report = simulate(*drawn, "--corrections", "0,1")
+    assert report["domain"] == str(tmp_path / "set")
     with pytest.raises(InvalidConfigError, match="holds 3 groups"):
-        simulate("--weights", weights, "--dataset", tmp_path / "set", "--corrections", "0,2")
+        simulate(*drawn, "--corrections", "0,2")
 
 
 @pytest.mark.parametrize("text", ["", "5,2", "1,1", "0;5", "-1,2"])
