@@ -14,10 +14,14 @@ from typing import Annotated
 import typer
 
 from backend.errors import InvalidLabelConfigError, LabelStudioError, SettingsError
-from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.client import (
+    ConnectedBackend,
+    LabelStudioClient,
+    LabelStudioProject,
+    Webhook,
+)
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.onboarding import refused_addresses, update_ml_backend
-from backend.label_studio.records import ConnectedBackend, Project, Webhook
 from backend.settings import Settings, load_settings
 
 TITLE = "CALICO"
@@ -132,7 +136,7 @@ def connect_project(ends: Ends, project_id: int) -> tuple[str, ...]:
     return tuple(other.url for other in backends if ours is None or other.id != ours.id)
 
 
-def _refuse_unusable(project: Project) -> None:
+def _refuse_unusable(project: LabelStudioProject) -> None:
     """Label Studio would only say that this does not look like a backend."""
     try:
         parse_label_config(project.label_config)

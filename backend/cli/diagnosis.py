@@ -22,10 +22,10 @@ from backend.errors import (
     LabelStudioError,
     SettingsError,
 )
+from backend.label_studio.client import LabelStudioProject
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
 from backend.label_studio.onboarding import refused_addresses
-from backend.label_studio.records import Project
 from backend.label_studio.web import certificate_advice, open_client
 from backend.serving.studio import image_source
 from backend.settings import Settings
@@ -170,7 +170,7 @@ def _private_addresses(ends: Ends) -> Iterator[Finding]:
             yield Finding(setting, Level.OK, f"does not stop {ends.backend_url}")
 
 
-def _projects(ends: Ends, project_id: int | None) -> tuple[Project, ...]:
+def _projects(ends: Ends, project_id: int | None) -> tuple[LabelStudioProject, ...]:
     if project_id is not None:
         return (ends.client.project(project_id),)
     return tuple(
@@ -183,7 +183,7 @@ def _projects(ends: Ends, project_id: int | None) -> tuple[Project, ...]:
     )
 
 
-def _project(ends: Ends, fetcher: MediaFetcher, project: Project) -> Iterator[Finding]:
+def _project(ends: Ends, fetcher: MediaFetcher, project: LabelStudioProject) -> Iterator[Finding]:
     name = f"project {project.id}"
     yield _registration(ends, project.id, name)
     yield _webhook(ends, project.id, name)

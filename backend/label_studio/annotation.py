@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import msgspec
 
 from backend.errors import RequestError
-from backend.label_studio.drawing import Group, group_results, has_id, unread_results
+from backend.label_studio.drawing import Group, group_results, unread_results
 from backend.label_studio.shape import (
     ATTRIBUTES,
     BITMAPS,
     OUTLINES,
     Shape,
-    box_of,
     guess_tool,
     place_of,
     shape_of,
@@ -40,13 +39,11 @@ from backend.types import (
     Layout,
     Origin,
     Prediction,
-    Prompt,
     Region,
     UnreadRegion,
 )
 from calico_model.types import MAX_GROUP_SIZE, RegionKind
 
-_PROMPT_TOOLS = frozenset({"keypoint", "rectangle"})
 _ORIGINS = {origin.value: origin for origin in Origin}
 
 
@@ -131,28 +128,6 @@ def parse_prediction(value: Mapping[str, object], schema: LabelSchema) -> Predic
         score=wire.score,
         regions=parse_regions(wire.result, schema),
     )
-
-
-def read_prompts(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Prompt, ...]:
-    """Reads the clicks and boxes of an interactive context."""
-    prompts = []
-    for number, result in enumerate(results):
-        if tool_of(result) not in _PROMPT_TOOLS:
-            continue
-        box, index = box_of(result), image_index(result, schema)
-        if box is not None and index is not None:
-            kind, label = _said_by_prompt(result.value, schema)
-            prompts.append(
-                Prompt(
-                    id=str(result.id) if has_id(result) else f"prompt-{number}",
-                    image_index=index,
-                    box=box,
-                    is_positive=result.is_positive,
-                    kind=kind,
-                    label=label,
-                )
-            )
-    return tuple(prompts)
 
 
 def image_index(result: WireResult, schema: LabelSchema) -> int | None:
@@ -250,7 +225,7 @@ def _read_said(
     kind: RegionKind | None = None
     names: tuple[str, ...] = ()
     if schema.kind is not None and slot.kind is not None:
-        kind = _kind_said(_said_with(group, slot.kind, schema.kind.type), schema)
+        kind = kind_of(_said_with(group, slot.kind, schema.kind.type), schema)
     if schema.name is not None and slot.name is not None:
         texts = _said_with(group, slot.name, schema.name.type)
         names = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
@@ -259,11 +234,11 @@ def _read_said(
 
 def _said_with(group: Group, tag: str, control: ControlType) -> Sequence[str]:
     """What a tag says about a region; labels may come from the tag the region was drawn with."""
-    own = [one for one in group.results if one.from_name == tag and _texts(one.value)]
+    own = [one for one in group.results if one.from_name == tag and texts_of(one.value)]
     if len(own) > 1:  # several results say it; one about another shape is not about this region
         own = [one for one in own if _is_about(group, one)]
     if own or control is not ControlType.LABELS:
-        return [text for one in own for text in _texts(one.value)]
+        return [text for one in own for text in texts_of(one.value)]
     values = [one.value for one in group.results if one.value is not None]
     return next((texts for value in values if (texts := _labels(value))), [])
 
@@ -282,7 +257,7 @@ def _overdrawn(group: Group) -> list[UnreadRegion]:
         UnreadRegion(group.id, group.image_index, label)
         for one in group.drawn[1:]
         if tool_of(one) in BITMAPS | OUTLINES and not _is_about(group, one)
-        for label in _texts(one.value)
+        for label in texts_of(one.value)
     ]
 
 
@@ -291,12 +266,12 @@ def _names_are_lost(group: Group, slot: ImageSlot, schema: LabelSchema) -> bool:
     if schema.name is None:
         return False
     return any(
-        isinstance(one, UnreadResult) and one.from_name == slot.name and not _texts(one.value)
+        isinstance(one, UnreadResult) and one.from_name == slot.name and not texts_of(one.value)
         for one in group.said
     )
 
 
-def _kind_said(texts: Sequence[str], schema: LabelSchema) -> RegionKind | None:
+def kind_of(texts: Sequence[str], schema: LabelSchema) -> RegionKind | None:
     """The kind that the texts name; None when the text stands for several kinds."""
     if schema.kind is None:
         return None
@@ -304,16 +279,7 @@ def _kind_said(texts: Sequence[str], schema: LabelSchema) -> RegionKind | None:
     return kinds[0] if len(kinds) == 1 else None
 
 
-def _said_by_prompt(
-    value: WireValue | None, schema: LabelSchema
-) -> tuple[RegionKind | None, str | None]:
-    texts = _texts(value)
-    if schema.kind is not None and schema.kind.type is ControlType.LABELS:
-        return _kind_said(texts, schema), None
-    return None, texts[0] if texts else None
-
-
-def _texts(value: WireValue | None) -> list[str]:
+def texts_of(value: WireValue | None) -> list[str]:
     """The words of a result, whichever control wrote them."""
     if value is None:
         return []

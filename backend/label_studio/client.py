@@ -6,23 +6,56 @@ How a call is sent, and what becomes of a refusal, is in connection.py. Does not
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import httpx
 import msgspec
 
-from backend.errors import LabelStudioError
 from backend.label_studio.annotation import parse_prediction
-from backend.label_studio.connection import TIMEOUT, Connection
-from backend.label_studio.records import ConnectedBackend, Project, Webhook
+from backend.label_studio.connection import TIMEOUT, Connection, convert_answer
 from backend.label_studio.task import parse_task
 from backend.types import LabelSchema, Prediction, Task
 
 JsonObject = dict[str, object]
-_T = TypeVar("_T")
 _EXPORT_TIMEOUT_S = 300.0
 _PAGE_SIZE = 100
+
+
+@dataclass(frozen=True)
+class LabelStudioProject:
+    """A project as Label Studio holds it."""
+
+    id: int
+    title: str
+    label_config: str
+    model_version: str | None = None
+    task_number: int | None = None
+
+
+@dataclass(frozen=True)
+class ConnectedBackend:
+    """An ML backend of a project; state is CO (connected), DI, ER, TR or PR."""
+
+    id: int
+    url: str
+    title: str
+    state: str
+    is_interactive: bool
+    auth_method: str
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A webhook of a project."""
+
+    id: int
+    url: str
+    is_active: bool
+    send_payload: bool
+    send_for_all_actions: bool
+    actions: tuple[str, ...]
+    headers: Mapping[str, str] = field(repr=False)
 
 
 class LabelStudioClient:
@@ -68,30 +101,37 @@ class LabelStudioClient:
         """E-mail address of the token's user."""
         return str(_object(self._api.send("GET", "/api/current-user/whoami")).get("email", ""))
 
-    def project(self, project_id: int) -> Project:
+    def project(self, project_id: int) -> LabelStudioProject:
         """One project."""
-        return _convert(self._api.send("GET", f"/api/projects/{project_id}/"), Project)
+        return convert_answer(
+            self._api.send("GET", f"/api/projects/{project_id}/"), LabelStudioProject
+        )
 
-    def projects(self) -> tuple[Project, ...]:
+    def projects(self) -> tuple[LabelStudioProject, ...]:
         """Every project the token may see."""
-        found: list[Project] = []
+        found: list[LabelStudioProject] = []
         for page in range(1, 10_000):
             params = {"page": page, "page_size": _PAGE_SIZE}
             answer = _object(self._api.send("GET", "/api/projects/", params=params))
-            found += _convert(answer.get("results"), list[Project])
+            found += convert_answer(answer.get("results"), list[LabelStudioProject])
             if not answer.get("next"):
                 break
         return tuple(found)
 
-    def create_project(self, title: str, label_config: str, **settings: object) -> Project:
+    def create_project(
+        self, title: str, label_config: str, **settings: object
+    ) -> LabelStudioProject:
         """Creates a project; `settings` are further fields of Label Studio's API."""
         body = {"title": title, "label_config": label_config, **settings}
-        return _convert(self._api.send("POST", "/api/projects/", json=body), Project)
+        return convert_answer(
+            self._api.send("POST", "/api/projects/", json=body), LabelStudioProject
+        )
 
-    def update_project(self, project_id: int, **settings: object) -> Project:
+    def update_project(self, project_id: int, **settings: object) -> LabelStudioProject:
         """Changes fields of a project."""
-        return _convert(
-            self._api.send("PATCH", f"/api/projects/{project_id}/", json=settings), Project
+        return convert_answer(
+            self._api.send("PATCH", f"/api/projects/{project_id}/", json=settings),
+            LabelStudioProject,
         )
 
     def delete_project(self, project_id: int) -> None:
@@ -107,7 +147,7 @@ class LabelStudioClient:
             answer = self._api.send("GET", "/api/tasks/", params=params, may_miss=True)
             if answer is None:  # past the last page
                 return
-            tasks = _convert(_object(answer).get("tasks"), list[JsonObject])
+            tasks = convert_answer(_object(answer).get("tasks"), list[JsonObject])
             yield from tasks
             seen += len(tasks)
             total = _object(answer).get("total")
@@ -128,7 +168,7 @@ class LabelStudioClient:
             params={"return_task_ids": "true"},
             json=tasks,
         )
-        return tuple(_convert(_object(answer).get("task_ids", []), list[int]))
+        return tuple(convert_answer(_object(answer).get("task_ids", []), list[int]))
 
     def upload(self, project_id: int, name: str, content: bytes) -> str:
         """Stores one image file; returns its path for task data ("/data/upload/...")."""
@@ -138,7 +178,7 @@ class LabelStudioClient:
             params={"commit_to_project": "false"},
             files={"file": (name, content)},
         )
-        (upload_id,) = _convert(_object(answer).get("file_upload_ids"), tuple[int])
+        (upload_id,) = convert_answer(_object(answer).get("file_upload_ids"), tuple[int])
         stored = _object(self._api.send("GET", f"/api/import/file-upload/{upload_id}"))
         return f"/data/{stored.get('file')}"
 
@@ -175,7 +215,7 @@ class LabelStudioClient:
             body |= {"cluster": cluster, "neighbors": list(neighbors)}
         content = msgspec.json.encode(body)
         answer = self._api.send("POST", "/api/predictions/", content=content)
-        return _convert(_object(answer).get("id"), int)
+        return convert_answer(_object(answer).get("id"), int)
 
     def predictions(self, task_id: int, schema: LabelSchema) -> tuple[Prediction, ...]:
         """Every prediction of a task."""
@@ -183,13 +223,13 @@ class LabelStudioClient:
         if isinstance(values, dict):
             values = values.get("results")
         return tuple(
-            parse_prediction(value, schema) for value in _convert(values, list[JsonObject])
+            parse_prediction(value, schema) for value in convert_answer(values, list[JsonObject])
         )
 
     def ml_backends(self, project_id: int) -> tuple[ConnectedBackend, ...]:
         """A project's ML backends; Label Studio calls each one's /health to answer."""
         answer = self._api.send("GET", "/api/ml/", params={"project": project_id})
-        return tuple(_convert(answer, list[ConnectedBackend]))
+        return tuple(convert_answer(answer, list[ConnectedBackend]))
 
     def add_ml_backend(
         self,
@@ -214,7 +254,7 @@ class LabelStudioClient:
                 "basic_auth_user": user,
                 "basic_auth_pass": password,
             }
-        return _convert(self._api.send("POST", "/api/ml/", json=body), ConnectedBackend)
+        return convert_answer(self._api.send("POST", "/api/ml/", json=body), ConnectedBackend)
 
     def remove_ml_backend(self, backend_id: int) -> None:
         """Disconnects a backend; its webhook stays and is removed on its own."""
@@ -223,7 +263,7 @@ class LabelStudioClient:
     def webhooks(self, project_id: int) -> tuple[Webhook, ...]:
         """A project's webhooks."""
         answer = self._api.send("GET", "/api/webhooks/", params={"project": project_id})
-        return tuple(_convert(answer, list[Webhook]))
+        return tuple(convert_answer(answer, list[Webhook]))
 
     def add_webhook(
         self, project_id: int, url: str, *, headers: Mapping[str, str] | None = None
@@ -250,7 +290,7 @@ class LabelStudioClient:
             params={"exportType": "JSON"},
             timeout=_EXPORT_TIMEOUT_S,
         )
-        return _convert(answer, list[JsonObject])
+        return convert_answer(answer, list[JsonObject])
 
     def get(
         self, path: str, *, params: Mapping[str, str | int] | None = None, may_miss: bool = False
@@ -266,7 +306,7 @@ class LabelStudioClient:
         """Opens a folder under Label Studio's document root for `/data/local-files/`."""
         body = {"project": project_id, "path": path, "title": title, "use_blob_urls": True}
         answer = self._api.send("POST", "/api/storages/localfiles/", json=body)
-        return _convert(_object(answer).get("id"), int)
+        return convert_answer(_object(answer).get("id"), int)
 
     def _put_webhook(
         self,
@@ -284,16 +324,8 @@ class LabelStudioClient:
             "is_active": True,
             "headers": dict(headers or {}),
         }
-        return _convert(self._api.send(method, path, json=body), Webhook)
+        return convert_answer(self._api.send(method, path, json=body), Webhook)
 
 
 def _object(value: object) -> JsonObject:
-    return _convert(value, JsonObject)
-
-
-def _convert(value: object, kind: type[_T]) -> _T:
-    """Checks an answer against the type that is needed of it."""
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise LabelStudioError(f"unexpected answer from Label Studio: {error}") from error
+    return convert_answer(value, JsonObject)

@@ -10,14 +10,14 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
-from backend.errors import MediaTooLargeError, MediaUnavailableError, UnreadableMediaError
+from backend.errors import MediaUnavailableError, UnreadableMediaError
 from backend.label_studio.address import Target
+from backend.label_studio.image_decoding import MediaLimits
 from backend.label_studio.web import certificate_advice, open_client
 
 _ADDRESSES_TRIED = 3
@@ -27,35 +27,6 @@ _OPAQUE_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 _GZIP = 16 + zlib.MAX_WBITS
 _DECODERS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
-
-
-@dataclass(frozen=True)
-class MediaLimits:
-    """What one image may cost.
-
-    Attributes:
-        max_bytes: largest file.
-        max_pixels: largest width x height.
-        max_side: largest width or height in pixels.
-        max_group_pixels: largest sum of width x height of the images of a task.
-        timeout_s: longest time for everything, redirects included.
-        connect_timeout_s: longest wait for a connection.
-        read_timeout_s: longest silence of the host.
-        max_redirects: redirects followed.
-    """
-
-    max_bytes: int = 25 * 1024 * 1024
-    max_pixels: int = 40_000_000
-    max_side: int = 16_384
-    max_group_pixels: int = 160_000_000
-    timeout_s: float = 30.0
-    connect_timeout_s: float = 3.0
-    read_timeout_s: float = 10.0
-    max_redirects: int = 3
-
-    def too_large(self) -> MediaTooLargeError:
-        """The error of a file over `max_bytes`."""
-        return MediaTooLargeError(f"expected at most {self.max_bytes} bytes")
 
 
 class Download:

@@ -6,15 +6,13 @@ one event per annotation. Does not decode masks and does not decide what an even
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 
 from backend.errors import InvalidEventError
 from backend.label_studio.annotation import parse_drawing
-from backend.label_studio.canonical import canonical, canonical_results
+from backend.label_studio.event_key import canonical, canonical_results, event_key, to_utc
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.task import parse_task
 from backend.label_studio.wire import Id, decode, decode_body, decode_list
@@ -142,7 +140,7 @@ def read_annotation(event: Event) -> Annotation:
         task_id=wire.task,
         project_id=kept.project,
         annotator_id=annotator.id if isinstance(annotator, _WireReference) else annotator,
-        updated_at=_utc(wire.updated_at),
+        updated_at=to_utc(wire.updated_at),
         was_skipped=was_skipped,
         parent_prediction_id=wire.parent_prediction,
         regions=() if was_skipped else drawing.regions,
@@ -249,28 +247,6 @@ def deletion_event(project_id: int, annotation_id: int) -> Event:
     )
 
 
-def event_key(
-    action: str, project_id: int, objects: Sequence[tuple[int, datetime | None, bytes]]
-) -> str:
-    """Idempotency key: sha256 of the action, the project and each (id, updated_at, content).
-
-    Args:
-        action: the event's name.
-        project_id: where it happened.
-        objects: id, time of the last change, and canonical JSON: the result of an annotation, the
-            whole body of an event without annotations.
-
-    Returns:
-        64 hex digits, equal for repeated deliveries of one event.
-    """
-    digest = hashlib.sha256(f"{action}\n{project_id}\n".encode())
-    for object_id, updated_at, result in objects:
-        time = "" if updated_at is None else _utc(updated_at).isoformat()
-        digest.update(f"{object_id}\n{time}\n{len(result)}\n".encode())
-        digest.update(result)
-    return digest.hexdigest()
-
-
 def _payload_of(event: Event) -> _Payload:
     if event.action not in _WITH_ANNOTATIONS:
         raise InvalidEventError(f"expected an annotation event, got {event.action}", field="action")
@@ -311,7 +287,7 @@ def _annotation_event(
     project_id, config = _project_of(wire)
     result = canonical_results(annotation.result, "annotation.result")
     if annotation.updated_at is not None:
-        annotation.updated_at = _utc(annotation.updated_at)
+        annotation.updated_at = to_utc(annotation.updated_at)
     return Event(
         key=event_key(action, project_id, [(annotation.id, annotation.updated_at, result)]),
         action=action,
@@ -329,12 +305,3 @@ def _one_or_many(raw: msgspec.Raw, field: str) -> list[msgspec.Raw]:
     if bytes(memoryview(raw)[:1]) == b"[":
         return decode_list(raw, InvalidEventError, place=field)
     return [raw]
-
-
-def _utc(time: datetime) -> datetime:
-    try:
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except OverflowError:
-        raise InvalidEventError(
-            "expected a time between the years 1 and 9999 in UTC", field="annotation.updated_at"
-        ) from None

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
 
 import msgspec
 
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.connection import convert_answer
 
-_T = TypeVar("_T")
 _PAGE_SIZE = 200
 _MOST_PAGES = 1_000_000
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
@@ -93,7 +92,7 @@ def find_tasks(
         }
         query["filters"] = {"conjunction": "and", "items": [changed]}
     for value in _tasks(client, project_id, query, page_size=_PAGE_SIZE, fields="task_only"):
-        wire = _convert(value, _WireSummary)
+        wire = convert_answer(value, _WireSummary)
         count = (wire.total_annotations or 0) + (wire.cancelled_annotations or 0)
         yield TaskSummary(wire.id, _utc(wire.updated_at), count)
 
@@ -112,7 +111,7 @@ def fetch_annotated(
     """
     query: dict[str, object] = {"selectedItems": {"all": False, "included": list(task_ids)}}
     values = _tasks(client, project_id, query, page_size=len(task_ids), fields="all")
-    tasks = [_convert(value, _WireTask) for value in values]
+    tasks = [convert_answer(value, _WireTask) for value in values]
     if strangers := {task.id for task in tasks} - set(task_ids):
         raise LabelStudioError(f"expected tasks {list(task_ids)}, got {sorted(strangers)} as well")
     return {task.id: msgspec.json.encode(task) for task in tasks}
@@ -127,7 +126,7 @@ def fetch_prediction(client: LabelStudioClient, prediction_id: int) -> FoundPred
     value = client.get(f"/api/predictions/{prediction_id}/", may_miss=True)
     if value is None:
         return None
-    wire = _convert(value, _WirePrediction)
+    wire = convert_answer(value, _WirePrediction)
     return FoundPrediction(wire.id, wire.model_version or "", msgspec.json.encode(wire.result))
 
 
@@ -151,18 +150,11 @@ def _tasks(
     for page in range(1, _MOST_PAGES):
         # Past the last page the answer is 404; on the first, the project is gone.
         answer = client.get("/api/tasks/", params=params | {"page": page}, may_miss=page > 1)
-        found = _WirePage([]) if answer is None else _convert(answer, _WirePage)
+        found = _WirePage([]) if answer is None else convert_answer(answer, _WirePage)
         yield from found.tasks
         seen += len(found.tasks)
         if not found.tasks or (found.total is not None and seen >= found.total):
             return
-
-
-def _convert(value: object, kind: type[_T]) -> _T:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise LabelStudioError(f"unexpected answer from Label Studio: {error}") from error
 
 
 def _utc(time: datetime) -> datetime:

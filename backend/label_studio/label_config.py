@@ -17,7 +17,7 @@ from defusedxml.ElementTree import fromstring
 
 from backend.errors import InvalidLabelConfigError
 from backend.label_studio.label_set import read_label
-from backend.label_studio.reference import read_reference
+from backend.label_studio.task import read_reference
 from backend.types import (
     ControlType,
     ImageSlot,

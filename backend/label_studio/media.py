@@ -8,14 +8,11 @@ one address we were given. Does not open connections itself.
 from __future__ import annotations
 
 import base64
-import binascii
-import re
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import parse_qs, quote, unquote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urljoin, urlsplit
 
 import httpx
 
@@ -24,7 +21,6 @@ from backend.errors import (
     InvalidTaskError,
     LabelStudioError,
     MediaError,
-    MediaTooLargeError,
     MediaUnavailableError,
     UnreadableMediaError,
 )
@@ -36,19 +32,16 @@ from backend.label_studio.address import (
     resolve_host,
     split_origin,
 )
-from backend.label_studio.download import Download, MediaLimits
-from backend.label_studio.mending import read_without_end
+from backend.label_studio.download import Download
+from backend.label_studio.image_decoding import MediaLimits, decode_image, read_data_url
 from backend.label_studio.names import StudioNames
 from backend.types import Task
 from calico_model.errors import InvalidImageError
-from calico_model.picture import read_rgb, read_size
 from calico_model.types import ImageGroup, RgbImage
 
 _LABEL_STUDIO_PATHS = ("/data/", "/storage-data/", "/tasks/")
 _LOCAL_FILES = "/data/local-files/"
-_DECODING = threading.Lock()  # a decoder takes several times what stays of an image
 _STORAGE_SCHEMES = ("s3", "gs", "azure-blob")
-_DATA_URL = re.compile(r"data:(?P<kind>[^,]{0,1000}),", re.IGNORECASE)
 
 
 class Authorization(Protocol):
@@ -139,7 +132,7 @@ class MediaFetcher:
     def _fetch(self, url: str, field: str, task_id: int | None, used: int) -> RgbImage:
         """As `fetch`, beside images of `used` pixels."""
         try:
-            return self._decode(self._read(url, task_id), used)
+            return decode_image(self._read(url, task_id), self._limits, used_pixels=used)
         except InvalidImageError as error:
             raise UnreadableMediaError(str(error).removeprefix("image: "), field=field) from error
         except LabelStudioError as error:
@@ -147,30 +140,9 @@ class MediaFetcher:
         except MediaError as error:
             raise type(error)(str(error), field=field) from error
 
-    def _decode(self, data: bytes, used: int) -> RgbImage:
-        limits = self._limits
-        height, width = read_size(data) or (0, 0)
-        if used and used + height * width > limits.max_group_pixels:
-            raise MediaTooLargeError(
-                f"expected images of together at most {limits.max_group_pixels} pixels, got "
-                f"{width} x {height} beside {used} pixels; see CALICO_MAX_GROUP_PIXELS"
-            )
-
-        def read(encoded: bytes) -> RgbImage:
-            return read_rgb(encoded, max_pixels=limits.max_pixels, max_side=limits.max_side)
-
-        with _DECODING:
-            try:
-                return read(data)
-            except InvalidImageError:
-                mended = read_without_end(data, read)
-                if mended is None:
-                    raise
-                return mended
-
     def _read(self, url: str, task_id: int | None) -> bytes:
         if url[:5].lower() == "data:":
-            return self._read_data(url)
+            return read_data_url(url, self._limits)
         scheme = url.split(":", 1)[0].lower() if "://" in url else ""
         if scheme in ("http", "https"):
             url = self._routed(url)
@@ -232,25 +204,6 @@ class MediaFetcher:
         if is_this_machine(host) and is_this_machine(origin[1]) and port == origin[2]:
             return self._prefix  # "localhost" and 127.0.0.1
         return self._names.prefix_of(url.replace(" ", "%20"))
-
-    def _read_data(self, url: str) -> bytes:
-        """The bytes of a data: URL, read as leniently as browsers do."""
-        head = _DATA_URL.match(url)
-        if head is None:
-            raise UnreadableMediaError("expected data:image/...;base64,... with a comma")
-        most = self._limits.max_bytes
-        if len(url) > 3 * most + 1100:  # every byte may be written as %XX
-            raise self._limits.too_large()
-        data = unquote_to_bytes(url[head.end() :])
-        if head["kind"].lower().rstrip().endswith(";base64"):
-            plain = data.translate(None, b" \t\r\n\f").translate(bytes.maketrans(b"-_", b"+/"))
-            try:
-                data = base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
-            except binascii.Error as error:
-                raise UnreadableMediaError(f"data: expected base64 ({error})") from error
-        if len(data) > most:
-            raise self._limits.too_large()
-        return data
 
     def _own_url(self, path: str) -> str:
         if self._base is None:

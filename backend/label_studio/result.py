@@ -68,11 +68,6 @@ class RenderedPrediction:
     region_ids: tuple[str, ...]
     omitted: Mapping[Omission, int]
 
-    @property
-    def item(self) -> bytes:
-        """JSON object with result, score and model_version."""
-        return predict_item(self.result, score=self.score, version=self.version)
-
 
 @dataclass(frozen=True)
 class _Shown:
@@ -152,28 +147,6 @@ def render_region(
     if isinstance(texts, Omission):
         return []
     return _region_results(_Shown(region_id, part, *texts), schema)
-
-
-def predict_item(result: bytes, *, score: float, version: str) -> bytes:
-    """Item for one task from its JSON list of results."""
-    return msgspec.json.encode(
-        {"result": msgspec.Raw(result), "score": score, "model_version": version}
-    )
-
-
-def empty_item(version: str) -> bytes:
-    """Item for a task that cannot be looked at: a prediction without regions."""
-    return predict_item(b"[]", score=0.0, version=version)
-
-
-def not_yet_item(version: str) -> bytes:
-    """Item for a task that is not done: Label Studio stores nothing and may ask again."""
-    return msgspec.json.encode({"model_version": version})
-
-
-def predict_answer(items: Sequence[bytes]) -> bytes:
-    """Body that answers POST /predict: one item per task, in request order."""
-    return b'{"results":[' + b",".join(items) + b"]}"
 
 
 def _texts_of(

@@ -7,17 +7,15 @@ prediction of a version yet. So asking again after whatever interruption goes on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import msgspec
 
-from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.connection import convert_answer
 from backend.label_studio.onboarding import update_ml_backend
 from backend.label_studio.task import parse_task
 from backend.types import LabelSchema, Task
 
-_T = TypeVar("_T")
 PAGE_SIZE = 20
 BACKEND_TITLE = "CALICO"
 
@@ -90,7 +88,7 @@ def untouched_tasks(
             "query": msgspec.json.encode(query).decode(),
         },
     )
-    page = _convert(answer, _WirePage)
+    page = convert_answer(answer, _WirePage)
     tasks = []
     for value in page.tasks:
         value.setdefault("project", project_id)
@@ -128,7 +126,9 @@ def show_version(
         LabelStudioError: refused, or not reached.
     """
     # This call makes Label Studio ask /setup, so that `model_version` is what we announce.
-    found = _convert(client.get("/api/ml/", params={"project": project_id}), list[_WireBackend])
+    found = convert_answer(
+        client.get("/api/ml/", params={"project": project_id}), list[_WireBackend]
+    )
     mine = [one for one in found if one.model_version == version]
     if len(mine) != 1:
         return False
@@ -146,10 +146,3 @@ def show_version(
 
 def _filter(name: str, kind: str, operator: str, value: object) -> dict[str, object]:
     return {"filter": f"filter:tasks:{name}", "type": kind, "operator": operator, "value": value}
-
-
-def _convert(value: object, kind: type[_T]) -> _T:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise LabelStudioError(f"unexpected answer from Label Studio: {error}") from error

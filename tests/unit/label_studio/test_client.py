@@ -9,8 +9,8 @@ import pytest
 
 from backend.errors import LabelStudioAuthError, LabelStudioError
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.connection import ApiToken
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.token import ApiToken
 from tests.unit.label_studio.golden_files import config, payload
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"

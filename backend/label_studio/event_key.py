@@ -1,7 +1,14 @@
-"""One text for equal JSON, however it was spaced and ordered; masks are not decoded for it."""
+"""Idempotency keys of webhook events.
+
+Repeated deliveries of one event differ in spaces and in the order of their keys, so the key is
+computed from JSON in a canonical form. Masks are not decoded for it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -13,6 +20,28 @@ _SPACES = b" \t\r\n"
 # One pass: only what stands in a result's objects stays as it was written.
 _Field = dict[str, msgspec.Raw] | list[object] | str | int | float | bool | None
 _Results = list[dict[str, _Field]]
+
+
+def event_key(
+    action: str, project_id: int, objects: Sequence[tuple[int, datetime | None, bytes]]
+) -> str:
+    """Idempotency key: sha256 of the action, the project and each (id, updated_at, content).
+
+    Args:
+        action: the event's name.
+        project_id: where it happened.
+        objects: id, time of the last change, and canonical JSON: the result of an annotation, the
+            whole body of an event without annotations.
+
+    Returns:
+        64 hex digits, equal for repeated deliveries of one event.
+    """
+    digest = hashlib.sha256(f"{action}\n{project_id}\n".encode())
+    for object_id, updated_at, result in objects:
+        time = "" if updated_at is None else to_utc(updated_at).isoformat()
+        digest.update(f"{object_id}\n{time}\n{len(result)}\n".encode())
+        digest.update(result)
+    return digest.hexdigest()
 
 
 def canonical(raw: bytes | msgspec.Raw, place: str) -> bytes:
@@ -52,6 +81,20 @@ def canonical_results(raw: bytes | msgspec.Raw, place: str) -> bytes:
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return canonical(raw, place)
     return msgspec.json.encode(results, order="deterministic")
+
+
+def to_utc(time: datetime) -> datetime:
+    """Returns a time in UTC; a time without a zone is in UTC already.
+
+    Raises:
+        InvalidEventError: it lies outside the years 1 to 9999 in UTC.
+    """
+    try:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError:
+        raise InvalidEventError(
+            "expected a time between the years 1 and 9999 in UTC", field="annotation.updated_at"
+        ) from None
 
 
 def _settle(key: str, raw: msgspec.Raw) -> object:

@@ -1,4 +1,7 @@
-"""Bodies that answer /setup and /versions, and what an item of /predict says beside its regions."""
+"""JSON bodies of the responses to /predict, /setup and /versions.
+
+A response to /predict has one item per task: its results, its score and the model version.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,23 @@ def versions_answer(versions: Sequence[str]) -> bytes:
     return msgspec.json.encode({"versions": list(dict.fromkeys(versions))})
 
 
+def predict_item(result: bytes, *, score: float, version: str) -> bytes:
+    """Item for one task from its JSON list of results."""
+    return msgspec.json.encode(
+        {"result": msgspec.Raw(result), "score": score, "model_version": version}
+    )
+
+
+def empty_item(version: str) -> bytes:
+    """Item for a task that cannot be looked at: a prediction without regions."""
+    return predict_item(b"[]", score=0.0, version=version)
+
+
+def not_yet_item(version: str) -> bytes:
+    """Item for a task that is not done: Label Studio stores nothing and may ask again."""
+    return msgspec.json.encode({"model_version": version})
+
+
 def with_problem(item: bytes, *, error: str, detail: str) -> bytes:
     """Adds to one item of an answer why it has no regions; Label Studio ignores the key."""
     fields = msgspec.json.decode(item, type=dict[str, msgspec.Raw])
@@ -41,17 +61,9 @@ def prepended(result: bytes, first: Mapping[str, object]) -> bytes:
     return msgspec.json.encode([first, *rest])
 
 
-def predict_request(
-    tasks: object, *, label_config: str | None, project: object, context: object
-) -> bytes:
-    """Body of POST /predict from its decoded fields, as label-studio-ml hands them over."""
-    body = {"tasks": tasks, "label_config": label_config, "params": {"context": context}}
-    return msgspec.json.encode(body | {"project": None if project is None else str(project)})
-
-
-def event_request(action: str, fields: Mapping[str, object]) -> bytes:
-    """Body of POST /webhook from its decoded fields, as label-studio-ml hands them over."""
-    return msgspec.json.encode({**fields, "action": action})
+def predict_answer(items: Sequence[bytes]) -> bytes:
+    """Body that answers POST /predict: one item per task, in request order."""
+    return b'{"results":[' + b",".join(items) + b"]}"
 
 
 def answer_items(answer: bytes) -> list[dict[str, object]]:

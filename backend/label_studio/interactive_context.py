@@ -1,20 +1,47 @@
-"""What an annotator types into the prompt box, or beside a box he drew -> a question, and back.
+"""The interactive context of a click: clicks, boxes and typed questions -> prompts and a question.
 
-The prompt box keeps everything that was typed and answered as lines of one text result; what is
-new is the last line that is not ours. A text under a drawn box has the box's id.
+The prompt box keeps everything that was typed and answered as the lines of one text result. The
+question is the last line that is not one of our answers. A text that belongs to a drawn box has the
+id of the box.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backend.label_studio.annotation import image_index
+from backend.label_studio.annotation import image_index, kind_of, texts_of
+from backend.label_studio.drawing import has_id
+from backend.label_studio.shape import box_of, tool_of
 from backend.label_studio.wire import WireResult, WireValue
-from backend.types import LabelSchema, Layout, Prompt, Question
+from backend.types import ControlType, LabelSchema, Layout, Prompt, Question
+from calico_model.types import RegionKind
 
 REPLY_MARK = "\u2192 "
 """What our lines in the prompt box begin with, so that they are not read as questions."""
 TEXT = "textarea"
+_PROMPT_TOOLS = frozenset({"keypoint", "rectangle"})
+
+
+def read_prompts(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Prompt, ...]:
+    """Reads the clicks and boxes of an interactive context."""
+    prompts = []
+    for number, result in enumerate(results):
+        if tool_of(result) not in _PROMPT_TOOLS:
+            continue
+        box, index = box_of(result), image_index(result, schema)
+        if box is not None and index is not None:
+            kind, label = _label_of_prompt(result.value, schema)
+            prompts.append(
+                Prompt(
+                    id=str(result.id) if has_id(result) else f"prompt-{number}",
+                    image_index=index,
+                    box=box,
+                    is_positive=result.is_positive,
+                    kind=kind,
+                    label=label,
+                )
+            )
+    return tuple(prompts)
 
 
 def read_question(
@@ -57,6 +84,15 @@ def reply_result(question: Question, schema: LabelSchema, reply: str) -> dict[st
     if schema.layout is Layout.VALUE_LIST:
         result["item_index"] = question.image_index
     return result
+
+
+def _label_of_prompt(
+    value: WireValue | None, schema: LabelSchema
+) -> tuple[RegionKind | None, str | None]:
+    texts = texts_of(value)
+    if schema.kind is not None and schema.kind.type is ControlType.LABELS:
+        return kind_of(texts, schema), None
+    return None, texts[0] if texts else None
 
 
 def _asked_at(result: WireResult, schema: LabelSchema) -> int | None:
