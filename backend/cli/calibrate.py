@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.waiting import progress_bar
+from backend.cli.options import DeviceOption, WeightsOption
+from backend.cli.progress import progress_bar
 from calico_model.data.drawn_groups import DrawnGroups
 from calico_model.data.opening import open_groups
 from calico_model.data.synthetic import Split
@@ -41,11 +42,8 @@ def calibrate(
     groups: Annotated[
         int, typer.Option("--groups", min=4, help="How many; every other one is only measured on.")
     ] = 300,
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", help="Checkpoint; calico-tiny if not given.", metavar="DIR"),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
     write: Annotated[
         bool, typer.Option("--write/--dry-run", help="Keep the fit beside the weights, or not.")
     ] = True,

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.cli.corrections_export import write_coco, write_records
-from backend.cli.kept import kept_store
-from backend.cli.waiting import progress_bar
+from backend.cli.options import DataDirOption, ProjectOption, guest_store
+from backend.cli.progress import progress_bar
 from backend.errors import SettingsError
 from backend.label_studio.client import LabelStudioClient
 from backend.learning.correction import Tally
@@ -36,9 +36,7 @@ class Split(StrEnum):
 
 
 def corrections(
-    project: Annotated[
-        int | None, typer.Option("--project", help="Only this project; default: every one.")
-    ] = None,
+    project: ProjectOption = None,
     export: Annotated[
         Path | None,
         typer.Option(
@@ -61,10 +59,7 @@ def corrections(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="First forget all and derive it anew.")
     ] = False,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option("--data-dir", metavar="DIR", help="What is kept. [CALICO_DATA_DIR, .calico]"),
-    ] = None,
+    data_dir: DataDirOption = None,
 ) -> None:
     """Show what annotators changed, and export it. Run it where the backend runs.
 
@@ -84,7 +79,7 @@ def corrections(
     The last line of the output is JSON, with one entry per project.
     """
     settings = load_settings(data_dir=data_dir)
-    with kept_store(settings) as store:
+    with guest_store(settings) as store:
         repository = CorrectionRepository(store)
         client = connect_client(settings)
         if accept_deletions and not reconcile:

@@ -42,7 +42,7 @@ from backend.cli.label_studio_process import (
     new_account,
     start_label_studio,
 )
-from backend.cli.waiting import progress_bar
+from backend.cli.progress import progress_bar
 from backend.errors import BackendError
 from backend.label_studio.client import LabelStudioClient
 from calico_model.errors import CalicoError

@@ -22,8 +22,7 @@ from backend.cli.connect import (
     UrlOption,
     UserOption,
 )
-from backend.cli.diagnosis import examine
-from backend.cli.finding import Finding, Level
+from backend.cli.diagnosis import CheckResult, Level, examine
 from backend.settings import Settings, load_settings
 from calico_model.loading.precision import Precision
 from calico_model.types import MAX_GROUP_SIZE
@@ -130,7 +129,7 @@ def _config(model: str) -> CalicoConfig:
     return full() if model == "7b" else folder_config(Path(model))
 
 
-def _table(findings: list[Finding]) -> Table:
+def _table(findings: list[CheckResult]) -> Table:
     table = Table("", "check", "found", "what to do", show_lines=False)
     for finding in findings:
         level = f"[{_COLOURS[finding.level]}]{finding.level.value}[/]"

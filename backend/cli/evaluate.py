@@ -20,10 +20,10 @@ from backend.cli.labeled_data import (
     SidesOption,
     open_coco,
     open_labeled,
+    read_group_size,
 )
-from backend.cli.synth import read_group_size
-from backend.cli.waiting import peak_rss_mib, progress_bar
-from backend.cli.weights import DeviceOption, WeightsOption, load
+from backend.cli.options import DeviceOption, WeightsOption, load_weights
+from backend.cli.progress import peak_rss_mib, progress_bar
 from calico_model.data.drawn_groups import DrawnGroups
 from calico_model.data.groups import GroupSet
 from calico_model.data.opening import open_groups
@@ -186,7 +186,7 @@ def evaluate(
     else:
         labeled, run = _open(data, skip_broken), {"data": str(data)}
     started = time.perf_counter()
-    model = SavedPredictions(predictions) if predictions else load(weights, device)
+    model = SavedPredictions(predictions) if predictions else load_weights(weights, device)
     load_s = time.perf_counter() - started
     extras = protocol.ask_also(
         model,

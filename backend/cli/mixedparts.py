@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.synth import read_group_size
-from backend.cli.waiting import progress_bar
+from backend.cli.labeled_data import read_group_size
+from backend.cli.progress import progress_bar
 from calico_model.data.mixedparts.building import (
     REPORT_FILE,
     BuildOptions,

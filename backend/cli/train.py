@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from backend.cli.train_records import RecordsRun, train_records
-from backend.cli.train_scenes import train_scenes
+from backend.cli.train_runs import RecordsRun, train_records, train_scenes
 from calico_model.errors import InvalidConfigError
 from calico_model.loading.precision import Precision
 from calico_model.training.pretraining.recipe import Recipe

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.app import SHIPPED_WEIGHTS
+from backend.cli.options import DataDirOption
 from backend.inference_priority import InferencePriority, Yielding
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.reconcile import Reconciler
@@ -47,10 +48,7 @@ _PARENT_GONE_S = 2.0
 
 
 def trainer(
-    data_dir: Annotated[
-        Path | None,
-        typer.Option("--data-dir", metavar="DIR", help="What is kept. [CALICO_DATA_DIR, .calico]"),
-    ] = None,
+    data_dir: DataDirOption = None,
     weights: Annotated[
         Path | None,
         typer.Option("--weights", metavar="DIR", help="As given to serve. [CALICO_WEIGHTS]"),

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from backend.cli.kept import DataDirOption, ProjectOption, kept_store
+from backend.cli.options import DataDirOption, ProjectOption, guest_store
 from backend.errors import SettingsError
 from backend.learning.overview import Overview, ProjectStanding
 from backend.learning.repository import CorrectionRepository
@@ -41,7 +41,7 @@ def status(
     The last line of the output is JSON with one entry per project.
     """
     settings = load_settings(data_dir=data_dir)
-    with kept_store(settings) as store:
+    with guest_store(settings) as store:
         overview = Overview(
             store,
             Versions(store, settings.adapters_dir),
@@ -66,7 +66,7 @@ def train_now(
     `calico status --watch`.
     """
     settings = load_settings(data_dir=data_dir)
-    with kept_store(settings) as store:
+    with guest_store(settings) as store:
         if project not in CorrectionRepository(store).projects():
             raise SettingsError(f"--project: nothing is known of project {project}")
         RunRepository(store).request(project)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.kept import DataDirOption, ProjectOption, kept_store
+from backend.cli.options import DataDirOption, ProjectOption, guest_store
 from backend.learning.publisher import roll_back
 from backend.settings import load_settings
 from backend.storage.versions import AdapterVersion, Versions
@@ -43,7 +43,7 @@ def versions(
     The last line of the output is JSON with every version.
     """
     settings = load_settings(data_dir=data_dir)
-    with kept_store(settings) as store:
+    with guest_store(settings) as store:
         found = Versions(store, settings.adapters_dir).all(project)
     table = Table(title="Versions")
     for name in _COLUMNS:
@@ -75,7 +75,7 @@ def rollback(
     The last line of the output is JSON: {"project", "version"}; null stands for the base.
     """
     settings = load_settings(data_dir=data_dir)
-    with kept_store(settings) as store:
+    with guest_store(settings) as store:
         kept = Versions(store, settings.adapters_dir)
         served = roll_back(kept, project, to=to, reason=reason)
     typer.echo(f"Project {project} is answered by {served or 'the base'} now.")

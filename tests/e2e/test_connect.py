@@ -17,7 +17,7 @@ from backend.cli.connect import Ends, connect_project
 from backend.cli.daemon import Daemon
 from backend.cli.demo import Demo
 from backend.cli.demo_project import LABEL_CONFIG
-from backend.cli.diagnosis import Finding, Level, examine
+from backend.cli.diagnosis import CheckResult, Level, examine
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
 from backend.settings import Settings, load_settings
@@ -48,7 +48,7 @@ def settings_of(demo: Demo, ends: Ends, **overrides: object) -> Settings:
     return load_settings(**(given | overrides))
 
 
-def findings(settings: Settings, ends: Ends, project_id: int | None) -> dict[str, Finding]:
+def findings(settings: Settings, ends: Ends, project_id: int | None) -> dict[str, CheckResult]:
     found = examine(settings, ends.backend_url, project_id)
     return {finding.check.split(": ")[-1]: finding for finding in found}
 

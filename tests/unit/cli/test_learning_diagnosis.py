@@ -11,8 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from backend.cli.connect import Ends
-from backend.cli.finding import Finding, Level
-from backend.cli.learning_diagnosis import learning_findings
+from backend.cli.diagnosis import CheckResult, Level, learning_findings
 from backend.label_studio.client import LabelStudioClient
 
 
@@ -41,7 +40,7 @@ def told(body: bytes, status: int = 200) -> Iterator[Ends]:
             thread.join()
 
 
-def findings(**status: object) -> list[Finding]:
+def findings(**status: object) -> list[CheckResult]:
     with told(json.dumps(status).encode()) as ends:
         return list(learning_findings(ends))
 

@@ -1,10 +1,12 @@
-"""What a person sees while a command works, on stderr: a bar with the time left on a terminal,
-plain lines in a log.
+"""The progress of a long command on stderr: a bar on a terminal, plain lines in a log.
+
+Also how the user stops it, and the memory it used.
 """
 
 from __future__ import annotations
 
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -104,3 +106,16 @@ def peak_rss_mib() -> float:
     """Largest resident memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def stop_requests() -> Callable[[], bool]:
+    """Returns a function that is True once Ctrl-C or SIGTERM asked this process to stop."""
+    is_stopping = False
+
+    def request_stop(*_: object) -> None:
+        nonlocal is_stopping
+        is_stopping = True
+
+    signal.signal(signal.SIGINT, request_stop)
+    signal.signal(signal.SIGTERM, request_stop)
+    return lambda: is_stopping
