@@ -28,7 +28,7 @@ from backend.cli.connect import Ends, connect_project
 from backend.cli.daemon import Daemon
 from backend.cli.demo_project import (
     POLL_S,
-    Tally,
+    PredictionCheck,
     check_predictions,
     create_project,
     draw_groups,
@@ -225,7 +225,7 @@ def _show(demo: Demo, ends: Ends, seconds: float) -> None:
 def _check(groups: int, weights: Path | None) -> int:
     """Runs the whole demo in a folder that is removed at the end; returns the exit status."""
     started = time.monotonic()
-    tally, problem = Tally(0, 0, ()), None
+    tally, problem = PredictionCheck(0, 0, ()), None
     with _temporary_demo(groups, weights) as demo:
         try:
             with closing(demo.start().client) as client:

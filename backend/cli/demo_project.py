@@ -34,7 +34,7 @@ Tell = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Tally:
+class PredictionCheck:
     """What was found in the predictions of a project.
 
     Attributes:
@@ -114,7 +114,7 @@ def preannotate(ends: Ends, project_id: int, tell: Tell) -> int:
     return total
 
 
-def check_predictions(client: LabelStudioClient, project_id: int, files: Path) -> Tally:
+def check_predictions(client: LabelStudioClient, project_id: int, files: Path) -> PredictionCheck:
     """Decodes every mask of every task as Label Studio holds it and compares it with its image."""
     schema = parse_label_config(client.project(project_id).label_config)
     tasks, regions, problems = 0, 0, list[str]()
@@ -124,7 +124,7 @@ def check_predictions(client: LabelStudioClient, project_id: int, files: Path) -
             tasks += 1
         except BackendError as error:
             problems.append(f"task {task.id}: {error}")
-    return Tally(tasks, regions, tuple(problems))
+    return PredictionCheck(tasks, regions, tuple(problems))
 
 
 def _check_task(client: LabelStudioClient, schema: LabelSchema, task: Task, files: Path) -> int:

@@ -31,14 +31,22 @@ from backend.cli.carried import (
     write_receipt,
 )
 from backend.cli.hub import Hub, HubFile, Repository, digest_of
-from backend.cli.sources import PRESETS, RELEASES, Selection, Source, index_of, select, still_needed
+from backend.cli.sources import (
+    PRESETS,
+    RELEASES,
+    Selection,
+    WeightSource,
+    index_of,
+    select,
+    still_needed,
+)
 from backend.errors import FetchError
 
 _GIGABYTE = 1e9
 _SPARE_BYTES = 2**30  # a disk that is full to the last byte helps nobody
 
 
-class Origin(Protocol):
+class RepositoryReader(Protocol):
     """Where files come from: the hub, or a folder that was carried here."""
 
     def repository(self, name: str) -> Repository:
@@ -57,7 +65,7 @@ class Origin(Protocol):
 class _Wanted:
     """What is taken from one repository."""
 
-    source: Source
+    source: WeightSource
     repository: Repository
     selection: Selection
 
@@ -99,7 +107,7 @@ def fetch(
     """
     what, sources = _choice(preset, release)
     folder = to or Path("calico-7b")
-    origin: Origin = Hub() if carried is None else Carried(carried)
+    origin: RepositoryReader = Hub() if carried is None else Carried(carried)
     wanted = tuple(_wanted(origin, sources))
     there = _there(folder, wanted)
     Console().print(_table(wanted, there))
@@ -130,7 +138,7 @@ def fetch(
     typer.echo(json.dumps(outcome))
 
 
-def _choice(preset: str | None, release: str | None) -> tuple[str, tuple[Source, ...]]:
+def _choice(preset: str | None, release: str | None) -> tuple[str, tuple[WeightSource, ...]]:
     if (preset is None) == (release is None):
         raise FetchError("expected --preset 7b for the public parts or --release calico")
     option, known = ("--release", RELEASES) if preset is None else ("--preset", PRESETS)
@@ -140,7 +148,7 @@ def _choice(preset: str | None, release: str | None) -> tuple[str, tuple[Source,
     return what, known[what]
 
 
-def _wanted(origin: Origin, sources: tuple[Source, ...]) -> Iterator[_Wanted]:
+def _wanted(origin: RepositoryReader, sources: tuple[WeightSource, ...]) -> Iterator[_Wanted]:
     """Asks every repository that adds a part; GLaMM, for one, mostly brings SAM along."""
     given: frozenset[str] = frozenset()
     for source in sources:
@@ -214,7 +222,11 @@ def _agree(yes: bool) -> None:
 
 
 def _bring(
-    origin: Origin, folder: Path, wanted: tuple[_Wanted, ...], there: set[Path], missing: int
+    origin: RepositoryReader,
+    folder: Path,
+    wanted: tuple[_Wanted, ...],
+    there: set[Path],
+    missing: int,
 ) -> int:
     arrived = 0
     with _bar(missing) as (describe, advance):

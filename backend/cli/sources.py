@@ -27,7 +27,7 @@ _BESIDE = (
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """One public repository and what is taken from it.
 
     Attributes:
@@ -48,24 +48,24 @@ class Source:
 _SAM_PARTS = frozenset({"sam_encoder", "mask_decoder"})
 _LLAMA_TERMS = "research only: LLaMA and Vicuna terms apply"
 _PUBLIC_PARTS = (
-    Source(
+    WeightSource(
         "MBZUAI/GLaMM-GranD-Pretrained",
         "LLM, mask decoder, [SEG] projection",
         frozenset({"language", "segmentation_projection"}) | _SAM_PARTS,
         has_text=True,
         terms=_LLAMA_TERMS,
     ),
-    Source(
+    WeightSource(
         "Salesforce/instructblip-vicuna-7b",
         "EVA-CLIP, Q-Former, queries, image projection",
         frozenset({"eva", "qformer", "query_tokens", "image_projection"}),
         terms="research only: trained on CC BY-NC 4.0 data",
     ),
-    Source("facebook/dinov2-with-registers-base", "DINOv2", frozenset({"dino"})),
-    Source("facebook/sam-vit-huge", "SAM", _SAM_PARTS),
+    WeightSource("facebook/dinov2-with-registers-base", "DINOv2", frozenset({"dino"})),
+    WeightSource("facebook/sam-vit-huge", "SAM", _SAM_PARTS),
 )
 _RELEASE = (
-    Source(
+    WeightSource(
         "PLAN-Lab/CALICO",
         "all parts, trained",
         frozenset({"language"}) | _SAM_PARTS,
@@ -73,8 +73,8 @@ _RELEASE = (
         terms=_LLAMA_TERMS,
     ),
 )
-PRESETS: Mapping[str, tuple[Source, ...]] = {"7b": _PUBLIC_PARTS}
-RELEASES: Mapping[str, tuple[Source, ...]] = {"calico": _RELEASE}
+PRESETS: Mapping[str, tuple[WeightSource, ...]] = {"7b": _PUBLIC_PARTS}
+RELEASES: Mapping[str, tuple[WeightSource, ...]] = {"calico": _RELEASE}
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def index_of(files: Iterable[str]) -> str | None:
     return next((index for index in INDICES if index in names), None)
 
 
-def select(source: Source, files: Iterable[str], index: str | None) -> Selection:
+def select(source: WeightSource, files: Iterable[str], index: str | None) -> Selection:
     """Chooses the files that hold wanted parts, and what belongs beside them.
 
     Args:
@@ -132,7 +132,7 @@ def select(source: Source, files: Iterable[str], index: str | None) -> Selection
     return Selection((*shards, listing, *beside), frozenset().union(*wanted.values()))
 
 
-def still_needed(source: Source, given: frozenset[str]) -> bool:
+def still_needed(source: WeightSource, given: frozenset[str]) -> bool:
     """Whether a repository adds a part that those before it do not give."""
     return not source.parts <= given
 

@@ -21,14 +21,14 @@ _RECORDS = "Fine-tuning on records (--data)"
 _SPEED = "Fine-tuning: memory and speed"
 
 
-class Preset(StrEnum):
+class RecipePreset(StrEnum):
     """Names of the recipes for records."""
 
     TINY = "tiny"
     FULL = "7b"
 
 
-_PRESETS = {Preset.TINY: TuningRecipe(), Preset.FULL: FULL_SIZE}
+_PRESETS = {RecipePreset.TINY: TuningRecipe(), RecipePreset.FULL: FULL_SIZE}
 
 
 def _option(panel: str, help: str, **settings: Any) -> Any:
@@ -87,8 +87,9 @@ def train(
         _option(_RECORDS, "Model folder to start from; calico-tiny by default.", metavar="DIR"),
     ] = None,
     preset: Annotated[
-        Preset, _option(_RECORDS, "Where the numbers below come from when they are not given.")
-    ] = Preset.TINY,
+        RecipePreset,
+        _option(_RECORDS, "Where the numbers below come from when they are not given."),
+    ] = RecipePreset.TINY,
     epochs: Annotated[int | None, _option(_RECORDS, "Epochs; the best is kept.")] = None,
     steps_per_epoch: Annotated[
         int | None, _option(_RECORDS, "Steps of an epoch; 0 shows every sample once.")
@@ -173,7 +174,7 @@ def train(
         train_scenes(scratch, out, pool, start_from, processes)
         return
     _refuse(given & set(_SCRATCH_OPTIONS), "is for training from scratch, not for --data")
-    if preset is Preset.FULL and weights is None:
+    if preset is RecipePreset.FULL and weights is None:
         raise InvalidConfigError("--weights: expected the folder of the 7B model")
     chosen = {n: context.params[n] for n in _RECIPE_OPTIONS if context.params[n] is not None}
     recipe: TuningRecipe = replace(_PRESETS[preset], seed=seed, **chosen)

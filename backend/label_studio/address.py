@@ -25,7 +25,7 @@ _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 @dataclass(frozen=True)
-class Target:
+class CheckedUrl:
     """A checked URL and the IP addresses to connect to, in the resolver's order."""
 
     url: str
@@ -66,7 +66,7 @@ class AddressPolicy:
         self._patterns = tuple(host.lower() for host in hosts if host.startswith("*"))
         self._resolve = resolve
 
-    def check(self, url: str) -> Target:
+    def check(self, url: str) -> CheckedUrl:
         """Checks scheme, host and every address the host resolves to.
 
         Raises:
@@ -91,7 +91,7 @@ class AddressPolicy:
                 raise ForbiddenAddressError(
                     f"host {host} has the address {address}, which is not public"
                 )
-        return Target(url, scheme, host, port, tuple(map(str, addresses)))
+        return CheckedUrl(url, scheme, host, port, tuple(map(str, addresses)))
 
     def _is_named(self, host: str, port: int, scheme: str) -> bool:
         name = f"[{host}]" if ":" in host else host

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from backend.errors import MediaUnavailableError, UnreadableMediaError
-from backend.label_studio.address import Target
+from backend.label_studio.address import CheckedUrl
 from backend.label_studio.image_decoding import MediaLimits
 from backend.label_studio.web import certificate_advice, open_client
 
@@ -53,7 +53,7 @@ class Download:
         self._http.close()
 
     def ask(
-        self, target: Target, headers: Mapping[str, str], deadline: float, *, refused: str = ""
+        self, target: CheckedUrl, headers: Mapping[str, str], deadline: float, *, refused: str = ""
     ) -> bytes | str | None:
         """One request.
 
@@ -88,7 +88,7 @@ class Download:
             ) from error
 
     def _connect(
-        self, target: Target, headers: Mapping[str, str], deadline: float
+        self, target: CheckedUrl, headers: Mapping[str, str], deadline: float
     ) -> httpx.Response:
         """Asks the first checked address that listens ("localhost" may be ::1 or 127.0.0.1)."""
         parts = urlsplit(target.url)

@@ -26,8 +26,8 @@ from backend.errors import (
 )
 from backend.label_studio.address import (
     AddressPolicy,
+    CheckedUrl,
     Resolver,
-    Target,
     is_this_machine,
     resolve_host,
     split_origin,
@@ -260,7 +260,7 @@ class MediaFetcher:
                     f"expected at most {self._limits.max_redirects} redirects"
                 )
 
-    def _headers(self, target: Target, *, renew: bool) -> dict[str, str]:
+    def _headers(self, target: CheckedUrl, *, renew: bool) -> dict[str, str]:
         """The token goes to Label Studio's own origin and file paths only."""
         # Label Studio answers 406 to /data/local-files/ when only images are accepted.
         headers = {
@@ -272,11 +272,11 @@ class MediaFetcher:
             headers["Authorization"] = self._authorization.header(renew=renew)
         return headers
 
-    def _is_own(self, target: Target) -> bool:
+    def _is_own(self, target: CheckedUrl) -> bool:
         path = self._below_prefix(urlsplit(target.url).path)
         return target.origin == self._origin and path is not None and _is_own_path(path)
 
-    def _advice(self, target: Target) -> str:
+    def _advice(self, target: CheckedUrl) -> str:
         """What to do if a host refuses to send an image: each host has its own lock."""
         if not self._is_own(target):
             return f"{target.host} does not let this machine fetch it without signing in"
