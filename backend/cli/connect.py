@@ -21,10 +21,9 @@ from backend.label_studio.client import (
     Webhook,
 )
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.onboarding import refused_addresses, update_ml_backend
+from backend.label_studio.onboarding import BACKEND_TITLE, refused_addresses, update_ml_backend
 from backend.settings import Settings, load_settings
 
-TITLE = "CALICO"
 _EVERYWHERE = ("0.0.0.0", "::", "")
 UrlOption = Annotated[str | None, typer.Option(help="Label Studio; default LABEL_STUDIO_URL.")]
 KeyOption = Annotated[str | None, typer.Option(help="Its token; default LABEL_STUDIO_API_KEY.")]
@@ -173,14 +172,14 @@ def _in_plain_words(error: LabelStudioError, ends: Ends) -> LabelStudioError:
 def _ours(backends: tuple[ConnectedBackend, ...], url: str) -> ConnectedBackend | None:
     """The entry at this address, or the one we made before the backend moved."""
     same_url = [backend for backend in backends if backend.url.rstrip("/") == url]
-    same_title = [backend for backend in backends if backend.title == TITLE]
+    same_title = [backend for backend in backends if backend.title == BACKEND_TITLE]
     return next(iter([*same_url, *same_title]), None)
 
 
 def _put_backend(ends: Ends, project_id: int, ours: ConnectedBackend | None) -> None:
     if ours is None:
         ends.client.add_ml_backend(
-            project_id, ends.backend_url, title=TITLE, credentials=ends.credentials
+            project_id, ends.backend_url, title=BACKEND_TITLE, credentials=ends.credentials
         )
         return
     update_ml_backend(
@@ -188,7 +187,7 @@ def _put_backend(ends: Ends, project_id: int, ours: ConnectedBackend | None) -> 
         ours.id,
         project_id,
         ends.backend_url,
-        title=TITLE,
+        title=BACKEND_TITLE,
         credentials=ends.credentials,
     )
 

@@ -22,7 +22,7 @@ from backend.cli.labeled_data import (
     open_labeled,
     read_group_size,
 )
-from backend.cli.options import DeviceOption, WeightsOption, load_weights
+from backend.cli.options import DeviceOption, WeightsOption, is_given, load_weights, refuse_options
 from backend.cli.progress import peak_rss_mib, progress_bar
 from calico_model.data.drawn_groups import DrawnGroups
 from calico_model.data.groups import GroupSet
@@ -159,8 +159,8 @@ def evaluate(
     subtasks, and the number of groups; with --interactive, its figures.
     """
     if interactive:
-        given = {name for name in context.params if _is_given(context, name)}
-        _refuse(given - _INTERACTIVE_OPTIONS, "is not for --interactive")
+        given = {name for name in context.params if is_given(context, name)}
+        refuse_options(given - _INTERACTIVE_OPTIONS, "is not for --interactive")
         count = groups if "groups" in given else None
         photos = open_labeled(
             data, coco, images, group_size=group_size, seed=seed, merge_sides=merge_sides
@@ -168,7 +168,7 @@ def evaluate(
         measure = load_command("research.interactive_eval.command:measure")
         measure(weights, device, count, seed, tuple(only or ()), photos)
         return
-    _refuse({"only"} if only else set(), "is for --interactive")
+    refuse_options({"only"} if only else set(), "is for --interactive")
     first = _FIRST[compat]
     mode = "compat" if compat is Compat.GLAMM else "strict"
     requirements = tuple(gate.parse_requirement(text) for text in require or ())
@@ -226,16 +226,6 @@ _INTERACTIVE_OPTIONS = {
     "weights",
     "device",
 } | _DATA_OPTIONS
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _refuse(names: set[str], reason: str) -> None:
-    for name in sorted(names):
-        raise InvalidConfigError(f"--{name.replace('_', '-')}: {reason}")
 
 
 def read_vocabulary(path: Path) -> Vocabulary:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.errors import SettingsError
+from calico_model.errors import InvalidConfigError
 from calico_model.loading.precision import Precision
 
 if TYPE_CHECKING:
@@ -67,3 +68,23 @@ def guest_store(settings: Settings) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user wrote an option on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_options(names: set[str], reason: str) -> None:
+    """Refuses options that do not go with the others.
+
+    Args:
+        names: as the function has them; empty for no complaint.
+        reason: what is wrong, behind the option's name.
+
+    Raises:
+        InvalidConfigError: there is such an option; names the first one.
+    """
+    for name in sorted(names):
+        raise InvalidConfigError(f"--{name.replace('_', '-')}: {reason}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from backend.cli.options import is_given, refuse_options
 from backend.cli.train_runs import RecordsRun, train_records, train_scenes
 from calico_model.errors import InvalidConfigError
 from calico_model.loading.precision import Precision
@@ -166,14 +167,14 @@ def train(
     (fine-tuning: LoRA, CAM, CEM, queries, mask decoder; the best by validation
     loss). The last line of the output is JSON.
     """
-    given = {n for n in context.params if _is_given(context, n)}
+    given = {n for n in context.params if is_given(context, n)}
     if data is None:
-        _refuse(given & set(_RECORDS_OPTIONS), "fine-tunes on records: give --data too")
+        refuse_options(given & set(_RECORDS_OPTIONS), "fine-tunes on records: give --data too")
         steps = (encoder_steps, joint_steps, refine_steps, settle_steps, widen_steps, balance_steps)
         scratch = _scratch_recipe(seed, pool_scenes, steps)
         train_scenes(scratch, out, pool, start_from, processes)
         return
-    _refuse(given & set(_SCRATCH_OPTIONS), "is for training from scratch, not for --data")
+    refuse_options(given & set(_SCRATCH_OPTIONS), "is for training from scratch, not for --data")
     if preset is RecipePreset.FULL and weights is None:
         raise InvalidConfigError("--weights: expected the folder of the 7B model")
     chosen = {n: context.params[n] for n in _RECIPE_OPTIONS if context.params[n] is not None}
@@ -234,16 +235,6 @@ _RECORDS_OPTIONS = (
     "cache",
     "cache_gb",
 )
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _refuse(names: set[str], reason: str) -> None:
-    for name in sorted(names):
-        raise InvalidConfigError(f"--{name.replace('_', '-')}: {reason}")
 
 
 def _scratch_recipe(seed: int, pool_scenes: int, steps: tuple[int, ...]) -> Recipe:

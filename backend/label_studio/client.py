@@ -13,12 +13,11 @@ import httpx
 import msgspec
 
 from backend.label_studio.annotation import parse_prediction
-from backend.label_studio.connection import TIMEOUT, Connection, convert_answer
+from backend.label_studio.connection import Connection, convert_answer
 from backend.label_studio.task import parse_task
 from backend.types import LabelSchema, Prediction, Task
 
 JsonObject = dict[str, object]
-_EXPORT_TIMEOUT_S = 300.0
 _PAGE_SIZE = 100
 
 
@@ -30,7 +29,6 @@ class LabelStudioProject:
     title: str
     label_config: str
     model_version: str | None = None
-    task_number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,6 @@ class LabelStudioClient:
     Args:
         url: where Label Studio is, with the path prefix if it has one.
         token: legacy token or personal access token.
-        timeout: of every call but the export.
         transport: for tests; the network when None.
         certificates: file or folder of further certificate authorities that are trusted, or None.
 
@@ -77,13 +74,10 @@ class LabelStudioClient:
         url: str,
         token: str,
         *,
-        timeout: httpx.Timeout = TIMEOUT,
         transport: httpx.BaseTransport | None = None,
         certificates: Path | None = None,
     ) -> None:
-        self._api = Connection(
-            url, token, timeout=timeout, transport=transport, certificates=certificates
-        )
+        self._api = Connection(url, token, transport=transport, certificates=certificates)
         self.certificates = certificates
         self.url, self.authorization = self._api.url, self._api.authorization
 
@@ -127,17 +121,6 @@ class LabelStudioClient:
             self._api.send("POST", "/api/projects/", json=body), LabelStudioProject
         )
 
-    def update_project(self, project_id: int, **settings: object) -> LabelStudioProject:
-        """Changes fields of a project."""
-        return convert_answer(
-            self._api.send("PATCH", f"/api/projects/{project_id}/", json=settings),
-            LabelStudioProject,
-        )
-
-    def delete_project(self, project_id: int) -> None:
-        """Deletes a project with its tasks."""
-        self._api.send("DELETE", f"/api/projects/{project_id}/")
-
     def raw_tasks(self, project_id: int, *, fields: str = "task_only") -> Iterator[JsonObject]:
         """Yields a project's tasks, page by page; `fields="all"` brings their predictions."""
         seen = 0
@@ -169,18 +152,6 @@ class LabelStudioClient:
             json=tasks,
         )
         return tuple(convert_answer(_object(answer).get("task_ids", []), list[int]))
-
-    def upload(self, project_id: int, name: str, content: bytes) -> str:
-        """Stores one image file; returns its path for task data ("/data/upload/...")."""
-        answer = self._api.send(
-            "POST",
-            f"/api/projects/{project_id}/import",
-            params={"commit_to_project": "false"},
-            files={"file": (name, content)},
-        )
-        (upload_id,) = convert_answer(_object(answer).get("file_upload_ids"), tuple[int])
-        stored = _object(self._api.send("GET", f"/api/import/file-upload/{upload_id}"))
-        return f"/data/{stored.get('file')}"
 
     def create_prediction(
         self,
@@ -237,7 +208,6 @@ class LabelStudioClient:
         url: str,
         *,
         title: str,
-        is_interactive: bool = True,
         credentials: tuple[str, str] | None = None,
     ) -> ConnectedBackend:
         """Connects a backend; Label Studio calls its /health and /setup before it answers."""
@@ -245,7 +215,7 @@ class LabelStudioClient:
             "project": project_id,
             "url": url,
             "title": title,
-            "is_interactive": is_interactive,
+            "is_interactive": True,
         }
         if credentials is not None:
             user, password = credentials
@@ -255,10 +225,6 @@ class LabelStudioClient:
                 "basic_auth_pass": password,
             }
         return convert_answer(self._api.send("POST", "/api/ml/", json=body), ConnectedBackend)
-
-    def remove_ml_backend(self, backend_id: int) -> None:
-        """Disconnects a backend; its webhook stays and is removed on its own."""
-        self._api.send("DELETE", f"/api/ml/{backend_id}")
 
     def webhooks(self, project_id: int) -> tuple[Webhook, ...]:
         """A project's webhooks."""
@@ -281,16 +247,6 @@ class LabelStudioClient:
     def remove_webhook(self, webhook_id: int) -> None:
         """Deletes a webhook."""
         self._api.send("DELETE", f"/api/webhooks/{webhook_id}/")
-
-    def export(self, project_id: int) -> list[JsonObject]:
-        """Every annotated task with its annotations (Label Studio's JSON export)."""
-        answer = self._api.send(
-            "GET",
-            f"/api/projects/{project_id}/export",
-            params={"exportType": "JSON"},
-            timeout=_EXPORT_TIMEOUT_S,
-        )
-        return convert_answer(answer, list[JsonObject])
 
     def get(
         self, path: str, *, params: Mapping[str, str | int] | None = None, may_miss: bool = False

@@ -19,7 +19,7 @@ import msgspec
 from backend.errors import LabelStudioAuthError, LabelStudioError
 from backend.label_studio.web import certificate_advice, open_client
 
-TIMEOUT = httpx.Timeout(30.0, connect=3.0)
+_TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 _T = TypeVar("_T")
 _LONGEST_RETRY_S = 300
 _USABLE_S = 240.0  # of the 300 s an access token lives
@@ -96,14 +96,13 @@ class Connection:
         url: str,
         token: str,
         *,
-        timeout: httpx.Timeout = TIMEOUT,
         transport: httpx.BaseTransport | None = None,
         certificates: Path | None = None,
     ) -> None:
         """Connects when the first call is sent; `transport` stands in for the network in tests."""
         self.url = url.rstrip("/")
         self._http = open_client(
-            base_url=self.url, timeout=timeout, transport=transport, certificates=certificates
+            base_url=self.url, timeout=_TIMEOUT, transport=transport, certificates=certificates
         )
         self.authorization = ApiToken(token, self._http)
 
@@ -119,8 +118,6 @@ class Connection:
         params: Mapping[str, str | int] | None = None,
         json: object = None,
         content: bytes | None = None,
-        files: Mapping[str, tuple[str, bytes]] | None = None,
-        timeout: float | None = None,
         with_token: bool = True,
         may_miss: bool = False,
     ) -> object:
@@ -129,8 +126,7 @@ class Connection:
         Args:
             method, path: of the call.
             params: of the query.
-            json: body to encode; or else `content`, encoded already, or `files` to upload.
-            timeout: in seconds, instead of the connection's.
+            json: body to encode; or else `content`, which is encoded already.
             with_token: False for the few calls that need none.
             may_miss: whether 404 is an answer.
 
@@ -154,9 +150,7 @@ class Connection:
                     path,
                     params=params,
                     content=content,
-                    files=files,
                     headers=headers,
-                    timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
                 )
             except httpx.HTTPError as error:
                 raise LabelStudioError(

@@ -110,16 +110,19 @@ class MediaFetcher:
         images: list[RgbImage] = []
         for url, field in zip(task.image_urls, task.image_fields, strict=True):
             used = sum(image.shape[0] * image.shape[1] for image in images)
-            images.append(self._fetch(url, field, task.id, used))
+            images.append(self.fetch(url, field=field, task_id=task.id, used_pixels=used))
         return ImageGroup(tuple(images), tuple(f"image_{index}" for index in range(len(images))))
 
-    def fetch(self, url: str, *, field: str = "url", task_id: int | None = None) -> RgbImage:
+    def fetch(
+        self, url: str, *, field: str = "url", task_id: int | None = None, used_pixels: int = 0
+    ) -> RgbImage:
         """Fetches one image.
 
         Args:
             url: as it stands in the task's data.
-            field: where it stood, for messages.
+            field: place of the URL in the task, for messages.
             task_id: needed for s3://, gs:// and azure-blob://.
+            used_pixels: sum of width x height of the earlier images of the task.
 
         Returns:
             (H, W, 3) uint8 RGB, EXIF orientation applied.
@@ -127,12 +130,8 @@ class MediaFetcher:
         Raises:
             MediaError: the image cannot be used.
         """
-        return self._fetch(url, field, task_id, 0)
-
-    def _fetch(self, url: str, field: str, task_id: int | None, used: int) -> RgbImage:
-        """As `fetch`, beside images of `used` pixels."""
         try:
-            return decode_image(self._read(url, task_id), self._limits, used_pixels=used)
+            return decode_image(self._read(url, task_id), self._limits, used_pixels=used_pixels)
         except InvalidImageError as error:
             raise UnreadableMediaError(str(error).removeprefix("image: "), field=field) from error
         except LabelStudioError as error:

@@ -14,6 +14,9 @@ from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.web import certificate_advice, open_client
 
+BACKEND_TITLE = "CALICO"
+"""Title of the backend in Label Studio, until it is renamed to its model version."""
+
 _TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 # Label Studio gives a backend 100 s and stores the answer afterwards.
 _RETRIEVE_TIMEOUT = httpx.Timeout(180.0, connect=3.0)

@@ -12,12 +12,11 @@ import msgspec
 
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.connection import convert_answer
-from backend.label_studio.onboarding import update_ml_backend
+from backend.label_studio.onboarding import BACKEND_TITLE, update_ml_backend
 from backend.label_studio.task import parse_task
 from backend.types import LabelSchema, Task
 
 PAGE_SIZE = 20
-BACKEND_TITLE = "CALICO"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from backend.cli.diagnosis import CheckResult, Level, examine
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
 from backend.settings import Settings, load_settings
+from tests.e2e.studio_api import delete_project
 
 pytestmark = pytest.mark.e2e
 
@@ -33,7 +34,7 @@ def project(ends: Ends) -> Iterator[LabelStudioProject]:
     """A project of its own, not connected yet."""
     project = ends.client.create_project("connect", CONFIG)
     yield project
-    ends.client.delete_project(project.id)
+    delete_project(ends.client, project.id)
 
 
 def settings_of(demo: Demo, ends: Ends, **overrides: object) -> Settings:
@@ -150,7 +151,7 @@ def test_doctor_sees_a_webhook_without_credentials(
 def test_doctor_names_a_labeling_config_it_cannot_use(demo: Demo, ends: Ends) -> None:
     project = ends.client.create_project("plain", PLAIN_CONFIG)
     found = findings(settings_of(demo, ends), ends, project.id)
-    ends.client.delete_project(project.id)
+    delete_project(ends.client, project.id)
 
     assert found["backend"].found.endswith("is not registered")
     assert found["labeling"].level is Level.FAIL

@@ -13,6 +13,7 @@ from backend.cli.demo import Demo
 from backend.cli.demo_project import LABEL_CONFIG, check_predictions
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.client import LabelStudioProject
+from tests.e2e.studio_api import delete_project
 
 pytestmark = pytest.mark.e2e
 
@@ -26,7 +27,7 @@ def project(demo: Demo, ends: Ends) -> Iterator[LabelStudioProject]:
     (task, *_) = ends.client.raw_tasks(demo.project_id)
     ends.client.import_tasks(project.id, [{"data": task["data"]}])
     yield project
-    ends.client.delete_project(project.id)
+    delete_project(ends.client, project.id)
 
 
 def predict(ends: Ends, project: LabelStudioProject, mask_size: int) -> None:

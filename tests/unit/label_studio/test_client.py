@@ -220,24 +220,6 @@ def test_tasks_are_imported():
     assert web.client().import_tasks(4, [{"data": {"images": ["a"]}}] * 2) == (8, 9)
 
 
-def test_file_is_uploaded_without_becoming_a_task():
-    answers = {
-        "POST /api/projects/4/import": {"file_upload_ids": [2]},
-        "GET /api/import/file-upload/2": {"id": 2, "file": "upload/4/x-a.png"},
-    }
-    web = studio(answers)
-    assert web.client().upload(4, "a.png", b"\x89PNG") == "/data/upload/4/x-a.png"
-    assert web.requests[0].url.params["commit_to_project"] == "false"
-    assert b"\x89PNG" in web.requests[0].content
-
-
-def test_export_brings_annotations():
-    exported = payload("export_JSON_repeater")
-    web = studio({"GET /api/projects/23/export": exported})
-    assert web.client().export(23) == exported
-    assert web.requests[0].url.params["exportType"] == "JSON"
-
-
 def test_deleting_answers_nothing():
     web = studio({"DELETE /api/webhooks/6/": httpx.Response(204)})
     assert web.client().remove_webhook(6) is None
