@@ -1,6 +1,6 @@
 """Label Studio's API: the calls the backend needs, with errors in plain words.
 
-How a call is sent, and what becomes of a refusal, is in connection.py. Does not decide anything.
+connection.py sends the calls and turns refusals into errors.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ class LabelStudioProject:
 
 @dataclass(frozen=True)
 class ConnectedBackend:
-    """An ML backend of a project; state is CO (connected), DI, ER, TR or PR."""
+    """An ML backend of a project.
+
+    `state` is CO (connected), DI (disconnected), ER (error), TR (training) or PR (predicting).
+    """
 
     id: int
     url: str
@@ -62,7 +65,7 @@ class LabelStudioClient:
     Args:
         url: where Label Studio is, with the path prefix if it has one.
         token: legacy token or personal access token.
-        transport: for tests; the network when None.
+        transport: for tests; None is the network.
         certificates: file or folder of further certificate authorities that are trusted, or None.
 
     Raises:
@@ -86,31 +89,31 @@ class LabelStudioClient:
         self._api.close()
 
     def version(self) -> str:
-        """Label Studio's version; needs no token."""
+        """Returns Label Studio's version; needs no token."""
         answer = self._api.send("GET", "/api/version", with_token=False)
         release = _object(answer).get("release")
         return str(release) if release is not None else "unknown"
 
     def whoami(self) -> str:
-        """E-mail address of the token's user."""
+        """Returns the e-mail address of the token's user."""
         return str(_object(self._api.send("GET", "/api/current-user/whoami")).get("email", ""))
 
     def project(self, project_id: int) -> LabelStudioProject:
-        """One project."""
+        """Returns a project."""
         return convert_answer(
             self._api.send("GET", f"/api/projects/{project_id}/"), LabelStudioProject
         )
 
     def projects(self) -> tuple[LabelStudioProject, ...]:
-        """Every project the token may see."""
-        found: list[LabelStudioProject] = []
+        """Returns every project that the token may see."""
+        projects: list[LabelStudioProject] = []
         for page in range(1, 10_000):
             params = {"page": page, "page_size": _PAGE_SIZE}
             answer = _object(self._api.send("GET", "/api/projects/", params=params))
-            found += convert_answer(answer.get("results"), list[LabelStudioProject])
+            projects += convert_answer(answer.get("results"), list[LabelStudioProject])
             if not answer.get("next"):
                 break
-        return tuple(found)
+        return tuple(projects)
 
     def create_project(
         self, title: str, label_config: str, **settings: object
@@ -138,7 +141,7 @@ class LabelStudioClient:
                 return
 
     def tasks(self, project_id: int, schema: LabelSchema) -> Iterator[Task]:
-        """Yields a project's tasks; one that cannot be looked at carries its problem."""
+        """Yields a project's tasks; a task without usable images carries its problem."""
         for value in self.raw_tasks(project_id):
             value.setdefault("project", project_id)
             yield parse_task(value, schema, place=f"task {value.get('id')}")
@@ -166,15 +169,15 @@ class LabelStudioClient:
         """Stores a prediction for a task.
 
         Args:
-            task_id: whose.
+            task_id: id of the task.
             result: JSON list of results.
             score: uncertainty sampling shows the lowest first.
-            version: stamped on it.
-            cluster: uncertainty sampling takes from the least solved cluster; None leaves it out.
-            neighbors: ids of the tasks that look most like it.
+            version: model version of the prediction.
+            cluster: uncertainty sampling prefers the least solved cluster; None for no cluster.
+            neighbors: ids of the tasks with the most similar images.
 
         Returns:
-            Its id.
+            The id of the prediction.
         """
         body: JsonObject = {
             "task": task_id,
@@ -189,7 +192,7 @@ class LabelStudioClient:
         return convert_answer(_object(answer).get("id"), int)
 
     def predictions(self, task_id: int, schema: LabelSchema) -> tuple[Prediction, ...]:
-        """Every prediction of a task."""
+        """Returns every prediction of a task."""
         values = self._api.send("GET", "/api/predictions/", params={"task": task_id})
         if isinstance(values, dict):
             values = values.get("results")
@@ -198,7 +201,7 @@ class LabelStudioClient:
         )
 
     def ml_backends(self, project_id: int) -> tuple[ConnectedBackend, ...]:
-        """A project's ML backends; Label Studio calls each one's /health to answer."""
+        """Returns a project's ML backends; Label Studio calls the /health of each first."""
         answer = self._api.send("GET", "/api/ml/", params={"project": project_id})
         return tuple(convert_answer(answer, list[ConnectedBackend]))
 
@@ -227,7 +230,7 @@ class LabelStudioClient:
         return convert_answer(self._api.send("POST", "/api/ml/", json=body), ConnectedBackend)
 
     def webhooks(self, project_id: int) -> tuple[Webhook, ...]:
-        """A project's webhooks."""
+        """Returns a project's webhooks."""
         answer = self._api.send("GET", "/api/webhooks/", params={"project": project_id})
         return tuple(convert_answer(answer, list[Webhook]))
 
@@ -251,15 +254,15 @@ class LabelStudioClient:
     def get(
         self, path: str, *, params: Mapping[str, str | int] | None = None, may_miss: bool = False
     ) -> object:
-        """Decoded answer of any other reading call; None for 404 if it `may_miss`.
+        """Returns the decoded answer of any other GET call; None for 404 if `may_miss`.
 
         Raises:
-            LabelStudioError: refused, or not reached; says when to ask again if the answer did.
+            LabelStudioError: refused or not reached, with the time to wait if the answer has it.
         """
         return self._api.send("GET", path, params=params, may_miss=may_miss)
 
     def add_local_storage(self, project_id: int, path: str, *, title: str) -> int:
-        """Opens a folder under Label Studio's document root for `/data/local-files/`."""
+        """Serves a folder under Label Studio's document root as `/data/local-files/`."""
         body = {"project": project_id, "path": path, "title": title, "use_blob_urls": True}
         answer = self._api.send("POST", "/api/storages/localfiles/", json=body)
         return convert_answer(_object(answer).get("id"), int)

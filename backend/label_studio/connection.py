@@ -99,7 +99,7 @@ class Connection:
         transport: httpx.BaseTransport | None = None,
         certificates: Path | None = None,
     ) -> None:
-        """Connects when the first call is sent; `transport` stands in for the network in tests."""
+        """Opens no connection before the first call; `transport` replaces the network in tests."""
         self.url = url.rstrip("/")
         self._http = open_client(
             base_url=self.url, timeout=_TIMEOUT, transport=transport, certificates=certificates
@@ -121,22 +121,22 @@ class Connection:
         with_token: bool = True,
         may_miss: bool = False,
     ) -> object:
-        """One call, once more with a renewed token after a 401.
+        """Sends one call; after a 401 sends it again with a renewed token.
 
         Args:
             method, path: of the call.
-            params: of the query.
+            params: the query.
             json: body to encode; or else `content`, which is encoded already.
             with_token: False for the few calls that need none.
-            may_miss: whether 404 is an answer.
+            may_miss: whether 404 returns None instead of an error.
 
         Returns:
-            The decoded answer; None for an empty one, or for 404 if it `may_miss`.
+            The decoded answer; None for an empty answer, or for 404 if `may_miss`.
 
         Raises:
             LabelStudioAuthError: the token was refused.
-            LabelStudioError: refused, not reached, or not JSON; says when to ask again if the
-                answer did.
+            LabelStudioError: refused, not reached, or not JSON; with the time to wait if the answer
+                states it.
         """
         if json is not None:
             content = msgspec.json.encode(json)
@@ -195,7 +195,7 @@ def convert_answer(value: object, kind: type[_T]) -> _T:
 
 
 def _detail(answer: httpx.Response) -> str:
-    """The sentence in an error answer."""
+    """Returns the message of an error answer."""
     try:
         value = answer.json()
     except ValueError:
@@ -206,8 +206,8 @@ def _detail(answer: httpx.Response) -> str:
 
 
 def _retry_after_s(answer: httpx.Response) -> int | None:
-    """Seconds a busy Label Studio, or the proxy before it, asks to be left alone."""
+    """Returns the seconds that a busy Label Studio, or a proxy before it, asks to wait."""
     if answer.status_code not in (429, 503):
         return None
-    wish = answer.headers.get("Retry-After", "")
-    return min(int(wish), _LONGEST_RETRY_S) if wish.isascii() and wish.isdigit() else 1
+    seconds = answer.headers.get("Retry-After", "")
+    return min(int(seconds), _LONGEST_RETRY_S) if seconds.isascii() and seconds.isdigit() else 1

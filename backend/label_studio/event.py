@@ -1,7 +1,7 @@
 """Webhook bodies -> events for the journal, and journalled events -> annotations.
 
-Label Studio sends an object, a list under a singular key, or ids, by event; a bulk delivery becomes
-one event per annotation. Does not decode masks and does not decide what an event means.
+Depending on the event, Label Studio sends an object, a list under a singular key, or ids. A bulk
+delivery becomes one event per annotation. Masks are not decoded here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WITH_ANNOTATIONS = (
     EventAction.ANNOTATIONS_CREATED,
 )
 _COPYING = frozenset({"prediction", "propagated_annotation"})
-"""Last actions of Enterprise that need nobody to look at what they make."""
+"""Last actions of Label Studio Enterprise that create annotations nobody has looked at."""
 _WITH_TASKS = (EventAction.TASKS_CREATED, EventAction.TASKS_DELETED)
 
 
@@ -59,7 +59,7 @@ class _WireAnnotation(msgspec.Struct):
     lead_time: float | None = None
     last_action: str | None = None
     bulk_created: bool | None = None
-    updated_by: object = msgspec.UNSET  # null if nobody has touched it
+    updated_by: object = msgspec.UNSET  # null if nobody has edited the annotation
 
 
 class _WireBody(msgspec.Struct):
@@ -82,7 +82,7 @@ class _TasksPayload(msgspec.Struct):
 
 
 class _Payload(msgspec.Struct):
-    """What the journal keeps of an annotation event; the project's share token is not in it."""
+    """The part of an annotation event that the journal keeps; without the project's share token."""
 
     project: Id
     annotation: _WireAnnotation
@@ -114,15 +114,15 @@ def parse_events(body: bytes) -> tuple[Event, ...]:
     is_project = action in (EventAction.PROJECT_CREATED, EventAction.PROJECT_UPDATED)
     content = {"action": wire.action, "task_ids": task_ids}
     payload = msgspec.json.encode(content | ({"label_config": config} if is_project else {}))
-    # Pressing the training button is one wish, whatever the project looks like by now.
+    # Pressing the training button twice is one event, even if the project changed in between.
     is_training = action is EventAction.START_TRAINING
-    told = b"" if is_training else canonical(body, "body")
-    key = event_key(wire.action, project_id, [(0, None, told)])
+    content_key = b"" if is_training else canonical(body, "body")
+    key = event_key(wire.action, project_id, [(0, None, content_key)])
     return (Event(key=key, action=action, project_id=project_id, payload=payload),)
 
 
 def read_annotation(event: Event) -> Annotation:
-    """Reads the annotation of a journalled event; its masks are decoded when looked at.
+    """Reads the annotation of a journalled event; each mask is decoded when it is first needed.
 
     Raises:
         InvalidEventError: the event holds no annotation, or one without task or time.
@@ -152,18 +152,18 @@ def read_annotation(event: Event) -> Annotation:
 
 
 def _was_seen(action: EventAction, wire: _WireAnnotation) -> bool:
-    """Whether a person looked at an annotation: not if it was copied in bulk and left alone since.
+    """Whether a person looked at an annotation; False for a bulk copy that nobody edited since.
 
-    Label Studio's "Create Annotations From Predictions" leaves no editor and no time that it took;
-    whoever submits or updates such an annotation becomes its editor. Imported annotations are
-    copies of nothing here, and count.
+    Label Studio's "Create Annotations From Predictions" writes neither an editor nor a lead time;
+    a person who submits or updates such an annotation becomes its editor. Imported annotations are
+    not copies of a prediction and count as seen.
     """
-    if wire.last_action is not None:  # Label Studio Enterprise says it
+    if wire.last_action is not None:  # Label Studio Enterprise states it
         return wire.last_action not in _COPYING
     is_copy = wire.parent_prediction is not None or wire.parent_annotation is not None
     if not (is_copy or wire.bulk_created):
         return True
-    if wire.updated_by is msgspec.UNSET:  # journalled before this was kept
+    if wire.updated_by is msgspec.UNSET:  # journalled by a version that did not keep the field
         return action is not EventAction.ANNOTATIONS_CREATED
     return wire.updated_by is not None or bool(wire.lead_time)
 
@@ -197,12 +197,12 @@ def read_schema(event: Event) -> LabelSchema:
 
 
 def read_task_ids(event: Event) -> tuple[int, ...]:
-    """Ids of the tasks that a journalled TASKS_CREATED or TASKS_DELETED names."""
+    """Returns the task ids of a journalled TASKS_CREATED or TASKS_DELETED event."""
     return tuple(decode(event.payload, _TasksPayload, InvalidEventError).task_ids)
 
 
 def missed_events(task: bytes, *, project_id: int, label_config: str) -> tuple[Event, ...]:
-    """Turns a task of Label Studio's API into the events that tell its annotations' present state.
+    """Turns a task of Label Studio's API into events with the present state of its annotations.
 
     Args:
         task: JSON object with id, data and annotations.
@@ -227,16 +227,16 @@ def missed_events(task: bytes, *, project_id: int, label_config: str) -> tuple[E
     return tuple(events)
 
 
-def told_keys(event: Event) -> frozenset[str]:
-    """Keys an annotation's state may have in the journal, whichever event told it."""
+def annotation_keys(event: Event) -> frozenset[str]:
+    """Returns the keys that the same state of an annotation has under each annotation action."""
     annotation = _payload_of(event).annotation
     result = canonical_results(annotation.result, "annotation.result")
-    said = [(annotation.id, annotation.updated_at, result)]
-    return frozenset(event_key(action, event.project_id, said) for action in _WITH_ANNOTATIONS)
+    state = [(annotation.id, annotation.updated_at, result)]
+    return frozenset(event_key(action, event.project_id, state) for action in _WITH_ANNOTATIONS)
 
 
 def deletion_event(project_id: int, annotation_id: int) -> Event:
-    """The event that tells that an annotation is gone, as the webhook sends it."""
+    """Returns the event of a deleted annotation, as the webhook would send it."""
     action = EventAction.ANNOTATIONS_DELETED
     return Event(
         key=event_key(action, project_id, [(annotation_id, None, b"")]),
@@ -264,19 +264,22 @@ def _project_of(wire: _WireBody) -> tuple[int, str | None]:
 
 
 def _annotation_events(wire: _WireBody, action: EventAction) -> tuple[Event, ...]:
-    """Annotation and task are objects, or both lists under the same singular keys."""
-    annotations = _one_or_many(wire.annotation, "annotation")
+    """Returns one event per annotation.
+
+    `annotation` and `task` are objects, or both are lists under these singular keys.
+    """
+    annotations = _as_list(wire.annotation, "annotation")
     if not 1 <= len(annotations) <= MAX_OBJECTS:
         raise InvalidEventError(f"expected 1 to {MAX_OBJECTS} annotations", field="annotation")
-    raw_tasks = _one_or_many(wire.task, "task") if bytes(wire.task) not in (b"", b"null") else []
+    raw_tasks = _as_list(wire.task, "task") if bytes(wire.task) not in (b"", b"null") else []
     decoded = [decode(raw, _WireTask, InvalidEventError, place="task") for raw in raw_tasks]
     tasks = {task.id: task for task in decoded}
-    only = next(iter(tasks.values())) if len(tasks) == 1 else None
+    only_task = next(iter(tasks.values())) if len(tasks) == 1 else None
     events = []
     for raw in annotations:
         annotation = decode(raw, _WireAnnotation, InvalidEventError, place="annotation")
-        if annotation.task is None and only is not None:
-            annotation.task = only.id
+        if annotation.task is None and only_task is not None:
+            annotation.task = only_task.id
         events.append(_annotation_event(wire, action, annotation, tasks.get(annotation.task or -1)))
     return tuple(events)
 
@@ -299,7 +302,7 @@ def _annotation_event(
     )
 
 
-def _one_or_many(raw: msgspec.Raw, field: str) -> list[msgspec.Raw]:
+def _as_list(raw: msgspec.Raw, field: str) -> list[msgspec.Raw]:
     if not bytes(raw):
         raise InvalidEventError("expected an object or a list of objects", field=field)
     if bytes(memoryview(raw)[:1]) == b"[":

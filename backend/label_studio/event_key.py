@@ -17,7 +17,7 @@ from backend.errors import InvalidEventError
 from backend.label_studio.wire import decode, has_many_texts, has_many_values
 
 _SPACES = b" \t\r\n"
-# One pass: only what stands in a result's objects stays as it was written.
+# Decoded in one pass: the fields of the objects in a result stay raw.
 _Field = dict[str, msgspec.Raw] | list[object] | str | int | float | bool | None
 _Results = list[dict[str, _Field]]
 
@@ -45,26 +45,27 @@ def event_key(
 
 
 def canonical(raw: bytes | msgspec.Raw, place: str) -> bytes:
-    """Returns the same bytes for equal JSON; of very much JSON, for equally written JSON.
+    """Returns equal bytes for equal JSON; very large JSON has to be written equally.
 
     Args:
         raw: the JSON.
-        place: where it stood, for messages.
+        place: position in the request, for messages.
 
     Raises:
         InvalidEventError: not JSON.
     """
     if has_many_values(raw):
-        return bytes(raw)  # building it would hold up everybody; only a repeat may look new
+        # Decoding would block other requests; a repeated delivery may then look new.
+        return bytes(raw)
     value = decode(raw, object, InvalidEventError, place=place)
     return msgspec.json.encode(value, order="deterministic")
 
 
 def canonical_results(raw: bytes | msgspec.Raw, place: str) -> bytes:
-    """Returns the same bytes for equal result lists.
+    """Returns equal bytes for equal result lists.
 
-    Nearly all of a list is run lengths, repeated for every attribute of a region: reading them as
-    numbers would be most of the work of a webhook, so they only lose their spaces.
+    Most of a list are run lengths, repeated for every attribute of a region. Decoding them to
+    numbers would be most of the work of a webhook, so only their spaces are removed.
 
     Raises:
         InvalidEventError: not JSON.
@@ -76,8 +77,8 @@ def canonical_results(raw: bytes | msgspec.Raw, place: str) -> bytes:
         for result in results:
             for name, field in result.items():
                 if isinstance(field, dict):
-                    settled: dict[str, Any] = {k: _settle(k, v) for k, v in field.items()}
-                    result[name] = settled
+                    values: dict[str, Any] = {k: _canonical_value(k, v) for k, v in field.items()}
+                    result[name] = values
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return canonical(raw, place)
     return msgspec.json.encode(results, order="deterministic")
@@ -97,7 +98,7 @@ def to_utc(time: datetime) -> datetime:
         ) from None
 
 
-def _settle(key: str, raw: msgspec.Raw) -> object:
+def _canonical_value(key: str, raw: msgspec.Raw) -> object:
     data = bytes(raw)
     if key == "rle" and b'"' not in data:
         return msgspec.Raw(data.translate(None, _SPACES))

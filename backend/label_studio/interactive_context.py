@@ -17,7 +17,7 @@ from backend.types import ControlType, LabelSchema, Layout, Prompt, Question
 from calico_model.types import RegionKind
 
 REPLY_MARK = "\u2192 "
-"""What our lines in the prompt box begin with, so that they are not read as questions."""
+"""Prefix of our lines in the prompt box, so that they are not read as questions."""
 TEXT = "textarea"
 _PROMPT_TOOLS = frozenset({"keypoint", "rectangle"})
 
@@ -47,29 +47,29 @@ def read_prompts(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Pr
 def read_question(
     results: Sequence[WireResult], schema: LabelSchema, prompts: Sequence[Prompt]
 ) -> Question | None:
-    """Reads what was typed last in an interactive context, None if nothing was.
+    """Returns the question that was typed last in an interactive context; None without one.
 
     Args:
         results: of the context.
-        schema: of the project; a text of a tag that is no prompt box is no question.
+        schema: the project's labeling config; only texts of its prompt boxes are questions.
         prompts: the clicks and boxes of the same context.
     """
     texts = [result for result in results if result.type == TEXT and _line(result.value)]
     for result in reversed(texts):
-        at = _asked_at(result, schema)
-        if at is not None:
-            return Question(str(result.id), at, _line(result.value))
-    drawn = {prompt.id: prompt for prompt in prompts if prompt.is_positive and not prompt.is_click}
+        index = _prompt_box_image(result, schema)
+        if index is not None:
+            return Question(str(result.id), index, _line(result.value))
+    boxes = {prompt.id: prompt for prompt in prompts if prompt.is_positive and not prompt.is_click}
     for result in reversed(texts):
-        if (prompt := drawn.get(str(result.id))) is not None:
+        if (prompt := boxes.get(str(result.id))) is not None:
             return Question(prompt.id, prompt.image_index, _line(result.value), prompt.box)
     return None
 
 
 def reply_result(question: Question, schema: LabelSchema, reply: str) -> dict[str, object] | None:
-    """Writes an answer under its question, None where the config has no place for it.
+    """Returns the text result with question and answer; None if the config has no prompt box.
 
-    The editor takes a text that belongs to no region at once, and shows it in the prompt box.
+    The editor accepts a text without region immediately and shows it in the prompt box.
     """
     slot = schema.slot(question.image_index)
     if slot.ask is None or question.box is not None:
@@ -95,16 +95,16 @@ def _label_of_prompt(
     return None, texts[0] if texts else None
 
 
-def _asked_at(result: WireResult, schema: LabelSchema) -> int | None:
-    """The image at whose prompt box a text was typed."""
+def _prompt_box_image(result: WireResult, schema: LabelSchema) -> int | None:
+    """Returns the image whose prompt box holds a text; None for a text of another tag."""
     index = image_index(result, schema)
     return index if index is not None and schema.slot(index).ask == result.from_name else None
 
 
 def _line(value: WireValue | None) -> str:
-    """The last line that an annotator typed, "" if there is none."""
+    """Returns the last line that an annotator typed, "" if there is none."""
     if value is None or value.text is None:
         return ""
     lines = [value.text] if isinstance(value.text, str) else value.text
-    asked = [line.strip() for line in lines if not line.startswith(REPLY_MARK)]
-    return next((line for line in reversed(asked) if line), "")
+    typed = [line.strip() for line in lines if not line.startswith(REPLY_MARK)]
+    return next((line for line in reversed(typed) if line), "")

@@ -1,8 +1,8 @@
 """Image URLs of a task -> pixels, within limits of bytes, pixels, side and time.
 
 Knows where Label Studio keeps files and which URL may carry its token. Every URL, also of a
-redirect, passes the address policy; a file under another name of Label Studio is asked for at the
-one address we were given. Does not open connections itself.
+redirect, is checked by the address policy. A file under another name of Label Studio is requested
+from the one address in the settings. Connections are opened in download.py.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class MediaFetcher:
         local_files_root: folder that `/data/local-files/?d=` is read from directly, or None.
         limits: what one image may cost.
         resolve: host and port -> IP addresses.
-        transport: for tests; the network when None.
+        transport: for tests; None is the network.
         names: other addresses of the same Label Studio.
         certificates: file or folder of further certificate authorities that are trusted, or None.
 
@@ -88,8 +88,8 @@ class MediaFetcher:
         self._prefix = "" if self._base is None else urlsplit(self._base).path
         self._authorization = authorization
         self._root = None if local_files_root is None else local_files_root.resolve()
-        own = () if self._origin is None else (_listed(self._origin),)
-        self._policy = AddressPolicy((*own, *hosts), resolve=resolve)
+        studio = () if self._origin is None else (_host_and_port(self._origin),)
+        self._policy = AddressPolicy((*studio, *hosts), resolve=resolve)
         self._names = names or StudioNames()
         self._web = Download(self._limits, transport=transport, certificates=certificates)
 
@@ -153,7 +153,9 @@ class MediaFetcher:
             if task_id is None:
                 raise ForbiddenAddressError(f"{scheme}:// needs a stored task to be resolved")
             key = base64.urlsafe_b64encode(url.encode()).decode()
-            return self._download(self._own_url(f"/tasks/{task_id}/presign/?fileuri={quote(key)}"))
+            return self._download(
+                self._studio_url(f"/tasks/{task_id}/presign/?fileuri={quote(key)}")
+            )
         if scheme or not url.startswith("/") or url.startswith("//"):
             raise ForbiddenAddressError(
                 "expected http(s)://, data:, s3://, gs://, azure-blob:// or a /data/ path of "
@@ -162,23 +164,26 @@ class MediaFetcher:
         path = self._below_prefix(url) or url
         if self._root is not None and path.startswith(_LOCAL_FILES):
             return self._read_local(path, self._root)
-        if not _is_own_path(path):
+        if not _is_file_path(path):
             raise ForbiddenAddressError(f"expected a path under /data/, got {url[:60]!r}")
-        return self._download(self._own_url(path))
+        return self._download(self._studio_url(path))
 
     def _below_prefix(self, path: str) -> str | None:
-        """The path as Label Studio sees it, which may itself live below a path; None outside."""
+        """Returns a path below Label Studio's own path prefix; None for a path outside of it."""
         is_inside = path.startswith(f"{self._prefix}/")
         return path.removeprefix(self._prefix) if is_inside else None
 
     def _below_base(self, url: str) -> str | None:
-        """The path and query of a URL at Label Studio, None for another host or path."""
+        """Returns path and query of a URL of Label Studio; None for another host or path."""
         if self._base is None or not url.startswith(f"{self._base}/"):
             return None
         return url.removeprefix(self._base)
 
     def _routed(self, url: str) -> str:
-        """A file under any name of Label Studio at its one address; other URLs as they are."""
+        """Returns the URL at Label Studio's one address for a file under any of its names.
+
+        Other URLs are returned unchanged.
+        """
         if self._base is None:
             return url
         prefix = self._prefix_at(url)
@@ -187,16 +192,16 @@ class MediaFetcher:
         parts = urlsplit(url)
         for start in (prefix, self._prefix, ""):
             path = parts.path.removeprefix(start)
-            if parts.path.startswith(f"{start}/") and _is_own_path(path):
+            if parts.path.startswith(f"{start}/") and _is_file_path(path):
                 return self._base + path + (f"?{parts.query}" if parts.query else "")
         return url
 
     def _prefix_at(self, url: str) -> str | None:
-        """The path below which Label Studio lies at a URL's host; None for other hosts."""
+        """Returns Label Studio's path prefix at the host of a URL; None for other hosts."""
         try:
             origin = split_origin(url.replace(" ", "%20"))
         except ForbiddenAddressError:
-            return None  # the policy says so, too
+            return None  # the address policy refuses the URL, too
         if origin == self._origin or self._origin is None:
             return None
         _, host, port = self._origin
@@ -204,13 +209,13 @@ class MediaFetcher:
             return self._prefix  # "localhost" and 127.0.0.1
         return self._names.prefix_of(url.replace(" ", "%20"))
 
-    def _own_url(self, path: str) -> str:
+    def _studio_url(self, path: str) -> str:
         if self._base is None:
             raise MediaUnavailableError("Label Studio's address is needed: set LABEL_STUDIO_URL")
         return self._base + path
 
     def _read_local(self, url: str, root: Path) -> bytes:
-        """A file of the shared folder; links that lead out of it are refused."""
+        """Returns the bytes of a file in the shared folder; links that lead out are refused."""
         relative = parse_qs(urlsplit(url).query).get("d", [""])[0]
         try:
             path = (root / relative.lstrip("/")).resolve(strict=True)
@@ -247,9 +252,9 @@ class MediaFetcher:
             was_refused = was_refused or renew
             if answer is not None:
                 redirects += 1
-                asked, goal = url, _joined(url, answer)
+                requested, goal = url, _joined(url, answer)
                 url = self._routed(goal)
-                if url == asked != goal:
+                if url == requested != goal:
                     raise MediaUnavailableError(
                         f"Label Studio at {self._base} sends us to {goal[:200]}; set "
                         "LABEL_STUDIO_URL to the address it wants to be called by"
@@ -267,24 +272,24 @@ class MediaFetcher:
             "Accept-Encoding": "identity",
             "Accept": "image/*, */*;q=0.1",
         }
-        if self._is_own(target) and self._authorization is not None:
+        if self._is_studio_file(target) and self._authorization is not None:
             headers["Authorization"] = self._authorization.header(renew=renew)
         return headers
 
-    def _is_own(self, target: CheckedUrl) -> bool:
+    def _is_studio_file(self, target: CheckedUrl) -> bool:
         path = self._below_prefix(urlsplit(target.url).path)
-        return target.origin == self._origin and path is not None and _is_own_path(path)
+        return target.origin == self._origin and path is not None and _is_file_path(path)
 
     def _advice(self, target: CheckedUrl) -> str:
-        """What to do if a host refuses to send an image: each host has its own lock."""
-        if not self._is_own(target):
+        """Returns what the user can do if a host refuses to send an image."""
+        if not self._is_studio_file(target):
             return f"{target.host} does not let this machine fetch it without signing in"
         if self._authorization is None:
             return "set LABEL_STUDIO_API_KEY"
         return "check LABEL_STUDIO_API_KEY, and that its user may see the project"
 
 
-def _listed(origin: tuple[str, str, int]) -> str:
+def _host_and_port(origin: tuple[str, str, int]) -> str:
     _, host, port = origin
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -296,7 +301,7 @@ def _joined(url: str, location: str) -> str:
         raise ForbiddenAddressError(f"expected a URL: {error}") from error
 
 
-def _is_own_path(path: str) -> bool:
-    """Whether a path is where Label Studio keeps files, without a way out of it."""
+def _is_file_path(path: str) -> bool:
+    """Whether Label Studio keeps files under a path; False for a path with ".."."""
     plain = unquote(unquote(path.split("?")[0]))
     return plain.startswith(_LABEL_STUDIO_PATHS) and ".." not in plain.split("/")

@@ -16,7 +16,7 @@ from typing import TypeVar
 from backend.clock import from_us, now_us, to_us
 from backend.errors import BusyError, LabelStudioAuthError, LabelStudioError, RequestError
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.event import deletion_event, missed_events, told_keys
+from backend.label_studio.event import annotation_keys, deletion_event, missed_events
 from backend.label_studio.history import TaskSummary, fetch_annotated, find_tasks
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Doubt, LiveHead
@@ -334,11 +334,15 @@ class Reconciler:
         stamp_us = 0 if event.updated_at is None else to_us(event.updated_at)
         if stamp_us != head.version_us:
             return False
-        told = told_keys(event)
+        told = annotation_keys(event)
         if head.key in told:
             return True
         stored = self._repository.store.find_event(head.key)  # told once more, by another key
-        return stored is not None and bool(stored.event.payload) and told == told_keys(stored.event)
+        return (
+            stored is not None
+            and bool(stored.event.payload)
+            and told == annotation_keys(stored.event)
+        )
 
     def _observe(self, event: Event, head: LiveHead | None) -> int:
         expected = None if head is None else head.key
