@@ -41,7 +41,7 @@ ChunksOption = Annotated[
     typer.Option(min=1, help="Encoded pairs to learn from, in chunks of 32 (20 to 35 MB each)."),
 ]
 StepsOption = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of all that is drawn, and of weights.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of drawn scenes and of weights.")]
 
 _ASSIST, _REFINER = AssistRecipe(), RefinerRecipe()
 _NAME_SCENES = 2500
@@ -125,7 +125,7 @@ def fit_names(
     scenes: Annotated[
         int, typer.Option(min=20, help="Scenes to learn from; rendered when the pool is yours.")
     ] = _NAME_SCENES,
-    seed: Annotated[int, typer.Option(help="Of scenes, outlines and weights.")] = 31,
+    seed: Annotated[int, typer.Option(help="Seed of scenes, outlines and weights.")] = 31,
 ) -> None:
     """Teach a model to name outlined regions out of a closed label set.
 

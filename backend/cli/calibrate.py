@@ -81,11 +81,11 @@ def calibrate(
     fitted, held_out = outcomes
     if not held_out:
         raise InvalidConfigError(f"--groups: {count} groups show no region to measure on")
-    found = fit_confidence(fitted)
-    before, after = _figures(None, held_out), _figures(found, held_out)
+    confidence = fit_confidence(fitted)
+    before, after = _figures(None, held_out), _figures(confidence, held_out)
     Console().print(_table(before, after))
     if write:
-        write_beside(folder, found)
+        write_beside(folder, confidence)
         typer.echo(f"{folder / CONFIDENCE_FILE}: written; servers take it at their next start.")
     typer.echo(
         json.dumps(
@@ -94,7 +94,8 @@ def calibrate(
                 "before": _rounded(before),
                 "after": _rounded(after),
                 "confidence": {
-                    name: round(getattr(found, name), 4) for name in found.__struct_fields__
+                    name: round(getattr(confidence, name), 4)
+                    for name in confidence.__struct_fields__
                 },
             }
         )
@@ -103,12 +104,12 @@ def calibrate(
 
 def _figures(confidence: Confidence | None, outcomes: Sequence[Outcome]) -> dict[str, float]:
     score = [
-        one.evidence.iou * one.evidence.phrase
+        outcome.evidence.iou * outcome.evidence.phrase
         if confidence is None
-        else confidence.score(one.evidence)
-        for one in outcomes
+        else confidence.score(outcome.evidence)
+        for outcome in outcomes
     ]
-    figures = measure(np.array(score), np.array([one.is_right for one in outcomes]))
+    figures = measure(np.array(score), np.array([outcome.is_right for outcome in outcomes]))
     return {name: figures[name] for name in _SHOWN}
 
 

@@ -1,7 +1,7 @@
-"""What `calico doctor` checks, from the settings to the pixels of the first task.
+"""The checks of `calico doctor`, from the settings to the images of the first tasks.
 
-Every check yields findings and changes nothing; a check that needs an earlier one to have
-succeeded is left out when it did not. Knows both ends; prints nothing.
+Checks change nothing and print nothing. A check is left out if an earlier check that it depends on
+failed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TRAINER = "trainer"
 
 
 class Level(StrEnum):
-    """How serious a finding is."""
+    """How serious the result of a check is."""
 
     OK = "ok"
     WARN = "warn"
@@ -51,10 +51,10 @@ class CheckResult:
     """The result of one check.
 
     Attributes:
-        check: what was looked at.
-        level: whether it works.
-        found: what was found.
-        fix: what to do about it, "" if nothing.
+        check: name of the check.
+        level: whether the checked thing works.
+        found: what the check found.
+        fix: what the user should do, or "".
     """
 
     check: str
@@ -66,12 +66,12 @@ class CheckResult:
 def examine(
     settings: Settings, backend_url: str | None, project_id: int | None
 ) -> Iterator[CheckResult]:
-    """Yields findings about the whole set-up, the most basic first.
+    """Yields the results of all checks, the most basic first.
 
     Args:
-        settings: the backend's own.
-        backend_url: where Label Studio reaches the backend; from the settings if None.
-        project_id: the project to look at, or None for every connected one.
+        settings: of the backend.
+        backend_url: where Label Studio reaches the backend; None takes it from the settings.
+        project_id: the project to check, or None for every connected project.
     """
     try:
         ends = ends_of(settings, backend_url)
@@ -80,14 +80,14 @@ def examine(
         return
     with closing(ends.client):
         yield from _backend(ends)
-        yield from learning_findings(ends)
+        yield from check_learning(ends)
         yield from _from_label_studio(ends, settings, project_id)
 
 
 def _from_label_studio(
     ends: Ends, settings: Settings, project_id: int | None
 ) -> Iterator[CheckResult]:
-    """What Label Studio knows, if it can be asked."""
+    """Checks with Label Studio; ends early if it does not answer."""
     studio = list(_label_studio(ends))
     yield from studio
     if any(finding.level is Level.FAIL for finding in studio):
@@ -107,7 +107,7 @@ def _from_label_studio(
 
 
 def _backend(ends: Ends) -> Iterator[CheckResult]:
-    """The backend as seen from here."""
+    """Checks that the backend answers here."""
     try:
         with open_client(timeout=_TIMEOUT, certificates=ends.client.certificates) as http:
             health = http.get(f"{ends.backend_url}/health")
@@ -163,25 +163,25 @@ def _credentials(ends: Ends) -> CheckResult:
     return CheckResult(check, Level.OK, f"accepted for {ends.credentials[0]}")
 
 
-def learning_findings(ends: Ends) -> Iterator[CheckResult]:
-    """Yields whether a trainer is there and how every project's last run ended.
+def check_learning(ends: Ends) -> Iterator[CheckResult]:
+    """Checks that a trainer runs, and how the last training of every project ended.
 
-    Nothing if the backend does not tell: why it does not is said elsewhere.
+    Yields nothing if the backend does not answer; another check reports that.
     """
     try:
         with open_client(timeout=_TIMEOUT, certificates=ends.client.certificates) as http:
             answer = http.get(f"{ends.backend_url}/status", auth=ends.credentials)
-        told: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
+        status: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
     except (httpx.HTTPError, ValueError):
         return
-    if not isinstance(told, dict) or not {"trainers", "projects"} <= told.keys():
+    if not isinstance(status, dict) or not {"trainers", "projects"} <= status.keys():
         return
-    projects = told["projects"]
-    yield _trainers(told["trainers"], sum(one["new"] for one in projects))
-    for one in projects:
-        if one["run"] is not None:
-            yield _last_run(one)
-        yield from _doubts(one)
+    projects = status["projects"]
+    yield _trainers(status["trainers"], sum(project["new"] for project in projects))
+    for project in projects:
+        if project["run"] is not None:
+            yield _last_run(project)
+        yield from _doubts(project)
 
 
 def _trainers(owners: list[str], waiting: int) -> CheckResult:
@@ -197,7 +197,7 @@ def _trainers(owners: list[str], waiting: int) -> CheckResult:
 
 
 def _doubts(project: dict[str, Any]) -> Iterator[CheckResult]:
-    """What is not believed of Label Studio's answers."""
+    """Reports annotations of Label Studio that are held back or have a wrong time."""
     number, held_back = project["project"], project.get("held_back", 0)
     if held_back:
         found = (
@@ -236,7 +236,7 @@ def _last_run(project: dict[str, Any]) -> CheckResult:
 
 
 def _label_studio(ends: Ends) -> Iterator[CheckResult]:
-    """Label Studio and our token, as the backend sees them."""
+    """Checks Label Studio and the token that the backend uses."""
     client = ends.client
     try:
         yield CheckResult("Label Studio", Level.OK, f"{client.url}, version {client.version()}")
@@ -261,7 +261,7 @@ def _label_studio(ends: Ends) -> Iterator[CheckResult]:
 
 
 def _private_addresses(ends: Ends) -> Iterator[CheckResult]:
-    """The two settings that stop Label Studio from calling a private network."""
+    """Checks the two settings that stop Label Studio from calling a private network."""
     refused = refused_addresses(ends.client, ends.backend_url)
     for setting, is_refused, effect in (
         ("ML_BLOCK_LOCAL_IP", refused.predictions, "asks for no predictions"),

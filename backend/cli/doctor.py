@@ -1,7 +1,7 @@
-"""`calico doctor`: looks at a live set-up from both ends and says what to fix, in plain words.
+"""`calico doctor`: checks a live set-up and says what to fix.
 
-With --model it says what a model needs instead, before anything is loaded. Changes nothing
-anywhere. The checks are in diagnosis.py; here they are shown.
+With --model it prints the memory that a model needs instead, without loading the model. The checks
+are in diagnosis.py; this module prints their results.
 """
 
 from __future__ import annotations

@@ -25,7 +25,9 @@ WeightsOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 DataDirOption = Annotated[
     Path | None,
-    typer.Option("--data-dir", metavar="DIR", help="What is kept. [CALICO_DATA_DIR, .calico]"),
+    typer.Option(
+        "--data-dir", metavar="DIR", help="Folder of the backend's data. [CALICO_DATA_DIR, .calico]"
+    ),
 ]
 ProjectOption = Annotated[
     int | None, typer.Option("--project", help="Only this project; default: every one.")

@@ -82,7 +82,7 @@ def add_photo_trunk(
             known += list(drawn[number].group.images)
             show("drawing scenes", number + 1, _TRUNK_GROUPS)
         show("encoding", 0, 1)
-        found = add(
+        trunk = add(
             weights or DEFAULT_WEIGHTS,
             out,
             known,
@@ -92,8 +92,8 @@ def add_photo_trunk(
         )
     figures = {
         "model": str(out),
-        "known": round(found.known, 1),
-        "unknown": round(found.unknown, 1),
+        "known": round(trunk.known, 1),
+        "unknown": round(trunk.unknown, 1),
         "seconds": round(time.monotonic() - began, 1),
     }
     typer.echo(json.dumps(figures))

@@ -1,4 +1,4 @@
-"""`calico predict`: looks at a few images together and writes what was found."""
+"""`calico predict`: segments a group of images and writes the regions as pictures and JSON."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def read_group(files: Sequence[Path]) -> ImageGroup:
 
 
 def _show(files: Sequence[Path], prediction: GroupPrediction, out: Path) -> None:
-    """A table of what was found, image by image."""
+    """Prints a table of the regions, image by image."""
     table = Table(title=f"{prediction.version}: {len(prediction.parts)} regions")
     for name in ("image", "kind", "name", "of", "score", "share of image"):
         table.add_column(name, justify="right" if name in ("score", "share of image") else "left")

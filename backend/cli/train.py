@@ -41,7 +41,7 @@ def train(
     out: Annotated[
         Path, typer.Option(help="Run folder; the same command with the same folder resumes.")
     ],
-    seed: Annotated[int, typer.Option(help="Of data, weights and wordings.")] = _DEFAULT.seed,
+    seed: Annotated[int, typer.Option(help="Seed of data, weights and wordings.")] = _DEFAULT.seed,
     processes: Annotated[
         int, typer.Option(min=1, help="Data-parallel processes: one per GPU, or per CPU core.")
     ] = 1,
@@ -123,7 +123,7 @@ def train(
         int | None, _option(_SPEED, "Samples per forward pass; the rest of a batch accumulates.")
     ] = None,
     precision: Annotated[
-        Precision | None, _option(_SPEED, "Of the frozen weights; nf4 and int8 are QLoRA.")
+        Precision | None, _option(_SPEED, "Precision of the frozen weights; nf4 and int8: QLoRA.")
     ] = None,
     checkpointing: Annotated[
         bool | None, _option(_SPEED, "Recompute the LLM's layers instead of keeping them.")

@@ -11,61 +11,61 @@ import msgspec
 
 
 def setup_answer(version: str | None) -> bytes:
-    """Body that answers POST /setup.
+    """Returns the response body of POST /setup.
 
     Args:
-        version: the version stamped on predictions, or None while it is not known; Label Studio
-            asks again whenever the two differ.
+        version: model version of the predictions, or None while it is not known; Label Studio
+            asks again when the two differ.
     """
     return msgspec.json.encode({"model_version": version})
 
 
 def versions_answer(versions: Sequence[str]) -> bytes:
-    """Body that answers GET /versions; each version once, in the given order."""
+    """Returns the response body of GET /versions; each version once, in the given order."""
     return msgspec.json.encode({"versions": list(dict.fromkeys(versions))})
 
 
 def predict_item(result: bytes, *, score: float, version: str) -> bytes:
-    """Item for one task from its JSON list of results."""
+    """Returns the item of one task with its JSON list of results."""
     return msgspec.json.encode(
         {"result": msgspec.Raw(result), "score": score, "model_version": version}
     )
 
 
 def empty_item(version: str) -> bytes:
-    """Item for a task that cannot be looked at: a prediction without regions."""
+    """Returns the item of a task without usable images: a prediction without regions."""
     return predict_item(b"[]", score=0.0, version=version)
 
 
 def not_yet_item(version: str) -> bytes:
-    """Item for a task that is not done: Label Studio stores nothing and may ask again."""
+    """Returns the item of an unfinished task: Label Studio stores nothing and may ask again."""
     return msgspec.json.encode({"model_version": version})
 
 
 def with_problem(item: bytes, *, error: str, detail: str) -> bytes:
-    """Adds to one item of an answer why it has no regions; Label Studio ignores the key."""
+    """Adds to an item why it has no regions; Label Studio ignores the key."""
     fields = msgspec.json.decode(item, type=dict[str, msgspec.Raw])
     problem = msgspec.json.encode({"error": error, "detail": detail})
     return msgspec.json.encode(fields | {"problem": msgspec.Raw(problem)})
 
 
 def with_absent(item: bytes, images: Sequence[int]) -> bytes:
-    """Adds to one item which images, 0-based, do not show a clicked part; the editor ignores it."""
+    """Adds to an item which images, 0-based, do not show a clicked part; the editor ignores it."""
     fields = msgspec.json.decode(item, type=dict[str, msgspec.Raw])
     return msgspec.json.encode(fields | {"absent": msgspec.Raw(msgspec.json.encode(images))})
 
 
 def prepended(result: bytes, first: Mapping[str, object]) -> bytes:
-    """JSON list of results with one more at its beginning."""
+    """Returns a JSON list of results with one more result at its beginning."""
     rest = msgspec.json.decode(result, type=list[msgspec.Raw])
     return msgspec.json.encode([first, *rest])
 
 
 def predict_answer(items: Sequence[bytes]) -> bytes:
-    """Body that answers POST /predict: one item per task, in request order."""
+    """Returns the response body of POST /predict: one item per task, in request order."""
     return b'{"results":[' + b",".join(items) + b"]}"
 
 
 def answer_items(answer: bytes) -> list[dict[str, object]]:
-    """Decoded items of the answer to POST /predict."""
+    """Returns the decoded items of a response body of POST /predict."""
     return msgspec.json.decode(answer, type=dict[str, list[dict[str, object]]])["results"]
