@@ -12,8 +12,13 @@ from typing import ClassVar
 
 from backend.app import AppComponents, build_components
 from backend.label_studio.event import parse_events
-from backend.label_studio.reply import answer_items, event_request, predict_request
-from backend.label_studio.task import parse_predict_request, read_project_id
+from backend.label_studio.request import (
+    event_request,
+    parse_predict_request,
+    predict_request,
+    read_project_id,
+)
+from backend.label_studio.response import answer_items
 from backend.serving.rendering import render_answers
 from backend.settings import load_settings
 

@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.waiting import progress_bar
+from backend.cli.options import DeviceOption, WeightsOption
+from backend.cli.progress import progress_bar
 from calico_model.data.opening import DrawnGroups, open_groups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
@@ -40,11 +41,8 @@ def calibrate(
     groups: Annotated[
         int, typer.Option("--groups", min=4, help="How many; every other one is only measured on.")
     ] = 300,
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", help="Checkpoint; calico-tiny if not given.", metavar="DIR"),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
     write: Annotated[
         bool, typer.Option("--write/--dry-run", help="Keep the fit beside the weights, or not.")
     ] = True,
@@ -82,11 +80,11 @@ def calibrate(
     fitted, held_out = outcomes
     if not held_out:
         raise InvalidConfigError(f"--groups: {count} groups show no region to measure on")
-    found = fit_confidence(fitted)
-    before, after = _figures(None, held_out), _figures(found, held_out)
+    confidence = fit_confidence(fitted)
+    before, after = _figures(None, held_out), _figures(confidence, held_out)
     Console().print(_table(before, after))
     if write:
-        write_beside(folder, found)
+        write_beside(folder, confidence)
         typer.echo(f"{folder / CONFIDENCE_FILE}: written; servers take it at their next start.")
     typer.echo(
         json.dumps(
@@ -95,7 +93,8 @@ def calibrate(
                 "before": _rounded(before),
                 "after": _rounded(after),
                 "confidence": {
-                    name: round(getattr(found, name), 4) for name in found.__struct_fields__
+                    name: round(getattr(confidence, name), 4)
+                    for name in confidence.__struct_fields__
                 },
             }
         )
@@ -104,12 +103,12 @@ def calibrate(
 
 def _figures(confidence: Confidence | None, outcomes: Sequence[Outcome]) -> dict[str, float]:
     score = [
-        one.evidence.iou * one.evidence.phrase
+        outcome.evidence.iou * outcome.evidence.phrase
         if confidence is None
-        else confidence.score(one.evidence)
-        for one in outcomes
+        else confidence.score(outcome.evidence)
+        for outcome in outcomes
     ]
-    figures = measure(np.array(score), np.array([one.is_right for one in outcomes]))
+    figures = measure(np.array(score), np.array([outcome.is_right for outcome in outcomes]))
     return {name: figures[name] for name in _SHOWN}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from backend.cli.waiting import progress_bar
+from backend.cli.labeled_data import read_group_size
+from backend.cli.progress import progress_bar
 from calico_model.data.synthetic import SceneSplit, write_groups
-from calico_model.errors import InvalidConfigError
-
-_SIZES = re.compile(r"([1-8])(?:-([1-8]))?")
 
 
 def synth(
@@ -74,16 +71,3 @@ def synth(
         "images_per_s": round(images / seconds, 1),
     }
     typer.echo(json.dumps(outcome))
-
-
-def read_group_size(text: str) -> tuple[int, int]:
-    """Reads "2" or "2-4" as the smallest and largest number of images per group.
-
-    Raises:
-        InvalidConfigError: another form, falling numbers, or outside 1 to 8.
-    """
-    form = _SIZES.fullmatch(text.strip())
-    low, high = (int(form[1]), int(form[2] or form[1])) if form else (0, 0)
-    if not 1 <= low <= high:
-        raise InvalidConfigError(f"--group-size: expected 2 or 2-4, within 1 to 8, got {text!r}")
-    return low, high

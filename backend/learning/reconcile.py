@@ -16,7 +16,7 @@ from typing import TypeVar
 from backend.clock import from_us, now_us, to_us
 from backend.errors import BusyError, LabelStudioAuthError, LabelStudioError, RequestError
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.event import deletion_event, missed_events, told_keys
+from backend.label_studio.event import annotation_keys, deletion_event, missed_events
 from backend.label_studio.history import TaskSummary, fetch_annotated, find_tasks
 from backend.learning.doubts import (
     CONFIRM_AFTER_S,
@@ -314,12 +314,16 @@ class Reconciler:
         stamp_us = 0 if event.updated_at is None else to_us(event.updated_at)
         if stamp_us != head.version_us:
             return False
-        keys = told_keys(event)
+        keys = annotation_keys(event)
         if head.key in keys:
             return True
         # The same state may be journalled once more under another key.
         stored = self._repository.store.find_event(head.key)
-        return stored is not None and bool(stored.event.payload) and keys == told_keys(stored.event)
+        return (
+            stored is not None
+            and bool(stored.event.payload)
+            and keys == annotation_keys(stored.event)
+        )
 
     def _observe(self, event: Event, head: LiveHead | None) -> int:
         """Journals a state that Label Studio shows; returns 0 if a newer event came meanwhile."""

@@ -6,16 +6,17 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from backend.label_studio.question import reply_result
-from backend.label_studio.reply import prepended, with_absent, with_problem
-from backend.label_studio.result import (
-    RENDERING_VERSION,
+from backend.label_studio.interactive_context import reply_result
+from backend.label_studio.response import (
     empty_item,
     not_yet_item,
     predict_answer,
     predict_item,
-    render_prediction,
+    prepended,
+    with_absent,
+    with_problem,
 )
+from backend.label_studio.result import RENDERING_VERSION, render_prediction
 from backend.serving.jobs import PredictionJob, PredictionResult, Render
 from backend.serving.metrics import package_version
 from backend.types import PredictRequest

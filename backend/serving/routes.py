@@ -17,8 +17,8 @@ from werkzeug.exceptions import HTTPException
 from backend.errors import RequestError
 from backend.label_studio.event import parse_events
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.reply import setup_answer, versions_answer
-from backend.label_studio.task import parse_predict_request, parse_setup_request
+from backend.label_studio.request import parse_predict_request, parse_setup_request
+from backend.label_studio.response import setup_answer, versions_answer
 from backend.serving.http_connection import client_disconnected
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from backend.label_schema import LabelSchema
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.download import MediaLimits
+from backend.label_studio.image_decoding import MediaLimits
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
 from backend.label_studio.names import StudioNames

@@ -90,17 +90,17 @@ def unknown_parts(parts: Sequence[PartMask]) -> tuple[PartMask, ...]:
         if not any((part.mask & owner.mask).any() for part in own):
             continue
         covered = np.logical_or.reduce([part.mask for part in own])
-        for gap in _gaps(owner.mask, owner.mask & ~covered):
-            found.append(
-                PartMask(
-                    image_index=owner.image_index,
-                    kind=RegionKind.UNIQUE_PART,
-                    label=UNKNOWN_PART,
-                    mask=gap,
-                    object_label=owner.label,
-                    score=_UNKNOWN_SCORE,
-                )
+        found += [
+            PartMask(
+                image_index=owner.image_index,
+                kind=RegionKind.UNIQUE_PART,
+                label=UNKNOWN_PART,
+                mask=gap,
+                object_label=owner.label,
+                score=_UNKNOWN_SCORE,
             )
+            for gap in _gaps(owner.mask, owner.mask & ~covered)
+        ]
     return tuple(found)
 
 

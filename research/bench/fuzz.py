@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.waiting import progress_bar
+from backend.cli.progress import progress_bar
 from research.bench.fuzz_cases import Tally, make_cases
 from research.bench.server import running_server
 

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from backend.cli.options import DeviceOption, WeightsOption
+from backend.cli.progress import training_bar
 from backend.cli.trainer import find_base_groups
-from backend.cli.waiting import training_bar
-from backend.cli.weights import DeviceOption, WeightsOption
 from backend.learning.schedule import RunState
 from backend.settings import Settings, load_settings
 from backend.storage.store import open_store

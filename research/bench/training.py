@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.waiting import training_bar
+from backend.cli.progress import training_bar
 from backend.errors import BackendError
 from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit

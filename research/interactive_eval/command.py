@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.waiting import progress_bar
+from backend.cli.progress import progress_bar
 from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError

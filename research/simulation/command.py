@@ -17,9 +17,9 @@ from rich.table import Table
 
 from backend.cli.connect import PasswordOption, UserOption
 from backend.cli.labeled_data import CocoOption, ImagesOption, SidesOption, open_labeled
+from backend.cli.options import DeviceOption, WeightsOption
+from backend.cli.progress import training_bar
 from backend.cli.trainer import BASE_GROUPS
-from backend.cli.waiting import training_bar
-from backend.cli.weights import DeviceOption, WeightsOption
 from calico_model.data.opening import DrawnGroups, open_groups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from backend.cli.waiting import peak_rss_mib
+from backend.cli.progress import peak_rss_mib
 from calico_model.data.collate import Turn, collate_prompts
 from calico_model.modeling.features import ImageFeatures, Pixels
 from calico_model.modeling.language import Conversations, decode_greedily, packed

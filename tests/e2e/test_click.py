@@ -23,6 +23,7 @@ from backend.types import Region, StoredPrediction
 from calico_model.evaluation.annotator import next_click
 from calico_model.types import RegionKind
 from tests.e2e.editor import STORE, open_task, select_region
+from tests.e2e.studio_api import delete_project, export
 
 pytestmark = pytest.mark.e2e
 
@@ -63,7 +64,7 @@ def clickable(demo: Demo, ends: Ends) -> Iterator[Clickable]:
     (task,) = ends.client.raw_tasks(project_id)
     (prediction,) = ends.client.predictions(int(str(task["id"])), schema)
     yield Clickable(project_id, schema, prediction, surest_part(prediction, len(images)))
-    ends.client.delete_project(project_id)
+    delete_project(ends.client, project_id)
 
 
 def surest_part(prediction: StoredPrediction, images: int) -> tuple[Region, ...]:
@@ -151,7 +152,7 @@ def submit(page: Page, ends: Ends, clickable: Clickable) -> list[_Result]:
     """Presses Submit; returns what Label Studio then has."""
     with page.expect_response(lambda answer: "/annotations" in answer.url and answer.ok):
         page.click("button[aria-label='Submit current annotation']")
-    (task,) = ends.client.export(clickable.project_id)
+    (task,) = export(ends.client, clickable.project_id)
     (annotation,) = cast("list[dict[str, list[_Result]]]", task["annotations"])
     return annotation["result"]
 

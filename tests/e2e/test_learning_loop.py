@@ -36,6 +36,7 @@ from backend.types import StoredPrediction
 from tests.e2e.conftest import VIEWPORT
 from tests.e2e.editor import drawn_regions, open_task
 from tests.e2e.generated_photos import cart_groups
+from tests.e2e.studio_api import update_project
 from tests.e2e.unseen_project import UnseenProject, create_project, create_unseen_project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -221,7 +222,7 @@ def test_five_corrections_make_the_next_task_better(
     # Its scores order the tasks: the least certain one comes next.
     waiting = wait(lambda: _pushed(client, project, first))
     assert client.project(project.id).model_version == first
-    client.update_project(project.id, sampling="Uncertainty sampling")
+    update_project(client, project.id, sampling="Uncertainty sampling")
     chosen = client.get(f"/api/projects/{project.id}/next")
     scores = {task: one.score for task, one in waiting.items()}
     assert isinstance(chosen, dict)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from backend.label_studio import brush
-from backend.label_studio.task import parse_predict_request
+from backend.label_studio.request import parse_predict_request
 from backend.serving.caches import RecentPredictions
 from backend.serving.jobs import PredictionJob
 from calico_model.interactive.naming.closed_set import Named

@@ -137,8 +137,7 @@ def cat(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
             ),
         )
     )
-    for x in (0.12, 0.36):
-        pieces.append(Piece("leg", limb([(x, 0.35), (x + 0.02, 0.95)], 0.17, 0.15)))
+    pieces += [Piece("leg", limb([(x, 0.35), (x + 0.02, 0.95)], 0.17, 0.15)) for x in (0.12, 0.36)]
     for side in (-1, 1):
         x = hx + side * hr * 0.6
         pieces.append(

@@ -48,8 +48,10 @@ def chair(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
             ),
         )
     )
-    for x in (-w + leg / 2, w - leg / 2):
-        pieces.append(Piece("leg", box(x - leg / 2, seat + thick, x + leg / 2, foot)))
+    pieces += [
+        Piece("leg", box(x - leg / 2, seat + thick, x + leg / 2, foot))
+        for x in (-w + leg / 2, w - leg / 2)
+    ]
     if "crossbar" in extras:
         y = u(0.6, 0.7)
         pieces.append(Piece("crossbar", box(-w + leg, y, w - leg, y + 0.09)))
@@ -141,11 +143,12 @@ def clock(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
     u = rng.uniform
     pieces = []
     if "bell" in extras:
-        for side in (-1, 1):
-            pieces.append(Piece("bell", ellipse(side * 0.45, -0.68, 0.28, 0.26)))
+        pieces += [Piece("bell", ellipse(side * 0.45, -0.68, 0.28, 0.26)) for side in (-1, 1)]
     if "leg" in extras:
-        for side in (-1, 1):
-            pieces.append(Piece("leg", limb([(side * 0.4, 0.5), (side * 0.6, 0.98)], 0.15, 0.1)))
+        pieces += [
+            Piece("leg", limb([(side * 0.4, 0.5), (side * 0.6, 0.98)], 0.15, 0.1))
+            for side in (-1, 1)
+        ]
     rim = u(0.1, 0.18)
     if rng.random() < 0.65:
         pieces.append(Piece("frame", ellipse(0, 0, 0.75, 0.75)))

@@ -55,20 +55,19 @@ def scissors(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
     """Draws open scissors: two blades, two ring handles, sometimes the screw."""
     u = rng.uniform
     opening, width, grip = u(0.14, 0.4), u(0.13, 0.2), u(0.2, 0.28)
-    pieces = []
-    for side in (-1, 1):
-        pieces.append(
-            Piece(
-                "blade",
-                polygon(
-                    (-side * opening, -1.0),
-                    (side * 0.02 - side * width / 2, 0.0),
-                    (side * 0.1, 0.3),
-                    (side * 0.1 + side * width, 0.25),
-                    (side * width * 0.7, 0.0),
-                ),
-            )
+    pieces = [
+        Piece(
+            "blade",
+            polygon(
+                (-side * opening, -1.0),
+                (side * 0.02 - side * width / 2, 0.0),
+                (side * 0.1, 0.3),
+                (side * 0.1 + side * width, 0.25),
+                (side * width * 0.7, 0.0),
+            ),
         )
+        for side in (-1, 1)
+    ]
     for side in (-1, 1):
         x = side * (0.18 + opening * 0.7)
         pieces.append(Piece("handle", ring(x, 0.62, grip, grip * u(1.2, 1.5), u(0.09, 0.13))))

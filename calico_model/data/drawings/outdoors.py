@@ -35,8 +35,7 @@ def house(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
     pieces.append(Piece("door", box(door_x - half, u(0.25, 0.4), door_x + half, 0.9)))
     spots = [x for x in (-0.45, 0.4) if abs(x - door_x) > half + 0.2]
     size = u(0.12, 0.16)
-    for x in spots:
-        pieces.append(Piece("window", box(x - size, 0.2, x + size, 0.2 + 2 * size)))
+    pieces += [Piece("window", box(x - size, 0.2, x + size, 0.2 + 2 * size)) for x in spots]
     return pieces
 
 

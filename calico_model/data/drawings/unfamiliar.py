@@ -76,8 +76,7 @@ def helicopter(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
     ]
     if "door" in extras:
         pieces.append(Piece("door", box(-0.15, -0.08, 0.14, 0.32)))
-    for x in (-0.1, 0.35):
-        pieces.append(Piece("leg", limb([(x, ry), (x, 0.72)], 0.07)))
+    pieces += [Piece("leg", limb([(x, ry), (x, 0.72)], 0.07)) for x in (-0.1, 0.35)]
     pieces.append(Piece("leg", limb([(-0.4, 0.74), (0.7, 0.74)], 0.09)))
     return pieces
 
@@ -108,8 +107,10 @@ def lighthouse(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
         Piece("lantern", box(-high * 0.75, top - 0.28, high * 0.75, top)),
         Piece("roof", polygon((-high, top - 0.26), (0, u(-1.0, -0.92)), (high, top - 0.26))),
     ]
-    for y in (-0.2, 0.15)[: int(rng.integers(1, 3))]:
-        pieces.append(Piece("window", box(-0.08, y, 0.08, y + 0.16)))
+    pieces += [
+        Piece("window", box(-0.08, y, 0.08, y + 0.16))
+        for y in (-0.2, 0.15)[: int(rng.integers(1, 3))]
+    ]
     if "door" in extras:
         pieces.append(Piece("door", box(-0.13, 0.64, 0.13, 1.0)))
     return pieces

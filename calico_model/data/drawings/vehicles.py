@@ -64,8 +64,7 @@ def car(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
         pieces.append(Piece("door", rounded(-0.05, belt + 0.04, front - 0.05, floor - 0.05, 0.05)))
     if "headlight" in extras:
         pieces.append(Piece("headlight", ellipse(0.88, belt + 0.2, 0.1, 0.09)))
-    for x in (-0.55, 0.58):
-        pieces.append(Piece("wheel", ellipse(x, floor + 0.05, radius, radius)))
+    pieces += [Piece("wheel", ellipse(x, floor + 0.05, radius, radius)) for x in (-0.55, 0.58)]
     return pieces
 
 
@@ -101,8 +100,10 @@ def truck(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
         pieces.append(Piece("door", box(split + 0.1, 0.07, split + 0.32, floor - 0.03)))
     if "headlight" in extras:
         pieces.append(Piece("headlight", ellipse(nose - 0.03, 0.22, 0.08, 0.08)))
-    for x in (-0.75, -0.35, 0.62)[int(rng.integers(0, 2)) :]:
-        pieces.append(Piece("wheel", ellipse(x, floor + 0.06, radius, radius)))
+    pieces += [
+        Piece("wheel", ellipse(x, floor + 0.06, radius, radius))
+        for x in (-0.75, -0.35, 0.62)[int(rng.integers(0, 2)) :]
+    ]
     return pieces
 
 
@@ -121,8 +122,7 @@ def bus(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
         pieces.append(Piece("door", box(0.56, high, 0.8, floor - 0.04)))
     if "headlight" in extras:
         pieces.append(Piece("headlight", ellipse(0.9, floor - 0.14, 0.09, 0.09)))
-    for x in (-0.6, 0.42):
-        pieces.append(Piece("wheel", ellipse(x, floor + 0.04, radius, radius)))
+    pieces += [Piece("wheel", ellipse(x, floor + 0.04, radius, radius)) for x in (-0.6, 0.42)]
     return pieces
 
 

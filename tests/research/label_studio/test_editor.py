@@ -12,13 +12,9 @@ from backend.errors import RequestError
 from backend.label_studio.annotation import parse_regions
 from backend.label_studio.event import parse_events, read_annotation, read_schema, read_task
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.result import (
-    not_yet_item,
-    predict_answer,
-    predict_item,
-    render_prediction,
-)
-from backend.label_studio.task import parse_predict_request, parse_setup_request
+from backend.label_studio.request import parse_predict_request, parse_setup_request
+from backend.label_studio.response import not_yet_item, predict_answer, predict_item
+from backend.label_studio.result import render_prediction
 from backend.learning.correction import diff
 from backend.types import EventAction, RegionOrigin
 from calico_model.types import GroupPrediction, PartMask, RegionKind
@@ -49,7 +45,8 @@ def part(index, label, first=4, kind=RegionKind.COMMON_PART, part_id=None):
 def answer(*parts):
     prediction = GroupPrediction(parts, "calico-tiny-1")
     rendered = render_prediction(prediction, SCHEMA, sizes_hw=[(24, 32)] * 2)
-    return rendered.result, predict_answer([rendered.item])
+    item = predict_item(rendered.result, score=rendered.score, version=rendered.version)
+    return rendered.result, predict_answer([item])
 
 
 def submitted(*drawn):

@@ -35,13 +35,13 @@ class Knowing:
 @pytest.fixture
 def know(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Knowing(list(DrawnGroups(SceneSplit.SEEN, 3, 5, (2, 2))), keep=99)
-    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: predictor)
+    monkeypatch.setattr(evaluate_module, "load_weights", lambda folder, device: predictor)
 
 
 @pytest.fixture
 def know_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Knowing(list(DrawnGroups(SceneSplit.SEEN, 3, 5, (2, 2))), keep=0)
-    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: predictor)
+    monkeypatch.setattr(evaluate_module, "load_weights", lambda folder, device: predictor)
 
 
 def run(*arguments: object) -> Result:
@@ -137,9 +137,9 @@ def test_kept_predictions_are_scored_without_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = Knowing(list(DrawnGroups(SceneSplit.SEEN, 3, 5, (2, 2))), keep=99)
-    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: known)
+    monkeypatch.setattr(evaluate_module, "load_weights", lambda folder, device: known)
     first = run(*SMALL, "--save-predictions", tmp_path / "kept.jsonl")
-    monkeypatch.delattr(evaluate_module, "load")
+    monkeypatch.delattr(evaluate_module, "load_weights")
     again = run(*SMALL, "--predictions", tmp_path / "kept.jsonl")
     assert again.exit_code == 0, again.output
     assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
@@ -211,7 +211,7 @@ def test_group_sizes_get_a_table_and_a_chart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = Knowing(list(DrawnGroups(SceneSplit.SEEN, 3, 5, (2, 5))), keep=99)
-    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: known)
+    monkeypatch.setattr(evaluate_module, "load_weights", lambda folder, device: known)
     result = run(*SMALL, "--group-size", "2-5", "--out", tmp_path / "report")
     assert "by number of images" in result.stdout
     document = json.loads((tmp_path / "report" / "report.json").read_text())

@@ -11,8 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from backend.cli.connect import Ends
-from backend.cli.finding import Finding, Level
-from backend.cli.learning_diagnosis import learning_findings
+from backend.cli.diagnosis import CheckResult, Level, check_learning
 from backend.label_studio.client import LabelStudioClient
 
 
@@ -41,9 +40,9 @@ def told(body: bytes, status: int = 200) -> Iterator[Ends]:
             thread.join()
 
 
-def findings(**status: object) -> list[Finding]:
+def findings(**status: object) -> list[CheckResult]:
     with told(json.dumps(status).encode()) as ends:
-        return list(learning_findings(ends))
+        return list(check_learning(ends))
 
 
 def project(run: dict[str, object] | None, new: int = 0) -> dict[str, object]:
@@ -83,9 +82,9 @@ def test_the_last_run_of_a_project(run: dict[str, object], level: Level, words: 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b"no json"])
 def test_a_backend_that_does_not_tell_has_no_findings(body: bytes) -> None:
     with told(body) as ends:
-        assert list(learning_findings(ends)) == []
+        assert list(check_learning(ends)) == []
     with told(body, status=500) as ends:
-        assert list(learning_findings(ends)) == []
+        assert list(check_learning(ends)) == []
 
 
 def test_what_is_held_back_is_said_with_what_to_do() -> None:

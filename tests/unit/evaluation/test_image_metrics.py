@@ -23,16 +23,19 @@ def scenes(seed: int) -> list[tuple[list[Region], list[tuple[str, np.ndarray]]]]
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(25):
-        truth = []
-        for slot in range(int(rng.integers(0, 5))):
-            truth.append((f"t{slot}", box(2, 26, 8 * (slot % 4), 8 * (slot % 4) + 7)))
+        truth = [
+            (f"t{slot}", box(2, 26, 8 * (slot % 4), 8 * (slot % 4) + 7))
+            for slot in range(int(rng.integers(0, 5)))
+        ]
         predicted: list[Region] = []
         for label, mask in truth:
             if rng.random() < 0.8:
                 moved = np.roll(mask, int(rng.integers(0, 12)), axis=0)
                 predicted.append((label, moved, float(rng.random())))
-        for _ in range(int(rng.integers(0, 3))):
-            predicted.append(("extra", rng.random((32, 32)) < 0.2, float(rng.random())))
+        predicted += [
+            ("extra", rng.random((32, 32)) < 0.2, float(rng.random()))
+            for _ in range(int(rng.integers(0, 3)))
+        ]
         drawn.append((predicted, truth))
     return drawn
 

@@ -17,9 +17,9 @@ from backend.label_studio.annotation import (
     parse_drawing,
     parse_prediction,
     parse_regions,
-    read_prompts,
 )
 from backend.label_studio.brush import encode_mask
+from backend.label_studio.interactive_context import read_prompts
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.wire import decode_results
 from backend.types import RegionOrigin

@@ -295,8 +295,7 @@ def _kill_while_publishing(folder, rounds):
             cwd=Path(__file__).parents[3],
         )
         with process:
-            for _ in range(1 + number % 7):
-                served.append(process.stdout.readline().strip())
+            served += [process.stdout.readline().strip() for _ in range(1 + number % 7)]
             process.send_signal(signal.SIGKILL)
             served += [line.strip() for line in process.stdout if line.endswith("\n")]
     return served

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import InvalidEventError
-from backend.label_studio.canonical import canonical, canonical_results
+from backend.label_studio.event_key import canonical, canonical_results
 
 WORDS = st.text(max_size=5)
 RLE = st.lists(st.integers(0, 255), max_size=6)

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from backend.label_schema import LabelSchema
+from backend.label_studio.interactive_context import REPLY_MARK, reply_result
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.question import REPLY_MARK, reply_result
-from backend.label_studio.task import parse_predict_request
+from backend.label_studio.request import parse_predict_request
 from backend.types import TextPrompt
 
 CONFIG = """<View>

@@ -1,10 +1,12 @@
-"""What a person sees while a command works, on stderr: a bar with the time left on a terminal,
-plain lines in a log.
+"""The progress of a long command on stderr: a bar on a terminal, plain lines in a log.
+
+Also how the user stops it, and the memory it used.
 """
 
 from __future__ import annotations
 
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +23,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-_QUICK_S, _LINE_S = 2.0, 15.0
+_SHORT_S, _LINE_S = 2.0, 15.0
 
 
 @contextmanager
 def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Shows how far a piece of work is and how long it will take; nothing stays behind.
+    """Shows the progress and the remaining time of one piece of work; the bar is removed after it.
 
     Args:
         what: the work, as a heading.
@@ -43,7 +45,7 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
     console = Console(stderr=True)
     if not console.is_terminal:
         lines = _Lines()
-        yield lambda done: lines.tell(what, done, total)
+        yield lambda done: lines.write(what, done, total)
         return
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total)
@@ -52,13 +54,13 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
 
 @contextmanager
 def training_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Shows the stages of a training; what was shown last stays.
+    """Shows the progress of a training, stage by stage; the last state stays on the screen.
 
     Args:
-        what: the first work, as a heading.
+        what: the first stage, as a heading.
 
     Yields:
-        A function to call with the work, the number of finished steps and of all steps.
+        A function to call with the stage, the number of finished steps and of all steps.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -69,10 +71,10 @@ def training_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
     )
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines().tell
+        yield _Lines().write
         return
     with Progress(*columns, console=console) as progress:
-        # Of several processes only one is told anything, and only that one shows a bar.
+        # Of several processes only the first reports progress, so only the first shows a bar.
         task = progress.add_task(what, total=None, visible=False)
         yield lambda now, done, total: progress.update(
             task, description=now, completed=done, total=total, visible=True
@@ -80,21 +82,21 @@ def training_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
 
 
 class _Lines:
-    """Progress as lines of a log: when other work begins, and every few seconds of the same."""
+    """Progress as lines of a log: at the start of each stage, and every 15 seconds."""
 
     def __init__(self) -> None:
-        self._began = self._told = time.monotonic()
+        self._began = self._written_at = time.monotonic()
         self._last = ""
 
-    def tell(self, what: str, done: int, total: int | None) -> None:
-        """Writes a line if it is time for one."""
+    def write(self, what: str, done: int, total: int | None) -> None:
+        """Writes a line if a new stage began or the last line is old enough."""
         now = time.monotonic()
         heading = what.partition(",")[0]
-        if heading == self._last and now - self._told < _LINE_S:
+        if heading == self._last and now - self._written_at < _LINE_S:
             return
-        if now - self._began < _QUICK_S:
-            return  # what is done at once needs no line
-        self._told, self._last = now, heading
+        if now - self._began < _SHORT_S:
+            return  # short work needs no line
+        self._written_at, self._last = now, heading
         of = "" if total is None else f" {done}/{total}"
         sys.stderr.write(f"[{now - self._began:6.0f} s] {what}{of}\n")
         sys.stderr.flush()
@@ -104,3 +106,16 @@ def peak_rss_mib() -> float:
     """Largest resident memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def stop_requests() -> Callable[[], bool]:
+    """Returns a function that is True once Ctrl-C or SIGTERM asked this process to stop."""
+    is_stopping = False
+
+    def request_stop(*_: object) -> None:
+        nonlocal is_stopping
+        is_stopping = True
+
+    signal.signal(signal.SIGINT, request_stop)
+    signal.signal(signal.SIGTERM, request_stop)
+    return lambda: is_stopping
