@@ -267,7 +267,7 @@ def torn() -> bytes:
     file = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
     Image.fromarray(noise).save(file, format="PNG")
-    return file.getvalue()[: file.class_logits() // 2]
+    return file.getvalue()[: file.tell() // 2]
 
 
 def bomb() -> bytes:

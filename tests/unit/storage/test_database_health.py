@@ -47,7 +47,7 @@ class Served:
 @pytest.fixture
 def served(tmp_path):
     made = Served(tmp_path / "data")
-    assert made.class_logits(range(40)) == 40
+    assert made.tell(range(40)) == 40
     made.store.health.check()
     yield made
     made.close()
@@ -122,7 +122,7 @@ def noise_in_both(served):
 def test_a_lost_database_acknowledges_nothing(served, lose):
     lose(served)
     found = sorted(served.folder.iterdir()) if served.folder.exists() else None
-    assert served.class_logits(range(100, 140)) == 0
+    assert served.tell(range(100, 140)) == 0
     with pytest.raises(StoreError, match="nothing is acknowledged"):
         served.store.health.check()
     with pytest.raises(StoreError, match="nothing is acknowledged"):
@@ -134,9 +134,9 @@ def test_a_lost_database_acknowledges_nothing(served, lose):
 def test_a_folder_that_comes_back_is_served_again(served):
     elsewhere = served.folder.with_name("elsewhere")
     served.folder.rename(elsewhere)
-    assert served.class_logits([100]) == 0
+    assert served.tell([100]) == 0
     elsewhere.rename(served.folder)
-    assert served.class_logits(range(100, 110)) == 10
+    assert served.tell(range(100, 110)) == 10
     served.store.health.check()
     served.store.close()
     again = open_store(served.url)
@@ -189,15 +189,15 @@ def test_what_is_right_raises_no_alarm(served):
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     other.close()
     served.store.health.check()
-    assert served.class_logits(range(200, 210)) == 10
+    assert served.tell(range(200, 210)) == 10
     guest.close()
-    assert served.class_logits(range(210, 220)) == 10
+    assert served.tell(range(210, 220)) == 10
     # Every connection is closed: SQLite removes the log and makes another.
     served.store._reading.dispose()
     served.store._writing.dispose()
     assert not served.log.exists()
     assert len(served.store.heads(7)) == 61
-    assert served.class_logits(range(220, 230)) == 10
+    assert served.tell(range(220, 230)) == 10
     served.store.health.examine()
     served.store.health.check()
 
@@ -207,11 +207,11 @@ def test_a_database_that_takes_nothing_makes_health_red_until_it_does(served):
         raise OperationalError("BEGIN", {}, OSError("no space left"))
 
     event.listen(served.store._writing, "begin", refuse)
-    assert served.class_logits([300]) == 0
+    assert served.tell([300]) == 0
     with pytest.raises(StoreError, match=r"takes no changes: .*no space left"):
         served.store.health.check()
     event.remove(served.store._writing, "begin", refuse)
-    assert served.class_logits([300]) == 1
+    assert served.tell([300]) == 1
     served.store.health.check()
 
 
