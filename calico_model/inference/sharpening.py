@@ -7,7 +7,6 @@ learned the edges of drawings. Legend: n maps, L logit side, H x W image, h x w 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -88,8 +87,3 @@ def without_fragments(mask: BoolMask) -> BoolMask:
     kept = areas >= _LEAST_FRAGMENT * areas.max()
     remaining: BoolMask = kept[labels] & mask
     return remaining
-
-
-def guides_of(images: Sequence[RgbImage]) -> list[Guide]:
-    """Returns the filter of every image of a group."""
-    return [Guide(image) for image in images]

@@ -177,9 +177,9 @@ def _head_odds(
     head: RegionHead | None = model.region_head
     if head is None:
         return nothing, 0.0
-    set_words, owners = known_words(model, tokenizer, vocabulary)
+    set_words, owners = head_words(model, tokenizer, vocabulary)
     others = [name for name in _trained_names() if vocabulary.find(name) is None]
-    other_words, _ = known_words(model, tokenizer, Vocabulary(tuple(others)))
+    other_words, _ = head_words(model, tokenizer, Vocabulary(tuple(others)))
     if not len(owners) or not len(other_words):
         return nothing, 0.0
     logits = head(head.standardise(blocks), torch.cat((set_words, other_words))).double()
@@ -274,7 +274,7 @@ def score_by_head(
     count, regions = len(vocabulary.labels), len(blocks[0])
     chances = torch.full((regions, count), 1 / count)
     if model.region_head is not None:
-        words, owners = known_words(model, tokenizer, vocabulary)
+        words, owners = head_words(model, tokenizer, vocabulary)
         if len(owners):
             head: RegionHead = model.region_head
             logits = head(head.standardise(blocks), words)
@@ -287,7 +287,7 @@ def score_by_head(
     return chances.clamp(min=1e-30).log()
 
 
-def known_words(
+def head_words(
     model: Calico, tokenizer: Tokenizer, vocabulary: Vocabulary
 ) -> tuple[Tensor, list[int]]:
     """Returns the (W, D) vectors of names that the region head can know, and the label of each.

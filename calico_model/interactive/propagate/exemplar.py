@@ -171,15 +171,15 @@ def _by_similarity(
     alike = similarities(features, image, wanted)
     nearer = alike[:, :1] - alike[:, 1:2]  # more like the part than like what is around it
     nearer = functional.interpolate(nearer, (side, side), mode="bilinear", align_corners=False)
-    own = nearer[source, 0]
-    inside = (own * shares).sum() / shares.sum()
-    outside = (own * (1 - shares)).sum() / (1 - shares).sum().clamp(min=1e-6)
+    at_source = nearer[source, 0]
+    inside = (at_source * shares).sum() / shares.sum()
+    outside = (at_source * (1 - shares)).sum() / (1 - shares).sum().clamp(min=1e-6)
     like = (_SHARPNESS * (nearer[:, 0] - (inside + outside) / 2)).clamp(-_LIMIT, _LIMIT)
     points, kinds = _peaks(like, model.config.image_size / side)
     sparse, dense = decoder.embed(points, kinds, clamped_logits(like))
     decoded = decoder(features.mask, image, sparse, dense)
     # The presence is the similarity of the best cell, as a share of the outline's mean similarity.
-    usual = (own * shares).sum() / shares.sum() - (inside + outside) / 2
+    usual = (at_source * shares).sum() / shares.sum() - (inside + outside) / 2
     peak = nearer[:, 0].flatten(1).amax(1) - (inside + outside) / 2
     presence = (peak / usual.clamp(min=1e-6)).clamp(0.0, 1.0)
     estimate = _estimate(sparse, dense, decoded, presence, source, shares[None])
