@@ -381,7 +381,7 @@ def test_cam_placement_reproduces_every_reported_case() -> None:
     assert replace(base, cams=3).cam_layers == (8, 16, 24)
 
 
-def test_held_back_tokens_must_win_by_the_margin(
+def test_penalised_tokens_must_win_by_the_margin(
     tokenizer: Tokenizer, model: Calico, images: list[np.ndarray]
 ) -> None:
     features = encoded(model, images)
