@@ -193,6 +193,6 @@ def _is_main_visible(layers: list[Layer], main: list[Layer], size_px: int) -> bo
         fill(alone, layer, 1)
     for layer in layers:
         fill(together, layer, layer.object_id)
-    seen = np.bincount(together.ravel(), minlength=4)
+    counts = np.bincount(together.ravel(), minlength=4)
     whole = int(np.count_nonzero(alone))
-    return bool(seen[1] >= _MIN_MAIN_SHARE * whole and seen[1] > seen[2:].max())
+    return bool(counts[1] >= _MIN_MAIN_SHARE * whole and counts[1] > counts[2:].max())

@@ -165,7 +165,7 @@ def _tidy_pair(pair: ComparedPair) -> ComparedPair:
         and tuple(msgspec.structs.replace(c, part_cat=_label(c.part_cat)) for c in common),
         unique=unique
         and msgspec.structs.replace(
-            unique, part_cats=tuple(tuple(map(_label, own)) for own in unique.part_cats)
+            unique, part_cats=tuple(tuple(map(_label, names)) for names in unique.part_cats)
         ),
     )
 

@@ -107,8 +107,8 @@ def find_metric(report: EvaluationReport, name: str, *, mode: str = "strict") ->
     if table in BLOCKS:
         return report.blocks[path]
     if table in _SIZES:
-        own = report.group_sizes.get(_SIZES[table])
-        return own.mean[rest[0]][rest[1]] if own else _UNMEASURED
+        of_size = report.group_sizes.get(_SIZES[table])
+        return of_size.mean[rest[0]][rest[1]] if of_size else _UNMEASURED
     modes = report.mean if table == "mean" else report.tasks[table]
     return modes[rest[0]][rest[1]]
 

@@ -270,8 +270,8 @@ class Ledger:
                 terms = partonomy.judge(mode, answer, true_parts)
                 for name, tally in partonomy.mask_tallies(terms).items():
                     self._count(("partonomy", task, mode, name), index, tally)
-            own = partonomy.answer_of(predicted, task, image)
-            for name, tally in partonomy.text_tallies(own, true_parts).items():
+            own_answer = partonomy.answer_of(predicted, task, image)
+            for name, tally in partonomy.text_tallies(own_answer, true_parts).items():
                 self._count(("partonomy", task, "text", name), index, tally)
         named = partonomy.object_tally(labeled, predicted, answers)
         self._count(OBJECT_ACCURACY, index, named)

@@ -85,8 +85,8 @@ def _partonomy_table(report: EvaluationReport, *, teacher_first: bool) -> Table:
         for mode in modes:
             measured = [report.blocks["partonomy", task, mode, name] for name in MASK_METRICS]
             if any(metric.n for metric in measured):
-                own = text if mode == "end2end" else ["", "", ""]
-                table.add_row(_words(task), mode, *map(_cell, measured), *own)
+                names = text if mode == "end2end" else ["", "", ""]
+                table.add_row(_words(task), mode, *map(_cell, measured), *names)
         table.add_section()
     table.caption = f"objects named right in part answers: {_cell(_object_accuracy(report))}"
     return table
@@ -100,10 +100,10 @@ def _choice_tables(report: EvaluationReport) -> list[Table]:
         (*(name.removeprefix("accuracy_") for name in ACCURACIES), GAIN, "n"),
     )
     for task in (*PART_TASKS, *OBJECT_TASKS):
-        found = [report.blocks["partonomy", task, "choices", name] for name in ACCURACIES]
+        accuracies = [report.blocks["partonomy", task, "choices", name] for name in ACCURACIES]
         gain = report.blocks.get(("partonomy", task, "choices", GAIN))
-        if found[0].n:
-            cells = [*map(_cell, found), _cell(gain) if gain else "", str(found[0].n)]
+        if accuracies[0].n:
+            cells = [*map(_cell, accuracies), _cell(gain) if gain else "", str(accuracies[0].n)]
             table.add_row(_words(task), *cells)
     return [table] if table.rows else []
 

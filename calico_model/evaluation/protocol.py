@@ -174,12 +174,12 @@ def _examine(
             ledger.warnings.append(f"group {index}: no prediction, scored as empty ({error})")
             return otherwise
 
-    own = ask(partial(predictor.predict, group), nothing)
+    prediction = ask(partial(predictor.predict, group), nothing)
     steerable, forced = extras.steerable, None
     if steerable is not None and extras.forced:
         truth = quiz.true_answers(labeled)
         forced = ask(partial(steerable.predict_forced, group, truth), nothing)
-    ledger.add(index, labeled, own, forced)
+    ledger.add(index, labeled, prediction, forced)
     if steerable is None:
         return
     if extras.taxonomy is not None:
@@ -188,7 +188,7 @@ def _examine(
         ledger.add_choices(index, ask(answer, []))
     if index < extras.consistency:
         for way, other in _ask_differently(steerable, group, ask, nothing):
-            ledger.add_variant(index, way, labeled, (own, other))
+            ledger.add_variant(index, way, labeled, (prediction, other))
 
 
 def _answer_quiz(

@@ -88,12 +88,12 @@ def pair_tally(predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion
         predicted: regions of one common subtask of one group.
         truth: the truth of that subtask.
     """
-    found = 0
+    hits = 0
     things = _by_thing(truth)
     for regions in things:
         fitting = [_labels_on(region, predicted) for region in regions]
-        found += bool(frozenset.intersection(*fitting))
-    return found, len(things)
+        hits += bool(frozenset.intersection(*fitting))
+    return hits, len(things)
 
 
 def consistency_tally(predicted: Sequence[CroppedRegion], images: int) -> Tally:

@@ -85,10 +85,10 @@ def part_of(name: str) -> str:
 
 def by_part(model: Calico) -> dict[str, list[tuple[str, Tensor]]]:
     """Groups parameters, and buffers a checkpoint holds, by row; empty rows are left out."""
-    found: dict[str, list[tuple[str, Tensor]]] = {row: [] for row, _ in _ROWS}
+    tensors_of: dict[str, list[tuple[str, Tensor]]] = {row: [] for row, _ in _ROWS}
     for name, tensor in model.state_dict().items():
-        found[part_of(name)].append((name, tensor))
-    return {row: tensors for row, tensors in found.items() if tensors}
+        tensors_of[part_of(name)].append((name, tensor))
+    return {row: tensors for row, tensors in tensors_of.items() if tensors}
 
 
 def parameter_table(config: CalicoConfig) -> tuple[PartCount, ...]:

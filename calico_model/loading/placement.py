@@ -68,12 +68,12 @@ def put(model: Calico, name: str, tensor: Tensor, placement: Placement) -> None:
     if placement.precision.is_quantised and is_quantised(name):
         put_quantised(model, name, tensor, placement.precision, device)
         return
-    path, _, own = name.rpartition(".")
+    path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
-    if own in module._parameters:
-        module.register_parameter(own, nn.Parameter(tensor.to(device), requires_grad=False))
+    if attribute in module._parameters:
+        module.register_parameter(attribute, nn.Parameter(tensor.to(device), requires_grad=False))
     else:
-        module.register_buffer(own, tensor.to(device))
+        module.register_buffer(attribute, tensor.to(device))
 
 
 def apply(model: Calico, placement: Placement) -> Calico:

@@ -65,7 +65,7 @@ def describe(features: ImageFeatures) -> Tensor:
     """
     maps = features.mask.fine or (features.mask.embedding,)
     flat = [values.float().flatten(2) for values in maps]  # (M, C, cells)
-    return torch.cat([part for one in flat for part in (one.mean(-1), one.std(-1))], dim=1)
+    return torch.cat([part for cells in flat for part in (cells.mean(-1), cells.std(-1))], dim=1)
 
 
 def find_domain(corrected: Sequence[ImageFeatures], base: Sequence[ImageFeatures]) -> Domain | None:

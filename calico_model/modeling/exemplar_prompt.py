@@ -63,9 +63,9 @@ def prototypes(features: ImageFeatures, image: Tensor, shares: Tensor) -> Exempl
     inside: list[Tensor] = []
     around: list[Tensor] = []
     for cells in spaces(features):
-        own = functional.adaptive_avg_pool2d(shares[:, None].float(), cells.shape[-1])
-        ring = (functional.adaptive_avg_pool2d(wide, cells.shape[-1]) - own).clamp(min=0.0)
-        for weights, means in ((own, inside), (ring, around)):
+        inner = functional.adaptive_avg_pool2d(shares[:, None].float(), cells.shape[-1])
+        ring = (functional.adaptive_avg_pool2d(wide, cells.shape[-1]) - inner).clamp(min=0.0)
+        for weights, means in ((inner, inside), (ring, around)):
             total = (cells[image] * weights).sum((2, 3))
             means.append(functional.normalize(total, dim=1))
     return ExemplarPrototypes(tuple(inside), tuple(around))

@@ -87,8 +87,8 @@ def padded(conversations: Conversations) -> RowLayout:
     is_token = conversations.is_token
     # A token would attend to padding before it. On the meta device there are no values to check.
     assert is_token.is_meta or bool(is_token[:, 0].all()), "expected padding on the right"
-    own = torch.arange(is_token.numel(), device=is_token.device).view(is_token.shape)
-    return RowLayout(own, own, (is_token.cumsum(1) - 1).clamp(min=0))
+    positions = torch.arange(is_token.numel(), device=is_token.device).view(is_token.shape)
+    return RowLayout(positions, positions, (is_token.cumsum(1) - 1).clamp(min=0))
 
 
 def packed(conversations: Conversations, *, own_images: bool) -> RowLayout:

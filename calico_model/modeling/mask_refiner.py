@@ -56,8 +56,8 @@ class MaskRefiner(nn.Module):
         super().__init__()
         first, second, third, fourth = _WIDTHS
         self.read = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(seen, width, 1), nn.GroupNorm(_NORM_GROUPS, width))
-            for seen, width in zip(trunk_widths, _WIDTHS, strict=bool(trunk_widths))
+            nn.Sequential(nn.Conv2d(channels, width, 1), nn.GroupNorm(_NORM_GROUPS, width))
+            for channels, width in zip(trunk_widths, _WIDTHS, strict=bool(trunk_widths))
         )
         self.alike = nn.ModuleList(nn.Conv2d(1, width, 1) for width in _WIDTHS[: len(self.read)])
         self.stem = convolution(4 * len(Plane) + fine_width, first)
@@ -114,9 +114,9 @@ class MaskRefiner(nn.Module):
             if self.read:
                 # The first part of a stage halves the side; the maps come in behind it.
                 steps = list(cast(nn.Sequential, stage))
-                seen = self.read[level](maps[level])
-                seen = seen + self.alike[level](_similarity(seen, pointed))
-                x = (steps.pop(0)(x) if level else x) + seen
+                trunk_map = self.read[level](maps[level])
+                trunk_map = trunk_map + self.alike[level](_similarity(trunk_map, pointed))
+                x = (steps.pop(0)(x) if level else x) + trunk_map
                 for step in steps:
                     x = step(x)
             else:

@@ -40,7 +40,7 @@ class Scripted(Calico):
         *,
         seg: int,
         end: int,
-        held_back: Sequence[int] = (),
+        penalised: Sequence[int] = (),
     ) -> Generated:
         self.asked.append(conversations)
         ids = [[i for i in self.tokenizer.encode(text) if i != end] for text in self.answers]

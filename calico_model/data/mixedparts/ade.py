@@ -86,13 +86,13 @@ class AdePart234(AnnotatedSource):
         Raises:
             InvalidRecordError: the map is broken or of another size, or nothing is there.
         """
-        found = self.find_part(image_id, label_ids, inside)
-        if found is None:
+        part = self.find_part(image_id, label_ids, inside)
+        if part is None:
             raise InvalidRecordError(
                 f"{self._map_path(image_id)}: expected labels {list(label_ids)} "
                 "inside the object, got none"
             )
-        return found[1]
+        return part[1]
 
     def find_part(self, image_id: int, ids: Ids, inside: BoolMask) -> tuple[Ids, BoolMask] | None:
         """Returns the labels that show inside an object, and where they show."""

@@ -186,9 +186,9 @@ def _split_records(
         )
         rng = np.random.default_rng([options.seed, list(SourceSplit).index(split), number])
         maker = RecordMaker(source, census, sheets, source_plan, options.group_sizes, rng)
-        own = dict(zip(RegionKind, quotas[number :: len(names)], strict=True))
-        yield from maker.object_records(own[RegionKind.COMMON_OBJECT])
-        yield from maker.part_records(own)
+        quota_of = dict(zip(RegionKind, quotas[number :: len(names)], strict=True))
+        yield from maker.object_records(quota_of[RegionKind.COMMON_OBJECT])
+        yield from maker.part_records(quota_of)
 
 
 def _counted(

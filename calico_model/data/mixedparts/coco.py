@@ -172,9 +172,9 @@ _Item = TypeVar("_Item", CocoImage, CocoCategory, PartAnnotation)
 
 
 def _by_id(key: str, items: Sequence[_Item]) -> dict[int, _Item]:
-    found: dict[int, _Item] = {}
+    by_id: dict[int, _Item] = {}
     for index, item in enumerate(items):
-        if item.id in found:
+        if item.id in by_id:
             raise InvalidRecordError(f"{key}[{index}].id: {item.id} is there twice, expected once")
-        found[item.id] = item
-    return found
+        by_id[item.id] = item
+    return by_id

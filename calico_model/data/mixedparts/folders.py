@@ -90,13 +90,13 @@ def find_records(path: Path) -> Path | None:
     if path.is_file():
         return path
     names = [records_name(split) for split in SourceSplit]
-    found = [
+    files = [
         folder / name
         for folder in (path, path / PART_SEGM)
         for name in names
         if (folder / name).is_file()
     ]
-    if len(found) > 1:
-        listed = ", ".join(str(file) for file in found)
+    if len(files) > 1:
+        listed = ", ".join(str(file) for file in files)
         raise InvalidRecordError(f"{path}: expected one file of records, name one of {listed}")
-    return found[0] if found else None
+    return files[0] if files else None

@@ -145,8 +145,8 @@ class RecordMaker:
         """Returns the comparison of a draw, None if it has neither common nor unique parts."""
         if not self._are_readable(draw):
             return None
-        found = [self._sheets.compared(image_id, label) for label, image_id in draw]
-        shown = [compared for compared in found if compared is not None]
+        classes = [self._sheets.compared(image_id, label) for label, image_id in draw]
+        shown = [compared for compared in classes if compared is not None]
         if len(shown) < len(draw):
             return None
         common, unique = partition(
@@ -176,8 +176,8 @@ class RecordMaker:
         self, names: tuple[tuple[str, ...], ...], shown: list[ComparedClass]
     ) -> UniqueParts:
         ids = tuple(
-            tuple(compared.visible[name].ids for name in own)
-            for own, compared in zip(names, shown, strict=True)
+            tuple(compared.visible[name].ids for name in labels)
+            for labels, compared in zip(names, shown, strict=True)
         )
         if self._source.has_part_labels:
             return UniqueParts(names, part_cat_ids=ids)

@@ -69,8 +69,8 @@ class PacoLvis(AnnotatedSource):
                 continue
             name = plan.part_name(label, part)
             if name is not None and annotation.obj_ann_id is not None:
-                own = parts[annotation.obj_ann_id]
-                own[name] = (*own.get(name, ()), annotation.id)
+                by_name = parts[annotation.obj_ann_id]
+                by_name[name] = (*by_name.get(name, ()), annotation.id)
         instances: dict[int, list[AnnotatedObject]] = defaultdict(list)
         for annotation in objects:
             image = self.objects.images[annotation.image_id]
@@ -91,8 +91,11 @@ def _split_name(name: str) -> tuple[str, str | None]:
 def _classes(names: Iterable[tuple[str, str | None]], plan: SourcePlan) -> dict[str, ObjectClass]:
     parts: dict[str, set[str]] = {}
     for label, part in names:
-        own = parts.setdefault(label, set())
+        part_names = parts.setdefault(label, set())
         name = None if part is None else plan.part_name(label, part)
         if name is not None:
-            own.add(name)
-    return {label: ObjectClass(frozenset(own), frozenset({label})) for label, own in parts.items()}
+            part_names.add(name)
+    return {
+        label: ObjectClass(frozenset(part_names), frozenset({label}))
+        for label, part_names in parts.items()
+    }

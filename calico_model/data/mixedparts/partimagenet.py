@@ -59,12 +59,12 @@ class PartImageNet(AnnotatedSource):
         annotation = self._parts.annotations.get(ann_id)
         if annotation is None:
             raise InvalidRecordError(f"{key}: no annotation {ann_id} in {self._parts.name}")
-        found = self._parts.images.get(annotation.image_id)
+        image = self._parts.images.get(annotation.image_id)
         expected = self.objects.images[image_id]
-        if found is None or found.file_name != expected.file_name:
+        if image is None or image.file_name != expected.file_name:
             raise InvalidRecordError(
                 f"{key}: part annotation {ann_id} belongs to image "
-                f"{found.file_name if found else annotation.image_id}, "
+                f"{image.file_name if image else annotation.image_id}, "
                 f"expected {expected.file_name}"
             )
 
@@ -89,8 +89,8 @@ class PartImageNet(AnnotatedSource):
                     f"{file_name!r} is not in {self.objects.name}"
                 )
                 continue
-            own = part_ids[ours[file_name], _family(category)]
-            own[category.id] = (*own.get(category.id, ()), annotation.id)
+            by_category = part_ids[ours[file_name], _family(category)]
+            by_category[category.id] = (*by_category.get(category.id, ()), annotation.id)
         whole = self.objects.sound_annotations(problems)
         owners = Counter(
             (image_id, family)
@@ -104,9 +104,9 @@ class PartImageNet(AnnotatedSource):
             image = self.objects.images[annotation.image_id]
             category = self.objects.categories[annotation.category_id]
             label, key = _tidy(category.name), (image.id, _family(category))
-            found = part_ids.get(key, {}) if owners[key] == 1 else {}
+            ids = part_ids.get(key, {}) if owners[key] == 1 else {}
             share = area_share(annotation.area, image)
-            parts = self._named(label, found, plan)
+            parts = self._named(label, ids, plan)
             instances[image.id].append(AnnotatedObject(annotation.id, label, share, parts))
         return Census(instances, self._classes(plan))
 

@@ -102,7 +102,7 @@ class Sheets:
 
     def _compared(self, image_id: int, label: str) -> ComparedClass | None:
         """Returns the large enough objects of a class whose parts are known, with their parts."""
-        found: list[tuple[int, BoolMask]] = []
+        objects: list[tuple[int, BoolMask]] = []
         ids: dict[str, dict[int, None]] = {}
         for instance in self._census.instances.get(image_id, ()):
             if instance.label != label or not instance.parts:
@@ -110,16 +110,18 @@ class Sheets:
             mask = self._object_mask(instance)
             if mask is None:
                 continue
-            found.append((instance.ann_id, mask))
-            for name, own in instance.parts.items():
-                ids.setdefault(name, {}).update(dict.fromkeys(own))
-        if not found:
+            objects.append((instance.ann_id, mask))
+            for name, part_ids in instance.parts.items():
+                ids.setdefault(name, {}).update(dict.fromkeys(part_ids))
+        if not objects:
             return None
-        inside: BoolMask = np.logical_or.reduce([mask for _, mask in found])
-        parts = {name: self._part(image_id, tuple(own), inside) for name, own in ids.items()}
+        inside: BoolMask = np.logical_or.reduce([mask for _, mask in objects])
+        parts = {
+            name: self._part(image_id, tuple(part_ids), inside) for name, part_ids in ids.items()
+        }
         known = {name: region for name, region in parts.items() if region is not None}
         visible = {n: r for n, r in known.items() if r.share >= self._min_part_share}
-        return ComparedClass(_union(found), visible, frozenset(known)) if known else None
+        return ComparedClass(_union(objects), visible, frozenset(known)) if known else None
 
     def _object_mask(self, instance: AnnotatedObject) -> BoolMask | None:
         try:
@@ -131,13 +133,13 @@ class Sheets:
 
     def _part(self, image_id: int, ids: Ids, inside: BoolMask) -> SheetRegion | None:
         try:
-            found = self._source.find_part(image_id, ids, inside)
+            part = self._source.find_part(image_id, ids, inside)
         except InvalidRecordError as error:
             self._problems.add(str(error), error)
             return None
-        return None if found is None else SheetRegion(found[0], float(found[1].mean()))
+        return None if part is None else SheetRegion(part[0], float(part[1].mean()))
 
 
-def _union(found: list[tuple[int, BoolMask]]) -> SheetRegion:
-    union: BoolMask = np.logical_or.reduce([mask for _, mask in found])
-    return SheetRegion(tuple(ann_id for ann_id, _ in found), float(union.mean()))
+def _union(masks: list[tuple[int, BoolMask]]) -> SheetRegion:
+    union: BoolMask = np.logical_or.reduce([mask for _, mask in masks])
+    return SheetRegion(tuple(ann_id for ann_id, _ in masks), float(union.mean()))

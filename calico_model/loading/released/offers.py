@@ -111,11 +111,11 @@ def read_offer(source: ReleasedTensors) -> Offer | None:
 
 def _settle(pieces: Sequence[TensorPiece]) -> Recipe:
     """Checks the pieces of one tensor: one whole, or distinct blocks; drops second copies."""
-    own = [p for p in pieces if not p.target.is_copy] or list(pieces[:1])
-    slots = [p.target.slot for p in own]
-    if len(set(slots)) < len(slots) or (len(own) > 1 and None in slots):
-        raise CheckpointError(f"{own[0].where}: the same tensor as {own[1].key}")
-    return tuple(own)
+    originals = [p for p in pieces if not p.target.is_copy] or list(pieces[:1])
+    slots = [p.target.slot for p in originals]
+    if len(set(slots)) < len(slots) or (len(originals) > 1 and None in slots):
+        raise CheckpointError(f"{originals[0].where}: the same tensor as {originals[1].key}")
+    return tuple(originals)
 
 
 def _number_cams(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], tuple[int, ...] | None]:

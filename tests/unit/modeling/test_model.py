@@ -381,13 +381,13 @@ def test_cam_placement_reproduces_every_reported_case() -> None:
     assert replace(base, cams=3).cam_layers == (8, 16, 24)
 
 
-def test_held_back_tokens_must_win_by_the_margin(
+def test_penalised_tokens_must_win_by_the_margin(
     tokenizer: Tokenizer, model: Calico, images: list[np.ndarray]
 ) -> None:
     features = encoded(model, images)
     layout = collate_prompts([turn("")], tokenizer, 4)
     ends = {"seg": tokenizer.seg, "end": tokenizer.end}
     first = model.generate(features, layout, **ends).ids[0][0]
-    assert model.generate(features, layout, **ends, held_back=[first]).ids[0][0] == first
+    assert model.generate(features, layout, **ends, penalised=[first]).ids[0][0] == first
     model.config = replace(model.config, empty_margin=50.0)
-    assert model.generate(features, layout, **ends, held_back=[first]).ids[0][0] != first
+    assert model.generate(features, layout, **ends, penalised=[first]).ids[0][0] != first
