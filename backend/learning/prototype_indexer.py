@@ -152,7 +152,7 @@ class PrototypeIndexer:
                 self.round()
             except BackendError as error:
                 _log.warning("accepted regions cannot be read: %s", error)
-            except Exception:  # the thread has no caller: whatever it is, serving goes on
+            except Exception:  # the thread has no caller, and serving goes on
                 _log.exception("accepted regions", extra={"event": "remembering_failed"})
 
 

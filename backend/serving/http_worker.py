@@ -181,7 +181,7 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc]
             if request.expects_continue:
                 request.expects_continue = False
                 conn.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-                conn.sock.deliver()  # a few bytes: what the socket does not take, the answer brings
+                conn.sock.deliver()  # bytes that the socket does not take now go with the answer
             if request.size > SMALL_BYTES:
                 self._make_room()
 

@@ -65,7 +65,7 @@ class ModelThread:
         try:
             return answer.result()
         finally:
-            del answer  # or it and an error would keep each other, and a group's pixels, in memory
+            del answer  # else the future and its error keep each other, and pixels, in memory
 
 
 _Calls = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
@@ -76,9 +76,9 @@ def _run_calls(calls: _Calls) -> None:
         call, answer = queued
         try:
             answer.set_result(call())
-        except BaseException as error:  # the caller's, whatever it is
+        except BaseException as error:  # raised again in the caller's thread
             answer.set_exception(error)
-        del queued, call, answer  # what they hold must not stay until the next call comes
+        del queued, call, answer  # else their pixels stay in memory until the next call
 
 
 class _LoadedVersion(ABC):
@@ -96,13 +96,13 @@ class _LoadedVersion(ABC):
         self.thread.run(lambda: self.model.encode(group))
 
     def describe(self, group: ImageGroup) -> Vector:
-        """Returns how a group looks; the encoders are frozen, so every version says the same."""
+        """Returns how a group looks; the encoders are frozen, so every version answers the same."""
         return self.thread.run(lambda: describe(self.model.encode(group)))
 
     def describe_regions(
         self, group: ImageGroup, outlines: Sequence[Outline]
     ) -> tuple[Vector, ...]:
-        """Returns how regions look; every version says the same, as in `describe`."""
+        """Returns how regions look; every version answers the same, as in `describe`."""
         return self.thread.run(lambda: tuple(self.assistant().describe(group, outlines)))
 
     def refine(

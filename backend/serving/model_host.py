@@ -95,7 +95,7 @@ class ModelHost:
         except CalicoError as error:
             self._problem = str(error)
             _log.error("model cannot be loaded: %s", error, extra={"event": "model_failed"})
-        except Exception as error:  # the thread has no caller: whatever it is, serving goes on
+        except Exception as error:  # the thread has no caller, and serving goes on
             self._problem = f"{type(error).__name__} while loading; see the log"
             _log.exception("model cannot be loaded", extra={"event": "model_failed"})
         finally:

@@ -25,7 +25,7 @@ def select_prompted(prediction: GroupPrediction, prompts: Sequence[Prompt]) -> G
     """
     picked: dict[int, PartMask] = {}
     for prompt in prompts:
-        if prompt.is_positive and (target := _find(prediction, prompt)) is not None:
+        if prompt.is_positive and (target := _target(prediction, prompt)) is not None:
             for index, part in enumerate(prediction.parts):
                 if part is target or _is_same(part, target):
                     picked[index] = _relabelled(part, prompt)
@@ -36,7 +36,7 @@ def select_prompted(prediction: GroupPrediction, prompts: Sequence[Prompt]) -> G
     return replace(prediction, parts=kept)
 
 
-def _find(prediction: GroupPrediction, prompt: Prompt) -> PartMask | None:
+def _target(prediction: GroupPrediction, prompt: Prompt) -> PartMask | None:
     parts = [
         part
         for part in prediction.of_image(prompt.image_index)

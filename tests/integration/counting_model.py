@@ -10,7 +10,6 @@ import hashlib
 import json
 import random
 import threading
-from dataclasses import dataclass
 
 from backend.clock import to_us
 from backend.learning.gate import Quality
@@ -54,10 +53,9 @@ class FakeBase(ModelDouble):
         return FakeAdapted(version, shown((folder / FILES[0]).read_bytes()))
 
 
-@dataclass
 class FakeAdapted(ModelDouble):
-    version: str
-    score: float = 1.0
+    def __init__(self, version, score):
+        self.version, self.score = version, score
 
     def predict(self, group):
         return predict(group, self.version, self.score)
