@@ -26,8 +26,8 @@ from calico_model.training.online.example import Supervision
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
 from research.label_studio.editor import (
     Drawn,
-    Project,
     ShownPrediction,
+    SimulatedProject,
     annotation_event,
     predict_request,
     read_answer,
@@ -87,7 +87,7 @@ class LiveLoop:
         self,
         client: httpx.Client,
         files: Path,
-        project: Project,
+        project: SimulatedProject,
         *,
         clock: Callable[[], float] = time.monotonic,
         on_training: Callable[[str, float], None] = lambda what, share: None,
