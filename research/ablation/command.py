@@ -23,12 +23,11 @@ from rich.progress import Progress as ProgressBar
 
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
-from research.ablation.plan import Plan, Start
-from research.ablation.rows import COMPONENTS, PLACEMENT, select_rows
+from research.ablation.plan import COMPONENTS, PLACEMENT, Start, TrialPlan, select_rows
 
 if TYPE_CHECKING:
     from research.ablation.study import Study
-    from research.ablation.trial import Outcome
+    from research.ablation.trial import TrialOutcome
 
 _PAGE_COLUMNS = 150
 
@@ -114,7 +113,7 @@ def ablate(
     from research.ablation.report import page, write_study
     from research.ablation.study import Study
 
-    plan = Plan(steps=steps, scenes=scenes, groups=groups, split=split, start=start)
+    plan = TrialPlan(steps=steps, scenes=scenes, groups=groups, split=split, start=start)
     study = Study(weights or DEFAULT_WEIGHTS, plan, wanted, numbers, out)
     outcomes = _run(study, jobs)
     lines = compare_rows(wanted, numbers, outcomes)
@@ -154,11 +153,11 @@ def read_seeds(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
-def _run(study: Study, jobs: int) -> dict[tuple[str, int], Outcome]:
+def _run(study: Study, jobs: int) -> dict[tuple[str, int], TrialOutcome]:
     """Prepares and runs a study under a bar for all rows and one for each piece of work."""
     import torch
 
-    from research.ablation.study import Progress, prepare, run_study
+    from research.ablation.study import StudyProgress, prepare, run_study
 
     torch.set_num_threads(jobs)
     console = Console(stderr=True)
@@ -167,7 +166,7 @@ def _run(study: Study, jobs: int) -> dict[tuple[str, int], Outcome]:
         tasks: dict[str, TaskID] = {}
         done: dict[str, int] = {}
 
-        def show(progress: Progress) -> None:
+        def show(progress: StudyProgress) -> None:
             if progress.work not in tasks:
                 tasks[progress.work] = bar.add_task(progress.work, total=progress.total)
             is_running = progress.done < progress.total
@@ -178,7 +177,7 @@ def _run(study: Study, jobs: int) -> dict[tuple[str, int], Outcome]:
         kept = len(study.finished())
         rows = bar.add_task("all rows", total=each * len(study.trials), completed=each * kept)
 
-        def count(progress: Progress) -> None:
+        def count(progress: StudyProgress) -> None:
             show(progress)
             done[progress.work] = progress.done
             bar.update(rows, completed=each * kept + sum(done.values()))

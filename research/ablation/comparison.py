@@ -14,15 +14,15 @@ import numpy as np
 
 from calico_model.evaluation.bootstrap import Estimate, Metric
 from calico_model.evaluation.outcome import HEADLINE, MODES
-from research.ablation.rows import FULL, Row
-from research.ablation.trial import Outcome
+from research.ablation.plan import FULL, AblationRow
+from research.ablation.trial import TrialOutcome
 
 Figures = dict[str, dict[str, Metric]]
 """Mode -> metric of `HEADLINE` -> figure."""
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedRow:
     """One line of the finished table, in percent and percentage points.
 
     Attributes:
@@ -34,7 +34,7 @@ class Line:
         spread: standard deviation of the figures over the seeds; NaN with one seed.
     """
 
-    row: Row
+    row: AblationRow
     seeds: int
     trained: int
     figures: Figures
@@ -43,8 +43,10 @@ class Line:
 
 
 def compare_rows(
-    rows: Sequence[Row], seeds: Sequence[int], outcomes: Mapping[tuple[str, int], Outcome]
-) -> tuple[Line, ...]:
+    rows: Sequence[AblationRow],
+    seeds: Sequence[int],
+    outcomes: Mapping[tuple[str, int], TrialOutcome],
+) -> tuple[ComparedRow, ...]:
     """Builds the table; every row needs every seed, and `full` is among the rows."""
     full = _means([outcomes[FULL, seed] for seed in seeds])
     lines = []
@@ -52,7 +54,7 @@ def compare_rows(
         own = [outcomes[row.key, seed] for seed in seeds]
         means = _means(own)
         lines.append(
-            Line(
+            ComparedRow(
                 row,
                 len(own),
                 own[0].trained,
@@ -67,7 +69,7 @@ def compare_rows(
     return tuple(lines)
 
 
-def _means(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Estimate]]:
+def _means(outcomes: Sequence[TrialOutcome]) -> dict[str, dict[str, Estimate]]:
     """Means over seeds, copy by copy: every outcome has the groups resampled alike."""
     means: dict[str, dict[str, Estimate]] = {}
     for mode in MODES:
@@ -86,6 +88,6 @@ def _difference(full: Estimate, row: Estimate) -> Metric:
     return Estimate(full.value - row.value, full.copies - row.copies, row.n).metric()
 
 
-def _spread(outcomes: Sequence[Outcome], mode: str, name: str) -> float:
+def _spread(outcomes: Sequence[TrialOutcome], mode: str, name: str) -> float:
     values = [100 * outcome.means[mode][name].value for outcome in outcomes]
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")

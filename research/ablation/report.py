@@ -1,6 +1,7 @@
 """A finished ablation as a page, a JSON file, a table in Markdown and a plot.
 
-Owns wording, layout and file names. Nothing here computes a figure; the plot is in chart.py.
+Owns wording, layout and file names; computes no figure. The plot uses matplotlib's Figure
+directly, without pyplot: no window system and no global state.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from calico_model.evaluation.bootstrap import Metric
 from calico_model.evaluation.outcome import HEADLINE, MODES
-from research.ablation.chart import difference_dots
-from research.ablation.comparison import Line
-from research.ablation.plan import Start
-from research.ablation.rows import FULL
+from research.ablation.comparison import ComparedRow
+from research.ablation.plan import FULL, Start
 
 _COMPARED = ("mIoU", "Recall")
 _COLUMNS = ("row", *HEADLINE, *(f"full - row, {name}" for name in _COMPARED))
@@ -40,10 +42,19 @@ _NOTE = (
     "full - row in points; [95 % interval, bootstrap paired by group]; * where it leaves out zero. "
     "The interval is over held-out groups, not over trainings: only several seeds show those."
 )
+_COLOURS = {"compat": "#2f6fb4", "strict": "#9dc1e3"}
+_DOTS = (
+    "Dots: full minus row on calico-tiny, 95 % bootstrap interval paired by held-out group; right "
+    "of zero, full is better."
+)
+_DIAMONDS = (
+    "\nDiamonds: the same difference in the paper (CALICO-7B on MixedParts, table 2), another "
+    "model on other data."
+)
 
 
 def write_study(
-    lines: Sequence[Line],
+    lines: Sequence[ComparedRow],
     folder: Path,
     *,
     stem: str,
@@ -77,7 +88,7 @@ def write_study(
     }
 
 
-def line_as_json(line: Line) -> dict[str, Any]:
+def line_as_json(line: ComparedRow) -> dict[str, Any]:
     """One row as plain JSON values; what could not be measured is null."""
     return {
         "title": line.row.title,
@@ -99,12 +110,12 @@ def line_as_json(line: Line) -> dict[str, Any]:
     }
 
 
-def page(lines: Sequence[Line]) -> RenderableType:
+def page(lines: Sequence[ComparedRow]) -> RenderableType:
     """Both modes for a terminal, the paper's row beneath each of ours where it has one."""
     return Group(*(_mode_table(lines, mode) for mode in ("compat", "strict")))
 
 
-def markdown(lines: Sequence[Line], *, stem: str, title: str, start: Start) -> str:
+def markdown(lines: Sequence[ComparedRow], *, stem: str, title: str, start: Start) -> str:
     """A document: how it was measured, the plot, our table in both modes, the paper's.
 
     Args:
@@ -144,7 +155,7 @@ def _markdown_row(first: str, cells: Sequence[str]) -> str:
     return f"| {' | '.join([first, *cells])} |"
 
 
-def _mode_table(lines: Sequence[Line], mode: str) -> Table:
+def _mode_table(lines: Sequence[ComparedRow], mode: str) -> Table:
     explained = {
         "strict": "strict: missing and extra regions cost",
         "compat": "compat: as the released GLaMM evaluation counts",
@@ -164,14 +175,14 @@ def _mode_table(lines: Sequence[Line], mode: str) -> Table:
     return table
 
 
-def _figure(line: Line, mode: str, name: str) -> str:
+def _figure(line: ComparedRow, mode: str, name: str) -> str:
     value, spread = line.figures[mode][name].value, line.spread[mode][name]
     if math.isnan(value):
         return "-"
     return f"{value:.1f}" if math.isnan(spread) else f"{value:.1f} ± {spread:.1f}"
 
 
-def _behind(line: Line, mode: str, name: str) -> str:
+def _behind(line: ComparedRow, mode: str, name: str) -> str:
     metric = line.behind[mode][name]
     if line.row.key == FULL:
         return ""
@@ -191,3 +202,53 @@ def _interval(metric: Metric) -> dict[str, float | None]:
 
 def _finite(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 2)
+
+
+def difference_dots(lines: Sequence[ComparedRow], path: Path, *, title: str) -> None:
+    """Saves one panel per metric: a line per row, compat and strict dots, the paper as diamonds."""
+    others = [line for line in lines if line.row.key != FULL]
+    full = next((line.row.paper for line in lines if line.row.key == FULL), None)
+    figure = Figure(figsize=(14, 1.9 + 0.55 * max(1, len(others))), layout="constrained")
+    panels = figure.subplots(1, len(HEADLINE), sharey=True)
+    for index, (axes, name) in enumerate(zip(panels, HEADLINE, strict=True)):
+        _panel(axes, others, name)
+        points = [
+            (full[index] - line.row.paper[index], place)
+            for place, line in enumerate(others)
+            if full is not None and line.row.paper is not None
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), "D", color="#c0392b", ms=5, label="paper, 7B")
+    panels[0].set_yticks(range(len(others)), [line.row.title for line in others])
+    panels[0].invert_yaxis()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False)
+    figure.suptitle(title, x=0.01, ha="left")
+    note = _DOTS if full is None else _DOTS + _DIAMONDS
+    figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
+    figure.savefig(path, dpi=120)
+
+
+def _panel(axes: Axes, lines: Sequence[ComparedRow], name: str) -> None:
+    places = np.arange(len(lines), dtype=np.float64)
+    for shift, mode in ((-0.14, "compat"), (0.14, "strict")):
+        metrics = [line.behind[mode][name] for line in lines]
+        values = np.array([metric.value for metric in metrics])
+        below = np.array([metric.value - metric.lo for metric in metrics])
+        above = np.array([metric.hi - metric.value for metric in metrics])
+        # A bootstrap interval need not hold its value; matplotlib wants lengths, not signs.
+        spread = np.clip([below, above], 0, None)
+        axes.errorbar(
+            values,
+            places + shift,
+            xerr=spread,
+            fmt="o",
+            color=_COLOURS[mode],
+            markersize=5,
+            capsize=2,
+            label=mode,
+        )
+    axes.axvline(0, color="#222222", linewidth=0.8)
+    axes.set_title(f"{name}, points", fontsize=10)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)

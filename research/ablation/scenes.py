@@ -22,7 +22,7 @@ from calico_model.tokenizer import Tokenizer
 from calico_model.training.batches import TrainingBatch, batch_scenes, group_batch
 from calico_model.training.frozen import encoder_fingerprint, rounded
 from calico_model.types import image_key
-from research.ablation.plan import Plan
+from research.ablation.plan import TrialPlan
 
 _BATCH = 32
 _CEILING_BYTES = 2**40  # the disk's own limit is nearer, and checked
@@ -92,7 +92,7 @@ class Scenes:
     features: SceneFeatures
     tokenizer: Tokenizer
 
-    def batch(self, config: CalicoConfig, plan: Plan, seed: int, step: int) -> TrainingBatch:
+    def batch(self, config: CalicoConfig, plan: TrialPlan, seed: int, step: int) -> TrainingBatch:
         """Draws one step's pairs, questions and masks, with features instead of fresh encodings.
 
         It depends on plan, seed and step alone, so that every row sees the same questions about

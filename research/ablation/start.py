@@ -1,35 +1,48 @@
-"""Where every row of an ablation begins: the same eyes, and a language side that is new.
+"""How every row of an ablation begins: copied encoders, a new language side, known mask prompts.
 
 The vision side is copied from finished weights and frozen, all but SAM's mask decoder, which the
-paper trains too. Every other number is drawn from a generator seeded by its own name, so that
-leaving a part out does not move the first values of the parts that stay.
+paper trains too. Every other parameter is drawn from a generator that its own name seeds, so that
+leaving a part out does not change the first values of the parts that stay.
+
+A language side from scratch would first have to find the mask decoder's prompts by trial. As in the
+training of calico-tiny, each [SEG] token is pulled towards the sum of a part's and a category's
+entry in a dictionary, which is fitted to the finished weights once for all rows.
+
+Legend: K [SEG] tokens, C prompt width.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from calico_model.config import LoraConfig
+from calico_model.data.catalogue import TRAINED_CATEGORIES
+from calico_model.loading.checkpoints import read_tensors
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.correspondence import ContextAwareModule
 from calico_model.modeling.model import Calico
-from research.ablation.plan import Start
-from research.ablation.rows import Row
+from calico_model.training.batches import WHOLE, TrainingBatch
+from research.ablation.plan import AblationRow, Start
 
 _VISION = ("trunk.", "eva.", "dino.", "sam_encoder.", "mask_decoder.")
 _TRAINED_VISION = "mask_decoder.mask_decoder."
 _INJECTION = ("cem.", "cams.")
 _GAIN = 0.8
 _SHIFT_GAIN = 0.02
+_RIDGE = 1.0
 
 
-def build_row(base: Calico, row: Row, *, seed: int, start: Start) -> Calico:
+def build_row(base: Calico, row: AblationRow, *, seed: int, start: Start) -> Calico:
     """Builds the untrained model of one row.
 
     It answers as a model without injection does, whatever the row: CEM's output and the last map
@@ -91,3 +104,64 @@ def _start_cam(cam: ContextAwareModule) -> None:
 def _fits(name: str, own: Tensor, given: Tensor | None) -> bool:
     is_injection = name.startswith(_INJECTION)
     return not is_injection and given is not None and given.shape == own.shape
+
+
+@dataclass(frozen=True)
+class PartDictionary:
+    """Prompts as sums of two entries.
+
+    Attributes:
+        parts: (P + 1, C) float32, by part index; the last is the whole object.
+        categories: (Y, C) float32, by category index.
+    """
+
+    parts: Tensor
+    categories: Tensor
+
+    def save(self, path: Path) -> None:
+        """Writes the entries: staged, then renamed."""
+        staged = path.with_suffix(".tmp")
+        save_file({"parts": self.parts, "categories": self.categories}, staged)
+        staged.rename(path)
+
+    @classmethod
+    def from_file(cls, path: Path) -> PartDictionary:
+        """Reads what `save` wrote.
+
+        Raises:
+            CheckpointError: not a readable file.
+        """
+        tensors = read_tensors(path)
+        return cls(tensors["parts"], tensors["categories"])
+
+
+@torch.no_grad()
+def fit_dictionary(
+    model: Calico,
+    batches: Iterable[TrainingBatch],
+    *,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> PartDictionary:
+    """Fits the entries to the prompts of finished weights by least squares.
+
+    Args:
+        model: the finished weights, in evaluation mode.
+        batches: with features and turns; answers are forced.
+        on_progress: called with the number of batches read.
+    """
+    width = WHOLE + 1 + len(TRAINED_CATEGORIES)
+    total = torch.eye(width) * _RIDGE
+    answer = torch.zeros(width, model.config.mask.prompt_width)
+    for done, batch in enumerate(batches, start=1):
+        assert batch.turns is not None
+        assert batch.features is not None
+        hidden, _ = model(batch.features, batch.turns.conversations)
+        states = hidden[batch.turns.seg_row, batch.turns.seg_column][batch.segments]
+        prompts = model.segmentation_projection(states).float()  # (K, C)
+        which = torch.stack((batch.masks.part, WHOLE + 1 + batch.masks.category))
+        chosen = functional.one_hot(which, width).sum(0).float()  # (K, P + 1 + Y)
+        total += chosen.T @ chosen
+        answer += chosen.T @ prompts
+        on_progress(done)
+    entries = torch.linalg.solve(total, answer).contiguous()
+    return PartDictionary(entries[: WHOLE + 1].clone(), entries[WHOLE + 1 :].clone())

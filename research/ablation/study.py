@@ -24,11 +24,10 @@ from calico_model.errors import InvalidConfigError
 from calico_model.loading.checkpoints import fingerprint, load_model
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from research.ablation.dictionary import PartDictionary, fit_dictionary
-from research.ablation.plan import Plan
-from research.ablation.rows import Row
+from research.ablation.plan import AblationRow, TrialPlan
 from research.ablation.scenes import SceneFeatures, Scenes
-from research.ablation.trial import OUTCOME, Material, Outcome, read_outcome, run_trial
+from research.ablation.start import PartDictionary, fit_dictionary
+from research.ablation.trial import OUTCOME, Material, TrialOutcome, read_outcome, run_trial
 
 _SCENE_SEED, _GROUP_SEED, _FIT_SEED = 1, 1, 0
 _FIT_STEPS, _ALL_MASKS = 40, 10_000
@@ -50,28 +49,28 @@ class Study:
     """
 
     weights: Path
-    plan: Plan
-    rows: tuple[Row, ...]
+    plan: TrialPlan
+    rows: tuple[AblationRow, ...]
     seeds: tuple[int, ...]
     out: Path
 
     @property
-    def trials(self) -> tuple[tuple[Row, int], ...]:
+    def trials(self) -> tuple[tuple[AblationRow, int], ...]:
         """Rows and seeds in the order they are run: a whole table, then the next seed."""
         return tuple((row, seed) for seed in self.seeds for row in self.rows)
 
-    def folder(self, row: Row, seed: int) -> Path:
+    def folder(self, row: AblationRow, seed: int) -> Path:
         """Where a trial leaves its files."""
         return self.out / "trials" / f"{row.key}-{seed}"
 
-    def finished(self) -> dict[tuple[str, int], Outcome]:
+    def finished(self) -> dict[tuple[str, int], TrialOutcome]:
         """Reads the outcomes that are there."""
         paths = {(row.key, seed): self.folder(row, seed) / OUTCOME for row, seed in self.trials}
         return {trial: read_outcome(path) for trial, path in paths.items() if path.is_file()}
 
 
 @dataclass(frozen=True)
-class Progress:
+class StudyProgress:
     """How far one piece of work is.
 
     Attributes:
@@ -85,7 +84,7 @@ class Progress:
     total: int
 
 
-Listener = Callable[[Progress], None]
+Listener = Callable[[StudyProgress], None]
 
 
 def prepare(study: Study, *, workers: int, on_progress: Listener) -> None:
@@ -110,7 +109,7 @@ def prepare(study: Study, *, workers: int, on_progress: Listener) -> None:
     plan, out = study.plan, study.out
 
     def tell(work: str, total: int) -> Callable[[int], None]:
-        return lambda done: on_progress(Progress(work, min(done, total), total))
+        return lambda done: on_progress(StudyProgress(work, min(done, total), total))
 
     if not (out / "groups").is_dir():
         write_groups(
@@ -161,7 +160,9 @@ def _claim(study: Study) -> None:
     staged.rename(path)
 
 
-def run_study(study: Study, *, jobs: int, on_progress: Listener) -> dict[tuple[str, int], Outcome]:
+def run_study(
+    study: Study, *, jobs: int, on_progress: Listener
+) -> dict[tuple[str, int], TrialOutcome]:
     """Runs the trials that are not finished; `prepare` comes first.
 
     Args:
@@ -183,7 +184,7 @@ def run_study(study: Study, *, jobs: int, on_progress: Listener) -> dict[tuple[s
             jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
         ) as processes,
     ):
-        events: Queue[Progress] = manager.Queue()
+        events: Queue[StudyProgress] = manager.Queue()
         pending: set[Future[None]] = {
             processes.submit(_run_in_process, study, row, seed, events) for row, seed in waiting
         }
@@ -200,13 +201,15 @@ def run_study(study: Study, *, jobs: int, on_progress: Listener) -> dict[tuple[s
     return study.finished()
 
 
-def _run_in_process(study: Study, row: Row, seed: int, events: Queue[Progress]) -> None:
+def _run_in_process(
+    study: Study, row: AblationRow, seed: int, events: Queue[StudyProgress]
+) -> None:
     totals = {"training": study.plan.steps, "judging": study.plan.groups}
     every = sum(totals.values())
 
     def tell(doing: str, done: int) -> None:
         before = 0 if doing == "training" else totals["training"]
-        events.put(Progress(f"{row.title}, seed {seed}", before + done, every))
+        events.put(StudyProgress(f"{row.title}, seed {seed}", before + done, every))
 
     run_trial(
         study.plan,

@@ -23,11 +23,9 @@ from calico_model.training.curves import CurveLog
 from calico_model.training.pretraining.objective import TrainingObjective, Weights
 from calico_model.training.pretraining.run import use_plain_attention
 from calico_model.types import LabeledGroup
-from research.ablation.dictionary import PartDictionary
-from research.ablation.plan import Plan
-from research.ablation.rows import Row
+from research.ablation.plan import AblationRow, TrialPlan
 from research.ablation.scenes import Scenes
-from research.ablation.start import build_row, initialise_by_name
+from research.ablation.start import PartDictionary, build_row, initialise_by_name
 
 OUTCOME = "outcome.json"
 _LOG_EVERY = 25
@@ -53,7 +51,7 @@ class Material:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class TrialOutcome:
     """What one trial measured.
 
     Attributes:
@@ -70,14 +68,14 @@ class Outcome:
 
 
 def run_trial(
-    plan: Plan,
-    row: Row,
+    plan: TrialPlan,
+    row: AblationRow,
     seed: int,
     material: Material,
     folder: Path,
     *,
     on_progress: Callable[[str, int], None] = lambda doing, done: None,
-) -> Outcome:
+) -> TrialOutcome:
     """Trains and judges one row.
 
     Args:
@@ -107,14 +105,14 @@ def run_trial(
     )
     report.write_report(judged, folder, run={"row": row.key, "seed": seed, "split": plan.split})
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    outcome = Outcome(row.key, seed, trained, _headline(judged))
+    outcome = TrialOutcome(row.key, seed, trained, _headline(judged))
     write_outcome(outcome, folder / OUTCOME)
     return outcome
 
 
 def train_row(
     model: Calico,
-    plan: Plan,
+    plan: TrialPlan,
     seed: int,
     material: Material,
     *,
@@ -157,7 +155,7 @@ def train_row(
         on_step(step + 1)
 
 
-def write_outcome(outcome: Outcome, path: Path) -> None:
+def write_outcome(outcome: TrialOutcome, path: Path) -> None:
     """Writes an outcome: staged, then renamed, so that a file that is there is whole."""
     document = {
         "row": outcome.row,
@@ -180,7 +178,7 @@ def write_outcome(outcome: Outcome, path: Path) -> None:
     staged.rename(path)
 
 
-def read_outcome(path: Path) -> Outcome:
+def read_outcome(path: Path) -> TrialOutcome:
     """Reads what `write_outcome` wrote.
 
     Raises:
@@ -195,7 +193,7 @@ def read_outcome(path: Path) -> Outcome:
             }
             for mode in MODES
         }
-        return Outcome(document["row"], document["seed"], document["trained"], means)
+        return TrialOutcome(document["row"], document["seed"], document["trained"], means)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRecordError(f"{path}: not an outcome of a trial: {error!r}") from error
 

@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CodecTiming:
     """One mask through both codecs: seconds of ours and of the SDK, and whether they agree."""
 
     rle_bytes: int
@@ -95,7 +95,7 @@ def bench_codec(
 
 def compare(
     masks: dict[str, BoolMask], python: Path, *, repeats: int, sdk_repeats: int
-) -> dict[str, Comparison]:
+) -> dict[str, CodecTiming]:
     """Runs both codecs over named masks.
 
     Raises:
@@ -111,7 +111,7 @@ def compare(
         decode = partial(decode_mask, sdk_rle.tolist(), size_hw=(height, width))
         decode_s, decoded = _best_of(decode, repeats)
         sdk_encode_s, sdk_decode_s = sdk[f"{name}.seconds"].tolist()
-        results[name] = Comparison(
+        results[name] = CodecTiming(
             rle_bytes=len(rle),
             encode_s=encode_s,
             decode_s=decode_s,
@@ -187,7 +187,7 @@ def _best_of(call: Callable[[], _T], repeats: int) -> tuple[float, _T]:
     return best, value
 
 
-def _print_table(results: dict[str, Comparison]) -> None:
+def _print_table(results: dict[str, CodecTiming]) -> None:
     table = Table(
         "mask", "RLE bytes", "encode ms", "SDK ms", "x", "decode ms", "SDK ms", "x", "same"
     )

@@ -21,10 +21,10 @@ from backend.cli.progress import training_bar
 from calico_model.data.coco_parts import ANNOTATIONS_FILE, write_coco
 from calico_model.errors import InvalidConfigError
 from calico_model.types import LabeledGroup, RegionKind
-from research.label_studio.editor import Project, open_config
+from research.label_studio.editor import SimulatedProject, open_config
 from research.simulation import protocol
-from research.simulation.protocol import Point
-from research.simulation.site import PROJECT_ID, BaseData, Place, served
+from research.simulation.curve import Point
+from research.simulation.site import PROJECT_ID, BackendAccess, BaseData, served
 
 _SECONDS = 30.0
 _FEWEST = 8  # groups of a set
@@ -136,11 +136,11 @@ def _simulate(
     _, old = base_groups(None, replay=0, measured=1)
     kinds = [kind for kind in RegionKind if any(kind in one.known for one in groups)]
     base = BaseData(None, 0, 0)
-    with served(Place(), weights, device, _SECONDS, base) as (client, files):
+    with served(BackendAccess(), weights, device, _SECONDS, base) as (client, files):
         loop = LiveLoop(
             client,
             files,
-            Project(PROJECT_ID, open_config(kinds)),
+            SimulatedProject(PROJECT_ID, open_config(kinds)),
             on_training=lambda what, share: show(f"{name}: {what}", round(100 * share), 100),
             settle_s=settle_s,
         )

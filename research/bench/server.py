@@ -33,7 +33,7 @@ class BenchError(BackendError):
 
 
 @dataclass(frozen=True)
-class Reply:
+class ServerReply:
     """What the server answered."""
 
     status: int
@@ -69,7 +69,7 @@ class BenchServer:
         headers: Mapping[str, str] | None = None,
         *,
         timeout_s: float = 120.0,
-    ) -> Reply:
+    ) -> ServerReply:
         """Sends one request on a connection of its own, as Label Studio does.
 
         Raises:
@@ -85,7 +85,7 @@ class BenchServer:
             raise BenchError(f"{method} {path}: no answer ({type(error).__name__})") from error
         finally:
             connection.close()
-        return Reply(answer.status, dict(answer.headers), content, time.monotonic() - began)
+        return ServerReply(answer.status, dict(answer.headers), content, time.monotonic() - began)
 
     def model_state(self) -> str:
         """Returns loading, ready or failed."""

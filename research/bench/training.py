@@ -24,14 +24,19 @@ from calico_model.data.synthetic import SceneSplit
 from calico_model.types import LabeledGroup, RegionKind
 from research.bench.server import BenchError, BenchServer
 from research.bench.webhook import measure_webhook
-from research.label_studio.editor import Project, open_config, predict_request, setup_request
+from research.label_studio.editor import (
+    SimulatedProject,
+    open_config,
+    predict_request,
+    setup_request,
+)
 from research.simulation.site import BaseData, learning_server, open_client
 
 _PROBE_PAUSE_S, _LOOK_S = 0.02, 0.25
 _SEED, _WARM_UP = 7003, 6
 _JSON = {"Content-Type": "application/json"}
 _CONFIG = open_config(list(RegionKind))
-_TAUGHT, _ASKED = Project(4, _CONFIG), Project(5, _CONFIG)
+_TAUGHT, _ASKED = SimulatedProject(4, _CONFIG), SimulatedProject(5, _CONFIG)
 _STAGES = ("learning", "measuring")
 
 

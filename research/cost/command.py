@@ -20,10 +20,10 @@ from calico_model.staging import replace_text, staged_file
 from calico_model.types import MAX_GROUP_SIZE
 
 if TYPE_CHECKING:
-    from research.cost.pipelines import Comparison
+    from research.cost.pipelines import GroupCosts
 
 
-class Preset(StrEnum):
+class NetworkSize(StrEnum):
     """A size of the network."""
 
     TINY = "tiny"
@@ -31,7 +31,9 @@ class Preset(StrEnum):
 
 
 def flops(
-    preset: Annotated[Preset, typer.Option("--preset", help="Which network.")] = Preset.FULL,
+    preset: Annotated[
+        NetworkSize, typer.Option("--preset", help="Which network.")
+    ] = NetworkSize.FULL,
     images: Annotated[
         str, typer.Option("--images", help="Group sizes, 1 to 8.", metavar="N[..M]")
     ] = "2..8",
@@ -71,8 +73,7 @@ def flops(
         _check_file(file, suffixes)
     with progress_bar("Counting", 1 + len(sizes)) as advance_to:
         # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
-        from research.cost import page
-        from research.cost.chart import cost_chart
+        from research.cost import report
         from research.cost.pipelines import CostModel
         from research.cost.workload import counted_preset, typical_workload
 
@@ -87,18 +88,18 @@ def flops(
             chart = None if plot is None else os.path.relpath(plot, markdown.parent)
             command = f"calico flops --preset {preset} --images {images}"
             command += f" --tokens {tokens}" if tokens else ""
-            text = page.markdown(model, comparisons, command=command, chart=chart)
+            text = report.markdown(model, comparisons, command=command, chart=chart)
     if plot is not None:
         with staged_file(plot) as staged:
-            cost_chart(comparisons, staged, title=f"{model.config.name}: counted cost")
+            report.cost_chart(comparisons, staged, title=f"{model.config.name}: counted cost")
     if markdown is not None and text is not None:
         replace_text(markdown, text)
-    shown = page.headline(comparisons)
+    shown = report.headline(comparisons)
     if not only_json:
-        _show(comparisons, page.component_rows(shown), shown.workload.images)
-    outcome = page.figures(shown)
+        _show(comparisons, report.component_rows(shown), shown.workload.images)
+    outcome = report.figures(shown)
     if len(comparisons) > 1:
-        outcome["per_images"] = [page.figures(comparison) for comparison in comparisons]
+        outcome["per_images"] = [report.figures(comparison) for comparison in comparisons]
     typer.echo(json.dumps(outcome))
 
 
@@ -126,7 +127,7 @@ def _check_file(file: Path | None, suffixes: tuple[str, ...]) -> None:
         raise InvalidConfigError(f"{file}: its folder does not exist")
 
 
-def _show(comparisons: Sequence[Comparison], parts: Sequence[tuple[str, ...]], images: int) -> None:
+def _show(comparisons: Sequence[GroupCosts], parts: Sequence[tuple[str, ...]], images: int) -> None:
     console = Console()
     table = Table(title=f"Three questions, {images} images, TFLOPs by part")
     for name in ("part", "GLaMM's way", "three runs", "ours"):

@@ -52,7 +52,7 @@ class GlammEncoders(nn.Module):
         width = config.language.width
         self.projector = nn.Sequential(nn.Linear(source, width), nn.GELU(), nn.Linear(width, width))
 
-    def look(self, model: Calico, pixels: Pixels) -> tuple[Tensor, Tensor]:
+    def encode(self, model: Calico, pixels: Pixels) -> tuple[Tensor, Tensor]:
         """Runs all encoders on M images.
 
         Args:

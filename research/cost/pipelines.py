@@ -33,7 +33,7 @@ IMAGE_STAGES = ("shared trunk", "EVA-CLIP", _CLIP, "DINOv2", "SAM encoder", "CEM
 
 
 @dataclass(frozen=True)
-class Way:
+class PipelineCost:
     """What one way costs for all three questions.
 
     Attributes:
@@ -61,7 +61,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class GroupCosts:
     """The three ways for one group.
 
     Attributes:
@@ -70,9 +70,9 @@ class Comparison:
     """
 
     workload: Workload
-    ours: Way
-    separate: Way
-    glamm_style: Way
+    ours: PipelineCost
+    separate: PipelineCost
+    glamm_style: PipelineCost
 
     @property
     def ratio(self) -> float:
@@ -117,15 +117,15 @@ class CostModel:
             self._glamm = GlammEncoders(config).eval().requires_grad_(False)
         self._stages = _stages(self._model, self._glamm)
         self._features = self._model.encode(self._pixels())
-        self._per_image = self._count(self._look)
-        self._glamm_per_image = self._count(lambda: self._glamm.look(self._model, self._pixels()))
+        self._per_image = self._count(self._encode)
+        self._glamm_per_image = self._count(lambda: self._glamm.encode(self._model, self._pixels()))
         # A pass costs a constant, a part times T and a part times T^2; three counts give all.
         self._passes = [self._total(partial(self._pass, t)) for t in (2, 3, 4)]
         # A step costs a constant and a part times S.
         self._steps = [self._total(partial(self._step, s)) for s in (2, 3)]
         self._groups: dict[int, tuple[Counter[str], Counter[str]]] = {}
 
-    def compare(self, workload: Workload) -> Comparison:
+    def compare(self, workload: Workload) -> GroupCosts:
         """Counts all three ways for one group."""
         queries = self.config.qformer.queries
         layout = workload.conversations(self.tokenizer, queries)
@@ -152,11 +152,11 @@ class CostModel:
         glamm = Counter({PREFILL: sum(self.prefill_flops(t) for t in longer)}) + masks
         glamm += self._images(self._glamm_per_image, runs * workload.images)
         glamm += self._decode(longer, workload)
-        return Comparison(
+        return GroupCosts(
             workload,
-            self._way(ours, queries, prompts, first_rows, above),
-            self._way(alone, queries, prompts, total, total),
-            self._way(glamm, tokens, longer, sum(longer), sum(longer)),
+            self._pipeline(ours, queries, prompts, first_rows, above),
+            self._pipeline(alone, queries, prompts, total, total),
+            self._pipeline(glamm, tokens, longer, sum(longer), sum(longer)),
         )
 
     def prefill_flops(self, positions: int) -> int:
@@ -171,10 +171,14 @@ class CostModel:
         first, second = self._steps
         return first + (positions - 2) * (second - first)
 
-    def _way(self, stages: Counter[str], tokens: int, prompts: tuple[int, ...], *rows: int) -> Way:
+    def _pipeline(
+        self, stages: Counter[str], tokens: int, prompts: tuple[int, ...], *rows: int
+    ) -> PipelineCost:
         order = [stage for stage in (*self._stages, DECODE) if stages[stage]]
         rest = [stage for stage in stages if stage not in order]
-        return Way({stage: stages[stage] for stage in (*order, *rest)}, tokens, prompts, *rows)
+        return PipelineCost(
+            {stage: stages[stage] for stage in (*order, *rest)}, tokens, prompts, *rows
+        )
 
     def _images(self, per_image: Counter[str], images: int) -> Counter[str]:
         """Images do not meet before the LLM, so M of them cost M times as much."""
@@ -197,7 +201,7 @@ class CostModel:
 
     # --- what is run ------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def _encode(self) -> None:
         features = self._model.encode(self._pixels())
         self._model.image_rows(features)
         self._model.correspondence(features)

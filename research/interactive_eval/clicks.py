@@ -21,7 +21,7 @@ from calico_model.evaluation.annotator import SimulatedClick
 from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, RegionKind
-from research.interactive_eval.figure import Figure, Finding, OnStep, Row, Subject
+from research.interactive_eval.figure import Figure, FigureResult, OnStep, Subject, TableRow
 
 TARGET = 0.85
 _GROUP_SIZE = 2
@@ -104,7 +104,7 @@ def _proposed(
     return [found[pairs[t]] if t in pairs else None for t in range(len(truth))]
 
 
-def _measure(subject: Subject, on_step: OnStep) -> Finding:
+def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
     found: list[Curves] = []
     groups = subject.draw(SceneSplit.SEEN, subject.groups, _GROUP_SIZE)
     for done, labeled in enumerate(groups, start=1):
@@ -114,23 +114,23 @@ def _measure(subject: Subject, on_step: OnStep) -> Finding:
     unseen = [annotator.clicks_to(TARGET, curves.unseen) for curves in found]
     corrected = [annotator.clicks_to(TARGET, curves.preannotated) for curves in found]
     rows = [
-        Row("clicks to IoU 0.85, from scratch", _shown(scratch), "median <= 2.0"),
-        Row("  without what it found by itself", _shown(unseen)),
-        Row("clicks to IoU 0.85, pre-annotated", _shown(corrected), "median <= 1.0"),
+        TableRow("clicks to IoU 0.85, from scratch", _shown(scratch), "median <= 2.0"),
+        TableRow("  without what it found by itself", _shown(unseen)),
+        TableRow("clicks to IoU 0.85, pre-annotated", _shown(corrected), "median <= 1.0"),
     ]
     for name, is_part in (("parts", True), ("objects", False)):
         some = [c for c, curves in zip(scratch, found, strict=True) if curves.is_part is is_part]
         first = [c.scratch[1] for c in found if c.is_part is is_part and len(c.scratch) > 1]
-        rows.append(Row(f"  {name}, from scratch", _shown(some)))
-        rows.append(Row(f"  {name}, IoU after one click", f"{np.mean(first) * 100:.1f} %"))
+        rows.append(TableRow(f"  {name}, from scratch", _shown(some)))
+        rows.append(TableRow(f"  {name}, IoU after one click", f"{np.mean(first) * 100:.1f} %"))
     parts = [curves for curves in found if curves.is_part]
     clicked = [c.unseen[min(1, len(c.unseen) - 1)] for c in parts]
     boxed = [c.boxed for c in parts]
     rows += [
-        Row("one click on a part", f"median IoU {_median(clicked):.2f}", "0.55"),
-        Row("one box around a part", f"median IoU {_median(boxed):.2f}", "0.80"),
+        TableRow("one click on a part", f"median IoU {_median(clicked):.2f}", "0.55"),
+        TableRow("one box around a part", f"median IoU {_median(boxed):.2f}", "0.80"),
     ]
-    return Finding(
+    return FigureResult(
         {
             "noc85_scratch": _median(scratch),
             "noc85_preannotated": _median(corrected),

@@ -42,8 +42,10 @@ def measure(
     from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
     from research.interactive_eval.clicks import CLICKS
     from research.interactive_eval.exemplar import EXEMPLAR
-    from research.interactive_eval.figure import Subject
-    from research.interactive_eval.figures import FIGURES, KEYS
+    from research.interactive_eval.figure import KEYS, Subject
+    from research.interactive_eval.naming import NAMING
+    from research.interactive_eval.repeated import REPEATED
+    from research.interactive_eval.text import REFERRING
 
     for key in only:
         if key not in KEYS:
@@ -55,7 +57,8 @@ def measure(
             return DrawnGroups(split, count, seed, (size, size))
         return given[:count] if split is SceneSplit.SEEN else ()
 
-    figures = FIGURES if given is None else (CLICKS, EXEMPLAR)
+    every = (NAMING, CLICKS, EXEMPLAR, REPEATED, REFERRING)
+    figures = every if given is None else (CLICKS, EXEMPLAR)
     wanted = groups or GROUPS
     groups = wanted if given is None else min(wanted, len(given))
     subject = Subject(predictor, Assistant(predictor), draw, groups, seed)

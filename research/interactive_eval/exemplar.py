@@ -15,7 +15,7 @@ import numpy as np
 from calico_model.data.synthetic import SceneSplit
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, PartMask, RegionKind
-from research.interactive_eval.figure import Figure, Finding, OnStep, Row, Subject
+from research.interactive_eval.figure import Figure, FigureResult, OnStep, Subject, TableRow
 
 GROUP_SIZE = 4
 
@@ -77,7 +77,7 @@ def _iou(mask: BoolMask, wanted: BoolMask | None) -> float:
     return 0.0 if wanted is None else float(iou_matrix([mask], [wanted])[0, 0])
 
 
-def _measure(subject: Subject, on_step: OnStep) -> Finding:
+def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
     splits = (SceneSplit.SEEN, SceneSplit.UNSEEN_DOMAIN)
     found: dict[SceneSplit, list[Transferred]] = {split: [] for split in splits}
     done = 0
@@ -88,11 +88,11 @@ def _measure(subject: Subject, on_step: OnStep) -> Finding:
             on_step(done)
     seen, unseen = (_means(found[split]) for split in splits)
     rows = (
-        Row("one part of 4 images, the other 3", _shown(found[SceneSplit.SEEN]), "IoU >= 60"),
-        Row("  proposed without it", f"{seen[1]:.1f} IoU"),
-        Row("  unseen domain", _shown(found[SceneSplit.UNSEEN_DOMAIN])),
-        Row("  proposed without it", f"{unseen[1]:.1f} IoU", "20 points less"),
-        Row(
+        TableRow("one part of 4 images, the other 3", _shown(found[SceneSplit.SEEN]), "IoU >= 60"),
+        TableRow("  proposed without it", f"{seen[1]:.1f} IoU"),
+        TableRow("  unseen domain", _shown(found[SceneSplit.UNSEEN_DOMAIN])),
+        TableRow("  proposed without it", f"{unseen[1]:.1f} IoU", "20 points less"),
+        TableRow(
             "  absence noticed",
             _absence([*found[SceneSplit.SEEN], *found[SceneSplit.UNSEEN_DOMAIN]]),
         ),
@@ -103,7 +103,7 @@ def _measure(subject: Subject, on_step: OnStep) -> Finding:
         "exemplar_gain_unseen": unseen[0] - unseen[1],
         "absent_accuracy": 100 * float(np.mean(absent)) if absent else 0.0,
     }
-    return Finding(values, rows)
+    return FigureResult(values, rows)
 
 
 def _means(found: Sequence[Transferred]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What every figure of `calico evaluate --interactive` is given, and what it returns."""
+"""The figures of `calico evaluate --interactive`: what each is given, and what it returns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,23 @@ from calico_model.assistant import Assistant
 from calico_model.data.synthetic import SceneSplit
 from calico_model.predictor import Predictor
 from calico_model.types import LabeledGroup
+
+KEYS = (
+    "label_accuracy_seen",
+    "label_accuracy_unseen_gain",
+    "out_of_set",
+    "noc85_scratch",
+    "noc85_preannotated",
+    "click_iou_median",
+    "box_iou_median",
+    "exemplar_iou",
+    "exemplar_gain_unseen",
+    "absent_accuracy",
+    "repeated_iou",
+    "repeated_iou_without_memory",
+    "referring_iou",
+)
+"""Of the JSON, in order; null where a figure was not asked for."""
 
 OnStep = Callable[[int], None]
 """Told how many steps are finished."""
@@ -34,7 +51,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of the table people read.
 
     Attributes:
@@ -49,7 +66,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Finding:
+class FigureResult:
     """What a figure came to.
 
     Attributes:
@@ -58,7 +75,7 @@ class Finding:
     """
 
     values: Mapping[str, float]
-    rows: tuple[Row, ...] = ()
+    rows: tuple[TableRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,4 +92,4 @@ class Figure:
     name: str
     keys: tuple[str, ...]
     steps: Callable[[Subject], int]
-    measure: Callable[[Subject, OnStep], Finding]
+    measure: Callable[[Subject, OnStep], FigureResult]

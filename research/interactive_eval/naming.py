@@ -21,7 +21,7 @@ from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, RegionKind
 from calico_model.vocabulary import Vocabulary, match
-from research.interactive_eval.figure import Figure, Finding, OnStep, Row, Subject
+from research.interactive_eval.figure import Figure, FigureResult, OnStep, Subject, TableRow
 
 ACCEPTED = 5
 """Groups that are accepted before unknown names are asked for."""
@@ -34,7 +34,7 @@ _SET_SIZES = (1, 24)
 
 
 @dataclass(frozen=True, eq=False)
-class Region:
+class TrueRegion:
     """A true region.
 
     Attributes:
@@ -48,7 +48,7 @@ class Region:
     is_object: bool
 
 
-def true_regions(labeled: LabeledGroup) -> tuple[Region, ...]:
+def true_regions(labeled: LabeledGroup) -> tuple[TrueRegion, ...]:
     """Returns every region of a group once, compared objects included."""
     masks: dict[tuple[int, str, bool], BoolMask] = {}
     for part in labeled.parts:
@@ -57,7 +57,7 @@ def true_regions(labeled: LabeledGroup) -> tuple[Region, ...]:
     for one in labeled.objects:
         masks.setdefault((one.image_index, one.label, True), one.mask)
     return tuple(
-        Region(Outline(image, mask), label, is_object)
+        TrueRegion(Outline(image, mask), label, is_object)
         for (image, label, is_object), mask in masks.items()
         if mask.any()
     )
@@ -69,7 +69,7 @@ def names_of(categories: Sequence[str]) -> tuple[str, ...]:
 
 
 def plain_label(
-    region: Region, group_prediction: GroupPrediction, vocabulary: Vocabulary
+    region: TrueRegion, group_prediction: GroupPrediction, vocabulary: Vocabulary
 ) -> str | None:
     """Returns what the plain model's text calls a region: that of its own best overlapping one."""
     parts = tuple(group_prediction.of_image(region.outline.image_index))
@@ -97,7 +97,7 @@ class _Tally:
         return 100 * right / whole if whole else 0.0
 
 
-def _measure(subject: Subject, on_step: OnStep) -> Finding:
+def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
     steps = iter(range(1, _steps(subject) + 1))
 
     def advance() -> None:
@@ -113,27 +113,27 @@ def _measure(subject: Subject, on_step: OnStep) -> Finding:
         "out_of_set": float(outside),
     }
     rows = [
-        Row(
+        TableRow(
             "Known names, true masks",
             f"{values['label_accuracy_seen']:.1f} % of {seen.regions} regions",
             ">= 95 %",
         ),
-        Row("  where it was sure enough", _given(seen)),
-        Row("  plain text", f"{seen.percent(seen.plain):.1f} %"),
+        TableRow("  where it was sure enough", _given(seen)),
+        TableRow("  plain text", f"{seen.percent(seen.plain):.1f} %"),
     ]
     for split, one in projects.items():
         rows += [
-            Row(
+            TableRow(
                 f"{split}, after {ACCEPTED} accepted groups",
                 f"{one.percent(one.after):.1f} % of {one.regions} regions",
                 f">= {one.percent(one.plain) + 10:.1f} %",
             ),
-            Row("  where it was sure enough", _given(one)),
-            Row("  before any", f"{one.percent(one.before):.1f} %"),
-            Row("  plain text", f"{one.percent(one.plain):.1f} %"),
+            TableRow("  where it was sure enough", _given(one)),
+            TableRow("  before any", f"{one.percent(one.before):.1f} %"),
+            TableRow("  plain text", f"{one.percent(one.plain):.1f} %"),
         ]
-    rows.append(Row(f"Labels outside the set, {REGIONS:,} regions", str(outside), "0"))
-    return Finding(values, tuple(rows))
+    rows.append(TableRow(f"Labels outside the set, {REGIONS:,} regions", str(outside), "0"))
+    return FigureResult(values, tuple(rows))
 
 
 def _given(tally: _Tally) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from calico_model.data.synthetic import SceneSplit
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, PartMask, RegionKind
-from research.interactive_eval.figure import Figure, Finding, OnStep, Row, Subject
+from research.interactive_eval.figure import Figure, FigureResult, OnStep, Subject, TableRow
 
 MIN_SHARE = 0.01
 """Smallest share of the image of every piece of a part that is measured."""
@@ -89,7 +89,7 @@ def _remembering(
         approved.append(left.pop(best))
 
 
-def _measure(subject: Subject, on_step: OnStep) -> Finding:
+def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
     found: list[Repeated] = []
     for done, labeled in enumerate(
         subject.draw(SceneSplit.SEEN, subject.groups, _GROUP_SIZE), start=1
@@ -99,19 +99,19 @@ def _measure(subject: Subject, on_step: OnStep) -> Finding:
     large = [one for one in found if one.smallest >= MIN_SHARE]
     with_memory, without = _means(large)
     rows = [
-        Row(f"2 to 4 alike parts ({len(large)})", f"{with_memory:.3f} IoU", ">= 0.80"),
-        Row("  without memory", f"{without:.3f} IoU", "<= 0.55"),
+        TableRow(f"2 to 4 alike parts ({len(large)})", f"{with_memory:.3f} IoU", ">= 0.80"),
+        TableRow("  without memory", f"{without:.3f} IoU", "<= 0.55"),
     ]
     for least, most in ((0.0, 0.005), (0.005, 0.01), (0.01, 0.02), (0.02, 1.0)):
         some = [one for one in found if least <= one.smallest < most]
         both = _means(some)
         rows.append(
-            Row(
+            TableRow(
                 f"  smallest piece {100 * least:g} to {100 * most:g} % of the image ({len(some)})",
                 f"{both[0]:.3f} against {both[1]:.3f} IoU",
             )
         )
-    return Finding(
+    return FigureResult(
         {"repeated_iou": with_memory, "repeated_iou_without_memory": without}, tuple(rows)
     )
 

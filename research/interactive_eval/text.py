@@ -17,7 +17,7 @@ from calico_model.evaluation.matching import iou_matrix
 from calico_model.interactive.text_request import read_request
 from calico_model.types import BoolMask, LabeledGroup, RegionKind
 from calico_model.vocabulary import normalise
-from research.interactive_eval.figure import Figure, Finding, OnStep, Row, Subject
+from research.interactive_eval.figure import Figure, FigureResult, OnStep, Subject, TableRow
 
 _GROUP_SIZE = 2
 _FOREIGN = 2  # names per group that nothing in it can have
@@ -72,7 +72,7 @@ def _foreign(labeled: LabeledGroup, rng: np.random.Generator) -> list[str]:
     return [str(name) for name in rng.choice(others, _FOREIGN, replace=False)]
 
 
-def _measure(subject: Subject, on_step: OnStep) -> Finding:
+def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
     found: list[Sought] = []
     rng = np.random.default_rng((subject.seed, 5))
     for done, labeled in enumerate(
@@ -88,13 +88,13 @@ def _measure(subject: Subject, on_step: OnStep) -> Finding:
         "absent_accuracy": _right(found),
     }
     rows = (
-        Row('"segment the <part>"', f"{values['referring_iou']:.1f} IoU"),
-        Row("  there or absent, told rightly", f"{values['absent_accuracy']:.1f} %"),
-        Row("  where it is there", f"{_right(there):.1f} %"),
-        Row("  where another image has it", f"{_right(elsewhere):.1f} %"),
-        Row("  where nothing can have it", f"{_right(nowhere):.1f} %"),
+        TableRow('"segment the <part>"', f"{values['referring_iou']:.1f} IoU"),
+        TableRow("  there or absent, told rightly", f"{values['absent_accuracy']:.1f} %"),
+        TableRow("  where it is there", f"{_right(there):.1f} %"),
+        TableRow("  where another image has it", f"{_right(elsewhere):.1f} %"),
+        TableRow("  where nothing can have it", f"{_right(nowhere):.1f} %"),
     )
-    return Finding(values, rows)
+    return FigureResult(values, rows)
 
 
 def _right(found: Sequence[Sought]) -> float:

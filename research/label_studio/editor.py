@@ -77,7 +77,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Project:
+class SimulatedProject:
     """A project of a Label Studio.
 
     Attributes:
@@ -100,7 +100,7 @@ def open_config(kinds: Sequence[RegionKind]) -> str:
     return _CONFIG.replace("LABELS", labels)
 
 
-def setup_request(project: Project) -> JsonObject:
+def setup_request(project: SimulatedProject) -> JsonObject:
     """Body of POST /setup."""
     return {
         "project": project.stamp,
@@ -111,7 +111,7 @@ def setup_request(project: Project) -> JsonObject:
     }
 
 
-def predict_request(project: Project, task_id: int, urls: Sequence[str]) -> JsonObject:
+def predict_request(project: SimulatedProject, task_id: int, urls: Sequence[str]) -> JsonObject:
     """Body of POST /predict as for a task that was opened."""
     return {
         "tasks": [_task(project, task_id, urls) | {"annotations": [], "predictions": []}],
@@ -137,7 +137,7 @@ def read_answer(body: bytes, schema: LabelSchema) -> ShownPrediction | None:
 
 
 def annotation_event(
-    project: Project,
+    project: SimulatedProject,
     task_id: int,
     urls: Sequence[str],
     drawn: Sequence[Drawn],
@@ -192,7 +192,7 @@ def annotation_event(
     }
 
 
-def training_event(project: Project) -> JsonObject:
+def training_event(project: SimulatedProject) -> JsonObject:
     """Body of POST /webhook after somebody pressed Start training."""
     return {"action": "START_TRAINING", "project": _wire_project(project)}
 
@@ -210,9 +210,9 @@ def _submitted(region: Drawn, schema: LabelSchema) -> list[JsonObject]:
     return results
 
 
-def _task(project: Project, task_id: int, urls: Sequence[str]) -> JsonObject:
+def _task(project: SimulatedProject, task_id: int, urls: Sequence[str]) -> JsonObject:
     return {"id": task_id, "data": {"images": list(urls)}, "meta": {}, "project": project.id}
 
 
-def _wire_project(project: Project) -> JsonObject:
+def _wire_project(project: SimulatedProject) -> JsonObject:
     return {"id": project.id, "title": "simulation", "label_config": project.label_config}

@@ -24,11 +24,11 @@ from calico_model.data.opening import DrawnGroups, open_groups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.types import LabeledGroup, RegionKind
-from research.label_studio.editor import Project, open_config
+from research.label_studio.editor import SimulatedProject, open_config
 from research.simulation import protocol
-from research.simulation.chart import draw_curve
-from research.simulation.protocol import POINTS, Simulation
-from research.simulation.site import PROJECT_ID, BaseData, Place, served
+from research.simulation.curve import Simulation, as_json, draw_curve
+from research.simulation.protocol import POINTS
+from research.simulation.site import PROJECT_ID, BackendAccess, BaseData, served
 
 _PAIRS = (2, 2)
 _REPLAY_SEED, _BASE_SEED = 7001, 7002
@@ -147,14 +147,14 @@ def simulate(
     if in_process:
         outcome = _in_process(run, rehearsed, weights, device, seconds)
     else:
-        place = Place(backend, files, user, password)
+        place = BackendAccess(backend, files, user, password)
         rehearsal = BaseData(base, replay, _REPLAY_SEED)
         with served(place, weights, device, seconds, rehearsal) as (client, folder):
             outcome = _live(run, client, folder, project, (*domain, *old), settle)
     console = Console()
     console.print(_table(outcome))
     name = f"{split} (drawn, seed {seed})" if given is None else str(dataset or coco)
-    document = protocol.as_json(outcome, name)
+    document = as_json(outcome, name)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "simulation.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
@@ -206,7 +206,7 @@ def _live(
         loop = LiveLoop(
             client,
             files,
-            Project(project, open_config(kinds)),
+            SimulatedProject(project, open_config(kinds)),
             on_training=lambda what, share: show(what, round(100 * share), 100),
             settle_s=settle_s,
         )

@@ -32,8 +32,8 @@ from calico_model.types import (
 )
 from research.label_studio.editor import (
     Drawn,
-    Project,
     ShownPrediction,
+    SimulatedProject,
     annotation_event,
     predict_request,
     read_answer,
@@ -93,7 +93,7 @@ class LiveLoop:
         self,
         client: httpx.Client,
         files: Path,
-        project: Project,
+        project: SimulatedProject,
         *,
         clock: Callable[[], float] = time.monotonic,
         on_training: Callable[[str, float], None] = lambda what, share: None,

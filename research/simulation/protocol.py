@@ -21,7 +21,7 @@ from calico_model.evaluation.protocol import evaluate
 from calico_model.evaluation.regions import CroppedRegion, as_regions
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, RegionKind
 from calico_model.vocabulary import normalise
-from research.simulation.adaptation import Adaptation, sum_up
+from research.simulation.curve import Point, Simulation, sum_up
 
 POINTS = (0, 1, 2, 5, 10, 20, 50)
 _TARGET_IOU = 0.9
@@ -46,51 +46,7 @@ class LearningLoop(Protocol):
 
 
 @dataclass(frozen=True)
-class Point:
-    """One point of the curve; metrics are strict, in percent, means of the subtasks.
-
-    Attributes:
-        corrections: groups corrected so far.
-        miou, recall: on the next groups.
-        old_miou, old_recall: on the base set.
-        update_s: seconds of the update that led here, 0 for none.
-        clicks_saved: percent of the clicks that annotating the next groups from nothing takes.
-        pixels_saved: percent of the pixels that drawing their regions from nothing changes.
-        version: what answered.
-        recall_parts: percent of the true parts that are found with the right name and an IoU of
-            0.5, whatever kind they are said to be.
-        wrong_per_image: regions shown that are none of these, objects included.
-    """
-
-    corrections: int
-    miou: float
-    recall: float
-    old_miou: float
-    old_recall: float
-    update_s: float
-    clicks_saved: float
-    pixels_saved: float
-    version: str
-    recall_parts: float = 0.0
-    wrong_per_image: float = 0.0
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """A curve, summed up.
-
-    Attributes:
-        points: by rising number of corrections, the first before any.
-        miou, recall: gain on the next groups and forgetting on the base set.
-    """
-
-    points: tuple[Point, ...]
-    miou: Adaptation
-    recall: Adaptation
-
-
-@dataclass(frozen=True)
-class Effort:
+class AnnotationEffort:
     """What annotating regions takes, from a prediction or from nothing.
 
     Attributes:
@@ -102,8 +58,8 @@ class Effort:
     clicks: int = 0
     pixels: int = 0
 
-    def __add__(self, other: Effort) -> Effort:
-        return Effort(self.clicks + other.clicks, self.pixels + other.pixels)
+    def __add__(self, other: AnnotationEffort) -> AnnotationEffort:
+        return AnnotationEffort(self.clicks + other.clicks, self.pixels + other.pixels)
 
 
 def simulate(
@@ -153,41 +109,14 @@ def simulate(
 
 def effort(
     predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion], images: int
-) -> Effort:
+) -> AnnotationEffort:
     """Counts what turns regions into the true ones; from nothing if none are predicted."""
-    total = Effort()
+    total = AnnotationEffort()
     for image in range(images):
         ours = [region for region in predicted if region.image_index == image]
         theirs = [region for region in truth if region.image_index == image]
         total += _image_effort(ours, theirs)
     return total
-
-
-def as_json(simulation: Simulation, domain: str) -> dict[str, object]:
-    """The outcome as plain JSON values."""
-    return {
-        "curve": [
-            {
-                "corrections": point.corrections,
-                "mIoU": round(point.miou, 2),
-                "Recall": round(point.recall, 2),
-                "update_s": round(point.update_s, 1),
-                "clicks_saved": round(point.clicks_saved, 1),
-                "pixels_saved": round(point.pixels_saved, 1),
-                "base_mIoU": round(point.old_miou, 2),
-                "base_Recall": round(point.old_recall, 2),
-                "recall_parts": round(point.recall_parts, 2),
-                "wrong_per_image": round(point.wrong_per_image, 3),
-                "version": point.version,
-            }
-            for point in simulation.points
-        ],
-        "forgetting": {
-            "mIoU": round(simulation.miou.forgetting, 2),
-            "Recall": round(simulation.recall.forgetting, 2),
-        },
-        "domain": domain,
-    }
 
 
 def _check(points: Sequence[int], groups: int, next_groups: int, base: int) -> None:
@@ -207,7 +136,7 @@ class _Watched:
 
     def __init__(self, loop: LearningLoop, truths: Sequence[LabeledGroup]) -> None:
         self.version = loop.version
-        self.spent, self.from_nothing = Effort(), Effort()
+        self.spent, self.from_nothing = AnnotationEffort(), AnnotationEffort()
         self.parts = self.parts_found = self.wrong = self.images = 0
         self._loop = loop
         self._truths = iter(truths)
@@ -292,7 +221,9 @@ def _saved(spent: int, from_nothing: int) -> float:
     return 100 * (1 - spent / from_nothing) if from_nothing else 0.0
 
 
-def _image_effort(predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]) -> Effort:
+def _image_effort(
+    predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
+) -> AnnotationEffort:
     """One image: regions of one place are edited, or deleted and drawn anew if that takes less;
     others are deleted, or drawn from nothing.
     """
@@ -320,4 +251,4 @@ def _image_effort(predicted: Sequence[CroppedRegion], truth: Sequence[CroppedReg
         elif iou < _TARGET_IOU:
             shared = iou * (start.mask.area + region.mask.area) / (1 + iou)
             pixels += round(start.mask.area + region.mask.area - 2 * shared)
-    return Effort(clicks, pixels)
+    return AnnotationEffort(clicks, pixels)

@@ -21,7 +21,7 @@ _NEVER = 10**9  # it is the button that starts every training
 
 
 @dataclass(frozen=True)
-class Place:
+class BackendAccess:
     """A backend to work at.
 
     Attributes:
@@ -53,7 +53,7 @@ class BaseData:
 
 @contextmanager
 def served(
-    place: Place, weights: Path | None, device: str, seconds: float, base: BaseData
+    place: BackendAccess, weights: Path | None, device: str, seconds: float, base: BaseData
 ) -> Iterator[tuple[httpx.Client, Path]]:
     """Yields a client of the backend, and the folder it reads local files from.
 
@@ -117,13 +117,13 @@ def open_client(address: str, credentials: tuple[str, str] | None = None) -> htt
     )
 
 
-def _credentials(place: Place) -> tuple[str, str] | None:
+def _credentials(place: BackendAccess) -> tuple[str, str] | None:
     settings = load_settings(basic_auth_user=place.user, basic_auth_password=place.password)
     user, password = settings.basic_auth_user, settings.basic_auth_password
     return None if user is None or password is None else (user, password.get_secret_value())
 
 
-def _files_of(place: Place) -> Path:
+def _files_of(place: BackendAccess) -> Path:
     if place.files is None or not place.files.is_dir():
         raise SettingsError(
             "--files: expected, with --backend, the folder it reads local files from "

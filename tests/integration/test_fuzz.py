@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from research.bench.fuzz_cases import Tally, is_clear, make_cases
+from research.bench.fuzz import FuzzTally, is_clear, make_cases
 
 GROUPS = [("a.png",), ("a.png", "b.png"), ("b.png", "missing.png")]
 
 
 def run(client, *, count, seed):
-    tally = Tally()
+    tally = FuzzTally()
     for case in make_cases(count, seed=seed, groups=GROUPS):
         answer = client.open(
             case.path, method=case.method, data=case.body, headers=dict(case.headers)
@@ -40,7 +40,7 @@ def test_a_run_can_be_repeated():
 
 def test_a_tally_sees_what_is_wrong():
     (case,) = make_cases(1, seed=0, groups=GROUPS)
-    tally = Tally()
+    tally = FuzzTally()
     tally.add(case, 500, b"<html>")
     tally.add(case, 404, b"<html>")
     clear = b'{"error": "NotFoundError", "detail": "d", "field": "path", "request_id": "1"}'

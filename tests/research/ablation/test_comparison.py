@@ -14,22 +14,21 @@ from rich.console import Console
 from calico_model.evaluation.bootstrap import Estimate
 from calico_model.evaluation.outcome import HEADLINE, MODES
 from research.ablation.comparison import compare_rows
-from research.ablation.plan import Start
+from research.ablation.plan import COMPONENTS, FULL, PLACEMENT, Start
 from research.ablation.report import markdown, page, write_study
-from research.ablation.rows import COMPONENTS, FULL, PLACEMENT
-from research.ablation.trial import Outcome
+from research.ablation.trial import TrialOutcome
 
 NOISE = np.linspace(-0.1, 0.1, 101)
 """Luck of the draw: which groups are in a resample moves all rows alike."""
 
 
-def outcome(key: str, value: float, *, seed: int = 27, extra: float = 0.0) -> Outcome:
+def outcome(key: str, value: float, *, seed: int = 27, extra: float = 0.0) -> TrialOutcome:
     copies = value + NOISE + extra * np.cos(37 * NOISE)
     table = {name: Estimate(value, copies, 300) for name in HEADLINE}
-    return Outcome(key, seed, 1000, dict.fromkeys(MODES, table))
+    return TrialOutcome(key, seed, 1000, dict.fromkeys(MODES, table))
 
 
-def outcomes(seed: int = 27, shift: float = 0.0) -> dict[tuple[str, int], Outcome]:
+def outcomes(seed: int = 27, shift: float = 0.0) -> dict[tuple[str, int], TrialOutcome]:
     values = {row.key: 0.5 - 0.01 * k for k, row in enumerate(reversed(COMPONENTS))}
     return {
         (key, seed): outcome(key, value + shift, seed=seed, extra=0.002 * (key != FULL))
@@ -80,7 +79,7 @@ def test_what_could_not_be_measured_is_null(tmp_path: Path) -> None:
     there = outcomes()
     nothing = Estimate(float("nan"), np.full(101, np.nan), 0)
     blank = dict.fromkeys(MODES, dict.fromkeys(HEADLINE, nothing))
-    there["without_dino", 27] = Outcome("without_dino", 27, 1000, blank)
+    there["without_dino", 27] = TrialOutcome("without_dino", 27, 1000, blank)
     lines = compare_rows(COMPONENTS, (27,), there)
     verdict = write_study(lines, tmp_path, stem="ablation", title="t", start=Start.SCRATCH, run={})
     assert verdict["without_dino"]["strict"]["mIoU"] is None

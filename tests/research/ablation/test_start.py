@@ -11,10 +11,16 @@ from calico_model.data.catalogue import TRAINED_CATEGORIES
 from calico_model.errors import InvalidConfigError
 from calico_model.modeling.model import Calico
 from calico_model.training.batches import WHOLE
-from research.ablation.dictionary import PartDictionary, fit_dictionary
-from research.ablation.plan import Plan, Start
-from research.ablation.rows import COMPONENTS, FULL, PLACEMENT, Row, select_rows
-from research.ablation.start import build_row
+from research.ablation.plan import (
+    COMPONENTS,
+    FULL,
+    PLACEMENT,
+    AblationRow,
+    Start,
+    TrialPlan,
+    select_rows,
+)
+from research.ablation.start import PartDictionary, build_row, fit_dictionary
 from research.ablation.trial import Material, train_row
 
 ROWS = {row.key: row for row in (*PLACEMENT, *COMPONENTS)}
@@ -29,7 +35,9 @@ LEFT_OUT = {
 VISION = ("trunk.", "eva.", "dino.", "sam_encoder.", "mask_decoder.")
 
 
-def build(base: Calico, row: Row, *, seed: int = 27, start: Start = Start.SCRATCH) -> Calico:
+def build(
+    base: Calico, row: AblationRow, *, seed: int = 27, start: Start = Start.SCRATCH
+) -> Calico:
     return build_row(base, row, seed=seed, start=start)
 
 
@@ -85,7 +93,7 @@ def test_before_training_every_row_answers_as_without_injection(
     base: Calico, material: Material, key: str
 ) -> None:
     bare, row = build(base, ROWS["without_cem_and_cam"]), build(base, ROWS[key])
-    batch = material.scenes.batch(row.config, Plan(pairs=2, masks=4), 27, 0)
+    batch = material.scenes.batch(row.config, TrialPlan(pairs=2, masks=4), 27, 0)
     assert batch.turns is not None
     assert batch.features is not None
     with torch.no_grad():
@@ -100,7 +108,7 @@ def test_everything_that_may_learn_does(base: Calico, material: Material, key: s
     """Two maps of zeros in a row would keep each other's gradient at zero."""
     model = build(base, ROWS[key])
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    train_row(model, Plan(steps=3, pairs=2, masks=4), 27, material)
+    train_row(model, TrialPlan(steps=3, pairs=2, masks=4), 27, material)
     still = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
     unguided = {f"cams.{k}.adaptation.{leaf}" for k in range(3) for leaf in ("weight", "bias")}
@@ -134,7 +142,9 @@ def test_rows_are_chosen_by_key_and_full_is_always_one() -> None:
 
 def test_the_dictionary_holds_the_prompts_of_the_weights(base: Calico, material: Material) -> None:
     """Entries of a model whose prompts are such sums come back, up to the ridge's pull."""
-    batches = [material.scenes.batch(base.config, Plan(masks=99), 5, step) for step in range(12)]
+    batches = [
+        material.scenes.batch(base.config, TrialPlan(masks=99), 5, step) for step in range(12)
+    ]
     true = PartDictionary(torch.randn(WHOLE + 1, 32), torch.randn(len(TRAINED_CATEGORIES), 32))
     prompts = [true.parts[b.masks.part] + true.categories[b.masks.category] for b in batches]
     said = iter(prompts)

@@ -18,15 +18,14 @@ from calico_model.loading.checkpoints import load_model
 from calico_model.modeling.features import Pixels
 from calico_model.modeling.model import Calico
 from calico_model.training.batches import batch_scenes
-from research.ablation.plan import Plan, Start
-from research.ablation.rows import COMPONENTS, FULL
+from research.ablation.plan import COMPONENTS, FULL, Start, TrialPlan
 from research.ablation.scenes import SceneFeatures
 from research.ablation.start import build_row
 from research.ablation.study import Study, prepare
 from research.ablation.trial import (
     OUTCOME,
     Material,
-    Outcome,
+    TrialOutcome,
     read_outcome,
     run_trial,
     train_row,
@@ -77,7 +76,7 @@ def test_a_killed_encoding_goes_on_where_it_was(
 def test_every_row_sees_the_same_data_in_the_same_order(
     base: Calico, material: Material, key: str
 ) -> None:
-    plan = Plan(pairs=2, masks=4)
+    plan = TrialPlan(pairs=2, masks=4)
     full = build_row(base, ROWS[FULL], seed=27, start=Start.SCRATCH)
     row = build_row(base, ROWS[key], seed=27, start=Start.SCRATCH)
     steps = [material.scenes.batch(full.config, plan, 27, step) for step in range(3)]
@@ -95,7 +94,7 @@ def test_every_row_sees_the_same_data_in_the_same_order(
 
 def test_features_of_a_batch_are_those_of_its_scenes(base: Calico, material: Material) -> None:
     model = build_row(base, ROWS[FULL], seed=27, start=Start.SCRATCH)
-    batch = material.scenes.batch(model.config, Plan(pairs=2, masks=4), 27, 0)
+    batch = material.scenes.batch(model.config, TrialPlan(pairs=2, masks=4), 27, 0)
     assert batch.features is not None
     with torch.no_grad():
         fresh = base.encode(Pixels(batch.scenes.pixels))
@@ -105,7 +104,7 @@ def test_features_of_a_batch_are_those_of_its_scenes(base: Calico, material: Mat
 
 
 def test_the_same_seed_trains_to_the_same_weights(base: Calico, material: Material) -> None:
-    plan = Plan(steps=2, pairs=2, masks=4)
+    plan = TrialPlan(steps=2, pairs=2, masks=4)
     models = [build_row(base, ROWS[FULL], seed=27, start=Start.SCRATCH) for _ in range(2)]
     for model in models:
         train_row(model, plan, 27, material)
@@ -147,7 +146,7 @@ def test_a_trial_leaves_a_model_a_curve_a_report_and_its_outcome(
 def test_a_broken_outcome_is_named(tmp_path: Path) -> None:
     table = {name: Estimate(0.5, np.array([0.4, np.nan]), 3) for name in HEADLINE}
     path = tmp_path / OUTCOME
-    write_outcome(Outcome(FULL, 27, 9, dict.fromkeys(MODES, table)), path)
+    write_outcome(TrialOutcome(FULL, 27, 9, dict.fromkeys(MODES, table)), path)
     assert read_outcome(path).means["strict"]["mIoU"].n == 3
     path.write_text(path.read_text()[:40])
     with pytest.raises(InvalidRecordError, match=r"outcome\.json: not an outcome"):
@@ -157,7 +156,7 @@ def test_a_broken_outcome_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["steps", "scenes", "groups"])
 def test_a_plan_without_work_is_refused(name: str) -> None:
     with pytest.raises(InvalidConfigError, match=f"{name}: expected >= 1, got 0"):
-        Plan(**{name: 0})
+        TrialPlan(**{name: 0})
 
 
 @pytest.mark.parametrize("change", [{"steps": 4}, {"start": Start.LANGUAGE}, {"masks": 5}])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backend.errors import SettingsError
-from research.bench.codec import Comparison, compare, draw_part, draw_ragged, draw_random
+from research.bench.codec import CodecTiming, compare, draw_part, draw_ragged, draw_random
 
 
 def test_random_masks_hold_every_sort():
@@ -30,7 +30,7 @@ def test_timed_masks_show_a_part(draw):
 
 
 def test_ratio_is_how_many_times_faster_we_are():
-    one = Comparison(10, 0.5, 0.25, 5.0, 4.0, is_identical=True)
+    one = CodecTiming(10, 0.5, 0.25, 5.0, 4.0, is_identical=True)
     assert (one.encode_ratio, one.decode_ratio) == (10.0, 16.0)
 
 

@@ -15,8 +15,8 @@ from calico_model.modeling.language import Conversations
 from calico_model.modeling.model import Calico
 from calico_model.prompts import QUESTIONS
 from research.cost.counter import OTHER, count_stages
-from research.cost.page import component_rows
-from research.cost.pipelines import DECODE, MASKS, PREFILL, Comparison, CostModel
+from research.cost.pipelines import DECODE, MASKS, PREFILL, CostModel, GroupCosts
+from research.cost.report import component_rows
 from research.cost.workload import counted_preset, typical_workload
 
 CONFIG = presets.full()
@@ -29,7 +29,7 @@ def full_size() -> CostModel:
 
 
 @pytest.fixture(scope="module")
-def pair(full_size: CostModel) -> Comparison:
+def pair(full_size: CostModel) -> GroupCosts:
     return full_size.compare(typical_workload(CONFIG, 2, full_size.tokenizer))
 
 
@@ -96,7 +96,7 @@ def llm(rows: int, keys: int, layers: int) -> int:
 HEAD = linear(1, (WIDTH, LLM.vocab_size))
 
 
-def test_encoders_match_the_arithmetic(pair: Comparison) -> None:
+def test_encoders_match_the_arithmetic(pair: GroupCosts) -> None:
     counted, images = pair.ours.stages, 2
     width, source = CONFIG.qformer.width, CONFIG.eva.width
     assert counted["EVA-CLIP"] == images * vit(CONFIG.eva, extra=1)
@@ -107,14 +107,14 @@ def test_encoders_match_the_arithmetic(pair: Comparison) -> None:
     assert counted["CEM"] == images * (cem + attention(257, 256, source))
 
 
-def test_each_cam_asks_every_image_for_every_question(pair: Comparison) -> None:
+def test_each_cam_asks_every_image_for_every_question(pair: GroupCosts) -> None:
     width, slots = CONFIG.qformer.width, 2 * 3
     one = linear(1, (WIDTH, width)) + qformer() + linear(32, (width, WIDTH))
     for way in (pair.ours, pair.separate):
         assert [way.stages[f"CAM {layer}"] for layer in (11, 22)] == [slots * one] * 2
 
 
-def test_prefill_matches_the_arithmetic(pair: Comparison) -> None:
+def test_prefill_matches_the_arithmetic(pair: GroupCosts) -> None:
     prompts = (134, 137, 137)
     below, above = pair.ours.first_rows, pair.ours.last_rows
     shared = llm(below, below, 11) + llm(above, above, 21)
@@ -125,7 +125,7 @@ def test_prefill_matches_the_arithmetic(pair: Comparison) -> None:
     assert pair.glamm_style.stages[PREFILL] == sum(llm(t, t, 32) + HEAD for t in longer)
 
 
-def test_decoding_matches_the_arithmetic(full_size: CostModel, pair: Comparison) -> None:
+def test_decoding_matches_the_arithmetic(full_size: CostModel, pair: GroupCosts) -> None:
     assert full_size.decode_flops(200) == llm(1, 200, 32) + HEAD
     answers = zip((134, 137, 137), pair.workload.answer_tokens, strict=True)
     steps = [llm(1, t + k, 32) + HEAD for t, n in answers for k in range(1, n)]
@@ -134,13 +134,13 @@ def test_decoding_matches_the_arithmetic(full_size: CostModel, pair: Comparison)
     assert 0 < pair.ours.stages[DECODE] - sum(steps) < 1e-4 * sum(steps)
 
 
-def test_clip_matches_the_arithmetic(pair: Comparison) -> None:
+def test_clip_matches_the_arithmetic(pair: GroupCosts) -> None:
     tower = vit(EncoderConfig(336, 336, 14, 1024, 24, 16, 4096), extra=1)
     projector = linear(576, (1024, WIDTH), (WIDTH, WIDTH))
     assert pair.glamm_style.stages["CLIP, projector"] == 6 * (tower + projector)
 
 
-def test_three_questions_on_a_pair_at_7b(pair: Comparison) -> None:
+def test_three_questions_on_a_pair_at_7b(pair: GroupCosts) -> None:
     assert pair.ratio <= 0.48
     assert pair.ratio < pair.encode_once_ratio < 1
     assert pair.ours.image_tokens == 32
@@ -150,7 +150,7 @@ def test_three_questions_on_a_pair_at_7b(pair: Comparison) -> None:
     assert pair.glamm_style.stages["SAM encoder"] == pair.separate.stages["SAM encoder"]
 
 
-def test_the_documented_page_shows_what_is_counted(pair: Comparison) -> None:
+def test_the_documented_page_shows_what_is_counted(pair: GroupCosts) -> None:
     page = (Path(__file__).parents[3] / "docs" / "cost.md").read_text("utf-8")
     for row in component_rows(pair):
         assert f"| {' | '.join(row)} |" in page
@@ -158,7 +158,7 @@ def test_the_documented_page_shows_what_is_counted(pair: Comparison) -> None:
     assert f"One question, like for like: {pair.single_vs_glamm:.1f} %" in page
 
 
-def test_nothing_is_counted_outside_a_stage(pair: Comparison) -> None:
+def test_nothing_is_counted_outside_a_stage(pair: GroupCosts) -> None:
     for way in (pair.ours, pair.separate, pair.glamm_style):
         assert OTHER not in way.stages
         assert min(way.stages.values()) > 0

@@ -21,8 +21,7 @@ from calico_model.types import (
     PartMask,
     RegionKind,
 )
-from research.interactive_eval.figure import Subject
-from research.interactive_eval.figures import KEYS
+from research.interactive_eval.figure import KEYS, Subject
 from research.interactive_eval.text import REFERRING
 
 

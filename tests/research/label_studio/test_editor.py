@@ -20,7 +20,7 @@ from backend.types import EventAction, RegionOrigin
 from calico_model.types import GroupPrediction, PartMask, RegionKind
 from research.label_studio.editor import (
     Drawn,
-    Project,
+    SimulatedProject,
     annotation_event,
     open_config,
     predict_request,
@@ -30,7 +30,7 @@ from research.label_studio.editor import (
 )
 from tests.unit.label_studio.golden_files import payload
 
-PROJECT = Project(4, open_config(list(RegionKind)))
+PROJECT = SimulatedProject(4, open_config(list(RegionKind)))
 SCHEMA = parse_label_config(PROJECT.label_config)
 URLS = ("/data/local-files/?d=a.png", "/data/local-files/?d=b.png")
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)

@@ -18,7 +18,7 @@ from backend.learning.schedule import RunState, is_held_out
 from backend.settings import load_settings
 from backend.ui.status_routes import build_status_routes
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
-from research.label_studio.editor import Project, open_config
+from research.label_studio.editor import SimulatedProject, open_config
 from research.simulation.live_loop import LiveLoop, LiveLoopError
 from research.simulation.protocol import simulate
 from tests.doubles import ModelDouble
@@ -81,7 +81,9 @@ class Site:
         )
 
     def loop(self, project=4, **options):
-        return LiveLoop(self.client, self.files, Project(project, open_config([KIND])), **options)
+        return LiveLoop(
+            self.client, self.files, SimulatedProject(project, open_config([KIND])), **options
+        )
 
     def close(self):
         self.school.stop.set()
@@ -172,4 +174,4 @@ def test_a_backend_that_is_not_there_is_named(site):
         httpx.Client(base_url="http://127.0.0.1:9", trust_env=False) as nobody,
         pytest.raises(LiveLoopError, match="POST /setup: ConnectError"),
     ):
-        LiveLoop(nobody, site.files, Project(4, open_config([KIND])))
+        LiveLoop(nobody, site.files, SimulatedProject(4, open_config([KIND])))

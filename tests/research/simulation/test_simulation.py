@@ -13,8 +13,8 @@ import pytest
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.regions import as_regions
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
-from research.simulation.chart import draw_curve
-from research.simulation.protocol import Effort, as_json, effort, simulate
+from research.simulation.curve import as_json, draw_curve, sum_up
+from research.simulation.protocol import AnnotationEffort, effort, simulate
 
 KIND = RegionKind.COMMON_OBJECT
 
@@ -116,20 +116,26 @@ def test_the_domain_must_be_large_enough(
         simulate(Pupil(domain), domain, base, points=(0, 5), next_groups=4)
 
 
+def test_adaptation_remembers_what_was_lost() -> None:
+    summary = sum_up([0.5, 0.7], [0.8, 0.9, 0.6])
+    assert summary.gain == pytest.approx(0.2)
+    assert summary.forgetting == pytest.approx(0.3)
+
+
 def test_right_regions_take_no_effort() -> None:
     truth = as_regions([square("rotor"), square("claw", first=14)])
-    assert effort(truth, truth, 1) == Effort()
+    assert effort(truth, truth, 1) == AnnotationEffort()
 
 
 def test_effort_is_clicks_names_and_pixels() -> None:
     truth = as_regions([square("rotor")])
     # From nothing: one click, one name, 64 pixels.
-    assert effort((), truth, 1) == Effort(2, 64)
-    assert effort(as_regions([square("wing")]), truth, 1) == Effort(1, 0)
+    assert effort((), truth, 1) == AnnotationEffort(2, 64)
+    assert effort(as_regions([square("wing")]), truth, 1) == AnnotationEffort(1, 0)
     # 36 of 64 pixels are there: half overlap, so one click repairs it.
-    assert effort(as_regions([square("rotor", side=6)]), truth, 1) == Effort(1, 28)
+    assert effort(as_regions([square("rotor", side=6)]), truth, 1) == AnnotationEffort(1, 28)
     # Elsewhere: one to delete, one to draw, one name.
-    assert effort(as_regions([square("rotor", first=15)]), truth, 1) == Effort(3, 64)
+    assert effort(as_regions([square("rotor", first=15)]), truth, 1) == AnnotationEffort(3, 64)
 
 
 def test_a_hopeless_mask_is_drawn_anew() -> None:

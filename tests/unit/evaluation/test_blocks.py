@@ -12,7 +12,6 @@ from calico_model.evaluation.outcome import METRIC_PATHS, EvaluationReport, nest
 from calico_model.evaluation.protocol import WORDINGS, Extras, ask_also, evaluate
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask
 from calico_model.vocabulary import Vocabulary
-from research.simulation import adaptation
 from tests.unit.evaluation.labeled_chairs import (
     COMMON_OBJECT,
     COMMON_PART,
@@ -226,9 +225,3 @@ def test_every_report_holds_every_path(chairs: list[LabeledGroup]) -> None:
     assert tuple(report.blocks) == METRIC_PATHS
     table = nest_block("consistency", report.blocks)
     assert list(table) == ["wording", "order"]
-
-
-def test_adaptation_remembers_what_was_lost() -> None:
-    summary = adaptation.sum_up([0.5, 0.7], [0.8, 0.9, 0.6])
-    assert summary.gain == pytest.approx(0.2)
-    assert summary.forgetting == pytest.approx(0.3)

@@ -25,7 +25,7 @@ from calico_model.evaluation.regions import CroppedRegion, as_regions, cut
 from calico_model.evaluation.units import Unit, build_unit
 from calico_model.types import Likelihood, PartMask, RegionKind
 from calico_model.vocabulary import normalise
-from research.simulation import adaptation
+from research.simulation.curve import sum_up
 
 FOLDER = Path(__file__).parents[2] / "golden"
 GOLDEN: dict[str, Any] = json.loads((FOLDER / "metrics.json").read_text())
@@ -254,7 +254,7 @@ def test_number_of_clicks(target: int) -> None:
 @covers("adaptation")
 def test_adaptation_curve() -> None:
     case = GOLDEN["adaptation"]
-    summary = adaptation.sum_up(case["curve"], case["curve"])
+    summary = sum_up(case["curve"], case["curve"])
     assert summary.gain == pytest.approx(case["gain"], **CLOSE)
     assert summary.area == pytest.approx(case["area"], **CLOSE)
     assert summary.forgetting == 0.0

@@ -1,13 +1,29 @@
-"""The counted costs as a page of Markdown and as numbers for machines."""
+"""The counted costs as a page of Markdown, as a picture and as numbers for machines.
+
+The picture uses matplotlib's Figure directly, without pyplot: no window system and no global state.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from calico_model.config import CalicoConfig
 from research.cost.glamm import TOKENS
-from research.cost.pipelines import Comparison, CostModel, Way
+from research.cost.pipelines import (
+    DECODE,
+    IMAGE_STAGES,
+    MASKS,
+    PREFILL,
+    CostModel,
+    GroupCosts,
+    PipelineCost,
+)
 from research.cost.workload import Workload, typical_workload
 
 PAPER_VS_GLAMM = -32.6
@@ -15,9 +31,16 @@ PAPER_VS_GLAMM = -32.6
 PAPER_TOKEN_RATIO = 18
 _LONGEST_ANSWER = 4096
 _ANSWER_LENGTHS = (32, 64, 128, 256, 512, 1024)
+_CHART_PARTS = (
+    ("SAM encoder", ("SAM encoder",), "#7f8c8d"),
+    ("other encoders", tuple(set(IMAGE_STAGES) - {"SAM encoder"}), "#b9c3c9"),
+    ("LLM prefill, CAMs", (PREFILL,), "#2f6fb4"),
+    ("LLM decode", (DECODE,), "#9dc1e3"),
+    ("mask decoder", (MASKS,), "#c0392b"),
+)  # fmt: skip
 
 
-def figures(comparison: Comparison) -> dict[str, object]:
+def figures(comparison: GroupCosts) -> dict[str, object]:
     """The numbers of one group size: TFLOPs for three questions, `vs_...` in percent."""
     return {
         "images": comparison.workload.images,
@@ -33,7 +56,7 @@ def figures(comparison: Comparison) -> dict[str, object]:
     }
 
 
-def component_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+def component_rows(comparison: GroupCosts) -> list[tuple[str, ...]]:
     """Stage, and its TFLOPs in GLaMM's way, in three runs, and in ours; the last row sums up."""
     ways = (comparison.glamm_style, comparison.separate, comparison.ours)
     stages = dict.fromkeys(stage for way in reversed(ways) for stage in way.stages)
@@ -52,7 +75,7 @@ def answer_rows(model: CostModel, images: int) -> list[tuple[str, ...]]:
 
 
 def markdown(
-    model: CostModel, comparisons: Sequence[Comparison], *, command: str, chart: str | None
+    model: CostModel, comparisons: Sequence[GroupCosts], *, command: str, chart: str | None
 ) -> str:
     """Writes the page.
 
@@ -91,12 +114,12 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def headline(comparisons: Sequence[Comparison]) -> Comparison:
+def headline(comparisons: Sequence[GroupCosts]) -> GroupCosts:
     """The pair if it is among them, else the first."""
     return next((c for c in comparisons if c.workload.images == 2), comparisons[0])
 
 
-def _summary(shown: Comparison, config: CalicoConfig) -> str:
+def _summary(shown: GroupCosts, config: CalicoConfig) -> str:
     return (
         f"Three questions on {shown.workload.images} images cost {_shown(shown.ours.total)} "
         f"TFLOPs, {shown.ratio:.1%} of three separate runs ({_shown(shown.separate.total)}) and "
@@ -106,7 +129,7 @@ def _summary(shown: Comparison, config: CalicoConfig) -> str:
     )
 
 
-def _size_row(comparison: Comparison) -> tuple[str, ...]:
+def _size_row(comparison: GroupCosts) -> tuple[str, ...]:
     return (
         str(comparison.workload.images),
         _shown(comparison.glamm_style.total),
@@ -118,7 +141,7 @@ def _size_row(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
-def _rows_text(shown: Comparison) -> str:
+def _rows_text(shown: GroupCosts) -> str:
     ours, alone = shown.ours, shown.separate
     return (
         f"The three prompts hold {', '.join(map(str, ours.prompt_tokens))} positions, "
@@ -129,7 +152,7 @@ def _rows_text(shown: Comparison) -> str:
     )
 
 
-def _savings(shown: Comparison) -> str:
+def _savings(shown: GroupCosts) -> str:
     return "\n".join(
         (
             "- Three separate runs: 100 %.",
@@ -140,7 +163,7 @@ def _savings(shown: Comparison) -> str:
     )
 
 
-def _beside_the_paper(model: CostModel, shown: Comparison) -> str:
+def _beside_the_paper(model: CostModel, shown: GroupCosts) -> str:
     times = shown.glamm_style.image_tokens / shown.ours.image_tokens
     return (
         f"- Rows per image: {shown.glamm_style.image_tokens} / {shown.ours.image_tokens} = "
@@ -199,9 +222,63 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _tera(way: Way) -> float:
+def _tera(way: PipelineCost) -> float:
     return float(f"{way.total / 1e12:.5g}")
 
 
 def _shown(flops: int) -> str:
     return f"{flops / 1e12:.4g}" if flops else "-"
+
+
+def cost_chart(comparisons: Sequence[GroupCosts], path: Path, *, title: str) -> None:
+    """Saves the pair part by part, and all group sizes way by way, as .svg or .png."""
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_parts(left, headline(comparisons))
+    _draw_sizes(right, comparisons)
+    figure.suptitle(title, x=0.01, ha="left")
+    # Without these, every run writes another file for the same numbers.
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    with rc_context({"svg.hashsalt": "calico"}):
+        figure.savefig(path, dpi=120, metadata=metadata)
+
+
+def _draw_parts(axes: Axes, shown: GroupCosts) -> None:
+    ways = {
+        "GLaMM's way,\nthree runs": shown.glamm_style,
+        "CALICO,\nthree runs": shown.separate,
+        "ours": shown.ours,
+    }
+    below = [0.0] * len(ways)
+    for label, stages, colour in _CHART_PARTS:
+        heights = [_stage_tera(way, stages) for way in ways.values()]
+        axes.bar(list(ways), heights, 0.6, bottom=below, color=colour, label=label)
+        below = [a + b for a, b in zip(below, heights, strict=True)]
+    for place, height in enumerate(below):
+        axes.text(place, height, f"{height:.3g}", ha="center", va="bottom")
+    axes.set_title(f"three questions, {shown.workload.images} images", fontsize=10)
+    axes.set_ylabel("TFLOPs")
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _stage_tera(way: PipelineCost, stages: Sequence[str]) -> float:
+    chosen = set(stages)
+    if PREFILL in chosen:
+        chosen |= {stage for stage in way.stages if stage.startswith("CAM ")}
+    return sum(flops for stage, flops in way.stages.items() if stage in chosen) / 1e12
+
+
+def _draw_sizes(axes: Axes, comparisons: Sequence[GroupCosts]) -> None:
+    images = [c.workload.images for c in comparisons]
+    for label, ways, colour in (
+        ("GLaMM's way, three runs", [c.glamm_style for c in comparisons], "#7f8c8d"),
+        ("CALICO, three runs", [c.separate for c in comparisons], "#9dc1e3"),
+        ("ours", [c.ours for c in comparisons], "#2f6fb4"),
+    ):
+        axes.plot(images, [way.total / 1e12 for way in ways], "o-", color=colour, label=label)
+    axes.set_title("by group size", fontsize=10)
+    axes.set_xlabel("images")
+    axes.set_xticks(images)
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(fontsize=8, frameon=False)
