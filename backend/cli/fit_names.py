@@ -40,7 +40,8 @@ def fit_names(
     temperature, fusion (the exponents that suit these weights), seconds.
     """
     from calico_model.predictor import DEFAULT_WEIGHTS
-    from calico_model.training.add_ons.region_fit import RegionRecipe, fit_region_head
+    from calico_model.training.add_ons.recipes import RegionRecipe
+    from calico_model.training.add_ons.region_fit import fit_region_head
 
     began = time.monotonic()
     with training_bar("rendering scenes") as advance_to:

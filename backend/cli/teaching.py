@@ -15,8 +15,8 @@ from backend.cli.rendering import rendered_pool
 from backend.cli.waiting import training_bar
 
 if TYPE_CHECKING:
-    from calico_model.training.add_ons.recipe import AddOnRecipe
-    from calico_model.training.add_ons.run import AddOnProgress
+    from calico_model.training.add_ons.recipes import AddOnRecipe
+    from calico_model.training.engine import OnProgress, TrainingProgress
 
 OutOption = Annotated[
     Path, typer.Option(help="Run folder; the same command with the same folder resumes.")
@@ -50,7 +50,7 @@ class Training(Protocol[R]):
         pool: Path,
         out: Path,
         *,
-        on_progress: Callable[[AddOnProgress], None],
+        on_progress: OnProgress,
         stop: Callable[[], bool],
     ) -> Path:
         """Returns the new model folder."""
@@ -85,7 +85,7 @@ def teach(
             out, pool, scenes=scenes, seed=recipe.seed, size_px=size_px, advance_to=advance_to
         )
 
-        def show(progress: AddOnProgress) -> None:
+        def show(progress: TrainingProgress) -> None:
             terms = " ".join(f"{k} {progress.terms[k]:.3f}" for k in shown if k in progress.terms)
             advance_to(f"{progress.stage} {terms}", progress.step, progress.total)
 

@@ -12,7 +12,7 @@ from backend.cli.teaching import (
     StepsOption,
     teach,
 )
-from calico_model.training.add_ons.assist_recipe import AssistRecipe
+from calico_model.training.add_ons.recipes import AssistRecipe
 
 _DEFAULT = AssistRecipe()
 
@@ -35,7 +35,7 @@ def train_assist(
 
     The last line of stdout is JSON: model, finished, seconds.
     """
-    from calico_model.training.add_ons.assist_training import train_assist as train
+    from calico_model.training.add_ons.assist import train_assist as train
 
     teach(
         train,

@@ -13,10 +13,10 @@ import typer
 from backend.cli import processes
 from backend.cli.teaching import BaseOption, OutOption, SeedOption, StepsOption
 from backend.cli.waiting import training_bar
-from calico_model.training.add_ons.photo_refiner import PhotoRefinerRecipe
+from calico_model.training.add_ons.recipes import PhotoRefinerRecipe
 
 if TYPE_CHECKING:
-    from calico_model.training.add_ons.run import AddOnProgress
+    from calico_model.training.engine import TrainingProgress
     from calico_model.types import LabeledGroup
 
 _DEFAULT = PhotoRefinerRecipe()
@@ -63,7 +63,7 @@ def train_photo_refiner(
         pictures["drawings"] = DrawnGroups(Split.SEEN, scenes, seed, (2, 2))
     with training_bar("encoding") as advance_to:
 
-        def show(progress: AddOnProgress) -> None:
+        def show(progress: TrainingProgress) -> None:
             terms = " ".join(f"{k} {progress.terms[k]:.3f}" for k in _SHOWN if k in progress.terms)
             advance_to(f"{progress.stage} {terms}", progress.step, progress.total)
 

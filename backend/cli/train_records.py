@@ -14,7 +14,7 @@ from rich.console import Console
 from backend.cli import processes
 from backend.cli.waiting import training_bar
 from calico_model.errors import InvalidConfigError
-from calico_model.training.supervised.recipe import Sharding, TuningRecipe
+from calico_model.training.supervised.recipe import FinetuneRecipe, Sharding
 
 _GIB = 2**30
 
@@ -48,7 +48,7 @@ class RecordsRun:
     merge: bool
 
 
-def train_records(recipe: TuningRecipe, run: RecordsRun) -> None:
+def train_records(recipe: FinetuneRecipe, run: RecordsRun) -> None:
     """Fine-tunes, or goes on where an interrupted run ended."""
     recipe.check_processes(run.processes)
     if run.cache_gb <= 0:
@@ -56,10 +56,9 @@ def train_records(recipe: TuningRecipe, run: RecordsRun) -> None:
     if run.processes > 1 and not processes.is_launched():
         sys.exit(processes.launch(run.processes))
     from calico_model.predictor import DEFAULT_WEIGHTS
-    from calico_model.training.pretraining.run import Progress
-    from calico_model.training.supervised.finetune import tune
-    from calico_model.training.supervised.merging import merge_adapter
-    from calico_model.training.supervised.setup import Inputs
+    from calico_model.training.engine import TrainingProgress
+    from calico_model.training.supervised.finetune import finetune, merge_adapter
+    from calico_model.training.supervised.setup import FinetuneInputs
     from calico_model.training.supervised.tracking import (
         MlflowTracker,
         TensorBoardTracker,
@@ -81,14 +80,14 @@ def train_records(recipe: TuningRecipe, run: RecordsRun) -> None:
     began = time.monotonic()
     with training_bar("reading records") as advance_to:
 
-        def show(progress: Progress) -> None:
+        def show(progress: TrainingProgress) -> None:
             shown = ("loss", "text", "mask_iou", "validation_loss")
             terms = " ".join(f"{k} {progress.terms[k]:.3f}" for k in shown if k in progress.terms)
             advance_to(f"{progress.stage} {terms}".strip(), progress.step, progress.total)
 
-        result = tune(
+        result = finetune(
             recipe,
-            Inputs(weights, run.data, run.validation, run.cache, int(run.cache_gb * _GIB)),
+            FinetuneInputs(weights, run.data, run.validation, run.cache, int(run.cache_gb * _GIB)),
             run.out,
             sharding=run.sharding,
             trackers=trackers,

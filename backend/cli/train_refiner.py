@@ -12,7 +12,7 @@ from backend.cli.teaching import (
     StepsOption,
     teach,
 )
-from calico_model.training.add_ons.refiner_recipe import RefinerRecipe
+from calico_model.training.add_ons.recipes import RefinerRecipe
 
 _DEFAULT = RefinerRecipe()
 
@@ -36,7 +36,7 @@ def train_refiner(
 
     The last line of stdout is JSON: model, finished, seconds.
     """
-    from calico_model.training.add_ons.refiner_training import train_refiner as train
+    from calico_model.training.add_ons.refiner import train_refiner as train
 
     teach(
         train,

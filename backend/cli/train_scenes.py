@@ -43,13 +43,14 @@ def _render(recipe: Recipe, pool: Path) -> None:
 
 
 def _train(recipe: Recipe, out: Path, pool: Path, start_from: Path | None) -> None:
-    from calico_model.training.pretraining.run import Progress, train
+    from calico_model.training.engine import TrainingProgress
+    from calico_model.training.pretraining.run import train
 
     is_stopping = processes.stop_requests()
     began = time.monotonic()
     with training_bar("training") as advance_to:
 
-        def show(progress: Progress) -> None:
+        def show(progress: TrainingProgress) -> None:
             shown = ("text", "dense", "mask_iou")
             terms = " ".join(f"{k} {progress.terms[k]:.3f}" for k in shown if k in progress.terms)
             advance_to(f"{progress.stage}: {terms}", progress.step, progress.total)

@@ -19,7 +19,7 @@ from torch.nn import functional
 from calico_model.data.catalogue import TRAINED_CATEGORIES
 from calico_model.loading.checkpoints import read_tensors
 from calico_model.modeling.model import Calico
-from calico_model.training.batches import WHOLE, TrainingBatch
+from calico_model.training.pretraining.batches import WHOLE, TrainingBatch
 
 _RIDGE = 1.0
 
