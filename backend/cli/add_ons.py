@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 import typer
 
 from backend.cli.progress import stop_requests, training_bar
-from calico_model.training.add_ons.assist_recipe import AssistRecipe
-from calico_model.training.add_ons.refiner_recipe import RefinerRecipe
+from calico_model.training.add_ons.recipes import AssistRecipe, RefinerRecipe
 
 if TYPE_CHECKING:
-    from calico_model.training.add_ons.recipe import AddOnRecipe
-    from calico_model.training.add_ons.run import AddOnProgress
+    from calico_model.training.add_ons.recipes import AddOnRecipe
+    from calico_model.training.engine import OnProgress, TrainingProgress
 
 OutOption = Annotated[
     Path, typer.Option(help="Run folder; the same command with the same folder resumes.")
@@ -67,7 +66,7 @@ def train_assist(
 
     The last line of stdout is JSON: model, finished, seconds.
     """
-    from calico_model.training.add_ons.assist_training import train_assist as train
+    from calico_model.training.add_ons.assist import train_assist as train
 
     _teach(
         train,
@@ -100,7 +99,7 @@ def train_refiner(
 
     The last line of stdout is JSON: model, finished, seconds.
     """
-    from calico_model.training.add_ons.refiner_training import train_refiner as train
+    from calico_model.training.add_ons.refiner import train_refiner as train
 
     _teach(
         train,
@@ -138,7 +137,8 @@ def fit_names(
     temperature, fusion (the exponents that suit these weights), seconds.
     """
     from calico_model.predictor import DEFAULT_WEIGHTS
-    from calico_model.training.add_ons.region_fit import RegionRecipe, fit_region_head
+    from calico_model.training.add_ons.recipes import RegionRecipe
+    from calico_model.training.add_ons.region_fit import fit_region_head
 
     began = time.monotonic()
     with training_bar("rendering scenes") as advance_to:
@@ -169,7 +169,7 @@ def fit_names(
 
 def show_terms(
     advance_to: Callable[[str, int, int], None], shown: Sequence[str]
-) -> Callable[[AddOnProgress], None]:
+) -> Callable[[TrainingProgress], None]:
     """Returns a function that shows the step and some terms of the loss.
 
     Args:
@@ -177,7 +177,7 @@ def show_terms(
         shown: names of the terms.
     """
 
-    def show(progress: AddOnProgress) -> None:
+    def show(progress: TrainingProgress) -> None:
         terms = " ".join(f"{k} {progress.terms[k]:.3f}" for k in shown if k in progress.terms)
         advance_to(f"{progress.stage} {terms}", progress.step, progress.total)
 
@@ -200,7 +200,7 @@ class _Training(Protocol[R]):
         pool: Path,
         out: Path,
         *,
-        on_progress: Callable[[AddOnProgress], None],
+        on_progress: OnProgress,
         stop: Callable[[], bool],
     ) -> Path:
         """Returns the new model folder."""

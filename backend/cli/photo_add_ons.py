@@ -23,7 +23,7 @@ from backend.cli.add_ons import (
     show_terms,
 )
 from backend.cli.progress import stop_requests, training_bar
-from calico_model.training.add_ons.photo_refiner import PhotoRefinerRecipe
+from calico_model.training.add_ons.recipes import PhotoRefinerRecipe
 
 if TYPE_CHECKING:
     from calico_model.types import LabeledGroup

@@ -14,7 +14,7 @@ from backend.cli.train_runs import RecordsRun, train_records, train_scenes
 from calico_model.errors import InvalidConfigError
 from calico_model.loading.precision import Precision
 from calico_model.training.pretraining.recipe import Recipe
-from calico_model.training.supervised.recipe import FULL_SIZE, Sharding, TuningRecipe
+from calico_model.training.supervised.recipe import FULL_SIZE, FinetuneRecipe, Sharding
 
 _DEFAULT = Recipe()
 _SCRATCH = "From scratch (calico-tiny)"
@@ -29,7 +29,7 @@ class RecipePreset(StrEnum):
     FULL = "7b"
 
 
-_PRESETS = {RecipePreset.TINY: TuningRecipe(), RecipePreset.FULL: FULL_SIZE}
+_PRESETS = {RecipePreset.TINY: FinetuneRecipe(), RecipePreset.FULL: FULL_SIZE}
 
 
 def _option(panel: str, help: str, **settings: Any) -> Any:
@@ -178,7 +178,7 @@ def train(
     if preset is RecipePreset.FULL and weights is None:
         raise InvalidConfigError("--weights: expected the folder of the 7B model")
     chosen = {n: context.params[n] for n in _RECIPE_OPTIONS if context.params[n] is not None}
-    recipe: TuningRecipe = replace(_PRESETS[preset], seed=seed, **chosen)
+    recipe: FinetuneRecipe = replace(_PRESETS[preset], seed=seed, **chosen)
     train_records(
         recipe,
         RecordsRun(

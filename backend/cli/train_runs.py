@@ -19,7 +19,7 @@ from rich.console import Console
 from backend.cli.progress import stop_requests, training_bar
 from calico_model.errors import InvalidConfigError
 from calico_model.training.pretraining.recipe import Recipe
-from calico_model.training.supervised.recipe import Sharding, TuningRecipe
+from calico_model.training.supervised.recipe import FinetuneRecipe, Sharding
 
 _GIB = 2**30
 
@@ -53,7 +53,7 @@ class RecordsRun:
     merge: bool
 
 
-def train_records(recipe: TuningRecipe, run: RecordsRun) -> None:
+def train_records(recipe: FinetuneRecipe, run: RecordsRun) -> None:
     """Fine-tunes on records, or resumes an interrupted run."""
     recipe.check_processes(run.processes)
     if run.cache_gb <= 0:
@@ -61,10 +61,9 @@ def train_records(recipe: TuningRecipe, run: RecordsRun) -> None:
     if run.processes > 1 and not _is_launched():
         sys.exit(_launch(run.processes))
     from calico_model.predictor import DEFAULT_WEIGHTS
-    from calico_model.training.pretraining.run import Progress
-    from calico_model.training.supervised.finetune import tune
-    from calico_model.training.supervised.merging import merge_adapter
-    from calico_model.training.supervised.setup import Inputs
+    from calico_model.training.engine import TrainingProgress
+    from calico_model.training.supervised.finetune import finetune, merge_adapter
+    from calico_model.training.supervised.setup import FinetuneInputs
     from calico_model.training.supervised.tracking import (
         MlflowTracker,
         TensorBoardTracker,
@@ -86,14 +85,14 @@ def train_records(recipe: TuningRecipe, run: RecordsRun) -> None:
     began = time.monotonic()
     with training_bar("reading records") as advance_to:
 
-        def show(progress: Progress) -> None:
+        def show(progress: TrainingProgress) -> None:
             shown = ("loss", "text", "mask_iou", "validation_loss")
             terms = " ".join(f"{k} {progress.terms[k]:.3f}" for k in shown if k in progress.terms)
             advance_to(f"{progress.stage} {terms}".strip(), progress.step, progress.total)
 
-        result = tune(
+        result = finetune(
             recipe,
-            Inputs(weights, run.data, run.validation, run.cache, int(run.cache_gb * _GIB)),
+            FinetuneInputs(weights, run.data, run.validation, run.cache, int(run.cache_gb * _GIB)),
             run.out,
             sharding=run.sharding,
             trackers=trackers,
@@ -146,13 +145,14 @@ def _render_scenes(recipe: Recipe, pool: Path) -> None:
 
 
 def _train_on_scenes(recipe: Recipe, out: Path, pool: Path, start_from: Path | None) -> None:
-    from calico_model.training.pretraining.run import Progress, train
+    from calico_model.training.engine import TrainingProgress
+    from calico_model.training.pretraining.run import train
 
     is_stopping = stop_requests()
     began = time.monotonic()
     with training_bar("training") as advance_to:
 
-        def show(progress: Progress) -> None:
+        def show(progress: TrainingProgress) -> None:
             shown = ("text", "dense", "mask_iou")
             terms = " ".join(f"{k} {progress.terms[k]:.3f}" for k in shown if k in progress.terms)
             advance_to(f"{progress.stage}: {terms}", progress.step, progress.total)

@@ -19,8 +19,8 @@ from calico_model.inference.feature_store import FeatureStore
 from calico_model.modeling.features import ImageFeatures, Pixels, concatenate
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.batches import TrainingBatch, batch_scenes, group_batch
 from calico_model.training.frozen import encoder_fingerprint, rounded
+from calico_model.training.pretraining.batches import TrainingBatch, batch_scenes, group_batch
 from calico_model.types import image_key
 from research.ablation.plan import TrialPlan
 

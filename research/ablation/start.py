@@ -31,7 +31,7 @@ from calico_model.loading.checkpoints import read_tensors
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.correspondence import ContextAwareModule
 from calico_model.modeling.model import Calico
-from calico_model.training.batches import WHOLE, TrainingBatch
+from calico_model.training.pretraining.batches import WHOLE, TrainingBatch
 from research.ablation.plan import AblationRow, Start
 
 _VISION = ("trunk.", "eva.", "dino.", "sam_encoder.", "mask_decoder.")

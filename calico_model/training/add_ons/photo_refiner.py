@@ -7,7 +7,6 @@ Legend: V side of a view, n annotators.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +14,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from calico_model.errors import InvalidConfigError
 from calico_model.inference.mask_refinement import LIMIT, Focus, photo_encoder, see
 from calico_model.inference.prompt import Box, Click, MaskPrompt
-from calico_model.loading.checkpoints import fingerprint, load_model, save_model
 from calico_model.modeling.losses import DICE_WEIGHT, PIXEL_WEIGHT, dice_loss, pixel_loss
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
+from calico_model.modeling.model import Calico
+from calico_model.tokenizer import Tokenizer
+from calico_model.training.add_ons.annotators import click_in_error, spoiled, true_box
 from calico_model.training.add_ons.photo_views import (
     PhotoViews,
     View,
@@ -30,10 +31,10 @@ from calico_model.training.add_ons.photo_views import (
     fill_views,
     stack_maps,
 )
-from calico_model.training.add_ons.recipe import AddOnRecipe
-from calico_model.training.add_ons.refiner_lessons import click_in_error, spoiled, true_box
-from calico_model.training.add_ons.refiner_training import recoloured
-from calico_model.training.add_ons.run import AddOnProgress, AddOnRun
+from calico_model.training.add_ons.recipes import PhotoRefinerRecipe
+from calico_model.training.add_ons.refiner import recoloured
+from calico_model.training.add_ons.run import AddOnTask, train_add_on
+from calico_model.training.engine import OnProgress, TrainingProgress, ignore_progress
 from calico_model.types import BoolMask, LabeledGroup
 
 _STARTS = ("box", "corrected", "unasked", "click")
@@ -45,36 +46,13 @@ _CELLS = (6, 32)  # of a view's side, in a rough mask
 _LEAK = 0.35  # of the rough masks, into which a neighbour leaks
 
 
-@dataclass(frozen=True, kw_only=True)
-class PhotoRefinerRecipe(AddOnRecipe):
-    """The training of the refiner of photographs.
-
-    Attributes:
-        masks: simulated annotators per step.
-        rounds: times each of them is answered.
-        box_share, corrected_share, unasked_share: as in `RefinerRecipe`.
-    """
-
-    seed: int = 41
-    chunks: int = 1
-    steps: int = 3500
-    learning_rate: float = 1.5e-3
-    warmup_steps: int = 100
-    checkpoint_every: int = 200
-    masks: int = 12
-    rounds: int = 2
-    box_share: float = 0.2
-    corrected_share: float = 0.2
-    unasked_share: float = 0.25
-
-
 def train_photo_refiner(
     recipe: PhotoRefinerRecipe,
     weights: Path,
     pictures: Mapping[str, Sequence[LabeledGroup]],
     out: Path,
     *,
-    on_progress: Callable[[AddOnProgress], None] = lambda progress: None,
+    on_progress: OnProgress = ignore_progress,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Adds a refiner of photographs to a model folder, or trains the one it has on.
@@ -94,35 +72,26 @@ def train_photo_refiner(
         CheckpointError: broken weights or state.
         InvalidConfigError: the model has no photo trunk, or the run in `out` was started otherwise.
     """
-    model, tokenizer = load_model(weights)
-    if model.config.photo_trunk is None:
-        raise InvalidConfigError("photo_trunk: the refiner of photographs needs one, got none")
-    torch.manual_seed(recipe.seed)
-    if model.photo_refiner is None:
-        model.add_on(["photo_refiner"])
-    assert model.photo_refiner is not None
-    encode = torch.inference_mode()(photo_encoder(model))
 
-    def show(stage: str) -> Callable[[int, int], None]:
-        return lambda done, total: on_progress(AddOnProgress(stage, done, total))
+    def on_group(done: int, total: int) -> None:
+        on_progress(TrainingProgress("encoding", done, total))
 
-    views = [
-        fill_views(
-            out / "views" / name, groups, encode, seed=recipe.seed, on_group=show("encoding")
-        )
-        for name, groups in pictures.items()
-    ]
-    course = PhotoRefinerCourse(model.photo_refiner, views, recipe)
-    run = AddOnRun(course, recipe, out, name="photo refiner", base=fingerprint(weights))
-    if run.train(
-        course.lesson,
-        lambda step, terms: on_progress(AddOnProgress("training", step, recipe.steps, terms)),
-        stop,
-    ):
-        shutil.rmtree(out / "model", ignore_errors=True)
-        shutil.copytree(weights, out / "model")
-        save_model(model, tokenizer, out / "model", dtype=torch.bfloat16)
-    return out / "model"
+    def build(model: Calico, _: Tokenizer) -> PhotoRefinerTask:
+        if model.config.photo_trunk is None:
+            raise InvalidConfigError("photo_trunk: the refiner of photographs needs one, got none")
+        if model.photo_refiner is None:
+            model.add_on(["photo_refiner"])
+        assert model.photo_refiner is not None
+        encode = torch.inference_mode()(photo_encoder(model))
+        views = [
+            fill_views(out / "views" / name, groups, encode, seed=recipe.seed, on_group=on_group)
+            for name, groups in pictures.items()
+        ]
+        return PhotoRefinerTask(model.photo_refiner, views, recipe)
+
+    return train_add_on(
+        "photo refiner", recipe, weights, out, build, on_progress=on_progress, stop=stop
+    )
 
 
 @dataclass
@@ -157,7 +126,7 @@ class ViewAnnotator:
         return found is not None
 
 
-class PhotoRefinerCourse(nn.Module):
+class PhotoRefinerTask(AddOnTask):
     """The refiner of photographs, answering simulated annotators."""
 
     def __init__(
@@ -167,7 +136,7 @@ class PhotoRefinerCourse(nn.Module):
         super().__init__()
         self.refiner, self._views, self._recipe = refiner, views, recipe
 
-    def lesson(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Lets annotators ask and correct for some rounds.
 
         Returns:

@@ -23,7 +23,7 @@ from calico_model.inference.low_res_mask import extent_of
 from calico_model.inference.mask_refinement import EncodeView, Focus
 from calico_model.modeling.mask_refiner import VIEW
 from calico_model.staging import replace_text
-from calico_model.training.add_ons.assist_batches import pieces_of
+from calico_model.training.add_ons.annotators import pieces_of
 from calico_model.types import BoolMask, LabeledGroup, RegionKind, RgbImage
 
 _ZOOMS = 5  # of one image, beside the whole of it

@@ -27,32 +27,11 @@ from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import RegionHead, describe_regions
 from calico_model.training.add_ons.fusion_fit import Evidence, fit_fusion
+from calico_model.training.add_ons.recipes import RegionRecipe
 from calico_model.types import LabeledGroup, RegionKind
 
 _LEAST_SPREAD = 1e-3
 _TEMPERATURES = [0.25 * 1.1**n for n in range(31)]  # 0.25 to 4.4
-
-
-@dataclass(frozen=True)
-class RegionRecipe:
-    """How the head is fitted.
-
-    Attributes:
-        scenes: how many of the pool to describe.
-        held_out: share of them kept for the temperature and the accuracy.
-        epochs, batch, rate, weight_decay: of AdamW with a one-cycle rate.
-        smoothing: of the targets.
-        seed: of order, outlines and weights.
-    """
-
-    scenes: int = 2500
-    held_out: float = 0.1
-    epochs: int = 14
-    batch: int = 128
-    rate: float = 2e-3
-    weight_decay: float = 1e-2
-    smoothing: float = 0.05
-    seed: int = 31
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from calico_model.inference.dense_detection import expected_iou, log_odds
@@ -34,6 +34,7 @@ from calico_model.modeling.dense_head import (
     pooled,
     split,
 )
+from calico_model.training.engine import make_step
 from calico_model.training.online.dense_batches import collate_dense, dense_loss
 from calico_model.training.online.example import DenseImage
 
@@ -160,8 +161,6 @@ class DenseLearner:
         """Makes its steps at a share of the peak rate; returns the last loss and overlap."""
         if not self._lessons:
             return {}
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._plan.rate * rate
         for _ in range(self._plan.steps):
             drawn = self._choose.choices(self._lessons, self._weights, k=self._plan.batch)
             images = [self._choose.choice(one.views) for one in drawn]
@@ -172,9 +171,7 @@ class DenseLearner:
             loss, overlap = dense_loss(told, self.rows, batch, self.names)
             self._overlaps.append(overlap)
             torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(self._trained, _CLIP_NORM)
-            self._optimiser.step()
-            self._optimiser.zero_grad(set_to_none=True)
+            make_step(self._optimiser, self._trained, self._plan.rate * rate, _CLIP_NORM)
         return {"dense": float(loss.detach()), "overlap": overlap}
 
     @torch.no_grad()

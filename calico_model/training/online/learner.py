@@ -27,7 +27,7 @@ from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.domain import Domain
 from calico_model.modeling.label_rows import LabelRows, mean_rows, needs_row
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.batches import move
+from calico_model.training.engine import make_step, move
 from calico_model.training.online.batches import lesson_batch
 from calico_model.training.online.curriculum import Curriculum
 from calico_model.training.online.example import Example
@@ -103,12 +103,8 @@ class Learner:
             with self._rows.over(model):
                 terms = lesson_losses(model, batch, taught, plan.terms, masks=masks.to(device))
         loss = torch.stack(list(terms.values())).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._trained(), _CLIP_NORM)
-        for group in self._optimiser.param_groups:
-            group["lr"] = group["peak"] * rate
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        make_step(self._optimiser, self._trained(), rate, _CLIP_NORM)
         self._pull_back(rate)
         shown = {name: float(term.detach()) for name, term in terms.items()}
         return shown | {"loss": float(loss.detach())}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from calico_model.errors import InvalidConfigError
 from calico_model.modeling.adapter import AdapterScope
 from calico_model.training.online.curriculum import Mix
 from calico_model.training.online.dense_learner import DensePlan
 from calico_model.training.online.objective import TermWeights
+from calico_model.training.schedules import check_value
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,13 @@ class FinetunePlan:
 
     def __post_init__(self) -> None:
         for name in ("least_steps", "most_steps", "masks", "seconds"):
-            self._check(name, getattr(self, name) > 0, "a number above 0")
+            check_value(self, name, getattr(self, name) > 0, "a number above 0")
         for name in ("learning_rate", "decoder_rate", "row_rate"):
-            self._check(name, getattr(self, name) > 0, "a number above 0")
+            check_value(self, name, getattr(self, name) > 0, "a number above 0")
         for name in ("seed", "decay", "steps_per_example", "views", "most_views"):
-            self._check(name, getattr(self, name) >= 0, "0 or more")
-        self._check("most_kept", 0 <= self.most_kept < 1, "a share below 1")
-        self._check("warmup", 0 <= self.warmup < 1, "a share below 1")
-
-    def _check(self, name: str, is_good: bool, expected: str) -> None:
-        if not is_good:
-            raise InvalidConfigError(f"{name}: expected {expected}, got {getattr(self, name)}")
+            check_value(self, name, getattr(self, name) >= 0, "0 or more")
+        check_value(self, "most_kept", 0 <= self.most_kept < 1, "a share below 1")
+        check_value(self, "warmup", 0 <= self.warmup < 1, "a share below 1")
 
     def steps_for(self, examples: int) -> int:
         """Optimiser steps for so many new examples."""

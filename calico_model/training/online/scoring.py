@@ -18,7 +18,7 @@ from calico_model.evaluation.units import Unit, strict_unit
 from calico_model.inference.generation import predict_regions
 from calico_model.modeling.adapter import Adapter
 from calico_model.modeling.adapter_set import AdapterSet
-from calico_model.training.batches import move
+from calico_model.training.engine import move
 from calico_model.training.frozen import rounded
 from calico_model.training.online.example import Example
 from calico_model.types import RegionKind

@@ -7,7 +7,6 @@ budget of seconds cuts the number of steps.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,11 +23,11 @@ from calico_model.training.online.dense_learner import DenseLearner, DenseLesson
 from calico_model.training.online.example import DenseImage, Example
 from calico_model.training.online.learner import Learner, own_labels
 from calico_model.training.online.plan import FinetunePlan
+from calico_model.training.schedules import cosine_rate
 
 __all__ = ["AdapterUpdate", "FinetunePlan", "Progress", "Replay", "finetune"]
 
 _TIMED_STEPS = 3
-_LEAST_RATE = 0.02
 _MANY = 10_000  # steps: the clock ends them
 _DENSE_ALONE = AdapterScope(lora=False, cam=False, cem=False, queries=False, mask_decoder=False)
 
@@ -123,7 +122,7 @@ def finetune(
             if stop():
                 was_stopped = True
                 break
-            rate = _rate(pace.share, plan.warmup)
+            rate = cosine_rate(pace.share, warmup=plan.warmup)
             terms = learner.learn(curriculum, rate) if speaks else {}
             if dense is not None:
                 terms |= dense.learn(rate, coarse=pace.share < plan.dense.coarse)
@@ -210,14 +209,6 @@ class _Pace:
             self.eta_s = each * (self.steps - self.step)
             self.share = min(1.0, max(self.share, gone / self._seconds))
         self.share = max(self.share, self.step / self.steps)
-
-
-def _rate(share: float, warmup: float) -> float:
-    """Share of the peak rate when a share of the update has gone: up, then down along a cosine."""
-    if share < warmup:
-        return max(_LEAST_RATE, share / warmup)
-    along = (share - warmup) / (1 - warmup)
-    return max(_LEAST_RATE, 0.5 * (1 + math.cos(math.pi * along)))
 
 
 def _names(recent: Sequence[Mapping[str, float]]) -> list[str]:

@@ -25,7 +25,7 @@ from calico_model.modeling.losses import (
     text_loss,
 )
 from calico_model.modeling.model import Calico
-from calico_model.training.batches import (
+from calico_model.training.pretraining.batches import (
     WHOLE,
     MaskTargets,
     SceneBatch,

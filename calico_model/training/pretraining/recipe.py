@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from calico_model.errors import InvalidConfigError
+from calico_model.training.schedules import flat_rate
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ class Stage:
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a 0-based step."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        left = (self.steps - step) / max(1.0, self.decay_share * self.steps)
-        return self.learning_rate * min(warm, 1.0, max(left, 0.02))
+        return self.learning_rate * flat_rate(
+            step, self.steps, warmup_steps=self.warmup_steps, decay_share=self.decay_share
+        )
 
     def questions_of(self, groups: int) -> int:
         """How many of the three questions each of a step's groups asks."""

@@ -23,7 +23,7 @@ from calico_model.inference.images import mask_shares, scaled_size_hw, to_pixels
 from calico_model.modeling.features import ImageFeatures, Pixels, concatenate
 from calico_model.modeling.losses import IGNORED
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.batches import move
+from calico_model.training.engine import move
 from calico_model.training.frozen import ImageKeys
 from calico_model.types import MAX_GROUP_SIZE, BoolMask
 

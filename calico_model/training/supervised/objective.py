@@ -22,7 +22,7 @@ from calico_model.modeling.losses import (
 from calico_model.modeling.model import Calico
 from calico_model.training.frozen import frozen_features, rounded
 from calico_model.training.supervised.batches import MicroBatch, SampleMasks, cells_inside
-from calico_model.training.supervised.recipe import TuningRecipe
+from calico_model.training.supervised.recipe import FinetuneRecipe
 from calico_model.types import MAX_GROUP_SIZE
 
 _PER_MASK = ("pixel", "dice", "quality", "mask_iou")
@@ -30,10 +30,10 @@ SUMS = 1 + len(_PER_MASK) * MAX_GROUP_SIZE
 """Length of what one forward pass returns."""
 
 
-class TuningObjective(nn.Module):
+class FinetuneObjective(nn.Module):
     """The model as one module whose forward data-parallel wrappers see."""
 
-    def __init__(self, model: Calico, recipe: TuningRecipe) -> None:
+    def __init__(self, model: Calico, recipe: FinetuneRecipe) -> None:
         super().__init__()
         self.model = model
         self._focal_gamma = recipe.focal_gamma
@@ -79,7 +79,7 @@ class TuningObjective(nn.Module):
         return torch.cat([empty.index_add(0, masks.slot, term) for term in terms])
 
 
-def terms_of(sums: Tensor, counts: Tensor, recipe: TuningRecipe) -> dict[str, Tensor]:
+def terms_of(sums: Tensor, counts: Tensor, recipe: FinetuneRecipe) -> dict[str, Tensor]:
     """Turns sums into the terms of the loss.
 
     Masks are averaged within each image position, then over the positions that have any.

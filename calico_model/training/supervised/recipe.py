@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from calico_model.errors import InvalidConfigError
 from calico_model.loading.precision import Precision
+from calico_model.training.schedules import check_value, linear_rate
 
 
 class Sharding(StrEnum):
@@ -27,7 +28,7 @@ class Sharding(StrEnum):
 
 
 @dataclass(frozen=True)
-class TuningRecipe:
+class FinetuneRecipe:
     """One fine-tuning. All but `log_every` must stay the same when a run is resumed.
 
     Attributes:
@@ -77,19 +78,15 @@ class TuningRecipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "micro_batch", "most_objects", "most_validation"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
+            check_value(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("checkpoint_every", "log_every"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
+            check_value(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("seed", "steps_per_epoch", "warmup_steps", "weight_decay"):
-            self._check(name, getattr(self, name) >= 0, "0 or more")
+            check_value(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("learning_rate", "clip_norm"):
-            self._check(name, getattr(self, name) > 0, "a number above 0")
-        self._check("holdout", 0 <= self.holdout < 1, "a share below 1")
-        self._check("batch", self.batch % self.micro_batch == 0, "a multiple of micro_batch")
-
-    def _check(self, name: str, is_good: bool, expected: str) -> None:
-        if not is_good:
-            raise InvalidConfigError(f"{name}: expected {expected}, got {getattr(self, name)}")
+            check_value(self, name, getattr(self, name) > 0, "a number above 0")
+        check_value(self, "holdout", 0 <= self.holdout < 1, "a share below 1")
+        check_value(self, "batch", self.batch % self.micro_batch == 0, "a multiple of micro_batch")
 
     @property
     def micro_batches(self) -> int:
@@ -119,9 +116,7 @@ class TuningRecipe:
 
     def rate_at(self, step: int, total: int) -> float:
         """Learning rate of a 0-based step out of `total`."""
-        up = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
-        down = (total - step) / max(1, total - self.warmup_steps)
-        return self.learning_rate * min(1.0, up, down)
+        return self.learning_rate * linear_rate(step, total, warmup_steps=self.warmup_steps)
 
     def lasting(self) -> dict[str, object]:
         """What must not change between the parts of one run, as JSON holds it."""
@@ -130,7 +125,7 @@ class TuningRecipe:
         return {"training": "records"} | values
 
 
-FULL_SIZE = TuningRecipe(
+FULL_SIZE = FinetuneRecipe(
     batch=80,
     micro_batch=1,
     steps_per_epoch=500,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,15 +20,15 @@ from calico_model.loading.checkpoints import fingerprint, load_model
 from calico_model.loading.placement import Placement
 from calico_model.modeling.adapter import mark_trainable
 from calico_model.modeling.model import Calico
+from calico_model.training.engine import OnProgress, TrainingProgress
 from calico_model.training.frozen import ImageKeys, encoder_fingerprint, fill, freeze
-from calico_model.training.pretraining.run import Progress
 from calico_model.training.supervised.batches import SampleReader
 from calico_model.training.supervised.objective import enable_checkpointing
-from calico_model.training.supervised.recipe import TuningRecipe
+from calico_model.training.supervised.recipe import FinetuneRecipe
 
 
 @dataclass(frozen=True)
-class Inputs:
+class FinetuneInputs:
     """Folders a fine-tuning reads.
 
     Attributes:
@@ -48,7 +47,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Materials:
+class FinetuneMaterial:
     """What a run works with.
 
     Attributes:
@@ -70,11 +69,11 @@ class Materials:
 
 
 def prepare(
-    recipe: TuningRecipe,
-    inputs: Inputs,
+    recipe: FinetuneRecipe,
+    inputs: FinetuneInputs,
     accelerator: Accelerator,
-    on_progress: Callable[[Progress], None] | None,
-) -> Materials:
+    on_progress: OnProgress,
+) -> FinetuneMaterial:
     """Opens everything; fills the feature cache if there is one.
 
     Raises:
@@ -109,19 +108,18 @@ def prepare(
         return SampleReader(source, samples, tokenizer, model.config, keys, store)
 
     def tell(done: int, total: int) -> None:
-        if on_progress is not None:
-            on_progress(Progress("encoding images", done, total, {}))
+        on_progress(TrainingProgress("encoding images", done, total))
 
     own = ImageKeys(folder)
     other = own if checked is folder else ImageKeys(checked)
     training = reader(folder, own, learned)
     validation = reader(checked, other, judged) if judged else None
     data = _content(folder) if checked is folder else f"{_content(folder)} {_content(checked)}"
-    return Materials(model, fingerprint(inputs.weights), data, training, validation)
+    return FinetuneMaterial(model, fingerprint(inputs.weights), data, training, validation)
 
 
 def _split(
-    recipe: TuningRecipe, folder: GroupSet, validation: GroupSet | None
+    recipe: FinetuneRecipe, folder: GroupSet, validation: GroupSet | None
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Samples to learn and samples to judge by; groups of the same images stay together."""
     learned = list_samples(folder, most_objects=recipe.most_objects, with_empty=recipe.with_empty)
@@ -135,7 +133,7 @@ def _split(
     return learned, judged
 
 
-def _held_out(recipe: TuningRecipe, folder: GroupSet) -> set[tuple[int, ...]]:
+def _held_out(recipe: FinetuneRecipe, folder: GroupSet) -> set[tuple[int, ...]]:
     """Picks the sets of images whose hashes are smallest, the recipe's share of them."""
     every = {folder.image_ids(index) for index in range(len(folder))}
     ranked = sorted(every, key=lambda ids: sha256(f"{recipe.seed}/{sorted(ids)}".encode()).digest())

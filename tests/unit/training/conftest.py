@@ -15,8 +15,8 @@ from calico_model.data.synthetic import SceneSplit, write_groups
 from calico_model.loading.checkpoints import save_model
 from calico_model.modeling.model import Calico
 from calico_model.training.pretraining.lexicon import small_tokenizer
-from calico_model.training.supervised.recipe import TuningRecipe
-from calico_model.training.supervised.setup import Inputs
+from calico_model.training.supervised.recipe import FinetuneRecipe
+from calico_model.training.supervised.setup import FinetuneInputs
 from tests.conftest import micro_config
 
 
@@ -48,13 +48,13 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def inputs(micro_weights: Path, records: Path) -> Inputs:
-    return Inputs(micro_weights, records)
+def inputs(micro_weights: Path, records: Path) -> FinetuneInputs:
+    return FinetuneInputs(micro_weights, records)
 
 
 @pytest.fixture(scope="session")
-def recipe() -> TuningRecipe:
-    return TuningRecipe(
+def recipe() -> FinetuneRecipe:
+    return FinetuneRecipe(
         epochs=2,
         steps_per_epoch=2,
         batch=4,

@@ -19,7 +19,7 @@ from calico_model.modeling.mask_decoder import (
 from calico_model.modeling.model import Calico
 from calico_model.presets import tiny
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.batches import dictionary_batch
+from calico_model.training.pretraining.batches import dictionary_batch
 from calico_model.training.pretraining.objective import TrainingObjective, Weights
 from calico_model.training.pretraining.run import use_plain_attention
 from calico_model.training.simulated_clicks import _Annotators, click_losses, draw_clicks

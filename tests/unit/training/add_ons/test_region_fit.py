@@ -17,7 +17,8 @@ from calico_model.interactive.naming.name_regions import describe_outlines, name
 from calico_model.loading.checkpoints import load_model, read_tensors, save_model
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.add_ons.region_fit import RegionRecipe, fit_region_head, true_regions
+from calico_model.training.add_ons.recipes import RegionRecipe
+from calico_model.training.add_ons.region_fit import fit_region_head, true_regions
 from calico_model.vocabulary import Vocabulary
 
 SCENES = 12

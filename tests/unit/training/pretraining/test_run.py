@@ -18,7 +18,7 @@ from calico_model.modeling.losses import (
     text_loss,
 )
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.batches import WHOLE, batch_scenes, cell_shares, group_batch
+from calico_model.training.pretraining.batches import WHOLE, batch_scenes, cell_shares, group_batch
 from calico_model.training.pretraining.recipe import Recipe, Stage
 from calico_model.training.pretraining.run import train
 

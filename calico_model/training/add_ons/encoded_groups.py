@@ -1,6 +1,6 @@
-"""What the add-ons learn from: encoded groups with the truth of their parts and [SEG] prompts.
+"""Encoded groups with the truth of their parts and [SEG] prompts: what add-ons learn from.
 
-Encoders, language model and decoder are frozen, so all they say of a scene is computed once and
+Encoders, language model and decoder are frozen, so their output for a scene is computed once and
 kept in chunks on disk; a step then costs the mask decoder alone.
 Legend: M images, S scene side, L logit side, C prompt width, K prompts.
 """
@@ -30,6 +30,8 @@ from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
 from calico_model.staging import staged_folder
 from calico_model.tokenizer import Tokenizer
+from calico_model.training.add_ons.recipes import AddOnRecipe
+from calico_model.training.engine import OnProgress, TrainingProgress
 from calico_model.training.frozen import encoder_fingerprint, frozen_features, rounded
 
 GROUPS_PER_CHUNK = 32
@@ -38,7 +40,7 @@ _FILE = "lessons.safetensors"
 
 
 @dataclass(frozen=True)
-class Lessons:
+class EncodedGroups:
     """One chunk: pairs of images one after the other.
 
     Attributes:
@@ -60,34 +62,52 @@ class Lessons:
     prompt_part: Tensor
 
 
-class LessonFolder:
-    """Chunks of lessons for one set of weights; made once, read again and again.
+class EncodedGroupFolder:
+    """Chunks of encoded groups for one set of weights; made once, read again and again.
 
     Args:
         folder: may hold the chunks of several weights.
         model: frozen, in evaluation mode.
         tokenizer: of the model.
         pool: scenes to draw pairs from.
-        seed: of the pairs.
+        seed: of the pairs, and of what a step draws.
+        chunks: how many there are to be.
     """
 
     def __init__(
-        self, folder: Path, model: Calico, tokenizer: Tokenizer, pool: ScenePool, *, seed: int
+        self,
+        folder: Path,
+        model: Calico,
+        tokenizer: Tokenizer,
+        pool: ScenePool,
+        *,
+        seed: int,
+        chunks: int,
     ) -> None:
         key = sha256(f"{encoder_fingerprint(model)} {_language_key(model)} {seed}".encode())
         self._folder = folder / key.hexdigest()[:16]
-        self._model, self._tokenizer, self._pool, self._seed = model, tokenizer, pool, seed
+        self._model, self._tokenizer, self._pool = model, tokenizer, pool
+        self._seed, self._chunks = seed, chunks
 
-    def fill(self, chunks: int, on_chunk: Callable[[int], None] = lambda done: None) -> None:
-        """Makes the chunks that are missing; a killed run goes on where it was."""
-        for index in range(chunks):
+    def fill(self, on_chunk: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Makes the chunks that are missing; a killed run goes on where it was.
+
+        Args:
+            on_chunk: called after each chunk with how many are done and of how many.
+        """
+        for index in range(self._chunks):
             if not (self._path(index) / _FILE).is_file():
                 tensors = _pack(self._make(index))
                 with staged_folder(self._path(index)) as staged:
                     save_file(tensors, staged / _FILE)
-            on_chunk(index + 1)
+            on_chunk(index + 1, self._chunks)
 
-    def read(self, index: int) -> Lessons:
+    def draw(self, step: int) -> tuple[EncodedGroups, np.random.Generator]:
+        """Returns a chunk for a 0-based training step, and the source of its further choices."""
+        rng = np.random.default_rng((self._seed, 1, step))
+        return self.read(int(rng.integers(self._chunks))), rng
+
+    def read(self, index: int) -> EncodedGroups:
         """Reads one chunk.
 
         Raises:
@@ -101,24 +121,57 @@ class LessonFolder:
     def _path(self, index: int) -> Path:
         return self._folder / f"chunk-{index:04d}"
 
-    def _make(self, index: int) -> Lessons:
+    def _make(self, index: int) -> EncodedGroups:
         rng = np.random.default_rng((self._seed, index))
         groups = [self._pool.draw_group(rng, GROUP_SIZE) for _ in range(GROUPS_PER_CHUNK)]
-        made = [encode_group(self._model, self._tokenizer, group) for group in groups]
-        first = range(0, GROUP_SIZE * len(made), GROUP_SIZE)
-        return Lessons(
-            concatenate([one.features for one in made]),
-            torch.cat([one.images for one in made]),
-            torch.cat([one.objects for one in made]),
-            torch.cat([one.parts for one in made]),
-            torch.cat([one.prompt for one in made]),
-            torch.cat([one.prompt_image + at for one, at in zip(made, first, strict=True)]),
-            torch.cat([one.prompt_part for one in made]),
+        encoded = [encode_group(self._model, self._tokenizer, group) for group in groups]
+        first = range(0, GROUP_SIZE * len(encoded), GROUP_SIZE)
+        return EncodedGroups(
+            concatenate([group.features for group in encoded]),
+            torch.cat([group.images for group in encoded]),
+            torch.cat([group.objects for group in encoded]),
+            torch.cat([group.parts for group in encoded]),
+            torch.cat([group.prompt for group in encoded]),
+            torch.cat([g.prompt_image + at for g, at in zip(encoded, first, strict=True)]),
+            torch.cat([group.prompt_part for group in encoded]),
         )
 
 
+def fill_groups(
+    model: Calico,
+    tokenizer: Tokenizer,
+    recipe: AddOnRecipe,
+    pool: Path,
+    out: Path,
+    on_progress: OnProgress,
+) -> EncodedGroupFolder:
+    """Returns the encoded groups of a run; those that are missing are made.
+
+    Args:
+        model: frozen, in evaluation mode.
+        tokenizer: of the model.
+        recipe: seed, and number of chunks.
+        pool: folder of rendered scenes.
+        out: run folder; the groups are in `lessons/`.
+        on_progress: called after each chunk, in a stage "encoding".
+
+    Raises:
+        InvalidRecordError: no scenes.
+    """
+    groups = EncodedGroupFolder(
+        out / "lessons",
+        model,
+        tokenizer,
+        ScenePool(pool),
+        seed=recipe.seed,
+        chunks=recipe.chunks,
+    )
+    groups.fill(lambda done, total: on_progress(TrainingProgress("encoding", done, total)))
+    return groups
+
+
 @torch.no_grad()
-def encode_group(model: Calico, tokenizer: Tokenizer, scenes: Sequence[Scene]) -> Lessons:
+def encode_group(model: Calico, tokenizer: Tokenizer, scenes: Sequence[Scene]) -> EncodedGroups:
     """Encodes scenes and reads the [SEG] prompts of every part that any of them shows.
 
     Args:
@@ -132,15 +185,15 @@ def encode_group(model: Calico, tokenizer: Tokenizer, scenes: Sequence[Scene]) -
     names = tuple(dict.fromkeys(name for scene in scenes for name in visible_parts(scene)))
     mains = [scene.categories[0] for scene in scenes]
     whole = rounded(features, torch.float32)
-    called = make_name_prompts(model, tokenizer, whole, names, mains)  # (P, n, C)
+    prompts = make_name_prompts(model, tokenizer, whole, names, mains)  # (P, n, C)
     maps = [np.where(s.object_map == 1, s.part_map, 0).astype(np.uint8) for s in scenes]
     codes = torch.tensor([PART_NAMES.index(name) + 1 for name in names])
-    return Lessons(
+    return EncodedGroups(
         features,
         torch.from_numpy(np.stack([scene.image for scene in scenes])),
         torch.from_numpy(np.stack([scene.object_map for scene in scenes])),
         torch.from_numpy(np.stack(maps)),
-        called.flatten(0, 1).cpu(),
+        prompts.flatten(0, 1).cpu(),
         torch.arange(len(scenes)).repeat(len(names)),
         codes.repeat_interleave(len(scenes)),
     )
@@ -158,24 +211,24 @@ def _language_key(model: Calico) -> str:
     return digest.hexdigest()
 
 
-def _pack(lessons: Lessons) -> dict[str, Tensor]:
-    features = lessons.features
+def _pack(groups: EncodedGroups) -> dict[str, Tensor]:
+    features = groups.features
     fine = {f"fine{k}": fine for k, fine in enumerate(features.mask.fine)}
     named = fine | {
         "global": features.global_tokens,
         "semantic": features.semantic_tokens,
         "embedding": features.mask.embedding,
-        "images": lessons.images,
-        "objects": lessons.objects,
-        "parts": lessons.parts,
-        "prompt": lessons.prompt,
-        "prompt_image": lessons.prompt_image,
-        "prompt_part": lessons.prompt_part,
+        "images": groups.images,
+        "objects": groups.objects,
+        "parts": groups.parts,
+        "prompt": groups.prompt,
+        "prompt_image": groups.prompt_image,
+        "prompt_part": groups.prompt_part,
     }
     return {name: tensor.cpu().contiguous() for name, tensor in named.items()}
 
 
-def _unpack(named: dict[str, Tensor]) -> Lessons:
+def _unpack(named: dict[str, Tensor]) -> EncodedGroups:
     fine = tuple(named[name] for name in sorted(named) if name.startswith("fine"))
     features = ImageFeatures(
         named["global"], named["semantic"], MaskFeatures(named["embedding"], fine)
@@ -184,4 +237,4 @@ def _unpack(named: dict[str, Tensor]) -> Lessons:
         named[name]
         for name in ("images", "objects", "parts", "prompt", "prompt_image", "prompt_part")
     )
-    return Lessons(features, *kept)
+    return EncodedGroups(features, *kept)

@@ -14,11 +14,11 @@ from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.mask_memory import MaskSource
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.add_ons import assist_lessons
-from calico_model.training.add_ons.assist_batches import draw_exemplars, draw_memories, pieces_of
-from calico_model.training.add_ons.assist_lessons import LessonFolder
-from calico_model.training.add_ons.assist_recipe import AssistRecipe
-from calico_model.training.add_ons.assist_training import TAUGHT, train_assist
+from calico_model.training.add_ons import encoded_groups
+from calico_model.training.add_ons.annotators import pieces_of
+from calico_model.training.add_ons.assist import TAUGHT, draw_exemplars, draw_memories, train_assist
+from calico_model.training.add_ons.encoded_groups import EncodedGroupFolder, EncodedGroups
+from calico_model.training.add_ons.recipes import AssistRecipe
 from tests.conftest import build_micro
 
 SIDE = 32
@@ -41,21 +41,23 @@ def weights(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> P
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assist_lessons, "GROUPS_PER_CHUNK", 6)
+    monkeypatch.setattr(encoded_groups, "GROUPS_PER_CHUNK", 6)
 
 
 @pytest.fixture
-def lessons(weights: Path, pool: Path, tmp_path: Path) -> assist_lessons.Lessons:
+def groups(weights: Path, pool: Path, tmp_path: Path) -> EncodedGroups:
     model, tokenizer = load_model(weights)
-    folder = LessonFolder(tmp_path / "lessons", model, tokenizer, ScenePool(pool), seed=3)
-    folder.fill(1)
+    folder = EncodedGroupFolder(
+        tmp_path / "lessons", model, tokenizer, ScenePool(pool), seed=3, chunks=1
+    )
+    folder.fill()
     return folder.read(0)
 
 
 def test_what_was_encoded_is_found_again(weights: Path, pool: Path, tmp_path: Path) -> None:
     for _ in range(2):
         model, tokenizer = load_model(weights)
-        LessonFolder(tmp_path, model, tokenizer, ScenePool(pool), seed=3).fill(1)
+        EncodedGroupFolder(tmp_path, model, tokenizer, ScenePool(pool), seed=3, chunks=1).fill()
     assert len(list(tmp_path.glob("*/chunk-*"))) == 1
 
 
@@ -92,16 +94,16 @@ def test_another_recipe_does_not_go_on(weights: Path, pool: Path, tmp_path: Path
         train_assist(recipe(3), weights, pool, tmp_path / "run")
 
 
-def test_absent_parts_have_no_target(lessons: assist_lessons.Lessons) -> None:
-    drawn = draw_exemplars(lessons, np.random.default_rng(1), 12, SIDE)
+def test_absent_parts_have_no_target(groups: EncodedGroups) -> None:
+    drawn = draw_exemplars(groups, np.random.default_rng(1), 12, SIDE)
     assert torch.equal(drawn.is_there, drawn.target.flatten(1).amax(1) > 0)
     assert bool(drawn.shares.flatten(1).any(1).all())
     assert bool((drawn.source != drawn.image).all())
     assert bool((drawn.source // 2 == drawn.image // 2).all())
 
 
-def test_what_is_remembered_is_not_asked_for(lessons: assist_lessons.Lessons) -> None:
-    drawn = draw_memories(lessons, np.random.default_rng(1), 16, SIDE)
+def test_what_is_remembered_is_not_asked_for(groups: EncodedGroups) -> None:
+    drawn = draw_memories(groups, np.random.default_rng(1), 16, SIDE)
     known = drawn.history.is_there & (drawn.history.source == MaskSource.APPROVED)
     shown = (drawn.history.logits > 0) & known[..., None, None]
     assert not bool((shown.any(1) & (drawn.target > 0.5)).any())

@@ -21,11 +21,12 @@ from calico_model.inference.prompt import Box, Click, MaskPrompt
 from calico_model.interactive.clicks import decode
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
-from calico_model.training.add_ons.assist_batches import pieces_of
-from calico_model.training.add_ons.assist_lessons import Lessons
-from calico_model.training.add_ons.refiner_recipe import RefinerRecipe
+from calico_model.training.add_ons.encoded_groups import EncodedGroups
+from calico_model.training.add_ons.recipes import RefinerRecipe
 from calico_model.types import BoolMask
 
+MIN_PIECE_SHARE = 0.001
+"""Smallest share of the image at which one of several alike parts counts."""
 _OBJECT_SHARE, _PIECE_SHARE = 0.3, 0.15  # of what is wanted; the others are parts of one name
 _AGAIN_SHARE = 0.4  # of first answers, which are looked at twice
 _CENTRED_SHARE = 0.7  # of the clicks; the others are anywhere in what is wrong
@@ -98,19 +99,19 @@ class Annotator:
 
 
 def draw_annotators(
-    model: Calico, lessons: Lessons, rng: np.random.Generator, recipe: RefinerRecipe
+    model: Calico, groups: EncodedGroups, rng: np.random.Generator, recipe: RefinerRecipe
 ) -> list[Annotator]:
     """Draws annotators, each after what they do first.
 
     Args:
         model: frozen; answers for proposals.
-        lessons: images to work on.
+        groups: images to work on.
         rng: source of all choices.
         recipe: how many, and how they begin.
     """
     found: list[Annotator] = []
     while len(found) < recipe.masks:
-        one = _draw_wish(model, lessons, rng)
+        one = _draw_wish(model, groups, rng)
         if one is None:
             continue
         start = rng.random()
@@ -126,38 +127,38 @@ def draw_annotators(
     return found
 
 
-def _draw_wish(model: Calico, lessons: Lessons, rng: np.random.Generator) -> Annotator | None:
+def _draw_wish(model: Calico, groups: EncodedGroups, rng: np.random.Generator) -> Annotator | None:
     """An object, a part with what the model proposes for it, or one of several alike pieces."""
     kind = rng.random()
     if kind < _OBJECT_SHARE:
-        at = int(rng.integers(len(lessons.objects)))
-        objects = lessons.objects[at].numpy()
+        at = int(rng.integers(len(groups.objects)))
+        objects = groups.objects[at].numpy()
         truth = objects == 1 + int(rng.integers(objects.max() or 1))
         if truth.mean() < MIN_OBJECT_SHARE:
             return None
-        return Annotator(*_picture(model, lessons, at), truth)
-    index = int(rng.integers(len(lessons.prompt)))
-    at = int(lessons.prompt_image[index])
-    truth = lessons.parts[at].numpy() == int(lessons.prompt_part[index])
+        return Annotator(*_picture(model, groups, at), truth)
+    index = int(rng.integers(len(groups.prompt)))
+    at = int(groups.prompt_image[index])
+    truth = groups.parts[at].numpy() == int(groups.prompt_part[index])
     if truth.mean() < MIN_PART_SHARE:
         return None
     if kind < _OBJECT_SHARE + _PIECE_SHARE:
         pieces = pieces_of(truth)
         if not pieces:
             return None
-        return Annotator(*_picture(model, lessons, at), pieces[int(rng.integers(len(pieces)))])
-    picture, features = _picture(model, lessons, at)
+        return Annotator(*_picture(model, groups, at), pieces[int(rng.integers(len(pieces)))])
+    picture, features = _picture(model, groups, at)
     with torch.no_grad():
         only = torch.zeros(1, dtype=torch.int64)
-        logits, _ = model.mask_decoder(features.mask, only, lessons.prompt[index][None, None])
+        logits, _ = model.mask_decoder(features.mask, only, groups.prompt[index][None, None])
     size_hw = truth.shape[0], truth.shape[1]
     proposed = Decoded.of(logits[0, 0], size_hw, model.config.image_size)
     return Annotator(picture, features, truth, proposed)
 
 
-def _picture(model: Calico, lessons: Lessons, at: int) -> tuple[Picture, ImageFeatures]:
-    features = lessons.features.image(at)
-    return picture_of(model, features, 0, lessons.images[at].numpy()), features
+def _picture(model: Calico, groups: EncodedGroups, at: int) -> tuple[Picture, ImageFeatures]:
+    features = groups.features.image(at)
+    return picture_of(model, features, 0, groups.images[at].numpy()), features
 
 
 def _correct(one: Annotator, rng: np.random.Generator) -> None:
@@ -178,6 +179,18 @@ def _ask_nothing(one: Annotator, rng: np.random.Generator) -> None:
         level = torch.from_numpy((soft - 0.5) * float(rng.uniform(6, 16)))
         height, width = level.shape
         one.proposed = Decoded.of(level, (height, width), max(level.shape))  # a frame of its own
+
+
+def pieces_of(mask: BoolMask) -> list[BoolMask]:
+    """Returns the 8-connected pieces of a mask that are large enough to count, largest first.
+
+    Args:
+        mask: (S, S) bool.
+    """
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    areas = stats[1:count, cv2.CC_STAT_AREA]
+    large = [k for k in np.argsort(-areas) if areas[k] >= MIN_PIECE_SHARE * mask.size]
+    return [labels == k + 1 for k in large]
 
 
 def spoiled(truth: BoolMask, rng: np.random.Generator) -> BoolMask:

@@ -1,6 +1,6 @@
-"""Trains the mask refiner behind a frozen CALICO: simulated annotators, answered round by round.
+"""Training of the mask refiner behind a frozen CALICO: simulated annotators, round by round.
 
-The data of a step depends on seed and step alone, and on what the refiner answered in that step.
+The data of a step depends on seed and step alone, and on the refiner's answers in that step.
 Only `mask_refiner.*` changes.
 """
 
@@ -13,17 +13,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from calico_model.inference.low_res_mask import mask_of
 from calico_model.inference.mask_refinement import LIMIT, Focus, focus_on, merge, see, see_fine
 from calico_model.modeling.losses import DICE_WEIGHT, PIXEL_WEIGHT, dice_loss, pixel_loss
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
 from calico_model.modeling.model import Calico
-from calico_model.training.add_ons.assist_lessons import Lessons
-from calico_model.training.add_ons.refiner_lessons import Annotator, draw_annotators
-from calico_model.training.add_ons.refiner_recipe import RefinerRecipe
-from calico_model.training.add_ons.run import AddOnProgress, teach_add_on
+from calico_model.tokenizer import Tokenizer
+from calico_model.training.add_ons.annotators import Annotator, draw_annotators
+from calico_model.training.add_ons.encoded_groups import (
+    EncodedGroupFolder,
+    EncodedGroups,
+    fill_groups,
+)
+from calico_model.training.add_ons.recipes import RefinerRecipe
+from calico_model.training.add_ons.run import AddOnTask, train_add_on
+from calico_model.training.engine import OnProgress, ignore_progress
 from calico_model.types import BoolMask
 
 _SWAPPED_SHARE = 0.3  # of views whose colours change places
@@ -36,47 +42,49 @@ def train_refiner(
     pool: Path,
     out: Path,
     *,
-    on_progress: Callable[[AddOnProgress], None] = lambda progress: None,
+    on_progress: OnProgress = ignore_progress,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
-    """Adds a refiner to a model folder, or trains the one it has on; see `teach_add_on`.
+    """Adds a refiner to a model folder, or trains the refiner it has on.
 
-    The scenes of the pool are best of twice the network's size or more.
+    Arguments as in `train_assist`; the scenes of the pool are best of twice the network's size or
+    more.
     """
 
-    def build(model: Calico, _: Callable[[int], Lessons]) -> RefinerCourse:
+    def build(model: Calico, tokenizer: Tokenizer) -> RefinerTask:
+        groups = fill_groups(model, tokenizer, recipe, pool, out, on_progress)
         if model.mask_refiner is None:
             model.add_on(["mask_refiner"])
         assert model.mask_refiner is not None
-        return RefinerCourse(model, model.mask_refiner, recipe)
+        return RefinerTask(model, model.mask_refiner, recipe, groups)
 
-    return teach_add_on(
-        "refiner", recipe, build, weights, pool, out, on_progress=on_progress, stop=stop
-    )
+    return train_add_on("refiner", recipe, weights, out, build, on_progress=on_progress, stop=stop)
 
 
-class RefinerCourse(nn.Module):
+class RefinerTask(AddOnTask):
     """The refiner, answering simulated annotators."""
 
-    def __init__(self, model: Calico, refiner: MaskRefiner, recipe: RefinerRecipe) -> None:
+    def __init__(
+        self,
+        model: Calico,
+        refiner: MaskRefiner,
+        recipe: RefinerRecipe,
+        groups: EncodedGroupFolder,
+    ) -> None:
         super().__init__()
-        self.refiner, self._recipe = refiner, recipe
+        self.refiner, self._recipe, self._groups = refiner, recipe, groups
         self._model = (model,)  # in a tuple: not a part of this module
 
-    def lesson(
-        self, lessons: Lessons, rng: np.random.Generator, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Runs one step."""
-        return answer_annotators(self._model[0], self.refiner, lessons, rng, self._recipe)
-
-    def finish(self) -> None:
-        """Nothing is left to do."""
+    def training_step(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Answers annotators of a chunk of encoded groups; see `answer_annotators`."""
+        groups, rng = self._groups.draw(step)
+        return answer_annotators(self._model[0], self.refiner, groups, rng, self._recipe)
 
 
 def answer_annotators(
     model: Calico,
     refiner: MaskRefiner,
-    lessons: Lessons,
+    groups: EncodedGroups,
     rng: np.random.Generator,
     recipe: RefinerRecipe,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -85,7 +93,7 @@ def answer_annotators(
     Returns:
         Mean loss of all answers, and terms: it, and the mean IoU in the image after each round.
     """
-    asking = draw_annotators(model, lessons, rng, recipe)
+    asking = draw_annotators(model, groups, rng, recipe)
     losses: list[Tensor] = []
     terms: dict[str, Tensor] = {}
     for turn in range(recipe.rounds):

@@ -13,11 +13,11 @@ from calico_model.errors import InvalidConfigError
 from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.adapter import base_state
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.add_ons import assist_lessons
-from calico_model.training.add_ons.assist_lessons import LessonFolder, Lessons
-from calico_model.training.add_ons.refiner_lessons import draw_annotators
-from calico_model.training.add_ons.refiner_recipe import RefinerRecipe
-from calico_model.training.add_ons.refiner_training import train_refiner
+from calico_model.training.add_ons import encoded_groups
+from calico_model.training.add_ons.annotators import draw_annotators
+from calico_model.training.add_ons.encoded_groups import EncodedGroupFolder, EncodedGroups
+from calico_model.training.add_ons.recipes import RefinerRecipe
+from calico_model.training.add_ons.refiner import train_refiner
 from tests.conftest import build_micro
 
 
@@ -37,14 +37,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> P
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assist_lessons, "GROUPS_PER_CHUNK", 6)
+    monkeypatch.setattr(encoded_groups, "GROUPS_PER_CHUNK", 6)
 
 
 @pytest.fixture
-def lessons(weights: Path, pool: Path, tmp_path: Path) -> Lessons:
+def groups(weights: Path, pool: Path, tmp_path: Path) -> EncodedGroups:
     model, tokenizer = load_model(weights)
-    folder = LessonFolder(tmp_path / "lessons", model, tokenizer, ScenePool(pool), seed=3)
-    folder.fill(1)
+    folder = EncodedGroupFolder(
+        tmp_path / "lessons", model, tokenizer, ScenePool(pool), seed=3, chunks=1
+    )
+    folder.fill()
     return folder.read(0)
 
 
@@ -74,12 +76,12 @@ def test_only_the_refiner_learns_and_a_stopped_run_goes_on(
 
 
 def test_annotators_begin_in_every_way_and_click_in_what_is_wrong(
-    weights: Path, lessons: Lessons
+    weights: Path, groups: EncodedGroups
 ) -> None:
     model, _ = load_model(weights)
     rng = np.random.default_rng(5)
     plan = RefinerRecipe(masks=60)
-    drawn = draw_annotators(model, lessons, rng, plan)
+    drawn = draw_annotators(model, groups, rng, plan)
     assert len(drawn) == 60
     silent = [one for one in drawn if not one.is_asking]
     boxed = [one for one in drawn if one.box is not None]
@@ -103,9 +105,9 @@ def test_annotators_begin_in_every_way_and_click_in_what_is_wrong(
         assert inside.sum() > 0.6 * one.truth.sum()
 
 
-def test_a_right_answer_ends_the_round(weights: Path, lessons: Lessons) -> None:
+def test_a_right_answer_ends_the_round(weights: Path, groups: EncodedGroups) -> None:
     model, _ = load_model(weights)
-    (one,) = draw_annotators(model, lessons, np.random.default_rng(1), RefinerRecipe(masks=1))
+    (one,) = draw_annotators(model, groups, np.random.default_rng(1), RefinerRecipe(masks=1))
     one.previous = one.truth
     before = len(one.clicks)
     assert not one.see(one.truth.copy(), np.random.default_rng(2))
@@ -113,10 +115,10 @@ def test_a_right_answer_ends_the_round(weights: Path, lessons: Lessons) -> None:
     assert len(one.clicks) == before + 1
 
 
-def test_a_first_answer_may_be_looked_at_twice(weights: Path, lessons: Lessons) -> None:
+def test_a_first_answer_may_be_looked_at_twice(weights: Path, groups: EncodedGroups) -> None:
     model, _ = load_model(weights)
     rng = np.random.default_rng(1)
-    drawn = draw_annotators(model, lessons, rng, RefinerRecipe(masks=40))
+    drawn = draw_annotators(model, groups, rng, RefinerRecipe(masks=40))
     begun = [one for one in drawn if one.is_asking and one.previous is None]
     clicks = [len(one.clicks) for one in begun]
     answer = ~begun[0].truth

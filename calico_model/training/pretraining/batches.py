@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,10 +24,9 @@ from calico_model.inference.images import normalise
 from calico_model.modeling.features import ImageFeatures
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
+from calico_model.training.engine import move
 from calico_model.training.simulated_clicks import ClickDraw
 from calico_model.types import RegionKind
-
-_T = TypeVar("_T")
 
 PART_INDEX = {name: index for index, name in enumerate(PART_NAMES)}
 CATEGORY_INDEX = {name: index for index, name in enumerate(TRAINED_CATEGORIES)}
@@ -91,18 +89,6 @@ class TrainingBatch:
     def to(self, device: torch.device) -> TrainingBatch:
         """Moves all tensors."""
         return move(self, device)
-
-
-def move(value: _T, device: torch.device) -> _T:
-    """Moves a tensor, or every tensor in tuples and dataclasses, however deep."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)  # type: ignore[return-value]
-    if isinstance(value, tuple):
-        return tuple(move(item, device) for item in value)  # type: ignore[return-value]
-    if not is_dataclass(value) or isinstance(value, type):
-        return value
-    parts = {f.name: move(getattr(value, f.name), device) for f in fields(value)}
-    return replace(value, **parts)
 
 
 def batch_scenes(scenes: Sequence[Scene]) -> SceneBatch:
