@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calico_model.data.catalogue import CATEGORIES, PART_NAMES, category
-from calico_model.data.drawings.shapes import Piece
+from calico_model.data.drawings.shapes import Shape
 from calico_model.data.painting import IdMap, Layer, distractors, fill, ground, occluders, paint
 from calico_model.data.styles import TEXTURE_KINDS, Style
 from calico_model.types import RgbImage
@@ -53,7 +53,7 @@ class DrawnObject:
     """
 
     category: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Shape, ...]
     paints: tuple[tuple[float, float, float], ...]
     textures: tuple[int, ...]
 
