@@ -22,7 +22,7 @@ from calico_model.evaluation.judging import judge_regions
 from calico_model.inference.confidence import (
     CONFIDENCE_FILE,
     Confidence,
-    RegionOutcome,
+    Outcome,
     fit_confidence,
     write_beside,
 )
@@ -74,7 +74,7 @@ def calibrate(
     count = min(groups, len(labeled))
     predictor = load_predictor(folder, device=device)
     predictor.confidence = None
-    outcomes: tuple[list[RegionOutcome], list[RegionOutcome]] = ([], [])
+    outcomes: tuple[list[Outcome], list[Outcome]] = ([], [])
     with progress_bar("Judging predictions", count) as advance_to:
         for index in range(count):
             group = labeled[index]
@@ -103,7 +103,7 @@ def calibrate(
     )
 
 
-def _figures(confidence: Confidence | None, outcomes: Sequence[RegionOutcome]) -> dict[str, float]:
+def _figures(confidence: Confidence | None, outcomes: Sequence[Outcome]) -> dict[str, float]:
     score = [
         one.evidence.iou * one.evidence.phrase
         if confidence is None

@@ -98,7 +98,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class RegionOutcome:
+class Outcome:
     """One region with the judgement of an annotator or of the truth.
 
     Attributes:
@@ -110,7 +110,7 @@ class RegionOutcome:
     is_right: bool
 
 
-def fit_confidence(outcomes: Sequence[RegionOutcome]) -> Confidence:
+def fit_confidence(outcomes: Sequence[Outcome]) -> Confidence:
     """Fits exponents and bias by logistic regression with a weak prior at the plain product.
 
     Raises:
