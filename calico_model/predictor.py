@@ -54,15 +54,23 @@ class ModelSession:
         model: with the requested adapter.
         tokenizer: of the model with that adapter.
         features: of the group's images, in order.
-        speaks: whether to ask the language model about these images.
-        is_familiar: whether the images are like those that the base learned from.
+        adapters: hold the active adapter.
     """
 
     model: Calico
     tokenizer: Tokenizer
     features: ImageFeatures
-    speaks: bool = True
-    is_familiar: bool = True
+    adapters: AdapterSet
+
+    @property
+    def asks_language(self) -> bool:
+        """Whether to ask the language model about these images."""
+        return self.adapters.uses_language_model(self.features)
+
+    @property
+    def is_familiar(self) -> bool:
+        """Whether the images are like those that the base learned from."""
+        return self.model.is_familiar(self.features)
 
 
 class Predictor:
@@ -185,9 +193,7 @@ class Predictor:
         with self._lock, torch.inference_mode():
             features = self._encode(group)
             tokenizer = self.adapters.select(chosen, features)
-            is_familiar = self._model.is_familiar(features)
-            speaks = self.adapters.uses_language_model(features)
-            yield ModelSession(self._model, tokenizer, features, speaks, is_familiar)
+            yield ModelSession(self._model, tokenizer, features, self.adapters)
 
     def _predict(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
         with self.acquire(group, adapter=version) as session:
@@ -198,7 +204,7 @@ class Predictor:
                 group.sizes_hw,
                 images=group.images,
                 wording=wording,
-                asks_language=session.speaks,
+                asks_language=session.asks_language,
                 is_familiar=session.is_familiar,
             )
         texts = {kind.value: text for kind, text in predicted.texts.items()}

@@ -140,10 +140,6 @@ class AdapterSet:
         """
         if self._active is not None and self._active.domain is not None and self._active.dense:
             return False
-        return self.is_familiar(features)
-
-    def is_familiar(self, features: ImageFeatures) -> bool:
-        """Whether the pictures of a group are like those of the base's training."""
         return self.model.is_familiar(features)
 
     @contextmanager

@@ -55,8 +55,8 @@ def test_of_photographs_it_says_nothing_before_it_has_learned(predictor: Predict
     with get_sample_data("grace_hopper.jpg", asfileobj=True) as file:
         photo = np.asarray(Image.open(file).convert("RGB"))
     group = ImageGroup((photo, photo[:400].copy()), ("a", "b"))
-    with predictor.acquire(group) as look:
-        assert not look.speaks
+    with predictor.acquire(group) as session:
+        assert not session.asks_language
         assert not look.is_familiar
     assert predictor.predict(group).parts == ()
 
@@ -64,5 +64,5 @@ def test_of_photographs_it_says_nothing_before_it_has_learned(predictor: Predict
 def test_of_drawings_it_is_asked(predictor: Predictor) -> None:
     for split in SceneSplit:
         group = draw_group(group_rng(Stream.EVALUATION, 8, 1), split=split)
-        with predictor.acquire(labeled_group(group).group) as look:
-            assert look.speaks, split
+        with predictor.acquire(labeled_group(group).group) as session:
+            assert session.asks_language, split
