@@ -57,7 +57,7 @@ def test_of_photographs_it_says_nothing_before_it_has_learned(predictor: Predict
     group = ImageGroup((photo, photo[:400].copy()), ("a", "b"))
     with predictor.acquire(group) as session:
         assert not session.asks_language
-        assert not look.is_familiar
+        assert not session.is_familiar
     assert predictor.predict(group).parts == ()
 
 

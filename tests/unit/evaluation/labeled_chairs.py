@@ -72,7 +72,9 @@ class SteerableOracle(Oracle):
     def predict_reworded(self, group: ImageGroup, wording: int) -> GroupPrediction:
         raise NotImplementedError
 
-    def force(self, group: ImageGroup, answers: Mapping[RegionKind, str]) -> GroupPrediction:
+    def predict_forced(
+        self, group: ImageGroup, answers: Mapping[RegionKind, str]
+    ) -> GroupPrediction:
         raise NotImplementedError
 
     def likelihoods(
