@@ -25,7 +25,7 @@ from backend.learning.reconcile_loop import ReconcileWatch
 from backend.learning.repository import CorrectionRepository
 from backend.learning.supervisor import TrainerWatch
 from backend.learning.trainer_presence import present_trainers
-from backend.served_model import AdaptableModel, GroupSource
+from backend.served_model import AdaptableModel
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.failures import answer_failures
 from backend.serving.late_answers import LateAnswerSender
@@ -50,6 +50,7 @@ from backend.serving.task_predictor import TaskPredictor
 from backend.settings import Settings
 from backend.storage.store import Store, open_store
 from backend.storage.versions import Versions
+from backend.types import GroupSource
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures
 from backend.ui.status_routes import build_status_routes

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import calico_model
-from backend.types import Task
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, Vector
 
 if TYPE_CHECKING:
@@ -23,13 +22,6 @@ if TYPE_CHECKING:
 
 SHIPPED_WEIGHTS = Path(calico_model.__file__).parent / "weights" / "calico-tiny"
 """What serves and learns where no other weights are configured."""
-
-
-class GroupSource(Protocol):
-    """Where a task's images come from."""
-
-    def fetch_group(self, task: Task) -> ImageGroup:
-        """Fetches every image of a task; raises MediaError naming the field."""
 
 
 class ServedModel(Protocol):

@@ -22,7 +22,7 @@ from calico_model.evaluation.calibration import judge_regions
 from calico_model.inference.confidence import (
     CONFIDENCE_FILE,
     Confidence,
-    JudgedRegion,
+    EvidenceOutcome,
     fit_confidence,
     write_beside,
 )
@@ -71,7 +71,7 @@ def calibrate(
     count = min(groups, len(labeled))
     predictor = load_predictor(folder, device=device)
     predictor.confidence = None
-    outcomes: tuple[list[JudgedRegion], list[JudgedRegion]] = ([], [])
+    outcomes: tuple[list[EvidenceOutcome], list[EvidenceOutcome]] = ([], [])
     with progress_bar("Judging predictions", count) as advance_to:
         for index in range(count):
             group = labeled[index]
@@ -101,7 +101,9 @@ def calibrate(
     )
 
 
-def _figures(confidence: Confidence | None, outcomes: Sequence[JudgedRegion]) -> dict[str, float]:
+def _figures(
+    confidence: Confidence | None, outcomes: Sequence[EvidenceOutcome]
+) -> dict[str, float]:
     score = [
         outcome.evidence.iou * outcome.evidence.phrase
         if confidence is None

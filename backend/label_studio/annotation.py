@@ -19,7 +19,7 @@ from backend.label_studio.shape import (
     ATTRIBUTES,
     BITMAPS,
     OUTLINES,
-    Shape,
+    RegionShape,
     guess_tool,
     shape_key,
     shape_of,
@@ -189,7 +189,7 @@ def _on_unknown_images(results: Sequence[WireResult], schema: LabelSchema) -> li
     return unread
 
 
-def _shape_result(group: Group, slot: ImageSlot) -> tuple[WireResult | None, Shape | None]:
+def _shape_result(group: Group, slot: ImageSlot) -> tuple[WireResult | None, RegionShape | None]:
     """Returns the result that holds a group's shape, bitmaps before outlines, and the shape."""
     if not group.shapes:
         # As in the editor: attributes may repeat a shape that no other result draws.

@@ -37,7 +37,7 @@ class TaskSummary:
 
 
 @dataclass(frozen=True)
-class StoredPrediction:
+class RawPrediction:
     """A prediction that Label Studio stores; `result` is a JSON list."""
 
     id: int
@@ -117,7 +117,7 @@ def fetch_annotated(
     return {task.id: msgspec.json.encode(task) for task in tasks}
 
 
-def fetch_prediction(client: LabelStudioClient, prediction_id: int) -> StoredPrediction | None:
+def fetch_prediction(client: LabelStudioClient, prediction_id: int) -> RawPrediction | None:
     """Fetches one prediction; None if it was deleted.
 
     Raises:
@@ -127,7 +127,7 @@ def fetch_prediction(client: LabelStudioClient, prediction_id: int) -> StoredPre
     if value is None:
         return None
     wire = convert_answer(value, _WirePrediction)
-    return StoredPrediction(wire.id, wire.model_version or "", msgspec.json.encode(wire.result))
+    return RawPrediction(wire.id, wire.model_version or "", msgspec.json.encode(wire.result))
 
 
 def _tasks(

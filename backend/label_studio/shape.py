@@ -45,7 +45,7 @@ _PNG_PREFIX = "data:image/png;base64,"
 
 
 @dataclass(frozen=True)
-class Shape:
+class RegionShape:
     """The shape of one result.
 
     Attributes:
@@ -89,7 +89,9 @@ def box_of(result: WireResult) -> tuple[float, float, float, float] | None:
     return x0, y0, x1, y1
 
 
-def shape_of(value: WireValue | None, tool: str, size_hw: tuple[int, int] | None) -> Shape | None:
+def shape_of(
+    value: WireValue | None, tool: str, size_hw: tuple[int, int] | None
+) -> RegionShape | None:
     """Returns the shape of a value; None if the tool draws no shape or its fields are missing.
 
     Args:
@@ -104,7 +106,7 @@ def shape_of(value: WireValue | None, tool: str, size_hw: tuple[int, int] | None
     ring_of = _ring_of(value, tool, size_hw)
     if ring_of is None:
         return None
-    return Shape(
+    return RegionShape(
         shape_key(value), lambda: fill(ring_of(), size_hw), load_runs=None, is_outline=True
     )
 
@@ -136,13 +138,13 @@ def shape_key(value: WireValue) -> bytes:
     return lines.translate(None, b" \t\r\n") + repr((*numbers, value.rotation)).encode()
 
 
-def _bitmap(value: WireValue, size_hw: tuple[int, int]) -> Shape | None:
+def _bitmap(value: WireValue, size_hw: tuple[int, int]) -> RegionShape | None:
     if not _has_bitmap(value):
         return None
     encoding = shape_key(value)
     if value.imageDataURL is not None:
-        return Shape(encoding, partial(_load_bitmask, value.imageDataURL, size_hw))
-    return Shape(
+        return RegionShape(encoding, partial(_load_bitmask, value.imageDataURL, size_hw))
+    return RegionShape(
         encoding,
         lambda: brush.decode_mask(_bytes_of(encoding), size_hw=size_hw),
         load_runs=partial(_known_runs, encoding, size_hw),

@@ -16,9 +16,9 @@ from backend.errors import BackendError, InvalidRleError, MediaUnavailableError
 from backend.label_studio.event import read_annotation, read_schema, read_task
 from backend.label_studio.label_set import closed_labels
 from backend.learning.prototype_store import PrototypeStore, RegionEmbedding
-from backend.served_model import GroupSource, ServedModel
+from backend.served_model import ServedModel
 from backend.storage.store import Head, Store
-from backend.types import Annotation
+from backend.types import Annotation, GroupSource
 from calico_model.errors import CalicoError
 from calico_model.interactive.naming.closed_set import Outline
 from calico_model.interactive.naming.prototypes import Prototypes

@@ -23,7 +23,7 @@ from backend.errors import (
 )
 from backend.inference_priority import InferencePriority
 from backend.label_studio.label_set import vocabulary_in
-from backend.served_model import GroupSource, ServedModel
+from backend.served_model import ServedModel
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.caches import OpenedGroups, RecentPredictions
 from backend.serving.interactive import InteractiveSegmenter
@@ -41,7 +41,7 @@ from backend.serving.naming import ProjectNames, name_prediction, name_unnamed, 
 from backend.serving.prompt_selection import select_prompted
 from backend.serving.text_prompts import answer_question, task_labels
 from backend.storage.store import Store
-from backend.types import Task
+from backend.types import GroupSource, Task
 from calico_model.errors import CalicoError
 from calico_model.interactive.naming.closed_set import ClosedSet
 from calico_model.types import ImageGroup, Vector

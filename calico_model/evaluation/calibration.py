@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.evaluation.metrics import IOU_THRESHOLD
-from calico_model.inference.confidence import JudgedRegion
+from calico_model.inference.confidence import EvidenceOutcome
 from calico_model.types import GroupPrediction, LabeledGroup, PartMask
 from calico_model.vocabulary import normalise
 
@@ -93,14 +93,16 @@ def _auroc(score: NDArray[np.float64], hit: NDArray[np.bool_]) -> float:
     return float((below + ties / 2).sum() / (right.size * wrong.size))
 
 
-def judge_regions(prediction: GroupPrediction, labeled: LabeledGroup) -> tuple[JudgedRegion, ...]:
+def judge_regions(
+    prediction: GroupPrediction, labeled: LabeledGroup
+) -> tuple[EvidenceOutcome, ...]:
     """Returns one outcome per region with evidence whose subtask has a known truth.
 
     Right is what `calico evaluate` calls right when it measures calibration: the same subtask,
     image and label, and an IoU of at least 0.5.
     """
     return tuple(
-        JudgedRegion(part.evidence, _is_right(part, labeled))
+        EvidenceOutcome(part.evidence, _is_right(part, labeled))
         for part in prediction.parts
         if part.evidence is not None and part.kind in labeled.known
     )

@@ -98,7 +98,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class JudgedRegion:
+class EvidenceOutcome:
     """One region with the judgement of an annotator or of the truth.
 
     Attributes:
@@ -110,7 +110,7 @@ class JudgedRegion:
     is_right: bool
 
 
-def fit_confidence(outcomes: Sequence[JudgedRegion]) -> Confidence:
+def fit_confidence(outcomes: Sequence[EvidenceOutcome]) -> Confidence:
     """Fits exponents and bias by logistic regression with a weak prior at the plain product.
 
     Raises:

@@ -41,7 +41,7 @@ def part_of(name: str) -> str:
 
 
 def recipe_shape(name: str, recipe: Recipe) -> tuple[int, ...]:
-    """Shape of the tensor that a recipe makes.
+    """PaintedShape of the tensor that a recipe makes.
 
     Raises:
         CheckpointError: a stacked tensor that cannot be cut, or a damaged file.

@@ -56,7 +56,7 @@ class ReleasedTensors:
         return self._file_of[key]
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Shape of a tensor, from its file's header.
+        """PaintedShape of a tensor, from its file's header.
 
         Raises:
             CheckpointError: the file is missing or damaged, or does not hold the tensor.

@@ -48,7 +48,7 @@ class Weights:
     mask: float = 1.0
 
 
-class DenseHead(nn.Module):
+class DenseProbe(nn.Module):
     """Reads part and category of every cell from one encoder's map."""
 
     def __init__(self, width: int) -> None:
@@ -79,9 +79,9 @@ class TrainingObjective(nn.Module):
         self.weights = weights
         config = model.config
         width = config.mask.prompt_width
-        self.eva_head = DenseHead(config.eva.width)
-        self.dino_head = DenseHead(config.dino.width) if model.dino is not None else None
-        self.mask_head = DenseHead(width)
+        self.eva_head = DenseProbe(config.eva.width)
+        self.dino_head = DenseProbe(config.dino.width) if model.dino is not None else None
+        self.mask_head = DenseProbe(width)
         self.part_prompts = nn.Embedding(WHOLE + 1, width)
         self.category_prompts = nn.Embedding(len(TRAINED_CATEGORIES), width)
         for table in (self.part_prompts, self.category_prompts):

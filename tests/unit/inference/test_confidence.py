@@ -12,7 +12,7 @@ from calico_model.inference.confidence import (
     CONFIDENCE_FILE,
     Calibration,
     Confidence,
-    JudgedRegion,
+    EvidenceOutcome,
     fit_calibration,
     fit_confidence,
     read_calibration,
@@ -30,7 +30,7 @@ def drawn(count, seed, truth=TRUE):
     found = []
     for _ in range(count):
         evidence = MaskEvidence(rng.uniform(0.1, 1), rng.uniform(0.5, 1), rng.uniform(0.2, 1))
-        found.append(JudgedRegion(evidence, bool(rng.random() < truth.score(evidence))))
+        found.append(EvidenceOutcome(evidence, bool(rng.random() < truth.score(evidence))))
     return found
 
 
@@ -60,7 +60,7 @@ def test_the_fit_calibrates_regions_it_has_not_seen():
 def test_evidence_that_misleads_gets_no_weight_but_never_a_negative_one():
     rng = np.random.default_rng(3)
     outcomes = [
-        JudgedRegion(MaskEvidence(iou, 0.9, 1 - iou), bool(rng.random() < iou))
+        EvidenceOutcome(MaskEvidence(iou, 0.9, 1 - iou), bool(rng.random() < iou))
         for iou in rng.random(2000)
     ]
     found = fit_confidence(outcomes)
@@ -70,7 +70,7 @@ def test_evidence_that_misleads_gets_no_weight_but_never_a_negative_one():
 
 @pytest.mark.parametrize("right", [True, False])
 def test_outcomes_of_one_sort_teach_nothing(right):
-    outcomes = [JudgedRegion(MaskEvidence(0.5, 0.9, 0.5), right)] * 10
+    outcomes = [EvidenceOutcome(MaskEvidence(0.5, 0.9, 0.5), right)] * 10
     with pytest.raises(InvalidConfigError, match="right and wrong"):
         fit_confidence(outcomes)
 
