@@ -39,14 +39,14 @@ from calico_model.training.online.dense_images import (
     with_dense,
 )
 from calico_model.training.online.example import Example, RegionTarget, example_of, make_example
-from calico_model.training.online.learnability import Predicted, leave_one_out
+from calico_model.training.online.learnability import CrossPrediction, leave_one_out
 from calico_model.training.online.scoring import score_groups
 from calico_model.training.online.update import (
-    FinetunePlan,
-    Progress,
     Replay,
-    find_ground,
-    finetune,
+    UpdatePlan,
+    UpdateProgress,
+    find_update_domain,
+    update_adapter,
 )
 from calico_model.training.online.views import with_views
 from calico_model.types import ImageGroup, LabeledGroup, PartMask, RegionKind
@@ -99,7 +99,7 @@ class OnlineUpdater:
         *,
         feature_bytes: int,
         base_groups: BaseGroups,
-        plan: FinetunePlan | None = None,
+        plan: UpdatePlan | None = None,
         give_way: Yielding | None = None,
     ) -> None:
         self._predictor, self._images = predictor, images
@@ -109,7 +109,7 @@ class OnlineUpdater:
         if give_way is not None:
             call_at_every_layer(self._model, give_way)
         self._base = base
-        self._plan = plan or FinetunePlan()
+        self._plan = plan or UpdatePlan()
         self._store = FeatureStore(
             features, encoder=encoder_fingerprint(self._model), max_bytes=feature_bytes
         )
@@ -154,7 +154,7 @@ class OnlineUpdater:
         if stop():
             return None
         plan = self._plan if seconds is None else replace(self._plan, seconds=seconds)
-        update = finetune(
+        update = update_adapter(
             self._predictor.adapters,
             fresh,
             Replay(known, self._replay),
@@ -196,7 +196,10 @@ class OnlineUpdater:
         Raises:
             CheckpointError: the adapter cannot be read or does not fit.
         """
-        if not self._probe or not find_ground(self._model, self._examples(tasks), self._replay)[1]:
+        if (
+            not self._probe
+            or not find_update_domain(self._model, self._examples(tasks), self._replay)[1]
+        ):
             return None
         if adapter not in self._probed:
             # Folders never change, and of all but the newest few nobody asks again.
@@ -234,7 +237,7 @@ class OnlineUpdater:
             return time.monotonic
         return self._give_way.working_s if self._shares_processor else self._give_way.passing_s
 
-    def _eta_s(self, done: Progress) -> float | None:
+    def _eta_s(self, done: UpdateProgress) -> float | None:
         if done.eta_s is None or self._give_way is None or not self._shares_processor:
             return done.eta_s
         return self._give_way.stretched(done.eta_s)
@@ -266,7 +269,7 @@ class OnlineUpdater:
         names = {label for one in usable for label in one.labels}
         images = sum(len(one) for one in usable)
         views = self._plan.dense.views_for(images)
-        _, speaks = find_ground(self._model, usable, self._replay)
+        _, speaks = find_update_domain(self._model, usable, self._replay)
         spoken = self._plan.views_for(len(new)) if speaks else 0
 
         def seen(tasks: Sequence[CorrectedTask], spoken: int) -> tuple[Example, ...]:
@@ -319,7 +322,7 @@ class OnlineUpdater:
                 features,
                 sizes_hw,
                 truth,
-                lessons=region_lessons(task.correction, truth),
+                targets=region_lessons(task.correction, truth),
                 known=known_kinds(task.correction),
             )
         except (MediaError, CalicoError) as error:
@@ -399,7 +402,7 @@ def _absent(region: Region, name: str) -> PartMask:
     return PartMask(region.image_index, region.kind or RegionKind.COMMON_PART, name, region.mask)
 
 
-def _right(told: Sequence[Predicted]) -> float:
+def _right(told: Sequence[CrossPrediction]) -> float:
     """Mean over all names that were asked about."""
     return sum(one.right * one.names for one in told) / max(1, sum(one.names for one in told))
 
@@ -410,5 +413,5 @@ def _place(task: CorrectedTask) -> tuple[object, ...]:
     return task.project_id, own.id, own.image_urls
 
 
-def _share(done: Progress) -> float:
+def _share(done: UpdateProgress) -> float:
     return done.step / max(done.steps, 1)
