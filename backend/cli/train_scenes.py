@@ -12,11 +12,11 @@ import typer
 
 from backend.cli import processes
 from backend.cli.waiting import training_bar
-from calico_model.training.pretraining.recipe import Recipe
+from calico_model.training.pretraining.recipe import PretrainingRecipe
 
 
 def train_scenes(
-    recipe: Recipe, out: Path, pool: Path | None, start_from: Path | None, count: int
+    recipe: PretrainingRecipe, out: Path, pool: Path | None, start_from: Path | None, count: int
 ) -> None:
     """Renders scenes, then trains on them with `count` processes."""
     pool = pool or out / "pool"
@@ -27,7 +27,7 @@ def train_scenes(
     _train(recipe, out, pool, start_from)
 
 
-def _render(recipe: Recipe, pool: Path) -> None:
+def _render(recipe: PretrainingRecipe, pool: Path) -> None:
     from calico_model.data.pool import fill_pool
 
     total = recipe.pool_scenes
@@ -42,9 +42,9 @@ def _render(recipe: Recipe, pool: Path) -> None:
         )
 
 
-def _train(recipe: Recipe, out: Path, pool: Path, start_from: Path | None) -> None:
+def _train(recipe: PretrainingRecipe, out: Path, pool: Path, start_from: Path | None) -> None:
     from calico_model.training.engine import TrainingProgress
-    from calico_model.training.pretraining.run import train
+    from calico_model.training.pretraining.run import pretrain
 
     is_stopping = processes.stop_requests()
     began = time.monotonic()
@@ -55,7 +55,9 @@ def _train(recipe: Recipe, out: Path, pool: Path, start_from: Path | None) -> No
             terms = " ".join(f"{k} {progress.terms[k]:.3f}" for k in shown if k in progress.terms)
             advance_to(f"{progress.stage}: {terms}", progress.step, progress.total)
 
-        folder = train(recipe, pool, out, start_from=start_from, on_progress=show, stop=is_stopping)
+        folder = pretrain(
+            recipe, pool, out, start_from=start_from, on_progress=show, stop=is_stopping
+        )
     seconds = round(time.monotonic() - began, 1)
     outcome = {"model": str(folder), "finished": not is_stopping(), "seconds": seconds}
     if processes.is_first():
