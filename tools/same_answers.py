@@ -33,7 +33,7 @@ from calico_model.interactive.naming.closed_set import ClosedSet, Outline
 from calico_model.modeling.adapter import Adapter
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.training.online.example import example_of
-from calico_model.training.online.update import FinetunePlan, Replay, finetune
+from calico_model.training.online.update import Replay, UpdatePlan, update_adapter
 from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
 from calico_model.vocabulary import Vocabulary
 from tests.e2e.generated_photos import cart_groups
@@ -93,8 +93,8 @@ def learned(predictor: Predictor, groups: list[LabeledGroup]) -> tuple[str, str]
         example_of(labeled, predictor.encode(labeled.group), f"base-{number}")
         for number, labeled in enumerate(drawn(SceneSplit.SEEN, 2))
     ]
-    plan = replace(FinetunePlan(), least_steps=6, most_steps=6)
-    update = finetune(predictor.adapters, examples[:-1], Replay((), tuple(base)), plan)
+    plan = replace(UpdatePlan(), least_steps=6, most_steps=6)
+    update = update_adapter(predictor.adapters, examples[:-1], Replay((), tuple(base)), plan)
     version = f"learned-{groups[0].group.keys[0]}"
     predictor.adapters.add(version, update.adapter)
     prediction = predictor.predict(groups[-1].group, adapter=version)

@@ -13,10 +13,10 @@ from backend.cli.options import is_given, refuse_options
 from backend.cli.train_runs import RecordsRun, train_records, train_scenes
 from calico_model.errors import InvalidConfigError
 from calico_model.loading.precision import Precision
-from calico_model.training.pretraining.recipe import Recipe
+from calico_model.training.pretraining.recipe import PretrainingRecipe
 from calico_model.training.supervised.recipe import FULL_SIZE, FinetuneRecipe, Sharding
 
-_DEFAULT = Recipe()
+_DEFAULT = PretrainingRecipe()
 _SCRATCH = "From scratch (calico-tiny)"
 _RECORDS = "Fine-tuning on records (--data)"
 _SPEED = "Fine-tuning: memory and speed"
@@ -237,7 +237,7 @@ _RECORDS_OPTIONS = (
 )
 
 
-def _scratch_recipe(seed: int, pool_scenes: int, steps: tuple[int, ...]) -> Recipe:
+def _scratch_recipe(seed: int, pool_scenes: int, steps: tuple[int, ...]) -> PretrainingRecipe:
     both = zip(_DEFAULT.stages, steps, strict=True)
     stages = tuple(replace(stage, steps=count) for stage, count in both)
     return replace(_DEFAULT, seed=seed, pool_scenes=pool_scenes, stages=stages)

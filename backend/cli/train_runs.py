@@ -18,7 +18,7 @@ from rich.console import Console
 
 from backend.cli.progress import stop_requests, training_bar
 from calico_model.errors import InvalidConfigError
-from calico_model.training.pretraining.recipe import Recipe
+from calico_model.training.pretraining.recipe import PretrainingRecipe
 from calico_model.training.supervised.recipe import FinetuneRecipe, Sharding
 
 _GIB = 2**30
@@ -118,7 +118,7 @@ def train_records(recipe: FinetuneRecipe, run: RecordsRun) -> None:
 
 
 def train_scenes(
-    recipe: Recipe, out: Path, pool: Path | None, start_from: Path | None, count: int
+    recipe: PretrainingRecipe, out: Path, pool: Path | None, start_from: Path | None, count: int
 ) -> None:
     """Trains calico-tiny from scratch on rendered scenes, in `count` processes."""
     pool = pool or out / "pool"
@@ -129,7 +129,7 @@ def train_scenes(
     _train_on_scenes(recipe, out, pool, start_from)
 
 
-def _render_scenes(recipe: Recipe, pool: Path) -> None:
+def _render_scenes(recipe: PretrainingRecipe, pool: Path) -> None:
     from calico_model.data.pool import fill_pool
 
     total = recipe.pool_scenes
@@ -144,9 +144,11 @@ def _render_scenes(recipe: Recipe, pool: Path) -> None:
         )
 
 
-def _train_on_scenes(recipe: Recipe, out: Path, pool: Path, start_from: Path | None) -> None:
+def _train_on_scenes(
+    recipe: PretrainingRecipe, out: Path, pool: Path, start_from: Path | None
+) -> None:
     from calico_model.training.engine import TrainingProgress
-    from calico_model.training.pretraining.run import train
+    from calico_model.training.pretraining.run import pretrain
 
     is_stopping = stop_requests()
     began = time.monotonic()
@@ -157,7 +159,9 @@ def _train_on_scenes(recipe: Recipe, out: Path, pool: Path, start_from: Path | N
             terms = " ".join(f"{k} {progress.terms[k]:.3f}" for k in shown if k in progress.terms)
             advance_to(f"{progress.stage}: {terms}", progress.step, progress.total)
 
-        folder = train(recipe, pool, out, start_from=start_from, on_progress=show, stop=is_stopping)
+        folder = pretrain(
+            recipe, pool, out, start_from=start_from, on_progress=show, stop=is_stopping
+        )
     seconds = round(time.monotonic() - began, 1)
     outcome = {"model": str(folder), "finished": not is_stopping(), "seconds": seconds}
     if _is_first():

@@ -157,9 +157,9 @@ def load_updater(
     from backend.learning.updater import OnlineUpdater
     from calico_model.loading.checkpoints import fingerprint
     from calico_model.predictor import load_predictor
-    from calico_model.training.online.plan import FinetunePlan
+    from calico_model.training.online.plan import UpdatePlan
 
-    plan = FinetunePlan()
+    plan = UpdatePlan()
     if settings.train_seconds is not None:
         plan = replace(plan, seconds=settings.train_seconds)
     weights = settings.weights or SHIPPED_WEIGHTS

@@ -24,14 +24,14 @@ from calico_model.modeling.adapter import Adapter, read_adapter, write_adapter
 from calico_model.predictor import Predictor
 from calico_model.training.online.dense_images import plain_image
 from calico_model.training.online.example import Example
-from calico_model.training.online.learnability import Predicted, leave_one_out
+from calico_model.training.online.learnability import CrossPrediction, leave_one_out
 from calico_model.training.online.scoring import score_groups
 from calico_model.training.online.update import (
-    FinetunePlan,
-    Progress,
     Replay,
-    find_ground,
-    finetune,
+    UpdatePlan,
+    UpdateProgress,
+    find_update_domain,
+    update_adapter,
 )
 from calico_model.types import LabeledGroup
 
@@ -74,7 +74,7 @@ class OnlineUpdater:
         *,
         feature_bytes: int,
         base_groups: BaseGroups,
-        plan: FinetunePlan | None = None,
+        plan: UpdatePlan | None = None,
         yielding: Yielding | None = None,
     ) -> None:
         self._predictor = predictor
@@ -84,7 +84,7 @@ class OnlineUpdater:
         if yielding is not None:
             call_at_every_layer(self._model, yielding)
         self._base = base
-        self._plan = plan or FinetunePlan()
+        self._plan = plan or UpdatePlan()
         self._examples = ExampleBuilder(predictor, images, features, feature_bytes=feature_bytes)
         self._replay = self._examples.from_groups("replay", base_groups.replay)
         self._probe = self._examples.from_groups("probe", base_groups.probe)
@@ -124,7 +124,7 @@ class OnlineUpdater:
         if stop():
             return None
         plan = self._plan if seconds is None else replace(self._plan, seconds=seconds)
-        update = finetune(
+        update = update_adapter(
             self._predictor.adapters,
             new_examples,
             Replay(earlier_examples, self._replay),
@@ -168,7 +168,7 @@ class OnlineUpdater:
         """
         if not self._probe:
             return None
-        _, speaks = find_ground(self._model, self._examples.from_tasks(tasks), self._replay)
+        _, speaks = find_update_domain(self._model, self._examples.from_tasks(tasks), self._replay)
         if not speaks:
             return None
         if adapter not in self._probed:
@@ -209,7 +209,7 @@ class OnlineUpdater:
             return time.monotonic
         return self._yielding.working_s if self._shares_processor else self._yielding.passing_s
 
-    def _eta_s(self, done: Progress) -> float | None:
+    def _eta_s(self, done: UpdateProgress) -> float | None:
         if done.eta_s is None or self._yielding is None or not self._shares_processor:
             return done.eta_s
         return self._yielding.stretched(done.eta_s)
@@ -235,7 +235,7 @@ class OnlineUpdater:
         names = {label for example in usable for label in example.labels}
         image_count = sum(len(example) for example in usable)
         image_views = self._plan.dense.views_for(image_count)
-        _, speaks = find_ground(self._model, usable, self._replay)
+        _, speaks = find_update_domain(self._model, usable, self._replay)
         new_group_views = self._plan.views_for(len(new)) if speaks else 0
 
         def add_views(tasks: Sequence[CorrectedTask], group_view_count: int) -> tuple[Example, ...]:
@@ -283,11 +283,11 @@ def call_at_every_layer(model: nn.Module, call: Callable[[], None]) -> Callable[
     return remove
 
 
-def _share_right(groups: Sequence[Predicted]) -> float:
+def _share_right(groups: Sequence[CrossPrediction]) -> float:
     """Share of right predictions over all names, in [0, 1]."""
     right = sum(group.right * group.names for group in groups)
     return right / max(1, sum(group.names for group in groups))
 
 
-def _share(done: Progress) -> float:
+def _share(done: UpdateProgress) -> float:
     return done.step / max(done.steps, 1)

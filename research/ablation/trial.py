@@ -21,7 +21,7 @@ from calico_model.loading.checkpoints import save_model
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
 from calico_model.training.curves import CurveLog
-from calico_model.training.pretraining.objective import TrainingObjective, Weights
+from calico_model.training.pretraining.objective import LossWeights, PretrainingObjective
 from calico_model.training.pretraining.run import use_plain_attention
 from calico_model.types import LabeledGroup
 from research.ablation.plan import AblationRow, TrialPlan
@@ -126,7 +126,7 @@ def train_row(
     The model stays in evaluation mode: no part that learns has dropout, and no frozen part runs.
     """
     stage = plan.stage
-    objective = TrainingObjective(model, Weights(0.0, _PROMPT, _PRESENCE, stage.mask_weight))
+    objective = PretrainingObjective(model, LossWeights(0.0, _PROMPT, _PRESENCE, stage.mask_weight))
     initialise_by_name(objective.presence, seed)
     with torch.no_grad():
         objective.part_prompts.weight.copy_(material.dictionary.parts)

@@ -126,11 +126,11 @@ def _updater(
     from backend.learning.updater import OnlineUpdater
     from calico_model.loading.checkpoints import fingerprint
     from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
-    from calico_model.training.online.update import FinetunePlan
+    from calico_model.training.online.update import UpdatePlan
 
     weights = settings.weights or DEFAULT_WEIGHTS
     # The proof is of the gate: it must not depend on how busy this machine is.
-    plan = FinetunePlan(seconds=_ALL_STEPS_S if seconds is None else seconds)
+    plan = UpdatePlan(seconds=_ALL_STEPS_S if seconds is None else seconds)
     return OnlineUpdater(
         load_predictor(weights, device=settings.device, threads=settings.trainer_threads),
         fingerprint(weights),

@@ -172,18 +172,18 @@ def _in_process(
 ) -> Simulation:
     # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
     from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
-    from calico_model.training.online.update import FinetunePlan, Progress
+    from calico_model.training.online.update import UpdatePlan, UpdateProgress
     from research.simulation.in_process import InProcessLoop
 
     with training_bar("Encoding base groups") as show:
 
-        def on_step(progress: Progress) -> None:
+        def on_step(progress: UpdateProgress) -> None:
             show(f"learning, loss {progress.loss:.2f}", progress.step, progress.steps)
 
         loop = InProcessLoop(
             load_predictor(weights or DEFAULT_WEIGHTS, device=device),
             rehearsed,
-            FinetunePlan(seconds=seconds),
+            UpdatePlan(seconds=seconds),
             clock=time.perf_counter,
             on_progress=on_step,
         )

@@ -1,7 +1,8 @@
-"""Simulated annotators for the mask refiner: what they want outlined, and what they do next.
+"""Simulated annotators for the mask refiner: the mask each wants, and each one's next action.
 
-They work on the images as they are, in the product's own way: a click is answered by the decoder
-and the refiner, its answer is the next click's earlier mask (SAM, appendix A; RITM, section 3.3).
+They work on the images as they are, as annotators of the product do: a click is answered by the
+decoder and the refiner, and the answer is the earlier mask of the next click (SAM, appendix A;
+RITM, section 3.3).
 Legend: S scene side, L logit side.
 """
 
@@ -27,25 +28,25 @@ from calico_model.types import BoolMask
 
 MIN_PIECE_SHARE = 0.001
 """Smallest share of the image at which one of several alike parts counts."""
-_OBJECT_SHARE, _PIECE_SHARE = 0.3, 0.15  # of what is wanted; the others are parts of one name
-_AGAIN_SHARE = 0.4  # of first answers, which are looked at twice
-_CENTRED_SHARE = 0.7  # of the clicks; the others are anywhere in what is wrong
+_OBJECT_SHARE, _PIECE_SHARE = 0.3, 0.15  # of the wanted masks; the others are parts of one name
+_AGAIN_SHARE = 0.4  # of first answers, which are refined twice
+_CENTRED_SHARE = 0.7  # of the clicks; the others are anywhere in the error
 _CORNER_NOISE = 0.05  # of the box's side
-_MOVED, _GROWN = 0.06, 0.08  # of the extent of a mask that is not right
+_MOVED, _GROWN = 0.06, 0.08  # of the extent of a spoiled mask
 
 
 @dataclass
 class Annotator:
-    """Somebody who wants one mask, and what they have done so far.
+    """A simulated annotator of one mask, with the actions so far.
 
     Attributes:
         picture: of (S, S) pixels.
         features: of that image.
-        truth: (S, S) bool, what is wanted; not empty.
-        proposed: what the model began with, for those who ask for nothing.
+        truth: (S, S) bool, the wanted mask; not empty.
+        proposed: the model's first mask, which annotators without a prompt take.
         clicks, box, previous: see `MaskPrompt`.
-        is_asking: False for those who only take what the model has.
-        found: what the first look led to, while the second is taken.
+        is_asking: False for annotators that give no prompt and take the model's mask.
+        refined: the first answer, while it is refined once more; else None.
     """
 
     picture: Picture
@@ -56,19 +57,19 @@ class Annotator:
     box: Box | None = None
     previous: BoolMask | None = None
     is_asking: bool = True
-    found: BoolMask | None = None
+    refined: BoolMask | None = None
 
     @property
     def prompt(self) -> MaskPrompt | None:
-        """What the model is told."""
+        """The prompt of clicks, box and earlier mask; None without a request."""
         if not self.is_asking:
             return None
         return MaskPrompt(tuple(self.clicks), self.box, self.previous)
 
     def coarse(self, model: Calico) -> Coarse:
-        """Returns the (S, S) mask that what was done so far begins with."""
-        if self.found is not None:
-            return self.found
+        """Returns the (S, S) mask that the refiner is to sharpen after the actions so far."""
+        if self.refined is not None:
+            return self.refined
         if self.proposed is not None and not self.is_asking:
             return self.proposed
         if self.previous is not None:
@@ -79,56 +80,61 @@ class Annotator:
         return Decoded.of(logits, size_hw, model.config.image_size)
 
     def see(self, mask: BoolMask, rng: np.random.Generator) -> bool:
-        """Looks at an answer and clicks in what is wrong; returns False if nothing is.
+        """Takes an answer and clicks in its error; returns False if there is none.
 
-        Who has just begun may let the model look again where its answer is, instead.
+        An annotator who has just begun may have the answer refined once more, instead.
         """
-        is_first = self.found is None and self.previous is None and self.is_asking
+        is_first = self.refined is None and self.previous is None and self.is_asking
         if is_first and mask.any() and rng.random() < _AGAIN_SHARE:
-            self.found = mask
+            self.refined = mask
             return True
-        self.is_asking, self.found = True, None
+        self.is_asking, self.refined = True, None
         self.previous = mask if mask.any() else None
         return self.click(mask, rng)
 
     def click(self, mask: BoolMask, rng: np.random.Generator) -> bool:
         """Clicks in the largest error of a mask; returns False if there is none."""
-        found = click_in_error(mask, self.truth, rng, centred=_CENTRED_SHARE)
-        self.clicks += [found] if found is not None else []
-        return found is not None
+        click = click_in_error(mask, self.truth, rng, centred=_CENTRED_SHARE)
+        self.clicks += [click] if click is not None else []
+        return click is not None
 
 
 def draw_annotators(
     model: Calico, groups: EncodedGroups, rng: np.random.Generator, recipe: RefinerRecipe
 ) -> list[Annotator]:
-    """Draws annotators, each after what they do first.
+    """Draws annotators, each after the first action.
 
     Args:
-        model: frozen; answers for proposals.
+        model: frozen; decodes proposals.
         groups: images to work on.
-        rng: source of all choices.
-        recipe: how many, and how they begin.
+        rng: source of everything that is drawn.
+        recipe: number of annotators, and shares of first actions.
     """
-    found: list[Annotator] = []
-    while len(found) < recipe.masks:
-        one = _draw_wish(model, groups, rng)
-        if one is None:
+    annotators: list[Annotator] = []
+    while len(annotators) < recipe.masks:
+        annotator = _draw_annotator(model, groups, rng)
+        if annotator is None:
             continue
         start = rng.random()
         if start < recipe.box_share:
-            one.box = true_box(one.truth, rng, noise=_CORNER_NOISE)
+            annotator.box = true_box(annotator.truth, rng, noise=_CORNER_NOISE)
         elif start < recipe.box_share + recipe.corrected_share:
-            _correct(one, rng)
+            _correct(annotator, rng)
         elif start < recipe.box_share + recipe.corrected_share + recipe.unasked_share:
-            _ask_nothing(one, rng)
+            _give_no_prompt(annotator, rng)
         else:
-            one.click(np.zeros_like(one.truth), rng)
-        found.append(one)
-    return found
+            annotator.click(np.zeros_like(annotator.truth), rng)
+        annotators.append(annotator)
+    return annotators
 
 
-def _draw_wish(model: Calico, groups: EncodedGroups, rng: np.random.Generator) -> Annotator | None:
-    """An object, a part with what the model proposes for it, or one of several alike pieces."""
+def _draw_annotator(
+    model: Calico, groups: EncodedGroups, rng: np.random.Generator
+) -> Annotator | None:
+    """An annotator of an object, of a part with the model's proposal, or of one of many pieces.
+
+    Returns None where the drawn mask is too small.
+    """
     kind = rng.random()
     if kind < _OBJECT_SHARE:
         at = int(rng.integers(len(groups.objects)))
@@ -161,24 +167,27 @@ def _picture(model: Calico, groups: EncodedGroups, at: int) -> tuple[Picture, Im
     return picture_of(model, features, 0, groups.images[at].numpy()), features
 
 
-def _correct(one: Annotator, rng: np.random.Generator) -> None:
-    """Begins with the proposal, or with something like the truth, and clicks in what is wrong."""
-    is_own = one.proposed is not None and rng.random() < 0.6
-    start = one.proposed.mask() if is_own and one.proposed is not None else spoiled(one.truth, rng)
-    one.previous = start if start.any() else None
-    if not one.click(start, rng):
-        one.click(np.zeros_like(one.truth), rng)
+def _correct(annotator: Annotator, rng: np.random.Generator) -> None:
+    """Begins with the proposal, or with the spoiled truth, and clicks in its error."""
+    proposed, truth = annotator.proposed, annotator.truth
+    takes_proposal = proposed is not None and rng.random() < 0.6
+    start = proposed.mask() if takes_proposal and proposed is not None else spoiled(truth, rng)
+    annotator.previous = start if start.any() else None
+    if not annotator.click(start, rng):
+        annotator.click(np.zeros_like(truth), rng)
 
 
-def _ask_nothing(one: Annotator, rng: np.random.Generator) -> None:
-    """Takes the proposal, or something like it, as it is."""
-    one.is_asking = False
-    if one.proposed is None or rng.random() < 0.2:
-        side = max(one.truth.shape) / 64
-        soft = cv2.GaussianBlur(spoiled(one.truth, rng).astype(np.float32), (0, 0), 1.5 * side)
+def _give_no_prompt(annotator: Annotator, rng: np.random.Generator) -> None:
+    """Takes the proposal, or logits of the spoiled truth, as it is."""
+    annotator.is_asking = False
+    if annotator.proposed is None or rng.random() < 0.2:
+        truth = annotator.truth
+        blur = 1.5 * max(truth.shape) / 64
+        soft = cv2.GaussianBlur(spoiled(truth, rng).astype(np.float32), (0, 0), blur)
         level = torch.from_numpy((soft - 0.5) * float(rng.uniform(6, 16)))
         height, width = level.shape
-        one.proposed = Decoded.of(level, (height, width), max(level.shape))  # a frame of its own
+        # The image is its own square frame: the longer side is the frame's.
+        annotator.proposed = Decoded.of(level, (height, width), max(level.shape))
 
 
 def pieces_of(mask: BoolMask) -> list[BoolMask]:
@@ -194,7 +203,7 @@ def pieces_of(mask: BoolMask) -> list[BoolMask]:
 
 
 def spoiled(truth: BoolMask, rng: np.random.Generator) -> BoolMask:
-    """The mask moved, grown or shrunk, with a bite out of it or a bump on it."""
+    """Returns the mask moved, grown or shrunk, with parts cut out of it or added to it."""
     rows, columns = np.nonzero(truth)
     extent = max(4.0, float(max(np.ptp(rows), np.ptp(columns))))
     down, across = rng.normal(0, _MOVED * extent, 2)
@@ -217,21 +226,21 @@ def click_in_error(
 
     Args:
         mask, truth: (H, W) bool.
-        rng: source of all choices.
-        centred: share of the clicks in its middle; the others are anywhere in it.
+        rng: source of everything that is drawn.
+        centred: share of the clicks in the middle of the error; the others are anywhere in it.
     """
-    found = next_click(mask, truth)
-    if found is None:
+    click = next_click(mask, truth)
+    if click is None:
         return None
-    row, column = found.row, found.column
+    row, column = click.row, click.column
     if rng.random() >= centred:
-        inside = np.argwhere(found.error)
+        inside = np.argwhere(click.error)
         row, column = (int(at) for at in inside[int(rng.integers(len(inside)))])
-    return Click(column + 0.5, row + 0.5, found.is_positive)
+    return Click(column + 0.5, row + 0.5, click.is_positive)
 
 
 def true_box(truth: BoolMask, rng: np.random.Generator, *, noise: float) -> Box:
-    """The true box, off by a share of its sides."""
+    """Returns the box of a mask; its corners are off by about `noise` of its sides."""
     rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
     x0, y0, x1, y1 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     across, down = rng.normal(0, noise, (2, 2)) * ((x1 - x0,), (y1 - y0,))

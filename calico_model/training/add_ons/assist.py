@@ -54,14 +54,14 @@ _UNSURE_LOGIT = 4.0
 
 @dataclass(frozen=True)
 class ExemplarBatch:
-    """n outlined parts and the images they are sought in.
+    """n outlined parts, each with an image to find the same part in.
 
     Attributes:
         source: (n,) int64 image of each outline.
         shares: (n, L, L) the outline, share of each cell.
         image: (n,) int64 image to search.
-        target: (n, L, L) the part there, zeros if it is absent.
-        is_there: (n,) bool.
+        target: (n, L, L) the part in that image, share of each cell; zeros if it is absent.
+        is_there: (n,) bool, whether the image shows the part.
     """
 
     source: Tensor
@@ -73,12 +73,12 @@ class ExemplarBatch:
 
 @dataclass(frozen=True)
 class MemoryBatch:
-    """n masks to decode behind a history.
+    """n masks to decode after other masks of the same image.
 
     Attributes:
         image: (n,) int64.
         sparse: (n, C) [SEG] prompts.
-        history: what is remembered.
+        history: the other masks.
         target: (n, L, L) share of each cell.
     """
 
@@ -184,7 +184,7 @@ class AssistTask(AddOnTask):
 def draw_exemplars(
     groups: EncodedGroups, rng: np.random.Generator, count: int, side: int
 ) -> ExemplarBatch:
-    """Draws n outlines with the image beside them; some of the parts are not there."""
+    """Draws n outlines, each with the other image of its pair; some images lack the part."""
     total = len(groups.parts)
     visible = [_visible(groups.parts[k]) for k in range(total)]
     there, absent = [], []
@@ -206,7 +206,7 @@ def draw_exemplars(
 def draw_memories(
     groups: EncodedGroups, rng: np.random.Generator, count: int, side: int
 ) -> MemoryBatch:
-    """Draws n parts to decode behind others: one of several alike, or one beside its siblings."""
+    """Draws n masks to decode: a piece of a part after other pieces, or a part after others."""
     order = [int(k) for k in rng.permutation(len(groups.prompt))]
     rows: list[_Row] = []
     for draw, most in ((_alike, round(_REPEATED_SHARE * count)), (_beside, count)):
@@ -218,7 +218,7 @@ def draw_memories(
 
 @dataclass(frozen=True)
 class _Row:
-    """One question: the mask, and what is remembered (mask, prompt, source)."""
+    """One mask to decode, and the remembered ones: mask, number of its prompt, source."""
 
     prompt: int
     target: BoolMask
@@ -226,7 +226,7 @@ class _Row:
 
 
 def _alike(groups: EncodedGroups, index: int, rng: np.random.Generator) -> _Row | None:
-    """One piece of a part in several pieces: some are outlined already, a spot says which next."""
+    """A piece of a part in several pieces: others are outlined already, a spot marks the next."""
     mask = groups.parts[groups.prompt_image[index]].numpy() == int(groups.prompt_part[index])
     pieces = pieces_of(mask)
     if not 2 <= len(pieces) <= MOST_PIECES:
@@ -239,7 +239,7 @@ def _alike(groups: EncodedGroups, index: int, rng: np.random.Generator) -> _Row 
 
 
 def _beside(groups: EncodedGroups, index: int, rng: np.random.Generator) -> _Row | None:
-    """A whole part, with some of its siblings outlined already."""
+    """A whole part, with some of the image's other parts outlined already."""
     image = int(groups.prompt_image[index])
     parts = groups.parts[image].numpy()
     target = parts == int(groups.prompt_part[index])
@@ -283,7 +283,7 @@ def _stack(
 
 
 def _remembered(mask: BoolMask, kind: MaskSource, rng: np.random.Generator, side: int) -> Tensor:
-    """An annotator's mask, a rough prediction of it, or a spot somewhere deep inside it."""
+    """(L, L) logits of an annotator's mask, of a rough prediction of it, or of a spot inside it."""
     scale = side / mask.shape[0]
     if kind is MaskSource.SOUGHT:
         row, column = middle(mask)

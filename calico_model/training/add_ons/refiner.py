@@ -7,7 +7,6 @@ Only `mask_refiner.*` changes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -88,85 +87,88 @@ def answer_annotators(
     rng: np.random.Generator,
     recipe: RefinerRecipe,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Lets annotators ask and correct for some rounds.
+    """Lets annotators click and correct for some rounds.
+
+    Args:
+        model: frozen.
+        refiner: of the model; learns.
+        groups: images to outline.
+        rng: source of everything that is drawn.
+        recipe: number of annotators and rounds.
 
     Returns:
-        Mean loss of all answers, and terms: it, and the mean IoU in the image after each round.
+        Mean loss of all answers, and terms: "loss", and the mean IoU in the image after each round.
     """
-    asking = draw_annotators(model, groups, rng, recipe)
+    annotators = draw_annotators(model, groups, rng, recipe)
     losses: list[Tensor] = []
     terms: dict[str, Tensor] = {}
     for turn in range(recipe.rounds):
-        answered = _answer(model, refiner, asking, rng)
-        if answered is None:
+        answer = _answer(model, refiner, annotators, rng)
+        if answer is None:
             break
-        loss, masks = answered
+        loss, masks = answer
         losses.append(loss)
-        ious = [_iou(mask, one.truth) for mask, one in zip(masks, asking, strict=True)]
+        pairs = list(zip(annotators, masks, strict=True))
+        ious = [_iou(mask, annotator.truth) for annotator, mask in pairs]
         terms[f"iou_{turn + 1}"] = torch.tensor(ious).mean()
-        asking = [one for one, mask in zip(asking, masks, strict=True) if one.see(mask, rng)]
+        annotators = [annotator for annotator, mask in pairs if annotator.see(mask, rng)]
     total = torch.cat(losses).mean()
     return total, {"loss": total, **terms}
 
 
 def _answer(
-    model: Calico, refiner: MaskRefiner, asking: list[Annotator], rng: np.random.Generator
+    model: Calico, refiner: MaskRefiner, annotators: list[Annotator], rng: np.random.Generator
 ) -> tuple[Tensor, list[BoolMask]] | None:
-    """Losses (n,) with gradient and masks of one round; None if nothing is to be seen."""
-    coarse = [one.coarse(model) for one in asking]
-    places = [focus_on(c, one.prompt) for c, one in zip(coarse, asking, strict=True)]
+    """Losses (n,) with gradient and masks of one round; None if no mask has a place to refine."""
+    coarse = [annotator.coarse(model) for annotator in annotators]
+    places = [focus_on(c, a.prompt) for c, a in zip(coarse, annotators, strict=True)]
     shown = [
-        (one, logits, place)
-        for one, logits, place in zip(asking, coarse, places, strict=True)
+        (annotator, logits, place)
+        for annotator, logits, place in zip(annotators, coarse, places, strict=True)
         if place is not None
     ]
     if not shown:
         return None
-    views = torch.stack([see(one.picture.image, place, c, one.prompt) for one, c, place in shown])
-    fine = torch.stack([see_fine(one.picture, place) for one, _, place in shown])
-    targets = torch.stack([_target(one.truth, place) for one, _, place in shown])
-    turned = _Turn.draw(len(shown), rng)
+    views = torch.stack([see(a.picture.image, place, c, a.prompt) for a, c, place in shown])
+    fine = torch.stack([see_fine(a.picture, place) for a, _, place in shown])
+    targets = torch.stack([_target(a.truth, place) for a, _, place in shown])
+    flips = torch.from_numpy(rng.random((2, len(shown))) < 0.5).T  # (n, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        added = turned(refiner(turned(recoloured(views, rng)), turned(fine)))
+        added = refiner(mirrored(recoloured(views, rng), flips), mirrored(fine, flips))
+        added = mirrored(added, flips)
     logits = LIMIT * views[:, Plane.COARSE] + added.float()
     loss = PIXEL_WEIGHT * pixel_loss(logits, targets) + DICE_WEIGHT * dice_loss(logits, targets)
-    found = iter(added.detach().float().numpy())
+    refined = iter(added.detach().float().numpy())
     masks = [
-        mask_of(c) if place is None else merge(c, place, next(found))
+        mask_of(c) if place is None else merge(c, place, next(refined))
         for c, place in zip(coarse, places, strict=True)
     ]
     return loss, masks
 
 
-@dataclass(frozen=True)
-class _Turn:
-    """Which of n views are mirrored; turning twice turns back."""
+def mirrored(values: Tensor, flips: Tensor) -> Tensor:
+    """Mirrors n (..., height, width) values; the same flips undo it.
 
-    across: Tensor
-    down: Tensor
-
-    @classmethod
-    def draw(cls, views: int, rng: np.random.Generator) -> _Turn:
-        across, down = torch.from_numpy(rng.random((2, views)) < 0.5)
-        return cls(across, down)
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """Turns (n, ..., height, width)."""
-        shape = (-1,) + (1,) * (values.ndim - 1)
-        values = torch.where(self.across.view(shape), values.flip(-1), values)
-        return torch.where(self.down.view(shape), values.flip(-2), values)
+    Args:
+        values: (n, ..., height, width).
+        flips: (n, 2) bool, whether to mirror each left to right, and top to bottom.
+    """
+    shape = (-1,) + (1,) * (values.ndim - 1)
+    values = torch.where(flips[:, 0].view(shape), values.flip(-1), values)
+    return torch.where(flips[:, 1].view(shape), values.flip(-2), values)
 
 
 def recoloured(views: Tensor, rng: np.random.Generator) -> Tensor:
-    """Returns (n, planes, V, V) views in other colours: an edge is one in any of them."""
+    """Returns (n, planes, V, V) views in other colours: an edge is an edge in any colours."""
     n = len(views)
     mix = np.eye(3) * rng.uniform(0.7, 1.3, (n, 1, 3))
     swapped = rng.random(n) < _SWAPPED_SHARE
     mix[swapped] = np.stack([row[rng.permutation(3)] for row in mix])[swapped]
     shift = rng.normal(0, _SHIFT, (n, 3, 1, 1))
-    seen = views[:, Plane.RED : Plane.BLUE + 1]
-    seen = torch.einsum("nij,njhw->nihw", torch.from_numpy(mix).to(seen), seen)
-    return torch.cat((seen + torch.from_numpy(shift).to(seen), views[:, Plane.BLUE + 1 :]), 1)
+    colours = views[:, Plane.RED : Plane.BLUE + 1]
+    colours = torch.einsum("nij,njhw->nihw", torch.from_numpy(mix).to(colours), colours)
+    colours = colours + torch.from_numpy(shift).to(colours)
+    return torch.cat((colours, views[:, Plane.BLUE + 1 :]), 1)
 
 
 def _target(truth: BoolMask, place: Focus) -> Tensor:

@@ -72,11 +72,15 @@ class MaskTargets:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """One optimiser step's data; `turns` is None while only encoders learn.
+    """The data of one optimiser step.
 
-    `segments` says which of the turns' [SEG] tokens the rows of `masks` belong to; `features` are
-    those of the scenes where frozen encoders have read them before; `clicks` says which masks are
-    clicked, too.
+    Attributes:
+        scenes: M images.
+        masks: K masks to decode.
+        turns: questions with answers; None while only encoders learn.
+        segments: (K,) number of each mask's [SEG] token among those of the turns.
+        features: of the scenes, if frozen encoders have encoded them before.
+        clicks: masks that simulated annotators click, too.
     """
 
     scenes: SceneBatch
@@ -102,8 +106,8 @@ def batch_scenes(scenes: Sequence[Scene]) -> SceneBatch:
         ids = torch.tensor([0, *(1 + CATEGORY_INDEX[name] for name in scene.categories)])
         categories[row] = ids[objects[row]]
         presence[row, ids[1:] - 1] = 1.0
-        seen = [len(TRAINED_CATEGORIES) + PART_INDEX[name] for name in visible_parts(scene)]
-        presence[row, seen] = 1.0
+        parts_there = [len(TRAINED_CATEGORIES) + PART_INDEX[name] for name in visible_parts(scene)]
+        presence[row, parts_there] = 1.0
     pixels = normalise(images).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     return SceneBatch(pixels, parts, categories, objects == 1, presence)
 
@@ -111,7 +115,14 @@ def batch_scenes(scenes: Sequence[Scene]) -> SceneBatch:
 def dictionary_batch(
     scenes: Sequence[Scene], rng: np.random.Generator, masks: int, side: int
 ) -> TrainingBatch:
-    """Scenes with some of their masks, named by part and category: the encoder stage."""
+    """Makes a batch of the encoder stage: scenes with masks drawn from their parts and objects.
+
+    Args:
+        scenes: of one side length.
+        rng: source of everything that is drawn.
+        masks: most masks.
+        side: of the masks, L.
+    """
     batch = batch_scenes(scenes)
     wanted: list[tuple[int, int, int]] = []
     for row, scene in enumerate(scenes):
@@ -135,7 +146,20 @@ def group_batch(
     chances: Sequence[float] = (1.0, 1.0, 1.0),
     nothing_chance: float = 1.0,
 ) -> TrainingBatch:
-    """Groups with some of the three questions and some of their masks: the language stage."""
+    """Makes a batch of a language stage: groups with questions, answers and masks of them.
+
+    Args:
+        groups: scenes of one side length.
+        tokenizer: of the model.
+        rng: source of everything that is drawn.
+        queries: visual tokens per image.
+        questions: how many of the three questions are asked about each group.
+        masks: most masks.
+        side: of the masks, L.
+        system_prompt: of the model's configuration.
+        chances: relative chance of each question.
+        nothing_chance: relative chance of a question whose answer is "nothing".
+    """
     choose = random.Random(int(rng.integers(2**31)))
     ask = partial(_ask, groups, choose, questions, chances, nothing_chance, system_prompt)
     turns, wanted = ask()

@@ -33,16 +33,16 @@ from calico_model.training.engine import (
 )
 from calico_model.training.pretraining.batches import TrainingBatch, dictionary_batch, group_batch
 from calico_model.training.pretraining.lexicon import small_tokenizer
-from calico_model.training.pretraining.objective import TrainingObjective, Weights
-from calico_model.training.pretraining.recipe import REFINE, Recipe, Stage
+from calico_model.training.pretraining.objective import LossWeights, PretrainingObjective
+from calico_model.training.pretraining.recipe import REFINE, PretrainingRecipe, Stage
 from calico_model.training.simulated_clicks import draw_clicks
 from calico_model.training.state import check_same
 
 _LOG_EVERY = 25
 
 
-def train(
-    recipe: Recipe,
+def pretrain(
+    recipe: PretrainingRecipe,
     pool_folder: Path,
     out: Path,
     *,
@@ -89,7 +89,7 @@ class _PretrainingRun(TrainingRun[TrainingBatch]):
     def __init__(
         self,
         accelerator: Accelerator,
-        recipe: Recipe,
+        recipe: PretrainingRecipe,
         config: CalicoConfig,
         tokenizer: Tokenizer,
         pool: ScenePool,
@@ -104,7 +104,7 @@ class _PretrainingRun(TrainingRun[TrainingBatch]):
         for part in model.modules():
             if isinstance(part, nn.Conv2d):
                 part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        objective = TrainingObjective(model, Weights(0.0, 0.0, 0.0))
+        objective = PretrainingObjective(model, LossWeights(0.0, 0.0, 0.0))
         optimizer = torch.optim.AdamW(
             _parameter_groups(objective, recipe.weight_decay),
             lr=1e-3,
@@ -160,7 +160,7 @@ class _PretrainingRun(TrainingRun[TrainingBatch]):
 
     def backward(self, batch: TrainingBatch) -> dict[str, Tensor]:
         stage, _ = self._stage(self.step)
-        self._objective.weights = Weights(
+        self._objective.weights = LossWeights(
             stage.dense_weight,
             stage.prompt_weight,
             self._recipe.presence_weight,
@@ -224,7 +224,7 @@ class _PretrainingRun(TrainingRun[TrainingBatch]):
         )
 
 
-def _lasting(recipe: Recipe) -> dict[str, object]:
+def _lasting(recipe: PretrainingRecipe) -> dict[str, object]:
     """What of a recipe must not change between the parts of one run."""
     return {
         "seed": recipe.seed,

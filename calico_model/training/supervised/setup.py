@@ -1,4 +1,4 @@
-"""What a fine-tuning starts from: model, tokenizer and readers, checked and on their device."""
+"""Model, tokenizer and readers of a fine-tuning, checked and on their device."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class FinetuneInputs:
 
 @dataclass(frozen=True)
 class FinetuneMaterial:
-    """What a run works with.
+    """Model and data of a run.
 
     Attributes:
         model: on its device; only the adapter is trainable, and in float32.
@@ -64,7 +64,7 @@ class FinetuneMaterial:
     validation: SampleReader | None
 
     def identity(self) -> dict[str, object]:
-        """What must be the same when a run is resumed, beside the recipe."""
+        """Values that must be the same when a run is resumed, beside the recipe."""
         return {"base": self.base, "data": self.data}
 
 
@@ -83,7 +83,9 @@ def prepare(
     """
     folder = open_groups(inputs.data)
     checked = folder if inputs.validation is None else open_groups(inputs.validation)
-    learned, judged = _split(recipe, folder, None if checked is folder else checked)
+    training_samples, validation_samples = _split(
+        recipe, folder, None if checked is folder else checked
+    )
     torch.manual_seed(recipe.seed)  # LoRA's first matrices
     place = Placement(recipe.precision, str(accelerator.device))
     model, tokenizer = load_model(inputs.weights, placement=place)
@@ -110,10 +112,12 @@ def prepare(
     def tell(done: int, total: int) -> None:
         on_progress(TrainingProgress("encoding images", done, total))
 
-    own = ImageKeys(folder)
-    other = own if checked is folder else ImageKeys(checked)
-    training = reader(folder, own, learned)
-    validation = reader(checked, other, judged) if judged else None
+    keys = ImageKeys(folder)
+    validation_keys = keys if checked is folder else ImageKeys(checked)
+    training = reader(folder, keys, training_samples)
+    validation = None
+    if validation_samples:
+        validation = reader(checked, validation_keys, validation_samples)
     data = _content(folder) if checked is folder else f"{_content(folder)} {_content(checked)}"
     return FinetuneMaterial(model, fingerprint(inputs.weights), data, training, validation)
 
@@ -121,16 +125,16 @@ def prepare(
 def _split(
     recipe: FinetuneRecipe, folder: GroupSet, validation: GroupSet | None
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Samples to learn and samples to judge by; groups of the same images stay together."""
+    """Samples of training and of validation; groups of the same images stay together."""
     learned = list_samples(folder, most_objects=recipe.most_objects, with_empty=recipe.with_empty)
-    judged = list_samples(validation or folder, most_objects=1, with_empty=recipe.with_empty)
+    checked = list_samples(validation or folder, most_objects=1, with_empty=recipe.with_empty)
     if validation is None:
         held_out = _held_out(recipe, folder)
-        judged = tuple(s for s in judged if folder.image_ids(s.group) in held_out)
+        checked = tuple(s for s in checked if folder.image_ids(s.group) in held_out)
         learned = tuple(s for s in learned if folder.image_ids(s.group) not in held_out)
     if not learned:
         raise InvalidRecordError("data: expected records with at least one question to learn")
-    return learned, judged
+    return learned, checked
 
 
 def _held_out(recipe: FinetuneRecipe, folder: GroupSet) -> set[tuple[int, ...]]:
@@ -141,9 +145,14 @@ def _held_out(recipe: FinetuneRecipe, folder: GroupSet) -> set[tuple[int, ...]]:
 
 
 def _content(groups: GroupSet) -> str:
-    """Hash of what the records say, in their order."""
+    """Hash of the records, in their order."""
     digest = sha256()
     for index in range(len(groups)):
-        said = (groups.image_names(index), groups.common_objects(index), groups.comparison(index))
-        digest.update(msgspec.json.encode((groups.image_ids(index), *said)))
+        record = (
+            groups.image_ids(index),
+            groups.image_names(index),
+            groups.common_objects(index),
+            groups.comparison(index),
+        )
+        digest.update(msgspec.json.encode(record))
     return digest.hexdigest()[:16]

@@ -20,7 +20,7 @@ from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_g
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
-from calico_model.training.online.update import FinetunePlan
+from calico_model.training.online.update import UpdatePlan
 from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.types import ImageGroup, RegionKind, Supervision
 from tests.conftest import micro_config
@@ -76,7 +76,7 @@ def make(folder, images, probe=1):
     drawn = [
         labeled_group(draw_group(group_rng(Stream.EVALUATION, 4, n), size_px=64)) for n in range(2)
     ]
-    plan = FinetunePlan(least_steps=2, steps_per_example=0.0, most_steps=2)
+    plan = UpdatePlan(least_steps=2, steps_per_example=0.0, most_steps=2)
     return OnlineUpdater(
         Predictor(model, tokenizer, version="micro-1"),
         "b" * 64,

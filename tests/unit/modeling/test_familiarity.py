@@ -22,7 +22,7 @@ from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.online.example import Example
-from calico_model.training.online.update import find_ground
+from calico_model.training.online.update import find_update_domain
 from calico_model.types import ImageGroup
 from tests.unit.training.examples import drawn, encoded, examples
 
@@ -150,11 +150,11 @@ def test_before_anybody_corrected_it_is_silent_about_unfamiliar_pictures(
 def test_language_is_taught_only_where_pictures_are_familiar(fitted: Calico) -> None:
     drawings = examples(fitted, SceneSplit.SEEN, 3)
     strange = [_example(fitted, n) for n in range(3)]
-    assert find_ground(fitted, drawings, ()) == (None, True)
-    assert find_ground(fitted, strange, ()) == (None, False)
-    assert find_ground(fitted, [*strange, drawings[0]], ()) == (None, True)
+    assert find_update_domain(fitted, drawings, ()) == (None, True)
+    assert find_update_domain(fitted, strange, ()) == (None, False)
+    assert find_update_domain(fitted, [*strange, drawings[0]], ()) == (None, True)
     fitted.familiarity = None
-    assert find_ground(fitted, strange, ()) == (None, True)
+    assert find_update_domain(fitted, strange, ()) == (None, True)
 
 
 def _example(model: Calico, seed: int) -> Example:

@@ -20,7 +20,7 @@ from calico_model.modeling.model import Calico
 from calico_model.presets import tiny
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.pretraining.batches import dictionary_batch
-from calico_model.training.pretraining.objective import TrainingObjective, Weights
+from calico_model.training.pretraining.objective import LossWeights, PretrainingObjective
 from calico_model.training.pretraining.run import use_plain_attention
 from calico_model.training.simulated_clicks import _Annotators, click_losses, draw_clicks
 
@@ -160,7 +160,7 @@ def test_no_clicks_draw_nothing_and_leave_the_step_as_it_is(
     model = Calico(tiny(tokenizer.size))
     model.initialise()
     use_plain_attention(model)
-    objective = TrainingObjective(model, Weights(0.3, 0.5, 0.3))
+    objective = PretrainingObjective(model, LossWeights(0.3, 0.5, 0.3))
     batch = dictionary_batch([pool.scene(0), pool.scene(1)], rng, 4, model.config.mask_side)
     clicked = replace(batch, clicks=draw_clicks(rng, len(batch.masks.image), 3))
     objective.eval()

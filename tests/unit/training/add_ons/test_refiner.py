@@ -124,10 +124,10 @@ def test_a_first_answer_may_be_looked_at_twice(weights: Path, groups: EncodedGro
     answer = ~begun[0].truth
     for one in begun:
         assert one.see(answer, rng)
-    again = [one for one in begun if one.found is not None]
+    again = [one for one in begun if one.refined is not None]
     assert 0 < len(again) < len(begun)
     for one, before in zip(begun, clicks, strict=True):
-        assert len(one.clicks) == before + (one.found is None)
+        assert len(one.clicks) == before + (one.refined is None)
         assert np.array_equal(one.coarse(model) > 0, answer)
 
 

@@ -12,8 +12,8 @@ import torch
 from calico_model.data.casting import SceneSplit
 from calico_model.modeling.model import Calico
 from calico_model.training.online.dense_images import (
-    Change,
     ViewCache,
+    ViewChange,
     cell_codes,
     draw_change,
     group_views,
@@ -29,7 +29,7 @@ from calico_model.types import ComparedObject, PartMask, RegionKind, RgbImage
 from tests.unit.training.examples import SIZE_PX, drawn, encoded, part
 
 OBJECT, COMMON, UNIQUE = RegionKind
-PLAIN = Change(0.0, 0.0, 1.0, 1.0, mirrored=False, gain=1.0, shift=0.0)
+PLAIN = ViewChange(0.0, 0.0, 1.0, 1.0, mirrored=False, gain=1.0, shift=0.0)
 L = 32
 
 

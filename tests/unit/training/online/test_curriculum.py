@@ -8,8 +8,8 @@ import torch
 
 from calico_model.data.casting import SceneSplit
 from calico_model.modeling.model import Calico
+from calico_model.training.online.curriculum import can_recombine, draw_pair, recombine
 from calico_model.training.online.example import Example, RegionTarget, make_example
-from calico_model.training.online.recombination import can_recombine, draw_pair, recombine
 from calico_model.types import RegionKind, Supervision
 from tests.unit.training.examples import SIZE_PX, drawn, encoded, part
 
@@ -100,14 +100,14 @@ def test_a_group_is_shown_in_the_pairs_it_is_asked_about(model: Calico) -> None:
 
 def test_what_was_taken_away_stays_away_in_every_pair(model: Calico) -> None:
     gone = RegionTarget(part("rotor", 0, UNIQUE), Supervision.ABSENCE)
-    whole = group_of_three(model, lessons=(gone,))
+    whole = group_of_three(model, targets=(gone,))
     choose = random.Random(0)
     pairs = {pair.key: pair for pair in (draw_pair(whole, choose) for _ in range(60))}
 
     def absent(pair: Example) -> set[tuple[str, int]]:
         return {
             (one.region.label, one.region.image_index)
-            for one in pair.lessons
+            for one in pair.targets
             if Supervision.ABSENCE in one.teaches
         }
 
