@@ -79,7 +79,7 @@ class ExampleBuilder:
                 features,
                 sizes_hw,
                 truth,
-                lessons=region_targets(task.correction, truth),
+                targets=region_targets(task.correction, truth),
                 known=known_kinds(task.correction),
             )
         except (MediaError, CalicoError) as error:
