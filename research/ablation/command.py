@@ -1,4 +1,4 @@
-"""`calico ablate`: what each part of the method is worth, measured on calico-tiny."""
+"""`calico ablate`: measures what each part of the method adds, on calico-tiny."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PAGE_COLUMNS = 150
 
 
 class TableName(StrEnum):
-    """Which of the paper's tables."""
+    """A table of the paper."""
 
     COMPONENTS = "components"
     PLACEMENT = "placement"
@@ -55,7 +55,9 @@ def ablate(
     ] = "",
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", help="Lends its eyes; calico-tiny if not given.", metavar="DIR"),
+        typer.Option(
+            "--weights", help="Lends its encoders; calico-tiny if not given.", metavar="DIR"
+        ),
     ] = None,
     start: Annotated[
         Start, typer.Option("--start", help="Language side: new, or the weights' own.")
@@ -86,7 +88,7 @@ def ablate(
 
     Rows of --table placement, after its figure 8: one_layer, full (two), three_layers.
 
-    Every row keeps the same frozen eyes and starts with the same mask decoder;
+    Every row keeps the same frozen encoders and starts with the same mask decoder;
     its language side is new and starts with the same values wherever rows share
     a part. All see the same pairs and questions in the same order, and all are
     judged on the same held-out groups. With features encoded once a step takes
@@ -102,9 +104,9 @@ def ablate(
     DIR gets a table as JSON and Markdown, a plot, and of each row its model,
     curve and report. The last line of the output is JSON: one key per row.
     """
-    chosen = tuple(key.strip() for key in rows.split(",") if key.strip())
-    wanted = select_rows(_TABLES[table], chosen)
-    numbers = read_seeds(seeds)
+    keys = tuple(key.strip() for key in rows.split(",") if key.strip())
+    selected = select_rows(_TABLES[table], keys)
+    seed_numbers = read_seeds(seeds)
     # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
     from calico_model.predictor import DEFAULT_WEIGHTS
     from research.ablation.comparison import compare_rows
@@ -112,9 +114,9 @@ def ablate(
     from research.ablation.study import Study
 
     plan = TrialPlan(steps=steps, scenes=scenes, groups=groups, split=split, start=start)
-    study = Study(weights or DEFAULT_WEIGHTS, plan, wanted, numbers, out)
+    study = Study(weights or DEFAULT_WEIGHTS, plan, selected, seed_numbers, out)
     outcomes = _run(study, jobs)
-    lines = compare_rows(wanted, numbers, outcomes)
+    lines = compare_rows(selected, seed_numbers, outcomes)
     # A file or pipe has no width, and a table that wraps cannot be read.
     console = Console()
     console.width = max(console.width, _PAGE_COLUMNS)
@@ -122,7 +124,7 @@ def ablate(
     run = {
         "table": str(table),
         "weights": study.weights.name,
-        "seeds": list(numbers),
+        "seeds": list(seed_numbers),
         "start": str(start),
         "steps": steps,
         "pairs_per_step": plan.pairs,
@@ -152,15 +154,15 @@ def read_seeds(text: str) -> tuple[int, ...]:
 
 
 def _run(study: Study, jobs: int) -> dict[tuple[str, int], TrialOutcome]:
-    """Prepares and runs a study under a bar for all rows and one for each piece of work."""
+    """Prepares and runs a study; shows a progress bar for all rows and one per piece of work."""
     import torch
 
     from research.ablation.study import StudyProgress, prepare, run_study
 
     torch.set_num_threads(jobs)
     console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with ProgressBar(*_columns(), console=console, transient=True, disable=hidden) as bar:
+    is_hidden = not console.is_terminal
+    with ProgressBar(*_columns(), console=console, transient=True, disable=is_hidden) as bar:
         tasks: dict[str, TaskID] = {}
         done: dict[str, int] = {}
 
@@ -172,13 +174,15 @@ def _run(study: Study, jobs: int) -> dict[tuple[str, int], TrialOutcome]:
 
         prepare(study, workers=jobs, on_progress=show)
         each = study.plan.steps + study.plan.groups
-        kept = len(study.finished())
-        rows = bar.add_task("all rows", total=each * len(study.trials), completed=each * kept)
+        finished_before = len(study.finished())
+        rows = bar.add_task(
+            "all rows", total=each * len(study.trials), completed=each * finished_before
+        )
 
         def count(progress: StudyProgress) -> None:
             show(progress)
             done[progress.work] = progress.done
-            bar.update(rows, completed=each * kept + sum(done.values()))
+            bar.update(rows, completed=each * finished_before + sum(done.values()))
 
         return run_study(study, jobs=jobs, on_progress=count)
 

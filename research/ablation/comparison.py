@@ -1,8 +1,8 @@
-"""From the outcomes of a study to its table: each row's figures, and how far it is behind `full`.
+"""The table of a study: the figures of each row, and their difference to the row `full`.
 
-All outcomes resample the same groups alike, so differences are taken copy by copy: their interval
-is that of a paired bootstrap. It says how sure the difference is over groups; how much training
-itself varies, only several seeds can say.
+All outcomes resample the same groups in the same way, so differences are taken copy by copy: their
+interval is that of a paired bootstrap. The interval tells how sure the difference is over groups;
+how much training varies, only several seeds tell.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Figures = dict[str, dict[str, Metric]]
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One line of the finished table, in percent and percentage points.
+    """One row of the finished table, in percent and percentage points.
 
     Attributes:
-        row: which.
-        seeds: how many seeds it is a mean over.
-        trained: how many numbers learned.
+        row: the row of the study.
+        seeds: number of seeds that the figures are means over.
+        trained: number of trained parameters.
         figures: means over the seeds.
-        behind: `full` minus this row; positive where what is left out helps.
+        behind: `full` minus this row; positive where the left-out part helps.
         spread: standard deviation of the figures over the seeds; NaN with one seed.
     """
 
@@ -47,30 +47,30 @@ def compare_rows(
     seeds: Sequence[int],
     outcomes: Mapping[tuple[str, int], TrialOutcome],
 ) -> tuple[ComparedRow, ...]:
-    """Builds the table; every row needs every seed, and `full` is among the rows."""
+    """Returns the table; needs an outcome of every row and seed, and the row `full`."""
     full = _means([outcomes[FULL, seed] for seed in seeds])
     lines = []
     for row in rows:
-        own = [outcomes[row.key, seed] for seed in seeds]
-        means = _means(own)
+        of_row = [outcomes[row.key, seed] for seed in seeds]
+        means = _means(of_row)
         lines.append(
             ComparedRow(
                 row,
-                len(own),
-                own[0].trained,
+                len(of_row),
+                of_row[0].trained,
                 {mode: {n: e.metric() for n, e in means[mode].items()} for mode in MODES},
                 {
                     mode: {n: _difference(full[mode][n], means[mode][n]) for n in HEADLINE}
                     for mode in MODES
                 },
-                {mode: {n: _spread(own, mode, n) for n in HEADLINE} for mode in MODES},
+                {mode: {n: _spread(of_row, mode, n) for n in HEADLINE} for mode in MODES},
             )
         )
     return tuple(lines)
 
 
 def _means(outcomes: Sequence[TrialOutcome]) -> dict[str, dict[str, Estimate]]:
-    """Means over seeds, copy by copy: every outcome has the groups resampled alike."""
+    """Means over seeds, copy by copy: all outcomes resample the groups in the same way."""
     means: dict[str, dict[str, Estimate]] = {}
     for mode in MODES:
         means[mode] = {}

@@ -19,12 +19,13 @@ class AblationRow:
     """One model of an ablation table.
 
     Attributes:
-        key: names it in JSON, folders and options.
-        title: names it in tables, in the paper's words.
-        meaning: what is done.
-        switches: the parts it has.
-        cams: how many context-aware modules it has.
-        paper: the paper's figures in percent, in the order of `HEADLINE`; None where it gives none.
+        key: name in JSON, folders and options.
+        title: name in tables, in the paper's words.
+        meaning: what the row leaves out or changes.
+        switches: the parts the model has.
+        cams: number of context-aware modules.
+        paper: the paper's figures in percent, in the order of `HEADLINE`; None where the paper
+            gives none.
     """
 
     key: str
@@ -36,7 +37,7 @@ class AblationRow:
 
 
 FULL = "full"
-"""Key of the row all others are compared with."""
+"""Key of the row that all others are compared with."""
 
 # Paper, table 2 (CALICO-7B on MixedParts): mIoU, AP50, Recall, SS, S-IoU.
 COMPONENTS = (
@@ -87,7 +88,11 @@ PLACEMENT = (
 
 
 def select_rows(table: tuple[AblationRow, ...], keys: tuple[str, ...]) -> tuple[AblationRow, ...]:
-    """Returns the rows of the given keys in table order, all without keys; `full` always is one.
+    """Returns the rows of the given keys in table order; `full` is always among them.
+
+    Args:
+        table: all rows.
+        keys: of the rows to return; () for all.
 
     Raises:
         InvalidConfigError: a key that is no row of the table.
@@ -96,12 +101,12 @@ def select_rows(table: tuple[AblationRow, ...], keys: tuple[str, ...]) -> tuple[
     for key in keys:
         if key not in known:
             raise InvalidConfigError(f"--rows: expected some of {', '.join(known)}, got {key!r}")
-    wanted = {*keys, FULL} if keys else set(known)
-    return tuple(row for row in table if row.key in wanted)
+    selected = {*keys, FULL} if keys else set(known)
+    return tuple(row for row in table if row.key in selected)
 
 
 class Start(StrEnum):
-    """Where the language side begins."""
+    """First values of the language side: new ones, or those of the finished weights."""
 
     SCRATCH = "scratch"
     LANGUAGE = "language"
@@ -109,19 +114,19 @@ class Start(StrEnum):
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """How every row is trained and judged.
+    """How every trial is trained and judged.
 
     Attributes:
         steps: optimiser steps.
-        scenes: least number of training scenes whose features are kept.
-        groups: held-out pairs.
-        split: hold-out they are drawn from.
-        start: where the language side begins.
+        scenes: least number of training scenes whose features are stored.
+        groups: number of held-out pairs.
+        split: hold-out that the pairs are drawn from.
+        start: first values of the language side.
         pairs: groups per step, each with one question.
-        masks: most masks decoded per step.
+        masks: upper limit of the masks decoded per step.
         learning_rate: peak; warm-up over the first tenth, linear decay over the last half.
-        mask_weight: on top of the paper's mask weights; a new [SEG] projection needs more.
-        resamples: of the bootstrap.
+        mask_weight: factor on the paper's mask weights; a new [SEG] projection needs more.
+        resamples: number of bootstrap resamples.
     """
 
     steps: int = 450

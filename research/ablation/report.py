@@ -69,11 +69,11 @@ def write_study(
         folder: there already.
         stem: name of the three files.
         title: what was measured, in a line.
-        start: where the language side began.
-        run: what the caller knows beside the figures: weights, steps, seeds.
+        start: first values of the language side.
+        run: description of the run for the JSON file: weights, steps, seeds.
 
     Returns:
-        The line machines read: one key per row of the table.
+        The JSON object of the command's last line: one key per row of the table.
     """
     rows = {line.row.key: line_as_json(line) for line in lines}
     document = {"run": run, "unit": "percent", "rows": rows}
@@ -89,7 +89,7 @@ def write_study(
 
 
 def line_as_json(line: ComparedRow) -> dict[str, Any]:
-    """One row as plain JSON values; what could not be measured is null."""
+    """One row as plain JSON values; null where a figure could not be measured."""
     return {
         "title": line.row.title,
         "meaning": line.row.meaning,
@@ -111,18 +111,18 @@ def line_as_json(line: ComparedRow) -> dict[str, Any]:
 
 
 def page(lines: Sequence[ComparedRow]) -> RenderableType:
-    """Both modes for a terminal, the paper's row beneath each of ours where it has one."""
+    """Tables of both modes for a terminal; the paper's figures stand beneath each row."""
     return Group(*(_mode_table(lines, mode) for mode in ("compat", "strict")))
 
 
 def markdown(lines: Sequence[ComparedRow], *, stem: str, title: str, start: Start) -> str:
-    """A document: how it was measured, the plot, our table in both modes, the paper's.
+    """Returns a document: the protocol, the plot, our table in both modes, the paper's table.
 
     Args:
         lines: the table.
         stem: name of the plot beside the document.
         title: what was measured, in a line.
-        start: where the language side began.
+        start: first values of the language side.
     """
     protocol = (sentence.format(_BEGINS[start]) for sentence in _PROTOCOL)
     rows = [f"* {line.row.title}: {line.row.meaning}" for line in lines]
@@ -141,10 +141,10 @@ def markdown(lines: Sequence[ComparedRow], *, stem: str, title: str, start: Star
         for line in lines:
             if line.row.paper is not None:
                 of_full = dict(zip(HEADLINE, full, strict=True))
-                own = dict(zip(HEADLINE, line.row.paper, strict=True))
-                cells = [f"{value:.1f}" for value in own.values()]
+                of_row = dict(zip(HEADLINE, line.row.paper, strict=True))
+                cells = [f"{value:.1f}" for value in of_row.values()]
                 is_full = line.row.key == FULL
-                lost = [f"{of_full[name] - own[name]:+.1f}" for name in _COMPARED]
+                lost = [f"{of_full[name] - of_row[name]:+.1f}" for name in _COMPARED]
                 cells += ["", ""] if is_full else lost
                 text.append(_markdown_row(line.row.title, cells))
         text.append("")
@@ -188,8 +188,8 @@ def _behind(line: ComparedRow, mode: str, name: str) -> str:
         return ""
     if math.isnan(metric.value):
         return "-"
-    sure = "*" if metric.lo > 0 or metric.hi < 0 else ""
-    return f"{metric.value:+.1f} [{metric.lo:+.1f}, {metric.hi:+.1f}]{sure}"
+    star = "*" if metric.lo > 0 or metric.hi < 0 else ""
+    return f"{metric.value:+.1f} [{metric.lo:+.1f}, {metric.hi:+.1f}]{star}"
 
 
 def _interval(metric: Metric) -> dict[str, float | None]:
@@ -236,7 +236,7 @@ def _panel(axes: Axes, lines: Sequence[ComparedRow], name: str) -> None:
         values = np.array([metric.value for metric in metrics])
         below = np.array([metric.value - metric.lo for metric in metrics])
         above = np.array([metric.hi - metric.value for metric in metrics])
-        # A bootstrap interval need not hold its value; matplotlib wants lengths, not signs.
+        # A bootstrap interval need not contain its value; matplotlib needs lengths of 0 or more.
         spread = np.clip([below, above], 0, None)
         axes.errorbar(
             values,

@@ -1,7 +1,7 @@
 """The training scenes with their frozen features: encoded once, read by every row.
 
-Kept in bfloat16, about 0.3 MiB a scene at calico-tiny's size, so that four thousand scenes take
-1.2 GiB of disk and, once read, of page cache that all processes share.
+Features are stored in bfloat16, about 0.3 MiB per scene at calico-tiny's size. Four thousand scenes
+take 1.2 GiB of disk and, once read, of page cache, which all processes share.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _CEILING_BYTES = 2**40  # the disk's own limit is nearer, and checked
 
 
 class SceneFeatures:
-    """The features of a pool's scenes, by position.
+    """The features of a pool's scenes, by index of the scene.
 
     Attributes:
-        store: where they are.
+        store: the features on disk, by content of the image.
     """
 
     def __init__(self, model: Calico, pool: ScenePool, folder: Path) -> None:
@@ -46,14 +46,14 @@ class SceneFeatures:
     def fill(
         self, model: Calico, *, on_progress: Callable[[int], None] = lambda done: None
     ) -> None:
-        """Encodes the scenes that are missing.
+        """Encodes the scenes whose features are missing.
 
         Args:
-            model: the one the store was opened for, in evaluation mode.
-            on_progress: called with the number of scenes that are there.
+            model: the model the store was opened for, in evaluation mode.
+            on_progress: called with the number of scenes that are encoded.
 
         Raises:
-            InvalidConfigError: more than the disk has left.
+            InvalidConfigError: the features need more space than the disk has left.
         """
         missing = [i for i in range(len(self._pool)) if self._key(i) not in self.store]
         for first in range(0, len(missing), _BATCH):
@@ -67,13 +67,13 @@ class SceneFeatures:
             on_progress(len(self._pool) - len(missing) + first + len(picks))
 
     def of(self, indices: Sequence[int]) -> ImageFeatures:
-        """Returns float32 features of some scenes, in the order given.
+        """Returns float32 features of the scenes of `indices`, in that order.
 
         Raises:
-            CheckpointError: missing or damaged; the message names the file.
+            CheckpointError: features are missing or damaged; the message names the file.
         """
-        found = concatenate([self.store.get(self._key(i)) for i in indices])
-        return rounded(found, torch.float32)
+        features = concatenate([self.store.get(self._key(i)) for i in indices])
+        return rounded(features, torch.float32)
 
     def _key(self, index: int) -> str:
         return image_key(self._pool.scene(index).image)
@@ -81,12 +81,12 @@ class SceneFeatures:
 
 @dataclass(frozen=True)
 class Scenes:
-    """What training batches are drawn from.
+    """Source of training batches.
 
     Attributes:
         pool: the scenes.
-        features: theirs.
-        tokenizer: writes questions and answers about them.
+        features: of the scenes.
+        tokenizer: turns questions and answers about the scenes into tokens.
     """
 
     pool: ScenePool
@@ -94,10 +94,10 @@ class Scenes:
     tokenizer: Tokenizer
 
     def batch(self, config: CalicoConfig, plan: TrialPlan, seed: int, step: int) -> TrainingBatch:
-        """Draws one step's pairs, questions and masks, with features instead of fresh encodings.
+        """Draws the pairs, questions and masks of one step; features come from the store.
 
-        It depends on plan, seed and step alone, so that every row sees the same questions about
-        the same scenes in the same order.
+        The batch depends on plan, seed and step alone, so that every row sees the same questions
+        about the same scenes in the same order.
         """
         rng = np.random.default_rng((seed, step))
         pairs = [self.pool.draw_indices(rng, 2) for _ in range(plan.pairs)]

@@ -45,18 +45,19 @@ _RIDGE = 1.0
 def build_row(base: Calico, row: AblationRow, *, seed: int, start: Start) -> Calico:
     """Builds the untrained model of one row.
 
-    It answers as a model without injection does, whatever the row: CEM's output and the last map
-    of each CAM are zero. The first map of a CAM is small instead of zero, because without CEM two
-    zero maps would stay zero for ever: each is the other's gradient.
+    Whatever the row, the model answers as a model without injection does: CEM's output and the
+    last linear map of each CAM are zero. The first map of a CAM is small instead of zero, because
+    without CEM two zero maps would stay zero for ever: the gradient of each is a multiple of the
+    other.
 
     Args:
         base: finished weights, on the CPU.
-        row: which parts the model has.
+        row: the parts the model has.
         seed: of all values that are not copied.
-        start: `LANGUAGE` copies the language side too, all but CEM and CAMs.
+        start: `LANGUAGE` copies the language side too, except CEM and CAMs.
 
     Returns:
-        The model in evaluation mode; what learns requires gradients, what is frozen does not.
+        The model in evaluation mode; exactly the parameters that learn require gradients.
     """
     model = Calico(
         replace(base.config, lora=LoraConfig(rank=0), ablation=row.switches, cams=row.cams)
@@ -66,13 +67,13 @@ def build_row(base: Calico, row: AblationRow, *, seed: int, start: Start) -> Cal
         model.cem.reset()
     for cam in model.cams:
         _start_cam(cast(ContextAwareModule, cam))
-    given = base_state(base)
+    finished = base_state(base)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name.startswith(_VISION) or (
-                start is Start.LANGUAGE and _fits(name, tensor, given.get(name))
+                start is Start.LANGUAGE and _is_copied(name, tensor, finished.get(name))
             ):
-                tensor.copy_(given[name])
+                tensor.copy_(finished[name])
     for name, parameter in model.named_parameters():
         is_frozen = name.startswith(_VISION) and not name.startswith(_TRAINED_VISION)
         parameter.requires_grad_(not is_frozen)
@@ -81,7 +82,7 @@ def build_row(base: Calico, row: AblationRow, *, seed: int, start: Start) -> Cal
 
 @torch.no_grad()
 def initialise_by_name(module: nn.Module, seed: int) -> None:
-    """Draws every matrix with std gain/sqrt(fan_in) from a generator of its own name.
+    """Draws every matrix with std gain/sqrt(fan_in) from a generator seeded by its name.
 
     Norms start at one, biases at zero, as `backbones.initialise_from_scratch` leaves them.
     """
@@ -101,17 +102,18 @@ def _start_cam(cam: ContextAwareModule) -> None:
     nn.init.zeros_(cam.reintegration.bias)
 
 
-def _fits(name: str, own: Tensor, given: Tensor | None) -> bool:
+def _is_copied(name: str, tensor: Tensor, finished: Tensor | None) -> bool:
+    """Whether a tensor of the language side begins as in the finished weights."""
     is_injection = name.startswith(_INJECTION)
-    return not is_injection and given is not None and given.shape == own.shape
+    return not is_injection and finished is not None and finished.shape == tensor.shape
 
 
 @dataclass(frozen=True)
 class PartDictionary:
-    """Prompts as sums of two entries.
+    """Mask prompts as sums of two entries: one of the part, one of the category.
 
     Attributes:
-        parts: (P + 1, C) float32, by part index; the last is the whole object.
+        parts: (P + 1, C) float32, by part index; the last entry is the whole object.
         categories: (Y, C) float32, by category index.
     """
 
@@ -119,7 +121,7 @@ class PartDictionary:
     categories: Tensor
 
     def save(self, path: Path) -> None:
-        """Writes the entries: staged, then renamed."""
+        """Writes the entries as safetensors: staged, then renamed."""
         staged = path.with_suffix(".tmp")
         save_file({"parts": self.parts, "categories": self.categories}, staged)
         staged.rename(path)
@@ -129,7 +131,7 @@ class PartDictionary:
         """Reads what `save` wrote.
 
         Raises:
-            CheckpointError: not a readable file.
+            CheckpointError: the file cannot be read.
         """
         tensors = read_tensors(path)
         return cls(tensors["parts"], tensors["categories"])
@@ -146,22 +148,22 @@ def fit_dictionary(
 
     Args:
         model: the finished weights, in evaluation mode.
-        batches: with features and turns; answers are forced.
+        batches: with features and turns; the true answers are teacher-forced.
         on_progress: called with the number of batches read.
     """
     width = WHOLE + 1 + len(TRAINED_CATEGORIES)
-    total = torch.eye(width) * _RIDGE
-    answer = torch.zeros(width, model.config.mask.prompt_width)
+    gram = torch.eye(width) * _RIDGE
+    targets = torch.zeros(width, model.config.mask.prompt_width)
     for done, batch in enumerate(batches, start=1):
         assert batch.turns is not None
         assert batch.features is not None
         hidden, _ = model(batch.features, batch.turns.conversations)
         states = hidden[batch.turns.seg_row, batch.turns.seg_column][batch.segments]
         prompts = model.segmentation_projection(states).float()  # (K, C)
-        which = torch.stack((batch.masks.part, WHOLE + 1 + batch.masks.category))
-        chosen = functional.one_hot(which, width).sum(0).float()  # (K, P + 1 + Y)
-        total += chosen.T @ chosen
-        answer += chosen.T @ prompts
+        indices = torch.stack((batch.masks.part, WHOLE + 1 + batch.masks.category))
+        design = functional.one_hot(indices, width).sum(0).float()  # (K, P + 1 + Y)
+        gram += design.T @ design
+        targets += design.T @ prompts
         on_progress(done)
-    entries = torch.linalg.solve(total, answer).contiguous()
+    entries = torch.linalg.solve(gram, targets).contiguous()
     return PartDictionary(entries[: WHOLE + 1].clone(), entries[WHOLE + 1 :].clone())

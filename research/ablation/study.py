@@ -1,7 +1,8 @@
-"""A study: all rows of a table with all seeds, several at a time, picked up where it was left.
+"""A study: runs all rows of a table with all seeds, several at a time; goes on after a stop.
 
-Owns the folder: plan, scenes, features, dictionary, held-out groups, one folder per trial.
-Every trial is a process with one thread: at this size, cores are better spent on rows.
+Owns the study's folder: plan, scenes, features, dictionary, held-out groups, one folder per trial.
+Every trial is a process with one thread: at this size, several rows use the cores better than
+several threads of one row.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _PATIENCE_S = 0.5
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared.
+    """What a study compares.
 
     Attributes:
         weights: model folder that lends its vision side and tokenizer.
@@ -64,7 +65,7 @@ class Study:
         return self.out / "trials" / f"{row.key}-{seed}"
 
     def finished(self) -> dict[tuple[str, int], TrialOutcome]:
-        """Reads the outcomes that are there."""
+        """Reads the outcomes of the trials that are finished, by row key and seed."""
         paths = {(row.key, seed): self.folder(row, seed) / OUTCOME for row, seed in self.trials}
         return {trial: read_outcome(path) for trial, path in paths.items() if path.is_file()}
 
@@ -74,9 +75,9 @@ class StudyProgress:
     """How far one piece of work is.
 
     Attributes:
-        work: what; trials are named by row and seed.
+        work: name of the work; of a trial, its row and seed.
         done: finished units.
-        total: of how many.
+        total: number of units.
     """
 
     work: str
@@ -88,12 +89,12 @@ Listener = Callable[[StudyProgress], None]
 
 
 def prepare(study: Study, *, workers: int, on_progress: Listener) -> None:
-    """Makes what all trials share, unless it is there: groups, scenes, features, dictionary.
+    """Makes what all trials share and what is missing: groups, scenes, features, dictionary.
 
     Args:
-        study: what for.
-        workers: processes that draw.
-        on_progress: called now and then.
+        study: whose folder is filled.
+        workers: number of processes that draw.
+        on_progress: called after every unit of work.
 
     Raises:
         InvalidConfigError: the folder belongs to a study of another plan, or the weights lack a
@@ -121,7 +122,7 @@ def prepare(study: Study, *, workers: int, on_progress: Listener) -> None:
             on_progress=tell("drawing held-out groups", plan.groups),
         )
     dictionary = out / _DICTIONARY
-    is_new = not dictionary.is_file()  # it is made last, from a full pool
+    is_new = not dictionary.is_file()  # the dictionary is made last, from a full pool
     if is_new:
         fill_pool(
             out / "pool",
@@ -135,40 +136,42 @@ def prepare(study: Study, *, workers: int, on_progress: Listener) -> None:
     scenes = _open_scenes(study, base, tokenizer)
     scenes.features.fill(base, on_progress=tell("encoding scenes", len(scenes.pool)))
     if is_new:
-        every = replace(plan, masks=_ALL_MASKS)
-        batches = (scenes.batch(base.config, every, _FIT_SEED, step) for step in range(_FIT_STEPS))
+        unlimited = replace(plan, masks=_ALL_MASKS)
+        batches = (
+            scenes.batch(base.config, unlimited, _FIT_SEED, step) for step in range(_FIT_STEPS)
+        )
         tell_read = tell("reading the decoder's prompts", _FIT_STEPS)
         fit_dictionary(base, batches, on_progress=tell_read).save(dictionary)
 
 
 def _claim(study: Study) -> None:
-    """Marks the folder with the plan, or checks that it is the same one."""
-    wanted = {"weights": fingerprint(study.weights)} | asdict(study.plan)
+    """Writes the plan into the folder, or checks that the plan there is the same."""
+    plan = {"weights": fingerprint(study.weights)} | asdict(study.plan)
     path = study.out / "plan.json"
     if path.is_file():
-        there = json.loads(path.read_text("utf-8"))
-        for name, value in wanted.items():
-            if there.get(name) != value:
+        written = json.loads(path.read_text("utf-8"))
+        for name, value in plan.items():
+            if written.get(name) != value:
                 raise InvalidConfigError(
-                    f"--out: {study.out} was begun with {name} {there.get(name)}, now {value}; "
+                    f"--out: {study.out} was begun with {name} {written.get(name)}, now {value}; "
                     "choose another folder"
                 )
         return
     study.out.mkdir(parents=True, exist_ok=True)
     staged = path.with_suffix(".tmp")
-    staged.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")
+    staged.write_text(json.dumps(plan, indent=1) + "\n", "utf-8")
     staged.rename(path)
 
 
 def run_study(
     study: Study, *, jobs: int, on_progress: Listener
 ) -> dict[tuple[str, int], TrialOutcome]:
-    """Runs the trials that are not finished; `prepare` comes first.
+    """Runs the trials that are not finished; `prepare` has to be called before.
 
     Args:
         study: what to run.
-        jobs: trials at a time.
-        on_progress: called in this process, every half second at least while something moves.
+        jobs: number of trials at a time.
+        on_progress: called in this process with what the trials report, every half second.
 
     Returns:
         The outcome of every trial, by row key and seed.
@@ -205,11 +208,11 @@ def _run_in_process(
     study: Study, row: AblationRow, seed: int, events: Queue[StudyProgress]
 ) -> None:
     totals = {"training": study.plan.steps, "judging": study.plan.groups}
-    every = sum(totals.values())
+    total = sum(totals.values())
 
     def tell(doing: str, done: int) -> None:
         before = 0 if doing == "training" else totals["training"]
-        events.put(StudyProgress(f"{row.title}, seed {seed}", before + done, every))
+        events.put(StudyProgress(f"{row.title}, seed {seed}", before + done, total))
 
     run_trial(
         study.plan,
@@ -222,7 +225,7 @@ def _run_in_process(
 
 
 def open_material(study: Study) -> Material:
-    """Opens what `prepare` made."""
+    """Opens what `prepare` made, for one process."""
     base, tokenizer = load_model(study.weights)
     return Material(
         base,

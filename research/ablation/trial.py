@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,8 +41,8 @@ class Material:
     Attributes:
         base: finished weights, in evaluation mode.
         scenes: to train on.
-        dictionary: prompts of parts, as `base` says them.
-        groups: held out.
+        dictionary: mask prompts of parts and categories, fitted to those of `base`.
+        groups: held-out groups to judge on.
     """
 
     base: Calico
@@ -56,9 +57,10 @@ class TrialOutcome:
 
     Attributes:
         row: key of the row.
-        seed: of its first values and its data order.
-        trained: how many numbers learned.
-        means: "strict" | "compat" -> metric of `HEADLINE` -> mean of the subtasks with its copies.
+        seed: of the first values and the data order.
+        trained: number of trained parameters.
+        means: "strict" | "compat" -> metric of `HEADLINE` -> mean of the subtasks, with its
+            bootstrap copies.
     """
 
     row: str
@@ -79,13 +81,13 @@ def run_trial(
     """Trains and judges one row.
 
     Args:
-        plan: how.
-        row: which parts the model has.
+        plan: how to train and judge.
+        row: the parts the model has.
         seed: of first values and data order.
         material: what all trials share.
-        folder: gets `model/`, `curve.csv`, the report and, last, `outcome.json`; what an
-            interrupted trial left there is removed.
-        on_progress: called with "training" or "judging" and how many steps or groups are done.
+        folder: receives `model/`, `curve.csv`, the report and, last, `outcome.json`; files of an
+            interrupted trial are removed first.
+        on_progress: called with "training" or "judging" and the number of finished steps or groups.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -121,7 +123,7 @@ def train_row(
 ) -> None:
     """Trains a model from `build_row` in place.
 
-    It stays in evaluation mode: nothing that learns has dropout, nothing frozen runs.
+    The model stays in evaluation mode: no part that learns has dropout, and no frozen part runs.
     """
     stage = plan.stage
     objective = TrainingObjective(model, Weights(0.0, _PROMPT, _PRESENCE, stage.mask_weight))
@@ -156,7 +158,7 @@ def train_row(
 
 
 def write_outcome(outcome: TrialOutcome, path: Path) -> None:
-    """Writes an outcome: staged, then renamed, so that a file that is there is whole."""
+    """Writes an outcome as JSON: staged, then renamed, so that a file is always complete."""
     document = {
         "row": outcome.row,
         "seed": outcome.seed,
@@ -182,14 +184,13 @@ def read_outcome(path: Path) -> TrialOutcome:
     """Reads what `write_outcome` wrote.
 
     Raises:
-        InvalidRecordError: another form; the message names the file.
+        InvalidRecordError: the file has another form; the message names it.
     """
     try:
         document = json.loads(path.read_text("utf-8"))
         means = {
             mode: {
-                name: Estimate(float(e["value"]), np.array(e["copies"], np.float64), int(e["n"]))
-                for name, e in document["means"][mode].items()
+                name: _read_estimate(estimate) for name, estimate in document["means"][mode].items()
             }
             for mode in MODES
         }
@@ -198,15 +199,22 @@ def read_outcome(path: Path) -> TrialOutcome:
         raise InvalidRecordError(f"{path}: not an outcome of a trial: {error!r}") from error
 
 
+def _read_estimate(document: dict[str, Any]) -> Estimate:
+    copies = np.array(document["copies"], np.float64)
+    return Estimate(float(document["value"]), copies, int(document["n"]))
+
+
 def _headline(judged: Report) -> dict[str, dict[str, Estimate]]:
     return {
-        mode: {name: _whole(judged.resampled[mode][name], judged.resamples) for name in HEADLINE}
+        mode: {
+            name: _with_copies(judged.resampled[mode][name], judged.resamples) for name in HEADLINE
+        }
         for mode in MODES
     }
 
 
-def _whole(estimate: Estimate, resamples: int) -> Estimate:
-    """Gives what could not be measured its copies too, so that all outcomes have one shape."""
+def _with_copies(estimate: Estimate, resamples: int) -> Estimate:
+    """Gives an estimate without copies NaN copies, so that all outcomes have one shape."""
     if estimate.copies.size:
         return estimate
     return replace(estimate, copies=np.full(resamples, np.nan))

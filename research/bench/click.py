@@ -1,4 +1,4 @@
-"""`calico bench click`: how long an annotator waits for a click, on an opened task."""
+"""`calico bench click`: times the answer to a click on an opened task."""
 
 from __future__ import annotations
 
@@ -80,15 +80,15 @@ class _Task:
     """An opened task.
 
     Attributes:
-        urls: of its images.
-        parts: (H, W) bool, the true parts of the first.
+        urls: of the images.
+        parts: (H, W) bool masks of the true parts of the first image.
     """
 
     urls: tuple[str, ...]
     parts: tuple[BoolMask, ...]
 
     def place(self, rng: np.random.Generator) -> tuple[float, float]:
-        """Somewhere in one of the parts; x and y in percent."""
+        """A random place in a random part; x and y in percent."""
         part = self.parts[int(rng.integers(len(self.parts)))]
         row, column = rng.choice(np.argwhere(part))
         return 100 * (column + 0.5) / _SIDE, 100 * (row + 0.5) / _SIDE
@@ -101,8 +101,8 @@ def _open(server: BenchServer, number: int) -> _Task:
     opened = json.dumps(predict_body([urls])).encode()
     if server.ask("POST", "/predict", opened, _JSON).status != 200:
         raise BenchError("the task cannot be opened")
-    parts = [one for one in labeled.parts if one.kind is not RegionKind.COMMON_OBJECT]
-    return _Task(urls, tuple(one.mask for one in parts if one.image_index == 0))
+    parts = [part for part in labeled.parts if part.kind is not RegionKind.COMMON_OBJECT]
+    return _Task(urls, tuple(part.mask for part in parts if part.image_index == 0))
 
 
 def _body(
@@ -149,9 +149,10 @@ def _ellipse(
 def _report(times: dict[str, list[float]]) -> None:
     table = Table("what is in the request", "clicks", "p50 ms", "p95 ms", "max ms")
     figures: dict[str, float] = {}
-    for regime, found in times.items():
-        p50, p95 = (round(float(np.percentile(found, share)), 1) for share in (50, 95))
-        table.add_row(_REGIMES[regime], str(len(found)), f"{p50}", f"{p95}", f"{max(found):.1f}")
+    for regime, measured in times.items():
+        p50, p95 = (round(float(np.percentile(measured, share)), 1) for share in (50, 95))
+        largest = f"{max(measured):.1f}"
+        table.add_row(_REGIMES[regime], str(len(measured)), f"{p50}", f"{p95}", largest)
         figures |= {f"p50_ms{regime}": p50, f"p95_ms{regime}": p95}
     Console().print(table)
     typer.echo(json.dumps(figures))

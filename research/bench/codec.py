@@ -1,8 +1,8 @@
-"""`calico bench codec`: our brush codec against label_studio_sdk's, in time and byte by byte.
+"""`calico bench codec`: compares our brush codec with label_studio_sdk's, in time and bytes.
 
-Both run on the same masks on this machine, best of several calls each. The SDK runs in its own
-environment. Ratios are the lowest over the kinds of masks; a part with a smooth outline is what
-predictions look like, one with a ragged outline is what noise and human strokes look like.
+Both run on the same masks on this machine; the best of several calls counts. The SDK runs in its
+own environment. Ratios are the lowest over the kinds of masks: parts with a smooth outline resemble
+predictions, parts with a ragged outline resemble noise and human strokes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class CodecTiming:
-    """One mask through both codecs: seconds of ours and of the SDK, and whether they agree."""
+    """One mask in both codecs: seconds of ours and of the SDK, and whether the bytes agree."""
 
     rle_bytes: int
     encode_s: float
@@ -49,12 +49,12 @@ class CodecTiming:
 
     @property
     def encode_ratio(self) -> float:
-        """How many times faster ours encodes."""
+        """Seconds of the SDK's encoder divided by seconds of ours."""
         return self.sdk_encode_s / self.encode_s
 
     @property
     def decode_ratio(self) -> float:
-        """How many times faster ours decodes."""
+        """Seconds of the SDK's decoder divided by seconds of ours."""
         return self.sdk_decode_s / self.decode_s
 
 
@@ -77,19 +77,20 @@ def bench_codec(
     }
     results = compare(timed, python, repeats=_REPEATS, sdk_repeats=_SDK_REPEATS)
     drawn = {str(i): mask for i, mask in enumerate(draw_random(rng, random_masks))}
-    agreed = [one.is_identical for one in compare(drawn, python, repeats=1, sdk_repeats=1).values()]
+    compared = compare(drawn, python, repeats=1, sdk_repeats=1)
+    agreed = [timing.is_identical for timing in compared.values()]
     _print_table(results)
     report: dict[str, object] = {}
     for side in dict.fromkeys(name.split()[0] for name in results):
-        ours = [one for name, one in results.items() if name.split()[0] == side]
+        timings = [timing for name, timing in results.items() if name.split()[0] == side]
         report[side] = {
-            "encode_ratio": round(min(one.encode_ratio for one in ours), 1),
-            "decode_ratio": round(min(one.decode_ratio for one in ours), 1),
-            "identical": all(one.is_identical for one in ours),
+            "encode_ratio": round(min(timing.encode_ratio for timing in timings), 1),
+            "decode_ratio": round(min(timing.decode_ratio for timing in timings), 1),
+            "identical": all(timing.is_identical for timing in timings),
         }
     report["random"] = {"masks": len(agreed), "identical": sum(agreed)}
     typer.echo(json.dumps(report))
-    if not all(agreed) or not all(one.is_identical for one in results.values()):
+    if not all(agreed) or not all(timing.is_identical for timing in results.values()):
         raise typer.Exit(1)
 
 
@@ -125,7 +126,7 @@ def compare(
 
 
 def draw_part(rng: np.random.Generator, side: int) -> BoolMask:
-    """(side, side) mask of one part: a wavy outline around the middle."""
+    """Returns a (side, side) bool mask of one part: a wavy outline around the middle."""
     y, x = np.mgrid[:side, :side] / side - 0.5
     angle, radius = np.arctan2(y, x), np.hypot(x, y)
     waves = (rng.uniform(0, 0.3 / n) * np.cos(n * angle + rng.uniform(0, 6)) for n in range(2, 9))
@@ -135,7 +136,7 @@ def draw_part(rng: np.random.Generator, side: int) -> BoolMask:
 
 
 def draw_ragged(rng: np.random.Generator, side: int) -> BoolMask:
-    """(side, side) mask of a part whose outline is torn by coarse noise."""
+    """Returns a (side, side) bool mask of a part whose outline is torn by coarse noise."""
     y, x = np.mgrid[:side, :side] / side - 0.5
     cell = max(side // 128, 1)
     noise = rng.random((math.ceil(side / cell),) * 2).repeat(cell, 0).repeat(cell, 1)[:side, :side]
@@ -144,8 +145,8 @@ def draw_ragged(rng: np.random.Generator, side: int) -> BoolMask:
 
 
 def draw_random(rng: np.random.Generator, count: int) -> Iterator[BoolMask]:
-    """Masks of every sort and shape: noise, parts, stripes, single pixels, empty, full."""
-    sorts: tuple[Callable[[int, int], NDArray[np.bool_]], ...] = (
+    """Yields masks of many kinds and shapes: noise, parts, stripes, one pixel, empty, full."""
+    kinds: tuple[Callable[[int, int], NDArray[np.bool_]], ...] = (
         lambda h, w: rng.random((h, w)) < rng.random(),
         lambda h, w: draw_part(rng, max(h, w))[:h, :w],
         lambda h, w: draw_ragged(rng, max(h, w))[:h, :w],
@@ -158,7 +159,7 @@ def draw_random(rng: np.random.Generator, count: int) -> Iterator[BoolMask]:
         # Every eighth is large enough for runs beyond 65,536 values.
         most = 400 if index % 8 == 0 else 48
         height, width = (int(side) for side in rng.integers(1, most, 2))
-        yield sorts[index % len(sorts)](height, width)
+        yield kinds[index % len(kinds)](height, width)
 
 
 def _run_sdk(
@@ -191,16 +192,16 @@ def _print_table(results: dict[str, CodecTiming]) -> None:
     table = Table(
         "mask", "RLE bytes", "encode ms", "SDK ms", "x", "decode ms", "SDK ms", "x", "same"
     )
-    for name, one in results.items():
+    for name, timing in results.items():
         table.add_row(
             name,
-            str(one.rle_bytes),
-            f"{one.encode_s * 1e3:.2f}",
-            f"{one.sdk_encode_s * 1e3:.1f}",
-            f"{one.encode_ratio:.1f}",
-            f"{one.decode_s * 1e3:.2f}",
-            f"{one.sdk_decode_s * 1e3:.1f}",
-            f"{one.decode_ratio:.1f}",
-            "yes" if one.is_identical else "NO",
+            str(timing.rle_bytes),
+            f"{timing.encode_s * 1e3:.2f}",
+            f"{timing.sdk_encode_s * 1e3:.1f}",
+            f"{timing.encode_ratio:.1f}",
+            f"{timing.decode_s * 1e3:.2f}",
+            f"{timing.sdk_decode_s * 1e3:.1f}",
+            f"{timing.decode_ratio:.1f}",
+            "yes" if timing.is_identical else "NO",
         )
     Console().print(table)

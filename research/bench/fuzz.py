@@ -95,7 +95,7 @@ class Case:
 
 @dataclass
 class FuzzTally:
-    """What came back."""
+    """Counts of requests and of their answers, with examples of forbidden answers."""
 
     requests: int = 0
     near_valid: int = 0
@@ -105,7 +105,7 @@ class FuzzTally:
     examples: list[str] = field(default_factory=list)
 
     def add(self, case: Case, status: int, body: bytes) -> None:
-        """Counts one answer; keeps the first few that must not happen."""
+        """Counts one answer; keeps the first ten forbidden ones as examples."""
         self.requests += 1
         self.near_valid += case.is_near_valid
         self.ok += 200 <= status < 300
@@ -128,7 +128,7 @@ class FuzzTally:
 
 
 def is_clear(body: bytes) -> bool:
-    """Whether an answer to a refused request is JSON that names error, detail, field and id."""
+    """Whether the answer to a refused request is JSON with error, detail, field and request id."""
     try:
         problem = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -145,7 +145,7 @@ def make_cases(count: int, *, seed: int, groups: Sequence[Sequence[str]]) -> Ite
     Args:
         count: how many.
         seed: which.
-        groups: image URLs of groups the backend can look at.
+        groups: image URLs of groups that the backend can read.
     """
     random = Random(seed)
     kinds = (_valid, _changed_once, _changed_often, _corrupted, _stray)
@@ -213,7 +213,7 @@ def _stray(random: Random, path: str, body: JsonObject) -> Case:
 
 
 def _change(random: Random, body: JsonObject) -> JsonObject:
-    """A copy with one value deleted, replaced, renamed, repeated or buried."""
+    """A copy in which one value is deleted, replaced, renamed, repeated or nested deeply."""
     copy = deepcopy(body)
     places = list(_places(copy))
     if not places:
@@ -248,5 +248,5 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _encode(body: JsonObject) -> bytes:
-    # json writes what msgspec refuses to: Infinity, integers of any size, lone surrogates.
+    # json writes values that msgspec refuses: Infinity, integers of any size, lone surrogates.
     return json.dumps(body).encode()

@@ -1,4 +1,4 @@
-"""`calico bench gate`: whether poisoned corrections are refused and good ones accepted."""
+"""`calico bench gate`: how often the gate refuses poisoned corrections and accepts good ones."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def bench_gate(
                 def announce(batch: Batch, seed: int = seed) -> None:
                     show(f"seed {seed}, {batch}", len(trials), len(Batch) * seeds)
 
-                found = run_trials(
+                trials_of_seed = run_trials(
                     store,
                     folder / "adapters",
                     images,
@@ -81,7 +81,7 @@ def bench_gate(
                     sizes=sizes,
                     on_run=announce,
                 )
-                for trial in found:
+                for trial in trials_of_seed:
                     trials.append(trial)
                     typer.echo(
                         f"seed {seed}, {trial.batch}: {trial.state}: {trial.reason}", err=True
@@ -100,7 +100,7 @@ def bench_gate(
 
 
 def sum_up(trials: Sequence[Trial]) -> dict[str, int]:
-    """Counts how often the gate was right."""
+    """Counts the right decisions of the gate by batch."""
 
     def count(batch: Batch, state: RunState) -> int:
         return sum(trial.batch is batch and trial.state is state for trial in trials)
@@ -114,7 +114,7 @@ def sum_up(trials: Sequence[Trial]) -> dict[str, int]:
 
 
 def is_right(figures: dict[str, int]) -> bool:
-    """Whether the gate was right often enough."""
+    """Whether at least 19 of 20 decisions were right, on poisoned and on good batches."""
     least = math.ceil(_RIGHT_SHARE * figures["seeds"])
     return min(figures["poisoned_rejected"], figures["good_accepted"]) >= least
 

@@ -1,6 +1,6 @@
-"""Good and poisoned batches of corrections before the gate, with a real model and real updates.
+"""Trials of the gate with good and poisoned batches of corrections, a real model, real updates.
 
-Everything between a webhook's body and the decision is the product's own: journal, derivation,
+Every step from a webhook's body to the decision is the product's code: journal, derivation,
 held-out split, update, measurement, verdict. Only the images are drawn instead of fetched.
 """
 
@@ -38,9 +38,9 @@ _SCHEMA = parse_label_config(REPEATER_CONFIG)
 
 
 class Batch(StrEnum):
-    """Which corrections the gate is shown the effect of.
+    """Batch of corrections whose candidate the gate judges.
 
-    FIRST goes on from the base; GOOD and POISONED go on from the version FIRST became.
+    FIRST is learned from the base; GOOD and POISONED are learned from the version of FIRST.
     """
 
     FIRST = "first"
@@ -49,7 +49,7 @@ class Batch(StrEnum):
 
 
 class Poison(StrEnum):
-    """What is wrong with a poisoned batch: random masks, shuffled labels, or both."""
+    """Defect of a poisoned batch: random masks, shuffled labels, or both."""
 
     MASKS = "masks"
     LABELS = "labels"
@@ -58,7 +58,7 @@ class Poison(StrEnum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many tasks the first and the second batch have."""
+    """Numbers of tasks in the first batch, and in the poisoned and good batches."""
 
     first: int = 10
     then: int = 5
@@ -70,11 +70,11 @@ class Trial:
 
     Attributes:
         seed: of the images and of the poison.
-        batch: what was learned.
-        state: how the run ended.
-        reason: the gate's sentence, or why the run failed.
-        gate: what the gate measured, as `calico versions` shows it.
-        seconds: of the whole run.
+        batch: batch that was learned.
+        state: final state of the training run.
+        reason: sentence of the gate, or why the run failed.
+        gate: measurements of the gate, as `calico versions` shows them.
+        seconds: duration of the run.
     """
 
     seed: int
@@ -107,24 +107,24 @@ def run_trials(
     sizes: Sizes,
     on_run: Callable[[Batch], None],
 ) -> Iterator[Trial]:
-    """Has one project learn a first batch, a poisoned one, and a good one in its place.
+    """Trains one project on a first batch, a poisoned batch, and a good batch in its place.
 
     Args:
-        store: its project `seed + 1` is used.
+        store: the database; project `seed + 1` is used.
         folder: of all adapters.
-        images: what `updater` fetches from.
+        images: from which `updater` fetches the images.
         updater: the model.
-        seed: of everything drawn.
-        poison: what is wrong with the poisoned batch.
+        seed: of all random choices.
+        poison: defect of the poisoned batch.
         sizes: of the batches.
-        on_run: told what is about to be learned.
+        on_run: called with the batch before each training.
     """
     project = _Project(store, folder, images, updater, seed)
     first = project.draw(0, sizes.first)
-    then = project.draw(sizes.first, sizes.then)
+    second = project.draw(sizes.first, sizes.then)
     rng = np.random.default_rng([seed, 17])
-    bad = _poisoned(then, poison, rng)
-    for batch, truths in ((Batch.FIRST, first), (Batch.POISONED, bad), (Batch.GOOD, then)):
+    bad = _poisoned(second, poison, rng)
+    for batch, truths in ((Batch.FIRST, first), (Batch.POISONED, bad), (Batch.GOOD, second)):
         on_run(batch)
         annotated = project.annotate(truths)
         trial = project.learn(batch)
@@ -150,14 +150,14 @@ class _Project:
         self._annotations = 0
 
     def draw(self, skipped: int, count: int) -> dict[int, LabeledGroup]:
-        """Draws so many groups of the unseen domain."""
+        """Draws `count` groups of the unseen domain; returns them by task id."""
         drawn = {1 + number: self._groups[number] for number in range(skipped, skipped + count)}
         self._images.groups |= drawn
         return drawn
 
     def annotate(self, truths: Mapping[int, LabeledGroup]) -> list[int]:
-        """Submits every task, drawn from nothing; returns the ids of the annotations."""
-        made = []
+        """Submits an annotation with the truth of every task; returns the annotations' ids."""
+        annotation_ids = []
         for task_id, labeled in truths.items():
             self._annotations += 1
             body = annotation_body(
@@ -168,11 +168,11 @@ class _Project:
                 project_id=self._id,
             )
             self._store.record_events(parse_events(json.dumps(body).encode()))
-            made.append(self._annotations)
-        return made
+            annotation_ids.append(self._annotations)
+        return annotation_ids
 
     def withdraw(self, annotations: Sequence[int], *, is_published: bool) -> None:
-        """Deletes annotations, and takes back the version that learned from them."""
+        """Deletes annotations, and rolls back the version that learned from them."""
         if is_published:
             roll_back(self._versions, self._id, to=None, reason="it learned from poison")
         for annotation_id in annotations:
@@ -180,7 +180,7 @@ class _Project:
             self._store.record_events(parse_events(json.dumps(body).encode()))
 
     def learn(self, batch: Batch) -> Trial:
-        """Trains once and tells what the gate said."""
+        """Trains once; returns the decision of the gate."""
         began = time.monotonic()
         run_id = self._runs.claim(self._id, Cause.REQUEST)
         assert run_id is not None
@@ -198,40 +198,42 @@ class _Project:
 
 
 def _results(labeled: LabeledGroup) -> list[dict[str, object]]:
-    """The result list of an annotation that says the truth of a group."""
-    said = GroupPrediction(parts=labeled.parts, version="annotator")
-    rendered = render_prediction(said, _SCHEMA, sizes_hw=labeled.group.sizes_hw)
-    found: list[dict[str, object]] = json.loads(rendered.result)
-    return found
+    """Label Studio results of an annotation with the true regions of a group."""
+    truth = GroupPrediction(parts=labeled.parts, version="annotator")
+    rendered = render_prediction(truth, _SCHEMA, sizes_hw=labeled.group.sizes_hw)
+    results: list[dict[str, object]] = json.loads(rendered.result)
+    return results
 
 
 def _poisoned(
     truths: Mapping[int, LabeledGroup], poison: Poison, rng: np.random.Generator
 ) -> dict[int, LabeledGroup]:
-    """The same tasks with regions anywhere, or with each other's names."""
+    """The same tasks with regions in random places, with exchanged labels, or with both."""
     names = [part.label for labeled in truths.values() for part in labeled.parts]
     if poison is not Poison.MASKS:
         names = [names[place] for place in rng.permutation(len(names))]
-    given = iter(names)
-    bad = {}
+    remaining_names = iter(names)
+    poisoned = {}
     for task_id, labeled in truths.items():
         parts = []
         for part in labeled.parts:
             mask = part.mask if poison is Poison.LABELS else _ellipse(part.mask, rng)
             parts.append(
-                PartMask(part.image_index, part.kind, next(given), mask, part.object_label)
+                PartMask(
+                    part.image_index, part.kind, next(remaining_names), mask, part.object_label
+                )
             )
-        bad[task_id] = LabeledGroup(labeled.group, tuple(parts))
-    return bad
+        poisoned[task_id] = LabeledGroup(labeled.group, tuple(parts))
+    return poisoned
 
 
 def _ellipse(mask: BoolMask, rng: np.random.Generator) -> BoolMask:
-    """An ellipse of the same area somewhere in the image."""
+    """An ellipse of the same area in a random place of the image."""
     height, width = mask.shape
     ratio = float(np.exp(rng.normal(0, 0.5)))
     radius = float(np.sqrt(max(int(mask.sum()), 64) / np.pi))
     y, x = rng.uniform(0, height), rng.uniform(0, width)
     rows, columns = np.ogrid[:height, :width]
     tall, wide = radius * ratio, radius / ratio
-    found: BoolMask = ((rows - y) / tall) ** 2 + ((columns - x) / wide) ** 2 <= 1
-    return found if found.any() else mask[::-1, ::-1].copy()
+    ellipse: BoolMask = ((rows - y) / tall) ** 2 + ((columns - x) / wide) ** 2 <= 1
+    return ellipse if ellipse.any() else mask[::-1, ::-1].copy()

@@ -1,4 +1,4 @@
-"""`calico bench hostile`: what everybody else notices while clients misbehave, all at once."""
+"""`calico bench hostile`: measures answers to good clients while others misbehave, all at once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from research.label_studio.sample import (
 _JSON = {"Content-Type": "application/json"}
 _SIDE = 256
 _TASKS = 32
-_PROMPTS, _MOST_PROMPTS = 1000, 100  # more than one request may hold, and as many as it may
+_PROMPTS, _MOST_PROMPTS = 1000, 100  # above the limit of one request, and the limit itself
 _BODY_BYTES = 58_000_000
 _BYTE_EVERY_S = 4.0
 _PATIENCE_S = 1.0
@@ -45,7 +45,7 @@ _ATTACK_TIMEOUT_S = 120.0
 
 @dataclass
 class _Others:
-    """Seconds and statuses of what well-behaved clients asked."""
+    """Seconds and wrong answers of the requests of well-behaved clients."""
 
     health_s: list[float] = field(default_factory=list)
     webhook_s: list[float] = field(default_factory=list)
@@ -55,7 +55,7 @@ class _Others:
 
 @dataclass
 class _Misbehaviour:
-    """What the attackers were answered."""
+    """Counts of the answers to attackers, by attack and status."""
 
     answers: dict[str, Counter[str]] = field(default_factory=dict)
     slow_connections: int = 0
@@ -93,7 +93,7 @@ def bench_hostile(
 
 
 def _prepare(server: BenchServer, urls: tuple[str, ...]) -> None:
-    """Corrected tasks with long labels, and a warm model: neither is what is measured."""
+    """Submits corrected tasks with long labels and warms up the model, before the measurement."""
     mask = np.zeros((_SIDE, _SIDE), np.bool_)
     mask[60:200, 60:200] = True
     rle = brush.encode_mask(mask)
@@ -121,13 +121,13 @@ def _misbehave(
     others: _Others,
     seconds: float,
 ) -> None:
-    """Everything at once, until the last attacker is answered and the time is over."""
+    """Runs all attacks at once, until the last one is answered and the time is over."""
     start = threading.Event()
     tasks = [1 + number % _TASKS for number in range(pictures)]
-    asked: list[tuple[str, str, str, bytes | None]] = [
+    requests: list[tuple[str, str, str, bytes | None]] = [
         ("pictures", "GET", f"/ui/projects/{PROJECT_ID}/groups/{task}.png", None) for task in tasks
     ]
-    asked += [
+    requests += [
         ("click_1000", "POST", "/predict", _clicks(urls, _PROMPTS)),
         ("click_100", "POST", "/predict", _clicks(urls, _MOST_PROMPTS)),
         ("tasks_58mb", "POST", "/predict", _many_objects(b'{"tasks":[')),
@@ -143,7 +143,7 @@ def _misbehave(
         else:
             attacks.count(name, str(reply.status))
 
-    attackers = [threading.Thread(target=attack, args=one) for one in asked]
+    attackers = [threading.Thread(target=attack, args=request) for request in requests]
     for thread in attackers:
         thread.start()
     stop = threading.Event()
@@ -165,7 +165,7 @@ def _misbehave(
 
 
 def _clicks(urls: tuple[str, ...], count: int) -> bytes:
-    """Clicks all over the first image."""
+    """Body of POST /predict with `count` clicks all over the first image."""
     places = [(x, y) for x, y in np.random.default_rng(count).uniform(1, 99, (count, 2)).tolist()]
     return json.dumps(clicks_body(urls, places, side=_SIDE)).encode()
 
@@ -188,7 +188,7 @@ def _post_events(server: BenchServer, others: _Others, stop: threading.Event) ->
 
 
 def _predict(server: BenchServer, others: _Others, start: threading.Event) -> None:
-    """One task that somebody opens just then."""
+    """Opens one task at the moment when the attacks begin."""
     images = np.random.default_rng(1).integers(0, 256, (2, _SIDE, _SIDE, 3), np.uint8)
     body = json.dumps(predict_body([server.keep_files(list(images), "others")])).encode()
     start.wait()
@@ -209,33 +209,33 @@ def _ask(
 ) -> None:
     began = time.monotonic()
     try:
-        found = str(server.ask(method, path, body, _JSON, timeout_s=30.0).status)
+        answer = str(server.ask(method, path, body, _JSON, timeout_s=30.0).status)
     except BenchError:
-        found = "no answer"
+        answer = "no answer"
     seconds.append(time.monotonic() - began)
-    if found != str(status):
-        others.wrong.append(f"{path}: {found}")
+    if answer != str(status):
+        others.wrong.append(f"{path}: {answer}")
 
 
 @contextmanager
 def _slow(server: BenchServer, count: int, attacks: _Misbehaviour) -> Iterator[None]:
-    """Sockets that send a byte of a header every few seconds; closed ones come back."""
+    """Keeps sockets open that send a byte of a header every few seconds; reopens closed ones."""
     stop = threading.Event()
 
     def trickle() -> None:
-        open_ones: list[socket.socket] = []
+        connections: list[socket.socket] = []
         while True:
-            for one in list(open_ones):
-                if not _send(one):
-                    open_ones.remove(one)
-            while len(open_ones) < count:
-                open_ones.append(socket.create_connection(("127.0.0.1", server.port)))
-                open_ones[-1].sendall(b"GET /health HTTP/1.1\r\nX-Slow: ")
+            for connection in list(connections):
+                if not _send(connection):
+                    connections.remove(connection)
+            while len(connections) < count:
+                connections.append(socket.create_connection(("127.0.0.1", server.port)))
+                connections[-1].sendall(b"GET /health HTTP/1.1\r\nX-Slow: ")
                 attacks.slow_connections += 1
             if stop.wait(_BYTE_EVERY_S):
                 break
-        for one in open_ones:
-            one.close()
+        for connection in connections:
+            connection.close()
 
     thread = threading.Thread(target=trickle)
     thread.start()
@@ -246,41 +246,41 @@ def _slow(server: BenchServer, count: int, attacks: _Misbehaviour) -> Iterator[N
         thread.join()
 
 
-def _send(one: socket.socket) -> bool:
-    """Sends one byte more; whether the connection is still open."""
+def _send(connection: socket.socket) -> bool:
+    """Sends one more byte; returns whether the connection is still open."""
     with suppress(OSError):
-        one.setblocking(False)
+        connection.setblocking(False)
         with suppress(BlockingIOError):
-            if one.recv(4096):
-                one.close()
+            if connection.recv(4096):
+                connection.close()
                 return False
-        one.send(b"x")
+        connection.send(b"x")
         return True
-    one.close()
+    connection.close()
     return False
 
 
 @contextmanager
-def _sampling(look: Callable[[], int]) -> Iterator[list[int]]:
-    """Looks again and again in a thread of its own."""
-    found: list[int] = []
+def _sampling(measure: Callable[[], int]) -> Iterator[list[int]]:
+    """Measures again and again in a thread, while the block runs; yields the list of samples."""
+    samples: list[int] = []
     stop = threading.Event()
 
     def run() -> None:
         while not stop.wait(_PAUSE_S):
-            found.append(look())
+            samples.append(measure())
 
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        yield found
+        yield samples
     finally:
         stop.set()
         thread.join()
 
 
 def _resident_bytes(server: BenchServer) -> int:
-    """Memory of the server's processes, as Linux counts it; shared pages count for each."""
+    """Resident memory of the server's processes in bytes; shared pages count once per process."""
     pages, waiting = 0, [server.process_id]
     while waiting:
         process = Path("/proc") / str(waiting.pop())
@@ -306,7 +306,7 @@ def _report(others: _Others, attacks: _Misbehaviour, grown_bytes: int) -> None:
         "wrong": len(others.wrong),
         "rss_growth_mb": round(grown_bytes / 1e6, 1),
         "slow_connections": attacks.slow_connections,
-        "answers": {name: dict(found) for name, found in sorted(attacks.answers.items())},
+        "answers": {name: dict(counts) for name, counts in sorted(attacks.answers.items())},
     }
     table = Table("what", "figure", title="Others, while clients misbehave")
     for name, figure in figures.items():

@@ -1,4 +1,4 @@
-"""`calico bench latency`: whether /health and /setup stay quick while the model loads and works."""
+"""`calico bench latency`: times /health and /setup while the model loads and predicts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _JSON = {"Content-Type": "application/json"}
 
 @dataclass
 class _Probe:
-    """Seconds of one route's answers, by what the model did meanwhile."""
+    """Seconds of one route's answers, while the model loaded and while it predicted."""
 
     while_loading: list[float] = field(default_factory=list)
     while_predicting: list[float] = field(default_factory=list)
@@ -90,7 +90,7 @@ def _probe(
 
 
 def _predict(server: BenchServer, askers: int, seconds: float) -> int:
-    """Asks for pairs nobody has seen, from several threads, until the time is over."""
+    """Requests predictions of new pairs from several threads; returns the number of answers."""
     urls = server.draw_files(24)
     pairs = iter([(a, b) for a in urls for b in urls if a != b])
     lock = threading.Lock()

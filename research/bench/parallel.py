@@ -1,4 +1,4 @@
-"""`calico bench parallel`: one process and several, step by step, on the same batches."""
+"""`calico bench parallel`: compares training on one process and on several, step by step."""
 
 from __future__ import annotations
 

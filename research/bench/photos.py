@@ -1,4 +1,4 @@
-"""`calico bench photos`: how it learns from photographs, set by set, over HTTP."""
+"""`calico bench photos`: measures how the model learns from photographs, set by set, over HTTP."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from research.simulation.curve import Point
 from research.simulation.site import PROJECT_ID, BackendAccess, BaseData, served
 
 _SECONDS = 30.0
-_FEWEST = 8  # groups of a set
+_FEWEST = 8  # least number of groups in a set
 
 
 def bench_photos(
@@ -80,37 +80,37 @@ def bench_photos(
     from research.simulation.command import read_points
 
     points = read_points(corrections)
-    folders = [one for one in sorted(sets.iterdir()) if (one / ANNOTATIONS_FILE).is_file()]
-    folders = [one for one in folders if not only or one.name in only]
+    folders = [path for path in sorted(sets.iterdir()) if (path / ANNOTATIONS_FILE).is_file()]
+    folders = [path for path in folders if not only or path.name in only]
     if not folders:
         raise InvalidConfigError(f"--sets: expected folders with {ANNOTATIONS_FILE} in {sets}")
-    found: dict[str, dict[str, float | None]] = {}
+    figures: dict[str, dict[str, float | None]] = {}
     with training_bar("opening sets") as show:
         for folder in folders:
             groups = open_coco(folder, None, group_size="2", seed=seed, merge_sides=merge_sides)
-            own = _points_for(len(groups), points, next_groups)
-            if own is None:
+            reached = _points_for(len(groups), points, next_groups)
+            if reached is None:
                 typer.echo(f"{folder.name}: fewer than {_FEWEST} pairs, left out", err=True)
                 continue
-            coming = min(next_groups, len(groups) - own[-1])
-            chosen = list(groups[: own[-1] + coming])
+            coming = min(next_groups, len(groups) - reached[-1])
+            chosen = list(groups[: reached[-1] + coming])
             curve, outcomes = _simulate(
-                folder.name, chosen, own, coming, settle, weights, device, show
+                folder.name, chosen, reached, coming, settle, weights, device, show
             )
-            baseline = None if recipe is None else _baseline(recipe, chosen, own[-1], coming)
-            found[folder.name] = _figures(points, curve, baseline) | {
-                "refused": float(sum(one != "published" for one in outcomes))
+            baseline = None if recipe is None else _baseline(recipe, chosen, reached[-1], coming)
+            figures[folder.name] = _figures(points, curve, baseline) | {
+                "refused": float(sum(outcome != "published" for outcome in outcomes))
             }
-            typer.echo(f"{folder.name}: {json.dumps(found[folder.name])}", err=True)
-    if not found:
+            typer.echo(f"{folder.name}: {json.dumps(figures[folder.name])}", err=True)
+    if not figures:
         raise InvalidConfigError(f"--sets: expected a set of {_FEWEST} pairs or more in {sets}")
-    document = {"sets": found, "mean": _means(list(found.values()))}
-    Console().print(_table(found))
+    document = {"sets": figures, "mean": _means(list(figures.values()))}
+    Console().print(_table(figures))
     typer.echo(json.dumps(document))
 
 
 def _points_for(groups: int, points: Sequence[int], coming: int) -> tuple[int, ...] | None:
-    """The points a set of so many groups reaches; a small set is corrected as far as it goes."""
+    """Points that a set of `groups` groups reaches; the last point of a small set is its limit."""
     if groups < _FEWEST:
         return None
     most = max(groups - coming, 2 * groups // 3)
@@ -134,7 +134,7 @@ def _simulate(
     from research.simulation.live_loop import LiveLoop
 
     _, old = base_groups(None, replay=0, measured=1)
-    kinds = [kind for kind in RegionKind if any(kind in one.known for one in groups)]
+    kinds = [kind for kind in RegionKind if any(kind in labeled.known for labeled in groups)]
     base = BaseData(None, 0, 0)
     with served(BackendAccess(), weights, device, _SECONDS, base) as (client, files):
         loop = LiveLoop(
@@ -177,8 +177,8 @@ def _baseline(
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InvalidConfigError(f"--recipe: {script.name} failed: {done.stderr[-500:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    report: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return report
 
 
 def _figures(
@@ -186,36 +186,36 @@ def _figures(
 ) -> dict[str, float | None]:
     by_point = {point.corrections: point for point in curve}
     last = curve[-1]
-    found: dict[str, float | None] = {}
+    figures: dict[str, float | None] = {}
     for number in points:
         point = by_point.get(number, last if number == points[-1] else None)
-        found[f"recall_{number}"] = None if point is None else round(point.recall, 1)
+        figures[f"recall_{number}"] = None if point is None else round(point.recall, 1)
     end = points[-1]
-    found[f"recall_parts_{end}"] = round(last.recall_parts, 1)
-    found["corrected"] = float(last.corrections)
+    figures[f"recall_parts_{end}"] = round(last.recall_parts, 1)
+    figures["corrected"] = float(last.corrections)
     kinds = None if baseline is None else list(baseline["recall_by_kind"].values())
-    found[f"recipe_{end}"] = None if not kinds else round(mean(kinds), 1)
-    found[f"recipe_parts_{end}"] = None if baseline is None else float(baseline["recall"])
-    found["clicks_saved_min"] = round(min(point.clicks_saved for point in curve), 1)
-    found[f"clicks_saved_{end}"] = round(last.clicks_saved, 1)
-    found["wrong_per_image_0"] = round(curve[0].wrong_per_image, 3)
-    found["first_version_s"] = round(max(point.update_s for point in curve), 1)
-    return found
+    figures[f"recipe_{end}"] = None if not kinds else round(mean(kinds), 1)
+    figures[f"recipe_parts_{end}"] = None if baseline is None else float(baseline["recall"])
+    figures["clicks_saved_min"] = round(min(point.clicks_saved for point in curve), 1)
+    figures[f"clicks_saved_{end}"] = round(last.clicks_saved, 1)
+    figures["wrong_per_image_0"] = round(curve[0].wrong_per_image, 3)
+    figures["first_version_s"] = round(max(point.update_s for point in curve), 1)
+    return figures
 
 
 def _means(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+    means: dict[str, float | None] = {}
     for key in rows[0]:
         values = [value for row in rows if (value := row[key]) is not None]
-        found[key] = round(mean(values), 1) if values else None
-    return found
+        means[key] = round(mean(values), 1) if values else None
+    return means
 
 
-def _table(found: dict[str, dict[str, float | None]]) -> Table:
+def _table(figures: dict[str, dict[str, float | None]]) -> Table:
     table = Table(title="Photographs")
     table.add_column("set")
-    for key in next(iter(found.values())):
+    for key in next(iter(figures.values())):
         table.add_column(key.replace("_", " "), justify="right")
-    for name, row in found.items():
+    for name, row in figures.items():
         table.add_row(name, *("-" if value is None else f"{value:g}" for value in row.values()))
     return table

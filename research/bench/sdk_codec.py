@@ -1,7 +1,8 @@
-"""Runs label_studio_sdk's brush codec over a folder of masks; executed by the SDK's own python.
+"""Script that runs label_studio_sdk's brush codec over a folder of masks, in the SDK's python.
 
-Stands alone: the SDK needs another numpy than this product, so it lives in another environment.
-Reads masks.npz (uint8 0 / 255 arrays), writes sdk.npz (bytes, decoded alpha, best seconds).
+It imports nothing of this product: the SDK needs another version of numpy and so has another
+environment. Reads masks.npz (uint8 arrays of 0 and 255), writes sdk.npz (bytes, decoded alpha, best
+seconds).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _T = TypeVar("_T")
 
 
 def best_of(call: Callable[[], _T], repeats: int) -> tuple[float, _T]:
-    """Shortest time in seconds of some calls, and what the last one returned."""
+    """Shortest time in seconds of `repeats` calls, and the value of the last call."""
     best = float("inf")
     for _ in range(repeats):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A real server to measure: `calico serve` as its own process, on loopback, in its own folder."""
+"""A real server to measure: `calico serve` in its own process and folder, on loopback."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BenchError(BackendError):
 
 @dataclass(frozen=True)
 class ServerReply:
-    """What the server answered."""
+    """One HTTP answer of the server, and the seconds until it was complete."""
 
     status: int
     headers: Mapping[str, str]
@@ -47,9 +47,9 @@ class BenchServer:
     """A running server.
 
     Attributes:
-        port: where it listens on 127.0.0.1.
-        files: folder it reads `/data/local-files/` images from.
-        process_id: of its first process, None where somebody else started it.
+        port: TCP port on 127.0.0.1.
+        files: folder of the images behind `/data/local-files/`.
+        process_id: of the server's first process; None where the bench did not start it.
     """
 
     port: int
@@ -58,7 +58,7 @@ class BenchServer:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """Address of the server."""
         return f"http://{_HOST}:{self.port}"
 
     def ask(
@@ -70,10 +70,10 @@ class BenchServer:
         *,
         timeout_s: float = 120.0,
     ) -> ServerReply:
-        """Sends one request on a connection of its own, as Label Studio does.
+        """Sends one request on a new connection, as Label Studio does.
 
         Raises:
-            BenchError: no answer.
+            BenchError: the server does not answer.
         """
         began = time.monotonic()
         connection = http.client.HTTPConnection(_HOST, self.port, timeout=timeout_s)
@@ -92,10 +92,10 @@ class BenchServer:
         return str(json.loads(self.ask("GET", "/health").body)["model"])
 
     def settle(self, timeout_s: float = 300.0) -> str:
-        """Waits until loading has ended; returns ready or failed.
+        """Waits until the model has loaded; returns ready or failed.
 
         Raises:
-            BenchError: still loading after `timeout_s`.
+            BenchError: the model still loads after `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         while (state := self.model_state()) == "loading":
@@ -108,7 +108,7 @@ class BenchServer:
         """Waits until the weights are loaded.
 
         Raises:
-            BenchError: they cannot be.
+            BenchError: the weights cannot be loaded.
         """
         if self.settle() != "ready":
             raise BenchError("the weights cannot be loaded; see the server's log")
@@ -117,11 +117,11 @@ class BenchServer:
         """Writes images of coloured noise blocks; returns their URLs."""
         rng = np.random.default_rng(seed)
         blocks = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
-        each = np.ones((size_px // 8, size_px // 8, 1), np.uint8)
-        return self.keep_files([np.kron(one, each) for one in blocks], "blocks")
+        pixels = np.ones((size_px // 8, size_px // 8, 1), np.uint8)
+        return self.keep_files([np.kron(block, pixels) for block in blocks], "blocks")
 
     def keep_files(self, images: Sequence[RgbImage], name: str) -> tuple[str, ...]:
-        """Writes images, their names beginning with `name`; returns their URLs."""
+        """Writes images as PNG files whose names begin with `name`; returns their URLs."""
         files = [f"{name}-{number}.png" for number in range(len(images))]
         for file, image in zip(files, images, strict=True):
             Image.fromarray(image).save(self.files / file)
@@ -133,20 +133,24 @@ def running_server(weights: Path | None = None, **variables: str) -> Iterator[Be
     """Starts `calico serve`, waits until /health answers, and stops it afterwards.
 
     Args:
-        weights: model folder; the shipped one if None.
-        variables: environment variables to add; CALICO_TRAINER=true starts a trainer, too.
+        weights: model folder; the shipped weights if None.
+        variables: environment variables to add; CALICO_TRAINER=true also starts a trainer.
 
     Raises:
-        BenchError: the server does not come up.
+        BenchError: the server does not start.
     """
     with tempfile.TemporaryDirectory(prefix="calico-bench-") as folder:
         files = Path(folder) / "files"
         files.mkdir()
         port = _free_port()
-        given = {"CALICO_LOCAL_FILES_ROOT": str(files), "CALICO_TRAINER": "false", **variables}
-        # `env` drops the settings of a real deployment: only settings.py may read them here.
+        environment = {
+            "CALICO_LOCAL_FILES_ROOT": str(files),
+            "CALICO_TRAINER": "false",
+            **variables,
+        }
+        # `env` removes the settings of a real deployment: only settings.py may read them here.
         command = ["env", *(f"--unset={row.variable}" for row in describe_settings())]
-        command += [f"{name}={value}" for name, value in given.items()]
+        command += [f"{name}={value}" for name, value in environment.items()]
         command += [sys.executable, "-m", "backend.cli", "serve", "--log-level", "WARNING"]
         command += ["--host", _HOST, "--port", str(port), "--data-dir", f"{folder}/data"]
         command += [] if weights is None else ["--weights", str(weights)]
@@ -168,7 +172,7 @@ def running_server(weights: Path | None = None, **variables: str) -> Iterator[Be
 
 
 def _exit_on_termination() -> Any:
-    """Lets SIGTERM end the server, too; returns what it did before, None in another thread."""
+    """Makes SIGTERM also end the server; returns the previous handler, None in other threads."""
     if threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))

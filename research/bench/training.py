@@ -1,4 +1,4 @@
-"""`calico bench training`: what annotators notice of a training under way."""
+"""`calico bench training`: measures how much a training slows the answers to annotators."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from research.label_studio.editor import (
 )
 from research.simulation.site import BaseData, learning_server, open_client
 
-_PROBE_PAUSE_S, _LOOK_S = 0.02, 0.25
+_PROBE_PAUSE_S, _STATUS_PAUSE_S = 0.02, 0.25
 _SEED, _WARM_UP = 7003, 6
 _JSON = {"Content-Type": "application/json"}
 _CONFIG = open_config(list(RegionKind))
@@ -42,7 +42,7 @@ _STAGES = ("learning", "measuring")
 
 @dataclass
 class _Times:
-    """Seconds of one route's answers, by what went on meanwhile."""
+    """Seconds of one route's answers, while nothing trained and while an update trained."""
 
     idle: list[float] = field(default_factory=list)
     training: list[float] = field(default_factory=list)
@@ -50,13 +50,13 @@ class _Times:
 
 
 @dataclass
-class _Course:
-    """What goes on at the server.
+class _TrainingState:
+    """State of the trainings at the server.
 
     Attributes:
-        is_training: an update was under way when last looked.
-        is_idle: nothing is asked to train.
-        updates_s: seconds of the updates, the first with the loading of the model.
+        is_training: an update was under way when the status was last asked for.
+        is_idle: no update has been requested yet.
+        updates_s: seconds of the updates; the first includes the loading of the model.
         problem: why the updates ended, or None.
     """
 
@@ -66,7 +66,7 @@ class _Course:
     problem: str | None = None
 
     def note(self, times: _Times, seconds: float, *, is_right: bool, was_training: bool) -> None:
-        """Counts an answer where it belongs; what fell between two updates is left out."""
+        """Counts an answer as idle or as training; answers between two updates do not count."""
         times.wrong += not is_right
         if self.is_idle:
             times.idle.append(seconds)
@@ -110,72 +110,75 @@ def bench_training(
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     groups = round(3 * seconds / max(pause, 0.05)) + _WARM_UP
-    asked = DrawnGroups(Split.SEEN, groups, _SEED, (2, 2))
-    taught = DrawnGroups(Split.UNSEEN_DOMAIN, 40, _SEED, (2, 2))
+    reader_groups = DrawnGroups(Split.SEEN, groups, _SEED, (2, 2))
+    pupil_groups = DrawnGroups(Split.UNSEEN_DOMAIN, 40, _SEED, (2, 2))
     times = {name: _Times() for name in ("/predict", "/health", "/setup")}
-    course = _Course()
+    state = _TrainingState()
     with (
         training_bar("Drawing groups") as show,
         learning_server(
             weights, "cpu", update_seconds, BaseData(None, 36, _SEED), nice=nice
         ) as server,
     ):
-        reader, teach = _prepare(server, asked, taught, course, show)
+        reader, teach = _prepare(server, reader_groups, pupil_groups, state, show)
         setup = json.dumps(setup_request(_ASKED)).encode()
         with (
-            _repeated(lambda: _probe(server, "GET", "/health", None, times, course)),
-            _repeated(lambda: _probe(server, "POST", "/setup", setup, times, course)),
+            _repeated(lambda: _probe(server, "GET", "/health", None, times, state)),
+            _repeated(lambda: _probe(server, "POST", "/setup", setup, times, state)),
         ):
             show("nothing trains", 0, 1)
-            _predict(server, reader, seconds, pause, times["/predict"], course)
-            course.is_idle = False
-            with _repeated(lambda: _look(server, course), _LOOK_S), _repeated(teach):
+            _predict(server, reader, seconds, pause, times["/predict"], state)
+            state.is_idle = False
+            with _repeated(lambda: _update_state(server, state), _STATUS_PAUSE_S), _repeated(teach):
                 show("training", 0, 1)
-                _predict(server, reader, seconds, pause, times["/predict"], course)
+                _predict(server, reader, seconds, pause, times["/predict"], state)
                 show("webhooks while training", 0, 1)
-                _wait_for_training(course)
+                _wait_for_training(state)
                 webhook = measure_webhook(server, posters=posters, posts=posts, body_kb=body_kb)
-                is_whole = course.is_training
-    _report(times, webhook, course, is_whole=is_whole)
+                is_whole = state.is_training
+    _report(times, webhook, state, is_whole=is_whole)
 
 
 def _prepare(
     server: BenchServer,
-    asked: DrawnGroups,
-    taught: DrawnGroups,
-    course: _Course,
+    reader_groups: DrawnGroups,
+    pupil_groups: DrawnGroups,
+    state: _TrainingState,
     show: Callable[[str, int, int], None],
 ) -> tuple[Iterator[bytes], Callable[[], None]]:
-    """Imports all groups and lets trainer and model warm up.
+    """Imports all groups and warms up trainer and model.
 
     Returns:
-        Bodies of /predict, each of a new group, and what makes one more update.
+        Bodies of /predict, each of a new group, and a function that makes one more update.
     """
     # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
     from research.simulation.live_loop import LiveLoop
 
     client = open_client(server.url)
-    pupil, reader = (LiveLoop(client, server.files, one) for one in (_TAUGHT, _ASKED))
-    pupil.import_tasks(taught, on_task=lambda n: show("drawing groups", n, len(taught)))
-    reader.import_tasks(asked, on_task=lambda n: show("drawing groups", n, len(asked)))
-    bodies = iter(
-        [json.dumps(predict_request(_ASKED, one.id, one.urls)).encode() for one in reader.tasks]
+    pupil = LiveLoop(client, server.files, _TAUGHT)
+    reader = LiveLoop(client, server.files, _ASKED)
+    pupil.import_tasks(pupil_groups, on_task=lambda n: show("drawing groups", n, len(pupil_groups)))
+    reader.import_tasks(
+        reader_groups, on_task=lambda n: show("drawing groups", n, len(reader_groups))
     )
-    lessons: Iterator[LabeledGroup] = iter(taught)
+    bodies = iter(
+        [json.dumps(predict_request(_ASKED, task.id, task.urls)).encode() for task in reader.tasks]
+    )
+    remaining: Iterator[LabeledGroup] = iter(pupil_groups)
 
     def teach() -> None:
-        labeled = next(lessons, None)
+        labeled = next(remaining, None)
         if labeled is None:
             raise BenchError("there are no more groups to learn from; take fewer --seconds")
         pupil.correct(labeled, pupil.predict(labeled.group))
-        course.updates_s.append(pupil.learn())
+        state.updates_s.append(pupil.learn())
 
     def teach_unless_broken() -> None:
         try:
-            if course.problem is None:
+            if state.problem is None:
                 teach()
         except BackendError as error:
-            course.problem = str(error)
+            state.problem = str(error)
 
     show("the first update", 0, 1)
     teach()
@@ -186,7 +189,7 @@ def _prepare(
 
 @contextmanager
 def _repeated(work: Callable[[], None], pause_s: float = _PROBE_PAUSE_S) -> Iterator[None]:
-    """Does something again and again, in a thread, while the block runs."""
+    """Calls `work` again and again, in a thread, while the block runs."""
     stop = threading.Event()
 
     def run() -> None:
@@ -208,18 +211,18 @@ def _probe(
     path: str,
     body: bytes | None,
     times: dict[str, _Times],
-    course: _Course,
+    state: _TrainingState,
 ) -> None:
-    was_training = course.is_training
+    was_training = state.is_training
     reply = server.ask(method, path, body, _JSON if body else None)
     is_right = reply.status == 200
-    course.note(times[path], reply.seconds, is_right=is_right, was_training=was_training)
+    state.note(times[path], reply.seconds, is_right=is_right, was_training=was_training)
 
 
-def _look(server: BenchServer, course: _Course) -> None:
-    found: dict[str, Any] = json.loads(server.ask("GET", f"/status/{_TAUGHT.id}").body)
-    run = found["projects"][0]["run"]
-    course.is_training = run["state"] == "running" and run["stage"] in _STAGES
+def _update_state(server: BenchServer, state: _TrainingState) -> None:
+    status: dict[str, Any] = json.loads(server.ask("GET", f"/status/{_TAUGHT.id}").body)
+    run = status["projects"][0]["run"]
+    state.is_training = run["state"] == "running" and run["stage"] in _STAGES
 
 
 def _predict(
@@ -228,35 +231,35 @@ def _predict(
     seconds: float,
     pause_s: float,
     times: _Times,
-    course: _Course,
+    state: _TrainingState,
 ) -> None:
-    """An annotator opens one group after another."""
-    kept = times.idle if course.is_idle else times.training
+    """An annotator opens one group after another, for `seconds` of counted answers."""
+    counted = times.idle if state.is_idle else times.training
     spent_s, patience = 0.0, time.monotonic() + 20 * seconds
-    while spent_s < seconds and time.monotonic() < patience and course.problem is None:
+    while spent_s < seconds and time.monotonic() < patience and state.problem is None:
         body = next(bodies, None)
         if body is None:
             return
-        before, was_training = len(kept), course.is_training
+        before, was_training = len(counted), state.is_training
         began = time.monotonic()
         reply = server.ask("POST", "/predict", body, _JSON)
         is_right = reply.status == 200 and b'"result"' in reply.body
-        course.note(times, reply.seconds, is_right=is_right, was_training=was_training)
+        state.note(times, reply.seconds, is_right=is_right, was_training=was_training)
         time.sleep(pause_s)
-        spent_s += (len(kept) - before) * (time.monotonic() - began)
+        spent_s += (len(counted) - before) * (time.monotonic() - began)
 
 
-def _wait_for_training(course: _Course) -> None:
-    while not course.is_training and course.problem is None:
-        time.sleep(_LOOK_S)
-    if course.problem is not None:
-        raise BenchError(course.problem)
+def _wait_for_training(state: _TrainingState) -> None:
+    while not state.is_training and state.problem is None:
+        time.sleep(_STATUS_PAUSE_S)
+    if state.problem is not None:
+        raise BenchError(state.problem)
 
 
 def _report(
     times: dict[str, _Times],
     webhook: tuple[list[float], list[int]],
-    course: _Course,
+    state: _TrainingState,
     *,
     is_whole: bool,
 ) -> None:
@@ -283,11 +286,11 @@ def _report(
                 "setup_max_ms": _percentile(times["/setup"].training, 100),
                 "webhook_p99_ms": _percentile(posted, 99),
                 "webhook_max_ms": _percentile(posted, 100),
-                "webhook_over_1s": sum(one > 1.0 for one in posted),
+                "webhook_over_1s": sum(answer_s > 1.0 for answer_s in posted),
                 "webhook_not_201": sum(status != 201 for status in statuses),
                 "webhook_all_while_training": is_whole,
-                "wrong": sum(one.wrong for one in times.values()),
-                "updates_s": [round(one, 1) for one in course.updates_s if one],
+                "wrong": sum(route.wrong for route in times.values()),
+                "updates_s": [round(update_s, 1) for update_s in state.updates_s if update_s],
             }
         )
     )

@@ -1,4 +1,4 @@
-"""`calico bench webhook`: how long Label Studio would wait for its events to be on disk."""
+"""`calico bench webhook`: times the answers to Label Studio's events, each stored on disk."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def measure_webhook(
     statuses: list[int] = []
     start = threading.Barrier(posters)
 
-    def post(mine: list[bytes]) -> None:
+    def post(own_bodies: list[bytes]) -> None:
         start.wait()
-        for body in mine:
+        for body in own_bodies:
             reply = server.ask("POST", "/webhook", body, {"Content-Type": "application/json"})
             seconds.append(reply.seconds)
             statuses.append(reply.status)
 
-    threads = [threading.Thread(target=post, args=(mine,)) for mine in bodies]
+    threads = [threading.Thread(target=post, args=(own_bodies,)) for own_bodies in bodies]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -79,11 +79,11 @@ def measure_webhook(
 
 
 def _bodies(first_id: int, count: int, size: int) -> list[bytes]:
-    """Events that differ, of about `size` bytes each."""
+    """Bodies of `count` different events, of about `size` bytes each."""
     rle = np.random.default_rng(first_id).integers(0, 256, size).tolist()
     text = json.dumps(rle, separators=(",", ":"))
-    kept = text[: size - 2000].count(",")
+    length = text[: size - 2000].count(",")
     return [
-        json.dumps(event_body(first_id + number, rle=rle[:kept]), separators=(",", ":")).encode()
+        json.dumps(event_body(first_id + number, rle=rle[:length]), separators=(",", ":")).encode()
         for number in range(count)
     ]

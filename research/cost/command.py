@@ -1,4 +1,4 @@
-"""`calico flops`: what a group costs to answer, counted part by part."""
+"""`calico flops`: counts the FLOPs of answering the questions about a group, part by part."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class NetworkSize(StrEnum):
-    """A size of the network."""
+    """A preset of the network."""
 
     TINY = "tiny"
     FULL = "7b"
@@ -146,14 +146,14 @@ def _show(comparisons: Sequence[GroupCosts], parts: Sequence[tuple[str, ...]], i
         "one question",
     ):
         sizes.add_column(name, justify="right")
-    for found in comparisons:
-        totals = (found.glamm_style.total, found.separate.total, found.ours.total)
+    for costs in comparisons:
+        totals = (costs.glamm_style.total, costs.separate.total, costs.ours.total)
         sizes.add_row(
-            str(found.workload.images),
+            str(costs.workload.images),
             *(f"{total / 1e12:.4g}" for total in totals),
-            f"{found.ratio:.1%}",
-            f"{found.vs_glamm:.1f} %",
-            f"{found.single_vs_glamm:.1f} %",
+            f"{costs.ratio:.1%}",
+            f"{costs.vs_glamm:.1f} %",
+            f"{costs.single_vs_glamm:.1f} %",
         )
     console.print(sizes)
     console.print("one question: one CALICO run against one GLaMM run. Two operations per "

@@ -1,9 +1,9 @@
 """FLOPs by stage: torch's counter, read before and after each watched module.
 
-Counted are matrix products, convolutions and attention, two per multiply-add, in full squares
-whatever the mask. Not counted, because the counter knows no rule for them: norms, activations,
-softmax, rotary embeddings, additions, interpolation and look-ups. Most of them grow with a layer's
-width where products grow with its square.
+Counted are matrix products, convolutions and attention: two operations per multiply-add, attention
+in full squares whatever its mask. Not counted, because the counter has no rule for them, are norms,
+activations, softmax, rotary embeddings, additions, interpolation and look-ups. Most of these grow
+with a layer's width, products with its square.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ OTHER = "other"
 def count_stages(
     compute: Callable[[], object], stages: Mapping[str, Sequence[nn.Module]]
 ) -> dict[str, int]:
-    """Runs a computation on the meta device.
+    """Runs a computation on the meta device and counts its FLOPs.
 
     Args:
         compute: uses tensors on the meta device alone.
-        stages: modules by the stage they belong to. A module inside another counts for the outer.
+        stages: modules by stage. A module inside another counts for the outer stage.
 
     Returns:
-        FLOPs by stage, stages that did nothing left out; `OTHER` holds what no module did.
+        FLOPs by stage, without stages of 0; `OTHER` holds the FLOPs outside all modules.
     """
     counter = FlopCounterMode(display=False)
-    found = dict.fromkeys(stages, 0)
-    with torch.device("meta"), torch.no_grad(), _watch(counter, stages, found), counter:
+    counts = dict.fromkeys(stages, 0)
+    with torch.device("meta"), torch.no_grad(), _watch(counter, stages, counts), counter:
         compute()
-    found[OTHER] = counter.get_total_flops() - sum(found.values())
-    return {stage: flops for stage, flops in found.items() if flops}
+    counts[OTHER] = counter.get_total_flops() - sum(counts.values())
+    return {stage: flops for stage, flops in counts.items() if flops}
 
 
 @contextmanager
 def _watch(
-    counter: FlopCounterMode, stages: Mapping[str, Sequence[nn.Module]], found: dict[str, int]
+    counter: FlopCounterMode, stages: Mapping[str, Sequence[nn.Module]], counts: dict[str, int]
 ) -> Iterator[None]:
+    """Adds the FLOPs of every outermost watched module to its stage."""
     entered: list[int] = []
     handles: list[RemovableHandle] = []
 
@@ -53,7 +54,7 @@ def _watch(
         def note(*_: object) -> None:
             before = entered.pop()
             if not entered:
-                found[stage] += counter.get_total_flops() - before
+                counts[stage] += counter.get_total_flops() - before
 
         return note
 

@@ -1,9 +1,9 @@
 """GLaMM's encoders, as its released code composes them: CLIP-L/14 at 336 px and SAM ViT-H.
 
-Facts from mbzuai-oryx/groundingLMM, model/GLaMM.py and model/llava: all 24 CLIP layers run though
-the one before the last is used, its 24 x 24 patches go through a two-layer map into the LLM, and
-SAM encodes each image. Without a region in the prompt its region encoder does not run. Its code
-answers without a key-value cache; we grant it one.
+Source: mbzuai-oryx/groundingLMM, model/GLaMM.py and model/llava. All 24 CLIP layers run, though the
+output of the layer before the last is used. Its 24 x 24 patches go through a two-layer map into the
+LLM, and SAM encodes each image. Without a region in the prompt the region encoder does not run. The
+released code answers without a key-value cache; we count as if it had one.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _CLIP_SIDE, _CLIP_WIDTH = 336, 1024
 
 
 class GlammEncoders(nn.Module):
-    """What GLaMM runs on an image before its LLM, beside the parts it shares with CALICO.
+    """What GLaMM runs on an image before its LLM, besides the parts it shares with CALICO.
 
-    A network with a shared trunk has no CLIP at its size: its own trunk and global encoder stand
-    in, with 18 LLM rows for each of CALICO's, as at 7B.
+    A network with a shared trunk has no CLIP of its size: its own trunk and global encoder replace
+    CLIP, with 18 LLM rows for each of CALICO's, as at 7B.
 
     Attributes:
         image_tokens: LLM rows per image.
-        clip: the tower, None where a trunk stands in.
+        clip: the CLIP encoder, None where a trunk replaces it.
         projector: two-layer map into the LLM.
     """
 
@@ -56,8 +56,8 @@ class GlammEncoders(nn.Module):
         """Runs all encoders on M images.
 
         Args:
-            model: lends SAM's encoder, and trunk and EVA where they stand in.
-            pixels: on the meta device; values do not matter, so nor does whose normalisation.
+            model: provides SAM's encoder, and trunk and EVA where they replace CLIP.
+            pixels: on the meta device; values do not matter, so neither does the normalisation.
 
         Returns:
             LLM rows (M, image_tokens, D) and SAM's embedding (M, C, G, G).

@@ -1,8 +1,8 @@
-"""Three ways to answer the three questions about a group, run on the network without memory.
+"""FLOPs of three pipelines that answer the three questions about a group, on the meta device.
 
-Ours encodes each image once and computes what the prompts begin with in common once. The paper's
-way runs the same network three times. GLaMM's way runs its own encoders and the same LLM three
-times, with 576 rows per image. Answers and masks are the same in all of them.
+Our pipeline encodes each image once and computes the common beginning of the prompts once. The
+paper's pipeline runs the same network three times. GLaMM's pipeline runs its own encoders and the
+same LLM three times, with 576 rows per image. Answers and masks are the same in all three.
 
 Legend: M images, T positions, S cached positions, D the LLM's width.
 """
@@ -36,13 +36,14 @@ IMAGE_STAGES = ("shared trunk", "EVA-CLIP", _CLIP, "DINOv2", "SAM encoder", "CEM
 
 @dataclass(frozen=True)
 class PipelineCost:
-    """What one way costs for all three questions.
+    """Cost of one pipeline for all three questions.
 
     Attributes:
         stages: FLOPs by stage.
         image_tokens: LLM rows per image.
         prompt_tokens: positions of each prompt.
-        first_rows, last_rows: what the first and the last LLM layer compute in all prefills.
+        first_rows, last_rows: positions that the first and the last LLM layer compute in all
+            prefills.
     """
 
     stages: dict[str, int]
@@ -53,22 +54,22 @@ class PipelineCost:
 
     @property
     def total(self) -> int:
-        """FLOPs of everything."""
+        """FLOPs of all stages."""
         return sum(self.stages.values())
 
     @property
     def encoding(self) -> int:
-        """FLOPs that depend on the images alone."""
+        """FLOPs of the stages that depend on the images alone."""
         return sum(flops for stage, flops in self.stages.items() if stage in IMAGE_STAGES)
 
 
 @dataclass(frozen=True)
 class GroupCosts:
-    """The three ways for one group.
+    """Costs of the three pipelines for one group.
 
     Attributes:
-        workload: what is asked and answered.
-        ours, separate, glamm_style: the ways.
+        workload: prompts and answers.
+        ours, separate, glamm_style: the pipelines; `separate` is the paper's.
     """
 
     workload: Workload
@@ -78,24 +79,24 @@ class GroupCosts:
 
     @property
     def ratio(self) -> float:
-        """Our cost of three questions over that of three runs."""
+        """Cost of our pipeline divided by the cost of three separate runs."""
         return self.ours.total / self.separate.total
 
     @property
     def encode_once_ratio(self) -> float:
-        """The same if images were encoded once but prompts shared nothing."""
+        """The same ratio if images were encoded once but prompts shared nothing."""
         runs = len(self.workload.prompts)
         spared = self.separate.encoding * (runs - 1) // runs
         return (self.separate.total - spared) / self.separate.total
 
     @property
     def revisited_ratio(self) -> float:
-        """The same when the images' features are still cached."""
+        """The same ratio when the images' features are cached."""
         return (self.ours.total - self.ours.encoding) / self.separate.total
 
     @property
     def vs_glamm(self) -> float:
-        """Change from GLaMM's way to ours for three questions, in percent."""
+        """Change from GLaMM's pipeline to ours for three questions, in percent."""
         return 100 * (self.ours.total / self.glamm_style.total - 1)
 
     @property
@@ -105,11 +106,11 @@ class GroupCosts:
 
 
 class CostModel:
-    """A network without memory, and what its ways of answering cost.
+    """Counts the pipelines of one network, whose tensors are on the meta device.
 
     Attributes:
         config: of the network.
-        tokenizer: counts prompts and answers.
+        tokenizer: counts the tokens of prompts and answers.
     """
 
     def __init__(self, config: CalicoConfig, tokenizer: Tokenizer) -> None:
@@ -121,14 +122,14 @@ class CostModel:
         self._features = self._model.encode(self._pixels())
         self._per_image = self._count(self._encode)
         self._glamm_per_image = self._count(lambda: self._glamm.encode(self._model, self._pixels()))
-        # A pass costs a constant, a part times T and a part times T^2; three counts give all.
+        # A pass costs a + b * T + c * T^2 FLOPs; three counts give a, b and c.
         self._passes = [self._total(partial(self._pass, t)) for t in (2, 3, 4)]
-        # A step costs a constant and a part times S.
+        # A decoding step costs a + b * S FLOPs; two counts give a and b.
         self._steps = [self._total(partial(self._step, s)) for s in (2, 3)]
         self._groups: dict[int, tuple[Counter[str], Counter[str]]] = {}
 
     def compare(self, workload: Workload) -> GroupCosts:
-        """Counts all three ways for one group."""
+        """Counts all three pipelines for one group."""
         queries = self.config.qformer.queries
         layout = workload.conversations(self.tokenizer, queries)
         prompts = tuple(layout.is_token.sum(1).tolist())
@@ -144,10 +145,10 @@ class CostModel:
         # In one batch, the cache holds the padding of the shorter prompts too.
         ours += self._decode((max(prompts),) * runs, workload)
         # The CAMs see as many image slots in three runs as in one batch of three.
-        alone = Counter(prefill)
-        alone[PREFILL] = sum(self.prefill_flops(t) for t in prompts)
-        alone += self._images(self._per_image, runs * workload.images) + masks
-        alone += self._decode(prompts, workload)
+        separate = Counter(prefill)
+        separate[PREFILL] = sum(self.prefill_flops(t) for t in prompts)
+        separate += self._images(self._per_image, runs * workload.images) + masks
+        separate += self._decode(prompts, workload)
 
         tokens = self._glamm.image_tokens
         longer = tuple(t + workload.images * (tokens - queries) for t in prompts)
@@ -157,19 +158,19 @@ class CostModel:
         return GroupCosts(
             workload,
             self._pipeline(ours, queries, prompts, first_rows, above),
-            self._pipeline(alone, queries, prompts, total, total),
+            self._pipeline(separate, queries, prompts, total, total),
             self._pipeline(glamm, tokens, longer, sum(longer), sum(longer)),
         )
 
     def prefill_flops(self, positions: int) -> int:
-        """One prompt of T positions through all LLM layers and, at its end, the output head."""
+        """FLOPs of one prompt of T positions through all LLM layers, and of one output head."""
         first, second, third = self._passes
-        rise, bend = second - first, third - 2 * second + first
-        away = positions - 2
-        return first + away * rise + away * (away - 1) // 2 * bend
+        slope, curvature = second - first, third - 2 * second + first
+        distance = positions - 2
+        return first + distance * slope + distance * (distance - 1) // 2 * curvature
 
     def decode_flops(self, positions: int) -> int:
-        """One more token when S positions, its own among them, are cached."""
+        """FLOPs of one more token when S positions, that token included, are cached."""
         first, second = self._steps
         return first + (positions - 2) * (second - first)
 
@@ -177,17 +178,17 @@ class CostModel:
         self, stages: Counter[str], tokens: int, prompts: tuple[int, ...], *rows: int
     ) -> PipelineCost:
         order = [stage for stage in (*self._stages, DECODE) if stages[stage]]
-        rest = [stage for stage in stages if stage not in order]
+        others = [stage for stage in stages if stage not in order]
         return PipelineCost(
-            {stage: stages[stage] for stage in (*order, *rest)}, tokens, prompts, *rows
+            {stage: stages[stage] for stage in (*order, *others)}, tokens, prompts, *rows
         )
 
     def _images(self, per_image: Counter[str], images: int) -> Counter[str]:
-        """Images do not meet before the LLM, so M of them cost M times as much."""
+        """FLOPs of M images, M times those of one: images do not interact before the LLM."""
         return Counter({stage: images * flops for stage, flops in per_image.items()})
 
     def _decode(self, prompts: tuple[int, ...], workload: Workload) -> Counter[str]:
-        """The first token of an answer comes with the prefill."""
+        """FLOPs of decoding all answers; the first token of each comes with the prefill."""
         steps = (
             self.decode_flops(prompt + k)
             for prompt, answer in zip(prompts, workload.answer_tokens, strict=True)
@@ -201,7 +202,7 @@ class CostModel:
     def _total(self, compute: Callable[[], object]) -> int:
         return sum(self._count(compute).values())
 
-    # --- what is run ------------------------------------------------------------------------
+    # --- computations that are counted --------------------------------------------------------
 
     def _encode(self) -> None:
         features = self._model.encode(self._pixels())
@@ -217,16 +218,16 @@ class CostModel:
         return Pixels(square, eva, dino) if config.trunk is None else Pixels(square)
 
     def _prefill(self, layout: Conversations) -> Counter[str]:
-        """All that `Calico.generate` computes between the image rows and the first tokens."""
+        """FLOPs of what `Calico.generate` computes between the image rows and the first tokens."""
         below, above = (packed(layout, own_images=own).to("meta") for own in (False, True))
-        model, there = self._model, layout.to("meta")
+        model, on_meta = self._model, layout.to("meta")
         images = int(layout.image_feature.max()) + 1
         rows = self._empty(images, self.config.qformer.queries, self.config.language.width)
         semantic = self._group(images).global_tokens if self.config.ablation.use_cem else None
 
         def prefill() -> None:
-            embeddings = model.embed(there, rows)
-            hidden = model.prefill(embeddings, there, semantic, (below, above), DynamicCache())
+            embeddings = model.embed(on_meta, rows)
+            hidden = model.prefill(embeddings, on_meta, semantic, (below, above), DynamicCache())
             model.language.lm_head(hidden[:, -1])
 
         return self._count(prefill)
@@ -261,7 +262,7 @@ class CostModel:
 
 
 def _stages(model: Calico, glamm: GlammEncoders) -> dict[str, list[nn.Module]]:
-    """The modules by stage, in the order they run; a part the network lacks has none."""
+    """Modules by stage, in the order they run; a stage that the network lacks has none."""
     decoder = model.mask_decoder
     stages: dict[str, list[nn.Module | None]] = {
         "shared trunk": [model.trunk],

@@ -41,7 +41,7 @@ _CHART_PARTS = (
 
 
 def figures(comparison: GroupCosts) -> dict[str, object]:
-    """The numbers of one group size: TFLOPs for three questions, `vs_...` in percent."""
+    """JSON figures of one group size: TFLOPs for three questions, `vs_...` in percent."""
     return {
         "images": comparison.workload.images,
         "separate_runs_tflops": _tera(comparison.separate),
@@ -57,7 +57,7 @@ def figures(comparison: GroupCosts) -> dict[str, object]:
 
 
 def component_rows(comparison: GroupCosts) -> list[tuple[str, ...]]:
-    """Stage, and its TFLOPs in GLaMM's way, in three runs, and in ours; the last row sums up."""
+    """Rows of stage and TFLOPs in GLaMM's, the paper's and our pipeline; the last is the sum."""
     ways = (comparison.glamm_style, comparison.separate, comparison.ours)
     stages = dict.fromkeys(stage for way in reversed(ways) for stage in way.stages)
     rows = [(s, *(_shown(way.stages.get(s, 0)) for way in ways)) for s in stages]
@@ -65,24 +65,23 @@ def component_rows(comparison: GroupCosts) -> list[tuple[str, ...]]:
 
 
 def answer_rows(model: CostModel, images: int) -> list[tuple[str, ...]]:
-    """What the length of an answer changes: tokens, ratio, and change from one GLaMM run."""
+    """Rows of answer length in tokens, our ratio, and change from one GLaMM run."""
     rows: list[tuple[str, ...]] = []
     for length in _ANSWER_LENGTHS:
-        asked = typical_workload(model.config, images, model.tokenizer, length)
-        found = model.compare(asked)
-        rows.append((f"{length:,}", f"{found.ratio:.1%}", f"{found.single_vs_glamm:.1f} %"))
+        costs = model.compare(typical_workload(model.config, images, model.tokenizer, length))
+        rows.append((f"{length:,}", f"{costs.ratio:.1%}", f"{costs.single_vs_glamm:.1f} %"))
     return rows
 
 
 def markdown(
     model: CostModel, comparisons: Sequence[GroupCosts], *, command: str, chart: str | None
 ) -> str:
-    """Writes the page.
+    """Returns the page.
 
     Args:
-        model: counts the answers of other lengths.
+        model: counts the cost of other answer lengths.
         comparisons: one per group size; the pair, or else the first, is shown part by part.
-        command: that makes this page.
+        command: command line that makes this page.
         chart: address of the picture, or None.
     """
     shown = headline(comparisons)
@@ -115,7 +114,7 @@ def markdown(
 
 
 def headline(comparisons: Sequence[GroupCosts]) -> GroupCosts:
-    """The pair if it is among them, else the first."""
+    """Costs of a pair if they are among `comparisons`, else the first."""
     return next((c for c in comparisons if c.workload.images == 2), comparisons[0])
 
 
@@ -179,15 +178,15 @@ def _beside_the_paper(model: CostModel, shown: GroupCosts) -> str:
 
 
 def _answer_for_paper(model: CostModel, images: int) -> str:
-    """The shortest answers that bring a single run no further below GLaMM's than in the paper."""
+    """Shortest answers with which one run saves no more against GLaMM than in the paper."""
 
     def gain(length: int) -> float:
-        asked = typical_workload(model.config, images, model.tokenizer, length)
-        return model.compare(asked).single_vs_glamm
+        workload = typical_workload(model.config, images, model.tokenizer, length)
+        return model.compare(workload).single_vs_glamm
 
     lengths = range(1, _LONGEST_ANSWER)
-    found = bisect_left(lengths, PAPER_VS_GLAMM, key=gain)
-    return f"{lengths[found]:,}" if found < len(lengths) else f"more than {_LONGEST_ANSWER:,}"
+    index = bisect_left(lengths, PAPER_VS_GLAMM, key=gain)
+    return f"{lengths[index]:,}" if index < len(lengths) else f"more than {_LONGEST_ANSWER:,}"
 
 
 def _method(workload: Workload, config: CalicoConfig) -> str:
@@ -231,28 +230,28 @@ def _shown(flops: int) -> str:
 
 
 def cost_chart(comparisons: Sequence[GroupCosts], path: Path, *, title: str) -> None:
-    """Saves the pair part by part, and all group sizes way by way, as .svg or .png."""
+    """Saves a picture, .svg or .png: the pair part by part, and all group sizes by pipeline."""
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_parts(left, headline(comparisons))
     _draw_sizes(right, comparisons)
     figure.suptitle(title, x=0.01, ha="left")
-    # Without these, every run writes another file for the same numbers.
+    # Without these settings, every run writes a different file for the same numbers.
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with rc_context({"svg.hashsalt": "calico"}):
         figure.savefig(path, dpi=120, metadata=metadata)
 
 
 def _draw_parts(axes: Axes, shown: GroupCosts) -> None:
-    ways = {
+    pipelines = {
         "GLaMM's way,\nthree runs": shown.glamm_style,
         "CALICO,\nthree runs": shown.separate,
         "ours": shown.ours,
     }
-    below = [0.0] * len(ways)
+    below = [0.0] * len(pipelines)
     for label, stages, colour in _CHART_PARTS:
-        heights = [_stage_tera(way, stages) for way in ways.values()]
-        axes.bar(list(ways), heights, 0.6, bottom=below, color=colour, label=label)
+        heights = [_stage_tera(way, stages) for way in pipelines.values()]
+        axes.bar(list(pipelines), heights, 0.6, bottom=below, color=colour, label=label)
         below = [a + b for a, b in zip(below, heights, strict=True)]
     for place, height in enumerate(below):
         axes.text(place, height, f"{height:.3g}", ha="center", va="bottom")

@@ -1,7 +1,7 @@
-"""What is asked and answered: the three questions about a group, in tokens.
+"""The workload whose cost is counted: three questions about a group, their answers, in tokens.
 
-Prompts and answers are those of prompts.py. CALICO-7B's tokens are Llama's: its vocabulary is not
-needed to count them, only the places where it cuts our few wordings.
+Prompts and answers are those of prompts.py. CALICO-7B uses Llama's tokens. To count them, only the
+places are needed where Llama's tokenizer splits our few wordings, not its vocabulary.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from calico_model.types import RegionKind
 
 _COMMON_PARTS = ("seat", "back", "leg")
 _UNIQUE_PARTS = ("arm", "wheel", "door", "handle", "lamp", "pillow", "lid", "string")
-# Where Llama's tokenizer cuts the words of our wordings; all others are one token.
+# Where Llama's tokenizer splits words of our wordings; every other word is one token.
 _LLAMA_PIECE = (
     r"US(?=ER)|A(?=SS)|SS(?=IST)|IST(?=ANT)|over(?=view)|pol(?=ite)|Part(?=s found)"
     r"|\)[.,]|[A-Za-z]+|[^\sA-Za-z]|\n"
@@ -37,10 +37,10 @@ class Workload:
     """Three questions about one group.
 
     Attributes:
-        images: in the group.
+        images: number of images in the group.
         prompts: the three prompts.
-        answer_tokens: of each answer, the end token included.
-        masks: to decode for all three; object masks of part answers are not asked for again.
+        answer_tokens: length of each answer, the end token included.
+        masks: number of masks to decode for all three; object masks in part answers do not count.
     """
 
     images: int
@@ -49,22 +49,22 @@ class Workload:
     masks: int
 
     def conversations(self, tokenizer: Tokenizer, queries: int) -> Conversations:
-        """All three in one batch, padded on the left."""
-        everything = tuple(range(self.images))
-        turns = [Turn(prompt, "", everything) for prompt in self.prompts]
+        """Layout of all three prompts in one batch, padded on the left."""
+        all_images = tuple(range(self.images))
+        turns = [Turn(prompt, "", all_images) for prompt in self.prompts]
         return collate_prompts(turns, tokenizer, queries)
 
 
 def typical_workload(
     config: CalicoConfig, images: int, tokenizer: Tokenizer, answer_tokens: int | None = None
 ) -> Workload:
-    """An object in every image, three parts all have in common, and one part unique to each.
+    """An object in every image, three parts common to all, and one unique part per image.
 
     Args:
-        config: whose system prompt is used.
-        images: 1 to 8.
-        tokenizer: counts the answers.
-        answer_tokens: of each of the three answers; None counts the answers written here.
+        config: provides the system prompt.
+        images: number of images, 1 to 8.
+        tokenizer: counts the tokens of the answers.
+        answer_tokens: length of each of the three answers; None counts the answers written here.
     """
     everywhere = tuple(range(images))
     objects = [Phrase("chair", everywhere, True)]
@@ -89,7 +89,7 @@ def typical_workload(
 
 
 def llama_cuts(texts: Sequence[str]) -> Tokenizer:
-    """A tokenizer that cuts these texts as Llama's does; its ids are its own."""
+    """A tokenizer that splits `texts` as Llama's does; its token ids are not Llama's."""
     words = sorted({word for text in texts for word in re.findall(_LLAMA_PIECE, text)})
     vocabulary = {word: number for number, word in enumerate(("<unk>", *words))}
     rust = RustTokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -104,14 +104,14 @@ def llama_cuts(texts: Sequence[str]) -> Tokenizer:
 
 
 def counted_preset(name: str) -> tuple[CalicoConfig, Tokenizer]:
-    """A size that is used, with a tokenizer that counts its prompts and answers.
+    """Configuration of a preset, with a tokenizer that counts its prompts and answers.
 
     Raises:
         InvalidConfigError: no such preset.
     """
     if name == "tiny":
-        own = small_tokenizer()
-        return presets.tiny(own.size), own
+        tokenizer = small_tokenizer()
+        return presets.tiny(tokenizer.size), tokenizer
     if name != "7b":
         raise InvalidConfigError(f"preset: expected tiny or 7b, got {name!r}")
     config = presets.full()

@@ -1,10 +1,9 @@
-"""NoC@85 with the model in the loop: clicks until a region is right, from nothing and from what
-was pre-annotated.
+"""NoC@85 with the model in the loop: clicks until a mask is right, from scratch or from a proposal.
 
-The simulated annotator of evaluation/clicks.py clicks in the middle of the largest error; every
-click so far and the mask before go to `Assistant.refine`. From scratch nothing is drawn yet, but as
-in the product the model has seen the group, and a first click may mean a part it has found; how
-many clicks that saves is in the table.
+The simulated annotator of evaluation/clicks.py clicks in the middle of the largest error. All
+clicks so far and the mask before them go to `Assistant.refine`. From scratch nothing is drawn, but
+as in the product the model has predicted the group, and a first click may select a predicted part;
+the table shows how many clicks that saves.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _GROUP_SIZE = 2
 
 @dataclass
 class ModelRepair:
-    """What a click does when the model is in the loop: all clicks of one mask, and the mask."""
+    """Repairs one mask click by click with the model; remembers all clicks of the mask."""
 
     subject: Subject
     group: ImageGroup
@@ -52,11 +51,11 @@ class Curves:
     """IoU before the first click and after each, of one region.
 
     Attributes:
-        is_part: whether it is a part or a whole object.
-        scratch: beginning with nothing.
-        unseen: the same, where the model has not been asked about the group.
-        preannotated: beginning with what the model proposed, or with nothing.
-        boxed: IoU of the answer to the true box alone.
+        is_part: True for a part, False for a whole object.
+        scratch: starting with an empty mask.
+        unseen: the same, without a prediction of the group.
+        preannotated: starting with the proposed mask, or with an empty one where there is none.
+        boxed: IoU of the mask for the true box alone.
     """
 
     is_part: bool
@@ -74,21 +73,21 @@ def curves_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Curves]:
         masks = [part.mask for part in regions]
         proposed = _proposed(prediction, index, masks)
         for part, start in zip(regions, proposed, strict=True):
-            begin = partial(ModelRepair, subject, labeled.group, index)
-            nothing = np.zeros(size_hw, np.bool_)
+            repair = partial(ModelRepair, subject, labeled.group, index)
+            empty = np.zeros(size_hw, np.bool_)
             curve = partial(clicks.click_curve, truth=part.mask, until=TARGET)
-            scratch = curve(nothing, repair=begin(group_prediction=prediction))
+            scratch = curve(empty, repair=repair(group_prediction=prediction))
             yield Curves(
                 part.kind is not RegionKind.COMMON_OBJECT,
                 scratch,
-                curve(nothing, repair=begin()),
-                scratch if start is None else curve(start, repair=begin()),
+                curve(empty, repair=repair()),
+                scratch if start is None else curve(start, repair=repair()),
                 _boxed(subject, labeled.group, index, part.mask),
             )
 
 
 def _boxed(subject: Subject, group: ImageGroup, index: int, truth: BoolMask) -> float:
-    """IoU of what the true box of a mask is answered with."""
+    """IoU of the mask that the model answers to the true box."""
     rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
     box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
     answer = subject.assistant.refine(group, index, MaskPrompt(box=box)).mask
@@ -98,32 +97,32 @@ def _boxed(subject: Subject, group: ImageGroup, index: int, truth: BoolMask) -> 
 def _proposed(
     prediction: GroupPrediction, image_index: int, truth: list[BoolMask]
 ) -> list[BoolMask | None]:
-    """The proposal an annotator would correct into each true region; names do not matter."""
-    found = [part.mask for part in prediction.of_image(image_index)]
-    pairs = {t: p for p, t in hungarian(iou_matrix(found, truth))} if found and truth else {}
-    return [found[pairs[t]] if t in pairs else None for t in range(len(truth))]
+    """Per true region the predicted mask that an annotator would correct; labels do not matter."""
+    masks = [part.mask for part in prediction.of_image(image_index)]
+    pairs = {t: p for p, t in hungarian(iou_matrix(masks, truth))} if masks and truth else {}
+    return [masks[pairs[t]] if t in pairs else None for t in range(len(truth))]
 
 
 def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
-    found: list[Curves] = []
+    regions: list[Curves] = []
     groups = subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE)
     for done, labeled in enumerate(groups, start=1):
-        found.extend(curves_of(subject, labeled))
+        regions.extend(curves_of(subject, labeled))
         on_step(done)
-    scratch = [clicks.clicks_to(TARGET, curves.scratch) for curves in found]
-    unseen = [clicks.clicks_to(TARGET, curves.unseen) for curves in found]
-    corrected = [clicks.clicks_to(TARGET, curves.preannotated) for curves in found]
+    scratch = [clicks.clicks_to(TARGET, curves.scratch) for curves in regions]
+    unseen = [clicks.clicks_to(TARGET, curves.unseen) for curves in regions]
+    corrected = [clicks.clicks_to(TARGET, curves.preannotated) for curves in regions]
     rows = [
         TableRow("clicks to IoU 0.85, from scratch", _shown(scratch), "median <= 2.0"),
         TableRow("  without what it found by itself", _shown(unseen)),
         TableRow("clicks to IoU 0.85, pre-annotated", _shown(corrected), "median <= 1.0"),
     ]
     for name, is_part in (("parts", True), ("objects", False)):
-        some = [c for c, curves in zip(scratch, found, strict=True) if curves.is_part is is_part]
-        first = [c.scratch[1] for c in found if c.is_part is is_part and len(c.scratch) > 1]
-        rows.append(TableRow(f"  {name}, from scratch", _shown(some)))
+        counts = [n for n, c in zip(scratch, regions, strict=True) if c.is_part is is_part]
+        first = [c.scratch[1] for c in regions if c.is_part is is_part and len(c.scratch) > 1]
+        rows.append(TableRow(f"  {name}, from scratch", _shown(counts)))
         rows.append(TableRow(f"  {name}, IoU after one click", f"{np.mean(first) * 100:.1f} %"))
-    parts = [curves for curves in found if curves.is_part]
+    parts = [curves for curves in regions if curves.is_part]
     clicked = [c.unseen[min(1, len(c.unseen) - 1)] for c in parts]
     boxed = [c.boxed for c in parts]
     rows += [
@@ -142,8 +141,8 @@ def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
 
 
 def _median(values: Iterable[float]) -> float:
-    kept = list(values)
-    return float(np.median(kept)) if kept else 0.0
+    listed = list(values)
+    return float(np.median(listed)) if listed else 0.0
 
 
 def _shown(counts: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""`calico evaluate --interactive`: what clicks, names and accepted regions are worth."""
+"""`calico evaluate --interactive`: measures the help that a model gives while annotating."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ def measure(
     only: tuple[str, ...] = (),
     given: Sequence[LabeledGroup] | None = None,
 ) -> None:
-    """Measures every figure of help while annotating; the last line is JSON.
+    """Measures every figure of help while annotating; the last line of the output is JSON.
 
     Args:
         weights: model folder; calico-tiny when None.
         device: torch device.
-        groups: drawn per split; None for as many as make the figures steady.
+        groups: number of groups per split; None for enough to make the figures stable.
         seed: of the groups and the simulated annotators.
-        only: JSON keys wanted; the others are null. () is all.
-        given: groups to measure clicks and exemplars on, the first so many; drawn ones if None.
+        only: JSON keys to measure; the others are null. () measures all.
+        given: labeled groups, the first of which clicks and exemplars are measured on; None draws
+            groups.
     """
     # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
     from calico_model.assistant import Assistant
@@ -57,10 +58,11 @@ def measure(
             return DrawnGroups(split, count, seed, (size, size))
         return given[:count] if split is Split.SEEN else ()
 
-    every = (NAMING, CLICKS, EXEMPLAR, REPEATED, REFERRING)
-    figures = every if given is None else (CLICKS, EXEMPLAR)
-    wanted = groups or GROUPS
-    groups = wanted if given is None else min(wanted, len(given))
+    all_figures = (NAMING, CLICKS, EXEMPLAR, REPEATED, REFERRING)
+    figures = all_figures if given is None else (CLICKS, EXEMPLAR)
+    groups = groups or GROUPS
+    if given is not None:
+        groups = min(groups, len(given))
     subject = Subject(predictor, Assistant(predictor), draw, groups, seed)
     values: dict[str, float | None] = dict.fromkeys(KEYS)
     table = Table("help while annotating", "measured", "goal")
@@ -68,10 +70,10 @@ def measure(
         if only and not set(only) & set(figure.keys):
             continue
         with progress_bar(figure.name, figure.steps(subject)) as advance_to:
-            finding = figure.measure(subject, advance_to)
-        values |= finding.values
-        for row in finding.rows:
-            table.add_row(row.what, row.shown, row.goal)
+            result = figure.measure(subject, advance_to)
+        values |= result.values
+        for row in result.rows:
+            table.add_row(row.name, row.value, row.goal)
     console = Console()
     console.width = max(console.width, 120)
     console.print(table)

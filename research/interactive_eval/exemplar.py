@@ -1,8 +1,9 @@
-"""What one outlined part is worth on the other images of its group.
+"""How well a part that is outlined on one image is found on the other images of its group.
 
-The annotator outlines a part on the first of four images; the model proposes it on the others.
-Beside it stands what the model proposes by itself: its prediction of that name on that image,
-nothing where it has none. Parts that no other image shows count how often that is noticed.
+The annotator outlines a part on the first of four images; the model proposes it on the others. The
+baseline is what the model proposes without the outline: its predicted region of that label on that
+image, or nothing. For parts that another image does not show, the measure is how often the model
+proposes nothing there.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ GROUP_SIZE = 4
 
 @dataclass(frozen=True)
 class Transferred:
-    """One part sought on one image.
+    """One part transferred to one image.
 
     Attributes:
-        is_there: whether the truth has it there.
-        exemplar: IoU of the proposal, 0 for none.
-        zero_shot: IoU of what was predicted by that name, 0 for nothing.
-        is_called_absent: nothing was proposed.
+        is_there: whether the image truly shows the part.
+        exemplar: IoU of the proposal, 0 without one.
+        zero_shot: IoU of the predicted regions of that label, 0 without any.
+        is_called_absent: the model proposed nothing.
     """
 
     is_there: bool
@@ -38,33 +39,34 @@ class Transferred:
 
 
 def transfers_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Transferred]:
-    """Yields every part of the first image on every other image of a group."""
+    """Yields every part of the first image, for every other image of a group."""
     group_prediction = subject.predictor.predict(labeled.group)
     parts = [part for part in labeled.parts if part.kind is not RegionKind.COMMON_OBJECT]
     for part in (part for part in parts if part.image_index == 0):
-        truth = {one.image_index: one.mask for one in parts if one.label == part.label}
-        for found in subject.assistant.transfer(labeled.group, part, group_prediction):
-            if found.image_index == 0:
+        truth = {same.image_index: same.mask for same in parts if same.label == part.label}
+        for answer in subject.assistant.transfer(labeled.group, part, group_prediction):
+            if answer.image_index == 0:
                 continue
-            size_hw = labeled.group.sizes_hw[found.image_index]
-            wanted = truth.get(found.image_index)
+            size_hw = labeled.group.sizes_hw[answer.image_index]
+            true_mask = truth.get(answer.image_index)
+            proposed = _union([proposal.mask for proposal in answer.parts], size_hw)
+            predicted = _union(_predicted(group_prediction, answer.image_index, part), size_hw)
             yield Transferred(
-                wanted is not None,
-                _iou(_union([one.mask for one in found.parts], size_hw), wanted),
-                _iou(
-                    _union(_predicted(group_prediction, found.image_index, part), size_hw), wanted
-                ),
-                found.is_absent,
+                true_mask is not None,
+                _iou(proposed, true_mask),
+                _iou(predicted, true_mask),
+                answer.is_absent,
             )
 
 
 def _predicted(
     group_prediction: GroupPrediction, image_index: int, part: PartMask
 ) -> list[BoolMask]:
+    """Masks of the predicted parts of one image with the label of `part`."""
     return [
-        one.mask
-        for one in group_prediction.of_image(image_index)
-        if one.label == part.label and one.kind is not RegionKind.COMMON_OBJECT
+        predicted.mask
+        for predicted in group_prediction.of_image(image_index)
+        if predicted.label == part.label and predicted.kind is not RegionKind.COMMON_OBJECT
     ]
 
 
@@ -73,28 +75,30 @@ def _union(masks: Sequence[BoolMask], size_hw: tuple[int, int]) -> BoolMask:
     return union
 
 
-def _iou(mask: BoolMask, wanted: BoolMask | None) -> float:
-    return 0.0 if wanted is None else float(iou_matrix([mask], [wanted])[0, 0])
+def _iou(mask: BoolMask, true_mask: BoolMask | None) -> float:
+    return 0.0 if true_mask is None else float(iou_matrix([mask], [true_mask])[0, 0])
 
 
 def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
     splits = (Split.SEEN, Split.UNSEEN_DOMAIN)
-    found: dict[Split, list[Transferred]] = {split: [] for split in splits}
+    transfers: dict[Split, list[Transferred]] = {split: [] for split in splits}
     done = 0
     for split in splits:
         for labeled in subject.draw(split, subject.groups, GROUP_SIZE):
-            found[split].extend(transfers_of(subject, labeled))
+            transfers[split].extend(transfers_of(subject, labeled))
             done += 1
             on_step(done)
-    seen, unseen = (_means(found[split]) for split in splits)
+    seen, unseen = (_means(transfers[split]) for split in splits)
     rows = (
-        TableRow("one part of 4 images, the other 3", _shown(found[Split.SEEN]), "IoU >= 60"),
+        TableRow("one part of 4 images, the other 3", _shown(transfers[Split.SEEN]), "IoU >= 60"),
         TableRow("  proposed without it", f"{seen[1]:.1f} IoU"),
-        TableRow("  unseen domain", _shown(found[Split.UNSEEN_DOMAIN])),
+        TableRow("  unseen domain", _shown(transfers[Split.UNSEEN_DOMAIN])),
         TableRow("  proposed without it", f"{unseen[1]:.1f} IoU", "20 points less"),
-        TableRow("  absence noticed", _absence([*found[Split.SEEN], *found[Split.UNSEEN_DOMAIN]])),
+        TableRow("  absence noticed", _absence([t for split in splits for t in transfers[split]])),
     )
-    absent = [one.is_called_absent for each in found.values() for one in each if not one.is_there]
+    absent = [
+        each.is_called_absent for split in splits for each in transfers[split] if not each.is_there
+    ]
     values = {
         "exemplar_iou": seen[0],
         "exemplar_gain_unseen": unseen[0] - unseen[1],
@@ -103,26 +107,26 @@ def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
     return FigureResult(values, rows)
 
 
-def _means(found: Sequence[Transferred]) -> tuple[float, float]:
-    """Mean IoU in percent with the outline and without it, where the part is there."""
-    there = [one for one in found if one.is_there]
+def _means(transfers: Sequence[Transferred]) -> tuple[float, float]:
+    """Mean IoU in percent, with the outline and without, over images that show the part."""
+    there = [each for each in transfers if each.is_there]
     if not there:
         return 0.0, 0.0
     return (
-        100 * float(np.mean([one.exemplar for one in there])),
-        100 * float(np.mean([one.zero_shot for one in there])),
+        100 * float(np.mean([each.exemplar for each in there])),
+        100 * float(np.mean([each.zero_shot for each in there])),
     )
 
 
-def _shown(found: Sequence[Transferred]) -> str:
-    there = [one for one in found if one.is_there]
-    missed = sum(one.is_called_absent for one in there)
-    return f"{_means(found)[0]:.1f} IoU, {missed} of {len(there)} called absent"
+def _shown(transfers: Sequence[Transferred]) -> str:
+    there = [each for each in transfers if each.is_there]
+    missed = sum(each.is_called_absent for each in there)
+    return f"{_means(transfers)[0]:.1f} IoU, {missed} of {len(there)} called absent"
 
 
-def _absence(found: Sequence[Transferred]) -> str:
-    absent = [one for one in found if not one.is_there]
-    return f"{sum(one.is_called_absent for one in absent)} of {len(absent)}"
+def _absence(transfers: Sequence[Transferred]) -> str:
+    absent = [each for each in transfers if not each.is_there]
+    return f"{sum(each.is_called_absent for each in absent)} of {len(absent)}"
 
 
 EXEMPLAR = Figure(

@@ -25,22 +25,23 @@ KEYS = (
     "repeated_iou_without_memory",
     "referring_iou",
 )
-"""Of the JSON, in order; null where a figure was not asked for."""
+"""Keys of the JSON, in order; null where a figure was not measured."""
 
 OnStep = Callable[[int], None]
-"""Told how many steps are finished."""
+"""Receives the number of finished steps."""
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """Who is measured, and on what.
+    """The model that is measured, and the groups it is measured on.
 
     Attributes:
-        predictor: answers the three questions.
-        assistant: the same model, asked about single places.
-        draw: (split, groups, images per group) -> held-out groups; equal arguments, equal groups.
-        groups: how many groups a figure uses of each split.
-        seed: of everything a simulated annotator does by chance.
+        predictor: answers the three questions about a group.
+        assistant: the same model, which answers prompts about single regions.
+        draw: (split, groups, images per group) -> held-out groups; equal arguments give equal
+            groups.
+        groups: number of groups of each split that a figure uses.
+        seed: of the random choices of simulated annotators.
     """
 
     predictor: Predictor
@@ -52,26 +53,26 @@ class Subject:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One line of the table people read.
+    """One row of the printed table.
 
     Attributes:
-        what: the measurement.
-        shown: its value, with unit and spread.
-        goal: what it should be, or "".
+        name: of the measurement.
+        value: with unit and spread.
+        goal: desired value, or "".
     """
 
-    what: str
-    shown: str
+    name: str
+    value: str
     goal: str = ""
 
 
 @dataclass(frozen=True)
 class FigureResult:
-    """What a figure came to.
+    """Result of a figure.
 
     Attributes:
         values: by JSON key.
-        rows: for people.
+        rows: of the printed table.
     """
 
     values: Mapping[str, float]
@@ -84,9 +85,9 @@ class Figure:
 
     Attributes:
         name: heading of the progress bar.
-        keys: of the JSON, all of which `measure` fills.
-        steps: how many steps it takes on a subject.
-        measure: does it.
+        keys: JSON keys, all of which `measure` fills.
+        steps: number of steps of the measurement on a subject.
+        measure: measures a subject.
     """
 
     name: str

@@ -1,10 +1,10 @@
-"""How well outlined regions are named out of a closed label set, on true masks.
+"""How well outlined regions are named with the labels of a closed set, on true masks.
 
-Naming is judged apart from outlining: every true region is named, objects and parts alike, and
-nobody says which it is. Known names: all names of training are candidates. Unknown ones: the
-labels of a project of held-out categories, before and after five groups were accepted, against
-what the plain model's text says about the region. And whatever is outlined, under whatever set,
-no label from outside the set may come out.
+Naming is measured apart from outlining: every true region is named, objects and parts alike, and
+the model is not told which of both a region is. For known names, all names of training are
+candidates. For unknown names, the labels of a project of held-out categories are candidates, before
+and after five groups were accepted; the baseline is the label in the plain model's text. And for
+any outline and any set, no label from outside the set may be returned.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from calico_model.vocabulary import Vocabulary, match
 from research.interactive_eval.figure import Figure, FigureResult, OnStep, Subject, TableRow
 
 ACCEPTED = 5
-"""Groups that are accepted before unknown names are asked for."""
+"""Groups that are accepted before regions with unknown names are named."""
 REGIONS = 10_000
-"""Regions over which labels from outside the set are counted."""
+"""Number of random regions over which labels from outside the set are counted."""
 _GROUP_SIZE = 2
 _PROJECTS = (Split.UNSEEN_CATEGORY, Split.UNSEEN_DOMAIN)
 _BATCH = 500
@@ -38,9 +38,9 @@ class TrueRegion:
     """A true region.
 
     Attributes:
-        outline: where it is; says neither its name nor its kind.
-        label: its true name.
-        is_object: whether it is a whole object.
+        outline: mask and image, without label and kind.
+        label: true label.
+        is_object: True for a whole object, False for a part.
     """
 
     outline: Outline
@@ -54,8 +54,8 @@ def true_regions(labeled: LabeledGroup) -> tuple[TrueRegion, ...]:
     for part in labeled.parts:
         is_object = part.kind is RegionKind.COMMON_OBJECT
         masks[part.image_index, part.label, is_object] = part.mask
-    for one in labeled.objects:
-        masks.setdefault((one.image_index, one.label, True), one.mask)
+    for compared in labeled.objects:
+        masks.setdefault((compared.image_index, compared.label, True), compared.mask)
     return tuple(
         TrueRegion(Outline(image, mask), label, is_object)
         for (image, label, is_object), mask in masks.items()
@@ -64,14 +64,14 @@ def true_regions(labeled: LabeledGroup) -> tuple[TrueRegion, ...]:
 
 
 def names_of(categories: Sequence[str]) -> tuple[str, ...]:
-    """Returns drawn categories and all their parts, sorted."""
+    """Returns the names of drawn categories and of all their parts, sorted."""
     return tuple(sorted({*categories, *(part for name in categories for part in parts_of(name))}))
 
 
 def plain_label(
     region: TrueRegion, group_prediction: GroupPrediction, vocabulary: Vocabulary
 ) -> str | None:
-    """Returns what the plain model's text calls a region: that of its own best overlapping one."""
+    """Returns the label of the predicted region that overlaps a true region best, or None."""
     parts = tuple(group_prediction.of_image(region.outline.image_index))
     if not parts:
         return None
@@ -82,7 +82,7 @@ def plain_label(
 
 @dataclass
 class _Tally:
-    """Regions and how many of them were named rightly, by who named them."""
+    """Counts of regions, and of those named right: by plain text, before and after accepting."""
 
     regions: int = 0
     plain: int = 0
@@ -92,9 +92,9 @@ class _Tally:
     given_right: int = 0
 
     def percent(self, right: int, of: int | None = None) -> float:
-        """Share in percent; 0 of nothing."""
-        whole = self.regions if of is None else of
-        return 100 * right / whole if whole else 0.0
+        """Percent of `right` among `of`, by default all regions; 0 where there are none."""
+        total = self.regions if of is None else of
+        return 100 * right / total if total else 0.0
 
 
 def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
@@ -106,7 +106,7 @@ def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
     seen = _seen(subject, advance)
     projects = {split: _project(subject, split, advance) for split in _PROJECTS}
     outside = sum(1 for _ in _outside(subject, advance))
-    gains = [one.percent(one.after) - one.percent(one.plain) for one in projects.values()]
+    gains = [tally.percent(tally.after) - tally.percent(tally.plain) for tally in projects.values()]
     values = {
         "label_accuracy_seen": seen.percent(seen.after),
         "label_accuracy_unseen_gain": float(np.mean(gains)),
@@ -121,16 +121,16 @@ def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
         TableRow("  where it was sure enough", _given(seen)),
         TableRow("  plain text", f"{seen.percent(seen.plain):.1f} %"),
     ]
-    for split, one in projects.items():
+    for split, tally in projects.items():
         rows += [
             TableRow(
                 f"{split}, after {ACCEPTED} accepted groups",
-                f"{one.percent(one.after):.1f} % of {one.regions} regions",
-                f">= {one.percent(one.plain) + 10:.1f} %",
+                f"{tally.percent(tally.after):.1f} % of {tally.regions} regions",
+                f">= {tally.percent(tally.plain) + 10:.1f} %",
             ),
-            TableRow("  where it was sure enough", _given(one)),
-            TableRow("  before any", f"{one.percent(one.before):.1f} %"),
-            TableRow("  plain text", f"{one.percent(one.plain):.1f} %"),
+            TableRow("  where it was sure enough", _given(tally)),
+            TableRow("  before any", f"{tally.percent(tally.before):.1f} %"),
+            TableRow("  plain text", f"{tally.percent(tally.plain):.1f} %"),
         ]
     rows.append(TableRow(f"Labels outside the set, {REGIONS:,} regions", str(outside), "0"))
     return FigureResult(values, tuple(rows))
@@ -154,17 +154,18 @@ def _seen(subject: Subject, advance: Callable[[], None]) -> _Tally:
 def _project(subject: Subject, split: Split, advance: Callable[[], None]) -> _Tally:
     """Accepts the first groups of a project, and names the regions of the others."""
     groups = subject.draw(split, ACCEPTED + subject.groups, _GROUP_SIZE)
-    every = [true_regions(labeled) for labeled in groups]
-    labels = {*names_of(HELD_OUT_CATEGORIES), *(one.label for some in every for one in some)}
+    by_group = [true_regions(labeled) for labeled in groups]
+    labels = {region.label for regions in by_group for region in regions}
+    labels |= set(names_of(HELD_OUT_CATEGORIES))
     closed = ClosedSet(Vocabulary(tuple(sorted(labels))), rejects=False)
     accepted = Prototypes()
     tally = _Tally()
     for number, labeled in enumerate(groups):
         if number < ACCEPTED:
-            outlines = [one.outline for one in every[number]]
-            looks = subject.assistant.describe(labeled.group, outlines)
-            for one, session in zip(every[number], looks, strict=True):
-                accepted = accepted.add(one.label, session)
+            outlines = [region.outline for region in by_group[number]]
+            embeddings = subject.assistant.describe(labeled.group, outlines)
+            for region, embedding in zip(by_group[number], embeddings, strict=True):
+                accepted = accepted.add(region.label, embedding)
         else:
             group_prediction = subject.predictor.predict(labeled.group)
             learned = replace(closed, accepted=accepted)
@@ -182,7 +183,7 @@ def _judge(
     tally: _Tally,
 ) -> None:
     regions = true_regions(labeled)
-    outlines = [one.outline for one in regions]
+    outlines = [region.outline for region in regions]
     named = subject.assistant.name(labeled.group, outlines, after, group_prediction)
     first = named
     if before is not after:
@@ -201,7 +202,7 @@ def _likeliest(named: Named) -> str:
 
 
 def _outside(subject: Subject, advance: Callable[[], None]) -> Iterator[Named]:
-    """Names random outlines under random sets; yields what is from outside them."""
+    """Names random outlines with random closed sets; yields answers from outside the set."""
     rng = np.random.default_rng((subject.seed, 6))
     names = np.array(names_of((*TRAINED_CATEGORIES, *HELD_OUT_CATEGORIES)))
     groups = subject.draw(Split.SEEN, REGIONS // _BATCH, _GROUP_SIZE)
@@ -214,17 +215,16 @@ def _outside(subject: Subject, advance: Callable[[], None]) -> Iterator[Named]:
         )
         outlines = [_scribble(labeled, rng) for _ in range(_BATCH)]
         group_prediction = subject.predictor.predict(labeled.group) if rng.random() < 0.5 else None
-        found = subject.assistant.name(labeled.group, outlines, closed, group_prediction)
-        yield from (one for one in found if one.label not in closed.vocabulary.labels)
-        # What is accepted may be called anything at all, also by names of no set.
-        looks = subject.assistant.describe(labeled.group, outlines[:20])
-        for session in looks:
-            accepted = accepted.add(str(rng.choice([*names, "nobody's name"])), session)
+        answers = subject.assistant.name(labeled.group, outlines, closed, group_prediction)
+        yield from (named for named in answers if named.label not in closed.vocabulary.labels)
+        # Accepted regions may have any label, also labels that no set holds.
+        for embedding in subject.assistant.describe(labeled.group, outlines[:20]):
+            accepted = accepted.add(str(rng.choice([*names, "nobody's name"])), embedding)
         advance()
 
 
 def _scribble(labeled: LabeledGroup, rng: np.random.Generator) -> Outline:
-    """A box or an ellipse anywhere, down to a single pixel."""
+    """A random box or ellipse, down to a single pixel."""
     image = int(rng.integers(len(labeled.group)))
     height, width = labeled.group.sizes_hw[image]
     y, x = rng.uniform(0, height), rng.uniform(0, width)

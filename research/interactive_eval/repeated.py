@@ -1,9 +1,9 @@
-"""Parts that repeat under one name: how well each is outlined, with and without mask memory.
+"""Parts that repeat under one label: how well each is outlined, with and without mask memory.
 
-The annotator asks for a name until each of its two to four parts is outlined; what is proposed is
-put right, and so approved, before the next one is asked for. A model that remembers nothing gives
-the same answer every time. Truth are the connected pieces of a part, from a certain size up: on
-the network's 128 px, a leg of half a percent of the image is five pixels wide.
+The annotator requests a label until each of its two to four pieces is outlined. Every proposal is
+corrected, and so approved, before the next request. A model without memory gives the same answer
+every time. The truth are the connected pieces of a part above a minimum size: on the network's
+128 px, a leg of half a percent of the image is five pixels wide.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, PartMask
 from research.interactive_eval.figure import Figure, FigureResult, OnStep, Subject, TableRow
 
 MIN_SHARE = 0.01
-"""Smallest share of the image of every piece of a part that is measured."""
+"""Minimum share of the image of every piece of a part that counts in the figure."""
 _SPECK = 0.1  # pieces smaller than this share of the largest are torn off by an occluder
 _COUNTS = range(2, 5)
 _GROUP_SIZE = 2
@@ -31,8 +31,8 @@ class Repeated:
     """One part in several pieces.
 
     Attributes:
-        smallest: share of the image of its smallest piece.
-        remembering: IoU of each piece with what was proposed for it, 0 for nothing.
+        smallest: share of the image that the smallest piece covers.
+        remembering: IoU of each piece with its proposal, 0 without one.
         forgetting: the same without mask memory.
     """
 
@@ -42,7 +42,7 @@ class Repeated:
 
 
 def pieces(mask: BoolMask) -> list[BoolMask]:
-    """Returns the 8-connected pieces of a mask that are no specks, largest first."""
+    """Returns the 8-connected pieces of a mask, largest first, without specks."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     areas = stats[1:count, cv2.CC_STAT_AREA]
     if not len(areas):
@@ -51,20 +51,20 @@ def pieces(mask: BoolMask) -> list[BoolMask]:
 
 
 def repeated_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Repeated]:
-    """Yields every part of a group that shows two to four pieces in an image."""
+    """Yields every part of a group that has two to four pieces in an image."""
     group_prediction: GroupPrediction | None = None
     for part in labeled.parts:
-        apart = pieces(part.mask)
-        if part.kind is RegionKind.COMMON_OBJECT or len(apart) not in _COUNTS:
+        true_pieces = pieces(part.mask)
+        if part.kind is RegionKind.COMMON_OBJECT or len(true_pieces) not in _COUNTS:
             continue
         group_prediction = group_prediction or subject.predictor.predict(labeled.group)
         (whole, *_) = subject.assistant.other_pieces(
             labeled.group, part.image_index, part.label, (), group_prediction, remembers=False
         )
         yield Repeated(
-            float(apart[-1].mean()),
-            tuple(_remembering(subject, labeled, part, apart, group_prediction)),
-            tuple(iou_matrix([whole[0]], apart)[0].tolist()),
+            float(true_pieces[-1].mean()),
+            tuple(_remembering(subject, labeled, part, true_pieces, group_prediction)),
+            tuple(iou_matrix([whole[0]], true_pieces)[0].tolist()),
         )
 
 
@@ -72,55 +72,54 @@ def _remembering(
     subject: Subject,
     labeled: LabeledGroup,
     part: PartMask,
-    apart: Sequence[BoolMask],
+    true_pieces: Sequence[BoolMask],
     group_prediction: GroupPrediction,
 ) -> Iterator[float]:
-    left, approved = list(apart), list[BoolMask]()
-    while left:
+    """Yields the IoU of each piece when proposals are corrected and approved one by one."""
+    remaining, approved = list(true_pieces), list[BoolMask]()
+    while remaining:
         proposed = subject.assistant.other_pieces(
             labeled.group, part.image_index, part.label, approved, group_prediction, most=1
         )
-        overlaps = iou_matrix([mask for mask, _ in proposed[:1]], left) if proposed else None
+        overlaps = iou_matrix([mask for mask, _ in proposed[:1]], remaining) if proposed else None
         if overlaps is None:
-            yield from [0.0] * len(left)
+            yield from [0.0] * len(remaining)
             return
         best = int(overlaps[0].argmax())
         yield float(overlaps[0, best])
-        approved.append(left.pop(best))
+        approved.append(remaining.pop(best))
 
 
 def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
-    found: list[Repeated] = []
+    parts: list[Repeated] = []
     for done, labeled in enumerate(subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE), start=1):
-        found.extend(repeated_of(subject, labeled))
+        parts.extend(repeated_of(subject, labeled))
         on_step(done)
-    large = [one for one in found if one.smallest >= MIN_SHARE]
+    large = [part for part in parts if part.smallest >= MIN_SHARE]
     with_memory, without = _means(large)
     rows = [
         TableRow(f"2 to 4 alike parts ({len(large)})", f"{with_memory:.3f} IoU", ">= 0.80"),
         TableRow("  without memory", f"{without:.3f} IoU", "<= 0.55"),
     ]
     for least, most in ((0.0, 0.005), (0.005, 0.01), (0.01, 0.02), (0.02, 1.0)):
-        some = [one for one in found if least <= one.smallest < most]
-        both = _means(some)
+        of_size = [part for part in parts if least <= part.smallest < most]
+        size = f"{100 * least:g} to {100 * most:g} % of the image ({len(of_size)})"
+        both = _means(of_size)
         rows.append(
-            TableRow(
-                f"  smallest piece {100 * least:g} to {100 * most:g} % of the image ({len(some)})",
-                f"{both[0]:.3f} against {both[1]:.3f} IoU",
-            )
+            TableRow(f"  smallest piece {size}", f"{both[0]:.3f} against {both[1]:.3f} IoU")
         )
     return FigureResult(
         {"repeated_iou": with_memory, "repeated_iou_without_memory": without}, tuple(rows)
     )
 
 
-def _means(found: Sequence[Repeated]) -> tuple[float, float]:
-    """Mean IoU over all pieces, with memory and without."""
-    if not found:
+def _means(parts: Sequence[Repeated]) -> tuple[float, float]:
+    """Mean IoU over all pieces of all parts, with memory and without."""
+    if not parts:
         return 0.0, 0.0
     return (
-        float(np.mean([iou for one in found for iou in one.remembering])),
-        float(np.mean([iou for one in found for iou in one.forgetting])),
+        float(np.mean([iou for part in parts for iou in part.remembering])),
+        float(np.mean([iou for part in parts for iou in part.forgetting])),
     )
 
 

@@ -1,7 +1,7 @@
-"""What typing a name is worth: "segment the <part>" against the truth of every image of a group.
+"""How well regions are found by name: "segment the <part>" against the truth of every image.
 
-Every part of the truth is asked for, and with it names of parts that nothing in the group can
-have: those, and parts that only another image shows, have to be called absent.
+Every true part of a group is requested, and names of parts that no object of the group can have.
+The model has to call these names absent, and parts on images that do not show them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _FOREIGN = 2  # names per group that nothing in it can have
 
 @dataclass(frozen=True)
 class Sought:
-    """One name on one image.
+    """One requested name on one image.
 
     Attributes:
-        is_there: whether the truth has it there.
-        is_elsewhere: whether another image of the group has it.
-        is_called_absent: what the model says.
-        iou: of what it outlines there, 0 for nothing.
+        is_there: whether the image truly shows the part.
+        is_elsewhere: whether any image of the group shows the part.
+        is_called_absent: whether the model outlines nothing there.
+        iou: of the outlined mask, 0 without one.
     """
 
     is_there: bool
@@ -43,18 +43,18 @@ class Sought:
 def sought_in(
     subject: Subject, labeled: LabeledGroup, rng: np.random.Generator
 ) -> Iterator[Sought]:
-    """Yields every part of a group, and some it cannot have, on every image."""
+    """Yields, for every image, every part of a group and names of parts it cannot have."""
     truth: dict[str, dict[int, BoolMask]] = {}
     for part in labeled.parts:
         if part.kind is not RegionKind.COMMON_OBJECT:
             truth.setdefault(part.label, {})[part.image_index] = part.mask
     group_prediction = subject.predictor.predict(labeled.group)
     names = (*truth, *_foreign(labeled, rng))
-    asked = [read_request(f"segment the {name}").things[0] for name in names]
-    wanted = [(thing.labels[0], thing.owner) for thing in asked]
-    answers = subject.assistant.refer(labeled.group, wanted, group_prediction)
-    for name, found in zip(names, answers, strict=True):
-        drawn = {part.image_index: part.mask for part in found.parts}
+    things = [read_request(f"segment the {name}").things[0] for name in names]
+    requests = [(thing.labels[0], thing.owner) for thing in things]
+    answers = subject.assistant.refer(labeled.group, requests, group_prediction)
+    for name, answer in zip(names, answers, strict=True):
+        drawn = {part.image_index: part.mask for part in answer.parts}
         there = truth.get(name, {})
         for image in range(len(labeled.group)):
             is_both = image in there and image in drawn
@@ -63,31 +63,31 @@ def sought_in(
 
 
 def _foreign(labeled: LabeledGroup, rng: np.random.Generator) -> list[str]:
-    """Names of parts that no compared object can have, nor the truth of the group has."""
+    """Names of parts that no compared object can have and that the group does not show."""
     parts = drawn_taxonomy()
-    shown = {normalise(one.label) for one in labeled.objects}
-    own = {name for label in shown for name in parts.get(label, ())}
-    own |= {part.label for part in labeled.parts}
-    others = sorted({name for names in parts.values() for name in names} - own)
+    objects = {normalise(compared.label) for compared in labeled.objects}
+    possible = {name for label in objects for name in parts.get(label, ())}
+    possible |= {part.label for part in labeled.parts}
+    others = sorted({name for names in parts.values() for name in names} - possible)
     return [str(name) for name in rng.choice(others, _FOREIGN, replace=False)]
 
 
 def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
-    found: list[Sought] = []
+    requests: list[Sought] = []
     rng = np.random.default_rng((subject.seed, 5))
     for done, labeled in enumerate(subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE), start=1):
-        found.extend(sought_in(subject, labeled, rng))
+        requests.extend(sought_in(subject, labeled, rng))
         on_step(done)
-    there = [one for one in found if one.is_there]
-    elsewhere = [one for one in found if not one.is_there and one.is_elsewhere]
-    nowhere = [one for one in found if not one.is_elsewhere]
+    there = [request for request in requests if request.is_there]
+    elsewhere = [r for r in requests if not r.is_there and r.is_elsewhere]
+    nowhere = [request for request in requests if not request.is_elsewhere]
     values = {
-        "referring_iou": 100 * float(np.mean([one.iou for one in there])),
-        "absent_accuracy": _right(found),
+        "referring_iou": 100 * float(np.mean([request.iou for request in there])),
+        "absent_accuracy": _right(requests),
     }
     rows = (
         TableRow('"segment the <part>"', f"{values['referring_iou']:.1f} IoU"),
-        TableRow("  there or absent, told rightly", f"{values['absent_accuracy']:.1f} %"),
+        TableRow("  there or absent, answered right", f"{values['absent_accuracy']:.1f} %"),
         TableRow("  where it is there", f"{_right(there):.1f} %"),
         TableRow("  where another image has it", f"{_right(elsewhere):.1f} %"),
         TableRow("  where nothing can have it", f"{_right(nowhere):.1f} %"),
@@ -95,11 +95,11 @@ def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
     return FigureResult(values, rows)
 
 
-def _right(found: Sequence[Sought]) -> float:
-    """How often absence is told rightly, in percent; 100 of nothing."""
-    if not found:
+def _right(requests: Sequence[Sought]) -> float:
+    """Percent of requests whose presence or absence is answered right; 100 without requests."""
+    if not requests:
         return 100.0
-    return 100 * float(np.mean([one.is_called_absent != one.is_there for one in found]))
+    return 100 * float(np.mean([r.is_called_absent != r.is_there for r in requests]))
 
 
 REFERRING = Figure(

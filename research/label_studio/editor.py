@@ -1,7 +1,7 @@
-"""What Label Studio sends when an annotator submits: for simulated annotators, and to test with.
+"""Requests that Label Studio sends while an annotator works, for simulated annotators and tests.
 
-Writes annotations and their events exactly as the editor and the server of Label Studio 1.23 do:
-every per-region result repeats the region's whole mask, and its origin says who made it.
+Annotations and their events are those of the editor and the server of Label Studio 1.23: every
+per-region result repeats the region's whole mask, and its origin tells who made the region.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class _WireAnswer(msgspec.Struct):
 
 @dataclass(frozen=True, eq=False)
 class ShownPrediction:
-    """One prediction as the editor opens it.
+    """One prediction as the editor shows it.
 
     Attributes:
-        version: who made it.
+        version: model version that made the prediction.
         regions: one per mask.
         same_part: pairs of ids of regions that are linked.
     """
@@ -65,9 +65,9 @@ class Drawn:
     """One region of an annotation.
 
     Attributes:
-        id: unique in the annotation; a predicted region keeps its own.
-        part: the region.
-        origin: who made it.
+        id: unique in the annotation; a predicted region keeps its id.
+        part: mask, kind and label of the region.
+        origin: who made the region.
     """
 
     id: str
@@ -77,10 +77,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class SimulatedProject:
-    """A project of a Label Studio.
+    """A project of a Label Studio that does not exist.
 
     Attributes:
-        id: its number.
+        id: number of the project.
         label_config: labeling XML.
     """
 
@@ -89,12 +89,12 @@ class SimulatedProject:
 
     @property
     def stamp(self) -> str:
-        """How /setup and /predict call it: id and creation time."""
+        """Name of the project in /setup and /predict: id and creation time."""
         return f"{self.id}.1795191017"
 
 
 def open_config(kinds: Sequence[RegionKind]) -> str:
-    """A labeling config with these kinds as labels and free part names."""
+    """Returns a labeling config with `kinds` as labels and free part names."""
     labels = "".join(f'<Label value="{kind.value}"/>' for kind in kinds)
     return _CONFIG.replace("LABELS", labels)
 
@@ -111,7 +111,7 @@ def setup_request(project: SimulatedProject) -> JsonObject:
 
 
 def predict_request(project: SimulatedProject, task_id: int, urls: Sequence[str]) -> JsonObject:
-    """Body of POST /predict as for a task that was opened."""
+    """Body of POST /predict when a task is opened."""
     return {
         "tasks": [_task(project, task_id, urls) | {"annotations": [], "predictions": []}],
         "project": project.stamp,
@@ -124,7 +124,7 @@ def read_answer(body: bytes, schema: LabelSchema) -> ShownPrediction | None:
     """Reads the answer of POST /predict for one task; None means "not yet".
 
     Raises:
-        RequestError: not an answer with one item.
+        RequestError: the answer has another form, or not exactly one item.
     """
     items = decode(body, _WireAnswer, RequestError).results
     if len(items) != 1:
@@ -149,17 +149,17 @@ def annotation_event(
     """Body of POST /webhook after an annotator submitted a task.
 
     Args:
-        project: where the task is.
-        task_id: the task.
-        urls: its images.
-        drawn: the annotation.
+        project: project of the task.
+        task_id: id of the task.
+        urls: of the task's images.
+        drawn: regions of the annotation.
         schema: of the project's labeling config.
-        annotation_id: of the annotation.
+        annotation_id: id of the annotation.
         updated_at: UTC.
-        parent_prediction_id: what it started from, None for nothing.
+        parent_prediction_id: prediction that the annotation started from, or None.
     """
     moment = updated_at.isoformat().replace("+00:00", "Z")
-    result = [one for region in drawn for one in _submitted(region, schema)]
+    result = [item for region in drawn for item in _submitted(region, schema)]
     annotation: JsonObject = {
         "id": annotation_id,
         "result": result,

@@ -1,6 +1,6 @@
-"""Requests as Label Studio writes them, for measuring a backend without a Label Studio.
+"""Sample requests in Label Studio's form, to measure a backend without a Label Studio.
 
-Bodies are plain JSON values, so that a caller can break them on purpose.
+Bodies are plain JSON values, so that a caller can damage them on purpose.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REPEATER_CONFIG = """<View>
 
 
 def local_file_url(name: str) -> str:
-    """URL of a file in the folder that is shared with Label Studio."""
+    """Returns the URL of a file in the folder that the backend shares with Label Studio."""
     return f"/data/local-files/?d={name}"
 
 
@@ -86,9 +86,9 @@ def click_body(
     Args:
         urls: of the images, squares of `side` pixels.
         x, y: in percent.
-        name: of the prompt.
+        name: id of the prompt.
         side: in pixels.
-        drafts: what is drawn already.
+        drafts: drafts of the task, with the regions drawn so far.
     """
     body = predict_body([urls], drafts=drafts)
     frame: JsonObject = {"id": name, "to_name": "image_0", "image_rotation": 0}
@@ -134,7 +134,7 @@ def clicks_body(
 
 
 def name_result(name: str, image_index: int, text: str, *, side: int = 256) -> JsonObject:
-    """The name of a region, as a result beside those of `mask_results`."""
+    """Result that names a region, beside the results of `mask_results`."""
     frame: JsonObject = {"id": name, "to_name": f"image_{image_index}", "image_rotation": 0}
     frame |= {"original_width": side, "original_height": side, "origin": "manual"}
     return frame | {
@@ -152,7 +152,7 @@ def mask_results(
     side: int = 256,
     kind: str = "common_part",
 ) -> list[JsonObject]:
-    """Results of one region as the editor keeps them: the label repeats the mask."""
+    """Results of one region as the editor writes them: the label result repeats the mask."""
     frame: JsonObject = {"id": name, "to_name": f"image_{image_index}", "image_rotation": 0}
     frame |= {"original_width": side, "original_height": side, "origin": "manual"}
     value: JsonObject = {"format": "rle", "rle": list(rle)}

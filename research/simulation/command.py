@@ -35,7 +35,7 @@ _PAIRS = (2, 2)
 _REPLAY_SEED, _BASE_SEED = 7001, 7002
 
 Run = Callable[..., Simulation]
-"""`simulation.simulate` but for the loop."""
+"""`protocol.simulate` with every argument except the loop."""
 
 
 def simulate(
@@ -148,9 +148,9 @@ def simulate(
     if in_process:
         outcome = _in_process(run, rehearsed, weights, device, seconds)
     else:
-        place = BackendAccess(backend, files, user, password)
+        access = BackendAccess(backend, files, user, password)
         rehearsal = BaseData(base, replay, _REPLAY_SEED)
-        with served(place, weights, device, seconds, rehearsal) as (client, folder):
+        with served(access, weights, device, seconds, rehearsal) as (client, folder):
             outcome = _live(run, client, folder, project, (*domain, *old), settle)
     console = Console()
     console.print(_table(outcome))
@@ -199,10 +199,10 @@ def _live(
     groups: Sequence[LabeledGroup],
     settle_s: float,
 ) -> Simulation:
-    """Works at a running backend."""
+    """Runs a simulation at a backend over HTTP."""
     from research.simulation.live_loop import LiveLoop
 
-    kinds = [kind for kind in RegionKind if any(kind in one.known for one in groups)]
+    kinds = [kind for kind in RegionKind if any(kind in labeled.known for labeled in groups)]
     with training_bar("Importing groups") as show:
         loop = LiveLoop(
             client,
@@ -219,10 +219,10 @@ def read_points(text: str) -> tuple[int, ...]:
     """Reads `0,1,2,5`.
 
     Raises:
-        InvalidConfigError: not numbers, or they do not rise.
+        InvalidConfigError: the text is not a list of rising numbers.
     """
     try:
-        points = tuple(int(one) for one in text.split(","))
+        points = tuple(int(number) for number in text.split(","))
     except ValueError:
         points = ()
     if not points or points[0] < 0 or list(points) != sorted(set(points)):
@@ -235,27 +235,27 @@ def read_points(text: str) -> tuple[int, ...]:
 def _domain(
     given: Sequence[LabeledGroup] | None, split: Split, groups: int, seed: int
 ) -> Sequence[LabeledGroup]:
-    """The groups to learn from: drawn, or the first of a data set."""
+    """Groups to learn from: drawn ones, or the first ones of a data set."""
     if given is None:
         return DrawnGroups(split, groups, seed, _PAIRS)
-    found = list(islice(given, groups))
-    if len(found) < groups:
+    first = list(islice(given, groups))
+    if len(first) < groups:
         raise InvalidConfigError(
-            f"--dataset: it holds {len(found)} groups, but --corrections and --next ask "
+            f"--dataset: it holds {len(first)} groups, but --corrections and --next ask "
             f"for {groups}"
         )
-    return found
+    return first
 
 
 def base_groups(
     base: Path | None, *, replay: int, measured: int
 ) -> tuple[Sequence[LabeledGroup], Sequence[LabeledGroup]]:
-    """Groups to rehearse, and others to measure forgetting on.
+    """Returns groups to rehearse, and other groups to measure forgetting on.
 
     Args:
-        base: a data set; None draws.
-        replay: how many to rehearse.
-        measured: at most how many to measure on.
+        base: a data set; None draws groups.
+        replay: number of groups to rehearse.
+        measured: upper limit of the groups to measure on.
 
     Raises:
         InvalidConfigError: the data set is too small.
@@ -263,12 +263,12 @@ def base_groups(
     if base is None:
         drawn = DrawnGroups(Split.SEEN, measured, _BASE_SEED, _PAIRS)
         return DrawnGroups(Split.SEEN, replay, _REPLAY_SEED, _PAIRS), drawn
-    # A trainer chooses what it rehearses by itself: none of that may be measured on.
+    # The trainer chooses the groups it rehearses itself: none of them may be measured on.
     used = max(replay, BASE_GROUPS)
-    found = list(islice(open_groups(base), used + measured))
-    if len(found) <= used:
-        raise InvalidConfigError(f"--base: expected more than {used} groups, got {len(found)}")
-    return found[:replay], found[used:]
+    groups = list(islice(open_groups(base), used + measured))
+    if len(groups) <= used:
+        raise InvalidConfigError(f"--base: expected more than {used} groups, got {len(groups)}")
+    return groups[:replay], groups[used:]
 
 
 def _table(outcome: Simulation) -> Table:

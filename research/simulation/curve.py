@@ -23,13 +23,13 @@ class Point:
         corrections: groups corrected so far.
         miou, recall: on the next groups.
         old_miou, old_recall: on the base set.
-        update_s: seconds of the update that led here, 0 for none.
-        clicks_saved: percent of the clicks that annotating the next groups from nothing takes.
-        pixels_saved: percent of the pixels that drawing their regions from nothing changes.
-        version: what answered.
-        recall_parts: percent of the true parts that are found with the right name and an IoU of
-            0.5, whatever kind they are said to be.
-        wrong_per_image: regions shown that are none of these, objects included.
+        update_s: seconds of the update before this point, 0 without one.
+        clicks_saved: percent of the clicks that annotating the next groups from scratch takes.
+        pixels_saved: percent of the pixels that drawing their regions from scratch changes.
+        version: version that predicted.
+        recall_parts: percent of the true parts that a predicted region matches by label and an IoU
+            of at least 0.5; the kind of part does not matter.
+        wrong_per_image: predicted regions, objects included, that match no true region.
     """
 
     corrections: int
@@ -47,11 +47,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """Two curves in a few numbers, in the unit of the curves.
+    """Summary of two curves, in the unit of the curves.
 
     Attributes:
         gain: last minus first value on new groups.
-        area: mean gain over all points of the curve: early gains count more often.
+        area: mean gain over all points of the curve, so that early gains count more often.
         forgetting: best minus last value on held-out old labels, at least 0.
     """
 
@@ -62,10 +62,10 @@ class Adaptation:
 
 @dataclass(frozen=True)
 class Simulation:
-    """A curve, summed up.
+    """Outcome of a simulation: the curve and its summaries.
 
     Attributes:
-        points: by rising number of corrections, the first before any.
+        points: by rising number of corrections.
         miou, recall: gain on the next groups and forgetting on the base set.
     """
 
@@ -75,7 +75,7 @@ class Simulation:
 
 
 def sum_up(new: Sequence[float], old: Sequence[float]) -> Adaptation:
-    """Sums up how an adapted model did.
+    """Sums up a curve on new groups and a curve on old ones.
 
     Args:
         new: a metric on the next groups, before and after each number of corrected groups.
@@ -89,7 +89,7 @@ def sum_up(new: Sequence[float], old: Sequence[float]) -> Adaptation:
 
 
 def as_json(simulation: Simulation, domain: str) -> dict[str, object]:
-    """The outcome as plain JSON values."""
+    """The outcome as plain JSON values; `domain` names the groups."""
     return {
         "curve": [
             {

@@ -1,6 +1,6 @@
-"""A model that learns where it answers: predictor and trainer in one process, for simulations.
+"""A model that predicts and learns in one process, for simulations.
 
-The same steps a service takes, without its queue, its gate and its database.
+It takes the same steps as the backend and its trainer, without queue, gate and database.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from calico_model.training.online.update import (
 )
 from calico_model.training.online.views import with_views
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
-from research.simulation.oracle import oracle_lessons
+from research.simulation.oracle import oracle_targets
 
 
 class InProcessLoop:
-    """Answers with the newest adapter and learns a new one from what is corrected.
+    """Predicts with the newest adapter and learns a new adapter from corrections.
 
     Attributes:
-        adapter: the newest, None before the first update.
+        adapter: the newest one, None before the first update.
     """
 
     def __init__(
@@ -46,18 +46,18 @@ class InProcessLoop:
         """Encodes the groups to rehearse.
 
         Args:
-            predictor: used by this loop alone.
-            replay: groups of the data the base was trained on.
+            predictor: nobody else may use it.
+            replay: groups of the data the base was trained on, to rehearse.
             plan: how every update learns.
-            clock: seconds that only rise.
+            clock: monotonic seconds.
             on_progress: called after every step of an update.
         """
         self.adapter: Adapter | None = None
         self._predictor, self._plan = predictor, plan
         self._clock, self._on_progress = clock, on_progress
         self._base = tuple(
-            example_of(one, predictor.encode(one.group), f"base-{number}")
-            for number, one in enumerate(replay)
+            example_of(labeled, predictor.encode(labeled.group), f"base-{number}")
+            for number, labeled in enumerate(replay)
         )
         self._learned: list[tuple[Example, ImageGroup]] = []
         self._new: list[tuple[Example, ImageGroup]] = []
@@ -65,37 +65,38 @@ class InProcessLoop:
 
     @property
     def version(self) -> str:
-        """Names the weights, and the number of updates since."""
+        """Version of the weights, with the number of updates since."""
         base = self._predictor.version
         return f"{base}+{self._updates}" if self._updates else base
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
-        """Answers with the newest adapter."""
+        """Predicts the regions of a group with the newest adapter."""
         return self._predictor.predict(group, adapter=self.version if self._updates else None)
 
     def correct(self, labeled: LabeledGroup, prediction: GroupPrediction) -> None:
-        """Keeps the truth of a group for the next update."""
+        """Stores the truth of a group for the next update."""
         group = labeled.group
         example = make_example(
             f"correction-{len(self._learned) + len(self._new)}",
             self._predictor.encode(group),
             group.sizes_hw,
             labeled.parts,
-            lessons=oracle_lessons(labeled, prediction),
+            lessons=oracle_targets(labeled, prediction),
             known=labeled.known,
         )
         self._new.append((example, group))
 
     def learn(self) -> float:
-        """Makes one update of everything new; returns the seconds it took."""
+        """Makes one update with all new corrections; returns the seconds it took."""
         began = self._clock()
         known = [*self._new, *self._learned]
         _, speaks = find_ground(
-            self._predictor.adapters.model, [one for one, _ in known], self._base
+            self._predictor.adapters.model, [example for example, _ in known], self._base
         )
         views = self._plan.views_for(len(self._new)) if speaks else 0
         spoken = [
-            (with_views(one, group.images, views, self._encode), group) for one, group in self._new
+            (with_views(example, group.images, views, self._encode), group)
+            for example, group in self._new
         ]
         update = finetune(
             self._predictor.adapters,
@@ -116,16 +117,16 @@ class InProcessLoop:
         return self._clock() - began
 
     def _with_dense(self, groups: Sequence[tuple[Example, ImageGroup]]) -> tuple[Example, ...]:
-        """Adds other views of every image, the same ones at every update."""
+        """Examples with augmented views of every image, the same views at every update."""
         if self._predictor.adapters.model.dense_head is None:
-            return tuple(one for one, _ in groups)
+            return tuple(example for example, _ in groups)
         known = [*self._new, *self._learned]
-        names = {label for one, _ in known for label in one.labels}
-        views = self._plan.dense.views_for(sum(len(one) for one, _ in known))
+        names = {label for example, _ in known for label in example.labels}
+        views = self._plan.dense.views_for(sum(len(example) for example, _ in known))
         encode = self._predictor.encode_photo
         return tuple(
-            with_dense(one, group_views(one, group.images, views, encode, names))
-            for one, group in groups
+            with_dense(example, group_views(example, group.images, views, encode, names))
+            for example, group in groups
         )
 
     def _encode(self, group: ImageGroup) -> ImageFeatures:

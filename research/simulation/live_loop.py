@@ -1,7 +1,7 @@
-"""An annotator at a real backend: predict, correct, webhook, train, next, all over HTTP.
+"""A simulated annotator at a real backend: predict, correct, webhook, train, next, all over HTTP.
 
-Does what Label Studio and its editor do between the backend and a person, and nothing else: it
-sends the same bodies to the same routes, and waits for the version that /setup announces.
+The loop does what Label Studio and its editor do between the backend and a person, and nothing
+else: it sends the same bodies to the same routes, and waits for the version that /setup announces.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ENDED = (RunState.PUBLISHED, RunState.REJECTED, RunState.FAILED)
 
 
 class LiveLoopError(BackendError):
-    """The backend does not answer as one that learns."""
+    """The backend gives no answer, or not the answer of a backend that learns."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class LiveTask:
     """A task of the project.
 
     Attributes:
-        id: its number.
-        urls: of its images.
+        id: number of the task.
+        urls: of the images.
     """
 
     id: int
@@ -73,14 +73,14 @@ class LiveLoop:
 
     Args:
         client: of the backend, credentials included.
-        files: folder the backend reads local files from.
-        project: a project of this loop's own.
-        clock: seconds that only rise.
-        on_training: told the state of a training under way, its share, and how it ended.
-        settle_s: how long better versions may take to follow the first of a training.
+        files: folder from which the backend reads local files.
+        project: a project that only this loop uses.
+        clock: monotonic seconds.
+        on_training: called with the stage and the finished share of a training, and with its end.
+        settle_s: seconds to wait for better versions that follow the first version of a training.
 
     Attributes:
-        outcomes: how every training ended that was asked for.
+        outcomes: final states of the trainings that this loop started.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class LiveLoop:
     def import_tasks(
         self, groups: Iterable[LabeledGroup], *, on_task: Callable[[int], None] = lambda done: None
     ) -> None:
-        """Writes the images of groups where the backend reads them; each becomes a task."""
+        """Writes the images of groups into the backend's folder; each group becomes a task."""
         for number, labeled in enumerate(groups, start=1):
             key = content_key(labeled.group)
             urls = tuple(self._write(key, n, image) for n, image in enumerate(labeled.group.images))
@@ -116,14 +116,14 @@ class LiveLoop:
 
     @property
     def tasks(self) -> tuple[LiveTask, ...]:
-        """What was imported, in order."""
+        """Imported tasks, in order."""
         return tuple(self._tasks.values())
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
-        """Opens a task.
+        """Opens the task of a group and returns its prediction.
 
         Raises:
-            LiveLoopError: no answer, or one without a prediction.
+            LiveLoopError: no answer, or an answer without a prediction.
         """
         task = self._tasks[content_key(group)]
         shown = self._open(task)
@@ -160,18 +160,18 @@ class LiveLoop:
 
         Returns:
             Seconds from the button to the first answer of the new version, or to its rejection; 0
-            if everything that was corrected is held out.
+            if all corrected tasks are held out.
 
         Raises:
             LiveLoopError: the training failed, or nothing trains.
         """
-        known = self._wait(lambda found: found["corrections"] >= self._submitted)
+        known = self._wait(lambda status: status["corrections"] >= self._submitted)
         if not known["new"]:
             return 0.0
         last_run = -1 if known["run"] is None else known["run"]["id"]
         began = self._clock()
         self._post("/webhook", training_event(self._project))
-        outcome = self._wait(lambda found: _has_ended(found, last_run))["run"]
+        outcome = self._wait(lambda status: _has_ended(status, last_run))["run"]
         if outcome["state"] == RunState.FAILED:
             raise LiveLoopError(f"the training failed: {outcome['error']}")
         self.version = self._announced()
@@ -185,12 +185,12 @@ class LiveLoop:
         return seconds
 
     def _settle(self) -> None:
-        """Gives better versions time to follow by themselves, as between two groups of a person."""
+        """Waits for better versions that follow by themselves, as a person leaves time for them."""
         deadline = self._clock() + self._settle_s
         while self._clock() < deadline:
-            found = json.loads(self._ask("GET", f"/status/{self._project.id}"))["projects"][0]
-            run = found["run"]
-            if not found["rising"] and run["state"] != RunState.RUNNING:
+            status = self._status()
+            run = status["run"]
+            if not status["rising"] and run["state"] != RunState.RUNNING:
                 break
             if run["state"] == RunState.RUNNING:
                 self._on_training(f"better version: {run['stage']}", run["progress"])
@@ -217,7 +217,7 @@ class LiveLoop:
         raise LiveLoopError(f"task {task.id}: no prediction in {_PATIENCE_S:g} s")
 
     def _announced(self) -> str:
-        """The version /setup tells of; waits while the weights are loading."""
+        """The version that /setup announces; waits while the weights are loading."""
         deadline = self._clock() + _PATIENCE_S
         while self._clock() < deadline:
             version = json.loads(self._post("/setup", setup_request(self._project)))
@@ -226,14 +226,19 @@ class LiveLoop:
             time.sleep(_POLL_S)
         raise LiveLoopError(f"/setup announced no version in {_PATIENCE_S:g} s")
 
+    def _status(self) -> dict[str, Any]:
+        """What /status tells of the project."""
+        body = json.loads(self._ask("GET", f"/status/{self._project.id}"))
+        return dict(body["projects"][0])
+
     def _wait(self, is_reached: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
-        """Asks how learning stands until it stands so."""
+        """Asks for the project's status until `is_reached`; returns that status."""
         deadline = self._clock() + _PATIENCE_S
         while self._clock() < deadline:
-            found = json.loads(self._ask("GET", f"/status/{self._project.id}"))["projects"][0]
-            if is_reached(found):
-                return dict(found)
-            run = found["run"]
+            status = self._status()
+            if is_reached(status):
+                return status
+            run = status["run"]
             if run is not None and run["state"] == RunState.RUNNING:
                 self._on_training(run["stage"], run["progress"])
             time.sleep(_POLL_S)
@@ -254,8 +259,8 @@ class LiveLoop:
         return reply.content
 
 
-def _has_ended(found: Mapping[str, Any], last_run: int) -> bool:
-    run = found["run"]
+def _has_ended(status: Mapping[str, Any], last_run: int) -> bool:
+    run = status["run"]
     return run is not None and run["id"] > last_run and run["state"] in _ENDED
 
 
@@ -273,7 +278,7 @@ def _part(region: Region, linked: str | None) -> PartMask:
 def _annotation(
     prediction: GroupPrediction, edits: Sequence[Edit], regions: Mapping[int, Region]
 ) -> list[Drawn]:
-    """What the annotator leaves: kept and edited regions under their ids, added ones after them."""
+    """Regions of the annotation: kept and edited regions with their ids, then added ones."""
     edited = {id(edit.before): edit for edit in edits if edit.before is not None}
     drawn = []
     for part in prediction.parts:

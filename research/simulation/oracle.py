@@ -1,6 +1,6 @@
-"""What an annotator who knows the truth does with a prediction, region by region.
+"""Edits of an annotator who knows the truth: what turns a prediction into it, region by region.
 
-| prediction and truth                    | what it teaches   |
+| prediction and truth                    | supervision       |
 |-----------------------------------------|-------------------|
 | same place, same name, IoU >= 0.9       | rehearsal         |
 | same place, same name, worse mask       | mask              |
@@ -9,7 +9,7 @@
 | a true region nobody predicted there    | text and mask     |
 | a predicted region where nothing is     | absence           |
 
-Same place is an IoU of 0.5 within one image and subtask.
+Same place means an IoU of at least 0.5 within one image and subtask.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _SAME_PLACE_IOU, _ACCEPTED_IOU = 0.5, 0.9
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What the oracle does with one region.
+    """What the annotator does with one region.
 
     Attributes:
         before: the predicted region, None if there is none in this place.
-        truth: the true region, None if there is none in this place; not both are None.
-        teaches: what that teaches; without TEXT the name is left as it is, without MASK the mask.
+        truth: the true region, None if there is none in this place; at least one is not None.
+        teaches: supervision by the edit; without TEXT the label stays, without MASK the mask.
     """
 
     before: PartMask | None
@@ -41,46 +41,45 @@ class Edit:
 
 
 def oracle_edits(labeled: LabeledGroup, prediction: GroupPrediction) -> tuple[Edit, ...]:
-    """Returns what turns a prediction into the truth, one edit per region of either.
+    """Returns the edits that turn a prediction into the truth, one per predicted or true region.
 
-    Predicted regions of a kind whose truth is not known are not among them: they stay as they are.
+    Predicted regions of a kind whose truth is not known stay as they are, without an edit.
 
     Args:
         labeled: the group with its truth.
         prediction: of the same group.
     """
-    found: list[Edit] = []
+    edits: list[Edit] = []
     for kind in RegionKind:
         for image in range(len(labeled.group)) if kind in labeled.known else ():
-            ours = [p for p in prediction.of_image(image) if p.kind is kind]
-            theirs = [p for p in labeled.of_kind(kind) if p.image_index == image]
-            found += _image_edits(ours, theirs)
-    return tuple(found)
+            predicted = [p for p in prediction.of_image(image) if p.kind is kind]
+            true = [p for p in labeled.of_kind(kind) if p.image_index == image]
+            edits += _image_edits(predicted, true)
+    return tuple(edits)
 
 
-def oracle_lessons(labeled: LabeledGroup, prediction: GroupPrediction) -> tuple[RegionTarget, ...]:
-    """Returns what correcting a prediction into the truth teaches.
+def oracle_targets(labeled: LabeledGroup, prediction: GroupPrediction) -> tuple[RegionTarget, ...]:
+    """Returns the training targets of correcting a prediction into the truth.
 
     Args:
         labeled: the group with its truth.
         prediction: of the same group.
     """
-    shown = ((edit.truth or edit.before, edit) for edit in oracle_edits(labeled, prediction))
-    return tuple(RegionTarget(part, edit.teaches) for part, edit in shown if part is not None)
+    pairs = ((edit.truth or edit.before, edit) for edit in oracle_edits(labeled, prediction))
+    return tuple(RegionTarget(part, edit.teaches) for part, edit in pairs if part is not None)
 
 
-def _image_edits(ours: Sequence[PartMask], theirs: Sequence[PartMask]) -> list[Edit]:
-    overlap = iou_matrix([part.mask for part in ours], [part.mask for part in theirs])
-    place = {t: p for p, t in hungarian(overlap) if overlap[p, t] >= _SAME_PLACE_IOU}
+def _image_edits(predicted: Sequence[PartMask], true: Sequence[PartMask]) -> list[Edit]:
+    overlap = iou_matrix([part.mask for part in predicted], [part.mask for part in true])
+    matched = {t: p for p, t in hungarian(overlap) if overlap[p, t] >= _SAME_PLACE_IOU}
     edits = []
-    for t, truth in enumerate(theirs):
+    for t, truth in enumerate(true):
         teaches = Supervision(0)
-        before = ours[place[t]] if t in place else None
+        before = predicted[matched[t]] if t in matched else None
         if before is None or normalise(before.label) != normalise(truth.label):
             teaches |= Supervision.TEXT
-        if before is None or overlap[place[t], t] < _ACCEPTED_IOU:
+        if before is None or overlap[matched[t], t] < _ACCEPTED_IOU:
             teaches |= Supervision.MASK
         edits.append(Edit(before, truth, teaches or Supervision.REHEARSAL))
-    kept = set(place.values())
-    edits += [Edit(part, None, Supervision.ABSENCE) for p, part in enumerate(ours) if p not in kept]
-    return edits
+    unmatched = [part for p, part in enumerate(predicted) if p not in matched.values()]
+    return [*edits, *(Edit(part, None, Supervision.ABSENCE) for part in unmatched)]

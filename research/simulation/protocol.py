@@ -1,8 +1,8 @@
-"""An oracle annotator works through groups, and the model that learns from it is measured.
+"""An oracle annotator corrects groups, and the model that learns from the corrections is measured.
 
-What learns is behind `LearningLoop`: a model in this process or a service over HTTP. After every
-point of the curve the same next groups, which nobody corrects, are predicted, and a fixed set of
-old ones. Knows groups and metrics; not clocks, files or how anything is learned.
+`LearningLoop` is what learns: a model in this process or a backend over HTTP. At every point of the
+curve the model predicts the same next groups, which nobody corrects, and a fixed set of old groups.
+This module knows groups and metrics, not clocks, files or how a model learns.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ _RESAMPLES = 200
 
 
 class LearningLoop(Protocol):
-    """A model in use: it predicts, is corrected, and learns."""
+    """A model that predicts, is corrected, and learns."""
 
     @property
     def version(self) -> str:
-        """Names what answers now."""
+        """Version that predicts now."""
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
-        """Finds the regions of a group."""
+        """Predicts the regions of a group."""
 
     def correct(self, labeled: LabeledGroup, prediction: GroupPrediction) -> None:
-        """Takes in the truth of a group in place of a prediction of it."""
+        """Corrects a prediction of a group into the truth."""
 
     def learn(self) -> float:
-        """Learns from what came in; returns seconds from the trigger to the version in use."""
+        """Learns from the corrections; returns seconds until the new version is in use."""
 
 
 @dataclass(frozen=True)
 class AnnotationEffort:
-    """What annotating regions takes, from a prediction or from nothing.
+    """Effort of annotating regions, from a prediction or from scratch.
 
     Attributes:
-        clicks: strokes until every mask has an IoU of 0.9, one per name to set, one per region to
-            delete.
-        pixels: that change.
+        clicks: strokes until every mask has an IoU of 0.9, plus one per label to set and one per
+            region to delete.
+        pixels: number of pixels that change.
     """
 
     clicks: int = 0
@@ -72,20 +72,20 @@ def simulate(
     on_point: Callable[[Point], None] = lambda point: None,
     on_group: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Simulation:
-    """Works through a domain.
+    """Corrects the groups of a domain in order and measures the model at given points.
 
     Args:
-        loop: what learns.
+        loop: the model that learns.
         domain: groups with truth; the first max(points) are corrected in order, the next
             `next_groups` are only predicted, the same ones at every point.
-        base: groups that must not get worse.
-        points: after how many corrections to measure; rising.
-        next_groups: how many to measure on.
+        base: groups on which forgetting is measured.
+        points: numbers of corrections after which to measure; rising.
+        next_groups: number of groups to measure on.
         on_point: called with every point of the curve.
-        on_group: called with what is being done, the groups done and all.
+        on_group: called with the work under way, the number of finished groups and of all.
 
     Raises:
-        InvalidConfigError: points do not rise, or the domain is too small for them.
+        InvalidConfigError: points do not rise, or the domain has too few groups for them.
     """
     _check(points, len(domain), next_groups, len(base))
     last = points[-1]
@@ -102,18 +102,25 @@ def simulate(
         on_point(point)
     return Simulation(
         tuple(curve),
-        sum_up([one.miou for one in curve], [one.old_miou for one in curve]),
-        sum_up([one.recall for one in curve], [one.old_recall for one in curve]),
+        sum_up([point.miou for point in curve], [point.old_miou for point in curve]),
+        sum_up([point.recall for point in curve], [point.old_recall for point in curve]),
     )
 
 
 def effort(predicted: Sequence[Region], truth: Sequence[Region], images: int) -> AnnotationEffort:
-    """Counts what turns regions into the true ones; from nothing if none are predicted."""
+    """Counts the effort of turning predicted regions into the true ones.
+
+    Args:
+        predicted: regions to start from; none for annotating from scratch.
+        truth: true regions.
+        images: number of images in the group.
+    """
     total = AnnotationEffort()
     for image in range(images):
-        ours = [region for region in predicted if region.image_index == image]
-        theirs = [region for region in truth if region.image_index == image]
-        total += _image_effort(ours, theirs)
+        total += _image_effort(
+            [region for region in predicted if region.image_index == image],
+            [region for region in truth if region.image_index == image],
+        )
     return total
 
 
@@ -129,35 +136,35 @@ def _check(points: Sequence[int], groups: int, next_groups: int, base: int) -> N
         )
 
 
-class _Watched:
-    """A loop whose predictions are counted in effort on their way to the metrics."""
+class _MeasuredLoop:
+    """Predictor for `evaluate` that also counts effort and right parts of every prediction."""
 
     def __init__(self, loop: LearningLoop, truths: Sequence[LabeledGroup]) -> None:
         self.version = loop.version
-        self.spent, self.from_nothing = AnnotationEffort(), AnnotationEffort()
+        self.spent, self.from_scratch = AnnotationEffort(), AnnotationEffort()
         self.parts = self.parts_found = self.wrong = self.images = 0
         self._loop = loop
         self._truths = iter(truths)
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
-        """Passes the group on."""
+        """Predicts a group; groups have to come in the order of `truths`."""
         prediction = self._loop.predict(group)
         labeled = next(self._truths)
         predicted = [p for p in prediction.parts if p.kind in labeled.known]
         truth = as_regions(labeled.parts)
         self.spent += effort(as_regions(predicted), truth, len(group))
-        self.from_nothing += effort((), truth, len(group))
+        self.from_scratch += effort((), truth, len(group))
         self.images += len(group)
         for image in range(len(group)):
             self._count(
-                [one for one in as_regions(predicted) if one.image_index == image],
-                [one for one in truth if one.image_index == image],
+                [region for region in as_regions(predicted) if region.image_index == image],
+                [region for region in truth if region.image_index == image],
             )
         return prediction
 
     def _count(self, predicted: Sequence[Region], truth: Sequence[Region]) -> None:
-        """Counts one image."""
-        overlap = iou_matrix([one.mask for one in predicted], [one.mask for one in truth])
+        """Counts the true and wrong regions of one image."""
+        overlap = iou_matrix([p.mask for p in predicted], [t.mask for t in truth])
         fits = np.array(
             [
                 [_is_same(p, t) and overlap[i, k] >= IOU_THRESHOLD for k, t in enumerate(truth)]
@@ -172,8 +179,8 @@ class _Watched:
 
 
 def _is_same(predicted: Region, truth: Region) -> bool:
-    """Whether both have the same name and are both parts or both objects."""
-    are_objects = {one.kind is RegionKind.COMMON_OBJECT for one in (predicted, truth)}
+    """Whether both have the same label and are both parts or both objects."""
+    are_objects = {region.kind is RegionKind.COMMON_OBJECT for region in (predicted, truth)}
     return predicted.name == truth.name and len(are_objects) == 1
 
 
@@ -185,43 +192,46 @@ def _measure(
     seconds: float,
     on_group: Callable[[str, int, int], None],
 ) -> Point:
-    watched = _Watched(loop, coming)
-    what = f"after {corrections} corrections"
+    measured = _MeasuredLoop(loop, coming)
+    when = f"after {corrections} corrections"
     fresh = evaluate(
-        watched,
+        measured,
         coming,
         resamples=_RESAMPLES,
-        on_group=lambda done: on_group(f"next groups {what}", done, len(coming)),
+        on_group=lambda done: on_group(f"next groups {when}", done, len(coming)),
     )
     old = evaluate(
         loop,
         base,
         resamples=_RESAMPLES,
-        on_group=lambda done: on_group(f"base groups {what}", done, len(base)),
+        on_group=lambda done: on_group(f"base groups {when}", done, len(base)),
     )
-    ours, theirs = fresh.mean["strict"], old.mean["strict"]
+    new_mean, old_mean = fresh.mean["strict"], old.mean["strict"]
     return Point(
         corrections,
-        ours["mIoU"].value,
-        ours["Recall"].value,
-        theirs["mIoU"].value,
-        theirs["Recall"].value,
+        new_mean["mIoU"].value,
+        new_mean["Recall"].value,
+        old_mean["mIoU"].value,
+        old_mean["Recall"].value,
         seconds,
-        _saved(watched.spent.clicks, watched.from_nothing.clicks),
-        _saved(watched.spent.pixels, watched.from_nothing.pixels),
+        _saved(measured.spent.clicks, measured.from_scratch.clicks),
+        _saved(measured.spent.pixels, measured.from_scratch.pixels),
         loop.version,
-        100 * watched.parts_found / watched.parts if watched.parts else 0.0,
-        watched.wrong / max(1, watched.images),
+        100 * measured.parts_found / measured.parts if measured.parts else 0.0,
+        measured.wrong / max(1, measured.images),
     )
 
 
-def _saved(spent: int, from_nothing: int) -> float:
-    return 100 * (1 - spent / from_nothing) if from_nothing else 0.0
+def _saved(spent: int, from_scratch: int) -> float:
+    """Percent of an effort that is saved; 0 where there is nothing to do."""
+    return 100 * (1 - spent / from_scratch) if from_scratch else 0.0
 
 
 def _image_effort(predicted: Sequence[Region], truth: Sequence[Region]) -> AnnotationEffort:
-    """One image: regions of one place are edited, or deleted and drawn anew if that takes less;
-    others are deleted, or drawn from nothing.
+    """Effort for one image.
+
+    A predicted region in the place of a true one is edited, or deleted and drawn anew if that takes
+    fewer clicks. Other predicted regions are deleted, other true ones drawn from scratch.
     """
     overlap = iou_matrix([r.mask for r in predicted], [r.mask for r in truth])
     same_kind = [[p.kind is t.kind for t in truth] for p in predicted]

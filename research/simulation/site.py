@@ -1,4 +1,4 @@
-"""Where a simulated annotator works: a backend of its own with a trainer, or a running one."""
+"""The backend at which a simulated annotator works: its own with a trainer, or a running one."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from research.bench.server import BenchServer, running_server
 
 PROJECT_ID = 4
 _TIMEOUT_S = 300.0
-_NEVER = 10**9  # it is the button that starts every training
+_NEVER = 10**9  # only the training button starts a training
 
 
 @dataclass(frozen=True)
 class BackendAccess:
-    """A backend to work at.
+    """Which backend to work at, and how to reach it.
 
     Attributes:
-        backend: address of a running one; None starts one.
-        files: folder a running one reads local files from.
-        user, password: what a running one asks for; from the settings if None.
+        backend: address of a running backend; None starts one.
+        files: folder from which a running backend reads local files.
+        user, password: credentials of a running backend; from the settings if None.
     """
 
     backend: str | None = None
@@ -38,12 +38,12 @@ class BackendAccess:
 
 @dataclass(frozen=True)
 class BaseData:
-    """What the trainer of a backend of its own rehearses.
+    """Base data that the trainer of a started backend rehearses.
 
     Attributes:
-        folder: data set; None draws `groups` groups where weights are given, and leaves the
-            trainer what it draws by itself where they are not.
-        groups, seed: of what is drawn.
+        folder: data set; None draws `groups` groups where weights are given, and otherwise leaves
+            the choice to the trainer.
+        groups, seed: number and seed of drawn groups.
     """
 
     folder: Path | None
@@ -53,17 +53,17 @@ class BaseData:
 
 @contextmanager
 def served(
-    place: BackendAccess, weights: Path | None, device: str, seconds: float, base: BaseData
+    access: BackendAccess, weights: Path | None, device: str, seconds: float, base: BaseData
 ) -> Iterator[tuple[httpx.Client, Path]]:
-    """Yields a client of the backend, and the folder it reads local files from.
+    """Yields a client of the backend, and the folder from which the backend reads local files.
 
     Raises:
-        SettingsError: a running backend without the folder of its files.
-        BenchError: the backend does not come up.
+        SettingsError: the folder of a running backend is missing.
+        BenchError: the backend does not start.
     """
-    if place.backend is not None:
-        with open_client(place.backend, _credentials(place)) as client:
-            yield client, _files_of(place)
+    if access.backend is not None:
+        with open_client(access.backend, _credentials(access)) as client:
+            yield client, _files_of(access)
         return
     with (
         learning_server(weights, device, seconds, base) as server,
@@ -76,17 +76,17 @@ def served(
 def learning_server(
     weights: Path | None, device: str, seconds: float, base: BaseData, *, nice: int = 0
 ) -> Iterator[BenchServer]:
-    """Starts a backend with a trainer that begins only when the button is pressed.
+    """Starts a backend with a trainer that trains only when the training button is pressed.
 
     Args:
-        weights: model folder; the shipped one if None.
+        weights: model folder; the shipped weights if None.
         device: cpu, cuda or cuda:N.
         seconds: budget of one update.
-        base: what the trainer rehearses.
-        nice: of the trainer; 0 where nobody else waits while it trains.
+        base: base data to rehearse.
+        nice: niceness of the trainer; 0 where nothing else needs the processor meanwhile.
 
     Raises:
-        BenchError: the backend does not come up.
+        BenchError: the backend does not start.
     """
     with tempfile.TemporaryDirectory(prefix="calico-simulate-") as scratch:
         variables = {
@@ -109,24 +109,24 @@ def learning_server(
 
 
 def open_client(address: str, credentials: tuple[str, str] | None = None) -> httpx.Client:
-    """A client that opens a connection for every request, as Label Studio does."""
-    # An idle connection may be closed just when the next request is sent on it.
+    """Returns a client that opens a connection for every request, as Label Studio does."""
+    # The server may close an idle connection just when the next request is sent on it.
     limits = httpx.Limits(max_keepalive_connections=0)
     return httpx.Client(
         base_url=address, auth=credentials, timeout=_TIMEOUT_S, limits=limits, trust_env=False
     )
 
 
-def _credentials(place: BackendAccess) -> tuple[str, str] | None:
-    settings = load_settings(basic_auth_user=place.user, basic_auth_password=place.password)
+def _credentials(access: BackendAccess) -> tuple[str, str] | None:
+    settings = load_settings(basic_auth_user=access.user, basic_auth_password=access.password)
     user, password = settings.basic_auth_user, settings.basic_auth_password
     return None if user is None or password is None else (user, password.get_secret_value())
 
 
-def _files_of(place: BackendAccess) -> Path:
-    if place.files is None or not place.files.is_dir():
+def _files_of(access: BackendAccess) -> Path:
+    if access.files is None or not access.files.is_dir():
         raise SettingsError(
             "--files: expected, with --backend, the folder it reads local files from "
             "(its CALICO_LOCAL_FILES_ROOT), so that it sees the images"
         )
-    return place.files
+    return access.files

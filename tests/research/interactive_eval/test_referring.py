@@ -84,4 +84,4 @@ def test_every_true_part_counts_and_absence_is_judged(subject: Subject) -> None:
     assert found.values["absent_accuracy"] == pytest.approx(100 * 7 / 8)
     assert steps == [1, 2, 3]
     assert set(REFERRING.keys) == set(found.values) <= set(KEYS)
-    assert [row.shown for row in found.rows][2:] == ["66.7 %", "100.0 %", "100.0 %"]
+    assert [row.value for row in found.rows][2:] == ["66.7 %", "100.0 %", "100.0 %"]

@@ -103,14 +103,14 @@ def test_transfer_is_scored_where_the_part_is_and_against_the_model_alone(
         "exemplar_gain_unseen": 50.0,
         "absent_accuracy": 100.0,
     }
-    assert found.rows[-1].shown == "12 of 12"  # seats: 3 images, 2 groups, 2 splits
+    assert found.rows[-1].value == "12 of 12"  # seats: 3 images, 2 groups, 2 splits
     assert steps == list(range(1, EXEMPLAR.steps(subject) + 1))
 
 
 def test_alike_parts_are_scored_one_by_one_with_memory_and_without(subject: Subject) -> None:
     found = REPEATED.measure(subject, lambda done: None)
     assert found.values == {"repeated_iou": 1.0, "repeated_iou_without_memory": 0.5}
-    assert found.rows[0].what == "2 to 4 alike parts (8)"
+    assert found.rows[0].name == "2 to 4 alike parts (8)"
 
 
 def test_pieces_leave_out_specks_and_come_largest_first() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from calico_model.training.online.example import Supervision
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
-from research.simulation.oracle import oracle_lessons
+from research.simulation.oracle import oracle_targets
 from tests.unit.training.examples import SIZE_PX, part
 
 KIND = RegionKind.COMMON_PART
@@ -16,8 +16,8 @@ HERE, WIDER, ELSEWHERE = (8, 24, 8, 24), (8, 24, 8, 30), (40, 60, 40, 60)
 def taught(truth: list[PartMask], predicted: list[PartMask]) -> list[tuple[str, Supervision]]:
     image = np.zeros((SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
     labeled = LabeledGroup(ImageGroup((image,), ("a",)), tuple(truth), known=frozenset({KIND}))
-    found = oracle_lessons(labeled, GroupPrediction(tuple(predicted), "v"))
-    return [(one.region.label, one.teaches) for one in found]
+    targets = oracle_targets(labeled, GroupPrediction(tuple(predicted), "v"))
+    return [(target.region.label, target.teaches) for target in targets]
 
 
 def test_a_right_region_is_rehearsed() -> None:
