@@ -1,6 +1,6 @@
 """The engine of every training: one loop over optimiser steps, one way to make a step.
 
-`TrainingRun` is a training with a folder of its own: from the newest state there to the end, with
+`TrainingLoop` is a training with a folder of its own: from the newest state there to the end, with
 curve, states, progress, stop and several processes. What a step sees, what it minimises and its
 learning rate are a subclass's: pre-training, fine-tuning on records, add-ons. The online update has
 no folder and ends by the clock; it shares `make_step` alone.
@@ -54,7 +54,7 @@ def ignore_progress(progress: TrainingProgress) -> None:
     """Does nothing: nobody watches."""
 
 
-class TrainingRun(ABC, Generic[Batch]):
+class TrainingLoop(ABC, Generic[Batch]):
     """One training on this process: optimiser steps from the newest state of a folder to the end.
 
     Steps are the unit of time. The data of a step depends on seed, step and process alone, so a run

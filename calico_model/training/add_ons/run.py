@@ -18,7 +18,7 @@ from calico_model.loading.checkpoints import fingerprint, load_model, save_model
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.add_ons.recipes import AddOnRecipe
-from calico_model.training.engine import OnProgress, TrainingProgress, TrainingRun
+from calico_model.training.engine import OnProgress, TrainingLoop, TrainingProgress
 from calico_model.training.state import Position, StateFolder, gather_state, restore_state
 
 _LOG_EVERY = 10
@@ -80,7 +80,7 @@ def train_add_on(
     return out / "model"
 
 
-class _AddOnRun(TrainingRun[int]):
+class _AddOnRun(TrainingLoop[int]):
     """One stage on one process; the data of a step is its number, for the task draws by itself."""
 
     logs_rate = False

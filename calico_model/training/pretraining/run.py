@@ -27,7 +27,7 @@ from calico_model.staging import replace_text
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.engine import (
     OnProgress,
-    TrainingRun,
+    TrainingLoop,
     build_accelerator,
     ignore_progress,
 )
@@ -81,7 +81,7 @@ def pretrain(
     return out / "model"
 
 
-class _PretrainingRun(TrainingRun[TrainingBatch]):
+class _PretrainingRun(TrainingLoop[TrainingBatch]):
     """Every weight of calico-tiny learns, with the heads that teach it."""
 
     accelerator: Accelerator

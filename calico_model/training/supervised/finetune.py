@@ -29,8 +29,8 @@ from calico_model.modeling.adapter import (
 from calico_model.modeling.model import Calico
 from calico_model.training.engine import (
     OnProgress,
+    TrainingLoop,
     TrainingProgress,
-    TrainingRun,
     build_accelerator,
     ignore_progress,
 )
@@ -170,7 +170,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-class _FinetuneRun(TrainingRun[list[MicroBatch]]):
+class _FinetuneRun(TrainingLoop[list[MicroBatch]]):
     """The adapter learns; a stage is an epoch.
 
     Attributes:
