@@ -39,7 +39,7 @@ class ReconcileWatch:
         self._repository = repository
         self._reconciler = Reconciler(repository, client, pauses_s=pauses_s, sleep=self._pause)
         self._interval_s = interval_s
-        self._on_done = on_done or (lambda project_id, repair: None)
+        self._on_done = on_done or (lambda _project_id, _repair: None)
         self._is_closed = threading.Event()
         self._full_at: dict[int, float] = {}
         self._thread = threading.Thread(target=self._run, name="reconcile-watch", daemon=True)

@@ -28,7 +28,7 @@ class TrainerWatch:
         command: Sequence[str],
         *,
         pause_s: float = 1.0,
-        on_death: Callable[[int], None] = lambda status: None,
+        on_death: Callable[[int], None] = lambda _status: None,
     ) -> None:
         self._command, self._first_pause_s = tuple(command), pause_s
         self._on_death = on_death

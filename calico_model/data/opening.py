@@ -23,7 +23,7 @@ def open_groups(
     path: Path,
     *,
     skip_broken: bool = False,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda _done: None,
 ) -> GroupSet:
     """Opens a data set.
 

@@ -129,7 +129,7 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     keep_worst: int = 6,
-    on_group: Callable[[int], None] = lambda done: None,
+    on_group: Callable[[int], None] = lambda _done: None,
 ) -> EvaluationReport:
     """Predicts every group and scores the predictions.
 

@@ -99,7 +99,7 @@ def fill(
     keys: ImageKeys,
     *,
     share: tuple[int, int] = (0, 1),
-    on_image: Callable[[int, int], None] = lambda done, total: None,
+    on_image: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
     """Encodes the images of a data set that the store does not hold yet.
 

@@ -43,7 +43,7 @@ class SceneFeatures:
 
     @torch.inference_mode()
     def fill(
-        self, model: Calico, *, on_progress: Callable[[int], None] = lambda done: None
+        self, model: Calico, *, on_progress: Callable[[int], None] = lambda _done: None
     ) -> None:
         """Encodes the scenes whose features are missing.
 

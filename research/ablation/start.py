@@ -142,7 +142,7 @@ def fit_dictionary(
     model: Calico,
     batches: Iterable[TrainingBatch],
     *,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda _done: None,
 ) -> PartDictionary:
     """Fits the entries to the prompts of finished weights by least squares.
 

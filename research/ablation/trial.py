@@ -76,7 +76,7 @@ def run_trial(
     material: Material,
     folder: Path,
     *,
-    on_progress: Callable[[str, int], None] = lambda doing, done: None,
+    on_progress: Callable[[str, int], None] = lambda _doing, _done: None,
 ) -> TrialOutcome:
     """Trains and judges one row.
 
@@ -119,7 +119,7 @@ def train_row(
     material: Material,
     *,
     curve: CurveLog | None = None,
-    on_step: Callable[[int], None] = lambda done: None,
+    on_step: Callable[[int], None] = lambda _done: None,
 ) -> None:
     """Trains a model from `build_row` in place.
 

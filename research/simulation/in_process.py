@@ -41,7 +41,7 @@ class InProcessLoop:
         plan: UpdatePlan,
         *,
         clock: Callable[[], float],
-        on_progress: Callable[[UpdateProgress], None] = lambda progress: None,
+        on_progress: Callable[[UpdateProgress], None] = lambda _progress: None,
     ) -> None:
         """Encodes the groups to rehearse.
 

@@ -96,7 +96,7 @@ class LiveLoop:
         project: SimulatedProject,
         *,
         clock: Callable[[], float] = time.monotonic,
-        on_training: Callable[[str, float], None] = lambda what, share: None,
+        on_training: Callable[[str, float], None] = lambda _what, _share: None,
         settle_s: float = 0.0,
     ) -> None:
         self._client, self._files, self._project = client, files, project
@@ -111,7 +111,7 @@ class LiveLoop:
         self.version = self._announced()
 
     def import_tasks(
-        self, groups: Iterable[LabeledGroup], *, on_task: Callable[[int], None] = lambda done: None
+        self, groups: Iterable[LabeledGroup], *, on_task: Callable[[int], None] = lambda _done: None
     ) -> None:
         """Writes the images of groups into the backend's folder; each group becomes a task."""
         for number, labeled in enumerate(groups, start=1):

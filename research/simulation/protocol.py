@@ -69,8 +69,8 @@ def simulate(
     *,
     points: Sequence[int] = POINTS,
     next_groups: int = 40,
-    on_point: Callable[[Point], None] = lambda point: None,
-    on_group: Callable[[str, int, int], None] = lambda what, done, total: None,
+    on_point: Callable[[Point], None] = lambda _point: None,
+    on_group: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> Simulation:
     """Corrects the groups of a domain in order and measures the model at given points.
 

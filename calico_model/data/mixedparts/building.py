@@ -103,7 +103,7 @@ def build(
     out: Path,
     plan: ClassPlan,
     options: BuildOptions,
-    on_progress: Callable[[int], None] = lambda questions: None,
+    on_progress: Callable[[int], None] = lambda _questions: None,
 ) -> BuildReport:
     """Writes records of all sources at hand, in the layout of the release.
 

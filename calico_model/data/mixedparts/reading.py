@@ -52,7 +52,7 @@ class MixedPartsGroups(GroupSet):
         records: Path,
         *,
         skip_broken: bool = False,
-        on_progress: Callable[[int], None] = lambda done: None,
+        on_progress: Callable[[int], None] = lambda _done: None,
     ) -> None:
         self._split = split_of(records)
         self._folders = folders_of(records)

@@ -89,7 +89,7 @@ class EncodedGroupFolder:
         self._model, self._tokenizer, self._pool = model, tokenizer, pool
         self._seed, self._chunks = seed, chunks
 
-    def fill(self, on_chunk: Callable[[int, int], None] = lambda done, total: None) -> None:
+    def fill(self, on_chunk: Callable[[int, int], None] = lambda _done, _total: None) -> None:
         """Makes the chunks that are missing; a killed run goes on where it was.
 
         Args:

@@ -97,7 +97,7 @@ def fill_views(
     encode: EncodeView,
     *,
     seed: int,
-    on_group: Callable[[int, int], None] = lambda done, total: None,
+    on_group: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> PhotoViews:
     """Writes the views of all images of groups, or opens the folder if they are there already.
 

@@ -70,7 +70,7 @@ def fit_region_head(
     out: Path,
     recipe: RegionRecipe,
     *,
-    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    on_progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
 ) -> RegionFit:
     """Writes a copy of a model folder that has a fitted region head.
 

@@ -67,7 +67,7 @@ def score_groups(
     adapter: Adapter | None,
     examples: Sequence[Example],
     *,
-    on_group: Callable[[int], None] = lambda done: None,
+    on_group: Callable[[int], None] = lambda _done: None,
 ) -> Scores:
     """Asks all questions about every group and compares the answers with the truth.
 

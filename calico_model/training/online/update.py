@@ -89,7 +89,7 @@ def update_adapter(
     *,
     start: Adapter | None = None,
     clock: Callable[[], float] | None = None,
-    on_progress: Callable[[UpdateProgress], None] = lambda progress: None,
+    on_progress: Callable[[UpdateProgress], None] = lambda _progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> AdapterUpdate:
     """Learns from corrected groups.

@@ -67,7 +67,7 @@ def finetune(
     out: Path,
     *,
     sharding: Sharding = Sharding.DDP,
-    trackers: Callable[[int], list[Tracker]] = lambda step: [],
+    trackers: Callable[[int], list[Tracker]] = lambda _step: [],
     on_progress: OnProgress = ignore_progress,
     stop: Callable[[], bool] = lambda: False,
 ) -> FinetuneResult:
