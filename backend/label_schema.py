@@ -20,6 +20,10 @@ class ImageLayout(StrEnum):
     IMAGE_TAGS = "image_tags"
     VALUE_LIST = "value_list"
 
+    def __repr__(self) -> str:
+        """Spells the value as in the keys of answers that are kept in databases."""
+        return f"<Layout.{self.name}: {self.value!r}>"
+
 
 class MaskFamily(StrEnum):
     """Type of the tag that draws masks: beside a Labels tag, or with labels of its own."""

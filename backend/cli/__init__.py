@@ -211,7 +211,7 @@ def load(target: str) -> Callable[..., Any]:
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        if error.name != RESEARCH:
+        if not module.startswith(f"{RESEARCH}.") or not module.startswith(error.name or " "):
             raise
         raise SettingsError(
             "this command measures the product and is not part of the installed package; "

@@ -151,7 +151,8 @@ class PrototypeIndexer:
             try:
                 self.round()
             except BackendError as error:
-                _log.warning("accepted regions cannot be read: %s", error)
+                event = {"event": "accepted_regions_unreadable"}
+                _log.warning("accepted regions cannot be read: %s", error, extra=event)
             except Exception:  # the thread has no caller, and serving goes on
                 _log.exception("accepted regions", extra={"event": "remembering_failed"})
 

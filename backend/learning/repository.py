@@ -129,8 +129,8 @@ class CorrectionRepository:
     ) -> None:
         """Replaces the doubts `before` by those of `now`, in small writes."""
         old, new = set(before), set(now)
-        gone = sorted(doubt.annotation_id for doubt in old - new)
-        rows = [{"project_id": project_id} | asdict(doubt) for doubt in new - old]
+        gone = sorted(known.annotation_id for known in old - new)
+        rows = [{"project_id": project_id} | asdict(current) for current in new - old]
 
         def forget(numbers: list[int]) -> Callable[[Connection], None]:
             mine = (doubt.c.project_id == project_id, doubt.c.annotation_id.in_(numbers))

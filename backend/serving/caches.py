@@ -52,10 +52,19 @@ class BoundedCache(Generic[V]):
         """Bytes of all values."""
         return int(self._values.currsize)
 
-    def get(self, key: Hashable) -> V | None:
-        """Returns a value, which becomes the last used one, or None."""
+    def get(self, key: Hashable, is_valid: Callable[[V], bool] = lambda _: True) -> V | None:
+        """Returns a value, which becomes the last used one, or None.
+
+        Args:
+            key: what it was remembered under.
+            is_valid: a value that is not valid any more is forgotten.
+        """
         with self._lock:
-            return self._values.get(key)
+            value = self._values.get(key)
+            if value is not None and not is_valid(value):
+                del self._values[key]
+                return None
+            return value
 
     def put(self, key: Hashable, value: V) -> None:
         """Remembers a value and forgets the least recently used ones that no longer fit.
@@ -94,11 +103,9 @@ class OpenedGroups:
 
     def get(self, task: Task) -> ImageGroup | None:
         """Returns a task's images, or None."""
-        fetched = self._groups.get(_task_key(task))
-        if fetched is None:
-            return None
-        fetched_at, group = fetched
-        return group if self._clock() - fetched_at <= self._oldest_s else None
+        oldest = self._clock() - self._oldest_s
+        fetched = self._groups.get(_task_key(task), lambda fetched: fetched[0] >= oldest)
+        return None if fetched is None else fetched[1]
 
     def put(self, task: Task, group: ImageGroup) -> None:
         """Remembers a task's images."""

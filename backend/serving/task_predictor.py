@@ -286,7 +286,8 @@ class TaskPredictor:
             body = self._store.find_prediction(key)
             return None if body is None else msgspec.json.decode(body, type=_KeptAnswer)
         except (StoreError, msgspec.MsgspecError):
-            _log.warning("kept answers cannot be read", exc_info=True)
+            event = {"event": "kept_answers_unreadable"}
+            _log.warning("kept answers cannot be read", exc_info=True, extra=event)
             return None
 
     def _explain(self, task: Task, error: Exception) -> Problem:

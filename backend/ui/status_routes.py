@@ -1,7 +1,4 @@
-"""GET /status and /status/PROJECT: state of learning as JSON, for scripts.
-
-Belongs neither to `learning` nor to `serving`: it shows the state of learning over HTTP.
-"""
+"""GET /status and /status/PROJECT: state of learning as JSON, for scripts."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +12,7 @@ from backend.cli import BRANCHES, COMMANDS, Command, command_tree, load, main
 from calico_model.errors import CheckpointError
 
 BROKEN = f"{__name__}:broken"
+ROOT = Path(__file__).parents[3]
 
 
 def broken() -> None:
@@ -47,6 +49,35 @@ def test_help_needs_no_heavy_library() -> None:
 
     assert result.stderr.strip() == "set()"
     assert "serve" in result.stdout
+
+
+@pytest.mark.parametrize("has_namesake", [False, True])
+def test_a_measurement_without_a_checkout_says_where_it_is(
+    tmp_path: Path, has_namesake: bool
+) -> None:
+    for package in ("backend", "calico_model"):
+        (tmp_path / package).symlink_to(ROOT / package)
+    if has_namesake:
+        (tmp_path / "research").mkdir()
+        (tmp_path / "research" / "__init__.py").touch()
+    code = "import sys; sys.argv = ['calico', 'flops']; from backend.cli import main; main()"
+    command = [
+        sys.executable,
+        "-S",
+        "-c",
+        f"import sys; sys.path[:] = {import_path(tmp_path)}; {code}",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    assert result.returncode == 2
+    assert "clone the repository" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def import_path(first: Path) -> list[str]:
+    """What this interpreter imports from, with another checkout in the place of this one."""
+    own = (str(ROOT), "")
+    return [str(first), *(path for path in sys.path if path not in own and "editable" not in path)]
 
 
 def test_unknown_command_is_a_usage_error() -> None:

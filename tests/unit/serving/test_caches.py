@@ -109,3 +109,16 @@ def test_a_group_is_fetched_anew_after_a_while():
     assert opened.get(task(1)) is None
     opened.put(task(1), GROUP)
     assert opened.get(task(1)) is GROUP
+
+
+def test_a_group_that_is_too_old_makes_room_for_others():
+    now = 0.0
+    opened = OpenedGroups(
+        2 * sum(image.nbytes for image in GROUP.images), oldest_s=5, clock=lambda: now
+    )
+    opened.put(task(1), GROUP)
+    now = 6.0
+    opened.put(task(2), GROUP)
+    assert opened.get(task(1)) is None
+    opened.put(task(3), GROUP)
+    assert opened.get(task(2)) is GROUP
