@@ -1,35 +1,41 @@
-"""Wiring: settings in, a Flask app out, with everything it holds built here and closed together."""
+"""All wiring and the life cycle: settings in, a Flask app out, and everything it holds closed.
+
+`create_app` builds what answers Label Studio; `create_server_app` adds what a server process runs
+beside the requests: the pages, the trainer process, the search for lost events, and the threads
+that predict again and index prototypes. Loads without torch.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
+import os
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
 
-from flask import Flask, Response, g, request
+from flask import Blueprint, Flask
 
-import calico_model
-from backend.errors import RequestError
 from backend.inference_priority import InferencePriority
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.names import StudioNames
+from backend.learning.derivation import Derivation, StudioPredictions
+from backend.learning.overview import Overview
+from backend.learning.prototype_indexer import PrototypeIndexer
+from backend.learning.reconcile import Repair
+from backend.learning.reconcile_loop import ReconcileWatch
+from backend.learning.repository import CorrectionRepository
+from backend.learning.supervisor import TrainerWatch
+from backend.learning.trainer_presence import present_trainers
+from backend.served_model import AdaptableModel
 from backend.serving.adapter_registry import AdapterRegistry
-from backend.serving.auth import Credentials
-from backend.serving.descriptors import Descriptors
 from backend.serving.failures import answer_failures
-from backend.serving.late_answers import LateSender
-from backend.serving.logs import new_request_id, request_id
+from backend.serving.late_answers import LateAnswerSender
 from backend.serving.metrics import Metrics
-from backend.serving.model_host import ModelHost, Predictor
-from backend.serving.model_thread import ModelThread
+from backend.serving.model_host import ModelHost
 from backend.serving.naming import ProjectNames
 from backend.serving.prewarming import Prewarmer
-from backend.serving.refreshing import Refresher
-from backend.serving.remembering import PrototypeIndexer
-from backend.serving.rendering import arranged, code_version, render_regions
+from backend.serving.refreshing import Refresher, TaskDescriptors
+from backend.serving.rendering import code_version, render_regions, with_arrangement
+from backend.serving.request_checks import ConcurrencyLimit, Credentials, watch_requests
 from backend.serving.routes import build_routes
 from backend.serving.service import PredictionService
 from backend.serving.studio import (
@@ -40,23 +46,24 @@ from backend.serving.studio import (
     studio_names,
     upcoming_tasks,
 )
-from backend.serving.task_predictor import GroupSource, TaskPredictor
+from backend.serving.task_predictor import TaskPredictor
 from backend.settings import Settings
 from backend.storage.store import Store, open_store
 from backend.storage.versions import Versions
+from backend.types import GroupSource
+from backend.ui.pages import Live, Refreshed, build_pages
+from backend.ui.pictures import GroupPictures
+from backend.ui.status_routes import build_status_routes
 from calico_model.inference.arrangement import Arrangement
 
-if TYPE_CHECKING:
-    from calico_model.loading.memory_plan import MemoryPlan
-
-_log = logging.getLogger(__name__)
-_OPEN_ENDPOINT = "calico.health"
+PAGES_AT_ONCE = 8  # a browser asks for six pictures at once
 _RESERVED_THREADS = 8  # always free for /health, /setup and /webhook
-SHIPPED_WEIGHTS = Path(calico_model.__file__).parent / "weights" / "calico-tiny"
+_COMPONENTS = "calico"
+_PROCESSES = "calico.processes"
 
 
 @dataclass(frozen=True)
-class Parts:
+class AppComponents:
     """Everything one app holds, for its routes and for closing."""
 
     settings: Settings
@@ -64,14 +71,14 @@ class Parts:
     metrics: Metrics
     host: ModelHost
     service: PredictionService
-    sender: LateSender | None
+    sender: LateAnswerSender | None
     refresher: Refresher | None
     prototype_indexer: PrototypeIndexer
     prewarmer: Prewarmer
     names: StudioNames
 
     def stop_waiting(self) -> None:
-        """Answers whoever waits for the model, because the process is about to stop."""
+        """Answers every request that waits for the model, because the process is about to stop."""
         self.service.close()
 
     def close(self) -> None:
@@ -89,7 +96,7 @@ class Parts:
 def create_app(
     settings: Settings,
     *,
-    load: Callable[[], Predictor] | None = None,
+    load: Callable[[], AdaptableModel] | None = None,
     images: GroupSource | None = None,
     client: LabelStudioClient | None = None,
 ) -> Flask:
@@ -97,89 +104,82 @@ def create_app(
 
     Args:
         settings: everything a deployment chooses.
-        load: builds the predictor instead of the one in `settings`.
+        load: builds the model instead of the one in `settings`.
         images: fetches images instead of Label Studio's API.
         client: Label Studio's API instead of the one in `settings`.
 
     Raises:
         StoreError: the database cannot be opened.
     """
-    parts = build_parts(settings, load=load, images=images, client=client)
+    components = build_components(settings, load=load, images=images, client=client)
     app = Flask("calico", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    app.extensions["calico"] = parts
+    app.extensions[_COMPONENTS] = components
     answer_failures(app)
-    _watch_requests(app, parts.metrics, Credentials.of(settings))
+    watch_requests(app, components.metrics, Credentials.of(settings))
     routes = build_routes(
-        parts.store,
-        parts.host,
-        parts.service,
-        parts.metrics,
-        parts.prewarmer.open,
-        parts.names.announce,
+        components.store,
+        components.host,
+        components.service,
+        components.metrics,
+        components.prewarmer.open,
+        components.names.announce,
     )
     app.register_blueprint(routes)
-    parts.host.start()
+    components.host.start()
+    return app
+
+
+def create_server_app(settings: Settings) -> Flask:
+    """Builds the app of a server process, with the pages and everything that runs beside them.
+
+    Raises:
+        StoreError: the database cannot be opened.
+    """
+    app = create_app(settings)
+    components: AppComponents = app.extensions[_COMPONENTS]
+    versions = Versions(components.store, settings.adapters_dir)
+    overview = Overview(components.store, versions, start_from=settings.start_from_project)
+    page_limit = ConcurrencyLimit(PAGES_AT_ONCE, "pages and pictures")
+    status_routes = build_status_routes(components.store, overview)
+    page_limit.guard(status_routes)
+    app.register_blueprint(status_routes)
+    processes: list[TrainerWatch | ReconcileWatch] = []
+    if settings.trainer:
+        processes.append(start_trainer(settings, components.metrics))
+    client = connect_client(settings)
+    if client is not None:
+        reconcile_watch = build_reconcile_watch(components.store, components.metrics, client)
+        reconcile_watch.start()
+        processes.append(reconcile_watch)
+    app.extensions[_PROCESSES] = tuple(processes)
+    pages = build_ui(components, overview, client)
+    page_limit.guard(pages)
+    app.register_blueprint(pages)
+    if components.refresher is not None:
+        components.refresher.start()
+    if settings.name_regions:
+        components.prototype_indexer.start()
     return app
 
 
 def close_app(app: Flask) -> None:
-    """Closes everything an app of `create_app` holds."""
-    app.extensions["calico"].close()
+    """Closes everything an app of `create_app` or `create_server_app` holds."""
+    for process in app.extensions.get(_PROCESSES, ()):
+        process.close()
+    app.extensions[_COMPONENTS].close()
 
 
-def load_shipped(settings: Settings) -> Predictor:
-    """Loads the configured weights, by default the ones this package ships.
-
-    Raises:
-        CheckpointError: missing or unusable weights.
-        InsufficientMemoryError: they do not fit the device.
-    """
-    # Importing torch takes seconds; this runs in the loading thread while /health already answers.
-    from backend.serving.loaded_model import BasePredictor
-    from calico_model.loading.checkpoints import fingerprint
-    from calico_model.predictor import load_predictor
-
-    weights = settings.weights or SHIPPED_WEIGHTS
-    thread = ModelThread()
-    model = thread.run(
-        lambda: load_predictor(
-            weights,
-            device=settings.device,
-            threads=settings.model_threads,
-            precision=settings.precision,
-            on_plan=_log_plan,
-        )
-    )
-    return BasePredictor(model, fingerprint(weights), thread)
-
-
-def _log_plan(plan: MemoryPlan) -> None:
-    placement = plan.placement
-    _log.info(
-        "loading weights",
-        extra={
-            "event": "memory_plan",
-            "precision": placement.precision.value,
-            "device": placement.device,
-            "encoders_on_cpu": placement.are_encoders_offloaded,
-            "images_at_once": placement.images_at_once,
-            "weight_bytes": plan.weight_bytes,
-            "peak_bytes": plan.peak_bytes(placement.device),
-        },
-    )
-
-
-def build_parts(
+def build_components(
     settings: Settings,
     *,
-    load: Callable[[], Predictor] | None = None,
+    load: Callable[[], AdaptableModel] | None = None,
     images: GroupSource | None = None,
     client: LabelStudioClient | None = None,
-) -> Parts:
-    """Builds everything behind the routes; `Parts.host.start` begins to load the weights.
+) -> AppComponents:
+    """Builds everything behind the routes; `AppComponents.host.start` begins to load the weights.
 
     The arguments are those of `create_app`.
 
@@ -195,25 +195,26 @@ def build_parts(
         cached_prediction_bytes=settings.cached_prediction_bytes,
     )
     metrics = Metrics()
-    host = ModelHost(load or (lambda: load_shipped(settings)))
-    order = Arrangement(overlaps=settings.settle_overlaps, gaps=settings.unknown_parts)
-    sender = None if client is None else LateSender(prediction_sender(client), metrics)
-    known_as = studio_names(settings)
-    source = images or image_source(settings, client, known_as)
-    prototype_indexer = PrototypeIndexer(store, source, lambda: host.predictor)
-    names = ProjectNames(prototype_indexer.accepted, settings.name_least_chance)
-    lines = AdapterRegistry(
+    host = ModelHost(load or (lambda: _load_model(settings)))
+    sender = None if client is None else LateAnswerSender(prediction_sender(client), metrics)
+    names = studio_names(settings)
+    source = images or image_source(settings, client, names)
+    prototype_indexer = PrototypeIndexer(store, source, lambda: host.model)
+    registry = AdapterRegistry(
         Versions(store, settings.adapters_dir), metrics, start_from=settings.start_from_project
     )
+    arrangement = Arrangement(overlaps=settings.settle_overlaps, gaps=settings.unknown_parts)
+    project_names = ProjectNames(prototype_indexer.prototypes, settings.name_least_chance)
     task_predictor = TaskPredictor(
         host,
         source,
-        arranged(render_regions, order),
+        with_arrangement(render_regions, arrangement),
         store,
         metrics,
-        code=code_version(order),
-        lines=lines,
-        names=names if settings.name_regions else None,
+        code=code_version(arrangement),
+        registry=registry,
+        inference_priority=InferencePriority(settings.inference_priority_file),
+        names=project_names if settings.name_regions else None,
         refines=settings.refine_clicks,
         click_budget_s=settings.click_budget_s,
     )
@@ -221,14 +222,12 @@ def build_parts(
         host,
         task_predictor,
         metrics,
-        push=None if sender is None else sender.push,
+        send_later=None if sender is None else sender.push,
         budget_s=settings.predict_budget_s,
-        seats=settings.threads - _RESERVED_THREADS,
+        waiting_requests=settings.threads - _RESERVED_THREADS,
         capacity=settings.predict_queue,
-        lines=lines,
-        inference_priority=InferencePriority(settings.inference_priority_file),
+        registry=registry,
     )
-    refresher = build_refresher(settings, store, host, service, client)
     prewarmer = Prewarmer(
         task_predictor,
         service,
@@ -237,18 +236,25 @@ def build_parts(
     )
     metrics.watch("calico_queue_depth", "Tasks that wait.", lambda: service.waiting)
     metrics.watch("calico_journal_depth", "Changes that wait.", lambda: store.waiting)
-    return Parts(
+    return AppComponents(
         settings,
         store,
         metrics,
         host,
         service,
         sender,
-        refresher,
+        build_refresher(settings, store, host, service, client),
         prototype_indexer,
         prewarmer,
-        known_as,
+        names,
     )
+
+
+def _load_model(settings: Settings) -> AdaptableModel:
+    # Importing torch takes seconds; this runs in the loading thread while /health already answers.
+    from backend.serving.loaded_model import load_base_model
+
+    return load_base_model(settings)
 
 
 def build_refresher(
@@ -258,7 +264,10 @@ def build_refresher(
     service: PredictionService,
     client: LabelStudioClient | None,
 ) -> Refresher | None:
-    """Returns what predicts again after a promotion, not started yet; None if nobody wants it."""
+    """Returns the thread that predicts again after a promotion, not started yet.
+
+    None where it is switched off, or nothing could be sent to Label Studio.
+    """
     if client is None or not settings.refresh:
         return None
     user, password = settings.basic_auth_user, settings.basic_auth_password
@@ -271,42 +280,83 @@ def build_refresher(
         lambda: Versions(store, settings.adapters_dir).projects(),
         service,
         StudioTasks(client, credentials, titles),
-        Descriptors(store),
+        TaskDescriptors(store),
         base=lambda: host.version,
     )
 
 
-def _watch_requests(app: Flask, metrics: Metrics, credentials: Credentials | None) -> None:
-    @app.before_request
-    def _begin() -> None:
-        g.began = time.monotonic()
-        request_id.set(new_request_id(request.headers.get("X-Request-ID")))
-        if credentials is not None and request.endpoint != _OPEN_ENDPOINT:
-            credentials.check(request.headers.get("Authorization"))
-        encoding = request.headers.get("Content-Encoding", "identity").lower()
-        if encoding != "identity":
-            raise RequestError(
-                f"expected an uncompressed body, got {encoding[:40]!r}",
-                field="header Content-Encoding",
-            )
+def build_reconcile_watch(
+    store: Store, metrics: Metrics, client: LabelStudioClient
+) -> ReconcileWatch:
+    """Returns the thread that finds lost events and counts them, not started yet."""
 
-    @app.teardown_request
-    def _forget(_error: BaseException | None) -> None:
-        request_id.set(None)
+    def count(_project_id: int, repair: Repair | None) -> None:
+        if repair is None:
+            metrics.reconcile_failures.inc()
+            return
+        metrics.reconciled_at.set_to_current_time()
+        metrics.reconciled.labels("change").inc(repair.recovered)
+        metrics.reconciled.labels("deletion").inc(repair.deleted)
+        metrics.reconciled.labels("unreadable").inc(repair.unreadable)
 
-    @app.after_request
-    def _end(response: Response) -> Response:
-        seconds = time.monotonic() - g.began
-        endpoint = (request.endpoint or "unknown").removeprefix("calico.")
-        metrics.requests.labels(endpoint, response.status_code).inc()
-        metrics.request_seconds.labels(endpoint).observe(seconds)
-        response.headers["X-Request-ID"] = request_id.get() or ""
-        level = logging.DEBUG if endpoint in ("health", "metrics") else logging.INFO
-        _log.log(
-            level,
-            "%s %s",
-            request.method,
-            endpoint,
-            extra={"event": "request", "status": response.status_code, "ms": round(seconds * 1000)},
+    return ReconcileWatch(CorrectionRepository(store), client, on_done=count)
+
+
+def start_trainer(settings: Settings, metrics: Metrics) -> TrainerWatch:
+    """Starts a trainer process beside this one, and starts it again when it dies."""
+    watch = TrainerWatch(
+        trainer_command(settings), on_death=lambda _status: metrics.trainer_deaths.inc()
+    )
+    metrics.watch(
+        "calico_trainer_up", "Whether the trainer runs.", lambda: watch.process_id is not None
+    )
+    watch.start()
+    return watch
+
+
+def trainer_command(settings: Settings) -> list[str]:
+    """Returns the command line of a trainer that ends when this process does."""
+    options = {
+        "--data-dir": settings.data_dir,
+        "--weights": settings.weights,
+        "--device": settings.device,
+        "--precision": settings.precision,
+        "--label-studio-url": settings.label_studio_url,
+        "--log-level": settings.log_level,
+        "--parent": os.getpid(),
+    }
+    words = [sys.executable, "-m", "backend.cli", "trainer"]
+    for name, value in options.items():
+        if value is not None:
+            words += [name, str(value)]
+    return words
+
+
+def build_ui(
+    components: AppComponents, overview: Overview, client: LabelStudioClient | None
+) -> Blueprint:
+    """Returns the pages below /ui.
+
+    Args:
+        components: of the app that shows them.
+        overview: of its database.
+        client: Label Studio's API, or None without address or token.
+    """
+    predictions = None if client is None else StudioPredictions(client)
+    derivation = Derivation(CorrectionRepository(components.store), predictions)
+
+    def live() -> Live:
+        return Live(
+            components.host.state.value,
+            tasks_waiting=components.service.waiting,
+            changes_waiting=components.store.waiting,
+            trainers=len(present_trainers(components.store)),
         )
-        return response
+
+    def refreshed(project_id: int) -> Refreshed | None:
+        refresher = components.refresher
+        status = None if refresher is None else refresher.status(project_id)
+        return None if status is None else Refreshed(**asdict(status))
+
+    pictures = GroupPictures(derivation, image_source(components.settings, client))
+    return build_pages(overview, pictures, live=live, refreshed=refreshed)

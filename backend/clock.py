@@ -1,4 +1,4 @@
-"""Moments as the database keeps them: whole microseconds since 1970-01-01 UTC."""
+"""Times as the database stores them: whole microseconds since 1970-01-01 UTC."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_us(moment: datetime) -> int:
-    """Microseconds of a moment in any time zone."""
+    """Returns the microseconds of a time in any time zone."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def from_us(moment_us: int) -> datetime:
-    """Moment in UTC."""
+    """Returns the time in UTC."""
     return _EPOCH + timedelta(microseconds=moment_us)
 
 
 def now_us() -> int:
-    """Microseconds right now."""
+    """Returns the present time in microseconds."""
     return time.time_ns() // 1000

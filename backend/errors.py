@@ -1,7 +1,7 @@
-"""One tree of errors with the HTTP status and the request field each one answers with.
+"""The tree of the backend's errors, with their HTTP status.
 
 BackendError                     500
-├── RequestError                 400  a request that is not what was expected
+├── RequestError                 400  a request of another form than expected
 │   ├── InvalidTaskError         400  a task without usable images or data
 │   ├── InvalidLabelConfigError  400  a labeling config without the needed tags
 │   ├── InvalidEventError        400  a webhook body of an unknown form
@@ -9,12 +9,12 @@ BackendError                     500
 │   ├── UnauthorizedError        401  missing or wrong credentials
 │   ├── NotFoundError            404  no such route, project or version
 │   └── RequestTooLargeError     413  a body over the limit
-├── MediaError                   422  an image that cannot be used; spoils its own task only
+├── MediaError                   422  an image that cannot be used; only its own task fails
 │   ├── ForbiddenAddressError    422  scheme, host or address outside the allow-list
 │   ├── MediaTooLargeError       422  over the byte, pixel or side limit
 │   ├── MediaUnavailableError    422  unreachable, too slow, not found, refused by its host
 │   └── UnreadableMediaError     422  not an image that can be decoded
-├── LabelStudioError             502  Label Studio's API answered with an error or not at all
+├── LabelStudioError             502  Label Studio's API returned an error or did not answer
 │   └── LabelStudioAuthError     502  Label Studio refused our token
 ├── NotReadyError                503  weights are still loading; try again
 ├── BusyError                    503  a bounded queue is full or the journal is too slow
@@ -22,8 +22,8 @@ BackendError                     500
 ├── DamagedAdapterError          500  files of a published version are missing or changed
 ├── VersionError                 409  a version cannot be published or rolled back to
 ├── LeaseLostError               500  another trainer has taken a training run over
-├── StoppedError                 500  what was under way was told to stop
-├── FetchError                   502  released weights cannot be brought here, or are incomplete
+├── StoppedError                 500  the work was stopped on request
+├── FetchError                   502  released weights cannot be downloaded, or are incomplete
 └── SettingsError                500  a setting that cannot be used; raised at start only
 """
 
@@ -36,8 +36,8 @@ class BackendError(Exception):
     """Base of every error this package raises on purpose.
 
     Attributes:
-        http_status: status of the answer when the error ends a request.
-        field: path of the offending value ("tasks[2].data.images"), or None.
+        http_status: status of the response when the error ends a request.
+        field: path of the wrong value ("tasks[2].data.images"), or None.
         retry_after_s: seconds after which trying again makes sense, or None.
     """
 
@@ -52,7 +52,7 @@ class BackendError(Exception):
 
 
 class RequestError(BackendError):
-    """A request is not what was expected."""
+    """A request has another form than expected."""
 
     http_status = 400
 
@@ -92,7 +92,7 @@ class RequestTooLargeError(RequestError):
 
 
 class MediaError(BackendError):
-    """An image cannot be used; only its own task suffers."""
+    """An image cannot be used; only its own task fails."""
 
     http_status = 422
 
@@ -114,7 +114,7 @@ class UnreadableMediaError(MediaError):
 
 
 class LabelStudioError(BackendError):
-    """Label Studio's API answered with an error or not at all."""
+    """Label Studio's API returned an error or did not answer."""
 
     http_status = 502
 
@@ -142,7 +142,7 @@ class StoreError(BackendError):
 
 
 class DamagedAdapterError(BackendError):
-    """Files of a published version are missing or were changed."""
+    """Files of a published version are missing or changed."""
 
 
 class VersionError(BackendError):
@@ -156,11 +156,11 @@ class LeaseLostError(BackendError):
 
 
 class StoppedError(BackendError):
-    """What was under way was told to stop."""
+    """The work was stopped on request."""
 
 
 class FetchError(BackendError):
-    """Released weights cannot be brought here, or are incomplete or damaged."""
+    """Released weights cannot be downloaded, or are incomplete or damaged."""
 
     http_status = 502
 

@@ -1,9 +1,10 @@
-"""Predictions before training, across processes: one word of shared memory in the data folder.
+"""Inference priority: predictions run before training, across processes of one machine.
 
-Whoever predicts writes until when at most; whoever trains looks, and waits. Nobody waits for the
-trainer, no call blocks, and a server that was killed in the middle of a prediction stops nobody for
-longer than that. Two machines that share only a database do not see each other's file, and nobody
-waits there.
+The processes share eight bytes of memory, a file in the data folder. A predicting process writes
+the time at which its priority ends at the latest; a training process reads that time and yields.
+No prediction waits for training and no call blocks. If a server is killed during a prediction, its
+priority ends at the written time. Two machines that share only a database do not see each other's
+file, so training on one does not wait for predictions on the other.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from pathlib import Path
 
 from backend.errors import StoppedError
 
-_HOLD_S = 10.0  # longer predictions share the processor
-_LOOK_S = 0.002
-_MOST_STRETCHED = 3.0  # seconds of the wall for one of work, beside those waited
+_HOLD_S = 10.0  # a longer prediction shares the processor
+_POLL_S = 0.002
+_MOST_STRETCHED = 3.0  # wall seconds per second of work, without the time spent waiting
 _BYTES = 8
 
 
 class InferencePriority:
-    """One such file; `clock` is the system's, the same in every process of a machine.
+    """The shared file. Its times are `time.monotonic_ns`, equal in all processes of a machine.
 
     Args:
-        path: of the file; made where it is missing.
+        path: of the file; created if it is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,8 +42,8 @@ class InferencePriority:
         self._predictions = 0
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Has the right of way while the block runs; threads may be in it at once."""
+    def held(self) -> Iterator[None]:
+        """Holds the priority while the block runs; several threads may hold it at once."""
         with self._lock:
             self._predictions += 1
             self._write(time.monotonic_ns() + round(_HOLD_S * 1e9))
@@ -55,15 +56,15 @@ class InferencePriority:
                     self._write(0)
 
     @property
-    def is_taken(self) -> bool:
-        """Whether somebody predicts now."""
+    def is_held(self) -> bool:
+        """Whether some process predicts now."""
         until_ns = int.from_bytes(self._memory[:_BYTES], "little")
         now_ns = time.monotonic_ns()
-        # After a restart of the machine its clock begins anew, below what was written before.
+        # After a restart of the machine the clock starts again below the time written before.
         return now_ns < until_ns <= now_ns + round(_HOLD_S * 1e9)
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Releases the shared memory."""
         self._memory.close()
 
     def _write(self, until_ns: int) -> None:
@@ -71,12 +72,12 @@ class InferencePriority:
 
 
 class Yielding:
-    """Waits while somebody predicts, but for no longer than its patience lasts.
+    """Makes training wait while a prediction runs, within a waiting budget.
 
     Args:
-        right_of_way: shared with whoever predicts.
-        patience_s: seconds it may wait between two calls of `renew`.
-        stop: ends a wait, and whatever work calls this.
+        inference_priority: shared with the predicting processes.
+        patience_s: waiting budget in seconds between two calls of `renew`.
+        stop: returns True to end a wait and the training that calls this object.
 
     Attributes:
         waited_s: seconds waited so far.
@@ -89,57 +90,59 @@ class Yielding:
         patience_s: float = 30.0,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._right_of_way, self._patience_s, self._stop = inference_priority, patience_s, stop
+        self._inference_priority = inference_priority
+        self._patience_s, self._stop = patience_s, stop
         self._left_s = patience_s
         self.waited_s = 0.0
         self._began_s: tuple[float, float] | None = None  # wall and work when the clock began
 
     def renew(self) -> None:
-        """Is as patient as at first, and begins its clock anew, at the next look at it."""
+        """Resets the waiting budget and the work clock, which starts with its next reading."""
         self._left_s = self._patience_s
         self._began_s = None
 
     def __call__(self) -> None:
-        """Waits if it must.
+        """Waits while a prediction runs and the budget lasts.
 
         Raises:
-            StoppedError: whoever asks was told to stop.
+            StoppedError: `stop` returned True.
         """
-        self._go_on()
-        if not self._right_of_way.is_taken or self._left_s <= 0:
+        self._check_stop()
+        if not self._inference_priority.is_held or self._left_s <= 0:
             return
         began = time.monotonic()
-        while self._right_of_way.is_taken:
-            time.sleep(_LOOK_S)
-            self._go_on()
+        while self._inference_priority.is_held:
+            time.sleep(_POLL_S)
+            self._check_stop()
             if time.monotonic() - began >= self._left_s:
                 break
         waited_s = time.monotonic() - began
         self._left_s -= waited_s
         self.waited_s += waited_s
 
-    def _go_on(self) -> None:
+    def _check_stop(self) -> None:
         if self._stop():
             raise StoppedError("told to stop")
 
     def working_s(self) -> float:
-        """A clock of work: seconds the calling thread had a processor, from the first call on.
+        """Work clock for a CPU: processor seconds of the calling thread since the first call.
 
-        It stands still while it waits, and hardly moves while others keep the processor, so that a
-        busy machine learns no less; but a third of the wall's seconds count, so that work ends.
+        The clock stands still during a wait and runs slowly while other threads have the processor,
+        so that a busy machine learns as much as an idle one. At least a third of the wall time
+        counts, so that the work ends.
         """
         wall_s, worked_s = time.monotonic() - self.waited_s, time.thread_time()
         if self._began_s is None:
             self._began_s = wall_s, worked_s
-        began_s, begun_s = self._began_s
-        return max(worked_s - begun_s, (wall_s - began_s) / _MOST_STRETCHED)
+        began_wall_s, began_worked_s = self._began_s
+        return max(worked_s - began_worked_s, (wall_s - began_wall_s) / _MOST_STRETCHED)
 
     def passing_s(self) -> float:
-        """The same for work that no processor does: seconds of the wall beside those waited."""
+        """Work clock for a GPU: wall seconds without the time spent waiting."""
         return time.monotonic() - self.waited_s
 
     def stretched(self, working_s: float) -> float:
-        """How long some seconds of work take, as others have the processor now."""
+        """Wall seconds that `working_s` seconds of work take at the present load."""
         done_s = self.working_s()
         if self._began_s is None or done_s <= 0:
             return working_s

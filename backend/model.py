@@ -10,10 +10,15 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from backend.app import Parts, build_parts
+from backend.app import AppComponents, build_components
 from backend.label_studio.event import parse_events
-from backend.label_studio.reply import answer_items, event_request, predict_request
-from backend.label_studio.task import parse_predict_request, read_project_id
+from backend.label_studio.request import (
+    event_request,
+    parse_predict_request,
+    predict_request,
+    read_project_id,
+)
+from backend.label_studio.response import answer_items
 from backend.serving.rendering import render_answers
 from backend.settings import load_settings
 
@@ -31,7 +36,7 @@ _JsonObject = dict[str, object]
 class CalicoModel(LabelStudioMLBase):  # type: ignore[misc]
     """Pre-annotates groups of images and journals what annotators do."""
 
-    _parts: ClassVar[Parts | None] = None
+    _components: ClassVar[AppComponents | None] = None
     _building: ClassVar[threading.Lock] = threading.Lock()
 
     def setup(self) -> None:
@@ -54,14 +59,15 @@ class CalicoModel(LabelStudioMLBase):  # type: ignore[misc]
             NotReadyError: the weights cannot be used.
             BusyError: the service is closed.
         """
-        parts = self._shared()
+        components = self._shared()
         body = predict_request(
             tasks, label_config=self.label_config, project=self.project_id, context=context
         )
-        asked = parse_predict_request(body)
-        version = parts.service.current(asked.project_id)
-        answers = parts.service.predict(asked, version)
-        return answer_items(render_answers(asked, answers, parts.service.announced(version)))
+        request = parse_predict_request(body)
+        service = components.service
+        version = service.current(request.project_id)
+        results = service.predict(request, version)
+        return answer_items(render_answers(request, results, service.announced(version)))
 
     def fit(self, event: str, data: Mapping[str, object], **_params: object) -> None:
         """Journals one event; training is another process's work.
@@ -73,14 +79,14 @@ class CalicoModel(LabelStudioMLBase):  # type: ignore[misc]
         self._shared().store.record_events(parse_events(event_request(event, data)))
 
     @classmethod
-    def share(cls, parts: Parts) -> None:
-        """Uses these parts for every object instead of building them from the environment."""
-        CalicoModel._parts = parts
+    def share(cls, components: AppComponents) -> None:
+        """Uses these components for every object instead of building them from the environment."""
+        CalicoModel._components = components
 
     @classmethod
-    def _shared(cls) -> Parts:
+    def _shared(cls) -> AppComponents:
         with CalicoModel._building:
-            if CalicoModel._parts is None:
-                CalicoModel._parts = build_parts(load_settings())
-                CalicoModel._parts.host.start()
-            return CalicoModel._parts
+            if CalicoModel._components is None:
+                CalicoModel._components = build_components(load_settings())
+                CalicoModel._components.host.start()
+            return CalicoModel._components

@@ -1,4 +1,4 @@
-"""Masks as runs: where they begin and end in row-major order, there and back, and what two share.
+"""Run-length encoding of masks, and IoU computed from the runs.
 
 A mask of a megapixel has some hundred runs. Knows arrays only.
 """
@@ -12,9 +12,9 @@ from calico_model.types import BoolMask
 
 Positions = NDArray[np.int64]
 Runs = NDArray[np.int64]
-"""(R, 2), first and past-last position of each run, rising and apart."""
+"""(R, 2) int64: first and past-last row-major position of each run, rising, not touching."""
 
-_FEW = 4096  # runs that are quicker filled one by one
+_FEW = 4096  # up to so many runs, a loop is the fastest
 _ALL_INSIDE = np.uint64(0x0101010101010101)  # eight True pixels read as one word
 
 
@@ -28,7 +28,7 @@ def runs_of(mask: BoolMask) -> Runs:
 
 
 def mask_of(runs: Runs, size_hw: tuple[int, int]) -> BoolMask:
-    """Returns the (H, W) mask of runs; what lies outside them costs next to nothing."""
+    """Returns the (H, W) mask of runs."""
     height, width = size_hw
     if len(runs) <= _FEW:
         flat = np.zeros(height * width, np.bool_)
@@ -41,12 +41,12 @@ def mask_of(runs: Runs, size_hw: tuple[int, int]) -> BoolMask:
 
 
 def small_mask_of(runs: Runs, size_hw: tuple[int, int], shown_hw: tuple[int, int]) -> BoolMask:
-    """Returns a mask as it looks in another size, without painting it in its own.
+    """Returns a mask scaled to another size by nearest neighbour, without decoding its full size.
 
     Args:
         runs: of an (H, W) mask.
-        size_hw: H and W.
-        shown_hw: of what is returned; every pixel is the one below its middle.
+        size_hw: (H, W) in pixels.
+        shown_hw: (height, width) of the returned mask; each pixel takes the value at its centre.
     """
     rows, columns = (
         (np.arange(shown) * 2 + 1) * size // (2 * shown)
@@ -61,8 +61,8 @@ def small_mask_of(runs: Runs, size_hw: tuple[int, int], shown_hw: tuple[int, int
 
 
 def changes_of(flat: BoolMask) -> Positions:
-    """Returns the positions > 0 of a flat mask that differ from the one before, rising."""
-    # Eight pixels at a time: most of them are as those before.
+    """Returns the positions > 0 of a flat mask whose value differs from the one before, rising."""
+    # Eight pixels at a time: most words are equal to the word before.
     whole = flat.size // 8 * 8
     words = flat[:whole].view(np.uint64)
     different = words[1:] != words[:-1]
@@ -70,18 +70,18 @@ def changes_of(flat: BoolMask) -> Positions:
         return np.flatnonzero(flat[1:] != flat[:-1]) + 1
     starts = np.concatenate(([0], np.flatnonzero(different) + 1))
     lengths = np.diff(starts, append=words.size)
-    # Inside a stretch of equal words a change is possible only if the word itself is mixed.
+    # Within equal words a change is possible only if the word itself is mixed.
     is_plain = (words[starts] == 0) | (words[starts] == _ALL_INSIDE)
-    looked_at = np.where(is_plain, 1, lengths)
-    before = np.cumsum(looked_at) - looked_at
-    word = np.repeat(starts - before, looked_at) + np.arange(int(looked_at.sum()))
+    checked = np.where(is_plain, 1, lengths)
+    before = np.cumsum(checked) - checked
+    word = np.repeat(starts - before, checked) + np.arange(int(checked.sum()))
     places = (word[:, None] * 8 + np.arange(8)).reshape(-1)[1:]
     changes: Positions = places[flat[places] != flat[places - 1]]
     return changes
 
 
 def length_of(runs: Runs) -> int:
-    """Returns how many positions are in runs."""
+    """Returns the number of positions in the runs."""
     return int((runs[:, 1] - runs[:, 0]).sum())
 
 
@@ -90,7 +90,7 @@ def iou_of(runs: Runs, others: Runs, *, least: float = 0.0) -> float:
 
     Args:
         runs, others: of masks of one size.
-        least: an IoU below it is not worth its time: 0.0 may come back instead.
+        least: for an IoU below it, 0.0 may be returned instead, which is faster.
     """
     if not len(runs) or not len(others):
         return 0.0
@@ -104,7 +104,7 @@ def iou_of(runs: Runs, others: Runs, *, least: float = 0.0) -> float:
 
 
 def _inside(runs: Runs, ends: Positions) -> Positions:
-    """How many positions before each end are in the runs."""
+    """Number of positions before each end that are in the runs."""
     lengths = runs[:, 1] - runs[:, 0]
     last = np.searchsorted(runs[:, 0], ends) - 1  # the last run that begins before the end
     inside = np.minimum(ends - runs[last, 0], lengths[last])

@@ -1,6 +1,6 @@
-"""Everything a deployment can choose, read once at start: the only file that reads the environment.
+"""All settings of a deployment, read once at start: the only file that reads the environment.
 
-Knows names, types, defaults and which choices contradict each other. Opens nothing.
+Knows names, types, defaults and which settings contradict each other. Opens no file.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ class Settings(BaseSettings):
         9090, ge=0, le=65535, description="Port the backend listens on; 0 = any free."
     )
     threads: int = Field(
-        32, ge=16, le=256, description="Request threads of the one server process; memory is small."
+        32, ge=16, le=256, description="Request threads of the server; each needs little memory."
     )
     basic_auth_user: str | None = Field(
         None, description="User name Label Studio must send; set together with the password."
     )
     basic_auth_password: SecretStr | None = Field(
-        None, description="Password Label Studio must send; /health alone needs none."
+        None, description="Password Label Studio must send; only /health needs none."
     )
     allow_open_bind: bool = Field(
         False, description="Listen beyond this machine without credentials (trusted networks only)."
     )
 
     data_dir: Path = Field(
-        Path(".calico"), description="Folder of the database and everything else that is kept."
+        Path(".calico"), description="Folder of the database and of all other stored files."
     )
     database_url: SecretStr | None = Field(
         None,
@@ -74,7 +74,9 @@ class Settings(BaseSettings):
         description="Longest wait for a commit before 503; Label Studio waits 1000 ms.",
     )
     journal_queue: int = Field(
-        1024, ge=1, description="Events that may wait for the writer thread; more are answered 503."
+        1024,
+        ge=1,
+        description="Events that may wait for the writer thread; others are answered 503.",
     )
 
     weights: Path | None = Field(
@@ -83,7 +85,8 @@ class Settings(BaseSettings):
     device: str = Field("cpu", description="Where the model runs: cpu, cuda or cuda:N.")
     precision: Precision | None = Field(
         None,
-        description="Numbers of the weights: fp32, bf16, int8 or nf4; the best that fits if unset.",
+        description="Number format of the weights: fp32, bf16, int8 or nf4; the best that fits if "
+        "unset.",
     )
     model_threads: int | None = Field(
         None, ge=1, description="CPU threads of one prediction; torch decides if unset."
@@ -92,99 +95,101 @@ class Settings(BaseSettings):
         85.0,
         gt=0,
         le=95,
-        description="Longest /predict may take; what is not done then is answered 'not yet' and "
+        description="Longest time of /predict; unfinished tasks are answered 'not yet' and "
         "finished later. Label Studio gives up after 100 s.",
     )
     predict_queue: int = Field(
-        10_000, ge=1, description="Tasks that may wait for the model; more are answered 'not yet'."
+        10_000,
+        ge=1,
+        description="Tasks that may wait for the model; others are answered 'not yet'.",
     )
     cached_predictions: int = Field(
         20_000, ge=0, description="Stored answers kept in the database; 0 keeps none."
     )
     cached_prediction_bytes: int = Field(
-        512 * _MIB, ge=1, description="Bytes of stored answers kept; the oldest go first."
+        512 * _MIB, ge=1, description="Bytes of stored answers kept; the oldest are deleted first."
     )
     prefetch_bytes: int = Field(
         128 * _MIB,
         ge=0,
-        description="Pixels of upcoming tasks encoded ahead of an opened one; 0 does none.",
+        description="Bytes of pixels of upcoming tasks encoded in advance when a task is opened; "
+        "0 encodes none.",
     )
 
     settle_overlaps: bool = Field(
         False,
-        description="Give pixels that sibling parts share to the surer one, and cut parts off at "
+        description="Give pixels that two parts share to the more certain part, and clip parts to "
         "their object.",
     )
     unknown_parts: bool = Field(
         False,
-        description="Offer what no part covers of an object as 'unknown part'; where labels are "
-        "a closed set, it has to be one of them.",
+        description="Offer the area of an object that no part covers as 'unknown part'; a closed "
+        "set of labels must contain it.",
     )
 
     refine_clicks: bool = Field(
         True,
-        description="Outline anew what clicks and boxes mean, on every image of the group; "
-        "otherwise they pick from what the model found.",
+        description="Segment what clicks and boxes mark, on every image of the group; otherwise "
+        "they select predicted regions.",
     )
     click_budget_s: float = Field(
         10.0,
         gt=0,
-        description="Longest the clicks and boxes of one request hold the model; what is not done "
-        "then is left out.",
+        description="Longest time that the clicks and boxes of one request use the model; "
+        "unfinished ones are left out.",
     )
     name_regions: bool = Field(
         True,
-        description="Put regions into the project's labels where those are a closed set, as its "
-        "annotators use them.",
+        description="Name regions with the project's labels if these are a closed set, as its "
+        "annotators do.",
     )
     name_least_chance: float = Field(
         0.3,
         ge=0,
         le=1,
-        description="Smallest chance at which a region gets a label of a closed set; below it, it "
-        "is not sent.",
+        description="Smallest probability at which a region gets a label of a closed set; below "
+        "it, the region is not sent.",
     )
 
     trainer: bool = Field(
-        True, description="Learn from corrections in a process of its own beside the server."
+        True, description="Learn from corrections, in a separate process beside the server."
     )
     train_every: int = Field(
-        5, ge=1, description="New corrections of a project that start a training."
+        5, ge=1, description="Number of new corrections of a project that starts a training."
     )
     train_age_s: float = Field(
-        900.0, ge=0, description="Seconds after which a single new correction starts one."
+        900.0, ge=0, description="Seconds after which a single new correction starts a training."
     )
     train_seconds: float | None = Field(
         None,
         gt=0,
-        description="Longest one update learns; 30 s if unset, the gate comes on top. Seconds of "
-        "processor time; a busy machine takes up to three times as long.",
+        description="Longest time one update learns, in seconds of processor time; 30 if unset, "
+        "the gate comes on top. A busy machine takes up to three times as long.",
     )
     trainer_threads: int = Field(1, ge=1, description="CPU threads of the trainer.")
-    trainer_nice: int = Field(
-        15, ge=0, le=19, description="How far the trainer gives way to everything else."
-    )
+    trainer_nice: int = Field(15, ge=0, le=19, description="Nice value of the trainer process.")
     refresh: bool = Field(
         True,
-        description="Predict tasks nobody has begun again with every new version, and order them "
-        "by its scores; needs Label Studio's token.",
+        description="Predict the tasks that nobody has begun again with every new version, and "
+        "order them by its scores; needs Label Studio's token.",
     )
     start_from_project: int | None = Field(
-        None, description="Project whose version new projects begin with; the base if unset."
+        None, description="Project whose version new projects start from; the base if unset."
     )
     base_data: Path | None = Field(
         None,
         description="Records the weights were trained on, to rehearse and to measure forgetting; "
-        "drawn for the shipped weights if unset.",
+        "generated for the shipped weights if unset.",
     )
     feature_bytes: int = Field(
-        4096 * _MIB, ge=1, description="Bytes of kept image features; more images are not kept."
+        4096 * _MIB, ge=1, description="Bytes of stored image features; others are not stored."
     )
 
     label_studio_url: str | None = Field(
         None,
         validation_alias="LABEL_STUDIO_URL",
-        description="Where the backend reaches Label Studio; wins over the address it announces.",
+        description="Address of Label Studio for the backend; preferred to the address that Label "
+        "Studio announces.",
     )
     label_studio_api_key: SecretStr | None = Field(
         None,
@@ -194,43 +199,46 @@ class Settings(BaseSettings):
 
     label_studio_names: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Other addresses of the same Label Studio as they stand in tasks, separated by "
-        "commas; what it announces is known. Its files are fetched from LABEL_STUDIO_URL.",
+        description="Other addresses of the same Label Studio in task data, separated by commas; "
+        "addresses it announces are known. Its files are fetched from "
+        "LABEL_STUDIO_URL.",
     )
     ca_bundle: Path | None = Field(
         None,
         validation_alias=AliasChoices(
             "ca_bundle", "CALICO_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"
         ),
-        description="File or folder of certificate authorities of your own, trusted beside the "
-        "usual ones; SSL_CERT_FILE and REQUESTS_CA_BUNDLE do the same.",
+        description="File or folder of your own certificate authorities, trusted in addition to "
+        "the usual ones; SSL_CERT_FILE and REQUESTS_CA_BUNDLE do the same.",
     )
 
     image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Hosts images may come from besides Label Studio, separated by commas."
+        (), description="Hosts besides Label Studio of images, separated by commas."
     )
     local_files_root: Path | None = Field(
-        None, description="Folder local-file images may be read from directly; off if unset."
+        None, description="Folder from which local-file images may be read directly; off if unset."
     )
     max_image_bytes: int = Field(25 * _MIB, ge=1, description="Largest image file, in bytes.")
     max_image_pixels: int = Field(
-        40_000_000, ge=1, le=40_000_000, description="Most pixels of one image."
+        40_000_000, ge=1, le=40_000_000, description="Largest number of pixels of one image."
     )
     max_image_side: int = Field(16_384, ge=1, description="Longest side of an image, in pixels.")
     max_group_pixels: int = Field(
         160_000_000,
         ge=1,
-        description="Most pixels of all images of a task; each takes three bytes while it is "
-        "looked at.",
+        description="Largest number of pixels of all images of a task; each takes three bytes "
+        "during a prediction.",
     )
     image_timeout_s: float = Field(
         30.0, gt=0, description="Longest time to fetch one image, in seconds."
     )
     max_body_bytes: int = Field(
-        64 * _MIB, ge=1024, description="Largest request body; a batch carries every earlier mask."
+        64 * _MIB,
+        ge=1024,
+        description="Largest request body in bytes; a batch contains earlier masks.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Least severe log line written."
+        "INFO", description="Lowest level that is logged."
     )
 
     @field_validator("image_hosts", "label_studio_names", mode="before")
@@ -296,12 +304,12 @@ class Settings(BaseSettings):
 
     @property
     def names_file(self) -> Path:
-        """Tells the trainer what Label Studio calls itself."""
+        """File with the addresses that Label Studio announces, for the trainer."""
         return self.data_dir / "label_studio_names.json"
 
     @property
     def inference_priority_file(self) -> Path:
-        """Tells the trainer that somebody predicts."""
+        """File of the inference priority, shared by server and trainer."""
         return self.data_dir / "predicting"
 
     @property
@@ -313,7 +321,7 @@ class Settings(BaseSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on `host`."""
+    """Whether a server that listens on `host` is reachable from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -323,14 +331,14 @@ def is_loopback(host: str) -> bool:
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Reads the environment once; `overrides` (from the command line) win over it.
+    """Reads the environment once; `overrides`, from the command line, take precedence.
 
     Raises:
-        SettingsError: names each key, what was expected and, unless secret, what came.
+        SettingsError: names each key, the expected form and, unless secret, the given value.
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
+    values = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        return Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError("; ".join(_sentences(error))) from None
 
@@ -345,7 +353,7 @@ class SettingDoc:
 
 
 def describe_settings() -> tuple[SettingDoc, ...]:
-    """Returns one row per setting, in reading order; the README's table is tested against it."""
+    """Returns one row per setting, in reading order: the table in docs/settings.md."""
     return tuple(
         SettingDoc(
             variable=variable_name(name),
@@ -369,19 +377,19 @@ def _shown(default: object) -> str:
 
 
 def _sentences(error: ValidationError) -> list[str]:
-    # The input of a secret never enters a message: hide_input_in_errors drops all inputs, and
-    # only those of fields that hold no secret are added back.
+    # A secret value must never be in a message: hide_input_in_errors drops all values, and only
+    # those of fields without a secret are added here.
     sentences = []
     for problem in error.errors(include_input=True):
         location = ".".join(str(step) for step in problem["loc"])
         field_name = location.split(".")[0].lower().removeprefix(PREFIX.lower())
         field = Settings.model_fields.get(field_name)
-        came = ""
-        # "@": an address may hold a password although its field does not ask for one.
+        value = ""
+        # "@": an address may contain a password although its field is not a secret.
         is_secret = field is None or "SecretStr" in str(field.annotation)
         if not is_secret and "@" not in str(problem["input"]):
-            came = f", got {problem['input']!r}"
+            value = f", got {problem['input']!r}"
         name = variable_name(field_name) if field is not None else location
         message = problem["msg"].removeprefix("Value error, ")
-        sentences.append(f"{name}: {message}{came}" if name else message)
+        sentences.append(f"{name}: {message}{value}" if name else message)
     return sentences

@@ -1,7 +1,7 @@
-"""Help while annotating: what a click, a box or an accepted region says about a group.
+"""The entry point of interactive annotation: clicks, boxes and accepted regions of a group.
 
-Beside predictor.py: owns nothing but the use of its model, lock and feature cache. Once a group is
-opened no encoder runs again. Each method is one mechanism of assist/.
+`Assistant` uses the model, lock and caches of a `Predictor` and owns nothing else. Once a group's
+features are cached no encoder runs again. Each method is one mechanism of `interactive/`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calico_model.inference.prompt import Box, MaskPrompt
+from calico_model.inference.teacher_forcing import make_name_prompts
 from calico_model.interactive import box_description, clicks, referring
 from calico_model.interactive.clicks import Refined
-from calico_model.interactive.name_prompts import call_parts
 from calico_model.interactive.naming import name_regions
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.propagate import transfer
@@ -27,14 +27,14 @@ from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask
 
 
 class Assistant:
-    """The model of a predictor, asked about single places.
+    """The model of a predictor, with one adapter or none, for an annotator.
 
     Attributes:
-        version: names the weights that answer.
+        version: of the adapter, or else of the base.
     """
 
     def __init__(self, predictor: Predictor, adapter: str | None = None) -> None:
-        """Asks `predictor` with an adapter in its set, or with None the bare base."""
+        """Uses an adapter in the predictor's set, or with None the base."""
         self._predictor, self._adapter = predictor, adapter
         self.version = adapter or predictor.version
 
@@ -45,14 +45,13 @@ class Assistant:
         prompt: MaskPrompt,
         group_prediction: GroupPrediction | None = None,
     ) -> Refined:
-        """Outlines what clicks, a box and an earlier mask mean in one image of a group.
+        """Outlines the region of one image that clicks, a box and an earlier mask mean.
 
         Args:
-            group: 1 to 8 images; only the one asked about is looked at.
+            group: 1 to 8 images; only the features of the one image are used.
             image_index: 0-based.
             prompt: in pixels of that image.
-            group_prediction: what the same weights predicted for the group: a click may mean one
-                of its parts.
+            group_prediction: of the same weights for the group: a click may mean one of its parts.
 
         Raises:
             InvalidMaskError: the earlier mask has another size than the image.
@@ -71,46 +70,45 @@ class Assistant:
         names: Sequence[tuple[str, str | None]],
         group_prediction: GroupPrediction,
     ) -> tuple[Reference, ...]:
-        """Outlines named things wherever they are in a group.
+        """Outlines named things on every image of a group that shows them.
 
         Args:
             group: 1 to 8 images.
-            names: what to look for, each with the object it belongs to or None.
-            group_prediction: what the same weights predicted for the group; tells what the images
-                show.
+            names: (name of the thing, name of the object it belongs to or None).
+            group_prediction: of the same weights for the group; names the objects of the images.
 
         Returns:
-            One per name; a thing that is on no image has no parts, and is absent on all.
+            One per name; a thing that no image shows has no parts, and is absent on all images.
 
         Raises:
             CheckpointError: there is no adapter of that version.
         """
         with self._predictor.acquire(group, adapter=self._adapter) as session:
             return tuple(
-                referring.refer(
+                referring.segment_by_name(
                     session.model,
                     session.tokenizer,
                     session.features,
                     group.images,
                     label,
-                    referring.shown_objects(group_prediction.answers, len(group), owner=owner),
+                    referring.shown_objects(group_prediction.phrases, len(group), owner=owner),
                 )
                 for label, owner in names
             )
 
-    def look_into(
+    def describe_box(
         self, group: ImageGroup, image_index: int, box: Box, group_prediction: GroupPrediction
     ) -> PartMask:
-        """Outlines what a box shows and says what it is, in the model's own words.
+        """Outlines the thing in a box and names it, by a name of the model's own.
 
         Args:
-            group: 1 to 8 images; only the one asked about is looked at.
+            group: 1 to 8 images; only the features of the one image are used.
             image_index: 0-based.
             box: in pixels of that image.
-            group_prediction: what the same weights predicted for the group.
+            group_prediction: of the same weights for the group.
 
         Returns:
-            The region; its label is "" when nothing is known about it.
+            The region; its label is "" when the model has no name for it.
 
         Raises:
             InvalidMaskError: the box is not finite.
@@ -119,10 +117,10 @@ class Assistant:
         alone = group.only(image_index)
         known = tuple(group_prediction.of_image(image_index))
         with self._predictor.acquire(alone, adapter=self._adapter) as session:
-            found = box_description.look_into(
+            described = box_description.describe_box(
                 session.model, session.tokenizer, session.features, alone.images[0], box, known
             )
-        return replace(found, image_index=image_index)
+        return replace(described, image_index=image_index)
 
     def name(
         self,
@@ -131,17 +129,16 @@ class Assistant:
         closed: ClosedSet,
         group_prediction: GroupPrediction | None = None,
     ) -> tuple[Named, ...]:
-        """Names regions out of a closed label set.
+        """Names regions by labels of a closed set.
 
         Args:
             group: 1 to 8 images.
-            outlines: regions of it.
-            closed: what they may be called, and what annotators called regions before.
-            group_prediction: what the same weights predicted for the group; None leaves the
-                language model out.
+            outlines: regions of the group.
+            closed: the labels, and what accepted regions of each label look like.
+            group_prediction: of the same weights for the group; None leaves the language model out.
 
         Returns:
-            One per region; its label is None where no label is likely enough.
+            One per region; its label is None if no label is likely enough.
 
         Raises:
             InvalidMaskError: an empty mask.
@@ -158,9 +155,9 @@ class Assistant:
             )
 
     def describe(self, group: ImageGroup, outlines: Sequence[Outline]) -> NDArray[np.float32]:
-        """Describes regions, to be remembered under their labels: (n, d) float32 unit rows.
+        """Returns descriptors of regions, (n, d) float32 unit rows, to store under their labels.
 
-        Only the frozen encoders are read: a description holds for every adapter of the same base.
+        They come from the frozen encoders alone, so they hold for every adapter of the same base.
 
         Raises:
             InvalidMaskError: an empty mask.
@@ -176,9 +173,9 @@ class Assistant:
 
         Args:
             group: 1 to 8 images.
-            part: an accepted or just clicked region; an empty label asks by its looks alone.
-            group_prediction: what the same weights predicted for the group; tells what the images
-                show.
+            part: an accepted or just clicked region; with an empty label the part is found by its
+                appearance alone.
+            group_prediction: of the same weights for the group; names the objects of the images.
 
         Returns:
             One per other image, in order; the outlined image comes first if it shows further
@@ -190,8 +187,9 @@ class Assistant:
         """
         with self._predictor.acquire(group, adapter=self._adapter) as session:
             objects = transfer.object_names(group_prediction, len(group))
-            asks = part.label and session.is_familiar  # the language model, of what it knows
-            named = self._call(session, group, part.label, objects) if asks else None
+            # The language model does not know the names of unfamiliar pictures.
+            is_known = part.label and session.is_familiar
+            named = self._name_prompts(session, group, part.label, objects) if is_known else None
             return transfer.transfer(
                 session.model, session.features, group.images, part, named, objects
             )
@@ -207,19 +205,19 @@ class Assistant:
         most: int | None = None,
         remembers: bool = True,
     ) -> tuple[tuple[BoolMask, float], ...]:
-        """Outlines parts of one name one by one, beside those that are outlined already.
+        """Outlines the parts of one name one by one, beside those that are outlined already.
 
         Args:
             group: 1 to 8 images.
             image_index: 0-based.
             label: the parts' name.
-            approved: (H, W) bool, parts of that name that are done.
+            approved: (H, W) bool, parts of that name that are outlined already.
             group_prediction: as in `transfer`.
-            most: how many are wanted; None is all.
+            most: number of further parts at most; None is all.
             remembers: False leaves the mask memory out.
 
         Returns:
-            Mask and predicted IoU of each, without overlap; one mask of all without a memory.
+            Mask and predicted IoU of each, without overlap; one mask of all parts without a memory.
 
         Raises:
             InvalidMaskError: an approved mask is empty, too small to be seen, or of another size.
@@ -232,21 +230,24 @@ class Assistant:
                 session.features,
                 group.images,
                 image_index,
-                self._call(session, group, label, objects)[image_index],
+                self._name_prompts(session, group, label, objects)[image_index],
                 approved=approved,
                 most=most,
                 remembers=remembers,
             )
 
-    def _call(
+    def _name_prompts(
         self, session: ModelSession, group: ImageGroup, label: str, objects: tuple[str | None, ...]
     ) -> Tensor:
-        """Prompts (n, C) of a name on every image; the model is held."""
-        called, key = self._predictor.called, (self.version, group.keys, label, objects)
-        found = called.get(key)
-        if found is None:
-            prompts = call_parts(
+        """[SEG] prompts (n, C) of a name on every image, from the cache where it has them.
+
+        The caller holds the model, which guards the cache.
+        """
+        cache, key = self._predictor.name_prompts, (self.version, group.keys, label, objects)
+        prompts = cache.get(key)
+        if prompts is None:
+            prompts = make_name_prompts(
                 session.model, session.tokenizer, session.features, [label], objects
-            )
-            found = called.put(key, prompts[0])
-        return found
+            )[0]
+            cache[key] = prompts
+        return prompts

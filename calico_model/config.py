@@ -1,4 +1,4 @@
-"""All that decides the network's shape and its input frames: the science, not the deployment.
+"""Configuration of the network's shape and its input frames; not of its deployment.
 
 The presets are in presets.py. Knows nothing of files but how to read and write itself as JSON.
 Sizes follow calico: paper sections 3.2-3.4; the 7B column reproduces the released parts.
@@ -31,7 +31,7 @@ class TrunkConfig:
 
 @dataclass(frozen=True)
 class PhotoTrunkConfig:
-    """A published, frozen network whose maps feed what learns a project's own names.
+    """A published, frozen network whose maps feed the heads that learn a project's own names.
 
     Attributes:
         kind: name in `modeling.photo_trunk.KINDS`.
@@ -185,7 +185,7 @@ class CalicoConfig:
         empty_margin: nats by which "nothing in common" must win; 0 is plain greedy decoding. An
             annotator drops a wrong suggestion faster than drawing a missing one.
         asks_in_pairs: groups are asked about two images at a time and compared by name
-            (pairing.py); False asks about the whole group at once, as the paper does.
+            (inference/pairwise.py); False asks about the whole group at once, as the paper does.
     """
 
     name: str

@@ -1,13 +1,13 @@
 """One tree of errors, one class per failure a caller can act on.
 
 CalicoError
-├── InvalidImageError       an image or group that cannot be looked at
+├── InvalidImageError       an image or group that cannot be used
 ├── InvalidMaskError        a mask, score or region that breaks its invariant
 ├── InvalidConfigError      a configuration value out of range or in conflict with another
 ├── InvalidRecordError      a data set file or record that cannot be read; names file and key
 ├── CheckpointError         weights that are missing, truncated, of wrong shape or wrong base
 ├── UnclearRequestError     a typed request that names nothing the model can look for
-└── InsufficientMemoryError a model that does not fit the device; said before it is loaded
+└── InsufficientMemoryError a model that does not fit the device; reported before it is loaded
 """
 
 

@@ -1,9 +1,9 @@
-"""Draws what was found onto the images, so that a person sees it at a glance.
+"""Draws predicted regions onto their images, for a person to look at.
 
-Colour says which thing it is: the same part has the same colour in every image of its group. The
-contour says what it is to the group: thick for a common object, thin for a common part, dashed for
-a unique part. Names sit in boxes that avoid each other. Small images are enlarged first, because a
-name must be readable whatever the size of the image. Knows arrays and text, no files.
+The same thing has the same colour in every image of its group. The contour shows its kind: thick
+for a common object, thin for a common part, dashed for a unique part. Names are in boxes that avoid
+each other. Small images are enlarged first, so that names are readable. Knows arrays and text, no
+files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Rect = tuple[int, int, int, int]
 MIN_SIDE = 640
 KIND_LEGEND = "thick line: common object   thin line: common part   dashed line: unique part"
 
-# Hues far apart and light enough for dark and bright grounds; after these, hues by golden ratio.
+# Hues far apart, visible on dark and bright images; further hues follow the golden ratio.
 PALETTE: tuple[Colour, ...] = (
     (230, 60, 60),
     (50, 140, 240),
@@ -53,8 +53,8 @@ _FILL = {
     RegionKind.COMMON_PART: 0.45,
     RegionKind.UNIQUE_PART: 0.45,
 }
-_MOST_CHARACTERS = 300  # of a name; no picture shows more in one line
-_MOST_NAMES = 100  # in one picture; more hide each other
+_MOST_CHARACTERS = 300  # of a name; no image shows more in one line
+_MOST_NAMES = 100  # in one image; more names would hide each other
 _ELLIPSIS = "..."
 _INK, _PAPER = (20, 20, 20), (255, 255, 255)
 
@@ -65,15 +65,15 @@ def draw_overlay(
     *,
     min_side: int = MIN_SIDE,
 ) -> tuple[RgbImage, ...]:
-    """Paints masks, contours and names over every image of a group.
+    """Draws masks, contours and names over every image of a group.
 
     Args:
         group: the images.
-        prediction: what was found, or any regions (a group's truth, say).
-        min_side: images whose longer side is shorter are enlarged by a whole factor to reach it.
+        prediction: a prediction, or any regions (for example the truth of a group).
+        min_side: an image whose longer side is shorter is enlarged by a whole factor to reach it.
 
     Returns:
-        One (H', W', 3) uint8 picture per image, for looking at: not in the frame of the masks.
+        One (H', W', 3) uint8 picture per image; not in the frame of the masks.
     """
     parts = prediction.parts if isinstance(prediction, GroupPrediction) else tuple(prediction)
     colours = colours_of(parts)
@@ -89,13 +89,13 @@ def draw_overlay(
 
 
 def colours_of(parts: Sequence[PartMask]) -> dict[str, Colour]:
-    """One colour per thing of a group, in order of first appearance; keys by `thing_key`."""
+    """Returns `thing_key` -> colour for the things of a group, in order of first appearance."""
     keys = dict.fromkeys(thing_key(part) for part in parts)
     return {key: _colour(number) for number, key in enumerate(keys)}
 
 
 def thing_key(part: PartMask) -> str:
-    """What makes two regions of a group the same thing: their part_id, else kind and name."""
+    """Returns the key of a region's thing in its group: the part_id, else kind and name."""
     return part.part_id if part.part_id is not None else f"{part.kind}|{part.label}"
 
 
@@ -110,9 +110,9 @@ def contact_sheet(
 
     Args:
         rows: pictures (H, W, 3) of any sizes.
-        titles: one per row, or none at all.
+        titles: one per row, or ().
         height: of every picture, in pixels.
-        footer: one line under everything; empty for none.
+        footer: line under all rows; empty for no line.
 
     Returns:
         (H', W', 3) uint8 on white.
@@ -144,7 +144,7 @@ def contact_sheet(
 def _draw_image(
     image: RgbImage, regions: Sequence[tuple[PartMask, Colour]], min_side: int
 ) -> RgbImage:
-    """Fills first, contours over them, names on top."""
+    """Draws fills, then contours over them, then names."""
     factor = max(1, -(-min_side // max(image.shape[:2])))
     canvas = _resize(image, factor)
     scale = max(1.0, min(canvas.shape[:2]) / 400)
@@ -164,7 +164,7 @@ def _draw_image(
 def _draw_contour(
     canvas: RgbImage, mask: BoolMask, kind: RegionKind, colour: Colour, scale: float
 ) -> None:
-    """A coloured line with a dark edge, so that it shows on any ground."""
+    """Draws a coloured line with a dark edge, which is visible on any image."""
     wide = 3.0 if kind is RegionKind.COMMON_OBJECT else 1.6
     thickness = max(1, round(wide * scale))
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
@@ -184,37 +184,37 @@ def _draw_contour(
 def _write_names(
     picture: Image.Image, regions: Sequence[tuple[BoolMask, PartMask, Colour]]
 ) -> None:
-    """Writes part names at the heart of their region, or beside it with a line to it.
+    """Writes part names at the centre of their region, or beside it with a line to it.
 
-    Object names go on top of the object, where no part's name wants to be. Of very many regions the
-    largest are named.
+    Object names are at the top of the object, away from the names of parts. If there are too many
+    regions, the largest are named.
     """
     pen = ImageDraw.Draw(picture)
     size = max(11, round(min(picture.size) / 27))
     taken: list[Rect] = []
-    # Small regions choose first: a large one has more room to give.
+    # Small regions are named first: a large region has more free space.
     for mask, part, colour in reversed(regions[:_MOST_NAMES]):
-        heart = _top(mask) if part.kind is RegionKind.COMMON_OBJECT else _heart(mask)
-        if heart is None:
+        anchor = _top(mask) if part.kind is RegionKind.COMMON_OBJECT else _deepest_pixel(mask)
+        if anchor is None:
             continue
         text, font = _shorten(part.label, _font(size), picture.width - size)
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
         pad = size // 4
         box = _place(
-            heart,
+            anchor,
             (round(right - left) + 2 * pad, round(bottom - top) + 2 * pad),
             picture.size,
             taken,
         )
         taken.append(box)
-        if not (box[0] <= heart[0] <= box[2] and box[1] <= heart[1] <= box[3]):
+        if not (box[0] <= anchor[0] <= box[2] and box[1] <= anchor[1] <= box[3]):
             middle = ((box[0] + box[2]) // 2, (box[1] + box[3]) // 2)
-            pen.line([middle, heart], fill=colour, width=max(1, size // 10))
+            pen.line([middle, anchor], fill=colour, width=max(1, size // 10))
         pen.rounded_rectangle(box, radius=pad, fill=_INK, outline=colour, width=max(1, size // 10))
         pen.text((box[0] + pad - left, box[1] + pad - top), text, fill=_PAPER, font=font)
 
 
-def _heart(mask: BoolMask) -> tuple[int, int] | None:
+def _deepest_pixel(mask: BoolMask) -> tuple[int, int] | None:
     """(x, y) of the pixel farthest from the edge of a region; None if the region is empty."""
     if not mask.any():
         return None
@@ -233,12 +233,12 @@ def _top(mask: BoolMask) -> tuple[int, int] | None:
 
 
 def _place(
-    heart: tuple[int, int], size_wh: tuple[int, int], frame_wh: tuple[int, int], taken: list[Rect]
+    anchor: tuple[int, int], size_wh: tuple[int, int], frame_wh: tuple[int, int], taken: list[Rect]
 ) -> Rect:
-    """The nearest spot to `heart` where a box hides no other; else the one that hides least."""
+    """The box nearest to `anchor` that hides no taken box, or else the box that hides least."""
     width, height = size_wh
     offsets = np.rint(_spiral() * height).astype(np.int64)  # (S, 2)
-    corners = offsets + (heart[0] - width // 2, heart[1] - height // 2)
+    corners = offsets + (anchor[0] - width // 2, anchor[1] - height // 2)
     last = np.maximum(np.array(frame_wh) - (width + 1, height + 1), 0)
     corners = np.clip(corners, 0, last)
     boxes = np.concatenate((corners, corners + (width, height)), axis=1)  # (S, 4)
@@ -258,7 +258,7 @@ def _spiral() -> NDArray[np.float64]:
 
 
 def _hidden_areas(boxes: NDArray[np.int64], taken: Sequence[Rect]) -> NDArray[np.int64]:
-    """(S,) pixels that each of (S, 4) boxes would hide of those taken."""
+    """(S,) pixels of taken boxes that each of (S, 4) boxes would hide."""
     others = np.array(taken, dtype=np.int64).reshape(1, -1, 4)
     first = np.maximum(boxes[:, None, :2], others[..., :2])
     last = np.minimum(boxes[:, None, 2:], others[..., 2:])
@@ -294,7 +294,7 @@ def _shorten(
     text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
 ) -> tuple[str, ImageFont.FreeTypeFont | ImageFont.ImageFont]:
     """Cuts a text to one line of a width in pixels, with an ellipsis; at least one character."""
-    # A name may be as long as a request: only what could be shown is looked at.
+    # A name may be as long as a request: measure only the characters that can be shown.
     line = " ".join(text[:_MOST_CHARACTERS].split())
     if len(text) <= _MOST_CHARACTERS and font.getlength(line) <= width:
         return line, font

@@ -1,8 +1,8 @@
-"""Bytes or a file -> one RGB array, safely.
+"""Decoder of untrusted pictures: bytes or a file to one RGB array.
 
-Owns every decision between an untrusted picture and the pixels the product works in: which formats
-are read, how large a picture may be, which way is up, and what happens to 16-bit, CMYK, transparent
-and animated ones. Does not know where the bytes came from, groups, or the model's sizes.
+Decides which formats are read, how large a picture may be, its orientation, and how 16-bit, CMYK,
+transparent and animated pictures become RGB. Does not know groups, the source of the bytes, or the
+model's sizes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TURNS: dict[int, _Pixels] = {
     8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
 }
 
-# What Pillow's decoders raise on hostile or damaged input; a bomb is an Exception of its own kind.
+# Errors of Pillow's decoders for hostile or damaged input; decompression bombs have their own type.
 _DECODE_ERRORS = (
     OSError,
     EOFError,
@@ -61,15 +61,15 @@ _DECODE_ERRORS = (
 def read_rgb(
     source: bytes | Path, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE
 ) -> RgbImage:
-    """Decodes one picture into the frame every mask of this product lives in.
+    """Decodes one picture, in the pixel frame of all masks of the product.
 
-    The size is checked in the header, before any pixel is decoded; then a pixel takes at most 10
-    bytes beside what its file takes, whatever it is made of. EXIF orientation is applied,
+    The size is checked in the header, before any pixel is decoded. Decoding takes at most 10 bytes
+    of memory per pixel beside the file, for every format. EXIF orientation is applied,
     transparency is laid over white, CMYK, grey and palettes become RGB, 16-bit values keep their
-    high byte, and the first frame stands for an animation.
+    high byte, and an animation becomes its first frame.
 
     Args:
-        source: the encoded bytes, or the file that holds them.
+        source: the encoded bytes, or the path of the file.
         max_pixels: largest width x height; never above Pillow's own bomb limit.
         max_side: largest width or height in pixels.
 
@@ -78,7 +78,7 @@ def read_rgb(
 
     Raises:
         InvalidImageError: missing, empty, unknown format, too large, truncated or damaged. The
-            message names the file (or "image" for bytes) and the limit that was broken.
+            message names the file (or "image" for bytes) and the exceeded limit.
     """
     if isinstance(source, Path):
         if not source.is_file():
@@ -92,9 +92,9 @@ def read_rgb(
 
 
 def read_size(source: bytes) -> tuple[int, int] | None:
-    """Returns (height, width) from the header of a picture, None where `read_rgb` would refuse it.
+    """Returns (height, width) from the header of a picture, None if the header cannot be read.
 
-    The size is that of the file, before it is turned upright.
+    The size is that in the file, before EXIF orientation is applied.
     """
     try:
         with Image.open(io.BytesIO(source), formats=FORMATS) as image:
@@ -140,9 +140,9 @@ def _check_size(size_wh: tuple[int, int], name: str, max_pixels: int, max_side: 
 
 
 def _turn_of(image: Image.Image) -> _Pixels | None:
-    """What EXIF asks for, as browsers do: no other metadata counts, nor a damaged block.
+    """The turn that EXIF asks for, as in browsers: without other metadata or a damaged block.
 
-    Pillow's own `exif_transpose` would also follow XMP. A TIFF is turned by its decoder.
+    Pillow's own `exif_transpose` would also read XMP. The decoder of TIFF turns the picture itself.
     """
     exif = Image.Exif()
     try:
@@ -153,7 +153,7 @@ def _turn_of(image: Image.Image) -> _Pixels | None:
 
 
 def _to_rgb(image: Image.Image) -> RgbImage:
-    """(H, W, 3) of a decoded picture of any Pillow mode, one band of rows after the other."""
+    """(H, W, 3) uint8 of a decoded picture of any Pillow mode, converted in bands of rows."""
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, _BAND_PIXELS // width)
@@ -169,7 +169,7 @@ def _rows_of(image: Image.Image, band: slice) -> Image.Image:
 
 
 def _white_of(image: Image.Image, bands: Sequence[slice]) -> float:
-    """The value that becomes white: floats span 0..1 if none is larger, integers a high byte."""
+    """The value that becomes white: 65535 for integers; 1 or 255 for floats, by the largest."""
     if image.mode != "F":
         return 65_535.0
     largest = max(float(_finite(_rows_of(image, band)).max(initial=0.0)) for band in bands)
@@ -177,7 +177,7 @@ def _white_of(image: Image.Image, bands: Sequence[slice]) -> float:
 
 
 def _band_to_rgb(band: Image.Image, white: float) -> NDArray[np.uint8]:
-    """(h, W, 3) or (h, W, 1) of some rows."""
+    """(h, W, 3) or (h, W, 1) uint8 of a band of rows."""
     if band.mode.startswith("I") or band.mode == "F":
         values = _finite(band)
         grey = values * (255.0 / white) if band.mode == "F" else values // 256.0
@@ -190,5 +190,5 @@ def _band_to_rgb(band: Image.Image, white: float) -> NDArray[np.uint8]:
 
 
 def _finite(band: Image.Image) -> NDArray[np.float64]:
-    """(h, W) of one channel of 16 or 32 bits."""
+    """(h, W) float64 of one channel of 16 or 32 bits, without NaN and infinity."""
     return np.nan_to_num(np.asarray(band).astype(np.float64))

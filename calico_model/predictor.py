@@ -1,27 +1,27 @@
-"""The one thing to call to see: a group of images in, named masks out.
+"""The entry point of inference: a group of images in, named masks out.
 
-Owns the loaded model and its feature cache; one prediction runs at a time, guarded by a lock.
+`Predictor` owns the loaded model and the caches of its features and name prompts. A lock guards
+them: one prediction runs at a time.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from calico_model import prompts
 from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.inference.answers import answer, draw
 from calico_model.inference.confidence import Confidence, read_confidence
+from calico_model.inference.generation import predict_regions
 from calico_model.inference.images import to_photo, to_pixels
-from calico_model.inference.likelihood import Likelihood
-from calico_model.inference.teacher_forcing import read_answers
-from calico_model.interactive.name_prompts import CalledParts
+from calico_model.inference.teacher_forcing import draw_answers, force_answers
 from calico_model.loading.checkpoints import fingerprint, load_model
 from calico_model.loading.fitting import plan_folder, usual_placement
 from calico_model.loading.memory_plan import FEATURE_CACHE_BYTES, MemoryPlan
@@ -31,40 +31,59 @@ from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.features import FeatureCache, ImageFeatures, concatenate
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import MAX_GROUP_SIZE, GroupPrediction, ImageGroup, RegionKind, RgbImage
+from calico_model.types import (
+    MAX_GROUP_SIZE,
+    GroupPrediction,
+    ImageGroup,
+    Likelihood,
+    RegionKind,
+    RgbImage,
+)
 
-_STACKED_SHARE = 8  # of the feature cache, one eighth holds the groups that were asked about last
+_GROUP_SHARE = 8
+"""One eighth of the feature cache holds the features of whole groups, of the latest requests."""
+_MOST_NAME_PROMPTS = 256  # of a few kilobytes each
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "calico-tiny"
 
 
 @dataclass(frozen=True, eq=False)
 class ModelSession:
-    """The model on a group, for as long as it is held.
+    """The model with one active adapter, held for one group; see `Predictor.acquire`.
 
     Attributes:
-        model: wears the adapter that was asked for.
-        tokenizer: of the model and the adapter.
+        model: with the requested adapter.
+        tokenizer: of the model with that adapter.
         features: of the group's images, in order.
-        speaks: whether the language model is to be asked about them.
-        is_familiar: whether they are like those that the base learned from.
+        adapters: hold the active adapter.
     """
 
     model: Calico
     tokenizer: Tokenizer
     features: ImageFeatures
-    speaks: bool = True
-    is_familiar: bool = True
+    adapters: AdapterSet
+
+    @property
+    def asks_language(self) -> bool:
+        """Whether to ask the language model about these images."""
+        return self.adapters.uses_language_model(self.features)
+
+    @property
+    def is_familiar(self) -> bool:
+        """Whether the images are like those that the base learned from."""
+        return self.model.is_familiar(self.features)
 
 
 class Predictor:
     """CALICO with one set of weights and any number of adapters.
 
     Attributes:
-        version: names the weights; stamped on every prediction of the bare base.
-        adapters: what can be named in `predict`; any thread may add and drop.
-        called: names that were called on groups; use it while `acquire`.
-        confidence: turns what the network says about its regions into scores; None leaves the
-            plain product of predicted IoU and phrase probability.
+        version: of the weights; version of every prediction without an adapter.
+        confidence: turns the evidence of regions into scores; None leaves the plain product of
+            predicted IoU and phrase probability.
+        features: cache of the features of single images, by content hash.
+        adapters: adapters that `predict` can use; any thread may add and drop them.
+        name_prompts: latest [SEG] prompts of names on groups, see `Assistant.transfer`; use the
+            cache only inside `acquire`.
     """
 
     def __init__(
@@ -81,33 +100,33 @@ class Predictor:
         self.version = version
         self.confidence = confidence
         self._images_at_once = images_at_once
-        self.features = FeatureCache(cache_bytes - cache_bytes // _STACKED_SHARE)
-        self._stacked = FeatureCache(cache_bytes // _STACKED_SHARE)  # of whole groups
+        self.features = FeatureCache(cache_bytes - cache_bytes // _GROUP_SHARE)
+        self._group_features = FeatureCache(cache_bytes // _GROUP_SHARE)
         self.adapters = AdapterSet(model, tokenizer)
         self._model, self._tokenizer, self._device = model, tokenizer, device
-        self.called = CalledParts()
-        self._lock = threading.Lock()  # guards the model, and `called`: one forward at a time
+        self.name_prompts: LRUCache[Hashable, Tensor] = LRUCache(_MOST_NAME_PROMPTS)
+        self._lock = threading.Lock()  # guards the model and `name_prompts`: one forward at a time
 
     def predict(self, group: ImageGroup, *, adapter: str | None = None) -> GroupPrediction:
         """Asks all three questions about a group.
 
         Args:
             group: 1 to 8 images.
-            adapter: version in `adapters` to answer with, None for the bare base. The answer is
-                of that version and says so, whatever is added or dropped meanwhile.
+            adapter: version of an adapter in `adapters`, None for the base. The prediction comes
+                from that version, whatever is added or dropped meanwhile.
 
         Returns:
-            Regions in the original pixel frame of their image, objects first; empty masks are
-            left out.
+            Regions in the original pixel frame of their image, objects first, without those of an
+            empty mask.
 
         Raises:
             CheckpointError: there is no adapter of that version.
         """
-        return self._answer(group, 0, adapter)
+        return self._predict(group, 0, adapter)
 
     def predict_reworded(self, group: ImageGroup, wording: int) -> GroupPrediction:
-        """Asks the three questions in the given one of their wordings; else as `predict`."""
-        return self._answer(group, wording, None)
+        """Predicts without an adapter from other wordings of the questions, 0-based."""
+        return self._predict(group, wording, None)
 
     def encode(self, group: ImageGroup) -> ImageFeatures:
         """Returns the frozen features of a group's images, from the cache where it has them."""
@@ -122,18 +141,20 @@ class Predictor:
         with self._lock, torch.inference_mode():
             return self._model.encode_photos([to_photo(image, trunk.side).to(self._device)])
 
-    def force(self, group: ImageGroup, answers: Mapping[RegionKind, str]) -> GroupPrediction:
-        """Draws the masks of given answers, as if the model had said them (teacher forcing).
+    def predict_forced(
+        self, group: ImageGroup, answers: Mapping[RegionKind, str]
+    ) -> GroupPrediction:
+        """Draws the masks of given answers, as if the model had generated them (teacher forcing).
 
         Args:
             group: 1 to 8 images.
             answers: per question, text in the grammar of prompts.py.
 
         Returns:
-            Regions in answer order; unlike in `predict`, empty masks are kept.
+            Regions in answer order, with those of an empty mask.
         """
         with self.acquire(group) as session:
-            parts = draw(
+            parts = draw_answers(
                 session.model,
                 session.tokenizer,
                 session.features,
@@ -149,19 +170,19 @@ class Predictor:
         """Returns how likely the model finds each answer to one question about a group."""
         questions = [prompts.QUESTIONS[kind][0]] * len(answers)
         with self.acquire(group) as session:
-            read = read_answers(
+            forced = force_answers(
                 session.model, session.tokenizer, session.features, questions, answers
             )
-        return read.likelihoods
+        return forced.likelihoods
 
     @contextmanager
     def acquire(self, group: ImageGroup, *, adapter: str | None = None) -> Iterator[ModelSession]:
-        """Holds the model on a group's features; nothing else uses it until the block ends.
+        """Locks the model and yields it for one group; other callers wait until the block ends.
 
         Args:
             group: 1 to 8 images; only those without cached features are encoded.
-            adapter: version in `adapters`, None for the bare base; the base answers where the
-                adapter's domain ends, too.
+            adapter: version of an adapter in `adapters`, None for the base. Images outside the
+                adapter's domain get the base, too.
 
         Raises:
             CheckpointError: there is no adapter of that version.
@@ -172,51 +193,51 @@ class Predictor:
         with self._lock, torch.inference_mode():
             features = self._encode(group)
             tokenizer = self.adapters.select(chosen, features)
-            speaks, is_familiar = (
-                self.adapters.speaks(features),
-                self.adapters.is_familiar(features),
-            )
-            yield ModelSession(self._model, tokenizer, features, speaks, is_familiar)
+            yield ModelSession(self._model, tokenizer, features, self.adapters)
 
-    def _answer(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
+    def _predict(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
         with self.acquire(group, adapter=version) as session:
-            answered = answer(
+            predicted = predict_regions(
                 session.model,
                 session.tokenizer,
                 session.features,
                 group.sizes_hw,
                 images=group.images,
                 wording=wording,
-                asks=session.speaks,
+                asks_language=session.asks_language,
                 is_familiar=session.is_familiar,
             )
-        texts = {kind.value: text for kind, text in answered.texts.items()}
-        found = GroupPrediction(answered.parts, version or self.version, texts)
-        return found if self.confidence is None else self.confidence.apply(found)
+        texts = {kind.value: text for kind, text in predicted.texts.items()}
+        prediction = GroupPrediction(
+            predicted.parts, version or self.version, texts, predicted.phrases
+        )
+        return prediction if self.confidence is None else self.confidence.apply(prediction)
 
     def _encode(self, group: ImageGroup) -> ImageFeatures:
+        """Features of a group's images, from the caches where these have them."""
         key = " ".join(group.keys)
-        stacked = self._stacked.get(key)
-        if stacked is not None:
-            self.features.touch(group.keys)  # a click asks about one image of the group
+        features = self._group_features.get(key)
+        if features is not None:
+            self.features.touch(group.keys)  # the next click is on a single image of the group
         else:
-            stacked = concatenate(self._encode_each(group))
+            features = concatenate(self._encode_each(group))
             if len(group) > 1:
-                self._stacked.put(key, stacked)
-        return stacked
+                self._group_features.put(key, features)
+        return features
 
     def _encode_each(self, group: ImageGroup) -> list[ImageFeatures]:
-        found = [self.features.get(key) for key in group.keys]
-        missing = [i for i, item in enumerate(found) if item is None]
+        """Features of each image of a group; those that are not cached are encoded in batches."""
+        cached = [self.features.get(key) for key in group.keys]
+        missing = [i for i, features in enumerate(cached) if features is None]
         for start in range(0, len(missing), self._images_at_once):
-            several = missing[start : start + self._images_at_once]
-            pixels = to_pixels([group.images[i] for i in several], self._model.config)
-            fresh = self._model.encode(pixels.to(self._device))
-            for row, i in enumerate(several):
-                one = fresh.image(row)
-                found[i] = one
-                self.features.put(group.keys[i], one)
-        return [item for item in found if item is not None]
+            batch = missing[start : start + self._images_at_once]
+            pixels = to_pixels([group.images[i] for i in batch], self._model.config)
+            encoded = self._model.encode(pixels.to(self._device))
+            for row, i in enumerate(batch):
+                features = encoded.image(row)
+                cached[i] = features
+                self.features.put(group.keys[i], features)
+        return [features for features in cached if features is not None]
 
 
 def load_predictor(
@@ -227,14 +248,14 @@ def load_predictor(
     precision: Precision | None = None,
     on_plan: Callable[[MemoryPlan], None] = lambda _: None,
 ) -> Predictor:
-    """Loads a model folder, after making sure that it fits.
+    """Loads a model folder, after a check that the model fits the device.
 
     Args:
         folder: config.json, model.safetensors, tokenizer.json; or released checkpoints.
         device: torch device.
         threads: CPU threads of one forward; None leaves torch's choice.
         precision: of the weights; None takes the best that fits the device.
-        on_plan: told what will be held where, before a large model is loaded.
+        on_plan: called with the memory plan before a large model is loaded.
 
     Raises:
         CheckpointError: missing or damaged weights.
@@ -253,7 +274,7 @@ def load_predictor(
     model, tokenizer = load_model(folder, placement=placement)
     version = f"{model.config.name}-{fingerprint(folder)[:8]}"
     if placement.precision is not Precision.FP32:
-        version += f"-{placement.precision}"  # other numbers, other answers
+        version += f"-{placement.precision}"  # other precisions give other predictions
     return Predictor(
         model,
         tokenizer,
@@ -265,14 +286,14 @@ def load_predictor(
 
 
 def check_device(device: str) -> None:
-    """Makes sure this machine has a device.
+    """Checks that this machine has a device.
 
     Raises:
-        InvalidConfigError: it has not.
+        InvalidConfigError: the machine does not have the device.
     """
     gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
-    has = device == "cpu" or device in gpus or (device == "cuda" and bool(gpus))
-    if not has:
+    is_available = device == "cpu" or device in gpus or (device == "cuda" and bool(gpus))
+    if not is_available:
         raise InvalidConfigError(
             f"device: expected cpu, or cuda with one of this machine's {len(gpus)} GPUs, "
             f"got {device!r}"

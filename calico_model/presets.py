@@ -1,4 +1,4 @@
-"""The two sizes that are used: calico-tiny, trained and shipped here, and the paper's 7B."""
+"""The two configurations in use: calico-tiny, trained and shipped here, and the paper's 7B."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions, conversation layout and the answer grammar: write and parse live together.
+"""Questions, conversation layout, and the answer grammar with its writer and parser.
 
 Grammar of a grounded phrase (paper 3.2): `<p> the leg </p> [SEG] (IMAGE1) [SEG] (IMAGE2)`, each
 [SEG] followed by the image it belongs to. Part answers have two sentences, the objects and the
@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from calico_model.types import RegionKind
+from calico_model.types import AnswerPhrase, RegionKind
 
 IMAGE_TOKEN = "<image>"
 IMAGE_START = "<im_start>"
@@ -61,7 +61,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# What annotators type, beside the names of things; plurals are understood.
+# Words of annotators' requests beside the names of things; their plurals count, too.
 REQUEST_WORDS = _words(
     "please can could would will you i we want need to me us the a an any segment find show mark "
     "outline select highlight mask draw detect locate give get look for where is are there"
@@ -97,12 +97,12 @@ _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Phrase:
-    """One named thing and the images it is grounded in.
+    """One named thing and the images that show it.
 
     Attributes:
-        label: lower case, without article.
+        label: name of the thing, lower case, without article.
         images: 0-based image indices in [SEG] order.
-        is_object: True for the objects the answer is about, False for their parts.
+        is_object: True for an object the answer is about, False for a part of it.
     """
 
     label: str
@@ -112,14 +112,14 @@ class Phrase:
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """An answer, read.
+    """A parsed answer.
 
     Attributes:
-        phrases: in order.
-        first_segments: for each phrase, which [SEG] of the whole answer (0-based) is its first.
-        malformed: how many [SEG] do not fit the grammar.
-        segments: how many [SEG] the text holds.
-        starts: for each phrase, where in the text it begins.
+        phrases: in the order of the text.
+        first_segments: per phrase, the 0-based index of its first [SEG] in the whole answer.
+        malformed: number of [SEG] that do not fit the grammar.
+        segments: number of [SEG] in the text.
+        starts: per phrase, the 0-based character of the text at which it begins.
     """
 
     phrases: tuple[Phrase, ...]
@@ -134,7 +134,7 @@ def conversation(question: str, images: int, system_prompt: str = "") -> str:
 
     Args:
         question: the user's words.
-        images: how many images the group has, at least 1.
+        images: number of images of the group, at least 1.
         system_prompt: first words; may be empty.
     """
     slots = [f"{IMAGE_START}{IMAGE_TOKEN}{IMAGE_END} (IMAGE{k + 1})" for k in range(images)]
@@ -156,13 +156,13 @@ def write_answer(
     """Writes the answer to one question.
 
     Args:
-        kind: which question is answered.
+        kind: the question that is answered.
         objects: common objects, or the compared objects of a part question.
         parts: parts in answer order; empty for the object question.
-        choose: picks among the wordings; None takes the first of each.
+        choose: chooses the wordings; None takes the first of each.
 
     Returns:
-        Text ending with the end-of-turn tag.
+        Text that ends with the end-of-turn tag.
     """
     if kind is RegionKind.COMMON_OBJECT:
         if not objects:
@@ -174,11 +174,31 @@ def write_answer(
     return f"{shown} {_pick(_PART_ANSWERS[kind], choose).format(_phrases(parts))} {END}"
 
 
-def parse_answer(kind: RegionKind, text: str) -> ParsedAnswer:
-    """Reads what `write_answer` writes, tolerantly.
+def locate_phrases(
+    kind: RegionKind, text: str, phrases: Sequence[Phrase]
+) -> tuple[AnswerPhrase, ...]:
+    """Returns where phrases begin in the text that `write_answer` made of them.
 
-    A [SEG] without image goes to image 1; tags outside a complete phrase count as malformed.
-    The phrases of the first sentence of a part answer are objects.
+    Args:
+        kind: the question that is answered.
+        text: the whole answer.
+        phrases: all of its phrases, in the order of the text.
+    """
+    located: list[AnswerPhrase] = []
+    end = 0
+    for phrase in phrases:
+        written = _phrase(phrase)
+        start = text.index(written, end)
+        located.append(AnswerPhrase(kind, phrase.label, phrase.images, phrase.is_object, start))
+        end = start + len(written)
+    return tuple(located)
+
+
+def parse_answer(kind: RegionKind, text: str) -> ParsedAnswer:
+    """Parses an answer in the grammar of `write_answer`, with tolerance for errors.
+
+    A [SEG] without an image belongs to image 1; [SEG] outside a complete phrase count as malformed.
+    The phrases in the first sentence of a part answer are objects.
     """
     first_sentence = first_sentence_end(text)
     phrases: list[Phrase] = []
@@ -200,22 +220,22 @@ def parse_answer(kind: RegionKind, text: str) -> ParsedAnswer:
 
 
 def first_sentence_end(text: str) -> int:
-    """Where the full stop of an answer's first sentence is, -1 for none; "st. bernard" has none."""
+    """Returns the position of the first full stop outside names ("st. bernard"), -1 for none."""
     return _NAME.sub(lambda name: " " * len(name.group()), text).find(".")
 
 
 def clean_label(text: str) -> str:
-    """Lower-cases, collapses spaces and drops the leading article."""
+    """Returns a name in lower case, with single spaces, without its leading article."""
     return _ARTICLE.sub("", " ".join(text.split())).lower()
 
 
 def _phrases(phrases: Sequence[Phrase]) -> str:
-    written = [
-        f"{PHRASE_START} the {p.label} {PHRASE_END} "
-        + " ".join(f"{SEG} (IMAGE{k + 1})" for k in p.images)
-        for p in phrases
-    ]
-    return _listed(written)
+    return _listed([_phrase(phrase) for phrase in phrases])
+
+
+def _phrase(phrase: Phrase) -> str:
+    segments = " ".join(f"{SEG} (IMAGE{k + 1})" for k in phrase.images)
+    return f"{PHRASE_START} the {phrase.label} {PHRASE_END} {segments}"
 
 
 def _listed(items: Sequence[str]) -> str:
@@ -231,7 +251,7 @@ def _pick(options: Sequence[str], choose: random.Random | None) -> str:
 
 
 def empty_marks() -> tuple[str, ...]:
-    """Words that occur in empty answers only: what to hold back to prefer an answer with masks."""
+    """Returns the words of empty answers alone; generation holds them back to prefer masks."""
     others = " ".join((*_OBJECT_ANSWERS, *_IDENTIFICATIONS, *sum(_PART_ANSWERS.values(), ())))
     taken = set(re.findall(r"[A-Za-z]+", others)) | {"part"}
     empty = re.findall(r"[A-Za-z]+", " ".join(_EMPTY_ANSWERS.values()))
@@ -239,7 +259,7 @@ def empty_marks() -> tuple[str, ...]:
 
 
 def known_words() -> tuple[str, ...]:
-    """Every word of the fixed wordings, for building a small vocabulary."""
+    """Returns every word of the fixed wordings, to build a small tokenizer."""
     texts = [conversation(q, 3) + " " + conversation(q, 1) for qs in QUESTIONS.values() for q in qs]
     texts += [t.format(" ") for t in (*_OBJECT_ANSWERS, *_IDENTIFICATIONS)]
     texts += [t.format(" ") for ts in _PART_ANSWERS.values() for t in ts]

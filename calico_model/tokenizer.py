@@ -38,8 +38,8 @@ class Tokenizer:
 
     Attributes:
         image, seg, phrase_start, phrase_end, end: ids of the grammar's tags.
-        start: what every conversation begins with, for a language model that was trained so.
-        labels: names that are one reserved token each instead of being spelled.
+        start: id of the token that begins every conversation, None for a model without it.
+        labels: names that have one reserved token each instead of being spelled.
 
     Raises:
         CheckpointError: a tag of the grammar has no token.
@@ -122,10 +122,10 @@ class Tokenizer:
         return phrase.group(0) if tag is None else f"{_BEFORE} {tag} {prompts.PHRASE_END}"
 
     def _id(self, token: str) -> int:
-        found = self._rust.token_to_id(token)
-        if found is None:
+        token_id = self._rust.token_to_id(token)
+        if token_id is None:
             raise CheckpointError(f"tokenizer.json: no token for {token!r}")
-        return int(found)
+        return int(token_id)
 
 
 def build_small_tokenizer(words: Iterable[str]) -> Tokenizer:

@@ -1,13 +1,14 @@
-"""The values the whole product speaks: a group of images and the named masks found in it.
+"""The values that the whole product exchanges: groups of images, and named masks in them.
 
 Knows numpy arrays and text. Does not know torch, files, Label Studio or HTTP.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Flag, StrEnum, auto
 from functools import cached_property
 from hashlib import sha256
 
@@ -24,16 +25,29 @@ MAX_GROUP_SIZE = 8
 
 
 class RegionKind(StrEnum):
-    """What a region is to its group (paper, section 3.1); the value is also the label shown."""
+    """Role of a region in its group (paper, section 3.1); the value is also the shown label."""
 
     COMMON_OBJECT = "common_object"
     COMMON_PART = "common_part"
     UNIQUE_PART = "unique_part"
 
 
+class Supervision(Flag):
+    """Which losses a corrected region takes part in.
+
+    TEXT: its name, and that the region is there. MASK: its shape. ABSENCE: no region of this name
+    is in this image. REHEARSAL: the prediction was right, and must stay so.
+    """
+
+    TEXT = auto()
+    MASK = auto()
+    ABSENCE = auto()
+    REHEARSAL = auto()
+
+
 @dataclass(frozen=True, eq=False)
 class ImageGroup:
-    """One to eight images looked at together.
+    """One to eight images that are segmented together.
 
     Attributes:
         images: (H_i, W_i, 3) uint8 RGB arrays, made read-only; sizes may differ.
@@ -76,7 +90,7 @@ class ImageGroup:
         return tuple(image_key(image) for image in self.images)
 
     def only(self, image_index: int) -> ImageGroup:
-        """Returns one image as a group of its own."""
+        """Returns a group of one image."""
         alone = ImageGroup((self.images[image_index],), (self.ids[image_index],))
         alone.__dict__["keys"] = (self.keys[image_index],)  # nothing is hashed twice
         return alone
@@ -90,8 +104,8 @@ def image_key(image: RgbImage) -> str:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What the network itself says about one of its regions; assist/confidence.py weighs it.
+class MaskEvidence:
+    """The network's own confidences in one of its regions; inference/confidence.py combines them.
 
     Attributes:
         iou: predicted IoU of the mask, in [0, 1].
@@ -104,19 +118,45 @@ class Evidence:
     phrase: float
 
 
+@dataclass(frozen=True)
+class Likelihood:
+    """Log-likelihoods of one question and answer, token by token, natural logarithm.
+
+    Attributes:
+        question: of the words of the prompt, images left out.
+        answer: of the tokens of the answer, its end included.
+    """
+
+    question: tuple[float, ...]
+    answer: tuple[float, ...]
+
+    def sum(self) -> float:
+        """Log-likelihood of the answer: favours short answers."""
+        return math.fsum(self.answer)
+
+    def mean(self) -> float:
+        """Log-likelihood per token of the answer."""
+        return math.fsum(self.answer) / max(1, len(self.answer))
+
+    def compat(self) -> float:
+        """Log-likelihood per token of question and answer, as released Partonomy code reads it."""
+        tokens = self.question + self.answer
+        return math.fsum(tokens) / max(1, len(tokens))
+
+
 @dataclass(frozen=True, eq=False)
 class PartMask:
     """One named region of one image.
 
     Attributes:
         image_index: 0-based position of the image in its group.
-        kind: what the region is to the group.
+        kind: role of the region in the group.
         label: the region's own name, lower case, without article ("front wheel").
         mask: (H_i, W_i) bool in the original pixel frame of its image (after EXIF transpose).
         object_label: name of the object a part belongs to, or None.
         part_id: equal for regions that show the same thing in several images, or None.
         score: confidence in [0, 1].
-        evidence: what the score was made from, or None for what no network drew.
+        evidence: what the score was computed from; None for a mask that no network drew.
     """
 
     image_index: int
@@ -126,7 +166,7 @@ class PartMask:
     object_label: str | None = None
     part_id: str | None = None
     score: float = 1.0
-    evidence: Evidence | None = None
+    evidence: MaskEvidence | None = None
 
     def __post_init__(self) -> None:
         if self.mask.dtype != np.bool_ or self.mask.ndim != 2:
@@ -138,19 +178,41 @@ class PartMask:
         self.mask.setflags(write=False)
 
 
+@dataclass(frozen=True)
+class AnswerPhrase:
+    """A named thing in one of the model's answers about a group, and where its text begins.
+
+    Attributes:
+        kind: the question that is answered.
+        label: name of the thing, lower case, without article; empty if the answer gives no name.
+        images: 0-based positions in the group, in [SEG] order.
+        is_object: True for an object the answer is about, False for a part of it.
+        start: 0-based character of the answer's text.
+    """
+
+    kind: RegionKind
+    label: str
+    images: tuple[int, ...]
+    is_object: bool
+    start: int
+
+
 @dataclass(frozen=True, eq=False)
 class GroupPrediction:
-    """Everything the model says about one group.
+    """The model's answer about one group.
 
     Attributes:
         parts: regions in answer order, objects first, every image_index < number of images.
         version: the adapter version that computed them.
         answers: raw text per question, for inspection and structure metrics.
+        phrases: of answers that the model generated, in the order of the questions and of their
+            text; () for answers that were given to the model or read from a file.
     """
 
     parts: tuple[PartMask, ...]
     version: str
     answers: dict[str, str] = field(default_factory=dict)
+    phrases: tuple[AnswerPhrase, ...] = ()
 
     def of_image(self, image_index: int) -> Iterator[PartMask]:
         """Yields the regions of one image in answer order."""
@@ -182,7 +244,7 @@ class LabeledGroup:
             A common object or part has one entry per image of the group, all with one part_id;
             a unique part has exactly one entry.
         objects: the compared object of each image, in image order (at most one per image).
-        known: the subtasks whose truth is complete; nothing can be said about the others.
+        known: the subtasks whose truth is complete; the others cannot be scored.
     """
 
     group: ImageGroup

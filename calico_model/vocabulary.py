@@ -1,7 +1,7 @@
-"""Free text of the model <-> the label set of a project.
+"""Names of the model and labels of a project, and the mapping between them.
 
-A label of a closed set is its exact text (`identity`); nothing may take two of them for one. Its
-normal form is a key to find it by, where that is the key of one label alone. Where any text may be
+Two labels of a closed set are different if their exact texts (`identity`) are. A label is also
+found by its normal form, unless another label has the same one. In a project where any text may be
 written, texts with one normal form are one name. Knows strings only; not masks, images or labeling
 configurations.
 """
@@ -25,7 +25,7 @@ CLOSE_ENOUGH = 0.75
 """Smallest closeness at which a misspelt word still counts as the word."""
 
 SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
-"""Of a name that means another thing in the mirror."""
+"""Words of a name that means another thing in a mirrored image."""
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _POSSESSIVE = re.compile(r"['\u2019]s?\b")
@@ -33,8 +33,8 @@ _IN_WORDS = frozenset("#%\u200c\u200d")  # beside letters, marks, numbers and sy
 _ANGLE = re.compile(r"([<>])")
 _MOST_PASSES = 4
 _DIGEST = 8  # hexadecimal digits
-_OTHER = "0000"  # after the key of a label, for a text that is none of the labels with that key
-_SHORTEST_TYPO = 4  # shorter words differ by one letter too often: leg / peg / log
+_OTHER = "0000"  # follows the key of a label, for a text with that key that is not the label
+_SHORTEST_TYPO = 4  # shorter words often differ by one letter: leg / peg / log
 
 _IRREGULAR = {
     "calves": "calf",
@@ -78,21 +78,21 @@ _ES_AFTER_O = frozenset(
 
 
 def identity(label: str) -> str:
-    """Returns the form in which labels of a closed set are compared: their text.
+    """Returns the text of a label in Unicode NFC, trimmed, with single spaces.
 
-    Unicode NFC, trimmed, single spaces.
+    Labels of a closed set are compared in that form.
     """
     return " ".join(unicodedata.normalize("NFC", label).split())
 
 
 @lru_cache(maxsize=1 << 14)
 def normalise(label: str) -> str:
-    """Returns the key that a label is found by in free text: "The_Front Wheels" -> "front wheel".
+    """Returns the normal form of a label: "The_Front Wheels" -> "front wheel".
 
-    Lower case, no articles, punctuation and possessives, "_", ":" and "-" as spaces, single spaces,
-    English plurals as singulars. Marks and symbols stay: they are parts of words in many scripts,
-    and "C++" is not "C". A last word is no article ("Class A"), and a label that holds nothing but
-    punctuation keeps it. Applying it twice changes nothing.
+    Lower case, without articles, punctuation and possessives, with spaces for "_", ":" and "-",
+    single spaces, and singulars for English plurals. Marks and symbols stay: they are parts of
+    words in many scripts, and "C++" is not "C". The last word is never an article ("Class A"). A
+    label of punctuation alone keeps the punctuation. The normal form of a normal form is itself.
     """
     text = _normal(label)
     for _ in range(_MOST_PASSES):
@@ -106,7 +106,7 @@ def normalise(label: str) -> str:
 def _normal(label: str) -> str:
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).lower())
     bare = _POSSESSIVE.sub("", text)
-    # Angle brackets stand alone, so that no label is a tag of the answer grammar.
+    # Spaces around angle brackets, so that no label is a tag of the answer grammar.
     words = _ANGLE.sub(r" \1 ", "".join(c if _is_in_word(c) else " " for c in bare)).split()
     if not words:
         return " ".join(text.split())
@@ -119,7 +119,7 @@ def _is_in_word(sign: str) -> bool:
 
 
 def _singular(word: str) -> str:
-    """Turns a simple English plural into its singular; other words come back unchanged."""
+    """The singular of a simple English plural; any other word as it is."""
     if word in _IRREGULAR:
         return _IRREGULAR[word]
     if len(word) < 4 or not word.endswith("s") or word in _SINGULAR_IN_S:
@@ -136,10 +136,10 @@ def _singular(word: str) -> str:
 
 
 def similarity(left: str, right: str) -> float:
-    """Cosine in [0, 1] of two labels' hashed character 3- to 5-gram counts, after `normalise`.
+    """Returns the cosine in [0, 1] of two labels' hashed counts of character 3- to 5-grams.
 
-    The offline stand-in for a sentence encoder (`ss_backend=ngram`): it sees spelling, not meaning,
-    needs no weights and gives the same number on every machine.
+    Replaces a sentence encoder (`ss_backend=ngram`). It compares spelling, not meaning, needs no
+    weights and gives the same number on every machine.
     """
     first, second = normalise(left), normalise(right)
     if first == second:
@@ -167,11 +167,11 @@ class Vocabulary:
     """The closed label set of a project.
 
     Attributes:
-        labels: canonical labels, as the project writes them, all of another `identity`.
+        labels: canonical labels, as the project writes them; no two have the same `identity`.
         aliases: other names -> the label of `labels` they stand for.
 
     Raises:
-        InvalidConfigError: empty or repeated labels, or an alias of a label that is not there.
+        InvalidConfigError: empty or repeated labels, or an alias of an unknown label.
     """
 
     labels: tuple[str, ...]
@@ -193,46 +193,46 @@ class Vocabulary:
 
     @cached_property
     def names(self) -> Mapping[str, str]:
-        """Label -> the name it is learned and said by: its key, made unique where others have it.
+        """Label -> the name that the model learns and writes: its normal form, made unique.
 
-        A name is its own normal form and depends on no order, so that a label keeps it for as long
-        as no other label with its key comes or goes.
+        A name does not depend on the order of labels: a label keeps its name until another label
+        of the same normal form is added or removed.
         """
         shared = Counter(map(normalise, self.labels))
-        found = {label: normalise(label) for label in self.labels}
-        for label, key in found.items():
+        names = {label: normalise(label) for label in self.labels}
+        for label, key in names.items():
             if shared[key] > 1:
                 digest = hashlib.sha256(identity(label).encode()).hexdigest()[:_DIGEST]
-                found[label] = normalise(f"{key} {digest}")
-        return found
+                names[label] = normalise(f"{key} {digest}")
+        return names
 
     @cached_property
     def _exact(self) -> dict[str, str]:
         """Text of every label, name and alias -> label; a label wins over a name over an alias."""
-        told = _unambiguous((identity(alias), label) for alias, label in self.aliases.items())
-        said = {name: label for label, name in self.names.items()}
-        return told | said | {identity(label): label for label in self.labels}
+        aliases = _unambiguous((identity(alias), label) for alias, label in self.aliases.items())
+        names = {name: label for label, name in self.names.items()}
+        return aliases | names | {identity(label): label for label in self.labels}
 
     @cached_property
     def _folded(self) -> dict[str, str]:
-        """Text of every label in any case -> label, where it is that of one alone."""
+        """Case-folded text of labels -> label; without texts of several labels."""
         return _unambiguous((identity(label).casefold(), label) for label in self.labels)
 
     @cached_property
     def _keys(self) -> dict[str, str]:
-        """Normal form of every label and alias -> label, where it is that of one alone."""
+        """Normal form of labels and aliases -> label; without normal forms of several labels."""
         labels = [(normalise(label), label) for label in self.labels]
         taken = {key for key, _ in labels}
         aliases = [(normalise(alias), label) for alias, label in self.aliases.items()]
-        told = _unambiguous((key, label) for key, label in aliases if key not in taken)
-        return told | _unambiguous(labels)
+        free = _unambiguous((key, label) for key, label in aliases if key not in taken)
+        return free | _unambiguous(labels)
 
     def find(self, text: str) -> str | None:
-        """Returns the label that a text names, by its text or else by its key, or None."""
-        told = identity(text)
+        """Returns the label of a text, by exact text, by case-folded text or by normal form."""
+        exact = identity(text)
         for known, key in (
-            (self._exact, told),
-            (self._folded, told.casefold()),
+            (self._exact, exact),
+            (self._folded, exact.casefold()),
             (self._keys, normalise(text)),
         ):
             if key in known:
@@ -240,41 +240,41 @@ class Vocabulary:
         return None
 
     def name_of(self, text: str) -> str:
-        """Returns the name of the label that a text names; that of no label for any other text."""
+        """Returns the name of the label of a text; for another text a name that no label has."""
         label = self.find(text)
         if label is not None:
             return self.names[label]
         key = normalise(text)
-        is_taken = key in self.names.values() or any(normalise(one) == key for one in self.labels)
+        is_taken = key in self.names.values() or key in map(normalise, self.labels)
         return f"{key} {_OTHER}" if is_taken else key
 
     @cached_property
     def _spellings(self) -> dict[str, tuple[str, ...]]:
-        found: dict[str, list[str]] = {label: [self.names[label]] for label in self.labels}
+        spellings: dict[str, list[str]] = {label: [self.names[label]] for label in self.labels}
         for key, label in self._keys.items():
-            if key not in found[label]:
-                found[label].append(key)
-        return {label: tuple(names) for label, names in found.items()}
+            if key not in spellings[label]:
+                spellings[label].append(key)
+        return {label: tuple(names) for label, names in spellings.items()}
 
     def spellings(self, label: str) -> tuple[str, ...]:
-        """Returns every name of a label in normal form, its own first; no name is of two labels."""
+        """Returns the name of a label and the other normal forms of it; no two labels share one."""
         return self._spellings[label]
 
 
 def _unambiguous(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Key -> owner of those that have one owner alone."""
+    """Key -> owner, from (key, owner) pairs; without keys of several owners."""
     owners: dict[str, set[str]] = {}
     for key, owner in pairs:
         owners.setdefault(key, set()).add(owner)
-    return {key: next(iter(own)) for key, own in owners.items() if key and len(own) == 1}
+    return {key: next(iter(names)) for key, names in owners.items() if key and len(names) == 1}
 
 
 def name_of(label: str, vocabulary: Vocabulary | None) -> str:
-    """Returns the name that a label is learned and compared by.
+    """Returns the name of a label for learning and comparison.
 
     Args:
-        label: as it was written.
-        vocabulary: the closed set; None where any text may be written.
+        label: as an annotator wrote it.
+        vocabulary: the closed set; None if any text may be written.
     """
     return normalise(label) if vocabulary is None else vocabulary.name_of(label)
 
@@ -283,14 +283,14 @@ def match(label: str, vocabulary: Vocabulary, *, threshold: float = CLOSE_ENOUGH
     """Returns the label of the vocabulary that a text means, or None if it is out of vocabulary.
 
     Tried in this order: the exact text, its normal form, an alias, then the closest spelling. Two
-    labels equally close give None: a wrong name costs an annotator more than a missing one.
+    labels equally close give None: a wrong name costs an annotator more than a missing name.
     """
-    found = vocabulary.find(label)
-    if found is not None:
-        return found
+    exact = vocabulary.find(label)
+    if exact is not None:
+        return exact
     wanted = normalise(label)
-    if any(normalise(one) == wanted for one in vocabulary.labels):
-        return None  # the key of several labels says none of them
+    if wanted in map(normalise, vocabulary.labels):
+        return None  # several labels have this normal form
     best: dict[str, float] = {}
     for known, name in vocabulary._keys.items():
         score = closeness(wanted, known)
@@ -303,31 +303,31 @@ def match(label: str, vocabulary: Vocabulary, *, threshold: float = CLOSE_ENOUGH
 
 
 def closeness(left: str, right: str) -> float:
-    """How likely two normalised labels are one label misspelt, in [0, 1].
+    """Returns how likely one of two normalised labels is a misspelling of the other, in [0, 1].
 
-    1 if they differ by spaces only ("seatback"). Otherwise word by word, the worst word decides, so
-    "left leg" is never "right leg", however many letters they share.
+    1 if they differ by spaces only ("seatback"). Otherwise they are compared word by word and the
+    worst word decides: "left leg" is never "right leg", however many letters they share.
     """
     if left.replace(" ", "") == right.replace(" ", ""):
         return 1.0
-    ours, theirs = left.split(), right.split()
-    if len(ours) != len(theirs) or not ours:
+    left_words, right_words = left.split(), right.split()
+    if len(left_words) != len(right_words) or not left_words:
         return 0.0
-    return min(_word_closeness(a, b) for a, b in zip(ours, theirs, strict=True))
+    return min(_word_closeness(a, b) for a, b in zip(left_words, right_words, strict=True))
 
 
 def _word_closeness(left: str, right: str) -> float:
     if left == right:
         return 1.0
     long_enough = min(len(left), len(right)) >= _SHORTEST_TYPO
-    # A typo seldom hits the first letter; wing / ring and handle / candle are different things.
+    # The first letter is seldom wrong; wing / ring and handle / candle are different things.
     if not long_enough or left[0] != right[0] or not (left.isalpha() and right.isalpha()):
         return 0.0
     return 1.0 - _edits(left, right) / max(len(left), len(right))
 
 
 def _edits(left: str, right: str) -> int:
-    """Fewest insertions, deletions, replacements and swaps of neighbours between two words."""
+    """Least number of insertions, deletions, replacements and swaps of neighbours."""
     before: list[int] = []
     row = list(range(len(right) + 1))
     for i, a in enumerate(left, start=1):

@@ -31,6 +31,8 @@ PRODUCT = ("backend", "calico_model")
 SERVED = ("backend.cli.serve", "backend.cli.trainer", "backend.cli", "backend._wsgi")
 """What `calico serve` and its trainer import, directly or not, is what every installation runs."""
 SMALL = 70
+REQUEST_THREADS = ("MainThread", "predict-", "model")
+"""Beginnings of the names of threads that answer a request; others work beside it."""
 
 LAYERS = (
     ("calico_model.errors", "calico_model.types", "calico_model.config"),
@@ -40,7 +42,7 @@ LAYERS = (
     ("calico_model.interactive",),
     ("calico_model.predictor", "calico_model.assistant"),
     ("calico_model.training",),
-    ("backend.errors", "backend.types", "backend.settings"),
+    ("backend.errors", "backend.types", "backend.label_schema", "backend.settings"),
     ("backend.label_studio", "backend.storage"),
     ("backend.serving", "backend.learning"),
     ("backend.ui",),
@@ -190,46 +192,56 @@ class Trace:
 
     Attributes:
         passed: (file, function) of the product -> times it was called.
-        depth: nested product calls around the first tensor operation, over all threads of the
-            request; None before there was one.
+        path: calls around the first tensor operation: of the thread that asks, of the worker of the
+            queue, and of the thread that runs the model; empty before there was one.
     """
 
     def __init__(self) -> None:
         self.passed: Counter[tuple[str, str]] = Counter()
-        self.depth: int | None = None
-        self._nested: dict[int, int] = {}
-        self._idle: dict[int, int] = {}
+        self.path: list[str] = []
+        self._stacks: dict[str, list[str]] = {}
+        self._idle: dict[str, int] = {}
         self._roots = tuple(f"{ROOT / package}/" for package in PRODUCT)
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> None:
         """Notes one event of `sys.setprofile`."""
-        thread = threading.get_ident()
+        stack = self._stacks.setdefault(threading.current_thread().name, [])
         if event in ("call", "return") and frame.f_code.co_filename.startswith(self._roots):
-            if not frame.f_code.co_name.startswith("<"):
-                self._nested[thread] = self._nested.get(thread, 0) + (1 if event == "call" else -1)
+            name = str(Path(frame.f_code.co_filename).relative_to(ROOT))
+            function = frame.f_code.co_name
             if event == "call":
-                name = str(Path(frame.f_code.co_filename).relative_to(ROOT))
-                self.passed[name, frame.f_code.co_name] += 1
-        elif event == "c_call" and self.depth is None:
+                self.passed[name, function] += 1
+            if function.startswith("<"):  # comprehensions and lambdas
+                return
+            if event == "call":
+                stack.append(f"{name}::{function}")
+            elif stack:
+                stack.pop()
+        elif event == "c_call" and not self.path:
             owner = type(getattr(argument, "__self__", None)).__module__
             if owner.startswith("torch"):
-                self.depth = sum(
-                    value - self._idle.get(key, 0) for key, value in self._nested.items()
-                )
+                self.path = [
+                    call
+                    for begin in REQUEST_THREADS
+                    for thread, calls in self._stacks.items()
+                    if thread.startswith(begin) and thread != "model-loader"
+                    for call in calls[self._idle.get(thread, 0) :]
+                ]
 
-    def figures(self) -> dict[str, int | None]:
+    def figures(self) -> dict[str, Any]:
         """Counts since the last call of `begin`."""
         return {
             "files": len({name for name, _ in self.passed}),
             "functions": len(self.passed),
-            "nested_calls_before_tensors": self.depth,
+            "nested_calls_before_tensors": len(self.path) or None,
+            "path": self.path,
         }
 
     def begin(self) -> None:
         """Forgets what was counted; calls that are under way keep their place."""
         self.passed.clear()
-        self.depth = None
-        self._idle = dict(self._nested)
+        self.path = []
+        self._idle = {thread: len(calls) for thread, calls in self._stacks.items()}
 
 
 @contextmanager
@@ -296,7 +308,7 @@ class OpenedApp:
         from calico_model.types import ImageGroup
 
         rng = synthetic.group_rng(synthetic.Stream.EVALUATION, 1, 0)
-        scenes = synthetic.draw_group(rng, split=synthetic.Split.SEEN, group_size=2)
+        scenes = synthetic.draw_group(rng, split=synthetic.SceneSplit.SEEN, group_size=2)
         images = synthetic.labeled_group(scenes, ["a", "b"]).group.images
 
         class Drawn:
@@ -327,7 +339,11 @@ def main() -> None:
         sys.path.insert(0, str(ROOT))
         figures["traces"] = request_figures()
     for name, value in figures.items():
-        print(f"{name:36} {value}")
+        if name != "traces":
+            print(f"{name:36} {value}")
+    for request, trace in figures.get("traces", {}).items():
+        path = trace.pop("path")
+        print(f"\n{request}: {trace}", *path, sep="\n    ")
     print(json.dumps(figures))
 
 

@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from calico_model.assistant import Assistant
 from calico_model.data import synthetic
-from calico_model.data.synthetic import Split
+from calico_model.data.synthetic import SceneSplit
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.interactive.naming.closed_set import ClosedSet, Outline
 from calico_model.modeling.adapter import Adapter
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.training.online.example import example_of
-from calico_model.training.online.update import FinetunePlan, Replay, finetune
+from calico_model.training.online.update import Replay, UpdatePlan, update_adapter
 from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
 from calico_model.vocabulary import Vocabulary
 from tests.e2e.generated_photos import cart_groups
@@ -41,7 +41,7 @@ from tests.e2e.generated_photos import cart_groups
 SEED = 11
 
 
-def drawn(split: Split, count: int) -> list[LabeledGroup]:
+def drawn(split: SceneSplit, count: int) -> list[LabeledGroup]:
     """Pairs of a split, drawn from the seed."""
     groups = []
     for index in range(count):
@@ -91,10 +91,10 @@ def learned(predictor: Predictor, groups: list[LabeledGroup]) -> tuple[str, str]
     ]
     base = [
         example_of(labeled, predictor.encode(labeled.group), f"base-{number}")
-        for number, labeled in enumerate(drawn(Split.SEEN, 2))
+        for number, labeled in enumerate(drawn(SceneSplit.SEEN, 2))
     ]
-    plan = replace(FinetunePlan(), least_steps=6, most_steps=6)
-    update = finetune(predictor.adapters, examples[:-1], Replay((), tuple(base)), plan)
+    plan = replace(UpdatePlan(), least_steps=6, most_steps=6)
+    update = update_adapter(predictor.adapters, examples[:-1], Replay((), tuple(base)), plan)
     version = f"learned-{groups[0].group.keys[0]}"
     predictor.adapters.add(version, update.adapter)
     prediction = predictor.predict(groups[-1].group, adapter=version)
@@ -149,8 +149,8 @@ def main() -> None:
     """Prints the digests."""
     torch.set_num_threads(1)
     predictor = load_predictor()
-    strange, photos = drawn(Split.UNSEEN_DOMAIN, 5), cart_groups(4)
-    asked = [*drawn(Split.SEEN, 5), *strange]
+    strange, photos = drawn(SceneSplit.UNSEEN_DOMAIN, 5), cart_groups(4)
+    asked = [*drawn(SceneSplit.SEEN, 5), *strange]
     steps: dict[str, Callable[[], object]] = {
         "predict": lambda: [of_prediction(predictor.predict(one.group)) for one in asked],
         "update_drawings": lambda: learned(predictor, strange),

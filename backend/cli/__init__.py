@@ -74,27 +74,27 @@ COMMANDS = (
     Command(("train",), "backend.cli.train:train", "Train the model."),
     Command(
         ("train-assist",),
-        "backend.cli.train_assist:train_assist",
+        "backend.cli.add_ons:train_assist",
         "Teach a trained model to help while annotating.",
     ),
     Command(
         ("train-refiner",),
-        "backend.cli.train_refiner:train_refiner",
+        "backend.cli.add_ons:train_refiner",
         "Teach a trained model to sharpen masks.",
     ),
     Command(
         ("train-photo-refiner",),
-        "backend.cli.train_photo_refiner:train_photo_refiner",
+        "backend.cli.photo_add_ons:train_photo_refiner",
         "Teach a trained model to outline what is pointed at in photographs.",
     ),
     Command(
         ("add-photo-trunk",),
-        "backend.cli.add_photo_trunk:add_photo_trunk",
+        "backend.cli.photo_add_ons:add_photo_trunk",
         "Put a frozen network of photographs under a trained model.",
     ),
     Command(
         ("fit-names",),
-        "backend.cli.fit_names:fit_names",
+        "backend.cli.add_ons:fit_names",
         "Teach a trained model to name outlined regions.",
     ),
     Command(

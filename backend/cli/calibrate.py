@@ -12,17 +12,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.waiting import progress_bar
-from calico_model.data.drawn_groups import DrawnGroups
-from calico_model.data.opening import open_groups
-from calico_model.data.synthetic import Split
+from backend.cli.options import DeviceOption, WeightsOption
+from backend.cli.progress import progress_bar
+from calico_model.data.opening import DrawnGroups, open_groups
+from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.calibration import calibrate as measure
-from calico_model.evaluation.judging import judge_regions
+from calico_model.evaluation.calibration import judge_regions
 from calico_model.inference.confidence import (
     CONFIDENCE_FILE,
     Confidence,
-    Outcome,
+    EvidenceOutcome,
     fit_confidence,
     write_beside,
 )
@@ -41,11 +41,8 @@ def calibrate(
     groups: Annotated[
         int, typer.Option("--groups", min=4, help="How many; every other one is only measured on.")
     ] = 300,
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", help="Checkpoint; calico-tiny if not given.", metavar="DIR"),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
     write: Annotated[
         bool, typer.Option("--write/--dry-run", help="Keep the fit beside the weights, or not.")
     ] = True,
@@ -69,12 +66,12 @@ def calibrate(
 
     folder = weights or DEFAULT_WEIGHTS
     labeled: Sequence[LabeledGroup] = (
-        DrawnGroups(Split.SEEN, groups, _SEED, _SIZES) if data is None else open_groups(data)
+        DrawnGroups(SceneSplit.SEEN, groups, _SEED, _SIZES) if data is None else open_groups(data)
     )
     count = min(groups, len(labeled))
     predictor = load_predictor(folder, device=device)
     predictor.confidence = None
-    outcomes: tuple[list[Outcome], list[Outcome]] = ([], [])
+    outcomes: tuple[list[EvidenceOutcome], list[EvidenceOutcome]] = ([], [])
     with progress_bar("Judging predictions", count) as advance_to:
         for index in range(count):
             group = labeled[index]
@@ -83,11 +80,11 @@ def calibrate(
     fitted, held_out = outcomes
     if not held_out:
         raise InvalidConfigError(f"--groups: {count} groups show no region to measure on")
-    found = fit_confidence(fitted)
-    before, after = _figures(None, held_out), _figures(found, held_out)
+    confidence = fit_confidence(fitted)
+    before, after = _figures(None, held_out), _figures(confidence, held_out)
     Console().print(_table(before, after))
     if write:
-        write_beside(folder, found)
+        write_beside(folder, confidence)
         typer.echo(f"{folder / CONFIDENCE_FILE}: written; servers take it at their next start.")
     typer.echo(
         json.dumps(
@@ -96,21 +93,24 @@ def calibrate(
                 "before": _rounded(before),
                 "after": _rounded(after),
                 "confidence": {
-                    name: round(getattr(found, name), 4) for name in found.__struct_fields__
+                    name: round(getattr(confidence, name), 4)
+                    for name in confidence.__struct_fields__
                 },
             }
         )
     )
 
 
-def _figures(confidence: Confidence | None, outcomes: Sequence[Outcome]) -> dict[str, float]:
+def _figures(
+    confidence: Confidence | None, outcomes: Sequence[EvidenceOutcome]
+) -> dict[str, float]:
     score = [
-        one.evidence.iou * one.evidence.phrase
+        outcome.evidence.iou * outcome.evidence.phrase
         if confidence is None
-        else confidence.score(one.evidence)
-        for one in outcomes
+        else confidence.score(outcome.evidence)
+        for outcome in outcomes
     ]
-    figures = measure(np.array(score), np.array([one.is_right for one in outcomes]))
+    figures = measure(np.array(score), np.array([outcome.is_right for outcome in outcomes]))
     return {name: figures[name] for name in _SHOWN}
 
 

@@ -1,8 +1,8 @@
-"""Released checkpoints that were carried here by hand, read like the hub.
+"""Released checkpoints in a folder that was copied from another machine, read like the hub.
 
-A folder holds each repository as OWNER/NAME, as NAME, or the way the hub's client caches it. What
-`calico fetch` wrote on another machine has a receipt with sizes and checksums; the client's cache
-names large files by their sha256.
+The folder holds each repository as OWNER/NAME, as NAME, or in the cache layout of the hub's client.
+A folder of `calico fetch` has a receipt with sizes and checksums; the cache names large files by
+their sha256.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What was fetched: written last, so that it stands for a complete folder."""
+    """The list of fetched files. It is written last, so it marks a complete folder."""
 
     what: str
     repositories: tuple[Repository, ...]
 
 
 def read_receipt(folder: Path) -> Receipt | None:
-    """Reads a folder's receipt; None if it has none.
+    """Reads the receipt of a folder; None if there is none.
 
     Raises:
-        FetchError: it cannot be read.
+        FetchError: the receipt cannot be read.
     """
     try:
         return msgspec.json.decode((folder / RECEIPT).read_bytes(), type=Receipt)
@@ -47,7 +47,7 @@ def read_receipt(folder: Path) -> Receipt | None:
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
-    """Writes a folder's receipt: staged, synced, renamed."""
+    """Writes the receipt of a folder: to a temporary file, which is synced and renamed."""
     staged = folder / f".{RECEIPT}.partial"
     with staged.open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(receipt)) + b"\n")
@@ -57,7 +57,7 @@ def write_receipt(folder: Path, receipt: Receipt) -> None:
 
 
 class Carried:
-    """Repositories below one folder.
+    """Reads repositories below one folder.
 
     Raises:
         FetchError: no such folder, or a damaged receipt.
@@ -71,21 +71,21 @@ class Carried:
         self._listed = {} if receipt is None else {r.name: r for r in receipt.repositories}
 
     def repository(self, name: str) -> Repository:
-        """Lists a repository's files; its receipt, if any, says what they should be.
+        """Lists a repository's files, with the sizes and checksums of the receipt if there is one.
 
         Raises:
-            FetchError: it was not carried along.
+            FetchError: the folder has no such repository.
         """
         place = self._place(name)
-        found = {
+        present = {
             file.name: HubFile(file.name, file.stat().st_size, _cached_digest(file))
             for file in sorted(place.iterdir())
             if file.is_file() and not file.name.startswith(".")
         }
         listed = self._listed.get(name)
         if listed is None:
-            return Repository(name, "carried", "", found)
-        return replace(listed, files={**found, **listed.files})
+            return Repository(name, "carried", "", present)
+        return replace(listed, files={**present, **listed.files})
 
     def text(self, repository: Repository, name: str) -> str:
         """Reads a small file."""
@@ -97,7 +97,7 @@ class Carried:
         """Links a file to its place, or copies it from another disk, and checks it.
 
         Raises:
-            FetchError: missing, or not what the receipt lists.
+            FetchError: missing, or another size or sha256 than listed.
         """
         file, where = self._file(repository, name), f"{repository.name}/{name}"
         partial = to.with_name(f".{to.name}.partial")
@@ -135,10 +135,10 @@ class Carried:
 
 
 def check_weights(path: Path, where: str) -> None:
-    """Looks whether a weights file is whole, by its own table of contents.
+    """Checks by its own table of contents that a weights file is complete.
 
     Raises:
-        FetchError: truncated, or of another kind than its name says.
+        FetchError: truncated, or not of the format of its suffix.
     """
     if path.suffix == ".safetensors":
         try:
@@ -151,6 +151,6 @@ def check_weights(path: Path, where: str) -> None:
 
 
 def _cached_digest(file: Path) -> str | None:
-    """The sha256 the hub's client names a large file by in its cache."""
+    """Returns the sha256 by which the cache of the hub's client names a large file, or None."""
     name = file.resolve().name
     return name if _SHA256.fullmatch(name) else None

@@ -1,7 +1,7 @@
-"""`calico connect`: makes a project and the backend hear each other, corrections included.
+"""`calico connect`: registers the backend with a project, and a webhook for corrections.
 
-Label Studio adds a webhook by itself when a backend is registered, but one without credentials.
-It does not when the address already has one, so ours is created first.
+Label Studio adds a webhook by itself when a backend is registered, but without credentials. It adds
+none if the address already has a webhook, so ours is created first.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from typing import Annotated
 import typer
 
 from backend.errors import InvalidLabelConfigError, LabelStudioError, SettingsError
-from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.client import (
+    ConnectedBackend,
+    LabelStudioClient,
+    LabelStudioProject,
+    Webhook,
+)
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.onboarding import refused_addresses, update_ml_backend
-from backend.label_studio.records import ConnectedBackend, Project, Webhook
+from backend.label_studio.onboarding import BACKEND_TITLE, refused_addresses, update_ml_backend
 from backend.settings import Settings, load_settings
 
-TITLE = "CALICO"
 _EVERYWHERE = ("0.0.0.0", "::", "")
 UrlOption = Annotated[str | None, typer.Option(help="Label Studio; default LABEL_STUDIO_URL.")]
 KeyOption = Annotated[str | None, typer.Option(help="Its token; default LABEL_STUDIO_API_KEY.")]
@@ -38,7 +41,7 @@ class Ends:
     Attributes:
         client: Label Studio.
         backend_url: the backend as Label Studio reaches it, without a slash at the end.
-        credentials: user and password the backend asks for, or None.
+        credentials: user and password that the backend requires, or None.
     """
 
     client: LabelStudioClient
@@ -52,7 +55,7 @@ class Ends:
 
     @property
     def webhook_headers(self) -> dict[str, str]:
-        """What a webhook must carry to be let in."""
+        """Returns the headers that let a webhook in."""
         if self.credentials is None:
             return {}
         token = base64.b64encode(":".join(self.credentials).encode()).decode("ascii")
@@ -114,7 +117,7 @@ def connect_project(ends: Ends, project_id: int) -> tuple[str, ...]:
         Addresses of other backends of the project.
 
     Raises:
-        LabelStudioError: says which side has to change what.
+        LabelStudioError: with the side that has to change something.
     """
     _refuse_unusable(ends.client.project(project_id))
     _refuse_blocked(ends)
@@ -132,8 +135,8 @@ def connect_project(ends: Ends, project_id: int) -> tuple[str, ...]:
     return tuple(other.url for other in backends if ours is None or other.id != ours.id)
 
 
-def _refuse_unusable(project: Project) -> None:
-    """Label Studio would only say that this does not look like a backend."""
+def _refuse_unusable(project: LabelStudioProject) -> None:
+    """Refuses an unusable labeling config; Label Studio's own message would not name it."""
     try:
         parse_label_config(project.label_config)
     except InvalidLabelConfigError as error:
@@ -157,7 +160,7 @@ def _refuse_blocked(ends: Ends) -> None:
 
 
 def _in_plain_words(error: LabelStudioError, ends: Ends) -> LabelStudioError:
-    """Label Studio wraps the backend's refusal in advice about something else."""
+    """Replaces Label Studio's misleading message for refused credentials."""
     if "401" not in str(error):
         return error
     return LabelStudioError(
@@ -167,16 +170,16 @@ def _in_plain_words(error: LabelStudioError, ends: Ends) -> LabelStudioError:
 
 
 def _ours(backends: tuple[ConnectedBackend, ...], url: str) -> ConnectedBackend | None:
-    """The entry at this address, or the one we made before the backend moved."""
+    """Returns the entry at this address, or ours from before the backend moved; None without."""
     same_url = [backend for backend in backends if backend.url.rstrip("/") == url]
-    same_title = [backend for backend in backends if backend.title == TITLE]
+    same_title = [backend for backend in backends if backend.title == BACKEND_TITLE]
     return next(iter([*same_url, *same_title]), None)
 
 
 def _put_backend(ends: Ends, project_id: int, ours: ConnectedBackend | None) -> None:
     if ours is None:
         ends.client.add_ml_backend(
-            project_id, ends.backend_url, title=TITLE, credentials=ends.credentials
+            project_id, ends.backend_url, title=BACKEND_TITLE, credentials=ends.credentials
         )
         return
     update_ml_backend(
@@ -184,13 +187,13 @@ def _put_backend(ends: Ends, project_id: int, ours: ConnectedBackend | None) -> 
         ours.id,
         project_id,
         ends.backend_url,
-        title=TITLE,
+        title=BACKEND_TITLE,
         credentials=ends.credentials,
     )
 
 
 def _put_webhook(ends: Ends, project_id: int) -> Webhook | None:
-    """Leaves exactly one webhook at our address, with credentials; returns it if it is new."""
+    """Keeps exactly one webhook at our address, with credentials; returns it if it is new."""
     client = ends.client
     present = [hook for hook in client.webhooks(project_id) if hook.url == ends.webhook_url]
     if not present:
@@ -204,7 +207,7 @@ def _put_webhook(ends: Ends, project_id: int) -> Webhook | None:
 
 
 def is_complete(hook: Webhook, ends: Ends) -> bool:
-    """Whether a webhook at our address brings every correction, with credentials."""
+    """Whether a webhook at our address sends every correction, with credentials."""
     return (
         hook.is_active
         and hook.send_payload

@@ -1,4 +1,4 @@
-"""`calico corrections`: what annotators changed, project by project, and a copy to train on."""
+"""`calico corrections`: shows what annotators changed in each project, and exports it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.cli.corrections_export import write_coco, write_records
-from backend.cli.kept import kept_store
-from backend.cli.waiting import progress_bar
+from backend.cli.options import DataDirOption, ProjectOption, guest_store
+from backend.cli.progress import progress_bar
 from backend.errors import SettingsError
 from backend.label_studio.client import LabelStudioClient
-from backend.learning.correction import Tally
+from backend.learning.correction import RegionTally
 from backend.learning.derivation import Derivation, Derived, StudioPredictions
-from backend.learning.held_out import held_out_tasks
 from backend.learning.reconcile import Reconciler, Repair
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, TaskRow
+from backend.learning.schedule import held_out_tasks
 from backend.serving.studio import connect_client, image_source
 from backend.settings import Settings, load_settings
 
@@ -36,9 +36,7 @@ class Split(StrEnum):
 
 
 def corrections(
-    project: Annotated[
-        int | None, typer.Option("--project", help="Only this project; default: every one.")
-    ] = None,
+    project: ProjectOption = None,
     export: Annotated[
         Path | None,
         typer.Option(
@@ -49,22 +47,23 @@ def corrections(
     ] = None,
     split: Annotated[Split, typer.Option("--split", help="Which tasks to export.")] = Split.ALL,
     reconcile: Annotated[
-        bool, typer.Option("--reconcile", help="First ask Label Studio what was missed.")
+        bool,
+        typer.Option("--reconcile", help="First ask Label Studio for changes that were missed."),
     ] = False,
     accept_deletions: Annotated[
         bool,
         typer.Option(
             "--accept-deletions",
-            help="With --reconcile: what Label Studio no longer has is meant to be gone.",
+            help="With --reconcile: annotations that are gone were deleted on purpose.",
         ),
     ] = False,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="First forget all and derive it anew.")
+        bool,
+        typer.Option(
+            "--rebuild", help="First delete all derived corrections and derive them again."
+        ),
     ] = False,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option("--data-dir", metavar="DIR", help="What is kept. [CALICO_DATA_DIR, .calico]"),
-    ] = None,
+    data_dir: DataDirOption = None,
 ) -> None:
     """Show what annotators changed, and export it. Run it where the backend runs.
 
@@ -84,7 +83,7 @@ def corrections(
     The last line of the output is JSON, with one entry per project.
     """
     settings = load_settings(data_dir=data_dir)
-    with kept_store(settings) as store:
+    with guest_store(settings) as store:
         repository = CorrectionRepository(store)
         client = connect_client(settings)
         if accept_deletions and not reconcile:
@@ -95,7 +94,7 @@ def corrections(
             )
         derivation = Derivation(repository, None if client is None else StudioPredictions(client))
         projects = repository.projects() if project is None else (project,)
-        found = []
+        summaries = []
         for project_id in projects:
             repair = (
                 _reconcile(repository, client, project_id, is_approved=accept_deletions)
@@ -103,13 +102,13 @@ def corrections(
                 else None
             )
             derived = _derive(derivation, project_id, rebuild=rebuild)
-            found.append(_summary(project_id, repository.tasks(project_id), derived, repair))
-        Console().print(_table(found))
+            summaries.append(_summary(project_id, repository.tasks(project_id), derived, repair))
+        Console().print(_table(summaries))
         if export is not None:
             places = list(_chosen(repository, projects, split))
             written = _export(export, places, derivation, settings, client)
             typer.echo(f"{written} of {len(places)} tasks are in {export}")
-    typer.echo(json.dumps({"projects": found}))
+    typer.echo(json.dumps({"projects": summaries}))
 
 
 def _reconcile(
@@ -136,7 +135,7 @@ def _summary(
     project_id: int, rows: tuple[TaskRow, ...], derived: Derived, repair: Repair | None
 ) -> dict[str, object]:
     corrected = [row for row in rows if row.standing is Standing.CORRECTED]
-    tally = sum((row.tally for row in corrected), Tally())
+    tally = sum((row.tally for row in corrected), RegionTally())
     agreements = [row.agreement for row in corrected if row.agreement is not None]
     summary: dict[str, object] = {
         "project": project_id,
@@ -170,12 +169,16 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def _table(found: list[dict[str, object]]) -> Table:
+def _table(summaries: list[dict[str, object]]) -> Table:
     table = Table(title="Corrections")
-    names = [name for name in found[0] if name not in ("unreadable", "waiting")] if found else []
+    names = (
+        [name for name in summaries[0] if name not in ("unreadable", "waiting")]
+        if summaries
+        else []
+    )
     for name in names or ["project"]:
         table.add_column(name.replace("_", " "), justify="right")
-    for summary in found:
+    for summary in summaries:
         table.add_row(*("-" if summary[name] is None else str(summary[name]) for name in names))
     return table
 
@@ -183,7 +186,7 @@ def _table(found: list[dict[str, object]]) -> Table:
 def _chosen(
     repository: CorrectionRepository, projects: tuple[int, ...], split: Split
 ) -> Iterator[tuple[int, int]]:
-    """Project and task of every correction to export."""
+    """Yields project and task id of every correction to export."""
     for project_id in projects:
         rows = repository.tasks(project_id)
         kept = held_out_tasks(project_id, rows)

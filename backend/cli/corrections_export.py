@@ -1,6 +1,6 @@
-"""Corrections on disk: COCO for other tools, or a folder of records that our own commands read.
+"""Corrections on disk: COCO for other tools, or a folder of records for our own commands.
 
-Either is written beside its target and renamed, so it is there completely or not at all.
+Both are written to a temporary place and renamed, so the target is never incomplete.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from calico_model.types import BoolMask, ImageGroup, PartMask, RegionKind
 _log = logging.getLogger(__name__)
 _Fetch = Callable[[Task], ImageGroup]
 _DATASET = "corrections"
-_SOMETHING = "object"  # the compared object's name when no annotator named it
+_UNNAMED_OBJECT = "object"  # name of the compared object if no annotator named it
 
 
 @dataclass
@@ -68,7 +68,7 @@ class _Document:
         number = len(self.categories) + 1
         category = self.categories.setdefault(name, CocoCategory(number, name, supercategory))
         rle = encode_mask(mask)
-        found = CocoAnnotation(
+        annotation = CocoAnnotation(
             id=len(self.annotations) + 1,
             image_id=image_id,
             category_id=category.id,
@@ -76,13 +76,13 @@ class _Document:
             area=float(np.count_nonzero(mask)),
             bbox=_box(rle),
         )
-        self.annotations.append(found)
+        self.annotations.append(annotation)
         self.extras.append(extra)
-        return found.id
+        return annotation.id
 
     @property
     def coco(self) -> CocoDocument:
-        """The document as our readers know it."""
+        """Returns the document in the form of calico_model.data.records."""
         return CocoDocument(
             tuple(self.images), tuple(self.annotations), tuple(self.categories.values())
         )
@@ -101,7 +101,7 @@ class _Picture:
 
 
 class _Pictures:
-    """The images of a COCO file: one for each address and size, whichever tasks show it."""
+    """The images of a COCO file: one per address and size, also if several tasks show it."""
 
     def __init__(self) -> None:
         self._of_name: dict[str, list[_Picture]] = {}
@@ -121,17 +121,17 @@ class _Pictures:
         return picture
 
     def written(self, fetch: _Fetch | None) -> list[dict[str, object]]:
-        """The images as COCO has them; a size that nobody can tell is null."""
+        """Returns the images in COCO's form; an unknown size is null."""
         return [self._written(picture, fetch) for picture in self._all]
 
     @staticmethod
     def _written(picture: _Picture, fetch: _Fetch | None) -> dict[str, object]:
         height, width = picture.size_hw or _fetched_size(picture, fetch) or (None, None)
-        found: dict[str, object] = {"id": picture.id, "file_name": picture.name}
-        found |= {"width": width, "height": height}
+        image: dict[str, object] = {"id": picture.id, "file_name": picture.name}
+        image |= {"width": width, "height": height}
         if picture.unknown:
-            found["unknown"] = sorted(label or "" for label in picture.unknown)
-        return found
+            image["unknown"] = sorted(label or "" for label in picture.unknown)
+        return image
 
 
 def write_coco(
@@ -143,19 +143,19 @@ def write_coco(
 ) -> int:
     """Writes the annotated regions as one COCO file; images are named by their addresses.
 
-    Every image of a task is there, also without any region. What COCO has no field for (task, kind,
-    what changed) stands beside it in each annotation; `unknown` of an image lists the labels of
-    what was drawn there but is no mask, "" for one without a label.
+    The file holds every image of a task, also an image without regions. Each annotation has further
+    fields that COCO does not define: task, kind and what changed. `unknown` of an image lists the
+    labels of drawings that are not masks, "" for a drawing without a label.
 
     Args:
-        path: the file; replaced if it is there.
-        corrections: what to write, taken one at a time.
-        fetch: returns the images of a task, asked only for sizes that no region tells; None leaves
-            those sizes out.
+        path: the file; replaced if it exists.
+        corrections: the corrections to write, read one at a time.
+        fetch: returns the images of a task; called only for sizes that no region states. None
+            leaves these sizes out.
         on_progress: called with the number of finished tasks.
 
     Returns:
-        How many tasks were written.
+        The number of written tasks.
     """
     document, pictures, done = _Document(), _Pictures(), 0
     for done, correction in enumerate(corrections, start=1):
@@ -196,7 +196,7 @@ def write_coco(
 
 
 def _name_of(task: Task, index: int) -> str:
-    """An image's address, or a short name for one that is in the task itself."""
+    """Returns the address of an image, or a short name for an image inside the task (data URL)."""
     if index >= len(task.image_urls):
         return f"task {task.id}/{index}"
     url = task.image_urls[index]
@@ -206,7 +206,7 @@ def _name_of(task: Task, index: int) -> str:
 
 
 def _known_sizes(correction: Correction) -> dict[int, tuple[int, int]]:
-    """(height, width) of each image that any region was on, the annotator's before predicted."""
+    """Returns (height, width) of each image with a region; annotated regions come first."""
     regions = [outcome.after for outcome in correction.outcomes]
     regions += [outcome.before for outcome in correction.outcomes]
     sizes: dict[int, tuple[int, int]] = {}
@@ -220,9 +220,9 @@ def _fetched_size(picture: _Picture, fetch: _Fetch | None) -> tuple[int, int] | 
     if fetch is None:
         return None
     url = picture.task.image_urls[picture.index]
-    alone = replace(picture.task, image_urls=(url,), image_fields=(picture.name[:200],))
+    task = replace(picture.task, image_urls=(url,), image_fields=(picture.name[:200],))
     try:
-        return fetch(alone).sizes_hw[0]
+        return fetch(task).sizes_hw[0]
     except MediaError as error:
         _log.warning(
             "size of an image of task %s is not known: %s",
@@ -246,12 +246,12 @@ def write_records(
 
     Args:
         folder: must be missing or empty.
-        corrections: what to write, taken one at a time.
+        corrections: the corrections to write, read one at a time.
         fetch: returns the images of a task; raises MediaError.
         on_progress: called with the number of finished tasks.
 
     Returns:
-        How many tasks were written.
+        The number of written tasks.
 
     Raises:
         SettingsError: the folder is not empty.
@@ -264,9 +264,9 @@ def write_records(
         (staged / IMAGES_FOLDER).mkdir()
         document, records, written = _Document(), list[Record](), 0
         for done, correction in enumerate(corrections, start=1):
-            found = _group_records(staged / IMAGES_FOLDER, document, correction, fetch)
-            records += found
-            written += bool(found)
+            group_records = _group_records(staged / IMAGES_FOLDER, document, correction, fetch)
+            records += group_records
+            written += bool(group_records)
             on_progress(done)
         _write(staged / ANNOTATIONS_FILE, msgspec.json.encode(document.coco))
         _write(staged / RECORDS_FILE, msgspec.json.encode(records))
@@ -279,7 +279,7 @@ def write_records(
 
 
 def _mask_of(region: Region) -> BoolMask | None:
-    """The mask, or None if it cannot be decoded."""
+    """Returns the mask, or None if it cannot be decoded."""
     try:
         return region.mask
     except InvalidRleError:
@@ -318,42 +318,46 @@ def _group_records(
 
 
 def _records(document: _Document, parts: Sequence[PartMask], ids: dict[int, int]) -> list[Record]:
-    """Object and part records over the images each name is in: the format wants it in all."""
+    """Returns object and part records.
+
+    The format requires a name in every image of its record, so a record holds only the images that
+    show the name.
+    """
     places: dict[tuple[RegionKind, str], dict[int, int]] = {}
     for part in parts:
         is_object = part.kind is RegionKind.COMMON_OBJECT
-        found = document.add_mask(
+        mask_id = document.add_mask(
             ids[part.image_index], part.label, part.mask, "object" if is_object else "part"
         )
-        places.setdefault((part.kind, part.label), {})[part.image_index] = found
+        places.setdefault((part.kind, part.label), {})[part.image_index] = mask_id
     records = []
     common: dict[tuple[int, ...], list[tuple[str, dict[int, int]]]] = {}
     objects: dict[int, tuple[str, int]] = {}
-    for (kind, label), found_in in places.items():
-        where = tuple(sorted(found_in))
+    for (kind, label), mask_ids in places.items():
+        where = tuple(sorted(mask_ids))
         if kind is RegionKind.COMMON_OBJECT:
-            shared = CommonObject(label, tuple((found_in[n],) for n in where))
+            shared = CommonObject(label, tuple((mask_ids[n],) for n in where))
             records.append(Record(_DATASET, tuple(ids[n] for n in where), True, common=(shared,)))
             for n in where:
-                objects.setdefault(n, (label, found_in[n]))
+                objects.setdefault(n, (label, mask_ids[n]))
         elif kind is RegionKind.COMMON_PART:
-            common.setdefault(where, []).append((label, found_in))
+            common.setdefault(where, []).append((label, mask_ids))
     parted = [part for part in parts if part.kind is not RegionKind.COMMON_OBJECT]
     everywhere = tuple(sorted({part.image_index for part in parted}))
     for index in everywhere:
         if index not in objects:
             masks = [part.mask for part in parted if part.image_index == index]
             whole = np.logical_or.reduce(masks)
-            mask_id = document.add_mask(ids[index], _SOMETHING, whole, "object")
-            objects[index] = (_SOMETHING, mask_id)
+            mask_id = document.add_mask(ids[index], _UNNAMED_OBJECT, whole, "object")
+            objects[index] = (_UNNAMED_OBJECT, mask_id)
     unique = _unique(places, everywhere)
     for where in sorted({*common, *([everywhere] if unique else [])}):
         pair = ComparedPair(
             cats=tuple(objects[n][0] for n in where),
             ann_ids=tuple((objects[n][1],) for n in where),
             common=tuple(
-                CommonPart(label, tuple((found_in[n],) for n in where))
-                for label, found_in in common.get(where, [])
+                CommonPart(label, tuple((mask_ids[n],) for n in where))
+                for label, mask_ids in common.get(where, [])
             ),
             unique=unique if where == everywhere else None,
         )
@@ -364,20 +368,20 @@ def _records(document: _Document, parts: Sequence[PartMask], ids: dict[int, int]
 def _unique(
     places: dict[tuple[RegionKind, str], dict[int, int]], everywhere: tuple[int, ...]
 ) -> UniqueParts | None:
-    """Parts of single images, per image; None without any."""
+    """Returns the unique parts of each image; None without any."""
     per_image = [
         [
-            (label, found_in[index])
-            for (kind, label), found_in in places.items()
-            if kind is RegionKind.UNIQUE_PART and index in found_in
+            (label, mask_ids[index])
+            for (kind, label), mask_ids in places.items()
+            if kind is RegionKind.UNIQUE_PART and index in mask_ids
         ]
         for index in everywhere
     ]
     if not any(per_image):
         return None
     return UniqueParts(
-        part_cats=tuple(tuple(label for label, _ in found) for found in per_image),
-        part_ann_ids=tuple(tuple((mask,) for _, mask in found) for found in per_image),
+        part_cats=tuple(tuple(label for label, _ in parts) for parts in per_image),
+        part_ann_ids=tuple(tuple((mask,) for _, mask in parts) for parts in per_image),
     )
 
 

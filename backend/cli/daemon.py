@@ -1,7 +1,7 @@
-"""A background process that outlives the command that started it, and is found again to be stopped.
+"""A background process that outlives its command, and that a later command can stop.
 
-The process holds a lock on its pid file for as long as it lives, so a stale file, or another
-process that was given the same number, is never mistaken for it.
+The process holds a lock on its pid file while it lives. So a stale file, or another process with
+the same number, is never mistaken for it.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ class Daemon:
         process.returncode = 0
 
     def is_running(self) -> bool:
-        """Whether the process, or one it forked, is alive."""
+        """Whether the process, or a process that it forked, is alive."""
         if not self.pid_file.exists():
             return False
         with self.pid_file.open("a+") as lock:
             return not _lock(lock.fileno())
 
     def stop(self) -> bool:
-        """Ends the process and its children, by force if need be; returns whether it ran."""
+        """Ends the process and its children, by force after a while; returns whether it ran."""
         if not self.is_running():
             self.pid_file.unlink(missing_ok=True)
             return False
@@ -143,7 +143,7 @@ def _signal_group(group: int, wanted: signal.Signals) -> None:
 
 
 def _reap(pid: int) -> None:
-    # Only a child of this very process can be a zombie of ours; others are their parents' duty.
+    # Only a child of this process can be our zombie; other processes are reaped by their parents.
     try:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:

@@ -1,7 +1,8 @@
-"""`calico demo`: a real Label Studio, the backend and a pre-annotated sample project, in one go.
+"""`calico demo`: starts Label Studio, the backend and a pre-annotated sample project.
 
-Both run in the background until `calico demo --stop`; what they made is kept, so the next start
-takes seconds. `--check` does the same in a folder of its own, verifies it and leaves nothing.
+Both processes run in the background until `calico demo --stop`. Their data is kept, so the next
+start takes seconds. `--check` does the same in a temporary folder, verifies the predictions and
+removes everything.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from backend.cli.connect import Ends, connect_project
 from backend.cli.daemon import Daemon
 from backend.cli.demo_project import (
     POLL_S,
-    Tally,
+    PredictionCheck,
     check_predictions,
     create_project,
     draw_groups,
@@ -42,7 +43,7 @@ from backend.cli.label_studio_process import (
     new_account,
     start_label_studio,
 )
-from backend.cli.waiting import progress_bar
+from backend.cli.progress import progress_bar
 from backend.errors import BackendError
 from backend.label_studio.client import LabelStudioClient
 from calico_model.errors import CalicoError
@@ -55,7 +56,7 @@ BACKEND_PORT = 9090
 
 
 class State(msgspec.Struct, frozen=True):
-    """What the next start needs to know, kept in one file only its owner reads."""
+    """What the next start needs; stored in a file that only its owner can read."""
 
     account: Account
     backend_password: str
@@ -66,7 +67,7 @@ class Demo:
     """The two processes and the sample project of one folder.
 
     Args:
-        folder: everything is kept here.
+        folder: holds all files of the demo.
         groups: number of sample groups.
         weights: folder of the model weights, or None for the shipped ones.
     """
@@ -81,7 +82,7 @@ class Demo:
         self.state = self._load()
 
     def start(self) -> Ends:
-        """Starts what does not run and pre-annotates what is not; returns the two ends."""
+        """Starts what does not run yet and pre-annotates the project; returns the two ends."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._save(self.state)
         url = self._start_label_studio()
@@ -107,7 +108,7 @@ class Demo:
         """The sample project.
 
         Raises:
-            BackendError: it has not been made yet.
+            BackendError: it has not been created yet.
         """
         if self.state.project_id is None:
             raise BackendError(f"{self.folder}: there is no sample project yet")
@@ -225,7 +226,7 @@ def _show(demo: Demo, ends: Ends, seconds: float) -> None:
 def _check(groups: int, weights: Path | None) -> int:
     """Runs the whole demo in a folder that is removed at the end; returns the exit status."""
     started = time.monotonic()
-    tally, problem = Tally(0, 0, ()), None
+    tally, problem = PredictionCheck(0, 0, ()), None
     with _temporary_demo(groups, weights) as demo:
         try:
             with closing(demo.start().client) as client:
@@ -247,7 +248,7 @@ def _check(groups: int, weights: Path | None) -> int:
 
 @contextmanager
 def _temporary_demo(groups: int, weights: Path | None) -> Iterator[Demo]:
-    """A demo of its own, ended and removed whatever happens, a termination signal included."""
+    """Yields a demo in a temporary folder; ends and removes it also after SIGTERM."""
     previous = signal.signal(signal.SIGTERM, _exit)
     folder = Path(tempfile.mkdtemp(prefix="calico-demo-"))
     try:

@@ -1,6 +1,6 @@
 """The sample project of `calico demo`: drawn groups of images, imported, connected, pre-annotated.
 
-Knows what a good prediction is. Starts and stops nothing.
+Processes are started and stopped elsewhere.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from PIL import Image
 
 from backend.cli.connect import Ends
 from backend.errors import BackendError, LabelStudioError
+from backend.label_schema import LabelSchema
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.onboarding import retrieve_predictions
-from backend.types import LabelSchema, Task
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng
+from backend.types import Task
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng
 
 GROUP_SIZES = (2, 3, 4)
 SIZE_PX = 384
@@ -34,13 +35,13 @@ Tell = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Tally:
-    """What was found in the predictions of a project.
+class PredictionCheck:
+    """The result of checking the predictions of a project.
 
     Attributes:
-        tasks: tasks whose newest prediction has masks, all of the right size.
-        regions: masks in them.
-        problems: one sentence per task that has none, or a wrong one.
+        tasks: number of tasks whose newest prediction has masks, all of the right size.
+        regions: number of these masks.
+        problems: one sentence per task without masks, or with a wrong mask.
     """
 
     tasks: int
@@ -49,7 +50,7 @@ class Tally:
 
 
 def draw_groups(files: Path, count: int, tell: Tell) -> list[list[str]]:
-    """Draws groups of 2, 3, 4, 2, ... images as PNG files, the same ones every time.
+    """Draws groups of 2, 3, 4, 2, ... images as PNG files, always the same groups.
 
     Args:
         files: Label Studio's document root; the images go into a subfolder.
@@ -63,7 +64,7 @@ def draw_groups(files: Path, count: int, tell: Tell) -> list[list[str]]:
     for index in range(count):
         rng = group_rng(Stream.EVALUATION, SEED, index)
         size = GROUP_SIZES[index % len(GROUP_SIZES)]
-        scenes = draw_group(rng, split=Split.SEEN, group_size=size, size_px=SIZE_PX)
+        scenes = draw_group(rng, split=SceneSplit.SEEN, group_size=size, size_px=SIZE_PX)
         names = [f"{IMAGES}/group-{index + 1:02}-{place}.png" for place in "abcdefgh"[:size]]
         for name, scene in zip(names, scenes, strict=True):
             path = files / name
@@ -83,9 +84,9 @@ def create_project(client: LabelStudioClient, files: Path, groups: list[list[str
 
 
 def preannotate(ends: Ends, project_id: int, tell: Tell) -> int:
-    """Has every task predicted through Label Studio, and waits until all of them are.
+    """Requests predictions for all tasks through Label Studio and waits until all are there.
 
-    What does not fit into one request comes later through the API, so the tasks are counted.
+    Tasks that do not fit into one request are predicted later, so predictions are counted.
 
     Args:
         ends: Label Studio and the backend.
@@ -114,8 +115,8 @@ def preannotate(ends: Ends, project_id: int, tell: Tell) -> int:
     return total
 
 
-def check_predictions(client: LabelStudioClient, project_id: int, files: Path) -> Tally:
-    """Decodes every mask of every task as Label Studio holds it and compares it with its image."""
+def check_predictions(client: LabelStudioClient, project_id: int, files: Path) -> PredictionCheck:
+    """Decodes every mask that Label Studio stores and compares its size with its image."""
     schema = parse_label_config(client.project(project_id).label_config)
     tasks, regions, problems = 0, 0, list[str]()
     for task in client.tasks(project_id, schema):
@@ -124,11 +125,11 @@ def check_predictions(client: LabelStudioClient, project_id: int, files: Path) -
             tasks += 1
         except BackendError as error:
             problems.append(f"task {task.id}: {error}")
-    return Tally(tasks, regions, tuple(problems))
+    return PredictionCheck(tasks, regions, tuple(problems))
 
 
 def _check_task(client: LabelStudioClient, schema: LabelSchema, task: Task, files: Path) -> int:
-    """Number of masks in the newest prediction.
+    """Returns the number of masks in the newest prediction.
 
     Raises:
         InvalidRleError: a mask that cannot be decoded.
@@ -148,6 +149,6 @@ def _check_task(client: LabelStudioClient, schema: LabelSchema, task: Task, file
 
 
 def _progress(client: LabelStudioClient, project_id: int) -> tuple[int, int]:
-    """Number of tasks with a prediction, and of all tasks."""
+    """Returns the number of tasks with a prediction, and of all tasks."""
     tasks = [bool(task.get("predictions")) for task in client.raw_tasks(project_id, fields="all")]
     return sum(tasks), len(tasks)

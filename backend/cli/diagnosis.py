@@ -1,20 +1,21 @@
-"""What `calico doctor` checks, from the settings to the pixels of the first task.
+"""The checks of `calico doctor`, from the settings to the images of the first tasks.
 
-Every check yields findings and changes nothing; a check that needs an earlier one to have
-succeeded is left out when it did not. Knows both ends; prints nothing.
+Checks change nothing and print nothing. A check is left out if an earlier check that it depends on
+failed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
 from itertools import islice
+from typing import Any
 
 import httpx
 
 from backend.cli.connect import Ends, ends_of, is_complete
-from backend.cli.finding import Finding, Level
-from backend.cli.learning_diagnosis import learning_findings
 from backend.errors import (
     BackendError,
     InvalidLabelConfigError,
@@ -22,42 +23,71 @@ from backend.errors import (
     LabelStudioError,
     SettingsError,
 )
+from backend.label_schema import LabelSchema
+from backend.label_studio.client import LabelStudioProject
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
 from backend.label_studio.onboarding import refused_addresses
-from backend.label_studio.records import Project
 from backend.label_studio.web import certificate_advice, open_client
+from backend.learning.schedule import RunState
 from backend.serving.studio import image_source
 from backend.settings import Settings
-from backend.types import LabelSchema
 
 _TIMEOUT = httpx.Timeout(5.0, connect=3.0)
 _TASKS_LOOKED_AT = 3
+_TRAINER = "trainer"
+
+
+class Level(StrEnum):
+    """How serious the result of a check is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of one check.
+
+    Attributes:
+        check: name of the check.
+        level: whether the checked thing works.
+        found: what the check found.
+        fix: what the user should do, or "".
+    """
+
+    check: str
+    level: Level
+    found: str
+    fix: str = ""
 
 
 def examine(
     settings: Settings, backend_url: str | None, project_id: int | None
-) -> Iterator[Finding]:
-    """Yields findings about the whole set-up, the most basic first.
+) -> Iterator[CheckResult]:
+    """Yields the results of all checks, the most basic first.
 
     Args:
-        settings: the backend's own.
-        backend_url: where Label Studio reaches the backend; from the settings if None.
-        project_id: the project to look at, or None for every connected one.
+        settings: of the backend.
+        backend_url: where Label Studio reaches the backend; None takes it from the settings.
+        project_id: the project to check, or None for every connected project.
     """
     try:
         ends = ends_of(settings, backend_url)
     except SettingsError as error:
-        yield Finding("settings", Level.FAIL, str(error), "set it where the backend starts")
+        yield CheckResult("settings", Level.FAIL, str(error), "set it where the backend starts")
         return
     with closing(ends.client):
         yield from _backend(ends)
-        yield from learning_findings(ends)
+        yield from check_learning(ends)
         yield from _from_label_studio(ends, settings, project_id)
 
 
-def _from_label_studio(ends: Ends, settings: Settings, project_id: int | None) -> Iterator[Finding]:
-    """What Label Studio knows, if it can be asked."""
+def _from_label_studio(
+    ends: Ends, settings: Settings, project_id: int | None
+) -> Iterator[CheckResult]:
+    """Checks with Label Studio; ends early if it does not answer."""
     studio = list(_label_studio(ends))
     yield from studio
     if any(finding.level is Level.FAIL for finding in studio):
@@ -67,24 +97,24 @@ def _from_label_studio(ends: Ends, settings: Settings, project_id: int | None) -
         projects = _projects(ends, project_id)
         if not projects:
             found = f"no project is connected to {ends.backend_url}"
-            yield Finding("projects", Level.FAIL, found, "calico connect --project ID")
+            yield CheckResult("projects", Level.FAIL, found, "calico connect --project ID")
         with closing(image_source(settings, ends.client)) as fetcher:
             for project in projects:
                 yield from _project(ends, fetcher, project)
     except LabelStudioError as error:
         fix = "the token's user must be able to see and change the project"
-        yield Finding("projects", Level.FAIL, str(error), fix)
+        yield CheckResult("projects", Level.FAIL, str(error), fix)
 
 
-def _backend(ends: Ends) -> Iterator[Finding]:
-    """The backend as seen from here."""
+def _backend(ends: Ends) -> Iterator[CheckResult]:
+    """Checks that the backend answers here."""
     try:
         with open_client(timeout=_TIMEOUT, certificates=ends.client.certificates) as http:
             health = http.get(f"{ends.backend_url}/health")
         model = str(health.json().get("model")) if health.status_code == 200 else ""
         credentials = _credentials(ends)
     except (httpx.HTTPError, ValueError, AttributeError) as error:
-        yield Finding(
+        yield CheckResult(
             "backend",
             Level.FAIL,
             f"{ends.backend_url} does not answer "
@@ -93,9 +123,9 @@ def _backend(ends: Ends) -> Iterator[Finding]:
         )
         return
     states = {
-        "ready": Finding("backend", Level.OK, f"{ends.backend_url}, model ready"),
-        "loading": Finding("backend", Level.WARN, "the model is loading", "wait some seconds"),
-        "failed": Finding(
+        "ready": CheckResult("backend", Level.OK, f"{ends.backend_url}, model ready"),
+        "loading": CheckResult("backend", Level.WARN, "the model is loading", "wait some seconds"),
+        "failed": CheckResult(
             "backend",
             Level.FAIL,
             "the weights cannot be used",
@@ -105,45 +135,119 @@ def _backend(ends: Ends) -> Iterator[Finding]:
     unknown = f"{ends.backend_url}/health answered {health.status_code}, which is not ours"
     yield states.get(
         model,
-        Finding("backend", Level.FAIL, unknown, "give the backend's address with --backend-url"),
+        CheckResult(
+            "backend", Level.FAIL, unknown, "give the backend's address with --backend-url"
+        ),
     )
     yield credentials
 
 
-def _credentials(ends: Ends) -> Finding:
+def _credentials(ends: Ends) -> CheckResult:
     check = "credentials"
     with open_client(timeout=_TIMEOUT, certificates=ends.client.certificates) as http:
         answer = http.get(f"{ends.backend_url}/versions", auth=ends.credentials)
     if answer.status_code == 401:
-        return Finding(
+        return CheckResult(
             check,
             Level.FAIL,
             "the backend refuses the user and password",
             "use the same CALICO_BASIC_AUTH_USER and _PASSWORD here and where it starts",
         )
     if ends.credentials is None:
-        return Finding(
+        return CheckResult(
             check,
             Level.WARN,
             "the backend lets everybody in who reaches it",
             "set CALICO_BASIC_AUTH_USER and _PASSWORD unless only this machine reaches it",
         )
-    return Finding(check, Level.OK, f"accepted for {ends.credentials[0]}")
+    return CheckResult(check, Level.OK, f"accepted for {ends.credentials[0]}")
 
 
-def _label_studio(ends: Ends) -> Iterator[Finding]:
-    """Label Studio and our token, as the backend sees them."""
+def check_learning(ends: Ends) -> Iterator[CheckResult]:
+    """Checks that a trainer runs, and how the last training of every project ended.
+
+    Yields nothing if the backend does not answer; another check reports that.
+    """
+    try:
+        with open_client(timeout=_TIMEOUT, certificates=ends.client.certificates) as http:
+            answer = http.get(f"{ends.backend_url}/status", auth=ends.credentials)
+        status: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
+    except (httpx.HTTPError, ValueError):
+        return
+    if not isinstance(status, dict) or not {"trainers", "projects"} <= status.keys():
+        return
+    projects = status["projects"]
+    yield _trainers(status["trainers"], sum(project["new"] for project in projects))
+    for project in projects:
+        if project["run"] is not None:
+            yield _last_run(project)
+        yield from _doubts(project)
+
+
+def _trainers(owners: list[str], waiting: int) -> CheckResult:
+    if not owners:
+        return CheckResult(
+            _TRAINER,
+            Level.WARN,
+            f"nobody learns from corrections; {waiting} wait",
+            "start the backend with --trainer, or `calico trainer` beside it; if one was "
+            "started, its log says why it ended",
+        )
+    return CheckResult(_TRAINER, Level.OK, f"{', '.join(owners)}; {waiting} corrections wait")
+
+
+def _doubts(project: dict[str, Any]) -> Iterator[CheckResult]:
+    """Reports annotations of Label Studio that are held back or have a wrong time."""
+    number, held_back = project["project"], project.get("held_back", 0)
+    if held_back:
+        found = (
+            f"{held_back} annotations are missing in Label Studio, or older there; they count as "
+            "before"
+        )
+        fix = "that is looked at again and believed after ten minutes"
+        if project["needs_word"]:
+            found += ": too many at once to be believed"
+            fix = (
+                "restore Label Studio's data; or, if they are meant to be gone: calico corrections "
+                f"--project {number} --reconcile --accept-deletions"
+            )
+        yield CheckResult(f"project {number}: held back", Level.WARN, found, fix)
+    if ahead := project.get("stamped_ahead", 0):
+        found = f"{ahead} annotations are stamped in the future; the order of receipt counts"
+        yield CheckResult(f"project {number}: clock", Level.WARN, found, "set Label Studio's clock")
+
+
+def _last_run(project: dict[str, Any]) -> CheckResult:
+    check, run = f"project {project['project']}: training", project["run"]
+    state, version = run["state"], project["version"] or "the base"
+    if state in (RunState.FAILED, RunState.ABANDONED):
+        return CheckResult(
+            check,
+            Level.WARN,
+            f"the last one {state}: {run['error']}",
+            "it is tried again by itself; the log has the details",
+        )
+    if state == RunState.REJECTED:
+        found = f"{run['version']} was rejected ({run['reason']}); {version} serves"
+        return CheckResult(check, Level.OK, found)
+    if state == RunState.RUNNING:
+        return CheckResult(check, Level.OK, f"{run['stage']}, {run['progress']:.0%}")
+    return CheckResult(check, Level.OK, f"{version} serves")
+
+
+def _label_studio(ends: Ends) -> Iterator[CheckResult]:
+    """Checks Label Studio and the token that the backend uses."""
     client = ends.client
     try:
-        yield Finding("Label Studio", Level.OK, f"{client.url}, version {client.version()}")
+        yield CheckResult("Label Studio", Level.OK, f"{client.url}, version {client.version()}")
     except LabelStudioError as error:
-        yield Finding(
+        yield CheckResult(
             "Label Studio", Level.FAIL, str(error), "start it, or correct LABEL_STUDIO_URL"
         )
         return
     kind = "personal access token" if client.authorization.is_personal else "legacy token"
     try:
-        yield Finding("token", Level.OK, f"{kind} of {client.whoami()}")
+        yield CheckResult("token", Level.OK, f"{kind} of {client.whoami()}")
     except LabelStudioAuthError:
         fix = (
             "create a new one in Label Studio under Account & Settings"
@@ -151,13 +255,13 @@ def _label_studio(ends: Ends) -> Iterator[Finding]:
             else "Label Studio switches legacy tokens off by default: create a personal access "
             "token under Account & Settings, or allow legacy tokens under Organization"
         )
-        yield Finding("token", Level.FAIL, f"Label Studio refuses this {kind}", fix)
+        yield CheckResult("token", Level.FAIL, f"Label Studio refuses this {kind}", fix)
     except LabelStudioError as error:
-        yield Finding("token", Level.FAIL, str(error), "correct LABEL_STUDIO_URL")
+        yield CheckResult("token", Level.FAIL, str(error), "correct LABEL_STUDIO_URL")
 
 
-def _private_addresses(ends: Ends) -> Iterator[Finding]:
-    """The two settings that stop Label Studio from calling a private network."""
+def _private_addresses(ends: Ends) -> Iterator[CheckResult]:
+    """Checks the two settings that stop Label Studio from calling a private network."""
     refused = refused_addresses(ends.client, ends.backend_url)
     for setting, is_refused, effect in (
         ("ML_BLOCK_LOCAL_IP", refused.predictions, "asks for no predictions"),
@@ -165,12 +269,14 @@ def _private_addresses(ends: Ends) -> Iterator[Finding]:
     ):
         if is_refused:
             found = f"Label Studio {effect}: {ends.backend_url} is a private address to it"
-            yield Finding(setting, Level.FAIL, found, f"start Label Studio with {setting}=false")
+            yield CheckResult(
+                setting, Level.FAIL, found, f"start Label Studio with {setting}=false"
+            )
         else:
-            yield Finding(setting, Level.OK, f"does not stop {ends.backend_url}")
+            yield CheckResult(setting, Level.OK, f"does not stop {ends.backend_url}")
 
 
-def _projects(ends: Ends, project_id: int | None) -> tuple[Project, ...]:
+def _projects(ends: Ends, project_id: int | None) -> tuple[LabelStudioProject, ...]:
     if project_id is not None:
         return (ends.client.project(project_id),)
     return tuple(
@@ -183,74 +289,78 @@ def _projects(ends: Ends, project_id: int | None) -> tuple[Project, ...]:
     )
 
 
-def _project(ends: Ends, fetcher: MediaFetcher, project: Project) -> Iterator[Finding]:
+def _project(
+    ends: Ends, fetcher: MediaFetcher, project: LabelStudioProject
+) -> Iterator[CheckResult]:
     name = f"project {project.id}"
     yield _registration(ends, project.id, name)
     yield _webhook(ends, project.id, name)
     try:
         schema = parse_label_config(project.label_config)
     except InvalidLabelConfigError as error:
-        yield Finding(
+        yield CheckResult(
             f"{name}: labeling",
             Level.FAIL,
             str(error),
             "change it under Settings > Labeling Interface, see label_config/README.md",
         )
         return
-    yield Finding(f"{name}: labeling", Level.OK, f"{schema.layout.value}, {_names(schema)}")
+    yield CheckResult(f"{name}: labeling", Level.OK, f"{schema.layout.value}, {_names(schema)}")
     yield _images(ends, fetcher, project.id, schema)
 
 
-def _registration(ends: Ends, project_id: int, name: str) -> Finding:
+def _registration(ends: Ends, project_id: int, name: str) -> CheckResult:
     check, connect = f"{name}: backend", f"calico connect --project {project_id}"
     backends = ends.client.ml_backends(project_id)
     ours = next((b for b in backends if b.url.rstrip("/") == ends.backend_url), None)
     if ours is None:
-        return Finding(check, Level.FAIL, f"{ends.backend_url} is not registered", connect)
+        return CheckResult(check, Level.FAIL, f"{ends.backend_url} is not registered", connect)
     if ours.state == "DI":
         found = f"Label Studio gets no answer from {ends.backend_url}/health within a second"
-        return Finding(check, Level.FAIL, found, "give an address Label Studio reaches; " + connect)
+        return CheckResult(
+            check, Level.FAIL, found, "give an address Label Studio reaches; " + connect
+        )
     if ours.state == "ER":
         found = "Label Studio got an error from /setup"
-        return Finding(check, Level.FAIL, found, f"the backend's log says why; {connect}")
+        return CheckResult(check, Level.FAIL, found, f"the backend's log says why; {connect}")
     if backends[0].id != ours.id:
         found = f"Label Studio asks {backends[0].url} first"
-        return Finding(check, Level.WARN, found, "remove it under Settings > Model")
+        return CheckResult(check, Level.WARN, found, "remove it under Settings > Model")
     if not ours.is_interactive:
-        return Finding(check, Level.WARN, "clicks get no answer: not interactive", connect)
-    return Finding(check, Level.OK, "Label Studio reaches it")
+        return CheckResult(check, Level.WARN, "clicks get no answer: not interactive", connect)
+    return CheckResult(check, Level.OK, "Label Studio reaches it")
 
 
-def _webhook(ends: Ends, project_id: int, name: str) -> Finding:
+def _webhook(ends: Ends, project_id: int, name: str) -> CheckResult:
     check, connect = f"{name}: webhook", f"calico connect --project {project_id}"
     hooks = [hook for hook in ends.client.webhooks(project_id) if hook.url == ends.webhook_url]
     if not hooks:
-        return Finding(check, Level.FAIL, "corrections are not sent: there is none", connect)
+        return CheckResult(check, Level.FAIL, "corrections are not sent: there is none", connect)
     if not any(is_complete(hook, ends) for hook in hooks):
         found = "corrections do not arrive: switched off, incomplete or without credentials"
-        return Finding(check, Level.FAIL, found, connect)
+        return CheckResult(check, Level.FAIL, found, connect)
     if len(hooks) > 1:
-        return Finding(check, Level.WARN, f"{len(hooks)} at the same address", connect)
-    return Finding(check, Level.OK, "corrections are sent, with what lets them in")
+        return CheckResult(check, Level.WARN, f"{len(hooks)} at the same address", connect)
+    return CheckResult(check, Level.OK, "corrections are sent, with what lets them in")
 
 
-def _images(ends: Ends, fetcher: MediaFetcher, project_id: int, schema: LabelSchema) -> Finding:
+def _images(ends: Ends, fetcher: MediaFetcher, project_id: int, schema: LabelSchema) -> CheckResult:
     check = f"project {project_id}: images"
     tasks = list(islice(ends.client.tasks(project_id, schema), _TASKS_LOOKED_AT))
     if not tasks:
-        return Finding(check, Level.WARN, "no tasks yet", "import some")
+        return CheckResult(check, Level.WARN, "no tasks yet", "import some")
     for task in tasks:
         try:
             fetcher.fetch_group(task)
         except BackendError as error:
-            return Finding(
+            return CheckResult(
                 check,
                 Level.FAIL,
                 str(error),
                 "the backend must be able to fetch it: CALICO_IMAGE_HOSTS lists hosts besides "
                 "Label Studio, local files need a storage of the project",
             )
-    return Finding(check, Level.OK, f"those of the first {len(tasks)} tasks can be fetched")
+    return CheckResult(check, Level.OK, f"those of the first {len(tasks)} tasks can be fetched")
 
 
 def _names(schema: LabelSchema) -> str:

@@ -1,7 +1,7 @@
-"""`calico doctor`: looks at a live set-up from both ends and says what to fix, in plain words.
+"""`calico doctor`: checks a live set-up and says what to fix.
 
-With --model it says what a model needs instead, before anything is loaded. Changes nothing
-anywhere. The checks are in diagnosis.py; here they are shown.
+With --model it prints the memory that a model needs instead, without loading the model. The checks
+are in diagnosis.py; this module prints their results.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from backend.cli.connect import (
     UrlOption,
     UserOption,
 )
-from backend.cli.diagnosis import examine
-from backend.cli.finding import Finding, Level
+from backend.cli.diagnosis import CheckResult, Level, examine
 from backend.settings import Settings, load_settings
 from calico_model.loading.precision import Precision
 from calico_model.types import MAX_GROUP_SIZE
@@ -130,7 +129,7 @@ def _config(model: str) -> CalicoConfig:
     return full() if model == "7b" else folder_config(Path(model))
 
 
-def _table(findings: list[Finding]) -> Table:
+def _table(findings: list[CheckResult]) -> Table:
     table = Table("", "check", "found", "what to do", show_lines=False)
     for finding in findings:
         level = f"[{_COLOURS[finding.level]}]{finding.level.value}[/]"

@@ -20,15 +20,13 @@ from backend.cli.labeled_data import (
     SidesOption,
     open_coco,
     open_labeled,
+    read_group_size,
 )
-from backend.cli.synth import read_group_size
-from backend.cli.waiting import peak_rss_mib, progress_bar
-from backend.cli.weights import DeviceOption, WeightsOption, load
-from calico_model.data.drawn_groups import DrawnGroups
+from backend.cli.options import DeviceOption, WeightsOption, is_given, load_weights, refuse_options
+from backend.cli.progress import peak_rss_mib, progress_bar
 from calico_model.data.groups import GroupSet
-from calico_model.data.opening import open_groups
-from calico_model.data.synthetic import Split
-from calico_model.data.taxonomy import drawn_taxonomy, read_taxonomy
+from calico_model.data.opening import DrawnGroups, drawn_taxonomy, open_groups, read_taxonomy
+from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation import gate, protocol, report
 from calico_model.evaluation.choices import Taxonomy
@@ -41,7 +39,7 @@ _PAGE_COLUMNS = 140
 
 
 class Compat(StrEnum):
-    """Whose evaluation to show first, and to require things of."""
+    """The released evaluation whose figures are shown first and checked by --require."""
 
     GLAMM = "glamm"
     PARTONOMY = "partonomy"
@@ -68,8 +66,8 @@ def evaluate(
         bool, typer.Option("--skip-broken", help="With MixedParts: leave out broken records.")
     ] = False,
     split: Annotated[
-        Split, typer.Option("--split", help="Without --data: which groups to draw.")
-    ] = Split.SEEN,
+        SceneSplit, typer.Option("--split", help="Without --data: which groups to draw.")
+    ] = SceneSplit.SEEN,
     groups: Annotated[
         int, typer.Option("--groups", min=1, help="Without --data: how many to draw.")
     ] = 300,
@@ -88,15 +86,17 @@ def evaluate(
     ] = None,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", help="Fail unless it holds; repeatable.", metavar="METRIC>=X"),
+        typer.Option("--require", help="Fail unless this holds; repeatable.", metavar="METRIC>=X"),
     ] = None,
     compat: Annotated[
         Compat | None,
-        typer.Option("--compat", help="Count first as a released evaluation does."),
+        typer.Option("--compat", help="Show the figures of this released evaluation first."),
     ] = None,
     forced: Annotated[
         bool,
-        typer.Option("--forced", help="Also draw the true answers: Partonomy's teacher, strict."),
+        typer.Option(
+            "--forced", help="Also segment teacher-forced with the true answers, as Partonomy."
+        ),
     ] = False,
     choices: Annotated[
         bool, typer.Option("--choices", help="Also ask five-choice questions, by likelihood.")
@@ -111,11 +111,11 @@ def evaluate(
     ] = None,
     save_predictions: Annotated[
         Path | None,
-        typer.Option("--save-predictions", help="Keep what was predicted.", metavar="FILE"),
+        typer.Option("--save-predictions", help="Write the predictions to a file.", metavar="FILE"),
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option("--predictions", help="Score a kept file; no model.", metavar="FILE"),
+        typer.Option("--predictions", help="Score a written file; no model.", metavar="FILE"),
     ] = None,
     interactive: Annotated[
         bool,
@@ -123,7 +123,9 @@ def evaluate(
     ] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="With --interactive: this figure; repeatable.", metavar="KEY"),
+        typer.Option(
+            "--only", help="With --interactive: only this figure; repeatable.", metavar="KEY"
+        ),
     ] = None,
 ) -> None:
     """Measure the model on labeled groups: masks, names, and common against unique.
@@ -159,8 +161,8 @@ def evaluate(
     subtasks, and the number of groups; with --interactive, its figures.
     """
     if interactive:
-        given = {name for name in context.params if _is_given(context, name)}
-        _refuse(given - _INTERACTIVE_OPTIONS, "is not for --interactive")
+        given = {name for name in context.params if is_given(context, name)}
+        refuse_options(given - _INTERACTIVE_OPTIONS, "is not for --interactive")
         count = groups if "groups" in given else None
         photos = open_labeled(
             data, coco, images, group_size=group_size, seed=seed, merge_sides=merge_sides
@@ -168,7 +170,7 @@ def evaluate(
         measure = load_command("research.interactive_eval.command:measure")
         measure(weights, device, count, seed, tuple(only or ()), photos)
         return
-    _refuse({"only"} if only else set(), "is for --interactive")
+    refuse_options({"only"} if only else set(), "is for --interactive")
     first = _FIRST[compat]
     mode = "compat" if compat is Compat.GLAMM else "strict"
     requirements = tuple(gate.parse_requirement(text) for text in require or ())
@@ -186,7 +188,7 @@ def evaluate(
     else:
         labeled, run = _open(data, skip_broken), {"data": str(data)}
     started = time.perf_counter()
-    model = SavedPredictions(predictions) if predictions else load(weights, device)
+    model = SavedPredictions(predictions) if predictions else load_weights(weights, device)
     load_s = time.perf_counter() - started
     extras = protocol.ask_also(
         model,
@@ -228,16 +230,6 @@ _INTERACTIVE_OPTIONS = {
 } | _DATA_OPTIONS
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _refuse(names: set[str], reason: str) -> None:
-    for name in sorted(names):
-        raise InvalidConfigError(f"--{name.replace('_', '-')}: {reason}")
-
-
 def read_vocabulary(path: Path) -> Vocabulary:
     """Reads a closed label set, one label a line; empty lines do not count.
 
@@ -258,7 +250,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 
 def _check_places(out: Path | None, save_predictions: Path | None) -> None:
-    """Refuses places that cannot be written, before hours are spent on what goes there."""
+    """Refuses output paths that cannot be written, before the evaluation takes hours."""
     if out is not None and not _has_folder(out / "report.json"):
         raise InvalidConfigError(f"--out: expected a folder, or a place for one, got {out}")
     if save_predictions is not None and (
@@ -268,17 +260,17 @@ def _check_places(out: Path | None, save_predictions: Path | None) -> None:
 
 
 def _has_folder(file: Path) -> bool:
-    """Whether the folder of a file is there or can be made."""
+    """Whether the folder of a file exists or can be created."""
     return next(place for place in file.absolute().parents if place.exists()).is_dir()
 
 
 def _taxonomy(labeled: Sequence[LabeledGroup]) -> Taxonomy:
-    """The classes and parts wrong answers are made of."""
+    """Returns the taxonomy from which wrong answers are composed."""
     return Taxonomy(read_taxonomy(labeled) if isinstance(labeled, GroupSet) else drawn_taxonomy())
 
 
 def _open(data: Path, skip_broken: bool) -> Sequence[LabeledGroup]:
-    """Opens a data set; what is broken and may be left out is listed on stderr."""
+    """Opens a data set; broken records that are left out are listed on stderr."""
     with progress_bar("Checking records", None) as advance_to:
         labeled = open_groups(data, skip_broken=skip_broken, on_progress=advance_to)
     for message in labeled.skipped:
@@ -287,30 +279,30 @@ def _open(data: Path, skip_broken: bool) -> Sequence[LabeledGroup]:
 
 
 class WatchedPredictor:
-    """A predictor that notes how long every group took, and what was predicted.
+    """A predictor that measures the time of every group and can write the predictions.
 
     Attributes:
-        version: names the weights.
+        version: of the weights.
     """
 
-    def __init__(self, predictor: protocol.Predictor, keep: Path | None = None) -> None:
+    def __init__(self, predictor: protocol.GroupPredictor, keep: Path | None = None) -> None:
         self.version = predictor.version
         self._predictor = predictor
         self._seconds: list[float] = []
         self._file = PredictionFile(keep) if keep else None
 
     def __enter__(self) -> None:
-        """Starts watching."""
+        """Starts recording."""
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Puts the file of predictions in its place, unless something went wrong."""
+        """Completes the file of predictions; discards it after an error."""
         if self._file is not None and kind is None:
             self._file.close()
         elif self._file is not None:
             self._file.discard()
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
-        """Passes the group on."""
+        """Returns the predictor's answer, and records its time."""
         started = time.perf_counter()
         prediction = self._predictor.predict(group)
         self._seconds.append(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""`calico fetch`: brings the released weights a 7B is put together from, and nothing more."""
+"""`calico fetch`: downloads the released weights from which a 7B model is assembled."""
 
 from __future__ import annotations
 
@@ -31,15 +31,23 @@ from backend.cli.carried import (
     write_receipt,
 )
 from backend.cli.hub import Hub, HubFile, Repository, digest_of
-from backend.cli.sources import PRESETS, RELEASES, Selection, Source, index_of, select, still_needed
+from backend.cli.sources import (
+    PRESETS,
+    RELEASES,
+    Selection,
+    WeightSource,
+    index_of,
+    select,
+    still_needed,
+)
 from backend.errors import FetchError
 
 _GIGABYTE = 1e9
-_SPARE_BYTES = 2**30  # a disk that is full to the last byte helps nobody
+_SPARE_BYTES = 2**30  # stays free on the disk
 
 
-class Origin(Protocol):
-    """Where files come from: the hub, or a folder that was carried here."""
+class RepositoryReader(Protocol):
+    """Where files come from: the hub, or a folder that was copied from another machine."""
 
     def repository(self, name: str) -> Repository:
         """Lists a repository."""
@@ -50,14 +58,14 @@ class Origin(Protocol):
     def download(
         self, repository: Repository, name: str, to: Path, on_bytes: Callable[[int], None]
     ) -> None:
-        """Brings one file to its place, whole and checked."""
+        """Puts one complete and checked file at its path."""
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What is taken from one repository."""
+    """One repository and the files to fetch from it."""
 
-    source: Source
+    source: WeightSource
     repository: Repository
     selection: Selection
 
@@ -84,22 +92,21 @@ def fetch(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Accept sizes and licences unasked.")] = False,
 ) -> None:
-    """Bring the released weights of a 7B here: exactly the files that are needed.
+    """Download the released weights of a 7B model: exactly the files that are needed.
 
-    Sizes, licences and free disk are shown first. A stopped download goes on where it
-    stopped when the same command runs again. HF_TOKEN lets into repositories whose owners
-    ask for it.
+    Sizes, licences and free disk space are shown first. The same command resumes a
+    download that was interrupted. HF_TOKEN opens repositories whose owners require it.
 
-    Without internet: run this command where there is some, carry the folder here, and
-    run it again with --from; folders of the hub's own client do as well.
+    Without internet: run this command on a machine that has it, copy the folder here, and
+    run the command again with --from; the cache of the hub's own client works as well.
 
-    Afterwards `calico doctor --model DIR` says what the model needs, and
+    Afterwards `calico doctor --model DIR` shows the memory that the model needs, and
     `calico predict --weights DIR` uses it. The last line of the output is JSON: folder,
     files, bytes, arrived_bytes.
     """
     what, sources = _choice(preset, release)
     folder = to or Path("calico-7b")
-    origin: Origin = Hub() if carried is None else Carried(carried)
+    origin: RepositoryReader = Hub() if carried is None else Carried(carried)
     wanted = tuple(_wanted(origin, sources))
     there = _there(folder, wanted)
     Console().print(_table(wanted, there))
@@ -130,7 +137,7 @@ def fetch(
     typer.echo(json.dumps(outcome))
 
 
-def _choice(preset: str | None, release: str | None) -> tuple[str, tuple[Source, ...]]:
+def _choice(preset: str | None, release: str | None) -> tuple[str, tuple[WeightSource, ...]]:
     if (preset is None) == (release is None):
         raise FetchError("expected --preset 7b for the public parts or --release calico")
     option, known = ("--release", RELEASES) if preset is None else ("--preset", PRESETS)
@@ -140,8 +147,8 @@ def _choice(preset: str | None, release: str | None) -> tuple[str, tuple[Source,
     return what, known[what]
 
 
-def _wanted(origin: Origin, sources: tuple[Source, ...]) -> Iterator[_Wanted]:
-    """Asks every repository that adds a part; GLaMM, for one, mostly brings SAM along."""
+def _wanted(origin: RepositoryReader, sources: tuple[WeightSource, ...]) -> Iterator[_Wanted]:
+    """Yields every repository that adds a part; GLaMM usually holds SAM already."""
     given: frozenset[str] = frozenset()
     for source in sources:
         if not still_needed(source, given):
@@ -159,18 +166,18 @@ def _path(folder: Path, wanted: _Wanted, file: HubFile) -> Path:
 
 
 def _there(folder: Path, wanted: tuple[_Wanted, ...]) -> set[Path]:
-    """Files that are in place already: listed by the receipt, or checked now."""
+    """Returns the files that are in place already: listed by the receipt, or checked now."""
     receipt = read_receipt(folder)
     listed = {} if receipt is None else {r.name: r.files for r in receipt.repositories}
-    found = set()
+    present = set()
     for w in wanted:
         for file in w.files:
             path = _path(folder, w, file)
             if path.is_file() and path.stat().st_size == file.nbytes:
                 is_listed = listed.get(w.repository.name, {}).get(file.name) == file
                 if is_listed or file.sha256 is None or digest_of(path) == file.sha256:
-                    found.add(path)
-    return found
+                    present.add(path)
+    return present
 
 
 def _table(wanted: tuple[_Wanted, ...], there: set[Path]) -> Table:
@@ -214,7 +221,11 @@ def _agree(yes: bool) -> None:
 
 
 def _bring(
-    origin: Origin, folder: Path, wanted: tuple[_Wanted, ...], there: set[Path], missing: int
+    origin: RepositoryReader,
+    folder: Path,
+    wanted: tuple[_Wanted, ...],
+    there: set[Path],
+    missing: int,
 ) -> int:
     arrived = 0
     with _bar(missing) as (describe, advance):

@@ -1,7 +1,8 @@
-"""The hub's public repositories: what is in them, and one file of them at a time.
+"""Downloads from the hub's public repositories: their file lists, and one file at a time.
 
-A stopped download goes on where it stopped, in this process or the next; the hub's own client
-begins a file anew with every process. Nothing is in its place before its size and sha256 are right.
+An interrupted download resumes at the same byte, in this process or in the next one; the hub's own
+client restarts the file in every process, and compares no sha256. Here a file gets its name only
+after its size and sha256 were compared with the list of the hub.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class HubFile:
 
     Attributes:
         name: path in the repository.
-        nbytes: its size.
-        sha256: of large files, else None.
+        nbytes: size in bytes.
+        sha256: of a large file, else None.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Repository:
     Attributes:
         name: owner/name.
         revision: the commit.
-        licence: as its card states it, "" if it does not.
+        licence: as the model card states it, or "".
         files: by name.
     """
 
@@ -70,13 +71,15 @@ class Hub:
     """Reads repositories of one hub.
 
     Args:
-        endpoint: address; the public hub, or what HF_ENDPOINT says, if None.
+        endpoint: address of the hub; None is HF_ENDPOINT, or the public hub.
     """
 
     def __init__(self, endpoint: str | None = None) -> None:
         self._endpoint = endpoint
         self._api = HfApi(endpoint=endpoint, library_name="calico")
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # our errors say it all
+        logging.getLogger("huggingface_hub").setLevel(
+            logging.ERROR
+        )  # our own errors name file and remedy
 
     def repository(self, name: str) -> Repository:
         """Lists a repository's files with sizes and checksums.
@@ -110,20 +113,20 @@ class Hub:
     def download(
         self, repository: Repository, name: str, to: Path, on_bytes: Callable[[int], None]
     ) -> None:
-        """Brings one file to its place, going on where an earlier attempt stopped.
+        """Downloads one file, resuming where an earlier attempt stopped.
 
         Args:
-            repository: as listed.
-            name: one of its files.
-            to: where it goes; an unfinished copy is kept beside it.
-            on_bytes: called with every number of bytes that arrive, negative when some are lost.
+            repository: the list of its files.
+            name: name of the file.
+            to: path of the file; an unfinished copy is kept beside it.
+            on_bytes: called with the number of bytes that arrived; negative if bytes were lost.
 
         Raises:
-            FetchError: no network, no access, no room, or not the bytes the hub listed.
+            FetchError: no network, no access, a full disk, or not the bytes that the hub lists.
         """
         file = repository.files[name]
         where = f"{repository.name}/{name}"
-        # Bound to the commit: bytes of different files never join.
+        # The name holds the commit, so bytes of different versions are never joined.
         partial = to.with_name(f".{to.name}.{repository.revision[:12]}.partial")
         with _explained(where):
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -162,15 +165,15 @@ class Hub:
 
 
 def check_bytes(path: Path, file: HubFile, where: str) -> None:
-    """Compares a file with what the hub lists; removes it if it differs.
+    """Compares a file with the size and sha256 that the hub lists; deletes it if it differs.
 
     Raises:
         FetchError: another size or sha256.
     """
     if path.stat().st_size != file.nbytes:
-        found = path.stat().st_size
+        nbytes = path.stat().st_size
         path.unlink()
-        raise FetchError(f"{where}: expected {file.nbytes} bytes, got {found}; fetch again")
+        raise FetchError(f"{where}: expected {file.nbytes} bytes, got {nbytes}; fetch again")
     if file.sha256 is not None and digest_of(path) != file.sha256:
         path.unlink()
         raise FetchError(f"{where}: its sha256 is not the listed one; fetch again")
@@ -187,7 +190,7 @@ def digest_of(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> s
 
 
 def _counting(on_bytes: Callable[[int], None]) -> type:
-    """A stand-in for tqdm that draws nothing and reports what arrives."""
+    """Returns a replacement for tqdm that draws nothing and reports the bytes that arrive."""
 
     class Counter:
         def __init__(self, *_args: object, **_options: object) -> None:
@@ -207,7 +210,7 @@ def _counting(on_bytes: Callable[[int], None]) -> type:
 
 @contextmanager
 def _explained(where: str) -> Iterator[None]:
-    """Turns what can go wrong with the hub into sentences."""
+    """Turns errors of the hub's client into FetchError with a remedy."""
     try:
         yield
     except OfflineModeIsEnabled as error:

@@ -1,6 +1,6 @@
 """Starts a real Label Studio on this machine: own environment, own data folder, loopback only.
 
-Knows Label Studio's command line and environment variables. Does not know projects or tasks.
+Knows Label Studio's command line and environment variables.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PRIVATE_CALLS = {"ML_BLOCK_LOCAL_IP": "false", "SSRF_PROTECTION_ENABLED": "fals
 
 @dataclass(frozen=True)
 class Account:
-    """Who may enter: the one user of a new Label Studio.
+    """The only user of a new Label Studio.
 
     Attributes:
         user: e-mail address to sign in with.
@@ -39,7 +39,7 @@ class Account:
 
 
 def new_account() -> Account:
-    """Returns an account nobody else knows."""
+    """Returns an account with a random password and token."""
     return Account("demo@example.com", secrets.token_urlsafe(9), secrets.token_hex(20))
 
 
@@ -47,7 +47,7 @@ def installed_label_studio() -> Path:
     """Returns the environment `make install` put Label Studio in.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: it is not installed.
     """
     environment = Path(sys.prefix) / "label-studio"
     if not (environment / "bin" / "label-studio").is_file():
@@ -68,7 +68,7 @@ def start_label_studio(
     """Starts Label Studio and waits until it answers.
 
     Args:
-        daemon: who keeps track of the process.
+        daemon: the background process.
         data: folder of its database; filled from the migrated template when empty.
         port: free port on the loopback interface.
         account: created at the first start, ignored later.
@@ -111,7 +111,7 @@ def free_port(preferred: int = 0) -> int:
 
 
 def _environment(url: str, data: Path, files: Path, account: Account) -> dict[str, str]:
-    # Complete on purpose: nothing of the caller's environment can change this instance.
+    # The whole environment: nothing of the caller's environment can change this instance.
     return {
         "PATH": os.defpath,
         "HOME": str(data),

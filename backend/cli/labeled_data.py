@@ -1,14 +1,14 @@
-"""Where commands that measure take labeled groups from: a folder of records, or COCO part data."""
+"""Options that name labeled groups, and how they are opened: records, or COCO part data."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from backend.cli.synth import read_group_size
 from calico_model.data.coco_parts import ANNOTATIONS_FILE, IMAGES_FOLDER, CocoParts, CocoPlan
 from calico_model.data.opening import open_groups
 from calico_model.errors import InvalidConfigError
@@ -31,6 +31,7 @@ SidesOption = Annotated[
     bool,
     typer.Option("--merge-sides/--keep-sides", help="With --coco: left and right are one part."),
 ]
+_SIZES = re.compile(r"([1-8])(?:-([1-8]))?")
 
 
 def open_labeled(
@@ -67,3 +68,16 @@ def open_coco(
         coco = coco / ANNOTATIONS_FILE
     plan = CocoPlan(read_group_size(group_size), seed, merge_sides)
     return CocoParts(coco, images or coco.parent / IMAGES_FOLDER, plan)
+
+
+def read_group_size(text: str) -> tuple[int, int]:
+    """Reads "2" or "2-4" as the smallest and largest number of images per group.
+
+    Raises:
+        InvalidConfigError: another form, falling numbers, or outside 1 to 8.
+    """
+    form = _SIZES.fullmatch(text.strip())
+    low, high = (int(form[1]), int(form[2] or form[1])) if form else (0, 0)
+    if not 1 <= low <= high:
+        raise InvalidConfigError(f"--group-size: expected 2 or 2-4, within 1 to 8, got {text!r}")
+    return low, high

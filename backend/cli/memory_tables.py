@@ -10,8 +10,12 @@ from rich.table import Table
 from calico_model.config import CalicoConfig
 from calico_model.errors import InsufficientMemoryError
 from calico_model.loading.fitting import card_bytes, choose_placement
-from calico_model.loading.memory_plan import MemoryPlan, plan_inference, plan_training
-from calico_model.loading.parameters import parameter_table
+from calico_model.loading.memory_plan import (
+    MemoryPlan,
+    parameter_table,
+    plan_inference,
+    plan_training,
+)
 from calico_model.loading.placement import Placement
 from calico_model.loading.precision import Precision
 

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.synth import read_group_size
-from backend.cli.waiting import progress_bar
+from backend.cli.labeled_data import read_group_size
+from backend.cli.progress import progress_bar
 from calico_model.data.mixedparts.building import (
     REPORT_FILE,
     BuildOptions,
@@ -183,12 +183,12 @@ def _source_folders(
     if paco is None:
         return SourceFolders(folders, coco or Path())
     places = (coco,) if coco else (paco / "images", paco.parent / "coco_2017", paco)
-    found = next((place for place in places if (place / "train2017").is_dir()), None)
-    found = found or next((place for place in places if (place / "val2017").is_dir()), None)
-    if found is None:
+    folder = next((place for place in places if (place / "train2017").is_dir()), None)
+    folder = folder or next((place for place in places if (place / "val2017").is_dir()), None)
+    if folder is None:
         listed = ", ".join(str(place) for place in places)
         raise InvalidConfigError(f"--coco: expected train2017 or val2017 in one of {listed}")
-    return SourceFolders(folders, found)
+    return SourceFolders(folders, folder)
 
 
 def _short(report: BuildReport, options: BuildOptions) -> list[str]:
@@ -225,8 +225,8 @@ def _print_problems(console: Console, problems: Sequence[str], count: int) -> No
 
 
 def _by_split(questions: Counter[Cell]) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
+    by_split: dict[str, dict[str, int]] = {}
     for cell, count in questions.items():
-        own = found.setdefault(cell.split, {})
-        own[cell.subtask] = own.get(cell.subtask, 0) + count
-    return found
+        by_subtask = by_split.setdefault(cell.split, {})
+        by_subtask[cell.subtask] = by_subtask.get(cell.subtask, 0) + count
+    return by_split

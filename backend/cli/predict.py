@@ -1,4 +1,4 @@
-"""`calico predict`: looks at a few images together and writes what was found."""
+"""`calico predict`: segments a group of images and writes the regions as pictures and JSON."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from backend.cli.options import DeviceOption, WeightsOption, load_weights
 from backend.cli.prediction_files import write_prediction
-from backend.cli.waiting import peak_rss_mib, progress_bar
-from backend.cli.weights import DeviceOption, WeightsOption, load
+from backend.cli.progress import peak_rss_mib, progress_bar
 from calico_model.errors import InvalidConfigError, InvalidImageError
 from calico_model.loading.precision import Precision
 from calico_model.picture import read_rgb
@@ -61,15 +61,15 @@ def predict(
         raise InvalidConfigError(f"--out: expected a folder, got the file {out}")
     with progress_bar("Loading weights", None):
         started = time.perf_counter()
-        predictor = load(weights, device, precision)
+        predictor = load_weights(weights, device, precision)
         load_s = time.perf_counter() - started
-    with progress_bar("TaskPredictor at the images", None):
+    with progress_bar("Looking at the images", None):
         started = time.perf_counter()
         prediction = predictor.predict(group)
         first_s = time.perf_counter() - started
     warm_s = None
     if repeat_json:
-        with progress_bar("TaskPredictor again", None):
+        with progress_bar("Looking again", None):
             started = time.perf_counter()
             predictor.predict(group)
             warm_s = round(time.perf_counter() - started, 3)
@@ -101,7 +101,7 @@ def read_group(files: Sequence[Path]) -> ImageGroup:
 
 
 def _show(files: Sequence[Path], prediction: GroupPrediction, out: Path) -> None:
-    """A table of what was found, image by image."""
+    """Prints a table of the regions, image by image."""
     table = Table(title=f"{prediction.version}: {len(prediction.parts)} regions")
     for name in ("image", "kind", "name", "of", "score", "share of image"):
         table.add_column(name, justify="right" if name in ("score", "share of image") else "left")

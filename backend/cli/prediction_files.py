@@ -23,9 +23,9 @@ def write_prediction(
 
     Args:
         folder: made if missing; files of the same names are replaced.
-        files: where each image of the group came from.
+        files: the file of each image.
         group: the images.
-        prediction: what was found in them.
+        prediction: of the model for the images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     overlays = draw_overlay(group, prediction)
@@ -43,7 +43,7 @@ def write_prediction(
 def as_document(
     files: Sequence[Path], group: ImageGroup, prediction: GroupPrediction
 ) -> dict[str, Any]:
-    """Everything the model said, in its own words; `image` counts from 0."""
+    """Returns all regions of the prediction with the model's own texts; `image` is 0-based."""
     return {
         "version": prediction.version,
         "images": [

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from backend._wsgi import run_server
+from backend.cli.options import DataDirOption
 from backend.settings import Settings, load_settings
 from calico_model.loading.precision import Precision
 
@@ -36,10 +37,7 @@ def serve(
         Precision | None,
         typer.Option("--precision", help="Of the weights. [CALICO_PRECISION, the best that fits]"),
     ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option("--data-dir", metavar="DIR", help="What is kept. [CALICO_DATA_DIR, .calico]"),
-    ] = None,
+    data_dir: DataDirOption = None,
     label_studio_url: Annotated[
         str | None,
         typer.Option("--label-studio-url", metavar="URL", help="[LABEL_STUDIO_URL]"),
@@ -65,7 +63,7 @@ def serve(
     elsewhere, on the same database and data folder.
 
     What large weights will hold where is printed first; what does not fit is refused.
-    Secrets and everything else are environment variables; README.md lists them.
+    Secrets and everything else are environment variables; docs/settings.md lists them.
     """
     settings = load_settings(
         host=host,

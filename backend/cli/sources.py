@@ -1,7 +1,7 @@
-"""Which files of which public repositories a model is put together from.
+"""The files of public repositories from which a model is assembled.
 
-Decided from each repository's list of files and from the index of its shards, never from fixed
-shard names. Knows names and sizes; opens nothing.
+They are chosen by each repository's list of files and by the index of its shards, never by fixed
+shard names. Only names and sizes are read here.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _BESIDE = (
 
 
 @dataclass(frozen=True)
-class Source:
-    """One public repository and what is taken from it.
+class WeightSource:
+    """One public repository and the parts that are taken from it.
 
     Attributes:
         repository: owner/name.
-        gives: in words, for people.
+        gives: the parts in words, for the user.
         parts: children of `Calico` that come from it.
         has_text: whether its tokenizer is taken too.
-        terms: what its licence is known to ask for beyond what the hub states.
+        terms: known terms of its licence beyond those that the hub states.
     """
 
     repository: str
@@ -48,24 +48,24 @@ class Source:
 _SAM_PARTS = frozenset({"sam_encoder", "mask_decoder"})
 _LLAMA_TERMS = "research only: LLaMA and Vicuna terms apply"
 _PUBLIC_PARTS = (
-    Source(
+    WeightSource(
         "MBZUAI/GLaMM-GranD-Pretrained",
         "LLM, mask decoder, [SEG] projection",
         frozenset({"language", "segmentation_projection"}) | _SAM_PARTS,
         has_text=True,
         terms=_LLAMA_TERMS,
     ),
-    Source(
+    WeightSource(
         "Salesforce/instructblip-vicuna-7b",
         "EVA-CLIP, Q-Former, queries, image projection",
         frozenset({"eva", "qformer", "query_tokens", "image_projection"}),
         terms="research only: trained on CC BY-NC 4.0 data",
     ),
-    Source("facebook/dinov2-with-registers-base", "DINOv2", frozenset({"dino"})),
-    Source("facebook/sam-vit-huge", "SAM", _SAM_PARTS),
+    WeightSource("facebook/dinov2-with-registers-base", "DINOv2", frozenset({"dino"})),
+    WeightSource("facebook/sam-vit-huge", "SAM", _SAM_PARTS),
 )
 _RELEASE = (
-    Source(
+    WeightSource(
         "PLAN-Lab/CALICO",
         "all parts, trained",
         frozenset({"language"}) | _SAM_PARTS,
@@ -73,17 +73,17 @@ _RELEASE = (
         terms=_LLAMA_TERMS,
     ),
 )
-PRESETS: Mapping[str, tuple[Source, ...]] = {"7b": _PUBLIC_PARTS}
-RELEASES: Mapping[str, tuple[Source, ...]] = {"calico": _RELEASE}
+PRESETS: Mapping[str, tuple[WeightSource, ...]] = {"7b": _PUBLIC_PARTS}
+RELEASES: Mapping[str, tuple[WeightSource, ...]] = {"calico": _RELEASE}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What one repository is asked for.
+    """The files to fetch from one repository.
 
     Attributes:
         files: names, weights first.
-        parts: wanted parts it is known to give.
+        parts: wanted parts that the files hold.
     """
 
     files: tuple[str, ...]
@@ -91,23 +91,23 @@ class Selection:
 
 
 def index_of(files: Iterable[str]) -> str | None:
-    """The index of a repository's shards, safetensors before pickles; None when it is one file."""
+    """Returns the name of the shards' index, safetensors first; None for a single file."""
     names = set(files)
     if _WHOLE[0] in names:
         return None
     return next((index for index in INDICES if index in names), None)
 
 
-def select(source: Source, files: Iterable[str], index: str | None) -> Selection:
-    """Chooses the files that hold wanted parts, and what belongs beside them.
+def select(source: WeightSource, files: Iterable[str], index: str | None) -> Selection:
+    """Chooses the files that hold wanted parts, and the small files beside them.
 
     Args:
-        source: what is wanted.
+        source: the repository and the wanted parts.
         files: all names in the repository.
         index: text of the file `index_of` named, or None.
 
     Raises:
-        FetchError: the repository holds no weights of a known form.
+        FetchError: the repository has no weights of a known form.
     """
     names = set(files)
     beside = [name for name in _BESIDE if name in names and (source.has_text or name == _BESIDE[0])]
@@ -132,20 +132,21 @@ def select(source: Source, files: Iterable[str], index: str | None) -> Selection
     return Selection((*shards, listing, *beside), frozenset().union(*wanted.values()))
 
 
-def still_needed(source: Source, given: frozenset[str]) -> bool:
-    """Whether a repository adds a part that those before it do not give."""
+def still_needed(source: WeightSource, given: frozenset[str]) -> bool:
+    """Whether a repository adds a part that the earlier repositories do not give."""
     return not source.parts <= given
 
 
 def _parts(keys: Iterable[str]) -> dict[str, frozenset[str]] | None:
-    """Children of `Calico` that each released tensor goes to; None if its names are unknown."""
+    """Returns the children of `Calico` for each released tensor; None for unknown names."""
     names = tuple(keys)
     layout = recognise(names)
     if layout is None:
         return None
     targets = {key: layout.targets(key) or () for key in names}
     return {
-        key: frozenset(t.name.partition(".")[0] for t in found) for key, found in targets.items()
+        key: frozenset(target.name.partition(".")[0] for target in tensors)
+        for key, tensors in targets.items()
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from backend.cli.waiting import progress_bar
-from calico_model.data.synthetic import Split, write_groups
-from calico_model.errors import InvalidConfigError
-
-_SIZES = re.compile(r"([1-8])(?:-([1-8]))?")
+from backend.cli.labeled_data import read_group_size
+from backend.cli.progress import progress_bar
+from calico_model.data.synthetic import SceneSplit, write_groups
 
 
 def synth(
@@ -25,8 +22,8 @@ def synth(
     groups: Annotated[int, typer.Option("--groups", min=1, help="How many groups.")] = 300,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same groups.")] = 0,
     split: Annotated[
-        Split, typer.Option("--split", help="What the model has not seen in training.")
-    ] = Split.SEEN,
+        SceneSplit, typer.Option("--split", help="What the model has not seen in training.")
+    ] = SceneSplit.SEEN,
     group_size: Annotated[
         str, typer.Option("--group-size", help="Images per group, as 2 or 2-4.", metavar="N[-M]")
     ] = "2",
@@ -74,16 +71,3 @@ def synth(
         "images_per_s": round(images / seconds, 1),
     }
     typer.echo(json.dumps(outcome))
-
-
-def read_group_size(text: str) -> tuple[int, int]:
-    """Reads "2" or "2-4" as the smallest and largest number of images per group.
-
-    Raises:
-        InvalidConfigError: another form, falling numbers, or outside 1 to 8.
-    """
-    form = _SIZES.fullmatch(text.strip())
-    low, high = (int(form[1]), int(form[2] or form[1])) if form else (0, 0)
-    if not 1 <= low <= high:
-        raise InvalidConfigError(f"--group-size: expected 2 or 2-4, within 1 to 8, got {text!r}")
-    return low, high

@@ -9,27 +9,27 @@ from typing import Annotated, Any
 
 import typer
 
-from backend.cli.train_records import RecordsRun, train_records
-from backend.cli.train_scenes import train_scenes
+from backend.cli.options import is_given, refuse_options
+from backend.cli.train_runs import RecordsRun, train_records, train_scenes
 from calico_model.errors import InvalidConfigError
 from calico_model.loading.precision import Precision
-from calico_model.training.pretraining.recipe import Recipe
-from calico_model.training.supervised.recipe import FULL_SIZE, Sharding, TuningRecipe
+from calico_model.training.pretraining.recipe import PretrainingRecipe
+from calico_model.training.supervised.recipe import FULL_SIZE, FinetuneRecipe, Sharding
 
-_DEFAULT = Recipe()
+_DEFAULT = PretrainingRecipe()
 _SCRATCH = "From scratch (calico-tiny)"
 _RECORDS = "Fine-tuning on records (--data)"
 _SPEED = "Fine-tuning: memory and speed"
 
 
-class Preset(StrEnum):
+class RecipePreset(StrEnum):
     """Names of the recipes for records."""
 
     TINY = "tiny"
     FULL = "7b"
 
 
-_PRESETS = {Preset.TINY: TuningRecipe(), Preset.FULL: FULL_SIZE}
+_PRESETS = {RecipePreset.TINY: FinetuneRecipe(), RecipePreset.FULL: FULL_SIZE}
 
 
 def _option(panel: str, help: str, **settings: Any) -> Any:
@@ -41,7 +41,7 @@ def train(
     out: Annotated[
         Path, typer.Option(help="Run folder; the same command with the same folder resumes.")
     ],
-    seed: Annotated[int, typer.Option(help="Of data, weights and wordings.")] = _DEFAULT.seed,
+    seed: Annotated[int, typer.Option(help="Seed of data, weights and wordings.")] = _DEFAULT.seed,
     processes: Annotated[
         int, typer.Option(min=1, help="Data-parallel processes: one per GPU, or per CPU core.")
     ] = 1,
@@ -88,8 +88,9 @@ def train(
         _option(_RECORDS, "Model folder to start from; calico-tiny by default.", metavar="DIR"),
     ] = None,
     preset: Annotated[
-        Preset, _option(_RECORDS, "Where the numbers below come from when they are not given.")
-    ] = Preset.TINY,
+        RecipePreset,
+        _option(_RECORDS, "Where the numbers below come from when they are not given."),
+    ] = RecipePreset.TINY,
     epochs: Annotated[int | None, _option(_RECORDS, "Epochs; the best is kept.")] = None,
     steps_per_epoch: Annotated[
         int | None, _option(_RECORDS, "Steps of an epoch; 0 shows every sample once.")
@@ -122,7 +123,7 @@ def train(
         int | None, _option(_SPEED, "Samples per forward pass; the rest of a batch accumulates.")
     ] = None,
     precision: Annotated[
-        Precision | None, _option(_SPEED, "Of the frozen weights; nf4 and int8 are QLoRA.")
+        Precision | None, _option(_SPEED, "Precision of the frozen weights; nf4 and int8: QLoRA.")
     ] = None,
     checkpointing: Annotated[
         bool | None, _option(_SPEED, "Recompute the LLM's layers instead of keeping them.")
@@ -166,18 +167,18 @@ def train(
     (fine-tuning: LoRA, CAM, CEM, queries, mask decoder; the best by validation
     loss). The last line of the output is JSON.
     """
-    given = {n for n in context.params if _is_given(context, n)}
+    given = {n for n in context.params if is_given(context, n)}
     if data is None:
-        _refuse(given & set(_RECORDS_OPTIONS), "fine-tunes on records: give --data too")
+        refuse_options(given & set(_RECORDS_OPTIONS), "fine-tunes on records: give --data too")
         steps = (encoder_steps, joint_steps, refine_steps, settle_steps, widen_steps, balance_steps)
         scratch = _scratch_recipe(seed, pool_scenes, steps)
         train_scenes(scratch, out, pool, start_from, processes)
         return
-    _refuse(given & set(_SCRATCH_OPTIONS), "is for training from scratch, not for --data")
-    if preset is Preset.FULL and weights is None:
+    refuse_options(given & set(_SCRATCH_OPTIONS), "is for training from scratch, not for --data")
+    if preset is RecipePreset.FULL and weights is None:
         raise InvalidConfigError("--weights: expected the folder of the 7B model")
     chosen = {n: context.params[n] for n in _RECIPE_OPTIONS if context.params[n] is not None}
-    recipe: TuningRecipe = replace(_PRESETS[preset], seed=seed, **chosen)
+    recipe: FinetuneRecipe = replace(_PRESETS[preset], seed=seed, **chosen)
     train_records(
         recipe,
         RecordsRun(
@@ -236,17 +237,7 @@ _RECORDS_OPTIONS = (
 )
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _refuse(names: set[str], reason: str) -> None:
-    for name in sorted(names):
-        raise InvalidConfigError(f"--{name.replace('_', '-')}: {reason}")
-
-
-def _scratch_recipe(seed: int, pool_scenes: int, steps: tuple[int, ...]) -> Recipe:
+def _scratch_recipe(seed: int, pool_scenes: int, steps: tuple[int, ...]) -> PretrainingRecipe:
     both = zip(_DEFAULT.stages, steps, strict=True)
     stages = tuple(replace(stage, steps=count) for stage, count in both)
     return replace(_DEFAULT, seed=seed, pool_scenes=pool_scenes, stages=stages)

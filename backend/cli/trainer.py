@@ -1,4 +1,4 @@
-"""`calico trainer`: the process that learns from corrections, beside the one that serves."""
+"""`calico trainer`: the process that learns from corrections, beside the serving process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.app import SHIPPED_WEIGHTS
+from backend.cli.options import DataDirOption
 from backend.inference_priority import InferencePriority, Yielding
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.reconcile import Reconciler
@@ -24,6 +24,7 @@ from backend.learning.session import TrainingSession
 from backend.learning.trainer_presence import Attendance
 from backend.learning.training_runs import RunRepository
 from backend.learning.worker import Trainer
+from backend.served_model import SHIPPED_WEIGHTS
 from backend.serving.logs import start_logging
 from backend.serving.rendering import code_version
 from backend.serving.studio import connect_client, image_source
@@ -41,16 +42,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _REPLAYED, _PROBED = 24, 12  # groups of base data
 BASE_GROUPS = _REPLAYED + _PROBED
-"""How many groups of the base data a trainer looks at, the first ones."""
+"""Number of groups of the base data that a trainer reads; the first ones."""
 _SEED = 4
 _PARENT_GONE_S = 2.0
 
 
 def trainer(
-    data_dir: Annotated[
-        Path | None,
-        typer.Option("--data-dir", metavar="DIR", help="What is kept. [CALICO_DATA_DIR, .calico]"),
-    ] = None,
+    data_dir: DataDirOption = None,
     weights: Annotated[
         Path | None,
         typer.Option("--weights", metavar="DIR", help="As given to serve. [CALICO_WEIGHTS]"),
@@ -92,12 +90,12 @@ def trainer(
     stop = _stop_on_signals()
     if parent is not None:
         threading.Thread(target=_watch_parent, args=(parent, stop), daemon=True).start()
-    # The writer thread starts before this one steps back: a lock of the database must not be held
-    # by whoever gives way to everything else.
+    # The writer thread starts before `nice` lowers the priority of this thread: a thread of low
+    # priority must not hold a lock of the database.
     store = open_store(settings.store_url, is_guest=True, commit_timeout_s=30)
     attendance = Attendance(store)
     try:
-        _be_the_first_to_go()
+        _prefer_for_oom_kill()
         attendance.start()
         os.nice(settings.trainer_nice)
         build_trainer(settings, store, stop).run(stop)
@@ -149,7 +147,7 @@ def _fingerprint(settings: Settings) -> str:
 def load_updater(
     settings: Settings, client: LabelStudioClient | None, yielding: Yielding | None = None
 ) -> OnlineUpdater:
-    """Loads a model of the trainer's own.
+    """Loads the trainer's own model.
 
     Raises:
         CheckpointError: missing or unusable weights.
@@ -159,9 +157,9 @@ def load_updater(
     from backend.learning.updater import OnlineUpdater
     from calico_model.loading.checkpoints import fingerprint
     from calico_model.predictor import load_predictor
-    from calico_model.training.online.plan import FinetunePlan
+    from calico_model.training.online.plan import UpdatePlan
 
-    plan = FinetunePlan()
+    plan = UpdatePlan()
     if settings.train_seconds is not None:
         plan = replace(plan, seconds=settings.train_seconds)
     weights = settings.weights or SHIPPED_WEIGHTS
@@ -179,12 +177,12 @@ def load_updater(
         feature_bytes=settings.feature_bytes,
         base_groups=find_base_groups(settings),
         plan=plan,
-        give_way=yielding,
+        yielding=yielding,
     )
 
 
 def find_base_groups(settings: Settings) -> BaseGroups:
-    """Data the base was trained on: the folder in the settings, or what calico-tiny saw.
+    """Returns data of the base training: the folder in the settings, or calico-tiny's own data.
 
     Raises:
         InvalidRecordError: the folder cannot be read.
@@ -207,7 +205,7 @@ def find_base_groups(settings: Settings) -> BaseGroups:
 
 
 def _drawn(stream: Stream, count: int) -> tuple[LabeledGroup, ...]:
-    """Groups as calico-tiny was trained on."""
+    """Draws groups like those in calico-tiny's training."""
     from calico_model.data.synthetic import draw_group, group_rng, labeled_group
 
     return tuple(
@@ -222,14 +220,14 @@ def _stop_on_signals() -> threading.Event:
     return stop
 
 
-def _be_the_first_to_go() -> None:
-    """Without memory, Linux ends the trainer before the server: it goes on where it stopped."""
+def _prefer_for_oom_kill() -> None:
+    """Makes Linux end the trainer before the server when memory runs out; a trainer can resume."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
 def _watch_parent(parent: int, stop: threading.Event) -> None:
-    # A server that was killed tells nobody; the next one starts a trainer of its own.
+    # A killed server cannot stop its trainer; the next server starts a new one.
     while not stop.wait(_PARENT_GONE_S):
         if os.getppid() != parent:
             stop.set()

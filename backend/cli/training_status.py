@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from backend.cli.kept import DataDirOption, ProjectOption, kept_store
+from backend.cli.options import DataDirOption, ProjectOption, guest_store
 from backend.errors import SettingsError
 from backend.learning.overview import Overview, ProjectStanding
 from backend.learning.repository import CorrectionRepository
@@ -34,14 +34,14 @@ def status(
 ) -> None:
     """Show how learning stands in every project. Run it where the backend runs.
 
-    new: corrections the version has not learned from, as far as a trainer has derived
-    them. accepted: share of regions annotators left as they were, of the version's newest
-    tasks. training: the run under way, or how the last one ended.
+    new: corrections that the version has not learned from, as far as a trainer has derived
+    them. accepted: share of regions that annotators did not change, in the version's newest
+    tasks. training: the present run, or how the last run ended.
 
     The last line of the output is JSON with one entry per project.
     """
     settings = load_settings(data_dir=data_dir)
-    with kept_store(settings) as store:
+    with guest_store(settings) as store:
         overview = Overview(
             store,
             Versions(store, settings.adapters_dir),
@@ -49,14 +49,14 @@ def status(
         )
         if watch:
             _watch(overview, project)
-        found = summaries(overview, project)
+        projects = summaries(overview, project)
     if not watch:
-        Console().print(_table(found))
-    typer.echo(json.dumps({"projects": found}))
+        Console().print(_table(projects))
+    typer.echo(json.dumps({"projects": projects}))
 
 
 def train_now(
-    project: Annotated[int, typer.Option("--project", help="What to train.")],
+    project: Annotated[int, typer.Option("--project", help="The project to train.")],
     data_dir: DataDirOption = None,
 ) -> None:
     """Ask the trainer to train a project at once, whatever the schedule says.
@@ -66,7 +66,7 @@ def train_now(
     `calico status --watch`.
     """
     settings = load_settings(data_dir=data_dir)
-    with kept_store(settings) as store:
+    with guest_store(settings) as store:
         if project not in CorrectionRepository(store).projects():
             raise SettingsError(f"--project: nothing is known of project {project}")
         RunRepository(store).request(project)
@@ -75,21 +75,21 @@ def train_now(
 
 
 def summaries(overview: Overview, project: int | None) -> list[dict[str, Any]]:
-    """One entry per project, ready for JSON."""
+    """Returns one entry per project, ready for JSON."""
     projects = overview.projects() if project is None else (project,)
     return [_summary(overview.standing(project_id)) for project_id in projects]
 
 
-def _summary(found: ProjectStanding) -> dict[str, Any]:
+def _summary(standing: ProjectStanding) -> dict[str, Any]:
     return {
-        "project": found.project_id,
-        "version": None if found.version is None else found.version.id,
-        "corrections": found.corrections,
-        "new": found.new,
-        "held_out": found.held_out,
-        "acceptance": found.acceptance,
-        "acceptance_tasks": found.acceptance_tasks,
-        "run": None if found.run is None else _run(found.run),
+        "project": standing.project_id,
+        "version": None if standing.version is None else standing.version.id,
+        "corrections": standing.corrections,
+        "new": standing.new,
+        "held_out": standing.held_out,
+        "acceptance": standing.acceptance,
+        "acceptance_tasks": standing.acceptance_tasks,
+        "run": None if standing.run is None else _run(standing.run),
     }
 
 
@@ -118,20 +118,20 @@ def _watch(overview: Overview, project: int | None) -> None:
             return
 
 
-def _table(found: list[dict[str, Any]]) -> Table:
+def _table(projects: list[dict[str, Any]]) -> Table:
     table = Table(title="Learning")
     for name in _COLUMNS:
         table.add_column(name, overflow="fold")
-    for one in found:
-        share = one["acceptance"]
+    for project in projects:
+        share = project["acceptance"]
         table.add_row(
-            str(one["project"]),
-            one["version"] or "base",
-            str(one["corrections"]),
-            str(one["new"]),
-            str(one["held_out"]),
-            "-" if share is None else f"{share:.0%} of {one['acceptance_tasks']} tasks",
-            _in_words(one["run"]),
+            str(project["project"]),
+            project["version"] or "base",
+            str(project["corrections"]),
+            str(project["new"]),
+            str(project["held_out"]),
+            "-" if share is None else f"{share:.0%} of {project['acceptance_tasks']} tasks",
+            _in_words(project["run"]),
         )
     return table
 

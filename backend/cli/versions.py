@@ -1,4 +1,4 @@
-"""`calico versions` and `calico rollback`: what was learned, what the gate saw, the way back."""
+"""`calico versions` and `calico rollback`: lists learned versions, and serves an earlier one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.kept import DataDirOption, ProjectOption, kept_store
+from backend.cli.options import DataDirOption, ProjectOption, guest_store
 from backend.learning.publisher import roll_back
 from backend.settings import load_settings
 from backend.storage.versions import AdapterVersion, Versions
@@ -32,9 +32,9 @@ def versions(
     project: ProjectOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """List what was learned, newest first. Run it where the backend runs.
+    """List the learned versions, newest first. Run it where the backend runs.
 
-    current: answers now. retired: answered before. rejected: refused by the gate.
+    current: serves now. retired: served before. rejected: refused by the gate.
     candidate: not judged yet. quarantined: its files were damaged.
 
     mIoU and Recall are strict, in percent, before -> after, on held-out corrections (on
@@ -43,41 +43,41 @@ def versions(
     The last line of the output is JSON with every version.
     """
     settings = load_settings(data_dir=data_dir)
-    with kept_store(settings) as store:
-        found = Versions(store, settings.adapters_dir).all(project)
+    with guest_store(settings) as store:
+        listed = Versions(store, settings.adapters_dir).all(project)
     table = Table(title="Versions")
     for name in _COLUMNS:
         table.add_column(name, overflow="fold")
-    for version in found:
+    for version in listed:
         table.add_row(*_row(version))
     Console().print(table)
-    typer.echo(json.dumps({"versions": [_as_json(version) for version in found]}))
+    typer.echo(json.dumps({"versions": [_as_json(version) for version in listed]}))
 
 
 def rollback(
-    project: Annotated[int, typer.Option("--project", help="Whose version to take back.")],
+    project: Annotated[int, typer.Option("--project", help="The project to roll back.")],
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="VERSION|base", help="What to serve; default: the one before."
+            "--to", metavar="VERSION|base", help="Version to serve; default: the one before."
         ),
     ] = None,
     reason: Annotated[
-        str, typer.Option("--reason", help="Kept with the version that is taken back.")
+        str, typer.Option("--reason", help="Stored with the version that is taken back.")
     ] = "rolled back by hand",
     data_dir: DataDirOption = None,
 ) -> None:
     """Serve a project with an earlier version again, from the next request on.
 
-    What was taken back stays listed, and can be served again with --to. Corrections
+    The version that was taken back stays in the list; --to serves it again. Corrections
     are kept: the next training learns from all that the served version has not seen.
 
     The last line of the output is JSON: {"project", "version"}; null stands for the base.
     """
     settings = load_settings(data_dir=data_dir)
-    with kept_store(settings) as store:
-        kept = Versions(store, settings.adapters_dir)
-        served = roll_back(kept, project, to=to, reason=reason)
+    with guest_store(settings) as store:
+        published = Versions(store, settings.adapters_dir)
+        served = roll_back(published, project, to=to, reason=reason)
     typer.echo(f"Project {project} is answered by {served or 'the base'} now.")
     typer.echo(json.dumps({"project": project, "version": served}))
 
@@ -101,10 +101,10 @@ def _row(version: AdapterVersion) -> tuple[str, ...]:
     )
 
 
-def _change(found: dict[str, Any], metric: str, mark: str = "") -> str:
-    if metric not in found:
+def _change(metrics: dict[str, Any], metric: str, mark: str = "") -> str:
+    if metric not in metrics:
         return "-"
-    before, after = found[metric]
+    before, after = metrics[metric]
     return f"{before:.1f} -> {after:.1f}{mark}"
 
 

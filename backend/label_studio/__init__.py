@@ -1,16 +1,26 @@
 """The wire door: everything that knows Label Studio's JSON, XML, brush RLE and HTTP API.
 
-    label_config  parse_label_config(xml) -> LabelSchema      the same text gives the same object
-    task          parse_predict_request(body), parse_setup_request(body), parse_task(value, schema)
-    event         parse_events(body) -> tuple[Event, ...]      read_annotation(event) -> Annotation
-    annotation    parse_drawing(result, schema) -> Drawing     parse_prediction(value, schema)
-    outline       polygon_ring, box_ring, ... -> corners       fill(ring, size_hw) -> mask
-    result        render_prediction(prediction, schema, sizes_hw=...) -> RenderedPrediction
-                  predict_answer(items) -> body; empty_item, not_yet_item, predict_item
-    brush         encode_mask(mask) -> list[int]      decode_mask(rle, size_hw=...) -> mask
-    media         MediaFetcher(label_studio_url=..., ...).fetch_group(task) -> ImageGroup
-    names         StudioNames(listed, file=...)       other addresses of one Label Studio
-    client        LabelStudioClient(url, token)       its .authorization serves the fetcher
+From the wire to values of `backend.types`:
+    label_config         parse_label_config(xml) -> LabelSchema
+    request              parse_predict_request(body), parse_setup_request(body)
+    task                 parse_task(value, schema) -> Task
+    interactive_context  read_prompts, read_question: clicks, boxes and typed texts
+    canvas               read_canvas(drawings, schema): the regions that are drawn already
+    event, event_key     parse_events(body) -> tuple[Event, ...]; their idempotency keys
+    annotation           parse_drawing(result, schema) -> Drawing, parse_prediction(value, schema)
+    drawing, shape, outline, brush    the results of one region; its mask
 
-Past this folder there are only the dataclasses of backend.types.
+From values to the wire:
+    result               render_prediction(prediction, schema, sizes_hw=...) -> RenderedPrediction
+    response             bodies of the responses to /predict, /setup and /versions
+    brush                encode_mask(mask) -> list[int]
+
+Over HTTP:
+    client, connection   LabelStudioClient(url, token): calls of Label Studio's API
+    onboarding, history, untouched    further calls: connecting, missed events, tasks to predict
+    media                MediaFetcher(...).fetch_group(task) -> ImageGroup; with download, address,
+                         image_decoding
+    names                StudioNames(listed, file=...): other addresses of one Label Studio
+
+Outside this folder only the dataclasses of `backend.types` are known.
 """

@@ -1,7 +1,7 @@
-"""Which addresses the backend may fetch from: hosts by list, IP addresses by kind.
+"""Which addresses the backend may fetch from: hosts by a list, IP addresses by their kind.
 
-A task's data is written by people, so its URLs must not reach what only this machine can reach.
-Pure but for the resolver it is given. Does not open connections.
+Users write the data of a task, so its URLs must not reach services that only this machine can
+reach. The resolver is passed in; no connection is opened.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 @dataclass(frozen=True)
-class Target:
+class CheckedUrl:
     """A checked URL and the IP addresses to connect to, in the resolver's order."""
 
     url: str
@@ -47,17 +47,17 @@ class Target:
 
 
 def resolve_host(host: str, port: int) -> Sequence[str]:
-    """IP addresses of a host by the system's resolver; raises OSError."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+    """Returns the IP addresses of a host by the system's resolver; raises OSError."""
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 class AddressPolicy:
-    """Decides about URLs.
+    """Decides which URLs may be fetched.
 
     Args:
         hosts: "name" (ports 80 and 443), "name:port", "*.domain" or "*". A host listed by name may
-            have a private address; one that only a pattern matches may not.
+            have a private address; a host that only matches a pattern may not.
         resolve: host and port -> IP addresses.
     """
 
@@ -66,7 +66,7 @@ class AddressPolicy:
         self._patterns = tuple(host.lower() for host in hosts if host.startswith("*"))
         self._resolve = resolve
 
-    def check(self, url: str) -> Target:
+    def check(self, url: str) -> CheckedUrl:
         """Checks scheme, host and every address the host resolves to.
 
         Raises:
@@ -91,7 +91,7 @@ class AddressPolicy:
                 raise ForbiddenAddressError(
                     f"host {host} has the address {address}, which is not public"
                 )
-        return Target(url, scheme, host, port, tuple(map(str, addresses)))
+        return CheckedUrl(url, scheme, host, port, tuple(map(str, addresses)))
 
     def _is_named(self, host: str, port: int, scheme: str) -> bool:
         name = f"[{host}]" if ":" in host else host
@@ -108,7 +108,7 @@ class AddressPolicy:
 
 
 def split_origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an http(s) URL.
+    """Returns scheme, host and port of an http(s) URL.
 
     Raises:
         ForbiddenAddressError: another scheme, user information, or a malformed URL.
@@ -130,7 +130,7 @@ def split_origin(url: str) -> tuple[str, str, int]:
 
 
 def _ascii(host: str) -> str:
-    """The name as the resolver and the Host header need it; look-alike digits become digits."""
+    """Returns the ASCII form of a host name; look-alike digits become digits."""
     return host if host.isascii() else host.encode("idna").decode()
 
 
@@ -143,11 +143,11 @@ def is_this_machine(host: str) -> bool:
 
 
 def is_public(address: _Ip) -> bool:
-    """Whether the whole internet can reach an address; IPv4 inside IPv6 counts as IPv4."""
+    """Whether an address is public; an IPv4 address inside an IPv6 address counts as IPv4."""
     inner = _embedded(address)
     if inner is not None:
         return is_public(inner)
-    # Only newer versions of Python know that these two are private.
+    # Older versions of Python do not know that these two are private.
     if isinstance(address, ipaddress.IPv6Address) and (
         address.is_site_local or address in _LOCAL_NAT64
     ):
@@ -166,9 +166,9 @@ def _embedded(address: _Ip) -> ipaddress.IPv4Address | None:
 
 
 def _may_be_named(address: _Ip, host: str) -> bool:
-    """Whether a host listed by name may have this address: private networks, this machine.
+    """Whether a host listed by name may have this address, of a private network or this machine.
 
-    Link-local addresses serve cloud credentials: only their own literal opens them.
+    Link-local addresses serve cloud credentials: the list must hold the literal address itself.
     """
     plain = _embedded(address) or address
     if plain.is_loopback:  # "::1" counts as reserved too

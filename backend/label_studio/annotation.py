@@ -1,8 +1,8 @@
-"""Result lists of Label Studio -> regions, relations and prompts.
+"""Result lists of Label Studio -> regions and relations.
 
-Reads what `result.py` writes and what annotators make of it. Every result that belongs to a region
-repeats its whole shape, so only the first shape of an id is kept, and decoded when it is looked at.
-What is drawn but cannot be read as a mask is reported, so that nobody takes it for absent.
+Reads what `result.py` writes and what annotators change in it. Every result of a region repeats the
+whole shape, so only the first shape of an id is kept; its mask is decoded when it is needed. A
+drawing that cannot be read as a mask is reported as an `UnreadRegion`: it must not count as absent.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import msgspec
 
 from backend.errors import RequestError
-from backend.label_studio.drawing import Group, group_results, has_id, unread_results
+from backend.label_schema import ControlType, ImageLayout, ImageSlot, LabelSchema
+from backend.label_studio.drawing import Group, group_results, unread_results
 from backend.label_studio.shape import (
     ATTRIBUTES,
     BITMAPS,
     OUTLINES,
-    Shape,
-    box_of,
+    RegionShape,
     guess_tool,
-    place_of,
+    shape_key,
     shape_of,
     size_of,
     tool_of,
@@ -33,31 +33,20 @@ from backend.label_studio.wire import (
     decode,
     decode_results,
 )
-from backend.types import (
-    ControlType,
-    ImageSlot,
-    LabelSchema,
-    Layout,
-    Origin,
-    Prediction,
-    Prompt,
-    Region,
-    UnreadRegion,
-)
+from backend.types import Region, RegionOrigin, StoredPrediction, UnreadRegion
 from calico_model.types import MAX_GROUP_SIZE, RegionKind
 
-_PROMPT_TOOLS = frozenset({"keypoint", "rectangle"})
-_ORIGINS = {origin.value: origin for origin in Origin}
+_ORIGINS = {origin.value: origin for origin in RegionOrigin}
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What an annotation or a prediction holds.
+    """The content of an annotation or a prediction.
 
     Attributes:
         regions: one per mask.
         same_part: pairs of region ids that are linked as the same part.
-        unread: what is drawn but is no mask.
+        unread: drawings that are not masks.
     """
 
     regions: tuple[Region, ...]
@@ -74,11 +63,11 @@ class _WirePrediction(msgspec.Struct):
 
 
 def parse_regions(raw: msgspec.Raw | bytes, schema: LabelSchema) -> tuple[Region, ...]:
-    """Reads the masks of a result list; everything that is not a mask is left out.
+    """Reads the masks of a result list; everything else is left out.
 
     Args:
         raw: JSON list of results.
-        schema: the config they were made with; results of other images are left out.
+        schema: the config they were made with; results of images outside the config are left out.
 
     Raises:
         RequestError: not a list.
@@ -87,7 +76,7 @@ def parse_regions(raw: msgspec.Raw | bytes, schema: LabelSchema) -> tuple[Region
 
 
 def parse_drawing(raw: msgspec.Raw | bytes, schema: LabelSchema) -> Drawing:
-    """Reads everything that a result list holds.
+    """Reads a result list: masks, linked pairs, and drawings that are not masks.
 
     Raises:
         RequestError: not a list.
@@ -117,14 +106,14 @@ def read_annotated(
     return drawing.regions, drawing.same_part
 
 
-def parse_prediction(value: Mapping[str, object], schema: LabelSchema) -> Prediction:
+def parse_prediction(value: Mapping[str, object], schema: LabelSchema) -> StoredPrediction:
     """Reads one prediction of Label Studio's API.
 
     Raises:
         RequestError: a wrong type; the field names the place.
     """
     wire = decode(msgspec.json.encode(value), _WirePrediction, RequestError)
-    return Prediction(
+    return StoredPrediction(
         id=wire.id,
         task_id=wire.task,
         version=wire.model_version or "",
@@ -133,31 +122,9 @@ def parse_prediction(value: Mapping[str, object], schema: LabelSchema) -> Predic
     )
 
 
-def read_prompts(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Prompt, ...]:
-    """Reads the clicks and boxes of an interactive context."""
-    prompts = []
-    for number, result in enumerate(results):
-        if tool_of(result) not in _PROMPT_TOOLS:
-            continue
-        box, index = box_of(result), image_index(result, schema)
-        if box is not None and index is not None:
-            kind, label = _said_by_prompt(result.value, schema)
-            prompts.append(
-                Prompt(
-                    id=str(result.id) if has_id(result) else f"prompt-{number}",
-                    image_index=index,
-                    box=box,
-                    is_positive=result.is_positive,
-                    kind=kind,
-                    label=label,
-                )
-            )
-    return tuple(prompts)
-
-
 def image_index(result: WireResult, schema: LabelSchema) -> int | None:
-    """The image a result belongs to, 0-based; None for an image the config does not have."""
-    if schema.layout is Layout.VALUE_LIST:
+    """Returns the 0-based image of a result; None for an image outside the config."""
+    if schema.layout is ImageLayout.VALUE_LIST:
         index = result.item_index or 0
         is_known = result.to_name == schema.slot(0).image and 0 <= index < MAX_GROUP_SIZE
         return index if is_known else None
@@ -169,8 +136,8 @@ def _read(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
     unread: list[UnreadRegion] = []
     for group in group_results(results, lambda result: image_index(result, schema)):
         slot = schema.slot(group.image_index)
-        kind, labels = _read_said(group, slot, schema)
-        shown, shape = _drawn(group, slot)
+        kind, labels = _kind_and_names(group, slot, schema)
+        shown, shape = _shape_result(group, slot)
         size = None if shown is None else size_of(shown)
         if shown is not None and shape is not None and size is not None:
             regions.append(
@@ -180,7 +147,7 @@ def _read(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
                     size_hw=size,
                     kind=kind,
                     label=labels[0] if labels else None,
-                    origin=_ORIGINS.get(shown.origin, Origin.MANUAL),
+                    origin=_ORIGINS.get(shown.origin, RegionOrigin.MANUAL),
                     score=shown.score,
                     load_mask=shape.load_mask,
                     encoding=shape.encoding,
@@ -189,13 +156,13 @@ def _read(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
                     is_outline=shape.is_outline,
                 )
             )
-            unread += _overdrawn(group)
-            if _names_are_lost(group, slot, schema):
+            unread += _further_shapes(group)
+            if _has_unread_name(group, slot, schema):
                 unread.append(UnreadRegion(group.id, group.image_index, None))
-        elif group.drawn and (labels or not all(_is_prompt(one, slot) for one in group.drawn)):
+        elif group.shapes and (labels or not all(_is_prompt(s, slot) for s in group.shapes)):
             names: tuple[str | None, ...] = labels or (None,)
             unread += [UnreadRegion(group.id, group.image_index, name) for name in names]
-    unread += _misplaced(results, schema)
+    unread += _on_unknown_images(results, schema)
     ids = {region.id for region in regions}
     pairs = tuple(
         (result.from_id, result.to_id)
@@ -206,29 +173,32 @@ def _read(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
     return Drawing(tuple(regions), pairs, tuple(unread))
 
 
-def _misplaced(results: Sequence[WireResult], schema: LabelSchema) -> list[UnreadRegion]:
-    """What is drawn on an image that the config does not name (any more): it may be any of them."""
-    found = []
+def _on_unknown_images(results: Sequence[WireResult], schema: LabelSchema) -> list[UnreadRegion]:
+    """Returns drawings on an image that the config does not name (any more).
+
+    Any image of the task may be meant, so each drawing is reported for all of them.
+    """
+    unread: list[UnreadRegion] = []
     for result in results:
         is_known = image_index(result, schema) is not None or result.to_name in schema.others
         if is_known or result.type in ATTRIBUTES or result.to_name == schema.slot(0).image:
             continue
         labels: Sequence[str | None] = [] if result.value is None else _labels(result.value)
         for label in labels or (None,):
-            found += [UnreadRegion(str(result.id), at, label) for at in range(MAX_GROUP_SIZE)]
-    return found
+            unread += [UnreadRegion(str(result.id), at, label) for at in range(MAX_GROUP_SIZE)]
+    return unread
 
 
-def _drawn(group: Group, slot: ImageSlot) -> tuple[WireResult | None, Shape | None]:
-    """The result that holds a group's shape, bitmaps before outlines, and the shape."""
-    if not group.drawn:
-        # As the editor does: labels that hold a shape, without a result that drew it.
-        for result in group.said:
+def _shape_result(group: Group, slot: ImageSlot) -> tuple[WireResult | None, RegionShape | None]:
+    """Returns the result that holds a group's shape, bitmaps before outlines, and the shape."""
+    if not group.shapes:
+        # As in the editor: attributes may repeat a shape that no other result draws.
+        for result in group.attributes:
             tool = "" if result.value is None else guess_tool(result.value)
             if shape := shape_of(result.value, tool, size_of(result)):
                 return result, shape
     for tools in (BITMAPS, OUTLINES):
-        for result in group.drawn:
+        for result in group.shapes:
             tool = tool_of(result)
             if tool in tools and not _is_prompt(result, slot):
                 shape = shape_of(result.value, tool, size_of(result))
@@ -238,83 +208,76 @@ def _drawn(group: Group, slot: ImageSlot) -> tuple[WireResult | None, Shape | No
 
 
 def _is_prompt(result: WireResult, slot: ImageSlot) -> bool:
-    """Whether a result asked the model for something: nothing is drawn with it."""
+    """Whether a result is a prompt for the model, not a drawing."""
     is_click = tool_of(result) == "keypoint" and result.from_name in slot.smart
     return is_click or result.from_name in slot.smart_only
 
 
-def _read_said(
+def _kind_and_names(
     group: Group, slot: ImageSlot, schema: LabelSchema
 ) -> tuple[RegionKind | None, tuple[str, ...]]:
-    """Kind and names of a region from the tags that hold them."""
+    """Returns kind and names of a region from the tags that hold them."""
     kind: RegionKind | None = None
     names: tuple[str, ...] = ()
     if schema.kind is not None and slot.kind is not None:
-        kind = _kind_said(_said_with(group, slot.kind, schema.kind.type), schema)
+        kind = kind_of(_texts_of_tag(group, slot.kind, schema.kind.type), schema)
     if schema.name is not None and slot.name is not None:
-        texts = _said_with(group, slot.name, schema.name.type)
+        texts = _texts_of_tag(group, slot.name, schema.name.type)
         names = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
     return kind, names
 
 
-def _said_with(group: Group, tag: str, control: ControlType) -> Sequence[str]:
-    """What a tag says about a region; labels may come from the tag the region was drawn with."""
-    own = [one for one in group.results if one.from_name == tag and _texts(one.value)]
-    if len(own) > 1:  # several results say it; one about another shape is not about this region
-        own = [one for one in own if _is_about(group, one)]
-    if own or control is not ControlType.LABELS:
-        return [text for one in own for text in _texts(one.value)]
-    values = [one.value for one in group.results if one.value is not None]
+def _texts_of_tag(group: Group, tag: str, control: ControlType) -> Sequence[str]:
+    """Returns a region's texts from a tag; labels may come from the tag that drew the region."""
+    results = [r for r in group.results if r.from_name == tag and texts_of(r.value)]
+    if len(results) > 1:  # a result with another shape does not belong to this region
+        results = [result for result in results if _has_shape_of(group, result)]
+    if results or control is not ControlType.LABELS:
+        return [text for result in results for text in texts_of(result.value)]
+    values = [result.value for result in group.results if result.value is not None]
     return next((texts for value in values if (texts := _labels(value))), [])
 
 
-def _is_about(group: Group, result: WireResult) -> bool:
-    """Whether a result has the shape of its region, or none."""
-    if result.value is None or not group.drawn or group.drawn[0].value is None:
+def _has_shape_of(group: Group, result: WireResult) -> bool:
+    """Whether a result has the shape of the region, or no shape."""
+    if result.value is None or not group.shapes or group.shapes[0].value is None:
         return True
-    shape = place_of(result.value)
-    return not shape or shape == place_of(group.drawn[0].value)
+    shape = shape_key(result.value)
+    return not shape or shape == shape_key(group.shapes[0].value)
 
 
-def _overdrawn(group: Group) -> list[UnreadRegion]:
-    """Further shapes under one id: the editor shows the first, nobody knows what the others are."""
+def _further_shapes(group: Group) -> list[UnreadRegion]:
+    """Returns further shapes under one id: the editor shows only the first of them."""
     return [
         UnreadRegion(group.id, group.image_index, label)
-        for one in group.drawn[1:]
-        if tool_of(one) in BITMAPS | OUTLINES and not _is_about(group, one)
-        for label in _texts(one.value)
+        for result in group.shapes[1:]
+        if tool_of(result) in BITMAPS | OUTLINES and not _has_shape_of(group, result)
+        for label in texts_of(result.value)
     ]
 
 
-def _names_are_lost(group: Group, slot: ImageSlot, schema: LabelSchema) -> bool:
+def _has_unread_name(group: Group, slot: ImageSlot, schema: LabelSchema) -> bool:
     """Whether the result that should name a region cannot be read."""
     if schema.name is None:
         return False
     return any(
-        isinstance(one, UnreadResult) and one.from_name == slot.name and not _texts(one.value)
-        for one in group.said
+        isinstance(result, UnreadResult)
+        and result.from_name == slot.name
+        and not texts_of(result.value)
+        for result in group.attributes
     )
 
 
-def _kind_said(texts: Sequence[str], schema: LabelSchema) -> RegionKind | None:
-    """The kind that the texts name; None when the text stands for several kinds."""
+def kind_of(texts: Sequence[str], schema: LabelSchema) -> RegionKind | None:
+    """Returns the kind that texts name; None for no kind, or for a text of several kinds."""
     if schema.kind is None:
         return None
     kinds = [kind for kind, value in schema.kind.values.items() if value in texts]
     return kinds[0] if len(kinds) == 1 else None
 
 
-def _said_by_prompt(
-    value: WireValue | None, schema: LabelSchema
-) -> tuple[RegionKind | None, str | None]:
-    texts = _texts(value)
-    if schema.kind is not None and schema.kind.type is ControlType.LABELS:
-        return _kind_said(texts, schema), None
-    return None, texts[0] if texts else None
-
-
-def _texts(value: WireValue | None) -> list[str]:
-    """The words of a result, whichever control wrote them."""
+def texts_of(value: WireValue | None) -> list[str]:
+    """Returns the texts of a result, whichever control wrote them."""
     if value is None:
         return []
     if value.text is not None:
@@ -323,7 +286,7 @@ def _texts(value: WireValue | None) -> list[str]:
 
 
 def _labels(value: WireValue) -> list[str]:
-    """The labels of a result, whichever tool wrote them."""
+    """Returns the labels of a result, whichever tool wrote them."""
     lists = (
         value.labels,
         value.brushlabels,

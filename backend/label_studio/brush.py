@@ -5,7 +5,7 @@ values, 5 bits = word size - 1, four times 4 bits = size of a length field - 1; 
 is 1 bit (1 = run, 0 = literals), 2 bits (which length field), the length - 1, and one 8-bit value
 for a run or `length` values for literals. Alpha decides what belongs to the mask.
 
-Knows bits and masks. Does not know JSON, tags or regions.
+JSON, tags and regions are read in other modules.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What is already drawn on a task, as an interactive request carries it.
+"""The regions that are already drawn on a task, read from an interactive request.
 
-A draft is newer than the annotation it changes, and an annotation than the prediction it began
-with; each repeats every region, so the newest alone is what the annotator sees, and an empty one
-says that everything was deleted. Masks stay undecoded: which region was clicked is told from their
-runs.
+A draft is newer than the annotation it changes, and an annotation is newer than the prediction it
+started from. Each of them repeats every region, so the newest is what the annotator sees; an empty
+one means that every region was deleted. Masks are not decoded: their runs are enough to find the
+region under a click.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import replace
 import msgspec
 
 from backend.errors import RequestError
+from backend.label_schema import LabelSchema
 from backend.label_studio.annotation import read_annotated
 from backend.label_studio.wire import WireResult, decode_list, decode_results
-from backend.types import LabelSchema, Region
+from backend.types import Region
 
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
@@ -30,27 +31,27 @@ class _WireDrawing(msgspec.Struct, kw_only=True):
     was_cancelled: bool = False
 
     def results(self) -> list[WireResult]:
-        """What is drawn; raises RequestError."""
+        """Returns the results of the drawing; raises RequestError."""
         raise NotImplementedError
 
     @property
     def moment(self) -> str:
-        """ISO time of the last change; of one Label Studio they sort as text."""
+        """Returns the ISO time of the last change; times of one Label Studio sort as text."""
         return self.updated_at or self.created_at or ""
 
 
 class KnownDrawing(_WireDrawing):
-    """All of whose results have a form we know."""
+    """A drawing whose results could all be decoded with the body."""
 
     result: list[WireResult] | None = None
 
     def results(self) -> list[WireResult]:
-        """What is drawn."""
+        """Returns the results of the drawing."""
         return self.result or []
 
 
-class _Other(_WireDrawing):
-    """Whose results are to be read one by one."""
+class _RawDrawing(_WireDrawing):
+    """A drawing whose results are decoded one by one, when they are needed."""
 
     result: msgspec.Raw = msgspec.Raw(b"[]")
 
@@ -59,41 +60,41 @@ class _Other(_WireDrawing):
 
 
 Drawings = msgspec.Raw | list[KnownDrawing]
-"""A JSON list of drawings, as it came or already decoded."""
+"""A JSON list of drawings, raw or already decoded."""
 
 
 def read_canvas(sources: Sequence[Drawings], schema: LabelSchema) -> tuple[Region, ...]:
-    """Reads the regions of the newest drawing, and which of them are linked.
+    """Reads the regions of the newest drawing, with `is_linked` set for linked regions.
 
     Args:
-        sources: lists of drafts, annotations and predictions; the first that holds a drawing
-            counts. What cannot be read, or was skipped, is none.
+        sources: lists of drafts, annotations and predictions; the first with a usable drawing
+            counts. Skipped and unreadable drawings are not usable.
         schema: the project's labeling config.
     """
     for source in sources:
         drawings = source if isinstance(source, list) else _drawings(source)
-        for drawing in sorted(drawings, key=lambda one: one.moment, reverse=True):
+        for drawing in sorted(drawings, key=lambda drawing: drawing.moment, reverse=True):
             if drawing.was_cancelled:
                 continue
             try:
                 regions, pairs = read_annotated(drawing.results(), schema)
             except RequestError:
                 continue
-            # Suggestions are bitmaps: one with the id of a polygon would break the editor's page.
+            # Suggestions are bitmaps; a bitmap with the id of a polygon crashes the editor.
             regions = tuple(region for region in regions if not region.is_outline)
             linked = {region_id for pair in pairs for region_id in pair}
             if not linked:
                 return regions
-            return tuple(replace(one, is_linked=one.id in linked) for one in regions)
+            return tuple(replace(region, is_linked=region.id in linked) for region in regions)
     return ()
 
 
 def _drawings(raw: msgspec.Raw) -> Sequence[_WireDrawing]:
     with suppress(*_UNREADABLE):
         return msgspec.json.decode(raw, type=list[KnownDrawing])
-    found: list[_WireDrawing] = []
+    drawings: list[_WireDrawing] = []
     with suppress(RequestError):
         for entry in decode_list(raw, RequestError, place="drawings"):
             with suppress(*_UNREADABLE):  # annotations may be bare ids
-                found.append(msgspec.json.decode(entry, type=_Other))
-    return found
+                drawings.append(msgspec.json.decode(entry, type=_RawDrawing))
+    return drawings

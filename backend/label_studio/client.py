@@ -1,28 +1,63 @@
 """Label Studio's API: the calls the backend needs, with errors in plain words.
 
-How a call is sent, and what becomes of a refusal, is in connection.py. Does not decide anything.
+connection.py sends the calls and turns refusals into errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import httpx
 import msgspec
 
-from backend.errors import LabelStudioError
+from backend.label_schema import LabelSchema
 from backend.label_studio.annotation import parse_prediction
-from backend.label_studio.connection import TIMEOUT, Connection
-from backend.label_studio.records import ConnectedBackend, Project, Webhook
+from backend.label_studio.connection import Connection, convert_answer
 from backend.label_studio.task import parse_task
-from backend.types import LabelSchema, Prediction, Task
+from backend.types import StoredPrediction, Task
 
 JsonObject = dict[str, object]
-_T = TypeVar("_T")
-_EXPORT_TIMEOUT_S = 300.0
 _PAGE_SIZE = 100
+
+
+@dataclass(frozen=True)
+class LabelStudioProject:
+    """A project as Label Studio holds it."""
+
+    id: int
+    title: str
+    label_config: str
+    model_version: str | None = None
+
+
+@dataclass(frozen=True)
+class ConnectedBackend:
+    """An ML backend of a project.
+
+    `state` is CO (connected), DI (disconnected), ER (error), TR (training) or PR (predicting).
+    """
+
+    id: int
+    url: str
+    title: str
+    state: str
+    is_interactive: bool
+    auth_method: str
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A webhook of a project."""
+
+    id: int
+    url: str
+    is_active: bool
+    send_payload: bool
+    send_for_all_actions: bool
+    actions: tuple[str, ...]
+    headers: Mapping[str, str] = field(repr=False)
 
 
 class LabelStudioClient:
@@ -31,8 +66,7 @@ class LabelStudioClient:
     Args:
         url: where Label Studio is, with the path prefix if it has one.
         token: legacy token or personal access token.
-        timeout: of every call but the export.
-        transport: for tests; the network when None.
+        transport: for tests; None is the network.
         certificates: file or folder of further certificate authorities that are trusted, or None.
 
     Raises:
@@ -44,13 +78,10 @@ class LabelStudioClient:
         url: str,
         token: str,
         *,
-        timeout: httpx.Timeout = TIMEOUT,
         transport: httpx.BaseTransport | None = None,
         certificates: Path | None = None,
     ) -> None:
-        self._api = Connection(
-            url, token, timeout=timeout, transport=transport, certificates=certificates
-        )
+        self._api = Connection(url, token, transport=transport, certificates=certificates)
         self.certificates = certificates
         self.url, self.authorization = self._api.url, self._api.authorization
 
@@ -59,44 +90,40 @@ class LabelStudioClient:
         self._api.close()
 
     def version(self) -> str:
-        """Label Studio's version; needs no token."""
+        """Returns Label Studio's version; needs no token."""
         answer = self._api.send("GET", "/api/version", with_token=False)
         release = _object(answer).get("release")
         return str(release) if release is not None else "unknown"
 
     def whoami(self) -> str:
-        """E-mail address of the token's user."""
+        """Returns the e-mail address of the token's user."""
         return str(_object(self._api.send("GET", "/api/current-user/whoami")).get("email", ""))
 
-    def project(self, project_id: int) -> Project:
-        """One project."""
-        return _convert(self._api.send("GET", f"/api/projects/{project_id}/"), Project)
+    def project(self, project_id: int) -> LabelStudioProject:
+        """Returns a project."""
+        return convert_answer(
+            self._api.send("GET", f"/api/projects/{project_id}/"), LabelStudioProject
+        )
 
-    def projects(self) -> tuple[Project, ...]:
-        """Every project the token may see."""
-        found: list[Project] = []
+    def projects(self) -> tuple[LabelStudioProject, ...]:
+        """Returns every project that the token may see."""
+        projects: list[LabelStudioProject] = []
         for page in range(1, 10_000):
             params = {"page": page, "page_size": _PAGE_SIZE}
             answer = _object(self._api.send("GET", "/api/projects/", params=params))
-            found += _convert(answer.get("results"), list[Project])
+            projects += convert_answer(answer.get("results"), list[LabelStudioProject])
             if not answer.get("next"):
                 break
-        return tuple(found)
+        return tuple(projects)
 
-    def create_project(self, title: str, label_config: str, **settings: object) -> Project:
+    def create_project(
+        self, title: str, label_config: str, **settings: object
+    ) -> LabelStudioProject:
         """Creates a project; `settings` are further fields of Label Studio's API."""
         body = {"title": title, "label_config": label_config, **settings}
-        return _convert(self._api.send("POST", "/api/projects/", json=body), Project)
-
-    def update_project(self, project_id: int, **settings: object) -> Project:
-        """Changes fields of a project."""
-        return _convert(
-            self._api.send("PATCH", f"/api/projects/{project_id}/", json=settings), Project
+        return convert_answer(
+            self._api.send("POST", "/api/projects/", json=body), LabelStudioProject
         )
-
-    def delete_project(self, project_id: int) -> None:
-        """Deletes a project with its tasks."""
-        self._api.send("DELETE", f"/api/projects/{project_id}/")
 
     def raw_tasks(self, project_id: int, *, fields: str = "task_only") -> Iterator[JsonObject]:
         """Yields a project's tasks, page by page; `fields="all"` brings their predictions."""
@@ -107,7 +134,7 @@ class LabelStudioClient:
             answer = self._api.send("GET", "/api/tasks/", params=params, may_miss=True)
             if answer is None:  # past the last page
                 return
-            tasks = _convert(_object(answer).get("tasks"), list[JsonObject])
+            tasks = convert_answer(_object(answer).get("tasks"), list[JsonObject])
             yield from tasks
             seen += len(tasks)
             total = _object(answer).get("total")
@@ -115,7 +142,7 @@ class LabelStudioClient:
                 return
 
     def tasks(self, project_id: int, schema: LabelSchema) -> Iterator[Task]:
-        """Yields a project's tasks; one that cannot be looked at carries its problem."""
+        """Yields a project's tasks; a task without usable images carries its problem."""
         for value in self.raw_tasks(project_id):
             value.setdefault("project", project_id)
             yield parse_task(value, schema, place=f"task {value.get('id')}")
@@ -128,19 +155,7 @@ class LabelStudioClient:
             params={"return_task_ids": "true"},
             json=tasks,
         )
-        return tuple(_convert(_object(answer).get("task_ids", []), list[int]))
-
-    def upload(self, project_id: int, name: str, content: bytes) -> str:
-        """Stores one image file; returns its path for task data ("/data/upload/...")."""
-        answer = self._api.send(
-            "POST",
-            f"/api/projects/{project_id}/import",
-            params={"commit_to_project": "false"},
-            files={"file": (name, content)},
-        )
-        (upload_id,) = _convert(_object(answer).get("file_upload_ids"), tuple[int])
-        stored = _object(self._api.send("GET", f"/api/import/file-upload/{upload_id}"))
-        return f"/data/{stored.get('file')}"
+        return tuple(convert_answer(_object(answer).get("task_ids", []), list[int]))
 
     def create_prediction(
         self,
@@ -155,15 +170,15 @@ class LabelStudioClient:
         """Stores a prediction for a task.
 
         Args:
-            task_id: whose.
+            task_id: id of the task.
             result: JSON list of results.
             score: uncertainty sampling shows the lowest first.
-            version: stamped on it.
-            cluster: uncertainty sampling takes from the least solved cluster; None leaves it out.
-            neighbors: ids of the tasks that look most like it.
+            version: model version of the prediction.
+            cluster: uncertainty sampling prefers the least solved cluster; None for no cluster.
+            neighbors: ids of the tasks with the most similar images.
 
         Returns:
-            Its id.
+            The id of the prediction.
         """
         body: JsonObject = {
             "task": task_id,
@@ -175,21 +190,21 @@ class LabelStudioClient:
             body |= {"cluster": cluster, "neighbors": list(neighbors)}
         content = msgspec.json.encode(body)
         answer = self._api.send("POST", "/api/predictions/", content=content)
-        return _convert(_object(answer).get("id"), int)
+        return convert_answer(_object(answer).get("id"), int)
 
-    def predictions(self, task_id: int, schema: LabelSchema) -> tuple[Prediction, ...]:
-        """Every prediction of a task."""
+    def predictions(self, task_id: int, schema: LabelSchema) -> tuple[StoredPrediction, ...]:
+        """Returns every prediction of a task."""
         values = self._api.send("GET", "/api/predictions/", params={"task": task_id})
         if isinstance(values, dict):
             values = values.get("results")
         return tuple(
-            parse_prediction(value, schema) for value in _convert(values, list[JsonObject])
+            parse_prediction(value, schema) for value in convert_answer(values, list[JsonObject])
         )
 
     def ml_backends(self, project_id: int) -> tuple[ConnectedBackend, ...]:
-        """A project's ML backends; Label Studio calls each one's /health to answer."""
+        """Returns a project's ML backends; Label Studio calls the /health of each first."""
         answer = self._api.send("GET", "/api/ml/", params={"project": project_id})
-        return tuple(_convert(answer, list[ConnectedBackend]))
+        return tuple(convert_answer(answer, list[ConnectedBackend]))
 
     def add_ml_backend(
         self,
@@ -197,7 +212,6 @@ class LabelStudioClient:
         url: str,
         *,
         title: str,
-        is_interactive: bool = True,
         credentials: tuple[str, str] | None = None,
     ) -> ConnectedBackend:
         """Connects a backend; Label Studio calls its /health and /setup before it answers."""
@@ -205,7 +219,7 @@ class LabelStudioClient:
             "project": project_id,
             "url": url,
             "title": title,
-            "is_interactive": is_interactive,
+            "is_interactive": True,
         }
         if credentials is not None:
             user, password = credentials
@@ -214,16 +228,12 @@ class LabelStudioClient:
                 "basic_auth_user": user,
                 "basic_auth_pass": password,
             }
-        return _convert(self._api.send("POST", "/api/ml/", json=body), ConnectedBackend)
-
-    def remove_ml_backend(self, backend_id: int) -> None:
-        """Disconnects a backend; its webhook stays and is removed on its own."""
-        self._api.send("DELETE", f"/api/ml/{backend_id}")
+        return convert_answer(self._api.send("POST", "/api/ml/", json=body), ConnectedBackend)
 
     def webhooks(self, project_id: int) -> tuple[Webhook, ...]:
-        """A project's webhooks."""
+        """Returns a project's webhooks."""
         answer = self._api.send("GET", "/api/webhooks/", params={"project": project_id})
-        return tuple(_convert(answer, list[Webhook]))
+        return tuple(convert_answer(answer, list[Webhook]))
 
     def add_webhook(
         self, project_id: int, url: str, *, headers: Mapping[str, str] | None = None
@@ -242,31 +252,21 @@ class LabelStudioClient:
         """Deletes a webhook."""
         self._api.send("DELETE", f"/api/webhooks/{webhook_id}/")
 
-    def export(self, project_id: int) -> list[JsonObject]:
-        """Every annotated task with its annotations (Label Studio's JSON export)."""
-        answer = self._api.send(
-            "GET",
-            f"/api/projects/{project_id}/export",
-            params={"exportType": "JSON"},
-            timeout=_EXPORT_TIMEOUT_S,
-        )
-        return _convert(answer, list[JsonObject])
-
     def get(
         self, path: str, *, params: Mapping[str, str | int] | None = None, may_miss: bool = False
     ) -> object:
-        """Decoded answer of any other reading call; None for 404 if it `may_miss`.
+        """Returns the decoded answer of any other GET call; None for 404 if `may_miss`.
 
         Raises:
-            LabelStudioError: refused, or not reached; says when to ask again if the answer did.
+            LabelStudioError: refused or not reached, with the time to wait if the answer has it.
         """
         return self._api.send("GET", path, params=params, may_miss=may_miss)
 
     def add_local_storage(self, project_id: int, path: str, *, title: str) -> int:
-        """Opens a folder under Label Studio's document root for `/data/local-files/`."""
+        """Serves a folder under Label Studio's document root as `/data/local-files/`."""
         body = {"project": project_id, "path": path, "title": title, "use_blob_urls": True}
         answer = self._api.send("POST", "/api/storages/localfiles/", json=body)
-        return _convert(_object(answer).get("id"), int)
+        return convert_answer(_object(answer).get("id"), int)
 
     def _put_webhook(
         self,
@@ -284,16 +284,8 @@ class LabelStudioClient:
             "is_active": True,
             "headers": dict(headers or {}),
         }
-        return _convert(self._api.send(method, path, json=body), Webhook)
+        return convert_answer(self._api.send(method, path, json=body), Webhook)
 
 
 def _object(value: object) -> JsonObject:
-    return _convert(value, JsonObject)
-
-
-def _convert(value: object, kind: type[_T]) -> _T:
-    """Checks an answer against the type that is needed of it."""
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise LabelStudioError(f"unexpected answer from Label Studio: {error}") from error
+    return convert_answer(value, JsonObject)

@@ -1,23 +1,86 @@
-"""One authenticated connection to Label Studio's API: calls out, decoded JSON or plain words back.
+"""One authenticated connection to Label Studio's API: sends calls, returns decoded JSON.
 
-Owns the HTTP client (shared between threads) and the token, which it renews once after a 401. Does
-not know which calls there are.
+Label Studio has two kinds of API token. A legacy token is sent as it is. A personal access token is
+a refresh token: it is exchanged for access tokens that live five minutes. The HTTP client and the
+token are shared between threads; the token is renewed once after a 401.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import msgspec
 
 from backend.errors import LabelStudioAuthError, LabelStudioError
-from backend.label_studio.token import ApiToken
 from backend.label_studio.web import certificate_advice, open_client
 
-TIMEOUT = httpx.Timeout(30.0, connect=3.0)
+_TIMEOUT = httpx.Timeout(30.0, connect=3.0)
+_T = TypeVar("_T")
 _LONGEST_RETRY_S = 300
+_USABLE_S = 240.0  # of the 300 s an access token lives
+
+
+class ApiToken:
+    """Gives the Authorization header for one token.
+
+    Args:
+        token: a legacy token (40 hex digits) or a personal access token (three parts with dots).
+        http: client whose base URL is Label Studio.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self, token: str, http: httpx.Client, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._token = token.strip()
+        self._http = http
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._access = ""
+        self._usable_until = 0.0
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether it is a personal access token."""
+        return self._token.count(".") == 2
+
+    def header(self, *, renew: bool = False) -> str:
+        """Returns the header's value; `renew` after a refusal buys a new access token.
+
+        Raises:
+            LabelStudioError: Label Studio cannot be reached.
+            LabelStudioAuthError: the personal access token is refused.
+        """
+        if not self.is_personal:
+            return f"Token {self._token}"
+        with self._lock:
+            if renew or self._clock() >= self._usable_until:
+                self._access = self._refresh()
+                self._usable_until = self._clock() + _USABLE_S
+            return f"Bearer {self._access}"
+
+    def _refresh(self) -> str:
+        try:
+            answer = self._http.post("/api/token/refresh", json={"refresh": self._token})
+            if answer.status_code in (301, 308):  # some versions want the slash
+                answer = self._http.post("/api/token/refresh/", json={"refresh": self._token})
+            access = answer.json().get("access") if answer.status_code == 200 else None
+        except (httpx.HTTPError, ValueError, AttributeError) as error:
+            raise LabelStudioError(
+                f"Label Studio at {self._http.base_url} cannot renew the token "
+                f"({certificate_advice(error) or error})"
+            ) from error
+        if not isinstance(access, str):
+            raise LabelStudioAuthError(
+                "Label Studio refused the personal access token (answer "
+                f"{answer.status_code}); create a new one under Account & Settings"
+            )
+        return access
 
 
 class Connection:
@@ -33,14 +96,13 @@ class Connection:
         url: str,
         token: str,
         *,
-        timeout: httpx.Timeout = TIMEOUT,
         transport: httpx.BaseTransport | None = None,
         certificates: Path | None = None,
     ) -> None:
-        """Connects when the first call is sent; `transport` stands in for the network in tests."""
+        """Opens no connection before the first call; `transport` replaces the network in tests."""
         self.url = url.rstrip("/")
         self._http = open_client(
-            base_url=self.url, timeout=timeout, transport=transport, certificates=certificates
+            base_url=self.url, timeout=_TIMEOUT, transport=transport, certificates=certificates
         )
         self.authorization = ApiToken(token, self._http)
 
@@ -56,28 +118,25 @@ class Connection:
         params: Mapping[str, str | int] | None = None,
         json: object = None,
         content: bytes | None = None,
-        files: Mapping[str, tuple[str, bytes]] | None = None,
-        timeout: float | None = None,
         with_token: bool = True,
         may_miss: bool = False,
     ) -> object:
-        """One call, once more with a renewed token after a 401.
+        """Sends one call; after a 401 sends it again with a renewed token.
 
         Args:
             method, path: of the call.
-            params: of the query.
-            json: body to encode; or else `content`, encoded already, or `files` to upload.
-            timeout: in seconds, instead of the connection's.
+            params: the query.
+            json: body to encode; or else `content`, which is encoded already.
             with_token: False for the few calls that need none.
-            may_miss: whether 404 is an answer.
+            may_miss: whether 404 returns None instead of an error.
 
         Returns:
-            The decoded answer; None for an empty one, or for 404 if it `may_miss`.
+            The decoded answer; None for an empty answer, or for 404 if `may_miss`.
 
         Raises:
             LabelStudioAuthError: the token was refused.
-            LabelStudioError: refused, not reached, or not JSON; says when to ask again if the
-                answer did.
+            LabelStudioError: refused, not reached, or not JSON; with the time to wait if the answer
+                states it.
         """
         if json is not None:
             content = msgspec.json.encode(json)
@@ -91,9 +150,7 @@ class Connection:
                     path,
                     params=params,
                     content=content,
-                    files=files,
                     headers=headers,
-                    timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
                 )
             except httpx.HTTPError as error:
                 raise LabelStudioError(
@@ -125,8 +182,20 @@ class Connection:
             raise LabelStudioError(f"{method} {path}: expected JSON from Label Studio") from error
 
 
+def convert_answer(value: object, kind: type[_T]) -> _T:
+    """Converts decoded JSON of Label Studio to the type that the caller needs.
+
+    Raises:
+        LabelStudioError: an answer of another form.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise LabelStudioError(f"unexpected answer from Label Studio: {error}") from error
+
+
 def _detail(answer: httpx.Response) -> str:
-    """The sentence in an error answer."""
+    """Returns the message of an error answer."""
     try:
         value = answer.json()
     except ValueError:
@@ -137,8 +206,8 @@ def _detail(answer: httpx.Response) -> str:
 
 
 def _retry_after_s(answer: httpx.Response) -> int | None:
-    """Seconds a busy Label Studio, or the proxy before it, asks to be left alone."""
+    """Returns the seconds that a busy Label Studio, or a proxy before it, asks to wait."""
     if answer.status_code not in (429, 503):
         return None
-    wish = answer.headers.get("Retry-After", "")
-    return min(int(wish), _LONGEST_RETRY_S) if wish.isascii() and wish.isdigit() else 1
+    seconds = answer.headers.get("Retry-After", "")
+    return min(int(seconds), _LONGEST_RETRY_S) if seconds.isascii() and seconds.isdigit() else 1

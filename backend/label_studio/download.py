@@ -1,7 +1,7 @@
-"""One request for one image: to an address that was checked, within limits of bytes and time.
+"""One HTTP request for one image: to a checked address, within limits of bytes and time.
 
-Knows connections, headers and bodies. Does not know which URL to ask, who may see the token, or
-pictures. Holds one HTTP client, which is safe to share between threads.
+Knows connections, headers and bodies; media.py chooses the URL and decides which host may see the
+token. The HTTP client is shared between threads.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
-from backend.errors import MediaTooLargeError, MediaUnavailableError, UnreadableMediaError
-from backend.label_studio.address import Target
+from backend.errors import MediaUnavailableError, UnreadableMediaError
+from backend.label_studio.address import CheckedUrl
+from backend.label_studio.image_decoding import MediaLimits
 from backend.label_studio.web import certificate_advice, open_client
 
 _ADDRESSES_TRIED = 3
@@ -29,42 +29,13 @@ _GZIP = 16 + zlib.MAX_WBITS
 _DECODERS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
 
 
-@dataclass(frozen=True)
-class MediaLimits:
-    """What one image may cost.
-
-    Attributes:
-        max_bytes: largest file.
-        max_pixels: largest width x height.
-        max_side: largest width or height in pixels.
-        max_group_pixels: largest sum of width x height of the images of a task.
-        timeout_s: longest time for everything, redirects included.
-        connect_timeout_s: longest wait for a connection.
-        read_timeout_s: longest silence of the host.
-        max_redirects: redirects followed.
-    """
-
-    max_bytes: int = 25 * 1024 * 1024
-    max_pixels: int = 40_000_000
-    max_side: int = 16_384
-    max_group_pixels: int = 160_000_000
-    timeout_s: float = 30.0
-    connect_timeout_s: float = 3.0
-    read_timeout_s: float = 10.0
-    max_redirects: int = 3
-
-    def too_large(self) -> MediaTooLargeError:
-        """The error of a file over `max_bytes`."""
-        return MediaTooLargeError(f"expected at most {self.max_bytes} bytes")
-
-
 class Download:
-    """Asks hosts for images.
+    """Requests images from hosts.
 
     Args:
         limits: what one image may cost.
-        transport: for tests; the network when None.
-        certificates: of further authorities that are trusted; see `open_client`.
+        transport: for tests; None is the network.
+        certificates: further trusted authorities; see `open_client`.
     """
 
     def __init__(
@@ -82,15 +53,15 @@ class Download:
         self._http.close()
 
     def ask(
-        self, target: Target, headers: Mapping[str, str], deadline: float, *, refused: str = ""
+        self, target: CheckedUrl, headers: Mapping[str, str], deadline: float, *, refused: str = ""
     ) -> bytes | str | None:
-        """One request.
+        """Sends one request.
 
         Args:
-            target: where to.
-            headers: sent as they are.
+            target: the checked URL.
+            headers: of the request.
             deadline: `time.monotonic()` at which the image is too late.
-            refused: what to do if the host refuses the request.
+            refused: advice for the user if the host refuses the request.
 
         Returns:
             The bytes, the address of a redirect, or None for a refused token.
@@ -117,9 +88,9 @@ class Download:
             ) from error
 
     def _connect(
-        self, target: Target, headers: Mapping[str, str], deadline: float
+        self, target: CheckedUrl, headers: Mapping[str, str], deadline: float
     ) -> httpx.Response:
-        """Asks the first checked address that listens ("localhost" may be ::1 or 127.0.0.1)."""
+        """Connects to the first address that listens ("localhost" may be ::1 or 127.0.0.1)."""
         parts = urlsplit(target.url)
         query = f"?{parts.query}" if parts.query else ""
         failure: httpx.TransportError | None = None
@@ -147,7 +118,7 @@ class Download:
             raise self._limits.too_large()
 
     def _decoded(self, response: httpx.Response, data: bytes) -> bytes:
-        """The body without its Content-Encoding: some hosts send one that nobody asked for."""
+        """Returns the decoded body: some hosts send a Content-Encoding that was not requested."""
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         if encoding in ("identity", ""):
             return data
@@ -156,10 +127,8 @@ class Download:
                 f"expected a body with Content-Encoding identity or gzip, got {encoding[:40]!r}"
             )
         most = self._limits.max_bytes
-        for window in (
-            _DECODERS[encoding],
-            -zlib.MAX_WBITS,
-        ):  # "deflate" is often sent without head
+        # "deflate" is often sent without a header.
+        for window in (_DECODERS[encoding], -zlib.MAX_WBITS):
             decoder = zlib.decompressobj(window)
             try:
                 plain = decoder.decompress(data, most + 1)
@@ -185,7 +154,7 @@ class Download:
         return bytes(data)
 
     def _time_left(self, deadline: float) -> httpx.Timeout:
-        """No single wait lasts beyond the deadline, neither for a connection nor for headers."""
+        """Returns timeouts that end at the deadline, for the connection and for each read."""
         left = deadline - time.monotonic()
         if left <= 0:
             raise self._too_slow()
@@ -199,7 +168,7 @@ class Download:
 
 
 def _check_kind(response: httpx.Response, data: bytes) -> None:
-    """A page instead of an image is said to be one; an image under another name is an image."""
+    """Refuses a page instead of an image; an image with a wrong content type is accepted."""
     kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind in _OPAQUE_TYPES or kind.startswith("image/") or data.startswith(_SIGNATURES):
         return

@@ -1,7 +1,8 @@
-"""Results of one annotation -> groups that belong to one region each.
+"""Results of one annotation -> one group of results per region.
 
-Results of one region share an id and an image. Imported annotations have no ids: each shape is a
-region of its own then, and what repeats a shape says something about it. Does not decode shapes.
+The results of one region share an id and an image. Results of imported annotations have no ids:
+then each shape is a region of its own, and an attribute (labels, choices, text) belongs to the
+region whose shape it repeats. Shapes are not decoded here.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from backend.label_studio.shape import ATTRIBUTES, place_of
+from backend.label_studio.shape import ATTRIBUTES, shape_key
 from backend.label_studio.wire import UnreadResult, WireResult, WireValue
 
 ImageOf = Callable[[WireResult], int | None]
-_UNKNOWN = "unknown"  # type of a result that does not say a type we could read
+_UNKNOWN = "unknown"  # type of a result without a readable type
 
 
 @dataclass
@@ -25,60 +26,60 @@ class Group:
     """The results of one region.
 
     Attributes:
-        id: of the region; made up from the shape where the results have none.
+        id: of the region; derived from the shape where the results have no id.
         image_index: 0-based position of the image.
-        drawn: results that draw, in their order.
-        said: results that only say something.
+        shapes: results that draw a shape, in their order.
+        attributes: results that only hold labels, choices or a text.
     """
 
     id: str
     image_index: int
-    drawn: list[WireResult] = field(default_factory=list)
-    said: list[WireResult] = field(default_factory=list)
+    shapes: list[WireResult] = field(default_factory=list)
+    attributes: list[WireResult] = field(default_factory=list)
 
     @property
     def results(self) -> list[WireResult]:
-        """All of them, what draws first."""
-        return [*self.drawn, *self.said]
+        """All results, shapes first."""
+        return [*self.shapes, *self.attributes]
 
 
 def has_id(result: WireResult) -> bool:
-    """Whether a result says to which region it belongs; the editor takes "" and 0 for nothing."""
+    """Whether a result has the id of a region; the editor ignores the ids "" and 0."""
     return bool(result.id)
 
 
 def group_results(results: Sequence[WireResult], image_of: ImageOf) -> list[Group]:
-    """Groups the results that belong to a region.
+    """Groups the results by region.
 
     Args:
         results: of one annotation.
-        image_of: tells which image a result belongs to, None for one the config does not have.
+        image_of: returns the image of a result, 0-based; None for an image outside the config.
     """
     grouping = _Grouping()
-    said = []
+    attributes = []
     for result in results:
         index = image_of(result)
         if result.type not in ATTRIBUTES and index is not None:
-            grouping.add_drawn(result, index)
+            grouping.add_shape(result, index)
         elif result.type in ATTRIBUTES and result.type != "relation":
-            said.append((result, index))
-    for result, index in said:
-        grouping.add_said(result, index)
+            attributes.append((result, index))
+    for result, index in attributes:
+        grouping.add_attribute(result, index)
     return grouping.groups
 
 
 def unread_results(entries: Iterable[msgspec.Raw]) -> list[WireResult]:
-    """What can be told of entries that have another form than we know: where, and their labels."""
-    found = []
+    """Reads the image, id and labels of entries whose other fields have an unknown form."""
+    results: list[WireResult] = []
     for entry in entries:
         with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             value = msgspec.json.decode(entry)
             if isinstance(value, dict) and isinstance(value.get("to_name"), str):
-                found.append(_outlined(value))
-    return found
+                results.append(_unread_result(value))
+    return results
 
 
-def _outlined(entry: dict[str, object]) -> WireResult:
+def _unread_result(entry: dict[str, object]) -> WireResult:
     region, tag, index = entry.get("id"), entry.get("from_name"), entry.get("item_index")
     kind = entry.get("type")
     return UnreadResult(
@@ -100,7 +101,7 @@ def _labels_in(value: object) -> list[str] | None:
 
 
 class _Grouping:
-    """Groups in the making, by id and by shape."""
+    """Builds the groups; finds them by id and by shape."""
 
     def __init__(self) -> None:
         self.groups: list[Group] = []
@@ -108,49 +109,51 @@ class _Grouping:
         self._by_id: dict[str, list[Group]] = {}
         self._without_id: dict[tuple[int, bytes], list[Group]] = {}
 
-    def add_drawn(self, result: WireResult, index: int) -> None:
-        """A result that draws belongs to its id; without one it is a region of its own."""
-        group = self._named(result, index) if has_id(result) else self._nameless(result, index)
-        group.drawn.append(result)
+    def add_shape(self, result: WireResult, index: int) -> None:
+        """Adds a result that draws: to the group of its id, or as a new region without an id."""
+        group = self._of_id(result, index) if has_id(result) else self._new_unnamed(result, index)
+        group.shapes.append(result)
 
-    def add_said(self, result: WireResult, index: int | None) -> None:
-        """A result that says something belongs to its id, or to the shape that it repeats."""
-        group = self._meant_by_id(result, index) if has_id(result) else self._meant(result, index)
+    def add_attribute(self, result: WireResult, index: int | None) -> None:
+        """Adds labels, choices or a text: to the group of its id, or of the shape it repeats."""
+        find = self._find_by_id if has_id(result) else self._find_by_shape
+        group = find(result, index)
         if group is not None:
-            group.said.append(result)
+            group.attributes.append(result)
 
-    def _named(self, result: WireResult, index: int) -> Group:
+    def _of_id(self, result: WireResult, index: int) -> Group:
+        """Returns the group of the result's id and image, made if it is new."""
         place = (index, str(result.id))
         if place not in self._by_place:
             self._by_place[place] = self._new(str(result.id), index)
             self._by_id.setdefault(str(result.id), []).append(self._by_place[place])
         return self._by_place[place]
 
-    def _nameless(self, result: WireResult, index: int) -> Group:
-        """Equal shapes on equal images get equal ids."""
+    def _new_unnamed(self, result: WireResult, index: int) -> Group:
+        """Returns a new group for a shape without id; equal shapes on one image get equal ids."""
         shape = _shape(result)
         alike = self._without_id.setdefault((index, shape), [])
         name = f"{index}|{len(alike)}|".encode() + shape
         alike.append(self._new(hashlib.sha256(name).hexdigest()[:12], index))
         return alike[-1]
 
-    def _meant_by_id(self, result: WireResult, index: int | None) -> Group | None:
+    def _find_by_id(self, result: WireResult, index: int | None) -> Group | None:
         alike = self._by_id.get(str(result.id), [])
         if index is None or (index, str(result.id)) not in self._by_place:
             if len(alike) == 1:
-                return alike[0]  # what is said does not always repeat the image
-            return None if index is None else self._named(result, index)
+                return alike[0]  # attributes do not always repeat the image
+            return None if index is None else self._of_id(result, index)
         return self._by_place[index, str(result.id)]
 
-    def _meant(self, result: WireResult, index: int | None) -> Group | None:
-        """Of equal shapes the first that this tag has not said anything about."""
+    def _find_by_shape(self, result: WireResult, index: int | None) -> Group | None:
+        """Returns the first group of the same shape without an attribute from the same tag."""
         shape = _shape(result)
         if index is None or not shape:
-            return None  # it says something about the whole task
+            return None  # it belongs to the whole task
         for group in self._without_id.get((index, shape), []):
-            if all(one.from_name != result.from_name for one in group.said):
+            if all(other.from_name != result.from_name for other in group.attributes):
                 return group
-        return self._nameless(result, index)
+        return self._new_unnamed(result, index)
 
     def _new(self, region_id: str, index: int) -> Group:
         self.groups.append(Group(region_id, index))
@@ -158,4 +161,4 @@ class _Grouping:
 
 
 def _shape(result: WireResult) -> bytes:
-    return b"" if result.value is None else place_of(result.value)
+    return b"" if result.value is None else shape_key(result.value)

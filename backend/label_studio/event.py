@@ -1,24 +1,23 @@
 """Webhook bodies -> events for the journal, and journalled events -> annotations.
 
-Label Studio sends an object, a list under a singular key, or ids, by event; a bulk delivery becomes
-one event per annotation. Does not decode masks and does not decide what an event means.
+Depending on the event, Label Studio sends an object, a list under a singular key, or ids. A bulk
+delivery becomes one event per annotation. Masks are not decoded here.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 
 from backend.errors import InvalidEventError
+from backend.label_schema import LabelSchema
 from backend.label_studio.annotation import parse_drawing
-from backend.label_studio.canonical import canonical, canonical_results
+from backend.label_studio.event_key import canonical, canonical_results, event_key, to_utc
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.task import parse_task
 from backend.label_studio.wire import Id, decode, decode_body, decode_list
-from backend.types import Annotation, Event, EventAction, LabelSchema, Task
+from backend.types import Annotation, Event, EventAction, Task
 
 MAX_OBJECTS = 10_000
 
@@ -28,7 +27,7 @@ _WITH_ANNOTATIONS = (
     EventAction.ANNOTATIONS_CREATED,
 )
 _COPYING = frozenset({"prediction", "propagated_annotation"})
-"""Last actions of Enterprise that need nobody to look at what they make."""
+"""Last actions of Label Studio Enterprise that create annotations nobody has looked at."""
 _WITH_TASKS = (EventAction.TASKS_CREATED, EventAction.TASKS_DELETED)
 
 
@@ -61,7 +60,7 @@ class _WireAnnotation(msgspec.Struct):
     lead_time: float | None = None
     last_action: str | None = None
     bulk_created: bool | None = None
-    updated_by: object = msgspec.UNSET  # null if nobody has touched it
+    updated_by: object = msgspec.UNSET  # null if nobody has edited the annotation
 
 
 class _WireBody(msgspec.Struct):
@@ -84,7 +83,7 @@ class _TasksPayload(msgspec.Struct):
 
 
 class _Payload(msgspec.Struct):
-    """What the journal keeps of an annotation event; the project's share token is not in it."""
+    """The part of an annotation event that the journal keeps; without the project's share token."""
 
     project: Id
     annotation: _WireAnnotation
@@ -116,15 +115,15 @@ def parse_events(body: bytes) -> tuple[Event, ...]:
     is_project = action in (EventAction.PROJECT_CREATED, EventAction.PROJECT_UPDATED)
     content = {"action": wire.action, "task_ids": task_ids}
     payload = msgspec.json.encode(content | ({"label_config": config} if is_project else {}))
-    # Pressing the training button is one wish, whatever the project looks like by now.
+    # Pressing the training button twice is one event, even if the project changed in between.
     is_training = action is EventAction.START_TRAINING
-    told = b"" if is_training else canonical(body, "body")
-    key = event_key(wire.action, project_id, [(0, None, told)])
+    content_key = b"" if is_training else canonical(body, "body")
+    key = event_key(wire.action, project_id, [(0, None, content_key)])
     return (Event(key=key, action=action, project_id=project_id, payload=payload),)
 
 
 def read_annotation(event: Event) -> Annotation:
-    """Reads the annotation of a journalled event; its masks are decoded when looked at.
+    """Reads the annotation of a journalled event; each mask is decoded when it is first needed.
 
     Raises:
         InvalidEventError: the event holds no annotation, or one without task or time.
@@ -142,7 +141,7 @@ def read_annotation(event: Event) -> Annotation:
         task_id=wire.task,
         project_id=kept.project,
         annotator_id=annotator.id if isinstance(annotator, _WireReference) else annotator,
-        updated_at=_utc(wire.updated_at),
+        updated_at=to_utc(wire.updated_at),
         was_skipped=was_skipped,
         parent_prediction_id=wire.parent_prediction,
         regions=() if was_skipped else drawing.regions,
@@ -154,18 +153,18 @@ def read_annotation(event: Event) -> Annotation:
 
 
 def _was_seen(action: EventAction, wire: _WireAnnotation) -> bool:
-    """Whether a person looked at an annotation: not if it was copied in bulk and left alone since.
+    """Whether a person looked at an annotation; False for a bulk copy that nobody edited since.
 
-    Label Studio's "Create Annotations From Predictions" leaves no editor and no time that it took;
-    whoever submits or updates such an annotation becomes its editor. Imported annotations are
-    copies of nothing here, and count.
+    Label Studio's "Create Annotations From Predictions" writes neither an editor nor a lead time;
+    a person who submits or updates such an annotation becomes its editor. Imported annotations are
+    not copies of a prediction and count as seen.
     """
-    if wire.last_action is not None:  # Label Studio Enterprise says it
+    if wire.last_action is not None:  # Label Studio Enterprise states it
         return wire.last_action not in _COPYING
     is_copy = wire.parent_prediction is not None or wire.parent_annotation is not None
     if not (is_copy or wire.bulk_created):
         return True
-    if wire.updated_by is msgspec.UNSET:  # journalled before this was kept
+    if wire.updated_by is msgspec.UNSET:  # journalled by a version that did not keep the field
         return action is not EventAction.ANNOTATIONS_CREATED
     return wire.updated_by is not None or bool(wire.lead_time)
 
@@ -199,12 +198,12 @@ def read_schema(event: Event) -> LabelSchema:
 
 
 def read_task_ids(event: Event) -> tuple[int, ...]:
-    """Ids of the tasks that a journalled TASKS_CREATED or TASKS_DELETED names."""
+    """Returns the task ids of a journalled TASKS_CREATED or TASKS_DELETED event."""
     return tuple(decode(event.payload, _TasksPayload, InvalidEventError).task_ids)
 
 
 def missed_events(task: bytes, *, project_id: int, label_config: str) -> tuple[Event, ...]:
-    """Turns a task of Label Studio's API into the events that tell its annotations' present state.
+    """Turns a task of Label Studio's API into events with the present state of its annotations.
 
     Args:
         task: JSON object with id, data and annotations.
@@ -229,16 +228,16 @@ def missed_events(task: bytes, *, project_id: int, label_config: str) -> tuple[E
     return tuple(events)
 
 
-def told_keys(event: Event) -> frozenset[str]:
-    """Keys an annotation's state may have in the journal, whichever event told it."""
+def annotation_keys(event: Event) -> frozenset[str]:
+    """Returns the keys that the same state of an annotation has under each annotation action."""
     annotation = _payload_of(event).annotation
     result = canonical_results(annotation.result, "annotation.result")
-    said = [(annotation.id, annotation.updated_at, result)]
-    return frozenset(event_key(action, event.project_id, said) for action in _WITH_ANNOTATIONS)
+    state = [(annotation.id, annotation.updated_at, result)]
+    return frozenset(event_key(action, event.project_id, state) for action in _WITH_ANNOTATIONS)
 
 
 def deletion_event(project_id: int, annotation_id: int) -> Event:
-    """The event that tells that an annotation is gone, as the webhook sends it."""
+    """Returns the event of a deleted annotation, as the webhook would send it."""
     action = EventAction.ANNOTATIONS_DELETED
     return Event(
         key=event_key(action, project_id, [(annotation_id, None, b"")]),
@@ -247,28 +246,6 @@ def deletion_event(project_id: int, annotation_id: int) -> Event:
         annotation_id=annotation_id,
         is_deletion=True,
     )
-
-
-def event_key(
-    action: str, project_id: int, objects: Sequence[tuple[int, datetime | None, bytes]]
-) -> str:
-    """Idempotency key: sha256 of the action, the project and each (id, updated_at, content).
-
-    Args:
-        action: the event's name.
-        project_id: where it happened.
-        objects: id, time of the last change, and canonical JSON: the result of an annotation, the
-            whole body of an event without annotations.
-
-    Returns:
-        64 hex digits, equal for repeated deliveries of one event.
-    """
-    digest = hashlib.sha256(f"{action}\n{project_id}\n".encode())
-    for object_id, updated_at, result in objects:
-        time = "" if updated_at is None else _utc(updated_at).isoformat()
-        digest.update(f"{object_id}\n{time}\n{len(result)}\n".encode())
-        digest.update(result)
-    return digest.hexdigest()
 
 
 def _payload_of(event: Event) -> _Payload:
@@ -288,19 +265,22 @@ def _project_of(wire: _WireBody) -> tuple[int, str | None]:
 
 
 def _annotation_events(wire: _WireBody, action: EventAction) -> tuple[Event, ...]:
-    """Annotation and task are objects, or both lists under the same singular keys."""
-    annotations = _one_or_many(wire.annotation, "annotation")
+    """Returns one event per annotation.
+
+    `annotation` and `task` are objects, or both are lists under these singular keys.
+    """
+    annotations = _as_list(wire.annotation, "annotation")
     if not 1 <= len(annotations) <= MAX_OBJECTS:
         raise InvalidEventError(f"expected 1 to {MAX_OBJECTS} annotations", field="annotation")
-    raw_tasks = _one_or_many(wire.task, "task") if bytes(wire.task) not in (b"", b"null") else []
+    raw_tasks = _as_list(wire.task, "task") if bytes(wire.task) not in (b"", b"null") else []
     decoded = [decode(raw, _WireTask, InvalidEventError, place="task") for raw in raw_tasks]
     tasks = {task.id: task for task in decoded}
-    only = next(iter(tasks.values())) if len(tasks) == 1 else None
+    only_task = next(iter(tasks.values())) if len(tasks) == 1 else None
     events = []
     for raw in annotations:
         annotation = decode(raw, _WireAnnotation, InvalidEventError, place="annotation")
-        if annotation.task is None and only is not None:
-            annotation.task = only.id
+        if annotation.task is None and only_task is not None:
+            annotation.task = only_task.id
         events.append(_annotation_event(wire, action, annotation, tasks.get(annotation.task or -1)))
     return tuple(events)
 
@@ -311,7 +291,7 @@ def _annotation_event(
     project_id, config = _project_of(wire)
     result = canonical_results(annotation.result, "annotation.result")
     if annotation.updated_at is not None:
-        annotation.updated_at = _utc(annotation.updated_at)
+        annotation.updated_at = to_utc(annotation.updated_at)
     return Event(
         key=event_key(action, project_id, [(annotation.id, annotation.updated_at, result)]),
         action=action,
@@ -323,18 +303,9 @@ def _annotation_event(
     )
 
 
-def _one_or_many(raw: msgspec.Raw, field: str) -> list[msgspec.Raw]:
+def _as_list(raw: msgspec.Raw, field: str) -> list[msgspec.Raw]:
     if not bytes(raw):
         raise InvalidEventError("expected an object or a list of objects", field=field)
     if bytes(memoryview(raw)[:1]) == b"[":
         return decode_list(raw, InvalidEventError, place=field)
     return [raw]
-
-
-def _utc(time: datetime) -> datetime:
-    try:
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except OverflowError:
-        raise InvalidEventError(
-            "expected a time between the years 1 and 9999 in UTC", field="annotation.updated_at"
-        ) from None

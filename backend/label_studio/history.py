@@ -1,7 +1,7 @@
-"""What Label Studio holds about annotations, for whoever may have missed an event.
+"""The present annotations of Label Studio, to find events that were missed.
 
-Asks in two steps: which tasks changed (light pages without annotations), then the annotations of
-those few. `/api/tasks/ID` is never asked: it would make Label Studio ask for a prediction.
+Two steps: which tasks changed (light pages without annotations), then the annotations of those
+tasks. `/api/tasks/ID` is never called: Label Studio would request a prediction.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
 
 import msgspec
 
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.connection import convert_answer
 
-_T = TypeVar("_T")
 _PAGE_SIZE = 200
 _MOST_PAGES = 1_000_000
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
@@ -24,12 +23,12 @@ _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """A task as a page of many shows it.
+    """A task as a page of tasks shows it.
 
     Attributes:
         id: Label Studio's id.
-        updated_at: UTC, by Label Studio's clock; moves with every change of an annotation.
-        annotation_count: annotations it has, skipped ones included.
+        updated_at: UTC, by Label Studio's clock; changes with every change of an annotation.
+        annotation_count: number of its annotations, skipped ones included.
     """
 
     id: int
@@ -38,8 +37,8 @@ class TaskSummary:
 
 
 @dataclass(frozen=True)
-class FoundPrediction:
-    """A prediction by its id; `result` is a JSON list."""
+class RawPrediction:
+    """A prediction that Label Studio stores; `result` is a JSON list."""
 
     id: int
     version: str
@@ -77,11 +76,11 @@ def find_tasks(
 
     Args:
         client: Label Studio.
-        project_id: whose tasks.
-        since: leave out what did not change after this time.
+        project_id: the project of the tasks.
+        since: leave out tasks that did not change after this time.
 
     Raises:
-        LabelStudioError: an answer that is refused, missing or of another form.
+        LabelStudioError: refused, not found, or an answer of another form.
     """
     query: dict[str, object] = {}
     if since is not None:
@@ -93,7 +92,7 @@ def find_tasks(
         }
         query["filters"] = {"conjunction": "and", "items": [changed]}
     for value in _tasks(client, project_id, query, page_size=_PAGE_SIZE, fields="task_only"):
-        wire = _convert(value, _WireSummary)
+        wire = convert_answer(value, _WireSummary)
         count = (wire.total_annotations or 0) + (wire.cancelled_annotations or 0)
         yield TaskSummary(wire.id, _utc(wire.updated_at), count)
 
@@ -101,34 +100,34 @@ def find_tasks(
 def fetch_annotated(
     client: LabelStudioClient, project_id: int, task_ids: Sequence[int]
 ) -> dict[int, bytes]:
-    """Fetches a few tasks with all their annotations, skipped ones included.
+    """Fetches tasks with all their annotations, skipped ones included.
 
     Returns:
-        JSON object with id, data and annotations by task id; a task that is gone is missing.
+        Task id -> JSON object with id, data and annotations; a deleted task is missing.
 
     Raises:
-        LabelStudioError: as above, or tasks that were not asked for: whether the others are gone
-            cannot be told then.
+        LabelStudioError: as above; or Label Studio returned other tasks, and then a missing task
+            need not be deleted.
     """
     query: dict[str, object] = {"selectedItems": {"all": False, "included": list(task_ids)}}
     values = _tasks(client, project_id, query, page_size=len(task_ids), fields="all")
-    tasks = [_convert(value, _WireTask) for value in values]
+    tasks = [convert_answer(value, _WireTask) for value in values]
     if strangers := {task.id for task in tasks} - set(task_ids):
         raise LabelStudioError(f"expected tasks {list(task_ids)}, got {sorted(strangers)} as well")
     return {task.id: msgspec.json.encode(task) for task in tasks}
 
 
-def fetch_prediction(client: LabelStudioClient, prediction_id: int) -> FoundPrediction | None:
-    """Fetches one prediction, None if it is gone.
+def fetch_prediction(client: LabelStudioClient, prediction_id: int) -> RawPrediction | None:
+    """Fetches one prediction; None if it was deleted.
 
     Raises:
-        LabelStudioError: an answer that is refused or of another form.
+        LabelStudioError: refused, or an answer of another form.
     """
     value = client.get(f"/api/predictions/{prediction_id}/", may_miss=True)
     if value is None:
         return None
-    wire = _convert(value, _WirePrediction)
-    return FoundPrediction(wire.id, wire.model_version or "", msgspec.json.encode(wire.result))
+    wire = convert_answer(value, _WirePrediction)
+    return RawPrediction(wire.id, wire.model_version or "", msgspec.json.encode(wire.result))
 
 
 def _tasks(
@@ -139,7 +138,7 @@ def _tasks(
     page_size: int,
     fields: str,
 ) -> Iterator[object]:
-    """Tasks of every page; Label Studio may make the pages smaller than asked."""
+    """Yields the tasks of every page; pages may be smaller than requested."""
     params: dict[str, str | int] = {
         "project": project_id,
         "page_size": page_size,
@@ -149,20 +148,13 @@ def _tasks(
     }
     seen = 0
     for page in range(1, _MOST_PAGES):
-        # Past the last page the answer is 404; on the first, the project is gone.
+        # 404 on the first page: the project was deleted. 404 on a later page: no more pages.
         answer = client.get("/api/tasks/", params=params | {"page": page}, may_miss=page > 1)
-        found = _WirePage([]) if answer is None else _convert(answer, _WirePage)
-        yield from found.tasks
-        seen += len(found.tasks)
-        if not found.tasks or (found.total is not None and seen >= found.total):
+        wire = _WirePage([]) if answer is None else convert_answer(answer, _WirePage)
+        yield from wire.tasks
+        seen += len(wire.tasks)
+        if not wire.tasks or (wire.total is not None and seen >= wire.total):
             return
-
-
-def _convert(value: object, kind: type[_T]) -> _T:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise LabelStudioError(f"unexpected answer from Label Studio: {error}") from error
 
 
 def _utc(time: datetime) -> datetime:

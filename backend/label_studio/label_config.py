@@ -1,8 +1,8 @@
 """Labeling XML -> LabelSchema: which tags hold the images, the masks, the kind and the name.
 
 Accepts every layout that shows a group of images (a Repeater, one Image tag per image, one Image
-with a valueList), plain brushes beside Labels, BrushLabels and Bitmask tags. An image that no mask
-can be drawn on is only there to be looked at, and is left out. Does not know tasks or results.
+with a valueList) and every tag that draws masks (Brush beside Labels, BrushLabels, Bitmask,
+BitmaskLabels). An image without a mask tag is only shown to the annotator and is left out.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from backend.errors import InvalidLabelConfigError
-from backend.label_studio.label_set import read_label
-from backend.label_studio.reference import read_reference
-from backend.types import (
+from backend.label_schema import (
     ControlType,
+    ImageLayout,
     ImageSlot,
     KindControl,
     LabelSchema,
     LabelValue,
-    Layout,
     MaskFamily,
     NameControl,
 )
+from backend.label_studio.label_set import read_label
+from backend.label_studio.task import read_reference
 from calico_model.types import MAX_GROUP_SIZE, RegionKind
 
 MAX_CONFIG_BYTES = 200_000
@@ -44,7 +44,7 @@ _SMART_TAGS = ("keypoint", "keypointlabels", "rectangle", "rectanglelabels")
 _KINDS: dict[str, tuple[RegionKind, ...]] = {
     kind.value.replace("_", " "): (kind,) for kind in RegionKind
 }
-# Short words say a kind only where nothing else can be meant: in a per-region choice.
+# Short words name a kind only in a per-region choice, where they are not ambiguous.
 _SHORT_KINDS: dict[str, tuple[RegionKind, ...]] = {
     "common": (RegionKind.COMMON_OBJECT, RegionKind.COMMON_PART),
     "unique": (RegionKind.UNIQUE_PART,),
@@ -60,8 +60,8 @@ def parse_label_config(xml: str) -> LabelSchema:
         xml: the config as Label Studio sends it, at most MAX_CONFIG_BYTES in UTF-8.
 
     Raises:
-        InvalidLabelConfigError: too large, not XML, with a DTD or entities, or without the tags
-            that are needed; the message names the tag to add.
+        InvalidLabelConfigError: too large, not XML, with a DTD or entities, or a tag is missing;
+            the message names the tag to add.
     """
     root = _parse_xml(xml)
     tags = list(root.iter())
@@ -71,7 +71,7 @@ def parse_label_config(xml: str) -> LabelSchema:
     family, masks = _find_masks(by_image)
     labels = masks if family in CARRIES_LABELS else _find_labels(by_image)
     kind, kind_tags, name, name_tags = _read_attributes(by_image, labels)
-    nothing: list[str | None] = [None] * len(images)
+    no_tags: list[str | None] = [None] * len(images)
     slots = tuple(
         ImageSlot(
             image=image.get("name", ""),
@@ -79,11 +79,11 @@ def parse_label_config(xml: str) -> LabelSchema:
             kind=kind_tag,
             name=name_tag,
             smart=tuple(tag.get("name", "") for tag in controls if _is_smart(tag)),
-            ask=next((tag.get("name") for tag in controls if _asks(tag)), None),
-            smart_only=tuple(tag.get("name", "") for tag in controls if _only_asks(tag)),
+            ask=next((tag.get("name") for tag in controls if _is_prompt_box(tag)), None),
+            smart_only=tuple(tag.get("name", "") for tag in controls if _only_prompts(tag)),
         )
         for image, mask, kind_tag, name_tag, controls in zip(
-            images, masks, kind_tags or nothing, name_tags or nothing, by_image, strict=True
+            images, masks, kind_tags or no_tags, name_tags or no_tags, by_image, strict=True
         )
     )
     return LabelSchema(
@@ -104,7 +104,7 @@ def parse_label_config(xml: str) -> LabelSchema:
 def _other_names(
     tags: Sequence[Element], images: Sequence[Element], flag: str | None
 ) -> frozenset[str]:
-    """Names of what is shown besides the images; in a Repeater once for each of its views."""
+    """Returns the names of other object tags, once for each view of a Repeater."""
     names = {tag.get("name", "") for tag in tags if not tag.get("toname") and tag not in images}
     if flag is None:
         return frozenset(names)
@@ -114,7 +114,7 @@ def _other_names(
 def _find_images(
     root: Element, tags: Sequence[Element]
 ) -> tuple[Element | None, Sequence[Element]]:
-    """The images that masks are drawn on, or else all of them, and the Repeater they are in."""
+    """Returns the Repeater, if any, and the images that masks are drawn on, or else all images."""
     images = [tag for tag in tags if tag.tag == "image"]
     drawn_on = {name for tag in tags if tag.tag in MASK_TAGS for name in _to_names(tag)}
     images = [image for image in images if image.get("name") in drawn_on] or images
@@ -134,7 +134,7 @@ def _find_images(
 
 
 def _parse_xml(xml: str) -> Element:
-    """Root element with tag and attribute names in lower case, as the editor reads them."""
+    """Returns the root element, tag and attribute names in lower case as the editor reads them."""
     size = len(xml.encode("utf-8", "surrogatepass"))
     if size > MAX_CONFIG_BYTES:
         raise _error(f"expected at most {MAX_CONFIG_BYTES} bytes, got {size}")
@@ -152,8 +152,11 @@ def _parse_xml(xml: str) -> Element:
 
 def _read_layout(
     repeater: Element | None, images: Sequence[Element]
-) -> tuple[Layout, tuple[str, ...], str | None, str | None, str | None]:
-    """Layout, task data keys, index flag, the key inside each list item, and what else refers."""
+) -> tuple[ImageLayout, tuple[str, ...], str | None, str | None, str | None]:
+    """Returns layout, keys of the task data, index flag, key in each list item, and item template.
+
+    The template is the image tag's reference where it is not simply an item of the list.
+    """
     if not images:
         raise _error('expected an <Image> tag, best inside <Repeater on="$images">; got none')
     first = images[0]
@@ -161,23 +164,23 @@ def _read_layout(
         if len(images) > MAX_GROUP_SIZE:
             raise _error(f"expected at most {MAX_GROUP_SIZE} <Image> tags, got {len(images)}")
         fields = tuple(_reference(image, "value") for image in images)
-        return Layout.IMAGE_TAGS, fields, None, None, None
+        return ImageLayout.IMAGE_TAGS, fields, None, None, None
     if len(images) > 1:
         place = "<Repeater>" if repeater is not None else "config with valueList"
         raise _error(f"expected one <Image> tag in a {place}, got {len(images)}")
     if repeater is None:
-        return Layout.VALUE_LIST, (_reference(first, "valuelist"),), None, None, None
+        return ImageLayout.VALUE_LIST, (_reference(first, "valuelist"),), None, None, None
     flag = repeater.get("indexflag") or "{{idx}}"
     if flag not in _need(first, "name"):
         raise _error(f'expected <Image name="image_{flag}"> in the <Repeater>, so names differ')
     field, value = _reference(repeater, "on"), _need(first, "value")
     item = _INDEXED.match(value)
     if item is not None and item[1] == field and item[2] == flag:
-        return Layout.REPEATER, (field,), flag, item[3], None
-    # Another list beside it, a deeper key, a folder before it: as the editor fills it in.
+        return ImageLayout.REPEATER, (field,), flag, item[3], None
+    # Any other reference, for example to a second list: replaced as the editor does.
     if flag not in value or read_reference(value.replace(flag, "0")) is None:
         raise _error(f'expected <Image value="${field}[{flag}]">, got {first.get("value")!r}')
-    return Layout.REPEATER, (field,), flag, None, value
+    return ImageLayout.REPEATER, (field,), flag, None, value
 
 
 def _controls_of(image_name: str, tags: Sequence[Element]) -> list[Element]:
@@ -192,40 +195,40 @@ def _to_names(tag: Element) -> list[str]:
 
 
 def _find_masks(by_image: Sequence[Sequence[Element]]) -> tuple[MaskFamily, list[Element]]:
-    """The first mask family that every image has."""
+    """Returns the first mask family that every image has, and its tag for each image."""
     for tag, family in MASK_TAGS.items():
-        found = _one_per_image([[c for c in controls if c.tag == tag] for controls in by_image])
-        if found:
-            return family, found
+        masks = _one_per_image([[c for c in controls if c.tag == tag] for controls in by_image])
+        if masks:
+            return family, masks
     raise _error(
         "expected a <BrushLabels>, or a <Brush> and a <Labels>, with toName of every <Image>"
     )
 
 
 def _find_labels(by_image: Sequence[Sequence[Element]]) -> list[Element]:
-    found = _one_per_image([[c for c in controls if c.tag == "labels"] for controls in by_image])
-    if not found:
+    labels = _one_per_image([[c for c in controls if c.tag == "labels"] for controls in by_image])
+    if not labels:
         raise _error("expected a <Labels> beside the <Brush>, with toName of every <Image>")
-    return found
+    return labels
 
 
 def _one_per_image(candidates: Sequence[Sequence[Element]]) -> list[Element]:
-    """The first candidate of each image, or [] when an image has none."""
-    return [found[0] for found in candidates] if all(candidates) else []
+    """Returns the first candidate of each image, or [] if an image has none."""
+    return [tags[0] for tags in candidates] if all(candidates) else []
 
 
 def _read_attributes(
     by_image: Sequence[Sequence[Element]], labels: Sequence[Element]
 ) -> tuple[KindControl | None, list[str | None], NameControl | None, list[str | None]]:
-    """Where kind and name are written, with the tag names per image ([] for no such tag).
+    """Returns the controls of kind and name, each with its tag names per image ([] for no tag).
 
-    Either the labels say the kind and a text or choice the name, or the labels are the names.
+    Either the labels are kinds and a text or choice holds the name, or the labels are the names.
     """
     values = _shared_values(labels)
     task_field = _task_field(labels[0])
     if not values and task_field is None:
         raise _error(f'expected <Label value="..."> inside <{labels[0].tag}> of every <Image>')
-    kinds = _kinds_said(values, _KINDS)
+    kinds = _kinds_among(values, _KINDS)
     per_region = [[c for c in cs if _is_true(c, "perregion")] for cs in by_image]
     choices = _one_per_image([[c for c in cs if c.tag == "choices"] for cs in per_region])
     if kinds:
@@ -233,7 +236,7 @@ def _read_attributes(
         name, name_tags = _name_beside_kinds(texts, choices)
         return KindControl(ControlType.LABELS, kinds), _names(labels), name, name_tags
     name = NameControl(ControlType.LABELS, values, task_field)
-    kinds = _kinds_said(_shared_values(choices), _KINDS | _SHORT_KINDS)
+    kinds = _kinds_among(_shared_values(choices), _KINDS | _SHORT_KINDS)
     kind = KindControl(ControlType.CHOICES, kinds) if kinds else None
     return kind, _names(choices) if kind else [], name, _names(labels)
 
@@ -241,11 +244,11 @@ def _read_attributes(
 def _name_beside_kinds(
     texts: Sequence[Element], choices: Sequence[Element]
 ) -> tuple[NameControl | None, list[str | None]]:
-    """The control for names when the labels already say the kind."""
+    """Returns the control for names when the labels hold the kind."""
     if texts:
         return NameControl(ControlType.TEXT), _names(texts)
     values = _shared_values(choices)
-    if values and not _kinds_said(values, _KINDS | _SHORT_KINDS):
+    if values and not _kinds_among(values, _KINDS | _SHORT_KINDS):
         return NameControl(ControlType.CHOICES, values), _names(choices)
     return None, []
 
@@ -255,7 +258,7 @@ def _names(tags: Sequence[Element]) -> list[str | None]:
 
 
 def _shared_values(controls: Sequence[Element]) -> tuple[LabelValue, ...]:
-    """Labels that every image offers, in the order of the first image."""
+    """Returns the labels that every image offers, in the order of the first image."""
     if not controls:
         return ()
     first, *others = [_values_of(control) for control in controls]
@@ -264,45 +267,45 @@ def _shared_values(controls: Sequence[Element]) -> tuple[LabelValue, ...]:
 
 
 def _values_of(control: Element) -> list[LabelValue]:
-    found = (
+    labels = (
         read_label(tag.get("value"), tag.get("alias"), tag.get("predicted_values"))
-        for tag in control.iter()  # they may be arranged in views
+        for tag in control.iter()  # labels may be nested in views
         if tag.tag in ("label", "choice")
     )
-    return [value for value in found if value is not None]
+    return [label for label in labels if label is not None]
 
 
 def _task_field(control: Element) -> str | None:
-    """The task key of labels that come with each task (`value="$parts"`)."""
+    """Returns the task key of labels that come with each task (`value="$parts"`)."""
     return read_reference(control.get("value", ""))
 
 
-def _kinds_said(
+def _kinds_among(
     values: Sequence[LabelValue], words: Mapping[str, tuple[RegionKind, ...]]
 ) -> dict[RegionKind, str]:
-    """Which label says which kind; the first label that fits wins."""
-    said: dict[RegionKind, str] = {}
+    """Returns the label of each kind; the first label that fits is taken."""
+    label_of: dict[RegionKind, str] = {}
     for value in values:
         for text in (value.value, *value.aliases):
             plain = " ".join(re.split(r"[\s_-]+", text.strip().lower()))
             for kind in words.get(plain, words.get(plain.removesuffix("s"), ())):
-                said.setdefault(kind, value.value)
-    return said
+                label_of.setdefault(kind, value.value)
+    return label_of
 
 
 def _is_smart(tag: Element) -> bool:
     return tag.tag in _SMART_TAGS and _is_true(tag, "smart")
 
 
-def _only_asks(tag: Element) -> bool:
-    """Whether nothing can be drawn with a tag; masks stand under their tag whoever drew them."""
+def _only_prompts(tag: Element) -> bool:
+    """Whether a tag is only for prompts; mask tags also hold drawings, whatever they state."""
     return _is_true(tag, "smartonly") and tag.tag not in MASK_TAGS
 
 
-def _asks(tag: Element) -> bool:
-    """Whether a text area is the prompt box: it says so itself, for others are for comments."""
-    is_own = tag.tag == "textarea" and not _is_true(tag, "perregion")
-    return is_own and _is_true(tag, "smart", "smartonly")
+def _is_prompt_box(tag: Element) -> bool:
+    """Whether a tag is the prompt box: a text area marked as smart; others are for comments."""
+    is_text = tag.tag == "textarea" and not _is_true(tag, "perregion")
+    return is_text and _is_true(tag, "smart", "smartonly")
 
 
 def _is_true(tag: Element, *attributes: str) -> bool:
@@ -310,7 +313,7 @@ def _is_true(tag: Element, *attributes: str) -> bool:
 
 
 def _read_relation(tags: Sequence[Element]) -> str | None:
-    """Label of the relation that links the same part; the first one offered otherwise."""
+    """Returns the label of relations: `same_part` if offered, else the first, "" without any."""
     if not any(tag.tag == "relations" for tag in tags):
         return None
     offered = [tag.get("value", "") for tag in tags if tag.tag == "relation"]
@@ -318,7 +321,7 @@ def _read_relation(tags: Sequence[Element]) -> str | None:
 
 
 def _reference(tag: Element, attribute: str) -> str:
-    """The task key that an attribute refers to ("$images" -> "images")."""
+    """Returns the task key that an attribute refers to ("$images" -> "images")."""
     reference = read_reference(_need(tag, attribute))
     if reference is None:
         raise _error(

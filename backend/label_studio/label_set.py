@@ -1,18 +1,18 @@
-"""The labels a project allows, as Label Studio stores them, and what texts mean among them."""
+"""The labels a project allows, as Label Studio stores them, and which label a text means."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from backend.types import LabelSchema, LabelValue
+from backend.label_schema import LabelSchema, LabelValue
 from calico_model.vocabulary import Vocabulary, identity, match
 
 
 def read_label(value: str | None, alias: str | None, predicted: str | None) -> LabelValue | None:
-    """One `<Label>`, `<Choice>` or entry of a task's label list.
+    """Reads one `<Label>`, `<Choice>` or entry of a task's label list; None for an empty one.
 
-    The editor stores the alias instead of the value when there is one, so we do too; the value and
-    the comma-separated `predicted_values` then mean the same label.
+    Like the editor, the label is stored by its alias if it has one. The value and the
+    comma-separated `predicted_values` then are further texts for the same label.
     """
     stored = alias or value
     if not stored or not stored.strip():
@@ -25,12 +25,11 @@ def read_label(value: str | None, alias: str | None, predicted: str | None) -> L
 def closed_labels(
     schema: LabelSchema, task_labels: tuple[LabelValue, ...] = ()
 ) -> tuple[LabelValue, ...]:
-    """Returns the names a task's regions may have; () where any text may be written.
+    """Returns the names a task's regions may have; () if any text is allowed.
 
     Args:
         schema: of the project.
-        task_labels: the task's own labels, which come after those of the config where it asks for
-            them.
+        task_labels: the task's own labels; they follow those of the config if it refers to them.
     """
     if schema.name is None:
         return ()
@@ -48,14 +47,14 @@ def match_label(text: str, labels: tuple[LabelValue, ...]) -> str | None:
 
 
 def vocabulary_in(schema: LabelSchema, task_labels: tuple[LabelValue, ...]) -> Vocabulary | None:
-    """Returns the closed set of a task; None where any text may be written."""
+    """Returns the closed label set of a task; None if any text is allowed."""
     labels = closed_labels(schema, task_labels)
     return vocabulary_of(labels) if labels else None
 
 
 @lru_cache(maxsize=256)
 def vocabulary_of(labels: tuple[LabelValue, ...]) -> Vocabulary:
-    """All labels of another text; an alias is the first label's that has it."""
+    """Returns the vocabulary of a closed set; an alias means the first label that has it."""
     distinct: dict[str, str] = {}
     for label in labels:
         distinct.setdefault(identity(label.value), label.value)

@@ -1,21 +1,18 @@
 """Image URLs of a task -> pixels, within limits of bytes, pixels, side and time.
 
 Knows where Label Studio keeps files and which URL may carry its token. Every URL, also of a
-redirect, passes the address policy; a file under another name of Label Studio is asked for at the
-one address we were given. Does not open connections itself.
+redirect, is checked by the address policy. A file under another name of Label Studio is requested
+from the one address in the settings. Connections are opened in download.py.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
-import re
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import parse_qs, quote, unquote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urljoin, urlsplit
 
 import httpx
 
@@ -24,31 +21,27 @@ from backend.errors import (
     InvalidTaskError,
     LabelStudioError,
     MediaError,
-    MediaTooLargeError,
     MediaUnavailableError,
     UnreadableMediaError,
 )
 from backend.label_studio.address import (
     AddressPolicy,
+    CheckedUrl,
     Resolver,
-    Target,
     is_this_machine,
     resolve_host,
     split_origin,
 )
-from backend.label_studio.download import Download, MediaLimits
-from backend.label_studio.mending import read_without_end
+from backend.label_studio.download import Download
+from backend.label_studio.image_decoding import MediaLimits, decode_image, read_data_url
 from backend.label_studio.names import StudioNames
 from backend.types import Task
 from calico_model.errors import InvalidImageError
-from calico_model.picture import read_rgb, read_size
 from calico_model.types import ImageGroup, RgbImage
 
 _LABEL_STUDIO_PATHS = ("/data/", "/storage-data/", "/tasks/")
 _LOCAL_FILES = "/data/local-files/"
-_DECODING = threading.Lock()  # a decoder takes several times what stays of an image
 _STORAGE_SCHEMES = ("s3", "gs", "azure-blob")
-_DATA_URL = re.compile(r"data:(?P<kind>[^,]{0,1000}),", re.IGNORECASE)
 
 
 class Authorization(Protocol):
@@ -68,7 +61,7 @@ class MediaFetcher:
         local_files_root: folder that `/data/local-files/?d=` is read from directly, or None.
         limits: what one image may cost.
         resolve: host and port -> IP addresses.
-        transport: for tests; the network when None.
+        transport: for tests; None is the network.
         names: other addresses of the same Label Studio.
         certificates: file or folder of further certificate authorities that are trusted, or None.
 
@@ -95,8 +88,8 @@ class MediaFetcher:
         self._prefix = "" if self._base is None else urlsplit(self._base).path
         self._authorization = authorization
         self._root = None if local_files_root is None else local_files_root.resolve()
-        own = () if self._origin is None else (_listed(self._origin),)
-        self._policy = AddressPolicy((*own, *hosts), resolve=resolve)
+        studio = () if self._origin is None else (_host_and_port(self._origin),)
+        self._policy = AddressPolicy((*studio, *hosts), resolve=resolve)
         self._names = names or StudioNames()
         self._web = Download(self._limits, transport=transport, certificates=certificates)
 
@@ -117,16 +110,19 @@ class MediaFetcher:
         images: list[RgbImage] = []
         for url, field in zip(task.image_urls, task.image_fields, strict=True):
             used = sum(image.shape[0] * image.shape[1] for image in images)
-            images.append(self._fetch(url, field, task.id, used))
+            images.append(self.fetch(url, field=field, task_id=task.id, used_pixels=used))
         return ImageGroup(tuple(images), tuple(f"image_{index}" for index in range(len(images))))
 
-    def fetch(self, url: str, *, field: str = "url", task_id: int | None = None) -> RgbImage:
+    def fetch(
+        self, url: str, *, field: str = "url", task_id: int | None = None, used_pixels: int = 0
+    ) -> RgbImage:
         """Fetches one image.
 
         Args:
             url: as it stands in the task's data.
-            field: where it stood, for messages.
+            field: place of the URL in the task, for messages.
             task_id: needed for s3://, gs:// and azure-blob://.
+            used_pixels: sum of width x height of the earlier images of the task.
 
         Returns:
             (H, W, 3) uint8 RGB, EXIF orientation applied.
@@ -134,12 +130,8 @@ class MediaFetcher:
         Raises:
             MediaError: the image cannot be used.
         """
-        return self._fetch(url, field, task_id, 0)
-
-    def _fetch(self, url: str, field: str, task_id: int | None, used: int) -> RgbImage:
-        """As `fetch`, beside images of `used` pixels."""
         try:
-            return self._decode(self._read(url, task_id), used)
+            return decode_image(self._read(url, task_id), self._limits, used_pixels=used_pixels)
         except InvalidImageError as error:
             raise UnreadableMediaError(str(error).removeprefix("image: "), field=field) from error
         except LabelStudioError as error:
@@ -147,30 +139,9 @@ class MediaFetcher:
         except MediaError as error:
             raise type(error)(str(error), field=field) from error
 
-    def _decode(self, data: bytes, used: int) -> RgbImage:
-        limits = self._limits
-        height, width = read_size(data) or (0, 0)
-        if used and used + height * width > limits.max_group_pixels:
-            raise MediaTooLargeError(
-                f"expected images of together at most {limits.max_group_pixels} pixels, got "
-                f"{width} x {height} beside {used} pixels; see CALICO_MAX_GROUP_PIXELS"
-            )
-
-        def read(encoded: bytes) -> RgbImage:
-            return read_rgb(encoded, max_pixels=limits.max_pixels, max_side=limits.max_side)
-
-        with _DECODING:
-            try:
-                return read(data)
-            except InvalidImageError:
-                mended = read_without_end(data, read)
-                if mended is None:
-                    raise
-                return mended
-
     def _read(self, url: str, task_id: int | None) -> bytes:
         if url[:5].lower() == "data:":
-            return self._read_data(url)
+            return read_data_url(url, self._limits)
         scheme = url.split(":", 1)[0].lower() if "://" in url else ""
         if scheme in ("http", "https"):
             url = self._routed(url)
@@ -182,7 +153,9 @@ class MediaFetcher:
             if task_id is None:
                 raise ForbiddenAddressError(f"{scheme}:// needs a stored task to be resolved")
             key = base64.urlsafe_b64encode(url.encode()).decode()
-            return self._download(self._own_url(f"/tasks/{task_id}/presign/?fileuri={quote(key)}"))
+            return self._download(
+                self._studio_url(f"/tasks/{task_id}/presign/?fileuri={quote(key)}")
+            )
         if scheme or not url.startswith("/") or url.startswith("//"):
             raise ForbiddenAddressError(
                 "expected http(s)://, data:, s3://, gs://, azure-blob:// or a /data/ path of "
@@ -191,23 +164,26 @@ class MediaFetcher:
         path = self._below_prefix(url) or url
         if self._root is not None and path.startswith(_LOCAL_FILES):
             return self._read_local(path, self._root)
-        if not _is_own_path(path):
+        if not _is_file_path(path):
             raise ForbiddenAddressError(f"expected a path under /data/, got {url[:60]!r}")
-        return self._download(self._own_url(path))
+        return self._download(self._studio_url(path))
 
     def _below_prefix(self, path: str) -> str | None:
-        """The path as Label Studio sees it, which may itself live below a path; None outside."""
+        """Returns a path below Label Studio's own path prefix; None for a path outside of it."""
         is_inside = path.startswith(f"{self._prefix}/")
         return path.removeprefix(self._prefix) if is_inside else None
 
     def _below_base(self, url: str) -> str | None:
-        """The path and query of a URL at Label Studio, None for another host or path."""
+        """Returns path and query of a URL of Label Studio; None for another host or path."""
         if self._base is None or not url.startswith(f"{self._base}/"):
             return None
         return url.removeprefix(self._base)
 
     def _routed(self, url: str) -> str:
-        """A file under any name of Label Studio at its one address; other URLs as they are."""
+        """Returns the URL at Label Studio's one address for a file under any of its names.
+
+        Other URLs are returned unchanged.
+        """
         if self._base is None:
             return url
         prefix = self._prefix_at(url)
@@ -216,16 +192,16 @@ class MediaFetcher:
         parts = urlsplit(url)
         for start in (prefix, self._prefix, ""):
             path = parts.path.removeprefix(start)
-            if parts.path.startswith(f"{start}/") and _is_own_path(path):
+            if parts.path.startswith(f"{start}/") and _is_file_path(path):
                 return self._base + path + (f"?{parts.query}" if parts.query else "")
         return url
 
     def _prefix_at(self, url: str) -> str | None:
-        """The path below which Label Studio lies at a URL's host; None for other hosts."""
+        """Returns Label Studio's path prefix at the host of a URL; None for other hosts."""
         try:
             origin = split_origin(url.replace(" ", "%20"))
         except ForbiddenAddressError:
-            return None  # the policy says so, too
+            return None  # the address policy refuses the URL, too
         if origin == self._origin or self._origin is None:
             return None
         _, host, port = self._origin
@@ -233,32 +209,13 @@ class MediaFetcher:
             return self._prefix  # "localhost" and 127.0.0.1
         return self._names.prefix_of(url.replace(" ", "%20"))
 
-    def _read_data(self, url: str) -> bytes:
-        """The bytes of a data: URL, read as leniently as browsers do."""
-        head = _DATA_URL.match(url)
-        if head is None:
-            raise UnreadableMediaError("expected data:image/...;base64,... with a comma")
-        most = self._limits.max_bytes
-        if len(url) > 3 * most + 1100:  # every byte may be written as %XX
-            raise self._limits.too_large()
-        data = unquote_to_bytes(url[head.end() :])
-        if head["kind"].lower().rstrip().endswith(";base64"):
-            plain = data.translate(None, b" \t\r\n\f").translate(bytes.maketrans(b"-_", b"+/"))
-            try:
-                data = base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
-            except binascii.Error as error:
-                raise UnreadableMediaError(f"data: expected base64 ({error})") from error
-        if len(data) > most:
-            raise self._limits.too_large()
-        return data
-
-    def _own_url(self, path: str) -> str:
+    def _studio_url(self, path: str) -> str:
         if self._base is None:
             raise MediaUnavailableError("Label Studio's address is needed: set LABEL_STUDIO_URL")
         return self._base + path
 
     def _read_local(self, url: str, root: Path) -> bytes:
-        """A file of the shared folder; links that lead out of it are refused."""
+        """Returns the bytes of a file in the shared folder; links that lead out are refused."""
         relative = parse_qs(urlsplit(url).query).get("d", [""])[0]
         try:
             path = (root / relative.lstrip("/")).resolve(strict=True)
@@ -295,9 +252,9 @@ class MediaFetcher:
             was_refused = was_refused or renew
             if answer is not None:
                 redirects += 1
-                asked, goal = url, _joined(url, answer)
+                requested, goal = url, _joined(url, answer)
                 url = self._routed(goal)
-                if url == asked != goal:
+                if url == requested != goal:
                     raise MediaUnavailableError(
                         f"Label Studio at {self._base} sends us to {goal[:200]}; set "
                         "LABEL_STUDIO_URL to the address it wants to be called by"
@@ -307,7 +264,7 @@ class MediaFetcher:
                     f"expected at most {self._limits.max_redirects} redirects"
                 )
 
-    def _headers(self, target: Target, *, renew: bool) -> dict[str, str]:
+    def _headers(self, target: CheckedUrl, *, renew: bool) -> dict[str, str]:
         """The token goes to Label Studio's own origin and file paths only."""
         # Label Studio answers 406 to /data/local-files/ when only images are accepted.
         headers = {
@@ -315,24 +272,24 @@ class MediaFetcher:
             "Accept-Encoding": "identity",
             "Accept": "image/*, */*;q=0.1",
         }
-        if self._is_own(target) and self._authorization is not None:
+        if self._is_studio_file(target) and self._authorization is not None:
             headers["Authorization"] = self._authorization.header(renew=renew)
         return headers
 
-    def _is_own(self, target: Target) -> bool:
+    def _is_studio_file(self, target: CheckedUrl) -> bool:
         path = self._below_prefix(urlsplit(target.url).path)
-        return target.origin == self._origin and path is not None and _is_own_path(path)
+        return target.origin == self._origin and path is not None and _is_file_path(path)
 
-    def _advice(self, target: Target) -> str:
-        """What to do if a host refuses to send an image: each host has its own lock."""
-        if not self._is_own(target):
+    def _advice(self, target: CheckedUrl) -> str:
+        """Returns what the user can do if a host refuses to send an image."""
+        if not self._is_studio_file(target):
             return f"{target.host} does not let this machine fetch it without signing in"
         if self._authorization is None:
             return "set LABEL_STUDIO_API_KEY"
         return "check LABEL_STUDIO_API_KEY, and that its user may see the project"
 
 
-def _listed(origin: tuple[str, str, int]) -> str:
+def _host_and_port(origin: tuple[str, str, int]) -> str:
     _, host, port = origin
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -344,7 +301,7 @@ def _joined(url: str, location: str) -> str:
         raise ForbiddenAddressError(f"expected a URL: {error}") from error
 
 
-def _is_own_path(path: str) -> bool:
-    """Whether a path is where Label Studio keeps files, without a way out of it."""
+def _is_file_path(path: str) -> bool:
+    """Whether Label Studio keeps files under a path; False for a path with ".."."""
     plain = unquote(unquote(path.split("?")[0]))
     return plain.startswith(_LABEL_STUDIO_PATHS) and ".." not in plain.split("/")

@@ -1,8 +1,8 @@
-"""Under which addresses one Label Studio is known: listed ones, and what it says of itself.
+"""The addresses of one Label Studio: those in the settings, and those it announces itself.
 
-A task may hold any of them; files are always asked for at the one address the backend was given, so
-that the token goes nowhere else, whoever announces what. What was announced is kept in a file, for
-the trainer's process.
+A task may hold any of them. Files are always requested from the one address in the settings, so an
+announced address never receives the token. Announced addresses are stored in a file, for the
+process of the trainer.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from backend.errors import ForbiddenAddressError
 from backend.label_studio.address import split_origin
 
 _log = logging.getLogger(__name__)
-_MOST_ANNOUNCED = 16  # the newest; who may call /setup must not fill the disk
+_MOST_ANNOUNCED = 16  # the newest ones; callers of /setup must not fill the disk
 _MOST_LETTERS = 300
-_PLAIN_PORTS = (80, 443)  # one name: whether a proxy speaks TLS is its own matter
+_PLAIN_PORTS = (80, 443)  # count as one port: a proxy may add or remove TLS
 
 _Place = tuple[str, int]
 
@@ -33,7 +33,7 @@ class StudioNames:
 
     Args:
         listed: "name", "name:port" or a whole address, which may have a path.
-        file: where announced addresses are kept, or None to forget them.
+        file: stores announced addresses, or None to store none.
     """
 
     def __init__(self, listed: Sequence[str] = (), *, file: Path | None = None) -> None:
@@ -41,24 +41,24 @@ class StudioNames:
         self._listed = dict(map(_place_and_prefix, whole))
         self._file = file
         self._announced: tuple[str, ...] = ()
-        self._found: dict[_Place, str] = {}
+        self._prefix_of_announced: dict[_Place, str] = {}
         self._read_at: int | None = None
         self._lock = threading.Lock()
 
     def announce(self, address: str | None) -> None:
-        """Takes note of an address that Label Studio gives itself; anything else is ignored."""
+        """Adds an address that Label Studio announces; other texts are ignored."""
         address = (address or "").rstrip("/")
         if not address or len(address) > _MOST_LETTERS or self._is_known(address):
             return
         with self._lock:
             self._read()
-            others = (one for one in self._announced if one != address)
+            others = (known for known in self._announced if known != address)
             self._announced = (address, *others)[:_MOST_ANNOUNCED]
-            self._found = dict(map(_place_and_prefix, self._announced))
+            self._prefix_of_announced = dict(map(_place_and_prefix, self._announced))
             self._write()
 
     def prefix_of(self, url: str) -> str | None:
-        """The path below which Label Studio lies at the host of a URL; None for other hosts."""
+        """Returns Label Studio's path prefix at the host of a URL; None for other hosts."""
         try:
             place, _ = _place_and_prefix(url)
         except ForbiddenAddressError:
@@ -66,21 +66,21 @@ class StudioNames:
         if place in self._listed:
             return self._listed[place]
         with self._lock:
-            if place not in self._found:
+            if place not in self._prefix_of_announced:
                 self._read()
-            return self._found.get(place)
+            return self._prefix_of_announced.get(place)
 
     def _is_known(self, address: str) -> bool:
         try:
             place, prefix = _place_and_prefix(address)
         except ForbiddenAddressError:
-            return True  # no address at all
+            return True  # not an address
         with self._lock:
             self._read()
-            return self._found.get(place) == prefix
+            return self._prefix_of_announced.get(place) == prefix
 
     def _read(self) -> None:
-        """What other processes heard, if the file changed."""
+        """Reads the addresses that other processes stored, if the file changed."""
         if self._file is None:
             return
         with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError, ForbiddenAddressError):
@@ -88,7 +88,7 @@ class StudioNames:
             if changed != self._read_at:
                 kept = msgspec.json.decode(self._file.read_bytes(), type=list[str])
                 self._announced = tuple(kept[:_MOST_ANNOUNCED])
-                self._found = dict(map(_place_and_prefix, self._announced))
+                self._prefix_of_announced = dict(map(_place_and_prefix, self._announced))
                 self._read_at = changed
 
     def _write(self) -> None:

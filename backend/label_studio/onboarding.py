@@ -1,6 +1,6 @@
-"""The calls of Label Studio's API that connecting and checking need beyond LabelStudioClient's.
+"""Calls of Label Studio's API that only connecting and checking need.
 
-Knows what Label Studio answers when its own settings forbid a private address. Decides nothing.
+Also finds out whether Label Studio's own settings forbid the private address of a backend.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import httpx
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.web import certificate_advice, open_client
+
+BACKEND_TITLE = "CALICO"
+"""Title of the backend in Label Studio, until it is renamed to its model version."""
 
 _TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 # Label Studio gives a backend 100 s and stores the answer afterwards.
@@ -34,10 +37,10 @@ class RefusedAddresses:
 
 
 def refused_addresses(client: LabelStudioClient, backend_url: str) -> RefusedAddresses:
-    """Finds out what Label Studio would refuse, without changing anything there.
+    """Returns which calls Label Studio would refuse, without changing anything there.
 
-    Both requests are incomplete on purpose: Label Studio looks at the address before it misses
-    the rest, and stores nothing.
+    Both requests are incomplete on purpose: Label Studio checks the address before the other
+    fields, and stores nothing.
 
     Raises:
         LabelStudioError: it cannot be reached.
@@ -82,11 +85,11 @@ def update_ml_backend(
 
 
 def retrieve_predictions(client: LabelStudioClient, project_id: int) -> None:
-    """Does what *Retrieve predictions* does with all tasks selected.
+    """Runs Label Studio's action *Retrieve predictions* for all tasks.
 
     Raises:
-        LabelStudioError: the action failed; note that Label Studio reports a failing backend as
-            success, so count the predictions afterwards.
+        LabelStudioError: the action failed. Label Studio reports success even if the backend
+            failed, so callers have to count the predictions afterwards.
     """
     path = f"/api/dm/actions?id=retrieve_tasks_predictions&project={project_id}"
     body = {"selectedItems": {"all": True, "excluded": []}, "project": str(project_id)}

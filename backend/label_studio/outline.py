@@ -1,8 +1,8 @@
 """Outlines that annotators draw (polygon, rectangle, ellipse, vector) -> masks.
 
-Coordinates are percent of the image; rotations turn clockwise about a rectangle's own corner or an
-ellipse's centre, in pixels, as the editor draws them. A pixel is inside if its centre is, by the
-nonzero rule that browsers fill with. Knows numbers; does not know tags or labels.
+Coordinates are percent of the image. Rotations are clockwise, in pixel space: about the corner of a
+rectangle, about the centre of an ellipse, as in the editor. A pixel is inside if its centre is
+inside, by the nonzero winding rule that browsers use.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ Ring = NDArray[np.float64]
 
 _ELLIPSE_CORNERS = 256
 _CURVE_STEPS = 24
-_FARTHEST = 1e6  # percent; what lies farther out is no place on an image
+_FARTHEST = 1e6  # percent; coordinates farther out are refused
 _MOST_POINTS = 100_000
-_MOST_CROSSINGS = 20_000_000  # of the outline with rows of pixels: time and memory of one mask
+_MOST_CROSSINGS = 20_000_000  # of outline and pixel rows; bounds time and memory of one mask
 _LEAST_CORNERS = 3
-_BAND_PIXELS = 1 << 22  # counted at once; a whole image of 40 megapixels would take 320 MB
+_BAND_PIXELS = 1 << 22  # filled at once; a whole image of 40 megapixels would take 320 MB
 
 
-class _WirePlace(msgspec.Struct, gc=False):
+class _WirePoint(msgspec.Struct, gc=False):
     x: float
     y: float
 
 
-class _WireVertex(_WirePlace, gc=False):
+class _WireVertex(_WirePoint, gc=False):
     id: str | int | None = None
     prevPointId: str | int | None = None
     isBezier: bool | None = None
-    controlPoint1: _WirePlace | None = None
-    controlPoint2: _WirePlace | None = None
+    controlPoint1: _WirePoint | None = None
+    controlPoint2: _WirePoint | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Box:
 
 
 def box_ring(box: Box, size_hw: tuple[int, int]) -> Ring:
-    """Returns the four corners in pixels; the corner (x, y) stays where it is."""
+    """Returns the (4, 2) corners in pixels; the box is rotated about its corner (x, y)."""
     across, down = size_hw[1] / 100, size_hw[0] / 100
     width, height = box.width * across, box.height * down
     corners = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
@@ -71,7 +71,7 @@ def ellipse_ring(
     rotation: float,
     size_hw: tuple[int, int],
 ) -> Ring:
-    """Returns corners in pixels of an ellipse given in percent.
+    """Returns the (256, 2) corners in pixels of an ellipse given in percent.
 
     Raises:
         InvalidRleError: a radius is not above 0.
@@ -87,31 +87,33 @@ def ellipse_ring(
 
 
 def polygon_ring(points: bytes, size_hw: tuple[int, int]) -> Ring:
-    """Returns the corners in pixels of a JSON list of [x, y] in percent.
+    """Returns the (P, 2) corners in pixels of a JSON list of [x, y] in percent.
 
     Raises:
         InvalidRleError: not a list of 3 or more pairs of numbers.
     """
     try:
-        found = msgspec.json.decode(points, type=list[tuple[float, float]])
+        corners = msgspec.json.decode(points, type=list[tuple[float, float]])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidRleError("points: expected a list of [x, y]") from error
-    return _in_pixels(found, "points", size_hw)
+    return _in_pixels(corners, "points", size_hw)
 
 
 def vector_ring(vertices: bytes, size_hw: tuple[int, int]) -> Ring:
-    """Returns corners in pixels of a JSON list of vertices in percent, curves in small steps.
+    """Returns the (P, 2) corners in pixels of a JSON list of vertices in percent.
+
+    A curve becomes a line of short segments.
 
     Raises:
         InvalidRleError: not 3 or more vertices in one closed line; a line with branches.
     """
     try:
-        found = msgspec.json.decode(vertices, type=list[_WireVertex | tuple[float, float]])
+        decoded = msgspec.json.decode(vertices, type=list[_WireVertex | tuple[float, float]])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidRleError("vertices: expected a list of {x, y}") from error
-    if len(found) * _CURVE_STEPS > _MOST_POINTS:
+    if len(decoded) * _CURVE_STEPS > _MOST_POINTS:
         raise InvalidRleError(f"vertices: expected at most {_MOST_POINTS // _CURVE_STEPS}")
-    line = _in_order([one if isinstance(one, _WireVertex) else _WireVertex(*one) for one in found])
+    line = _in_order([v if isinstance(v, _WireVertex) else _WireVertex(*v) for v in decoded])
     corners: list[tuple[float, float]] = []
     for start, end in zip(line, line[1:] + line[:1], strict=True):
         corners += _curve(start, end)
@@ -119,7 +121,7 @@ def vector_ring(vertices: bytes, size_hw: tuple[int, int]) -> Ring:
 
 
 def fill(ring: Ring, size_hw: tuple[int, int]) -> BoolMask:
-    """Returns the mask inside a closed line; what lies outside the image is cut off.
+    """Returns the (H, W) mask inside a closed line, clipped to the image.
 
     Args:
         ring: corners in pixels; the last is joined to the first.
@@ -136,11 +138,11 @@ def fill(ring: Ring, size_hw: tuple[int, int]) -> BoolMask:
     mask: BoolMask = np.zeros((height, width), np.bool_)
     band = max(1, _BAND_PIXELS // (width + 1))
     for top in range(0, height, band):
-        mine = (rows >= top) & (rows < top + band)
-        if mine.any():
-            # Where the line crosses the middle of a row, the winding changes to its right.
+        in_band = (rows >= top) & (rows < top + band)
+        if in_band.any():
+            # To the right of a crossing with the middle of a row, the winding number changes.
             steps = np.zeros((min(band, height - top), width + 1), np.int32)
-            np.add.at(steps, (rows[mine] - top, first[mine]), turns[mine])
+            np.add.at(steps, (rows[in_band] - top, first[in_band]), turns[in_band])
             mask[top : top + band] = np.cumsum(steps[:, :width], axis=1, dtype=np.int32) != 0
     if not mask.any():
         raise InvalidRleError("expected an outline with pixels of the image inside")
@@ -150,7 +152,10 @@ def fill(ring: Ring, size_hw: tuple[int, int]) -> BoolMask:
 def _crossings(
     ring: Ring, height: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int32]]:
-    """Row, column in pixels and direction (1 down, -1 up) of each crossing with a row's middle."""
+    """Returns the crossings of the outline with the middles of the pixel rows.
+
+    Three (C,) arrays: row, column in pixels, and direction (1 down, -1 up).
+    """
     start, end = ring, np.roll(ring, -1, axis=0)
     low, high = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
     first = np.clip(np.ceil(low - 0.5), 0, height).astype(np.int64)
@@ -187,22 +192,25 @@ def _in_pixels(points: Sequence[tuple[float, float]], field: str, size_hw: tuple
 
 
 def _in_order(vertices: Sequence[_WireVertex]) -> list[_WireVertex]:
-    """The vertices along the line: each names the one before it, or follows it in the list."""
-    by_id = {one.id: one for one in vertices if one.id is not None}
+    """Returns the vertices along the line.
+
+    A vertex names its predecessor by id; without that name it follows the vertex before it.
+    """
+    by_id = {vertex.id: vertex for vertex in vertices if vertex.id is not None}
     if len(by_id) != len(vertices):
         return list(vertices)
     after: dict[str | int | None, _WireVertex] = {}
-    for before, one in zip([None, *vertices], vertices, strict=False):
-        previous = one.prevPointId if one.prevPointId in by_id else None
-        if previous is None and before is not None and not one.prevPointId:
+    for before, vertex in zip([None, *vertices], vertices, strict=False):
+        previous = vertex.prevPointId if vertex.prevPointId in by_id else None
+        if previous is None and before is not None and not vertex.prevPointId:
             previous = before.id
         if previous is None:
             continue
         if previous in after:
             raise InvalidRleError("vertices: expected one closed line without branches")
-        after[previous] = one
-    reached = {one.id for one in after.values()}
-    line = [next((one for one in vertices if one.id not in reached), vertices[0])]
+        after[previous] = vertex
+    reached = {vertex.id for vertex in after.values()}
+    line = [next((vertex for vertex in vertices if vertex.id not in reached), vertices[0])]
     while (following := after.get(line[-1].id)) is not None and following is not line[0]:
         line.append(following)
         if len(line) > len(vertices):
@@ -213,29 +221,29 @@ def _in_order(vertices: Sequence[_WireVertex]) -> list[_WireVertex]:
 
 
 def _curve(start: _WireVertex, end: _WireVertex) -> list[tuple[float, float]]:
-    """Places from one vertex up to the next, which is left out."""
+    """Returns the points from one vertex up to the next, without the next."""
     leaving = start.controlPoint2 if start.isBezier else None
     coming = end.controlPoint1 if end.isBezier else None
     if leaving is None and coming is None:
         return [(start.x, start.y)]
-    # The editor bends a curve with one handle towards 30 % of the way.
-    a = leaving or _WirePlace(start.x + 0.3 * (end.x - start.x), start.y + 0.3 * (end.y - start.y))
-    b = coming or _WirePlace(end.x - 0.3 * (end.x - start.x), end.y - 0.3 * (end.y - start.y))
-    places = []
+    # As in the editor: a missing control point lies at 30 % of the way.
+    a = leaving or _WirePoint(start.x + 0.3 * (end.x - start.x), start.y + 0.3 * (end.y - start.y))
+    b = coming or _WirePoint(end.x - 0.3 * (end.x - start.x), end.y - 0.3 * (end.y - start.y))
+    points = []
     for step in range(_CURVE_STEPS):
         t = step / _CURVE_STEPS
         weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
-        corners: tuple[_WirePlace, ...] = (start, a, b, end)
-        places.append(
+        corners: tuple[_WirePoint, ...] = (start, a, b, end)
+        points.append(
             (
-                sum(weight * one.x for weight, one in zip(weights, corners, strict=True)),
-                sum(weight * one.y for weight, one in zip(weights, corners, strict=True)),
+                sum(weight * point.x for weight, point in zip(weights, corners, strict=True)),
+                sum(weight * point.y for weight, point in zip(weights, corners, strict=True)),
             )
         )
-    return places
+    return points
 
 
-def places(*numbers: float | None) -> tuple[float, ...] | None:
-    """Returns the numbers if all are there and on or near an image."""
-    found = tuple(one for one in numbers if one is not None and abs(one) <= _FARTHEST)
-    return found if len(found) == len(numbers) else None
+def coordinates(*numbers: float | None) -> tuple[float, ...] | None:
+    """Returns the numbers; None if a number is missing or too far outside an image."""
+    usable = tuple(n for n in numbers if n is not None and abs(n) <= _FARTHEST)
+    return usable if len(usable) == len(numbers) else None

@@ -1,8 +1,8 @@
-"""GroupPrediction -> the result list of one task, and the answer of POST /predict.
+"""GroupPrediction -> the result list of one task.
 
-The order and form of results follow what the editor needs to show and save them: shape first, then
-labels, then choice or text, relations last and only between ids that are there; scores are numbers;
-masks have the size of the image as a browser shows it. Does not look at images.
+The editor needs the results in this order and form to show and save them: shape, labels, choice or
+text; relations last, and only between ids of the list; scores are numbers; masks have the size of
+the image as a browser shows it. Images are not read here.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from backend.label_studio import brush
-from backend.label_studio.label_config import CARRIES_LABELS, MASK_TAGS
-from backend.label_studio.label_set import closed_labels, match_label
-from backend.types import (
+from backend.label_schema import (
     ControlType,
+    ImageLayout,
     ImageSlot,
     LabelSchema,
     LabelValue,
-    Layout,
     MaskFamily,
 )
+from backend.label_studio import brush
+from backend.label_studio.label_config import CARRIES_LABELS, MASK_TAGS
+from backend.label_studio.label_set import closed_labels, match_label
 from calico_model.types import MAX_GROUP_SIZE, BoolMask, GroupPrediction, PartMask
 
-# Raise it when equal predictions are written differently: kept answers are then made anew.
+# Raise it when equal predictions are written differently: stored answers are then rendered again.
 RENDERING_VERSION = 2
 
 _Result = dict[str, object]
@@ -52,12 +52,12 @@ class Omission(StrEnum):
 
 @dataclass(frozen=True)
 class RenderedPrediction:
-    """One item of an answer, ready to send or to store.
+    """One task's part of a response to /predict, ready to send or to store.
 
     Attributes:
         result: JSON list of results.
         score: mean of the shown regions' scores, 0 when there is none.
-        version: the adapter version that looked.
+        version: the adapter version that predicted.
         region_ids: ids of the shown regions, in order.
         omitted: how many regions were left out, by reason.
     """
@@ -68,15 +68,10 @@ class RenderedPrediction:
     region_ids: tuple[str, ...]
     omitted: Mapping[Omission, int]
 
-    @property
-    def item(self) -> bytes:
-        """JSON object with result, score and model_version."""
-        return predict_item(self.result, score=self.score, version=self.version)
-
 
 @dataclass(frozen=True)
 class _Shown:
-    """One region with the texts its controls will hold."""
+    """One region with the texts for its kind and name controls."""
 
     id: str
     part: PartMask
@@ -95,19 +90,19 @@ def render_prediction(
     with_unknown: bool = False,
     ids: Sequence[str] = (),
 ) -> RenderedPrediction:
-    """Writes a prediction in the form one labeling config can show.
+    """Writes a prediction in the form that a labeling config can show.
 
     Args:
-        prediction: what the model says.
+        prediction: of the model.
         schema: the project's labeling config.
         sizes_hw: (height, width) in pixels of each image, after EXIF transpose.
-        labels: the task's own label set (`Task.labels`), used when the schema says so.
-        seed: changes the region ids; equal seed and region give equal ids, so that an interactive
-            answer given again with the same seed replaces its suggestions.
-        with_relations: False for interactive answers, which crash the editor otherwise.
-        with_unknown: True shows what the config has no label for without one, instead of leaving
-            it out: an annotator pointed at it, and decides.
-        ids: of the regions, in order; () makes them up.
+        labels: the task's own label set (`Task.labels`), used if the schema refers to it.
+        seed: changes the region ids; equal seed and region give equal ids, so that a repeated
+            interactive answer replaces its suggestions.
+        with_relations: False for interactive answers: relations would crash the editor.
+        with_unknown: True shows a region whose label the config does not offer without a label,
+            instead of leaving it out: the annotator pointed at the region and decides.
+        ids: of the regions, in order; () derives them from seed and region.
     """
     omitted: Counter[Omission] = Counter()
     shown: list[_Shown] = []
@@ -140,7 +135,7 @@ def render_prediction(
 def render_region(
     part: PartMask, schema: LabelSchema, *, region_id: str
 ) -> list[dict[str, object]]:
-    """Writes the results of one region, shape first; [] where the config cannot show it.
+    """Writes the results of one region, shape first; [] if the config cannot show the region.
 
     Args:
         part: the region; its mask has the size of its image.
@@ -154,28 +149,6 @@ def render_region(
     return _region_results(_Shown(region_id, part, *texts), schema)
 
 
-def predict_item(result: bytes, *, score: float, version: str) -> bytes:
-    """Item for one task from its JSON list of results."""
-    return msgspec.json.encode(
-        {"result": msgspec.Raw(result), "score": score, "model_version": version}
-    )
-
-
-def empty_item(version: str) -> bytes:
-    """Item for a task that cannot be looked at: a prediction without regions."""
-    return predict_item(b"[]", score=0.0, version=version)
-
-
-def not_yet_item(version: str) -> bytes:
-    """Item for a task that is not done: Label Studio stores nothing and may ask again."""
-    return msgspec.json.encode({"model_version": version})
-
-
-def predict_answer(items: Sequence[bytes]) -> bytes:
-    """Body that answers POST /predict: one item per task, in request order."""
-    return b'{"results":[' + b",".join(items) + b"]}"
-
-
 def _texts_of(
     part: PartMask,
     schema: LabelSchema,
@@ -184,9 +157,9 @@ def _texts_of(
     *,
     with_unknown: bool = False,
 ) -> tuple[str | None, str | None] | Omission:
-    """Kind and name as the config writes them, or why the region cannot be shown."""
+    """Returns kind and name as the config writes them, or why the region cannot be shown."""
     index = part.image_index
-    has_slot = schema.layout is not Layout.IMAGE_TAGS or index < len(schema.slots)
+    has_slot = schema.layout is not ImageLayout.IMAGE_TAGS or index < len(schema.slots)
     if not 0 <= index < len(sizes_hw) or not has_slot or part.mask.shape != sizes_hw[index]:
         return Omission.WRONG_SIZE
     if not part.mask.any():
@@ -200,7 +173,7 @@ def _texts_of(
         name = "".join(sign for sign in part.label if sign.isprintable()).strip() or None
     elif schema.name is not None:
         name = match_label(part.label, closed_labels(schema, labels))
-        # Without any label a region covers its object in black, and says nothing.
+        # The editor draws a region without any label as a black area, which helps nobody.
         is_labelled = name is not None or _has_kind_label(kind, schema)
         if not is_labelled and not with_unknown:
             return Omission.UNKNOWN_LABEL
@@ -208,12 +181,12 @@ def _texts_of(
 
 
 def _has_kind_label(kind: str | None, schema: LabelSchema) -> bool:
-    """Whether a region shows its kind as a label."""
+    """Whether the kind of a region is shown as a label."""
     return kind is not None and schema.kind is not None and schema.kind.type is ControlType.LABELS
 
 
 def _region_results(region: _Shown, schema: LabelSchema) -> list[_Result]:
-    """Shape, then labels, then choice or text; all share id, image and size."""
+    """Returns the shape, then labels, then choice or text; all share id, image and size."""
     part, slot = region.part, schema.slot(region.part.image_index)
     height, width = part.mask.shape
     frame: _Result = {
@@ -223,7 +196,7 @@ def _region_results(region: _Shown, schema: LabelSchema) -> list[_Result]:
         "original_height": height,
         "image_rotation": 0,
     }
-    if schema.layout is Layout.VALUE_LIST:
+    if schema.layout is ImageLayout.VALUE_LIST:
         frame["item_index"] = part.image_index
     controls = _controls(region, slot, schema)
     shape: _Result = frame | {
@@ -232,30 +205,32 @@ def _region_results(region: _Shown, schema: LabelSchema) -> list[_Result]:
         "score": round(float(part.score), _SCORE_DIGITS),
     }
     value = _mask_value(part.mask, schema.mask_family)
-    if controls and controls[0][0] == slot.mask:  # the shape's own tag carries the labels
+    if (
+        controls and controls[0][0] == slot.mask
+    ):  # the tag that draws the mask also holds the labels
         value[_MASK_TYPES[schema.mask_family]] = [controls.pop(0)[2]]
     elif schema.mask_family in CARRIES_LABELS:
         value[_MASK_TYPES[schema.mask_family]] = []
     results = [shape | {"value": value}]
     for from_name, control, text in controls:
         key = "text" if control is ControlType.TEXT else control.value
-        said: _Result = {"from_name": from_name, "type": control.value, "value": {key: [text]}}
-        results.append(frame | said)
+        attribute: _Result = {"from_name": from_name, "type": control.value}
+        results.append(frame | attribute | {"value": {key: [text]}})
     return results
 
 
 def _controls(
     region: _Shown, slot: ImageSlot, schema: LabelSchema
 ) -> list[tuple[str, ControlType, str]]:
-    """(tag, type, text) of what is said about a region, labels first."""
-    said = []
+    """Returns (tag, type, text) of a region's kind and name, labels first."""
+    controls = []
     for control, tag, text in (
         (schema.kind, slot.kind, region.kind),
         (schema.name, slot.name, region.name),
     ):
         if control is not None and tag is not None and text is not None:
-            said.append((tag, control.type, text))
-    return sorted(said, key=lambda item: item[1] is not ControlType.LABELS)
+            controls.append((tag, control.type, text))
+    return sorted(controls, key=lambda item: item[1] is not ControlType.LABELS)
 
 
 def _mask_value(mask: BoolMask, family: MaskFamily) -> _Result:

@@ -1,7 +1,7 @@
-"""One result -> what it outlines: a bitmap (brush, bitmask) or a line around something.
+"""One result -> its shape: a bitmap (brush, bitmask) or an outline (rectangle, polygon, ...).
 
-Knows in which fields of a result each tool of the editor keeps its shape. Masks stay encoded until
-they are looked at. Does not know labels or regions.
+Each tool of the editor keeps its shape in other fields of the result. A mask stays encoded until it
+is needed. Labels and regions are read in annotation.py.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from backend.label_studio.outline import (
     Box,
     Ring,
     box_ring,
+    coordinates,
     ellipse_ring,
     fill,
-    places,
     polygon_ring,
     vector_ring,
 )
@@ -34,7 +34,7 @@ from calico_model.types import BoolMask
 
 BITMAPS = frozenset({"brush", "bitmask", "magicwand"})
 OUTLINES = frozenset({"rectangle", "ellipse", "polygon", "vector"})
-# What these results say belongs to a region, or to the whole task; nothing is drawn with them.
+# Results of these types belong to a region or to the whole task; they draw nothing.
 ATTRIBUTES = frozenset(
     {
         "labels", "choices", "taxonomy", "textarea", "number", "rating", "datetime", "pairwise",
@@ -45,14 +45,14 @@ _PNG_PREFIX = "data:image/png;base64,"
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a result outlines.
+class RegionShape:
+    """The shape of one result.
 
     Attributes:
-        encoding: the shape as it came; equal bytes are equal masks.
-        load_mask: makes the (H, W) mask; raises InvalidRleError.
-        load_runs: finds the runs without the mask, or None.
-        is_outline: a line around something, not a bitmap.
+        encoding: the shape as Label Studio sent it; equal bytes are equal masks.
+        load_mask: decodes the (H, W) mask; raises InvalidRleError.
+        load_runs: decodes the runs of the mask without building it; None for other shapes.
+        is_outline: True for a line around the region, False for a bitmap.
     """
 
     encoding: bytes
@@ -62,12 +62,12 @@ class Shape:
 
 
 def tool_of(result: WireResult) -> str:
-    """Which tool a result was drawn with: "brush" for "brush" and "brushlabels"."""
+    """Returns the tool a result was drawn with: "brush" for "brush" and "brushlabels"."""
     return result.type if result.type == "labels" else result.type.removesuffix("labels")
 
 
 def size_of(result: WireResult) -> tuple[int, int] | None:
-    """(height, width) in pixels, or None when not stated."""
+    """Returns (height, width) of the image in pixels, or None if the result does not state it."""
     height, width = result.original_height, result.original_width
     if height is None or width is None or not (1 <= height < 2**31 and 1 <= width < 2**31):
         return None
@@ -75,13 +75,13 @@ def size_of(result: WireResult) -> tuple[int, int] | None:
 
 
 def box_of(result: WireResult) -> tuple[float, float, float, float] | None:
-    """(x0, y0, x1, y1) in pixels around a rectangle or a point; the wire has percent."""
+    """Returns (x0, y0, x1, y1) in pixels around a rectangle or a point; the wire has percent."""
     size, value = size_of(result), result.value
     if size is None or value is None:
         return None
     is_box = tool_of(result) == "rectangle"  # a keypoint's width is how large it is drawn
     width, height = (value.width or 0.0, value.height or 0.0) if is_box else (0.0, 0.0)
-    box = places(value.x, value.y, width, height, value.rotation or 0.0)
+    box = coordinates(value.x, value.y, width, height, value.rotation or 0.0)
     if box is None:
         return None
     ring = box_ring(Box(*box), size)
@@ -89,12 +89,14 @@ def box_of(result: WireResult) -> tuple[float, float, float, float] | None:
     return x0, y0, x1, y1
 
 
-def shape_of(value: WireValue | None, tool: str, size_hw: tuple[int, int] | None) -> Shape | None:
-    """Returns what a value outlines if it was drawn with a tool; None if that is nothing.
+def shape_of(
+    value: WireValue | None, tool: str, size_hw: tuple[int, int] | None
+) -> RegionShape | None:
+    """Returns the shape of a value; None if the tool draws no shape or its fields are missing.
 
     Args:
         value: of a result.
-        tool: one of BITMAPS or OUTLINES; any other outlines nothing.
+        tool: one of BITMAPS or OUTLINES; any other tool has no shape.
         size_hw: (height, width) in pixels of the image.
     """
     if value is None or size_hw is None:
@@ -104,11 +106,13 @@ def shape_of(value: WireValue | None, tool: str, size_hw: tuple[int, int] | None
     ring_of = _ring_of(value, tool, size_hw)
     if ring_of is None:
         return None
-    return Shape(place_of(value), lambda: fill(ring_of(), size_hw), load_runs=None, is_outline=True)
+    return RegionShape(
+        shape_key(value), lambda: fill(ring_of(), size_hw), load_runs=None, is_outline=True
+    )
 
 
 def guess_tool(value: WireValue) -> str:
-    """The tool a value looks drawn with, as the editor guesses; "" for none."""
+    """Returns the tool that the fields of a value point to, as the editor guesses; "" for none."""
     if _has_bitmap(value):
         return "brush"
     if bytes(value.points):
@@ -117,12 +121,12 @@ def guess_tool(value: WireValue) -> str:
         return "vector"
     if value.radiusX is not None:
         return "ellipse"
-    box = places(value.x, value.y, value.width, value.height)
+    box = coordinates(value.x, value.y, value.width, value.height)
     return "" if box is None else "rectangle"
 
 
-def place_of(value: WireValue) -> bytes:
-    """The shape as it came, without the spaces that depend on who wrote it; b"" for none."""
+def shape_key(value: WireValue) -> bytes:
+    """Returns the shape as sent, without spaces, as a key for equal shapes; b"" for no shape."""
     if value.imageDataURL is not None:
         return value.imageDataURL.encode()
     if _has_bitmap(value):
@@ -134,13 +138,13 @@ def place_of(value: WireValue) -> bytes:
     return lines.translate(None, b" \t\r\n") + repr((*numbers, value.rotation)).encode()
 
 
-def _bitmap(value: WireValue, size_hw: tuple[int, int]) -> Shape | None:
+def _bitmap(value: WireValue, size_hw: tuple[int, int]) -> RegionShape | None:
     if not _has_bitmap(value):
         return None
-    encoding = place_of(value)
+    encoding = shape_key(value)
     if value.imageDataURL is not None:
-        return Shape(encoding, partial(_load_bitmask, value.imageDataURL, size_hw))
-    return Shape(
+        return RegionShape(encoding, partial(_load_bitmask, value.imageDataURL, size_hw))
+    return RegionShape(
         encoding,
         lambda: brush.decode_mask(_bytes_of(encoding), size_hw=size_hw),
         load_runs=partial(_known_runs, encoding, size_hw),
@@ -152,19 +156,17 @@ def _has_bitmap(value: WireValue) -> bool:
 
 
 def _ring_of(value: WireValue, tool: str, size_hw: tuple[int, int]) -> Callable[[], Ring] | None:
-    """What finds the line around a shape; None for a line that is open, or not all there."""
+    """Returns a function for the outline in pixels; None for an open or incomplete line."""
     rotation = value.rotation or 0.0
     if tool == "rectangle":
-        box = places(value.x, value.y, value.width, value.height, rotation)
+        box = coordinates(value.x, value.y, value.width, value.height, rotation)
         return None if box is None else partial(box_ring, Box(*box), size_hw)
     if tool == "ellipse":
-        found = places(value.x, value.y, value.radiusX, value.radiusY)
-        return (
-            None
-            if found is None
-            else partial(ellipse_ring, found[:2], found[2:], rotation, size_hw)
-        )
-    # A polygon is closed unless it says otherwise, a vector only if it says so.
+        ellipse = coordinates(value.x, value.y, value.radiusX, value.radiusY)
+        if ellipse is None:
+            return None
+        return partial(ellipse_ring, ellipse[:2], ellipse[2:], rotation, size_hw)
+    # A polygon without the field `closed` is closed, a vector without it is open.
     if tool == "polygon" and bytes(value.points) and value.closed is not False:
         return partial(polygon_ring, bytes(value.points), size_hw)
     if tool == "vector" and bytes(value.vertices) and value.closed:
@@ -174,7 +176,7 @@ def _ring_of(value: WireValue, tool: str, size_hw: tuple[int, int]) -> Callable[
 
 @lru_cache(maxsize=1024)
 def _known_runs(encoding: bytes, size_hw: tuple[int, int]) -> Runs:
-    """Every click repeats all regions of its task: their runs are read once."""
+    """Decodes runs, once per encoding: every click repeats all regions of its task."""
     runs = brush.decode_runs(_bytes_of(encoding), size_hw=size_hw)
     runs.setflags(write=False)
     return runs
@@ -188,7 +190,7 @@ def _bytes_of(rle: bytes) -> list[int]:
 
 
 def _load_bitmask(url: str, size_hw: tuple[int, int]) -> BoolMask:
-    """Mask in the alpha of a PNG data URL."""
+    """Returns the (H, W) mask in the alpha channel of a PNG data URL."""
     if size_hw[0] * size_hw[1] > brush.MAX_PIXELS:
         raise InvalidRleError(f"expected at most {brush.MAX_PIXELS} pixels, got {size_hw}")
     if not url.startswith(_PNG_PREFIX):

@@ -1,195 +1,32 @@
-"""Request bodies of /predict and /setup, and tasks of the API -> typed requests and tasks.
+"""Label Studio's tasks -> `Task`: the image URLs and labels that a task's data holds.
 
-A request that cannot be understood is refused as a whole; a task that cannot be looked at (no
-images, too many, wrong types in its data) only carries its problem. Does not fetch anything.
+The labeling config refers to the data: `$image`, `$images[0]`, `/data/$name`. As in the editor, an
+attribute that is exactly one reference takes the value as it is; in any other text the references
+are replaced by their values. A task without usable images (none, too many, wrong types in its data)
+only carries its problem. Does not fetch anything.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import Generic, TypeVar
+from collections.abc import Mapping
 
 import msgspec
 
-from backend.errors import InvalidLabelConfigError, InvalidTaskError, RequestError
-from backend.label_studio.annotation import read_prompts
-from backend.label_studio.canvas import Drawings, KnownDrawing, read_canvas
-from backend.label_studio.label_config import parse_label_config
+from backend.errors import InvalidTaskError
+from backend.label_schema import ImageLayout, LabelSchema, LabelValue
 from backend.label_studio.label_set import read_label
-from backend.label_studio.question import read_question
-from backend.label_studio.reference import place_of, read_reference, resolve
-from backend.label_studio.wire import (
-    MAX_VALUES,
-    Id,
-    check_body,
-    decode,
-    decode_body,
-    decode_results,
-    has_many_values,
-)
-from backend.types import (
-    LabelSchema,
-    LabelValue,
-    Layout,
-    PredictRequest,
-    Prompt,
-    SetupRequest,
-    Task,
-)
+from backend.label_studio.wire import MAX_VALUES, has_many_values
+from backend.types import Task
 from calico_model.types import MAX_GROUP_SIZE
 
-MAX_TASKS = 50_000
 MAX_URL_LENGTH = 8_192
 MAX_DATA_URL_LENGTH = 256 * 1024 * 1024  # an image itself: the fetcher has the exact limit
 MAX_TASK_LABELS = 2_000
-MAX_CONTEXT_RESULTS = 2_000  # a prompt and its attributes are one each
-MAX_PROMPTS = 100  # the model corrects the mask once for each
-MAX_PROMPT_LABEL = 1_000  # characters; it is compared with every region's
-MAX_CANVAS = 2_000  # regions; each prompt looks at all of them
 
-_CONTEXT = re.compile(rb'"context"\s*:\s*\{')
-_T = TypeVar("_T")
-
-
-class _WireTask(msgspec.Struct):
-    id: Id | None = None
-    data: msgspec.Raw = msgspec.Raw(b"null")
-
-    @property
-    def drawings(self) -> tuple[Drawings, ...]:
-        """Lists of drawings, what counts most first."""
-        raise NotImplementedError
-
-
-class _KnownTask(_WireTask):
-    """All of whose drawings have a form we know."""
-
-    drafts: list[KnownDrawing] = []
-    annotations: list[KnownDrawing] = []
-    predictions: list[KnownDrawing] = []
-
-    @property
-    def drawings(self) -> tuple[Drawings, ...]:
-        return self.drafts, self.annotations, self.predictions
-
-
-class _OtherTask(_WireTask):
-    """Whose drawings are to be read one by one."""
-
-    drafts: msgspec.Raw = msgspec.Raw(b"[]")
-    annotations: msgspec.Raw = msgspec.Raw(b"[]")
-    predictions: msgspec.Raw = msgspec.Raw(b"[]")
-
-    @property
-    def drawings(self) -> tuple[Drawings, ...]:
-        return self.drafts, self.annotations, self.predictions
-
-
-class _WireContext(msgspec.Struct):
-    result: msgspec.Raw = msgspec.Raw(b"[]")
-
-
-class _WireParams(msgspec.Struct):
-    context: _WireContext | None = None
-
-
-class _WirePredict(msgspec.Struct, Generic[_T]):
-    tasks: list[_T]
-    label_config: str | None = None
-    project: str | int | None = None
-    params: _WireParams | None = None
-
-
-class _WireSetup(msgspec.Struct):
-    project: str | int | None = None
-    schema: str | None = None
-    hostname: str | None = None
-    access_token: str | None = None
-
-
-def parse_predict_request(body: bytes) -> PredictRequest:
-    """Reads the body of POST /predict.
-
-    Raises:
-        RequestError: not JSON, a wrong type, or more context than an annotator makes; the field
-            names the place.
-        InvalidLabelConfigError: no labeling config, or one without the needed tags.
-    """
-    wire = _read_predict(body)
-    if len(wire.tasks) > MAX_TASKS:
-        # Each refused task costs a kilobyte of words: three bytes of "{}," must not.
-        raise RequestError(
-            f"expected at most {MAX_TASKS} tasks, got {len(wire.tasks)}", field="tasks"
-        )
-    if wire.label_config is None:
-        raise InvalidLabelConfigError("expected the labeling config", field="label_config")
-    schema = parse_label_config(wire.label_config)
-    project_id = read_project_id(wire.project)
-    context = wire.params.context if wire.params is not None else None
-    raw, place = (context or _WireContext()).result, "params.context.result"
-    asked = decode_results(raw, place=place, most=MAX_CONTEXT_RESULTS)
-    prompts = read_prompts(asked, schema)
-    _check_prompts(prompts, place)
-    drawn = wire.tasks[0].drawings if wire.tasks and prompts else ()
-    return PredictRequest(
-        tasks=tuple(
-            _build_task(task.id, project_id, _decode_data(task.data), schema, f"tasks[{index}]")
-            for index, task in enumerate(wire.tasks)
-        ),
-        schema=schema,
-        project_id=project_id,
-        prompts=prompts,
-        is_interactive=context is not None,
-        question=read_question(asked, schema, prompts),
-        canvas=read_canvas(drawn, schema)[:MAX_CANVAS],
-    )
-
-
-def _read_predict(body: bytes) -> _WirePredict[_KnownTask] | _WirePredict[_OtherTask]:
-    # In one go where that is possible: the body of a click repeats every mask of its task. Of other
-    # requests nobody reads the masks.
-    check_body(body, RequestError)
-    if _has_context(body):
-        with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            return msgspec.json.decode(body, type=_WirePredict[_KnownTask])
-    return decode(body, _WirePredict[_OtherTask], RequestError)
-
-
-def _check_prompts(prompts: Sequence[Prompt], place: str) -> None:
-    """Refuses more than one annotator's clicks on one region could be."""
-    if len(prompts) > MAX_PROMPTS:
-        raise RequestError(
-            f"expected at most {MAX_PROMPTS} clicks and boxes at once, got {len(prompts)}",
-            field=place,
-        )
-    longest = max((len(prompt.label or "") for prompt in prompts), default=0)
-    if longest > MAX_PROMPT_LABEL:
-        raise RequestError(
-            f"expected labels of at most {MAX_PROMPT_LABEL} characters, got {longest}", field=place
-        )
-
-
-def _has_context(body: bytes) -> bool:
-    # Label Studio writes it last, behind a megabyte of masks.
-    last = body.rfind(b'"context"')
-    return last >= 0 and bool(_CONTEXT.match(body, last) or _CONTEXT.search(body, 0, last))
-
-
-def parse_setup_request(body: bytes) -> SetupRequest:
-    """Reads the body of POST /setup; the labeling config is not looked at.
-
-    Raises:
-        RequestError: not JSON, or a wrong type; the field names the place.
-    """
-    wire = decode_body(body, _WireSetup, RequestError)
-    return SetupRequest(
-        project_id=read_project_id(wire.project),
-        label_config=wire.schema or "",
-        hostname=wire.hostname or None,
-        access_token=wire.access_token or None,
-    )
+_WHOLE = re.compile(r"\$([\w.-]{1,200}(?:\[[\w.\[\]{}-]{1,200})?)\Z")
+_INSIDE = re.compile(r"\$([A-Za-z0-9_\[\].{}]{1,200})")
+_STEP = re.compile(r"[^.\[\]]+")
 
 
 def parse_task(value: Mapping[str, object], schema: LabelSchema, *, place: str = "task") -> Task:
@@ -210,22 +47,28 @@ def parse_task(value: Mapping[str, object], schema: LabelSchema, *, place: str =
     return _build_task(task_id, project, value.get("data"), schema, place)
 
 
-def read_project_id(project: str | int | None) -> int | None:
-    """Id from Label Studio's "14.1795191017" (id and creation time), or None when absent.
+def decode_task(
+    task_id: int | None,
+    project_id: int | None,
+    data: msgspec.Raw,
+    schema: LabelSchema,
+    *,
+    place: str,
+) -> Task:
+    """Reads one task of a request.
 
-    Raises:
-        RequestError: another text.
+    Args:
+        task_id: None for a task that is not stored yet.
+        project_id: the project it belongs to, or None.
+        data: JSON of the task's data.
+        schema: the project's labeling config.
+        place: how messages call the task.
     """
-    if project is None or project == "":
-        return None
-    first = str(project).split(".")[0]
-    if not (first.isascii() and first.isdigit() and len(first) <= 18):
-        raise RequestError(f"expected ID.TIMESTAMP, got {str(project)[:80]!r}", field="project")
-    return int(first)
+    return _build_task(task_id, project_id, _decode_data(data), schema, place)
 
 
 class _TooLarge:
-    """Stands for the data of a task that is not decoded."""
+    """Stands for data with too many values, which is not decoded."""
 
 
 def _decode_data(raw: msgspec.Raw) -> object:
@@ -240,7 +83,7 @@ def _decode_data(raw: msgspec.Raw) -> object:
 def _build_task(
     task_id: int | None, project_id: int | None, data: object, schema: LabelSchema, place: str
 ) -> Task:
-    """A task with its images, or with the problem that prevents it."""
+    """Returns the task with its images, or with the problem of its data."""
     try:
         if isinstance(data, _TooLarge):
             raise InvalidTaskError(f"expected at most {MAX_VALUES} values", field=f"{place}.data")
@@ -260,16 +103,16 @@ def _build_task(
 
 
 def _read_urls(data: dict[str, object], schema: LabelSchema, place: str) -> list[tuple[str, str]]:
-    """Where each URL stood and the URL, in image order."""
-    if schema.layout is Layout.IMAGE_TAGS:
-        urls = [(f"{place}.{place_of(key)}", resolve(key, data)) for key in schema.image_fields]
+    """Returns (place in the data, URL) of each image, in image order."""
+    if schema.layout is ImageLayout.IMAGE_TAGS:
+        urls = [(f"{place}.{_data_key(key)}", _resolve(key, data)) for key in schema.image_fields]
         while len(urls) > 1 and urls[-1][1] == "":
             urls.pop()  # an unused image tag at the end is left blank
     else:
         key = schema.image_fields[0]
-        items = _checked_list(resolve(key, data), f"{place}.{place_of(key)}")
+        items = _checked_list(_resolve(key, data), f"{place}.{_data_key(key)}")
         if schema.item_template is None:
-            urls = _read_items(items, schema.item_key, f"{place}.{place_of(key)}")
+            urls = _read_items(items, schema.item_key, f"{place}.{_data_key(key)}")
         else:
             urls = _read_repeated(len(items), data, schema, place)
     return [(field, _read_url(url, field)) for field, url in urls]
@@ -296,13 +139,13 @@ def _read_items(items: list[object], item_key: str | None, field: str) -> list[t
 def _read_repeated(
     count: int, data: dict[str, object], schema: LabelSchema, place: str
 ) -> list[tuple[str, object]]:
-    """What a Repeater's image tag refers to, filled in for each of its views."""
+    """Returns (place, value) that the image tag of a Repeater refers to in each of its views."""
     template, flag = schema.item_template or "", schema.index_flag or ""
-    found = []
+    urls = []
     for index in range(count):
         reference = read_reference(template.replace(flag, str(index))) or ""
-        found.append((f"{place}.{place_of(reference)}", resolve(reference, data)))
-    return found
+        urls.append((f"{place}.{_data_key(reference)}", _resolve(reference, data)))
+    return urls
 
 
 def _read_url(url: object, field: str) -> str:
@@ -321,11 +164,14 @@ def _read_url(url: object, field: str) -> str:
 def _read_labels(
     data: dict[str, object], schema: LabelSchema, place: str
 ) -> tuple[LabelValue, ...]:
-    """Labels that come with the task (`value="$parts"`): texts, or objects like the tags."""
+    """Returns the labels that come with the task (`value="$parts"`).
+
+    Each is a text, or an object with the attributes of a `<Label>`.
+    """
     key = schema.name.task_field if schema.name is not None else None
     if key is None:
         return ()
-    field, items = f"{place}.{key}", resolve(key, data)
+    field, items = f"{place}.{key}", _resolve(key, data)
     if items is None:
         return ()
     if not isinstance(items, list) or len(items) > MAX_TASK_LABELS:
@@ -343,8 +189,57 @@ def _read_labels(
 
 
 def _kind_of(value: object) -> str:
-    """How a message calls a JSON value of the wrong type."""
+    """Returns the words for a JSON value of the wrong type in a message."""
     if value is None:
         return "nothing"
     names = {str: "a text", bool: "true or false", int: "a number", float: "a number"}
     return names.get(type(value), "a list" if isinstance(value, list) else "an object")
+
+
+def read_reference(text: str) -> str | None:
+    """Reads the references of a tag's attribute.
+
+    Returns:
+        `path` for exactly `$path`; the text itself if references stand in it; None without any.
+    """
+    whole = _WHOLE.match(text)
+    if whole is not None:
+        return whole[1]
+    return text if _INSIDE.search(text) else None
+
+
+def _data_key(reference: str) -> str:
+    """Returns the key of the data that a reference names, for messages."""
+    inside = _INSIDE.search(reference)
+    return reference if inside is None else inside[1]
+
+
+def _resolve(reference: str, data: dict[str, object]) -> object:
+    """Returns the value of a reference of `read_reference`; None where the data lacks it."""
+    if "$" not in reference:
+        value = _value_at(reference, data)
+        if value is not None or "-" not in reference:
+            return value
+        reference = f"${reference}"  # "$name-small": names of the editor have no hyphen
+    values = [_value_at(path, data) for path in _INSIDE.findall(reference)]
+    if all(value == "" for value in values):
+        return ""  # the image is left blank
+    if not all(isinstance(value, str | int | float) for value in values):
+        return None
+    filled = iter(values)
+    return _INSIDE.sub(lambda _: str(next(filled)), reference)
+
+
+def _value_at(path: str, data: dict[str, object]) -> object:
+    """Returns the value under a key, or along a path of keys and list positions."""
+    if path in data:
+        return data[path]
+    value: object = data
+    for step in _STEP.findall(path):
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isascii() and step.isdigit():
+            value = value[int(step)] if int(step) < len(value) else None
+        else:
+            return None
+    return value

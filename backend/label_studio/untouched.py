@@ -1,25 +1,23 @@
-"""Tasks of a project that nobody has begun, and the version Label Studio orders them by.
+"""Untouched tasks of a project, and the model version by which Label Studio orders tasks.
 
-Label Studio's own filters choose the tasks: without annotations, skips and drafts, and without a
-prediction of a version yet. So asking again after whatever interruption goes on where it stopped.
+Label Studio's own filters choose the tasks: no annotation, no skip, no draft, and no prediction of
+the given version yet. So a run that was interrupted continues with the tasks that are left.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import msgspec
 
-from backend.errors import LabelStudioError
+from backend.label_schema import LabelSchema
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.onboarding import update_ml_backend
+from backend.label_studio.connection import convert_answer
+from backend.label_studio.onboarding import BACKEND_TITLE, update_ml_backend
 from backend.label_studio.task import parse_task
-from backend.types import LabelSchema, Task
+from backend.types import Task
 
-_T = TypeVar("_T")
 PAGE_SIZE = 20
-BACKEND_TITLE = "CALICO"
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class UntouchedPage:
     """A page of tasks.
 
     Attributes:
-        tasks: by rising id; one that cannot be looked at carries its problem.
-        total: how many there are, this page included.
+        tasks: by rising id; a task without usable images carries its problem.
+        total: number of untouched tasks, this page included.
     """
 
     tasks: tuple[Task, ...]
@@ -56,15 +54,15 @@ def untouched_tasks(
     after: int = 0,
     only: int | None = None,
 ) -> UntouchedPage:
-    """Returns the next tasks nobody has begun that have no prediction of a version.
+    """Returns the next untouched tasks that have no prediction of a version.
 
     Args:
         client: Label Studio.
-        project_id: whose tasks.
-        schema: of its labeling config.
-        version: as predictions are stamped.
-        after: id of the last task that was seen.
-        only: ask about this one task.
+        project_id: the project of the tasks.
+        schema: its labeling config.
+        version: model version of the predictions.
+        after: id of the last task of the earlier page.
+        only: id of the only task to look for, or None.
 
     Raises:
         LabelStudioError: an answer that is refused or of another form.
@@ -90,7 +88,7 @@ def untouched_tasks(
             "query": msgspec.json.encode(query).decode(),
         },
     )
-    page = _convert(answer, _WirePage)
+    page = convert_answer(answer, _WirePage)
     tasks = []
     for value in page.tasks:
         value.setdefault("project", project_id)
@@ -108,36 +106,38 @@ def show_version(
 ) -> bool:
     """Makes Label Studio order tasks by the scores of a version.
 
-    It compares the version of a prediction with a field of the project that holds either one fixed
-    version or the title of the backend that is asked for predictions. Only where title and version
-    are one word are new predictions fetched and tasks ordered by their score; so the backend is
-    given its version as title, and Label Studio copies it into the project. A title that somebody
-    chose is left alone.
+    Label Studio compares the version of a prediction with a field of the project. The field holds
+    either a fixed version or the title of the backend that serves predictions. Label Studio fetches
+    new predictions and orders tasks by their score only if title and version are the same text. So
+    the backend gets its version as title, and Label Studio copies the title into the project. A
+    title that a user chose is not changed.
 
     Args:
         client: Label Studio.
-        project_id: which project.
-        version: what its predictions are stamped with from now on.
+        project_id: id of the project.
+        version: model version of its predictions from now on.
         ours: titles this backend may have had before.
-        credentials: user name and password Label Studio has to send.
+        credentials: user name and password that Label Studio has to send, or None.
 
     Returns:
-        Whether it is ordered so now.
+        Whether Label Studio orders the tasks by this version now.
 
     Raises:
         LabelStudioError: refused, or not reached.
     """
-    # This call makes Label Studio ask /setup, so that `model_version` is what we announce.
-    found = _convert(client.get("/api/ml/", params={"project": project_id}), list[_WireBackend])
-    mine = [one for one in found if one.model_version == version]
-    if len(mine) != 1:
+    # This call makes Label Studio ask /setup, which updates `model_version`.
+    backends = convert_answer(
+        client.get("/api/ml/", params={"project": project_id}), list[_WireBackend]
+    )
+    matching = [backend for backend in backends if backend.model_version == version]
+    if len(matching) != 1:
         return False
-    (backend,) = mine
+    (backend,) = matching
     if backend.title == version:
         return True
     if backend.title not in ours | {BACKEND_TITLE}:
         return False
-    # The address as it is: a change of the title alone is refused.
+    # Label Studio refuses a change of the title without the address.
     update_ml_backend(
         client, backend.id, project_id, backend.url, title=version, credentials=credentials
     )
@@ -146,10 +146,3 @@ def show_version(
 
 def _filter(name: str, kind: str, operator: str, value: object) -> dict[str, object]:
     return {"filter": f"filter:tasks:{name}", "type": kind, "operator": operator, "value": value}
-
-
-def _convert(value: object, kind: type[_T]) -> _T:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise LabelStudioError(f"unexpected answer from Label Studio: {error}") from error

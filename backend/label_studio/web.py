@@ -1,8 +1,8 @@
-"""HTTP clients as all of our requests need them.
+"""The HTTP client for all requests of the backend.
 
-Without cookies: addresses of several hosts may be one, and a cookie of one must not reach another.
-Without the environment: proxies and credentials are not ours to pick up. With the certificates of
-the operator beside the usual ones.
+No cookies: several hosts may share an address, and a cookie of one must not reach another. Nothing
+from the environment: proxies and credentials there are not meant for the backend. The operator's
+certificates are trusted beside the usual ones.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def open_client(
     """Returns a client that keeps no cookies.
 
     Args:
-        base_url: of relative addresses.
-        timeout: of a request that brings none of its own.
-        transport: for tests; the network when None.
-        certificates: file, or folder, of further certificate authorities that are trusted.
+        base_url: prefix of relative addresses.
+        timeout: default for requests.
+        transport: for tests; None is the network.
+        certificates: file or folder of further trusted certificate authorities, or None.
 
     Raises:
         SettingsError: the certificates cannot be read.
@@ -49,7 +49,7 @@ def open_client(
 
 
 def certificate_problem(error: BaseException) -> str | None:
-    """What is wrong with a host's certificate, if that is why a request failed."""
+    """Returns what is wrong with a certificate; None if the request failed for another reason."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -59,7 +59,7 @@ def certificate_problem(error: BaseException) -> str | None:
 
 
 def certificate_advice(error: BaseException) -> str | None:
-    """The problem of a host's certificate, and what to do about it."""
+    """Returns the problem of a host's certificate and what to do about it; None without one."""
     problem = certificate_problem(error)
     if problem is None:
         return None

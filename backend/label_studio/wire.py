@@ -1,9 +1,8 @@
-"""JSON of Label Studio -> typed structs, and what goes wrong on the way.
+"""JSON of Label Studio -> typed structs, with errors that name the place.
 
-Fields that are not named here are skipped by the decoder, not parsed: a click request carries
-every earlier mask of its task. Bytes are counted before objects are built of them: `{}` is 2 bytes
-of a body and 80 of memory, and nothing else runs while the decoder builds. Knows the wire names;
-does not know schemas or masks.
+The decoder skips fields that are not named here: a click request carries every earlier mask of its
+task. Braces and quotes are counted before the body is decoded: `{}` is 2 bytes of a body and 80
+bytes of memory, and no other thread runs while the decoder works.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ MAX_CONTAINERS = 500_000
 MAX_STRINGS = 3_000_000
 """Texts of a body, keys included."""
 MAX_VALUES = 200_000
-"""Values of a place whose types are not known before."""
+"""Values of a JSON fragment that is decoded without known types."""
 
-_COUNTED_AT_ONCE = 1024 * 1024  # bytes; other threads run between two of them
+_COUNTED_AT_ONCE = 1024 * 1024  # bytes; other threads run between two pieces
 Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
 _T = TypeVar("_T")
 _PATH = re.compile(r" - at `\$(?P<path>.*)`\Z", re.DOTALL)
 
 
 class WireValue(msgspec.Struct, gc=False):
-    """What one result says; absent keys are None. A shape stays raw until it is looked at."""
+    """The value of one result; absent keys are None. A shape stays raw until it is needed."""
 
     rle: msgspec.Raw = msgspec.Raw()
     imageDataURL: str | None = None
@@ -76,15 +75,15 @@ class WireResult(msgspec.Struct, gc=False):
 
 
 class UnreadResult(WireResult, gc=False):
-    """A result of another form than we know, as far as it can be told."""
+    """A result of an unknown form, with the fields that could be read."""
 
 
 class _AnyObject(msgspec.Struct, gc=False):
-    """An object whose fields are not looked at."""
+    """An object whose fields are not decoded."""
 
 
 def decode_body(body: bytes, kind: type[_T], error: type[RequestError]) -> _T:
-    """Decodes the whole body of a request, if it does not hold too much to build objects of.
+    """Decodes the whole body of a request, unless it holds too many values.
 
     Raises:
         RequestError: of the given class; too many values, or as `decode`.
@@ -94,7 +93,7 @@ def decode_body(body: bytes, kind: type[_T], error: type[RequestError]) -> _T:
 
 
 def check_body(body: bytes, error: type[RequestError]) -> None:
-    """Counts what a body would be built of, however it is nested.
+    """Counts the objects, lists and texts of a body, at any depth.
 
     Raises:
         RequestError: of the given class, too many objects, lists or texts.
@@ -116,12 +115,12 @@ def has_many_texts(raw: bytes | msgspec.Raw) -> bool:
 
 
 def _has_more(data: bytes, signs: tuple[bytes, ...], most: int) -> bool:
-    """Whether any of the signs, in texts or not, stand in JSON more often than that together."""
-    found = 0
+    """Whether the signs together occur more than `most` times; occurrences inside texts count."""
+    count = 0
     for at in range(0, len(data), _COUNTED_AT_ONCE):
         piece = data[at : at + _COUNTED_AT_ONCE]
-        found += sum(map(piece.count, signs))
-        if found > most:
+        count += sum(map(piece.count, signs))
+        if count > most:
             return True
     return False
 
@@ -129,13 +128,13 @@ def _has_more(data: bytes, signs: tuple[bytes, ...], most: int) -> bool:
 def decode_list(
     raw: bytes | msgspec.Raw, error: type[RequestError], *, place: str
 ) -> list[msgspec.Raw]:
-    """Decodes a list into its entries as they came. A long one may hold objects alone.
+    """Decodes a list into its raw entries. A long list may hold objects only.
 
     Raises:
-        RequestError: of the given class, not a list, or a long one of other things.
+        RequestError: of the given class; not a list, or a long list with other values.
     """
     if has_many_values(raw):
-        # Objects are counted in the whole body, numbers are not: masks consist of them.
+        # check_body counts objects but not numbers, because masks consist of numbers.
         decode(raw, list[_AnyObject], error, place=place)
     return decode(raw, list[msgspec.Raw], error, place=place)
 
@@ -149,7 +148,7 @@ def decode(
         body: the JSON.
         kind: the struct or type.
         error: class of the error raised.
-        place: where in the request the JSON stood, for messages; the whole body if empty.
+        place: position of the JSON in the request, for messages; "" for the whole body.
 
     Raises:
         RequestError: of the given class, not JSON or a wrong type; the field names the place.
@@ -159,8 +158,8 @@ def decode(
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as problem:
         message = str(problem)
-        found = _PATH.search(message)
-        field = (place + (found["path"] if found else "")).lstrip(".")
+        path = _PATH.search(message)
+        field = (place + (path["path"] if path else "")).lstrip(".")
         raise error(_PATH.sub("", message), field=field or whole) from problem
     except RecursionError as problem:
         raise error("expected JSON nested less deeply", field=whole) from problem
@@ -175,13 +174,13 @@ def decode_results(
     most: int | None = None,
     unknown: list[msgspec.Raw] | None = None,
 ) -> list[WireResult]:
-    """Decodes a result list; entries of a form we do not know are left out, as the editor does.
+    """Decodes a result list; like the editor, leaves out entries of an unknown form.
 
     Args:
         raw: the JSON.
-        place: where in the request it stood, for messages.
-        most: how many entries are read, or None for any number.
-        unknown: takes the entries that are left out.
+        place: position in the request, for messages.
+        most: largest allowed number of entries, or None for any number.
+        unknown: a list to which the left-out entries are appended, or None.
 
     Raises:
         RequestError: neither a list nor null, or too many entries.
@@ -190,7 +189,9 @@ def decode_results(
         return []
     if most is None:
         with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            return msgspec.json.decode(raw, type=list[WireResult])  # twice as fast as one by one
+            return msgspec.json.decode(
+                raw, type=list[WireResult]
+            )  # twice as fast as entry by entry
     results = []
     entries = decode_list(raw, RequestError, place=place)
     if most is not None and len(entries) > most:

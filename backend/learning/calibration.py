@@ -1,7 +1,7 @@
-"""A project's calibration: what its annotators kept and rejected, against the scores they saw.
+"""A project's score calibration, fitted to the regions that its annotators accepted and rejected.
 
-Scores in the history were bent by the calibration of the version that gave them; that is undone
-first, so that every fit starts from the same scores and none builds on another.
+Scores in the history were changed by the calibration of their version. That change is undone first,
+so that every fit starts from uncalibrated scores.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import select
 
-from backend.learning.correction import Change
+from backend.learning.correction import RegionChange
 from backend.storage.store import Store
 from backend.storage.tables import correction, region_outcome
 from backend.storage.versions import Versions
@@ -20,8 +20,8 @@ from calico_model.errors import CheckpointError
 from calico_model.evaluation.metrics import IOU_THRESHOLD
 from calico_model.inference.confidence import Calibration, fit_calibration, read_calibration
 
-_MOST = 2000  # regions; older ones were judged of versions long gone
-_WRONG = Change.REMOVED | Change.RELABELLED | Change.KIND_CHANGED
+_MOST_REGIONS = 2000  # older regions belong to versions that are not served any more
+_WRONG = RegionChange.REMOVED | RegionChange.RELABELLED | RegionChange.KIND_CHANGED
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class JudgedRegion:
     """One predicted region that an annotator saw.
 
     Attributes:
-        version: what predicted it.
-        score: that was shown.
-        is_right: it was kept with its name and kind, and an IoU of at least 0.5.
+        version: the version that predicted it.
+        score: the score that the annotator saw, in [0, 1].
+        is_right: the annotator kept its name and kind, and the masks have an IoU of at least 0.5.
     """
 
     version: str
@@ -40,7 +40,7 @@ class JudgedRegion:
 
 
 def judged_regions(store: Store, project_id: int) -> tuple[JudgedRegion, ...]:
-    """The newest regions of a project that were predicted with a score, newest first."""
+    """Returns the newest regions of a project that were predicted with a score, newest first."""
     query = (
         select(
             correction.c.version,
@@ -59,34 +59,34 @@ def judged_regions(store: Store, project_id: int) -> tuple[JudgedRegion, ...]:
             correction.c.version.is_not(None),
         )
         .order_by(correction.c.seq.desc())
-        .limit(_MOST)
+        .limit(_MOST_REGIONS)
     )
     with store.read() as connection:
         return tuple(
-            JudgedRegion(row.version, row.score, _is_right(Change(row.change), row.iou))
+            JudgedRegion(row.version, row.score, _is_right(RegionChange(row.change), row.iou))
             for row in connection.execute(query)
         )
 
 
 def calibrate_project(versions: Versions, judged: Iterable[JudgedRegion]) -> Calibration:
-    """Fits a project's calibration; the identity without any history."""
+    """Fits a project's calibration; the identity without history."""
     regions = tuple(judged)
-    known = {one.version for one in regions}
-    bent = {version: _calibration_of(versions, version) for version in known}
+    names = {region.version for region in regions}
+    calibrations = {name: _calibration_of(versions, name) for name in names}
     return fit_calibration(
-        np.array([bent[one.version].undo(one.score) for one in regions]),
-        np.array([one.is_right for one in regions], dtype=bool),
+        np.array([calibrations[region.version].undo(region.score) for region in regions]),
+        np.array([region.is_right for region in regions], dtype=bool),
     )
 
 
-def _is_right(change: Change, iou: float | None) -> bool:
+def _is_right(change: RegionChange, iou: float | None) -> bool:
     if change & _WRONG:
         return False
-    return Change.RESHAPED not in change or (iou or 0.0) >= IOU_THRESHOLD
+    return RegionChange.RESHAPED not in change or (iou or 0.0) >= IOU_THRESHOLD
 
 
 def _calibration_of(versions: Versions, version_id: str) -> Calibration:
-    """What bent the scores of a version; nothing did for the base, or is known of swept files."""
+    """Calibration of a version; the identity for the base and for versions without files."""
     version = versions.find(version_id)
     if version is None:
         return Calibration()

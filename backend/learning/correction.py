@@ -1,13 +1,13 @@
 """What an annotator changed: prediction and annotation of one task -> one outcome per region.
 
-Regions are compared by id, which the editor keeps. Masks whose stored form is equal are equal and
-never decoded. Values in, values out: no disk, network, clock or torch.
+Regions are matched by id, which the editor keeps. Masks with equal stored bytes are equal and are
+not decoded. Pure: values in, values out; no disk, network, clock or torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Flag, auto
 
@@ -19,15 +19,15 @@ from calico_model.evaluation.boundary import BoundaryMatch, compare_boundaries
 from calico_model.types import BoolMask
 from calico_model.vocabulary import Vocabulary, name_of
 
-# Raise it when equal annotations are judged differently: corrections are then derived anew.
+# Increase it when equal annotations get other outcomes: all corrections are then derived anew.
 DIFF_VERSION = 3
 SAME_PLACE_IOU = 0.5
 
 _Place = tuple[int, str]  # image index and region id
 
 
-class Change(Flag):
-    """What happened to a region; no flag at all means accepted as it was."""
+class RegionChange(Flag):
+    """What the annotator did to a region; no flag means accepted unchanged."""
 
     RESHAPED = auto()
     RELABELLED = auto()
@@ -36,23 +36,24 @@ class Change(Flag):
     REMOVED = auto()
 
 
-ACCEPTED = Change(0)
+ACCEPTED = RegionChange(0)
 
 
 @dataclass(frozen=True, eq=False)
 class RegionOutcome:
-    """What became of one region.
+    """Outcome of one region.
 
     Attributes:
-        change: everything that happened to it; ADDED and REMOVED stand alone.
+        change: all changes of the region; ADDED and REMOVED are never combined with others.
         before: the predicted region, None if ADDED.
         after: the annotator's region, None if REMOVED.
-        iou: of the masks before and after in [0, 1]; 1 unless RESHAPED, None if ADDED or REMOVED.
-        boundary: how well the outlines agree, only if RESHAPED and of one size.
-        replaced_by: id of the ADDED region drawn in the place of a REMOVED one, or None.
+        iou: IoU of the masks before and after, in [0, 1]; 1 unless RESHAPED, None if ADDED or
+            REMOVED.
+        boundary: agreement of the outlines; only if RESHAPED and both masks have the same size.
+        replaced_by: id of the ADDED region that was drawn in place of this REMOVED one, or None.
     """
 
-    change: Change
+    change: RegionChange
     before: Region | None
     after: Region | None
     iou: float | None = None
@@ -61,18 +62,18 @@ class RegionOutcome:
 
     @property
     def region(self) -> Region:
-        """The annotator's region, or the predicted one if that was removed."""
+        """The annotator's region; the predicted region if it was removed."""
         region = self.after or self.before
         assert region is not None
         return region
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How alike several annotators marked one task.
+class AnnotatorAgreement:
+    """Agreement between several annotators of one task.
 
     Attributes:
-        annotators: how many, the chosen one included.
+        annotators: number of annotators, that of the chosen annotation included.
         mean_iou: matched mean IoU between the chosen annotation and the others, in [0, 1].
     """
 
@@ -81,8 +82,11 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Tally:
-    """How many regions met which fate; a region that was reshaped and relabelled counts in both."""
+class RegionTally:
+    """Number of regions per outcome; a region that was reshaped and relabelled counts in both.
+
+    The field names are columns of the table `correction`.
+    """
 
     accepted: int = 0
     reshaped: int = 0
@@ -93,43 +97,43 @@ class Tally:
     reshaped_iou_sum: float = 0.0
     predicted: int = 0
 
-    def __add__(self, other: Tally) -> Tally:
+    def __add__(self, other: RegionTally) -> RegionTally:
         names = self.__dataclass_fields__
-        return Tally(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        return RegionTally(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     @property
     def values(self) -> tuple[float, ...]:
-        """All counts in the order of the fields."""
+        """All counts, in field order."""
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)
 
     @property
     def acceptance(self) -> float | None:
-        """Share of predicted regions that were left as they were, or None without any."""
+        """Share of predicted regions accepted unchanged; None without predicted regions."""
         return self.accepted / self.predicted if self.predicted else None
 
     @property
     def mean_reshaped_iou(self) -> float | None:
-        """Mean IoU between predicted and corrected masks of reshaped regions."""
+        """Mean IoU between predicted and corrected masks of reshaped regions; None without any."""
         return self.reshaped_iou_sum / self.reshaped if self.reshaped else None
 
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """The newest word on one task, compared with the prediction it started from.
+    """The valid annotation of one task, compared with the prediction it started from.
 
     Attributes:
         task: the images.
-        annotation_id: the annotation that counts.
-        annotator_id: who made it, or None.
+        annotation_id: Label Studio's id of the annotation.
+        annotator_id: the annotator, or None.
         updated_at: UTC.
-        version: adapter version of the prediction it started from; None if it started from nothing.
-        outcomes: one per region, predicted ones first, each in its stored order.
-        same_part: pairs of region ids the annotator linked.
-        is_ground_truth: somebody marked it as the answer that counts.
-        agreement: with other annotators, or None if there is no other.
+        version: adapter version of the prediction; None if the annotation started from nothing.
+        outcomes: one per region, predicted regions first, each group in stored order.
+        same_part: pairs of region ids that the annotator linked.
+        is_ground_truth: the annotation is marked as ground truth.
+        agreement: with other annotators, None if there is no other.
         unreadable: ids of regions whose mask cannot be decoded; they have no outcome.
-        unknown: (image index, name) of what was drawn but cannot be read as a mask; a name of None
-            may be any. Nobody knows whether such a name is on that image.
+        unknown: (image index, name) of drawn regions that cannot be read as a mask; None stands for
+            any name. Whether the image shows such a name is unknown.
         vocabulary: the labels that regions may have; None where any text may be written.
     """
 
@@ -141,23 +145,23 @@ class Correction:
     outcomes: tuple[RegionOutcome, ...]
     same_part: tuple[tuple[str, str], ...] = ()
     is_ground_truth: bool = False
-    agreement: Agreement | None = None
+    agreement: AnnotatorAgreement | None = None
     unreadable: tuple[str, ...] = ()
     unknown: frozenset[tuple[int, str | None]] = frozenset()
     vocabulary: Vocabulary | None = None
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> RegionTally:
         """Counts over all regions."""
         return tally(self.outcomes)
 
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """Outcome of each region, ids of those without a mask, and which names that leaves unknown."""
+    """Comparison of two sets of regions; `unreadable` and `unknown` as in `Correction`."""
 
     outcomes: tuple[RegionOutcome, ...]
-    unreadable: tuple[str, ...] = field(default=())
+    unreadable: tuple[str, ...] = ()
     unknown: frozenset[tuple[int, str | None]] = frozenset()
 
 
@@ -169,25 +173,25 @@ def diff(
 ) -> Difference:
     """Compares what was predicted with what the annotator left.
 
-    A region whose mask was erased to nothing counts as removed. A mask of another size than
-    predicted is reshaped with IoU 0: the predicted one could never be seen.
+    A region whose mask was erased completely counts as removed. A mask of another size than the
+    predicted one is reshaped with IoU 0, because the editor could not show the predicted mask.
 
     Args:
         before: predicted regions; () if the annotator started from nothing.
         after: the annotator's regions.
-        unread: what else the annotator drew, which is no mask.
-        vocabulary: the labels that regions may have; None where any text may be written, and
+        unread: other drawn regions that cannot be read as masks.
+        vocabulary: the labels that regions may have; None where any text may be written: then
             another spelling is the same name.
     """
     lost = _Lost()
-    for one in unread:
-        lost.add(one.id, one.image_index, (one.label,))
-    is_unread = {(one.image_index, one.id) for one in unread}
+    for region in unread:
+        lost.add(region.id, region.image_index, (region.label,))
+    unread_places = {(region.image_index, region.id) for region in unread}
     outcomes: list[RegionOutcome] = []
-    left = {_place(region): region for region in after}
+    unmatched = {_place(region): region for region in after}
     for predicted in before:
-        corrected = left.pop(_place(predicted), None)
-        if corrected is None and _place(predicted) in is_unread:
+        corrected = unmatched.pop(_place(predicted), None)
+        if corrected is None and _place(predicted) in unread_places:
             continue
         try:
             outcomes.append(_outcome(predicted, corrected, vocabulary))
@@ -195,10 +199,10 @@ def diff(
             lost.add_region(predicted)
             if corrected is not None:
                 lost.add_region(corrected)
-    for added in left.values():
+    for added in unmatched.values():
         try:
             if added.mask.any():
-                outcomes.append(RegionOutcome(Change.ADDED, None, added))
+                outcomes.append(RegionOutcome(RegionChange.ADDED, None, added))
         except InvalidRleError:
             lost.add_region(added)
     replacements = _replacements(outcomes, lost)
@@ -211,37 +215,37 @@ def diff(
 
 @dataclass
 class _Lost:
-    """What cannot be compared, and the names that are unknown for it."""
+    """Regions that cannot be compared: their ids, and the names that become unknown."""
 
     ids: list[str] = field(default_factory=list)
     names: set[tuple[int, str | None]] = field(default_factory=set)
 
     def add(self, region_id: str, image_index: int, labels: Sequence[str | None]) -> None:
-        """A region that cannot be read."""
+        """Adds a region that cannot be read."""
         self.ids.append(region_id)
         self.names |= {(image_index, label) for label in labels}
 
     def add_region(self, region: Region) -> None:
-        """A region whose mask cannot be decoded."""
+        """Adds a region whose mask cannot be decoded."""
         self.add(region.id, region.image_index, region.labels or (None,))
 
 
-def tally(outcomes: Sequence[RegionOutcome]) -> Tally:
+def tally(outcomes: Sequence[RegionOutcome]) -> RegionTally:
     """Counts outcomes."""
     changes = [outcome.change for outcome in outcomes]
 
-    def count(change: Change) -> int:
-        return sum(change in found for found in changes)
+    def count(change: RegionChange) -> int:
+        return sum(change in outcome_change for outcome_change in changes)
 
-    reshaped = (o.iou or 0.0 for o in outcomes if Change.RESHAPED in o.change)
-    return Tally(
+    reshaped_ious = (o.iou or 0.0 for o in outcomes if RegionChange.RESHAPED in o.change)
+    return RegionTally(
         accepted=sum(change is ACCEPTED for change in changes),
-        reshaped=count(Change.RESHAPED),
-        relabelled=count(Change.RELABELLED),
-        kind_changed=count(Change.KIND_CHANGED),
-        added=count(Change.ADDED),
-        removed=count(Change.REMOVED),
-        reshaped_iou_sum=sum(reshaped),
+        reshaped=count(RegionChange.RESHAPED),
+        relabelled=count(RegionChange.RELABELLED),
+        kind_changed=count(RegionChange.KIND_CHANGED),
+        added=count(RegionChange.ADDED),
+        removed=count(RegionChange.REMOVED),
+        reshaped_iou_sum=sum(reshaped_ious),
         predicted=sum(outcome.before is not None for outcome in outcomes),
     )
 
@@ -261,60 +265,62 @@ def _place(region: Region) -> _Place:
 
 def _outcome(before: Region, after: Region | None, vocabulary: Vocabulary | None) -> RegionOutcome:
     if after is None:
-        return RegionOutcome(Change.REMOVED, before, None)
+        return RegionOutcome(RegionChange.REMOVED, before, None)
     change = ACCEPTED
     if not _same_names(before.labels, after.labels, vocabulary):
-        change |= Change.RELABELLED
+        change |= RegionChange.RELABELLED
     if before.kind is not after.kind:
-        change |= Change.KIND_CHANGED
+        change |= RegionChange.KIND_CHANGED
     if before.encoding and before.encoding == after.encoding and before.size_hw == after.size_hw:
         return RegionOutcome(change, before, after, iou=1.0)
     if not after.mask.any():
-        return RegionOutcome(Change.REMOVED, before, None)
+        return RegionOutcome(RegionChange.REMOVED, before, None)
     if np.array_equal(before.mask, after.mask):
         return RegionOutcome(change, before, after, iou=1.0)
-    has_one_size = before.size_hw == after.size_hw
+    has_same_size = before.size_hw == after.size_hw
     return RegionOutcome(
-        change | Change.RESHAPED,
+        change | RegionChange.RESHAPED,
         before,
         after,
         iou=mask_iou(before.mask, after.mask),
-        boundary=compare_boundaries(before.mask, after.mask) if has_one_size else None,
+        boundary=compare_boundaries(before.mask, after.mask) if has_same_size else None,
     )
 
 
 def _same_names(before: Sequence[str], after: Sequence[str], vocabulary: Vocabulary | None) -> bool:
-    """Whether two regions are called the same: another spelling of a free text teaches nothing."""
+    """Whether two regions have the same names; another spelling of free text is the same name."""
     if before == after:
         return True
-    ours, theirs = ({name_of(one, vocabulary) for one in labels} for labels in (before, after))
-    return ours == theirs
+    old_names, new_names = (
+        {name_of(label, vocabulary) for label in labels} for labels in (before, after)
+    )
+    return old_names == new_names
 
 
 def _replacements(outcomes: Sequence[RegionOutcome], lost: _Lost) -> Mapping[_Place, str]:
-    """Which removed region was drawn anew by which added one: it is not absent, only redone."""
-    found: dict[_Place, str] = {}
-    added = [o.after for o in outcomes if o.after is not None and o.change is Change.ADDED]
+    """Maps each removed region that was redrawn to the id of the added region in its place."""
+    replacements: dict[_Place, str] = {}
+    added = [o.after for o in outcomes if o.after is not None and o.change is RegionChange.ADDED]
     for outcome in outcomes:
-        gone = outcome.before
-        if gone is None or outcome.change is not Change.REMOVED:
+        removed = outcome.before
+        if removed is None or outcome.change is not RegionChange.REMOVED:
             continue
-        rivals = [region for region in added if region.image_index == gone.image_index]
-        if not rivals:
+        candidates = [region for region in added if region.image_index == removed.image_index]
+        if not candidates:
             continue
         try:
-            overlaps = [mask_iou(gone.mask, region.mask) for region in rivals]
+            ious = [mask_iou(removed.mask, region.mask) for region in candidates]
         except InvalidRleError:
-            lost.add_region(gone)
+            lost.add_region(removed)
             continue
-        best = int(np.argmax(overlaps))
-        if overlaps[best] >= SAME_PLACE_IOU:
-            found[_place(gone)] = rivals[best].id
-    return found
+        best = int(np.argmax(ious))
+        if ious[best] >= SAME_PLACE_IOU:
+            replacements[_place(removed)] = candidates[best].id
+    return replacements
 
 
-def _with_replacement(outcome: RegionOutcome, found: Mapping[_Place, str]) -> RegionOutcome:
+def _with_replacement(outcome: RegionOutcome, replacements: Mapping[_Place, str]) -> RegionOutcome:
     place = _place(outcome.region)
-    if outcome.change is not Change.REMOVED or place not in found:
+    if outcome.change is not RegionChange.REMOVED or place not in replacements:
         return outcome
-    return RegionOutcome(Change.REMOVED, outcome.before, None, replaced_by=found[place])
+    return replace(outcome, replaced_by=replacements[place])

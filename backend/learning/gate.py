@@ -1,22 +1,22 @@
-"""The gate: how a candidate and the current version measured, in; published or why not, out.
+"""The gate: decides whether a candidate version is published, from how both versions measured.
 
 Pure: values in, values out. Quality is the mean of strict mIoU and Recall, in points of percent.
 
-| a candidate is refused if                                                        | by     |
-|----------------------------------------------------------------------------------|--------|
-| its new corrections contradict each other and the earlier ones                   | cross  |
-| quality on corrections kept for testing falls, and not by chance                 | paired |
-| it falls so far that chance need not be asked                                    | points |
-| of the project's earlier corrections, which it rehearses, many regions are lost  | paired |
-| the new corrections come out no better than before, and are not known already    | points |
+| a candidate is rejected if                                                    | decided by       |
+|-------------------------------------------------------------------------------|------------------|
+| its new corrections contradict each other and the earlier ones                | leave-one-out    |
+| quality on held-out corrections falls, and not by chance                      | paired test      |
+| quality on held-out corrections falls by more than `collapse`                 | points           |
+| many regions of the project's earlier corrections are no longer found         | sign test        |
+| quality on the new corrections does not rise, and was not high before         | points           |
 
-It protects what the people of the project need: their own older labels and accepted regions. What
-happens on the data of the base is measured and shown, and decides nothing: other projects keep the
-base anyway. The current version may know earlier corrections by heart, so a candidate that learns
-more groups in the same time is a little worse on them; one that forgets loses most of a label. A
-first version is compared with silence, since nothing is shown before it where the
-base knows nothing. Few groups are kept for testing, and none at first: whether corrections can be
-learned at all is then asked of every group, left out in turn (learnability.py).
+The gate protects what the project needs: its older labels and its accepted regions. Quality on base
+data is measured and shown, but decides nothing: other projects keep the base anyway. The current
+version may know earlier corrections by heart, so a candidate that learns more groups in the same
+time is a little worse on them; a candidate that forgets loses most regions of a label. A first
+version is compared with the base, which often predicts nothing for the project's labels. Few groups
+are held out, and none at first: instead, each group is left out in turn and predicted from the
+others (calico_model/training/online/learnability.py).
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from backend.learning.paired_test import Regions, has_fallen, has_lost
 
 
 @dataclass(frozen=True)
 class GatePolicy:
-    """What is asked of a candidate; points of percent unless said otherwise.
+    """Limits of the gate, in points of percent unless another unit is named.
 
     Attributes:
-        tolerance: fall that still counts as holding.
-        collapse: fall that is refused whatever chance may have done.
-        margin: share of the regions of older labels, known by heart, that may be lost.
-        least_held_out: groups kept for testing, from which their quality decides.
-        known: quality of the new corrections from which they count as known already.
-        least_asked: regions that the other groups were asked about, from which the answer counts.
-        agreement: share in [0, 1] of new corrections that the others predict, below which they
-            disagree, if the earlier ones suffer from them as well.
-        suffering: share in [0, 1] of what was predicted of the earlier ones without the new ones,
-            below which they suffer.
-        nonsense: agreement below which even first corrections cannot be right.
+        tolerance: fall of quality on held-out groups that is still allowed.
+        collapse: fall of quality that is rejected without a test for chance.
+        margin: percent of the regions of older labels that may be lost.
+        least_held_out: number of held-out groups from which their quality decides.
+        known: quality on the new corrections above which nothing has to be learned from them.
+        least_asked: number of left-out regions from which the leave-one-out result counts.
+        agreement: share in [0, 1] of new corrections predicted from the others, below which they
+            contradict the others, if the earlier ones suffer as well.
+        suffering: the earlier corrections suffer if less than this share of what is predicted
+            without the new ones is predicted with them; in [0, 1].
+        nonsense: agreement in [0, 1] below which even first corrections are rejected.
     """
 
     tolerance: float = 0.5
@@ -59,13 +60,13 @@ class GatePolicy:
 
 @dataclass(frozen=True)
 class Quality:
-    """What a version reached on some groups.
+    """Quality of one version on some groups.
 
     Attributes:
         miou, recall: strict, in percent.
-        groups: how many groups.
-        by_label: true name -> (regions found, regions there).
-        regions: per group its true regions, see `Regions`; empty where nobody measured them.
+        groups: number of groups.
+        by_label: true name -> (regions found, true regions).
+        regions: true regions per group, see `Regions`; empty where they were not measured.
     """
 
     miou: float
@@ -76,37 +77,38 @@ class Quality:
 
     @property
     def score(self) -> float:
-        """Mean of the two, in percent."""
+        """Mean of mIoU and Recall, in percent."""
         return (self.miou + self.recall) / 2
 
     @property
     def is_finite(self) -> bool:
-        """Whether both are numbers."""
+        """Whether neither figure is NaN or infinite."""
         return math.isfinite(self.miou) and math.isfinite(self.recall)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The same groups seen by the current version and by the candidate."""
+class QualityComparison:
+    """Quality of the current version (before) and of the candidate (after) on the same groups."""
 
     before: Quality
     after: Quality
 
     @property
     def gain(self) -> float:
-        """Points of quality."""
+        """Difference of the scores, in points."""
         return self.after.score - self.before.score
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How far corrections can be predicted from each other; shares in [0, 1].
+class CorrectionAgreement:
+    """How well corrections are predicted from each other, as shares in [0, 1].
 
     Attributes:
-        new: of the new corrections, from all others.
-        asked: how many new regions were asked about.
-        earlier: of the earlier corrections, from all others; None without any.
-        earlier_alone: the same, from earlier ones alone.
+        new: share of the new corrections' regions predicted from all other corrections.
+        asked: number of new regions that were left out and predicted.
+        earlier: share of the earlier corrections' regions predicted from all others, None without
+            earlier corrections.
+        earlier_alone: the same, predicted from earlier corrections alone.
     """
 
     new: float
@@ -116,23 +118,23 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Everything the gate looks at.
+class GateEvidence:
+    """All measurements that the gate decides on.
 
     Attributes:
-        held_out: corrections kept for testing, None if there are none yet.
-        earlier: corrections that an earlier version learned from, None if there are none.
-        learned: new corrections, None if none of them can be measured.
-        probe: groups of base data, None where they were not measured.
-        agreement: between corrections, None where the model cannot tell.
-        old_labels: names the current version had learned.
+        held_out: on held-out corrections, None without any.
+        learned: on new corrections, None if none of them can be measured.
+        probe: on groups of base data, None where they were not measured.
+        earlier: on corrections that an earlier version learned, None without any.
+        agreement: between corrections, None where the model has no dense head.
+        old_labels: names that the current version had learned.
     """
 
-    held_out: Comparison | None
-    learned: Comparison | None
-    probe: Comparison | None
-    earlier: Comparison | None = None
-    agreement: Agreement | None = None
+    held_out: QualityComparison | None
+    learned: QualityComparison | None
+    probe: QualityComparison | None
+    earlier: QualityComparison | None = None
+    agreement: CorrectionAgreement | None = None
     old_labels: frozenset[str] = frozenset()
 
 
@@ -141,9 +143,9 @@ class Verdict:
     """The decision.
 
     Attributes:
-        is_accepted: publish it.
-        is_provisional: nothing was kept for testing to decide by.
-        reason: one sentence with the figures, and what to do about a refusal.
+        is_accepted: whether the candidate is published.
+        is_provisional: too few held-out groups to decide by.
+        reason: one sentence with the figures, and what to do after a rejection.
     """
 
     is_accepted: bool
@@ -151,9 +153,9 @@ class Verdict:
     reason: str
 
 
-def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
+def judge(policy: GatePolicy, evidence: GateEvidence) -> Verdict:
     """Decides about a candidate that learned new corrections."""
-    return _judged(
+    return _verdict(
         policy,
         evidence,
         (
@@ -166,101 +168,129 @@ def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
     )
 
 
-def judge_refinement(policy: GatePolicy, evidence: Evidence) -> Verdict:
+def judge_refinement(policy: GatePolicy, evidence: GateEvidence) -> Verdict:
     """Decides about a candidate that went on learning what the current version knows."""
-    judged = _tested(policy, evidence) or evidence.earlier
+    comparison = _tested(policy, evidence) or evidence.earlier
     settled = None
-    if judged is not None and judged.gain < policy.tolerance:
-        settled = f"no better than the current version, which stays: {_figures(judged)}"
-    refused = (
+    if comparison is not None and comparison.gain < policy.tolerance:
+        settled = f"no better than the current version, which stays: {_figures(comparison)}"
+    rejections = (
         _not_finite(evidence),
         _worse(policy, evidence),
         _forgotten(policy, evidence),
         settled,
     )
-    return _judged(policy, evidence, refused)
+    return _verdict(policy, evidence, rejections)
 
 
-def _judged(policy: GatePolicy, evidence: Evidence, refused: tuple[str | None, ...]) -> Verdict:
+def gate_figures(evidence: GateEvidence, verdict: Verdict) -> dict[str, Any]:
+    """Returns the evidence as JSON keeps it: set -> [before, after] of each metric, in percent."""
+    figures: dict[str, Any] = {"provisional": verdict.is_provisional}
+    for name in ("held_out", "earlier", "learned", "probe"):
+        pair: QualityComparison | None = getattr(evidence, name)
+        if pair is None or not (pair.before.is_finite and pair.after.is_finite):
+            continue
+        figures[name] = {
+            "mIoU": [round(pair.before.miou, 2), round(pair.after.miou, 2)],
+            "Recall": [round(pair.before.recall, 2), round(pair.after.recall, 2)],
+            "groups": pair.after.groups,
+        }
+    if (agreement := evidence.agreement) is not None:
+        figures["agreement"] = {
+            "new": round(100 * agreement.new, 1),
+            "regions": agreement.asked,
+        }
+    return figures
+
+
+def _verdict(
+    policy: GatePolicy, evidence: GateEvidence, rejections: tuple[str | None, ...]
+) -> Verdict:
+    """Rejects for the first reason in `rejections`, accepts if all of them are None."""
     tested = _tested(policy, evidence)
     is_provisional = tested is None
-    for reason in refused:
+    for reason in rejections:
         if reason is not None:
             return Verdict(False, is_provisional, reason)
-    judged = tested or evidence.learned or evidence.earlier
-    if judged is None:
+    comparison = tested or evidence.learned or evidence.earlier
+    if comparison is None:
         return Verdict(False, is_provisional, "nothing could be measured: no image could be read")
     name = "corrections kept for testing" if tested else "its own corrections"
-    return Verdict(True, is_provisional, f"{name} {_figures(judged)}")
+    return Verdict(True, is_provisional, f"{name} {_figures(comparison)}")
 
 
-def _tested(policy: GatePolicy, evidence: Evidence) -> Comparison | None:
-    """Corrections kept for testing, where they are enough to decide by."""
-    found = evidence.held_out
-    return found if found is not None and found.after.groups >= policy.least_held_out else None
+def _tested(policy: GatePolicy, evidence: GateEvidence) -> QualityComparison | None:
+    """Quality on held-out corrections, None where they are too few to decide by."""
+    held_out = evidence.held_out
+    if held_out is None or held_out.after.groups < policy.least_held_out:
+        return None
+    return held_out
 
 
-def _not_finite(evidence: Evidence) -> str | None:
-    for name, found in (
+def _not_finite(evidence: GateEvidence) -> str | None:
+    for name, comparison in (
         ("corrections kept for testing", evidence.held_out),
         ("earlier corrections", evidence.earlier),
         ("new corrections", evidence.learned),
     ):
-        if found is not None and not (found.before.is_finite and found.after.is_finite):
+        if comparison is None:
+            continue
+        if not (comparison.before.is_finite and comparison.after.is_finite):
             return f"quality on {name} is not a number; the current version stays"
     return None
 
 
-def _contradicts(policy: GatePolicy, evidence: Evidence) -> str | None:
-    found = evidence.agreement
-    if found is None or found.asked < policy.least_asked:
+def _contradicts(policy: GatePolicy, evidence: GateEvidence) -> str | None:
+    agreement = evidence.agreement
+    if agreement is None or agreement.asked < policy.least_asked:
         return None
-    if found.earlier is None or found.earlier_alone is None:
-        is_wrong = found.new < policy.nonsense
+    if agreement.earlier is None or agreement.earlier_alone is None:
+        is_wrong = agreement.new < policy.nonsense
     else:
-        suffers = found.earlier < policy.suffering * found.earlier_alone
-        is_wrong = found.new < policy.agreement and suffers
+        suffers = agreement.earlier < policy.suffering * agreement.earlier_alone
+        is_wrong = agreement.new < policy.agreement and suffers
     if not is_wrong:
         return None
     return (
         f"the new corrections contradict the others: of their regions only "
-        f"{100 * found.new:.0f} in 100 can be told from what was corrected elsewhere; look through "
-        "the newest annotations for wrong names and misplaced masks, correct them, and train again"
+        f"{100 * agreement.new:.0f} in 100 can be told from what was corrected elsewhere; look "
+        "through the newest annotations for wrong names and misplaced masks, correct them, and "
+        "train again"
     )
 
 
-def _worse(policy: GatePolicy, evidence: Evidence) -> str | None:
-    found = _tested(policy, evidence)
-    if found is None or not _falls(found, policy):
+def _worse(policy: GatePolicy, evidence: GateEvidence) -> str | None:
+    tested = _tested(policy, evidence)
+    if tested is None or not _falls(tested, policy):
         return None
     return (
-        f"worse on corrections kept for testing: {_figures(found)}; the current version stays, "
+        f"worse on corrections kept for testing: {_figures(tested)}; the current version stays, "
         "more corrected groups help"
     )
 
 
-def _forgotten(policy: GatePolicy, evidence: Evidence) -> str | None:
+def _forgotten(policy: GatePolicy, evidence: GateEvidence) -> str | None:
     pair = evidence.earlier
     if pair is None:
         return None
-    before, there = _found(pair.before, evidence.old_labels)
-    after, _ = _found(pair.after, evidence.old_labels)
-    share = 100 * (before - after) / max(before, 1)
-    if share <= policy.margin:
+    before, total = _regions_found(pair.before, evidence.old_labels)
+    after, _ = _regions_found(pair.after, evidence.old_labels)
+    lost_percent = 100 * (before - after) / max(before, 1)
+    if lost_percent <= policy.margin:
         return None
     if not has_lost(pair.before.regions, pair.after.regions, evidence.old_labels):
         return None
     return (
-        f"forgets older labels: {after} of {there} of their regions found, {before} before; "
+        f"forgets older labels: {after} of {total} of their regions found, {before} before; "
         "the current version stays; train again, and look whether labels were renamed"
     )
 
 
-def _useless(policy: GatePolicy, evidence: Evidence) -> str | None:
+def _useless(policy: GatePolicy, evidence: GateEvidence) -> str | None:
     learned = evidence.learned
     if learned is None or learned.gain > 0:
         return None
-    # Accepted predictions are corrections, too: what was known already cannot rise.
+    # Accepted predictions are corrections, too: quality that was high before cannot rise.
     if learned.after.score >= policy.known and learned.gain >= -policy.collapse:
         return None
     return (
@@ -269,24 +299,26 @@ def _useless(policy: GatePolicy, evidence: Evidence) -> str | None:
     )
 
 
-def _falls(found: Comparison, policy: GatePolicy) -> bool:
+def _falls(comparison: QualityComparison, policy: GatePolicy) -> bool:
     """Whether quality falls by more than is allowed, and not by chance."""
-    if found.gain >= -policy.tolerance:
+    if comparison.gain >= -policy.tolerance:
         return False
-    if found.gain < -policy.collapse or not found.before.regions:
+    if comparison.gain < -policy.collapse or not comparison.before.regions:
         return True
-    return has_fallen(found.before.regions, found.after.regions)
+    return has_fallen(comparison.before.regions, comparison.after.regions)
 
 
-def _found(quality: Quality, labels: frozenset[str]) -> tuple[int, int]:
+def _regions_found(quality: Quality, labels: frozenset[str]) -> tuple[int, int]:
+    """Number of regions with these labels: (found, true)."""
     counts = [count for label, count in quality.by_label.items() if label in labels]
-    return sum(found for found, _ in counts), sum(there for _, there in counts)
+    return sum(found for found, _ in counts), sum(total for _, total in counts)
 
 
-def _figures(found: Comparison) -> str:
+def _figures(comparison: QualityComparison) -> str:
+    before, after = comparison.before, comparison.after
     return (
-        f"{found.before.score:.1f} -> {found.after.score:.1f} "
-        f"(mIoU {found.before.miou:.1f} -> {found.after.miou:.1f}, "
-        f"Recall {found.before.recall:.1f} -> {found.after.recall:.1f}, "
-        f"{found.after.groups} groups)"
+        f"{before.score:.1f} -> {after.score:.1f} "
+        f"(mIoU {before.miou:.1f} -> {after.miou:.1f}, "
+        f"Recall {before.recall:.1f} -> {after.recall:.1f}, "
+        f"{after.groups} groups)"
     )

@@ -1,7 +1,7 @@
-"""How learning stands, read-only: one query object behind `calico status` and the page at /ui.
+"""State of learning per project, read-only: behind `calico status`, /status and the pages at /ui.
 
-Sums are taken by the database, so that a project of a hundred thousand tasks is as quick to look at
-as one of ten; lists have a limit. Writes nothing.
+The database computes the sums, so that a project of a hundred thousand tasks is shown as quickly as
+a project of ten; lists have a limit.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, func, select
 
 from backend.clock import now_us
-from backend.learning.acceptance import AcceptancePolicy
-from backend.learning.held_out import held_out_tasks
-from backend.learning.reconcile import is_too_much
+from backend.learning.doubts import is_too_much
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing
-from backend.learning.schedule import SchedulePolicy, still_rises
+from backend.learning.schedule import AcceptancePolicy, SchedulePolicy, held_out_tasks, still_rises
 from backend.learning.training_runs import RunRepository, TrainingRun
 from backend.storage.journal import AHEAD_US
 from backend.storage.store import Store
@@ -29,23 +27,24 @@ _WORST_AMONG = 200
 
 @dataclass(frozen=True)
 class ProjectStanding:
-    """How learning stands in one project.
+    """State of learning in one project.
 
     Attributes:
-        project_id: Label Studio's id.
-        version: what answers now, None for the base.
-        corrections: tasks that were corrected.
-        new: of these, what the version has not learned from and training may use.
-        held_out: of these, what is never trained on.
+        project_id: Label Studio's project id.
+        version: the version that predicts now, None for the base.
+        corrections: number of corrected tasks.
+        new: corrected tasks that the version has not learned and that training may use.
+        held_out: corrected tasks that are only measured on.
         skipped: tasks that annotators skipped.
-        acceptance: share of regions left as they were, of the version's newest tasks, or None.
-        acceptance_tasks: how many tasks that is.
+        acceptance: share in [0, 1] of predicted regions that were accepted unchanged, over the
+            version's newest tasks; None without any.
+        acceptance_tasks: number of these tasks.
         run: the training under way, else the last one, or None.
-        is_rising: a better version may follow by itself.
-        held_back: annotations that Label Studio no longer shows, or shows in an older state, and
-            that count all the same until that is confirmed.
-        needs_word: these are too many at once: a person has to say whether that is right.
-        stamped_ahead: annotations that Label Studio's clock puts into the future.
+        is_rising: the trainer may refine the version further.
+        held_back: annotations that Label Studio no longer shows, or shows in an older state; they
+            stay valid until that is confirmed.
+        needs_word: `held_back` is so large that a person has to approve the deletions.
+        stamped_ahead: annotations whose time, by Label Studio's clock, is in the future.
     """
 
     project_id: int
@@ -65,14 +64,15 @@ class ProjectStanding:
 
 @dataclass(frozen=True)
 class VersionQuality:
-    """How good one version's predictions were before anybody corrected them.
+    """Quality of one version's predictions, measured by their corrections.
 
     Attributes:
-        version: what they were stamped with.
-        tasks: corrected tasks that started from it.
-        iou: mean IoU of predicted and corrected masks; regions added or removed count 0.
-        acceptance: share of predicted regions left as they were.
-        edits: changes per task.
+        version: name of the version in its predictions.
+        tasks: number of corrected tasks that started from it.
+        iou: mean IoU of predicted and corrected masks in [0, 1]; an added or removed region counts
+            0.
+        acceptance: share in [0, 1] of predicted regions that were accepted unchanged.
+        edits: mean number of changed regions per task.
     """
 
     version: str
@@ -84,13 +84,14 @@ class VersionQuality:
 
 @dataclass(frozen=True)
 class CorrectedGroup:
-    """One corrected task, and what had to be done to it.
+    """One corrected task with its number of changed regions.
 
     Attributes:
-        task_id: Label Studio's id.
-        version: what it started from.
+        task_id: Label Studio's task id.
+        version: the version that predicted it.
         iou: as in `VersionQuality`.
-        predicted, added, removed, reshaped, renamed: regions; what changed name or kind is renamed.
+        predicted, added, removed, reshaped, renamed: numbers of regions; a region with another name
+            or kind is renamed.
     """
 
     task_id: int
@@ -104,12 +105,13 @@ class CorrectedGroup:
 
 
 class Overview:
-    """Reads how learning stands. Threads may share it.
+    """Reads the state of learning. Threads may share it.
 
     Args:
         store: the database.
         versions: of all projects.
-        start_from: project whose version a project without one of its own begins with, or None.
+        start_from: project whose version a project without a version of its own starts from, or
+            None.
     """
 
     def __init__(self, store: Store, versions: Versions, *, start_from: int | None = None) -> None:
@@ -119,11 +121,11 @@ class Overview:
         self._runs = RunRepository(store)
 
     def projects(self) -> tuple[int, ...]:
-        """Every project that ever sent an event or asked for a prediction."""
+        """Ids of all projects that ever sent an event or asked for a prediction."""
         return self._repository.projects()
 
     def standing(self, project_id: int) -> ProjectStanding:
-        """How learning stands in one project."""
+        """Returns the state of learning in one project."""
         version = self.versions.served(project_id, start_from=self._start_from)
         is_own = version is not None and version.project_id == project_id
         learned = version.upto_seq if version is not None and is_own else -1
@@ -150,41 +152,41 @@ class Overview:
         )
 
     def learning_curve(self, project_id: int, *, limit: int = 100) -> tuple[VersionQuality, ...]:
-        """Quality of each version's predictions, oldest first; the newest `limit` versions."""
+        """Returns the quality of the newest `limit` versions, oldest first."""
         tasks, predicted = func.count(), func.sum(_COLUMNS.predicted)
         query = (
             select(
                 _COLUMNS.version,
                 tasks,
-                func.sum(_kept()) / func.sum(_COLUMNS.predicted + _COLUMNS.added),
+                func.sum(_iou_sum()) / func.sum(_COLUMNS.predicted + _COLUMNS.added),
                 func.sum(_COLUMNS.accepted) * 1.0 / predicted,
                 func.sum(_edits()) * 1.0 / tasks,
             )
-            .where(*_counts(project_id))
+            .where(*_with_prediction(project_id))
             .group_by(_COLUMNS.version)
             .order_by(func.min(_COLUMNS.seq).desc())
             .limit(limit)
         )
         with self._store.read() as connection:
-            # PostgreSQL averages in decimals.
-            found = [
+            # PostgreSQL returns decimals.
+            qualities = [
                 VersionQuality(version, tasks, *map(float, means))
                 for version, tasks, *means in connection.execute(query)
             ]
-        return tuple(reversed(found))
+        return tuple(reversed(qualities))
 
     def worst(self, project_id: int, *, limit: int = 6) -> tuple[CorrectedGroup, ...]:
-        """Of the newest corrected tasks, those whose prediction was worst, worst first."""
+        """Returns the `limit` worst predicted of the newest corrected tasks, worst first."""
         newest = (
             select(correction)
-            .where(*_counts(project_id))
+            .where(*_with_prediction(project_id))
             .order_by(_COLUMNS.seq.desc())
             .limit(_WORST_AMONG)
             .subquery()
         )
         columns = newest.c
-        kept = columns.predicted - columns.removed - columns.reshaped + columns.reshaped_iou_sum
-        iou = (kept / (columns.predicted + columns.added)).label("iou")
+        iou_sum = columns.predicted - columns.removed - columns.reshaped + columns.reshaped_iou_sum
+        iou = (iou_sum / (columns.predicted + columns.added)).label("iou")
         query = (
             select(
                 columns.task_id,
@@ -203,11 +205,11 @@ class Overview:
             return tuple(CorrectedGroup(*row) for row in connection.execute(query))
 
     def runs(self, project_id: int, *, limit: int = 10) -> tuple[TrainingRun, ...]:
-        """Trainings of a project, newest first."""
+        """Returns the training runs of a project, newest first."""
         return self._runs.runs(project_id, limit=limit)
 
     def _live(self, project_id: int, *, after_us: int = -1) -> int:
-        """Annotations that are there and stamped after a moment."""
+        """Number of annotations that are not deleted and were changed after `after_us`."""
         columns = ann_head.c
         query = select(func.count()).where(
             columns.project_id == project_id,
@@ -218,15 +220,15 @@ class Overview:
             return int(connection.execute(query).scalar_one())
 
     def _acceptance(self, project_id: int, version: AdapterVersion | None) -> tuple[int, int, int]:
-        """Accepted and predicted regions of the newest tasks of a version, and those tasks."""
-        mine = (
-            _COLUMNS.version.not_in(one.id for one in self.versions.all())
+        """Numbers of accepted regions, predicted regions and tasks, of a version's newest tasks."""
+        is_predicted_by = (
+            _COLUMNS.version.not_in(adapter.id for adapter in self.versions.all())
             if version is None
             else _COLUMNS.version == version.id
         )
         newest = (
             select(_COLUMNS.accepted, _COLUMNS.predicted)
-            .where(*_counts(project_id), mine)
+            .where(*_with_prediction(project_id), is_predicted_by)
             .order_by(_COLUMNS.seq.desc())
             .limit(AcceptancePolicy().window)
             .subquery()
@@ -241,7 +243,7 @@ class Overview:
         return int(accepted), int(predicted), int(tasks)
 
 
-def _counts(project_id: int) -> tuple[ColumnElement[bool], ...]:
+def _with_prediction(project_id: int) -> tuple[ColumnElement[bool], ...]:
     """Corrected tasks that started from a prediction with regions."""
     return (
         _COLUMNS.project_id == project_id,
@@ -251,13 +253,13 @@ def _counts(project_id: int) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def _kept() -> ColumnElement[float]:
-    """Sum of IoU over the predicted regions of a task."""
+def _iou_sum() -> ColumnElement[float]:
+    """Sum of the IoU over the predicted regions of a task."""
     return _COLUMNS.predicted - _COLUMNS.removed - _COLUMNS.reshaped + _COLUMNS.reshaped_iou_sum
 
 
 def _edits() -> ColumnElement[int]:
-    """Changes an annotator made to a task."""
+    """Number of changes that the annotator made to a task."""
     return (
         _COLUMNS.reshaped
         + _COLUMNS.relabelled

@@ -1,8 +1,8 @@
-"""Publication: an adapter becomes a version, whole or not at all.
+"""Publication: an adapter becomes a version, completely or not at all.
 
 Stage -> fsync -> rename -> one transaction. A folder without a row is an orphan of a crash and is
-swept; a row never names a folder that was not on the disk before. Of every project the files of
-the current version, of a candidate and of the 10 newest retired versions are kept; rows stay.
+swept; a row never names a folder that was not on the disk before. The files of a project's current
+version, of a candidate and of the 10 newest retired versions are kept; rows stay for good.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
-class Origin:
+class CandidateOrigin:
     """What a candidate was made from.
 
     Attributes:
-        project_id: whose it is.
-        parent_id: the version it goes on from, None for the base.
-        upto_seq: newest place in the journal it has seen.
-        corrections: tasks it has learned from, its ancestors included.
-        base: fingerprint of the weights.
-        base_version: their name; begins the version's id.
+        project_id: Label Studio's project id.
+        parent_id: the version that training started from, None for the base.
+        upto_seq: newest place in the journal that training has read.
+        corrections: number of tasks it has learned, its ancestors included.
+        base: fingerprint of the base weights.
+        base_version: name of the base weights; the version's id begins with it.
         code: version of the code.
     """
 
@@ -62,10 +62,10 @@ class Origin:
 
 
 class Publisher:
-    """Writes versions; everything it does for a run fails once that run is somebody else's.
+    """Writes versions; every write for a run fails once another trainer has taken the run over.
 
     Args:
-        versions: where they are read.
+        versions: reads versions of the same store.
         runs: the runs of this trainer.
     """
 
@@ -73,12 +73,14 @@ class Publisher:
         self._versions, self._runs = versions, runs
         self._store = versions.store
 
-    def register(self, run_id: int, origin: Origin, write: Callable[[Path], object]) -> str:
-        """Brings a candidate to the disk and into the database; nobody is served by it yet.
+    def register(
+        self, run_id: int, origin: CandidateOrigin, write: Callable[[Path], object]
+    ) -> str:
+        """Writes a candidate to the disk and into the database; it is not served yet.
 
         Args:
-            run_id: the run that made it.
-            origin: what it was made from.
+            run_id: the run that made the candidate.
+            origin: what the candidate was made from.
             write: writes the adapter's files, synced, into a folder that does not exist yet.
 
         Returns:
@@ -94,7 +96,7 @@ class Publisher:
             write(staged)
             digest, nbytes = folder_digest(staged)
         except BaseException:
-            # On a full disk the next try needs what this one took.
+            # On a full disk the next try needs the space.
             shutil.rmtree(staged, ignore_errors=True)
             raise
         uri = f"{origin.project_id}/{digest[:16]}-{run_id}"
@@ -132,11 +134,11 @@ class Publisher:
     def publish(
         self, run_id: int, version_id: str, *, gate: Mapping[str, Any], reason: str
     ) -> None:
-        """Makes a candidate the version its project is served with, and ends the run.
+        """Makes a candidate the current version of its project, and ends the run.
 
         Raises:
-            DamagedAdapterError: its files are not what was registered.
-            VersionError: it is no candidate, or the project is served by another version than the
+            DamagedAdapterError: its files differ from the registered ones.
+            VersionError: it is not a candidate, or the current version is not the one that the
                 candidate was compared with.
             LeaseLostError: the run is no longer ours.
         """
@@ -145,7 +147,7 @@ class Publisher:
             raise VersionError(f"{version_id}: expected a candidate")
         self._versions.verify(candidate)
         parent = None if candidate.parent_id is None else self._versions.find(candidate.parent_id)
-        # A first version may go on from another project's, which goes on being served there.
+        # A first version may start from another project's version, which stays current there.
         is_own = parent is not None and parent.project_id == candidate.project_id
         expected = (candidate.parent_id,) if is_own else ()
 
@@ -177,7 +179,7 @@ class Publisher:
         self._store.write(swap, timeout_s=_TIMEOUT_S)
 
     def reject(self, run_id: int, version_id: str, *, gate: Mapping[str, Any], reason: str) -> None:
-        """Keeps a candidate as rejected with the reason, and ends the run.
+        """Marks a candidate as rejected with the reason, and ends the run.
 
         Raises:
             LeaseLostError: the run is no longer ours.
@@ -198,7 +200,7 @@ class Publisher:
         self._store.write(refuse, timeout_s=_TIMEOUT_S)
 
     def drop_candidate(self, version_id: str, *, reason: str) -> None:
-        """Rejects a candidate that an earlier run left and nobody will judge any more."""
+        """Rejects a candidate that an earlier run left before the gate."""
 
         def refuse(connection: Connection) -> None:
             _set_status(
@@ -212,20 +214,20 @@ class Publisher:
         self._store.write(refuse, timeout_s=_TIMEOUT_S)
 
     def sweep(self) -> int:
-        """Removes what crashes left and files nobody needs; returns how many folders went.
+        """Removes orphans and files that are not needed any more; returns the number of folders.
 
-        What no row names may be about to be registered by another trainer: it goes once it is an
-        hour old. Safe at any time.
+        A folder without a row may be about to be registered by another trainer, so it is removed
+        once it is an hour old. Safe at any time.
         """
         root = self._versions.folder
-        found = list((root / _INCOMING).glob("*"))
+        folders = list((root / _INCOMING).glob("*"))
         # Before the rows: a folder that gets its row in between must not look like an orphan.
-        found += [path for path in root.glob("*/*") if path.parent.name != _INCOMING]
+        folders += [path for path in root.glob("*/*") if path.parent.name != _INCOMING]
         rows = self._versions.all()
         kept = {version.uri for version in _with_files(rows)}
         known = {version.uri for version in rows}
         gone = []
-        for path in found:
+        for path in folders:
             uri = path.relative_to(root).as_posix()
             if uri not in kept and (uri in known or _is_old(path)):
                 gone.append(path)
@@ -239,17 +241,17 @@ def roll_back(versions: Versions, project_id: int, *, to: str | None, reason: st
 
     Args:
         versions: the project's among them.
-        project_id: whose.
-        to: a version that was published before, "base", or None for the one before the current;
-            before a project's first version there is the base.
-        reason: kept with the version that is taken back.
+        project_id: Label Studio's project id.
+        to: a version that was published before, "base", or None for the parent of the current
+            version; the parent of a project's first version is the base.
+        reason: stored with the version that is rolled back.
 
     Returns:
-        The version served now, None for the base.
+        The id of the version served now, None for the base.
 
     Raises:
-        VersionError: nothing to take back, or no such published version.
-        DamagedAdapterError: the files of the earlier version are not what was published.
+        VersionError: the base is served already, or there is no such published version.
+        DamagedAdapterError: the files of the earlier version differ from the published ones.
     """
     current = versions.current(project_id)
     wanted = _earlier(versions, project_id, current, to)
@@ -274,12 +276,12 @@ def roll_back(versions: Versions, project_id: int, *, to: str | None, reason: st
 
 
 def quarantine(versions: Versions, version: AdapterVersion, *, reason: str) -> str | None:
-    """Takes a damaged current version out of service, for its nearest undamaged ancestor.
+    """Replaces a damaged current version by its nearest undamaged ancestor.
 
-    A version that is no longer current is left as it is.
+    A version that is no longer current stays unchanged.
 
     Returns:
-        The version served now, None for the base.
+        The id of the version served now, None for the base.
     """
     heir = _nearest_whole(versions, version.project_id, version.parent_id)
 
@@ -299,6 +301,7 @@ def quarantine(versions: Versions, version: AdapterVersion, *, reason: str) -> s
 def _earlier(
     versions: Versions, project_id: int, current: AdapterVersion | None, to: str | None
 ) -> AdapterVersion | None:
+    """Returns the version to serve after a rollback, None for the base."""
     if to is None:
         if current is None:
             raise VersionError(f"project {project_id}: serves the base; nothing to take back")
@@ -320,25 +323,25 @@ def _nearest_whole(
     versions: Versions, project_id: int, version_id: str | None
 ) -> AdapterVersion | None:
     while version_id is not None:
-        found = versions.find(version_id)
-        if found is None or found.project_id != project_id:
+        ancestor = versions.find(version_id)
+        if ancestor is None or ancestor.project_id != project_id:
             return None
-        if found.status is VersionStatus.RETIRED:
+        if ancestor.status is VersionStatus.RETIRED:
             try:
-                versions.verify(found)
+                versions.verify(ancestor)
             except DamagedAdapterError:
                 pass
             else:
-                return found
-        version_id = found.parent_id
+                return ancestor
+        version_id = ancestor.parent_id
     return None
 
 
-def _with_files(found: tuple[AdapterVersion, ...]) -> list[AdapterVersion]:
-    """Versions whose files are kept; `found` is newest first."""
+def _with_files(versions: tuple[AdapterVersion, ...]) -> list[AdapterVersion]:
+    """Versions whose files are kept; `versions` is newest first."""
     kept: list[AdapterVersion] = []
     retired: dict[int, int] = {}
-    for version in found:
+    for version in versions:
         if version.status is VersionStatus.RETIRED:
             retired[version.project_id] = retired.get(version.project_id, 0) + 1
             if retired[version.project_id] > _KEPT:
@@ -358,6 +361,6 @@ def _is_old(path: Path) -> bool:
 def _set_status(
     connection: Connection, status: VersionStatus, *where: Any, **values: object
 ) -> tuple[str, ...]:
-    """Changes versions; returns their ids."""
+    """Sets the status of the versions that match; returns their ids."""
     change = update(adapter).where(*where).values(status=status.value, **values)
     return tuple(connection.execute(change.returning(adapter.c.id)).scalars())

@@ -1,7 +1,7 @@
-"""What Label Studio has and the journal has not: finds it, and journals it like an event.
+"""Reconciling: finds annotation states that the journal lacks and journals them like events.
 
-Label Studio sends each event once and waits one second; what it could not deliver is only in its
-database. Nothing is derived here, and nothing is changed in Label Studio.
+Label Studio sends each event once and waits one second; an event that it could not deliver is only
+in its database. Reconciling derives nothing and changes nothing in Label Studio.
 """
 
 from __future__ import annotations
@@ -16,8 +16,15 @@ from typing import TypeVar
 from backend.clock import from_us, now_us, to_us
 from backend.errors import BusyError, LabelStudioAuthError, LabelStudioError, RequestError
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.event import deletion_event, missed_events, told_keys
+from backend.label_studio.event import annotation_keys, deletion_event, missed_events
 from backend.label_studio.history import TaskSummary, fetch_annotated, find_tasks
+from backend.learning.doubts import (
+    CONFIRM_AFTER_S,
+    Contradiction,
+    count_live,
+    is_too_much,
+    weigh,
+)
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Doubt, LiveHead
 from backend.storage.journal import AHEAD_US
@@ -26,14 +33,10 @@ from backend.types import Event
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _OVERLAP = timedelta(minutes=5)
-# Label Studio tells us before it commits: what is younger may not be in its answers yet.
+# Label Studio sends an event before it commits: a younger state may be missing in its answers.
 _GRACE_US = 60_000_000
 _TASKS_PER_CALL = 10
 PAUSES_S = (1.0, 5.0, 30.0)
-CONFIRM_AFTER_S = 600.0
-"""What Label Studio no longer shows must still be missing so long after it was first missed."""
-MOST_SHARE = 0.1
-"""Of a project's annotations, at most this share (but one, at least) is deleted at once."""
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 _Heads = Mapping[int, Mapping[int, LiveHead]]
@@ -41,14 +44,14 @@ _Heads = Mapping[int, Mapping[int, LiveHead]]
 
 @dataclass(frozen=True)
 class Repair:
-    """What one comparison found.
+    """Result of one comparison, as counts.
 
     Attributes:
-        recovered: annotation states that no event had told.
-        deleted: deletions that no event had told.
+        recovered: journalled annotation states that no event had delivered.
+        deleted: journalled deletions that no event had delivered.
         unreadable: tasks in a form that cannot be journalled.
-        held_back: deletions and returns to older states that wait: for another look, or, where
-            they are too many at once, for a person's word.
+        held_back: deletions and returns to older states that are not journalled yet: they wait for
+            another comparison or, if they are too many at once, for approval by a person.
     """
 
     recovered: int = 0
@@ -65,51 +68,33 @@ class Repair:
         )
 
 
-@dataclass(frozen=True)
-class _Question:
-    """A head that one look contradicts: its annotation is missing, or in an older state."""
-
-    head: LiveHead
-    task_id: int
-    event: Event  # what would be journalled
-    seen: str = ""
-
-
 @dataclass
-class _Look:
-    """What one look at a project has shown so far.
+class _Progress:
+    """Results of the comparison under way.
 
     Attributes:
-        repair: what was journalled and what cannot be read.
-        answered: annotations whose tasks were looked at.
-        questions: heads that were contradicted.
-        unsettled: tasks with news that is too young to be judged.
+        repair: counts so far.
+        compared: ids of annotations whose tasks were compared.
+        contradictions: heads that Label Studio contradicts.
+        unsettled: ids of tasks with changes that are too young to be judged.
     """
 
     repair: Repair = field(default_factory=Repair)
-    answered: set[int] = field(default_factory=set)
-    questions: list[_Question] = field(default_factory=list)
+    compared: set[int] = field(default_factory=set)
+    contradictions: list[Contradiction] = field(default_factory=list)
     unsettled: set[int] = field(default_factory=set)
-
-
-def is_too_much(count: int, live: int) -> bool:
-    """Whether so many deletions at once need a person's word.
-
-    A strange answer (an empty list, another server, an older backup) looks like many deletions;
-    what would leave nothing of a project is never believed.
-    """
-    return count >= max(live, 1) or count > max(1, int(live * MOST_SHARE))
 
 
 class Reconciler:
     """Compares projects with Label Studio.
 
     Args:
-        repository: where the journal is.
-        client: Label Studio.
-        pauses_s: waiting times between tries of a call that failed.
+        repository: the database with the journal.
+        client: Label Studio's API.
+        pauses_s: seconds to wait before each further try of a failed call.
         sleep: waits that many seconds; raises to give up.
-        confirm_after_s: what is missing must still be missing so long after it was first missed.
+        confirm_after_s: seconds for which an annotation must be missing before its deletion is
+            journalled.
     """
 
     def __init__(
@@ -129,61 +114,63 @@ class Reconciler:
         self._compared: dict[int, dict[int, datetime]] = {}
 
     def reconcile(self, project_id: int, *, is_full: bool, is_approved: bool = False) -> Repair:
-        """Journals every state and deletion of a project's annotations that no event told.
+        """Journals every state and deletion of a project's annotations that no event delivered.
 
-        Nothing is deleted because of one answer: what is missing must be missing again after
-        `confirm_after_s`, and be no more than a tenth of the project at once. Whatever Label Studio
-        shows again counts again. Stopping half way is harmless: what was journalled stays, and the
-        rest is found next time.
+        A deletion is never journalled after one comparison: the annotation must still be missing
+        after `confirm_after_s`, and at most a tenth of the project may be missing at once. An
+        annotation that Label Studio shows again is valid again. Stopping at any place is harmless:
+        journalled states stay, and the next comparison finds the rest.
 
         Args:
-            project_id: the project.
-            is_full: look at every task, which also finds deleted tasks; else only at those that
-                changed since the last time.
-            is_approved: a person says that what Label Studio shows now is right: deletions are
-                journalled at once, however many.
+            project_id: Label Studio's project id.
+            is_full: compare every task, which also finds deleted tasks; else only the tasks that
+                changed since the last comparison.
+            is_approved: a person has confirmed that Label Studio's present state is right: all
+                deletions are journalled at once.
 
         Raises:
-            LabelStudioError: Label Studio cannot be asked, also after some patience.
-            BusyError: the journal is too slow, also after some patience.
+            LabelStudioError: a request failed, also after the retries.
+            BusyError: the journal is too slow, also after the retries.
             StoreError: the database cannot be read or written.
         """
-        # Read first: a head that is here now and not in Label Studio's later answers is gone.
+        # Read before asking: a head that is known now and missing in a later answer is deleted.
         heads = self._repository.heads(project_id)
         tasks_of = _by_task(heads)
-        doubts = {one.annotation_id: one for one in self._repository.doubts(project_id)}
+        doubts = {doubt.annotation_id: doubt for doubt in self._repository.doubts(project_id)}
         cursor = self._repository.cursor(project_id)
         since = _NEVER
         if cursor is not None:
             since = min(cursor.updated_at, from_us(now_us())) - _OVERLAP
         is_full = is_full or is_approved or cursor is None
-        project = self._patiently(lambda: self._client.project(project_id))
-        tasks = self._patiently(
+        project = self._with_retries(lambda: self._client.project(project_id))
+        tasks = self._with_retries(
             lambda: list(find_tasks(self._client, project_id, since=None if is_full else since))
         )
-        look = _Look()
+        progress = _Progress()
         wanted = self._suspicious(project_id, tasks, tasks_of, since=since)
         if is_full:
-            wanted += self._vanished(project_id, tasks, tasks_of, look)
-            # Nothing else tells that what was missed is there again.
-            doubted = {one.task_id for one in doubts.values()} & {task.id for task in tasks}
+            wanted += self._vanished(project_id, tasks, tasks_of, progress)
+            # Only comparing shows that a missing annotation is there again.
+            doubted = {doubt.task_id for doubt in doubts.values()} & {task.id for task in tasks}
             wanted += sorted(doubted - set(wanted))
         else:
-            wanted += self._due(doubts.values(), wanted, _live(heads))
+            wanted += self._due(doubts.values(), wanted, count_live(heads))
         by_id = {head.annotation_id: head for head in heads}
         for start in range(0, len(wanted), _TASKS_PER_CALL):
             few = wanted[start : start + _TASKS_PER_CALL]
-            self._compare(project_id, project.label_config, few, tasks_of, by_id, look)
-        self._decide(project_id, by_id, doubts, look, is_approved=is_approved)
+            self._compare(project_id, project.label_config, few, tasks_of, by_id, progress)
+        self._decide(project_id, by_id, doubts, progress, is_approved=is_approved)
         compared = {} if is_full else dict(self._compared.get(project_id, {}))
         compared |= {task.id: task.updated_at for task in tasks}
         self._compared[project_id] = {
-            task_id: moment for task_id, moment in compared.items() if task_id not in look.unsettled
+            task_id: moment
+            for task_id, moment in compared.items()
+            if task_id not in progress.unsettled
         }
         newest = max((task.updated_at for task in tasks), default=since)
         self._repository.move_cursor(project_id, min(max(newest, since), from_us(now_us())))
-        _tell(project_id, look.repair)
-        return look.repair
+        _log_repair(project_id, progress.repair)
+        return progress.repair
 
     def _suspicious(
         self,
@@ -193,38 +180,41 @@ class Reconciler:
         *,
         since: datetime,
     ) -> list[int]:
-        """Tasks whose annotations have to be looked at."""
+        """Returns ids of tasks that changed, or whose number of annotations differs."""
         compared = self._compared.get(project_id, {})
         wanted = []
         for task in tasks:
             known = heads.get(task.id, {})
-            seen = compared.get(task.id)
-            # Another time is a change, also an earlier one: a clock may be set back.
-            has_changed = task.updated_at > since if seen is None else seen != task.updated_at
-            if task.annotation_count != _live(known.values()) or (has_changed and known):
+            last = compared.get(task.id)
+            # An earlier time is a change as well: a clock may be set back.
+            has_changed = task.updated_at > since if last is None else last != task.updated_at
+            if task.annotation_count != count_live(known.values()) or (has_changed and known):
                 wanted.append(task.id)
         return wanted
 
     def _vanished(
-        self, project_id: int, tasks: Sequence[TaskSummary], heads: _Heads, look: _Look
+        self, project_id: int, tasks: Sequence[TaskSummary], heads: _Heads, progress: _Progress
     ) -> list[int]:
-        """Tasks of the journal that Label Studio did not name; they are asked for one by one."""
-        named = {task.id for task in tasks}
-        live = {task_id for task_id, known in heads.items() if _live(known.values())}
-        if live and not live & named:
-            # Another Label Studio, or a copy of its database: thousands would be asked in vain.
+        """Returns ids of tasks that the journal knows and Label Studio did not list."""
+        listed = {task.id for task in tasks}
+        live = {task_id for task_id, known in heads.items() if count_live(known.values())}
+        if live and not live & listed:
+            # Another Label Studio, or a copy of its database: spare thousands of requests.
             for task_id in sorted(live):
-                self._miss(project_id, task_id, heads[task_id].values(), look)
+                self._miss(project_id, task_id, heads[task_id].values(), progress)
             return []
-        return sorted(live - named)
+        return sorted(live - listed)
 
     def _due(self, doubts: Iterable[Doubt], wanted: Sequence[int], live: int) -> list[int]:
-        """Tasks with doubts that may be confirmed by now, if they could be believed."""
+        """Returns ids of tasks with doubts that are old enough to be confirmed.
+
+        None of them if the doubts are too many: they need approval first.
+        """
         pending = list(doubts)
         if is_too_much(len(pending), live):
-            return []  # a look at every task comes to them
+            return []  # the next full comparison includes them
         before_us = now_us() - self._confirm_after_us
-        due = {one.task_id for one in pending if one.first_seen_us <= before_us}
+        due = {doubt.task_id for doubt in pending if doubt.first_seen_us <= before_us}
         return sorted(due - set(wanted))
 
     def _compare(
@@ -234,119 +224,115 @@ class Reconciler:
         task_ids: Sequence[int],
         heads: _Heads,
         by_id: Mapping[int, LiveHead],
-        look: _Look,
+        progress: _Progress,
     ) -> None:
-        found = self._patiently(lambda: fetch_annotated(self._client, project_id, task_ids))
+        """Compares some tasks with their heads in the journal."""
+        annotated = self._with_retries(lambda: fetch_annotated(self._client, project_id, task_ids))
         for task_id in task_ids:
             known = heads.get(task_id, {})
             events: tuple[Event, ...] = ()
-            if task_id in found:
+            if task_id in annotated:
                 try:
                     events = missed_events(
-                        found[task_id], project_id=project_id, label_config=label_config
+                        annotated[task_id], project_id=project_id, label_config=label_config
                     )
                 except RequestError as error:
-                    look.repair += Repair(unreadable=1)
+                    progress.repair += Repair(unreadable=1)
                     _log.warning("task %s: %s", task_id, error, extra={"event": "task_unreadable"})
                     continue
             for event in events:
-                self._see(event, task_id, by_id.get(event.annotation_id or 0), look)
-            there = {event.annotation_id for event in events}
-            missing = [head for head in known.values() if head.annotation_id not in there]
-            self._miss(project_id, task_id, missing, look)
+                self._compare_state(event, task_id, by_id.get(event.annotation_id or 0), progress)
+            present = {event.annotation_id for event in events}
+            missing = [head for head in known.values() if head.annotation_id not in present]
+            self._miss(project_id, task_id, missing, progress)
 
-    def _see(self, event: Event, task_id: int, head: LiveHead | None, look: _Look) -> None:
-        """Compares one annotation as Label Studio has it with its head."""
+    def _compare_state(
+        self, event: Event, task_id: int, head: LiveHead | None, progress: _Progress
+    ) -> None:
+        """Compares the state of one annotation in Label Studio with its head in the journal."""
         if head is None:
-            look.repair += Repair(recovered=self._observe(event, None))
+            progress.repair += Repair(recovered=self._observe(event, None))
             return
-        look.answered.add(head.annotation_id)
+        progress.compared.add(head.annotation_id)
         if not head.is_deleted and self._is_known(event, head):
             return
         stamp_us = 0 if event.updated_at is None else to_us(event.updated_at)
         if not head.is_deleted and stamp_us > head.version_us:
-            look.repair += Repair(recovered=self._observe(event, head))
+            progress.repair += Repair(recovered=self._observe(event, head))
         elif not _is_settled(head):
-            look.unsettled.add(task_id)
+            progress.unsettled.add(task_id)
         elif head.is_deleted or head.version_us > now_us() + AHEAD_US:
-            # It is there after all; or the journal's time tells nothing about which is older.
-            look.repair += Repair(recovered=self._observe(event, head))
+            # The annotation is there after all; or the journal's time cannot tell the older state.
+            progress.repair += Repair(recovered=self._observe(event, head))
         else:
-            look.questions.append(_Question(head, task_id, event, event.key))
+            progress.contradictions.append(Contradiction(head, task_id, event, event.key))
 
     def _miss(
-        self, project_id: int, task_id: int, missing: Iterable[LiveHead], look: _Look
+        self, project_id: int, task_id: int, missing: Iterable[LiveHead], progress: _Progress
     ) -> None:
-        """Notes annotations that should be in Label Studio's answer and are not."""
+        """Notes annotations that should be in Label Studio's answer and are missing."""
         for head in missing:
-            look.answered.add(head.annotation_id)
+            progress.compared.add(head.annotation_id)
             if head.is_deleted:
                 continue
             if not _is_settled(head):
-                look.unsettled.add(task_id)
+                progress.unsettled.add(task_id)
                 continue
-            gone = deletion_event(project_id, head.annotation_id)
-            look.questions.append(_Question(head, task_id, gone))
+            deletion = deletion_event(project_id, head.annotation_id)
+            progress.contradictions.append(Contradiction(head, task_id, deletion))
 
     def _decide(
         self,
         project_id: int,
         by_id: Mapping[int, LiveHead],
         doubts: Mapping[int, Doubt],
-        look: _Look,
+        progress: _Progress,
         *,
         is_approved: bool,
     ) -> None:
-        """Journals what was confirmed and keeps the other doubts."""
-        now = now_us()
-        pending = {
-            number: one
-            for number, one in doubts.items()
-            if number not in look.answered and _still_holds(one, by_id.get(number))
-        }
-        confirmed = []
-        for question in look.questions:
-            number = question.head.annotation_id
-            known = doubts.get(number)
-            is_same = (
-                known is not None
-                and known.seen == question.seen
-                and _still_holds(known, question.head)
-            )
-            first_us = known.first_seen_us if known is not None and is_same else now
-            pending[number] = Doubt(
-                number, question.task_id, question.head.key, question.seen, first_us
-            )
-            if is_approved or (is_same and now - first_us >= self._confirm_after_us):
-                confirmed.append(question)
-        if is_approved or not is_too_much(len(pending), _live(by_id.values())):
-            for question in confirmed:
-                is_gone = question.event.is_deletion
-                count = self._observe(question.event, question.head)
-                look.repair += Repair(deleted=count) if is_gone else Repair(recovered=count)
-                del pending[question.head.annotation_id]
-        look.repair += Repair(held_back=len(pending))
+        """Journals the confirmed contradictions and keeps the others as doubts."""
+        pending, confirmed = weigh(
+            progress.contradictions,
+            doubts,
+            by_id,
+            compared=progress.compared,
+            now_us=now_us(),
+            confirm_after_us=self._confirm_after_us,
+            is_approved=is_approved,
+        )
+        for contradiction in confirmed:
+            is_deletion = contradiction.event.is_deletion
+            count = self._observe(contradiction.event, contradiction.head)
+            progress.repair += Repair(deleted=count) if is_deletion else Repair(recovered=count)
+            del pending[contradiction.head.annotation_id]
+        progress.repair += Repair(held_back=len(pending))
         keep = self._repository.replace_doubts
-        self._patiently(lambda: keep(project_id, doubts.values(), pending.values()))
+        self._with_retries(lambda: keep(project_id, doubts.values(), pending.values()))
 
     def _is_known(self, event: Event, head: LiveHead) -> bool:
-        """Whether the journal's state of an annotation is the one that Label Studio has."""
+        """Whether journal and Label Studio have the same state of an annotation."""
         stamp_us = 0 if event.updated_at is None else to_us(event.updated_at)
         if stamp_us != head.version_us:
             return False
-        told = told_keys(event)
-        if head.key in told:
+        keys = annotation_keys(event)
+        if head.key in keys:
             return True
-        stored = self._repository.store.find_event(head.key)  # told once more, by another key
-        return stored is not None and bool(stored.event.payload) and told == told_keys(stored.event)
+        # The same state may be journalled once more under another key.
+        stored = self._repository.store.find_event(head.key)
+        return (
+            stored is not None
+            and bool(stored.event.payload)
+            and keys == annotation_keys(stored.event)
+        )
 
     def _observe(self, event: Event, head: LiveHead | None) -> int:
+        """Journals a state that Label Studio shows; returns 0 if a newer event came meanwhile."""
         expected = None if head is None else head.key
         record = self._repository.store.record_observation
-        return int(self._patiently(lambda: record(event, expected=expected)))
+        return int(self._with_retries(lambda: record(event, expected=expected)))
 
-    def _patiently(self, call: Callable[[], _T]) -> _T:
-        """Tries a call again after each pause, or after the one the answer asks for."""
+    def _with_retries(self, call: Callable[[], _T]) -> _T:
+        """Repeats a failed call after each pause, or after the pause that the error asks for."""
         for pause_s in self._pauses_s:
             try:
                 return call()
@@ -359,7 +345,7 @@ class Reconciler:
 
 
 def _by_task(heads: Sequence[LiveHead]) -> _Heads:
-    """Heads by task and annotation, deleted ones included."""
+    """Heads by task and annotation id, deleted annotations included."""
     tasks: dict[int, dict[int, LiveHead]] = {}
     for head in heads:
         if head.task_id is not None:
@@ -367,21 +353,12 @@ def _by_task(heads: Sequence[LiveHead]) -> _Heads:
     return tasks
 
 
-def _live(heads: Iterable[LiveHead]) -> int:
-    return sum(not head.is_deleted for head in heads)
-
-
 def _is_settled(head: LiveHead) -> bool:
-    """Whether an annotation should be in Label Studio's answers by now."""
+    """Whether a state is old enough to be in Label Studio's answers."""
     return now_us() - head.received_us > _GRACE_US
 
 
-def _still_holds(doubt: Doubt, head: LiveHead | None) -> bool:
-    """Whether a doubt is about the state that the journal has now."""
-    return head is not None and not head.is_deleted and head.key == doubt.head_key
-
-
-def _tell(project_id: int, repair: Repair) -> None:
+def _log_repair(project_id: int, repair: Repair) -> None:
     if repair == Repair():
         return
     _log.warning(

@@ -1,4 +1,4 @@
-"""Compares every project with Label Studio at start and again and again, in a thread of its own."""
+"""Reconciles every project with Label Studio, at start and then every minute, in its own thread."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _FULL_EVERY_S = 3600.0
 
 
 class ReconcileWatch:
-    """A thread that reconciles; a project that fails is tried again in the next round.
+    """A thread that reconciles; the next round tries a failed project again.
 
     Args:
-        repository: where the journal is; its projects are compared.
-        client: Label Studio.
-        interval_s: pause between rounds; every hour one looks at every task.
-        pauses_s: waiting times between tries of a call that failed.
-        on_done: told how each comparison of a project ended: what it found, None if it failed.
+        repository: the database with the journal; its projects are compared.
+        client: Label Studio's API.
+        interval_s: seconds between two rounds; one round per hour compares every task.
+        pauses_s: seconds to wait before each further try of a failed call.
+        on_done: called with the project id and the result of each comparison, None if it failed.
     """
 
     def __init__(
@@ -39,17 +39,17 @@ class ReconcileWatch:
         self._repository = repository
         self._reconciler = Reconciler(repository, client, pauses_s=pauses_s, sleep=self._pause)
         self._interval_s = interval_s
-        self._on_done = on_done or (lambda project_id, repair: None)
+        self._on_done = on_done or (lambda _project_id, _repair: None)
         self._is_closed = threading.Event()
         self._full_at: dict[int, float] = {}
         self._thread = threading.Thread(target=self._run, name="reconcile-watch", daemon=True)
 
     def start(self) -> None:
-        """Begins with a look at every task of every project."""
+        """Starts the thread; its first round compares every task of every project."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stops after the call under way."""
+        """Stops the thread after the call under way."""
         self._is_closed.set()
 
     def round(self) -> None:
@@ -57,13 +57,13 @@ class ReconcileWatch:
         for project_id in self._repository.projects():
             if self._is_closed.is_set():
                 return
-            self._look(project_id)
+            self._reconcile(project_id)
 
     def _pause(self, seconds: float) -> None:
         if self._is_closed.wait(seconds):
             raise BackendError("the reconciler was stopped")
 
-    def _look(self, project_id: int) -> None:
+    def _reconcile(self, project_id: int) -> None:
         now = time.monotonic()
         is_full = now >= self._full_at.get(project_id, now)
         try:
@@ -85,6 +85,6 @@ class ReconcileWatch:
         while not self._is_closed.is_set():
             try:
                 self.round()
-            except Exception:  # the next round may do better; without this thread none would
+            except Exception:  # the next round may succeed; without this thread there is none
                 _log.exception("reconciling failed", extra={"event": "reconcile_failed"})
             self._is_closed.wait(self._interval_s)

@@ -1,7 +1,7 @@
-"""Corrections in the database: what is derived, what it is derived from, how far Label Studio is.
+"""Corrections in the database: derived rows, what they are derived from, and reconciling's state.
 
-All writes go through the store's one writer thread. `correction` and `region_outcome` hold derived
-state: `forget` empties them and derivation.py fills them again. Decodes no mask.
+All writes go through the store's one writer thread. The tables `correction` and `region_outcome`
+hold derived state: `forget` empties them and derivation.py fills them again. Decodes no mask.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from backend.storage.tables import (
 from backend.types import EventAction
 
 _TIMEOUT_S = 30.0
-_PORTION = 500
+_ROWS_PER_WRITE = 500
 
 
 class _KeptAnswer(msgspec.Struct):
@@ -59,7 +59,7 @@ class CorrectionRepository:
         self.store = store
 
     def projects(self) -> tuple[int, ...]:
-        """Every project that ever sent an event or asked for a prediction."""
+        """Ids of all projects that ever sent an event or asked for a prediction."""
         known = union(
             select(event_log.c.project_id),
             select(prediction.c.project_id).where(prediction.c.project_id.is_not(None)),
@@ -68,7 +68,7 @@ class CorrectionRepository:
             return tuple(sorted(connection.execute(known).scalars()))
 
     def heads(self, project_id: int, *, task_id: int | None = None) -> tuple[LiveHead, ...]:
-        """The newest state of every annotation of a project or task, deleted ones included."""
+        """Newest state of every annotation of a project or task, deleted annotations included."""
         query = (
             select(
                 ann_head.c.annotation_id,
@@ -76,7 +76,7 @@ class CorrectionRepository:
                 ann_head.c.key,
                 ann_head.c.deleted,
                 ann_head.c.version_us,
-                event_log.c.seq,  # in the index of the keys: no body is passed over for it
+                event_log.c.seq,  # read from the index of the keys, so no body is read
                 ann_head.c.received_us,
                 ann_head.c.is_observed,
             )
@@ -88,11 +88,11 @@ class CorrectionRepository:
             query = query.where(ann_head.c.task_id == task_id)
         with self.store.read() as connection:
             heads = tuple(LiveHead(*row) for row in connection.execute(query))
-        gone = self._deleted_tasks(project_id)
-        return tuple(_after_deletion(head, gone.get(head.task_id)) for head in heads)
+        deleted_us = self._deleted_tasks(project_id)
+        return tuple(_after_deletion(head, deleted_us.get(head.task_id)) for head in heads)
 
     def _deleted_tasks(self, project_id: int) -> Mapping[int | None, int]:
-        """By task, when its deletion was last told; its annotations went with it."""
+        """By task id, when its last deletion was received; its annotations are deleted with it."""
         action = EventAction.TASKS_DELETED.value
         query = select(event_log.c.key).where(
             event_log.c.project_id == project_id, event_log.c.action == action
@@ -100,15 +100,15 @@ class CorrectionRepository:
         with self.store.read() as connection:
             keys = tuple(connection.execute(query).scalars())
         deleted: dict[int | None, int] = {}
-        for found in map(self.store.find_event, keys):
-            if found is not None:
-                received_us = to_us(found.received_at)
-                for task_id in read_task_ids(found.event):
+        for stored in map(self.store.find_event, keys):
+            if stored is not None:
+                received_us = to_us(stored.received_at)
+                for task_id in read_task_ids(stored.event):
                     deleted[task_id] = max(received_us, deleted.get(task_id, 0))
         return deleted
 
     def doubts(self, project_id: int) -> tuple[Doubt, ...]:
-        """Annotations that Label Studio last showed otherwise; nothing follows from it yet."""
+        """Annotations that Label Studio contradicts and that are not confirmed yet."""
         columns = doubt.c
         query = (
             select(
@@ -127,10 +127,10 @@ class CorrectionRepository:
     def replace_doubts(
         self, project_id: int, before: Iterable[Doubt], now: Iterable[Doubt]
     ) -> None:
-        """Keeps the doubts of now instead of those before, in small portions."""
+        """Replaces the doubts `before` by those of `now`, in small writes."""
         old, new = set(before), set(now)
-        gone = [one.annotation_id for one in sorted(old - new, key=lambda one: one.annotation_id)]
-        rows = [{"project_id": project_id} | asdict(one) for one in new - old]
+        gone = sorted(doubt.annotation_id for doubt in old - new)
+        rows = [{"project_id": project_id} | asdict(doubt) for doubt in new - old]
 
         def forget(numbers: list[int]) -> Callable[[Connection], None]:
             mine = (doubt.c.project_id == project_id, doubt.c.annotation_id.in_(numbers))
@@ -145,13 +145,13 @@ class CorrectionRepository:
         def keep(portion: list[dict[str, object]]) -> Callable[[Connection], None]:
             return lambda connection: connection.execute(put, portion).close()
 
-        for start in range(0, len(gone), _PORTION):
-            self._write(forget(gone[start : start + _PORTION]))
-        for start in range(0, len(rows), _PORTION):
-            self._write(keep(rows[start : start + _PORTION]))
+        for start in range(0, len(gone), _ROWS_PER_WRITE):
+            self._write(forget(gone[start : start + _ROWS_PER_WRITE]))
+        for start in range(0, len(rows), _ROWS_PER_WRITE):
+            self._write(keep(rows[start : start + _ROWS_PER_WRITE]))
 
     def starting_point(self, project_id: int, annotation_id: int) -> StartingPoint | None:
-        """What an annotation started from, or None if nobody has found out yet."""
+        """The stored starting point of an annotation, or None."""
         columns = (starting_point.c.prediction_id, starting_point.c.version)
         query = select(*columns, starting_point.c.regions).where(
             starting_point.c.project_id == project_id,
@@ -164,7 +164,7 @@ class CorrectionRepository:
     def keep_starting_point(
         self, project_id: int, annotation_id: int, start: StartingPoint
     ) -> None:
-        """Keeps what an annotation started from, for good: the first answer stays."""
+        """Stores the starting point of an annotation; a stored one is never replaced."""
         row = self.store.insert(starting_point).values(
             project_id=project_id,
             annotation_id=annotation_id,
@@ -177,7 +177,7 @@ class CorrectionRepository:
         self._run(insert)
 
     def kept_answers(self, project_id: int, task_id: int) -> tuple[StartingPoint, ...]:
-        """The answers this backend gave about a task, newest first."""
+        """Kept answers of this backend for a task, newest first."""
         query = (
             select(prediction.c.version, prediction.c.body)
             .where(prediction.c.project_id == project_id, prediction.c.task_id == task_id)
@@ -191,17 +191,17 @@ class CorrectionRepository:
         )
 
     def states(self, project_id: int) -> Mapping[int, str]:
-        """By task, the state each derived row was made from."""
+        """By task id, the state that its derived row was made from."""
         query = select(correction.c.task_id, correction.c.state).where(
             correction.c.project_id == project_id
         )
         with self.store.read() as connection:
             return {row.task_id: row.state for row in connection.execute(query)}
 
-    def put(self, project_id: int, row: TaskRow, found: Correction | None) -> None:
+    def put(self, project_id: int, row: TaskRow, derived: Correction | None) -> None:
         """Replaces the derived state of one task, in one transaction."""
-        values = task_values(project_id, row, found)
-        outcomes = () if found is None else found.outcomes
+        values = task_values(project_id, row, derived)
+        outcomes = () if derived is None else derived.outcomes
         regions = [outcome_values(project_id, row.task_id, outcome) for outcome in outcomes]
 
         def change(connection: Connection) -> None:
@@ -224,7 +224,7 @@ class CorrectionRepository:
             self._write(change)
 
     def forget(self, project_id: int) -> None:
-        """Removes everything derived about a project; deriving again brings it back."""
+        """Removes the derived state of a project; deriving again restores it."""
 
         def change(connection: Connection) -> None:
             for table in (region_outcome, correction):
@@ -233,7 +233,7 @@ class CorrectionRepository:
         self._write(change)
 
     def tasks(self, project_id: int) -> tuple[TaskRow, ...]:
-        """The derived state of every task, by id."""
+        """Derived state of every task, ordered by task id."""
         query = (
             select(correction)
             .where(correction.c.project_id == project_id)
@@ -243,7 +243,7 @@ class CorrectionRepository:
             return tuple(task_row(row) for row in connection.execute(query).mappings())
 
     def outcomes(self, project_id: int, task_id: int | None = None) -> tuple[OutcomeRow, ...]:
-        """What became of every region of a project, or of one task."""
+        """Outcomes of all regions of a project, or of one task."""
         query = select(region_outcome).where(region_outcome.c.project_id == project_id)
         if task_id is not None:
             query = query.where(region_outcome.c.task_id == task_id)
@@ -252,7 +252,7 @@ class CorrectionRepository:
             return tuple(outcome_row(row) for row in connection.execute(query).mappings())
 
     def count_since(self, project_id: int, seq: int) -> int:
-        """How many tasks were corrected after a place in the journal."""
+        """Number of tasks that were corrected after a place in the journal."""
         query = select(func.count()).where(
             correction.c.project_id == project_id,
             correction.c.seq > seq,
@@ -271,12 +271,12 @@ class CorrectionRepository:
         return Cursor(from_us(row["updated_at_us"]), from_us(row["last_ok_us"]))
 
     def move_cursor(self, project_id: int, updated_at: datetime) -> None:
-        """Notes a comparison that ended well, and how far it came."""
+        """Notes a successful comparison, and how far it came."""
         row = self.store.insert(sync_cursor).values(
             project_id=project_id, updated_at_us=to_us(updated_at), last_ok_us=now_us()
         )
         set_ = {name: row.excluded[name] for name in ("updated_at_us", "last_ok_us")}
-        # Also back: a clock that was ahead must not hide what comes after it was set right.
+        # Also backwards: once a clock that was ahead is corrected, later changes must be found.
         self._run(row.on_conflict_do_update(index_elements=["project_id"], set_=set_))
 
     def _run(self, statement: Executable) -> None:
@@ -290,10 +290,10 @@ class CorrectionRepository:
 
 
 def _after_deletion(head: LiveHead, deleted_us: int | None) -> LiveHead:
-    """An annotation of a deleted task is gone, unless something is told of it afterwards.
+    """Marks an annotation of a deleted task as deleted, unless it has a later event.
 
-    Ids of tasks may be used again. What comes within seconds may have been overtaken by the
-    deletion.
+    Task ids may be used again. An event received within seconds of the deletion may have been sent
+    before it, so it does not count as later.
     """
     if deleted_us is None or head.is_deleted:
         return head

@@ -1,6 +1,6 @@
-"""The rows of the learning tables as values, and corrections as rows.
+"""Rows of the learning tables as values, and corrections as rows.
 
-Knows no database: what reads and writes them is repository.py.
+Knows no database: repository.py reads and writes the rows.
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ from enum import StrEnum
 from typing import Any
 
 from backend.clock import from_us, to_us
-from backend.learning.correction import DIFF_VERSION, Change, Correction, RegionOutcome, Tally
+from backend.learning.correction import (
+    DIFF_VERSION,
+    Correction,
+    RegionChange,
+    RegionOutcome,
+    RegionTally,
+)
 from backend.types import Region
 
 NOT_SEEN = "copied from predictions in bulk; counts once a person submits it"
-_TALLY = tuple(Tally.__dataclass_fields__)
+_TALLY = tuple(RegionTally.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -25,14 +31,14 @@ class LiveHead:
     """The newest state of one annotation, with its place in the journal.
 
     Attributes:
-        annotation_id: Label Studio's id.
+        annotation_id: Label Studio's annotation id.
         task_id: its task, or None if no event named it.
-        key: key of the event that holds it.
-        is_deleted: whether the annotation is gone, by itself or with its task.
+        key: key of the event that contains the state.
+        is_deleted: whether the annotation was deleted, alone or with its task.
         version_us: time of its last change, by Label Studio's clock.
         seq: place of that event in the journal.
         received_us: when that event was journalled.
-        is_observed: whether Label Studio's API showed it, and not an event.
+        is_observed: whether the state came from Label Studio's API and not from an event.
     """
 
     annotation_id: int
@@ -47,14 +53,14 @@ class LiveHead:
 
 @dataclass(frozen=True)
 class Doubt:
-    """An annotation that Label Studio's API did not show as the journal knows it.
+    """An annotation whose state in Label Studio's API differs from its state in the journal.
 
     Attributes:
-        annotation_id: Label Studio's id.
+        annotation_id: Label Studio's annotation id.
         task_id: its task.
-        head_key: key of the state that the journal has.
-        seen: key of the older state that was shown instead; empty if none was.
-        first_seen_us: since when every look has shown that.
+        head_key: key of the state in the journal.
+        seen: key of the older state that Label Studio shows; "" if the annotation is missing.
+        first_seen_us: since when every comparison has shown this difference.
     """
 
     annotation_id: int
@@ -66,11 +72,11 @@ class Doubt:
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """The prediction an annotation started from; version and regions are None if from nothing.
+    """The prediction an annotation started from; version and regions are None without one.
 
     Attributes:
-        prediction_id: Label Studio's id, or None if a kept answer stands for it.
-        version: the adapter version that made it.
+        prediction_id: Label Studio's id, or None if it was found among the kept answers.
+        version: the adapter version that made the prediction.
         regions: JSON list of results.
     """
 
@@ -80,7 +86,7 @@ class StartingPoint:
 
 
 class Standing(StrEnum):
-    """What is known about a task."""
+    """State of a task with annotations."""
 
     CORRECTED = "corrected"
     SKIPPED = "skipped"
@@ -95,15 +101,15 @@ class TaskRow:
         task_id: Label Studio's id.
         state: `state_of` the heads it was derived from.
         seq: place in the journal of the task's newest event, deletions of annotations included.
-        standing: whether it was corrected, only skipped, or cannot be read.
-        problem: why it cannot be read, or NOT_SEEN where nobody has looked at it yet, or None.
-        annotation_id: the annotation that counts, or None.
+        standing: whether the task was corrected, only skipped, or cannot be read.
+        problem: why it cannot be read, or NOT_SEEN if no person has looked at it yet, or None.
+        annotation_id: the valid annotation, or None.
         updated_at: UTC time of its last change, or None.
         version: adapter version it started from, or None.
-        is_ground_truth: somebody marked it as the answer that counts.
-        annotators: how many annotated the task.
+        is_ground_truth: the annotation is marked as ground truth.
+        annotators: number of annotators of the task.
         agreement: matched mean IoU with the other annotators, or None.
-        tally: what happened to its regions.
+        tally: outcomes of its regions.
     """
 
     task_id: int
@@ -117,22 +123,22 @@ class TaskRow:
     is_ground_truth: bool = False
     annotators: int = 0
     agreement: float | None = None
-    tally: Tally = Tally()
+    tally: RegionTally = RegionTally()
 
     @property
     def is_unseen(self) -> bool:
-        """Whether all there is was made in bulk, and nobody has looked at it."""
+        """Whether all annotations were copied in bulk and no person has looked at them."""
         return self.standing is Standing.SKIPPED and self.problem == NOT_SEEN
 
 
 @dataclass(frozen=True)
 class OutcomeRow:
-    """What became of one region, without its masks; fields as in `RegionOutcome`."""
+    """Outcome of one region without its masks; fields as in `RegionOutcome`."""
 
     task_id: int
     image_index: int
     region_id: str
-    change: Change
+    change: RegionChange
     iou: float | None
     boundary_f: float | None
     boundary_px: float | None
@@ -146,11 +152,11 @@ class OutcomeRow:
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far a project was compared with Label Studio.
+    """How far a project was compared with Label Studio; UTC times.
 
     Attributes:
-        updated_at: newest change of a task that was seen, by Label Studio's clock.
-        last_ok: when the last comparison ended well.
+        updated_at: newest change of a compared task, by Label Studio's clock.
+        last_ok: when the last comparison succeeded.
     """
 
     updated_at: datetime
@@ -158,15 +164,15 @@ class Cursor:
 
 
 def state_of(heads: Iterable[LiveHead]) -> str:
-    """Hash of the annotations a task has and had: equal states give equal rows."""
+    """Returns a hash of a task's annotations, deleted ones included: equal hash, equal rows."""
     digest = hashlib.sha256(f"{DIFF_VERSION}\n".encode())
     for head in sorted(heads, key=lambda head: head.annotation_id):
         digest.update(f"{head.annotation_id} {head.key}\n".encode())
     return digest.hexdigest()
 
 
-def task_values(project_id: int, row: TaskRow, found: Correction | None) -> dict[str, object]:
-    """Columns of one row of `correction`."""
+def task_values(project_id: int, row: TaskRow, correction: Correction | None) -> dict[str, object]:
+    """Returns the columns of one row of `correction`."""
     return {
         "project_id": project_id,
         "task_id": row.task_id,
@@ -175,7 +181,7 @@ def task_values(project_id: int, row: TaskRow, found: Correction | None) -> dict
         "outcome": row.standing.value,
         "problem": clean(row.problem),
         "annotation_id": row.annotation_id,
-        "annotator_id": None if found is None else found.annotator_id,
+        "annotator_id": None if correction is None else correction.annotator_id,
         "updated_at_us": None if row.updated_at is None else to_us(row.updated_at),
         "version": clean(row.version),
         "is_ground_truth": row.is_ground_truth,
@@ -185,7 +191,7 @@ def task_values(project_id: int, row: TaskRow, found: Correction | None) -> dict
 
 
 def task_row(row: Mapping[Any, Any]) -> TaskRow:
-    """One row of `correction`."""
+    """Reads one row of `correction`."""
     updated_us = row["updated_at_us"]
     return TaskRow(
         task_id=row["task_id"],
@@ -199,12 +205,12 @@ def task_row(row: Mapping[Any, Any]) -> TaskRow:
         is_ground_truth=row["is_ground_truth"],
         annotators=row["annotators"],
         agreement=row["agreement"],
-        tally=Tally(*(row[name] for name in _TALLY)),
+        tally=RegionTally(*(row[name] for name in _TALLY)),
     )
 
 
 def outcome_values(project_id: int, task_id: int, outcome: RegionOutcome) -> dict[str, object]:
-    """Columns of one row of `region_outcome`."""
+    """Returns the columns of one row of `region_outcome`."""
     before, after, boundary = outcome.before, outcome.after, outcome.boundary
     return {
         "project_id": project_id,
@@ -225,16 +231,16 @@ def outcome_values(project_id: int, task_id: int, outcome: RegionOutcome) -> dic
 
 
 def _labels(region: Region) -> str | None:
-    """All names of a region as one text."""
+    """All labels of a region, joined with commas; None without labels."""
     return clean(", ".join(region.labels)) if region.labels else None
 
 
 def outcome_row(row: Mapping[Any, Any]) -> OutcomeRow:
-    """One row of `region_outcome`."""
+    """Reads one row of `region_outcome`."""
     values = {name: row[name] for name in OutcomeRow.__dataclass_fields__}
-    return OutcomeRow(**values | {"change": Change(row["change"])})
+    return OutcomeRow(**values | {"change": RegionChange(row["change"])})
 
 
 def clean(text: str | None) -> str | None:
-    """The text without NULs, which PostgreSQL does not keep."""
+    """Returns the text without NUL characters, which PostgreSQL cannot store."""
     return None if text is None else text.replace("\0", "")

@@ -1,28 +1,37 @@
-"""When to train: corrections, wishes and earlier runs in, a cause or nothing out.
+"""What the trainer does without being asked: when to train, on which tasks, when to roll back.
 
 Pure: values in, values out, the time included.
 
-| what is there                                        | cause   |
+| state of a project                                   | cause   |
 |------------------------------------------------------|---------|
 | `calico train-now`, later than the last finished run | request |
 | the training button (also every N annotations of     | button  |
 | Label Studio's own counter), later than that run     |         |
-| N corrections nobody has learned from                | count   |
+| N corrections that no version has learned            | count   |
 | one such correction, older than the age              | age     |
-| a run that ended by a crash, a stop or a failure     | retry   |
-| corrections learned with weights that are gone       | weights |
-| nothing new, and the last version was still rising   | refine  |
+| the last run crashed, was stopped or failed          | retry   |
+| the current version was made for other weights       | weights |
+| no new correction, and the last version improved     | refine  |
 
-A wish is answered at once. The others wait after a rejection or a failure, twice as long each time.
-A first version comes within a minute; then the trainer goes on learning what is there, as long as
-that makes it better, until anything new arrives.
+A request or a button press starts a run at once. After a rejection or a failure the other causes
+wait, twice as long each time. A first version comes within a minute; then the trainer goes on with
+the same corrections as long as each version is better than the one before, until a new correction
+arrives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+from backend.learning.correction import RegionTally
+from backend.learning.rows import Standing, TaskRow
+
+HELD_OUT_SHARE = 0.2
+LEARNED_FIRST = 24
+"""The first corrected tasks of a project are all learned; a share of the later ones is held out."""
 
 
 class Cause(StrEnum):
@@ -38,7 +47,7 @@ class Cause(StrEnum):
 
 
 class RunState(StrEnum):
-    """How a run ended, or that it has not."""
+    """State of a run: running, or how it ended."""
 
     RUNNING = "running"
     PUBLISHED = "published"
@@ -49,7 +58,9 @@ class RunState(StrEnum):
 
 
 _FINISHED = (RunState.PUBLISHED, RunState.REJECTED, RunState.FAILED)
+_DECIDED = (RunState.PUBLISHED, RunState.REJECTED)
 _SETBACKS = (RunState.REJECTED, RunState.FAILED, RunState.ABANDONED)
+_CRASHES = (RunState.ABANDONED, RunState.FAILED)
 
 
 @dataclass(frozen=True)
@@ -57,12 +68,13 @@ class SchedulePolicy:
     """When a project is trained.
 
     Attributes:
-        every: corrections nobody has learned from that start a run.
-        age_s: a single one that has waited so long starts a run.
-        pause_s: after one rejection or failure; doubled by each further one in a row.
-        most_pause_s: never longer than this.
-        attempts: crashes in a row after which the run waits for new corrections or a wish.
-        refinements: better versions that may follow one by themselves.
+        every: number of unlearned corrections that starts a run.
+        age_s: age in seconds at which a single unlearned correction starts a run.
+        pause_s: pause in seconds after one rejection or failure; doubled by each further one in a
+            row.
+        most_pause_s: longest pause in seconds.
+        attempts: crashes in a row after which the run waits for new corrections or a request.
+        refinements: refining runs that may follow one version.
     """
 
     every: int = 5
@@ -75,14 +87,14 @@ class SchedulePolicy:
 
 @dataclass(frozen=True)
 class PastRun:
-    """One run as the schedule sees it; times are microseconds since 1970 UTC.
+    """One run as the schedule uses it; times are microseconds since 1970 UTC.
 
     Attributes:
-        state: how it ended.
-        began_us: when it began.
-        ended_us: when it ended, None if it has not.
-        upto_seq: newest place in the journal that it had seen.
-        cause: why it was started.
+        state: how the run ended.
+        began_us: when the run began.
+        ended_us: when the run ended, None if it has not.
+        upto_seq: newest place in the journal that the run had read.
+        cause: why the run was started.
     """
 
     state: RunState
@@ -97,8 +109,8 @@ class NewCorrection:
     """One correction that training may use and has not used.
 
     Attributes:
-        seq: its place in the journal.
-        at_us: when it was made.
+        seq: place in the journal.
+        at_us: when the annotator made it, in microseconds since 1970 UTC.
     """
 
     seq: int
@@ -107,15 +119,15 @@ class NewCorrection:
 
 @dataclass(frozen=True)
 class Situation:
-    """One project at one moment.
+    """One project at one moment; times are microseconds since 1970 UTC.
 
     Attributes:
         now_us: the moment.
-        waiting: corrections the current version has not learned from.
+        waiting: corrections that the current version has not learned.
         requested_us: the newest `calico train-now`, or None.
         button_us: the newest press of the training button, or None.
         runs: earlier runs, newest first.
-        is_outdated: the current version was made for other weights, and serves nobody.
+        is_outdated: the current version was made for other weights and is not served.
     """
 
     now_us: int
@@ -136,40 +148,45 @@ def due(policy: SchedulePolicy, situation: Situation) -> Cause | None:
     answered_us = next(
         (r.began_us for r in runs if r.state in _FINISHED and r.cause is not Cause.REFINE), -1
     )
-    # A wish during which training crashes again and again is not repeated for ever.
-    has_hope = _crashes(runs) < policy.attempts
-    for wished_us, cause in (
+    # A request is not repeated for ever while training crashes again and again.
+    may_repeat = _crashes(runs) < policy.attempts
+    for requested_us, cause in (
         (situation.requested_us, Cause.REQUEST),
         (situation.button_us, Cause.BUTTON),
     ):
-        if wished_us is None or wished_us <= answered_us:
+        if requested_us is None or requested_us <= answered_us:
             continue
-        if has_hope or wished_us > runs[0].began_us:
+        if may_repeat or requested_us > runs[0].began_us:
             return cause
     if situation.now_us < pause_until_us(policy, runs):
         return None
-    return _by_itself(policy, situation, has_hope=has_hope)
+    return _unrequested_cause(policy, situation, may_repeat=may_repeat)
 
 
 def still_rises(policy: SchedulePolicy, runs: Sequence[PastRun]) -> bool:
-    """Whether a better version may follow the last one by itself: it has not been tried in vain."""
-    tried = 0
+    """Whether a refining run may follow: the last version was published, and refining still helps.
+
+    Args:
+        policy: limits the number of refining runs.
+        runs: earlier runs, newest first.
+    """
+    refined = 0
     for run in runs:
         if run.state is RunState.STOPPED or (run.cause is Cause.REFINE and run.ended_us is None):
             continue
-        if run.state is not RunState.PUBLISHED or tried >= policy.refinements:
+        if run.state is not RunState.PUBLISHED or refined >= policy.refinements:
             return False
         if run.cause is not Cause.REFINE:
             return True
-        tried += 1
+        refined += 1
     return False
 
 
 def pause_until_us(policy: SchedulePolicy, runs: Sequence[PastRun]) -> int:
-    """Until when nothing but a wish starts a run; 0 without a setback."""
+    """Until when only a request starts a run, in microseconds since 1970; 0 without a setback."""
     setbacks = 0
     for run in runs:
-        if run.state is RunState.STOPPED or _is_no_setback(run):
+        if run.state is RunState.STOPPED or _is_refining(run):
             continue
         if run.state not in _SETBACKS:
             break
@@ -181,51 +198,135 @@ def pause_until_us(policy: SchedulePolicy, runs: Sequence[PastRun]) -> int:
         return 0
     pause_s = min(policy.most_pause_s, policy.pause_s * 2.0 ** min(setbacks - 1, 30))
     ended_us = next(
-        (run.ended_us for run in runs if run.state in _SETBACKS and not _is_no_setback(run)), None
+        (run.ended_us for run in runs if run.state in _SETBACKS and not _is_refining(run)), None
     )
     return (ended_us or runs[0].began_us) + round(pause_s * 1e6)
 
 
-def _by_itself(policy: SchedulePolicy, situation: Situation, *, has_hope: bool) -> Cause | None:
-    # What was rejected would be rejected again: count what has come since the last decision.
-    decided = (RunState.PUBLISHED, RunState.REJECTED)
-    made = [run for run in situation.runs if run.cause is not Cause.REFINE]
-    decision = next((run for run in made if run.state in decided), None)
-    if situation.is_outdated and has_hope and not _was_refused_anew(decision):
+def _unrequested_cause(
+    policy: SchedulePolicy, situation: Situation, *, may_repeat: bool
+) -> Cause | None:
+    # A rejected batch would be rejected again: count the corrections since the last decision.
+    runs = [run for run in situation.runs if run.cause is not Cause.REFINE]
+    decision = next((run for run in runs if run.state in _DECIDED), None)
+    if situation.is_outdated and may_repeat and not _was_rejected_for_weights(decision):
         return Cause.WEIGHTS
-    seen = -1 if decision is None else decision.upto_seq
-    fresh = [one for one in situation.waiting if one.seq > seen]
-    last = made[0] if made else None
-    is_unfinished = last is not None and last.state not in decided
+    decided_seq = -1 if decision is None else decision.upto_seq
+    fresh = [correction for correction in situation.waiting if correction.seq > decided_seq]
+    last = runs[0] if runs else None
+    is_unfinished = last is not None and last.state not in _DECIDED
     if is_unfinished and last is not None:
-        if has_hope and fresh:
+        if may_repeat and fresh:
             return Cause.RETRY
-        fresh = [one for one in fresh if one.seq > last.upto_seq]
+        fresh = [correction for correction in fresh if correction.seq > last.upto_seq]
     if len(fresh) >= policy.every:
         return Cause.COUNT
-    oldest_us = min((one.at_us for one in fresh), default=situation.now_us)
+    oldest_us = min((correction.at_us for correction in fresh), default=situation.now_us)
     return Cause.AGE if fresh and situation.now_us - oldest_us >= policy.age_s * 1e6 else None
 
 
-def _is_no_setback(run: PastRun) -> bool:
-    """A version that could not be made better says nothing about new corrections."""
+def _is_refining(run: PastRun) -> bool:
+    """Whether a run only refined: its failure says nothing about new corrections."""
     return run.cause is Cause.REFINE
 
 
-def _was_refused_anew(decision: PastRun | None) -> bool:
-    """Whether learning with the present weights has been tried already, in vain."""
+def _was_rejected_for_weights(decision: PastRun | None) -> bool:
+    """Whether learning again with the present weights was tried and rejected."""
     if decision is None or decision.cause is not Cause.WEIGHTS:
         return False
     return decision.state is RunState.REJECTED
 
 
 def _crashes(runs: Sequence[PastRun]) -> int:
-    """Runs in a row, newest first, that crashed or failed."""
+    """Number of runs in a row, from the newest, that crashed or failed."""
     count = 0
     for run in runs:
-        if run.state is RunState.STOPPED or _is_no_setback(run):
+        if run.state is RunState.STOPPED or _is_refining(run):
             continue
-        if run.state not in (RunState.ABANDONED, RunState.FAILED):
+        if run.state not in _CRASHES:
             break
         count += 1
     return count
+
+
+def held_out_tasks(project_id: int, rows: Iterable[TaskRow]) -> frozenset[int]:
+    """Returns the ids of the tasks that are only measured on and never trained on.
+
+    The first corrected tasks of a project are all learned: there, a correction is worth more as a
+    training target than as a test, and the gate asks of each correction whether the others predict
+    it. Annotation ids grow, so a task keeps its side as long as the annotations made before it
+    stay.
+
+    Args:
+        project_id: Label Studio's id.
+        rows: all tasks of the project.
+    """
+    corrected = [row for row in rows if row.standing is Standing.CORRECTED]
+    corrected.sort(key=lambda row: (row.annotation_id or 0, row.task_id))
+    later = corrected[LEARNED_FIRST:]
+    return frozenset(row.task_id for row in later if is_held_out(project_id, row.task_id))
+
+
+def is_held_out(project_id: int, task_id: int, *, share: float = HELD_OUT_SHARE) -> bool:
+    """Whether a later task is held out; depends on the two ids alone."""
+    digest = hashlib.sha256(f"held out/{project_id}/{task_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+@dataclass(frozen=True)
+class AcceptancePolicy:
+    """When a published version is rolled back.
+
+    Attributes:
+        window: number of newest tasks of each version that count.
+        least_tasks: tasks that both versions need before a decision.
+        margin: fall of the accepted share in [0, 1] that is still allowed.
+    """
+
+    window: int = 50
+    least_tasks: int = 10
+    margin: float = 0.15
+
+
+@dataclass(frozen=True)
+class LiveAcceptance:
+    """How annotators judged the predictions of one version.
+
+    Attributes:
+        tasks: number of tasks that started from a prediction of it with at least one region.
+        tally: outcomes of the regions of these tasks.
+    """
+
+    tasks: int
+    tally: RegionTally
+
+
+def live_acceptance(
+    rows: Iterable[TaskRow], versions: frozenset[str], *, window: int
+) -> LiveAcceptance:
+    """Sums up the newest `window` tasks that started from one of `versions`."""
+    started = [
+        row
+        for row in rows
+        if row.standing is Standing.CORRECTED and row.version in versions and row.tally.predicted
+    ]
+    newest = sorted(started, key=lambda row: row.seq)[-window:]
+    return LiveAcceptance(len(newest), sum((row.tally for row in newest), RegionTally()))
+
+
+def reason_to_roll_back(
+    policy: AcceptancePolicy, current: LiveAcceptance, parent: LiveAcceptance
+) -> str | None:
+    """Returns why the current version is rolled back: annotators accept less of it than of parent.
+
+    None if it stays.
+    """
+    if min(current.tasks, parent.tasks) < policy.least_tasks:
+        return None
+    now, before = current.tally.acceptance, parent.tally.acceptance
+    if now is None or before is None or before - now <= policy.margin:
+        return None
+    return (
+        f"annotators accept {now:.0%} of its regions over {current.tasks} tasks, "
+        f"{before:.0%} of its parent's over {parent.tasks}"
+    )

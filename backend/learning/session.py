@@ -1,73 +1,63 @@
-"""One training run, top to bottom: corrections in, a published or a rejected version out.
+"""One training run from top to bottom: corrections in, a published or a rejected version out.
 
-Knows the store and the order of things; what a model is, is behind `Updater`. Stopped or killed
-anywhere, the next run starts over, or goes on at the gate if there was a candidate already.
+Knows the store and the order of the steps; the model is behind the protocol `Updater`. If a run is
+stopped or killed at any place, the next run starts over, or goes on at the gate if there is a
+candidate already.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from backend.errors import BackendError, DamagedAdapterError, LabelStudioError
 from backend.learning.calibration import calibrate_project, judged_regions
-from backend.learning.correction import Correction
 from backend.learning.derivation import Derivation
 from backend.learning.gate import (
-    Agreement,
-    Comparison,
-    Evidence,
+    CorrectionAgreement,
+    GateEvidence,
     GatePolicy,
     Quality,
+    QualityComparison,
     Verdict,
+    gate_figures,
     judge,
     judge_refinement,
 )
-from backend.learning.held_out import held_out_tasks
-from backend.learning.progress import OnProgress, Passes, Reports
-from backend.learning.publisher import Origin, Publisher, quarantine
+from backend.learning.publisher import CandidateOrigin, Publisher, quarantine
 from backend.learning.reconcile import Reconciler
 from backend.learning.repository import CorrectionRepository
-from backend.learning.rows import Standing
 from backend.learning.schedule import RunState
 from backend.learning.supervision import known_kinds, true_parts
+from backend.learning.training_material import CorrectedTask, TrainingMaterial, gather_material
 from backend.learning.training_runs import RunRepository
 from backend.storage.versions import AdapterVersion, Versions, VersionStatus
 from calico_model.errors import CalicoError
 from calico_model.inference.confidence import Calibration, write_beside
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
-# Of each kind, what one run looks at: its time must not grow with the project.
-MOST_NEW, MOST_EARLIER, MOST_HELD_OUT = 64, 64, 40
-MOST_JUDGED = 10  # new, and earlier, corrections that are measured
-REFINE_S = 45.0  # of learning, where a first version takes less
+MOST_JUDGED = 10  # new corrections, and earlier ones, that are measured
+REFINE_S = 45.0  # seconds of learning of a refining run; a first version takes less
+_REPORT_EVERY_S = 1.0
 _NOTHING_NAMED = "nothing to learn from: no new correction has a region with a name"
+FAILURES = (BackendError, CalicoError, OSError, MemoryError)
+"""Errors that may end a run without a defect of this code."""
 
-Write = Callable[[Path], object]
+OnProgress = Callable[[float, float | None], None]
+"""Called with the finished share in [0, 1] and the remaining seconds, None if unknown."""
+WriteAdapter = Callable[[Path], object]
+"""Writes the adapter's files into a folder that does not exist yet, synced to the disk."""
 Stop = Callable[[], bool]
-
-
-@dataclass(frozen=True, eq=False)
-class CorrectedTask:
-    """One task to learn from or to be measured on.
-
-    Attributes:
-        project_id: where it is.
-        seq: its place in the journal.
-        correction: what was corrected.
-    """
-
-    project_id: int
-    seq: int
-    correction: Correction
+"""Returns True once the work has to end soon."""
 
 
 class Updater(Protocol):
-    """What training needs of a model."""
+    """The model as training uses it."""
 
     @property
     def base(self) -> str:
@@ -75,7 +65,7 @@ class Updater(Protocol):
 
     @property
     def base_version(self) -> str:
-        """What predictions of the bare base are stamped with."""
+        """Version name in predictions of the base without an adapter."""
 
     def update(
         self,
@@ -86,64 +76,50 @@ class Updater(Protocol):
         on_progress: OnProgress,
         stop: Stop,
         seconds: float | None = None,
-    ) -> Write | None:
+    ) -> WriteAdapter | None:
         """Learns from corrections.
 
         Args:
-            new: not learned from before.
-            earlier: to rehearse.
+            new: corrections that were not learned before.
+            earlier: corrections to rehearse.
             start: folder of the adapter to go on from, None for the base.
-            on_progress: told the share that is done and the seconds that are left.
-            stop: asked again and again; True ends the update.
+            on_progress: called again and again.
+            stop: called again and again; True ends the update.
             seconds: of learning; as planned if None.
 
         Returns:
-            What writes the adapter into a folder, synced; None if it was stopped.
+            The function that writes the adapter; None if the update was stopped.
         """
 
     def measure(self, adapter: Path | None, tasks: Sequence[CorrectedTask]) -> Quality | None:
-        """Measures an adapter, or the base, on tasks; None if none of them can be used."""
+        """Measures an adapter, or the base, on tasks; None if none of the tasks can be used."""
 
     def probe(self, adapter: Path | None, tasks: Sequence[CorrectedTask]) -> Quality | None:
         """Measures an adapter, or the base, on base data.
 
-        None if there is none, or where nothing of it can be forgotten: the pictures of `tasks` are
-        unlike it.
+        None without base data, or if the images of `tasks` are unlike the base data, so that
+        learning them forgets none of it.
         """
 
     def agreement(
         self, new: Sequence[CorrectedTask], earlier: Sequence[CorrectedTask]
-    ) -> Agreement | None:
-        """Asks how far corrections can be predicted from each other; None if it cannot tell."""
-
-
-@dataclass(frozen=True)
-class _Material:
-    """What one run works with."""
-
-    project_id: int
-    current: AdapterVersion | None
-    start: Path | None
-    new: tuple[CorrectedTask, ...]
-    earlier: tuple[CorrectedTask, ...]
-    held_out: tuple[CorrectedTask, ...]
-    upto_seq: int
-    corrections: int
-    refines: bool
+    ) -> CorrectionAgreement | None:
+        """Measures how well corrections are predicted from others; None without a dense head."""
 
 
 class TrainingSession:
-    """Runs trainings of one store.
+    """Runs the trainings of one store.
 
     Args:
-        repository: where the corrections are.
+        repository: the derived corrections.
         derivation: keeps them up to date.
-        reconciler: finds lost events first, or None without an API key.
+        reconciler: finds lost events before a run, or None without an API key.
         versions: of all projects.
         runs: of this trainer.
         updater: the model.
-        policy: of the gate.
-        start_from: project whose version a project without one of its own goes on from, or None.
+        policy: limits of the gate.
+        start_from: project whose version a project without a version of its own starts from, or
+            None.
         code: version of the code.
     """
 
@@ -170,29 +146,32 @@ class TrainingSession:
         """Does one claimed run and ends it.
 
         Args:
-            project_id: what to train.
-            run_id: the claim.
-            stop: True ends it soon, without a decision.
-            refines: goes on learning what the current version knows.
+            project_id: the project to train.
+            run_id: the claimed run.
+            stop: True ends the run soon, without a decision.
+            refines: go on learning what the current version knows.
 
         Returns:
-            How it ended; failures are raised and leave the run open.
+            How the run ended; an error is raised and leaves the run open.
 
         Raises:
-            BackendError, CalicoError: it failed.
-            LeaseLostError: somebody else goes on with it.
+            BackendError, CalicoError: the run failed.
+            LeaseLostError: another trainer has taken the run over.
         """
         if not refines:
             self._runs.report(run_id, stage="comparing with Label Studio")
             self._reconcile(project_id)
             self._derivation.derive(project_id)
-        material = self._gather(project_id, refines=refines)
+        current, start = self._starting_version(project_id)
+        material = gather_material(
+            self._repository, self._derivation, project_id, current, start, refines=refines
+        )
         self._runs.note(run_id, upto_seq=material.upto_seq)
-        asked = material.earlier if refines else material.new
-        if not asked:
+        corrected = material.earlier if refines else material.new
+        if not corrected:
             return self._end(run_id, "there is nothing new to learn from")
-        if not any(known_kinds(one.correction) for one in asked):
-            # Not stopped: learning from the same again would be the same again.
+        if not any(known_kinds(task.correction) for task in corrected):
+            # Rejected, not stopped: a run of the same corrections would end the same way.
             self._runs.end(run_id, RunState.REJECTED, error=_NOTHING_NAMED)
             return RunState.REJECTED
         candidate = self._left_candidate(material)
@@ -204,7 +183,7 @@ class TrainingSession:
         try:
             evidence = self._measure(run_id, material, candidate)
         except CalicoError as error:
-            # An adapter that cannot even be loaded, of numbers that are none, say.
+            # For example an adapter with NaN weights, which cannot be loaded.
             reason = f"cannot be measured: {error}"
             self._publisher.reject(run_id, candidate.id, gate={}, reason=reason)
             return RunState.REJECTED
@@ -223,7 +202,7 @@ class TrainingSession:
         try:
             self._reconciler.reconcile(project_id, is_full=True)
         except LabelStudioError as error:
-            # What is known already is worth learning; the watch beside the requests tries again.
+            # The known corrections are worth learning; the serving process reconciles again later.
             _log.warning(
                 "project %s: training without asking Label Studio: %s",
                 project_id,
@@ -231,53 +210,17 @@ class TrainingSession:
                 extra={"event": "reconcile_failed", "project": project_id},
             )
 
-    def _gather(self, project_id: int, *, refines: bool) -> _Material:
-        current, start = self._starting_version(project_id)
-        every = self._repository.tasks(project_id)
-        rows = [row for row in every if row.standing is Standing.CORRECTED]
-        rows.sort(key=lambda row: row.seq)
-        kept = held_out_tasks(project_id, every)
-        held_out = [row.seq for row in rows if row.task_id in kept]
-        usable = [row.seq for row in rows if row.task_id not in kept]
-        is_own = current is not None and start is not None and current.project_id == project_id
-        seen = current.upto_seq if current is not None and is_own else -1
-        earlier = [seq for seq in usable if seq <= seen]
-        # The oldest first: what does not fit is what the next run begins with.
-        new = [] if refines else [seq for seq in usable if seq > seen][:MOST_NEW]
-        if refines:
-            usable = earlier
-        is_all = len(earlier) + len(new) == len(usable)
-        upto_seq = rows[-1].seq if rows and is_all else max(new, default=-1)
-        if refines:
-            upto_seq = seen
-        wanted = {*new, *earlier[-MOST_EARLIER:], *held_out[-MOST_HELD_OUT:]}
-        loaded: dict[int, CorrectedTask] = {}
-        for row in rows:
-            if row.seq not in wanted:
-                continue
-            correction = self._derivation.load(project_id, row.task_id)
-            if correction is not None:
-                loaded[row.seq] = CorrectedTask(project_id, row.seq, correction)
-        return _Material(
-            project_id,
-            current,
-            start,
-            tuple(loaded[seq] for seq in new if seq in loaded),
-            tuple(loaded[seq] for seq in earlier if seq in loaded),
-            tuple(loaded[seq] for seq in held_out if seq in loaded),
-            upto_seq=upto_seq,
-            corrections=len(earlier) + len(new),
-            refines=refines,
-        )
-
     def _starting_version(self, project_id: int) -> tuple[AdapterVersion | None, Path | None]:
-        """The version to be compared with, and its folder; None for the base."""
+        """Returns the version to be compared with, and the folder to go on from; None for the base.
+
+        Damaged versions are quarantined until a whole one is found.
+        """
         while True:
             current = self._versions.served(project_id, start_from=self._start_from)
             if current is None:
                 return None, None
             if current.base != self._updater.base:
-                # Other weights than it was made for: learn anew, from everything.
+                # The version was made for other weights: learn everything anew.
                 return current, None
             try:
                 return current, self._versions.verify(current)
@@ -285,15 +228,14 @@ class TrainingSession:
                 _log.error("%s", error, extra={"event": "adapter_damaged", "version": current.id})
                 quarantine(self._versions, current, reason=str(error))
 
-    def _left_candidate(self, material: _Material) -> AdapterVersion | None:
-        """A candidate that an earlier run made of exactly this material."""
-        parent_id = None if material.current is None else material.current.id
+    def _left_candidate(self, material: TrainingMaterial) -> AdapterVersion | None:
+        """Returns a candidate that an earlier run made of exactly this material; drops others."""
         fitting = None
         for version in self._versions.all(material.project_id):
             if version.status is not VersionStatus.CANDIDATE:
                 continue
             made_of = (version.parent_id, version.upto_seq, version.corrections)
-            is_same = made_of == (parent_id, material.upto_seq, material.corrections)
+            is_same = made_of == (material.parent_id, material.upto_seq, material.corrections)
             if fitting is None and is_same and self._is_usable(version):
                 fitting = version
                 continue
@@ -307,8 +249,9 @@ class TrainingSession:
             return False
         return version.base == self._updater.base
 
-    def _learn(self, run_id: int, material: _Material, stop: Stop) -> AdapterVersion | None:
-        report = Reports(
+    def _learn(self, run_id: int, material: TrainingMaterial, stop: Stop) -> AdapterVersion | None:
+        """Updates the model and registers the candidate; None if the update was stopped."""
+        on_progress = ThrottledProgress(
             lambda share, eta: self._runs.report(
                 run_id, stage="learning", progress=share, eta_s=eta
             )
@@ -318,15 +261,15 @@ class TrainingSession:
             material.new,
             material.earlier,
             start=material.start,
-            on_progress=report,
+            on_progress=on_progress,
             stop=stop,
             seconds=REFINE_S if material.refines else None,
         )
         if write is None:
             return None
-        origin = Origin(
+        origin = CandidateOrigin(
             project_id=material.project_id,
-            parent_id=None if material.current is None else material.current.id,
+            parent_id=material.parent_id,
             upto_seq=material.upto_seq,
             corrections=material.corrections,
             base=self._updater.base,
@@ -341,30 +284,32 @@ class TrainingSession:
         )
         return self._versions.find(self._publisher.register(run_id, origin, calibrated))
 
-    def _measure(self, run_id: int, material: _Material, candidate: AdapterVersion) -> Evidence:
+    def _measure(
+        self, run_id: int, material: TrainingMaterial, candidate: AdapterVersion
+    ) -> GateEvidence:
         after = self._versions.verify(candidate)
         before = material.start
         sets = (material.held_out, material.earlier, material.new)
-        tell = Passes(
+        counted = PassCounter(
             lambda share, eta: self._runs.report(
                 run_id, stage="measuring", progress=share, eta_s=eta
             ),
             passes=2 + 2 * sum(map(bool, sets)),
         )
 
-        def compare(tasks: Sequence[CorrectedTask]) -> Comparison | None:
+        def compare(tasks: Sequence[CorrectedTask]) -> QualityComparison | None:
             if not tasks:
                 return None
-            old = tell(self._updater.measure(before, tasks))
-            return _pair(old, tell(self._updater.measure(after, tasks)))
+            old = counted(self._updater.measure(before, tasks))
+            return _pair(old, counted(self._updater.measure(after, tasks)))
 
         updater, corrected = self._updater, (*material.new, *material.earlier)
-        return Evidence(
+        return GateEvidence(
             held_out=compare(material.held_out),
             earlier=compare(_spread(material.earlier, MOST_JUDGED)),
             learned=compare(_spread(material.new, MOST_JUDGED)),
             probe=_pair(
-                tell(updater.probe(before, corrected)), tell(updater.probe(after, corrected))
+                counted(updater.probe(before, corrected)), counted(updater.probe(after, corrected))
             ),
             agreement=updater.agreement(material.new, material.earlier) if material.new else None,
             old_labels=frozenset(
@@ -373,7 +318,7 @@ class TrainingSession:
         )
 
     def _decide(
-        self, run_id: int, candidate: AdapterVersion, evidence: Evidence, verdict: Verdict
+        self, run_id: int, candidate: AdapterVersion, evidence: GateEvidence, verdict: Verdict
     ) -> RunState:
         gate = gate_figures(evidence, verdict)
         act = self._publisher.publish if verdict.is_accepted else self._publisher.reject
@@ -392,44 +337,52 @@ class TrainingSession:
         return RunState.PUBLISHED if verdict.is_accepted else RunState.REJECTED
 
 
-def _with_calibration(write: Write, calibration: Calibration) -> Write:
-    """What also writes a calibration, unless it changes nothing."""
+class ThrottledProgress:
+    """Passes on at most one report per second: each report is a commit."""
+
+    def __init__(self, report: OnProgress) -> None:
+        self._report, self._last_s = report, -_REPORT_EVERY_S
+
+    def __call__(self, share: float, eta_s: float | None) -> None:
+        """Takes a report."""
+        now_s = time.monotonic()
+        if now_s - self._last_s >= _REPORT_EVERY_S:
+            self._last_s = now_s
+            self._report(share, eta_s)
+
+
+class PassCounter:
+    """Reports the progress of work that has about `passes` passes."""
+
+    def __init__(self, report: OnProgress, passes: int) -> None:
+        self._report, self._passes, self._done = report, passes, 0
+        self._began_s = time.monotonic()
+
+    def __call__(self, result: _T) -> _T:
+        """Counts one finished pass and returns its result unchanged."""
+        self._done = min(self._passes, self._done + 1)
+        each_s = (time.monotonic() - self._began_s) / self._done
+        self._report(self._done / self._passes, each_s * (self._passes - self._done))
+        return result
+
+
+def _with_calibration(write: WriteAdapter, calibration: Calibration) -> WriteAdapter:
+    """Returns a function that writes the adapter, and its calibration unless it is the identity."""
     if calibration.is_identity:
         return write
 
-    def both(folder: Path) -> None:
+    def write_both(folder: Path) -> None:
         write(folder)
         write_beside(folder, calibration)
 
-    return both
-
-
-def gate_figures(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
-    """What the gate saw, as JSON keeps it: set -> [before, after] of each metric, in percent."""
-    figures: dict[str, Any] = {"provisional": verdict.is_provisional}
-    for name in ("held_out", "earlier", "learned", "probe"):
-        pair: Comparison | None = getattr(evidence, name)
-        if pair is None or not (pair.before.is_finite and pair.after.is_finite):
-            continue
-        figures[name] = {
-            "mIoU": [round(pair.before.miou, 2), round(pair.after.miou, 2)],
-            "Recall": [round(pair.before.recall, 2), round(pair.after.recall, 2)],
-            "groups": pair.after.groups,
-        }
-    if (found := evidence.agreement) is not None:
-        figures["agreement"] = {"new": round(100 * found.new, 1), "regions": found.asked}
-    return figures
+    return write_both
 
 
 def _spread(tasks: Sequence[CorrectedTask], most: int) -> Sequence[CorrectedTask]:
-    """At most so many tasks, from the first to the last."""
+    """At most `most` tasks, evenly spread, the newest included."""
     step = max(1, -(-len(tasks) // most))
     return tasks[::-1][::step][::-1]
 
 
-def _pair(before: Quality | None, after: Quality | None) -> Comparison | None:
-    return None if before is None or after is None else Comparison(before, after)
-
-
-FAILURES = (BackendError, CalicoError, OSError, MemoryError)
-"""What may end a run without being a fault of this code."""
+def _pair(before: Quality | None, after: Quality | None) -> QualityComparison | None:
+    return None if before is None or after is None else QualityComparison(before, after)

@@ -1,4 +1,4 @@
-"""What a correction teaches: text or mask or absence or only that all was well.
+"""What a correction teaches: for each region text, mask, absence or rehearsal.
 
 | the annotator ...     | text | mask | absence | rehearsal |
 |-----------------------|------|------|---------|-----------|
@@ -8,36 +8,26 @@
 | added a region        | yes  | yes  |         |           |
 | removed a region      |      |      | yes     |           |
 
-A removed region that was drawn anew, or whose name still stands on the same image, is no absence;
-nor is one whose name was also given to something that cannot be read as a mask. A region with
-several names teaches each of them. Values in, values out.
+A removed region teaches no absence if it was redrawn, if its name is still on the same image, or if
+its name was also given to a region that cannot be read as a mask. A region with several names
+teaches each of them. Pure: values in, values out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Flag, auto
 
 import numpy as np
 
 from backend.errors import InvalidRleError
-from backend.learning.correction import ACCEPTED, Change, Correction, RegionOutcome
+from backend.learning.correction import ACCEPTED, Correction, RegionChange, RegionOutcome
 from backend.types import Region
-from calico_model.types import PartMask, RegionKind
+from calico_model.types import PartMask, RegionKind, Supervision
 from calico_model.vocabulary import Vocabulary, name_of
 
 _PARTS = frozenset({RegionKind.COMMON_PART, RegionKind.UNIQUE_PART})
-_ANY = "\0"  # stands for every name of an image; no name is normalised to it
-
-
-class Supervision(Flag):
-    """Which losses a region takes part in."""
-
-    TEXT = auto()
-    MASK = auto()
-    ABSENCE = auto()
-    REHEARSAL = auto()
+_ANY = "\0"  # stands for every name on an image; no name normalises to it
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +35,9 @@ class TrainingTarget:
     """One region to learn from.
 
     Attributes:
-        teaches: which losses it takes part in; never none.
-        region: the annotator's region, for an ABSENCE the removed one.
-        before: the predicted region, None if there was none.
+        teaches: the losses that the region takes part in; not empty.
+        region: the annotator's region; for an ABSENCE the removed region.
+        before: the predicted region, None if the annotator added the region.
     """
 
     teaches: Supervision
@@ -56,7 +46,7 @@ class TrainingTarget:
 
     @property
     def is_label_fix(self) -> bool:
-        """Name or kind were wrong, the mask was right."""
+        """Name or kind was wrong, the mask was right."""
         return self.teaches is Supervision.TEXT
 
     @property
@@ -65,8 +55,8 @@ class TrainingTarget:
         return self.teaches is Supervision.MASK
 
 
-def lessons(correction: Correction) -> tuple[TrainingTarget, ...]:
-    """Returns what each name of each region teaches, in the order of the outcomes."""
+def training_targets(correction: Correction) -> tuple[TrainingTarget, ...]:
+    """Returns one target per name of each region that teaches something, in outcome order."""
     named = {
         (outcome.after.image_index, name)
         for outcome in correction.outcomes
@@ -74,36 +64,36 @@ def lessons(correction: Correction) -> tuple[TrainingTarget, ...]:
         for name in _names(outcome.after, correction.vocabulary)
     }
     unknown = _unknown(correction)
-    found = []
+    targets = []
     for outcome in correction.outcomes:
-        for region in _one_named(outcome.region):
+        for region in _per_name(outcome.region):
             place = region.image_index, region_name(region, correction.vocabulary)
             teaches = _teaches(outcome, is_there=place in named | unknown)
             if teaches is Supervision.ABSENCE and (region.image_index, _ANY) in unknown:
                 continue
             if teaches:
-                found.append(TrainingTarget(teaches, region, outcome.before))
-    return tuple(found)
+                targets.append(TrainingTarget(teaches, region, outcome.before))
+    return tuple(targets)
 
 
 def true_parts(correction: Correction) -> tuple[PartMask, ...]:
     """Returns the annotated regions as the truth of a group.
 
-    Same-named regions of one kind in an image are one union mask. A common name found in a single
-    image is a unique part there, and a region without kind is common if its name is in several
-    images. Regions without a name, masks that cannot be decoded, and names that were also given to
-    something that cannot be read on that image, are left out.
+    Regions of one kind and name in an image are merged into one mask. A common name that is in one
+    image only is a unique part there; a region without kind is common if its name is in several
+    images. Left out are regions without a name, masks that cannot be decoded, and names that an
+    unreadable region of the same image also has.
 
     Returns:
         Per image at most one mask of each kind and name; `part_id` is equal for a common name. The
-        labels are names: `written_label` tells how the project writes them.
+        labels are normal forms; `written_label` returns the project's spelling.
     """
     unknown = _unknown(correction)
     kept = [
         (name, region)
         for outcome in correction.outcomes
         if outcome.after is not None
-        for region in _one_named(outcome.after)
+        for region in _per_name(outcome.after)
         if (name := region_name(region, correction.vocabulary))
         and (region.image_index, name) not in unknown
     ]
@@ -119,42 +109,42 @@ def true_parts(correction: Correction) -> tuple[PartMask, ...]:
 
 
 def known_kinds(correction: Correction) -> frozenset[RegionKind]:
-    """The questions a correction answers completely; none if there is nothing to learn from it.
+    """Returns the kinds of regions whose truth is complete; empty if there is nothing to learn.
 
-    A project that names parts only says nothing about objects, and the other way round. A region
-    without a name answers no question: what it is may have any name.
+    A project that names only parts does not tell which objects are there, and vice versa. A region
+    without a name tells nothing: the region may have any name.
     """
     named = (outcome for outcome in correction.outcomes if any(outcome.region.labels))
     regions = (r for outcome in named for r in (outcome.before, outcome.after) if r is not None)
     kinds = {region.kind or RegionKind.COMMON_PART for region in regions}
-    # What was drawn but cannot be read may be any part: where it is missing it is not absent.
+    # An unreadable region may be any part, so a part that is missing is not known to be absent.
     has_parts = kinds & _PARTS and not correction.unknown
     parts = _PARTS if has_parts else frozenset[RegionKind]()
     return parts | (kinds & {RegionKind.COMMON_OBJECT})
 
 
 def written_label(name: str, vocabulary: Vocabulary | None) -> str:
-    """Returns how a project writes the label of a name; the name itself where any text may be."""
+    """Returns the project's spelling of a name; the name itself where any text may be written."""
     return name if vocabulary is None else vocabulary.find(name) or name
 
 
 def _teaches(outcome: RegionOutcome, *, is_there: bool) -> Supervision:
     if outcome.change is ACCEPTED:
         return Supervision.REHEARSAL
-    if outcome.change is Change.ADDED:
+    if outcome.change is RegionChange.ADDED:
         return Supervision.TEXT | Supervision.MASK
-    if outcome.change is Change.REMOVED:
+    if outcome.change is RegionChange.REMOVED:
         return Supervision(0) if outcome.replaced_by or is_there else Supervision.ABSENCE
     teaches = Supervision(0)
-    if outcome.change & (Change.RELABELLED | Change.KIND_CHANGED):
+    if outcome.change & (RegionChange.RELABELLED | RegionChange.KIND_CHANGED):
         teaches |= Supervision.TEXT
-    if Change.RESHAPED in outcome.change:
+    if RegionChange.RESHAPED in outcome.change:
         teaches |= Supervision.MASK
     return teaches
 
 
 def region_name(region: Region, vocabulary: Vocabulary | None) -> str:
-    """Returns what the region's first label is learned as, "" without one."""
+    """Returns the normal form of the region's first label, "" without a label."""
     return name_of(region.label or "", vocabulary)
 
 
@@ -162,15 +152,15 @@ def _names(region: Region, vocabulary: Vocabulary | None) -> list[str]:
     return [name_of(name, vocabulary) for name in region.labels or ("",)]
 
 
-def _one_named(region: Region) -> list[Region]:
-    """The region once for each of its names, or as it is without any."""
+def _per_name(region: Region) -> list[Region]:
+    """The region once per name; unchanged if it has at most one name."""
     if not region.more_labels:
         return [region]
     return [replace(region, label=label, more_labels=()) for label in region.labels]
 
 
 def _unknown(correction: Correction) -> set[tuple[int, str]]:
-    """Names that may or may not be on an image."""
+    """(image index, name) pairs of which is unknown whether they are there; _ANY is every name."""
     return {
         (image_index, _ANY if label is None else name_of(label, correction.vocabulary))
         for image_index, label in correction.unknown

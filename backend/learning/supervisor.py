@@ -1,4 +1,4 @@
-"""Starts the trainer process and starts it again when it dies."""
+"""Starts the trainer process, and restarts it after it ended."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 _log = logging.getLogger(__name__)
 _STOP_TIMEOUT_S = 10.0
 _MOST_PAUSE_S = 60.0
-_HEALTHY_S = 60.0  # who lived so long did not die of its start
+_HEALTHY_S = 60.0  # a process that ran so long did not fail at its start
 
 
 class TrainerWatch:
     """A thread that keeps one child process alive.
 
     Args:
-        command: what to run; the process must end on SIGTERM, and when its parent is gone.
-        pause_s: before the first restart; doubled by each further death at the start.
-        on_death: told the exit status.
+        command: the process must end on SIGTERM, and when its parent process is gone.
+        pause_s: seconds before the first restart; doubled after each further failed start.
+        on_death: called with the exit status.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class TrainerWatch:
         command: Sequence[str],
         *,
         pause_s: float = 1.0,
-        on_death: Callable[[int], None] = lambda status: None,
+        on_death: Callable[[int], None] = lambda _status: None,
     ) -> None:
         self._command, self._first_pause_s = tuple(command), pause_s
         self._on_death = on_death
@@ -48,7 +48,7 @@ class TrainerWatch:
         return None if process is None or process.poll() is not None else process.pid
 
     def close(self) -> None:
-        """Asks the process to end, and ends it by force after some seconds."""
+        """Asks the process to end, and kills it after ten seconds."""
         self._is_closed.set()
         with self._lock:
             process = self._process

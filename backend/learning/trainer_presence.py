@@ -1,11 +1,14 @@
-"""Which trainers are there: each says so again and again, also while it has nothing to train.
+"""Which trainers are running: each writes its name to the database every few seconds.
 
-A trainer that was killed stays in the list until it has been silent for long enough, or at once
-where its process number can be seen.
+A trainer that was killed stays listed until it has been silent for 45 s, or disappears at once
+where its process number can be checked from this machine.
 """
 
 from __future__ import annotations
 
+import os
+import secrets
+import socket
 import threading
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,23 +17,53 @@ from sqlalchemy import Connection, Executable, delete, select
 
 from backend.clock import from_us, now_us
 from backend.errors import BackendError
-from backend.learning.owner import is_gone, owner_name
 from backend.storage.store import Store
 from backend.storage.tables import trainer
 
 EVERY_S = 10.0
 _SILENT_S = 45.0
 _TIMEOUT_S = 5.0
+_SUFFIX = secrets.token_hex(4)
+
+
+def owner_name() -> str:
+    """Returns the name of this process among trainers: machine, process number, random suffix."""
+    return f"{_host()}/{os.getpid()}/{_SUFFIX}"
+
+
+def is_gone(owner: str) -> bool:
+    """Whether a trainer has certainly ended; False if its process cannot be checked from here."""
+    host, _, rest = owner.partition("/")
+    process = rest.partition("/")[0]
+    if host != _host() or not process.isdecimal():
+        return False
+    # Our own number under another name: in a container it is the same after every restart.
+    is_reused = int(process) == os.getpid() and owner != owner_name()
+    return is_reused or not _is_alive(int(process))
+
+
+def _host() -> str:
+    return socket.gethostname()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @dataclass(frozen=True)
 class TrainerPresence:
-    """One trainer that is there.
+    """One running trainer.
 
     Attributes:
-        owner: its name, as its runs have it.
+        owner: name of the trainer, the same as in its runs.
         began_at: UTC.
-        seen_at: UTC, when it last said so.
+        seen_at: UTC time of its last sign of life.
     """
 
     owner: str
@@ -39,7 +72,7 @@ class TrainerPresence:
 
 
 def present_trainers(store: Store) -> tuple[TrainerPresence, ...]:
-    """Trainers that are there now, the oldest first.
+    """Returns the running trainers, the oldest first.
 
     Raises:
         StoreError: the database cannot be read.
@@ -59,12 +92,12 @@ def present_trainers(store: Store) -> tuple[TrainerPresence, ...]:
 
 
 class Attendance:
-    """A thread that says this trainer is there.
+    """A thread that reports this trainer as running.
 
     Args:
         store: the database.
-        owner: this trainer.
-        every_s: pause between two words.
+        owner: name of this trainer.
+        every_s: pause between two reports, in seconds.
     """
 
     def __init__(self, store: Store, *, owner: str = "", every_s: float = EVERY_S) -> None:
@@ -74,35 +107,35 @@ class Attendance:
         self._thread = threading.Thread(target=self._run, name="attendance", daemon=True)
 
     def start(self) -> None:
-        """Begins; returns at once."""
+        """Starts the thread; returns at once."""
         self._thread.start()
 
     def close(self) -> None:
-        """Says that this trainer leaves."""
+        """Stops the thread and removes this trainer from the list."""
         self._is_over.set()
         if self._thread.is_alive():
             self._thread.join()
         gone = delete(trainer).where(trainer.c.owner == self._owner)
-        self._say(gone)
+        self._write(gone)
 
     def _run(self) -> None:
         while True:
-            self._check_in()
+            self._report()
             if self._is_over.wait(self._every_s):
                 return
 
-    def _check_in(self) -> None:
+    def _report(self) -> None:
         seen_us = now_us()
         row = self._store.insert(trainer).values(
             owner=self._owner, began_at_us=self._began_us, seen_at_us=seen_us
         )
-        here = row.on_conflict_do_update(
+        present = row.on_conflict_do_update(
             index_elements=["owner"], set_={"seen_at_us": row.excluded.seen_at_us}
         )
         long_gone = delete(trainer).where(trainer.c.seen_at_us < seen_us - round(_SILENT_S * 1e6))
-        self._say(here, long_gone)
+        self._write(present, long_gone)
 
-    def _say(self, *statements: Executable) -> None:
+    def _write(self, *statements: Executable) -> None:
         def change(connection: Connection) -> None:
             for statement in statements:
                 connection.execute(statement)
@@ -110,5 +143,5 @@ class Attendance:
         try:
             self._store.write(change, timeout_s=_TIMEOUT_S)
         except BackendError:
-            # The next word says the same; nobody's work depends on this one.
+            # The next report repeats this one, and no work depends on it.
             return

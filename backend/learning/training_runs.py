@@ -1,8 +1,8 @@
 """Training runs in the database: leased by one trainer, never two per project.
 
-A run is its own fence: whoever holds it writes "where it is still running and mine", and learns
-from the row count that it was taken over. A trainer that died loses its runs at once where its
-process number can be seen, else when the lease ends.
+A run is its own fence: its trainer writes "where the run is still running and mine", and sees from
+the row count that another trainer took the run over. A trainer that died loses its runs at once if
+its process number can be checked from here, else when the lease ends.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from sqlalchemy.exc import IntegrityError
 
 from backend.clock import from_us, now_us, to_us
 from backend.errors import BusyError, LeaseLostError, StoreError
-from backend.learning.owner import is_gone, owner_name
 from backend.learning.schedule import Cause, PastRun, RunState
+from backend.learning.trainer_presence import is_gone, owner_name
 from backend.storage.store import Store
 from backend.storage.tables import event_log, train_request, training_run
 from backend.types import EventAction
@@ -37,18 +37,18 @@ class TrainingRun:
     """One run.
 
     Attributes:
-        id: grows.
-        project_id: what is trained.
-        cause: why.
-        state: how it stands.
+        id: grows with every run.
+        project_id: Label Studio's project id.
+        cause: why the run was started.
+        state: running, or how the run ended.
         owner: the trainer, `owner_name` of its process.
-        lease_until: UTC; afterwards somebody else may take over.
-        stage: what is being done, in words.
-        progress: share of that stage in [0, 1].
-        eta_s: seconds to its end, or None.
-        upto_seq: newest place in the journal that it has seen.
+        lease_until: UTC; afterwards another trainer may take the run over.
+        stage: the present step, in words.
+        progress: finished share of the stage in [0, 1].
+        eta_s: seconds to the end of the stage, or None.
+        upto_seq: newest place in the journal that the run has read.
         adapter_id: the candidate, or None before there is one.
-        error: why it failed, or None.
+        error: why the run failed, or None.
         began_at: UTC.
         ended_at: UTC, or None.
     """
@@ -70,12 +70,12 @@ class TrainingRun:
 
 
 class RunRepository:
-    """Reads and writes runs and wishes for them. Threads may share it.
+    """Reads and writes runs and requests for them. Threads may share it.
 
     Args:
         store: the database.
-        owner: this trainer.
-        lease_s: how long a claim holds without a heartbeat.
+        owner: name of this trainer.
+        lease_s: seconds for which a claim holds without a heartbeat.
     """
 
     def __init__(self, store: Store, *, owner: str = "", lease_s: float = LEASE_S) -> None:
@@ -84,16 +84,16 @@ class RunRepository:
         self._lease_us = round(lease_s * 1e6)
 
     def request(self, project_id: int) -> None:
-        """Notes the wish to train a project now; the newest wish counts."""
+        """Requests a training of a project; a newer request replaces an older one."""
         row = self.store.insert(train_request).values(
             project_id=project_id, requested_at_us=now_us()
         )
         newest = {"requested_at_us": row.excluded.requested_at_us}
-        wish = row.on_conflict_do_update(index_elements=["project_id"], set_=newest)
-        self._write(lambda connection: connection.execute(wish).rowcount)
+        request = row.on_conflict_do_update(index_elements=["project_id"], set_=newest)
+        self._write(lambda connection: connection.execute(request).rowcount)
 
     def requested_us(self, project_id: int) -> int | None:
-        """When a project was last wished to be trained, or None."""
+        """Time of the newest request, in microseconds since 1970 UTC, or None."""
         query = select(train_request.c.requested_at_us).where(
             train_request.c.project_id == project_id
         )
@@ -101,7 +101,7 @@ class RunRepository:
             return connection.execute(query).scalar()
 
     def button_us(self, project_id: int) -> int | None:
-        """When Label Studio last asked for training, or None."""
+        """Time of the newest press of Label Studio's training button, in microseconds, or None."""
         query = select(func.max(event_log.c.received_at_us)).where(
             event_log.c.project_id == project_id,
             event_log.c.action == EventAction.START_TRAINING.value,
@@ -110,7 +110,7 @@ class RunRepository:
             return connection.execute(query).scalar()
 
     def newest_seq(self) -> Mapping[int, int]:
-        """By project, the newest place in the journal."""
+        """By project id, the newest place in the journal."""
         query = select(event_log.c.project_id, func.max(event_log.c.seq)).group_by(
             event_log.c.project_id
         )
@@ -126,7 +126,7 @@ class RunRepository:
             return tuple(_run(row) for row in connection.execute(query).mappings())
 
     def past(self, project_id: int) -> tuple[PastRun, ...]:
-        """Runs of a project as the schedule sees them, newest first."""
+        """Runs of a project as the schedule uses them, newest first."""
         columns = training_run.c
         query = (
             select(
@@ -153,10 +153,10 @@ class RunRepository:
             return tuple(_run(row) for row in connection.execute(query).mappings())
 
     def abandon_dead(self) -> int:
-        """Ends runs whose trainer is gone or has not been heard of; returns how many."""
+        """Ends runs whose trainer is gone or whose lease has ended; returns their number."""
         dead = [run for run in self.running() if self._is_dead(run)]
         columns = training_run.c
-        # A lease that was renewed since it was read belongs to a trainer that lives.
+        # A lease that was renewed since it was read belongs to a running trainer.
         ends = [
             update(training_run)
             .where(
@@ -178,7 +178,7 @@ class RunRepository:
         return self._write(change) if dead else 0
 
     def claim(self, project_id: int, cause: Cause) -> int | None:
-        """Begins a run; returns its id, or None if somebody else is training the project."""
+        """Begins a run; returns its id, or None if another trainer is training the project."""
         row = training_run.insert().values(
             project_id=project_id,
             cause=cause.value,
@@ -205,22 +205,22 @@ class RunRepository:
         """Extends the lease of a run.
 
         Raises:
-            LeaseLostError: it is no longer ours.
+            LeaseLostError: another trainer has taken the run over.
         """
         self._change(run_id, lease_until_us=now_us() + self._lease_us)
 
     def report(
         self, run_id: int, *, stage: str, progress: float = 0.0, eta_s: float | None = None
     ) -> None:
-        """Says how far a run is, if the database has time for it; raises LeaseLostError."""
+        """Writes the progress of a run, if the database can take it; raises LeaseLostError."""
         try:
             self._change(run_id, stage=stage, progress=progress, eta_s=eta_s)
         except (BusyError, StoreError) as error:
-            # Minutes of work must not be lost because nobody could be told about them.
+            # Minutes of work must not be lost because a progress report failed.
             _log.warning("progress is not told: %s", error, extra={"event": "report_lost"})
 
     def note(self, run_id: int, **values: object) -> None:
-        """Keeps `upto_seq` or `adapter_id` of a run; raises LeaseLostError."""
+        """Writes `upto_seq` or `adapter_id` of a run; raises LeaseLostError."""
         self._change(run_id, **values)
 
     def end(self, run_id: int, state: RunState, *, error: str | None = None) -> None:
@@ -230,10 +230,10 @@ class RunRepository:
         )
 
     def hold(self, connection: Connection, run_id: int, **values: object) -> None:
-        """Writes to a run inside the caller's transaction, which fails if the run is not ours.
+        """Writes to a run inside the caller's transaction, which fails if the run is lost.
 
         Raises:
-            LeaseLostError: it is no longer ours.
+            LeaseLostError: another trainer has taken the run over.
         """
         columns = training_run.c
         change = (

@@ -1,71 +1,46 @@
-"""Corrections as the model learns from them: images to kept features, regions to lessons.
+"""The model of the trainer: learns from corrections and measures adapters.
 
-The one place of training that holds a model. Each image is encoded once: its features are kept on
-disk by content. Only the views of new corrections are encoded in the update that learns them.
+The only module of training that holds a model; everything else uses the protocol `Updater`.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-import torch
+from cachetools import FIFOCache
+from torch import Tensor, nn
 
-from backend.errors import MediaError
 from backend.inference_priority import Yielding
-from backend.learning.correction import Correction
-from backend.learning.gate import Agreement, Quality
-from backend.learning.progress import OnProgress
-from backend.learning.session import CorrectedTask, Stop, Write
-from backend.learning.supervision import Supervision, known_kinds, lessons, region_name, true_parts
-from backend.learning.yielding import call_at_every_layer
-from backend.types import Region, Task
-from calico_model.errors import CalicoError, CheckpointError, InvalidConfigError
-from calico_model.inference.feature_store import FeatureStore
+from backend.learning.examples import ExampleBuilder
+from backend.learning.gate import CorrectionAgreement, Quality
+from backend.learning.session import OnProgress, Stop, WriteAdapter
+from backend.learning.training_material import CorrectedTask
+from backend.types import GroupSource
 from calico_model.modeling.adapter import Adapter, read_adapter, write_adapter
-from calico_model.modeling.features import ImageFeatures, concatenate
 from calico_model.predictor import Predictor
-from calico_model.training.frozen import encoder_fingerprint, rounded
-from calico_model.training.online import example as model_example
-from calico_model.training.online.dense_images import (
-    ViewCache,
-    group_views,
-    plain_image,
-    with_dense,
-)
-from calico_model.training.online.example import Example, RegionTarget, example_of, make_example
-from calico_model.training.online.learnability import Predicted, leave_one_out
+from calico_model.training.online.dense_images import plain_image
+from calico_model.training.online.example import Example
+from calico_model.training.online.learnability import CrossPrediction, leave_one_out
 from calico_model.training.online.scoring import score_groups
 from calico_model.training.online.update import (
-    FinetunePlan,
-    Progress,
     Replay,
-    find_ground,
-    finetune,
+    UpdatePlan,
+    UpdateProgress,
+    find_update_domain,
+    update_adapter,
 )
-from calico_model.training.online.views import with_views
-from calico_model.types import ImageGroup, LabeledGroup, PartMask, RegionKind
+from calico_model.types import LabeledGroup
 
-_log = logging.getLogger(__name__)
-_MOST_IN_MEMORY = 192  # groups whose features are held between runs
-_VIEW_BYTES = 512 * 2**20  # of other views of corrected images, held between runs
-
-
-class GroupSource(Protocol):
-    """Where a task's images come from."""
-
-    def fetch_group(self, task: Task) -> ImageGroup:
-        """Fetches every image of a task; raises MediaError naming the field."""
+_MOST_PROBED = 9  # adapters whose quality on base data is remembered
 
 
 @dataclass(frozen=True, eq=False)
 class BaseGroups:
-    """Data the base was trained on.
+    """Data that the base was trained on.
 
     Attributes:
         replay: groups to rehearse.
@@ -77,17 +52,17 @@ class BaseGroups:
 
 
 class OnlineUpdater:
-    """A model with its adapters, for training alone.
+    """A model with its adapters that is used for training only; an `Updater`.
 
     Args:
-        predictor: of a process that answers nobody.
+        predictor: of a process that serves no predictions.
         base: fingerprint of its weights.
-        images: where a task's images come from.
-        features: folder of kept features.
-        feature_bytes: ceiling of that folder.
-        base_groups: data the base was trained on.
-        plan: how every update learns.
-        give_way: waits while somebody predicts, called all the time; nobody does if None.
+        images: fetches the images of a task.
+        features: folder of the stored features.
+        feature_bytes: upper bound of that folder in bytes.
+        base_groups: data that the base was trained on.
+        plan: of every update.
+        yielding: called at every layer, waits while another process predicts; None never waits.
     """
 
     def __init__(
@@ -99,26 +74,21 @@ class OnlineUpdater:
         *,
         feature_bytes: int,
         base_groups: BaseGroups,
-        plan: FinetunePlan | None = None,
-        give_way: Yielding | None = None,
+        plan: UpdatePlan | None = None,
+        yielding: Yielding | None = None,
     ) -> None:
-        self._predictor, self._images = predictor, images
+        self._predictor = predictor
         self._model = predictor.adapters.model
         self._device = next(self._model.parameters()).device
-        self._give_way = give_way
-        if give_way is not None:
-            call_at_every_layer(self._model, give_way)
+        self._yielding = yielding
+        if yielding is not None:
+            call_at_every_layer(self._model, yielding)
         self._base = base
-        self._plan = plan or FinetunePlan()
-        self._store = FeatureStore(
-            features, encoder=encoder_fingerprint(self._model), max_bytes=feature_bytes
-        )
-        self._replay = self._base_examples("replay", base_groups.replay)
-        self._probe = self._base_examples("probe", base_groups.probe)
-        self._probed: dict[Path | None, Quality] = {}
-        self._seen: OrderedDict[object, tuple[ImageFeatures, tuple[tuple[int, int], ...]]]
-        self._seen = OrderedDict()
-        self._views = ViewCache(_VIEW_BYTES)
+        self._plan = plan or UpdatePlan()
+        self._examples = ExampleBuilder(predictor, images, features, feature_bytes=feature_bytes)
+        self._replay = self._examples.from_groups("replay", base_groups.replay)
+        self._probe = self._examples.from_groups("probe", base_groups.probe)
+        self._probed: FIFOCache[Path | None, Quality] = FIFOCache(_MOST_PROBED)
 
     @property
     def base(self) -> str:
@@ -127,7 +97,7 @@ class OnlineUpdater:
 
     @property
     def base_version(self) -> str:
-        """What predictions of the bare base are stamped with."""
+        """Version name in predictions of the base without an adapter."""
         return self._predictor.version
 
     def update(
@@ -139,25 +109,25 @@ class OnlineUpdater:
         on_progress: OnProgress,
         stop: Stop,
         seconds: float | None = None,
-    ) -> Write | None:
+    ) -> WriteAdapter | None:
         """Learns from corrections; see `Updater.update`.
 
         Raises:
             CheckpointError: the adapter to go on from does not fit.
-            InvalidConfigError: not one of the corrections can be used.
+            InvalidConfigError: none of the corrections can be used.
         """
-        if self._give_way is not None:
-            self._give_way.renew()
-        if stop():  # before views are encoded, which takes longer than anything else here
+        if self._yielding is not None:
+            self._yielding.renew()
+        if stop():  # before views are encoded, the longest step here
             return None
-        fresh, known = self._material(new, earlier)
+        new_examples, earlier_examples = self._with_views(new, earlier)
         if stop():
             return None
         plan = self._plan if seconds is None else replace(self._plan, seconds=seconds)
-        update = finetune(
+        update = update_adapter(
             self._predictor.adapters,
-            fresh,
-            Replay(known, self._replay),
+            new_examples,
+            Replay(earlier_examples, self._replay),
             plan,
             start=self._read(start),
             clock=self._clock(),
@@ -182,12 +152,12 @@ class OnlineUpdater:
         return write
 
     def measure(self, adapter: Path | None, tasks: Sequence[CorrectedTask]) -> Quality | None:
-        """Measures an adapter, or the base, on tasks; None if none of them can be used.
+        """Measures an adapter, or the base, on tasks; None if none of the tasks can be used.
 
         Raises:
             CheckpointError: the adapter cannot be read or does not fit.
         """
-        examples = self._examples(tasks)
+        examples = self._examples.from_tasks(tasks)
         return self._score(adapter, examples) if examples else None
 
     def probe(self, adapter: Path | None, tasks: Sequence[CorrectedTask]) -> Quality | None:
@@ -196,53 +166,58 @@ class OnlineUpdater:
         Raises:
             CheckpointError: the adapter cannot be read or does not fit.
         """
-        if not self._probe or not find_ground(self._model, self._examples(tasks), self._replay)[1]:
+        if not self._probe:
+            return None
+        _, speaks = find_update_domain(self._model, self._examples.from_tasks(tasks), self._replay)
+        if not speaks:
             return None
         if adapter not in self._probed:
-            # Folders never change, and of all but the newest few nobody asks again.
-            self._probed = dict(list(self._probed.items())[-8:])
+            # The folder of an adapter never changes.
             self._probed[adapter] = self._score(adapter, self._probe)
         return self._probed[adapter]
 
     def agreement(
         self, new: Sequence[CorrectedTask], earlier: Sequence[CorrectedTask]
-    ) -> Agreement | None:
-        """Asks how far corrections can be predicted from each other; see `Updater.agreement`."""
+    ) -> CorrectionAgreement | None:
+        """Measures how well corrections are predicted from each other; see `Updater.agreement`."""
         if self._model.dense_head is None:
             return None
-        ours, theirs = (
-            [[plain_image(one, k) for k in range(len(one))] for one in self._examples(tasks)]
+        new_images, earlier_images = (
+            [
+                [plain_image(example, k) for k in range(len(example))]
+                for example in self._examples.from_tasks(tasks)
+            ]
             for tasks in (new, earlier)
         )
-        told = leave_one_out([*ours, *theirs])
-        fresh, known = told[: len(ours)], told[len(ours) :]
-        alone = leave_one_out(theirs)
-        return Agreement(
-            _right(fresh),
-            sum(one.names for one in fresh),
-            _right(known) if known else None,
-            _right(alone) if alone else None,
+        predicted = leave_one_out([*new_images, *earlier_images])
+        fresh, known = predicted[: len(new_images)], predicted[len(new_images) :]
+        alone = leave_one_out(earlier_images)
+        return CorrectionAgreement(
+            _share_right(fresh),
+            sum(group.names for group in fresh),
+            _share_right(known) if known else None,
+            _share_right(alone) if alone else None,
         )
 
     @property
     def _shares_processor(self) -> bool:
-        """Whether others slow it down; on other devices the thread sleeps while they work."""
-        return self._give_way is not None and self._device.type == "cpu"
+        """Whether predictions slow training down; on a GPU this thread only waits for kernels."""
+        return self._yielding is not None and self._device.type == "cpu"
 
     def _clock(self) -> Callable[[], float]:
-        if self._give_way is None:
+        if self._yielding is None:
             return time.monotonic
-        return self._give_way.working_s if self._shares_processor else self._give_way.passing_s
+        return self._yielding.working_s if self._shares_processor else self._yielding.passing_s
 
-    def _eta_s(self, done: Progress) -> float | None:
-        if done.eta_s is None or self._give_way is None or not self._shares_processor:
+    def _eta_s(self, done: UpdateProgress) -> float | None:
+        if done.eta_s is None or self._yielding is None or not self._shares_processor:
             return done.eta_s
-        return self._give_way.stretched(done.eta_s)
+        return self._yielding.stretched(done.eta_s)
 
     def _score(self, folder: Path | None, examples: Sequence[Example]) -> Quality:
         scores = score_groups(self._predictor.adapters, self._read(folder), examples)
-        groups = tuple(one.regions for one in scores.groups)
-        return Quality(scores.miou, scores.recall, len(groups), scores.by_label, groups)
+        regions = tuple(group.regions for group in scores.groups)
+        return Quality(scores.miou, scores.recall, len(regions), scores.by_label, regions)
 
     def _read(self, folder: Path | None) -> Adapter | None:
         if folder is None:
@@ -251,164 +226,68 @@ class OnlineUpdater:
         self._predictor.adapters.check(adapter)
         return adapter
 
-    def _base_examples(self, name: str, groups: Sequence[LabeledGroup]) -> tuple[Example, ...]:
-        return tuple(
-            example_of(one, self._encode(one.group), f"{name}-{number}")
-            for number, one in enumerate(groups)
-        )
-
-    def _material(
+    def _with_views(
         self, new: Sequence[CorrectedTask], earlier: Sequence[CorrectedTask]
     ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-        """Examples of an update with the views of their images."""
-        made = {id(task): self._example(task) for task in (*new, *earlier)}
-        usable = [one for one in made.values() if one is not None]
-        names = {label for one in usable for label in one.labels}
-        images = sum(len(one) for one in usable)
-        views = self._plan.dense.views_for(images)
-        _, speaks = find_ground(self._model, usable, self._replay)
-        spoken = self._plan.views_for(len(new)) if speaks else 0
+        """Returns the examples of an update, new and earlier ones, with views of their images."""
+        made = {id(task): self._examples.from_task(task) for task in (*new, *earlier)}
+        usable = [example for example in made.values() if example is not None]
+        names = {label for example in usable for label in example.labels}
+        image_count = sum(len(example) for example in usable)
+        image_views = self._plan.dense.views_for(image_count)
+        _, speaks = find_update_domain(self._model, usable, self._replay)
+        new_group_views = self._plan.views_for(len(new)) if speaks else 0
 
-        def seen(tasks: Sequence[CorrectedTask], spoken: int) -> tuple[Example, ...]:
-            found = ((task, made[id(task)]) for task in tasks)
+        def add_views(tasks: Sequence[CorrectedTask], group_view_count: int) -> tuple[Example, ...]:
+            examples = ((task, made[id(task)]) for task in tasks)
             return tuple(
-                self._with_views(task, one, spoken, views, names)
-                for task, one in found
-                if one is not None
+                self._examples.with_views(
+                    task,
+                    example,
+                    group_view_count=group_view_count,
+                    image_view_count=image_views,
+                    names=names,
+                )
+                for task, example in examples
+                if example is not None
             )
 
-        return seen(new, spoken), seen(earlier, 0)
-
-    def _with_views(
-        self,
-        task: CorrectedTask,
-        example: Example,
-        spoken: int,
-        views: int,
-        names: Collection[str],
-    ) -> Example:
-        """Adds views: of whole groups for the language model, of images for the dense head."""
-        if self._model.dense_head is None:
-            views = 0
-        key = (*_place(task), task.seq)
-        kept = self._views.get(key, views) if not spoken else None
-        group = None
-        if spoken or (views and kept is None):
-            group = self._images.fetch_group(task.correction.task)
-        if spoken and group is not None:
-            example = with_views(example, group.images, spoken, self._encode_fresh)
-        if self._model.dense_head is None:
-            return example
-        if kept is None:
-            images = () if group is None else group.images
-            kept = group_views(example, images, views, self._predictor.encode_photo, names)
-            self._views.put(key, kept)
-        return with_dense(example, kept)
-
-    def _examples(self, tasks: Sequence[CorrectedTask]) -> tuple[Example, ...]:
-        found = (self._example(task) for task in tasks)
-        return tuple(one for one in found if one is not None)
-
-    def _example(self, task: CorrectedTask) -> Example | None:
-        """What a task teaches, or None where it cannot be learned from."""
-        try:
-            features, sizes_hw = self._features(task)
-            truth = true_parts(task.correction)
-            return make_example(
-                f"{task.project_id}/{task.correction.task.id}",
-                features,
-                sizes_hw,
-                truth,
-                lessons=region_lessons(task.correction, truth),
-                known=known_kinds(task.correction),
-            )
-        except (MediaError, CalicoError) as error:
-            _log.warning(
-                "task %s cannot be learned from: %s",
-                task.correction.task.id,
-                error,
-                extra={"event": "correction_unusable", "project": task.project_id},
-            )
-        return None
-
-    def _features(self, task: CorrectedTask) -> tuple[ImageFeatures, tuple[tuple[int, int], ...]]:
-        place = _place(task)
-        if place not in self._seen:
-            group = self._images.fetch_group(task.correction.task)
-            self._seen[place] = self._encode(group), group.sizes_hw
-            if len(self._seen) > _MOST_IN_MEMORY:
-                self._seen.popitem(last=False)
-        self._seen.move_to_end(place)
-        return self._seen[place]
-
-    def _encode(self, group: ImageGroup) -> ImageFeatures:
-        """Features of a group, from the disk where they are there."""
-        found: list[ImageFeatures | None] = [self._stored(key) for key in group.keys]
-        if any(one is None for one in found):
-            fresh = self._predictor.encode(group)
-            for index, key in enumerate(group.keys):
-                if found[index] is None:
-                    own = rounded(fresh.image(index), torch.bfloat16)
-                    found[index] = own
-                    self._keep(key, own)
-        return concatenate([one for one in found if one is not None])
-
-    def _encode_fresh(self, group: ImageGroup) -> ImageFeatures:
-        """Features of pictures nobody asks for twice."""
-        return rounded(self._predictor.encode(group), torch.bfloat16)
-
-    def _stored(self, key: str) -> ImageFeatures | None:
-        if key not in self._store:
-            return None
-        try:
-            return self._store.get(key)
-        except CheckpointError as error:
-            _log.warning("%s", error, extra={"event": "feature_damaged"})
-            return None
-
-    def _keep(self, key: str, features: ImageFeatures) -> None:
-        try:
-            self._store.reserve(1, features.nbytes)
-            self._store.put(key, features)
-        except (InvalidConfigError, CheckpointError) as error:
-            _log.warning("features are not kept: %s", error, extra={"event": "feature_not_kept"})
+        return add_views(new, new_group_views), add_views(earlier, 0)
 
 
-def region_lessons(correction: Correction, truth: Sequence[PartMask]) -> tuple[RegionTarget, ...]:
-    """Returns what each region teaches, placed where `make_example` looks for it."""
-    there = {(part.image_index, part.label): part for part in truth}
-    found = []
-    for lesson in lessons(correction):
-        region = lesson.region
-        name = region_name(region, correction.vocabulary)
-        if not name:
-            continue
-        part = there.get((region.image_index, name))
-        if part is None and Supervision.ABSENCE not in lesson.teaches:
-            continue
-        shown = part if Supervision.ABSENCE not in lesson.teaches else None
-        found.append(
-            RegionTarget(
-                shown or _absent(region, name), model_example.Supervision(lesson.teaches.value)
-            )
-        )
-    return tuple(found)
+def call_at_every_layer(model: nn.Module, call: Callable[[], None]) -> Callable[[], None]:
+    """Calls a function after every layer, forward and backward; the results stay the same.
+
+    A training step takes longer than a prediction, so pauses between steps would come too late.
+
+    Args:
+        model: every module without submodules counts as a layer.
+        call: must be quick; an exception it raises ends the step.
+
+    Returns:
+        A function that removes the hooks.
+    """
+
+    def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        call()
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(lambda _gradient: call())  # type: ignore[no-untyped-call]
+
+    layers = [module for module in model.modules() if next(module.children(), None) is None]
+    handles = [layer.register_forward_hook(after) for layer in layers]
+
+    def remove() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return remove
 
 
-def _absent(region: Region, name: str) -> PartMask:
-    return PartMask(region.image_index, region.kind or RegionKind.COMMON_PART, name, region.mask)
+def _share_right(groups: Sequence[CrossPrediction]) -> float:
+    """Share of right predictions over all names, in [0, 1]."""
+    right = sum(group.right * group.names for group in groups)
+    return right / max(1, sum(group.names for group in groups))
 
 
-def _right(told: Sequence[Predicted]) -> float:
-    """Mean over all names that were asked about."""
-    return sum(one.right * one.names for one in told) / max(1, sum(one.names for one in told))
-
-
-def _place(task: CorrectedTask) -> tuple[object, ...]:
-    """Where the pixels of a task are kept."""
-    own = task.correction.task
-    return task.project_id, own.id, own.image_urls
-
-
-def _share(done: Progress) -> float:
+def _share(done: UpdateProgress) -> float:
     return done.step / max(done.steps, 1)

@@ -1,7 +1,7 @@
-"""The trainer: looks at every project, derives corrections, trains what is due, one at a time.
+"""The trainer: visits every project, derives its corrections, and trains one project at a time.
 
-A process of its own, so that a crash or out-of-memory stops no labeling. All it shares with the
-web process are the database and the folder of adapters.
+The trainer is a process of its own, so that a crash or lack of memory does not stop labeling. It
+shares only the database and the folder of adapters with the serving process.
 """
 
 from __future__ import annotations
@@ -15,23 +15,21 @@ from dataclasses import dataclass, replace
 
 from backend.clock import now_us, to_us
 from backend.errors import BackendError, LeaseLostError, StoppedError
-from backend.learning.acceptance import (
-    AcceptancePolicy,
-    live_acceptance,
-    reason_to_roll_back,
-)
 from backend.learning.derivation import Derivation
-from backend.learning.held_out import held_out_tasks
 from backend.learning.publisher import Publisher, roll_back
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, TaskRow
 from backend.learning.schedule import (
+    AcceptancePolicy,
     Cause,
     NewCorrection,
     RunState,
     SchedulePolicy,
     Situation,
     due,
+    held_out_tasks,
+    live_acceptance,
+    reason_to_roll_back,
 )
 from backend.learning.session import FAILURES, TrainingSession
 from backend.learning.training_runs import HEARTBEAT_S, RunRepository
@@ -39,12 +37,12 @@ from backend.storage.versions import AdapterVersion, Versions
 
 _log = logging.getLogger(__name__)
 _MOST_PAUSE_S = 60.0
-_LOOK_S = 1.0  # between two looks for anything new while a version is refined
+_POLL_S = 1.0  # between two checks for new events while a version is refined
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A project as it was when something last happened in it."""
+class _Visited:
+    """State of a project at its last visit."""
 
     newest_seq: int
     rows: tuple[TaskRow, ...]
@@ -54,16 +52,17 @@ class Trainer:
     """Trains the projects of one store.
 
     Args:
-        repository: where the corrections are.
+        repository: the derived corrections.
         derivation: keeps them up to date.
         versions: of all projects.
         runs: of this trainer.
-        open_session: loads the model; called when the first run is due.
+        open_session: loads the model; called before the first run.
         policy: when to train.
-        acceptance: when to take a version back.
-        heartbeat_s: pause between renewals of a lease.
-        base: tells the fingerprint of the weights; asked when there is a version to compare with.
-        start_from: project whose version a project without one of its own begins with, or None.
+        acceptance: when to roll a version back.
+        heartbeat_s: seconds between two renewals of a lease.
+        base: returns the fingerprint of the weights; called when a version exists to compare with.
+        start_from: project whose version a project without a version of its own starts from, or
+            None.
     """
 
     def __init__(
@@ -91,10 +90,10 @@ class Trainer:
         self._start_from = start_from
         self._find_base = base
         self._base: str | None = None
-        self._seen: dict[int, _Seen] = {}
+        self._visited: dict[int, _Visited] = {}
 
     def run(self, stop: threading.Event, *, tick_s: float = 2.0) -> None:
-        """Works until `stop` is set; a round that fails is tried again, ever less often."""
+        """Works until `stop` is set; after each failed round in a row the pause is doubled."""
         pause_s = tick_s
         is_untidy = True
         while not stop.is_set():
@@ -106,13 +105,13 @@ class Trainer:
             except BackendError as error:
                 _log.warning("trainer: %s", error, extra={"event": "trainer_round_failed"})
                 pause_s = min(_MOST_PAUSE_S, 2 * pause_s)
-            except Exception:  # the next round may do better
+            except Exception:  # the next round may succeed
                 _log.exception("trainer failed", extra={"event": "trainer_round_failed"})
                 pause_s = min(_MOST_PAUSE_S, 2 * pause_s)
             stop.wait(pause_s)
 
     def round(self, stop: threading.Event) -> int:
-        """Looks at every project once; returns how many runs were done."""
+        """Visits every project once; returns the number of finished runs."""
         self._runs.abandon_dead()
         done, failed = 0, 0
         projects = self._runs.newest_seq()
@@ -121,7 +120,7 @@ class Trainer:
                 break
             try:
                 done += self._visit(project_id, newest_seq, stop)
-            except Exception as error:  # one project's trouble must not be the others'
+            except Exception as error:  # an error of one project must not stop the others
                 failed += 1
                 if failed == len(projects):
                     raise
@@ -129,7 +128,7 @@ class Trainer:
         return done
 
     def _visit(self, project_id: int, newest_seq: int, stop: threading.Event) -> int:
-        self._look(project_id, newest_seq)
+        self._update(project_id, newest_seq)
         situation = self.situation(project_id)
         cause = due(self._policy, situation)
         if cause is not None:
@@ -139,7 +138,7 @@ class Trainer:
         return 0
 
     def _warm_up(self) -> None:
-        """Loads the model while the first corrections still wait for more of them."""
+        """Loads the model in advance, while a project waits for more corrections."""
         if self._session is not None or self._is_warm:
             return
         self._is_warm = True
@@ -148,19 +147,19 @@ class Trainer:
         except StoppedError:
             return
         except FAILURES as error:
-            # The run that needs it tries again, and keeps the reason.
+            # The first run tries again, and stores the reason.
             _log.warning("the model is not loaded: %s", error, extra={"event": "warm_up_failed"})
 
     def situation(self, project_id: int) -> Situation:
-        """What the schedule looks at."""
+        """Returns the state of a project for the schedule."""
         current = self._versions.served(project_id, start_from=self._start_from)
         is_own = current is not None and current.project_id == project_id
         is_outdated = current is not None and is_own and self._is_outdated(current)
         learned = current.upto_seq if current is not None and is_own and not is_outdated else -1
-        seen = self._seen.get(project_id)
+        visited = self._visited.get(project_id)
         return Situation(
             now_us=now_us(),
-            waiting=_waiting(project_id, () if seen is None else seen.rows, learned),
+            waiting=_waiting(project_id, () if visited is None else visited.rows, learned),
             requested_us=self._runs.requested_us(project_id),
             button_us=self._runs.button_us(project_id),
             runs=self._runs.past(project_id),
@@ -168,7 +167,7 @@ class Trainer:
         )
 
     def _is_outdated(self, current: AdapterVersion) -> bool:
-        """Whether a version belongs to other weights than the ones that are served now."""
+        """Whether a version was made for other weights than the served ones."""
         if self._find_base is None:
             return False
         if self._base is None:
@@ -176,28 +175,29 @@ class Trainer:
         return current.base != self._base
 
     def _sweep(self) -> None:
-        """Removes what crashes left, and files of versions that nobody will go back to."""
+        """Removes folders that crashes left, and files of versions that are not needed any more."""
         if gone := Publisher(self._versions, self._runs).sweep():
             _log.info("%d folders removed", gone, extra={"event": "adapters_swept"})
 
-    def _look(self, project_id: int, newest_seq: int) -> None:
-        """Brings a project's corrections up to date, if anything happened in it."""
-        seen = self._seen.get(project_id)
-        if seen is not None and seen.newest_seq == newest_seq:
+    def _update(self, project_id: int, newest_seq: int) -> None:
+        """Derives a project's corrections again if it has new events."""
+        visited = self._visited.get(project_id)
+        if visited is not None and visited.newest_seq == newest_seq:
             return
         derived = self._derivation.derive(project_id)
         rows = self._repository.tasks(project_id)
-        # What waits for Label Studio is tried again in the next round.
-        self._seen[project_id] = _Seen(-1 if derived.waiting else newest_seq, rows)
+        # The next round tries again what waits for Label Studio.
+        self._visited[project_id] = _Visited(-1 if derived.waiting else newest_seq, rows)
         self._watch_acceptance(project_id, rows)
 
     def _watch_acceptance(self, project_id: int, rows: tuple[TaskRow, ...]) -> None:
+        """Rolls the current version back if annotators accept less of it than of its parent."""
         current = self._versions.current(project_id)
         if current is None:
             return
-        own = frozenset(version.id for version in self._versions.all())
-        others = frozenset(row.version for row in rows if row.version) - own
-        parent = others if current.parent_id is None else frozenset({current.parent_id})
+        adapter_ids = frozenset(version.id for version in self._versions.all())
+        base_ids = frozenset(row.version for row in rows if row.version) - adapter_ids
+        parent = base_ids if current.parent_id is None else frozenset({current.parent_id})
         window = self._acceptance.window
         reason = reason_to_roll_back(
             self._acceptance,
@@ -230,33 +230,38 @@ class Trainer:
             _log.warning("%s", error, extra={"event": "lease_lost", **about})
             return 0
         _log.info("training ended: %s", state, extra={"event": "training_ended", **about})
-        # A run reconciles: what it derived is news here.
-        self._seen.pop(project_id, None)
+        # The run has reconciled and derived: read the rows again at the next visit.
+        self._visited.pop(project_id, None)
         return 1
 
     def _wanted_elsewhere(self) -> Callable[[], bool]:
-        """Tells whether a training is due anywhere: what only refines gives way to it."""
-        known = self._runs.newest_seq()
-        asked = {one: self._runs.requested_us(one) for one in known}
-        looked = time.monotonic()
-        found = False
+        """Returns a function that tells whether another run is due, for which refining stops."""
+        newest = self._runs.newest_seq()
+        requested = {project_id: self._runs.requested_us(project_id) for project_id in newest}
+        checked_s = time.monotonic()
+        is_due = False
+
+        def has_news(project_id: int, seq: int) -> bool:
+            if newest.get(project_id) != seq:
+                return True
+            return requested.get(project_id) != self._runs.requested_us(project_id)
 
         def is_wanted() -> bool:
-            nonlocal looked, found
-            if not found and time.monotonic() - looked >= _LOOK_S:
-                found = any(
-                    self._is_due(one, seq)
-                    for one, seq in self._runs.newest_seq().items()
-                    if known.get(one) != seq or asked.get(one) != self._runs.requested_us(one)
+            nonlocal checked_s, is_due
+            if not is_due and time.monotonic() - checked_s >= _POLL_S:
+                is_due = any(
+                    self._is_due(project_id, seq)
+                    for project_id, seq in self._runs.newest_seq().items()
+                    if has_news(project_id, seq)
                 )
-                looked = time.monotonic()
-            return found
+                checked_s = time.monotonic()
+            return is_due
 
         return is_wanted
 
     def _is_due(self, project_id: int, newest_seq: int) -> bool:
-        """Whether a project is due for more than being refined, were nothing trained now."""
-        self._look(project_id, newest_seq)
+        """Whether a run other than refining would be due if no run were under way."""
+        self._update(project_id, newest_seq)
         situation = self.situation(project_id)
         ended = tuple(run for run in situation.runs if run.state is not RunState.RUNNING)
         return due(self._policy, replace(situation, runs=ended)) not in (None, Cause.REFINE)
@@ -264,6 +269,7 @@ class Trainer:
     def _do(
         self, project_id: int, run_id: int, stop: Callable[[], bool], *, refines: bool
     ) -> RunState:
+        """Does one claimed run, and ends it also after an error."""
         try:
             if self._session is None:
                 self._runs.report(run_id, stage="loading the model")
@@ -284,7 +290,7 @@ class Trainer:
 
     @contextmanager
     def _heartbeat(self, run_id: int) -> Iterator[Callable[[], bool]]:
-        """Renews a lease while the block runs; yields what tells that it was lost."""
+        """Renews a lease while the block runs; yields a function that tells whether it was lost."""
         is_over, is_lost = threading.Event(), threading.Event()
 
         def beat() -> None:
@@ -307,12 +313,12 @@ class Trainer:
 
 
 def _waiting(project_id: int, rows: tuple[TaskRow, ...], learned: int) -> tuple[NewCorrection, ...]:
-    """Corrections training may use and has not used."""
-    kept = held_out_tasks(project_id, rows)
+    """Corrections after the place `learned` that are not held out."""
+    held_out = held_out_tasks(project_id, rows)
     return tuple(
         NewCorrection(row.seq, 0 if row.updated_at is None else to_us(row.updated_at))
         for row in rows
-        if row.standing is Standing.CORRECTED and row.seq > learned and row.task_id not in kept
+        if row.standing is Standing.CORRECTED and row.seq > learned and row.task_id not in held_out
     )
 
 

@@ -1,33 +1,25 @@
-"""Which adapter version answers a request: one row read at its start, one base for all of them.
+"""Which adapter version answers a request: one row read at its start, one base for all versions.
 
-Every project has its own line of versions. A version that cannot be loaded is passed over for its
-nearest ancestor that can, in what is announced as in what is answered, so that the two agree.
+Every project has its own line of versions. Where a version cannot be loaded, its nearest ancestor
+that can be loaded is both announced and asked, so that the two agree.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+
+from cachetools import LRUCache
 
 from backend.errors import DamagedAdapterError, StoreError
+from backend.served_model import AdaptableModel, ServedModel
 from backend.serving.metrics import Metrics
-from backend.serving.model_host import Predictor
 from backend.storage.versions import AdapterVersion, Versions
 from calico_model.errors import CalicoError
 
 _log = logging.getLogger(__name__)
 MOST_LOADED = 16
-
-
-@runtime_checkable
-class AdaptablePredictor(Predictor, Protocol):
-    """A model that can answer with an adapter over its base."""
-
-    def with_adapter(self, version: str, folder: Path) -> Predictor:
-        """Returns what answers with an adapter and stamps its version; raises CheckpointError."""
+"""Adapters in memory at once; the least recently used one leaves first."""
 
 
 class AdapterRegistry:
@@ -44,9 +36,9 @@ class AdapterRegistry:
     ) -> None:
         self._versions, self._metrics, self._start_from = versions, metrics, start_from
         self._lock = threading.Lock()  # guards what is loaded; one thread reads a file at a time
-        self._loaded: OrderedDict[str, Predictor] = OrderedDict()
+        self._loaded: LRUCache[str, ServedModel] = LRUCache(MOST_LOADED)
         self._broken: set[str] = set()
-        self._last: dict[int, AdapterVersion | None] = {}
+        self._last_read: dict[int, AdapterVersion | None] = {}
 
     def current(self, project_id: int | None) -> AdapterVersion | None:
         """Reads the version that answers a project from now on; None for the base.
@@ -56,33 +48,32 @@ class AdapterRegistry:
         if project_id is None:
             return None
         try:
-            found = self._versions.served(project_id, start_from=self._start_from)
-            while found is not None and found.id in self._broken:
-                found = self._parent(found)
+            version = self._versions.served(project_id, start_from=self._start_from)
+            while version is not None and version.id in self._broken:
+                version = self._parent(version)
         except StoreError as error:
             _log.warning("%s", error, extra={"event": "version_unread", "project": project_id})
-            return self._last.get(project_id)
-        self._last[project_id] = found
-        return found
+            return self._last_read.get(project_id)
+        self._last_read[project_id] = version
+        return version
 
-    def predictor(self, base: Predictor, version: AdapterVersion | None) -> Predictor:
-        """Returns what answers with a version, or with the nearest one that can be loaded."""
+    def model(self, base: AdaptableModel, version: AdapterVersion | None) -> ServedModel:
+        """Returns the model of a version, or of its nearest ancestor that can be loaded."""
         while version is not None:
-            found = self._load(base, version)
-            if found is not None:
-                return found
+            model = self._load(base, version)
+            if model is not None:
+                return model
             version = self._parent(version)
         return base
 
-    def _load(self, base: Predictor, version: AdapterVersion) -> Predictor | None:
+    def _load(self, base: AdaptableModel, version: AdapterVersion) -> ServedModel | None:
         with self._lock:
             if version.id in self._loaded:
-                self._loaded.move_to_end(version.id)
                 return self._loaded[version.id]
             if version.id in self._broken:
                 return None
             try:
-                found = self._read(base, version)
+                model = base.with_adapter(version.id, self._versions.verify(version))
             except (DamagedAdapterError, CalicoError) as error:
                 _log.error(
                     "version %s cannot be served: %s",
@@ -93,15 +84,8 @@ class AdapterRegistry:
                 self._metrics.unusable_versions.inc()
                 self._broken.add(version.id)
                 return None
-            self._loaded[version.id] = found
-            while len(self._loaded) > MOST_LOADED:
-                self._loaded.popitem(last=False)
-            return found
-
-    def _read(self, base: Predictor, version: AdapterVersion) -> Predictor:
-        if not isinstance(base, AdaptablePredictor):
-            raise DamagedAdapterError(f"{version.id}: {base.version} takes no adapters")
-        return base.with_adapter(version.id, self._versions.verify(version))
+            self._loaded[version.id] = model
+            return model
 
     def _parent(self, version: AdapterVersion) -> AdapterVersion | None:
         return None if version.parent_id is None else self._versions.find(version.parent_id)

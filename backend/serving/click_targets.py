@@ -1,8 +1,8 @@
-"""Which region of the canvas a click or box is about, and which prompts belong together.
+"""Which region of the canvas a click or box means, and which prompts belong together.
 
-Label Studio sends places, not what is selected. A place inside a region of the same label means
-that region, the smallest one; a box means the region it fits; a click beside all of them means the
-region it would outline anew. Pure; masks are compared by their runs and stay undecoded.
+Label Studio sends positions, not the selected region. A click inside regions of its label means the
+smallest of them; a box means the region it fits; a click beside all regions means the region that
+it would outline again. Pure; masks are compared by their runs and stay undecoded.
 """
 
 from __future__ import annotations
@@ -15,86 +15,86 @@ import numpy as np
 from backend.errors import InvalidRleError
 from backend.rle import iou_of, length_of, runs_of
 from backend.types import Prompt, Region
-from calico_model.types import PartMask
+from calico_model.types import PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary, name_of
 
-_SAME_BOX, _SAME_MASK = 0.7, 0.5  # IoU from which two are one thing
+_SAME_BOX, _SAME_MASK = 0.7, 0.5  # IoU from which two are one region
 
 
 @dataclass(frozen=True)
-class Chain:
-    """Prompts that mean one region: what came first, then what corrects it."""
+class PromptChain:
+    """Prompts that mean one region: the first one, then those that correct it."""
 
     prompts: tuple[Prompt, ...]
 
     @property
     def first(self) -> Prompt:
-        """The prompt that says which region is meant."""
+        """The prompt that decides which region is meant."""
         return self.prompts[0]
 
 
-def chains(prompts: Sequence[Prompt]) -> tuple[Chain, ...]:
-    """Groups prompts of one image and label; a box begins another region."""
-    found: list[list[Prompt]] = []
+def prompt_chains(prompts: Sequence[Prompt]) -> tuple[PromptChain, ...]:
+    """Groups successive prompts of one image and label; a box begins another region."""
+    chains: list[list[Prompt]] = []
     for prompt in prompts:
-        if found and prompt.is_click and _is_same_ask(found[-1][0], prompt):
-            found[-1].append(prompt)
+        if chains and prompt.is_click and _is_same_subject(chains[-1][0], prompt):
+            chains[-1].append(prompt)
         else:
-            found.append([prompt])
-    return tuple(Chain(tuple(some)) for some in found)
+            chains.append([prompt])
+    return tuple(PromptChain(tuple(chain)) for chain in chains)
 
 
-def pointed_at(
+def prompted_region(
     prompt: Prompt,
     regions: Sequence[Region],
     size_hw: tuple[int, int],
     vocabulary: Vocabulary | None = None,
 ) -> Region | None:
-    """Returns the region that a prompt lies in or, as a box, fits; None if there is none.
+    """Returns the region that a click lies in or a box fits; None if there is none.
 
     Args:
-        prompt: of an image.
+        prompt: a click or a box.
         regions: of the whole canvas.
         size_hw: of the image; regions of another size are not looked at.
         vocabulary: the labels that regions may have; None where any text may be written.
     """
-    near = list(_candidates(prompt, regions, size_hw, vocabulary))
+    candidates = list(_candidates(prompt, regions, size_hw, vocabulary))
     if prompt.is_click:
-        place = _position(prompt, size_hw)
-        under = [region for region in near if _covers(region, place)]
+        position = _position(prompt, size_hw)
+        under = [region for region in candidates if _covers(region, position)]
         return min(under, key=_area, default=None)
-    fits = [(_box_iou(region, prompt.box), region) for region in near]
+    fits = [(_box_iou(region, prompt.box), region) for region in candidates]
     best = max(fits, key=lambda item: item[0], default=(0.0, None))
     return best[1] if best[0] >= _SAME_BOX else None
 
 
-def overlapped(
+def overlapping_region(
     part: PartMask, regions: Sequence[Region], vocabulary: Vocabulary | None = None
 ) -> Region | None:
-    """Returns the region of the canvas that shows a part of its label again, or None."""
+    """Returns the region of the canvas that has a part's label and most of its pixels, or None."""
     height, width = part.mask.shape
-    near = list(_candidates(part, regions, (height, width), vocabulary))
-    if not near:
+    candidates = list(_candidates(part, regions, (height, width), vocabulary))
+    if not candidates:
         return None
-    own = runs_of(part.mask)
-    alike = ((iou_of(own, one.runs, least=_SAME_MASK), one) for one in near)
-    iou, best = max(alike, key=lambda pair: pair[0])
+    runs = runs_of(part.mask)
+    overlaps = ((iou_of(runs, region.runs, least=_SAME_MASK), region) for region in candidates)
+    iou, best = max(overlaps, key=lambda pair: pair[0])
     return best if iou >= _SAME_MASK else None
 
 
 def _candidates(
-    asked: Prompt | PartMask,
+    wanted: Prompt | PartMask,
     regions: Sequence[Region],
     size_hw: tuple[int, int],
     vocabulary: Vocabulary | None,
 ) -> Iterator[Region]:
-    """Regions on the asked image that bear the label, and can be read."""
+    """Yields the readable regions of the image that may have the wanted kind and label."""
     for region in regions:
-        if region.image_index != asked.image_index or region.size_hw != size_hw:
+        if region.image_index != wanted.image_index or region.size_hw != size_hw:
             continue
-        if _differ(asked.kind, region.kind):
+        if _differ(wanted.kind, region.kind):
             continue
-        if _differ_in_name(asked.label, region.labels, vocabulary):
+        if _differ_in_name(wanted.label, region.labels, vocabulary):
             continue
         try:
             if len(region.runs):
@@ -103,23 +103,29 @@ def _candidates(
             continue
 
 
-def _is_same_ask(one: Prompt, other: Prompt) -> bool:
-    return (one.image_index, one.kind, one.label) == (other.image_index, other.kind, other.label)
+def _is_same_subject(first: Prompt, prompt: Prompt) -> bool:
+    return (first.image_index, first.kind, first.label) == (
+        prompt.image_index,
+        prompt.kind,
+        prompt.label,
+    )
 
 
-def _differ(one: object, other: object) -> bool:
-    return one is not None and other is not None and one != other
+def _differ(kind: RegionKind | None, other: RegionKind | None) -> bool:
+    """Whether two kinds are known and different."""
+    return kind is not None and other is not None and kind != other
 
 
 def _differ_in_name(
-    asked: str | None, labels: Sequence[str], vocabulary: Vocabulary | None
+    wanted: str | None, labels: Sequence[str], vocabulary: Vocabulary | None
 ) -> bool:
+    """Whether a wanted label and a region's labels are known and different."""
     names = [name_of(label, vocabulary) for label in labels if label]
-    return bool(asked and names) and name_of(asked or "", vocabulary) not in names
+    return bool(wanted and names) and name_of(wanted or "", vocabulary) not in names
 
 
 def _position(prompt: Prompt, size_hw: tuple[int, int]) -> int:
-    """Row-major position of the pixel under a click; outside the image, of its edge."""
+    """Returns the row-major index of the pixel under a click, of the edge outside the image."""
     height, width = size_hw
     column = min(max(int(prompt.box[0]), 0), width - 1)
     row = min(max(int(prompt.box[1]), 0), height - 1)

@@ -1,4 +1,4 @@
-"""The one place where an error becomes an answer: always JSON, always with the field and an id."""
+"""The only place where an error becomes an answer: always JSON, with the field and an id."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Failure(msgspec.Struct):
 
     Attributes:
         error: class name of the error, to act on.
-        detail: what was expected and what came, to read.
-        field: what in the request the error is about, or None when it is not the request's fault.
+        detail: for people: what was expected and what came.
+        field: the part of the request that is wrong, or None when the request is right.
         request_id: the same as in the log.
     """
 

@@ -1,7 +1,7 @@
-"""One request as it arrives: how much of it is there, and until when the rest may take.
+"""One request as it arrives: how much of it is there, and until when the rest must come.
 
-Only as much of HTTP is read as tells where a request ends; what is wrong with it is found by the
-parser that reads it afterwards. Pure: bytes and times come in, nothing waits.
+Reads only as much of HTTP as is needed to find the end of a request; the parser that reads the
+request afterwards finds its errors. Pure: bytes and times come in, nothing waits.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ _SIZE_LINE_BYTES = 8192
 
 
 @dataclass(frozen=True)
-class ArrivalLimits:
-    """What one request may cost before the app sees it.
+class ReceiveLimits:
+    """What is received of a request before the app sees it.
 
     Attributes:
         max_body_bytes: a longer body is not received; the app refuses the request.
-        admits: whether the value of an Authorization header, or None, may send a body. The app
-            refuses who may not; their body is not received.
+        may_send_body: whether a request with this Authorization header, or None, may send a body.
+            If not, the body is not received, and the app refuses the request.
     """
 
     max_body_bytes: int = 64 * 1024 * 1024
-    admits: Callable[[str | None], bool] = lambda _: True
+    may_send_body: Callable[[str | None], bool] = lambda _: True
 
 
-class Arrival:
-    """The bytes of one request, and of what its client sent behind it."""
+class IncomingRequest:
+    """The bytes of one request, and bytes of further requests that came with them."""
 
-    def __init__(self, limits: ArrivalLimits) -> None:
+    def __init__(self, limits: ReceiveLimits) -> None:
         self._limits = limits
         self._pieces: deque[memoryview] = deque()
         self._head: bytearray | None = bytearray()  # None once the headers have ended
         self._head_ended = 0.0
         self._missing = 0  # bytes of a body of known length
-        self._chunks: _Chunks | None = None
+        self._chunks: _ChunkedBody | None = None
         self.began = math.inf
         """When its first byte arrived."""
         self.size = 0
         """Bytes that have arrived."""
         self.is_whole = False
-        """Whether the request can be served: all of it is here, or all that will be received."""
-        self.is_cut = False
-        """Whether the connection cannot be used again, because not all of the body was received."""
+        """Whether the request can be served: all of it that is received has arrived."""
+        self.is_truncated = False
+        """Whether part of the body is not received: the connection cannot be used again."""
         self.expects_continue = False
         """Whether the client waits for 100 Continue before it sends the body."""
 
@@ -72,7 +72,7 @@ class Arrival:
 
     @property
     def waits_for(self) -> str:
-        """What has not arrived yet: headers or body."""
+        """The part that has not arrived yet: headers or body."""
         return "headers" if self._head is not None else "body"
 
     @property
@@ -81,7 +81,7 @@ class Arrival:
         return self.is_head_too_long and b"\r\n" not in (self._head or b"")
 
     def deadline(self, idle_since: float, idle_s: float) -> float:
-        """Returns the time at which the wait for more is over.
+        """Returns the time until which more must arrive.
 
         Args:
             idle_since: when the connection became ready for this request.
@@ -94,7 +94,12 @@ class Arrival:
         return self._head_ended + BODY_S + self.size / BYTES_PER_S
 
     def feed(self, data: bytes, now: float) -> None:
-        """Adds what the client sent."""
+        """Adds received bytes.
+
+        Args:
+            data: any part of a request, or of several.
+            now: when they came.
+        """
         if not data:
             return
         if not self.size:
@@ -109,9 +114,9 @@ class Arrival:
             self._feed_body(data)
 
     def end(self) -> None:
-        """Says that the client sends nothing more."""
+        """Called when the client sends nothing more."""
         if not self.is_whole and self._head is None:
-            self._cut()
+            self._truncate()
 
     def take(self, size: int) -> bytes:
         """Removes and returns up to `size` of the bytes, b"" when none are left."""
@@ -129,7 +134,7 @@ class Arrival:
         return rest
 
     def forget(self) -> None:
-        """Gives the memory back, when nobody will read the request."""
+        """Frees the memory of a request that nobody will read."""
         self._pieces.clear()
         self.size = 0
 
@@ -140,9 +145,9 @@ class Arrival:
         head += data
         at = head.find(_END, searched)
         if at < 0:
-            # The parser refuses such a head; it would never end.
+            # The parser refuses line ends without a carriage return; such a head never ends here.
             if _BARE_LINE_FEED.search(head, searched):
-                self._cut()
+                self._truncate()
             return
         self._head, self._head_ended = None, now
         body = bytes(head[at + len(_END) :])
@@ -151,11 +156,11 @@ class Arrival:
             self._feed_body(body)
 
     def _read_framing(self, head: bytes) -> None:
-        """Finds out how the body ends."""
+        """Reads from the headers how the body ends."""
         coding = b",".join(_values(head, b"transfer-encoding")).lower()
         lengths = _values(head, b"content-length")
         if b"chunked" in coding:
-            self._chunks = _Chunks()
+            self._chunks = _ChunkedBody()
         elif len(lengths) == 1 and re.fullmatch(rb"[0-9]{1,18}", lengths[0]):
             self._missing = int(lengths[0])
         has_body = self._chunks is not None or self._missing > 0
@@ -164,9 +169,9 @@ class Arrival:
             return
         given = _values(head, b"authorization")
         authorization = given[0].decode("latin-1") if given else None
-        is_welcome = self._limits.admits(authorization)
+        is_welcome = self._limits.may_send_body(authorization)
         if not is_welcome or self._missing > self._limits.max_body_bytes:
-            self._cut()
+            self._truncate()
             return
         self.expects_continue = _values(head, b"expect")[:1] == [b"100-continue"]
 
@@ -179,19 +184,19 @@ class Arrival:
         if self._chunks.has_ended:
             self.is_whole = True
         elif self._chunks.is_broken or self._chunks.size > self._limits.max_body_bytes:
-            self._cut()
+            self._truncate()
 
-    def _cut(self) -> None:
-        self.is_whole = self.is_cut = True
+    def _truncate(self) -> None:
+        self.is_whole = self.is_truncated = True
 
 
-class _Chunks:
-    """Finds the end of a body in chunks (RFC 9112, 7.1)."""
+class _ChunkedBody:
+    """Finds the end of a chunked body (RFC 9112, 7.1)."""
 
     def __init__(self) -> None:
         self.size = 0  # bytes of the body
         self.has_ended = self.is_broken = False
-        self._skip = 0  # bytes of a chunk, and of the line end behind it, that are still to come
+        self._skip = 0  # bytes of a chunk and its line end that are still to come
         self._is_trailer = False
         self._line = b""
 

@@ -1,26 +1,29 @@
 """Clicks and boxes -> regions to suggest, on cached features and without the language model.
 
-A prompt refines the region it points at, which keeps its id, or makes a new one, whose id follows
-from the first prompt: asked again with more prompts, the same region comes back. A linked region
-is suggested anew beside itself. The label the annotator chose always wins; where there is none, a
-click that means something the model has found has its name. Of what is on the canvas, only the
+A prompt refines the region it points at, which keeps its id, or makes a new region, whose id
+follows from the first prompt: asked again with more prompts, the same region comes back. A linked
+region is suggested anew beside itself. The label the annotator chose always wins; without one, a
+region takes the name of the prediction that the click means. Of the regions on the canvas, only the
 mask that is refined is decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
 
 from backend.errors import InvalidRleError
 from backend.rle import Runs, mask_of, runs_of
-from backend.serving.click_targets import Chain, chains, overlapped, pointed_at
-from backend.serving.model_host import Predictor
-from backend.serving.propagation import spread
+from backend.served_model import ServedModel
+from backend.serving.caches import BoundedCache
+from backend.serving.click_targets import (
+    PromptChain,
+    overlapping_region,
+    prompt_chains,
+    prompted_region,
+)
+from backend.serving.propagation import propagate
 from backend.types import Prompt, Region
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask, RegionKind
@@ -29,57 +32,24 @@ from calico_model.vocabulary import Vocabulary
 _KEPT_STEPS, _KEPT_BYTES = 512, 64 * 1024 * 1024
 
 
-class Outlined(Protocol):
-    """What clicks and boxes led to."""
-
-    @property
-    def mask(self) -> BoolMask:
-        """(H, W) bool in the original frame."""
-
-    @property
-    def iou(self) -> float:
-        """Predicted IoU in [0, 1]."""
-
-    @property
-    def meant(self) -> PartMask | None:
-        """What the model found by itself and the prompts mean, or None."""
-
-
-@runtime_checkable
-class Refining(Predictor, Protocol):
-    """A model that can be clicked."""
-
-    def refine(
-        self,
-        group: ImageGroup,
-        image_index: int,
-        prompt: MaskPrompt,
-        group_prediction: GroupPrediction | None = None,
-    ) -> Outlined:
-        """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
-
-
 @dataclass(frozen=True)
-class OwnWords:
-    """What the model itself says of a region that nobody has named.
+class PredictedName:
+    """The model's own name of a region that nobody has named.
 
     Attributes:
         label: its name.
-        kind: what it is to the group, or None where the annotator said that.
+        kind: what it is to the group, or None where the annotator chose the kind.
     """
 
     label: str
     kind: RegionKind | None
 
     @property
-    def on_several(self) -> OwnWords:
-        """The same of a region that several images show: unique it is not."""
-        return replace(self, kind=RegionKind.COMMON_PART) if self.is_unique else self
-
-    @property
-    def is_unique(self) -> bool:
-        """Whether it is said to be on one image alone."""
-        return self.kind is RegionKind.UNIQUE_PART
+    def on_several_images(self) -> PredictedName:
+        """The name of a region that several images show: it is not unique."""
+        if self.kind is RegionKind.UNIQUE_PART:
+            return replace(self, kind=RegionKind.COMMON_PART)
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,72 +57,76 @@ class Suggestions:
     """Regions to suggest.
 
     Attributes:
-        prediction: them.
+        prediction: the regions, with the version that answered.
         ids: one per region.
         absent: images on which something alike was sought and not found, rising.
-        own_words: by id, for regions that nobody has named.
+        predicted_names: by id, for regions that nobody has named.
     """
 
     prediction: GroupPrediction
     ids: tuple[str, ...]
     absent: tuple[int, ...] = ()
-    own_words: Mapping[str, OwnWords] = field(default_factory=dict)
+    predicted_names: Mapping[str, PredictedName] = field(default_factory=dict)
 
-    def spread(
+    def with_parts(self, parts: Sequence[PartMask]) -> Suggestions:
+        """Returns the same suggestions with other regions under the same ids."""
+        return replace(self, prediction=replace(self.prediction, parts=tuple(parts)))
+
+    def propagated(
         self,
         group: ImageGroup,
-        predictor: Predictor,
+        model: ServedModel,
         group_prediction: GroupPrediction | None,
         canvas: Sequence[Region],
-        goes_on: Callable[[], bool] = lambda: True,
+        has_time: Callable[[], bool] = lambda: True,
         vocabulary: Vocabulary | None = None,
     ) -> Suggestions:
         """Adds what is alike on the other images, unless it is drawn there already.
 
         Args:
             group: the task's images.
-            predictor: the version that answers.
-            group_prediction: what it predicted for the group, if that is known.
+            model: the version that answers.
+            group_prediction: what the model predicted for the group, if that is known.
             canvas: regions that are there.
-            goes_on: whether there is time for another region.
+            has_time: whether there is time for another region.
             vocabulary: the labels that regions may have; None where any text may be written.
         """
         parts, ids = list(self.prediction.parts), list(self.ids)
-        words = dict(self.own_words)
+        names = dict(self.predicted_names)
         absent: set[int] = set()
-        for own, own_id in zip(self.prediction.parts, self.ids, strict=True):
-            if not goes_on():
+        for source, source_id in zip(self.prediction.parts, self.ids, strict=True):
+            if not has_time():
                 break
-            found = spread(own, group, group_prediction, predictor, vocabulary)
-            absent.update(found.absent)
-            for part in found.parts[1:]:
-                if overlapped(part, canvas, vocabulary) is None:
+            propagated = propagate(source, group, group_prediction, model, vocabulary)
+            absent.update(propagated.absent)
+            for part in propagated.parts[1:]:
+                if overlapping_region(part, canvas, vocabulary) is None:
                     parts.append(part)
                     # Of alike parts in one image, the part_id says where each is.
-                    ids.append(_id_of(own_id, part.image_index, part.part_id))
-                    if own_id in words:
-                        words[own_id] = words[ids[-1]] = words[own_id].on_several
-        shown = replace(self.prediction, parts=tuple(parts))
-        return Suggestions(shown, tuple(ids), tuple(sorted(absent)), words)
+                    ids.append(_hashed_id(source_id, part.image_index, part.part_id))
+                    if source_id in names:
+                        names[source_id] = names[ids[-1]] = names[source_id].on_several_images
+        prediction = replace(self.prediction, parts=tuple(parts))
+        return Suggestions(prediction, tuple(ids), tuple(sorted(absent)), names)
 
-    def in_own_words(self) -> Suggestions:
-        """Has the model name the regions that nobody has named, where it can."""
+    def with_predicted_names(self) -> Suggestions:
+        """Gives the regions without a label the model's own names, where there are some."""
         parts = list(self.prediction.parts)
         for number, id_ in enumerate(self.ids):
-            part, words = parts[number], self.own_words.get(id_)
-            if words is not None and not part.label:
-                parts[number] = replace(part, label=words.label, kind=words.kind or part.kind)
-        return replace(self, prediction=replace(self.prediction, parts=tuple(parts)))
+            part, name = parts[number], self.predicted_names.get(id_)
+            if name is not None and not part.label:
+                parts[number] = replace(part, label=name.label, kind=name.kind or part.kind)
+        return self.with_parts(parts)
 
 
 @dataclass(frozen=True, eq=False)
-class _Step:
-    """The mask after some prompts of a chain, as its runs; and what they mean."""
+class _ClickStep:
+    """The mask after some prompts of a chain, as runs; and the name of what they mean."""
 
     runs: Runs
     size_hw: tuple[int, int]
     iou: float
-    meant: OwnWords | None
+    name: PredictedName | None
 
     @property
     def mask(self) -> BoolMask:
@@ -160,143 +134,130 @@ class _Step:
 
 
 @dataclass(frozen=True, eq=False)
-class _About:
-    """Who is asked about what."""
+class _ClickContext:
+    """What every chain of one request is about; see `InteractiveSegmenter.suggest`."""
 
     group: ImageGroup
-    predictor: Refining
+    model: ServedModel
     group_prediction: GroupPrediction | None
-    goes_on: Callable[[], bool]
+    has_time: Callable[[], bool]
     vocabulary: Vocabulary | None
 
     @property
     def key(self) -> tuple[Hashable, ...]:
-        """What is asked about, and who.
+        """Cache key: group and version.
 
-        Not whether the version has spoken about the group yet: the mask that a first click led to
-        stays the one that the next click corrects.
+        Without the group's prediction, which may come later: the mask that a first click led to
+        stays the mask that the next click corrects.
         """
-        return self.group.keys, self.predictor.version
+        return self.group.keys, self.model.version
 
 
 class InteractiveSegmenter:
-    """Answers clicks and boxes; remembers where each chain of prompts stood.
+    """Answers clicks and boxes; remembers the mask after each step of a chain of prompts.
 
-    What is remembered follows from the request, and from what the version had said about the group
-    when it was first made. One lock guards it.
+    A remembered step depends on the request, and on the prediction of the group that was known
+    when the step was made. Threads may share it.
     """
 
     def __init__(self) -> None:
-        self._steps: OrderedDict[Hashable, _Step] = OrderedDict()
-        self._used = 0  # bytes
-        self._lock = threading.Lock()
+        self._steps: BoundedCache[_ClickStep] = BoundedCache(
+            _KEPT_BYTES, lambda step: step.runs.nbytes, max_count=_KEPT_STEPS
+        )
 
     def suggest(
         self,
         group: ImageGroup,
         prompts: Sequence[Prompt],
         canvas: Sequence[Region],
-        predictor: Refining,
+        model: ServedModel,
         group_prediction: GroupPrediction | None = None,
-        goes_on: Callable[[], bool] = lambda: True,
+        has_time: Callable[[], bool] = lambda: True,
         vocabulary: Vocabulary | None = None,
     ) -> Suggestions:
         """Outlines what every chain of prompts means, as long as there is time.
 
-        The first prompt is always heeded. What is done is remembered: who asks for the same again
+        The first prompt is always answered. Every step is remembered: the same request, sent again,
         gets further.
 
         Args:
             group: the task's images.
             prompts: in the order they were made.
             canvas: regions that are there.
-            predictor: the version that answers.
-            group_prediction: what it predicted for the group, if that is known.
-            goes_on: whether there is time for another prompt; may raise to give up.
+            model: the version that answers.
+            group_prediction: what the model predicted for the group, if that is known.
+            has_time: whether there is time for another prompt; may raise to give up.
             vocabulary: the labels that regions may have; None where any text may be written.
         """
-        about = _About(group, predictor, group_prediction, goes_on, vocabulary)
+        context = _ClickContext(group, model, group_prediction, has_time, vocabulary)
         parts: list[PartMask] = []
         ids: list[str] = []
-        words: dict[str, OwnWords] = {}
-        for number, chain in enumerate(chains(prompts)):
-            if number and not goes_on():
+        names: dict[str, PredictedName] = {}
+        for number, chain in enumerate(prompt_chains(prompts)):
+            if number and not has_time():
                 break
             if not 0 <= chain.first.image_index < len(group):
                 continue
-            target = self._target(about, chain, canvas)
+            target = self._target(context, chain, canvas)
             if target is None and not chain.first.is_positive:
                 continue  # nothing there to take away from
-            step = self._walk(about, chain, target)
+            step = self._follow(context, chain, target)
             if len(step.runs):
                 parts.append(_part(chain.first, target, step))
                 ids.append(_suggested_id(chain.first, target))
-                if step.meant is not None and not parts[-1].label:
+                if step.name is not None and not parts[-1].label:
                     is_chosen = (chain.first.kind or (target and target.kind)) is not None
-                    kind = None if is_chosen else step.meant.kind
-                    words[ids[-1]] = OwnWords(step.meant.label, kind)
-        shown = GroupPrediction(tuple(parts), predictor.version)
-        return Suggestions(shown, tuple(ids), own_words=words)
+                    names[ids[-1]] = replace(step.name, kind=None) if is_chosen else step.name
+        prediction = GroupPrediction(tuple(parts), model.version)
+        return Suggestions(prediction, tuple(ids), predicted_names=names)
 
-    def _target(self, about: _About, chain: Chain, canvas: Sequence[Region]) -> Region | None:
-        """The region of the canvas that a chain refines; None for a new one."""
+    def _target(
+        self, context: _ClickContext, chain: PromptChain, canvas: Sequence[Region]
+    ) -> Region | None:
+        """Returns the region of the canvas that a chain refines; None for a new region."""
         first = chain.first
-        size_hw = about.group.sizes_hw[first.image_index]
-        target = pointed_at(first, canvas, size_hw, about.vocabulary)
+        size_hw = context.group.sizes_hw[first.image_index]
+        target = prompted_region(first, canvas, size_hw, context.vocabulary)
         if target is None and first.is_click and first.is_positive:
-            # Where part of a region is missing, the click lies beside it: but alone it would
-            # outline that region again.
-            alone = self._walk(about, Chain((first,)), None)
-            target = overlapped(_part(first, None, alone), canvas, about.vocabulary)
+            # A click on a missing part of a region lies beside it, but alone it would outline the
+            # same region again.
+            alone = self._follow(context, PromptChain((first,)), None)
+            target = overlapping_region(_part(first, None, alone), canvas, context.vocabulary)
         return target
 
-    def _walk(self, about: _About, chain: Chain, target: Region | None) -> _Step:
-        """The mask after a chain: every prompt corrects the mask of those before it."""
-        group, index = about.group, chain.first.image_index
-        begun = (*about.key, index, None if target is None else target.encoding)
-        past: list[Prompt] = []
-        step: _Step | None = None
+    def _follow(
+        self, context: _ClickContext, chain: PromptChain, target: Region | None
+    ) -> _ClickStep:
+        """Returns the step after a chain: every prompt corrects the mask of those before it."""
+        group, index = context.group, chain.first.image_index
+        chain_key = (*context.key, index, None if target is None else target.encoding)
+        prompts: list[Prompt] = []
+        last: _ClickStep | None = None
         for prompt in chain.prompts:
-            past.append(prompt)
-            key = (*begun, tuple((p.box, p.is_positive) for p in past))
-            known = self._recall(key)
-            if known is None:
-                if step is not None and not about.goes_on():
-                    break
-                previous = step.mask if step is not None else _mask_of(target)
-                asked = _mask_prompt(past, previous)
-                found = about.predictor.refine(group, index, asked, about.group_prediction)
-                # Who corrects the outline of something does not mean something else.
-                meant = _named(found.meant) or (step.meant if step is not None else None)
-                known = _Step(runs_of(found.mask), group.sizes_hw[index], found.iou, meant)
-                self._remember(key, known)
-            step = known
-        assert step is not None
-        return step
-
-    def _recall(self, key: Hashable) -> _Step | None:
-        with self._lock:
+            prompts.append(prompt)
+            key = (*chain_key, tuple((p.box, p.is_positive) for p in prompts))
             step = self._steps.get(key)
-            if step is not None:
-                self._steps.move_to_end(key)
-            return step
-
-    def _remember(self, key: Hashable, step: _Step) -> None:
-        with self._lock:
-            if (known := self._steps.pop(key, None)) is not None:
-                self._used -= known.runs.nbytes
-            self._steps[key] = step
-            self._used += step.runs.nbytes
-            while len(self._steps) > _KEPT_STEPS or self._used > _KEPT_BYTES:
-                _, oldest = self._steps.popitem(last=False)
-                self._used -= oldest.runs.nbytes
-
-
-def _named(part: PartMask | None) -> OwnWords | None:
-    return OwnWords(part.label, part.kind) if part is not None and part.label else None
+            if step is None:
+                if last is not None and not context.has_time():
+                    break
+                previous = last.mask if last is not None else _target_mask(target)
+                mask_prompt = _mask_prompt(prompts, previous)
+                refined = context.model.refine(group, index, mask_prompt, context.group_prediction)
+                # Clicks that correct an outline still mean what the first click meant.
+                name = _name_of(refined.meant) or (last.name if last is not None else None)
+                runs = runs_of(refined.mask)
+                step = _ClickStep(runs, group.sizes_hw[index], refined.iou, name)
+                self._steps.put(key, step)
+            last = step
+        assert last is not None
+        return last
 
 
-def _mask_of(target: Region | None) -> BoolMask | None:
+def _name_of(part: PartMask | None) -> PredictedName | None:
+    return PredictedName(part.label, part.kind) if part is not None and part.label else None
+
+
+def _target_mask(target: Region | None) -> BoolMask | None:
     if target is None:
         return None
     try:
@@ -312,8 +273,8 @@ def _mask_prompt(prompts: Sequence[Prompt], previous: BoolMask | None) -> MaskPr
     return MaskPrompt(clicks, boxes[-1] if boxes else None, previous if is_drawn else None)
 
 
-def _part(prompt: Prompt, target: Region | None, step: _Step) -> PartMask:
-    """A region with the label that was chosen, else the one it had."""
+def _part(prompt: Prompt, target: Region | None, step: _ClickStep) -> PartMask:
+    """Returns a region with the label that was chosen, else the label of its target."""
     kind, label = prompt.kind, prompt.label
     if target is not None:
         kind, label = kind or target.kind, label or target.label
@@ -327,12 +288,12 @@ def _part(prompt: Prompt, target: Region | None, step: _Step) -> PartMask:
 
 
 def _suggested_id(prompt: Prompt, target: Region | None) -> str:
-    """The id of what a prompt leads to; with the id of a region, it replaces that one."""
+    """Returns the id of a suggestion; with the id of a region, it replaces that region."""
     if target is None:
-        return _id_of("prompt", prompt.id, prompt.image_index)
+        return _hashed_id("prompt", prompt.id, prompt.image_index)
     # Label Studio's editor breaks down over a suggestion whose id one of its relations names.
-    return _id_of("instead", target.id) if target.is_linked else target.id
+    return _hashed_id("instead", target.id) if target.is_linked else target.id
 
 
-def _id_of(*about: object) -> str:
+def _hashed_id(*about: object) -> str:
     return hashlib.sha256("|".join(map(str, about)).encode()).hexdigest()[:12]

@@ -1,9 +1,9 @@
-"""Work for the model in two lanes: what an annotator waits for goes before batches.
+"""Jobs for the model in two lanes: those an annotator waits for run before batches.
 
-The queue is bounded, equal work is done once however often it is asked for, and whoever stops
-waiting leaves the job running, so that its answer can be sent later; work that is of use to nobody
-else is dropped, or told that it is no longer wanted. One lock guards all state of
-the queue and of its jobs. Knows nothing of images, models or HTTP.
+The queue is bounded. Equal jobs run once, however many callers wait for them. A job goes on when
+its callers stop waiting, so that its result can be sent later; a job that is useful to nobody else
+is dropped, or told that it is no longer wanted. One lock guards all state of the queue and of its
+entries. Knows nothing of images, models or HTTP.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from typing import Generic, TypeVar
 
 from backend.errors import BusyError
 
-W = TypeVar("W")
-A = TypeVar("A")
+J = TypeVar("J")
+R = TypeVar("R")
 _log = logging.getLogger(__name__)
 _URGENT_PLACES = 64
-_LOOK_S = 0.25  # between two looks at whether a client is still there
+_POLL_S = 0.25  # between two checks whether the client is still connected
 
 
-class Job(Generic[W, A]):
-    """One piece of work and, later, its answer. Only `JobQueue` changes it."""
+class QueueEntry(Generic[J, R]):
+    """One job and, later, its result. Only `JobQueue` changes it."""
 
-    def __init__(self, key: Hashable, work: W) -> None:
+    def __init__(self, key: Hashable, job: J) -> None:
         self.key = key
-        self.work = work
-        self.answer: A | None = None
+        self.job = job
+        self.result: R | None = None
         self.settled = threading.Event()
         self.waiters = 0
         self.is_taken = False
         self.is_late = False
         self.is_kept = False
 
-    def wanted(self) -> bool:
-        """Whether its answer is of use to anybody."""
+    def is_wanted(self) -> bool:
+        """Whether the result is useful to anybody."""
         return self.is_kept or self.waiters > 0
 
 
-class JobQueue(Generic[W, A]):
+class JobQueue(Generic[J, R]):
     """Runs jobs in worker threads, urgent ones first.
 
     Args:
-        run: computes one answer of work and of what tells whether it is still wanted; an exception
-            it raises is logged and the job ends unanswered.
-        on_late: called in the worker thread with work and answer when nobody waited any more.
+        run: computes the result of a job; also gets a function that tells whether the job is still
+            wanted. An exception it raises is logged, and the job ends without a result.
+        on_late: called in the worker thread with job and result when nobody waited any more.
         capacity: jobs that may wait; a few urgent ones may wait beyond it, so that a full batch
             does not shut out whoever opens a task.
         workers: threads; one more than the model can use lets images arrive meanwhile.
@@ -56,19 +56,19 @@ class JobQueue(Generic[W, A]):
 
     def __init__(
         self,
-        run: Callable[[W, Callable[[], bool]], A],
+        run: Callable[[J, Callable[[], bool]], R],
         *,
-        on_late: Callable[[W, A], None],
+        on_late: Callable[[J, R], None],
         capacity: int,
         workers: int = 2,
     ) -> None:
-        self._run_work = run
+        self._run_job = run
         self._on_late = on_late
         self._capacity = capacity
         self._changed = threading.Condition()
-        self._urgent: deque[Job[W, A]] = deque()
-        self._batch: deque[Job[W, A]] = deque()
-        self._unsettled: dict[Hashable, Job[W, A]] = {}
+        self._urgent: deque[QueueEntry[J, R]] = deque()
+        self._batch: deque[QueueEntry[J, R]] = deque()
+        self._unsettled: dict[Hashable, QueueEntry[J, R]] = {}
         self._waiting = 0
         self._is_closed = False
         self._threads = [
@@ -89,17 +89,17 @@ class JobQueue(Generic[W, A]):
         return len(self._unsettled)
 
     def submit(
-        self, works: Sequence[tuple[Hashable, W]], *, is_urgent: bool, is_kept: bool = True
-    ) -> tuple[Job[W, A] | None, ...]:
-        """Queues as much of the work as fits; work that is already under way is joined.
+        self, jobs: Sequence[tuple[Hashable, J]], *, is_urgent: bool, is_kept: bool = True
+    ) -> tuple[QueueEntry[J, R] | None, ...]:
+        """Queues as many of the jobs as fit; jobs that are already under way are joined.
 
         Args:
-            works: pairs of key and work; equal keys mean equal work.
+            jobs: pairs of key and job; equal keys mean equal jobs.
             is_urgent: whether somebody waits in front of a screen.
-            is_kept: whether the work is done although nobody waits any more.
+            is_kept: whether the jobs run although nobody waits any more.
 
         Returns:
-            One job per work; None for work that found no place and is not done.
+            One entry per job; None for a job that found no place and does not run.
 
         Raises:
             BusyError: the queue is closed.
@@ -108,70 +108,75 @@ class JobQueue(Generic[W, A]):
         with self._changed:
             if self._is_closed:
                 raise BusyError("the backend is stopping", retry_after_s=30)
-            jobs = tuple(
-                self._join(key, work, is_urgent=is_urgent, is_kept=is_kept)
+            entries = tuple(
+                self._join(key, job, is_urgent=is_urgent, is_kept=is_kept)
                 if key in self._unsettled or self._waiting < limit
                 else None
-                for key, work in works
+                for key, job in jobs
             )
             self._changed.notify_all()
-            return jobs
+            return entries
 
-    def _join(self, key: Hashable, work: W, *, is_urgent: bool, is_kept: bool) -> Job[W, A]:
-        job = self._unsettled.get(key)
-        if job is None:
-            job = self._unsettled[key] = Job(key, work)
+    def _join(self, key: Hashable, job: J, *, is_urgent: bool, is_kept: bool) -> QueueEntry[J, R]:
+        entry = self._unsettled.get(key)
+        if entry is None:
+            entry = self._unsettled[key] = QueueEntry(key, job)
             self._waiting += 1
-            (self._urgent if is_urgent else self._batch).append(job)
-        elif is_urgent and not job.is_taken:
-            # It keeps its place in the other lane too; whoever finds it taken passes it over.
-            self._urgent.append(job)
-        job.is_kept = job.is_kept or is_kept
-        job.waiters += 1
-        return job
+            (self._urgent if is_urgent else self._batch).append(entry)
+        elif is_urgent and not entry.is_taken:
+            # It keeps its place in the other lane too; a worker that finds it taken skips it.
+            self._urgent.append(entry)
+        entry.is_kept = entry.is_kept or is_kept
+        entry.waiters += 1
+        return entry
 
     def collect(
         self,
-        jobs: Sequence[Job[W, A] | None],
+        entries: Sequence[QueueEntry[J, R] | None],
         *,
         deadline: float,
-        has_left: Callable[[], bool] | None = None,
-    ) -> tuple[A | None, ...]:
+        is_client_gone: Callable[[], bool] | None = None,
+    ) -> tuple[R | None, ...]:
         """Waits until all jobs are settled or `time.monotonic()` reaches the deadline.
 
         Args:
-            jobs: of `submit`.
+            entries: of `submit`.
             deadline: when nobody waits any more.
-            has_left: whether who asked is gone, so that waiting is over; None never is.
+            is_client_gone: whether the client has disconnected, so that waiting is over; None
+                waits for the deadline.
 
         Returns:
-            One answer per job; None for work without a place and for a job that is not done or
-            ended unanswered. A job that is not done goes on and ends in `on_late`, if it is kept.
+            One result per entry; None for a job without a place, and for one that is not done or
+            ended without a result. A job that is not done goes on and ends in `on_late`, if it is
+            kept.
         """
-        queued = [job for job in jobs if job is not None]
-        for job in queued:
-            _wait(job.settled, deadline, has_left)
+        queued = [entry for entry in entries if entry is not None]
+        for entry in queued:
+            while not entry.settled.is_set() and (left_s := deadline - time.monotonic()) > 0:
+                if is_client_gone is not None and is_client_gone():
+                    break
+                entry.settled.wait(left_s if is_client_gone is None else min(left_s, _POLL_S))
         with self._changed:
-            for job in queued:
-                job.waiters -= 1
-                job.is_late = not job.settled.is_set()
-                if not job.is_taken and not job.wanted():
-                    self._drop(job)
-            return tuple(None if job is None else job.answer for job in jobs)
+            for entry in queued:
+                entry.waiters -= 1
+                entry.is_late = not entry.settled.is_set()
+                if not entry.is_taken and not entry.is_wanted():
+                    self._drop(entry)
+            return tuple(None if entry is None else entry.result for entry in entries)
 
-    def _drop(self, job: Job[W, A]) -> None:
-        """Forgets a job that nobody has begun; whoever finds it in a lane passes it over."""
-        if self._unsettled.pop(job.key, None) is not None:
-            job.is_taken = True
+    def _drop(self, entry: QueueEntry[J, R]) -> None:
+        """Forgets a job that no worker has begun; a worker that finds it in a lane skips it."""
+        if self._unsettled.pop(entry.key, None) is not None:
+            entry.is_taken = True
             self._waiting -= 1
-            job.settled.set()
+            entry.settled.set()
 
     def close(self) -> None:
-        """Lets every waiter go unanswered and stops the workers after their present job."""
+        """Lets every waiter go without a result, and stops the workers after their present job."""
         with self._changed:
             self._is_closed = True
-            for job in self._unsettled.values():
-                job.settled.set()
+            for entry in self._unsettled.values():
+                entry.settled.set()
             self._unsettled.clear()
             self._urgent.clear()
             self._batch.clear()
@@ -179,43 +184,35 @@ class JobQueue(Generic[W, A]):
             self._changed.notify_all()
 
     def _run(self) -> None:
-        while (job := self._take()) is not None:
-            answer = None
+        while (entry := self._take()) is not None:
+            result = None
             try:
-                answer = self._run_work(job.work, job.wanted)
+                result = self._run_job(entry.job, entry.is_wanted)
             except Exception:  # one bad task must not stop the worker
                 _log.exception("prediction failed", extra={"event": "prediction_failed"})
-            self._settle(job, answer)
+            self._settle(entry, result)
 
-    def _take(self) -> Job[W, A] | None:
+    def _take(self) -> QueueEntry[J, R] | None:
+        """Waits for the next job; returns None when the queue is closed."""
         with self._changed:
             while not self._is_closed:
                 while self._urgent or self._batch:
-                    job = (self._urgent or self._batch).popleft()
-                    if not job.is_taken:
-                        job.is_taken = True
+                    entry = (self._urgent or self._batch).popleft()
+                    if not entry.is_taken:
+                        entry.is_taken = True
                         self._waiting -= 1
-                        return job
+                        return entry
                 self._changed.wait()
             return None
 
-    def _settle(self, job: Job[W, A], answer: A | None) -> None:
+    def _settle(self, entry: QueueEntry[J, R], result: R | None) -> None:
         with self._changed:
-            if job.settled.is_set():
+            if entry.settled.is_set():
                 return
-            job.answer = answer
-            job.settled.set()
-            self._unsettled.pop(job.key, None)
-            # Whoever waits takes the answer; sending it as well would store it twice.
-            is_unclaimed = job.is_late and job.waiters == 0
-        if is_unclaimed and answer is not None:
-            self._on_late(job.work, answer)
-
-
-def _wait(settled: threading.Event, deadline: float, has_left: Callable[[], bool] | None) -> None:
-    """Waits for an event, until a deadline, and no longer than somebody is there."""
-    while (left := deadline - time.monotonic()) > 0:
-        if has_left is not None and has_left():
-            return
-        if settled.wait(left if has_left is None else min(left, _LOOK_S)):
-            return
+            entry.result = result
+            entry.settled.set()
+            self._unsettled.pop(entry.key, None)
+            # Whoever waits takes the result; sending it as well would store it twice.
+            is_unclaimed = entry.is_late and entry.waiters == 0
+        if is_unclaimed and result is not None:
+            self._on_late(entry.job, result)

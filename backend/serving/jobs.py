@@ -1,4 +1,4 @@
-"""One task to look at, what is known of it afterwards, and the keys that both are kept under.
+"""A task to predict, the result, and the keys that both are kept under.
 
 What the wire door renders stays opaque bytes here.
 """
@@ -9,19 +9,23 @@ import hashlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from backend.label_schema import LabelSchema
 from backend.storage.versions import AdapterVersion
-from backend.types import LabelSchema, Prompt, Question, Region, Task
+from backend.types import Prompt, Region, Task, TextPrompt
 from calico_model.types import GroupPrediction, ImageGroup, Vector
 
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """One task to look at, with everything its answer depends on but the base.
+    """One task to predict, with everything its result depends on but the base weights.
 
     Attributes:
-        task, schema, prompts, is_interactive: as requested.
-        version: which adapter answers, decided when the request came; None for the base.
-        wants_look: whether the answer should say how the group looks.
+        task: as requested.
+        schema: of the project's labeling config.
+        prompts: clicks and boxes, in the order they were made.
+        is_interactive: whether an annotator clicked or typed something.
+        version: the adapter that answers, decided when the request came; None for the base.
+        wants_descriptor: whether the result should say how the group looks.
         canvas: regions that are on the task when something is clicked there.
         ids: of the regions to render, one per region; () makes them up.
         question: what the annotator typed, or None.
@@ -33,15 +37,15 @@ class PredictionJob:
     prompts: tuple[Prompt, ...] = ()
     is_interactive: bool = False
     version: AdapterVersion | None = None
-    wants_look: bool = False
+    wants_descriptor: bool = False
     canvas: tuple[Region, ...] = ()
     ids: tuple[str, ...] = ()
-    question: Question | None = None
+    question: TextPrompt | None = None
     reply: str = ""
 
     @property
     def key(self) -> Hashable:
-        """Equal for work with equal answers."""
+        """Equal for jobs with equal results."""
         task = self.task
         return (
             task.project_id,
@@ -79,9 +83,9 @@ class PredictionResult:
     Attributes:
         regions: as the wire door renders them, opaque here; b"" when there is a problem.
         score: confidence in [0, 1].
-        version: the weights that were asked, or None when none were.
+        version: the weights that answered, or None when none did.
         problem: why there are no regions, or None.
-        look: how the group looks, if that was asked and the model can tell.
+        descriptor: (d,) float32 of length 1, how the group looks; None unless the job wants it.
         absent: images on which a clicked part was sought and not found, rising.
     """
 
@@ -89,7 +93,7 @@ class PredictionResult:
     score: float
     version: str | None
     problem: Problem | None = None
-    look: Vector | None = None
+    descriptor: Vector | None = None
     absent: tuple[int, ...] = ()
 
 
@@ -97,12 +101,19 @@ Render = Callable[[GroupPrediction, PredictionJob, ImageGroup], tuple[bytes, flo
 
 
 def content_key(group: ImageGroup) -> str:
-    """Hash of a group's pixels, sizes and order."""
+    """Returns a hash of a group's pixels, sizes and order."""
     return hashlib.sha256(" ".join(group.keys).encode()).hexdigest()
 
 
 def answer_key(job: PredictionJob, content: str, *, version: str, code: str) -> str:
-    """Hash of all a kept answer depends on; nothing a caller names can stand in for pixels."""
+    """Returns a hash of all that a kept answer depends on, pixels instead of image names.
+
+    Args:
+        job: the task and its schema.
+        content: `content_key` of the task's images.
+        version: of the weights.
+        code: version of the code that makes answers.
+    """
     task = job.task
     parts = (task.project_id, task.id, task.labels, job.schema, content, version, code)
     return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Sends answers that came too late for their request, one after the other, with patience."""
+"""Sends results that came too late for their request, one after the other, with patience."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ _log = logging.getLogger(__name__)
 _PAUSES_S = (1.0, 5.0, 30.0)
 
 
-class LateSender:
-    """A thread with a bounded queue; an answer that cannot be sent after some tries is dropped.
+class LateAnswerSender:
+    """A thread with a bounded queue; a result that cannot be sent after some tries is dropped.
 
-    Dropping is safe: the store keeps the answer and Label Studio asks again when it is opened.
+    Dropping is safe: the store keeps the answer, and Label Studio asks again when the task is
+    opened.
 
     Args:
         send: creates one prediction through Label Studio's API; raises BackendError.
+        metrics: count what was sent.
+        capacity: results that may wait.
         pauses_s: waiting times between tries.
     """
 
@@ -42,34 +45,35 @@ class LateSender:
         self._thread = threading.Thread(target=self._run, name="late-sender", daemon=True)
         self._thread.start()
 
-    def push(self, task: Task, answer: PredictionResult) -> None:
-        """Queues one answer.
+    def push(self, task: Task, result: PredictionResult) -> None:
+        """Queues one result.
 
         Raises:
-            BusyError: too many wait.
+            BusyError: too many results wait.
         """
         try:
-            self._queue.put_nowait((task, answer))
+            self._queue.put_nowait((task, result))
         except queue.Full:
             raise BusyError("too many late answers wait to be sent") from None
 
     def close(self) -> None:
-        """Stops after the answer under way; what waits is not sent."""
+        """Stops after the result under way; results that wait are not sent."""
         self._is_closed.set()
 
     def _run(self) -> None:
         while not self._is_closed.is_set():
             try:
-                task, answer = self._queue.get(timeout=1.0)
+                task, result = self._queue.get(timeout=1.0)
             except queue.Empty:
                 continue
-            outcome = "pushed" if self._try(task, answer) else "push_failed"
+            outcome = "pushed" if self._try_sending(task, result) else "push_failed"
             self._metrics.tasks.labels(outcome).inc()
 
-    def _try(self, task: Task, answer: PredictionResult) -> bool:
+    def _try_sending(self, task: Task, result: PredictionResult) -> bool:
+        """Tries to send a result, again after each pause; returns whether it was sent."""
         for pause_s in (*self._pauses_s, None):
             try:
-                self._send(task, answer)
+                self._send(task, result)
             except BackendError as error:
                 _log.warning(
                     "late answer of task %s: %s", task.id, error, extra={"event": "push_failed"}

@@ -1,68 +1,109 @@
-"""The model as serving holds it: one base, and any number of adapters that answer by name."""
+"""The model as serving holds it: one base, any number of adapters over it, one thread for all.
+
+Every thread that calls torch gets a team of OpenMP workers of its own, and as soon as teams hold
+more workers than there are cores, libgomp sends them to sleep between two operations instead of
+letting them wait: on two cores everything the network does then takes twice as long. So the network
+runs in one thread, whichever thread calls.
+"""
 
 from __future__ import annotations
 
+import logging
+import queue
+import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from backend.serving.model_thread import ModelThread
+from backend.served_model import SHIPPED_WEIGHTS
+from backend.settings import Settings
 from calico_model.assistant import Assistant
 from calico_model.inference.confidence import Calibration, read_calibration
-from calico_model.inference.dense_reading import LEAST_SHOWN
+from calico_model.inference.dense_detection import LEAST_SHOWN
 from calico_model.inference.diversity import describe
 from calico_model.inference.prompt import Box, MaskPrompt
 from calico_model.interactive.clicks import Refined
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.propagate.transfer import Proposal
 from calico_model.interactive.referring import Reference
+from calico_model.loading.checkpoints import fingerprint
+from calico_model.loading.memory_plan import MemoryPlan
 from calico_model.modeling.adapter import Adapter, read_adapter
 from calico_model.modeling.adapter_set import AdapterSet
-from calico_model.predictor import Predictor
+from calico_model.predictor import Predictor, load_predictor
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, Vector
 
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
-class _Assisted(ABC):
-    """What a version says beside an annotator: one definition for the base and for adapters.
 
-    The network runs in `thread` alone, whoever asks.
-    """
+class ModelThread:
+    """Runs calls one after the other, in the order they come; ends with its last owner."""
+
+    def __init__(self) -> None:
+        self._calls: _Calls = queue.SimpleQueue()
+        # A daemon: a process that stops does not wait for a prediction under way.
+        self._thread = threading.Thread(
+            target=_run_calls, args=(self._calls,), name="model", daemon=True
+        )
+        self._thread.start()
+        weakref.finalize(self, self._calls.put, None)
+
+    def run(self, call: Callable[[], T]) -> T:
+        """Runs a call in the thread, after those that came before it.
+
+        Returns what the call returns, or raises what it raises.
+        """
+        if threading.current_thread() is self._thread:
+            return call()
+        answer: Future[T] = Future()
+        self._calls.put((call, answer))
+        try:
+            return answer.result()
+        finally:
+            del answer  # else the future and its error keep each other, and pixels, in memory
+
+
+_Calls = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
+
+
+def _run_calls(calls: _Calls) -> None:
+    while (queued := calls.get()) is not None:
+        call, answer = queued
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # raised again in the caller's thread
+            answer.set_exception(error)
+        del queued, call, answer  # else their pixels stay in memory until the next call
+
+
+class _LoadedVersion(ABC):
+    """What the base and every adapted version answer alike; see `ServedModel`."""
 
     model: Predictor
     thread: ModelThread
 
     @abstractmethod
     def assistant(self) -> Assistant:
-        """The model with what this version wears."""
+        """Returns the model with this version's adapter; called in `thread`."""
+
+    def encode(self, group: ImageGroup) -> None:
+        """Encodes the images that have no features yet."""
+        self.thread.run(lambda: self.model.encode(group))
 
     def describe(self, group: ImageGroup) -> Vector:
-        """How a group looks, whatever the adapter: encoders are frozen; from cached features."""
+        """Returns how a group looks; the encoders are frozen, so every version answers the same."""
         return self.thread.run(lambda: describe(self.model.encode(group)))
 
-    def refer(
-        self,
-        group: ImageGroup,
-        names: Sequence[tuple[str, str | None]],
-        group_prediction: GroupPrediction,
-    ) -> tuple[Reference, ...]:
-        """Looks for named things, each with its owner or None, on every image."""
-        return self.thread.run(lambda: self.assistant().refer(group, names, group_prediction))
-
-    def look_into(
-        self, group: ImageGroup, image_index: int, box: Box, group_prediction: GroupPrediction
-    ) -> PartMask:
-        """Outlines what a box shows and says what it is."""
-        return self.thread.run(
-            lambda: self.assistant().look_into(group, image_index, box, group_prediction)
-        )
-
-    def transfer(
-        self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
-    ) -> tuple[Proposal, ...]:
-        """Proposes an outlined part on the other images of a group."""
-        return self.thread.run(lambda: self.assistant().transfer(group, part, group_prediction))
+    def describe_regions(
+        self, group: ImageGroup, outlines: Sequence[Outline]
+    ) -> tuple[Vector, ...]:
+        """Returns how regions look; every version answers the same, as in `describe`."""
+        return self.thread.run(lambda: tuple(self.assistant().describe(group, outlines)))
 
     def refine(
         self,
@@ -74,6 +115,29 @@ class _Assisted(ABC):
         """Outlines what clicks, a box and an earlier mask mean in one image of a group."""
         return self.thread.run(
             lambda: self.assistant().refine(group, image_index, prompt, group_prediction)
+        )
+
+    def transfer(
+        self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
+    ) -> tuple[Proposal, ...]:
+        """Proposes an outlined part on the other images of a group."""
+        return self.thread.run(lambda: self.assistant().transfer(group, part, group_prediction))
+
+    def refer(
+        self,
+        group: ImageGroup,
+        names: Sequence[tuple[str, str | None]],
+        group_prediction: GroupPrediction,
+    ) -> tuple[Reference, ...]:
+        """Outlines named things, each with its owner or None, on every image of a group."""
+        return self.thread.run(lambda: self.assistant().refer(group, names, group_prediction))
+
+    def look_into(
+        self, group: ImageGroup, image_index: int, box: Box, group_prediction: GroupPrediction
+    ) -> PartMask:
+        """Outlines what a box shows and names it."""
+        return self.thread.run(
+            lambda: self.assistant().describe_box(group, image_index, box, group_prediction)
         )
 
     def name(
@@ -90,12 +154,12 @@ class _Assisted(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class BasePredictor(_Assisted):
-    """The bare base, and what makes answers with adapters from it.
+class LoadedBase(_LoadedVersion):
+    """The base weights without an adapter.
 
     Attributes:
-        model: the one model in memory.
-        fingerprint: of its weights; an adapter of others is refused.
+        model: the only model in memory.
+        fingerprint: of its weights; an adapter of other weights is refused.
         thread: where the model runs.
     """
 
@@ -109,34 +173,24 @@ class BasePredictor(_Assisted):
         return self.model.version
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
-        """Answers with the bare base."""
+        """Asks the base the three questions about a group."""
         return self.thread.run(lambda: self.model.predict(group))
 
     def assistant(self) -> Assistant:
-        """The bare base."""
+        """Returns the model without an adapter."""
         return Assistant(self.model)
 
-    def encode(self, group: ImageGroup) -> None:
-        """Encodes the images that have no features yet."""
-        self.thread.run(lambda: self.model.encode(group))
-
-    def describe_regions(
-        self, group: ImageGroup, outlines: Sequence[Outline]
-    ) -> tuple[Vector, ...]:
-        """How regions look, whatever the adapter: encoders are frozen."""
-        return self.thread.run(lambda: tuple(self.assistant().describe(group, outlines)))
-
-    def with_adapter(self, version: str, folder: Path) -> AdaptedPredictor:
-        """Reads an adapter.
+    def with_adapter(self, version: str, folder: Path) -> LoadedAdapter:
+        """Reads an adapter; returns the version that answers with it.
 
         Raises:
-            CheckpointError: it cannot be read, or belongs to other weights.
+            CheckpointError: the adapter cannot be read, or belongs to other weights.
         """
         adapter, calibration = self.thread.run(lambda: self._read(folder))
-        found = AdaptedPredictor(self.model, version, adapter, calibration, self.thread)
+        loaded = LoadedAdapter(self.model, version, adapter, calibration, self.thread)
         # The set must not hold adapters that nobody answers with any more.
-        weakref.finalize(found, _forget, self.model.adapters, version, adapter)
-        return found
+        weakref.finalize(loaded, _forget, self.model.adapters, version, adapter)
+        return loaded
 
     def _read(self, folder: Path) -> tuple[Adapter, Calibration]:
         adapter = read_adapter(self.model.adapters.model, folder, base=self.fingerprint)
@@ -145,10 +199,17 @@ class BasePredictor(_Assisted):
 
 
 @dataclass(frozen=True, eq=False)
-class AdaptedPredictor(_Assisted):
-    """One version, with its project's calibration.
+class LoadedAdapter(_LoadedVersion):
+    """The base with one adapter, and the calibration of its project.
 
-    It holds the adapter for as long as anybody answers with it.
+    The adapter stays in the model's set for as long as this object lives.
+
+    Attributes:
+        model: the only model in memory.
+        version: names the adapter.
+        adapter: its tensors.
+        calibration: of the scores of predictions.
+        thread: where the model runs.
     """
 
     model: Predictor
@@ -158,32 +219,33 @@ class AdaptedPredictor(_Assisted):
     thread: ModelThread
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
-        """Answers with this version, whatever else the model is asked meanwhile."""
+        """Asks this version the three questions, whatever else the model is asked meanwhile."""
         return self.thread.run(lambda: self._predict(group))
 
     def assistant(self) -> Assistant:
-        """This version."""
-        self._put_on()
+        """Returns the model with this adapter."""
+        self._add_to_set()
         return Assistant(self.model, self.version)
 
     def _predict(self, group: ImageGroup) -> GroupPrediction:
-        self._put_on()
-        found = self.model.predict(group, adapter=self.version)
+        self._add_to_set()
+        prediction = self.model.predict(group, adapter=self.version)
         if self.calibration.is_identity:
-            return found
-        return worth_showing(self.calibration.apply(found))
+            return prediction
+        return worth_showing(self.calibration.apply(prediction))
 
-    def _put_on(self) -> None:
-        """Makes sure the set has this adapter, and no namesake."""
+    def _add_to_set(self) -> None:
+        """Makes sure that the set has this adapter under its version, and no other."""
         adapters = self.model.adapters
         if adapters.get(self.version) is not self.adapter:
             adapters.add(self.version, self.adapter)
 
 
 def worth_showing(prediction: GroupPrediction) -> GroupPrediction:
-    """Leaves out what the project's annotators would not keep of pictures the base does not know.
+    """Leaves out regions that the project's annotators would not keep.
 
-    Their scores are chances of being right and carry no evidence of the language model.
+    Only regions of pictures that are unlike those the base learned from: their scores are chances
+    of being right, and they carry no evidence of the language model.
     """
     parts = tuple(
         part for part in prediction.parts if part.evidence is not None or part.score >= LEAST_SHOWN
@@ -194,3 +256,40 @@ def worth_showing(prediction: GroupPrediction) -> GroupPrediction:
 def _forget(adapters: AdapterSet, version: str, adapter: Adapter) -> None:
     if adapters.get(version) is adapter:  # it may have been read again meanwhile
         adapters.drop(version)
+
+
+def load_base_model(settings: Settings) -> LoadedBase:
+    """Loads the configured weights, by default the ones this package ships.
+
+    Raises:
+        CheckpointError: missing or unusable weights.
+        InsufficientMemoryError: they do not fit the device.
+    """
+    weights = settings.weights or SHIPPED_WEIGHTS
+    thread = ModelThread()
+    model = thread.run(
+        lambda: load_predictor(
+            weights,
+            device=settings.device,
+            threads=settings.model_threads,
+            precision=settings.precision,
+            on_plan=_log_plan,
+        )
+    )
+    return LoadedBase(model, fingerprint(weights), thread)
+
+
+def _log_plan(plan: MemoryPlan) -> None:
+    placement = plan.placement
+    _log.info(
+        "loading weights",
+        extra={
+            "event": "memory_plan",
+            "precision": placement.precision.value,
+            "device": placement.device,
+            "encoders_on_cpu": placement.are_encoders_offloaded,
+            "images_at_once": placement.images_at_once,
+            "weight_bytes": plan.weight_bytes,
+            "peak_bytes": plan.peak_bytes(placement.device),
+        },
+    )

@@ -1,4 +1,4 @@
-"""What Prometheus may ask: counters and times of one running app, in a registry of its own."""
+"""Metrics of one running app for Prometheus, in a registry of their own."""
 
 from __future__ import annotations
 
@@ -109,12 +109,12 @@ class Metrics:
             self.stage_seconds.labels(name).observe(time.monotonic() - began)
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """Returns all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 def package_version() -> str:
-    """Version of the installed package, or "uninstalled"."""
+    """Returns the version of the installed package, or "uninstalled"."""
     try:
         return version("calico-labeling")
     except PackageNotFoundError:

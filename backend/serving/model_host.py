@@ -1,7 +1,7 @@
-"""Holds the model: loads it in the background, hands it out, says how loading stands.
+"""Loads the model in the background, hands it out, and tells how loading stands.
 
 Importing the network and reading the weights takes seconds, while Label Studio gives /health one
-second and /setup three; so both happen in a thread of their own. One lock guards the state.
+second and /setup three; so both happen in a thread of their own.
 """
 
 from __future__ import annotations
@@ -11,40 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
 
 from backend.errors import NotReadyError
+from backend.served_model import AdaptableModel
 from calico_model.errors import CalicoError
-from calico_model.types import GroupPrediction, ImageGroup, Vector
 
 _log = logging.getLogger(__name__)
-
-
-class Predictor(Protocol):
-    """What serving needs of a model."""
-
-    @property
-    def version(self) -> str:
-        """Names the weights; equal weights have equal versions."""
-
-    def predict(self, group: ImageGroup) -> GroupPrediction:
-        """Looks at one group; threads may call it at once."""
-
-
-@runtime_checkable
-class DescribingPredictor(Predictor, Protocol):
-    """A model that can tell how a group looks."""
-
-    def describe(self, group: ImageGroup) -> Vector:
-        """A vector of length 1; alike groups have alike vectors."""
-
-
-@runtime_checkable
-class EncodingPredictor(Predictor, Protocol):
-    """A model whose encoders can work ahead."""
-
-    def encode(self, group: ImageGroup) -> object:
-        """Encodes the images that have no features yet."""
 
 
 class ModelState(StrEnum):
@@ -56,15 +28,15 @@ class ModelState(StrEnum):
 
 
 class ModelHost:
-    """Loads a predictor once, in the background.
+    """Loads a model once, in the background.
 
     Args:
-        load: builds the predictor; called in the loading thread, may take long and may raise.
+        load: builds the model; called in the loading thread, may take long and may raise.
     """
 
-    def __init__(self, load: Callable[[], Predictor]) -> None:
+    def __init__(self, load: Callable[[], AdaptableModel]) -> None:
         self._load = load
-        self._predictor: Predictor | None = None
+        self._model: AdaptableModel | None = None
         self._problem: str | None = None
         self._is_settled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model-loader", daemon=True)
@@ -78,20 +50,20 @@ class ModelHost:
         """How loading stands right now."""
         if not self._is_settled.is_set():
             return ModelState.LOADING
-        return ModelState.FAILED if self._predictor is None else ModelState.READY
+        return ModelState.FAILED if self._model is None else ModelState.READY
 
     @property
-    def predictor(self) -> Predictor | None:
-        """The predictor with the base weights, or None while there is none."""
-        return self._predictor
+    def model(self) -> AdaptableModel | None:
+        """The base weights, or None while there are none."""
+        return self._model
 
     @property
     def version(self) -> str | None:
         """Version of the loaded weights, or None while there are none."""
-        return None if self._predictor is None else self._predictor.version
+        return None if self._model is None else self._model.version
 
-    def wait(self, timeout_s: float | None = None) -> Predictor:
-        """Returns the predictor, waiting for it while it loads.
+    def wait(self, timeout_s: float | None = None) -> AdaptableModel:
+        """Returns the base weights, waiting for them while they load.
 
         Raises:
             NotReadyError: still loading after `timeout_s`, or the weights cannot be used; the
@@ -99,9 +71,9 @@ class ModelHost:
         """
         if not self._is_settled.wait(timeout_s):
             raise NotReadyError("the weights are still loading", retry_after_s=5)
-        if self._predictor is None:
+        if self._model is None:
             raise NotReadyError(f"the weights cannot be used: {self._problem}")
-        return self._predictor
+        return self._model
 
     def check(self) -> None:
         """Raises NotReadyError when loading has failed; loading or loaded is fine."""
@@ -111,19 +83,19 @@ class ModelHost:
     def _run(self) -> None:
         began = time.monotonic()
         try:
-            self._predictor = self._load()
+            self._model = self._load()
             _log.info(
                 "model loaded",
                 extra={
                     "event": "model_loaded",
-                    "version": self._predictor.version,
+                    "version": self._model.version,
                     "seconds": round(time.monotonic() - began, 2),
                 },
             )
         except CalicoError as error:
             self._problem = str(error)
             _log.error("model cannot be loaded: %s", error, extra={"event": "model_failed"})
-        except Exception as error:  # the thread has no caller: whatever it is, serving goes on
+        except Exception as error:  # the thread has no caller, and serving goes on
             self._problem = f"{type(error).__name__} while loading; see the log"
             _log.exception("model cannot be loaded", extra={"event": "model_failed"})
         finally:

@@ -1,95 +1,89 @@
-"""Puts a prediction into the words of a closed label set, as this project's annotators use them.
+"""Names regions out of a project's closed label set, as its annotators use the labels.
 
-Pure but for the model it is handed. A model that cannot name regions leaves the prediction as it
-is, and so does an open label set.
+Pure but for the model it calls. An open label set leaves the model's own names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
+from backend.label_schema import LabelSchema
 from backend.label_studio.label_set import closed_labels, vocabulary_of
-from backend.serving.model_host import Predictor
-from backend.types import LabelSchema, Task
-from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
+from backend.served_model import ServedModel
+from backend.types import Task
+from calico_model.interactive.naming.closed_set import ClosedSet, Outline
 from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.types import GroupPrediction, ImageGroup, PartMask
 
 
-@runtime_checkable
-class Naming(Predictor, Protocol):
-    """A model that can name regions."""
-
-    def name(
-        self,
-        group: ImageGroup,
-        outlines: Sequence[Outline],
-        closed: ClosedSet,
-        group_prediction: GroupPrediction | None = None,
-    ) -> Sequence[Named]:
-        """Names regions out of a closed set."""
-
-
 @dataclass(frozen=True)
 class ProjectNames:
-    """What the regions of a task may be called, and what its project's annotators called regions.
+    """What the regions of a task may be called, and what annotators called regions before.
 
     Attributes:
-        accepted: by project id.
-        least: smallest chance at which a label is given.
+        prototypes: returns how the labels of a project look, by project id.
+        least: smallest chance in [0, 1] at which a label is given.
     """
 
-    accepted: Callable[[int | None], Prototypes]
+    prototypes: Callable[[int | None], Prototypes]
     least: float
 
-    def closed(self, schema: LabelSchema, task: Task) -> ClosedSet | None:
+    def closed_set(self, schema: LabelSchema, task: Task) -> ClosedSet | None:
         """Returns the closed set of a task, None where any text may be written."""
         labels = closed_labels(schema, task.labels)
         if not labels:
             return None
-        return ClosedSet(vocabulary_of(labels), self.accepted(task.project_id), least=self.least)
+        return ClosedSet(vocabulary_of(labels), self.prototypes(task.project_id), least=self.least)
 
 
-def state_of(closed: ClosedSet | None) -> str:
-    """Tells apart what makes names differ; not with every accepted region, but as they double."""
+def naming_state(closed: ClosedSet | None) -> str:
+    """Returns what a kept answer's names depend on, "" for an open set.
+
+    It changes when the number of accepted regions doubles, not with every region: else no answer
+    could be kept.
+    """
     if closed is None:
         return ""
     return f"named {closed.least:g} {closed.accepted.regions.bit_length()}"
 
 
 def name_prediction(
-    prediction: GroupPrediction, group: ImageGroup, predictor: Predictor, closed: ClosedSet
+    prediction: GroupPrediction, group: ImageGroup, model: ServedModel, closed: ClosedSet
 ) -> GroupPrediction:
-    """Names every region of a prediction; what is unsure gets the empty label.
+    """Names every region of a prediction; a region of unsure name gets the empty label.
 
     One thing in several images keeps one name.
     """
-    if not isinstance(predictor, Naming):
-        return prediction
     outlines = [
         Outline(
             part.image_index, part.mask, part.kind, predicted_label=part.label, same=part.part_id
         )
         for part in prediction.parts
     ]
-    named = predictor.name(group, outlines, closed, prediction)
-    parts = zip(prediction.parts, named, strict=True)
-    return replace(prediction, parts=tuple(_renamed(part, one.label or "") for part, one in parts))
+    names = model.name(group, outlines, closed, prediction)
+    parts = zip(prediction.parts, names, strict=True)
+    return replace(
+        prediction, parts=tuple(_renamed(part, name.label or "") for part, name in parts)
+    )
 
 
-def name_new(
-    parts: Sequence[PartMask], group: ImageGroup, predictor: Predictor, closed: ClosedSet
+def name_unnamed(
+    parts: Sequence[PartMask], group: ImageGroup, model: ServedModel, closed: ClosedSet
 ) -> tuple[PartMask, ...]:
-    """Names regions an annotator just outlined and nobody has named; the language model rests."""
-    nameless = [part for part in parts if not part.label and part.mask.any()]
-    if not nameless or not isinstance(predictor, Naming):
+    """Names the regions without a label, which an annotator just outlined.
+
+    Without the group's prediction: the language model is not asked.
+    """
+    unnamed = [part for part in parts if not part.label and part.mask.any()]
+    if not unnamed:
         return tuple(parts)
-    outlines = [Outline(one.image_index, one.mask, one.kind, same=one.part_id) for one in nameless]
-    named = dict(zip(map(id, nameless), predictor.name(group, outlines, closed), strict=True))
+    outlines = [
+        Outline(part.image_index, part.mask, part.kind, same=part.part_id) for part in unnamed
+    ]
+    names = dict(zip(map(id, unnamed), model.name(group, outlines, closed), strict=True))
     return tuple(
-        _renamed(part, named[id(part)].label or "") if id(part) in named else part for part in parts
+        _renamed(part, names[id(part)].label or "") if id(part) in names else part for part in parts
     )
 
 

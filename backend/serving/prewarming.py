@@ -1,8 +1,8 @@
-"""Images of opened and upcoming tasks are encoded before anybody clicks on them.
+"""Encodes images of opened and upcoming tasks before anybody clicks on them.
 
 A thread that works only while nobody waits for a prediction, one image at a time. First the task
-that was opened, which is predicted, too: what the model finds by itself is what a click may mean.
-Then the next ones of its project, until their pixels reach a ceiling.
+that was opened: it is predicted, too, because a click may mean what the model finds by itself. Then
+the next tasks of its project, until their pixels reach a ceiling.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import queue
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Protocol
 
 from backend.errors import BackendError
+from backend.serving.service import PredictionService
+from backend.serving.task_predictor import TaskPredictor
 from backend.types import Task
 from calico_model.errors import CalicoError
 
@@ -23,40 +24,22 @@ _POLL_S = 0.05
 _MOST_OPENED = 64
 
 
-class Warming(Protocol):
-    """What looks at tasks; see `TaskPredictor`."""
-
-    def warm(self, task: Task, step_aside: Callable[[], None]) -> int:
-        """Fetches and encodes a task's images; returns the bytes of their pixels."""
-
-    def foresee(self, task: Task, step_aside: Callable[[], None]) -> None:
-        """Predicts a task that is warm, if that was not done lately."""
-
-
-class Waited(Protocol):
-    """Who knows whether anybody waits; see `PredictionService`."""
-
-    @property
-    def quiet_s(self) -> float:
-        """Seconds since anybody waited for a prediction."""
-
-
 class Prewarmer:
     """The thread.
 
     Args:
-        looking: encodes and predicts.
-        service: steps before it.
-        upcoming: the tasks an annotator of a project opens after one, in order; may raise
-            LabelStudioError. None where nobody can tell.
+        task_predictor: encodes and predicts.
+        service: its requests go before.
+        upcoming: returns the tasks an annotator of a project opens after a task, in order; may
+            raise LabelStudioError. None where nobody can tell.
         max_bytes: pixels fetched ahead of an opened task; 0 prefetches nothing.
         quiet_s: how long nobody may have waited for a prediction before an image is encoded.
     """
 
     def __init__(
         self,
-        task_predictor: Warming,
-        service: Waited,
+        task_predictor: TaskPredictor,
+        service: PredictionService,
         upcoming: Callable[[int, int], Iterable[Task]] | None,
         *,
         max_bytes: int,
@@ -70,7 +53,7 @@ class Prewarmer:
         self._thread.start()
 
     def open(self, task: Task) -> None:
-        """Says that an annotator opened a task; returns at once."""
+        """Queues a task that an annotator opened; returns at once."""
         try:
             self._opened.put_nowait(task)
         except queue.Full:
@@ -79,19 +62,19 @@ class Prewarmer:
     def close(self) -> None:
         """Stops after the image under way."""
         self._is_closed.set()
-        with suppress(queue.Full):  # then the thread wakes by what is there
+        with suppress(queue.Full):  # what is queued wakes the thread, too
             self._opened.put_nowait(None)
 
     def _run(self) -> None:
         while not self._is_closed.is_set() and (task := self._opened.get()) is not None:
             try:
-                self._warm(task)
+                self._prewarm(task)
             except _Closed:
                 return
-            except Exception:  # ahead of time or not at all: nobody waits for it
+            except Exception:  # work ahead of time: nobody waits for it
                 _log.exception("prewarming failed", extra={"event": "prewarm_failed"})
 
-    def _warm(self, opened: Task) -> None:
+    def _prewarm(self, opened: Task) -> None:
         self._encode(opened, is_opened=True)
         if self._upcoming is None or not self._max_bytes:
             return
@@ -103,24 +86,25 @@ class Prewarmer:
         except BackendError as error:
             _log.info("upcoming tasks unknown: %s", error, extra={"event": "prewarm_unknown"})
             return
-        used = 0
+        used_bytes = 0
         for task in following:
-            if used >= self._max_bytes or not self._opened.empty():
+            if used_bytes >= self._max_bytes or not self._opened.empty():
                 return  # whoever opened another task comes first
-            used += self._encode(task)
+            used_bytes += self._encode(task)
 
     def _encode(self, task: Task, *, is_opened: bool = False) -> int:
+        """Encodes a task's images, and predicts an opened task; returns the bytes of its pixels."""
         if task.problem is not None:
             return 0
         self._step_aside()
         try:
-            used = self._task_predictor.warm(task, self._step_aside)
+            used_bytes = self._task_predictor.encode_ahead(task, self._step_aside)
             if is_opened:
-                self._task_predictor.foresee(task, self._step_aside)
+                self._task_predictor.predict_ahead(task, self._step_aside)
         except (BackendError, CalicoError) as error:
             _log.info("not prewarmed: %s", error, extra={"event": "prewarm_skipped"})
             return 0
-        return used
+        return used_bytes
 
     def _step_aside(self) -> None:
         """Waits until nobody has waited for a prediction for a moment."""

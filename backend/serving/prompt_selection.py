@@ -1,6 +1,6 @@
-"""What a click or box asks for: which regions of a group's prediction to suggest.
+"""Which regions of a group's prediction a click or box picks, where nothing is outlined anew.
 
-Pure. A place on one image names a thing; the answer is that thing on every image of the group.
+Pure. A position on one image picks a thing; the answer is that thing on every image of the group.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def select_prompted(prediction: GroupPrediction, prompts: Sequence[Prompt]) -> G
     """
     picked: dict[int, PartMask] = {}
     for prompt in prompts:
-        if prompt.is_positive and (target := _find(prediction, prompt)) is not None:
+        if prompt.is_positive and (target := _target(prediction, prompt)) is not None:
             for index, part in enumerate(prediction.parts):
                 if part is target or _is_same(part, target):
                     picked[index] = _relabelled(part, prompt)
@@ -36,7 +36,7 @@ def select_prompted(prediction: GroupPrediction, prompts: Sequence[Prompt]) -> G
     return replace(prediction, parts=kept)
 
 
-def _find(prediction: GroupPrediction, prompt: Prompt) -> PartMask | None:
+def _target(prediction: GroupPrediction, prompt: Prompt) -> PartMask | None:
     parts = [
         part
         for part in prediction.of_image(prompt.image_index)

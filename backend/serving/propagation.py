@@ -1,105 +1,76 @@
-"""One clicked or accepted region -> suggestions on all images of its group.
+"""Propagates one clicked or accepted region to all images of its group.
 
-What is absent is group_prediction, not drawn. Pure but for the model it is handed.
+Images that do not show it are reported, not drawn on. Pure but for the model it calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
-from backend.serving.model_host import Predictor
+from backend.served_model import ServedModel
 from calico_model.types import GroupPrediction, ImageGroup, PartMask
 from calico_model.vocabulary import Vocabulary, normalise
 
 _TAG_SIGNS = frozenset("<>[]()")  # a label with these could be read as a tag of the answers
 
 
-class Proposed(Protocol):
-    """What one image shows of a part."""
-
-    @property
-    def image_index(self) -> int:
-        """Which image."""
-
-    @property
-    def parts(self) -> tuple[PartMask, ...]:
-        """Where it is; none if it is not there."""
-
-
-@runtime_checkable
-class Transferring(Predictor, Protocol):
-    """A model that finds an outlined part in other images."""
-
-    def transfer(
-        self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
-    ) -> Sequence[Proposed]:
-        """Proposes an outlined part on the other images of a group."""
-
-
 @dataclass(frozen=True, eq=False)
-class Spread:
+class Propagated:
     """Suggestions that follow from one region.
 
     Attributes:
-        parts: the region itself, then what was found, in image order.
+        parts: the region itself, then the regions found elsewhere, in image order.
         absent: images that do not show it, rising.
     """
 
     parts: tuple[PartMask, ...]
     absent: tuple[int, ...] = ()
 
-    @property
-    def sentence(self) -> str:
-        """What to tell the annotator, or "" when there is nothing to say."""
-        if not self.absent:
-            return ""
-        numbers = ", ".join(str(image + 1) for image in self.absent)
-        return f"{self.parts[0].label or 'this'}: absent on {numbers}"
 
-
-def spread(
+def propagate(
     part: PartMask,
     group: ImageGroup,
     group_prediction: GroupPrediction | None,
-    predictor: Predictor,
+    model: ServedModel,
     vocabulary: Vocabulary | None = None,
-) -> Spread:
+) -> Propagated:
     """Proposes a region on all images of its group.
 
     Args:
-        part: the region, named or not; an empty one spreads nowhere.
+        part: the region, named or not; an empty one is propagated nowhere.
         group: 1 to 8 images.
-        group_prediction: what the predictor predicted for the group, if that is known.
-        predictor: the version that answers.
+        group_prediction: what the model predicted for the group, if that is known.
+        model: the version that answers.
         vocabulary: the labels that regions may have; None where any text may be written.
     """
-    if len(group) < 2 or not part.mask.any() or not isinstance(predictor, Transferring):
-        return Spread((part,))
-    called = _called(part.label, group_prediction, vocabulary)
-    found = predictor.transfer(group, replace(part, label=called), group_prediction)
-    parts = tuple(_relabelled(region, part.label) for one in found for region in one.parts)
-    return Spread((part, *parts), tuple(one.image_index for one in found if not one.parts))
+    if len(group) < 2 or not part.mask.any():
+        return Propagated((part,))
+    name = _model_name(part.label, group_prediction, vocabulary)
+    proposals = model.transfer(group, replace(part, label=name), group_prediction)
+    parts = tuple(
+        _relabelled(region, part.label) for proposal in proposals for region in proposal.parts
+    )
+    absent = tuple(proposal.image_index for proposal in proposals if not proposal.parts)
+    return Propagated((part, *parts), absent)
 
 
-def _called(
+def _model_name(
     label: str, group_prediction: GroupPrediction | None, vocabulary: Vocabulary | None
 ) -> str:
-    """What the model calls a label: the name of it that it said itself, else its own name."""
+    """Returns the model's name of a label: a spelling it has predicted, else the first one."""
     if vocabulary is None or label not in vocabulary.labels:
         return normalise(label) if set(label) & _TAG_SIGNS else label
-    names = vocabulary.spellings(label)
-    spoken = (
+    spellings = vocabulary.spellings(label)
+    predicted = (
         {normalise(part.label) for part in group_prediction.parts}
         if group_prediction is not None
         else set()
     )
-    return next((name for name in names if name in spoken), names[0])
+    return next((name for name in spellings if name in predicted), spellings[0])
 
 
 def _relabelled(region: PartMask, label: str) -> PartMask:
-    """The region under the project's label; so is the name of its place, if it began with that."""
+    """Puts a region, and a part id that begins with its label, under the project's label."""
     part_id = region.part_id
     if part_id is not None and part_id.startswith(f"{region.label}@"):
         part_id = f"{label}{part_id.removeprefix(region.label)}"

@@ -1,9 +1,9 @@
-"""After a promotion: predicts again what nobody has begun, so that the order of tasks is fresh.
+"""After a promotion: predicts untouched tasks again, so that their order in Label Studio is fresh.
 
-A thread that asks Label Studio for untouched tasks, has them predicted behind everything else, and
-pushes each prediction with its score and its place among groups that look alike. It keeps no list
-of its own: what has a prediction of the version is left out by Label Studio, so a restart goes on
-where the last process stopped. A newer version ends the pass at once.
+A thread asks Label Studio for the tasks nobody has begun, has each predicted behind everything
+else, and pushes the prediction with its score and the task's place among those that look alike. It
+keeps no list of its own: Label Studio leaves out tasks that have a prediction of the version, so a
+restart goes on where the last process stopped. A newer version ends the pass at once.
 """
 
 from __future__ import annotations
@@ -13,85 +13,38 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
+import numpy as np
+from sqlalchemy import Connection, select
+
+from backend.clock import now_us
 from backend.errors import BackendError, LabelStudioError
-from backend.serving.descriptors import Descriptors
-from backend.serving.jobs import PredictionResult
+from backend.label_schema import LabelSchema
+from backend.serving.service import PredictionService
+from backend.serving.studio import StudioTasks, TaskPlace
+from backend.storage.store import Store
+from backend.storage.tables import descriptor
 from backend.storage.versions import AdapterVersion
-from backend.types import LabelSchema, Task
+from backend.types import Task
 from calico_model.inference.diversity import Clusters, neighbours
 from calico_model.types import Vector
 
 _log = logging.getLogger(__name__)
 _MOST_CLUSTERS, _MOST_NEIGHBOURS = 16, 5
+_MOST_DESCRIPTORS = 50_000  # of one project; neighbours of more are not worth the memory
 _POLL_S = 0.25
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a task stands among those that look like it; cluster None if nothing is known."""
-
-    cluster: int | None = None
-    neighbors: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Pending:
-    """Tasks that wait for a prediction of a version.
-
-    Attributes:
-        tasks: the next ones, by rising id.
-        schema: of the project's labeling config.
-        total: how many there are.
-    """
-
-    tasks: tuple[Task, ...]
-    schema: LabelSchema
-    total: int
-
-
-class Studio(Protocol):
-    """Label Studio as refreshing sees it; every call may raise LabelStudioError."""
-
-    def pending(self, project_id: int, version: str, after: int) -> Pending:
-        """The next tasks nobody has begun and this version has not predicted."""
-
-    def is_pending(self, project_id: int, version: str, task_id: int) -> bool:
-        """Whether that still holds for one task."""
-
-    def push(self, task: Task, answer: PredictionResult, place: Place) -> None:
-        """Stores a prediction."""
-
-    def show(self, project_id: int, version: str) -> bool:
-        """Makes the order of tasks follow the scores of a version; whether it does."""
-
-
-class Ahead(Protocol):
-    """The service that predicts; see `PredictionService`."""
-
-    def current(self, project_id: int | None) -> AdapterVersion | None:
-        """The version that answers a project now."""
-
-    def predict_ahead(
-        self, task: Task, schema: LabelSchema, version: AdapterVersion | None
-    ) -> PredictionResult | None:
-        """Predicts one task behind everything else."""
-
-    @property
-    def quiet_s(self) -> float:
-        """Seconds since anybody waited for a prediction."""
+_WRITE_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
 class RefreshStatus:
-    """How a pass stands.
+    """How a pass over a project stands.
 
     Attributes:
         version: that predicts.
-        done: tasks that were pushed.
+        done: tasks whose prediction was pushed.
         total: tasks there were to do.
-        is_running: whether it goes on.
+        is_running: whether the pass goes on.
     """
 
     version: str
@@ -104,23 +57,23 @@ class Refresher:
     """The thread.
 
     Args:
-        projects: every project there is.
+        projects: returns every project there is.
         service: predicts.
         studio: Label Studio.
         descriptors: how tasks look.
-        base: names the encoder descriptors are of, None while there is none.
+        base: returns the version of the encoders, None while they load.
         pause_s: between two tasks.
-        quiet_s: how long nobody may have waited for a prediction before one is made ahead.
-        every_s: pause between looks at the versions.
-        again_s: after which a finished project is looked at again, for tasks that are new.
+        quiet_s: how long nobody may have waited for a prediction before a task is predicted.
+        every_s: pause between two rounds over all projects.
+        again_s: after which a finished project is asked again, for tasks that are new.
     """
 
     def __init__(
         self,
         projects: Callable[[], Iterable[int]],
-        service: Ahead,
-        studio: Studio,
-        descriptors: Descriptors,
+        service: PredictionService,
+        studio: StudioTasks,
+        descriptors: TaskDescriptors,
         *,
         base: Callable[[], str | None],
         pause_s: float = 0.1,
@@ -138,7 +91,7 @@ class Refresher:
         self._thread = threading.Thread(target=self._run, name="refresher", daemon=True)
 
     def start(self) -> None:
-        """Begins; returns at once."""
+        """Starts the thread; returns at once."""
         self._thread.start()
 
     def close(self) -> None:
@@ -146,11 +99,11 @@ class Refresher:
         self._is_closed.set()
 
     def status(self, project_id: int) -> RefreshStatus | None:
-        """How the last pass of a project stands, None if there was none."""
+        """Returns how the last pass of a project stands, None if there was none."""
         return self._status.get(project_id)
 
     def round(self) -> int:
-        """Looks at every project once; returns how many tasks were pushed."""
+        """Refreshes every project that is due; returns how many predictions were pushed."""
         pushed = 0
         for project_id in self._projects():
             if self._is_closed.is_set():
@@ -178,8 +131,8 @@ class Refresher:
         return known != version or time.monotonic() >= not_before
 
     def _refresh(self, project_id: int, version: AdapterVersion) -> int:
-        """One pass over a project; returns how many tasks were pushed."""
-        looks = _Looks(self._descriptors, project_id, self._base() or "")
+        """Runs one pass over a project; returns how many predictions were pushed."""
+        places = _TaskPlaces(self._descriptors, project_id, self._base() or "")
         after = done = total = 0
         is_shown = self._studio.show(project_id, version.id)
         while (page := self._studio.pending(project_id, version.id, after)).tasks:
@@ -191,7 +144,7 @@ class Refresher:
                 if not self._may_go_on(project_id, version):
                     return done
                 after = max(after, task.id or 0)
-                done += self._predict(project_id, version, task, page.schema, looks)
+                done += self._predict(project_id, version, task, page.schema, places)
             # Label Studio knows the scores of a version once there are some.
             is_shown = is_shown or self._studio.show(project_id, version.id)
         if total:
@@ -218,19 +171,19 @@ class Refresher:
         version: AdapterVersion,
         task: Task,
         schema: LabelSchema,
-        looks: _Looks,
+        places: _TaskPlaces,
     ) -> int:
-        """Predicts and pushes one task; returns 1 if it has a new prediction."""
+        """Predicts and pushes one task; returns 1 if it has a new prediction, else 0."""
         if task.id is None or task.problem is not None:
             return 0
-        answer = self._service.predict_ahead(task, schema, version)
-        if answer is None or answer.problem is not None or answer.version != version.id:
+        result = self._service.predict_ahead(task, schema, version)
+        if result is None or result.problem is not None or result.version != version.id:
             return 0
-        place = looks.place(task.id, answer.look)
+        place = places.place(task.id, result.descriptor)
         # Somebody may have opened it while it was predicted.
         if not self._studio.is_pending(project_id, version.id, task.id):
             return 0
-        self._studio.push(task, answer, place)
+        self._studio.push(task, result, place)
         return 1
 
     def _end(self, project_id: int) -> None:
@@ -249,26 +202,65 @@ class Refresher:
             self._is_closed.wait(self._every_s)
 
 
-class _Looks:
-    """How the tasks of one project look, as far as they were seen."""
+class TaskDescriptors:
+    """How tasks look, kept in the database for the next pass. Threads may share it."""
 
-    def __init__(self, descriptors: Descriptors, project_id: int, base: str) -> None:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def load(self, project_id: int, base: str) -> dict[int, Vector]:
+        """Returns the descriptors of a project that one base's encoders made, by task.
+
+        In the order they were kept; each is a (d,) float32 vector of length 1.
+        """
+        columns = descriptor.c
+        query = (
+            select(columns.task_id, columns.vector)
+            .where(columns.project_id == project_id, columns.base == base)
+            .order_by(columns.kept_at_us, columns.task_id)
+            .limit(_MOST_DESCRIPTORS)
+        )
+        with self._store.read() as connection:
+            return {
+                row.task_id: np.frombuffer(row.vector, np.float32)
+                for row in connection.execute(query)
+            }
+
+    def keep(self, project_id: int, task_id: int, base: str, vector: Vector) -> None:
+        """Keeps the descriptor of a task in place of an older one."""
+        row = self._store.insert(descriptor).values(
+            project_id=project_id,
+            task_id=task_id,
+            base=base,
+            vector=vector.astype(np.float32).tobytes(),
+            kept_at_us=now_us(),
+        )
+        newest = {name: row.excluded[name] for name in ("base", "vector", "kept_at_us")}
+        upsert = row.on_conflict_do_update(index_elements=["project_id", "task_id"], set_=newest)
+
+        def change(connection: Connection) -> None:
+            connection.execute(upsert)
+
+        self._store.write(change, timeout_s=_WRITE_TIMEOUT_S)
+
+
+class _TaskPlaces:
+    """The clusters and neighbours of one project's tasks, as far as their looks are known."""
+
+    def __init__(self, descriptors: TaskDescriptors, project_id: int, base: str) -> None:
         self._descriptors, self._project_id, self._base = descriptors, project_id, base
         self._known: dict[int, Vector] = descriptors.load(project_id, base)
         self._clusters = Clusters(_MOST_CLUSTERS)
-        self._placed = {task: self._clusters.place(one) for task, one in self._known.items()}
+        self._placed = {task: self._clusters.place(vector) for task, vector in self._known.items()}
 
-    def place(self, task_id: int, look: Vector | None) -> Place:
-        """Returns where a task stands, and remembers how it looks."""
-        if look is None:
-            return Place()
-        nearest = neighbours(
-            look,
-            {task: one for task, one in self._known.items() if task != task_id},
-            most=_MOST_NEIGHBOURS,
-        )
+    def place(self, task_id: int, vector: Vector | None) -> TaskPlace:
+        """Returns the place of a task, and remembers how it looks."""
+        if vector is None:
+            return TaskPlace()
+        others = {task: known for task, known in self._known.items() if task != task_id}
+        nearest = neighbours(vector, others, most=_MOST_NEIGHBOURS)
         if task_id not in self._placed:
-            self._descriptors.keep(self._project_id, task_id, self._base, look)
-            self._known[task_id] = look
-            self._placed[task_id] = self._clusters.place(look)
-        return Place(self._placed[task_id], nearest)
+            self._descriptors.keep(self._project_id, task_id, self._base, vector)
+            self._known[task_id] = vector
+            self._placed[task_id] = self._clusters.place(vector)
+        return TaskPlace(self._placed[task_id], nearest)

@@ -1,8 +1,8 @@
-"""The routes Label Studio calls: parse at the wire door, ask a service, render at the door.
+"""The routes Label Studio calls: parse at the wire door, call a service, render at the wire door.
 
-Nothing here works for long: /health and /setup answer from memory, /versions reads one small table
-without waiting for whoever writes (Label Studio gives it 3 s), /webhook waits for one commit,
-/predict for the prediction queue within its budget.
+No route works for long: /health and /setup answer from memory, /versions reads one small table
+without waiting for writers (Label Studio gives it 3 s), /webhook waits for one commit, /predict for
+the prediction queue within its budget.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from werkzeug.exceptions import HTTPException
 from backend.errors import RequestError
 from backend.label_studio.event import parse_events
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.reply import setup_answer, versions_answer
-from backend.label_studio.task import parse_predict_request, parse_setup_request
-from backend.serving.http_connection import left_of
+from backend.label_studio.request import parse_predict_request, parse_setup_request
+from backend.label_studio.response import setup_answer, versions_answer
+from backend.serving.http_connection import client_disconnected
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
 from backend.serving.rendering import render_answers
@@ -40,34 +40,41 @@ def build_routes(
 ) -> Blueprint:
     """Returns every route of the backend.
 
-    `on_open` is told of tasks that annotators open, `on_setup` what Label Studio calls itself.
+    Args:
+        store: the journal of events.
+        host: holds the model.
+        service: predicts.
+        metrics: count events.
+        on_open: called with every task that an annotator opens.
+        on_setup: called with the host name under which Label Studio knows itself, or None.
     """
     routes = Blueprint("calico", __name__)
 
     @routes.get("/health")
     def health() -> Response:
-        store.check()
+        store.health.check()
         return _json({"status": "UP", "model": host.state.value})
 
     @routes.post("/setup")
     def setup() -> Response:
         # Refused here, a config that cannot work shows as an error in the project's settings.
-        asked = parse_setup_request(_body())
-        parse_label_config(asked.label_config)
+        parsed = parse_setup_request(_body())
+        parse_label_config(parsed.label_config)
         host.check()
-        on_setup(asked.hostname)
-        version = service.announced(service.current(asked.project_id))
+        on_setup(parsed.hostname)
+        version = service.announced(service.current(parsed.project_id))
         return Response(setup_answer(version), mimetype=_JSON)
 
     @routes.post("/predict")
     def predict() -> Response:
-        asked = parse_predict_request(_body())
-        # Read once: whatever is published meanwhile, this request is answered by this version.
-        version = service.current(asked.project_id)
-        answers = service.predict(asked, version, has_left=left_of(request.environ))
-        if len(asked.tasks) == 1 and not asked.prompts:
-            on_open(asked.tasks[0])
-        body = render_answers(asked, answers, service.announced(version))
+        parsed = parse_predict_request(_body())
+        # Read once: whatever is published meanwhile, this version answers the request.
+        version = service.current(parsed.project_id)
+        is_gone = client_disconnected(request.environ)
+        results = service.predict(parsed, version, is_client_gone=is_gone)
+        if len(parsed.tasks) == 1 and not parsed.prompts:
+            on_open(parsed.tasks[0])
+        body = render_answers(parsed, results, service.announced(version))
         return Response(body, mimetype=_JSON)
 
     @routes.post("/webhook")
@@ -99,7 +106,7 @@ def _body() -> bytes:
         return request.get_data(cache=False)
     except HTTPException:  # too large, or the client left
         raise
-    except Exception as error:  # what a server raises for broken chunks is its own matter
+    except Exception as error:  # every server has its own error for broken chunks
         raise RequestError(
             f"expected a whole body ({type(error).__name__})", field="body"
         ) from error

@@ -1,6 +1,6 @@
-"""From parsed tasks to answers within a budget; what takes longer is finished later.
+"""From parsed tasks to results within a budget; what takes longer is finished later.
 
-Owns who waits for what. Does not know HTTP, nor how a task is looked at.
+Owns who waits for what. Does not know HTTP, nor how a task is predicted.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import time
 from collections.abc import Callable
 
 from backend.errors import BusyError, InvalidTaskError
-from backend.inference_priority import InferencePriority
+from backend.label_schema import LabelSchema
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.job_queue import JobQueue
 from backend.serving.jobs import PredictionJob, PredictionResult, Problem
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
 from backend.serving.task_predictor import TaskPredictor
-from backend.serving.text_prompts import settle
+from backend.serving.text_prompts import separate_question
 from backend.storage.versions import AdapterVersion
-from backend.types import LabelSchema, PredictRequest, Task
+from backend.types import PredictRequest, Task
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_AHEAD_S = 3600.0
 
-Push = Callable[[Task, PredictionResult], None]
+SendLater = Callable[[Task, PredictionResult], None]
 
 
 class PredictionService:
@@ -35,13 +35,14 @@ class PredictionService:
 
     Args:
         host: holds the model.
-        looking: looks at one task.
-        push: sends one late answer to Label Studio in the background, or None when nobody can.
+        task_predictor: predicts one task.
+        metrics: count the outcomes.
+        send_later: queues a late result for Label Studio, or None when nobody can send it; may
+            raise BusyError.
         budget_s: longest a request may wait.
-        seats: requests that may wait at once, so that threads are left for everything else.
+        waiting_requests: that may wait at once, so that threads are left for everything else.
         capacity: tasks that may wait.
-        lines: the version of each project; without, the base answers everything.
-        right_of_way: taken while a task is looked at, so that training beside it waits.
+        registry: the version of each project.
     """
 
     def __init__(
@@ -50,20 +51,18 @@ class PredictionService:
         task_predictor: TaskPredictor,
         metrics: Metrics,
         *,
-        push: Push | None,
+        send_later: SendLater | None,
         budget_s: float,
-        seats: int,
+        waiting_requests: int,
         capacity: int,
-        lines: AdapterRegistry | None = None,
-        inference_priority: InferencePriority | None = None,
+        registry: AdapterRegistry,
     ) -> None:
-        self._host, self._task_predictor, self._metrics = host, task_predictor, metrics
-        self._push, self._budget_s = push, budget_s
-        self._seats = threading.BoundedSemaphore(seats)
-        self._lines, self._right_of_way = lines, inference_priority
-        self._asked_s = -math.inf
+        self._host, self._metrics, self._registry = host, metrics, registry
+        self._send_later, self._budget_s = send_later, budget_s
+        self._may_wait = threading.BoundedSemaphore(waiting_requests)
+        self._requested_at = -math.inf
         self._queue: JobQueue[PredictionJob, PredictionResult] = JobQueue(
-            self._answer, on_late=self._send_later, capacity=capacity
+            task_predictor.predict_task, on_late=self._handle_late, capacity=capacity
         )
 
     @property
@@ -73,20 +72,20 @@ class PredictionService:
 
     @property
     def pending(self) -> int:
-        """Tasks that wait or are looked at."""
+        """Tasks that wait or are being predicted."""
         return self._queue.pending
 
     @property
     def quiet_s(self) -> float:
-        """Seconds since anybody asked for a prediction, 0 while tasks wait."""
-        return 0.0 if self._queue.waiting else time.monotonic() - self._asked_s
+        """Seconds since the last request for a prediction, 0 while tasks wait."""
+        return 0.0 if self._queue.waiting else time.monotonic() - self._requested_at
 
     def current(self, project_id: int | None) -> AdapterVersion | None:
         """Reads which version answers a project now; None for the base."""
-        return None if self._lines is None else self._lines.current(project_id)
+        return self._registry.current(project_id)
 
     def announced(self, version: AdapterVersion | None) -> str | None:
-        """What predictions of a version are stamped with; None while there are no weights."""
+        """Returns what predictions of a version are stamped with; None without weights."""
         base = self._host.version
         return base if base is None or version is None else version.id
 
@@ -95,29 +94,30 @@ class PredictionService:
         request: PredictRequest,
         version: AdapterVersion | None = None,
         *,
-        has_left: Callable[[], bool] | None = None,
+        is_client_gone: Callable[[], bool] | None = None,
     ) -> tuple[PredictionResult | None, ...]:
         """Answers every task of a request, in order, within the budget.
 
         Args:
-            request: what is asked.
+            request: as parsed.
             version: `current` of its project, read when the request came.
-            has_left: whether who asked is gone. What was clicked is then no longer of use.
+            is_client_gone: whether the client has disconnected; its clicks are then no longer
+                useful.
 
         Returns:
             One entry per task; None stands for "not yet": the task is finished in the background
-            and sent to Label Studio, or at least remembered for the next time it is asked. Tasks
-            beyond the capacity are "not yet" too, but have to be asked for again: Label Studio
-            would show an error as success, and lose the tasks that do fit.
+            and sent to Label Studio, or at least remembered for the next request. Tasks beyond the
+            capacity are "not yet" too, but have to be asked for again: Label Studio would show an
+            error as success, and lose the tasks that do fit.
 
         Raises:
             NotReadyError: the weights cannot be used.
             BusyError: the service is closed.
         """
-        began = self._asked_s = time.monotonic()
+        began = self._requested_at = time.monotonic()
         self._host.check()
-        question, prompts = settle(request.question, request.prompts)
-        works = [
+        question, prompts = separate_question(request.question, request.prompts)
+        jobs = [
             PredictionJob(
                 task,
                 request.schema,
@@ -130,29 +130,31 @@ class PredictionService:
             for task in request.tasks
             if task.problem is None
         ]
-        # A lone task is one that somebody just opened.
+        # A single task was just opened by somebody.
         is_urgent = request.is_interactive or len(request.tasks) == 1
-        jobs = self._queue.submit(
-            [(work.key, work) for work in works],
+        entries = self._queue.submit(
+            [(job.key, job) for job in jobs],
             is_urgent=is_urgent,
             is_kept=not request.is_interactive,
         )
-        if surplus := sum(job is None for job in jobs):
+        if surplus := sum(entry is None for entry in entries):
             _log.warning("tasks without a place", extra={"event": "queue_full", "surplus": surplus})
-        has_seat = self._seats.acquire(blocking=False)
+        may_wait = self._may_wait.acquire(blocking=False)
         try:
-            deadline = began + (self._budget_s if has_seat else 0.0)
-            who_left = has_left if request.is_interactive else None
-            found = iter(self._queue.collect(jobs, deadline=deadline, has_left=who_left))
+            deadline = began + (self._budget_s if may_wait else 0.0)
+            is_gone = is_client_gone if request.is_interactive else None
+            predicted = iter(
+                self._queue.collect(entries, deadline=deadline, is_client_gone=is_gone)
+            )
         finally:
-            if has_seat:
-                self._seats.release()
-        answers = tuple(
-            next(found) if task.problem is None else _unusable(task, self.announced(version))
+            if may_wait:
+                self._may_wait.release()
+        results = tuple(
+            next(predicted) if task.problem is None else _unusable(task, self.announced(version))
             for task in request.tasks
         )
-        self._count("not_yet", sum(answer is None for answer in answers))
-        return answers
+        self._count("not_yet", sum(result is None for result in results))
+        return results
 
     def predict_ahead(
         self, task: Task, schema: LabelSchema, version: AdapterVersion | None
@@ -160,38 +162,31 @@ class PredictionService:
         """Predicts one task that nobody waits for, behind everything else.
 
         Returns:
-            The answer, or None if there was no place or the service closed.
+            The result with its descriptor, or None if there was no place or the service closed.
 
         Raises:
             NotReadyError: the weights cannot be used.
             BusyError: the service is closed.
         """
         self._host.wait()
-        work = PredictionJob(task, schema, version=version, wants_look=True)
-        jobs = self._queue.submit([(work.key, work)], is_urgent=False)
-        (answer,) = self._queue.collect(jobs, deadline=time.monotonic() + _LONGEST_AHEAD_S)
-        return answer
+        job = PredictionJob(task, schema, version=version, wants_descriptor=True)
+        entries = self._queue.submit([(job.key, job)], is_urgent=False)
+        (result,) = self._queue.collect(entries, deadline=time.monotonic() + _LONGEST_AHEAD_S)
+        return result
 
     def close(self) -> None:
         """Answers "not yet" to everybody who waits and stops the workers."""
         self._queue.close()
 
-    def _answer(self, work: PredictionJob, is_wanted: Callable[[], bool]) -> PredictionResult:
-        """Runs in a worker thread."""
-        if self._right_of_way is None:
-            return self._task_predictor.predict_task(work, is_wanted)
-        with self._right_of_way.taken():
-            return self._task_predictor.predict_task(work, is_wanted)
-
-    def _send_later(self, work: PredictionJob, answer: PredictionResult) -> None:
-        if self._push is None or work.is_interactive or work.task.id is None or answer.problem:
+    def _handle_late(self, job: PredictionJob, result: PredictionResult) -> None:
+        if self._send_later is None or job.is_interactive or job.task.id is None or result.problem:
             return
         try:
-            self._push(work.task, answer)
+            self._send_later(job.task, result)
         except BusyError:
             self._count("push_failed")
             _log.warning(
-                "late answer dropped", extra={"event": "push_dropped", "task": work.task.id}
+                "late answer dropped", extra={"event": "push_dropped", "task": job.task.id}
             )
 
     def _count(self, outcome: str, amount: int = 1) -> None:

@@ -1,21 +1,22 @@
-"""Label Studio as serving sees it: where images come from and where late answers go."""
+"""Label Studio as serving sees it: images, tasks nobody has begun, and where predictions go."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from backend.label_schema import LabelSchema
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.download import MediaLimits
+from backend.label_studio.image_decoding import MediaLimits
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
 from backend.label_studio.names import StudioNames
 from backend.label_studio.untouched import show_version, untouched_tasks
 from backend.serving.jobs import PredictionResult
-from backend.serving.refreshing import Pending, Place
 from backend.settings import Settings
 from backend.types import Task
 
-_NO_VERSION = "-"  # no prediction is stamped so: whether there is one does not matter here
+_NO_VERSION = "-"  # stamped on no prediction: tasks are wanted whether they have one or not
 
 
 def connect_client(settings: Settings) -> LabelStudioClient | None:
@@ -27,7 +28,7 @@ def connect_client(settings: Settings) -> LabelStudioClient | None:
 
 
 def studio_names(settings: Settings) -> StudioNames:
-    """Returns the addresses that tasks may call Label Studio by."""
+    """Returns the addresses under which tasks may name Label Studio."""
     return StudioNames(settings.label_studio_names, file=settings.names_file)
 
 
@@ -53,19 +54,19 @@ def image_source(
 
 
 def prediction_sender(client: LabelStudioClient) -> Callable[[Task, PredictionResult], None]:
-    """Returns what stores one answer in Label Studio; it raises LabelStudioError."""
+    """Returns a function that stores one result in Label Studio; it raises LabelStudioError."""
 
-    def send(task: Task, answer: PredictionResult) -> None:
+    def send(task: Task, result: PredictionResult) -> None:
         if task.id is not None:
             client.create_prediction(
-                task.id, answer.regions, score=answer.score, version=answer.version or ""
+                task.id, result.regions, score=result.score, version=result.version or ""
             )
 
     return send
 
 
 def upcoming_tasks(client: LabelStudioClient) -> Callable[[int, int], tuple[Task, ...]]:
-    """Returns what tells which tasks nobody has begun follow one, by rising id."""
+    """Returns a function from project and task to the tasks nobody has begun after it, by id."""
 
     def following(project_id: int, task_id: int) -> tuple[Task, ...]:
         schema = parse_label_config(client.project(project_id).label_config)
@@ -75,13 +76,41 @@ def upcoming_tasks(client: LabelStudioClient) -> Callable[[int, int], tuple[Task
     return following
 
 
+@dataclass(frozen=True)
+class PendingTasks:
+    """Tasks that wait for a prediction of a version.
+
+    Attributes:
+        tasks: the next ones, by rising id.
+        schema: of the project's labeling config.
+        total: how many there are.
+    """
+
+    tasks: tuple[Task, ...]
+    schema: LabelSchema
+    total: int
+
+
+@dataclass(frozen=True)
+class TaskPlace:
+    """Where a task stands among those that look like it.
+
+    Attributes:
+        cluster: number of its cluster, None if nothing is known about its looks.
+        neighbors: ids of the most similar tasks, the nearest first.
+    """
+
+    cluster: int | None = None
+    neighbors: tuple[int, ...] = ()
+
+
 class StudioTasks:
-    """Label Studio's tasks that wait for a prediction; see `refreshing.Studio`.
+    """Label Studio's tasks that wait for a prediction. Every call may raise LabelStudioError.
 
     Args:
         client: its API.
         credentials: user name and password it sends to this backend, or None.
-        titles: what this backend may have been called in Label Studio before.
+        titles: returns the names this backend may have had in Label Studio before.
     """
 
     def __init__(
@@ -92,32 +121,32 @@ class StudioTasks:
     ) -> None:
         self._client, self._credentials, self._titles = client, credentials, titles
 
-    def pending(self, project_id: int, version: str, after: int) -> Pending:
-        """The next tasks nobody has begun and this version has not predicted."""
+    def pending(self, project_id: int, version: str, after: int) -> PendingTasks:
+        """Returns the next tasks that nobody has begun and this version has not predicted."""
         schema = parse_label_config(self._client.project(project_id).label_config)
         page = untouched_tasks(self._client, project_id, schema, version=version, after=after)
-        return Pending(page.tasks, schema, page.total)
+        return PendingTasks(page.tasks, schema, page.total)
 
     def is_pending(self, project_id: int, version: str, task_id: int) -> bool:
-        """Whether that still holds for one task."""
+        """Whether a task still waits for a prediction of this version."""
         schema = parse_label_config(self._client.project(project_id).label_config)
         page = untouched_tasks(self._client, project_id, schema, version=version, only=task_id)
         return bool(page.tasks)
 
-    def push(self, task: Task, answer: PredictionResult, place: Place) -> None:
-        """Stores a prediction."""
+    def push(self, task: Task, result: PredictionResult, place: TaskPlace) -> None:
+        """Stores a prediction with the task's place."""
         if task.id is not None:
             self._client.create_prediction(
                 task.id,
-                answer.regions,
-                score=answer.score,
-                version=answer.version or "",
+                result.regions,
+                score=result.score,
+                version=result.version or "",
                 cluster=place.cluster,
                 neighbors=place.neighbors,
             )
 
     def show(self, project_id: int, version: str) -> bool:
-        """Makes the order of tasks follow the scores of a version; whether it does."""
+        """Makes the order of tasks follow the scores of a version; returns whether it does."""
         return show_version(
             self._client,
             project_id,

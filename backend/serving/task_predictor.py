@@ -1,4 +1,4 @@
-"""One task through the model: fetch, look, render, remember.
+"""One task through the model: fetch its images, predict, render, remember.
 
 Does not know HTTP, nor who waits. One lock lets a single prediction use the model at a time; images
 of the next task arrive meanwhile.
@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 import msgspec
 
@@ -22,9 +21,12 @@ from backend.errors import (
     StoppedError,
     StoreError,
 )
+from backend.inference_priority import InferencePriority
 from backend.label_studio.label_set import vocabulary_in
+from backend.served_model import ServedModel
 from backend.serving.adapter_registry import AdapterRegistry
-from backend.serving.interactive import InteractiveSegmenter, Refining
+from backend.serving.caches import OpenedGroups, RecentPredictions
+from backend.serving.interactive import InteractiveSegmenter
 from backend.serving.jobs import (
     PredictionJob,
     PredictionResult,
@@ -34,19 +36,12 @@ from backend.serving.jobs import (
     content_key,
 )
 from backend.serving.metrics import Metrics
-from backend.serving.model_host import (
-    DescribingPredictor,
-    EncodingPredictor,
-    ModelHost,
-    Predictor,
-)
-from backend.serving.naming import ProjectNames, name_new, name_prediction, state_of
-from backend.serving.opened import OpenedGroups
+from backend.serving.model_host import ModelHost
+from backend.serving.naming import ProjectNames, name_prediction, name_unnamed, naming_state
 from backend.serving.prompt_selection import select_prompted
-from backend.serving.recent import RecentPredictions
-from backend.serving.text_prompts import closed_set, reply_to
+from backend.serving.text_prompts import answer_question, task_labels
 from backend.storage.store import Store
-from backend.types import Task
+from backend.types import GroupSource, Task
 from calico_model.errors import CalicoError
 from calico_model.interactive.naming.closed_set import ClosedSet
 from calico_model.types import ImageGroup, Vector
@@ -58,14 +53,7 @@ _MAY_PASS = (MediaUnavailableError, ForbiddenAddressError)
 _RECENT_BYTES = _OPENED_BYTES = 256 * 1024 * 1024
 
 
-class GroupSource(Protocol):
-    """Where a task's images come from."""
-
-    def fetch_group(self, task: Task) -> ImageGroup:
-        """Fetches every image of a task; raises MediaError naming the field."""
-
-
-class _Kept(msgspec.Struct):
+class _KeptAnswer(msgspec.Struct):
     """An answer as the store keeps it."""
 
     score: float
@@ -73,16 +61,18 @@ class _Kept(msgspec.Struct):
 
 
 class TaskPredictor:
-    """Looks at tasks.
+    """Predicts tasks.
 
     Args:
         host: holds the model.
         images: fetches a task's images.
         render: turns a prediction into the bytes of its regions, and a score.
         store: keeps answers.
+        metrics: count tasks and time their stages.
         code: version of the code that makes answers; those kept by other code are made anew.
-        lines: the version of each project; without, the base answers everything.
-        names: puts regions into closed label sets; without, they keep the model's own words.
+        registry: the version of each project.
+        inference_priority: taken while a task is predicted, so that training beside it waits.
+        names: puts regions into closed label sets; without, they keep the model's own names.
         refines: clicks and boxes outline anew; otherwise they pick from what the model found.
         click_budget_s: longest the clicks of one request hold the model.
         clock: seconds that only grow.
@@ -97,7 +87,8 @@ class TaskPredictor:
         metrics: Metrics,
         *,
         code: str,
-        lines: AdapterRegistry | None = None,
+        registry: AdapterRegistry,
+        inference_priority: InferencePriority,
         names: ProjectNames | None = None,
         refines: bool = True,
         click_budget_s: float = 10.0,
@@ -105,53 +96,39 @@ class TaskPredictor:
     ) -> None:
         self._host, self._images, self._render = host, images, render
         self._store, self._metrics, self._code = store, metrics, code
-        self._lines, self._names, self._refines = lines, names, refines
+        self._registry, self._inference_priority = registry, inference_priority
+        self._names, self._refines = names, refines
         self._click_budget_s, self._clock = click_budget_s, clock
         self._model_lock = threading.Lock()
         self._recent = RecentPredictions(_RECENT_BYTES)
         self._opened = OpenedGroups(_OPENED_BYTES)
-        self._assisting = InteractiveSegmenter()
+        self._segmenter = InteractiveSegmenter()
 
     def predict_task(
         self, job: PredictionJob, is_wanted: Callable[[], bool] = lambda: True
     ) -> PredictionResult:
-        """Answers one task; whatever goes wrong stays with it.
+        """Answers one task; an error becomes the problem of its result.
 
         Args:
-            work: the task.
-            is_wanted: whether anybody has a use for the answer; clicks that are not wanted any
-                more are given up.
+            job: the task.
+            is_wanted: whether the result is useful to anybody; clicks that are no longer wanted
+                are given up.
 
         Raises:
             NotReadyError: the weights cannot be used.
         """
-        about = {"task": job.task.id, "project": job.task.project_id}
-        predictor = self._host.wait()
-        if self._lines is not None:
-            predictor = self._lines.predictor(predictor, job.version)
-        try:
-            group = self._fetch(job)
-            is_pointing = self._refines and job.prompts and job.question is None
-            if is_pointing and isinstance(predictor, Refining):
-                return self._assist(job, group, predictor, is_wanted)
-            return self._predict(job, group, predictor)
-        except StoppedError as error:
-            self._count("cancelled")
-            problem = Problem(type(error).__name__, str(error), is_lasting=False)
-            return PredictionResult(b"", 0.0, predictor.version, problem)
-        except (MediaError, CalicoError) as error:
-            self._count("problem")
-            _log.warning("task problem: %s", error, extra={"event": "task_problem", **about})
-            problem = Problem(type(error).__name__, str(error), not isinstance(error, _MAY_PASS))
-            return PredictionResult(b"", 0.0, predictor.version, problem)
-        except Exception as error:
-            self._count("failed")
-            _log.exception("task failed", extra={"event": "task_failed", **about})
-            detail = f"{type(error).__name__} while predicting; the log has the details"
-            problem = Problem("PredictionFailed", detail, is_lasting=False)
-            return PredictionResult(b"", 0.0, predictor.version, problem)
+        with self._inference_priority.held():
+            model = self._registry.model(self._host.wait(), job.version)
+            try:
+                group = self._fetch(job)
+                if self._refines and job.prompts and job.question is None:
+                    return self._answer_clicks(job, group, model, is_wanted)
+                return self._predict(job, group, model)
+            except Exception as error:  # one bad task must not stop the others
+                problem = self._explain(job.task, error)
+                return PredictionResult(b"", 0.0, model.version, problem)
 
-    def warm(self, task: Task, step_aside: Callable[[], None]) -> int:
+    def encode_ahead(self, task: Task, step_aside: Callable[[], None]) -> int:
         """Fetches and encodes the images of a task that nobody waits for.
 
         Args:
@@ -165,23 +142,22 @@ class TaskPredictor:
             NotReadyError: the weights cannot be used.
             MediaError: an image cannot be used.
         """
-        predictor = self._host.wait()
+        model = self._host.wait()
         group = self._opened.get(task)
         if group is None:
             group = self._images.fetch_group(task)
             self._opened.put(task, group)
-        if isinstance(predictor, EncodingPredictor):
-            for index in range(len(group)):
-                step_aside()
-                with self._model_lock, self._metrics.stage("warm"):
-                    predictor.encode(group.only(index))
+        for index in range(len(group)):
+            step_aside()
+            with self._model_lock, self._metrics.stage("warm"):
+                model.encode(group.only(index))
         return sum(image.nbytes for image in group.images)
 
-    def foresee(self, task: Task, step_aside: Callable[[], None]) -> None:
-        """Predicts a warm task whose answer came from the store: clicks ask what the model found.
+    def predict_ahead(self, task: Task, step_aside: Callable[[], None]) -> None:
+        """Predicts an encoded task whose answer came from the store, for the clicks that follow.
 
         Args:
-            task: as in `warm`.
+            task: as in `encode_ahead`.
             step_aside: called before; returns when nobody else needs the model.
 
         Raises:
@@ -190,14 +166,13 @@ class TaskPredictor:
         group = self._opened.get(task)
         if group is None or not self._refines:
             return
-        predictor = self._host.wait()
-        if self._lines is not None:
-            predictor = self._lines.predictor(predictor, self._lines.current(task.project_id))
-        key = (content_key(group), predictor.version)
+        version = self._registry.current(task.project_id)
+        model = self._registry.model(self._host.wait(), version)
+        key = (content_key(group), model.version)
         step_aside()
         if key not in self._recent:
             with self._model_lock, self._metrics.stage("warm"):
-                prediction = predictor.predict(group)
+                prediction = model.predict(group)
             self._recent.put(key, prediction)
 
     def _fetch(self, job: PredictionJob) -> ImageGroup:
@@ -208,107 +183,127 @@ class TaskPredictor:
             self._opened.put(job.task, group)
         return group
 
-    def _assist(
+    def _answer_clicks(
         self,
         job: PredictionJob,
         group: ImageGroup,
-        predictor: Refining,
+        model: ServedModel,
         is_wanted: Callable[[], bool],
     ) -> PredictionResult:
-        """Answers clicks and boxes: on the image at once, and what is alike on the others."""
+        """Outlines what clicks and boxes mean, and what is alike on the other images."""
         clicked = {prompt.image_index for prompt in job.prompts}
-        group_prediction = self._recent.get((content_key(group), predictor.version), images=clicked)
+        group_prediction = self._recent.get((content_key(group), model.version), images=clicked)
         with self._model_lock, self._metrics.stage("assist"):
             until = self._clock() + self._click_budget_s
 
-            def goes_on() -> bool:
+            def has_time() -> bool:
                 if not is_wanted():
                     raise StoppedError("nobody waits for these clicks any more")
                 return self._clock() < until
 
-            goes_on()
+            has_time()  # raises where nobody waits any more
             vocabulary = vocabulary_in(job.schema, job.task.labels)
-            found = self._assisting.suggest(
-                group, job.prompts, job.canvas, predictor, group_prediction, goes_on, vocabulary
+            suggestions = self._segmenter.suggest(
+                group, job.prompts, job.canvas, model, group_prediction, has_time, vocabulary
             )
-            if (closed := self._closed(job)) is not None:
-                parts = name_new(found.prediction.parts, group, predictor, closed)
-                found = replace(found, prediction=replace(found.prediction, parts=parts))
-            found = found.spread(
+            if (closed := self._closed_set(job)) is not None:
+                suggestions = suggestions.with_parts(
+                    name_unnamed(suggestions.prediction.parts, group, model, closed)
+                )
+            suggestions = suggestions.propagated(
                 group,
-                predictor,
+                model,
                 group_prediction,
                 canvas=job.canvas,
-                goes_on=goes_on,
+                has_time=has_time,
                 vocabulary=vocabulary,
             )
             if closed is None:
-                found = found.in_own_words()
-            if not goes_on():
+                suggestions = suggestions.with_predicted_names()
+            if not has_time():
                 about = {"task": job.task.id, "prompts": len(job.prompts)}
                 _log.warning("clicks left out", extra={"event": "clicks_left_out", **about})
         with self._metrics.stage("render"):
-            regions, score = self._render(found.prediction, replace(job, ids=found.ids), group)
+            job = replace(job, ids=suggestions.ids)
+            regions, score = self._render(suggestions.prediction, job, group)
         self._count("assisted")
-        return PredictionResult(regions, score, predictor.version, absent=found.absent)
+        return PredictionResult(regions, score, model.version, absent=suggestions.absent)
 
     def _predict(
-        self, job: PredictionJob, group: ImageGroup, predictor: Predictor
+        self, job: PredictionJob, group: ImageGroup, model: ServedModel
     ) -> PredictionResult:
+        """Asks the model the three questions, or finds its answer where it is remembered."""
         content = content_key(group)
-        closed = self._closed(job)
-        code = self._code + state_of(closed)
-        key = answer_key(job, content, version=predictor.version, code=code)
-        if not job.is_interactive and (kept := self._find(key)) is not None:
+        closed = self._closed_set(job)
+        code = self._code + naming_state(closed)
+        key = answer_key(job, content, version=model.version, code=code)
+        if not job.is_interactive and (kept := self._find_kept(key)) is not None:
             self._count("cached")
-            look = self._see(job, group, predictor)
-            return PredictionResult(bytes(kept.regions), kept.score, predictor.version, look=look)
-        prediction = self._recent.get((content, predictor.version))
+            vector = self._describe(job, group, model)
+            regions = bytes(kept.regions)
+            return PredictionResult(regions, kept.score, model.version, descriptor=vector)
+        prediction = self._recent.get((content, model.version))
         if prediction is None:
             with self._model_lock, self._metrics.stage("model"):
-                prediction = predictor.predict(group)
-            self._recent.put((content, predictor.version), prediction)
+                prediction = model.predict(group)
+            self._recent.put((content, model.version), prediction)
         if job.question is not None:
-            labels = closed or closed_set(job.schema, job.task)
+            labels = closed or task_labels(job.schema, job.task)
             with self._model_lock, self._metrics.stage("ask"):
-                reply = reply_to(job.question, group, prediction, predictor, labels)
+                reply = answer_question(job.question, group, prediction, model, labels)
             prediction, job = reply.prediction, replace(job, reply=reply.sentence)
         elif job.prompts:
             prediction = select_prompted(prediction, job.prompts)
         elif closed is not None:
             with self._model_lock, self._metrics.stage("name"):
-                prediction = name_prediction(prediction, group, predictor, closed)
+                prediction = name_prediction(prediction, group, model, closed)
         with self._metrics.stage("render"):
             regions, score = self._render(prediction, job, group)
         if not job.is_interactive:
             self._store.keep_prediction(
                 key,
-                msgspec.json.encode(_Kept(score, msgspec.Raw(regions))),
+                msgspec.json.encode(_KeptAnswer(score, msgspec.Raw(regions))),
                 project_id=job.task.project_id,
                 task_id=job.task.id,
                 version=prediction.version,
             )
         self._count("predicted")
-        look = self._see(job, group, predictor)
-        return PredictionResult(regions, score, prediction.version, look=look)
+        vector = self._describe(job, group, model)
+        return PredictionResult(regions, score, prediction.version, descriptor=vector)
 
-    def _closed(self, job: PredictionJob) -> ClosedSet | None:
-        return None if self._names is None else self._names.closed(job.schema, job.task)
+    def _closed_set(self, job: PredictionJob) -> ClosedSet | None:
+        return None if self._names is None else self._names.closed_set(job.schema, job.task)
 
-    def _see(self, job: PredictionJob, group: ImageGroup, predictor: Predictor) -> Vector | None:
-        """How a group looks, where somebody wants to know and the model can tell."""
-        if not job.wants_look or not isinstance(predictor, DescribingPredictor):
+    def _describe(self, job: PredictionJob, group: ImageGroup, model: ServedModel) -> Vector | None:
+        """Returns how the group looks, if the job wants it."""
+        if not job.wants_descriptor:
             return None
         with self._model_lock:
-            return predictor.describe(group)
+            return model.describe(group)
 
-    def _find(self, key: str) -> _Kept | None:
+    def _find_kept(self, key: str) -> _KeptAnswer | None:
         try:
             body = self._store.find_prediction(key)
-            return None if body is None else msgspec.json.decode(body, type=_Kept)
+            return None if body is None else msgspec.json.decode(body, type=_KeptAnswer)
         except (StoreError, msgspec.MsgspecError):
             _log.warning("kept answers cannot be read", exc_info=True)
             return None
+
+    def _explain(self, task: Task, error: Exception) -> Problem:
+        """Counts and logs an error of a task; called while the error is handled."""
+        about = {"task": task.id, "project": task.project_id}
+        name = type(error).__name__
+        if isinstance(error, StoppedError):
+            self._count("cancelled")
+            return Problem(name, str(error), is_lasting=False)
+        if isinstance(error, (MediaError, CalicoError)):
+            self._count("problem")
+            _log.warning("task problem: %s", error, extra={"event": "task_problem", **about})
+            return Problem(name, str(error), is_lasting=not isinstance(error, _MAY_PASS))
+        self._count("failed")
+        _log.exception("task failed", extra={"event": "task_failed", **about})
+        detail = f"{name} while predicting; the log has the details"
+        return Problem("PredictionFailed", detail, is_lasting=False)
 
     def _count(self, outcome: str) -> None:
         self._metrics.tasks.labels(outcome).inc()

@@ -1,8 +1,9 @@
 """Typed questions -> the regions and the sentence that answer them.
 
-A question of the three picks from the prediction; names are looked for on every image; "what is
-this?" names a drawn box. Whatever is typed is answered: what is not there is said to be absent,
-and what has no label is met with the labels there are. Pure but for the model it is handed.
+One of the three questions picks from the prediction; a name is looked for on every image; "what is
+this?" names a drawn box. Every text gets an answer: things that are not there are said to be
+absent, and words without a label are answered with the labels there are. Pure but for the model it
+calls.
 """
 
 from __future__ import annotations
@@ -10,69 +11,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
+from backend.label_schema import LabelSchema
 from backend.label_studio.label_set import closed_labels, vocabulary_of
-from backend.serving.model_host import Predictor
-from backend.serving.naming import Naming
-from backend.types import LabelSchema, Prompt, Question, Task
+from backend.served_model import ServedModel
+from backend.types import Prompt, Task, TextPrompt
 from calico_model.errors import CalicoError, UnclearRequestError
-from calico_model.inference.prompt import Box
 from calico_model.interactive.naming.closed_set import ClosedSet, Outline
 from calico_model.interactive.text_request import Request, Thing, read_request, unknown_words
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary, match
 
+if TYPE_CHECKING:
+    from calico_model.interactive.referring import Reference
+
 MOST_NAMES = 12
 _MOST_SPELLINGS = 4  # of one label that are looked for
-_NOTHING_OF = {
+_NO_REGIONS = {
     RegionKind.COMMON_OBJECT: "the images share no object",
     RegionKind.COMMON_PART: "the objects share no part",
     RegionKind.UNIQUE_PART: "no part is unique",
 }
 
 
-class Found(Protocol):
-    """One thing that was looked for."""
-
-    @property
-    def label(self) -> str:
-        """What it is."""
-
-    @property
-    def parts(self) -> tuple[PartMask, ...]:
-        """Where it is."""
-
-    @property
-    def absent(self) -> tuple[int, ...]:
-        """Images it is not on."""
-
-
-@runtime_checkable
-class Referring(Predictor, Protocol):
-    """A model that can be asked by name."""
-
-    def refer(
-        self,
-        group: ImageGroup,
-        names: Sequence[tuple[str, str | None]],
-        group_prediction: GroupPrediction,
-    ) -> Sequence[Found]:
-        """Looks for named things, each with its owner or None, on every image of a group."""
-
-
-@runtime_checkable
-class LookingInto(Predictor, Protocol):
-    """A model that can say what a box shows."""
-
-    def look_into(
-        self, group: ImageGroup, image_index: int, box: Box, group_prediction: GroupPrediction
-    ) -> PartMask:
-        """Outlines what a box shows and says what it is; the label is "" when it cannot tell."""
-
-
 @dataclass(frozen=True, eq=False)
-class Reply:
+class QuestionAnswer:
     """The answer to one question.
 
     Attributes:
@@ -84,16 +48,20 @@ class Reply:
     sentence: str
 
 
-def closed_set(schema: LabelSchema, task: Task) -> ClosedSet | None:
+def task_labels(schema: LabelSchema, task: Task) -> ClosedSet | None:
     """Returns the names a task's regions may have, None where any text may be written."""
     labels = closed_labels(schema, task.labels)
     return ClosedSet(vocabulary_of(labels)) if labels else None
 
 
-def settle(
-    question: Question | None, prompts: tuple[Prompt, ...]
-) -> tuple[Question | None, tuple[Prompt, ...]]:
-    """A text under a drawn box is its name, unless it asks for one; a text alone asks for all."""
+def separate_question(
+    question: TextPrompt | None, prompts: tuple[Prompt, ...]
+) -> tuple[TextPrompt | None, tuple[Prompt, ...]]:
+    """Separates a question from prompts; one of the two is left.
+
+    A text under a drawn box is the name of the box, unless it asks for a name. A text without a
+    box is a question about the whole group.
+    """
     if question is None or question.box is None:
         return question, () if question is not None else prompts
     try:
@@ -105,104 +73,98 @@ def settle(
     return None, tuple(replace(p, label=label) if p.id == question.id else p for p in prompts)
 
 
-def reply_to(
-    question: Question,
+def answer_question(
+    question: TextPrompt,
     group: ImageGroup,
     group_prediction: GroupPrediction,
-    predictor: Predictor,
+    model: ServedModel,
     closed: ClosedSet | None,
-) -> Reply:
+) -> QuestionAnswer:
     """Answers one question about a group.
 
     Args:
         question: as typed.
         group: 1 to 8 images.
-        group_prediction: what the predictor predicted for the group.
-        predictor: the version that answers.
+        group_prediction: what the model predicted for the group.
+        model: the version that answers.
         closed: the project's labels, and what is known of them; None when any name is allowed.
     """
     vocabulary = None if closed is None else closed.vocabulary
     try:
         request = read_request(question.text, vocabulary)
         if request.kinds:
-            return _of_kinds(request.kinds, group_prediction, vocabulary)
+            return _pick_kinds(request.kinds, group_prediction, vocabulary)
         if request.asks_name:
-            return _named(question, group, group_prediction, predictor, closed)
-        return _found(request, group, group_prediction, predictor, vocabulary)
+            return _name_box(question, group, group_prediction, model, closed)
+        return _find_things(request, group, group_prediction, model, vocabulary)
     except CalicoError as error:
-        return Reply(replace(group_prediction, parts=()), str(error).removeprefix("request: "))
+        sentence = str(error).removeprefix("request: ")
+        return QuestionAnswer(replace(group_prediction, parts=()), sentence)
 
 
-def _of_kinds(
+def _pick_kinds(
     kinds: Sequence[RegionKind], group_prediction: GroupPrediction, vocabulary: Vocabulary | None
-) -> Reply:
+) -> QuestionAnswer:
+    """Answers one of the three questions from the prediction."""
     parts = tuple(part for part in group_prediction.parts if part.kind in kinds)
-    if vocabulary is not None:  # in the project's words, and nothing that it has no word for
-        named = [(part, match(part.label, vocabulary)) for part in parts]
-        parts = tuple(replace(part, label=label) for part, label in named if label is not None)
+    if vocabulary is not None:  # under the project's labels; regions without a label are left out
+        labeled = [(part, match(part.label, vocabulary)) for part in parts]
+        parts = tuple(replace(part, label=label) for part, label in labeled if label is not None)
     sentences = []
     for kind in kinds:
         labels = dict.fromkeys(part.label for part in parts if part.kind is kind)
-        shown = kind.value.replace("_", " ")
-        sentences.append(f"{shown}: {', '.join(labels)}" if labels else _NOTHING_OF[kind])
-    return Reply(replace(group_prediction, parts=parts), "; ".join(sentences))
+        kind_name = kind.value.replace("_", " ")
+        sentences.append(f"{kind_name}: {', '.join(labels)}" if labels else _NO_REGIONS[kind])
+    return QuestionAnswer(replace(group_prediction, parts=parts), "; ".join(sentences))
 
 
-def _found(
+def _find_things(
     request: Request,
     group: ImageGroup,
     group_prediction: GroupPrediction,
-    predictor: Predictor,
+    model: ServedModel,
     vocabulary: Vocabulary | None,
-) -> Reply:
+) -> QuestionAnswer:
+    """Looks for named things on every image."""
     wanted = [(thing, label) for thing in request.things for label in thing.labels]
     if len(wanted) > MOST_NAMES:
         raise UnclearRequestError(f"expected at most {MOST_NAMES} names, got {len(wanted)}")
-    found: Sequence[Found] = ()
-    if wanted:
-        if not isinstance(predictor, Referring):
-            raise UnclearRequestError(f"{predictor.version} cannot be asked by name")
-        found = _look_for(wanted, group, group_prediction, predictor, vocabulary)
+    references = _refer(wanted, group, group_prediction, model, vocabulary) if wanted else []
     sentences = [
-        _told(thing, one, len(group)) for (thing, _), one in zip(wanted, found, strict=True)
+        _sentence(thing, reference, len(group))
+        for (thing, _), reference in zip(wanted, references, strict=True)
     ]
     if vocabulary is not None and (unknown := unknown_words(request.things, vocabulary)):
         sentences.append(unknown)
-    parts = tuple(part for one in found for part in one.parts)
-    return Reply(replace(group_prediction, parts=parts), "; ".join(sentences))
+    parts = tuple(part for reference in references for part in reference.parts)
+    return QuestionAnswer(replace(group_prediction, parts=parts), "; ".join(sentences))
 
 
-@dataclass(frozen=True, eq=False)
-class _Labelled:
-    """What was found under one of a label's names, under that label."""
-
-    label: str
-    parts: tuple[PartMask, ...]
-    absent: tuple[int, ...]
-
-
-def _look_for(
+def _refer(
     wanted: Sequence[tuple[Thing, str]],
     group: ImageGroup,
     group_prediction: GroupPrediction,
-    predictor: Referring,
+    model: ServedModel,
     vocabulary: Vocabulary | None,
-) -> list[_Labelled]:
-    """Asks for every label by each of its names: which one the model knows it by, nobody says."""
-    spelled = [_spellings(label, vocabulary) for _, label in wanted]
+) -> list[Reference]:
+    """Looks for every label under each of its spellings, and keeps the one found most surely.
+
+    Which spelling the model knows a label by is not known beforehand.
+    """
+    spellings = [_spellings(label, vocabulary) for _, label in wanted]
     names = [
         (name, thing.owner)
-        for (thing, _), some in zip(wanted, spelled, strict=True)
-        for name in some
+        for (thing, _), of_label in zip(wanted, spellings, strict=True)
+        for name in of_label
     ]
-    answers = iter(predictor.refer(group, names, group_prediction))
-    found = []
-    for (_, label), some in zip(wanted, spelled, strict=True):
-        tried = list(islice(answers, len(some)))
-        best = max(tried, key=lambda one: sum(part.score for part in one.parts))
+    answers = iter(model.refer(group, names, group_prediction))
+    references = []
+    for (_, label), of_label in zip(wanted, spellings, strict=True):
+        tried = list(islice(answers, len(of_label)))
+        best = max(tried, key=lambda reference: sum(part.score for part in reference.parts))
         parts = tuple(_relabelled(part, best.label, label) for part in best.parts)
-        found.append(_Labelled(label, parts, best.absent))
-    return found
+        references.append(replace(best, label=label, parts=parts))
+    return references
 
 
 def _spellings(label: str, vocabulary: Vocabulary | None) -> tuple[str, ...]:
@@ -215,48 +177,51 @@ def _relabelled(part: PartMask, name: str, label: str) -> PartMask:
     return replace(part, label=label, part_id=part_id)
 
 
-def _told(thing: Thing, found: Found, images: int) -> str:
-    """ "leg (for 'hind legs'): on images 1, 2; absent on image 3"."""
-    name = found.label if thing.is_literal else f"{found.label} (for {thing.words!r})"
-    if not found.parts:
+def _sentence(thing: Thing, reference: Reference, images: int) -> str:
+    """Says where a thing is: "leg (for 'hind legs'): on images 1 (80%), 2 (70%), absent on 3"."""
+    label = reference.label
+    name = label if thing.is_literal else f"{label} (for {thing.words!r})"
+    if not reference.parts:
         return f"{name}: absent on {'every image' if images > 1 else 'this image'}"
-    scores = ", ".join(f"{part.image_index + 1} ({part.score:.0%})" for part in found.parts)
-    there = f"{name}: on image{'s' if len(found.parts) > 1 else ''} {scores}"
-    if not found.absent:
+    scores = ", ".join(f"{part.image_index + 1} ({part.score:.0%})" for part in reference.parts)
+    there = f"{name}: on image{'s' if len(reference.parts) > 1 else ''} {scores}"
+    if not reference.absent:
         return there
-    numbers = ", ".join(str(image + 1) for image in found.absent)
+    numbers = ", ".join(str(image + 1) for image in reference.absent)
     return f"{there}, absent on {numbers}"
 
 
-def _named(
-    question: Question,
+def _name_box(
+    question: TextPrompt,
     group: ImageGroup,
     group_prediction: GroupPrediction,
-    predictor: Predictor,
+    model: ServedModel,
     closed: ClosedSet | None,
-) -> Reply:
+) -> QuestionAnswer:
+    """Outlines and names what a drawn box shows."""
     if question.box is None:
         raise UnclearRequestError("draw a box and type the question under it, or type a name")
-    if not isinstance(predictor, LookingInto):
-        raise UnclearRequestError(f"{predictor.version} cannot say what a box shows")
-    part = predictor.look_into(group, question.image_index, question.box, group_prediction)
+    part = model.look_into(group, question.image_index, question.box, group_prediction)
     if closed is not None and part.mask.any():
-        part = _in_words(part, group, group_prediction, predictor, closed)
-    told = f"{part.label} ({part.score:.0%})" if part.label else "nothing it could be named after"
-    return Reply(replace(group_prediction, parts=(part,)), told)
+        part = _with_likeliest_label(part, group, group_prediction, model, closed)
+    sentence = (
+        f"{part.label} ({part.score:.0%})" if part.label else "nothing it could be named after"
+    )
+    return QuestionAnswer(replace(group_prediction, parts=(part,)), sentence)
 
 
-def _in_words(
+def _with_likeliest_label(
     part: PartMask,
     group: ImageGroup,
     group_prediction: GroupPrediction,
-    predictor: Predictor,
+    model: ServedModel,
     closed: ClosedSet,
 ) -> PartMask:
-    """A region by the likeliest of the project's labels: who asks wants a guess, and its chance."""
-    if not isinstance(predictor, Naming):
-        return replace(part, label=match(part.label, closed.vocabulary) or "")
+    """Gives a region the likeliest of the project's labels, with its chance as the score.
+
+    Unsure labels, too: whoever asks wants a guess.
+    """
     outline = Outline(part.image_index, part.mask, predicted_label=part.label)
-    (named,) = predictor.name(group, [outline], closed, group_prediction)
+    (named,) = model.name(group, [outline], closed, group_prediction)
     label, chance = named.ranked[0]
     return replace(part, label=label, score=chance * named.inside)

@@ -31,7 +31,7 @@ def open_engines(url: str, *, is_guest: bool = False) -> tuple[Engine, Engine]:
 
     Args:
         url: SQLAlchemy URL; the folder of a SQLite file is created for this user alone.
-        is_guest: another process may be serving from the same database: leave checkpoints to it.
+        is_guest: another process may be serving from the same database and does the checkpoints.
 
     Raises:
         StoreError: unreadable URL, damaged file, or a database that cannot be reached or migrated.
@@ -67,7 +67,7 @@ def open_engines(url: str, *, is_guest: bool = False) -> tuple[Engine, Engine]:
 def _prepare_sqlite(engine: Engine, *, begin: str, is_writer: bool, is_guest: bool) -> None:
     @event.listens_for(engine, "connect")
     def _set_pragmas(raw: Any, _record: Any) -> None:
-        # SQLAlchemy begins the transactions below; the driver's own would begin them too late.
+        # SQLAlchemy begins the transactions below; the driver would begin them too late.
         raw.isolation_level = None
         cursor = raw.cursor()
         cursor.execute("PRAGMA busy_timeout=5000")
@@ -87,7 +87,7 @@ def _prepare_sqlite(engine: Engine, *, begin: str, is_writer: bool, is_guest: bo
     def _refuse_autocommit(
         connection: Connection, _cursor: Any, statement: str, *_rest: object
     ) -> None:
-        # A full disk ends a transaction by itself. What still runs would be kept on its own.
+        # A full disk ends a transaction: later statements would be committed one by one.
         raw: Any = connection.connection.dbapi_connection
         if not raw.in_transaction and statement != begin:
             raise StoreError("the database ended the transaction before its commit")
@@ -98,22 +98,22 @@ def _prepare_postgresql(writing: Engine) -> None:
     def _set_patience(raw: Any, _record: Any) -> None:
         with raw.cursor() as cursor:
             cursor.execute("SET lock_timeout = '10s'")
-            # A process that stands still within a transaction must not hold up all others.
+            # A process that hangs within a transaction must not block all others.
             cursor.execute("SET idle_in_transaction_session_timeout = '60s'")
             cursor.execute("SHOW synchronous_commit")
             if cursor.fetchone() == ("off",):
-                # A commit would be told before it is on disk.
+                # A commit would be acknowledged before it is on the disk.
                 cursor.execute("SET synchronous_commit = on")
         raw.commit()
 
 
 def read_whole(url: URL) -> str:
-    """Reads a SQLite file as the next start will; returns what is wrong with it, "ok" if nothing.
+    """Reads a whole SQLite file as the next start will; returns its damage, "ok" without any.
 
     Raises:
-        SQLAlchemyError: it cannot be read at all.
+        SQLAlchemyError: the file cannot be read at all.
     """
-    # A connection of its own: others remember pages that they have read before.
+    # A connection of its own: the others cache the pages that they have read.
     engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
         return _quick_check(connection)
@@ -126,8 +126,8 @@ def _quick_check(connection: Connection) -> str:
 def take_turn(connection: Connection) -> None:
     """Lets one process at a time write the journal, until the transaction ends.
 
-    Only so do its rows become visible in the order of their numbers, and whoever has seen a number
-    may take it that none below will still appear. SQLite has one writer anyway.
+    So its rows become visible in the order of their numbers: a reader that has read a number can
+    rely on it that no lower number appears later. SQLite has one writer anyway.
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_JOURNAL})")
@@ -162,15 +162,15 @@ def _migrate(engine: Engine) -> None:
 
 
 def _check_schema(connection: Connection, config: Config) -> None:
-    """Refuses tables that another version of this program made and this one cannot know."""
+    """Refuses tables that a newer version of this program made."""
     script = ScriptDirectory.from_config(config)
     known = sorted(step.revision for step in script.walk_revisions())
-    found = sorted(MigrationContext.configure(connection).get_current_heads())
-    if set(found) <= set(known):
+    present = sorted(MigrationContext.configure(connection).get_current_heads())
+    if set(present) <= set(known):
         return
     place = connection.engine.url.render_as_string()
     raise StoreError(
         f"{place} was written by a newer version of CALICO (its tables have version "
-        f"{', '.join(found)}, this program knows them up to {known[-1]}): update CALICO, or "
+        f"{', '.join(present)}, this program knows them up to {known[-1]}): update CALICO, or "
         "restore a backup from before the update"
     )

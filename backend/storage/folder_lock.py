@@ -1,7 +1,7 @@
-"""One server per SQLite file: a lock beside it, which says who holds it.
+"""One server per SQLite file: a lock file beside it, with the name of the server that holds it.
 
 SQLite before 3.51.3 can damage a file that two processes checkpoint. The lock belongs to the
-process and what it forks, and ends with them, however they end. Knows nothing of the database.
+process and its forks, and ends with them in any case. Does not read the database.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _MOST_BYTES = 1000
 
 @contextmanager
 def served_alone(url: str, *, patience_s: float = 0.0) -> Iterator[None]:
-    """Keeps every other server away from a database file.
+    """Locks a database file against other servers while the block runs.
 
     Args:
         url: SQLAlchemy URL; a PostgreSQL server needs no lock.
-        patience_s: how long to wait for a server that is about to stop.
+        patience_s: seconds to wait for a server that is about to stop.
 
     Raises:
-        StoreError: another server has the file; it is named.
+        StoreError: another server has the lock; the message names it.
     """
     lock = take_lock(url, patience_s=patience_s)
     try:
@@ -50,7 +50,7 @@ def take_lock(url: str, *, patience_s: float = 0.0) -> int | None:
     """Returns the descriptor that holds the lock until it is closed, None where none is needed.
 
     Raises:
-        StoreError: another server has the file, or its folder cannot be written.
+        StoreError: another server has the lock, or the folder cannot be written.
     """
     database = _database_file(url)
     if database is None:
@@ -86,10 +86,10 @@ def _database_file(url: str) -> Path | None:
     try:
         place = make_url(url)
     except ArgumentError:
-        return None  # said where the database is opened
+        return None  # opening the database raises the error
     name = place.database
     is_file = place.get_backend_name() == "sqlite" and name and not name.startswith((":", "file:"))
-    # The file and not its name: it may have several.
+    # The file itself: it may have several names.
     return Path(str(name)).resolve() if is_file else None
 
 
@@ -101,9 +101,9 @@ def _sign(lock: int) -> None:
 
 
 def _holder(lock: int) -> str:
-    """Who signed the lock, in words."""
+    """The server that holds the lock, in words."""
     try:
-        said = json.loads(os.pread(lock, _MOST_BYTES, 0))
-        return f"process {said['process']} on {said['host']} since {said['since']}"
+        holder = json.loads(os.pread(lock, _MOST_BYTES, 0))
+        return f"process {holder['process']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -1,10 +1,10 @@
-"""Writes events to the journal and moves the heads; its statements are built once.
+"""Writes events to the journal and moves the heads, the newest state of each annotation.
 
-Building a statement costs SQLAlchemy more than running it, under the lock that all request threads
-share. Used by the writer thread alone, under `take_turn`.
+The order of receipt decides which state is the newest, not Label Studio's clock. Its times only
+order two events that may have overtaken each other on the way, that is within seconds.
 
-The clock of Label Studio decides nothing: what is received later counts. Its times only put two
-events in order that may have overtaken each other on the way, which takes seconds and not hours.
+The statements are built once: building one costs SQLAlchemy more than running it, under the lock
+that all request threads share. Used by the writer thread alone, under `take_turn`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RACE_US = 5_000_000
 Label Studio sends each event once and gives up after a second.
 """
 AHEAD_US = 300_000_000
-"""A stamp so far ahead of this machine's clock is told, and orders nothing."""
+"""A time so far ahead of this machine's clock is logged and not used for ordering."""
 _CREATIONS = (EventAction.ANNOTATION_CREATED, EventAction.ANNOTATIONS_CREATED)
 
 
@@ -35,7 +35,7 @@ class Journal:
     """The `event_log` and `ann_head` tables.
 
     Args:
-        insert: the database's own INSERT, which knows what to do about rows that are there already.
+        insert: the dialect's INSERT, which supports ON CONFLICT.
     """
 
     def __init__(self, insert: Any) -> None:
@@ -50,7 +50,7 @@ class Journal:
             name: row.excluded[name]
             for name in ("version_us", "deleted", "key", "received_us", "is_observed")
         }
-        # A deletion names no task: whichever event does so, before or after, tells it.
+        # A deletion names no task: an earlier or a later event does.
         moved["task_id"] = func.coalesce(row.excluded.task_id, ann_head.c.task_id)
         place = ["project_id", "annotation_id"]
         self._move_head = row.on_conflict_do_update(index_elements=place, set_=moved)
@@ -63,12 +63,12 @@ class Journal:
         self._tell_again = again.values(received_at_us=bindparam("now_us"))
 
     def record(self, connection: Connection, event: Event, received_us: int) -> int:
-        """Journals an event as Label Studio sent it; returns 1 if it is new, 0 if it was known."""
+        """Journals an event that Label Studio sent; returns 1 if it is new, 0 if it was known."""
         is_new = self._keep(connection, event, received_us)
         if event.annotation_id is None:
             if not is_new:
-                # The training button pressed again is a new wish, and a project may return to an
-                # earlier state: nothing in such events tells the times apart.
+                # The training button may be pressed again, and a project may return to an earlier
+                # state: nothing in these events tells the repetitions apart.
                 again = {"known_key": event.key, "now_us": received_us}
                 connection.execute(self._tell_again, again)
             return int(is_new)
@@ -76,7 +76,7 @@ class Journal:
         if not is_new:
             if not event.is_deletion or head is None or head.deleted:
                 return 0
-            # Deletions of one id are alike: this one is of an annotation that came after the first.
+            # Deletions of one id are equal: this one deletes an annotation made after the first.
             event = replace(event, key=_key_after(event.key, head.key))
             is_new = self._keep(connection, event, received_us)
         if is_new and (head is None or _counts(event, head, received_us)):
@@ -88,14 +88,14 @@ class Journal:
     def observe(
         self, connection: Connection, event: Event, received_us: int, *, expected: str | None
     ) -> int:
-        """Journals what Label Studio's API shows of an annotation; it counts, whatever its time.
+        """Journals a state that Label Studio's API shows; it becomes the newest, whatever its time.
 
         Args:
             connection: in a transaction.
             event: the annotation's state, or its deletion.
-            received_us: now.
-            expected: key of the head it was compared with, None without one; if another has come
-                since, that one is newer than what was seen, and nothing is changed.
+            received_us: now, in microseconds since 1970 UTC.
+            expected: key of the head that the state was compared with, None without a head; if the
+                head has moved since, it is newer than the state, and nothing is changed.
 
         Returns:
             1 if the head has moved.
@@ -104,8 +104,8 @@ class Journal:
         if (None if head is None else head.key) != expected:
             return 0
         if not self._keep(connection, event, received_us):
-            # The state is one that was known before: it is news all the same, in a place of its
-            # own, so that whoever reads on from a place in the journal sees it.
+            # The state was journalled before. It gets a second place, so that whoever reads on from
+            # a place in the journal finds it.
             event = replace(event, key=_key_after(event.key, expected or ""))
             if not self._keep(connection, event, received_us):
                 return 0
@@ -155,7 +155,7 @@ class Journal:
             "project_id": event.project_id,
             "annotation_id": event.annotation_id,
             "task_id": event.task_id,
-            # A deletion has no time of its own: what was deleted tells it from what comes after.
+            # A deletion has no time of its own: it takes that of the deleted state.
             "version_us": known_us if event.is_deletion else stamp_us,
             "deleted": event.is_deletion,
             "key": event.key,
@@ -174,13 +174,13 @@ class Journal:
 
 
 def _counts(event: Event, head: Row[Any], received_us: int) -> bool:
-    """Whether an event that was received after a head is also newer."""
+    """Whether an event that was received after the head is also newer than the head."""
     if event.is_deletion:
         return True
     stamp_us = 0 if event.updated_at is None else to_us(event.updated_at)
     is_near = abs(received_us - head.received_us) <= RACE_US
     if head.deleted:
-        # Its id may be in use again: a creation stamped after all that was known is no late one.
+        # The id may be in use again: a creation with a later time is not a late delivery.
         is_reborn = event.action in _CREATIONS and 0 < head.version_us < stamp_us
         return is_reborn or not is_near
     if is_near and 0 <= head.version_us - stamp_us <= RACE_US:
@@ -189,5 +189,5 @@ def _counts(event: Event, head: Row[Any], received_us: int) -> bool:
 
 
 def _key_after(key: str, earlier: str) -> str:
-    """Key of an event that is told once more, after another state."""
+    """Key of an event that is journalled once more, after another state."""
     return hashlib.sha256(f"{key}\nafter {earlier}".encode()).hexdigest()

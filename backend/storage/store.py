@@ -1,43 +1,38 @@
-"""What the backend remembers: events, the newest state of each annotation, versions, answers.
+"""The database: events, the newest state of each annotation, adapter versions, kept answers.
 
 SQLAlchemy Core over SQLite (WAL, synchronous=FULL) or PostgreSQL by URL. All writes go through the
-one `WriterThread`; reads use their own connections and never wait for it. Knows values from
+one `WriterThread`; reads use their own connections and never wait for it. Knows the values of
 `backend.types`; does not know HTTP or Label Studio's JSON.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, event, func, select
+from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.clock import from_us, now_us
-from backend.errors import BackendError, BusyError, StoreError
-from backend.storage.database import open_engines, read_whole, take_turn
-from backend.storage.database_files import DatabaseFiles
+from backend.errors import BusyError, StoreError
+from backend.storage.database import open_engines, take_turn
+from backend.storage.database_health import DatabaseFiles, DatabaseHealth, watch_files
 from backend.storage.journal import Journal
-from backend.storage.kept_answers import KeptAnswers
-from backend.storage.retention import OldBodies
 from backend.storage.tables import adapter, ann_head, event_log, prediction
-from backend.storage.writer import Chores, WriterThread
+from backend.storage.upkeep import Chores, KeptAnswers, OldBodies
+from backend.storage.writer import WriterThread
 from backend.types import Event, EventAction
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _KEYS_PER_QUERY = 500
 _CHECK_EVERY_S = 600.0
-_RETRY_S = 10.0
-_IDLE_SHARE = 50
 
 
 @dataclass(frozen=True)
@@ -45,9 +40,9 @@ class Head:
     """The newest known state of one annotation.
 
     Attributes:
-        annotation_id: Label Studio's id.
-        key: key of the event that holds it.
-        is_deleted: whether the annotation is gone.
+        annotation_id: Label Studio's annotation id.
+        key: key of the event that contains the state.
+        is_deleted: whether the annotation was deleted.
     """
 
     annotation_id: int
@@ -60,8 +55,8 @@ class StoredEvent:
     """One journalled event.
 
     Attributes:
-        seq: position in the journal, growing.
-        received_at: UTC time it was first committed; of an event without annotation, the last time.
+        seq: place in the journal, rising.
+        received_at: UTC time of its first receipt; of an event without annotation, of its last.
         event: the event itself.
     """
 
@@ -71,7 +66,11 @@ class StoredEvent:
 
 
 class Store:
-    """One open database; threads may share it. Use `open_store`."""
+    """One open database; threads may share it. Use `open_store`.
+
+    Attributes:
+        health: checks that committed data will be found by the next start.
+    """
 
     def __init__(
         self,
@@ -85,8 +84,6 @@ class Store:
         files: DatabaseFiles | None = None,
         check_every_s: float | None = None,
     ) -> None:
-        self._files = files
-        self._damage: str | None = None
         self._writing = writing
         self._reading = reading
         self._commit_timeout_s = commit_timeout_s
@@ -98,38 +95,32 @@ class Store:
         self._writer = WriterThread(
             writing, queue_size=queue_size, upkeep=Chores(self._kept, OldBodies()), proof=files
         )
-        self._is_closed = threading.Event()
-        self._checker = threading.Thread(
-            target=self._check_again, args=(check_every_s,), name="store-check", daemon=True
-        )
-        if check_every_s is not None:
-            self._checker.start()
+        self.health = DatabaseHealth(reading, self._writer, files, check_every_s=check_every_s)
 
     def record_events(self, events: Sequence[Event]) -> int:
         """Journals events and moves the heads; returns after the commit is on disk.
 
-        Repeated deliveries change nothing, and the heads end up the same in whatever order events
-        arrive.
+        Repeated deliveries change nothing, and the heads do not depend on the order of arrival.
 
         Returns:
-            How many of the events were new.
+            Number of events that were new.
 
         Raises:
-            BusyError: too many wait, or the commit takes too long; sending again is safe.
-            StoreError: the database refused.
+            BusyError: too many changes wait, or the commit takes too long; sending again is safe.
+            StoreError: the database refused the change.
         """
         received_us = now_us()
 
         def record(connection: Connection) -> int:
             take_turn(connection)
-            return sum(self._journal.record(connection, one, received_us) for one in events)
+            return sum(self._journal.record(connection, event, received_us) for event in events)
 
         new = self._writer.run(record, timeout_s=self._commit_timeout_s)
         self._read_back([event.key for event in events])
         return new
 
     def _read_back(self, keys: Sequence[str]) -> None:
-        """Proves that what was committed is found by a connection that did not write it."""
+        """Checks that another connection finds the committed events."""
         wanted = sorted(set(keys))
         with self.read() as connection:
             for start in range(0, len(wanted), _KEYS_PER_QUERY):
@@ -140,68 +131,19 @@ class Store:
                         "what was committed cannot be read back; look after the database"
                     )
 
-    def check(self) -> None:
-        """Raises StoreError if what is written now would not be found by the next start.
-
-        Quick: looks at the names and headers of files, and at what was last tried.
-        """
-        self.check_files()
-        if self._damage is not None:
-            raise StoreError(self._damage)
-        self._writer.check()
-
-    def check_files(self) -> None:
-        """Raises StoreError if the files of the database are not where they were opened."""
-        if self._files is not None:
-            self._files.check()
-
-    def examine(self) -> None:
-        """Reads a whole SQLite file, and notes for `check` whether it is damaged."""
-        if self._reading.dialect.name != "sqlite":
-            return
-        place = self._reading.url.database
-        try:
-            self.check_files()
-            verdict = read_whole(self._reading.url)
-        except StoreError:
-            return  # said by `check`
-        except SQLAlchemyError as error:
-            if "locked" in str(error):
-                return  # looked at again later
-            verdict = type(error).__name__
-        self._damage = None
-        if verdict != "ok":
-            self._damage = f"{place} is damaged ({verdict}); restore a backup or move it away"
-            _log.error("%s", self._damage, extra={"event": "store_damaged"})
-
-    def _check_again(self, every_s: float) -> None:
-        """Examines the file from time to time, and tries again what has failed last."""
-        next_s = time.monotonic() + every_s
-        while not self._is_closed.wait(min(every_s, _RETRY_S)):
-            try:
-                self._writer.check()
-            except StoreError:
-                with suppress(BackendError):
-                    self._writer.run(lambda _: None, timeout_s=_RETRY_S)
-            if time.monotonic() >= next_s:
-                began = time.monotonic()
-                self.examine()
-                # A large file is read for a small part of the time only.
-                next_s = began + max(every_s, _IDLE_SHARE * (time.monotonic() - began))
-
     def record_observation(self, event: Event, *, expected: str | None) -> bool:
-        """Journals what Label Studio's API shows of an annotation, unless news came meanwhile.
+        """Journals a state that Label Studio's API shows, unless a newer event came meanwhile.
 
         Args:
             event: the annotation's state, or its deletion.
-            expected: key of the head it was compared with, None without one.
+            expected: key of the head that the state was compared with, None without a head.
 
         Returns:
             Whether the head has moved.
 
         Raises:
-            BusyError: too many wait, or the commit takes too long; observing again is safe.
-            StoreError: the database refused.
+            BusyError: too many changes wait, or the commit takes too long; observing again is safe.
+            StoreError: the database refused the change.
         """
         received_us = now_us()
 
@@ -238,11 +180,11 @@ class Store:
         """Returns one journalled event, or None."""
         with self.read() as connection:
             row = connection.execute(select(event_log).where(event_log.c.key == key)).mappings()
-            found = row.first()
-            return None if found is None else _stored_event(found)
+            first = row.first()
+            return None if first is None else _stored_event(first)
 
     def versions(self) -> tuple[str, ...]:
-        """Returns every adapter version that ever served, newest first."""
+        """Returns the ids of all adapter versions that were ever published, newest first."""
         query = (
             select(adapter.c.id)
             .where(adapter.c.status.in_(("current", "retired")))
@@ -260,7 +202,7 @@ class Store:
     def keep_prediction(
         self, key: str, body: bytes, *, project_id: int | None, task_id: int | None, version: str
     ) -> None:
-        """Queues an answer for keeping; does not wait, and drops it when the queue is full."""
+        """Queues an answer to be kept; does not wait, and drops the answer if the queue is full."""
         if not self._kept.takes(body):
             return
         row = self._insert(prediction).values(
@@ -283,7 +225,7 @@ class Store:
 
     @property
     def waiting(self) -> int:
-        """Changes that wait for the writer thread."""
+        """Number of changes that wait for the writer thread."""
         return self._writer.waiting
 
     def backup(self, path: Path) -> None:
@@ -307,15 +249,16 @@ class Store:
 
     @property
     def insert(self) -> Any:
-        """The database's own INSERT, which knows what to do about rows that are there already."""
+        """The dialect's INSERT, which supports ON CONFLICT."""
         return self._insert
 
     def write(self, change: Callable[[Connection], _T], *, timeout_s: float) -> _T:
         """Runs a change in the writer thread; returns after its commit is on disk.
 
         Raises:
-            BusyError: too many wait, or the commit takes too long; the change may still come true.
-            StoreError: the database refused.
+            BusyError: too many changes wait, or the commit takes too long; the change may still be
+                committed.
+            StoreError: the database refused the change.
         """
         return self._writer.run(change, timeout_s=timeout_s)
 
@@ -326,7 +269,7 @@ class Store:
         Raises:
             StoreError: the database cannot be read.
         """
-        self.check_files()
+        self.health.check_files()
         try:
             with self._reading.connect() as connection:
                 yield connection
@@ -334,16 +277,13 @@ class Store:
             raise StoreError(f"the database cannot be read: {type(error).__name__}") from error
 
     def close(self) -> None:
-        """Commits what waits and closes every connection."""
-        self._is_closed.set()
+        """Commits the waiting changes and closes every connection."""
+        self.health.stop()
         self._writer.close()
-        if self._checker.is_alive():
-            self._checker.join()
+        self.health.join()
         self._reading.dispose()
         self._writing.dispose()
-        if self._files is not None:
-            self._files.close()
-            self._files = None
+        self.health.close_files()
 
 
 def open_store(
@@ -360,12 +300,12 @@ def open_store(
 
     Args:
         url: SQLAlchemy URL; the folder of a SQLite file is created for this user alone.
-        queue_size: changes that may wait for the writer thread.
-        commit_timeout_s: longest wait for a commit.
-        cached_predictions: answers kept, newest first.
+        queue_size: number of changes that may wait for the writer thread.
+        commit_timeout_s: longest wait for a commit, in seconds.
+        cached_predictions: number of answers kept; the oldest are deleted.
         cached_prediction_bytes: bytes of their bodies.
         is_guest: another process may be serving from the same database, and examines it.
-        check_every_s: how often a SQLite file is read as a whole.
+        check_every_s: seconds between two full reads of a SQLite file.
 
     Raises:
         StoreError: unreadable URL, damaged file, or a database that cannot be reached or migrated.
@@ -378,21 +318,9 @@ def open_store(
         commit_timeout_s=commit_timeout_s,
         cached_predictions=cached_predictions,
         cached_prediction_bytes=cached_prediction_bytes,
-        files=_watch_files(writing),
+        files=watch_files(writing),
         check_every_s=None if is_guest else check_every_s,
     )
-
-
-def _watch_files(writing: Engine) -> DatabaseFiles | None:
-    """What proves that a database file is still the one that was opened; None for other kinds."""
-    place = writing.url.database
-    if writing.dialect.name != "sqlite" or not place or not Path(place).is_file():
-        return None
-    files = DatabaseFiles(Path(place).absolute())
-    for change in ("connect", "close"):
-        # SQLite removes the log with the last connection, and makes another.
-        event.listen(writing, change, lambda _raw, _record: files.forget_log())
-    return files
 
 
 def _stored_event(row: Any) -> StoredEvent:

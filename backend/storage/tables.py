@@ -59,7 +59,7 @@ ann_head = Table(
     Index("ann_head_by_task", "project_id", "task_id"),
 )
 
-# Annotations that Label Studio did not have, or had in an older state, when it was last asked.
+# Annotations that were missing, or in an older state, when Label Studio was last compared.
 doubt = Table(
     "doubt",
     metadata,
@@ -141,7 +141,7 @@ train_request = Table(
     Column("requested_at_us", BigInteger, nullable=False),
 )
 
-# A row says that a trainer is there, also while it has nothing to train.
+# One row per running trainer, also while it has nothing to train.
 trainer = Table(
     "trainer",
     metadata,
@@ -170,7 +170,7 @@ prediction = Table(
     Index("prediction_by_age", "created_at_us"),
 )
 
-# How a task's images look: float32, of the encoder of one base.
+# Descriptor of a task's images: float32, by the encoder of one base.
 descriptor = Table(
     "descriptor",
     metadata,
@@ -181,8 +181,8 @@ descriptor = Table(
     Column("kept_at_us", BigInteger, nullable=False),
 )
 
-# What the regions of an accepted annotation look like under their labels, as one base sees them;
-# derived from `event_log` and may be emptied at any time.
+# Embeddings of the regions of an accepted annotation under their labels, by one base; derived from
+# `event_log`, may be emptied at any time.
 accepted_look = Table(
     "accepted_look",
     metadata,
@@ -193,7 +193,7 @@ accepted_look = Table(
     Column("looks", LargeBinary, nullable=False),
 )
 
-# What an annotation started from, kept with it: Label Studio and `prediction` may forget it.
+# The prediction an annotation started from: Label Studio and `prediction` may delete it.
 starting_point = Table(
     "starting_point",
     metadata,

@@ -1,7 +1,7 @@
-"""Adapter versions: rows of the `adapter` table, and the folders their weights are in.
+"""Adapter versions, read-only: rows of the `adapter` table, and the folders of their weights.
 
-Reading only, for whoever serves; `learning/adapters.py` writes. A folder never changes once a row
-names it, and whoever loads one compares its hash with the row first.
+`learning/publisher.py` writes them. A folder never changes once a row names it, and its hash is
+compared with the row before the weights are loaded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from backend.storage.tables import adapter
 
 
 class VersionStatus(StrEnum):
-    """Where a version stands."""
+    """Status of a version."""
 
     CANDIDATE = "candidate"
     CURRENT = "current"
@@ -34,7 +34,7 @@ class VersionStatus(StrEnum):
 
 
 SERVED = (VersionStatus.CURRENT, VersionStatus.RETIRED)
-"""What was published at some time."""
+"""Status of versions that were published at some time."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,18 @@ class AdapterVersion:
     """One version of one project; immutable but for status, gate and reason.
 
     Attributes:
-        id: stamped on its predictions.
-        project_id: whose corrections it learned from.
-        parent_id: the version it goes on from and was compared with, None for the base.
+        id: name of the version in its predictions.
+        project_id: the project whose corrections it learned.
+        parent_id: the version that it started from and was compared with, None for the base.
         uri: its folder, relative to the folder of all adapters.
         sha256: `folder_digest` of that folder.
         nbytes: size of its files.
-        status: where it stands.
-        upto_seq: newest place in the journal it has seen.
-        corrections: tasks it has learned from, its ancestors included.
-        gate: what the gate measured, ready for JSON; empty before.
-        reason: why it was published, rejected or taken back, or None.
-        base: fingerprint of the weights it belongs to.
+        status: see `VersionStatus`.
+        upto_seq: newest place in the journal that its training has read.
+        corrections: number of tasks it has learned, its ancestors included.
+        gate: measurements of the gate, ready for JSON; empty before the gate.
+        reason: why it was published, rejected or rolled back, or None.
+        base: fingerprint of the base weights it was made for.
         created_at: UTC.
     """
 
@@ -84,7 +84,7 @@ class Versions:
         self.store, self.folder = store, folder
 
     def current(self, project_id: int) -> AdapterVersion | None:
-        """The version a project serves of its own, None for the base; one row."""
+        """The current version of a project, None without one; reads one row."""
         query = select(adapter).where(
             adapter.c.project_id == project_id, adapter.c.status == VersionStatus.CURRENT.value
         )
@@ -93,12 +93,12 @@ class Versions:
         return None if row is None else _version(row)
 
     def served(self, project_id: int, *, start_from: int | None = None) -> AdapterVersion | None:
-        """The version a project is answered with.
+        """The version that predicts for a project, None for the base.
 
         Args:
-            project_id: who asks.
-            start_from: whose current version a project begins with that never published one of
-                its own; None for the base.
+            project_id: Label Studio's project id.
+            start_from: project whose current version serves a project that never published a
+                version of its own; None for the base.
         """
         own = self.current(project_id)
         if own is not None or start_from is None or start_from == project_id:
@@ -106,7 +106,7 @@ class Versions:
         return None if self.has_published(project_id) else self.current(start_from)
 
     def has_published(self, project_id: int) -> bool:
-        """Whether a project ever had a version of its own."""
+        """Whether a project ever published a version of its own."""
         query = select(adapter.c.id).where(
             adapter.c.project_id == project_id, adapter.c.status.in_([s.value for s in SERVED])
         )
@@ -114,7 +114,7 @@ class Versions:
             return connection.execute(query.limit(1)).first() is not None
 
     def projects(self) -> tuple[int, ...]:
-        """Projects that serve a version of their own."""
+        """Ids of the projects that have a current version."""
         query = select(adapter.c.project_id).where(adapter.c.status == VersionStatus.CURRENT.value)
         with self.store.read() as connection:
             return tuple(sorted(connection.execute(query).scalars()))
@@ -122,8 +122,8 @@ class Versions:
     def find(self, version_id: str) -> AdapterVersion | None:
         """One version, or None."""
         with self.store.read() as connection:
-            found = connection.execute(select(adapter).where(adapter.c.id == version_id))
-            row = found.mappings().first()
+            rows = connection.execute(select(adapter).where(adapter.c.id == version_id))
+            row = rows.mappings().first()
         return None if row is None else _version(row)
 
     def all(self, project_id: int | None = None) -> tuple[AdapterVersion, ...]:
@@ -135,14 +135,14 @@ class Versions:
             return tuple(_version(row) for row in connection.execute(query).mappings())
 
     def path(self, version: AdapterVersion) -> Path:
-        """Its folder; not looked at."""
+        """Folder of a version, unchecked."""
         return self.folder / version.uri
 
     def verify(self, version: AdapterVersion) -> Path:
-        """Returns a version's folder after comparing every byte with what was published.
+        """Returns a version's folder after comparing its hash with the published one.
 
         Raises:
-            DamagedAdapterError: missing, cut or changed files.
+            DamagedAdapterError: files are missing or changed.
         """
         path = self.path(version)
         try:

@@ -1,8 +1,8 @@
-"""The one thread that writes to the database: first come first served, many changes per commit.
+"""The one thread that writes to the database: first come, first served, many changes per commit.
 
-One transaction per request thread makes SQLite's busy handler back off unfairly, far past the one
-second Label Studio waits for a webhook. A queue before a single connection keeps the order and
-shares each disk flush among all changes that waited for the one before it.
+With one transaction per request thread, SQLite's busy handler lets some threads wait far longer
+than the one second Label Studio gives a webhook. A queue before a single connection keeps the order
+and shares each disk flush among all changes that waited for the flush before.
 """
 
 from __future__ import annotations
@@ -20,56 +20,27 @@ from sqlalchemy import Connection, Engine, Transaction
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from backend.errors import BusyError, StoreError
+from backend.storage.upkeep import Upkeep
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _MOST_PER_COMMIT = 64
 _MARK = "calico_batch"
-"""A savepoint at the head of every transaction: where it is missing, it is not the same one."""
-
-
-class Upkeep(Protocol):
-    """Work that nobody waits for, done in small steps between commits."""
-
-    @property
-    def is_due(self) -> bool:
-        """Whether a step is needed; must be quick."""
-
-    def prune(self, connection: Connection) -> None:
-        """Takes one step in a transaction of its own."""
+"""A savepoint at the start of every transaction: if it is missing, the transaction has ended."""
 
 
 class Proof(Protocol):
-    """Proof that what a commit wrote is where the next start will look."""
+    """Checks that committed data is where the next start will read it."""
 
     def check(self) -> None:
-        """Raises StoreError if it is not."""
+        """Raises StoreError if the data is elsewhere or damaged."""
 
 
 class NoProof:
-    """For databases that nobody can take away from under the connection."""
+    """For databases without files of their own on this machine."""
 
     def check(self) -> None:
-        """Finds nothing."""
-
-
-class Chores:
-    """Several kinds of upkeep as one; a step goes to the first that is due."""
-
-    def __init__(self, *chores: Upkeep) -> None:
-        self._chores = chores
-
-    @property
-    def is_due(self) -> bool:
-        """Whether any has something to do."""
-        return any(chore.is_due for chore in self._chores)
-
-    def prune(self, connection: Connection) -> None:
-        """Takes one step."""
-        for chore in self._chores:
-            if chore.is_due:
-                chore.prune(connection)
-                return
+        """Always passes."""
 
 
 class WriterThread:
@@ -78,10 +49,10 @@ class WriterThread:
     The queue is the only shared state; connections are used by the thread alone.
 
     Args:
-        engine: whose connections begin a write transaction at once (BEGIN IMMEDIATE on SQLite).
-        queue_size: changes that may wait.
-        upkeep: done after those who waited for a commit are answered.
-        proof: asked after every commit, before anybody is answered.
+        engine: its connections begin a write transaction at once (BEGIN IMMEDIATE on SQLite).
+        queue_size: number of changes that may wait.
+        upkeep: done after the changes of a commit are answered.
+        proof: checked after every commit, before the changes are answered.
     """
 
     def __init__(
@@ -128,7 +99,7 @@ class WriterThread:
         try:
             return done.result(timeout=timeout_s)
         except FutureTimeoutError:
-            # A change nobody waits for any more is dropped unless the thread already took it.
+            # A change that nobody waits for any more is dropped unless the thread has taken it.
             done.cancel()
             raise BusyError(
                 f"the database took longer than {timeout_s:g} s to commit", retry_after_s=1
@@ -138,11 +109,11 @@ class WriterThread:
 
     @property
     def waiting(self) -> int:
-        """Changes that wait right now."""
+        """Number of changes that wait."""
         return self._queue.qsize()
 
     def check(self) -> None:
-        """Raises StoreError if the database took nothing when it was last asked to."""
+        """Raises StoreError if the database refused the last commit or the thread has ended."""
         problem = self._problem
         if isinstance(problem, StoreError):
             raise problem
@@ -152,7 +123,7 @@ class WriterThread:
             raise StoreError("the thread that writes has ended; start the server again")
 
     def close(self) -> None:
-        """Commits what waits and stops the thread."""
+        """Commits the waiting changes and stops the thread."""
         if not self._is_closed:
             self._is_closed = True
             self._queue.put(None)
@@ -195,7 +166,7 @@ class WriterThread:
 
 
 def _reason(error: SQLAlchemyError) -> str:
-    """The kind of error, and what is wrong with the database; never what was to be written."""
+    """Kind and message of a database error, without the statement and its values."""
     name = type(error).__name__
     if not isinstance(error, OperationalError):
         return name
@@ -203,7 +174,7 @@ def _reason(error: SQLAlchemyError) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """What is said of an error in the log, without the statement."""
+    """First line of an error's message, which has no statement in it."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -223,16 +194,16 @@ class _TransactionEndedError(Exception):
 
 
 class _CommitFailedError(Exception):
-    """Whether the transaction is kept cannot be told: nobody is told so, and nothing repeated."""
+    """Whether the transaction is kept is unknown: it is not acknowledged and not repeated."""
 
 
 def _commit_together(
     engine: Engine, changes: Sequence[_Change], proof: Proof
 ) -> BaseException | None:
-    """Runs changes in one transaction and answers each, after a commit that surely holds it.
+    """Runs changes in one transaction and answers each after a commit that certainly contains it.
 
     Returns:
-        Why the database takes no changes at all, or None.
+        The error if the database accepts no changes at all, or None.
     """
     try:
         outcomes = _attempt(engine, changes, proof)
@@ -248,9 +219,9 @@ def _commit_together(
 
 
 def _commit_apart(engine: Engine, changes: Sequence[_Change], proof: Proof) -> BaseException | None:
-    """Runs changes one by one, so that whichever ends its transaction ends no other's.
+    """Runs changes one by one, so that a change that ends its transaction does not end the others'.
 
-    Nothing of them is kept yet: running them again does not double anything.
+    None of the changes is kept yet, so running them again duplicates nothing.
     """
     problem: BaseException | None = None
     for number, change in enumerate(changes):
@@ -259,7 +230,7 @@ def _commit_apart(engine: Engine, changes: Sequence[_Change], proof: Proof) -> B
         except (_TransactionEndedError, _CommitFailedError) as error:
             problem = _refuse([change], error)
         except Exception as error:
-            # The others would wait for the same database in vain.
+            # The remaining changes would fail the same way.
             return _refuse(changes[number:], error)
         else:
             problem = None
@@ -268,7 +239,7 @@ def _commit_apart(engine: Engine, changes: Sequence[_Change], proof: Proof) -> B
 
 
 def _refuse(changes: Sequence[_Change], error: BaseException) -> BaseException:
-    """Answers changes with what went wrong, and returns it."""
+    """Answers changes with the error, and returns the error."""
     is_ours = isinstance(error, _TransactionEndedError | _CommitFailedError)
     cause = (error.__cause__ if is_ours else None) or error
     _log.error("changes refused: %s", _line(cause), extra={"event": "commit_failed"})
@@ -279,14 +250,14 @@ def _refuse(changes: Sequence[_Change], error: BaseException) -> BaseException:
 def _attempt(engine: Engine, changes: Sequence[_Change], proof: Proof) -> list[object]:
     """Runs changes in one transaction; returns the result or the refusal of each.
 
-    The pool keeps the connection open in between; one that failed is closed and replaced.
+    The pool keeps the connection open; after an error it is closed and replaced.
 
     Raises:
         _TransactionEndedError: nothing is kept, and the changes may be run again.
-        _CommitFailedError: it may or may not be kept.
+        _CommitFailedError: whether the changes are kept is unknown.
         Exception: no transaction could be begun.
     """
-    proof.check()  # a new connection would make a new file where one is missing
+    proof.check()  # a new connection would create a missing file
     with engine.connect() as connection:
         transaction = connection.begin()
         try:
@@ -311,7 +282,7 @@ def _attempt(engine: Engine, changes: Sequence[_Change], proof: Proof) -> list[o
 
 
 def _run_change(connection: Connection, change: _Change) -> object:
-    """Runs one change in a savepoint of its own, so that a refused one leaves the others alone.
+    """Runs one change in a savepoint of its own, so that its error does not affect the others.
 
     Raises:
         _TransactionEndedError: its error ended the whole transaction, as a full disk does.
@@ -321,10 +292,10 @@ def _run_change(connection: Connection, change: _Change) -> object:
         result = change.change(connection)
         savepoint.commit()
         return result
-    except Exception as error:  # belongs to the one who submitted it, if the others are still there
+    except Exception as error:  # answered to its submitter, if the transaction goes on
         try:
             savepoint.rollback()
-            # Found only in the transaction that set it. SQLite opens another for any savepoint.
+            # The mark exists only in the transaction that set it; SQLite may have begun another.
             connection.exec_driver_sql(f"RELEASE SAVEPOINT {_MARK}")
             connection.exec_driver_sql(f"SAVEPOINT {_MARK}")
         except Exception:
@@ -333,7 +304,7 @@ def _run_change(connection: Connection, change: _Change) -> object:
 
 
 def _abandon(connection: Connection, transaction: Transaction) -> None:
-    """Rolls back what may be left of a transaction and closes its connection for good."""
+    """Rolls back the rest of a transaction and closes its connection for good."""
     with suppress(Exception):
         transaction.rollback()
     with suppress(Exception):

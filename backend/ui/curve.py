@@ -1,4 +1,4 @@
-"""The learning curve as points of an SVG: templates/curve.html draws them.
+"""The learning curve as points of an SVG, which templates/curve.html draws.
 
 Pure: figures in, coordinates and words out.
 """
@@ -16,12 +16,12 @@ _MOST_LABELS = 12
 
 
 @dataclass(frozen=True)
-class Dot:
-    """One version on one line, in units of the drawing.
+class CurvePoint:
+    """One version on one line.
 
     Attributes:
-        x, y: where.
-        text: what a pointer that rests on it is told.
+        x, y: position in units of the drawing.
+        text: tooltip.
     """
 
     x: float
@@ -30,37 +30,37 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One figure over the versions.
+class CurveLine:
+    """One figure over all versions.
 
     Attributes:
-        name: css class and legend.
+        name: CSS class.
         label: legend.
         dots: oldest version first.
     """
 
     name: str
     label: str
-    dots: tuple[Dot, ...]
+    dots: tuple[CurvePoint, ...]
 
     @property
     def points(self) -> str:
-        """As the attribute of a polyline."""
+        """Value of the attribute `points` of an SVG polyline."""
         return " ".join(f"{dot.x:g},{dot.y:g}" for dot in self.dots)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A whole drawing.
+    """The whole drawing.
 
     Attributes:
         lines: IoU and acceptance.
-        ticks: (y, percent) of the scale.
-        names: (x, number of the version) below the scale.
-        summary: one sentence for who cannot see it.
+        ticks: (y, percent) of the vertical axis.
+        names: (x, number of the version) of the horizontal axis.
+        summary: alternative text, one sentence.
     """
 
-    lines: tuple[Line, ...]
+    lines: tuple[CurveLine, ...]
     ticks: tuple[tuple[float, int], ...]
     names: tuple[tuple[float, int], ...]
     summary: str
@@ -71,19 +71,21 @@ class Curve:
 
 
 def draw_curve(qualities: Sequence[VersionQuality]) -> Curve | None:
-    """Lays out the quality of predictions before correction; None without any version."""
+    """Returns the curve of prediction quality per version; None without versions."""
     if not qualities:
         return None
     step = (WIDTH - _LEFT - _RIGHT) / max(len(qualities) - 1, 1)
-    across = [round(_LEFT + step * number, 1) for number in range(len(qualities))]
+    positions = [round(_LEFT + step * number, 1) for number in range(len(qualities))]
 
-    def line(name: str, label: str, value: Callable[[VersionQuality], float]) -> Line:
-        return Line(
+    def line(name: str, label: str, value: Callable[[VersionQuality], float]) -> CurveLine:
+        return CurveLine(
             name,
             label,
             tuple(
-                Dot(x, _height(value(one)), f"{one.version}: {label} {value(one):.0%}")
-                for x, one in zip(across, qualities, strict=True)
+                CurvePoint(
+                    x, _height(value(quality)), f"{quality.version}: {label} {value(quality):.0%}"
+                )
+                for x, quality in zip(positions, qualities, strict=True)
             ),
         )
 
@@ -91,11 +93,11 @@ def draw_curve(qualities: Sequence[VersionQuality]) -> Curve | None:
     first, last = qualities[0], qualities[-1]
     return Curve(
         lines=(
-            line("iou", "mask IoU", lambda one: one.iou),
-            line("acceptance", "regions accepted", lambda one: one.acceptance),
+            line("iou", "mask IoU", lambda quality: quality.iou),
+            line("acceptance", "regions accepted", lambda quality: quality.acceptance),
         ),
         ticks=tuple((_height(percent / 100), percent) for percent in (0, 25, 50, 75, 100)),
-        names=tuple((x, number + 1) for number, x in enumerate(across) if number % every == 0),
+        names=tuple((x, number + 1) for number, x in enumerate(positions) if number % every == 0),
         summary=(
             f"Over {len(qualities)} versions, mask IoU before correction went from "
             f"{first.iou:.0%} to {last.iou:.0%} and accepted regions from "
@@ -105,5 +107,6 @@ def draw_curve(qualities: Sequence[VersionQuality]) -> Curve | None:
 
 
 def _height(share: float) -> float:
+    """y of a share in [0, 1], in units of the drawing."""
     inside = HEIGHT - _TOP - _BOTTOM
     return round(_TOP + inside * (1 - min(max(share, 0.0), 1.0)), 1)

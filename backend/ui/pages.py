@@ -1,11 +1,14 @@
-"""The routes below /ui: plain HTML from templates, all of it read from one `Overview`.
+"""The routes below /ui: HTML pages from templates, with the data of one `Overview`.
 
-Everything here needs the same credentials as the rest of the backend; the one form that changes
-anything also needs the token of the page it stands on.
+The pages need the same credentials as the rest of the backend. The one form that changes data also
+needs the token of the page it stands on.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
@@ -20,7 +23,6 @@ from backend.learning.training_runs import TrainingRun
 from backend.storage.versions import AdapterVersion
 from backend.types import MAX_ID
 from backend.ui.curve import draw_curve
-from backend.ui.page_token import PageToken
 from backend.ui.pictures import GroupPictures
 
 _PROJECTS_PER_PAGE, _VERSIONS_SHOWN = 50, 50
@@ -33,13 +35,13 @@ _POLICY = (
 
 @dataclass(frozen=True)
 class Live:
-    """What the serving process knows right now.
+    """Present state of the serving process.
 
     Attributes:
-        model: how loading the weights stands.
-        tasks_waiting: tasks that wait for the model.
-        changes_waiting: changes that wait for the database.
-        trainers: trainers that are there.
+        model: state of loading the weights.
+        tasks_waiting: number of tasks that wait for the model.
+        changes_waiting: number of changes that wait for the database.
+        trainers: number of running trainers.
     """
 
     model: str
@@ -50,13 +52,13 @@ class Live:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """How predicting again with a new version stands in a project.
+    """Progress of predicting a project's tasks again with a new version.
 
     Attributes:
-        version: that predicts.
-        done: tasks that have its prediction by now.
-        total: tasks that nobody has begun.
-        is_running: whether it goes on.
+        version: the new version.
+        done: number of tasks with a prediction of it.
+        total: number of tasks that no annotator has begun.
+        is_running: whether predicting goes on.
     """
 
     version: str
@@ -72,13 +74,13 @@ def build_pages(
     live: Callable[[], Live],
     refreshed: Callable[[int], Refreshed | None] = lambda _: None,
 ) -> Blueprint:
-    """Returns every page.
+    """Returns the blueprint with all pages.
 
     Args:
-        overview: how learning stands.
+        overview: state of learning.
         pictures: of corrected groups.
-        live: asked for every page.
-        refreshed: asked for every page of a project.
+        live: called for every page.
+        refreshed: called for every page of a project.
     """
     views = _Views(overview, pictures, live, refreshed)
     pages = Blueprint(
@@ -97,7 +99,7 @@ def build_pages(
 
 
 class _Views:
-    """One method per page; the token's key lives as long as the process."""
+    """One method per page; the key of the tokens lives as long as the process."""
 
     def __init__(
         self,
@@ -133,13 +135,13 @@ class _Views:
         return answer
 
     def roll_back_to(self, project_id: int) -> Response:
-        # A browser says where a form comes from; whoever says nothing still needs the token.
+        # Browsers send where a form comes from; without this header the token is still needed.
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise RequestError("expected a form of this site", field="header Sec-Fetch-Site")
         self._check_known(project_id)
         served = self._overview.versions.current(project_id)
-        seen = None if served is None else served.id
-        if not self._token.fits(request.form.get("token", ""), project_id, seen):
+        served_id = None if served is None else served.id
+        if not self._token.fits(request.form.get("token", ""), project_id, served_id):
             problem = "This page was out of date, so nothing was changed. Look again and decide."
             return Response(self._project_page(project_id, problem), status=409)
         try:
@@ -155,13 +157,13 @@ class _Views:
             raise NotFoundError(f"nothing is known of project {project_id}", field="path")
 
     def _project_page(self, project_id: int, problem: str | None = None) -> str:
-        own = self._overview.versions.current(project_id)
+        current = self._overview.versions.current(project_id)
         qualities = self._overview.learning_curve(project_id)
         return render_template(
             "project.html",
             standing=self._overview.standing(project_id),
-            is_own=own is not None,
-            token=self._token.make(project_id, None if own is None else own.id),
+            is_own=current is not None,
+            token=self._token.make(project_id, None if current is None else current.id),
             qualities=qualities,
             curve=draw_curve(qualities),
             versions=self._overview.versions.all(project_id)[:_VERSIONS_SHOWN],
@@ -170,6 +172,27 @@ class _Views:
             problem=problem,
             live=self._live(),
         )
+
+
+class PageToken:
+    """Makes and checks the tokens of one process: proof that a form comes from our own page (CSRF).
+
+    Browsers repeat Basic credentials with any form that another site makes them send here. So a
+    form also needs a keyed hash of the page it stands on, with a key that only this process knows.
+    """
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def make(self, project_id: int, version: str | None) -> str:
+        """Returns the token of a page that shows a project served by a version."""
+        words = f"{project_id}|{version or ''}".encode()
+        return hmac.new(self._key, words, hashlib.sha256).hexdigest()
+
+    def fits(self, given: str, project_id: int, version: str | None) -> bool:
+        """Whether `given` is the token of a page with this content; compares in constant time."""
+        expected = self.make(project_id, version)
+        return hmac.compare_digest(given.encode(), expected.encode())
 
 
 def _protect(response: Response) -> Response:
@@ -181,12 +204,12 @@ def _protect(response: Response) -> Response:
 
 
 def percent(share: float | None) -> str:
-    """A share for people."""
+    """A share as percent, – for None."""
     return "–" if share is None else f"{share:.0%}"
 
 
 def in_words(run: TrainingRun | None) -> str:
-    """How a training stands, for people."""
+    """State of a training run in words."""
     if run is None:
         return "never"
     if run.state is RunState.RUNNING:
@@ -197,11 +220,17 @@ def in_words(run: TrainingRun | None) -> str:
 
 
 def gate_change(version: AdapterVersion, metric: str, block: str | None = None) -> str:
-    """What the gate saw of a metric, before and after; * marks learned corrections."""
+    """A metric of the gate before and after; * marks figures on learned corrections.
+
+    Args:
+        version: with its gate.
+        metric: "mIoU" or "Recall".
+        block: a set of the gate; None is held-out corrections, else new ones.
+    """
     gate = version.gate
-    found = gate.get(block) if block else gate.get("held_out") or gate.get("learned")
-    if not found or metric not in found:
+    metrics = gate.get(block) if block else gate.get("held_out") or gate.get("learned")
+    if not metrics or metric not in metrics:
         return "–"
-    before, after = found[metric]
+    before, after = metrics[metric]
     mark = "*" if block is None and "held_out" not in gate else ""
     return f"{before:.1f} → {after:.1f}{mark}"

@@ -1,6 +1,6 @@
-"""GET /status and /status/PROJECT: how learning stands, as JSON for scripts and whoever waits.
+"""GET /status and /status/PROJECT: state of learning as JSON, for scripts.
 
-Beside the wings, because it tells of learning over the HTTP of serving.
+Belongs neither to `learning` nor to `serving`: it shows the state of learning over HTTP.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ def build_status_routes(store: Store, overview: Overview) -> Blueprint:
     def status(project_id: int | None = None) -> Response:
         projects = overview.projects() if project_id is None else (project_id,)
         body = {
-            "projects": [_project(overview, overview.standing(one)) for one in projects],
-            "trainers": [one.owner for one in present_trainers(store)],
+            "projects": [_project(overview, overview.standing(known_id)) for known_id in projects],
+            "trainers": [trainer.owner for trainer in present_trainers(store)],
         }
         return Response(msgspec.json.encode(body), mimetype="application/json")
 
     return routes
 
 
-def _project(overview: Overview, found: ProjectStanding) -> dict[str, Any]:
+def _project(overview: Overview, standing: ProjectStanding) -> dict[str, Any]:
     return {
-        "project": found.project_id,
-        "version": None if found.version is None else found.version.id,
-        "corrections": found.corrections,
-        "new": found.new,
-        "held_out": found.held_out,
-        "skipped": found.skipped,
-        "acceptance": found.acceptance,
-        "rising": found.is_rising,
-        "run": None if found.run is None else _run(overview, found.run),
-        "held_back": found.held_back,
-        "needs_word": found.needs_word,
-        "stamped_ahead": found.stamped_ahead,
+        "project": standing.project_id,
+        "version": None if standing.version is None else standing.version.id,
+        "corrections": standing.corrections,
+        "new": standing.new,
+        "held_out": standing.held_out,
+        "skipped": standing.skipped,
+        "acceptance": standing.acceptance,
+        "rising": standing.is_rising,
+        "run": None if standing.run is None else _run(overview, standing.run),
+        "held_back": standing.held_back,
+        "needs_word": standing.needs_word,
+        "stamped_ahead": standing.stamped_ahead,
     }
 
 

@@ -1,6 +1,6 @@
-"""Who appears in a group: splits, main and secondary categories, optional parts, styles.
+"""Draws the contents of a group: main and secondary categories, optional parts, styles.
 
-Owns the hold-outs' rules. Everything is drawn from the generator passed in. `group_rng` keeps
+Defines the held-out splits. Everything is drawn from the generator passed in. `group_rng` keeps
 training, evaluation and probing apart: a seed and index never give the same group in two streams.
 """
 
@@ -18,16 +18,16 @@ from calico_model.data.catalogue import (
     category,
     partners,
 )
-from calico_model.data.scene import Instance, draw_instance
+from calico_model.data.scene import DrawnObject, draw_instance
 from calico_model.data.styles import HELD_OUT_STYLES, TRAINED_STYLES, Style
 
 _SAME_CATEGORY, _SEQUENCE, _SHARED_STYLE, _EXTRA = 0.5, 0.4, 0.5, 0.55
 
 
-class Split(StrEnum):
-    """Which hold-out a picture belongs to; `SEEN` is what training draws from.
+class SceneSplit(StrEnum):
+    """The held-out split of a picture; training draws from `SEEN`.
 
-    `UNSEEN_DOMAIN` is unseen in every way at once: categories, some of their parts, and the style.
+    `UNSEEN_DOMAIN` holds out everything at once: categories, some of their parts, and the style.
     """
 
     SEEN = "seen"
@@ -37,14 +37,15 @@ class Split(StrEnum):
     UNSEEN_DOMAIN = "unseen-domain"
 
 
-_STRANGE = frozenset({Split.UNSEEN_CATEGORY, Split.UNSEEN_DOMAIN})
-_RESTYLED = frozenset({Split.UNSEEN_STYLE, Split.UNSEEN_DOMAIN})
+_STRANGE = frozenset({SceneSplit.UNSEEN_CATEGORY, SceneSplit.UNSEEN_DOMAIN})
+_RESTYLED = frozenset({SceneSplit.UNSEEN_STYLE, SceneSplit.UNSEEN_DOMAIN})
 
 
 class Stream(StrEnum):
     """Disjoint families of random numbers.
 
-    `PROBE` is what an online update's gate measures forgetting on: neither learned nor evaluated.
+    On `PROBE` the gate of an online update measures forgetting: its groups are used neither for
+    training nor for evaluation.
     """
 
     TRAINING = "training"
@@ -64,9 +65,9 @@ def group_rng(stream: Stream, seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(tag, index)))
 
 
-def draw_mains(rng: np.random.Generator, split: Split, count: int) -> tuple[str, ...]:
+def draw_mains(rng: np.random.Generator, split: SceneSplit, count: int) -> tuple[str, ...]:
     """Chooses the main category of each picture."""
-    if split is Split.UNSEEN_COMBINATION:
+    if split is SceneSplit.UNSEEN_COMBINATION:
         if count > 1 and rng.random() < 0.5:
             pairs = sorted(tuple(sorted(pair)) for pair in WITHHELD_PAIRS)
             pair = pairs[int(rng.integers(len(pairs)))]
@@ -82,10 +83,10 @@ def draw_mains(rng: np.random.Generator, split: Split, count: int) -> tuple[str,
 
 
 def draw_instances(
-    rng: np.random.Generator, split: Split, names: tuple[str, ...]
-) -> tuple[Instance, ...]:
-    """Draws the individuals; in a sequence all pictures show the same one."""
-    is_variant = split is Split.UNSEEN_COMBINATION and len(set(names)) == 1
+    rng: np.random.Generator, split: SceneSplit, names: tuple[str, ...]
+) -> tuple[DrawnObject, ...]:
+    """Draws the objects; in a sequence all pictures show the same object."""
+    is_variant = split is SceneSplit.UNSEEN_COMBINATION and len(set(names)) == 1
     if len(set(names)) == 1 and rng.random() < _SEQUENCE:
         only = draw_instance(rng, names[0], draw_extras(rng, names[0], is_variant=is_variant))
         return (only,) * len(names)
@@ -105,7 +106,7 @@ def draw_extras(rng: np.random.Generator, name: str, *, is_variant: bool = False
     return chosen
 
 
-def draw_styles(rng: np.random.Generator, split: Split, count: int) -> tuple[Style, ...]:
+def draw_styles(rng: np.random.Generator, split: SceneSplit, count: int) -> tuple[Style, ...]:
     """Chooses one style for all pictures, or one for each."""
     pool = HELD_OUT_STYLES if split in _RESTYLED else TRAINED_STYLES
     picks = rng.integers(len(pool), size=count)

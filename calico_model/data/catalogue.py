@@ -19,9 +19,9 @@ from calico_model.data.drawings import (
     unfamiliar,
     vehicles,
 )
-from calico_model.data.drawings.shapes import Piece
+from calico_model.data.drawings.shapes import Shape
 
-Builder = Callable[[np.random.Generator, frozenset[str]], list[Piece]]
+Builder = Callable[[np.random.Generator, frozenset[str]], list[Shape]]
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,9 @@ class CocoParts(Sequence[LabeledGroup]):
         rng.shuffle(order)
         for image_id in order:
             if image_id in self._file.images and (images / self._name(image_id)).is_file():
-                found = self._main_class(image_id)
-                if found is not None:
-                    by_class[found].append(image_id)
+                main_class = self._main_class(image_id)
+                if main_class is not None:
+                    by_class[main_class].append(image_id)
         self._groups: list[tuple[str, tuple[int, ...]]] = []
         low, high = self._plan.sizes
         for name, rows in sorted(by_class.items()):
@@ -139,27 +139,28 @@ class CocoParts(Sequence[LabeledGroup]):
 
     def _load(self, index: int) -> LabeledGroup:
         name, ids = self._groups[index]
-        images = tuple(self._image(one) for one in ids)
+        images = tuple(self._image(image_id) for image_id in ids)
         masks = [
-            self._masks(one, name, image.shape[:2]) for one, image in zip(ids, images, strict=True)
+            self._masks(image_id, name, image.shape[:2])
+            for image_id, image in zip(ids, images, strict=True)
         ]
-        visible = [sorted(part for part in own if part != WHOLE) for own in masks]
+        visible = [sorted(part for part in by_name if part != WHOLE) for by_name in masks]
         common, unique = partition(visible)
         kind_of = dict.fromkeys(common, RegionKind.COMMON_PART)
         parts = [
-            PartMask(k, RegionKind.COMMON_OBJECT, name, own[WHOLE], part_id=f"object:{name}")
-            for k, own in enumerate(masks)
+            PartMask(k, RegionKind.COMMON_OBJECT, name, by_name[WHOLE], part_id=f"object:{name}")
+            for k, by_name in enumerate(masks)
         ]
-        for k, own in enumerate(masks):
+        for k, by_name in enumerate(masks):
             for part in visible[k]:
                 kind = kind_of.get(part)
                 if kind is None and part in unique[k]:
                     kind = RegionKind.UNIQUE_PART
                 if kind is not None:
                     shared = f"part:{part}" if kind is RegionKind.COMMON_PART else None
-                    parts.append(PartMask(k, kind, part, own[part], name, shared))
-        objects = tuple(ComparedObject(k, name, own[WHOLE]) for k, own in enumerate(masks))
-        group = ImageGroup(images, tuple(self._name(one) for one in ids))
+                    parts.append(PartMask(k, kind, part, by_name[part], name, shared))
+        objects = tuple(ComparedObject(k, name, by_name[WHOLE]) for k, by_name in enumerate(masks))
+        group = ImageGroup(images, tuple(self._name(image_id) for image_id in ids))
         return LabeledGroup(group, tuple(parts), objects)
 
     def _masks(self, image_id: int, name: str, size_hw: Sequence[int]) -> dict[str, BoolMask]:
@@ -181,7 +182,9 @@ class CocoParts(Sequence[LabeledGroup]):
         image = self._file.images[image_id]
         size_hw = self._scaled((image.height, image.width))
         best: tuple[int, str] | None = None
-        for name in sorted({self._names(one)[0] for one in self._by_image[image_id]}):
+        for name in sorted(
+            {self._names(annotation_id)[0] for annotation_id in self._by_image[image_id]}
+        ):
             masks = self._masks(image_id, name, size_hw)
             parts = len(masks) - 1
             if masks[WHOLE].mean() < self._plan.least_object or not parts:
@@ -210,7 +213,7 @@ class CocoParts(Sequence[LabeledGroup]):
 
     def _scaled(self, size_hw: Sequence[int]) -> tuple[int, int]:
         scale = min(1.0, self._plan.side / max(size_hw))
-        height, width = (max(1, round(scale * one)) for one in size_hw)
+        height, width = (max(1, round(scale * length)) for length in size_hw)
         return height, width
 
     @staticmethod
@@ -218,8 +221,8 @@ class CocoParts(Sequence[LabeledGroup]):
         if mask.shape == tuple(size_hw):
             return mask
         size = size_hw[1], size_hw[0]
-        found = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-        return np.asarray(found) >= 0.5
+        resized = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        return np.asarray(resized) >= 0.5
 
 
 def write_coco(groups: Sequence[LabeledGroup], folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from calico_model.modeling.inputs import Conversations
+from calico_model.modeling.language import Conversations
 from calico_model.modeling.losses import IGNORED
 from calico_model.tokenizer import Tokenizer
 

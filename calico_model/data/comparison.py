@@ -21,7 +21,7 @@ MIN_PART_SHARE = 0.002
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SceneComparison:
     """What a group of scenes has in common and what sets its images apart.
 
     Attributes:
@@ -37,7 +37,7 @@ class Comparison:
     mains: tuple[str, ...]
 
 
-def compare(scenes: Sequence[Scene]) -> Comparison:
+def compare(scenes: Sequence[Scene]) -> SceneComparison:
     """Compares the main objects of one or more scenes.
 
     In a group of one, everything visible is common and nothing is unique.
@@ -45,7 +45,7 @@ def compare(scenes: Sequence[Scene]) -> Comparison:
     present = [present_categories(scene) for scene in scenes]
     parts = [visible_parts(scene) for scene in scenes]
     common, unique = partition(parts)
-    return Comparison(
+    return SceneComparison(
         common_objects=_in_all(present),
         common_parts=common,
         unique_parts=unique,

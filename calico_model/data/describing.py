@@ -1,4 +1,4 @@
-"""Scenes in words: their truth as masks in memory, or as records and annotations to write."""
+"""The truth of drawn scenes: as masks in memory, or as records and annotations to write."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FIRST_PART_CATEGORY = 1001
 
 @dataclass(frozen=True)
 class GroupDocument:
-    """What the two JSON files say about one group."""
+    """The entries of one group in the two JSON files."""
 
     images: tuple[CocoImage, ...]
     annotations: tuple[CocoAnnotation, ...]
@@ -45,14 +45,14 @@ class GroupDocument:
 
 
 def labeled_group(scenes: Sequence[Scene], ids: Sequence[str] | None = None) -> LabeledGroup:
-    """Returns scenes as a group with truth.
+    """Makes a labeled group of scenes.
 
     Args:
         scenes: one to eight.
         ids: a name per image; "image1", "image2", ... if None.
     """
     names = tuple(ids) if ids is not None else tuple(f"image{n + 1}" for n in range(len(scenes)))
-    found = compare(scenes)
+    comparison = compare(scenes)
     parts = [
         PartMask(
             n,
@@ -61,7 +61,7 @@ def labeled_group(scenes: Sequence[Scene], ids: Sequence[str] | None = None) -> 
             category_mask(scene, label),
             part_id=f"{RegionKind.COMMON_OBJECT}/{label}",
         )
-        for label in found.common_objects
+        for label in comparison.common_objects
         for n, scene in enumerate(scenes)
     ]
     parts += [
@@ -70,16 +70,16 @@ def labeled_group(scenes: Sequence[Scene], ids: Sequence[str] | None = None) -> 
             RegionKind.COMMON_PART,
             label,
             part_mask(scene, label),
-            found.mains[n],
+            comparison.mains[n],
             f"{RegionKind.COMMON_PART}/{label}",
         )
-        for label in found.common_parts
+        for label in comparison.common_parts
         for n, scene in enumerate(scenes)
     ]
     parts += [
-        PartMask(n, RegionKind.UNIQUE_PART, label, part_mask(scene, label), found.mains[n])
+        PartMask(n, RegionKind.UNIQUE_PART, label, part_mask(scene, label), comparison.mains[n])
         for n, scene in enumerate(scenes)
-        for label in found.unique_parts[n]
+        for label in comparison.unique_parts[n]
     ]
     objects = tuple(
         ComparedObject(n, scene.categories[0], scene.object_map == 1)
@@ -89,13 +89,13 @@ def labeled_group(scenes: Sequence[Scene], ids: Sequence[str] | None = None) -> 
 
 
 def category_mask(scene: Scene, label: str) -> BoolMask:
-    """Returns where any object of the category shows, (S, S) bool."""
+    """Returns the visible pixels of all objects of a category, (S, S) bool."""
     numbers = [n for n, name in enumerate(scene.categories, start=1) if name == label]
     return np.isin(scene.object_map, numbers)
 
 
 def part_mask(scene: Scene, label: str) -> BoolMask:
-    """Returns where the part of the main object shows, (S, S) bool."""
+    """Returns the visible pixels of a part of the main object, (S, S) bool."""
     code = PART_NAMES.index(label) + 1
     mask: BoolMask = (scene.object_map == 1) & (scene.part_map == code)
     return mask
@@ -118,7 +118,7 @@ def describe_group(scenes: Sequence[Scene], index: int, dataset_name: str) -> Gr
         index: number of the group in its set; all ids follow from it.
         dataset_name: as written in the records.
     """
-    found = compare(scenes)
+    comparison = compare(scenes)
     sheets = [_Sheet(scene, index * MAX_GROUP_SIZE + n + 1) for n, scene in enumerate(scenes)]
     img_ids = tuple(sheet.image_id for sheet in sheets)
     commons = tuple(
@@ -127,16 +127,16 @@ def describe_group(scenes: Sequence[Scene], index: int, dataset_name: str) -> Gr
             ann_ids=tuple(sheet.objects[label] for sheet in sheets),
             visibility=tuple(float(category_mask(s, label).mean()) for s in scenes),
         )
-        for label in found.common_objects
+        for label in comparison.common_objects
     )
-    comparison = ComparedPair(
-        cats=found.mains,
+    pair = ComparedPair(
+        cats=comparison.mains,
         ann_ids=tuple((sheet.main,) for sheet in sheets),
         visibility=tuple(float((scene.object_map == 1).mean()) for scene in scenes),
-        common=_common_parts(scenes, sheets, found.common_parts),
-        unique=_unique_parts(sheets, found.unique_parts),
+        common=_common_parts(scenes, sheets, comparison.common_parts),
+        unique=_unique_parts(sheets, comparison.unique_parts),
     )
-    records = [Record(dataset_name, img_ids, is_object=False, pairs=(comparison,))]
+    records = [Record(dataset_name, img_ids, is_object=False, pairs=(pair,))]
     if commons:
         records.insert(0, Record(dataset_name, img_ids, is_object=True, common=commons))
     images = tuple(
@@ -149,7 +149,7 @@ def describe_group(scenes: Sequence[Scene], index: int, dataset_name: str) -> Gr
 
 @dataclass
 class _Sheet:
-    """The annotations of one image and who refers to them: objects and parts by name."""
+    """The annotations of one image, and their ids by name of the object or part."""
 
     scene: Scene
     image_id: int
@@ -188,7 +188,7 @@ class _Sheet:
 def _common_parts(
     scenes: Sequence[Scene], sheets: Sequence[_Sheet], labels: tuple[str, ...]
 ) -> tuple[CommonPart, ...] | None:
-    """Returns the record of the parts all compared objects have, None without any."""
+    """Returns the record of the common parts of the compared objects; None without any."""
     return (
         tuple(
             CommonPart(
@@ -205,13 +205,13 @@ def _common_parts(
 def _unique_parts(
     sheets: Sequence[_Sheet], labels: tuple[tuple[str, ...], ...]
 ) -> UniqueParts | None:
-    """Returns the record of the parts one compared object alone has, None without any."""
+    """Returns the record of the unique parts of the compared objects; None without any."""
     if not any(labels):
         return None
     return UniqueParts(
         part_cats=labels,
         part_ann_ids=tuple(
-            tuple((sheet.parts[label],) for label in own)
-            for sheet, own in zip(sheets, labels, strict=True)
+            tuple((sheet.parts[label],) for label in names)
+            for sheet, names in zip(sheets, labels, strict=True)
         ),
     )

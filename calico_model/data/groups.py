@@ -1,7 +1,7 @@
-"""Labeled groups on disk, one at a time; and the folders of records we write ourselves.
+"""Labeled groups on disk, read one at a time; and the reader of folders that `calico synth` writes.
 
-Our folder holds `records.json`, `annotations.json` and `images/`. References are checked when it
-is opened; pixels are decoded when a group is asked for. MixedParts has its own reader.
+Such a folder holds `records.json`, `annotations.json` and `images/`. References are checked when
+the folder is opened; pixels are decoded when a group is read. MixedParts has its own reader.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from calico_model.types import (
 class GroupSet(Sequence[LabeledGroup]):
     """Labeled groups, read from disk on access.
 
-    Training asks for less than whole groups: what can be asked about one, and its masks alone.
+    Training also reads parts of groups: the records alone, or the masks alone.
 
     Attributes:
-        skipped: what is broken and was left out, in words.
+        skipped: a message per broken record that was left out.
     """
 
     skipped: tuple[str, ...] = ()
@@ -69,15 +69,15 @@ class GroupSet(Sequence[LabeledGroup]):
 
     @abstractmethod
     def image_names(self, index: int) -> tuple[str, ...]:
-        """Returns a name for people of each image of one group."""
+        """Returns a readable name of each image of one group."""
 
     @abstractmethod
     def common_objects(self, index: int) -> tuple[CommonObject, ...]:
-        """Returns what the records call common objects of one group; empty if they are silent."""
+        """Returns the recorded common objects of one group; empty without such a record."""
 
     @abstractmethod
     def comparison(self, index: int) -> ComparedPair | None:
-        """Returns the compared objects of one group, if its records compare any."""
+        """Returns the recorded comparison of one group; None without such a record."""
 
     @abstractmethod
     def known(self, index: int) -> frozenset[RegionKind]:
@@ -112,7 +112,7 @@ class GroupSet(Sequence[LabeledGroup]):
 
 @dataclass
 class _Entry:
-    """What the records say about one group."""
+    """The records of one group."""
 
     img_ids: Ids
     objects: tuple[CommonObject, ...] = ()
@@ -143,7 +143,7 @@ def read_groups(folder: Path) -> GroupFolder:
 class GroupFolder(GroupSet):
     """The groups of one folder, in order of first mention; made by `read_groups`.
 
-    Our records say everything about their images: where they are silent, nothing is there.
+    These records are complete: what they do not mention is not in the images.
     """
 
     def __init__(self, folder: Path, records: tuple[Record, ...], document: CocoDocument) -> None:
@@ -164,11 +164,11 @@ class GroupFolder(GroupSet):
         return tuple(self._images.name(image_id) for image_id in self.image_ids(index))
 
     def common_objects(self, index: int) -> tuple[CommonObject, ...]:
-        """Returns what the records call common objects of one group; empty if they are silent."""
+        """Returns the recorded common objects of one group; empty without such a record."""
         return self._entries[index].objects
 
     def comparison(self, index: int) -> ComparedPair | None:
-        """Returns the compared objects of one group, if its records compare any."""
+        """Returns the recorded comparison of one group; None without such a record."""
         return self._entries[index].comparison
 
     def known(self, index: int) -> frozenset[RegionKind]:
@@ -194,7 +194,7 @@ class GroupFolder(GroupSet):
 
 
 class _FolderImages:
-    """The images and annotations of a folder of ours; see `AnnotatedImages`."""
+    """The images and annotations of one folder; see `AnnotatedImages`."""
 
     def __init__(self, folder: Path, document: CocoDocument) -> None:
         self._folder = folder

@@ -75,14 +75,14 @@ def _check_origin(folder: Path, wanted: dict[str, int]) -> None:
     path = folder / _ORIGIN
     if path.is_file():
         try:
-            found = dict(json.loads(path.read_text("utf-8")))
+            origin = dict(json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise InvalidRecordError(f"{folder.name}/{_ORIGIN}: expected an object") from error
         for name, value in wanted.items():
-            if found.get(name) != value:
+            if origin.get(name) != value:
                 raise InvalidRecordError(
                     f"{folder.name}/{_ORIGIN}: {name}: the scenes were rendered with "
-                    f"{found.get(name)!r}, got {value!r}; choose another folder"
+                    f"{origin.get(name)!r}, got {value!r}; choose another folder"
                 )
         return
     if any(folder.glob("scenes-*")):

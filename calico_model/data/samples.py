@@ -1,7 +1,7 @@
-"""What a folder of records teaches: one sample is one question about one group, with its answer.
+"""Training samples from a folder of records: one question about one group, with its answer.
 
-Samples are listed without decoding anything and written out, words and masks, when training asks
-for them. Knows records and text. Does not know tokens or tensors.
+Listing samples decodes nothing; text and masks are written when training asks for a sample.
+Knows records and text. Does not know tokens or tensors.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class SampleMask:
-    """What one [SEG] stands for.
+    """The target mask of one [SEG].
 
     Attributes:
         slot: 0-based position of the image in the conversation.
@@ -46,7 +46,7 @@ class SampleMask:
 
 @dataclass(frozen=True, eq=False)
 class WrittenSample:
-    """A sample in words.
+    """A sample as text and masks.
 
     Attributes:
         prompt, answer: conversation texts; the answer ends with the end tag.
@@ -70,8 +70,9 @@ def list_samples(
 
     Args:
         folder: the records.
-        most_objects: how many; the paper's code takes 4 in training and 1 in evaluation.
-        with_empty: ask too where the records say that nothing is common, or unique.
+        most_objects: largest number of objects, and of comparisons of the same images; the paper's
+            code takes 4 in training and 1 in evaluation.
+        with_empty: whether to ask also where the records say that nothing is common, or unique.
     """
     taken = _most_visible_comparisons(folder, most_objects)
     samples: list[Sample] = []
@@ -124,19 +125,19 @@ def write_sample(
         choose.shuffle(order)
     slot_of = {image: slot for slot, image in enumerate(order)}
     parts, compared = folder.truth(sample.group)
-    asked = [
+    wanted = [
         (slot_of[part.image_index], part.label, part.mask)
         for part in parts
         if part.kind is sample.kind and (not sample.objects or part.label in sample.objects)
     ]
     if sample.kind is RegionKind.COMMON_OBJECT:
-        objects, masks = _phrases(asked, is_object=True)
+        objects, masks = _phrases(wanted, is_object=True)
         named: list[Phrase] = []
     else:
-        shown = [(slot_of[one.image_index], one.label, one.mask) for one in compared]
+        shown = [(slot_of[thing.image_index], thing.label, thing.mask) for thing in compared]
         objects, masks = _phrases(shown, is_object=True)
         alone = sample.kind is RegionKind.UNIQUE_PART
-        named, more = _phrases(asked, is_object=False, alone=alone)
+        named, more = _phrases(wanted, is_object=False, alone=alone)
         masks += more
     questions = prompts.QUESTIONS[sample.kind]
     question = choose.choice(questions) if choose else questions[0]
@@ -151,9 +152,9 @@ def write_sample(
 def _phrases(
     named: Iterable[tuple[int, str, BoolMask]], *, is_object: bool, alone: bool = False
 ) -> tuple[list[Phrase], list[SampleMask]]:
-    """Joins one name's masks into one phrase, image by image; `alone` keeps images apart."""
+    """Joins the masks of each name into one phrase; with `alone`, one phrase per image."""
     joined: dict[tuple[str, int], list[tuple[int, BoolMask]]] = {}
-    for slot, label, mask in sorted(named, key=lambda one: one[0]):
+    for slot, label, mask in sorted(named, key=lambda entry: entry[0]):
         joined.setdefault((label, slot if alone else 0), []).append((slot, mask))
     phrases = [
         Phrase(label, tuple(slot for slot, _ in grounded), is_object)

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calico_model.data.catalogue import CATEGORIES, PART_NAMES, category
-from calico_model.data.clutter import distractors, ground, occluders
-from calico_model.data.drawings.shapes import Piece
-from calico_model.data.painting import IdMap, Layer, fill, paint
+from calico_model.data.drawings.shapes import Shape
+from calico_model.data.painting import IdMap, Layer, distractors, fill, ground, occluders, paint
 from calico_model.data.styles import TEXTURE_KINDS, Style
 from calico_model.types import RgbImage
 
@@ -43,8 +42,8 @@ class Scene:
 
 
 @dataclass(frozen=True, eq=False)
-class Instance:
-    """One individual object: its shape and its colours, independent of pose and style.
+class DrawnObject:
+    """One object to draw: its shape and its colours, independent of pose and style.
 
     Attributes:
         category: its name.
@@ -54,12 +53,12 @@ class Instance:
     """
 
     category: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Shape, ...]
     paints: tuple[tuple[float, float, float], ...]
     textures: tuple[int, ...]
 
 
-def draw_instance(rng: np.random.Generator, name: str, extras: frozenset[str]) -> Instance:
+def draw_instance(rng: np.random.Generator, name: str, extras: frozenset[str]) -> DrawnObject:
     """Draws an individual of a category with the given optional parts."""
     pieces = tuple(category(name).build(rng, extras))
     parts = sorted({piece.part for piece in pieces})
@@ -77,13 +76,13 @@ def draw_instance(rng: np.random.Generator, name: str, extras: frozenset[str]) -
         (hue, saturation, float(np.clip(value + rng.uniform(-0.06, 0.06), 0, 1)))
         for hue, saturation, value in (by_part[piece.part] for piece in pieces)
     )
-    return Instance(name, pieces, paints, tuple(kinds[piece.part] for piece in pieces))
+    return DrawnObject(name, pieces, paints, tuple(kinds[piece.part] for piece in pieces))
 
 
 def compose_scene(
     rng: np.random.Generator,
-    main: Instance,
-    others: Sequence[Instance],
+    main: DrawnObject,
+    others: Sequence[DrawnObject],
     *,
     style: Style,
     size_px: int,
@@ -133,7 +132,7 @@ def _hue(rng: np.random.Generator, name: str, part: str) -> tuple[float, float]:
 
 def _place(
     rng: np.random.Generator,
-    instance: Instance,
+    instance: DrawnObject,
     object_id: int,
     style: Style,
     side_px: float,
@@ -194,6 +193,6 @@ def _is_main_visible(layers: list[Layer], main: list[Layer], size_px: int) -> bo
         fill(alone, layer, 1)
     for layer in layers:
         fill(together, layer, layer.object_id)
-    seen = np.bincount(together.ravel(), minlength=4)
+    counts = np.bincount(together.ravel(), minlength=4)
     whole = int(np.count_nonzero(alone))
-    return bool(seen[1] >= _MIN_MAIN_SHARE * whole and seen[1] > seen[2:].max())
+    return bool(counts[1] >= _MIN_MAIN_SHARE * whole and counts[1] > counts[2:].max())

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from calico_model.data.casting import (
-    Split,
+    SceneSplit,
     Stream,
     draw_extras,
     draw_instances,
@@ -35,13 +35,13 @@ from calico_model.data.records import (
     RECORDS_FILE,
     CocoDocument,
 )
-from calico_model.data.scene import Instance, Scene, compose_scene, draw_instance
+from calico_model.data.scene import DrawnObject, Scene, compose_scene, draw_instance
 from calico_model.data.styles import Style
 from calico_model.errors import InvalidConfigError
 from calico_model.types import MAX_GROUP_SIZE
 
 __all__ = [
-    "Split",
+    "SceneSplit",
     "Stream",
     "draw_group",
     "draw_scene",
@@ -55,7 +55,9 @@ _MIN_SIZE_PX = 32
 _MAX_TRIES = 6
 
 
-def draw_scene(rng: np.random.Generator, *, size_px: int = 256, split: Split = Split.SEEN) -> Scene:
+def draw_scene(
+    rng: np.random.Generator, *, size_px: int = 256, split: SceneSplit = SceneSplit.SEEN
+) -> Scene:
     """Draws one picture on its own.
 
     Args:
@@ -72,7 +74,7 @@ def draw_scene(rng: np.random.Generator, *, size_px: int = 256, split: Split = S
 def draw_group(
     rng: np.random.Generator,
     *,
-    split: Split = Split.SEEN,
+    split: SceneSplit = SceneSplit.SEEN,
     group_size: int = 2,
     size_px: int = 256,
 ) -> tuple[Scene, ...]:
@@ -111,7 +113,7 @@ def write_groups(
     *,
     groups: int,
     seed: int,
-    split: Split,
+    split: SceneSplit,
     group_sizes: tuple[int, int] = (2, 2),
     size_px: int = 256,
     workers: int = 1,
@@ -194,7 +196,7 @@ def _run(
 def _write_group(
     images_folder: Path,
     seed: int,
-    split: Split,
+    split: SceneSplit,
     group_sizes: tuple[int, int],
     size_px: int,
     index: int,
@@ -225,7 +227,7 @@ def _write_documents(folder: Path, documents: list[GroupDocument]) -> None:
 
 def _draw_picture(
     rng: np.random.Generator,
-    main: Instance,
+    main: DrawnObject,
     shared: str | None,
     mains: tuple[str, ...],
     style: Style,

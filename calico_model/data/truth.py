@@ -1,7 +1,7 @@
-"""What MixedParts records say about a group: checked references in, truth with masks out.
+"""Checks MixedParts records, and reads the truth of a group from them as masks.
 
-The records are the same for every data set; where pixels come from is not. `AnnotatedImages` is
-that difference.
+The form of the records is the same for every data set. The source of the pixels differs; each
+source implements `AnnotatedImages`.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from calico_model.types import (
 )
 
 _Check = Callable[[str, int, int], None]
-"""Called with key, id and image id; raises unless the id leads somewhere."""
+"""Takes key, id and image id; raises InvalidRecordError unless the id exists."""
 
 
 class AnnotatedImages(Protocol):
-    """Images and masks by id. The `check_*` read no pixels; `key` starts their messages.
+    """Images and masks by id. The `check_*` methods read no pixels; `key` begins their messages.
 
-    Every function raises InvalidRecordError for what is missing or broken.
+    Every method raises InvalidRecordError for missing or broken data.
     """
 
     def check_image(self, key: str, image_id: int) -> None:
-        """Raises unless the image is described and its file is there."""
+        """Raises unless the image has a description and a file."""
 
     def check_object(self, key: str, ann_id: int, image_id: int) -> None:
-        """Raises unless there is such an object annotation, of this image."""
+        """Raises unless the image has this object annotation."""
 
     def check_part(self, key: str, ann_id: int, image_id: int) -> None:
-        """Raises unless there is such a part annotation, of this image."""
+        """Raises unless the image has this part annotation."""
 
     def check_part_label(self, key: str, label_id: int, image_id: int) -> None:
-        """Raises unless the image has a map of part labels that may hold this one."""
+        """Raises unless the image has a map of part labels that may hold this label."""
 
     def image(self, image_id: int) -> RgbImage:
         """Returns the pixels, (H, W, 3) uint8 RGB."""
@@ -62,11 +62,11 @@ class AnnotatedImages(Protocol):
         """Returns the union of part annotations of one image, (H, W) bool."""
 
     def labeled_mask(self, image_id: int, label_ids: Ids, inside: BoolMask) -> BoolMask:
-        """Returns where the map of part labels holds one of the labels, inside an object."""
+        """Returns the pixels inside an object that the map of part labels gives these labels."""
 
 
 def tidy(record: Record) -> Record:
-    """Returns a record with names as labels are written: lower case, single spaces."""
+    """Returns a record with tidy names: lower case, single spaces."""
     return msgspec.structs.replace(
         record,
         common=tuple(msgspec.structs.replace(c, cat=_label(c.cat)) for c in record.common),
@@ -75,12 +75,12 @@ def tidy(record: Record) -> Record:
 
 
 def check_record(key: str, record: Record, images: AnnotatedImages, least_images: int = 1) -> None:
-    """Checks that every reference of a record leads somewhere and lists fit each other.
+    """Checks that every id of a record exists and that its lists have matching lengths.
 
     Args:
         key: file and index of the record, for messages.
-        record: to check, tidy.
-        images: what it refers to.
+        record: from `tidy`.
+        images: what the ids refer to.
         least_images: smallest group the set may hold.
 
     Raises:
@@ -165,7 +165,7 @@ def _tidy_pair(pair: ComparedPair) -> ComparedPair:
         and tuple(msgspec.structs.replace(c, part_cat=_label(c.part_cat)) for c in common),
         unique=unique
         and msgspec.structs.replace(
-            unique, part_cats=tuple(tuple(map(_label, own)) for own in unique.part_cats)
+            unique, part_cats=tuple(tuple(map(_label, names)) for names in unique.part_cats)
         ),
     )
 
@@ -192,27 +192,27 @@ def _check_comparison(
             _check_length(where, per_image[n], cats)
             _check_ids(where, (image_id,) * len(cats), per_image[n], check)
             names[n] += cats
-    for n, own in enumerate(names):
-        _check_once(f"{key}: parts of image {n}", own)
+    for n, part_names in enumerate(names):
+        _check_once(f"{key}: parts of image {n}", part_names)
 
 
 def _field_of(parts: CommonPart | UniqueParts, images: AnnotatedImages) -> tuple[str, _Check]:
-    """Returns which ids a record gives for parts, and what checks one."""
+    """Returns the name of the field that holds the part ids, and the check of one id."""
     if parts.part_ann_ids:
         return "part_ann_ids", images.check_part
     return "part_cat_ids", images.check_part_label
 
 
 def _check_ids(key: str, img_ids: Ids, ids: PerImage, check: _Check) -> None:
-    """Raises unless there is a non-empty list per image, without repetition, of its ids."""
+    """Raises unless each image has a non-empty list of its own ids, without repetition."""
     _check_length(key, ids, img_ids)
-    for n, (image_id, own) in enumerate(zip(img_ids, ids, strict=True)):
-        if not own:
+    for n, (image_id, listed) in enumerate(zip(img_ids, ids, strict=True)):
+        if not listed:
             raise InvalidRecordError(f"{key}[{n}]: expected at least one id, got []")
-        if len(set(own)) != len(own):
-            raise InvalidRecordError(f"{key}[{n}]: expected different ids, got {list(own)}")
-        for found in own:
-            check(f"{key}[{n}]", found, image_id)
+        if len(set(listed)) != len(listed):
+            raise InvalidRecordError(f"{key}[{n}]: expected different ids, got {list(listed)}")
+        for one_id in listed:
+            check(f"{key}[{n}]", one_id, image_id)
 
 
 def _check_length(key: str, values: Sequence[object], per: Sequence[object]) -> None:

@@ -138,10 +138,10 @@ def precision_over_recall(hits: NDArray[np.bool_], truths: float) -> float:
     """
     if truths == 0:
         return float("nan")
-    found = np.cumsum(hits)
-    precision = found / np.arange(1, len(hits) + 1)
+    hits_so_far = np.cumsum(hits)
+    precision = hits_so_far / np.arange(1, len(hits) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    index = np.searchsorted(found / truths, RECALL_POINTS, side="left")
+    index = np.searchsorted(hits_so_far / truths, RECALL_POINTS, side="left")
     reached = index[index < len(hits)]
     return float(envelope[reached].sum() / len(RECALL_POINTS))
 

@@ -1,7 +1,4 @@
-"""Whether scores mean what they say: the reliability of a confidence.
-
-Knows scores in [0, 1] and whether each proposal was right; not masks, labels or groups.
-"""
+"""Reliability of confidences: whether a score in [0, 1] is the chance that a proposal is right."""
 
 from __future__ import annotations
 
@@ -9,6 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from calico_model.evaluation.matching import iou_matrix
+from calico_model.evaluation.metrics import IOU_THRESHOLD
+from calico_model.inference.confidence import EvidenceOutcome
+from calico_model.types import GroupPrediction, LabeledGroup, PartMask
+from calico_model.vocabulary import normalise
 
 BINS = 10
 COVERAGES = (50, 80, 95)
@@ -88,3 +91,28 @@ def _auroc(score: NDArray[np.float64], hit: NDArray[np.bool_]) -> float:
     below = np.searchsorted(wrong, right, side="left")
     ties = np.searchsorted(wrong, right, side="right") - below
     return float((below + ties / 2).sum() / (right.size * wrong.size))
+
+
+def judge_regions(
+    prediction: GroupPrediction, labeled: LabeledGroup
+) -> tuple[EvidenceOutcome, ...]:
+    """Returns one outcome per region with evidence whose subtask has a known truth.
+
+    Right is what `calico evaluate` calls right when it measures calibration: the same subtask,
+    image and label, and an IoU of at least 0.5.
+    """
+    return tuple(
+        EvidenceOutcome(part.evidence, _is_right(part, labeled))
+        for part in prediction.parts
+        if part.evidence is not None and part.kind in labeled.known
+    )
+
+
+def _is_right(part: PartMask, labeled: LabeledGroup) -> bool:
+    name = normalise(part.label)
+    return any(
+        truth.image_index == part.image_index
+        and normalise(truth.label) == name
+        and iou_matrix([part.mask], [truth.mask])[0, 0] >= IOU_THRESHOLD
+        for truth in labeled.of_kind(part.kind)
+    )

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from calico_model.evaluation.outcome import HEADLINE, SUBTASKS, Report
+from calico_model.evaluation.outcome import HEADLINE, SUBTASKS, EvaluationReport
 from calico_model.types import RegionKind
 
 PAPER = {
@@ -32,7 +32,7 @@ _NOTE = (
 )
 
 
-def metric_bars(report: Report, path: Path) -> None:
+def metric_bars(report: EvaluationReport, path: Path) -> None:
     """Saves one panel per subtask: compat and strict bars, and the paper's row as diamonds."""
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     panels = figure.subplots(1, len(SUBTASKS), sharey=True)
@@ -46,7 +46,7 @@ def metric_bars(report: Report, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _panel(axes: Axes, report: Report, kind: RegionKind) -> None:
+def _panel(axes: Axes, report: EvaluationReport, kind: RegionKind) -> None:
     places = np.arange(len(HEADLINE), dtype=np.float64)
     for shift, mode in ((-0.2, "compat"), (0.2, "strict")):
         metrics = [report.tasks[kind][mode][name] for name in HEADLINE]
@@ -65,7 +65,7 @@ def _panel(axes: Axes, report: Report, kind: RegionKind) -> None:
     axes.set_axisbelow(True)
 
 
-def label_bars(report: Report, path: Path) -> None:
+def label_bars(report: EvaluationReport, path: Path) -> None:
     """Saves one panel per subtask: mIoU and share found of its most frequent labels."""
     figure = Figure(figsize=(13, 6), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(SUBTASKS)), SUBTASKS, strict=True):
@@ -89,7 +89,7 @@ def label_bars(report: Report, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def reliability_diagram(report: Report, path: Path) -> None:
+def reliability_diagram(report: EvaluationReport, path: Path) -> None:
     """Saves how often proposals of each score are right, and how many there are."""
     figure = Figure(figsize=(6, 6.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -121,7 +121,7 @@ def reliability_diagram(report: Report, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def size_bars(report: Report, path: Path) -> None:
+def size_bars(report: EvaluationReport, path: Path) -> None:
     """Saves strict and compat means against the number of images of a group, with intervals."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     shown = ("mIoU", "AP50", "Recall")
@@ -150,7 +150,7 @@ def size_bars(report: Report, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-CHARTS: dict[str, Callable[[Report, Path], None]] = {
+CHARTS: dict[str, Callable[[EvaluationReport, Path], None]] = {
     "metrics.png": metric_bars,
     "labels.png": label_bars,
     "reliability.png": reliability_diagram,

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from calico_model.inference.likelihood import Likelihood
+from calico_model.types import Likelihood
 from calico_model.vocabulary import normalise, similarity
 
 CHOICES = 5
@@ -86,16 +86,16 @@ def wrong_answers(
         rng: source of all choices.
     """
     anywhere = sorted({part for parts in taxonomy.parts.values() for part in parts})
-    found: list[tuple[Item, ...]] = []
-    seen = {frozenset(truth)}
+    answers: list[tuple[Item, ...]] = []
+    taken = {frozenset(truth)}
     for _ in range(MAX_TRIES * (CHOICES - 1)):
-        if len(found) == CHOICES - 1:
+        if len(answers) == CHOICES - 1:
             break
         answer = _edit(list(truth), candidates, anywhere, taxonomy, rng)
-        if answer and frozenset(answer) not in seen:
-            seen.add(frozenset(answer))
-            found.append(tuple(answer))
-    return found
+        if answer and frozenset(answer) not in taken:
+            taken.add(frozenset(answer))
+            answers.append(tuple(answer))
+    return answers
 
 
 def wrong_objects(

@@ -1,13 +1,14 @@
-"""Counts -> metrics with intervals, for the subtasks, the blocks beside them and group sizes."""
+"""Computes metrics with intervals from tallies: subtasks, blocks, group sizes and labels."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calico_model.evaluation import blocks, bootstrap, calibration
+from calico_model.evaluation import bootstrap, calibration
 from calico_model.evaluation.bootstrap import Estimate, Metric
 from calico_model.evaluation.calibration import Bin
 from calico_model.evaluation.cosegmentation import (
@@ -16,7 +17,23 @@ from calico_model.evaluation.cosegmentation import (
     Estimates,
     mean_of_subtasks,
 )
-from calico_model.evaluation.outcome import HEADLINE, MODES, SUBTASKS, GroupSize
+from calico_model.evaluation.metrics import IOU_THRESHOLD
+from calico_model.evaluation.outcome import (
+    COUNT_METRICS,
+    EDIT_RATIO,
+    HEADLINE,
+    METRIC_PATHS,
+    MODES,
+    SUBTASKS,
+    GroupSize,
+    LabelScore,
+    MetricPath,
+)
+from calico_model.evaluation.units import Unit
+from calico_model.vocabulary import normalise
+
+LEAST_SUPPORT = 5
+"""True regions a label needs to be reported: with fewer, one region more changes its figures."""
 
 Outcomes = list[tuple[int, float, bool]]
 """(group, score, is right) of every proposal."""
@@ -32,8 +49,8 @@ def calico_tables(
         groups: indices of the groups, as many as `counts` has columns.
         counts: (R, G) from `draw_counts`.
     """
-    places = {group: place for place, group in enumerate(groups)}
-    tasks = {str(kind): calico.estimate(kind, places, counts) for kind in SUBTASKS}
+    columns = {group: column for column, group in enumerate(groups)}
+    tasks = {str(kind): calico.estimate(kind, columns, counts) for kind in SUBTASKS}
     return tasks, {mode: mean_of_subtasks(tasks.values(), mode) for mode in MODES}
 
 
@@ -44,12 +61,12 @@ def close_sizes(
     resamples: int,
     seed: int,
 ) -> dict[int, GroupSize]:
-    """Sums up the groups of every size apart, with intervals over those groups alone.
+    """Sums up the groups of each size, with intervals over those groups alone.
 
     Args:
         calico: all units.
         sizes: number of images of each group.
-        overall: `calico_tables` of all groups, which is the answer if all are of one size.
+        overall: `calico_tables` of all groups; the result if all groups have one size.
         resamples: bootstrap resamples.
         seed: of the bootstrap.
     """
@@ -69,11 +86,11 @@ def close_sizes(
 
 
 def close_blocks(
-    tallies: Mapping[blocks.Path, Sequence[Entry]],
+    tallies: Mapping[MetricPath, Sequence[Entry]],
     samples: Mapping[str, Sequence[tuple[int, float]]],
     outcomes: Outcomes,
     counts: NDArray[np.int64],
-) -> tuple[dict[blocks.Path, Metric], tuple[Bin, ...]]:
+) -> tuple[dict[MetricPath, Metric], tuple[Bin, ...]]:
     """Sums up every block beside the subtasks.
 
     Args:
@@ -87,12 +104,12 @@ def close_blocks(
     """
     metrics = {
         path: bootstrap.ratio(tallies.get(path, ()), counts).metric(
-            1.0 if path[-1] in blocks.PLAIN else 100.0
+            1.0 if path[-1] in COUNT_METRICS else 100.0
         )
-        for path in blocks.PATHS
+        for path in METRIC_PATHS
     }
-    path = ("annotator", blocks.EDIT_RATIO)
-    metrics[path] = bootstrap.median(samples.get(blocks.EDIT_RATIO, ()), counts).metric()
+    path = ("annotator", EDIT_RATIO)
+    metrics[path] = bootstrap.median(samples.get(EDIT_RATIO, ()), counts).metric()
     calibrated, bins = _calibrate(outcomes, counts)
     metrics |= {("calibration", name): value.metric() for name, value in calibrated.items()}
     return metrics, bins
@@ -113,6 +130,31 @@ def _calibrate(
         for name, value in calibration.calibrate(score, right).items()
     }
     return estimates, calibration.reliability(score, right)
+
+
+def score_labels(scored: Sequence[Unit]) -> dict[str, LabelScore]:
+    """Scores every label of sufficient support over strict units, most frequent first."""
+    rows: dict[str, list[tuple[float, bool, bool]]] = defaultdict(list)  # IoU, found, named
+    for u in scored:
+        drawn = {t: p for p, t in u.matched}
+        named = {t: p for p, t in u.paired}
+        for t, label in enumerate(u.truth_labels):
+            is_found = t in drawn and bool(u.iou[drawn[t], t] >= IOU_THRESHOLD)
+            right = is_found and bool(u.same_label[drawn[t], t])
+            overlap = float(u.iou[named[t], t]) if t in named else 0.0
+            rows[normalise(label)].append((overlap, is_found, right))
+    ranked = sorted(rows.items(), key=lambda item: (-len(item[1]), item[0]))
+    return {label: _sum_up(regions) for label, regions in ranked if len(regions) >= LEAST_SUPPORT}
+
+
+def _sum_up(regions: Sequence[tuple[float, bool, bool]]) -> LabelScore:
+    overlaps, found, right = np.array(regions, dtype=np.float64).sum(axis=0)
+    return LabelScore(
+        support=len(regions),
+        miou=100 * float(overlaps) / len(regions),
+        recall=100 * float(found) / len(regions),
+        named=100 * float(right / found) if found else float("nan"),
+    )
 
 
 def _headline(modes: Estimates) -> dict[str, dict[str, Metric]]:

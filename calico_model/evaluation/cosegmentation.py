@@ -1,7 +1,7 @@
-"""The CALICO block: three subtasks, strict and compat, with what true names or masks would gain.
+"""The CALICO block: three subtasks, strict and compat, and the gain of true names or true masks.
 
 Keeps one unit per image and subtask in every variant; masks are reduced to overlaps at once. Any
-choice of groups can be summed up afterwards: all of them, or those of one size.
+subset of groups can be summed up afterwards: all groups, or those of one size.
 
 An image without truth for a subtask is left out in compat. In strict it counts only if something
 was predicted there: those regions are false positives and the image has mIoU 0.
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from calico_model.evaluation import bootstrap, structure, units
 from calico_model.evaluation.bootstrap import Estimate
-from calico_model.evaluation.metrics import COMPAT, STRICT, Unit, ranked_hits
-from calico_model.evaluation.regions import Region
+from calico_model.evaluation.metrics import COMPAT, STRICT, ranked_hits
+from calico_model.evaluation.regions import CroppedRegion
+from calico_model.evaluation.units import Unit
 from calico_model.types import RegionKind
 
 Entry = tuple[int, float, float]
@@ -46,7 +47,11 @@ class Cosegmentation:
     )
 
     def add_image(
-        self, index: int, kind: RegionKind, predicted: Sequence[Region], truth: Sequence[Region]
+        self,
+        index: int,
+        kind: RegionKind,
+        predicted: Sequence[CroppedRegion],
+        truth: Sequence[CroppedRegion],
     ) -> Unit | None:
         """Adds one image of one subtask; returns its strict unit, None if there is nothing."""
         if not predicted and not truth:
@@ -63,17 +68,17 @@ class Cosegmentation:
         self,
         index: int,
         kind: RegionKind,
-        predicted: Sequence[Region],
-        truth: Sequence[Region],
+        predicted: Sequence[CroppedRegion],
+        truth: Sequence[CroppedRegion],
         images: int,
     ) -> None:
-        """Adds what is asked of a common thing across the images of a group."""
+        """Adds the tallies of common things across the images of a group."""
         if kind is RegionKind.UNIQUE_PART:
             return
-        found = structure.pair_tally(predicted, truth)
-        same = structure.consistency_tally(predicted, images)
-        self.pairs[kind, "pair_recall50"].append((index, *found))
-        self.pairs[kind, "label_consistency"].append((index, *same))
+        recall = structure.pair_tally(predicted, truth)
+        consistency = structure.consistency_tally(predicted, images)
+        self.pairs[kind, "pair_recall50"].append((index, *recall))
+        self.pairs[kind, "label_consistency"].append((index, *consistency))
 
     def estimate(
         self, kind: RegionKind, places: Mapping[int, int], counts: NDArray[np.int64]
@@ -121,7 +126,7 @@ class Cosegmentation:
 
 
 def mean_of_subtasks(estimates: Iterable[Estimates], mode: str) -> dict[str, Estimate]:
-    """Mean over the subtasks of every metric all of them have."""
+    """Mean over the subtasks of every metric that all of them have."""
     tables = [modes[mode] for modes in estimates]
     shared = [name for name in tables[0] if all(name in table for table in tables)]
     return {name: bootstrap.mean_of([t[name] for t in tables]) for name in shared}

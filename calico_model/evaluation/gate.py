@@ -1,8 +1,8 @@
-"""Turns a report into a yes or no: requirements such as `compat.mIoU>=52`.
+"""Requirements on a report, such as `compat.mIoU>=52`.
 
 A name is `metric`, `mode.metric` (both mean the mean of the three subtasks), `subtask.metric` or
-`subtask.mode.metric`; a missing mode is the default one. `parts.status_accuracy` is a name too, and
-so is every path of blocks.py (`partonomy.intersection.end2end.macro_gIoU`, `annotator.NoC@90`) and
+`subtask.mode.metric`; a missing mode is the default one. Names are also `parts.status_accuracy`,
+every path of `METRIC_PATHS` (`partonomy.intersection.end2end.macro_gIoU`, `annotator.NoC@90`), and
 `size3.compat.mIoU` for the groups of three images.
 """
 
@@ -14,10 +14,17 @@ import re
 from dataclasses import dataclass
 
 from calico_model.errors import InvalidConfigError
-from calico_model.evaluation import blocks, structure
+from calico_model.evaluation import structure
 from calico_model.evaluation.bootstrap import Metric
 from calico_model.evaluation.metrics import COMPAT, STRICT
-from calico_model.evaluation.outcome import HEADLINE, MODES, SUBTASKS, Report
+from calico_model.evaluation.outcome import (
+    BLOCKS,
+    HEADLINE,
+    METRIC_PATHS,
+    MODES,
+    SUBTASKS,
+    EvaluationReport,
+)
 from calico_model.types import MAX_GROUP_SIZE, RegionKind
 
 _FORM = re.compile(r"\s*([\w.@\-]+?)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)\s*%?\s*")
@@ -65,7 +72,7 @@ def resolve(name: str, *, mode: str = "strict") -> tuple[str, ...]:
         mode: what an unnamed mode means, "strict" or "compat".
 
     Returns:
-        ("parts", metric), a path of blocks.py, ("size3", mode, metric), or
+        ("parts", metric), a path of `METRIC_PATHS`, ("size3", mode, metric), or
         (subtask or "mean", mode, metric).
 
     Raises:
@@ -91,17 +98,17 @@ def resolve(name: str, *, mode: str = "strict") -> tuple[str, ...]:
     return full
 
 
-def find_metric(report: Report, name: str, *, mode: str = "strict") -> Metric:
+def find_metric(report: EvaluationReport, name: str, *, mode: str = "strict") -> Metric:
     """Returns the metric a name means; raises as `resolve` does."""
     path = resolve(name, mode=mode)
     table, *rest = path
     if table == "parts":
         return report.parts[rest[0]]
-    if table in blocks.BLOCKS:
+    if table in BLOCKS:
         return report.blocks[path]
     if table in _SIZES:
-        own = report.group_sizes.get(_SIZES[table])
-        return own.mean[rest[0]][rest[1]] if own else _UNMEASURED
+        of_size = report.group_sizes.get(_SIZES[table])
+        return of_size.mean[rest[0]][rest[1]] if of_size else _UNMEASURED
     modes = report.mean if table == "mean" else report.tasks[table]
     return modes[rest[0]][rest[1]]
 
@@ -119,18 +126,18 @@ def _paths() -> frozenset[tuple[str, ...]]:
     for kind in (RegionKind.COMMON_OBJECT, RegionKind.COMMON_PART):
         paths += [(str(kind), "strict", name) for name in structure.PAIR_METRICS]
     paths += [(size, mode, name) for size in _SIZES for mode in MODES for name in HEADLINE]
-    paths += blocks.PATHS
+    paths += METRIC_PATHS
     return frozenset(paths) | {("parts", name) for name in structure.part_tallies((), ())}
 
 
-_TABLES = ("parts", *blocks.BLOCKS)
+_TABLES = ("parts", *BLOCKS)
 _SIZES = {f"size{images}": images for images in range(1, MAX_GROUP_SIZE + 1)}
 _UNMEASURED = Metric(math.nan, math.nan, math.nan, 0)
 _PATHS = _paths()
 
 
 def failures(
-    report: Report, requirements: tuple[Requirement, ...], *, mode: str = "strict"
+    report: EvaluationReport, requirements: tuple[Requirement, ...], *, mode: str = "strict"
 ) -> tuple[str, ...]:
     """Says in plain words which requirements the report does not meet.
 

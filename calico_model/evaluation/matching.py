@@ -101,13 +101,6 @@ def paired(predicted_labels: Sequence[str], truth_labels: Sequence[str]) -> Pair
     return tuple(sorted(pairs))
 
 
-def union_iou(predicted: Sequence[BoolMask], truth: Sequence[BoolMask]) -> float:
-    """IoU of all predictions merged with all truths merged; nothing against nothing is 1."""
-    if not predicted or not truth:
-        return float(not any(mask.any() for mask in (*predicted, *truth)))
-    return float(iou_matrix([np.any(predicted, axis=0)], [np.any(truth, axis=0)])[0, 0])
-
-
 def _cheapest_columns(cost: FloatArray) -> list[int]:
     """The column of each row in the assignment of least total cost, for rows <= columns.
 

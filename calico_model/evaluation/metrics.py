@@ -1,9 +1,9 @@
-"""What one image of one subtask is worth, metric by metric.
+"""The metrics of one image of one subtask.
 
 A `Unit` is one (group, image) of one subtask. Every metric but average precision is a sum of parts
 over a sum of wholes, so each is a function from a unit to (part, whole); pooling and bootstrap are
-then the same few lines for all of them (bootstrap.py). STRICT counts whatever is missing or too
-much; COMPAT repeats what the released GLaMM evaluation does, and forgives both. Never average them.
+then the same for all of them (bootstrap.py). STRICT penalises missing and extra regions; COMPAT
+repeats the released GLaMM evaluation, which forgives both. Never average them.
 
 Definitions: MIoU, AP50 and Recall after mbzuai-oryx/groundingLMM eval/gcg/evaluate.py; SS and S-IoU
 after the LVIS/PACO region evaluators. That labels are compared through matched masks is an
@@ -12,106 +12,20 @@ assumption: CALICO's own evaluation code is not public.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable
 
 import numpy as np
 
-from calico_model import vocabulary
 from calico_model.evaluation import matching
 from calico_model.evaluation.matching import FloatArray
-from calico_model.evaluation.regions import Crop, cut
-from calico_model.types import BoolMask
+from calico_model.evaluation.units import Unit, normal_form, text_similarity
 
 Tally = tuple[float, float]
-"""(part, whole) of one unit; a whole of 0 means that the unit has no say."""
+"""(part, whole) of one unit; a whole of 0 means that the unit does not count."""
 
 IOU_THRESHOLD = 0.5
 TEXT_THRESHOLD = 0.5
 MAX_DETECTIONS = 100
-
-_name = lru_cache(maxsize=1 << 16)(vocabulary.normalise)
-text_similarity = lru_cache(maxsize=1 << 16)(vocabulary.similarity)
-"""Labels repeat by the thousand; each pair is compared once."""
-
-
-@dataclass(frozen=True, eq=False)
-class Unit:
-    """One image of one subtask, reduced to what the metrics look at.
-
-    Attributes:
-        group_index: position of its group in the evaluated sequence.
-        intersection: (P, T) shared pixels.
-        predicted_area: (P,) pixels.
-        truth_area: (T,) pixels.
-        predicted_labels: P labels in output order.
-        truth_labels: T labels.
-        scores: (P,) confidence; COMPAT does not look at it.
-    """
-
-    group_index: int
-    intersection: FloatArray
-    predicted_area: FloatArray
-    truth_area: FloatArray
-    predicted_labels: tuple[str, ...]
-    truth_labels: tuple[str, ...]
-    scores: FloatArray
-
-    @cached_property
-    def iou(self) -> FloatArray:
-        """(P, T) in [0, 1]."""
-        return matching.iou_of(self.intersection, self.predicted_area, self.truth_area)
-
-    @cached_property
-    def similarity(self) -> FloatArray:
-        """(P, T) text similarity in [0, 1]."""
-        return self._compare(text_similarity)
-
-    @cached_property
-    def same_label(self) -> FloatArray:
-        """(P, T), 1 where the normalised labels are equal, else 0."""
-        return self._compare(lambda a, b: float(_name(a) == _name(b)))
-
-    @cached_property
-    def matched(self) -> matching.Pairs:
-        """Hungarian pairs: the strict reading."""
-        return matching.hungarian(self.iou)
-
-    @cached_property
-    def matched_greedily(self) -> matching.Pairs:
-        """Greedy pairs: the compat reading."""
-        return matching.greedy(self.iou)
-
-    @cached_property
-    def paired(self) -> matching.Pairs:
-        """Pairs of equal normalised label, whatever the masks."""
-        return matching.paired(
-            [_name(label) for label in self.predicted_labels],
-            [_name(label) for label in self.truth_labels],
-        )
-
-    def _compare(self, alike: Callable[[str, str], float]) -> FloatArray:
-        table = [[alike(p, t) for t in self.truth_labels] for p in self.predicted_labels]
-        return np.array(table, dtype=np.float64).reshape(self.intersection.shape)
-
-
-def unit(
-    group_index: int,
-    predicted: Sequence[tuple[str, BoolMask | Crop, float]],
-    truth: Sequence[tuple[str, BoolMask | Crop]],
-) -> Unit:
-    """Builds a unit from (label, mask, score) predictions and (label, mask) truths."""
-    ours, theirs = [cut(mask) for _, mask, _ in predicted], [cut(mask) for _, mask in truth]
-    return Unit(
-        group_index,
-        matching.intersections(ours, theirs),
-        matching.areas(ours),
-        matching.areas(theirs),
-        tuple(label for label, _, _ in predicted),
-        tuple(label for label, _ in truth),
-        np.array([score for _, _, score in predicted], dtype=np.float64),
-    )
 
 
 def word_overlap(left: str, right: str) -> float:
@@ -121,13 +35,13 @@ def word_overlap(left: str, right: str) -> float:
 
 
 def strict_hits(iou: FloatArray, similarity: FloatArray) -> int:
-    """Largest number of one-to-one pairs (P, T) good in overlap and in name."""
+    """Largest number of one-to-one pairs that agree in overlap and in name; arguments (P, T)."""
     good = (iou >= IOU_THRESHOLD) & (similarity >= TEXT_THRESHOLD)
     return len(matching.hungarian(good.astype(np.float64)))
 
 
 def compat_hits(iou: FloatArray, similarity: FloatArray) -> int:
-    """Greedy pairs by overlap until the first that fails in overlap or in name."""
+    """Counts greedy pairs by overlap, up to the first that fails in overlap or in name."""
     hits = 0
     for pair in matching.greedy(iou):
         if iou[pair] < IOU_THRESHOLD or similarity[pair] < TEXT_THRESHOLD:
@@ -139,9 +53,9 @@ def compat_hits(iou: FloatArray, similarity: FloatArray) -> int:
 def ranked_hits(
     unit: Unit, *, by_score: bool, same_label: bool = False
 ) -> list[tuple[float, bool]]:
-    """(score, is a hit) of each prediction in the order average precision takes them.
+    """Ranks predictions for average precision: (score, is a hit), best first.
 
-    Each prediction takes the free truth it overlaps most, if that is at least 0.5 (COCOeval).
+    Each prediction takes the free truth that it overlaps most, if that is at least 0.5 (COCOeval).
 
     Args:
         unit: the image.
@@ -190,7 +104,7 @@ def _text(u: Unit, pairs: matching.Pairs, alike: Callable[[str, str], float]) ->
 
 
 def _word_overlap_normalised(left: str, right: str) -> float:
-    return word_overlap(_name(left), _name(right))
+    return word_overlap(normal_form(left), normal_form(right))
 
 
 def _text_metric(alike: Callable[[str, str], float], *, compat: bool) -> Callable[[Unit], Tally]:

@@ -1,4 +1,4 @@
-"""How well things are named out of a closed set of labels.
+"""The vocabulary block: how well things are named from a closed set of labels.
 
 Pixels of a label are pooled over the images of a group and over objects or parts alike, so a label
 that moves from common to unique costs nothing here. With a vocabulary, predicted labels are first
@@ -13,8 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from calico_model.evaluation.metrics import Tally, Unit
-from calico_model.evaluation.regions import Crop, Region, shared_pixels, unite
+from calico_model.evaluation.metrics import Tally
+from calico_model.evaluation.regions import Crop, CroppedRegion, shared_pixels, unite
+from calico_model.evaluation.units import Unit
 from calico_model.vocabulary import Vocabulary, match
 
 TOP = (1, 3)
@@ -24,16 +25,16 @@ NAMES = ("pixel_mIoU", *QUALITY, *(f"top{top}" for top in TOP), OUT_OF_VOCABULAR
 
 
 def translate(
-    regions: Sequence[Region], vocabulary: Vocabulary | None
-) -> tuple[list[Region], list[Region]]:
+    regions: Sequence[CroppedRegion], vocabulary: Vocabulary | None
+) -> tuple[list[CroppedRegion], list[CroppedRegion]]:
     """Splits regions into those a vocabulary has a word for, under that word, and the others.
 
     Without a vocabulary every region keeps its own name.
     """
     if vocabulary is None:
         return list(regions), []
-    known: list[Region] = []
-    unknown: list[Region] = []
+    known: list[CroppedRegion] = []
+    unknown: list[CroppedRegion] = []
     for region in regions:
         label = match(region.label, vocabulary)
         if label is None:
@@ -43,7 +44,7 @@ def translate(
     return known, unknown
 
 
-def pixel_miou(predicted: Sequence[Region], truth: Sequence[Region]) -> Tally:
+def pixel_miou(predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]) -> Tally:
     """Mean over the labels of one group of their pooled pixel IoU.
 
     A label counts if it is true or predicted anywhere in the group.
@@ -73,7 +74,7 @@ def top_tallies(unit: Unit) -> dict[str, Tally]:
     return {f"top{top}": (hits[top], len(unit.truth_labels)) for top in TOP}
 
 
-def _by_label(regions: Sequence[Region]) -> Mapping[str, dict[int, Crop]]:
+def _by_label(regions: Sequence[CroppedRegion]) -> Mapping[str, dict[int, Crop]]:
     """Label -> image -> its merged mask."""
     masks: dict[str, dict[int, list[Crop]]] = defaultdict(lambda: defaultdict(list))
     for region in regions:

@@ -9,10 +9,18 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from calico_model.evaluation import annotator, blocks, calibration, composition, consistency, naming
+from calico_model.evaluation import annotator, calibration, naming, structure
 from calico_model.evaluation.bootstrap import Metric
 from calico_model.evaluation.charts import PAPER
-from calico_model.evaluation.outcome import HEADLINE, MODES, SUBTASKS, Report
+from calico_model.evaluation.outcome import (
+    CONSISTENCY_WAYS,
+    EDIT_RATIO,
+    HEADLINE,
+    MODES,
+    OBJECT_ACCURACY,
+    SUBTASKS,
+    EvaluationReport,
+)
 from calico_model.evaluation.partonomy import FORCED_MODES, MASK_METRICS, MASK_MODES, TASKS
 from calico_model.evaluation.quiz import ACCURACIES, GAIN, OBJECT_TASKS, PART_TASKS
 from calico_model.evaluation.structure import PAIR_METRICS
@@ -22,7 +30,7 @@ _LABEL_ROWS = 8
 _RANDOM_CHOICE = 20.0
 
 
-def page(report: Report, *, first: str = "strict") -> RenderableType:
+def page(report: EvaluationReport, *, first: str = "strict") -> RenderableType:
     """One page of text.
 
     Args:
@@ -43,7 +51,7 @@ def page(report: Report, *, first: str = "strict") -> RenderableType:
     )
 
 
-def _mode_table(report: Report, mode: str) -> Table:
+def _mode_table(report: EvaluationReport, mode: str) -> Table:
     """Headline metrics with intervals, and the paper's means beside compat."""
     explained = {
         "strict": "strict: missing and extra regions cost",
@@ -61,7 +69,7 @@ def _mode_table(report: Report, mode: str) -> Table:
     return table
 
 
-def _partonomy_table(report: Report, *, teacher_first: bool) -> Table:
+def _partonomy_table(report: EvaluationReport, *, teacher_first: bool) -> Table:
     """Masks under every protocol that was asked for, and the names of parts."""
     modes = MASK_MODES if teacher_first else (*MASK_MODES[2:], *FORCED_MODES)
     table = _table(
@@ -77,14 +85,14 @@ def _partonomy_table(report: Report, *, teacher_first: bool) -> Table:
         for mode in modes:
             measured = [report.blocks["partonomy", task, mode, name] for name in MASK_METRICS]
             if any(metric.n for metric in measured):
-                own = text if mode == "end2end" else ["", "", ""]
-                table.add_row(_words(task), mode, *map(_cell, measured), *own)
+                names = text if mode == "end2end" else ["", "", ""]
+                table.add_row(_words(task), mode, *map(_cell, measured), *names)
         table.add_section()
     table.caption = f"objects named right in part answers: {_cell(_object_accuracy(report))}"
     return table
 
 
-def _choice_tables(report: Report) -> list[Table]:
+def _choice_tables(report: EvaluationReport) -> list[Table]:
     """Five choices, if any were asked."""
     table = _table(
         f"five choices, by likelihood (percent; {_RANDOM_CHOICE:.0f} is chance)",
@@ -92,15 +100,15 @@ def _choice_tables(report: Report) -> list[Table]:
         (*(name.removeprefix("accuracy_") for name in ACCURACIES), GAIN, "n"),
     )
     for task in (*PART_TASKS, *OBJECT_TASKS):
-        found = [report.blocks["partonomy", task, "choices", name] for name in ACCURACIES]
+        accuracies = [report.blocks["partonomy", task, "choices", name] for name in ACCURACIES]
         gain = report.blocks.get(("partonomy", task, "choices", GAIN))
-        if found[0].n:
-            cells = [*map(_cell, found), _cell(gain) if gain else "", str(found[0].n)]
+        if accuracies[0].n:
+            cells = [*map(_cell, accuracies), _cell(gain) if gain else "", str(accuracies[0].n)]
             table.add_row(_words(task), *cells)
     return [table] if table.rows else []
 
 
-def _beside_table(report: Report) -> Table:
+def _beside_table(report: EvaluationReport) -> Table:
     """Everything else worth a line per subtask, strict."""
     table = _table(
         "beside (strict); gains: points of PQ if labels or masks were true",
@@ -118,15 +126,15 @@ def _beside_table(report: Report) -> Table:
     return table
 
 
-def _block_table(report: Report) -> Table:
+def _block_table(report: EvaluationReport) -> Table:
     """The blocks that are one row each."""
     table = Table(title="vocabulary, structure, annotator, calibration", show_header=False)
     table.add_column("block")
     table.add_column("figures")
     names: dict[str, tuple[str, ...]] = {
         "vocabulary": naming.NAMES,
-        "structure": composition.NAMES,
-        "annotator": (*annotator.TALLIES[:2], blocks.EDIT_RATIO),
+        "structure": structure.COMPOSITION_METRICS,
+        "annotator": (*annotator.TALLIES[:2], EDIT_RATIO),
         "per group": annotator.COUNTS,
         "per region": annotator.CLICKS,
         "calibration": calibration.NAMES,
@@ -138,7 +146,7 @@ def _block_table(report: Report) -> Table:
     return table
 
 
-def _size_tables(report: Report) -> list[Table]:
+def _size_tables(report: EvaluationReport) -> list[Table]:
     """Groups by how many images they have, if that differs."""
     if len(report.group_sizes) < 2:
         return []
@@ -153,17 +161,21 @@ def _size_tables(report: Report) -> list[Table]:
     return [table]
 
 
-def _consistency_tables(report: Report) -> list[Table]:
+def _consistency_tables(report: EvaluationReport) -> list[Table]:
     """The same groups asked differently, if they were."""
-    table = _table("the same group asked differently (percent)", "changed", consistency.NAMES)
-    for way in blocks.CONSISTENCY_WAYS:
-        measured = [report.blocks["consistency", way, name] for name in consistency.NAMES]
+    table = _table(
+        "the same group asked differently (percent)", "changed", structure.CONSISTENCY_METRICS
+    )
+    for way in CONSISTENCY_WAYS:
+        measured = [
+            report.blocks["consistency", way, name] for name in structure.CONSISTENCY_METRICS
+        ]
         if any(metric.n for metric in measured):
             table.add_row(way, *map(_cell, measured))
     return [table] if table.rows else []
 
 
-def _label_table(report: Report) -> Table:
+def _label_table(report: EvaluationReport) -> Table:
     """The most frequent labels of each subtask."""
     table = Table(title=f"labels (the {_LABEL_ROWS} most frequent of each subtask; all in report)")
     for name in ("subtask", "label", "support", "mIoU", "found", "named right"):
@@ -183,8 +195,8 @@ def _label_table(report: Report) -> Table:
     return table
 
 
-def _object_accuracy(report: Report) -> Metric:
-    return report.blocks[blocks.OBJECT_ACCURACY]
+def _object_accuracy(report: EvaluationReport) -> Metric:
+    return report.blocks[OBJECT_ACCURACY]
 
 
 def _table(title: str, first: str, columns: Iterable[str]) -> Table:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from calico_model import prompts
 from calico_model.evaluation.matching import paired
 from calico_model.evaluation.metrics import Tally
-from calico_model.evaluation.regions import Region, merge_by_label, shared_pixels
+from calico_model.evaluation.regions import CroppedRegion, merge_by_label, shared_pixels
 from calico_model.evaluation.structure import PART_KINDS, compare_sets
 from calico_model.types import LabeledGroup, RegionKind
 from calico_model.vocabulary import normalise
@@ -56,7 +56,9 @@ class Term:
     iou: float
 
 
-def questions(regions: Sequence[Region], images: int) -> Iterator[tuple[str, int, list[Region]]]:
+def questions(
+    regions: Sequence[CroppedRegion], images: int
+) -> Iterator[tuple[str, int, list[CroppedRegion]]]:
     """Yields (task, image, true answer) of every question the truth of a group gives rise to."""
     for image in range(images):
         is_compared = bool(answer_of(regions, "intersection", image))
@@ -66,13 +68,15 @@ def questions(regions: Sequence[Region], images: int) -> Iterator[tuple[str, int
                 yield task, image, truth
 
 
-def answer_of(regions: Sequence[Region], task: str, image: int) -> list[Region]:
+def answer_of(regions: Sequence[CroppedRegion], task: str, image: int) -> list[CroppedRegion]:
     """The regions of a prediction or of the truth that answer a question, in answer order."""
     kinds = TASKS[task]
     return [r for kind in kinds for r in regions if r.kind is kind and r.image_index == image]
 
 
-def judge(mode: str, predicted: Sequence[Region], truth: Sequence[Region]) -> list[Term]:
+def judge(
+    mode: str, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
+) -> list[Term]:
     """The terms one question adds to the mean IoU under one protocol.
 
     Args:
@@ -102,7 +106,9 @@ def mask_tallies(terms: Sequence[Term]) -> dict[str, Tally]:
     }
 
 
-def text_tallies(predicted: Sequence[Region], truth: Sequence[Region]) -> dict[str, Tally]:
+def text_tallies(
+    predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
+) -> dict[str, Tally]:
     """Part names as sets: precision and recall pooled (paper) and per question."""
     ours, theirs = {region.name for region in predicted}, {region.name for region in truth}
     sets = compare_sets(ours, theirs)
@@ -118,7 +124,7 @@ def text_tallies(predicted: Sequence[Region], truth: Sequence[Region]) -> dict[s
 
 
 def object_tally(
-    labeled: LabeledGroup, regions: Sequence[Region], answers: Mapping[str, str]
+    labeled: LabeledGroup, regions: Sequence[CroppedRegion], answers: Mapping[str, str]
 ) -> Tally:
     """Compared objects the part answers call by their name, of all compared objects."""
     named = named_objects(regions, answers)
@@ -129,7 +135,7 @@ def object_tally(
     return sum(right), len(right)
 
 
-def named_objects(regions: Sequence[Region], answers: Mapping[str, str]) -> dict[int, str]:
+def named_objects(regions: Sequence[CroppedRegion], answers: Mapping[str, str]) -> dict[int, str]:
     """Image -> the object a part answer says it shows; from the text if there is one."""
     named: dict[int, str] = {}
     for region in regions:
@@ -142,7 +148,7 @@ def named_objects(regions: Sequence[Region], answers: Mapping[str, str]) -> dict
     return named
 
 
-def _term(predicted: Region, truth: Region) -> Term:
+def _term(predicted: CroppedRegion, truth: CroppedRegion) -> Term:
     shared = float(shared_pixels(predicted.mask, truth.mask))
     united = predicted.mask.area + truth.mask.area - shared
     return Term(shared, united, shared / united if united else 1.0)

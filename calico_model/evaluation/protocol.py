@@ -1,67 +1,63 @@
-"""Looks at labeled groups with a predictor and says how good it is.
+"""Evaluates a predictor on labeled groups.
 
-Owns what a predictor is asked: for its own answer always; on request for its masks of the true
-answer, for the likelihood of five choices, and for the same group asked differently. What is
-counted and how is in ledger.py and the modules it names. Does not know files, clocks or torch.
+Defines what a predictor is asked: always for its own answer; on request for its masks of the true
+answer, for the likelihood of five choices, and for the same group in other words or another order.
+The scoring is in ledger.py and the modules it imports. Does not know files, clocks or torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from calico_model.errors import CalicoError, InvalidConfigError, InvalidRecordError
-from calico_model.evaluation import answers, consistency, quiz
+from calico_model.evaluation import quiz, structure
 from calico_model.evaluation.choices import Taxonomy
 from calico_model.evaluation.ledger import Ledger
-from calico_model.evaluation.outcome import SS_BACKEND, SUBTASKS, Report
-from calico_model.evaluation.worst import WorstCases
-from calico_model.inference.likelihood import Likelihood
+from calico_model.evaluation.outcome import SS_BACKEND, SUBTASKS, EvaluationReport, WorstCases
 from calico_model.prompts import QUESTIONS
-from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, RegionKind
+from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, Likelihood, RegionKind
 from calico_model.vocabulary import Vocabulary
 
 _T = TypeVar("_T")
-Answered = tuple[quiz.Question, list[Likelihood]]
-"""A five-choice question and how likely each choice is."""
+Answered = tuple[quiz.QuizQuestion, list[Likelihood]]
+"""A five-choice question and the likelihood of each choice."""
 
 WORDINGS = min(len(wordings) for wordings in QUESTIONS.values())
 
 
-class Predictor(Protocol):
-    """Whatever can be evaluated; the shape of calico_model.predictor without its torch."""
+class GroupPredictor(Protocol):
+    """A predictor that can be evaluated: the methods of `calico_model.predictor` that this needs.
+
+    The protocol keeps torch out of the evaluation.
+    """
 
     @property
     def version(self) -> str:
-        """Names the weights."""
+        """Version of the weights."""
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
-        """Finds the regions of a group."""
+        """Predicts the regions of a group."""
 
 
 @runtime_checkable
-class Rewordable(Protocol):
-    """A predictor that can be asked in other words."""
+class SteerablePredictor(GroupPredictor, Protocol):
+    """A predictor that also takes other wordings and given answers, as a loaded model does.
+
+    Saved predictions cannot do this.
+    """
 
     def predict_reworded(self, group: ImageGroup, wording: int) -> GroupPrediction:
-        """Finds the regions of a group, asked in the given one of the known wordings."""
+        """Predicts the regions of a group, asked with wording number `wording`."""
 
-
-@runtime_checkable
-class Forcible(Protocol):
-    """A predictor that can be made to say an answer, and to draw what it says."""
-
-    def force(self, group: ImageGroup, answers: Mapping[RegionKind, str]) -> GroupPrediction:
-        """Draws the masks of given answers, empty ones included, in answer order."""
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """A predictor that can tell how likely it finds an answer."""
+    def predict_forced(
+        self, group: ImageGroup, answers: Mapping[RegionKind, str]
+    ) -> GroupPrediction:
+        """Draws the masks of given answers in answer order; empty masks are kept."""
 
     def likelihoods(
         self, group: ImageGroup, kind: RegionKind, answers: Sequence[str]
@@ -71,34 +67,33 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class Extras:
-    """What to ask beside the three questions, and whom; each costs more predictions.
+    """What to ask beside the three questions; each extra costs more predictions.
 
     Attributes:
         vocabulary: closed label set predictions are put into, for the vocabulary block.
-        forcible: draws the masks of the true answers (Partonomy's teacher and strict).
-        judge: answers five-choice questions.
-        taxonomy: where their wrong answers come from.
-        rewordable: is asked in other words and with the images in another order.
-        consistency: how many groups, the first ones, it is asked about.
+        steerable: the predictor that the other extras ask, None where none is wanted.
+        forced: ask for the masks of the true answers (Partonomy's teacher and strict).
+        taxonomy: source of the wrong answers of five-choice questions; None asks none.
+        consistency: how many groups, from the first, to ask in other words and with the images in
+            another order.
     """
 
     vocabulary: Vocabulary | None = None
-    forcible: Forcible | None = None
-    judge: Judge | None = None
-    taxonomy: Taxonomy = field(default_factory=Taxonomy)
-    rewordable: Rewordable | None = None
+    steerable: SteerablePredictor | None = None
+    forced: bool = False
+    taxonomy: Taxonomy | None = None
     consistency: int = 0
 
 
 def ask_also(
-    predictor: Predictor,
+    predictor: GroupPredictor,
     *,
     vocabulary: Vocabulary | None = None,
     forced: bool = False,
     taxonomy: Taxonomy | None = None,
     consistency: int = 0,
 ) -> Extras:
-    """Plans what else to ask of a predictor.
+    """Plans the extras of an evaluation.
 
     Args:
         predictor: what is evaluated.
@@ -108,42 +103,35 @@ def ask_also(
         consistency: how many groups to ask differently.
 
     Raises:
-        InvalidConfigError: the predictor cannot be asked that.
+        InvalidConfigError: the predictor cannot do what an extra needs.
     """
-
-    def refuse(what: str) -> InvalidConfigError:
-        return InvalidConfigError(f"{predictor.version}: this predictor cannot {what}")
-
-    if forced and not isinstance(predictor, Forcible):
-        raise refuse("draw given answers (teacher and strict)")
-    if taxonomy is not None and not isinstance(predictor, Judge):
-        raise refuse("tell how likely an answer is (five choices)")
-    if consistency and not isinstance(predictor, Rewordable):
-        raise refuse("be asked in other words (consistency)")
-    return Extras(
-        vocabulary=vocabulary,
-        forcible=predictor if forced and isinstance(predictor, Forcible) else None,
-        judge=predictor if taxonomy is not None and isinstance(predictor, Judge) else None,
-        taxonomy=taxonomy or Taxonomy(),
-        rewordable=predictor if consistency and isinstance(predictor, Rewordable) else None,
-        consistency=consistency,
-    )
+    needs = {
+        "draw given answers (teacher and strict)": forced,
+        "tell how likely an answer is (five choices)": taxonomy is not None,
+        "be asked in other words (consistency)": consistency > 0,
+    }
+    wanted = [ability for ability, is_needed in needs.items() if is_needed]
+    if not wanted:
+        return Extras(vocabulary=vocabulary)
+    if not isinstance(predictor, SteerablePredictor):
+        raise InvalidConfigError(f"{predictor.version}: this predictor cannot {wanted[0]}")
+    return Extras(vocabulary, predictor, forced, taxonomy, consistency)
 
 
 NOTHING_ELSE = Extras()
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: GroupPredictor,
     groups: Iterable[LabeledGroup],
     *,
     extras: Extras = NOTHING_ELSE,
     resamples: int = 1000,
     seed: int = 0,
     keep_worst: int = 6,
-    on_group: Callable[[int], None] = lambda done: None,
-) -> Report:
-    """Predicts every group and scores what comes back.
+    on_group: Callable[[int], None] = lambda _done: None,
+) -> EvaluationReport:
+    """Predicts every group and scores the predictions.
 
     Args:
         predictor: what is evaluated.
@@ -151,7 +139,7 @@ def evaluate(
         extras: what else to ask.
         resamples: bootstrap resamples of groups.
         seed: of the bootstrap and of wrong answers.
-        keep_worst: how many of the worst groups to keep for pictures.
+        keep_worst: number of worst groups to keep for pictures.
         on_group: called with the number of finished groups after each.
 
     Raises:
@@ -168,62 +156,67 @@ def evaluate(
 
 
 def _examine(
-    predictor: Predictor,
+    predictor: GroupPredictor,
     index: int,
     labeled: LabeledGroup,
     extras: Extras,
     seed: int,
     ledger: Ledger,
 ) -> None:
-    """Asks everything about one group."""
+    """Asks all questions about one group."""
     group, nothing = labeled.group, GroupPrediction((), predictor.version)
 
     def ask(question: Callable[[], _T], otherwise: _T) -> _T:
-        """A group the model refuses is scored as an empty answer, and named."""
+        """Scores a group that the model refuses as an empty answer, with a warning."""
         try:
             return question()
         except CalicoError as error:
             ledger.warnings.append(f"group {index}: no prediction, scored as empty ({error})")
             return otherwise
 
-    own = ask(partial(predictor.predict, group), nothing)
-    forced = None
-    if extras.forcible is not None:
-        truth = answers.true_answers(labeled)
-        forced = ask(partial(extras.forcible.force, group, truth), nothing)
-    ledger.add(index, labeled, own, forced)
-    if extras.judge is not None:
+    prediction = ask(partial(predictor.predict, group), nothing)
+    steerable, forced = extras.steerable, None
+    if steerable is not None and extras.forced:
+        truth = quiz.true_answers(labeled)
+        forced = ask(partial(steerable.predict_forced, group, truth), nothing)
+    ledger.add(index, labeled, prediction, forced)
+    if steerable is None:
+        return
+    if extras.taxonomy is not None:
         rng = np.random.default_rng((seed, index))
-        answer = partial(_answer_quiz, extras.judge, labeled, extras.taxonomy, rng)
+        answer = partial(_answer_quiz, steerable, labeled, extras.taxonomy, rng)
         ledger.add_choices(index, ask(answer, []))
-    if index < extras.consistency and extras.rewordable is not None:
-        for way, other in _ask_differently(extras.rewordable, group, ask, nothing):
-            ledger.add_variant(index, way, labeled, (own, other))
+    if index < extras.consistency:
+        for way, other in _ask_differently(steerable, group, ask, nothing):
+            ledger.add_variant(index, way, labeled, (prediction, other))
 
 
 def _answer_quiz(
-    judge: Judge, labeled: LabeledGroup, taxonomy: Taxonomy, rng: np.random.Generator
+    predictor: SteerablePredictor,
+    labeled: LabeledGroup,
+    taxonomy: Taxonomy,
+    rng: np.random.Generator,
 ) -> list[Answered]:
     return [
-        (question, judge.likelihoods(labeled.group, question.kind, question.choices))
+        (question, predictor.likelihoods(labeled.group, question.kind, question.choices))
         for question in quiz.draw_questions(labeled, taxonomy, rng)
     ]
 
 
 def _ask_differently(
-    predictor: Rewordable,
+    predictor: SteerablePredictor,
     group: ImageGroup,
     ask: Callable[[Callable[[], GroupPrediction], GroupPrediction], GroupPrediction],
     nothing: GroupPrediction,
 ) -> Iterator[tuple[str, GroupPrediction]]:
-    """Every other wording, and the images in reverse."""
+    """Yields the answer to every other wording, and the answer with the images reversed."""
     for wording in range(1, WORDINGS):
         yield "wording", ask(partial(predictor.predict_reworded, group, wording), nothing)
     if len(group) > 1:
         order = tuple(reversed(range(len(group))))
-        turned = consistency.reorder(group, order)
+        turned = structure.reorder(group, order)
         other = ask(partial(predictor.predict_reworded, turned, 0), nothing)
-        yield "order", consistency.restore(other, order)
+        yield "order", structure.restore(other, order)
 
 
 def _closing_warnings(ledger: Ledger) -> list[str]:

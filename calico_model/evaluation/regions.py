@@ -1,7 +1,7 @@
-"""Regions as the evaluation holds them: a name, and a mask cut to its bounding box.
+"""Regions of the evaluation: a name, and a mask cropped to its bounding box.
 
-Parts are small and images are large, so two masks are compared only where their boxes meet, and a
-mask is read in full once. Knows masks and labels; not images, models or metrics.
+Parts are small and images are large, so two masks are compared only where their boxes overlap, and
+a whole mask is read once. Knows masks and labels; not images, models or metrics.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from functools import cached_property
 import numpy as np
 
 from calico_model.errors import InvalidMaskError
-from calico_model.types import BoolMask, PartMask, RegionKind
+from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, PartMask, RegionKind
 from calico_model.vocabulary import normalise
 
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """A mask cut to the box that holds its pixels.
+    """A mask cropped to its bounding box.
 
     Attributes:
         size_hw: (height, width) of the whole mask in pixels.
@@ -47,17 +47,17 @@ class Crop:
     def window(self, box: tuple[int, int, int, int]) -> BoolMask:
         """Returns the mask inside a half-open (top, bottom, left, right) box."""
         top, bottom, left, right = box
-        seen = np.zeros((bottom - top, right - left), dtype=bool)
+        window = np.zeros((bottom - top, right - left), dtype=bool)
         upper, lower, first, last = meet(self.box, box)
         if upper < lower and first < last:
-            seen[upper - top : lower - top, first - left : last - left] = self.pixels[
+            window[upper - top : lower - top, first - left : last - left] = self.pixels[
                 upper - self.top : lower - self.top, first - self.left : last - self.left
             ]
-        return seen
+        return window
 
 
 @dataclass(frozen=True, eq=False)
-class Region:
+class CroppedRegion:
     """One named region of one image; fields as in `PartMask`, the mask as a crop."""
 
     image_index: int
@@ -75,7 +75,7 @@ class Region:
 
 
 def cut(mask: BoolMask | Crop) -> Crop:
-    """Cuts a (H, W) mask to its box; a crop comes back as it is."""
+    """Crops a (H, W) mask to its bounding box; a crop is returned as it is."""
     if isinstance(mask, Crop):
         return mask
     height, width = mask.shape
@@ -88,10 +88,10 @@ def cut(mask: BoolMask | Crop) -> Crop:
     return Crop((height, width), top, left, mask[top:bottom, left:right].copy())
 
 
-def as_regions(parts: Sequence[PartMask]) -> list[Region]:
-    """Cuts every mask once; order is kept."""
+def as_regions(parts: Sequence[PartMask]) -> list[CroppedRegion]:
+    """Crops the masks of regions; the order stays."""
     return [
-        Region(
+        CroppedRegion(
             part.image_index,
             part.kind,
             part.label,
@@ -102,6 +102,33 @@ def as_regions(parts: Sequence[PartMask]) -> list[Region]:
         )
         for part in parts
     ]
+
+
+def usable_regions(
+    labeled: LabeledGroup, prediction: GroupPrediction
+) -> tuple[list[CroppedRegion], list[str]]:
+    """Separates predicted regions that can be scored from misplaced ones.
+
+    A region is misplaced if its image does not exist or has another size.
+
+    Args:
+        labeled: the group; regions of subtasks without known truth are dropped silently.
+        prediction: of the group.
+
+    Returns:
+        The usable regions with cropped masks, in order, and a phrase for each misplaced one.
+    """
+    sizes = labeled.group.sizes_hw
+    usable, misplaced = [], []
+    for region in prediction.parts:
+        if region.kind not in labeled.known:
+            continue
+        inside = 0 <= region.image_index < len(sizes)
+        if inside and region.mask.shape == sizes[region.image_index]:
+            usable.append(region)
+        else:
+            misplaced.append(f"region {region.label!r} of image {region.image_index}")
+    return as_regions(usable), misplaced
 
 
 def empty_like(mask: Crop) -> Crop:
@@ -126,11 +153,13 @@ def shared_pixels(ours: Crop, theirs: Crop) -> int:
     top, bottom, left, right = meet(ours.box, theirs.box)
     if top >= bottom or left >= right:
         return 0
-    mine = ours.pixels[top - ours.top : bottom - ours.top, left - ours.left : right - ours.left]
-    other = theirs.pixels[
+    our_pixels = ours.pixels[
+        top - ours.top : bottom - ours.top, left - ours.left : right - ours.left
+    ]
+    their_pixels = theirs.pixels[
         top - theirs.top : bottom - theirs.top, left - theirs.left : right - theirs.left
     ]
-    return int(np.count_nonzero(mine & other))
+    return int(np.count_nonzero(our_pixels & their_pixels))
 
 
 def frame(crops: Sequence[Crop]) -> tuple[int, int, int, int]:
@@ -165,13 +194,13 @@ def unite(crops: Sequence[Crop]) -> Crop:
     return Crop(crops[0].size_hw, box[0], box[2], merged)
 
 
-def merge_by_label(regions: Sequence[Region]) -> list[Region]:
+def merge_by_label(regions: Sequence[CroppedRegion]) -> list[CroppedRegion]:
     """Unites regions of equal normalised label; the first name and the highest score stay.
 
     Args:
         regions: of one image.
     """
-    groups: dict[str, list[Region]] = {}
+    groups: dict[str, list[CroppedRegion]] = {}
     for region in regions:
         groups.setdefault(region.name, []).append(region)
     return [

@@ -16,16 +16,23 @@ from typing import Any, cast
 from PIL import Image
 
 from calico_model import overlay
-from calico_model.evaluation import blocks, charts
+from calico_model.evaluation import charts
 from calico_model.evaluation.bootstrap import Metric
-from calico_model.evaluation.outcome import HEADLINE, MODES, SS_BACKEND, Report
-from calico_model.evaluation.worst import WorstCase
+from calico_model.evaluation.outcome import (
+    BLOCKS,
+    HEADLINE,
+    MODES,
+    SS_BACKEND,
+    EvaluationReport,
+    WorstCase,
+    nest_block,
+)
 from calico_model.staging import replace_text
 from calico_model.types import RgbImage
 
 
 def write_report(
-    report: Report,
+    report: EvaluationReport,
     folder: Path,
     *,
     run: dict[str, object] | None = None,
@@ -62,7 +69,7 @@ def write_report(
         Image.fromarray(draw_worst(case)).save(file)
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: EvaluationReport) -> dict[str, Any]:
     """The report as plain JSON values; what could not be measured is null."""
     return {
         "run": {
@@ -85,7 +92,7 @@ def as_json(report: Report) -> dict[str, Any]:
             task: {label: _finite(asdict(score)) for label, score in table.items()}
             for task, table in report.labels.items()
         },
-        **{block: _nested(blocks.nest(block, report.blocks)) for block in blocks.BLOCKS},
+        **{block: _nested(nest_block(block, report.blocks)) for block in BLOCKS},
         "reliability": [_finite(asdict(part)) for part in report.reliability],
         "group_sizes": {
             str(size): {
@@ -102,7 +109,7 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def headline(report: Report) -> dict[str, Any]:
+def headline(report: EvaluationReport) -> dict[str, Any]:
     """The one line machines read: the mean of the three subtasks in both modes, in percent."""
     modes = {
         mode: _finite({name: report.mean[mode][name].value for name in HEADLINE}) for mode in MODES

@@ -1,7 +1,6 @@
-"""Regions of one image put in order: no pixel claimed twice, parts inside their object, no gaps.
+"""Regions of one image made consistent: no pixel in two parts, parts inside their object, no gaps.
 
-Pure masks and scores. Each step is switched on by itself; with none on, the prediction that comes
-in goes out.
+Pure masks and scores. Each step has its own switch; without any step a prediction stays as it is.
 """
 
 from __future__ import annotations
@@ -15,27 +14,27 @@ import numpy as np
 from calico_model.types import BoolMask, GroupPrediction, PartMask, RegionKind
 
 UNKNOWN_PART = "unknown part"
-_UNKNOWN_SCORE = 0.05  # the model says nothing about it: whoever sorts by score sees it first
-_NESTED = 0.9  # of the smaller part's area
-_LEAST_INSIDE = 0.5
+_UNKNOWN_SCORE = 0.05  # the model has no score for it; first in the order of rising score
+_NESTED = 0.9  # share of the smaller part's area inside the other part
+_LEAST_INSIDE = 0.5  # share of a part's area inside its object; a lower share leaves the part whole
 _LEAST_GAP = 0.05  # of the object's area
-_SEAM = 0.02  # of the object's side: what is thinner lies between parts
+_SEAM = 0.02  # of the object's side; a thinner gap is a seam between parts
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What to put in order.
+    """The steps that are switched on.
 
     Attributes:
         overlaps: sibling parts share no pixels, and parts stay inside their object.
-        gaps: what no part covers of an object is offered as an unknown part.
+        gaps: a region of an object without any part becomes an unknown part.
     """
 
     overlaps: bool = False
     gaps: bool = False
 
     def apply(self, prediction: GroupPrediction) -> GroupPrediction:
-        """Returns a prediction in order; itself where nothing is switched on."""
+        """Returns a consistent prediction; the same prediction if no step is switched on."""
         if not (self.overlaps or self.gaps):
             return prediction
         parts = prediction.parts
@@ -47,10 +46,10 @@ class Arrangement:
 
 
 def settle_overlaps(parts: Sequence[PartMask]) -> tuple[PartMask, ...]:
-    """Gives every pixel that sibling parts of an image share to the one of higher score.
+    """Gives every pixel that sibling parts of an image share to the part of higher score.
 
-    A part that lies in another almost whole (a hubcap in a wheel) is no rival of it; both stay as
-    they are. Equal scores go to the earlier one. What keeps no pixel is left out.
+    A part almost wholly inside another part (a hubcap in a wheel) shares its pixels: both stay as
+    they are. Of equal scores the earlier part wins. Parts without pixels are left out.
     """
     settled = []
     for index, part in enumerate(parts):
@@ -69,38 +68,39 @@ def settle_overlaps(parts: Sequence[PartMask]) -> tuple[PartMask, ...]:
 
 
 def clip_to_objects(parts: Sequence[PartMask]) -> tuple[PartMask, ...]:
-    """Cuts off what sticks out of a part's object; a part mostly outside says the object is wrong.
+    """Removes the pixels of parts outside their object.
 
-    The object of a part is the one of its image that it names, or the only one there is.
+    A part mostly outside stays as it is: then the object's mask is probably wrong. The object of a
+    part is the object of its image that the part names, or else the only object of the image.
     """
     return tuple(_clipped(part, _owner(part, parts)) for part in parts)
 
 
 def unknown_parts(parts: Sequence[PartMask]) -> tuple[PartMask, ...]:
-    """Finds what no part covers of the objects that have parts at all.
+    """Returns the gaps between the parts of objects that have any part.
 
     Returns:
-        One region per gap of at least 5 % of its object, without the seams between parts.
+        One region per gap of at least 5 % of its object's area, without the seams between parts.
     """
     found = []
     for owner in parts:
         if _is_part(owner):
             continue
-        own = [p for p in parts if _is_part(p) and p.image_index == owner.image_index]
-        if not any((part.mask & owner.mask).any() for part in own):
+        siblings = [p for p in parts if _is_part(p) and p.image_index == owner.image_index]
+        if not any((part.mask & owner.mask).any() for part in siblings):
             continue
-        covered = np.logical_or.reduce([part.mask for part in own])
-        for gap in _gaps(owner.mask, owner.mask & ~covered):
-            found.append(
-                PartMask(
-                    image_index=owner.image_index,
-                    kind=RegionKind.UNIQUE_PART,
-                    label=UNKNOWN_PART,
-                    mask=gap,
-                    object_label=owner.label,
-                    score=_UNKNOWN_SCORE,
-                )
+        covered = np.logical_or.reduce([part.mask for part in siblings])
+        found += [
+            PartMask(
+                image_index=owner.image_index,
+                kind=RegionKind.UNIQUE_PART,
+                label=UNKNOWN_PART,
+                mask=gap,
+                object_label=owner.label,
+                score=_UNKNOWN_SCORE,
             )
+            for gap in _gaps(owner.mask, owner.mask & ~covered)
+        ]
     return tuple(found)
 
 
@@ -126,11 +126,12 @@ def _owner(part: PartMask, parts: Sequence[PartMask]) -> PartMask | None:
         return None
     here = [p for p in parts if not _is_part(p) and p.image_index == part.image_index]
     named = [owner for owner in here if owner.label == part.object_label]
-    found = named or here
-    return found[0] if len(found) == 1 else None
+    candidates = named or here
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _gaps(owner: BoolMask, rest: BoolMask) -> list[BoolMask]:
+    """The large connected regions of the rest of an object, without thin seams."""
     area = int(owner.sum())
     side = max(3, round(_SEAM * area**0.5) | 1)
     opened = cv2.morphologyEx(

@@ -1,10 +1,11 @@
-"""Scores that mean something: the chance that an annotator keeps a region.
+"""Calibrated scores: the chance that an annotator keeps a region.
 
-Two fits, both logistic and both monotone. `Confidence` weighs what the network says about its own
-region (B7: IoU head, mask score and phrase probability with an exponent each) and is made once per
-set of weights, on labeled groups; it lies beside them. `Calibration` bends those scores to one
-project's annotators and starts from the identity, so that a handful of outcomes moves it little;
-it lies with every adapter version. Pure arrays; does not know where outcomes come from.
+Two logistic fits, both monotone. `Confidence` weighs the evidence of the network about a region
+(predicted IoU, mask score and phrase probability, with an exponent each). It is fitted once per
+set of weights, on labeled groups, and its file is beside the weights. `Calibration` adapts these
+scores to the annotators of one project. It starts from the identity, so that a few outcomes change
+it little, and its file is in the folder of every adapter version. Pure arrays; does not know where
+outcomes come from.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from numpy.typing import NDArray
 
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.staging import replace_text
-from calico_model.types import Evidence, GroupPrediction
+from calico_model.types import GroupPrediction, MaskEvidence
 
 CONFIDENCE_FILE = "confidence.json"
 CALIBRATION_FILE = "calibration.json"
 
 _Floats = NDArray[np.float64]
-_LEAST = 1e-4  # probabilities closer to 0 or 1 say no more than this
+_LEAST = 1e-4  # probabilities are bounded to that distance from 0 and 1
 _STEPS = 100
 _TOLERANCE = 1e-9
 
@@ -35,8 +36,8 @@ class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Chance of a region = sigmoid(bias + iou log iou_hat + mask log m + phrase log p).
 
     Attributes:
-        iou, mask, phrase: exponents, none below 0: more evidence never lowers the chance.
-        bias: log odds of a region with nothing against it.
+        iou, mask, phrase: exponents, at least 0: more evidence never lowers the chance.
+        bias: log odds of a region with full evidence.
     """
 
     iou: float
@@ -44,13 +45,13 @@ class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     phrase: float
     bias: float
 
-    def score(self, evidence: Evidence) -> float:
+    def score(self, evidence: MaskEvidence) -> float:
         """Returns the chance of one region, in [0, 1]."""
         logs = np.log(np.maximum((evidence.iou, evidence.mask, evidence.phrase), _LEAST))
         return float(_sigmoid(logs @ (self.iou, self.mask, self.phrase) + self.bias))
 
     def apply(self, prediction: GroupPrediction) -> GroupPrediction:
-        """Returns a prediction with these scores; regions without evidence keep theirs."""
+        """Returns a prediction with these scores; regions without evidence keep their score."""
         parts = tuple(
             part if part.evidence is None else replace(part, score=self.score(part.evidence))
             for part in prediction.parts
@@ -62,9 +63,9 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Log odds after = slope * log odds before + shift; the default changes nothing.
 
     Attributes:
-        slope: above 0, so that the order of regions stays.
+        slope: above 0, so that the order of regions stays the same.
         shift: in log odds.
-        outcomes: how many regions it was fitted on.
+        outcomes: number of regions of the fit.
     """
 
     slope: float = 1.0
@@ -72,13 +73,13 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outcomes: int = 0
 
     def score(self, score: float) -> float:
-        """Bends one score in [0, 1]; bit for bit the same where this is the identity."""
+        """Returns the calibrated score, in [0, 1]; the identity returns the same bits."""
         if self.is_identity:
             return score
         return float(_sigmoid(self.slope * _log_odds(np.array(score)) + self.shift))
 
     def undo(self, score: float) -> float:
-        """Returns the score that `score` bends to this one."""
+        """Returns the score before calibration of a calibrated score."""
         if self.is_identity:
             return score
         return float(_sigmoid((_log_odds(np.array(score)) - self.shift) / self.slope))
@@ -89,7 +90,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.slope == 1.0 and self.shift == 0.0
 
     def apply(self, prediction: GroupPrediction) -> GroupPrediction:
-        """Returns a prediction with bent scores."""
+        """Returns a prediction with calibrated scores."""
         if self.is_identity:
             return prediction
         parts = tuple(replace(part, score=self.score(part.score)) for part in prediction.parts)
@@ -97,31 +98,32 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One region that was judged.
+class EvidenceOutcome:
+    """One region with the judgement of an annotator or of the truth.
 
     Attributes:
-        evidence: what the network said about it.
-        is_right: it was kept: the right name, and a mask of IoU >= 0.5.
+        evidence: of the network.
+        is_right: whether the name is right and the mask has an IoU of at least 0.5.
     """
 
-    evidence: Evidence
+    evidence: MaskEvidence
     is_right: bool
 
 
-def fit_confidence(outcomes: Sequence[Outcome]) -> Confidence:
+def fit_confidence(outcomes: Sequence[EvidenceOutcome]) -> Confidence:
     """Fits exponents and bias by logistic regression with a weak prior at the plain product.
 
     Raises:
-        InvalidConfigError: there is no right or no wrong region to learn from.
+        InvalidConfigError: there is no right or no wrong region.
     """
-    right = np.array([one.is_right for one in outcomes], dtype=np.float64)
+    right = np.array([outcome.is_right for outcome in outcomes], dtype=np.float64)
     if not 0 < right.sum() < len(right):
         raise InvalidConfigError(
             f"outcomes: expected right and wrong regions, got {int(right.sum())} right "
             f"of {len(right)}"
         )
-    factors = [(one.evidence.iou, one.evidence.mask, one.evidence.phrase) for one in outcomes]
+    evidences = [outcome.evidence for outcome in outcomes]
+    factors = [(evidence.iou, evidence.mask, evidence.phrase) for evidence in evidences]
     logs = np.log(np.maximum(np.array(factors, dtype=np.float64), _LEAST))
     weights = _fit(
         np.column_stack((logs, np.ones(len(logs)))),
@@ -136,11 +138,11 @@ def fit_confidence(outcomes: Sequence[Outcome]) -> Confidence:
 def fit_calibration(score: _Floats, right: NDArray[np.bool_]) -> Calibration:
     """Fits slope and shift to a project's outcomes (Platt 1999), with the identity as prior.
 
-    The prior is worth about ten regions: none change nothing, hundreds decide.
+    The prior has the weight of about ten regions: without regions the fit is the identity.
 
     Args:
-        score: (N,) in [0, 1], as they were before any calibration.
-        right: (N,) whether each region was kept.
+        score: (N,) in [0, 1], before any calibration.
+        right: (N,) bool, whether each region was kept.
     """
     if not len(score):
         return Calibration()
@@ -155,7 +157,7 @@ def fit_calibration(score: _Floats, right: NDArray[np.bool_]) -> Calibration:
 
 
 def read_confidence(folder: Path) -> Confidence | None:
-    """Reads what lies beside a model's weights, None if nothing does.
+    """Reads the file beside a model's weights, None if there is no file.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -164,22 +166,23 @@ def read_confidence(folder: Path) -> Confidence | None:
 
 
 def read_calibration(folder: Path) -> Calibration:
-    """Reads what lies with an adapter, the identity if nothing does.
+    """Reads the file in an adapter's folder, the identity if there is no file.
 
     Raises:
         CheckpointError: the file cannot be read, or does not keep the order of scores.
     """
-    found = _read(folder / CALIBRATION_FILE, Calibration) or Calibration()
-    if not (np.isfinite((found.slope, found.shift)).all() and found.slope > 0):
+    calibration = _read(folder / CALIBRATION_FILE, Calibration) or Calibration()
+    is_finite = np.isfinite((calibration.slope, calibration.shift)).all()
+    if not (is_finite and calibration.slope > 0):
         raise CheckpointError(f"{folder / CALIBRATION_FILE}: slope: expected a number above 0")
-    return found
+    return calibration
 
 
 def write_beside(folder: Path, fitted: Confidence | Calibration) -> None:
-    """Writes a fit into the folder of the weights or adapter it belongs to, whole or not at all.
+    """Writes a fit into the folder of its weights or adapter, whole or not at all.
 
     Raises:
-        CheckpointError: the disk is full or refuses.
+        CheckpointError: the file cannot be written.
     """
     name = CONFIDENCE_FILE if isinstance(fitted, Confidence) else CALIBRATION_FILE
     text = msgspec.json.format(msgspec.json.encode(fitted), indent=1).decode()
@@ -203,7 +206,7 @@ def _fit(
 ) -> _Floats:
     """Logistic regression with a normal prior and lower bounds, by Newton steps.
 
-    A weight at its bound that would go below stays there while the others move.
+    A weight at its bound stays there while a step would bring it below.
     """
     weights = np.maximum(mean, least)
     for _ in range(_STEPS):
@@ -213,11 +216,11 @@ def _fit(
         curvature = (features.T * (chance * (1 - chance))) @ features + np.diag(precision)
         step = np.zeros_like(weights)
         step[free] = np.linalg.solve(curvature[np.ix_(free, free)], slope[free])
-        step /= max(1.0, np.abs(step).max() / 2.0)  # far steps overshoot
+        step /= max(1.0, np.abs(step).max() / 2.0)  # long steps overshoot
         moved = np.maximum(weights - step, least)
-        is_there = np.abs(moved - weights).max() < _TOLERANCE
+        has_converged = np.abs(moved - weights).max() < _TOLERANCE
         weights = moved
-        if is_there:
+        if has_converged:
             break
     return weights
 
@@ -227,5 +230,5 @@ def _sigmoid(x: _Floats) -> _Floats:
 
 
 def _log_odds(chance: _Floats) -> _Floats:
-    kept = np.clip(chance, _LEAST, 1.0 - _LEAST)
-    return np.asarray(np.log(kept / (1.0 - kept)))
+    bounded = np.clip(chance, _LEAST, 1.0 - _LEAST)
+    return np.asarray(np.log(bounded / (1.0 - bounded)))

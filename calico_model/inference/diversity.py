@@ -1,8 +1,8 @@
-"""How alike the groups of a project look, from features that are cached anyway.
+"""Clusters of a project's groups by appearance, from cached features.
 
-A group is one vector: the mean of its images' semantic (DINO) tokens, centred on nothing and of
-length 1. Clusters are found as groups come, by farthest point: a group that is far from every
-centre becomes one. Groups in the same order get the same clusters. Pure arrays.
+A group is one vector: the mean of its images' semantic (DINO) tokens, not centred, of length 1.
+Clusters grow as groups arrive, by farthest point: a group far from every centre becomes a new
+centre. Groups in the same order get the same clusters. Pure arrays.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from calico_model.types import Vector
 
-if TYPE_CHECKING:  # torch takes seconds to import, and who places vectors needs none
+if TYPE_CHECKING:  # torch takes seconds to import, and clusters do not need it
     from calico_model.modeling.features import ImageFeatures
 
 _FAR = 0.5  # of the largest distance seen so far
@@ -29,10 +29,10 @@ def describe(features: ImageFeatures) -> Vector:
 
 
 class Clusters:
-    """Farthest-point clusters of vectors that come one by one.
+    """Farthest-point clusters of vectors that arrive one by one.
 
     Args:
-        most: clusters there may be.
+        most: number of clusters at most.
     """
 
     def __init__(self, most: int) -> None:
@@ -41,7 +41,7 @@ class Clusters:
         self._widest = 0.0
 
     def place(self, vector: Vector) -> int:
-        """Returns the cluster of a vector, 0-based; it may be the first of a new one."""
+        """Returns the 0-based cluster of a vector, which may be a new cluster."""
         if not self._centres:
             self._centres.append(vector)
             return 0
@@ -57,10 +57,10 @@ class Clusters:
 
 
 def neighbours(vector: Vector, known: Mapping[int, Vector], *, most: int) -> tuple[int, ...]:
-    """Returns the keys of the vectors most like this one, nearest first, ties by key."""
+    """Returns the keys of the vectors most similar to a vector, nearest first, ties by key."""
     if not known:
         return ()
     keys = sorted(known)
-    likeness = np.stack([known[key] for key in keys]) @ vector
-    nearest = np.argsort(-likeness, kind="stable")[:most]
-    return tuple(keys[place] for place in nearest)
+    cosines = np.stack([known[key] for key in keys]) @ vector
+    nearest = np.argsort(-cosines, kind="stable")[:most]
+    return tuple(keys[row] for row in nearest)

@@ -1,8 +1,9 @@
-"""Frozen features of images on disk: encode once, train many epochs from them.
+"""Frozen features of images on disk: encoded once, for many epochs of training.
 
 One safetensors file per image, in bfloat16, named by the hash of the image file's bytes, in a
-folder named by the encoders that made it. Files appear whole (written beside, then renamed), are
-mapped into memory when read, and carry a checksum that every reading verifies.
+folder named by the fingerprint of the encoders. A file is written under another name and then
+renamed, so that it is never incomplete. It is mapped into memory when it is read, and every read
+checks its checksum.
 """
 
 from __future__ import annotations
@@ -37,26 +38,29 @@ class FeatureStore:
 
         Args:
             folder: may hold the features of several encoders.
-            encoder: fingerprint of all that decides the features of an image.
-            max_bytes: ceiling of everything in `folder`.
+            encoder: fingerprint of everything that determines the features of an image.
+            max_bytes: limit of all files in `folder`.
         """
         self.folder = folder / encoder[:16]
         self._root, self._max_bytes = folder, max_bytes
         self._encoder = encoder
 
     def path(self, key: str) -> Path:
-        """Returns where the features of one image are or would be."""
+        """Returns the path of the file of one image, whether it exists or not."""
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def __contains__(self, key: str) -> bool:
         return self.path(key).is_file()
 
     def reserve(self, images: int, bytes_each: int) -> None:
-        """Checks that so many more images will fit, before the first is encoded.
+        """Checks that further images will fit, before the first is encoded.
+
+        Args:
+            images: number of further images.
+            bytes_each: size of the features of one image.
 
         Raises:
-            InvalidConfigError: over the ceiling, or more than the disk has left; the message says
-                how much is needed.
+            InvalidConfigError: they exceed the limit or the free space of the disk.
         """
         if not images:
             return
@@ -78,7 +82,7 @@ class FeatureStore:
             )
 
     def _sweep(self) -> None:
-        """Removes what killed processes of this machine had begun to write."""
+        """Removes incomplete files of processes of this machine that were killed."""
         for path in self._root.rglob(".*.safetensors.*"):
             if not _is_alive(int(path.suffix[1:])):
                 path.unlink(missing_ok=True)
@@ -87,7 +91,7 @@ class FeatureStore:
         """Writes the features of one image, rounded to bfloat16.
 
         Raises:
-            CheckpointError: the disk is full or refuses; nothing of the file stays.
+            CheckpointError: the file cannot be written; no incomplete file stays.
         """
         path = self.path(key)
         tensors = _named(features)
@@ -105,8 +109,8 @@ class FeatureStore:
         """Maps the features of one image, (1, ...) bfloat16 tensors on the CPU.
 
         Raises:
-            CheckpointError: missing or damaged; a damaged file is removed, so that the next run
-                encodes its image anew.
+            CheckpointError: the file is missing or damaged. A damaged file is removed, so that the
+                next run encodes its image again.
         """
         path = self.path(key)
         if not path.is_file():
@@ -117,8 +121,8 @@ class FeatureStore:
                 tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         except (OSError, SafetensorError) as error:
             raise self._removed(path, str(error)) from error
-        wanted = {"encoder": self._encoder, "key": key, "checksum": _checksum(tensors)}
-        if notes != wanted:
+        expected = {"encoder": self._encoder, "key": key, "checksum": _checksum(tensors)}
+        if notes != expected:
             raise self._removed(path, "its content does not fit its checksum")
         fine, photo = (
             tuple(tensors[name] for name in sorted(tensors) if name.startswith(prefix))
@@ -158,7 +162,7 @@ def _named(features: ImageFeatures) -> dict[str, Tensor]:
         "semantic": features.semantic_tokens,
     }
     tensors |= {f"fine_{n}": fine for n, fine in enumerate(features.mask.fine)}
-    tensors |= {f"photo_{n}": one for n, one in enumerate(features.photo)}
+    tensors |= {f"photo_{n}": photo for n, photo in enumerate(features.photo)}
     return {name: t.to("cpu", torch.bfloat16).contiguous() for name, t in tensors.items()}
 
 

@@ -1,6 +1,6 @@
-"""Questions about some images of a group, all answered in one batch of conversations.
+"""The three questions about a group: answers that the model generates, and their regions.
 
-Works on features, so that whoever holds them, a service or a trainer, asks in the same way.
+Works on features, so that a service and a trainer generate answers in the same way.
 """
 
 from __future__ import annotations
@@ -8,93 +8,221 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from calico_model import prompts
 from calico_model.data.collate import Turn, collate_prompts
-from calico_model.inference.segments import Segment, certainties, segments_of
+from calico_model.inference.dense_detection import LEAST_SHOWN, DenseDetections, detect_regions
+from calico_model.inference.mask_refinement import picture_of, refine_masks
+from calico_model.inference.pairwise import (
+    GeneratedAnswer,
+    GroupQuestion,
+    merge_pairwise_answers,
+    questions_in_pairs,
+)
+from calico_model.inference.segments import (
+    Segment,
+    SizesHw,
+    certainties,
+    decode_segments,
+    segments_of,
+)
+from calico_model.inference.sharpening import without_fragments
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import RegionKind
-
-
-@dataclass(frozen=True)
-class Question:
-    """One of the three questions, about some images of a group.
-
-    Attributes:
-        kind: the question.
-        images: 0-based positions in the group, in the order of the conversation; an image may be
-            shown twice.
-    """
-
-    kind: RegionKind
-    images: tuple[int, ...]
+from calico_model.types import AnswerPhrase, PartMask, RegionKind, RgbImage
 
 
 @dataclass(frozen=True, eq=False)
-class GeneratedAnswer:
-    """What the model said.
+class RegionPrediction:
+    """The regions of one group, and the answers that name them.
 
     Attributes:
-        question: that it answers.
-        text: the raw answer.
-        segments: its regions; their images are positions in the group.
+        parts: regions in answer order, objects first.
+        texts: the answer to every question, as it was generated or merged from pairs.
+        phrases: of these answers, in the order of the questions and of their text.
     """
 
-    question: Question
-    text: str
-    segments: tuple[Segment, ...]
+    parts: tuple[PartMask, ...]
+    texts: dict[RegionKind, str]
+    phrases: tuple[AnswerPhrase, ...]
 
 
-def ask(
+@torch.inference_mode()
+def predict_regions(
     model: Calico,
     tokenizer: Tokenizer,
     features: ImageFeatures,
-    questions: Sequence[Question],
+    sizes_hw: SizesHw,
     *,
+    images: Sequence[RgbImage] | None = None,
     wording: int = 0,
-) -> list[GeneratedAnswer]:
-    """Lets the model answer.
+    asks_language: bool = True,
+    is_familiar: bool = True,
+) -> RegionPrediction:
+    """Asks all three questions about a group, at once or in pairs as the configuration says.
 
     Args:
         model: in evaluation mode, on the device of the features.
-        tokenizer: of the model, and of the adapter it wears.
+        tokenizer: of the model with its active adapter.
         features: of the group's images.
-        questions: at least one.
-        wording: which of the known wordings to use.
+        sizes_hw: (height, width) in pixels of each image.
+        images: pixels of the group's images, (H_i, W_i, 3) uint8, on which a model with a refiner
+            sharpens its masks; None leaves the masks as they are.
+        wording: which of the known wordings of a question to use, 0-based.
+        asks_language: whether the language model is asked. It answers wrongly, and with
+            confidence, about pictures unlike those it learned from.
+        is_familiar: whether the pictures are like those that the weights learned from. The refiner
+            does not know the edges of other pictures: their masks are sharpened without it.
 
     Returns:
-        One per question, in order.
+        Regions in the original pixel frame of their image, without those of an empty mask.
+    """
+    count = len(sizes_hw)
+    dense = detect_regions(model, features, sizes_hw, None if is_familiar else images)
+    answers: Sequence[GeneratedAnswer] = ()
+    if asks_language:
+        answers = generate_answers(
+            model, tokenizer, features, _questions(model, count), wording=wording
+        )
+    if model.config.asks_in_pairs or dense.detections or not asks_language:
+        merged = merge_pairwise_answers(answers, count, dense)
+        segments, texts, phrases = merged.segments, merged.texts, merged.phrases
+    else:
+        segments = _without_repetition(
+            [segment for answer in answers for segment in answer.segments]
+        )
+        texts = {answer.question.kind: answer.text for answer in answers}
+        phrases = tuple(phrase for answer in answers for phrase in answer.phrases)
+    if not is_familiar:
+        segments = _refine_photo_parts(model, features, _likely(segments, dense), images)
+    parts = decode_segments(model, features, sizes_hw, segments, images)
+    return RegionPrediction(tuple(part for part in parts if part.mask.any()), texts, phrases)
+
+
+def generate_answers(
+    model: Calico,
+    tokenizer: Tokenizer,
+    features: ImageFeatures,
+    questions: Sequence[GroupQuestion],
+    *,
+    wording: int = 0,
+) -> list[GeneratedAnswer]:
+    """Generates the answers to some questions, all in one batch of conversations.
+
+    Args:
+        model: in evaluation mode, on the device of the features.
+        tokenizer: of the model with its active adapter.
+        features: of the group's images.
+        questions: at least one.
+        wording: which of the known wordings of a question to use, 0-based.
+
+    Returns:
+        One answer per question, in order.
     """
     config = model.config
     turns = [
         Turn(
             prompts.conversation(
-                prompts.QUESTIONS[q.kind][wording], len(q.images), config.system_prompt
+                prompts.QUESTIONS[question.kind][wording],
+                len(question.images),
+                config.system_prompt,
             ),
             "",
-            q.images,
+            question.images,
         )
-        for q in questions
+        for question in questions
     ]
     layout = collate_prompts(turns, tokenizer, config.qformer.queries)
-    answers = model.generate(
+    generated = model.generate(
         features,
         layout.to(features.global_tokens.device),
         seg=tokenizer.seg,
         end=tokenizer.end,
-        held_back=[i for word in prompts.empty_marks() for i in tokenizer.encode(word)],
+        penalised=[i for word in prompts.empty_marks() for i in tokenizer.encode(word)],
     )
-    found: list[GeneratedAnswer] = []
+    answers: list[GeneratedAnswer] = []
     for row, question in enumerate(questions):
-        text = tokenizer.decode(answers.ids[row])
+        text = tokenizer.decode(generated.ids[row])
+        parsed = prompts.parse_answer(question.kind, text)
         segments = segments_of(
             question.kind,
-            prompts.parse_answer(question.kind, text),
-            answers.seg_states[row],
-            certainties(answers, row, tokenizer),
+            parsed,
+            generated.seg_states[row],
+            certainties(generated, row, tokenizer),
             len(question.images),
         )
-        shown = tuple(replace(one, image=question.images[one.image]) for one in segments)
-        found.append(GeneratedAnswer(question, text, shown))
-    return found
+        in_group = tuple(
+            replace(segment, image=question.images[segment.image]) for segment in segments
+        )
+        answers.append(GeneratedAnswer(question, text, parsed, in_group))
+    return answers
+
+
+def _questions(model: Calico, images: int) -> tuple[GroupQuestion, ...]:
+    if model.config.asks_in_pairs:
+        return questions_in_pairs(images)
+    return tuple(GroupQuestion(kind, tuple(range(images))) for kind in RegionKind)
+
+
+def _likely(segments: Sequence[Segment], dense: DenseDetections) -> list[Segment]:
+    """Keeps the regions of unfamiliar pictures that are likely enough to save an annotator work."""
+    chances = {
+        (detection.image, detection.is_object, detection.label): detection.chance_right
+        for detection in dense.detections
+    }
+    kept = []
+    for segment in segments:
+        is_object = segment.kind is RegionKind.COMMON_OBJECT
+        chance = chances.get((segment.image, is_object, segment.label), 0.0)
+        if chance >= LEAST_SHOWN:
+            kept.append(replace(segment, chance=chance))
+    return kept
+
+
+def _refine_photo_parts(
+    model: Calico,
+    features: ImageFeatures,
+    segments: Sequence[Segment],
+    images: Sequence[RgbImage] | None,
+) -> list[Segment]:
+    """Refines the masks of parts of photographs; masks of whole objects are best as they are."""
+    refiner = model.photo_refiner
+    if refiner is None or images is None:
+        return list(segments)
+    masks = {
+        place: (segment.image, segment.mask)
+        for place, segment in enumerate(segments)
+        if segment.kind is not RegionKind.COMMON_OBJECT and segment.mask is not None
+    }
+    pictures = {k: picture_of(model, features, k, images[k]) for k, _ in masks.values()}
+    refined = refine_masks(
+        refiner,
+        [pictures[image] for image, _ in masks.values()],
+        [mask for _, mask in masks.values()],
+        [None] * len(masks),
+    )
+    result = list(segments)
+    for place, mask in zip(masks, refined, strict=True):
+        if mask.any():
+            result[place] = replace(result[place], mask=without_fragments(mask))
+    return result
+
+
+def _without_repetition(segments: Sequence[Segment]) -> list[Segment]:
+    """Keeps the first region per name and image, and per part name the kind of the surest answer.
+
+    A part is common or unique in the whole group, so that a common part never loses single images.
+    """
+    objects = [s for s in segments if s.kind is RegionKind.COMMON_OBJECT]
+    parts = [s for s in segments if s.kind is not RegionKind.COMMON_OBJECT]
+    surest: dict[str, Segment] = {}
+    for segment in parts:
+        if segment.label not in surest or segment.certainty > surest[segment.label].certainty:
+            surest[segment.label] = segment
+    agreed = [s for s in parts if s.kind is surest[s.label].kind]
+    first: dict[tuple[RegionKind, str, int], Segment] = {}
+    for segment in (*objects, *agreed):
+        first.setdefault((segment.kind, segment.label, segment.image), segment)
+    return list(first.values())

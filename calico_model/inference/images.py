@@ -1,7 +1,7 @@
-"""Between original pixels and the network's frames.
+"""From original pixels to the network's frames, and back from mask logits to masks.
 
-Owns the three input streams (calico.md 2.8) and the way back from mask logits to a bool mask in
-the original frame. Knows arrays and tensors; does not read files.
+Prepares the inputs of the three encoders and of the photo trunk, and brings mask logits to a bool
+mask in the original frame. Knows arrays and tensors; does not read files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from calico_model.config import CalicoConfig
-from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.features import Pixels
 from calico_model.types import BoolMask, RgbImage
 
 SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # 0-255 RGB
@@ -30,11 +30,11 @@ _CLIP_MEAN, _CLIP_STD = (122.7709, 116.7460, 104.0937), (68.5005, 66.6322, 70.32
 
 
 def to_pixels(images: Sequence[RgbImage], config: CalicoConfig) -> Pixels:
-    """Prepares all streams of M images.
+    """Prepares the inputs of all encoders for M images.
 
     Args:
         images: (H_i, W_i, 3) uint8 RGB, sizes may differ.
-        config: decides the frames.
+        config: of the model, with the size of each frame.
 
     Returns:
         Float tensors; see `Pixels`.
@@ -51,14 +51,14 @@ def to_pixels(images: Sequence[RgbImage], config: CalicoConfig) -> Pixels:
 
 
 def scaled_size_hw(size_hw: tuple[int, int], side: int) -> tuple[int, int]:
-    """Size with the longest side scaled to `side`, as SAM rounds it; at least one pixel."""
+    """Returns a size with the longest side scaled to `side`, rounded as in SAM, at least 1."""
     scale = side / max(size_hw)
     height, width = (max(1, int(s * scale + 0.5)) for s in size_hw)
     return height, width
 
 
 def to_mask(logits: Tensor, size_hw: tuple[int, int], side: int) -> BoolMask:
-    """Returns the (H, W) bool mask of logits, True above zero; arguments as in `to_image`."""
+    """Returns the (H, W) bool mask of logits, True above zero; see `to_image` for the arguments."""
     return to_image(logits, size_hw, side) > 0
 
 
@@ -110,7 +110,7 @@ def mask_shares(mask: BoolMask, side: int, logit_side: int) -> Tensor:
 
 @lru_cache(maxsize=16)  # both sides of the images of a group
 def _area_weights(size: int, shown: int, side: int, logit_side: int) -> Tensor:
-    """(L, size) share of each cell of the padded frame that each pixel of the image is."""
+    """(L, size) share of each cell of the padded frame that each pixel of the image covers."""
     cell = side / logit_side * size / shown  # pixels of the image
     low = torch.arange(logit_side, dtype=torch.float64)[:, None] * cell
     pixel = torch.arange(size, dtype=torch.float64)
@@ -119,7 +119,7 @@ def _area_weights(size: int, shown: int, side: int, logit_side: int) -> Tensor:
 
 
 def normalise(image: NDArray[Any]) -> Tensor:
-    """(..., 3) RGB in 0-255 to SAM's normalised floats, same layout."""
+    """Returns (..., 3) RGB in 0-255 as SAM's normalised floats, same shape."""
     values = torch.from_numpy(np.asarray(image, dtype=np.float32))
     return (values - torch.tensor(SAM_MEAN)) / torch.tensor(SAM_STD)
 
@@ -129,11 +129,11 @@ def to_photo(image: RgbImage, side: int) -> Tensor:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        side: P.
+        side: P, side of the photo trunk's frame in pixels.
 
     Returns:
-        (3, h, w) float32 in 0-255 of about P * P pixels; h and w are multiples of 32, their ratio
-        is that of the image as nearly as that allows, and neither is longer than 4 P.
+        (3, h, w) float32 in 0-255 of about P * P pixels. h and w are multiples of 32, nearest to
+        the image's aspect ratio, and at most 4 P.
     """
     scale = side / math.sqrt(image.shape[0] * image.shape[1])
     most = _LONGEST_PHOTO * side // 32
@@ -147,11 +147,11 @@ def whole_to_padded(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Brings logits that cover a whole image into the padded square frame.
 
     Args:
-        logits: (L, L), its cells as long and as wide as the image asks for.
+        logits: (L, L), the whole image stretched to a square.
         size_hw: height and width of the image in pixels.
 
     Returns:
-        (2L, 2L) logits, far below zero where the image is not.
+        (2L, 2L) logits, far below zero in the padding.
     """
     side = 2 * logits.shape[-1]
     height, width = scaled_size_hw(size_hw, side)

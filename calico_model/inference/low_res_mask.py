@@ -1,8 +1,8 @@
-"""Masks before they are sharpened: as the decoder drew them, or as somebody handed them over.
+"""Masks before their refinement: decoded logits of low resolution, or a mask drawn by a person.
 
-A decoder's mask of a 32 x 32 frame stays in that frame until somebody looks at a place of it: its
-image may have a million pixels. The way to any of them is two linear interpolations, one after
-the other in each direction, so both together are one small matrix per direction.
+A decoded mask stays in its small frame until a rectangle of it is needed: its image may have
+millions of pixels. The way from the frame to the image is two linear interpolations in each
+direction, so both together are one small matrix per direction.
 Legend: H x W image, S the network's square side, L logit side.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from calico_model.inference.images import scaled_size_hw, to_mask
 from calico_model.types import BoolMask
 
-_LEAST_LINES = 256  # of the longest side, looked at to find where a mask is
+_LEAST_LINES = 256  # samples of the longest side, to find the extent of a mask
 
 Logits = NDArray[np.float32]
 Extent = tuple[float, float, float, float]
@@ -29,11 +29,11 @@ Extent = tuple[float, float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """A mask as the decoder drew it.
+    """A mask as logits of the mask decoder.
 
     Attributes:
         logits: (L, L) float32 on the CPU, in the network's padded frame.
-        size_hw: height and width of its image in pixels.
+        size_hw: height and width of the image in pixels.
         side: S.
     """
 
@@ -43,31 +43,31 @@ class Decoded:
 
     @classmethod
     def of(cls, logits: Tensor, size_hw: tuple[int, int], side: int) -> Decoded:
-        """Takes (L, L) logits from any device."""
+        """Makes a mask of (L, L) logits from any device."""
         return cls(logits.detach().float().cpu(), size_hw, side)
 
     def mask(self) -> BoolMask:
-        """Returns all of it, (H, W) bool; see `images.to_mask`."""
+        """Returns the mask of the whole image, (H, W) bool; see `images.to_mask`."""
         return to_mask(self.logits, self.size_hw, self.side)
 
     def extent(self) -> Extent | None:
-        """Returns the rectangle of the mask, None if it is empty.
+        """Returns the rectangle around the mask, None if the mask is empty.
 
-        It is looked for on lines closer than half a logit: a rim may be half a line off, and what
-        is thinner than a line may be missed.
+        The mask is sampled on lines closer than half a logit: the rectangle may be half a line
+        off, and a region thinner than a line may be missed.
         """
         height, width = self.size_hw
         lines = max(_LEAST_LINES, 2 * self.logits.shape[-1])
         step = max(1.0, max(self.size_hw) / lines)
         rows, columns = max(1, round(height / step)), max(1, round(width / step))
-        found = extent_of(self.seen((0, 0, width, height), (rows, columns)) > 0)
-        if found is None:
+        extent = extent_of(self.sample((0, 0, width, height), (rows, columns)) > 0)
+        if extent is None:
             return None
         across, down = width / columns, height / rows
-        return found[0] * across, found[1] * down, found[2] * across, found[3] * down
+        return extent[0] * across, extent[1] * down, extent[2] * across, extent[3] * down
 
-    def seen(self, place: Sequence[float], view_hw: tuple[int, int]) -> Logits:
-        """Returns the logits of a rectangle at the middles of a view's cells.
+    def sample(self, place: Sequence[float], view_hw: tuple[int, int]) -> Logits:
+        """Returns the logits of a rectangle, sampled at the middles of a view's cells.
 
         Args:
             place: (x0, y0, x1, y1) in pixels of the image.
@@ -76,28 +76,37 @@ class Decoded:
         x0, y0, x1, y1 = place
         (height, width), (rows, columns) = self.size_hw, view_hw
         shown_h, shown_w = scaled_size_hw(self.size_hw, self.side)
-        down = self._way((y0, y1), rows, shown_h / height, shown_h)
-        across = self._way((x0, x1), columns, shown_w / width, shown_w)
-        found: Logits = (down @ self.logits @ across.T).numpy()
-        return found
+        down = self._weights((y0, y1), rows, shown_h / height, shown_h)
+        across = self._weights((x0, x1), columns, shown_w / width, shown_w)
+        logits: Logits = (down @ self.logits @ across.T).numpy()
+        return logits
 
-    def _way(self, stretch: tuple[float, float], cells: int, scale: float, shown: int) -> Tensor:
-        """(cells, L) weights of the logits along one side, over the network's frame."""
-        low, high = stretch
-        at = low + (np.arange(cells) + 0.5) * ((high - low) / cells)
-        first, share = _neighbours(at * scale - 0.5, shown)
+    def _weights(
+        self, interval: tuple[float, float], cells: int, scale: float, shown: int
+    ) -> Tensor:
+        """Interpolation weights along one side, (cells, L).
+
+        Args:
+            interval: in pixels of the image.
+            cells: number of samples.
+            scale: pixels of the network's frame per pixel of the image.
+            shown: pixels of the frame that show the image.
+        """
+        low, high = interval
+        samples = low + (np.arange(cells) + 0.5) * ((high - low) / cells)
+        first, share = _neighbours(samples * scale - 0.5, shown)
         frame = _to_frame(self.side, self.logits.shape[-1])
         after = np.minimum(first + 1, shown - 1)
-        # torch's threads, not numpy's: two pools that wait for work would be in each other's way
+        # The product runs on torch's threads: numpy's own thread pool would compete with them.
         return torch.from_numpy(frame[first] * (1 - share[:, None]) + frame[after] * share[:, None])
 
 
 Coarse = Decoded | BoolMask
-"""A mask to sharpen: the decoder's; or (H, W) bool, as somebody drew it."""
+"""A mask to refine: of the decoder, or (H, W) bool drawn by a person."""
 
 
 def mask_of(coarse: Coarse) -> BoolMask:
-    """Returns the (H, W) mask as it is."""
+    """Returns the (H, W) bool mask without refinement."""
     return coarse.mask() if isinstance(coarse, Decoded) else coarse.copy()
 
 
@@ -111,20 +120,20 @@ def extent_of(mask: BoolMask) -> Extent | None:
 
 @lru_cache(maxsize=8)
 def _to_frame(side: int, logit_side: int) -> Logits:
-    """(S, L) weights of the first interpolation, as `torch.nn.functional.interpolate` takes it."""
-    places = (np.arange(side) + 0.5) * (logit_side / side) - 0.5
-    first, share = _neighbours(places, logit_side)
+    """(S, L) weights of the first interpolation, equal to `torch.nn.functional.interpolate`."""
+    positions = (np.arange(side) + 0.5) * (logit_side / side) - 0.5
+    first, share = _neighbours(positions, logit_side)
     weights = np.zeros((side, logit_side), np.float32)
-    at = np.arange(side)
-    np.add.at(weights, (at, first), 1 - share)
-    np.add.at(weights, (at, np.minimum(first + 1, logit_side - 1)), share)
+    rows = np.arange(side)
+    np.add.at(weights, (rows, first), 1 - share)
+    np.add.at(weights, (rows, np.minimum(first + 1, logit_side - 1)), share)
     return weights
 
 
 def _neighbours(
-    places: NDArray[np.floating], size: int
+    positions: NDArray[np.floating], size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The cell before each place, and the share of the one after it; the edges go on forever."""
-    inside = places.clip(0, size - 1)
+    """The cell before each position, and the weight of the next cell; edge cells are repeated."""
+    inside = positions.clip(0, size - 1)
     first = inside.astype(np.int64)
     return first, (inside - first).astype(np.float32)

@@ -1,4 +1,4 @@
-"""TaskPredictor closer: the rectangle around a mask, what the refiner sees of it, and the way back.
+"""Refinement of masks: the rectangle around a mask, the refiner's view of it, and the way back.
 
 Everything is in pixels of the original image; only views have a fixed size.
 Legend: H x W image, V = `VIEW`.
@@ -27,19 +27,19 @@ from calico_model.modeling.model import Calico
 from calico_model.types import BoolMask, RgbImage
 
 LIMIT = 4.0
-"""Logits of the mask to sharpen are cut off here, so that the refiner can overrule them; a mask
-that somebody drew is worth as much."""
+"""Bound of the logits of a coarse mask, so that the refiner can overrule them. A mask drawn by an
+annotator counts as logits of that size."""
 _MARGIN = 0.2  # of the mask's extent, on each side: 1.4 times as large in all (FocalClick)
-_LEAST = 1 / 10  # of the image's longest side: a smaller rectangle shows nothing around a mask
+_LEAST = 1 / 10  # of the image's longest side; a smaller rectangle shows nothing around a mask
 _REACH = 1 / 3  # of the image's longest side, on each side of a click without a mask
-_DISK_RADIUS = 4
+_DISC_RADIUS = 4  # of a click, in pixels of the view
 _MEAN = np.array(SAM_MEAN, np.float32)[:, None, None]
 _STD = np.array(SAM_STD, np.float32)[:, None, None]
 
 S = TypeVar("S", bound=np.generic)
 EncodeView = Callable[[RgbImage], tuple[Tensor, ...]]
-"""An (h, w, 3) uint8 rectangle of an image to the photo trunk's maps of it, (1, C, V/2, V/2) and
-three halves of that side."""
+"""An (h, w, 3) uint8 rectangle of an image -> the photo trunk's maps of it, (1, C, V/2, V/2) and
+three maps of half, a quarter and an eighth of that side."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Focus:
         return array[self.y0 : self.y1, self.x0 : self.x1]
 
     def iou(self, other: Focus) -> float:
-        """Share of what either shows that both show."""
+        """Returns the intersection over union of two rectangles."""
         across = min(self.x1, other.x1) - max(self.x0, other.x0)
         down = min(self.y1, other.y1) - max(self.y0, other.y0)
         shared = max(0, across) * max(0, down)
@@ -69,14 +69,13 @@ class Focus:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What there is to see of an image.
+    """An image with the inputs that the refiner takes from it.
 
     Attributes:
         image: (H, W, 3) uint8.
         fine: (F, L, L) the decoder's finest map of the padded square frame; F is 0 without one.
         shown: share of the frame that the image covers, (down, across).
-        encode: a rectangle of it to the photo trunk's maps of that; None without a refiner of
-            photographs.
+        encode: gives the photo trunk's maps of a rectangle; None without a refiner of photographs.
     """
 
     image: RgbImage
@@ -86,7 +85,7 @@ class Picture:
 
 
 def photo_encoder(model: Calico) -> EncodeView:
-    """Returns what gives a model's refiner of photographs the maps of a rectangle."""
+    """Returns the function that encodes rectangles for a model's refiner of photographs."""
 
     def encode(image: RgbImage) -> tuple[Tensor, ...]:
         device = model.mask_decoder.mask_decoder.iou_token.weight.device
@@ -96,12 +95,12 @@ def photo_encoder(model: Calico) -> EncodeView:
 
 
 def picture_of(model: Calico, features: ImageFeatures, index: int, image: RgbImage) -> Picture:
-    """Puts together an image's pixels with its features.
+    """Joins an image's pixels with its features.
 
     Args:
-        model: that encoded it.
+        model: that encoded the image.
         features: of M images.
-        index: which of them.
+        index: of the image, 0-based.
         image: (H, W, 3) uint8.
     """
     maps = features.mask.fine
@@ -119,46 +118,50 @@ def refine_masks(
     prompts: Sequence[MaskPrompt | None],
     places: Sequence[Focus | None] | None = None,
 ) -> list[BoolMask]:
-    """Sharpens masks, or draws what was pointed at where there is none.
+    """Refines masks, or draws the masks that prompts mean without a coarse mask.
 
     Args:
         refiner: in evaluation mode.
         pictures: the image of each mask.
-        coarse: of each image's size; an empty mask says nothing.
-        prompts: what the annotator did to get it, or None.
-        places: where to look; around each mask and what was pointed at when not given.
+        coarse: masks of their image's size; an empty mask counts as no mask.
+        prompts: prompt of the annotator for each mask, or None.
+        places: rectangles to refine; None takes those around the masks and prompts.
 
     Returns:
-        (H_i, W_i) bool each; an empty mask that nobody pointed at stays empty.
+        (H_i, W_i) bool each; an empty mask without a prompt stays empty.
     """
     if places is None:
-        places = [focus_on(own, prompt) for own, prompt in zip(coarse, prompts, strict=True)]
+        places = [focus_on(mask, prompt) for mask, prompt in zip(coarse, prompts, strict=True)]
     rows = list(zip(pictures, places, coarse, prompts, strict=True))
-    shown = [(p, place, own, prompt) for p, place, own, prompt in rows if place is not None]
-    answer = iter(_added(refiner, shown) if shown else ())
+    shown = [
+        (picture, place, mask, prompt) for picture, place, mask, prompt in rows if place is not None
+    ]
+    added = iter(_run_refiner(refiner, shown) if shown else ())
     return [
-        mask_of(own) if place is None else merge(own, place, next(answer))
-        for _, place, own, _ in rows
+        mask_of(mask) if place is None else merge(mask, place, next(added))
+        for _, place, mask, _ in rows
     ]
 
 
-def _added(
+def _run_refiner(
     refiner: MaskRefiner,
     shown: Sequence[tuple[Picture, Focus, Coarse, MaskPrompt | None]],
 ) -> Logits:
-    """What the refiner adds in each place, (n, V, V)."""
+    """Logits that the refiner adds in each rectangle, (n, V, V)."""
     device = refiner.spread.weight.device
-    views = torch.stack([see(p.image, place, own, prompt) for p, place, own, prompt in shown])
+    views = torch.stack(
+        [see(picture.image, place, mask, prompt) for picture, place, mask, prompt in shown]
+    )
     fine = torch.stack([see_fine(picture, place) for picture, place, _, _ in shown])
     maps: list[Tensor] = []
     if refiner.reads_maps:
         fine = fine[:, :0]
-        seen = [see_maps(picture, place) for picture, place, _, _ in shown]
-        maps = [torch.stack(level).to(device).float() for level in zip(*seen, strict=True)]
+        encoded = [see_maps(picture, place) for picture, place, _, _ in shown]
+        maps = [torch.stack(level).to(device).float() for level in zip(*encoded, strict=True)]
     with torch.autocast(device.type, torch.bfloat16, enabled=is_fast_in_half(device)):
         added = refiner(views.to(device), fine.to(device), maps)
-    found: Logits = added.float().cpu().numpy()
-    return found
+    logits: Logits = added.float().cpu().numpy()
+    return logits
 
 
 def draw_outlines(
@@ -169,33 +172,34 @@ def draw_outlines(
     logits: Sequence[Tensor],
     images: Sequence[RgbImage] | None,
 ) -> list[BoolMask]:
-    """Brings masks to their images, sharpened where the model has a refiner.
+    """Brings decoded masks to their images, refined where the model has a refiner.
 
     Args:
-        model, features: that the masks are of.
+        model: that decoded the masks.
+        features: of the group's images.
         sizes_hw: (height, width) in pixels of each image.
-        at: n images, the one each mask is in.
+        at: image of each of n masks, 0-based positions in the group.
         logits: n (L, L) in the network's frame.
-        images: the group's pixels; None sharpens nothing.
+        images: the group's pixels; None refines nothing.
 
     Returns:
         n (H, W) bool.
     """
     side = model.config.image_size
-    coarse = [Decoded.of(own, sizes_hw[k], side) for k, own in zip(at, logits, strict=True)]
+    coarse = [Decoded.of(mask, sizes_hw[k], side) for k, mask in zip(at, logits, strict=True)]
     if model.mask_refiner is None or images is None:
-        return [own.mask() for own in coarse]
+        return [mask.mask() for mask in coarse]
     pictures = {k: picture_of(model, features, k, images[k]) for k in sorted(set(at))}
     shown = [pictures[k] for k in at]
     return refine_masks(model.mask_refiner, shown, coarse, [None] * len(coarse))
 
 
 def focus_on(coarse: Coarse, prompt: MaskPrompt | None) -> Focus | None:
-    """Returns the rectangle that shows a mask and all that was pointed at, or None for nothing.
+    """Returns the rectangle around a mask and its prompt, or None if both are empty.
 
     Args:
-        coarse: of an image's size.
-        prompt: in pixels of the same image.
+        coarse: mask of an image's size.
+        prompt: in pixels of the same image, or None.
     """
     if isinstance(coarse, Decoded):
         (height, width), boxes = coarse.size_hw, [coarse.extent()]
@@ -218,7 +222,7 @@ def focus_on(coarse: Coarse, prompt: MaskPrompt | None) -> Focus | None:
 
 
 def around(click: Click, size_hw: tuple[int, ...]) -> Focus:
-    """Returns the rectangle where a click is first looked at, whatever it means."""
+    """Returns the rectangle of the first look around a click, whose region may be of any size."""
     height, width = size_hw
     reach = _REACH * max(height, width)
     x = min(max(click.x, 0.0), width - 1.0)
@@ -236,9 +240,9 @@ def see(image: RgbImage, place: Focus, coarse: Coarse, prompt: MaskPrompt | None
 
     Args:
         image: (H, W, 3) uint8.
-        place: inside it.
-        coarse: the mask to sharpen, of the image's size; an empty one that was drawn says nothing.
-        prompt: what the annotator did to get it, or None.
+        place: the rectangle, inside the image.
+        coarse: the mask to refine, of the image's size; an empty drawn mask counts as no mask.
+        prompt: of the annotator, or None.
     """
     view = np.zeros((len(Plane), VIEW, VIEW), np.float32)
     colours = view[Plane.RED : Plane.BLUE + 1]
@@ -256,7 +260,7 @@ def see(image: RgbImage, place: Focus, coarse: Coarse, prompt: MaskPrompt | None
     for click in prompt.clicks:
         at = int((click.x - place.x0) * across), int((click.y - place.y0) * down)
         plane = view[Plane.POSITIVE if click.is_positive else Plane.NEGATIVE]
-        cv2.circle(plane, at, _DISK_RADIUS, 1.0, thickness=-1)
+        cv2.circle(plane, at, _DISC_RADIUS, 1.0, thickness=-1)
     if prompt.box is not None:
         xs = sorted(round((x - place.x0) * across) for x in prompt.box[::2])
         ys = sorted(round((y - place.y0) * down) for y in prompt.box[1::2])
@@ -266,13 +270,13 @@ def see(image: RgbImage, place: Focus, coarse: Coarse, prompt: MaskPrompt | None
 
 
 def see_maps(picture: Picture, place: Focus) -> tuple[Tensor, ...]:
-    """Returns the photo trunk's maps of a rectangle: (C, V/2, V/2) and three halves of that side.
+    """Returns the photo trunk's maps of a rectangle; see `EncodeView`, without the first axis.
 
-    Also of the whole image: maps of a larger picture of it, made small, are not the same.
+    A rectangle of the whole image is encoded, too: the cached maps are of another resolution.
     """
     assert picture.encode is not None
-    shown = picture.encode(np.ascontiguousarray(place.of(picture.image)))
-    return tuple(one[0] for one in shown)
+    maps = picture.encode(np.ascontiguousarray(place.of(picture.image)))
+    return tuple(level[0] for level in maps)
 
 
 def see_fine(picture: Picture, place: Focus) -> Tensor:
@@ -283,19 +287,19 @@ def see_fine(picture: Picture, place: Focus) -> Tensor:
     xs = (place.x0 + cells * (place.x1 - place.x0)) / width * across
     ys = (place.y0 + cells * (place.y1 - place.y0)) / height * down
     grid = torch.stack(torch.meshgrid(2 * xs - 1, 2 * ys - 1, indexing="xy"), -1)
-    seen = functional.grid_sample(
+    sampled = functional.grid_sample(
         picture.fine[None], grid[None].to(picture.fine), padding_mode="border", align_corners=False
     )
-    return seen[0]
+    return sampled[0]
 
 
 def merge(coarse: Coarse, place: Focus, added: Logits) -> BoolMask:
-    """Returns the (H, W) mask that comes of what the refiner adds in a rectangle.
+    """Returns the (H, W) bool mask after the refiner added its logits in a rectangle.
 
     Args:
-        coarse: the mask that was sharpened; an empty one that was drawn says nothing.
-        place: inside the image; what a decoded mask has outside is left out.
-        added: (V, V); zeros leave the mask as it is, bit for bit.
+        coarse: the mask to refine; an empty drawn mask counts as no mask.
+        place: the rectangle; pixels of a decoded mask outside it are removed.
+        added: (V, V) logits; zeros leave the mask as it is, bit for bit.
     """
     if not added.any():
         return mask_of(coarse)
@@ -314,13 +318,13 @@ def merge(coarse: Coarse, place: Focus, added: Logits) -> BoolMask:
 
 
 def _bounded(coarse: Decoded, place: Focus) -> Logits:
-    """What a rectangle shows of a decoder's mask, (V, V) in ±`LIMIT`."""
-    seen = coarse.seen((place.x0, place.y0, place.x1, place.y1), (VIEW, VIEW))
-    return seen.clip(-LIMIT, LIMIT)
+    """The logits of a decoded mask in a rectangle, (V, V) in ±`LIMIT`."""
+    logits = coarse.sample((place.x0, place.y0, place.x1, place.y1), (VIEW, VIEW))
+    return logits.clip(-LIMIT, LIMIT)
 
 
 def _signed(coarse: Coarse, place: Focus) -> Logits:
-    """What a rectangle shows of a mask, (V, V) in [-1, 1]."""
+    """A mask in a rectangle, (V, V) in [-1, 1]."""
     if isinstance(coarse, Decoded):
         return _bounded(coarse, place) / np.float32(LIMIT)
     drawn = _resized(np.multiply(place.of(coarse), 255, dtype=np.uint8, casting="unsafe"))
@@ -328,14 +332,15 @@ def _signed(coarse: Coarse, place: Focus) -> Logits:
 
 
 def _widened(low: float, high: float, least: float, side: int) -> tuple[int, int]:
-    """The margin around an interval, inside [0, side) and at least one pixel wide."""
+    """An interval with its margin, inside [0, side) and at least one pixel long."""
     middle, extent = (low + high) / 2, max(least, (1 + 2 * _MARGIN) * (high - low))
     first = min(max(0, int(np.floor(middle - extent / 2))), side - 1)
     return first, max(first + 1, min(side, int(np.ceil(middle + extent / 2))))
 
 
 def _resized(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    while min(values.shape[:2]) >= 4 * VIEW:  # halves are quick, and the mean of means is the mean
+    """A uint8 array of any size resized to (V, V, ...)."""
+    while min(values.shape[:2]) >= 4 * VIEW:  # halving is fast, and the mean of means is the mean
         height, width = (size // 2 * 2 for size in values.shape[:2])
         half = width // 2, height // 2
         halved = cv2.resize(values[:height, :width], half, interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""What an annotator points with: clicks, a box, and the mask that is to be corrected.
+"""Prompts of an annotator: clicks, a box, and the earlier mask to correct.
 
 Values in pixels of the original image. Knows arrays; not tensors or the network's frame.
 """
@@ -20,8 +20,8 @@ class Click:
     """One click, in pixels of the original image; pixel p spans [p, p + 1).
 
     Attributes:
-        x, y: where; outside the image counts as its edge.
-        is_positive: False says that the place does not belong to the mask.
+        x, y: position; a click outside the image counts as one on its edge.
+        is_positive: False for a place that does not belong to the mask.
     """
 
     x: float
@@ -31,15 +31,15 @@ class Click:
 
 @dataclass(frozen=True, eq=False)
 class MaskPrompt:
-    """What says which mask of one image is meant: at least a click or a box.
+    """A prompt for one mask of one image: at least a click or a box.
 
     Attributes:
         clicks: in the order they were made.
         box: around the mask, or None.
-        previous: (H, W) bool, the mask to correct, or None.
+        previous: (H, W) bool, the earlier mask to correct, or None.
 
     Raises:
-        InvalidMaskError: nothing was pointed at, or not by finite numbers.
+        InvalidMaskError: there is neither a click nor a box, or a number is not finite.
     """
 
     clicks: tuple[Click, ...] = ()
@@ -57,5 +57,5 @@ class MaskPrompt:
 
     @property
     def is_ambiguous(self) -> bool:
-        """Whether a lone click or box has to say it all."""
+        """Whether the prompt is a lone click or box, which may mean things of several sizes."""
         return self.previous is None and len(self.clicks) + (self.box is not None) == 1

@@ -1,4 +1,4 @@
-"""[SEG] tokens of answers, between the text they stand in and the regions they become.
+"""[SEG] tokens of answers: from the text around them to the regions they stand for.
 
 Legend: D width of a hidden state, L logit side.
 """
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from calico_model.inference.mask_refinement import draw_outlines
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.generation import Generated
+from calico_model.modeling.language import Generated
 from calico_model.modeling.model import Calico
 from calico_model.prompts import ParsedAnswer
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import BoolMask, Evidence, PartMask, RegionKind, RgbImage
+from calico_model.types import BoolMask, MaskEvidence, PartMask, RegionKind, RgbImage
 
 SizesHw = Sequence[tuple[int, int]]
 
@@ -29,16 +29,16 @@ def sizes_of(images: Sequence[RgbImage]) -> SizesHw:
 
 @dataclass(frozen=True)
 class Segment:
-    """One [SEG] that becomes a region.
+    """One region of an answer, before its mask is drawn.
 
     Attributes:
         kind, label, image: of the region.
-        object_label: the compared object of that image, or None.
-        state: (D,) hidden state before the [SEG]; None if there was none.
-        certainty: mean probability of the phrase's tokens.
-        logits: (L, L) mask that is known without asking the decoder; else None.
-        mask: (H, W) bool that is drawn already, beside `logits`; else None.
-        chance: that the region is right, where that is known; else None.
+        object_label: name of the compared object of that image, or None.
+        state: (D,) hidden state before the [SEG]; None for a region of the dense head alone.
+        certainty: mean probability of the phrase's tokens, in [0, 1].
+        logits: (L, L) mask of the dense head, which needs no mask decoder; else None.
+        mask: (H, W) bool mask of the dense head, sharpened on the image; else None.
+        chance: chance that the region is right, where it is known; else None.
     """
 
     kind: RegionKind
@@ -59,46 +59,49 @@ def segments_of(
     chances: Sequence[float],
     images: int,
 ) -> list[Segment]:
-    """Returns the [SEG] tokens of one answer that are regions: its objects, or else its parts.
+    """Returns the regions of one answer: objects of the object question, else parts.
 
     Args:
-        kind: which question was answered.
+        kind: the question that is answered.
         parsed: the answer.
         states: (K, D) hidden state before each [SEG].
-        chances: of each [SEG], mean probability of its phrase's tokens.
-        images: how many the conversation has; what is said of others is left out.
+        chances: per [SEG], mean probability of its phrase's tokens.
+        images: number of images of the conversation; regions of other images are left out.
     """
     object_of = {k: p.label for p in parsed.phrases if p.is_object for k in p.images}
     wants_objects = kind is RegionKind.COMMON_OBJECT
-    found: list[Segment] = []
+    segments: list[Segment] = []
     if parsed.segments != len(states):
-        return found  # a tag spelled letter by letter: nothing says which mask is whose
+        # A tag was spelled letter by letter: the phrases of the masks are unknown.
+        return segments
     for phrase, first in zip(parsed.phrases, parsed.first_segments, strict=True):
         if phrase.is_object != wants_objects or not phrase.label:
             continue
         for offset, image in enumerate(phrase.images):
             if 0 <= image < images:
                 owner = None if wants_objects else object_of.get(image)
-                at = first + offset
-                found.append(Segment(kind, phrase.label, image, owner, states[at], chances[at]))
-    return found
+                row = first + offset
+                segments.append(
+                    Segment(kind, phrase.label, image, owner, states[row], chances[row])
+                )
+    return segments
 
 
 def certainties(answers: Generated, row: int, tokenizer: Tokenizer) -> list[float]:
-    """Mean token probability of each `<p> ... </p>` of an answer, by its first [SEG]."""
+    """Returns per [SEG] of an answer the mean token probability of its `<p> ... </p>`."""
     certainty = 1.0
     inside: list[float] = []
-    found: list[float] = []
+    by_segment: list[float] = []
     for token, chance in zip(answers.ids[row], answers.probabilities[row], strict=True):
         if token == tokenizer.phrase_start:
             inside = []
         elif token == tokenizer.phrase_end:
             certainty = sum(inside) / len(inside) if inside else 1.0
         elif token == tokenizer.seg:
-            found.append(certainty)
+            by_segment.append(certainty)
         else:
             inside.append(chance)
-    return found
+    return by_segment
 
 
 def decode_segments(
@@ -108,36 +111,39 @@ def decode_segments(
     segments: Sequence[Segment],
     images: Sequence[RgbImage] | None = None,
 ) -> tuple[PartMask, ...]:
-    """Draws the mask of every segment, in order; empty masks are kept.
+    """Draws the mask of every region, in order, with empty masks.
 
     Args:
-        model, features: as asked.
+        model: in evaluation mode, on the device of the features.
+        features: of the group's images.
         sizes_hw: (height, width) in pixels of each image.
-        segments: what to draw.
+        segments: regions to draw.
         images: the group's pixels, on which a model with a refiner sharpens its masks; None leaves
-            them as they are.
+            the masks as they are.
     """
     if not segments:
         return ()
     where = [segment.image for segment in segments]
     logits, qualities = _decode(model, features, segments)
-    open_ones = [n for n, one in enumerate(segments) if one.mask is None]
-    drawn = draw_outlines(
+    undrawn = [n for n, segment in enumerate(segments) if segment.mask is None]
+    outlines = draw_outlines(
         model,
         features,
         sizes_hw,
-        [where[n] for n in open_ones],
-        [logits[n] for n in open_ones],
+        [where[n] for n in undrawn],
+        [logits[n] for n in undrawn],
         images,
     )
-    outlined = dict(zip(open_ones, drawn, strict=True))
-    masks = [outlined[n] if one.mask is None else one.mask for n, one in enumerate(segments)]
+    drawn = dict(zip(undrawn, outlines, strict=True))
+    masks = [
+        drawn[n] if segment.mask is None else segment.mask for n, segment in enumerate(segments)
+    ]
     parts: list[PartMask] = []
-    for segment, mask, own, iou_hat in zip(segments, masks, logits, qualities, strict=True):
+    for segment, mask, mask_logits, iou_hat in zip(segments, masks, logits, qualities, strict=True):
         is_shared = segment.kind is not RegionKind.UNIQUE_PART
         score, evidence = (
             iou_hat * segment.certainty,
-            Evidence(iou_hat, _mask_score(own), segment.certainty),
+            MaskEvidence(iou_hat, _mask_score(mask_logits), segment.certainty),
         )
         parts.append(
             PartMask(
@@ -157,20 +163,20 @@ def decode_segments(
 def _decode(
     model: Calico, features: ImageFeatures, segments: Sequence[Segment]
 ) -> tuple[list[Tensor], list[float]]:
-    """Logits (L, L) and predicted IoU of each; of a known mask it is how sure it is of itself."""
-    said = [(n, one.state) for n, one in enumerate(segments) if one.logits is None]
-    logits = [one.logits for one in segments]
-    qualities = [0.0 if own is None else _mask_score(own) for own in logits]
-    if said:
-        states = torch.stack([state for _, state in said if state is not None])
-        image = torch.tensor([segments[n].image for n, _ in said], device=states.device)
-        drawn, iou = model.segment(features, states, image)
-        for (n, _), own, quality in zip(said, drawn, iou, strict=True):
-            logits[n], qualities[n] = own, float(quality.clamp(0.0, 1.0))
-    return [own for own in logits if own is not None], qualities
+    """Logits (L, L) and predicted IoU of each region; `_mask_score` for masks of the dense head."""
+    undecoded = [(n, segment.state) for n, segment in enumerate(segments) if segment.logits is None]
+    logits = [segment.logits for segment in segments]
+    qualities = [0.0 if mask is None else _mask_score(mask) for mask in logits]
+    if undecoded:
+        states = torch.stack([state for _, state in undecoded if state is not None])
+        image = torch.tensor([segments[n].image for n, _ in undecoded], device=states.device)
+        decoded, iou = model.segment(features, states, image)
+        for (n, _), mask, quality in zip(undecoded, decoded, iou, strict=True):
+            logits[n], qualities[n] = mask, float(quality.clamp(0.0, 1.0))
+    return [mask for mask in logits if mask is not None], qualities
 
 
 def _mask_score(logits: Tensor) -> float:
-    """Mean foreground probability inside a mask of (L, L) logits, 0 if it is empty (PixelLM)."""
+    """Mean foreground probability inside a mask of (L, L) logits, 0 for an empty mask (PixelLM)."""
     inside = logits[logits > 0]
     return float(inside.sigmoid().mean()) if inside.numel() else 0.0

@@ -1,13 +1,12 @@
-"""Brings cells to the pixels of a photograph: edges of the picture become edges of the masks.
+"""Masks of coarse cells sharpened on the pixels of a photograph: mask edges follow image edges.
 
 A guided filter (He, Sun and Tang 2013): inside small windows every map is a linear function of the
-colours around it, so it changes where they do. Needs no training, unlike the mask refiner, which
+colours, so it changes where the colours change. Needs no training, unlike the mask refiner, which
 learned the edges of drawings. Legend: n maps, L logit side, H x W image, h x w working size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -22,13 +21,14 @@ _WORKING_SIDE = 512
 _RADIUS = 1 / 60  # of the longest side
 _SMOOTHNESS = 1e-4
 _LEAST_FRAGMENT = 0.1
-"""Of the largest piece of a mask: smaller ones are noise, and each costs a click to remove."""
+"""Share of the area of a mask's largest connected region; smaller regions are noise, and each costs
+the annotator a click."""
 
 _Floats = NDArray[np.float32]
 
 
 class Guide:
-    """One image, ready to sharpen any number of maps of it.
+    """The filter of one image, for any number of maps.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -46,17 +46,17 @@ class Guide:
         for row in range(3):
             for column in range(row, 3):
                 both = self._colours[..., row] * self._colours[..., column]
-                own = self._box(both) - self._mean[..., row] * self._mean[..., column]
-                spread[..., row, column] = spread[..., column, row] = own
+                covariance = self._box(both) - self._mean[..., row] * self._mean[..., column]
+                spread[..., row, column] = spread[..., column, row] = covariance
         self._inverse = np.linalg.inv(spread + _SMOOTHNESS * np.eye(3, dtype=np.float32))
 
     def sharpen(self, chances: Tensor) -> Tensor:
-        """Brings (n, L, L) chances that cover the image to (n, h, w), edges where its edges are."""
-        found = [self._filtered(one) for one in chances.float().cpu().numpy()]
-        return torch.from_numpy(np.stack(found))
+        """Returns (n, L, L) chances that cover the image as (n, h, w), with the image's edges."""
+        maps = [self._filtered(chance) for chance in chances.float().cpu().numpy()]
+        return torch.from_numpy(np.stack(maps))
 
     def mask(self, margin: Tensor) -> BoolMask:
-        """Brings an (h, w) margin to the image: (H, W) bool, True above zero, without fragments."""
+        """Returns an (h, w) margin as a mask, (H, W) bool, True above zero, without fragments."""
         size = self._size_hw[1], self._size_hw[0]
         level = cv2.resize(margin.numpy(), size, interpolation=cv2.INTER_LINEAR)
         return without_fragments(np.asarray(level) > 0)
@@ -68,27 +68,22 @@ class Guide:
         shared = self._box(self._colours * wide[..., None]) - self._mean * mean[..., None]
         slope = (self._inverse @ shared[..., None])[..., 0]
         level = mean - (slope * self._mean).sum(-1)
-        found = (self._box(slope) * self._colours).sum(-1) + self._box(level)
-        return np.asarray(found.clip(0.0, 1.0), np.float32)
+        filtered = (self._box(slope) * self._colours).sum(-1) + self._box(level)
+        return np.asarray(filtered.clip(0.0, 1.0), np.float32)
 
     def _box(self, values: NDArray[Any]) -> _Floats:
         side = 2 * self._radius + 1
-        found = cv2.boxFilter(values, -1, (side, side), borderType=cv2.BORDER_REFLECT)
-        return np.asarray(found, np.float32)
+        means = cv2.boxFilter(values, -1, (side, side), borderType=cv2.BORDER_REFLECT)
+        return np.asarray(means, np.float32)
 
 
 def without_fragments(mask: BoolMask) -> BoolMask:
-    """Removes the pieces of a mask that are small beside its largest."""
+    """Removes connected regions of a mask that are small beside the largest one."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if count < 3:
         return mask
     areas = stats[:, cv2.CC_STAT_AREA].copy()
     areas[0] = 0
     kept = areas >= _LEAST_FRAGMENT * areas.max()
-    found: BoolMask = kept[labels] & mask
-    return found
-
-
-def guides_of(images: Sequence[RgbImage]) -> list[Guide]:
-    """Prepares every image of a group."""
-    return [Guide(image) for image in images]
+    remaining: BoolMask = kept[labels] & mask
+    return remaining

@@ -1,27 +1,36 @@
-"""Given answers instead of generated ones: where their masks come from and how likely they are.
+"""Given answers instead of generated ones: their masks, their likelihood, the prompts of names.
 
-Legend: B answers, T positions, V words, D the LLM's width.
+The model reads a whole conversation, answer included, as in training (teacher forcing).
+Legend: B answers, T positions, V words, D the LLM's width, n images, P names, C prompt width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+import torch
 from torch import Tensor
 
 from calico_model import prompts
 from calico_model.data.collate import Turn, collate_turns
-from calico_model.inference.likelihood import Likelihood
+from calico_model.inference.segments import Segment, SizesHw, decode_segments, segments_of
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.losses import IGNORED
 from calico_model.modeling.model import Calico
+from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
+from calico_model.types import Likelihood, PartMask, RegionKind, RgbImage
+
+UNKNOWN_OBJECT = "object"
+"""Name of an object that neither the model nor the annotator names."""
 
 
 @dataclass(frozen=True)
-class ReadAnswers:
-    """Answers as the model reads them.
+class ForcedAnswers:
+    """Hidden states and likelihoods of answers that were given to the model.
 
     Attributes:
         seg_states: per answer, (n, D) hidden state before each [SEG], in order.
@@ -32,19 +41,19 @@ class ReadAnswers:
     likelihoods: list[Likelihood]
 
 
-def read_answers(
+def force_answers(
     model: Calico,
     tokenizer: Tokenizer,
     features: ImageFeatures,
     questions: Sequence[str],
     answers: Sequence[str],
-) -> ReadAnswers:
+) -> ForcedAnswers:
     """Runs the model over whole conversations, as in training.
 
     Args:
         model: on the device of the features.
-        tokenizer: of the model.
-        features: of the images all conversations are about.
+        tokenizer: of the model with its active adapter.
+        features: of the images that all conversations are about.
         questions: B questions.
         answers: B answers in the grammar of prompts.py.
     """
@@ -63,13 +72,148 @@ def read_answers(
     is_answer = collated.labels[:, 1:] != IGNORED
     ids, is_token = conversations.input_ids[:, 1:].cpu(), conversations.is_token[:, 1:].cpu()
     is_word = is_token & (ids != tokenizer.image) & ~is_answer
-    return ReadAnswers(
+    return ForcedAnswers(
         seg_states=[
             hidden[row, collated.seg_column[collated.seg_row == row].to(hidden.device)]
             for row in range(len(turns))
         ],
         likelihoods=[
-            Likelihood(tuple(row[words].tolist()), tuple(row[told].tolist()))
-            for row, words, told in zip(chances, is_word, is_answer, strict=True)
+            Likelihood(tuple(row[of_question].tolist()), tuple(row[of_answer].tolist()))
+            for row, of_question, of_answer in zip(chances, is_word, is_answer, strict=True)
         ],
     )
+
+
+@torch.inference_mode()
+def draw_answers(
+    model: Calico,
+    tokenizer: Tokenizer,
+    features: ImageFeatures,
+    sizes_hw: SizesHw,
+    answers: Mapping[RegionKind, str],
+    *,
+    images: Sequence[RgbImage] | None = None,
+) -> tuple[PartMask, ...]:
+    """Draws the masks of given answers, as if the model had generated them.
+
+    Args:
+        model: in evaluation mode, on the device of the features.
+        tokenizer: of the model with its active adapter.
+        features: of the group's images.
+        sizes_hw: (height, width) in pixels of each image.
+        answers: per question, text in the grammar of prompts.py.
+        images: pixels of the group's images, (H_i, W_i, 3) uint8, on which a model with a refiner
+            sharpens its masks; None leaves the masks as they are.
+
+    Returns:
+        Regions in answer order, with those of an empty mask.
+    """
+    texts = list(answers.items())
+    forced = _force(model, tokenizer, features, texts)
+    segments: list[Segment] = []
+    for (kind, text), states in zip(texts, forced.seg_states, strict=True):
+        parsed = prompts.parse_answer(kind, text)
+        segments += segments_of(kind, parsed, states, [1.0] * len(states), len(sizes_hw))
+    return decode_segments(model, features, sizes_hw, segments, images)
+
+
+@torch.inference_mode()
+def draw_scored_answers(
+    model: Calico,
+    tokenizer: Tokenizer,
+    features: ImageFeatures,
+    sizes_hw: SizesHw,
+    answers: Sequence[tuple[RegionKind, str]],
+    *,
+    images: Sequence[RgbImage] | None = None,
+) -> list[tuple[PartMask, ...]]:
+    """Draws the masks of given answers; their evidence tells how likely the model finds the names.
+
+    Args:
+        model, tokenizer, features, sizes_hw, images: as in `draw_answers`.
+        answers: any number of (question, text in the grammar of prompts.py).
+
+    Returns:
+        Per answer its regions in order, with those of an empty mask. `Evidence.phrase` is the
+        geometric mean of the probabilities of the name's tokens.
+    """
+    forced = _force(model, tokenizer, features, answers)
+    by_answer: list[list[Segment]] = []
+    for (kind, text), states, likelihood in zip(
+        answers, forced.seg_states, forced.likelihoods, strict=True
+    ):
+        chances = [math.exp(mean) for mean in name_likelihoods(tokenizer, text, likelihood)]
+        parsed = prompts.parse_answer(kind, text)
+        by_answer.append(segments_of(kind, parsed, states, chances, len(sizes_hw)))
+    segments = [segment for answer in by_answer for segment in answer]
+    parts = iter(decode_segments(model, features, sizes_hw, segments, images))
+    return [tuple(islice(parts, len(answer))) for answer in by_answer]
+
+
+def name_likelihoods(tokenizer: Tokenizer, text: str, likelihood: Likelihood) -> list[float]:
+    """Returns per [SEG] the mean log-likelihood of its name's tokens, closing tag included.
+
+    Args:
+        tokenizer: that encoded the answer.
+        text: the answer.
+        likelihood: of that answer.
+    """
+    means: list[float] = []
+    inside: list[float] = []
+    mean = 0.0
+    for token, chance in zip(tokenizer.encode(text), likelihood.answer, strict=True):
+        if token == tokenizer.phrase_start:
+            inside = []
+        elif token == tokenizer.seg:
+            means.append(mean)
+        else:
+            inside.append(chance)
+        if token == tokenizer.phrase_end:
+            name = inside[1:]  # without the article
+            mean = math.fsum(name) / max(1, len(name))
+    return means
+
+
+@torch.inference_mode()
+def make_name_prompts(
+    model: Calico,
+    tokenizer: Tokenizer,
+    features: ImageFeatures,
+    labels: Sequence[str],
+    objects: Sequence[str | None] = (),
+) -> Tensor:
+    """Returns the [SEG] prompts of named parts, from the answer that all images share these parts.
+
+    Args:
+        model: on the device of the features.
+        tokenizer: of the model with its active adapter.
+        features: of a group's images.
+        labels: names of parts, at least one.
+        objects: name of the compared object of each image, None where unknown; () for all unknown.
+
+    Returns:
+        (P, n, C) sparse prompts, one per name and image.
+    """
+    images = tuple(range(len(features)))
+    owners = [name or UNKNOWN_OBJECT for name in objects] or [UNKNOWN_OBJECT] * len(features)
+    shown = [
+        Phrase(name, tuple(k for k in images if owners[k] == name), is_object=True)
+        for name in dict.fromkeys(owners)
+    ]
+    kind = RegionKind.COMMON_PART
+    parts = [Phrase(name, images, is_object=False) for name in labels]
+    answer = prompts.write_answer(kind, shown, parts)
+    (states,) = _force(model, tokenizer, features, [(kind, answer)]).seg_states
+    projected: Tensor = model.segmentation_projection(states[len(owners) :]).float()  # (P n, C)
+    return projected.reshape(len(labels), len(images), -1)
+
+
+def _force(
+    model: Calico,
+    tokenizer: Tokenizer,
+    features: ImageFeatures,
+    answers: Sequence[tuple[RegionKind, str]],
+) -> ForcedAnswers:
+    """`force_answers` after the first wording of each answer's question."""
+    questions = [prompts.QUESTIONS[kind][0] for kind, _ in answers]
+    return force_answers(model, tokenizer, features, questions, [text for _, text in answers])

@@ -1,9 +1,8 @@
-"""What a drawn box shows: the model is asked as if the box were the picture (B2).
+"""What a drawn box shows: the model is asked as if the box were the whole picture.
 
-The Q-Former reads the box's cells alone. Attention over some of its keys is attention masked to
-them, so there are no new weights and no second path: a box around the whole picture gives the very
-features of the picture, and without a box nothing is different. Masks are still drawn on the whole
-picture. Knows features of one image.
+The Q-Former reads the tokens of the box's cells alone. That equals attention masked to these cells,
+so it needs no weights of its own: a box around the whole picture gives the very features of the
+picture. Masks are still drawn on the whole picture. Works on features of one image.
 """
 
 from __future__ import annotations
@@ -16,19 +15,20 @@ import torch
 from torch import Tensor
 
 from calico_model.config import CalicoConfig
-from calico_model.inference.answers import answer
+from calico_model.inference.generation import predict_regions
 from calico_model.inference.images import scaled_size_hw
 from calico_model.inference.prompt import Box, MaskPrompt
-from calico_model.interactive import clicks
+from calico_model.interactive.clicks import mask_iou, refine
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import BoolMask, PartMask, RegionKind, RgbImage
 
-_LEAST_OVERLAP = 0.2  # of a region and the outline of the box, to have its name
+_LEAST_IOU = 0.2
+"""IoU of a region with the outline of the box, from which the outline may have its name."""
 
 
-def look_into(
+def describe_box(
     model: Calico,
     tokenizer: Tokenizer,
     features: ImageFeatures,
@@ -36,50 +36,50 @@ def look_into(
     box: Box,
     known: Sequence[PartMask] = (),
 ) -> PartMask:
-    """Outlines what a box shows and says what it is.
+    """Outlines the thing in a box and names it.
 
     Args:
         model: in evaluation mode, on the device of the features.
-        tokenizer: of the model, and of the adapter it wears.
+        tokenizer: of the model with its active adapter.
         features: of the one image.
         image: (H, W, 3) uint8.
         box: in pixels of that image.
-        known: what the same weights found in this image when they saw the whole group.
+        known: regions that the same weights predicted in this image for the whole group.
 
     Returns:
-        A region of image 0; its name is that of the region which it is most like, known or found
-        by looking at the box alone, and "" when it is like none.
+        A region of image 0. It has the name of the most similar region, known or predicted from
+        the box alone, and the name "" if no region is similar enough.
 
     Raises:
         InvalidMaskError: the box is not finite.
     """
-    outlined = clicks.refine(model, features, image, MaskPrompt(box=box))
+    outlined = refine(model, features, image, MaskPrompt(box=box))
     size_hw = image.shape[0], image.shape[1]
-    inside = within(features, box, size_hw, model.config)
-    seen = answer(model, tokenizer, inside, [size_hw])
-    alike = [
-        (overlap * part.score, overlap, part)
-        for part in (*known, *seen.parts)
-        if (overlap := _iou(part.mask, outlined.mask)) >= _LEAST_OVERLAP
+    inside = crop_tokens(features, box, size_hw, model.config)
+    predicted = predict_regions(model, tokenizer, inside, [size_hw])
+    candidates = [
+        (iou * part.score, iou, part)
+        for part in (*known, *predicted.parts)
+        if (iou := mask_iou(part.mask, outlined.mask)) >= _LEAST_IOU
     ]
-    if not alike:
+    if not candidates:
         return PartMask(0, RegionKind.UNIQUE_PART, "", outlined.mask, score=outlined.iou)
-    _, overlap, named = max(alike, key=lambda found: found[0])
-    return replace(named, image_index=0, mask=outlined.mask, score=overlap * named.score)
+    _, iou, named = max(candidates, key=lambda candidate: candidate[0])
+    return replace(named, image_index=0, mask=outlined.mask, score=iou * named.score)
 
 
-def within(
+def crop_tokens(
     features: ImageFeatures, box: Box, size_hw: tuple[int, int], config: CalicoConfig
 ) -> ImageFeatures:
-    """Returns features of one image whose tokens are those of the cells that a box touches.
+    """Returns features of one image with the tokens of the cells that a box touches.
 
-    The class token, which carries the whole picture, stays only if every cell does.
+    The class token, which describes the whole picture, stays only if the box touches every cell.
 
     Args:
         features: of the one image.
         box: in pixels of that image; at least one cell is kept.
-        size_hw: its (height, width) in pixels.
-        config: says how the image lies in the encoders' frames.
+        size_hw: height and width of the image in pixels.
+        config: tells how the image lies in the encoders' frames.
     """
     return replace(
         features,
@@ -107,14 +107,18 @@ def _cells(tokens: Tensor, box: Box, size_hw: tuple[int, int], config: CalicoCon
 
 
 def _touched(start: float, end: float, shown: float, side: int) -> BoolMask:
-    """Which of `side` cells a stretch touches, (side,) bool; `shown` of them show the picture."""
+    """Which cells along one side of the frame an interval of the picture touches.
+
+    Args:
+        start, end: share of the picture's side, in [0, 1] inside the picture.
+        shown: cells that show the picture; the others are padding.
+        side: all cells.
+
+    Returns:
+        (side,) bool, at least one True.
+    """
     low = min(max(int(start * shown), 0), side - 1)
     high = min(max(int(np.ceil(end * shown)), low + 1), side)
     places = np.arange(side)
     touched: BoolMask = (places >= low) & (places < high)
     return touched
-
-
-def _iou(one: BoolMask, other: BoolMask) -> float:
-    union = int((one | other).sum())
-    return int((one & other).sum()) / union if union else 0.0

@@ -1,9 +1,10 @@
-"""Clicks, boxes and an earlier mask to one mask of one image; no encoder and no language model.
+"""Clicks, boxes and an earlier mask to one mask of one image, without encoders or language model.
 
-Follows SAM: a lone click or box may mean a part, a larger part or the whole, so the best of three
-masks answers, by the IoU head; several prompts, or an earlier mask, mean one thing, and one mask
-answers. The earlier mask is fed back whoever drew it. A lone click on something the model has found
-by itself means that, where it agrees with the click's own mask. Works on features of one image.
+Follows SAM. A lone click or box may mean a part, a larger part or the whole: the decoder draws
+three masks, and the mask of the highest predicted IoU is taken. Several prompts, or an earlier
+mask, mean one thing: the decoder draws one mask. The earlier mask is given to the decoder whoever
+drew it. A lone click on a region that the model predicted by itself means that region, if the
+region agrees with the mask of the click. Works on features of one image.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidMaskError
-from calico_model.inference.dense_reading import part_at
 from calico_model.inference.images import mask_shares, scaled_size_hw
 from calico_model.inference.low_res_mask import Coarse, Decoded, mask_of
 from calico_model.inference.mask_refinement import (
@@ -30,32 +30,33 @@ from calico_model.inference.mask_refinement import (
 )
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, PointKind
-from calico_model.modeling.mask_prompt import from_shares
-from calico_model.modeling.mask_refiner import MaskRefiner
+from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, PointKind, coverage_logits
 from calico_model.modeling.model import Calico
 from calico_model.types import BoolMask, PartMask, RgbImage
 
 MAX_CLICKS = 64
-"""Of more clicks on one mask, the last count."""
-_NOTHING = (0.0, 0.0)
-_DOT_PX = 2  # radius of what a click changes at least
-_SAME_PLACE = 0.8  # IoU of rectangles from which a second look would see what the first saw
-# IoU of a known part with the click's own mask, and that plus the part's score, from which it is
-# meant. Measured on held-out groups, in familiar and in unseen domains.
+"""Of more clicks on one mask, only the last count."""
+_NO_BOX = (0.0, 0.0)
+_DOT_RADIUS = 2
+"""In pixels; a click changes at least a disc of that radius."""
+_SAME_RECTANGLE = 0.8
+"""IoU of two rectangles from which a second look would show the refiner the same."""
+# IoU of a predicted region with the mask of the click, and the sum of that IoU and the region's
+# score, from which the click means the region. Measured on held-out groups, in familiar and in
+# unseen domains.
 _LEAST_AGREEMENT, _LEAST_BELIEF = 0.1, 0.9
 
 
 @dataclass(frozen=True, eq=False)
 class Refined:
-    """What clicks and boxes led to.
+    """The mask that clicks and boxes mean.
 
     Attributes:
         mask: (H, W) bool in the original frame; may be empty.
         iou: predicted IoU in [0, 1].
-        sparse: (T, C) prompt tokens it was decoded from.
+        sparse: (T, C) prompt tokens the mask was decoded from.
         logits: (L, L) in the network's frame.
-        meant: what the model found by itself and the prompt means, or None.
+        meant: the region predicted by the model that the prompt means, or None.
     """
 
     mask: BoolMask
@@ -73,14 +74,14 @@ def refine(
     prompt: MaskPrompt,
     known: Sequence[PartMask] = (),
 ) -> Refined:
-    """Decodes the mask that is meant, and sharpens it where the model has a refiner.
+    """Decodes the mask that a prompt means, and refines it where the model has a refiner.
 
     Args:
         model: in evaluation mode, on the device of the features.
         features: of one image.
         image: (H, W, 3) uint8.
-        prompt: what the annotator did; an earlier mask has the image's size.
-        known: what the model found in the image by itself.
+        prompt: of the annotator; an earlier mask has the image's size.
+        known: regions that the model predicted in the image by itself.
 
     Raises:
         InvalidMaskError: the earlier mask has another size.
@@ -89,129 +90,174 @@ def refine(
     sparse, iou, logits = decode(model, features, size_hw, prompt)
     picture = picture_of(model, features, 0, image)
     if model.photo_refiner is not None and not model.is_familiar(features):
-        guess = _learned(model, features, prompt, size_hw)
-        mask = _photo_mask(model.photo_refiner, picture, prompt, guess)
+        mask = _outline_in_photo(model, features, picture, prompt)
         return Refined(mask, iou, sparse, logits)
     previous = prompt.previous if prompt.previous is not None and prompt.previous.any() else None
     if previous is not None and model.mask_refiner is not None:
-        mask = _corrected(model, features, picture, prompt, previous)
+        mask = _correct(model, features, picture, prompt, previous)
         return Refined(mask, iou, sparse, logits)
     coarse = Decoded.of(logits, size_hw, model.config.image_size)
     if previous is not None:
         return Refined(coarse.mask(), iou, sparse, logits)
-    mask = _looked_at(model, picture, coarse, prompt)
-    meant = _meant(mask, prompt, known)
+    mask = _refine_or_keep(model, picture, coarse, prompt)
+    meant = _meant_region(mask, prompt, known)
     if meant is not None:
         return Refined(meant.mask, meant.score, sparse, logits, meant)
-    if mask.any() and not _is_same_place(coarse, mask, prompt):  # now it is clear where to look
-        mask = _looked_at(model, picture, mask, prompt)
+    if mask.any() and not _is_same_rectangle(coarse, mask, prompt):
+        # The first mask shows where the thing is: look there.
+        mask = _refine_or_keep(model, picture, mask, prompt)
     return Refined(mask, iou, sparse, logits)
 
 
-def _photo_mask(
-    refiner: MaskRefiner, picture: Picture, prompt: MaskPrompt, guess: BoolMask | None
+def _outline_in_photo(
+    model: Calico, features: ImageFeatures, picture: Picture, prompt: MaskPrompt
 ) -> BoolMask:
-    """Draws what is meant in a photograph, which the mask decoder knows nothing of.
+    """Outlines what a prompt means in a photograph: the mask decoder knows only drawings.
 
-    A click without a mask may mean something of any size: first what the project has learned to see
-    there, or a wide look around it, then a look at the place of that answer.
+    Clicks without an earlier mask or a box may mean a thing of any size. The first mask is the
+    region that the project has learned to see there, or else comes from a wide look around a click.
+    The second look is at the rectangle of the first mask.
     """
-    mask = np.zeros(picture.image.shape[:2], np.bool_)
+    assert model.photo_refiner is not None
+    empty = np.zeros(picture.image.shape[:2], np.bool_)
     if prompt.previous is not None and prompt.previous.any():
-        (mask,) = refine_masks(refiner, [picture], [prompt.previous], [prompt])
-        return _heeding(mask, prompt)
-    if prompt.box is not None:
-        (mask,) = refine_masks(refiner, [picture], [mask], [prompt])
-        return _heeding(mask, prompt)
-    if guess is None:
-        wanted = next((c for c in prompt.clicks if c.is_positive), prompt.clicks[-1])
-        seen = around(wanted, picture.image.shape[:2])
-        (guess,) = refine_masks(refiner, [picture], [mask], [prompt], [seen])
-    (mask,) = refine_masks(refiner, [picture], [guess], [prompt])
-    return _heeding(mask, prompt)
+        first = prompt.previous
+    elif prompt.box is not None:
+        first = empty
+    elif (learned := _learned_region(model, features, prompt, empty.shape)) is not None:
+        first = learned
+    else:
+        click = next((c for c in prompt.clicks if c.is_positive), prompt.clicks[-1])
+        wide = around(click, empty.shape)
+        (first,) = refine_masks(model.photo_refiner, [picture], [empty], [prompt], [wide])
+    (mask,) = refine_masks(model.photo_refiner, [picture], [first], [prompt])
+    return _obey_last_click(mask, prompt)
 
 
-def _learned(
-    model: Calico, features: ImageFeatures, prompt: MaskPrompt, shape: tuple[int, int]
+def _learned_region(
+    model: Calico, features: ImageFeatures, prompt: MaskPrompt, size_hw: tuple[int, ...]
 ) -> BoolMask | None:
-    """What the project has learned to see under a lone click."""
+    """The region of a learned name under a lone positive click, or None."""
     if not prompt.is_ambiguous or not prompt.clicks or not prompt.clicks[0].is_positive:
         return None
-    return part_at(model, features, shape, *_pixel(prompt.clicks[0], shape))
+    height, width = size_hw
+    return part_at(model, features, (height, width), *_pixel(prompt.clicks[0], size_hw))
 
 
-def _heeding(mask: BoolMask, prompt: MaskPrompt) -> BoolMask:
-    """Adds or removes a dot under the last click where the mask has not heeded it."""
+@torch.inference_mode()
+def part_at(
+    model: Calico, features: ImageFeatures, size_hw: tuple[int, int], row: int, column: int
+) -> BoolMask | None:
+    """Returns the part that the dense head detects at a pixel.
+
+    Args:
+        model: with its active adapter.
+        features: of one image.
+        size_hw: its height and width in pixels.
+        row, column: of the pixel.
+
+    Returns:
+        (H, W) bool, the connected region around the pixel that has its name; None if the pixel is
+        of no known part.
+    """
+    head = model.dense_head
+    if head is None or not head.active.trust or not features.photo or not head.active.names.parts:
+        return None
+    logits = head.class_logits(features)[0][0]
+    height, width = size_hw
+    cells = logits.shape[-1]
+    at = min(row * cells // height, cells - 1), min(column * cells // width, cells - 1)
+    best = int(logits[:, at[0], at[1]].argmax())
+    if best == 0:
+        return None
+    others = logits.clone()
+    others[best] = -torch.inf
+    margin = (logits[best] - others.amax(0)).cpu().numpy()
+    level = cv2.resize(margin, (width, height), interpolation=cv2.INTER_LINEAR)
+    _, pieces = cv2.connectedComponents((np.asarray(level) > 0).astype(np.uint8))
+    piece = int(pieces[min(row, height - 1), min(column, width - 1)])
+    return np.asarray(pieces == piece) if piece else None
+
+
+def _obey_last_click(mask: BoolMask, prompt: MaskPrompt) -> BoolMask:
+    """Adds or removes a disc under the last click, unless the mask obeys the click already."""
     if not prompt.clicks:
         return mask
     last = prompt.clicks[-1]
-    at = _pixel(last, mask.shape)
-    if bool(mask[at]) is last.is_positive:
+    row, column = _pixel(last, mask.shape)
+    if bool(mask[row, column]) is last.is_positive:
         return mask
-    dot = np.zeros(mask.shape, np.uint8)
-    cv2.circle(dot, at[::-1], _DOT_PX, 1, thickness=-1)
-    return mask | (dot > 0) if last.is_positive else mask & ~(dot > 0)
+    disc = np.zeros(mask.shape, np.uint8)
+    cv2.circle(disc, (column, row), _DOT_RADIUS, 1, thickness=-1)
+    return mask | (disc > 0) if last.is_positive else mask & ~(disc > 0)
 
 
-def _looked_at(model: Calico, picture: Picture, coarse: Coarse, prompt: MaskPrompt) -> BoolMask:
+def _refine_or_keep(
+    model: Calico, picture: Picture, coarse: Coarse, prompt: MaskPrompt
+) -> BoolMask:
+    """A coarse mask after one look of the refiner, or as it is in a model without a refiner."""
     if model.mask_refiner is None:
         return mask_of(coarse)
     (mask,) = refine_masks(model.mask_refiner, [picture], [coarse], [prompt])
     return mask
 
 
-def _meant(mask: BoolMask, prompt: MaskPrompt, known: Sequence[PartMask]) -> PartMask | None:
-    """The known part that a lone click is on and its mask looks like, if it is to be believed."""
+def _meant_region(mask: BoolMask, prompt: MaskPrompt, known: Sequence[PartMask]) -> PartMask | None:
+    """The predicted region that a lone positive click means, or None.
+
+    It lies under the click, agrees best with the click's own mask, and is likely enough.
+    """
     if prompt.box is not None or len(prompt.clicks) != 1 or not prompt.clicks[0].is_positive:
         return None
-    at = _pixel(prompt.clicks[0], mask.shape)
-    under = [(_iou(part.mask, mask), part) for part in known if part.mask[at]]
-    agreement, best = max(under, key=lambda one: one[0], default=(0.0, None))
+    pixel = _pixel(prompt.clicks[0], mask.shape)
+    under = [(mask_iou(part.mask, mask), part) for part in known if part.mask[pixel]]
+    agreement, best = max(under, key=lambda candidate: candidate[0], default=(0.0, None))
     if best is None or agreement < _LEAST_AGREEMENT:
         return None
     return best if agreement + best.score >= _LEAST_BELIEF else None
 
 
-def _is_same_place(mask: Coarse, other: Coarse, prompt: MaskPrompt) -> bool:
-    """Whether looking at one mask shows what looking at the other does."""
-    one, two = focus_on(mask, prompt), focus_on(other, prompt)
-    return one is not None and two is not None and one.iou(two) >= _SAME_PLACE
+def _is_same_rectangle(coarse: Coarse, mask: BoolMask, prompt: MaskPrompt) -> bool:
+    """Whether the rectangles around two masks show about the same."""
+    first, second = focus_on(coarse, prompt), focus_on(mask, prompt)
+    return first is not None and second is not None and first.iou(second) >= _SAME_RECTANGLE
 
 
-def _corrected(
+def _correct(
     model: Calico,
     features: ImageFeatures,
     picture: Picture,
     prompt: MaskPrompt,
     previous: BoolMask,
 ) -> BoolMask:
-    """Changes what there is; a click that was not heeded adds or takes away what lies under it."""
+    """Refines an earlier mask; if that ignores the last click, adds or removes what is under it."""
     assert model.mask_refiner is not None
     (mask,) = refine_masks(model.mask_refiner, [picture], [previous], [prompt])
     if not prompt.clicks:
         return mask
     last = prompt.clicks[-1]
-    at = _pixel(last, mask.shape)
-    if bool(mask[at]) is last.is_positive:
+    row, column = _pixel(last, mask.shape)
+    if bool(mask[row, column]) is last.is_positive:
         return mask
     others = [c for c in prompt.clicks[:-1] if c.is_positive is not last.is_positive]
     alone = MaskPrompt(
         (replace(last, is_positive=True), *(replace(c, is_positive=False) for c in others))
     )
     piece = refine(model, features, picture.image, alone).mask.astype(np.uint8)
-    cv2.circle(piece, at[::-1], _DOT_PX, 1, thickness=-1)
+    cv2.circle(piece, (column, row), _DOT_RADIUS, 1, thickness=-1)
     under = piece > 0
     return previous | under if last.is_positive else previous & ~under
 
 
-def _pixel(click: Click, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Row and column under a click; outside the image, of its edge."""
-    height, width = shape
+def _pixel(click: Click, size_hw: tuple[int, ...]) -> tuple[int, int]:
+    """Row and column of the pixel under a click, of the edge for a click outside the image."""
+    height, width = size_hw
     return min(max(int(click.y), 0), height - 1), min(max(int(click.x), 0), width - 1)
 
 
-def _iou(one: BoolMask, other: BoolMask) -> float:
-    shared, union = int(np.count_nonzero(one & other)), int(np.count_nonzero(one | other))
+def mask_iou(mask: BoolMask, other: BoolMask) -> float:
+    """Returns the IoU of two (H, W) masks, 0 if both are empty."""
+    shared, union = int(np.count_nonzero(mask & other)), int(np.count_nonzero(mask | other))
     return shared / max(1, union)
 
 
@@ -219,7 +265,7 @@ def _iou(one: BoolMask, other: BoolMask) -> float:
 def decode(
     model: Calico, features: ImageFeatures, size_hw: tuple[int, int], prompt: MaskPrompt
 ) -> tuple[Tensor, float, Tensor]:
-    """Asks the mask decoder alone.
+    """Runs the prompt encoder and the mask decoder, without the refiner.
 
     Args:
         model, features, prompt: as in `refine`.
@@ -242,7 +288,7 @@ def decode(
                 f"previous: expected a mask of {size_hw}, got {prompt.previous.shape}"
             )
         shares = mask_shares(prompt.previous, model.config.image_size, model.config.mask_side)
-        previous = from_shares(shares)[None].to(device)
+        previous = coverage_logits(shares)[None].to(device)
     sparse, dense = decoder.embed(points.to(device), kinds.to(device), previous)
     first = torch.zeros(1, dtype=torch.int64, device=device)
     outputs = AMBIGUOUS if prompt.is_ambiguous else SINGLE
@@ -265,7 +311,7 @@ def _points(
         places += [(min(x0, x1), min(y0, y1)), (max(x0, x1), max(y0, y1))]
         kinds += [PointKind.FIRST_CORNER, PointKind.SECOND_CORNER]
     else:
-        places.append(_NOTHING)
+        places.append(_NO_BOX)
         kinds.append(PointKind.NONE)  # SAM pads clicks without a box
     height, width = size_hw
     down, across = scaled_size_hw(size_hw, config.image_size)

@@ -1,8 +1,9 @@
-"""What an annotator types, read: one of the three questions, things by name, or "what is this?".
+"""Parser of typed requests: one of the three questions, names of things, or "what is this?".
 
-Names are put into the project's label set where it is closed: exact, by alias, by the thing they
-end in ("front legs" -> "leg"), by spelling. What has no label keeps none, so that whoever answers
-can say so. Knows words; not images, masks or tensors. The fixed words are in prompts.py.
+In a project with a closed label set a name becomes a label: by its exact text, by alias, by its
+last word ("front legs" -> "leg"), or by spelling. A name without a label keeps an empty tuple, so
+that the reply can say so. Knows words; not images, masks or tensors. The fixed words are in
+prompts.py.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from calico_model.types import RegionKind
 from calico_model.vocabulary import Vocabulary, identity, match, normalise, similarity
 
 MAX_REQUEST_LENGTH = 200
-_ALIKE = 0.5  # smallest spelling similarity at which an unknown word is taken for a label
+_LEAST_SIMILARITY = 0.5  # of spelling, from which an unknown word is taken for a label
 _SHOWN_LABELS = 12
 _SEPARATOR = re.compile(r"\s*(?:[,;&/]|(?<=\w)\s*\+\s*(?=\w)|\s\+\s|\band\b)\s*", re.IGNORECASE)
 _LIST = re.compile(r"\s*(?:[,;]\s|\s\band\b\s)\s*", re.IGNORECASE)
 _SENTENCE_END = ".,;:!?"
 _OWNED = re.compile(r"(?P<thing>.+?)\s+(?:of|on|from|in)\s+(?P<owner>.+)", re.IGNORECASE)
 _POSSESSED = re.compile(r"(?P<owner>.+?)['\u2019]s?\s+(?P<thing>.+)")
-# Whatever is no space and no punctuation: \w leaves out the vowel signs of many scripts.
+# All characters but spaces and punctuation: \w leaves out the vowel signs of many scripts.
 _NO_WORD = (
     r"\s!\"#$%&()*+,./:;<=>?@\[\\\]^`{|}~\u00a1\u00ab\u00bb\u00bf\u2013\u2014\u201c\u201d\u2026"
 )
@@ -34,13 +35,13 @@ _PARTS = (RegionKind.COMMON_PART, RegionKind.UNIQUE_PART)
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing asked for by name.
+    """One named thing of a request.
 
     Attributes:
-        words: as typed, without the request around it.
-        labels: what to look for: labels of the closed set, or the words in normal form when any
-            name is allowed; () when no label is like it.
-        owner: the object it belongs to, in normal form, or None.
+        words: the name as typed, without the request around it.
+        labels: labels of the closed set, or the name in normal form if any name is allowed; () if
+            no label is similar.
+        owner: name of the object the thing belongs to, in normal form, or None.
     """
 
     words: str
@@ -49,18 +50,18 @@ class Thing:
 
     @property
     def is_literal(self) -> bool:
-        """Whether what is looked for is what was typed."""
+        """Whether the only label is the typed name."""
         return [normalise(label) for label in self.labels] == [normalise(self.words)]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a typed text asks for; exactly one of the three is set.
+    """A parsed text; exactly one of the three attributes is set.
 
     Attributes:
-        kinds: the questions it is a wording of.
-        things: what to outline on every image.
-        asks_name: the text asks what the outlined place is.
+        kinds: the questions that the text asks.
+        things: named things to outline on every image.
+        asks_name: whether the text asks for the name of the outlined place.
     """
 
     kinds: tuple[RegionKind, ...] = ()
@@ -69,14 +70,14 @@ class Request:
 
 
 def read_request(text: str, vocabulary: Vocabulary | None = None) -> Request:
-    """Reads a typed text.
+    """Parses a typed text.
 
     Args:
         text: "segment the handles", "what is different?", "leg, seat", "what is this?" ...
-        vocabulary: the project's labels; None when any name is allowed.
+        vocabulary: the project's labels; None if any name is allowed.
 
     Raises:
-        UnclearRequestError: too long, or without a word that says what is wanted.
+        UnclearRequestError: the text is too long, or has neither a question nor a name.
     """
     if len(text) > MAX_REQUEST_LENGTH:
         raise UnclearRequestError(
@@ -99,7 +100,7 @@ def read_request(text: str, vocabulary: Vocabulary | None = None) -> Request:
 
 
 def unknown_words(things: Iterable[Thing], vocabulary: Vocabulary) -> str | None:
-    """Returns a sentence on the things that no label is like, None if there are none."""
+    """Returns a sentence about the things without a label, None if every thing has one."""
     unknown = [repr(thing.words) for thing in things if not thing.labels]
     if not unknown:
         return None
@@ -110,7 +111,7 @@ def unknown_words(things: Iterable[Thing], vocabulary: Vocabulary) -> str | None
 
 
 def _kinds(words: Sequence[str]) -> tuple[RegionKind, ...]:
-    """Which questions fixed words ask; "parts" alone asks for all of them."""
+    """The questions that fixed words ask; "parts" alone asks for common and unique parts."""
     has_part, has_object = _has(words, prompts.PART_WORDS), _has(words, prompts.OBJECT_WORDS)
     if _has(words, prompts.UNIQUE_WORDS):
         return (RegionKind.UNIQUE_PART,)
@@ -125,7 +126,7 @@ def _kinds(words: Sequence[str]) -> tuple[RegionKind, ...]:
 
 
 def _things(text: str, vocabulary: Vocabulary | None) -> Iterable[Thing]:
-    """The names in a text, one by one; labels that are written out come before anything else."""
+    """Yields the names in a text; labels written in full are tried before everything else."""
     if vocabulary is not None:
         listed = [_exact_thing(piece, vocabulary) for piece in _LIST.split(text)]
         if any(listed):
@@ -136,7 +137,7 @@ def _things(text: str, vocabulary: Vocabulary | None) -> Iterable[Thing]:
 
 
 def _exact_thing(text: str, vocabulary: Vocabulary) -> Thing | None:
-    """The longest label that is written out, with only fixed words and a full stop around it."""
+    """The longest label written in full, with only fixed words and punctuation around it."""
     exact = {identity(label): label for label in vocabulary.labels}
     folded: dict[str, list[str]] = {}
     for written, label in exact.items():
@@ -152,20 +153,20 @@ def _exact_thing(text: str, vocabulary: Vocabulary) -> Thing | None:
 
 
 def _without_fixed_words(text: str) -> list[str]:
-    """A text with ever more of the fixed words and the punctuation around it left out."""
+    """The text without some of the fixed words and punctuation at its ends, longest first."""
     words = text.split()
     known = [_is_known(word.strip(_SENTENCE_END)) for word in words]
     first = (*known, False).index(False)
     last = (*known[::-1], False).index(False)
-    found = []
+    phrases = []
     for start in range(first + 1):
-        for gone in range(min(last, len(words) - start - 1) + 1):
-            phrase = " ".join(words[start : len(words) - gone])
-            found.append(phrase)
+        for dropped in range(min(last, len(words) - start - 1) + 1):
+            phrase = " ".join(words[start : len(words) - dropped])
+            phrases.append(phrase)
             while phrase and phrase[-1] in _SENTENCE_END:
                 phrase = phrase[:-1].rstrip()
-                found.append(phrase)
-    return sorted(found, key=len, reverse=True)
+                phrases.append(phrase)
+    return sorted(phrases, key=len, reverse=True)
 
 
 def _phrases(text: str, vocabulary: Vocabulary | None) -> Iterable[Thing]:
@@ -204,33 +205,37 @@ def _exactly(words: str, vocabulary: Vocabulary) -> tuple[str, ...]:
 
 
 def _nearest(words: str, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """The label meant: itself, the kinds of it, what it is a kind of, or the most alike."""
+    """The label of a name, else all narrower labels, the broader label, or the most similar."""
     label = match(words, vocabulary)
     if label is not None:
         return (label,)
     wanted = normalise(words).split()
     if not wanted:
         return ()
-    narrower = [one for one in vocabulary.labels if normalise(one).split()[-1:] == wanted[-1:]]
+    narrower = [
+        label for label in vocabulary.labels if normalise(label).split()[-1:] == wanted[-1:]
+    ]
     if len(wanted) == 1 and narrower:
         return tuple(narrower)  # "wheel" stands for "front wheel" and "back wheel"
     broader = match(wanted[-1], vocabulary)
     if broader is not None:
         return (broader,)
-    ranked = sorted(((similarity(words, one), one) for one in vocabulary.labels), reverse=True)
-    if not ranked or ranked[0][0] < _ALIKE:
+    ranked = sorted(
+        ((similarity(words, label), label) for label in vocabulary.labels), reverse=True
+    )
+    if not ranked or ranked[0][0] < _LEAST_SIMILARITY:
         return ()
     return (ranked[0][1],)
 
 
 def _strip(phrase: str) -> str:
     """A phrase without the fixed words and punctuation around it."""
-    found = list(_WORD.finditer(phrase))
-    while found and _is_known(found[0].group()):
-        found.pop(0)
-    while found and _is_known(found[-1].group()):
-        found.pop()
-    return phrase[found[0].start() : found[-1].end()] if found else ""
+    words = list(_WORD.finditer(phrase))
+    while words and _is_known(words[0].group()):
+        words.pop(0)
+    while words and _is_known(words[-1].group()):
+        words.pop()
+    return phrase[words[0].start() : words[-1].end()] if words else ""
 
 
 def _is_known(word: str) -> bool:
@@ -238,5 +243,5 @@ def _is_known(word: str) -> bool:
 
 
 def _has(words: Sequence[str], known: Set[str]) -> bool:
-    """Whether one of the words, or its singular, is among the known ones."""
+    """Whether any of the words, or its singular, is a known word."""
     return any(word.lower() in known or normalise(word) in known for word in words)

@@ -68,7 +68,7 @@ def load_model(
     Args:
         folder: as `save_model` writes it, or released checkpoints (`is_released`).
         device: where the weights go, in float32.
-        placement: where each part goes and in which numbers, instead.
+        placement: device and precision of each part, instead of `device`.
 
     Raises:
         CheckpointError: missing, truncated or mismatched file; the message names file and key.
@@ -97,7 +97,7 @@ def load_model(
     state = read_tensors(folder / WEIGHTS)
     names = [name for name in ADD_ONS if any(key.startswith(f"{name}.") for key in state)]
     if config.photo_trunk is None:
-        # A head of an earlier release read other maps: corrections are learned anew.
+        # The heads of an earlier release read other maps: corrections are learned again.
         needing = ("dense_head", "familiarity", "photo_refiner")
         names = [name for name in names if name not in needing]
     model.add_on(names)
@@ -140,19 +140,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def load_base_state(model: Calico, state: dict[str, Tensor], *, where: str) -> None:
     """Copies tensors into a model after checking every name, shape and value.
 
-    Add-ons that the model does not have stay where they are.
+    Tensors of add-ons that the model lacks are ignored.
 
     Raises:
         CheckpointError: a missing, unexpected, mis-shaped or non-finite tensor.
     """
-    own = base_state(model)
+    expected = base_state(model)
     lacking = tuple(f"{name}." for name in ADD_ONS if name not in model.add_ons)
     state = {name: tensor for name, tensor in state.items() if not name.startswith(lacking)}
-    if missing := sorted(set(own) - set(state)):
+    if missing := sorted(set(expected) - set(state)):
         raise CheckpointError(f"{where}: missing {missing[0]} (and {len(missing) - 1} more)")
-    if unexpected := sorted(set(state) - set(own)):
+    if unexpected := sorted(set(state) - set(expected)):
         raise CheckpointError(f"{where}: unexpected {unexpected[0]}")
-    for name, tensor in own.items():
+    for name, tensor in expected.items():
         given = state[name]
         if given.shape != tensor.shape:
             raise CheckpointError(
@@ -161,7 +161,7 @@ def load_base_state(model: Calico, state: dict[str, Tensor], *, where: str) -> N
         if given.is_floating_point() and not bool(torch.isfinite(given).all()):
             raise CheckpointError(f"{where}: {name}: holds values that are not finite")
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in expected.items():
             tensor.copy_(state[name])
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of each phase of the network, found by running it without memory.
+"""Peak memory of each phase of the network, measured by running it without memory.
 
 On the meta device tensors have shapes and lifetimes but no data. Counting the bytes that are alive
 after every operation gives the peak a device would see, fragmentation and workspaces apart.
@@ -20,17 +20,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from calico_model.config import CalicoConfig
-from calico_model.loading.parameters import blank_model
 from calico_model.loading.placement import Placement
 from calico_model.loading.precision import Precision
 from calico_model.modeling.adapter import mark_trainable
-from calico_model.modeling.features import ImageFeatures, concatenate
-from calico_model.modeling.inputs import Conversations, Pixels
+from calico_model.modeling.features import ImageFeatures, Pixels, concatenate
+from calico_model.modeling.language import Conversations
 from calico_model.modeling.losses import dice_loss, pixel_loss, text_loss
+from calico_model.modeling.model import Calico
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictionPeaks:
     """Peaks of the phases of a prediction beside the weights, in bytes.
 
     Attributes:
@@ -46,6 +46,12 @@ class Prediction:
     segmenting: int
 
 
+def blank_model(config: CalicoConfig, *, dtype: torch.dtype = torch.float32) -> Calico:
+    """Builds the network on the meta device: all shapes, no memory, no values."""
+    with torch.device("meta"):
+        return Calico(config).to(dtype)
+
+
 @lru_cache(maxsize=32)
 def predict_dry(
     config: CalicoConfig,
@@ -56,7 +62,7 @@ def predict_dry(
     conversations: int,
     length: int,
     masks: int,
-) -> Prediction:
+) -> PredictionPeaks:
     """Measures a prediction.
 
     Args:
@@ -73,7 +79,7 @@ def predict_dry(
     if together > 1:
         _, encoding = network.encoding(together)
     group = concatenate([one] * images)
-    return Prediction(
+    return PredictionPeaks(
         one.nbytes,
         encoding,
         network.prefilling(group, conversations, length),
@@ -90,7 +96,7 @@ def train_dry(
     length: int,
     masks: int,
     has_checkpointing: bool,
-) -> tuple[Prediction, int]:
+) -> tuple[PredictionPeaks, int]:
     """Measures a bfloat16 training step on the adapter; arguments as in `predict_dry`.
 
     Returns:
@@ -102,7 +108,7 @@ def train_dry(
     step = network.learning(
         pool, conversations, length, masks=masks, has_checkpointing=has_checkpointing
     )
-    return Prediction(one.nbytes, encoding, 0, 0), step
+    return PredictionPeaks(one.nbytes, encoding, 0, 0), step
 
 
 class _Network:
@@ -120,14 +126,14 @@ class _Network:
 
     def encoding(self, images: int) -> tuple[ImageFeatures, int]:
         """Features of M images and the peak of making them, pixels included."""
-        found: list[ImageFeatures] = []
+        outputs: list[ImageFeatures] = []
 
         def encode() -> None:
             with torch.no_grad():
-                found.append(self.model.encode(self._pixels(images)))
+                outputs.append(self.model.encode(self._pixels(images)))
 
         peak = _peak_bytes(encode, self._held)
-        return found[0], peak
+        return outputs[0], peak
 
     def prefilling(self, features: ImageFeatures, conversations: int, length: int) -> int:
         """Peak of one pass over whole prompts."""
@@ -225,7 +231,7 @@ def _peak_bytes(compute: Callable[[], object], given: Iterable[Tensor]) -> int:
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows every storage from its first tensor to its last."""
+    """Counts the bytes of every storage from its first tensor to its last."""
 
     def __init__(self, given: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

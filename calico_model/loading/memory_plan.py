@@ -1,33 +1,105 @@
-"""How much memory a model needs, said before anything is loaded.
+"""How much memory a model needs, known before anything is loaded.
 
-Weights are counted and activations measured on a network without memory, all from the
-configuration. Which placement fits a device is decided in fitting.py.
+Parameters are counted by part and activations are measured on a network without memory, all from
+the configuration. Which placement fits a device is decided in fitting.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from calico_model import prompts
 from calico_model.config import CalicoConfig
-from calico_model.loading.dry_run import predict_dry, train_dry
-from calico_model.loading.parameters import blank_model, by_part
+from calico_model.loading.dry_run import blank_model, predict_dry, train_dry
 from calico_model.loading.placement import Placement
 from calico_model.loading.precision import Precision, quantised_bytes
 from calico_model.loading.quantisation import is_quantised
 from calico_model.modeling.adapter import trainable_count
+from calico_model.modeling.model import Calico
+from calico_model.presets import full
 from calico_model.types import RegionKind
 
 FEATURE_CACHE_BYTES = 512 * 2**20
 _MASKS_PER_IMAGE = 8  # generous: three questions about an object with several parts
 _CHARACTERS_PER_TOKEN = 3  # of English; Llama's tokenizer makes about 4
 _ANSWER_TOKENS = 150  # of a training sample
-# Adam's two moments and the float32 copy of each trained number (calico.md 6.3).
+# Adam's two moments and the float32 copy of each trained number.
 _OPTIMISER_BYTES = 12
+# Rows of the table: a name and the modules of `Calico` behind it. LoRA is taken out of "LLM".
+_ROWS = (
+    ("LLM", ("language",)),
+    ("LoRA", ()),
+    ("EVA-CLIP", ("eva",)),
+    ("Q-Former", ("qformer",)),
+    ("queries and f_image", ("query_tokens", "image_projection")),
+    ("SAM encoder", ("sam_encoder",)),
+    ("SAM decoder", ("mask_decoder",)),
+    ("f_segmentation", ("segmentation_projection",)),
+    ("DINOv2", ("dino",)),
+    ("CEM and CAMs", ("cem", "cams")),
+    ("shared trunk", ("trunk",)),
+)
+# Millions of parameters of CALICO-7B as measured on its public parts; the paper gives LoRA's rank
+# and the trainable share alone.
+PUBLISHED = {
+    "LLM": 6738.5,
+    "LoRA": 4.194304,
+    "EVA-CLIP": 986.0,
+    "Q-Former": 105.1,
+    "queries and f_image": 3.17,
+    "SAM encoder": 637.0,
+    "SAM decoder": 4.06,
+    "f_segmentation": 17.8,
+    "DINOv2": 86.6,
+    "CEM and CAMs": 18.7,
+}
+
+
+@dataclass(frozen=True)
+class PartCount:
+    """One row of the parameter table.
+
+    Attributes:
+        part: its name.
+        parameters: numbers in it.
+        published: millions in the released parts of the 7B, None where nothing is known.
+    """
+
+    part: str
+    parameters: int
+    published: float | None
+
+
+def part_of(name: str) -> str:
+    """Names the row of the table that a parameter or buffer of `Calico` belongs to."""
+    if ".lora_" in name:
+        return "LoRA"
+    module = name.partition(".")[0]
+    return next(row for row, modules in _ROWS if module in modules)
+
+
+def by_part(model: Calico) -> dict[str, list[tuple[str, Tensor]]]:
+    """Groups parameters, and buffers a checkpoint holds, by row; empty rows are left out."""
+    tensors_of: dict[str, list[tuple[str, Tensor]]] = {row: [] for row, _ in _ROWS}
+    for name, tensor in model.state_dict().items():
+        tensors_of[part_of(name)].append((name, tensor))
+    return {row: tensors for row, tensors in tensors_of.items() if tensors}
+
+
+def parameter_table(config: CalicoConfig) -> tuple[PartCount, ...]:
+    """Counts the parameters of each part; the published ones stand beside a 7B."""
+    parameters: dict[str, int] = dict.fromkeys((row for row, _ in _ROWS), 0)
+    for name, parameter in blank_model(config).named_parameters():
+        parameters[part_of(name)] += parameter.numel()
+    published = PUBLISHED if replace(config, name="") == full(name="") else {}
+    return tuple(
+        PartCount(row, count, published.get(row)) for row, count in parameters.items() if count
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Where each part of the network lives and in which numbers, and how a model is put there.
+"""Device and precision of each part of the network, and how a model is moved there.
 
-Knows modules and devices. What fits where is decided in memory.py.
+Knows modules and devices. What fits where is decided in fitting.py.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ from calico_model.modeling.model import Calico
 ENCODERS = ("trunk", "eva", "dino", "sam_encoder")
 _FLOAT32_PARTS = ("mask_decoder",)
 
-Place = Callable[[str], tuple[torch.device, torch.dtype]]
-
 
 @dataclass(frozen=True)
 class Placement:
-    """Device and numbers of every part.
+    """Device and precision of every part.
 
     Attributes:
         precision: of the weights.
@@ -54,15 +52,15 @@ class Placement:
 
 
 def put(model: Calico, name: str, tensor: Tensor, placement: Placement) -> None:
-    """Puts one tensor of a checkpoint where it belongs, quantised on the way if it is to be.
+    """Puts one tensor of a checkpoint into a model, on its device, quantised on the way if asked.
 
-    Streaming a checkpoint through this needs room for one tensor beside the placed model.
+    Streaming a checkpoint this way needs memory for one tensor beside the placed model.
 
     Args:
         model: may be on the meta device; shapes have been checked.
         name: of a parameter or buffer of `model`.
         tensor: its values, on the CPU.
-        placement: where to and in which numbers.
+        placement: gives device and precision.
     """
     device, dtype = placement.place(name)
     if tensor.is_floating_point():
@@ -70,19 +68,19 @@ def put(model: Calico, name: str, tensor: Tensor, placement: Placement) -> None:
     if placement.precision.is_quantised and is_quantised(name):
         put_quantised(model, name, tensor, placement.precision, device)
         return
-    path, _, own = name.rpartition(".")
+    path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
-    if own in module._parameters:
-        module.register_parameter(own, nn.Parameter(tensor.to(device), requires_grad=False))
+    if attribute in module._parameters:
+        module.register_parameter(attribute, nn.Parameter(tensor.to(device), requires_grad=False))
     else:
-        module.register_buffer(own, tensor.to(device))
+        module.register_buffer(attribute, tensor.to(device))
 
 
 def apply(model: Calico, placement: Placement) -> Calico:
-    """Moves a model to its place, in place; the encoders then take and give what is needed.
+    """Moves a model to its devices, in place; encoders then convert their inputs and outputs.
 
-    Tensors that came through `put` are there already. Tables that are computed rather than loaded
-    (rotary frequencies) keep their float32.
+    Tensors placed by `put` are there already. Tables that are computed rather than loaded (rotary
+    frequencies) stay float32.
     """
     loaded = model.state_dict().keys()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -95,27 +93,29 @@ def apply(model: Calico, placement: Placement) -> Calico:
 
 
 def _bridge(model: Calico, placement: Placement) -> None:
-    """Makes each encoder convert what it is given, and hand its output to the main device."""
+    """Hooks each encoder to convert its inputs, and to move its output to the main device."""
     home, _ = placement.place("language")
     for part in ENCODERS:
         encoder = getattr(model, part)
         if encoder is None:
             continue
         device, dtype = placement.place(part)
-        encoder.register_forward_pre_hook(_taking(device, dtype), with_kwargs=True)
+        encoder.register_forward_pre_hook(_converting(device, dtype), with_kwargs=True)
         encoder.register_forward_hook(lambda _module, _given, output: send_to_device(output, home))
 
 
-def _taking(
+def _converting(
     device: torch.device, dtype: torch.dtype
 ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[Any, Any]]:
-    def take(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def convert(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Any]:
         return (
             tuple(value.to(device, dtype) for value in args),
             {name: value.to(device, dtype) for name, value in kwargs.items()},
         )
 
-    return take
+    return convert
 
 
 def is_fast_in_half(device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""How weights are held: a name per choice and what a number costs. Knows no tensors."""
+"""Precisions of weights and their memory. Knows no tensors: importing it does not load torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NF4_BLOCK, _NF4_SUPER_BLOCK = 64, 256
 
 
 class Precision(StrEnum):
-    """Numbers of the weights; mask decoder and losses are float32 in all of them.
+    """Precision of the weights; mask decoder and losses are float32 in all of them.
 
     INT8 and NF4 hold the matrices of the LLM's layers in 8 and 4 bits and the rest in bfloat16.
     """

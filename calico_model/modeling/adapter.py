@@ -1,7 +1,7 @@
-"""The adapter is a name filter: whatever is trainable online, listed, saved and loaded here.
+"""Adapters: the trainable tensors of a model, selected by name, written, read and checked.
 
-LoRA, CAM, CEM, query tokens and, by choice, SAM's mask decoder. At initialisation it changes
-nothing: LoRA's second matrix, CEM's output and both CAM maps are zero.
+An adapter holds LoRA, CAMs, CEM, query tokens, the dense head and, by choice, SAM's mask decoder.
+An untrained adapter changes nothing: LoRA's second matrix, CEM's output and both CAM maps are zero.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from calico_model.config import CalicoConfig
 from calico_model.errors import CheckpointError
 from calico_model.modeling.dense_head import WIDTH, DenseNames, DenseRows, ObjectClassifier
-from calico_model.modeling.domain import Domain, look_width
+from calico_model.modeling.domain import Domain, style_width
 from calico_model.modeling.model import Calico
 from calico_model.staging import staged_folder
 
@@ -35,13 +35,13 @@ DENSE_CLASSIFIER = tuple(f"dense_classifier.{f.name}" for f in fields(ObjectClas
 
 @dataclass(frozen=True)
 class AdapterScope:
-    """Which parts learn online.
+    """The parts of a model that an adapter holds.
 
     Attributes:
         lora, cam, cem, queries: the paper's trainable parts.
-        mask_decoder: SAM's decoder too, as in the paper's training.
-        projection: what turns a [SEG] state into a prompt; frozen in the paper's arithmetic.
-        dense_head: the dense head, where the weights have one.
+        mask_decoder: SAM's decoder, trained in the paper, too.
+        projection: layers from a [SEG] state to a prompt; the paper counts them as frozen.
+        dense_head: the dense head, if the model has one.
     """
 
     lora: bool = True
@@ -55,17 +55,17 @@ class AdapterScope:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """What was learned, as a value; never changed once made.
+    """Trained tensors as an immutable value.
 
     Attributes:
-        scope: which parts it holds.
-        tensors: by parameter name, float32 on the CPU; with labels also (n, D) `INPUT_ROWS` and
-            `OUTPUT_ROWS`, the rows of the n labels in the embedding and in the output head; with a
-            domain `DOMAIN_WEIGHT` and `DOMAIN_BIAS`; with dense names (rows, W) `DENSE_ROWS` and
-            (parts, parts) `DENSE_PAIRS` and (1,) `DENSE_TRUST`, see `DenseRows`, and where it has
-            objects to tell apart `DENSE_CLASSIFIER`, see `ObjectClassifier`; and (2,) `DENSE_SHIFT`
-            of `DenseRows`, which older adapters lack.
-        labels: names that have a reserved token of their own, in the order of the rows.
+        scope: the parts it holds.
+        tensors: by parameter name, float32 on the CPU. Besides the parameters of the scope:
+            with labels (n, D) `INPUT_ROWS` and `OUTPUT_ROWS`, the rows of the n labels in the
+            embedding and in the output head; with a domain `DOMAIN_WEIGHT` and `DOMAIN_BIAS`;
+            with dense names (rows, W) `DENSE_ROWS`, (parts, parts) `DENSE_PAIRS`, (1,)
+            `DENSE_TRUST` and (2,) `DENSE_SHIFT` of `DenseRows` (older adapters lack the shift),
+            and, with two or more objects, `DENSE_CLASSIFIER` of `ObjectClassifier`.
+        labels: names that have a reserved token, in the order of the rows.
         dense: names of the rows of the dense head.
     """
 
@@ -76,24 +76,29 @@ class Adapter:
 
     @property
     def domain(self) -> Domain | None:
-        """Which pictures it is for; None is all."""
+        """The pictures that the adapter is for; None means all."""
         if DOMAIN_WEIGHT not in self.tensors:
             return None
         return Domain(self.tensors[DOMAIN_WEIGHT], self.tensors[DOMAIN_BIAS])
 
     @property
     def dense_rows(self) -> DenseRows | None:
-        """What it brings for the dense head beside its body."""
+        """The class rows for the dense head; None without dense names."""
         if not self.dense:
             return None
-        own = self.tensors
+        tensors = self.tensors
         classifier = None
-        if DENSE_CLASSIFIER[0] in own:
-            classifier = ObjectClassifier(*(own[name] for name in DENSE_CLASSIFIER))
-        trust = float(own[DENSE_TRUST])
-        shift = own[DENSE_SHIFT].tolist() if DENSE_SHIFT in own else (0.0, 0.0)
+        if DENSE_CLASSIFIER[0] in tensors:
+            classifier = ObjectClassifier(*(tensors[name] for name in DENSE_CLASSIFIER))
+        trust = float(tensors[DENSE_TRUST])
+        shift = tensors[DENSE_SHIFT].tolist() if DENSE_SHIFT in tensors else (0.0, 0.0)
         return DenseRows(
-            self.dense, own[DENSE_ROWS], own[DENSE_PAIRS], trust, classifier, (shift[0], shift[1])
+            self.dense,
+            tensors[DENSE_ROWS],
+            tensors[DENSE_PAIRS],
+            trust,
+            classifier,
+            (shift[0], shift[1]),
         )
 
     @property
@@ -103,13 +108,13 @@ class Adapter:
 
 
 def classifier_tensors(classifier: ObjectClassifier) -> dict[str, Tensor]:
-    """Returns an object classifier as an adapter holds it."""
+    """Returns the tensors of an object classifier under their names in an adapter."""
     values = (classifier.mean, classifier.scale, classifier.weight, classifier.bias)
     return dict(zip(DENSE_CLASSIFIER, values, strict=True))
 
 
 def adapter_names(model: Calico, scope: AdapterScope | None = None) -> tuple[str, ...]:
-    """Lists the parameters of the adapter in model order."""
+    """Names of the parameters of a scope, in model order."""
     scope = scope or AdapterScope()
     wanted = {
         "cams.": scope.cam,
@@ -128,7 +133,7 @@ def adapter_names(model: Calico, scope: AdapterScope | None = None) -> tuple[str
 
 
 def mark_trainable(model: Calico, scope: AdapterScope | None = None) -> int:
-    """Freezes everything but the adapter; returns how many numbers it holds."""
+    """Freezes all parameters outside a scope; returns how many numbers are trainable."""
     names = set(adapter_names(model, scope))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
@@ -136,9 +141,9 @@ def mark_trainable(model: Calico, scope: AdapterScope | None = None) -> int:
 
 
 def trainable_count(config: CalicoConfig) -> int:
-    """The paper's trainable parts by arithmetic alone (calico.md 2.6, LoRA on q and v).
+    """Size of the paper's trainable parts by arithmetic alone (LoRA on q and v).
 
-    Prompts of SAM's decoder are not trainable.
+    SAM's prompt encoder is not trainable.
     """
     width, query = config.language.width, config.qformer.width
     lora = 2 * config.lora.rank * 2 * width * config.language.layers
@@ -168,35 +173,12 @@ def _decoder_count(config: CalicoConfig) -> int:
 
 
 def base_state(model: Calico) -> dict[str, Tensor]:
-    """Returns the base weights by canonical name: no LoRA, no peft wrapping in the names."""
+    """Returns the weights without LoRA by canonical name, free of peft's `.base_layer`."""
     return {
         name.replace(".base_layer.", "."): tensor
         for name, tensor in model.state_dict().items()
         if not _is_lora(name)
     }
-
-
-def adapter_state(model: Calico, scope: AdapterScope | None = None) -> dict[str, Tensor]:
-    """Returns detached float32 copies of the adapter's tensors."""
-    own = dict(model.named_parameters())
-    return {name: own[name].detach().float().cpu().clone() for name in adapter_names(model, scope)}
-
-
-def save_adapter(model: Calico, folder: Path, *, base: str, scope: AdapterScope) -> str:
-    """Writes an adapter folder, whole or not at all.
-
-    Args:
-        model: the model holding it.
-        folder: replaced when it exists.
-        base: fingerprint of the base weights it belongs to.
-        scope: what it holds.
-
-    Returns:
-        sha256 of the weights file.
-    """
-    return write_adapter(
-        adapter_state(model, scope), folder, config=model.config, base=base, scope=scope
-    )
 
 
 def write_adapter(
@@ -209,14 +191,14 @@ def write_adapter(
     labels: Sequence[str] = (),
     dense: DenseNames | None = None,
 ) -> str:
-    """Writes an adapter folder from tensors that were gathered before; see `save_adapter`.
+    """Writes an adapter folder, whole or not at all.
 
     Args:
         state: as in `Adapter.tensors`.
         folder: replaced when it exists.
         config: of the model.
-        base: fingerprint of the base weights it belongs to.
-        scope: what it holds.
+        base: fingerprint of the base weights that the adapter belongs to.
+        scope: the parts it holds.
         labels, dense: as in `Adapter`.
 
     Returns:
@@ -236,7 +218,7 @@ def write_adapter(
 
 
 def _lora_notes(config: CalicoConfig) -> dict[str, object]:
-    """What LoRA's tensors mean: without it the same numbers are another adapter."""
+    """The settings without which LoRA's tensors have no meaning."""
     lora = config.lora
     return {
         "peft_type": "LORA",
@@ -247,11 +229,11 @@ def _lora_notes(config: CalicoConfig) -> dict[str, object]:
 
 
 def load_adapter(model: Calico, folder: Path, *, base: str) -> None:
-    """Puts a saved adapter into a model after checking base, LoRA, names, shapes and values.
+    """Copies a saved adapter into a model after checking base, LoRA, names, shapes and values.
 
     Raises:
         CheckpointError: missing or damaged file, another base, another LoRA rank, alpha or
-            targets, wrong names or shapes, or names of its own, which only `AdapterSet` serves.
+            targets, wrong names or shapes, or rows of labels, which only `AdapterSet` serves.
     """
     adapter = read_adapter(model, folder, base=base)
     if adapter.labels or adapter.dense:
@@ -259,10 +241,10 @@ def load_adapter(model: Calico, folder: Path, *, base: str) -> None:
             f"{folder.name}/{_CONFIG}: labels: expected none, got "
             f"{len(adapter.labels) or adapter.dense.rows}: rows of names stay beside the weights"
         )
-    own = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in adapter.tensors.items():
-            own[name].copy_(tensor)
+            parameters[name].copy_(tensor)
 
 
 def read_adapter(model: Calico, folder: Path, *, base: str) -> Adapter:
@@ -300,8 +282,20 @@ def check_adapter(model: Calico, adapter: Adapter, *, where: str = "adapter") ->
     Raises:
         CheckpointError: wrong names, shapes or values; `where` begins the message.
     """
-    own = dict(model.named_parameters())
-    wanted = {name: own[name].shape for name in adapter_names(model, adapter.scope)}
+    parameters = dict(model.named_parameters())
+    wanted = {name: parameters[name].shape for name in adapter_names(model, adapter.scope)}
+    wanted |= _extra_shapes(model, adapter)
+    if odd := sorted(set(wanted) ^ set(adapter.tensors)):
+        raise CheckpointError(f"{where}: {odd[0]}: missing or unexpected")
+    for name, shape in wanted.items():
+        tensor = adapter.tensors[name]
+        if tensor.shape != shape or not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{where}: {name}: wrong shape or values")
+
+
+def _extra_shapes(model: Calico, adapter: Adapter) -> dict[str, torch.Size]:
+    """Shapes of an adapter's tensors that are no parameters: rows, classifier and domain."""
+    wanted: dict[str, torch.Size] = {}
     if adapter.labels:
         rows = torch.Size((len(adapter.labels), model.config.language.width))
         wanted |= {INPUT_ROWS: rows, OUTPUT_ROWS: rows}
@@ -316,14 +310,9 @@ def check_adapter(model: Calico, adapter: Adapter, *, where: str = "adapter") ->
         sizes = ((width,), (width,), (count, width), (count,))
         wanted |= zip(DENSE_CLASSIFIER, map(torch.Size, sizes), strict=True)
     if {DOMAIN_WEIGHT, DOMAIN_BIAS} & set(adapter.tensors):
-        wanted[DOMAIN_WEIGHT] = torch.Size((look_width(model.config),))
+        wanted[DOMAIN_WEIGHT] = torch.Size((style_width(model.config),))
         wanted[DOMAIN_BIAS] = torch.Size((1,))
-    if odd := sorted(set(wanted) ^ set(adapter.tensors)):
-        raise CheckpointError(f"{where}: {odd[0]}: missing or unexpected")
-    for name, shape in wanted.items():
-        tensor = adapter.tensors[name]
-        if tensor.shape != shape or not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{where}: {name}: wrong shape or values")
+    return wanted
 
 
 def _is_lora(name: str) -> bool:

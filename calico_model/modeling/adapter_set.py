@@ -1,7 +1,7 @@
-"""Adapters as values, and the one base model in memory that wears one of them at a time.
+"""One base model in memory, with at most one active adapter at a time.
 
-Putting an adapter on copies a few tensors, about a millisecond for calico-tiny; the base is never
-copied, and taking the adapter off gives it back bit for bit. Knows tensors and names, no files.
+Activating an adapter copies a few tensors, about a millisecond for calico-tiny. The base is never
+copied, and deactivating the adapter restores it bit for bit. Knows tensors and names, no files.
 """
 
 from __future__ import annotations
@@ -30,28 +30,32 @@ _EVERYTHING = AdapterScope(projection=True)
 
 
 class AdapterSet:
-    """One model, and all adapters that are ready to be put on it.
+    """One model, and all adapters that can be activated on it.
 
-    The set is replaced whole whenever it changes, so any thread may read it without a lock. The
+    The set is replaced as a whole at each change, so any thread may read it without a lock. The
     model itself is guarded by its owner: call `activate` and run the model under one lock.
 
     Attributes:
-        model: the base with whatever it wears.
+        model: the base with the active adapter.
         tokenizer: of the base.
     """
 
     def __init__(self, model: Calico, tokenizer: Tokenizer) -> None:
-        """Remembers what the model holds now as the base: wear nothing yet."""
+        """Copies the adapter's tensors of the model as those of the base; no adapter is active."""
         self.model, self.tokenizer = model, tokenizer
         self._rows = torch.tensor(tokenizer.label_ids, dtype=torch.long)
-        self._own = dict(model.named_parameters())
-        self._base = {n: self._own[n].detach().clone() for n in adapter_names(model, _EVERYTHING)}
+        self._parameters = dict(model.named_parameters())
+        self._base = {
+            name: self._parameters[name].detach().clone()
+            for name in adapter_names(model, _EVERYTHING)
+        }
         self._base_rows = tuple(self._rows_now())
-        self._worn: Adapter | None = None
+        self._active: Adapter | None = None
         self._is_changed = False
-        self._speaking = tokenizer
+        self._labelled = tokenizer
         self._ready: Mapping[str, Adapter] = {}
-        # Guards changes of _ready; reading needs none. The collector may drop one amid a change.
+        # Guards changes of _ready; readers need no lock. Reentrant, because the garbage collector
+        # may drop an adapter in the middle of a change.
         self._lock = threading.RLock()
 
     @property
@@ -64,22 +68,22 @@ class AdapterSet:
         return self._ready.get(version)
 
     def add(self, version: str, adapter: Adapter) -> None:
-        """Adds an adapter, or replaces the one of that name.
+        """Adds an adapter, or replaces the adapter of that version.
 
         Raises:
-            CheckpointError: it does not fit the model; the set stays as it was.
+            CheckpointError: the adapter does not fit the model; the set stays as it was.
         """
         self.check(adapter)
         with self._lock:
             self._ready = {**self._ready, version: adapter}
 
     def drop(self, version: str) -> None:
-        """Removes an adapter; predictions that have begun with it still end with it."""
+        """Removes an adapter; predictions that began with it still end with it."""
         with self._lock:
             self._ready = {v: a for v, a in self._ready.items() if v != version}
 
     def base(self, scope: AdapterScope) -> Adapter:
-        """Returns the adapter of a scope that changes nothing: what the model held at first."""
+        """Returns the adapter of a scope that changes nothing: the tensors of the base."""
         names = adapter_names(self.model, scope)
         return Adapter(scope, {name: self._base[name].float().cpu() for name in names})
 
@@ -93,19 +97,19 @@ class AdapterSet:
 
     @torch.no_grad()
     def activate(self, adapter: Adapter | None) -> Tokenizer:
-        """Puts an adapter on, or takes the worn one off; the same one again costs nothing.
+        """Activates an adapter; activating the same adapter again costs nothing.
 
         Args:
-            adapter: one that fits (`check`), or None for the base.
+            adapter: one that fits (`check`); None restores the base.
 
         Returns:
-            A tokenizer that writes and reads the adapter's labels.
+            A tokenizer that encodes and decodes the adapter's labels.
         """
-        if adapter is self._worn and not self._is_changed:
-            return self._speaking
+        if adapter is self._active and not self._is_changed:
+            return self._labelled
         given = {} if adapter is None else adapter.tensors
         for name, base in self._base.items():
-            self._own[name].copy_(given.get(name, base))
+            self._parameters[name].copy_(given.get(name, base))
         labels = () if adapter is None else adapter.labels
         places = self._rows[: len(labels)]
         keys = (INPUT_ROWS, OUTPUT_ROWS)
@@ -119,58 +123,54 @@ class AdapterSet:
                 head.deactivate()
             else:
                 head.activate(rows)
-        self._worn, self._is_changed = adapter, False
-        self._speaking = self.tokenizer.with_labels(labels)
-        return self._speaking
+        self._active, self._is_changed = adapter, False
+        self._labelled = self.tokenizer.with_labels(labels)
+        return self._labelled
 
     def select(self, adapter: Adapter | None, features: ImageFeatures) -> Tokenizer:
-        """Puts an adapter on for a group, or takes it off where its domain ends; see `activate`."""
+        """Activates an adapter for a group in its domain, else the base; see `activate`."""
         domain = None if adapter is None else adapter.domain
         return self.activate(adapter if domain is None or domain.covers(features) else None)
 
-    def speaks(self, features: ImageFeatures) -> bool:
-        """Whether the language model is to be asked about a group, with what the model wears.
+    def uses_language_model(self, features: ImageFeatures) -> bool:
+        """Whether the language model is to be asked about a group, with the active adapter.
 
-        Not where an adapter learned pictures unlike the base's own by the dense head alone, nor
-        where the base itself knows nothing of the like.
+        False where the adapter has a domain and learned it with the dense head alone, and where
+        the pictures are unlike those of the base's training.
         """
-        if self._worn is not None and self._worn.domain is not None and self._worn.dense:
+        if self._active is not None and self._active.domain is not None and self._active.dense:
             return False
-        return self.is_familiar(features)
-
-    def is_familiar(self, features: ImageFeatures) -> bool:
-        """Whether the pictures of a group are like those that the base learned from."""
         return self.model.is_familiar(features)
 
     @contextmanager
     def borrowed(self, adapter: Adapter | None) -> Iterator[Tokenizer]:
-        """Lends the model, wearing an adapter, to who changes it; afterwards it is the bare base.
+        """Lends the model with an adapter to a trainer; afterwards the base is restored.
 
-        Label rows are not on: who trains them puts his own over the base (`LabelRows`).
+        The adapter's label rows stay inactive: the trainer overlays its own (`LabelRows`).
         """
-        speaking = self.activate(adapter)
+        tokenizer = self.activate(adapter)
         with torch.no_grad():
             for table, base in zip(self._tables(), self._base_rows, strict=True):
                 table[self._rows] = base
         try:
-            yield speaking
+            yield tokenizer
         finally:
             self._is_changed = True
             self.activate(None)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Shows the base for a moment while the model is lent: the anchor's teacher."""
+        """Restores the base inside the block while the model is lent: the teacher of an anchor."""
         with torch.no_grad():
-            kept = {name: self._own[name].detach().clone() for name in self._base}
+            kept = {name: self._parameters[name].detach().clone() for name in self._base}
             for name, base in self._base.items():
-                self._own[name].copy_(base)
+                self._parameters[name].copy_(base)
         try:
             yield
         finally:
             with torch.no_grad():
                 for name, tensor in kept.items():
-                    self._own[name].copy_(tensor)
+                    self._parameters[name].copy_(tensor)
 
     def _tables(self) -> tuple[Tensor, Tensor]:
         language = self.model.language

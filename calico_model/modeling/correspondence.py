@@ -46,10 +46,10 @@ class CorrespondenceExtraction(nn.Module):
     def forward(self, global_tokens: Tensor, semantic_tokens: Tensor) -> Tensor:
         """Maps (M, T_g, D_g) and (M, T_s, D_s) to X'_global, (M, T_g, D_g)."""
         semantic = self.projection(self.semantic_norm(semantic_tokens))
-        found, _ = self.attention(
+        attended, _ = self.attention(
             self.query_norm(global_tokens), semantic, semantic, need_weights=False
         )
-        return global_tokens + found if self.residual else cast(Tensor, found)
+        return global_tokens + attended if self.residual else cast(Tensor, attended)
 
 
 class QueryTransformer(Protocol):
@@ -100,8 +100,8 @@ class ContextAwareModule(nn.Module):
         if tokens is None:
             embedded = shift.expand(-1, queries.shape[0], -1)
         else:
-            asked = queries[None] + shift if guided else queries[None].expand(len(tokens), -1, -1)
-            embedded = query_transformer(asked, tokens)  # (M, Q, D_q), equation 8
+            shifted = queries[None] + shift if guided else queries[None].expand(len(tokens), -1, -1)
+            embedded = query_transformer(shifted, tokens)  # (M, Q, D_q), equation 8
         return cast(Tensor, self.reintegration(embedded))
 
 

@@ -1,10 +1,11 @@
-"""The dense head: which of a project's names every cell of an image belongs to.
+"""The dense head: classifies every cell of an image as one of a project's names.
 
-[SEG] masks follow from words, so a part that nobody ever named has none until the language model
-knows its name. This small U-Net (Ronneberger et al. 2015) reads the photo trunk's maps alone and
-has one row per name. Every project learns it from its own beginning, in half a minute of one core:
-the trunk has seen a million photographs, so the rest may be small. Without rows it says nothing.
-Legend: M images, L logit side, a quarter of the photo trunk's, W width of a cell.
+[SEG] masks follow from words: a part gets no mask until the language model knows its name. The
+dense head does not need the language model. It is a small U-Net (Ronneberger et al. 2015) on the
+photo trunk's maps, with one row (class embedding) per name. Every project trains its own from the
+start, in half a minute of one core: the trunk was trained on a million photographs, so the rest can
+be small. Without rows the head predicts nothing.
+Legend: M images, L logit side (a quarter of the photo trunk's side), W width of a cell.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ from calico_model.modeling.mask_refiner import last_channels
 from calico_model.modeling.photo_trunk import kind_of
 
 WIDTH = 32
-"""W."""
+"""W, channels of a cell embedding."""
 _WIDTHS = (WIDTH, 48, 64, 96)  # at L, L/2, L/4, L/8
 _NORM_GROUPS = 8
 _PLACE_CHANNELS, _RELATIVE_CHANNELS = 5, 7
-_LEAST_SPREAD = 0.05  # of an image: a thinner thing has no place inside itself
+_LEAST_SPREAD = 0.05  # of an image: positions inside a thinner object mean nothing
 
 
 @dataclass(frozen=True)
 class DenseNames:
-    """What the rows of a dense head are called. A cell is one of the parts or none of them, and
-    one of the objects or none.
+    """Class names of a dense head.
+
+    A cell is one of the parts or none, and one of the objects or none.
 
     Attributes:
-        parts, objects: normal forms.
+        parts, objects: names in normal form.
     """
 
     parts: tuple[str, ...] = ()
@@ -44,7 +46,7 @@ class DenseNames:
 
     @property
     def rows(self) -> int:
-        """How many rows there are: one per name, and one for what has none in each of the two."""
+        """Number of rows: one per name, and one for "none" among parts and among objects."""
         return len(self.parts) + len(self.objects) + 2 if self else 0
 
     def __bool__(self) -> bool:
@@ -53,13 +55,13 @@ class DenseNames:
 
 @dataclass(frozen=True, eq=False)
 class ObjectClassifier:
-    """Names whole objects by the mean of the photo trunk's deepest map inside them.
+    """Classifies whole objects by the mean of the photo trunk's deepest map inside them.
 
-    Ridge regression on unit vectors, in closed form: a handful of images is enough, and images of
-    one group are asked together.
+    Ridge regression on unit vectors, in closed form: a handful of images is enough to fit it.
+    Images of one group are classified together.
 
     Attributes:
-        mean, scale: (D,) of the vectors it learned from.
+        mean, scale: (D,) of the training vectors.
         weight: (objects, D).
         bias: (objects,).
     """
@@ -77,17 +79,17 @@ class ObjectClassifier:
 
 @dataclass(frozen=True, eq=False)
 class DenseRows:
-    """What an adapter brings for the dense head beside its body.
+    """The class rows of one adapter, and their statistics.
 
     Attributes:
         names: of the rows.
-        rows: (rows, W).
-        pairs: (parts, parts) corrected images that show two parts together; on the diagonal those
-            that show one.
-        trust: in [0, 1], how well the rows have learned what they were taught.
-        classifier: of the objects' names, None where there is nothing to tell apart.
-        shift: log odds by which its parts, and objects, are right more often than what other heads
-            are as sure of: the longer a head learns, the surer it is also of what is wrong.
+        rows: (rows, W) class embeddings.
+        pairs: (parts, parts) number of corrected images that show two parts together; on the
+            diagonal, that show one part.
+        trust: in [0, 1], how well the rows reproduce their training masks.
+        classifier: of the objects' names; None where there are fewer than two.
+        shift: log odds to add to the confidence of parts, and of objects. It corrects for training
+            time: the longer a head trains, the more confident it is of its errors, too.
     """
 
     names: DenseNames
@@ -101,8 +103,8 @@ class DenseRows:
 _NOTHING = DenseRows(DenseNames(), torch.zeros(0, WIDTH), torch.zeros(0, 0), 0.0)
 
 
-class Residual(nn.Module):
-    """Two normalised convolutions around an identity."""
+class DenseResidual(nn.Module):
+    """Residual block of two 3x3 convolutions with group norm."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -121,10 +123,10 @@ class Residual(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """What the head makes of M images.
+    """Output of the dense head's body for M images.
 
     Attributes:
-        cells: (M, W, L, L), or (M, W, L/2, L/2) where coarse cells were asked for.
+        cells: (M, W, L, L) cell embeddings, or (M, W, L/2, L/2) coarse ones.
         inside: (M, 1, L/2, L/2) logits of being inside any named thing.
     """
 
@@ -133,15 +135,15 @@ class Cells:
 
 
 class DenseHead(nn.Module):
-    """Features to cells, and cells to names.
+    """A U-Net from the photo trunk's maps to cell embeddings, and class rows over them.
 
     Attributes:
-        first: (2, W) where the row of what has no name begins, and the row of a new name.
-        worn: what an adapter has put on.
+        first: (2, W) initial rows, of "none" and of a new name.
+        active: the rows of the active adapter; none of them at first.
     """
 
     def __init__(self, config: CalicoConfig) -> None:
-        """Builds one without rows.
+        """Builds an untrained head without rows.
 
         Raises:
             InvalidConfigError: the model has no photo trunk.
@@ -150,17 +152,17 @@ class DenseHead(nn.Module):
         if config.photo_trunk is None:
             raise InvalidConfigError("photo_trunk: the dense head needs one, got none")
         self.inputs = kind_of(config.photo_trunk.kind).widths
-        """Channels that are read at L, L/2, L/4 and L/8."""
+        """Channels of the photo trunk's maps at L, L/2, L/4 and L/8."""
         self.read = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(seen, width, 1), nn.GroupNorm(_NORM_GROUPS, width))
-            for seen, width in zip(self.inputs, _WIDTHS, strict=True)
+            nn.Sequential(nn.Conv2d(channels, width, 1), nn.GroupNorm(_NORM_GROUPS, width))
+            for channels, width in zip(self.inputs, _WIDTHS, strict=True)
         )
         self.whole = nn.Linear(self.inputs[-1], _WIDTHS[-1])
         self.place = nn.Conv2d(_PLACE_CHANNELS, _WIDTHS[-1], 1)
         self.lift = nn.ModuleList(
             nn.Conv2d(deep, width, 1) for width, deep in zip(_WIDTHS, _WIDTHS[1:], strict=False)
         )
-        self.mix = nn.ModuleList(Residual(width) for width in _WIDTHS[1:])
+        self.mix = nn.ModuleList(DenseResidual(width) for width in _WIDTHS[1:])
         self.inside = nn.Conv2d(_WIDTHS[1], 1, 1)
         self.relative = nn.Conv2d(_RELATIVE_CHANNELS, _WIDTHS[1], 1)
         self.coarse = nn.Conv2d(_WIDTHS[1], WIDTH, 1)
@@ -169,22 +171,22 @@ class DenseHead(nn.Module):
         )
         self.first = nn.Parameter(torch.randn(2, WIDTH) * WIDTH**-0.5)
         last_channels(self)
-        self.worn = _NOTHING
+        self.active = _NOTHING
 
     def activate(self, rows: DenseRows) -> None:
-        """Puts the rows of an adapter on."""
-        self.worn = rows
+        """Makes the rows of an adapter the active ones."""
+        self.active = rows
 
     def deactivate(self) -> None:
-        """Removes the rows of an adapter."""
-        self.worn = _NOTHING
+        """Removes the active rows."""
+        self.active = _NOTHING
 
     def forward(self, levels: Sequence[Tensor], *, coarse: bool = False) -> Cells:
-        """Computes cells.
+        """Computes cell embeddings.
 
         Args:
-            levels: `ImageFeatures.photo`; the first is not read for coarse cells.
-            coarse: half the side, at a third of the cost.
+            levels: `ImageFeatures.photo`; coarse cells do not need the first.
+            coarse: whether to stop at half the side, at a third of the cost.
         """
         deep = levels[3]
         x = self.read[3](deep) + self.whole(deep.mean((2, 3)))[..., None, None]
@@ -198,30 +200,30 @@ class DenseHead(nn.Module):
         fine = self.fine(self.read[0](levels[0]) + _enlarged(self.lift[0](x), levels[0]))
         return Cells(_enlarged(self.coarse(x), levels[0]) + fine, inside)
 
-    def tell(self, features: ImageFeatures) -> tuple[Tensor, Tensor]:
-        """Asks the rows that are worn.
+    def class_logits(self, features: ImageFeatures) -> tuple[Tensor, Tensor]:
+        """Classifies every cell with the active rows.
 
         Returns:
-            Logits (M, 1 + parts, L, L) and (M, 1 + objects, L, L), of what has no name first.
+            Logits (M, 1 + parts, L, L) and (M, 1 + objects, L, L); channel 0 is "none".
         """
-        levels = [one.to(self.first) for one in features.photo]
+        levels = [level.to(self.first) for level in features.photo]
         cells = self(levels).cells.float()
-        logits = torch.einsum("rw,mwij->mrij", self.worn.rows.to(cells), cells)
-        return split(logits, self.worn.names)
+        logits = torch.einsum("rw,mwij->mrij", self.active.rows.to(cells), cells)
+        return split(logits, self.active.names)
 
 
 def split(logits: Tensor, names: DenseNames) -> tuple[Tensor, Tensor]:
-    """Parts' and objects' shares of (M, rows, L, L) logits."""
+    """Splits (M, rows, L, L) logits into those of the parts and those of the objects."""
     parts = 1 + len(names.parts)
     return logits[:, :parts], logits[:, parts:]
 
 
 def pooled(deepest: Tensor, inside: Tensor) -> Tensor:
-    """Mean of the deepest map inside things.
+    """Mean of the deepest map over weighted cells.
 
     Args:
         deepest: (M, D, L/8, L/8).
-        inside: (M, L, L) weight of each cell; where there is none, all cells count alike.
+        inside: (M, L, L) weight of each cell; where all weights are 0, all cells count alike.
 
     Returns:
         (M, D) float32.
@@ -238,7 +240,7 @@ def _enlarged(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _grid(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns (H, W) of the middles of cells, from -1 to 1."""
+    """Vertical and horizontal positions (H, W) of the cells' centres, from -1 to 1."""
     down, across = (
         (torch.arange(size, device=like.device, dtype=torch.float32) + 0.5) / size * 2 - 1
         for size in like.shape[-2:]
@@ -248,16 +250,16 @@ def _grid(like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _places(like: Tensor) -> Tensor:
-    """(1, 5, H, W): where a cell is in its image."""
+    """Position of each cell in its image: (1, 5, H, W)."""
     y, x = _grid(like)
     return torch.stack((y, x, x.abs(), y**2, x**2))[None].to(like)
 
 
 def _relative_places(inside: Tensor) -> Tensor:
-    """(M, 7, H, W): where a cell is in the thing that (M, 1, H, W) logits show.
+    """Position of each cell in the object that (M, 1, H, W) logits show: (M, 7, H, W).
 
-    Position and size relative to the object say which part a cell is of as much as its look does;
-    no gradient flows through them.
+    Position and size relative to the object identify a part as much as its appearance does. No
+    gradient flows through them.
     """
     share = inside.detach().float().sigmoid()
     y, x = _grid(inside)
@@ -271,5 +273,5 @@ def _relative_places(inside: Tensor) -> Tensor:
     (middle_y, tall), (middle_x, wide) = spread_of(y), spread_of(x)
     down, across = (y - middle_y) / (2 * tall), (x - middle_x) / (2 * wide)
     aspect = (tall / wide).log().expand_as(down)
-    found = (down, across, across.abs(), down**2, across**2, aspect, share)
-    return torch.cat(found, 1).clamp(-4, 4).to(inside)
+    channels = (down, across, across.abs(), down**2, across**2, aspect, share)
+    return torch.cat(channels, 1).clamp(-4, 4).to(inside)

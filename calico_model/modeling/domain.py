@@ -1,9 +1,12 @@
-"""Which pictures an adapter is for: those that look like the ones it learned from.
+"""Linear discriminants that tell kinds of pictures apart by their style.
 
-A line between the look of corrected pictures and that of the base's own; where the two look alike
-there is none. Groups on the base's side are answered by the base, and nothing about them is
-forgotten. Expert gates (Aljundi et al. 2017) over style statistics (Huang and Belongie 2017).
-Legend: M images, C channels of a map, P numbers that describe the look of an image.
+`Domain` limits an adapter to pictures like those it learned from: groups on the base's side are
+answered by the base, so the base forgets nothing about them (expert gates, Aljundi et al. 2017).
+`Familiarity` limits the language model and the mask decoder to pictures like those of their own
+training: they learned from drawings in the shipped weights and name photographs wrongly, with high
+confidence. The style of an image is the mean and deviation of the channels of a feature map (style
+statistics, Huang and Belongie 2017).
+Legend: M images, C channels of a map, P style statistics of an image.
 """
 
 from __future__ import annotations
@@ -12,19 +15,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from calico_model.config import CalicoConfig
+from calico_model.errors import InvalidConfigError
 from calico_model.modeling.features import ImageFeatures
+from calico_model.modeling.photo_trunk import kind_of
 
-_SHRINKAGE = 0.3
+_DOMAIN_SHRINKAGE = 0.3  # share of the identity in the covariance
 _FOLDS = 4
-_LEAST_RIGHT = 0.95
+_LEAST_RIGHT = 0.95  # share of left-out groups that must fall on their own side
+_FAMILIARITY_SHRINKAGE = 0.1
+_LEVEL = 2  # of the photo trunk, stride 16: textures and simple shapes
 
 
 @dataclass(frozen=True, eq=False)
 class Domain:
-    """A linear discriminant.
+    """A linear discriminant; positive on the side of the corrected pictures.
 
     Attributes:
         weight: (P,) float32.
@@ -36,19 +43,19 @@ class Domain:
 
     def covers(self, features: ImageFeatures) -> bool:
         """Whether the images of a group are, on average, on the side of the corrected ones."""
-        look = describe(features)
-        return bool((look @ self.weight.to(look) + self.bias.to(look)).mean() > 0)
+        style = describe(features)
+        return bool((style @ self.weight.to(style) + self.bias.to(style)).mean() > 0)
 
 
-def look_width(config: CalicoConfig) -> int:
-    """Returns P."""
+def style_width(config: CalicoConfig) -> int:
+    """Returns P, the length of a vector of `describe`."""
     width = config.mask.prompt_width
     has_fine = config.mask.high_resolution and config.trunk is not None
     return 2 * (width // 4 + width // 8 if has_fine else width)
 
 
 def describe(features: ImageFeatures) -> Tensor:
-    """Returns the look of each image: mean and deviation of the channels of its finest maps.
+    """Returns the style of each image: mean and deviation of the channels of its finest maps.
 
     Args:
         features: of M images.
@@ -57,19 +64,21 @@ def describe(features: ImageFeatures) -> Tensor:
         (M, P) float32.
     """
     maps = features.mask.fine or (features.mask.embedding,)
-    flat = [one.float().flatten(2) for one in maps]  # (M, C, cells)
-    return torch.cat([part for one in flat for part in (one.mean(-1), one.std(-1))], dim=1)
+    flat = [values.float().flatten(2) for values in maps]  # (M, C, cells)
+    return torch.cat([part for cells in flat for part in (cells.mean(-1), cells.std(-1))], dim=1)
 
 
 def find_domain(corrected: Sequence[ImageFeatures], base: Sequence[ImageFeatures]) -> Domain | None:
-    """Tells corrected groups from the base's own, if groups left out are told apart as well.
+    """Fits a discriminant between corrected groups and groups of the base's training.
+
+    The fit counts only if it also tells apart groups that were left out of it (cross-validation).
 
     Args:
         corrected: features of each corrected group.
         base: features of groups the base was trained on.
 
     Returns:
-        None with fewer than two groups of either, or where the two look alike.
+        None with fewer than two groups of either kind, or where the styles are too alike.
     """
     folds = min(_FOLDS, len(corrected), len(base))
     if folds < 2:
@@ -77,29 +86,93 @@ def find_domain(corrected: Sequence[ImageFeatures], base: Sequence[ImageFeatures
     inside = outside = 0
     for fold in range(folds):
         rest = [_without(groups, fold, folds) for groups in (corrected, base)]
-        line = _discriminant(*rest)
-        inside += sum(line.covers(one) for one in corrected[fold::folds])
-        outside += sum(not line.covers(one) for one in base[fold::folds])
+        discriminant = _discriminant(*rest)
+        inside += sum(discriminant.covers(group) for group in corrected[fold::folds])
+        outside += sum(not discriminant.covers(group) for group in base[fold::folds])
     if inside < _LEAST_RIGHT * len(corrected) or outside < _LEAST_RIGHT * len(base):
         return None
     return _discriminant(corrected, base)
 
 
 def _without(groups: Sequence[ImageFeatures], fold: int, folds: int) -> list[ImageFeatures]:
-    return [one for number, one in enumerate(groups) if number % folds != fold]
+    return [group for number, group in enumerate(groups) if number % folds != fold]
 
 
 def _discriminant(corrected: Sequence[ImageFeatures], base: Sequence[ImageFeatures]) -> Domain:
-    """Fisher's, in units of the base's deviation, its covariance shrunk towards the identity."""
-    inside = torch.cat([describe(one) for one in corrected]).double()
-    outside = torch.cat([describe(one) for one in base]).double()
+    """Fisher's discriminant, in units of the base's deviation, with a shrunk covariance."""
+    inside = torch.cat([describe(group) for group in corrected]).double()
+    outside = torch.cat([describe(group) for group in base]).double()
     centre, scale = outside.mean(0), outside.std(0) + 1e-6
     inside, outside = (inside - centre) / scale, (outside - centre) / scale
     apart = inside.mean(0)
-    spread = torch.cat([outside, inside - apart])
-    covariance = (1 - _SHRINKAGE) * spread.T @ spread / len(spread)
-    covariance += _SHRINKAGE * torch.eye(len(apart), dtype=covariance.dtype, device=apart.device)
+    covariance = _shrunk_covariance(torch.cat([outside, inside - apart]), _DOMAIN_SHRINKAGE)
     direction = torch.linalg.solve(covariance, apart)
     weight = direction / scale
     bias = -(direction @ apart) / 2 - weight @ centre
     return Domain(weight.float(), bias.float().reshape(1))
+
+
+def _shrunk_covariance(deviations: Tensor, shrinkage: float) -> Tensor:
+    """Covariance (P, P) of (n, P) deviations from the mean, shrunk towards the identity."""
+    covariance = (1 - shrinkage) * deviations.T @ deviations / len(deviations)
+    size = deviations.shape[1]
+    covariance += shrinkage * torch.eye(size, dtype=covariance.dtype, device=deviations.device)
+    return covariance
+
+
+class Familiarity(nn.Module):
+    """A linear discriminant between known and unknown pictures; untrained, all are familiar.
+
+    Attributes:
+        weight: (2 C,) of an image's style, from `describe_maps`.
+        bias: (1,); the discriminant is positive where pictures are familiar.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, config: CalicoConfig) -> None:
+        super().__init__()
+        if config.photo_trunk is None:
+            raise InvalidConfigError("photo_trunk: familiarity needs one, got none")
+        width = 2 * kind_of(config.photo_trunk.kind).widths[_LEVEL]
+        self.register_buffer("weight", torch.zeros(width))
+        self.register_buffer("bias", torch.ones(1))
+
+    def covers(self, features: ImageFeatures) -> bool:
+        """Whether the images of a group are familiar, on average."""
+        if not features.photo:
+            return True
+        style = describe_maps(features.photo)
+        return bool((style @ self.weight.to(style) + self.bias.to(style)).mean() > 0)
+
+    @torch.no_grad()
+    def fit(self, known: Tensor, unknown: Tensor, *, known_share: float) -> None:
+        """Fits the discriminant to styles of known and of unknown pictures.
+
+        Args:
+            known: (n, 2 C) from `describe_maps`.
+            unknown: (m, 2 C) likewise.
+            known_share: position of the boundary on the way from the mean of the known styles to
+                the mean of the unknown ones, in (0, 1).
+        """
+        both = torch.cat((known, unknown)).double()
+        centre, scale = both.mean(0), both.std(0) + 1e-4
+        ours, theirs = ((styles.double() - centre) / scale for styles in (known, unknown))
+        deviations = torch.cat((ours - ours.mean(0), theirs - theirs.mean(0)))
+        covariance = _shrunk_covariance(deviations, _FAMILIARITY_SHRINKAGE)
+        direction = torch.linalg.solve(covariance, ours.mean(0) - theirs.mean(0))
+        weight = direction / scale
+        boundary = ours.mean(0) + known_share * (theirs.mean(0) - ours.mean(0))
+        self.weight.copy_(weight)
+        self.bias.copy_(-(direction @ boundary) - weight @ centre)
+
+
+def describe_maps(photo: Sequence[Tensor]) -> Tensor:
+    """Returns the style of each image, (M, 2 C): mean and deviation of a map's channels.
+
+    Args:
+        photo: see `ImageFeatures.photo`.
+    """
+    flat = photo[_LEVEL].float().flatten(2)
+    return torch.cat((flat.mean(-1), flat.std(-1)), dim=1)

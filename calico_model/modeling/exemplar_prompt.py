@@ -1,9 +1,10 @@
-"""An outlined part as the prompt that finds the same part in other images (B3, learned).
+"""Exemplar prompts: an outlined part becomes the prompt for the same part in other images.
 
-Legend: n prompts, C prompt width, G embedding grid, T_s semantic tokens of width D_s, D_g global
-width. What the encoders say of the part (mask-pooled, in three spaces) becomes sparse prompt
-tokens; what each cell of the other image shares with the part, and with what surrounds it, becomes
-a dense prompt. The decoder stays as it is; the dense half starts at zero.
+The features of the part, pooled under its mask in three feature spaces, become sparse prompt
+tokens. The similarity of each cell of the other image to the part, and to the part's surroundings,
+becomes a dense prompt. The mask decoder is unchanged; the dense prompt starts at zero.
+Legend: n prompts, M images, C prompt width, G embedding grid, T_s semantic tokens of width D_s,
+D_g global width.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calico_model.config import CalicoConfig
-from calico_model.modeling.features import ImageFeatures
+from calico_model.modeling.features import ImageFeatures, as_grid
 
 TOKENS = 2
 _HEADS, _HEAD_WIDTH, _HIDDEN = 8, 16, 48
@@ -25,12 +26,12 @@ _SPACES = 3
 
 
 @dataclass(frozen=True)
-class Prototypes:
-    """What n outlined parts look like: normalised means of cells, per space.
+class ExemplarPrototypes:
+    """Prototypes of n outlined parts: unit-length mean features in three spaces.
 
     Attributes:
-        inside: SAM embedding (n, C), semantic (n, D_s), global (n, D_g) of the part.
-        around: the same of its surroundings: sibling parts and background.
+        inside: mean of the part's cells: SAM embedding (n, C), semantic (n, D_s), global (n, D_g).
+        around: the same of the surroundings: sibling parts and background.
     """
 
     inside: tuple[Tensor, ...]
@@ -41,25 +42,18 @@ def spaces(features: ImageFeatures) -> tuple[Tensor, ...]:
     """Returns unit-length cell maps: SAM embedding, semantic and global tokens, (M, D, g, g)."""
     maps = (
         features.mask.embedding,
-        _grid(features.semantic_tokens),
-        _grid(features.global_tokens),
+        as_grid(features.semantic_tokens),
+        as_grid(features.global_tokens),
     )
     return tuple(functional.normalize(cells.float(), dim=1) for cells in maps)
 
 
-def _grid(tokens: Tensor) -> Tensor:
-    """(M, T, D) tokens, perhaps behind a class token, as (M, D, g, g)."""
-    side = int(tokens.shape[1] ** 0.5)
-    cells = tokens[:, -side * side :].transpose(1, 2)
-    return cells.reshape(len(cells), -1, side, side)
-
-
-def prototypes(features: ImageFeatures, image: Tensor, shares: Tensor) -> Prototypes:
-    """Pools the cells under n outlines.
+def prototypes(features: ImageFeatures, image: Tensor, shares: Tensor) -> ExemplarPrototypes:
+    """Pools the cells inside and around n outlines.
 
     Args:
         features: of M images.
-        image: (n,) int64 which image each outline is in.
+        image: (n,) int64, the image of each outline.
         shares: (n, L, L) in [0, 1], share of each cell of the padded square inside the outline.
     """
     grid = features.mask.embedding.shape[-1]
@@ -69,40 +63,40 @@ def prototypes(features: ImageFeatures, image: Tensor, shares: Tensor) -> Protot
     inside: list[Tensor] = []
     around: list[Tensor] = []
     for cells in spaces(features):
-        own = functional.adaptive_avg_pool2d(shares[:, None].float(), cells.shape[-1])
-        ring = (functional.adaptive_avg_pool2d(wide, cells.shape[-1]) - own).clamp(min=0.0)
-        for weights, found in ((own, inside), (ring, around)):
+        inner = functional.adaptive_avg_pool2d(shares[:, None].float(), cells.shape[-1])
+        ring = (functional.adaptive_avg_pool2d(wide, cells.shape[-1]) - inner).clamp(min=0.0)
+        for weights, means in ((inner, inside), (ring, around)):
             total = (cells[image] * weights).sum((2, 3))
-            found.append(functional.normalize(total, dim=1))
-    return Prototypes(tuple(inside), tuple(around))
+            means.append(functional.normalize(total, dim=1))
+    return ExemplarPrototypes(tuple(inside), tuple(around))
 
 
-def similarities(features: ImageFeatures, image: Tensor, wanted: Prototypes) -> Tensor:
-    """Cosine of every cell to the part and to its surroundings, per space.
+def similarities(features: ImageFeatures, image: Tensor, wanted: ExemplarPrototypes) -> Tensor:
+    """Cosine similarity of every cell to each part and to its surroundings.
 
     Args:
         features: of M images.
-        image: (n,) int64 which image to search.
+        image: (n,) int64, the image to search.
         wanted: of n parts.
 
     Returns:
-        (n, 6, G, G) in [-1, 1]: part, surroundings, for each of the three spaces.
+        (n, 6, G, G) in [-1, 1]: part and surroundings in each of the three spaces.
     """
     grid = features.mask.embedding.shape[-1]
     maps: list[Tensor] = []
     for cells, part, rest in zip(spaces(features), wanted.inside, wanted.around, strict=True):
         for prototype in (part, rest):
-            like = torch.einsum("ndhw,nd->nhw", cells[image], prototype)[:, None]
-            if like.shape[-1] != grid:
-                like = functional.interpolate(
-                    like, size=(grid, grid), mode="bilinear", align_corners=False
+            cosine = torch.einsum("ndhw,nd->nhw", cells[image], prototype)[:, None]
+            if cosine.shape[-1] != grid:
+                cosine = functional.interpolate(
+                    cosine, size=(grid, grid), mode="bilinear", align_corners=False
                 )
-            maps.append(like)
+            maps.append(cosine)
     return torch.cat(maps, 1)
 
 
 class ExemplarPrompt(nn.Module):
-    """Sparse and dense prompts for the same part elsewhere, and whether it is there."""
+    """Sparse and dense prompts for the same part in another image, and its presence."""
 
     def __init__(self, config: CalicoConfig) -> None:
         super().__init__()
@@ -126,25 +120,25 @@ class ExemplarPrompt(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Zeroes the dense half's last layer."""
+        """Zeroes the last layer of the dense prompt."""
         last = cast(nn.Conv2d, self.mix[-1])
         nn.init.zeros_(last.weight)
         assert last.bias is not None
         nn.init.zeros_(last.bias)
 
     def forward(
-        self, features: ImageFeatures, image: Tensor, wanted: Prototypes
+        self, features: ImageFeatures, image: Tensor, wanted: ExemplarPrototypes
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Asks for n parts in n images.
+        """Makes the prompts for n parts in n images.
 
         Args:
             features: of M images.
-            image: (n,) int64 which image to search.
+            image: (n,) int64, the image to search.
             wanted: of n parts.
 
         Returns:
-            sparse (n, 2, C); what to add to the dense prompt (n, C, G, G); and (n,) log odds that
-            the part is there.
+            Sparse prompts (n, 2, C), the addition to the dense prompt (n, C, G, G), and the log
+            odds (n,) that the part is present.
         """
         sparse = self.describe(torch.cat((*wanted.inside, *wanted.around), 1))
         alike = torch.cat(
@@ -155,17 +149,19 @@ class ExemplarPrompt(nn.Module):
         presence = self.presence(summary)[:, 0]
         return sparse.unflatten(1, (TOKENS, -1)), self.mix(alike), presence
 
-    def _learned(self, features: ImageFeatures, image: Tensor, wanted: Prototypes) -> Tensor:
+    def _learned(
+        self, features: ImageFeatures, image: Tensor, wanted: ExemplarPrototypes
+    ) -> Tensor:
         """Cosines in subspaces of the SAM embedding, one per head: (n, 2 heads, G, G)."""
         cells = functional.normalize(features.mask.embedding.float(), dim=1)
         offered = self.offer(cells)[image].unflatten(1, (_HEADS, _HEAD_WIDTH))  # (n, 8, 16, G, G)
         offered = functional.normalize(offered, dim=2)
-        found = [
+        cosines = [
             torch.einsum(
                 "nkdhw,nkd->nkhw",
                 offered,
-                functional.normalize(self.ask(one[0]).unflatten(1, (_HEADS, _HEAD_WIDTH)), dim=2),
+                functional.normalize(self.ask(part[0]).unflatten(1, (_HEADS, _HEAD_WIDTH)), dim=2),
             )
-            for one in (wanted.inside, wanted.around)
+            for part in (wanted.inside, wanted.around)
         ]
-        return torch.cat(found, 1)
+        return torch.cat(cosines, 1)

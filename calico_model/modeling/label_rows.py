@@ -41,12 +41,12 @@ class LabelRows(nn.Module):
         def read(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             row = place[args[0]]  # (B, T)
             # Unlike indexing, an embedding adds up its gradients in the same order every time.
-            own = functional.embedding(row.clamp(min=0), self.inputs).to(output.dtype)
-            return torch.where((row >= 0)[..., None], own, output)
+            learned = functional.embedding(row.clamp(min=0), self.inputs).to(output.dtype)
+            return torch.where((row >= 0)[..., None], learned, output)
 
         def write(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            own = (args[0] @ self.outputs.to(args[0].dtype).T).to(output.dtype)
-            return output.index_copy(-1, self.ids, own)
+            learned = (args[0] @ self.outputs.to(args[0].dtype).T).to(output.dtype)
+            return output.index_copy(-1, self.ids, learned)
 
         hooks = []
         if len(self.ids):
@@ -69,13 +69,13 @@ def mean_rows(
 ) -> tuple[Tensor, Tensor]:
     """Returns the (D,) mean rows of several names in both tables (their mean length is kept)."""
     ids = sorted({token for label in labels for token in name_tokens(label, tokenizer)})
-    found = []
+    means = []
     for table in tables:
         rows = table.detach().float()[ids]  # (m, D)
         mean = rows.mean(0)
         length = rows.norm(dim=1).mean()
-        found.append(mean * (length / mean.norm().clamp(min=1e-6)) ** 0.5)
-    return found[0], found[1]
+        means.append(mean * (length / mean.norm().clamp(min=1e-6)) ** 0.5)
+    return means[0], means[1]
 
 
 def name_tokens(label: str, tokenizer: Tokenizer) -> list[int]:

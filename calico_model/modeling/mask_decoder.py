@@ -1,8 +1,10 @@
-"""The one contract for masks: image embedding + sparse + dense prompts -> logits and quality.
+"""SAM's prompt encoder and mask decoder: embedding + sparse + dense prompts -> masks, quality.
 
+Both keep SAM's own names and weights; the addition is the batch: prompts of any number of images
+are decoded together, each on its own image's embedding. The dense prompt encodes an earlier mask
+(SAM, section 3). It may be the logits of the round before, or a mask that an annotator drew, of
+which only bits are known; both are kept in one range of logits.
 Legend: n masks, M images, C prompt width, G embedding grid, L = 4G logit side, T prompt tokens.
-Composes SAM's prompt encoder and mask decoder with their own names and weights; what is ours is
-the batch: prompts of any number of images are decoded together, each on its image's embedding.
 """
 
 from __future__ import annotations
@@ -17,16 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from calico_model.config import CalicoConfig
-from calico_model.modeling.sam_parts import MaskDecoder, PromptEncoder, TwoWayTransformer
+from calico_model.modeling.backbones import MaskDecoder, PromptEncoder, TwoWayTransformer
 
 SINGLE = (0,)
-"""Which of SAM's outputs answers an unambiguous prompt."""
+"""Index of SAM's output for an unambiguous prompt."""
 AMBIGUOUS = (1, 2, 3)
-"""Which of them answer a prompt that may mean a part, a larger part or the whole."""
+"""Indices of SAM's outputs for a prompt that may mean a part, a larger part or the whole."""
 
 
 class PointKind(IntEnum):
-    """What a prompt point says, in SAM's numbers."""
+    """Meaning of a prompt point, in SAM's numbers."""
 
     NONE = -1
     NEGATIVE = 0
@@ -37,7 +39,7 @@ class PointKind(IntEnum):
 
 @dataclass(frozen=True)
 class MaskFeatures:
-    """What the decoder needs of M images.
+    """The decoder's input from M images.
 
     Attributes:
         embedding: (M, C, G, G).
@@ -86,7 +88,7 @@ class PromptedMaskDecoder(nn.Module):
             )
 
     def features(self, embedding: Tensor, maps: tuple[Tensor, ...]) -> MaskFeatures:
-        """Packs the embedding (M, C, G, G) with fine maps made of trunk strides 2 and 4."""
+        """Joins the embedding (M, C, G, G) with fine maps made from trunk strides 2 and 4."""
         if self.fine is None:
             return MaskFeatures(embedding)
         dtype = self.mask_decoder.iou_token.weight.dtype  # the trunk may run in fewer bits
@@ -106,7 +108,7 @@ class PromptedMaskDecoder(nn.Module):
             points: (n, T, 2) x, y in pixels of the square frame; pixel p spans [p, p + 1).
             kinds: (n, T) int64 of `PointKind`.
             previous: (n, L, L) logits of an earlier mask, or None.
-            is_known: (n,) bool, which masks have an earlier one; None is all.
+            is_known: (n,) bool, True where `previous` holds an earlier mask; None means all.
 
         Returns:
             sparse (n, T, C) and dense (n, C, G, G) prompts.
@@ -139,10 +141,10 @@ class PromptedMaskDecoder(nn.Module):
 
         Args:
             features: of M images.
-            image_index: (n,) int64, the image each prompt belongs to.
+            image_index: (n,) int64, the image of each prompt.
             sparse: (n, T, C) prompt tokens.
             dense: (n, C, G, G) dense prompt, or None for SAM's no-mask embedding.
-            outputs: which of SAM's four masks: `SINGLE`, `AMBIGUOUS`, or both.
+            outputs: indices of SAM's four masks: `SINGLE`, `AMBIGUOUS`, or both.
 
         Returns:
             logits (n, outputs, L, L) and predicted IoU (n, outputs).
@@ -160,8 +162,8 @@ class PromptedMaskDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         decoder = self.mask_decoder
         n = len(image_index)
-        own = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))  # (1 + 4, C)
-        tokens = torch.cat((own[None].expand(n, -1, -1), sparse), dim=1)
+        learned = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))  # (1 + 4, C)
+        tokens = torch.cat((learned[None].expand(n, -1, -1), sparse), dim=1)
         if dense is None:
             dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         source = features.embedding.float()[image_index] + dense  # (n, C, G, G)
@@ -188,3 +190,21 @@ class PromptedMaskDecoder(nn.Module):
 def _full_precision(device: str) -> AbstractContextManager[None]:
     has_autocast = torch.amp.is_autocast_available(device)  # the meta device has none
     return torch.autocast(device, enabled=False) if has_autocast else nullcontext()
+
+
+SURE_LOGIT = 10.0
+"""Logit of a cell that is known to be all inside; its negative, all outside."""
+
+
+def clamped_logits(logits: Tensor) -> Tensor:
+    """Clamps logits of any shape to the range of a drawn mask."""
+    return logits.clamp(-SURE_LOGIT, SURE_LOGIT)
+
+
+def coverage_logits(shares: Tensor) -> Tensor:
+    """Returns the logits of a drawn mask.
+
+    Args:
+        shares: of any shape, in [0, 1]: the share of each cell inside the mask.
+    """
+    return (2.0 * shares - 1.0) * SURE_LOGIT

@@ -1,9 +1,10 @@
-"""Approved-mask memory: what is already outlined in an image conditions the next mask (Plum).
+"""Mask memory: the masks that an image has already condition the next mask (after Plum).
 
-Legend: n masks to decode, h remembered masks each, C prompt width, G embedding grid, L = 4G logit
-side. SAM's mask encoder is opened up: every remembered mask is read in the light of the prompt it
-answered (FiLM), then each cell attends over the masks at its place; the result is added to the
-dense prompt. Its last layer starts at zero, so an untrained memory changes nothing, bit for bit.
+SAM's mask encoder, conditioned: each remembered mask is encoded together with its own prompt
+(FiLM), then each cell attends over the masks at its position. The result is added to the dense
+prompt. The last layer starts at zero, so an untrained memory changes nothing, bit for bit.
+Legend: n masks to decode, h remembered masks for each, C prompt width, G embedding grid, L = 4G
+logit side.
 """
 
 from __future__ import annotations
@@ -17,30 +18,30 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calico_model.config import CalicoConfig
-from calico_model.modeling.sam_parts import LayerNorm2d
+from calico_model.modeling.backbones import LayerNorm2d
 
 SPOT_RADIUS = 2
-"""Logit cells around the place of a part that is sought."""
+"""Radius of a sought part's spot, in logit cells."""
 _WIDTHS = (4, 16)  # SAM's mask encoder
 
 
-class Source(IntEnum):
-    """Where a remembered mask comes from."""
+class MaskSource(IntEnum):
+    """Where a remembered mask comes from; an index of an embedding."""
 
     PREDICTED = 0
     APPROVED = 1
     SOUGHT = 2
-    """Not a region yet: a spot that says which of several alike parts is asked for."""
+    """No region yet: a spot that marks which of several alike parts to segment."""
 
 
 @dataclass(frozen=True)
 class History:
-    """What is remembered for each of n prompts; the order of a row's masks means nothing.
+    """Remembered masks of each of n prompts; the order of a prompt's masks has no effect.
 
     Attributes:
         logits: (n, h, L, L) float, in [-10, 10]; an annotator's mask is -10 or 10.
-        queries: (n, h, C) sparse prompt each mask answered, zeros where there was none.
-        source: (n, h) int64 of `Source`.
+        queries: (n, h, C) sparse prompt of each mask, zeros where it had none.
+        source: (n, h) int64 of `MaskSource`.
         is_there: (n, h) bool, False at padding.
     """
 
@@ -51,7 +52,7 @@ class History:
 
 
 class MaskMemory(nn.Module):
-    """Turns a history into what it adds to the dense prompt."""
+    """Encodes a history as an addition to the dense prompt."""
 
     def __init__(self, config: CalicoConfig) -> None:
         super().__init__()
@@ -65,32 +66,34 @@ class MaskMemory(nn.Module):
         self.second_norm = LayerNorm2d(second)
         self.second_film = nn.Linear(width, 2 * second)
         self.last = nn.Conv2d(second, width, 1)
-        self.sources = nn.Embedding(len(Source), width)
+        self.sources = nn.Embedding(len(MaskSource), width)
         self.positions = nn.Parameter(torch.randn(grid * grid, width) * width**-0.5)
         self.attention = nn.MultiheadAttention(width, config.mask.decoder_heads, batch_first=True)
         self.spread = nn.Conv2d(width, width, 3, padding=1)
         self.reset()
 
     def reset(self) -> None:
-        """Makes the memory silent: FiLM changes nothing and nothing is added."""
+        """Zeroes FiLM and the last layer: the memory adds zeros."""
         for part in (self.first_film, self.second_film, self.spread):
             nn.init.zeros_(part.weight)
             assert part.bias is not None
             nn.init.zeros_(part.bias)
 
     def forward(self, history: History) -> Tensor:
-        """Returns (n, C, G, G) to add to the dense prompt; zeros where nothing is remembered."""
+        """Returns the addition to the dense prompt, (n, C, G, G); 0 where a history is empty."""
         n, h = history.is_there.shape
         encoded = self._encode(history)  # (n * h, C, G, G)
         width, grid = encoded.shape[1], encoded.shape[2]
         cells = encoded.view(n, h, width, grid * grid).permute(0, 3, 1, 2)  # (n, G G, h, C)
         cells = cells.reshape(n * grid * grid, h, width)
-        asked = self.positions.repeat(n, 1)[:, None]  # (n G G, 1, C)
+        queries = self.positions.repeat(n, 1)[:, None]  # (n G G, 1, C)
         is_empty = ~history.is_there.any(1)
-        # A softmax over nothing is not a number; the rows it would fill are dropped below.
+        # A softmax over no masks is NaN: empty histories attend to padding and are zeroed below.
         hidden = ~(history.is_there | is_empty[:, None])
         hidden = hidden[:, None].expand(-1, grid * grid, -1).reshape(n * grid * grid, h)
-        pooled, _ = self.attention(asked, cells, cells, key_padding_mask=hidden, need_weights=False)
+        pooled, _ = self.attention(
+            queries, cells, cells, key_padding_mask=hidden, need_weights=False
+        )
         dense = pooled.view(n, grid, grid, width).permute(0, 3, 1, 2)
         added = self.spread(functional.gelu(dense))
         return cast(Tensor, added.masked_fill(is_empty[:, None, None, None], 0.0))

@@ -56,25 +56,27 @@ class MaskRefiner(nn.Module):
         super().__init__()
         first, second, third, fourth = _WIDTHS
         self.read = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(seen, width, 1), nn.GroupNorm(_NORM_GROUPS, width))
-            for seen, width in zip(trunk_widths, _WIDTHS, strict=bool(trunk_widths))
+            nn.Sequential(nn.Conv2d(channels, width, 1), nn.GroupNorm(_NORM_GROUPS, width))
+            for channels, width in zip(trunk_widths, _WIDTHS, strict=bool(trunk_widths))
         )
         self.alike = nn.ModuleList(nn.Conv2d(1, width, 1) for width in _WIDTHS[: len(self.read)])
         self.stem = convolution(4 * len(Plane) + fine_width, first)
         self.down = nn.ModuleList(
             (
-                nn.Sequential(Residual(first)),
-                nn.Sequential(convolution(first, second, stride=2), Residual(second)),
-                nn.Sequential(convolution(second, third, stride=2), Residual(third)),
+                nn.Sequential(RefinerResidual(first)),
+                nn.Sequential(convolution(first, second, stride=2), RefinerResidual(second)),
+                nn.Sequential(convolution(second, third, stride=2), RefinerResidual(third)),
                 nn.Sequential(
-                    convolution(third, fourth, stride=2), Residual(fourth), Residual(fourth)
+                    convolution(third, fourth, stride=2),
+                    RefinerResidual(fourth),
+                    RefinerResidual(fourth),
                 ),
             )
         )
         self.narrow = nn.ModuleList(
             nn.Conv2d(wide, thin, 1) for thin, wide in zip(_WIDTHS[:-1], _WIDTHS[1:], strict=True)
         )
-        self.up = nn.ModuleList(Residual(width) for width in _WIDTHS[:-1])
+        self.up = nn.ModuleList(RefinerResidual(width) for width in _WIDTHS[:-1])
         self.spread = nn.Conv2d(first, 4 * _EDGE_WIDTH, 1)
         self.edge = nn.Sequential(
             convolution(_EDGE_WIDTH + len(Plane), _EDGE_WIDTH),
@@ -112,9 +114,9 @@ class MaskRefiner(nn.Module):
             if self.read:
                 # The first part of a stage halves the side; the maps come in behind it.
                 steps = list(cast(nn.Sequential, stage))
-                seen = self.read[level](maps[level])
-                seen = seen + self.alike[level](_similarity(seen, pointed))
-                x = (steps.pop(0)(x) if level else x) + seen
+                trunk_map = self.read[level](maps[level])
+                trunk_map = trunk_map + self.alike[level](_similarity(trunk_map, pointed))
+                x = (steps.pop(0)(x) if level else x) + trunk_map
                 for step in steps:
                     x = step(x)
             else:
@@ -150,7 +152,7 @@ def _similarity(seen: Tensor, pointed: Tensor) -> Tensor:
     return (functional.normalize(seen, dim=1) * wanted).sum(1, keepdim=True)
 
 
-class Residual(nn.Module):
+class RefinerResidual(nn.Module):
     """Two convolutions around a shortcut."""
 
     def __init__(self, width: int) -> None:

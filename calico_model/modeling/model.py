@@ -1,9 +1,9 @@
-"""Calico: the paper's figure 3, top to bottom.
+"""The whole network of CALICO: the paper's figure 3, from images to answers and masks.
 
 Legend: M images in the batch's pool, B conversations, R image slots (one per image of each
 conversation), T positions, Q queries, D the LLM's width, K masks, B' x T' computed rows
-(layout.py).
-Pure tensors in and out: tokenisation, image decoding and files live elsewhere.
+(language.py).
+Tensors in and out: tokenisation, image decoding and files live elsewhere.
 """
 
 from __future__ import annotations
@@ -33,13 +33,19 @@ from calico_model.modeling.correspondence import (
     scatter_rows,
 )
 from calico_model.modeling.dense_head import DenseHead
+from calico_model.modeling.domain import Familiarity
 from calico_model.modeling.exemplar_prompt import ExemplarPrompt
-from calico_model.modeling.familiarity import Familiarity
-from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.generation import Generated, decode_greedily
-from calico_model.modeling.inputs import Conversations, Pixels
-from calico_model.modeling.language import run_layers, unpack
-from calico_model.modeling.layout import Layout, packed, padded
+from calico_model.modeling.features import ImageFeatures, Pixels
+from calico_model.modeling.language import (
+    Conversations,
+    Generated,
+    RowLayout,
+    decode_greedily,
+    packed,
+    padded,
+    run_layers,
+    unpack,
+)
 from calico_model.modeling.mask_decoder import PromptedMaskDecoder
 from calico_model.modeling.mask_memory import MaskMemory
 from calico_model.modeling.mask_refiner import MaskRefiner
@@ -62,7 +68,7 @@ ADD_ONS = (
     "photo_refiner",
     "region_head",
 )
-"""Parts that weights may hold or lack; see `Calico.add_on`."""
+"""Attributes of `Calico` that weights may hold or lack; see `Calico.add_on`."""
 
 
 class Calico(nn.Module):
@@ -73,7 +79,8 @@ class Calico(nn.Module):
         self.config = config
         width, switches = config.language.width, config.ablation
         self.trunk = Trunk(config.trunk) if config.trunk else None
-        # In a list, so that it is no weight of ours: never saved, learned, counted or quantised.
+        # In a list, so that PyTorch does not register it: the trunk is never saved, trained,
+        # counted or quantised with the model.
         self._photo_trunk: list[PhotoTrunk] = []
         self.eva = build_eva(config.eva)
         self.dino = build_dino(config.dino) if switches.use_dino else None
@@ -124,11 +131,15 @@ class Calico(nn.Module):
 
     @property
     def add_ons(self) -> tuple[str, ...]:
-        """Names of the add-ons it has."""
+        """Names of the add-ons that the model has, in the order of `ADD_ONS`."""
         return tuple(name for name in ADD_ONS if getattr(self, name) is not None)
 
     def add_on(self, names: Collection[str]) -> None:
-        """Adds those of `ADD_ONS` named; they serve annotators and leave the rest as it is."""
+        """Adds untrained add-ons; they serve annotators and leave the rest of the model as it is.
+
+        Args:
+            names: some of `ADD_ONS`.
+        """
         device = self.mask_decoder.mask_decoder.iou_token.weight.device
         if "dense_head" in names:
             self.dense_head = DenseHead(self.config).to(device)
@@ -150,13 +161,13 @@ class Calico(nn.Module):
 
     @property
     def injects(self) -> bool:
-        """Whether any CAM exists; none without Q-Former, nor without both CEM and guidance."""
+        """Whether the model has CAMs: they need a Q-Former, and CEM or guidance."""
         switches = self.config.ablation
         has_source = switches.use_cem or switches.use_cam_guidance
         return switches.inject and switches.use_qformer and has_source
 
     def initialise(self) -> None:
-        """Starts every weight for training from scratch; CEM, CAMs and LoRA change nothing yet."""
+        """Initialises every weight for training from scratch; CEM, CAMs and LoRA start silent."""
         initialise_from_scratch(self)
         for name, parameter in self.named_parameters():
             if ".lora_B." in name:
@@ -169,7 +180,7 @@ class Calico(nn.Module):
     # --- images -----------------------------------------------------------------------------
 
     def encode(self, pixels: Pixels) -> ImageFeatures:
-        """Runs the three encoders once on M images (equations 2, 4 and 5)."""
+        """Runs the three encoders, and the photo trunk, on M images (equations 2, 4 and 5)."""
         if self.trunk is not None:
             maps = self.trunk(pixels.square)
             eva_input, dino_input, sam_input = maps[-1], maps[-1], maps[-2]
@@ -194,14 +205,14 @@ class Calico(nn.Module):
     def encode_photos(
         self, images: Sequence[Tensor], cells: int | None = None
     ) -> tuple[Tensor, ...]:
-        """Runs the photo trunk; its weights are read when they are first needed.
+        """Runs the photo trunk; its weights are read from disk at the first call.
 
         Args:
-            images: M of (3, h_i, w_i), see `Pixels.photo`; none gives no maps.
-            cells: side of the finest maps; None for the one of the configuration.
+            images: M images (3, h_i, w_i), see `Pixels.photo`.
+            cells: side of the finest maps; None for the side of the configuration.
 
         Returns:
-            See `ImageFeatures.photo`.
+            The four maps of `ImageFeatures.photo`; an empty tuple without images.
         """
         if not images:
             return ()
@@ -211,18 +222,18 @@ class Calico(nn.Module):
             self._photo_trunk.append(load_photo_trunk(kind, weights_file(kind)))
         trunk = self._photo_trunk[0].to(images[0].device)
         cells = cells or self.config.photo_trunk.side // 4
-        each = [trunk(x[None].contiguous(memory_format=torch.channels_last)) for x in images]
+        outputs = [trunk(x[None].contiguous(memory_format=torch.channels_last)) for x in images]
         return tuple(
-            torch.cat([whole_map(one, cells >> level) for one in maps]).bfloat16()
-            for level, maps in enumerate(zip(*each, strict=True))
+            torch.cat([whole_map(values, cells >> level) for values in maps]).bfloat16()
+            for level, maps in enumerate(zip(*outputs, strict=True))
         )
 
     def is_familiar(self, features: ImageFeatures) -> bool:
-        """Whether the language model and the mask decoder know pictures of that kind."""
+        """Whether a group's images are like those the LLM and the mask decoder learned from."""
         return self.familiarity is None or self.familiarity.covers(features)
 
     def run_qformer(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Q(queries, tokens): (M, Q, D_q), (M, T, D_g) -> (M, Q, D_q)."""
+        """Runs the Q-Former: queries (M, Q, D_q) over tokens (M, T, D_g) -> (M, Q, D_q)."""
         return cast(
             Tensor,
             self.qformer(query_embeds=queries, encoder_hidden_states=tokens).last_hidden_state,
@@ -240,7 +251,7 @@ class Calico(nn.Module):
         return cast(Tensor, self.image_projection(pooled.transpose(1, 2)))
 
     def correspondence(self, features: ImageFeatures) -> Tensor | None:
-        """Returns X'_global (M, T_g, D_g) for the CAMs; None when CAMs inject without images."""
+        """Returns X'_global (M, T_g, D_g) for the CAMs; None where the CAMs read no images."""
         switches = self.config.ablation
         if not self.injects or not switches.use_cem:
             return None
@@ -251,7 +262,7 @@ class Calico(nn.Module):
     # --- language ---------------------------------------------------------------------------
 
     def embed(self, conversations: Conversations, rows: Tensor) -> Tensor:
-        """Returns (B, T, D) input embeddings with the image rows in their places."""
+        """Returns (B, T, D) input embeddings, the (M, Q, D) image rows in their slots."""
         embeddings = self.language.model.embed_tokens(conversations.input_ids)
         offsets = torch.arange(rows.shape[1], device=rows.device)
         where = (conversations.image_row[:, None], conversations.image_column[:, None] + offsets)
@@ -265,24 +276,24 @@ class Calico(nn.Module):
         embeddings: Tensor,
         conversations: Conversations,
         correspondence: Tensor | None,
-        layouts: tuple[Layout, Layout],
+        layouts: tuple[RowLayout, RowLayout],
         cache: DynamicCache | None = None,
     ) -> Tensor:
         """Runs all LLM layers over whole conversations, CAMs included.
 
         Args:
             embeddings: (B, T, D) from `embed`.
-            conversations: their slots and guidance.
+            conversations: give the image slots and the guidance positions.
             correspondence: (M, T_g, D_g) X'_global or None.
-            layouts: which rows to compute below the first CAM, and from it on.
-            cache: filled with keys and values of all (B, T) positions when given.
+            layouts: rows to compute in the layers below the first CAM, and in the others.
+            cache: if given, filled with keys and values of all (B, T) positions.
 
         Returns:
-            (B, T, D) final hidden states after the last norm; of no meaning at padding.
+            (B, T, D) hidden states after the last norm; meaningless at padding.
         """
         layout, above = layouts
         hidden = layout.rows(embeddings)
-        for layers, cam in self._zones():
+        for layers, cam in self._layer_ranges():
             if cam is not None:
                 hidden, layout = above.rows(layout.positions(hidden)), above
                 hidden = self._inject(cam, hidden, conversations, correspondence, layout)
@@ -291,8 +302,8 @@ class Calico(nn.Module):
                 unpack(cache, layers, layout)
         return layout.positions(cast(Tensor, self.language.model.norm(hidden)))
 
-    def _zones(self) -> list[tuple[range, nn.Module | None]]:
-        """The LLM's layers, cut before each layer whose input a CAM changes."""
+    def _layer_ranges(self) -> list[tuple[range, nn.Module | None]]:
+        """Consecutive LLM layers, each range with the CAM that changes its input, if any."""
         starts = (0, *self.config.cam_layers[: len(self.cams)])
         ends = (*starts[1:], self.config.language.layers)
         return list(zip(map(range, starts, ends), (None, *self.cams), strict=True))
@@ -303,8 +314,9 @@ class Calico(nn.Module):
         hidden: Tensor,
         conversations: Conversations,
         correspondence: Tensor | None,
-        layout: Layout,
+        layout: RowLayout,
     ) -> Tensor:
+        """Adds a CAM's output to the image rows of the hidden states (equation 9)."""
         row, column = conversations.image_row, conversations.image_column
         guidance = conversations.guidance[row]  # (R,)
         last = hidden.flatten(0, 1)[layout.node[row, guidance]]  # (R, D) t_last
@@ -322,7 +334,11 @@ class Calico(nn.Module):
     def forward(
         self, features: ImageFeatures, conversations: Conversations
     ) -> tuple[Tensor, Tensor]:
-        """Teacher-forced pass: returns (B, T, D) hidden states and (B, T, V) next-token logits."""
+        """Teacher-forced pass over right-padded conversations.
+
+        Returns:
+            Hidden states (B, T, D) and next-token logits (B, T, V).
+        """
         layout = padded(conversations)
         hidden = self.prefill(
             self.embed(conversations, self.image_rows(features)),
@@ -335,7 +351,16 @@ class Calico(nn.Module):
     def segment(
         self, features: ImageFeatures, states: Tensor, image_feature: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Turns (K, D) hidden states before [SEG] into (K, L, L) logits and (K,) predicted IoU."""
+        """Decodes the masks of [SEG] tokens.
+
+        Args:
+            features: of M images.
+            states: (K, D) hidden states before each [SEG].
+            image_feature: (K,) int64, the image of each mask.
+
+        Returns:
+            Mask logits (K, L, L) and predicted IoU (K,).
+        """
         sparse = self.segmentation_projection(states)[:, None]  # (K, 1, C)
         logits, iou = self.mask_decoder(features.mask, image_feature, sparse)
         return logits[:, 0], iou[:, 0]
@@ -350,21 +375,21 @@ class Calico(nn.Module):
         *,
         seg: int,
         end: int,
-        held_back: Sequence[int] = (),
+        penalised: Sequence[int] = (),
     ) -> Generated:
         """Answers B left-padded prompts greedily; CAMs act in the prefill only.
 
-        What prompts begin with in common is computed once: system prompt, images and wording in
-        the layers below the first CAM, all before the first image in the others.
+        The common beginning of the prompts is computed once: in the layers below the first CAM the
+        system prompt, the images and the common wording; in the others all before the first image.
 
         Args:
             features: of M images.
             conversations: prompts without answers, padded on the left.
             seg, end: ids of [SEG] and of the end of turn.
-            held_back: ids that must win by the configuration's `empty_margin`.
+            penalised: ids whose logits lose the configuration's `empty_margin`.
         """
         bias = torch.zeros(self.config.language.vocab_size, device=conversations.input_ids.device)
-        bias[list(held_back)] = -self.config.empty_margin
+        bias[list(penalised)] = -self.config.empty_margin
         cache = DynamicCache()
         hidden = self.prefill(
             self.embed(conversations, self.image_rows(features)),

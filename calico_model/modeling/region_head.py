@@ -1,9 +1,9 @@
-"""What a region looks like in cached features, and which words that goes with.
+"""Descriptors of regions from cached features, and the head that names them.
 
 Legend: n regions, M images, L logit side, d width of a descriptor, D the LLM's width.
-A descriptor reads frozen encoders only, so it holds for every adapter of the same base. The head
-turns it into the space of the LLM's output words, where a label is the words it is made of: names
-condition the classes (the idea of FISA's SEVE), and no list of labels is part of the weights.
+A descriptor reads frozen encoders only, so it is the same for every adapter of one base. The head
+maps it to the space of the LLM's output embeddings, where a label is the mean of its words: the
+names define the classes (the idea of FISA's SEVE), and no list of labels is part of the weights.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calico_model.config import CalicoConfig
-from calico_model.modeling.features import ImageFeatures
+from calico_model.modeling.features import ImageFeatures, as_grid
 
 OUTLINE = 8
 """Side of the thumbnail of a region's outline."""
 
-_AROUND = 16  # a ring of one sixteenth of the image's side is what is around a region
+_AROUND = 16  # the surroundings of a region are a ring, 1/16 of the image's side wide
 _PLACE = 10
-_FAR = 6.0  # deviations beyond which a number says no more
+_FAR = 6.0  # descriptors are clamped at this many deviations
 _HIDDEN = 256
 
 
 def describe_regions(features: ImageFeatures, image: Tensor, shares: Tensor) -> list[Tensor]:
-    """Pools what the frozen encoders say of regions, in blocks.
+    """Pools the frozen features inside and around regions, in blocks.
 
     Args:
         features: of M images.
@@ -33,51 +33,45 @@ def describe_regions(features: ImageFeatures, image: Tensor, shares: Tensor) -> 
         shares: (n, L, L) in [0, 1], share of each cell of the padded square inside the region.
 
     Returns:
-        Float blocks (n, d_b): semantic, global and SAM cells inside; the finer SAM cells inside
-        where there are any; global and SAM cells around; place and size; outline.
+        Float blocks (n, d_b): semantic, global and SAM cells inside; finer SAM cells inside, if the
+        features have them; global and SAM cells around; position and size; outline.
     """
     shares = shares.float()[:, None]  # (n, 1, L, L)
     side = shares.shape[-1]
     width = side // _AROUND
     around = functional.max_pool2d(shares, 2 * width + 1, 1, width) - shares
-    semantic, seen = as_grid(features.semantic_tokens), as_grid(features.global_tokens)
+    semantic, global_ = as_grid(features.semantic_tokens), as_grid(features.global_tokens)
     embedding = features.mask.embedding
-    inside = (semantic, seen, embedding, *features.mask.fine)
+    inside = (semantic, global_, embedding, *features.mask.fine)
     pooled = [_pool(cells, image, shares) for cells in inside]
-    pooled += [_pool(cells, image, around) for cells in (seen, embedding)]
-    places, outlines = zip(*(_frame(one[0]) for one in shares), strict=True)
+    pooled += [_pool(cells, image, around) for cells in (global_, embedding)]
+    places, outlines = zip(*(_frame(share[0]) for share in shares), strict=True)
     return [*pooled, torch.stack(places), torch.stack(outlines)]
 
 
 def descriptor_widths(config: CalicoConfig) -> tuple[int, ...]:
-    """Returns the width of each block of `describe_regions`."""
+    """Returns the width d_b of each block of `describe_regions`."""
     semantic = config.dino.width if config.ablation.use_dino else config.eva.width
-    seen, prompt = config.eva.width, config.mask.prompt_width
+    global_, prompt = config.eva.width, config.mask.prompt_width
     has_fine = config.mask.high_resolution and config.trunk is not None
     fine = (prompt // 4, prompt // 8) if has_fine else ()
-    return (semantic, seen, prompt, *fine, seen, prompt, _PLACE, OUTLINE**2)
-
-
-def as_grid(tokens: Tensor) -> Tensor:
-    """(M, T, D) tokens, perhaps behind a class token, as (M, D, g, g)."""
-    side = int(tokens.shape[1] ** 0.5)
-    return tokens[:, -side * side :].transpose(1, 2).reshape(len(tokens), -1, side, side)
+    return (semantic, global_, prompt, *fine, global_, prompt, _PLACE, OUTLINE**2)
 
 
 def _pool(cells: Tensor, image: Tensor, shares: Tensor) -> Tensor:
-    """Means of (M, D, g, g) cells, weighed by (n, 1, L, L) shares: (n, D)."""
+    """Means of (M, D, g, g) cells, weighted by (n, 1, L, L) shares: (n, D)."""
     weights = functional.adaptive_avg_pool2d(shares, cells.shape[-1])[:, 0].flatten(1)
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
-    # One image after the other: many regions share one, and its cells are not copied for each.
-    found = weights.new_zeros(len(image), cells.shape[1])
+    # One image after the other: its cells are not copied for each of its many regions.
+    means = weights.new_zeros(len(image), cells.shape[1])
     for k in sorted(set(image.tolist())):
         here = image == k
-        found[here] = weights[here] @ cells[k].flatten(1).T.float()
-    return found
+        means[here] = weights[here] @ cells[k].flatten(1).T.float()
+    return means
 
 
 def _frame(shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Where (L, L) shares lie, and a thumbnail of their outline."""
+    """Position and size (10,) of (L, L) shares, and a thumbnail of their outline (64,)."""
     side = len(shares)
     is_on = shares >= min(0.5, float(shares.max()))
     rows, columns = is_on.any(1).nonzero()[:, 0], is_on.any(0).nonzero()[:, 0]
@@ -100,10 +94,12 @@ def _frame(shares: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class RegionHead(nn.Module):
-    """Which words go with a region: one hidden layer; fitted by `calico fit-names`.
+    """Maps descriptors of regions to word embeddings, with one hidden layer.
+
+    `calico fit-names` fits it.
 
     Attributes:
-        centre, spread: (d,) of the descriptors it was fitted on.
+        centre, spread: (d,) mean and deviation of the descriptors it was fitted on.
     """
 
     centre: Tensor
@@ -121,20 +117,20 @@ class RegionHead(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Zeroes the last layer: every label is as likely as any other."""
+        """Zeroes the last layer: all labels are equally likely."""
         nn.init.zeros_(self.word.weight)
         nn.init.zeros_(self.word.bias)
 
     def standardise(self, blocks: list[Tensor]) -> Tensor:
-        """Puts blocks of descriptors side by side in units of their spread: (n, d)."""
+        """Concatenates blocks of descriptors and standardises them: (n, d)."""
         return ((torch.cat(blocks, 1) - self.centre) / self.spread).clamp(-_FAR, _FAR)
 
     def forward(self, standardised: Tensor, words: Tensor) -> Tensor:
-        """Scores labels by their words.
+        """Scores labels by their word embeddings.
 
         Args:
             standardised: (n, d) from `standardise`.
-            words: (C, D) unit-length words of C labels.
+            words: (C, D) unit-length embeddings of C labels.
 
         Returns:
             (n, C) logits.

@@ -1,1 +1,1 @@
-"""How weights are made: pre-training and online updates."""
+"""Training: one engine; pre-training, fine-tuning on records, add-ons, and the online update."""

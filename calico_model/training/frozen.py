@@ -1,7 +1,7 @@
-"""The encoders do not learn here: what they say of an image is a constant.
+"""Features of frozen encoders: constants of an image, computed once and kept.
 
-Legend: M images. An image is always encoded alone and rounded to bfloat16, so that training from
-kept features and from fresh ones is the same to the bit.
+An image is always encoded alone and rounded to bfloat16, so that training from kept features and
+from fresh ones is the same to the bit. Legend: M images.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from calico_model.data.groups import GroupSet
 from calico_model.errors import InvalidRecordError
 from calico_model.inference.feature_store import FeatureStore, file_key
 from calico_model.inference.images import to_pixels
-from calico_model.modeling.features import ImageFeatures, concatenate
-from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.features import ImageFeatures, Pixels, concatenate
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
 
@@ -52,18 +51,18 @@ def rounded(features: ImageFeatures, dtype: torch.dtype) -> ImageFeatures:
         MaskFeatures(
             features.mask.embedding.to(dtype), tuple(fine.to(dtype) for fine in features.mask.fine)
         ),
-        tuple(one.to(dtype) for one in features.photo),
+        tuple(level.to(dtype) for level in features.photo),
     )
 
 
 def freeze(model: Calico) -> None:
-    """Puts every module into evaluation mode but the language model, whose LoRA has dropout."""
+    """Sets evaluation mode, but training mode of the language model, whose LoRA has dropout."""
     model.eval()
     model.language.train()
 
 
 def encoder_fingerprint(model: Calico) -> str:
-    """Returns a hash of all that decides an image's features: weights, sizes, image libraries."""
+    """Returns a hash of what an image's features depend on: weights, sizes, image libraries."""
     config = model.config
     digest = sha256(f"{cv2.__version__} {pillow_version} {config.image_size}".encode())
     digest.update(f"{config.trunk} {config.eva} {config.dino} {config.mask}".encode())
@@ -100,12 +99,12 @@ def fill(
     keys: ImageKeys,
     *,
     share: tuple[int, int] = (0, 1),
-    on_image: Callable[[int, int], None] = lambda done, total: None,
+    on_image: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
     """Encodes the images of a data set that the store does not hold yet.
 
     Args:
-        store: gets them.
+        store: gets the features.
         model: on its device, encoders in evaluation mode.
         folder: the records.
         keys: of its images.
@@ -119,16 +118,16 @@ def fill(
     every = dict.fromkeys(i for group in range(len(folder)) for i in folder.image_ids(group))
     different = list({keys[i]: i for i in every}.values())
     missing = [i for i in different if keys[i] not in store]
-    # Dealt out before looking what is there: another process may be writing its part already.
-    mine = [i for i in different[share[0] :: share[1]] if keys[i] not in store]
-    if not mine:
+    # Shared out before the store is searched: another process may be writing its part already.
+    assigned = [i for i in different[share[0] :: share[1]] if keys[i] not in store]
+    if not assigned:
         return
     device = next(model.parameters()).device
-    first = _encode_file(model, folder, mine[0], device)
+    first = _encode_file(model, folder, assigned[0], device)
     store.reserve(len(missing), first.nbytes + _HEADER_BYTES)
-    for done, image_id in enumerate(mine, start=1):
+    for done, image_id in enumerate(assigned, start=1):
         store.put(keys[image_id], _encode_file(model, folder, image_id, device))
-        on_image(done, len(mine))
+        on_image(done, len(assigned))
 
 
 def _encode_file(

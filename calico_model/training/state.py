@@ -1,4 +1,4 @@
-"""The resumable state of a fine-tuning on disk: what learned, AdamW's moments, and where it is.
+"""The resumable state of a training on disk: what learned, AdamW's moments, and where it is.
 
 `state/newest.json` names the folder of the newest state and the hash of its tensors. A state is
 written whole into a folder of its own before the name changes, so a kill or a full disk at any
@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import file_digest
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.staging import recover, replace_text, staged_folder
 
 _NEWEST, _TENSORS = "newest.json", "state.safetensors"
+_WEIGHT, _MOMENTS = "weight", ("exp_avg", "exp_avg_sq", "step")
+
+TensorName = Callable[[str, str], str]
+""""weight", or a moment of AdamW, and a parameter's name -> name of the tensor in a state."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class StateFolder:
             recipe, name = dict(newest["recipe"]), str(newest["folder"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{where}: not a readable state: {error!r}") from error
-        self._check_recipe(recipe)
+        check_same(recipe, self._recipe)
         recover(self._folder / name)
         tensors_path = self._folder / name / _TENSORS
         where = f"{self._folder.name}/{name}/{_TENSORS}"
@@ -107,18 +113,84 @@ class StateFolder:
             raise CheckpointError(f"{where}: not a readable state: {error}") from error
         return position, tensors
 
-    def _check_recipe(self, before: dict[str, object]) -> None:
-        for name, value in self._recipe.items():
-            if before.get(name) != value:
-                raise InvalidConfigError(
-                    f"{name}: the run was started with {before.get(name)!r}, got {value!r}; "
-                    "choose another output folder"
-                )
-
     def _sweep(self, kept: str) -> None:
         for old in (*self._folder.glob("step-*"), *self._folder.glob(".step-*")):
             if old.name != kept:
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def check_same(before: Mapping[str, object], now: Mapping[str, object]) -> None:
+    """Checks that a state was made by the recipe that goes on from it.
+
+    Raises:
+        InvalidConfigError: it was not; names the first difference.
+    """
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise InvalidConfigError(
+                f"{name}: the run was started with {before.get(name)!r}, got {value!r}; "
+                "choose another output folder"
+            )
+
+
+def gather_state(
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, name_of: TensorName
+) -> dict[str, Tensor]:
+    """Returns parameters and AdamW's moments as whole tensors; every process must ask."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        tensors[name_of(_WEIGHT, name)] = gather(parameter)
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            tensors[name_of(moment, name)] = gather(value)
+    return tensors
+
+
+def restore_state(
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    name_of: TensorName,
+) -> None:
+    """Puts what `gather_state` returned back into parameters and optimiser.
+
+    Raises:
+        CheckpointError: a parameter is missing or has another shape.
+    """
+    for name, parameter in parameters.items():
+        weight = tensors.get(name_of(_WEIGHT, name))
+        if weight is None or weight.shape != parameter.shape:
+            raise CheckpointError(f"state: {name}: expected shape {tuple(parameter.shape)}")
+        _copy_whole(parameter, weight)
+        saved = {m: tensors[name_of(m, name)] for m in _MOMENTS if name_of(m, name) in tensors}
+        if saved:
+            optimizer.state[parameter] = {
+                m: value if m == "step" else _divided_as(parameter, value)
+                for m, value in saved.items()
+            }
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Returns a copy of a tensor, divided or not, on the CPU; every process must ask."""
+    whole = tensor.detach()
+    if isinstance(whole, DTensor):
+        whole = whole.full_tensor()
+    return whole.cpu().clone(memory_format=torch.contiguous_format)
+
+
+@torch.no_grad()
+def _copy_whole(target: Tensor, value: Tensor) -> None:
+    """Copies a whole tensor into one that may be divided over processes."""
+    value = value.to(target.device, target.dtype)
+    if isinstance(target, DTensor):
+        value = distribute_tensor(value, target.device_mesh, target.placements)
+    target.copy_(value)
+
+
+def _divided_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """Returns a whole tensor divided, and placed, as a parameter is."""
+    divided = torch.empty_like(parameter, requires_grad=False)
+    _copy_whole(divided, value)
+    return divided
 
 
 def _sha256(path: Path) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from calico_model.config import AblationConfig
-from calico_model.data.casting import Split
+from calico_model.data.casting import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.training.pretraining.recipe import Stage
 
@@ -132,7 +132,7 @@ class TrialPlan:
     steps: int = 450
     scenes: int = 4000
     groups: int = 300
-    split: Split = Split.SEEN
+    split: SceneSplit = SceneSplit.SEEN
     start: Start = Start.SCRATCH
     pairs: int = 16
     masks: int = 32

@@ -16,12 +16,11 @@ import torch
 from calico_model.config import CalicoConfig
 from calico_model.data.pool import ScenePool
 from calico_model.inference.feature_store import FeatureStore
-from calico_model.modeling.features import ImageFeatures, concatenate
-from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.features import ImageFeatures, Pixels, concatenate
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.batches import TrainingBatch, batch_scenes, group_batch
 from calico_model.training.frozen import encoder_fingerprint, rounded
+from calico_model.training.pretraining.batches import TrainingBatch, batch_scenes, group_batch
 from calico_model.types import image_key
 from research.ablation.plan import TrialPlan
 
@@ -44,7 +43,7 @@ class SceneFeatures:
 
     @torch.inference_mode()
     def fill(
-        self, model: Calico, *, on_progress: Callable[[int], None] = lambda done: None
+        self, model: Calico, *, on_progress: Callable[[int], None] = lambda _done: None
     ) -> None:
         """Encodes the scenes whose features are missing.
 

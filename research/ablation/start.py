@@ -31,7 +31,7 @@ from calico_model.loading.checkpoints import read_tensors
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.correspondence import ContextAwareModule
 from calico_model.modeling.model import Calico
-from calico_model.training.batches import WHOLE, TrainingBatch
+from calico_model.training.pretraining.batches import WHOLE, TrainingBatch
 from research.ablation.plan import AblationRow, Start
 
 _VISION = ("trunk.", "eva.", "dino.", "sam_encoder.", "mask_decoder.")
@@ -142,7 +142,7 @@ def fit_dictionary(
     model: Calico,
     batches: Iterable[TrainingBatch],
     *,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda _done: None,
 ) -> PartDictionary:
     """Fits the entries to the prompts of finished weights by least squares.
 

@@ -16,12 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from calico_model.errors import InvalidRecordError
 from calico_model.evaluation import protocol, report
 from calico_model.evaluation.bootstrap import Estimate
-from calico_model.evaluation.outcome import HEADLINE, MODES, Report
+from calico_model.evaluation.outcome import HEADLINE, MODES, EvaluationReport
 from calico_model.loading.checkpoints import save_model
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
 from calico_model.training.curves import CurveLog
-from calico_model.training.pretraining.objective import TrainingObjective, Weights
+from calico_model.training.pretraining.objective import LossWeights, PretrainingObjective
 from calico_model.training.pretraining.run import use_plain_attention
 from calico_model.types import LabeledGroup
 from research.ablation.plan import AblationRow, TrialPlan
@@ -76,7 +76,7 @@ def run_trial(
     material: Material,
     folder: Path,
     *,
-    on_progress: Callable[[str, int], None] = lambda doing, done: None,
+    on_progress: Callable[[str, int], None] = lambda _doing, _done: None,
 ) -> TrialOutcome:
     """Trains and judges one row.
 
@@ -119,14 +119,14 @@ def train_row(
     material: Material,
     *,
     curve: CurveLog | None = None,
-    on_step: Callable[[int], None] = lambda done: None,
+    on_step: Callable[[int], None] = lambda _done: None,
 ) -> None:
     """Trains a model from `build_row` in place.
 
     The model stays in evaluation mode: no part that learns has dropout, and no frozen part runs.
     """
     stage = plan.stage
-    objective = TrainingObjective(model, Weights(0.0, _PROMPT, _PRESENCE, stage.mask_weight))
+    objective = PretrainingObjective(model, LossWeights(0.0, _PROMPT, _PRESENCE, stage.mask_weight))
     initialise_by_name(objective.presence, seed)
     with torch.no_grad():
         objective.part_prompts.weight.copy_(material.dictionary.parts)
@@ -204,7 +204,7 @@ def _read_estimate(document: dict[str, Any]) -> Estimate:
     return Estimate(float(document["value"]), copies, int(document["n"]))
 
 
-def _headline(judged: Report) -> dict[str, dict[str, Estimate]]:
+def _headline(judged: EvaluationReport) -> dict[str, dict[str, Estimate]]:
     return {
         mode: {
             name: _with_copies(judged.resampled[mode][name], judged.resamples) for name in HEADLINE

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.waiting import progress_bar
+from backend.cli.progress import progress_bar
 from backend.label_studio import brush
 from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
 from calico_model.types import BoolMask, RegionKind

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from backend.cli.waiting import progress_bar
+from backend.cli.progress import progress_bar
 from research.bench.server import running_server
 from research.label_studio.sample import (
     JsonObject,

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from backend.cli.options import DeviceOption, WeightsOption
+from backend.cli.progress import training_bar
 from backend.cli.trainer import find_base_groups
-from backend.cli.waiting import training_bar
-from backend.cli.weights import DeviceOption, WeightsOption
 from backend.learning.schedule import RunState
 from backend.settings import Settings, load_settings
 from backend.storage.store import open_store
@@ -126,11 +126,11 @@ def _updater(
     from backend.learning.updater import OnlineUpdater
     from calico_model.loading.checkpoints import fingerprint
     from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
-    from calico_model.training.online.update import FinetunePlan
+    from calico_model.training.online.update import UpdatePlan
 
     weights = settings.weights or DEFAULT_WEIGHTS
     # The proof is of the gate: it must not depend on how busy this machine is.
-    plan = FinetunePlan(seconds=_ALL_STEPS_S if seconds is None else seconds)
+    plan = UpdatePlan(seconds=_ALL_STEPS_S if seconds is None else seconds)
     return OnlineUpdater(
         load_predictor(weights, device=settings.device, threads=settings.trainer_threads),
         fingerprint(weights),

@@ -28,8 +28,8 @@ from backend.learning.training_runs import RunRepository
 from backend.storage.store import Store
 from backend.storage.versions import Versions
 from backend.types import Task
-from calico_model.data.drawn_groups import DrawnGroups
-from calico_model.data.synthetic import Split
+from calico_model.data.opening import DrawnGroups
+from calico_model.data.synthetic import SceneSplit
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, PartMask
 from research.label_studio.sample import REPEATER_CONFIG, annotation_body, deletion_body
 
@@ -146,7 +146,7 @@ class _Project:
         self._session = TrainingSession(
             repository, derivation, None, self._versions, self._runs, updater
         )
-        self._groups = DrawnGroups(Split.UNSEEN_DOMAIN, 10_000, seed, _PAIRS)
+        self._groups = DrawnGroups(SceneSplit.UNSEEN_DOMAIN, 10_000, seed, _PAIRS)
         self._annotations = 0
 
     def draw(self, skipped: int, count: int) -> dict[int, LabeledGroup]:

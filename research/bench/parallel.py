@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.waiting import progress_bar
+from backend.cli.progress import progress_bar
 from backend.errors import BackendError
 from calico_model.training.supervised.recipe import Sharding
 

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.cli.labeled_data import open_coco
-from backend.cli.waiting import training_bar
-from backend.cli.weights import DeviceOption, WeightsOption
+from backend.cli.options import DeviceOption, WeightsOption
+from backend.cli.progress import training_bar
 from calico_model.data.coco_parts import ANNOTATIONS_FILE, write_coco
 from calico_model.errors import InvalidConfigError
 from calico_model.types import LabeledGroup, RegionKind

@@ -17,10 +17,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.waiting import training_bar
+from backend.cli.progress import training_bar
 from backend.errors import BackendError
-from calico_model.data.drawn_groups import DrawnGroups
-from calico_model.data.synthetic import Split
+from calico_model.data.opening import DrawnGroups
+from calico_model.data.synthetic import SceneSplit
 from calico_model.types import LabeledGroup, RegionKind
 from research.bench.server import BenchError, BenchServer
 from research.bench.webhook import measure_webhook
@@ -110,8 +110,8 @@ def bench_training(
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     groups = round(3 * seconds / max(pause, 0.05)) + _WARM_UP
-    reader_groups = DrawnGroups(Split.SEEN, groups, _SEED, (2, 2))
-    pupil_groups = DrawnGroups(Split.UNSEEN_DOMAIN, 40, _SEED, (2, 2))
+    reader_groups = DrawnGroups(SceneSplit.SEEN, groups, _SEED, (2, 2))
+    pupil_groups = DrawnGroups(SceneSplit.UNSEEN_DOMAIN, 40, _SEED, (2, 2))
     times = {name: _Times() for name in ("/predict", "/health", "/setup")}
     state = _TrainingState()
     with (

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.waiting import progress_bar
+from backend.cli.progress import progress_bar
 from calico_model.errors import InvalidConfigError
 from calico_model.staging import replace_text, staged_file
 from calico_model.types import MAX_GROUP_SIZE

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from calico_model.config import CalicoConfig
-from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.features import Pixels
 from calico_model.modeling.model import Calico
 
 TOKENS = 576

@@ -19,10 +19,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from calico_model.config import CalicoConfig
-from calico_model.modeling.features import ImageFeatures, concatenate
-from calico_model.modeling.inputs import Conversations, Pixels
-from calico_model.modeling.language import run_layers, step
-from calico_model.modeling.layout import packed
+from calico_model.modeling.features import ImageFeatures, Pixels, concatenate
+from calico_model.modeling.language import Conversations, packed, run_layers, step
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from research.cost.counter import count_stages

@@ -17,7 +17,7 @@ from calico_model import presets, prompts
 from calico_model.config import CalicoConfig
 from calico_model.data.collate import Turn, collate_prompts
 from calico_model.errors import InvalidConfigError
-from calico_model.modeling.inputs import Conversations
+from calico_model.modeling.language import Conversations
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.pretraining.lexicon import small_tokenizer

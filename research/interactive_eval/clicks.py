@@ -1,6 +1,6 @@
 """NoC@85 with the model in the loop: clicks until a mask is right, from scratch or from a proposal.
 
-The simulated annotator of evaluation/clicks.py clicks in the middle of the largest error. All
+The simulated annotator of evaluation/annotator.py clicks in the middle of the largest error. All
 clicks so far and the mask before them go to `Assistant.refine`. From scratch nothing is drawn, but
 as in the product the model has predicted the group, and a first click may select a predicted part;
 the table shows how many clicks that saves.
@@ -14,9 +14,9 @@ from functools import partial
 
 import numpy as np
 
-from calico_model.data.synthetic import Split
-from calico_model.evaluation import clicks
-from calico_model.evaluation.clicks import Click as Correction
+from calico_model.data.synthetic import SceneSplit
+from calico_model.evaluation import annotator
+from calico_model.evaluation.annotator import SimulatedClick
 from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, RegionKind
@@ -36,7 +36,7 @@ class ModelRepair:
     group_prediction: GroupPrediction | None = None
     clicks: list[Click] = field(default_factory=list)
 
-    def __call__(self, mask: BoolMask, click: Correction) -> BoolMask:
+    def __call__(self, mask: BoolMask, click: SimulatedClick) -> BoolMask:
         """Returns the mask after one more click."""
         self.clicks.append(Click(click.column + 0.5, click.row + 0.5, click.is_positive))
         previous = mask if mask.any() else None
@@ -75,7 +75,7 @@ def curves_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Curves]:
         for part, start in zip(regions, proposed, strict=True):
             repair = partial(ModelRepair, subject, labeled.group, index)
             empty = np.zeros(size_hw, np.bool_)
-            curve = partial(clicks.click_curve, truth=part.mask, until=TARGET)
+            curve = partial(annotator.click_curve, truth=part.mask, until=TARGET)
             scratch = curve(empty, repair=repair(group_prediction=prediction))
             yield Curves(
                 part.kind is not RegionKind.COMMON_OBJECT,
@@ -105,13 +105,13 @@ def _proposed(
 
 def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
     regions: list[Curves] = []
-    groups = subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE)
+    groups = subject.draw(SceneSplit.SEEN, subject.groups, _GROUP_SIZE)
     for done, labeled in enumerate(groups, start=1):
         regions.extend(curves_of(subject, labeled))
         on_step(done)
-    scratch = [clicks.clicks_to(TARGET, curves.scratch) for curves in regions]
-    unseen = [clicks.clicks_to(TARGET, curves.unseen) for curves in regions]
-    corrected = [clicks.clicks_to(TARGET, curves.preannotated) for curves in regions]
+    scratch = [annotator.clicks_to(TARGET, curves.scratch) for curves in regions]
+    unseen = [annotator.clicks_to(TARGET, curves.unseen) for curves in regions]
+    corrected = [annotator.clicks_to(TARGET, curves.preannotated) for curves in regions]
     rows = [
         TableRow("clicks to IoU 0.85, from scratch", _shown(scratch), "median <= 2.0"),
         TableRow("  without what it found by itself", _shown(unseen)),
@@ -146,7 +146,7 @@ def _median(values: Iterable[float]) -> float:
 
 
 def _shown(counts: list[int]) -> str:
-    never = sum(count >= clicks.MAX_CLICKS for count in counts)
+    never = sum(count >= annotator.MAX_CLICKS for count in counts)
     return (
         f"median {_median(counts):.1f}, mean {np.mean(counts):.2f}, {never} of {len(counts)} never"
     )

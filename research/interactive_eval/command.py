@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backend.cli.waiting import progress_bar
-from calico_model.data.drawn_groups import DrawnGroups
-from calico_model.data.synthetic import Split
+from backend.cli.progress import progress_bar
+from calico_model.data.opening import DrawnGroups
+from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.types import LabeledGroup
 
@@ -53,10 +53,10 @@ def measure(
             raise InvalidConfigError(f"--only: expected one of {', '.join(KEYS)}, got {key!r}")
     predictor = load_predictor(weights or DEFAULT_WEIGHTS, device=device)
 
-    def draw(split: Split, count: int, size: int) -> Sequence[LabeledGroup]:
+    def draw(split: SceneSplit, count: int, size: int) -> Sequence[LabeledGroup]:
         if given is None:
             return DrawnGroups(split, count, seed, (size, size))
-        return given[:count] if split is Split.SEEN else ()
+        return given[:count] if split is SceneSplit.SEEN else ()
 
     all_figures = (NAMING, CLICKS, EXEMPLAR, REPEATED, REFERRING)
     figures = all_figures if given is None else (CLICKS, EXEMPLAR)

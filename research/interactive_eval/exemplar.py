@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calico_model.data.synthetic import Split
+from calico_model.data.synthetic import SceneSplit
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, PartMask, RegionKind
 from research.interactive_eval.figure import Figure, FigureResult, OnStep, Subject, TableRow
@@ -80,8 +80,8 @@ def _iou(mask: BoolMask, true_mask: BoolMask | None) -> float:
 
 
 def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
-    splits = (Split.SEEN, Split.UNSEEN_DOMAIN)
-    transfers: dict[Split, list[Transferred]] = {split: [] for split in splits}
+    splits = (SceneSplit.SEEN, SceneSplit.UNSEEN_DOMAIN)
+    transfers: dict[SceneSplit, list[Transferred]] = {split: [] for split in splits}
     done = 0
     for split in splits:
         for labeled in subject.draw(split, subject.groups, GROUP_SIZE):
@@ -90,9 +90,13 @@ def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
             on_step(done)
     seen, unseen = (_means(transfers[split]) for split in splits)
     rows = (
-        TableRow("one part of 4 images, the other 3", _shown(transfers[Split.SEEN]), "IoU >= 60"),
+        TableRow(
+            "one part of 4 images, the other 3",
+            _shown(transfers[SceneSplit.SEEN]),
+            "IoU >= 60",
+        ),
         TableRow("  proposed without it", f"{seen[1]:.1f} IoU"),
-        TableRow("  unseen domain", _shown(transfers[Split.UNSEEN_DOMAIN])),
+        TableRow("  unseen domain", _shown(transfers[SceneSplit.UNSEEN_DOMAIN])),
         TableRow("  proposed without it", f"{unseen[1]:.1f} IoU", "20 points less"),
         TableRow("  absence noticed", _absence([t for split in splits for t in transfers[split]])),
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from calico_model.assistant import Assistant
-from calico_model.data.synthetic import Split
+from calico_model.data.synthetic import SceneSplit
 from calico_model.predictor import Predictor
 from calico_model.types import LabeledGroup
 
@@ -46,7 +46,7 @@ class Subject:
 
     predictor: Predictor
     assistant: Assistant
-    draw: Callable[[Split, int, int], Sequence[LabeledGroup]]
+    draw: Callable[[SceneSplit, int, int], Sequence[LabeledGroup]]
     groups: int
     seed: int
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from calico_model.data.catalogue import HELD_OUT_CATEGORIES, TRAINED_CATEGORIES, parts_of
-from calico_model.data.synthetic import Split
+from calico_model.data.synthetic import SceneSplit
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.naming.prototypes import Prototypes
@@ -28,7 +28,7 @@ ACCEPTED = 5
 REGIONS = 10_000
 """Number of random regions over which labels from outside the set are counted."""
 _GROUP_SIZE = 2
-_PROJECTS = (Split.UNSEEN_CATEGORY, Split.UNSEEN_DOMAIN)
+_PROJECTS = (SceneSplit.UNSEEN_CATEGORY, SceneSplit.UNSEEN_DOMAIN)
 _BATCH = 500
 _SET_SIZES = (1, 24)
 
@@ -144,14 +144,14 @@ def _given(tally: _Tally) -> str:
 def _seen(subject: Subject, advance: Callable[[], None]) -> _Tally:
     closed = ClosedSet(Vocabulary(names_of(TRAINED_CATEGORIES)), rejects=False)
     tally = _Tally()
-    for labeled in subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE):
+    for labeled in subject.draw(SceneSplit.SEEN, subject.groups, _GROUP_SIZE):
         group_prediction = subject.predictor.predict(labeled.group)
         _judge(subject, labeled, group_prediction, closed, closed, tally)
         advance()
     return tally
 
 
-def _project(subject: Subject, split: Split, advance: Callable[[], None]) -> _Tally:
+def _project(subject: Subject, split: SceneSplit, advance: Callable[[], None]) -> _Tally:
     """Accepts the first groups of a project, and names the regions of the others."""
     groups = subject.draw(split, ACCEPTED + subject.groups, _GROUP_SIZE)
     by_group = [true_regions(labeled) for labeled in groups]
@@ -205,7 +205,7 @@ def _outside(subject: Subject, advance: Callable[[], None]) -> Iterator[Named]:
     """Names random outlines with random closed sets; yields answers from outside the set."""
     rng = np.random.default_rng((subject.seed, 6))
     names = np.array(names_of((*TRAINED_CATEGORIES, *HELD_OUT_CATEGORIES)))
-    groups = subject.draw(Split.SEEN, REGIONS // _BATCH, _GROUP_SIZE)
+    groups = subject.draw(SceneSplit.SEEN, REGIONS // _BATCH, _GROUP_SIZE)
     accepted = Prototypes()
     for labeled in groups:
         chosen = rng.permutation(names)[: rng.integers(*_SET_SIZES, endpoint=True)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from calico_model.data.synthetic import Split
+from calico_model.data.synthetic import SceneSplit
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, PartMask, RegionKind
 from research.interactive_eval.figure import Figure, FigureResult, OnStep, Subject, TableRow
@@ -92,7 +92,9 @@ def _remembering(
 
 def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
     parts: list[Repeated] = []
-    for done, labeled in enumerate(subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE), start=1):
+    for done, labeled in enumerate(
+        subject.draw(SceneSplit.SEEN, subject.groups, _GROUP_SIZE), start=1
+    ):
         parts.extend(repeated_of(subject, labeled))
         on_step(done)
     large = [part for part in parts if part.smallest >= MIN_SHARE]

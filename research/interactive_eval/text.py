@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calico_model.data.synthetic import Split
-from calico_model.data.taxonomy import drawn_taxonomy
+from calico_model.data.opening import drawn_taxonomy
+from calico_model.data.synthetic import SceneSplit
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.interactive.text_request import read_request
 from calico_model.types import BoolMask, LabeledGroup, RegionKind
@@ -75,7 +75,9 @@ def _foreign(labeled: LabeledGroup, rng: np.random.Generator) -> list[str]:
 def _measure(subject: Subject, on_step: OnStep) -> FigureResult:
     requests: list[Sought] = []
     rng = np.random.default_rng((subject.seed, 5))
-    for done, labeled in enumerate(subject.draw(Split.SEEN, subject.groups, _GROUP_SIZE), start=1):
+    for done, labeled in enumerate(
+        subject.draw(SceneSplit.SEEN, subject.groups, _GROUP_SIZE), start=1
+    ):
         requests.extend(sought_in(subject, labeled, rng))
         on_step(done)
     there = [request for request in requests if request.is_there]

@@ -14,10 +14,11 @@ from datetime import datetime
 import msgspec
 
 from backend.errors import RequestError
+from backend.label_schema import LabelSchema
 from backend.label_studio.annotation import parse_annotated
 from backend.label_studio.result import render_region
 from backend.label_studio.wire import decode
-from backend.types import LabelSchema, Origin, Region
+from backend.types import Region, RegionOrigin
 from calico_model.types import PartMask, RegionKind
 
 JsonObject = dict[str, object]
@@ -72,7 +73,7 @@ class Drawn:
 
     id: str
     part: PartMask
-    origin: Origin
+    origin: RegionOrigin
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def _submitted(region: Drawn, schema: LabelSchema) -> list[JsonObject]:
         value = result["value"]
         if isinstance(value, dict) and isinstance(mask, dict):
             result["value"] = mask | value
-    if results and region.origin is Origin.MANUAL:
+    if results and region.origin is RegionOrigin.MANUAL:
         results[0].pop("score", None)
     return results
 

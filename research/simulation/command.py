@@ -17,12 +17,11 @@ from rich.table import Table
 
 from backend.cli.connect import PasswordOption, UserOption
 from backend.cli.labeled_data import CocoOption, ImagesOption, SidesOption, open_labeled
+from backend.cli.options import DeviceOption, WeightsOption
+from backend.cli.progress import training_bar
 from backend.cli.trainer import BASE_GROUPS
-from backend.cli.waiting import training_bar
-from backend.cli.weights import DeviceOption, WeightsOption
-from calico_model.data.drawn_groups import DrawnGroups
-from calico_model.data.opening import open_groups
-from calico_model.data.synthetic import Split
+from calico_model.data.opening import DrawnGroups, open_groups
+from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.types import LabeledGroup, RegionKind
 from research.label_studio.editor import SimulatedProject, open_config
@@ -50,8 +49,8 @@ def simulate(
     ] = "2",
     merge_sides: SidesOption = True,
     split: Annotated[
-        Split, typer.Option("--split", help="Without --dataset: which groups to draw.")
-    ] = Split.UNSEEN_DOMAIN,
+        SceneSplit, typer.Option("--split", help="Without --dataset: which groups to draw.")
+    ] = SceneSplit.UNSEEN_DOMAIN,
     corrections: Annotated[
         str,
         typer.Option(
@@ -173,18 +172,18 @@ def _in_process(
 ) -> Simulation:
     # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
     from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
-    from calico_model.training.online.update import FinetunePlan, Progress
+    from calico_model.training.online.update import UpdatePlan, UpdateProgress
     from research.simulation.in_process import InProcessLoop
 
     with training_bar("Encoding base groups") as show:
 
-        def on_step(progress: Progress) -> None:
+        def on_step(progress: UpdateProgress) -> None:
             show(f"learning, loss {progress.loss:.2f}", progress.step, progress.steps)
 
         loop = InProcessLoop(
             load_predictor(weights or DEFAULT_WEIGHTS, device=device),
             rehearsed,
-            FinetunePlan(seconds=seconds),
+            UpdatePlan(seconds=seconds),
             clock=time.perf_counter,
             on_progress=on_step,
         )
@@ -233,7 +232,7 @@ def read_points(text: str) -> tuple[int, ...]:
 
 
 def _domain(
-    given: Sequence[LabeledGroup] | None, split: Split, groups: int, seed: int
+    given: Sequence[LabeledGroup] | None, split: SceneSplit, groups: int, seed: int
 ) -> Sequence[LabeledGroup]:
     """Groups to learn from: drawn ones, or the first ones of a data set."""
     if given is None:
@@ -261,8 +260,8 @@ def base_groups(
         InvalidConfigError: the data set is too small.
     """
     if base is None:
-        drawn = DrawnGroups(Split.SEEN, measured, _BASE_SEED, _PAIRS)
-        return DrawnGroups(Split.SEEN, replay, _REPLAY_SEED, _PAIRS), drawn
+        drawn = DrawnGroups(SceneSplit.SEEN, measured, _BASE_SEED, _PAIRS)
+        return DrawnGroups(SceneSplit.SEEN, replay, _REPLAY_SEED, _PAIRS), drawn
     # The trainer chooses the groups it rehearses itself: none of them may be measured on.
     used = max(replay, BASE_GROUPS)
     groups = list(islice(open_groups(base), used + measured))

@@ -16,11 +16,11 @@ from calico_model.training.frozen import rounded
 from calico_model.training.online.dense_images import group_views, with_dense
 from calico_model.training.online.example import Example, example_of, make_example
 from calico_model.training.online.update import (
-    FinetunePlan,
-    Progress,
     Replay,
-    find_ground,
-    finetune,
+    UpdatePlan,
+    UpdateProgress,
+    find_update_domain,
+    update_adapter,
 )
 from calico_model.training.online.views import with_views
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
@@ -38,10 +38,10 @@ class InProcessLoop:
         self,
         predictor: Predictor,
         replay: Sequence[LabeledGroup],
-        plan: FinetunePlan,
+        plan: UpdatePlan,
         *,
         clock: Callable[[], float],
-        on_progress: Callable[[Progress], None] = lambda progress: None,
+        on_progress: Callable[[UpdateProgress], None] = lambda _progress: None,
     ) -> None:
         """Encodes the groups to rehearse.
 
@@ -81,7 +81,7 @@ class InProcessLoop:
             self._predictor.encode(group),
             group.sizes_hw,
             labeled.parts,
-            lessons=oracle_targets(labeled, prediction),
+            targets=oracle_targets(labeled, prediction),
             known=labeled.known,
         )
         self._new.append((example, group))
@@ -90,7 +90,7 @@ class InProcessLoop:
         """Makes one update with all new corrections; returns the seconds it took."""
         began = self._clock()
         known = [*self._new, *self._learned]
-        _, speaks = find_ground(
+        _, speaks = find_update_domain(
             self._predictor.adapters.model, [example for example, _ in known], self._base
         )
         views = self._plan.views_for(len(self._new)) if speaks else 0
@@ -98,7 +98,7 @@ class InProcessLoop:
             (with_views(example, group.images, views, self._encode), group)
             for example, group in self._new
         ]
-        update = finetune(
+        update = update_adapter(
             self._predictor.adapters,
             self._with_dense(spoken),
             Replay(self._with_dense(self._learned), self._base),

@@ -21,9 +21,15 @@ from backend.errors import BackendError
 from backend.label_studio.label_config import parse_label_config
 from backend.learning.schedule import RunState
 from backend.serving.jobs import content_key
-from backend.types import Origin, Region
-from calico_model.training.online.example import Supervision
-from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
+from backend.types import Region, RegionOrigin
+from calico_model.types import (
+    GroupPrediction,
+    ImageGroup,
+    LabeledGroup,
+    PartMask,
+    RegionKind,
+    Supervision,
+)
 from research.label_studio.editor import (
     Drawn,
     ShownPrediction,
@@ -90,7 +96,7 @@ class LiveLoop:
         project: SimulatedProject,
         *,
         clock: Callable[[], float] = time.monotonic,
-        on_training: Callable[[str, float], None] = lambda what, share: None,
+        on_training: Callable[[str, float], None] = lambda _what, _share: None,
         settle_s: float = 0.0,
     ) -> None:
         self._client, self._files, self._project = client, files, project
@@ -105,7 +111,7 @@ class LiveLoop:
         self.version = self._announced()
 
     def import_tasks(
-        self, groups: Iterable[LabeledGroup], *, on_task: Callable[[int], None] = lambda done: None
+        self, groups: Iterable[LabeledGroup], *, on_task: Callable[[int], None] = lambda _done: None
     ) -> None:
         """Writes the images of groups into the backend's folder; each group becomes a task."""
         for number, labeled in enumerate(groups, start=1):
@@ -284,11 +290,13 @@ def _annotation(
     for part in prediction.parts:
         edit = edited.get(id(part))
         if edit is None:
-            drawn.append(Drawn(regions[id(part)].id, part, Origin.PREDICTION))
+            drawn.append(Drawn(regions[id(part)].id, part, RegionOrigin.PREDICTION))
         elif edit.truth is not None:
             drawn.append(_edited(part, edit, regions[id(part)].id))
     added = [edit.truth for edit in edits if edit.before is None and edit.truth is not None]
-    drawn += [Drawn(f"added{number:04}", part, Origin.MANUAL) for number, part in enumerate(added)]
+    drawn += [
+        Drawn(f"added{number:04}", part, RegionOrigin.MANUAL) for number, part in enumerate(added)
+    ]
     return drawn
 
 
@@ -297,7 +305,7 @@ def _edited(part: PartMask, edit: Edit, region_id: str) -> Drawn:
     name = truth.label if Supervision.TEXT in edit.teaches else part.label
     mask = truth.mask if Supervision.MASK in edit.teaches else part.mask
     changed = edit.teaches & (Supervision.TEXT | Supervision.MASK)
-    origin = Origin.PREDICTION_CHANGED if changed else Origin.PREDICTION
+    origin = RegionOrigin.PREDICTION_CHANGED if changed else RegionOrigin.PREDICTION
     return Drawn(
         region_id, PartMask(part.image_index, part.kind, name, mask, score=part.score), origin
     )

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calico_model.evaluation.matching import hungarian, iou_matrix
-from calico_model.training.online.example import RegionTarget, Supervision
-from calico_model.types import GroupPrediction, LabeledGroup, PartMask, RegionKind
+from calico_model.training.online.example import RegionTarget
+from calico_model.types import GroupPrediction, LabeledGroup, PartMask, RegionKind, Supervision
 from calico_model.vocabulary import normalise
 
 _SAME_PLACE_IOU, _ACCEPTED_IOU = 0.5, 0.9

@@ -14,11 +14,11 @@ from typing import Protocol
 import numpy as np
 
 from calico_model.errors import InvalidConfigError
-from calico_model.evaluation.clicks import clicks_to, ideal_curve
+from calico_model.evaluation.annotator import clicks_to, ideal_curve
 from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.evaluation.metrics import IOU_THRESHOLD
 from calico_model.evaluation.protocol import evaluate
-from calico_model.evaluation.regions import Region, as_regions
+from calico_model.evaluation.regions import CroppedRegion, as_regions
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, RegionKind
 from calico_model.vocabulary import normalise
 from research.simulation.curve import Point, Simulation, sum_up
@@ -69,8 +69,8 @@ def simulate(
     *,
     points: Sequence[int] = POINTS,
     next_groups: int = 40,
-    on_point: Callable[[Point], None] = lambda point: None,
-    on_group: Callable[[str, int, int], None] = lambda what, done, total: None,
+    on_point: Callable[[Point], None] = lambda _point: None,
+    on_group: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> Simulation:
     """Corrects the groups of a domain in order and measures the model at given points.
 
@@ -107,7 +107,9 @@ def simulate(
     )
 
 
-def effort(predicted: Sequence[Region], truth: Sequence[Region], images: int) -> AnnotationEffort:
+def effort(
+    predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion], images: int
+) -> AnnotationEffort:
     """Counts the effort of turning predicted regions into the true ones.
 
     Args:
@@ -162,7 +164,7 @@ class _MeasuredLoop:
             )
         return prediction
 
-    def _count(self, predicted: Sequence[Region], truth: Sequence[Region]) -> None:
+    def _count(self, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]) -> None:
         """Counts the true and wrong regions of one image."""
         overlap = iou_matrix([p.mask for p in predicted], [t.mask for t in truth])
         fits = np.array(
@@ -178,7 +180,7 @@ class _MeasuredLoop:
         self.wrong += int((~fits.any(1)).sum())
 
 
-def _is_same(predicted: Region, truth: Region) -> bool:
+def _is_same(predicted: CroppedRegion, truth: CroppedRegion) -> bool:
     """Whether both have the same label and are both parts or both objects."""
     are_objects = {region.kind is RegionKind.COMMON_OBJECT for region in (predicted, truth)}
     return predicted.name == truth.name and len(are_objects) == 1
@@ -227,7 +229,9 @@ def _saved(spent: int, from_scratch: int) -> float:
     return 100 * (1 - spent / from_scratch) if from_scratch else 0.0
 
 
-def _image_effort(predicted: Sequence[Region], truth: Sequence[Region]) -> AnnotationEffort:
+def _image_effort(
+    predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
+) -> AnnotationEffort:
     """Effort for one image.
 
     A predicted region in the place of a true one is edited, or deleted and drawn anew if that takes

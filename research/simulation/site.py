@@ -12,7 +12,7 @@ import httpx
 
 from backend.errors import SettingsError
 from backend.settings import load_settings
-from calico_model.data.synthetic import Split, write_groups
+from calico_model.data.synthetic import SceneSplit, write_groups
 from research.bench.server import BenchServer, running_server
 
 PROJECT_ID = 4
@@ -100,7 +100,7 @@ def learning_server(
         folder = base.folder
         if folder is None and weights is not None and base.groups:
             folder = Path(scratch) / "base"
-            write_groups(folder, groups=base.groups, seed=base.seed, split=Split.SEEN)
+            write_groups(folder, groups=base.groups, seed=base.seed, split=SceneSplit.SEEN)
         if folder is not None:
             variables["CALICO_BASE_DATA"] = str(folder)
         with running_server(weights, **variables) as server:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
 from calico_model.evaluation.protocol import evaluate
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask
 
@@ -48,7 +48,7 @@ def main(groups: int = 60) -> None:
             labeled_group(
                 draw_group(
                     group_rng(Stream.EVALUATION, 7, index),
-                    split=Split.SEEN,
+                    split=SceneSplit.SEEN,
                     group_size=images,
                     size_px=size_px,
                 )

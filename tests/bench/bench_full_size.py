@@ -21,12 +21,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from backend.cli.waiting import peak_rss_mib
+from backend.cli.progress import peak_rss_mib
 from calico_model.data.collate import Turn, collate_prompts
-from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.generation import decode_greedily
-from calico_model.modeling.inputs import Conversations, Pixels
-from calico_model.modeling.layout import packed
+from calico_model.modeling.features import ImageFeatures, Pixels
+from calico_model.modeling.language import Conversations, decode_greedily, packed
 from calico_model.modeling.model import Calico
 from research.cost.workload import Workload, counted_preset, typical_workload
 

@@ -11,14 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli import command_tree
-from calico_model.data.synthetic import Split, write_groups
+from calico_model.data.synthetic import SceneSplit, write_groups
 
 pytestmark = pytest.mark.bench
 
 
 def test_two_processes_have_the_curve_of_one(tmp_path):
     sizes = {"group_sizes": (2, 3), "size_px": 64}
-    write_groups(tmp_path / "set", groups=24, seed=3, split=Split.SEEN, **sizes)
+    write_groups(tmp_path / "set", groups=24, seed=3, split=SceneSplit.SEEN, **sizes)
     arguments = ["bench", "parallel", "--data", str(tmp_path / "set")]
     output = CliRunner().invoke(command_tree(arguments), arguments, catch_exceptions=False).stdout
     print(output)

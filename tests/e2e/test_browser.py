@@ -9,10 +9,11 @@ from playwright.sync_api import Page
 
 from backend.cli.connect import Ends
 from backend.cli.demo import Demo
+from backend.label_schema import LabelSchema
 from backend.label_studio.event import read_annotation
 from backend.label_studio.label_config import parse_label_config
 from backend.storage.store import StoredEvent, open_store
-from backend.types import EventAction, LabelSchema, Prediction
+from backend.types import EventAction, StoredPrediction
 from calico_model.types import RegionKind
 from tests.e2e.editor import drawn_regions, open_task, select_region
 
@@ -31,7 +32,7 @@ def task_id(demo: Demo, ends: Ends) -> int:
     return int(str(max(tasks, key=lambda task: len(task["data"]["images"]))["id"]))  # type: ignore[index]
 
 
-def predicted(ends: Ends, task_id: int, schema: LabelSchema) -> Prediction:
+def predicted(ends: Ends, task_id: int, schema: LabelSchema) -> StoredPrediction:
     (prediction,) = ends.client.predictions(task_id, schema)
     assert prediction.regions, "the model said nothing about this group"
     return prediction

@@ -16,12 +16,14 @@ from playwright.sync_api import Page, Response
 from backend.cli.connect import Ends, connect_project
 from backend.cli.demo import Demo
 from backend.cli.demo_project import create_project, preannotate
+from backend.label_schema import LabelSchema
 from backend.label_studio.annotation import parse_regions
 from backend.label_studio.label_config import parse_label_config
-from backend.types import LabelSchema, Prediction, Region
-from calico_model.evaluation.clicks import next_click
+from backend.types import Region, StoredPrediction
+from calico_model.evaluation.annotator import next_click
 from calico_model.types import RegionKind
 from tests.e2e.editor import STORE, open_task, select_region
+from tests.e2e.studio_api import delete_project, export
 
 pytestmark = pytest.mark.e2e
 
@@ -47,7 +49,7 @@ class Clickable:
 
     project_id: int
     schema: LabelSchema
-    prediction: Prediction
+    prediction: StoredPrediction
     part: tuple[Region, ...]
 
 
@@ -62,10 +64,10 @@ def clickable(demo: Demo, ends: Ends) -> Iterator[Clickable]:
     (task,) = ends.client.raw_tasks(project_id)
     (prediction,) = ends.client.predictions(int(str(task["id"])), schema)
     yield Clickable(project_id, schema, prediction, surest_part(prediction, len(images)))
-    ends.client.delete_project(project_id)
+    delete_project(ends.client, project_id)
 
 
-def surest_part(prediction: Prediction, images: int) -> tuple[Region, ...]:
+def surest_part(prediction: StoredPrediction, images: int) -> tuple[Region, ...]:
     """The common part that is on every image, with the best least score."""
     parts: dict[str, dict[int, Region]] = {}
     for region in prediction.regions:
@@ -150,7 +152,7 @@ def submit(page: Page, ends: Ends, clickable: Clickable) -> list[_Result]:
     """Presses Submit; returns what Label Studio then has."""
     with page.expect_response(lambda answer: "/annotations" in answer.url and answer.ok):
         page.click("button[aria-label='Submit current annotation']")
-    (task,) = ends.client.export(clickable.project_id)
+    (task,) = export(ends.client, clickable.project_id)
     (annotation,) = cast("list[dict[str, list[_Result]]]", task["annotations"])
     return annotation["result"]
 

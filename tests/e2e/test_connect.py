@@ -17,11 +17,11 @@ from backend.cli.connect import Ends, connect_project
 from backend.cli.daemon import Daemon
 from backend.cli.demo import Demo
 from backend.cli.demo_project import LABEL_CONFIG
-from backend.cli.diagnosis import Finding, Level, examine
+from backend.cli.diagnosis import CheckResult, Level, examine
 from backend.errors import LabelStudioError
-from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.records import Project
+from backend.label_studio.client import LabelStudioClient, LabelStudioProject
 from backend.settings import Settings, load_settings
+from tests.e2e.studio_api import delete_project
 
 pytestmark = pytest.mark.e2e
 
@@ -30,11 +30,11 @@ PLAIN_CONFIG = '<View><Image name="image" value="$image"/></View>'
 
 
 @pytest.fixture
-def project(ends: Ends) -> Iterator[Project]:
+def project(ends: Ends) -> Iterator[LabelStudioProject]:
     """A project of its own, not connected yet."""
     project = ends.client.create_project("connect", CONFIG)
     yield project
-    ends.client.delete_project(project.id)
+    delete_project(ends.client, project.id)
 
 
 def settings_of(demo: Demo, ends: Ends, **overrides: object) -> Settings:
@@ -49,12 +49,14 @@ def settings_of(demo: Demo, ends: Ends, **overrides: object) -> Settings:
     return load_settings(**(given | overrides))
 
 
-def findings(settings: Settings, ends: Ends, project_id: int | None) -> dict[str, Finding]:
+def findings(settings: Settings, ends: Ends, project_id: int | None) -> dict[str, CheckResult]:
     found = examine(settings, ends.backend_url, project_id)
     return {finding.check.split(": ")[-1]: finding for finding in found}
 
 
-def test_one_webhook_with_credentials_however_often(ends: Ends, project: Project) -> None:
+def test_one_webhook_with_credentials_however_often(
+    ends: Ends, project: LabelStudioProject
+) -> None:
     for _ in range(2):
         connect_project(ends, project.id)
 
@@ -66,7 +68,7 @@ def test_one_webhook_with_credentials_however_often(ends: Ends, project: Project
 
 
 def test_the_webhook_label_studio_made_by_itself_gets_credentials(
-    ends: Ends, project: Project
+    ends: Ends, project: LabelStudioProject
 ) -> None:
     ends.client.add_ml_backend(
         project.id, ends.backend_url, title="by hand", credentials=ends.credentials
@@ -80,7 +82,7 @@ def test_the_webhook_label_studio_made_by_itself_gets_credentials(
     assert (hook.id, dict(hook.headers)) == (bare.id, ends.webhook_headers)
 
 
-def test_a_backend_that_moved_keeps_its_entry(ends: Ends, project: Project) -> None:
+def test_a_backend_that_moved_keeps_its_entry(ends: Ends, project: LabelStudioProject) -> None:
     connect_project(ends, project.id)
     (before,) = ends.client.ml_backends(project.id)
     moved = replace(ends, backend_url=ends.backend_url.replace("127.0.0.1", "localhost"))
@@ -92,7 +94,7 @@ def test_a_backend_that_moved_keeps_its_entry(ends: Ends, project: Project) -> N
     assert (after.id, after.url, hook.url) == (before.id, moved.backend_url, moved.webhook_url)
 
 
-def test_wrong_credentials_leave_nothing_behind(ends: Ends, project: Project) -> None:
+def test_wrong_credentials_leave_nothing_behind(ends: Ends, project: LabelStudioProject) -> None:
     wrong = replace(ends, credentials=("label-studio", "wrong"))
 
     with pytest.raises(LabelStudioError, match="refuses these credentials"):
@@ -101,7 +103,7 @@ def test_wrong_credentials_leave_nothing_behind(ends: Ends, project: Project) ->
     assert ends.client.webhooks(project.id) == ()
 
 
-def test_the_command_connects(demo: Demo, ends: Ends, project: Project) -> None:
+def test_the_command_connects(demo: Demo, ends: Ends, project: LabelStudioProject) -> None:
     assert ends.credentials is not None
     arguments = [
         "connect",
@@ -124,7 +126,7 @@ def test_doctor_finds_nothing_wrong_with_the_demo(demo: Demo, ends: Ends) -> Non
     )
 
 
-def test_doctor_misses_the_webhook(demo: Demo, ends: Ends, project: Project) -> None:
+def test_doctor_misses_the_webhook(demo: Demo, ends: Ends, project: LabelStudioProject) -> None:
     connect_project(ends, project.id)
     for hook in ends.client.webhooks(project.id):
         ends.client.remove_webhook(hook.id)
@@ -137,7 +139,7 @@ def test_doctor_misses_the_webhook(demo: Demo, ends: Ends, project: Project) -> 
 
 
 def test_doctor_sees_a_webhook_without_credentials(
-    demo: Demo, ends: Ends, project: Project
+    demo: Demo, ends: Ends, project: LabelStudioProject
 ) -> None:
     ends.client.add_webhook(project.id, ends.webhook_url)
 
@@ -149,7 +151,7 @@ def test_doctor_sees_a_webhook_without_credentials(
 def test_doctor_names_a_labeling_config_it_cannot_use(demo: Demo, ends: Ends) -> None:
     project = ends.client.create_project("plain", PLAIN_CONFIG)
     found = findings(settings_of(demo, ends), ends, project.id)
-    ends.client.delete_project(project.id)
+    delete_project(ends.client, project.id)
 
     assert found["backend"].found.endswith("is not registered")
     assert found["labeling"].level is Level.FAIL
@@ -157,7 +159,7 @@ def test_doctor_names_a_labeling_config_it_cannot_use(demo: Demo, ends: Ends) ->
 
 
 def test_doctor_names_an_image_the_backend_may_not_fetch(
-    demo: Demo, ends: Ends, project: Project
+    demo: Demo, ends: Ends, project: LabelStudioProject
 ) -> None:
     ends.client.import_tasks(project.id, [{"data": {"images": ["http://10.0.0.1/cat.png"]}}])
 

@@ -32,10 +32,11 @@ from backend.cli.label_studio_process import (
     start_label_studio,
 )
 from backend.label_studio.client import LabelStudioClient
-from backend.types import Prediction
+from backend.types import StoredPrediction
 from tests.e2e.conftest import VIEWPORT
 from tests.e2e.editor import drawn_regions, open_task
 from tests.e2e.generated_photos import cart_groups
+from tests.e2e.studio_api import update_project
 from tests.e2e.unseen_project import UnseenProject, create_project, create_unseen_project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -156,7 +157,7 @@ def wait(condition: Callable[[], Any]) -> Any:
     return found
 
 
-def newest(client: LabelStudioClient, project: UnseenProject, task_id: int) -> Prediction:
+def newest(client: LabelStudioClient, project: UnseenProject, task_id: int) -> StoredPrediction:
     return max(client.predictions(task_id, project.schema), key=lambda one: one.id or 0)
 
 
@@ -221,7 +222,7 @@ def test_five_corrections_make_the_next_task_better(
     # Its scores order the tasks: the least certain one comes next.
     waiting = wait(lambda: _pushed(client, project, first))
     assert client.project(project.id).model_version == first
-    client.update_project(project.id, sampling="Uncertainty sampling")
+    update_project(client, project.id, sampling="Uncertainty sampling")
     chosen = client.get(f"/api/projects/{project.id}/next")
     scores = {task: one.score for task, one in waiting.items()}
     assert isinstance(chosen, dict)
@@ -273,7 +274,7 @@ def _serving(http: httpx.Client, project_id: int) -> str | None:
     return None if found is None else str(found)
 
 
-def _shown(found: Prediction) -> Prediction | None:
+def _shown(found: StoredPrediction) -> StoredPrediction | None:
     return found if found.regions else None
 
 
@@ -284,13 +285,13 @@ def _published(http: httpx.Client, base: str) -> tuple[str, ...]:
     return tuple(one for one in http.get("/versions").json()["versions"] if one != base)
 
 
-def _of_version(found: Prediction, version: str) -> Prediction | None:
+def _of_version(found: StoredPrediction, version: str) -> StoredPrediction | None:
     return found if found.version == version else None
 
 
 def _pushed(
     client: LabelStudioClient, project: UnseenProject, version: str
-) -> dict[int, Prediction] | None:
+) -> dict[int, StoredPrediction] | None:
     """The newest prediction of every task nobody has annotated, once all are of a version."""
     open_tasks = [int(str(t["id"])) for t in client.raw_tasks(project.id) if not t["is_labeled"]]
     found = {task: newest(client, project, task) for task in open_tasks}

@@ -17,7 +17,7 @@ from backend.cli.demo_project import LABEL_CONFIG
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.client import LabelStudioClient
 from backend.learning import reconcile
-from backend.learning.correction import ACCEPTED, Change
+from backend.learning.correction import ACCEPTED, RegionChange
 from backend.learning.derivation import Derivation, Derived, StudioPredictions
 from backend.learning.reconcile import Reconciler, Repair
 from backend.learning.repository import CorrectionRepository
@@ -111,7 +111,7 @@ def test_everything_that_was_lost_is_found(
     assert (rows[corrected].standing, rows[corrected].version) == (Standing.CORRECTED, "v1")
     assert rows[skipped].standing is Standing.SKIPPED
     changes = {row.region_id: row.change for row in repository.outcomes(project, corrected)}
-    assert changes == {"a": ACCEPTED, "b": Change.RESHAPED, "c": Change.REMOVED}
+    assert changes == {"a": ACCEPTED, "b": RegionChange.RESHAPED, "c": RegionChange.REMOVED}
     found = derivation.load(project, corrected)
     assert found is not None
     assert found.task.image_urls == ("/data/a.png", "s3://bucket/b.png")

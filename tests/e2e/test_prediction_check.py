@@ -12,7 +12,8 @@ from backend.cli.connect import Ends
 from backend.cli.demo import Demo
 from backend.cli.demo_project import LABEL_CONFIG, check_predictions
 from backend.label_studio.brush import encode_mask
-from backend.label_studio.records import Project
+from backend.label_studio.client import LabelStudioProject
+from tests.e2e.studio_api import delete_project
 
 pytestmark = pytest.mark.e2e
 
@@ -20,16 +21,16 @@ SIZE = 384
 
 
 @pytest.fixture
-def project(demo: Demo, ends: Ends) -> Iterator[Project]:
+def project(demo: Demo, ends: Ends) -> Iterator[LabelStudioProject]:
     """One task with the images of the first sample group, without a prediction."""
     project = ends.client.create_project("check", LABEL_CONFIG.read_text())
     (task, *_) = ends.client.raw_tasks(demo.project_id)
     ends.client.import_tasks(project.id, [{"data": task["data"]}])
     yield project
-    ends.client.delete_project(project.id)
+    delete_project(ends.client, project.id)
 
 
-def predict(ends: Ends, project: Project, mask_size: int) -> None:
+def predict(ends: Ends, project: LabelStudioProject, mask_size: int) -> None:
     mask = np.zeros((mask_size, mask_size), bool)
     mask[:9, :9] = True
     result = {
@@ -47,20 +48,26 @@ def predict(ends: Ends, project: Project, mask_size: int) -> None:
     )
 
 
-def test_a_mask_of_the_right_size_is_counted(demo: Demo, ends: Ends, project: Project) -> None:
+def test_a_mask_of_the_right_size_is_counted(
+    demo: Demo, ends: Ends, project: LabelStudioProject
+) -> None:
     predict(ends, project, SIZE)
     tally = check_predictions(ends.client, project.id, demo.files)
     assert (tally.tasks, tally.regions, tally.problems) == (1, 1, ())
 
 
-def test_a_mask_of_another_size_is_found(demo: Demo, ends: Ends, project: Project) -> None:
+def test_a_mask_of_another_size_is_found(
+    demo: Demo, ends: Ends, project: LabelStudioProject
+) -> None:
     predict(ends, project, SIZE // 2)
     tally = check_predictions(ends.client, project.id, demo.files)
     assert tally.tasks == 0
     assert "expected a mask of (384, 384)" in tally.problems[0]
 
 
-def test_a_task_without_prediction_is_found(demo: Demo, ends: Ends, project: Project) -> None:
+def test_a_task_without_prediction_is_found(
+    demo: Demo, ends: Ends, project: LabelStudioProject
+) -> None:
     tally = check_predictions(ends.client, project.id, demo.files)
     assert tally.tasks == 0
     assert "no prediction" in tally.problems[0]

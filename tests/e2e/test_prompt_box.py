@@ -8,7 +8,7 @@ from playwright.sync_api import Page
 from backend.cli.connect import Ends
 from backend.cli.demo import Demo
 from backend.label_studio.label_config import parse_label_config
-from backend.types import Prediction
+from backend.types import StoredPrediction
 from calico_model.types import RegionKind
 from tests.e2e.editor import STORE, open_task
 
@@ -20,7 +20,7 @@ _SUGGESTED = f"""() => Array.from({STORE}.suggestions.values())
 
 
 @pytest.fixture
-def asked(demo: Demo, ends: Ends) -> tuple[Prediction, str]:
+def asked(demo: Demo, ends: Ends) -> tuple[StoredPrediction, str]:
     """A pre-annotated task, and a part that the model sees on more than one of its images."""
     schema = parse_label_config(ends.client.project(demo.project_id).label_config)
     for task in ends.client.raw_tasks(demo.project_id):
@@ -32,7 +32,7 @@ def asked(demo: Demo, ends: Ends) -> tuple[Prediction, str]:
 
 
 def test_typing_a_name_suggests_it_and_says_where_it_is(
-    page: Page, demo: Demo, ends: Ends, asked: tuple[Prediction, str]
+    page: Page, demo: Demo, ends: Ends, asked: tuple[StoredPrediction, str]
 ) -> None:
     prediction, label = asked
     shown = len(prediction.regions)
@@ -51,7 +51,7 @@ def test_typing_a_name_suggests_it_and_says_where_it_is(
 
 
 def test_words_without_meaning_are_answered_too(
-    page: Page, demo: Demo, ends: Ends, asked: tuple[Prediction, str]
+    page: Page, demo: Demo, ends: Ends, asked: tuple[StoredPrediction, str]
 ) -> None:
     prediction, _ = asked
     shown = len(prediction.regions)

@@ -20,6 +20,7 @@ from backend.settings import load_settings
 from backend.ui.pages import Live, build_pages
 from backend.ui.pictures import GroupPictures
 from calico_model.types import ImageGroup
+from tests.doubles import ModelDouble
 from tests.e2e.conftest import VIEWPORT
 from tests.unit.learning.annotated import box, event, results
 from tests.unit.learning.school import PROJECT, TRAINED, School
@@ -58,7 +59,7 @@ class Drawn:
         return ImageGroup(images, tuple(task.image_urls))
 
 
-class NoModel:
+class NoModel(ModelDouble):
     version = "calico-tiny-00000001"
 
     def predict(self, group: ImageGroup) -> Any:

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from backend.label_schema import LabelSchema
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.result import render_prediction
-from backend.types import LabelSchema, Region
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
+from backend.types import Region
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.types import GroupPrediction, LabeledGroup
 from calico_model.vocabulary import normalise
@@ -83,7 +84,7 @@ def create_unseen_project(client: LabelStudioClient, files: Path, count: int) ->
     groups = []
     for index in range(count):
         rng = group_rng(Stream.EVALUATION, _SEED, index)
-        scenes = draw_group(rng, split=Split.UNSEEN_DOMAIN, group_size=2, size_px=_SIDE_PX)
+        scenes = draw_group(rng, split=SceneSplit.UNSEEN_DOMAIN, group_size=2, size_px=_SIDE_PX)
         groups.append(labeled_group(scenes))
     return create_project(client, files, "Learning: a domain nobody trained on", groups)
 

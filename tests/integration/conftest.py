@@ -65,13 +65,20 @@ def images():
 
 
 @pytest.fixture
-def make_app(tmp_path, predictor, images):
+def refines():
+    """Whether clicks outline anew; `FakePredictor` outlines nothing, so they pick what it found."""
+    return False
+
+
+@pytest.fixture
+def make_app(tmp_path, predictor, images, refines):
     """Builds apps that are closed with the test; keyword arguments are settings."""
     apps = []
 
     def make(*, load=lambda: predictor, client=None, **settings):
         # However busy the machine: only tests of the limit itself meet it.
-        chosen = {"data_dir": tmp_path / "data", "commit_timeout_ms": 30_000, **settings}
+        usual = {"data_dir": tmp_path / "data", "commit_timeout_ms": 30_000}
+        chosen = usual | {"refine_clicks": refines} | settings
         apps.append(create_app(load_settings(**chosen), load=load, images=images, client=client))
         return apps[-1]
 

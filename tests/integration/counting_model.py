@@ -10,13 +10,13 @@ import hashlib
 import json
 import random
 import threading
-from dataclasses import dataclass
 
 from backend.clock import to_us
 from backend.learning.gate import Quality
 from calico_model.errors import CheckpointError
 from calico_model.staging import staged_folder
 from calico_model.types import GroupPrediction
+from tests.doubles import ModelDouble
 from tests.integration.fake_predictor import FakePredictor
 
 BASE = "fake-00000001"
@@ -38,7 +38,7 @@ def predict(group, version, score):
     return GroupPrediction(parts=parts, version=version)
 
 
-class FakeBase:
+class FakeBase(ModelDouble):
     """The base, which takes adapters of the counting updater."""
 
     version = BASE
@@ -53,10 +53,9 @@ class FakeBase:
         return FakeAdapted(version, shown((folder / FILES[0]).read_bytes()))
 
 
-@dataclass
-class FakeAdapted:
-    version: str
-    score: float
+class FakeAdapted(ModelDouble):
+    def __init__(self, version, score):
+        self.version, self.score = version, score
 
     def predict(self, group):
         return predict(group, self.version, self.score)

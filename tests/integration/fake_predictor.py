@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
+from tests.doubles import ModelDouble
 
 
 @dataclass
-class FakePredictor:
+class FakePredictor(ModelDouble):
     """Sees a "box" in the middle of every image, with a "lid" above it, and one unique "knob".
 
     Attributes:

@@ -21,10 +21,9 @@ from backend.clock import to_us
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.event import parse_events
 from backend.learning.derivation import Derivation
-from backend.learning.held_out import held_out_tasks
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing
-from backend.learning.schedule import RunState
+from backend.learning.schedule import RunState, held_out_tasks
 from backend.learning.training_runs import RunRepository
 from backend.storage.store import open_store
 from backend.storage.versions import SERVED, Versions, VersionStatus

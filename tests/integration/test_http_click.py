@@ -13,29 +13,17 @@ import numpy as np
 import pytest
 
 from backend.label_studio import brush
-from backend.label_studio.task import parse_predict_request
+from backend.label_studio.request import parse_predict_request
+from backend.serving.caches import RecentPredictions
 from backend.serving.jobs import PredictionJob
-from backend.serving.recent import RecentPredictions
 from calico_model.interactive.naming.closed_set import Named
 from calico_model.types import ImageGroup, PartMask, RegionKind
+from tests.doubles import proposal, refined
 from tests.integration.conftest import payload
 from tests.integration.fake_predictor import FakePredictor
 
 SIZE = (480, 640)
 CLOSED = Path(__file__).parents[2] / "label_config" / "cosegment_labels.xml"
-
-
-@dataclass
-class Outlined:
-    mask: np.ndarray
-    iou: float = 0.8
-    meant: PartMask | None = None
-
-
-@dataclass
-class Sighting:
-    image_index: int
-    parts: tuple
 
 
 @dataclass
@@ -68,11 +56,11 @@ class Clickable(FakePredictor):
         for click in prompt.clicks:
             x, y = int(click.x), int(click.y)
             mask[max(y - 20, 0) : y + 20, max(x - 20, 0) : x + 20] = click.is_positive
-        return Outlined(mask, meant=None if prompt.previous is not None else self.found)
+        return refined(mask, iou=0.8, meant=None if prompt.previous is not None else self.found)
 
     def transfer(self, group, part, group_prediction):
         return [
-            Sighting(index, (replace(part, image_index=index),))
+            proposal(index, replace(part, image_index=index))
             for index in range(len(group))
             if index != part.image_index
         ]
@@ -86,6 +74,11 @@ class Clickable(FakePredictor):
 @pytest.fixture
 def predictor():
     return Clickable()
+
+
+@pytest.fixture
+def refines():
+    return True
 
 
 class PhotoSized:
@@ -208,13 +201,13 @@ def test_a_click_hears_what_the_model_found_also_where_the_answer_was_kept(clien
     assert predictor.told[-1] is None
     prewarmer._quiet_s = quiet_s
     wait_until(lambda: len(predictor.seen) == 2)  # in a quiet moment, because it was opened
-    wait_until(lambda: looking_of(client)._recent._packed)
+    wait_until(lambda: len(looking_of(client)._recent))
     asked(client, click(body, ("c", 40, 70, True)))
     assert predictor.told[-1].version == predictor.version
 
 
 def looking_of(client):
-    return client.application.extensions["calico"].service._task_predictor
+    return client.application.extensions["calico"].prewarmer._task_predictor
 
 
 def test_a_region_of_the_draft_is_refined_in_place(client, predictor):
@@ -347,10 +340,9 @@ def test_clicks_of_a_client_that_left_are_given_up(app, predictor):
         def __call__(self):
             return len(predictor.prompts) < 2
 
-    service = app.extensions["calico"].service
     work = parse_predict_request(json.dumps(many(payload(REPEATER), 50)).encode())
     (task,) = work.tasks
     one = PredictionJob(task, work.schema, work.prompts, is_interactive=True)
-    answer = service._task_predictor.predict_task(one, Leaving())
+    answer = looking_of(app.test_client()).predict_task(one, Leaving())
     assert answer.problem.error == "StoppedError"
     assert len(predictor.prompts) == 2

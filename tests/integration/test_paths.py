@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backend.app import build_ui
 from backend.learning.overview import Overview
 from backend.storage.versions import Versions
-from backend.ui.opening import open_pages
 from backend.ui.status_routes import build_status_routes
 
 PATHS = (
@@ -39,7 +39,7 @@ def pages(app):
     parts = app.extensions["calico"]
     overview = Overview(parts.store, Versions(parts.store, parts.settings.adapters_dir))
     app.register_blueprint(build_status_routes(parts.store, overview))
-    app.register_blueprint(open_pages(parts, overview, None))
+    app.register_blueprint(build_ui(parts, overview, None))
     return app.test_client()
 
 

@@ -35,7 +35,9 @@ class StuckServer(Server):
     def load(self):
         predictor = FakePredictor()
         predictor.gate.clear()
-        settings = load_settings(port=int(sys.argv[1]), data_dir=sys.argv[2])
+        settings = load_settings(
+            port=int(sys.argv[1]), data_dir=sys.argv[2], refine_clicks=False
+        )
         return create_app(settings, load=lambda: predictor, images=DrawnImages())
 
 StuckServer(load_settings(port=int(sys.argv[1]), data_dir=sys.argv[2])).run()

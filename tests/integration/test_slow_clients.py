@@ -97,8 +97,7 @@ def test_clients_that_do_not_listen_hold_nobody_up(running):
 def test_more_idle_connections_than_the_server_keeps_shut_nobody_out(running):
     idle = []
     try:
-        for _ in range(700):
-            idle.append(socket.create_connection(("127.0.0.1", running.port)))
+        idle.extend(socket.create_connection(("127.0.0.1", running.port)) for _ in range(700))
         answers_others(running, 6000)
     finally:
         for one in idle:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from calico_model.config import LoraConfig
-from calico_model.data.synthetic import Split, write_groups
+from calico_model.data.synthetic import SceneSplit, write_groups
 from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.model import Calico
 from calico_model.training.pretraining.lexicon import small_tokenizer
@@ -49,7 +49,7 @@ def inputs(tmp_path_factory):
     model.initialise()
     save_model(model, tokenizer, folder / "weights", dtype=torch.float32)
     sizes = {"group_sizes": (2, 3), "size_px": 64}
-    write_groups(folder / "set", groups=6, seed=11, split=Split.SEEN, **sizes)
+    write_groups(folder / "set", groups=6, seed=11, split=SceneSplit.SEEN, **sizes)
     return ["--weights", str(folder / "weights"), "--data", str(folder / "set")]
 
 

@@ -21,26 +21,26 @@ def path(tmp_path):
 
 
 def predict_for_ever(path, has_begun):
-    with InferencePriority(path).taken():
+    with InferencePriority(path).held():
         has_begun.set()
         threading.Event().wait()
 
 
-def test_it_is_taken_until_the_last_prediction_ends(path):
+def test_it_is_held_until_the_last_prediction_ends(path):
     ours, theirs = InferencePriority(path), InferencePriority(path)
-    assert not theirs.is_taken
-    with ours.taken():
-        with ours.taken():
-            assert theirs.is_taken
-        assert theirs.is_taken
-    assert not theirs.is_taken
+    assert not theirs.is_held
+    with ours.held():
+        with ours.held():
+            assert theirs.is_held
+        assert theirs.is_held
+    assert not theirs.is_held
 
 
 def test_a_failed_prediction_gives_it_back(path):
-    way = InferencePriority(path)
-    with pytest.raises(ValueError, match="on purpose"), way.taken():
+    priority = InferencePriority(path)
+    with pytest.raises(ValueError, match="on purpose"), priority.held():
         raise ValueError("on purpose")
-    assert not way.is_taken
+    assert not priority.is_held
 
 
 def test_another_process_is_seen_and_its_death_forgotten(path, monkeypatch):
@@ -50,52 +50,52 @@ def test_another_process_is_seen_and_its_death_forgotten(path, monkeypatch):
     process = context.Process(target=predict_for_ever, args=(path, has_begun))
     process.start()
     assert has_begun.wait(30)
-    way = InferencePriority(path)
+    priority = InferencePriority(path)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     deadline = time.monotonic() + 30
-    while way.is_taken:
+    while priority.is_held:
         assert time.monotonic() < deadline
 
 
 def test_what_another_boot_left_stops_nobody(path):
-    way = InferencePriority(path)
+    priority = InferencePriority(path)
     path.write_bytes((2**62).to_bytes(8, "little"))
-    assert not way.is_taken
+    assert not priority.is_held
 
 
-def test_nobody_waits_on_a_free_way(path):
-    giving = Yielding(InferencePriority(path))
-    giving()
-    assert giving.waited_s == 0
+def test_nobody_waits_without_a_prediction(path):
+    yielding = Yielding(InferencePriority(path))
+    yielding()
+    assert yielding.waited_s == 0
 
 
 def test_patience_ends_and_is_renewed(path):
-    way = InferencePriority(path)
-    giving = Yielding(way, patience_s=0.02)
-    with way.taken():
-        giving()
-        waited_s = giving.waited_s
+    priority = InferencePriority(path)
+    yielding = Yielding(priority, patience_s=0.02)
+    with priority.held():
+        yielding()
+        waited_s = yielding.waited_s
         assert waited_s >= 0.02
-        giving()
-        assert giving.waited_s == waited_s
-        giving.renew()
-        giving()
-    assert giving.waited_s >= 2 * 0.02
+        yielding()
+        assert yielding.waited_s == waited_s
+        yielding.renew()
+        yielding()
+    assert yielding.waited_s >= 2 * 0.02
 
 
 def test_waiting_ends_with_the_prediction(path):
-    way = InferencePriority(path)
+    priority = InferencePriority(path)
     looks = threading.Semaphore(0)
-    giving = Yielding(way, patience_s=60, stop=lambda: bool(looks.release()))
-    with way.taken():
-        thread = threading.Thread(target=giving)
+    yielding = Yielding(priority, patience_s=60, stop=lambda: bool(looks.release()))
+    with priority.held():
+        thread = threading.Thread(target=yielding)
         thread.start()
         assert all(looks.acquire(timeout=30) for _ in range(3))  # it has begun to wait
         assert thread.is_alive()
     thread.join(30)
     assert not thread.is_alive()
-    assert giving.waited_s > 0
+    assert yielding.waited_s > 0
 
 
 class Clocks:
@@ -125,49 +125,49 @@ def clocks(monkeypatch):
     ],
 )
 def test_the_clock_counts_work_and_a_third_of_the_wall(path, clocks, wall_s, worked_s, counted_s):
-    giving = Yielding(InferencePriority(path))
-    began = giving.working_s()
+    yielding = Yielding(InferencePriority(path))
+    began = yielding.working_s()
     clocks.go_on(wall_s, worked_s)
-    assert giving.working_s() - began == pytest.approx(counted_s)
+    assert yielding.working_s() - began == pytest.approx(counted_s)
 
 
 def test_what_is_waited_does_not_count(path, clocks):
-    giving = Yielding(InferencePriority(path))
-    began, passed = giving.working_s(), giving.passing_s()
-    giving.waited_s = 30.0
+    yielding = Yielding(InferencePriority(path))
+    began, passed = yielding.working_s(), yielding.passing_s()
+    yielding.waited_s = 30.0
     clocks.go_on(33, 3)
-    assert giving.working_s() - began == pytest.approx(3)
-    assert giving.passing_s() - passed == pytest.approx(3)
+    assert yielding.working_s() - began == pytest.approx(3)
+    assert yielding.passing_s() - passed == pytest.approx(3)
 
 
 @pytest.mark.parametrize(("wall_s", "worked_s"), [(60, 60), (300, 1)])
 def test_what_came_before_an_update_is_neither_credit_nor_debt(path, clocks, wall_s, worked_s):
-    giving = Yielding(InferencePriority(path))
-    giving.working_s()
+    yielding = Yielding(InferencePriority(path))
+    yielding.working_s()
     clocks.go_on(900, 5)
-    giving.renew()
+    yielding.renew()
     clocks.go_on(wall_s, worked_s)  # views are encoded before anything is learned
-    began = giving.working_s()
+    began = yielding.working_s()
     clocks.go_on(6, 5)
-    assert giving.working_s() - began == pytest.approx(5)
+    assert yielding.working_s() - began == pytest.approx(5)
     clocks.go_on(24, 1)
-    assert giving.working_s() - began == pytest.approx(10)
+    assert yielding.working_s() - began == pytest.approx(10)
 
 
 def test_a_busy_processor_stretches_what_is_left(path, clocks):
-    giving = Yielding(InferencePriority(path))
-    giving.working_s()
-    assert giving.stretched(7.0) == 7.0
+    yielding = Yielding(InferencePriority(path))
+    yielding.working_s()
+    assert yielding.stretched(7.0) == 7.0
     clocks.go_on(20, 10)
-    assert giving.stretched(7.0) == pytest.approx(14)
+    assert yielding.stretched(7.0) == pytest.approx(14)
 
 
 def test_a_stop_ends_the_wait_and_the_work(path):
-    way, stop = InferencePriority(path), threading.Event()
-    giving = Yielding(way, patience_s=60, stop=stop.is_set)
-    giving()
+    priority, stop = InferencePriority(path), threading.Event()
+    yielding = Yielding(priority, patience_s=60, stop=stop.is_set)
+    yielding()
     threading.Timer(0.02, stop.set).start()
-    with way.taken(), pytest.raises(StoppedError):
-        giving()
+    with priority.held(), pytest.raises(StoppedError):
+        yielding()
     with pytest.raises(StoppedError):
-        giving()
+        yielding()

@@ -185,11 +185,11 @@ def _wire_words(path):
 IMPURE = {"torch", "sqlalchemy", "httpx", "socket", "time", "os", "pathlib", "threading"}
 # What changed, when to train, what a click means: values in, values out.
 PURE = {
-    "learning/acceptance.py",
     "learning/agreement.py",
     "learning/correction.py",
+    "learning/doubts.py",
     "learning/gate.py",
-    "learning/held_out.py",
+    "learning/paired_test.py",
     "learning/supervision.py",
     "learning/schedule.py",
     "serving/prompt_selection.py",

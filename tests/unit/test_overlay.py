@@ -130,9 +130,9 @@ def test_boxes_stay_inside_the_picture() -> None:
         assert bottom < 480
 
 
-def test_heart_lies_inside_a_ring() -> None:
+def test_the_deepest_pixel_lies_inside_a_ring() -> None:
     ring = disc(101, 101, 0.5, 0.5, 0.45) & ~disc(101, 101, 0.5, 0.5, 0.25)
-    heart = overlay._heart(ring)
+    heart = overlay._deepest_pixel(ring)
     assert heart is not None
     assert ring[heart[1], heart[0]]
 

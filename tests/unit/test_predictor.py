@@ -10,8 +10,7 @@ import torch
 from calico_model.errors import InvalidConfigError
 from calico_model.inference.confidence import Confidence
 from calico_model.modeling.features import FeatureCache, ImageFeatures
-from calico_model.modeling.generation import Generated
-from calico_model.modeling.inputs import Conversations
+from calico_model.modeling.language import Conversations, Generated
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.tokenizer import Tokenizer
@@ -41,7 +40,7 @@ class Scripted(Calico):
         *,
         seg: int,
         end: int,
-        held_back: Sequence[int] = (),
+        penalised: Sequence[int] = (),
     ) -> Generated:
         self.asked.append(conversations)
         ids = [[i for i in self.tokenizer.encode(text) if i != end] for text in self.answers]

@@ -8,7 +8,7 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image
 
 from calico_model.config import CalicoConfig
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
 from calico_model.evaluation.protocol import evaluate
 from calico_model.predictor import DEFAULT_WEIGHTS, Predictor, load_predictor
 from calico_model.presets import tiny
@@ -42,7 +42,7 @@ def test_the_version_names_the_weights(predictor: Predictor) -> None:
 
 def test_it_segments_and_names_held_out_groups(predictor: Predictor) -> None:
     groups = [
-        labeled_group(draw_group(group_rng(Stream.EVALUATION, 7, index), split=Split.SEEN))
+        labeled_group(draw_group(group_rng(Stream.EVALUATION, 7, index), split=SceneSplit.SEEN))
         for index in range(16)
     ]
     report = evaluate(predictor, groups, resamples=10)
@@ -55,14 +55,14 @@ def test_of_photographs_it_says_nothing_before_it_has_learned(predictor: Predict
     with get_sample_data("grace_hopper.jpg", asfileobj=True) as file:
         photo = np.asarray(Image.open(file).convert("RGB"))
     group = ImageGroup((photo, photo[:400].copy()), ("a", "b"))
-    with predictor.acquire(group) as look:
-        assert not look.speaks
-        assert not look.is_familiar
+    with predictor.acquire(group) as session:
+        assert not session.asks_language
+        assert not session.is_familiar
     assert predictor.predict(group).parts == ()
 
 
 def test_of_drawings_it_is_asked(predictor: Predictor) -> None:
-    for split in Split:
+    for split in SceneSplit:
         group = draw_group(group_rng(Stream.EVALUATION, 8, 1), split=split)
-        with predictor.acquire(labeled_group(group).group) as look:
-            assert look.speaks, split
+        with predictor.acquire(labeled_group(group).group) as session:
+            assert session.asks_language, split

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from calico_model.data.drawings.shapes import (
-    Piece,
+    Shape,
     curve,
     ellipse,
     limb,
@@ -18,23 +18,23 @@ from calico_model.data.drawings.shapes import (
 )
 
 
-def bird(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+def bird(rng: np.random.Generator, extras: frozenset[str]) -> list[Shape]:
     """Draws a bird from the side, sometimes with legs."""
     u = rng.uniform
     rx, ry, hx, hy, hr = u(0.48, 0.58), u(0.3, 0.4), u(0.48, 0.58), u(-0.5, -0.35), u(0.22, 0.28)
     pieces = []
     if "leg" in extras:
         pieces += [
-            Piece("leg", limb([(x, ry * 0.6), (x + 0.05, 0.85)], 0.09)) for x in (-0.12, 0.14)
+            Shape("leg", limb([(x, ry * 0.6), (x + 0.05, 0.85)], 0.09)) for x in (-0.12, 0.14)
         ]
     pieces.append(
-        Piece(
+        Shape(
             "tail",
             polygon((-0.35, -0.02), (-0.98, u(-0.3, -0.1)), (-0.95, u(0.1, 0.25)), (-0.35, 0.2)),
         )
     )
     pieces.append(
-        Piece(
+        Shape(
             "beak",
             polygon(
                 (hx + hr * 0.7, hy - 0.12),
@@ -44,7 +44,7 @@ def bird(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
         )
     )
     pieces.append(
-        Piece(
+        Shape(
             "body",
             curve(
                 (-rx, 0.05),
@@ -56,10 +56,10 @@ def bird(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
             ),
         )
     )
-    pieces.append(Piece("head", ellipse(hx, hy, hr, hr * u(0.9, 1.05))))
+    pieces.append(Shape("head", ellipse(hx, hy, hr, hr * u(0.9, 1.05))))
     lift = u(-0.75, 0.3)
     pieces.append(
-        Piece(
+        Shape(
             "wing",
             curve(
                 (0.22, -0.12),
@@ -70,11 +70,11 @@ def bird(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
             ),
         )
     )
-    pieces.append(Piece("eye", ellipse(hx + 0.06, hy - 0.04, 0.06, 0.06)))
+    pieces.append(Shape("eye", ellipse(hx + 0.06, hy - 0.04, 0.06, 0.06)))
     return pieces
 
 
-def butterfly(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+def butterfly(rng: np.random.Generator, extras: frozenset[str]) -> list[Shape]:
     """Draws a butterfly from above with two pairs of wings."""
     u = rng.uniform
     x, tip, low = u(0.75, 0.95), u(-0.9, -0.65), u(0.6, 0.85)
@@ -84,19 +84,19 @@ def butterfly(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
     if "antenna" in extras:
         for side in (-1, 1):
             path = [(side * 0.04, -0.4), (side * 0.12, -0.7), (side * u(0.25, 0.35), -0.92)]
-            pieces.append(Piece("antenna", limb(path, 0.06)))
+            pieces.append(Shape("antenna", limb(path, 0.06)))
     for wing in (lower, upper):
-        pieces += [Piece("wing", wing), Piece("wing", mirrored(wing))]
-    pieces.append(Piece("body", ellipse(0, 0.1, u(0.09, 0.13), u(0.42, 0.55))))
-    pieces.append(Piece("head", ellipse(0, -0.42, 0.13, 0.13)))
+        pieces += [Shape("wing", wing), Shape("wing", mirrored(wing))]
+    pieces.append(Shape("body", ellipse(0, 0.1, u(0.09, 0.13), u(0.42, 0.55))))
+    pieces.append(Shape("head", ellipse(0, -0.42, 0.13, 0.13)))
     return pieces
 
 
-def airplane(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+def airplane(rng: np.random.Generator, extras: frozenset[str]) -> list[Shape]:
     """Draws an airliner from the side and above, its nose to the right."""
     u = rng.uniform
     h, sweep, span = u(0.13, 0.19), u(0.25, 0.4), u(0.6, 0.8)
-    far = Piece(
+    far = Shape(
         "wing",
         polygon(
             (0.2, -h * 0.5),
@@ -105,10 +105,10 @@ def airplane(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
             (0.02 - sweep, -span * 0.75),
         ),
     )
-    tail = Piece(
+    tail = Shape(
         "tail", polygon((-0.62, -h * 0.6), (-0.95, -h * 0.3), (-1.0, -u(0.4, 0.55)), (-0.86, -0.48))
     )
-    body = Piece(
+    body = Shape(
         "body",
         curve(
             (-1.0, -0.02),
@@ -120,23 +120,23 @@ def airplane(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
             (-0.3, h),
         ),
     )
-    near = Piece(
+    near = Shape(
         "wing",
         polygon((0.25, h * 0.3), (-0.2, h * 0.3), (-0.2 - sweep, span), (-0.05 - sweep, span)),
     )
     pieces = [far, tail, body]
     if "window" in extras:
         pieces += [
-            Piece("window", ellipse(x, -h * 0.25, 0.05, 0.055))
+            Shape("window", ellipse(x, -h * 0.25, 0.05, 0.055))
             for x in np.linspace(-0.4, 0.6, int(rng.integers(5, 8)))
         ]
     pieces.append(near)
     if "engine" in extras:
-        pieces.append(Piece("engine", rounded(-0.12, span * 0.5, 0.18, span * 0.5 + 0.16, 0.08)))
+        pieces.append(Shape("engine", rounded(-0.12, span * 0.5, 0.18, span * 0.5 + 0.16, 0.08)))
     return pieces
 
 
-def rocket(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+def rocket(rng: np.random.Generator, extras: frozenset[str]) -> list[Shape]:
     """Draws an upright rocket with fins, nose cone, sometimes windows and a flame."""
     u = rng.uniform
     w, base, shoulder = u(0.2, 0.3), 0.55, u(-0.55, -0.4)
@@ -146,7 +146,7 @@ def rocket(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
     pieces = []
     if "flame" in extras:
         pieces.append(
-            Piece(
+            Shape(
                 "flame",
                 curve(
                     (-w * 0.7, base - 0.03),
@@ -157,9 +157,9 @@ def rocket(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
                 ),
             )
         )
-    pieces += [Piece("fin", fin), Piece("fin", mirrored(fin))]
+    pieces += [Shape("fin", fin), Shape("fin", mirrored(fin))]
     pieces.append(
-        Piece(
+        Shape(
             "body",
             polygon(
                 (-w, shoulder),
@@ -172,7 +172,7 @@ def rocket(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
         )
     )
     pieces.append(
-        Piece(
+        Shape(
             "nose cone",
             curve(
                 (-w, shoulder),
@@ -185,5 +185,5 @@ def rocket(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
     )
     if "window" in extras:
         for y in (-0.2, 0.15)[: int(rng.integers(1, 3))]:
-            pieces.append(Piece("window", ellipse(0, y, w * 0.5, w * 0.5)))
+            pieces.append(Shape("window", ellipse(0, y, w * 0.5, w * 0.5)))
     return pieces

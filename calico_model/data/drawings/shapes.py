@@ -16,7 +16,7 @@ Points = NDArray[np.float64]
 Contours = tuple[Points, ...]
 
 
-class Piece(NamedTuple):
+class Shape(NamedTuple):
     """One painted shape of an object.
 
     Attributes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from calico_model.data.drawings.shapes import (
-    Piece,
+    Shape,
     box,
     curve,
     ellipse,
@@ -18,7 +18,7 @@ from calico_model.data.drawings.shapes import (
 )
 
 
-def crab(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+def crab(rng: np.random.Generator, extras: frozenset[str]) -> list[Shape]:
     """Draws a crab from the front: wide body, six legs, two claws."""
     del extras
     u = rng.uniform
@@ -31,23 +31,23 @@ def crab(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
                 (side * (rx + 0.3 - 0.08 * i), 0.12 + 0.18 * i),
                 (side * (rx + 0.4 - 0.16 * i), 0.5 + 0.13 * i),
             ]
-            pieces.append(Piece("leg", limb(path, 0.11, 0.06)))
+            pieces.append(Shape("leg", limb(path, 0.11, 0.06)))
         arm = [(side * rx * 0.8, 0.0), (side * (rx + 0.25), -0.2), (side * (rx + 0.2), -0.42)]
-        pieces.append(Piece("claw", limb(arm, 0.13)))
+        pieces.append(Shape("claw", limb(arm, 0.13)))
         x, y = side * (rx + 0.18), -0.62
-        pieces.append(Piece("claw", ellipse(x, y, 0.25, u(0.22, 0.28), start=-65, end=245)))
-        pieces.append(Piece("eye", ellipse(side * 0.16, -ry + 0.08, 0.09, 0.12)))
-    pieces.insert(len(pieces) // 2, Piece("body", ellipse(0, 0.15, rx, ry)))
+        pieces.append(Shape("claw", ellipse(x, y, 0.25, u(0.22, 0.28), start=-65, end=245)))
+        pieces.append(Shape("eye", ellipse(side * 0.16, -ry + 0.08, 0.09, 0.12)))
+    pieces.insert(len(pieces) // 2, Shape("body", ellipse(0, 0.15, rx, ry)))
     eyes = [piece for piece in pieces if piece.part == "eye"]
     return [piece for piece in pieces if piece.part != "eye"] + eyes
 
 
-def helicopter(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+def helicopter(rng: np.random.Generator, extras: frozenset[str]) -> list[Shape]:
     """Draws a helicopter from the side, its nose to the right."""
     u = rng.uniform
     rx, ry, top = u(0.42, 0.5), u(0.32, 0.4), u(-0.65, -0.55)
     pieces = [
-        Piece(
+        Shape(
             "tail",
             polygon(
                 (-0.2, 0.0),
@@ -58,9 +58,9 @@ def helicopter(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
                 (-0.1, -0.15),
             ),
         ),
-        Piece("rotor", limb([(-0.9, -0.32), (-1.0, 0.12)], 0.1)),
-        Piece("pole", box(0.1, top, 0.2, 0.0)),
-        Piece(
+        Shape("rotor", limb([(-0.9, -0.32), (-1.0, 0.12)], 0.1)),
+        Shape("pole", box(0.1, top, 0.2, 0.0)),
+        Shape(
             "body",
             curve(
                 (-0.35, 0.1),
@@ -71,45 +71,46 @@ def helicopter(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
                 (-0.15, ry),
             ),
         ),
-        Piece("window", curve((0.3, -ry + 0.22), (0.16 + rx, 0.1), (0.25, 0.14), (0.22, -0.1))),
-        Piece("rotor", limb([(-0.75, top + u(-0.06, 0.06)), (0.15, top), (0.98, top)], 0.12)),
+        Shape("window", curve((0.3, -ry + 0.22), (0.16 + rx, 0.1), (0.25, 0.14), (0.22, -0.1))),
+        Shape("rotor", limb([(-0.75, top + u(-0.06, 0.06)), (0.15, top), (0.98, top)], 0.12)),
     ]
     if "door" in extras:
-        pieces.append(Piece("door", box(-0.15, -0.08, 0.14, 0.32)))
-    for x in (-0.1, 0.35):
-        pieces.append(Piece("leg", limb([(x, ry), (x, 0.72)], 0.07)))
-    pieces.append(Piece("leg", limb([(-0.4, 0.74), (0.7, 0.74)], 0.09)))
+        pieces.append(Shape("door", box(-0.15, -0.08, 0.14, 0.32)))
+    pieces += [Shape("leg", limb([(x, ry), (x, 0.72)], 0.07)) for x in (-0.1, 0.35)]
+    pieces.append(Shape("leg", limb([(-0.4, 0.74), (0.7, 0.74)], 0.09)))
     return pieces
 
 
-def wheelbarrow(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+def wheelbarrow(rng: np.random.Generator, extras: frozenset[str]) -> list[Shape]:
     """Draws a wheelbarrow from the side, its wheel to the right."""
     del extras
     u = rng.uniform
     radius = u(0.24, 0.3)
     x = u(0.55, 0.65)
     return [
-        Piece("leg", limb([(-0.2, 0.1), (-0.35, 0.8)], 0.1)),
-        Piece("handle", limb([(x, 0.5), (-0.3, 0.18), (-0.98, u(-0.15, 0.05))], 0.11)),
-        Piece(
+        Shape("leg", limb([(-0.2, 0.1), (-0.35, 0.8)], 0.1)),
+        Shape("handle", limb([(x, 0.5), (-0.3, 0.18), (-0.98, u(-0.15, 0.05))], 0.11)),
+        Shape(
             "tray",
             polygon((-0.5, u(-0.4, -0.3)), (0.9, u(-0.55, -0.4)), (0.5, 0.22), (-0.25, 0.15)),
         ),
-        Piece("wheel", ring(x, 0.55, radius, radius, radius * u(0.35, 0.9))),
+        Shape("wheel", ring(x, 0.55, radius, radius, radius * u(0.35, 0.9))),
     ]
 
 
-def lighthouse(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+def lighthouse(rng: np.random.Generator, extras: frozenset[str]) -> list[Shape]:
     """Draws a lighthouse: tapering wall, door, windows, lantern room and roof."""
     u = rng.uniform
     low, high, top = u(0.32, 0.42), u(0.2, 0.26), u(-0.5, -0.4)
     pieces = [
-        Piece("wall", polygon((-low, 1.0), (-high, top), (high, top), (low, 1.0))),
-        Piece("lantern", box(-high * 0.75, top - 0.28, high * 0.75, top)),
-        Piece("roof", polygon((-high, top - 0.26), (0, u(-1.0, -0.92)), (high, top - 0.26))),
+        Shape("wall", polygon((-low, 1.0), (-high, top), (high, top), (low, 1.0))),
+        Shape("lantern", box(-high * 0.75, top - 0.28, high * 0.75, top)),
+        Shape("roof", polygon((-high, top - 0.26), (0, u(-1.0, -0.92)), (high, top - 0.26))),
     ]
-    for y in (-0.2, 0.15)[: int(rng.integers(1, 3))]:
-        pieces.append(Piece("window", box(-0.08, y, 0.08, y + 0.16)))
+    pieces += [
+        Shape("window", box(-0.08, y, 0.08, y + 0.16))
+        for y in (-0.2, 0.15)[: int(rng.integers(1, 3))]
+    ]
     if "door" in extras:
-        pieces.append(Piece("door", box(-0.13, 0.64, 0.13, 1.0)))
+        pieces.append(Shape("door", box(-0.13, 0.64, 0.13, 1.0)))
     return pieces

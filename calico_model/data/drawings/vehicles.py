@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from calico_model.data.drawings.shapes import (
-    Piece,
+    Shape,
     bent,
     box,
     curve,
@@ -20,14 +20,14 @@ from calico_model.data.drawings.shapes import (
 )
 
 
-def car(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+def car(rng: np.random.Generator, extras: frozenset[str]) -> list[Shape]:
     """Draws a car from the side, its front to the right."""
     u = rng.uniform
     floor, belt, roof = 0.3, u(-0.12, 0.0), u(-0.55, -0.4)
     rear, front = u(-0.75, -0.5), u(0.3, 0.5)
     radius = u(0.2, 0.27)
     pieces = [
-        Piece(
+        Shape(
             "body",
             curve(
                 (-0.97, floor),
@@ -42,7 +42,7 @@ def car(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
         )
     ]
     pieces.append(
-        Piece(
+        Shape(
             "window",
             polygon(
                 (rear + 0.08, belt), (rear + 0.25, roof + 0.09), (-0.1, roof + 0.07), (-0.1, belt)
@@ -50,7 +50,7 @@ def car(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
         )
     )
     pieces.append(
-        Piece(
+        Shape(
             "window",
             polygon(
                 (-0.03, belt),
@@ -61,23 +61,22 @@ def car(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
         )
     )
     if "door" in extras:
-        pieces.append(Piece("door", rounded(-0.05, belt + 0.04, front - 0.05, floor - 0.05, 0.05)))
+        pieces.append(Shape("door", rounded(-0.05, belt + 0.04, front - 0.05, floor - 0.05, 0.05)))
     if "headlight" in extras:
-        pieces.append(Piece("headlight", ellipse(0.88, belt + 0.2, 0.1, 0.09)))
-    for x in (-0.55, 0.58):
-        pieces.append(Piece("wheel", ellipse(x, floor + 0.05, radius, radius)))
+        pieces.append(Shape("headlight", ellipse(0.88, belt + 0.2, 0.1, 0.09)))
+    pieces += [Shape("wheel", ellipse(x, floor + 0.05, radius, radius)) for x in (-0.55, 0.58)]
     return pieces
 
 
-def truck(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+def truck(rng: np.random.Generator, extras: frozenset[str]) -> list[Shape]:
     """Draws a lorry: cargo box left, cabin right, two or three wheels."""
     u = rng.uniform
     floor, split, box_top, cabin_top = 0.38, u(0.25, 0.4), u(-0.75, -0.5), u(-0.4, -0.2)
     radius = u(0.16, 0.21)
     nose = u(0.82, 0.95)
     pieces = [
-        Piece("cargo box", box(-0.97, box_top, split - 0.05, floor)),
-        Piece(
+        Shape("cargo box", box(-0.97, box_top, split - 0.05, floor)),
+        Shape(
             "cabin",
             polygon(
                 (split, floor),
@@ -87,7 +86,7 @@ def truck(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
                 (nose + 0.03, floor),
             ),
         ),
-        Piece(
+        Shape(
             "window",
             polygon(
                 (split + 0.14, cabin_top + 0.08),
@@ -98,41 +97,42 @@ def truck(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
         ),
     ]
     if "door" in extras:
-        pieces.append(Piece("door", box(split + 0.1, 0.07, split + 0.32, floor - 0.03)))
+        pieces.append(Shape("door", box(split + 0.1, 0.07, split + 0.32, floor - 0.03)))
     if "headlight" in extras:
-        pieces.append(Piece("headlight", ellipse(nose - 0.03, 0.22, 0.08, 0.08)))
-    for x in (-0.75, -0.35, 0.62)[int(rng.integers(0, 2)) :]:
-        pieces.append(Piece("wheel", ellipse(x, floor + 0.06, radius, radius)))
+        pieces.append(Shape("headlight", ellipse(nose - 0.03, 0.22, 0.08, 0.08)))
+    pieces += [
+        Shape("wheel", ellipse(x, floor + 0.06, radius, radius))
+        for x in (-0.75, -0.35, 0.62)[int(rng.integers(0, 2)) :]
+    ]
     return pieces
 
 
-def bus(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+def bus(rng: np.random.Generator, extras: frozenset[str]) -> list[Shape]:
     """Draws a bus from the side: one long round-cornered box with a row of windows."""
     u = rng.uniform
     top, floor, radius = u(-0.6, -0.45), 0.38, u(0.15, 0.2)
-    pieces = [Piece("body", rounded(-0.97, top, 0.97, floor, u(0.06, 0.16)))]
+    pieces = [Shape("body", rounded(-0.97, top, 0.97, floor, u(0.06, 0.16)))]
     high, low = top + 0.12, top + u(0.38, 0.48)
     door_x = 0.55 if "door" in extras else 0.9
     edges = np.linspace(-0.88, door_x, int(rng.integers(4, 7)))
     gap = u(0.04, 0.07)
     for a, b in zip(edges[:-1], edges[1:], strict=True):
-        pieces.append(Piece("window", rounded(a, high, b - gap, low, 0.03)))
+        pieces.append(Shape("window", rounded(a, high, b - gap, low, 0.03)))
     if "door" in extras:
-        pieces.append(Piece("door", box(0.56, high, 0.8, floor - 0.04)))
+        pieces.append(Shape("door", box(0.56, high, 0.8, floor - 0.04)))
     if "headlight" in extras:
-        pieces.append(Piece("headlight", ellipse(0.9, floor - 0.14, 0.09, 0.09)))
-    for x in (-0.6, 0.42):
-        pieces.append(Piece("wheel", ellipse(x, floor + 0.04, radius, radius)))
+        pieces.append(Shape("headlight", ellipse(0.9, floor - 0.14, 0.09, 0.09)))
+    pieces += [Shape("wheel", ellipse(x, floor + 0.04, radius, radius)) for x in (-0.6, 0.42)]
     return pieces
 
 
-def bicycle(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+def bicycle(rng: np.random.Generator, extras: frozenset[str]) -> list[Shape]:
     """Draws a bicycle from the side, its front to the right."""
     u = rng.uniform
     radius, thick, bar = u(0.38, 0.44), u(0.08, 0.12), u(0.07, 0.1)
     hub_y, crank = 0.42, (u(-0.1, 0.0), 0.45)
     post, stem = (u(-0.28, -0.2), -0.25), (u(0.33, 0.42), -0.3)
-    pieces = [Piece("wheel", ring(x, hub_y, radius, radius, thick)) for x in (-0.55, 0.55)]
+    pieces = [Shape("wheel", ring(x, hub_y, radius, radius, thick)) for x in (-0.55, 0.55)]
     for a, b in (
         ((-0.55, hub_y), post),
         ((-0.55, hub_y), crank),
@@ -141,10 +141,10 @@ def bicycle(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
         (crank, stem),
         (stem, (0.55, hub_y)),
     ):
-        pieces.append(Piece("frame", limb([a, b], bar)))
-    pieces.append(Piece("pedal", ellipse(crank[0], crank[1], 0.12, 0.12)))
+        pieces.append(Shape("frame", limb([a, b], bar)))
+    pieces.append(Shape("pedal", ellipse(crank[0], crank[1], 0.12, 0.12)))
     pieces.append(
-        Piece(
+        Shape(
             "saddle",
             curve(
                 (post[0] - 0.22, -0.42),
@@ -156,21 +156,21 @@ def bicycle(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
     )
     if "basket" in extras:
         pieces.append(
-            Piece("basket", polygon((0.5, -0.45), (0.98, -0.45), (0.9, -0.12), (0.58, -0.12)))
+            Shape("basket", polygon((0.5, -0.45), (0.98, -0.45), (0.9, -0.12), (0.58, -0.12)))
         )
     grip = [stem, (stem[0] - 0.05, -0.55), (stem[0] + u(0.05, 0.2), -0.62)]
-    pieces.append(Piece("handle", bent(grip, 0.1)))
+    pieces.append(Shape("handle", bent(grip, 0.1)))
     return pieces
 
 
-def boat(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
+def boat(rng: np.random.Generator, extras: frozenset[str]) -> list[Shape]:
     """Draws a sailing boat: hull, mast, one or two sails, sometimes a flag and portholes."""
     u = rng.uniform
     deck, keel, mast = u(0.35, 0.45), u(0.8, 0.95), u(-0.1, 0.1)
-    pieces = [Piece("pole", box(mast - 0.04, -0.95, mast + 0.04, deck + 0.05))]
+    pieces = [Shape("pole", box(mast - 0.04, -0.95, mast + 0.04, deck + 0.05))]
     reach = u(0.6, 0.8)
     pieces.append(
-        Piece(
+        Shape(
             "sail",
             curve(
                 (mast + 0.07, -0.85),
@@ -182,7 +182,7 @@ def boat(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
     )
     if rng.random() < 0.6:
         pieces.append(
-            Piece(
+            Shape(
                 "sail",
                 polygon(
                     (mast - 0.07, -0.65),
@@ -193,14 +193,14 @@ def boat(rng: np.random.Generator, extras: frozenset[str]) -> list[Piece]:
         )
     if "flag" in extras:
         pieces.append(
-            Piece("flag", polygon((mast, -1.05), (mast - u(0.3, 0.4), -0.93), (mast, -0.8)))
+            Shape("flag", polygon((mast, -1.05), (mast - u(0.3, 0.4), -0.93), (mast, -0.8)))
         )
     pieces.append(
-        Piece("hull", polygon((-0.97, deck), (0.97, deck - 0.05), (0.7, keel), (-0.72, keel)))
+        Shape("hull", polygon((-0.97, deck), (0.97, deck - 0.05), (0.7, keel), (-0.72, keel)))
     )
     if "window" in extras:
         pieces += [
-            Piece("window", ellipse(x, (deck + keel) / 2 - 0.03, 0.09, 0.09))
+            Shape("window", ellipse(x, (deck + keel) / 2 - 0.03, 0.09, 0.09))
             for x in (-0.45, 0.0, 0.45)
         ]
     return pieces

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from calico_model.data.mixedparts.classes import ObjectClass, SourcePlan
 from calico_model.data.mixedparts.coco import CocoFile, Problems
 from calico_model.data.mixedparts.source import (
+    AnnotatedObject,
+    AnnotatedSource,
     Census,
     DatasetName,
-    Instance,
-    Source,
     SourceSplit,
     area_share,
     first_file,
@@ -35,7 +35,7 @@ from calico_model.types import BoolMask
 _MAPS_KEPT = 4
 
 
-class AdePart234(Source):
+class AdePart234(AnnotatedSource):
     """One split of ADE20K-Part-234.
 
     Args:
@@ -86,22 +86,22 @@ class AdePart234(Source):
         Raises:
             InvalidRecordError: the map is broken or of another size, or nothing is there.
         """
-        found = self.find_part(image_id, label_ids, inside)
-        if found is None:
+        part = self.find_part(image_id, label_ids, inside)
+        if part is None:
             raise InvalidRecordError(
                 f"{self._map_path(image_id)}: expected labels {list(label_ids)} "
                 "inside the object, got none"
             )
-        return found[1]
+        return part[1]
 
     def find_part(self, image_id: int, ids: Ids, inside: BoolMask) -> tuple[Ids, BoolMask] | None:
-        """Returns the labels that show inside an object, and where; see `Source.find_part`."""
+        """Returns the labels that show inside an object, and where they show."""
         mask = np.isin(self._label_map(image_id), ids) & inside
         showing = np.unique(self._label_map(image_id)[mask])
         return (tuple(n for n in ids if n in showing), mask) if mask.any() else None
 
     def census(self, plan: SourcePlan, problems: Problems) -> Census:
-        """Reads all annotations, without masks; see `Source.census`.
+        """Reads all annotations, without masks; see `AnnotatedSource.census`.
 
         Where an annotation does not list its labels, all labels of its class may be there.
         """
@@ -110,7 +110,7 @@ class AdePart234(Source):
             name = plan.part_name(owner, part)
             if name is not None:
                 by_class[owner][name] = (*by_class[owner].get(name, ()), label_id)
-        instances: dict[int, list[Instance]] = defaultdict(list)
+        instances: dict[int, list[AnnotatedObject]] = defaultdict(list)
         for annotation in self.objects.sound_annotations(problems):
             image = self.objects.images[annotation.image_id]
             label = self.objects.categories[annotation.category_id].name.strip().lower()
@@ -121,7 +121,7 @@ class AdePart234(Source):
                 if (kept := tuple(n for n in ids if not listed or n in listed))
             }
             share = area_share(annotation.area, image)
-            instances[image.id].append(Instance(annotation.id, label, share, parts))
+            instances[image.id].append(AnnotatedObject(annotation.id, label, share, parts))
         return Census(
             instances,
             {

@@ -1,7 +1,7 @@
 """Makes MixedParts records from the sources: comparable classes, balanced draws, measured truth.
 
 A record never mixes sources, a split never mixes splits of a source. The same arguments and files
-give the same bytes. (calico.md 4.2; groups of more than two images are ours.)
+give the same bytes. Groups of more than two images are an addition to the paper.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def build(
     out: Path,
     plan: ClassPlan,
     options: BuildOptions,
-    on_progress: Callable[[int], None] = lambda questions: None,
+    on_progress: Callable[[int], None] = lambda _questions: None,
 ) -> BuildReport:
     """Writes records of all sources at hand, in the layout of the release.
 
@@ -186,9 +186,9 @@ def _split_records(
         )
         rng = np.random.default_rng([options.seed, list(SourceSplit).index(split), number])
         maker = RecordMaker(source, census, sheets, source_plan, options.group_sizes, rng)
-        own = dict(zip(RegionKind, quotas[number :: len(names)], strict=True))
-        yield from maker.object_records(own[RegionKind.COMMON_OBJECT])
-        yield from maker.part_records(own)
+        quota_of = dict(zip(RegionKind, quotas[number :: len(names)], strict=True))
+        yield from maker.object_records(quota_of[RegionKind.COMMON_OBJECT])
+        yield from maker.part_records(quota_of)
 
 
 def _counted(

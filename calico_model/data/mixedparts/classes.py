@@ -1,7 +1,7 @@
 """Which classes of objects are comparable, and what their parts are called.
 
 The plan is a file; `classes.toml` is ours. The paper's list of class pairs was made by hand and is
-not published (calico.md 4.2): ours follows a rule with exceptions.
+not published: ours follows a rule with exceptions.
 """
 
 from __future__ import annotations

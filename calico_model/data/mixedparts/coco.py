@@ -21,7 +21,7 @@ _Document = TypeVar("_Document")
 _POLYGON_NUMBERS = 6
 
 
-class Annotation(msgspec.Struct, frozen=True, gc=False):
+class PartAnnotation(msgspec.Struct, frozen=True, gc=False):
     """An object or a part of an image, with what the three sources add to COCO.
 
     Attributes:
@@ -41,7 +41,7 @@ class Annotation(msgspec.Struct, frozen=True, gc=False):
 
 class _Content(msgspec.Struct, frozen=True):
     images: list[CocoImage]
-    annotations: list[Annotation]
+    annotations: list[PartAnnotation]
     categories: list[CocoCategory]
 
 
@@ -86,7 +86,7 @@ class CocoFile:
         self.categories = _by_id(f"{self.name}: categories", content.categories)
         self.annotations = _by_id(f"{self.name}: annotations", content.annotations)
 
-    def sound_annotations(self, problems: Problems) -> list[Annotation]:
+    def sound_annotations(self, problems: Problems) -> list[PartAnnotation]:
         """Returns the annotations whose image, category and object exist, without crowds."""
         sound = []
         for annotation in self.annotations.values():
@@ -136,7 +136,7 @@ class CocoFile:
         union: BoolMask = np.logical_or.reduce([self.mask(ann_id) for ann_id in ann_ids])
         return union
 
-    def _dangling(self, annotation: Annotation) -> str | None:
+    def _dangling(self, annotation: PartAnnotation) -> str | None:
         """Returns what an annotation refers to in vain."""
         for field, found, known in (
             ("image_id", annotation.image_id, self.images),
@@ -168,13 +168,13 @@ def decode_file(path: Path, kind: type[_Document]) -> _Document:
         ) from error
 
 
-_Item = TypeVar("_Item", CocoImage, CocoCategory, Annotation)
+_Item = TypeVar("_Item", CocoImage, CocoCategory, PartAnnotation)
 
 
 def _by_id(key: str, items: Sequence[_Item]) -> dict[int, _Item]:
-    found: dict[int, _Item] = {}
+    by_id: dict[int, _Item] = {}
     for index, item in enumerate(items):
-        if item.id in found:
+        if item.id in by_id:
             raise InvalidRecordError(f"{key}[{index}].id: {item.id} is there twice, expected once")
-        found[item.id] = item
-    return found
+        by_id[item.id] = item
+    return by_id

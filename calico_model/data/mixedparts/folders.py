@@ -15,7 +15,7 @@ from pathlib import Path
 from calico_model.data.mixedparts.ade import AdePart234
 from calico_model.data.mixedparts.paco import PacoLvis
 from calico_model.data.mixedparts.partimagenet import PartImageNet
-from calico_model.data.mixedparts.source import DatasetName, Source, SourceSplit
+from calico_model.data.mixedparts.source import AnnotatedSource, DatasetName, SourceSplit
 from calico_model.errors import InvalidRecordError
 
 PART_SEGM = "Part_Segm"
@@ -35,7 +35,7 @@ class SourceFolders:
     folders: Mapping[DatasetName, Path]
     coco: Path
 
-    def open(self, name: DatasetName, split: SourceSplit) -> Source:
+    def open(self, name: DatasetName, split: SourceSplit) -> AnnotatedSource:
         """Opens one split of a source.
 
         Raises:
@@ -90,13 +90,13 @@ def find_records(path: Path) -> Path | None:
     if path.is_file():
         return path
     names = [records_name(split) for split in SourceSplit]
-    found = [
+    files = [
         folder / name
         for folder in (path, path / PART_SEGM)
         for name in names
         if (folder / name).is_file()
     ]
-    if len(found) > 1:
-        listed = ", ".join(str(file) for file in found)
+    if len(files) > 1:
+        listed = ", ".join(str(file) for file in files)
         raise InvalidRecordError(f"{path}: expected one file of records, name one of {listed}")
-    return found[0] if found else None
+    return files[0] if files else None

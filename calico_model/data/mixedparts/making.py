@@ -12,8 +12,8 @@ import numpy as np
 from calico_model.data.comparison import partition
 from calico_model.data.mixedparts.classes import SourcePlan
 from calico_model.data.mixedparts.sampling import Draw, draw_groups, keep_made, take_turns
-from calico_model.data.mixedparts.sheet import ComparedClass, Region, Sheets
-from calico_model.data.mixedparts.source import Census, Source
+from calico_model.data.mixedparts.sheet import ComparedClass, SheetRegion, Sheets
+from calico_model.data.mixedparts.source import AnnotatedSource, Census
 from calico_model.data.records import (
     CommonObject,
     CommonPart,
@@ -44,7 +44,7 @@ class RecordMaker:
 
     def __init__(
         self,
-        source: Source,
+        source: AnnotatedSource,
         census: Census,
         sheets: Sheets,
         plan: SourcePlan,
@@ -145,8 +145,8 @@ class RecordMaker:
         """Returns the comparison of a draw, None if it has neither common nor unique parts."""
         if not self._are_readable(draw):
             return None
-        found = [self._sheets.compared(image_id, label) for label, image_id in draw]
-        shown = [compared for compared in found if compared is not None]
+        classes = [self._sheets.compared(image_id, label) for label, image_id in draw]
+        shown = [compared for compared in classes if compared is not None]
         if len(shown) < len(draw):
             return None
         common, unique = partition(
@@ -176,8 +176,8 @@ class RecordMaker:
         self, names: tuple[tuple[str, ...], ...], shown: list[ComparedClass]
     ) -> UniqueParts:
         ids = tuple(
-            tuple(compared.visible[name].ids for name in own)
-            for own, compared in zip(names, shown, strict=True)
+            tuple(compared.visible[name].ids for name in labels)
+            for labels, compared in zip(names, shown, strict=True)
         )
         if self._source.has_part_labels:
             return UniqueParts(names, part_cat_ids=ids)
@@ -200,5 +200,5 @@ def subtasks_of(record: Record) -> tuple[RegionKind, ...]:
     return tuple(kind for kind, is_there in has.items() if is_there)
 
 
-def _share(region: Region) -> float:
+def _share(region: SheetRegion) -> float:
     return round(region.share, _SHARE_DIGITS)

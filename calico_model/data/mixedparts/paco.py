@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from calico_model.data.mixedparts.classes import ObjectClass, SourcePlan
-from calico_model.data.mixedparts.coco import Annotation, CocoFile, Problems
+from calico_model.data.mixedparts.coco import CocoFile, PartAnnotation, Problems
 from calico_model.data.mixedparts.source import (
+    AnnotatedObject,
+    AnnotatedSource,
     Census,
     DatasetName,
-    Instance,
-    Source,
     SourceSplit,
     area_share,
     first_file,
@@ -28,7 +28,7 @@ from calico_model.types import BoolMask
 _VARIANT = re.compile(r"_\(.*?\)")
 
 
-class PacoLvis(Source):
+class PacoLvis(AnnotatedSource):
     """One split of PACO-LVIS.
 
     Args:
@@ -58,9 +58,9 @@ class PacoLvis(Source):
         return self.objects.union(ann_ids)
 
     def census(self, plan: SourcePlan, problems: Problems) -> Census:
-        """Reads all annotations, without masks; see `Source.census`."""
+        """Reads all annotations, without masks; see `AnnotatedSource.census`."""
         names = {c.id: _split_name(c.name) for c in self.objects.categories.values()}
-        objects: list[Annotation] = []
+        objects: list[PartAnnotation] = []
         parts: dict[int, dict[str, Ids]] = defaultdict(dict)
         for annotation in self.objects.sound_annotations(problems):
             label, part = names[annotation.category_id]
@@ -69,14 +69,14 @@ class PacoLvis(Source):
                 continue
             name = plan.part_name(label, part)
             if name is not None and annotation.obj_ann_id is not None:
-                own = parts[annotation.obj_ann_id]
-                own[name] = (*own.get(name, ()), annotation.id)
-        instances: dict[int, list[Instance]] = defaultdict(list)
+                by_name = parts[annotation.obj_ann_id]
+                by_name[name] = (*by_name.get(name, ()), annotation.id)
+        instances: dict[int, list[AnnotatedObject]] = defaultdict(list)
         for annotation in objects:
             image = self.objects.images[annotation.image_id]
             label, _ = names[annotation.category_id]
             share = area_share(annotation.area, image)
-            instance = Instance(annotation.id, label, share, parts.get(annotation.id, {}))
+            instance = AnnotatedObject(annotation.id, label, share, parts.get(annotation.id, {}))
             instances[image.id].append(instance)
         return Census(instances, _classes(names.values(), plan))
 
@@ -91,8 +91,11 @@ def _split_name(name: str) -> tuple[str, str | None]:
 def _classes(names: Iterable[tuple[str, str | None]], plan: SourcePlan) -> dict[str, ObjectClass]:
     parts: dict[str, set[str]] = {}
     for label, part in names:
-        own = parts.setdefault(label, set())
+        part_names = parts.setdefault(label, set())
         name = None if part is None else plan.part_name(label, part)
         if name is not None:
-            own.add(name)
-    return {label: ObjectClass(frozenset(own), frozenset({label})) for label, own in parts.items()}
+            part_names.add(name)
+    return {
+        label: ObjectClass(frozenset(part_names), frozenset({label}))
+        for label, part_names in parts.items()
+    }

@@ -12,10 +12,10 @@ from pathlib import Path
 from calico_model.data.mixedparts.classes import ObjectClass, SourcePlan
 from calico_model.data.mixedparts.coco import CocoFile, Problems
 from calico_model.data.mixedparts.source import (
+    AnnotatedObject,
+    AnnotatedSource,
     Census,
     DatasetName,
-    Instance,
-    Source,
     SourceSplit,
     area_share,
     first_file,
@@ -27,7 +27,7 @@ from calico_model.types import BoolMask
 _SYNSET_LENGTH = len("n01440764")
 
 
-class PartImageNet(Source):
+class PartImageNet(AnnotatedSource):
     """One split of PartImageNet.
 
     Image ids are those of the file of whole objects; the part file may number them otherwise.
@@ -59,12 +59,12 @@ class PartImageNet(Source):
         annotation = self._parts.annotations.get(ann_id)
         if annotation is None:
             raise InvalidRecordError(f"{key}: no annotation {ann_id} in {self._parts.name}")
-        found = self._parts.images.get(annotation.image_id)
+        image = self._parts.images.get(annotation.image_id)
         expected = self.objects.images[image_id]
-        if found is None or found.file_name != expected.file_name:
+        if image is None or image.file_name != expected.file_name:
             raise InvalidRecordError(
                 f"{key}: part annotation {ann_id} belongs to image "
-                f"{found.file_name if found else annotation.image_id}, "
+                f"{image.file_name if image else annotation.image_id}, "
                 f"expected {expected.file_name}"
             )
 
@@ -73,7 +73,7 @@ class PartImageNet(Source):
         return self._parts.union(ann_ids)
 
     def census(self, plan: SourcePlan, problems: Problems) -> Census:
-        """Reads all annotations, without masks; see `Source.census`.
+        """Reads all annotations, without masks; see `AnnotatedSource.census`.
 
         Parts of an image with objects of several classes of one super-category are left out:
         nothing says whose they are.
@@ -89,8 +89,8 @@ class PartImageNet(Source):
                     f"{file_name!r} is not in {self.objects.name}"
                 )
                 continue
-            own = part_ids[ours[file_name], _family(category)]
-            own[category.id] = (*own.get(category.id, ()), annotation.id)
+            by_category = part_ids[ours[file_name], _family(category)]
+            by_category[category.id] = (*by_category.get(category.id, ()), annotation.id)
         whole = self.objects.sound_annotations(problems)
         owners = Counter(
             (image_id, family)
@@ -99,15 +99,15 @@ class PartImageNet(Source):
                 for a in whole
             }
         )
-        instances: dict[int, list[Instance]] = defaultdict(list)
+        instances: dict[int, list[AnnotatedObject]] = defaultdict(list)
         for annotation in whole:
             image = self.objects.images[annotation.image_id]
             category = self.objects.categories[annotation.category_id]
             label, key = _tidy(category.name), (image.id, _family(category))
-            found = part_ids.get(key, {}) if owners[key] == 1 else {}
+            ids = part_ids.get(key, {}) if owners[key] == 1 else {}
             share = area_share(annotation.area, image)
-            parts = self._named(label, found, plan)
-            instances[image.id].append(Instance(annotation.id, label, share, parts))
+            parts = self._named(label, ids, plan)
+            instances[image.id].append(AnnotatedObject(annotation.id, label, share, parts))
         return Census(instances, self._classes(plan))
 
     def _named(self, label: str, found: dict[int, Ids], plan: SourcePlan) -> dict[str, Ids]:

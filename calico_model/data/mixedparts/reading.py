@@ -15,7 +15,7 @@ import msgspec
 from calico_model.data.groups import GroupSet
 from calico_model.data.mixedparts.coco import Problems, decode_file
 from calico_model.data.mixedparts.folders import folders_of, split_of
-from calico_model.data.mixedparts.source import DatasetName, Source
+from calico_model.data.mixedparts.source import AnnotatedSource, DatasetName
 from calico_model.data.records import CommonObject, ComparedPair, Ids, Record
 from calico_model.data.truth import check_record, object_truth, part_truth, tidy
 from calico_model.errors import InvalidRecordError
@@ -52,13 +52,13 @@ class MixedPartsGroups(GroupSet):
         records: Path,
         *,
         skip_broken: bool = False,
-        on_progress: Callable[[int], None] = lambda done: None,
+        on_progress: Callable[[int], None] = lambda _done: None,
     ) -> None:
         self._split = split_of(records)
         self._folders = folders_of(records)
         self._name = records.name
         self._raw = decode_file(records, list[msgspec.Raw])
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, AnnotatedSource] = {}
         self._object_record = array("q")
         self._part_record = array("q")
         self._pair = array("q")
@@ -212,7 +212,7 @@ class MixedPartsGroups(GroupSet):
         named = " and ".join(f"[{number}]" for number in numbers if number != _NONE)
         return f"{self._name}: {named}"
 
-    def _source(self, name: str, key: str = "dataset_name") -> Source:
+    def _source(self, name: str, key: str = "dataset_name") -> AnnotatedSource:
         """Opens a source when the first record names it."""
         if name not in self._sources:
             if name not in _NAMES:

@@ -29,7 +29,7 @@ def draw_groups(
         pools: image ids by class.
         group_sizes: smallest and largest number of images.
     """
-    seen: set[frozenset[tuple[str, int]]] = set()
+    drawn: set[frozenset[tuple[str, int]]] = set()
     repeats = 0
     while repeats < _REPEATS:
         size = int(rng.integers(group_sizes[0], group_sizes[1] + 1))
@@ -37,10 +37,10 @@ def draw_groups(
         ids = [int(pools[label][int(rng.integers(len(pools[label])))]) for label in labels]
         group = tuple(zip(labels, ids, strict=True))
         key = frozenset(group)
-        if len(set(ids)) < size or key in seen:
+        if len(set(ids)) < size or key in drawn:
             repeats += 1
             continue
-        seen.add(key)
+        drawn.add(key)
         repeats = 0
         yield tuple(group[k] for k in rng.permutation(size))
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from calico_model.data.mixedparts.coco import Problems
-from calico_model.data.mixedparts.source import Census, Instance, Source
+from calico_model.data.mixedparts.source import AnnotatedObject, AnnotatedSource, Census
 from calico_model.data.records import Ids
 from calico_model.errors import InvalidRecordError
 from calico_model.types import BoolMask
@@ -18,7 +18,7 @@ _KEPT = 4096
 
 
 @dataclass(frozen=True)
-class Region:
+class SheetRegion:
     """Ids of what makes a region, and its share of the image's area."""
 
     ids: Ids
@@ -35,8 +35,8 @@ class ComparedClass:
         known: names of all parts annotated on them.
     """
 
-    region: Region
-    visible: Mapping[str, Region]
+    region: SheetRegion
+    visible: Mapping[str, SheetRegion]
     known: frozenset[str]
 
 
@@ -53,7 +53,7 @@ class Sheets:
 
     def __init__(
         self,
-        source: Source,
+        source: AnnotatedSource,
         census: Census,
         *,
         min_object_share: float,
@@ -77,7 +77,7 @@ class Sheets:
             if any(self._may_show(i, label, with_parts) for i in instances)
         )
 
-    def _may_show(self, instance: Instance, label: str, with_parts: bool) -> bool:
+    def _may_show(self, instance: AnnotatedObject, label: str, with_parts: bool) -> bool:
         is_large = instance.area_share is None or instance.area_share >= self._min_object_share
         return instance.label == label and is_large and (bool(instance.parts) or not with_parts)
 
@@ -91,7 +91,7 @@ class Sheets:
             return False
         return True
 
-    def _objects(self, image_id: int) -> Mapping[str, Region]:
+    def _objects(self, image_id: int) -> Mapping[str, SheetRegion]:
         """Returns the classes that show in an image, all large enough instances together."""
         masks: dict[str, list[tuple[int, BoolMask]]] = {}
         for instance in self._census.instances.get(image_id, ()):
@@ -102,7 +102,7 @@ class Sheets:
 
     def _compared(self, image_id: int, label: str) -> ComparedClass | None:
         """Returns the large enough objects of a class whose parts are known, with their parts."""
-        found: list[tuple[int, BoolMask]] = []
+        objects: list[tuple[int, BoolMask]] = []
         ids: dict[str, dict[int, None]] = {}
         for instance in self._census.instances.get(image_id, ()):
             if instance.label != label or not instance.parts:
@@ -110,18 +110,20 @@ class Sheets:
             mask = self._object_mask(instance)
             if mask is None:
                 continue
-            found.append((instance.ann_id, mask))
-            for name, own in instance.parts.items():
-                ids.setdefault(name, {}).update(dict.fromkeys(own))
-        if not found:
+            objects.append((instance.ann_id, mask))
+            for name, part_ids in instance.parts.items():
+                ids.setdefault(name, {}).update(dict.fromkeys(part_ids))
+        if not objects:
             return None
-        inside: BoolMask = np.logical_or.reduce([mask for _, mask in found])
-        parts = {name: self._part(image_id, tuple(own), inside) for name, own in ids.items()}
+        inside: BoolMask = np.logical_or.reduce([mask for _, mask in objects])
+        parts = {
+            name: self._part(image_id, tuple(part_ids), inside) for name, part_ids in ids.items()
+        }
         known = {name: region for name, region in parts.items() if region is not None}
         visible = {n: r for n, r in known.items() if r.share >= self._min_part_share}
-        return ComparedClass(_union(found), visible, frozenset(known)) if known else None
+        return ComparedClass(_union(objects), visible, frozenset(known)) if known else None
 
-    def _object_mask(self, instance: Instance) -> BoolMask | None:
+    def _object_mask(self, instance: AnnotatedObject) -> BoolMask | None:
         try:
             mask = self._source.object_mask((instance.ann_id,))
         except InvalidRecordError as error:
@@ -129,15 +131,15 @@ class Sheets:
             return None
         return mask if mask.mean() >= self._min_object_share else None
 
-    def _part(self, image_id: int, ids: Ids, inside: BoolMask) -> Region | None:
+    def _part(self, image_id: int, ids: Ids, inside: BoolMask) -> SheetRegion | None:
         try:
-            found = self._source.find_part(image_id, ids, inside)
+            part = self._source.find_part(image_id, ids, inside)
         except InvalidRecordError as error:
             self._problems.add(str(error), error)
             return None
-        return None if found is None else Region(found[0], float(found[1].mean()))
+        return None if part is None else SheetRegion(part[0], float(part[1].mean()))
 
 
-def _union(found: list[tuple[int, BoolMask]]) -> Region:
-    union: BoolMask = np.logical_or.reduce([mask for _, mask in found])
-    return Region(tuple(ann_id for ann_id, _ in found), float(union.mean()))
+def _union(masks: list[tuple[int, BoolMask]]) -> SheetRegion:
+    union: BoolMask = np.logical_or.reduce([mask for _, mask in masks])
+    return SheetRegion(tuple(ann_id for ann_id, _ in masks), float(union.mean()))

@@ -43,7 +43,7 @@ class SourceSplit(StrEnum):
 
 
 @dataclass(frozen=True)
-class Instance:
+class AnnotatedObject:
     """One annotated object of an image.
 
     Attributes:
@@ -63,11 +63,11 @@ class Instance:
 class Census:
     """Who is where: instances by image id, in file order, and the classes by name."""
 
-    instances: Mapping[int, Sequence[Instance]] = field(default_factory=dict)
+    instances: Mapping[int, Sequence[AnnotatedObject]] = field(default_factory=dict)
     classes: Mapping[str, ObjectClass] = field(default_factory=dict)
 
 
-class Source(ABC):
+class AnnotatedSource(ABC):
     """One split of one data set; see `AnnotatedImages` for what it answers by id.
 
     Attributes:
@@ -120,7 +120,7 @@ class Source(ABC):
 
         Args:
             image_id: the image.
-            ids: as in `Instance.parts`.
+            ids: as in `AnnotatedObject.parts`.
             inside: mask of the object, (H, W) bool.
         """
         return ids, self.part_mask(ids)

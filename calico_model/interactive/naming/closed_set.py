@@ -1,7 +1,7 @@
-"""What regions may be called and what they are called: values and the fusion of the classifiers.
+"""Closed label sets, the names that regions get, and the fusion of the classifiers.
 
-Fusion is log-linear: every classifier has an exponent, and one that knows nothing is uniform and
-changes nothing. Pure arrays; does not know where chances come from.
+The fusion is log-linear: every classifier has an exponent, and a classifier that knows nothing is
+uniform and changes nothing. Pure arrays; does not know where chances come from.
 Legend: R regions, C labels.
 """
 
@@ -18,9 +18,9 @@ from calico_model.types import BoolMask, RegionKind
 from calico_model.vocabulary import Vocabulary
 
 UNSURE_BELOW = 0.3
-"""Smallest chance at which a region is given a label; below it the annotator decides."""
+"""Smallest chance at which a region gets a label; below it the annotator decides."""
 IS_INSIDE = 0.5
-"""Smallest chance of being of the set at which a region is given a label."""
+"""Smallest chance of having a label of the set, from which a region gets a label."""
 _RANKED = 3
 
 
@@ -28,14 +28,15 @@ _RANKED = 3
 class Fusion:
     """Exponents of the classifiers: log p = sum of weight * log p_i, normalised over the set.
 
-    `calico fit-names` finds what suits given weights, on projects made of held-out drawn scenes
-    half of whose names the head was not told; the defaults are not fitted.
+    `calico fit-names` fits them for given weights, on projects of held-out drawn scenes where the
+    head does not know half of the names; the defaults are not fitted.
 
     Attributes:
-        language, head, prototypes, cells: of the classifiers; cells are what the dense head says.
-        trusted_after: accepted regions at which the prototypes have half their exponent.
+        language, head, prototypes, cells: exponents of the classifiers, see name_regions.py.
+        trusted_after: number of accepted regions at which the prototypes have half their exponent.
         temperature: of the cosines to prototypes.
-        familiar: cosine at which a region is as likely of a label nobody has accepted yet.
+        familiar: cosine to a label's prototype at which a label without accepted regions is as
+            likely.
     """
 
     language: float = 0.5
@@ -49,14 +50,14 @@ class Fusion:
 
 @dataclass(frozen=True)
 class Named:
-    """What a region is called.
+    """The name of a region.
 
     Attributes:
-        label: of the closed set, or None when no label is likely enough, or the region is none of
-            the set.
-        chance: of the likeliest label, in [0, 1], whether it is given or not.
-        ranked: the likeliest labels with their chances, falling; the first is the likeliest.
-        inside: chance in [0, 1] that the region is of the set at all.
+        label: of the closed set, or None if no label is likely enough or the region has none of
+            the set's labels.
+        chance: of the likeliest label, in [0, 1], also where `label` is None.
+        ranked: the likeliest labels with their chances, falling.
+        inside: chance in [0, 1] that the region has a label of the set.
     """
 
     label: str | None
@@ -72,9 +73,9 @@ class Outline:
     Attributes:
         image_index: 0-based position of the image in its group.
         mask: (H, W) bool in the original frame, not empty.
-        kind: what it is to its group, or None when nobody has said.
-        predicted_label: what the model itself calls it, or None for a region it did not find.
-        same: equal for regions that show the same thing in several images, which have one name.
+        kind: what the region is to its group, or None if unknown.
+        predicted_label: the model's own name of the region, or None if it did not predict it.
+        same: equal for regions that show the same thing in several images: they get one name.
     """
 
     image_index: int
@@ -86,14 +87,14 @@ class Outline:
 
 @dataclass(frozen=True, eq=False)
 class ClosedSet:
-    """What regions may be called, and what is known about it.
+    """The labels that regions may get, and the settings of naming.
 
     Attributes:
         vocabulary: the labels with their aliases.
-        accepted: what accepted regions of each label look like.
-        weights: how the classifiers are weighed.
-        least: smallest chance at which a label is given.
-        rejects: whether regions may be none of the set; else each is taken to be of it.
+        accepted: prototypes of accepted regions of each label.
+        weights: exponents of the classifiers.
+        least: smallest chance at which a region gets a label.
+        rejects: whether a region may have none of the labels; else every region has one.
     """
 
     vocabulary: Vocabulary
@@ -106,33 +107,34 @@ class ClosedSet:
 def fuse(
     closed: ClosedSet,
     head: NDArray[np.float64],
-    remembered: NDArray[np.float64],
-    told: NDArray[np.float64],
+    prototypes: NDArray[np.float64],
+    language: NDArray[np.float64],
     cells: NDArray[np.float64] | None = None,
     *,
     same: Sequence[str | None] = (),
     inside: NDArray[np.float64] | None = None,
 ) -> tuple[Named, ...]:
-    """Weighs the classifiers of R regions and names them.
+    """Fuses the chances of the classifiers and names R regions.
 
     Args:
         closed: the set of C labels.
-        head, remembered, told, cells: (R, C) log chances; uniform rows say nothing.
+        head, prototypes, language, cells: (R, C) log chances of each classifier; a uniform row
+            changes nothing, and so does None.
         same: per region, see `Outline.same`; () for all different.
-        inside: (R,) chance of each region to be of the set; None for certain.
+        inside: (R,) chance that each region has a label of the set; None for certain.
     """
     weights, accepted = closed.weights, closed.accepted.regions
     trust = weights.prototypes * accepted / (accepted + weights.trusted_after)
-    logits = weights.head * head + trust * remembered + weights.language * told
+    logits = weights.head * head + trust * prototypes + weights.language * language
     if cells is not None:
         logits = logits + weights.cells * cells
-    for thing in {one for one in same if one is not None}:
-        rows = [row for row, one in enumerate(same) if one == thing]
+    for thing in {key for key in same if key is not None}:
+        rows = [row for row, key in enumerate(same) if key == thing]
         logits[rows] = logits[rows].mean(0)
     chances = np.exp(logits - logits.max(1, keepdims=True))
     chances /= chances.sum(1, keepdims=True)
-    sure = np.ones(len(chances)) if inside is None else inside
-    return tuple(_name(closed, *row) for row in zip(chances, map(float, sure), strict=True))
+    certain = np.ones(len(chances)) if inside is None else inside
+    return tuple(_name(closed, *row) for row in zip(chances, map(float, certain), strict=True))
 
 
 def _name(closed: ClosedSet, chances: NDArray[np.float64], inside: float) -> Named:

@@ -1,14 +1,14 @@
-"""V1: which label of a closed set the language model would write at a place of its answer.
+"""The label of a closed set that the language model would write at a place of its answer.
 
-Candidates are scored along a trie of their tokens, exactly normalised over the set: the chance of
-a label is the product of its steps' chances among their siblings, so that a long or a spelled name
-costs nothing (seed system 6.5). What comes before the places is computed once.
+Labels are scored along a trie of their tokens and normalised exactly over the set: the chance of a
+label is the product of the chances of its tokens among their siblings, so that a long name or a
+name spelled out of pieces is not less likely. The text before the places is computed once.
 Legend: S slots, N nodes, E ends, C labels, T positions, D the LLM's width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +18,10 @@ from transformers import DynamicCache
 from calico_model import prompts
 from calico_model.data.collate import Turn, collate_turns
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.language import run_layers
-from calico_model.modeling.layout import packed
+from calico_model.modeling.language import packed, run_layers
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import RegionKind
+from calico_model.types import GroupPrediction, RegionKind
 from calico_model.vocabulary import Vocabulary
 
 
@@ -31,9 +30,9 @@ class Slot:
     """A place in an answer where a phrase begins.
 
     Attributes:
-        kind: the question.
-        before: the answer up to the phrase.
-        label, images, is_object: what the model itself says there.
+        kind: the question that is answered.
+        before: the answer's text up to the phrase.
+        label, images, is_object: of the phrase; see `AnswerPhrase`.
     """
 
     kind: RegionKind
@@ -45,15 +44,15 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class LabelTrie:
-    """The phrases of a closed set, token by token, equal beginnings once.
+    """The phrases of a closed set as a trie of tokens; phrases share equal beginnings.
 
     Attributes:
-        tokens: (N,) int64 of each node.
-        parents: (N,) int64, -1 for the first.
-        ancestors: (N, N) bool, True where a node (first axis) comes after another or is it.
-        ends: (E,) int64 nodes where a phrase is complete.
-        owners: (E,) int64 label each of them names.
-        labels: how many labels.
+        tokens: (N,) int64, token of each node.
+        parents: (N,) int64, parent of each node, -1 for the first nodes.
+        ancestors: (N, N) bool, True where a node (first axis) descends from another or is the same.
+        ends: (E,) int64, nodes where a phrase is complete.
+        owners: (E,) int64, index of the label that each end names.
+        labels: number of labels.
     """
 
     tokens: Tensor
@@ -65,7 +64,7 @@ class LabelTrie:
 
 
 def build_trie(vocabulary: Vocabulary, tokenizer: Tokenizer) -> LabelTrie:
-    """Spells every label and alias as the model writes a phrase, from `<p>` to `</p>`."""
+    """Builds the trie of every label and alias, written as a phrase from `<p>` to `</p>`."""
     known: dict[tuple[int, int], int] = {}
     ends: dict[int, int] = {}
     for owner, label in enumerate(vocabulary.labels):
@@ -91,23 +90,28 @@ def build_trie(vocabulary: Vocabulary, tokenizer: Tokenizer) -> LabelTrie:
 
 
 def _written(label: str, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """How the model may write a label: by its names, or as it is if that is no other's name."""
-    own, names = prompts.clean_label(label), vocabulary.spellings(label)
-    is_plain = not set(own) & set("<>[]()")  # or it could be read as a tag
-    return (*names, own) if is_plain and vocabulary.find(own) == label else names
+    """The texts by which the model may write a label: its names, and the label itself.
+
+    The label itself is left out if it is the name of another label, or could be parsed as a tag.
+    """
+    text, names = prompts.clean_label(label), vocabulary.spellings(label)
+    is_plain = not set(text) & set("<>[]()")
+    return (*names, text) if is_plain and vocabulary.find(text) == label else names
 
 
-def find_slots(answers: Mapping[str, str]) -> tuple[Slot, ...]:
-    """Finds the phrases of a model's own answers, by `RegionKind.value`."""
-    found: list[Slot] = []
-    for kind in RegionKind:
-        text = answers.get(kind.value, "")
-        parsed = prompts.parse_answer(kind, text)
-        for phrase, start in zip(parsed.phrases, parsed.starts, strict=True):
+def find_slots(group_prediction: GroupPrediction) -> tuple[Slot, ...]:
+    """Returns the places where phrases begin in the answers that the model generated."""
+    return tuple(
+        Slot(
+            phrase.kind,
             # A space before a tag is no token of its own.
-            before = text[:start].rstrip()
-            found.append(Slot(kind, before, phrase.label, phrase.images, phrase.is_object))
-    return tuple(found)
+            group_prediction.answers[phrase.kind.value][: phrase.start].rstrip(),
+            phrase.label,
+            phrase.images,
+            phrase.is_object,
+        )
+        for phrase in group_prediction.phrases
+    )
 
 
 @torch.inference_mode()
@@ -118,16 +122,16 @@ def score_slots(
     slots: Sequence[Slot],
     trie: LabelTrie,
 ) -> Tensor:
-    """Asks the language model which label of a set comes at places of its answers (V1).
+    """Returns how likely the language model finds each label of a set at slots of its answers.
 
-    What is before the places is computed once, then all candidates of all places in one forward:
-    every node of the trie sees what is before it.
+    The text before the slots is computed once, then all nodes of the trie at all slots in one
+    forward: every node attends to the text before its slot and to its ancestors.
 
     Args:
         model: in evaluation mode, on the device of the features.
-        tokenizer: of the model, and of the adapter it wears.
+        tokenizer: of the model with its active adapter.
         features: of the images of the group.
-        slots: S places, at least one.
+        slots: S slots, at least one.
         trie: of the closed set.
 
     Returns:
@@ -135,10 +139,10 @@ def score_slots(
     """
     images, config = tuple(range(len(features))), model.config
     device = features.global_tokens.device
-    # The places of one answer are beginnings of each other: its longest one holds them all.
+    # The texts before the slots of one answer are prefixes of the longest of them.
     longest = {slot.kind: slot.before for slot in sorted(slots, key=lambda slot: len(slot.before))}
     kinds = list(longest)
-    asked = collate_turns(
+    conversations = collate_turns(
         [
             Turn(
                 prompts.conversation(prompts.QUESTIONS[kind][0], len(images), config.system_prompt),
@@ -152,23 +156,25 @@ def score_slots(
     ).conversations.to(device)
     cache = DynamicCache()
     hidden = model.prefill(
-        model.embed(asked, model.image_rows(features)),
-        asked,
+        model.embed(conversations, model.image_rows(features)),
+        conversations,
         model.correspondence(features),
-        (packed(asked, own_images=False), packed(asked, own_images=True)),
+        (packed(conversations, own_images=False), packed(conversations, own_images=True)),
         cache,
     )
     rows = torch.tensor([kinds.index(slot.kind) for slot in slots], device=device)
-    told = torch.tensor([len(tokenizer.encode(slot.before)) for slot in slots], device=device)
-    lengths = asked.guidance[rows] + 1 + told  # (S,)
+    prefixes = [len(tokenizer.encode(slot.before)) for slot in slots]
+    lengths = conversations.guidance[rows] + 1 + torch.tensor(prefixes, device=device)  # (S,)
     cache.batch_select_indices(rows)
-    is_before = torch.arange(asked.input_ids.shape[1], device=device) < lengths[:, None]  # (S, T)
+    is_before = (
+        torch.arange(conversations.input_ids.shape[1], device=device) < lengths[:, None]
+    )  # (S, T)
     last = hidden[rows, lengths - 1][:, None]  # (S, 1, D)
     nodes = _read_trie(model, trie, is_before, cache)
     parents = trie.parents.to(device) + 1
     logits = model.language.lm_head(torch.cat((last, nodes), 1)).float()  # (S, 1 + N, V)
     steps = logits[:, parents, trie.tokens.to(device)]  # (S, N)
-    # Normalised among siblings alone, so the leaves of the trie share all of the chance.
+    # Normalised among siblings, so that the chances of the leaves sum to one.
     top = torch.full_like(logits[:, :, 0], -torch.inf)
     top = top.scatter_reduce(1, parents.expand_as(steps), steps, "amax")
     mass = torch.zeros_like(top).index_add(1, parents, (steps - top[:, parents]).exp())
@@ -180,7 +186,7 @@ def score_slots(
 
 
 def _read_trie(model: Calico, trie: LabelTrie, is_before: Tensor, cache: DynamicCache) -> Tensor:
-    """Final hidden states (S, N, D) of every node behind every prefix."""
+    """Final hidden states (S, N, D) of every node after the text before every slot."""
     device, slots = is_before.device, len(is_before)
     embedded = model.language.model.embed_tokens(trie.tokens.to(device))
     ancestors = trie.ancestors.to(device)

@@ -1,11 +1,14 @@
-"""Which label of a closed set a region is: classifiers, fused, or "unsure".
+"""The label of a closed set that each region has: classifiers, fused, or no label.
 
-V1, the language model at the places of its own answers (label_trie.py). V2, prototypes of what the
-project's annotators accepted (prototypes.py). The head of the weights, where they have one, knows
-what training named (modeling/region_head.py). The dense head, where an adapter has its rows, says
-what the region's cells are called (dense_reading.py). A classifier that knows nothing is uniform
-and changes nothing; nothing outside the set can come out. A region that is none of the set gets no
-label (rejection.py).
+The classifiers:
+
+- language: the label that the language model would write in its own answers (label_trie.py);
+- prototypes: the accepted regions that look most like the region (prototypes.py);
+- head: the region head of the weights, which knows the names of training (modeling/region_head.py);
+- cells: the names that the dense head gives to the region's cells (dense_detection.py).
+
+A classifier that knows nothing is uniform and changes nothing. Only labels of the set can come out.
+A region that has none of the set's labels gets no label (rejection.py).
 Legend: R regions, C labels, S slots, L logit side, d width of a descriptor, D the LLM's width.
 """
 
@@ -23,7 +26,7 @@ from torch.nn import functional
 
 from calico_model.data.catalogue import TRAINED_CATEGORIES, parts_of
 from calico_model.errors import InvalidMaskError
-from calico_model.inference.dense_reading import name_cells
+from calico_model.inference.dense_detection import chances_of_names
 from calico_model.inference.images import mask_shares
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline, fuse
 from calico_model.interactive.naming.label_trie import Slot, build_trie, find_slots, score_slots
@@ -38,8 +41,8 @@ from calico_model.vocabulary import Vocabulary, identity, match
 
 Chances = NDArray[np.float64]
 
-_UNSAID = 0.2  # chance that the answer does not speak of a region
-_LEAST_TOLD = 0.01  # chance of a name that cells seem to rule out
+_UNANSWERED = 0.2  # chance that no answer names a region
+_LEAST_CELL_CHANCE = 0.01  # of a name that the cells seem to exclude
 
 
 @torch.inference_mode()
@@ -55,12 +58,11 @@ def name_regions(
 
     Args:
         model: in evaluation mode, on the device of the features.
-        tokenizer: of the model, and of the adapter it wears.
+        tokenizer: of the model with its active adapter.
         features: of the group's images.
         outlines: R regions.
-        closed: what they may be called.
-        group_prediction: what the same weights predicted for the group; None leaves the language
-            model out,
+        closed: the labels.
+        group_prediction: of the same weights for the group; None leaves the language model out,
             which then costs nothing.
 
     Raises:
@@ -68,40 +70,66 @@ def name_regions(
     """
     if not outlines:
         return ()
-    count = len(closed.vocabulary.labels)
-    image, shares = _frames(model, outlines)
-    blocks = describe_regions(features, image, shares)
-    head = read_head(model, tokenizer, blocks, closed.vocabulary)
-    looks = unit_rows(blocks, model.region_head).cpu().numpy()
-    told = np.full((len(outlines), count), -math.log(count))
-    slots = () if group_prediction is None else find_slots(group_prediction.answers)
-    picks = [pick_slots(slots, one) for one in outlines]
-    if asked := sorted({n for places in picks for n in places}):
-        trie = build_trie(closed.vocabulary, tokenizer)
-        rows = score_slots(model, tokenizer, features, [slots[n] for n in asked], trie)
-        told = _spread(rows, [[asked.index(n) for n in places] for places in picks])
-    remembered = closed.accepted.log_chances(
-        looks,
-        [identity(label) for label in closed.vocabulary.labels],
+    vocabulary = closed.vocabulary
+    blocks = describe_regions(features, *_frames(model, outlines))
+    head = score_by_head(model, tokenizer, blocks, vocabulary)
+    descriptors = unit_rows(blocks, model.region_head).cpu().numpy()
+    language = _score_by_language(
+        model, tokenizer, features, outlines, vocabulary, group_prediction
+    )
+    prototypes = closed.accepted.log_chances(
+        descriptors,
+        [identity(label) for label in vocabulary.labels],
         temperature=closed.weights.temperature,
         familiar=closed.weights.familiar,
     )
-    seen = name_cells(
+    cell_names = chances_of_names(
         model,
         features,
-        [one.image_index for one in outlines],
-        [one.mask for one in outlines],
-        [one.kind for one in outlines],
+        [outline.image_index for outline in outlines],
+        [outline.mask for outline in outlines],
+        [outline.kind for outline in outlines],
     )
     cells = None
-    if seen and model.dense_head is not None:
-        cells = model.dense_head.worn.trust * _told_by(seen, closed.vocabulary, len(outlines))
-    same = [one.same for one in outlines]
+    if cell_names and model.dense_head is not None:
+        trust = model.dense_head.active.trust
+        cells = trust * _score_by_cells(cell_names, vocabulary, len(outlines))
+    same = [outline.same for outline in outlines]
     inside = None
     if closed.rejects:
-        evidence = _set_evidence(model, tokenizer, blocks, outlines, closed, looks, seen)
+        evidence = _set_evidence(
+            model, tokenizer, blocks, outlines, closed, descriptors, cell_names
+        )
         inside = chance_inside(closed, evidence, same)
-    return fuse(closed, head.double().numpy(), remembered, told, cells, same=same, inside=inside)
+    return fuse(
+        closed,
+        head=head.double().numpy(),
+        prototypes=prototypes,
+        language=language,
+        cells=cells,
+        same=same,
+        inside=inside,
+    )
+
+
+def _score_by_language(
+    model: Calico,
+    tokenizer: Tokenizer,
+    features: ImageFeatures,
+    outlines: Sequence[Outline],
+    vocabulary: Vocabulary,
+    group_prediction: GroupPrediction | None,
+) -> Chances:
+    """(R, C) log chances of the language model; uniform for a region that no slot can name."""
+    slots = () if group_prediction is None else find_slots(group_prediction)
+    picks = [pick_slots(slots, outline) for outline in outlines]
+    used = sorted({slot for picked in picks for slot in picked})
+    if not used:
+        count = len(vocabulary.labels)
+        return np.full((len(outlines), count), -math.log(count))
+    trie = build_trie(vocabulary, tokenizer)
+    rows = score_slots(model, tokenizer, features, [slots[slot] for slot in used], trie)
+    return _spread(rows, [[used.index(slot) for slot in picked] for picked in picks])
 
 
 def _set_evidence(
@@ -110,80 +138,89 @@ def _set_evidence(
     blocks: list[Tensor],
     outlines: Sequence[Outline],
     closed: ClosedSet,
-    looks: NDArray[np.float32],
-    seen: Mapping[str, Tensor],
+    descriptors: NDArray[np.float32],
+    cell_names: Mapping[str, Tensor],
 ) -> SetEvidence:
+    """The evidence of all classifiers that regions have a label of the set."""
     vocabulary, own_word = closed.vocabulary, np.zeros(len(outlines))
-    for row, one in enumerate(outlines):
-        if one.predicted_label:
-            own_word[row] = 1.0 if match(one.predicted_label, vocabulary) is not None else -1.0
+    for row, outline in enumerate(outlines):
+        if outline.predicted_label:
+            label = match(outline.predicted_label, vocabulary)
+            own_word[row] = 1.0 if label is not None else -1.0
     odds, known = _head_odds(model, tokenizer, blocks, vocabulary)
     cells = None
-    if seen:
+    if cell_names:
         names = {name for label in vocabulary.labels for name in vocabulary.spellings(label)}
-        called = [chances.numpy() for name, chances in seen.items() if name in names]
-        cells = np.sum(called, axis=0) if called else np.zeros(len(outlines))
-        cells *= [2.0 if one.kind is None else 1.0 for one in outlines]  # either kind has half
+        labeled = [chances.numpy() for name, chances in cell_names.items() if name in names]
+        cells = np.sum(labeled, axis=0) if labeled else np.zeros(len(outlines))
+        # The chances of a region of unknown kind are halved for either kind.
+        cells *= [2.0 if outline.kind is None else 1.0 for outline in outlines]
     return SetEvidence(
         own_word,
         odds,
         known,
-        closed.accepted.likeness(looks, [identity(label) for label in vocabulary.labels]),
+        closed.accepted.likeness(descriptors, [identity(label) for label in vocabulary.labels]),
         cells,
-        0.0 if model.dense_head is None else model.dense_head.worn.trust,
-        np.array([one.kind is RegionKind.COMMON_OBJECT for one in outlines]),
+        0.0 if model.dense_head is None else model.dense_head.active.trust,
+        np.array([outline.kind is RegionKind.COMMON_OBJECT for outline in outlines]),
     )
 
 
 def _head_odds(
     model: Calico, tokenizer: Tokenizer, blocks: list[Tensor], vocabulary: Vocabulary
 ) -> tuple[Chances, float]:
-    """(R,) log odds of the set's words beside all others of training; share of it that is known."""
+    """(R,) log odds of the set's names against all other names of training, by the region head.
+
+    Also the share of the set's labels that the head knows; zeros for a head that knows none.
+    """
     nothing = np.zeros(len(blocks[0]))
     head: RegionHead | None = model.region_head
     if head is None:
         return nothing, 0.0
-    own, owners = known_words(model, tokenizer, vocabulary)
+    set_words, owners = head_words(model, tokenizer, vocabulary)
     others = [name for name in _trained_names() if vocabulary.find(name) is None]
-    rest, _ = known_words(model, tokenizer, Vocabulary(tuple(others)))
-    if not len(owners) or not len(rest):
+    other_words, _ = head_words(model, tokenizer, Vocabulary(tuple(others)))
+    if not len(owners) or not len(other_words):
         return nothing, 0.0
-    logits = head(head.standardise(blocks), torch.cat((own, rest))).double()
+    logits = head(head.standardise(blocks), torch.cat((set_words, other_words))).double()
     odds = logits[:, : len(owners)].logsumexp(1) - logits[:, len(owners) :].logsumexp(1)
     return odds.cpu().numpy(), len(set(owners)) / len(vocabulary.labels)
 
 
 @lru_cache(maxsize=1)
 def _trained_names() -> tuple[str, ...]:
-    """What the head was fitted on: drawn categories and their parts."""
+    """Names that the region head was fitted on: drawn categories and their parts."""
     parts = (part for name in TRAINED_CATEGORIES for part in parts_of(name))
     return tuple(sorted({*TRAINED_CATEGORIES, *parts}))
 
 
-def _told_by(cells: Mapping[str, Tensor], vocabulary: Vocabulary, regions: int) -> Chances:
-    """(R, C) log chances of what the dense head says; what it does not know shares the rest."""
+def _score_by_cells(
+    cell_names: Mapping[str, Tensor], vocabulary: Vocabulary, regions: int
+) -> Chances:
+    """(R, C) log chances of the dense head; labels that it does not know share the rest."""
     chances = np.zeros((regions, len(vocabulary.labels)))
     unknown = []
     for column, label in enumerate(vocabulary.labels):
-        known = [cells[name].numpy() for name in vocabulary.spellings(label) if name in cells]
+        spellings = vocabulary.spellings(label)
+        known = [cell_names[name].numpy() for name in spellings if name in cell_names]
         if known:
             chances[:, column] = np.sum(known, axis=0)
         else:
             unknown.append(column)
-    rest = np.clip(1 - chances.sum(1, keepdims=True), _UNSAID, None)
+    rest = np.clip(1 - chances.sum(1, keepdims=True), _UNANSWERED, None)
     chances[:, unknown] = rest / max(1, len(unknown))
-    chances = np.clip(chances, _LEAST_TOLD, None)
-    told: Chances = np.log(chances / chances.sum(1, keepdims=True))
-    return told
+    chances = np.clip(chances, _LEAST_CELL_CHANCE, None)
+    log_chances: Chances = np.log(chances / chances.sum(1, keepdims=True))
+    return log_chances
 
 
 @torch.inference_mode()
 def describe_outlines(
     model: Calico, features: ImageFeatures, outlines: Sequence[Outline]
 ) -> NDArray[np.float32]:
-    """Returns the (R, d) descriptors of regions, to be remembered under their labels.
+    """Returns the (R, d) descriptors of regions, to store under their labels.
 
-    They are unit rows of frozen features alone, so they hold for every adapter of one base.
+    They are unit rows made of frozen features alone, so they hold for every adapter of one base.
 
     Raises:
         InvalidMaskError: an empty mask.
@@ -195,39 +232,39 @@ def describe_outlines(
 
 def _frames(model: Calico, outlines: Sequence[Outline]) -> tuple[Tensor, Tensor]:
     """Images (R,) and shares (R, L, L) of regions, on the model's device."""
-    for number, one in enumerate(outlines):
-        if not one.mask.any():
+    for number, outline in enumerate(outlines):
+        if not outline.mask.any():
             raise InvalidMaskError(f"outlines[{number}].mask: expected a region, got an empty mask")
     side, logit_side = model.config.image_size, model.config.mask_side
     device = model.mask_decoder.mask_decoder.iou_token.weight.device
-    shares = torch.stack([mask_shares(one.mask, side, logit_side) for one in outlines])
-    image = torch.tensor([one.image_index for one in outlines])
+    shares = torch.stack([mask_shares(outline.mask, side, logit_side) for outline in outlines])
+    image = torch.tensor([outline.image_index for outline in outlines])
     return image.to(device), shares.to(device)
 
 
 def unit_rows(blocks: list[Tensor], head: RegionHead | None) -> Tensor:
-    """Puts blocks of descriptors (R, d_b) side by side, each of the same weight: (R, d) unit rows.
+    """Joins blocks of descriptors (R, d_b), each with the same weight, to (R, d) unit rows.
 
-    The head, where there is one, knows how much each number varies.
+    A region head, if there is one, standardises each number first.
     """
     if head is not None:
         blocks = list(torch.split(head.standardise(blocks), list(head.widths), 1))
-    even = [functional.normalize(block, dim=1) for block in blocks]
-    return functional.normalize(torch.cat(even, 1), dim=1).float()
+    unit_blocks = [functional.normalize(block, dim=1) for block in blocks]
+    return functional.normalize(torch.cat(unit_blocks, 1), dim=1).float()
 
 
 @torch.inference_mode()
-def read_head(
+def score_by_head(
     model: Calico,
     tokenizer: Tokenizer,
     blocks: list[Tensor],
     vocabulary: Vocabulary,
 ) -> Tensor:
-    """Asks the head of the weights; labels it cannot know get an even share.
+    """Scores labels by the region head; labels that it does not know get an even share.
 
     Args:
-        model: with or without a head.
-        tokenizer: of the model, and of the adapter it wears.
+        model: with or without a region head.
+        tokenizer: of the model with its active adapter.
         blocks: of R regions, from `describe_regions`.
         vocabulary: C labels.
 
@@ -237,7 +274,7 @@ def read_head(
     count, regions = len(vocabulary.labels), len(blocks[0])
     chances = torch.full((regions, count), 1 / count)
     if model.region_head is not None:
-        words, owners = known_words(model, tokenizer, vocabulary)
+        words, owners = head_words(model, tokenizer, vocabulary)
         if len(owners):
             head: RegionHead = model.region_head
             logits = head(head.standardise(blocks), words)
@@ -250,62 +287,69 @@ def read_head(
     return chances.clamp(min=1e-30).log()
 
 
-def known_words(
+def head_words(
     model: Calico, tokenizer: Tokenizer, vocabulary: Vocabulary
 ) -> tuple[Tensor, list[int]]:
-    """Returns the (W, D) words of spellings the base can write, and the label of each.
+    """Returns the (W, D) vectors of names that the region head can know, and the label of each.
 
-    A name that has to be spelled, or that has a row of its own in an adapter, was in no training
-    of the head.
+    Training of the head had no name that is spelled out of pieces, and no name with a row of its
+    own in an adapter.
     """
-    found: list[Tensor] = []
+    vectors: list[Tensor] = []
     owners: list[int] = []
     for owner, label in enumerate(vocabulary.labels):
         for name in vocabulary.spellings(label):
             ids = name_tokens(name, tokenizer)
             if len(ids) <= len(name.split()) and name not in tokenizer.labels:
-                found.append(_words(model, ids))
+                vectors.append(_mean_row(model, ids))
                 owners.append(owner)
-    return (torch.stack(found) if found else torch.zeros(0)), owners
+    return (torch.stack(vectors) if vectors else torch.zeros(0)), owners
 
 
 def words_of(model: Calico, tokenizer: Tokenizer, name: str) -> Tensor:
     """Returns the (D,) unit-length mean of the output rows of a name's tokens."""
-    return _words(model, name_tokens(name, tokenizer))
+    return _mean_row(model, name_tokens(name, tokenizer))
 
 
-def _words(model: Calico, ids: Sequence[int]) -> Tensor:
+def _mean_row(model: Calico, ids: Sequence[int]) -> Tensor:
     rows = functional.normalize(model.language.lm_head.weight[list(ids)].float(), dim=1)
     return functional.normalize(rows.mean(0), dim=0)
 
 
 def pick_slots(slots: Sequence[Slot], outline: Outline) -> list[int]:
-    """Returns the places that may speak of a region: its own, else all of its image and kind."""
+    """Returns the slots that may name a region: those of its predicted label.
+
+    If there are none, all slots of its image and kind.
+    """
     here = [n for n, slot in enumerate(slots) if outline.image_index in slot.images]
-    fits = [n for n in here if outline.kind is None or _says(slots[n], outline.kind)]
-    own = [
+    fitting = [n for n in here if outline.kind is None or _is_of_kind(slots[n], outline.kind)]
+    of_label = [
         n
-        for n in fits
+        for n in fitting
         if outline.predicted_label is not None and slots[n].label == outline.predicted_label
     ]
-    return own or fits
+    return of_label or fitting
 
 
-def _says(slot: Slot, kind: RegionKind) -> bool:
+def _is_of_kind(slot: Slot, kind: RegionKind) -> bool:
     if kind is RegionKind.COMMON_OBJECT:
         return slot.is_object
     return not slot.is_object and slot.kind is kind
 
 
 def _spread(rows: Tensor, picks: Sequence[Sequence[int]]) -> Chances:
-    """Gives each region the mean chances of the places that may speak of it; uniform for none.
+    """(R, C) log of the mean chances of the slots of each region; uniform for no slot.
 
-    An answer may leave a region out, so no label is ever ruled out by what it says elsewhere.
+    An answer may leave a region out, so no label gets the chance 0.
+
+    Args:
+        rows: (S, C) log chances of slots.
+        picks: per region, rows of the slots that may name it.
     """
     count = rows.shape[1]
-    found = np.full((len(picks), count), -math.log(count))
-    for row, places in enumerate(picks):
-        if places:
-            chances = rows[list(places)].double().exp().mean(0).numpy()
-            found[row] = np.log((1 - _UNSAID) * chances + _UNSAID / count)
-    return found
+    log_chances = np.full((len(picks), count), -math.log(count))
+    for row, picked in enumerate(picks):
+        if picked:
+            chances = rows[list(picked)].double().exp().mean(0).numpy()
+            log_chances[row] = np.log((1 - _UNANSWERED) * chances + _UNANSWERED / count)
+    return log_chances

@@ -1,7 +1,7 @@
-"""What accepted regions of each label look like, and which label a new one is like (V2).
+"""Prototypes of the accepted regions of each label, and the labels that a new region is like.
 
-Nothing is trained: an accepted region is kept as one unit vector, and when a label has too many
-the two most alike become their mean. Pure arrays; does not know where vectors come from.
+Nothing is trained: an accepted region is kept as one unit vector. If a label has too many vectors,
+the two most similar become their mean. Pure arrays; does not know where vectors come from.
 Legend: n prototypes, d width of a descriptor, C labels.
 """
 
@@ -19,20 +19,20 @@ from calico_model.errors import InvalidConfigError
 PER_LABEL = 16
 MOST_LABELS = 256
 TEMPERATURE = 0.07
-"""Of cosines (seed system V2)."""
+"""Divisor of cosines."""
 FAMILIAR = 0.35
-"""Cosine at which a region is as likely of a label nobody has accepted yet as of this one."""
+"""Cosine to a label's prototype at which a label without accepted regions is as likely."""
 
 _Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Looks:
+class LabelPrototypes:
     """The prototypes of one label.
 
     Attributes:
         vectors: (n, d) float32 of unit length.
-        counts: (n,) how many accepted regions each stands for.
+        counts: (n,) number of accepted regions that each is the mean of.
     """
 
     vectors: _Floats
@@ -41,27 +41,28 @@ class Looks:
 
 @dataclass(frozen=True, eq=False)
 class Prototypes:
-    """A project's memory of its labels; a value, never changed once made.
+    """The prototypes of a project's labels; immutable.
 
     Attributes:
-        looks: by label, the one accepted longest ago first.
+        looks: label -> its prototypes, the label accepted longest ago first.
     """
 
-    looks: Mapping[str, Looks] = field(default_factory=lambda: MappingProxyType({}))
+    looks: Mapping[str, LabelPrototypes] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def regions(self) -> int:
-        """How many accepted regions went in."""
-        return round(sum(float(one.counts.sum()) for one in self.looks.values()))
+        """Number of accepted regions."""
+        return round(sum(float(label.counts.sum()) for label in self.looks.values()))
 
     def add(self, label: str, descriptor: _Floats, *, per_label: int = PER_LABEL) -> Prototypes:
-        """Returns the memory with one more accepted region.
+        """Returns the prototypes with one more accepted region.
+
+        If there are more than `MOST_LABELS` labels, the label accepted longest ago is removed.
 
         Args:
             label: as the project writes it.
             descriptor: (d,) of any length but zero.
-            per_label: prototypes a label may have; the label unused longest goes when there are
-                more than `MOST_LABELS`.
+            per_label: prototypes of one label at most.
 
         Raises:
             InvalidConfigError: a descriptor of another width, of length zero, or not finite.
@@ -74,8 +75,8 @@ class Prototypes:
             counts = np.concatenate((known.counts, counts))
         while len(vectors) > per_label:
             vectors, counts = _merge_closest(vectors, counts)
-        looks = {name: one for name, one in self.looks.items() if name != label}
-        looks[label] = Looks(vectors, counts)
+        looks = {name: others for name, others in self.looks.items() if name != label}
+        looks[label] = LabelPrototypes(vectors, counts)
         while len(looks) > MOST_LABELS:
             del looks[next(iter(looks))]
         return Prototypes(MappingProxyType(looks))
@@ -88,10 +89,10 @@ class Prototypes:
         temperature: float = TEMPERATURE,
         familiar: float = FAMILIAR,
     ) -> NDArray[np.float64]:
-        """Log chance of each label of a closed set, by its closest prototypes.
+        """Log chance of each label of a closed set, by its most similar prototype.
 
-        A label without prototypes counts as if one stood at `familiar`, so that a region unlike
-        everything accepted is given to those nobody has seen yet.
+        A label without prototypes counts as if it had one of the cosine `familiar`, so that a
+        region unlike all accepted regions gets one of these labels.
 
         Args:
             descriptors: (R, d) of any length but zero.
@@ -103,11 +104,11 @@ class Prototypes:
             (R, C); each row sums to one after exp. Uniform where nothing was accepted.
         """
         logits = np.full((len(descriptors), len(labels)), familiar / temperature)
-        found = [(n, self.looks[label]) for n, label in enumerate(labels) if label in self.looks]
-        if found and len(descriptors):
-            ours = np.stack([_unit(row, self._width) for row in descriptors])
-            for column, known in found:
-                logits[:, column] = (ours @ known.vectors.T).max(1) / temperature
+        known = [(n, self.looks[label]) for n, label in enumerate(labels) if label in self.looks]
+        if known and len(descriptors):
+            units = np.stack([_unit(row, self._width) for row in descriptors])
+            for column, of_label in known:
+                logits[:, column] = (units @ of_label.vectors.T).max(1) / temperature
         top = logits.max(1, keepdims=True)
         chances: NDArray[np.float64] = (
             logits - top - np.log(np.exp(logits - top).sum(1, keepdims=True))
@@ -115,20 +116,20 @@ class Prototypes:
         return chances
 
     def likeness(self, descriptors: _Floats, labels: Sequence[str]) -> NDArray[np.float64] | None:
-        """Cosine (R,) of each region with the prototype of any label it is most like.
+        """Cosine (R,) of each region with the most similar prototype of any label.
 
         Args:
             descriptors: (R, d) of any length but zero.
             labels: as the project writes them.
 
         Returns:
-            None where nothing was accepted under any of the labels.
+            None if none of the labels has a prototype.
         """
         known = [self.looks[label].vectors for label in labels if label in self.looks]
         if not known:
             return None
-        ours = np.stack([_unit(row, self._width) for row in descriptors])
-        return np.asarray((ours @ np.concatenate(known).T).max(1), dtype=np.float64)
+        units = np.stack([_unit(row, self._width) for row in descriptors])
+        return np.asarray((units @ np.concatenate(known).T).max(1), dtype=np.float64)
 
     @property
     def _width(self) -> int | None:
@@ -137,6 +138,7 @@ class Prototypes:
 
 
 def _unit(vector: _Floats, width: int | None) -> _Floats:
+    """A descriptor scaled to length 1; an InvalidConfigError if that is impossible."""
     length = float(np.linalg.norm(vector))
     if vector.ndim != 1 or (width is not None and len(vector) != width):
         raise InvalidConfigError(f"descriptor: expected ({width},), got {vector.shape}")
@@ -146,10 +148,10 @@ def _unit(vector: _Floats, width: int | None) -> _Floats:
 
 
 def _merge_closest(vectors: _Floats, counts: _Floats) -> tuple[_Floats, _Floats]:
-    """Replaces the two most alike by their mean, weighed by what they stand for."""
-    alike = vectors @ vectors.T
-    np.fill_diagonal(alike, -np.inf)
-    i, j = sorted(divmod(int(alike.argmax()), len(vectors)))
+    """Replaces the two most similar vectors by their mean, weighed by their counts."""
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -np.inf)
+    i, j = sorted(divmod(int(cosines.argmax()), len(vectors)))
     both = counts[i] + counts[j]
     mean = (counts[i] * vectors[i] + counts[j] * vectors[j]) / both
     length = np.linalg.norm(mean)

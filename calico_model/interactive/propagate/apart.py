@@ -1,8 +1,8 @@
-"""Alike parts told apart on the pixels of their image.
+"""The parts of one name, separated on the pixels of their image.
 
-The sharpened mask of all parts of one name nearly always shows a gap between two of them: then each
-stretch of it is a part. Only where parts touch, which a stretch much larger than the others says,
-the mask memory is asked for one of them. Knows masks only.
+The refined mask of all parts of one name nearly always shows a gap between two parts: then each
+connected region of the mask is a part. A region much larger than the others holds parts that touch:
+there the mask memory draws one of them. Knows masks only.
 """
 
 from __future__ import annotations
@@ -17,93 +17,102 @@ from calico_model.inference.low_res_mask import extent_of
 from calico_model.types import BoolMask
 
 NextPart = Callable[[Sequence[BoolMask]], BoolMask | None]
-"""Parts that are done -> one more as the mask memory draws it, or None if it sees no more."""
+"""Outlined parts -> one more part as the mask memory draws it, or None if it draws no more."""
 
-_LEAST_SHARE = 0.1  # of the largest part: smaller stretches are leftovers
-_ALIKE = 1.8  # times the usual area: parts larger than that are several that touch
-_RIM = 0.012  # of the image's longest side: how far two outlines of one part differ
-_WITHIN = 0.3  # share of a stretch from which a drawn part is one of its parts
+_LEAST_SHARE = 0.1  # of the area of the largest part; smaller regions are remains
+_ALIKE = 1.8  # times the median area; a larger region is several parts that touch
+_RIM = 0.012  # of the image's longest side; how far two outlines of one part differ
+_WITHIN = 0.3  # share of a region from which a drawn part is one of its parts
 
 
 def tell_apart(
     whole: BoolMask, done: Sequence[BoolMask], next_part: NextPart, *, most: int
 ) -> list[BoolMask]:
-    """Returns the parts that a mask of all of them holds, beside those that are done.
+    """Returns the single parts in a mask of all parts, without those that are outlined already.
 
     Args:
         whole: (H, W) bool, all parts of one name.
-        done: (H, W) bool each, parts that need not be found.
-        next_part: asked where parts touch, and once if nothing is left.
-        most: how many are wanted.
+        done: (H, W) bool each, parts that are outlined already.
+        next_part: called where parts touch, and once if no region remains.
+        most: number of parts at most.
 
     Returns:
         (H, W) bool each, large ones first; connected, and apart from each other and from `done`.
     """
-    taken, found = list(done), list[BoolMask]()
-    left = _left(whole, taken)
-    while len(found) < most and (left or not found):
-        part = left[0] if left and _is_alike(left, taken) else _drawn(left, taken, next_part)
+    outlined, parts = list(done), list[BoolMask]()
+    remaining = _remaining(whole, outlined)
+    while len(parts) < most and (remaining or not parts):
+        if remaining and _is_alike(remaining, outlined):
+            part: BoolMask | None = remaining[0]
+        else:
+            part = _draw_part(remaining, outlined, next_part)
         if part is None:
             break
-        found.append(part)
-        taken.append(part)
-        left = left[1:] if left and part is left[0] else _left(whole, taken)
-    return found
+        parts.append(part)
+        outlined.append(part)
+        is_largest = bool(remaining) and part is remaining[0]
+        remaining = remaining[1:] if is_largest else _remaining(whole, outlined)
+    return parts
 
 
 def without(mask: BoolMask, others: Sequence[BoolMask]) -> BoolMask:
-    """Returns what an (H, W) mask has and none of the others."""
-    return reduce(lambda own, other: own & ~other, others, mask)
+    """Returns the pixels of an (H, W) mask that no other mask has."""
+    return reduce(lambda rest, other: rest & ~other, others, mask)
 
 
-def stretches(mask: BoolMask, *, least: float = 0.0, beside: int = 0) -> list[BoolMask]:
-    """Returns the 8-connected stretches of an (H, W) mask, largest first.
+def connected_regions(mask: BoolMask, *, least: float = 0.0, beside: int = 0) -> list[BoolMask]:
+    """Returns the 8-connected regions of an (H, W) mask, largest first.
 
     Args:
         mask: bool.
-        least: share of the largest from which a stretch counts.
-        beside: pixels of something that may be larger than all of them.
+        least: share of the largest area from which a region counts.
+        beside: area in pixels of another thing; it counts as the largest if it is.
     """
-    place = _place_of(mask)
-    if place is None:
+    window = _window(mask)
+    if window is None:
         return []
-    inside = mask[place].astype(np.uint8)
+    inside = mask[window].astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(inside)
     areas = stats[1:count, cv2.CC_STAT_AREA]
     largest = max(int(areas.max()), beside)
     order = [k for k in np.argsort(-areas, kind="stable") if areas[k] >= least * largest]
-    found = [np.zeros(mask.shape, np.bool_) for _ in order]
-    for own, k in zip(found, order, strict=True):
-        np.equal(labels, 1 + k, out=own[place])
-    return found
+    regions = [np.zeros(mask.shape, np.bool_) for _ in order]
+    for region, k in zip(regions, order, strict=True):
+        np.equal(labels, 1 + k, out=region[window])
+    return regions
 
 
-def _left(whole: BoolMask, taken: Sequence[BoolMask]) -> list[BoolMask]:
-    """Stretches that may be parts, largest first."""
-    rest = without(whole, [_grown(mask) for mask in taken])
-    return stretches(rest, least=_LEAST_SHARE, beside=_largest(taken))
+def _remaining(whole: BoolMask, outlined: Sequence[BoolMask]) -> list[BoolMask]:
+    """Regions that may be further parts, largest first."""
+    rest = without(whole, [_grown(mask) for mask in outlined])
+    return connected_regions(rest, least=_LEAST_SHARE, beside=_largest_area(outlined))
 
 
-def _drawn(
-    left: Sequence[BoolMask], taken: Sequence[BoolMask], next_part: NextPart
+def _draw_part(
+    remaining: Sequence[BoolMask], outlined: Sequence[BoolMask], next_part: NextPart
 ) -> BoolMask | None:
-    """What the mask memory draws, or the largest stretch if that is nothing new; or None."""
-    found = next_part(taken)
-    usual = left[0] if left else None
-    if found is None:
-        return usual
-    fresh = without(found, [_grown(mask) for mask in taken])
-    if not fresh.any() or _area(fresh) < _LEAST_SHARE * _largest([*left, *taken]):
-        return usual  # a rim of what is done, or a speck
-    drawn = without(found, taken)
-    if not left:
-        return stretches(drawn)[0]
-    inside, around = max(((drawn & mask, mask) for mask in left), key=lambda pair: _area(pair[0]))
+    """The part that the mask memory draws; the largest remaining region, if that is nothing new.
+
+    None if there is neither.
+    """
+    memory_part = next_part(outlined)
+    largest = remaining[0] if remaining else None
+    if memory_part is None:
+        return largest
+    new = without(memory_part, [_grown(mask) for mask in outlined])
+    if not new.any() or _area(new) < _LEAST_SHARE * _largest_area([*remaining, *outlined]):
+        return largest  # the memory drew a rim of an outlined part, or a speck
+    drawn = without(memory_part, outlined)
+    if not remaining:
+        return connected_regions(drawn)[0]
+    inside, around = max(
+        ((drawn & region, region) for region in remaining), key=lambda pair: _area(pair[0])
+    )
     is_within = _area(inside) > _WITHIN * _area(around)
-    return stretches(inside if is_within else drawn)[0]
+    return connected_regions(inside if is_within else drawn)[0]
 
 
-def _largest(masks: Sequence[BoolMask]) -> int:
+def _largest_area(masks: Sequence[BoolMask]) -> int:
     return max(map(_area, masks), default=0)
 
 
@@ -111,27 +120,28 @@ def _area(mask: BoolMask) -> int:
     return int(np.count_nonzero(mask))
 
 
-def _is_alike(left: Sequence[BoolMask], taken: Sequence[BoolMask]) -> bool:
-    """Whether the largest stretch is about as large as the other parts."""
-    others = [_area(mask) for mask in (*left[1:], *taken)]
-    return bool(others) and _area(left[0]) <= _ALIKE * float(np.median(others))
+def _is_alike(remaining: Sequence[BoolMask], outlined: Sequence[BoolMask]) -> bool:
+    """Whether the largest remaining region is about as large as the other parts."""
+    others = [_area(mask) for mask in (*remaining[1:], *outlined)]
+    return bool(others) and _area(remaining[0]) <= _ALIKE * float(np.median(others))
 
 
 def _grown(mask: BoolMask) -> BoolMask:
+    """A mask with the rim by which two outlines of one part differ."""
     radius = max(1, round(_RIM * max(mask.shape)))
     grown = np.zeros(mask.shape, np.bool_)
-    place = _place_of(mask, margin=radius)
-    if place is not None:
+    window = _window(mask, margin=radius)
+    if window is not None:
         around = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
-        np.greater(cv2.dilate(mask[place].astype(np.uint8), around), 0, out=grown[place])
+        np.greater(cv2.dilate(mask[window].astype(np.uint8), around), 0, out=grown[window])
     return grown
 
 
-def _place_of(mask: BoolMask, *, margin: int = 0) -> tuple[slice, slice] | None:
-    """The rows and columns of the True pixels, with a margin; most masks are small."""
-    found = extent_of(mask)
-    if found is None:
+def _window(mask: BoolMask, *, margin: int = 0) -> tuple[slice, slice] | None:
+    """Rows and columns of the True pixels, with a margin, or None; most masks are small."""
+    extent = extent_of(mask)
+    if extent is None:
         return None
-    x0, y0, x1, y1 = map(int, found)
+    x0, y0, x1, y1 = map(int, extent)
     rows = slice(max(0, y0 - margin), y1 + margin)
     return rows, slice(max(0, x0 - margin), x1 + margin)

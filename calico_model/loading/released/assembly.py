@@ -1,7 +1,7 @@
-"""Fills a Calico from released weights, tensor by tensor, each straight to its place.
+"""Fills a Calico from released weights, tensor by tensor, each directly on its device.
 
-The model begins without memory (meta device); at any moment there is what was placed so far and
-one tensor more, compressed on its way where the placement says so.
+The model starts without memory (meta device). Peak memory is the placed weights and one more
+tensor, which is quantised on the way if the placement asks for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from torch import Tensor, nn
 from calico_model.config import CalicoConfig
 from calico_model.loading.placement import Placement, apply, put
 from calico_model.loading.released.offers import part_of
-from calico_model.loading.released.plan import Plan, Report, canonical_shapes, make_plan
+from calico_model.loading.released.plan import (
+    LoadingPlan,
+    LoadingReport,
+    canonical_shapes,
+    make_plan,
+)
 from calico_model.modeling.correspondence import ContextAwareModule, CorrespondenceExtraction
 from calico_model.modeling.model import Calico
 from calico_model.presets import full
@@ -36,12 +41,12 @@ class Released:
     Attributes:
         model: ready to predict.
         tokenizer: of its LLM.
-        report: what came from where, what is untrained.
+        report: origin of each part, and which parts are untrained.
     """
 
     model: Calico
     tokenizer: Tokenizer
-    report: Report
+    report: LoadingReport
 
 
 def load_released(
@@ -55,19 +60,19 @@ def load_released(
 
     Args:
         folder: the checkpoints, in it or up to two levels below.
-        base: for what no shape tells; CALICO-7B by default.
-        placement: where each part goes and in which numbers; float32 on the CPU by default.
+        base: configuration of what shapes do not determine; CALICO-7B by default.
+        placement: device and precision of each part; float32 on the CPU by default.
         put: puts one tensor into the model.
 
     Raises:
-        CheckpointError: as `make_plan` and `Plan.read`; there is no half-loaded model.
+        CheckpointError: as `make_plan` and `LoadingPlan.read`; there is no half-loaded model.
     """
     plan = make_plan(folder, base or full())
     model = fill(plan, placement or Placement(), put)
     return Released(model, plan.tokenizer.tokenizer, plan.report)
 
 
-def fill(plan: Plan, placement: Placement, put: Put = put) -> Calico:
+def fill(plan: LoadingPlan, placement: Placement, put: Put = put) -> Calico:
     """Builds the model of a plan and fills it, part by part and file by file.
 
     Raises:
@@ -75,15 +80,15 @@ def fill(plan: Plan, placement: Placement, put: Put = put) -> Calico:
     """
     with torch.device("meta"):
         model = Calico(plan.config)
-    own = {name.replace(".base_layer.", "."): name for name in model.state_dict()}
+    names = {name.replace(".base_layer.", "."): name for name in model.state_dict()}
     order = sorted(
         plan.recipes, key=lambda n: (part_of(n), plan.recipes[n][0].source.file(_key(plan, n)))
     )
     with torch.no_grad():
         for name in order:
-            put(model, own[name], plan.read(name), placement)
+            put(model, names[name], plan.read(name), placement)
         for name, tensor in _untrained(plan, model):
-            put(model, own[name], tensor, placement)
+            put(model, names[name], tensor, placement)
         _restore_rotary(model, placement.place("language")[0])
     apply(model, placement)
     left = [n for n, t in chain(model.named_parameters(), model.named_buffers()) if t.is_meta]
@@ -91,21 +96,21 @@ def fill(plan: Plan, placement: Placement, put: Put = put) -> Calico:
     return model.eval().requires_grad_(False)
 
 
-def _key(plan: Plan, name: str) -> str:
+def _key(plan: LoadingPlan, name: str) -> str:
     return plan.recipes[name][0].key
 
 
-def _untrained(plan: Plan, model: Calico) -> Iterator[tuple[str, Tensor]]:
-    """Starting values of what was not released; the same for the same weights."""
+def _untrained(plan: LoadingPlan, model: Calico) -> Iterator[tuple[str, Tensor]]:
+    """Yields initial values of the tensors without a release; always the same values."""
     shapes = canonical_shapes(model)
     missing = [name for name in shapes if name not in plan.recipes]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for part, names in groupby(missing, part_of):
             fresh = _fresh_module(part, plan.config)
-            started = {} if fresh is None else fresh.state_dict(prefix=f"{part}.")
+            initial = {} if fresh is None else fresh.state_dict(prefix=f"{part}.")
             for name in names:
-                yield name, started[name] if started else _starting_value(name, shapes[name])
+                yield name, initial[name] if initial else _starting_value(name, shapes[name])
 
 
 def _fresh_module(part: str, config: CalicoConfig) -> nn.Module | None:
@@ -128,13 +133,13 @@ def _starting_value(name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def _restore_rotary(model: Calico, device: torch.device) -> None:
-    """Computes the one buffer no checkpoint holds."""
+    """Computes the rotary frequencies, which no checkpoint holds."""
     language = model.language.model
     language.rotary_emb = type(language.rotary_emb)(model.language.config).to(device)
 
 
 def released_fingerprint(folder: Path, base: CalicoConfig | None = None) -> str:
-    """Returns a sha256 over the released tensors a folder gives, by our names.
+    """Returns a sha256 over the released tensors of a folder, by canonical name.
 
     The same weights have the same fingerprint however they are cut into files.
 

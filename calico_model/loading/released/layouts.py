@@ -8,24 +8,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from calico_model.loading.released.naming import Layout, Rule, Target, drop, rename
-from calico_model.loading.released.parts import (
+from calico_model.loading.released.naming import (
     LLAMA_CLAIMS,
     LLAMA_RULES,
     PEFT,
     WB,
+    NamingScheme,
+    Rule,
+    TensorTarget,
     dino_hf,
     dino_hub,
+    drop,
     eva,
     grounding,
     qformer,
+    rename,
     sam,
 )
 
 _MODEL = PEFT + r"model\."
 _CEM = _MODEL + r"extraction_layer\."
 
-CALICO = Layout(
+CALICO = NamingScheme(
     title="PLAN-Lab/CALICO",
     signature=(_MODEL + r"(?:extraction_layer|adaptive_layers|visual_encoder)\.",),
     rules=(
@@ -42,7 +46,7 @@ CALICO = Layout(
             (rf"adaptive_layers\.(\d+){WB}", r"cams.\1.adaptation.\2"),
             (rf"reintegration_layers\.(\d+){WB}", r"cams.\1.reintegration.\2"),
         ),
-        # The inside of this module was never described; these are the forms of calico.md 2.6.
+        # The paper does not describe the inside of this module; these are the likely forms.
         *rename(
             _CEM,
             (r"(?:\w+\.)*(in_proj_(?:weight|bias)|[qkv]_proj_weight)", r"attention.\1"),
@@ -62,7 +66,7 @@ CALICO = Layout(
     r"grounding_encoder|text_hidden_fcs)\b",
 )
 
-LAVIS = Layout(
+LAVIS = NamingScheme(
     title="InstructBLIP of LAVIS",
     signature=(r"visual_encoder\.blocks\.", r"Qformer\.bert\."),
     rules=(
@@ -78,7 +82,7 @@ LAVIS = Layout(
     claims=r"visual_encoder|ln_vision|Qformer|query_tokens|llm_proj",
 )
 
-GLAMM = Layout(
+GLAMM = NamingScheme(
     title="GLaMM",
     signature=(_MODEL + r"grounding_encoder\.",),
     rules=(
@@ -90,7 +94,7 @@ GLAMM = Layout(
 )
 
 _BLIP = r"(?:model\.)?"
-INSTRUCTBLIP = Layout(
+INSTRUCTBLIP = NamingScheme(
     title="InstructBLIP",
     signature=(_BLIP + r"qformer\.encoder\.", _BLIP + r"vision_model\.encoder\."),
     rules=(
@@ -106,7 +110,7 @@ INSTRUCTBLIP = Layout(
     claims=_BLIP + r"(?:vision_model|qformer|query_tokens|language_projection)\b",
 )
 
-DINO_HF = Layout(
+DINO_HF = NamingScheme(
     title="DINOv2 with registers",
     signature=(r"(?:dinov2_with_registers\.)?embeddings\.register_tokens",),
     rules=(
@@ -116,14 +120,14 @@ DINO_HF = Layout(
     claims="",
 )
 
-DINO_HUB = Layout(
+DINO_HUB = NamingScheme(
     title="DINOv2 with registers, from its repository",
     signature=(r"register_tokens$", r"blocks\."),
     rules=dino_hub(""),
     claims="",
 )
 
-SAM = Layout(
+SAM = NamingScheme(
     title="SAM",
     signature=(r"image_encoder\.", r"mask_decoder\."),
     rules=sam(""),
@@ -132,14 +136,16 @@ SAM = Layout(
 
 _GAUSSIAN = "mask_decoder.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 _DECODER = "mask_decoder.mask_decoder."
-SAM_HF = Layout(
+SAM_HF = NamingScheme(
     title="SAM of transformers",
     signature=(r"vision_encoder\.", r"mask_decoder\."),
     rules=(
-        Rule(re.compile(r"shared_image_embedding\.positional_embedding"), (Target(_GAUSSIAN),)),
+        Rule(
+            re.compile(r"shared_image_embedding\.positional_embedding"), (TensorTarget(_GAUSSIAN),)
+        ),
         Rule(
             re.compile(r"prompt_encoder\.shared_embedding\.positional_embedding"),
-            (Target(_GAUSSIAN, is_copy=True),),
+            (TensorTarget(_GAUSSIAN, is_copy=True),),
         ),
         *rename(
             r"vision_encoder\.",
@@ -195,19 +201,19 @@ SAM_HF = Layout(
     claims="",
 )
 
-LLAMA = Layout(
+LLAMA = NamingScheme(
     title="Vicuna",
     signature=(PEFT + r"model\.layers\.\d+\.",),
     rules=LLAMA_RULES,
     claims=LLAMA_CLAIMS,
 )
 
-# Where two sources offer a part, the earlier layout here gives it; names that fit two are the
-# earlier's. GLaMM's mask decoder is trained for [SEG] prompts, SAM's own is not.
-LAYOUTS = (CALICO, GLAMM, INSTRUCTBLIP, LAVIS, DINO_HF, DINO_HUB, SAM, SAM_HF, LLAMA)
+# If two sources offer a part, the earlier scheme wins; so it does if names match two schemes.
+# GLaMM's mask decoder is trained for [SEG] prompts, SAM's own is not.
+NAMING_SCHEMES = (CALICO, GLAMM, INSTRUCTBLIP, LAVIS, DINO_HF, DINO_HUB, SAM, SAM_HF, LLAMA)
 
 
-def recognise(keys: Iterable[str]) -> Layout | None:
-    """Returns the layout these names are in, or None."""
+def recognise(keys: Iterable[str]) -> NamingScheme | None:
+    """Returns the naming scheme of these names, or None."""
     names = tuple(keys)
-    return next((layout for layout in LAYOUTS if layout.recognises(names)), None)
+    return next((scheme for scheme in NAMING_SCHEMES if scheme.recognises(names)), None)

@@ -1,6 +1,6 @@
-"""What each released checkpoint can give: its tensors under our names, grouped by part.
+"""The tensors of one released checkpoint under the names of Calico, grouped by part.
 
-Knows one source at a time; which source gives a part in the end is plan.py's business.
+Knows one source at a time; plan.py chooses the source of each part.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 
 from calico_model.errors import CheckpointError
 from calico_model.loading.released.layouts import recognise
-from calico_model.loading.released.naming import Layout, Target
-from calico_model.loading.released.shards import Source
+from calico_model.loading.released.naming import NamingScheme, TensorTarget
+from calico_model.loading.released.shards import ReleasedTensors
 
 LORA = "lora"
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One released tensor, or a block of it, on its way into one of ours."""
+class TensorPiece:
+    """One released tensor, or a block of it, and the tensor of Calico that it fills."""
 
-    source: Source
+    source: ReleasedTensors
     key: str
-    target: Target
+    target: TensorTarget
 
     @property
     def where(self) -> str:
@@ -32,16 +32,16 @@ class Piece:
         return self.source.where(self.key)
 
 
-Recipe = tuple[Piece, ...]
+Recipe = tuple[TensorPiece, ...]
 
 
 def part_of(name: str) -> str:
-    """Part a canonical name belongs to: a child of `Calico`, or `lora`."""
+    """Part of a canonical name: a child module of `Calico`, or `lora`."""
     return LORA if ".lora_" in name else name.split(".", 1)[0]
 
 
 def recipe_shape(name: str, recipe: Recipe) -> tuple[int, ...]:
-    """Shape of what a recipe makes.
+    """PaintedShape of the tensor that a recipe makes.
 
     Raises:
         CheckpointError: a stacked tensor that cannot be cut, or a damaged file.
@@ -63,62 +63,63 @@ def recipe_shape(name: str, recipe: Recipe) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Offer:
-    """What one source could give.
+    """The parts that one source holds.
 
     Attributes:
-        source, layout: where from.
-        parts: recipes by part and canonical name.
-        cam_layers: LLM layers the CAMs are named after; None when they are counted.
-        unexpected: file and key of names the layout does not know.
+        source: the released tensors.
+        scheme: how they are named.
+        parts: part -> canonical name -> recipe.
+        cam_layers: LLM layers by which the release numbers its CAMs; None if it counts from 0.
+        unexpected: file and key of names that the scheme does not know.
     """
 
-    source: Source
-    layout: Layout
+    source: ReleasedTensors
+    scheme: NamingScheme
     parts: Mapping[str, Mapping[str, Recipe]]
     cam_layers: tuple[int, ...] | None
     unexpected: tuple[str, ...]
 
 
-def read_offer(source: Source) -> Offer | None:
-    """Names a source's tensors our way; None when its names are of no known layout.
+def read_offer(source: ReleasedTensors) -> Offer | None:
+    """Renames a source's tensors; None when its names are of no known scheme.
 
     Raises:
         CheckpointError: an unknown name in a part that is used, or one tensor twice.
     """
-    layout = recognise(source.keys)
-    if layout is None:
+    scheme = recognise(source.keys)
+    if scheme is None:
         return None
-    found: dict[str, list[Piece]] = defaultdict(list)
+    pieces_of: dict[str, list[TensorPiece]] = defaultdict(list)
     unexpected: list[str] = []
     for key in source.keys:
-        targets = layout.targets(key)
+        targets = scheme.targets(key)
         if targets is None:
-            if layout.claims_name(key):
+            if scheme.claims_name(key):
                 raise CheckpointError(
-                    f"{source.where(key)}: unknown name in a part of {layout.title} that is used"
+                    f"{source.where(key)}: unknown name in a part of {scheme.title} that is used"
                 )
             unexpected.append(source.where(key))
         for target in targets or ():
-            found[target.name].append(Piece(source, key, target))
-    recipes = {name: _settle(pieces) for name, pieces in found.items()}
+            pieces_of[target.name].append(TensorPiece(source, key, target))
+    recipes = {name: _settle(pieces) for name, pieces in pieces_of.items()}
     recipes, cam_layers = _number_cams(recipes)
     parts: dict[str, dict[str, Recipe]] = defaultdict(dict)
     for name, recipe in recipes.items():
         parts[part_of(name)][name] = recipe
-    return Offer(source, layout, parts, cam_layers, tuple(unexpected))
+    return Offer(source, scheme, parts, cam_layers, tuple(unexpected))
 
 
-def _settle(pieces: Sequence[Piece]) -> Recipe:
-    """Pieces of one tensor of ours: one whole, or distinct blocks; second copies go."""
-    own = [p for p in pieces if not p.target.is_copy] or list(pieces[:1])
-    slots = [p.target.slot for p in own]
-    if len(set(slots)) < len(slots) or (len(own) > 1 and None in slots):
-        raise CheckpointError(f"{own[0].where}: the same tensor as {own[1].key}")
-    return tuple(own)
+def _settle(pieces: Sequence[TensorPiece]) -> Recipe:
+    """Checks the pieces of one tensor: one whole, or distinct blocks; drops second copies."""
+    originals = [p for p in pieces if not p.target.is_copy] or list(pieces[:1])
+    slots = [p.target.slot for p in originals]
+    if len(set(slots)) < len(slots) or (len(originals) > 1 and None in slots):
+        raise CheckpointError(f"{originals[0].where}: the same tensor as {originals[1].key}")
+    return tuple(originals)
 
 
 def _number_cams(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], tuple[int, ...] | None]:
-    """Counts CAMs from 0 where a release names them by their LLM layer."""
+    """Renumbers CAMs from 0 where a release numbers them by their LLM layer."""
     layers = sorted({int(n.split(".")[1]) for n in recipes if n.startswith("cams.")})
     if layers == list(range(len(layers))):
         return recipes, None

@@ -1,6 +1,6 @@
-"""Which released tensor becomes which of ours, decided and checked before any value is read.
+"""Assigns released tensors to the tensors of one Calico, before any value is read.
 
-Knows sources, layouts and the shapes of one Calico. A plan is complete or there is an error.
+Knows sources, naming schemes and the shapes of one Calico. A plan is complete, or making it raises.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from calico_model.config import CalicoConfig, LoraConfig
 from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.loading.released.layouts import LAYOUTS, LLAMA, recognise
+from calico_model.loading.released.layouts import LLAMA, NAMING_SCHEMES, recognise
 from calico_model.loading.released.llama_tokenizer import LlamaTokenizer, read_llama_tokenizer
-from calico_model.loading.released.naming import Target
+from calico_model.loading.released.naming import TensorTarget
 from calico_model.loading.released.offers import (
     LORA,
     Offer,
@@ -27,7 +27,7 @@ from calico_model.loading.released.offers import (
     read_offer,
     recipe_shape,
 )
-from calico_model.loading.released.shards import Source, find_sources
+from calico_model.loading.released.shards import ReleasedTensors, find_sources
 from calico_model.loading.released.sizes import fit_config
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.model import Calico
@@ -36,8 +36,8 @@ VOCABULARY = ("language.model.embed_tokens.weight", "language.lm_head.weight")
 
 _BLIP = "InstructBLIP-Vicuna-7B or PLAN-Lab/CALICO"
 _SAM = "GLaMM, SAM or PLAN-Lab/CALICO"
-# Every part a plan must have, and who gives it.
-_GIVERS = {
+# Every part that a plan must have, and the releases that hold it.
+_SOURCES_OF = {
     "eva": _BLIP,
     "qformer": _BLIP,
     "query_tokens": _BLIP,
@@ -48,22 +48,22 @@ _GIVERS = {
     "language": "GLaMM, Vicuna or PLAN-Lab/CALICO",
     "segmentation_projection": "GLaMM or PLAN-Lab/CALICO",
 }
-# Parts that change nothing until they are trained.
+# Parts that act as the identity until they are trained.
 _IDENTITY = ("cem", "cams", LORA)
-# Names that only pre-training of their part used.
+# Tensors that only the pre-training of their part used.
 _DISPENSABLE = ("dino.embeddings.mask_token",)
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a set of released weights held and what it did not.
+class LoadingReport:
+    """The parts that a set of released weights held, and those that it lacked.
 
     Attributes:
-        origins: by part: the source, and the layout it is in.
-        untrained: parts that start without learned weights.
-        absent: names filled with zeros that nothing needs.
-        unexpected: file and key of tensors no layout knows; none of them belongs to a part used.
-        unused: sources of which nothing is used.
+        origins: part -> its source and naming scheme.
+        untrained: parts that start without trained weights.
+        absent: names of tensors filled with zeros, which no computation needs.
+        unexpected: file and key of tensors that no scheme knows; none belongs to a used part.
+        unused: sources of which no tensor is used.
         new_tokens: tokens whose embedding and head rows are new, the mean of the released ones.
     """
 
@@ -76,36 +76,36 @@ class Report:
 
     def lines(self) -> list[str]:
         """Returns the report as text, one fact a line."""
-        told = [f"{part}: from {origin}" for part, origin in self.origins.items()]
-        told += [f"{part}: not released; starts untrained" for part in self.untrained]
-        told += [f"{name}: not released; zeros, only pre-training uses it" for name in self.absent]
-        told += [f"{name}: unknown, not used" for name in self.unexpected]
-        told += [f"{name}: nothing of it is used" for name in self.unused]
+        lines = [f"{part}: from {origin}" for part, origin in self.origins.items()]
+        lines += [f"{part}: not released; starts untrained" for part in self.untrained]
+        lines += [f"{name}: not released; zeros, only pre-training uses it" for name in self.absent]
+        lines += [f"{name}: unknown, not used" for name in self.unexpected]
+        lines += [f"{name}: nothing of it is used" for name in self.unused]
         if self.new_tokens:
-            told.append(f"language: new rows, to be trained, for {' '.join(self.new_tokens)}")
-        return told
+            lines.append(f"language: new rows, to be trained, for {' '.join(self.new_tokens)}")
+        return lines
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that is needed to fill one model.
+class LoadingPlan:
+    """Everything needed to fill one model.
 
     Attributes:
         config: of the model, sizes taken from the weights.
         tokenizer: of the LLM's folder, with the tags of the grammar.
-        recipes: by our canonical name.
-        report: what was found.
+        recipes: canonical name -> the released tensors it is made of.
+        report: of the sources.
     """
 
     config: CalicoConfig
     tokenizer: LlamaTokenizer
     recipes: Mapping[str, Recipe]
-    report: Report
+    report: LoadingReport
 
     def read(self, name: str) -> Tensor:
-        """Reads one of our tensors to memory of its own, on the CPU, in its released dtype.
+        """Reads the values of one tensor into new memory, on the CPU, in the released dtype.
 
-        Embedding and head get the mean of the released rows as the row of every new token.
+        In embedding and head, the row of every new token is the mean of the released rows.
 
         Raises:
             CheckpointError: damaged file or values that are not finite.
@@ -124,7 +124,7 @@ class Plan:
         return whole
 
 
-def _place_block(whole: Tensor, released: Tensor, target: Target) -> None:
+def _place_block(whole: Tensor, released: Tensor, target: TensorTarget) -> None:
     if target.take is not None:
         k, n = target.take
         released = released.chunk(n)[k]
@@ -138,12 +138,12 @@ def _place_block(whole: Tensor, released: Tensor, target: Target) -> None:
         whole.copy_(released.reshape(whole.shape))
 
 
-def make_plan(folder: Path, base: CalicoConfig) -> Plan:
+def make_plan(folder: Path, base: CalicoConfig) -> LoadingPlan:
     """Plans a model from a folder of released checkpoints, in it or up to two levels below.
 
     Args:
         folder: one merged release, or one folder or file per public part.
-        base: what shapes do not tell, and the parts nothing releases; a model without trunk.
+        base: configuration of everything that shapes do not determine; without a trunk.
 
     Raises:
         CheckpointError: a part without source, two sources of one kind, a missing, unknown,
@@ -168,19 +168,19 @@ def make_plan(folder: Path, base: CalicoConfig) -> Plan:
     _check_cam_layers(chosen, config)
     absent = _check(recipes, shapes, config)
     used = {part for _, part in chosen}
-    report = Report(
-        origins={part: f"{offer.source.name} ({offer.layout.title})" for offer, part in chosen},
-        untrained=tuple(p for p in (*_GIVERS, *_IDENTITY) if p not in used),
+    report = LoadingReport(
+        origins={part: f"{offer.source.name} ({offer.scheme.title})" for offer, part in chosen},
+        untrained=tuple(p for p in (*_SOURCES_OF, *_IDENTITY) if p not in used),
         absent=absent,
         unexpected=tuple(key for offer in offers for key in offer.unexpected),
         unused=_unused(sources, chosen),
         new_tokens=tokenizer.tokens_from(rows),
     )
-    return Plan(config, tokenizer, recipes, report)
+    return LoadingPlan(config, tokenizer, recipes, report)
 
 
 def has_released_parts(folder: Path) -> bool:
-    """Whether a folder holds any checkpoint in a released layout.
+    """Whether a folder holds any checkpoint in a known naming scheme.
 
     Raises:
         CheckpointError: a weights file in it is damaged.
@@ -189,33 +189,33 @@ def has_released_parts(folder: Path) -> bool:
 
 
 def _choose(offers: Sequence[Offer], folder: Path) -> list[tuple[Offer, str]]:
-    """One source per part, by the order of the layouts."""
+    """Chooses one source per part, in the order of `NAMING_SCHEMES`."""
     by_part: dict[str, list[Offer]] = defaultdict(list)
-    for offer in sorted(offers, key=lambda o: LAYOUTS.index(o.layout)):
+    for offer in sorted(offers, key=lambda o: NAMING_SCHEMES.index(o.scheme)):
         for part in offer.parts:
             by_part[part].append(offer)
     for part, offering in by_part.items():
         first, *others = offering
-        if others and others[0].layout is first.layout:
+        if others and others[0].scheme is first.scheme:
             raise CheckpointError(
                 f"{folder.name}: {part} is in {first.source.name} and {others[0].source.name}: "
                 "expected one source"
             )
     chosen = {part: offering[0] for part, offering in by_part.items()}
     plain = chosen.get("language")
-    for part, givers in _GIVERS.items():
+    for part, givers in _SOURCES_OF.items():
         # A Vicuna that never met [SEG] has to be trained anyway, and its projection with it.
-        may_be_absent = part == "segmentation_projection" and plain and plain.layout is LLAMA
+        may_be_absent = part == "segmentation_projection" and plain and plain.scheme is LLAMA
         if part not in chosen and not may_be_absent:
-            held = ", ".join(f"{o.source.name} ({o.layout.title})" for o in offers) or "nothing"
+            held = ", ".join(f"{o.source.name} ({o.scheme.title})" for o in offers) or "nothing"
             raise CheckpointError(
                 f"{folder.name}: no weights of {part}: expected {givers}; found {held}"
             )
-    return [(chosen[part], part) for part in (*_GIVERS, *_IDENTITY) if part in chosen]
+    return [(chosen[part], part) for part in (*_SOURCES_OF, *_IDENTITY) if part in chosen]
 
 
 def _lora_scale(base: LoraConfig, chosen: Sequence[tuple[Offer, str]]) -> LoraConfig:
-    """Rank and alpha as trained; a release without adapter_config.json has the paper's ratio."""
+    """Reads the trained rank and alpha; without adapter_config.json the ratio is the paper's."""
     for offer, part in chosen:
         path = offer.source.folder / "adapter_config.json"
         if part == LORA and path.is_file():
@@ -242,7 +242,7 @@ def _check_cam_layers(chosen: Sequence[tuple[Offer, str]], config: CalicoConfig)
 def _check(
     recipes: Mapping[str, Recipe], shapes: Mapping[str, tuple[int, ...]], config: CalicoConfig
 ) -> tuple[str, ...]:
-    """Compares a plan with the model it is for; returns the names nothing needs."""
+    """Compares a plan with the shapes of its model; returns the dispensable names it lacks."""
     with torch.device("meta"):
         wanted = canonical_shapes(Calico(config))
     for name, recipe in recipes.items():
@@ -272,11 +272,13 @@ def _lacks_rows(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> b
 
 
 def canonical_shapes(model: Calico) -> dict[str, tuple[int, ...]]:
-    """Shapes of a model's tensors by canonical name, LoRA included."""
+    """Returns the shapes of a model's tensors by canonical name, LoRA included."""
     lora = {n: tuple(p.shape) for n, p in model.named_parameters() if part_of(n) == LORA}
     return {name: tuple(tensor.shape) for name, tensor in base_state(model).items()} | lora
 
 
-def _unused(sources: Sequence[Source], chosen: Sequence[tuple[Offer, str]]) -> tuple[str, ...]:
+def _unused(
+    sources: Sequence[ReleasedTensors], chosen: Sequence[tuple[Offer, str]]
+) -> tuple[str, ...]:
     used = {id(offer.source) for offer, _ in chosen}
     return tuple(source.name for source in sources if id(source) not in used)

@@ -22,18 +22,18 @@ from calico_model.errors import CheckpointError
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PICKLES = ("pytorch_model*.bin", "adapter_model.bin", "non_lora_trainables.bin", "*.pth")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)")
-# How torch says that a pickle wants to call something.
+# Torch's message that a pickle wants to call a function.
 _FOREIGN = re.compile(r"nsupported (?:global: )?GLOBAL (\S+)")
 # Checkpoints of a training loop keep the weights under one of these.
 _WRAPPERS = ("model", "state_dict")
 
 
-class Source:
+class ReleasedTensors:
     """The named tensors of one released model, spread over one file or many.
 
     Attributes:
-        name: what to call it in messages: its path below the folder it was found in.
-        folder: where tokenizer and configuration of the model lie.
+        name: path below the searched folder, for messages.
+        folder: holds tokenizer and configuration of the model.
     """
 
     def __init__(self, name: str, folder: Path, file_of: Mapping[str, Path], listing: str) -> None:
@@ -44,7 +44,7 @@ class Source:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every name, as released."""
+        """All released names."""
         return tuple(self._file_of)
 
     def where(self, key: str) -> str:
@@ -56,7 +56,7 @@ class Source:
         return self._file_of[key]
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Shape of a tensor, from its file's header.
+        """PaintedShape of a tensor, from its file's header.
 
         Raises:
             CheckpointError: the file is missing or damaged, or does not hold the tensor.
@@ -155,14 +155,15 @@ def _reason(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def find_sources(folder: Path) -> Iterator[Source]:
+def find_sources(folder: Path) -> Iterator[ReleasedTensors]:
     """Finds every released checkpoint in a folder and the two levels of folders below it.
 
     Raises:
         CheckpointError: an index or a lone file that cannot be read, or a set of numbered shards
             with a number missing.
     """
-    levels = [folder, *_folders(folder), *(f for one in _folders(folder) for f in _folders(one))]
+    children = _folders(folder)
+    levels = [folder, *children, *(inner for child in children for inner in _folders(child))]
     for place in levels:
         name = place.relative_to(folder.parent).as_posix()
         yield from _sources_in(place, name)
@@ -174,7 +175,7 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _sources_in(folder: Path, name: str) -> Iterator[Source]:
+def _sources_in(folder: Path, name: str) -> Iterator[ReleasedTensors]:
     for index in _INDICES:
         if (folder / index).is_file():
             yield _from_index(folder, index, name)
@@ -190,7 +191,7 @@ def _sources_in(folder: Path, name: str) -> Iterator[Source]:
     for files in sets.values():
         _check_complete(files, name)
         file_of = {key: path for path in files for key in _keys(path, name)}
-        yield Source(name, folder, file_of, files[0].name)
+        yield ReleasedTensors(name, folder, file_of, files[0].name)
 
 
 def _check_complete(files: list[Path], name: str) -> None:
@@ -211,7 +212,7 @@ def _keys(path: Path, name: str) -> list[str]:
     return list(read_pickle(path, label))
 
 
-def _from_index(folder: Path, index: str, name: str) -> Source:
+def _from_index(folder: Path, index: str, name: str) -> ReleasedTensors:
     try:
         listed = json.loads((folder / index).read_text("utf-8"))["weight_map"]
         file_of = {str(key): folder / Path(str(file)).name for key, file in listed.items()}
@@ -219,4 +220,4 @@ def _from_index(folder: Path, index: str, name: str) -> Source:
         raise CheckpointError(
             f"{name}/{index}: expected an object with a weight_map: {error!r}"
         ) from error
-    return Source(name, folder, file_of, index)
+    return ReleasedTensors(name, folder, file_of, index)

@@ -1,8 +1,8 @@
-"""Sizes of a network read off the shapes of its weights: shapes win over any configuration.
+"""Sizes of a network from the shapes of its weights; shapes win over any configuration.
 
-Knows our names and shapes. What no shape tells (heads without relative positions, input sizes,
-where CEM adds its input) stays as the configuration it starts from has it; widths of heads are
-kept, so twice the width means twice the heads.
+Knows canonical names and shapes. What no shape determines (heads without relative positions, input
+sizes, whether CEM adds its input) stays as in the base configuration. The width of a head is kept,
+so twice the width means twice the heads.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _LORA = re.compile(r"language\.model\.layers\.\d+\.\w+\.(\w+)\.lora_A\.default\.
 
 
 def fit_config(base: CalicoConfig, shapes: Shapes, *, vocab_size: int) -> CalicoConfig:
-    """Returns `base` with every size the weights show.
+    """Returns `base` with every size that the weights determine.
 
     Args:
-        base: for parts that are not among the weights, and for what shapes do not tell.
-        shapes: by our names.
+        base: for parts without weights, and for what shapes do not determine.
+        shapes: by canonical name.
         vocab_size: rows of embedding and head, which new tokens may raise.
 
     Raises:
@@ -104,7 +104,7 @@ def _dino(base: EncoderConfig, shapes: Shapes) -> EncoderConfig:
 
 
 def _input_size(base: EncoderConfig, side: int, patch: int) -> int:
-    """As many tokens as before, unless the table was fed whole."""
+    """Keeps the number of tokens, or the whole table if the base feeds the whole table."""
     if base.input_size == base.image_size:
         return side
     return base.input_size // base.patch_size * patch
@@ -188,16 +188,18 @@ def _language(base: LanguageConfig, shapes: Shapes, vocab_size: int) -> Language
 
 
 def _lora(base: LoraConfig, shapes: Shapes) -> LoraConfig:
-    found = {match[1]: shape for name, shape in shapes.items() if (match := _LORA.fullmatch(name))}
-    if not found:
+    shapes_of = {
+        match[1]: shape for name, shape in shapes.items() if (match := _LORA.fullmatch(name))
+    }
+    if not shapes_of:
         return base
-    ranks = {shape[0] for shape in found.values()}
+    ranks = {shape[0] for shape in shapes_of.values()}
     if len(ranks) > 1:
         raise CheckpointError(f"lora_A: expected one rank, got {sorted(ranks)}")
     # The scale alpha / rank is the trained one; no tensor holds it.
     rank = ranks.pop()
     alpha = base.alpha * rank // base.rank if base.rank else 2 * rank
-    return replace(base, rank=rank, alpha=alpha, targets=tuple(sorted(found)))
+    return replace(base, rank=rank, alpha=alpha, targets=tuple(sorted(shapes_of)))
 
 
 def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:

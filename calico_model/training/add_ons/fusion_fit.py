@@ -1,8 +1,8 @@
-"""Fits how the classifiers of a region's name are weighed: on projects made of held-out scenes.
+"""Fits the weights of the classifiers of a region's name, on projects made of held-out scenes.
 
-A project is a few categories; its annotators accepted some scenes, and the head has never heard of
-half of its names. The exponents with the least mean loss on the other scenes win; a small grid is
-enough, because the loss is flat around them. Pure arrays.
+A project has a few scenes: its annotators accepted the regions of the first, and the head does not
+know half of its names. The exponents with the least mean loss on the other scenes win; a small grid
+is enough, because the loss is flat around them. Pure arrays.
 Legend: R regions, C labels of a project, d width of a descriptor.
 """
 
@@ -21,19 +21,19 @@ from calico_model.interactive.naming.prototypes import Prototypes
 _TEMPERATURES, _FAMILIARS = (0.05, 0.07, 0.1, 0.14), (0.2, 0.35, 0.5, 0.65)
 _HEADS, _PROTOTYPES = (0.5, 0.75, 1.0), (0.5, 1.0, 1.5)
 _PROJECTS, _SCENES, _ACCEPTED = 8, 50, 10
-_UNHEARD = 0.5
+_UNKNOWN_SHARE = 0.5  # of a project's names, which the head is made not to know
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """What is known about R regions of held-out scenes.
+class FusionEvidence:
+    """R regions of held-out scenes with their descriptors and the head's logits.
 
     Attributes:
         names: of each region.
         scenes: (R,) int64.
         looks: (R, d) float32 unit descriptors.
         logits: (R, W) of the head, for all names it knows.
-        known: those W names.
+        known: the W names.
     """
 
     names: Sequence[str]
@@ -45,7 +45,7 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class _Project:
-    """The regions to name in one project, with what was accepted before."""
+    """The regions to name in one project, with its accepted regions."""
 
     labels: list[str]
     target: NDArray[np.int64]
@@ -54,16 +54,16 @@ class _Project:
     accepted: Prototypes
 
 
-def fit_fusion(evidence: Evidence, seed: int) -> Fusion:
-    """Returns the exponents with the least loss; the defaults where there is too little to fit."""
+def fit_fusion(evidence: FusionEvidence, seed: int) -> Fusion:
+    """Returns the exponents with the least loss; the defaults where no project can be made."""
     projects = list(_projects(evidence, np.random.default_rng(seed)))
     best, least = Fusion(), np.inf
     for temperature, familiar in itertools.product(_TEMPERATURES, _FAMILIARS):
         remembered = [
-            one.accepted.log_chances(
-                one.looks, one.labels, temperature=temperature, familiar=familiar
+            project.accepted.log_chances(
+                project.looks, project.labels, temperature=temperature, familiar=familiar
             )
-            for one in projects
+            for project in projects
         ]
         for head, prototypes in itertools.product(_HEADS, _PROTOTYPES):
             fusion = replace(
@@ -74,14 +74,15 @@ def fit_fusion(evidence: Evidence, seed: int) -> Fusion:
                 familiar=familiar,
             )
             losses = [
-                _loss(fusion, one, rows) for one, rows in zip(projects, remembered, strict=True)
+                _loss(fusion, project, rows)
+                for project, rows in zip(projects, remembered, strict=True)
             ]
             if losses and np.mean(losses) < least:
                 best, least = fusion, float(np.mean(losses))
     return best
 
 
-def _projects(evidence: Evidence, rng: np.random.Generator) -> Iterator[_Project]:
+def _projects(evidence: FusionEvidence, rng: np.random.Generator) -> Iterator[_Project]:
     every = np.unique(evidence.scenes)
     for _ in range(_PROJECTS):
         scenes = rng.permutation(every)[:_SCENES]
@@ -95,28 +96,28 @@ def _projects(evidence: Evidence, rng: np.random.Generator) -> Iterator[_Project
         accepted = Prototypes()
         for n in np.flatnonzero(is_accepted).tolist():
             accepted = accepted.add(evidence.names[n], evidence.looks[n])
-        heard = [name for name in labels if name in evidence.known and rng.random() >= _UNHEARD]
-        asked = np.flatnonzero(is_asked)
+        known = [n for n in labels if n in evidence.known and rng.random() >= _UNKNOWN_SHARE]
+        rows = np.flatnonzero(is_asked)
         yield _Project(
             labels,
-            np.array([labels.index(evidence.names[n]) for n in asked.tolist()]),
-            _heard(evidence, asked, labels, heard),
-            evidence.looks[asked],
+            np.array([labels.index(evidence.names[n]) for n in rows.tolist()]),
+            _head_log_chances(evidence, rows, labels, known),
+            evidence.looks[rows],
             accepted,
         )
 
 
-def _heard(
-    evidence: Evidence, rows: NDArray[np.int64], labels: list[str], heard: list[str]
+def _head_log_chances(
+    evidence: FusionEvidence, rows: NDArray[np.int64], labels: list[str], known: list[str]
 ) -> NDArray[np.float64]:
-    """Log chances (R, C) of a head that knows some labels; the others get an even share."""
+    """Log chances (R, C) of a head that knows only `known`; the others get an even share."""
     chances = np.full((len(rows), len(labels)), 1 / len(labels))
-    if heard:
-        columns = np.array([list(evidence.known).index(name) for name in heard])
+    if known:
+        columns = np.array([list(evidence.known).index(name) for name in known])
         logits = evidence.logits[np.ix_(rows, columns)]
         shares = np.exp(logits - logits.max(1, keepdims=True))
-        shares *= len(heard) / len(labels) / shares.sum(1, keepdims=True)
-        chances[:, [labels.index(name) for name in heard]] = shares
+        shares *= len(known) / len(labels) / shares.sum(1, keepdims=True)
+        chances[:, [labels.index(name) for name in known]] = shares
     log_chances: NDArray[np.float64] = np.log(np.maximum(chances, 1e-30))
     return log_chances
 

@@ -1,5 +1,7 @@
-"""Puts the photo trunk under a trained model: a dense head that every project learns from its own
-beginning, and the line between pictures the language model knows and photographs.
+"""Adds the photo trunk to a trained model, with an untrained dense head and a familiarity test.
+
+Every project trains the dense head from its first weights. The familiarity test tells photographs
+from pictures of the kind the language model was trained on.
 """
 
 from __future__ import annotations
@@ -16,21 +18,22 @@ from calico_model.config import PhotoTrunkConfig
 from calico_model.inference.images import to_photo
 from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.dense_head import DenseHead
-from calico_model.modeling.familiarity import Familiarity, describe_maps
+from calico_model.modeling.domain import Familiarity, describe_maps
 from calico_model.modeling.model import Calico
 from calico_model.types import RgbImage
 
 KNOWN_SHARE = 0.28
-"""Where the line is between drawings and photographs: nearer to the drawings, since a style nobody
-drew before is still a drawing, and a photograph taken for one costs an annotator more."""
+"""Place of the boundary between drawings and photographs, as `Familiarity.fit` takes it: nearer to
+the drawings, since a photograph that is taken for a drawing costs an annotator more than a drawing
+that is taken for a photograph."""
 
 
 @dataclass(frozen=True)
-class Familiar:
-    """How well the line tells both kinds apart.
+class FamiliarityFit:
+    """Accuracy of the familiarity test on the images it was fitted to.
 
     Attributes:
-        known, unknown: percent of the images it was drawn between that are on their side.
+        known, unknown: percent of the known pictures, and of the photographs, on the right side.
     """
 
     known: float
@@ -45,13 +48,13 @@ def add_photo_trunk(
     config: PhotoTrunkConfig,
     *,
     seed: int,
-) -> Familiar:
+) -> FamiliarityFit:
     """Writes a copy of a model folder with a photo trunk.
 
     Args:
         weights: trained model folder.
         out: folder of the new model.
-        known: pictures of the kind its language model learned from.
+        known: pictures of the kind its language model was trained on.
         photos: photographs.
         config: which trunk.
         seed: of the dense head's first weights.
@@ -63,21 +66,22 @@ def add_photo_trunk(
     grown.load_state_dict(model.state_dict())
     grown.dense_head = DenseHead(grown.config)
     grown.familiarity = Familiarity(grown.config)
-    looks = [
-        torch.cat([_look(grown, image, config.side) for image in images])
+    descriptors = [
+        torch.cat([_describe(grown, image, config.side) for image in images])
         for images in (known, photos)
     ]
-    grown.familiarity.fit(*looks, known_share=KNOWN_SHARE)
+    familiarity = grown.familiarity
+    familiarity.fit(*descriptors, known_share=KNOWN_SHARE)
     shares = [
-        100 * float(((look @ grown.familiarity.weight + grown.familiarity.bias) > 0).float().mean())
-        for look in looks
+        100 * float(((rows @ familiarity.weight + familiarity.bias) > 0).float().mean())
+        for rows in descriptors
     ]
     if weights.resolve() != out.resolve():
         shutil.copytree(weights, out, dirs_exist_ok=True)
     save_model(grown, tokenizer, out, dtype=torch.bfloat16)
-    return Familiar(shares[0], 100 - shares[1])
+    return FamiliarityFit(shares[0], 100 - shares[1])
 
 
 @torch.inference_mode()
-def _look(model: Calico, image: RgbImage, side: int) -> Tensor:
+def _describe(model: Calico, image: RgbImage, side: int) -> Tensor:
     return describe_maps(model.encode_photos([to_photo(image, side)])).clone()

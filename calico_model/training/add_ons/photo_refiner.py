@@ -1,13 +1,12 @@
-"""Trains the refiner of photographs: simulated annotators click, box and correct in views.
+"""Training of the refiner of photographs: simulated annotators click, box and correct in views.
 
-Unlike the refiner of drawings it begins with nothing but what was pointed at: no mask decoder knows
-photographs. Everything happens inside views whose maps are kept, so a step costs no encoding.
+Unlike the refiner of drawings it begins with the prompt alone: no mask decoder knows photographs.
+Everything happens inside views whose maps are kept, so a step costs no encoding.
 Legend: V side of a view, n annotators.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +14,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from calico_model.errors import InvalidConfigError
 from calico_model.inference.mask_refinement import LIMIT, Focus, photo_encoder, see
 from calico_model.inference.prompt import Box, Click, MaskPrompt
-from calico_model.loading.checkpoints import fingerprint, load_model, save_model
 from calico_model.modeling.losses import DICE_WEIGHT, PIXEL_WEIGHT, dice_loss, pixel_loss
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
+from calico_model.modeling.model import Calico
+from calico_model.tokenizer import Tokenizer
+from calico_model.training.add_ons.annotators import click_in_error, spoiled, true_box
 from calico_model.training.add_ons.photo_views import (
     PhotoViews,
     View,
@@ -30,42 +31,19 @@ from calico_model.training.add_ons.photo_views import (
     fill_views,
     stack_maps,
 )
-from calico_model.training.add_ons.recipe import AddOnRecipe
-from calico_model.training.add_ons.refiner_lessons import click_in_error, spoiled, true_box
-from calico_model.training.add_ons.refiner_training import recoloured
-from calico_model.training.add_ons.run import AddOnProgress, AddOnRun
+from calico_model.training.add_ons.recipes import PhotoRefinerRecipe
+from calico_model.training.add_ons.refiner import mirrored, recoloured
+from calico_model.training.add_ons.run import AddOnTask, train_add_on
+from calico_model.training.engine import OnProgress, TrainingProgress, ignore_progress
 from calico_model.types import BoolMask, LabeledGroup
 
 _STARTS = ("box", "corrected", "unasked", "click")
 _WHOLE = Focus(0, 0, VIEW, VIEW)
 _CENTRED_SHARE = 0.6  # of the clicks; the others are anywhere in what is wrong
 _CORNER_NOISE = 0.04  # of the box's side
-_GUESSED_SHARE = 0.4  # of the clicks, which the model's own guess comes with
+_GUESSED_SHARE = 0.4  # of the first clicks, which come with a rough mask of the model
 _CELLS = (6, 32)  # of a view's side, in a rough mask
 _LEAK = 0.35  # of the rough masks, into which a neighbour leaks
-
-
-@dataclass(frozen=True, kw_only=True)
-class PhotoRefinerRecipe(AddOnRecipe):
-    """The training of the refiner of photographs.
-
-    Attributes:
-        masks: simulated annotators per step.
-        rounds: times each of them is answered.
-        box_share, corrected_share, unasked_share: as in `RefinerRecipe`.
-    """
-
-    seed: int = 41
-    chunks: int = 1
-    steps: int = 3500
-    learning_rate: float = 1.5e-3
-    warmup_steps: int = 100
-    checkpoint_every: int = 200
-    masks: int = 12
-    rounds: int = 2
-    box_share: float = 0.2
-    corrected_share: float = 0.2
-    unasked_share: float = 0.25
 
 
 def train_photo_refiner(
@@ -74,15 +52,15 @@ def train_photo_refiner(
     pictures: Mapping[str, Sequence[LabeledGroup]],
     out: Path,
     *,
-    on_progress: Callable[[AddOnProgress], None] = lambda progress: None,
+    on_progress: OnProgress = ignore_progress,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
-    """Adds a refiner of photographs to a model folder, or trains the one it has on.
+    """Adds a refiner of photographs to a model folder, or trains the refiner it has on.
 
     Args:
         recipe: what to do; the same recipe and folders resume an interrupted run.
         weights: model folder with a photo trunk; everything else in it stays as it is.
-        pictures: labeled groups of several kinds of pictures by name, drawn from alike.
+        pictures: name -> labeled groups, of several kinds of pictures, each drawn equally often.
         out: gets `views/`, `state/`, `curve.csv`, `curve.png` and, when done, `model/`.
         on_progress: called after each group and every few steps.
         stop: asked every step; True saves the state and returns.
@@ -94,45 +72,36 @@ def train_photo_refiner(
         CheckpointError: broken weights or state.
         InvalidConfigError: the model has no photo trunk, or the run in `out` was started otherwise.
     """
-    model, tokenizer = load_model(weights)
-    if model.config.photo_trunk is None:
-        raise InvalidConfigError("photo_trunk: the refiner of photographs needs one, got none")
-    torch.manual_seed(recipe.seed)
-    if model.photo_refiner is None:
-        model.add_on(["photo_refiner"])
-    assert model.photo_refiner is not None
-    encode = torch.inference_mode()(photo_encoder(model))
 
-    def show(stage: str) -> Callable[[int, int], None]:
-        return lambda done, total: on_progress(AddOnProgress(stage, done, total))
+    def on_group(done: int, total: int) -> None:
+        on_progress(TrainingProgress("encoding", done, total))
 
-    views = [
-        fill_views(
-            out / "views" / name, groups, encode, seed=recipe.seed, on_group=show("encoding")
-        )
-        for name, groups in pictures.items()
-    ]
-    course = PhotoRefinerCourse(model.photo_refiner, views, recipe)
-    run = AddOnRun(course, recipe, out, name="photo refiner", base=fingerprint(weights))
-    if run.train(
-        course.lesson,
-        lambda step, terms: on_progress(AddOnProgress("training", step, recipe.steps, terms)),
-        stop,
-    ):
-        shutil.rmtree(out / "model", ignore_errors=True)
-        shutil.copytree(weights, out / "model")
-        save_model(model, tokenizer, out / "model", dtype=torch.bfloat16)
-    return out / "model"
+    def build(model: Calico, _: Tokenizer) -> PhotoRefinerTask:
+        if model.config.photo_trunk is None:
+            raise InvalidConfigError("photo_trunk: the refiner of photographs needs one, got none")
+        if model.photo_refiner is None:
+            model.add_on(["photo_refiner"])
+        assert model.photo_refiner is not None
+        encode = torch.inference_mode()(photo_encoder(model))
+        views = [
+            fill_views(out / "views" / name, groups, encode, seed=recipe.seed, on_group=on_group)
+            for name, groups in pictures.items()
+        ]
+        return PhotoRefinerTask(model.photo_refiner, views, recipe)
+
+    return train_add_on(
+        "photo refiner", recipe, weights, out, build, on_progress=on_progress, stop=stop
+    )
 
 
 @dataclass
 class ViewAnnotator:
-    """Somebody who wants one mask of a view.
+    """A simulated annotator of one mask of a view.
 
     Attributes:
-        view: where.
-        truth: (V, V) bool, what is wanted; not empty.
-        coarse: the mask to sharpen; empty if there is none.
+        view: that shows the mask.
+        truth: (V, V) bool, the wanted mask; not empty.
+        coarse: (V, V) bool, the mask to sharpen; empty if there is none.
         clicks, box, previous: see `MaskPrompt`.
     """
 
@@ -145,68 +114,71 @@ class ViewAnnotator:
 
     @property
     def prompt(self) -> MaskPrompt | None:
-        """What the model is told."""
+        """The prompt of the clicks, box and earlier mask; None without clicks and box."""
         if not self.clicks and self.box is None:
             return None
         return MaskPrompt(tuple(self.clicks), self.box, self.previous)
 
     def click(self, mask: BoolMask, rng: np.random.Generator) -> bool:
         """Clicks in the largest error of a mask; returns False if there is none."""
-        found = click_in_error(mask, self.truth, rng, centred=_CENTRED_SHARE)
-        self.clicks += [found] if found is not None else []
-        return found is not None
+        click = click_in_error(mask, self.truth, rng, centred=_CENTRED_SHARE)
+        self.clicks += [click] if click is not None else []
+        return click is not None
+
+    def start_from(self, mask: BoolMask, rng: np.random.Generator) -> None:
+        """Takes a mask as the earlier one and clicks in its error, or in the truth without any."""
+        self.previous = mask if mask.any() else None
+        self.coarse = mask
+        if not self.click(mask, rng):
+            self.click(np.zeros_like(self.truth), rng)
 
 
-class PhotoRefinerCourse(nn.Module):
+class PhotoRefinerTask(AddOnTask):
     """The refiner of photographs, answering simulated annotators."""
 
     def __init__(
         self, refiner: MaskRefiner, views: Sequence[PhotoViews], recipe: PhotoRefinerRecipe
     ) -> None:
-        """Takes views of several kinds of pictures, drawn from alike."""
+        """Takes the views of several kinds of pictures, each drawn equally often."""
         super().__init__()
         self.refiner, self._views, self._recipe = refiner, views, recipe
 
-    def lesson(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Lets annotators ask and correct for some rounds.
+    def training_step(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Lets annotators click and correct for some rounds.
 
         Returns:
-            Mean loss of all answers, and terms: it, and the mean IoU in the view of lone clicks,
-            boxes, corrections and unasked masks in the first round, and of all in the last.
+            Mean loss of all answers, and terms: "loss", the mean IoU in the view after the first
+            round by how the annotators began, and of all of them after the last round.
         """
         rng = np.random.default_rng((self._recipe.seed, 1, step))
-        asking = [self._draw(rng, k) for k in range(self._recipe.masks)]
-        kinds = [kind for _, kind in asking]
-        people = [one for one, _ in asking]
-        maps = stack_maps([one.view for one in people])
-        turns = torch.from_numpy(rng.random((len(people), 2)) < (0.5, 0.1))
-        maps = [_turned(one, turns) for one in maps]
+        drawn = [self._draw(rng, k) for k in range(self._recipe.masks)]
+        kinds = [kind for _, kind in drawn]
+        annotators = [annotator for annotator, _ in drawn]
+        flips = torch.from_numpy(rng.random((len(annotators), 2)) < (0.5, 0.1))
+        maps = [mirrored(level, flips) for level in stack_maps([a.view for a in annotators])]
         losses: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         for turn in range(self._recipe.rounds):
-            loss, masks = self._answer(people, maps, turns, rng)
+            loss, masks = self._answer(annotators, maps, flips, rng)
             losses.append(loss)
             ious = np.array(
                 [
-                    (mask & one.truth).sum() / (mask | one.truth).sum()
-                    for mask, one in zip(masks, people, strict=True)
+                    (mask & annotator.truth).sum() / (mask | annotator.truth).sum()
+                    for mask, annotator in zip(masks, annotators, strict=True)
                 ]
             )
             for kind in sorted(set(kinds)) if turn == 0 else ():
-                own = [k == kind for k in kinds]
-                terms[f"iou_{kind}"] = torch.tensor(ious[own]).mean()
+                rows = [k == kind for k in kinds]
+                terms[f"iou_{kind}"] = torch.tensor(ious[rows]).mean()
             if turn:
                 terms["iou_last"] = torch.tensor(ious).mean()
-            for one, mask in zip(people, masks, strict=True):
-                one.previous = mask if mask.any() else None
-                one.coarse = mask
-                if not one.click(mask, rng):
-                    one.click(np.zeros_like(one.truth), rng)
+            for annotator, mask in zip(annotators, masks, strict=True):
+                annotator.start_from(mask, rng)
         total = torch.cat(losses).mean()
         return total, {"loss": total, **terms}
 
     def _draw(self, rng: np.random.Generator, number: int) -> tuple[ViewAnnotator, str]:
-        """An annotator after what they do first, and what that is."""
+        """An annotator after their first action, and the kind of that action."""
         views = self._views[number % len(self._views)]
         start = rng.random()
         recipe = self._recipe
@@ -218,42 +190,46 @@ class PhotoRefinerCourse(nn.Module):
             if fits:
                 break
         at = fits[int(rng.integers(len(fits)))]
-        one = ViewAnnotator(view, view.masks[at], np.zeros((VIEW, VIEW), np.bool_))
+        truth = view.masks[at]
+        annotator = ViewAnnotator(view, truth, np.zeros((VIEW, VIEW), np.bool_))
         others = [mask for k, mask in enumerate(view.masks) if k != at]
         if kind == "box":
-            one.box = true_box(one.truth, rng, noise=_CORNER_NOISE)
+            annotator.box = true_box(truth, rng, noise=_CORNER_NOISE)
         elif kind == "unasked":
-            one.coarse = rough(one.truth, others, rng)
+            annotator.coarse = rough(truth, others, rng)
         elif kind == "corrected":
-            start_mask = rough(one.truth, others, rng)
-            one.previous = start_mask if start_mask.any() else None
-            one.coarse = start_mask
-            if not one.click(start_mask, rng):
-                one.click(np.zeros_like(one.truth), rng)
+            annotator.start_from(rough(truth, others, rng), rng)
         else:
-            one.click(np.zeros_like(one.truth), rng)
+            annotator.click(np.zeros_like(truth), rng)
             if rng.random() < _GUESSED_SHARE:
-                one.coarse = rough(one.truth, others, rng)
-        return one, kind
+                annotator.coarse = rough(truth, others, rng)
+        return annotator, kind
 
     def _answer(
         self,
-        people: Sequence[ViewAnnotator],
+        annotators: Sequence[ViewAnnotator],
         maps: Sequence[Tensor],
-        turns: Tensor,
+        flips: Tensor,
         rng: np.random.Generator,
     ) -> tuple[Tensor, list[BoolMask]]:
-        views = torch.stack([see(p.view.image, _WHOLE, p.coarse, p.prompt) for p in people])
-        views = recoloured(_turned(views, turns), rng)
-        targets = torch.from_numpy(np.stack([p.truth for p in people])).float()
+        """Losses (n,) with gradient and (V, V) masks of one round, on mirrored maps."""
+        views = torch.stack([see(a.view.image, _WHOLE, a.coarse, a.prompt) for a in annotators])
+        views = recoloured(mirrored(views, flips), rng)
+        targets = torch.from_numpy(np.stack([a.truth for a in annotators])).float()
         added = self.refiner(views, views[:, :0, : VIEW // 2, : VIEW // 2], maps)
-        logits = _turned(LIMIT * views[:, Plane.COARSE] + added, turns)
+        logits = mirrored(LIMIT * views[:, Plane.COARSE] + added, flips)
         loss = PIXEL_WEIGHT * pixel_loss(logits, targets) + DICE_WEIGHT * dice_loss(logits, targets)
         return loss, list((logits.detach() > 0).numpy())
 
 
 def rough(truth: BoolMask, others: Sequence[BoolMask], rng: np.random.Generator) -> BoolMask:
-    """Something like the truth: moved and bitten, or of few cells that flow into a neighbour."""
+    """Returns a rough mask: the truth moved with bites, or of few cells that leak into others.
+
+    Args:
+        truth: (V, V) bool.
+        others: masks of the same view that the rough mask may leak into.
+        rng: source of everything that is drawn.
+    """
     if rng.random() < 0.35:
         return spoiled(truth, rng)
     soft = truth.astype(np.float32)
@@ -264,12 +240,5 @@ def rough(truth: BoolMask, others: Sequence[BoolMask], rng: np.random.Generator)
     small = np.asarray(cv2.resize(soft, (cells, cells), interpolation=cv2.INTER_AREA), np.float32)
     small = small + rng.normal(0, rng.uniform(0.05, 0.3), small.shape).astype(np.float32)
     level = np.asarray(cv2.resize(small, truth.shape[::-1], interpolation=cv2.INTER_LINEAR))
-    found: BoolMask = level > rng.uniform(0.3, 0.65)
-    return found
-
-
-def _turned(values: Tensor, turns: Tensor) -> Tensor:
-    """Mirrors those of n (..., h, w) that (n, 2) bool say, across and down; twice turns back."""
-    shape = (-1,) + (1,) * (values.ndim - 1)
-    values = torch.where(turns[:, 0].view(shape), values.flip(-1), values)
-    return torch.where(turns[:, 1].view(shape), values.flip(-2), values)
+    mask: BoolMask = level > rng.uniform(0.3, 0.65)
+    return mask

@@ -1,7 +1,7 @@
-"""Places of labeled images as the photo refiner sees them, on disk: pixels, maps and true masks.
+"""Views of labeled images for the photo refiner, on disk: pixels, maps and true masks.
 
-A place is a whole image or a rectangle around one of its regions. The photo trunk is frozen, so
-its maps are computed once; files are memory-mapped, so a training reads only what it draws.
+A view is a whole image or a rectangle around one of its regions. The photo trunk is frozen, so
+its maps are computed once; files are memory-mapped, so a training reads only the views it draws.
 Legend: V side of a view, n views.
 """
 
@@ -23,20 +23,20 @@ from calico_model.inference.low_res_mask import extent_of
 from calico_model.inference.mask_refinement import EncodeView, Focus
 from calico_model.modeling.mask_refiner import VIEW
 from calico_model.staging import replace_text
-from calico_model.training.add_ons.assist_batches import pieces_of
+from calico_model.training.add_ons.annotators import pieces_of
 from calico_model.types import BoolMask, LabeledGroup, RegionKind, RgbImage
 
 _ZOOMS = 5  # of one image, beside the whole of it
 _WIDER = (1.15, 3.0)  # the rectangle's side, of the region's
 _UNEVEN = 0.15  # by which one side may be wider than the other
-_LEAST_SHARE = 0.004  # of a view: what covers less is not asked for
+_LEAST_SHARE = 0.004  # of a view: smaller masks are not asked for
 _LEAST_SEEN = 0.5  # of a region that a view shows
 _LEAST_SIDE = 12  # of a rectangle in pixels
 _DONE = "done.json"
 
 
 class Wish(IntEnum):
-    """What a mask outlines."""
+    """The kind of region a mask outlines."""
 
     PART = 0
     """One connected part, or a piece of a part that has several."""
@@ -47,13 +47,13 @@ class Wish(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A place of an image.
+    """A whole image, or a rectangle of it, at the refiner's size.
 
     Attributes:
         image: (V, V, 3) uint8.
-        maps: (C, V/2, V/2) float16 and three halves of that side, the photo trunk's.
+        maps: of the photo trunk, (C, V/2, V/2) float16 and three of half the side each.
         masks: (V, V) bool each, not empty.
-        wishes: what each is.
+        wishes: kind of each mask.
     """
 
     image: RgbImage
@@ -81,13 +81,13 @@ class PhotoViews:
 
     def __getitem__(self, index: int) -> View:
         """Reads one view."""
-        own = slice(int(self._starts[index]), int(self._starts[index + 1]))
-        bits = np.unpackbits(self._masks[own], axis=1).reshape(-1, VIEW, VIEW)
+        rows = slice(int(self._starts[index]), int(self._starts[index + 1]))
+        bits = np.unpackbits(self._masks[rows], axis=1).reshape(-1, VIEW, VIEW)
         return View(
             np.array(self._images[index]),
             tuple(np.array(level[index]) for level in self._maps),
             tuple(bits.astype(np.bool_)),
-            tuple(Wish(one) for one in self._wishes[own]),
+            tuple(Wish(wish) for wish in self._wishes[rows]),
         )
 
 
@@ -97,16 +97,16 @@ def fill_views(
     encode: EncodeView,
     *,
     seed: int,
-    on_group: Callable[[int, int], None] = lambda done, total: None,
+    on_group: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> PhotoViews:
-    """Writes the views of all images of some groups, or opens those that a folder has already.
+    """Writes the views of all images of groups, or opens the folder if they are there already.
 
     Args:
         folder: of the views.
-        groups: with truth.
-        encode: a rectangle to the photo trunk's maps of it.
+        groups: images with true masks.
+        encode: pixels of a rectangle -> the photo trunk's maps of it.
         seed: of the rectangles.
-        on_group: called with the groups done and all.
+        on_group: called with the number of groups done, and of all.
     """
     if (folder / _DONE).exists():
         return PhotoViews(folder)
@@ -122,26 +122,25 @@ def fill_views(
         for index, image in enumerate(labeled.group.images):
             regions = list(_regions(labeled, index))
             for place in _places(image, regions, rng):
-                shown = [(_seen(place, mask), wish) for mask, wish in regions]
+                shown = [(_mask_in_view(place, mask), wish) for mask, wish in regions]
                 kept = [(mask, wish) for mask, wish in shown if mask is not None]
                 if not kept:
                     continue
-                maps = [
-                    one[0].half().numpy() for one in encode(np.ascontiguousarray(place.of(image)))
-                ]
-                shapes = [one.shape for one in maps]
-                for file, one in zip(files, maps, strict=True):
-                    file.write(one.tobytes())
-                images.append(_small(place.of(image)))
+                levels = encode(np.ascontiguousarray(place.of(image)))
+                maps = [level[0].half().numpy() for level in levels]
+                shapes = [level.shape for level in maps]
+                for file, level in zip(files, maps, strict=True):
+                    file.write(level.tobytes())
+                images.append(_resized(place.of(image)))
                 masks += [np.packbits(mask) for mask, _ in kept]
                 wishes += [wish for _, wish in kept]
                 starts.append(len(masks))
         on_group(done, len(groups))
-    for level, (file, shape) in enumerate(zip(files, shapes, strict=True)):
+    for number, (file, shape) in enumerate(zip(files, shapes, strict=True)):
         file.close()
-        raw = np.memmap(folder / f"maps{level}.raw", np.float16, "r", shape=(len(images), *shape))
-        np.save(folder / f"maps{level}.npy", raw)
-        (folder / f"maps{level}.raw").unlink()
+        raw = np.memmap(folder / f"maps{number}.raw", np.float16, "r", shape=(len(images), *shape))
+        np.save(folder / f"maps{number}.npy", raw)
+        (folder / f"maps{number}.raw").unlink()
     np.save(folder / "images.npy", np.stack(images))
     np.save(folder / "masks.npy", np.stack(masks))
     np.save(folder / "wishes.npy", np.array(wishes, np.uint8))
@@ -151,31 +150,33 @@ def fill_views(
 
 
 def stack_maps(views: Sequence[View]) -> list[Tensor]:
-    """The maps of n views, (n, C, V/2, V/2) float32 and three halves of that side."""
+    """The maps of n views, (n, C, V/2, V/2) float32 and three of half the side each."""
     return [
-        torch.from_numpy(np.stack([one.maps[level] for one in views])).float() for level in range(4)
+        torch.from_numpy(np.stack([view.maps[level] for view in views])).float()
+        for level in range(4)
     ]
 
 
 def _regions(labeled: LabeledGroup, image: int) -> Iterator[tuple[BoolMask, Wish]]:
-    for one in labeled.parts:
-        if one.image_index != image or not one.mask.any():
+    """The masks of one image, and the pieces of parts in several pieces, with their kinds."""
+    for part in labeled.parts:
+        if part.image_index != image or not part.mask.any():
             continue
-        if one.kind is RegionKind.COMMON_OBJECT:
-            yield one.mask, Wish.OBJECT
+        if part.kind is RegionKind.COMMON_OBJECT:
+            yield part.mask, Wish.OBJECT
             continue
-        pieces = pieces_of(one.mask)
+        pieces = pieces_of(part.mask)
         if len(pieces) < 2:
-            yield one.mask, Wish.PART
+            yield part.mask, Wish.PART
         else:
-            yield one.mask, Wish.SPLIT
+            yield part.mask, Wish.SPLIT
             yield from ((piece, Wish.PART) for piece in pieces)
 
 
 def _places(
     image: RgbImage, regions: Sequence[tuple[BoolMask, Wish]], rng: np.random.Generator
 ) -> Iterator[Focus]:
-    """The whole image, then rectangles around some of its regions."""
+    """The whole image, then rectangles around regions drawn from its own."""
     height, width = image.shape[:2]
     yield Focus(0, 0, width, height)
     order = rng.permutation(len(regions))[:_ZOOMS]
@@ -194,6 +195,7 @@ def _places(
 def _around(
     low: float, high: float, wider: float, side: int, rng: np.random.Generator
 ) -> tuple[int, int]:
+    """First and last pixel of a side of a rectangle around a region from `low` to `high`."""
     length = max(_LEAST_SIDE, wider * (high - low))
     spare = max(0.0, length - (high - low))
     first = low - spare * rng.uniform(0.15, 0.85)
@@ -201,15 +203,15 @@ def _around(
     return start, int(max(start + 1, min(side, round(first + length))))
 
 
-def _seen(place: Focus, mask: BoolMask) -> BoolMask | None:
-    """What a view shows of a mask, None if that is too little."""
+def _mask_in_view(place: Focus, mask: BoolMask) -> BoolMask | None:
+    """(V, V) part of a mask that a view shows, None if it is too small."""
     inside = place.of(mask)
     if np.count_nonzero(inside) < _LEAST_SEEN * np.count_nonzero(mask):
         return None
-    seen: BoolMask = _small(inside.astype(np.uint8) * np.uint8(255)) > 127
-    return seen if seen.mean() >= _LEAST_SHARE else None
+    shown: BoolMask = _resized(inside.astype(np.uint8) * np.uint8(255)) > 127
+    return shown if shown.mean() >= _LEAST_SHARE else None
 
 
-def _small(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _resized(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     how = cv2.INTER_AREA if max(values.shape[:2]) > VIEW else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(values, (VIEW, VIEW), interpolation=how), np.uint8)

@@ -1,8 +1,9 @@
-"""Fits the head that tells which words go with a region; everything else stays as it is.
+"""Fits the head that names a region by its words; everything else stays as it is.
 
 One pass over drawn scenes describes every visible object and part, outlined exactly or a cell too
 wide or too narrow, as predicted masks are; then a hidden layer is trained on the descriptors and
-its temperature set on held-out scenes, so that its chances mean something. Minutes on two cores.
+its temperature set on held-out scenes, so that its probabilities are calibrated. Takes minutes on
+two cores, so it has no state to resume from, and its one-cycle rate is none of the engine's.
 Legend: R regions, d width of a descriptor, W names, D the LLM's width.
 """
 
@@ -26,7 +27,8 @@ from calico_model.interactive.naming.name_regions import unit_rows, words_of
 from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import RegionHead, describe_regions
-from calico_model.training.add_ons.fusion_fit import Evidence, fit_fusion
+from calico_model.training.add_ons.fusion_fit import FusionEvidence, fit_fusion
+from calico_model.training.add_ons.recipes import RegionRecipe
 from calico_model.types import LabeledGroup, RegionKind
 
 _LEAST_SPREAD = 1e-3
@@ -34,37 +36,15 @@ _TEMPERATURES = [0.25 * 1.1**n for n in range(31)]  # 0.25 to 4.4
 
 
 @dataclass(frozen=True)
-class RegionRecipe:
-    """How the head is fitted.
-
-    Attributes:
-        scenes: how many of the pool to describe.
-        held_out: share of them kept for the temperature and the accuracy.
-        epochs, batch, rate, weight_decay: of AdamW with a one-cycle rate.
-        smoothing: of the targets.
-        seed: of order, outlines and weights.
-    """
-
-    scenes: int = 2500
-    held_out: float = 0.1
-    epochs: int = 14
-    batch: int = 128
-    rate: float = 2e-3
-    weight_decay: float = 1e-2
-    smoothing: float = 0.05
-    seed: int = 31
-
-
-@dataclass(frozen=True)
 class RegionFit:
-    """What came out.
+    """The outcome of a fit.
 
     Attributes:
         model: the new model folder.
-        regions, names: learned from.
-        accuracy: of the held-out regions, in percent, among all names.
-        temperature: what the logits were divided by.
-        fusion: how to weigh the head and what annotators accepted (`closed_set.Fusion`).
+        regions, names: numbers of regions and names it was fitted to.
+        accuracy: percent of the held-out regions whose best name, of all, is right.
+        temperature: divisor of the logits.
+        fusion: weights of the head and of accepted regions (`closed_set.Fusion`).
     """
 
     model: Path
@@ -90,16 +70,16 @@ def fit_region_head(
     out: Path,
     recipe: RegionRecipe,
     *,
-    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    on_progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
 ) -> RegionFit:
     """Writes a copy of a model folder that has a fitted region head.
 
     Args:
-        weights: model folder; a head it has is replaced.
+        weights: model folder; a region head it has is replaced.
         pool: rendered scenes, `ScenePool`.
         out: the copy becomes out/model.
-        recipe: how.
-        on_progress: called with what is done, how much of it and of how much.
+        recipe: numbers of the fit.
+        on_progress: called with the stage, the steps done and all steps.
 
     Raises:
         CheckpointError: broken weights.
@@ -108,25 +88,25 @@ def fit_region_head(
     model, tokenizer = load_model(weights)
     torch.manual_seed(recipe.seed)
     head = model.region_head = RegionHead(model.config)
-    found = _describe(model, ScenePool(pool), recipe, on_progress)
-    known = sorted(set(found.names))
+    regions = _describe(model, ScenePool(pool), recipe, on_progress)
+    known = sorted(set(regions.names))
     words = torch.stack([words_of(model, tokenizer, name) for name in known])
-    target = torch.tensor([known.index(name) for name in found.names])
-    is_kept = found.scenes % round(1 / recipe.held_out) == 0
+    target = torch.tensor([known.index(name) for name in regions.names])
+    is_kept = regions.scenes % round(1 / recipe.held_out) == 0
     if not bool(is_kept.any()) or bool(is_kept.all()):
         raise InvalidRecordError(f"{pool.name}: expected scenes to learn from and to hold out")
-    head.centre.copy_(found.described[~is_kept].mean(0))
-    head.spread.copy_(found.described[~is_kept].std(0).clamp(min=_LEAST_SPREAD))
-    inputs = head.standardise([found.described])
+    head.centre.copy_(regions.described[~is_kept].mean(0))
+    head.spread.copy_(regions.described[~is_kept].std(0).clamp(min=_LEAST_SPREAD))
+    inputs = head.standardise([regions.described])
     _train(head, inputs[~is_kept], target[~is_kept], words, recipe, on_progress)
     temperature, accuracy = _calibrate(head, inputs[is_kept], target[is_kept], words)
     model.requires_grad_(False)
     kept = is_kept.nonzero()[:, 0]
-    blocks = list(torch.split(found.described[kept], list(head.widths), 1))
+    blocks = list(torch.split(regions.described[kept], list(head.widths), 1))
     fusion = fit_fusion(
-        Evidence(
-            names=[found.names[n] for n in kept.tolist()],
-            scenes=found.scenes[kept].numpy(),
+        FusionEvidence(
+            names=[regions.names[n] for n in kept.tolist()],
+            scenes=regions.scenes[kept].numpy(),
             looks=unit_rows(blocks, head).numpy(),
             logits=head(inputs[kept], words).double().numpy(),
             known=known,
@@ -141,13 +121,14 @@ def fit_region_head(
 
 def true_regions(labeled: LabeledGroup) -> dict[tuple[int, str, bool], Tensor]:
     """Returns the masks of a group by image, name and whether it is an object: (H, W) bool."""
-    found: dict[tuple[int, str, bool], Tensor] = {}
+    masks: dict[tuple[int, str, bool], Tensor] = {}
     for part in labeled.parts:
         is_object = part.kind is RegionKind.COMMON_OBJECT
-        found[part.image_index, part.label, is_object] = torch.from_numpy(part.mask.copy())
-    for one in labeled.objects:
-        found.setdefault((one.image_index, one.label, True), torch.from_numpy(one.mask.copy()))
-    return {key: mask for key, mask in found.items() if bool(mask.any())}
+        masks[part.image_index, part.label, is_object] = torch.from_numpy(part.mask.copy())
+    for compared in labeled.objects:
+        key = compared.image_index, compared.label, True
+        masks.setdefault(key, torch.from_numpy(compared.mask.copy()))
+    return {key: mask for key, mask in masks.items() if bool(mask.any())}
 
 
 @torch.inference_mode()
@@ -185,7 +166,7 @@ def _describe(
 
 
 def _redrawn(shares: Tensor, generator: torch.Generator) -> Tensor:
-    """An (L, L) outline as it is, or half the time a cell too wide or too narrow."""
+    """An (L, L) outline; half of the time it is made a cell wider or narrower."""
     chance = float(torch.rand((), generator=generator))
     if chance < 0.5:
         return shares
@@ -227,7 +208,11 @@ def _train(
 def _calibrate(
     head: RegionHead, inputs: Tensor, target: Tensor, words: Tensor
 ) -> tuple[float, float]:
-    """Divides the logits by the temperature of the least held-out loss; returns it, and percent."""
+    """Divides the logits by the temperature of the least held-out loss.
+
+    Returns:
+        The temperature, and the accuracy in percent.
+    """
     logits = head(inputs, words)
     losses = [float(functional.cross_entropy(logits / t, target)) for t in _TEMPERATURES]
     temperature = _TEMPERATURES[losses.index(min(losses))]

@@ -1,7 +1,7 @@
-"""Examples become training tensors: open-vocabulary questions and answers, and what each weighs.
+"""Examples become training tensors: open-vocabulary questions and answers, weighted by token.
 
-Names are whatever the annotator wrote; nothing here knows a catalogue. A token or mask counts as
-much as its region's lesson says: label fixes move text only, mask edits masks only.
+Names are whatever the annotator wrote; no catalogue is used. A token or mask weighs what the
+supervision of its region says: a corrected label trains text only, a corrected mask masks only.
 Legend: M images in the pool, B turns, T positions, K [SEG] tokens, L logit side.
 """
 
@@ -23,9 +23,9 @@ from calico_model.modeling.losses import IGNORED
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.frozen import rounded
-from calico_model.training.online.example import Example, Supervision
+from calico_model.training.online.example import Example
 from calico_model.training.supervised.batches import cells_inside, square_target
-from calico_model.types import BoolMask, PartMask, RegionKind
+from calico_model.types import BoolMask, PartMask, RegionKind, Supervision
 from calico_model.vocabulary import normalise
 
 REHEARSED = 0.3
@@ -34,13 +34,13 @@ _UNKNOWN_OBJECT = "object"
 
 
 @dataclass(frozen=True)
-class Question:
+class TrainingQuestion:
     """One question about one example.
 
     Attributes:
-        example: whose truth answers it.
+        example: its truth is the answer.
         kind: the question.
-        is_base: the base model is a teacher here.
+        is_base: the base model is a teacher too.
     """
 
     example: Example
@@ -49,14 +49,14 @@ class Question:
 
 
 @dataclass(frozen=True)
-class LessonBatch:
-    """What one step sees.
+class QuestionBatch:
+    """The data of one step.
 
     Attributes:
-        turns: teacher-forced.
+        turns: questions with answers, teacher-forced.
         features: of the M images, float32.
         token_weights: (B, T) of each label, 0 where there is none.
-        is_base: (B,) bool, turns the base model teaches too.
+        is_base: (B,) bool, turns for which the base model is a teacher too.
         absent_row, absent_column, absent_token: (A,) tokens that must not follow a position.
         image: (K,) which of the M images each [SEG] is about.
         target: (K, L, L) share of each cell that belongs to the mask.
@@ -79,7 +79,7 @@ class LessonBatch:
 
 @dataclass(frozen=True)
 class _Grounded:
-    """One [SEG]: the image it is about, its true mask if anybody knows it, and what that weighs."""
+    """One [SEG]: the image it is about, its true mask or None, and the weight of that mask."""
 
     image: int
     mask: BoolMask | None
@@ -88,7 +88,7 @@ class _Grounded:
 
 @dataclass(frozen=True)
 class _Named:
-    """One phrase of an answer: its words, what they weigh, its [SEG] tokens."""
+    """One phrase of an answer: its words, their weight, its [SEG] tokens."""
 
     phrase: Phrase
     weight: float
@@ -103,7 +103,7 @@ class _Written:
         turn: prompt and answer.
         named: its phrases in the order of the answer.
         template_weight: of all words that are not names.
-        absent: names that must not be said.
+        absent: names that the answer must not contain.
         sizes_hw: of its images in the order of the conversation.
         order: the example's image in each slot.
     """
@@ -117,37 +117,38 @@ class _Written:
 
 
 def text_weight(teaches: Supervision) -> float:
-    """Returns what the name of a region with this lesson weighs."""
+    """Returns the weight of a region's name under this supervision."""
     if Supervision.TEXT in teaches:
         return 1.0
     return REHEARSED if Supervision.REHEARSAL in teaches else 0.0
 
 
 def mask_weight(teaches: Supervision) -> float:
-    """Returns what the mask of a region with this lesson weighs."""
+    """Returns the weight of a region's mask under this supervision."""
     if Supervision.MASK in teaches:
         return 1.0
     return REHEARSED if Supervision.REHEARSAL in teaches else 0.0
 
 
 def question_weight(example: Example, kind: RegionKind) -> float:
-    """Returns how much there is to learn from a question: 1 if anything was corrected there."""
+    """Returns how often to ask a question, relatively: most where its answer was corrected."""
     changed = Supervision.TEXT | Supervision.MASK | Supervision.ABSENCE
-    lessons = (one.teaches for one in example.lessons if one.region.kind is kind)
-    return example.weight * (1.0 if any(teaches & changed for teaches in lessons) else REHEARSED)
+    targets = (target for target in example.targets if target.region.kind is kind)
+    is_corrected = any(target.teaches & changed for target in targets)
+    return example.weight * (1.0 if is_corrected else REHEARSED)
 
 
-def lesson_batch(
-    questions: Sequence[Question],
+def question_batch(
+    questions: Sequence[TrainingQuestion],
     tokenizer: Tokenizer,
     config: CalicoConfig,
     choose: random.Random | None,
-) -> LessonBatch:
+) -> QuestionBatch:
     """Writes questions with their answers and gathers masks and features.
 
     Args:
         questions: at least one.
-        tokenizer: that knows the rows of new labels.
+        tokenizer: one that knows the rows of new labels.
         config: of the model.
         choose: picks wordings and the order of images; None takes the first and the given one.
     """
@@ -156,7 +157,7 @@ def lesson_batch(
     for question in questions:
         written.append(_write(question, first, config.system_prompt, choose))
         first += len(question.example)
-    turns = collate_turns([one.turn for one in written], tokenizer, config.qformer.queries)
+    turns = collate_turns([w.turn for w in written], tokenizer, config.qformer.queries)
     weights, absent = _weigh(turns.labels, written, tokenizer)
     features = concatenate(
         [
@@ -165,14 +166,14 @@ def lesson_batch(
             for k in w.order
         ]
     )
-    grounded = [one for w in written for named in w.named for one in named.grounded]
+    grounded = [seg for w in written for named in w.named for seg in named.grounded]
     if len(grounded) != len(turns.seg_row):
         raise AssertionError("every [SEG] of an answer has one mask")
     sizes = [size for w in written for size in w.sizes_hw]
-    image = torch.tensor([one.image for one in grounded], dtype=torch.long)
+    image = torch.tensor([seg.image for seg in grounded], dtype=torch.long)
     target, inside = _targets(grounded, sizes, config)
     row, column, token = (torch.tensor(v, dtype=torch.long) for v in absent)
-    return LessonBatch(
+    return QuestionBatch(
         turns=turns,
         features=rounded(features, torch.float32),
         token_weights=weights,
@@ -183,12 +184,12 @@ def lesson_batch(
         image=image,
         target=target,
         inside=inside,
-        mask_weights=torch.tensor([one.weight for one in grounded]),
+        mask_weights=torch.tensor([seg.weight for seg in grounded]),
     )
 
 
 def _write(
-    question: Question, first: int, system_prompt: str, choose: random.Random | None
+    question: TrainingQuestion, first: int, system_prompt: str, choose: random.Random | None
 ) -> _Written:
     example, kind = question.example, question.kind
     order = list(range(len(example)))
@@ -207,21 +208,21 @@ def _write(
             choose.choice(wordings) if choose else wordings[0], len(order), system_prompt
         ),
         prompts.write_answer(
-            kind, [one.phrase for one in objects], [one.phrase for one in parts], choose
+            kind, [named.phrase for named in objects], [named.phrase for named in parts], choose
         ),
         tuple(range(first, first + len(order))),
     )
-    lessons = [one for one in example.lessons if one.region.kind is kind]
-    absent = {normalise(one.region.label) for one in lessons if Supervision.ABSENCE in one.teaches}
-    said = {normalise(one.phrase.label) for one in (*objects, *parts)}
-    changes_text = any(one.teaches & (Supervision.TEXT | Supervision.ABSENCE) for one in lessons)
-    only_shapes = bool(lessons) and all(one.teaches == Supervision.MASK for one in lessons)
+    targets = [target for target in example.targets if target.region.kind is kind]
+    absent = {normalise(t.region.label) for t in targets if Supervision.ABSENCE in t.teaches}
+    present = {normalise(named.phrase.label) for named in (*objects, *parts)}
+    changes_text = any(t.teaches & (Supervision.TEXT | Supervision.ABSENCE) for t in targets)
+    only_shapes = bool(targets) and all(t.teaches == Supervision.MASK for t in targets)
     template = 1.0 if changes_text else 0.0 if only_shapes else REHEARSED
     return _Written(
         turn,
         (*objects, *parts),
         example.weight * template,
-        tuple(sorted(absent - said)),
+        tuple(sorted(absent - present)),
         tuple(example.sizes_hw[image] for image in order),
         tuple(order),
     )
@@ -231,15 +232,15 @@ def _named_regions(
     example: Example, kind: RegionKind, slot_of: dict[int, int], first: int
 ) -> list[_Named]:
     """The regions of one subtask: one phrase per name, and per image too where parts are unique."""
-    found: dict[tuple[str, int], list[tuple[PartMask, Supervision]]] = {}
-    there = [
-        (slot_of[one.region.image_index], one.region, one.teaches)
-        for one in example.lessons
-        if one.region.kind is kind and Supervision.ABSENCE not in one.teaches
+    phrases: dict[tuple[str, int], list[tuple[PartMask, Supervision]]] = {}
+    present = [
+        (slot_of[target.region.image_index], target.region, target.teaches)
+        for target in example.targets
+        if target.region.kind is kind and Supervision.ABSENCE not in target.teaches
     ]
-    for slot, region, teaches in sorted(there, key=lambda one: one[0]):
+    for slot, region, teaches in sorted(present, key=lambda row: row[0]):
         key = (normalise(region.label), slot if kind is RegionKind.UNIQUE_PART else 0)
-        found.setdefault(key, []).append((region, teaches))
+        phrases.setdefault(key, []).append((region, teaches))
     return [
         _Named(
             Phrase(
@@ -257,16 +258,16 @@ def _named_regions(
                 for region, teaches in regions
             ),
         )
-        for (label, _), regions in found.items()
+        for (label, _), regions in phrases.items()
     ]
 
 
 def _named_objects(example: Example, slot_of: dict[int, int], first: int) -> list[_Named]:
-    """The compared objects a part answer begins with; a name nobody knows weighs nothing."""
+    """The compared objects a part answer begins with; an unknown name has weight 0."""
     taught = {
-        (one.region.image_index, normalise(one.region.label)): one.teaches
-        for one in example.lessons
-        if one.region.kind is RegionKind.COMMON_OBJECT
+        (target.region.image_index, normalise(target.region.label)): target.teaches
+        for target in example.targets
+        if target.region.kind is RegionKind.COMMON_OBJECT
     }
     named: dict[str, list[_Grounded]] = {}
     weights: dict[str, float] = {}
@@ -280,11 +281,10 @@ def _named_objects(example: Example, slot_of: dict[int, int], first: int) -> lis
         teaches = taught.get((image, label), Supervision.TEXT | Supervision.MASK)
         weight = example.weight * mask_weight(teaches)
         named.setdefault(label, []).append(_Grounded(at, compared.mask, weight))
-        own = example.weight * text_weight(teaches)
-        weights[label] = max(weights.get(label, 0.0), own)
+        weights[label] = max(weights.get(label, 0.0), example.weight * text_weight(teaches))
     return [
         _Named(
-            Phrase(label, tuple(one.image - first for one in grounded), True),
+            Phrase(label, tuple(seg.image - first for seg in grounded), True),
             weights[label],
             tuple(grounded),
         )
@@ -295,21 +295,23 @@ def _named_objects(example: Example, slot_of: dict[int, int], first: int) -> lis
 def _weigh(
     labels: Tensor, written: Sequence[_Written], tokenizer: Tokenizer
 ) -> tuple[Tensor, tuple[list[int], list[int], list[int]]]:
-    """Weight of every answer token, and the tokens that must not follow a place for a name."""
+    """Weight of every answer token, and the tokens that must not begin a part's name."""
     weights = torch.zeros(labels.shape)
     rows: list[int] = []
     columns: list[int] = []
     tokens: list[int] = []
-    for row, one in enumerate(written):
-        firsts = [_first_token(named.phrase.label, tokenizer) for named in one.named]
-        unwanted = sorted({_first_token(name, tokenizer) for name in one.absent} - set(firsts))
+    for row, question in enumerate(written):
+        firsts = [_first_token(named.phrase.label, tokenizer) for named in question.named]
+        absent = {_first_token(name, tokenizer) for name in question.absent}
+        unwanted = sorted(absent - set(firsts))
         phrase, inside = -1, False
         for column in (labels[row] != IGNORED).nonzero()[:, 0].tolist():
             token = int(labels[row, column])
             if token == tokenizer.phrase_start:
                 phrase, inside = phrase + 1, True
-            weights[row, column] = one.named[phrase].weight if inside else one.template_weight
-            if inside and token == firsts[phrase] and not one.named[phrase].phrase.is_object:
+            weight = question.named[phrase].weight if inside else question.template_weight
+            weights[row, column] = weight
+            if inside and token == firsts[phrase] and not question.named[phrase].phrase.is_object:
                 rows += [row] * len(unwanted)
                 columns += [column - 1] * len(unwanted)
                 tokens += unwanted
@@ -329,12 +331,12 @@ def _targets(
     side, logit_side = config.image_size, config.mask_side
     targets = [
         torch.zeros(logit_side, logit_side)
-        if one.mask is None
-        else square_target(one.mask, side, logit_side).float()
-        for one in grounded
+        if seg.mask is None
+        else square_target(seg.mask, side, logit_side).float()
+        for seg in grounded
     ]
     extent = torch.tensor(
-        [scaled_size_hw(sizes_hw[one.image], side) for one in grounded], dtype=torch.float32
+        [scaled_size_hw(sizes_hw[seg.image], side) for seg in grounded], dtype=torch.float32
     ).reshape(-1, 2) * (logit_side / side)
     stacked = torch.stack(targets) if targets else torch.zeros(0, logit_side, logit_side)
     return stacked, cells_inside(extent, logit_side)

@@ -1,6 +1,6 @@
-"""Images with the name of every cell, and other views of them, as the dense head learns from them.
+"""Images with the name of every cell, and augmented views of them, for the dense head.
 
-A handful of corrected images shows too little of a domain; cut out, enlarged, mirrored and
+A handful of corrected images shows too little of a domain; cropped, enlarged, mirrored and
 recoloured they show the same parts in other places and other light. Every view is encoded once by
 the photo trunk and then kept.
 Legend: L logit side.
@@ -29,7 +29,7 @@ EncodePhoto = Callable[[RgbImage], tuple[Tensor, ...]]
 """An (H, W, 3) uint8 image to the photo trunk's maps of it alone, each (1, C, h, w)."""
 
 _PARTS = frozenset({RegionKind.COMMON_PART, RegionKind.UNIQUE_PART})
-_CUT = (0.55, 1.0)  # side of what is cut out, of the image's
+_CROP = (0.55, 1.0)  # side of the crop, of the image's
 _GAIN, _SHIFT = 0.3, 38.0
 _OTHER_SIDE = {"left": "right", "right": "left"}
 
@@ -40,7 +40,7 @@ GroupViews = tuple[tuple[DenseImage, ...], ...]
 
 def plain_image(example: Example, index: int) -> DenseImage:
     """Returns one image of an example as it is."""
-    maps = tuple(one[index] for one in example.features.photo)
+    maps = tuple(level[index] for level in example.features.photo)
     return _image(example, maps, parts_of(example, index), objects_of(example, index))
 
 
@@ -52,22 +52,22 @@ def other_view(
     encode: EncodePhoto,
     names: Collection[str],
 ) -> DenseImage:
-    """Returns another view of one image of an example.
+    """Returns an augmented view of one image of an example.
 
     Args:
-        example: whose image it is.
+        example: that holds the image.
         index: of the image.
-        image: its pixels.
-        number: which view; equal numbers give equal views.
+        image: its (H, W, 3) uint8 RGB pixels.
+        number: of the view; equal numbers give equal views.
         encode: an image to the photo trunk's maps.
         names: normal forms of all names of the project.
     """
     parts, objects = parts_of(example, index), objects_of(example, index)
     source = random.Random(f"{number}/{int(image.sum())}")
-    here = {normalise(one.label) for one in (*parts, *objects)}
-    can_mirror = all(other_side(name) in names for name in here)
+    shown = {normalise(region.label) for region in (*parts, *objects)}
+    can_mirror = all(other_side(name) in names for name in shown)
     change = draw_change(source, can_mirror=can_mirror)
-    maps = tuple(one[0].contiguous() for one in encode(change.image(image)))
+    maps = tuple(level[0].contiguous() for level in encode(change.image(image)))
     return _image(example, maps, _changed(parts, change), _changed(objects, change))
 
 
@@ -78,7 +78,7 @@ def group_views(
     encode: EncodePhoto,
     names: Collection[str],
 ) -> GroupViews:
-    """Returns so many other views of every image of an example; arguments as in `other_view`."""
+    """Returns so many views of every image of an example; arguments as in `other_view`."""
     return tuple(
         tuple(other_view(example, k, images[k], n, encode, names) for n in range(views))
         for k in range(len(example))
@@ -86,34 +86,40 @@ def group_views(
 
 
 def with_dense(example: Example, others: GroupViews) -> Example:
-    """Adds to an example what the dense head learns from: its images, and other views of them."""
+    """Adds images for the dense head to an example: its own, and augmented views of them."""
     dense = tuple((plain_image(example, k), *several) for k, several in enumerate(others))
     return replace(example, dense=dense)
 
 
 def parts_of(example: Example, image: int) -> list[PartMask]:
     """The true parts of one image."""
-    here = [one for one in example.truth if one.image_index == image]
-    return [one for one in here if one.kind is not RegionKind.COMMON_OBJECT]
+    return [
+        region
+        for region in example.truth
+        if region.image_index == image and region.kind is not RegionKind.COMMON_OBJECT
+    ]
 
 
 def objects_of(example: Example, image: int) -> list[PartMask]:
-    """The common objects of one image and the one whose parts are compared, named."""
-    here = [one for one in example.truth if one.image_index == image]
-    found = [one for one in here if one.kind is RegionKind.COMMON_OBJECT]
+    """The common objects of one image, and the object whose parts are compared."""
+    objects = [
+        region
+        for region in example.truth
+        if region.image_index == image and region.kind is RegionKind.COMMON_OBJECT
+    ]
     compared = example.objects[image]
-    named = {normalise(one.label) for one in found}
+    named = {normalise(region.label) for region in objects}
     if compared is not None and normalise(compared.label) not in named:
-        found.append(PartMask(image, RegionKind.COMMON_OBJECT, compared.label, compared.mask))
-    return found
+        objects.append(PartMask(image, RegionKind.COMMON_OBJECT, compared.label, compared.mask))
+    return objects
 
 
 @dataclass(frozen=True)
-class Change:
-    """How a view differs from its image.
+class ViewChange:
+    """The difference between a view and its image.
 
     Attributes:
-        top, left, height, width: what is cut out, as shares of the image.
+        top, left, height, width: of the crop, as shares of the image.
         mirrored: left becomes right, in the names as well.
         gain, shift: of the brightness, in 0-255.
     """
@@ -128,30 +134,30 @@ class Change:
 
     def image(self, image: RgbImage) -> RgbImage:
         """Changes an (H, W, 3) uint8 image."""
-        cut = self._cut(image).astype(np.float32)
-        seen: RgbImage = np.clip(cut * self.gain + self.shift, 0, 255).astype(np.uint8)
-        return seen
+        crop = self._crop(image).astype(np.float32)
+        changed: RgbImage = np.clip(crop * self.gain + self.shift, 0, 255).astype(np.uint8)
+        return changed
 
     def mask(self, mask: BoolMask) -> BoolMask:
         """Changes an (H, W) mask."""
-        return np.ascontiguousarray(self._cut(mask))
+        return np.ascontiguousarray(self._crop(mask))
 
     def name(self, name: str) -> str:
-        """In the mirror the left wheel is the right one."""
+        """Changes a name: in a mirrored view the left wheel is the right wheel."""
         return other_side(normalise(name)) if self.mirrored else name
 
-    def _cut(self, array: NDArray[S]) -> NDArray[S]:
+    def _crop(self, array: NDArray[S]) -> NDArray[S]:
         height, width = array.shape[:2]
         top, left = int(self.top * height), int(self.left * width)
         down, across = max(1, int(self.height * height)), max(1, int(self.width * width))
-        seen = array[top : top + down, left : left + across]
-        return seen[:, ::-1] if self.mirrored else seen
+        crop = array[top : top + down, left : left + across]
+        return crop[:, ::-1] if self.mirrored else crop
 
 
-def draw_change(source: random.Random, *, can_mirror: bool) -> Change:
-    """Draws how a view differs."""
-    side = source.uniform(*_CUT)
-    return Change(
+def draw_change(source: random.Random, *, can_mirror: bool) -> ViewChange:
+    """Draws the difference between a view and its image."""
+    side = source.uniform(*_CROP)
+    return ViewChange(
         top=source.uniform(0, 1 - side),
         left=source.uniform(0, 1 - side),
         height=side,
@@ -163,13 +169,14 @@ def draw_change(source: random.Random, *, can_mirror: bool) -> Change:
 
 
 def other_side(name: str) -> str:
-    """Swaps left and right in a name; a name without sides comes back."""
-    return SIDED.sub(lambda found: _OTHER_SIDE[found[0].lower()], name)
+    """Swaps left and right in a name; a name without sides stays as it is."""
+    return SIDED.sub(lambda side: _OTHER_SIDE[side[0].lower()], name)
 
 
-def _changed(regions: Sequence[PartMask], change: Change) -> list[PartMask]:
+def _changed(regions: Sequence[PartMask], change: ViewChange) -> list[PartMask]:
     return [
-        replace(one, mask=change.mask(one.mask), label=change.name(one.label)) for one in regions
+        replace(region, mask=change.mask(region.mask), label=change.name(region.label))
+        for region in regions
     ]
 
 
@@ -181,7 +188,8 @@ def _image(
 ) -> DenseImage:
     cells = maps[0].shape[-1]
     part_names, object_names = (
-        tuple(sorted({normalise(one.label) for one in regions})) for regions in (parts, objects)
+        tuple(sorted({normalise(region.label) for region in regions}))
+        for regions in (parts, objects)
     )
     return DenseImage(
         maps,
@@ -203,21 +211,21 @@ def cell_codes(regions: Sequence[PartMask], names: Sequence[str], cells: int) ->
         cells: L.
 
     Returns:
-        (L, L) uint8, 0 or 1 + index into `names`, of what covers most of each cell.
+        (L, L) uint8, 0 or 1 + index into `names` of the region that covers most of the cell.
     """
     codes = np.zeros((cells, cells), np.uint8)
-    for one in sorted(regions, key=lambda region: -np.count_nonzero(region.mask)):
-        shown = cv2.resize(
-            one.mask.astype(np.float32), (cells, cells), interpolation=cv2.INTER_AREA
+    for region in sorted(regions, key=lambda region: -np.count_nonzero(region.mask)):
+        shares = cv2.resize(
+            region.mask.astype(np.float32), (cells, cells), interpolation=cv2.INTER_AREA
         )
-        codes[shown >= 0.5] = 1 + names.index(normalise(one.label))
+        codes[shares >= 0.5] = 1 + names.index(normalise(region.label))
     return torch.from_numpy(codes)
 
 
 class ViewCache:
-    """Other views of corrected groups between updates, the ones used last under a byte ceiling.
+    """Views of corrected groups between updates, the most recently used up to a byte ceiling.
 
-    A view holds the truth of its time: a group that is corrected again has another key.
+    A view holds the truth as it was then: a group that is corrected again has another key.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -226,11 +234,11 @@ class ViewCache:
 
     def get(self, key: object, views: int) -> GroupViews | None:
         """Returns the first so many views of each image of a group, or None."""
-        found = self._kept.get(key)
-        if found is None or min(map(len, found)) < views:
+        kept = self._kept.get(key)
+        if kept is None or min(map(len, kept)) < views:
             return None
         self._kept.move_to_end(key)
-        return tuple(several[:views] for several in found)
+        return tuple(image_views[:views] for image_views in kept)
 
     def put(self, key: object, views: GroupViews) -> None:
         """Keeps the views of a group."""
@@ -241,4 +249,4 @@ class ViewCache:
 
 
 def _bytes_of(views: GroupViews) -> int:
-    return sum(one.nbytes for several in views for one in several)
+    return sum(view.nbytes for image_views in views for view in image_views)

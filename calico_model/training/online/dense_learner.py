@@ -1,7 +1,7 @@
-"""What an online update teaches the dense head.
+"""Online training of the dense head: a few steps at a time on kept maps of corrected images.
 
-Cheap steps first: on coarse cells, which cost a third, until most of the time has gone, then on
-fine ones. Works on kept maps. Knows tensors and images; not seconds, nor when to end.
+Cheap steps come first: on coarse cells, which cost a third, until most of the time is over, then on
+fine cells. Knows tensors and images; not seconds, nor when to end.
 Legend: n images, L logit side, W width of a cell.
 """
 
@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from calico_model.inference.dense_reading import expected_overlap, log_odds
+from calico_model.inference.dense_detection import expected_iou, log_odds
 from calico_model.loading.placement import is_fast_in_half
 from calico_model.modeling.adapter import (
     DENSE_CLASSIFIER,
@@ -34,71 +34,41 @@ from calico_model.modeling.dense_head import (
     pooled,
     split,
 )
+from calico_model.training.engine import make_step
 from calico_model.training.online.dense_batches import collate_dense, dense_loss
 from calico_model.training.online.example import DenseImage
+from calico_model.training.online.plan import DensePlan
 
 _CLIP_NORM = 1.0
-_RECENT = 24  # steps by whose overlap a head is trusted
-_TRUSTED = (0.2, 0.45)  # overlap at which it is not, and at which it is
+_RECENT = 24  # last steps, by whose overlap the head's trust is set
+_TRUSTED = (0.2, 0.45)  # overlap at which trust is 0, and at which it is 1
 _RIDGE = 0.3
-_ASKED = 24  # learned images that tell how sure a head has become
-# Mean log odds of the expected overlap of parts, and of objects, that heads learned in 30 s, and
-# how much less often surer ones are right: measured on heads of 30 and 150 s on two sets.
-_USUALLY_SURE, _SURENESS_WEIGHT = (1.85, 3.0), (-1.2, -1.0)
+_MEASURED = 24  # learned images on which the head's confidence is measured
+# Mean log odds of the expected overlap of parts, and of objects, of heads trained for 30 s, and how
+# much less often more confident heads are right: measured on heads of 30 and 150 s on two sets.
+_USUAL_CONFIDENCE, _CONFIDENCE_WEIGHT = (1.85, 3.0), (-1.2, -1.0)
 _SHIFTS = (-2.5, 1.5)
 
 
-@dataclass(frozen=True)
-class DensePlan:
-    """How the dense head learns in an update.
-
-    Attributes:
-        steps: between two looks at the clock.
-        batch: images in each.
-        rate: peak learning rate of the body and of the rows.
-        weight_decay: of AdamW.
-        coarse: share of the update that is spent on coarse cells.
-        balance: how much more often images of rare names are drawn, as a power of their rarity.
-        dropout: share of the deepest map's channels that a step does without, so that no name hangs
-            on a few of them.
-        images: views and images that are learned from, at most, as long as every image has one.
-        most_views: of one image, beside itself.
-    """
-
-    steps: int = 8
-    batch: int = 8
-    rate: float = 3e-3
-    weight_decay: float = 0.05
-    coarse: float = 0.7
-    balance: float = 0.5
-    dropout: float = 0.3
-    images: int = 200
-    most_views: int = 5
-
-    def views_for(self, images: int) -> int:
-        """Views of each of so many images."""
-        return max(0, min(self.most_views, self.images // max(1, images) - 1))
-
-
 @dataclass(frozen=True, eq=False)
-class DenseLesson:
+class DenseViews:
     """One corrected image with its views.
 
     Attributes:
-        views: the image as it is, then other views of it.
-        weight: how often it is drawn, relatively.
+        views: the image as it is, then augmented views of it.
+        weight: relative frequency at which it is drawn.
     """
 
     views: tuple[DenseImage, ...]
     weight: float = 1.0
 
 
-class DenseLearner:
-    """The dense head with its optimiser; lives as long as the model is lent.
+class DenseHeadLearner:
+    """The dense head and the rows of its names, with their optimiser.
 
     Attributes:
         names: of the rows: those of the start, then new ones.
-        rows: (rows, W).
+        rows: (rows, W) that learn.
     """
 
     def __init__(
@@ -106,29 +76,29 @@ class DenseLearner:
         head: DenseHead,
         plan: DensePlan,
         start: Adapter | None,
-        lessons: Sequence[DenseLesson],
+        images: Sequence[DenseViews],
         *,
         seed: int,
     ) -> None:
         """Begins with the head as it is.
 
         Args:
-            head: of the model, wearing the start.
+            head: of the model, with the start's parameters.
             plan: how to learn.
             start: adapter whose rows to go on from, None for none.
-            lessons: images to learn from.
-            seed: of all that is drawn.
+            images: to learn from.
+            seed: of everything that is drawn.
         """
         self._head, self._plan = head, plan
         self._device = head.first.device
         self._half = is_fast_in_half(self._device)
-        self._lessons = [
-            one for one in lessons if one.views[0].knows_parts or one.views[0].knows_objects
+        self._images = [
+            image for image in images if image.views[0].knows_parts or image.views[0].knows_objects
         ]
-        self.names = _names_of(self._lessons, start)
-        if not self.names:  # no row: nothing can be told apart
-            self._lessons = []
-        self._weights = _weights_of(self._lessons, plan.balance)
+        self.names = _names_of(self._images, start)
+        if not self.names:  # without rows there is nothing to tell apart
+            self._images = []
+        self._weights = _weights_of(self._images, plan.balance)
         self.rows = _first_rows(head, self.names, start).to(self._device)
         self._start = {} if start is None else _dense_tensors(start)
         self._choose = random.Random(f"{seed}/dense")
@@ -142,90 +112,98 @@ class DenseLearner:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What an adapter holds of it beside the body, which is the model's own."""
-        if not self._lessons:
+        """The adapter's tensors of the dense head beside its body, which is in the model."""
+        if not self._images:
             return self._start
         low, high = _TRUSTED
         recent = sum(self._overlaps) / max(1, len(self._overlaps))
-        found = {
+        tensors = {
             DENSE_ROWS: self.rows.detach().float().cpu().clone(),
-            DENSE_PAIRS: _pairs(self._lessons, self.names),
+            DENSE_PAIRS: _pairs(self._images, self.names),
             DENSE_TRUST: torch.tensor([min(1.0, max(0.0, (recent - low) / (high - low)))]),
-            DENSE_SHIFT: torch.tensor(shift_of(self._sureness())),
+            DENSE_SHIFT: torch.tensor(shift_of(self._confidence())),
         }
-        classifier = fit_classifier([one.views[0] for one in self._lessons], self.names.objects)
-        return found if classifier is None else found | classifier_tensors(classifier)
+        classifier = fit_classifier([image.views[0] for image in self._images], self.names.objects)
+        return tensors if classifier is None else tensors | classifier_tensors(classifier)
 
     def learn(self, rate: float, *, coarse: bool) -> dict[str, float]:
-        """Makes its steps at a share of the peak rate; returns the last loss and overlap."""
-        if not self._lessons:
+        """Makes the plan's steps at a share of the peak rate.
+
+        Args:
+            rate: share of the peak rate, in [0, 1].
+            coarse: learn on coarse cells.
+
+        Returns:
+            The last loss as "dense" and the last "overlap"; empty without images.
+        """
+        if not self._images:
             return {}
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._plan.rate * rate
         for _ in range(self._plan.steps):
-            drawn = self._choose.choices(self._lessons, self._weights, k=self._plan.batch)
-            images = [self._choose.choice(one.views) for one in drawn]
+            drawn = self._choose.choices(self._images, self._weights, k=self._plan.batch)
+            images = [self._choose.choice(image.views) for image in drawn]
             batch = collate_dense(images, self.names, self._device, coarse=coarse)
             levels = [*batch.levels[:-1], self._dropped(batch.levels[-1])]
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-                told = self._head(levels, coarse=coarse)
-            loss, overlap = dense_loss(told, self.rows, batch, self.names)
+                cells = self._head(levels, coarse=coarse)
+            loss, overlap = dense_loss(cells, self.rows, batch, self.names)
             self._overlaps.append(overlap)
             torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(self._trained, _CLIP_NORM)
-            self._optimiser.step()
-            self._optimiser.zero_grad(set_to_none=True)
+            make_step(self._optimiser, self._trained, self._plan.rate * rate, _CLIP_NORM)
         return {"dense": float(loss.detach()), "overlap": overlap}
 
     @torch.no_grad()
-    def _sureness(self) -> tuple[list[float], list[float]]:
-        """Log odds of the expected overlap of parts, and of objects, it has learned."""
-        found: tuple[list[float], list[float]] = ([], [])
-        for one in self._lessons[:: max(1, len(self._lessons) // _ASKED)]:
-            batch = collate_dense(one.views[:1], self.names, self._device, coarse=False)
+    def _confidence(self) -> tuple[list[float], list[float]]:
+        """Log odds of the expected overlap of parts, and of objects, in learned images."""
+        log_odds_of: tuple[list[float], list[float]] = ([], [])
+        for image in self._images[:: max(1, len(self._images) // _MEASURED)]:
+            batch = collate_dense(image.views[:1], self.names, self._device, coarse=False)
             cells = self._head(batch.levels).cells.float()
             logits = torch.einsum("rw,nwij->nrij", self.rows, cells)
             parts, objects = (layer[0] for layer in split(logits, self.names))
             best, chance = parts.argmax(0), parts.softmax(0)
             for row in sorted(set(batch.parts.flatten().tolist())):
                 if row and bool((best == row).any()):
-                    found[0].append(log_odds(expected_overlap(chance[row], best == row)))
+                    log_odds_of[0].append(log_odds(expected_iou(chance[row], best == row)))
             if bool((batch.objects > 0).any()):
                 level = (torch.logsumexp(objects[1:], 0) - objects[0]).sigmoid()
-                found[1].append(log_odds(expected_overlap(level, level > 0.5)))
-        return found
+                log_odds_of[1].append(log_odds(expected_iou(level, level > 0.5)))
+        return log_odds_of
 
     def _dropped(self, deepest: Tensor) -> Tensor:
-        """(n, C, h, w) without some channels of each image, the others larger for it."""
+        """(n, C, h, w) with some channels of each image at 0, the others scaled up (dropout)."""
         kept = torch.rand(deepest.shape[:2], generator=self._drop) >= self._plan.dropout
         share = kept.to(deepest) / (1 - self._plan.dropout)
         return deepest * share[..., None, None]
 
 
-def shift_of(sureness: tuple[Sequence[float], Sequence[float]]) -> list[float]:
-    """Returns `DenseRows.shift` of a head that is so sure of parts and objects it has learned."""
-    told = zip(sureness, _USUALLY_SURE, _SURENESS_WEIGHT, strict=True)
-    shifts = [weight * (sum(own) / len(own) - usual) if own else 0.0 for own, usual, weight in told]
-    return [min(max(one, _SHIFTS[0]), _SHIFTS[1]) for one in shifts]
+def shift_of(confidence: tuple[Sequence[float], Sequence[float]]) -> list[float]:
+    """Returns `DenseRows.shift` of a head of this confidence: log odds of parts, and of objects."""
+    shifts = [
+        weight * (sum(values) / len(values) - usual) if values else 0.0
+        for values, usual, weight in zip(
+            confidence, _USUAL_CONFIDENCE, _CONFIDENCE_WEIGHT, strict=True
+        )
+    ]
+    return [min(max(shift, _SHIFTS[0]), _SHIFTS[1]) for shift in shifts]
 
 
 def fit_classifier(images: Sequence[DenseImage], names: Sequence[str]) -> ObjectClassifier | None:
-    """Fits the names of whole objects in closed form; None with fewer than two names.
+    """Fits a classifier of whole objects in closed form; None with fewer than two names.
 
     Args:
         images: corrected images.
         names: of the objects.
     """
     shown = [
-        (one, code, names.index(name))
-        for one in images
-        for code, name in enumerate(one.object_names, start=1)
-        if bool((one.objects == code).any())
+        (image, code, names.index(name))
+        for image in images
+        for code, name in enumerate(image.object_names, start=1)
+        if bool((image.objects == code).any())
     ]
     if len({name for _, _, name in shown}) < 2:
         return None
-    inside = torch.stack([one.objects == code for one, code, _ in shown])
-    vectors = pooled(torch.stack([one.maps[-1] for one, _, _ in shown]), inside)
+    inside = torch.stack([image.objects == code for image, code, _ in shown])
+    vectors = pooled(torch.stack([image.maps[-1] for image, _, _ in shown]), inside)
     wanted = functional.one_hot(torch.tensor([name for _, _, name in shown]), len(names)).float()
     mean, scale = vectors.mean(0), vectors.std(0) + 1e-2
     unit = functional.normalize((vectors - mean) / scale, dim=1)
@@ -235,28 +213,28 @@ def fit_classifier(images: Sequence[DenseImage], names: Sequence[str]) -> Object
     return ObjectClassifier(mean, scale, weight, bias)
 
 
-def _names_of(lessons: Sequence[DenseLesson], start: Adapter | None) -> DenseNames:
+def _names_of(images: Sequence[DenseViews], start: Adapter | None) -> DenseNames:
     known = DenseNames() if start is None else start.dense
-    parts = {name for one in lessons for name in one.views[0].part_names}
-    objects = {name for one in lessons for name in one.views[0].object_names}
+    parts = {name for image in images for name in image.views[0].part_names}
+    objects = {name for image in images for name in image.views[0].object_names}
     return DenseNames(
         (*known.parts, *sorted(parts - set(known.parts))),
         (*known.objects, *sorted(objects - set(known.objects))),
     )
 
 
-def _weights_of(lessons: Sequence[DenseLesson], balance: float) -> list[float]:
+def _weights_of(images: Sequence[DenseViews], balance: float) -> list[float]:
     """How often each image is drawn: more often if it shows a part that few images show."""
-    shown = Counter(name for one in lessons for name in one.views[0].part_names)
+    shown = Counter(name for image in images for name in image.views[0].part_names)
     weights = []
-    for one in lessons:
-        rarest = min((shown[name] for name in one.views[0].part_names), default=len(lessons))
-        weights.append(one.weight * rarest**-balance)
+    for image in images:
+        rarest = min((shown[name] for name in image.views[0].part_names), default=len(images))
+        weights.append(image.weight * rarest**-balance)
     return weights
 
 
 def _first_rows(head: DenseHead, names: DenseNames, start: Adapter | None) -> Tensor:
-    """The start's rows, and between them those of new names."""
+    """(rows, W): of the start where it has the name, else the head's first values."""
     nothing, something = head.first.detach().float().cpu()
     parts = torch.stack([nothing, *[something] * len(names.parts)])
     objects = torch.stack([nothing, *[something] * len(names.objects)])
@@ -267,13 +245,13 @@ def _first_rows(head: DenseHead, names: DenseNames, start: Adapter | None) -> Te
     return torch.cat((parts, objects))
 
 
-def _pairs(lessons: Sequence[DenseLesson], names: DenseNames) -> Tensor:
-    """(parts, parts) images that show both, on its diagonal those that show one."""
+def _pairs(images: Sequence[DenseViews], names: DenseNames) -> Tensor:
+    """(parts, parts) number of images that show both parts; on the diagonal, that show the part."""
     rows = {name: row for row, name in enumerate(names.parts)}
     pairs = torch.zeros(len(rows), len(rows))
-    for one in lessons:
+    for image in images:
         shown = torch.zeros(len(rows))
-        for name in one.views[0].part_names:
+        for name in image.views[0].part_names:
             shown[rows[name]] = 1.0
         pairs += torch.outer(shown, shown)
     return pairs

@@ -1,4 +1,4 @@
-"""What a corrected group teaches, as a value: frozen features, the truth, and the weight of each.
+"""A corrected group as an online update learns from it: frozen features, true regions, weights.
 
 An example holds everything one online update needs of a group; no image is read or encoded again.
 Knows regions and features. Does not know tokens, losses or where corrections come from.
@@ -8,37 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Flag, auto
 
 from torch import Tensor
 
 from calico_model.errors import InvalidMaskError
 from calico_model.modeling.features import ImageFeatures
-from calico_model.types import ComparedObject, LabeledGroup, PartMask, RegionKind
+from calico_model.types import (
+    ComparedObject,
+    LabeledGroup,
+    PartMask,
+    RegionKind,
+    Supervision,
+)
 from calico_model.vocabulary import normalise
 
 _OWNED_SHARE = 0.5
 
 
-class Supervision(Flag):
-    """Which losses a region takes part in.
-
-    TEXT: its name, and that it is there. MASK: its shape. ABSENCE: that nothing of this name is in
-    this image. REHEARSAL: it was right already, and must stay so.
-    """
-
-    TEXT = auto()
-    MASK = auto()
-    ABSENCE = auto()
-    REHEARSAL = auto()
-
-
 @dataclass(frozen=True, eq=False)
 class RegionTarget:
-    """One region and what it teaches.
+    """One region and the losses it takes part in.
 
     Attributes:
-        region: the true region; for an ABSENCE the removed one, whose mask does not matter.
+        region: the true region; for an ABSENCE the removed region, whose mask does not matter.
         teaches: which losses it takes part in; never none.
     """
 
@@ -55,7 +47,7 @@ class DenseImage:
         parts: (L, L) uint8, 0 or 1 + index into `part_names`.
         objects: (L, L) uint8, 0 or 1 + index into `object_names`.
         part_names, object_names: normal forms.
-        knows_parts, knows_objects: whether what is not drawn as one is none.
+        knows_parts, knows_objects: whether a cell without a part, or an object, truly has none.
     """
 
     maps: tuple[Tensor, ...]
@@ -82,19 +74,19 @@ class Example:
         key: names the group; equal for two corrections of the same images.
         features: of its k images.
         sizes_hw: (height, width) in pixels of each image.
-        lessons: the true regions and the removed ones; of one kind, image and name there is one.
-        objects: per image the object whose parts are compared, None where nobody knows it.
+        targets: the true regions and the removed ones; one per kind, image and name.
+        objects: per image the object whose parts are compared, None where it is not known.
         known: the questions whose truth is complete; the others are not asked.
-        weight: how much it counts beside others, above 0.
-        views: the same group, its pictures seen otherwise; any of them may stand for it.
-        dense: per image what the dense head learns from, itself first; what it needs is made of the
-            example itself where nothing is given.
+        weight: relative to other examples, above 0.
+        views: augmented views of the group; any of them may be learned from in its place.
+        dense: per image the views that the dense head learns from, the image itself first; empty
+            where the dense head shall learn from the images as they are.
     """
 
     key: str
     features: ImageFeatures
     sizes_hw: tuple[tuple[int, int], ...]
-    lessons: tuple[RegionTarget, ...]
+    targets: tuple[RegionTarget, ...]
     objects: tuple[ComparedObject | None, ...]
     known: frozenset[RegionKind] = frozenset(RegionKind)
     weight: float = 1.0
@@ -108,8 +100,8 @@ class Example:
                 f"example {self.key}: expected {images} features and objects, "
                 f"got {len(self.features)} and {len(self.objects)}"
             )
-        for number, lesson in enumerate(self.lessons):
-            region = lesson.region
+        for number, target in enumerate(self.targets):
+            region = target.region
             if not 0 <= region.image_index < images:
                 raise InvalidMaskError(
                     f"example {self.key}: lessons[{number}]: image_index: expected 0 to "
@@ -126,14 +118,15 @@ class Example:
 
     @property
     def truth(self) -> tuple[PartMask, ...]:
-        """The regions that are there."""
-        return tuple(one.region for one in self.lessons if Supervision.ABSENCE not in one.teaches)
+        """The true regions."""
+        return tuple(t.region for t in self.targets if Supervision.ABSENCE not in t.teaches)
 
     @property
     def labels(self) -> frozenset[str]:
         """Normal form of every true name, compared objects included."""
         named = {normalise(part.label) for part in self.truth}
-        return frozenset(named | {normalise(one.label) for one in self.objects if one is not None})
+        compared = {normalise(part.label) for part in self.objects if part is not None}
+        return frozenset(named | compared)
 
 
 def make_example(
@@ -142,7 +135,7 @@ def make_example(
     sizes_hw: Sequence[tuple[int, int]],
     truth: Sequence[PartMask],
     *,
-    lessons: Sequence[RegionTarget] = (),
+    targets: Sequence[RegionTarget] = (),
     known: frozenset[RegionKind] = frozenset(RegionKind),
     weight: float = 1.0,
 ) -> Example:
@@ -152,34 +145,34 @@ def make_example(
         key: names the group.
         features: of its k images, in their order.
         sizes_hw: (height, width) of each image.
-        truth: the regions that are there now, one per kind, image and name.
-        lessons: what single regions teach; matched to the truth by kind, image and name. A true
-            region without one is REHEARSAL; a lesson without a true region counts only if it is an
-            ABSENCE. With no lesson at all the group was made from nothing: everything teaches TEXT
-            and MASK.
+        truth: the true regions, one per kind, image and name.
+        targets: losses of single regions; matched to the truth by kind, image and name. A true
+            region without a target is REHEARSAL; a target without a true region counts only if it
+            is an ABSENCE. Without any target the group was labeled from nothing: every region
+            teaches TEXT and MASK.
         known: the questions whose truth is complete.
-        weight: how much it counts beside others.
+        weight: relative to other examples.
 
     Raises:
         InvalidMaskError: a region outside the images, or of another size than its image.
     """
-    whole = Supervision.REHEARSAL if lessons else Supervision.TEXT | Supervision.MASK
-    told: dict[tuple[RegionKind, int, str], Supervision] = {}
-    for lesson in lessons:
-        place = _place(lesson.region)
-        told[place] = told.get(place, Supervision(0)) | lesson.teaches
+    default = Supervision.REHEARSAL if targets else Supervision.TEXT | Supervision.MASK
+    taught: dict[tuple[RegionKind, int, str], Supervision] = {}
+    for target in targets:
+        place = _place(target.region)
+        taught[place] = taught.get(place, Supervision(0)) | target.teaches
     present = {_place(part) for part in truth}
-    found = [
-        RegionTarget(part, (told.get(_place(part), whole) & ~Supervision.ABSENCE) or whole)
+    complete = [
+        RegionTarget(part, (taught.get(_place(part), default) & ~Supervision.ABSENCE) or default)
         for part in truth
     ]
-    found += [
-        RegionTarget(lesson.region, Supervision.ABSENCE)
-        for lesson in lessons
-        if Supervision.ABSENCE in lesson.teaches and _place(lesson.region) not in present
+    complete += [
+        RegionTarget(target.region, Supervision.ABSENCE)
+        for target in targets
+        if Supervision.ABSENCE in target.teaches and _place(target.region) not in present
     ]
     objects = tuple(_compared_object(truth, image) for image in range(len(sizes_hw)))
-    return Example(key, features, tuple(sizes_hw), tuple(found), objects, known, weight)
+    return Example(key, features, tuple(sizes_hw), tuple(complete), objects, known, weight)
 
 
 def example_of(labeled: LabeledGroup, features: ImageFeatures, key: str) -> Example:
@@ -191,7 +184,7 @@ def example_of(labeled: LabeledGroup, features: ImageFeatures, key: str) -> Exam
         key: names the group.
     """
     both = Supervision.TEXT | Supervision.MASK
-    objects: dict[int, ComparedObject] = {one.image_index: one for one in labeled.objects}
+    objects: dict[int, ComparedObject] = {part.image_index: part for part in labeled.objects}
     return Example(
         key,
         features,

@@ -1,6 +1,6 @@
-"""The trainable parts of one online update with their optimiser: one step after another.
+"""Online training of an adapter: its parameters with their optimiser, one step after another.
 
-Lives as long as the model is lent by its `AdapterSet`. Knows tensors; not seconds, nor when to end.
+Used only while `AdapterSet.borrowed` holds the model. Knows tensors; not seconds, nor when to end.
 """
 
 from __future__ import annotations
@@ -27,50 +27,59 @@ from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.domain import Domain
 from calico_model.modeling.label_rows import LabelRows, mean_rows, needs_row
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.batches import move
-from calico_model.training.online.batches import lesson_batch
+from calico_model.training.engine import make_step, move
+from calico_model.training.online.batches import question_batch
 from calico_model.training.online.curriculum import Curriculum
 from calico_model.training.online.example import Example
-from calico_model.training.online.objective import lesson_losses, teach
-from calico_model.training.online.plan import FinetunePlan
+from calico_model.training.online.objective import base_log_probabilities, question_losses
+from calico_model.training.online.plan import UpdatePlan
 
 _CLIP_NORM = 1.0
 _DECODER = ("mask_decoder.", "segmentation_projection.")
 
 
-def own_labels(
+def labels_with_rows(
     corrections: Sequence[Example], start: Adapter | None, tokenizer: Tokenizer
 ) -> tuple[str, ...]:
-    """Returns the names with a row: those of the start, then new ones, as long as rows are left."""
+    """Returns the labels with token rows: those of the start, then new ones while rows are left."""
     known = () if start is None else start.labels
     met = sorted({label for example in corrections for label in example.labels})
-    more = [one for one in met if one not in known and needs_row(one, tokenizer)]
+    more = [label for label in met if label not in known and needs_row(label, tokenizer)]
     return (*known, *more)[: len(tokenizer.label_ids)]
 
 
-class Learner:
-    """The model's trainable parts with their optimiser; lives as long as the model is lent."""
+class AdapterLearner:
+    """The parameters of an adapter and the token rows of its labels, with their optimiser."""
 
     def __init__(
         self,
         adapters: AdapterSet,
-        plan: FinetunePlan,
+        plan: UpdatePlan,
         labels: tuple[str, ...],
         start: Adapter | None,
         corrections: Sequence[Example],
     ) -> None:
+        """Makes every parameter that the plan leaves out not trainable.
+
+        Args:
+            adapters: the model, `start` selected.
+            plan: which parts learn, and how.
+            labels: that have token rows; see `labels_with_rows`.
+            start: adapter to go on from, None for the base.
+            corrections: all examples of the update.
+        """
         self._adapters, self._plan, self._labels = adapters, plan, labels
         self._model = adapters.model
         self._tokenizer = adapters.tokenizer.with_labels(labels)
-        own = dict(self._model.named_parameters())
-        scope = replace(plan.scope, dense_head=False)  # learns by itself
-        self._learning = {name: own[name] for name in adapter_names(self._model, scope)}
+        parameters = dict(self._model.named_parameters())
+        scope = replace(plan.scope, dense_head=False)  # has a learner of its own
+        self._learning = {name: parameters[name] for name in adapter_names(self._model, scope)}
         self._device = self._model.language.lm_head.weight.device
         self._half = is_fast_in_half(self._device) if plan.half is None else plan.half
         if start is None:
             _draw_lora(self._learning, plan.seed)
         self._scope = plan.scope if start is None else _both(plan.scope, start.scope)
-        self._held = {name: own[name] for name in adapter_names(self._model, self._scope)}
+        self._held = {name: parameters[name] for name in adapter_names(self._model, self._scope)}
         self._rows = _first_rows(adapters, labels, start, corrections)
         base = adapters.base(plan.scope).tensors
         self._base = {
@@ -90,31 +99,27 @@ class Learner:
         """Makes one step at a share of the peak rates; returns the terms of the loss."""
         plan, model = self._plan, self._model
         device = self._device
-        batch = lesson_batch(
+        batch = question_batch(
             curriculum.questions(), self._tokenizer, model.config, curriculum.choose
         )
         batch = move(batch, device)
-        taught = None
+        base = None
         masks = _draw_masks(batch.mask_weights, plan.masks, curriculum.choose)
         with torch.autocast(device.type, torch.bfloat16, enabled=self._half):
             if plan.terms.anchor and bool(batch.is_base.any()):
                 with self._adapters.disabled():
-                    taught = teach(model, batch)
+                    base = base_log_probabilities(model, batch)
             with self._rows.over(model):
-                terms = lesson_losses(model, batch, taught, plan.terms, masks=masks.to(device))
+                terms = question_losses(model, batch, base, plan.terms, masks=masks.to(device))
         loss = torch.stack(list(terms.values())).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._trained(), _CLIP_NORM)
-        for group in self._optimiser.param_groups:
-            group["lr"] = group["peak"] * rate
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        make_step(self._optimiser, self._trained(), rate, _CLIP_NORM)
         self._pull_back(rate)
         shown = {name: float(term.detach()) for name, term in terms.items()}
         return shown | {"loss": float(loss.detach())}
 
     def adapter(self, domain: Domain | None) -> Adapter:
-        """Returns what has been learned so far, for the pictures of a domain."""
+        """Returns the adapter as learned so far, for the pictures of a domain."""
         tensors = {n: p.detach().float().cpu().clone() for n, p in self._held.items()}
         if self._labels:
             tensors[INPUT_ROWS] = self._rows.inputs.detach().cpu().clone()
@@ -133,7 +138,7 @@ class Learner:
         others = [p for n, p in self._learning.items() if not n.startswith(_DECODER)]
         rows = [self._rows.inputs, self._rows.outputs] if self._labels else []
         groups = ((others, plan.learning_rate), (decoder, plan.decoder_rate), (rows, plan.row_rate))
-        return [{"params": some, "lr": rate, "peak": rate} for some, rate in groups if some]
+        return [{"params": group, "lr": rate, "peak": rate} for group, rate in groups if group]
 
     @torch.no_grad()
     def _pull_back(self, rate: float) -> None:
@@ -153,7 +158,7 @@ def _first_rows(
     start: Adapter | None,
     corrections: Sequence[Example],
 ) -> LabelRows:
-    """Rows of the start; a new name begins at the mean of the known names it is used among."""
+    """The start's rows; a new label begins at the mean of the known labels it is used among."""
     language, tokenizer = adapters.model.language, adapters.tokenizer
     tables = (language.model.embed_tokens.weight, language.lm_head.weight)
     inputs, outputs = (table.new_zeros(len(labels), table.shape[1]).float() for table in tables)
@@ -169,14 +174,14 @@ def _first_rows(
 
 
 def _both(first: AdapterScope, second: AdapterScope) -> AdapterScope:
-    """The parts of either: what a start has learned elsewhere is kept."""
+    """The parts of either scope: parts that only the start has learned are kept."""
     other = asdict(second)
     return AdapterScope(**{part: on or other[part] for part, on in asdict(first).items()})
 
 
 @torch.no_grad()
 def _draw_lora(learning: Mapping[str, Tensor], seed: int) -> None:
-    """Draws LoRA's first matrices anew, as peft does: they differ from load to load."""
+    """Draws LoRA's first matrices as peft does, from the seed: peft's differ at every load."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in learning.items():
         if ".lora_A." in name:
@@ -186,6 +191,7 @@ def _draw_lora(learning: Mapping[str, Tensor], seed: int) -> None:
 
 
 def _draw_masks(weights: Tensor, most: int, choose: random.Random) -> Tensor:
-    """Picks at most so many of the masks that weigh anything."""
-    worth = weights.nonzero()[:, 0].tolist()
-    return torch.tensor(sorted(choose.sample(worth, min(most, len(worth)))), dtype=torch.long)
+    """Picks at most so many of the masks whose weight is not 0."""
+    weighted = weights.nonzero()[:, 0].tolist()
+    rows = sorted(choose.sample(weighted, min(most, len(weighted))))
+    return torch.tensor(rows, dtype=torch.long)

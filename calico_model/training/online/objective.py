@@ -1,13 +1,13 @@
-"""What an online update minimises.
+"""The loss of an online update.
 
 Weighted text and mask losses of the corrections (paper equations 10 and 11, region by region),
-names that must not be said, and the divergence from the base where the base is the teacher.
-Legend as in lesson_batches.py; V vocabulary.
+a penalty of names the answer must not contain, and the divergence from the base where the base is
+the teacher. Legend as in `batches`; V vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,30 +22,16 @@ from calico_model.modeling.losses import (
     pixel_loss,
 )
 from calico_model.modeling.model import Calico
-from calico_model.training.online.batches import LessonBatch
+from calico_model.training.online.batches import QuestionBatch
+from calico_model.training.online.plan import TermWeights
 
 _QUALITY_WEIGHT = 0.2
 
 
-@dataclass(frozen=True)
-class TermWeights:
-    """What the terms of the loss weigh beside text, which weighs 1.
-
-    Attributes:
-        mask: scales pixel, Dice and quality losses.
-        absence: of names that must not be said.
-        anchor: of the divergence from the base on its own data.
-    """
-
-    mask: float
-    absence: float
-    anchor: float
-
-
-def lesson_losses(
+def question_losses(
     model: Calico,
-    batch: LessonBatch,
-    taught: Tensor | None,
+    batch: QuestionBatch,
+    base: Tensor | None,
     weights: TermWeights,
     *,
     masks: Tensor,
@@ -53,14 +39,14 @@ def lesson_losses(
     """Runs one batch.
 
     Args:
-        model: wearing what learns.
+        model: with the adapter that learns.
         batch: on the model's device.
-        taught: (B', T, V) log-probabilities of the base for the turns it teaches, or None.
+        base: (B', T, V) log-probabilities of the base for the turns it teaches, or None.
         weights: of the terms.
         masks: (n,) which of the K masks to decode.
 
     Returns:
-        Weighted terms; those without anything to learn are missing.
+        Weighted terms; a term without anything to learn is missing.
     """
     hidden, logits = model(batch.features, batch.turns.conversations)
     terms: dict[str, Tensor] = {}
@@ -77,10 +63,10 @@ def lesson_losses(
         chance = logits[batch.absent_row, batch.absent_column].float().softmax(-1)
         chance = chance.gather(-1, batch.absent_token[:, None])[:, 0]
         terms["absence"] = -weights.absence * torch.log1p(-chance.clamp(max=0.999)).mean()
-    if taught is not None:
+    if base is not None:
         is_answer = labels[batch.is_base] != IGNORED
         ours = logits[batch.is_base, :-1][is_answer].float().log_softmax(-1)
-        theirs = taught[:, :-1][is_answer]
+        theirs = base[:, :-1][is_answer]
         terms["anchor"] = weights.anchor * functional.kl_div(
             ours, theirs, reduction="batchmean", log_target=True
         )
@@ -90,28 +76,28 @@ def lesson_losses(
 
 
 @torch.no_grad()
-def teach(model: Calico, batch: LessonBatch) -> Tensor:
-    """Returns (B', T, V) log-probabilities of what the model says now to the base's turns."""
+def base_log_probabilities(model: Calico, batch: QuestionBatch) -> Tensor:
+    """Returns (B', T, V) log-probabilities for the base's turns; the adapter must be disabled."""
     conversations = batch.turns.conversations
-    taught = batch.is_base.nonzero()[:, 0]  # (B',)
-    is_ours = batch.is_base[conversations.image_row]
+    rows = batch.is_base.nonzero()[:, 0]  # (B',)
+    is_base = batch.is_base[conversations.image_row]
     place = batch.is_base.cumsum(0) - 1
-    own = replace(
+    selected = replace(
         conversations,
-        input_ids=conversations.input_ids[taught],
-        is_token=conversations.is_token[taught],
-        guidance=conversations.guidance[taught],
-        image_row=place[conversations.image_row[is_ours]],
-        image_column=conversations.image_column[is_ours],
-        image_feature=conversations.image_feature[is_ours],
+        input_ids=conversations.input_ids[rows],
+        is_token=conversations.is_token[rows],
+        guidance=conversations.guidance[rows],
+        image_row=place[conversations.image_row[is_base]],
+        image_column=conversations.image_column[is_base],
+        image_feature=conversations.image_feature[is_base],
     )
-    _, logits = model(batch.features, own)
-    found: Tensor = logits.float().log_softmax(-1)
-    return found
+    _, logits = model(batch.features, selected)
+    log_probabilities: Tensor = logits.float().log_softmax(-1)
+    return log_probabilities
 
 
 def _mask_terms(
-    model: Calico, batch: LessonBatch, hidden: Tensor, masks: Tensor, weight: float
+    model: Calico, batch: QuestionBatch, hidden: Tensor, masks: Tensor, weight: float
 ) -> dict[str, Tensor]:
     states = hidden[batch.turns.seg_row[masks], batch.turns.seg_column[masks]]
     logits, iou = model.segment(batch.features, states, batch.image[masks])

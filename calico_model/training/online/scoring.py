@@ -1,6 +1,7 @@
-"""How good a model with an adapter is on groups whose features are kept: what a gate decides by.
+"""Strict metrics of a model with an adapter on groups whose features are kept.
 
-Strict metrics of evaluation/metrics.py, mean of the subtasks. Knows no files, clocks or images.
+The metrics of `evaluation.metrics`, as a mean of the subtasks; a gate decides by them. Knows no
+files, clocks or images.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import numpy as np
 import torch
 
 from calico_model.errors import InvalidConfigError
-from calico_model.evaluation.metrics import IOU_THRESHOLD, STRICT, Unit
-from calico_model.evaluation.regions import Region, as_regions
-from calico_model.evaluation.units import strict_unit
-from calico_model.inference.answers import answer
+from calico_model.evaluation.metrics import IOU_THRESHOLD, STRICT
+from calico_model.evaluation.regions import CroppedRegion, as_regions
+from calico_model.evaluation.units import Unit, strict_unit
+from calico_model.inference.generation import predict_regions
 from calico_model.modeling.adapter import Adapter
 from calico_model.modeling.adapter_set import AdapterSet
-from calico_model.training.batches import move
+from calico_model.training.engine import move
 from calico_model.training.frozen import rounded
 from calico_model.training.online.example import Example
 from calico_model.types import RegionKind
@@ -50,7 +51,7 @@ class Scores:
     Attributes:
         miou, recall: strict, plain mean of the subtasks that have anything to measure.
         by_kind: subtask -> {"mIoU", "Recall"}.
-        by_label: true name -> (regions found, regions there).
+        by_label: true name -> (regions found, regions in the truth).
         groups: per group, in order.
     """
 
@@ -66,13 +67,13 @@ def score_groups(
     adapter: Adapter | None,
     examples: Sequence[Example],
     *,
-    on_group: Callable[[int], None] = lambda done: None,
+    on_group: Callable[[int], None] = lambda _done: None,
 ) -> Scores:
     """Asks all questions about every group and compares the answers with the truth.
 
     Args:
-        adapters: the model; wears `adapter` afterwards, or nothing. The caller holds its lock.
-        adapter: what to measure, None for the base.
+        adapters: the model; `adapter` or none is selected afterwards. The caller holds its lock.
+        adapter: the adapter to measure, None for the base.
         examples: at least one.
         on_group: called with the number of finished groups.
 
@@ -88,14 +89,14 @@ def score_groups(
     for index, example in enumerate(examples):
         features = move(rounded(example.features, torch.float32), device)
         tokenizer = adapters.select(adapter, features)
-        seen = answer(
+        prediction = predict_regions(
             adapters.model,
             tokenizer,
             features,
             example.sizes_hw,
-            asks=adapters.speaks(features),
+            asks_language=adapters.uses_language_model(features),
         )
-        units = _units(index, example, as_regions(seen.parts), as_regions(example.truth))
+        units = _units(index, example, as_regions(prediction.parts), as_regions(example.truth))
         for kind, scored in units:
             tables[kind].add(scored)
             _count_labels(labels, scored)
@@ -127,22 +128,22 @@ class _Table:
         self.found, self.there = self.found + found, self.there + there
 
     def values(self) -> dict[str, float]:
-        found = {"mIoU": 100 * self.overlap / self.images}
-        return found | ({"Recall": 100 * self.found / self.there} if self.there else {})
+        values = {"mIoU": 100 * self.overlap / self.images}
+        return values | ({"Recall": 100 * self.found / self.there} if self.there else {})
 
 
 def _units(
-    index: int, example: Example, predicted: Sequence[Region], truth: Sequence[Region]
+    index: int, example: Example, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]
 ) -> list[tuple[RegionKind, Unit]]:
     """One unit per image and known subtask that has anything, true or predicted."""
-    found = []
+    units = []
     for kind in RegionKind:
         for image in range(len(example)) if kind in example.known else ():
             ours = [r for r in predicted if r.kind is kind and r.image_index == image]
             theirs = [r for r in truth if r.kind is kind and r.image_index == image]
             if ours or theirs:
-                found.append((kind, strict_unit(index, ours, theirs)))
-    return found
+                units.append((kind, strict_unit(index, ours, theirs)))
+    return units
 
 
 def _group_score(key: str, units: Sequence[Unit]) -> GroupScore:

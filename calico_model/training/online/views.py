@@ -1,6 +1,6 @@
-"""Other views of a corrected group: its pictures mirrored, turned, resized and recoloured.
+"""Augmented views of a corrected group: its images mirrored, turned, resized and recoloured.
 
-A handful of corrected groups shows too little of a domain; its views show the same parts in other
+A handful of corrected groups shows too little of a domain; views show the same parts in other
 places and other light. Every view is encoded once, when its group is first learned from.
 """
 
@@ -33,45 +33,44 @@ def with_views(
     count: int,
     encode: Callable[[ImageGroup], ImageFeatures],
 ) -> Example:
-    """Adds views to an example; the same ones whenever it is asked.
+    """Adds augmented views to an example; equal images give equal views.
 
     Args:
         example: of the images.
         images: (H, W, 3) uint8 RGB each.
-        count: how many views.
+        count: number of views.
         encode: images to features.
     """
     views = []
     for number in range(count):
         rng = np.random.default_rng((number, *(int(image.sum()) for image in images)))
         warps = [_draw_warp(example, k, rng) for k in range(len(images))]
-        seen = tuple(
+        changed = tuple(
             _recoloured(_warped(image, warp, cv2.INTER_LINEAR), rng)
             for image, warp in zip(images, warps, strict=True)
         )
-        views.append(
-            _seen_as(example, warps, encode(ImageGroup(seen, tuple(map(str, range(len(seen)))))))
-        )
+        group = ImageGroup(changed, tuple(map(str, range(len(changed)))))
+        views.append(_warped_example(example, warps, encode(group)))
     return replace(example, views=tuple(views))
 
 
-def _seen_as(example: Example, warps: Sequence[Matrix], features: ImageFeatures) -> Example:
-    """The example with its masks where the warps put them."""
+def _warped_example(example: Example, warps: Sequence[Matrix], features: ImageFeatures) -> Example:
+    """The example with other features, and its masks moved by the warps of their images."""
     return replace(
         example,
         features=features,
-        lessons=tuple(
+        targets=tuple(
             replace(
-                one,
+                target,
                 region=replace(
-                    one.region, mask=_moved(one.region.mask, warps[one.region.image_index])
+                    target.region, mask=_moved(target.region.mask, warps[target.region.image_index])
                 ),
             )
-            for one in example.lessons
+            for target in example.targets
         ),
         objects=tuple(
-            None if one is None else replace(one, mask=_moved(one.mask, warp))
-            for one, warp in zip(example.objects, warps, strict=True)
+            None if part is None else replace(part, mask=_moved(part.mask, warp))
+            for part, warp in zip(example.objects, warps, strict=True)
         ),
     )
 
@@ -104,8 +103,8 @@ def _matrix(
 def _warped(array: NDArray[np.uint8], warp: Matrix, how: int) -> NDArray[np.uint8]:
     height, width = array.shape[:2]
     border = cv2.BORDER_REFLECT if array.ndim == 3 else cv2.BORDER_CONSTANT
-    found = cv2.warpAffine(array, warp, (width, height), flags=how, borderMode=border)
-    return np.asarray(found, dtype=np.uint8)
+    moved = cv2.warpAffine(array, warp, (width, height), flags=how, borderMode=border)
+    return np.asarray(moved, dtype=np.uint8)
 
 
 def _moved(mask: BoolMask, warp: Matrix) -> BoolMask:
@@ -115,5 +114,5 @@ def _moved(mask: BoolMask, warp: Matrix) -> BoolMask:
 def _recoloured(image: NDArray[np.uint8], rng: np.random.Generator) -> RgbImage:
     gain = rng.uniform(1 - _BRIGHTNESS, 1 + _BRIGHTNESS)
     tint = rng.uniform(-_TINT, _TINT, 3)
-    found: RgbImage = np.clip(image * gain + tint, 0, 255).astype(np.uint8)
-    return found
+    changed: RgbImage = np.clip(image * gain + tint, 0, 255).astype(np.uint8)
+    return changed

@@ -1,4 +1,4 @@
-"""The words calico-tiny knows from the start."""
+"""The vocabulary of calico-tiny."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from calico_model.tokenizer import Tokenizer, build_small_tokenizer
 
 
 def small_tokenizer() -> Tokenizer:
-    """Builds calico-tiny's tokenizer: wordings and names met in training are whole words.
+    """Builds calico-tiny's tokenizer: wordings and trained names are whole words.
 
-    Held-out names are spelled, as any name of a project that training never met.
+    Held-out names are spelled, like any name of a project that training never met.
     """
     parts = [name for name in PART_NAMES if name not in HELD_OUT_PARTS]
     names = {word for name in (*TRAINED_CATEGORIES, *parts) for word in name.split()}

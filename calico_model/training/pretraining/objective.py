@@ -1,7 +1,7 @@
-"""What one training step minimises, as one module, so that data-parallel wrappers see one forward.
+"""The loss of training from scratch, as one module, for data-parallel wrappers need one forward.
 
-Legend as in `batches`. The heads here (dense labels, presence, part dictionary) teach the encoders
-of a model trained from scratch; they are not part of CALICO and are not shipped.
+Legend as in `batches`. The heads here (dense labels, presence, part dictionary) train the encoders
+of a model from scratch; they are not part of CALICO and are not shipped.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calico_model.data.catalogue import PART_NAMES, TRAINED_CATEGORIES
-from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.features import ImageFeatures, Pixels
 from calico_model.modeling.losses import (
     DICE_WEIGHT,
     PIXEL_WEIGHT,
@@ -26,7 +25,7 @@ from calico_model.modeling.losses import (
     text_loss,
 )
 from calico_model.modeling.model import Calico
-from calico_model.training.batches import (
+from calico_model.training.pretraining.batches import (
     WHOLE,
     MaskTargets,
     SceneBatch,
@@ -40,8 +39,8 @@ _QUALITY_WEIGHT = 0.2
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Weights of the terms that only training from scratch has; `mask` scales the paper's."""
+class LossWeights:
+    """Weights of the terms that only training from scratch has; `mask` scales the paper's terms."""
 
     dense: float
     prompt: float
@@ -49,8 +48,8 @@ class Weights:
     mask: float = 1.0
 
 
-class DenseHead(nn.Module):
-    """Reads part and category of every cell from one encoder's map."""
+class AuxiliaryDenseHead(nn.Module):
+    """Predicts part and category of every cell from one encoder's map."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -71,18 +70,18 @@ def _soft_entropy(logits: Tensor, shares: Tensor) -> Tensor:
     return terms.sum() / weights.sum()
 
 
-class TrainingObjective(nn.Module):
-    """The model with the heads that teach it; forward returns the total loss and its terms."""
+class PretrainingObjective(nn.Module):
+    """The model with its auxiliary heads; forward returns the total loss and its terms."""
 
-    def __init__(self, model: Calico, weights: Weights) -> None:
+    def __init__(self, model: Calico, weights: LossWeights) -> None:
         super().__init__()
         self.model = model
         self.weights = weights
         config = model.config
         width = config.mask.prompt_width
-        self.eva_head = DenseHead(config.eva.width)
-        self.dino_head = DenseHead(config.dino.width) if model.dino is not None else None
-        self.mask_head = DenseHead(width)
+        self.eva_head = AuxiliaryDenseHead(config.eva.width)
+        self.dino_head = AuxiliaryDenseHead(config.dino.width) if model.dino is not None else None
+        self.mask_head = AuxiliaryDenseHead(width)
         self.part_prompts = nn.Embedding(WHOLE + 1, width)
         self.category_prompts = nn.Embedding(len(TRAINED_CATEGORIES), width)
         for table in (self.part_prompts, self.category_prompts):
@@ -90,7 +89,11 @@ class TrainingObjective(nn.Module):
         self.presence = nn.Linear(config.language.width, len(TRAINED_CATEGORIES) + len(PART_NAMES))
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Runs one step's data; terms are detached."""
+        """Runs the data of one step.
+
+        Returns:
+            The total loss, and its terms and metrics without gradient.
+        """
         features = batch.features
         if features is None:
             features = self.model.encode(Pixels(batch.scenes.pixels))
@@ -155,9 +158,9 @@ class TrainingObjective(nn.Module):
     def _clicks(
         self, features: ImageFeatures, masks: MaskTargets, logits: Tensor, draw: ClickDraw
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Returns the clicks' terms, and the IoU they lead to."""
+        """Loss terms of simulated clicks, and the IoU after the last of them."""
         rows, scale = draw.rows, self.weights.mask
-        found = click_losses(
+        losses = click_losses(
             self.model.mask_decoder,
             features.mask,
             masks.image[rows],
@@ -166,11 +169,11 @@ class TrainingObjective(nn.Module):
             draw.seed,
         )
         terms = {
-            "click_pixel": scale * PIXEL_WEIGHT * found.pixel,
-            "click_dice": scale * DICE_WEIGHT * found.dice,
-            "click_quality": _QUALITY_WEIGHT * found.quality,
+            "click_pixel": scale * PIXEL_WEIGHT * losses.pixel,
+            "click_dice": scale * DICE_WEIGHT * losses.dice,
+            "click_quality": _QUALITY_WEIGHT * losses.quality,
         }
-        return terms, found.iou
+        return terms, losses.iou
 
 
 def _grid(tokens: Tensor) -> Tensor:

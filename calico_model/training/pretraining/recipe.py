@@ -1,35 +1,34 @@
-"""How calico-tiny is made, in numbers: everything `calico train` can be told.
-
-Knows nothing of tensors or files.
-"""
+"""How calico-tiny is trained from scratch, in numbers. Knows nothing of tensors or files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from calico_model.errors import InvalidConfigError
+from calico_model.training.schedules import flat_rate
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of training with its own schedule.
+    """One part of the training with a schedule of its own.
 
     Attributes:
         name: shown in logs and checkpoints.
         steps: optimiser steps.
         learning_rate: peak; linear warm-up, flat, then linear decay over `decay_share` of steps.
         language: train the LLM path too; False trains the encoders and the mask decoder alone.
-        scenes: images per step and process; a language stage cuts them into groups of one size.
-        questions: how many of the three questions a group asks.
-        turns: larger groups ask further questions until the step has about this many.
+        scenes: images per step and process; a language stage divides them into groups of one size.
+        questions: how many of the three questions are asked about a group.
+        turns: about larger groups more questions are asked, until the step has about this many.
         chances: relative chance of each question: common object, common part, unique part.
-        nothing_chance: how often a question is asked whose answer is "nothing", against 1.
-        group_sizes: chance that a step's groups have 1, 2, 3, ... images.
+        nothing_chance: relative chance of a question whose answer is "nothing", at most 1.
+        group_sizes: chance that the groups of a step have 1, 2, 3, ... images.
         masks: most masks decoded per step and process.
-        clicks: most of them that simulated annotators click, too; 0 is none.
-        dense_weight: per-cell part and category loss.
-        mask_weight: on top of the paper's mask weights; a decoder from scratch needs more.
-        prompt_weight: pull of [SEG] prompts towards the part dictionary the encoder stage learned.
+        clicks: most of these masks that simulated annotators click, too; 0 is none.
+        dense_weight: of the part and category loss of cells.
+        mask_weight: factor of the paper's mask weights; a decoder from scratch needs more.
+        prompt_weight: of the distance between [SEG] prompts and the part dictionary that the
+            encoder stage learned.
     """
 
     name: str
@@ -52,12 +51,12 @@ class Stage:
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a 0-based step."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        left = (self.steps - step) / max(1.0, self.decay_share * self.steps)
-        return self.learning_rate * min(warm, 1.0, max(left, 0.02))
+        return self.learning_rate * flat_rate(
+            step, self.steps, warmup_steps=self.warmup_steps, decay_share=self.decay_share
+        )
 
     def questions_of(self, groups: int) -> int:
-        """How many of the three questions each of a step's groups asks."""
+        """How many of the three questions are asked about each of a step's groups."""
         return min(3, max(self.questions, round(self.turns / groups)))
 
 
@@ -78,14 +77,14 @@ REFINE = Stage(
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PretrainingRecipe:
     """The whole training.
 
     Attributes:
         seed: of data order, initial weights and wordings.
         pool_scenes: rendered scenes kept on disk; groups are drawn from them again and again.
-        stages: run in order.
-        presence_weight: which category and parts the queries see.
+        stages: in their order.
+        presence_weight: of the loss that the queries tell the categories and parts of an image.
         clip_norm: gradient clipping.
         checkpoint_every: steps between resumable checkpoints.
     """

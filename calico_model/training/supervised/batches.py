@@ -20,11 +20,10 @@ from calico_model.data.samples import Sample, SampleMask, WrittenSample, write_s
 from calico_model.errors import InvalidRecordError
 from calico_model.inference.feature_store import FeatureStore
 from calico_model.inference.images import mask_shares, scaled_size_hw, to_pixels
-from calico_model.modeling.features import ImageFeatures, concatenate
-from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.features import ImageFeatures, Pixels, concatenate
 from calico_model.modeling.losses import IGNORED
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.batches import move
+from calico_model.training.engine import move
 from calico_model.training.frozen import ImageKeys
 from calico_model.types import MAX_GROUP_SIZE, BoolMask
 
@@ -51,7 +50,7 @@ class SampleMasks:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass sees.
+    """The data of one forward pass.
 
     Attributes:
         turns: teacher-forced conversations.
@@ -79,9 +78,9 @@ class MicroBatch:
 
 
 class DataOrder:
-    """An endless, shuffled stream of sample numbers; every pass shows each sample once.
+    """An endless, shuffled stream of sample numbers; every pass holds each sample once.
 
-    Depends on its arguments alone: any process can look at any place.
+    It depends on its arguments alone, so any process can read any place.
     """
 
     def __init__(self, count: int, seed: int) -> None:
@@ -117,7 +116,7 @@ class SampleReader:
         return len(self._samples)
 
     def training(self, order: DataOrder, places: range, seed: int) -> MicroBatch:
-        """Reads the samples at places of a stream, with wordings and image order of their own."""
+        """Reads the samples at places of a stream, with drawn wordings and order of images."""
         written: list[WrittenSample] = []
         for place in places:
             number, index = order.at(place)
@@ -127,7 +126,7 @@ class SampleReader:
         return self._collate(written, int(words[0] >> np.uint64(1)))
 
     def validation(self, indices: range) -> MicroBatch:
-        """Reads samples in their plainest form."""
+        """Reads samples with the first wording and the images in the order of the record."""
         return self._collate([self._write(index, None) for index in indices], 0)
 
     def _write(self, index: int, choose: random.Random | None) -> WrittenSample:
@@ -162,11 +161,11 @@ class SampleReader:
 
     def _targets(self, masks: Sequence[tuple[int, SampleMask]]) -> SampleMasks:
         side, logit_side = self._config.image_size, self._config.mask_side
-        targets = [square_target(one.mask, side, logit_side) for _, one in masks]
-        sizes = [scaled_size_hw((one.mask.shape[0], one.mask.shape[1]), side) for _, one in masks]
+        targets = [square_target(m.mask, side, logit_side) for _, m in masks]
+        sizes = [scaled_size_hw((m.mask.shape[0], m.mask.shape[1]), side) for _, m in masks]
         return SampleMasks(
             torch.tensor([image for image, _ in masks], dtype=torch.long),
-            torch.tensor([one.slot for _, one in masks], dtype=torch.long),
+            torch.tensor([m.slot for _, m in masks], dtype=torch.long),
             torch.stack(targets) if targets else torch.zeros(0, logit_side, logit_side),
             torch.tensor(sizes, dtype=torch.float32).reshape(-1, 2) * (logit_side / side),
         )

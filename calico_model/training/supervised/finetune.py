@@ -1,48 +1,52 @@
 """Fine-tuning on a folder of records, on one process or several: the paper's training.
 
-Steps are the unit of time. What a step sees depends on the recipe, the records and the step alone,
-so that a run killed anywhere and resumed ends in the same bits, and several processes compute what
-one would. (Training from scratch is `pretrain`; updates from corrections are `finetune`.)
+What a step sees depends on the recipe, the records and the step alone, so that a run killed
+anywhere and resumed ends in the same bits, and several processes compute what one would.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from accelerate.utils import FullyShardedDataParallelPlugin
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
 
-from calico_model.errors import CheckpointError, InvalidConfigError
+from calico_model.errors import InvalidConfigError
+from calico_model.loading.checkpoints import fingerprint, load_model, save_model
 from calico_model.loading.precision import Precision
-from calico_model.modeling.adapter import AdapterScope, adapter_names, write_adapter
-from calico_model.training.curves import CurveLog
-from calico_model.training.pretraining.run import Progress
-from calico_model.training.state import Position, StateFolder
-from calico_model.training.supervised.batches import COUNTS, DataOrder, MicroBatch, SampleReader
-from calico_model.training.supervised.objective import SUMS, TuningObjective, terms_of
-from calico_model.training.supervised.recipe import Sharding, TuningRecipe
-from calico_model.training.supervised.setup import Inputs, Materials, prepare
-from calico_model.training.supervised.sharding import (
-    build_accelerator,
-    clip,
-    like,
-    put_whole,
-    whole,
+from calico_model.modeling.adapter import (
+    AdapterScope,
+    adapter_names,
+    load_adapter,
+    write_adapter,
 )
+from calico_model.modeling.model import Calico
+from calico_model.training.engine import (
+    OnProgress,
+    TrainingLoop,
+    TrainingProgress,
+    build_accelerator,
+    ignore_progress,
+)
+from calico_model.training.state import Position, StateFolder, gather, gather_state, restore_state
+from calico_model.training.supervised.batches import COUNTS, DataOrder, MicroBatch, SampleReader
+from calico_model.training.supervised.objective import SUMS, FinetuneObjective, terms_of
+from calico_model.training.supervised.recipe import FinetuneRecipe, Sharding
+from calico_model.training.supervised.setup import FinetuneInputs, FinetuneMaterial, prepare
 from calico_model.training.supervised.tracking import Tracker
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_DIVIDED_LAYER = "LlamaDecoderLayer"
 
 
 @dataclass(frozen=True)
-class TuningResult:
-    """How a call of `tune` ended.
+class FinetuneResult:
+    """How a call of `finetune` ended.
 
     Attributes:
         adapter: folder of the best adapter; not there yet if it was stopped in the first epoch.
@@ -57,16 +61,16 @@ class TuningResult:
     best_loss: float | None
 
 
-def tune(
-    recipe: TuningRecipe,
-    inputs: Inputs,
+def finetune(
+    recipe: FinetuneRecipe,
+    inputs: FinetuneInputs,
     out: Path,
     *,
     sharding: Sharding = Sharding.DDP,
-    trackers: Callable[[int], list[Tracker]] = lambda step: [],
-    on_progress: Callable[[Progress], None] | None = None,
+    trackers: Callable[[int], list[Tracker]] = lambda _step: [],
+    on_progress: OnProgress = ignore_progress,
     stop: Callable[[], bool] = lambda: False,
-) -> TuningResult:
+) -> FinetuneResult:
     """Fine-tunes, or goes on where an interrupted run ended.
 
     Args:
@@ -87,29 +91,76 @@ def tune(
         raise InvalidConfigError(
             f"sharding: {sharding} cannot divide {recipe.precision} weights; take ddp"
         )
-    accelerator = build_accelerator(sharding)
+    accelerator = build_accelerator(plugin=_plugin(sharding))
     recipe.check_processes(accelerator.num_processes)
     if recipe.precision is Precision.INT8 and accelerator.device.type == "cpu":
         raise InvalidConfigError(
             "precision: int8 weights of a CPU pass no gradients on; take fp32, bf16 or nf4"
         )
-    with _repeatable(accelerator.device):
-        tell = on_progress if accelerator.is_main_process else None
-        materials = prepare(recipe, inputs, accelerator, tell)
-        run = _Run(accelerator, recipe, materials, out)
+    is_main = accelerator.is_main_process
+    with _deterministic(accelerator.device):
+        material = prepare(recipe, inputs, accelerator, on_progress if is_main else ignore_progress)
+        run = _FinetuneRun(accelerator, recipe, material, out)
         run.resume()
-        opened = trackers(run.position.step) if accelerator.is_main_process else []
+        opened = trackers(run.step) if is_main else []
+
+        def report(progress: TrainingProgress) -> None:
+            for tracker in opened:
+                tracker.log(progress.step, progress.terms)
+            on_progress(progress)
+
         try:
-            run.train(opened, tell, stop)
+            is_finished = run.train(report, stop)
         finally:
             for tracker in opened:
                 tracker.close()
-    done = run.position.step
-    return TuningResult(out / "adapter", done, done == run.total, run.position.best_loss)
+        run.plot()
+    return FinetuneResult(out / "adapter", run.step, is_finished, run.best_loss)
+
+
+def merge_adapter(weights: Path, adapter: Path, folder: Path) -> None:
+    """Writes the weights with an adapter folded in.
+
+    Args:
+        weights: model folder the adapter was trained on.
+        adapter: adapter folder.
+        folder: model folder to write, in bfloat16 on disk; replaced when it exists.
+
+    Raises:
+        CheckpointError: weights or adapter are damaged or do not belong together.
+    """
+    model, tokenizer = load_model(weights)
+    load_adapter(model, adapter, base=fingerprint(weights))
+    fold_lora(model)
+    save_model(model, tokenizer, folder, dtype=torch.bfloat16)
+
+
+def fold_lora(model: Calico) -> None:
+    """Adds every LoRA product to its matrix; the model then computes the same without LoRA."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.merge()
+
+
+def _plugin(sharding: Sharding) -> FullyShardedDataParallelPlugin | None:
+    """How accelerate divides the weights among processes; None keeps them whole.
+
+    Precision is not accelerate's: the objective says where bfloat16 is used, because the mask
+    decoder and the losses stay in float32.
+    """
+    if sharding is Sharding.DDP:
+        return None
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        reshard_after_forward=sharding is Sharding.FSDP,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=[_DIVIDED_LAYER],
+        cpu_ram_efficient_loading=False,
+    )
 
 
 @contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
+def _deterministic(device: torch.device) -> Iterator[None]:
     """Same bits every time, where the kernels can: on CPUs."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(before or device.type == "cpu")
@@ -119,212 +170,146 @@ def _repeatable(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-class _Run:
-    """One fine-tuning on this process."""
+class _FinetuneRun(TrainingLoop[list[MicroBatch]]):
+    """The adapter learns; a stage is an epoch.
+
+    Attributes:
+        best_loss: lowest validation loss so far, None without one.
+    """
+
+    accelerator: Accelerator
+    saved_step = 0  # a run that has not begun leaves no state
 
     def __init__(
-        self, accelerator: Accelerator, recipe: TuningRecipe, materials: Materials, out: Path
+        self,
+        accelerator: Accelerator,
+        recipe: FinetuneRecipe,
+        material: FinetuneMaterial,
+        out: Path,
     ) -> None:
-        self.accelerator, self.recipe = accelerator, recipe
-        self.materials, self.out = materials, out
-        self.position = Position()
-        self.steps_per_epoch = recipe.steps_for(len(materials.training))
-        self.total = recipe.epochs * self.steps_per_epoch
-        self.order = DataOrder(len(materials.training), recipe.seed)
-        self.states = StateFolder(out / "state", recipe.lasting() | materials.identity())
-        self.inner = TuningObjective(materials.model, recipe)
+        self._recipe, self._material = recipe, material
+        self._model = material.model
+        self.best_loss: float | None = None
+        self._best_step = 0
+        self._order = DataOrder(len(material.training), recipe.seed)
+        self._states = StateFolder(out / "state", recipe.lasting() | material.identity())
+        objective = FinetuneObjective(self._model, recipe)
         optimizer = torch.optim.AdamW(
-            [p for p in self.inner.parameters() if p.requires_grad],
+            [p for p in objective.parameters() if p.requires_grad],
             lr=recipe.learning_rate,
             betas=recipe.betas,
             weight_decay=recipe.weight_decay,
         )
-        self.objective, self.optimizer = accelerator.prepare(self.inner, optimizer)
-        self.curve: CurveLog | None = None  # the main process keeps it
+        epoch = recipe.steps_for(len(material.training))
+        super().__init__(
+            objective,
+            optimizer,
+            out,
+            stage_ends=[epoch * (n + 1) for n in range(recipe.epochs)],
+            clip_norm=recipe.clip_norm,
+            log_every=recipe.log_every,
+            checkpoint_every=recipe.checkpoint_every,
+            accelerator=accelerator,
+        )
 
-    def _trained(self) -> dict[str, torch.nn.Parameter]:
-        return {n: p for n, p in self.inner.model.named_parameters() if p.requires_grad}
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {n: p for n, p in self._model.named_parameters() if p.requires_grad}
 
     def resume(self) -> None:
         """Continues from the newest state, if there is one."""
-        found = self.states.load()
-        if found is not None:
-            self.position, tensors = found
-            self._put(tensors)
-        self.out.mkdir(parents=True, exist_ok=True)
+        state = self._states.load()
+        if state is not None:
+            position, tensors = state
+            restore_state(self.parameters(), self.optimizer, tensors, _tensor_name)
+            self.step = self.saved_step = position.step
+            self.best_loss, self._best_step = position.best_loss, position.best_step
+            self.history = list(position.history)
+
+    def save(self) -> None:
+        tensors = gather_state(self.parameters(), self.optimizer, _tensor_name)
         if self.accelerator.is_main_process:
-            self.curve = CurveLog(self.out / "curve.csv", resume_step=self.position.step)
+            position = Position(self.step, self.best_loss, self._best_step, tuple(self.history))
+            self._states.save(position, tensors)
+        self.accelerator.wait_for_everyone()
 
-    def _put(self, tensors: dict[str, Tensor]) -> None:
-        for name, parameter in self._trained().items():
-            weight = tensors.get(f"weight/{name}")
-            if weight is None or weight.shape != parameter.shape:
-                raise CheckpointError(f"state: {name}: expected shape {tuple(parameter.shape)}")
-            put_whole(parameter, weight)
-            kept = {m: tensors[f"{m}/{name}"] for m in _MOMENTS if f"{m}/{name}" in tensors}
-            if kept:
-                self.optimizer.state[parameter] = {
-                    m: value if m == "step" else like(parameter, value) for m, value in kept.items()
-                }
+    def stage_name(self, stage: int) -> str:
+        return f"epoch {stage + 1}"
 
-    def _gathered(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self._trained().items():
-            tensors[f"weight/{name}"] = whole(parameter)
-            for moment, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{moment}/{name}"] = whole(value)
-        return tensors
+    def rate_at(self, step: int) -> float:
+        return self._recipe.rate_at(step, self.total)
 
-    def train(
-        self,
-        trackers: list[Tracker],
-        on_progress: Callable[[Progress], None] | None,
-        stop: Callable[[], bool],
-    ) -> None:
-        """Runs the rest of the steps; the next step's data is made while one runs."""
-        with ThreadPoolExecutor(1) as ahead:
-            upcoming = ahead.submit(self._batches, self.position.step)
-            while self.position.step < self.total and not self._agree(stop()):
-                batches = upcoming.result()
-                step = self.position.step + 1
-                upcoming = ahead.submit(self._batches, step)
-                terms = self._update(batches)
-                history = (*self.position.history, terms)
-                self.position = replace(self.position, step=step, history=history)
-                is_epoch = step % self.steps_per_epoch == 0
-                if is_epoch or step % self.recipe.log_every == 0:
-                    shown = self._log_row()
-                    if is_epoch:
-                        shown |= self._end_epoch()
-                    self._report(shown, trackers, on_progress)
-                if is_epoch or step % self.recipe.checkpoint_every == 0:
-                    self.save()
-        if self.position.step % self.recipe.checkpoint_every:
-            self.save()
-        if self.curve is not None:
-            self.curve.plot(self.out / "curve.png")
-
-    def _batches(self, step: int) -> list[MicroBatch]:
+    def draw(self, step: int) -> list[MicroBatch]:
         """This process's micro-batches of one step."""
-        size = self.recipe.micro_batch
-        first = step * self.recipe.batch
-        mine = range(
+        size, first = self._recipe.micro_batch, step * self._recipe.batch
+        numbers = range(
             self.accelerator.process_index,
-            self.recipe.micro_batches,
+            self._recipe.micro_batches,
             self.accelerator.num_processes,
         )
         return [
-            self.materials.training.training(
-                self.order, range(first + m * size, first + (m + 1) * size), self.recipe.seed
+            self._material.training.training(
+                self._order, range(first + n * size, first + (n + 1) * size), self._recipe.seed
             )
-            for m in mine
+            for n in numbers
         ]
 
-    def _update(self, batches: list[MicroBatch]) -> dict[str, float]:
-        rate = self.recipe.rate_at(self.position.step, self.total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def backward(self, batch: list[MicroBatch]) -> dict[str, Tensor]:
         device, processes = self.accelerator.device, self.accelerator.num_processes
-        counts = self._summed(torch.stack([b.counts() for b in batches]).sum(0).to(device))
+        counts = self.summed(torch.stack([b.counts() for b in batch]).sum(0).to(device))
         sums = torch.zeros(SUMS, dtype=torch.float64, device=device)
-        for n, batch in enumerate(batches):
-            is_last = n == len(batches) - 1
-            with nullcontext() if is_last else self.accelerator.no_sync(self.objective):
-                own = self.objective(batch.to(device))
+        for n, micro_batch in enumerate(batch):
+            is_last = n == len(batch) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.module):
+                parts = self.module(micro_batch.to(device))
                 # Gradients are averaged over processes; the loss is a sum over them.
-                loss = terms_of(own, counts, self.recipe)["loss"] * processes
+                loss = terms_of(parts, counts, self._recipe)["loss"] * processes
                 self.accelerator.backward(loss)
-            sums += own.detach().double()
-        norm = clip(list(self._trained().values()), self.recipe.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        terms = terms_of(self._summed(sums), counts, self.recipe)
-        shown = {name: float(value) for name, value in terms.items()}
-        return shown | {"gradient": norm, "learning_rate": rate}
+            sums += parts.detach().double()
+        return terms_of(self.summed(sums), counts, self._recipe)
 
-    def _end_epoch(self) -> dict[str, float]:
+    def end_stage(self) -> dict[str, float]:
         """Validates, and keeps the adapter if it is the best so far, or nothing can tell."""
-        reader = self.materials.validation
-        loss = None if reader is None else self._validate(reader)
-        best = self.position.best_loss
-        if loss is None or best is None or loss["validation_loss"] < best:
-            value = None if loss is None else loss["validation_loss"]
-            self.position = replace(self.position, best_loss=value, best_step=self.position.step)
+        reader = self._material.validation
+        terms = {} if reader is None else self._validate(reader)
+        loss = terms.get("validation_loss")
+        if loss is None or self.best_loss is None or loss < self.best_loss:
+            self.best_loss, self._best_step = loss, self.step
             self._keep_adapter()
-        return loss or {}
+        return terms
 
     @torch.no_grad()
     def _validate(self, reader: SampleReader) -> dict[str, float]:
-        size, processes = self.recipe.micro_batch, self.accelerator.num_processes
-        last = min(len(reader), self.recipe.most_validation)
+        size, processes = self._recipe.micro_batch, self.accelerator.num_processes
+        last = min(len(reader), self._recipe.most_validation)
         starts = range(0, last, size)
         sums, counts = torch.zeros(SUMS).double(), torch.zeros(COUNTS).double()
-        self.inner.model.language.eval()
+        self._model.language.eval()
         for n in range(-(-len(starts) // processes)):
-            mine = n * processes + self.accelerator.process_index
+            number = n * processes + self.accelerator.process_index
             # Every process passes as often: shards of weights are gathered together.
-            start = starts[min(mine, len(starts) - 1)]
+            start = starts[min(number, len(starts) - 1)]
             batch = reader.validation(range(start, min(start + size, last)))
-            own = self.objective(batch.to(self.accelerator.device)).double().cpu()
-            if mine < len(starts):
-                sums, counts = sums + own, counts + batch.counts()
-        self.inner.model.language.train()
+            parts = self.module(batch.to(self.accelerator.device)).double().cpu()
+            if number < len(starts):
+                sums, counts = sums + parts, counts + batch.counts()
+        self._model.language.train()
         device = self.accelerator.device
-        terms = terms_of(
-            self._summed(sums.to(device)), self._summed(counts.to(device)), self.recipe
-        )
+        terms = terms_of(self.summed(sums.to(device)), self.summed(counts.to(device)), self._recipe)
         return {f"validation_{k}": float(terms[k]) for k in ("loss", "text", "mask_iou")}
 
     def _keep_adapter(self) -> None:
-        model, scope = self.inner.model, AdapterScope()
-        own = self._trained()
-        state = {name: whole(own[name]).float() for name in adapter_names(model, scope)}
+        scope, parameters = AdapterScope(), self.parameters()
+        names = adapter_names(self._model, scope)
+        tensors = {name: gather(parameters[name]).float() for name in names}
         if self.accelerator.is_main_process:
             write_adapter(
-                state,
+                tensors,
                 self.out / "adapter",
-                config=model.config,
-                base=self.materials.base,
+                config=self._model.config,
+                base=self._material.base,
                 scope=scope,
             )
 
-    def _log_row(self) -> dict[str, float]:
-        history = self.position.history
-        shown = {k: float(np.mean([h[k] for h in history])) for k in history[-1]}
-        shown["learning_rate"] = history[-1]["learning_rate"]
-        self.position = replace(self.position, history=())
-        return shown
 
-    def _report(
-        self,
-        shown: dict[str, float],
-        trackers: list[Tracker],
-        on_progress: Callable[[Progress], None] | None,
-    ) -> None:
-        if self.curve is None:
-            return
-        step = self.position.step
-        epoch = -(-step // self.steps_per_epoch)
-        self.curve.add(step, f"epoch {epoch}", shown)
-        for tracker in trackers:
-            tracker.log(step, shown)
-        if on_progress is not None:
-            on_progress(Progress(f"epoch {epoch}", step, self.total, shown))
-
-    def save(self) -> None:
-        """Writes a resumable state."""
-        tensors = self._gathered()
-        if self.accelerator.is_main_process:
-            self.states.save(self.position, tensors)
-        self.accelerator.wait_for_everyone()
-
-    def _agree(self, is_asked: bool) -> bool:
-        """Whether any process was asked: all of them leave before the same step."""
-        asked = torch.tensor([float(is_asked)], device=self.accelerator.device)
-        return bool(self._summed(asked) > 0)
-
-    def _summed(self, values: Tensor) -> Tensor:
-        if self.accelerator.num_processes == 1:
-            return values
-        summed: Tensor = self.accelerator.reduce(values, reduction="sum")
-        return summed
+def _tensor_name(kind: str, parameter: str) -> str:
+    return f"{kind}/{parameter}"

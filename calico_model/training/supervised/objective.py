@@ -1,7 +1,7 @@
-"""What fine-tuning on records minimises (paper equations 10 and 11).
+"""The loss of fine-tuning on records (paper equations 10 and 11).
 
-A forward pass returns sums, not means: a step's loss is made of the sums of all its micro-batches
-on all processes over the step's own counts, so that it does not depend on who saw what.
+A forward pass returns sums, not means: the loss of a step is the sums of all its micro-batches on
+all processes over the counts of the step, so that it does not depend on how samples are shared out.
 Legend: K masks, L logit side.
 """
 
@@ -22,18 +22,18 @@ from calico_model.modeling.losses import (
 from calico_model.modeling.model import Calico
 from calico_model.training.frozen import frozen_features, rounded
 from calico_model.training.supervised.batches import MicroBatch, SampleMasks, cells_inside
-from calico_model.training.supervised.recipe import TuningRecipe
+from calico_model.training.supervised.recipe import FinetuneRecipe
 from calico_model.types import MAX_GROUP_SIZE
 
 _PER_MASK = ("pixel", "dice", "quality", "mask_iou")
 SUMS = 1 + len(_PER_MASK) * MAX_GROUP_SIZE
-"""Length of what one forward pass returns."""
+"""Length of the result of one forward pass."""
 
 
-class TuningObjective(nn.Module):
-    """The model as one module whose forward data-parallel wrappers see."""
+class FinetuneObjective(nn.Module):
+    """The model and its loss as one module, for data-parallel wrappers need one forward."""
 
-    def __init__(self, model: Calico, recipe: TuningRecipe) -> None:
+    def __init__(self, model: Calico, recipe: FinetuneRecipe) -> None:
         super().__init__()
         self.model = model
         self._focal_gamma = recipe.focal_gamma
@@ -47,7 +47,7 @@ class TuningObjective(nn.Module):
             head and mask IoU over the masks of each image position (not differentiable).
         """
         device = batch.turns.labels.device
-        # Dropout of a micro-batch is its own, whichever process draws it.
+        # A micro-batch has dropout of its own, whichever process runs it.
         torch.manual_seed(batch.seed)
         features = batch.features
         if features is None:
@@ -79,7 +79,7 @@ class TuningObjective(nn.Module):
         return torch.cat([empty.index_add(0, masks.slot, term) for term in terms])
 
 
-def terms_of(sums: Tensor, counts: Tensor, recipe: TuningRecipe) -> dict[str, Tensor]:
+def terms_of(sums: Tensor, counts: Tensor, recipe: FinetuneRecipe) -> dict[str, Tensor]:
     """Turns sums into the terms of the loss.
 
     Masks are averaged within each image position, then over the positions that have any.
@@ -95,15 +95,15 @@ def terms_of(sums: Tensor, counts: Tensor, recipe: TuningRecipe) -> dict[str, Te
     slots = counts[1:]
     share = torch.where(slots > 0, 1 / slots.clamp(min=1), 0.0) / (slots > 0).sum().clamp(min=1)
     per_mask = (sums[1:].reshape(len(_PER_MASK), -1) * share.to(sums)).sum(1)
-    found = dict(zip(_PER_MASK, per_mask, strict=True))
+    means = dict(zip(_PER_MASK, per_mask, strict=True))
     weighted = {
         "text": TEXT_WEIGHT * sums[0] / counts[0].to(sums).clamp(min=1),
-        "pixel": PIXEL_WEIGHT * found["pixel"],
-        "dice": DICE_WEIGHT * found["dice"],
-        "quality": recipe.quality_weight * found["quality"],
+        "pixel": PIXEL_WEIGHT * means["pixel"],
+        "dice": DICE_WEIGHT * means["dice"],
+        "quality": recipe.quality_weight * means["quality"],
     }
     loss = torch.stack(list(weighted.values())).sum()
-    return {"loss": loss, **weighted, "mask_iou": found["mask_iou"]}
+    return {"loss": loss, **weighted, "mask_iou": means["mask_iou"]}
 
 
 def enable_checkpointing(model: Calico) -> None:

@@ -1,7 +1,7 @@
 """How CALICO is fine-tuned on records, in numbers: the paper's training and a laptop's.
 
-Knows nothing of tensors or files. Sources are calico.md 3: the paper (section 5.1), its public
-notes and the parents' code.
+Knows nothing of tensors or files. Sources are the paper (section 5.1), its public notes, and the
+code of the models it builds on.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from enum import StrEnum
 
 from calico_model.errors import InvalidConfigError
 from calico_model.loading.precision import Precision
+from calico_model.training.schedules import check_value, linear_rate
 
 
 class Sharding(StrEnum):
-    """What the processes of a training divide among themselves, beyond the samples.
+    """What the processes of a training divide among themselves, beside the samples.
 
     DDP keeps everything everywhere and averages gradients. ZERO2 and FSDP are accelerate's FSDP2:
     gradients, optimizer and weights are divided; ZERO2 gathers the weights of a layer once per
@@ -27,14 +28,14 @@ class Sharding(StrEnum):
 
 
 @dataclass(frozen=True)
-class TuningRecipe:
+class FinetuneRecipe:
     """One fine-tuning. All but `log_every` must stay the same when a run is resumed.
 
     Attributes:
         seed: of data order, wordings, image order and dropout.
         epochs: passes of `steps_per_epoch` optimiser steps.
         steps_per_epoch: 0 takes as many as show every sample once.
-        batch: samples per optimiser step, over all processes; the rest comes by accumulation.
+        batch: samples per optimiser step, over all processes, by gradient accumulation.
         micro_batch: samples per forward pass. Results do not depend on the number of processes,
             only the order of sums does: a step's micro-batches are dealt out to them.
         learning_rate: peak of a linear warm-up from 0, then linear decay to 0.
@@ -43,10 +44,10 @@ class TuningRecipe:
         most_objects: objects mentioned, and comparisons taken, per group of images in training;
             validation takes one.
         with_empty: also teach to say that nothing is common, or unique.
-        focal_gamma: 0 is the parents' pixel loss, 2 the paper's focal form.
+        focal_gamma: 0 is the pixel loss of the paper's code, 2 its focal form in the paper.
         quality_weight: of the IoU head's error; the paper does not train it.
-        precision: of the frozen weights; NF4 or INT8 compress the LLM (QLoRA). What is trained is
-            held in float32; with anything but FP32, layers compute in bfloat16.
+        precision: of the frozen weights; NF4 or INT8 compress the LLM (QLoRA). Trained weights
+            are held in float32; with anything but FP32, layers compute in bfloat16.
         checkpointing: recompute the LLM's layers in the backward pass instead of keeping them.
         holdout: share of the groups kept for validation when no folder is given for it.
         most_validation: samples of a validation, at most.
@@ -77,19 +78,15 @@ class TuningRecipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "micro_batch", "most_objects", "most_validation"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
+            check_value(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("checkpoint_every", "log_every"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
+            check_value(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("seed", "steps_per_epoch", "warmup_steps", "weight_decay"):
-            self._check(name, getattr(self, name) >= 0, "0 or more")
+            check_value(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("learning_rate", "clip_norm"):
-            self._check(name, getattr(self, name) > 0, "a number above 0")
-        self._check("holdout", 0 <= self.holdout < 1, "a share below 1")
-        self._check("batch", self.batch % self.micro_batch == 0, "a multiple of micro_batch")
-
-    def _check(self, name: str, is_good: bool, expected: str) -> None:
-        if not is_good:
-            raise InvalidConfigError(f"{name}: expected {expected}, got {getattr(self, name)}")
+            check_value(self, name, getattr(self, name) > 0, "a number above 0")
+        check_value(self, "holdout", 0 <= self.holdout < 1, "a share below 1")
+        check_value(self, "batch", self.batch % self.micro_batch == 0, "a multiple of micro_batch")
 
     @property
     def micro_batches(self) -> int:
@@ -105,7 +102,7 @@ class TuningRecipe:
         """Checks that every process gets the same number of micro-batches.
 
         Raises:
-            InvalidConfigError: it does not; the message says what would.
+            InvalidConfigError: the batch cannot be divided so; the message says what could be.
         """
         if self.micro_batches % processes:
             raise InvalidConfigError(
@@ -119,18 +116,16 @@ class TuningRecipe:
 
     def rate_at(self, step: int, total: int) -> float:
         """Learning rate of a 0-based step out of `total`."""
-        up = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
-        down = (total - step) / max(1, total - self.warmup_steps)
-        return self.learning_rate * min(1.0, up, down)
+        return self.learning_rate * linear_rate(step, total, warmup_steps=self.warmup_steps)
 
     def lasting(self) -> dict[str, object]:
-        """What must not change between the parts of one run, as JSON holds it."""
+        """Values that must not change between the parts of one run, as JSON holds them."""
         values = asdict(self) | {"betas": list(self.betas), "precision": str(self.precision)}
         del values["log_every"]
         return {"training": "records"} | values
 
 
-FULL_SIZE = TuningRecipe(
+FULL_SIZE = FinetuneRecipe(
     batch=80,
     micro_batch=1,
     steps_per_epoch=500,

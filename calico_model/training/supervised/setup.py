@@ -1,9 +1,8 @@
-"""What a fine-tuning starts from: model, tokenizer and readers, checked and on their device."""
+"""Model, tokenizer and readers of a fine-tuning, checked and on their device."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,15 +20,15 @@ from calico_model.loading.checkpoints import fingerprint, load_model
 from calico_model.loading.placement import Placement
 from calico_model.modeling.adapter import mark_trainable
 from calico_model.modeling.model import Calico
+from calico_model.training.engine import OnProgress, TrainingProgress
 from calico_model.training.frozen import ImageKeys, encoder_fingerprint, fill, freeze
-from calico_model.training.pretraining.run import Progress
 from calico_model.training.supervised.batches import SampleReader
 from calico_model.training.supervised.objective import enable_checkpointing
-from calico_model.training.supervised.recipe import TuningRecipe
+from calico_model.training.supervised.recipe import FinetuneRecipe
 
 
 @dataclass(frozen=True)
-class Inputs:
+class FinetuneInputs:
     """Folders a fine-tuning reads.
 
     Attributes:
@@ -48,8 +47,8 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Materials:
-    """What a run works with.
+class FinetuneMaterial:
+    """Model and data of a run.
 
     Attributes:
         model: on its device; only the adapter is trainable, and in float32.
@@ -65,16 +64,16 @@ class Materials:
     validation: SampleReader | None
 
     def identity(self) -> dict[str, object]:
-        """What must be the same when a run is resumed, beside the recipe."""
+        """Values that must be the same when a run is resumed, beside the recipe."""
         return {"base": self.base, "data": self.data}
 
 
 def prepare(
-    recipe: TuningRecipe,
-    inputs: Inputs,
+    recipe: FinetuneRecipe,
+    inputs: FinetuneInputs,
     accelerator: Accelerator,
-    on_progress: Callable[[Progress], None] | None,
-) -> Materials:
+    on_progress: OnProgress,
+) -> FinetuneMaterial:
     """Opens everything; fills the feature cache if there is one.
 
     Raises:
@@ -84,7 +83,9 @@ def prepare(
     """
     folder = open_groups(inputs.data)
     checked = folder if inputs.validation is None else open_groups(inputs.validation)
-    learned, judged = _split(recipe, folder, None if checked is folder else checked)
+    training_samples, validation_samples = _split(
+        recipe, folder, None if checked is folder else checked
+    )
     torch.manual_seed(recipe.seed)  # LoRA's first matrices
     place = Placement(recipe.precision, str(accelerator.device))
     model, tokenizer = load_model(inputs.weights, placement=place)
@@ -109,33 +110,34 @@ def prepare(
         return SampleReader(source, samples, tokenizer, model.config, keys, store)
 
     def tell(done: int, total: int) -> None:
-        if on_progress is not None:
-            on_progress(Progress("encoding images", done, total, {}))
+        on_progress(TrainingProgress("encoding images", done, total))
 
-    own = ImageKeys(folder)
-    other = own if checked is folder else ImageKeys(checked)
-    training = reader(folder, own, learned)
-    validation = reader(checked, other, judged) if judged else None
+    keys = ImageKeys(folder)
+    validation_keys = keys if checked is folder else ImageKeys(checked)
+    training = reader(folder, keys, training_samples)
+    validation = None
+    if validation_samples:
+        validation = reader(checked, validation_keys, validation_samples)
     data = _content(folder) if checked is folder else f"{_content(folder)} {_content(checked)}"
-    return Materials(model, fingerprint(inputs.weights), data, training, validation)
+    return FinetuneMaterial(model, fingerprint(inputs.weights), data, training, validation)
 
 
 def _split(
-    recipe: TuningRecipe, folder: GroupSet, validation: GroupSet | None
+    recipe: FinetuneRecipe, folder: GroupSet, validation: GroupSet | None
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Samples to learn and samples to judge by; groups of the same images stay together."""
+    """Samples of training and of validation; groups of the same images stay together."""
     learned = list_samples(folder, most_objects=recipe.most_objects, with_empty=recipe.with_empty)
-    judged = list_samples(validation or folder, most_objects=1, with_empty=recipe.with_empty)
+    checked = list_samples(validation or folder, most_objects=1, with_empty=recipe.with_empty)
     if validation is None:
         held_out = _held_out(recipe, folder)
-        judged = tuple(s for s in judged if folder.image_ids(s.group) in held_out)
+        checked = tuple(s for s in checked if folder.image_ids(s.group) in held_out)
         learned = tuple(s for s in learned if folder.image_ids(s.group) not in held_out)
     if not learned:
         raise InvalidRecordError("data: expected records with at least one question to learn")
-    return learned, judged
+    return learned, checked
 
 
-def _held_out(recipe: TuningRecipe, folder: GroupSet) -> set[tuple[int, ...]]:
+def _held_out(recipe: FinetuneRecipe, folder: GroupSet) -> set[tuple[int, ...]]:
     """Picks the sets of images whose hashes are smallest, the recipe's share of them."""
     every = {folder.image_ids(index) for index in range(len(folder))}
     ranked = sorted(every, key=lambda ids: sha256(f"{recipe.seed}/{sorted(ids)}".encode()).digest())
@@ -143,9 +145,14 @@ def _held_out(recipe: TuningRecipe, folder: GroupSet) -> set[tuple[int, ...]]:
 
 
 def _content(groups: GroupSet) -> str:
-    """Hash of what the records say, in their order."""
+    """Hash of the records, in their order."""
     digest = sha256()
     for index in range(len(groups)):
-        said = (groups.image_names(index), groups.common_objects(index), groups.comparison(index))
-        digest.update(msgspec.json.encode((groups.image_ids(index), *said)))
+        record = (
+            groups.image_ids(index),
+            groups.image_names(index),
+            groups.common_objects(index),
+            groups.comparison(index),
+        )
+        digest.update(msgspec.json.encode(record))
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Where the numbers of a training go besides its curve: TensorBoard, and MLflow for who has it."""
+"""Trackers of a training beside its curve: TensorBoard, and MLflow if it is installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """Writes out what is pending."""
+        """Writes pending numbers and ends."""
         ...
 
 
@@ -29,7 +29,7 @@ class TensorBoardTracker:
     """Event files that `tensorboard --logdir FOLDER` shows."""
 
     def __init__(self, folder: Path, *, resume_step: int) -> None:
-        """Opens a folder; what an interrupted run noted after `resume_step` is hidden."""
+        """Opens a folder; numbers of an interrupted run after `resume_step` are hidden."""
         purge = resume_step + 1 if resume_step else None
         # Files are named by the second; a run resumed within one must not overwrite the first.
         suffix = f".{resume_step:07d}.{os.getpid()}"
@@ -46,7 +46,7 @@ class TensorBoardTracker:
 
 
 class MlflowTracker:
-    """A run of MLflow, at the server its own settings name."""
+    """A run of MLflow, at the server that MLflow's own settings name."""
 
     def __init__(self, experiment: str, run: str, recipe: Mapping[str, object]) -> None:
         """Starts a run.

@@ -10,7 +10,7 @@ import torch
 from calico_model.data.catalogue import TRAINED_CATEGORIES
 from calico_model.errors import InvalidConfigError
 from calico_model.modeling.model import Calico
-from calico_model.training.batches import WHOLE
+from calico_model.training.pretraining.batches import WHOLE
 from research.ablation.plan import (
     COMPONENTS,
     FULL,

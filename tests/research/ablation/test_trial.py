@@ -15,9 +15,9 @@ from calico_model.errors import CheckpointError, InvalidConfigError, InvalidReco
 from calico_model.evaluation.bootstrap import Estimate
 from calico_model.evaluation.outcome import HEADLINE, MODES
 from calico_model.loading.checkpoints import load_model
-from calico_model.modeling.inputs import Pixels
+from calico_model.modeling.features import Pixels
 from calico_model.modeling.model import Calico
-from calico_model.training.batches import batch_scenes
+from calico_model.training.pretraining.batches import batch_scenes
 from research.ablation.plan import COMPONENTS, FULL, Start, TrialPlan
 from research.ablation.scenes import SceneFeatures
 from research.ablation.start import build_row

@@ -10,7 +10,8 @@ import torch
 from calico_model import presets
 from calico_model.config import EncoderConfig
 from calico_model.data.collate import Turn, collate_prompts
-from calico_model.modeling.inputs import Conversations, Pixels
+from calico_model.modeling.features import Pixels
+from calico_model.modeling.language import Conversations
 from calico_model.modeling.model import Calico
 from calico_model.prompts import QUESTIONS
 from research.cost.counter import OTHER, count_stages

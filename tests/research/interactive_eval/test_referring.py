@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calico_model.assistant import Assistant
-from calico_model.data.synthetic import Split
+from calico_model.data.synthetic import SceneSplit
 from calico_model.interactive.referring import Reference
 from calico_model.predictor import Predictor
 from calico_model.types import (
@@ -66,8 +66,8 @@ class FindingLegs:
 
 @pytest.fixture
 def subject() -> Subject:
-    def draw(split: Split, groups: int, size: int) -> Sequence[LabeledGroup]:
-        assert (split, size) == (Split.SEEN, 2)
+    def draw(split: SceneSplit, groups: int, size: int) -> Sequence[LabeledGroup]:
+        assert (split, size) == (SceneSplit.SEEN, 2)
         return [GROUP] * groups
 
     return Subject(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calico_model.assistant import Assistant
-from calico_model.data.synthetic import Split
+from calico_model.data.synthetic import SceneSplit
 from calico_model.interactive.propagate.transfer import Proposal
 from calico_model.predictor import Predictor
 from calico_model.types import (
@@ -86,7 +86,7 @@ class InteractiveSegmenter:
 
 @pytest.fixture
 def subject(labeled: LabeledGroup) -> Subject:
-    def draw(split: Split, groups: int, size: int) -> Sequence[LabeledGroup]:
+    def draw(split: SceneSplit, groups: int, size: int) -> Sequence[LabeledGroup]:
         return [labeled] * groups
 
     predictor, assistant = cast(Predictor, Predicting()), cast(Assistant, InteractiveSegmenter())

@@ -12,15 +12,11 @@ from backend.errors import RequestError
 from backend.label_studio.annotation import parse_regions
 from backend.label_studio.event import parse_events, read_annotation, read_schema, read_task
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.result import (
-    not_yet_item,
-    predict_answer,
-    predict_item,
-    render_prediction,
-)
-from backend.label_studio.task import parse_predict_request, parse_setup_request
+from backend.label_studio.request import parse_predict_request, parse_setup_request
+from backend.label_studio.response import not_yet_item, predict_answer, predict_item
+from backend.label_studio.result import render_prediction
 from backend.learning.correction import diff
-from backend.types import EventAction, Origin
+from backend.types import EventAction, RegionOrigin
 from calico_model.types import GroupPrediction, PartMask, RegionKind
 from research.label_studio.editor import (
     Drawn,
@@ -49,7 +45,8 @@ def part(index, label, first=4, kind=RegionKind.COMMON_PART, part_id=None):
 def answer(*parts):
     prediction = GroupPrediction(parts, "calico-tiny-1")
     rendered = render_prediction(prediction, SCHEMA, sizes_hw=[(24, 32)] * 2)
-    return rendered.result, predict_answer([rendered.item])
+    item = predict_item(rendered.result, score=rendered.score, version=rendered.version)
+    return rendered.result, predict_answer([item])
 
 
 def submitted(*drawn):
@@ -68,7 +65,7 @@ def submitted(*drawn):
 
 @pytest.mark.parametrize("place", ["annotation", "task", "project"])
 def test_events_have_the_keys_of_a_captured_one(place):
-    ours, _ = submitted(Drawn("x", part(0, "lid"), Origin.MANUAL))
+    ours, _ = submitted(Drawn("x", part(0, "lid"), RegionOrigin.MANUAL))
     theirs = payload("webhook_ANNOTATION_CREATED_ui_rec_labels_brush")["body"]
     assert set(ours) == set(theirs)
     assert set(ours[place]) <= set(theirs[place])
@@ -77,7 +74,8 @@ def test_events_have_the_keys_of_a_captured_one(place):
 
 def test_results_have_the_form_of_captured_ones():
     ours, _ = submitted(
-        Drawn("x", part(0, "lid"), Origin.PREDICTION), Drawn("y", part(1, "rim"), Origin.MANUAL)
+        Drawn("x", part(0, "lid"), RegionOrigin.PREDICTION),
+        Drawn("y", part(1, "rim"), RegionOrigin.MANUAL),
     )
     captured = payload("webhook_ANNOTATION_CREATED_ui_rec_labels_brush")["body"]["annotation"][
         "result"
@@ -95,9 +93,9 @@ def test_results_have_the_form_of_captured_ones():
 
 def test_an_annotation_reads_back():
     drawn = (
-        Drawn("x", part(0, "lid"), Origin.PREDICTION),
-        Drawn("y", part(0, "box", kind=RegionKind.COMMON_OBJECT), Origin.PREDICTION_CHANGED),
-        Drawn("z", part(1, "rim", first=9), Origin.MANUAL),
+        Drawn("x", part(0, "lid"), RegionOrigin.PREDICTION),
+        Drawn("y", part(0, "box", kind=RegionKind.COMMON_OBJECT), RegionOrigin.PREDICTION_CHANGED),
+        Drawn("z", part(1, "rim", first=9), RegionOrigin.MANUAL),
     )
     _, event = submitted(*drawn)
     found = read_annotation(event)
@@ -110,7 +108,7 @@ def test_an_annotation_reads_back():
         assert (region.kind, region.label) == (one.part.kind, one.part.label)
         assert (region.image_index, region.score) == (
             one.part.image_index,
-            None if one.origin is Origin.MANUAL else 0.5,
+            None if one.origin is RegionOrigin.MANUAL else 0.5,
         )
         assert np.array_equal(region.mask, one.part.mask)
 
@@ -121,7 +119,8 @@ def test_what_is_left_alone_is_accepted_byte_for_byte():
     assert shown.version == "calico-tiny-1"
     assert len(shown.same_part) == 1
     drawn = [
-        Drawn(one.id, part(one.image_index, one.label), Origin.PREDICTION) for one in shown.regions
+        Drawn(one.id, part(one.image_index, one.label), RegionOrigin.PREDICTION)
+        for one in shown.regions
     ]
     _, event = submitted(*drawn)
     after = read_annotation(event).regions

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from backend.cli import command_tree
 from backend.cli.trainer import BASE_GROUPS
 from backend.errors import SettingsError
-from calico_model.data.synthetic import Split, write_groups
+from calico_model.data.synthetic import SceneSplit, write_groups
 from calico_model.errors import InvalidConfigError
 from research.simulation.command import base_groups, read_points
 
@@ -42,7 +42,7 @@ def test_the_last_line_is_the_curve(micro_weights: Path, tmp_path: Path) -> None
 
 
 def test_any_data_set_of_ours_is_a_domain(micro_weights: Path, tmp_path: Path) -> None:
-    write_groups(tmp_path / "set", groups=3, seed=4, split=Split.UNSEEN_DOMAIN, size_px=64)
+    write_groups(tmp_path / "set", groups=3, seed=4, split=SceneSplit.UNSEEN_DOMAIN, size_px=64)
     drawn = ["--weights", micro_weights, "--dataset", tmp_path / "set"]
     report = simulate(*drawn, "--corrections", "0,1")
     assert report["domain"] == str(tmp_path / "set")
@@ -63,7 +63,7 @@ def test_a_running_backend_needs_the_folder_of_its_files(tmp_path: Path) -> None
 
 
 def test_what_is_rehearsed_is_not_measured_on(tmp_path: Path) -> None:
-    write_groups(tmp_path / "set", groups=40, seed=4, split=Split.SEEN, size_px=32)
+    write_groups(tmp_path / "set", groups=40, seed=4, split=SceneSplit.SEEN, size_px=32)
     rehearsed, measured = base_groups(tmp_path / "set", replay=2, measured=10)
     assert (len(rehearsed), len(measured)) == (2, 40 - BASE_GROUPS)
     with pytest.raises(InvalidConfigError, match=r"--base: expected more than 50"):

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from backend.app import close_app, create_app
-from backend.learning import held_out
-from backend.learning.held_out import is_kept
+from backend.learning import schedule
 from backend.learning.overview import Overview
 from backend.learning.rows import Standing
-from backend.learning.schedule import RunState
+from backend.learning.schedule import RunState, is_held_out
 from backend.settings import load_settings
 from backend.ui.status_routes import build_status_routes
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
 from research.label_studio.editor import SimulatedProject, open_config
 from research.simulation.live_loop import LiveLoop, LiveLoopError
 from research.simulation.protocol import simulate
+from tests.doubles import ModelDouble
 from tests.unit.learning.school import School
 
 KIND = RegionKind.COMMON_OBJECT
@@ -37,7 +37,7 @@ def labeled(number):
     return LabeledGroup(ImageGroup(images, ("a", "b")), parts, known=frozenset({KIND}))
 
 
-class Novice:
+class Novice(ModelDouble):
     """Sees every square but calls it a thing, and sees another where nothing is."""
 
     version = BASE
@@ -134,8 +134,8 @@ def test_a_rejected_version_is_waited_for_and_not_served(site):
 
 
 def test_held_out_corrections_are_not_waited_for(site, monkeypatch):
-    monkeypatch.setattr(held_out, "LEARNED_FIRST", 0)
-    project = next(number for number in count(1) if is_kept(number, 1))
+    monkeypatch.setattr(schedule, "LEARNED_FIRST", 0)
+    project = next(number for number in count(1) if is_held_out(number, 1))
     loop = site.loop(project)
     group = labeled(1)
     loop.import_tasks([group])

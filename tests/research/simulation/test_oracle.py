@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from calico_model.training.online.example import Supervision
-from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
+from calico_model.types import (
+    GroupPrediction,
+    ImageGroup,
+    LabeledGroup,
+    PartMask,
+    RegionKind,
+    Supervision,
+)
 from research.simulation.oracle import oracle_targets
 from tests.unit.training.examples import SIZE_PX, part
 

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from backend.cli import calibrate as command
 from backend.cli import command_tree
 from calico_model import predictor as predicting
-from calico_model.evaluation.judging import judge_regions
+from calico_model.evaluation.calibration import judge_regions
 from calico_model.inference.confidence import read_confidence
-from calico_model.types import Evidence, GroupPrediction, LabeledGroup, PartMask
+from calico_model.types import GroupPrediction, LabeledGroup, MaskEvidence, PartMask
 
 FIGURES = {"ECE", "Brier", "AUROC"}
 
@@ -42,7 +42,7 @@ class Teller:
                     part.label,
                     mask,
                     score=sure,
-                    evidence=Evidence(sure, 0.9, 1.0),
+                    evidence=MaskEvidence(sure, 0.9, 1.0),
                 )
             )
         return GroupPrediction(tuple(parts), self.version)
@@ -92,8 +92,8 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_regions_are_judged_as_evaluation_does() -> None:
-    (labeled,) = command.DrawnGroups(command.Split.SEEN, 1, 0, (2, 2))
-    evidence = Evidence(0.5, 0.9, 0.5)
+    (labeled,) = command.DrawnGroups(command.SceneSplit.SEEN, 1, 0, (2, 2))
+    evidence = MaskEvidence(0.5, 0.9, 0.5)
     right = labeled.parts[0]
 
     def judged(part: PartMask, **changes: object) -> bool:

@@ -11,9 +11,9 @@ from typer.testing import CliRunner, Result
 
 from backend.cli import command_tree
 from backend.cli import evaluate as evaluate_module
-from calico_model.data.drawn_groups import DrawnGroups
 from calico_model.data.groups import read_groups
-from calico_model.data.synthetic import Split, write_groups
+from calico_model.data.opening import DrawnGroups
+from calico_model.data.synthetic import SceneSplit, write_groups
 from calico_model.errors import InvalidConfigError
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
 
@@ -34,14 +34,14 @@ class Knowing:
 
 @pytest.fixture
 def know(monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor = Knowing(list(DrawnGroups(Split.SEEN, 3, 5, (2, 2))), keep=99)
-    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: predictor)
+    predictor = Knowing(list(DrawnGroups(SceneSplit.SEEN, 3, 5, (2, 2))), keep=99)
+    monkeypatch.setattr(evaluate_module, "load_weights", lambda folder, device: predictor)
 
 
 @pytest.fixture
 def know_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor = Knowing(list(DrawnGroups(Split.SEEN, 3, 5, (2, 2))), keep=0)
-    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: predictor)
+    predictor = Knowing(list(DrawnGroups(SceneSplit.SEEN, 3, 5, (2, 2))), keep=0)
+    monkeypatch.setattr(evaluate_module, "load_weights", lambda folder, device: predictor)
 
 
 def run(*arguments: object) -> Result:
@@ -110,8 +110,8 @@ def test_report_says_how_it_was_made(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("know")
 def test_drawn_and_written_groups_are_the_same(tmp_path: Path) -> None:
-    write_groups(tmp_path / "set", groups=3, seed=5, split=Split.SEEN)
-    drawn, written = DrawnGroups(Split.SEEN, 3, 5, (2, 2)), read_groups(tmp_path / "set")
+    write_groups(tmp_path / "set", groups=3, seed=5, split=SceneSplit.SEEN)
+    drawn, written = DrawnGroups(SceneSplit.SEEN, 3, 5, (2, 2)), read_groups(tmp_path / "set")
     assert len(drawn) == len(written) == 3
     for ours, theirs in zip(drawn, written, strict=True):
         assert all(map(np.array_equal, ours.group.images, theirs.group.images))
@@ -121,7 +121,7 @@ def test_drawn_and_written_groups_are_the_same(tmp_path: Path) -> None:
 
 
 def test_groups_can_be_sliced_and_end() -> None:
-    groups = DrawnGroups(Split.UNSEEN_STYLE, 4, 0, (1, 3))
+    groups = DrawnGroups(SceneSplit.UNSEEN_STYLE, 4, 0, (1, 3))
     assert len(groups[1:3]) == 2
     assert np.array_equal(groups[1:3][0].group.images[0], groups[1].group.images[0])
     with pytest.raises(IndexError):
@@ -136,10 +136,10 @@ def _regions(labeled: LabeledGroup) -> set[tuple[int, str, str, bytes]]:
 def test_kept_predictions_are_scored_without_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = Knowing(list(DrawnGroups(Split.SEEN, 3, 5, (2, 2))), keep=99)
-    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: known)
+    known = Knowing(list(DrawnGroups(SceneSplit.SEEN, 3, 5, (2, 2))), keep=99)
+    monkeypatch.setattr(evaluate_module, "load_weights", lambda folder, device: known)
     first = run(*SMALL, "--save-predictions", tmp_path / "kept.jsonl")
-    monkeypatch.delattr(evaluate_module, "load")
+    monkeypatch.delattr(evaluate_module, "load_weights")
     again = run(*SMALL, "--predictions", tmp_path / "kept.jsonl")
     assert again.exit_code == 0, again.output
     assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
@@ -210,8 +210,8 @@ def test_broken_vocabularies_are_refused(tmp_path: Path, text: str | None, what:
 def test_group_sizes_get_a_table_and_a_chart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = Knowing(list(DrawnGroups(Split.SEEN, 3, 5, (2, 5))), keep=99)
-    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: known)
+    known = Knowing(list(DrawnGroups(SceneSplit.SEEN, 3, 5, (2, 5))), keep=99)
+    monkeypatch.setattr(evaluate_module, "load_weights", lambda folder, device: known)
     result = run(*SMALL, "--group-size", "2-5", "--out", tmp_path / "report")
     assert "by number of images" in result.stdout
     document = json.loads((tmp_path / "report" / "report.json").read_text())

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from backend.cli import command_tree
 from backend.cli import serve as serve_module
-from backend.cli.weights import load
+from backend.cli.options import load_weights
 from calico_model.errors import CheckpointError, InsufficientMemoryError, InvalidConfigError
 from calico_model.loading import fitting
 from calico_model.loading.checkpoints import save_model
@@ -85,7 +85,7 @@ def test_a_small_model_is_loaded_without_a_plan(
     folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert fitting.plan_folder(folder, "cpu") is None
-    assert not load(folder, "cpu").version.endswith("-fp32")
+    assert not load_weights(folder, "cpu").version.endswith("-fp32")
     assert capsys.readouterr().err == ""
 
 
@@ -95,7 +95,7 @@ def test_a_large_model_is_planned_before_it_is_loaded(
     weights = sum(f.stat().st_size for f in folder.iterdir())
     monkeypatch.setattr(fitting, "usable_bytes", lambda _: 600 * 2**20 + weights)
     monkeypatch.setattr(fitting, "_SMALL_SHARE", 0.0)
-    predictor = load(folder, "cpu", Precision.INT8)
+    predictor = load_weights(folder, "cpu", Precision.INT8)
     assert predictor.version.endswith("-int8")
     told = capsys.readouterr().err
     assert "int8 on cpu, groups of 8" in told

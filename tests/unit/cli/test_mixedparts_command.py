@@ -88,7 +88,7 @@ def test_fewer_questions_than_asked_for_are_said(given: list[object], tmp_path: 
 
 def test_a_built_set_can_be_evaluated(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Knowing(list(open_groups(built)))
-    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: predictor)
+    monkeypatch.setattr(evaluate_module, "load_weights", lambda folder, device: predictor)
     result = run("evaluate", "--dataset", built)
     assert result.exit_code == 0, result.output
     line = json.loads(result.stdout.splitlines()[-1])
@@ -118,7 +118,7 @@ def test_a_broken_set_is_named_or_counted(built: Path, monkeypatch: pytest.Monke
     assert json.loads(result.stdout.splitlines()[-1])["skipped"] == 1
     assert "[0].img_ids: expected 2 to 8" in result.stdout
     predictor = Knowing(list(open_groups(path, skip_broken=True)))
-    monkeypatch.setattr(evaluate_module, "load", lambda folder, device: predictor)
+    monkeypatch.setattr(evaluate_module, "load_weights", lambda folder, device: predictor)
     result = run("evaluate", "--data", path, "--skip-broken")
     assert result.exit_code == 0, result.output
     assert "skipped mixed_parts_test_broken.json: [0].img_ids" in result.stderr

@@ -48,7 +48,7 @@ class BoxPredictor:
 @pytest.fixture
 def boxes(monkeypatch: pytest.MonkeyPatch) -> BoxPredictor:
     predictor = BoxPredictor()
-    monkeypatch.setattr(predict_module, "load", lambda *_: predictor)
+    monkeypatch.setattr(predict_module, "load_weights", lambda *_: predictor)
     return predictor
 
 

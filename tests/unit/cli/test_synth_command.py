@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from backend.cli import command_tree
-from backend.cli.synth import read_group_size
+from backend.cli.labeled_data import read_group_size
 from calico_model.data.groups import read_groups
 from calico_model.errors import InvalidConfigError
 

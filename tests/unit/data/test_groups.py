@@ -17,7 +17,7 @@ from calico_model.data.describing import describe_group
 from calico_model.data.groups import read_groups
 from calico_model.data.records import Rle, encode_mask
 from calico_model.data.scene import Scene
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
 from calico_model.errors import InvalidRecordError
 from calico_model.types import RegionKind
 
@@ -29,7 +29,7 @@ def test_written_groups_come_back_equal(written_set: Path) -> None:
         rng = group_rng(Stream.EVALUATION, 11, index)
         size = int(rng.integers(1, 5))
         expected = labeled_group(
-            draw_group(rng, split=Split.SEEN, group_size=size, size_px=64), group.group.ids
+            draw_group(rng, split=SceneSplit.SEEN, group_size=size, size_px=64), group.group.ids
         )
         for a, b in zip(group.group.images, expected.group.images, strict=True):
             assert (a == b).all()

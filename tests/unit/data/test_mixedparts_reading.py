@@ -14,7 +14,7 @@ from calico_model.data.groups import GroupFolder
 from calico_model.data.mixedparts.reading import MixedPartsGroups
 from calico_model.data.mixedparts.source import DatasetName
 from calico_model.data.opening import open_groups
-from calico_model.data.synthetic import Split, write_groups
+from calico_model.data.synthetic import SceneSplit, write_groups
 from calico_model.errors import InvalidRecordError
 from calico_model.types import RegionKind
 from tests.unit.mixedparts_sources import (
@@ -338,7 +338,7 @@ def test_labels_that_do_not_show_are_named_when_read(write: Callable[[object], P
 
 
 def test_opening_picks_the_layout(base: Path, tmp_path: Path) -> None:
-    write_groups(tmp_path / "ours", groups=1, seed=0, split=Split.SEEN, size_px=64)
+    write_groups(tmp_path / "ours", groups=1, seed=0, split=SceneSplit.SEEN, size_px=64)
     assert isinstance(open_groups(tmp_path / "ours"), GroupFolder)
     path = base / "mixed_parts_test.json"
     path.write_text(json.dumps(released()))

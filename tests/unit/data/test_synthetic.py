@@ -23,7 +23,7 @@ from calico_model.data.comparison import MIN_OBJECT_SHARE, compare
 from calico_model.data.scene import Scene, compose_scene, draw_instance
 from calico_model.data.styles import STYLES, TRAINED_STYLES, Style
 from calico_model.data.synthetic import (
-    Split,
+    SceneSplit,
     Stream,
     draw_group,
     draw_scene,
@@ -37,7 +37,7 @@ from calico_model.types import RegionKind
 _SIZE = 64
 
 
-def _groups(split: Split, count: int = 60) -> Iterator[tuple[Scene, ...]]:
+def _groups(split: SceneSplit, count: int = 60) -> Iterator[tuple[Scene, ...]]:
     for index in range(count):
         rng = group_rng(Stream.EVALUATION, 0, index)
         yield draw_group(rng, split=split, group_size=1 + index % 4, size_px=_SIZE)
@@ -64,8 +64,8 @@ def test_streams_seeds_and_indices_draw_different_pictures() -> None:
     assert len(drawn) == len(keys)
 
 
-@pytest.mark.parametrize("split", Split)
-def test_maps_are_consistent(split: Split) -> None:
+@pytest.mark.parametrize("split", SceneSplit)
+def test_maps_are_consistent(split: SceneSplit) -> None:
     for group in _groups(split, 20):
         for scene in group:
             areas = np.bincount(scene.object_map.ravel(), minlength=2)
@@ -93,7 +93,7 @@ def test_style_changes_the_picture_but_not_the_maps(style: Style) -> None:
 
 def test_seen_holds_nothing_that_is_held_out() -> None:
     trained_styles = {style.name for style in TRAINED_STYLES}
-    for group in _groups(Split.SEEN, 120):
+    for group in _groups(SceneSplit.SEEN, 120):
         mains = {scene.categories[0] for scene in group}
         assert not any(pair <= mains for pair in WITHHELD_PAIRS)
         for scene in group:
@@ -106,10 +106,10 @@ def test_seen_holds_nothing_that_is_held_out() -> None:
 
 
 def test_unseen_style_and_category_show_what_was_held_out() -> None:
-    for group in _groups(Split.UNSEEN_STYLE, 20):
+    for group in _groups(SceneSplit.UNSEEN_STYLE, 20):
         assert {scene.style for scene in group} == {"blueprint"}
     shown: set[str] = set()
-    for group in _groups(Split.UNSEEN_CATEGORY, 40):
+    for group in _groups(SceneSplit.UNSEEN_CATEGORY, 40):
         assert {scene.categories[0] for scene in group} <= set(HELD_OUT_CATEGORIES)
         assert all(set(scene.categories[1:]) <= set(TRAINED_CATEGORIES) for scene in group)
         shown |= {name for scene in group for name in _names(scene)}
@@ -118,7 +118,7 @@ def test_unseen_style_and_category_show_what_was_held_out() -> None:
 
 def test_unseen_combination_shows_withheld_pairs_or_variants() -> None:
     kinds = set()
-    for group in _groups(Split.UNSEEN_COMBINATION):
+    for group in _groups(SceneSplit.UNSEEN_COMBINATION):
         mains = {scene.categories[0] for scene in group}
         kinds.add(len(mains))
         assert frozenset(mains) in WITHHELD_PAIRS or category(mains.pop()).withheld
@@ -147,7 +147,7 @@ def test_main_object_shows_more_than_any_other(index: int) -> None:
 
 def test_shared_secondary_object_shows_in_every_picture() -> None:
     seen = 0
-    for group in _groups(Split.SEEN, 100):
+    for group in _groups(SceneSplit.SEEN, 100):
         seconds = {scene.categories[1] if len(scene.categories) > 1 else None for scene in group}
         is_mixed = len({scene.categories[0] for scene in group}) > 1
         if is_mixed and len(group) > 2 and len(seconds) == 1 and None not in seconds:
@@ -176,7 +176,7 @@ def test_written_set_does_not_depend_on_workers(tmp_path: Path) -> None:
     for workers in (1, 2):
         folder = tmp_path / str(workers)
         write_groups(
-            folder, groups=5, seed=4, split=Split.UNSEEN_STYLE, size_px=_SIZE, workers=workers
+            folder, groups=5, seed=4, split=SceneSplit.UNSEEN_STYLE, size_px=_SIZE, workers=workers
         )
     names = sorted(p.relative_to(tmp_path / "1") for p in (tmp_path / "1").rglob("*.*"))
     same, different, missing = filecmp.cmpfiles(
@@ -198,7 +198,7 @@ def test_failed_write_leaves_nothing_behind(
             tmp_path / "set",
             groups=2,
             seed=0,
-            split=Split.SEEN,
+            split=SceneSplit.SEEN,
             size_px=_SIZE,
             on_progress=counted.append,
         )
@@ -218,7 +218,7 @@ def test_failed_write_leaves_nothing_behind(
     ],
 )
 def test_bad_plan_is_refused(tmp_path: Path, field: str, change: dict[str, object]) -> None:
-    plan: dict[str, object] = {"groups": 1, "seed": 0, "split": Split.SEEN} | change
+    plan: dict[str, object] = {"groups": 1, "seed": 0, "split": SceneSplit.SEEN} | change
     with pytest.raises(InvalidConfigError, match=rf"^{field}: expected"):
         write_groups(tmp_path / "set", **plan)  # type: ignore[arg-type]
 
@@ -226,7 +226,7 @@ def test_bad_plan_is_refused(tmp_path: Path, field: str, change: dict[str, objec
 def test_full_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(InvalidConfigError, match="^folder: expected a new or empty folder"):
-        write_groups(tmp_path, groups=1, seed=0, split=Split.SEEN)
+        write_groups(tmp_path, groups=1, seed=0, split=SceneSplit.SEEN)
 
 
 def test_bad_group_is_refused() -> None:

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 from calico_model.data.catalogue import CATEGORIES
-from calico_model.data.opening import open_groups
-from calico_model.data.synthetic import Split, write_groups
-from calico_model.data.taxonomy import drawn_taxonomy, read_taxonomy
+from calico_model.data.opening import drawn_taxonomy, open_groups, read_taxonomy
+from calico_model.data.synthetic import SceneSplit, write_groups
 from tests.unit.mixedparts_sources import write_sources
 
 
@@ -20,7 +19,7 @@ def test_every_drawn_category_has_parts() -> None:
 
 
 def test_records_tell_some_of_it(tmp_path: Path) -> None:
-    write_groups(tmp_path / "set", groups=4, seed=2, split=Split.SEEN, size_px=64)
+    write_groups(tmp_path / "set", groups=4, seed=2, split=SceneSplit.SEEN, size_px=64)
     drawn, read = drawn_taxonomy(), read_taxonomy(open_groups(tmp_path / "set"))
     assert read
     assert all(set(parts) <= set(drawn[name]) for name, parts in read.items())

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from calico_model.errors import InvalidImageError
-from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
+from calico_model.types import (
+    GroupPrediction,
+    ImageGroup,
+    LabeledGroup,
+    Likelihood,
+    PartMask,
+    RegionKind,
+)
 
 SIDE = 32
 COMMON_OBJECT, COMMON_PART, UNIQUE_PART = RegionKind
@@ -57,3 +64,20 @@ class Oracle:
         if group.ids[0] in self.refuses:
             raise InvalidImageError("images[0]: too dark")
         return GroupPrediction(tuple(self.edit(self.truth[group.ids])), self.version, self.answers)
+
+
+class SteerableOracle(Oracle):
+    """Can be asked everything; a test overrides what it asks."""
+
+    def predict_reworded(self, group: ImageGroup, wording: int) -> GroupPrediction:
+        raise NotImplementedError
+
+    def predict_forced(
+        self, group: ImageGroup, answers: Mapping[RegionKind, str]
+    ) -> GroupPrediction:
+        raise NotImplementedError
+
+    def likelihoods(
+        self, group: ImageGroup, kind: RegionKind, answers: Sequence[str]
+    ) -> list[Likelihood]:
+        raise NotImplementedError

@@ -11,8 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calico_model.evaluation import calibration, clicks
-from calico_model.evaluation.clicks import Click, click_curve, clicks_to, ideal_curve, next_click
+from calico_model.evaluation import annotator, calibration
+from calico_model.evaluation.annotator import (
+    SimulatedClick,
+    click_curve,
+    clicks_to,
+    ideal_curve,
+    next_click,
+)
 from calico_model.evaluation.protocol import evaluate
 from calico_model.evaluation.regions import cut
 from calico_model.types import BoolMask, LabeledGroup, PartMask
@@ -27,7 +33,7 @@ def test_one_look_gives_the_curve_of_clicking(mask: np.ndarray, truth: np.ndarra
     slow = click_curve(mask, truth)
     fast = ideal_curve(cut(mask), cut(truth))
     assert fast == pytest.approx(slow)
-    assert len(fast) <= clicks.MAX_CLICKS + 1
+    assert len(fast) <= annotator.MAX_CLICKS + 1
     assert list(fast) == sorted(fast)
 
 
@@ -42,7 +48,7 @@ def test_clicks_go_to_the_middle_of_the_largest_error() -> None:
     mask = box(4, 15, 4, 15) | box(24, 27, 24, 27)
     mask[5:14, 5:14] = False
     click = next_click(mask, truth)
-    assert isinstance(click, Click)
+    assert isinstance(click, SimulatedClick)
     assert (click.row, click.column, click.is_positive) == (9, 9, True)
     assert click.error.sum() == 81
     click = next_click(truth | box(24, 27, 24, 27), truth)
@@ -59,7 +65,7 @@ def test_clicks_stay_inside_errors_that_touch_the_border() -> None:
 
 
 def test_another_repair_needs_more_clicks() -> None:
-    def dab(mask: BoolMask, click: Click) -> BoolMask:
+    def dab(mask: BoolMask, click: SimulatedClick) -> BoolMask:
         """A brush of 3 x 3 pixels."""
         near = np.zeros_like(mask)
         near[max(0, click.row - 1) : click.row + 2, max(0, click.column - 1) : click.column + 2] = 1
@@ -68,14 +74,14 @@ def test_another_repair_needs_more_clicks() -> None:
     truth = box(2, 8, 2, 8)
     curve = click_curve(np.zeros_like(truth), truth, repair=dab)
     assert clicks_to(0.9, ideal_curve(None, cut(truth))) == 1
-    assert 4 <= clicks_to(0.9, curve) <= clicks.MAX_CLICKS
+    assert 4 <= clicks_to(0.9, curve) <= annotator.MAX_CLICKS
 
 
 def test_a_useless_repair_gives_up_after_twenty_clicks() -> None:
     truth = box(2, 8, 2, 8)
     curve = click_curve(np.zeros_like(truth), truth, repair=lambda mask, click: mask)
-    assert len(curve) == clicks.MAX_CLICKS + 1
-    assert clicks_to(0.5, curve) == clicks.MAX_CLICKS
+    assert len(curve) == annotator.MAX_CLICKS + 1
+    assert clicks_to(0.5, curve) == annotator.MAX_CLICKS
 
 
 def value(groups: list[LabeledGroup], edit: object, name: str) -> float:

@@ -8,9 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calico_model.evaluation import sequences
-from calico_model.evaluation.blocks import PATHS, nest
-from calico_model.evaluation.outcome import Report
+from calico_model.evaluation.outcome import METRIC_PATHS, EvaluationReport, nest_block
 from calico_model.evaluation.protocol import WORDINGS, Extras, ask_also, evaluate
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask
 from calico_model.vocabulary import Vocabulary
@@ -19,13 +17,14 @@ from tests.unit.evaluation.labeled_chairs import (
     COMMON_PART,
     UNIQUE_PART,
     Oracle,
+    SteerableOracle,
     box,
 )
 
 Parts = Sequence[PartMask]
 
 
-def block(report: Report, *path: str) -> dict[str, float]:
+def block(report: EvaluationReport, *path: str) -> dict[str, float]:
     return {p[-1]: m.value for p, m in report.blocks.items() if p[:-1] == path}
 
 
@@ -104,7 +103,7 @@ def test_pixels_of_two_parts_overlap(chairs: list[LabeledGroup]) -> None:
     assert block(report, "structure")["overlap"] == pytest.approx(100 * 8 / 24)
 
 
-class Moody(Oracle):
+class Moody(SteerableOracle):
     """Answers other wordings and other orders with an edit of its answer."""
 
     def __init__(self, groups: list[LabeledGroup], words: object, order: object) -> None:
@@ -223,19 +222,6 @@ def test_group_sizes_are_reported_apart(chairs: list[LabeledGroup]) -> None:
 
 def test_every_report_holds_every_path(chairs: list[LabeledGroup]) -> None:
     report = evaluate(Oracle(chairs), chairs, resamples=5)
-    assert tuple(report.blocks) == PATHS
-    table = nest("consistency", report.blocks)
+    assert tuple(report.blocks) == METRIC_PATHS
+    table = nest_block("consistency", report.blocks)
     assert list(table) == ["wording", "order"]
-
-
-def test_sequences_are_judged_frame_by_frame() -> None:
-    truth = [box(4, 20, 4, 20), box(4, 20, 6, 22), box(0, 0, 0, 0)]
-    assert sequences.region_similarity(truth, truth) == 1
-    assert sequences.boundary_accuracy(truth, truth) == 1
-    lost = [truth[0], box(0, 0, 0, 0), box(0, 4, 0, 4)]
-    assert sequences.region_similarity(lost, truth) == pytest.approx(1 / 3)
-    assert sequences.boundary_accuracy(lost, truth) == pytest.approx(1 / 3)
-    assert sequences.decay([0.8, 0.7, 0.75]) == pytest.approx((0.0, -0.1, -0.05))
-    assert sequences.temporal_iou(frozenset(), frozenset()) == 1
-    assert sequences.spatio_temporal_iou({}, {}) == 1
-    assert sequences.spatio_temporal_iou({1: (0, 0, 2, 2)}, {1: (5, 5, 6, 6)}) == 0

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from backend.cli import evaluate as command
-from calico_model.evaluation import blocks, charts, gate, metrics, partonomy, structure
+from calico_model.evaluation import charts, gate, metrics, partonomy, structure
+from calico_model.evaluation.outcome import BLOCKS, METRIC_PATHS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
 PROSE = re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)
@@ -19,7 +20,7 @@ FIGURES = {
     *metrics.COMPAT,
     *structure.PAIR_METRICS,
     *structure.part_tallies((), ()),
-    *(path[-1] for path in blocks.PATHS),
+    *(path[-1] for path in METRIC_PATHS),
 }
 
 
@@ -30,7 +31,7 @@ def test_every_figure_is_defined(figure: str) -> None:
 
 
 def test_every_block_protocol_and_chart_is_described() -> None:
-    for name in (*blocks.BLOCKS, *partonomy.MASK_MODES, *partonomy.TASKS):
+    for name in (*BLOCKS, *partonomy.MASK_MODES, *partonomy.TASKS):
         assert name in WORDS
     for name in charts.CHARTS:
         assert f"`{name}`" in PAGE

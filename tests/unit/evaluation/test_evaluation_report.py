@@ -13,20 +13,20 @@ from PIL import Image
 from rich.console import Console
 
 from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.evaluation import blocks, charts, gate, page, report
-from calico_model.evaluation.outcome import HEADLINE, MODES, Report
+from calico_model.evaluation import charts, gate, page, report
+from calico_model.evaluation.outcome import BLOCKS, HEADLINE, MODES, EvaluationReport
 from calico_model.evaluation.protocol import evaluate
 from calico_model.types import LabeledGroup
 from tests.unit.evaluation.labeled_chairs import COMMON_OBJECT, Oracle
 
 
 @pytest.fixture
-def outcome(chairs: list[LabeledGroup]) -> Report:
+def outcome(chairs: list[LabeledGroup]) -> EvaluationReport:
     """Objects and the first parts are found; the rest is not."""
     return evaluate(Oracle(chairs, lambda parts: parts[:4]), chairs, resamples=30, keep_worst=2)
 
 
-def test_headline_holds_both_modes_in_percent(outcome: Report) -> None:
+def test_headline_holds_both_modes_in_percent(outcome: EvaluationReport) -> None:
     line = json.loads(json.dumps(report.headline(outcome)))
     assert list(line) == ["compat", "strict", "groups"]
     assert list(line["compat"]) == list(line["strict"]) == list(HEADLINE)
@@ -35,7 +35,7 @@ def test_headline_holds_both_modes_in_percent(outcome: Report) -> None:
     assert 0 < line["strict"]["mIoU"] < 100
 
 
-def test_report_file_follows_the_protocol(outcome: Report, tmp_path: Path) -> None:
+def test_report_file_follows_the_protocol(outcome: EvaluationReport, tmp_path: Path) -> None:
     report.write_report(
         outcome, tmp_path, run={"data": "chairs"}, efficiency={"predict_p50_s": 0.5}
     )
@@ -49,7 +49,7 @@ def test_report_file_follows_the_protocol(outcome: Report, tmp_path: Path) -> No
     assert document["efficiency"] == {"predict_p50_s": 0.5}
     assert len(document["worst"]) == 2
     assert document["warnings"]
-    assert set(blocks.BLOCKS) < document.keys()
+    assert set(BLOCKS) < document.keys()
     own = document["partonomy"]["intersection"]["end2end"]["macro_gIoU"]
     assert own["value"] == round(
         outcome.blocks["partonomy", "intersection", "end2end", "macro_gIoU"].value, 2
@@ -62,7 +62,7 @@ def test_report_file_follows_the_protocol(outcome: Report, tmp_path: Path) -> No
     assert len(document["reliability"]) == 10
 
 
-def test_keys_that_others_read_stay(outcome: Report) -> None:
+def test_keys_that_others_read_stay(outcome: EvaluationReport) -> None:
     document = report.as_json(outcome)
     assert list(document)[:4] == ["run", "tasks", "mean", "parts"]
     assert {"labels", "oracle", "answers", "worst", "warnings"} < document.keys()
@@ -73,7 +73,7 @@ def test_keys_that_others_read_stay(outcome: Report) -> None:
 
 
 def test_a_report_is_replaced_whole(
-    outcome: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    outcome: EvaluationReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report.write_report(outcome, tmp_path)
     before = (tmp_path / "report.json").read_bytes()
@@ -90,7 +90,7 @@ def test_a_report_is_replaced_whole(
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_pictures_can_be_opened(outcome: Report, tmp_path: Path) -> None:
+def test_pictures_can_be_opened(outcome: EvaluationReport, tmp_path: Path) -> None:
     report.write_report(outcome, tmp_path)
     names = sorted(path.name for path in tmp_path.glob("*.png"))
     assert names == [
@@ -109,7 +109,7 @@ def test_pictures_can_be_opened(outcome: Report, tmp_path: Path) -> None:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 10
 
 
-def test_pictures_of_an_earlier_report_are_gone(outcome: Report, tmp_path: Path) -> None:
+def test_pictures_of_an_earlier_report_are_gone(outcome: EvaluationReport, tmp_path: Path) -> None:
     report.write_report(outcome, tmp_path)
     (tmp_path / "mine.png").write_bytes(b"kept")
     report.write_report(replace(outcome, worst=outcome.worst[1:]), tmp_path)
@@ -117,7 +117,7 @@ def test_pictures_of_an_earlier_report_are_gone(outcome: Report, tmp_path: Path)
     assert (tmp_path / "mine.png").exists()
 
 
-def test_page_shows_values_intervals_and_warnings(outcome: Report) -> None:
+def test_page_shows_values_intervals_and_warnings(outcome: EvaluationReport) -> None:
     console = Console(file=io.StringIO(), width=140)
     console.print(page.page(outcome, first="compat"))
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ def test_page_shows_values_intervals_and_warnings(outcome: Report) -> None:
         assert heading not in text
 
 
-def test_partonomy_comes_first_on_request(outcome: Report) -> None:
+def test_partonomy_comes_first_on_request(outcome: EvaluationReport) -> None:
     console = Console(file=io.StringIO(), width=140)
     console.print(page.page(outcome, first="partonomy"))
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -170,16 +170,16 @@ def test_what_was_not_measured_is_null_not_zero(chairs: list[LabeledGroup]) -> N
         ("size7.mIoU>=0", False),
     ],
 )
-def test_requirements_are_checked(outcome: Report, text: str, holds: bool) -> None:
+def test_requirements_are_checked(outcome: EvaluationReport, text: str, holds: bool) -> None:
     assert (gate.failures(outcome, (gate.parse_requirement(text),)) == ()) is holds
 
 
-def test_failed_requirement_says_what_was_measured(outcome: Report) -> None:
+def test_failed_requirement_says_what_was_measured(outcome: EvaluationReport) -> None:
     (message,) = gate.failures(outcome, (gate.parse_requirement("unique_part.Recall>=5"),))
     assert message == "unique_part.Recall>=5 not met: measured 0.00"
 
 
-def test_default_mode_can_be_chosen(outcome: Report) -> None:
+def test_default_mode_can_be_chosen(outcome: EvaluationReport) -> None:
     strict = gate.find_metric(outcome, "common_part.SS")
     compat = gate.find_metric(outcome, "common_part.SS", mode="compat")
     assert strict == outcome.tasks["common_part"]["strict"]["SS"]
@@ -206,7 +206,7 @@ def test_malformed_requirement_is_refused(text: str) -> None:
         "annotator.mIoU",
     ],
 )
-def test_unknown_metric_is_named(outcome: Report, name: str) -> None:
+def test_unknown_metric_is_named(outcome: EvaluationReport, name: str) -> None:
     with pytest.raises(InvalidConfigError, match=f"no metric '{name}'; expected"):
         gate.find_metric(outcome, name)
 
@@ -218,7 +218,7 @@ def test_requirement_on_nothing_measured_fails(chairs: list[LabeledGroup]) -> No
     assert message.endswith("there was nothing to measure")
 
 
-def test_every_metric_of_a_report_can_be_required_and_no_other(outcome: Report) -> None:
+def test_every_metric_of_a_report_can_be_required_and_no_other(outcome: EvaluationReport) -> None:
     held = {("parts", name) for name in outcome.parts} | outcome.blocks.keys()
     held |= {(size, mode, name) for size in gate._SIZES for mode in MODES for name in HEADLINE}
     for task, modes in {**outcome.tasks, "mean": outcome.mean}.items():

@@ -12,19 +12,18 @@ import numpy as np
 import pytest
 
 from calico_model.evaluation import (
+    annotator,
     bootstrap,
     calibration,
     choices,
-    clicks,
     matching,
     metrics,
     partonomy,
-    sequences,
     structure,
 )
-from calico_model.evaluation.regions import Region, as_regions, cut
-from calico_model.inference.likelihood import Likelihood
-from calico_model.types import PartMask, RegionKind
+from calico_model.evaluation.regions import CroppedRegion, as_regions, cut
+from calico_model.evaluation.units import Unit, build_unit
+from calico_model.types import Likelihood, PartMask, RegionKind
 from calico_model.vocabulary import normalise
 from research.simulation.curve import sum_up
 
@@ -49,7 +48,7 @@ def covers(case: str) -> Callable[[_Test], _Test]:
 def test_every_case_is_covered_and_described() -> None:
     described = re.findall(r"^\| `(\w+)` \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
     assert COVERED == GOLDEN.keys() == set(described)
-    assert len(described) == 14
+    assert len(described) == 13
 
 
 def box(side: int, rows_columns: list[int]) -> np.ndarray:
@@ -64,26 +63,26 @@ def grid(which: str) -> list[tuple[str, np.ndarray]]:
     return [(name, box(case["side"], where)) for name, where in case[which].items()]
 
 
-def grid_unit() -> metrics.Unit:
-    return metrics.unit(0, [(n, m, 1.0) for n, m in grid("predicted")], grid("truth"))
+def grid_unit() -> Unit:
+    return build_unit(0, [(n, m, 1.0) for n, m in grid("predicted")], grid("truth"))
 
 
-def overlap_unit(iou: list[list[float]], predicted: str, truth: str) -> metrics.Unit:
+def overlap_unit(iou: list[list[float]], predicted: str, truth: str) -> Unit:
     """A unit whose IoU is given: every region has 1000 pixels, one letter is one label."""
     given = np.array(iou, dtype=float).reshape(len(predicted), len(truth))
     shared = 2000 * given / (1 + given)
     ours, theirs = np.full(len(predicted), 1000.0), np.full(len(truth), 1000.0)
-    return metrics.Unit(0, shared, ours, theirs, tuple(predicted), tuple(truth), ours / 1000)
+    return Unit(0, shared, ours, theirs, tuple(predicted), tuple(truth), ours / 1000)
 
 
-def strip(label: str, row: int, length: int) -> Region:
+def strip(label: str, row: int, length: int) -> CroppedRegion:
     """A part of some pixels in a row of its own."""
     mask = np.zeros((10, 100), dtype=bool)
     mask[row, :length] = True
-    return Region(0, RegionKind.COMMON_PART, label, cut(mask))
+    return CroppedRegion(0, RegionKind.COMMON_PART, label, cut(mask))
 
 
-def pooled(tally: Any, units: list[metrics.Unit]) -> float:
+def pooled(tally: Any, units: list[Unit]) -> float:
     parts = [(0, *tally(unit)) for unit in units]
     return bootstrap.ratio(parts, bootstrap.draw_counts(1, 1, 0)).value
 
@@ -92,7 +91,6 @@ def pooled(tally: Any, units: list[metrics.Unit]) -> float:
 def test_grid_overlaps() -> None:
     masks = [mask for _, mask in grid("predicted")], [mask for _, mask in grid("truth")]
     assert np.allclose(matching.iou_matrix(*masks), GOLDEN["grid"]["iou"])
-    assert matching.union_iou(*masks) == pytest.approx(GOLDEN["grid"]["union_iou"], **CLOSE)
 
 
 @covers("grid")
@@ -237,21 +235,6 @@ def test_choice_likelihood() -> None:
         assert names[choices.choose(likelihoods, reading)] == case[reading]
 
 
-@covers("temporal")
-def test_temporal_and_spatio_temporal_iou() -> None:
-    case = GOLDEN["temporal"]
-    tiou = sequences.temporal_iou(frozenset(case["predicted"]), frozenset(case["truth"]))
-    assert tiou == pytest.approx(case["tiou"], **CLOSE)
-    # A box whose width is a share of the true one has that share as IoU.
-    truth = dict.fromkeys(case["truth"], (0.0, 0.0, 10.0, 4.0))
-    predicted = {
-        frame: (0.0, 0.0, 10.0 * case["box_iou"].get(str(frame), 1.0), 4.0)
-        for frame in case["predicted"]
-    }
-    viou = sequences.spatio_temporal_iou(predicted, truth)
-    assert viou == pytest.approx(case["viou"], **CLOSE)
-
-
 @covers("calibration")
 def test_calibration() -> None:
     case = GOLDEN["calibration"]
@@ -265,7 +248,7 @@ def test_calibration() -> None:
 def test_number_of_clicks(target: int) -> None:
     case = GOLDEN["clicks"]
     untouched = 0.0
-    assert clicks.clicks_to(target / 100, [untouched, *case["after"]]) == case[str(target)]
+    assert annotator.clicks_to(target / 100, [untouched, *case["after"]]) == case[str(target)]
 
 
 @covers("adaptation")

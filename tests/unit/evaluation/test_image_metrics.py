@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from calico_model.evaluation import bootstrap, metrics
+from calico_model.evaluation.units import build_unit
 from tests.unit.evaluation.labeled_chairs import box
 
 Region = tuple[str, np.ndarray, float]
@@ -22,16 +23,19 @@ def scenes(seed: int) -> list[tuple[list[Region], list[tuple[str, np.ndarray]]]]
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(25):
-        truth = []
-        for slot in range(int(rng.integers(0, 5))):
-            truth.append((f"t{slot}", box(2, 26, 8 * (slot % 4), 8 * (slot % 4) + 7)))
+        truth = [
+            (f"t{slot}", box(2, 26, 8 * (slot % 4), 8 * (slot % 4) + 7))
+            for slot in range(int(rng.integers(0, 5)))
+        ]
         predicted: list[Region] = []
         for label, mask in truth:
             if rng.random() < 0.8:
                 moved = np.roll(mask, int(rng.integers(0, 12)), axis=0)
                 predicted.append((label, moved, float(rng.random())))
-        for _ in range(int(rng.integers(0, 3))):
-            predicted.append(("extra", rng.random((32, 32)) < 0.2, float(rng.random())))
+        predicted += [
+            ("extra", rng.random((32, 32)) < 0.2, float(rng.random()))
+            for _ in range(int(rng.integers(0, 3)))
+        ]
         drawn.append((predicted, truth))
     return drawn
 
@@ -71,7 +75,7 @@ def test_average_precision_equals_pycocotools(seed: int, by_score: bool) -> None
     drawn = scenes(seed)
     ranked, truths = [], []
     for predicted, truth in drawn:
-        unit = metrics.unit(0, predicted, truth)
+        unit = build_unit(0, predicted, truth)
         ranked += [(0, s, hit) for s, hit in metrics.ranked_hits(unit, by_score=by_score)]
         truths.append((0, len(truth)))
     ours = bootstrap.average_precision(ranked, truths, bootstrap.draw_counts(1, 1, 0))
@@ -81,56 +85,56 @@ def test_average_precision_equals_pycocotools(seed: int, by_score: bool) -> None
 
 def test_same_label_average_precision_refuses_wrong_names() -> None:
     mask = box(0, 8, 0, 8)
-    unit = metrics.unit(0, [("Legs", mask, 0.9), ("arm", mask, 0.8)], [("leg", mask)])
+    unit = build_unit(0, [("Legs", mask, 0.9), ("arm", mask, 0.8)], [("leg", mask)])
     assert metrics.ranked_hits(unit, by_score=True, same_label=True) == [(0.9, True), (0.8, False)]
-    wrong = metrics.unit(0, [("arm", mask, 0.8)], [("leg", mask)])
+    wrong = build_unit(0, [("arm", mask, 0.8)], [("leg", mask)])
     assert metrics.ranked_hits(wrong, by_score=True, same_label=True) == [(0.8, False)]
     assert metrics.ranked_hits(wrong, by_score=True) == [(0.8, True)]
 
 
 def test_score_orders_strict_and_output_orders_compat() -> None:
     hit, miss = box(0, 8, 0, 8), box(20, 28, 20, 28)
-    unit = metrics.unit(0, [("a", miss, 0.2), ("a", hit, 0.9)], [("a", hit)])
+    unit = build_unit(0, [("a", miss, 0.2), ("a", hit, 0.9)], [("a", hit)])
     assert metrics.ranked_hits(unit, by_score=True) == [(0.9, True), (0.2, False)]
     assert metrics.ranked_hits(unit, by_score=False) == [(1.0, False), (1.0, True)]
 
 
 def test_only_a_hundred_detections_count() -> None:
     mask = box(0, 4, 0, 4)
-    unit = metrics.unit(0, [("a", mask, 0.5)] * 130, [("a", mask)])
+    unit = build_unit(0, [("a", mask, 0.5)] * 130, [("a", mask)])
     assert len(metrics.ranked_hits(unit, by_score=True)) == 100
 
 
 def test_extra_masks_cost_strict_but_not_compat() -> None:
     truth = [("a", box(0, 8, 0, 8))]
     predicted = [("a", box(0, 8, 0, 8), 1.0), ("b", box(20, 28, 0, 8), 1.0)]
-    unit = metrics.unit(0, predicted, truth)
+    unit = build_unit(0, predicted, truth)
     assert metrics.STRICT["mIoU"](unit) == (0.5, 1.0)
     assert metrics.COMPAT["mIoU"](unit) == (1.0, 1.0)
 
 
 def test_unmatched_truth_costs_label_metrics_in_strict_only() -> None:
     truth = [("landing gear", box(0, 8, 0, 8)), ("wing", box(20, 28, 0, 8))]
-    unit = metrics.unit(0, [("fixed landing gear", box(0, 8, 0, 8), 1.0)], truth)
+    unit = build_unit(0, [("fixed landing gear", box(0, 8, 0, 8), 1.0)], truth)
     assert metrics.STRICT["S-IoU"](unit) == (pytest.approx(2 / 3), 2)
     assert metrics.COMPAT["S-IoU"](unit) == (pytest.approx(2 / 3), 1)
     assert metrics.STRICT["SS"](unit)[0] == metrics.COMPAT["SS"](unit)[0] < 1.0
 
 
 def test_image_without_truth_is_silent_in_compat_and_zero_in_strict() -> None:
-    unit = metrics.unit(0, [("a", box(0, 8, 0, 8), 1.0)], [])
+    unit = build_unit(0, [("a", box(0, 8, 0, 8), 1.0)], [])
     assert metrics.STRICT["mIoU"](unit) == (0.0, 1.0)
     assert all(tally(unit)[1] == 0 for tally in metrics.COMPAT.values())
 
 
 def test_image_with_nothing_has_no_say() -> None:
-    unit = metrics.unit(0, [], [])
+    unit = build_unit(0, [], [])
     assert all(tally(unit) == (0.0, 0.0) for tally in metrics.STRICT.values())
     assert all(tally(unit) == (0.0, 0.0) for tally in metrics.COMPAT.values())
 
 
 def test_empty_prediction_scores_zero_everywhere() -> None:
-    unit = metrics.unit(0, [], [("a", box(0, 8, 0, 8))])
+    unit = build_unit(0, [], [("a", box(0, 8, 0, 8))])
     assert all(tally(unit)[0] == 0 for tally in metrics.STRICT.values())
     assert metrics.COMPAT["mIoU"](unit) == (0.0, 1.0)
 

@@ -67,9 +67,6 @@ def test_empty_masks_agree_with_each_other_only() -> None:
     empty, full = np.zeros((3, 3), bool), np.ones((3, 3), bool)
     iou = matching.iou_matrix([empty, full], [empty, full])
     assert iou.tolist() == [[1.0, 0.0], [0.0, 1.0]]
-    assert matching.union_iou([], []) == 1.0
-    assert matching.union_iou([], [empty]) == 1.0
-    assert matching.union_iou([full], []) == 0.0
 
 
 def test_masks_of_another_size_are_refused() -> None:

@@ -12,21 +12,27 @@ import pytest
 
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation import partonomy
-from calico_model.evaluation.answers import first_sentence, true_answers, true_items
 from calico_model.evaluation.choices import READINGS, Taxonomy, wrong_answers, wrong_objects
-from calico_model.evaluation.outcome import Report
+from calico_model.evaluation.outcome import EvaluationReport
 from calico_model.evaluation.protocol import ask_also, evaluate
-from calico_model.evaluation.quiz import draw_questions
+from calico_model.evaluation.quiz import draw_questions, first_sentence, true_answers, true_items
 from calico_model.evaluation.regions import as_regions
 from calico_model.evaluation.report import write_report
-from calico_model.inference.likelihood import Likelihood
 from calico_model.prompts import parse_answer
-from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
+from calico_model.types import (
+    GroupPrediction,
+    ImageGroup,
+    LabeledGroup,
+    Likelihood,
+    PartMask,
+    RegionKind,
+)
 from tests.unit.evaluation.labeled_chairs import (
     COMMON_OBJECT,
     COMMON_PART,
     UNIQUE_PART,
     Oracle,
+    SteerableOracle,
     box,
 )
 
@@ -43,12 +49,14 @@ TAXONOMY = Taxonomy(
 )
 
 
-class Forced(Oracle):
+class Forced(SteerableOracle):
     """Draws given answers from the truth, edited; finds the true answer likeliest."""
 
     forced: Sequence[PartMask] = ()
 
-    def force(self, group: ImageGroup, answers: Mapping[RegionKind, str]) -> GroupPrediction:
+    def predict_forced(
+        self, group: ImageGroup, answers: Mapping[RegionKind, str]
+    ) -> GroupPrediction:
         self.asked = dict(answers)
         return GroupPrediction(tuple(self.edit_forced(self.truth[group.ids])), self.version)
 
@@ -64,7 +72,7 @@ class Forced(Oracle):
         return [Likelihood((-1.0,), (-float(len(labels ^ wanted)),)) for labels in found]
 
 
-def value(report: Report, *path: str) -> float:
+def value(report: EvaluationReport, *path: str) -> float:
     return report.blocks[("partonomy", *path)].value
 
 
@@ -264,4 +272,4 @@ def test_predictors_are_not_asked_what_they_cannot(chairs: list[LabeledGroup]) -
     ):
         with pytest.raises(InvalidConfigError, match=f"oracle-1: this predictor cannot.*{what}"):
             ask_also(oracle, **wish)  # type: ignore[arg-type]
-    assert ask_also(oracle).forcible is None
+    assert ask_also(oracle).steerable is None

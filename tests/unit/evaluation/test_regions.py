@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from calico_model.errors import InvalidMaskError
 from calico_model.evaluation.regions import (
-    Region,
+    CroppedRegion,
     cut,
     empty_like,
     frame,
@@ -55,9 +55,9 @@ def test_masks_of_different_images_do_not_unite() -> None:
 
 def test_regions_of_one_name_are_merged_with_the_higher_score() -> None:
     regions = [
-        Region(0, COMMON_PART, "Leg", cut(box(0, 2, 0, 2)), score=0.2),
-        Region(0, COMMON_PART, "seat", cut(box(4, 6, 0, 2)), score=0.5),
-        Region(0, COMMON_PART, "legs", cut(box(0, 2, 8, 10)), score=0.9),
+        CroppedRegion(0, COMMON_PART, "Leg", cut(box(0, 2, 0, 2)), score=0.2),
+        CroppedRegion(0, COMMON_PART, "seat", cut(box(4, 6, 0, 2)), score=0.5),
+        CroppedRegion(0, COMMON_PART, "legs", cut(box(0, 2, 8, 10)), score=0.9),
     ]
     merged = merge_by_label(regions)
     assert [(r.label, r.score, r.mask.area) for r in merged] == [("Leg", 0.9, 8), ("seat", 0.5, 4)]

@@ -12,14 +12,14 @@ from calico_model.inference.confidence import (
     CONFIDENCE_FILE,
     Calibration,
     Confidence,
-    Outcome,
+    EvidenceOutcome,
     fit_calibration,
     fit_confidence,
     read_calibration,
     read_confidence,
     write_beside,
 )
-from calico_model.types import Evidence, GroupPrediction, PartMask, RegionKind
+from calico_model.types import GroupPrediction, MaskEvidence, PartMask, RegionKind
 
 TRUE = Confidence(iou=2.0, mask=1.0, phrase=0.5, bias=1.5)
 
@@ -29,8 +29,8 @@ def drawn(count, seed, truth=TRUE):
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(count):
-        evidence = Evidence(rng.uniform(0.1, 1), rng.uniform(0.5, 1), rng.uniform(0.2, 1))
-        found.append(Outcome(evidence, bool(rng.random() < truth.score(evidence))))
+        evidence = MaskEvidence(rng.uniform(0.1, 1), rng.uniform(0.5, 1), rng.uniform(0.2, 1))
+        found.append(EvidenceOutcome(evidence, bool(rng.random() < truth.score(evidence))))
     return found
 
 
@@ -60,7 +60,8 @@ def test_the_fit_calibrates_regions_it_has_not_seen():
 def test_evidence_that_misleads_gets_no_weight_but_never_a_negative_one():
     rng = np.random.default_rng(3)
     outcomes = [
-        Outcome(Evidence(iou, 0.9, 1 - iou), bool(rng.random() < iou)) for iou in rng.random(2000)
+        EvidenceOutcome(MaskEvidence(iou, 0.9, 1 - iou), bool(rng.random() < iou))
+        for iou in rng.random(2000)
     ]
     found = fit_confidence(outcomes)
     assert found.phrase == 0.0
@@ -69,7 +70,7 @@ def test_evidence_that_misleads_gets_no_weight_but_never_a_negative_one():
 
 @pytest.mark.parametrize("right", [True, False])
 def test_outcomes_of_one_sort_teach_nothing(right):
-    outcomes = [Outcome(Evidence(0.5, 0.9, 0.5), right)] * 10
+    outcomes = [EvidenceOutcome(MaskEvidence(0.5, 0.9, 0.5), right)] * 10
     with pytest.raises(InvalidConfigError, match="right and wrong"):
         fit_confidence(outcomes)
 
@@ -77,7 +78,7 @@ def test_outcomes_of_one_sort_teach_nothing(right):
 @pytest.mark.parametrize("factor", ["iou", "mask", "phrase"])
 def test_more_evidence_never_lowers_a_score(factor):
     scores = [
-        TRUE.score(Evidence(**({"iou": 0.7, "mask": 0.8, "phrase": 0.6} | {factor: value})))
+        TRUE.score(MaskEvidence(**({"iou": 0.7, "mask": 0.8, "phrase": 0.6} | {factor: value})))
         for value in np.linspace(0, 1, 50)
     ]
     assert scores == sorted(scores)
@@ -85,7 +86,7 @@ def test_more_evidence_never_lowers_a_score(factor):
 
 
 def test_a_prediction_gets_new_scores_where_there_is_evidence():
-    evidence = Evidence(0.9, 0.95, 0.8)
+    evidence = MaskEvidence(0.9, 0.95, 0.8)
     prediction = GroupPrediction((part(0.72, evidence), part(1.0)), "v")
     scored = TRUE.apply(prediction)
     assert [one.score for one in scored.parts] == [TRUE.score(evidence), 1.0]

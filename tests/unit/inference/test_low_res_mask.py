@@ -24,9 +24,9 @@ def test_every_pixel_is_that_of_the_two_interpolations(size_hw: tuple[int, int])
     logits, (height, width) = smooth(0), size_hw
     whole = to_image(logits, size_hw, SIDE)
     decoded = Decoded.of(logits, size_hw, SIDE)
-    assert np.allclose(decoded.seen((0, 0, width, height), size_hw), whole, atol=1e-4)
+    assert np.allclose(decoded.sample((0, 0, width, height), size_hw), whole, atol=1e-4)
     x0, y0 = width // 3, height // 3
-    inside = decoded.seen((x0, y0, width, height), (height - y0, width - x0))
+    inside = decoded.sample((x0, y0, width, height), (height - y0, width - x0))
     assert np.allclose(inside, whole[y0:, x0:], atol=1e-4)
 
 

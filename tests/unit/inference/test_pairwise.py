@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 import torch
 
 from calico_model import prompts
-from calico_model.inference.answers import answer
-from calico_model.inference.dense_reading import DenseReading, Seen
-from calico_model.inference.generation import GeneratedAnswer, Question
+from calico_model.inference.dense_detection import DenseDetections, Detection
+from calico_model.inference.generation import predict_regions
 from calico_model.inference.images import to_pixels
-from calico_model.inference.pairwise import compare, questions_in_pairs
+from calico_model.inference.pairwise import (
+    GeneratedAnswer,
+    GroupQuestion,
+    merge_pairwise_answers,
+    questions_in_pairs,
+)
 from calico_model.inference.segments import Segment
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
@@ -31,11 +35,13 @@ def said(
         for name, places in names.items()
         for k, chance in places.items()
     )
-    return GeneratedAnswer(Question(kind, images), "", segments)
+    return GeneratedAnswer(
+        GroupQuestion(kind, images), "", prompts.parse_answer(kind, ""), segments
+    )
 
 
 def found(answers: list[GeneratedAnswer], images: int) -> set[tuple[RegionKind, str, int]]:
-    segments, _ = compare(answers, images)
+    segments = merge_pairwise_answers(answers, images).segments
     return {(s.kind, s.label, s.image) for s in segments}
 
 
@@ -100,7 +106,8 @@ def test_the_surest_answer_draws_the_mask_and_the_objects_are_voted_on():
         said(COMMON, (0, 0), {"leg": {0: 0.8}}, owner="stool"),
         said(COMMON, (0, 1), {"leg": {0: 0.9, 1: 0.9}}, owner="chair"),
     ]
-    segments, texts = compare(answers, 2)
+    merged = merge_pairwise_answers(answers, 2)
+    segments, texts = merged.segments, merged.texts
     assert [float(s.state[0]) for s in segments] == pytest.approx([0.9, 0.9])
     assert [s.object_label for s in segments] == ["chair", "chair"]
     parsed = prompts.parse_answer(COMMON, texts[COMMON])
@@ -112,10 +119,29 @@ def test_the_surest_answer_draws_the_mask_and_the_objects_are_voted_on():
     assert prompts.parse_answer(OBJECT, texts[OBJECT]).phrases == ()
 
 
+def test_the_phrases_are_those_that_the_text_would_be_parsed_to():
+    names = {"leg": {0: 0.9, 1: 0.9}, "a </p>. <p> b": {0: 0.9, 1: 0.9}}
+    answers = [
+        said(COMMON, (0, 1), names, owner="st. bernard"),
+        said(UNIQUE, (0, 1), {"seat": {0: 0.9}}, owner="st. bernard"),
+        said(OBJECT, (0, 1), {"chair": {0: 0.9, 1: 0.9}}),
+    ]
+    merged = merge_pairwise_answers(answers, 2)
+    parsed = [
+        (kind, phrase.label, phrase.images, phrase.is_object, start)
+        for kind in RegionKind
+        for found in [prompts.parse_answer(kind, merged.texts[kind])]
+        for phrase, start in zip(found.phrases, found.starts, strict=True)
+    ]
+    assert [astuple(phrase) for phrase in merged.phrases] == parsed
+    assert len(parsed) == 6
+
+
 def test_nothing_said_is_nothing_found():
-    segments, texts = compare([said(COMMON, (0, 0), {})], 1)
-    assert segments == []
-    assert set(texts) == set(RegionKind)
+    merged = merge_pairwise_answers([said(COMMON, (0, 0), {})], 1)
+    assert merged.segments == []
+    assert set(merged.texts) == set(RegionKind)
+    assert merged.phrases == ()
 
 
 def test_the_configuration_decides_how_a_group_is_asked_about(tokenizer: Tokenizer, model: Calico):
@@ -128,8 +154,8 @@ def test_the_configuration_decides_how_a_group_is_asked_about(tokenizer: Tokeniz
     for in_pairs, count in ((True, rows), (False, 3)):
         model.config = replace(model.config, asks_in_pairs=in_pairs)
         scripted.answers, scripted.chances = (leg,) * count, (0.9,) * count
-        answered = answer(model, tokenizer, features, [(40, 40), (40, 40)])
-        assert set(answered.texts) == set(RegionKind)
+        predicted = predict_regions(model, tokenizer, features, [(40, 40), (40, 40)])
+        assert set(predicted.texts) == set(RegionKind)
     assert [len(asked.guidance) for asked in scripted.asked] == [rows, 3]
 
 
@@ -142,19 +168,19 @@ def _pixels(model: Calico, count: int):
     return to_pixels(images, model.config)
 
 
-def seen(label: str, image: int, certainty: float = 0.9, *, is_object: bool = False) -> Seen:
-    return Seen(
+def seen(label: str, image: int, certainty: float = 0.9, *, is_object: bool = False) -> Detection:
+    return Detection(
         image, label, is_object, certainty, certainty, torch.full((4, 4), 3.0), torch.ones(2, 2)
     )
 
 
-def reading(*several: Seen, parts: tuple[str, ...] = (), objects: tuple[str, ...] = ()):
-    return DenseReading(several, frozenset(parts), frozenset(objects))
+def reading(*several: Detection, parts: tuple[str, ...] = (), objects: tuple[str, ...] = ()):
+    return DenseDetections(several, frozenset(parts), frozenset(objects))
 
 
-def regions(answers: list[GeneratedAnswer], told: DenseReading, images: int = 2):
-    segments, texts = compare(answers, images, told)
-    return {(s.kind, s.label, s.image): s for s in segments}, texts
+def regions(answers: list[GeneratedAnswer], told: DenseDetections, images: int = 2):
+    merged = merge_pairwise_answers(answers, images, told)
+    return {(s.kind, s.label, s.image): s for s in merged.segments}, merged.texts
 
 
 def test_what_is_seen_is_there_though_nobody_said_it():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from calico_model.inference.sharpening import Guide, guides_of, without_fragments
+from calico_model.inference.sharpening import Guide, without_fragments
 from calico_model.types import BoolMask, RgbImage
 
 
@@ -67,7 +67,7 @@ def test_without_edges_cells_stay_what_they_were() -> None:
 
 
 def test_all_maps_of_an_image_are_brought_to_one_size() -> None:
-    guides = guides_of([np.zeros((2000, 1000, 3), np.uint8), np.zeros((9, 5, 3), np.uint8)])
+    guides = [Guide(np.zeros((*size_hw, 3), np.uint8)) for size_hw in ((2000, 1000), (9, 5))]
     chances = torch.rand(3, 8, 8)
     assert [tuple(one.sharpen(chances).shape) for one in guides] == [(3, 512, 256), (3, 9, 5)]
     masks = [one.mask(one.sharpen(chances)[0] - 0.5) for one in guides]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from calico_model import prompts
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
-from calico_model.evaluation.protocol import Forcible, Judge, Rewordable
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
+from calico_model.evaluation.protocol import SteerablePredictor
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import ImageGroup, RegionKind
@@ -43,13 +43,11 @@ def group(images: list[np.ndarray]) -> ImageGroup:
 
 def drawn(index: int) -> ImageGroup:
     rng = group_rng(Stream.EVALUATION, 3, index)
-    return labeled_group(draw_group(rng, split=Split.SEEN, group_size=2)).group
+    return labeled_group(draw_group(rng, split=SceneSplit.SEEN, group_size=2)).group
 
 
 def test_the_shipped_model_can_be_asked_everything(shipped: Predictor) -> None:
-    assert isinstance(shipped, Forcible)
-    assert isinstance(shipped, Judge)
-    assert isinstance(shipped, Rewordable)
+    assert isinstance(shipped, SteerablePredictor)
 
 
 def test_forcing_its_own_answer_draws_the_same_masks(
@@ -61,7 +59,9 @@ def test_forcing_its_own_answer_draws_the_same_masks(
     group = drawn(1)
     own = shipped.predict(group)
     said = {kind: f"{own.answers[kind]} {prompts.END}" for kind in RegionKind}
-    forced = {(p.kind, p.label, p.image_index): p.mask for p in shipped.force(group, said).parts}
+    forced = {
+        (p.kind, p.label, p.image_index): p.mask for p in shipped.predict_forced(group, said).parts
+    }
     assert own.parts
     for part in own.parts:
         same = forced[part.kind, part.label, part.image_index] == part.mask
@@ -86,7 +86,7 @@ def test_forced_regions_follow_the_answer_and_keep_empty_masks(
         RegionKind.COMMON_PART: NONE,
         RegionKind.UNIQUE_PART: LONG,
     }
-    forced = predictor.force(group, answers)
+    forced = predictor.predict_forced(group, answers)
     assert [(p.kind, p.label, p.image_index) for p in forced.parts] == [
         (RegionKind.COMMON_OBJECT, "table", 0),
         (RegionKind.COMMON_OBJECT, "table", 1),
@@ -98,7 +98,7 @@ def test_forced_regions_follow_the_answer_and_keep_empty_masks(
     with torch.no_grad():
         for parameter in predictor._model.mask_decoder.parameters():
             parameter.zero_()
-    assert [p.mask.any() for p in predictor.force(group, answers).parts] == [False] * 4
+    assert [p.mask.any() for p in predictor.predict_forced(group, answers).parts] == [False] * 4
 
 
 def test_likelihoods_do_not_depend_on_company(predictor: Predictor, group: ImageGroup) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from calico_model.inference.images import to_pixels
-from calico_model.interactive.box_description import look_into, within
+from calico_model.interactive.box_description import crop_tokens, describe_box
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
@@ -26,7 +26,7 @@ def features(model: Calico, images: list[np.ndarray]) -> ImageFeatures:
 
 
 def test_a_box_around_everything_is_no_box(model: Calico, features: ImageFeatures) -> None:
-    whole = within(features, (-5.0, 0.0, 60.0, 41.0), SIZE_HW, model.config)
+    whole = crop_tokens(features, (-5.0, 0.0, 60.0, 41.0), SIZE_HW, model.config)
 
     assert torch.equal(whole.global_tokens, features.global_tokens)
     assert torch.equal(whole.semantic_tokens, features.semantic_tokens)
@@ -47,7 +47,7 @@ def test_a_box_around_everything_is_no_box(model: Calico, features: ImageFeature
 def test_the_cells_a_box_touches_are_kept(
     model: Calico, features: ImageFeatures, box: tuple[float, float, float, float], cells: list[int]
 ) -> None:
-    inside = within(features, box, SIZE_HW, model.config)
+    inside = crop_tokens(features, box, SIZE_HW, model.config)
 
     assert model.config.eva.input_size // model.config.eva.patch_size == 4
     assert torch.equal(inside.global_tokens, features.global_tokens[:, [1 + c for c in cells]])
@@ -63,7 +63,7 @@ def test_it_is_attention_masked_to_the_box(model: Calico, features: ImageFeature
         encoder_attention_mask=mask,
     ).last_hidden_state
 
-    rows = model.image_rows(within(features, box, SIZE_HW, model.config))
+    rows = model.image_rows(crop_tokens(features, box, SIZE_HW, model.config))
 
     assert torch.allclose(rows, model.image_projection(masked), atol=1e-5)
     assert not torch.allclose(rows, model.image_rows(features), atol=1e-3)
@@ -75,7 +75,7 @@ def test_what_is_outside_changes_nothing(model: Calico, features: ImageFeatures)
     other[:, 2:] += 1.0
 
     first, second = (
-        within(one, box, SIZE_HW, model.config)
+        crop_tokens(one, box, SIZE_HW, model.config)
         for one in (features, replace(features, global_tokens=other))
     )
 
@@ -86,11 +86,11 @@ def test_a_box_has_the_name_of_what_fills_it(
     model: Calico, tokenizer: Tokenizer, features: ImageFeatures, images: list[RgbImage]
 ) -> None:
     box = (10.0, 10.0, 40.0, 30.0)
-    nameless = look_into(model, tokenizer, features, images[0], box)
+    nameless = describe_box(model, tokenizer, features, images[0], box)
     assert (nameless.image_index, nameless.mask.shape) == (0, SIZE_HW)
 
     known = PartMask(2, RegionKind.COMMON_PART, "leg", nameless.mask, score=1.0)
-    found = look_into(model, tokenizer, features, images[0], box, (known,))
+    found = describe_box(model, tokenizer, features, images[0], box, (known,))
 
     assert nameless.mask.any()
     assert (found.label, found.kind, found.image_index) == ("leg", RegionKind.COMMON_PART, 0)

@@ -15,8 +15,7 @@ from calico_model.inference.images import to_pixels
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.interactive import clicks as clicking
 from calico_model.interactive.clicks import Refined, _points, refine
-from calico_model.modeling.mask_decoder import PointKind
-from calico_model.modeling.mask_prompt import SURE
+from calico_model.modeling.mask_decoder import SURE_LOGIT, PointKind
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
 from calico_model.presets import tiny
@@ -133,8 +132,10 @@ def test_the_earlier_mask_is_fed_back_in_the_networks_frame(
     alone = asked(predictor, group, MaskPrompt((click,), previous=np.zeros(SIZE, bool)))
     (shown,) = fed[0]
     assert shown.shape == (64, 64)
-    expected = torch.full((64, 64), -SURE)
-    expected[:16, :32] = SURE  # half of the image's 32 x 64 cells each way; the rest is padding
+    expected = torch.full((64, 64), -SURE_LOGIT)
+    expected[:16, :32] = (
+        SURE_LOGIT  # half of the image's 32 x 64 cells each way; the rest is padding
+    )
     torch.testing.assert_close(shown, expected)
     assert fed[1] is None
     assert not torch.equal(corrected.logits, alone.logits)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
-from calico_model.inference.answers import draw, draw_each
-from calico_model.interactive.referring import IS_THERE, Reference, refer, shown_objects
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
+from calico_model.inference.teacher_forcing import draw_answers, draw_scored_answers
+from calico_model.interactive.referring import IS_THERE, Reference, segment_by_name, shown_objects
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.prompts import Phrase, write_answer
-from calico_model.types import LabeledGroup, RegionKind
+from calico_model.types import AnswerPhrase, LabeledGroup, RegionKind
 
-SHARED = "The images show <p> the chair </p> [SEG] (IMAGE1) and <p> the stool </p> [SEG] (IMAGE3)."
+SHARED = (
+    AnswerPhrase(RegionKind.COMMON_PART, "chair", (0,), is_object=True, start=16),
+    AnswerPhrase(RegionKind.COMMON_PART, "stool", (2,), is_object=True, start=53),
+    AnswerPhrase(RegionKind.COMMON_PART, "leg", (0, 1, 2), is_object=False, start=98),
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +28,7 @@ def shipped() -> Predictor:
 def labeled() -> LabeledGroup:
     drawn = (
         labeled_group(
-            draw_group(group_rng(Stream.EVALUATION, 3, index), split=Split.SEEN, group_size=2)
+            draw_group(group_rng(Stream.EVALUATION, 3, index), split=SceneSplit.SEEN, group_size=2)
         )
         for index in range(20)
     )
@@ -38,10 +42,10 @@ def labeled() -> LabeledGroup:
 def look_for(
     predictor: Predictor, labeled: LabeledGroup, label: str, owner: str | None = None
 ) -> Reference:
-    said = predictor.predict(labeled.group).answers
-    objects = shown_objects(said, len(labeled.group), owner=owner)
+    phrases = predictor.predict(labeled.group).phrases
+    objects = shown_objects(phrases, len(labeled.group), owner=owner)
     with predictor.acquire(labeled.group) as session:
-        return refer(
+        return segment_by_name(
             session.model, session.tokenizer, session.features, labeled.group.images, label, objects
         )
 
@@ -86,7 +90,7 @@ def test_asking_twice_is_asking_once(shipped: Predictor, labeled: LabeledGroup) 
 
 
 def test_images_show_what_the_model_says_of_them() -> None:
-    shown = shown_objects({"common_part": SHARED}, 3)
+    shown = shown_objects(SHARED, 3)
 
     assert shown == (
         Phrase("chair", (0,), True),
@@ -96,15 +100,11 @@ def test_images_show_what_the_model_says_of_them() -> None:
 
 
 def test_an_owner_leaves_its_own_images() -> None:
-    assert shown_objects({"common_part": SHARED}, 3, owner="stool") == (
-        Phrase("stool", (2,), True),
-    )
+    assert shown_objects(SHARED, 3, owner="stool") == (Phrase("stool", (2,), True),)
 
 
 def test_an_owner_the_model_does_not_see_is_believed() -> None:
-    assert shown_objects({"common_part": SHARED}, 3, owner="sofa") == (
-        Phrase("sofa", (0, 1, 2), True),
-    )
+    assert shown_objects(SHARED, 3, owner="sofa") == (Phrase("sofa", (0, 1, 2), True),)
 
 
 @pytest.mark.parametrize("kind", list(RegionKind))
@@ -117,9 +117,9 @@ def test_masks_that_are_asked_for_by_name_are_sharpened_like_all_others(
     sizes, images = labeled.group.sizes_hw, labeled.group.images
     with shipped.acquire(labeled.group) as session:
         about = session.model, session.tokenizer, session.features, sizes
-        told = draw(*about, {kind: text}, images=images)
-        (each,) = draw_each(*about, [(kind, text)], images=images)
-        (rough,) = draw_each(*about, [(kind, text)])
+        told = draw_answers(*about, {kind: text}, images=images)
+        (each,) = draw_scored_answers(*about, [(kind, text)], images=images)
+        (rough,) = draw_scored_answers(*about, [(kind, text)])
 
     assert [one.mask.tolist() for one in each] == [one.mask.tolist() for one in told]
     assert any(not np.array_equal(a.mask, b.mask) for a, b in zip(each, rough, strict=True))

@@ -17,12 +17,12 @@ from backend.label_studio.annotation import (
     parse_drawing,
     parse_prediction,
     parse_regions,
-    read_prompts,
 )
 from backend.label_studio.brush import encode_mask
+from backend.label_studio.interactive_context import read_prompts
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.wire import decode_results
-from backend.types import Origin
+from backend.types import RegionOrigin
 from calico_model.types import RegionKind
 from tests.unit.label_studio.golden_files import config, payload
 
@@ -161,7 +161,7 @@ def test_result_that_is_no_mask_of_the_config_is_left_out(change):
 
 def test_unknown_origin_counts_as_manual():
     (region,) = regions_of(SHAPE | {"origin": "somewhere"})
-    assert region.origin is Origin.MANUAL
+    assert region.origin is RegionOrigin.MANUAL
 
 
 def test_relation_to_a_missing_region_is_left_out():

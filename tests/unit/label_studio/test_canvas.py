@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backend.label_studio import brush
-from backend.label_studio.task import parse_predict_request
+from backend.label_studio.request import parse_predict_request
 from backend.types import runs_of
 from research.label_studio.sample import click_body
 

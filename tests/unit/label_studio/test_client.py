@@ -9,8 +9,8 @@ import pytest
 
 from backend.errors import LabelStudioAuthError, LabelStudioError
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.connection import ApiToken
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.token import ApiToken
 from tests.unit.label_studio.golden_files import config, payload
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
@@ -218,24 +218,6 @@ def test_webhook_carries_credentials_and_every_event():
 def test_tasks_are_imported():
     web = studio({"POST /api/projects/4/import": {"task_count": 2, "task_ids": [8, 9]}})
     assert web.client().import_tasks(4, [{"data": {"images": ["a"]}}] * 2) == (8, 9)
-
-
-def test_file_is_uploaded_without_becoming_a_task():
-    answers = {
-        "POST /api/projects/4/import": {"file_upload_ids": [2]},
-        "GET /api/import/file-upload/2": {"id": 2, "file": "upload/4/x-a.png"},
-    }
-    web = studio(answers)
-    assert web.client().upload(4, "a.png", b"\x89PNG") == "/data/upload/4/x-a.png"
-    assert web.requests[0].url.params["commit_to_project"] == "false"
-    assert b"\x89PNG" in web.requests[0].content
-
-
-def test_export_brings_annotations():
-    exported = payload("export_JSON_repeater")
-    web = studio({"GET /api/projects/23/export": exported})
-    assert web.client().export(23) == exported
-    assert web.requests[0].url.params["exportType"] == "JSON"
 
 
 def test_deleting_answers_nothing():

@@ -14,7 +14,7 @@ from backend.errors import BackendError, MediaError, RequestError
 from backend.label_studio.event import parse_events, read_annotation
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
-from backend.label_studio.task import parse_predict_request, parse_setup_request
+from backend.label_studio.request import parse_predict_request, parse_setup_request
 from backend.types import EventAction
 from tests.unit.label_studio.golden_files import names, payload
 

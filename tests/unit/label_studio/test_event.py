@@ -9,7 +9,7 @@ import pytest
 
 from backend.errors import InvalidEventError
 from backend.label_studio.event import parse_events, read_annotation
-from backend.types import EventAction, Origin
+from backend.types import EventAction, RegionOrigin
 from calico_model.types import RegionKind
 from tests.unit.label_studio.golden_files import body, names, payload
 
@@ -87,11 +87,11 @@ def test_submitted_corrections_of_the_editor():
     assert (annotation.parent_prediction_id, annotation.annotator_id) == (347, 1)
     assert annotation.updated_at == event.updated_at
     assert [(r.id, r.image_index, r.label, r.origin) for r in annotation.regions] == [
-        ("b0", 0, "body", Origin.PREDICTION),
-        ("b1", 1, "body", Origin.PREDICTION_CHANGED),
-        ("u0", 0, "spout", Origin.PREDICTION),
-        ("b2", 2, "body", Origin.PREDICTION),
-        ("B6P0Lli0k-", 0, None, Origin.MANUAL),
+        ("b0", 0, "body", RegionOrigin.PREDICTION),
+        ("b1", 1, "body", RegionOrigin.PREDICTION_CHANGED),
+        ("u0", 0, "spout", RegionOrigin.PREDICTION),
+        ("b2", 2, "body", RegionOrigin.PREDICTION),
+        ("B6P0Lli0k-", 0, None, RegionOrigin.MANUAL),
     ]
     assert annotation.same_part == (("b0", "b1"), ("b1", "b2"))
     assert [r.mask.shape for r in annotation.regions] == [r.size_hw for r in annotation.regions]

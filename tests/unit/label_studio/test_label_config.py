@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from backend.errors import InvalidLabelConfigError
+from backend.label_schema import ControlType, ImageLayout, LabelValue, MaskFamily
 from backend.label_studio.label_config import MAX_CONFIG_BYTES, parse_label_config
 from backend.label_studio.label_set import closed_labels
-from backend.types import ControlType, LabelValue, Layout, MaskFamily
 from calico_model.types import RegionKind
 from tests.unit.label_studio.golden_files import CONFIGS, config
 
@@ -31,15 +31,15 @@ def test_captured_and_offered_configs_say_every_kind(path):
     [
         (
             "recommended_repeater_labels_brush",
-            Layout.REPEATER,
+            ImageLayout.REPEATER,
             ("images",),
             MaskFamily.BRUSH,
         ),
-        ("b_valuelist", Layout.VALUE_LIST, ("images",), MaskFamily.BRUSH_LABELS),
-        ("a_two_images", Layout.IMAGE_TAGS, ("image_0", "image_1"), MaskFamily.BRUSH_LABELS),
+        ("b_valuelist", ImageLayout.VALUE_LIST, ("images",), MaskFamily.BRUSH_LABELS),
+        ("a_two_images", ImageLayout.IMAGE_TAGS, ("image_0", "image_1"), MaskFamily.BRUSH_LABELS),
         (
             "bitmask_polygon_vector_repeater",
-            Layout.REPEATER,
+            ImageLayout.REPEATER,
             ("images",),
             MaskFamily.BITMASK_LABELS,
         ),
@@ -206,7 +206,7 @@ def test_an_image_that_no_mask_is_drawn_on_is_only_looked_at(reference):
     image = '<Image name="i" value="$image"/>'
     for images in (image + reference, reference + image):
         schema = parse_label_config(f"<View>{images}{masks()}</View>")
-        assert (schema.layout, schema.image_fields) == (Layout.IMAGE_TAGS, ("image",))
+        assert (schema.layout, schema.image_fields) == (ImageLayout.IMAGE_TAGS, ("image",))
         assert dict(schema.image_indices) == {"i": 0}
 
 
@@ -218,7 +218,11 @@ def test_a_reference_image_may_stand_beside_and_in_a_repeater():
         + "</Repeater>"
     )
     schema = parse_label_config(f'<View><Image name="ref" value="$r"/>{repeated}</View>')
-    assert (schema.layout, schema.item_key, schema.slot(1).mask) == (Layout.REPEATER, "url", "m1")
+    assert (schema.layout, schema.item_key, schema.slot(1).mask) == (
+        ImageLayout.REPEATER,
+        "url",
+        "m1",
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from backend.errors import RequestError
 from backend.label_studio.event import parse_events
-from backend.label_studio.task import parse_predict_request, parse_setup_request
+from backend.label_studio.request import parse_predict_request, parse_setup_request
 from backend.label_studio.wire import MAX_CONTAINERS, MAX_STRINGS
 from research.label_studio.sample import REPEATER_CONFIG, event_body, predict_body
 

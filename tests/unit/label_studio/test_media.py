@@ -26,7 +26,7 @@ from backend.errors import (
     MediaUnavailableError,
     UnreadableMediaError,
 )
-from backend.label_studio.download import MediaLimits
+from backend.label_studio.image_decoding import MediaLimits
 from backend.label_studio.media import MediaFetcher
 from backend.label_studio.names import StudioNames
 from backend.types import Task

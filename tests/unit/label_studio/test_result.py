@@ -10,17 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.label_schema import ImageLayout, LabelValue
 from backend.label_studio.annotation import parse_annotated
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import match_label
-from backend.label_studio.result import (
-    Omission,
-    empty_item,
-    not_yet_item,
-    predict_answer,
-    render_prediction,
-)
-from backend.types import LabelValue, Layout
+from backend.label_studio.response import empty_item, not_yet_item, predict_answer, predict_item
+from backend.label_studio.result import Omission, RenderedPrediction, render_prediction
 from calico_model.types import GroupPrediction, PartMask, RegionKind
 from tests.unit.label_studio.golden_files import CONFIGS, config
 
@@ -77,7 +72,7 @@ def check_editor_rules(items, schema, sizes):
 
 
 def check_frame(item, shape, schema, sizes):
-    index = item["item_index"] if schema.layout is Layout.VALUE_LIST else None
+    index = item["item_index"] if schema.layout is ImageLayout.VALUE_LIST else None
     if index is None:
         assert "item_index" not in item
         index = next(i for i in range(8) if schema.slot(i).image == item["to_name"])
@@ -259,10 +254,14 @@ def test_interactive_answer_has_no_relations():
     assert not [item for item in results(rendered) if item["type"] == "relation"]
 
 
+def item(rendered: RenderedPrediction) -> bytes:
+    return predict_item(rendered.result, score=rendered.score, version=rendered.version)
+
+
 def test_score_is_the_mean_of_what_is_shown():
     rendered = render(OPEN, part(score=0.5), part(score=1.0), part(score=0.0, fill=0.0))
     assert rendered.score == 0.75
-    assert json.loads(rendered.item) == {
+    assert json.loads(item(rendered)) == {
         "result": results(rendered),
         "score": 0.75,
         "model_version": "calico-tiny-1",
@@ -270,7 +269,7 @@ def test_score_is_the_mean_of_what_is_shown():
 
 
 def test_answer_has_one_item_per_task():
-    items = [render(OPEN, part()).item, empty_item("v"), not_yet_item("v")]
+    items = [item(render(OPEN, part())), empty_item("v"), not_yet_item("v")]
     answer = json.loads(predict_answer(items))
     assert answer["results"][1:] == [
         {"result": [], "score": 0.0, "model_version": "v"},

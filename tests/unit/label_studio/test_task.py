@@ -9,12 +9,8 @@ import pytest
 from backend.errors import InvalidLabelConfigError, InvalidTaskError, RequestError
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import closed_labels
-from backend.label_studio.task import (
-    MAX_TASKS,
-    parse_predict_request,
-    parse_setup_request,
-    parse_task,
-)
+from backend.label_studio.request import MAX_TASKS, parse_predict_request, parse_setup_request
+from backend.label_studio.task import parse_task
 from calico_model.types import RegionKind
 from tests.unit.label_studio.golden_files import body, config, names, payload
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.event import parse_events
-from backend.types import Annotation, Origin, Region
+from backend.types import Annotation, Region, RegionOrigin
 from calico_model.types import RegionKind
 from research.label_studio.sample import REPEATER_CONFIG
 
@@ -32,7 +32,7 @@ def region(id_, mask, *, image=0, kind=KIND, label="handle", more=(), encoding=N
         size_hw=mask.shape,
         kind=kind,
         label=label,
-        origin=Origin.PREDICTION,
+        origin=RegionOrigin.PREDICTION,
         score=0.9,
         load_mask=load or (lambda: mask.copy()),
         encoding=json.dumps(encode_mask(mask)).encode() if encoding is None else encoding,

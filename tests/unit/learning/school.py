@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 
 from backend.label_studio.event import parse_events
-from backend.learning.acceptance import AcceptancePolicy
 from backend.learning.derivation import Derivation
-from backend.learning.held_out import is_kept
 from backend.learning.repository import CorrectionRepository
-from backend.learning.schedule import SchedulePolicy
+from backend.learning.schedule import AcceptancePolicy, SchedulePolicy, is_held_out
 from backend.learning.session import TrainingSession
 from backend.learning.training_runs import RunRepository
 from backend.learning.worker import Trainer
@@ -20,8 +18,8 @@ from tests.unit.learning.fake_updater import FakeUpdater
 
 PROJECT = 7
 # Tasks that are learned from, and those that are kept for testing behind the first ones.
-TRAINED = [task for task in range(1, 60) if not is_kept(PROJECT, task)]
-HELD_OUT = [task for task in range(1, 60) if is_kept(PROJECT, task)]
+TRAINED = [task for task in range(1, 60) if not is_held_out(PROJECT, task)]
+HELD_OUT = [task for task in range(1, 60) if is_held_out(PROJECT, task)]
 REGIONS = results(("a", box(10, 10, 30, 40), "lid"), ("b", box(0, 50, 5, 60), "rim"))
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from backend.learning.acceptance import (
+from backend.learning.correction import RegionTally
+from backend.learning.rows import Standing, TaskRow
+from backend.learning.schedule import (
     AcceptancePolicy,
     LiveAcceptance,
     live_acceptance,
     reason_to_roll_back,
 )
-from backend.learning.correction import Tally
-from backend.learning.rows import Standing, TaskRow
 
 POLICY = AcceptancePolicy(window=5, least_tasks=3, margin=0.15)
 
 
 def live(tasks, accepted, predicted):
-    return LiveAcceptance(tasks, Tally(accepted=accepted, predicted=predicted))
+    return LiveAcceptance(tasks, RegionTally(accepted=accepted, predicted=predicted))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_only_a_clear_fall_over_enough_tasks_counts(current, parent, falls):
 
 
 def row(seq, version, accepted, predicted=10, standing=Standing.CORRECTED):
-    tally = Tally(accepted=accepted, predicted=predicted)
+    tally = RegionTally(accepted=accepted, predicted=predicted)
     return TaskRow(seq, "s", seq, standing, version=version, tally=tally)
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from backend.label_studio.event import missed_events, parse_events, read_annotation
 from backend.learning.derivation import Derivation
+from backend.learning.prototype_indexer import labeled_outlines
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, StartingPoint
-from backend.serving.remembering import _outlines
 from backend.storage.store import open_store
 from research.label_studio.sample import REPEATER_CONFIG
 from tests.unit.learning.annotated import body, box, results
@@ -79,7 +79,7 @@ def test_a_copy_nobody_looked_at_counts_nowhere(learned, event):
     assert (row.standing, row.is_unseen, row.tally.accepted) == (Standing.SKIPPED, True, 0)
     assert learned.outcomes(PROJECT) == ()
     assert Derivation(learned, Predictions()).load(PROJECT, TASK) is None
-    assert _outlines(read_annotation(event)) == []
+    assert labeled_outlines(read_annotation(event)) == []
 
 
 @pytest.mark.parametrize("event", SEEN.values(), ids=SEEN.keys())
@@ -87,7 +87,7 @@ def test_what_a_person_made_counts(learned, event):
     row = derive(learned, event)
     assert read_annotation(event).was_seen
     assert (row.standing, row.tally.accepted + row.tally.added) == (Standing.CORRECTED, 2)
-    assert len(_outlines(read_annotation(event))) == 2
+    assert len(labeled_outlines(read_annotation(event))) == 2
 
 
 def test_a_copy_counts_once_a_person_submits_it(learned):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import InvalidRleError
-from backend.learning.correction import ACCEPTED, Change, diff, mask_iou, tally
+from backend.learning.correction import ACCEPTED, RegionChange, diff, mask_iou, tally
 from calico_model.errors import InvalidMaskError
 from calico_model.evaluation.boundary import compare_boundaries
 from calico_model.types import RegionKind
@@ -42,7 +42,7 @@ def test_equal_masks_of_different_encoding_are_accepted():
 
 def test_reshaped_region_has_iou_and_boundary():
     (outcome,) = diff([region("a", MASK)], [region("a", SMALLER)]).outcomes
-    assert outcome.change is Change.RESHAPED
+    assert outcome.change is RegionChange.RESHAPED
     assert outcome.iou == pytest.approx(2 / 3)
     assert 0 < outcome.boundary.f_score < 1
     assert 1 < outcome.boundary.distance_px < 10
@@ -50,13 +50,13 @@ def test_reshaped_region_has_iou_and_boundary():
 
 def test_new_name_and_new_shape_are_both_told():
     after = region("a", SMALLER, label="lid", kind=RegionKind.UNIQUE_PART)
-    expected = Change.RESHAPED | Change.RELABELLED | Change.KIND_CHANGED
+    expected = RegionChange.RESHAPED | RegionChange.RELABELLED | RegionChange.KIND_CHANGED
     assert changes([region("a", MASK)], [after]) == {"a": expected}
 
 
 def test_new_name_alone_needs_no_decoding():
     before, after = region("a", MASK, load=refuse), region("a", MASK, label="lid", load=refuse)
-    assert changes([before], [after]) == {"a": Change.RELABELLED}
+    assert changes([before], [after]) == {"a": RegionChange.RELABELLED}
 
 
 @pytest.mark.parametrize("label", ["Handle", "the handles", "handle "])
@@ -67,23 +67,23 @@ def test_another_spelling_is_no_new_name(label):
 @pytest.mark.parametrize(("before", "after"), [(None, "lid"), ("lid", None)])
 def test_a_name_that_came_or_went_is_a_new_name(before, after):
     outcome = changes([region("a", MASK, label=before)], [region("a", MASK, label=after)])
-    assert outcome == {"a": Change.RELABELLED}
+    assert outcome == {"a": RegionChange.RELABELLED}
 
 
 def test_missing_id_is_removed_and_new_id_is_added():
     found = changes([region("a", MASK)], [region("b", box(0, 50, 5, 60))])
-    assert found == {"a": Change.REMOVED, "b": Change.ADDED}
+    assert found == {"a": RegionChange.REMOVED, "b": RegionChange.ADDED}
 
 
 def test_region_erased_to_nothing_is_removed():
-    assert changes([region("a", MASK)], [region("a", MASK & False)]) == {"a": Change.REMOVED}
+    assert changes([region("a", MASK)], [region("a", MASK & False)]) == {"a": RegionChange.REMOVED}
     assert diff([], [region("a", MASK & False)]).outcomes == ()
 
 
 def test_region_drawn_anew_replaces_the_removed_one():
     removed, added = diff([region("a", MASK)], [region("b", SMALLER)]).outcomes
-    assert (removed.change, removed.replaced_by) == (Change.REMOVED, "b")
-    assert added.change is Change.ADDED
+    assert (removed.change, removed.replaced_by) == (RegionChange.REMOVED, "b")
+    assert added.change is RegionChange.ADDED
 
 
 def test_region_on_another_image_replaces_nothing():
@@ -94,7 +94,7 @@ def test_region_on_another_image_replaces_nothing():
 def test_mask_of_another_size_is_reshaped_to_nothing_in_common():
     after = region("a", box(1, 1, 9, 9, size=(20, 30)))
     (outcome,) = diff([region("a", MASK)], [after]).outcomes
-    assert (outcome.change, outcome.iou, outcome.boundary) == (Change.RESHAPED, 0.0, None)
+    assert (outcome.change, outcome.iou, outcome.boundary) == (RegionChange.RESHAPED, 0.0, None)
 
 
 def test_mask_that_cannot_be_decoded_spoils_its_own_region_only():
@@ -139,12 +139,12 @@ def test_every_region_has_exactly_one_outcome_and_it_is_true(before, after):
     assert found.keys() == before.keys() | there
     for id_, outcome in found.items():
         change = outcome.change
-        assert (change is Change.ADDED) == (id_ not in before)
-        assert (change is Change.REMOVED) == (id_ not in there)
+        assert (change is RegionChange.ADDED) == (id_ not in before)
+        assert (change is RegionChange.REMOVED) == (id_ not in there)
         if id_ in before and id_ in there:
             (old, was), (new, now) = before[id_], after[id_]
-            assert (Change.RESHAPED in change) == (not np.array_equal(old, new))
-            assert (Change.RELABELLED in change) == (was != now)
+            assert (RegionChange.RESHAPED in change) == (not np.array_equal(old, new))
+            assert (RegionChange.RELABELLED in change) == (was != now)
             assert outcome.iou == pytest.approx(mask_iou(old, new))
         else:
             assert outcome.iou is None

@@ -12,7 +12,7 @@ from backend.cli import command_tree, corrections_export
 from backend.cli import corrections as command
 from backend.cli.corrections_export import write_coco
 from backend.errors import MediaUnavailableError, SettingsError
-from backend.learning import held_out
+from backend.learning import schedule
 from backend.learning.correction import Correction, diff
 from backend.learning.derivation import Derivation
 from backend.learning.repository import CorrectionRepository
@@ -55,7 +55,7 @@ def run(*arguments):
 
 
 def test_every_project_is_summed_up(data_dir, monkeypatch):
-    monkeypatch.setattr(held_out, "LEARNED_FIRST", 0)
+    monkeypatch.setattr(schedule, "LEARNED_FIRST", 0)
     first, second = run("--data-dir", data_dir)
     assert (first["project"], second["project"]) == (7, 8)
     assert (first["tasks"], first["skipped"], first["held_out"]) == (2, 1, 1)
@@ -207,7 +207,7 @@ def test_an_image_in_the_task_itself_has_a_short_name(tmp_path):
 
 @pytest.mark.parametrize(("split", "tasks"), [("train", {4, 6}), ("held-out", {2})])
 def test_sides_are_exported_apart(data_dir, tmp_path, monkeypatch, split, tasks):
-    monkeypatch.setattr(held_out, "LEARNED_FIRST", 0)
+    monkeypatch.setattr(schedule, "LEARNED_FIRST", 0)
     run("--data-dir", data_dir, "--split", split, "--export", tmp_path / "a.json")
     coco = json.loads((tmp_path / "a.json").read_text())
     assert {found["task"] for found in coco["annotations"]} == tasks

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 
 from backend.errors import LabelStudioError
 from backend.label_studio.event import parse_events
-from backend.learning.correction import Change
+from backend.learning.correction import RegionChange
 from backend.learning.derivation import Derivation, Derived, StudioPredictions
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, StartingPoint
-from backend.learning.supervision import Supervision, lessons
+from backend.learning.supervision import training_targets
 from backend.storage.store import open_store
+from calico_model.types import Supervision
 from tests.unit.learning.annotated import body, box, deletion, event, results, task_deletion
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 from tests.unit.learning.fake_studio import FakeStudio
@@ -80,7 +81,7 @@ def test_an_annotation_is_compared_with_the_prediction_it_started_from(repositor
     repository.store.record_events([event(1, after, parent=9)])
     keep(repository.store, results(("a", ELSEWHERE, "other")), version="v2")
     assert derive(repository, Predictions(p9=predicted(PREDICTED))) == Derived(changed=1)
-    expected = {"a": Change.RESHAPED, "b": Change.REMOVED, "c": Change.ADDED}
+    expected = {"a": RegionChange.RESHAPED, "b": RegionChange.REMOVED, "c": RegionChange.ADDED}
     assert changes(repository) == expected
     (row,) = repository.tasks(7)
     assert (row.version, row.standing, row.annotators) == ("v1", Standing.CORRECTED, 1)
@@ -105,7 +106,9 @@ def test_captured_annotation_of_an_untouched_prediction_is_accepted_as_a_whole(r
     assert (row.tally.predicted, row.tally.accepted) == (10, 10)
     ours = {result["id"] for result in sent["annotation"]["result"] if "id" in result}
     theirs = {result["id"] for result in saved["result"] if "id" in result}
-    added = {row.region_id for row in repository.outcomes(project) if row.change is Change.ADDED}
+    added = {
+        row.region_id for row in repository.outcomes(project) if row.change is RegionChange.ADDED
+    }
     assert added == ours - theirs
     correction = Derivation(repository).load(project, task)
     assert len(correction.task.image_urls) == 4
@@ -132,21 +135,21 @@ def test_without_an_api_the_kept_answer_with_the_same_masks_stands_in(repository
     repository.store.record_events([event(1, after, parent=9)])
     derive(repository)
     assert repository.tasks(7)[0].version == "v1"
-    assert changes(repository) == {"a": Change(0), "b": Change.RESHAPED}
+    assert changes(repository) == {"a": RegionChange(0), "b": RegionChange.RESHAPED}
 
 
 def test_an_annotation_by_the_api_is_matched_by_its_ids(repository):
     keep(repository.store, PREDICTED)
     repository.store.record_events([event(1, results(("a", SMALLER, "lid")))])
     derive(repository, Predictions())
-    assert changes(repository) == {"a": Change.RESHAPED, "b": Change.REMOVED}
+    assert changes(repository) == {"a": RegionChange.RESHAPED, "b": RegionChange.REMOVED}
 
 
 def test_an_annotation_from_nothing_is_all_added(repository):
     keep(repository.store, PREDICTED)
     repository.store.record_events([event(1, results(("x", MASK, "lid")))])
     derive(repository)
-    assert changes(repository) == {"x": Change.ADDED}
+    assert changes(repository) == {"x": RegionChange.ADDED}
     assert repository.tasks(7)[0].version is None
 
 
@@ -154,7 +157,7 @@ def test_everything_removed_is_told(repository):
     keep(repository.store, PREDICTED)
     repository.store.record_events([event(1, [], parent=9)])
     derive(repository, Predictions())  # Label Studio has forgotten prediction 9
-    assert changes(repository) == {"a": Change.REMOVED, "b": Change.REMOVED}
+    assert changes(repository) == {"a": RegionChange.REMOVED, "b": RegionChange.REMOVED}
 
 
 def test_what_an_annotation_started_from_is_found_out_once(repository):
@@ -166,7 +169,7 @@ def test_what_an_annotation_started_from_is_found_out_once(repository):
     assert derive(repository, source) == Derived(changed=1)
     Derivation(repository, source).rebuild(7)
     assert source.asked == [9]
-    assert changes(repository) == {"a": Change(0), "b": Change.REMOVED}
+    assert changes(repository) == {"a": RegionChange(0), "b": RegionChange.REMOVED}
 
 
 def test_a_start_that_cannot_be_fetched_is_waited_for(repository):
@@ -176,7 +179,7 @@ def test_a_start_that_cannot_be_fetched_is_waited_for(repository):
     assert [row.task_id for row in repository.tasks(7)] == [6]
     source.found[9] = predicted(PREDICTED)
     assert derive(repository, source) == Derived(changed=1)
-    assert changes(repository) == {"a": Change(0), "b": Change(0)}
+    assert changes(repository) == {"a": RegionChange(0), "b": RegionChange(0)}
 
 
 def test_predictions_are_fetched_from_label_studio(repository):
@@ -202,7 +205,7 @@ def test_the_newest_annotator_counts_and_agreement_is_kept(repository):
     (row,) = repository.tasks(7)
     assert (row.annotation_id, row.annotators) == (2, 2)
     assert row.agreement == pytest.approx(2 / 3)
-    assert changes(repository) == {"y": Change.ADDED}
+    assert changes(repository) == {"y": RegionChange.ADDED}
 
 
 def test_ground_truth_is_respected(repository):
@@ -282,7 +285,7 @@ def test_a_broken_mask_spoils_its_region_only(repository):
         result["value"]["rle"] = [1, 2, 3]
     repository.store.record_events([event(1, broken)])
     derive(repository)
-    assert changes(repository) == {"b": Change.ADDED}
+    assert changes(repository) == {"b": RegionChange.ADDED}
     assert "cannot be decoded: a" in repository.tasks(7)[0].problem
 
 
@@ -358,7 +361,6 @@ def test_corrections_do_not_depend_on_portions_order_or_repetition(repository, o
 DERIVER = """
 import sys
 from backend.learning.derivation import Derivation
-from backend.learning.supervision import Supervision, lessons
 from backend.learning.repository import CorrectionRepository
 from backend.storage.store import open_store
 repository = CorrectionRepository(open_store(sys.argv[1], is_guest=True))
@@ -422,7 +424,8 @@ def test_a_mask_drawn_anew_with_another_tool_is_not_absent(repository, tool, val
     source = Predictions(p9=predicted(PREDICTED))
     derive(repository, source)
     taught = {
-        one.region.id: one.teaches for one in lessons(Derivation(repository, source).load(7, 5))
+        one.region.id: one.teaches
+        for one in training_targets(Derivation(repository, source).load(7, 5))
     }
     assert taught.pop("b") is Supervision.REHEARSAL
     assert taught == ({"new": Supervision.TEXT | Supervision.MASK} if is_mask else {})

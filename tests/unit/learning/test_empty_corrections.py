@@ -19,7 +19,7 @@ from backend.storage.store import open_store
 from backend.storage.versions import Versions
 from calico_model.errors import InvalidConfigError
 from calico_model.predictor import Predictor, load_predictor
-from calico_model.training.online.update import FinetunePlan
+from calico_model.training.online.update import UpdatePlan
 from calico_model.types import RegionKind
 from tests.unit.learning.annotated import box, event, region, results
 from tests.unit.learning.test_updater import PROJECT, SIZE, Images, corrected, make
@@ -51,7 +51,7 @@ def updater_of(predictor: Predictor, folder: Path) -> OnlineUpdater:
         folder,
         feature_bytes=2**30,
         base_groups=BaseGroups(),
-        plan=FinetunePlan(seconds=0.5, views=0),
+        plan=UpdatePlan(seconds=0.5, views=0),
     )
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from backend.learning.gate import (
-    Agreement,
-    Comparison,
-    Evidence,
+    CorrectionAgreement,
+    GateEvidence,
     GatePolicy,
     Quality,
+    QualityComparison,
     judge,
     judge_refinement,
 )
@@ -25,7 +25,7 @@ def quality(score, labels=None, groups=4):
 
 
 def pair(before, after, groups=4):
-    return Comparison(quality(before, groups=groups), quality(after, groups=groups))
+    return QualityComparison(quality(before, groups=groups), quality(after, groups=groups))
 
 
 def mixed(*overlaps, label="lid"):
@@ -40,7 +40,7 @@ def mixed(*overlaps, label="lid"):
 def verdict(
     held_out=None, learned=None, probe=None, earlier=None, agreement=None, old=(), policy=POLICY
 ):
-    return judge(policy, Evidence(held_out, learned, probe, earlier, agreement, frozenset(old)))
+    return judge(policy, GateEvidence(held_out, learned, probe, earlier, agreement, frozenset(old)))
 
 
 GOOD = pair(10, 40)
@@ -65,7 +65,7 @@ def test_where_nothing_can_be_measured_nothing_is_published():
 @pytest.mark.parametrize("probe", [pair(70, 0), pair(70, math.nan), pair(0, 70), None])
 def test_the_base_never_vetoes(probe):
     assert verdict(pair(50, 55), GOOD, probe, pair(50, 50)).is_accepted
-    refined = judge_refinement(POLICY, Evidence(None, None, probe, pair(50, 55)))
+    refined = judge_refinement(POLICY, GateEvidence(None, None, probe, pair(50, 55)))
     assert refined.is_accepted
 
 
@@ -89,19 +89,19 @@ def test_too_few_of_them_decide_nothing():
 def test_a_fall_that_may_be_chance_is_no_fall():
     before = mixed([0.8, 0.3, 0.7, 0.2], [0.6, 0.1, 0.9, 0.4], [0.5])
     after = mixed([0.8, 0.6, 0.4, 0.2], [0.4, 0.1, 0.9, 0.4], [0.5])
-    assert Comparison(before, after).gain < -POLICY.tolerance
-    assert verdict(Comparison(before, after), GOOD).is_accepted
+    assert QualityComparison(before, after).gain < -POLICY.tolerance
+    assert verdict(QualityComparison(before, after), GOOD).is_accepted
 
 
 def test_a_fall_of_the_same_regions_again_and_again_is_one():
     before = mixed(*[[0.8] * 5 + [0.3] * 5] * 3)
     after = mixed(*[[0.8] * 3 + [0.4] * 2 + [0.3] * 5] * 3)
-    found = verdict(Comparison(before, after), GOOD, policy=GatePolicy(collapse=90))
+    found = verdict(QualityComparison(before, after), GOOD, policy=GatePolicy(collapse=90))
     assert "worse on corrections kept for testing" in found.reason
 
 
 def test_a_collapse_is_refused_however_few_regions_there_are():
-    fallen = Comparison(mixed([0.8], [0.8], [0.8]), mixed([0.1], [0.8], [0.8]))
+    fallen = QualityComparison(mixed([0.8], [0.8], [0.8]), mixed([0.1], [0.8], [0.8]))
     assert not verdict(fallen, GOOD).is_accepted
     assert verdict(fallen, GOOD, policy=GatePolicy(collapse=90)).is_accepted
 
@@ -111,7 +111,7 @@ def test_older_labels_are_not_lost(gone, accepted):
     """Of ten regions three may go: the version before knew them by heart."""
     before = mixed([0.8] * 5, [0.8] * 5)
     left = [0.1] * gone + [0.8] * (10 - gone)
-    pair_ = Comparison(before, mixed(left[:5], left[5:]))
+    pair_ = QualityComparison(before, mixed(left[:5], left[5:]))
     found = verdict(learned=GOOD, earlier=pair_, old={"lid"})
     assert found.is_accepted is accepted
     if not accepted:
@@ -122,13 +122,15 @@ def test_older_labels_are_not_lost(gone, accepted):
 def test_regions_that_change_places_are_not_lost():
     before = mixed([0.8, 0.8, 0.8, 0.3], [0.8, 0.3, 0.8, 0.3])
     swapped = mixed([0.3, 0.8, 0.8, 0.8], [0.3, 0.3, 0.8, 0.3])
-    assert verdict(learned=GOOD, earlier=Comparison(before, swapped), old={"lid"}).is_accepted
+    assert verdict(
+        learned=GOOD, earlier=QualityComparison(before, swapped), old={"lid"}
+    ).is_accepted
 
 
 def test_the_more_groups_are_learned_the_less_each_may_be_known_by_heart():
     before, after = mixed([0.9] * 6, [0.9] * 6), mixed([0.6] * 6, [0.6] * 6)
-    assert Comparison(before, after).gain < -POLICY.collapse
-    assert verdict(learned=GOOD, earlier=Comparison(before, after), old={"lid"}).is_accepted
+    assert QualityComparison(before, after).gain < -POLICY.collapse
+    assert verdict(learned=GOOD, earlier=QualityComparison(before, after), old={"lid"}).is_accepted
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_new_corrections_rise_or_are_known_already(learned, accepted):
 
 # --- corrections that contradict each other -------------------------------------------------
 
-AGREED = Agreement(new=0.5, asked=20, earlier=0.5, earlier_alone=0.5)
+AGREED = CorrectionAgreement(new=0.5, asked=20, earlier=0.5, earlier_alone=0.5)
 
 
 @pytest.mark.parametrize(
@@ -158,15 +160,15 @@ AGREED = Agreement(new=0.5, asked=20, earlier=0.5, earlier_alone=0.5)
     [
         (None, True),
         (AGREED, True),
-        (Agreement(0.11, 8, 0.44, 0.5), False),
-        (Agreement(0.12, 8, 0.44, 0.5), True),  # the new ones can be told
-        (Agreement(0.11, 8, 0.45, 0.5), True),  # the earlier ones do not suffer
-        (Agreement(0.11, 7, 0.44, 0.5), True),  # too few were asked
-        (Agreement(0.0, 20, 0.5, 0.5), True),  # of another kind, and in nobody's way
-        (Agreement(0.039, 8), False),
-        (Agreement(0.04, 8), True),
-        (Agreement(0.039, 7), True),
-        (Agreement(0.039, 8, 0.5, None), False),
+        (CorrectionAgreement(0.11, 8, 0.44, 0.5), False),
+        (CorrectionAgreement(0.12, 8, 0.44, 0.5), True),  # the new ones can be told
+        (CorrectionAgreement(0.11, 8, 0.45, 0.5), True),  # the earlier ones do not suffer
+        (CorrectionAgreement(0.11, 7, 0.44, 0.5), True),  # too few were asked
+        (CorrectionAgreement(0.0, 20, 0.5, 0.5), True),  # of another kind, and in nobody's way
+        (CorrectionAgreement(0.039, 8), False),
+        (CorrectionAgreement(0.04, 8), True),
+        (CorrectionAgreement(0.039, 7), True),
+        (CorrectionAgreement(0.039, 8, 0.5, None), False),
     ],
 )
 def test_a_contradiction_needs_both_new_ones_that_cannot_be_told_and_earlier_ones_that_suffer(
@@ -178,7 +180,7 @@ def test_a_contradiction_needs_both_new_ones_that_cannot_be_told_and_earlier_one
 
 
 def test_a_contradiction_is_said_in_words_that_tell_what_to_do():
-    reason = verdict(learned=GOOD, agreement=Agreement(0.02, 12)).reason
+    reason = verdict(learned=GOOD, agreement=CorrectionAgreement(0.02, 12)).reason
     assert "only 2 in 100" in reason
     assert "wrong names and misplaced masks" in reason
     assert "train again" in reason
@@ -189,7 +191,7 @@ def test_a_contradiction_is_said_in_words_that_tell_what_to_do():
 
 def refined(**evidence):
     nothing = {"held_out": None, "learned": None, "probe": None}
-    return judge_refinement(POLICY, Evidence(**nothing | evidence))
+    return judge_refinement(POLICY, GateEvidence(**nothing | evidence))
 
 
 @pytest.mark.parametrize(

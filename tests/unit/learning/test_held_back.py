@@ -11,7 +11,8 @@ from backend.clock import to_us
 from backend.label_studio.event import read_annotation
 from backend.learning import reconcile as module
 from backend.learning.derivation import Derivation
-from backend.learning.reconcile import Reconciler, Repair, is_too_much
+from backend.learning.doubts import is_too_much
+from backend.learning.reconcile import Reconciler, Repair
 from backend.learning.repository import CorrectionRepository
 from backend.storage.store import open_store
 from backend.storage.tables import ann_head, doubt, event_log

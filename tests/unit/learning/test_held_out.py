@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.learning.held_out import HELD_OUT_SHARE, LEARNED_FIRST, held_out_tasks, is_kept
 from backend.learning.rows import Standing, TaskRow
+from backend.learning.schedule import HELD_OUT_SHARE, LEARNED_FIRST, held_out_tasks, is_held_out
 
 
 def _row(task_id: int, annotation_id: int, standing: Standing = Standing.CORRECTED) -> TaskRow:
@@ -45,13 +45,13 @@ def test_only_corrected_tasks_count() -> None:
 
 
 def test_the_sides_of_later_tasks_never_change() -> None:
-    assert [task for task in range(40) if is_kept(7, task)] == [2, 29, 36, 37, 38]
+    assert [task for task in range(40) if is_held_out(7, task)] == [2, 29, 36, 37, 38]
 
 
 @given(st.integers(1, 2**40), st.integers(1, 2**40), st.floats(0, 1))
 def test_a_larger_share_keeps_what_was_kept(project: int, task: int, share: float) -> None:
-    if is_kept(project, task, share=share):
-        assert is_kept(project, task, share=min(1.0, share + 0.1))
+    if is_held_out(project, task, share=share):
+        assert is_held_out(project, task, share=min(1.0, share + 0.1))
 
 
 def test_the_first_tasks_are_those_whose_annotations_were_made_first() -> None:

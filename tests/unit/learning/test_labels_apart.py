@@ -21,16 +21,16 @@ from backend.label_studio.event import parse_events
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import vocabulary_in
 from backend.label_studio.result import render_prediction
-from backend.learning.correction import Change
+from backend.learning.correction import RegionChange
 from backend.learning.derivation import Derivation
+from backend.learning.examples import region_targets
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import StartingPoint
-from backend.learning.supervision import lessons, true_parts
-from backend.learning.updater import region_lessons
-from backend.serving.click_targets import chains, pointed_at
-from backend.serving.text_prompts import reply_to
+from backend.learning.supervision import training_targets, true_parts
+from backend.serving.click_targets import prompt_chains, prompted_region
+from backend.serving.text_prompts import answer_question
 from backend.storage.store import open_store
-from backend.types import Origin, Prompt, Question, Region
+from backend.types import Prompt, Region, RegionOrigin, TextPrompt
 from calico_model import prompts
 from calico_model.interactive.naming.closed_set import ClosedSet
 from calico_model.interactive.naming.label_trie import build_trie
@@ -38,6 +38,7 @@ from calico_model.training.online.dense_images import cell_codes
 from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import identity, match
+from tests.doubles import ModelDouble, reference
 from tests.unit.learning.annotated import START, box
 
 SCRIPTS = {
@@ -131,7 +132,7 @@ class Predictions:
         return StartingPoint(prediction_id, "v1", json.dumps(self.regions).encode())
 
 
-class Model:
+class Model(ModelDouble):
     """Finds what it is asked for by name, and remembers the names."""
 
     version = "v1"
@@ -144,12 +145,9 @@ class Model:
 
     def refer(self, group, names, group_prediction):
         self.asked += [name for name, _ in names]
-        return [Found(name, (PartMask(0, PART, name, LEFT, score=0.9),), (1,)) for name, _ in names]
-
-
-class Found:
-    def __init__(self, label, parts, absent):
-        self.label, self.parts, self.absent = label, parts, absent
+        return [
+            reference(name, (PartMask(0, PART, name, LEFT, score=0.9),), (1,)) for name, _ in names
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -199,14 +197,14 @@ def is_said_as_itself(pair, vocabulary, tokenizer):
 
 def is_clicked_as_itself(pair, vocabulary):
     canvas = [
-        Region(f"r{n}", 0, SIZE, None, label, Origin.MANUAL, None, lambda: LEFT, b"")
+        Region(f"r{n}", 0, SIZE, None, label, RegionOrigin.MANUAL, None, lambda: LEFT, b"")
         for n, label in enumerate(pair)
     ]
     clicks = [Prompt(f"c{n}", 0, (8.0, 8.0, 8.0, 8.0), label=label) for n, label in enumerate(pair)]
-    assert len(chains(clicks)) == 2
+    assert len(prompt_chains(clicks)) == 2
     for click, own, other in zip(clicks, canvas, canvas[::-1], strict=True):
-        assert pointed_at(click, [other], SIZE, vocabulary) is None
-        assert pointed_at(click, [other, own], SIZE, vocabulary) is own
+        assert prompted_region(click, [other], SIZE, vocabulary) is None
+        assert prompted_region(click, [other, own], SIZE, vocabulary) is own
 
 
 def is_asked_for_as_itself(pair, vocabulary):
@@ -215,8 +213,8 @@ def is_asked_for_as_itself(pair, vocabulary):
     for label in pair:
         for text in (label, f"segment the {label}", f"please find {label}."):
             model = Model()
-            reply = reply_to(
-                Question("q", 0, text), GROUP, group_prediction, model, ClosedSet(vocabulary)
+            reply = answer_question(
+                TextPrompt("q", 0, text), GROUP, group_prediction, model, ClosedSet(vocabulary)
             )
             assert {part.label for part in reply.prediction.parts} == {label}, text
         asked.append(set(model.asked))
@@ -249,16 +247,16 @@ def corrected(pair, project, repository):
 
 def is_learned_as_itself(pair, correction, vocabulary):
     names = names_of(pair, vocabulary)
-    changed = [o for o in correction.outcomes if o.change is Change.RELABELLED]
+    changed = [o for o in correction.outcomes if o.change is RegionChange.RELABELLED]
     assert [(o.before.label, o.after.label) for o in changed] == [pair]
     truth = true_parts(correction)
     masks = {part.label: part.mask for part in truth}
     assert [part.label for part in truth] == names
     assert np.array_equal(masks[names[0]], LEFT)
     assert np.array_equal(masks[names[1]], RIGHT)
-    taught = region_lessons(correction, truth)
+    taught = region_targets(correction, truth)
     assert [one.region.label for one in taught] == names
-    assert len(lessons(correction)) == 2
+    assert len(training_targets(correction)) == 2
     codes = cell_codes(truth, sorted(names), 20)
     assert set(codes.unique().tolist()) == {0, 1, 2}
 

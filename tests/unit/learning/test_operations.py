@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from backend.errors import BusyError, StoppedError, StoreError
-from backend.learning.progress import Passes
 from backend.learning.schedule import Cause, RunState
+from backend.learning.session import PassCounter
 from backend.storage.versions import VersionStatus
 from tests.unit.learning.school import PROJECT, TRAINED, School
 
@@ -160,7 +160,7 @@ def test_rounds_that_fail_become_rarer(school):
 
 def test_passes_tell_how_far_they_are_and_hand_back_what_was_found():
     told = []
-    tell = Passes(lambda share, eta_s: told.append((share, eta_s)), passes=2)
+    tell = PassCounter(lambda share, eta_s: told.append((share, eta_s)), passes=2)
     assert [tell("a"), tell("b"), tell("c")] == ["a", "b", "c"]
     assert [share for share, _ in told] == [0.5, 1.0, 1.0]
     assert told[0][1] > 0

@@ -12,7 +12,7 @@ import pytest
 
 from backend.errors import DamagedAdapterError, LeaseLostError, VersionError
 from backend.learning import publisher
-from backend.learning.publisher import Origin, Publisher, quarantine, roll_back
+from backend.learning.publisher import CandidateOrigin, Publisher, quarantine, roll_back
 from backend.learning.schedule import Cause, RunState
 from backend.learning.training_runs import RunRepository
 from backend.storage import tables
@@ -45,7 +45,7 @@ class Bench:
         return write
 
     def origin(self, project=PROJECT, parent=None):
-        return Origin(project, parent, 12, 5, "b" * 64, "calico-tiny-1234", "0.1.0")
+        return CandidateOrigin(project, parent, 12, 5, "b" * 64, "calico-tiny-1234", "0.1.0")
 
     def candidate(self, content=b"weights", project=PROJECT, parent=None):
         run_id = self.runs.claim(project, Cause.COUNT)
@@ -295,8 +295,7 @@ def _kill_while_publishing(folder, rounds):
             cwd=Path(__file__).parents[3],
         )
         with process:
-            for _ in range(1 + number % 7):
-                served.append(process.stdout.readline().strip())
+            served += [process.stdout.readline().strip() for _ in range(1 + number % 7)]
             process.send_signal(signal.SIGKILL)
             served += [line.strip() for line in process.stdout if line.endswith("\n")]
     return served

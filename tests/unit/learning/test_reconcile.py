@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend._wsgi import build_watch
+from backend.app import build_reconcile_watch
 from backend.clock import from_us
 from backend.errors import BusyError, LabelStudioAuthError, LabelStudioError
 from backend.label_studio.event import read_annotation
@@ -318,7 +318,7 @@ def test_what_was_found_is_counted(repository, studio):
     studio.annotate(body(2, RESULT, task=6))
     repository.store.record_events([event(1, RESULT, task=5)])
     metrics = Metrics()
-    watch = build_watch(repository.store, metrics, studio.client())
+    watch = build_reconcile_watch(repository.store, metrics, studio.client())
     watch.round()
     studio.failures = [httpx.Response(401)]
     watch.round()

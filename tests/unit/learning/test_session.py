@@ -8,11 +8,10 @@ import threading
 import pytest
 
 from backend.errors import LabelStudioError
-from backend.learning import held_out, session, worker
-from backend.learning.gate import Agreement
-from backend.learning.held_out import is_kept
+from backend.learning import schedule, session, training_material, worker
+from backend.learning.gate import CorrectionAgreement
 from backend.learning.overview import Overview
-from backend.learning.schedule import Cause, RunState, SchedulePolicy
+from backend.learning.schedule import Cause, RunState, SchedulePolicy, is_held_out
 from backend.learning.training_runs import RunRepository
 from backend.storage.versions import VersionStatus
 from tests.unit.learning.annotated import box, deletion, event, results, task_deletion
@@ -31,7 +30,7 @@ def school(tmp_path, database_url):  # noqa: F811
 @pytest.fixture
 def _kept_from_the_first(monkeypatch):
     """A share of the corrections is kept for testing from the first one on."""
-    monkeypatch.setattr(held_out, "LEARNED_FIRST", 0)
+    monkeypatch.setattr(schedule, "LEARNED_FIRST", 0)
 
 
 @pytest.mark.usefixtures("_kept_from_the_first")
@@ -80,7 +79,7 @@ def test_the_next_version_goes_on_from_the_last(school):
 
 
 def test_more_than_one_run_can_take_is_learned_in_several(school, monkeypatch):
-    monkeypatch.setattr(session, "MOST_NEW", 4)
+    monkeypatch.setattr(training_material, "MOST_NEW", 4)
     school.correct(*TRAINED[:10])
     assert [school.train() for _ in range(4)] == [1, 1, 0, 0]
     school.correct(TRAINED[10])
@@ -128,7 +127,7 @@ def test_what_the_base_forgets_is_shown_and_vetoes_nothing(school):
 
 
 def test_corrections_that_contradict_each_other_are_refused_and_said(school):
-    school.updater.agrees = Agreement(0.01, 20)
+    school.updater.agrees = CorrectionAgreement(0.01, 20)
     school.correct(*TRAINED[:3])
     school.train()
     (refused,) = school.versions.all()
@@ -278,7 +277,7 @@ def test_tasks_deleted_before_they_are_loaded_end_the_run_in_peace(school):
         school.store.record_events([task_deletion(*TRAINED[:3], project=PROJECT)])
         return found
 
-    school.trainer._look(PROJECT, 1)
+    school.trainer._update(PROJECT, 1)
     school.derivation.derive = delete_afterwards
     run_id = school.runs.claim(PROJECT, Cause.COUNT)
     state = school.open_session().train(PROJECT, run_id, stop=lambda: False)
@@ -318,7 +317,7 @@ def test_files_of_rejected_versions_go_with_the_next_look(school):
 
 def test_trouble_in_one_project_does_not_hold_up_the_others(school):
     school.correct(*TRAINED[:3])
-    theirs = [task for task in TRAINED[3:] if not is_kept(8, task)]
+    theirs = [task for task in TRAINED[3:] if not is_held_out(8, task)]
     school.correct(*theirs[:3], project=8)
     derive = school.derivation.derive
 
@@ -467,7 +466,7 @@ def test_a_refinement_without_gain_is_not_published_and_ends_it(rising):
 
 @pytest.mark.parametrize("news", ["corrections", "button", "request"])
 def test_a_refinement_gives_way_to_whatever_is_due(rising, monkeypatch, news):
-    monkeypatch.setattr(worker, "_LOOK_S", 0.0)
+    monkeypatch.setattr(worker, "_POLL_S", 0.0)
     rising.correct(*TRAINED[:3])
     assert rising.train() == 1
     rising.updater.is_learning.clear()
@@ -508,7 +507,7 @@ def test_a_refinement_that_was_stopped_may_be_tried_again(rising):
 
 
 def test_what_learns_something_new_gives_way_to_nothing(rising, monkeypatch):
-    monkeypatch.setattr(worker, "_LOOK_S", 0.0)
+    monkeypatch.setattr(worker, "_POLL_S", 0.0)
     rising.correct(*TRAINED[:3])
     rising.updater.gate.clear()
     thread = threading.Thread(target=rising.train)

@@ -7,9 +7,9 @@ import pytest
 
 from backend.errors import InvalidRleError
 from backend.learning.correction import Correction, diff
-from backend.learning.supervision import Supervision, lessons, true_parts
+from backend.learning.supervision import training_targets, true_parts
 from backend.types import Task, UnreadRegion
-from calico_model.types import RegionKind
+from calico_model.types import RegionKind, Supervision
 from tests.unit.learning.annotated import START, box, region
 
 MASK, SMALLER, ELSEWHERE = box(10, 10, 30, 40), box(10, 10, 30, 30), box(0, 50, 5, 60)
@@ -30,7 +30,7 @@ def correction(before, after, unread=()):
 
 
 def taught(before, after, unread=()):
-    found = lessons(correction(before, after, unread))
+    found = training_targets(correction(before, after, unread))
     return {lesson.region.id: lesson.teaches for lesson in found}
 
 
@@ -50,7 +50,9 @@ def test_a_change_teaches_what_was_wrong(after, expected):
 
 def test_label_fixes_and_mask_edits_are_told_apart():
     before = [region("a", MASK), region("b", MASK)]
-    fix, edit = lessons(correction(before, [region("a", MASK, label="lid"), region("b", SMALLER)]))
+    fix, edit = training_targets(
+        correction(before, [region("a", MASK, label="lid"), region("b", SMALLER)])
+    )
     assert (fix.is_label_fix, fix.is_mask_edit) == (True, False)
     assert (edit.is_label_fix, edit.is_mask_edit) == (False, True)
     assert fix.before.label == "handle"
@@ -150,12 +152,14 @@ def test_half_of_a_name_is_no_truth():
 
 def test_a_region_with_two_labels_teaches_both():
     both = region("a", MASK, label="leg", more=("wood",))
-    assert [(one.region.label, one.teaches) for one in lessons(correction([], [both]))] == [
+    assert [
+        (one.region.label, one.teaches) for one in training_targets(correction([], [both]))
+    ] == [
         ("leg", Supervision.TEXT | Supervision.MASK),
         ("wood", Supervision.TEXT | Supervision.MASK),
     ]
     assert [part.label for part in true_parts(correction([], [both]))] == ["leg", "wood"]
-    added = lessons(correction([region("a", MASK, label="leg")], [both]))
+    added = training_targets(correction([region("a", MASK, label="leg")], [both]))
     assert {one.region.label: one.teaches for one in added} == {
         "leg": Supervision.TEXT,
         "wood": Supervision.TEXT,

@@ -9,8 +9,7 @@ import sys
 import pytest
 from sqlalchemy import update
 
-from backend.learning.owner import owner_name
-from backend.learning.trainer_presence import Attendance, present_trainers
+from backend.learning.trainer_presence import Attendance, owner_name, present_trainers
 from backend.storage.store import open_store
 from backend.storage.tables import trainer
 
@@ -29,7 +28,7 @@ def present(store):
 def attend(store, owner):
     """A trainer that came and was killed before it could leave."""
     attendance = Attendance(store, owner=owner, every_s=60)
-    attendance._check_in()
+    attendance._report()
 
 
 def test_a_trainer_is_there_until_it_leaves(store):

@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from backend.errors import LeaseLostError
-from backend.learning.owner import owner_name
 from backend.learning.schedule import Cause, RunState
+from backend.learning.trainer_presence import owner_name
 from backend.learning.training_runs import RunRepository
 from backend.storage.store import open_store
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401

@@ -1,4 +1,4 @@
-"""Corrections as a real model learns from them: features kept, lessons placed, adapters whole."""
+"""Corrections as a real model learns from them: features kept, targets placed, adapters whole."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 
 from backend.errors import MediaUnavailableError
 from backend.learning.correction import Correction, diff
-from backend.learning.session import CorrectedTask
-from backend.learning.supervision import true_parts
-from backend.learning.updater import BaseGroups, OnlineUpdater, known_kinds, region_lessons
+from backend.learning.examples import region_targets
+from backend.learning.supervision import known_kinds, true_parts
+from backend.learning.training_material import CorrectedTask
+from backend.learning.updater import BaseGroups, OnlineUpdater
 from backend.types import Task
 from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
-from calico_model.training.online.example import Supervision
-from calico_model.training.online.update import FinetunePlan
+from calico_model.training.online.update import UpdatePlan
 from calico_model.training.pretraining.lexicon import small_tokenizer
-from calico_model.types import ImageGroup, RegionKind
+from calico_model.types import ImageGroup, RegionKind, Supervision
 from tests.conftest import micro_config
 from tests.unit.learning.annotated import START, box, region
 
@@ -76,7 +76,7 @@ def make(folder, images, probe=1):
     drawn = [
         labeled_group(draw_group(group_rng(Stream.EVALUATION, 4, n), size_px=64)) for n in range(2)
     ]
-    plan = FinetunePlan(least_steps=2, steps_per_example=0.0, most_steps=2)
+    plan = UpdatePlan(least_steps=2, steps_per_example=0.0, most_steps=2)
     return OnlineUpdater(
         Predictor(model, tokenizer, version="micro-1"),
         "b" * 64,
@@ -159,7 +159,7 @@ def test_each_region_teaches_what_was_corrected():
     correction = corrected(1, before, after).correction
     found = {
         (one.region.image_index, one.region.label): one.teaches
-        for one in region_lessons(correction, true_parts(correction))
+        for one in region_targets(correction, true_parts(correction))
     }
     assert found == {
         (0, "cover"): Supervision.TEXT,

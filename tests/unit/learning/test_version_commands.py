@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from backend.cli import command_tree
 from backend.errors import SettingsError, VersionError
-from backend.learning import held_out
+from backend.learning import schedule
 from backend.learning.schedule import Cause
 from tests.unit.learning.annotated import box, event, results
 from tests.unit.learning.school import HELD_OUT, PROJECT, REGIONS, TRAINED, School
@@ -33,7 +33,7 @@ def run(school, *words):
 
 
 def test_versions_show_what_the_gate_saw(school, monkeypatch):
-    monkeypatch.setattr(held_out, "LEARNED_FIRST", 0)
+    monkeypatch.setattr(schedule, "LEARNED_FIRST", 0)
     school.correct(*TRAINED[:3], *HELD_OUT[:3])
     school.train()
     school.updater.gain = -9
@@ -72,7 +72,7 @@ def test_train_now_is_a_wish_the_trainer_finds(school):
 
 
 def test_status_counts_corrections_and_names_the_last_run(school, monkeypatch):
-    monkeypatch.setattr(held_out, "LEARNED_FIRST", 0)
+    monkeypatch.setattr(schedule, "LEARNED_FIRST", 0)
     school.correct(*TRAINED[:3], HELD_OUT[0])
     school.train()
     school.correct(*TRAINED[3:5])

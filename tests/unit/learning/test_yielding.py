@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backend.learning.yielding import call_at_every_layer
+from backend.learning.updater import call_at_every_layer
 
 
 def small():

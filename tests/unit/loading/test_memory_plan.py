@@ -8,8 +8,7 @@ import torch
 from calico_model.errors import InsufficientMemoryError
 from calico_model.inference.images import to_pixels
 from calico_model.loading.fitting import card_bytes, choose_placement, usable_bytes
-from calico_model.loading.memory_plan import plan_inference, plan_training
-from calico_model.loading.parameters import parameter_table
+from calico_model.loading.memory_plan import parameter_table, plan_inference, plan_training
 from calico_model.loading.placement import Placement
 from calico_model.loading.precision import Precision
 from calico_model.modeling.features import ImageFeatures

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from calico_model import prompts
 from calico_model.data.collate import Turn, collate_turns
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
 from calico_model.errors import InvalidConfigError
 from calico_model.inference.images import to_pixels
 from calico_model.loading.checkpoints import load_model
@@ -59,7 +59,7 @@ def shipped() -> tuple[Calico, Tokenizer]:
 
 def _answers(model: Calico, tokenizer: Tokenizer) -> tuple[Tensor, Tensor, Tensor]:
     """Next-token logits of the answer and masks of its [SEG], teacher-forced on one group."""
-    group = labeled_group(draw_group(group_rng(Stream.EVALUATION, 7, 3), split=Split.SEEN))
+    group = labeled_group(draw_group(group_rng(Stream.EVALUATION, 7, 3), split=SceneSplit.SEEN))
     pictures = [np.asarray(image) for image in group.group.images][:2]
     question = prompts.QUESTIONS[RegionKind.COMMON_PART][0]
     answer = prompts.write_answer(

@@ -11,17 +11,15 @@ import torch
 
 from calico_model.errors import CheckpointError
 from calico_model.modeling.adapter import (
-    AdapterScope,
-    adapter_state,
     load_adapter,
-    save_adapter,
 )
 from calico_model.modeling.model import Calico
+from tests.unit.modeling.adapters import adapter_state, save_adapter
 
 
 @pytest.fixture
 def folder(model: Calico, tmp_path: Path) -> Path:
-    save_adapter(model, tmp_path / "adapter", base="abc", scope=AdapterScope())
+    save_adapter(model, tmp_path / "adapter", base="abc")
     return tmp_path / "adapter"
 
 
@@ -60,7 +58,7 @@ def test_a_damaged_file_is_refused(
 
 def test_a_written_adapter_replaces_the_old_one_alone(folder: Path, model: Calico) -> None:
     (folder / "stale").touch()
-    save_adapter(model, folder, base="new", scope=AdapterScope())
+    save_adapter(model, folder, base="new")
     names = {path.name for path in folder.iterdir()}
     assert names == {"adapter_model.safetensors", "adapter_config.json"}
     assert [path.name for path in folder.parent.iterdir()] == ["adapter"]

@@ -17,7 +17,7 @@ from calico_model.loading.checkpoints import WEIGHTS, load_model, save_model
 from calico_model.modeling.adapter import AdapterScope, adapter_names, base_state
 from calico_model.modeling.exemplar_prompt import ExemplarPrompt, prototypes
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.mask_memory import History, MaskMemory, Source
+from calico_model.modeling.mask_memory import History, MaskMemory, MaskSource
 from calico_model.modeling.model import ADD_ONS, Calico
 from calico_model.tokenizer import Tokenizer
 from tests.conftest import build_micro
@@ -29,7 +29,7 @@ def history(n: int = 2, masks: int = 3) -> History:
     return History(
         10 * torch.randn(n, masks, SIDE, SIDE).sign(),
         torch.randn(n, masks, WIDTH),
-        torch.randint(len(Source), (n, masks)),
+        torch.randint(len(MaskSource), (n, masks)),
         torch.ones(n, masks, dtype=torch.bool),
     )
 

@@ -20,7 +20,7 @@ from calico_model import prompts
 from calico_model.config import AblationConfig
 from calico_model.data.collate import Turn, collate_prompts, collate_turns
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.inputs import Conversations
+from calico_model.modeling.language import Conversations
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.pretraining.run import use_plain_attention

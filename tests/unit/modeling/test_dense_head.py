@@ -80,11 +80,11 @@ def test_every_cell_is_told_as_a_part_and_as_an_object(
     assert NAMES.rows == 5
     head.activate(DenseRows(NAMES, torch.randn(5, WIDTH), torch.zeros(2, 2), 1.0))
     with torch.no_grad():
-        parts, objects = head.tell(features)
+        parts, objects = head.class_logits(features)
     assert parts.shape == (2, 3, L, L)
     assert objects.shape == (2, 2, L, L)
     head.deactivate()
-    assert not head.worn.names
+    assert not head.active.names
 
 
 @torch.no_grad()
@@ -126,10 +126,10 @@ def test_an_adapter_brings_its_own_head_and_leaves_the_base_as_it_was(
     before = head.coarse.weight.detach().clone()
     adapters.add("new", adapter)
     adapters.activate(adapter)
-    assert head.worn.names == NAMES
+    assert head.active.names == NAMES
     assert torch.equal(head.coarse.weight, before + 1.0)
     adapters.activate(None)
-    assert not head.worn.names
+    assert not head.active.names
     assert torch.equal(head.coarse.weight, before)
 
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from calico_model.data.casting import Split
+from calico_model.data.casting import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.inference.images import to_pixels
 from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.adapter_set import AdapterSet
-from calico_model.modeling.familiarity import Familiarity, describe_maps
+from calico_model.modeling.domain import Familiarity, describe_maps
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.online.example import Example
-from calico_model.training.online.update import find_ground
+from calico_model.training.online.update import find_update_domain
 from calico_model.types import ImageGroup
 from tests.unit.training.examples import drawn, encoded, examples
 
@@ -110,7 +110,7 @@ def fitted(photo_model: Calico) -> Calico:
     """A model that knows drawings."""
     photo_model.add_on(["dense_head", "familiarity"])
     photo_model.eval()
-    known = [encoded(photo_model, drawn(Split.SEEN, n).group) for n in range(8)]
+    known = [encoded(photo_model, drawn(SceneSplit.SEEN, n).group) for n in range(8)]
     other = [photographs(photo_model, n) for n in range(8)]
     ours, theirs = (
         torch.cat([describe_maps(one.photo) for one in several]) for several in (known, other)
@@ -143,18 +143,18 @@ def test_before_anybody_corrected_it_is_silent_about_unfamiliar_pictures(
     assert found.parts == ()
     assert found.answers
     assert asked == []
-    predictor.predict(drawn(Split.SEEN, 20).group)
+    predictor.predict(drawn(SceneSplit.SEEN, 20).group)
     assert asked
 
 
 def test_language_is_taught_only_where_pictures_are_familiar(fitted: Calico) -> None:
-    drawings = examples(fitted, Split.SEEN, 3)
+    drawings = examples(fitted, SceneSplit.SEEN, 3)
     strange = [_example(fitted, n) for n in range(3)]
-    assert find_ground(fitted, drawings, ()) == (None, True)
-    assert find_ground(fitted, strange, ()) == (None, False)
-    assert find_ground(fitted, [*strange, drawings[0]], ()) == (None, True)
+    assert find_update_domain(fitted, drawings, ()) == (None, True)
+    assert find_update_domain(fitted, strange, ()) == (None, False)
+    assert find_update_domain(fitted, [*strange, drawings[0]], ()) == (None, True)
     fitted.familiarity = None
-    assert find_ground(fitted, strange, ()) == (None, True)
+    assert find_update_domain(fitted, strange, ()) == (None, True)
 
 
 def _example(model: Calico, seed: int) -> Example:

@@ -11,13 +11,13 @@ from calico_model.modeling.label_rows import LabelRows, mean_rows, needs_row
 from calico_model.modeling.model import Calico
 from calico_model.prompts import conversation
 from calico_model.tokenizer import Tokenizer
-from tests.unit.training.examples import Split, drawn, encoded
+from tests.unit.training.examples import SceneSplit, drawn, encoded
 
 ANSWER = "The images show <p> the rotor </p> [SEG] (IMAGE1). No part is unique. </s>"
 
 
 def logits(model: Calico, tokenizer: Tokenizer) -> torch.Tensor:
-    features = encoded(model, drawn(Split.SEEN, 0).group)
+    features = encoded(model, drawn(SceneSplit.SEEN, 0).group)
     turn = Turn(conversation("Which?", 2), ANSWER, (0, 1))
     turns = collate_turns([turn], tokenizer, model.config.qformer.queries)
     found: torch.Tensor = model(features, turns.conversations)[1]

@@ -18,8 +18,7 @@ from calico_model.data import synthetic
 from calico_model.data.collate import Turn, collate_prompts
 from calico_model.inference.images import to_pixels
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.inputs import Conversations
-from calico_model.modeling.layout import packed, padded
+from calico_model.modeling.language import Conversations, packed, padded
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.tokenizer import Tokenizer

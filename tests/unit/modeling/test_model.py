@@ -1,4 +1,4 @@
-"""The invariants of the network (calico.md 6.4)."""
+"""The invariants of the network."""
 
 from __future__ import annotations
 
@@ -15,18 +15,14 @@ from calico_model.config import AblationConfig
 from calico_model.data.collate import Turn, collate_prompts, collate_turns
 from calico_model.inference.images import to_pixels
 from calico_model.modeling.adapter import (
-    AdapterScope,
     adapter_names,
-    adapter_state,
     load_adapter,
     mark_trainable,
-    save_adapter,
     trainable_count,
 )
 from calico_model.modeling.correspondence import scatter_rows
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.inputs import Conversations
-from calico_model.modeling.layout import packed
+from calico_model.modeling.language import Conversations, packed
 from calico_model.modeling.model import Calico
 from calico_model.presets import full, tiny
 from calico_model.prompts import Phrase
@@ -34,6 +30,7 @@ from calico_model.tokenizer import Tokenizer
 from calico_model.training.pretraining.run import use_plain_attention
 from calico_model.types import RegionKind
 from tests.conftest import build_micro
+from tests.unit.modeling.adapters import adapter_state, save_adapter
 
 ANSWER = prompts.write_answer(
     RegionKind.COMMON_PART,
@@ -268,7 +265,7 @@ def test_adapter_round_trip_restores_every_bit(
 ) -> None:
     wake(model)
     folder = tmp_path / "adapter"  # type: ignore[operator]
-    save_adapter(model, folder, base="abc", scope=AdapterScope())
+    save_adapter(model, folder, base="abc")
     fresh = build_micro(tokenizer.size)
     assert not all(
         torch.equal(a, b)
@@ -346,7 +343,7 @@ def full_size() -> Calico:
 
 
 def test_7b_has_the_published_sizes(full_size: Calico) -> None:
-    """Parameter counts of calico.md 6.1, in the order of its table."""
+    """Parameter counts of the parts, in the order of the table."""
 
     def count(*prefixes: str) -> int:
         return sum(
@@ -365,7 +362,7 @@ def test_7b_has_the_published_sizes(full_size: Calico) -> None:
     assert round(count("segmentation_projection.") / 1e6, 1) == 17.8
     assert round(count("dino.") / 1e6, 1) == 86.6
     assert count("cams.") == 12_592_640
-    # 6,133,248 of the attention and 4,352 of the two input norms calico.md 2.4 recommends.
+    # 6,133,248 of the attention and 4,352 of the two input norms.
     assert count("cem.") == 6_133_248 + 4_352
 
 
@@ -384,13 +381,13 @@ def test_cam_placement_reproduces_every_reported_case() -> None:
     assert replace(base, cams=3).cam_layers == (8, 16, 24)
 
 
-def test_held_back_tokens_must_win_by_the_margin(
+def test_penalised_tokens_must_win_by_the_margin(
     tokenizer: Tokenizer, model: Calico, images: list[np.ndarray]
 ) -> None:
     features = encoded(model, images)
     layout = collate_prompts([turn("")], tokenizer, 4)
     ends = {"seg": tokenizer.seg, "end": tokenizer.end}
     first = model.generate(features, layout, **ends).ids[0][0]
-    assert model.generate(features, layout, **ends, held_back=[first]).ids[0][0] == first
+    assert model.generate(features, layout, **ends, penalised=[first]).ids[0][0] == first
     model.config = replace(model.config, empty_margin=50.0)
-    assert model.generate(features, layout, **ends, held_back=[first]).ids[0][0] != first
+    assert model.generate(features, layout, **ends, penalised=[first]).ids[0][0] != first

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import StoreError
-from backend.learning.publisher import Origin, Publisher, roll_back
+from backend.learning.publisher import CandidateOrigin, Publisher, roll_back
 from backend.learning.schedule import Cause
 from backend.learning.training_runs import RunRepository
 from backend.serving.adapter_registry import MOST_LOADED, AdapterRegistry
@@ -16,20 +16,18 @@ from backend.serving.metrics import Metrics
 from backend.storage.store import open_store
 from backend.storage.versions import Versions
 from calico_model.errors import CheckpointError
+from tests.doubles import ModelDouble
 
 PROJECT = 7
 
 
-class Base:
+class Base(ModelDouble):
     """A base whose adapters are files with one word; `bad` cannot be loaded."""
 
     version = "base-1"
 
     def __init__(self):
         self.read = []
-
-    def predict(self, group):
-        raise NotImplementedError
 
     def with_adapter(self, version, folder):
         self.read.append(version)
@@ -38,12 +36,9 @@ class Base:
         return Adapted(version)
 
 
-class Adapted:
+class Adapted(ModelDouble):
     def __init__(self, version):
         self.version = version
-
-    def predict(self, group):
-        raise NotImplementedError
 
 
 class Shelf:
@@ -52,7 +47,7 @@ class Shelf:
         self.versions = Versions(self.store, folder / "adapters")
         self.runs = RunRepository(self.store)
         self.metrics = Metrics()
-        self.lines = AdapterRegistry(self.versions, self.metrics)
+        self.registry = AdapterRegistry(self.versions, self.metrics)
         self.base = Base()
 
     def publish(self, word, project=PROJECT):
@@ -64,13 +59,13 @@ class Shelf:
         parent = None if current is None else current.id
         run_id = self.runs.claim(project, Cause.COUNT)
         publisher = Publisher(self.versions, self.runs)
-        origin = Origin(project, parent, 1, 1, "b" * 64, "base-1", "0")
+        origin = CandidateOrigin(project, parent, 1, 1, "b" * 64, "base-1", "0")
         made = publisher.register(run_id, origin, write)
         publisher.publish(run_id, made, gate={}, reason="")
         return made
 
     def answering(self, project=PROJECT):
-        return self.lines.predictor(self.base, self.lines.current(project)).version
+        return self.registry.model(self.base, self.registry.current(project)).version
 
 
 @pytest.fixture
@@ -84,14 +79,14 @@ def test_every_project_is_answered_by_its_own_version(shelf):
     assert shelf.answering() == "base-1"
     mine, theirs = shelf.publish("a"), shelf.publish("b", project=8)
     assert (shelf.answering(), shelf.answering(8), shelf.answering(9)) == (mine, theirs, "base-1")
-    assert shelf.lines.current(None) is None
+    assert shelf.registry.current(None) is None
 
 
 def test_a_request_keeps_the_version_it_began_with(shelf):
     first = shelf.publish("a")
-    begun = shelf.lines.current(PROJECT)
+    begun = shelf.registry.current(PROJECT)
     second = shelf.publish("b")
-    assert shelf.lines.predictor(shelf.base, begun).version == first
+    assert shelf.registry.model(shelf.base, begun).version == first
     assert shelf.answering() == second
     roll_back(shelf.versions, PROJECT, to=None, reason="")
     assert shelf.answering() == first
@@ -111,7 +106,7 @@ def test_what_cannot_be_loaded_is_passed_over_and_no_longer_announced(shelf, is_
     if is_cut:
         (shelf.versions.path(shelf.versions.find(bad)) / "word").write_text("x")
     assert shelf.answering() == good
-    assert shelf.lines.current(PROJECT).id == good
+    assert shelf.registry.current(PROJECT).id == good
     assert b"calico_unusable_versions_total 1.0" in shelf.metrics.text()
     assert shelf.answering() == good
     assert b"calico_unusable_versions_total 1.0" in shelf.metrics.text()

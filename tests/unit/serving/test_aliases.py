@@ -7,11 +7,10 @@ import pytest
 
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import vocabulary_in
-from backend.serving.loaded_model import BasePredictor
-from backend.serving.model_thread import ModelThread
-from backend.serving.propagation import spread
-from backend.serving.text_prompts import Reply, reply_to
-from backend.types import Question
+from backend.serving.loaded_model import LoadedBase, ModelThread
+from backend.serving.propagation import propagate
+from backend.serving.text_prompts import QuestionAnswer, answer_question
+from backend.types import TextPrompt
 from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
 from calico_model.interactive.naming.closed_set import ClosedSet
 from calico_model.predictor import load_predictor
@@ -22,12 +21,12 @@ PART = "crown"
 
 
 @pytest.fixture(scope="module")
-def model() -> BasePredictor:
-    return BasePredictor(load_predictor(threads=1), "f" * 64, ModelThread())
+def model() -> LoadedBase:
+    return LoadedBase(load_predictor(threads=1), "f" * 64, ModelThread())
 
 
 @pytest.fixture(scope="module")
-def trees(model: BasePredictor) -> tuple[LabeledGroup, GroupPrediction]:
+def trees(model: LoadedBase) -> tuple[LabeledGroup, GroupPrediction]:
     drawn = (
         labeled_group(draw_group(group_rng(Stream.EVALUATION, 11, n), group_size=2))
         for n in range(400)
@@ -53,18 +52,20 @@ def vocabulary(label: str, alias: str) -> Vocabulary:
 
 
 def ask(
-    model: BasePredictor, trees: tuple[LabeledGroup, GroupPrediction], text: str, words: Vocabulary
-) -> Reply:
+    model: LoadedBase, trees: tuple[LabeledGroup, GroupPrediction], text: str, words: Vocabulary
+) -> QuestionAnswer:
     group, group_prediction = trees
-    return reply_to(Question("q", 0, text), group.group, group_prediction, model, ClosedSet(words))
+    return answer_question(
+        TextPrompt("q", 0, text), group.group, group_prediction, model, ClosedSet(words)
+    )
 
 
 @pytest.mark.parametrize("label", ["foliage", "Krone", "крона", "樹冠", "🌳", "Foliage (leaves)"])
 def test_a_label_finds_what_the_model_calls_otherwise(
-    model: BasePredictor, trees: tuple[LabeledGroup, GroupPrediction], label: str
+    model: LoadedBase, trees: tuple[LabeledGroup, GroupPrediction], label: str
 ) -> None:
     words = vocabulary(label, PART)
-    plain = reply_to(Question("q", 0, PART), trees[0].group, trees[1], model, None)
+    plain = answer_question(TextPrompt("q", 0, PART), trees[0].group, trees[1], model, None)
     assert plain.prediction.parts
     for text in (label, f"segment the {label}", PART, f"the {PART}s, please"):
         reply = ask(model, trees, text, words)
@@ -77,7 +78,7 @@ def test_a_label_finds_what_the_model_calls_otherwise(
 
 
 def test_a_question_is_answered_in_the_projects_words(
-    model: BasePredictor, trees: tuple[LabeledGroup, GroupPrediction]
+    model: LoadedBase, trees: tuple[LabeledGroup, GroupPrediction]
 ) -> None:
     reply = ask(model, trees, "what do they share?", vocabulary("foliage", PART))
     assert {one.label for one in reply.prediction.parts} == {"foliage"}
@@ -86,13 +87,13 @@ def test_a_question_is_answered_in_the_projects_words(
 
 @pytest.mark.parametrize("label", ["foliage", "крона", "冠"])
 def test_a_clicked_label_is_looked_for_by_what_the_model_calls_it(
-    model: BasePredictor, trees: tuple[LabeledGroup, GroupPrediction], label: str
+    model: LoadedBase, trees: tuple[LabeledGroup, GroupPrediction], label: str
 ) -> None:
     group, group_prediction = trees
     truth = next(p for p in group.of_kind(COMMON) if p.label == PART and p.image_index == 0)
     clicked = PartMask(0, COMMON, label, truth.mask)
-    plain = spread(PartMask(0, COMMON, PART, truth.mask), group.group, group_prediction, model)
-    found = spread(clicked, group.group, group_prediction, model, vocabulary(label, PART))
+    plain = propagate(PartMask(0, COMMON, PART, truth.mask), group.group, group_prediction, model)
+    found = propagate(clicked, group.group, group_prediction, model, vocabulary(label, PART))
     assert len(plain.parts) > 1
     assert [one.label for one in found.parts] == [label] * len(plain.parts)
     for ours, theirs in zip(found.parts, plain.parts, strict=True):

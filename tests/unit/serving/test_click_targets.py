@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from backend.serving.click_targets import overlapped
-from backend.types import Origin, Region
+from backend.serving.click_targets import overlapping_region
+from backend.types import Region, RegionOrigin
 from calico_model.types import PartMask, RegionKind
 
 SIZE = (6, 7)
 
 
 def region(name, mask, label="lid", kind=RegionKind.COMMON_PART, image=0):
-    return Region(name, image, mask.shape, kind, label, Origin.MANUAL, None, mask.copy)
+    return Region(name, image, mask.shape, kind, label, RegionOrigin.MANUAL, None, mask.copy)
 
 
 def part(mask, label="lid"):
@@ -25,10 +25,10 @@ def test_the_region_most_alike_is_meant_if_half_of_it_is_shared():
     three, two, one = (asked.copy() for _ in range(3))
     three[3:], two[2:], one[1:] = False, False, False
     canvas = [region("two", two), region("three", three), region("one", one)]
-    assert overlapped(part(asked), canvas).id == "three"
-    assert overlapped(part(asked), [canvas[0]]).id == "two"
-    assert overlapped(part(asked), [canvas[2]]) is None
-    assert overlapped(part(asked), []) is None
+    assert overlapping_region(part(asked), canvas).id == "three"
+    assert overlapping_region(part(asked), [canvas[0]]).id == "two"
+    assert overlapping_region(part(asked), [canvas[2]]) is None
+    assert overlapping_region(part(asked), []) is None
 
 
 def test_regions_of_other_names_images_and_sizes_are_not_compared():
@@ -40,5 +40,5 @@ def test_regions_of_other_names_images_and_sizes_are_not_compared():
         region("kind", mask, kind=RegionKind.COMMON_OBJECT),
         region("nothing", np.zeros(SIZE, np.bool_)),
     ]
-    assert overlapped(part(mask), canvas) is None
-    assert overlapped(part(mask), [*canvas, region("own", mask)]).id == "own"
+    assert overlapping_region(part(mask), canvas) is None
+    assert overlapping_region(part(mask), [*canvas, region("own", mask)]).id == "own"

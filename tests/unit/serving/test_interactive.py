@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from backend.errors import InvalidRleError
-from backend.serving.click_targets import chains, overlapped, pointed_at
+from backend.serving.click_targets import overlapping_region, prompt_chains, prompted_region
 from backend.serving.interactive import InteractiveSegmenter
-from backend.types import Origin, Prompt, Region, runs_of
+from backend.types import Prompt, Region, RegionOrigin, runs_of
 from calico_model.inference.prompt import MaskPrompt
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
+from tests.doubles import ModelDouble, proposal, refined
 
 SIZE = (40, 60)
 PART, OBJECT = RegionKind.COMMON_PART, RegionKind.COMMON_OBJECT
@@ -30,7 +31,7 @@ def undecoded():
 
 def region(name, mask, *, image=0, kind=PART, label="handle", is_open=False):
     return Region(
-        name, image, SIZE, kind, label, Origin.PREDICTION, None,
+        name, image, SIZE, kind, label, RegionOrigin.PREDICTION, None,
         load_mask=mask.copy if is_open else undecoded,
         encoding=name.encode(),
         load_runs=lambda: runs_of(mask),
@@ -46,14 +47,7 @@ def box(x0, y0, x1, y1, name="b1"):
 
 
 @dataclass
-class Found:
-    mask: np.ndarray
-    iou: float = 0.75
-    meant: PartMask | None = None
-
-
-@dataclass
-class Clickable:
+class Clickable(ModelDouble):
     """Outlines a block around the last click; a model that finds nothing elsewhere."""
 
     version: str = "v"
@@ -70,9 +64,9 @@ class Clickable:
         if prompt.clicks:
             x, y = int(prompt.clicks[-1].x), int(prompt.clicks[-1].y)
             mask = block(slice(max(y - 4, 0), y + 4), slice(max(x - 4, 0), x + 4))
-            return Found(mask, meant=None if prompt.previous is not None else self.known)
+            return refined(mask, meant=None if prompt.previous is not None else self.known)
         x0, y0, x1, y1 = (int(value) for value in prompt.box)
-        return Found(block(slice(y0, y1), slice(x0, x1)))
+        return refined(block(slice(y0, y1), slice(x0, x1)))
 
 
 @pytest.fixture
@@ -95,25 +89,25 @@ SPOUT = region("spout", block(slice(5, 10), slice(5, 10)), label="spout")
 
 def test_a_click_means_the_smallest_region_of_its_label_under_it():
     canvas = (BODY, LARGE, SMALL, SPOUT)
-    assert pointed_at(click(7, 7), canvas, SIZE) is SMALL
-    assert pointed_at(click(15, 7), canvas, SIZE) is LARGE
-    assert pointed_at(click(50, 30), canvas, SIZE) is None
-    assert pointed_at(click(7, 7, label="Spouts"), canvas, SIZE) is SPOUT
-    assert pointed_at(click(7, 7, kind=None, label=None), (BODY, LARGE), SIZE) is LARGE
-    assert pointed_at(click(7, 7, image=1), canvas, SIZE) is None
-    assert pointed_at(click(7, 7), canvas, (10, 10)) is None
+    assert prompted_region(click(7, 7), canvas, SIZE) is SMALL
+    assert prompted_region(click(15, 7), canvas, SIZE) is LARGE
+    assert prompted_region(click(50, 30), canvas, SIZE) is None
+    assert prompted_region(click(7, 7, label="Spouts"), canvas, SIZE) is SPOUT
+    assert prompted_region(click(7, 7, kind=None, label=None), (BODY, LARGE), SIZE) is LARGE
+    assert prompted_region(click(7, 7, image=1), canvas, SIZE) is None
+    assert prompted_region(click(7, 7), canvas, (10, 10)) is None
 
 
 def test_a_box_means_the_region_it_fits():
-    assert pointed_at(box(0, 0, 29, 21), (LARGE, SMALL), SIZE) is LARGE
-    assert pointed_at(box(0, 0, 12, 12), (LARGE, SMALL), SIZE) is None
+    assert prompted_region(box(0, 0, 29, 21), (LARGE, SMALL), SIZE) is LARGE
+    assert prompted_region(box(0, 0, 12, 12), (LARGE, SMALL), SIZE) is None
 
 
 def test_a_region_that_cannot_be_read_is_passed_over():
     def fail():
         raise InvalidRleError("broken")
 
-    assert pointed_at(click(7, 7), (replace(SMALL, load_runs=fail), LARGE), SIZE) is LARGE
+    assert prompted_region(click(7, 7), (replace(SMALL, load_runs=fail), LARGE), SIZE) is LARGE
 
 
 def test_overlap_is_counted_from_runs():
@@ -121,14 +115,14 @@ def test_overlap_is_counted_from_runs():
         return PartMask(0, PART, "handle", mask)
 
     half = block(slice(0, 20), slice(0, 14))
-    assert overlapped(part(block(slice(0, 20), slice(0, 16))), (LARGE,)) is LARGE
-    assert overlapped(part(half), (LARGE,)) is None
-    assert overlapped(part(half), (LARGE, region("half", half))).id == "half"
+    assert overlapping_region(part(block(slice(0, 20), slice(0, 16))), (LARGE,)) is LARGE
+    assert overlapping_region(part(half), (LARGE,)) is None
+    assert overlapping_region(part(half), (LARGE, region("half", half))).id == "half"
 
 
 def test_prompts_of_one_label_correct_one_region_and_a_box_begins_another():
     first, second, third = click(1, 1, "a"), click(2, 2, "b"), click(3, 3, "c", label="lid")
-    found = chains([first, second, box(1, 1, 9, 9), click(4, 4, "d"), third])
+    found = prompt_chains([first, second, box(1, 1, 9, 9), click(4, 4, "d"), third])
     assert [[p.id for p in chain.prompts] for chain in found] == [["a", "b"], ["b1", "d"], ["c"]]
 
 
@@ -222,20 +216,20 @@ class Spreading(Clickable):
 
     def transfer(self, group, part, group_prediction):
         there = replace(part, image_index=1, mask=block(slice(0, 9), slice(0, 9)))
-        return [type("Sight", (), {"image_index": 1, "parts": (there,)})]
+        return [proposal(1, there)]
 
 
 def test_what_is_alike_is_suggested_elsewhere_unless_it_is_drawn_there(group):
     model = Spreading()
     found, _ = suggest(group, [click(30, 20)], (), model)
-    spread = found.spread(group, model, None, ())
+    spread = found.propagated(group, model, None, ())
     assert [part.image_index for part in spread.prediction.parts] == [0, 1]
     assert spread.prediction.parts[1].label == "handle"
     assert len(set(spread.ids)) == 2
     again, _ = suggest(group, [click(30, 20), click(33, 20, "p2")], (), model)
-    assert again.spread(group, model, None, ()).ids == spread.ids
+    assert again.propagated(group, model, None, ()).ids == spread.ids
     drawn = region("there", block(slice(0, 9), slice(0, 8)), image=1)
-    assert len(found.spread(group, model, None, (drawn,)).ids) == 1
+    assert len(found.propagated(group, model, None, (drawn,)).ids) == 1
 
 
 def test_predictions_carry_the_version_that_answered(group):
@@ -253,42 +247,42 @@ def test_a_click_on_what_the_model_has_found_has_its_name(group):
     model = Clickable(known=known)
     found, _ = suggest(group, [nameless(5, 5)], model=model)
     assert (found.prediction.parts[0].label, found.prediction.parts[0].kind) == ("", PART)
-    (named,) = found.in_own_words().prediction.parts
+    (named,) = found.with_predicted_names().prediction.parts
     assert (named.label, named.kind) == ("lid", known.kind)
     kept, _ = suggest(group, [click(5, 5, label=None)], model=model)
-    (named,) = kept.in_own_words().prediction.parts
+    (named,) = kept.with_predicted_names().prediction.parts
     assert (named.label, named.kind) == ("lid", PART), "the kind was chosen"
     # Who goes on clicking still means it.
     again, _ = suggest(group, [nameless(5, 5), nameless(9, 9, "p2")], model=model)
-    assert again.in_own_words().prediction.parts[0].label == "lid"
+    assert again.with_predicted_names().prediction.parts[0].label == "lid"
     assert again.ids == found.ids
 
 
 def test_the_name_that_was_chosen_wins_over_the_models_own(group):
     model = Clickable(known=PartMask(0, OBJECT, "mug", block(slice(0, 9), slice(0, 9))))
     found, _ = suggest(group, [click(5, 5, kind=None)], model=model)
-    (named,) = found.in_own_words().prediction.parts
+    (named,) = found.with_predicted_names().prediction.parts
     assert (named.label, named.kind) == ("handle", PART)
     unnamed = Clickable(known=PartMask(0, PART, "", block(slice(0, 9), slice(0, 9))))
     found, _ = suggest(group, [nameless(5, 5)], model=unnamed)
-    assert found.in_own_words().prediction.parts[0].label == ""
+    assert found.with_predicted_names().prediction.parts[0].label == ""
 
 
 def test_what_is_alike_elsewhere_has_that_name_too(group):
     class Spreading(Clickable):
         def transfer(self, group, part, group_prediction):
             assert part.label == ""  # by its looks: a name would ask the language model
-            return [Elsewhere((replace(part, image_index=1),))]
+            return [proposal(1, replace(part, image_index=1))]
 
     unique = PartMask(0, RegionKind.UNIQUE_PART, "lid", block(slice(0, 9), slice(0, 9)))
     model = Spreading(known=unique)
     found, _ = suggest(group, [nameless(5, 5)], model=model)
-    everywhere = found.spread(group, model, None, ()).in_own_words()
+    everywhere = found.propagated(group, model, None, ()).with_predicted_names()
     assert [part.label for part in everywhere.prediction.parts] == ["lid", "lid"]
     assert [part.kind for part in everywhere.prediction.parts] == [PART, PART], "on two images"
     # Another kind of the same thing is no reason to draw it beside itself.
     there = region("there", block(slice(1, 9), slice(1, 9)), image=1, label="lid")
-    once = found.spread(group, model, None, (there,))
+    once = found.propagated(group, model, None, (there,))
     assert len(once.prediction.parts) == 1
 
 
@@ -297,15 +291,8 @@ def test_the_masks_of_long_chains_do_not_fill_the_memory(group, monkeypatch):
     assisting = InteractiveSegmenter()
     for number in range(40):
         assisting.suggest(group, [click(number, 5, f"p{number}")], (), Clickable())
-    kept = sum(step.runs.nbytes for step in assisting._steps.values())
-    assert kept == assisting._used <= 3000
+    assert 0 < assisting._steps.used_bytes <= 3000
     assert len(assisting._steps) > 1
-
-
-@dataclass
-class Elsewhere:
-    parts: tuple[PartMask, ...]
-    image_index: int = 1
 
 
 class Time:
@@ -328,7 +315,7 @@ def test_prompts_are_heeded_as_long_as_there_is_time_and_the_first_always(group,
         "places": [click(2 + k % 50, 20, f"c{k}", label=f"part {k}") for k in range(100)],
     }[kind]
     model = Clickable()
-    found = InteractiveSegmenter().suggest(group, prompts, (), model, goes_on=Time(left))
+    found = InteractiveSegmenter().suggest(group, prompts, (), model, has_time=Time(left))
     assert 1 <= len(model.asked) <= left + 2
     assert len(found.ids) >= 1
 
@@ -337,7 +324,7 @@ def test_asked_again_the_same_prompts_get_further(group):
     prompts = [click(2 + k, 20, f"c{k}") for k in range(12)]
     assisting, model = InteractiveSegmenter(), Clickable()
     for _ in range(11):
-        assisting.suggest(group, prompts, (), model, goes_on=Time(1))
+        assisting.suggest(group, prompts, (), model, has_time=Time(1))
     assert len(model.asked[-1].clicks) == 12
     assert len(model.asked) <= 14
 
@@ -353,6 +340,6 @@ def test_suggestions_spread_as_long_as_there_is_time(group):
     model = Spreading()
     prompts = [box(k, 1, k + 9, 9, f"b{k}") for k in range(30)]
     found = InteractiveSegmenter().suggest(group, prompts, (), model)
-    cut = found.spread(group, model, None, (), goes_on=Time(3))
+    cut = found.propagated(group, model, None, (), has_time=Time(3))
     assert model.sought == 3
     assert cut.ids == found.ids

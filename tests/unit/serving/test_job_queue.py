@@ -41,8 +41,10 @@ class Bench:
         pairs = [(work, work) for work in works]
         return self.queue.submit(pairs, is_urgent=is_urgent, is_kept=is_kept)
 
-    def collect(self, jobs, seconds=SOON, has_left=None):
-        return self.queue.collect(jobs, deadline=time.monotonic() + seconds, has_left=has_left)
+    def collect(self, jobs, seconds=SOON, is_client_gone=None):
+        return self.queue.collect(
+            jobs, deadline=time.monotonic() + seconds, is_client_gone=is_client_gone
+        )
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def test_a_full_queue_still_takes_a_few_that_somebody_waits_for():
     assert 10 < len(taken) < 100
     bench.gate.set()
     bench.collect(first + batch + urgent)
-    assert bench.ran == ["a", *(job.work for job in taken), "b"]
+    assert bench.ran == ["a", *(job.job for job in taken), "b"]
     bench.queue.close()
 
 
@@ -177,7 +179,7 @@ def test_work_of_use_to_nobody_else_is_not_begun_when_its_asker_leaves(bench, le
     if leaves == "late":
         assert bench.collect(dropped, seconds=0) == (None,)
     else:
-        assert bench.collect(dropped, has_left=lambda: True) == (None,)
+        assert bench.collect(dropped, is_client_gone=lambda: True) == (None,)
     assert bench.queue.waiting == 0
     bench.gate.set()
     assert bench.collect(first + bench.submit("c")) == ("A", "C")
@@ -194,14 +196,14 @@ def test_work_under_way_is_told_when_nobody_wants_it_any_more(bench):
     again = bench.submit("a", is_kept=False)
     bench.collect(jobs, seconds=0)
     assert bench.is_wanted()  # somebody else waits
-    bench.collect(again, has_left=lambda: True)
+    bench.collect(again, is_client_gone=lambda: True)
     assert not bench.is_wanted()
     bench.submit("a")
     assert bench.is_wanted()
 
 
 def test_kept_work_goes_on_when_its_asker_leaves(bench):
-    bench.collect(bench.submit("a"), has_left=lambda: True)
+    bench.collect(bench.submit("a"), is_client_gone=lambda: True)
     assert bench.started.wait(SOON)
     assert bench.is_wanted()
     bench.gate.set()
@@ -213,4 +215,4 @@ def test_an_answer_that_is_there_is_taken_whoever_stays(bench):
     bench.gate.set()
     jobs = bench.submit("a", is_kept=False)
     assert bench.collect(jobs) == ("A",)
-    assert bench.collect(bench.submit("b", is_kept=False), has_left=lambda: False) == ("B",)
+    assert bench.collect(bench.submit("b", is_kept=False), is_client_gone=lambda: False) == ("B",)

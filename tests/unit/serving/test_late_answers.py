@@ -6,7 +6,7 @@ import threading
 
 from backend.errors import BusyError, LabelStudioError
 from backend.serving.jobs import PredictionResult
-from backend.serving.late_answers import LateSender
+from backend.serving.late_answers import LateAnswerSender
 from backend.serving.metrics import Metrics
 from backend.types import Task
 
@@ -33,7 +33,7 @@ def outcome(metrics, name):
 
 def test_a_refused_answer_is_sent_again():
     studio, metrics = Studio(refusals=2), Metrics()
-    sender = LateSender(studio, metrics, pauses_s=(0.001, 0.001))
+    sender = LateAnswerSender(studio, metrics, pauses_s=(0.001, 0.001))
     sender.push(TASK, ANSWER)
     sender.push(TASK, ANSWER)
     for _ in range(4):
@@ -45,7 +45,7 @@ def test_a_refused_answer_is_sent_again():
 
 def test_an_answer_nobody_takes_is_dropped_and_the_next_is_tried():
     studio, metrics = Studio(refusals=2), Metrics()
-    sender = LateSender(studio, metrics, pauses_s=(0.001,))
+    sender = LateAnswerSender(studio, metrics, pauses_s=(0.001,))
     sender.push(TASK, ANSWER)
     sender.push(TASK, ANSWER)
     for _ in range(3):
@@ -56,7 +56,7 @@ def test_an_answer_nobody_takes_is_dropped_and_the_next_is_tried():
 
 def test_a_full_queue_is_said():
     gate = threading.Event()
-    sender = LateSender(lambda *_: gate.wait(10), Metrics(), capacity=1)
+    sender = LateAnswerSender(lambda *_: gate.wait(10), Metrics(), capacity=1)
     refused = 0
     for _ in range(3):
         try:

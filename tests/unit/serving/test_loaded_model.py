@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from backend.serving.adapter_registry import AdaptablePredictor
-from backend.serving.loaded_model import BasePredictor, worth_showing
-from backend.serving.model_thread import ModelThread
+from backend.serving.loaded_model import LoadedBase, ModelThread, worth_showing
 from calico_model.errors import CheckpointError
-from calico_model.inference.dense_reading import LEAST_SHOWN
+from calico_model.inference.dense_detection import LEAST_SHOWN
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.modeling.adapter import AdapterScope, write_adapter
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
 from calico_model.training.pretraining.lexicon import small_tokenizer
-from calico_model.types import Evidence, GroupPrediction, ImageGroup, PartMask, RegionKind
+from calico_model.types import GroupPrediction, ImageGroup, MaskEvidence, PartMask, RegionKind
 from tests.conftest import micro_config
 
 BASE = "b" * 64
@@ -33,7 +31,7 @@ def base():
     model = Calico(micro_config(tokenizer.size))
     model.initialise()
     model.eval().requires_grad_(False)
-    return BasePredictor(Predictor(model, tokenizer, version="micro-1"), BASE, ModelThread())
+    return LoadedBase(Predictor(model, tokenizer, version="micro-1"), BASE, ModelThread())
 
 
 def write(base, folder, shift, fingerprint=BASE):
@@ -56,9 +54,11 @@ def seen(prediction):
     return prediction.answers, masks
 
 
-def test_it_is_what_serving_asks_for(base):
-    assert isinstance(base, AdaptablePredictor)
-    assert base.version == "micro-1"
+def test_how_a_group_looks_does_not_depend_on_the_adapter(base, tmp_path: Path):
+    adapted = base.with_adapter("v1", write(base, tmp_path / "v1", 0.2))
+    assert (base.version, adapted.version) == ("micro-1", "v1")
+    adapted.encode(group())
+    assert np.array_equal(base.describe(group()), adapted.describe(group()))
 
 
 def test_an_adapter_of_other_weights_is_refused(base, tmp_path: Path):
@@ -124,10 +124,10 @@ def test_an_adapter_nobody_answers_with_leaves_the_memory(base, tmp_path: Path):
 def test_what_a_project_does_not_keep_of_photographs_is_left_out() -> None:
     mask = np.ones((4, 4), np.bool_)
 
-    def region(score: float, evidence: Evidence | None) -> PartMask:
+    def region(score: float, evidence: MaskEvidence | None) -> PartMask:
         return PartMask(0, RegionKind.COMMON_PART, "wheel", mask, score=score, evidence=evidence)
 
-    known = region(0.1, Evidence(0.5, 0.5, 0.5))
+    known = region(0.1, MaskEvidence(0.5, 0.5, 0.5))
     unsure, sure = region(LEAST_SHOWN - 0.01, None), region(LEAST_SHOWN, None)
     found = worth_showing(GroupPrediction((known, unsure, sure), "v", {"q": "a"}))
     assert found.parts == (known, sure)

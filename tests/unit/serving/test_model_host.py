@@ -9,13 +9,11 @@ import pytest
 from backend.errors import NotReadyError
 from backend.serving.model_host import ModelHost, ModelState
 from calico_model.errors import CheckpointError
+from tests.doubles import ModelDouble
 
 
-class Loaded:
+class Loaded(ModelDouble):
     version = "tiny-1"
-
-    def predict(self, group):
-        raise AssertionError("not asked here")
 
 
 def test_start_returns_while_loading_goes_on():

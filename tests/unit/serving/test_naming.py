@@ -9,12 +9,13 @@ import numpy as np
 
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.result import Omission, render_prediction
-from backend.serving.naming import ProjectNames, name_new, name_prediction, state_of
+from backend.serving.naming import ProjectNames, name_prediction, name_unnamed, naming_state
 from backend.types import Task
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary
+from tests.doubles import ModelDouble
 
 BRUSH_LABELS = """<View><Image name="a" value="$a"/><BrushLabels name="b" toName="a">
 <Label value="Lid"/><Label value="Rim" predicted_values="edge"/></BrushLabels></View>"""
@@ -34,17 +35,11 @@ def part(label: str, *, image: int = 0, part_id: str | None = None, left: int = 
     return PartMask(image, RegionKind.COMMON_PART, label, mask, part_id=part_id)
 
 
-class Plain:
-    """A model that cannot name regions."""
-
-    version = "v1"
+class Model(ModelDouble):
+    """Calls regions on the left "Rim" and is unsure about the others."""
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
         raise AssertionError("nobody asked for a prediction")
-
-
-class Model(Plain):
-    """Calls regions on the left "Rim" and is unsure about the others."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Outline, ...]] = []
@@ -89,16 +84,10 @@ def test_every_region_of_a_prediction_gets_a_label_of_the_set_or_none() -> None:
     assert all(a.mask is b.mask for a, b in zip(named, parts, strict=True))
 
 
-def test_a_model_that_cannot_name_leaves_everything_as_it_is() -> None:
-    prediction = GroupPrediction((part("border"),), "v1")
-    assert name_prediction(prediction, GROUP, Plain(), CLOSED) is prediction
-    assert name_new(prediction.parts, GROUP, Plain(), CLOSED) == prediction.parts
-
-
 def test_a_new_region_keeps_the_label_its_annotator_chose() -> None:
     model = Model()
     chosen, nameless = part("Lid"), part("")
-    named = name_new((chosen, nameless), GROUP, model, CLOSED)
+    named = name_unnamed((chosen, nameless), GROUP, model, CLOSED)
     assert [one.label for one in named] == ["Lid", "Rim"]
     assert named[0] is chosen
     assert len(model.asked[0]) == 1
@@ -108,19 +97,19 @@ def test_a_new_region_keeps_the_label_its_annotator_chose() -> None:
 def test_the_set_is_the_projects_and_open_where_names_are_free() -> None:
     accepted = Prototypes().add("Lid", np.ones(3, np.float32))
     names = ProjectNames(lambda project: accepted if project == 7 else Prototypes(), 0.4)
-    closed = names.closed(parse_label_config(BRUSH_LABELS), TASK)
+    closed = names.closed_set(parse_label_config(BRUSH_LABELS), TASK)
     assert closed is not None
     assert closed.vocabulary.labels == ("Lid", "Rim")
     assert dict(closed.vocabulary.aliases) == {"edge": "Rim"}
     assert (closed.accepted, closed.least) == (accepted, 0.4)
-    assert names.closed(parse_label_config(OPEN), TASK) is None
+    assert names.closed_set(parse_label_config(OPEN), TASK) is None
 
 
 def test_kept_answers_are_made_anew_as_accepted_regions_double() -> None:
     states = []
     accepted = Prototypes()
     for number in range(9):
-        states.append(state_of(ClosedSet(CLOSED.vocabulary, accepted)))
+        states.append(naming_state(ClosedSet(CLOSED.vocabulary, accepted)))
         accepted = accepted.add("Lid", np.array([1.0, number], np.float32))
     assert [a != b for a, b in zip(states, states[1:], strict=False)] == [
         True,
@@ -132,7 +121,7 @@ def test_kept_answers_are_made_anew_as_accepted_regions_double() -> None:
         False,
         True,
     ]
-    assert state_of(None) == ""
+    assert naming_state(None) == ""
 
 
 def test_a_region_without_a_label_is_not_sent_unless_it_was_pointed_at() -> None:

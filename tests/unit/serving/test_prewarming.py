@@ -37,7 +37,7 @@ class Service:
         """Waits until it was asked that often whether anybody waits."""
         assert all(self.looked.acquire(timeout=10) for _ in range(count))
 
-    def warm(self, one, step_aside):
+    def encode_ahead(self, one, step_aside):
         step_aside()
         if one.id in self.broken:
             raise MediaUnavailableError("gone")
@@ -46,7 +46,7 @@ class Service:
             self.changed.notify_all()
         return 100
 
-    def foresee(self, one, step_aside):
+    def predict_ahead(self, one, step_aside):
         step_aside()
         assert self.warmed[-1] == one.id
         self.foreseen.append(one.id)

@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
 from backend.serving.interactive import Suggestions
-from backend.serving.propagation import spread
+from backend.serving.propagation import propagate
+from calico_model.interactive.propagate.transfer import Proposal
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
+from tests.doubles import ModelDouble, proposal
 
 
-@dataclass(frozen=True)
-class Proposal:
-    image_index: int
-    parts: tuple[PartMask, ...]
-
-
-class Plain:
-    version = "plain"
-
-    def predict(self, group: ImageGroup) -> GroupPrediction:
-        return GroupPrediction((), self.version)
-
-
-class Transferring(Plain):
+class Transferring(ModelDouble):
     """Finds the part on the second image alone, in two pieces."""
 
     def transfer(
         self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
-        return (Proposal(1, (leg(1, "@0"), leg(1, "@1"))), Proposal(2, ()))
+        return (proposal(1, leg(1, "@0"), leg(1, "@1")), proposal(2))
 
 
-class Finding(Plain):
+class Finding(ModelDouble):
     """Finds the part on the third image alone."""
 
     def transfer(
         self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
-        return (Proposal(1, ()), Proposal(2, (leg(2),)))
+        return (proposal(1), proposal(2, leg(2)))
 
 
-class FindingMore(Plain):
+class FindingMore(ModelDouble):
     """Finds the part on the second image, too."""
 
     def transfer(
         self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
     ) -> tuple[Proposal, ...]:
-        return (Proposal(1, (leg(1),)), Proposal(2, (leg(2),)))
+        return (proposal(1, leg(1)), proposal(2, leg(2)))
 
 
 def leg(image: int, place: str = "", *, is_drawn: bool = True) -> PartMask:
@@ -67,36 +54,30 @@ SAID = GroupPrediction((), "v")
 
 
 def test_suggestions_follow_the_region_and_absence_is_told(group: ImageGroup) -> None:
-    found = spread(leg(0), group, SAID, Transferring())
+    found = propagate(leg(0), group, SAID, Transferring())
     assert [part.image_index for part in found.parts] == [0, 1, 1]
     assert found.absent == (2,)
-    assert found.sentence == "leg: absent on 3"
 
 
-@pytest.mark.parametrize("is_drawn", [True, False])
-def test_a_region_spreads_only_where_a_model_can_and_something_is_drawn(
-    group: ImageGroup, is_drawn: bool
-) -> None:
-    part = leg(0, is_drawn=is_drawn)
-    predictor = Plain() if is_drawn else Transferring()
-    found = spread(part, group, SAID, predictor)
+def test_a_region_spreads_only_where_something_is_drawn(group: ImageGroup) -> None:
+    part = leg(0, is_drawn=False)
+    found = propagate(part, group, SAID, Transferring())
     assert found.parts == (part,)
-    assert found.sentence == ""
 
 
 def test_a_lone_image_has_nowhere_to_spread(group: ImageGroup) -> None:
-    assert spread(leg(0), group.only(0), SAID, Transferring()).absent == ()
+    assert propagate(leg(0), group.only(0), SAID, Transferring()).absent == ()
 
 
 def test_alike_parts_of_one_image_have_ids_of_their_own(group: ImageGroup) -> None:
     own = Suggestions(GroupPrediction((leg(0),), "v"), ("own",))
-    found = own.spread(group, Transferring(), None, ())
+    found = own.propagated(group, Transferring(), None, ())
     assert len(found.ids) == len(set(found.ids)) == 3
 
 
 def test_a_suggestion_keeps_its_id_whatever_is_found_elsewhere(group: ImageGroup) -> None:
     own = Suggestions(GroupPrediction((leg(0),), "v"), ("own",))
-    once = own.spread(group, Finding(), None, ())
+    once = own.propagated(group, Finding(), None, ())
     assert once.absent == (1,)
     _, third = once.ids
-    assert own.spread(group, FindingMore(), None, ()).ids[2] == third
+    assert own.propagated(group, FindingMore(), None, ()).ids[2] == third

@@ -9,9 +9,9 @@ import pytest
 
 from backend.errors import LabelStudioError
 from backend.label_studio.label_config import parse_label_config
-from backend.serving.descriptors import Descriptors
 from backend.serving.jobs import PredictionResult, Problem
-from backend.serving.refreshing import Pending, Refresher
+from backend.serving.refreshing import Refresher, TaskDescriptors
+from backend.serving.studio import PendingTasks
 from backend.storage.store import open_store
 from backend.types import Task
 from research.label_studio.sample import REPEATER_CONFIG
@@ -52,7 +52,7 @@ class FakeStudio:
             if version not in seen and t not in self.begun and t > after
         ]
         tasks = tuple(Task(t, project_id, ("a.png",)) for t in found[: self.page])
-        return Pending(tasks, SCHEMA, len(found))
+        return PendingTasks(tasks, SCHEMA, len(found))
 
     def is_pending(self, project_id, version, task_id):
         return task_id not in self.begun and version not in self.tasks[task_id]
@@ -85,7 +85,7 @@ class FakeService:
             self.before(task.id)
         if task.id in self.bad:
             return PredictionResult(b"", 0.0, version.id, Problem("MediaError", "gone", True))
-        return PredictionResult(b"[]", task.id / 100, version.id, look=look(task.id))
+        return PredictionResult(b"[]", task.id / 100, version.id, descriptor=look(task.id))
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def start(store):
     def make(studio, service, **options):
         chosen = {"pause_s": 0.0, "quiet_s": 0.0, "again_s": 1e9} | options
         return Refresher(
-            lambda: (PROJECT,), service, studio, Descriptors(store), base=lambda: "b1", **chosen
+            lambda: (PROJECT,), service, studio, TaskDescriptors(store), base=lambda: "b1", **chosen
         )
 
     return make

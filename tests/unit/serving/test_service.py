@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from backend.label_schema import LabelValue
 from backend.label_studio import result
 from backend.label_studio.label_config import parse_label_config
 from backend.serving.jobs import PredictionJob, answer_key, content_key
 from backend.serving.rendering import code_version
-from backend.types import LabelValue, Task
+from backend.types import Task
 from calico_model.types import ImageGroup
 
 CONFIG = """<View><Image name="a" value="$a"/><BrushLabels name="b" toName="a">

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
+from backend.label_schema import LabelValue
 from backend.label_studio.label_config import parse_label_config
-from backend.serving.text_prompts import closed_set, reply_to, settle
-from backend.types import LabelValue, Prompt, Question, Task
+from backend.serving.text_prompts import answer_question, separate_question, task_labels
+from backend.types import Prompt, Task, TextPrompt
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
+from calico_model.interactive.referring import Reference
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary
+from tests.doubles import ModelDouble, reference
 
 LABELS = Vocabulary(("leg", "seat"), {"paw": "leg"})
 GROUP = ImageGroup(tuple(np.zeros((8, 8, 3), np.uint8) for _ in range(3)), ("a", "b", "c"))
@@ -29,15 +31,8 @@ SAID = GroupPrediction(
 )
 
 
-@dataclass
-class Found:
-    label: str
-    parts: tuple[PartMask, ...]
-    absent: tuple[int, ...]
-
-
-class Model:
-    """Finds legs on the first two images and nothing else."""
+class Model(ModelDouble):
+    """Finds legs on the first two images and nothing else, and calls every region one."""
 
     version = "v1"
 
@@ -52,12 +47,12 @@ class Model:
         group: ImageGroup,
         names: Sequence[tuple[str, str | None]],
         group_prediction: GroupPrediction,
-    ) -> list[Found]:
+    ) -> list[Reference]:
         self.asked += names
         return [
-            Found(name, (region(0, name), region(1, name)), (2,))
+            reference(name, (region(0, name), region(1, name)), (2,))
             if name == "leg"
-            else Found(name, (), (0, 1, 2))
+            else reference(name, (), (0, 1, 2))
             for name, _ in names
         ]
 
@@ -69,6 +64,16 @@ class Model:
         group_prediction: GroupPrediction,
     ) -> PartMask:
         return region(image_index, "paws")
+
+    def name(
+        self,
+        group: ImageGroup,
+        outlines: Sequence[Outline],
+        closed: ClosedSet,
+        group_prediction: GroupPrediction | None = None,
+    ) -> list[Named]:
+        assert [outline.predicted_label for outline in outlines] == ["paws"]
+        return [Named("leg", 0.8, (("leg", 0.8),)) for _ in outlines]
 
 
 class Naming(Model):
@@ -85,19 +90,12 @@ class Naming(Model):
         return [Named(None, 0.2, ((label, 0.2),)) for _ in outlines]
 
 
-class Plain:
-    version = "v0"
-
-    def predict(self, group: ImageGroup) -> GroupPrediction:
-        return SAID
-
-
 def ask(
     text: str, vocabulary: Vocabulary | None = LABELS, box: tuple[float, ...] | None = None
 ) -> tuple[list[tuple[int, str]], str]:
-    question = Question("q", 1, text, box)  # type: ignore[arg-type]
+    question = TextPrompt("q", 1, text, box)  # type: ignore[arg-type]
     closed = None if vocabulary is None else ClosedSet(vocabulary)
-    reply = reply_to(question, GROUP, SAID, Model(), closed)
+    reply = answer_question(question, GROUP, SAID, Model(), closed)
     return [(part.image_index, part.label) for part in reply.prediction.parts], reply.sentence
 
 
@@ -146,8 +144,8 @@ def test_a_box_is_named() -> None:
 
 
 def test_the_likeliest_label_answers_even_if_it_is_unsure() -> None:
-    question = Question("q", 1, "what is this?", BOX)
-    reply = reply_to(question, GROUP, SAID, Naming(), ClosedSet(LABELS))
+    question = TextPrompt("q", 1, "what is this?", BOX)
+    reply = answer_question(question, GROUP, SAID, Naming(), ClosedSet(LABELS))
 
     assert [part.label for part in reply.prediction.parts] == ["seat"]
     assert reply.sentence == "seat (20%)"
@@ -157,25 +155,19 @@ def test_pointing_at_nothing_is_explained() -> None:
     assert ask("what is this?")[1].startswith("draw a box")
 
 
-@pytest.mark.parametrize("box", [None, BOX])
-def test_a_model_that_only_predicts_says_so(box: tuple[float, float, float, float] | None) -> None:
-    text = "legs" if box is None else "what is this?"
-    reply = reply_to(Question("q", 0, text, box), GROUP, SAID, Plain(), ClosedSet(LABELS))
-
-    assert reply.prediction.parts == ()
-    assert reply.sentence.startswith("v0 cannot")
-
-
 def test_a_text_under_a_box_is_its_name_unless_it_asks() -> None:
     prompts = (Prompt("b", 0, BOX), Prompt("c", 0, BOX))
 
-    assert settle(None, prompts) == (None, prompts)
-    assert settle(Question("q", 0, "legs"), prompts) == (Question("q", 0, "legs"), ())
-    asking = Question("b", 0, "what is this?", BOX)
-    assert settle(asking, prompts) == (asking, prompts)
-    named = settle(Question("b", 0, "leg", BOX), prompts)
+    assert separate_question(None, prompts) == (None, prompts)
+    assert separate_question(TextPrompt("q", 0, "legs"), prompts) == (
+        TextPrompt("q", 0, "legs"),
+        (),
+    )
+    asking = TextPrompt("b", 0, "what is this?", BOX)
+    assert separate_question(asking, prompts) == (asking, prompts)
+    named = separate_question(TextPrompt("b", 0, "leg", BOX), prompts)
     assert named == (None, (Prompt("b", 0, BOX, label="leg"), prompts[1]))
-    assert settle(Question("b", 0, "?", BOX), prompts) == (None, prompts)
+    assert separate_question(TextPrompt("b", 0, "?", BOX), prompts) == (None, prompts)
 
 
 def test_the_labels_are_those_of_the_project_or_the_task() -> None:
@@ -187,9 +179,9 @@ def test_the_labels_are_those_of_the_project_or_the_task() -> None:
     by_task = parse_label_config(config.format('value="$parts">'))
     plain, own = Task(1, 1, ()), Task(1, 1, (), labels=(LabelValue("wing"),))
 
-    found, of_task = closed_set(closed, plain), closed_set(by_task, own)
+    found, of_task = task_labels(closed, plain), task_labels(by_task, own)
     assert found is not None
     assert found.vocabulary == Vocabulary(("leg",), {"paw": "leg"})
     assert of_task is not None
     assert of_task.vocabulary == Vocabulary(("wing",))
-    assert closed_set(by_task, plain) is None
+    assert task_labels(by_task, plain) is None

@@ -7,9 +7,9 @@ import hashlib
 import pytest
 from sqlalchemy import create_engine, func, insert, select
 
-from backend.storage.kept_answers import KeptAnswers
 from backend.storage.store import open_store
 from backend.storage.tables import metadata, prediction
+from backend.storage.upkeep import KeptAnswers
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
 

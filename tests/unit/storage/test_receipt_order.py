@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import update
 
-from backend.storage.retention import OldBodies
 from backend.storage.store import open_store
 from backend.storage.tables import ann_head, event_log
+from backend.storage.upkeep import OldBodies
 from backend.types import Event, EventAction
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 

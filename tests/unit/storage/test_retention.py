@@ -9,10 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import update
 
-from backend.storage.retention import OldBodies
 from backend.storage.store import open_store
 from backend.storage.tables import event_log
-from backend.storage.writer import Chores
+from backend.storage.upkeep import Chores, OldBodies
 from backend.types import Event, EventAction
 
 PROJECT = 7

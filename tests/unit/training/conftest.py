@@ -11,12 +11,12 @@ import torch
 from accelerate.state import AcceleratorState
 
 from calico_model.config import LoraConfig
-from calico_model.data.synthetic import Split, write_groups
+from calico_model.data.synthetic import SceneSplit, write_groups
 from calico_model.loading.checkpoints import save_model
 from calico_model.modeling.model import Calico
 from calico_model.training.pretraining.lexicon import small_tokenizer
-from calico_model.training.supervised.recipe import TuningRecipe
-from calico_model.training.supervised.setup import Inputs
+from calico_model.training.supervised.recipe import FinetuneRecipe
+from calico_model.training.supervised.setup import FinetuneInputs
 from tests.conftest import micro_config
 
 
@@ -43,18 +43,18 @@ def micro_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("records") / "set"
-    write_groups(folder, groups=6, seed=11, split=Split.SEEN, group_sizes=(2, 3), size_px=64)
+    write_groups(folder, groups=6, seed=11, split=SceneSplit.SEEN, group_sizes=(2, 3), size_px=64)
     return folder
 
 
 @pytest.fixture(scope="session")
-def inputs(micro_weights: Path, records: Path) -> Inputs:
-    return Inputs(micro_weights, records)
+def inputs(micro_weights: Path, records: Path) -> FinetuneInputs:
+    return FinetuneInputs(micro_weights, records)
 
 
 @pytest.fixture(scope="session")
-def recipe() -> TuningRecipe:
-    return TuningRecipe(
+def recipe() -> FinetuneRecipe:
+    return FinetuneRecipe(
         epochs=2,
         steps_per_epoch=2,
         batch=4,

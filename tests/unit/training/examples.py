@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from calico_model.data.casting import Split, Stream, group_rng
+from calico_model.data.casting import SceneSplit, Stream, group_rng
 from calico_model.data.synthetic import draw_group, labeled_group
 from calico_model.inference.images import to_pixels
 from calico_model.modeling.features import ImageFeatures
@@ -16,7 +16,7 @@ from calico_model.types import ImageGroup, LabeledGroup, PartMask, RegionKind
 SIZE_PX = 64
 
 
-def drawn(split: Split, index: int, *, seed: int = 3, size: int = 2) -> LabeledGroup:
+def drawn(split: SceneSplit, index: int, *, seed: int = 3, size: int = 2) -> LabeledGroup:
     rng = group_rng(Stream.EVALUATION, seed, index)
     return labeled_group(draw_group(rng, split=split, group_size=size, size_px=SIZE_PX))
 
@@ -26,7 +26,7 @@ def encoded(model: Calico, group: ImageGroup) -> ImageFeatures:
     return model.encode(to_pixels(group.images, model.config))
 
 
-def examples(model: Calico, split: Split, count: int) -> tuple[Example, ...]:
+def examples(model: Calico, split: SceneSplit, count: int) -> tuple[Example, ...]:
     groups = [drawn(split, index) for index in range(count)]
     return tuple(
         example_of(one, encoded(model, one.group), f"{split}/{number}")

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from calico_model.data.pool import ScenePool, fill_pool
-from calico_model.modeling.mask_decoder import MaskFeatures, PointKind, PromptedMaskDecoder
-from calico_model.modeling.mask_prompt import SURE
+from calico_model.modeling.mask_decoder import (
+    SURE_LOGIT,
+    MaskFeatures,
+    PointKind,
+    PromptedMaskDecoder,
+)
 from calico_model.modeling.model import Calico
 from calico_model.presets import tiny
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.batches import dictionary_batch
-from calico_model.training.pretraining.objective import TrainingObjective, Weights
+from calico_model.training.pretraining.batches import dictionary_batch
+from calico_model.training.pretraining.objective import LossWeights, PretrainingObjective
 from calico_model.training.pretraining.run import use_plain_attention
 from calico_model.training.simulated_clicks import _Annotators, click_losses, draw_clicks
 
@@ -111,7 +115,7 @@ def test_earlier_masks_are_shown_as_logits_or_as_drawn() -> None:
     is_soft = (shown == logits).flatten(1).all(1)
     assert 0 < int(is_soft.sum()) < 64
     drawn = shown[~is_soft]
-    assert drawn.abs().max() == SURE
+    assert drawn.abs().max() == SURE_LOGIT
     assert ((drawn > 0) == (logits[~is_soft] > 0)).float().mean() > 0.97
 
 
@@ -156,7 +160,7 @@ def test_no_clicks_draw_nothing_and_leave_the_step_as_it_is(
     model = Calico(tiny(tokenizer.size))
     model.initialise()
     use_plain_attention(model)
-    objective = TrainingObjective(model, Weights(0.3, 0.5, 0.3))
+    objective = PretrainingObjective(model, LossWeights(0.3, 0.5, 0.3))
     batch = dictionary_batch([pool.scene(0), pool.scene(1)], rng, 4, model.config.mask_side)
     clicked = replace(batch, clicks=draw_clicks(rng, len(batch.masks.image), 3))
     objective.eval()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.app import close_app, create_app
+from backend.app import build_ui, close_app, create_app
 from backend.learning.overview import Overview
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Doubt
@@ -22,6 +22,7 @@ from backend.storage.tables import correction
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures, _parts, _small
 from calico_model.types import ImageGroup
+from tests.doubles import ModelDouble
 from tests.unit.learning.annotated import box, event, region, results
 from tests.unit.learning.school import PROJECT, TRAINED, School
 
@@ -37,7 +38,7 @@ class Drawn:
         return ImageGroup(images, tuple(task.image_urls))
 
 
-class NoModel:
+class NoModel(ModelDouble):
     version = "fake-00000001"
 
     def predict(self, group):
@@ -316,13 +317,12 @@ def test_many_projects_are_listed_in_pages(client, school):
 def test_a_server_of_its_own_has_the_pages(tmp_path, monkeypatch):
     """The wiring of `calico serve`."""
     from backend.learning.overview import Overview
-    from backend.ui.opening import open_pages
 
     made = create_app(load_settings(data_dir=tmp_path / "own"), load=NoModel, images=Drawn())
     parts = made.extensions["calico"]
     other = School(tmp_path)
     try:
-        made.register_blueprint(open_pages(parts, Overview(parts.store, other.versions), None))
+        made.register_blueprint(build_ui(parts, Overview(parts.store, other.versions), None))
         assert "No project has sent anything yet" in made.test_client().get("/ui/").text
     finally:
         other.store.close()

@@ -10,13 +10,13 @@ import torch
 
 from calico_model import prompts
 from calico_model.inference.images import to_pixels
-from calico_model.inference.teacher_forcing import read_answers
+from calico_model.inference.teacher_forcing import force_answers
 from calico_model.interactive.naming.label_trie import Slot, build_trie, find_slots, score_slots
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
-from calico_model.types import RegionKind
+from calico_model.types import GroupPrediction, RegionKind
 from calico_model.vocabulary import Vocabulary
 
 PART = RegionKind.COMMON_PART
@@ -90,7 +90,7 @@ def forced_chances(
     start = len(tokenizer.encode(one.before))
     question = prompts.QUESTIONS[one.kind][0]
     answers = [f"{one.before} <p> the {n} </p>" for n in written]
-    read = read_answers(model, tokenizer, features, [question] * len(answers), answers)
+    read = force_answers(model, tokenizer, features, [question] * len(answers), answers)
     step: dict[tuple[int, ...], float] = {}
     for name, likelihood in zip(written, read.likelihoods, strict=True):
         for depth, chance in enumerate(likelihood.answer[start:]):
@@ -120,7 +120,8 @@ def test_slots_are_the_phrases_of_the_answers() -> None:
     objects = [Phrase("car", (0, 1), is_object=True)]
     parts = [Phrase("wheel", (0, 1), is_object=False), Phrase("door", (0, 1), is_object=False)]
     text = prompts.write_answer(PART, objects, parts)
-    found = find_slots({PART.value: text})
+    phrases = prompts.locate_phrases(PART, text, [*objects, *parts])
+    found = find_slots(GroupPrediction((), "v", {PART.value: text}, phrases))
     assert [(one.label, one.is_object, one.images) for one in found] == [
         ("car", True, (0, 1)),
         ("wheel", False, (0, 1)),

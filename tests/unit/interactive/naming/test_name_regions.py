@@ -8,17 +8,19 @@ import torch
 
 from calico_model.errors import InvalidMaskError
 from calico_model.inference.images import to_pixels
+from calico_model.inference.pairwise import GeneratedAnswer, GroupQuestion
 from calico_model.interactive.naming.closed_set import IS_INSIDE, ClosedSet, Fusion, Outline, fuse
 from calico_model.interactive.naming.name_regions import (
     describe_outlines,
     name_regions,
-    read_head,
+    score_by_head,
 )
 from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.modeling.dense_head import WIDTH, DenseNames, DenseRows
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import describe_regions
+from calico_model.prompts import parse_answer
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import GroupPrediction, RegionKind
 from calico_model.vocabulary import Vocabulary, normalise
@@ -41,7 +43,9 @@ def box(image: int, top: int, left: int, side: int = 12, **said: object) -> Outl
 
 
 def said(text: str) -> GroupPrediction:
-    return GroupPrediction((), "v", {RegionKind.COMMON_PART.value: text})
+    kind = RegionKind.COMMON_PART
+    generated = GeneratedAnswer(GroupQuestion(kind, (0, 1)), text, parse_answer(kind, text), ())
+    return GroupPrediction((), "v", {kind.value: text}, generated.phrases)
 
 
 def test_without_evidence_every_label_is_as_likely(
@@ -109,7 +113,7 @@ def test_the_head_gives_spelled_names_an_even_share(
     image, shares = torch.tensor([0]), torch.zeros(1, 32, 32)
     shares[:, 4:12, 4:12] = 1.0
     blocks = describe_regions(features, image, shares)
-    chances = read_head(model, tokenizer, blocks, vocabulary).exp()[0]
+    chances = score_by_head(model, tokenizer, blocks, vocabulary).exp()[0]
     assert chances.sum() == pytest.approx(1.0, abs=1e-5)
     assert chances[2] == pytest.approx(1 / 3, abs=1e-5)
     assert chances[0] != pytest.approx(1 / 3, abs=1e-3)
@@ -175,7 +179,7 @@ def test_cells_that_learned_a_name_say_it(
     names = DenseNames(("leg", "wheel"), ("door handle",))
     parts, objects = torch.zeros(2, 3, 32, 32), torch.zeros(2, 2, 32, 32)
     parts[:, 2], objects[:, 1] = 5.0, 5.0  # wheels everywhere, on a handle
-    monkeypatch.setattr(head, "tell", lambda _: (parts, objects))
+    monkeypatch.setattr(head, "class_logits", lambda _: (parts, objects))
     closed = ClosedSet(Vocabulary(LABELS))
 
     def names_of(trust: float) -> list[str | None]:

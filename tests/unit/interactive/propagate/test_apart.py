@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from calico_model.interactive.propagate.apart import stretches, tell_apart
+from calico_model.interactive.propagate.apart import connected_regions, tell_apart
 from calico_model.types import BoolMask
 
 SIZE = (60, 120)
@@ -47,8 +47,8 @@ def same(found: Sequence[BoolMask], expected: Sequence[BoolMask]) -> bool:
 def test_what_lies_apart_is_a_part_each_large_ones_first() -> None:
     assert same(tell_apart(ALL_LEGS, [], nobody, most=8), LEGS)
     assert same(tell_apart(ALL_LEGS, [], nobody, most=2), LEGS[:2])
-    assert same(stretches(ALL_LEGS), LEGS)
-    assert stretches(np.zeros(SIZE, np.bool_)) == []
+    assert same(connected_regions(ALL_LEGS), LEGS)
+    assert connected_regions(np.zeros(SIZE, np.bool_)) == []
 
 
 def test_done_parts_are_left_out_also_where_their_outlines_differ_a_little() -> None:

@@ -8,14 +8,14 @@ import torch
 
 from calico_model.inference.images import to_pixels
 from calico_model.interactive.propagate.repeated import (
-    Prompted,
-    draw_next,
-    draw_whole,
+    PartPrompt,
+    draw_all_parts,
+    draw_next_part,
     middle,
     spot,
 )
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.mask_memory import SPOT_RADIUS, History, Source
+from calico_model.modeling.mask_memory import SPOT_RADIUS, History, MaskSource
 from calico_model.modeling.model import Calico
 
 SIDE, WIDTH = 32, 32
@@ -57,7 +57,7 @@ def test_the_middle_is_deep_inside_and_not_the_mean_of_a_ring() -> None:
 def test_the_whole_is_what_the_prompt_draws_bit_for_bit(
     model: Calico, features: ImageFeatures, prompt: torch.Tensor
 ) -> None:
-    whole = draw_whole(model, features, Prompted(0, prompt))
+    whole = draw_all_parts(model, features, PartPrompt(0, prompt))
     with torch.no_grad():
         logits, iou = model.mask_decoder(features.mask, torch.tensor([0]), prompt[None])
     assert torch.equal(whole.logits, logits[0, 0])
@@ -78,17 +78,17 @@ def remembering(model: Calico) -> Calico:
 def test_the_next_part_leaves_out_what_is_done(
     remembering: Calico, features: ImageFeatures, prompt: torch.Tensor
 ) -> None:
-    asked = Prompted(0, prompt)
-    whole = draw_whole(remembering, features, asked).logits
+    asked = PartPrompt(0, prompt)
+    whole = draw_all_parts(remembering, features, asked).logits
     upper = torch.zeros(SIDE, SIDE)
     upper[:16] = 1.0
-    free = draw_next(remembering, features, asked, whole, [])
+    free = draw_next_part(remembering, features, asked, whole, [])
     assert free is not None
     assert bool((free.logits > 0).any())
-    below = draw_next(remembering, features, asked, whole, [upper])
+    below = draw_next_part(remembering, features, asked, whole, [upper])
     if below is not None:
         assert not bool((below.logits[:16] > 0).any())
-    assert draw_next(remembering, features, asked, whole, [torch.ones(SIDE, SIDE)]) is None
+    assert draw_next_part(remembering, features, asked, whole, [torch.ones(SIDE, SIDE)]) is None
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def stripes(remembering: Calico, monkeypatch: pytest.MonkeyPatch) -> torch.Tenso
     drawn[2:30, ::8] = drawn[2:30, 1::8] = 5.0
 
     def near_the_spot(history: History) -> torch.Tensor:
-        spots = history.logits[(history.source == Source.SOUGHT) & history.is_there]
+        spots = history.logits[(history.source == MaskSource.SOUGHT) & history.is_there]
         columns = (spots > 0).any(1).float()[:, None, None].expand(-1, WIDTH, SIDE // 4, -1)
         return columns.reshape(len(spots), WIDTH, SIDE // 4, SIDE // 4, 4).amax(-1)
 
@@ -117,7 +117,7 @@ def test_part_after_part_is_drawn_until_none_is_left(
     remembering: Calico, features: ImageFeatures, prompt: torch.Tensor, stripes: torch.Tensor
 ) -> None:
     done: list[torch.Tensor] = []
-    while piece := draw_next(remembering, features, Prompted(0, prompt), stripes, done):
+    while piece := draw_next_part(remembering, features, PartPrompt(0, prompt), stripes, done):
         done.append((piece.logits > 0).float())
         assert piece.iou == pytest.approx(0.9)
         assert len(done) <= 4
@@ -139,5 +139,5 @@ def test_spots_that_lead_nowhere_end_the_search(
         return torch.full((1, 1, SIDE, SIDE), -5.0), torch.zeros(1, 1)
 
     monkeypatch.setattr(remembering.mask_decoder, "forward", nothing)
-    assert draw_next(remembering, features, Prompted(0, prompt), stripes, []) is None
+    assert draw_next_part(remembering, features, PartPrompt(0, prompt), stripes, []) is None
     assert 1 < len(rounds) <= 8

@@ -11,9 +11,9 @@ import torch
 from calico_model.assistant import Assistant
 from calico_model.errors import InvalidMaskError
 from calico_model.inference.images import to_pixels
-from calico_model.interactive.name_prompts import CalledParts, call_parts
-from calico_model.interactive.propagate.exemplar import find_elsewhere
-from calico_model.interactive.propagate.transfer import _places, other_pieces, transfer
+from calico_model.inference.teacher_forcing import make_name_prompts
+from calico_model.interactive.propagate.exemplar import find_in_images
+from calico_model.interactive.propagate.transfer import _positions, other_pieces, transfer
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
@@ -47,7 +47,7 @@ def shares() -> torch.Tensor:
 def test_every_other_image_gets_an_answer(
     model: Calico, tokenizer: Tokenizer, features: ImageFeatures, part: PartMask
 ) -> None:
-    named = call_parts(model, tokenizer, features, [part.label])[0]
+    named = make_name_prompts(model, tokenizer, features, [part.label])[0]
     found = transfer(model, features, IMAGES, part, named)
     assert [one.image_index for one in found] == [1, 2]
     for one in found:
@@ -67,11 +67,11 @@ def test_an_absent_part_shows_nowhere(
         with torch.no_grad():
             last.weight.zero_()
             last.bias.fill_(-9.0)
-        for one in find_elsewhere(model.eval(), features, 0, shares()):
+        for one in find_in_images(model.eval(), features, 0, shares()):
             assert one.is_absent
             assert not bool((one.logits > 0).any())
     else:
-        for one in find_elsewhere(model, features, 0, shares()):
+        for one in find_in_images(model, features, 0, shares()):
             assert one.is_absent == (not bool((one.logits > 0).any()))
 
 
@@ -79,7 +79,7 @@ def test_the_same_image_again_shows_the_same_part_most_like(
     model: Calico, features: ImageFeatures
 ) -> None:
     """Image 2 is image 0 again: by looks alone, nothing can be more alike."""
-    other, again = find_elsewhere(model, features, 0, shares())
+    other, again = find_in_images(model, features, 0, shares())
     assert (other.image, again.image) == (1, 2)
     assert again.score >= other.score
 
@@ -88,7 +88,7 @@ def test_a_name_alone_draws_what_the_model_says_of_it(
     model: Calico, features: ImageFeatures
 ) -> None:
     named = torch.randn(3, model.config.mask.prompt_width)
-    found = find_elsewhere(model, features, 0, shares(), named=named, uses_exemplar=False)
+    found = find_in_images(model, features, 0, shares(), named=named, uses_exemplar=False)
     with torch.no_grad():
         logits, _ = model.mask_decoder(features.mask, torch.arange(3), named[:, None])
     for one in found:
@@ -108,7 +108,7 @@ def test_small_parts_in_one_place_keep_identities_of_their_own() -> None:
         mask[100:110, 100 + 7 * number : 105 + 7 * number] = True
     elsewhere = np.zeros((256, 256), np.bool_)
     elsewhere[200:220, 10:30] = True
-    places = _places([*buttons, elsewhere])
+    places = _positions([*buttons, elsewhere])
     assert len(set(places)) == 5
     assert places[0] == "@3-3"
     assert places[4] == "@6-0"
@@ -144,13 +144,3 @@ def test_a_name_called_again_needs_no_language_model(
     assert [one.score for one in again] == [one.score for one in first]
     unnamed = Assistant(predictor).transfer(group, replace(outline, label=""))
     assert len(unnamed) == 1
-
-
-def test_names_called_longest_ago_are_forgotten() -> None:
-    kept = CalledParts(most=2)
-    for name in ("leg", "seat"):
-        kept.put(name, torch.zeros(1, 2))
-    assert kept.get("leg") is not None
-    kept.put("arm", torch.ones(1, 2))
-    assert kept.get("seat") is None
-    assert kept.get("leg") is not None

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from calico_model.loading.parameters import parameter_table
+from calico_model.loading.memory_plan import parameter_table
 from calico_model.loading.released.offers import recipe_shape
-from calico_model.loading.released.plan import Plan, make_plan, part_of
+from calico_model.loading.released.plan import LoadingPlan, make_plan, part_of
 from calico_model.modeling.adapter import trainable_count
 from calico_model.presets import full
 from tests.unit.loading.released import writers
@@ -22,7 +22,7 @@ from tests.unit.loading.released.writers import State
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def plan(tmp_path_factory: pytest.TempPathFactory) -> LoadingPlan:
     folder = tmp_path_factory.mktemp("sparse") / "CALICO"
     writers.write_llama_tokenizer(folder, tags=True)
     with torch.device("meta"):
@@ -47,12 +47,12 @@ def _write_sparse(state: State, path: Path) -> None:
     os.truncate(path, 8 + len(raw) + end)
 
 
-def test_the_weights_alone_give_the_7b_preset(plan: Plan) -> None:
+def test_the_weights_alone_give_the_7b_preset(plan: LoadingPlan) -> None:
     assert plan.config == replace(full(), cem_norms=False)
     assert plan.report.untrained == ("lora",)
 
 
-def test_the_plan_has_the_published_parameters(plan: Plan) -> None:
+def test_the_plan_has_the_published_parameters(plan: LoadingPlan) -> None:
     """Counts of the released tensors beside the table; LoRA is ours to add."""
     counts: dict[str, int] = {}
     for name, recipe in plan.recipes.items():

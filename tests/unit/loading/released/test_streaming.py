@@ -12,7 +12,7 @@ from torch import Tensor
 from calico_model.loading.placement import Placement, put
 from calico_model.loading.released import plan as planning
 from calico_model.loading.released.assembly import load_released
-from calico_model.loading.released.shards import Source
+from calico_model.loading.released.shards import ReleasedTensors
 from calico_model.modeling.model import Calico
 from tests.unit.loading.released.conftest import Merged, Parts, write_merged
 from tests.unit.loading.released.writers import base_config
@@ -48,13 +48,13 @@ def test_the_model_owns_its_memory(merged: Merged, tmp_path: Path) -> None:
 def test_parents_are_neither_read_nor_built(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of InstructBLIP's language model and GLaMM's towers not one tensor is read."""
     read: list[str] = []
-    original = Source.read
+    original = ReleasedTensors.read
 
-    def watch(self: Source, key: str) -> Tensor:
+    def watch(self: ReleasedTensors, key: str) -> Tensor:
         read.append(key)
         return original(self, key)
 
-    monkeypatch.setattr(Source, "read", watch)
+    monkeypatch.setattr(ReleasedTensors, "read", watch)
     load_released(parts.folder, base=base_config())
     unwanted = ("language_model.", "model.vision_tower.", "model.mm_projector.", "model.region")
     assert not [key for key in read if key.startswith(unwanted)]
@@ -65,6 +65,6 @@ def test_a_whole_plan_is_made_without_weights(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sizes, names and report come from headers: what a memory plan may ask for first."""
-    monkeypatch.delattr(Source, "read")
+    monkeypatch.delattr(ReleasedTensors, "read")
     plan = planning.make_plan(parts.folder, base_config())
     assert plan.config.eva == base_config().eva

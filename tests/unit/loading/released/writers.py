@@ -28,8 +28,12 @@ from transformers import (
 )
 
 from calico_model.config import CalicoConfig
-from calico_model.modeling.backbones import build_sam_encoder
-from calico_model.modeling.sam_parts import MaskDecoder, PromptEncoder, TwoWayTransformer
+from calico_model.modeling.backbones import (
+    MaskDecoder,
+    PromptEncoder,
+    TwoWayTransformer,
+    build_sam_encoder,
+)
 from tests.conftest import micro_config
 
 State = dict[str, Tensor]

@@ -17,12 +17,12 @@ from calico_model.modeling.model import Calico
 from calico_model.modeling.photo_trunk import PhotoTrunk
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.add_ons.photo_refiner import (
-    PhotoRefinerCourse,
-    PhotoRefinerRecipe,
+    PhotoRefinerTask,
     rough,
     train_photo_refiner,
 )
 from calico_model.training.add_ons.photo_views import PhotoViews, Wish, fill_views
+from calico_model.training.add_ons.recipes import PhotoRefinerRecipe
 from calico_model.types import ImageGroup, LabeledGroup, PartMask, RegionKind
 from tests.conftest import build_micro
 
@@ -134,11 +134,11 @@ def test_a_few_steps_lower_the_loss(views: PhotoViews, photo_model: Calico) -> N
     photo_model.add_on(["photo_refiner"])
     assert photo_model.photo_refiner is not None
     photo_model.photo_refiner.requires_grad_(True)
-    course = PhotoRefinerCourse(photo_model.photo_refiner, [views], recipe())
-    optimiser = torch.optim.AdamW(course.parameters(), lr=3e-3)
+    task = PhotoRefinerTask(photo_model.photo_refiner, [views], recipe())
+    optimiser = torch.optim.AdamW(task.parameters(), lr=3e-3)
     losses = []
     for step in range(24):
-        loss, terms = course.lesson(step)
+        loss, terms = task.training_step(step)
         torch.autograd.backward(loss)
         optimiser.step()
         optimiser.zero_grad()

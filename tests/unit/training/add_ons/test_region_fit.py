@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from calico_model.data.pool import fill_pool
-from calico_model.data.synthetic import Split, Stream, draw_group, group_rng, labeled_group
+from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
 from calico_model.errors import InvalidRecordError
 from calico_model.inference.images import to_pixels
 from calico_model.interactive.naming.closed_set import ClosedSet, Outline
@@ -17,7 +17,8 @@ from calico_model.interactive.naming.name_regions import describe_outlines, name
 from calico_model.loading.checkpoints import load_model, read_tensors, save_model
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.add_ons.region_fit import RegionRecipe, fit_region_head, true_regions
+from calico_model.training.add_ons.recipes import RegionRecipe
+from calico_model.training.add_ons.region_fit import fit_region_head, true_regions
 from calico_model.vocabulary import Vocabulary
 
 SCENES = 12
@@ -62,7 +63,7 @@ def test_a_fitted_head_has_opinions_and_an_old_folder_none(
 ) -> None:
     fit = fit_region_head(weights, pool, tmp_path / "a", RECIPE)
     rng = group_rng(Stream.TRAINING, 4, 0)
-    labeled = labeled_group(draw_group(rng, split=Split.SEEN, size_px=64))
+    labeled = labeled_group(draw_group(rng, split=SceneSplit.SEEN, size_px=64))
     outlines = [Outline(key[0], mask.numpy()) for key, mask in true_regions(labeled).items()]
     closed = ClosedSet(Vocabulary(("leg", "wheel", "body", "head")))
     for folder, knows in ((weights, False), (fit.model, True)):

@@ -15,7 +15,7 @@ from calico_model.modeling.adapter import (
     AdapterScope,
 )
 from calico_model.modeling.dense_head import DenseNames
-from calico_model.training.online.averaging import averaged
+from calico_model.training.online.update import averaged
 
 
 def rows(*values: float) -> torch.Tensor:

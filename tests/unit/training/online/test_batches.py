@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from calico_model.data.casting import Split
+from calico_model.data.casting import SceneSplit
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.online.batches import (
     REHEARSED,
-    LessonBatch,
-    Question,
-    lesson_batch,
+    QuestionBatch,
+    TrainingQuestion,
+    question_batch,
     question_weight,
 )
-from calico_model.training.online.example import Example, RegionTarget, Supervision, make_example
-from calico_model.types import PartMask, RegionKind
+from calico_model.training.online.example import Example, RegionTarget, make_example
+from calico_model.types import PartMask, RegionKind, Supervision
 from tests.unit.training.examples import SIZE_PX, drawn, encoded, part
 
 COMMON, UNIQUE, OBJECT = (
@@ -34,15 +34,17 @@ class School:
 
     def __init__(self, model: Calico, tokenizer: Tokenizer) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self._features = encoded(model, drawn(Split.SEEN, 0).group)
+        self._features = encoded(model, drawn(SceneSplit.SEEN, 0).group)
 
-    def build(self, truth: Sequence[PartMask], lessons: Sequence[RegionTarget]) -> Example:
+    def build(self, truth: Sequence[PartMask], targets: Sequence[RegionTarget]) -> Example:
         sizes = ((SIZE_PX, SIZE_PX),) * 2
-        return make_example("task", self._features, sizes, truth, lessons=lessons)
+        return make_example("task", self._features, sizes, truth, targets=targets)
 
-    def batch(self, example: Example, kind: RegionKind, labels: Sequence[str] = ()) -> LessonBatch:
+    def batch(
+        self, example: Example, kind: RegionKind, labels: Sequence[str] = ()
+    ) -> QuestionBatch:
         speaking = self._tokenizer.with_labels(labels)
-        return lesson_batch([Question(example, kind)], speaking, self._model.config, None)
+        return question_batch([TrainingQuestion(example, kind)], speaking, self._model.config, None)
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def school(model: Calico, tokenizer: Tokenizer) -> School:
     return School(model, tokenizer)
 
 
-def name_weights(batch: LessonBatch, tokenizer: Tokenizer, word: str) -> set[float]:
+def name_weights(batch: QuestionBatch, tokenizer: Tokenizer, word: str) -> set[float]:
     ids = tokenizer.encode(f"<p> the {word} </p>")[2:-1]
     return {
         round(float(w), 4)

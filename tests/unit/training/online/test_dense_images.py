@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.data.casting import Split
+from calico_model.data.casting import SceneSplit
 from calico_model.modeling.model import Calico
 from calico_model.training.online.dense_images import (
-    Change,
     ViewCache,
+    ViewChange,
     cell_codes,
     draw_change,
     group_views,
@@ -29,7 +29,7 @@ from calico_model.types import ComparedObject, PartMask, RegionKind, RgbImage
 from tests.unit.training.examples import SIZE_PX, drawn, encoded, part
 
 OBJECT, COMMON, UNIQUE = RegionKind
-PLAIN = Change(0.0, 0.0, 1.0, 1.0, mirrored=False, gain=1.0, shift=0.0)
+PLAIN = ViewChange(0.0, 0.0, 1.0, 1.0, mirrored=False, gain=1.0, shift=0.0)
 L = 32
 
 
@@ -39,7 +39,7 @@ def model(photo_model: Calico) -> Calico:
 
 
 def example(model: Calico, *parts: PartMask, **changes: object) -> Example:
-    group = drawn(Split.SEEN, 0).group
+    group = drawn(SceneSplit.SEEN, 0).group
     return make_example("a", encoded(model, group), [(SIZE_PX, SIZE_PX)] * 2, parts, **changes)  # type: ignore[arg-type]
 
 
@@ -89,14 +89,14 @@ def test_a_view_is_mirrored_only_where_both_sides_have_names() -> None:
 def test_a_project_with_one_side_only_never_sees_the_other(model: Calico, has_both: bool) -> None:
     seen = example(model, part("left_wing", box=(8, 56, 8, 56)), part("tail"))
     names = {"left wing", "tail", "right wing"} if has_both else {"left wing", "tail"}
-    image = drawn(Split.SEEN, 0).group.images[0]
+    image = drawn(SceneSplit.SEEN, 0).group.images[0]
     views = [other_view(seen, 0, image, n, Seen(), names) for n in range(20)]
     shown = {name for view in views for name in view.part_names}
     assert shown == names
 
 
 def test_equal_numbers_give_equal_views(model: Calico) -> None:
-    seen, image = example(model, part("wing")), drawn(Split.SEEN, 0).group.images[0]
+    seen, image = example(model, part("wing")), drawn(SceneSplit.SEEN, 0).group.images[0]
     first, second, third = (other_view(seen, 0, image, n, Seen(), {"wing"}) for n in (1, 1, 2))
     assert torch.equal(first.parts, second.parts)
     assert not torch.equal(first.parts, third.parts)
@@ -158,7 +158,7 @@ def test_the_object_whose_parts_are_compared_is_an_object_too(model: Calico) -> 
 
 
 def test_an_example_brings_its_images_and_their_views(model: Calico) -> None:
-    seen, images = example(model, part("wing")), drawn(Split.SEEN, 0).group.images
+    seen, images = example(model, part("wing")), drawn(SceneSplit.SEEN, 0).group.images
     views = group_views(seen, images, 3, Seen(), {"wing"})
     assert [len(several) for several in views] == [3, 3]
     taught = with_dense(seen, views)
@@ -167,7 +167,7 @@ def test_an_example_brings_its_images_and_their_views(model: Calico) -> None:
 
 
 def test_views_that_were_not_used_for_longest_are_forgotten_first(model: Calico) -> None:
-    seen, images = example(model, part("wing")), drawn(Split.SEEN, 0).group.images
+    seen, images = example(model, part("wing")), drawn(SceneSplit.SEEN, 0).group.images
     views = group_views(seen, images, 2, Seen(), {"wing"})
     size = sum(one.nbytes for several in views for one in several)
     cache = ViewCache(2 * size)

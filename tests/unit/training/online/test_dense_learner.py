@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from calico_model.data.casting import Split
+from calico_model.data.casting import SceneSplit
 from calico_model.modeling.adapter import (
     DENSE_CLASSIFIER,
     DENSE_PAIRS,
@@ -28,19 +28,19 @@ from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.online.dense_batches import collate_dense, dense_loss
 from calico_model.training.online.dense_learner import (
-    DenseLearner,
-    DenseLesson,
-    DensePlan,
+    DenseHeadLearner,
+    DenseViews,
     fit_classifier,
     shift_of,
 )
 from calico_model.training.online.example import DenseImage
-from calico_model.training.online.update import FinetunePlan, Replay, finetune
+from calico_model.training.online.plan import DensePlan
+from calico_model.training.online.update import Replay, UpdatePlan, update_adapter
 from calico_model.types import RegionKind
 from tests.unit.training.dense_cells import SIDE, Box, dense_image
 from tests.unit.training.examples import examples
 
-PLAN = FinetunePlan(least_steps=2, steps_per_example=0, most_steps=2)
+PLAN = UpdatePlan(least_steps=2, steps_per_example=0, most_steps=2)
 CPU = torch.device("cpu")
 WING, TAIL = (4, 16, 4, 16), (16, 28, 18, 30)
 
@@ -59,9 +59,9 @@ def head(model: Calico) -> DenseHead:
     return model.dense_head
 
 
-def learner(head: DenseHead, *images: DenseImage, **changes: object) -> DenseLearner:
+def learner(head: DenseHead, *images: DenseImage, **changes: object) -> DenseHeadLearner:
     plan = DensePlan(**{"steps": 1, "batch": 4, **changes})  # type: ignore[arg-type]
-    return DenseLearner(head, plan, None, [DenseLesson((one,)) for one in images], seed=1)
+    return DenseHeadLearner(head, plan, None, [DenseViews((one,)) for one in images], seed=1)
 
 
 def birds(count: int) -> list[DenseImage]:
@@ -98,7 +98,7 @@ def test_it_learns_two_names_from_nothing_in_a_few_steps(head: DenseHead) -> Non
         assert (here & there).sum() / (here | there).sum() > 0.7
 
 
-def test_equal_lessons_give_equal_bits(model: Calico, tokenizer: Tokenizer) -> None:
+def test_equal_images_give_equal_bits(model: Calico, tokenizer: Tokenizer) -> None:
     found = []
     for _ in range(2):
         torch.manual_seed(1)
@@ -244,15 +244,15 @@ def test_an_update_goes_on_with_the_rows_of_its_start(
     model: Calico, head: DenseHead, tokenizer: Tokenizer
 ) -> None:
     adapters = AdapterSet(model, tokenizer)
-    first, second = examples(model, Split.UNSEEN_DOMAIN, 2)
-    start = finetune(adapters, [first], Replay(), PLAN).adapter
+    first, second = examples(model, SceneSplit.UNSEEN_DOMAIN, 2)
+    start = update_adapter(adapters, [first], Replay(), PLAN).adapter
     assert start.dense
     assert start.tensors[DENSE_ROWS].shape == (start.dense.rows, WIDTH)
-    after = finetune(adapters, [second], Replay((first,)), PLAN, start=start).adapter
+    after = update_adapter(adapters, [second], Replay((first,)), PLAN, start=start).adapter
     assert after.dense.parts[: len(start.dense.parts)] == start.dense.parts
     assert after.dense.objects[: len(start.dense.objects)] == start.dense.objects
     adapters.check(after)
-    again = finetune(adapters, [second], Replay((first,)), PLAN, start=start).adapter
+    again = update_adapter(adapters, [second], Replay((first,)), PLAN, start=start).adapter
     assert torch.equal(after.tensors[DENSE_ROWS], again.tensors[DENSE_ROWS])
     body = "dense_head.coarse.weight"
     assert not torch.equal(after.tensors[body], start.tensors[body])
@@ -264,7 +264,7 @@ def test_a_scope_without_it_leaves_it_alone(
 ) -> None:
     plan = replace(PLAN, scope=replace(PLAN.scope, dense_head=False))
     adapters = AdapterSet(model, tokenizer)
-    adapter = finetune(adapters, examples(model, Split.SEEN, 1), Replay(), plan).adapter
+    adapter = update_adapter(adapters, examples(model, SceneSplit.SEEN, 1), Replay(), plan).adapter
     assert not adapter.dense
     assert not any("dense" in name for name in adapter.tensors)
 
@@ -273,10 +273,12 @@ def test_an_update_that_teaches_it_nothing_keeps_what_it_knew(
     model: Calico, head: DenseHead, tokenizer: Tokenizer
 ) -> None:
     adapters = AdapterSet(model, tokenizer)
-    (first,) = examples(model, Split.UNSEEN_DOMAIN, 1)
-    start = finetune(adapters, [first], Replay(), PLAN).adapter
+    (first,) = examples(model, SceneSplit.UNSEEN_DOMAIN, 1)
+    start = update_adapter(adapters, [first], Replay(), PLAN).adapter
     common = frozenset({RegionKind.COMMON_PART})  # unique parts may be anywhere
-    after = finetune(adapters, [replace(first, known=common)], Replay(), PLAN, start=start).adapter
+    after = update_adapter(
+        adapters, [replace(first, known=common)], Replay(), PLAN, start=start
+    ).adapter
     assert after.dense == start.dense
     for name in (DENSE_ROWS, DENSE_PAIRS, DENSE_TRUST, "dense_head.coarse.weight"):
         assert torch.equal(after.tensors[name], start.tensors[name])

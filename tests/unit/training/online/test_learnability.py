@@ -7,7 +7,7 @@ import random
 import torch
 
 from calico_model.training.online.example import DenseImage
-from calico_model.training.online.learnability import Predicted, leave_one_out
+from calico_model.training.online.learnability import CrossPrediction, leave_one_out
 from tests.unit.training.dense_cells import SIDE, Box, dense_image
 
 LOOKS = {"tail": 0, "wing": 1, "beak": 2}
@@ -42,7 +42,7 @@ def renamed(image: DenseImage, source: random.Random) -> DenseImage:
     return DenseImage(image.maps, codes, image.objects, image.part_names, (), True, True)
 
 
-def mean(told: tuple[Predicted, ...]) -> float:
+def mean(told: tuple[CrossPrediction, ...]) -> float:
     return sum(one.right for one in told) / len(told)
 
 
@@ -72,8 +72,8 @@ def test_a_wrong_batch_among_right_ones_stands_out() -> None:
 def test_only_names_that_another_group_shows_are_asked() -> None:
     lone = dense_image({"horn": (0, 9, 0, 12), "wing": (11, 20, 0, 12)}, looks=LOOKS)
     told = leave_one_out([[lone], *(group(seed) for seed in range(3))])
-    assert [name for name, _ in told[0].told] == ["wing"]
-    assert {name for name, _ in told[1].told} == set(LOOKS)
+    assert [name for name, _ in told[0].shares] == ["wing"]
+    assert {name for name, _ in told[1].shares} == set(LOOKS)
 
 
 def test_what_is_alone_or_unknown_says_nothing() -> None:

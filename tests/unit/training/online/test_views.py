@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.data.casting import Split
+from calico_model.data.casting import SceneSplit
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.training.online.example import Example, example_of
@@ -19,7 +19,7 @@ from tests.unit.training.examples import drawn, encoded
 
 @pytest.fixture
 def labeled() -> LabeledGroup:
-    return drawn(Split.UNSEEN_DOMAIN, 0)
+    return drawn(SceneSplit.UNSEEN_DOMAIN, 0)
 
 
 def viewed(model: Calico, labeled: LabeledGroup, count: int) -> tuple[Example, list[ImageGroup]]:
@@ -59,7 +59,7 @@ def test_views_differ_but_teach_the_same(model: Calico, labeled: LabeledGroup) -
     assert not np.array_equal(shown[0].images[0], shown[1].images[0])
     for view in example.views:
         assert view.labels == example.labels
-        assert [one.teaches for one in view.lessons] == [one.teaches for one in example.lessons]
+        assert [one.teaches for one in view.targets] == [one.teaches for one in example.targets]
         assert all(part.mask.any() for part in view.truth)
         assert not torch.equal(view.features.global_tokens, example.features.global_tokens)
 

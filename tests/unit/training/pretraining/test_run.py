@@ -18,9 +18,9 @@ from calico_model.modeling.losses import (
     text_loss,
 )
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.batches import WHOLE, batch_scenes, cell_shares, group_batch
-from calico_model.training.pretraining.recipe import Recipe, Stage
-from calico_model.training.pretraining.run import train
+from calico_model.training.pretraining.batches import WHOLE, batch_scenes, cell_shares, group_batch
+from calico_model.training.pretraining.recipe import PretrainingRecipe, Stage
+from calico_model.training.pretraining.run import pretrain
 
 
 @pytest.fixture(scope="module")
@@ -137,12 +137,12 @@ def test_the_schedule_warms_up_stays_and_decays() -> None:
 
 def test_a_chance_that_is_none_is_refused() -> None:
     with pytest.raises(InvalidConfigError, match="nothing_chance"):
-        Recipe(stages=(Stage("x", 1, 1e-3, language=True, nothing_chance=0.0),))
+        PretrainingRecipe(stages=(Stage("x", 1, 1e-3, language=True, nothing_chance=0.0),))
 
 
 def test_a_recipe_without_steps_is_refused() -> None:
     with pytest.raises(InvalidConfigError, match="steps"):
-        Recipe(stages=(Stage("s", 0, 1.0, language=True),))
+        PretrainingRecipe(stages=(Stage("s", 0, 1.0, language=True),))
 
 
 def test_interrupted_training_ends_in_the_same_weights(pool_folder: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_interrupted_training_ends_in_the_same_weights(pool_folder: Path, tmp_pa
         Stage("encoders", 2, 1e-3, language=False, scenes=2, masks=2),
         Stage("joint", 2, 1e-3, language=True, scenes=2, masks=2),
     )
-    recipe = Recipe(stages=stages, checkpoint_every=1)
+    recipe = PretrainingRecipe(stages=stages, checkpoint_every=1)
     asked = 0
 
     def interrupt() -> bool:
@@ -158,13 +158,13 @@ def test_interrupted_training_ends_in_the_same_weights(pool_folder: Path, tmp_pa
         asked += 1
         return asked > 3
 
-    whole = train(recipe, pool_folder, tmp_path / "whole")
-    train(recipe, pool_folder, tmp_path / "parts", stop=interrupt)
+    whole = pretrain(recipe, pool_folder, tmp_path / "whole")
+    pretrain(recipe, pool_folder, tmp_path / "parts", stop=interrupt)
     assert not (tmp_path / "parts" / "model").exists()
-    parts = train(recipe, pool_folder, tmp_path / "parts")
+    parts = pretrain(recipe, pool_folder, tmp_path / "parts")
 
     with pytest.raises(InvalidConfigError, match="seed"):
-        train(replace(recipe, seed=1), pool_folder, tmp_path / "parts")
+        pretrain(replace(recipe, seed=1), pool_folder, tmp_path / "parts")
     first = load_file(whole / "model.safetensors")
     second = load_file(parts / "model.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)

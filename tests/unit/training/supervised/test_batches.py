@@ -17,7 +17,7 @@ from calico_model.training.supervised.batches import (
     square_target,
 )
 from calico_model.training.supervised.objective import SUMS, terms_of
-from calico_model.training.supervised.recipe import FULL_SIZE, TuningRecipe
+from calico_model.training.supervised.recipe import FULL_SIZE, FinetuneRecipe
 
 
 def test_every_pass_shows_every_sample_once_in_another_order() -> None:
@@ -48,7 +48,7 @@ def test_masks_count_the_same_for_every_image_position() -> None:
     counts[0], sums[0] = 4, 8.0
     counts[1], counts[3] = 3, 1  # three masks on image 1, one on image 3
     sums[1], sums[3] = 6.0, 4.0  # pixel losses
-    terms = terms_of(sums, counts, TuningRecipe())
+    terms = terms_of(sums, counts, FinetuneRecipe())
     assert terms["text"] == 2.0
     assert terms["pixel"] == 2.0 * (6 / 3 + 4 / 1) / 2
     assert terms["loss"] == terms["text"] + terms["pixel"]
@@ -57,12 +57,12 @@ def test_masks_count_the_same_for_every_image_position() -> None:
 def test_a_step_without_masks_has_no_mask_loss() -> None:
     counts = torch.zeros(COUNTS)
     counts[0] = 2
-    terms = terms_of(torch.ones(SUMS), counts, TuningRecipe())
+    terms = terms_of(torch.ones(SUMS), counts, FinetuneRecipe())
     assert terms["loss"] == 0.5
 
 
 def test_the_rate_warms_up_from_zero_and_decays_to_zero() -> None:
-    recipe = TuningRecipe(learning_rate=1.0, warmup_steps=10)
+    recipe = FinetuneRecipe(learning_rate=1.0, warmup_steps=10)
     rates = [recipe.rate_at(step, 50) for step in range(50)]
     assert rates[:2] == pytest.approx([0.1, 0.2])
     assert max(rates) == rates[9] == rates[10] == 1.0
@@ -83,13 +83,13 @@ def test_the_rate_warms_up_from_zero_and_decays_to_zero() -> None:
 )
 def test_a_recipe_that_cannot_be_is_refused(changed: dict[str, int], name: str) -> None:
     with pytest.raises(InvalidConfigError, match=f"{name}: expected"):
-        replace(TuningRecipe(), **changed)
+        replace(FinetuneRecipe(), **changed)
 
 
 def test_every_process_must_get_as_much() -> None:
-    TuningRecipe(batch=12, micro_batch=2).check_processes(3)
+    FinetuneRecipe(batch=12, micro_batch=2).check_processes(3)
     with pytest.raises(InvalidConfigError, match="multiple of micro_batch times processes, 8"):
-        TuningRecipe(batch=12, micro_batch=2).check_processes(4)
+        FinetuneRecipe(batch=12, micro_batch=2).check_processes(4)
 
 
 def test_the_full_size_is_the_papers() -> None:

@@ -15,15 +15,16 @@ from safetensors.torch import load_file
 from calico_model.errors import InvalidConfigError, InvalidRecordError
 from calico_model.loading.checkpoints import fingerprint, load_model
 from calico_model.loading.precision import Precision
-from calico_model.modeling.adapter import adapter_state, load_adapter
-from calico_model.training.supervised.finetune import TuningResult, tune
-from calico_model.training.supervised.recipe import Sharding, TuningRecipe
-from calico_model.training.supervised.setup import Inputs
+from calico_model.modeling.adapter import load_adapter
+from calico_model.training.supervised.finetune import FinetuneResult, finetune
+from calico_model.training.supervised.recipe import FinetuneRecipe, Sharding
+from calico_model.training.supervised.setup import FinetuneInputs
+from tests.unit.modeling.adapters import adapter_state
 
 pytestmark = pytest.mark.usefixtures("_fresh_accelerator")
 
 
-def weights(result: TuningResult) -> dict[str, torch.Tensor]:
+def weights(result: FinetuneResult) -> dict[str, torch.Tensor]:
     (state,) = (result.adapter.parent / "state").glob("step-*/state.safetensors")
     return load_file(state)
 
@@ -43,14 +44,14 @@ def after(steps: int) -> Callable[[], bool]:
 
 @pytest.fixture(scope="module")
 def whole(
-    recipe: TuningRecipe, inputs: Inputs, tmp_path_factory: pytest.TempPathFactory
-) -> TuningResult:
+    recipe: FinetuneRecipe, inputs: FinetuneInputs, tmp_path_factory: pytest.TempPathFactory
+) -> FinetuneResult:
     """The run that nothing interrupted; the others must end in its bits."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    return tune(recipe, inputs, tmp_path_factory.mktemp("whole") / "run")
+    return finetune(recipe, inputs, tmp_path_factory.mktemp("whole") / "run")
 
 
-def test_it_learns_and_leaves_an_adapter(whole: TuningResult, inputs: Inputs) -> None:
+def test_it_learns_and_leaves_an_adapter(whole: FinetuneResult, inputs: FinetuneInputs) -> None:
     out = whole.adapter.parent
     table = [line.split(",") for line in rows(out)]
     losses = [float(row[table[0].index("loss")]) for row in table[1:]]
@@ -68,45 +69,45 @@ def test_it_learns_and_leaves_an_adapter(whole: TuningResult, inputs: Inputs) ->
 
 
 def test_interrupted_anywhere_it_ends_in_the_same_bits(
-    whole: TuningResult, recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+    whole: FinetuneResult, recipe: FinetuneRecipe, inputs: FinetuneInputs, tmp_path: Path
 ) -> None:
     out = tmp_path / "parts"
-    assert not tune(recipe, inputs, out, stop=after(1)).is_finished
-    assert not tune(recipe, inputs, out, stop=after(2)).is_finished
-    parts = tune(recipe, inputs, out)
+    assert not finetune(recipe, inputs, out, stop=after(1)).is_finished
+    assert not finetune(recipe, inputs, out, stop=after(2)).is_finished
+    parts = finetune(recipe, inputs, out)
     assert same(weights(whole), weights(parts))
     assert rows(out) == rows(whole.adapter.parent)
     assert parts == replace(whole, adapter=out / "adapter")
-    assert tune(recipe, inputs, out) == parts  # nothing left to do
+    assert finetune(recipe, inputs, out) == parts  # nothing left to do
 
 
 def test_kept_features_train_the_same_bits(
-    whole: TuningResult, recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+    whole: FinetuneResult, recipe: FinetuneRecipe, inputs: FinetuneInputs, tmp_path: Path
 ) -> None:
     told: list[str] = []
     cached = replace(inputs, cache=tmp_path / "cache")
-    first = tune(recipe, cached, tmp_path / "kept", on_progress=lambda p: told.append(p.stage))
+    first = finetune(recipe, cached, tmp_path / "kept", on_progress=lambda p: told.append(p.stage))
     assert told.count("encoding images") > 5
     assert same(weights(whole), weights(first))
 
     told.clear()
     short = replace(recipe, epochs=1)
-    tune(short, cached, tmp_path / "again", on_progress=lambda p: told.append(p.stage))
+    finetune(short, cached, tmp_path / "again", on_progress=lambda p: told.append(p.stage))
     assert "encoding images" not in told
 
 
 def test_recomputed_layers_give_the_same_gradients(
-    whole: TuningResult, recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+    whole: FinetuneResult, recipe: FinetuneRecipe, inputs: FinetuneInputs, tmp_path: Path
 ) -> None:
-    recomputed = tune(replace(recipe, checkpointing=True), inputs, tmp_path / "recomputed")
+    recomputed = finetune(replace(recipe, checkpointing=True), inputs, tmp_path / "recomputed")
     assert same(weights(whole), weights(recomputed))
 
 
 def test_half_precision_keeps_what_is_trained_in_full(
-    whole: TuningResult, recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+    whole: FinetuneResult, recipe: FinetuneRecipe, inputs: FinetuneInputs, tmp_path: Path
 ) -> None:
     half = replace(recipe, precision=Precision.BF16, checkpointing=True)
-    tuned = weights(tune(half, inputs, tmp_path / "half"))
+    tuned = weights(finetune(half, inputs, tmp_path / "half"))
     assert {t.dtype for t in tuned.values()} == {torch.float32}
     name = "weight/cams.0.reintegration.weight"
     assert not torch.equal(tuned[name], tuned[name].bfloat16().float())
@@ -116,13 +117,13 @@ def test_half_precision_keeps_what_is_trained_in_full(
 
 
 def test_another_recipe_or_other_records_are_refused(
-    recipe: TuningRecipe, inputs: Inputs, records: Path, tmp_path: Path
+    recipe: FinetuneRecipe, inputs: FinetuneInputs, records: Path, tmp_path: Path
 ) -> None:
-    tune(recipe, inputs, tmp_path / "run", stop=after(1))
+    finetune(recipe, inputs, tmp_path / "run", stop=after(1))
     with pytest.raises(InvalidConfigError, match="epochs: the run was started with 2, got 3"):
-        tune(replace(recipe, epochs=3), inputs, tmp_path / "run")
+        finetune(replace(recipe, epochs=3), inputs, tmp_path / "run")
     with pytest.raises(InvalidConfigError, match="data: the run was started"):
-        tune(recipe, replace(inputs, validation=records), tmp_path / "run")
+        finetune(recipe, replace(inputs, validation=records), tmp_path / "run")
 
 
 def lose_image(folder: Path) -> None:
@@ -147,8 +148,8 @@ def say_nothing(folder: Path) -> None:
     ],
 )
 def test_broken_records_are_named_and_leave_no_state(
-    recipe: TuningRecipe,
-    inputs: Inputs,
+    recipe: FinetuneRecipe,
+    inputs: FinetuneInputs,
     records: Path,
     tmp_path: Path,
     damage: Callable[[Path], None],
@@ -158,24 +159,24 @@ def test_broken_records_are_named_and_leave_no_state(
     shutil.copytree(records, broken)
     damage(broken)
     with pytest.raises(InvalidRecordError, match=said):
-        tune(recipe, replace(inputs, data=broken), tmp_path / "run")
+        finetune(recipe, replace(inputs, data=broken), tmp_path / "run")
     assert not (tmp_path / "run" / "state").exists()
 
 
 def test_a_cache_too_small_is_refused_before_encoding(
-    recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+    recipe: FinetuneRecipe, inputs: FinetuneInputs, tmp_path: Path
 ) -> None:
     small = replace(inputs, cache=tmp_path / "cache", cache_bytes=10_000)
     with pytest.raises(InvalidConfigError, match="feature cache: .* images need .* ceiling"):
-        tune(recipe, small, tmp_path / "run")
+        finetune(recipe, small, tmp_path / "run")
     assert not any((tmp_path / "cache").rglob("*.safetensors"))
 
 
 def test_quantised_weights_are_not_divided(
-    recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+    recipe: FinetuneRecipe, inputs: FinetuneInputs, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidConfigError, match="sharding: fsdp cannot divide nf4"):
-        tune(
+        finetune(
             replace(recipe, precision=Precision.NF4),
             inputs,
             tmp_path / "run",
@@ -184,8 +185,8 @@ def test_quantised_weights_are_not_divided(
 
 
 def test_weights_that_pass_no_gradients_on_are_refused(
-    recipe: TuningRecipe, inputs: Inputs, tmp_path: Path
+    recipe: FinetuneRecipe, inputs: FinetuneInputs, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidConfigError, match="int8 weights of a CPU"):
-        tune(replace(recipe, precision=Precision.INT8), inputs, tmp_path / "run")
+        finetune(replace(recipe, precision=Precision.INT8), inputs, tmp_path / "run")
     assert not (tmp_path / "run").exists()

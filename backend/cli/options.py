@@ -1,0 +1,94 @@
+"""Options of several commands, and what they open: a checkpoint, or the database of a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backend.errors import SettingsError
+from calico_model.errors import InvalidConfigError
+from calico_model.evaluation.protocol import GroupPredictor
+from calico_model.loading.precision import Precision
+
+if TYPE_CHECKING:
+    from backend.settings import Settings
+    from backend.storage.store import Store
+
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option("--weights", help="Checkpoint; calico-tiny if not given.", metavar="DIR"),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir", metavar="DIR", help="Folder of the backend's data. [CALICO_DATA_DIR, .calico]"
+    ),
+]
+ProjectOption = Annotated[
+    int | None, typer.Option("--project", help="Only this project; default: every one.")
+]
+
+
+def load_weights(
+    folder: Path | None, device: str, precision: Precision | None = None
+) -> GroupPredictor:
+    """Loads a predictor, by default the one that ships with the package.
+
+    The memory plan of a large model is printed before it is loaded.
+
+    Raises:
+        CheckpointError: the folder holds no usable checkpoint.
+        InsufficientMemoryError: the model does not fit the device.
+    """
+    # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
+    from backend.cli.memory_tables import show_plan
+    from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
+
+    return load_predictor(
+        folder or DEFAULT_WEIGHTS, device=device, precision=precision, on_plan=show_plan
+    )
+
+
+@contextmanager
+def guest_store(settings: Settings) -> Iterator[Store]:
+    """Opens the database of a backend, which may be running at the same time.
+
+    Raises:
+        SettingsError: no backend was ever started with this data folder.
+        StoreError: the database cannot be opened.
+    """
+    from backend.storage.store import open_store
+
+    database = settings.data_dir / "calico.sqlite3"
+    if settings.database_url is None and not database.is_file():
+        raise SettingsError(f"--data-dir: no database {database}; has `calico serve` run here?")
+    store = open_store(settings.store_url, is_guest=True, commit_timeout_s=30)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user wrote an option on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_options(names: set[str], reason: str) -> None:
+    """Refuses options that do not go with the others.
+
+    Args:
+        names: as the function has them; empty for no complaint.
+        reason: what is wrong, behind the option's name.
+
+    Raises:
+        InvalidConfigError: there is such an option; names the first one.
+    """
+    for name in sorted(names):
+        raise InvalidConfigError(f"--{name.replace('_', '-')}: {reason}")

@@ -1,0 +1,121 @@
+"""The progress of a long command on stderr: a bar on a terminal, plain lines in a log.
+
+Also how the user stops it, and the memory it used.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_SHORT_S, _LINE_S = 2.0, 15.0
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Shows the progress and the remaining time of one piece of work; the bar is removed after it.
+
+    Args:
+        what: the work, as a heading.
+        total: number of steps, or None if only time passes.
+
+    Yields:
+        A function to call with the number of finished steps.
+    """
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn()]
+    if total is not None:
+        columns += [MofNCompleteColumn(), TimeRemainingColumn()]
+    columns.append(TimeElapsedColumn())
+    # stderr, because the last line of stdout belongs to machines.
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        lines = _Lines()
+        yield lambda done: lines.write(what, done, total)
+        return
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+@contextmanager
+def training_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Shows the progress of a training, stage by stage; the last state stays on the screen.
+
+    Args:
+        what: the first stage, as a heading.
+
+    Yields:
+        A function to call with the stage, the number of finished steps and of all steps.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines().write
+        return
+    with Progress(*columns, console=console) as progress:
+        # Of several processes only the first reports progress, so only the first shows a bar.
+        task = progress.add_task(what, total=None, visible=False)
+        yield lambda now, done, total: progress.update(
+            task, description=now, completed=done, total=total, visible=True
+        )
+
+
+class _Lines:
+    """Progress as lines of a log: at the start of each stage, and every 15 seconds."""
+
+    def __init__(self) -> None:
+        self._began = self._written_at = time.monotonic()
+        self._last = ""
+
+    def write(self, what: str, done: int, total: int | None) -> None:
+        """Writes a line if a new stage began or the last line is old enough."""
+        now = time.monotonic()
+        heading = what.partition(",")[0]
+        if heading == self._last and now - self._written_at < _LINE_S:
+            return
+        if now - self._began < _SHORT_S:
+            return  # short work needs no line
+        self._written_at, self._last = now, heading
+        of = "" if total is None else f" {done}/{total}"
+        sys.stderr.write(f"[{now - self._began:6.0f} s] {what}{of}\n")
+        sys.stderr.flush()
+
+
+def peak_rss_mib() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def stop_requests() -> Callable[[], bool]:
+    """Returns a function that is True once Ctrl-C or SIGTERM asked this process to stop."""
+    is_stopping = False
+
+    def request_stop(*_: object) -> None:
+        nonlocal is_stopping
+        is_stopping = True
+
+    signal.signal(signal.SIGINT, request_stop)
+    signal.signal(signal.SIGTERM, request_stop)
+    return lambda: is_stopping

@@ -1,0 +1,198 @@
+"""The two trainings of `calico train`: from scratch on drawn scenes, and fine-tuning on records.
+
+Either runs in this process or in several data-parallel ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from backend.cli.progress import stop_requests, training_bar
+from calico_model.errors import InvalidConfigError
+from calico_model.training.pretraining.recipe import PretrainingRecipe
+from calico_model.training.supervised.recipe import FinetuneRecipe, Sharding
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class RecordsRun:
+    """The options of `calico train --data` besides the recipe.
+
+    Attributes:
+        data, validation: records to learn and to judge by.
+        weights: to start from; None takes the ones that ship.
+        out: run folder.
+        cache, cache_gb: folder and ceiling of kept features; no folder keeps none.
+        sharding: what processes divide.
+        processes: how many.
+        tensorboard: write event files.
+        mlflow: experiment to report to, or None.
+        merge: write a model folder with the adapter folded in as well.
+    """
+
+    data: Path
+    validation: Path | None
+    weights: Path | None
+    out: Path
+    cache: Path | None
+    cache_gb: float
+    sharding: Sharding
+    processes: int
+    tensorboard: bool
+    mlflow: str | None
+    merge: bool
+
+
+def train_records(recipe: FinetuneRecipe, run: RecordsRun) -> None:
+    """Fine-tunes on records, or resumes an interrupted run."""
+    recipe.check_processes(run.processes)
+    if run.cache_gb <= 0:
+        raise InvalidConfigError(f"--cache-gb: expected a number above 0, got {run.cache_gb}")
+    if run.processes > 1 and not _is_launched():
+        sys.exit(_launch(run.processes))
+    from calico_model.predictor import DEFAULT_WEIGHTS
+    from calico_model.training.engine import TrainingProgress
+    from calico_model.training.supervised.finetune import finetune, merge_adapter
+    from calico_model.training.supervised.setup import FinetuneInputs
+    from calico_model.training.supervised.tracking import (
+        MlflowTracker,
+        TensorBoardTracker,
+        Tracker,
+    )
+
+    weights = run.weights or DEFAULT_WEIGHTS
+
+    def trackers(resume_step: int) -> list[Tracker]:
+        opened: list[Tracker] = []
+        if run.mlflow is not None:
+            opened.append(MlflowTracker(run.mlflow, run.out.name, recipe.lasting()))
+        if run.tensorboard:
+            folder = run.out / "tensorboard"
+            opened.append(TensorBoardTracker(folder, resume_step=resume_step))
+        return opened
+
+    is_stopping = stop_requests()
+    began = time.monotonic()
+    with training_bar("reading records") as advance_to:
+
+        def show(progress: TrainingProgress) -> None:
+            shown = ("loss", "text", "mask_iou", "validation_loss")
+            terms = " ".join(f"{k} {progress.terms[k]:.3f}" for k in shown if k in progress.terms)
+            advance_to(f"{progress.stage} {terms}".strip(), progress.step, progress.total)
+
+        result = finetune(
+            recipe,
+            FinetuneInputs(weights, run.data, run.validation, run.cache, int(run.cache_gb * _GIB)),
+            run.out,
+            sharding=run.sharding,
+            trackers=trackers,
+            on_progress=show,
+            stop=is_stopping,
+        )
+    if _is_first():
+        model = run.out / "model" if run.merge and result.is_finished else None
+        if model is not None:
+            merge_adapter(weights, result.adapter, model)
+        outcome = {
+            "adapter": str(result.adapter) if result.adapter.is_dir() else None,
+            "model": None if model is None else str(model),
+            "finished": result.is_finished,
+            "step": result.step,
+            "best_loss": result.best_loss,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        if not result.is_finished:
+            Console(stderr=True).print("Stopped; the same command goes on from here.")
+        typer.echo(json.dumps(outcome))
+    _leave()
+
+
+def train_scenes(
+    recipe: PretrainingRecipe, out: Path, pool: Path | None, start_from: Path | None, count: int
+) -> None:
+    """Trains calico-tiny from scratch on rendered scenes, in `count` processes."""
+    pool = pool or out / "pool"
+    if not _is_launched():
+        _render_scenes(recipe, pool)
+        if count > 1:
+            sys.exit(_launch(count))
+    _train_on_scenes(recipe, out, pool, start_from)
+
+
+def _render_scenes(recipe: PretrainingRecipe, pool: Path) -> None:
+    from calico_model.data.pool import fill_pool
+
+    total = recipe.pool_scenes
+    with training_bar("rendering scenes") as advance_to:
+        fill_pool(
+            pool,
+            scenes=total,
+            seed=recipe.seed,
+            size_px=128,
+            workers=os.cpu_count() or 1,
+            on_progress=lambda done: advance_to("rendering scenes", min(done, total), total),
+        )
+
+
+def _train_on_scenes(
+    recipe: PretrainingRecipe, out: Path, pool: Path, start_from: Path | None
+) -> None:
+    from calico_model.training.engine import TrainingProgress
+    from calico_model.training.pretraining.run import pretrain
+
+    is_stopping = stop_requests()
+    began = time.monotonic()
+    with training_bar("training") as advance_to:
+
+        def show(progress: TrainingProgress) -> None:
+            shown = ("text", "dense", "mask_iou")
+            terms = " ".join(f"{k} {progress.terms[k]:.3f}" for k in shown if k in progress.terms)
+            advance_to(f"{progress.stage}: {terms}", progress.step, progress.total)
+
+        folder = pretrain(
+            recipe, pool, out, start_from=start_from, on_progress=show, stop=is_stopping
+        )
+    seconds = round(time.monotonic() - began, 1)
+    outcome = {"model": str(folder), "finished": not is_stopping(), "seconds": seconds}
+    if _is_first():
+        typer.echo(json.dumps(outcome))
+    _leave()
+
+
+def _launch(processes: int) -> int:
+    """Runs this very command as data-parallel processes; returns their exit status."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    # Without --standalone a busy default port of another training would be fatal.
+    return subprocess.call([*launcher, "--standalone", "--module", "backend.cli", *sys.argv[1:]])
+
+
+def _is_launched() -> bool:
+    """Whether this process is one of several."""
+    from torch import distributed
+
+    return bool(distributed.is_torchelastic_launched())
+
+
+def _is_first() -> bool:
+    """Whether this process is the one that prints the result."""
+    from torch import distributed
+
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def _leave() -> None:
+    """Leaves the process group."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -1,0 +1,111 @@
+"""The interactive context of a click: clicks, boxes and typed questions -> prompts and a question.
+
+The prompt box keeps everything that was typed and answered as the lines of one text result. The
+question is the last line that is not one of our answers. A text that belongs to a drawn box has the
+id of the box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backend.label_schema import ControlType, ImageLayout, LabelSchema
+from backend.label_studio.annotation import image_index, kind_of, texts_of
+from backend.label_studio.drawing import has_id
+from backend.label_studio.shape import box_of, tool_of
+from backend.label_studio.wire import WireResult, WireValue
+from backend.types import Prompt, TextPrompt
+from calico_model.types import RegionKind
+
+REPLY_MARK = "\u2192 "
+"""Prefix of our lines in the prompt box, so that they are not read as questions."""
+TEXT = "textarea"
+_PROMPT_TOOLS = frozenset({"keypoint", "rectangle"})
+
+
+def read_prompts(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Prompt, ...]:
+    """Reads the clicks and boxes of an interactive context."""
+    prompts = []
+    for number, result in enumerate(results):
+        if tool_of(result) not in _PROMPT_TOOLS:
+            continue
+        box, index = box_of(result), image_index(result, schema)
+        if box is not None and index is not None:
+            kind, label = _label_of_prompt(result.value, schema)
+            prompts.append(
+                Prompt(
+                    id=str(result.id) if has_id(result) else f"prompt-{number}",
+                    image_index=index,
+                    box=box,
+                    is_positive=result.is_positive,
+                    kind=kind,
+                    label=label,
+                )
+            )
+    return tuple(prompts)
+
+
+def read_question(
+    results: Sequence[WireResult], schema: LabelSchema, prompts: Sequence[Prompt]
+) -> TextPrompt | None:
+    """Returns the question that was typed last in an interactive context; None without one.
+
+    Args:
+        results: of the context.
+        schema: the project's labeling config; only texts of its prompt boxes are questions.
+        prompts: the clicks and boxes of the same context.
+    """
+    texts = [result for result in results if result.type == TEXT and _line(result.value)]
+    for result in reversed(texts):
+        index = _prompt_box_image(result, schema)
+        if index is not None:
+            return TextPrompt(str(result.id), index, _line(result.value))
+    boxes = {prompt.id: prompt for prompt in prompts if prompt.is_positive and not prompt.is_click}
+    for result in reversed(texts):
+        if (prompt := boxes.get(str(result.id))) is not None:
+            return TextPrompt(prompt.id, prompt.image_index, _line(result.value), prompt.box)
+    return None
+
+
+def reply_result(question: TextPrompt, schema: LabelSchema, reply: str) -> dict[str, object] | None:
+    """Returns the text result with question and answer; None if the config has no prompt box.
+
+    The editor accepts a text without region immediately and shows it in the prompt box.
+    """
+    slot = schema.slot(question.image_index)
+    if slot.ask is None or question.box is not None:
+        return None
+    result: dict[str, object] = {
+        "id": question.id,
+        "from_name": slot.ask,
+        "to_name": slot.image,
+        "type": TEXT,
+        "value": {"text": [question.text, REPLY_MARK + reply]},
+    }
+    if schema.layout is ImageLayout.VALUE_LIST:
+        result["item_index"] = question.image_index
+    return result
+
+
+def _label_of_prompt(
+    value: WireValue | None, schema: LabelSchema
+) -> tuple[RegionKind | None, str | None]:
+    texts = texts_of(value)
+    if schema.kind is not None and schema.kind.type is ControlType.LABELS:
+        return kind_of(texts, schema), None
+    return None, texts[0] if texts else None
+
+
+def _prompt_box_image(result: WireResult, schema: LabelSchema) -> int | None:
+    """Returns the image whose prompt box holds a text; None for a text of another tag."""
+    index = image_index(result, schema)
+    return index if index is not None and schema.slot(index).ask == result.from_name else None
+
+
+def _line(value: WireValue | None) -> str:
+    """Returns the last line that an annotator typed, "" if there is none."""
+    if value is None or value.text is None:
+        return ""
+    lines = [value.text] if isinstance(value.text, str) else value.text
+    typed = [line.strip() for line in lines if not line.startswith(REPLY_MARK)]
+    return next((line for line in reversed(typed) if line), "")

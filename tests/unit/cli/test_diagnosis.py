@@ -1,0 +1,112 @@
+"""What the doctor says of learning."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from backend.cli.connect import Ends
+from backend.cli.diagnosis import CheckResult, Level, check_learning
+from backend.label_studio.client import LabelStudioClient
+
+
+@contextmanager
+def told(body: bytes, status: int = 200) -> Iterator[Ends]:
+    """A backend that answers /status so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/status" else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_words: object) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        client = LabelStudioClient("http://127.0.0.1:9", "0" * 40)
+        try:
+            yield Ends(client, f"http://127.0.0.1:{server.server_port}", None)
+        finally:
+            client.close()
+            server.shutdown()
+            thread.join()
+
+
+def findings(**status: object) -> list[CheckResult]:
+    with told(json.dumps(status).encode()) as ends:
+        return list(check_learning(ends))
+
+
+def project(run: dict[str, object] | None, new: int = 0) -> dict[str, object]:
+    return {"project": 7, "version": "v1", "new": new, "run": run}
+
+
+def test_a_missing_trainer_is_said_with_what_waits() -> None:
+    (found,) = findings(trainers=[], projects=[project(None, new=3), project(None, new=1)])
+    assert (found.level, found.found) == (
+        Level.WARN,
+        "nobody learns from corrections; 4 wait",
+    )
+    assert "--trainer" in found.fix
+
+
+def test_a_trainer_that_is_there_is_named() -> None:
+    (found,) = findings(trainers=["host/1/ab"], projects=[])
+    assert (found.level, found.found) == (Level.OK, "host/1/ab; 0 corrections wait")
+
+
+@pytest.mark.parametrize(
+    ("run", "level", "words"),
+    [
+        ({"state": "failed", "error": "disk full"}, Level.WARN, "failed: disk full"),
+        ({"state": "abandoned", "error": "gone"}, Level.WARN, "abandoned: gone"),
+        ({"state": "rejected", "version": "v2", "reason": "worse"}, Level.OK, "v1 serves"),
+        ({"state": "running", "stage": "learning", "progress": 0.25}, Level.OK, "learning, 25%"),
+        ({"state": "published"}, Level.OK, "v1 serves"),
+    ],
+)
+def test_the_last_run_of_a_project(run: dict[str, object], level: Level, words: str) -> None:
+    _, found = findings(trainers=["host/1/ab"], projects=[project(run)])
+    assert (found.check, found.level) == ("project 7: training", level)
+    assert words in found.found
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b"no json"])
+def test_a_backend_that_does_not_tell_has_no_findings(body: bytes) -> None:
+    with told(body) as ends:
+        assert list(check_learning(ends)) == []
+    with told(body, status=500) as ends:
+        assert list(check_learning(ends)) == []
+
+
+def test_what_is_held_back_is_said_with_what_to_do() -> None:
+    doubted = project(None) | {"held_back": 3, "needs_word": False, "stamped_ahead": 0}
+    _, found = findings(trainers=["a"], projects=[doubted])
+    assert (found.check, found.level) == ("project 7: held back", Level.WARN)
+    assert found.found.startswith("3 annotations are missing")
+    assert "ten minutes" in found.fix
+
+
+def test_too_many_deletions_ask_for_a_person_s_word() -> None:
+    doubted = project(None) | {"held_back": 30, "needs_word": True, "stamped_ahead": 0}
+    _, found = findings(trainers=["a"], projects=[doubted])
+    assert "too many at once" in found.found
+    assert "calico corrections --project 7 --reconcile --accept-deletions" in found.fix
+
+
+def test_stamps_in_the_future_are_said() -> None:
+    ahead = project(None) | {"held_back": 0, "needs_word": False, "stamped_ahead": 2}
+    _, found = findings(trainers=["a"], projects=[ahead])
+    assert (found.check, found.level) == ("project 7: clock", Level.WARN)
+
+
+def test_a_backend_that_tells_nothing_of_doubts_has_none() -> None:
+    assert len(findings(trainers=["a"], projects=[project(None)])) == 1

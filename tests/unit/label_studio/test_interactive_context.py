@@ -1,0 +1,95 @@
+"""Texts of the prompt box and of drawn boxes, as the editor sends them."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from backend.label_schema import LabelSchema
+from backend.label_studio.interactive_context import REPLY_MARK, reply_result
+from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.request import parse_predict_request
+from backend.types import TextPrompt
+
+CONFIG = """<View>
+  <Repeater on="$images" indexFlag="{{idx}}">
+    <View>
+      <Image name="image_{{idx}}" value="$images[{{idx}}]"/>
+      <Labels name="kind_{{idx}}" toName="image_{{idx}}"><Label value="common_part"/></Labels>
+      <Brush name="mask_{{idx}}" toName="image_{{idx}}" smart="false"/>
+      <Rectangle name="box_{{idx}}" toName="image_{{idx}}" smart="true"/>
+      <TextArea name="part_{{idx}}" toName="image_{{idx}}" perRegion="true" smart="true"/>
+      <TextArea name="note_{{idx}}" toName="image_{{idx}}"/>
+      <TextArea name="ask_{{idx}}" toName="image_{{idx}}" smartOnly="true"/>
+    </View>
+  </Repeater>
+</View>"""
+
+
+@pytest.fixture
+def schema() -> LabelSchema:
+    return parse_label_config(CONFIG)
+
+
+def typed(text: list[str] | str, tag: str = "ask_1", region_id: str = "t1") -> dict[str, object]:
+    result = {"id": region_id, "from_name": tag, "to_name": "image_1", "type": "textarea"}
+    return result | {"value": {"text": text}}
+
+
+def drawn(region_id: str) -> dict[str, object]:
+    value = {"x": 10, "y": 20, "width": 50, "height": 25, "rotation": 0}
+    size = {"original_width": 200, "original_height": 100, "image_rotation": 0}
+    names = {"id": region_id, "from_name": "box_1", "to_name": "image_1", "type": "rectangle"}
+    return names | size | {"value": value}
+
+
+def read(*results: dict[str, object]) -> TextPrompt | None:
+    body = {
+        "tasks": [{"id": 1, "data": {"images": ["/a.png", "/b.png"]}}],
+        "label_config": CONFIG,
+        "params": {"context": {"result": results}},
+    }
+    return parse_predict_request(msgspec.json.encode(body)).question
+
+
+def test_only_a_smart_text_area_of_the_image_is_a_prompt_box(schema: LabelSchema) -> None:
+    assert schema.slot(1).ask == "ask_1"
+    assert schema.is_interactive
+
+
+def test_what_was_typed_is_a_question_at_its_image() -> None:
+    assert read(typed(["segment the legs"])) == TextPrompt("t1", 1, "segment the legs")
+
+
+def test_the_last_line_that_is_not_ours_counts() -> None:
+    lines = ["legs", f"{REPLY_MARK}leg: on image 1", " seat ", f"{REPLY_MARK}seat: on image 2", ""]
+    assert read(typed(lines)) == TextPrompt("t1", 1, "seat")
+
+
+@pytest.mark.parametrize("tag", ["note_1", "part_1", "other"])
+def test_texts_of_other_tags_ask_nothing(tag: str) -> None:
+    assert read(typed(["legs"], tag)) is None
+
+
+@pytest.mark.parametrize("text", [[], [""], f"{REPLY_MARK}leg: nowhere"])
+def test_nothing_typed_asks_nothing(text: list[str] | str) -> None:
+    assert read(typed(text)) is None
+
+
+def test_a_text_under_a_box_asks_about_the_box() -> None:
+    asked = read(drawn("b1"), typed(["what is this?"], "part_1", "b1"))
+
+    assert asked == TextPrompt("b1", 1, "what is this?", (20.0, 20.0, 120.0, 45.0))
+
+
+def test_a_reply_stands_under_its_question(schema: LabelSchema) -> None:
+    reply = reply_result(TextPrompt("t1", 1, "legs"), schema, "leg: on image 1")
+
+    assert reply is not None
+    assert (reply["id"], reply["from_name"], reply["to_name"]) == ("t1", "ask_1", "image_1")
+    assert reply["value"] == {"text": ["legs", f"{REPLY_MARK}leg: on image 1"]}
+    assert read(reply) == TextPrompt("t1", 1, "legs")  # ours is never read as theirs
+
+
+def test_a_box_has_no_place_for_a_reply(schema: LabelSchema) -> None:
+    assert reply_result(TextPrompt("b1", 1, "what is this?", (0, 0, 9, 9)), schema, "leg") is None
