@@ -83,7 +83,7 @@ def ablate(
 
     - without_qformer: image tokens through one linear layer
     - without_dino: CAMs ask the plain global tokens
-    - without_cem: CAMs inject the adapted is_hidden state alone
+    - without_cem: CAMs inject the adapted hidden state alone
     - without_cam: CEM features are injected, the prompt does not shift the queries
     - without_cem_and_cam: nothing is injected
     - full: everything
@@ -145,12 +145,12 @@ def read_seeds(text: str) -> tuple[int, ...]:
     """Reads "27" or "27,28".
 
     Raises:
-        InvalidConfigError: not a list of different seed_numbers from 0 up.
+        InvalidConfigError: not a list of different numbers from 0 up.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() for word in words) or len(set(words)) != len(words):
         raise InvalidConfigError(
-            f"--seeds: expected different seed_numbers such as 27 or 27,28, got {text!r}"
+            f"--seeds: expected different numbers such as 27 or 27,28, got {text!r}"
         )
     return tuple(int(word) for word in words)
 

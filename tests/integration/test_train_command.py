@@ -6,10 +6,15 @@ import json
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from calico_model.loading.checkpoints import load_model
 from calico_model.predictor import DEFAULT_WEIGHTS as SHIPPED
+
+SCENES = ["--pool-scenes", "50"]
+LAST_STAGES = ["--refine-steps", "1", "--settle-steps", "1", "--widen-steps", "1"]
+STEPS = ["--encoder-steps", "1", "--joint-steps", "1", *LAST_STAGES]
 
 
 def run(*arguments):
@@ -18,39 +23,36 @@ def run(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_training_ends_in_a_model_and_goes_on_when_asked_for_more(tmp_path):
-    out = tmp_path / "run"
-    asked = ["--out", str(out), "--pool-scenes", "50", "--encoder-steps", "1"]
-    asked += ["--joint-steps", "1", "--refine-steps", "1", "--settle-steps", "1"]
-    asked += ["--widen-steps", "1", "--balance-steps"]
-
-    code, stdout, stderr = run(*asked, "1")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder of a run with one step of every stage."""
+    out = tmp_path_factory.mktemp("train") / "run"
+    code, stdout, stderr = run("--out", str(out), *SCENES, *STEPS, "--balance-steps", "1")
     assert code == 0, stderr
     assert json.loads(stdout.splitlines()[-1])["finished"] is True
-    code, stdout, stderr = run(*asked, "2")
+    return out
+
+
+def test_training_ends_in_a_model_and_goes_on_when_asked_for_more(finished):
+    code, _, stderr = run("--out", str(finished), *SCENES, *STEPS, "--balance-steps", "2")
     assert code == 0, stderr
 
-    load_model(out / "model")
-    rows = (out / "curve.csv").read_text().splitlines()
+    load_model(finished / "model")
+    rows = (finished / "curve.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["1", "2", "3", "4", "5", "6", "7"]
 
 
-def test_another_seed_in_the_same_folder_is_refused(tmp_path):
-    out = tmp_path / "run"
-    asked = ["--out", str(out), "--pool-scenes", "50", "--encoder-steps", "1"]
-    asked += ["--joint-steps", "1", "--refine-steps", "1", "--settle-steps", "1"]
-    asked += ["--widen-steps", "1", "--balance-steps", "1"]
-    assert run(*asked)[0] == 0
-
-    code, _, stderr = run(*asked, "--seed", "5")
+def test_another_seed_in_the_same_folder_is_refused(finished):
+    more = ["--balance-steps", "2", "--seed", "5"]
+    code, _, stderr = run("--out", str(finished), *SCENES, *STEPS, *more)
     assert code == 2
     assert "seed" in stderr
 
 
-def test_refining_starts_from_given_weights(tmp_path):
-    asked = ["--pool", str(tmp_path / "pool"), "--pool-scenes", "50", "--refine-steps", "1"]
-    asked += ["--settle-steps", "1", "--widen-steps", "1", "--balance-steps", "1"]
-    code, _, stderr = run("--out", str(tmp_path / "run"), "--start-from", str(SHIPPED), *asked)
+def test_refining_starts_from_given_weights(finished, tmp_path):
+    given = ["--pool", str(finished / "pool"), "--start-from", str(SHIPPED)]
+    steps = [*LAST_STAGES, "--balance-steps", "1"]
+    code, _, stderr = run("--out", str(tmp_path / "run"), *given, *SCENES, *steps)
     assert code == 0, stderr
 
     refined, _ = load_model(tmp_path / "run" / "model")

@@ -92,17 +92,19 @@ def test_any_text_is_a_config_or_names_the_config(text):
         parse_label_config(f"<View>{text}</View>")
 
 
+MEDIA = MediaFetcher(
+    label_studio_url="http://studio",
+    hosts=("*",),
+    resolve=lambda host, port: ["8.8.8.8"],
+    transport=httpx.MockTransport(lambda request: httpx.Response(404)),
+)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from(["", "/data/", "/data/local-files/?d=", "http://", "https://h", "s3://", "//"]),
     st.text(max_size=60),
 )
 def test_any_url_is_refused_as_media(prefix, text):
-    media = MediaFetcher(
-        label_studio_url="http://studio",
-        hosts=("*",),
-        resolve=lambda host, port: ["8.8.8.8"],
-        transport=httpx.MockTransport(lambda request: httpx.Response(404)),
-    )
     with pytest.raises(MediaError, match="^url: "):
-        media.fetch(prefix + text, task_id=1)
+        MEDIA.fetch(prefix + text, task_id=1)

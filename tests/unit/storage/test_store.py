@@ -46,7 +46,7 @@ def an_event(annotation_id=1, *, second=0, project_id=7, deleted=False, payload=
 
 @pytest.fixture
 def store(tmp_path):
-    opened = open_store(f"sqlite:///{tmp_path / 'kept' / 'calico.sqlite3'}")
+    opened = open_store(f"sqlite:///{tmp_path / 'kept' / 'calico.sqlite3'}", commit_timeout_s=30)
     yield opened
     opened.close()
 
@@ -124,22 +124,29 @@ HISTORY = [an_event(number, second=second) for number in (1, 2) for second in (0
 ]
 
 
+@pytest.fixture(scope="module")
+def heads_in_order(tmp_path_factory):
+    return heads_after(HISTORY, tmp_path_factory.mktemp("order"))
+
+
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(order=st.lists(st.sampled_from(HISTORY), min_size=0, max_size=12))
-def test_heads_do_not_depend_on_the_order_of_arrival(tmp_path_factory, order):
+def test_heads_do_not_depend_on_the_order_of_arrival(tmp_path_factory, heads_in_order, order):
     shuffled = [*order, *HISTORY]
-    heads = []
-    for deliveries in (HISTORY, shuffled, list(reversed(shuffled))):
-        store = open_store(
-            f"sqlite:///{tmp_path_factory.mktemp('order') / 'a.sqlite3'}", commit_timeout_s=30
-        )
-        for event in deliveries:
-            store.record_events([event])
-        heads.append(store.heads(7))
-        store.close()
-    assert heads[0] == heads[1] == heads[2]
+    for deliveries in (shuffled, list(reversed(shuffled))):
+        assert heads_after(deliveries, tmp_path_factory.mktemp("order")) == heads_in_order
+
+
+def heads_after(deliveries, folder):
+    """Heads of a new store that was sent events one after the other."""
+    store = open_store(f"sqlite:///{folder / 'a.sqlite3'}", commit_timeout_s=30)
+    for event in deliveries:
+        store.record_events([event])
+    heads = store.heads(7)
+    store.close()
+    return heads
 
 
 def keep(store, numbers, body=b"x"):
@@ -154,7 +161,9 @@ def found(store, numbers):
 
 
 def test_kept_answers_are_found_again_and_the_newest_stay(tmp_path):
-    store = open_store(f"sqlite:///{tmp_path / 'a.sqlite3'}", cached_predictions=10)
+    store = open_store(
+        f"sqlite:///{tmp_path / 'a.sqlite3'}", cached_predictions=10, commit_timeout_s=30
+    )
     keep(store, range(100))
     kept = found(store, range(100))
     assert kept == list(range(100 - len(kept), 100))
@@ -163,7 +172,9 @@ def test_kept_answers_are_found_again_and_the_newest_stay(tmp_path):
 
 
 def test_kept_answers_are_bounded_in_bytes(tmp_path):
-    store = open_store(f"sqlite:///{tmp_path / 'a.sqlite3'}", cached_prediction_bytes=10_000)
+    store = open_store(
+        f"sqlite:///{tmp_path / 'a.sqlite3'}", cached_prediction_bytes=10_000, commit_timeout_s=30
+    )
     keep(store, range(60), body=bytes(1000))
     kept = found(store, range(60))
     assert kept == list(range(60 - len(kept), 60))
@@ -176,10 +187,10 @@ def test_kept_answers_are_bounded_in_bytes(tmp_path):
 
 def test_answers_kept_before_a_restart_count(tmp_path):
     url = f"sqlite:///{tmp_path / 'a.sqlite3'}"
-    before = open_store(url)
+    before = open_store(url, commit_timeout_s=30)
     keep(before, range(40))
     before.close()
-    store = open_store(url, cached_predictions=10)
+    store = open_store(url, cached_predictions=10, commit_timeout_s=30)
     keep(store, [40])
     for number in range(100, 110):
         store.record_events([an_event(number)])
@@ -218,7 +229,7 @@ def test_a_slow_commit_is_said_in_time_and_may_be_sent_again(tmp_path):
     other.execute("ROLLBACK")
     other.close()
     store.close()
-    again = open_store(f"sqlite:///{tmp_path / 'a.sqlite3'}")
+    again = open_store(f"sqlite:///{tmp_path / 'a.sqlite3'}", commit_timeout_s=30)
     again.record_events([an_event()])
     assert len(again.events(7)) == 1
     again.close()

@@ -14,6 +14,7 @@ from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner
 from calico_model.modeling.model import Calico
+from calico_model.modeling.photo_trunk import PhotoTrunk
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.add_ons.photo_refiner import (
     PhotoRefinerTask,
@@ -56,10 +57,20 @@ def cars(seed: int) -> LabeledGroup:
     return LabeledGroup(group, tuple(parts))
 
 
+@pytest.fixture(scope="module")
+def view_folder(
+    tokenizer: Tokenizer, photo_trunk: PhotoTrunk, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    model = build_micro(tokenizer.size, photo_side=128)
+    model._photo_trunk.append(photo_trunk)
+    folder = tmp_path_factory.mktemp("photo-refiner") / "views"
+    fill_views(folder, [cars(seed) for seed in range(3)], photo_encoder(model), seed=1)
+    return folder
+
+
 @pytest.fixture
-def views(photo_model: Calico, tmp_path: Path) -> PhotoViews:
-    groups = [cars(seed) for seed in range(3)]
-    return fill_views(tmp_path / "views", groups, photo_encoder(photo_model), seed=1)
+def views(view_folder: Path) -> PhotoViews:
+    return PhotoViews(view_folder)
 
 
 def test_views_show_the_whole_and_places_of_its_regions(views: PhotoViews) -> None:
@@ -76,11 +87,11 @@ def test_views_show_the_whole_and_places_of_its_regions(views: PhotoViews) -> No
     assert max(closer) > 0.4  # a place of a wheel shows little else
 
 
-def test_views_are_written_once(views: PhotoViews, photo_model: Calico, tmp_path: Path) -> None:
+def test_views_are_written_once(views: PhotoViews, view_folder: Path) -> None:
     def encode(image: np.ndarray) -> tuple[torch.Tensor, ...]:
         raise AssertionError("encoded again")
 
-    again = fill_views(tmp_path / "views", [cars(9)], encode, seed=1)
+    again = fill_views(view_folder, [cars(9)], encode, seed=1)
     assert len(again) == len(views)
     assert np.array_equal(again[3].image, views[3].image)
 
