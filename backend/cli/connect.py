@@ -7,6 +7,7 @@ none if the address already has a webhook, so ours is created first.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated
@@ -123,13 +124,15 @@ def connect_project(ends: Ends, project_id: int) -> tuple[str, ...]:
     _refuse_blocked(ends)
     backends = ends.client.ml_backends(project_id)
     ours = _ours(backends, ends.backend_url)
-    created = _put_webhook(ends, project_id)
+    webhooks = [hook for hook in ends.client.webhooks(project_id) if hook.url == ends.webhook_url]
+    put = _put_webhook(ends, project_id, webhooks)
     try:
         _put_backend(ends, project_id, ours)
     except LabelStudioError as error:
-        if created is not None:
-            ends.client.remove_webhook(created.id)
+        _restore_webhook(ends, project_id, webhooks, put)
         raise _in_plain_words(error, ends) from error
+    for other in webhooks[1:]:
+        ends.client.remove_webhook(other.id)
     if ours is not None and ours.url.rstrip("/") != ends.backend_url:
         _remove_webhooks(ends, project_id, f"{ours.url.rstrip('/')}/webhook")
     return tuple(other.url for other in backends if ours is None or other.id != ours.id)
@@ -192,18 +195,25 @@ def _put_backend(ends: Ends, project_id: int, ours: ConnectedBackend | None) -> 
     )
 
 
-def _put_webhook(ends: Ends, project_id: int) -> Webhook | None:
-    """Keeps exactly one webhook at our address, with credentials; returns it if it is new."""
-    client = ends.client
-    present = [hook for hook in client.webhooks(project_id) if hook.url == ends.webhook_url]
+def _put_webhook(ends: Ends, project_id: int, present: Sequence[Webhook]) -> Webhook | None:
+    """Makes sure of a webhook with credentials at our address; returns it if it was changed."""
     if not present:
-        return client.add_webhook(project_id, ends.webhook_url, headers=ends.webhook_headers)
-    first, *others = present
-    if not is_complete(first, ends):
-        client.update_webhook(first, project_id, headers=ends.webhook_headers)
-    for other in others:
-        client.remove_webhook(other.id)
-    return None
+        return ends.client.add_webhook(project_id, ends.webhook_url, headers=ends.webhook_headers)
+    if is_complete(present[0], ends):
+        return None
+    return ends.client.update_webhook(present[0], project_id, headers=ends.webhook_headers)
+
+
+def _restore_webhook(
+    ends: Ends, project_id: int, present: Sequence[Webhook], put: Webhook | None
+) -> None:
+    """Leaves the webhook as it was: the credentials that were there may be the right ones."""
+    if put is None:
+        return
+    if present:
+        ends.client.update_webhook(present[0], project_id, headers=present[0].headers)
+    else:
+        ends.client.remove_webhook(put.id)
 
 
 def is_complete(hook: Webhook, ends: Ends) -> bool:

@@ -33,6 +33,7 @@ from backend.learning.schedule import RunState
 from backend.serving.studio import image_source
 from backend.settings import Settings
 
+_GIVE_CREDENTIALS = "set CALICO_BASIC_AUTH_USER and CALICO_BASIC_AUTH_PASSWORD here"
 _TIMEOUT = httpx.Timeout(5.0, connect=3.0)
 _TASKS_LOOKED_AT = 3
 _TRAINER = "trainer"
@@ -337,11 +338,14 @@ def _webhook(ends: Ends, project_id: int, name: str) -> CheckResult:
     if not hooks:
         return CheckResult(check, Level.FAIL, "corrections are not sent: there is none", connect)
     if not any(is_complete(hook, ends) for hook in hooks):
+        if ends.credentials is None and any(hook.headers for hook in hooks):
+            found = "has credentials, which this shell does not know: not checked"
+            return CheckResult(check, Level.WARN, found, _GIVE_CREDENTIALS)
         found = "corrections do not arrive: switched off, incomplete or without credentials"
         return CheckResult(check, Level.FAIL, found, connect)
     if len(hooks) > 1:
         return CheckResult(check, Level.WARN, f"{len(hooks)} at the same address", connect)
-    return CheckResult(check, Level.OK, "corrections are sent, with what lets them in")
+    return CheckResult(check, Level.OK, "corrections are sent with the right password")
 
 
 def _images(ends: Ends, fetcher: MediaFetcher, project_id: int, schema: LabelSchema) -> CheckResult:
