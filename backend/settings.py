@@ -5,7 +5,9 @@ Knows names, types, defaults and which settings contradict each other. Opens no 
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from backend.errors import SettingsError
 from calico_model.loading.precision import Precision
 
 PREFIX = "CALICO_"
+_USER, _PASSWORD = "CALICO_BASIC_AUTH_USER", "CALICO_BASIC_AUTH_PASSWORD"
 _MIB = 1024 * 1024
 _NO_NAME = re.compile(r"[*\s]")
 _HOST = re.compile(r"\*|(\*\.)?[^/@*\s]+")
@@ -287,13 +290,14 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _credentials_are_complete(self) -> Settings:
         if (self.basic_auth_user is None) != (self.basic_auth_password is None):
-            raise ValueError("basic_auth_user and basic_auth_password: set both or neither")
+            raise ValueError(f"{_USER} and {_PASSWORD}: set both or neither")
         if self.basic_auth_user is not None and ":" in self.basic_auth_user:
-            raise ValueError("basic_auth_user: expected a name without ':'")
+            raise ValueError(f"{_USER}: expected a name without ':'")
         if self.basic_auth_user is None and not self.allow_open_bind and not is_loopback(self.host):
             raise ValueError(
-                f"host: {self.host!r} is reachable from other machines; set basic_auth_user and "
-                "basic_auth_password, or allow_open_bind=true on a trusted network"
+                f"CALICO_HOST: {self.host!r} is reachable from other machines; set {_USER} and "
+                f"{_PASSWORD}, or CALICO_ALLOW_OPEN_BIND=true (--allow-open-bind) on a trusted "
+                "network"
             )
         return self
 
@@ -341,6 +345,20 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError("; ".join(_sentences(error))) from None
+
+
+def misspelt_variables() -> dict[str, str]:
+    """Returns variables of the environment that look like a setting and are none -> that setting.
+
+    Variables that are like no setting belong to something else and are left alone.
+    """
+    names = [variable_name(field) for field in Settings.model_fields]
+    found = {}
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in names:
+            for likely in difflib.get_close_matches(name, names, n=1, cutoff=0.85):
+                found[name] = likely
+    return found
 
 
 @dataclass(frozen=True)

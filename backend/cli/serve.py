@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import typer
 
 from backend._wsgi import run_server
 from backend.cli.options import DataDirOption
-from backend.settings import Settings, load_settings
+from backend.errors import SettingsError
+from backend.settings import Settings, load_settings, misspelt_variables
 from calico_model.loading.precision import Precision
 
 _LARGE_BYTES = 2**30  # smaller weights fit wherever Python does
@@ -62,7 +64,7 @@ def serve(
     It learns from corrections in a process beside it; with --no-trainer, `calico trainer` does so
     elsewhere, on the same database and data folder.
 
-    What large weights will hold where is printed first; what does not fit is refused.
+    For large weights, prints first how much memory goes where, and refuses what does not fit.
     Secrets and everything else are environment variables; docs/settings.md lists them.
     """
     settings = load_settings(
@@ -77,9 +79,29 @@ def serve(
         allow_open_bind=allow_open_bind or None,
         log_level=log_level,
     )
-    if settings.weights is not None and _is_large(settings.weights):
-        _check_memory(settings)
+    for name, likely in misspelt_variables().items():
+        typer.secho(f"{name}: no such setting; did you mean {likely}?", fg="yellow", err=True)
+    if settings.weights is not None:
+        if not settings.weights.is_dir():
+            raise SettingsError(f"--weights: expected a model folder, got {settings.weights}")
+        if _is_large(settings.weights):
+            _check_memory(settings)
+    _check_port(settings)
     run_server(settings)
+
+
+def _check_port(settings: Settings) -> None:
+    """Refuses a port that something else listens on, in one sentence instead of five retries."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise SettingsError(
+                f"--port: cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
+                "stop what listens there (a demo? `make stop`), or choose another port"
+            ) from error
 
 
 def _is_large(folder: Path) -> bool:

@@ -76,7 +76,7 @@ def test_secrets_appear_in_no_message_and_no_text():
     with pytest.raises(SettingsError) as caught:
         load_settings(basic_auth_password="hunter2-hunter2")
     assert "hunter2" not in str(caught.value)
-    assert "basic_auth_user" in str(caught.value)
+    assert "CALICO_BASIC_AUTH_USER" in str(caught.value)
     settings = load_settings(
         basic_auth_user="studio", basic_auth_password="hunter2-hunter2", label_studio_api_key="tok"
     )
@@ -85,7 +85,7 @@ def test_secrets_appear_in_no_message_and_no_text():
 
 
 def test_refuses_to_listen_beyond_this_machine_without_credentials():
-    with pytest.raises(SettingsError, match=r"0\.0\.0\.0.*basic_auth_user"):
+    with pytest.raises(SettingsError, match=r"0\.0\.0\.0.*CALICO_BASIC_AUTH_USER"):
         load_settings(host="0.0.0.0")
     assert load_settings(host="0.0.0.0", allow_open_bind=True).allow_open_bind
     open_host = load_settings(
