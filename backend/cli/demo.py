@@ -210,17 +210,34 @@ def demo(
 
 def _show(demo: Demo, ends: Ends, seconds: float) -> None:
     account = demo.state.account
+    called = Path(sys.argv[0])
+    command = called if called.name == "calico" else Path("calico")
+    data = demo.folder / "backend"
     lines = (
         f"Label Studio  [bold]{ends.client.url}/projects/{demo.project_id}[/]",
         f"user          [bold]{account.user}[/]",
         f"password      [bold]{account.password}[/]",
         "",
-        f"backend       {ends.backend_url}   logs and data in {demo.folder}",
-        f"learning      calico status --watch --data-dir {demo.folder / 'backend'}",
-        "stop it       calico demo --stop   or   make stop",
+        f"learning      [bold]{ends.backend_url}/ui[/]",
+        f"user          [bold]{BACKEND_USER}[/]",
+        f"password      [bold]{demo.state.backend_password}[/]",
+        "",
+        "Open a task: its masks are there. To point at parts, switch on Auto-Annotation",
+        "below, choose a label, then the smart tool beside the image. The tick takes what",
+        "is suggested; a region needs a name to be learned from. Submit.",
+        "After five submitted tasks it learns; at once with",
+        f"  {_short(command)} train-now --project {demo.project_id} --data-dir {_short(data)}",
+        "",
+        f"logs and data in {_short(demo.folder)}; `make stop` ends it",
     )
     title = f"{demo.groups} pre-annotated groups, ready in {seconds:.0f} s"
     Console().print(Panel("\n".join(lines), title=title, expand=False))
+
+
+def _short(path: Path) -> str:
+    """A path from here where it is below, so that it can be copied from one line."""
+    full = path.absolute()
+    return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)
 
 
 def _check(groups: int, weights: Path | None) -> int:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.training.state import Position, StateFolder
+from calico_model.training.state import Position, StateFolder, gather
 
 RECIPE = {"training": "records", "seed": 1, "betas": [0.9, 0.95]}
 
@@ -151,3 +152,11 @@ def test_a_kill_before_any_system_call_leaves_a_whole_state(folder: Path) -> Non
 def _run(code: str, folder: Path) -> str:
     command = [sys.executable, "-c", code, str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_weights_in_channels_last_order_can_be_saved(tmp_path: Path) -> None:
+    convolution = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    gathered = gather(convolution.weight)
+    assert gathered.is_contiguous()
+    assert torch.equal(gathered, convolution.weight)
+    save_file({"weight": gathered}, tmp_path / "state.safetensors")
