@@ -14,7 +14,6 @@ from calico_model.data.casting import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.inference.images import to_pixels
 from calico_model.loading.checkpoints import load_model, save_model
-from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.domain import Familiarity, describe_maps
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import MaskFeatures
@@ -171,7 +170,7 @@ def test_the_line_is_saved_with_the_weights(
     assert fitted.familiarity is not None
     assert torch.equal(again.familiarity.weight, fitted.familiarity.weight)
     assert torch.equal(again.familiarity.bias, fitted.familiarity.bias)
-    assert not AdapterSet(again, tokenizer).is_familiar(photographs(fitted, 30))
+    assert not again.is_familiar(photographs(fitted, 30))
 
 
 def test_without_a_photo_trunk_there_is_nothing_to_look_at(model: Calico) -> None:
