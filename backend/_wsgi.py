@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from types import FrameType
 
 from flask import Flask
@@ -13,6 +14,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 from backend.app import PAGES_AT_ONCE, close_app, create_server_app
+from backend.errors import SettingsError
 from backend.serving.http_request import ReceiveLimits
 from backend.serving.http_worker import worker_with_limits
 from backend.serving.logs import start_logging
@@ -65,12 +67,28 @@ def run_server(settings: Settings) -> None:
     Raises:
         StoreError: the database cannot be opened, or another server has it; raised before any
             process is started.
+        SettingsError: something else listens on the port.
     """
     start_logging(settings.log_level)
     # Held here and not in the worker, which may be replaced by another.
     with served_alone(settings.store_url):
         open_store(settings.store_url).close()
+        _check_port(settings)
         Server(settings).run()
+
+
+def _check_port(settings: Settings) -> None:
+    """Refuses a port that something else listens on, in one sentence instead of five retries."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise SettingsError(
+                f"--port: cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
+                "stop what listens there (a demo? `make stop`), or choose another port"
+            ) from error
 
 
 def application() -> Flask:

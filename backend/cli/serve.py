@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -86,22 +85,7 @@ def serve(
             raise SettingsError(f"--weights: expected a model folder, got {settings.weights}")
         if _is_large(settings.weights):
             _check_memory(settings)
-    _check_port(settings)
     run_server(settings)
-
-
-def _check_port(settings: Settings) -> None:
-    """Refuses a port that something else listens on, in one sentence instead of five retries."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise SettingsError(
-                f"--port: cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
-                "stop what listens there (a demo? `make stop`), or choose another port"
-            ) from error
 
 
 def _is_large(folder: Path) -> bool:

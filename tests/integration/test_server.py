@@ -84,9 +84,10 @@ def server_process(port, *arguments):
 
 
 def serve(port, data_dir):
-    missing = str(data_dir / "no-weights")
+    empty = data_dir / "no-weights"
+    empty.mkdir(parents=True, exist_ok=True)
     command = ["-m", "backend.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
-    command += ["--no-trainer", "--weights", missing, "--log-level", "ERROR"]
+    command += ["--no-trainer", "--weights", str(empty), "--log-level", "ERROR"]
     return server_process(port, *command)
 
 
@@ -209,7 +210,7 @@ def test_what_was_clicked_is_dropped_when_its_client_leaves(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--host", "0.0.0.0"], "basic_auth_user"),
+        (["--host", "0.0.0.0"], "CALICO_BASIC_AUTH_USER"),
         (["--port", "99999"], "CALICO_PORT"),
         (["--data-dir", "/dev/null/x"], "cannot open"),
     ],
