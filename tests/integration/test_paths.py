@@ -56,7 +56,7 @@ def test_no_number_or_word_in_a_path_breaks_anything(pages, path):
 
 
 @given(st.sampled_from(PATHS), st.one_of(st.integers().map(str), st.text().map(quote)))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_nothing_in_a_path_breaks_anything(pages, path, word):
     refused(pages, path, word)
 

@@ -253,7 +253,8 @@ STEP = st.tuples(st.sampled_from(["annotate", "skip", "delete"]), st.integers(1,
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=st.lists(STEP, max_size=12), looks=st.sets(st.integers(0, 11)))
 @pytest.mark.usefixtures("settled")

@@ -130,7 +130,8 @@ def heads_in_order(tmp_path_factory):
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(order=st.lists(st.sampled_from(HISTORY), min_size=0, max_size=12))
 def test_heads_do_not_depend_on_the_order_of_arrival(tmp_path_factory, heads_in_order, order):
