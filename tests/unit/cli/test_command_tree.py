@@ -75,9 +75,8 @@ def test_a_measurement_without_a_checkout_says_where_it_is(
 
 
 def import_path(first: Path) -> list[str]:
-    """What this interpreter imports from, with another checkout in the place of this one."""
-    own = (str(ROOT), "")
-    return [str(first), *(path for path in sys.path if path not in own and "editable" not in path)]
+    """What this interpreter imports from, with `first` in the place of every checkout."""
+    return [str(first), *(path for path in sys.path if not (Path(path) / "research").is_dir())]
 
 
 def test_unknown_command_is_a_usage_error() -> None:
