@@ -2,7 +2,7 @@
 
 The queue is bounded. Equal jobs run once, however many callers wait for them. A job goes on when
 its callers stop waiting, so that its result can be sent later; a job that is useful to nobody else
-is dropped, or told that it is no longer wanted. One lock guards all state of the queue and of its
+is dropped, or marked as no longer wanted. One lock guards all state of the queue and of its
 entries. Knows nothing of images, models or HTTP.
 """
 
