@@ -9,11 +9,11 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.options import DeviceOption, WeightsOption
 from backend.cli.progress import progress_bar
+from backend.cli.tables import print_fitted
 from calico_model.data.opening import DrawnGroups, open_groups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
@@ -82,7 +82,7 @@ def calibrate(
         raise InvalidConfigError(f"--groups: {count} groups show no region to measure on")
     confidence = fit_confidence(fitted)
     before, after = _figures(None, held_out), _figures(confidence, held_out)
-    Console().print(_table(before, after))
+    print_fitted(_table(before, after))
     if write:
         write_beside(folder, confidence)
         typer.echo(f"{folder / CONFIDENCE_FILE}: written; servers take it at their next start.")

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from backend.cli import load as load_command
 from backend.cli.labeled_data import (
@@ -24,6 +23,7 @@ from backend.cli.labeled_data import (
 )
 from backend.cli.options import DeviceOption, WeightsOption, is_given, load_weights, refuse_options
 from backend.cli.progress import peak_rss_mib, progress_bar
+from backend.cli.tables import print_fitted
 from calico_model.data.groups import GroupSet
 from calico_model.data.opening import DrawnGroups, drawn_taxonomy, open_groups, read_taxonomy
 from calico_model.data.synthetic import SceneSplit
@@ -34,8 +34,6 @@ from calico_model.evaluation.page import page
 from calico_model.evaluation.saved import PredictionFile, SavedPredictions
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
 from calico_model.vocabulary import Vocabulary
-
-_PAGE_COLUMNS = 140
 
 
 class Compat(StrEnum):
@@ -202,15 +200,12 @@ def evaluate(
         outcome = protocol.evaluate(predictor, labeled, extras=extras, on_group=advance_to)
     if isinstance(model, SavedPredictions) and model.unasked:
         typer.echo(f"calico evaluate: {model.unasked} predictions are of other groups", err=True)
-    # A file or pipe has no width, and a table that wraps cannot be read.
-    console = Console()
-    console.width = max(console.width, _PAGE_COLUMNS)
-    console.print(page(outcome, first=first))
+    print_fitted(page(outcome, first=first))
     if out is not None:
         run |= {"weights": str(predictions or weights or "calico-tiny"), "first_mode": first}
         efficiency = {"load_s": round(load_s, 3)} | predictor.efficiency()
         report.write_report(outcome, out, run=run, efficiency=efficiency)
-        console.print(f"report.json, charts and the worst groups are in {out}.")
+        typer.echo(f"report.json, charts and the worst groups are in {out}.")
     unmet = gate.failures(outcome, requirements, mode=mode)
     for message in unmet:
         typer.secho(f"calico evaluate: {message}", fg=typer.colors.RED, err=True)

@@ -40,6 +40,7 @@ from backend.cli.sources import (
     select,
     still_needed,
 )
+from backend.cli.tables import print_fitted
 from backend.errors import FetchError
 
 _GIGABYTE = 1e9
@@ -109,7 +110,7 @@ def fetch(
     origin: RepositoryReader = Hub() if carried is None else Carried(carried)
     wanted = tuple(_wanted(origin, sources))
     there = _there(folder, wanted)
-    Console().print(_table(wanted, there))
+    print_fitted(_table(wanted, there))
     missing = sum(
         file.nbytes for w in wanted for file in w.files if _path(folder, w, file) not in there
     )

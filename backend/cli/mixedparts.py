@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.labeled_data import read_group_size
 from backend.cli.progress import progress_bar
+from backend.cli.tables import print_fitted
 from calico_model.data.mixedparts.building import (
     REPORT_FILE,
     BuildOptions,
@@ -113,12 +113,11 @@ def build_mixedparts(
     with progress_bar("Making records", train + val + test) as advance_to:
         report = build(folders, out, plan, options, advance_to)
     seconds = time.perf_counter() - started
-    console = Console()
-    console.print(_table(report))
-    _print_problems(console, report.skipped[:_SHOWN_PROBLEMS], len(report.skipped))
+    print_fitted(_table(report))
+    _print_problems(report.skipped[:_SHOWN_PROBLEMS], len(report.skipped))
     if len(report.skipped) > _SHOWN_PROBLEMS:
-        console.print(f"{REPORT_FILE} lists them all.")
-    console.print(f"{report.records.total()} records are in {out / 'Part_Segm'}.")
+        typer.echo(f"{REPORT_FILE} lists them all.")
+    typer.echo(f"{report.records.total()} records are in {out / 'Part_Segm'}.")
     outcome = {
         "records": dict(report.records),
         "images": dict(report.images),
@@ -160,9 +159,8 @@ def check_mixedparts(
         for index, labeled in enumerate(groups):
             counts.update({str(part.kind) for part in labeled.parts})
             advance_to(index + 1)
-    console = Console()
-    _print_problems(console, groups.skipped, len(groups.skipped))
-    console.print(f"{len(groups)} groups of {records} can be read.")
+    _print_problems(groups.skipped, len(groups.skipped))
+    typer.echo(f"{len(groups)} groups of {records} can be read.")
     outcome = {"groups": len(groups), "questions": dict(counts), "skipped": len(groups.skipped)}
     typer.echo(json.dumps(outcome))
     if groups.skipped:
@@ -217,11 +215,11 @@ def _table(report: BuildReport) -> Table:
     return table
 
 
-def _print_problems(console: Console, problems: Sequence[str], count: int) -> None:
+def _print_problems(problems: Sequence[str], count: int) -> None:
     if count:
-        console.print(f"{count} broken items were skipped:")
+        typer.echo(f"{count} broken items were skipped:")
     for message in problems:
-        console.print(f"  {message}", markup=False, highlight=False, soft_wrap=True)
+        typer.echo(f"  {message}")
 
 
 def _by_split(questions: Counter[Cell]) -> dict[str, dict[str, int]]:

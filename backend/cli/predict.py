@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.options import DeviceOption, WeightsOption, load_weights
 from backend.cli.prediction_files import write_prediction
 from backend.cli.progress import peak_rss_mib, progress_bar
+from backend.cli.tables import print_fitted
 from calico_model.errors import InvalidConfigError, InvalidImageError
 from calico_model.loading.precision import Precision
 from calico_model.picture import read_rgb
@@ -114,9 +114,8 @@ def _show(files: Sequence[Path], prediction: GroupPrediction, out: Path) -> None
             f"{part.score:.2f}",
             f"{part.mask.mean():.1%}",
         )
-    console = Console()
     if prediction.parts:
-        console.print(table)
+        print_fitted(table)
     else:
-        console.print(f"{prediction.version} found nothing to name in this group.")
-    console.print(f"Pictures and JSON are in {out}; look at {out / 'sheet.png'} first.")
+        typer.echo(f"{prediction.version} found nothing to name in this group.")
+    typer.echo(f"Pictures and JSON are in {out}; look at {out / 'sheet.png'} first.")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from backend.cli.labeled_data import read_group_size
 from backend.cli.progress import progress_bar
@@ -61,7 +60,7 @@ def synth(
         )
     seconds = time.perf_counter() - started
     images = sum(1 for path in (out / "images").iterdir() if path.is_file())
-    Console().print(f"{groups} groups, {images} images of split '{split}' are in {out}.")
+    typer.echo(f"{groups} groups, {images} images of split '{split}' are in {out}.")
     outcome = {
         "groups": groups,
         "images": images,

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as ProgressBar
 
+from backend.cli.tables import print_fitted
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from research.ablation.plan import COMPONENTS, PLACEMENT, Start, TrialPlan, select_rows
@@ -28,8 +29,6 @@ from research.ablation.plan import COMPONENTS, PLACEMENT, Start, TrialPlan, sele
 if TYPE_CHECKING:
     from research.ablation.study import Study
     from research.ablation.trial import TrialOutcome
-
-_PAGE_COLUMNS = 150
 
 
 class TableName(StrEnum):
@@ -119,10 +118,7 @@ def ablate(
     study = Study(weights or DEFAULT_WEIGHTS, plan, selected, seed_numbers, out)
     outcomes = _run(study, jobs)
     lines = compare_rows(selected, seed_numbers, outcomes)
-    # A file or pipe has no width, and a table that wraps cannot be read.
-    console = Console()
-    console.width = max(console.width, _PAGE_COLUMNS)
-    console.print(page(lines))
+    print_fitted(page(lines))
     run = {
         "table": str(table),
         "weights": study.weights.name,
@@ -137,7 +133,7 @@ def ablate(
     title = f"{groups} held-out pairs ({split}), {steps} steps of {plan.pairs} pairs a row"
     stem = _FILES[table]
     verdict = write_study(lines, out, stem=stem, title=title, start=plan.start, run=run)
-    console.print(f"{stem}.json, {stem}.md, {stem}.png and trials/ are in {out}.")
+    typer.echo(f"{stem}.json, {stem}.md, {stem}.png and trials/ are in {out}.")
     typer.echo(json.dumps(verdict))
 
 

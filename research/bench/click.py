@@ -11,10 +11,10 @@ from typing import Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.progress import progress_bar
+from backend.cli.tables import print_fitted
 from backend.label_studio import brush
 from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
 from calico_model.types import BoolMask, RegionKind
@@ -154,5 +154,5 @@ def _report(times: dict[str, list[float]]) -> None:
         largest = f"{max(measured):.1f}"
         table.add_row(_REGIMES[regime], str(len(measured)), f"{p50}", f"{p95}", largest)
         figures |= {f"p50_ms{regime}": p50, f"p95_ms{regime}": p95}
-    Console().print(table)
+    print_fitted(table)
     typer.echo(json.dumps(figures))

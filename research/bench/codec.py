@@ -21,10 +21,10 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.label_studio_process import installed_label_studio
+from backend.cli.tables import print_fitted
 from backend.errors import SettingsError
 from backend.label_studio.brush import decode_mask, encode_mask
 from calico_model.types import BoolMask
@@ -204,4 +204,4 @@ def _print_table(results: dict[str, CodecTiming]) -> None:
             f"{timing.decode_ratio:.1f}",
             "yes" if timing.is_identical else "NO",
         )
-    Console().print(table)
+    print_fitted(table)

@@ -15,9 +15,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from backend.cli.tables import print_fitted
 from backend.label_studio import brush
 from research.bench.server import BenchError, BenchServer, running_server
 from research.label_studio.sample import (
@@ -311,7 +311,7 @@ def _report(others: _Others, attacks: _Misbehaviour, grown_bytes: int) -> None:
     table = Table("what", "figure", title="Others, while clients misbehave")
     for name, figure in figures.items():
         table.add_row(name, str(figure))
-    Console().print(table)
+    print_fitted(table)
     for problem in others.wrong[:10]:
         typer.echo(problem)
     typer.echo(json.dumps(figures))

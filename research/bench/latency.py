@@ -12,9 +12,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from backend.cli.tables import print_fitted
 from research.bench.server import BenchServer, running_server
 from research.label_studio.sample import predict_body, setup_body
 
@@ -123,7 +123,7 @@ def _report(probes: dict[str, _Probe], *, predictions: int, load_s: float) -> No
             if times:
                 shown = (_percentile(times, 50), _percentile(times, 99), _percentile(times, 100))
                 table.add_row(path, when, str(len(times)), *(f"{value:.1f}" for value in shown))
-    Console().print(table)
+    print_fitted(table)
     times_of = {path: p.while_loading + p.while_predicting for path, p in probes.items()}
     typer.echo(
         json.dumps(

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.progress import progress_bar
+from backend.cli.tables import print_fitted
 from backend.errors import BackendError
 from calico_model.training.supervised.recipe import Sharding
 
@@ -59,7 +59,7 @@ def bench_parallel(
                 advance_to(n + 1)
         one, several = (_curve(run) for run in runs)
         weights_apart = _weight_difference(*runs)
-    Console().print(_table(one, several))
+    print_fitted(_table(one, several))
     losses = [(row["loss"], other["loss"]) for row, other in zip(one, several, strict=True)]
     outcome = {
         "processes": processes,

@@ -12,12 +12,12 @@ from statistics import mean
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.labeled_data import open_coco
 from backend.cli.options import DeviceOption, WeightsOption
 from backend.cli.progress import training_bar
+from backend.cli.tables import print_fitted
 from calico_model.data.coco_parts import ANNOTATIONS_FILE, write_coco
 from calico_model.errors import InvalidConfigError
 from calico_model.types import LabeledGroup, RegionKind
@@ -105,7 +105,7 @@ def bench_photos(
     if not figures:
         raise InvalidConfigError(f"--sets: expected a set of {_FEWEST} pairs or more in {sets}")
     document = {"sets": figures, "mean": _means(list(figures.values()))}
-    Console().print(_table(figures))
+    print_fitted(_table(figures))
     typer.echo(json.dumps(document))
 
 

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.progress import training_bar
+from backend.cli.tables import print_fitted
 from backend.errors import BackendError
 from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit
@@ -269,7 +269,7 @@ def _report(
     for path, when, seconds in (*rows, ("/webhook", "training", posted)):
         figures = (f"{_percentile(seconds, percent):.1f}" for percent in (50, 95, 99, 100))
         table.add_row(path, when, str(len(seconds)), *figures)
-    Console().print(table)
+    print_fitted(table)
     idle, busy = times["/predict"].idle, times["/predict"].training
     typer.echo(
         json.dumps(

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from backend.cli.tables import print_fitted
 from research.bench.server import BenchServer, running_server
 from research.label_studio.sample import event_body
 
@@ -44,7 +44,7 @@ def bench_webhook(
     for name in figures:
         table.add_column(name, justify="right")
     table.add_row(*(str(value) for value in figures.values()))
-    Console().print(table)
+    print_fitted(table)
     typer.echo(json.dumps(figures))
 
 

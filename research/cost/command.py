@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.progress import progress_bar
+from backend.cli.tables import print_fitted
 from calico_model.errors import InvalidConfigError
 from calico_model.staging import replace_text, staged_file
 from calico_model.types import MAX_GROUP_SIZE
@@ -128,13 +128,12 @@ def _check_file(file: Path | None, suffixes: tuple[str, ...]) -> None:
 
 
 def _show(comparisons: Sequence[GroupCosts], parts: Sequence[tuple[str, ...]], images: int) -> None:
-    console = Console()
     table = Table(title=f"Three questions, {images} images, TFLOPs by part")
     for name in ("part", "GLaMM's way", "three runs", "ours"):
         table.add_column(name, justify="left" if name == "part" else "right")
     for row in parts:
         table.add_row(*row, end_section=row is parts[-2])
-    console.print(table)
+    print_fitted(table)
     sizes = Table(title="By group size, TFLOPs")
     for name in (
         "images",
@@ -155,6 +154,8 @@ def _show(comparisons: Sequence[GroupCosts], parts: Sequence[tuple[str, ...]], i
             f"{costs.vs_glamm:.1f} %",
             f"{costs.single_vs_glamm:.1f} %",
         )
-    console.print(sizes)
-    console.print("one question: one CALICO run against one GLaMM run. Two operations per "
-                  "multiply-add; --markdown FILE writes down what is counted.")  # fmt: skip
+    print_fitted(
+        sizes,
+        "One question: one CALICO run against one GLaMM run. A multiply-add counts as two "
+        "operations. --markdown FILE writes a page that says what is counted.",
+    )

@@ -12,13 +12,13 @@ from typing import Annotated
 
 import httpx
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.connect import PasswordOption, UserOption
 from backend.cli.labeled_data import CocoOption, ImagesOption, SidesOption, open_labeled
 from backend.cli.options import DeviceOption, WeightsOption
 from backend.cli.progress import training_bar
+from backend.cli.tables import print_fitted
 from backend.cli.trainer import BASE_GROUPS
 from calico_model.data.opening import DrawnGroups, open_groups
 from calico_model.data.synthetic import SceneSplit
@@ -151,15 +151,14 @@ def simulate(
         rehearsal = BaseData(base, replay, _REPLAY_SEED)
         with served(access, weights, device, seconds, rehearsal) as (client, folder):
             outcome = _live(run, client, folder, project, (*domain, *old), settle)
-    console = Console()
-    console.print(_table(outcome))
+    print_fitted(_table(outcome))
     name = f"{split} (drawn, seed {seed})" if given is None else str(dataset or coco)
     document = as_json(outcome, name)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "simulation.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
         draw_curve(outcome, out / "curve.png", title=name)
-        console.print(f"simulation.json and curve.png are in {out}.")
+        typer.echo(f"simulation.json and curve.png are in {out}.")
     typer.echo(json.dumps(document))
 
 
@@ -271,8 +270,15 @@ def base_groups(
 
 
 def _table(outcome: Simulation) -> Table:
-    table = Table(title="Next groups, and the base, after so many corrected groups")
-    for name in ("corrected", "mIoU", "Recall", "base mIoU", "base Recall", "update s"):
+    table = Table(title="Next groups and old drawings, by number of corrected groups")
+    for name in (
+        "corrected",
+        "mIoU",
+        "Recall",
+        "mIoU, old drawings",
+        "Recall, old drawings",
+        "update s",
+    ):
         table.add_column(name, justify="right")
     table.add_column("clicks saved", justify="right")
     for point in outcome.points:
