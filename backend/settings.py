@@ -243,6 +243,11 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Lowest level that is logged."
     )
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto",
+        description="How log lines look: text or json; auto is text on a terminal and json "
+        "elsewhere.",
+    )
 
     @field_validator("image_hosts", "label_studio_names", mode="before")
     @classmethod

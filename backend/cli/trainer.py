@@ -25,7 +25,7 @@ from backend.learning.trainer_presence import Attendance
 from backend.learning.training_runs import RunRepository
 from backend.learning.worker import Trainer
 from backend.served_model import SHIPPED_WEIGHTS
-from backend.serving.logs import start_logging
+from backend.serving.logs import LogFormat, start_logging
 from backend.serving.rendering import code_version
 from backend.serving.studio import connect_client, image_source
 from backend.settings import Settings, load_settings
@@ -68,6 +68,13 @@ def trainer(
     log_level: Annotated[
         str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")
     ] = None,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(
+            "--log-format",
+            help="How log lines look; auto: text on a terminal, else json. [CALICO_LOG_FORMAT]",
+        ),
+    ] = None,
 ) -> None:
     """Learn from corrections until stopped. `calico serve` starts one by itself.
 
@@ -85,8 +92,9 @@ def trainer(
         precision=precision,
         label_studio_url=label_studio_url,
         log_level=log_level,
+        log_format=None if log_format is None else log_format.value,
     )
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, LogFormat(settings.log_format))
     stop = _stop_on_signals()
     if parent is not None:
         threading.Thread(target=_watch_parent, args=(parent, stop), daemon=True).start()
