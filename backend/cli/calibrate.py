@@ -49,15 +49,19 @@ def calibrate(
 ) -> None:
     """Fit region scores to the chance that a region is right.
 
-    A score weighs the predicted IoU of the mask, how sure its pixels are, and how sure
-    its name is. Half of the groups fit the weights, on the other half the result is
-    measured. It is written to confidence.json beside the weights, where every command
-    finds it; without that file a score is the plain product of predicted IoU and name.
-    Do it once after training, and again whenever the weights change. What a project's
-    annotators accept and reject bends the scores further, with every version learned.
+    A score weighs three things: the predicted IoU of the mask, how sure its pixels are, and how
+    sure its name is. Half of the groups fit the weights, and the other half measures the result.
+    The weights are written to confidence.json beside the model, and every command reads them
+    there. Without that file, a score is the product of predicted IoU and name.
 
-    ECE: mean distance between score and share of right regions, in percent.
-    Brier: mean squared error. AUROC: chance that a right region scores above a wrong one.
+    Run it after a training, and again whenever the weights change. What the annotators of a
+    project accept and reject then adjusts the scores further, with every learned version.
+
+    - ECE: mean distance between score and share of right regions, in percent.
+    - Brier: mean squared error.
+    - AUROC: chance that a right region scores above a wrong one.
+
+    Example: calico calibrate --weights run/model
 
     The last line of the output is JSON: regions, and ECE, Brier and AUROC before and after.
     """

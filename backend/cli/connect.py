@@ -73,7 +73,10 @@ def connect(
 ) -> None:
     """Register the backend with a project, and a webhook that carries its credentials.
 
-    Running it again repairs what is missing and changes nothing else.
+    Label Studio then asks the backend for predictions, and sends it every correction. A second run
+    repairs what is missing and changes nothing else.
+
+    Example: calico connect --project 7
     """
     settings = load_settings(
         label_studio_url=url,

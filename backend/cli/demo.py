@@ -193,8 +193,14 @@ def demo(
 ) -> None:
     """Start Label Studio and the backend with a project of pre-annotated sample groups.
 
-    --check ends with one line of JSON and status 0 only if every task has a prediction whose
-    masks decode at the size of their images.
+    It prints the addresses, users and passwords.
+
+    Examples:
+    calico demo
+    calico demo --stop
+
+    --check runs the demo unattended and ends with one line of JSON. Its exit status is 0 only if
+    every task has a prediction, and all masks have the size of their images.
     """
     if check:
         raise typer.Exit(_check(groups, weights))

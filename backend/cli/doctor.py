@@ -66,11 +66,16 @@ def doctor(
 ) -> None:
     """Check a live set-up and say what to fix. Run it where the backend runs.
 
-    Ends with status 1 if something does not work.
+    Set the same variables as for `calico serve`. What this shell cannot know is reported as not
+    checked. The exit status is 1 if something does not work.
 
-    With --model: the model's parameters, the memory each precision takes, and where its
-    parts would go on this machine or on a GPU of --gpu-gb. Loads nothing. Ends with
-    status 2 if the model does not fit.
+    Example: calico doctor --project 7
+
+    With --model it plans memory instead and loads nothing. It shows the parameters of the model,
+    the memory that each precision takes, and where its parts would go on this machine or on a GPU
+    of --gpu-gb. The exit status is 2 if the model does not fit.
+
+    Example: calico doctor --model 7b --gpu-gb 24
     """
     settings = load_settings(
         device=device,

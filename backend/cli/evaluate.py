@@ -128,35 +128,34 @@ def evaluate(
 ) -> None:
     """Measure the model on labeled groups: masks, names, and common against unique.
 
-    Every metric is given twice and in percent. Strict counts what is missing
-    and what is too much. Compat counts as the code behind the published tables
-    does, which forgives both: use it to compare with papers, and strict to
-    decide. The interval is a 95 % bootstrap over groups. What each figure
-    means: docs/evaluation.md.
+    Every metric is given twice and in percent. Strict metrics count what is missing and what is
+    too much; decide by them. Compat metrics count like the code behind the published tables, which
+    forgives both; compare papers by them. The interval is a 95 % bootstrap over groups.
+    docs/evaluation.md explains each figure.
 
     Draw new groups and measure the shipped model:
     calico evaluate --split seen --groups 300
 
-    Groups of three to eight images, reported by size:
+    Measure groups of three to eight images, and report by size:
     calico evaluate --groups 300 --group-size 3-8 --out report
 
-    Measure on files; keep the report, charts and the worst groups as pictures:
+    Measure on your files, and keep the report, the charts and pictures of the worst groups:
     calico evaluate --data DIR --out report
 
-    Part questions as the Partonomy benchmark asks them, five choices included:
+    Ask about parts as the Partonomy benchmark does, with questions of five choices:
     calico evaluate --compat partonomy --choices
 
-    Gate a pipeline; exit status 1 if a requirement is not met, 2 if it is none:
+    Check requirements in a pipeline. The exit status is 1 if a requirement is not met, and 2 if it
+    cannot be read:
     calico evaluate --require "compat.mIoU>=52" --require "annotator.NoC@90<=3"
 
-    Measure clicks, names, exemplars and memory with simulated annotators, on
-    drawn groups (60 of each kind unless --groups says so), or clicks and
-    exemplars on your own:
+    Measure the help while annotating with simulated annotators, on drawn groups (60 of each kind
+    without --groups) or on your own:
     calico evaluate --interactive
     calico evaluate --interactive --coco annotations.json --images DIR
 
-    The last line of the output is JSON: compat and strict means of the three
-    subtasks, and the number of groups; with --interactive, its figures.
+    The last line of the output is JSON: compat and strict means of the three subtasks, and the
+    number of groups. With --interactive it holds the figures of the help.
     """
     if interactive:
         given = {name for name in context.params if is_given(context, name)}

@@ -93,17 +93,22 @@ def fetch(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Accept sizes and licences unasked.")] = False,
 ) -> None:
-    """Download the released weights of a 7B model: exactly the files that are needed.
+    """Download the released weights of a 7B model, and only the files that are needed.
 
-    Sizes, licences and free disk space are shown first. The same command resumes a
-    download that was interrupted. HF_TOKEN opens repositories whose owners require it.
+    It first shows sizes, licences and free disk space. The same command continues a download that
+    was interrupted. Some repositories need a token of their owner: set HF_TOKEN.
 
-    Without internet: run this command on a machine that has it, copy the folder here, and
-    run the command again with --from; the cache of the hub's own client works as well.
+    Examples:
+    calico fetch --preset 7b --to weights
+    calico fetch --preset 7b --to weights --from DIR
 
-    Afterwards `calico doctor --model DIR` shows the memory that the model needs, and
-    `calico predict --weights DIR` uses it. The last line of the output is JSON: folder,
-    files, bytes, arrived_bytes.
+    Without internet: run the command on a machine that has it, copy the folder to this one, and
+    run the command again here with --from. The cache of the hub's own client works as well.
+
+    Afterwards, `calico doctor --model DIR` shows the memory that the model needs, and `calico
+    predict --weights DIR` uses the model.
+
+    The last line of the output is JSON: folder, files, bytes, arrived_bytes.
     """
     what, sources = _choice(preset, release)
     folder = to or Path("calico-7b")

@@ -80,21 +80,20 @@ def build_mixedparts(
 ) -> None:
     """Make records of common objects, common parts and unique parts from part data sets.
 
-    Give at least one source, in the layout its authors publish it. Images are
-    grouped within a source and a split; questions are balanced over sources,
-    subtasks and classes. The result has the layout of the MixedParts release
-    and links to the sources:
+    Give at least one source, in the layout that its authors publish. Images are grouped within a
+    source and a split. Questions are balanced over sources, subtasks and classes. The result has
+    the layout of the MixedParts release and links to the sources.
 
-    calico mixedparts build --paco paco --coco coco_2017
-    --partimagenet PartImageNet --ade ADE20KPart234 --out mixedparts
-
+    Examples:
+    calico mixedparts build --paco paco --coco coco_2017 --partimagenet PartImageNet
+    --ade ADE20KPart234 --out mixedparts
     calico evaluate --data mixedparts/Part_Segm/mixed_parts_test.json
 
-    ADE20K-Part-234 has no test split: test is drawn from val, as in the release.
-    Groups of more than two images are our extension: `--group-size 2-4`.
+    ADE20K-Part-234 has no test split: its test records come from val, as in the release. Groups of
+    more than two images are our extension: `--group-size 2-4`.
 
-    Sources that do not have as many questions as asked for give what they have:
-    the records are written, and exit status 1 says so unless --allow-short.
+    If the sources have fewer questions than you ask for, the records are written all the same, and
+    the exit status is 1 unless you give --allow-short.
 
     The last line of the output is JSON: records, images and questions, by split.
     """
@@ -142,10 +141,12 @@ def check_mixedparts(
 ) -> None:
     """Check records, references, images and masks of a MixedParts set, released or built.
 
-    Every reference is followed and every group is read once, so this takes as
-    long as one pass of training data. It stops at what is broken and names file,
-    record and key; with --skip-broken it lists all that is. Exit status 2 if
-    anything is broken, and 1 if that was skipped.
+    It follows every reference and reads every group once, so it takes as long as one pass of
+    training data. It stops at the first broken item and names its file, record and key. With
+    --skip-broken it lists all broken items. The exit status is 2 if anything is broken, and 1 if
+    that was skipped.
+
+    Example: calico mixedparts check mixedparts/Part_Segm/mixed_parts_test.json
 
     The last line of the output is JSON: groups, questions and skipped.
     """

@@ -43,18 +43,21 @@ def predict(
 ) -> None:
     """Find the common objects, common parts and unique parts of a group of images.
 
-    Needs no Label Studio: pictures in, pictures and JSON out. In DIR you find
+    It works without Label Studio and writes these files into DIR:
 
-    - sheet.png: all images side by side, the same part in the same colour
-    - one NAME_overlay.png per image
-    - prediction.json: every region with name, kind, score and mask
-    - coco.json: the same as a COCO data set
+    - sheet.png: all images side by side, with the same part in the same colour.
+    - NAME_overlay.png: one picture per image.
+    - prediction.json: every region with its name, kind, score and mask.
+    - coco.json: the same as a COCO data set.
 
-    PNG, JPEG, WEBP, BMP, GIF and TIFF are read, upright as a camera meant them,
-    up to 40 megapixels and 16384 px a side.
+    Example: calico predict A.png B.png --out result
 
-    The last line of the output is JSON: images, regions, load_s (weights),
-    first_s (cold), warm_s (second prediction, if asked for), peak_rss_mib.
+    It reads PNG, JPEG, WEBP, BMP, GIF and TIFF, turns them upright, and takes up to 40 megapixels
+    and 16384 px a side.
+
+    The last line of the output is JSON: images, regions, load_s (seconds to load the weights),
+    first_s (seconds of the first prediction), warm_s (of the second one, with --repeat-json) and
+    peak_rss_mib.
     """
     group = read_group(images)
     if out.exists() and not out.is_dir():

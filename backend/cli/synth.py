@@ -31,16 +31,16 @@ def synth(
 ) -> None:
     """Draw labeled groups of images, in the record format of MixedParts.
 
-    The groups come from random numbers that training never draws, so they
-    measure what a model can do on new pictures:
+    Training never draws these groups, so they measure what a model can do on new pictures:
 
-    - seen: objects, parts and styles of the training set
-    - unseen-combination: known things combined as never in training
-    - unseen-style: a way of drawing that training never showed
-    - unseen-category: objects that training never showed
-    - unseen-domain: such objects, drawn in a way that training never showed
+    - seen: objects, parts and styles of the training set.
+    - unseen-combination: known things in combinations that training never had.
+    - unseen-style: a way of drawing that training never showed.
+    - unseen-category: objects that training never showed.
+    - unseen-domain: such objects, drawn in a way that training never showed.
 
-    Look at the pictures in DIR/images, then measure a model on them:
+    Draw groups, look at the pictures in DIR/images, then measure a model on them:
+    calico synth --out DIR
     calico evaluate --data DIR
 
     The last line of the output is JSON: groups, images, seconds, images_per_s.

@@ -145,27 +145,28 @@ def train(
 ) -> None:
     """Train calico-tiny from scratch, or fine-tune a model on records.
 
-    From scratch, on pictures it draws itself (about 140 a second and core):
+    Train from scratch, on pictures that the command draws itself (about 140 a second and core):
     calico train --out run
 
     Fine-tune calico-tiny on a folder of records, then measure the result:
     calico train --data DIR --out run --merge
     calico evaluate --weights run/model --data OTHER
 
-    Fine-tune the 7B model as the paper does, on four GPUs, encoding once:
+    Fine-tune the 7B model like the paper, on four GPUs, and encode the images once:
     calico train --preset 7b --weights calico-7b --data mixedparts
     --validation mixed_parts_val.json --cache features --processes 4 --out run
 
-    On one 24 GB card: add --precision nf4. To divide the weights among
-    GPUs: --sharding fsdp, or zero2.
+    For one 24 GB card, add --precision nf4. To divide the weights among GPUs, add --sharding fsdp,
+    or zero2.
 
-    Killed at any moment, the same command goes on from the last state and ends
-    in the same weights. Ctrl-C saves the state first. A run folder takes no
-    other recipe or data. The number of processes and the cache may change.
+    A run may be killed at any moment: the same command continues from the last state and ends in
+    the same weights. Ctrl-C saves the state first. A run folder keeps its recipe and data; the
+    number of processes and the cache may change.
 
-    OUT gets curve.csv, curve.png, state/, and model/ (from scratch) or adapter/
-    (fine-tuning: LoRA, CAM, CEM, queries, mask decoder; the best by validation
-    loss). The last line of the output is JSON.
+    OUT gets curve.csv, curve.png, state/, and model/ (from scratch) or adapter/ (fine-tuning:
+    LoRA, CAM, CEM, queries and mask decoder, the best by validation loss).
+
+    The last line of the output is JSON.
     """
     given = {n for n in context.params if is_given(context, n)}
     if data is None:

@@ -76,14 +76,16 @@ def trainer(
         ),
     ] = None,
 ) -> None:
-    """Learn from corrections until stopped. `calico serve` starts one by itself.
+    """Learn from corrections until Ctrl-C or SIGTERM. `calico serve` starts one by itself.
 
-    Every project is trained when it has enough new corrections, when one has waited long,
-    when Label Studio's training button is pressed, or on `calico train-now`. A new version
-    is served only if it is not worse on held-out corrections and has not forgotten.
+    A project is trained when it has enough new corrections, when one correction has waited long,
+    when somebody presses the training button of Label Studio, or on `calico train-now`. A new
+    version is served only if it passes the quality check.
 
-    Stopping loses nothing: what was under way is done again by the next trainer. Several
-    trainers may share a database; each project is trained by one at a time.
+    Nothing is lost when it stops: the next trainer begins the unfinished training again. Several
+    trainers may share a database, and each project is trained by one at a time.
+
+    Example: calico trainer --data-dir .calico
     """
     settings = load_settings(
         data_dir=data_dir,

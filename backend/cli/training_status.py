@@ -73,8 +73,8 @@ def train_now(
 ) -> None:
     """Ask the trainer to train a project at once, whatever the schedule says.
 
-    It needs a running trainer: `calico serve` starts one, `calico trainer` is one. It also needs
-    a correction that the served version has not learned from. `calico status --watch` shows the
+    It needs a running trainer: `calico serve` starts one, `calico trainer` is one. It also needs a
+    correction that the served version has not learned from. `calico status --watch` shows the
     progress.
 
     Example: calico train-now --project 7

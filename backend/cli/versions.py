@@ -43,8 +43,10 @@ def versions(
 
     mIoU and Recall are strict, in percent, before -> after. They are measured on the corrections
     kept for testing. A star marks figures on the learned corrections: they are shown while no
-    corrections are kept for testing. "Old drawings" are drawings like those that the shipped
-    model learned from.
+    corrections are kept for testing. "Old drawings" are drawings like those that the shipped model
+    learned from.
+
+    Example: calico versions --project 7
 
     Copy the name of a version into `calico rollback --project ID --to VERSION`.
 
@@ -74,13 +76,13 @@ def rollback(
 ) -> None:
     """Serve a project with an earlier version again, from the next request on.
 
-    The version that was taken back stays in the list, and --to serves it again. All
-    corrections stay. The next training learns from those that the served version has not seen.
+    The version that was taken back stays in the list, and --to serves it again. All corrections
+    stay. The next training learns from those that the served version has not seen.
 
     Example: calico rollback --project 7
 
-    The last line of the output is JSON: {"project", "version"}. The version null is the
-    shipped model.
+    The last line of the output is JSON: {"project", "version"}. The version null is the shipped
+    model.
     """
     settings = load_settings(data_dir=data_dir)
     with guest_store(settings) as store:

@@ -78,32 +78,31 @@ def ablate(
 ) -> None:
     """Leave out one part of the method at a time, train alike, and compare.
 
-    Rows of --table components, after the paper's table 2:
+    Rows of --table components, after table 2 of the paper:
 
-    - without_qformer: image tokens through one linear layer
-    - without_dino: CAMs ask the plain global tokens
-    - without_cem: CAMs inject the adapted hidden state alone
-    - without_cam: CEM features are injected, the prompt does not shift the queries
-    - without_cem_and_cam: nothing is injected
-    - full: everything
+    - without_qformer: image tokens through one linear layer.
+    - without_dino: CAMs ask the plain global tokens.
+    - without_cem: CAMs inject the adapted hidden state alone.
+    - without_cam: CEM features are injected, and the prompt does not shift the queries.
+    - without_cem_and_cam: nothing is injected.
+    - full: everything.
 
-    Rows of --table placement, after its figure 8: one_layer, full (two), three_layers.
+    Rows of --table placement, after figure 8: one_layer, full (two), three_layers.
 
-    Every row keeps the same frozen encoders and starts with the same mask decoder;
-    its language side is new and starts with the same values wherever rows share
-    a part. All see the same pairs and questions in the same order, and all are
-    judged on the same held-out groups. With features encoded once a step takes
-    under a second on one core, the default table about 25 minutes on two:
-
+    All rows keep the same frozen encoders and start with the same mask decoder. The language side
+    of a row is new, and starts with the same values wherever rows share a part. All rows see the
+    same pairs and questions in the same order, and are judged on the same groups, which no row
+    trains on. The features are encoded once; then a step takes under a second on one core, and the
+    default table about 25 minutes on two cores:
     calico ablate --out runs/ablation
 
-    Interrupted? The same command keeps finished rows. How much of a difference
-    is luck of training, only several seeds can say; they may be added later:
-
+    After an interruption the same command keeps the finished rows. Only several seeds show how
+    much of a difference is chance; seeds may be added later:
     calico ablate --out runs/ablation --seeds 27,28,29
 
-    DIR gets a table as JSON and Markdown, a plot, and of each row its model,
-    curve and report. The last line of the output is JSON: one key per row.
+    DIR gets a table as JSON and Markdown, a plot, and of each row its model, curve and report.
+
+    The last line of the output is JSON: one key per row.
     """
     keys = tuple(key.strip() for key in rows.split(",") if key.strip())
     selected = select_rows(_TABLES[table], keys)

@@ -67,7 +67,12 @@ def bench_codec(
     sides: Annotated[str, typer.Option(help="Sides in pixels.")] = ",".join(map(str, SIDES)),
     seed: Annotated[int, typer.Option(help="Draws the masks.")] = 0,
 ) -> None:
-    """Times the brush codec against label_studio_sdk and compares their bytes."""
+    """Time the brush codec against label_studio_sdk, and compare their bytes.
+
+    Example: calico bench codec
+
+    The last line is JSON.
+    """
     python = sdk_python or installed_label_studio() / "bin" / "python"
     rng = np.random.default_rng(seed)
     timed = {

@@ -45,14 +45,16 @@ def bench_gate(
         Path | None, typer.Option("--out", help="Write every trial as JSON.", metavar="FILE")
     ] = None,
 ) -> None:
-    """Show poisoned and good corrections to the gate.
+    """Show poisoned and good corrections to the quality check.
 
-    Every seed is a project of a domain the model has never met. Its first corrections
-    become a version. Then a batch comes whose masks are random and whose labels are
-    shuffled, held-out tasks included; it is deleted again, and the same tasks come with
-    their truth. Journal, held-out split, update and gate are those of the product.
+    Every seed is a project of a domain that the model has never met. Its first corrections become
+    a version. Then a batch arrives with random masks and shuffled labels, also in the tasks kept
+    for testing. It is deleted again, and the same tasks arrive with their truth. Journal, tasks
+    kept for testing, update and quality check are those of the product.
 
-    Exit status 1 if fewer than 19 of 20 poisoned batches were rejected, or fewer than 19 of
+    Example: calico bench gate --seconds 15 --seeds 3
+
+    The exit status is 1 if fewer than 19 of 20 poisoned batches were rejected, or fewer than 19 of
     20 good ones accepted. The last line is JSON.
     """
     sizes = Sizes()

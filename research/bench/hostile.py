@@ -76,10 +76,15 @@ def bench_hostile(
 ) -> None:
     """Time answers to others while clients misbehave.
 
-    A real gunicorn server on loopback. At once: sockets that send a header byte every 4 s, requests
-    for pictures of groups with labels of 100,000 characters, a click of 1,000 prompts and one of as
-    many as are allowed, and 58 MB of {} as tasks and as an event. The last line is JSON; times in
-    milliseconds, memory in MB of all processes of the server.
+    A real gunicorn server runs on loopback. All of these happen at once: sockets send a header
+    byte every 4 s, requests ask for pictures of groups with labels of 100,000 characters, one
+    click has 1,000 prompts and one has as many as are allowed, and 58 MB of {} arrive as tasks and
+    as an event.
+
+    Example: calico bench hostile
+
+    The last line is JSON: times in milliseconds, and the memory of all processes of the server in
+    MB.
     """
     with running_server(weights) as server:
         server.wait_for_model()

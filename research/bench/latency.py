@@ -42,9 +42,13 @@ def bench_latency(
 ) -> None:
     """Time /health and /setup while the model works.
 
-    A real gunicorn server on loopback. Probes begin when it first answers, so that they fall into
-    the weight load, and go on while pairs of new images are predicted without a pause. The last
-    line is JSON; times in milliseconds.
+    A real gunicorn server runs on loopback. The probes begin when it first answers, so they also
+    measure while the weights load. They go on while pairs of new images are predicted without a
+    pause.
+
+    Example: calico bench latency
+
+    The last line is JSON, times in milliseconds.
     """
     with running_server(weights) as server:
         began = time.monotonic()

@@ -34,15 +34,16 @@ def bench_parallel(
     sharding: Annotated[Sharding, typer.Option(help="What processes divide.")] = Sharding.DDP,
     out: Annotated[Path | None, typer.Option(help="Keep both runs here.", metavar="DIR")] = None,
 ) -> None:
-    """Train the same steps on one process and on several, and compare the curves.
+    """Train the same steps in one process and in several, and compare the curves.
 
-    Both see the same samples in the same micro-batches; only the order in which
-    gradients are summed differs. Each run takes its share of this machine's
-    cores, so the seconds are not a measure of speed.
+    Both runs see the same samples in the same micro-batches. Only the order in which gradients are
+    summed differs. Each run takes its share of the cores of this machine, so the seconds do not
+    measure speed.
 
-    The last line of the output is JSON: max_abs_difference and
-    max_rel_difference of the loss over all steps, max_weight_difference at the
-    end, and final_loss of both.
+    Example: calico bench parallel --data DIR
+
+    The last line of the output is JSON: max_abs_difference and max_rel_difference of the loss over
+    all steps, max_weight_difference at the end, and final_loss of both.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = out or Path(scratch)

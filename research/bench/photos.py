@@ -69,13 +69,16 @@ def bench_photos(
 ) -> None:
     """Let an annotator who knows the truth correct photographs, one set after the other.
 
-    Every set is a project of its own at a backend of its own, over HTTP: what calico simulate
-    does, with the same figures, side by side. Recall is strict, the mean of objects, common parts
-    and unique parts; recall_parts counts a part whatever kind it was said to be.
+    Every set is a project of its own at a backend of its own, over HTTP. This is what calico
+    simulate does, with the same figures side by side. Recall is strict: the mean of objects,
+    common parts and unique parts. recall_parts counts a part whatever its kind was said to be.
 
-    The last line is JSON: by set, and their mean, recall_0, recall_5, recall_20, recall_parts_20,
-    recipe_20 (null without --recipe), clicks_saved_min, first_version_s; with other --corrections
-    the keys carry those numbers. A set with fewer pairs is corrected as far as it goes.
+    Example: calico bench photos --sets DIR --settle 60
+
+    The last line is JSON, by set and as their mean: recall_0, recall_5, recall_20,
+    recall_parts_20, recipe_20 (null without --recipe), clicks_saved_min and first_version_s. Other
+    --corrections change the numbers in the keys. A set with fewer pairs is corrected as far as it
+    goes.
     """
     from research.simulation.command import read_points
 

@@ -99,13 +99,14 @@ def bench_training(
 ) -> None:
     """Time predictions, probes and webhooks while updates train on the same cores.
 
-    A real server with its trainer on loopback. An annotator opens a group nobody has seen,
-    waits for the prediction, pauses, and opens the next: first while nothing trains, then
-    while one update after another does. /health and /setup are asked all the time. At the
+    A real server with its trainer runs on loopback. An annotator opens a group that nobody has
+    seen, waits for the prediction, pauses, and opens the next one: first while nothing trains,
+    then while one update after another trains. /health and /setup are asked all the time. At the
     end many posters send webhooks while an update trains.
 
-    The last line is JSON; times in milliseconds. p95_ratio compares this machine with
-    itself.
+    Example: calico bench training
+
+    The last line is JSON, times in milliseconds. p95_ratio compares this machine with itself.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])

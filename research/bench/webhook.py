@@ -24,8 +24,12 @@ def bench_webhook(
 ) -> None:
     """Time webhook answers under many posters.
 
-    A real gunicorn server on loopback; every post is a new event on a new connection, and is
-    answered after its commit is on disk. The last line is JSON; times in milliseconds.
+    A real gunicorn server runs on loopback. Every post is a new event on a new connection, and is
+    answered after its commit is on disk.
+
+    Example: calico bench webhook
+
+    The last line is JSON, times in milliseconds.
     """
     with running_server() as server:
         server.settle()

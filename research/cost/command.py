@@ -51,22 +51,21 @@ def flops(
         Path | None, typer.Option("--markdown", help="Write a page.", metavar="FILE")
     ] = None,
 ) -> None:
-    """Count what three questions about a group cost, without weights or a GPU.
+    """Count what three questions about a group cost, without weights and without a GPU.
 
-    The real modules run on torch's meta device under its FLOP counter; --markdown
-    writes down what is counted, what is not, and every assumption. Compared are
+    The real modules run on torch's meta device under its FLOP counter. --markdown writes a page
+    that says what is counted, what is not, and every assumption. Three ways are compared:
 
-    - ours: images encoded once, common beginnings of the prompts computed once
-    - three separate runs of the same network, as in the paper
-    - GLaMM's way: three runs of its encoders, 576 rows per image, the same LLM
+    - ours: images are encoded once, and common beginnings of the prompts are computed once.
+    - three separate runs of the same network, as in the paper.
+    - GLaMM's way: three runs of its encoders, 576 rows per image, the same LLM.
 
-    Make the page of the documentation again:
+    This command makes the page of the documentation again:
     calico flops --preset 7b --images 2..8 --markdown docs/cost.md --plot docs/cost.svg
 
-    The last line of the output is JSON, for the pair if it is among the sizes:
-    TFLOPs of three questions; ratio = ours / separate; vs_glamm and
-    single_vs_glamm (one question like for like) in percent. Of several sizes,
-    per_images lists all.
+    The last line of the output is JSON, for the pair if it is among the sizes: TFLOPs of three
+    questions; ratio = ours / separate; vs_glamm and single_vs_glamm (one question like for like)
+    in percent. With several sizes, per_images lists all of them.
     """
     sizes = read_sizes(images)
     for file, suffixes in ((plot, (".svg", ".png")), (markdown, (".md",))):

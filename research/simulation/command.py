@@ -108,30 +108,29 @@ def simulate(
     user: UserOption = None,
     password: PasswordOption = None,
 ) -> None:
-    """Let an annotator who knows the truth work through groups, and watch the model learn.
+    """Let an annotator who knows the truth correct groups, and measure what the model learns.
 
-    Groups are predicted, corrected and learned from. After 0, 1, 2, 5, ...
-    corrected groups the same next groups, which nobody corrects, are
-    predicted: that is the curve. Groups like those the base was trained on
-    are predicted too: what they lose is forgetting.
+    Groups are predicted, corrected and learned from. After 0, 1, 2, 5, ... corrected groups, the
+    same next groups are predicted; nobody corrects those. This is the curve. Old drawings, like
+    those that the shipped model learned from, are predicted too: what they lose is forgetting.
 
-    A domain the model has never met, drawn anew, at a backend and a trainer
-    of its own, over HTTP, as Label Studio would:
+    Draw a domain that the model has never met, and learn it at a backend and a trainer of its own,
+    over HTTP like Label Studio:
     calico simulate --corrections 0,5,20 --out simulation
 
-    Your own labeled groups, as calico synth or MixedParts write them:
+    Use your own labeled groups, as calico synth or MixedParts write them:
     calico simulate --dataset DIR
 
-    Your own labeled photographs, in COCO format:
+    Use your own labeled photographs in COCO format:
     calico simulate --coco annotations.json --images DIR --corrections 0,5,20 --next 20
 
-    The model alone, without server, queue, gate and database:
+    Measure the model alone, without server, queue, quality check and database:
     calico simulate --in-process --dataset DIR
 
-    Metrics are strict and in percent. clicks_saved compares correcting the
-    prediction with drawing and naming everything from nothing. At a backend
-    about a fifth of the corrected groups is held out, as always: the gate
-    decides by them, and a version it rejects is never served.
+    Metrics are strict and in percent. clicks_saved compares two ways to annotate: correct the
+    prediction, or draw and name everything from nothing. At a backend, about a fifth of the later
+    corrected groups is kept for testing. The quality check uses them, and a version that it
+    rejects is never served.
 
     The last line of the output is JSON: curve, forgetting, domain.
     """
