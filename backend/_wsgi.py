@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 _RELOAD_S = 25.0
 _EVERYWHERE = ("0.0.0.0", "::", "")
 _NEXT_STEP = (
-    "in a second terminal, `calico connect --project ID` connects a project of Label Studio, and "
-    "`calico doctor` checks both directions. Ctrl-C stops the backend."
+    "connect a project of Label Studio from a second terminal: calico connect --project ID "
+    "(Ctrl-C stops the backend)"
 )
 
 

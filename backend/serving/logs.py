@@ -18,6 +18,7 @@ from typing import TextIO
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NOT_FOR_PEOPLE = frozenset({"store_opened"})
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -92,7 +93,11 @@ def start_logging(
     """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(TextFormatter() if log_format.is_text(stream) else JsonFormatter())
+    if log_format.is_text(stream):
+        handler.setFormatter(TextFormatter())
+        handler.addFilter(lambda record: getattr(record, "event", "") not in _NOT_FOR_PEOPLE)
+    else:
+        handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -65,12 +65,12 @@ def ablate(
     scenes: Annotated[
         int, typer.Option("--scenes", min=32, help="Training scenes, encoded once.")
     ] = 4000,
-    groups: Annotated[int, typer.Option("--groups", min=1, help="Held-out pairs.")] = 300,
+    groups: Annotated[int, typer.Option("--groups", min=1, help="Pairs kept for testing.")] = 300,
     split: Annotated[
-        SceneSplit, typer.Option("--split", help="Of the held-out pairs.")
+        SceneSplit, typer.Option("--split", help="Kind of the pairs kept for testing.")
     ] = SceneSplit.SEEN,
     seeds: Annotated[
-        str, typer.Option("--seeds", help="Each row runs once with each.", metavar="N,N")
+        str, typer.Option("--seeds", help="Every row runs once with each of these.", metavar="N,N")
     ] = "27",
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, help="Rows at a time, one thread each.")
@@ -129,7 +129,7 @@ def ablate(
         "groups": groups,
         "split": str(split),
     }
-    title = f"{groups} held-out pairs ({split}), {steps} steps of {plan.pairs} pairs a row"
+    title = f"{groups} pairs kept for testing ({split}), {steps} steps of {plan.pairs} pairs a row"
     stem = _FILES[table]
     verdict = write_study(lines, out, stem=stem, title=title, start=plan.start, run=run)
     typer.echo(f"{stem}.json, {stem}.md, {stem}.png and trials/ are in {out}.")

@@ -62,15 +62,15 @@ def simulate(
     ] = 40,
     base: Annotated[
         Path | None,
-        typer.Option("--base", help="Groups that must not be forgotten; drawn if not given."),
+        typer.Option("--base", help="Old drawings, which must not be forgotten; drawn if not given."),
     ] = None,
     measured: Annotated[
-        int, typer.Option("--base-groups", min=1, help="How many of them to measure on.")
+        int, typer.Option("--base-groups", min=1, help="Number of old drawings to measure on.")
     ] = 40,
     replay: Annotated[
-        int, typer.Option("--replay", min=0, help="Groups of the base to rehearse, others.")
+        int, typer.Option("--replay", min=0, help="Old drawings to rehearse; they are not measured.")
     ] = 48,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of drawn groups.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of drawn groups.")] = 1,
     seconds: Annotated[
         float, typer.Option("--seconds", min=1, help="Budget of one update.")
     ] = 30.0,
@@ -79,8 +79,8 @@ def simulate(
         typer.Option(
             "--settle",
             min=0,
-            help="Seconds that better versions may take to follow a first one by themselves; "
-            "a person takes longer for the next groups.",
+            help="Seconds to wait for better versions after a first one; a person takes longer for "
+            "the next groups.",
         ),
     ] = 240.0,
     weights: WeightsOption = None,
