@@ -177,7 +177,8 @@ class Settings(BaseSettings):
         "order them by its scores; needs Label Studio's token.",
     )
     start_from_project: int | None = Field(
-        None, description="Project whose version new projects start from; the shipped model if unset."
+        None,
+        description="Project whose version new projects start from; the shipped model if unset.",
     )
     base_data: Path | None = Field(
         None,

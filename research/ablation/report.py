@@ -32,7 +32,7 @@ _PROTOCOL = (
     "The language side (LLM, Q-Former, queries, projections, CEM, CAMs)",
     "{}.",
     "All rows see the same pairs and questions in the same order and are judged on the same",
-    "held-out pairs.",
+    "pairs kept for testing.",
 )
 _BEGINS = {
     Start.SCRATCH: "is new and begins with the same values wherever rows share a part",

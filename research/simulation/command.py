@@ -62,13 +62,16 @@ def simulate(
     ] = 40,
     base: Annotated[
         Path | None,
-        typer.Option("--base", help="Old drawings, which must not be forgotten; drawn if not given."),
+        typer.Option(
+            "--base", help="Old drawings, which must not be forgotten; drawn if not given."
+        ),
     ] = None,
     measured: Annotated[
         int, typer.Option("--base-groups", min=1, help="Number of old drawings to measure on.")
     ] = 40,
     replay: Annotated[
-        int, typer.Option("--replay", min=0, help="Old drawings to rehearse; they are not measured.")
+        int,
+        typer.Option("--replay", min=0, help="Old drawings to rehearse; they are not measured."),
     ] = 48,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of drawn groups.")] = 1,
     seconds: Annotated[
