@@ -39,12 +39,12 @@ def calibrate(
         typer.Option("--data", help="Labeled groups; drawn if not given.", metavar="PATH"),
     ] = None,
     groups: Annotated[
-        int, typer.Option("--groups", min=4, help="How many; every other one is only measured on.")
+        int, typer.Option("--groups", min=4, help="Number of groups; half of them only measure.")
     ] = 300,
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
     write: Annotated[
-        bool, typer.Option("--write/--dry-run", help="Keep the fit beside the weights, or not.")
+        bool, typer.Option("--write/--dry-run", help="Write the result beside the weights.")
     ] = True,
 ) -> None:
     """Fit region scores to the chance that a region is right.
@@ -83,7 +83,9 @@ def calibrate(
             advance_to(index + 1)
     fitted, held_out = outcomes
     if not held_out:
-        raise InvalidConfigError(f"--groups: {count} groups show no region to measure on")
+        raise InvalidConfigError(
+            f"--groups: {count} groups have no region to measure on; take more"
+        )
     confidence = fit_confidence(fitted)
     before, after = _figures(None, held_out), _figures(confidence, held_out)
     print_fitted(_table(before, after))

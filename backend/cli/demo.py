@@ -181,11 +181,15 @@ class Demo:
 
 
 def demo(
-    stop: Annotated[bool, typer.Option("--stop", help="End what the demo started.")] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Run it unattended, verify it, leave nothing behind.")
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Stop everything that the demo started.")
     ] = False,
-    folder: Annotated[Path, typer.Option(help="Where everything is kept.")] = DEFAULT_FOLDER,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run the demo unattended, check it, and remove it.")
+    ] = False,
+    folder: Annotated[
+        Path, typer.Option(help="Folder of everything that the demo keeps.")
+    ] = DEFAULT_FOLDER,
     groups: Annotated[int, typer.Option(min=1, max=500, help="Number of sample groups.")] = 12,
     weights: Annotated[
         Path | None, typer.Option(help="Model folder; the shipped calico-tiny if not given.")

@@ -173,7 +173,7 @@ def _credentials(backend: BackendAddress) -> CheckResult:
             check,
             Level.FAIL,
             "the backend refuses the user and password",
-            "set CALICO_BASIC_AUTH_USER and CALICO_BASIC_AUTH_PASSWORD to the values of the backend",
+            _GIVE_CREDENTIALS,
         )
     if backend.credentials is None:
         return CheckResult(

@@ -55,10 +55,12 @@ def doctor(
         float | None, typer.Option(help="Plan for a GPU of this size instead of this machine.")
     ] = None,
     precision: Annotated[
-        Precision | None, typer.Option(help="Plan for this one; the best that fits if not given.")
+        Precision | None,
+        typer.Option(help="Plan for this number format; the best that fits if not given."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]")
+        str | None,
+        typer.Option(help="Device of the model: cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]"),
     ] = None,
     images: Annotated[
         int, typer.Option(help="Images of the largest group.", min=1, max=MAX_GROUP_SIZE)

@@ -53,7 +53,7 @@ def evaluate(
         typer.Option(
             "--data",
             "--dataset",
-            help="Labeled groups: of calico synth, or a mixed_parts_*.json.",
+            help="Labeled groups: a folder of calico synth, or a mixed_parts_*.json.",
             metavar="PATH",
         ),
     ] = None,
@@ -64,13 +64,14 @@ def evaluate(
         bool, typer.Option("--skip-broken", help="With MixedParts: leave out broken records.")
     ] = False,
     split: Annotated[
-        SceneSplit, typer.Option("--split", help="Without --data: which groups to draw.")
+        SceneSplit, typer.Option("--split", help="Without --data: kind of groups to draw.")
     ] = SceneSplit.SEEN,
     groups: Annotated[
         int, typer.Option("--groups", min=1, help="Without --data: how many to draw.")
     ] = 300,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Without --data: same seed, same groups.")
+        int,
+        typer.Option("--seed", min=0, help="Without --data: the same seed draws the same groups."),
     ] = 0,
     group_size: Annotated[
         str,
@@ -84,7 +85,9 @@ def evaluate(
     ] = None,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", help="Fail unless this holds; repeatable.", metavar="METRIC>=X"),
+        typer.Option(
+            "--require", help="Fail unless this is true; may be repeated.", metavar="METRIC>=X"
+        ),
     ] = None,
     compat: Annotated[
         Compat | None,
@@ -92,16 +95,16 @@ def evaluate(
     ] = None,
     forced: Annotated[
         bool,
-        typer.Option(
-            "--forced", help="Also segment teacher-forced with the true answers, as Partonomy."
-        ),
+        typer.Option("--forced", help="Also draw masks for the true answers, as Partonomy does."),
     ] = False,
     choices: Annotated[
         bool, typer.Option("--choices", help="Also ask five-choice questions, by likelihood.")
     ] = False,
     consistency: Annotated[
         int,
-        typer.Option("--consistency", min=0, help="Also ask N groups in other words and order."),
+        typer.Option(
+            "--consistency", min=0, help="Also ask N groups in other words and in another order."
+        ),
     ] = 0,
     vocabulary: Annotated[
         Path | None,
@@ -113,16 +116,18 @@ def evaluate(
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option("--predictions", help="Score a written file; no model.", metavar="FILE"),
+        typer.Option(
+            "--predictions", help="Score a file of predictions, without a model.", metavar="FILE"
+        ),
     ] = None,
     interactive: Annotated[
         bool,
-        typer.Option("--interactive", help="Measure help while annotating instead."),
+        typer.Option("--interactive", help="Measure the help while annotating instead."),
     ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", help="With --interactive: only this figure; repeatable.", metavar="KEY"
+            "--only", help="With --interactive: only this figure; may be repeated.", metavar="KEY"
         ),
     ] = None,
 ) -> None:

@@ -85,13 +85,17 @@ def fetch(
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="DIR", help="Where files go; calico-7b in this folder."),
+        typer.Option("--to", metavar="DIR", help="Folder of the files; ./calico-7b if not given."),
     ] = None,
     carried: Annotated[
         Path | None,
-        typer.Option("--from", metavar="DIR", help="Take files from here, without any network."),
+        typer.Option(
+            "--from", metavar="DIR", help="Copy files from this folder, without a network."
+        ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Accept sizes and licences unasked.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Accept sizes and licences without a question.")
+    ] = False,
 ) -> None:
     """Download the released weights of a 7B model, and only the files that are needed.
 
@@ -222,8 +226,8 @@ def _agree(yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise FetchError("nobody to ask: add --yes to accept sizes and licences")
-    typer.confirm("Fetch these under their licences?", abort=True, err=True)
+        raise FetchError("no terminal to ask on: add --yes to accept sizes and licences")
+    typer.confirm("Download these files under their licences?", abort=True, err=True)
 
 
 def _bring(

@@ -33,7 +33,7 @@ _SHOWN_PROBLEMS = 20
 _DEFAULTS = BuildOptions({SourceSplit.TRAIN: 24_000})
 
 _Skip = Annotated[
-    bool, typer.Option("--skip-broken", help="List what is broken and go on without it.")
+    bool, typer.Option("--skip-broken", help="List broken items and continue without them.")
 ]
 
 
@@ -72,10 +72,12 @@ def build_mixedparts(
     min_part_share: Annotated[
         float, typer.Option(help="Smallest part, as a share of its image.")
     ] = _DEFAULTS.min_part_share,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same records.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="The same seed makes the same records.")
+    ] = 0,
     skip_broken: _Skip = False,
     allow_short: Annotated[
-        bool, typer.Option("--allow-short", help="Fewer questions than asked for are fine.")
+        bool, typer.Option("--allow-short", help="Accept fewer questions than asked for.")
     ] = False,
 ) -> None:
     """Make records of common objects, common parts and unique parts from part data sets.

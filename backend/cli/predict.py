@@ -31,7 +31,9 @@ def predict(
     device: DeviceOption = "cpu",
     precision: Annotated[
         Precision | None,
-        typer.Option("--precision", help="Of the weights; the best that fits if not given."),
+        typer.Option(
+            "--precision", help="Number format of the weights; the best that fits if not given."
+        ),
     ] = None,
     repeat_json: Annotated[
         bool,

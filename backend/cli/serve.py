@@ -35,16 +35,24 @@ def serve(
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]")
+        str | None,
+        typer.Option(
+            "--device", help="Device of the model: cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]"
+        ),
     ] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option("--precision", help="Of the weights. [CALICO_PRECISION, the best that fits]"),
+        typer.Option(
+            "--precision",
+            help="Number format of the weights. [CALICO_PRECISION, the best that fits]",
+        ),
     ] = None,
     data_dir: DataDirOption = None,
     label_studio_url: Annotated[
         str | None,
-        typer.Option("--label-studio-url", metavar="URL", help="[LABEL_STUDIO_URL]"),
+        typer.Option(
+            "--label-studio-url", metavar="URL", help="Address of Label Studio. [LABEL_STUDIO_URL]"
+        ),
     ] = None,
     trainer: Annotated[
         bool | None,
@@ -58,7 +66,8 @@ def serve(
         typer.Option("--allow-open-bind", help="Serve other machines without credentials."),
     ] = False,
     log_level: Annotated[
-        str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")
+        str | None,
+        typer.Option("--log-level", help="Lowest logged level: DEBUG, INFO, WARNING or ERROR."),
     ] = None,
     log_format: Annotated[
         LogFormat | None,

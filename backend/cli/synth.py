@@ -18,8 +18,10 @@ def synth(
     out: Annotated[
         Path, typer.Option("--out", help="Folder to write; it must be new or empty.", metavar="DIR")
     ],
-    groups: Annotated[int, typer.Option("--groups", min=1, help="How many groups.")] = 300,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same groups.")] = 0,
+    groups: Annotated[int, typer.Option("--groups", min=1, help="Number of groups.")] = 300,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="The same seed draws the same groups.")
+    ] = 0,
     split: Annotated[
         SceneSplit, typer.Option("--split", help="What the model has not seen in training.")
     ] = SceneSplit.SEEN,
@@ -27,7 +29,9 @@ def synth(
         str, typer.Option("--group-size", help="Images per group, as 2 or 2-4.", metavar="N[-M]")
     ] = "2",
     size: Annotated[int, typer.Option("--size", min=32, help="Image side in pixels.")] = 256,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that draw.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Number of processes that draw.")
+    ] = 1,
 ) -> None:
     """Draw labeled groups of images, in the record format of MixedParts.
 

@@ -108,7 +108,8 @@ def train(
         _option(_RECORDS, "Also teach to answer that nothing is common, or unique."),
     ] = None,
     focal_gamma: Annotated[
-        float | None, _option(_RECORDS, "2 is the paper's focal loss, 0 its code's pixel loss.")
+        float | None,
+        _option(_RECORDS, "2 is the focal loss of the paper, 0 the pixel loss of its code."),
     ] = None,
     merge: Annotated[
         bool, _option(_RECORDS, "Also write OUT/model, the weights with the adapter folded in.")
@@ -129,17 +130,18 @@ def train(
         bool | None, _option(_SPEED, "Recompute the LLM's layers instead of keeping them.")
     ] = None,
     sharding: Annotated[
-        Sharding, _option(_SPEED, "What processes divide beside the samples.")
+        Sharding, _option(_SPEED, "What the processes divide besides the samples.")
     ] = Sharding.DDP,
     cache: Annotated[
         Path | None,
         _option(_SPEED, "Keep the frozen encoders' features here: encode once.", metavar="DIR"),
     ] = None,
     cache_gb: Annotated[
-        float, _option(_SPEED, "Most that folder may hold; 7B needs 3.1 MiB an image.")
+        float, _option(_SPEED, "Largest size of that folder; 7B needs 3.1 MiB an image.")
     ] = 200.0,
     checkpoint_every: Annotated[
-        int | None, _option(_SPEED, "Steps between states a killed run resumes from.")
+        int | None,
+        _option(_SPEED, "Steps between saved states; a killed run resumes from the last."),
     ] = None,
     log_every: Annotated[int | None, _option(_SPEED, "Steps per row of the curve.")] = None,
 ) -> None:

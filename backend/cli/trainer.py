@@ -51,22 +51,34 @@ def trainer(
     data_dir: DataDirOption = None,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", metavar="DIR", help="As given to serve. [CALICO_WEIGHTS]"),
+        typer.Option(
+            "--weights",
+            metavar="DIR",
+            help="Model folder, the same as for `calico serve`. [CALICO_WEIGHTS]",
+        ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]")
+        str | None,
+        typer.Option(
+            "--device", help="Device of the model: cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]"
+        ),
     ] = None,
     precision: Annotated[
-        Precision | None, typer.Option("--precision", help="Of the weights. [CALICO_PRECISION]")
+        Precision | None,
+        typer.Option("--precision", help="Number format of the weights. [CALICO_PRECISION]"),
     ] = None,
     label_studio_url: Annotated[
-        str | None, typer.Option("--label-studio-url", metavar="URL", help="[LABEL_STUDIO_URL]")
+        str | None,
+        typer.Option(
+            "--label-studio-url", metavar="URL", help="Address of Label Studio. [LABEL_STUDIO_URL]"
+        ),
     ] = None,
     parent: Annotated[
         int | None, typer.Option("--parent", help="End when this process has ended.", hidden=True)
     ] = None,
     log_level: Annotated[
-        str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")
+        str | None,
+        typer.Option("--log-level", help="Lowest logged level: DEBUG, INFO, WARNING or ERROR."),
     ] = None,
     log_format: Annotated[
         LogFormat | None,

@@ -63,9 +63,13 @@ def bench_codec(
         Path | None,
         typer.Option(help="Python with label_studio_sdk; Label Studio's own if unset."),
     ] = None,
-    random_masks: Annotated[int, typer.Option(min=0, help="Random masks compared.")] = 2_000,
-    sides: Annotated[str, typer.Option(help="Sides in pixels.")] = ",".join(map(str, SIDES)),
-    seed: Annotated[int, typer.Option(help="Draws the masks.")] = 0,
+    random_masks: Annotated[
+        int, typer.Option(min=0, help="Number of random masks to compare.")
+    ] = 2_000,
+    sides: Annotated[str, typer.Option(help="Sides of the masks in pixels.")] = ",".join(
+        map(str, SIDES)
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of the masks.")] = 0,
 ) -> None:
     """Time the brush codec against label_studio_sdk, and compare their bytes.
 

@@ -50,8 +50,10 @@ _JSON_TYPE = {"Content-Type": "application/json"}
 
 
 def bench_fuzz(
-    requests: Annotated[int, typer.Option("--requests", min=1, help="How many.")] = 10_000,
-    seed: Annotated[int, typer.Option("--seed", help="Which.")] = 0,
+    requests: Annotated[
+        int, typer.Option("--requests", min=1, help="Number of requests.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the requests.")] = 0,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="DIR", help="Model folder.")
     ] = None,

@@ -30,12 +30,12 @@ _ALL_STEPS_S = 1e6
 
 
 def bench_gate(
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Projects to try.")] = 20,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of projects to try.")] = 20,
     first_seed: Annotated[
         int, typer.Option("--first-seed", min=0, help="Seed of the first project.")
     ] = 0,
     poison: Annotated[
-        Poison, typer.Option("--poison", help="What is wrong with a poisoned batch.")
+        Poison, typer.Option("--poison", help="What is wrong in a poisoned batch.")
     ] = Poison.BOTH,
     seconds: Annotated[
         float | None,

@@ -66,10 +66,14 @@ class _Misbehaviour:
 
 def bench_hostile(
     seconds: Annotated[
-        float, typer.Option("--seconds", min=5.0, help="How long others ask, at least.")
+        float, typer.Option("--seconds", min=5.0, help="Least time in seconds in which others ask.")
     ] = 20.0,
-    sockets: Annotated[int, typer.Option("--sockets", min=0, help="That send slowly.")] = 40,
-    pictures: Annotated[int, typer.Option("--pictures", min=0, help="Asked for at once.")] = 32,
+    sockets: Annotated[
+        int, typer.Option("--sockets", min=0, help="Number of sockets that send slowly.")
+    ] = 40,
+    pictures: Annotated[
+        int, typer.Option("--pictures", min=0, help="Number of pictures asked for at once.")
+    ] = 32,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="DIR", help="Model folder.")
     ] = None,

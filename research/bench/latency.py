@@ -33,9 +33,11 @@ class _Probe:
 
 def bench_latency(
     seconds: Annotated[
-        float, typer.Option("--seconds", min=1.0, help="How long predictions go on.")
+        float, typer.Option("--seconds", min=1.0, help="Seconds of predictions.")
     ] = 20.0,
-    askers: Annotated[int, typer.Option("--askers", min=1, help="Predictions asked at once.")] = 4,
+    askers: Annotated[
+        int, typer.Option("--askers", min=1, help="Number of predictions at once.")
+    ] = 4,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="DIR", help="Model folder.")
     ] = None,

@@ -26,12 +26,14 @@ def bench_parallel(
     weights: Annotated[
         Path | None, typer.Option(help="Model folder; calico-tiny by default.", metavar="DIR")
     ] = None,
-    processes: Annotated[int, typer.Option(min=2, help="To compare with one.")] = 2,
+    processes: Annotated[
+        int, typer.Option(min=2, help="Number of processes to compare with one.")
+    ] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 20,
     micro_batches: Annotated[
         int, typer.Option(min=1, help="Forward passes per step and process.")
     ] = 2,
-    sharding: Annotated[Sharding, typer.Option(help="What processes divide.")] = Sharding.DDP,
+    sharding: Annotated[Sharding, typer.Option(help="What the processes divide.")] = Sharding.DDP,
     out: Annotated[Path | None, typer.Option(help="Keep both runs here.", metavar="DIR")] = None,
 ) -> None:
     """Train the same steps in one process and in several, and compare the curves.

@@ -41,7 +41,7 @@ def bench_photos(
         ),
     ],
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="One of the sets; repeatable.")
+        list[str] | None, typer.Option("--only", help="Only this set; may be repeated.")
     ] = None,
     corrections: Annotated[
         str, typer.Option(help="Measure after so many corrected pairs.", metavar="N,…")
@@ -49,12 +49,12 @@ def bench_photos(
     next_groups: Annotated[
         int, typer.Option("--next", min=1, help="Pairs to measure on, after the corrected ones.")
     ] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Of the pairs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the pairs.")] = 0,
     merge_sides: Annotated[
-        bool, typer.Option("--merge-sides/--keep-sides", help="Left and right are one part.")
+        bool, typer.Option("--merge-sides/--keep-sides", help="Count left and right as one part.")
     ] = True,
     settle: Annotated[
-        float, typer.Option(min=0, help="Seconds better versions may take to follow a first one.")
+        float, typer.Option(min=0, help="Seconds to wait for better versions after a first one.")
     ] = 240.0,
     recipe: Annotated[
         Path | None,

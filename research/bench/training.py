@@ -76,7 +76,12 @@ class _TrainingState:
 
 def bench_training(
     seconds: Annotated[
-        float, typer.Option("--seconds", min=1.0, help="To measure idle, and while training.")
+        float,
+        typer.Option(
+            "--seconds",
+            min=1.0,
+            help="Seconds to measure without a training, and as many while training.",
+        ),
     ] = 60.0,
     pause: Annotated[
         float, typer.Option("--pause", min=0.0, help="Seconds between two predictions.")
@@ -84,11 +89,21 @@ def bench_training(
     update_seconds: Annotated[
         float, typer.Option("--update-seconds", min=1.0, help="Budget of one update.")
     ] = 30.0,
-    posters: Annotated[int, typer.Option("--posters", min=1, help="Webhooks at once.")] = 32,
-    posts: Annotated[int, typer.Option("--posts", min=1, help="Posts of each.")] = 25,
-    body_kb: Annotated[int, typer.Option("--body-kb", min=1, help="Size of one body.")] = 95,
+    posters: Annotated[
+        int, typer.Option("--posters", min=1, help="Number of posters of webhooks at once.")
+    ] = 32,
+    posts: Annotated[
+        int, typer.Option("--posts", min=1, help="Number of posts of each poster.")
+    ] = 25,
+    body_kb: Annotated[int, typer.Option("--body-kb", min=1, help="Size of one body in kB.")] = 95,
     nice: Annotated[
-        int, typer.Option("--trainer-nice", min=0, max=19, help="As CALICO_TRAINER_NICE.")
+        int,
+        typer.Option(
+            "--trainer-nice",
+            min=0,
+            max=19,
+            help="Nice value of the trainer, as CALICO_TRAINER_NICE.",
+        ),
     ] = 15,
     cores: Annotated[
         int, typer.Option("--cores", min=1, help="Processor cores for everything together.")

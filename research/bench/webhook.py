@@ -18,9 +18,13 @@ _PATIENCE_S = 1.0  # Label Studio gives up then and never sends again
 
 
 def bench_webhook(
-    posters: Annotated[int, typer.Option("--posters", min=1, help="Posting at once.")] = 32,
-    posts: Annotated[int, typer.Option("--posts", min=1, help="Posts of each.")] = 50,
-    body_kb: Annotated[int, typer.Option("--body-kb", min=1, help="Size of one body.")] = 95,
+    posters: Annotated[
+        int, typer.Option("--posters", min=1, help="Number of posters at once.")
+    ] = 32,
+    posts: Annotated[
+        int, typer.Option("--posts", min=1, help="Number of posts of each poster.")
+    ] = 50,
+    body_kb: Annotated[int, typer.Option("--body-kb", min=1, help="Size of one body in kB.")] = 95,
 ) -> None:
     """Time webhook answers under many posters.
 

@@ -42,7 +42,7 @@ def flops(
         typer.Option("--tokens", min=1, help="Length of each answer; typical ones if not given."),
     ] = None,
     only_json: Annotated[
-        bool, typer.Option("--json", help="Print the last line alone, no tables.")
+        bool, typer.Option("--json", help="Print only the last line, without tables.")
     ] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Write a picture, .svg or .png.", metavar="FILE")
