@@ -23,7 +23,6 @@ import httpx
 import msgspec
 import typer
 from rich.console import Console
-from rich.panel import Panel
 
 from backend.cli.connect import Ends, connect_project
 from backend.cli.daemon import Daemon
@@ -233,15 +232,18 @@ def _show(demo: Demo, ends: Ends, seconds: float) -> None:
         f"password      [bold]{demo.state.backend_password}[/]",
         "",
         "Open a task: its masks are there. To point at parts, switch on Auto-Annotation",
-        "below, choose a label, then the smart tool beside the image. The tick takes what",
-        "is suggested; a region needs a name to be learned from. Submit.",
-        "After five submitted tasks it learns; at once with",
+        "below the image, choose a label, then the smart tool beside the image. The tick",
+        "accepts the suggestions. Give every region a name, and submit.",
+        "The backend learns after five submitted tasks, or at once with",
         f"  {_short(command)} train-now --project {demo.project_id} --data-dir {_short(data)}",
         "",
-        f"logs and data in {_short(demo.folder)}; `make stop` ends it",
+        f"Logs and data are in {_short(demo.folder)}; `make stop` ends the demo.",
     )
     title = f"{demo.groups} pre-annotated groups, ready in {seconds:.0f} s"
-    Console().print(Panel("\n".join(lines), title=title, expand=False))
+    console = Console(highlight=False)
+    # No frame: what is copied from a frame that is too narrow holds pieces of the frame.
+    for line in (f"[bold]{title}[/]", "", *lines):
+        console.print(line, soft_wrap=True)
 
 
 def _short(path: Path) -> str:
