@@ -75,13 +75,19 @@ class Server(BaseApplication):  # type: ignore[misc]
         host = self._settings.host if self._settings.host not in _EVERYWHERE else "127.0.0.1"
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         model = worker.app.callable.extensions["calico"].host
-        threading.Thread(target=_announce, args=(model, url), daemon=True).start()
+        threading.Thread(target=announce, args=(model, url), daemon=True).start()
 
 
-def _announce(model: ModelHost, url: str) -> None:
-    """Says where the server is and what to do next, once the model is loaded."""
+def announce(model: ModelHost, url: str, patience_s: float | None = None) -> None:
+    """Logs where the server is and what to do next, once the model is loaded.
+
+    Args:
+        model: that is loaded.
+        url: where the server answers.
+        patience_s: seconds to wait for the model; None waits as long as it loads.
+    """
     try:
-        model.wait()
+        model.wait(patience_s)
     except NotReadyError:
         return  # the log has the reason
     _log.info(
