@@ -86,7 +86,9 @@ def examine(
         ends = ends_of(settings, backend_url)
     except SettingsError as error:
         yield from _check_backend(backend_of(settings, backend_url))
-        yield CheckResult("Label Studio", Level.WARN, f"not checked: {error}", _SAME_VARIABLES)
+        variable = str(error).partition(":")[0]
+        found = f"not checked: {variable} is not set in this shell"
+        yield CheckResult("Label Studio", Level.WARN, found, _SAME_VARIABLES)
         return
     with closing(ends.client):
         yield from _check_backend(backend_of(settings, backend_url))

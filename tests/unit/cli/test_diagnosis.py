@@ -120,7 +120,7 @@ def test_a_shell_without_label_studio_s_variables_reports_no_fault_of_it(
     assert [one.level for one in found if one.check == "backend"] == [Level.OK]
     assert found[-1].check == "Label Studio"
     assert found[-1].level is Level.WARN
-    assert found[-1].found.startswith("not checked: LABEL_STUDIO_URL: not set in this shell")
+    assert found[-1].found == "not checked: LABEL_STUDIO_URL is not set in this shell"
 
 
 def test_a_shell_without_the_password_does_not_call_it_wrong(
