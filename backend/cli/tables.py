@@ -8,7 +8,7 @@ identifier is never broken over two lines.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 
 from rich.console import Console, Group, RenderableType
@@ -37,15 +37,23 @@ def fitted(console: Console, *shown: RenderableType) -> Iterator[RenderableType]
     A word that is longer than the console is wide is kept whole: the terminal folds it, and it
     is copied as one.
     """
-    for part in shown:
-        if isinstance(part, Group):
-            yield from fitted(console, *part.renderables)
-        elif isinstance(part, Table):
+    for index, part in enumerate(_flat(shown)):
+        if isinstance(part, Table):
+            if index and part.title is not None:
+                yield Text()
             yield from _lines(part.title, console.width)
             yield _fitted_table(console, part)
             yield from _lines(part.caption, console.width)
         elif isinstance(part, str):
             yield from _lines(part, console.width)
+        else:
+            yield part
+
+
+def _flat(shown: Iterable[RenderableType]) -> Iterator[RenderableType]:
+    for part in shown:
+        if isinstance(part, Group):
+            yield from _flat(part.renderables)
         else:
             yield part
 
