@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
+import threading
 from types import FrameType
 
 from flask import Flask
@@ -14,16 +16,23 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 from backend.app import PAGES_AT_ONCE, close_app, create_server_app
-from backend.errors import SettingsError
+from backend.errors import NotReadyError, SettingsError
 from backend.serving.http_request import ReceiveLimits
 from backend.serving.http_worker import worker_with_limits
-from backend.serving.logs import start_logging
+from backend.serving.logs import LogFormat, TextFormatter, start_logging
+from backend.serving.model_host import ModelHost
 from backend.serving.request_checks import Credentials
 from backend.settings import Settings, load_settings
 from backend.storage.folder_lock import served_alone, take_lock
 from backend.storage.store import open_store
 
+_log = logging.getLogger(__name__)
 _RELOAD_S = 25.0
+_EVERYWHERE = ("0.0.0.0", "::", "")
+_NEXT_STEP = (
+    "connect a project of Label Studio from a second terminal: calico connect --project ID "
+    "(Ctrl-C stops the backend)"
+)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -50,7 +59,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "control_socket_disable": True,
             "logger_class": _RootLogger,
             "loglevel": self._settings.log_level.lower(),
-            "post_worker_init": _answer_waiters_on_stop,
+            "post_worker_init": self._begin_work,
             "worker_exit": _close,
         }
         for name, value in chosen.items():
@@ -59,6 +68,34 @@ class Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Flask:
         """Builds the app inside the worker: threads and connections do not survive a fork."""
         return create_server_app(self._settings)
+
+    def _begin_work(self, worker: Worker) -> None:
+        _answer_waiters_on_stop(worker)
+        port = worker.sockets[0].getsockname()[1]
+        host = self._settings.host if self._settings.host not in _EVERYWHERE else "127.0.0.1"
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        model = worker.app.callable.extensions["calico"].host
+        threading.Thread(target=announce, args=(model, url), daemon=True).start()
+
+
+def announce(model: ModelHost, url: str, patience_s: float | None = None) -> None:
+    """Logs where the server is and what to do next, once the model is loaded.
+
+    Args:
+        model: that is loaded.
+        url: where the server answers.
+        patience_s: seconds to wait for the model; None waits as long as it loads.
+    """
+    try:
+        model.wait(patience_s)
+    except NotReadyError:
+        return  # the log has the reason
+    _log.info(
+        "ready at %s; the pages are at %s/ui",
+        url,
+        url,
+        extra={"event": "ready", "next_step": _NEXT_STEP},
+    )
 
 
 def run_server(settings: Settings) -> None:
@@ -69,7 +106,7 @@ def run_server(settings: Settings) -> None:
             process is started.
         SettingsError: something else listens on the port.
     """
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, LogFormat(settings.log_format))
     # Held here and not in the worker, which may be replaced by another.
     with served_alone(settings.store_url):
         open_store(settings.store_url).close()
@@ -94,7 +131,7 @@ def _check_port(settings: Settings) -> None:
 def application() -> Flask:
     """For other WSGI servers, as `gunicorn --threads 32 'backend._wsgi:application()'`."""
     settings = load_settings()
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, LogFormat(settings.log_format))
     # Held until this process ends; the process it replaces may still be stopping.
     take_lock(settings.store_url, patience_s=_RELOAD_S)
     return create_server_app(settings)
@@ -109,13 +146,17 @@ def _limits(settings: Settings) -> ReceiveLimits:
 
 
 class _RootLogger(Logger):  # type: ignore[misc]
-    """Lets gunicorn's messages through our JSON handler; requests are logged by the app."""
+    """Lets gunicorn's messages through our handler; requests are logged by the app."""
 
     def setup(self, cfg: Config) -> None:
         """Replaces gunicorn's own handlers."""
         super().setup(cfg)
         self.error_log.handlers[:] = []
         self.error_log.propagate = True
+        # People at a terminal read "ready at ..." instead of the numbers of processes.
+        root = logging.getLogger().handlers
+        if root and isinstance(root[0].formatter, TextFormatter):
+            self.error_log.setLevel(max(logging.WARNING, self.error_log.level))
 
 
 def _answer_waiters_on_stop(worker: Worker) -> None:

@@ -323,6 +323,7 @@ def trainer_command(settings: Settings) -> list[str]:
         "--precision": settings.precision,
         "--label-studio-url": settings.label_studio_url,
         "--log-level": settings.log_level,
+        "--log-format": settings.log_format,
         "--parent": os.getpid(),
     }
     words = [sys.executable, "-m", "backend.cli", "trainer"]

@@ -27,7 +27,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "backend.model needs label-studio-ml 2.x, which is installed from its GitHub repository; "
-        "`calico serve` does without"
+        "`calico serve` does not need it"
     ) from error
 
 _JsonObject = dict[str, object]

@@ -166,8 +166,8 @@ class Settings(BaseSettings):
     train_seconds: float | None = Field(
         None,
         gt=0,
-        description="Longest time one update learns, in seconds of processor time; 30 if unset, "
-        "the gate comes on top. A busy machine takes up to three times as long.",
+        description="Longest time one update learns, in seconds of processor time; 30 if unset. "
+        "The quality check takes extra time. A busy machine takes up to three times as long.",
     )
     trainer_threads: int = Field(1, ge=1, description="CPU threads of the trainer.")
     trainer_nice: int = Field(15, ge=0, le=19, description="Nice value of the trainer process.")
@@ -177,7 +177,8 @@ class Settings(BaseSettings):
         "order them by its scores; needs Label Studio's token.",
     )
     start_from_project: int | None = Field(
-        None, description="Project whose version new projects start from; the base if unset."
+        None,
+        description="Project whose version new projects start from; the shipped model if unset.",
     )
     base_data: Path | None = Field(
         None,
@@ -242,6 +243,11 @@ class Settings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Lowest level that is logged."
+    )
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto",
+        description="How log lines look: text or json; auto is text on a terminal and json "
+        "elsewhere.",
     )
 
     @field_validator("image_hosts", "label_studio_names", mode="before")

@@ -57,12 +57,16 @@ def train_assist(
     steps: StepsOption = _ASSIST.steps,
     seed: SeedOption = _ASSIST.seed,
 ) -> None:
-    """Teach a model what it needs beside an annotator.
+    """Teach a model the two things it needs beside an annotator.
 
-    Two add-ons learn on drawn scenes while everything else stays as it is: exemplar prompts, which
-    find an outlined part in the other images of its group, and mask memory, which lets outlined
-    parts condition the next one, so that four legs come out as four regions. OUT/model is then a
-    copy of the model folder that has both. A model without them works as before.
+    Both learn on drawn scenes, and everything else stays as it is:
+
+    - exemplar prompts find an outlined part in the other images of its group.
+    - mask memory lets finished parts shape the next one, so that four legs become four regions.
+
+    OUT/model is a copy of the model folder with both. A model without them works as before.
+
+    Example: calico train-assist --out run
 
     The last line of stdout is JSON: model, finished, seconds.
     """
@@ -91,11 +95,14 @@ def train_refiner(
 ) -> None:
     """Teach a model to sharpen masks.
 
-    Simulated annotators click, box and correct on drawn scenes; a small network looks at each
-    mask's own rectangle of the picture, at the picture's resolution, and learns to mend it. A
-    refiner that the weights have already goes on learning. Everything else stays as it is.
-    OUT/model is then a copy of the model folder that has it: its predictions have finer outlines,
-    and a click means what lies under it. A model without it works as before.
+    Simulated annotators click, box and correct on drawn scenes. A small network looks at the
+    rectangle of each mask, at the resolution of the picture, and learns to correct the mask. If
+    the weights have a refiner already, it continues to learn. Everything else stays as it is.
+
+    OUT/model is a copy of the model folder with the refiner: its predictions have finer outlines,
+    and a click means what lies under it. A model without a refiner works as before.
+
+    Example: calico train-refiner --out run
 
     The last line of stdout is JSON: model, finished, seconds.
     """
@@ -128,13 +135,17 @@ def fit_names(
 ) -> None:
     """Teach a model to name outlined regions out of a closed label set.
 
-    Drawn scenes are encoded once, every visible object and part is described by what the encoders
-    say inside and around it, and a small head learns which of the model's own words go with it.
-    Everything else stays as it is. OUT/model is then a copy of the model folder that has the head;
-    a model without one names by its answers and by what annotators accepted.
+    Drawn scenes are encoded once. Every visible object and part is described by what the encoders
+    say inside and around it. A small head learns which of the model's own words belong to it.
+    Everything else stays as it is.
 
-    The last line of stdout is JSON: model, regions, names, accuracy (percent of held-out regions),
-    temperature, fusion (the exponents that suit these weights), seconds.
+    OUT/model is a copy of the model folder with that head. A model without it takes names from its
+    answers and from the regions that annotators accepted.
+
+    Example: calico fit-names --out run
+
+    The last line of stdout is JSON: model, regions, names, accuracy (percent of regions that it
+    did not learn from), temperature, fusion (the exponents that suit these weights), seconds.
     """
     from calico_model.predictor import DEFAULT_WEIGHTS
     from calico_model.training.add_ons.recipes import RegionRecipe

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.options import DeviceOption, WeightsOption
 from backend.cli.progress import progress_bar
+from backend.cli.tables import print_fitted
 from calico_model.data.opening import DrawnGroups, open_groups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
@@ -39,25 +39,29 @@ def calibrate(
         typer.Option("--data", help="Labeled groups; drawn if not given.", metavar="PATH"),
     ] = None,
     groups: Annotated[
-        int, typer.Option("--groups", min=4, help="How many; every other one is only measured on.")
+        int, typer.Option("--groups", min=4, help="Number of groups; half of them only measure.")
     ] = 300,
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
     write: Annotated[
-        bool, typer.Option("--write/--dry-run", help="Keep the fit beside the weights, or not.")
+        bool, typer.Option("--write/--dry-run", help="Write the result beside the weights.")
     ] = True,
 ) -> None:
     """Fit region scores to the chance that a region is right.
 
-    A score weighs the predicted IoU of the mask, how sure its pixels are, and how sure
-    its name is. Half of the groups fit the weights, on the other half the result is
-    measured. It is written to confidence.json beside the weights, where every command
-    finds it; without that file a score is the plain product of predicted IoU and name.
-    Do it once after training, and again whenever the weights change. What a project's
-    annotators accept and reject bends the scores further, with every version learned.
+    A score weighs three things: the predicted IoU of the mask, how sure its pixels are, and how
+    sure its name is. Half of the groups fit the weights, and the other half measures the result.
+    The weights are written to confidence.json beside the model, and every command reads them
+    there. Without that file, a score is the product of predicted IoU and name.
 
-    ECE: mean distance between score and share of right regions, in percent.
-    Brier: mean squared error. AUROC: chance that a right region scores above a wrong one.
+    Run it after a training, and again whenever the weights change. What the annotators of a
+    project accept and reject then adjusts the scores further, with every learned version.
+
+    - ECE: mean distance between score and share of right regions, in percent.
+    - Brier: mean squared error.
+    - AUROC: chance that a right region scores above a wrong one.
+
+    Example: calico calibrate --weights run/model
 
     The last line of the output is JSON: regions, and ECE, Brier and AUROC before and after.
     """
@@ -79,10 +83,12 @@ def calibrate(
             advance_to(index + 1)
     fitted, held_out = outcomes
     if not held_out:
-        raise InvalidConfigError(f"--groups: {count} groups show no region to measure on")
+        raise InvalidConfigError(
+            f"--groups: {count} groups have no region to measure on; take more"
+        )
     confidence = fit_confidence(fitted)
     before, after = _figures(None, held_out), _figures(confidence, held_out)
-    Console().print(_table(before, after))
+    print_fitted(_table(before, after))
     if write:
         write_beside(folder, confidence)
         typer.echo(f"{folder / CONFIDENCE_FILE}: written; servers take it at their next start.")

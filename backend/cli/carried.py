@@ -123,7 +123,7 @@ class Carried:
         if place is None:
             raise FetchError(
                 f"--from: {self._folder} has no {name}; expected it as {name}, as "
-                f"{name.partition('/')[2]}, or as the hub's client caches it"
+                f"{name.partition('/')[2]}, or in the layout of the hub's cache"
             )
         return place
 

@@ -10,6 +10,7 @@ import base64
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,13 +27,34 @@ from backend.label_studio.onboarding import BACKEND_TITLE, refused_addresses, up
 from backend.settings import Settings, load_settings
 
 _EVERYWHERE = ("0.0.0.0", "::", "")
-UrlOption = Annotated[str | None, typer.Option(help="Label Studio; default LABEL_STUDIO_URL.")]
-KeyOption = Annotated[str | None, typer.Option(help="Its token; default LABEL_STUDIO_API_KEY.")]
-BackendUrlOption = Annotated[
-    str | None, typer.Option(help="The backend, as Label Studio reaches it.")
+UrlOption = Annotated[str | None, typer.Option(help="Address of Label Studio. [LABEL_STUDIO_URL]")]
+KeyOption = Annotated[
+    str | None, typer.Option(help="Token of Label Studio. [LABEL_STUDIO_API_KEY]")
 ]
-UserOption = Annotated[str | None, typer.Option(help="Default CALICO_BASIC_AUTH_USER.")]
-PasswordOption = Annotated[str | None, typer.Option(help="Default CALICO_BASIC_AUTH_PASSWORD.")]
+BackendUrlOption = Annotated[
+    str | None, typer.Option(help="Address at which Label Studio reaches the backend.")
+]
+UserOption = Annotated[
+    str | None, typer.Option(help="User name of the backend. [CALICO_BASIC_AUTH_USER]")
+]
+PasswordOption = Annotated[
+    str | None, typer.Option(help="Password of the backend. [CALICO_BASIC_AUTH_PASSWORD]")
+]
+
+
+@dataclass(frozen=True)
+class BackendAddress:
+    """The backend as its settings describe it.
+
+    Attributes:
+        url: without a slash at the end.
+        credentials: user and password that it requires, or None.
+        certificates: authorities trusted in addition to the usual ones, or None.
+    """
+
+    url: str
+    credentials: tuple[str, str] | None
+    certificates: Path | None
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,7 @@ class Ends:
 
 
 def connect(
-    project: Annotated[int, typer.Option(help="Project id, the number in its address.")],
+    project: Annotated[int, typer.Option(help="Id of the project: the number in its address.")],
     url: UrlOption = None,
     api_key: KeyOption = None,
     backend_url: BackendUrlOption = None,
@@ -73,7 +95,10 @@ def connect(
 ) -> None:
     """Register the backend with a project, and a webhook that carries its credentials.
 
-    Running it again repairs what is missing and changes nothing else.
+    Label Studio then asks the backend for predictions, and sends it every correction. A second run
+    repairs what is missing and changes nothing else.
+
+    Example: calico connect --project 7
     """
     settings = load_settings(
         label_studio_url=url,
@@ -86,7 +111,9 @@ def connect(
         others = connect_project(ends, project)
     typer.echo(f"project {project} is connected to {ends.backend_url}")
     if others:
-        typer.secho(f"It also has {', '.join(others)}; Label Studio asks the first.", fg="yellow")
+        typer.secho(
+            f"It also has {', '.join(others)}. Label Studio asks the first one only.", fg="yellow"
+        )
 
 
 def ends_of(settings: Settings, backend_url: str | None) -> Ends:
@@ -98,17 +125,25 @@ def ends_of(settings: Settings, backend_url: str | None) -> Ends:
     if settings.label_studio_url is None or settings.label_studio_api_key is None:
         missing = "url" if settings.label_studio_url is None else "api_key"
         option = missing.replace("_", "-")
-        raise SettingsError(f"LABEL_STUDIO_{missing.upper()}: not set; or give --{option}")
-    user, password = settings.basic_auth_user, settings.basic_auth_password
-    credentials = None if user is None or password is None else (user, password.get_secret_value())
-    host = "127.0.0.1" if settings.host in _EVERYWHERE else settings.host
+        raise SettingsError(
+            f"LABEL_STUDIO_{missing.upper()}: not set in this shell; set it, or give --{option}"
+        )
     client = LabelStudioClient(
         settings.label_studio_url,
         settings.label_studio_api_key.get_secret_value(),
         certificates=settings.ca_bundle,
     )
+    backend = backend_of(settings, backend_url)
+    return Ends(client, backend.url, backend.credentials)
+
+
+def backend_of(settings: Settings, backend_url: str | None) -> BackendAddress:
+    """Returns where the backend is and what it requires; a given address wins."""
+    user, password = settings.basic_auth_user, settings.basic_auth_password
+    credentials = None if user is None or password is None else (user, password.get_secret_value())
+    host = "127.0.0.1" if settings.host in _EVERYWHERE else settings.host
     url = backend_url or f"http://{host}:{settings.port}"
-    return Ends(client, url.rstrip("/"), credentials)
+    return BackendAddress(url.rstrip("/"), credentials, settings.ca_bundle)
 
 
 def connect_project(ends: Ends, project_id: int) -> tuple[str, ...]:
@@ -167,8 +202,8 @@ def _in_plain_words(error: LabelStudioError, ends: Ends) -> LabelStudioError:
     if "401" not in str(error):
         return error
     return LabelStudioError(
-        f"{ends.backend_url} refuses these credentials; give --user and --password, or "
-        "CALICO_BASIC_AUTH_USER and _PASSWORD, as the backend was started with"
+        f"{ends.backend_url} refuses these credentials; give the values of the backend with --user "
+        "and --password, or in CALICO_BASIC_AUTH_USER and CALICO_BASIC_AUTH_PASSWORD"
     )
 
 

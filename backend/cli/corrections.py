@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.corrections_export import write_coco, write_records
 from backend.cli.options import DataDirOption, ProjectOption, guest_store
 from backend.cli.progress import progress_bar
+from backend.cli.tables import print_fitted
 from backend.errors import SettingsError
 from backend.label_studio.client import LabelStudioClient
 from backend.learning.correction import RegionTally
@@ -25,6 +25,8 @@ from backend.learning.rows import Standing, TaskRow
 from backend.learning.schedule import held_out_tasks
 from backend.serving.studio import connect_client, image_source
 from backend.settings import Settings, load_settings
+
+_HEADS = {"held_out": "kept for testing"}
 
 
 class Split(StrEnum):
@@ -45,16 +47,22 @@ def corrections(
             help="FILE.json: masks and names as COCO. DIR: images and records to train on.",
         ),
     ] = None,
-    split: Annotated[Split, typer.Option("--split", help="Which tasks to export.")] = Split.ALL,
+    split: Annotated[
+        Split,
+        typer.Option(
+            "--split",
+            help="Export all tasks, those to train on, or those kept for testing.",
+        ),
+    ] = Split.ALL,
     reconcile: Annotated[
         bool,
-        typer.Option("--reconcile", help="First ask Label Studio for changes that were missed."),
+        typer.Option("--reconcile", help="Ask Label Studio first for changes that did not arrive."),
     ] = False,
     accept_deletions: Annotated[
         bool,
         typer.Option(
             "--accept-deletions",
-            help="With --reconcile: annotations that are gone were deleted on purpose.",
+            help="With --reconcile: count missing annotations as deleted on purpose.",
         ),
     ] = False,
     rebuild: Annotated[
@@ -67,18 +75,24 @@ def corrections(
 ) -> None:
     """Show what annotators changed, and export it. Run it where the backend runs.
 
-    Every task counts once, by its newest annotation (ground truth first), compared
-    with the prediction the annotator started from:
+    Every task counts once. Its newest annotation (ground truth first) is compared with the
+    prediction that the annotator started from:
 
-    - accepted: left as it was          - added: drawn by the annotator
-    - reshaped: another mask            - removed: not there
-    - relabelled: another name          - kind: common or unique, told otherwise
+    - accepted: the annotator left the region as it was.
+    - reshaped: the annotator changed its mask.
+    - relabelled: the annotator changed its name.
+    - kind changed: the annotator changed common to unique, or unique to common.
+    - added: the annotator drew a region that was not predicted.
+    - removed: the annotator deleted a predicted region.
 
-    A region may be reshaped and relabelled. A fifth of the tasks is held out: training
-    never sees them, they measure whether a new version is better.
+    A region may be both reshaped and relabelled. Of later tasks a fifth is kept for testing:
+    nothing is learned from them, and they show whether a new version is better.
 
-    A folder given to --export holds records.json, annotations.json and images/, as
-    `calico evaluate` and `calico train` read them; it must not exist yet.
+    --export FILE.json writes masks and names as COCO. --export DIR makes a folder with
+    records.json, annotations.json and images/, which `calico evaluate` and `calico train` read.
+    The folder must not exist yet.
+
+    Example: calico corrections --project 7 --export corrections.json
 
     The last line of the output is JSON, with one entry per project.
     """
@@ -87,10 +101,10 @@ def corrections(
         repository = CorrectionRepository(store)
         client = connect_client(settings)
         if accept_deletions and not reconcile:
-            raise SettingsError("--accept-deletions: give --reconcile as well, to ask Label Studio")
+            raise SettingsError("--accept-deletions: it needs --reconcile as well")
         if reconcile and client is None:
             raise SettingsError(
-                "--reconcile: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to ask Label Studio"
+                "--reconcile: it asks Label Studio; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY"
             )
         derivation = Derivation(repository, None if client is None else StudioPredictions(client))
         projects = repository.projects() if project is None else (project,)
@@ -103,7 +117,7 @@ def corrections(
             )
             derived = _derive(derivation, project_id, rebuild=rebuild)
             summaries.append(_summary(project_id, repository.tasks(project_id), derived, repair))
-        Console().print(_table(summaries))
+        print_fitted(_table(summaries) if summaries else "No project has sent corrections yet.")
         if export is not None:
             places = list(_chosen(repository, projects, split))
             written = _export(export, places, derivation, settings, client)
@@ -171,13 +185,9 @@ def _rounded(value: float | None) -> float | None:
 
 def _table(summaries: list[dict[str, object]]) -> Table:
     table = Table(title="Corrections")
-    names = (
-        [name for name in summaries[0] if name not in ("unreadable", "waiting")]
-        if summaries
-        else []
-    )
-    for name in names or ["project"]:
-        table.add_column(name.replace("_", " "), justify="right")
+    names = [name for name in summaries[0] if name not in ("unreadable", "waiting")]
+    for name in names:
+        table.add_column(_HEADS.get(name, name.replace("_", " ")), justify="right")
     for summary in summaries:
         table.add_row(*("-" if summary[name] is None else str(summary[name]) for name in names))
     return table

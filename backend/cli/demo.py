@@ -23,7 +23,6 @@ import httpx
 import msgspec
 import typer
 from rich.console import Console
-from rich.panel import Panel
 
 from backend.cli.connect import Ends, connect_project
 from backend.cli.daemon import Daemon
@@ -181,11 +180,15 @@ class Demo:
 
 
 def demo(
-    stop: Annotated[bool, typer.Option("--stop", help="End what the demo started.")] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Run it unattended, verify it, leave nothing behind.")
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Stop everything that the demo started.")
     ] = False,
-    folder: Annotated[Path, typer.Option(help="Where everything is kept.")] = DEFAULT_FOLDER,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run the demo unattended, check it, and remove it.")
+    ] = False,
+    folder: Annotated[
+        Path, typer.Option(help="Folder of everything that the demo keeps.")
+    ] = DEFAULT_FOLDER,
     groups: Annotated[int, typer.Option(min=1, max=500, help="Number of sample groups.")] = 12,
     weights: Annotated[
         Path | None, typer.Option(help="Model folder; the shipped calico-tiny if not given.")
@@ -193,8 +196,14 @@ def demo(
 ) -> None:
     """Start Label Studio and the backend with a project of pre-annotated sample groups.
 
-    --check ends with one line of JSON and status 0 only if every task has a prediction whose
-    masks decode at the size of their images.
+    It prints the addresses, users and passwords.
+
+    Examples:
+    calico demo
+    calico demo --stop
+
+    --check runs the demo unattended and ends with one line of JSON. Its exit status is 0 only if
+    every task has a prediction, and all masks have the size of their images.
     """
     if check:
         raise typer.Exit(_check(groups, weights))
@@ -223,15 +232,18 @@ def _show(demo: Demo, ends: Ends, seconds: float) -> None:
         f"password      [bold]{demo.state.backend_password}[/]",
         "",
         "Open a task: its masks are there. To point at parts, switch on Auto-Annotation",
-        "below, choose a label, then the smart tool beside the image. The tick takes what",
-        "is suggested; a region needs a name to be learned from. Submit.",
-        "After five submitted tasks it learns; at once with",
+        "below the image, choose a label, then the smart tool beside the image. The tick",
+        "accepts the suggestions. Give every region a name, and submit.",
+        "The backend learns after five submitted tasks, or at once with",
         f"  {_short(command)} train-now --project {demo.project_id} --data-dir {_short(data)}",
         "",
-        f"logs and data in {_short(demo.folder)}; `make stop` ends it",
+        f"Logs and data are in {_short(demo.folder)}; `make stop` ends the demo.",
     )
     title = f"{demo.groups} pre-annotated groups, ready in {seconds:.0f} s"
-    Console().print(Panel("\n".join(lines), title=title, expand=False))
+    console = Console(highlight=False)
+    # No frame: what is copied from a frame that is too narrow holds pieces of the frame.
+    for line in (f"[bold]{title}[/]", "", *lines):
+        console.print(line, soft_wrap=True)
 
 
 def _short(path: Path) -> str:

@@ -15,9 +15,10 @@ from typing import Any
 
 import httpx
 
-from backend.cli.connect import Ends, ends_of, is_complete
+from backend.cli.connect import BackendAddress, Ends, backend_of, ends_of, is_complete
 from backend.errors import (
     BackendError,
+    ForbiddenAddressError,
     InvalidLabelConfigError,
     LabelStudioAuthError,
     LabelStudioError,
@@ -32,8 +33,15 @@ from backend.label_studio.web import certificate_advice, open_client
 from backend.learning.schedule import RunState
 from backend.serving.studio import image_source
 from backend.settings import Settings
+from backend.types import Task
 
-_GIVE_CREDENTIALS = "set CALICO_BASIC_AUTH_USER and CALICO_BASIC_AUTH_PASSWORD here"
+_GIVE_CREDENTIALS = (
+    "set CALICO_BASIC_AUTH_USER and CALICO_BASIC_AUTH_PASSWORD in this shell, with the values of "
+    "the backend"
+)
+_SAME_VARIABLES = (
+    "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY in this shell, with the values of the backend"
+)
 _TIMEOUT = httpx.Timeout(5.0, connect=3.0)
 _TASKS_LOOKED_AT = 3
 _TRAINER = "trainer"
@@ -77,12 +85,20 @@ def examine(
     try:
         ends = ends_of(settings, backend_url)
     except SettingsError as error:
-        yield CheckResult("settings", Level.FAIL, str(error), "set it where the backend starts")
+        yield from _check_backend(backend_of(settings, backend_url))
+        variable = str(error).partition(":")[0]
+        found = f"not checked: {variable} is not set in this shell"
+        yield CheckResult("Label Studio", Level.WARN, found, _SAME_VARIABLES)
         return
     with closing(ends.client):
-        yield from _backend(ends)
-        yield from check_learning(ends)
+        yield from _check_backend(backend_of(settings, backend_url))
         yield from _from_label_studio(ends, settings, project_id)
+
+
+def _check_backend(backend: BackendAddress) -> Iterator[CheckResult]:
+    """Checks what needs no Label Studio."""
+    yield from _backend(backend)
+    yield from check_learning(backend)
 
 
 def _from_label_studio(
@@ -101,39 +117,43 @@ def _from_label_studio(
             yield CheckResult("projects", Level.FAIL, found, "calico connect --project ID")
         with closing(image_source(settings, ends.client)) as fetcher:
             for project in projects:
-                yield from _project(ends, fetcher, project)
+                yield from _project(ends, settings, fetcher, project)
     except LabelStudioError as error:
         fix = "the token's user must be able to see and change the project"
         yield CheckResult("projects", Level.FAIL, str(error), fix)
 
 
-def _backend(ends: Ends) -> Iterator[CheckResult]:
+def _backend(backend: BackendAddress) -> Iterator[CheckResult]:
     """Checks that the backend answers here."""
     try:
-        with open_client(timeout=_TIMEOUT, certificates=ends.client.certificates) as http:
-            health = http.get(f"{ends.backend_url}/health")
+        with open_client(timeout=_TIMEOUT, certificates=backend.certificates) as http:
+            health = http.get(f"{backend.url}/health")
         model = str(health.json().get("model")) if health.status_code == 200 else ""
-        credentials = _credentials(ends)
+        credentials = _credentials(backend)
     except (httpx.HTTPError, ValueError, AttributeError) as error:
         yield CheckResult(
             "backend",
             Level.FAIL,
-            f"{ends.backend_url} does not answer "
-            f"({certificate_advice(error) or type(error).__name__})",
-            "start it with `calico serve`, or give its address with --backend-url",
+            f"{backend.url} does not answer ({certificate_advice(error) or type(error).__name__})",
+            "start it with `calico serve`; if it runs at another address, give --backend-url",
         )
         return
     states = {
-        "ready": CheckResult("backend", Level.OK, f"{ends.backend_url}, model ready"),
-        "loading": CheckResult("backend", Level.WARN, "the model is loading", "wait some seconds"),
+        "ready": CheckResult("backend", Level.OK, f"{backend.url}, model ready"),
+        "loading": CheckResult(
+            "backend",
+            Level.WARN,
+            "the model is loading",
+            "wait some seconds, then run doctor again",
+        ),
         "failed": CheckResult(
             "backend",
             Level.FAIL,
             "the weights cannot be used",
-            "its log says why; check CALICO_WEIGHTS",
+            "read the reason in the backend's log, and correct CALICO_WEIGHTS",
         ),
     }
-    unknown = f"{ends.backend_url}/health answered {health.status_code}, which is not ours"
+    unknown = f"{backend.url} is no CALICO backend: /health answered {health.status_code}"
     yield states.get(
         model,
         CheckResult(
@@ -143,35 +163,39 @@ def _backend(ends: Ends) -> Iterator[CheckResult]:
     yield credentials
 
 
-def _credentials(ends: Ends) -> CheckResult:
+def _credentials(backend: BackendAddress) -> CheckResult:
     check = "credentials"
-    with open_client(timeout=_TIMEOUT, certificates=ends.client.certificates) as http:
-        answer = http.get(f"{ends.backend_url}/versions", auth=ends.credentials)
+    with open_client(timeout=_TIMEOUT, certificates=backend.certificates) as http:
+        answer = http.get(f"{backend.url}/versions", auth=backend.credentials)
+    if answer.status_code == 401 and backend.credentials is None:
+        found = "not checked: the backend requires a user and password, and this shell has none"
+        return CheckResult(check, Level.WARN, found, _GIVE_CREDENTIALS)
     if answer.status_code == 401:
         return CheckResult(
             check,
             Level.FAIL,
             "the backend refuses the user and password",
-            "use the same CALICO_BASIC_AUTH_USER and _PASSWORD here and where it starts",
+            _GIVE_CREDENTIALS,
         )
-    if ends.credentials is None:
+    if backend.credentials is None:
         return CheckResult(
             check,
             Level.WARN,
-            "the backend lets everybody in who reaches it",
-            "set CALICO_BASIC_AUTH_USER and _PASSWORD unless only this machine reaches it",
+            "the backend asks for no password",
+            "if other machines reach the backend, start it with CALICO_BASIC_AUTH_USER and "
+            "CALICO_BASIC_AUTH_PASSWORD",
         )
-    return CheckResult(check, Level.OK, f"accepted for {ends.credentials[0]}")
+    return CheckResult(check, Level.OK, f"accepted for {backend.credentials[0]}")
 
 
-def check_learning(ends: Ends) -> Iterator[CheckResult]:
+def check_learning(backend: BackendAddress) -> Iterator[CheckResult]:
     """Checks that a trainer runs, and how the last training of every project ended.
 
     Yields nothing if the backend does not answer; another check reports that.
     """
     try:
-        with open_client(timeout=_TIMEOUT, certificates=ends.client.certificates) as http:
-            answer = http.get(f"{ends.backend_url}/status", auth=ends.credentials)
+        with open_client(timeout=_TIMEOUT, certificates=backend.certificates) as http:
+            answer = http.get(f"{backend.url}/status", auth=backend.credentials)
         status: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
     except (httpx.HTTPError, ValueError):
         return
@@ -190,9 +214,9 @@ def _trainers(owners: list[str], waiting: int) -> CheckResult:
         return CheckResult(
             _TRAINER,
             Level.WARN,
-            f"nobody learns from corrections; {waiting} wait",
-            "start the backend with --trainer, or `calico trainer` beside it; if one was "
-            "started, its log says why it ended",
+            f"no trainer runs, so nothing is learned; {waiting} corrections wait",
+            "start the backend with --trainer, or run `calico trainer` beside it; if a trainer "
+            "was started, its log says why it ended",
         )
     return CheckResult(_TRAINER, Level.OK, f"{', '.join(owners)}; {waiting} corrections wait")
 
@@ -202,34 +226,39 @@ def _doubts(project: dict[str, Any]) -> Iterator[CheckResult]:
     number, held_back = project["project"], project.get("held_back", 0)
     if held_back:
         found = (
-            f"{held_back} annotations are missing in Label Studio, or older there; they count as "
-            "before"
+            f"{held_back} annotations are missing in Label Studio, or older there; until this is "
+            "confirmed they count as before"
         )
-        fix = "that is looked at again and believed after ten minutes"
+        fix = "nothing: the backend looks again and accepts it after ten minutes"
         if project["needs_word"]:
-            found += ": too many at once to be believed"
+            found += ". They are too many at once: the backend waits for your word"
             fix = (
-                "restore Label Studio's data; or, if they are meant to be gone: calico corrections "
+                "restore Label Studio's data; or, if you deleted them: calico corrections "
                 f"--project {number} --reconcile --accept-deletions"
             )
         yield CheckResult(f"project {number}: held back", Level.WARN, found, fix)
     if ahead := project.get("stamped_ahead", 0):
-        found = f"{ahead} annotations are stamped in the future; the order of receipt counts"
-        yield CheckResult(f"project {number}: clock", Level.WARN, found, "set Label Studio's clock")
+        found = f"{ahead} annotations have a time in the future; their order of receipt counts"
+        yield CheckResult(
+            f"project {number}: clock",
+            Level.WARN,
+            found,
+            "correct the clock of Label Studio's machine",
+        )
 
 
 def _last_run(project: dict[str, Any]) -> CheckResult:
     check, run = f"project {project['project']}: training", project["run"]
-    state, version = run["state"], project["version"] or "the base"
+    state, version = run["state"], project["version"] or "the shipped model"
     if state in (RunState.FAILED, RunState.ABANDONED):
         return CheckResult(
             check,
             Level.WARN,
             f"the last one {state}: {run['error']}",
-            "it is tried again by itself; the log has the details",
+            "nothing: the trainer tries again; its log has the details",
         )
     if state == RunState.REJECTED:
-        found = f"{run['version']} was rejected ({run['reason']}); {version} serves"
+        found = f"the quality check rejected {run['version']} ({run['reason']}); {version} serves"
         return CheckResult(check, Level.OK, found)
     if state == RunState.RUNNING:
         return CheckResult(check, Level.OK, f"{run['stage']}, {run['progress']:.0%}")
@@ -269,7 +298,7 @@ def _private_addresses(ends: Ends) -> Iterator[CheckResult]:
         ("SSRF_PROTECTION_ENABLED", refused.corrections, "sends no corrections"),
     ):
         if is_refused:
-            found = f"Label Studio {effect}: {ends.backend_url} is a private address to it"
+            found = f"Label Studio {effect}, because {ends.backend_url} is a private address"
             yield CheckResult(
                 setting, Level.FAIL, found, f"start Label Studio with {setting}=false"
             )
@@ -291,7 +320,7 @@ def _projects(ends: Ends, project_id: int | None) -> tuple[LabelStudioProject, .
 
 
 def _project(
-    ends: Ends, fetcher: MediaFetcher, project: LabelStudioProject
+    ends: Ends, settings: Settings, fetcher: MediaFetcher, project: LabelStudioProject
 ) -> Iterator[CheckResult]:
     name = f"project {project.id}"
     yield _registration(ends, project.id, name)
@@ -307,64 +336,105 @@ def _project(
         )
         return
     yield CheckResult(f"{name}: labeling", Level.OK, f"{schema.layout.value}, {_names(schema)}")
-    yield _images(ends, fetcher, project.id, schema)
+    yield _images(ends, settings, fetcher, project.id, schema)
 
 
 def _registration(ends: Ends, project_id: int, name: str) -> CheckResult:
     check, connect = f"{name}: backend", f"calico connect --project {project_id}"
     backends = ends.client.ml_backends(project_id)
     ours = next((b for b in backends if b.url.rstrip("/") == ends.backend_url), None)
+    alike = [backend for backend in backends if backend.title.casefold().startswith("calico")]
+    if ours is None and alike:
+        found = f"{alike[0].url} is registered; this shell knows the backend as {ends.backend_url}"
+        fix = f"if both are the same backend, give --backend-url {alike[0].url}; else {connect}"
+        return CheckResult(check, Level.WARN, found, fix)
     if ours is None:
         return CheckResult(check, Level.FAIL, f"{ends.backend_url} is not registered", connect)
     if ours.state == "DI":
         found = f"Label Studio gets no answer from {ends.backend_url}/health within a second"
         return CheckResult(
-            check, Level.FAIL, found, "give an address Label Studio reaches; " + connect
+            check,
+            Level.FAIL,
+            found,
+            f"find an address that Label Studio reaches; {connect} --backend-url URL",
         )
     if ours.state == "ER":
         found = "Label Studio got an error from /setup"
-        return CheckResult(check, Level.FAIL, found, f"the backend's log says why; {connect}")
+        return CheckResult(
+            check, Level.FAIL, found, f"read the reason in the backend's log, then {connect}"
+        )
     if backends[0].id != ours.id:
-        found = f"Label Studio asks {backends[0].url} first"
-        return CheckResult(check, Level.WARN, found, "remove it under Settings > Model")
+        found = f"Label Studio asks {backends[0].url} and not this backend"
+        return CheckResult(check, Level.WARN, found, "remove the other one under Settings > Model")
     if not ours.is_interactive:
-        return CheckResult(check, Level.WARN, "clicks get no answer: not interactive", connect)
+        return CheckResult(
+            check,
+            Level.WARN,
+            "clicks get no answer: the backend is not registered as interactive",
+            connect,
+        )
     return CheckResult(check, Level.OK, "Label Studio reaches it")
 
 
 def _webhook(ends: Ends, project_id: int, name: str) -> CheckResult:
     check, connect = f"{name}: webhook", f"calico connect --project {project_id}"
-    hooks = [hook for hook in ends.client.webhooks(project_id) if hook.url == ends.webhook_url]
+    every = ends.client.webhooks(project_id)
+    hooks = [hook for hook in every if hook.url == ends.webhook_url]
+    others = [hook.url for hook in every if hook.url.endswith("/webhook")]
+    if not hooks and others:
+        found = f"corrections are sent to {others[0]}; this shell knows {ends.webhook_url}"
+        address = others[0].removesuffix("/webhook")
+        fix = f"if both are the same backend, give --backend-url {address}; else {connect}"
+        return CheckResult(check, Level.WARN, found, fix)
     if not hooks:
-        return CheckResult(check, Level.FAIL, "corrections are not sent: there is none", connect)
+        found = "corrections are not sent: there is no webhook"
+        return CheckResult(check, Level.FAIL, found, connect)
     if not any(is_complete(hook, ends) for hook in hooks):
         if ends.credentials is None and any(hook.headers for hook in hooks):
-            found = "has credentials, which this shell does not know: not checked"
+            found = "not checked: it sends a user and password, and this shell has none"
             return CheckResult(check, Level.WARN, found, _GIVE_CREDENTIALS)
-        found = "corrections do not arrive: switched off, incomplete or without credentials"
+        found = "corrections do not arrive: it is switched off, incomplete or without credentials"
         return CheckResult(check, Level.FAIL, found, connect)
     if len(hooks) > 1:
-        return CheckResult(check, Level.WARN, f"{len(hooks)} at the same address", connect)
+        return CheckResult(
+            check, Level.WARN, f"there are {len(hooks)} at the same address", connect
+        )
     return CheckResult(check, Level.OK, "corrections are sent with the right password")
 
 
-def _images(ends: Ends, fetcher: MediaFetcher, project_id: int, schema: LabelSchema) -> CheckResult:
+def _unknown_here(settings: Settings, error: BackendError, task: Task) -> str | None:
+    """Returns the variable that may let the backend fetch an image which is refused here."""
+    if isinstance(error, ForbiddenAddressError) and not settings.image_hosts:
+        return "CALICO_IMAGE_HOSTS"
+    is_local = any("/data/local-files" in url for url in task.image_urls)
+    return "CALICO_LOCAL_FILES_ROOT" if is_local and settings.local_files_root is None else None
+
+
+def _images(
+    ends: Ends, settings: Settings, fetcher: MediaFetcher, project_id: int, schema: LabelSchema
+) -> CheckResult:
     check = f"project {project_id}: images"
     tasks = list(islice(ends.client.tasks(project_id, schema), _TASKS_LOOKED_AT))
     if not tasks:
-        return CheckResult(check, Level.WARN, "no tasks yet", "import some")
+        return CheckResult(check, Level.WARN, "there are no tasks yet", "import tasks")
     for task in tasks:
         try:
             fetcher.fetch_group(task)
         except BackendError as error:
+            if unknown := _unknown_here(settings, error, task):
+                found = f"not checked: {error}; the backend may have a {unknown}"
+                fix = f"set {unknown} in this shell, with the value of the backend"
+                return CheckResult(check, Level.WARN, found, fix)
             return CheckResult(
                 check,
                 Level.FAIL,
                 str(error),
                 "the backend must be able to fetch it: CALICO_IMAGE_HOSTS lists hosts besides "
-                "Label Studio, local files need a storage of the project",
+                "Label Studio, and local files need a storage of the project",
             )
-    return CheckResult(check, Level.OK, f"those of the first {len(tasks)} tasks can be fetched")
+    return CheckResult(
+        check, Level.OK, f"the images of the first {len(tasks)} tasks can be fetched"
+    )
 
 
 def _names(schema: LabelSchema) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from backend.cli.connect import (
     BackendUrlOption,
@@ -23,6 +23,7 @@ from backend.cli.connect import (
     UserOption,
 )
 from backend.cli.diagnosis import CheckResult, Level, examine
+from backend.cli.tables import print_fitted, wrapped
 from backend.settings import Settings, load_settings
 from calico_model.loading.precision import Precision
 from calico_model.types import MAX_GROUP_SIZE
@@ -30,6 +31,7 @@ from calico_model.types import MAX_GROUP_SIZE
 if TYPE_CHECKING:
     from calico_model.config import CalicoConfig
 
+_INDENT = " " * 6
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
 
@@ -42,7 +44,9 @@ def doctor(
     backend_url: BackendUrlOption = None,
     user: UserOption = None,
     password: PasswordOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON, no table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON instead.")
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(help="Plan a model's memory instead: 7b, or a folder.", metavar="7b|DIR"),
@@ -51,10 +55,12 @@ def doctor(
         float | None, typer.Option(help="Plan for a GPU of this size instead of this machine.")
     ] = None,
     precision: Annotated[
-        Precision | None, typer.Option(help="Plan for this one; the best that fits if not given.")
+        Precision | None,
+        typer.Option(help="Plan for this number format; the best that fits if not given."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]")
+        str | None,
+        typer.Option(help="Device of the model: cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]"),
     ] = None,
     images: Annotated[
         int, typer.Option(help="Images of the largest group.", min=1, max=MAX_GROUP_SIZE)
@@ -62,11 +68,16 @@ def doctor(
 ) -> None:
     """Check a live set-up and say what to fix. Run it where the backend runs.
 
-    Ends with status 1 if something does not work.
+    Set the same variables as for `calico serve`. What this shell cannot know is reported as not
+    checked. The exit status is 1 if something does not work.
 
-    With --model: the model's parameters, the memory each precision takes, and where its
-    parts would go on this machine or on a GPU of --gpu-gb. Loads nothing. Ends with
-    status 2 if the model does not fit.
+    Example: calico doctor --project 7
+
+    With --model it plans memory instead and loads nothing. It shows the parameters of the model,
+    the memory that each precision takes, and where its parts would go on this machine or on a GPU
+    of --gpu-gb. The exit status is 2 if the model does not fit.
+
+    Example: calico doctor --model 7b --gpu-gb 24
     """
     settings = load_settings(
         device=device,
@@ -84,7 +95,7 @@ def doctor(
         report = {"ok": not has_failed, "findings": findings}
         typer.echo(msgspec.json.encode(report).decode())
     else:
-        Console().print(_table(findings))
+        _show(findings)
     raise typer.Exit(1 if has_failed else 0)
 
 
@@ -98,17 +109,18 @@ def _plan(
     from calico_model.predictor import check_device
 
     config = _config(model)
-    console = Console()
-    console.print(memory_tables.parameter_rows(config))
-    console.print(memory_tables.precision_rows(config, images))
-    console.print(memory_tables.card_rows(config, images))
+    print_fitted(
+        memory_tables.parameter_rows(config),
+        memory_tables.precision_rows(config, images),
+        memory_tables.card_rows(config, images),
+    )
     if gpu_gb is None:
         check_device(settings.device)
         device, available = settings.device, usable_bytes(settings.device)
     else:
         device, available = "cuda", card_bytes(gpu_gb)
     plan = choose_placement(config, device, available, precision=precision, images=images)
-    console.print(memory_tables.plan_table(plan))
+    print_fitted(memory_tables.plan_table(plan))
     outcome = {
         "model": config.name,
         "device": device,
@@ -129,9 +141,14 @@ def _config(model: str) -> CalicoConfig:
     return full() if model == "7b" else folder_config(Path(model))
 
 
-def _table(findings: list[CheckResult]) -> Table:
-    table = Table("", "check", "found", "what to do", show_lines=False)
+def _show(findings: list[CheckResult]) -> None:
+    """Prints what each check found, and below it what to do; no name is ever broken or cut."""
+    console = Console(markup=False, highlight=False)
     for finding in findings:
-        level = f"[{_COLOURS[finding.level]}]{finding.level.value}[/]"
-        table.add_row(level, finding.check, finding.found, finding.fix)
-    return table
+        level = finding.level.value.ljust(len(_INDENT))
+        lines = wrapped(f"{level}{finding.check}: {finding.found}", console.width, _INDENT)
+        if finding.fix:
+            lines += wrapped(f"{_INDENT}To do: {finding.fix}", console.width, _INDENT)
+        text = Text("\n".join(lines))
+        text.stylize(_COLOURS[finding.level], 0, len(_INDENT))
+        console.print(text, soft_wrap=True)

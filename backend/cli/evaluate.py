@@ -11,7 +11,6 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from backend.cli import load as load_command
 from backend.cli.labeled_data import (
@@ -24,6 +23,7 @@ from backend.cli.labeled_data import (
 )
 from backend.cli.options import DeviceOption, WeightsOption, is_given, load_weights, refuse_options
 from backend.cli.progress import peak_rss_mib, progress_bar
+from backend.cli.tables import print_fitted
 from calico_model.data.groups import GroupSet
 from calico_model.data.opening import DrawnGroups, drawn_taxonomy, open_groups, read_taxonomy
 from calico_model.data.synthetic import SceneSplit
@@ -34,8 +34,6 @@ from calico_model.evaluation.page import page
 from calico_model.evaluation.saved import PredictionFile, SavedPredictions
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
 from calico_model.vocabulary import Vocabulary
-
-_PAGE_COLUMNS = 140
 
 
 class Compat(StrEnum):
@@ -55,7 +53,7 @@ def evaluate(
         typer.Option(
             "--data",
             "--dataset",
-            help="Labeled groups: of calico synth, or a mixed_parts_*.json.",
+            help="Labeled groups: a folder of calico synth, or a mixed_parts_*.json.",
             metavar="PATH",
         ),
     ] = None,
@@ -66,13 +64,14 @@ def evaluate(
         bool, typer.Option("--skip-broken", help="With MixedParts: leave out broken records.")
     ] = False,
     split: Annotated[
-        SceneSplit, typer.Option("--split", help="Without --data: which groups to draw.")
+        SceneSplit, typer.Option("--split", help="Without --data: kind of groups to draw.")
     ] = SceneSplit.SEEN,
     groups: Annotated[
         int, typer.Option("--groups", min=1, help="Without --data: how many to draw.")
     ] = 300,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Without --data: same seed, same groups.")
+        int,
+        typer.Option("--seed", min=0, help="Without --data: the same seed draws the same groups."),
     ] = 0,
     group_size: Annotated[
         str,
@@ -86,7 +85,9 @@ def evaluate(
     ] = None,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", help="Fail unless this holds; repeatable.", metavar="METRIC>=X"),
+        typer.Option(
+            "--require", help="Fail unless this is true; may be repeated.", metavar="METRIC>=X"
+        ),
     ] = None,
     compat: Annotated[
         Compat | None,
@@ -94,16 +95,16 @@ def evaluate(
     ] = None,
     forced: Annotated[
         bool,
-        typer.Option(
-            "--forced", help="Also segment teacher-forced with the true answers, as Partonomy."
-        ),
+        typer.Option("--forced", help="Also draw masks for the true answers, as Partonomy does."),
     ] = False,
     choices: Annotated[
         bool, typer.Option("--choices", help="Also ask five-choice questions, by likelihood.")
     ] = False,
     consistency: Annotated[
         int,
-        typer.Option("--consistency", min=0, help="Also ask N groups in other words and order."),
+        typer.Option(
+            "--consistency", min=0, help="Also ask N groups in other words and in another order."
+        ),
     ] = 0,
     vocabulary: Annotated[
         Path | None,
@@ -115,50 +116,51 @@ def evaluate(
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option("--predictions", help="Score a written file; no model.", metavar="FILE"),
+        typer.Option(
+            "--predictions", help="Score a file of predictions, without a model.", metavar="FILE"
+        ),
     ] = None,
     interactive: Annotated[
         bool,
-        typer.Option("--interactive", help="Measure help while annotating instead."),
+        typer.Option("--interactive", help="Measure the help while annotating instead."),
     ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", help="With --interactive: only this figure; repeatable.", metavar="KEY"
+            "--only", help="With --interactive: only this figure; may be repeated.", metavar="KEY"
         ),
     ] = None,
 ) -> None:
     """Measure the model on labeled groups: masks, names, and common against unique.
 
-    Every metric is given twice and in percent. Strict counts what is missing
-    and what is too much. Compat counts as the code behind the published tables
-    does, which forgives both: use it to compare with papers, and strict to
-    decide. The interval is a 95 % bootstrap over groups. What each figure
-    means: docs/evaluation.md.
+    Every metric is given twice and in percent. Strict metrics count what is missing and what is
+    too much; decide by them. Compat metrics count like the code behind the published tables, which
+    forgives both; compare papers by them. The interval is a 95 % bootstrap over groups.
+    docs/evaluation.md explains each figure.
 
     Draw new groups and measure the shipped model:
     calico evaluate --split seen --groups 300
 
-    Groups of three to eight images, reported by size:
+    Measure groups of three to eight images, and report by size:
     calico evaluate --groups 300 --group-size 3-8 --out report
 
-    Measure on files; keep the report, charts and the worst groups as pictures:
+    Measure on your files, and keep the report, the charts and pictures of the worst groups:
     calico evaluate --data DIR --out report
 
-    Part questions as the Partonomy benchmark asks them, five choices included:
+    Ask about parts as the Partonomy benchmark does, with questions of five choices:
     calico evaluate --compat partonomy --choices
 
-    Gate a pipeline; exit status 1 if a requirement is not met, 2 if it is none:
+    Check requirements in a pipeline. The exit status is 1 if a requirement is not met, and 2 if it
+    cannot be read:
     calico evaluate --require "compat.mIoU>=52" --require "annotator.NoC@90<=3"
 
-    Measure clicks, names, exemplars and memory with simulated annotators, on
-    drawn groups (60 of each kind unless --groups says so), or clicks and
-    exemplars on your own:
+    Measure the help while annotating with simulated annotators, on drawn groups (60 of each kind
+    without --groups) or on your own:
     calico evaluate --interactive
     calico evaluate --interactive --coco annotations.json --images DIR
 
-    The last line of the output is JSON: compat and strict means of the three
-    subtasks, and the number of groups; with --interactive, its figures.
+    The last line of the output is JSON: compat and strict means of the three subtasks, and the
+    number of groups. With --interactive it holds the figures of the help.
     """
     if interactive:
         given = {name for name in context.params if is_given(context, name)}
@@ -202,15 +204,12 @@ def evaluate(
         outcome = protocol.evaluate(predictor, labeled, extras=extras, on_group=advance_to)
     if isinstance(model, SavedPredictions) and model.unasked:
         typer.echo(f"calico evaluate: {model.unasked} predictions are of other groups", err=True)
-    # A file or pipe has no width, and a table that wraps cannot be read.
-    console = Console()
-    console.width = max(console.width, _PAGE_COLUMNS)
-    console.print(page(outcome, first=first))
+    print_fitted(page(outcome, first=first))
     if out is not None:
         run |= {"weights": str(predictions or weights or "calico-tiny"), "first_mode": first}
         efficiency = {"load_s": round(load_s, 3)} | predictor.efficiency()
         report.write_report(outcome, out, run=run, efficiency=efficiency)
-        console.print(f"report.json, charts and the worst groups are in {out}.")
+        typer.echo(f"report.json, charts and the worst groups are in {out}.")
     unmet = gate.failures(outcome, requirements, mode=mode)
     for message in unmet:
         typer.secho(f"calico evaluate: {message}", fg=typer.colors.RED, err=True)

@@ -40,6 +40,7 @@ from backend.cli.sources import (
     select,
     still_needed,
 )
+from backend.cli.tables import print_fitted
 from backend.errors import FetchError
 
 _GIGABYTE = 1e9
@@ -84,32 +85,41 @@ def fetch(
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="DIR", help="Where files go; calico-7b in this folder."),
+        typer.Option("--to", metavar="DIR", help="Folder of the files; ./calico-7b if not given."),
     ] = None,
     carried: Annotated[
         Path | None,
-        typer.Option("--from", metavar="DIR", help="Take files from here, without any network."),
+        typer.Option(
+            "--from", metavar="DIR", help="Copy files from this folder, without a network."
+        ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Accept sizes and licences unasked.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Accept sizes and licences without a question.")
+    ] = False,
 ) -> None:
-    """Download the released weights of a 7B model: exactly the files that are needed.
+    """Download the released weights of a 7B model, and only the files that are needed.
 
-    Sizes, licences and free disk space are shown first. The same command resumes a
-    download that was interrupted. HF_TOKEN opens repositories whose owners require it.
+    It first shows sizes, licences and free disk space. The same command continues a download that
+    was interrupted. Some repositories need a token of their owner: set HF_TOKEN.
 
-    Without internet: run this command on a machine that has it, copy the folder here, and
-    run the command again with --from; the cache of the hub's own client works as well.
+    Examples:
+    calico fetch --preset 7b --to weights
+    calico fetch --preset 7b --to weights --from DIR
 
-    Afterwards `calico doctor --model DIR` shows the memory that the model needs, and
-    `calico predict --weights DIR` uses it. The last line of the output is JSON: folder,
-    files, bytes, arrived_bytes.
+    Without internet: run the command on a machine that has it, copy the folder to this one, and
+    run the command again here with --from. The cache of the hub's own client works as well.
+
+    Afterwards, `calico doctor --model DIR` shows the memory that the model needs, and `calico
+    predict --weights DIR` uses the model.
+
+    The last line of the output is JSON: folder, files, bytes, arrived_bytes.
     """
     what, sources = _choice(preset, release)
     folder = to or Path("calico-7b")
     origin: RepositoryReader = Hub() if carried is None else Carried(carried)
     wanted = tuple(_wanted(origin, sources))
     there = _there(folder, wanted)
-    Console().print(_table(wanted, there))
+    print_fitted(_table(wanted, there))
     missing = sum(
         file.nbytes for w in wanted for file in w.files if _path(folder, w, file) not in there
     )
@@ -216,8 +226,8 @@ def _agree(yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise FetchError("nobody to ask: add --yes to accept sizes and licences")
-    typer.confirm("Fetch these under their licences?", abort=True, err=True)
+        raise FetchError("no terminal to ask on: add --yes to accept sizes and licences")
+    typer.confirm("Download these files under their licences?", abort=True, err=True)
 
 
 def _bring(

@@ -218,7 +218,7 @@ def _explained(where: str) -> Iterator[None]:
     except GatedRepoError as error:
         page = f"{constants.ENDPOINT}/{'/'.join(where.split('/')[:2])}"
         raise FetchError(
-            f"{where}: its owners let only those in who accept their terms: accept them at {page}, "
+            f"{where}: its owners ask you to accept their terms: accept them at {page}, "
             "then set HF_TOKEN or run `hf auth login`"
         ) from error
     except RepositoryNotFoundError as error:
@@ -234,8 +234,8 @@ def _explained(where: str) -> Iterator[None]:
         raise FetchError(f"{where}: the hub answered {status}{denied}") from error
     except HTTPError as error:
         raise FetchError(
-            f"{where}: the hub cannot be reached ({type(error).__name__}). What has arrived is "
-            "kept: run the same command again, or carry the files here and use --from"
+            f"{where}: the hub cannot be reached ({type(error).__name__}). Complete files are "
+            "kept: run the same command again, or copy the files here and use --from"
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:

@@ -29,7 +29,9 @@ ImagesOption = Annotated[
 ]
 SidesOption = Annotated[
     bool,
-    typer.Option("--merge-sides/--keep-sides", help="With --coco: left and right are one part."),
+    typer.Option(
+        "--merge-sides/--keep-sides", help="With --coco: count left and right as one part."
+    ),
 ]
 _SIZES = re.compile(r"([1-8])(?:-([1-8]))?")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.console import Console
 from rich.table import Table
 
+from backend.cli.tables import print_fitted
 from calico_model.config import CalicoConfig
 from calico_model.errors import InsufficientMemoryError
 from calico_model.loading.fitting import card_bytes, choose_placement
@@ -25,7 +25,7 @@ _CARDS_GB = (12, 24, 80)
 
 def show_plan(plan: MemoryPlan) -> None:
     """Prints what will be held where on stderr; stdout belongs to results."""
-    Console(stderr=True).print(plan_table(plan))
+    print_fitted(plan_table(plan), to_stderr=True)
 
 
 def parameter_rows(config: CalicoConfig) -> Table:

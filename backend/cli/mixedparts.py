@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.labeled_data import read_group_size
 from backend.cli.progress import progress_bar
+from backend.cli.tables import print_fitted
 from calico_model.data.mixedparts.building import (
     REPORT_FILE,
     BuildOptions,
@@ -33,7 +33,7 @@ _SHOWN_PROBLEMS = 20
 _DEFAULTS = BuildOptions({SourceSplit.TRAIN: 24_000})
 
 _Skip = Annotated[
-    bool, typer.Option("--skip-broken", help="List what is broken and go on without it.")
+    bool, typer.Option("--skip-broken", help="List broken items and continue without them.")
 ]
 
 
@@ -72,29 +72,30 @@ def build_mixedparts(
     min_part_share: Annotated[
         float, typer.Option(help="Smallest part, as a share of its image.")
     ] = _DEFAULTS.min_part_share,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same records.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="The same seed makes the same records.")
+    ] = 0,
     skip_broken: _Skip = False,
     allow_short: Annotated[
-        bool, typer.Option("--allow-short", help="Fewer questions than asked for are fine.")
+        bool, typer.Option("--allow-short", help="Accept fewer questions than asked for.")
     ] = False,
 ) -> None:
     """Make records of common objects, common parts and unique parts from part data sets.
 
-    Give at least one source, in the layout its authors publish it. Images are
-    grouped within a source and a split; questions are balanced over sources,
-    subtasks and classes. The result has the layout of the MixedParts release
-    and links to the sources:
+    Give at least one source, in the layout that its authors publish. Images are grouped within a
+    source and a split. Questions are balanced over sources, subtasks and classes. The result has
+    the layout of the MixedParts release and links to the sources.
 
-    calico mixedparts build --paco paco --coco coco_2017
-    --partimagenet PartImageNet --ade ADE20KPart234 --out mixedparts
-
+    Examples:
+    calico mixedparts build --paco paco --coco coco_2017 --partimagenet PartImageNet
+    --ade ADE20KPart234 --out mixedparts
     calico evaluate --data mixedparts/Part_Segm/mixed_parts_test.json
 
-    ADE20K-Part-234 has no test split: test is drawn from val, as in the release.
-    Groups of more than two images are our extension: `--group-size 2-4`.
+    ADE20K-Part-234 has no test split: its test records come from val, as in the release. Groups of
+    more than two images are our extension: `--group-size 2-4`.
 
-    Sources that do not have as many questions as asked for give what they have:
-    the records are written, and exit status 1 says so unless --allow-short.
+    If the sources have fewer questions than you ask for, the records are written all the same, and
+    the exit status is 1 unless you give --allow-short.
 
     The last line of the output is JSON: records, images and questions, by split.
     """
@@ -113,12 +114,11 @@ def build_mixedparts(
     with progress_bar("Making records", train + val + test) as advance_to:
         report = build(folders, out, plan, options, advance_to)
     seconds = time.perf_counter() - started
-    console = Console()
-    console.print(_table(report))
-    _print_problems(console, report.skipped[:_SHOWN_PROBLEMS], len(report.skipped))
+    print_fitted(_table(report))
+    _print_problems(report.skipped[:_SHOWN_PROBLEMS], len(report.skipped))
     if len(report.skipped) > _SHOWN_PROBLEMS:
-        console.print(f"{REPORT_FILE} lists them all.")
-    console.print(f"{report.records.total()} records are in {out / 'Part_Segm'}.")
+        typer.echo(f"{REPORT_FILE} lists them all.")
+    typer.echo(f"{report.records.total()} records are in {out / 'Part_Segm'}.")
     outcome = {
         "records": dict(report.records),
         "images": dict(report.images),
@@ -143,10 +143,12 @@ def check_mixedparts(
 ) -> None:
     """Check records, references, images and masks of a MixedParts set, released or built.
 
-    Every reference is followed and every group is read once, so this takes as
-    long as one pass of training data. It stops at what is broken and names file,
-    record and key; with --skip-broken it lists all that is. Exit status 2 if
-    anything is broken, and 1 if that was skipped.
+    It follows every reference and reads every group once, so it takes as long as one pass of
+    training data. It stops at the first broken item and names its file, record and key. With
+    --skip-broken it lists all broken items. The exit status is 2 if anything is broken, and 1 if
+    that was skipped.
+
+    Example: calico mixedparts check mixedparts/Part_Segm/mixed_parts_test.json
 
     The last line of the output is JSON: groups, questions and skipped.
     """
@@ -160,9 +162,8 @@ def check_mixedparts(
         for index, labeled in enumerate(groups):
             counts.update({str(part.kind) for part in labeled.parts})
             advance_to(index + 1)
-    console = Console()
-    _print_problems(console, groups.skipped, len(groups.skipped))
-    console.print(f"{len(groups)} groups of {records} can be read.")
+    _print_problems(groups.skipped, len(groups.skipped))
+    typer.echo(f"{len(groups)} groups of {records} can be read.")
     outcome = {"groups": len(groups), "questions": dict(counts), "skipped": len(groups.skipped)}
     typer.echo(json.dumps(outcome))
     if groups.skipped:
@@ -217,11 +218,11 @@ def _table(report: BuildReport) -> Table:
     return table
 
 
-def _print_problems(console: Console, problems: Sequence[str], count: int) -> None:
+def _print_problems(problems: Sequence[str], count: int) -> None:
     if count:
-        console.print(f"{count} broken items were skipped:")
+        typer.echo(f"{count} broken items were skipped:")
     for message in problems:
-        console.print(f"  {message}", markup=False, highlight=False, soft_wrap=True)
+        typer.echo(f"  {message}")
 
 
 def _by_split(questions: Counter[Cell]) -> dict[str, dict[str, int]]:

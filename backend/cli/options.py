@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 WeightsOption = Annotated[
     Path | None,
-    typer.Option("--weights", help="Checkpoint; calico-tiny if not given.", metavar="DIR"),
+    typer.Option(
+        "--weights", help="Model folder; the shipped calico-tiny if not given.", metavar="DIR"
+    ),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="Device of the model: cpu, cuda or cuda:N.")
+]
 DataDirOption = Annotated[
     Path | None,
     typer.Option(
@@ -66,7 +70,9 @@ def guest_store(settings: Settings) -> Iterator[Store]:
 
     database = settings.data_dir / "calico.sqlite3"
     if settings.database_url is None and not database.is_file():
-        raise SettingsError(f"--data-dir: no database {database}; has `calico serve` run here?")
+        raise SettingsError(
+            f"--data-dir: no database {database}; give the folder that `calico serve` uses"
+        )
     store = open_store(settings.store_url, is_guest=True, commit_timeout_s=30)
     try:
         yield store

@@ -49,12 +49,16 @@ def add_photo_trunk(
     ] = 384,
     seed: SeedOption = 37,
 ) -> None:
-    """Put a frozen network of photographs under a trained model.
+    """Add a frozen network that has seen photographs to a trained model.
 
-    What learns from corrections then reads that network, so a handful of corrected photographs is
-    enough. The dense head of the new model has not learned anything yet: every project begins it.
-    A line is drawn between drawn scenes, which the language model knows, and the photographs given
-    here, of which it would only say what is wrong.
+    Projects then learn from the maps of that network, so a few corrected photographs are enough.
+    The dense head of the new model has learned nothing yet: every project starts it anew.
+
+    The command also fits a line between drawn scenes, which the language model knows, and the
+    given photographs, which it does not know. On the far side of that line the language model is
+    not asked.
+
+    Example: calico add-photo-trunk --photos DIR --out model
 
     The last line of stdout is JSON: model, known and unknown (percent of the images of either kind
     that are on their side of the line), seconds.
@@ -114,11 +118,13 @@ def train_photo_refiner(
     steps: StepsOption = _DEFAULT.steps,
     seed: SeedOption = _DEFAULT.seed,
 ) -> None:
-    """Teach a model to outline what is pointed at in photographs.
+    """Teach a model to answer clicks and boxes on photographs.
 
-    Simulated annotators click, box and correct masks of labeled photographs and of drawn scenes; a
-    small network on the photo trunk's maps of each place learns to answer them. Everything else
-    stays as it is. OUT/model is then a copy of the model folder that has it.
+    Simulated annotators click, box and correct masks of labeled photographs and of drawn scenes. A
+    small network learns to answer them from the maps of the photo trunk. Everything else stays as
+    it is. OUT/model is a copy of the model folder with that network.
+
+    Example: calico train-photo-refiner --coco annotations.json --out run
 
     The last line of stdout is JSON: model, finished, seconds.
     """

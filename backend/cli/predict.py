@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.options import DeviceOption, WeightsOption, load_weights
 from backend.cli.prediction_files import write_prediction
 from backend.cli.progress import peak_rss_mib, progress_bar
+from backend.cli.tables import print_fitted
 from calico_model.errors import InvalidConfigError, InvalidImageError
 from calico_model.loading.precision import Precision
 from calico_model.picture import read_rgb
@@ -31,7 +31,9 @@ def predict(
     device: DeviceOption = "cpu",
     precision: Annotated[
         Precision | None,
-        typer.Option("--precision", help="Of the weights; the best that fits if not given."),
+        typer.Option(
+            "--precision", help="Number format of the weights; the best that fits if not given."
+        ),
     ] = None,
     repeat_json: Annotated[
         bool,
@@ -43,18 +45,21 @@ def predict(
 ) -> None:
     """Find the common objects, common parts and unique parts of a group of images.
 
-    Needs no Label Studio: pictures in, pictures and JSON out. In DIR you find
+    It works without Label Studio and writes these files into DIR:
 
-    - sheet.png: all images side by side, the same part in the same colour
-    - one NAME_overlay.png per image
-    - prediction.json: every region with name, kind, score and mask
-    - coco.json: the same as a COCO data set
+    - sheet.png: all images side by side, with the same part in the same colour.
+    - NAME_overlay.png: one picture per image.
+    - prediction.json: every region with its name, kind, score and mask.
+    - coco.json: the same as a COCO data set.
 
-    PNG, JPEG, WEBP, BMP, GIF and TIFF are read, upright as a camera meant them,
-    up to 40 megapixels and 16384 px a side.
+    Example: calico predict A.png B.png --out result
 
-    The last line of the output is JSON: images, regions, load_s (weights),
-    first_s (cold), warm_s (second prediction, if asked for), peak_rss_mib.
+    It reads PNG, JPEG, WEBP, BMP, GIF and TIFF, turns them upright, and takes up to 40 megapixels
+    and 16384 px a side.
+
+    The last line of the output is JSON: images, regions, load_s (seconds to load the weights),
+    first_s (seconds of the first prediction), warm_s (of the second one, with --repeat-json) and
+    peak_rss_mib.
     """
     group = read_group(images)
     if out.exists() and not out.is_dir():
@@ -114,9 +119,8 @@ def _show(files: Sequence[Path], prediction: GroupPrediction, out: Path) -> None
             f"{part.score:.2f}",
             f"{part.mask.mean():.1%}",
         )
-    console = Console()
     if prediction.parts:
-        console.print(table)
+        print_fitted(table)
     else:
-        console.print(f"{prediction.version} found nothing to name in this group.")
-    console.print(f"Pictures and JSON are in {out}; look at {out / 'sheet.png'} first.")
+        typer.echo(f"{prediction.version} found nothing to name in this group.")
+    typer.echo(f"Pictures and JSON are in {out}; look at {out / 'sheet.png'} first.")

@@ -12,9 +12,12 @@ import typer
 from backend._wsgi import run_server
 from backend.cli.options import DataDirOption
 from backend.errors import SettingsError
+from backend.served_model import SHIPPED_WEIGHTS
+from backend.serving.logs import LogFormat
 from backend.settings import Settings, load_settings, misspelt_variables
 from calico_model.loading.precision import Precision
 
+_WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
 _LARGE_BYTES = 2**30  # smaller weights fit wherever Python does
 
 
@@ -32,16 +35,24 @@ def serve(
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]")
+        str | None,
+        typer.Option(
+            "--device", help="Device of the model: cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]"
+        ),
     ] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option("--precision", help="Of the weights. [CALICO_PRECISION, the best that fits]"),
+        typer.Option(
+            "--precision",
+            help="Number format of the weights. [CALICO_PRECISION, the best that fits]",
+        ),
     ] = None,
     data_dir: DataDirOption = None,
     label_studio_url: Annotated[
         str | None,
-        typer.Option("--label-studio-url", metavar="URL", help="[LABEL_STUDIO_URL]"),
+        typer.Option(
+            "--label-studio-url", metavar="URL", help="Address of Label Studio. [LABEL_STUDIO_URL]"
+        ),
     ] = None,
     trainer: Annotated[
         bool | None,
@@ -55,16 +66,31 @@ def serve(
         typer.Option("--allow-open-bind", help="Serve other machines without credentials."),
     ] = False,
     log_level: Annotated[
-        str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")
+        str | None,
+        typer.Option("--log-level", help="Lowest logged level: DEBUG, INFO, WARNING or ERROR."),
+    ] = None,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(
+            "--log-format",
+            help="How log lines look; auto: text on a terminal, else json. [CALICO_LOG_FORMAT]",
+        ),
     ] = None,
 ) -> None:
-    """Run the ML backend until it is stopped.
+    """Run the ML backend until Ctrl-C or SIGTERM.
 
-    It learns from corrections in a process beside it; with --no-trainer, `calico trainer` does so
-    elsewhere, on the same database and data folder.
+    It says "ready at URL" and the next step when the model is loaded. On a terminal the log is
+    plain text; in a file or a pipe every line is JSON.
 
-    For large weights, prints first how much memory goes where, and refuses what does not fit.
-    Secrets and everything else are environment variables; docs/settings.md lists them.
+    A second process beside it learns from corrections. With --no-trainer nothing is learned here:
+    then `calico trainer` learns, elsewhere, on the same database and data folder.
+
+    For large weights it prints first how much memory goes where, and refuses weights that do not
+    fit.
+
+    Example: calico serve --port 9090 --data-dir .calico
+
+    Passwords and all other settings are environment variables: docs/settings.md lists them.
     """
     settings = load_settings(
         host=host,
@@ -77,15 +103,25 @@ def serve(
         trainer=trainer,
         allow_open_bind=allow_open_bind or None,
         log_level=log_level,
+        log_format=None if log_format is None else log_format.value,
     )
     for name, likely in misspelt_variables().items():
         typer.secho(f"{name}: no such setting; did you mean {likely}?", fg="yellow", err=True)
-    if settings.weights is not None:
-        if not settings.weights.is_dir():
-            raise SettingsError(f"--weights: expected a model folder, got {settings.weights}")
-        if _is_large(settings.weights):
-            _check_memory(settings)
+    _check_weights(settings.weights or SHIPPED_WEIGHTS)
+    if settings.weights is not None and _is_large(settings.weights):
+        _check_memory(settings)
     run_server(settings)
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuses a folder without weights; whether they can be used is known when they are loaded."""
+    if not folder.is_dir():
+        raise SettingsError(f"--weights: expected a model folder, got {folder}")
+    if not any(file.suffix in _WEIGHT_FILES for file in folder.rglob("*")):
+        raise SettingsError(
+            f"--weights: expected a model folder, but {folder} holds no weights "
+            f"({', '.join(_WEIGHT_FILES)})"
+        )
 
 
 def _is_large(folder: Path) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from backend.cli.labeled_data import read_group_size
 from backend.cli.progress import progress_bar
@@ -19,8 +18,10 @@ def synth(
     out: Annotated[
         Path, typer.Option("--out", help="Folder to write; it must be new or empty.", metavar="DIR")
     ],
-    groups: Annotated[int, typer.Option("--groups", min=1, help="How many groups.")] = 300,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same groups.")] = 0,
+    groups: Annotated[int, typer.Option("--groups", min=1, help="Number of groups.")] = 300,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="The same seed draws the same groups.")
+    ] = 0,
     split: Annotated[
         SceneSplit, typer.Option("--split", help="What the model has not seen in training.")
     ] = SceneSplit.SEEN,
@@ -28,20 +29,22 @@ def synth(
         str, typer.Option("--group-size", help="Images per group, as 2 or 2-4.", metavar="N[-M]")
     ] = "2",
     size: Annotated[int, typer.Option("--size", min=32, help="Image side in pixels.")] = 256,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that draw.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Number of processes that draw.")
+    ] = 1,
 ) -> None:
     """Draw labeled groups of images, in the record format of MixedParts.
 
-    The groups come from random numbers that training never draws, so they
-    measure what a model can do on new pictures:
+    Training never draws these groups, so they measure what a model can do on new pictures:
 
-    - seen: objects, parts and styles of the training set
-    - unseen-combination: known things combined as never in training
-    - unseen-style: a way of drawing that training never showed
-    - unseen-category: objects that training never showed
-    - unseen-domain: such objects, drawn in a way that training never showed
+    - seen: objects, parts and styles of the training set.
+    - unseen-combination: known things in combinations that training never had.
+    - unseen-style: a way of drawing that training never showed.
+    - unseen-category: objects that training never showed.
+    - unseen-domain: such objects, drawn in a way that training never showed.
 
-    Look at the pictures in DIR/images, then measure a model on them:
+    Draw groups, look at the pictures in DIR/images, then measure a model on them:
+    calico synth --out DIR
     calico evaluate --data DIR
 
     The last line of the output is JSON: groups, images, seconds, images_per_s.
@@ -61,7 +64,7 @@ def synth(
         )
     seconds = time.perf_counter() - started
     images = sum(1 for path in (out / "images").iterdir() if path.is_file())
-    Console().print(f"{groups} groups, {images} images of split '{split}' are in {out}.")
+    typer.echo(f"{groups} groups, {images} images of split '{split}' are in {out}.")
     outcome = {
         "groups": groups,
         "images": images,

@@ -108,7 +108,8 @@ def train(
         _option(_RECORDS, "Also teach to answer that nothing is common, or unique."),
     ] = None,
     focal_gamma: Annotated[
-        float | None, _option(_RECORDS, "2 is the paper's focal loss, 0 its code's pixel loss.")
+        float | None,
+        _option(_RECORDS, "2 is the focal loss of the paper, 0 the pixel loss of its code."),
     ] = None,
     merge: Annotated[
         bool, _option(_RECORDS, "Also write OUT/model, the weights with the adapter folded in.")
@@ -129,43 +130,45 @@ def train(
         bool | None, _option(_SPEED, "Recompute the LLM's layers instead of keeping them.")
     ] = None,
     sharding: Annotated[
-        Sharding, _option(_SPEED, "What processes divide beside the samples.")
+        Sharding, _option(_SPEED, "What the processes divide besides the samples.")
     ] = Sharding.DDP,
     cache: Annotated[
         Path | None,
         _option(_SPEED, "Keep the frozen encoders' features here: encode once.", metavar="DIR"),
     ] = None,
     cache_gb: Annotated[
-        float, _option(_SPEED, "Most that folder may hold; 7B needs 3.1 MiB an image.")
+        float, _option(_SPEED, "Largest size of that folder; 7B needs 3.1 MiB an image.")
     ] = 200.0,
     checkpoint_every: Annotated[
-        int | None, _option(_SPEED, "Steps between states a killed run resumes from.")
+        int | None,
+        _option(_SPEED, "Steps between saved states; a killed run resumes from the last."),
     ] = None,
     log_every: Annotated[int | None, _option(_SPEED, "Steps per row of the curve.")] = None,
 ) -> None:
     """Train calico-tiny from scratch, or fine-tune a model on records.
 
-    From scratch, on pictures it draws itself (about 140 a second and core):
+    Train from scratch, on pictures that the command draws itself (about 140 a second and core):
     calico train --out run
 
     Fine-tune calico-tiny on a folder of records, then measure the result:
     calico train --data DIR --out run --merge
     calico evaluate --weights run/model --data OTHER
 
-    Fine-tune the 7B model as the paper does, on four GPUs, encoding once:
+    Fine-tune the 7B model like the paper, on four GPUs, and encode the images once:
     calico train --preset 7b --weights calico-7b --data mixedparts
     --validation mixed_parts_val.json --cache features --processes 4 --out run
 
-    On one 24 GB card: add --precision nf4. To divide the weights among
-    GPUs: --sharding fsdp, or zero2.
+    For one 24 GB card, add --precision nf4. To divide the weights among GPUs, add --sharding fsdp,
+    or zero2.
 
-    Killed at any moment, the same command goes on from the last state and ends
-    in the same weights. Ctrl-C saves the state first. A run folder takes no
-    other recipe or data. The number of processes and the cache may change.
+    A run may be killed at any moment: the same command continues from the last state and ends in
+    the same weights. Ctrl-C saves the state first. A run folder keeps its recipe and data; the
+    number of processes and the cache may change.
 
-    OUT gets curve.csv, curve.png, state/, and model/ (from scratch) or adapter/
-    (fine-tuning: LoRA, CAM, CEM, queries, mask decoder; the best by validation
-    loss). The last line of the output is JSON.
+    OUT gets curve.csv, curve.png, state/, and model/ (from scratch) or adapter/ (fine-tuning:
+    LoRA, CAM, CEM, queries and mask decoder, the best by validation loss).
+
+    The last line of the output is JSON.
     """
     given = {n for n in context.params if is_given(context, n)}
     if data is None:

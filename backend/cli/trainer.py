@@ -25,7 +25,7 @@ from backend.learning.trainer_presence import Attendance
 from backend.learning.training_runs import RunRepository
 from backend.learning.worker import Trainer
 from backend.served_model import SHIPPED_WEIGHTS
-from backend.serving.logs import start_logging
+from backend.serving.logs import LogFormat, start_logging
 from backend.serving.rendering import code_version
 from backend.serving.studio import connect_client, image_source
 from backend.settings import Settings, load_settings
@@ -51,32 +51,53 @@ def trainer(
     data_dir: DataDirOption = None,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", metavar="DIR", help="As given to serve. [CALICO_WEIGHTS]"),
+        typer.Option(
+            "--weights",
+            metavar="DIR",
+            help="Model folder, the same as for `calico serve`. [CALICO_WEIGHTS]",
+        ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]")
+        str | None,
+        typer.Option(
+            "--device", help="Device of the model: cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]"
+        ),
     ] = None,
     precision: Annotated[
-        Precision | None, typer.Option("--precision", help="Of the weights. [CALICO_PRECISION]")
+        Precision | None,
+        typer.Option("--precision", help="Number format of the weights. [CALICO_PRECISION]"),
     ] = None,
     label_studio_url: Annotated[
-        str | None, typer.Option("--label-studio-url", metavar="URL", help="[LABEL_STUDIO_URL]")
+        str | None,
+        typer.Option(
+            "--label-studio-url", metavar="URL", help="Address of Label Studio. [LABEL_STUDIO_URL]"
+        ),
     ] = None,
     parent: Annotated[
         int | None, typer.Option("--parent", help="End when this process has ended.", hidden=True)
     ] = None,
     log_level: Annotated[
-        str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")
+        str | None,
+        typer.Option("--log-level", help="Lowest logged level: DEBUG, INFO, WARNING or ERROR."),
+    ] = None,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(
+            "--log-format",
+            help="How log lines look; auto: text on a terminal, else json. [CALICO_LOG_FORMAT]",
+        ),
     ] = None,
 ) -> None:
-    """Learn from corrections until stopped. `calico serve` starts one by itself.
+    """Learn from corrections until Ctrl-C or SIGTERM. `calico serve` starts one by itself.
 
-    Every project is trained when it has enough new corrections, when one has waited long,
-    when Label Studio's training button is pressed, or on `calico train-now`. A new version
-    is served only if it is not worse on held-out corrections and has not forgotten.
+    A project is trained when it has enough new corrections, when one correction has waited long,
+    when somebody presses the training button of Label Studio, or on `calico train-now`. A new
+    version is served only if it passes the quality check.
 
-    Stopping loses nothing: what was under way is done again by the next trainer. Several
-    trainers may share a database; each project is trained by one at a time.
+    Nothing is lost when it stops: the next trainer begins the unfinished training again. Several
+    trainers may share a database, and each project is trained by one at a time.
+
+    Example: calico trainer --data-dir .calico
     """
     settings = load_settings(
         data_dir=data_dir,
@@ -85,8 +106,9 @@ def trainer(
         precision=precision,
         label_studio_url=label_studio_url,
         log_level=log_level,
+        log_format=None if log_format is None else log_format.value,
     )
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, LogFormat(settings.log_format))
     stop = _stop_on_signals()
     if parent is not None:
         threading.Thread(target=_watch_parent, args=(parent, stop), daemon=True).start()

@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from backend.cli.options import DataDirOption, ProjectOption, guest_store
+from backend.cli.tables import fitted, print_fitted
 from backend.errors import SettingsError
 from backend.learning.overview import Overview, ProjectStanding
 from backend.learning.repository import CorrectionRepository
@@ -21,7 +22,15 @@ from backend.learning.training_runs import RunRepository, TrainingRun
 from backend.settings import load_settings
 from backend.storage.versions import Versions
 
-_COLUMNS = ("project", "version", "corrections", "new", "held out", "accepted", "training")
+_COLUMNS = (
+    "project",
+    "version",
+    "corrections",
+    "new",
+    "kept for testing",
+    "accepted",
+    "training",
+)
 _EVERY_S = 1.0
 
 
@@ -34,9 +43,12 @@ def status(
 ) -> None:
     """Show how learning stands in every project. Run it where the backend runs.
 
-    new: corrections that the version has not learned from, as far as a trainer has derived
-    them. accepted: share of regions that annotators did not change, in the version's newest
-    tasks. training: the present run, or how the last run ended.
+    - new: corrections that the version has not learned from. A trainer has to find them first.
+    - kept for testing: corrections that nothing is learned from; the quality check uses them.
+    - accepted: share of regions that annotators did not change, in the version's newest tasks.
+    - training: the present run, or how the last run ended.
+
+    Example: calico status --watch
 
     The last line of the output is JSON with one entry per project.
     """
@@ -51,7 +63,7 @@ def status(
             _watch(overview, project)
         projects = summaries(overview, project)
     if not watch:
-        Console().print(_table(projects))
+        print_fitted(_table(projects) if projects else "No project has sent corrections yet.")
     typer.echo(json.dumps({"projects": projects}))
 
 
@@ -61,16 +73,18 @@ def train_now(
 ) -> None:
     """Ask the trainer to train a project at once, whatever the schedule says.
 
-    Needs a trainer that runs: the one `calico serve` starts, or `calico trainer`. There must be
-    a correction that the served version has not learned from. Watch it with
-    `calico status --watch`.
+    It needs a running trainer: `calico serve` starts one, `calico trainer` is one. It also needs a
+    correction that the served version has not learned from. `calico status --watch` shows the
+    progress.
+
+    Example: calico train-now --project 7
     """
     settings = load_settings(data_dir=data_dir)
     with guest_store(settings) as store:
         if project not in CorrectionRepository(store).projects():
-            raise SettingsError(f"--project: nothing is known of project {project}")
+            raise SettingsError(f"--project: project {project} has sent no corrections yet")
         RunRepository(store).request(project)
-    typer.echo(f"Project {project} is trained as soon as a trainer is free.")
+    typer.echo(f"A trainer will train project {project} as soon as it is free.")
     typer.echo(json.dumps({"project": project, "requested": True}))
 
 
@@ -109,10 +123,12 @@ def _run(run: TrainingRun) -> dict[str, Any]:
 
 
 def _watch(overview: Overview, project: int | None) -> None:
-    with Live(console=Console(stderr=True), auto_refresh=False) as live:
+    console = Console(stderr=True, markup=False, highlight=False)
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         try:
             while True:
-                live.update(_table(summaries(overview, project)), refresh=True)
+                table = _table(summaries(overview, project))
+                live.update(Group(*fitted(console, table)), refresh=True)
                 time.sleep(_EVERY_S)
         except KeyboardInterrupt:
             return
@@ -121,12 +137,12 @@ def _watch(overview: Overview, project: int | None) -> None:
 def _table(projects: list[dict[str, Any]]) -> Table:
     table = Table(title="Learning")
     for name in _COLUMNS:
-        table.add_column(name, overflow="fold")
+        table.add_column(name)
     for project in projects:
         share = project["acceptance"]
         table.add_row(
             str(project["project"]),
-            project["version"] or "base",
+            project["version"] or "shipped model",
             str(project["corrections"]),
             str(project["new"]),
             str(project["held_out"]),

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.options import DataDirOption, ProjectOption, guest_store
+from backend.cli.tables import print_fitted
 from backend.learning.publisher import roll_back
 from backend.settings import load_settings
 from backend.storage.versions import AdapterVersion, Versions
 
 _COLUMNS = (
-    "project",
     "version",
+    "project",
     "status",
     "corrections",
     "mIoU",
     "Recall",
-    "base mIoU",
-    "base Recall",
+    "mIoU, old drawings",
+    "Recall, old drawings",
     "created (UTC)",
     "reason",
 )
@@ -34,23 +35,27 @@ def versions(
 ) -> None:
     """List the learned versions, newest first. Run it where the backend runs.
 
-    current: serves now. retired: served before. rejected: refused by the gate.
-    candidate: not judged yet. quarantined: its files were damaged.
+    - current: it answers now.
+    - retired: it answered before.
+    - rejected: the quality check refused it.
+    - candidate: the quality check has not judged it yet.
+    - quarantined: its files were damaged.
 
-    mIoU and Recall are strict, in percent, before -> after, on held-out corrections (on
-    the learned ones, marked *, while none are held out) and on data of the base.
+    mIoU and Recall are strict, in percent, before -> after. They are measured on the corrections
+    kept for testing. A star marks figures on the learned corrections: they are shown while no
+    corrections are kept for testing. "Old drawings" are drawings like those that the shipped model
+    learned from.
+
+    Example: calico versions --project 7
+
+    Copy the name of a version into `calico rollback --project ID --to VERSION`.
 
     The last line of the output is JSON with every version.
     """
     settings = load_settings(data_dir=data_dir)
     with guest_store(settings) as store:
         listed = Versions(store, settings.adapters_dir).all(project)
-    table = Table(title="Versions")
-    for name in _COLUMNS:
-        table.add_column(name, overflow="fold")
-    for version in listed:
-        table.add_row(*_row(version))
-    Console().print(table)
+    print_fitted(_table(listed) if listed else "No version was learned yet.")
     typer.echo(json.dumps({"versions": [_as_json(version) for version in listed]}))
 
 
@@ -59,7 +64,9 @@ def rollback(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="VERSION|base", help="Version to serve; default: the one before."
+            "--to",
+            metavar="VERSION|base",
+            help="Version to serve, or base for the shipped model; default: the one before.",
         ),
     ] = None,
     reason: Annotated[
@@ -69,17 +76,29 @@ def rollback(
 ) -> None:
     """Serve a project with an earlier version again, from the next request on.
 
-    The version that was taken back stays in the list; --to serves it again. Corrections
-    are kept: the next training learns from all that the served version has not seen.
+    The version that was taken back stays in the list, and --to serves it again. All corrections
+    stay. The next training learns from those that the served version has not seen.
 
-    The last line of the output is JSON: {"project", "version"}; null stands for the base.
+    Example: calico rollback --project 7
+
+    The last line of the output is JSON: {"project", "version"}. The version null is the shipped
+    model.
     """
     settings = load_settings(data_dir=data_dir)
     with guest_store(settings) as store:
         published = Versions(store, settings.adapters_dir)
         served = roll_back(published, project, to=to, reason=reason)
-    typer.echo(f"Project {project} is answered by {served or 'the base'} now.")
+    typer.echo(f"{served or 'The shipped model'} answers project {project} now.")
     typer.echo(json.dumps({"project": project, "version": served}))
+
+
+def _table(listed: Sequence[AdapterVersion]) -> Table:
+    table = Table(title="Versions")
+    for name in _COLUMNS:
+        table.add_column(name)
+    for version in listed:
+        table.add_row(*_row(version))
+    return table
 
 
 def _row(version: AdapterVersion) -> tuple[str, ...]:
@@ -88,8 +107,8 @@ def _row(version: AdapterVersion) -> tuple[str, ...]:
     judged = gate.get("held_out") or gate.get("learned") or {}
     probe = gate.get("probe") or {}
     return (
-        str(version.project_id),
         version.id,
+        str(version.project_id),
         version.status.value,
         str(version.corrections),
         _change(judged, "mIoU", mark),

@@ -151,7 +151,9 @@ class MediaFetcher:
             return self._read_local(path, self._root)
         if scheme in _STORAGE_SCHEMES:
             if task_id is None:
-                raise ForbiddenAddressError(f"{scheme}:// needs a stored task to be resolved")
+                raise ForbiddenAddressError(
+                    f"{scheme}:// works only in a task that Label Studio has stored"
+                )
             key = base64.urlsafe_b64encode(url.encode()).decode()
             return self._download(
                 self._studio_url(f"/tasks/{task_id}/presign/?fileuri={quote(key)}")
@@ -256,8 +258,8 @@ class MediaFetcher:
                 url = self._routed(goal)
                 if url == requested != goal:
                     raise MediaUnavailableError(
-                        f"Label Studio at {self._base} sends us to {goal[:200]}; set "
-                        "LABEL_STUDIO_URL to the address it wants to be called by"
+                        f"Label Studio at {self._base} redirects to {goal[:200]}; set "
+                        "LABEL_STUDIO_URL to the address it redirects to"
                     )
             if redirects > self._limits.max_redirects:
                 raise MediaUnavailableError(

@@ -304,12 +304,14 @@ def _earlier(
     """Returns the version to serve after a rollback, None for the base."""
     if to is None:
         if current is None:
-            raise VersionError(f"project {project_id}: serves the base; nothing to take back")
+            raise VersionError(
+                f"project {project_id}: the shipped model answers it; there is nothing to take back"
+            )
         parent = None if current.parent_id is None else versions.find(current.parent_id)
         return parent if parent is not None and parent.project_id == project_id else None
     if to == "base":
         if current is None:
-            raise VersionError(f"project {project_id}: serves the base already")
+            raise VersionError(f"project {project_id}: the shipped model answers it already")
         return None
     wanted = versions.find(to)
     if wanted is None or wanted.project_id != project_id or wanted.status not in SERVED:

@@ -239,7 +239,9 @@ class TrainingSession:
             if fitting is None and is_same and self._is_usable(version):
                 fitting = version
                 continue
-            self._publisher.drop_candidate(version.id, reason="its run ended before the gate")
+            self._publisher.drop_candidate(
+                version.id, reason="its run ended before the quality check"
+            )
         return fitting
 
     def _is_usable(self, version: AdapterVersion) -> bool:

@@ -334,7 +334,7 @@ def _log_rollback(current: AdapterVersion, served: str | None, reason: str) -> N
     _log.warning(
         "%s taken back, %s serves: %s",
         current.id,
-        served or "the base",
+        served or "the shipped model",
         reason,
         extra={"event": "version_rolled_back", "project": current.project_id},
     )

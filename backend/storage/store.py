@@ -128,7 +128,7 @@ class Store:
                 query = select(func.count()).where(event_log.c.key.in_(few))
                 if connection.execute(query).scalar_one() != len(few):
                     raise StoreError(
-                        "what was committed cannot be read back; look after the database"
+                        "a committed change cannot be read back; check the disk of the database"
                     )
 
     def record_observation(self, event: Event, *, expected: str | None) -> bool:

@@ -87,8 +87,9 @@ def _check_origin(folder: Path, wanted: dict[str, int]) -> None:
         return
     if any(folder.glob("scenes-*")):
         raise InvalidRecordError(
-            f"{folder.name}/{_ORIGIN}: missing, so nothing says which seed the scenes in this "
-            f"folder have; write {json.dumps(wanted)} there if you know, or choose another folder"
+            f"{folder.name}/{_ORIGIN}: missing, so the seed of the scenes in this "
+            f"folder is unknown; write {json.dumps(wanted)} there if that is it, or choose "
+            "another folder"
         )
     staged = folder / f".{_ORIGIN}.{os.getpid()}"
     staged.write_text(json.dumps(wanted), "utf-8")

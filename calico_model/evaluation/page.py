@@ -120,17 +120,18 @@ def _beside_table(report: EvaluationReport) -> Table:
         cells = [_short(measured.get(name)) for name in (*_BESIDE, *PAIR_METRICS)]
         gains = [f"{float(oracle[f'PQ_gain_oracle_{half}']):+.1f}" for half in ("label", "mask")]
         table.add_row(_words(kind), *cells, *gains)
-    parts = "  ".join(f"{name} {_short(metric)}" for name, metric in report.parts.items())
-    counts = "  ".join(f"{name} {count}" for name, count in report.answers.items())
+    parts = ", ".join(f"{name} {_short(metric)}" for name, metric in report.parts.items())
+    counts = ", ".join(f"{name} {count}" for name, count in report.answers.items())
     table.caption = f"{parts}\n{counts}"
     return table
 
 
 def _block_table(report: EvaluationReport) -> Table:
-    """The blocks that are one row each."""
-    table = Table(title="vocabulary, structure, annotator, calibration", show_header=False)
+    """The blocks without subtasks, one figure a row."""
+    table = Table(title="vocabulary, structure, annotator, calibration")
     table.add_column("block")
-    table.add_column("figures")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
     names: dict[str, tuple[str, ...]] = {
         "vocabulary": naming.NAMES,
         "structure": structure.COMPOSITION_METRICS,
@@ -141,8 +142,9 @@ def _block_table(report: EvaluationReport) -> Table:
     }
     for title, wanted in names.items():
         block = "annotator" if title.startswith("per ") else title
-        row = [f"{name} {_short(report.blocks[block, name])}" for name in wanted]
-        table.add_row(title, "  ".join(row))
+        for name in wanted:
+            table.add_row(title, name, _short(report.blocks[block, name]))
+        table.add_section()
     return table
 
 

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as ProgressBar
 
+from backend.cli.tables import print_fitted
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
 from research.ablation.plan import COMPONENTS, PLACEMENT, Start, TrialPlan, select_rows
@@ -28,8 +29,6 @@ from research.ablation.plan import COMPONENTS, PLACEMENT, Start, TrialPlan, sele
 if TYPE_CHECKING:
     from research.ablation.study import Study
     from research.ablation.trial import TrialOutcome
-
-_PAGE_COLUMNS = 150
 
 
 class TableName(StrEnum):
@@ -66,12 +65,12 @@ def ablate(
     scenes: Annotated[
         int, typer.Option("--scenes", min=32, help="Training scenes, encoded once.")
     ] = 4000,
-    groups: Annotated[int, typer.Option("--groups", min=1, help="Held-out pairs.")] = 300,
+    groups: Annotated[int, typer.Option("--groups", min=1, help="Pairs kept for testing.")] = 300,
     split: Annotated[
-        SceneSplit, typer.Option("--split", help="Of the held-out pairs.")
+        SceneSplit, typer.Option("--split", help="Kind of the pairs kept for testing.")
     ] = SceneSplit.SEEN,
     seeds: Annotated[
-        str, typer.Option("--seeds", help="Each row runs once with each.", metavar="N,N")
+        str, typer.Option("--seeds", help="Every row runs once with each of these.", metavar="N,N")
     ] = "27",
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, help="Rows at a time, one thread each.")
@@ -79,32 +78,31 @@ def ablate(
 ) -> None:
     """Leave out one part of the method at a time, train alike, and compare.
 
-    Rows of --table components, after the paper's table 2:
+    Rows of --table components, after table 2 of the paper:
 
-    - without_qformer: image tokens through one linear layer
-    - without_dino: CAMs ask the plain global tokens
-    - without_cem: CAMs inject the adapted hidden state alone
-    - without_cam: CEM features are injected, the prompt does not shift the queries
-    - without_cem_and_cam: nothing is injected
-    - full: everything
+    - without_qformer: image tokens through one linear layer.
+    - without_dino: CAMs ask the plain global tokens.
+    - without_cem: CAMs inject the adapted hidden state alone.
+    - without_cam: CEM features are injected, and the prompt does not shift the queries.
+    - without_cem_and_cam: nothing is injected.
+    - full: everything.
 
-    Rows of --table placement, after its figure 8: one_layer, full (two), three_layers.
+    Rows of --table placement, after figure 8: one_layer, full (two), three_layers.
 
-    Every row keeps the same frozen encoders and starts with the same mask decoder;
-    its language side is new and starts with the same values wherever rows share
-    a part. All see the same pairs and questions in the same order, and all are
-    judged on the same held-out groups. With features encoded once a step takes
-    under a second on one core, the default table about 25 minutes on two:
-
+    All rows keep the same frozen encoders and start with the same mask decoder. The language side
+    of a row is new, and starts with the same values wherever rows share a part. All rows see the
+    same pairs and questions in the same order, and are judged on the same groups, which no row
+    trains on. The features are encoded once; then a step takes under a second on one core, and the
+    default table about 25 minutes on two cores:
     calico ablate --out runs/ablation
 
-    Interrupted? The same command keeps finished rows. How much of a difference
-    is luck of training, only several seeds can say; they may be added later:
-
+    After an interruption the same command keeps the finished rows. Only several seeds show how
+    much of a difference is chance; seeds may be added later:
     calico ablate --out runs/ablation --seeds 27,28,29
 
-    DIR gets a table as JSON and Markdown, a plot, and of each row its model,
-    curve and report. The last line of the output is JSON: one key per row.
+    DIR gets a table as JSON and Markdown, a plot, and of each row its model, curve and report.
+
+    The last line of the output is JSON: one key per row.
     """
     keys = tuple(key.strip() for key in rows.split(",") if key.strip())
     selected = select_rows(_TABLES[table], keys)
@@ -119,10 +117,7 @@ def ablate(
     study = Study(weights or DEFAULT_WEIGHTS, plan, selected, seed_numbers, out)
     outcomes = _run(study, jobs)
     lines = compare_rows(selected, seed_numbers, outcomes)
-    # A file or pipe has no width, and a table that wraps cannot be read.
-    console = Console()
-    console.width = max(console.width, _PAGE_COLUMNS)
-    console.print(page(lines))
+    print_fitted(page(lines))
     run = {
         "table": str(table),
         "weights": study.weights.name,
@@ -134,10 +129,10 @@ def ablate(
         "groups": groups,
         "split": str(split),
     }
-    title = f"{groups} held-out pairs ({split}), {steps} steps of {plan.pairs} pairs a row"
+    title = f"{groups} pairs kept for testing ({split}), {steps} steps of {plan.pairs} pairs a row"
     stem = _FILES[table]
     verdict = write_study(lines, out, stem=stem, title=title, start=plan.start, run=run)
-    console.print(f"{stem}.json, {stem}.md, {stem}.png and trials/ are in {out}.")
+    typer.echo(f"{stem}.json, {stem}.md, {stem}.png and trials/ are in {out}.")
     typer.echo(json.dumps(verdict))
 
 

@@ -32,7 +32,7 @@ _PROTOCOL = (
     "The language side (LLM, Q-Former, queries, projections, CEM, CAMs)",
     "{}.",
     "All rows see the same pairs and questions in the same order and are judged on the same",
-    "held-out pairs.",
+    "pairs kept for testing.",
 )
 _BEGINS = {
     Start.SCRATCH: "is new and begins with the same values wherever rows share a part",
@@ -40,11 +40,12 @@ _BEGINS = {
 }
 _NOTE = (
     "full - row in points; [95 % interval, bootstrap paired by group]; * where it leaves out zero. "
-    "The interval is over held-out groups, not over trainings: only several seeds show those."
+    "The interval is over the groups kept for testing, not over trainings: only several seeds "
+    "show the spread of trainings."
 )
 _COLOURS = {"compat": "#2f6fb4", "strict": "#9dc1e3"}
 _DOTS = (
-    "Dots: full minus row on calico-tiny, 95 % bootstrap interval paired by held-out group; right "
+    "Dots: full minus row on calico-tiny, 95 % bootstrap interval paired by group; right "
     "of zero, full is better."
 )
 _DIAMONDS = (

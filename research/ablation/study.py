@@ -119,7 +119,7 @@ def prepare(study: Study, *, workers: int, on_progress: Listener) -> None:
             seed=_GROUP_SEED,
             split=plan.split,
             workers=workers,
-            on_progress=tell("drawing held-out groups", plan.groups),
+            on_progress=tell("drawing groups for testing", plan.groups),
         )
     dictionary = out / _DICTIONARY
     is_new = not dictionary.is_file()  # the dictionary is made last, from a full pool

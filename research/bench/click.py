@@ -11,10 +11,10 @@ from typing import Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.progress import progress_bar
+from backend.cli.tables import print_fitted
 from backend.label_studio import brush
 from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
 from calico_model.types import BoolMask, RegionKind
@@ -45,11 +45,15 @@ def bench_click(
 ) -> None:
     """Time warm clicks over HTTP, with 0 and with 100 earlier masks in the request.
 
-    A real gunicorn server on loopback, tasks of two one-megapixel images that were opened before.
-    Clicks are somewhere in true parts. Three kinds take turns: on an empty canvas, on one with 100
-    masks of other kinds, and on one with 100 masks of their own kind and one more under the click,
-    which is corrected. An answer holds the outlined part, its name, and what is like it on the
-    other image. The last line is JSON; times in milliseconds.
+    A real gunicorn server runs on loopback. Its tasks have two one-megapixel images and were
+    opened before. Clicks fall somewhere into true parts. Three kinds take turns: on an empty
+    canvas, on one with 100 masks of other kinds, and on one with 100 masks of their own kind and
+    one more under the click, which is corrected. An answer holds the outlined part, its name, and
+    similar parts of the other image.
+
+    Example: calico bench click
+
+    The last line is JSON, times in milliseconds.
     """
     times: dict[str, list[float]] = {regime: [] for regime in _REGIMES}
     with running_server(weights, CALICO_REFINE_CLICKS="true") as server:
@@ -154,5 +158,5 @@ def _report(times: dict[str, list[float]]) -> None:
         largest = f"{max(measured):.1f}"
         table.add_row(_REGIMES[regime], str(len(measured)), f"{p50}", f"{p95}", largest)
         figures |= {f"p50_ms{regime}": p50, f"p95_ms{regime}": p95}
-    Console().print(table)
+    print_fitted(table)
     typer.echo(json.dumps(figures))

@@ -21,10 +21,10 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.label_studio_process import installed_label_studio
+from backend.cli.tables import print_fitted
 from backend.errors import SettingsError
 from backend.label_studio.brush import decode_mask, encode_mask
 from calico_model.types import BoolMask
@@ -63,11 +63,20 @@ def bench_codec(
         Path | None,
         typer.Option(help="Python with label_studio_sdk; Label Studio's own if unset."),
     ] = None,
-    random_masks: Annotated[int, typer.Option(min=0, help="Random masks compared.")] = 2_000,
-    sides: Annotated[str, typer.Option(help="Sides in pixels.")] = ",".join(map(str, SIDES)),
-    seed: Annotated[int, typer.Option(help="Draws the masks.")] = 0,
+    random_masks: Annotated[
+        int, typer.Option(min=0, help="Number of random masks to compare.")
+    ] = 2_000,
+    sides: Annotated[str, typer.Option(help="Sides of the masks in pixels.")] = ",".join(
+        map(str, SIDES)
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of the masks.")] = 0,
 ) -> None:
-    """Times the brush codec against label_studio_sdk and compares their bytes."""
+    """Time the brush codec against label_studio_sdk, and compare their bytes.
+
+    Example: calico bench codec
+
+    The last line is JSON.
+    """
     python = sdk_python or installed_label_studio() / "bin" / "python"
     rng = np.random.default_rng(seed)
     timed = {
@@ -204,4 +213,4 @@ def _print_table(results: dict[str, CodecTiming]) -> None:
             f"{timing.decode_ratio:.1f}",
             "yes" if timing.is_identical else "NO",
         )
-    Console().print(table)
+    print_fitted(table)

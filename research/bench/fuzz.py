@@ -50,16 +50,22 @@ _JSON_TYPE = {"Content-Type": "application/json"}
 
 
 def bench_fuzz(
-    requests: Annotated[int, typer.Option("--requests", min=1, help="How many.")] = 10_000,
-    seed: Annotated[int, typer.Option("--seed", help="Which.")] = 0,
+    requests: Annotated[
+        int, typer.Option("--requests", min=1, help="Number of requests.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the requests.")] = 0,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="DIR", help="Model folder.")
     ] = None,
 ) -> None:
-    """Throw broken requests at the backend.
+    """Send broken requests to the backend.
 
-    A real gunicorn server on loopback with the real model. Exit status 1 if any answer was a 5xx,
-    or a 4xx that does not name error, detail, field and request id. The last line is JSON.
+    A real gunicorn server with the real model runs on loopback. The exit status is 1 if any answer
+    was a 5xx, or a 4xx that does not name error, detail, field and request id.
+
+    Example: calico bench fuzz --requests 10000
+
+    The last line is JSON.
     """
     tally = FuzzTally()
     with running_server(weights) as server:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.options import DeviceOption, WeightsOption
 from backend.cli.progress import training_bar
+from backend.cli.tables import print_fitted
 from backend.cli.trainer import find_base_groups
 from backend.learning.schedule import RunState
 from backend.settings import Settings, load_settings
@@ -30,10 +30,12 @@ _ALL_STEPS_S = 1e6
 
 
 def bench_gate(
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Projects to try.")] = 20,
-    first_seed: Annotated[int, typer.Option("--first-seed", min=0, help="Of the first.")] = 0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of projects to try.")] = 20,
+    first_seed: Annotated[
+        int, typer.Option("--first-seed", min=0, help="Seed of the first project.")
+    ] = 0,
     poison: Annotated[
-        Poison, typer.Option("--poison", help="What is wrong with a poisoned batch.")
+        Poison, typer.Option("--poison", help="What is wrong in a poisoned batch.")
     ] = Poison.BOTH,
     seconds: Annotated[
         float | None,
@@ -45,14 +47,16 @@ def bench_gate(
         Path | None, typer.Option("--out", help="Write every trial as JSON.", metavar="FILE")
     ] = None,
 ) -> None:
-    """Show poisoned and good corrections to the gate.
+    """Show poisoned and good corrections to the quality check.
 
-    Every seed is a project of a domain the model has never met. Its first corrections
-    become a version. Then a batch comes whose masks are random and whose labels are
-    shuffled, held-out tasks included; it is deleted again, and the same tasks come with
-    their truth. Journal, held-out split, update and gate are those of the product.
+    Every seed is a project of a domain that the model has never met. Its first corrections become
+    a version. Then a batch arrives with random masks and shuffled labels, also in the tasks kept
+    for testing. It is deleted again, and the same tasks arrive with their truth. Journal, tasks
+    kept for testing, update and quality check are those of the product.
 
-    Exit status 1 if fewer than 19 of 20 poisoned batches were rejected, or fewer than 19 of
+    Example: calico bench gate --seconds 15 --seeds 3
+
+    The exit status is 1 if fewer than 19 of 20 poisoned batches were rejected, or fewer than 19 of
     20 good ones accepted. The last line is JSON.
     """
     sizes = Sizes()
@@ -89,7 +93,7 @@ def bench_gate(
         finally:
             store.close()
     figures = sum_up(trials)
-    Console().print(_table(trials))
+    print_fitted(_table(trials))
     if out is not None:
         out.write_text(
             json.dumps(figures | {"trials": _documents(trials)}, indent=1) + "\n", "utf-8"
@@ -157,15 +161,15 @@ def _documents(trials: Sequence[Trial]) -> list[dict[str, object]]:
 
 
 def _table(trials: Sequence[Trial]) -> Table:
-    table = Table(title="What the gate said")
+    table = Table(title="What the quality check said")
     for name in (
         "seed",
         "batch",
         "decision",
-        "held-out mIoU",
-        "Recall",
-        "probe mIoU",
-        "probe Recall",
+        "mIoU, kept for testing",
+        "Recall, kept for testing",
+        "mIoU, old drawings",
+        "Recall, old drawings",
     ):
         table.add_column(name)
     for trial in trials:

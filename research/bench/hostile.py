@@ -15,9 +15,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from backend.cli.tables import print_fitted
 from backend.label_studio import brush
 from research.bench.server import BenchError, BenchServer, running_server
 from research.label_studio.sample import (
@@ -66,20 +66,29 @@ class _Misbehaviour:
 
 def bench_hostile(
     seconds: Annotated[
-        float, typer.Option("--seconds", min=5.0, help="How long others ask, at least.")
+        float, typer.Option("--seconds", min=5.0, help="Least time in seconds in which others ask.")
     ] = 20.0,
-    sockets: Annotated[int, typer.Option("--sockets", min=0, help="That send slowly.")] = 40,
-    pictures: Annotated[int, typer.Option("--pictures", min=0, help="Asked for at once.")] = 32,
+    sockets: Annotated[
+        int, typer.Option("--sockets", min=0, help="Number of sockets that send slowly.")
+    ] = 40,
+    pictures: Annotated[
+        int, typer.Option("--pictures", min=0, help="Number of pictures asked for at once.")
+    ] = 32,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="DIR", help="Model folder.")
     ] = None,
 ) -> None:
     """Time answers to others while clients misbehave.
 
-    A real gunicorn server on loopback. At once: sockets that send a header byte every 4 s, requests
-    for pictures of groups with labels of 100,000 characters, a click of 1,000 prompts and one of as
-    many as are allowed, and 58 MB of {} as tasks and as an event. The last line is JSON; times in
-    milliseconds, memory in MB of all processes of the server.
+    A real gunicorn server runs on loopback. All of these happen at once: sockets send a header
+    byte every 4 s, requests ask for pictures of groups with labels of 100,000 characters, one
+    click has 1,000 prompts and one has as many as are allowed, and 58 MB of {} arrive as tasks and
+    as an event.
+
+    Example: calico bench hostile
+
+    The last line is JSON: times in milliseconds, and the memory of all processes of the server in
+    MB.
     """
     with running_server(weights) as server:
         server.wait_for_model()
@@ -311,7 +320,7 @@ def _report(others: _Others, attacks: _Misbehaviour, grown_bytes: int) -> None:
     table = Table("what", "figure", title="Others, while clients misbehave")
     for name, figure in figures.items():
         table.add_row(name, str(figure))
-    Console().print(table)
+    print_fitted(table)
     for problem in others.wrong[:10]:
         typer.echo(problem)
     typer.echo(json.dumps(figures))

@@ -12,9 +12,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from backend.cli.tables import print_fitted
 from research.bench.server import BenchServer, running_server
 from research.label_studio.sample import predict_body, setup_body
 
@@ -33,18 +33,24 @@ class _Probe:
 
 def bench_latency(
     seconds: Annotated[
-        float, typer.Option("--seconds", min=1.0, help="How long predictions go on.")
+        float, typer.Option("--seconds", min=1.0, help="Seconds of predictions.")
     ] = 20.0,
-    askers: Annotated[int, typer.Option("--askers", min=1, help="Predictions asked at once.")] = 4,
+    askers: Annotated[
+        int, typer.Option("--askers", min=1, help="Number of predictions at once.")
+    ] = 4,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="DIR", help="Model folder.")
     ] = None,
 ) -> None:
     """Time /health and /setup while the model works.
 
-    A real gunicorn server on loopback. Probes begin when it first answers, so that they fall into
-    the weight load, and go on while pairs of new images are predicted without a pause. The last
-    line is JSON; times in milliseconds.
+    A real gunicorn server runs on loopback. The probes begin when it first answers, so they also
+    measure while the weights load. They go on while pairs of new images are predicted without a
+    pause.
+
+    Example: calico bench latency
+
+    The last line is JSON, times in milliseconds.
     """
     with running_server(weights) as server:
         began = time.monotonic()
@@ -123,7 +129,7 @@ def _report(probes: dict[str, _Probe], *, predictions: int, load_s: float) -> No
             if times:
                 shown = (_percentile(times, 50), _percentile(times, 99), _percentile(times, 100))
                 table.add_row(path, when, str(len(times)), *(f"{value:.1f}" for value in shown))
-    Console().print(table)
+    print_fitted(table)
     times_of = {path: p.while_loading + p.while_predicting for path, p in probes.items()}
     typer.echo(
         json.dumps(

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.progress import progress_bar
+from backend.cli.tables import print_fitted
 from backend.errors import BackendError
 from calico_model.training.supervised.recipe import Sharding
 
@@ -26,23 +26,26 @@ def bench_parallel(
     weights: Annotated[
         Path | None, typer.Option(help="Model folder; calico-tiny by default.", metavar="DIR")
     ] = None,
-    processes: Annotated[int, typer.Option(min=2, help="To compare with one.")] = 2,
+    processes: Annotated[
+        int, typer.Option(min=2, help="Number of processes to compare with one.")
+    ] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 20,
     micro_batches: Annotated[
         int, typer.Option(min=1, help="Forward passes per step and process.")
     ] = 2,
-    sharding: Annotated[Sharding, typer.Option(help="What processes divide.")] = Sharding.DDP,
+    sharding: Annotated[Sharding, typer.Option(help="What the processes divide.")] = Sharding.DDP,
     out: Annotated[Path | None, typer.Option(help="Keep both runs here.", metavar="DIR")] = None,
 ) -> None:
-    """Train the same steps on one process and on several, and compare the curves.
+    """Train the same steps in one process and in several, and compare the curves.
 
-    Both see the same samples in the same micro-batches; only the order in which
-    gradients are summed differs. Each run takes its share of this machine's
-    cores, so the seconds are not a measure of speed.
+    Both runs see the same samples in the same micro-batches. Only the order in which gradients are
+    summed differs. Each run takes its share of the cores of this machine, so the seconds do not
+    measure speed.
 
-    The last line of the output is JSON: max_abs_difference and
-    max_rel_difference of the loss over all steps, max_weight_difference at the
-    end, and final_loss of both.
+    Example: calico bench parallel --data DIR
+
+    The last line of the output is JSON: max_abs_difference and max_rel_difference of the loss over
+    all steps, max_weight_difference at the end, and final_loss of both.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = out or Path(scratch)
@@ -59,7 +62,7 @@ def bench_parallel(
                 advance_to(n + 1)
         one, several = (_curve(run) for run in runs)
         weights_apart = _weight_difference(*runs)
-    Console().print(_table(one, several))
+    print_fitted(_table(one, several))
     losses = [(row["loss"], other["loss"]) for row, other in zip(one, several, strict=True)]
     outcome = {
         "processes": processes,

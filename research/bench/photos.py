@@ -12,12 +12,12 @@ from statistics import mean
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.labeled_data import open_coco
 from backend.cli.options import DeviceOption, WeightsOption
 from backend.cli.progress import training_bar
+from backend.cli.tables import print_fitted
 from calico_model.data.coco_parts import ANNOTATIONS_FILE, write_coco
 from calico_model.errors import InvalidConfigError
 from calico_model.types import LabeledGroup, RegionKind
@@ -41,7 +41,7 @@ def bench_photos(
         ),
     ],
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="One of the sets; repeatable.")
+        list[str] | None, typer.Option("--only", help="Only this set; may be repeated.")
     ] = None,
     corrections: Annotated[
         str, typer.Option(help="Measure after so many corrected pairs.", metavar="N,…")
@@ -49,12 +49,12 @@ def bench_photos(
     next_groups: Annotated[
         int, typer.Option("--next", min=1, help="Pairs to measure on, after the corrected ones.")
     ] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Of the pairs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the pairs.")] = 0,
     merge_sides: Annotated[
-        bool, typer.Option("--merge-sides/--keep-sides", help="Left and right are one part.")
+        bool, typer.Option("--merge-sides/--keep-sides", help="Count left and right as one part.")
     ] = True,
     settle: Annotated[
-        float, typer.Option(min=0, help="Seconds better versions may take to follow a first one.")
+        float, typer.Option(min=0, help="Seconds to wait for better versions after a first one.")
     ] = 240.0,
     recipe: Annotated[
         Path | None,
@@ -69,13 +69,16 @@ def bench_photos(
 ) -> None:
     """Let an annotator who knows the truth correct photographs, one set after the other.
 
-    Every set is a project of its own at a backend of its own, over HTTP: what calico simulate
-    does, with the same figures, side by side. Recall is strict, the mean of objects, common parts
-    and unique parts; recall_parts counts a part whatever kind it was said to be.
+    Every set is a project of its own at a backend of its own, over HTTP. This is what calico
+    simulate does, with the same figures side by side. Recall is strict: the mean of objects,
+    common parts and unique parts. recall_parts counts a part whatever its kind was said to be.
 
-    The last line is JSON: by set, and their mean, recall_0, recall_5, recall_20, recall_parts_20,
-    recipe_20 (null without --recipe), clicks_saved_min, first_version_s; with other --corrections
-    the keys carry those numbers. A set with fewer pairs is corrected as far as it goes.
+    Example: calico bench photos --sets DIR --settle 60
+
+    The last line is JSON, by set and as their mean: recall_0, recall_5, recall_20,
+    recall_parts_20, recipe_20 (null without --recipe), clicks_saved_min and first_version_s. Other
+    --corrections change the numbers in the keys. A set with fewer pairs is corrected as far as it
+    goes.
     """
     from research.simulation.command import read_points
 
@@ -105,7 +108,7 @@ def bench_photos(
     if not figures:
         raise InvalidConfigError(f"--sets: expected a set of {_FEWEST} pairs or more in {sets}")
     document = {"sets": figures, "mean": _means(list(figures.values()))}
-    Console().print(_table(figures))
+    print_fitted(_table(figures))
     typer.echo(json.dumps(document))
 
 

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.progress import training_bar
+from backend.cli.tables import print_fitted
 from backend.errors import BackendError
 from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit
@@ -76,7 +76,12 @@ class _TrainingState:
 
 def bench_training(
     seconds: Annotated[
-        float, typer.Option("--seconds", min=1.0, help="To measure idle, and while training.")
+        float,
+        typer.Option(
+            "--seconds",
+            min=1.0,
+            help="Seconds to measure without a training, and as many while training.",
+        ),
     ] = 60.0,
     pause: Annotated[
         float, typer.Option("--pause", min=0.0, help="Seconds between two predictions.")
@@ -84,11 +89,21 @@ def bench_training(
     update_seconds: Annotated[
         float, typer.Option("--update-seconds", min=1.0, help="Budget of one update.")
     ] = 30.0,
-    posters: Annotated[int, typer.Option("--posters", min=1, help="Webhooks at once.")] = 32,
-    posts: Annotated[int, typer.Option("--posts", min=1, help="Posts of each.")] = 25,
-    body_kb: Annotated[int, typer.Option("--body-kb", min=1, help="Size of one body.")] = 95,
+    posters: Annotated[
+        int, typer.Option("--posters", min=1, help="Number of posters of webhooks at once.")
+    ] = 32,
+    posts: Annotated[
+        int, typer.Option("--posts", min=1, help="Number of posts of each poster.")
+    ] = 25,
+    body_kb: Annotated[int, typer.Option("--body-kb", min=1, help="Size of one body in kB.")] = 95,
     nice: Annotated[
-        int, typer.Option("--trainer-nice", min=0, max=19, help="As CALICO_TRAINER_NICE.")
+        int,
+        typer.Option(
+            "--trainer-nice",
+            min=0,
+            max=19,
+            help="Nice value of the trainer, as CALICO_TRAINER_NICE.",
+        ),
     ] = 15,
     cores: Annotated[
         int, typer.Option("--cores", min=1, help="Processor cores for everything together.")
@@ -99,13 +114,14 @@ def bench_training(
 ) -> None:
     """Time predictions, probes and webhooks while updates train on the same cores.
 
-    A real server with its trainer on loopback. An annotator opens a group nobody has seen,
-    waits for the prediction, pauses, and opens the next: first while nothing trains, then
-    while one update after another does. /health and /setup are asked all the time. At the
+    A real server with its trainer runs on loopback. An annotator opens a group that nobody has
+    seen, waits for the prediction, pauses, and opens the next one: first while nothing trains,
+    then while one update after another trains. /health and /setup are asked all the time. At the
     end many posters send webhooks while an update trains.
 
-    The last line is JSON; times in milliseconds. p95_ratio compares this machine with
-    itself.
+    Example: calico bench training
+
+    The last line is JSON, times in milliseconds. p95_ratio compares this machine with itself.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
@@ -269,7 +285,7 @@ def _report(
     for path, when, seconds in (*rows, ("/webhook", "training", posted)):
         figures = (f"{_percentile(seconds, percent):.1f}" for percent in (50, 95, 99, 100))
         table.add_row(path, when, str(len(seconds)), *figures)
-    Console().print(table)
+    print_fitted(table)
     idle, busy = times["/predict"].idle, times["/predict"].training
     typer.echo(
         json.dumps(

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from backend.cli.tables import print_fitted
 from research.bench.server import BenchServer, running_server
 from research.label_studio.sample import event_body
 
@@ -18,14 +18,22 @@ _PATIENCE_S = 1.0  # Label Studio gives up then and never sends again
 
 
 def bench_webhook(
-    posters: Annotated[int, typer.Option("--posters", min=1, help="Posting at once.")] = 32,
-    posts: Annotated[int, typer.Option("--posts", min=1, help="Posts of each.")] = 50,
-    body_kb: Annotated[int, typer.Option("--body-kb", min=1, help="Size of one body.")] = 95,
+    posters: Annotated[
+        int, typer.Option("--posters", min=1, help="Number of posters at once.")
+    ] = 32,
+    posts: Annotated[
+        int, typer.Option("--posts", min=1, help="Number of posts of each poster.")
+    ] = 50,
+    body_kb: Annotated[int, typer.Option("--body-kb", min=1, help="Size of one body in kB.")] = 95,
 ) -> None:
     """Time webhook answers under many posters.
 
-    A real gunicorn server on loopback; every post is a new event on a new connection, and is
-    answered after its commit is on disk. The last line is JSON; times in milliseconds.
+    A real gunicorn server runs on loopback. Every post is a new event on a new connection, and is
+    answered after its commit is on disk.
+
+    Example: calico bench webhook
+
+    The last line is JSON, times in milliseconds.
     """
     with running_server() as server:
         server.settle()
@@ -44,7 +52,7 @@ def bench_webhook(
     for name in figures:
         table.add_column(name, justify="right")
     table.add_row(*(str(value) for value in figures.values()))
-    Console().print(table)
+    print_fitted(table)
     typer.echo(json.dumps(figures))
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.progress import progress_bar
+from backend.cli.tables import print_fitted
 from calico_model.errors import InvalidConfigError
 from calico_model.staging import replace_text, staged_file
 from calico_model.types import MAX_GROUP_SIZE
@@ -42,7 +42,7 @@ def flops(
         typer.Option("--tokens", min=1, help="Length of each answer; typical ones if not given."),
     ] = None,
     only_json: Annotated[
-        bool, typer.Option("--json", help="Print the last line alone, no tables.")
+        bool, typer.Option("--json", help="Print only the last line, without tables.")
     ] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Write a picture, .svg or .png.", metavar="FILE")
@@ -51,22 +51,21 @@ def flops(
         Path | None, typer.Option("--markdown", help="Write a page.", metavar="FILE")
     ] = None,
 ) -> None:
-    """Count what three questions about a group cost, without weights or a GPU.
+    """Count what three questions about a group cost, without weights and without a GPU.
 
-    The real modules run on torch's meta device under its FLOP counter; --markdown
-    writes down what is counted, what is not, and every assumption. Compared are
+    The real modules run on torch's meta device under its FLOP counter. --markdown writes a page
+    that says what is counted, what is not, and every assumption. Three ways are compared:
 
-    - ours: images encoded once, common beginnings of the prompts computed once
-    - three separate runs of the same network, as in the paper
-    - GLaMM's way: three runs of its encoders, 576 rows per image, the same LLM
+    - ours: images are encoded once, and common beginnings of the prompts are computed once.
+    - three separate runs of the same network, as in the paper.
+    - GLaMM's way: three runs of its encoders, 576 rows per image, the same LLM.
 
-    Make the page of the documentation again:
+    This command makes the page of the documentation again:
     calico flops --preset 7b --images 2..8 --markdown docs/cost.md --plot docs/cost.svg
 
-    The last line of the output is JSON, for the pair if it is among the sizes:
-    TFLOPs of three questions; ratio = ours / separate; vs_glamm and
-    single_vs_glamm (one question like for like) in percent. Of several sizes,
-    per_images lists all.
+    The last line of the output is JSON, for the pair if it is among the sizes: TFLOPs of three
+    questions; ratio = ours / separate; vs_glamm and single_vs_glamm (one question like for like)
+    in percent. With several sizes, per_images lists all of them.
     """
     sizes = read_sizes(images)
     for file, suffixes in ((plot, (".svg", ".png")), (markdown, (".md",))):
@@ -128,13 +127,12 @@ def _check_file(file: Path | None, suffixes: tuple[str, ...]) -> None:
 
 
 def _show(comparisons: Sequence[GroupCosts], parts: Sequence[tuple[str, ...]], images: int) -> None:
-    console = Console()
     table = Table(title=f"Three questions, {images} images, TFLOPs by part")
     for name in ("part", "GLaMM's way", "three runs", "ours"):
         table.add_column(name, justify="left" if name == "part" else "right")
     for row in parts:
         table.add_row(*row, end_section=row is parts[-2])
-    console.print(table)
+    print_fitted(table)
     sizes = Table(title="By group size, TFLOPs")
     for name in (
         "images",
@@ -155,6 +153,8 @@ def _show(comparisons: Sequence[GroupCosts], parts: Sequence[tuple[str, ...]], i
             f"{costs.vs_glamm:.1f} %",
             f"{costs.single_vs_glamm:.1f} %",
         )
-    console.print(sizes)
-    console.print("one question: one CALICO run against one GLaMM run. Two operations per "
-                  "multiply-add; --markdown FILE writes down what is counted.")  # fmt: skip
+    print_fitted(
+        sizes,
+        "One question: one CALICO run against one GLaMM run. A multiply-add counts as two "
+        "operations. --markdown FILE writes a page that says what is counted.",
+    )

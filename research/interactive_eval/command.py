@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.progress import progress_bar
+from backend.cli.tables import print_fitted
 from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
@@ -74,7 +74,5 @@ def measure(
         values |= result.values
         for row in result.rows:
             table.add_row(row.name, row.value, row.goal)
-    console = Console()
-    console.width = max(console.width, 120)
-    console.print(table)
+    print_fitted(table)
     typer.echo(json.dumps(values))

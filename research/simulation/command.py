@@ -12,13 +12,13 @@ from typing import Annotated
 
 import httpx
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.connect import PasswordOption, UserOption
 from backend.cli.labeled_data import CocoOption, ImagesOption, SidesOption, open_labeled
 from backend.cli.options import DeviceOption, WeightsOption
 from backend.cli.progress import training_bar
+from backend.cli.tables import print_fitted
 from backend.cli.trainer import BASE_GROUPS
 from calico_model.data.opening import DrawnGroups, open_groups
 from calico_model.data.synthetic import SceneSplit
@@ -62,15 +62,18 @@ def simulate(
     ] = 40,
     base: Annotated[
         Path | None,
-        typer.Option("--base", help="Groups that must not be forgotten; drawn if not given."),
+        typer.Option(
+            "--base", help="Old drawings, which must not be forgotten; drawn if not given."
+        ),
     ] = None,
     measured: Annotated[
-        int, typer.Option("--base-groups", min=1, help="How many of them to measure on.")
+        int, typer.Option("--base-groups", min=1, help="Number of old drawings to measure on.")
     ] = 40,
     replay: Annotated[
-        int, typer.Option("--replay", min=0, help="Groups of the base to rehearse, others.")
+        int,
+        typer.Option("--replay", min=0, help="Old drawings to rehearse; they are not measured."),
     ] = 48,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of drawn groups.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of drawn groups.")] = 1,
     seconds: Annotated[
         float, typer.Option("--seconds", min=1, help="Budget of one update.")
     ] = 30.0,
@@ -79,8 +82,8 @@ def simulate(
         typer.Option(
             "--settle",
             min=0,
-            help="Seconds that better versions may take to follow a first one by themselves; "
-            "a person takes longer for the next groups.",
+            help="Seconds to wait for better versions after a first one; a person takes longer for "
+            "the next groups.",
         ),
     ] = 240.0,
     weights: WeightsOption = None,
@@ -108,30 +111,29 @@ def simulate(
     user: UserOption = None,
     password: PasswordOption = None,
 ) -> None:
-    """Let an annotator who knows the truth work through groups, and watch the model learn.
+    """Let an annotator who knows the truth correct groups, and measure what the model learns.
 
-    Groups are predicted, corrected and learned from. After 0, 1, 2, 5, ...
-    corrected groups the same next groups, which nobody corrects, are
-    predicted: that is the curve. Groups like those the base was trained on
-    are predicted too: what they lose is forgetting.
+    Groups are predicted, corrected and learned from. After 0, 1, 2, 5, ... corrected groups, the
+    same next groups are predicted; nobody corrects those. This is the curve. Old drawings, like
+    those that the shipped model learned from, are predicted too: what they lose is forgetting.
 
-    A domain the model has never met, drawn anew, at a backend and a trainer
-    of its own, over HTTP, as Label Studio would:
+    Draw a domain that the model has never met, and learn it at a backend and a trainer of its own,
+    over HTTP like Label Studio:
     calico simulate --corrections 0,5,20 --out simulation
 
-    Your own labeled groups, as calico synth or MixedParts write them:
+    Use your own labeled groups, as calico synth or MixedParts write them:
     calico simulate --dataset DIR
 
-    Your own labeled photographs, in COCO format:
+    Use your own labeled photographs in COCO format:
     calico simulate --coco annotations.json --images DIR --corrections 0,5,20 --next 20
 
-    The model alone, without server, queue, gate and database:
+    Measure the model alone, without server, queue, quality check and database:
     calico simulate --in-process --dataset DIR
 
-    Metrics are strict and in percent. clicks_saved compares correcting the
-    prediction with drawing and naming everything from nothing. At a backend
-    about a fifth of the corrected groups is held out, as always: the gate
-    decides by them, and a version it rejects is never served.
+    Metrics are strict and in percent. clicks_saved compares two ways to annotate: correct the
+    prediction, or draw and name everything from nothing. At a backend, about a fifth of the later
+    corrected groups is kept for testing. The quality check uses them, and a version that it
+    rejects is never served.
 
     The last line of the output is JSON: curve, forgetting, domain.
     """
@@ -151,15 +153,14 @@ def simulate(
         rehearsal = BaseData(base, replay, _REPLAY_SEED)
         with served(access, weights, device, seconds, rehearsal) as (client, folder):
             outcome = _live(run, client, folder, project, (*domain, *old), settle)
-    console = Console()
-    console.print(_table(outcome))
+    print_fitted(_table(outcome))
     name = f"{split} (drawn, seed {seed})" if given is None else str(dataset or coco)
     document = as_json(outcome, name)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "simulation.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
         draw_curve(outcome, out / "curve.png", title=name)
-        console.print(f"simulation.json and curve.png are in {out}.")
+        typer.echo(f"simulation.json and curve.png are in {out}.")
     typer.echo(json.dumps(document))
 
 
@@ -271,8 +272,15 @@ def base_groups(
 
 
 def _table(outcome: Simulation) -> Table:
-    table = Table(title="Next groups, and the base, after so many corrected groups")
-    for name in ("corrected", "mIoU", "Recall", "base mIoU", "base Recall", "update s"):
+    table = Table(title="Next groups and old drawings, by number of corrected groups")
+    for name in (
+        "corrected",
+        "mIoU",
+        "Recall",
+        "mIoU, old drawings",
+        "Recall, old drawings",
+        "update s",
+    ):
         table.add_column(name, justify="right")
     table.add_column("clicks saved", justify="right")
     for point in outcome.points:

@@ -78,7 +78,9 @@ def train_photo_refiner(
 
     def build(model: Calico, _: Tokenizer) -> PhotoRefinerTask:
         if model.config.photo_trunk is None:
-            raise InvalidConfigError("photo_trunk: the refiner of photographs needs one, got none")
+            raise InvalidConfigError(
+                "photo_trunk: expected one for the refiner of photographs, got none"
+            )
         if model.photo_refiner is None:
             model.add_on(["photo_refiner"])
         assert model.photo_refiner is not None

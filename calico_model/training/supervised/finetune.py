@@ -89,13 +89,13 @@ def finetune(
     """
     if sharding is not Sharding.DDP and recipe.precision.is_quantised:
         raise InvalidConfigError(
-            f"sharding: {sharding} cannot divide {recipe.precision} weights; take ddp"
+            f"sharding: {sharding} cannot divide {recipe.precision} weights; use ddp"
         )
     accelerator = build_accelerator(plugin=_plugin(sharding))
     recipe.check_processes(accelerator.num_processes)
     if recipe.precision is Precision.INT8 and accelerator.device.type == "cpu":
         raise InvalidConfigError(
-            "precision: int8 weights of a CPU pass no gradients on; take fp32, bf16 or nf4"
+            "precision: int8 weights cannot be trained on a CPU; use fp32, bf16 or nf4"
         )
     is_main = accelerator.is_main_process
     with _deterministic(accelerator.device):

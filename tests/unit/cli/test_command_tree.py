@@ -1,15 +1,28 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from backend import cli
-from backend.cli import BRANCHES, COMMANDS, Command, command_tree, load, main
+from backend.cli import (
+    BRANCHES,
+    COMMANDS,
+    PACKAGE,
+    PANELS,
+    Command,
+    command_tree,
+    flowing,
+    load,
+    main,
+)
 from calico_model.errors import CheckpointError
+from tests.unit.test_documented_commands import options_of, path_of
 
 BROKEN = f"{__name__}:broken"
 ROOT = Path(__file__).parents[3]
@@ -28,6 +41,55 @@ def test_every_command_loads_and_explains_itself(command: Command) -> None:
     assert load(command.target).__doc__
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.path))
+def test_help_flows_and_has_an_example(command: Command) -> None:
+    """Whole paragraphs at a wide terminal; each example names a command and options that exist."""
+    text = flowing(load(command.target).__doc__ or "")
+    examples = re.findall(r"^(?:Example: )?calico (.+)$", text, re.MULTILINE)
+    assert any(example.startswith(" ".join(command.path)) for example in examples)
+    for example in examples:
+        if (path := path_of(example)) in {known.path for known in COMMANDS}:
+            assert set(re.findall(r"(?<!\S)--[a-z-]+", example)) <= options_of(path)
+    shown = CliRunner(env={"COLUMNS": "1000"}).invoke(
+        command_tree(command.path), [*command.path, "--help"]
+    )
+    lines = {line.strip() for line in shown.output.splitlines()}
+    for paragraph in text.split("\n\n"):
+        assert set(paragraph.split("\n")) <= lines
+
+
+def test_flowing_text_keeps_lists_and_command_lines() -> None:
+    text = """First line
+    goes on.
+
+    Say:
+    calico a --b
+    --c
+    then
+
+    - one
+      more
+    - two
+    """
+    assert flowing(text) == (
+        "First line goes on.\n\nSay:\ncalico a --b --c\nthen\n\n- one more\n- two"
+    )
+
+
+def test_version_is_that_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["name"] == PACKAGE
+    result = CliRunner().invoke(command_tree(["--version"]), ["--version"])
+    assert (result.exit_code, result.output) == (0, f"calico {project['version']}\n")
+
+
+def test_help_lists_commands_by_what_people_do() -> None:
+    shown = CliRunner().invoke(command_tree([]), ["--help"]).output
+    places = [shown.index(f" {panel} ─") for panel in PANELS]
+    assert places == sorted(places)
+    assert shown.index("serve") < shown.index(" Work ─") < shown.index("predict")
+
+
 def test_help_lists_every_command() -> None:
     root = CliRunner().invoke(command_tree([]), ["--help"]).output
     branches = {
@@ -38,17 +100,18 @@ def test_help_lists_every_command() -> None:
     assert all(c.path[1] in branches[c.path[0]] for c in COMMANDS if len(c.path) == 2)
 
 
-def test_help_needs_no_heavy_library() -> None:
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_help_needs_no_heavy_library(word: str) -> None:
     heavy = "{'torch', 'numpy', 'flask', 'sqlalchemy', 'transformers'}"
     code = (
-        "import sys; from backend.cli import main; sys.argv = ['calico', '--help']\n"
+        "import sys; from backend.cli import main; sys.argv = ['calico', sys.argv[1]]\n"
         "try: main()\n"
         f"finally: sys.exit(str({heavy} & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True)
 
     assert result.stderr.strip() == "set()"
-    assert "serve" in result.stdout
+    assert "calico" in result.stdout
 
 
 @pytest.mark.parametrize("has_namesake", [False, True])

@@ -10,18 +10,18 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from backend.cli.connect import Ends
-from backend.cli.diagnosis import CheckResult, Level, check_learning
-from backend.label_studio.client import LabelStudioClient
+from backend.cli.connect import BackendAddress
+from backend.cli.diagnosis import CheckResult, Level, check_learning, examine
+from backend.settings import load_settings
 
 
 @contextmanager
-def told(body: bytes, status: int = 200) -> Iterator[Ends]:
-    """A backend that answers /status so."""
+def told(body: bytes, status: int = 200, path: str = "/status") -> Iterator[BackendAddress]:
+    """A backend that answers one path so, and all others 404."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status if self.path == "/status" else 404)
+            self.send_response(status if self.path == path else 404)
             self.end_headers()
             self.wfile.write(body)
 
@@ -31,11 +31,9 @@ def told(body: bytes, status: int = 200) -> Iterator[Ends]:
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        client = LabelStudioClient("http://127.0.0.1:9", "0" * 40)
         try:
-            yield Ends(client, f"http://127.0.0.1:{server.server_port}", None)
+            yield BackendAddress(f"http://127.0.0.1:{server.server_port}", None, None)
         finally:
-            client.close()
             server.shutdown()
             thread.join()
 
@@ -53,7 +51,7 @@ def test_a_missing_trainer_is_said_with_what_waits() -> None:
     (found,) = findings(trainers=[], projects=[project(None, new=3), project(None, new=1)])
     assert (found.level, found.found) == (
         Level.WARN,
-        "nobody learns from corrections; 4 wait",
+        "no trainer runs, so nothing is learned; 4 corrections wait",
     )
     assert "--trainer" in found.fix
 
@@ -110,3 +108,28 @@ def test_stamps_in_the_future_are_said() -> None:
 
 def test_a_backend_that_tells_nothing_of_doubts_has_none() -> None:
     assert len(findings(trainers=["a"], projects=[project(None)])) == 1
+
+
+def test_a_shell_without_label_studio_s_variables_reports_no_fault_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with told(b'{"model": "ready"}', path="/health") as backend:
+        found = list(examine(load_settings(), backend.url, None))
+    assert [one.level for one in found if one.check == "backend"] == [Level.OK]
+    assert found[-1].check == "Label Studio"
+    assert found[-1].level is Level.WARN
+    assert found[-1].found == "not checked: LABEL_STUDIO_URL is not set in this shell"
+
+
+def test_a_shell_without_the_password_does_not_call_it_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("LABEL_STUDIO_URL", "CALICO_BASIC_AUTH_USER", "CALICO_BASIC_AUTH_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    with told(b"", status=401, path="/versions") as backend:
+        found = {one.check: one for one in examine(load_settings(), backend.url, None)}
+    assert found["credentials"].level is Level.WARN
+    assert found["credentials"].found.startswith("not checked")
+    assert "CALICO_BASIC_AUTH_PASSWORD" in found["credentials"].fix

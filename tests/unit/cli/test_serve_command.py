@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from backend import _wsgi
 from backend.cli import command_tree
 from backend.errors import SettingsError
+from backend.serving.model_host import ModelHost
 from backend.settings import misspelt_variables
+from tests.integration.fake_predictor import FakePredictor
 
 
 def serve(*arguments: object) -> None:
@@ -21,6 +24,24 @@ def test_a_weights_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     missing = tmp_path / "nope"
     with pytest.raises(SettingsError, match=f"--weights: .* got {missing}"):
         serve("--weights", missing, "--data-dir", tmp_path, "--port", 0)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SettingsError, match=f"--weights: .*{tmp_path} holds no weights"):
+        serve("--weights", tmp_path, "--data-dir", tmp_path, "--port", 0)
+
+
+def test_readiness_is_told_once_the_model_is_loaded(caplog: pytest.LogCaptureFixture) -> None:
+    host = ModelHost(FakePredictor)
+    caplog.set_level("INFO")
+    _wsgi.announce(host, "http://127.0.0.1:9090", patience_s=0)
+    assert not caplog.records  # still loading
+    host.start()
+    _wsgi.announce(host, "http://127.0.0.1:9090")
+    (ready,) = [record for record in caplog.records if record.name == "backend._wsgi"]
+    assert ready.getMessage().startswith("ready at http://127.0.0.1:9090")
+    assert "calico connect --project ID" in ready.next_step
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

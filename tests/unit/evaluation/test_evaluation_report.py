@@ -17,6 +17,7 @@ from calico_model.evaluation import charts, gate, page, report
 from calico_model.evaluation.outcome import BLOCKS, HEADLINE, MODES, EvaluationReport
 from calico_model.evaluation.protocol import evaluate
 from calico_model.types import LabeledGroup
+from tests.readable import WIDTHS, check_readable
 from tests.unit.evaluation.labeled_chairs import COMMON_OBJECT, Oracle
 
 
@@ -137,6 +138,12 @@ def test_partonomy_comes_first_on_request(outcome: EvaluationReport) -> None:
     console.print(page.page(outcome, first="partonomy"))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert text.index("part questions") < text.index("strict: missing")
+
+
+def test_page_fits_a_terminal(outcome: EvaluationReport) -> None:
+    for width in WIDTHS:
+        text = check_readable(width, page.page(outcome))
+        assert f"{outcome.mean['strict']['mIoU'].value:.1f} [" in text
 
 
 def test_what_was_not_measured_is_null_not_zero(chairs: list[LabeledGroup]) -> None:

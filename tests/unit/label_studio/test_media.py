@@ -151,7 +151,7 @@ def test_cloud_storage_goes_through_presign_and_loses_the_token(scheme):
 
 
 def test_cloud_storage_needs_a_task():
-    with pytest.raises(ForbiddenAddressError, match="stored task"):
+    with pytest.raises(ForbiddenAddressError, match="that Label Studio has stored"):
         fetcher(Web()).fetch("s3://bucket/a.png")
 
 
@@ -561,7 +561,7 @@ def test_a_shared_folder_serves_local_files_under_any_name(shared_folder):
 
 def test_label_studio_that_insists_on_another_name_says_which():
     web = Web(page=httpx.Response(301, headers={"location": f"{PUBLIC}/data/upload/1/a.png"}))
-    with pytest.raises(MediaUnavailableError, match="sends us to https://label.example.com/"):
+    with pytest.raises(MediaUnavailableError, match="redirects to https://label.example.com/"):
         fetcher(web, names=StudioNames([PUBLIC])).fetch("/data/upload/1/a.png")
 
 

@@ -62,7 +62,7 @@ def test_rolling_back_and_forth(school):
 
 
 def test_train_now_is_a_wish_the_trainer_finds(school):
-    with pytest.raises(SettingsError, match="nothing is known of project 7"):
+    with pytest.raises(SettingsError, match="project 7 has sent no corrections yet"):
         run(school, "train-now", "--project", PROJECT)
     school.correct(TRAINED[0])
     assert school.train() == 0

@@ -8,7 +8,13 @@ import logging
 
 import pytest
 
-from backend.serving.logs import JsonFormatter, new_request_id, request_id
+from backend.serving.logs import (
+    JsonFormatter,
+    LogFormat,
+    TextFormatter,
+    new_request_id,
+    request_id,
+)
 
 
 @pytest.fixture
@@ -54,3 +60,28 @@ def test_odd_ids_are_replaced(offered):
 
 def test_a_harmless_id_is_kept():
     assert new_request_id("Trace-1.2_3") == "Trace-1.2_3"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_people_at_a_terminal_read_text_and_everything_else_gets_json():
+    assert LogFormat.AUTO.is_text(Terminal())
+    assert not LogFormat.AUTO.is_text(io.StringIO())
+    assert LogFormat.TEXT.is_text(io.StringIO())
+    assert not LogFormat.JSON.is_text(Terminal())
+
+
+def test_plain_lines_say_the_next_step_and_keep_every_field(log):
+    logger, _ = log
+    stream = io.StringIO()
+    logger.handlers[0].setStream(stream)
+    logger.handlers[0].setFormatter(TextFormatter())
+    logger.info("ready at %s", "http://x", extra={"event": "ready", "next_step": "connect"})
+    logger.warning("slow", extra={"event": "slow", "ms": 431})
+    ready, following, slow = stream.getvalue().splitlines()
+    assert ready.endswith("  ready at http://x")
+    assert following.split() == ["Next:", "connect"]
+    assert slow.endswith("  WARNING slow (ms 431)")
