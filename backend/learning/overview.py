@@ -12,9 +12,24 @@ from sqlalchemy import ColumnElement, func, select
 
 from backend.clock import now_us
 from backend.learning.doubts import is_too_much
+from backend.learning.explanation import Explanation, explain_state
+from backend.learning.label_quality import (
+    LabelQuality,
+    LabelSets,
+    measured_points,
+    read_label_quality,
+)
+from backend.learning.outlook import Outlook, estimate
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing
-from backend.learning.schedule import AcceptancePolicy, SchedulePolicy, held_out_tasks, still_rises
+from backend.learning.schedule import (
+    AcceptancePolicy,
+    Cause,
+    RunState,
+    SchedulePolicy,
+    held_out_tasks,
+    still_rises,
+)
 from backend.learning.training_runs import RunRepository, TrainingRun
 from backend.storage.journal import AHEAD_US
 from backend.storage.store import Store
@@ -23,6 +38,7 @@ from backend.storage.versions import AdapterVersion, Versions
 
 _COLUMNS = correction.c
 _WORST_AMONG = 200
+_RUNS_LOOKED_AT = 10
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,7 @@ class Overview:
         self.versions = versions
         self._repository = CorrectionRepository(store)
         self._runs = RunRepository(store)
+        self._label_sets = LabelSets(store)
 
     def projects(self) -> tuple[int, ...]:
         """Ids of all projects that ever sent an event or asked for a prediction."""
@@ -203,6 +220,34 @@ class Overview:
         )
         with self._store.read() as connection:
             return tuple(CorrectedGroup(*row) for row in connection.execute(query))
+
+    def labels(self, project_id: int) -> tuple[LabelQuality, ...]:
+        """Returns what annotators did to each label in the newest corrected tasks, worst first."""
+        return read_label_quality(self._store, project_id, self._label_sets.of(project_id))
+
+    def outlook(self, standing: ProjectStanding) -> Outlook:
+        """Returns how many more corrected groups a project needs until predictions are useful."""
+        project_id = standing.project_id
+        learned = {one.id: one.corrections for one in self.versions.all(project_id)}
+        points = measured_points(self._store, project_id, learned)
+        return estimate(points, standing.corrections)
+
+    def explanation(self, standing: ProjectStanding) -> Explanation:
+        """Says what annotators see after the last finished training, why, and what to do next.
+
+        A refining run that brought nothing better is passed over: nobody asked for it.
+        """
+        project_id = standing.project_id
+        finished = (
+            run
+            for run in self._runs.runs(project_id, limit=_RUNS_LOOKED_AT)
+            if run.state is RunState.PUBLISHED
+            or (run.state is not RunState.RUNNING and run.cause is not Cause.REFINE)
+        )
+        run = next(finished, None)
+        adapter_id = None if run is None else run.adapter_id
+        candidate = None if adapter_id is None else self.versions.find(adapter_id)
+        return explain_state(project_id, run, candidate, standing.version)
 
     def runs(self, project_id: int, *, limit: int = 10) -> tuple[TrainingRun, ...]:
         """Returns the training runs of a project, newest first."""
