@@ -214,21 +214,24 @@ def _show(demo: Demo, ends: Ends, seconds: float) -> None:
     command = called if called.name == "calico" else Path("calico")
     data = demo.folder / "backend"
     lines = (
-        f"Label Studio  [bold]{ends.client.url}/projects/{demo.project_id}[/]",
-        f"user          [bold]{account.user}[/]",
-        f"password      [bold]{account.password}[/]",
+        f"Label Studio     [bold]{ends.client.url}/projects/{demo.project_id}[/]",
+        f"user             [bold]{account.user}[/]",
+        f"password         [bold]{account.password}[/]",
         "",
-        f"learning      [bold]{ends.backend_url}/ui[/]",
-        f"user          [bold]{BACKEND_USER}[/]",
-        f"password      [bold]{demo.state.backend_password}[/]",
+        f"what it learned  [bold]{ends.backend_url}/ui[/]",
+        f"user             [bold]{BACKEND_USER}[/]",
+        f"password         [bold]{demo.state.backend_password}[/]",
         "",
-        "Open a task: its masks are there. To point at parts, switch on Auto-Annotation",
-        "below, choose a label, then the smart tool beside the image. The tick takes what",
-        "is suggested; a region needs a name to be learned from. Submit.",
-        "After five submitted tasks it learns; at once with",
+        "Open a task in Label Studio: it has masks. To point at parts, switch on",
+        "Auto-Annotation below, choose a label, then choose the smart tool beside",
+        "the image. The tick accepts a suggestion. Give every region a name, then",
+        "submit the task. It learns after five submitted tasks. To make it learn",
+        "at once, run",
         f"  {_short(command)} train-now --project {demo.project_id} --data-dir {_short(data)}",
         "",
-        f"logs and data in {_short(demo.folder)}; `make stop` ends it",
+        "Then look at the page of what it learned.",
+        "",
+        f"{_short(demo.folder)} holds logs and data; `make stop` ends the demo.",
     )
     title = f"{demo.groups} pre-annotated groups, ready in {seconds:.0f} s"
     Console().print(Panel("\n".join(lines), title=title, expand=False))

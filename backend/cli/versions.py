@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.cli.options import DataDirOption, ProjectOption, guest_store
+from backend.learning.explanation import explain_version
 from backend.learning.publisher import roll_back
 from backend.settings import load_settings
 from backend.storage.versions import AdapterVersion, Versions
@@ -97,7 +99,7 @@ def _row(version: AdapterVersion) -> tuple[str, ...]:
         _change(probe, "mIoU"),
         _change(probe, "Recall"),
         f"{version.created_at:%Y-%m-%d %H:%M:%S}",
-        version.reason or "",
+        explain_version(version).why,
     )
 
 
@@ -117,6 +119,7 @@ def _as_json(version: AdapterVersion) -> dict[str, Any]:
         "corrections": version.corrections,
         "gate": version.gate,
         "reason": version.reason,
+        "explanation": asdict(explain_version(version)),
         "sha256": version.sha256,
         "base": version.base,
         "created_at": version.created_at.isoformat(),
