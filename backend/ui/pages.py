@@ -106,7 +106,7 @@ def build_pages(
     pages.add_url_rule(project, view_func=views.show_project)
     pages.add_url_rule(f"{project}/groups/<{number}:task_id>.png", view_func=views.show_group)
     pages.add_url_rule(f"{project}/rollback", view_func=views.roll_back_to, methods=["POST"])
-    filters = {
+    filters: dict[str, Callable[..., object]] = {
         "percent": percent,
         "in_words": in_words,
         "gate": gate_change,
