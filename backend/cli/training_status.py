@@ -105,7 +105,7 @@ def _sentences(project: dict[str, Any]) -> str:
         f"Project {project['project']}: {said['seen']}\n"
         f"  Why: {said['why']}\n"
         f"  Next: {said['advice']}\n"
-        f"  Until useful: {project['outlook']['words']}\n"
+        f"  Progress: {project['outlook']['words']}\n"
     )
 
 

@@ -62,7 +62,7 @@ def explain_version(version: AdapterVersion) -> Reason:
             f"Train again: {_train_now(version.project_id)}",
         )
     if version.status is VersionStatus.RETIRED and _was_taken_back(version):
-        return Reason(f"It was taken back: {_ended(version.reason)}", _GO_ON)
+        return Reason(_taken_back(version.reason or ""), _GO_ON)
     try:
         kind = VerdictKind(version.gate.get("verdict", ""))
     except ValueError:  # judged by an earlier release, or refused before the quality check
@@ -90,7 +90,7 @@ def explain_state(
             f"{_SEEN} of {name}.",
             "Nothing was trained in this project yet.",
             "Correct groups and submit them. A training begins by itself when there are enough. "
-            f"It begins at once with: {_train_now(project_id)}",
+            f"To begin it at once, {_train_now(project_id)}",
         )
     if candidate is not None and run.state in (RunState.PUBLISHED, RunState.REJECTED):
         reason = explain_version(candidate)
@@ -148,7 +148,7 @@ def _explain_verdict(kind: VerdictKind, version: AdapterVersion) -> Reason:
         case VerdictKind.NOT_FINITE:
             return Reason(
                 "Its quality could not be computed: a figure is not a number.",
-                f"Train again: {again}. If it happens again, run calico doctor.",
+                f"Train again: {again} If it happens again, run calico doctor.",
             )
         case VerdictKind.UNMEASURED:
             return Reason(
@@ -197,6 +197,16 @@ def _was_taken_back(version: AdapterVersion) -> bool:
     """Whether a retired version was replaced by an earlier one, and not by a later one."""
     by_rules = ("corrections kept for testing ", "its own corrections ")
     return version.reason is not None and not version.reason.startswith(by_rules)
+
+
+def _taken_back(reason: str) -> str:
+    """Why an earlier version replaced a version."""
+    by_itself, by_somebody = "rolled back by itself: ", "rolled back "
+    if reason.startswith(by_itself):
+        return f"It was taken back because {_ended(reason.removeprefix(by_itself))}"
+    if reason.startswith(by_somebody):
+        return f"Somebody took it back {_ended(reason.removeprefix(by_somebody))}"
+    return f"Somebody took it back: {_ended(reason)}"
 
 
 def _published(gate: Mapping[str, Any]) -> str:
@@ -257,7 +267,10 @@ def _agreement(gate: Mapping[str, Any]) -> str:
 
 
 def _train_now(project_id: int) -> str:
-    return f"calico train-now --project {project_id}"
+    return (
+        "press Start Training under Settings, Model in Label Studio, or run "
+        f"calico train-now --project {project_id}."
+    )
 
 
 def _ended(text: str | None) -> str:

@@ -195,4 +195,11 @@ def _percent(share: float) -> str:
 
 
 def _unknown(recall: float | None, why: str) -> Outlook:
-    return Outlook(False, None, None, None, recall, f"Not yet known: {why}")
+    return Outlook(
+        False,
+        None,
+        None,
+        None,
+        recall,
+        f"It is not yet known how many more groups are needed: {why}",
+    )

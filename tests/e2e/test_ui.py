@@ -165,7 +165,7 @@ def test_a_version_is_taken_back_by_hand(page: Page, school: School) -> None:
     row.get_by_role("button").click()
     expect(page.get_by_text(f"predictions of version {first} again.")).to_be_visible()
     assert school.current.id == first
-    expect(page.get_by_text("It was taken back: rolled back on the page.").first).to_be_visible()
+    expect(page.get_by_text("Somebody took it back on the page.").first).to_be_visible()
 
 
 def test_training_is_followed_without_a_click(page: Page, school: School) -> None:

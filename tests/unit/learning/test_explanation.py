@@ -142,7 +142,12 @@ def test_a_publication_is_said_and_that_it_was_taken_back():
     back = replace(made, status=VersionStatus.RETIRED, reason="rolled back by hand")
     said = explain_state(7, run(RunState.PUBLISHED), back, earlier)
     assert said.seen == "Annotators see predictions of version tiny-p7v1-abc again."
-    assert said.why == "It was taken back: rolled back by hand."
+    assert said.why == "Somebody took it back by hand."
+    fallen = "rolled back by itself: annotators accept 10% of its regions over 12 tasks"
+    said = explain_version(replace(back, reason=fallen))
+    assert said.why == (
+        "It was taken back because annotators accept 10% of its regions over 12 tasks."
+    )
     # A version that a later one replaced is not taken back.
     assert explain_version(replace(made, status=VersionStatus.RETIRED)) == explain_version(made)
     # After a refusal somebody went back to the shipped model.

@@ -18,7 +18,9 @@ def test_without_a_corrected_prediction_nothing_is_known():
     for points in ([], [point(0, 0.1, tasks=2)], [MeasuredPoint(5, 9, 0, 0)]):
         found = estimate(points, corrected=3)
         assert (found.more, found.recall, found.is_useful) == (None, None, False)
-        assert found.words.startswith("Not yet known: it takes a version")
+        assert found.words.startswith(
+            "It is not yet known how many more groups are needed: it takes a version"
+        )
         assert "at least 3 groups" in found.words
 
 

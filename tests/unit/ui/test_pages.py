@@ -136,7 +136,7 @@ def test_a_project_without_corrections_has_no_curve(client, school):
         "Nobody has corrected a prediction yet",
         "No label was predicted or corrected yet",
         "Annotators see predictions of the shipped model.",
-        "Not yet known: it takes a version",
+        "It is not yet known how many more groups are needed: it takes a version",
     ):
         assert words in text
     assert "<svg" not in text
@@ -174,7 +174,7 @@ def test_a_refusal_says_what_annotators_see_why_and_what_to_do(client, school):
     roll_back(school.versions, PROJECT, to="base", reason="it was worse")
     text = plain(page(client))
     assert "Annotators see predictions of the shipped model." in text
-    assert "It was taken back: it was worse." in text
+    assert "Somebody took it back: it was worse." in text
 
 
 def test_a_training_that_failed_says_what_to_run(client, school):
@@ -223,13 +223,16 @@ def test_how_many_groups_are_missing_is_said(client, school):
     )
     for n in range(20):
         answered(school, 11 + n, "base-1", results(half), results(lid, rim), 500 + n)
-    assert "Not yet known: there is one point of the curve" in plain(page(client))
+    assert (
+        "It is not yet known how many more groups are needed: there is one point of the curve"
+        in plain(page(client))
+    )
     version = learn(school, *TRAINED[:1])
     for n in range(20):
         # Four of five groups have their lid: 40 of 100 regions.
         shown = lid if n % 5 < 4 else half
         answered(school, 111 + n, version, results(shown), results(lid, rim), 600 + n)
-    outlook = plain(page(client)).partition("Until useful")[2][:150]
+    outlook = plain(page(client)).partition("Progress")[2][:150]
     assert re.match(
         r" About \d+ more corrected groups until predictions are useful \(likely", outlook
     )
@@ -376,7 +379,7 @@ def test_rolling_back_with_the_button(client, school):
     answer = client.post(f"{URL}/rollback", data=form, headers=AUTH)
     assert (answer.status_code, answer.headers["Location"]) == (303, URL)
     assert school.current.id == first
-    assert "rolled back on the page" in page(client)
+    assert "Somebody took it back on the page" in page(client)
     form = {"token": token_of(page(client)), "to": "base"}
     assert client.post(f"{URL}/rollback", data=form, headers=AUTH).status_code == 303
     assert school.current is None
