@@ -94,7 +94,10 @@ def estimate(measured: Iterable[MeasuredPoint], corrected: int) -> Outlook:
             f"there is one point of the curve, {learned}. The second one takes a later version "
             f"with at least {LEAST_TASKS} corrected groups. {now}.",
         )
-    line = _fit(points)
+    learned_points = [point for point in points if point.groups]
+    # The first corrections bring most: the shipped model counts only until there is a later slope.
+    fitted = learned_points if len(learned_points) > 1 else points
+    line = _fit(fitted)
     if line.slope <= line.slope_error:
         return _unknown(
             last.recall,
@@ -117,8 +120,9 @@ def estimate(measured: Iterable[MeasuredPoint], corrected: int) -> Outlook:
         between = f"at least {least}"
     else:
         between = f"{least} to {most}" if least < most else f"{more}"
+    guess = "A first guess: about" if len(fitted) == 2 else "About"
     words = (
-        f"About {more} more corrected {'group' if more == 1 else 'groups'} until predictions are "
+        f"{guess} {more} more corrected {'group' if more == 1 else 'groups'} until predictions are "
         f"useful (likely {between}). {now}; useful is {_percent(USEFUL)}."
     )
     return Outlook(False, more, least, most, last.recall, words)

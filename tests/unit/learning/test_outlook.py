@@ -52,9 +52,21 @@ def test_the_line_over_the_logarithm_says_how_many():
     assert estimate(points, corrected=31).more == 1  # learned later than corrected
 
 
+def test_the_shipped_model_counts_until_there_is_a_later_slope():
+    """The first corrections bring most: with the point of the shipped model it sounds too easy."""
+    first = [point(0, 0.0, 20), point(5, 0.375, 20)]
+    early = estimate(first, corrected=5)
+    assert early.words.startswith("A first guess: about 5 more")
+    later = estimate([*first, point(20, 0.45, 2000), point(5, 0.375, 2000)], corrected=20)
+    assert later.more > 20
+    assert estimate([point(5, 0.375, 2000), point(20, 0.45, 2000)], 20).more == pytest.approx(
+        later.more, abs=1
+    )
+
+
 def test_the_range_narrows_with_more_tasks():
     def width(tasks):
-        found = estimate([point(0, 0.1, tasks), point(5, 0.3, tasks), point(9, 0.4, tasks)], 10)
+        found = estimate([point(0, 0.1, tasks), point(5, 0.35, tasks)], 10)
         return found.most - found.least
 
     assert width(400) < width(40)

@@ -234,7 +234,8 @@ def test_how_many_groups_are_missing_is_said(client, school):
         answered(school, 111 + n, version, results(shown), results(lid, rim), 600 + n)
     outlook = plain(page(client)).partition("Progress")[2][:150]
     assert re.match(
-        r" About \d+ more corrected groups until predictions are useful \(likely", outlook
+        r" A first guess: about \d+ more corrected groups until predictions are useful \(likely",
+        outlook,
     )
     assert "It finds 40 of 100 regions now; useful is 50." in outlook
 
