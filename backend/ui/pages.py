@@ -246,7 +246,7 @@ def in_words(run: TrainingRun | None) -> str:
     if run.state is RunState.RUNNING:
         eta = "" if run.eta_s is None else f", about {run.eta_s:.0f} s left"
         return f"{run.stage}, {run.progress:.0%}{eta}"
-    ended = "" if run.ended_at is None else f" {run.ended_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    ended = "" if run.ended_at is None else f", {run.ended_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     return f"{_RUN_WORDS[run.state]}{ended}"
 
 
