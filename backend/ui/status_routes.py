@@ -50,7 +50,7 @@ def _project(overview: Overview, standing: ProjectStanding, *, in_words: bool) -
         if in_words
         else {}
     )
-    return words | {
+    return {
         "project": standing.project_id,
         "version": None if standing.version is None else standing.version.id,
         "corrections": standing.corrections,
@@ -63,7 +63,7 @@ def _project(overview: Overview, standing: ProjectStanding, *, in_words: bool) -
         "held_back": standing.held_back,
         "needs_word": standing.needs_word,
         "stamped_ahead": standing.stamped_ahead,
-    }
+    } | words
 
 
 def _run(overview: Overview, run: TrainingRun) -> dict[str, Any]:
