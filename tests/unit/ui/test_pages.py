@@ -24,6 +24,7 @@ from backend.settings import load_settings
 from backend.storage.tables import correction
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures, _parts, _small
+from backend.ui.status_routes import build_status_routes
 from calico_model.types import ImageGroup
 from tests.doubles import ModelDouble
 from tests.unit.learning.annotated import box, event, region, results
@@ -485,3 +486,27 @@ def test_a_stamp_in_the_future_is_shown(client, school):
     drawn = results(("a", box(1, 1, 9, 9), "lid"))
     school.store.record_events([event(1, drawn, project=PROJECT, second=10**10)])
     assert "1 annotations are stamped in the future" in page(client)
+
+
+def test_reasons_that_people_type_stay_words(client, school):
+    learn(school, *TRAINED[:3])
+    roll_back(school.versions, PROJECT, to="base", reason="<script>alert(1)</script> calico doctor")
+    text = page(client)
+    assert "Somebody took it back: &lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<script>alert" not in text
+    assert "<code>calico doctor</code>" in text
+
+
+def test_the_json_of_one_project_says_what_its_page_says(app, school):
+    app.register_blueprint(
+        build_status_routes(school.store, Overview(school.store, school.versions))
+    )
+    learn(school, *TRAINED[:3])
+    client = app.test_client()
+    (one,) = client.get(f"/status/{PROJECT}", headers=AUTH).get_json()["projects"]
+    text = plain(page(client))
+    for sentence in (*one["explanation"].values(), one["outlook"]["words"]):
+        assert sentence.replace(" -> ", " → ") in text
+    (listed,) = client.get("/status", headers=AUTH).get_json()["projects"]
+    assert "explanation" not in listed  # a list of many projects asks no more of the database
+    assert listed.items() <= one.items()
