@@ -19,6 +19,7 @@ from backend.storage.tables import correction, region_outcome
 from calico_model.vocabulary import Vocabulary
 from tests.unit.label_studio.golden_files import config
 from tests.unit.learning.annotated import body, box, deletion, results
+from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 from tests.unit.learning.school import PROJECT, School
 
 LID, RIM = box(10, 10, 30, 40), box(0, 50, 5, 60)
@@ -26,8 +27,8 @@ HALF, MOST = box(10, 10, 30, 25), box(10, 10, 30, 37)
 
 
 @pytest.fixture
-def school(tmp_path):
-    made = School(tmp_path)
+def school(tmp_path, database_url):  # noqa: F811
+    made = School(tmp_path, url=database_url)
     yield made
     made.store.close()
 
