@@ -54,6 +54,7 @@ from backend.types import GroupSource
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures
 from backend.ui.status_routes import build_status_routes
+from backend.ui.titles import ProjectTitles
 from calico_model.inference.arrangement import Arrangement
 
 PAGES_AT_ONCE = 8  # a browser asks for six pictures at once
@@ -359,5 +360,6 @@ def build_ui(
         status = None if refresher is None else refresher.status(project_id)
         return None if status is None else Refreshed(**asdict(status))
 
+    titles = ProjectTitles(None if client is None else lambda one: client.project(one).title)
     pictures = GroupPictures(derivation, image_source(components.settings, client))
-    return build_pages(overview, pictures, live=live, refreshed=refreshed)
+    return build_pages(overview, pictures, live=live, refreshed=refreshed, title=titles.of)

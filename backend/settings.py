@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         None, description="User name Label Studio must send; set together with the password."
     )
     basic_auth_password: SecretStr | None = Field(
-        None, description="Password Label Studio must send; only /health needs none."
+        None, description="Password Label Studio must send; only / and /health need none."
     )
     allow_open_bind: bool = Field(
         False, description="Listen beyond this machine without credentials (trusted networks only)."

@@ -223,13 +223,13 @@ def _show(demo: Demo, ends: Ends, seconds: float) -> None:
     command = called if called.name == "calico" else Path("calico")
     data = demo.folder / "backend"
     lines = (
-        f"Label Studio  [bold]{ends.client.url}/projects/{demo.project_id}[/]",
-        f"user          [bold]{account.user}[/]",
-        f"password      [bold]{account.password}[/]",
+        f"Label Studio     [bold]{ends.client.url}/projects/{demo.project_id}[/]",
+        f"user             [bold]{account.user}[/]",
+        f"password         [bold]{account.password}[/]",
         "",
-        f"learning      [bold]{ends.backend_url}/ui[/]",
-        f"user          [bold]{BACKEND_USER}[/]",
-        f"password      [bold]{demo.state.backend_password}[/]",
+        f"what it learned  [bold]{ends.backend_url}/ui[/]",
+        f"user             [bold]{BACKEND_USER}[/]",
+        f"password         [bold]{demo.state.backend_password}[/]",
         "",
         "Open a task: its masks are there. To point at parts, switch on Auto-Annotation",
         "below the image, choose a label, then the smart tool beside the image. The tick",

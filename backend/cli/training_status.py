@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -62,6 +63,8 @@ def status(
         if watch:
             _watch(overview, project)
         projects = summaries(overview, project)
+    for said in () if watch else projects:
+        typer.echo(_sentences(said))
     if not watch:
         print_fitted(_table(projects) if projects else "No project has sent corrections yet.")
     typer.echo(json.dumps({"projects": projects}))
@@ -91,10 +94,10 @@ def train_now(
 def summaries(overview: Overview, project: int | None) -> list[dict[str, Any]]:
     """Returns one entry per project, ready for JSON."""
     projects = overview.projects() if project is None else (project,)
-    return [_summary(overview.standing(project_id)) for project_id in projects]
+    return [_summary(overview, overview.standing(project_id)) for project_id in projects]
 
 
-def _summary(standing: ProjectStanding) -> dict[str, Any]:
+def _summary(overview: Overview, standing: ProjectStanding) -> dict[str, Any]:
     return {
         "project": standing.project_id,
         "version": None if standing.version is None else standing.version.id,
@@ -104,7 +107,20 @@ def _summary(standing: ProjectStanding) -> dict[str, Any]:
         "acceptance": standing.acceptance,
         "acceptance_tasks": standing.acceptance_tasks,
         "run": None if standing.run is None else _run(standing.run),
+        "explanation": asdict(overview.explanation(standing)),
+        "outlook": asdict(overview.outlook(standing)),
     }
+
+
+def _sentences(project: dict[str, Any]) -> str:
+    """What annotators see in a project, why, what to do next, and when it will be useful."""
+    said = project["explanation"]
+    return (
+        f"Project {project['project']}: {said['seen']}\n"
+        f"  Why: {said['why']}\n"
+        f"  Next: {said['advice']}\n"
+        f"  Progress: {project['outlook']['words']}\n"
+    )
 
 
 def _run(run: TrainingRun) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from backend.cli.options import DataDirOption, ProjectOption, guest_store
 from backend.cli.tables import print_fitted
+from backend.learning.explanation import explain_version
 from backend.learning.publisher import roll_back
 from backend.settings import load_settings
 from backend.storage.versions import AdapterVersion, Versions
@@ -116,7 +118,7 @@ def _row(version: AdapterVersion) -> tuple[str, ...]:
         _change(probe, "mIoU"),
         _change(probe, "Recall"),
         f"{version.created_at:%Y-%m-%d %H:%M:%S}",
-        version.reason or "",
+        explain_version(version).why,
     )
 
 
@@ -136,6 +138,7 @@ def _as_json(version: AdapterVersion) -> dict[str, Any]:
         "corrections": version.corrections,
         "gate": version.gate,
         "reason": version.reason,
+        "explanation": asdict(explain_version(version)),
         "sha256": version.sha256,
         "base": version.base,
         "created_at": version.created_at.isoformat(),

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from backend.learning.paired_test import Regions, has_fallen, has_lost
@@ -138,6 +139,19 @@ class GateEvidence:
     old_labels: frozenset[str] = frozenset()
 
 
+class VerdictKind(StrEnum):
+    """The rule that decided; explanation.py says each in whole sentences."""
+
+    BETTER = "better"
+    NOT_FINITE = "not_finite"
+    CONTRADICTS = "contradicts"
+    WORSE = "worse"
+    FORGETS = "forgets"
+    USELESS = "useless"
+    NO_BETTER = "no_better"
+    UNMEASURED = "unmeasured"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The decision.
@@ -146,11 +160,13 @@ class Verdict:
         is_accepted: whether the candidate is published.
         is_provisional: too few held-out groups to decide by.
         reason: one sentence with the figures, and what to do after a rejection.
+        kind: the rule that decided.
     """
 
     is_accepted: bool
     is_provisional: bool
     reason: str
+    kind: VerdictKind
 
 
 def judge(policy: GatePolicy, evidence: GateEvidence) -> Verdict:
@@ -158,13 +174,13 @@ def judge(policy: GatePolicy, evidence: GateEvidence) -> Verdict:
     return _verdict(
         policy,
         evidence,
-        (
-            _not_finite(evidence),
-            _contradicts(policy, evidence),
-            _worse(policy, evidence),
-            _forgotten(policy, evidence),
-            _useless(policy, evidence),
-        ),
+        {
+            VerdictKind.NOT_FINITE: _not_finite(evidence),
+            VerdictKind.CONTRADICTS: _contradicts(policy, evidence),
+            VerdictKind.WORSE: _worse(policy, evidence),
+            VerdictKind.FORGETS: _forgotten(policy, evidence),
+            VerdictKind.USELESS: _useless(policy, evidence),
+        },
     )
 
 
@@ -174,18 +190,25 @@ def judge_refinement(policy: GatePolicy, evidence: GateEvidence) -> Verdict:
     settled = None
     if comparison is not None and comparison.gain < policy.tolerance:
         settled = f"no better than the current version, which stays: {_figures(comparison)}"
-    rejections = (
-        _not_finite(evidence),
-        _worse(policy, evidence),
-        _forgotten(policy, evidence),
-        settled,
-    )
+    rejections = {
+        VerdictKind.NOT_FINITE: _not_finite(evidence),
+        VerdictKind.WORSE: _worse(policy, evidence),
+        VerdictKind.FORGETS: _forgotten(policy, evidence),
+        VerdictKind.NO_BETTER: settled,
+    }
     return _verdict(policy, evidence, rejections)
 
 
 def gate_figures(evidence: GateEvidence, verdict: Verdict) -> dict[str, Any]:
-    """Returns the evidence as JSON keeps it: set -> [before, after] of each metric, in percent."""
-    figures: dict[str, Any] = {"provisional": verdict.is_provisional}
+    """Returns the evidence as JSON keeps it: set -> [before, after] of each metric, in percent.
+
+    `older_labels` counts the regions of labels that the current version had learned: found
+    [before, after], and how many there are.
+    """
+    figures: dict[str, Any] = {
+        "provisional": verdict.is_provisional,
+        "verdict": verdict.kind.value,
+    }
     for name in ("held_out", "earlier", "learned", "probe"):
         pair: QualityComparison | None = getattr(evidence, name)
         if pair is None or not (pair.before.is_finite and pair.after.is_finite):
@@ -200,23 +223,29 @@ def gate_figures(evidence: GateEvidence, verdict: Verdict) -> dict[str, Any]:
             "new": round(100 * agreement.new, 1),
             "regions": agreement.asked,
         }
+    if evidence.earlier is not None and evidence.old_labels:
+        before, regions = _regions_found(evidence.earlier.before, evidence.old_labels)
+        after, _ = _regions_found(evidence.earlier.after, evidence.old_labels)
+        figures["older_labels"] = {"found": [before, after], "regions": regions}
     return figures
 
 
 def _verdict(
-    policy: GatePolicy, evidence: GateEvidence, rejections: tuple[str | None, ...]
+    policy: GatePolicy, evidence: GateEvidence, rejections: Mapping[VerdictKind, str | None]
 ) -> Verdict:
     """Rejects for the first reason in `rejections`, accepts if all of them are None."""
     tested = _tested(policy, evidence)
     is_provisional = tested is None
-    for reason in rejections:
+    for kind, reason in rejections.items():
         if reason is not None:
-            return Verdict(False, is_provisional, reason)
+            return Verdict(False, is_provisional, reason, kind)
     comparison = tested or evidence.learned or evidence.earlier
     if comparison is None:
-        return Verdict(False, is_provisional, "nothing could be measured: no image could be read")
+        reason = "nothing could be measured: no image could be read"
+        return Verdict(False, is_provisional, reason, VerdictKind.UNMEASURED)
     name = "corrections kept for testing" if tested else "its own corrections"
-    return Verdict(True, is_provisional, f"{name} {_figures(comparison)}")
+    reason = f"{name} {_figures(comparison)}"
+    return Verdict(True, is_provisional, reason, VerdictKind.BETTER)
 
 
 def _tested(policy: GatePolicy, evidence: GateEvidence) -> QualityComparison | None:

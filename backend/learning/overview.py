@@ -12,9 +12,24 @@ from sqlalchemy import ColumnElement, func, select
 
 from backend.clock import now_us
 from backend.learning.doubts import is_too_much
+from backend.learning.explanation import Explanation, explain_state
+from backend.learning.label_quality import (
+    LabelQuality,
+    LabelSets,
+    measured_points,
+    read_label_quality,
+)
+from backend.learning.outlook import Outlook, estimate
 from backend.learning.repository import CorrectionRepository
-from backend.learning.rows import Standing
-from backend.learning.schedule import AcceptancePolicy, SchedulePolicy, held_out_tasks, still_rises
+from backend.learning.rows import NOT_SEEN, Standing
+from backend.learning.schedule import (
+    AcceptancePolicy,
+    Cause,
+    RunState,
+    SchedulePolicy,
+    held_out_ids,
+    still_rises,
+)
 from backend.learning.training_runs import RunRepository, TrainingRun
 from backend.storage.journal import AHEAD_US
 from backend.storage.store import Store
@@ -23,6 +38,7 @@ from backend.storage.versions import AdapterVersion, Versions
 
 _COLUMNS = correction.c
 _WORST_AMONG = 200
+_RUNS_LOOKED_AT = 10
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,7 @@ class Overview:
         self.versions = versions
         self._repository = CorrectionRepository(store)
         self._runs = RunRepository(store)
+        self._label_sets = LabelSets(store)
 
     def projects(self) -> tuple[int, ...]:
         """Ids of all projects that ever sent an event or asked for a prediction."""
@@ -129,9 +146,8 @@ class Overview:
         version = self.versions.served(project_id, start_from=self._start_from)
         is_own = version is not None and version.project_id == project_id
         learned = version.upto_seq if version is not None and is_own else -1
-        rows = self._repository.tasks(project_id)
-        corrected = [row for row in rows if row.standing is Standing.CORRECTED]
-        held_out = held_out_tasks(project_id, rows)
+        corrected = self._corrected(project_id)
+        held_out = held_out_ids(project_id, ((one, task_id) for one, task_id, _ in corrected))
         accepted, predicted, tasks = self._acceptance(project_id, version)
         runs = self._runs.runs(project_id, limit=1)
         held_back, live = len(self._repository.doubts(project_id)), self._live(project_id)
@@ -139,9 +155,9 @@ class Overview:
             project_id,
             version,
             corrections=len(corrected),
-            new=sum(row.seq > learned and row.task_id not in held_out for row in corrected),
+            new=sum(seq > learned and task_id not in held_out for _, task_id, seq in corrected),
             held_out=len(held_out),
-            skipped=sum(row.standing is Standing.SKIPPED and not row.is_unseen for row in rows),
+            skipped=self._skipped(project_id),
             acceptance=accepted / predicted if predicted else None,
             acceptance_tasks=tasks,
             run=runs[0] if runs else None,
@@ -204,9 +220,55 @@ class Overview:
         with self._store.read() as connection:
             return tuple(CorrectedGroup(*row) for row in connection.execute(query))
 
+    def labels(self, project_id: int) -> tuple[LabelQuality, ...]:
+        """Returns what annotators did to each label in the newest corrected tasks, worst first."""
+        return read_label_quality(self._store, project_id, self._label_sets.of(project_id))
+
+    def outlook(self, standing: ProjectStanding) -> Outlook:
+        """Returns how many more corrected groups a project needs until predictions are useful."""
+        project_id = standing.project_id
+        learned = {one.id: one.corrections for one in self.versions.all(project_id)}
+        points = measured_points(self._store, project_id, learned)
+        return estimate(points, standing.corrections)
+
+    def explanation(self, standing: ProjectStanding) -> Explanation:
+        """Says what annotators see after the last finished training, why, and what to do next.
+
+        A refining run that brought nothing better is passed over: nobody asked for it.
+        """
+        project_id = standing.project_id
+        finished = (
+            run
+            for run in self._runs.runs(project_id, limit=_RUNS_LOOKED_AT)
+            if run.state is RunState.PUBLISHED
+            or (run.state is not RunState.RUNNING and run.cause is not Cause.REFINE)
+        )
+        run = next(finished, None)
+        adapter_id = None if run is None else run.adapter_id
+        candidate = None if adapter_id is None else self.versions.find(adapter_id)
+        return explain_state(project_id, run, candidate, standing.version)
+
     def runs(self, project_id: int, *, limit: int = 10) -> tuple[TrainingRun, ...]:
         """Returns the training runs of a project, newest first."""
         return self._runs.runs(project_id, limit=limit)
+
+    def _corrected(self, project_id: int) -> list[tuple[int, int, int]]:
+        """Annotation id, task id and place in the journal of every corrected task."""
+        query = select(_COLUMNS.annotation_id, _COLUMNS.task_id, _COLUMNS.seq).where(
+            _COLUMNS.project_id == project_id, _COLUMNS.outcome == Standing.CORRECTED.value
+        )
+        with self._store.read() as connection:
+            return [(one or 0, task_id, seq) for one, task_id, seq in connection.execute(query)]
+
+    def _skipped(self, project_id: int) -> int:
+        """Number of tasks that annotators skipped."""
+        query = select(func.count()).where(
+            _COLUMNS.project_id == project_id,
+            _COLUMNS.outcome == Standing.SKIPPED.value,
+            func.coalesce(_COLUMNS.problem, "") != NOT_SEEN,
+        )
+        with self._store.read() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def _live(self, project_id: int, *, after_us: int = -1) -> int:
         """Number of annotations that are not deleted and were changed after `after_us`."""

@@ -261,10 +261,14 @@ def held_out_tasks(project_id: int, rows: Iterable[TaskRow]) -> frozenset[int]:
         project_id: Label Studio's id.
         rows: all tasks of the project.
     """
-    corrected = [row for row in rows if row.standing is Standing.CORRECTED]
-    corrected.sort(key=lambda row: (row.annotation_id or 0, row.task_id))
-    later = corrected[LEARNED_FIRST:]
-    return frozenset(row.task_id for row in later if is_held_out(project_id, row.task_id))
+    corrected = (row for row in rows if row.standing is Standing.CORRECTED)
+    return held_out_ids(project_id, ((row.annotation_id or 0, row.task_id) for row in corrected))
+
+
+def held_out_ids(project_id: int, corrected: Iterable[tuple[int, int]]) -> frozenset[int]:
+    """Returns what `held_out_tasks` does, from (annotation id, task id) of all corrected tasks."""
+    later = sorted(corrected)[LEARNED_FIRST:]
+    return frozenset(task_id for _, task_id in later if is_held_out(project_id, task_id))
 
 
 def is_held_out(project_id: int, task_id: int, *, share: float = HELD_OUT_SHARE) -> bool:

@@ -18,7 +18,7 @@ from backend.settings import Settings
 
 _log = logging.getLogger(__name__)
 _CREDENTIALS_FIELD = "header Authorization"
-_OPEN_ENDPOINT = "calico.health"
+_OPEN_ENDPOINTS = ("calico.health", "calico.front_door")
 _RETRY_S = 2
 
 
@@ -28,14 +28,14 @@ def watch_requests(app: Flask, metrics: Metrics, credentials: Credentials | None
     Args:
         app: whose requests are watched.
         metrics: counts them.
-        credentials: needed everywhere but at /health; None lets everybody in.
+        credentials: needed everywhere but at / and /health; None lets everybody in.
     """
 
     @app.before_request
     def _begin() -> None:
         g.began = time.monotonic()
         request_id.set(new_request_id(request.headers.get("X-Request-ID")))
-        if credentials is not None and request.endpoint != _OPEN_ENDPOINT:
+        if credentials is not None and request.endpoint not in _OPEN_ENDPOINTS:
             credentials.check(request.headers.get("Authorization"))
         encoding = request.headers.get("Content-Encoding", "identity").lower()
         if encoding != "identity":
@@ -55,7 +55,7 @@ def watch_requests(app: Flask, metrics: Metrics, credentials: Credentials | None
         metrics.requests.labels(endpoint, response.status_code).inc()
         metrics.request_seconds.labels(endpoint).observe(seconds)
         response.headers["X-Request-ID"] = request_id.get() or ""
-        level = logging.DEBUG if endpoint in ("health", "metrics") else logging.INFO
+        level = logging.DEBUG if endpoint in ("health", "front_door", "metrics") else logging.INFO
         _log.log(
             level,
             "%s %s",

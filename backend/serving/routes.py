@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, current_app, request, url_for
 from werkzeug.exceptions import HTTPException
 
 from backend.errors import RequestError
@@ -49,6 +49,11 @@ def build_routes(
         on_setup: called with the host name under which Label Studio knows itself, or None.
     """
     routes = Blueprint("calico", __name__)
+
+    @routes.get("/")
+    def front_door() -> Response:
+        # Label Studio asks /health; probes of other servers of its kind ask here.
+        return _way_to_the_pages() or health()
 
     @routes.get("/health")
     def health() -> Response:
@@ -99,6 +104,14 @@ def build_routes(
         return Response(metrics.text(), mimetype="text/plain; version=0.0.4")
 
     return routes
+
+
+def _way_to_the_pages() -> Response | None:
+    """Sends a browser to the pages for people; None for others, or without pages."""
+    is_browser = "text/html" in request.headers.get("Accept", "")
+    if not is_browser or "ui" not in current_app.blueprints:
+        return None
+    return Response(status=302, headers={"Location": url_for("ui.show_projects")})
 
 
 def _body() -> bytes:

@@ -71,10 +71,10 @@ class Curve:
 
 
 def draw_curve(qualities: Sequence[VersionQuality]) -> Curve | None:
-    """Returns the curve of prediction quality per version; None without versions."""
-    if not qualities:
+    """Returns the curve of prediction quality per version; None before the second version."""
+    if len(qualities) < 2:
         return None
-    step = (WIDTH - _LEFT - _RIGHT) / max(len(qualities) - 1, 1)
+    step = (WIDTH - _LEFT - _RIGHT) / (len(qualities) - 1)
     positions = [round(_LEFT + step * number, 1) for number in range(len(qualities))]
 
     def line(name: str, label: str, value: Callable[[VersionQuality], float]) -> CurveLine:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
 
 from flask import Blueprint, Response, render_template, request, url_for
+from markupsafe import Markup, escape
 
 from backend.errors import BackendError, NotFoundError, RequestError
+from backend.learning.explanation import explain_version
+from backend.learning.label_quality import NEWEST_TASKS
 from backend.learning.overview import Overview
 from backend.learning.publisher import roll_back
 from backend.learning.schedule import RunState
@@ -25,8 +29,16 @@ from backend.types import MAX_ID
 from backend.ui.curve import draw_curve
 from backend.ui.pictures import GroupPictures
 
-_PROJECTS_PER_PAGE, _VERSIONS_SHOWN = 50, 50
+_PROJECTS_PER_PAGE, _VERSIONS_SHOWN, _LABELS_SHOWN = 50, 50, 100
 _REASON = "rolled back on the page"
+_RUN_WORDS = {
+    RunState.PUBLISHED: "published a version",
+    RunState.REJECTED: "published no version",
+    RunState.FAILED: "failed",
+    RunState.STOPPED: "stopped",
+    RunState.ABANDONED: "ended without a result",
+}
+_COMMAND = re.compile(r"calico (?:train-now --project \d+|doctor)")
 _POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -73,6 +85,7 @@ def build_pages(
     *,
     live: Callable[[], Live],
     refreshed: Callable[[int], Refreshed | None] = lambda _: None,
+    title: Callable[[int], str | None] = lambda _: None,
 ) -> Blueprint:
     """Returns the blueprint with all pages.
 
@@ -81,8 +94,9 @@ def build_pages(
         pictures: of corrected groups.
         live: called for every page.
         refreshed: called for every page of a project.
+        title: returns a project's title at once, None if it is not known.
     """
-    views = _Views(overview, pictures, live, refreshed)
+    views = _Views(overview, pictures, live, refreshed, title)
     pages = Blueprint(
         "ui", __name__, url_prefix="/ui", template_folder="templates", static_folder="static"
     )
@@ -92,7 +106,14 @@ def build_pages(
     pages.add_url_rule(project, view_func=views.show_project)
     pages.add_url_rule(f"{project}/groups/<{number}:task_id>.png", view_func=views.show_group)
     pages.add_url_rule(f"{project}/rollback", view_func=views.roll_back_to, methods=["POST"])
-    for name, function in (("percent", percent), ("in_words", in_words), ("gate", gate_change)):
+    filters: dict[str, Callable[..., object]] = {
+        "percent": percent,
+        "in_words": in_words,
+        "gate": gate_change,
+        "why": why,
+        "readable": readable,
+    }
+    for name, function in filters.items():
         pages.add_app_template_filter(function, name)
     pages.after_request(_protect)
     return pages
@@ -107,9 +128,10 @@ class _Views:
         pictures: GroupPictures,
         live: Callable[[], Live],
         refreshed: Callable[[int], Refreshed | None],
+        title: Callable[[int], str | None],
     ) -> None:
         self._overview, self._pictures = overview, pictures
-        self._live, self._refreshed = live, refreshed
+        self._live, self._refreshed, self._title = live, refreshed, title
         self._token = PageToken()
 
     def show_projects(self) -> str:
@@ -120,6 +142,7 @@ class _Views:
         return render_template(
             "projects.html",
             standings=[self._overview.standing(project_id) for project_id in shown],
+            titles={project_id: self._title(project_id) for project_id in shown},
             page=page,
             pages=count,
             live=self._live(),
@@ -158,10 +181,18 @@ class _Views:
 
     def _project_page(self, project_id: int, problem: str | None = None) -> str:
         current = self._overview.versions.current(project_id)
+        standing = self._overview.standing(project_id)
         qualities = self._overview.learning_curve(project_id)
+        labels = self._overview.labels(project_id)
         return render_template(
             "project.html",
-            standing=self._overview.standing(project_id),
+            standing=standing,
+            title=self._title(project_id),
+            explanation=self._overview.explanation(standing),
+            outlook=self._overview.outlook(standing),
+            labels=labels[:_LABELS_SHOWN],
+            labels_left_out=max(0, len(labels) - _LABELS_SHOWN),
+            newest_tasks=NEWEST_TASKS,
             is_own=current is not None,
             token=self._token.make(project_id, None if current is None else current.id),
             qualities=qualities,
@@ -215,17 +246,28 @@ def in_words(run: TrainingRun | None) -> str:
     if run.state is RunState.RUNNING:
         eta = "" if run.eta_s is None else f", about {run.eta_s:.0f} s left"
         return f"{run.stage}, {run.progress:.0%}{eta}"
-    ended = "" if run.ended_at is None else f" {run.ended_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    return f"{run.state.value}{ended}" + (f": {run.error}" if run.error else "")
+    ended = "" if run.ended_at is None else f", {run.ended_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{_RUN_WORDS[run.state]}{ended}"
+
+
+def why(version: AdapterVersion) -> str:
+    """Why a version was published, refused or taken back."""
+    return explain_version(version).why
+
+
+def readable(text: str) -> Markup:
+    """A sentence as HTML: escaped, with typographic arrows and with commands set as code."""
+    escaped = str(escape(text.replace(" -> ", " \u2192 ")))
+    return Markup(_COMMAND.sub(r"<code>\g<0></code>", escaped))
 
 
 def gate_change(version: AdapterVersion, metric: str, block: str | None = None) -> str:
-    """A metric of the gate before and after; * marks figures on learned corrections.
+    """A metric of the quality check before and after; * marks figures on learned corrections.
 
     Args:
-        version: with its gate.
+        version: with its figures.
         metric: "mIoU" or "Recall".
-        block: a set of the gate; None is held-out corrections, else new ones.
+        block: a set of figures; None is corrections kept for testing, else new ones.
     """
     gate = version.gate
     metrics = gate.get(block) if block else gate.get("held_out") or gate.get("learned")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -28,7 +29,10 @@ def build_status_routes(store: Store, overview: Overview) -> Blueprint:
     def status(project_id: int | None = None) -> Response:
         projects = overview.projects() if project_id is None else (project_id,)
         body = {
-            "projects": [_project(overview, overview.standing(known_id)) for known_id in projects],
+            "projects": [
+                _project(overview, overview.standing(known_id), in_words=project_id is not None)
+                for known_id in projects
+            ],
             "trainers": [trainer.owner for trainer in present_trainers(store)],
         }
         return Response(msgspec.json.encode(body), mimetype="application/json")
@@ -36,7 +40,16 @@ def build_status_routes(store: Store, overview: Overview) -> Blueprint:
     return routes
 
 
-def _project(overview: Overview, standing: ProjectStanding) -> dict[str, Any]:
+def _project(overview: Overview, standing: ProjectStanding, *, in_words: bool) -> dict[str, Any]:
+    """The state of a project; `in_words` adds what costs a query more each."""
+    words = (
+        {
+            "explanation": asdict(overview.explanation(standing)),
+            "outlook": asdict(overview.outlook(standing)),
+        }
+        if in_words
+        else {}
+    )
     return {
         "project": standing.project_id,
         "version": None if standing.version is None else standing.version.id,
@@ -50,7 +63,7 @@ def _project(overview: Overview, standing: ProjectStanding) -> dict[str, Any]:
         "held_back": standing.held_back,
         "needs_word": standing.needs_word,
         "stamped_ahead": standing.stamped_ahead,
-    }
+    } | words
 
 
 def _run(overview: Overview, run: TrainingRun) -> dict[str, Any]:

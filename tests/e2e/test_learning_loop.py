@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -316,10 +317,14 @@ def _look_at_the_page(
     page.on("pageerror", lambda error: errors.append(error))
     page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
     page.goto(f"{learning.backend_url}/ui")
-    page.get_by_role("link", name=f"project {project.id}").click()
-    expect(page.get_by_role("heading", name=f"Project {project.id}")).to_be_visible()
+    page.locator(f'a[href$="/projects/{project.id}"]').click()
+    # The title comes from Label Studio, in the background.
+    title = page.get_by_role("heading", level=1, name=re.compile(rf"\w+ project {project.id}$"))
+    expect(title).to_be_visible(timeout=1000 * PATIENCE_S)
+    expect(page.get_by_text("Annotators see predictions of the new version")).to_be_visible()
     expect(page.get_by_role("cell", name=version, exact=True)).to_be_visible()
-    expect(page.get_by_role("img", name="Quality of predictions")).to_be_visible()
+    # The chart begins with the second version that annotators corrected.
+    expect(page.get_by_text(f"So far they corrected {CORRECTED} groups")).to_be_visible()
     pictures = page.locator(".groups img")
     expect(pictures).to_have_count(CORRECTED)
     for index in range(CORRECTED):
@@ -331,7 +336,7 @@ def _look_at_the_page(
         page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=screenshots / "ui.png", full_page=True)
     page.get_by_text("roll back…").first.click()
-    page.get_by_role("button", name="Serve the base from now on").click()
-    expect(page.get_by_text("Answered by the base.")).to_be_visible()
+    page.get_by_role("button", name="Serve the shipped model from now on").click()
+    expect(page.get_by_text("predictions of the shipped model again.")).to_be_visible()
     assert errors == []
     context.close()

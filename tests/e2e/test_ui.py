@@ -27,6 +27,7 @@ from tests.unit.learning.school import PROJECT, TRAINED, School
 
 pytestmark = pytest.mark.e2e
 
+TITLE = "The doors of all cars in the harbour, seen from the quay, second year, " * 3
 USER = {"username": "user", "password": "word"}
 LID, RIM = box(10, 10, 30, 40), box(0, 50, 5, 60)
 
@@ -51,6 +52,12 @@ _CONTRASTS = """() => {
   }
   return found.sort((a, b) => a[0] - b[0]);
 }"""
+
+
+_UNTIL_SCROLLED = """box => new Promise(done => {
+  const look = () => box.scrollLeft > 0 ? done() : requestAnimationFrame(look);
+  look();
+})"""
 
 
 class Drawn:
@@ -101,6 +108,7 @@ def url(tmp_path: Path, school: School) -> Iterator[str]:
             Overview(school.store, school.versions),
             GroupPictures(school.derivation, Drawn()),
             live=lambda: Live("ready", tasks_waiting=0, changes_waiting=0, trainers=1),
+            title=lambda _project_id: TITLE,
         )
     )
     server = make_server("127.0.0.1", 0, app, threaded=True)
@@ -133,7 +141,8 @@ def test_the_pages_can_be_read_and_walked_through(page: Page, school: School) ->
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # the only project
-    expect(page.get_by_role("heading", name=f"Project {PROJECT}")).to_be_visible()
+    expect(page.get_by_role("heading", name=f"project {PROJECT}")).to_be_visible()
+    expect(page.get_by_text("Annotators see predictions of the new version")).to_be_visible()
     page.wait_for_load_state("load")  # the style sheet too: without it black may be on black
     contrasts = page.evaluate(_CONTRASTS)
     assert contrasts[0][0] >= 4.5, contrasts[:5]
@@ -144,23 +153,29 @@ def test_the_pages_can_be_read_and_walked_through(page: Page, school: School) ->
         expect(picture).to_have_js_property("complete", True)
         assert picture.evaluate("image => image.naturalWidth") > 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.set_viewport_size({"width": 360, "height": 740})
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 740})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # What does not fit on a phone is reached by keyboard.
+    labels = page.get_by_role("region", name="Labels")
+    labels.focus()
+    page.keyboard.press("ArrowRight")
+    labels.evaluate(_UNTIL_SCROLLED)
 
 
 def test_a_version_is_taken_back_by_hand(page: Page, school: School) -> None:
     second, first = (version.id for version in school.versions.all(PROJECT))
-    page.get_by_role("link", name=f"project {PROJECT}").click()
+    page.get_by_role("link", name=TITLE.strip()).click()
     row = page.get_by_role("row").filter(has=page.get_by_role("cell", name=first, exact=True))
     row.get_by_text("roll back").click()
     row.get_by_role("button").click()
-    expect(page.get_by_text(f"Answered by {first}.")).to_be_visible()
+    expect(page.get_by_text(f"predictions of version {first} again.")).to_be_visible()
     assert school.current.id == first
-    expect(page.get_by_text("rolled back on the page")).to_be_visible()
+    expect(page.get_by_text("Somebody took it back on the page.").first).to_be_visible()
 
 
 def test_training_is_followed_without_a_click(page: Page, school: School) -> None:
-    page.get_by_role("link", name=f"project {PROJECT}").click()
+    page.get_by_role("link", name=TITLE.strip()).click()
     run_id = school.runs.claim(PROJECT, Cause.COUNT)
     school.runs.report(run_id, stage="learning", progress=0.4, eta_s=21.0)
     expect(page.get_by_text("learning, 40%, about 21 s left")).to_be_visible(timeout=30_000)

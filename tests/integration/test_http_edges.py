@@ -7,8 +7,11 @@ import copy
 
 import pytest
 
+from backend.app import build_ui
+from backend.learning.overview import Overview
 from backend.serving.studio import studio_names
 from backend.settings import load_settings
+from backend.storage.versions import Versions
 from tests.integration.conftest import payload
 
 SETUP = payload("setup_POST")
@@ -148,6 +151,31 @@ def test_without_the_right_credentials_nothing_but_health_answers(guarded, path,
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Basic")
     assert answer.get_json()["field"] == "header Authorization"
+
+
+def test_the_root_leads_people_to_the_pages_and_answers_probes(make_app):
+    app = make_app(basic_auth_user="user", basic_auth_password="word")
+    parts = app.extensions["calico"]
+    parts.host.wait(10)
+    client = app.test_client()
+    for headers in ({}, {"Accept": "*/*"}, {"Accept": "application/json"}):
+        assert client.get("/", headers=headers).get_json() == client.get("/health").get_json()
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    assert client.get("/", headers=browser).get_json()["status"] == "UP"  # it has no pages
+    with_pages = make_app(
+        basic_auth_user="user",
+        basic_auth_password="word",
+        data_dir=parts.settings.data_dir.with_name("with pages"),
+    )
+    parts = with_pages.extensions["calico"]
+    parts.host.wait(10)
+    overview = Overview(parts.store, Versions(parts.store, parts.settings.adapters_dir))
+    with_pages.register_blueprint(build_ui(parts, overview, None))
+    answer = with_pages.test_client().get("/", headers=browser)
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/ui/")
+    assert with_pages.test_client().get("/ui/", headers=browser).status_code == 401
+    assert with_pages.test_client().get("/").get_json()["status"] == "UP"
+    assert with_pages.test_client().post("/").status_code == 401
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])

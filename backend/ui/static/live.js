@@ -6,6 +6,8 @@ setInterval(async () => {
     const answer = await fetch(location.href, {headers: {"Accept": "text/html"}});
     if (!answer.ok) return;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const scrolled = [...content.querySelectorAll(".scroll")].map(box => box.scrollLeft);
     content.replaceChildren(...fresh.getElementById("content").childNodes);
+    content.querySelectorAll(".scroll").forEach((box, n) => { box.scrollLeft = scrolled[n] ?? 0; });
   } catch { /* the server is away: what is shown stays */ }
 }, 5000);

@@ -25,11 +25,15 @@ def school(tmp_path, monkeypatch):
     made.store.close()
 
 
-def run(school, *words):
+def printed(school, *words):
     words = [*map(str, words), "--data-dir", str(school.data_dir)]
     result = CliRunner().invoke(command_tree(words), words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout.splitlines()[-1])
+    return result.stdout
+
+
+def run(school, *words):
+    return json.loads(printed(school, *words).splitlines()[-1])
 
 
 def test_versions_show_what_the_gate_saw(school, monkeypatch):
@@ -43,6 +47,8 @@ def test_versions_show_what_the_gate_saw(school, monkeypatch):
     assert (rejected["status"], current["status"]) == ("rejected", "current")
     assert rejected["reason"].startswith("worse on corrections kept for testing")
     assert rejected["parent"] == current["version"]
+    assert rejected["explanation"]["why"].startswith("After training it found fewer of the")
+    assert current["explanation"]["why"].endswith("40.0 -> 55.0 of 100 regions.")
     assert current["gate"]["held_out"]["mIoU"] == [40, 55]
     assert current["corrections"] == 3
     assert run(school, "versions", "--project", 99) == {"versions": []}
@@ -88,6 +94,11 @@ def test_status_counts_corrections_and_names_the_last_run(school, monkeypatch):
     assert (found["version"], found["corrections"], found["held_out"]) == (version, 7, 1)
     assert (found["new"], found["acceptance"], found["acceptance_tasks"]) == (3, 0.5, 1)
     assert (found["run"]["state"], found["run"]["cause"]) == ("rejected", "count")
+    assert found["explanation"]["seen"].startswith("Annotators see what they saw before")
+    assert found["outlook"]["more"] is None
+    shown = printed(school, "status")
+    for sentence in (*found["explanation"].values(), found["outlook"]["words"]):
+        assert sentence in shown
 
 
 def test_status_of_a_run_under_way(school):

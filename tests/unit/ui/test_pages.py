@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import re
@@ -10,23 +11,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
 
 from backend.app import build_ui, close_app, create_app
 from backend.learning.overview import Overview
+from backend.learning.publisher import roll_back
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Doubt
-from backend.learning.schedule import Cause
+from backend.learning.schedule import Cause, RunState
 from backend.settings import load_settings
 from backend.storage.tables import correction
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures, _parts, _small
+from backend.ui.status_routes import build_status_routes
 from calico_model.types import ImageGroup
 from tests.doubles import ModelDouble
 from tests.unit.learning.annotated import box, event, region, results
 from tests.unit.learning.school import PROJECT, TRAINED, School
 
 URL = f"/ui/projects/{PROJECT}"
+TITLES: dict[int, str] = {}
 AUTH = {"Authorization": "Basic " + base64.b64encode(b"user:word").decode()}
 
 
@@ -52,6 +57,12 @@ def school(tmp_path):
     made.store.close()
 
 
+@pytest.fixture(autouse=True)
+def _no_titles():
+    yield
+    TITLES.clear()
+
+
 @pytest.fixture
 def app(tmp_path, school):
     """A server with credentials and the pages over the school's database."""
@@ -63,6 +74,7 @@ def app(tmp_path, school):
             GroupPictures(school.derivation, Drawn()),
             live=lambda: Live("ready", tasks_waiting=3, changes_waiting=0, trainers=1),
             refreshed=lambda project: Refreshed("v9", 4, 10, True) if project == PROJECT else None,
+            title=TITLES.get,
         )
     )
     yield made
@@ -119,10 +131,137 @@ def test_a_backend_that_was_never_used_says_what_to_do(client):
 def test_a_project_without_corrections_has_no_curve(client, school):
     school.press_button()
     text = page(client)
-    for words in ("Never trained", "Nothing has been learned yet", "No corrected groups"):
+    for words in (
+        "Never trained",
+        "Nothing was learned yet",
+        "Nobody has corrected a prediction yet",
+        "No label was predicted or corrected yet",
+        "Annotators see predictions of the shipped model.",
+        "It is not yet known how many more groups are needed: it takes a version",
+    ):
         assert words in text
     assert "<svg" not in text
     assert "4 of 10" in " ".join(text.split())
+
+
+def plain(text):
+    """What a page says, without tags and line breaks."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
+
+
+def test_one_version_is_a_sentence_and_no_chart(client, school):
+    lid, rim = ("a", box(10, 10, 30, 40), "lid"), ("b", box(0, 50, 5, 60), "rim")
+    answered(school, 11, "base-1", results(("a", box(10, 10, 30, 25), "lid"), rim), results(lid))
+    text = page(client)
+    assert "<svg" not in text
+    assert "So far they corrected 1 group of base-1" in plain(text)
+    assert "overlapped the corrected ones by 25%, and 0% of its regions were accepted" in plain(
+        text
+    )
+
+
+def test_a_refusal_says_what_annotators_see_why_and_what_to_do(client, school):
+    first = learn(school, *TRAINED[:3])
+    text = plain(page(client))
+    assert f"Annotators see predictions of the new version {first}." in text
+    assert "After training it found more of your own corrections: 40.0 → 55.0 of 100" in text
+    school.updater.gain = -9
+    school.correct(*TRAINED[3:6])
+    school.train()
+    text = page(client)
+    assert f"Annotators see what they saw before: predictions of version {first}." in plain(text)
+    assert "After training it found fewer of your new corrections: 13.0 → 0.0 of 100" in plain(text)
+    assert "Correct a few more groups that show the same things." in plain(text)
+    roll_back(school.versions, PROJECT, to="base", reason="it was worse")
+    text = plain(page(client))
+    assert "Annotators see predictions of the shipped model." in text
+    assert "Somebody took it back: it was worse." in text
+
+
+def test_a_training_that_failed_says_what_to_run(client, school):
+    school.updater.broken = True
+    school.correct(*TRAINED[:3])
+    school.train()
+    text = page(client)
+    assert "Annotators see what they saw before: predictions of the shipped model." in plain(text)
+    assert "<code>calico train-now --project 7</code>" in text
+
+
+def test_a_refinement_that_brought_nothing_hides_no_publication(client, school):
+    school.policy = replace(school.policy, refinements=1)
+    school.trainer = school.new_trainer()
+    first = learn(school, *TRAINED[:3])
+    school.train()
+    assert (school.last.cause, school.last.state) == (Cause.REFINE, RunState.REJECTED)
+    assert f"Annotators see predictions of the new version {first}." in plain(page(client))
+    assert "It went on learning from the same corrections" in plain(page(client))  # the table
+
+
+def test_labels_stand_worst_first_with_what_annotators_did(client, school):
+    lid, rim = ("a", box(10, 10, 30, 40), "lid"), ("b", box(0, 50, 5, 60), "<i>rim</i>")
+    answered(school, 11, "base-1", results(lid), results(lid, rim))
+    text = page(client)
+    assert text.index("&lt;i&gt;rim") < text.index(">lid")
+    assert "never corrected" in text
+    assert "<i>rim" not in text
+    row = plain(text[text.index("&lt;i&gt;rim") :].split("</tr>")[0])
+    assert row == "<i>rim</i> 0 0 – 0 – 0 0 1"
+
+
+def test_more_labels_than_a_page_holds_are_counted(client, school):
+    drawn = [(f"r{n}", box(0, 0, 5, 5 + n % 50), f"part {n}") for n in range(130)]
+    answered(school, 11, "base-1", results(drawn[0]), results(*drawn))
+    text = page(client)
+    assert text.count('<th scope="row"') == 100
+    assert "30 more labels are not listed" in text
+
+
+def test_how_many_groups_are_missing_is_said(client, school):
+    lid, rim, half = (
+        ("a", box(10, 10, 30, 40), "lid"),
+        ("b", box(0, 50, 5, 60), "rim"),
+        ("a", box(10, 10, 30, 20), "lid"),
+    )
+    for n in range(20):
+        answered(school, 11 + n, "base-1", results(half), results(lid, rim), 500 + n)
+    assert (
+        "It is not yet known how many more groups are needed: there is one point of the curve"
+        in plain(page(client))
+    )
+    version = learn(school, *TRAINED[:1])
+    for n in range(20):
+        # Four of five groups have their lid: 40 of 100 regions.
+        shown = lid if n % 5 < 4 else half
+        answered(school, 111 + n, version, results(shown), results(lid, rim), 600 + n)
+    outlook = plain(page(client)).partition("Progress")[2][:150]
+    assert re.match(
+        r" A first guess: about \d+ more corrected groups until predictions are useful \(likely",
+        outlook,
+    )
+    assert "It finds 40 of 100 regions now; useful is 50." in outlook
+
+
+@pytest.mark.parametrize("title", ["Cars", "<b>Cars</b>", "x" * 200])
+def test_the_title_of_the_project_is_shown_where_it_is_known(client, school, title):
+    school.press_button()
+    assert "<h1>Project 7</h1>" in page(client)
+    TITLES[PROJECT] = title
+    for text in (page(client), page(client, "/ui/")):
+        assert str(escape(title)) in text
+        assert "<b>Cars" not in text
+        assert "project 7" in text
+
+
+def test_the_words_are_those_of_people(client, school):
+    learn(school, *TRAINED[:3])
+    school.updater.gain = -9
+    school.correct(*TRAINED[3:6])
+    school.train()
+    for text in (plain(page(client)), plain(page(client, "/ui/"))):
+        for word in (r"the base\b", r"\bgate\b", "held.out", "base mIoU", "candidate"):
+            assert not re.search(word, text, re.IGNORECASE), word
+    assert "kept for testing" in plain(page(client))
+    assert "on old drawings" in plain(page(client))
 
 
 def test_versions_stand_with_what_the_gate_saw(client, school):
@@ -242,7 +381,7 @@ def test_rolling_back_with_the_button(client, school):
     answer = client.post(f"{URL}/rollback", data=form, headers=AUTH)
     assert (answer.status_code, answer.headers["Location"]) == (303, URL)
     assert school.current.id == first
-    assert "rolled back on the page" in page(client)
+    assert "Somebody took it back on the page" in page(client)
     form = {"token": token_of(page(client)), "to": "base"}
     assert client.post(f"{URL}/rollback", data=form, headers=AUTH).status_code == 303
     assert school.current is None
@@ -347,3 +486,27 @@ def test_a_stamp_in_the_future_is_shown(client, school):
     drawn = results(("a", box(1, 1, 9, 9), "lid"))
     school.store.record_events([event(1, drawn, project=PROJECT, second=10**10)])
     assert "1 annotations are stamped in the future" in page(client)
+
+
+def test_reasons_that_people_type_stay_words(client, school):
+    learn(school, *TRAINED[:3])
+    roll_back(school.versions, PROJECT, to="base", reason="<script>alert(1)</script> calico doctor")
+    text = page(client)
+    assert "Somebody took it back: &lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<script>alert" not in text
+    assert "<code>calico doctor</code>" in text
+
+
+def test_the_json_of_one_project_says_what_its_page_says(app, school):
+    app.register_blueprint(
+        build_status_routes(school.store, Overview(school.store, school.versions))
+    )
+    learn(school, *TRAINED[:3])
+    client = app.test_client()
+    (one,) = client.get(f"/status/{PROJECT}", headers=AUTH).get_json()["projects"]
+    text = plain(page(client))
+    for sentence in (*one["explanation"].values(), one["outlook"]["words"]):
+        assert sentence.replace(" -> ", " → ") in text
+    (listed,) = client.get("/status", headers=AUTH).get_json()["projects"]
+    assert "explanation" not in listed  # a list of many projects asks no more of the database
+    assert listed.items() <= one.items()
