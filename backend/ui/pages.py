@@ -22,6 +22,7 @@ from backend.learning.schedule import RunState
 from backend.learning.training_runs import TrainingRun
 from backend.storage.versions import AdapterVersion
 from backend.types import MAX_ID
+from backend.ui.batches import Batch
 from backend.ui.curve import draw_curve
 from backend.ui.pictures import GroupPictures
 
@@ -73,6 +74,7 @@ def build_pages(
     *,
     live: Callable[[], Live],
     refreshed: Callable[[int], Refreshed | None] = lambda _: None,
+    batch: Callable[[int], Batch | None] = lambda _: None,
 ) -> Blueprint:
     """Returns the blueprint with all pages.
 
@@ -81,8 +83,9 @@ def build_pages(
         pictures: of corrected groups.
         live: called for every page.
         refreshed: called for every page of a project.
+        batch: called for every page of a project: tasks that were asked to be predicted together.
     """
-    views = _Views(overview, pictures, live, refreshed)
+    views = _Views(overview, pictures, live, refreshed, batch)
     pages = Blueprint(
         "ui", __name__, url_prefix="/ui", template_folder="templates", static_folder="static"
     )
@@ -107,9 +110,10 @@ class _Views:
         pictures: GroupPictures,
         live: Callable[[], Live],
         refreshed: Callable[[int], Refreshed | None],
+        batch: Callable[[int], Batch | None],
     ) -> None:
         self._overview, self._pictures = overview, pictures
-        self._live, self._refreshed = live, refreshed
+        self._live, self._refreshed, self._batch = live, refreshed, batch
         self._token = PageToken()
 
     def show_projects(self) -> str:
@@ -169,6 +173,7 @@ class _Views:
             versions=self._overview.versions.all(project_id)[:_VERSIONS_SHOWN],
             worst=self._overview.worst(project_id),
             refresh=self._refreshed(project_id),
+            batch=self._batch(project_id),
             problem=problem,
             live=self._live(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,14 +13,18 @@ from backend.learning.trainer_presence import present_trainers
 from backend.learning.training_runs import TrainingRun
 from backend.storage.store import Store
 from backend.types import MAX_ID
+from backend.ui.batches import Batch
 
 
-def build_status_routes(store: Store, overview: Overview) -> Blueprint:
+def build_status_routes(
+    store: Store, overview: Overview, *, batch: Callable[[int], Batch | None] = lambda _: None
+) -> Blueprint:
     """Returns the routes.
 
     Args:
         store: the database.
         overview: of the same database.
+        batch: called for the tasks of a project that were asked to be predicted together.
     """
     routes = Blueprint("status", __name__)
 
@@ -28,7 +33,10 @@ def build_status_routes(store: Store, overview: Overview) -> Blueprint:
     def status(project_id: int | None = None) -> Response:
         projects = overview.projects() if project_id is None else (project_id,)
         body = {
-            "projects": [_project(overview, overview.standing(known_id)) for known_id in projects],
+            "projects": [
+                _project(overview, overview.standing(known_id), batch(known_id))
+                for known_id in projects
+            ],
             "trainers": [trainer.owner for trainer in present_trainers(store)],
         }
         return Response(msgspec.json.encode(body), mimetype="application/json")
@@ -36,7 +44,9 @@ def build_status_routes(store: Store, overview: Overview) -> Blueprint:
     return routes
 
 
-def _project(overview: Overview, standing: ProjectStanding) -> dict[str, Any]:
+def _project(
+    overview: Overview, standing: ProjectStanding, batch: Batch | None
+) -> dict[str, Any]:
     return {
         "project": standing.project_id,
         "version": None if standing.version is None else standing.version.id,
@@ -50,6 +60,7 @@ def _project(overview: Overview, standing: ProjectStanding) -> dict[str, Any]:
         "held_back": standing.held_back,
         "needs_word": standing.needs_word,
         "stamped_ahead": standing.stamped_ahead,
+        "predictions": None if batch is None else batch.as_json(),
     }
 
 
