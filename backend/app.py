@@ -411,4 +411,6 @@ def build_ui(
         return None if status is None else Refreshed(**asdict(status))
 
     pictures = GroupPictures(derivation, image_source(components.settings, client))
-    return build_pages(overview, pictures, live=live, refreshed=refreshed, batch=batches(components))
+    return build_pages(
+        overview, pictures, live=live, refreshed=refreshed, batch=batches(components)
+    )

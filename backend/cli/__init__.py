@@ -45,6 +45,16 @@ COMMANDS = (
     Command(("doctor",), "backend.cli.doctor:doctor", "Check a live set-up and say what to fix."),
     Command(("predict",), "backend.cli.predict:predict", "Segment the parts of a group of images."),
     Command(
+        ("predict-all",),
+        "backend.cli.predict_all:predict_all",
+        "Predict every task of a project.",
+    ),
+    Command(
+        ("review",),
+        "backend.cli.review:review",
+        "Put the doubtful tasks first; accept the sure ones.",
+    ),
+    Command(
         ("corrections",),
         "backend.cli.corrections:corrections",
         "Show and export what annotators changed.",

@@ -45,6 +45,7 @@ class TaskState:
         versions: model versions of its predictions; None if Label Studio does not show them all.
         predictions: number of its predictions.
         is_begun: whether there is an annotation, a skip or a draft.
+        has_draft: whether somebody works on it and has not submitted.
         score: mean score of its predictions of the served version, None without one.
     """
 
@@ -53,6 +54,7 @@ class TaskState:
     versions: frozenset[str] | None
     predictions: int
     is_begun: bool
+    has_draft: bool = False
     score: float | None = None
 
     @property
@@ -273,6 +275,7 @@ def _state(value: Mapping[str, object]) -> TaskState:
         None if len(named) >= _SHORTENED else versions,
         wire.total_predictions or 0,
         is_begun=begun > 0 or bool(wire.draft_exists),
+        has_draft=bool(wire.draft_exists),
         score=wire.predictions_score,
     )
 

@@ -136,4 +136,3 @@ class BatchProgress:
         A command asks for a few tasks at a time, so there are short pauses between them.
         """
         return batch.ended_us is not None and now_us() - batch.ended_us < _PAUSE_US
-

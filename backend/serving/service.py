@@ -199,9 +199,7 @@ class PredictionService:
         """Answers "not yet" to everybody who waits and stops the workers."""
         self._queue.close()
 
-    def _predict_task(
-        self, job: PredictionJob, is_wanted: Callable[[], bool]
-    ) -> PredictionResult:
+    def _predict_task(self, job: PredictionJob, is_wanted: Callable[[], bool]) -> PredictionResult:
         task, problem = job.task, _UNFINISHED
         try:
             result = self._task_predictor.predict_task(job, is_wanted)

@@ -44,9 +44,7 @@ def build_status_routes(
     return routes
 
 
-def _project(
-    overview: Overview, standing: ProjectStanding, batch: Batch | None
-) -> dict[str, Any]:
+def _project(overview: Overview, standing: ProjectStanding, batch: Batch | None) -> dict[str, Any]:
     return {
         "project": standing.project_id,
         "version": None if standing.version is None else standing.version.id,
