@@ -54,7 +54,7 @@ class _WireProblem(msgspec.Struct):
 
 class _WireItem(msgspec.Struct):
     model_version: str = ""
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw = msgspec.Raw()  # missing: not finished
     score: float | None = None
     problem: _WireProblem | None = None
 
@@ -179,7 +179,7 @@ class BackendClient:
 def _answer(item: _WireItem) -> BackendAnswer:
     problem = None if item.problem is None else _PLACE.sub("", item.problem.detail)
     # A task that cannot be used has an empty result for Label Studio: it is no prediction.
-    result = None if item.result is None or problem is not None else bytes(item.result)
+    result = None if problem is not None else bytes(item.result) or None
     return BackendAnswer(result, item.score or 0.0, item.model_version, problem)
 
 
