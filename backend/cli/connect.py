@@ -25,7 +25,8 @@ from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.onboarding import BACKEND_TITLE, refused_addresses, update_ml_backend
 from backend.settings import Settings, load_settings
 
-_EVERYWHERE = ("0.0.0.0", "::", "")
+EVERYWHERE = ("0.0.0.0", "::", "")
+"""Addresses to listen at that are no address to call."""
 UrlOption = Annotated[str | None, typer.Option(help="Label Studio; default LABEL_STUDIO_URL.")]
 KeyOption = Annotated[str | None, typer.Option(help="Its token; default LABEL_STUDIO_API_KEY.")]
 BackendUrlOption = Annotated[
@@ -101,7 +102,7 @@ def ends_of(settings: Settings, backend_url: str | None) -> Ends:
         raise SettingsError(f"LABEL_STUDIO_{missing.upper()}: not set; or give --{option}")
     user, password = settings.basic_auth_user, settings.basic_auth_password
     credentials = None if user is None or password is None else (user, password.get_secret_value())
-    host = "127.0.0.1" if settings.host in _EVERYWHERE else settings.host
+    host = "127.0.0.1" if settings.host in EVERYWHERE else settings.host
     client = LabelStudioClient(
         settings.label_studio_url,
         settings.label_studio_api_key.get_secret_value(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
@@ -71,6 +71,15 @@ class _WireVersions(msgspec.Struct):
     versions: list[str] = []
 
 
+class _WireProject(msgspec.Struct):
+    project: int
+    predictions: dict[str, Any] | None = None
+
+
+class _WireStatus(msgspec.Struct):
+    projects: list[_WireProject]
+
+
 class _WireHealth(msgspec.Struct):
     status: str = ""
     model: str = ""
@@ -132,6 +141,18 @@ class BackendClient:
             BackendError: refused or not reached.
         """
         return frozenset(self._send("GET", "/versions", None, _WireVersions).versions)
+
+    def batches(self) -> dict[int, dict[str, Any]]:
+        """Returns the tasks that were asked to be predicted together, newest batch by project.
+
+        Empty where no backend answers at once: this is beside the point of those who ask.
+        """
+        try:
+            answer = self._http.get("/status", auth=self._credentials, timeout=3.0)
+            projects = msgspec.json.decode(answer.content, type=_WireStatus).projects
+        except (httpx.HTTPError, msgspec.MsgspecError, UnicodeDecodeError):
+            return {}
+        return {one.project: one.predictions for one in projects if one.predictions is not None}
 
     def predict(
         self, project_id: int, config: str, tasks: Sequence[TaskState]
