@@ -162,6 +162,11 @@ COMMANDS = (
         "Learn from sets of labeled photographs.",
     ),
     Command(
+        ("bench", "review"),
+        "research.bench.review:bench_review",
+        "Compare the scores on labeled photographs with the truth.",
+    ),
+    Command(
         ("bench", "fuzz"),
         "research.bench.fuzz:bench_fuzz",
         "Throw broken requests at the backend.",
