@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import typer
@@ -39,6 +39,7 @@ from backend.label_studio.predictions import (
     stored_predictions,
     task_states,
 )
+from backend.label_studio.untouched import show_version
 from backend.settings import load_settings
 
 _AT_ONCE = 4
@@ -99,9 +100,8 @@ def predict_all(
     with closing(ends.client), closing(find_backend(ends, project, backend_url)) as backend:
         held = ends.client.project(project)
         version = backend.version(project, held.label_config)
-        with progress_bar(f"Reading the tasks of project {project}", None):
-            states = list(task_states(ends.client, project))
-        todo = [s for s in states if again or _is_due(ends.client, s, version)]
+        states = read_states(ends, backend, project, version, is_dry_run=dry_run)
+        todo = [s for s in states if again or _is_due(s, version)]
         outcome = Outcome(kept=len(states) - len(todo))
         if not dry_run:
             work = _Work(ends.client, backend, held, version, outcome)
@@ -150,6 +150,44 @@ def find_backend(ends: Ends, project_id: int, given: str | None) -> BackendClien
     )
 
 
+def read_states(
+    ends: Ends, backend: BackendClient, project_id: int, version: str, *, is_dry_run: bool
+) -> list[TaskState]:
+    """Returns the tasks of a project with their scores by a version.
+
+    Makes Label Studio order tasks by the scores of this version, unless it is a dry run. Where
+    Label Studio shows other scores, each task's own predictions are read.
+
+    Raises:
+        LabelStudioError: refused or not reached.
+    """
+    client = ends.client
+    if not is_dry_run:
+        show_version(
+            client, project_id, version, ours=backend.versions(), credentials=ends.credentials
+        )
+    is_shown = client.project(project_id).model_version == version
+    states: list[TaskState] = []
+    with progress_bar(f"Reading the tasks of project {project_id}", None) as show:
+        for state in task_states(client, project_id):
+            states.append(state if is_shown else _scored(client, state, version))
+            show(len(states))
+    return states
+
+
+def _scored(client: LabelStudioClient, state: TaskState, version: str) -> TaskState:
+    """Reads a task's score, and its versions where Label Studio does not show them all."""
+    if state.versions is not None and version not in state.versions:
+        return replace(state, score=None)
+    found = stored_predictions(client, state.id)
+    scores = [one.score for one in found if one.version == version]
+    return replace(
+        state,
+        versions=frozenset(one.version for one in found),
+        score=scores[-1] if scores else None,
+    )
+
+
 def _wait_for_model(backend: BackendClient) -> None:
     deadline = time.monotonic() + _LOADING_S
     with progress_bar("Waiting for the weights", None):
@@ -161,9 +199,9 @@ def _wait_for_model(backend: BackendClient) -> None:
             time.sleep(_POLL_S)
 
 
-def _is_due(client: LabelStudioClient, state: TaskState, version: str) -> bool:
-    if state.versions is None:
-        return not has_prediction(client, state.id, version)
+def _is_due(state: TaskState, version: str) -> bool:
+    if state.versions is None:  # Label Studio does not show them all, but knows the score
+        return not state.score
     # Without regions the score is 0: nothing was found, or the task failed.
     return version not in state.versions or state.score == 0.0
 

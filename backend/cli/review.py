@@ -22,7 +22,7 @@ from backend.cli.connect import (
     ends_of,
 )
 from backend.cli.options import DataDirOption, guest_store
-from backend.cli.predict_all import find_backend
+from backend.cli.predict_all import find_backend, read_states
 from backend.cli.progress import progress_bar
 from backend.errors import SettingsError
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
@@ -30,7 +30,6 @@ from backend.label_studio.predictions import (
     PredictionSummary,
     TaskState,
     stored_predictions,
-    task_states,
 )
 from backend.label_studio.views import put_review_view, put_unreviewed_view
 from backend.learning.derivation import Derivation, StudioPredictions
@@ -96,8 +95,7 @@ def review(
         else:
             with closing(find_backend(ends, project, backend_url)) as backend:
                 version = backend.version(project, held.label_config)
-            with progress_bar(f"Reading the tasks of project {project}", None):
-                states = tuple(task_states(ends.client, project))
+                states = read_states(ends, backend, project, version, is_dry_run=dry_run)
             if accept_above is None:
                 report = _order(ends.client, held, states, version, settings, is_dry_run=dry_run)
             else:
@@ -124,7 +122,7 @@ def _order(
     first = [_newest(client, state, version) for state in ordered[:_SHOWN_TASKS]]
     view = None if is_dry_run else put_review_view(client, project.id)
     console = Console()
-    console.print(_label_table(labels))
+    console.print(_label_table(labels) if labels else "No prediction has been corrected yet.")
     console.print(_task_table(ordered, first))
     if missing := len(waiting) - len(scored):
         console.print(
@@ -226,8 +224,6 @@ def _label_table(labels: Sequence[LabelQuality]) -> Table:
         counts = (one.predicted, one.accepted, one.reshaped, one.renamed, one.removed, one.added)
         threshold = "-" if one.threshold is None else f"{one.threshold:.2f}"
         table.add_row(one.label or "(no label)", *map(str, counts), threshold)
-    if not labels:
-        table.add_row("nothing corrected yet", *["-"] * 7)
     return table
 
 

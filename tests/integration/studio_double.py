@@ -61,6 +61,7 @@ class StudioDouble:
         app = Flask("studio")
         app.add_url_rule(f"/api/projects/{PROJECT}/", view_func=self._project)
         app.add_url_rule("/api/ml/", view_func=self._ml)
+        app.add_url_rule("/api/ml/<int:number>", "retitle", self._retitle, methods=["PATCH"])
         app.add_url_rule("/api/tasks/", view_func=self._tasks)
         app.add_url_rule("/api/predictions/", "predictions", self._list_predictions)
         app.add_url_rule("/api/predictions/", "predict", self._create_prediction, methods=["POST"])
@@ -80,7 +81,8 @@ class StudioDouble:
         return app
 
     def _project(self):
-        return jsonify({"id": PROJECT, "title": "t", "label_config": REPEATER_CONFIG})
+        project = {"id": PROJECT, "title": "t", "label_config": REPEATER_CONFIG}
+        return jsonify(project | {"model_version": self.version})
 
     def _ml(self):
         return jsonify(
@@ -89,6 +91,7 @@ class StudioDouble:
                     "id": number,
                     "url": url,
                     "title": "CALICO",
+                    "model_version": "fake-00000001",
                     "state": "CO",
                     "is_interactive": True,
                     "auth_method": "NONE",
@@ -96,6 +99,12 @@ class StudioDouble:
                 for number, url in enumerate(self.backends)
             ]
         )
+
+    def _retitle(self, number):
+        # Label Studio copies a new title into the project, unless somebody chose another one.
+        if self.version is None:
+            self.version = request.get_json()["title"]
+        return jsonify({"id": number})
 
     def _tasks(self):
         query = json.loads(request.args["query"])

@@ -105,7 +105,6 @@ def test_every_task_is_predicted_once_and_the_failed_ones_are_listed(studio, run
 
 
 def test_an_empty_prediction_of_a_broken_image_gives_its_reason_and_is_healed(studio, run, images):
-    studio.version = VERSION
     studio.add_task(1, ["damaged.png"])
     studio.add_prediction(1, [], VERSION)
     failed, report = run("predict-all")
@@ -117,6 +116,17 @@ def test_an_empty_prediction_of_a_broken_image_gives_its_reason_and_is_healed(st
     assert (healed.exit_code, report["predicted"]) == (0, 1)
     (prediction,) = studio.predictions.values()
     assert prediction["result"]
+
+
+def test_scores_are_read_one_by_one_where_label_studio_shows_those_of_another_version(studio, run):
+    studio.version = "chosen by hand"
+    for task_id, name in ((1, SURE), (2, DOUBTFUL)):
+        studio.add_task(task_id, [name])
+    studio.add_prediction(1, [], "chosen by hand", 0.1)
+    _, report = run("predict-all")
+    assert report["predicted"] == 2
+    _, report = run("review")
+    assert report["order"] == [2, 1]
 
 
 def test_what_label_studio_stored_twice_is_tidied_up(studio, run):
@@ -142,7 +152,6 @@ def test_all_are_predicted_again_in_place_of_the_old(studio, run):
 
 
 def test_the_doubtful_tasks_come_first_in_a_tab_of_their_own(studio, run):
-    studio.version = VERSION
     for task_id, name in ((1, SURE), (2, DOUBTFUL), (3, SURE), (4, DOUBTFUL)):
         studio.add_task(task_id, [name])
     run("predict-all")
@@ -162,7 +171,6 @@ def test_the_doubtful_tasks_come_first_in_a_tab_of_their_own(studio, run):
 
 
 def test_accepted_in_bulk_teaches_nothing_until_a_person_submits(app, studio, run):
-    studio.version = VERSION
     for task_id, name in ((1, SURE), (2, DOUBTFUL), (3, SURE), (4, SURE), (5, SURE)):
         studio.add_task(task_id, [name])
     run("predict-all")
@@ -194,7 +202,6 @@ def test_accepted_in_bulk_teaches_nothing_until_a_person_submits(app, studio, ru
 
 
 def test_copies_that_somebody_else_made_are_not_taken_back(studio, run):
-    studio.version = VERSION
     studio.add_task(1, [SURE])
     studio.add_task(2, [SURE])
     run("predict-all")
