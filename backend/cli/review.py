@@ -126,7 +126,7 @@ def _order(
     console.print(_task_table(ordered, first))
     if missing := len(waiting) - len(scored):
         console.print(
-            f"{missing} tasks have no prediction of {version} yet:\n"
+            f"{_tasks(missing)} without a prediction of {version}:\n"
             f"calico predict-all --project {project.id}",
             highlight=False,
             soft_wrap=True,
@@ -162,7 +162,7 @@ def _accept(
     console = Console()
     verb = "would be accepted" if is_dry_run else "accepted, unreviewed"
     number = len(candidates.sure) if is_dry_run else accepted
-    console.print(f"{number} tasks {verb}: every region has {threshold:g} or more.")
+    console.print(f"{_tasks(number)} {verb}: every region has {threshold:g} or more.")
     console.print(
         f"{candidates.doubtful} have a region below; {candidates.empty} have no region and are "
         "never accepted unseen."
@@ -195,7 +195,9 @@ def _undo(
     undone = undo(client, project, copied, is_dry_run=is_dry_run)
     verb = "would be taken back" if is_dry_run else "taken back"
     console = Console()
-    console.print(f"{undone.deleted} tasks {verb}; {undone.touched} stay, a person touched them.")
+    console.print(f"{_tasks(undone.deleted)} {verb}.")
+    if undone.touched:
+        console.print(f"{_tasks(undone.touched)} stay as they are: a person has touched them.")
     return {"taken_back": undone.deleted, "touched": undone.touched, "gone": undone.gone}
 
 
@@ -208,6 +210,10 @@ def _qualities(
         with progress_bar("Comparing annotations with their predictions", 100) as show:
             derivation.derive(project_id, on_progress=lambda done, total: show(100 * done // total))
         return label_qualities(repository.outcomes(project_id))
+
+
+def _tasks(number: int) -> str:
+    return f"{number} task" if number == 1 else f"{number} tasks"
 
 
 def _newest(client: LabelStudioClient, state: TaskState, version: str) -> PredictionSummary | None:
