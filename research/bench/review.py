@@ -105,13 +105,9 @@ def bench_review(
                 "highest_before": max((one.score for one in before), default=0.0),
             }
             typer.echo(f"{folder.name}: {json.dumps(figures[folder.name])}", err=True)
+            if regions is not None:
+                _write(regions, everything)
     together = review_figures([one for found in everything.values() for one in found])
-    if regions is not None:
-        rows = {
-            name: [[one.score, one.iou, one.label, one.is_object] for one in found]
-            for name, found in everything.items()
-        }
-        regions.write_text(json.dumps(rows) + "\n", "utf-8")
     Console().print(_table(figures | {"together": together}))
     typer.echo(json.dumps({"sets": figures, "together": together}))
 
@@ -210,6 +206,14 @@ def judge(prediction: GroupPrediction, labeled: LabeledGroup) -> list[ScoredRegi
         iou = float(iou_matrix([part.mask], truths).max()) if truths else 0.0
         found.append(ScoredRegion(float(part.score), iou, part.label, is_object))
     return found
+
+
+def _write(target: Path, everything: dict[str, list[ScoredRegion]]) -> None:
+    rows = {
+        name: [[one.score, one.iou, one.label, one.is_object] for one in found]
+        for name, found in everything.items()
+    }
+    target.write_text(json.dumps(rows) + "\n", "utf-8")
 
 
 def _rounded(value: float | None, digits: int = 3) -> float | None:
