@@ -193,6 +193,8 @@ class PredictionService:
         job = PredictionJob(task, schema, version=version, wants_descriptor=True)
         entries = self._queue.submit([(job.key, job)], is_urgent=False)
         (result,) = self._queue.collect(entries, deadline=time.monotonic() + _LONGEST_AHEAD_S)
+        if result is not None and result.problem is None:
+            self._on_given(task, result.version)  # the caller pushes it
         return result
 
     def close(self) -> None:
@@ -230,6 +232,7 @@ class PredictionService:
             return
         try:
             self._send_later(job.task, result)
+            self._on_given(job.task, result.version)
         except BusyError:
             self._count("push_failed")
             _log.warning(
