@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.calibration import calibrate
 from calico_model.evaluation.matching import iou_matrix
 from calico_model.evaluation.metrics import IOU_THRESHOLD
+from calico_model.inference.confidence import fit_calibration
 from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
 from calico_model.vocabulary import normalise
 
@@ -78,7 +79,9 @@ def bench_review(
 ) -> None:
     """Learn from corrected photographs and compare scores with the truth of the next ones.
 
-    Learns and predicts in this process, without a server. The last line is JSON: by set and over
+    Learns and predicts in this process, without a server: a first version from half of the pairs,
+    a second one from all. Scores are calibrated, as in a project, by what became of the regions
+    of the first version. The last line is JSON: by set and over
     all sets together, rank_correlation of score and IoU (Spearman), ece (expected calibration
     error in points, 10 bins), wrong_lowest and wrong_highest (share of wrong regions among the
     lowest and the highest scored fifth), times_wrong (their quotient), and before any correction
@@ -180,15 +183,24 @@ def _learn_and_predict(
         on_progress=lambda progress: show(f"{name}: learning", progress.step, progress.steps),
     )
     before = [one for labeled in coming for one in judge(loop.predict(labeled.group), labeled)]
-    for done, labeled in enumerate(corrected, start=1):
-        loop.correct(labeled, loop.predict(labeled.group))
-        show(f"{name}: correcting", done, len(corrected))
-    loop.learn()
+    # As a project learns: a first version, whose regions annotators judge, and a second one.
+    judged: list[ScoredRegion] = []
+    first = corrected[: (len(corrected) + 1) // 2]
+    for portion in (first, corrected[len(first) :]):
+        for labeled in portion:
+            prediction = loop.predict(labeled.group)
+            judged += judge(prediction, labeled)
+            loop.correct(labeled, prediction)
+        show(f"{name}: learning from {len(portion)} pairs", 1, 1)
+        loop.learn()
+    calibration = fit_calibration(
+        np.array([one.score for one in judged]), np.array([one.is_right for one in judged], bool)
+    )
     after: list[ScoredRegion] = []
     for done, labeled in enumerate(coming, start=1):
         after += judge(loop.predict(labeled.group), labeled)
         show(f"{name}: predicting", done, len(coming))
-    return before, after
+    return before, [replace(one, score=calibration.score(one.score)) for one in after]
 
 
 def judge(prediction: GroupPrediction, labeled: LabeledGroup) -> list[ScoredRegion]:
