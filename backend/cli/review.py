@@ -245,7 +245,7 @@ def _task_table(ordered: Sequence[TaskState], first: Sequence[PredictionSummary 
         least = (
             "nothing was found"
             if worst is None
-            else f"{', '.join(worst.labels) or 'no label'} {worst.score or 0.0:.2f}"
+            else f"{worst.labels[-1] if worst.labels else 'no label'} {worst.score or 0.0:.2f}"
         )
         score = f"{state.score or 0.0:.2f}"
         table.add_row(str(state.id), score, str(len(regions)), f"{wrong:.1f}", least)
