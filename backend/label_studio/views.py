@@ -10,8 +10,9 @@ from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.connection import convert_answer
 from backend.label_studio.untouched import filter_item
 
-REVIEW_TITLE = "Review: lowest score first"
-UNREVIEWED_TITLE = "Accepted, unreviewed"
+# The Data Manager shows some 14 letters of a title.
+REVIEW_TITLE = "Review first"
+UNREVIEWED_TITLE = "Unreviewed"
 
 _HIDDEN = (
     "inner_id",
@@ -29,6 +30,31 @@ _HIDDEN = (
     "avg_lead_time",
     "draft_exists",
 )
+_HIDDEN_BY_DEFAULT = [
+    f"tasks:{name}"
+    for name in (
+        "inner_id",
+        "annotations_results",
+        "annotations_ids",
+        "predictions_score",
+        "predictions_model_versions",
+        "predictions_results",
+        "file_upload",
+        "storage_filename",
+        "created_at",
+        "updated_at",
+        "updated_by",
+        "avg_lead_time",
+        "draft_exists",
+    )
+]
+# As the tab that Label Studio shows by itself.
+_DEFAULT_DATA = {
+    "title": "Default",
+    "type": "list",
+    "target": "tasks",
+    "hiddenColumns": {"explore": _HIDDEN_BY_DEFAULT, "labeling": _HIDDEN_BY_DEFAULT},
+}
 
 
 class _WireView(msgspec.Struct):
@@ -82,6 +108,9 @@ def _put(
     """Writes a tab in place of the one with the same title; returns its address."""
     answer = client.get("/api/dm/views/", params={"project": project_id})
     views = convert_answer(answer, list[_WireView])
+    if not views:
+        # Label Studio shows a tab with all tasks only as long as nobody has made one.
+        client.post("/api/dm/views/", {"project": project_id, "data": _DEFAULT_DATA})
     present = next((view for view in views if view.data.get("title") == title), None)
     hidden = [f"tasks:{name}" for name in _HIDDEN]
     data = {

@@ -160,8 +160,8 @@ def test_the_doubtful_tasks_come_first_in_a_tab_of_their_own(studio, run):
         shown, report = run("review")
     assert shown.exit_code == 0
     assert report["order"] == [2, 1, 3]
-    (view,) = studio.views.values()
-    assert view["data"]["title"] == REVIEW_TITLE
+    default, view = studio.views.values()
+    assert (default["data"]["title"], view["data"]["title"]) == ("Default", REVIEW_TITLE)
     assert view["data"]["ordering"] == ["tasks:predictions_score"]
     assert report["view"].endswith(f"/projects/{PROJECT}/data?tab={view['id']}")
     assert "lid 0.30" in shown.stdout
