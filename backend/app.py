@@ -17,6 +17,7 @@ from flask import Blueprint, Flask
 from backend.inference_priority import InferencePriority
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.names import StudioNames
+from backend.label_studio.predictions import delete_duplicates
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.overview import Overview
 from backend.learning.prototype_indexer import PrototypeIndexer
@@ -27,6 +28,8 @@ from backend.learning.supervisor import TrainerWatch
 from backend.learning.trainer_presence import present_trainers
 from backend.served_model import AdaptableModel
 from backend.serving.adapter_registry import AdapterRegistry
+from backend.serving.batch_progress import BatchProgress
+from backend.serving.duplicates import DuplicateWatch
 from backend.serving.failures import answer_failures
 from backend.serving.late_answers import LateAnswerSender
 from backend.serving.metrics import Metrics
@@ -50,7 +53,8 @@ from backend.serving.task_predictor import TaskPredictor
 from backend.settings import Settings
 from backend.storage.store import Store, open_store
 from backend.storage.versions import Versions
-from backend.types import GroupSource
+from backend.types import GroupSource, Task
+from backend.ui.batches import Batch, FailedTask
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures
 from backend.ui.status_routes import build_status_routes
@@ -77,14 +81,24 @@ class AppComponents:
     prototype_indexer: PrototypeIndexer
     prewarmer: Prewarmer
     names: StudioNames
+    progress: BatchProgress
+    duplicates: DuplicateWatch | None
 
     def stop_waiting(self) -> None:
         """Answers every request that waits for the model, because the process is about to stop."""
         self.service.close()
 
+    def open_task(self, task: Task) -> None:
+        """Tells everything that follows what annotators open."""
+        self.prewarmer.open(task)
+        if self.duplicates is not None:
+            self.duplicates.opened(task)
+
     def close(self) -> None:
         """Stops every thread and closes the database."""
         self.prewarmer.close()
+        if self.duplicates is not None:
+            self.duplicates.close()
         self.prototype_indexer.close()
         if self.refresher is not None:
             self.refresher.close()
@@ -125,7 +139,7 @@ def create_app(
         components.host,
         components.service,
         components.metrics,
-        components.prewarmer.open,
+        components.open_task,
         components.names.announce,
     )
     app.register_blueprint(routes)
@@ -144,7 +158,7 @@ def create_server_app(settings: Settings) -> Flask:
     versions = Versions(components.store, settings.adapters_dir)
     overview = Overview(components.store, versions, start_from=settings.start_from_project)
     page_limit = ConcurrencyLimit(PAGES_AT_ONCE, "pages and pictures")
-    status_routes = build_status_routes(components.store, overview)
+    status_routes = build_status_routes(components.store, overview, batch=batches(components))
     page_limit.guard(status_routes)
     app.register_blueprint(status_routes)
     processes: list[TrainerWatch | ReconcileWatch] = []
@@ -161,6 +175,8 @@ def create_server_app(settings: Settings) -> Flask:
     app.register_blueprint(pages)
     if components.refresher is not None:
         components.refresher.start()
+    if components.duplicates is not None:
+        components.duplicates.start()
     if settings.name_regions:
         components.prototype_indexer.start()
     return app
@@ -197,6 +213,8 @@ def build_components(
     )
     metrics = Metrics()
     host = ModelHost(load or (lambda: _load_model(settings)))
+    progress = BatchProgress()
+    duplicates = build_duplicate_watch(store, host, client)
     sender = None if client is None else LateAnswerSender(prediction_sender(client), metrics)
     names = studio_names(settings)
     source = images or image_source(settings, client, names)
@@ -228,6 +246,8 @@ def build_components(
         waiting_requests=settings.threads - _RESERVED_THREADS,
         capacity=settings.predict_queue,
         registry=registry,
+        progress=progress,
+        on_given=(lambda _task, _version: None) if duplicates is None else duplicates.given,
     )
     prewarmer = Prewarmer(
         task_predictor,
@@ -248,6 +268,8 @@ def build_components(
         prototype_indexer,
         prewarmer,
         names,
+        progress,
+        duplicates,
     )
 
 
@@ -284,6 +306,23 @@ def build_refresher(
         TaskDescriptors(store),
         base=lambda: host.version,
     )
+
+
+def build_duplicate_watch(
+    store: Store, host: ModelHost, client: LabelStudioClient | None
+) -> DuplicateWatch | None:
+    """Returns the thread that deletes predictions stored twice, not started yet.
+
+    None where Label Studio cannot be asked.
+    """
+    if client is None:
+        return None
+
+    def delete(project_id: int, task_id: int) -> int:
+        ours = frozenset(store.versions()) | ({host.version} if host.version else set())
+        return delete_duplicates(client, project_id, task_id, ours)
+
+    return DuplicateWatch(delete)
 
 
 def build_reconcile_watch(
@@ -334,6 +373,19 @@ def trainer_command(settings: Settings) -> list[str]:
     return words
 
 
+def batches(components: AppComponents) -> Callable[[int], Batch | None]:
+    """Returns a function from a project to its newest batch of predictions, None without one."""
+
+    def batch(project_id: int) -> Batch | None:
+        status = components.progress.status(project_id)
+        if status is None:
+            return None
+        problems = tuple(FailedTask(**asdict(failed)) for failed in status.problems)
+        return Batch(status.total, status.done, status.waiting, problems)
+
+    return batch
+
+
 def build_ui(
     components: AppComponents, overview: Overview, client: LabelStudioClient | None
 ) -> Blueprint:
@@ -362,4 +414,11 @@ def build_ui(
 
     titles = ProjectTitles(None if client is None else lambda one: client.project(one).title)
     pictures = GroupPictures(derivation, image_source(components.settings, client))
-    return build_pages(overview, pictures, live=live, refreshed=refreshed, title=titles.of)
+    return build_pages(
+        overview,
+        pictures,
+        live=live,
+        refreshed=refreshed,
+        title=titles.of,
+        batch=batches(components),
+    )

@@ -70,6 +70,16 @@ COMMANDS = (
     ),
     Command(("predict",), "backend.cli.predict:predict", "Segment the parts of a group of images."),
     Command(
+        ("predict-all",),
+        "backend.cli.predict_all:predict_all",
+        "Predict every task of a project.",
+    ),
+    Command(
+        ("review",),
+        "backend.cli.review:review",
+        "Put the doubtful tasks first; accept the sure ones.",
+    ),
+    Command(
         ("corrections",),
         "backend.cli.corrections:corrections",
         "Show and export what annotators changed.",
@@ -233,6 +243,11 @@ COMMANDS = (
         "research.bench.photos:bench_photos",
         "Learn from sets of labeled photographs.",
         panel=MEASURE,
+    ),
+    Command(
+        ("bench", "review"),
+        "research.bench.review:bench_review",
+        "Compare the scores on labeled photographs with the truth.",
     ),
     Command(
         ("bench", "fuzz"),

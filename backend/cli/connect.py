@@ -26,7 +26,8 @@ from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.onboarding import BACKEND_TITLE, refused_addresses, update_ml_backend
 from backend.settings import Settings, load_settings
 
-_EVERYWHERE = ("0.0.0.0", "::", "")
+EVERYWHERE = ("0.0.0.0", "::", "")
+"""Addresses to listen at that are no address to call."""
 UrlOption = Annotated[str | None, typer.Option(help="Address of Label Studio. [LABEL_STUDIO_URL]")]
 KeyOption = Annotated[
     str | None, typer.Option(help="Token of Label Studio. [LABEL_STUDIO_API_KEY]")
@@ -141,7 +142,7 @@ def backend_of(settings: Settings, backend_url: str | None) -> BackendAddress:
     """Returns where the backend is and what it requires; a given address wins."""
     user, password = settings.basic_auth_user, settings.basic_auth_password
     credentials = None if user is None or password is None else (user, password.get_secret_value())
-    host = "127.0.0.1" if settings.host in _EVERYWHERE else settings.host
+    host = "127.0.0.1" if settings.host in EVERYWHERE else settings.host
     url = backend_url or f"http://{host}:{settings.port}"
     return BackendAddress(url.rstrip("/"), credentials, settings.ca_bundle)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -13,14 +14,16 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from backend.cli.connect import EVERYWHERE
 from backend.cli.options import DataDirOption, ProjectOption, guest_store
 from backend.cli.tables import fitted, print_fitted
 from backend.errors import SettingsError
+from backend.label_studio.backend_client import BackendClient
 from backend.learning.overview import Overview, ProjectStanding
 from backend.learning.repository import CorrectionRepository
 from backend.learning.schedule import RunState
 from backend.learning.training_runs import RunRepository, TrainingRun
-from backend.settings import load_settings
+from backend.settings import Settings, load_settings
 from backend.storage.versions import Versions
 
 _COLUMNS = (
@@ -51,6 +54,9 @@ def status(
 
     Example: calico status --watch
 
+    Below the table: the tasks that Label Studio, or `calico predict-all`, has asked to be
+    predicted together since the backend was started.
+
     The last line of the output is JSON with one entry per project.
     """
     settings = load_settings(data_dir=data_dir)
@@ -63,11 +69,37 @@ def status(
         if watch:
             _watch(overview, project)
         projects = summaries(overview, project)
+    batches = _batches(settings)
+    for summary in projects:
+        summary["predictions"] = batches.get(summary["project"])
     for said in () if watch else projects:
         typer.echo(_sentences(said))
     if not watch:
         print_fitted(_table(projects) if projects else "No project has sent corrections yet.")
+        for line in _batch_lines(projects):
+            typer.echo(line)
     typer.echo(json.dumps({"projects": projects}))
+
+
+def _batches(settings: Settings) -> dict[int, dict[str, Any]]:
+    """Returns the newest batch of predictions by project; {} if no backend answers here."""
+    user, password = settings.basic_auth_user, settings.basic_auth_password
+    credentials = None if user is None or password is None else (user, password.get_secret_value())
+    host = "127.0.0.1" if settings.host in EVERYWHERE else settings.host
+    with closing(BackendClient(f"http://{host}:{settings.port}", credentials)) as backend:
+        return backend.batches()
+
+
+def _batch_lines(projects: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for summary in projects:
+        batch = summary["predictions"]
+        if batch is None:
+            continue
+        rest = [f"{batch[name]} {name}" for name in ("waiting", "failed") if batch[name]]
+        counts = ", ".join([f"{batch['done']} of {batch['total']} tasks are ready", *rest])
+        lines.append(f"Predictions of project {summary['project']}: {counts}.")
+    return lines
 
 
 def train_now(

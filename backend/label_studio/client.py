@@ -262,6 +262,32 @@ class LabelStudioClient:
         """
         return self._api.send("GET", path, params=params, may_miss=may_miss)
 
+    def post(
+        self, path: str, body: object, *, params: Mapping[str, str | int] | None = None
+    ) -> object:
+        """Returns the decoded answer of any other POST call.
+
+        Raises:
+            LabelStudioError: refused or not reached.
+        """
+        return self._api.send("POST", path, params=params, json=body)
+
+    def patch(self, path: str, body: object) -> object:
+        """Returns the decoded answer of any other PATCH call.
+
+        Raises:
+            LabelStudioError: refused or not reached.
+        """
+        return self._api.send("PATCH", path, json=body)
+
+    def delete(self, path: str) -> None:
+        """Deletes what is at an address; nothing there is no error.
+
+        Raises:
+            LabelStudioError: refused or not reached.
+        """
+        self._api.send("DELETE", path, may_miss=True)
+
     def add_local_storage(self, project_id: int, path: str, *, title: str) -> int:
         """Serves a folder under Label Studio's document root as `/data/local-files/`."""
         body = {"project": project_id, "path": path, "title": title, "use_blob_urls": True}

@@ -68,13 +68,13 @@ def untouched_tasks(
         LabelStudioError: an answer that is refused or of another form.
     """
     items = [
-        _filter("total_annotations", "Number", "equal", 0),
-        _filter("cancelled_annotations", "Number", "equal", 0),
-        _filter("draft_exists", "Boolean", "equal", False),
-        _filter("predictions_model_versions", "List", "not_contains", [version]),
-        _filter("id", "Number", "greater", after)
+        filter_item("total_annotations", "Number", "equal", 0),
+        filter_item("cancelled_annotations", "Number", "equal", 0),
+        filter_item("draft_exists", "Boolean", "equal", False),
+        filter_item("predictions_model_versions", "List", "not_contains", [version]),
+        filter_item("id", "Number", "greater", after)
         if only is None
-        else _filter("id", "Number", "equal", only),
+        else filter_item("id", "Number", "equal", only),
     ]
     query = {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]}
     answer = client.get(
@@ -144,5 +144,6 @@ def show_version(
     return True
 
 
-def _filter(name: str, kind: str, operator: str, value: object) -> dict[str, object]:
+def filter_item(name: str, kind: str, operator: str, value: object) -> dict[str, object]:
+    """Returns one condition of a filter of the Data Manager."""
     return {"filter": f"filter:tasks:{name}", "type": kind, "operator": operator, "value": value}

@@ -95,7 +95,16 @@ def render_answers(
         results: one per task; None stands for "not yet".
         version: of the loaded weights, or None while there are none.
     """
-    return predict_answer([_item(request, result, version or "") for result in results])
+    items = []
+    answered: set[int] = set()
+    for task, result in zip(request.tasks, results, strict=True):
+        # A filter on predictions has Label Studio list a task several times, and it would store
+        # each answer.
+        is_repeated = not request.is_interactive and task.id in answered
+        items.append(_item(request, None if is_repeated else result, version or ""))
+        if task.id is not None:
+            answered.add(task.id)
+    return predict_answer(items)
 
 
 def _item(request: PredictRequest, result: PredictionResult | None, version: str) -> bytes:

@@ -76,8 +76,12 @@ def build_routes(
         # Read once: whatever is published meanwhile, this version answers the request.
         version = service.current(parsed.project_id)
         is_gone = client_disconnected(request.environ)
-        results = service.predict(parsed, version, is_client_gone=is_gone)
-        if len(parsed.tasks) == 1 and not parsed.prompts:
+        # Commands ask for tasks that nobody opens.
+        is_background = request.args.get("background") == "1"
+        results = service.predict(
+            parsed, version, is_client_gone=is_gone, is_background=is_background
+        )
+        if len(parsed.tasks) == 1 and not parsed.prompts and not is_background:
             on_open(parsed.tasks[0])
         body = render_answers(parsed, results, service.announced(version))
         return Response(body, mimetype=_JSON)

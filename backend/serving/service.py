@@ -9,11 +9,12 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from backend.errors import BusyError, InvalidTaskError
 from backend.label_schema import LabelSchema
 from backend.serving.adapter_registry import AdapterRegistry
+from backend.serving.batch_progress import BatchProgress
 from backend.serving.job_queue import JobQueue
 from backend.serving.jobs import PredictionJob, PredictionResult, Problem
 from backend.serving.metrics import Metrics
@@ -26,6 +27,9 @@ from backend.types import PredictRequest, Task
 _log = logging.getLogger(__name__)
 
 _LONGEST_AHEAD_S = 3600.0
+_UNFINISHED: Problem | None = Problem(
+    "PredictionFailed", "error while predicting; the log has the details", is_lasting=False
+)
 
 SendLater = Callable[[Task, PredictionResult], None]
 
@@ -43,6 +47,8 @@ class PredictionService:
         waiting_requests: that may wait at once, so that threads are left for everything else.
         capacity: tasks that may wait.
         registry: the version of each project.
+        progress: counts the tasks that are asked for together.
+        on_given: called with every task and the version that Label Studio is given to store.
     """
 
     def __init__(
@@ -56,13 +62,17 @@ class PredictionService:
         waiting_requests: int,
         capacity: int,
         registry: AdapterRegistry,
+        progress: BatchProgress | None = None,
+        on_given: Callable[[Task, str | None], None] = lambda _task, _version: None,
     ) -> None:
         self._host, self._metrics, self._registry = host, metrics, registry
         self._send_later, self._budget_s = send_later, budget_s
         self._may_wait = threading.BoundedSemaphore(waiting_requests)
         self._requested_at = -math.inf
+        self._progress, self._on_given = progress or BatchProgress(), on_given
+        self._task_predictor = task_predictor
         self._queue: JobQueue[PredictionJob, PredictionResult] = JobQueue(
-            task_predictor.predict_task, on_late=self._handle_late, capacity=capacity
+            self._predict_task, on_late=self._handle_late, capacity=capacity
         )
 
     @property
@@ -95,6 +105,7 @@ class PredictionService:
         version: AdapterVersion | None = None,
         *,
         is_client_gone: Callable[[], bool] | None = None,
+        is_background: bool = False,
     ) -> tuple[PredictionResult | None, ...]:
         """Answers every task of a request, in order, within the budget.
 
@@ -103,6 +114,7 @@ class PredictionService:
             version: `current` of its project, read when the request came.
             is_client_gone: whether the client has disconnected; its clicks are then no longer
                 useful.
+            is_background: nobody looks at the tasks, also if there is only one.
 
         Returns:
             One entry per task; None stands for "not yet": the task is finished in the background
@@ -131,7 +143,9 @@ class PredictionService:
             if task.problem is None
         ]
         # A single task was just opened by somebody.
-        is_urgent = request.is_interactive or len(request.tasks) == 1
+        is_urgent = request.is_interactive or (len(request.tasks) == 1 and not is_background)
+        if not is_urgent:
+            self._begin_batch(request, version)
         entries = self._queue.submit(
             [(job.key, job) for job in jobs],
             is_urgent=is_urgent,
@@ -139,6 +153,9 @@ class PredictionService:
         )
         if surplus := sum(entry is None for entry in entries):
             _log.warning("tasks without a place", extra={"event": "queue_full", "surplus": surplus})
+            self._leave_batch(
+                job.task for job, entry in zip(jobs, entries, strict=True) if entry is None
+            )
         may_wait = self._may_wait.acquire(blocking=False)
         try:
             deadline = began + (self._budget_s if may_wait else 0.0)
@@ -154,6 +171,10 @@ class PredictionService:
             for task in request.tasks
         )
         self._count("not_yet", sum(result is None for result in results))
+        if not request.is_interactive:
+            for task, result in zip(request.tasks, results, strict=True):
+                if result is not None:
+                    self._on_given(task, result.version)
         return results
 
     def predict_ahead(
@@ -172,17 +193,46 @@ class PredictionService:
         job = PredictionJob(task, schema, version=version, wants_descriptor=True)
         entries = self._queue.submit([(job.key, job)], is_urgent=False)
         (result,) = self._queue.collect(entries, deadline=time.monotonic() + _LONGEST_AHEAD_S)
+        if result is not None and result.problem is None:
+            self._on_given(task, result.version)  # the caller pushes it
         return result
 
     def close(self) -> None:
         """Answers "not yet" to everybody who waits and stops the workers."""
         self._queue.close()
 
+    def _predict_task(self, job: PredictionJob, is_wanted: Callable[[], bool]) -> PredictionResult:
+        task, problem = job.task, _UNFINISHED
+        try:
+            result = self._task_predictor.predict_task(job, is_wanted)
+            problem = result.problem
+            return result
+        finally:
+            if not job.is_interactive and task.project_id is not None and task.id is not None:
+                self._progress.settle(task.project_id, task.id, problem)
+
+    def _begin_batch(self, request: PredictRequest, version: AdapterVersion | None) -> None:
+        """Counts the tasks of a request; those that cannot be used have failed already."""
+        tasks = [task for task in request.tasks if task.id is not None]
+        if request.project_id is None or not tasks:
+            return
+        self._progress.begin(request.project_id, [task.id or 0 for task in tasks])
+        for task in tasks:
+            if task.problem is not None:
+                problem = _unusable(task, self.announced(version)).problem
+                self._progress.settle(request.project_id, task.id or 0, problem)
+
+    def _leave_batch(self, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            if task.project_id is not None and task.id is not None:
+                self._progress.drop(task.project_id, [task.id])
+
     def _handle_late(self, job: PredictionJob, result: PredictionResult) -> None:
         if self._send_later is None or job.is_interactive or job.task.id is None or result.problem:
             return
         try:
             self._send_later(job.task, result)
+            self._on_given(job.task, result.version)
         except BusyError:
             self._count("push_failed")
             _log.warning(

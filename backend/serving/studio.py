@@ -11,6 +11,7 @@ from backend.label_studio.image_decoding import MediaLimits
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.media import MediaFetcher
 from backend.label_studio.names import StudioNames
+from backend.label_studio.predictions import has_prediction
 from backend.label_studio.untouched import show_version, untouched_tasks
 from backend.serving.jobs import PredictionResult
 from backend.settings import Settings
@@ -54,13 +55,17 @@ def image_source(
 
 
 def prediction_sender(client: LabelStudioClient) -> Callable[[Task, PredictionResult], None]:
-    """Returns a function that stores one result in Label Studio; it raises LabelStudioError."""
+    """Returns a function that stores one result in Label Studio; it raises LabelStudioError.
+
+    A task that has a prediction of the version keeps it: Label Studio has asked again meanwhile.
+    """
 
     def send(task: Task, result: PredictionResult) -> None:
-        if task.id is not None:
-            client.create_prediction(
-                task.id, result.regions, score=result.score, version=result.version or ""
-            )
+        if task.id is None or has_prediction(client, task.id, result.version or ""):
+            return
+        client.create_prediction(
+            task.id, result.regions, score=result.score, version=result.version or ""
+        )
 
     return send
 

@@ -26,6 +26,7 @@ from backend.learning.schedule import RunState
 from backend.learning.training_runs import TrainingRun
 from backend.storage.versions import AdapterVersion
 from backend.types import MAX_ID
+from backend.ui.batches import Batch
 from backend.ui.curve import draw_curve
 from backend.ui.pictures import GroupPictures
 
@@ -86,6 +87,7 @@ def build_pages(
     live: Callable[[], Live],
     refreshed: Callable[[int], Refreshed | None] = lambda _: None,
     title: Callable[[int], str | None] = lambda _: None,
+    batch: Callable[[int], Batch | None] = lambda _: None,
 ) -> Blueprint:
     """Returns the blueprint with all pages.
 
@@ -95,8 +97,9 @@ def build_pages(
         live: called for every page.
         refreshed: called for every page of a project.
         title: returns a project's title at once, None if it is not known.
+        batch: called for every page of a project: tasks that were asked to be predicted together.
     """
-    views = _Views(overview, pictures, live, refreshed, title)
+    views = _Views(overview, pictures, live, refreshed, title, batch)
     pages = Blueprint(
         "ui", __name__, url_prefix="/ui", template_folder="templates", static_folder="static"
     )
@@ -129,9 +132,11 @@ class _Views:
         live: Callable[[], Live],
         refreshed: Callable[[int], Refreshed | None],
         title: Callable[[int], str | None],
+        batch: Callable[[int], Batch | None],
     ) -> None:
         self._overview, self._pictures = overview, pictures
-        self._live, self._refreshed, self._title = live, refreshed, title
+        self._live, self._refreshed = live, refreshed
+        self._title, self._batch = title, batch
         self._token = PageToken()
 
     def show_projects(self) -> str:
@@ -200,6 +205,7 @@ class _Views:
             versions=self._overview.versions.all(project_id)[:_VERSIONS_SHOWN],
             worst=self._overview.worst(project_id),
             refresh=self._refreshed(project_id),
+            batch=self._batch(project_id),
             problem=problem,
             live=self._live(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -13,14 +14,18 @@ from backend.learning.trainer_presence import present_trainers
 from backend.learning.training_runs import TrainingRun
 from backend.storage.store import Store
 from backend.types import MAX_ID
+from backend.ui.batches import Batch
 
 
-def build_status_routes(store: Store, overview: Overview) -> Blueprint:
+def build_status_routes(
+    store: Store, overview: Overview, *, batch: Callable[[int], Batch | None] = lambda _: None
+) -> Blueprint:
     """Returns the routes.
 
     Args:
         store: the database.
         overview: of the same database.
+        batch: called for the tasks of a project that were asked to be predicted together.
     """
     routes = Blueprint("status", __name__)
 
@@ -30,7 +35,12 @@ def build_status_routes(store: Store, overview: Overview) -> Blueprint:
         projects = overview.projects() if project_id is None else (project_id,)
         body = {
             "projects": [
-                _project(overview, overview.standing(known_id), in_words=project_id is not None)
+                _project(
+                    overview,
+                    overview.standing(known_id),
+                    batch(known_id),
+                    in_words=project_id is not None,
+                )
                 for known_id in projects
             ],
             "trainers": [trainer.owner for trainer in present_trainers(store)],
@@ -40,7 +50,9 @@ def build_status_routes(store: Store, overview: Overview) -> Blueprint:
     return routes
 
 
-def _project(overview: Overview, standing: ProjectStanding, *, in_words: bool) -> dict[str, Any]:
+def _project(
+    overview: Overview, standing: ProjectStanding, batch: Batch | None, *, in_words: bool
+) -> dict[str, Any]:
     """The state of a project; `in_words` adds what costs a query more each."""
     words = (
         {
@@ -63,6 +75,7 @@ def _project(overview: Overview, standing: ProjectStanding, *, in_words: bool) -
         "held_back": standing.held_back,
         "needs_word": standing.needs_word,
         "stamped_ahead": standing.stamped_ahead,
+        "predictions": None if batch is None else batch.as_json(),
     } | words
 
 

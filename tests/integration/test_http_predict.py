@@ -196,6 +196,10 @@ def a_studio(stored, *, fails=0):
     def answer(request):
         if next(refusals, None) is not None:
             return httpx.Response(500, json={"detail": "not now"})
+        if request.method == "GET":
+            task = int(request.url.params["task"])
+            kept = [one | {"id": n} for n, one in enumerate(stored) if one["task"] == task]
+            return httpx.Response(200, json=kept)
         stored.append(json.loads(request.content))
         return httpx.Response(201, json={"id": len(stored)})
 
@@ -218,6 +222,44 @@ def test_late_answers_reach_label_studio_once(make_app, predictor):
         for task in BATCH["tasks"]
     ]
     assert len(stored) == len(BATCH["tasks"])
+
+
+def test_a_late_answer_that_label_studio_has_meanwhile_is_not_sent(make_app, predictor):
+    first, *others = BATCH["tasks"]
+    stored = [{"task": first["id"], "result": [], "model_version": "fake-00000001"}]
+    app = make_app(predict_budget_s=0.2, client=a_studio(stored))
+    client = app.test_client()
+    predictor.gate.clear()
+    results(client, BATCH)
+    predictor.gate.set()
+    until(lambda: len(stored), lambda count: count == len(BATCH["tasks"]))
+    assert {one["task"] for one in stored[1:]} == {task["id"] for task in others}
+
+
+def test_a_task_that_is_asked_for_twice_in_one_request_is_answered_once(client):
+    body = copy.deepcopy(BATCH)
+    body["tasks"].append(body["tasks"][0])
+    *items, repeated = results(client, body)
+    assert all(item["result"] for item in items)
+    assert "result" not in repeated  # Label Studio stores nothing for it
+
+
+def test_what_became_of_a_batch_is_remembered(app, client):
+    body = with_tasks(["a.png"], ["damaged.png"], [])
+    project = int(body["project"].split(".")[0])
+    results(client, body)
+    status = app.extensions["calico"].progress.status(project)
+    assert (status.total, status.done, status.waiting, status.failed) == (3, 1, 0, 2)
+    assert [failed.task_id for failed in status.problems] == [101, 102]
+    assert "tasks[1].data.images[0]" in status.problems[0].detail
+
+
+def test_a_task_that_somebody_opens_is_no_batch(app, client):
+    results(client, with_tasks(["a.png"]))
+    project = int(BATCH["project"].split(".")[0])
+    assert app.extensions["calico"].progress.status(project) is None
+    client.post("/predict?background=1", json=with_tasks(["a.png"]))
+    assert app.extensions["calico"].progress.status(project).done == 1
 
 
 def test_answers_in_time_and_clicks_are_not_sent_again(make_app, predictor):

@@ -22,6 +22,7 @@ from backend.learning.rows import Doubt
 from backend.learning.schedule import Cause, RunState
 from backend.settings import load_settings
 from backend.storage.tables import correction
+from backend.ui.batches import Batch, FailedTask
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures, _parts, _small
 from backend.ui.status_routes import build_status_routes
@@ -75,6 +76,7 @@ def app(tmp_path, school):
             live=lambda: Live("ready", tasks_waiting=3, changes_waiting=0, trainers=1),
             refreshed=lambda project: Refreshed("v9", 4, 10, True) if project == PROJECT else None,
             title=TITLES.get,
+            batch=lambda _: Batch(12, 5, 6, (FailedTask(3, "UnreadableMediaError", "broken <"),)),
         )
     )
     yield made
@@ -90,6 +92,13 @@ def page(client, url=URL, status=200):
     answer = client.get(url, headers=AUTH)
     assert answer.status_code == status, answer.text
     return answer.text
+
+
+def test_a_page_says_how_far_predictions_are_and_why_some_failed(client, school):
+    school.correct(1)
+    words = " ".join(page(client).split())
+    assert "5 of 12 tasks are ready, 6 wait, 1 failed." in words
+    assert "Task 3: broken &lt;" in words
 
 
 def learn(school, *tasks):
