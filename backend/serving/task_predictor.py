@@ -38,6 +38,7 @@ from backend.serving.jobs import (
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
 from backend.serving.naming import ProjectNames, name_prediction, name_unnamed, naming_state
+from backend.serving.notices import absent_notes
 from backend.serving.prompt_selection import select_prompted
 from backend.serving.text_prompts import answer_question, task_labels
 from backend.storage.store import Store
@@ -210,6 +211,9 @@ class TaskPredictor:
                 suggestions = suggestions.with_parts(
                     name_unnamed(suggestions.prediction.parts, group, model, closed)
                 )
+            outlined = len(
+                suggestions.prediction.parts
+            )  # what is alike elsewhere comes behind them
             suggestions = suggestions.propagated(
                 group,
                 model,
@@ -224,7 +228,9 @@ class TaskPredictor:
                 about = {"task": job.task.id, "prompts": len(job.prompts)}
                 _log.warning("clicks left out", extra={"event": "clicks_left_out", **about})
         with self._metrics.stage("render"):
-            job = replace(job, ids=suggestions.ids)
+            labels = [part.label for part in suggestions.prediction.parts[:outlined]]
+            notes = absent_notes(labels, suggestions.absent)
+            job = replace(job, ids=suggestions.ids, notes=notes)
             regions, score = self._render(suggestions.prediction, job, group)
         self._count("assisted")
         return PredictionResult(regions, score, model.version, absent=suggestions.absent)
