@@ -104,7 +104,8 @@ class Assistant:
         learned = () if head is None else (*head.active.names.parts, *head.active.names.objects)
 
         def speaks(name: str) -> bool:
-            return session.is_familiar and session.tokenizer.knows(name)
+            knows = session.tokenizer.knows
+            return session.is_familiar and (knows(name) or knows(normalise(name)))
 
         if not speaks(label):
             if normalise(label) in learned:
