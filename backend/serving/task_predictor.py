@@ -121,8 +121,7 @@ class TaskPredictor:
         with self._inference_priority.held():
             model = self._registry.model(self._host.wait(), job.version)
             if job.is_interactive and not job.prompts and job.question is None:
-                # The editor asks again when a click or box is undone or deleted: an empty answer
-                # takes its suggestions back.
+                # The last click or question is gone: an empty answer takes its suggestions back.
                 return PredictionResult(b"[]", 0.0, model.version)
             try:
                 group = self._fetch(job)

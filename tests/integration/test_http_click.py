@@ -294,8 +294,7 @@ def test_a_region_whose_label_is_no_longer_offered_is_not_sent(make_app, name_re
     assert [one["value"]["text"] for one in result if one["type"] == "textarea"] == [[CHOOSE_LABEL]]
 
 
-def test_undoing_a_click_takes_its_suggestions_back(client, predictor):
-    """The editor then asks with an empty context, and shows what it is answered."""
+def test_without_a_click_or_a_question_nothing_is_suggested(client, predictor):
     body = payload(REPEATER)
     assert asked(client, body)
     made = len(predictor.prompts), predictor.asked
