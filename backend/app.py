@@ -37,7 +37,7 @@ from backend.serving.model_host import ModelHost
 from backend.serving.naming import ProjectNames
 from backend.serving.prewarming import Prewarmer
 from backend.serving.refreshing import Refresher, TaskDescriptors
-from backend.serving.rendering import code_version, render_regions, with_arrangement
+from backend.serving.rendering import Look, code_version, renderer, with_arrangement
 from backend.serving.request_checks import ConcurrencyLimit, Credentials, watch_requests
 from backend.serving.routes import build_routes
 from backend.serving.service import PredictionService
@@ -224,13 +224,14 @@ def build_components(
     )
     arrangement = Arrangement(overlaps=settings.settle_overlaps, gaps=settings.unknown_parts)
     project_names = ProjectNames(prototype_indexer.prototypes, settings.name_least_chance)
+    look = Look(relations=settings.relations, groups_to_learn=settings.train_every)
     task_predictor = TaskPredictor(
         host,
         source,
-        with_arrangement(render_regions, arrangement),
+        with_arrangement(renderer(look), arrangement),
         store,
         metrics,
-        code=code_version(arrangement),
+        code=code_version(arrangement, look),
         registry=registry,
         inference_priority=InferencePriority(settings.inference_priority_file),
         names=project_names if settings.name_regions else None,

@@ -95,6 +95,8 @@ class ImageSlot:
         smart: tags whose prompts ask for an interactive prediction.
         ask: the text tag whose content asks for an interactive prediction, or None.
         smart_only: smart tags without a manual tool: their regions are always prompts.
+        colour: the tag that only holds the colour of a region, or None.
+        note: the text tag in which the backend alone writes, or None.
     """
 
     image: str
@@ -104,6 +106,8 @@ class ImageSlot:
     smart: tuple[str, ...] = ()
     ask: str | None = None
     smart_only: tuple[str, ...] = ()
+    colour: str | None = None
+    note: str | None = None
 
     def filled_in(self, flag: str, index: str) -> ImageSlot:
         """Returns the names with the index in place of the flag."""
@@ -115,6 +119,8 @@ class ImageSlot:
             smart=tuple(name.replace(flag, index) for name in self.smart),
             ask=None if self.ask is None else self.ask.replace(flag, index),
             smart_only=tuple(name.replace(flag, index) for name in self.smart_only),
+            colour=None if self.colour is None else self.colour.replace(flag, index),
+            note=None if self.note is None else self.note.replace(flag, index),
         )
 
 
@@ -138,6 +144,7 @@ class LabelSchema:
         item_template: what the image tag of a Repeater refers to instead ("/data/$files[{{idx}}]"),
             with the index flag in it, or None.
         others: names of tags that show something other than the images of the group.
+        colours: what the colour tags offer, one text per colour; () without such tags.
     """
 
     layout: ImageLayout
@@ -151,6 +158,7 @@ class LabelSchema:
     item_key: str | None = None
     item_template: str | None = None
     others: frozenset[str] = frozenset()
+    colours: tuple[str, ...] = ()
     _filled_in: dict[int, ImageSlot] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

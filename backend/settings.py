@@ -130,6 +130,12 @@ class Settings(BaseSettings):
         "set of labels must contain it.",
     )
 
+    relations: bool = Field(
+        False,
+        description="Draw an arrow between the regions that show the same part; needs <Relations> "
+        "in the labeling config.",
+    )
+
     refine_clicks: bool = Field(
         True,
         description="Segment what clicks and boxes mark, on every image of the group; otherwise "

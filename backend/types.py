@@ -156,9 +156,10 @@ class Region:
         load_mask: decodes the mask; raises InvalidRleError.
         encoding: the stored mask; equal bytes mean equal masks, different bytes may as well.
         load_runs: decodes the runs without the mask; None computes them from the mask.
-        is_linked: whether a relation names the region, where relations were read.
+        is_linked: whether a relation (an arrow) names the region, where relations were read.
         more_labels: further names, if the annotator gave several.
         is_outline: drawn as a shape (polygon, rectangle, ellipse, vector), not as a bitmap.
+        colour: what its colour tag holds, or None.
     """
 
     id: str
@@ -174,6 +175,7 @@ class Region:
     is_linked: bool = False
     more_labels: tuple[str, ...] = ()
     is_outline: bool = False
+    colour: str | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from calico_model.interactive.propagate.transfer import Proposal
 from calico_model.interactive.referring import Reference
 from calico_model.predictor import ModelSession, Predictor
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask
+from calico_model.vocabulary import normalise
 
 
 class Assistant:
@@ -78,23 +79,48 @@ class Assistant:
             group_prediction: of the same weights for the group; names the objects of the images.
 
         Returns:
-            One per name; a thing that no image shows has no parts, and is absent on all images.
+            One per name; a thing that no image shows has no parts, and is absent on all images. A
+            name that nothing knows is not searched, and says so.
 
         Raises:
             CheckpointError: there is no adapter of that version.
         """
         with self._predictor.acquire(group, adapter=self._adapter) as session:
             return tuple(
-                referring.segment_by_name(
-                    session.model,
-                    session.tokenizer,
-                    session.features,
-                    group.images,
-                    label,
-                    referring.shown_objects(group_prediction.phrases, len(group), owner=owner),
-                )
+                self._refer(session, group, label, owner, group_prediction)
                 for label, owner in names
             )
+
+    def _refer(
+        self,
+        session: ModelSession,
+        group: ImageGroup,
+        label: str,
+        owner: str | None,
+        group_prediction: GroupPrediction,
+    ) -> Reference:
+        """Outlines one named thing: by the language model where it knows pictures and word."""
+        head = session.model.dense_head
+        learned = () if head is None else (*head.active.names.parts, *head.active.names.objects)
+
+        def speaks(name: str) -> bool:
+            knows = session.tokenizer.knows
+            return session.is_familiar and (knows(name) or knows(normalise(name)))
+
+        if not speaks(label):
+            if normalise(label) in learned:
+                return referring.find_learned(label, group_prediction.parts, len(group))
+            return referring.unknown_name(
+                label, lambda name: speaks(name) or normalise(name) in learned
+            )
+        return referring.segment_by_name(
+            session.model,
+            session.tokenizer,
+            session.features,
+            group.images,
+            label,
+            referring.shown_objects(group_prediction.phrases, len(group), owner=owner),
+        )
 
     def describe_box(
         self, group: ImageGroup, image_index: int, box: Box, group_prediction: GroupPrediction

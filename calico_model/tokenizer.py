@@ -104,6 +104,16 @@ class Tokenizer:
             )
         return Tokenizer(self._rust, tuple(labels))
 
+    def knows(self, name: str) -> bool:
+        """Whether there are words for a name: each is a token, or the whole name is a label.
+
+        A tokenizer made by others has pieces for every word; nothing can be said about its words.
+        """
+        if not self.label_ids or prompts.clean_label(name) in self.labels:
+            return True
+        words = prompts.clean_label(name).split()
+        return bool(words) and all(len(self.encode(word)) == 1 for word in words)
+
     def encode(self, text: str) -> list[int]:
         """Returns token ids; no begin or end token is added."""
         if self._tags:

@@ -70,11 +70,18 @@ def refined(mask, *, iou: float = 0.75, meant: PartMask | None = None) -> Refine
     return Refined(mask, iou, sparse=torch.zeros(0, 1), logits=torch.zeros(1, 1), meant=meant)
 
 
-def reference(label: str, parts: tuple[PartMask, ...], absent: tuple[int, ...]) -> Reference:
+def reference(
+    label: str,
+    parts: tuple[PartMask, ...],
+    absent: tuple[int, ...],
+    *,
+    is_known: bool = True,
+    broader: str | None = None,
+) -> Reference:
     """What is known about one thing that was asked for by name."""
     from calico_model.interactive.referring import Reference
 
-    return Reference(label, parts, absent)
+    return Reference(label, parts, absent, is_known, broader)
 
 
 def proposal(image_index: int, *parts: PartMask) -> Proposal:

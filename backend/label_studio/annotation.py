@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import msgspec
 
@@ -46,12 +47,20 @@ class Drawing:
     Attributes:
         regions: one per mask.
         same_part: pairs of region ids that are linked as the same part.
+        arrows: those of them that the editor draws as a relation.
         unread: drawings that are not masks.
     """
 
     regions: tuple[Region, ...]
     same_part: tuple[tuple[str, str], ...]
+    arrows: tuple[tuple[str, str], ...]
     unread: tuple[UnreadRegion, ...]
+
+
+class _WireMeta(msgspec.Struct):
+    """What a prediction says about a region beside its shape."""
+
+    same_part: str = ""
 
 
 class _WirePrediction(msgspec.Struct):
@@ -98,12 +107,9 @@ def parse_annotated(
     return drawing.regions, drawing.same_part
 
 
-def read_annotated(
-    results: Sequence[WireResult], schema: LabelSchema
-) -> tuple[tuple[Region, ...], tuple[tuple[str, str], ...]]:
-    """Reads the masks and the linked pairs of decoded results."""
-    drawing = _read(results, schema)
-    return drawing.regions, drawing.same_part
+def read_annotated(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
+    """Reads decoded results: masks, linked pairs, and drawings that are not masks."""
+    return _read(results, schema)
 
 
 def parse_prediction(value: Mapping[str, object], schema: LabelSchema) -> StoredPrediction:
@@ -134,6 +140,7 @@ def image_index(result: WireResult, schema: LabelSchema) -> int | None:
 def _read(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
     regions: list[Region] = []
     unread: list[UnreadRegion] = []
+    parts: dict[tuple[str, tuple[str, ...]], dict[int, str]] = {}
     for group in group_results(results, lambda result: image_index(result, schema)):
         slot = schema.slot(group.image_index)
         kind, labels = _kind_and_names(group, slot, schema)
@@ -154,8 +161,12 @@ def _read(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
                     load_runs=shape.load_runs,
                     more_labels=labels[1:],
                     is_outline=shape.is_outline,
+                    colour=_colour(group, slot),
                 )
             )
+            if part := _part_in_meta(shown):
+                # Renamed by the annotator, a region is no longer the same part as the others.
+                parts.setdefault((part, labels), {}).setdefault(group.image_index, group.id)
             unread += _further_shapes(group)
             if _has_unread_name(group, slot, schema):
                 unread.append(UnreadRegion(group.id, group.image_index, None))
@@ -164,13 +175,40 @@ def _read(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
             unread += [UnreadRegion(group.id, group.image_index, name) for name in names]
     unread += _on_unknown_images(results, schema)
     ids = {region.id for region in regions}
-    pairs = tuple(
+    arrows = tuple(
         (result.from_id, result.to_id)
         for result in results
         if result.type == "relation" and result.from_id in ids and result.to_id in ids
         if result.from_id is not None and result.to_id is not None
     )
-    return Drawing(tuple(regions), pairs, tuple(unread))
+    chains = ([chain[image] for image in sorted(chain)] for chain in parts.values())
+    linked = (pair for chain in chains for pair in pairwise(chain))
+    known = {frozenset(pair) for pair in arrows}
+    same_part = (*arrows, *(pair for pair in linked if frozenset(pair) not in known))
+    return Drawing(tuple(regions), same_part, arrows, tuple(unread))
+
+
+def _part_in_meta(result: WireResult) -> str:
+    """Returns which part of its group a predicted region is, "" if nothing is said."""
+    if not bytes(result.meta):
+        return ""
+    try:
+        return msgspec.json.decode(result.meta, type=_WireMeta).same_part
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return ""  # another meta, of an annotator or another model
+
+
+def _colour(group: Group, slot: ImageSlot) -> str | None:
+    """Returns what the colour tag of a region holds, None without one."""
+    for result in group.attributes:
+        is_colour = slot.colour is not None and result.from_name == slot.colour
+        if is_colour and result.value is not None and bytes(result.value.taxonomy):
+            try:
+                paths = msgspec.json.decode(result.value.taxonomy, type=list[list[str]])
+            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+                continue
+            return next((path[0] for path in paths if path), None)
+    return None
 
 
 def _on_unknown_images(results: Sequence[WireResult], schema: LabelSchema) -> list[UnreadRegion]:

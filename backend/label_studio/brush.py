@@ -21,6 +21,7 @@ from calico_model.types import BoolMask
 
 MAX_PIXELS = 40_000_000
 ALPHA_THRESHOLD = 128  # human strokes are anti-aliased: half covered counts as inside
+_BORDER_SHARE = 80  # the image's shorter side over the width of a border
 
 _HEADER_BITS = 53
 _WORD_BITS = 8
@@ -47,14 +48,51 @@ def encode_mask(mask: BoolMask) -> list[int]:
     Raises:
         InvalidRleError: the mask has no or too many pixels.
     """
-    if mask.ndim != 2 or not 0 < mask.size <= MAX_PIXELS:
-        raise InvalidRleError(f"expected (H, W) of 1 to {MAX_PIXELS} pixels, got {mask.shape}")
+    _check_size(mask)
     flat = np.ascontiguousarray(mask, dtype=np.bool_).reshape(-1)
-    lengths, values = _runs(flat)
-    lengths, values, is_long = _split_long(lengths * _CHANNELS, values)
-    tokens, token_bits = _tokens(lengths, values, is_long)
-    rle: list[int] = _pack(flat.size * _CHANNELS, tokens, token_bits).tolist()
-    return rle
+    return _encode(*_runs(flat), flat.size)
+
+
+def encode_outlined(mask: BoolMask) -> list[int]:
+    """Encodes a mask that the editor shows as a strong border around a faint area.
+
+    Every pixel of the mask has an alpha of at least ALPHA_THRESHOLD, so whoever reads it gets the
+    whole mask, and the editor keeps the alpha of what nobody draws over.
+
+    Args:
+        mask: as in `encode_mask`.
+
+    Returns:
+        Byte values 0..255.
+
+    Raises:
+        InvalidRleError: as `encode_mask`.
+    """
+    _check_size(mask)
+    mask = np.ascontiguousarray(mask, dtype=np.bool_)
+    width = max(2, round(min(mask.shape) / _BORDER_SHARE))
+    alpha = np.where(_inside(mask, width), np.uint8(ALPHA_THRESHOLD), np.uint8(255))
+    alpha[~mask] = 0
+    flat = alpha.reshape(-1)
+    edges = np.concatenate(([0], changes_of(flat), [flat.size]))
+    lengths, values = np.diff(edges), flat[edges[:-1]].astype(np.uint64)
+    return _encode(lengths, values, flat.size)
+
+
+def _inside(mask: BoolMask, width: int) -> BoolMask:
+    """The pixels of a mask from which its border is at least `width` pixels away, in four ways."""
+    inside = np.zeros_like(mask)
+    height, row = mask.shape
+    if min(height, row) > 2 * width:
+        middle = (slice(width, -width), slice(width, -width))
+        inside[middle] = (
+            mask[middle]
+            & mask[: -2 * width, width:-width]
+            & mask[2 * width :, width:-width]
+            & mask[width:-width, : -2 * width]
+            & mask[width:-width, 2 * width :]
+        )
+    return inside
 
 
 def decode_mask(rle: Sequence[int] | bytes, *, size_hw: tuple[int, int]) -> BoolMask:
@@ -97,6 +135,19 @@ def decode_runs(rle: Sequence[int] | bytes, *, size_hw: tuple[int, int]) -> _Int
     is_new = np.concatenate(([True], first[1:] > last[:-1]))  # encoders cut long runs
     is_end = np.concatenate((is_new[1:], [True]))
     return np.stack((first[is_new], last[is_end]), axis=1)
+
+
+def _check_size(mask: BoolMask) -> None:
+    if mask.ndim != 2 or not 0 < mask.size <= MAX_PIXELS:
+        raise InvalidRleError(f"expected (H, W) of 1 to {MAX_PIXELS} pixels, got {mask.shape}")
+
+
+def _encode(lengths: _Int, values: NDArray[np.uint64], pixels: int) -> list[int]:
+    """Lengths in pixels and values of runs -> bytes."""
+    lengths, values, is_long = _split_long(lengths * _CHANNELS, values)
+    tokens, token_bits = _tokens(lengths, values, is_long)
+    rle: list[int] = _pack(pixels * _CHANNELS, tokens, token_bits).tolist()
+    return rle
 
 
 def _read_mask(rle: Sequence[int] | bytes, height: int, width: int) -> tuple[_Int, BoolMask]:

@@ -64,7 +64,7 @@ Drawings = msgspec.Raw | list[KnownDrawing]
 
 
 def read_canvas(sources: Sequence[Drawings], schema: LabelSchema) -> tuple[Region, ...]:
-    """Reads the regions of the newest drawing, with `is_linked` set for linked regions.
+    """Reads the regions of the newest drawing, with `is_linked` set for those that an arrow names.
 
     Args:
         sources: lists of drafts, annotations and predictions; the first with a usable drawing
@@ -77,12 +77,12 @@ def read_canvas(sources: Sequence[Drawings], schema: LabelSchema) -> tuple[Regio
             if drawing.was_cancelled:
                 continue
             try:
-                regions, pairs = read_annotated(drawing.results(), schema)
+                drawn = read_annotated(drawing.results(), schema)
             except RequestError:
                 continue
             # Suggestions are bitmaps; a bitmap with the id of a polygon crashes the editor.
-            regions = tuple(region for region in regions if not region.is_outline)
-            linked = {region_id for pair in pairs for region_id in pair}
+            regions = tuple(region for region in drawn.regions if not region.is_outline)
+            linked = {region_id for pair in drawn.arrows for region_id in pair}
             if not linked:
                 return regions
             return tuple(replace(region, is_linked=region.id in linked) for region in regions)

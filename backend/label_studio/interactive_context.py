@@ -7,7 +7,7 @@ id of the box.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from backend.label_schema import ControlType, ImageLayout, LabelSchema
 from backend.label_studio.annotation import image_index, kind_of, texts_of
@@ -15,7 +15,7 @@ from backend.label_studio.drawing import has_id
 from backend.label_studio.shape import box_of, tool_of
 from backend.label_studio.wire import WireResult, WireValue
 from backend.types import Prompt, TextPrompt
-from calico_model.types import RegionKind
+from calico_model.types import MAX_GROUP_SIZE, RegionKind
 
 REPLY_MARK = "\u2192 "
 """Prefix of our lines in the prompt box, so that they are not read as questions."""
@@ -85,6 +85,52 @@ def reply_result(question: TextPrompt, schema: LabelSchema, reply: str) -> dict[
     if schema.layout is ImageLayout.VALUE_LIST:
         result["item_index"] = question.image_index
     return result
+
+
+def note_results(
+    notes: Mapping[int, str], schema: LabelSchema, images: int
+) -> list[dict[str, object]]:
+    """Returns text results that show the annotator a sentence beside an image.
+
+    A note goes into the image's text area that takes no text of annotators; Label Studio shows it
+    and never saves it. A config without one has the notes in its prompt box, as lines that are not
+    read as questions; without either, nothing can be shown.
+
+    Args:
+        notes: sentence by 0-based image.
+        schema: the project's labeling config.
+        images: of the group.
+    """
+    results, left = [], list[str]()
+    places = range(min(images, _slots(schema)))
+    for index in sorted(notes):
+        tag = schema.slot(index).note if index in places else None
+        if tag is not None:
+            results.append(_text_result(tag, schema.slot(index).image, [notes[index]]))
+        else:
+            left.append(f"{REPLY_MARK}image {index + 1}: {notes[index]}")
+    box = next((schema.slot(index) for index in places if schema.slot(index).ask), None)
+    if left and box is not None:
+        results.append(_text_result(str(box.ask), box.image, left))
+    return results
+
+
+def _slots(schema: LabelSchema) -> int:
+    """How many images of a group have tags of their own."""
+    if schema.layout is ImageLayout.IMAGE_TAGS:
+        return len(schema.slots)
+    return 1 if schema.layout is ImageLayout.VALUE_LIST else MAX_GROUP_SIZE
+
+
+def _text_result(tag: str, image: str, lines: list[str]) -> dict[str, object]:
+    name = f"note-{tag}"
+    return {
+        "id": name,
+        "from_name": tag,
+        "to_name": image,
+        "type": TEXT,
+        "value": {"text": lines},
+    }
 
 
 def _label_of_prompt(

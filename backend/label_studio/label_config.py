@@ -71,6 +71,7 @@ def parse_label_config(xml: str) -> LabelSchema:
     family, masks = _find_masks(by_image)
     labels = masks if family in CARRIES_LABELS else _find_labels(by_image)
     kind, kind_tags, name, name_tags = _read_attributes(by_image, labels)
+    colours, colour_tags = _read_colours(by_image)
     no_tags: list[str | None] = [None] * len(images)
     slots = tuple(
         ImageSlot(
@@ -81,9 +82,17 @@ def parse_label_config(xml: str) -> LabelSchema:
             smart=tuple(tag.get("name", "") for tag in controls if _is_smart(tag)),
             ask=next((tag.get("name") for tag in controls if _is_prompt_box(tag)), None),
             smart_only=tuple(tag.get("name", "") for tag in controls if _only_prompts(tag)),
+            colour=colour_tag,
+            note=next((tag.get("name") for tag in controls if _is_note(tag)), None),
         )
-        for image, mask, kind_tag, name_tag, controls in zip(
-            images, masks, kind_tags or no_tags, name_tags or no_tags, by_image, strict=True
+        for image, mask, kind_tag, name_tag, colour_tag, controls in zip(
+            images,
+            masks,
+            kind_tags or no_tags,
+            name_tags or no_tags,
+            colour_tags or no_tags,
+            by_image,
+            strict=True,
         )
     )
     return LabelSchema(
@@ -98,6 +107,7 @@ def parse_label_config(xml: str) -> LabelSchema:
         item_key=item_key,
         item_template=template,
         others=_other_names(tags, images, index_flag),
+        colours=colours,
     )
 
 
@@ -253,6 +263,14 @@ def _name_beside_kinds(
     return None, []
 
 
+def _read_colours(
+    by_image: Sequence[Sequence[Element]],
+) -> tuple[tuple[str, ...], list[str | None]]:
+    """Returns the colours that tags for nothing else offer, and the tag of each image."""
+    tags = _one_per_image([[tag for tag in tags if _is_colour(tag)] for tags in by_image])
+    return tuple(value.value for value in _shared_values(tags)), _names(tags)
+
+
 def _names(tags: Sequence[Element]) -> list[str | None]:
     return [tag.get("name") for tag in tags]
 
@@ -306,6 +324,21 @@ def _is_prompt_box(tag: Element) -> bool:
     """Whether a tag is the prompt box: a text area marked as smart; others are for comments."""
     is_text = tag.tag == "textarea" and not _is_true(tag, "perregion")
     return is_text and _is_true(tag, "smart", "smartonly")
+
+
+def _is_note(tag: Element) -> bool:
+    """Whether a tag is for notes of the backend: a text area that takes no text of annotators."""
+    is_text = tag.tag == "textarea" and not _is_true(tag, "perregion")
+    return is_text and tag.get("maxsubmissions", "").strip() == "0"
+
+
+def _is_colour(tag: Element) -> bool:
+    """Whether a tag only colours regions: named so, and every choice has a colour."""
+    if tag.tag != "taxonomy" or not _is_true(tag, "perregion"):
+        return False
+    choices = list(tag.iter("choice"))
+    is_named = tag.get("name", "").lower().startswith(("colour", "color"))
+    return is_named and bool(choices) and all(choice.get("color") for choice in choices)
 
 
 def _is_true(tag: Element, *attributes: str) -> bool:

@@ -1,8 +1,9 @@
 """GroupPrediction -> the result list of one task.
 
-The editor needs the results in this order and form to show and save them: shape, labels, choice or
-text; relations last, and only between ids of the list; scores are numbers; masks have the size of
-the image as a browser shows it. Images are not read here.
+The editor needs the results in this order and form to show and save them: shape, colour, labels,
+choice or text; relations last, and only between ids of the list; scores are numbers; masks have the
+size of the image as a browser shows it. Objects come first, so that their parts lie on top of them.
+Images are not read here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import msgspec
@@ -28,12 +29,20 @@ from backend.label_schema import (
     MaskFamily,
 )
 from backend.label_studio import brush
+from backend.label_studio.colours import colours_of
 from backend.label_studio.label_config import CARRIES_LABELS, MASK_TAGS
 from backend.label_studio.label_set import closed_labels, match_label
-from calico_model.types import MAX_GROUP_SIZE, BoolMask, GroupPrediction, PartMask
+from backend.types import Region
+from calico_model.types import (
+    MAX_GROUP_SIZE,
+    BoolMask,
+    GroupPrediction,
+    PartMask,
+    RegionKind,
+)
 
 # Raise it when equal predictions are written differently: stored answers are then rendered again.
-RENDERING_VERSION = 2
+RENDERING_VERSION = 3
 
 _Result = dict[str, object]
 _BITMASKS = (MaskFamily.BITMASK, MaskFamily.BITMASK_LABELS)
@@ -77,6 +86,7 @@ class _Shown:
     part: PartMask
     kind: str | None
     name: str | None
+    colour: str | None = None
 
 
 def render_prediction(
@@ -86,9 +96,10 @@ def render_prediction(
     sizes_hw: Sequence[tuple[int, int]],
     labels: tuple[LabelValue, ...] = (),
     seed: str = "",
-    with_relations: bool = True,
-    with_unknown: bool = False,
+    with_relations: bool = False,
+    with_other_kinds: bool = False,
     ids: Sequence[str] = (),
+    canvas: Sequence[Region] = (),
 ) -> RenderedPrediction:
     """Writes a prediction in the form that a labeling config can show.
 
@@ -99,16 +110,20 @@ def render_prediction(
         labels: the task's own label set (`Task.labels`), used if the schema refers to it.
         seed: changes the region ids; equal seed and region give equal ids, so that a repeated
             interactive answer replaces its suggestions.
-        with_relations: False for interactive answers: relations would crash the editor.
-        with_unknown: True shows a region whose label the config does not offer without a label,
-            instead of leaving it out: the annotator pointed at the region and decides.
+        with_relations: True draws an arrow between the regions of one part; never for interactive
+            answers, whose relations would crash the editor. Without, each region still says in its
+            `meta` which part it is.
+        with_other_kinds: True shows a region whose kind is no label of the config without a label,
+            instead of leaving it out: the annotator pointed at it, and the editor gives it the
+            label that was chosen. A name outside a closed set is never shown.
         ids: of the regions, in order; () derives them from seed and region.
+        canvas: regions that are drawn already; colours agree with theirs.
     """
     omitted: Counter[Omission] = Counter()
     shown: list[_Shown] = []
     used: Counter[str] = Counter()
     for number, part in enumerate(prediction.parts):
-        texts = _texts_of(part, schema, labels, sizes_hw, with_unknown=with_unknown)
+        texts = _texts_of(part, schema, labels, sizes_hw, with_other_kinds=with_other_kinds)
         if isinstance(texts, Omission):
             omitted[texts] += 1
             continue
@@ -119,6 +134,11 @@ def render_prediction(
         used[name] += 1
         region_id = hashlib.sha256(f"{name}|{used[name]}".encode()).hexdigest()[:12]
         shown.append(_Shown(region_id, part, *texts))
+    shown.sort(key=lambda region: region.part.kind is not RegionKind.COMMON_OBJECT)
+    colours = colours_of(
+        [region.part for region in shown], [region.id for region in shown], schema.colours, canvas
+    )
+    shown = [replace(region, colour=c) for region, c in zip(shown, colours, strict=True)]
     results = [result for region in shown for result in _region_results(region, schema)]
     if with_relations and schema.relation is not None:
         results += _relations(shown, schema.relation)
@@ -155,7 +175,7 @@ def _texts_of(
     labels: tuple[LabelValue, ...],
     sizes_hw: Sequence[tuple[int, int]],
     *,
-    with_unknown: bool = False,
+    with_other_kinds: bool = False,
 ) -> tuple[str | None, str | None] | Omission:
     """Returns kind and name as the config writes them, or why the region cannot be shown."""
     index = part.image_index
@@ -167,15 +187,15 @@ def _texts_of(
     kind = name = None
     if schema.kind is not None:
         kind = schema.kind.values.get(part.kind)
-        if kind is None and schema.kind.type is ControlType.LABELS and not with_unknown:
+        is_label = schema.kind.type is ControlType.LABELS
+        if kind is None and is_label and not with_other_kinds:
             return Omission.KIND_NOT_OFFERED
     if schema.name is not None and schema.name.is_open:
         name = "".join(sign for sign in part.label if sign.isprintable()).strip() or None
     elif schema.name is not None:
         name = match_label(part.label, closed_labels(schema, labels))
         # The editor draws a region without any label as a black area, which helps nobody.
-        is_labelled = name is not None or _has_kind_label(kind, schema)
-        if not is_labelled and not with_unknown:
+        if name is None and not _has_kind_label(kind, schema):
             return Omission.UNKNOWN_LABEL
     return kind, name
 
@@ -204,7 +224,10 @@ def _region_results(region: _Shown, schema: LabelSchema) -> list[_Result]:
         "type": _MASK_TYPES[schema.mask_family],
         "score": round(float(part.score), _SCORE_DIGITS),
     }
-    value = _mask_value(part.mask, schema.mask_family)
+    if part.part_id is not None:
+        shape["meta"] = {"same_part": part.part_id}
+    is_object = part.kind is RegionKind.COMMON_OBJECT
+    value = _mask_value(part.mask, schema.mask_family, is_object=is_object)
     if (
         controls and controls[0][0] == slot.mask
     ):  # the tag that draws the mask also holds the labels
@@ -212,6 +235,9 @@ def _region_results(region: _Shown, schema: LabelSchema) -> list[_Result]:
     elif schema.mask_family in CARRIES_LABELS:
         value[_MASK_TYPES[schema.mask_family]] = []
     results = [shape | {"value": value}]
+    if region.colour is not None and slot.colour is not None:
+        colour: _Result = {"from_name": slot.colour, "type": "taxonomy"}
+        results.append(frame | colour | {"value": {"taxonomy": [[region.colour]]}})
     for from_name, control, text in controls:
         key = "text" if control is ControlType.TEXT else control.value
         attribute: _Result = {"from_name": from_name, "type": control.value}
@@ -233,9 +259,11 @@ def _controls(
     return sorted(controls, key=lambda item: item[1] is not ControlType.LABELS)
 
 
-def _mask_value(mask: BoolMask, family: MaskFamily) -> _Result:
+def _mask_value(mask: BoolMask, family: MaskFamily, *, is_object: bool) -> _Result:
     if family not in _BITMASKS:
-        return {"format": "rle", "rle": brush.encode_mask(mask)}
+        # The editor fills a bitmask evenly, whatever its alpha.
+        encode = brush.encode_outlined if is_object else brush.encode_mask
+        return {"format": "rle", "rle": encode(mask)}
     pixels = np.zeros((*mask.shape, 4), dtype=np.uint8)  # (H, W, 4)
     pixels[mask, 3] = 255
     file = io.BytesIO()

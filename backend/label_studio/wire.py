@@ -54,6 +54,7 @@ class WireValue(msgspec.Struct, gc=False):
     points: msgspec.Raw = msgspec.Raw()
     vertices: msgspec.Raw = msgspec.Raw()
     closed: bool | None = None
+    taxonomy: msgspec.Raw = msgspec.Raw()
 
 
 class WireResult(msgspec.Struct, gc=False):
@@ -72,6 +73,7 @@ class WireResult(msgspec.Struct, gc=False):
     value: WireValue | None = None
     from_id: str | None = None
     to_id: str | None = None
+    meta: msgspec.Raw = msgspec.Raw()
 
 
 class UnreadResult(WireResult, gc=False):

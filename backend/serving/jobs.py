@@ -6,8 +6,8 @@ What the wire door renders stays opaque bytes here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 
 from backend.label_schema import LabelSchema
 from backend.storage.versions import AdapterVersion
@@ -30,6 +30,7 @@ class PredictionJob:
         ids: of the regions to render, one per region; () makes them up.
         question: what the annotator typed, or None.
         reply: what to tell the annotator beside the regions, or "".
+        notes: what to tell the annotator beside an image, by 0-based image.
     """
 
     task: Task
@@ -42,6 +43,7 @@ class PredictionJob:
     ids: tuple[str, ...] = ()
     question: TextPrompt | None = None
     reply: str = ""
+    notes: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def key(self) -> Hashable:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
-from backend.label_studio.interactive_context import reply_result
+import msgspec
+
+from backend.label_schema import LabelSchema
+from backend.label_studio.interactive_context import note_results, reply_result
 from backend.label_studio.response import (
     empty_item,
     not_yet_item,
@@ -16,31 +19,67 @@ from backend.label_studio.response import (
     with_absent,
     with_problem,
 )
-from backend.label_studio.result import RENDERING_VERSION, render_prediction
+from backend.label_studio.result import RENDERING_VERSION, Omission, render_prediction
 from backend.serving.jobs import PredictionJob, PredictionResult, Render
 from backend.serving.metrics import package_version
-from backend.types import PredictRequest
+from backend.serving.notices import (
+    CHOOSE_LABEL,
+    nothing_found,
+    nothing_learned,
+    problem_notes,
+)
+from backend.types import PredictRequest, Task
 from calico_model.inference.arrangement import Arrangement
 from calico_model.types import GroupPrediction, ImageGroup
 
 _log = logging.getLogger(__name__)
 _CLICK_SEED = "prompt"
+# Label Studio asks again, when the task is opened again, for what has another version.
+NO_ANSWER = "no answer"
 
 
-def code_version(arrangement: Arrangement | None = None) -> str:
+@dataclass(frozen=True)
+class Look:
+    """What a deployment chooses about the look of predictions.
+
+    Attributes:
+        relations: whether arrows link the regions of one part.
+        groups_to_learn: after how many corrected groups a project has its first version.
+    """
+
+    relations: bool = False
+    groups_to_learn: int = 5
+
+
+DEFAULT_LOOK = Look()
+
+
+def code_version(arrangement: Arrangement | None = None, look: Look | None = None) -> str:
     """Returns the version of the code between an image and its kept answer, weights aside."""
-    switches = asdict(arrangement or Arrangement())
+    switches = asdict(arrangement or Arrangement()) | {"relations": bool(look and look.relations)}
     steps = "".join(f"+{name}" for name, is_on in switches.items() if is_on)
     return f"{package_version()}/{RENDERING_VERSION}{steps}"
 
 
+def renderer(look: Look) -> Render:
+    """Returns a function that writes one task's regions as its labeling config can show them."""
+
+    def render(
+        prediction: GroupPrediction, job: PredictionJob, group: ImageGroup
+    ) -> tuple[bytes, float]:
+        return render_regions(prediction, job, group, look)
+
+    return render
+
+
 def render_regions(
-    prediction: GroupPrediction, job: PredictionJob, group: ImageGroup
+    prediction: GroupPrediction, job: PredictionJob, group: ImageGroup, look: Look = DEFAULT_LOOK
 ) -> tuple[bytes, float]:
     """Returns one task's regions in the form its labeling config can show, and their score.
 
     Suggestions to a click get ids of their own: an id that is already on the canvas would replace
-    the region there, and a relation to it would crash the editor.
+    the region there, and a relation to it would crash the editor. Where nothing is shown, a note
+    says why.
     """
     rendered = render_prediction(
         prediction,
@@ -48,9 +87,10 @@ def render_regions(
         sizes_hw=group.sizes_hw,
         labels=job.task.labels,
         seed=_CLICK_SEED if job.is_interactive else "",
-        with_relations=not job.is_interactive,
-        with_unknown=bool(job.prompts),
+        with_relations=look.relations and not job.is_interactive,
+        with_other_kinds=bool(job.prompts),
         ids=job.ids,
+        canvas=job.canvas,
     )
     if rendered.omitted:
         _log.info(
@@ -61,7 +101,21 @@ def render_regions(
                 "omitted": {reason.value: count for reason, count in rendered.omitted.items()},
             },
         )
-    return _with_reply(rendered.result, job), rendered.score
+    notes = dict(job.notes)
+    if not job.is_interactive and not rendered.region_ids:
+        is_new = job.version is None
+        notes |= nothing_learned(look.groups_to_learn) if is_new else nothing_found()
+    if job.prompts and rendered.omitted.get(Omission.UNKNOWN_LABEL):
+        notes[job.prompts[0].image_index] = CHOOSE_LABEL
+    result = _with_reply(rendered.result, job)
+    return _with_notes(result, notes, job.schema, len(group)), rendered.score
+
+
+def _with_notes(result: bytes, notes: Mapping[int, str], schema: LabelSchema, images: int) -> bytes:
+    """Puts sentences for the annotator before the regions."""
+    for note in reversed(note_results(notes, schema, images)):
+        result = prepended(result, note)
+    return result
 
 
 def _with_reply(result: bytes, job: PredictionJob) -> bytes:
@@ -101,13 +155,15 @@ def render_answers(
         # A filter on predictions has Label Studio list a task several times, and it would store
         # each answer.
         is_repeated = not request.is_interactive and task.id in answered
-        items.append(_item(request, None if is_repeated else result, version or ""))
+        items.append(_item(request, task, None if is_repeated else result, version or ""))
         if task.id is not None:
             answered.add(task.id)
     return predict_answer(items)
 
 
-def _item(request: PredictRequest, result: PredictionResult | None, version: str) -> bytes:
+def _item(
+    request: PredictRequest, task: Task, result: PredictionResult | None, version: str
+) -> bytes:
     # Label Studio stores an item with an empty result and never asks again; without a result it
     # stores nothing. The editor wants a result whatever happened, and stores it nowhere.
     if result is None:
@@ -116,7 +172,17 @@ def _item(request: PredictRequest, result: PredictionResult | None, version: str
     if problem is None:
         item = predict_item(result.regions, score=result.score, version=result.version or version)
         return with_absent(item, result.absent) if result.absent else item
+    notes = note_results(
+        problem_notes(task, problem.error, problem.detail),
+        request.schema,
+        len(task.image_urls) or 1,
+    )
     is_kept = problem.is_lasting and result.version is not None
-    empty = empty_item if is_kept or request.is_interactive else not_yet_item
-    item = empty(result.version or version)
+    # Whoever opens a task should read what is wrong; among many tasks nobody looks yet.
+    is_opened = len(request.tasks) == 1 and bool(notes)
+    if is_kept or request.is_interactive or is_opened:
+        name = result.version or version if is_kept or request.is_interactive else NO_ANSWER
+        item = predict_item(msgspec.json.encode(notes), score=0.0, version=name)
+    else:
+        item = not_yet_item(result.version or version)
     return with_problem(item, error=problem.error, detail=problem.detail)

@@ -38,6 +38,7 @@ from backend.serving.jobs import (
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
 from backend.serving.naming import ProjectNames, name_prediction, name_unnamed, naming_state
+from backend.serving.notices import absent_notes
 from backend.serving.prompt_selection import select_prompted
 from backend.serving.text_prompts import answer_question, task_labels
 from backend.storage.store import Store
@@ -119,6 +120,9 @@ class TaskPredictor:
         """
         with self._inference_priority.held():
             model = self._registry.model(self._host.wait(), job.version)
+            if job.is_interactive and not job.prompts and job.question is None:
+                # The last click or question is gone: an empty answer takes its suggestions back.
+                return PredictionResult(b"[]", 0.0, model.version)
             try:
                 group = self._fetch(job)
                 if self._refines and job.prompts and job.question is None:
@@ -210,6 +214,9 @@ class TaskPredictor:
                 suggestions = suggestions.with_parts(
                     name_unnamed(suggestions.prediction.parts, group, model, closed)
                 )
+            outlined = len(
+                suggestions.prediction.parts
+            )  # what is alike elsewhere comes behind them
             suggestions = suggestions.propagated(
                 group,
                 model,
@@ -224,7 +231,9 @@ class TaskPredictor:
                 about = {"task": job.task.id, "prompts": len(job.prompts)}
                 _log.warning("clicks left out", extra={"event": "clicks_left_out", **about})
         with self._metrics.stage("render"):
-            job = replace(job, ids=suggestions.ids)
+            labels = [part.label for part in suggestions.prediction.parts[:outlined]]
+            notes = absent_notes(labels, suggestions.absent)
+            job = replace(job, ids=suggestions.ids, notes=notes)
             regions, score = self._render(suggestions.prediction, job, group)
         self._count("assisted")
         return PredictionResult(regions, score, model.version, absent=suggestions.absent)

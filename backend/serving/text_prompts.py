@@ -2,8 +2,8 @@
 
 One of the three questions picks from the prediction; a name is looked for on every image; "what is
 this?" names a drawn box. Every text gets an answer: things that are not there are said to be
-absent, and words without a label are answered with the labels there are. Pure but for the model it
-calls.
+absent, names that the model has not learned to be unknown, and what is no name is answered with
+names there are. Pure but for the model it calls.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from backend.served_model import ServedModel
 from backend.types import Prompt, Task, TextPrompt
 from calico_model.errors import CalicoError, UnclearRequestError
 from calico_model.interactive.naming.closed_set import ClosedSet, Outline
-from calico_model.interactive.text_request import Request, Thing, read_request, unknown_words
+from calico_model.interactive.text_request import (
+    MAX_REQUEST_LENGTH,
+    Request,
+    Thing,
+    is_nonsense,
+    read_request,
+    unknown_words,
+)
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary, match
 
@@ -27,7 +34,9 @@ if TYPE_CHECKING:
     from calico_model.interactive.referring import Reference
 
 MOST_NAMES = 12
+_MOST_EXAMPLES = 3  # of names, for who wrote none
 _MOST_SPELLINGS = 4  # of one label that are looked for
+NOTHING_KNOWN = "I find nothing that I know on these images: outline the parts once"
 _NO_REGIONS = {
     RegionKind.COMMON_OBJECT: "the images share no object",
     RegionKind.COMMON_PART: "the objects share no part",
@@ -92,6 +101,12 @@ def answer_question(
     vocabulary = None if closed is None else closed.vocabulary
     try:
         request = read_request(question.text, vocabulary)
+    except UnclearRequestError as error:
+        sentence = _not_understood(question.text, group_prediction, vocabulary)
+        if len(question.text) > MAX_REQUEST_LENGTH:
+            sentence = str(error).removeprefix("request: ")
+        return QuestionAnswer(replace(group_prediction, parts=()), sentence)
+    try:
         if request.kinds:
             return _pick_kinds(request.kinds, group_prediction, vocabulary)
         if request.asks_name:
@@ -106,6 +121,8 @@ def _pick_kinds(
     kinds: Sequence[RegionKind], group_prediction: GroupPrediction, vocabulary: Vocabulary | None
 ) -> QuestionAnswer:
     """Answers one of the three questions from the prediction."""
+    if not group_prediction.parts:
+        return QuestionAnswer(group_prediction, NOTHING_KNOWN)
     parts = tuple(part for part in group_prediction.parts if part.kind in kinds)
     if vocabulary is not None:  # under the project's labels; regions without a label are left out
         labeled = [(part, match(part.label, vocabulary)) for part in parts]
@@ -131,7 +148,9 @@ def _find_things(
         raise UnclearRequestError(f"expected at most {MOST_NAMES} names, got {len(wanted)}")
     references = _refer(wanted, group, group_prediction, model, vocabulary) if wanted else []
     sentences = [
-        _sentence(thing, reference, len(group))
+        _not_understood(thing.words, group_prediction, vocabulary)
+        if not reference.is_known and is_nonsense(thing.words)
+        else _sentence(thing, reference, len(group))
         for (thing, _), reference in zip(wanted, references, strict=True)
     ]
     if vocabulary is not None and (unknown := unknown_words(request.things, vocabulary)):
@@ -161,7 +180,13 @@ def _refer(
     references = []
     for (_, label), of_label in zip(wanted, spellings, strict=True):
         tried = list(islice(answers, len(of_label)))
-        best = max(tried, key=lambda reference: sum(part.score for part in reference.parts))
+        best = max(
+            tried,
+            key=lambda tried_name: (
+                sum(part.score for part in tried_name.parts),
+                tried_name.is_known,
+            ),
+        )
         parts = tuple(_relabelled(part, best.label, label) for part in best.parts)
         references.append(replace(best, label=label, parts=parts))
     return references
@@ -180,6 +205,10 @@ def _relabelled(part: PartMask, name: str, label: str) -> PartMask:
 def _sentence(thing: Thing, reference: Reference, images: int) -> str:
     """Says where a thing is: "leg (for 'hind legs'): on images 1 (80%), 2 (70%), absent on 3"."""
     label = reference.label
+    if not reference.is_known and reference.broader is not None:
+        return f'I know "{reference.broader}", not "{label}": outline it once'
+    if not reference.is_known:
+        return f'I do not know "{label}" yet: outline it once'
     name = label if thing.is_literal else f"{label} (for {thing.words!r})"
     if not reference.parts:
         return f"{name}: absent on {'every image' if images > 1 else 'this image'}"
@@ -189,6 +218,16 @@ def _sentence(thing: Thing, reference: Reference, images: int) -> str:
         return there
     numbers = ", ".join(str(image + 1) for image in reference.absent)
     return f"{there}, absent on {numbers}"
+
+
+def _not_understood(
+    text: str, group_prediction: GroupPrediction, vocabulary: Vocabulary | None
+) -> str:
+    """Answers a text that is no name and no question."""
+    labels = [part.label for part in group_prediction.parts if part.label]
+    known = vocabulary.labels if vocabulary is not None else (*dict.fromkeys(labels), "handle")
+    shown = ", ".join(f'"{label}"' for label in known[:_MOST_EXAMPLES])
+    return f'I do not understand "{text.strip()}"; write a part\'s name, such as {shown}'
 
 
 def _name_box(

@@ -8,7 +8,7 @@ the model finds the name at its place in the answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from calico_model import prompts
@@ -35,11 +35,41 @@ class Reference:
         label: the name, as it was given.
         parts: its regions, in image order; the score is the chance that the image shows the thing.
         absent: images that were searched and do not show the thing, rising.
+        is_known: whether the model knows the name; where it does not, nothing was searched.
+        broader: the last word of a name that is not known, if that word is; else None.
     """
 
     label: str
     parts: tuple[PartMask, ...]
     absent: tuple[int, ...]
+    is_known: bool = True
+    broader: str | None = None
+
+
+def find_learned(label: str, predicted: Sequence[PartMask], images: int) -> Reference:
+    """Returns where a name is that the dense head knows: what was predicted under it.
+
+    Args:
+        label: the name.
+        predicted: regions of the group.
+        images: of the group.
+    """
+    parts = tuple(part for part in predicted if normalise(part.label) == normalise(label))
+    shown = {part.image_index for part in parts}
+    absent = tuple(image for image in range(images) if image not in shown)
+    return Reference(label, tuple(replace(part, label=label) for part in parts), absent)
+
+
+def unknown_name(label: str, knows: Callable[[str], bool]) -> Reference:
+    """Returns the answer about a name that the model does not know.
+
+    Args:
+        label: the name.
+        knows: whether the model knows another name.
+    """
+    words = normalise(label).split()
+    broader = words[-1] if len(words) > 1 and knows(words[-1]) else None
+    return Reference(label, (), (), is_known=False, broader=broader)
 
 
 def segment_by_name(

@@ -1,9 +1,10 @@
 """Parser of typed requests: one of the three questions, names of things, or "what is this?".
 
 In a project with a closed label set a name becomes a label: by its exact text, by alias, by its
-last word ("front legs" -> "leg"), or by spelling. A name without a label keeps an empty tuple, so
-that the reply can say so. Knows words; not images, masks or tensors. The fixed words are in
-prompts.py.
+last word where the words before it only say which one ("front legs" -> "leg"), or by spelling.
+Other words before it may make another thing of it: a steering wheel is no wheel of a car. A name
+without a label keeps an empty tuple, so that the reply can say so. Knows words; not images, masks
+or tensors. The fixed words are in prompts.py.
 """
 
 from __future__ import annotations
@@ -30,6 +31,16 @@ _NO_WORD = (
     r"\s!\"#$%&()*+,./:;<=>?@\[\\\]^`{|}~\u00a1\u00ab\u00bb\u00bf\u2013\u2014\u201c\u201d\u2026"
 )
 _WORD = re.compile(rf"[^{_NO_WORD}\u3001\u3002\uff01\uff0c\uff1f]+[+#]*")
+# Words that say which one of several alike things is meant, and make no other thing of it.
+_WHICH_ONE = frozenset(
+    ("front", "back", "rear", "hind", "left", "right", "upper", "lower", "top", "bottom", "middle")
+    + ("inner", "outer", "side", "first", "second", "third", "last", "near", "far", "other", "both")
+    + ("big", "small", "large", "little", "long", "short", "wide", "narrow", "thick", "thin", "old")
+    + ("red", "orange", "yellow", "green", "blue", "brown", "black", "white", "grey", "gray")
+)
+_LATIN = re.compile(r"[a-z]+")
+_UNSPEAKABLE = re.compile(r"[^aeiouy]{5}|(.)\1\1")
+_SHORTEST_WITH_VOWEL = 3
 _PARTS = (RegionKind.COMMON_PART, RegionKind.UNIQUE_PART)
 
 
@@ -42,11 +53,14 @@ class Thing:
         labels: labels of the closed set, or the name in normal form if any name is allowed; () if
             no label is similar.
         owner: name of the object the thing belongs to, in normal form, or None.
+        broader: a label that is the last word of the name and may mean something else; only
+            without labels.
     """
 
     words: str
     labels: tuple[str, ...]
     owner: str | None = None
+    broader: str | None = None
 
     @property
     def is_literal(self) -> bool:
@@ -99,15 +113,37 @@ def read_request(text: str, vocabulary: Vocabulary | None = None) -> Request:
     )
 
 
-def unknown_words(things: Iterable[Thing], vocabulary: Vocabulary) -> str | None:
+def unknown_words(things: Sequence[Thing], vocabulary: Vocabulary) -> str | None:
     """Returns a sentence about the things without a label, None if every thing has one."""
-    unknown = [repr(thing.words) for thing in things if not thing.labels]
-    if not unknown:
-        return None
-    shown = ", ".join(vocabulary.labels[:_SHOWN_LABELS])
-    rest = len(vocabulary.labels) - _SHOWN_LABELS
-    more = f" and {rest} more" if rest > 0 else ""
-    return f"no label is like {' or '.join(unknown)}; the labels are {shown}{more}"
+    sentences = []
+    unlike = [f'"{t.words}"' for t in things if not t.labels and t.broader is None]
+    if unlike:
+        shown = ", ".join(f'"{label}"' for label in vocabulary.labels[:_SHOWN_LABELS])
+        sentences.append(
+            f"I do not understand {' or '.join(unlike)}; write a part's name, such as {shown}"
+        )
+    sentences += [
+        f'I know "{thing.broader}", not "{thing.words}"'
+        for thing in things
+        if not thing.labels and thing.broader is not None
+    ]
+    return "; ".join(sentences) or None
+
+
+def is_nonsense(words: str) -> bool:
+    """Whether a name cannot be a word: no letters, or Latin letters that nobody can speak."""
+    for word in words.lower().split():
+        letters = "".join(sign for sign in word if sign.isalpha())
+        if not letters:
+            continue
+        if not _LATIN.fullmatch(letters):
+            return False  # another script: nothing is known about its words
+        has_vowel = any(sign in "aeiouy" for sign in letters)
+        if _UNSPEAKABLE.search(letters):
+            return True
+        if not has_vowel and len(letters) >= _SHORTEST_WITH_VOWEL:
+            return True
+    return not any(sign.isalpha() for sign in words)
 
 
 def _kinds(words: Sequence[str]) -> tuple[RegionKind, ...]:
@@ -184,10 +220,12 @@ def _thing(phrase: str, vocabulary: Vocabulary | None) -> Thing:
     if labels := _labels(phrase, vocabulary, _exactly):
         return Thing(phrase, labels)
     owned = _OWNED.fullmatch(phrase) or _POSSESSED.fullmatch(phrase)
-    if owned is None:
-        return Thing(phrase, _labels(phrase, vocabulary, _nearest))
-    thing, owner = _strip(owned["thing"]), normalise(_strip(owned["owner"]))
-    return Thing(thing, _labels(thing, vocabulary, _nearest), owner or None)
+    thing, owner = phrase, ""
+    if owned is not None:
+        thing, owner = _strip(owned["thing"]), normalise(_strip(owned["owner"]))
+    labels = _labels(thing, vocabulary, _nearest)
+    broader = None if labels or vocabulary is None else _broader(thing, vocabulary)
+    return Thing(thing, labels, owner or None, broader)
 
 
 def _labels(
@@ -205,7 +243,10 @@ def _exactly(words: str, vocabulary: Vocabulary) -> tuple[str, ...]:
 
 
 def _nearest(words: str, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """The label of a name, else all narrower labels, the broader label, or the most similar."""
+    """The label of a name, else all narrower labels, the broader label, or the most similar.
+
+    () where a broader label may mean another thing.
+    """
     label = match(words, vocabulary)
     if label is not None:
         return (label,)
@@ -217,15 +258,21 @@ def _nearest(words: str, vocabulary: Vocabulary) -> tuple[str, ...]:
     ]
     if len(wanted) == 1 and narrower:
         return tuple(narrower)  # "wheel" stands for "front wheel" and "back wheel"
-    broader = match(wanted[-1], vocabulary)
+    broader = _broader(words, vocabulary)
     if broader is not None:
-        return (broader,)
+        return (broader,) if _WHICH_ONE.issuperset(wanted[:-1]) else ()
     ranked = sorted(
         ((similarity(words, label), label) for label in vocabulary.labels), reverse=True
     )
     if not ranked or ranked[0][0] < _LEAST_SIMILARITY:
         return ()
     return (ranked[0][1],)
+
+
+def _broader(words: str, vocabulary: Vocabulary) -> str | None:
+    """The label of a name's last word."""
+    wanted = normalise(words).split()
+    return match(wanted[-1], vocabulary) if wanted else None
 
 
 def _strip(phrase: str) -> str:

@@ -30,18 +30,22 @@ _MASKS = f"""() => {STORE}.regionStore.regions.map(region => {{
   for (let i = 3; i < rgba.length; i += 4) alpha += String.fromCharCode(rgba[i]);
   return {{
     id: region.cleanId, width: canvas.width, height: canvas.height, alpha: btoa(alpha),
-    kind: region.labels[0], image: region.object.name,
+    kind: region.labels[0], image: region.object.name, colour: region.strokeColor,
   }};
 }})"""
 
 
 @dataclass(frozen=True)
 class DrawnRegion:
-    """One region as the editor shows it; alpha is (H, W) uint8 at the picture's own size."""
+    """One region as the editor shows it; alpha is (H, W) uint8 at the picture's own size.
+
+    The colour is written as "#rrggbb".
+    """
 
     id: str
     kind: str
     image: str
+    colour: str
     alpha: NDArray[np.uint8]
 
 
@@ -58,6 +62,7 @@ def drawn_regions(page: Page) -> list[DrawnRegion]:
             value["id"],
             value["kind"],
             value["image"],
+            value["colour"],
             np.frombuffer(base64.b64decode(value["alpha"]), np.uint8).reshape(
                 value["height"], value["width"]
             ),
@@ -74,3 +79,13 @@ def select_region(page: Page, region_id: str) -> None:
         f"(id) => {STORE}.regionStore.regions.find(r => r.cleanId === id).inSelection",
         arg=region_id,
     )
+
+
+def notes(page: Page) -> dict[str, list[str]]:
+    """What stands in the text areas that are the backend's, by their names."""
+    found: dict[str, list[str]] = page.evaluate(
+        f"""() => Object.fromEntries(Array.from({STORE}.names.values())
+          .filter(tag => tag.name.startsWith('note_') && tag.regions.length)
+          .map(tag => [tag.name, tag.regions.map(region => region._value)]))"""
+    )
+    return found

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page
 
 from backend.cli.connect import Ends
 from backend.cli.demo import Demo
 from backend.label_schema import LabelSchema
+from backend.label_studio.brush import ALPHA_THRESHOLD
 from backend.label_studio.event import read_annotation
 from backend.label_studio.label_config import parse_label_config
 from backend.storage.store import StoredEvent, open_store
 from backend.types import EventAction, StoredPrediction
 from calico_model.types import RegionKind
-from tests.e2e.editor import drawn_regions, open_task, select_region
+from tests.e2e.editor import STORE, drawn_regions, open_task, select_region
 
 pytestmark = pytest.mark.e2e
 
@@ -63,8 +65,18 @@ def test_the_editor_shows_the_masks_we_sent(
         assert shown.image == f"image_{region.image_index}"
         assert shown.kind == region.kind
         assert shown.alpha.shape == region.size_hw
-        assert shown.alpha.tobytes() == (region.mask * 255).astype("uint8").tobytes()
+        is_object = region.kind is RegionKind.COMMON_OBJECT
+        assert ((shown.alpha >= ALPHA_THRESHOLD) == region.mask).all()
+        assert set(np.unique(shown.alpha)) == {0, 255} | ({ALPHA_THRESHOLD} if is_object else set())
     assert errors == []
+    kinds = [region.kind for region in drawn.values()]
+    objects = kinds.count(RegionKind.COMMON_OBJECT)
+    assert set(kinds[:objects]) <= {RegionKind.COMMON_OBJECT}, "their parts lie on top of them"
+    colours = {(region.label, drawn[region.id].colour) for region in prediction.regions}
+    assert len({label for label, _ in colours}) == len({colour for _, colour in colours})
+    assert len({label for label, _ in colours}) == len(colours), "one colour per part"
+    arrows = f"{STORE}.relationStore.relations.length"
+    assert page.evaluate(arrows) == 0
     if screenshots is not None:
         page.screenshot(path=screenshots / "preannotated.png")
 

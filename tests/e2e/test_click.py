@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ from backend.cli.connect import Ends, connect_project
 from backend.cli.demo import Demo
 from backend.cli.demo_project import create_project, preannotate
 from backend.label_schema import LabelSchema
-from backend.label_studio.annotation import parse_regions
+from backend.label_studio.annotation import parse_drawing, parse_regions
 from backend.label_studio.label_config import parse_label_config
 from backend.types import Region, StoredPrediction
 from calico_model.evaluation.annotator import next_click
 from calico_model.types import RegionKind
-from tests.e2e.editor import STORE, open_task, select_region
+from tests.e2e.editor import STORE, notes, open_task, select_region
 from tests.e2e.studio_api import delete_project, export
 
 pytestmark = pytest.mark.e2e
@@ -32,6 +32,8 @@ _Result = dict[str, object]
 _LABEL = RegionKind.COMMON_PART
 _WAIT_MS = 120_000
 _TALL = {"width": 1480, "height": 1340}  # shows two rows of images
+_STATE = f"""() => JSON.stringify(Array.from({STORE}.areas.values())
+  .map(area => [area.cleanId, area.rle ? Array.from(area.rle) : null]))"""
 _SUGGESTED = f"""() => Array.from({STORE}.suggestions.values())
   .map(region => [region.cleanId, region.object.name, region.labels])"""
 
@@ -126,6 +128,13 @@ def drafted(page: Page) -> AbstractContextManager[object]:
 
 
 def click_first_image(page: Page, row: int, column: int, size_hw: tuple[int, int]) -> _Answer:
+    """Clicks the middle of a pixel of the first image; waits until the answer is suggested."""
+    answer = ask_by_click(page, row, column, size_hw)
+    page.wait_for_function(f"() => {STORE}.suggestions.size > 0")
+    return answer
+
+
+def ask_by_click(page: Page, row: int, column: int, size_hw: tuple[int, int]) -> _Answer:
     """Clicks the middle of a pixel of the first image; returns the backend's answer."""
     box = page.locator(".konvajs-content").first.bounding_box()
     assert box is not None
@@ -137,7 +146,6 @@ def click_first_image(page: Page, row: int, column: int, size_hw: tuple[int, int
     asked = answered.value.request.post_data_json["context"]["result"]
     assert [one["value"]["labels"] for one in asked] == [[_LABEL.value]] * 2, "point and label"
     answer: _Answer = answered.value.json()["data"]
-    page.wait_for_function(f"() => {STORE}.suggestions.size > 0")
     return answer
 
 
@@ -159,10 +167,6 @@ def submit(page: Page, ends: Ends, clickable: Clickable) -> list[_Result]:
 
 def regions_in(results: object, schema: LabelSchema) -> dict[str, Region]:
     return {region.id: region for region in parse_regions(json.dumps(results).encode(), schema)}
-
-
-def links_in(results: Sequence[_Result]) -> set[tuple[object, object]]:
-    return {(one["from_id"], one["to_id"]) for one in results if one["type"] == "relation"}
 
 
 def test_one_click_suggests_the_part_on_every_image_of_the_group(
@@ -189,6 +193,8 @@ def test_one_click_suggests_the_part_on_every_image_of_the_group(
         assert (region.mask & predicted[region.image_index].mask).any(), "it is another part"
     (clicked,) = (region for region in suggested.values() if region.image_index == 0)
     assert clicked.mask[row, column]
+    label = predicted[0].label
+    assert notes(page) == {f"note_{image}": [f"{label}: not found here"] for image in absent}
     if screenshots is not None:
         page.set_viewport_size(_TALL)
         page.mouse.move(0, 0)
@@ -197,7 +203,8 @@ def test_one_click_suggests_the_part_on_every_image_of_the_group(
     accept_all(page, len(suggested))
     results = submit(page, ends, clickable)
 
-    assert {one["type"] for one in results} == {"brush", "labels", "textarea"}
+    assert {one["type"] for one in results} == {"brush", "taxonomy", "labels", "textarea"}
+    assert not [one for one in results if str(one["from_name"]).startswith("note_")]
     kept = regions_in(results, clickable.schema)
     assert kept.keys() == suggested.keys()
     for name, region in kept.items():
@@ -207,7 +214,7 @@ def test_one_click_suggests_the_part_on_every_image_of_the_group(
         assert region.mask.tobytes() == suggested[name].mask.tobytes()
 
 
-def test_a_click_on_a_predicted_region_suggests_it_again_and_breaks_nothing(
+def test_a_click_on_a_predicted_region_changes_it_in_place_and_undo_takes_it_back(
     page: Page, ends: Ends, clickable: Clickable
 ) -> None:
     predicted = {region.id: region for region in clickable.prediction.regions}
@@ -216,27 +223,36 @@ def test_a_click_on_a_predicted_region_suggests_it_again_and_breaks_nothing(
     errors: list[object] = []
     page.on("pageerror", lambda error: errors.append(error))
     open_clickable(page, ends, clickable)
+    before = page.evaluate(_STATE)
     point_with_label(page)
+    page.get_by_test_id("bottombar-auto-accept-toggle").check(force=True)
 
     page.keyboard.down("Control")  # without, a click on a region selects it
-    first = click_first_image(page, row, column, target.size_hw)
-    with drafted(page):
-        accept_all(page, 1)
-    second = click_first_image(page, row, column, target.size_hw)
+    first = ask_by_click(page, row, column, target.size_hw)
+    page.keyboard.up("Control")
+    assert list(regions_in(first["result"], clickable.schema)) == [target.id]
+    page.wait_for_function(f"(before) => ({_STATE})() !== before", arg=before)
+    page.wait_for_function(f"() => {STORE}.suggestions.size === 0")
+    page.keyboard.press("Control+z")
+    page.wait_for_function(f"(before) => ({_STATE})() === before", arg=before)
+    page.get_by_test_id("bottombar-auto-accept-toggle").uncheck(force=True)
+
+    page.keyboard.down("Control")
+    again = click_first_image(page, row, column, target.size_hw)
     page.keyboard.up("Control")
     accept_all(page, 1)
     results = submit(page, ends, clickable)
 
-    # The predicted region is linked to the other images and stays; what was accepted is refined.
-    ((name, again),) = regions_in(first["result"], clickable.schema).items()
-    ((same, refined),) = regions_in(second["result"], clickable.schema).items()
-    assert name == same
-    assert name not in predicted
-    assert (again.kind, again.label) == (target.kind, target.label)
+    refined = regions_in(again["result"], clickable.schema)[target.id]
     kept = regions_in(results, clickable.schema)
-    assert kept.keys() == predicted.keys() | {name}
-    assert kept[name].label == target.label
-    assert kept[name].mask.tobytes() == refined.mask.tobytes()
-    assert all(kept[id].mask.tobytes() == one.mask.tobytes() for id, one in predicted.items())
-    assert target.id in {id for pair in links_in(results) for id in pair}
+    assert kept.keys() == predicted.keys()
+    assert kept[target.id].label == target.label
+    assert kept[target.id].mask.tobytes() == refined.mask.tobytes()
+    others = [one for id_, one in predicted.items() if id_ != target.id]
+    assert all(kept[one.id].mask.tobytes() == one.mask.tobytes() for one in others)
+    colours = {region.colour for region in kept.values() if region.label == target.label}
+    assert len(colours) == 1, "one colour per part, also after a click"
+    assert not [one for one in results if one["type"] == "relation"]
+    drawing = parse_drawing(json.dumps(results).encode(), clickable.schema)
+    assert drawing.same_part, "which regions are the same part is known without arrows"
     assert errors == []

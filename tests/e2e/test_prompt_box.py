@@ -63,18 +63,20 @@ def test_typing_a_name_suggests_it_and_says_where_it_is(
 def test_words_without_meaning_are_answered_too(
     page: Page, demo: Demo, ends: Ends, asked: tuple[StoredPrediction, str]
 ) -> None:
-    prediction, _ = asked
+    prediction, label = asked
     shown = len(prediction.regions)
     open_task(page, ends.client.url, demo.project_id, prediction.task_id, regions=shown)
     box = page.locator(".ask input").first
 
-    box.fill("rotor blade")
-    box.press("Enter")
-
-    page.locator(".ask", has_text="rotor blade: absent on every image").first.wait_for(
-        timeout=120_000
-    )
-    assert page.evaluate(_SUGGESTED) == []
+    for typed, answer in (
+        ("hood", 'I do not know "hood" yet: outline it once'),
+        (f"steering {label}", f'I know "{label}", not "steering {label}": outline it once'),
+        ("sdfgh", 'I do not understand "sdfgh"; write a part\'s name, such as '),
+    ):
+        box.fill(typed)
+        box.press("Enter")
+        page.locator(".ask", has_text=answer).first.wait_for(timeout=120_000)
+        assert page.evaluate(_SUGGESTED) == []
 
 
 def test_a_group_stands_side_by_side_under_one_prompt_box(

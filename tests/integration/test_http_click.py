@@ -16,6 +16,7 @@ from backend.label_studio import brush
 from backend.label_studio.request import parse_predict_request
 from backend.serving.caches import RecentPredictions
 from backend.serving.jobs import PredictionJob
+from backend.serving.notices import CHOOSE_LABEL
 from calico_model.interactive.naming.closed_set import Named
 from calico_model.types import ImageGroup, PartMask, RegionKind
 from tests.doubles import proposal, refined
@@ -268,15 +269,16 @@ def test_of_a_closed_set_a_region_without_a_label_is_named_on_every_image(client
     assert predictor.named == 1
 
 
-def test_of_a_closed_set_an_unsure_region_stays_without_a_label(client, predictor):
-    result = asked(client, closed(payload(REPEATER)))
-    assert {one["to_name"] for one in shapes(result).values()} == {"image_0", "image_1"}
-    assert texts(result) == [{"choices": ["common_part"]}] * 2
+def test_of_a_closed_set_an_unsure_region_is_not_sent_and_a_note_asks_for_a_label(
+    client, predictor
+):
+    (told,) = asked(client, closed(payload(REPEATER)))
+    assert (told["from_name"], told["value"]["text"]) == ("note_0", [CHOOSE_LABEL])
     assert predictor.named == 1
 
 
 @pytest.mark.parametrize("name_regions", [True, False])
-def test_a_region_whose_label_is_no_longer_offered_stays_without_it(make_app, name_regions):
+def test_a_region_whose_label_is_no_longer_offered_is_not_sent(make_app, name_regions):
     app = make_app(name_regions=name_regions)
     app.extensions["calico"].host.wait(10)
     body = closed(payload(REPEATER))
@@ -288,16 +290,23 @@ def test_a_region_whose_label_is_no_longer_offered_stays_without_it(make_app, na
             one["value"]["labels"] = ["sofa"]
     body["tasks"][0]["drafts"] = [{"id": 1, "result": drawn}]
     result = asked(app.test_client(), body | {"params": {"context": {"result": [point]}}})
-    assert drawn[0]["id"] in shapes(result)
-    assert {"choices": ["common_part"]} in texts(result)
-    assert not any("labels" in said for said in texts(result))
+    assert drawn[0]["id"] not in shapes(result)
+    assert [one["value"]["text"] for one in result if one["type"] == "textarea"] == [[CHOOSE_LABEL]]
+
+
+def test_without_a_click_or_a_question_nothing_is_suggested(client, predictor):
+    body = payload(REPEATER)
+    assert asked(client, body)
+    made = len(predictor.prompts), predictor.asked
+    assert asked(client, body | {"params": {"context": {"result": []}}}) == []
+    assert (len(predictor.prompts), predictor.asked) == made
 
 
 def test_a_click_on_a_region_picks_it_where_clicks_outline_nothing_anew(make_app):
     app = make_app(refine_clicks=False)
     app.extensions["calico"].host.wait(10)
     result = asked(app.test_client(), closed(click(payload(REPEATER), ("a", 50, 30, True))))
-    assert texts(result) == [{"choices": ["common_part"]}] * 2, '"lid" is no label of the set'
+    assert shapes(result) == {}, '"lid" is no label of the set'
 
 
 def many(body, count, **changes):

@@ -27,6 +27,14 @@ def test_names_kept_out_of_training_are_spelled() -> None:
         assert len(SMALL.encode(name)) > 2
 
 
+def test_a_name_is_known_by_its_words_or_as_a_label() -> None:
+    tokenizer = small_tokenizer()
+    assert tokenizer.knows(PART_NAMES[0])
+    assert tokenizer.knows(f"the {PART_NAMES[0]}")
+    assert not any(map(tokenizer.knows, ("asdfgh", "", f"xyzzy {PART_NAMES[0]}")))
+    assert tokenizer.with_labels(("xyzzy",)).knows("xyzzy")
+
+
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("C", "Z")), max_size=12))
 def test_any_word_can_be_written(word: str) -> None:
     if any(tag in word for tag in ("<", "(", "[")):

@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calico_model.assistant import Assistant
 from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
 from calico_model.inference.teacher_forcing import draw_answers, draw_scored_answers
-from calico_model.interactive.referring import IS_THERE, Reference, segment_by_name, shown_objects
-from calico_model.predictor import Predictor, load_predictor
+from calico_model.interactive.referring import (
+    IS_THERE,
+    Reference,
+    find_learned,
+    segment_by_name,
+    shown_objects,
+)
+from calico_model.predictor import ModelSession, Predictor, load_predictor
 from calico_model.prompts import Phrase, write_answer
-from calico_model.types import AnswerPhrase, LabeledGroup, RegionKind
+from calico_model.types import AnswerPhrase, LabeledGroup, PartMask, RegionKind
 
 SHARED = (
     AnswerPhrase(RegionKind.COMMON_PART, "chair", (0,), is_object=True, start=16),
@@ -70,6 +77,48 @@ def test_what_is_nowhere_is_absent_everywhere(shipped: Predictor, labeled: Label
 
     assert found.parts == ()
     assert found.absent == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "broader"), [("hood", None), ("rotor blade", "blade"), ("asdfgh", None)]
+)
+def test_a_name_without_words_is_unknown_not_absent(
+    shipped: Predictor, labeled: LabeledGroup, name: str, broader: str | None
+) -> None:
+    prediction = shipped.predict(labeled.group)
+    known = labeled.of_kind(RegionKind.COMMON_PART)[0].label
+
+    missing, there = Assistant(shipped).refer(
+        labeled.group, [(name, None), (known, None)], prediction
+    )
+
+    assert (missing.is_known, missing.broader) == (False, broader)
+    assert missing.parts == missing.absent == ()
+    assert there.is_known
+    assert sorted([*there.absent, *(part.image_index for part in there.parts)]) == [0, 1]
+
+
+def test_on_pictures_of_another_kind_no_word_is_known(
+    shipped: Predictor, labeled: LabeledGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = labeled.of_kind(RegionKind.COMMON_PART)[0].label
+    prediction = shipped.predict(labeled.group)
+    monkeypatch.setattr(ModelSession, "is_familiar", property(lambda _self: False))
+
+    (found,) = Assistant(shipped).refer(labeled.group, [(known, None)], prediction)
+
+    assert not found.is_known
+
+
+def test_a_learned_name_is_where_it_was_predicted() -> None:
+    mask = np.ones((4, 4), np.bool_)
+    handle = PartMask(1, RegionKind.COMMON_PART, "handle", mask)
+    lid = PartMask(0, RegionKind.COMMON_PART, "lid", mask)
+
+    found = find_learned("Handles", [lid, handle], 3)
+
+    assert [(part.image_index, part.label) for part in found.parts] == [(1, "Handles")]
+    assert (found.absent, found.is_known) == ((0, 2), True)
 
 
 def test_an_object_is_found_as_an_object(shipped: Predictor, labeled: LabeledGroup) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from calico_model.errors import UnclearRequestError
-from calico_model.interactive.text_request import Request, Thing, read_request, unknown_words
+from calico_model.interactive.text_request import (
+    Request,
+    Thing,
+    is_nonsense,
+    read_request,
+    unknown_words,
+)
 from calico_model.prompts import QUESTIONS
 from calico_model.types import RegionKind
 from calico_model.vocabulary import Vocabulary
@@ -93,10 +99,32 @@ def test_what_has_no_label_says_which_there_are() -> None:
 
     assert [thing.labels for thing in request.things] == [(), ("leg",)]
     assert unknown_words(request.things, LABELS) == (
-        "no label is like 'tentacle'; the labels are chair, leg, front wheel, back wheel, "
-        "top of the table, black and white"
+        'I do not understand "tentacle"; write a part\'s name, such as "chair", "leg", '
+        '"front wheel", "back wheel", "top of the table", "black and white"'
     )
     assert unknown_words(request.things[1:], LABELS) is None
+
+
+def test_a_compound_is_no_kind_of_its_last_word() -> None:
+    request = read_request("steering wheel and table leg", Vocabulary(("wheel", "leg")))
+
+    assert [(thing.labels, thing.broader) for thing in request.things] == [
+        ((), "wheel"),
+        ((), "leg"),
+    ]
+    assert unknown_words(request.things, LABELS) == (
+        'I know "wheel", not "steering wheel"; I know "leg", not "table leg"'
+    )
+
+
+@pytest.mark.parametrize("text", ["sdfgh", "xxxxl", "qwrt", "123", "..."])
+def test_what_nobody_can_speak_is_nonsense(text: str) -> None:
+    assert is_nonsense(text)
+
+
+@pytest.mark.parametrize("text", ["leg", "hood", "rhythm", "strap", "a 4th leg", "Stuhlbein", "足"])
+def test_words_are_no_nonsense(text: str) -> None:
+    assert not is_nonsense(text)
 
 
 def test_a_thing_knows_whether_it_was_taken_for_another() -> None:

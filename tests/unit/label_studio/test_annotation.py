@@ -170,6 +170,40 @@ def test_relation_to_a_missing_region_is_left_out():
     assert pairs == ()
 
 
+def test_regions_of_one_part_are_linked_without_arrows_until_one_is_renamed():
+    def region(name, image, text):
+        shape = {
+            "id": name,
+            "from_name": f"mask_{image}",
+            "to_name": f"image_{image}",
+            "type": "brush",
+            "original_width": 4,
+            "original_height": 4,
+            "value": {"format": "rle", "rle": encode_mask(np.ones((4, 4), bool))},
+            "meta": {"same_part": "common_part:leg", "text": ["a remark"]},
+        }
+        label = {"from_name": f"part_{image}", "type": "textarea", "value": {"text": [text]}}
+        return [shape, {**shape, **label}]
+
+    def links(*texts):
+        results = [r for k, text in enumerate(texts) for r in region(f"r{k}", k, text)]
+        drawing = parse_drawing(
+            json.dumps(results).encode(), parse_label_config(config("cosegment_open"))
+        )
+        assert drawing.arrows == ()
+        return drawing.same_part
+
+    assert links("leg", "leg", "leg") == (("r0", "r1"), ("r1", "r2"))
+    assert links("leg", "arm", "leg") == (("r0", "r2"),)
+
+
+@pytest.mark.parametrize("meta", [None, {}, {"same_part": 3}, {"text": ["x"]}, "x", [1]])
+def test_another_meta_says_nothing(meta):
+    result = {"id": "a", "from_name": "mask_0", "to_name": "image_0", "type": "brush"}
+    results = json.dumps([result | {"meta": meta}]).encode()
+    assert parse_drawing(results, parse_label_config(config("cosegment_open"))).same_part == ()
+
+
 def test_result_that_is_no_list_is_refused():
     with pytest.raises(RequestError, match="array"):
         parse_regions(b'{"id": 1}', OPEN)

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from backend.errors import InvalidRleError
-from backend.label_studio.brush import MAX_PIXELS, decode_mask, encode_mask
+from backend.label_studio.brush import (
+    ALPHA_THRESHOLD,
+    MAX_PIXELS,
+    decode_mask,
+    decode_runs,
+    encode_mask,
+    encode_outlined,
+)
 from tests.unit.label_studio.golden_files import GOLDEN, payload
 
 VECTORS = json.loads((GOLDEN / "brush" / "vectors.json").read_text())
@@ -23,6 +30,39 @@ def mask_of(vector):
     height, width = vector["size_hw"]
     packed = np.frombuffer(base64.b64decode(vector["mask"]), dtype=np.uint8)
     return np.unpackbits(packed, count=height * width).astype(bool).reshape(height, width)
+
+
+@given(MASKS)
+def test_an_outlined_mask_is_the_whole_mask(mask):
+    rle = encode_outlined(mask)
+    assert np.array_equal(decode_mask(rle, size_hw=mask.shape), mask)
+    runs = decode_runs(encode_mask(mask), size_hw=mask.shape)
+    assert np.array_equal(decode_runs(rle, size_hw=mask.shape), runs)
+
+
+def test_only_the_border_of_an_outlined_mask_is_strong():
+    mask = np.zeros((100, 200), np.bool_)
+    mask[20:80, 30:150] = True
+    alpha = decode_rle(encode_outlined(mask)).reshape(100, 200, 4)[..., 3]
+    assert set(np.unique(alpha)) == {0, ALPHA_THRESHOLD, 255}
+    assert np.array_equal(alpha >= ALPHA_THRESHOLD, mask)
+    assert alpha[50, 90] == ALPHA_THRESHOLD
+    assert (alpha[20:22, 30:150] == 255).all()
+    assert (alpha == 255).sum() < mask.sum() / 5
+
+
+def decode_rle(rle):
+    """Every value of a stream of runs, one after the other."""
+    bits = "".join(f"{byte:08b}" for byte in rle)
+    count, at, values = int(bits[:32], 2), 53, []
+    sizes = [int(bits[k : k + 4], 2) + 1 for k in (37, 41, 45, 49)]
+    while len(values) < count:
+        assert bits[at] == "1", "a run"
+        size = sizes[int(bits[at + 1 : at + 3], 2)]
+        length = int(bits[at + 3 : at + 3 + size], 2) + 1
+        values += [int(bits[at + 3 + size : at + 11 + size], 2)] * length
+        at += 11 + size
+    return np.array(values, np.uint8)
 
 
 @pytest.mark.parametrize("vector", VECTORS["encoded"], ids=lambda vector: vector["name"])

@@ -84,6 +84,13 @@ def test_regions_that_relations_name_are_linked(mask):
     assert not any(region.is_linked for region in parsed(predictions=[{"result": drawn}]))
 
 
+def test_regions_that_are_the_same_part_without_an_arrow_are_not_linked(mask):
+    drawn = [item for name in "ab" for item in results(name, mask)]
+    for item in drawn:
+        item["meta"] = {"same_part": "common_part:leg"}
+    assert not any(region.is_linked for region in parsed(predictions=[{"result": drawn}]))
+
+
 def test_no_mask_is_decoded_to_read_the_canvas(mask, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a mask was decoded")

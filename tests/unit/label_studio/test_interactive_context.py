@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from backend.label_schema import LabelSchema
-from backend.label_studio.interactive_context import REPLY_MARK, reply_result
+from backend.label_studio.interactive_context import REPLY_MARK, note_results, reply_result
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.request import parse_predict_request
 from backend.types import TextPrompt
@@ -93,3 +93,43 @@ def test_a_reply_stands_under_its_question(schema: LabelSchema) -> None:
 
 def test_a_box_has_no_place_for_a_reply(schema: LabelSchema) -> None:
     assert reply_result(TextPrompt("b1", 1, "what is this?", (0, 0, 9, 9)), schema, "leg") is None
+
+
+_NOTE = '<TextArea name="note_{0}" toName="i{0}" maxSubmissions="0"/>'
+_ASK = '<TextArea name="ask_{0}" toName="i{0}" smart="true"/>'
+
+
+def images(*tags: str) -> LabelSchema:
+    """The schema of a config with one image per text of further tags."""
+    inside = "".join(
+        f'<Image name="i{k}" value="$i{k}"/><BrushLabels name="m{k}" toName="i{k}">'
+        f'<Label value="leg"/></BrushLabels>{tag.format(k)}'
+        for k, tag in enumerate(tags)
+    )
+    return parse_label_config(f"<View>{inside}</View>")
+
+
+def lines(schema: LabelSchema, notes: dict[int, str]) -> dict[object, object]:
+    return {
+        (note["from_name"], note["to_name"]): note["value"]
+        for note in note_results(notes, schema, 2)
+    }
+
+
+def test_a_note_stands_beside_its_image() -> None:
+    assert lines(images(_NOTE, _NOTE), {1: "not here"}) == {
+        ("note_1", "i1"): {"text": ["not here"]}
+    }
+
+
+def test_notes_without_a_place_go_into_the_prompt_box_and_are_no_question() -> None:
+    schema = images("", _ASK)
+    assert lines(schema, {1: "not here", 0: "nor here"}) == {
+        ("ask_1", "i1"): {
+            "text": [f"{REPLY_MARK}image 1: nor here", f"{REPLY_MARK}image 2: not here"]
+        }
+    }
+
+
+def test_without_any_place_there_are_no_notes() -> None:
+    assert note_results({0: "not here"}, images("", ""), 2) == []

@@ -144,6 +144,34 @@ def test_labels_are_those_that_every_image_offers():
     assert [value.value for value in schema.name.values] == ["seat"]
 
 
+def test_notes_go_where_nobody_can_type():
+    tags = (
+        '<TextArea name="comment" toName="i"/><TextArea name="say" toName="i" maxSubmissions="0"/>'
+        '<TextArea name="per" toName="i" maxSubmissions="0" perRegion="true"/>'
+    )
+    slot = parse_label_config(single(masks() + tags)).slots[0]
+    assert (slot.note, slot.ask) == ("say", None)
+    assert parse_label_config(config("cosegment_labels")).slot(2).note == "note_2"
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ('name="colour_1" perRegion="true"', ("1", "2")),
+        ('name="material" perRegion="true"', ()),  # it may mean something
+        ('name="colour_1"', ()),
+    ],
+)
+def test_colours_are_what_a_tag_of_that_name_offers(tag, expected):
+    choices = '<Choice value="1" color="#f00"/><Choice value="2" color="#0f0"/>'
+    schema = parse_label_config(
+        single(masks() + f'<Taxonomy toName="i" {tag}>{choices}</Taxonomy>')
+    )
+    assert schema.colours == expected
+    assert schema.slots[0].colour == ("colour_1" if expected else None)
+    assert parse_label_config(config("cosegment_open")).slot(3).colour == "colour_3"
+
+
 @pytest.mark.parametrize(
     ("relations", "expected"),
     [

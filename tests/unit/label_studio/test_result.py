@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.label_schema import ImageLayout, LabelValue
-from backend.label_studio.annotation import parse_annotated
+from backend.label_studio.annotation import parse_annotated, parse_drawing
+from backend.label_studio.brush import encode_mask, encode_outlined
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import match_label
 from backend.label_studio.response import empty_item, not_yet_item, predict_answer, predict_item
@@ -80,7 +81,7 @@ def check_frame(item, shape, schema, sizes):
     assert item["to_name"] == slot.image == shape["to_name"]
     assert (item["original_height"], item["original_width"]) == sizes[index]
     assert item["image_rotation"] == 0
-    assert item["from_name"] in (slot.mask, slot.kind, slot.name)
+    assert item["from_name"] in (slot.mask, slot.kind, slot.name, slot.colour)
     if item["type"] == "textarea":
         assert isinstance(item["value"]["text"], list)
     kinds = set(schema.kind.values.values())
@@ -116,7 +117,10 @@ def test_what_is_written_is_read_back(path):
         assert np.array_equal(region.mask, written.mask)
     ids = rendered.region_ids
     linked = ((ids[0], ids[1]), (ids[2], ids[3]))
-    assert pairs == (() if schema.relation is None else linked)
+    assert pairs == linked, "with and without <Relations>"
+    arrows = parse_drawing(render(schema, *parts, with_relations=True).result, schema)
+    assert arrows.same_part == linked
+    assert arrows.arrows == (() if schema.relation is None else linked)
 
 
 @settings(max_examples=40, deadline=None)
@@ -145,15 +149,16 @@ def test_no_prediction_breaks_the_editor(drawn, name):
     assert len(rendered.region_ids) + sum(rendered.omitted.values()) == len(parts)
 
 
-def test_shape_then_labels_then_text():
+def test_shape_then_colour_then_labels_then_text():
     items = results(render(OPEN, part(1, "handle")))
     assert [(item["type"], item["from_name"]) for item in items] == [
         ("brush", "mask_1"),
+        ("taxonomy", "colour_1"),
         ("labels", "kind_1"),
         ("textarea", "part_1"),
     ]
-    assert items[1]["value"] == {"labels": ["common_part"]}
-    assert items[2]["value"] == {"text": ["handle"]}
+    assert items[2]["value"] == {"labels": ["common_part"]}
+    assert items[3]["value"] == {"text": ["handle"]}
 
 
 def test_names_as_labels_come_before_the_choice():
@@ -181,14 +186,12 @@ def test_kind_that_the_labels_do_not_offer_is_left_out_and_counted():
     assert rendered.omitted == {Omission.KIND_NOT_OFFERED: 1}
 
 
-def test_what_an_annotator_pointed_at_is_shown_without_a_label():
-    rendered = render(LABELS, part(0, "propeller"), with_unknown=True)
-    assert [item["type"] for item in results(rendered)] == ["brush", "choices"]
+def test_a_kind_that_an_annotator_pointed_at_is_shown_without_a_label():
     schema = parse_label_config(
         '<View><Image name="i" value="$i"/><BrushLabels name="m" toName="i">'
         '<Label value="common_part"/></BrushLabels></View>'
     )
-    rendered = render(schema, part(kind=RegionKind.UNIQUE_PART), with_unknown=True)
+    rendered = render(schema, part(kind=RegionKind.UNIQUE_PART), with_other_kinds=True)
     (shape,) = results(rendered)
     assert shape["value"]["brushlabels"] == []
     assert rendered.omitted == {}
@@ -249,8 +252,35 @@ def test_ids_are_stable_and_differ():
     assert not set(first.region_ids) & set(render(OPEN, *twice, seed="click").region_ids)
 
 
-def test_interactive_answer_has_no_relations():
-    rendered = render(OPEN, *sample(3), with_relations=False)
+def test_an_object_comes_first_and_lies_under_its_parts_as_an_outline():
+    leg, chair = part(0, "leg"), part(0, "chair", RegionKind.COMMON_OBJECT)
+    shapes = [item for item in results(render(OPEN, leg, chair)) if item["type"] == "brush"]
+    assert [shape["value"]["rle"] for shape in shapes] == [
+        encode_outlined(chair.mask),
+        encode_mask(leg.mask),
+    ]
+
+
+def test_the_colour_stands_before_the_label_that_would_colour_the_region_by_its_kind():
+    written = results(render(OPEN, *sample(2)))
+    first = written[0]["id"]
+    assert [item["type"] for item in written if item["id"] == first] == [
+        "brush",
+        "labels",
+        "textarea",
+    ]
+    leg = next(item["id"] for item in written if item["type"] == "taxonomy")
+    types = [item["type"] for item in written if item["id"] == leg]
+    assert types == ["brush", "taxonomy", "labels", "textarea"]
+    regions, _ = parse_annotated(json.dumps(written).encode(), OPEN)
+    colours = {region.label: region.colour for region in regions}
+    assert colours["chair"] is None
+    assert {colours["leg"], colours["Seats"]} <= set(OPEN.colours)
+    assert len({(region.label, region.colour) for region in regions}) == 3
+
+
+def test_there_are_no_arrows_unless_they_are_asked_for():
+    rendered = render(OPEN, *sample(3))
     assert not [item for item in results(rendered) if item["type"] == "relation"]
 
 

@@ -9,10 +9,10 @@ from backend.serving.jobs import PredictionJob, answer_key
 from backend.types import Task
 from tests.unit.label_studio.golden_files import config
 
-# Computed by release 0.1.0 before its classes were renamed.
+# Computed when predictions began to have colours and notes, which RENDERING_VERSION 3 counts too.
 STORED = {
-    "cosegment_labels": "eb503bc6dfd8f5dac0cfa6c8e1312e6976966627e7590eabfffad83fb2b79d05",
-    "cosegment_open": "cc827f7ae33575fed6e6b291bbd7954a2b73fb744ed09a36682a598daf821c13",
+    "a_four_images": "43cc0953883d41822a8318dd5e88a4a5e38ecc85628c71c4f047b78af0fb9512",
+    "b_valuelist": "f70aa93f73266a7bc072a8d90abb5c0dcefe4d2f3feb54084d655fbc02166a64",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -124,17 +123,12 @@ def test_kept_answers_are_made_anew_as_accepted_regions_double() -> None:
     assert naming_state(None) == ""
 
 
-def test_a_region_without_a_label_is_not_sent_unless_it_was_pointed_at() -> None:
+def test_a_region_without_a_label_is_not_sent_even_if_it_was_pointed_at() -> None:
     prediction = GroupPrediction((part(""), part("Rim", left=4), part("robot")), "v1")
-    for config, empty in ((BRUSH_LABELS, {"brushlabels": []}), (LABELS, {})):
+    for config in (BRUSH_LABELS, LABELS):
         schema = parse_label_config(config)
-        sent = render_prediction(prediction, schema, sizes_hw=((8, 8),))
-        assert (len(sent.region_ids), sent.omitted) == (1, {Omission.UNKNOWN_LABEL: 2})
-        rendered = render_prediction(prediction, schema, sizes_hw=((8, 8),), with_unknown=True)
-        results = json.loads(rendered.result)
-        shapes = [one for one in results if one["from_name"] == "b"]
-        assert len(shapes) == 3
-        shown = {k: v for k, v in shapes[0]["value"].items() if k not in ("format", "rle")}
-        assert shown == empty
-        texts = [one for one in results if one["from_name"] == "l"]
-        assert [one["id"] for one in texts] == [shapes[1]["id"]] * len(texts)
+        for pointed_at in (False, True):
+            sent = render_prediction(
+                prediction, schema, sizes_hw=((8, 8),), with_other_kinds=pointed_at
+            )
+            assert (len(sent.region_ids), sent.omitted) == (1, {Omission.UNKNOWN_LABEL: 2})

@@ -9,7 +9,12 @@ import pytest
 
 from backend.label_schema import LabelValue
 from backend.label_studio.label_config import parse_label_config
-from backend.serving.text_prompts import answer_question, separate_question, task_labels
+from backend.serving.text_prompts import (
+    NOTHING_KNOWN,
+    answer_question,
+    separate_question,
+    task_labels,
+)
 from backend.types import Prompt, Task, TextPrompt
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.referring import Reference
@@ -29,6 +34,12 @@ def region(image: int, label: str, kind: RegionKind = RegionKind.COMMON_PART) ->
 SAID = GroupPrediction(
     (region(0, "seat"), region(1, "seat"), region(2, "chair", RegionKind.COMMON_OBJECT)), "v1"
 )
+
+
+UNKNOWN = {
+    "steering leg": reference("steering leg", (), (), is_known=False, broader="leg"),
+    **{name: reference(name, (), (), is_known=False) for name in ("hood", "sdfgh", "zzzz", "17")},
+}
 
 
 class Model(ModelDouble):
@@ -52,7 +63,7 @@ class Model(ModelDouble):
         return [
             reference(name, (region(0, name), region(1, name)), (2,))
             if name == "leg"
-            else reference(name, (), (0, 1, 2))
+            else UNKNOWN.get(name, reference(name, (), (0, 1, 2)))
             for name, _ in names
         ]
 
@@ -118,19 +129,47 @@ def test_what_is_taken_for_another_name_is_told() -> None:
     assert ask("hind legs")[1].startswith("leg (for 'hind legs'): on images 1")
 
 
-def test_nothing_found_is_said() -> None:
+def test_a_known_name_that_no_image_shows_is_absent() -> None:
     assert ask("wing", None) == ([], "wing: absent on every image")
+
+
+@pytest.mark.parametrize("vocabulary", [None, Vocabulary(("hood", "leg"))])
+def test_a_name_that_was_never_learned_is_unknown_not_absent(vocabulary: Vocabulary | None) -> None:
+    assert ask("hood", vocabulary) == ([], 'I do not know "hood" yet: outline it once')
+
+
+def test_a_compound_is_not_taken_for_its_last_word() -> None:
+    assert ask("steering leg", None) == ([], 'I know "leg", not "steering leg": outline it once')
+    assert ask("steering leg") == ([], 'I know "leg", not "steering leg"')
+
+
+@pytest.mark.parametrize("text", ["sdfgh", "zzzz", "???", "please", "17"])
+def test_nonsense_is_answered_as_nonsense(text: str) -> None:
+    found, sentence = ask(text, None)
+
+    assert found == []
+    assert sentence == (
+        f'I do not understand "{text}"; write a part\'s name, such as "seat", "chair", "handle"'
+    )
+
+
+def test_a_question_about_a_group_of_which_nothing_is_known_asserts_nothing() -> None:
+    question = TextPrompt("q", 0, "what do they share?")
+    reply = answer_question(question, GROUP, GroupPrediction((), "v1"), Model(), None)
+
+    assert reply.sentence == NOTHING_KNOWN
 
 
 def test_words_without_a_label_are_met_with_the_labels() -> None:
     found, sentence = ask("rotor and legs")
+    unlike = 'I do not understand "rotor"; write a part\'s name, such as "leg", "seat"'
 
     assert found == [(0, "leg"), (1, "leg")]
-    assert sentence.endswith("; no label is like 'rotor'; the labels are leg, seat")
-    assert ask("rotor") == ([], "no label is like 'rotor'; the labels are leg, seat")
+    assert sentence.endswith(f"; {unlike}")
+    assert ask("rotor") == ([], unlike)
 
 
-@pytest.mark.parametrize("text", ["please", "?", "x" * 300, ", ".join(f"n{k}" for k in range(20))])
+@pytest.mark.parametrize("text", ["x" * 300, ", ".join(f"n{k}" for k in range(20))])
 def test_what_cannot_be_answered_is_explained(text: str) -> None:
     found, sentence = ask(text, None)
 
