@@ -42,6 +42,16 @@ COMMANDS = (
     Command(("demo",), "backend.cli.demo:demo", "Label Studio with 12 pre-annotated groups."),
     Command(("serve",), "backend.cli.serve:serve", "Run the ML backend."),
     Command(("connect",), "backend.cli.connect:connect", "Register the backend with a project."),
+    Command(
+        ("new-project",),
+        "backend.cli.new_project:new_project",
+        "Create a Label Studio project for groups of images.",
+    ),
+    Command(
+        ("disconnect",),
+        "backend.cli.disconnect:disconnect",
+        "Take the backend away from a project; data stays.",
+    ),
     Command(("doctor",), "backend.cli.doctor:doctor", "Check a live set-up and say what to fix."),
     Command(("predict",), "backend.cli.predict:predict", "Segment the parts of a group of images."),
     Command(
