@@ -96,7 +96,8 @@ def _config(palette: str, chips: str, controls: str, lines: int) -> str:
                   rows="1" placeholder="segment the handles; what is different?"/>
       </View>
 {controls}
-      <View className="co-selected" visibleWhen="region-selected" whenTagName="{palette}_{{{{idx}}}}"/>
+      <View className="co-selected"
+            visibleWhen="region-selected" whenTagName="{palette}_{{{{idx}}}}"/>
       <View className="co-picture">
         <Image name="image_{{{{idx}}}}" value="$images[{{{{idx}}}}]" zoom="true" zoomControl="true"
                maxHeight="calc((100vh - var(--bars)) / var(--rows))"/>
