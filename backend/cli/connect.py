@@ -163,7 +163,12 @@ def _refuse_blocked(ends: Ends) -> None:
 
 
 def _in_plain_words(error: LabelStudioError, ends: Ends) -> LabelStudioError:
-    """Replaces Label Studio's misleading message for refused credentials."""
+    """Replaces Label Studio's misleading message for refused credentials or no answer."""
+    if "health check failed" in str(error) and "401" not in str(error):
+        return LabelStudioError(
+            f"Label Studio cannot reach the backend at {ends.backend_url}; start it with "
+            "`calico serve`, or give --backend-url as Label Studio reaches it"
+        )
     if "401" not in str(error):
         return error
     return LabelStudioError(

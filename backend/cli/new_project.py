@@ -103,7 +103,7 @@ def new_project(
     else:
         typer.secho(
             f"calico: project {project.id} exists, with its labels and instructions, but is not "
-            f"complete: {problem}. Then run the same command with --finish.",
+            f"complete: {problem}. Then run the same command again with --finish.",
             fg=typer.colors.RED,
             err=True,
         )

@@ -231,12 +231,8 @@ class LabelStudioClient:
         return convert_answer(self._api.send("POST", "/api/ml/", json=body), ConnectedBackend)
 
     def remove_ml_backend(self, backend_id: int) -> None:
-        """Removes a backend; Label Studio deletes the predictions that are still linked to it."""
+        """Removes a backend; predictions that Label Studio stored from it stay."""
         self._api.send("DELETE", f"/api/ml/{backend_id}")
-
-    def unlink_prediction(self, prediction_id: int) -> None:
-        """Lets a prediction stay when the backend that made it is removed."""
-        self._api.send("PATCH", f"/api/predictions/{prediction_id}/", json={"model": None})
 
     def add_view(self, project_id: int, data: JsonObject) -> int:
         """Adds a tab to a project's Data Manager; `data` is as Label Studio stores it."""

@@ -43,7 +43,9 @@ def colours(count: int) -> tuple[str, ...]:
     """
     rgb = _candidates()
     lab = _to_lab(rgb)
-    distance = _distances(lab, _to_lab(np.array([*_AVOIDED], np.float32) / 255)).min(axis=1)
+    distance = _distances(lab, _to_lab(np.array(_AVOIDED, np.float32) / np.float32(255))).min(
+        axis=1
+    )
     chosen: list[int] = []
     for place in range(min(count, len(rgb))):
         index = 0 if place == 0 else int(distance.argmax())
