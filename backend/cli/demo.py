@@ -107,8 +107,10 @@ class Demo:
             self._create_project(client)
         project_id = self.project_id
         connect_project(ends, project_id)
-        with progress_bar("Pre-annotating through Label Studio", self.groups) as tell:
-            preannotate(ends, project_id, tell)
+        if self._photos is None:
+            # On photographs the model proposes nothing before it has learned from corrections.
+            with progress_bar("Pre-annotating through Label Studio", self.groups) as tell:
+                preannotate(ends, project_id, tell)
         return ends
 
     def stop(self) -> bool:
@@ -125,6 +127,11 @@ class Demo:
         if self._known_project is None:
             raise BackendError(f"{self.folder}: there is no sample project yet")
         return self._known_project
+
+    @property
+    def has_photos(self) -> bool:
+        """Whether the project shows the user's photographs."""
+        return self._photos is not None
 
     @property
     def _known_project(self) -> int | None:
@@ -271,7 +278,8 @@ def _show(demo: Demo, ends: Ends, seconds: float) -> None:
         "",
         f"logs and data in {_short(demo.folder)}; `make stop` ends it",
     )
-    title = f"{demo.groups} pre-annotated groups, ready in {seconds:.0f} s"
+    what = "groups of your photographs" if demo.has_photos else "pre-annotated groups"
+    title = f"{demo.groups} {what}, ready in {seconds:.0f} s"
     Console().print(Panel("\n".join(lines), title=title, expand=False))
 
 

@@ -107,8 +107,9 @@ def instructions(*, is_open: bool) -> str:
     return f"""\
 <h3>A task is a group of images. Outline and name the parts that they show.</h3>
 <ol>
-<li>Masks that the model proposes are there when you open the task. Correct them: select a region
-and choose another label, redraw it, or delete it.</li>
+<li>Masks that the model proposes are there when you open the task; on photographs it proposes
+nothing before the first corrected groups. Correct them: select a region and choose another label,
+redraw it, or delete it.</li>
 <li>To add a part, switch on <b>Auto-Annotation</b> below the images.</li>
 <li>{choose} Its <b>key</b> stands beside it; the key chooses it on all images. A click with the
 mouse chooses it on the image whose number stands before the labels: the one that you pointed at
