@@ -261,6 +261,7 @@ def _show(demo: Demo, ends: Ends, seconds: float) -> None:
     called = Path(sys.argv[0])
     command = called if called.name == "calico" else Path("calico")
     data = demo.folder / "backend"
+    opening = "Open a task." if demo.has_photos else "Open a task: its masks are there."
     lines = (
         f"Label Studio  [bold]{ends.client.url}/projects/{demo.project_id}[/]",
         f"user          [bold]{account.user}[/]",
@@ -270,7 +271,7 @@ def _show(demo: Demo, ends: Ends, seconds: float) -> None:
         f"user          [bold]{BACKEND_USER}[/]",
         f"password      [bold]{demo.state.backend_password}[/]",
         "",
-        "Open a task: its masks are there. To point at parts, switch on Auto-Annotation",
+        opening + " To point at parts, switch on Auto-Annotation",
         "below, choose a label, then the smart tool beside the image. The tick takes what",
         "is suggested; a region needs a name to be learned from. Submit.",
         "After five submitted tasks it learns; at once with",

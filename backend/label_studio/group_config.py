@@ -23,6 +23,7 @@ from calico_model.types import RegionKind
 MAX_LABELS = 200
 MAX_LABEL_CHARS = 80
 RELATION = "same_part"
+_KIND_COLOURS = ("#1f77b4", "#2ca02c", "#d62728")
 
 _LAYOUT = Path(__file__).with_name("group_layout.css")
 # For the height that is left to the images: what a label takes of a line, and the page's own bars.
@@ -62,7 +63,7 @@ def open_config() -> str:
     The labels are the kinds; the name of a part is written in the list of regions.
     """
     kinds = [LabelValue(kind.value) for kind in RegionKind]
-    chips = _chips(kinds, hotkeys(len(kinds)), colours(len(kinds)))
+    chips = _chips(kinds, hotkeys(len(kinds)), _KIND_COLOURS)
     controls = """\
       <TextArea name="part_{{idx}}" toName="image_{{idx}}" perRegion="true" editable="true"
                 maxSubmissions="1" rows="1" placeholder="part name" displayMode="region-list"/>"""
