@@ -28,7 +28,7 @@ _KIND_COLOURS = ("#1f77b4", "#2ca02c", "#d62728")
 _LAYOUT = Path(__file__).with_name("group_layout.css")
 # For the height that is left to the images: what a label takes of a line, and the page's own bars.
 _CHIP_PX, _CHARACTER_PX, _LINE_PX, _LINE_WIDTH_PX = 46, 8, 34, 780
-_BARS_PX = 262
+_BARS_PX = 232
 
 
 def labels_config(labels: Sequence[LabelValue]) -> str:

@@ -45,6 +45,11 @@ PARTS = (
 )
 MAX_BYTES = 150_000
 
+_ARE_SHOWN = """(count) => {
+  const pictures = [...document.querySelectorAll('.co-picture')];
+  const canvases = pictures.map(picture => picture.querySelector('canvas'));
+  return pictures.length === count && canvases.every(canvas => canvas?.clientWidth > 50);
+}"""
 _CHOSEN = f"""() => [...{STORE}.names.values()].filter(tag => tag.type === 'labels')
   .map(tag => tag.selectedValues())"""
 _REGIONS = f"() => {STORE}.regionStore.regions.map(region => [region.object.name, region.labels])"
@@ -67,9 +72,8 @@ class Desk:
     def open(self, page: Page, size: int) -> list[FloatRect]:
         """Opens the task with `size` images; returns where its images are on the page."""
         page.goto(f"{self.url}/projects/{self.project_id}/data?task={self.task_of[size]}")
+        page.wait_for_function(_ARE_SHOWN, arg=size, timeout=60_000)
         pictures = page.locator(".co-picture")
-        pictures.nth(size - 1).locator("canvas").first.wait_for(timeout=60_000)
-        assert pictures.count() == size
         return [box_of(pictures.nth(place).locator("canvas").first) for place in range(size)]
 
 
