@@ -29,9 +29,7 @@ from backend.cli.connect import Ends, connect_project
 from backend.cli.daemon import Daemon
 from backend.cli.demo_photos import copy_photos, photo_groups
 from backend.cli.demo_project import (
-    IMAGES,
     POLL_S,
-    TITLE,
     PredictionCheck,
     check_predictions,
     create_project,
@@ -143,14 +141,14 @@ class Demo:
         if self._photos is None:
             with progress_bar("Drawing sample groups", self.groups) as tell:
                 groups = draw_groups(self.files, self.groups, tell)
-            project_id = create_project(client, TITLE, self.files / IMAGES, groups)
+            project_id = create_project(client, self.files, groups)
             self._save(msgspec.structs.replace(self.state, project_id=project_id))
             return
         name = f"photos-{len(self.state.photo_projects) + 1}"
         with progress_bar("Copying photographs", self.groups) as tell:
             groups = copy_photos(self.files, name, self._photo_groups, tell)
         title = f"CALICO: {self._photos.name}"
-        project_id = create_project(client, title, self.files / name, groups)
+        project_id = create_project(client, self.files, groups, title=title, folder=name)
         known = self.state.photo_projects | {str(self._photos): project_id}
         self._save(msgspec.structs.replace(self.state, photo_projects=known))
 

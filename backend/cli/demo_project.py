@@ -77,19 +77,25 @@ def draw_groups(files: Path, count: int, tell: Tell) -> list[list[str]]:
 
 
 def create_project(
-    client: LabelStudioClient, title: str, images: Path, groups: list[list[str]]
+    client: LabelStudioClient,
+    files: Path,
+    groups: list[list[str]],
+    *,
+    title: str = TITLE,
+    folder: str = IMAGES,
 ) -> int:
     """Creates a project with an open labeling config, its images and tasks; returns its id.
 
     Args:
         client: Label Studio.
-        title: of the project.
-        images: folder of the images, below Label Studio's document root.
+        files: its document root.
         groups: addresses of the images of each task.
+        title: of the project.
+        folder: of the images, below the document root.
     """
     project = create_group_project(client, title, open_config(), is_open=True)
     add_group_view(client, project.id)
-    client.add_local_storage(project.id, str(images), title="sample images")
+    client.add_local_storage(project.id, str(files / folder), title="sample images")
     client.import_tasks(project.id, [{"data": {"images": images}} for images in groups])
     return project.id
 

@@ -182,7 +182,8 @@ def test_pictures_of_every_size_for_the_documentation(
         page.set_viewport_size({"width": width, "height": height})
         for size in SIZES if screenshots is not None else SIZES[-1:]:
             pictures = desk.open(page, size)
-            assert len({round(picture["width"]) for picture in pictures}) == 1
+            widths = [picture["width"] for picture in pictures]
+            assert max(widths) - min(widths) < 2
             assert len({(round(p["x"]), round(p["y"])) for p in pictures}) == size
             if screenshots is not None:
                 take(page, screenshots / f"desk_{size}_{width}.jpg")

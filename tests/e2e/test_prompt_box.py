@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 from playwright.sync_api import Page
 
@@ -67,31 +65,3 @@ def test_words_without_meaning_are_answered_too(
         timeout=120_000
     )
     assert page.evaluate(_SUGGESTED) == []
-
-
-def test_a_group_stands_side_by_side_under_one_prompt_box(
-    page: Page, demo: Demo, ends: Ends
-) -> None:
-    task = next(
-        task for task in ends.client.raw_tasks(demo.project_id) if len(images_of(task)) == 2
-    )
-    task_id = int(str(task["id"]))
-    page.set_viewport_size({"width": 1600, "height": 1000})
-    page.goto(f"{ends.client.url}/projects/{demo.project_id}/data?task={task_id}")
-    page.locator(".cosegment canvas").nth(1).wait_for()
-    boxes = page.locator(".ask")
-    assert [boxes.nth(n).is_visible() for n in range(boxes.count())] == [True, False]
-    images = page.locator(".cosegment img")
-    left, right = (images.nth(n).bounding_box() for n in range(2))
-    assert left is not None
-    assert right is not None
-    assert left["x"] + left["width"] <= right["x"], "side by side"
-    assert abs(left["y"] - right["y"]) < 2
-
-
-def images_of(task: Mapping[str, object]) -> list[object]:
-    data = task["data"]
-    assert isinstance(data, Mapping)
-    images = data["images"]
-    assert isinstance(images, list)
-    return images
