@@ -88,52 +88,68 @@ _WHILE_LABELING = ("tasks:id", "tasks:total_annotations", "tasks:predictions_sco
 def instructions(*, is_open: bool) -> str:
     """Returns the labeling instructions as HTML that Label Studio keeps as it is.
 
+    Label Studio shows lists without numbers and paragraphs without a distance, so both are written.
+
     Args:
         is_open: whether annotators write the names of parts, or choose them from the labels.
     """
-    choose = (
-        "Choose what it is: <b>common_object</b> (a thing that several images show), "
-        "<b>common_part</b> (a part that several images show) or <b>unique_part</b> (a part that "
-        "one image alone shows)."
-        if is_open
-        else "Choose a label."
+    steps = (*_FIRST_STEPS, _KINDS_STEP if is_open else _LABELS_STEP, *_SMART_STEPS)
+    last = _NAME_STEP if is_open else _LABEL_STEP
+    numbered = enumerate((*steps, last, _SUBMIT_STEP), start=1)
+    return "\n".join(
+        (
+            "<h3>A task is a group of images. Outline and name the parts that they show.</h3>",
+            *(f"<p>{number}. {step}</p>" for number, step in numbered),
+            "<br><h3>Corrections with the point tool</h3>",
+            *(f"<p>• {correction}</p>" for correction in _CORRECTIONS),
+            "<br><h3>The prompt box</h3>",
+            f"<p>{_PROMPT_BOX}</p>",
+        )
     )
-    name = (
-        "<li>Write the name of each part in the list of regions on the right. Nothing is learned "
-        "from a region without a name.</li>"
-        if is_open
-        else "<li>Give every region a label. Nothing is learned from a region without one.</li>"
-    )
-    return f"""\
-<h3>A task is a group of images. Outline and name the parts that they show.</h3>
-<ol>
-<li>Masks that the model proposes are there when you open the task; on photographs it proposes
-nothing before the first corrected groups. Correct them: select a region and choose another label,
-redraw it, or delete it.</li>
-<li>To add a part, switch on <b>Auto-Annotation</b> below the images.</li>
-<li>{choose} Its <b>key</b> stands beside it; the key chooses it on all images. A click with the
-mouse chooses it on the image whose number stands before the labels: the one that you pointed at
-last, or that of the selected region.</li>
-<li>Choose the smart tool at the image: a <b>point</b> or a <b>box</b>.</li>
-<li><b>Click</b> on the part, or draw a box around it. The mask is proposed, and the same part on
-the other images of the group.</li>
-<li>The tick below the images takes what is proposed, the cross drops it.</li>
-{name}
-<li><b>Submit</b> when every part that you were asked for is there.</li>
-</ol>
-<h3>Corrections with the point tool</h3>
-<ul>
-<li><b>Ctrl + click</b> (Cmd on a Mac) clicks on what is already drawn. A plain click there selects
-the region instead.</li>
-<li><b>Alt + click</b> takes away what is under the pointer.</li>
-<li>A click beside a region that misses a piece adds the piece, if the label of the region is
-chosen.</li>
-<li>A <b>box</b> says most: draw one where a click is not enough.</li>
-</ul>
-<h3>The prompt box</h3>
-<p>Write what you look for and press Enter: <code>segment the handles</code>,
-<code>handle, lid</code> or <code>what is different?</code> It asks about all images of the group.
-The answer stands below it.</p>"""
+
+
+_FIRST_STEPS = (
+    "Masks that the model proposes are there when you open the task; on photographs it proposes "
+    "nothing before the first corrected groups. Correct them: select a region and choose another "
+    "label, redraw it, or delete it.",
+    "To add a part, switch on <b>Auto-Annotation</b> below the images.",
+)
+_KEY = (
+    "Its <b>key</b> stands beside it; the key chooses it on all images. A click with the mouse "
+    "chooses it on the image whose number stands before the labels: the one that you pointed at "
+    "last, or that of the selected region."
+)
+_LABELS_STEP = f"Choose a label. {_KEY}"
+_KINDS_STEP = (
+    "Choose what it is: <b>common_object</b> (a thing that several images show), "
+    "<b>common_part</b> (a part that several images show) or <b>unique_part</b> (a part that one "
+    f"image alone shows). {_KEY}"
+)
+_SMART_STEPS = (
+    "Choose the smart tool at the image: a <b>point</b> or a <b>box</b>.",
+    "<b>Click</b> on the part, or draw a box around it. The mask is proposed, and the same part "
+    "on the other images of the group.",
+    "The tick below the images takes what is proposed, the cross drops it.",
+)
+_LABEL_STEP = "Give every region a label. Nothing is learned from a region without one."
+_NAME_STEP = (
+    "Write the name of each part in the list of regions on the right. Nothing is learned from a "
+    "region without a name."
+)
+_SUBMIT_STEP = "<b>Submit</b> when every part that you were asked for is there."
+_CORRECTIONS = (
+    "<b>Ctrl + click</b> (Cmd on a Mac) clicks on what is already drawn. A plain click there "
+    "selects the region instead.",
+    "<b>Alt + click</b> takes away what is under the pointer.",
+    "A click beside a region that misses a piece adds the piece, if the label of the region is "
+    "chosen.",
+    "A <b>box</b> says most: draw one where a click is not enough.",
+)
+_PROMPT_BOX = (
+    "Write what you look for and press Enter: <code>segment the handles</code>, "
+    "<code>handle, lid</code> or <code>what is different?</code> It asks about all images of the "
+    "group. The answer stands below it."
+)
 
 
 def _title(view: object) -> object:
