@@ -63,6 +63,18 @@ COMMANDS = (
         panel=START,
     ),
     Command(
+        ("new-project",),
+        "backend.cli.new_project:new_project",
+        "Create a Label Studio project for groups of images.",
+        panel=START,
+    ),
+    Command(
+        ("disconnect",),
+        "backend.cli.disconnect:disconnect",
+        "Take the backend away from a project; data stays.",
+        panel=START,
+    ),
+    Command(
         ("doctor",),
         "backend.cli.doctor:doctor",
         "Check a live set-up and say what to fix.",

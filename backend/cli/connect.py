@@ -159,7 +159,7 @@ def connect_project(ends: Ends, project_id: int) -> tuple[str, ...]:
     _refuse_unusable(ends.client.project(project_id))
     _refuse_blocked(ends)
     backends = ends.client.ml_backends(project_id)
-    ours = _ours(backends, ends.backend_url)
+    ours = connected_backend(backends, ends.backend_url)
     webhooks = [hook for hook in ends.client.webhooks(project_id) if hook.url == ends.webhook_url]
     put = _put_webhook(ends, project_id, webhooks)
     try:
@@ -199,7 +199,12 @@ def _refuse_blocked(ends: Ends) -> None:
 
 
 def _in_plain_words(error: LabelStudioError, ends: Ends) -> LabelStudioError:
-    """Replaces Label Studio's misleading message for refused credentials."""
+    """Replaces Label Studio's misleading message for refused credentials or no answer."""
+    if "health check failed" in str(error) and "401" not in str(error):
+        return LabelStudioError(
+            f"Label Studio cannot reach the backend at {ends.backend_url}; start it with "
+            "`calico serve`, or give --backend-url as Label Studio reaches it"
+        )
     if "401" not in str(error):
         return error
     return LabelStudioError(
@@ -208,7 +213,7 @@ def _in_plain_words(error: LabelStudioError, ends: Ends) -> LabelStudioError:
     )
 
 
-def _ours(backends: tuple[ConnectedBackend, ...], url: str) -> ConnectedBackend | None:
+def connected_backend(backends: tuple[ConnectedBackend, ...], url: str) -> ConnectedBackend | None:
     """Returns the entry at this address, or ours from before the backend moved; None without."""
     same_url = [backend for backend in backends if backend.url.rstrip("/") == url]
     same_title = [backend for backend in backends if backend.title == BACKEND_TITLE]

@@ -26,6 +26,7 @@ from rich.console import Console
 
 from backend.cli.connect import Ends, connect_project
 from backend.cli.daemon import Daemon
+from backend.cli.demo_photos import copy_photos, photo_groups
 from backend.cli.demo_project import (
     POLL_S,
     PredictionCheck,
@@ -43,7 +44,7 @@ from backend.cli.label_studio_process import (
     start_label_studio,
 )
 from backend.cli.progress import progress_bar
-from backend.errors import BackendError
+from backend.errors import BackendError, SettingsError
 from backend.label_studio.client import LabelStudioClient
 from calico_model.errors import CalicoError
 
@@ -60,6 +61,8 @@ class State(msgspec.Struct, frozen=True):
     account: Account
     backend_password: str
     project_id: int | None = None
+    photo_projects: dict[str, int] = {}
+    """Project of each folder of photographs."""
 
 
 class Demo:
@@ -69,13 +72,23 @@ class Demo:
         folder: holds all files of the demo.
         groups: number of sample groups.
         weights: folder of the model weights, or None for the shipped ones.
+        photos: folder of the user's photographs, or None for drawn groups.
+
+    Raises:
+        SettingsError: no photographs in that folder.
     """
 
-    def __init__(self, folder: Path, groups: int, weights: Path | None) -> None:
+    def __init__(
+        self, folder: Path, groups: int, weights: Path | None, photos: Path | None = None
+    ) -> None:
         self.folder = folder.absolute()
         self.files = self.folder / "files"
         self.groups = groups
         self._weights = weights
+        self._photos = None if photos is None else photos.absolute()
+        self._photo_groups = [] if photos is None else photo_groups(photos, groups)
+        if photos is not None:
+            self.groups = len(self._photo_groups)
         self._label_studio = Daemon("label-studio", self.folder)
         self._backend = Daemon("backend", self.folder)
         self.state = self._load()
@@ -87,15 +100,14 @@ class Demo:
         url = self._start_label_studio()
         client = LabelStudioClient(url, self.state.account.api_key)
         ends = Ends(client, self._start_backend(url), (BACKEND_USER, self.state.backend_password))
-        if self.state.project_id is None:
-            with progress_bar("Drawing sample groups", self.groups) as tell:
-                groups = draw_groups(self.files, self.groups, tell)
-            project_id = create_project(client, self.files, groups)
-            self._save(msgspec.structs.replace(self.state, project_id=project_id))
+        if self._known_project is None:
+            self._create_project(client)
         project_id = self.project_id
         connect_project(ends, project_id)
-        with progress_bar("Pre-annotating through Label Studio", self.groups) as tell:
-            preannotate(ends, project_id, tell)
+        if self._photos is None:
+            # On photographs the model proposes nothing before it has learned from corrections.
+            with progress_bar("Pre-annotating through Label Studio", self.groups) as tell:
+                preannotate(ends, project_id, tell)
         return ends
 
     def stop(self) -> bool:
@@ -109,9 +121,35 @@ class Demo:
         Raises:
             BackendError: it has not been created yet.
         """
-        if self.state.project_id is None:
+        if self._known_project is None:
             raise BackendError(f"{self.folder}: there is no sample project yet")
-        return self.state.project_id
+        return self._known_project
+
+    @property
+    def has_photos(self) -> bool:
+        """Whether the project shows the user's photographs."""
+        return self._photos is not None
+
+    @property
+    def _known_project(self) -> int | None:
+        if self._photos is None:
+            return self.state.project_id
+        return self.state.photo_projects.get(str(self._photos))
+
+    def _create_project(self, client: LabelStudioClient) -> None:
+        if self._photos is None:
+            with progress_bar("Drawing sample groups", self.groups) as tell:
+                groups = draw_groups(self.files, self.groups, tell)
+            project_id = create_project(client, self.files, groups)
+            self._save(msgspec.structs.replace(self.state, project_id=project_id))
+            return
+        name = f"photos-{len(self.state.photo_projects) + 1}"
+        with progress_bar("Copying photographs", self.groups) as tell:
+            groups = copy_photos(self.files, name, self._photo_groups, tell)
+        title = f"CALICO: {self._photos.name}"
+        project_id = create_project(client, self.files, groups, title=title, folder=name)
+        known = self.state.photo_projects | {str(self._photos): project_id}
+        self._save(msgspec.structs.replace(self.state, photo_projects=known))
 
     @property
     def _state_file(self) -> Path:
@@ -193,21 +231,31 @@ def demo(
     weights: Annotated[
         Path | None, typer.Option(help="Model folder; the shipped calico-tiny if not given.")
     ] = None,
+    photos: Annotated[
+        Path | None, typer.Option(help="Show your own photographs instead of drawn ones.")
+    ] = None,
 ) -> None:
     """Start Label Studio and the backend with a project of pre-annotated sample groups.
 
     It prints the addresses, users and passwords.
 
+    --photos shows your own photographs. They are copied, and two to four photographs of one folder
+    become a group, in the order of their names. On photographs the backend proposes nothing before
+    your first corrections.
+
     Examples:
     calico demo
+    calico demo --photos my-photographs
     calico demo --stop
 
     --check runs the demo unattended and ends with one line of JSON. Its exit status is 0 only if
     every task has a prediction, and all masks have the size of their images.
     """
     if check:
+        if photos is not None:
+            raise SettingsError("--photos: expected without --check, which verifies drawn groups")
         raise typer.Exit(_check(groups, weights))
-    running = Demo(folder, groups, weights)
+    running = Demo(folder, groups, weights, None if stop else photos)
     if stop:
         typer.echo("stopped" if running.stop() else "nothing was running")
         return
@@ -222,6 +270,7 @@ def _show(demo: Demo, ends: Ends, seconds: float) -> None:
     called = Path(sys.argv[0])
     command = called if called.name == "calico" else Path("calico")
     data = demo.folder / "backend"
+    opening = "Open a task." if demo.has_photos else "Open a task: its masks are there."
     lines = (
         f"Label Studio     [bold]{ends.client.url}/projects/{demo.project_id}[/]",
         f"user             [bold]{account.user}[/]",
@@ -231,15 +280,17 @@ def _show(demo: Demo, ends: Ends, seconds: float) -> None:
         f"user             [bold]{BACKEND_USER}[/]",
         f"password         [bold]{demo.state.backend_password}[/]",
         "",
-        "Open a task: its masks are there. To point at parts, switch on Auto-Annotation",
-        "below the image, choose a label, then the smart tool beside the image. The tick",
-        "accepts the suggestions. Give every region a name, and submit.",
+        opening,
+        "To point at parts, switch on Auto-Annotation below the image, choose a label,",
+        "then choose the smart tool beside the image. The tick accepts the suggestions.",
+        "Give every region a name, and submit.",
         "The backend learns after five submitted tasks, or at once with",
         f"  {_short(command)} train-now --project {demo.project_id} --data-dir {_short(data)}",
         "",
         f"Logs and data are in {_short(demo.folder)}; `make stop` ends the demo.",
     )
-    title = f"{demo.groups} pre-annotated groups, ready in {seconds:.0f} s"
+    what = "groups of your photographs" if demo.has_photos else "pre-annotated groups"
+    title = f"{demo.groups} {what}, ready in {seconds:.0f} s"
     console = Console(highlight=False)
     # No frame: what is copied from a frame that is too narrow holds pieces of the frame.
     for line in (f"[bold]{title}[/]", "", *lines):

@@ -17,6 +17,8 @@ from backend.cli.connect import Ends
 from backend.errors import BackendError, LabelStudioError
 from backend.label_schema import LabelSchema
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.group_config import open_config
+from backend.label_studio.group_project import add_group_view, create_group_project
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.onboarding import retrieve_predictions
 from backend.types import Task
@@ -27,7 +29,6 @@ SIZE_PX = 384
 SEED = 3
 TITLE = "CALICO: parts that groups of images share"
 IMAGES = "images"
-LABEL_CONFIG = Path(__file__).parents[2] / "label_config" / "cosegment_open.xml"
 POLL_S = 0.5
 PREDICT_TIMEOUT_S = 600.0
 
@@ -75,10 +76,26 @@ def draw_groups(files: Path, count: int, tell: Tell) -> list[list[str]]:
     return groups
 
 
-def create_project(client: LabelStudioClient, files: Path, groups: list[list[str]]) -> int:
-    """Creates the project with its images and tasks; returns its id."""
-    project = client.create_project(TITLE, LABEL_CONFIG.read_text(encoding="utf-8"))
-    client.add_local_storage(project.id, str(files / IMAGES), title="sample images")
+def create_project(
+    client: LabelStudioClient,
+    files: Path,
+    groups: list[list[str]],
+    *,
+    title: str = TITLE,
+    folder: str = IMAGES,
+) -> int:
+    """Creates a project with an open labeling config, its images and tasks; returns its id.
+
+    Args:
+        client: Label Studio.
+        files: its document root.
+        groups: addresses of the images of each task.
+        title: of the project.
+        folder: of the images, below the document root.
+    """
+    project = create_group_project(client, title, open_config(), is_open=True)
+    add_group_view(client, project.id)
+    client.add_local_storage(project.id, str(files / folder), title="sample images")
     client.import_tasks(project.id, [{"data": {"images": images}} for images in groups])
     return project.id
 

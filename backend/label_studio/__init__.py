@@ -14,6 +14,8 @@ From values to the wire:
     result               render_prediction(prediction, schema, sizes_hw=...) -> RenderedPrediction
     response             bodies of the responses to /predict, /setup and /versions
     brush                encode_mask(mask) -> list[int]
+    group_config         labels_config(labels), open_config() -> XML; with palette, group_layout.css
+    group_project        create_group_project, add_group_view: instructions and columns of a project
 
 Over HTTP:
     client, connection   LabelStudioClient(url, token): calls of Label Studio's API

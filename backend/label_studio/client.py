@@ -230,6 +230,16 @@ class LabelStudioClient:
             }
         return convert_answer(self._api.send("POST", "/api/ml/", json=body), ConnectedBackend)
 
+    def remove_ml_backend(self, backend_id: int) -> None:
+        """Removes a backend; predictions that Label Studio stored from it stay."""
+        self._api.send("DELETE", f"/api/ml/{backend_id}")
+
+    def add_view(self, project_id: int, data: JsonObject) -> int:
+        """Adds a tab to a project's Data Manager; `data` is as Label Studio stores it."""
+        body = {"project": project_id, "data": data}
+        answer = self._api.send("POST", "/api/dm/views/", json=body)
+        return convert_answer(_object(answer).get("id"), int)
+
     def webhooks(self, project_id: int) -> tuple[Webhook, ...]:
         """Returns a project's webhooks."""
         answer = self._api.send("GET", "/api/webhooks/", params={"project": project_id})

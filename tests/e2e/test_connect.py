@@ -16,16 +16,16 @@ from backend.cli import label_studio_process as studio
 from backend.cli.connect import Ends, connect_project
 from backend.cli.daemon import Daemon
 from backend.cli.demo import Demo
-from backend.cli.demo_project import LABEL_CONFIG
 from backend.cli.diagnosis import CheckResult, Level, examine
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
+from backend.label_studio.group_config import open_config
 from backend.settings import Settings, load_settings
 from tests.e2e.studio_api import delete_project
 
 pytestmark = pytest.mark.e2e
 
-CONFIG = LABEL_CONFIG.read_text()
+CONFIG = open_config()
 PLAIN_CONFIG = '<View><Image name="image" value="$image"/></View>'
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from backend.cli.connect import Ends
 from backend.cli.demo import Demo
-from backend.cli.demo_project import LABEL_CONFIG, check_predictions
+from backend.cli.demo_project import check_predictions
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.client import LabelStudioProject
+from backend.label_studio.group_config import open_config
 from tests.e2e.studio_api import delete_project
 
 pytestmark = pytest.mark.e2e
@@ -23,7 +24,7 @@ SIZE = 384
 @pytest.fixture
 def project(demo: Demo, ends: Ends) -> Iterator[LabelStudioProject]:
     """One task with the images of the first sample group, without a prediction."""
-    project = ends.client.create_project("check", LABEL_CONFIG.read_text())
+    project = ends.client.create_project("check", open_config())
     (task, *_) = ends.client.raw_tasks(demo.project_id)
     ends.client.import_tasks(project.id, [{"data": task["data"]}])
     yield project

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page
 
 from backend.cli.connect import Ends
 from backend.cli.demo import Demo
@@ -19,14 +17,6 @@ pytestmark = pytest.mark.e2e
 _SUGGESTED = f"""() => Array.from({STORE}.suggestions.values())
   .filter(region => !region.classification)
   .map(region => [region.object.name, region.results.map(r => r.mainValue).flat()])"""
-
-_WAIT_MS = 60_000
-_ARE_BESIDE = """() => {
-  const images = document.querySelectorAll('.cosegment img');
-  const [left, right] = Array.from(images, image => image.getBoundingClientRect());
-  return images.length === 2 && left.width > 50 && left.right <= right.left
-    && Math.abs(left.top - right.top) < 2;
-}"""
 
 
 @pytest.fixture
@@ -77,28 +67,3 @@ def test_words_without_meaning_are_answered_too(
         box.press("Enter")
         page.locator(".ask", has_text=answer).first.wait_for(timeout=120_000)
         assert page.evaluate(_SUGGESTED) == []
-
-
-def test_a_group_stands_side_by_side_under_one_prompt_box(
-    page: Page, demo: Demo, ends: Ends
-) -> None:
-    task = next(
-        task for task in ends.client.raw_tasks(demo.project_id) if len(images_of(task)) == 2
-    )
-    task_id = int(str(task["id"]))
-    page.set_viewport_size({"width": 1600, "height": 1000})
-    page.goto(f"{ends.client.url}/projects/{demo.project_id}/data?task={task_id}")
-    # The editor draws the page more than once while it opens a task.
-    boxes = page.locator(".ask")
-    expect(boxes).to_have_count(2, timeout=_WAIT_MS)
-    expect(boxes.first).to_be_visible(timeout=_WAIT_MS)
-    expect(boxes.last).to_be_hidden(timeout=_WAIT_MS)
-    page.wait_for_function(_ARE_BESIDE, timeout=_WAIT_MS)
-
-
-def images_of(task: Mapping[str, object]) -> list[object]:
-    data = task["data"]
-    assert isinstance(data, Mapping)
-    images = data["images"]
-    assert isinstance(images, list)
-    return images

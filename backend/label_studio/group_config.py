@@ -1,0 +1,173 @@
+"""Writes labeling configs that show a group of images under one palette and one prompt box.
+
+A label of Label Studio's editor belongs to one image: it is chosen for, and renames, regions of the
+image its control names, and a control cannot name several. Each image therefore has a palette of
+its own. All lie in the same place, on top of each other, and the one that is seen is that of the
+image in use: where a region is selected, else where the pointer was last. The keys are the same
+in every palette, and a key chooses its label on all images.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+from backend.errors import SettingsError
+from backend.label_schema import LabelValue
+from backend.label_studio.palette import NO_HOTKEY, colours, hotkeys
+from calico_model.types import RegionKind
+
+MAX_LABELS = 200
+MAX_LABEL_CHARS = 80
+RELATION = "same_part"
+_PART_COLOURS = (
+    "#e6194b", "#f58231", "#ffe119", "#9acd32", "#3cb44b", "#42d4f4",
+    "#4363d8", "#911eb4", "#f032e6", "#9a6324", "#fabed4", "#808000",
+)  # fmt: skip
+_KIND_COLOURS = ("#1f77b4", "#2ca02c", "#d62728")
+
+_LAYOUT = Path(__file__).with_name("group_layout.css")
+# For the height that is left to the images: what a label takes of a line, and the page's own bars.
+_CHIP_PX, _CHARACTER_PX, _LINE_PX, _LINE_WIDTH_PX = 46, 8, 34, 780
+_BARS_PX = 232
+
+
+def labels_config(labels: Sequence[LabelValue]) -> str:
+    """Returns the config of a project with a fixed list of names.
+
+    The labels are the names of objects and parts; a choice under each region holds its kind.
+
+    Args:
+        labels: in the order of the palette; their aliases become `predicted_values`.
+
+    Raises:
+        SettingsError: no label, too many, one twice, or one that Label Studio cannot hold.
+    """
+    _check(labels)
+    chips = _chips(labels, hotkeys(len(labels)), colours(len(labels)))
+    kinds = "\n".join(
+        f'          <Choice value="{kind.value}" hotkey="{NO_HOTKEY}"/>' for kind in RegionKind
+    )
+    controls = f"""\
+      <View className="co-kind">
+        <Choices name="kind_{{{{idx}}}}" toName="image_{{{{idx}}}}" perRegion="true"
+                 choice="single-radio" showInline="true">
+{kinds}
+        </Choices>
+      </View>"""
+    return _config("part", chips, controls, _lines([label.value for label in labels]))
+
+
+def open_config() -> str:
+    """Returns the config for finding out what is there.
+
+    The labels are the kinds; the name of a part is written in the list of regions.
+    """
+    kinds = [LabelValue(kind.value) for kind in RegionKind]
+    chips = _chips(kinds, hotkeys(len(kinds)), _KIND_COLOURS)
+    shades = "\n".join(
+        f'          <Choice value="{number}" color="{colour}"/>'
+        for number, colour in enumerate(_PART_COLOURS, start=1)
+    )
+    controls = f"""\
+      <TextArea name="part_{{{{idx}}}}" toName="image_{{{{idx}}}}" perRegion="true" editable="true"
+                maxSubmissions="1" rows="1" placeholder="part name" displayMode="region-list"/>
+      <!-- One colour per part, the same on all images; only the backend chooses it. -->
+      <View style="display: none">
+        <Taxonomy name="colour_{{{{idx}}}}" toName="image_{{{{idx}}}}" perRegion="true">
+{shades}
+        </Taxonomy>
+      </View>"""
+    return _config("kind", chips, controls, lines=1)
+
+
+def _config(palette: str, chips: str, controls: str, lines: int) -> str:
+    """Returns the whole config.
+
+    Args:
+        palette: first part of the name of the tag that holds the labels.
+        chips: the labels.
+        controls: tags that only one of the two configs has.
+        lines: lines of the page that the labels take.
+    """
+    return f"""\
+<View>
+  <!-- No child combinator in here: Label Studio escapes the sign, and the rule would not apply. -->
+  <Style>
+{_style(lines)}
+  </Style>
+  <Repeater on="$images" indexFlag="{{{{idx}}}}" className="cosegment">
+    <View className="co-cell co-{{{{idx}}}}">
+      <View className="co-palette">
+        <Labels name="{palette}_{{{{idx}}}}" toName="image_{{{{idx}}}}" showInline="true">
+{chips}
+        </Labels>
+      </View>
+      <View className="ask">
+        <TextArea name="ask_{{{{idx}}}}" toName="image_{{{{idx}}}}" smart="true" smartOnly="true"
+                  rows="1" placeholder="segment the handles; what is different?"/>
+      </View>
+{controls}
+      <View className="co-selected"
+            visibleWhen="region-selected" whenTagName="{palette}_{{{{idx}}}}"/>
+      <View className="co-picture">
+        <!-- Notes of the backend: nobody can type here, and Label Studio does not save them. -->
+        <TextArea name="note_{{{{idx}}}}" toName="image_{{{{idx}}}}" maxSubmissions="0"
+                  visibleWhen="choice-selected" whenTagName="nothing"/>
+        <Image name="image_{{{{idx}}}}" value="$images[{{{{idx}}}}]" zoom="true" zoomControl="true"
+               maxHeight="calc((100vh - var(--bars)) / var(--rows))"/>
+      </View>
+      <Brush name="mask_{{{{idx}}}}" toName="image_{{{{idx}}}}" smart="false"/>
+      <KeyPoint name="point_{{{{idx}}}}" toName="image_{{{{idx}}}}" smart="true" smartOnly="true"/>
+      <Rectangle name="box_{{{{idx}}}}" toName="image_{{{{idx}}}}" smart="true" smartOnly="true"/>
+    </View>
+  </Repeater>
+  <Relations><Relation value="{RELATION}"/></Relations>
+</View>
+"""
+
+
+def _style(lines: int) -> str:
+    """Returns the CSS; without comments, which Label Studio would show nobody."""
+    css = re.sub(r"/\*.*?\*/\n", "", _LAYOUT.read_text(encoding="utf-8"), flags=re.DOTALL)
+    css = css.replace("BARS", str(_BARS_PX + lines * _LINE_PX))
+    return textwrap.indent(css.rstrip(), "    ")
+
+
+def _chips(labels: Sequence[LabelValue], keys: Sequence[str], colour: Sequence[str]) -> str:
+    return "\n".join(
+        "          "
+        + f"<Label value={quoteattr(label.value)} background={quoteattr(background)} "
+        + f"hotkey={quoteattr(key)}"
+        + (f" predicted_values={quoteattr(', '.join(label.aliases))}" if label.aliases else "")
+        + "/>"
+        for label, key, background in zip(labels, keys, colour, strict=True)
+    )
+
+
+def _lines(texts: Sequence[str]) -> int:
+    """Returns about how many lines the labels take on a small screen."""
+    width = sum(_CHIP_PX + _CHARACTER_PX * len(text) for text in texts)
+    return max(1, -(-width // _LINE_WIDTH_PX))
+
+
+def _check(labels: Sequence[LabelValue]) -> None:
+    if not 1 <= len(labels) <= MAX_LABELS:
+        raise SettingsError(f"labels: expected 1 to {MAX_LABELS} names, got {len(labels)}")
+    seen = set[str]()
+    for text in (text for label in labels for text in (label.value, *label.aliases)):
+        if not text.strip() or len(text) > MAX_LABEL_CHARS or not text.isprintable():
+            raise SettingsError(
+                f"labels: expected names of 1 to {MAX_LABEL_CHARS} printable characters, "
+                f"got {text[:MAX_LABEL_CHARS]!r}"
+            )
+        if text.startswith("$") or "," in text:
+            raise SettingsError(
+                f"labels: expected names without a comma and without $ at the start, got {text!r}"
+            )
+        if text.casefold() in seen:
+            raise SettingsError(f"labels: expected each name once, got {text!r} twice")
+        seen.add(text.casefold())

@@ -1,0 +1,70 @@
+"""What `calico new-project` reads from its options, and what it prints without Label Studio."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from backend.cli import command_tree
+from backend.cli.new_project import parse_labels, read_categories
+from backend.errors import SettingsError
+from backend.label_schema import LabelValue
+from backend.label_studio.label_config import parse_label_config
+
+
+def run(*options: str) -> str:
+    arguments = ["new-project", "--title", "Cars", *options]
+    result = CliRunner().invoke(command_tree(arguments), arguments)
+    if isinstance(result.exception, SettingsError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_names_and_their_other_words() -> None:
+    assert parse_labels("seat, leg=foot|paw ,,") == (
+        LabelValue("seat"),
+        LabelValue("leg", ("foot", "paw")),
+    )
+
+
+def test_categories_of_a_coco_file(tmp_path: Path) -> None:
+    path = tmp_path / "coco.json"
+    names = ["wheel", "door", "wheel", "seat, rear"]
+    path.write_text(json.dumps({"images": [], "categories": [{"id": 1, "name": n} for n in names]}))
+    assert [label.value for label in read_categories(path)] == ["wheel", "door", "seat  rear"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read"), ("[]", "is not COCO"), ('{"categories": [{}]}', "is not COCO")],
+)
+def test_another_file_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingsError, match=f"--labels-from: .*{message}"):
+        read_categories(path)
+
+
+def test_a_dry_run_prints_the_config_and_a_line_of_json() -> None:
+    config, _, last = run("--labels", "wheel,door", "--dry-run").strip().rpartition("\n")
+    schema = parse_label_config(config)
+    assert schema.name is not None
+    assert [label.value for label in schema.name.values] == ["wheel", "door"]
+    assert json.loads(last) == {"title": "Cars", "labels": 2, "dry_run": True}
+
+
+@pytest.mark.parametrize("options", [(), ("--open", "--labels", "a")])
+def test_one_source_of_names_is_expected(options: tuple[str, ...]) -> None:
+    with pytest.raises(SettingsError, match="expected one of the three"):
+        run(*options)
+
+
+def test_without_an_address_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
+    with pytest.raises(SettingsError, match="LABEL_STUDIO_URL: not set; or give --url"):
+        run("--open")
