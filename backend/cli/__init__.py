@@ -49,6 +49,7 @@ COMMANDS = (
         "backend.cli.corrections:corrections",
         "Show and export what annotators changed.",
     ),
+    Command(("export",), "backend.cli.export:export", "Export all annotations as a data set."),
     Command(("trainer",), "backend.cli.trainer:trainer", "Learn from corrections."),
     Command(
         ("train-now",), "backend.cli.training_status:train_now", "Have a project trained at once."
