@@ -7,7 +7,7 @@ against their image and kept as run lengths.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -65,6 +65,13 @@ def config_labels(schema: LabelSchema) -> tuple[str, ...]:
     return () if schema.kind is None else tuple(dict.fromkeys(schema.kind.values.values()))
 
 
+def ordered_labels(schema: LabelSchema, used: Collection[str]) -> tuple[str, ...]:
+    """Returns all labels of a config, then by alphabet those that regions have beside them."""
+    configured = config_labels(schema)
+    others = sorted(set(used) - set(configured), key=lambda label: (label.casefold(), label))
+    return (*configured, *others)
+
+
 def labels_of(region: Region, schema: LabelSchema) -> tuple[str, ...]:
     """Returns the labels under which a region is exported, () without any."""
     if schema.name is not None or schema.kind is None or region.kind is None:
@@ -118,10 +125,9 @@ class Gatherer:
     def data_set(self, title: str) -> DataSet:
         """Returns what was collected, under the title of the project."""
         used = {label for instance in self._instances for label in instance.labels}
-        configured = config_labels(self._schema)
         return DataSet(
             title=title,
-            labels=(*configured, *sorted(used - set(configured))),
+            labels=ordered_labels(self._schema, used),
             images=tuple(self._by_key.values()),
             instances=tuple(self._instances),
             groups=tuple(self._groups),
@@ -157,7 +163,10 @@ class Gatherer:
         for region in annotation.regions:
             self._add_region(task, region, images, annotation, parts.get(region.id))
         for unread in annotation.unread:
-            self._note_unread(unread, images)
+            _note_unread(unread, images)
+        # A drawing on an image that the config lost is reported for each image of the task.
+        count = len({unread.id for unread in annotation.unread})
+        self._left_out.update({LeftOut.UNREADABLE: count} if count else {})
 
     def _add_prediction(
         self, task: Task, prediction: StoredPrediction, images: Sequence[ExportedImage | None]
@@ -222,15 +231,15 @@ class Gatherer:
             return None
         return encode_mask(mask)
 
-    def _note_unread(self, unread: UnreadRegion, images: Sequence[ExportedImage | None]) -> None:
-        """Counts a drawing that is no mask, and notes its label beside the image."""
-        image = images[unread.image_index] if unread.image_index < len(images) else None
-        if image is not None:
-            image.unknown.add(unread.label or "")
-            self._left_out[LeftOut.UNREADABLE] += 1
-
     def _fail(self, task: Task, image: str | None, reason: str) -> None:
         self._failures.append(Failure(_id(task), image, reason))
+
+
+def _note_unread(unread: UnreadRegion, images: Sequence[ExportedImage | None]) -> None:
+    """Notes the label of a drawing that is no mask beside its image."""
+    image = images[unread.image_index] if unread.image_index < len(images) else None
+    if image is not None:
+        image.unknown.add(unread.label or "")
 
 
 def _linked(pairs: Iterable[tuple[str, str]], prefix: str) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -211,8 +210,5 @@ def _link(original: Path, path: Path) -> None:
 def _write_whole(path: Path, content: bytes) -> None:
     """Writes a file that is complete as soon as it has its name."""
     staged = path.with_name(f".{path.name}")
-    with staged.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    staged.write_bytes(content)
     staged.replace(path)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from backend.export.data_set import LeftOut
-from backend.export.gathering import Choice, chosen, config_labels, labels_of
+from backend.export.gathering import Choice, chosen, labels_of, ordered_labels
 from backend.label_schema import LabelSchema
 from backend.label_studio.stored_tasks import StoredTask
 from backend.types import StoredPrediction
@@ -54,12 +54,10 @@ class Preview:
                 self.regions += bool(labels)
                 if not labels:
                     self.left_out[LeftOut.WITHOUT_LABEL] += 1
-            unread = sum(len(one.unread) for one in annotations)
+            unread = sum(len({drawing.id for drawing in one.unread}) for one in annotations)
             if unread:
                 self.left_out[LeftOut.UNREADABLE] += unread
 
     def label_counts(self) -> dict[str, int]:
         """Returns the number of regions of each label, in the order of an export."""
-        configured = config_labels(self.schema)
-        labels = (*configured, *sorted(set(self.labels) - set(configured)))
-        return {label: self.labels[label] for label in labels}
+        return {label: self.labels[label] for label in ordered_labels(self.schema, self.labels)}

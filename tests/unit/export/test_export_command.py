@@ -13,8 +13,9 @@ from backend.errors import SettingsError
 from backend.export.staging import partial_folder
 from calico_model.data.groups import read_groups
 from calico_model.types import RegionKind
+from research.label_studio.sample import REPEATER_CONFIG
 from tests.unit.export.fake_studio import SIZE, FakeStudio, config, drawn, png
-from tests.unit.learning.annotated import box
+from tests.unit.learning.annotated import box, results
 
 # pycocotools decodes masks in a way that numpy will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -230,6 +231,41 @@ def test_linked_images_are_the_originals_and_turned_ones_are_rewritten(
         assert (rewritten.format, rewritten.size) == ("JPEG", (SIZE[1], SIZE[0]))
         assert rewritten.getexif().get(0x0112, 1) == 1
     assert (summary["linked_images"], summary["rewritten_images"]) == (1, 1)
+
+
+def test_drawings_that_are_no_masks_are_counted_and_noted(studio, tmp_path, monkeypatch):
+    point = drawn("k", LEFT, "saddle")[0] | {"type": "keypoint", "value": {"x": 1, "y": 1}}
+    broken = drawn("r", LEFT, "saddle")
+    broken[0] = broken[0] | {"value": {"format": "rle", "rle": [1, 2, 3]}}
+    lost = drawn("l", LEFT, "bike", image=0)
+    lost[0] = lost[0] | {"to_name": "another tag"}
+    studio.tasks[2]["annotations"].clear()
+    studio.annotate(2, [point, *drawn("k", LEFT, "saddle")[1:], *broken, *lost[:1]])
+    summary = studio.exported(monkeypatch, "coco", tmp_path / "out")
+    assert summary["left_out"]["unreadable"] == 3
+    coco, _ = coco_of(tmp_path / "out")
+    assert "saddle" in coco.imgs[1]["unknown"]
+
+
+def test_open_names_are_categories_by_alphabet_and_kinds_stand_in_for_names(
+    studio, tmp_path, monkeypatch
+):
+    studio.label_config = REPEATER_CONFIG
+    for task, pair in ((1, ("rim", "Lid")), (2, ("Lid", "arm"))):
+        studio.tasks[task]["annotations"].clear()
+        found = results(("a", LEFT, pair[0]), ("b", RIGHT, pair[1], "common_object"))
+        studio.annotate(task, found)
+    studio.exported(monkeypatch, "coco", tmp_path / "names")
+    coco, _ = coco_of(tmp_path / "names")
+    assert [category["name"] for category in coco.cats.values()] == ["arm", "Lid", "rim"]
+    studio.exported(monkeypatch, "mixedparts", tmp_path / "records")
+    assert len(read_groups(tmp_path / "records")) >= 2
+    text = next(line for line in REPEATER_CONFIG.splitlines() if "TextArea" in line)
+    studio.label_config = REPEATER_CONFIG.replace(text, "")
+    summary = studio.exported(monkeypatch, "coco", tmp_path / "kinds")
+    # The second task shows the same picture with the same masks, which count once.
+    kinds = {"common_object": 1, "common_part": 1, "unique_part": 0}
+    assert summary["labels"] == kinds
 
 
 def test_a_dry_run_counts_and_writes_nothing(studio, tmp_path, monkeypatch):
