@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from backend.cli.export_report import (
+    GROUPS_FILE,
+    SUMMARY_FILE,
+    groups_of,
+    show_failures,
+    show_summary,
+    summary_of,
+)
 from backend.cli.progress import progress_bar
 from backend.errors import LabelStudioError, SettingsError
 from backend.export.coco import write_coco
@@ -39,10 +45,6 @@ from backend.label_studio.stored_tasks import (
 from backend.serving.studio import connect_client, image_source
 from backend.settings import Settings, load_settings
 from backend.types import StoredPrediction
-
-GROUPS_FILE = "groups.json"
-SUMMARY_FILE = "export.json"
-_MOST_SHOWN = 10
 
 
 class Format(StrEnum):
@@ -137,11 +139,11 @@ def export(
                 data = _gathered(source, store, annotations)
                 counts = _written(folder, data, kind, schema, polygons=polygons, val=val)
                 store.finish()
-                summary = head | _summary(data, store) | counts
-                write_file(folder / GROUPS_FILE, json.dumps(_groups(data), indent=1).encode())
+                summary = head | summary_of(data, store) | counts
+                write_file(folder / GROUPS_FILE, json.dumps(groups_of(data), indent=1).encode())
                 write_file(folder / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
-            _show_failures(data)
-    _show_labels(summary)
+            show_failures(data)
+    show_summary(summary)
     typer.echo(json.dumps(summary))
 
 
@@ -206,27 +208,6 @@ def _written(
         return write_mixedparts(folder, data, vocabulary=vocabulary, on_progress=show)
 
 
-def _summary(data: DataSet, store: ImageStore) -> dict[str, object]:
-    return {
-        "tasks": len(data.groups),
-        "skipped": data.skipped,
-        "unannotated": data.unannotated,
-        "images": len(data.images),
-        "reused_images": store.reused,
-        "linked_images": store.linked,
-        "rewritten_images": store.rewritten,
-        "regions": sum(not instance.is_repeat for instance in data.instances),
-        "unreviewed": sum(not instance.is_reviewed for instance in data.instances),
-        "repeated": sum(instance.is_repeat for instance in data.instances),
-        "labels": data.label_counts(),
-        "left_out": dict(data.left_out),
-        "failed": [
-            {"task": failure.task_id, "image": failure.image, "reason": failure.reason}
-            for failure in data.failures
-        ],
-    }
-
-
 def _previewed(source: _Source, choice: Choice) -> dict[str, object]:
     preview = Preview(source.schema, choice)
     ids = task_ids(source.client, source.project.id)
@@ -244,40 +225,3 @@ def _previewed(source: _Source, choice: Choice) -> dict[str, object]:
         "left_out": dict(preview.left_out),
         "failed_tasks": preview.failed,
     }
-
-
-def _groups(data: DataSet) -> list[dict[str, object]]:
-    """Returns the content of groups.json: the images of each task, null for one that is missing."""
-    names = {image.id: image.file_name for image in data.images}
-    return [
-        {
-            "task": group.task_id,
-            "annotations": list(group.annotation_ids),
-            "images": [None if number is None else names[number] for number in group.image_ids],
-        }
-        for group in data.groups
-    ]
-
-
-def _show_failures(data: DataSet) -> None:
-    for failure in data.failures[:_MOST_SHOWN]:
-        image = "" if failure.image is None else f" ({failure.image})"
-        typer.secho(f"left out: {failure.reason}{image}", fg="yellow", err=True)
-    if len(data.failures) > _MOST_SHOWN:
-        more = len(data.failures) - _MOST_SHOWN
-        typer.secho(f"and {more} more; all are in {SUMMARY_FILE}", fg="yellow", err=True)
-
-
-def _show_labels(summary: dict[str, object]) -> None:
-    labels = summary["labels"]
-    assert isinstance(labels, dict)
-    table = Table(box=None)
-    table.add_column("label")
-    table.add_column("regions", justify="right")
-    for label, count in labels.items():
-        table.add_row(str(label), str(count))
-    Console().print(table)
-    typer.echo(
-        f"{summary['regions']} regions on {summary['images']} images of {summary['tasks']} tasks"
-        + (" would be exported" if "dry_run" in summary else f" are in {summary['to']}")
-    )
