@@ -19,7 +19,7 @@ from calico_model.data.records import IMAGES_FOLDER
 
 def partial_folder(target: Path) -> Path:
     """Returns where an export stands until it is complete."""
-    target = target.absolute()
+    target = target.resolve()
     return target.with_name(f".{target.name}.partial")
 
 
@@ -29,7 +29,7 @@ def check_target(target: Path) -> None:
     Raises:
         SettingsError: a file, or a folder that is not empty.
     """
-    if not target.absolute().name or (
+    if not target.resolve().name or (
         target.exists() and (not target.is_dir() or any(target.iterdir()))
     ):
         raise SettingsError(f"--to: expected a new or empty folder, got {target}")
@@ -64,7 +64,7 @@ def staged(target: Path) -> Iterator[Path]:
                 shutil.rmtree(folder)  # nothing that is worth keeping
             lock_path.unlink()
             raise
-        folder.replace(target.absolute())
+        folder.replace(target.resolve())
         lock_path.unlink()
 
 

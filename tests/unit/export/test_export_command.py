@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from backend.errors import SettingsError
-from backend.export.staging import partial_folder
+from backend.export.staging import partial_folder, staged
 from calico_model.data.groups import read_groups
 from calico_model.types import RegionKind
 from research.label_studio.sample import REPEATER_CONFIG
@@ -278,6 +278,20 @@ def test_a_dry_run_counts_and_writes_nothing(studio, tmp_path, monkeypatch):
     )
     assert studio.fetched == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_is_filled_and_two_exports_into_one_are_refused(
+    studio, tmp_path, monkeypatch
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    with staged(tmp_path / "empty") as folder:
+        (folder / "images").mkdir()
+        with pytest.raises(SettingsError, match="another export writes to"):
+            studio.exported(monkeypatch, "coco", tmp_path / "empty")
+    (tmp_path / "empty" / "images").rmdir()
+    studio.exported(monkeypatch, "coco", tmp_path / "link")
+    assert (tmp_path / "empty" / "annotations.json").is_file()
 
 
 def test_bad_input_is_one_sentence(studio, tmp_path, monkeypatch):
