@@ -132,10 +132,12 @@ def export(
         if dry_run:
             summary = head | _previewed(source, annotations) | {"dry_run": True}
         else:
-            with staged(to) as folder, _told_how_to_go_on():
-                store = ImageStore(
-                    folder, image_source(settings, client), images, origin=client.url
-                )
+            with (
+                staged(to) as folder,
+                _told_how_to_go_on(),
+                closing(image_source(settings, client)) as fetcher,
+            ):
+                store = ImageStore(folder, fetcher, images, origin=client.url)
                 data = _gathered(source, store, annotations)
                 counts = _written(folder, data, kind, schema, polygons=polygons, val=val)
                 store.finish()

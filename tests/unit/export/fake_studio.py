@@ -117,6 +117,9 @@ class FakeStudio:
         self.fetched.append(url)
         return self.files[url], read_rgb(self.files[url])
 
+    def close(self):
+        pass
+
     def local_path(self, url):
         path = None if self.folder is None else self.folder / url.rpartition("/")[2]
         return path if path is not None and path.is_file() else None
