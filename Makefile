@@ -21,7 +21,7 @@ stop:  ## stop what `make demo` started
 	@$(BIN)/calico demo --stop
 
 test: lint  ## what must hold of the product: style, types and its tests
-	@$(PYTHON) tools/install.py --chromium
+	@$(PYTHON) tools/install.py --chromium --readers
 	$(BIN)/python -m pytest
 
 test-research: install  ## the tests of the measurements in research/

@@ -25,6 +25,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 16_384
 
+_PLAIN_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_PLAIN_MODES = frozenset({"RGB", "RGBA", "L", "LA", "P", "1"})
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
 _BAND_PIXELS = 1024 * 1024
 _Pixels = Callable[[RgbImage], RgbImage]
 
@@ -100,6 +104,27 @@ def read_size(source: bytes) -> tuple[int, int] | None:
         with Image.open(io.BytesIO(source), formats=FORMATS) as image:
             return image.height, image.width
     except _DECODE_ERRORS:  # an unknown format is an OSError
+        return None
+
+
+def plain_format(source: bytes) -> str | None:
+    """Returns the format of a file that every reader shows alike: JPEG, PNG, WEBP or BMP.
+
+    None if readers may differ: EXIF turns it, it is animated, has 16 bits or CMYK, has another
+    format, or lacks its end.
+    """
+    try:
+        with Image.open(io.BytesIO(source), formats=_PLAIN_FORMATS) as image:
+            # Phones append further pictures to a JPEG; everybody shows the first.
+            name = "JPEG" if image.format == "MPO" else image.format or ""
+            is_plain = image.mode in _PLAIN_MODES
+            is_animated = name != "JPEG" and getattr(image, "n_frames", 1) > 1
+            if not is_plain or is_animated or _turn_of(image) is not None:
+                return None
+            if name not in _ENDS or not source.endswith(_ENDS[name]):
+                image.load()  # other bytes may follow a whole picture
+            return name or None
+    except _DECODE_ERRORS:
         return None
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 CONSTRAINTS = ROOT / "constraints.txt"
+ULTRALYTICS_REQUIREMENT = ROOT / "tools" / "requirements-ultralytics.txt"
 LABEL_STUDIO_CONSTRAINTS = ROOT / "tools" / "constraints-label-studio.txt"
 COMPLETE = ".complete"
 CHROMIUM_PACKAGES = ("chromium", "fonts-dejavu-core")
@@ -38,6 +39,7 @@ def main() -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--chromium", action="store_true", help="also see to a browser for tests")
+    parser.add_argument("--readers", action="store_true", help="also ultralytics, for tests")
     parser.add_argument("--lock", action="store_true", help="renew constraints.txt and stop")
     arguments = parser.parse_args()
     try:
@@ -48,6 +50,8 @@ def main() -> int:
         install()
         if arguments.chromium:
             install_chromium()
+        if arguments.readers:
+            install_ultralytics(cache_folder())
     except InstallError as error:
         say(f"error: {error}")
         return 1
@@ -180,6 +184,19 @@ def install_chromium() -> None:
     run(["apt-get", "update", "-qq"], env=environment)
     command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *CHROMIUM_PACKAGES]
     run(command, env=environment)
+
+
+def install_ultralytics(cache: Path) -> None:
+    """Offers ultralytics, without the libraries it asks for, as `.venv/ultralytics`."""
+    folder = cache / f"ultralytics-{lock_hash(ULTRALYTICS_REQUIREMENT.read_text())}"
+    with locked(folder), building(folder, "ultralytics (for tests)") as missing:
+        if missing:
+            options = ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
+            command = [sys.executable, "-m", "pip", "install", "-q", *options]
+            run([*command, "--target", str(folder), "-r", str(ULTRALYTICS_REQUIREMENT)])
+    link = VENV / "ultralytics"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder)
 
 
 def write_lock() -> None:

@@ -96,6 +96,7 @@ COMMANDS = (
         "backend.cli.corrections:corrections",
         "Show and export what annotators changed.",
     ),
+    Command(("export",), "backend.cli.export:export", "Export all annotations as a data set."),
     Command(
         ("trainer",),
         "backend.cli.trainer:trainer",

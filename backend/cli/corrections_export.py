@@ -10,82 +10,23 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from backend.errors import InvalidRleError, MediaError, SettingsError
+from backend.export.document import Document, group_records, write_file, write_record_files
 from backend.learning.correction import Correction
 from backend.learning.supervision import true_parts, written_label
 from backend.types import Region, Task
-from calico_model.data.records import (
-    ANNOTATIONS_FILE,
-    IMAGES_FOLDER,
-    RECORDS_FILE,
-    CocoAnnotation,
-    CocoCategory,
-    CocoDocument,
-    CocoImage,
-    CommonObject,
-    CommonPart,
-    ComparedPair,
-    Record,
-    Rle,
-    UniqueParts,
-    encode_mask,
-)
-from calico_model.types import BoolMask, ImageGroup, PartMask, RegionKind
+from calico_model.data.records import IMAGES_FOLDER, Record
+from calico_model.types import BoolMask, ImageGroup, RegionKind
 
 _log = logging.getLogger(__name__)
 _Fetch = Callable[[Task], ImageGroup]
-_DATASET = "corrections"
-_UNNAMED_OBJECT = "object"  # name of the compared object if no annotator named it
-
-
-@dataclass
-class _Document:
-    """The three lists of a COCO file, numbered from 1."""
-
-    images: list[CocoImage] = field(default_factory=list)
-    annotations: list[CocoAnnotation] = field(default_factory=list)
-    categories: dict[str, CocoCategory] = field(default_factory=dict)
-    extras: list[dict[str, object]] = field(default_factory=list)
-
-    def add_image(self, name: str, size_hw: tuple[int, int]) -> int:
-        """Returns the image's id."""
-        self.images.append(CocoImage(len(self.images) + 1, name, size_hw[1], size_hw[0]))
-        return len(self.images)
-
-    def add_mask(
-        self, image_id: int, name: str, mask: BoolMask, supercategory: str, **extra: object
-    ) -> int:
-        """Returns the annotation's id."""
-        number = len(self.categories) + 1
-        category = self.categories.setdefault(name, CocoCategory(number, name, supercategory))
-        rle = encode_mask(mask)
-        annotation = CocoAnnotation(
-            id=len(self.annotations) + 1,
-            image_id=image_id,
-            category_id=category.id,
-            segmentation=rle,
-            area=float(np.count_nonzero(mask)),
-            bbox=_box(rle),
-        )
-        self.annotations.append(annotation)
-        self.extras.append(extra)
-        return annotation.id
-
-    @property
-    def coco(self) -> CocoDocument:
-        """Returns the document in the form of calico_model.data.records."""
-        return CocoDocument(
-            tuple(self.images), tuple(self.annotations), tuple(self.categories.values())
-        )
 
 
 @dataclass
@@ -157,7 +98,7 @@ def write_coco(
     Returns:
         The number of written tasks.
     """
-    document, pictures, done = _Document(), _Pictures(), 0
+    document, pictures, done = Document(), _Pictures(), 0
     for done, correction in enumerate(corrections, start=1):
         task = correction.task
         sizes = _known_sizes(correction)
@@ -190,7 +131,7 @@ def write_coco(
         annotation |= extra
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{os.getpid()}")
-    _write(staged, msgspec.json.encode(content))
+    write_file(staged, msgspec.json.encode(content))
     staged.replace(path)
     return done
 
@@ -262,14 +203,13 @@ def write_records(
     staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         (staged / IMAGES_FOLDER).mkdir()
-        document, records, written = _Document(), list[Record](), 0
+        document, records, written = Document(), list[Record](), 0
         for done, correction in enumerate(corrections, start=1):
             group_records = _group_records(staged / IMAGES_FOLDER, document, correction, fetch)
             records += group_records
             written += bool(group_records)
             on_progress(done)
-        _write(staged / ANNOTATIONS_FILE, msgspec.json.encode(document.coco))
-        _write(staged / RECORDS_FILE, msgspec.json.encode(records))
+        write_record_files(staged, document, records)
         staged.chmod(0o755)
         staged.replace(folder)
     except BaseException:
@@ -288,7 +228,7 @@ def _mask_of(region: Region) -> BoolMask | None:
 
 def _group_records(
     images: Path,
-    document: _Document,
+    document: Document,
     correction: Correction,
     fetch: _Fetch,
 ) -> list[Record]:
@@ -314,84 +254,4 @@ def _group_records(
         name = f"{task.project_id}_{task.id}_{index}.png"
         Image.fromarray(group.images[index]).save(images / name)
         ids[index] = document.add_image(name, group.sizes_hw[index])
-    return _records(document, fitting, ids)
-
-
-def _records(document: _Document, parts: Sequence[PartMask], ids: dict[int, int]) -> list[Record]:
-    """Returns object and part records.
-
-    The format requires a name in every image of its record, so a record holds only the images that
-    show the name.
-    """
-    places: dict[tuple[RegionKind, str], dict[int, int]] = {}
-    for part in parts:
-        is_object = part.kind is RegionKind.COMMON_OBJECT
-        mask_id = document.add_mask(
-            ids[part.image_index], part.label, part.mask, "object" if is_object else "part"
-        )
-        places.setdefault((part.kind, part.label), {})[part.image_index] = mask_id
-    records = []
-    common: dict[tuple[int, ...], list[tuple[str, dict[int, int]]]] = {}
-    objects: dict[int, tuple[str, int]] = {}
-    for (kind, label), mask_ids in places.items():
-        where = tuple(sorted(mask_ids))
-        if kind is RegionKind.COMMON_OBJECT:
-            shared = CommonObject(label, tuple((mask_ids[n],) for n in where))
-            records.append(Record(_DATASET, tuple(ids[n] for n in where), True, common=(shared,)))
-            for n in where:
-                objects.setdefault(n, (label, mask_ids[n]))
-        elif kind is RegionKind.COMMON_PART:
-            common.setdefault(where, []).append((label, mask_ids))
-    parted = [part for part in parts if part.kind is not RegionKind.COMMON_OBJECT]
-    everywhere = tuple(sorted({part.image_index for part in parted}))
-    for index in everywhere:
-        if index not in objects:
-            masks = [part.mask for part in parted if part.image_index == index]
-            whole = np.logical_or.reduce(masks)
-            mask_id = document.add_mask(ids[index], _UNNAMED_OBJECT, whole, "object")
-            objects[index] = (_UNNAMED_OBJECT, mask_id)
-    unique = _unique(places, everywhere)
-    for where in sorted({*common, *([everywhere] if unique else [])}):
-        pair = ComparedPair(
-            cats=tuple(objects[n][0] for n in where),
-            ann_ids=tuple((objects[n][1],) for n in where),
-            common=tuple(
-                CommonPart(label, tuple((mask_ids[n],) for n in where))
-                for label, mask_ids in common.get(where, [])
-            ),
-            unique=unique if where == everywhere else None,
-        )
-        records.append(Record(_DATASET, tuple(ids[n] for n in where), False, pairs=(pair,)))
-    return records
-
-
-def _unique(
-    places: dict[tuple[RegionKind, str], dict[int, int]], everywhere: tuple[int, ...]
-) -> UniqueParts | None:
-    """Returns the unique parts of each image; None without any."""
-    per_image = [
-        [
-            (label, mask_ids[index])
-            for (kind, label), mask_ids in places.items()
-            if kind is RegionKind.UNIQUE_PART and index in mask_ids
-        ]
-        for index in everywhere
-    ]
-    if not any(per_image):
-        return None
-    return UniqueParts(
-        part_cats=tuple(tuple(label for label, _ in parts) for parts in per_image),
-        part_ann_ids=tuple(tuple((mask,) for _, mask in parts) for parts in per_image),
-    )
-
-
-def _box(rle: Rle) -> tuple[float, ...]:
-    counts = rle.counts.encode() if isinstance(rle.counts, str) else rle.counts
-    return tuple(float(side) for side in coco_mask.toBbox({"size": rle.size, "counts": counts}))
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    return group_records(document, fitting, ids)

@@ -130,8 +130,36 @@ class MediaFetcher:
         Raises:
             MediaError: the image cannot be used.
         """
+        return self._fetch(url, field, task_id, used_pixels)[1]
+
+    def fetch_file(
+        self, url: str, *, field: str = "url", task_id: int | None = None
+    ) -> tuple[bytes, RgbImage]:
+        """Fetches one image; returns the bytes of its file, and its pixels as `fetch` does.
+
+        Raises:
+            MediaError: the image cannot be used.
+        """
+        return self._fetch(url, field, task_id, 0)
+
+    def local_path(self, url: str) -> Path | None:
+        """Returns the file of an image in the shared folder; None for any other address."""
+        path = self._below_prefix(url) or url
+        if url.startswith(("http://", "https://")):
+            path = self._below_base(self._routed(url)) or ""
+        if self._root is None or not path.startswith(_LOCAL_FILES):
+            return None
         try:
-            return decode_image(self._read(url, task_id), self._limits, used_pixels=used_pixels)
+            return self._local_file(path, self._root)
+        except MediaError:
+            return None
+
+    def _fetch(
+        self, url: str, field: str, task_id: int | None, used_pixels: int
+    ) -> tuple[bytes, RgbImage]:
+        try:
+            content = self._read(url, task_id)
+            return content, decode_image(content, self._limits, used_pixels=used_pixels)
         except InvalidImageError as error:
             raise UnreadableMediaError(str(error).removeprefix("image: "), field=field) from error
         except LabelStudioError as error:
@@ -217,7 +245,16 @@ class MediaFetcher:
         return self._base + path
 
     def _read_local(self, url: str, root: Path) -> bytes:
-        """Returns the bytes of a file in the shared folder; links that lead out are refused."""
+        """Returns the bytes of a file in the shared folder."""
+        with self._local_file(url, root).open("rb") as file:
+            data = file.read(self._limits.max_bytes + 1)
+        if len(data) > self._limits.max_bytes:
+            raise self._limits.too_large()
+        return data
+
+    @staticmethod
+    def _local_file(url: str, root: Path) -> Path:
+        """Returns a file in the shared folder; links that lead out are refused."""
         relative = parse_qs(urlsplit(url).query).get("d", [""])[0]
         try:
             path = (root / relative.lstrip("/")).resolve(strict=True)
@@ -227,11 +264,7 @@ class MediaFetcher:
             raise ForbiddenAddressError(
                 f"expected a file inside the folder, got {relative[:200]!r}"
             )
-        with path.open("rb") as file:
-            data = file.read(self._limits.max_bytes + 1)
-        if len(data) > self._limits.max_bytes:
-            raise self._limits.too_large()
-        return data
+        return path
 
     def _download(self, url: str) -> bytes:
         deadline = time.monotonic() + self._limits.timeout_s

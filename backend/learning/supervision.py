@@ -15,7 +15,7 @@ teaches each of them. Pure: values in, values out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,25 +77,39 @@ def training_targets(correction: Correction) -> tuple[TrainingTarget, ...]:
 
 
 def true_parts(correction: Correction) -> tuple[PartMask, ...]:
-    """Returns the annotated regions as the truth of a group.
+    """Returns the annotated regions as the truth of a group; see `merge_regions`."""
+    regions = [outcome.after for outcome in correction.outcomes if outcome.after is not None]
+    return merge_regions(regions, correction.vocabulary, correction.unknown)
+
+
+def merge_regions(
+    regions: Sequence[Region],
+    vocabulary: Vocabulary | None,
+    unknown: Iterable[tuple[int, str | None]],
+) -> tuple[PartMask, ...]:
+    """Returns drawn regions as the truth of a group.
 
     Regions of one kind and name in an image are merged into one mask. A common name that is in one
     image only is a unique part there; a region without kind is common if its name is in several
     images. Left out are regions without a name, masks that cannot be decoded, and names that an
     unreadable region of the same image also has.
 
+    Args:
+        regions: of one annotation.
+        vocabulary: the labels that regions may have; None where any text may be written.
+        unknown: (image index, name) of drawn regions that cannot be read as a mask; None stands
+            for any name.
+
     Returns:
         Per image at most one mask of each kind and name; `part_id` is equal for a common name. The
         labels are normal forms; `written_label` returns the project's spelling.
     """
-    unknown = _unknown(correction)
+    not_known = _normal_places(unknown, vocabulary)
     kept = [
-        (name, region)
-        for outcome in correction.outcomes
-        if outcome.after is not None
-        for region in _per_name(outcome.after)
-        if (name := region_name(region, correction.vocabulary))
-        and (region.image_index, name) not in unknown
+        (name, named)
+        for region in regions
+        for named in _per_name(region)
+        if (name := region_name(named, vocabulary)) and (named.image_index, name) not in not_known
     ]
     images: dict[tuple[RegionKind | None, str], set[int]] = {}
     for name, region in kept:
@@ -104,7 +118,7 @@ def true_parts(correction: Correction) -> tuple[PartMask, ...]:
     for name, region in kept:
         kind = _settled(region.kind, len(images[region.kind, name]))
         merged.setdefault((region.image_index, kind, name), []).append(region)
-    parts = (_part(place, regions) for place, regions in merged.items())
+    parts = (_part(place, some) for place, some in merged.items())
     return tuple(part for part in parts if part is not None)
 
 
@@ -160,10 +174,16 @@ def _per_name(region: Region) -> list[Region]:
 
 
 def _unknown(correction: Correction) -> set[tuple[int, str]]:
+    return _normal_places(correction.unknown, correction.vocabulary)
+
+
+def _normal_places(
+    places: Iterable[tuple[int, str | None]], vocabulary: Vocabulary | None
+) -> set[tuple[int, str]]:
     """(image index, name) pairs of which is unknown whether they are there; _ANY is every name."""
     return {
-        (image_index, _ANY if label is None else name_of(label, correction.vocabulary))
-        for image_index, label in correction.unknown
+        (image_index, _ANY if label is None else name_of(label, vocabulary))
+        for image_index, label in places
     }
 
 

@@ -65,6 +65,12 @@ def test_label_studio_is_the_tested_version() -> None:
     assert "label-studio==1.23.2" in (ROOT / "tools" / "constraints-label-studio.txt").read_text()
 
 
+def test_ultralytics_is_one_file_of_a_known_hash(installer: ModuleType) -> None:
+    lines = installer.ULTRALYTICS_REQUIREMENT.read_text().splitlines()
+    (pin,) = [line for line in lines if line[:1] != "#"]
+    assert re.fullmatch(r"ultralytics==[\d.]+ --hash=sha256:[0-9a-f]{64}", pin)
+
+
 def test_a_finished_folder_is_not_built_again(installer: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "env"
     with installer.building(folder, "it") as first:

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from calico_model.errors import InvalidImageError
-from calico_model.picture import read_rgb, read_size
+from calico_model.picture import plain_format, read_rgb, read_size
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -317,3 +317,28 @@ def test_the_size_is_read_from_the_header() -> None:
     assert read_size(png_header(5000, 4000)) == (4000, 5000)
     for broken in (b"", b"no picture", encode(gradient())[:20]):
         assert read_size(broken) is None
+
+
+def test_a_plain_file_is_one_that_every_reader_shows_alike() -> None:
+    turn = Image.Exif()
+    turn[0x0112] = 6
+    upright = Image.Exif()
+    upright[0x0112] = 1
+    first = gradient()
+    assert plain_format(encode(first)) == "PNG"
+    assert plain_format(encode(first, "JPEG", exif=upright)) == "JPEG"
+    assert plain_format(encode(first, "JPEG") + b"more of a phone") == "JPEG"
+    assert plain_format(encode(first, "WEBP", lossless=True)) == "WEBP"
+    assert plain_format(encode(first.convert("L"), "BMP")) == "BMP"
+    differing = {
+        "turned": encode(first, "JPEG", exif=turn),
+        "cmyk": encode(first.convert("CMYK"), "JPEG"),
+        "16 bits": encode(Image.fromarray(np.zeros((4, 4), np.uint16))),
+        "animated": encode(first, "WEBP", save_all=True, append_images=[gradient().rotate(90)]),
+        "other format": encode(first, "TIFF"),
+        "cut off": encode(first, "JPEG")[:-40],
+        "no picture": b"hello",
+    }
+    assert {name: plain_format(data) for name, data in differing.items()} == dict.fromkeys(
+        differing
+    )

@@ -468,6 +468,17 @@ def test_local_file_is_read_from_the_shared_folder(shared_folder):
     assert not web.requests
 
 
+def test_a_local_file_has_a_path_and_others_have_none(shared_folder):
+    media = fetcher(Web(), local_files_root=shared_folder)
+    local = "/data/local-files/?d=in/a%20b.png"
+    assert media.local_path(local) == shared_folder / "in" / "a b.png"
+    assert media.fetch_file(local)[0] == (shared_folder / "in" / "a b.png").read_bytes()
+    others = ("link.png", "gone.png", "../secret.png")
+    urls = (*(f"/data/local-files/?d={path}" for path in others), "/data/upload/1/a.png")
+    assert {media.local_path(url) for url in (*urls, "https://a.example/b.png")} == {None}
+    assert fetcher(Web()).local_path(local) is None
+
+
 @pytest.mark.parametrize(
     "path",
     ["../secret.png", "in/../../secret.png", "link.png", "in", "pipe", "", "%2e%2e/secret.png"],

@@ -219,7 +219,7 @@ def test_a_failed_export_leaves_nothing(data_dir, tmp_path, monkeypatch):
     def fail(*_arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr(corrections_export, "_write", fail)
+    monkeypatch.setattr(corrections_export, "write_record_files", fail)
     with pytest.raises(OSError, match="disk full"):
         run("--data-dir", data_dir, "--export", tmp_path / "set")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
