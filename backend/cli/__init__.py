@@ -42,6 +42,11 @@ COMMANDS = (
     Command(("demo",), "backend.cli.demo:demo", "Label Studio with 12 pre-annotated groups."),
     Command(("serve",), "backend.cli.serve:serve", "Run the ML backend."),
     Command(("connect",), "backend.cli.connect:connect", "Register the backend with a project."),
+    Command(
+        ("import",),
+        "backend.cli.import_photographs:import_photographs",
+        "Import a folder of photographs as groups.",
+    ),
     Command(("doctor",), "backend.cli.doctor:doctor", "Check a live set-up and say what to fix."),
     Command(("predict",), "backend.cli.predict:predict", "Segment the parts of a group of images."),
     Command(

@@ -262,6 +262,14 @@ class LabelStudioClient:
         """
         return self._api.send("GET", path, params=params, may_miss=may_miss)
 
+    def post(self, path: str, content: bytes) -> object:
+        """Returns the decoded answer of any other POST call with a body of JSON.
+
+        Raises:
+            LabelStudioError: refused or not reached.
+        """
+        return self._api.send("POST", path, content=content)
+
     def add_local_storage(self, project_id: int, path: str, *, title: str) -> int:
         """Serves a folder under Label Studio's document root as `/data/local-files/`."""
         body = {"project": project_id, "path": path, "title": title, "use_blob_urls": True}
