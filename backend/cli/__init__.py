@@ -157,6 +157,11 @@ COMMANDS = (
         "Learn from sets of labeled photographs.",
     ),
     Command(
+        ("bench", "import"),
+        "research.bench.import_photographs:bench_import",
+        "Time the import of photographs, and measure how pure groups are.",
+    ),
+    Command(
         ("bench", "fuzz"),
         "research.bench.fuzz:bench_fuzz",
         "Throw broken requests at the backend.",

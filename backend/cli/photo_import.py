@@ -210,7 +210,9 @@ def _coming(
         if place < len(distinct)
     }
     report.near_duplicates += len(again)
-    told += [f"{distinct[place].name} repeats a photograph of the project" for place in again]
+    told += [
+        f"{distinct[place].name} repeats a photograph of the project" for place in sorted(again)
+    ]
     tell_list("photographs are there more than once", told)
     layers = [[one for place, one in enumerate(distinct) if place not in again]]
     if keep_near_duplicates:

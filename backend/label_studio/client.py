@@ -270,6 +270,21 @@ class LabelStudioClient:
         """
         return self._api.send("POST", path, content=content)
 
+    def upload(self, project_id: int, files: Mapping[str, tuple[str, bytes]]) -> tuple[int, ...]:
+        """Stores files without making tasks of them.
+
+        Args:
+            project_id: they belong to it.
+            files: name and content by any distinct keys; at most 100, and 250 MiB together.
+
+        Returns:
+            Ids of the stored files, in order.
+        """
+        path = f"/api/projects/{project_id}/import"
+        params = {"commit_to_project": "false"}
+        answer = self._api.send("POST", path, params=params, files=files)
+        return tuple(convert_answer(_object(answer).get("file_upload_ids"), list[int]))
+
     def add_local_storage(self, project_id: int, path: str, *, title: str) -> int:
         """Serves a folder under Label Studio's document root as `/data/local-files/`."""
         body = {"project": project_id, "path": path, "title": title, "use_blob_urls": True}

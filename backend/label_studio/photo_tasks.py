@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-import httpx
 import msgspec
 
 from backend.errors import LabelStudioError, SettingsError
@@ -20,11 +19,9 @@ from backend.label_schema import ImageLayout, LabelSchema
 from backend.label_studio.client import JsonObject, LabelStudioClient
 from backend.label_studio.connection import convert_answer
 from backend.label_studio.task import parse_task
-from backend.label_studio.web import open_client
 from calico_model.types import MAX_GROUP_SIZE
 
 META_KEY = "calico"
-_UPLOAD_TIMEOUT = httpx.Timeout(300.0, connect=3.0)
 _PLAIN_KEY = re.compile(r"[\w-]+")
 _ROOT = re.compile(r'LOCAL_FILES_DOCUMENT_ROOT\s*=\s*\\?["\']?([^"\'\\]+)')
 _LOCAL_FILES = "/data/local-files/?d="
@@ -138,30 +135,14 @@ def upload(
     Returns:
         Their addresses, in order.
     """
-    form = {f"file{place:03}": file for place, file in enumerate(files)}
-    path = f"/api/projects/{project_id}/import"
-    with open_client(
-        base_url=client.url, timeout=_UPLOAD_TIMEOUT, certificates=client.certificates
-    ) as http:
-        headers = {"Authorization": client.authorization.header()}
-        params = {"commit_to_project": "false"}
-        try:
-            answer = http.post(path, params=params, files=form, headers=headers)
-        except httpx.HTTPError as error:
-            raise LabelStudioError(f"POST {path}: Label Studio: {error}") from error
-    if not answer.is_success:
-        raise LabelStudioError(
-            f"POST {path}: Label Studio answered {answer.status_code}: {answer.text[:300]}"
-        )
-    content = convert_answer(answer.json(), JsonObject)
-    ids = convert_answer(content.get("file_upload_ids"), list[int])
-    stored = client.get(f"/api/projects/{project_id}/file-uploads", params={"ids": str(ids)})
+    ids = client.upload(project_id, {f"file{place}": file for place, file in enumerate(files)})
+    stored = client.get(f"/api/projects/{project_id}/file-uploads", params={"ids": str(list(ids))})
     name_of = {
         convert_answer(one.get("id"), int): str(one.get("file"))
         for one in convert_answer(stored, list[JsonObject])
     }
     if len(ids) != len(files) or not set(ids) <= set(name_of):
-        raise LabelStudioError(f"POST {path}: expected {len(files)} stored files, got {len(ids)}")
+        raise LabelStudioError(f"expected {len(files)} files in Label Studio, found {len(name_of)}")
     return [f"{_prefix(client)}/data/{quote(name_of[one])}" for one in ids]
 
 
