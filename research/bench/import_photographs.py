@@ -58,6 +58,7 @@ def bench_import(
     of each set, and of all sets mixed.
     """
     plan = Plan(Way.SIMILARITY, read_group_size(group_size))
+    figures: Mapping[str, object]
     if sets is not None:
         figures = _measure_sets(sets, plan, folder)
     else:
