@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
 
 import typer
 
 from backend.cli.coco_labels import VERSION, CocoLabels
+from backend.cli.import_plan import LabelsAs, LabelsFile
 from backend.cli.photo_survey import Photograph
 from backend.cli.progress import progress_bar
 from backend.errors import SettingsError
@@ -24,28 +22,6 @@ from backend.label_studio.photo_tasks import (
 
 _LISTED = 20
 _TOP_SCORE = 1.0
-
-
-class LabelsAs(StrEnum):
-    """What existing masks become."""
-
-    ANNOTATIONS = "annotations"
-    PREDICTIONS = "predictions"
-
-
-@dataclass(frozen=True)
-class LabelsFile:
-    """Existing masks.
-
-    Attributes:
-        path: COCO instances.
-        become: what they become.
-        skip_unknown: leave out labels that the config lacks.
-    """
-
-    path: Path
-    become: LabelsAs
-    skip_unknown: bool = False
 
 
 def read_labels(

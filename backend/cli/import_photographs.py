@@ -10,43 +10,33 @@ import re
 import time
 from contextlib import closing
 from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backend.cli.connect import KeyOption, UrlOption, ends_of
+from backend.cli.import_plan import (
+    LabelsAs,
+    LabelsFile,
+    Plan,
+    Way,
+    Wishes,
+    folders_are_groups,
+)
 from backend.cli.labeled_data import read_group_size
 from backend.cli.options import DataDirOption
+from backend.cli.photo_folder import Listing, list_photographs
 from backend.cli.progress import peak_rss_mib
 from backend.errors import SettingsError
 from backend.settings import load_settings
 from calico_model.types import MAX_GROUP_SIZE
 
 if TYPE_CHECKING:
-    from backend.cli.photo_folder import Listing
-    from backend.cli.photo_groups import Plan
     from backend.cli.photo_import import Report, Target
     from backend.label_studio.client import LabelStudioClient
 
 _SIMILAR_SIZES = (2, 4)
-
-
-class GroupBy(StrEnum):
-    """What brings photographs together."""
-
-    FOLDER = "folder"
-    NAME = "name"
-    TIME = "time"
-    SIMILARITY = "similarity"
-
-
-class MasksAs(StrEnum):
-    """What existing masks become."""
-
-    ANNOTATIONS = "annotations"
-    PREDICTIONS = "predictions"
 
 
 def import_photographs(
@@ -60,7 +50,7 @@ def import_photographs(
         int | None, typer.Option(help="Project id; not needed for a dry run.")
     ] = None,
     group_by: Annotated[
-        GroupBy | None,
+        Way | None,
         typer.Option(
             help="folder; name (chair_01_a.jpg, chair_01_b.jpg); time (EXIF); similarity of what "
             "they show. Default: folder where every subfolder holds 2 to 8, else similarity."
@@ -109,9 +99,9 @@ def import_photographs(
         ),
     ] = None,
     labels_as: Annotated[
-        MasksAs,
+        LabelsAs,
         typer.Option("--as", help="What masks become; annotations are learned from at once."),
-    ] = MasksAs.ANNOTATIONS,
+    ] = LabelsAs.ANNOTATIONS,
     skip_unknown_labels: Annotated[
         bool, typer.Option("--skip-unknown-labels", help="Leave out labels the config lacks.")
     ] = False,
@@ -137,18 +127,12 @@ def import_photographs(
         raise SettingsError("--labels: expected --project beside it, whose labels they are")
     settings = load_settings(label_studio_url=url, label_studio_api_key=api_key, data_dir=data_dir)
     # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
-    from backend.cli.import_labels import LabelsAs, LabelsFile
     from backend.cli.photo_cache import PhotoCache
-    from backend.cli.photo_folder import list_photographs
-    from backend.cli.photo_import import Wishes, run_import
+    from backend.cli.photo_import import run_import
 
     listing = list_photographs(folder)
     plan = _plan(listing, group_by, group_size, name_pattern, gap)
-    masks = (
-        None
-        if labels is None
-        else LabelsFile(labels, LabelsAs(labels_as.value), skip_unknown_labels)
-    )
+    masks = None if labels is None else LabelsFile(labels, labels_as, skip_unknown_labels)
     wishes = Wishes(dry_run, keep_near_duplicates, preview, masks)
     with PhotoCache(settings.data_dir) as cache:
         if project is None:
@@ -170,7 +154,7 @@ def import_photographs(
 
 def _plan(
     listing: Listing,
-    group_by: GroupBy | None,
+    group_by: Way | None,
     group_size: str | None,
     name_pattern: str | None,
     gap: float,
@@ -180,13 +164,11 @@ def _plan(
     Raises:
         SettingsError: options that do not go together.
     """
-    from backend.cli.photo_groups import Plan, Way, folders_are_groups
-
     if group_by is None:
         way = Way.FOLDER if folders_are_groups(listing.names) else Way.SIMILARITY
         way = Way.NAME if name_pattern is not None else way
     else:
-        way = Way(group_by.value)
+        way = group_by
     if name_pattern is not None and way is not Way.NAME:
         raise SettingsError(f"--name-pattern: expected --group-by name beside it, got {way.value}")
     try:

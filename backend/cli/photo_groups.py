@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import datetime
 from itertools import pairwise
 from pathlib import PurePath
 
 import numpy as np
 
+from backend.cli.import_plan import Plan, Way, photographs_by_folder
 from backend.cli.photo_folder import natural_order
 from backend.cli.photo_survey import Photograph
 from backend.errors import SettingsError
 from calico_model.similarity.duplicates import near_duplicates
 from calico_model.similarity.grouping import group_similar
-from calico_model.types import MAX_GROUP_SIZE
 
 _VIEW = re.compile(
     r"(?:[\s_.-]+\(?\d{1,2}\)?|[\s_.-]+\(?[a-z]\)?|(?<=\d)[a-z]"
@@ -30,44 +28,6 @@ _VIEW = re.compile(
 """The end of a name that tells views of one thing apart: chair_01_a, chair_01_b, chair (2)."""
 
 Group = tuple[Photograph, ...]
-
-
-class Way(StrEnum):
-    """How photographs become groups."""
-
-    FOLDER = "folder"
-    NAME = "name"
-    TIME = "time"
-    SIMILARITY = "similarity"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How photographs become groups.
-
-    Attributes:
-        way: what brings photographs together.
-        sizes: fewest and most photographs of a group.
-        pattern: for names: its first bracket, or the whole match, is what a group shares.
-        gap: for times: a longer pause begins a new group.
-    """
-
-    way: Way
-    sizes: tuple[int, int]
-    pattern: re.Pattern[str] | None = None
-    gap: timedelta = timedelta(minutes=2)
-
-    def needs_vectors(self, names: Sequence[str]) -> bool:
-        """Whether what the photographs show decides anything."""
-        if self.way is not Way.FOLDER:
-            return self.way is Way.SIMILARITY
-        return any(len(members) > self.sizes[1] for members in _by_folder(names).values())
-
-
-def folders_are_groups(names: Sequence[str]) -> bool:
-    """Whether folders say what belongs together: several, none of more than a group's images."""
-    counts = [len(members) for members in _by_folder(names).values()]
-    return len(counts) > 1 and max(counts) <= MAX_GROUP_SIZE and min(counts) > 1
 
 
 def set_duplicates_aside(
@@ -109,7 +69,9 @@ def arrange(photographs: Sequence[Photograph], plan: Plan) -> list[Group]:
         return _in_time(photographs, plan)
     by_name = {photograph.name: photograph for photograph in photographs}
     names = list(by_name)
-    together = _by_folder(names) if plan.way is Way.FOLDER else _by_view(names, plan.pattern)
+    together = (
+        photographs_by_folder(names) if plan.way is Way.FOLDER else _by_view(names, plan.pattern)
+    )
     groups: list[Group] = []
     for members in together.values():
         found = [by_name[name] for name in members]
@@ -144,12 +106,10 @@ def _in_time(photographs: Sequence[Photograph], plan: Plan) -> list[Group]:
             sessions.append([])
         sessions[-1].append(photograph)
     without = {one.name: one for one in photographs if one.facts.taken is None}
-    sessions += [[without[name] for name in names] for names in _by_folder(list(without)).values()]
+    sessions += [
+        [without[name] for name in names] for names in photographs_by_folder(list(without)).values()
+    ]
     return [group for session in sessions for group in _evenly(session, plan.sizes[1])]
-
-
-def _by_folder(names: Sequence[str]) -> dict[str, list[str]]:
-    return _collected(names, lambda name: str(PurePath(name).parent))
 
 
 def _by_view(names: Sequence[str], pattern: re.Pattern[str] | None) -> dict[str, list[str]]:

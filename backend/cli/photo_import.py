@@ -16,10 +16,11 @@ import typer
 
 from backend.cli.coco_labels import CocoLabels
 from backend.cli.contact_sheet import write_sheets
-from backend.cli.import_labels import LabelsFile, read_labels, send_labels, tell_list
+from backend.cli.import_labels import read_labels, send_labels, tell_list
+from backend.cli.import_plan import Plan, Wishes
 from backend.cli.photo_cache import PhotoCache
 from backend.cli.photo_folder import Listing, natural_order
-from backend.cli.photo_groups import Group, Plan, arrange, set_duplicates_aside
+from backend.cli.photo_groups import Group, arrange, set_duplicates_aside
 from backend.cli.photo_survey import Photograph, Survey, survey
 from backend.cli.progress import progress_bar
 from backend.errors import SettingsError
@@ -55,23 +56,6 @@ class Target:
     project_id: int
     schema: LabelSchema
     root: Path | None
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What else was asked for.
-
-    Attributes:
-        dry_run: show the groups and import nothing.
-        keep_near_duplicates: import pictures that are there twice in groups apart.
-        preview: of a contact sheet, or None.
-        labels: existing masks, or None.
-    """
-
-    dry_run: bool = False
-    keep_near_duplicates: bool = False
-    preview: Path | None = None
-    labels: LabelsFile | None = None
 
 
 @dataclass

@@ -19,10 +19,11 @@ import numpy as np
 import typer
 from PIL import Image
 
+from backend.cli.import_plan import Plan, Way
 from backend.cli.labeled_data import read_group_size
 from backend.cli.photo_cache import PhotoCache
 from backend.cli.photo_folder import Listing, list_photographs
-from backend.cli.photo_groups import Group, Plan, Way, arrange, set_duplicates_aside
+from backend.cli.photo_groups import Group, arrange, set_duplicates_aside
 from backend.cli.photo_survey import survey
 from backend.cli.progress import peak_rss_mib, progress_bar
 from calico_model.data.coco_parts import ANNOTATIONS_FILE, IMAGES_FOLDER

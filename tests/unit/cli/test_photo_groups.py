@@ -8,15 +8,10 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from backend.cli.import_plan import Plan, Way, folders_are_groups
 from backend.cli.photo_cache import PhotoCache
 from backend.cli.photo_folder import list_photographs
-from backend.cli.photo_groups import (
-    Plan,
-    Way,
-    arrange,
-    folders_are_groups,
-    set_duplicates_aside,
-)
+from backend.cli.photo_groups import arrange, set_duplicates_aside
 from backend.cli.photo_survey import Photograph, survey
 from backend.errors import SettingsError
 from tests.unit.cli.photo_files import at, draw
