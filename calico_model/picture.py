@@ -11,6 +11,8 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +35,8 @@ _BAND_PIXELS = 1024 * 1024
 _Pixels = Callable[[RgbImage], RgbImage]
 
 _ORIENTATION = ExifTags.Base.Orientation
+_TAKEN, _CHANGED = ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTime
+_EXIF_TIME = "%Y:%m:%d %H:%M:%S"
 _TURNS: dict[int, _Pixels] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -42,6 +46,8 @@ _TURNS: dict[int, _Pixels] = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
 }
+
+_QUARTER_TURNS = (5, 6, 7, 8)
 
 # Errors of Pillow's decoders for hostile or damaged input; decompression bombs have their own type.
 _DECODE_ERRORS = (
@@ -60,6 +66,21 @@ _DECODE_ERRORS = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+
+
+@dataclass(frozen=True, eq=False)
+class ReducedPicture:
+    """A picture that was decoded only as large as needed.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 RGB, EXIF orientation applied.
+        size_hw: height and width of the whole picture in pixels, EXIF orientation applied.
+        taken: when the camera says that it was taken, in local time, or None.
+    """
+
+    pixels: RgbImage
+    size_hw: tuple[int, int]
+    taken: datetime | None
 
 
 def read_rgb(
@@ -93,6 +114,22 @@ def read_rgb(
         except PermissionError as error:
             raise InvalidImageError(f"{source}: cannot be read (permission denied)") from error
     return _decode(io.BytesIO(source), "image", max_pixels, max_side)
+
+
+def read_reduced(source: bytes, least_side: int, *, name: str = "image") -> ReducedPicture:
+    """Decodes a picture for a small view of it; JPEG files are decoded at a fraction of their size.
+
+    Args:
+        source: the encoded bytes.
+        least_side: no side becomes smaller than this, unless it was.
+        name: how messages call the picture.
+
+    Raises:
+        InvalidImageError: as `read_rgb`.
+    """
+    box = (least_side, least_side)
+    pixels, size_wh, exif = _decode_file(io.BytesIO(source), name, MAX_PIXELS, MAX_SIDE, box)
+    return ReducedPicture(pixels, (size_wh[1], size_wh[0]), _taken_at(exif))
 
 
 def read_size(source: bytes) -> tuple[int, int] | None:
@@ -130,16 +167,32 @@ def plain_format(source: bytes) -> str | None:
 
 def _decode(file: BinaryIO, name: str, max_pixels: int, max_side: int) -> RgbImage:
     """Checks the header of an open file, then decodes it."""
+    return _decode_file(file, name, max_pixels, max_side, None)[0]
+
+
+def _decode_file(
+    file: BinaryIO, name: str, max_pixels: int, max_side: int, least: tuple[int, int] | None
+) -> tuple[RgbImage, tuple[int, int], Image.Exif]:
+    """Returns the pixels, the width and height of the whole picture as it is shown, and its EXIF.
+
+    With `least`, a width and height, JPEG files are decoded at the smallest size above it.
+    """
     if not file.read(1):
         raise InvalidImageError(f"{name}: expected a picture, got 0 bytes")
     file.seek(0)
     try:
         with Image.open(file, formats=FORMATS) as image:
             _check_size(image.size, name, max_pixels, max_side)
+            size_wh = image.size
+            if least is not None:
+                image.draft(None, least)
             image.load()
-            pixels, turn = _to_rgb(image), _turn_of(image)
+            exif = _exif_of(image)
+            pixels, turn = _to_rgb(image), _turn_of(exif)
         if turn is not None:
             pixels = np.ascontiguousarray(turn(pixels))
+            if exif[_ORIENTATION] in _QUARTER_TURNS:
+                size_wh = size_wh[1], size_wh[0]
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidImageError(f"{name}: expected at most {max_pixels} pixels: {error}") from error
     except UnidentifiedImageError as error:
@@ -148,7 +201,7 @@ def _decode(file: BinaryIO, name: str, max_pixels: int, max_side: int) -> RgbIma
         ) from error
     except _DECODE_ERRORS as error:
         raise InvalidImageError(f"{name}: truncated or damaged picture ({error})") from error
-    return pixels
+    return pixels, size_wh, exif
 
 
 def _check_size(size_wh: tuple[int, int], name: str, max_pixels: int, max_side: int) -> None:
@@ -164,15 +217,32 @@ def _check_size(size_wh: tuple[int, int], name: str, max_pixels: int, max_side: 
         )
 
 
-def _turn_of(image: Image.Image) -> _Pixels | None:
-    """The turn that EXIF asks for, as in browsers: without other metadata or a damaged block.
+def _exif_of(image: Image.Image) -> Image.Exif:
+    """The EXIF block, empty without one or if it is damaged.
 
-    Pillow's own `exif_transpose` would also read XMP. The decoder of TIFF turns the picture itself.
+    Pillow's own `getexif` would also read XMP. The decoder of TIFF turns the picture itself.
     """
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif") or b"")
+    except _DECODE_ERRORS:
+        return Image.Exif()
+    return exif
+
+
+def _turn_of(exif: Image.Exif) -> _Pixels | None:
+    """The turn that EXIF asks for, as in browsers."""
+    try:
         return _TURNS.get(exif.get(_ORIENTATION, 1))
+    except _DECODE_ERRORS:
+        return None
+
+
+def _taken_at(exif: Image.Exif) -> datetime | None:
+    """When the picture was taken, or else last changed; None where EXIF does not say."""
+    try:
+        written = exif.get_ifd(ExifTags.IFD.Exif).get(_TAKEN) or exif.get(_CHANGED)
+        return datetime.strptime(str(written).strip("\0 "), _EXIF_TIME) if written else None
     except _DECODE_ERRORS:
         return None
 

@@ -80,6 +80,12 @@ COMMANDS = (
         "Check a live set-up and say what to fix.",
         panel=START,
     ),
+    Command(
+        ("import",),
+        "backend.cli.import_photographs:import_photographs",
+        "Import a folder of photographs as groups.",
+        panel=START,
+    ),
     Command(("predict",), "backend.cli.predict:predict", "Segment the parts of a group of images."),
     Command(
         ("predict-all",),
@@ -261,6 +267,11 @@ COMMANDS = (
         ("bench", "review"),
         "research.bench.review:bench_review",
         "Compare the scores on labeled photographs with the truth.",
+    ),
+    Command(
+        ("bench", "import"),
+        "research.bench.import_photographs:bench_import",
+        "Time the import of photographs, and measure how pure groups are.",
     ),
     Command(
         ("bench", "fuzz"),

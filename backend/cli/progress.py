@@ -17,22 +17,28 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 _SHORT_S, _LINE_S = 2.0, 15.0
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress_bar(
+    what: str, total: int | None, *, unit: str | None = None
+) -> Iterator[Callable[[int], None]]:
     """Shows the progress and the remaining time of one piece of work; the bar is removed after it.
 
     Args:
         what: the work, as a heading.
         total: number of steps, or None if only time passes.
+        unit: what a step is ("photographs"), to show how many are done per second.
 
     Yields:
         A function to call with the number of finished steps.
@@ -41,11 +47,13 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
     if total is not None:
         columns += [MofNCompleteColumn(), TimeRemainingColumn()]
     columns.append(TimeElapsedColumn())
+    if unit is not None:
+        columns.append(_RateColumn(unit))
     # stderr, because the last line of stdout belongs to machines.
     console = Console(stderr=True)
     if not console.is_terminal:
         lines = _Lines()
-        yield lambda done: lines.write(what, done, total)
+        yield lambda done: lines.write(what, done, total, unit)
         return
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total)
@@ -81,16 +89,31 @@ def training_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
         )
 
 
+class _RateColumn(ProgressColumn):
+    """How many steps are done per second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Returns the text of the column; empty before the speed is known."""
+        return Text("" if task.speed is None else f"{task.speed:.1f} {self._unit}/s")
+
+
 class _Lines:
     """Progress as lines of a log: at the start of each stage, and every 15 seconds."""
 
     def __init__(self) -> None:
         self._began = self._written_at = time.monotonic()
         self._last = ""
+        self._start: int | None = None
 
-    def write(self, what: str, done: int, total: int | None) -> None:
+    def write(self, what: str, done: int, total: int | None, unit: str | None = None) -> None:
         """Writes a line if a new stage began or the last line is old enough."""
         now = time.monotonic()
+        if self._start is None:
+            self._start = done
         heading = what.partition(",")[0]
         if heading == self._last and now - self._written_at < _LINE_S:
             return
@@ -98,6 +121,9 @@ class _Lines:
             return  # short work needs no line
         self._written_at, self._last = now, heading
         of = "" if total is None else f" {done}/{total}"
+        rate = (done - self._start) / (now - self._began)
+        if unit is not None and total is not None and rate > 0:
+            of += f", {rate:.1f} {unit} per second, {(total - done) / rate:.0f} s left"
         sys.stderr.write(f"[{now - self._began:6.0f} s] {what}{of}\n")
         sys.stderr.flush()
 

@@ -275,12 +275,12 @@ class LabelStudioClient:
     def post(
         self, path: str, body: object, *, params: Mapping[str, str | int] | None = None
     ) -> object:
-        """Returns the decoded answer of any other POST call.
+        """Returns the decoded answer of any other POST call; `msgspec.Raw` in a body is JSON as it is.
 
         Raises:
             LabelStudioError: refused or not reached.
         """
-        return self._api.send("POST", path, params=params, json=body)
+        return self._api.send("POST", path, params=params, content=msgspec.json.encode(body))
 
     def patch(self, path: str, body: object) -> object:
         """Returns the decoded answer of any other PATCH call.
@@ -297,6 +297,21 @@ class LabelStudioClient:
             LabelStudioError: refused or not reached.
         """
         self._api.send("DELETE", path, may_miss=True)
+
+    def upload(self, project_id: int, files: Mapping[str, tuple[str, bytes]]) -> tuple[int, ...]:
+        """Stores files without making tasks of them.
+
+        Args:
+            project_id: they belong to it.
+            files: name and content by any distinct keys; at most 100, and 250 MiB together.
+
+        Returns:
+            Ids of the stored files, in order.
+        """
+        path = f"/api/projects/{project_id}/import"
+        params = {"commit_to_project": "false"}
+        answer = self._api.send("POST", path, params=params, files=files)
+        return tuple(convert_answer(_object(answer).get("file_upload_ids"), list[int]))
 
     def add_local_storage(self, project_id: int, path: str, *, title: str) -> int:
         """Serves a folder under Label Studio's document root as `/data/local-files/`."""

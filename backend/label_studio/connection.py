@@ -20,6 +20,7 @@ from backend.errors import LabelStudioAuthError, LabelStudioError
 from backend.label_studio.web import certificate_advice, open_client
 
 _TIMEOUT = httpx.Timeout(30.0, connect=3.0)
+_UPLOAD_TIMEOUT = httpx.Timeout(300.0, connect=3.0)
 _T = TypeVar("_T")
 _LONGEST_RETRY_S = 300
 _USABLE_S = 240.0  # of the 300 s an access token lives
@@ -118,6 +119,7 @@ class Connection:
         params: Mapping[str, str | int] | None = None,
         json: object = None,
         content: bytes | None = None,
+        files: Mapping[str, tuple[str, bytes]] | None = None,
         with_token: bool = True,
         may_miss: bool = False,
     ) -> object:
@@ -127,6 +129,7 @@ class Connection:
             method, path: of the call.
             params: the query.
             json: body to encode; or else `content`, which is encoded already.
+            files: name and content by field of a form, to upload instead of a body.
             with_token: False for the few calls that need none.
             may_miss: whether 404 returns None instead of an error.
 
@@ -150,7 +153,9 @@ class Connection:
                     path,
                     params=params,
                     content=content,
+                    files=files,
                     headers=headers,
+                    timeout=_TIMEOUT if files is None else _UPLOAD_TIMEOUT,
                 )
             except httpx.HTTPError as error:
                 raise LabelStudioError(

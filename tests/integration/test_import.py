@@ -1,0 +1,253 @@
+"""`calico import` from a folder to tasks, against a Label Studio that keeps a project in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from backend.cli import command_tree, connect
+from backend.errors import LabelStudioError, SettingsError
+from backend.label_studio.annotation import parse_drawing
+from backend.label_studio.label_config import parse_label_config
+from calico_model.types import RegionKind
+from tests.unit.cli.photo_files import URL, PhotoStudio, draw
+from tests.unit.label_studio.golden_files import config
+
+CLOSED, OPEN = config("cosegment_labels"), config("cosegment_open")
+TAGS = (
+    "<View>"
+    + "".join(
+        f'<Image name="i{n}" value="$photo{n}"/>'
+        f'<BrushLabels name="m{n}" toName="i{n}"><Label value="a"/></BrushLabels>'
+        for n in range(3)
+    )
+    + "</View>"
+)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two folders that are groups, and a copy."""
+    folder = tmp_path / "files" / "photos"
+    for seed, name in enumerate(("a/1.jpg", "a/2.jpg", "b/1.png", "b/2.webp", "b/3.JPG")):
+        draw(folder / name, seed)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the command at a Label Studio; returns its last line."""
+
+    def start(studio, *arguments):
+        monkeypatch.setattr(connect, "LabelStudioClient", lambda *_, **__: studio.client())
+        words = ["import", *map(str, arguments), "--data-dir", str(tmp_path / "data")]
+        words += ["--url", URL, "--api-key", "0" * 40]
+        result = CliRunner().invoke(command_tree(words), words, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout.splitlines()[-1])
+
+    return start
+
+
+def test_folders_become_tasks_that_label_studio_serves(run, photos):
+    studio = PhotoStudio(CLOSED, root=photos.parent)
+    said = run(studio, photos, "--project", 7)
+    assert said["group_by"] == "folder"
+    assert said["files"] == "served"
+    assert (said["imported_groups"], said["imported_photographs"]) == (2, 5)
+    served = "/data/local-files/?d=photos/"
+    assert studio.images() == [
+        [f"{served}a/1.jpg", f"{served}a/2.jpg"],
+        [f"{served}b/1.png", f"{served}b/2.webp", f"{served}b/3.JPG"],
+    ]
+    assert studio.storages == [str(photos.resolve())]
+
+
+def test_a_second_run_imports_only_what_is_new(run, photos):
+    studio = PhotoStudio(CLOSED, root=photos.parent)
+    run(studio, photos, "--project", 7)
+    draw(photos / "c/1.jpg", 11)
+    draw(photos / "c/2.jpg", 12)
+    (photos / "c/3.jpg").write_bytes((photos / "a/1.jpg").read_bytes())
+    draw(photos / "c/4.jpg", 1, quality=50)  # a/2.jpg saved again
+    said = run(studio, photos, "--project", 7)
+    assert said["imported_photographs"] == 2
+    assert said["already_imported"] == 6
+    assert said["near_duplicates"] == 1
+    assert len(studio.tasks) == 3
+    assert len(studio.storages) == 1
+
+
+def test_an_import_that_broke_goes_on_where_it_was(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("backend.cli.photo_import._BATCH", 2)
+    folder = tmp_path / "files" / "many"
+    for number in range(12):
+        draw(folder / f"{number // 2}" / f"{number % 2}.jpg", number)
+    studio = PhotoStudio(CLOSED, root=folder.parent)
+    studio.fail_after = 2
+    with pytest.raises(LabelStudioError, match="cannot be reached"):
+        run(studio, folder, "--project", 7)
+    assert len(studio.tasks) == 4
+    studio.fail_after = None
+    said = run(studio, folder, "--project", 7)
+    assert said["imported_groups"] == 2
+    addresses = [url for images in studio.images() for url in images]
+    assert len(addresses) == len(set(addresses)) == 12
+
+
+def test_files_that_label_studio_does_not_serve_are_uploaded(run, photos):
+    studio = PhotoStudio(CLOSED)
+    said = run(studio, photos, "--project", 7)
+    assert said["files"] == "copied"
+    first = studio.images()[0][0]
+    assert studio.uploads[first.removeprefix("/data/")] == (photos / "a/1.jpg").read_bytes()
+    assert sum(map(len, studio.images())) == len(studio.uploads) == 5
+    with pytest.raises(SettingsError, match="--serve: Label Studio does not serve"):
+        run(studio, photos, "--project", 7, "--serve")
+
+
+def test_files_that_a_task_shows_already_are_known_without_a_hash(run, photos):
+    studio = PhotoStudio(CLOSED, root=photos.parent)
+    data = {"images": ["/data/local-files/?d=photos/a/1.jpg"]}
+    studio.tasks.append({"id": 1, "data": data, "meta": {}})
+    said = run(studio, photos, "--project", 7)
+    assert said["already_imported"] == 1
+    assert said["imported_photographs"] == 4
+
+
+def test_photographs_are_grouped_by_what_they_show(run, tmp_path):
+    folder = tmp_path / "mixed"
+    for number in range(6):
+        draw(folder / f"{number}.jpg", number)
+    sheet = tmp_path / "sheet.png"
+    said = run(PhotoStudio(CLOSED), folder, "--dry-run", "--preview", sheet, "--group-size", "3")
+    assert said["group_by"] == "similarity"
+    assert (said["groups"], said["imported_groups"], said["encoded"]) == (2, 0, 6)
+    with Image.open(sheet) as drawn:
+        assert min(drawn.size) > 200
+    again = run(PhotoStudio(CLOSED), folder, "--project", 7)
+    assert again["encoded"] == 0
+    assert again["imported_photographs"] == 6
+
+
+def test_repeated_pictures_come_into_groups_apart_on_request(run, photos):
+    draw(photos / "a/1 small.jpg", 0, size=(56, 42))
+    studio = PhotoStudio(CLOSED, root=photos.parent)
+    said = run(studio, photos, "--project", 7, "--keep-near-duplicates")
+    assert said["near_duplicates"] == 1
+    assert said["imported_photographs"] == 6
+    assert sorted(map(len, studio.images())) == [1, 2, 3]
+
+
+def test_a_config_of_single_images_limits_groups(run, photos):
+    studio = PhotoStudio(TAGS, root=photos.parent)
+    said = run(studio, photos, "--project", 7)
+    assert said["group_size"] == [1, 3]
+    assert [set(task["data"]) for task in studio.tasks] == [{"photo0", "photo1", "photo2"}] * 2
+    assert studio.tasks[0]["data"]["photo2"] == ""
+    with pytest.raises(SettingsError, match="--group-size: expected at most 3"):
+        run(studio, photos, "--project", 7, "--group-size", "4-5")
+
+
+def coco(folder: Path, **names: str) -> Path:
+    """Masks of the photographs of folder a: names by category, each one square."""
+    images, annotations, categories = [], [], []
+    for number, file in enumerate(("a/1.jpg", "a/2.jpg"), start=1):
+        images.append({"id": number, "file_name": file, "width": 64, "height": 48})
+    for number, (name, above) in enumerate(names.items(), start=1):
+        categories.append({"id": number, "name": name.replace("__", " "), "supercategory": above})
+        for image in (1, 2) if number == 1 else (1,):
+            left = 6 * number
+            square = [left, 10, left + 5, 10, left + 5, 20, left, 20]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": number,
+                    "segmentation": [square],
+                }
+            )
+    path = folder / "labels.json"
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_masks_come_along_as_annotations_once(run, photos, tmp_path):
+    labels = coco(tmp_path, left__leg="chair", seat="chair")
+    studio = PhotoStudio(CLOSED, root=photos.parent)
+    said = run(studio, photos, "--project", 7, "--labels", labels)
+    assert said["labels"] == {
+        "as": "annotations",
+        "groups": 1,
+        "regions": 3,
+        "already_labeled": 0,
+        "problems": 0,
+        "unknown_labels": [],
+    }
+    (annotation,) = studio.annotations
+    drawing = parse_drawing(json.dumps(annotation["result"]).encode(), parse_label_config(CLOSED))
+    found = {(region.image_index, region.label, region.kind) for region in drawing.regions}
+    assert found == {
+        (0, "leg", RegionKind.COMMON_PART),
+        (1, "leg", RegionKind.COMMON_PART),
+        (0, "seat", RegionKind.UNIQUE_PART),
+    }
+    leg = next(region for region in drawing.regions if region.label == "leg")
+    assert np.argwhere(leg.mask).min(axis=0).tolist() == [10, 6]
+    again = run(studio, photos, "--project", 7, "--labels", labels)
+    assert again["labels"]["already_labeled"] == 1
+    assert len(studio.annotations) == 1
+
+
+def test_masks_come_along_as_predictions_in_a_later_run(run, photos, tmp_path):
+    studio = PhotoStudio(OPEN, root=photos.parent)
+    run(studio, photos, "--project", 7)
+    labels = coco(tmp_path, chair="object", leg="part")
+    for expected in (1, 0):
+        said = run(studio, photos, "--project", 7, "--labels", labels, "--as", "predictions")
+        assert said["labels"]["groups"] == expected
+    (prediction,) = studio.predictions
+    assert prediction["model_version"] == "imported labels"
+    assert prediction["task"] == 1
+
+
+def test_labels_that_the_config_lacks_are_named_before_anything_is_imported(run, photos, tmp_path):
+    labels = coco(tmp_path, leg="chair", propeller="plane", rudder="plane")
+    studio = PhotoStudio(CLOSED, root=photos.parent)
+    with pytest.raises(SettingsError, match="project 7 lacks 'propeller', 'rudder'; add them"):
+        run(studio, photos, "--project", 7, "--labels", labels)
+    assert studio.tasks == []
+    said = run(studio, photos, "--project", 7, "--labels", labels, "--skip-unknown-labels")
+    assert said["labels"]["regions"] == 2
+    assert said["labels"]["unknown_labels"] == ["propeller", "rudder"]
+
+
+def test_masks_of_another_size_are_told(run, photos, tmp_path):
+    labels = coco(tmp_path, leg="chair")
+    draw(photos / "a/1.jpg", 0, size=(80, 60))
+    studio = PhotoStudio(CLOSED, root=photos.parent)
+    said = run(studio, photos, "--project", 7, "--labels", labels)
+    assert (said["labels"]["problems"], said["labels"]["regions"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--project: expected the id"),
+        (["--dry-run", "--name-pattern", "("], "--name-pattern: expected a regular expression"),
+        (
+            ["--dry-run", "--name-pattern", "x", "--group-by", "time"],
+            "--name-pattern: expected --group-by name",
+        ),
+        (["--dry-run", "--preview", "sheet.txt"], "--preview: expected a .jpg"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(run, photos, options, message):
+    with pytest.raises(SettingsError, match=message):
+        run(PhotoStudio(CLOSED), photos, *options)

@@ -1,0 +1,26 @@
+"""Progress in a log: plain lines with the rate and what remains."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from backend.cli import progress
+
+
+def test_lines_say_the_rate_of_this_run_and_the_time_that_remains(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with progress.progress_bar("looking at photographs", 500, unit="photographs") as tell:
+        tell(100)  # known before
+        now[0] += 10
+        tell(300)
+    assert capsys.readouterr().err == (
+        "[    10 s] looking at photographs 300/500, 20.0 photographs per second, 10 s left\n"
+    )
+
+
+def test_short_work_needs_no_line(capsys):
+    with progress.progress_bar("working", 2, unit="steps") as tell:
+        tell(1)
+        tell(2)
+    assert capsys.readouterr().err == ""
