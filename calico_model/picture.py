@@ -156,7 +156,7 @@ def plain_format(source: bytes) -> str | None:
             name = "JPEG" if image.format == "MPO" else image.format or ""
             is_plain = image.mode in _PLAIN_MODES
             is_animated = name != "JPEG" and getattr(image, "n_frames", 1) > 1
-            if not is_plain or is_animated or _turn_of(image) is not None:
+            if not is_plain or is_animated or _turn_of(_exif_of(image)) is not None:
                 return None
             if name not in _ENDS or not source.endswith(_ENDS[name]):
                 image.load()  # other bytes may follow a whole picture

@@ -275,7 +275,7 @@ class LabelStudioClient:
     def post(
         self, path: str, body: object, *, params: Mapping[str, str | int] | None = None
     ) -> object:
-        """Returns the decoded answer of any other POST call; `msgspec.Raw` in a body is JSON as it is.
+        """Returns the decoded answer of any other POST call; a body may hold `msgspec.Raw`.
 
         Raises:
             LabelStudioError: refused or not reached.
