@@ -29,7 +29,11 @@ def disconnect(
 ) -> None:
     """Remove the backend and its webhook from a project. Tasks, annotations and predictions stay.
 
-    What was learned stays too, in the backend's data folder; `calico connect` takes it up again.
+    What was learned stays too, in the backend's data folder, and `calico connect` makes it serve
+    the project again.
+
+    Example: calico disconnect --project 7
+
     The last line of the output is JSON: project, backends, webhooks (how many were removed).
     """
     settings = load_settings(label_studio_url=url, label_studio_api_key=api_key)

@@ -115,8 +115,14 @@ def export(
     A picture that several tasks show is one image. groups.json says which images belong together,
     and validation images never share a task with training images.
 
-    A stopped export goes on where it was: run the same command again. The folder has its name only
-    when it is complete. The last line of the output is JSON, and is in export.json as well.
+    A stopped export continues where it was: run the same command again. The folder has its name
+    only when it is complete.
+
+    Examples:
+    calico export --project 7 --format coco --to chairs
+    calico export --project 7 --format yolo-seg --to chairs --dry-run
+
+    The last line of the output is JSON, and is in export.json as well.
     """
     if polygons and kind is not Format.COCO:
         raise SettingsError(f"--polygons: goes with --format coco, not with {kind}")
@@ -164,7 +170,7 @@ def _told_how_to_go_on() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, LabelStudioError):
-        typer.echo("Stopped. Run the same command again to go on.", err=True)
+        typer.echo("Stopped. Run the same command again to continue.", err=True)
         raise
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from backend.cli.tables import print_fitted
 from backend.export.data_set import DataSet, LeftOut
 from backend.export.images import ImageStore
 
@@ -77,7 +77,7 @@ def show_summary(summary: Mapping[str, object]) -> None:
     table.add_column("regions", justify="right")
     for label, count in labels.items():
         table.add_row(str(label), str(count))
-    Console().print(table)
+    print_fitted(table)
     counts = ", ".join(_counted(summary[f"{what}s"], what) for what in ("task", "image", "region"))
     is_dry = "dry_run" in summary
     typer.echo(f"{'Would export' if is_dry else 'Exported'} {counts} to {summary['to']}")

@@ -115,10 +115,15 @@ def import_photographs(
     """Import a folder of photographs as groups.
 
     Photographs are compared by content: none comes into a project twice, however often the command
-    runs, and a run that was stopped goes on where it was. What photographs show is kept in the data
-    folder, so that no later run has to look at them again.
+    runs, and a run that was stopped continues where it was. What photographs show is kept in the
+    data folder, so that no later run has to look at them again.
 
-    The last line is JSON.
+    Examples:
+    calico import photographs --project 7
+    calico import photographs --dry-run --preview sheet.jpg
+    calico import photographs --project 7 --labels coco.json
+
+    The last line of the output is JSON.
     """
     began = time.monotonic()
     if project is None and not dry_run:

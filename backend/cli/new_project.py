@@ -71,6 +71,12 @@ def new_project(
     """Create a Label Studio project for groups of images and connect it to the backend.
 
     The names of parts are given by --labels or --labels-from; with --open, annotators write them.
+
+    Examples:
+    calico new-project --title Chairs --labels "seat,leg=foot|paw,backrest"
+    calico new-project --title Chairs --labels-from coco.json
+    calico new-project --title Chairs --open
+
     The last line of the output is JSON: project, url, title, labels, connected.
     """
     names = _names(labels, labels_from, is_open)

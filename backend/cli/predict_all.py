@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.connect import (
@@ -29,6 +28,7 @@ from backend.cli.connect import (
     ends_of,
 )
 from backend.cli.progress import progress_bar, stop_requests, training_bar
+from backend.cli.tables import print_fitted
 from backend.errors import BackendError, LabelStudioError
 from backend.label_studio.backend_client import BackendAnswer, BackendClient
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
@@ -86,6 +86,8 @@ def predict_all(
     Tasks that have a prediction of the version that is served now are left alone, so a run that
     was stopped continues where it was. Tasks of which Label Studio stores an empty prediction are
     asked for again: if they failed, the reason is listed.
+
+    Example: calico predict-all --project 7
 
     The last line of the output is JSON. The exit status is 1 when tasks failed.
     """
@@ -296,25 +298,24 @@ def _pace(done: int, total: int, seconds: float) -> str:
 
 
 def _tell(outcome: Outcome, tasks: int, todo: int, version: str, *, dry_run: bool) -> None:
-    console = Console()
-    console.print(f"Version: {version}", highlight=False, soft_wrap=True)
+    typer.echo(f"Version: {version}")
     if dry_run:
-        console.print(f"{todo} of {tasks} tasks would be predicted.", highlight=False)
+        typer.echo(f"{todo} of {tasks} tasks would be predicted.")
         return
     counts = [f"{outcome.predicted} of {tasks} tasks are newly predicted"]
     counts += [f"{outcome.kept} were already"] if outcome.kept else []
     counts += [f"{len(outcome.failures)} failed"] if outcome.failures else []
-    console.print("; ".join(counts) + ".", highlight=False)
+    typer.echo("; ".join(counts) + ".")
     if outcome.duplicates:
-        console.print(f"{outcome.duplicates} predictions that were stored twice are deleted.")
+        typer.echo(f"{outcome.duplicates} predictions that were stored twice are deleted.")
     if outcome.is_stopped:
-        console.print("Stopped. Run the same command again to continue.")
+        typer.echo("Stopped. Run the same command again to continue.")
     if not outcome.failures:
         return
     table = Table("task", "reason", title="Failed", title_justify="left")
     shown = sorted(outcome.failures.items())[:_SHOWN_FAILURES]
     for task_id, reason in shown:
         table.add_row(str(task_id), reason)
-    console.print(table)
+    print_fitted(table)
     if len(outcome.failures) > len(shown):
-        console.print(f"{len(outcome.failures) - len(shown)} more are in the JSON below.")
+        typer.echo(f"{len(outcome.failures) - len(shown)} more are in the JSON below.")

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.bulk_accept import CopiedTasks, accept, find_candidates, undo
@@ -24,6 +23,7 @@ from backend.cli.connect import (
 from backend.cli.options import DataDirOption, guest_store
 from backend.cli.predict_all import find_backend, read_states
 from backend.cli.progress import progress_bar
+from backend.cli.tables import print_fitted
 from backend.errors import SettingsError
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
 from backend.label_studio.predictions import (
@@ -66,13 +66,18 @@ def review(
 ) -> None:
     """Show which tasks to look at first and what to trust. Run it where the backend runs.
 
-    Writes a tab into Label Studio's Data Manager: the tasks that nobody has annotated, the
+    It writes a tab into Label Studio's Data Manager: the tasks that nobody has annotated, the
     lowest score first. A score is the expected share of right regions, so the first tasks are
     those where looking gains most. The table of labels counts what annotators did to predicted
     regions; "accept from" is the lowest score from which on 90 % of them were right.
 
     --accept-above makes annotations of predictions that nobody has looked at. They stand in a
     tab of their own and teach nothing until a person submits them. --undo deletes them again.
+
+    Examples:
+    calico review --project 7
+    calico review --project 7 --accept-above 0.9 --dry-run
+    calico review --project 7 --undo
 
     The last line of the output is JSON.
     """
@@ -122,19 +127,16 @@ def _order(
     ordered = sorted(scored, key=lambda state: (state.score or 0.0, state.id))
     first = [_newest(client, state, version) for state in ordered[:_SHOWN_TASKS]]
     view = None if is_dry_run else put_review_view(client, project.id)
-    console = Console()
     is_corrected = any(one.quality.is_known for one in labels)
-    console.print(_label_table(labels) if is_corrected else "No prediction has been corrected yet.")
-    console.print(_task_table(ordered, first))
+    print_fitted(_label_table(labels) if is_corrected else "No prediction has been corrected yet.")
+    print_fitted(_task_table(ordered, first))
     if missing := len(waiting) - len(scored):
-        console.print(
+        typer.echo(
             f"{_tasks(missing)} without a prediction of {version}:\n"
-            f"calico predict-all --project {project.id}",
-            highlight=False,
-            soft_wrap=True,
+            f"calico predict-all --project {project.id}"
         )
     if view is not None:
-        console.print(f"In this order in Label Studio: {view}", highlight=False, soft_wrap=True)
+        typer.echo(f"In this order in Label Studio: {view}")
     return {
         "version": version,
         "tasks": len(states),
@@ -161,21 +163,16 @@ def _accept(
     if candidates.sure and not is_dry_run:
         accepted = accept(client, project, candidates.sure, copied, version)
         view = put_unreviewed_view(client, project.id)
-    console = Console()
     verb = "would be accepted" if is_dry_run else "accepted, unreviewed"
     number = len(candidates.sure) if is_dry_run else accepted
-    console.print(f"{_tasks(number)} {verb}: every region has {threshold:g} or more.")
-    console.print(
+    typer.echo(f"{_tasks(number)} {verb}: every region has {threshold:g} or more.")
+    typer.echo(
         f"{candidates.doubtful} have a region below; {candidates.empty} have no region and are "
         "never accepted unseen."
     )
     if view is not None:
-        console.print(
-            f"They teach nothing until a person submits them: {view}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        console.print(f"To take it back: calico review --project {project.id} --undo")
+        typer.echo(f"They teach nothing until a person submits them: {view}")
+        typer.echo(f"To take it back: calico review --project {project.id} --undo")
     return {
         "version": version,
         "accept_above": threshold,
@@ -196,10 +193,9 @@ def _undo(
 ) -> dict[str, Any]:
     undone = undo(client, project, copied, is_dry_run=is_dry_run)
     verb = "would be taken back" if is_dry_run else "taken back"
-    console = Console()
-    console.print(f"{_tasks(undone.deleted)} {verb}.")
+    typer.echo(f"{_tasks(undone.deleted)} {verb}.")
     if undone.touched:
-        console.print(f"{_tasks(undone.touched)} stay as they are: a person has touched them.")
+        typer.echo(f"{_tasks(undone.touched)} stay as they are: a person has touched them.")
     return {"taken_back": undone.deleted, "touched": undone.touched, "gone": undone.gone}
 
 

@@ -53,7 +53,11 @@ def bench_import(
 ) -> None:
     """Measure the import of photographs.
 
-    The last line is JSON. Drawn photographs: per second as new ones and when known, peak memory,
+    Examples:
+    calico bench import --out bench
+    calico bench import --out bench --sets photographs
+
+    The last line of the output is JSON. Drawn photographs: per second as new ones and when known, peak memory,
     repetitions found of those made, groups. Sets: purity, the share of photographs that show the
     class of most in their group, and pairs, the share of pairs within a group that show one class;
     of each set, and of all sets mixed.

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from backend.cli.labeled_data import open_coco
 from backend.cli.options import DeviceOption, WeightsOption
 from backend.cli.progress import training_bar
+from backend.cli.tables import print_fitted
 from calico_model.data.coco_parts import ANNOTATIONS_FILE
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.calibration import calibrate
@@ -81,7 +81,11 @@ def bench_review(
 
     Learns and predicts in this process, without a server: a first version from half of the pairs,
     a second one from all. Scores are calibrated, as in a project, by what became of the regions
-    of the first version. The last line is JSON: by set and over
+    of the first version.
+
+    Example: calico bench review --sets photographs
+
+    The last line of the output is JSON: by set and over
     all sets together, rank_correlation of score and IoU (Spearman), ece (expected calibration
     error in points, 10 bins), wrong_lowest and wrong_highest (share of wrong regions among the
     lowest and the highest scored fifth), times_wrong (their quotient), and before any correction
@@ -111,7 +115,7 @@ def bench_review(
             if regions is not None:
                 _write(regions, everything)
     together = review_figures([one for found in everything.values() for one in found])
-    Console().print(_table(figures | {"together": together}))
+    print_fitted(_table(figures | {"together": together}))
     typer.echo(json.dumps({"sets": figures, "together": together}))
 
 

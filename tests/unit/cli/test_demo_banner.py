@@ -42,4 +42,4 @@ def test_no_line_is_broken_at_eighty_columns(shown):
     _, text = shown
     assert "train-now --project 3 --data-dir .calico/demo/backend" in text
     assert "ready in 41 s" in text
-    assert "Auto-Annotation below, choose a label, then choose the smart tool beside" in text
+    assert "then choose the smart tool beside the image. The tick accepts the suggestions." in text

@@ -66,5 +66,7 @@ def test_one_source_of_names_is_expected(options: tuple[str, ...]) -> None:
 
 def test_without_an_address_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
-    with pytest.raises(SettingsError, match="LABEL_STUDIO_URL: not set; or give --url"):
+    with pytest.raises(
+        SettingsError, match="LABEL_STUDIO_URL: not set in this shell; set it, or give --url"
+    ):
         run("--open")
