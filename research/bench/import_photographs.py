@@ -85,7 +85,6 @@ def _measure_drawn(
         figures[f"{name}_seconds"] = round(seconds, 1)
         figures[f"{name}_per_second"] = round(len(listing.names) / seconds, 1)
     members = [one.name for group in groups for one in group]
-    kinds = {name: name.split("_")[0] for name in members}
     return figures | {
         "peak_rss_mib": round(peak_rss_mib()),
         "repetitions_made": made,
@@ -93,7 +92,6 @@ def _measure_drawn(
         "groups": len(groups),
         "grouped_photographs": len(members),
         "is_any_twice": len(set(members)) < len(members),
-        **_purity(groups, kinds),
     }
 
 
