@@ -57,8 +57,8 @@ def bench_import(
     calico bench import --out bench
     calico bench import --out bench --sets photographs
 
-    The last line of the output is JSON. Drawn photographs: per second as new ones and when known, peak memory,
-    repetitions found of those made, groups. Sets: purity, the share of photographs that show the
+    The last line of the output is JSON. Drawn photographs: per second as new ones and when known,
+    peak memory, repetitions found of those made, groups. Sets: purity, the share of photographs that show the
     class of most in their group, and pairs, the share of pairs within a group that show one class;
     of each set, and of all sets mixed.
     """
