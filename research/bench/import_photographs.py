@@ -58,9 +58,9 @@ def bench_import(
     calico bench import --out bench --sets photographs
 
     The last line of the output is JSON. Drawn photographs: per second as new ones and when known,
-    peak memory, repetitions found of those made, groups. Sets: purity, the share of photographs that show the
-    class of most in their group, and pairs, the share of pairs within a group that show one class;
-    of each set, and of all sets mixed.
+    peak memory, repetitions found of those made, groups. Sets: purity, the share of photographs
+    that show the class of most in their group, and pairs, the share of pairs within a group that
+    show one class; of each set, and of all sets mixed.
     """
     plan = Plan(Way.SIMILARITY, read_group_size(group_size))
     figures: Mapping[str, object]
