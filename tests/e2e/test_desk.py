@@ -5,6 +5,7 @@ The projects are not connected to a backend, so that opening a task predicts not
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,28 @@ def test_one_palette_and_the_same_keys_for_all_images(page: Page, desks: dict[st
     assert page.evaluate(_REGIONS) == [["image_1", ["saddle"]]]
     page.keyboard.press("7")
     assert page.evaluate(_REGIONS) == [["image_1", ["chain"]]]
+
+
+@pytest.mark.parametrize("config", ["labels", "open"])
+def test_the_number_of_an_image_covers_no_note(
+    page: Page, ends: Ends, desks: dict[str, Desk], config: str
+) -> None:
+    desk = desks[config]
+    note = {"id": "n", "from_name": "note_0", "to_name": "image_0", "type": "textarea"}
+    regions = json.dumps([note | {"value": {"text": ["Nothing is shown yet"]}}]).encode()
+    ends.client.create_prediction(desk.task_of[2], regions, score=0.0, version="test")
+    desk.open(page, 2)
+    words = page.locator(".co-picture p", has_text="Nothing is shown yet")
+    words.wait_for()
+    number_ends = page.locator(".co-picture").first.evaluate(
+        """(element) => {
+          const style = getComputedStyle(element, '::before');
+          const sides = ['left', 'width', 'paddingLeft', 'paddingRight'];
+          const width = sides.reduce((sum, side) => sum + parseFloat(style[side]), 0);
+          return element.getBoundingClientRect().left + width;
+        }"""
+    )
+    assert box_of(words)["x"] > number_ends
 
 
 def draw(page: Page, picture: FloatRect) -> None:

@@ -162,6 +162,21 @@ def test_an_error_of_ours_is_one_line(
     assert capsys.readouterr().err == "calico: model.safetensors: truncated\n"
 
 
+def test_ctrl_c_while_a_command_is_loaded_shows_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(target: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load", stop)
+    monkeypatch.setattr(sys, "argv", ["calico", "predict"])
+
+    with pytest.raises(SystemExit) as stopped:
+        main()
+
+    assert stopped.value.code == 130
+
+
 def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ZeroDivisionError
