@@ -46,10 +46,19 @@ PARTS = (
 )
 MAX_BYTES = 150_000
 
-_ARE_SHOWN = """(count) => {
+# The editor draws a page more than once while it opens a task: the images stand when two looks find
+# them in the same places.
+_STANDING = """(count) => {
   const pictures = [...document.querySelectorAll('.co-picture')];
   const canvases = pictures.map(picture => picture.querySelector('canvas'));
-  return pictures.length === count && canvases.every(canvas => canvas?.clientWidth > 50);
+  const areShown = pictures.length === count && canvases.every(canvas => canvas?.clientWidth > 50);
+  const boxes = areShown
+    ? canvases.map(canvas => canvas.getBoundingClientRect())
+        .map(({x, y, width, height}) => ({x, y, width, height}))
+    : null;
+  const before = window.calicoBoxes;
+  window.calicoBoxes = JSON.stringify(boxes);
+  return window.calicoBoxes === before ? boxes : null;
 }"""
 _CHOSEN = f"""() => [...{STORE}.names.values()].filter(tag => tag.type === 'labels')
   .map(tag => tag.selectedValues())"""
@@ -73,9 +82,8 @@ class Desk:
     def open(self, page: Page, size: int) -> list[FloatRect]:
         """Opens the task with `size` images; returns where its images are on the page."""
         page.goto(f"{self.url}/projects/{self.project_id}/data?task={self.task_of[size]}")
-        page.wait_for_function(_ARE_SHOWN, arg=size, timeout=60_000)
-        pictures = page.locator(".co-picture")
-        return [box_of(pictures.nth(place).locator("canvas").first) for place in range(size)]
+        boxes = page.wait_for_function(_STANDING, arg=size, timeout=60_000, polling=300)
+        return list(boxes.json_value())
 
 
 def box_of(element: Locator) -> FloatRect:
