@@ -27,7 +27,7 @@ from backend.cli.import_plan import (
 from backend.cli.labeled_data import read_group_size
 from backend.cli.options import DataDirOption
 from backend.cli.photo_folder import Listing, list_photographs
-from backend.cli.progress import peak_rss_mib
+from backend.cli.progress import peak_rss_mib, told_how_to_go_on
 from backend.errors import SettingsError
 from backend.settings import load_settings
 from calico_model.types import MAX_GROUP_SIZE
@@ -146,7 +146,8 @@ def import_photographs(
             ends = ends_of(settings, None)
             with closing(ends.client):
                 target = _target(ends.client, project, listing.folder, copy)
-                report = run_import(listing, plan, cache, target, wishes)
+                with told_how_to_go_on():
+                    report = run_import(listing, plan, cache, target, wishes)
     _tell(report)
     seconds = max(time.monotonic() - began, 0.01)
     figures = {
