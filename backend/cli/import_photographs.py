@@ -52,8 +52,9 @@ def import_photographs(
     group_by: Annotated[
         Way | None,
         typer.Option(
+            metavar="WAY",
             help="folder; name (chair_01_a.jpg, chair_01_b.jpg); time (EXIF); similarity of what "
-            "they show. Default: folder where every subfolder holds 2 to 8, else similarity."
+            "they show. Default: folder where every subfolder holds 2 to 8, else similarity.",
         ),
     ] = None,
     group_size: Annotated[
@@ -70,7 +71,10 @@ def import_photographs(
         ),
     ] = None,
     gap: Annotated[
-        float, typer.Option(min=0, help="With --group-by time: a longer pause in seconds divides.")
+        float,
+        typer.Option(
+            metavar="S", min=0, help="With --group-by time: a longer pause in seconds divides."
+        ),
     ] = 120.0,
     copy: Annotated[
         bool | None,
@@ -100,7 +104,11 @@ def import_photographs(
     ] = None,
     labels_as: Annotated[
         LabelsAs,
-        typer.Option("--as", help="What masks become; annotations are learned from at once."),
+        typer.Option(
+            "--as",
+            metavar="KIND",
+            help="What masks become: annotations, which are learned from at once, or predictions.",
+        ),
     ] = LabelsAs.ANNOTATIONS,
     skip_unknown_labels: Annotated[
         bool, typer.Option("--skip-unknown-labels", help="Leave out labels the config lacks.")
