@@ -15,6 +15,8 @@ from backend.cli import (
     COMMANDS,
     PACKAGE,
     PANELS,
+    START,
+    WORK,
     Command,
     command_tree,
     flowing,
@@ -56,6 +58,20 @@ def test_help_flows_and_has_an_example(command: Command) -> None:
     lines = {line.strip() for line in shown.output.splitlines()}
     for paragraph in text.split("\n\n"):
         assert set(paragraph.split("\n")) <= lines
+
+
+@pytest.mark.parametrize(
+    "command",
+    [command for command in COMMANDS if command.panel in (START, WORK)],
+    ids=lambda command: " ".join(command.path),
+)
+def test_options_are_whole_at_eighty_columns(command: Command) -> None:
+    """Those of the commands that annotators' leads use; `train` has longer ones."""
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(
+        command_tree(command.path), [*command.path, "--help"]
+    )
+    words = set(re.findall(r"(?<!\S)--[a-z-]+", shown.output))
+    assert {name for name in options_of(command.path) if name.startswith("--")} <= words
 
 
 def test_flowing_text_keeps_lists_and_command_lines() -> None:
