@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 _RELOAD_S = 25.0
 _EVERYWHERE = ("0.0.0.0", "::", "")
 _NEXT_STEP = (
-    "connect a project of Label Studio from a second terminal: calico connect --project ID "
-    "(Ctrl-C stops the backend)"
+    "make a project of Label Studio from a second terminal: calico new-project --title T --labels "
+    "a,b,c (or connect one: calico connect --project ID); Ctrl-C stops the backend"
 )
 
 

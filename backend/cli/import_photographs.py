@@ -229,3 +229,6 @@ def _tell(report: Report) -> None:
     )
     if report.imported_groups:
         typer.echo(f"imported {report.imported_groups} groups into {report.url}", err=True)
+        typer.echo(f"Next, predictions: calico predict-all --project {report.project}", err=True)
+    if report.dry_run:
+        typer.echo("This was a dry run: nothing is imported.", err=True)

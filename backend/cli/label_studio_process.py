@@ -19,8 +19,8 @@ from backend.errors import SettingsError
 START_TIMEOUT_S = 180.0
 DATABASE = "label_studio.sqlite3"
 HOST = "127.0.0.1"
-# The first lets Label Studio ask for predictions, the second lets it send corrections.
-_PRIVATE_CALLS = {"ML_BLOCK_LOCAL_IP": "false", "SSRF_PROTECTION_ENABLED": "false"}
+PRIVATE_CALLS = {"ML_BLOCK_LOCAL_IP": "false", "SSRF_PROTECTION_ENABLED": "false"}
+"""The first lets Label Studio ask for predictions, the second lets it send corrections."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def start_label_studio(
         *("--internal-host", HOST, "--port", str(port), "--data-dir", str(data)),
     ]
     environment = _environment(url, data, files, account)
-    daemon.start(command, environment | (_PRIVATE_CALLS if may_call_private else {}))
+    daemon.start(command, environment | (PRIVATE_CALLS if may_call_private else {}))
     daemon.wait_until_up(f"{url}/health", START_TIMEOUT_S)
     return url
 

@@ -273,10 +273,14 @@ class _Work:
 
     def _is_new(self, state: TaskState, answer: BackendAnswer) -> bool:
         """Whether Label Studio lacks this answer."""
-        if state.id in self._late or state.versions is None:
+        if (
+            state.id in self._late
+            or state.versions is None
+            or answer.version not in state.versions  # the backend may have stored it meanwhile
+        ):
             return not has_prediction(self._client, state.id, answer.version)
         # It has an empty prediction, or one that is to be replaced.
-        return answer.version not in state.versions or answer.has_regions
+        return answer.has_regions
 
     def _delete_empty(self, state: TaskState, answer: BackendAnswer) -> None:
         """Has a prediction that was stored empty give way to the one that was found now."""

@@ -33,6 +33,11 @@ _HIDDEN = (
     "tasks:avg_lead_time",
 )
 _IMAGES = "tasks:data.images"
+PICTURE_COLUMNS: JsonObject = {
+    "columnsDisplayType": {_IMAGES: "Image"},
+    "columnsWidth": {_IMAGES: 160, "tasks:predictions_score": 150},
+}
+"""Has a tab of the Data Manager show the first image of each group."""
 
 
 def create_group_project(
@@ -77,8 +82,7 @@ def group_view() -> JsonObject:
             "explore": list(_HIDDEN),
             "labeling": [*_HIDDEN, *(name for name in _SHOWN if name not in _WHILE_LABELING)],
         },
-        "columnsDisplayType": {_IMAGES: "Image"},
-        "columnsWidth": {_IMAGES: 160, "tasks:predictions_score": 150},
+        **PICTURE_COLUMNS,
     }
 
 

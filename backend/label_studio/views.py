@@ -8,6 +8,7 @@ import msgspec
 
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.connection import convert_answer
+from backend.label_studio.group_project import PICTURE_COLUMNS
 from backend.label_studio.untouched import filter_item
 
 # The Data Manager shows some 14 letters of a title.
@@ -21,6 +22,7 @@ _HIDDEN = (
     "annotators",
     "annotations_results",
     "annotations_ids",
+    "predictions_model_versions",
     "predictions_results",
     "file_upload",
     "storage_filename",
@@ -120,8 +122,7 @@ def _put(
         "filters": {"conjunction": "and", "items": list(items)},
         "ordering": list(ordering),
         "hiddenColumns": {"explore": hidden, "labeling": hidden},
-        "columnsWidth": {},
-        "columnsDisplayType": {},
+        **PICTURE_COLUMNS,
     }
     body = {"project": project_id, "data": data}
     if present is None:

@@ -7,7 +7,7 @@ the same, because all of them ask here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.learning.gate import VerdictKind
@@ -107,6 +107,19 @@ def explain_state(
     else:
         seen = f"{_SEEN} of {name} again."
     return Explanation(seen, reason.why, reason.advice)
+
+
+def explain_running(said: Explanation, *, is_first: bool) -> Explanation:
+    """Says what to do while a training runs that somebody waits for.
+
+    Args:
+        said: the state before that training.
+        is_first: no training of the project has ended yet.
+    """
+    advice = "Wait until it ends, or go on correcting groups."
+    if is_first:
+        return replace(said, why="The first training is running now.", advice=advice)
+    return replace(said, advice=f"A training is running now. {advice}")
 
 
 def _explain_verdict(kind: VerdictKind, version: AdapterVersion) -> Reason:

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, func, select
 
 from backend.clock import now_us
 from backend.learning.doubts import is_too_much
-from backend.learning.explanation import Explanation, explain_state
+from backend.learning.explanation import Explanation, explain_running, explain_state
 from backend.learning.label_quality import (
     LabelQuality,
     LabelSets,
@@ -246,7 +246,11 @@ class Overview:
         run = next(finished, None)
         adapter_id = None if run is None else run.adapter_id
         candidate = None if adapter_id is None else self.versions.find(adapter_id)
-        return explain_state(project_id, run, candidate, standing.version)
+        said = explain_state(project_id, run, candidate, standing.version)
+        now = standing.run
+        if now is None or now.state is not RunState.RUNNING or now.cause is Cause.REFINE:
+            return said
+        return explain_running(said, is_first=run is None)
 
     def runs(self, project_id: int, *, limit: int = 10) -> tuple[TrainingRun, ...]:
         """Returns the training runs of a project, newest first."""

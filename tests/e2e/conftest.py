@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from backend.cli.connect import Ends
 from backend.cli.demo import Demo
+from tests.e2e.annotator import sign_in
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM_FLAGS = (
@@ -70,11 +71,7 @@ def page(browser: Browser, demo: Demo, ends: Ends) -> Iterator[Page]:
     """A page of somebody who has signed in to Label Studio."""
     context = browser.new_context(viewport=VIEWPORT)
     page = context.new_page()
-    page.goto(f"{ends.client.url}/user/login")
-    page.fill("input[name=email]", demo.state.account.user)
-    page.fill("input[name=password]", demo.state.account.password)
-    page.click("button[type=submit]")
-    page.wait_for_url(lambda url: "login" not in url)
+    sign_in(page, ends.client.url, demo.state.account.user, demo.state.account.password)
     yield page
     context.close()
 

@@ -11,10 +11,8 @@ import json
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -34,6 +32,7 @@ from backend.cli.label_studio_process import (
 )
 from backend.label_studio.client import LabelStudioClient
 from backend.types import StoredPrediction
+from tests.e2e.annotator import PATIENCE_S, correct, model_state, sign_in, wait
 from tests.e2e.conftest import VIEWPORT
 from tests.e2e.editor import drawn_regions, open_task
 from tests.e2e.generated_photos import cart_groups
@@ -44,20 +43,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 TASKS, CORRECTED, COMPARED = 12, 5, 4
 PHOTO_TASKS, PHOTOS_CORRECTED = 8, 6
-PATIENCE_S = float(os.environ.get("CALICO_PATIENCE_S", "1200"))
 USER = ("annotator", "correct-horse")
-
-_REPLACE = """(results) => {
-  const annotation = window.dataManager.lsf.lsf.annotationStore.selected;
-  annotation.deleteAllRegions();
-  annotation.deserializeResults(results);
-}"""
-_COUNT = """(count) =>
-  window.dataManager.lsf.lsf.annotationStore.selected.regionStore.regions.length === count"""
-
-_ARE_LOADED = """() =>
-  window.dataManager.lsf.lsf.annotationStore.selected.regionStore.regions
-    .every(region => region.layerRef?.find('Image')[0]?.image()?.complete)"""
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +87,7 @@ def learning(scratch: Path, account: Account) -> Iterator[Ends]:
         chosen = ("CALICO_TRAIN_SECONDS", "CALICO_MODEL_THREADS")
         environment |= {name: os.environ[name] for name in chosen if name in os.environ}
         backend.start([sys.executable, "-m", "backend.cli", "serve", "--trainer"], environment)
-        wait(lambda: _model_state(url) == "ready")
+        wait(lambda: model_state(url) == "ready")
         client = LabelStudioClient(studio_url, account.api_key)
         yield Ends(client, url, USER)
         client.close()
@@ -133,50 +119,13 @@ def page(browser: Browser, learning: Ends, account: Account) -> Iterator[Page]:
     context = browser.new_context(viewport=VIEWPORT)
     context.set_default_timeout(1000 * PATIENCE_S)
     page = context.new_page()
-    page.goto(f"{learning.client.url}/user/login")
-    page.fill("input[name=email]", account.user)
-    page.fill("input[name=password]", account.password)
-    page.click("button[type=submit]")
-    page.wait_for_url(lambda url: "login" not in url)
+    sign_in(page, learning.client.url, account.user, account.password)
     yield page
     context.close()
 
 
-def _model_state(url: str) -> str | None:
-    try:
-        return str(httpx.get(f"{url}/health", trust_env=False).json()["model"])
-    except httpx.HTTPError:
-        return None
-
-
-def wait(condition: Callable[[], Any]) -> Any:
-    """Returns what a condition gives once that is something."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(1.0)
-    return found
-
-
 def newest(client: LabelStudioClient, project: UnseenProject, task_id: int) -> StoredPrediction:
     return max(client.predictions(task_id, project.schema), key=lambda one: one.id or 0)
-
-
-def correct(page: Page, url: str, project: UnseenProject, task_id: int, regions: int) -> None:
-    """Opens a task, leaves the truth in it and submits."""
-    open_task(page, url, project.id, task_id, regions=regions)
-    results = json.loads(project.answer(task_id))
-    drawn = sum(one["type"] == "brush" for one in results)
-    # Without a region to wait for, the editor may still be loading, and forgets what it is given.
-    wait(lambda: _replaced(page, results, drawn))
-    with page.expect_response(lambda answer: "/annotations" in answer.url and answer.ok):
-        page.click("button[aria-label='Submit current annotation']")
-
-
-def _replaced(page: Page, results: list[dict[str, Any]], drawn: int) -> bool:
-    page.evaluate(_REPLACE, results)
-    page.wait_for_timeout(1000)
-    return bool(page.evaluate(_COUNT, drawn)) and bool(page.evaluate(_ARE_LOADED))
 
 
 def test_five_corrections_make_the_next_task_better(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from backend.learning.explanation import explain_state, explain_version
+from backend.learning.explanation import explain_running, explain_state, explain_version
 from backend.learning.gate import (
     CorrectionAgreement,
     GateEvidence,
@@ -229,3 +229,12 @@ def test_versions_of_earlier_releases_keep_their_stored_reason():
     assert "not looked at it yet" in waiting.why
     damaged = explain_version(version(VersionStatus.QUARANTINED, {}, "x has sha256 1"))
     assert damaged.why == "Its files were damaged: x has sha256 1."
+
+
+def test_nobody_is_asked_to_begin_a_training_that_runs():
+    said = explain_running(explain_state(7, None, None, None), is_first=True)
+    assert said.seen == "Annotators see predictions of the shipped model."
+    assert said.why == "The first training is running now."
+    assert "train-now" not in said.advice
+    later = explain_state(7, run(RunState.REJECTED), VERDICTS[VerdictKind.WORSE], None)
+    assert explain_running(later, is_first=False).why == later.why
