@@ -54,7 +54,7 @@ from backend.settings import Settings
 from backend.storage.store import Store, open_store
 from backend.storage.versions import Versions
 from backend.types import GroupSource, Task
-from backend.ui.batches import Batch, FailedTask
+from backend.ui.batches import PredictionBatch
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures
 from backend.ui.status_routes import build_status_routes
@@ -374,15 +374,14 @@ def trainer_command(settings: Settings) -> list[str]:
     return words
 
 
-def batches(components: AppComponents) -> Callable[[int], Batch | None]:
+def batches(components: AppComponents) -> Callable[[int], PredictionBatch | None]:
     """Returns a function from a project to its newest batch of predictions, None without one."""
 
-    def batch(project_id: int) -> Batch | None:
+    def batch(project_id: int) -> PredictionBatch | None:
         status = components.progress.status(project_id)
         if status is None:
             return None
-        problems = tuple(FailedTask(**asdict(failed)) for failed in status.problems)
-        return Batch(status.total, status.done, status.waiting, problems)
+        return PredictionBatch(status.total, status.done, status.waiting, status.problems)
 
     return batch
 

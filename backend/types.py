@@ -302,3 +302,18 @@ class Event:
     updated_at: datetime | None = None
     is_deletion: bool = False
     payload: bytes = field(default=b"{}", repr=False)
+
+
+@dataclass(frozen=True)
+class FailedTask:
+    """A task that could not be predicted.
+
+    Attributes:
+        task_id: Label Studio's id.
+        error: class name of the error.
+        detail: for people: the field, what was expected and what came.
+    """
+
+    task_id: int
+    error: str
+    detail: str

@@ -294,6 +294,7 @@ BRANCHES = {
 """First words of commands of two words -> heading and line of `calico --help`."""
 
 
+_INTERRUPTED = 130  # what shells expect after Ctrl-C
 _LINE_STARTS = ("- ", "calico ")
 _ROOT_HELP = """Outline and name the parts that groups of images share, inside Label Studio.
 
@@ -308,6 +309,8 @@ def main() -> None:
     except (BackendError, CalicoError) as error:
         typer.secho(f"calico: {error}", fg=typer.colors.RED, err=True)
         sys.exit(2)
+    except KeyboardInterrupt:  # typer sees to it once a command runs; this is while it is loaded
+        sys.exit(_INTERRUPTED)
 
 
 def command_tree(arguments: Sequence[str]) -> typer.Typer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,8 +20,8 @@ from backend.cli.export_report import (
     show_summary,
     summary_of,
 )
-from backend.cli.progress import progress_bar
-from backend.errors import LabelStudioError, SettingsError
+from backend.cli.progress import progress_bar, told_how_to_go_on
+from backend.errors import SettingsError
 from backend.export.coco import write_coco
 from backend.export.data_set import DataSet
 from backend.export.document import write_file
@@ -140,7 +140,7 @@ def export(
         else:
             with (
                 staged(to) as folder,
-                _told_how_to_go_on(),
+                told_how_to_go_on(),
                 closing(image_source(settings, client)) as fetcher,
             ):
                 store = ImageStore(folder, fetcher, images, origin=client.url)
@@ -162,16 +162,6 @@ def _client_of(settings: Settings) -> LabelStudioClient:
         option = "url" if settings.label_studio_url is None else "api-key"
         raise SettingsError(f"LABEL_STUDIO_{name}: not set; or give --{option}")
     return client
-
-
-@contextmanager
-def _told_how_to_go_on() -> Iterator[None]:
-    """Says that nothing is lost when the export is stopped or loses Label Studio."""
-    try:
-        yield
-    except (KeyboardInterrupt, LabelStudioError):
-        typer.echo("Stopped. Run the same command again to continue.", err=True)
-        raise
 
 
 def _gathered(source: _Source, store: ImageStore, choice: Choice) -> DataSet:

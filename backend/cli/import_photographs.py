@@ -27,7 +27,7 @@ from backend.cli.import_plan import (
 from backend.cli.labeled_data import read_group_size
 from backend.cli.options import DataDirOption
 from backend.cli.photo_folder import Listing, list_photographs
-from backend.cli.progress import peak_rss_mib
+from backend.cli.progress import peak_rss_mib, told_how_to_go_on
 from backend.errors import SettingsError
 from backend.settings import load_settings
 from calico_model.types import MAX_GROUP_SIZE
@@ -52,8 +52,9 @@ def import_photographs(
     group_by: Annotated[
         Way | None,
         typer.Option(
+            metavar="WAY",
             help="folder; name (chair_01_a.jpg, chair_01_b.jpg); time (EXIF); similarity of what "
-            "they show. Default: folder where every subfolder holds 2 to 8, else similarity."
+            "they show. Default: folder where every subfolder holds 2 to 8, else similarity.",
         ),
     ] = None,
     group_size: Annotated[
@@ -70,7 +71,10 @@ def import_photographs(
         ),
     ] = None,
     gap: Annotated[
-        float, typer.Option(min=0, help="With --group-by time: a longer pause in seconds divides.")
+        float,
+        typer.Option(
+            metavar="S", min=0, help="With --group-by time: a longer pause in seconds divides."
+        ),
     ] = 120.0,
     copy: Annotated[
         bool | None,
@@ -100,7 +104,11 @@ def import_photographs(
     ] = None,
     labels_as: Annotated[
         LabelsAs,
-        typer.Option("--as", help="What masks become; annotations are learned from at once."),
+        typer.Option(
+            "--as",
+            metavar="KIND",
+            help="What masks become: annotations, which are learned from at once, or predictions.",
+        ),
     ] = LabelsAs.ANNOTATIONS,
     skip_unknown_labels: Annotated[
         bool, typer.Option("--skip-unknown-labels", help="Leave out labels the config lacks.")
@@ -146,7 +154,8 @@ def import_photographs(
             ends = ends_of(settings, None)
             with closing(ends.client):
                 target = _target(ends.client, project, listing.folder, copy)
-                report = run_import(listing, plan, cache, target, wishes)
+                with told_how_to_go_on():
+                    report = run_import(listing, plan, cache, target, wishes)
     _tell(report)
     seconds = max(time.monotonic() - began, 0.01)
     figures = {

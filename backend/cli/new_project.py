@@ -31,10 +31,18 @@ from backend.label_studio.client import LabelStudioClient, LabelStudioProject
 from backend.label_studio.group_config import labels_config, open_config
 from backend.label_studio.group_project import add_group_view, create_group_project
 from backend.settings import load_settings
+from calico_model.data.coco_parts import WHOLE
 
 
 class _Category(msgspec.Struct):
     name: str
+    supercategory: str = ""
+
+    @property
+    def label(self) -> str:
+        """The label that `calico import --labels` gives to its masks."""
+        name = self.supercategory if self.name == WHOLE else self.name
+        return " ".join(name.replace(",", " ").split())
 
 
 class _Categories(msgspec.Struct):
@@ -154,6 +162,8 @@ def parse_labels(text: str) -> tuple[LabelValue, ...]:
 def read_categories(path: Path) -> tuple[LabelValue, ...]:
     """Reads the names of a COCO file's categories, each once, in the order of the file.
 
+    `(whole object)` is the object itself, which its supercategory names.
+
     Raises:
         SettingsError: the file cannot be read or has no categories with names.
     """
@@ -166,7 +176,7 @@ def read_categories(path: Path) -> tuple[LabelValue, ...]:
             f'--labels-from: {path} is not COCO, which has "categories" with a "name" each '
             f"({error})"
         ) from error
-    names = dict.fromkeys(category.name.strip().replace(",", " ") for category in found)
+    names = dict.fromkeys(category.label for category in found if category.label)
     return tuple(LabelValue(name) for name in names)
 
 

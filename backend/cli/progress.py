@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,6 +26,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from backend.errors import LabelStudioError
 
 _SHORT_S, _LINE_S = 2.0, 15.0
 
@@ -58,6 +61,16 @@ def progress_bar(
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+@contextmanager
+def told_how_to_go_on() -> Iterator[None]:
+    """Says that nothing is lost when Ctrl-C ends the work, or when Label Studio is lost."""
+    try:
+        yield
+    except (KeyboardInterrupt, LabelStudioError):
+        typer.echo("Stopped. Run the same command again to continue.", err=True)
+        raise
 
 
 @contextmanager

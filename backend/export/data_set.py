@@ -82,7 +82,7 @@ class ExportedImage:
 
 
 @dataclass(frozen=True)
-class Group:
+class ExportedGroup:
     """The images that one task shows together.
 
     Attributes:
@@ -97,7 +97,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Failure:
+class ExportFailure:
     """An image, or a whole task (`image` is None), that is not exported, and why."""
 
     task_id: int
@@ -125,8 +125,8 @@ class DataSet:
     labels: tuple[str, ...]
     images: Sequence[ExportedImage]
     instances: Sequence[Instance]
-    groups: Sequence[Group]
-    failures: Sequence[Failure]
+    groups: Sequence[ExportedGroup]
+    failures: Sequence[ExportFailure]
     left_out: Mapping[str, int]
     skipped: int = 0
     unannotated: int = 0

@@ -16,9 +16,9 @@ from pycocotools import mask as coco_mask
 from backend.errors import InvalidRleError, MediaError
 from backend.export.data_set import (
     DataSet,
+    ExportedGroup,
     ExportedImage,
-    Failure,
-    Group,
+    ExportFailure,
     Instance,
     LeftOut,
 )
@@ -94,8 +94,8 @@ class Gatherer:
         self._by_key: dict[str, ExportedImage] = {}
         self._instances: list[Instance] = []
         self._seen: set[tuple[int, tuple[str, ...], str]] = set()
-        self._groups: list[Group] = []
-        self._failures: list[Failure] = []
+        self._groups: list[ExportedGroup] = []
+        self._failures: list[ExportFailure] = []
         self._left_out = Counter[str]()
         self._skipped = self._unannotated = 0
 
@@ -120,7 +120,9 @@ class Gatherer:
             if not annotations and prediction is not None:
                 self._add_prediction(stored.task, prediction, images)
             ids = tuple(None if image is None else image.id for image in images)
-            self._groups.append(Group(_id(stored.task), tuple(a.id for a in annotations), ids))
+            self._groups.append(
+                ExportedGroup(_id(stored.task), tuple(a.id for a in annotations), ids)
+            )
 
     def data_set(self, title: str) -> DataSet:
         """Returns what was collected, under the title of the project."""
@@ -232,7 +234,7 @@ class Gatherer:
         return encode_mask(mask)
 
     def _fail(self, task: Task, image: str | None, reason: str) -> None:
-        self._failures.append(Failure(_id(task), image, reason))
+        self._failures.append(ExportFailure(_id(task), image, reason))
 
 
 def _note_unread(unread: UnreadRegion, images: Sequence[ExportedImage | None]) -> None:

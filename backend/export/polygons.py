@@ -25,7 +25,7 @@ _LEAST_CORNERS = 3
 
 
 @dataclass(frozen=True)
-class Outline:
+class MaskOutline:
     """The lines around a mask, the longest first.
 
     Attributes:
@@ -37,7 +37,7 @@ class Outline:
     holes: tuple[Ring, ...]
 
 
-def outline(mask: BoolMask, tolerance: float = _TOLERANCE) -> Outline:
+def outline(mask: BoolMask, tolerance: float = _TOLERANCE) -> MaskOutline:
     """Returns the lines around a mask.
 
     Args:
@@ -58,7 +58,7 @@ def outline(mask: BoolMask, tolerance: float = _TOLERANCE) -> Outline:
         corners = (kept.reshape(-1, 2).astype(np.float64) + 0.5) / 2 + (left, top)
         if len(corners) >= _LEAST_CORNERS:
             (outer if parent < 0 else holes).append(corners)
-    return Outline(
+    return MaskOutline(
         tuple(sorted(outer, key=len, reverse=True)), tuple(sorted(holes, key=len, reverse=True))
     )
 

@@ -10,14 +10,14 @@ from backend.export.data_set import DataSet, ExportedImage
 
 
 @dataclass(frozen=True)
-class Split:
+class ImageSplit:
     """The two sides, each by rising id; `val` is () if there is only one group."""
 
     train: tuple[ExportedImage, ...]
     val: tuple[ExportedImage, ...]
 
 
-def split_images(data: DataSet, share: float) -> Split:
+def split_images(data: DataSet, share: float) -> ImageSplit:
     """Divides the images of a data set.
 
     The images of a task stay together, and so do tasks that share an image. A group is on the same
@@ -36,7 +36,7 @@ def split_images(data: DataSet, share: float) -> Split:
         if is_last or not (is_first or len(chosen) + len(group) <= wanted):
             break
         chosen |= {image.id for image in group}
-    return Split(
+    return ImageSplit(
         train=tuple(image for image in data.images if image.id not in chosen),
         val=tuple(image for image in data.images if image.id in chosen),
     )

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 
 from backend.errors import BackendError, NotReadyError, SettingsError
-from backend.label_studio.predictions import TaskState
+from backend.label_studio.predictions import TaskState, WireShape, shape_ids
 from backend.label_studio.request import predict_request
 from backend.label_studio.web import open_client
 
@@ -43,8 +43,10 @@ class BackendAnswer:
 
     @property
     def has_regions(self) -> bool:
-        """Whether anything was found."""
-        return self.regions is not None and self.regions != b"[]"
+        """Whether anything was found; a note to annotators is no region."""
+        if self.regions is None:
+            return False
+        return bool(shape_ids(msgspec.json.decode(self.regions, type=list[WireShape])))
 
 
 class _WireProblem(msgspec.Struct):

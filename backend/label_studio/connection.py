@@ -206,8 +206,16 @@ def _detail(answer: httpx.Response) -> str:
     except ValueError:
         return answer.reason_phrase or "no detail"
     if isinstance(value, dict):
-        value = value.get("validation_errors") or value.get("detail") or value
+        value = value.get("validation_errors") or value.get("detail") or _by_field(value)
     return str(value)[:500]
+
+
+def _by_field(errors: Mapping[str, object]) -> str:
+    """Returns what is wrong with each field: {"title": ["Too long."]} is "title: Too long."."""
+    return " ".join(
+        f"{name}: {' '.join(map(str, said)) if isinstance(said, list) else said}"
+        for name, said in errors.items()
+    )
 
 
 def _retry_after_s(answer: httpx.Response) -> int | None:

@@ -6,7 +6,7 @@ one version. It never asks for a version that a task already has.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +20,7 @@ from backend.label_studio.untouched import filter_item
 _PAGE_SIZE = 100
 _MOST_PAGES = 1_000_000
 _SHORTENED = 490  # characters; Label Studio cuts a list of versions at 500
+_NO_SHAPES = frozenset({"textarea", "relation"})
 # Label Studio computes every column that is not hidden, and joins all masks for some of them.
 _HIDDEN = (
     "annotators",
@@ -82,7 +83,7 @@ class PredictionSummary:
         version: model version.
         score: of the whole prediction, or None.
         created_at: by Label Studio's clock.
-        regions: its regions.
+        regions: its regions, without notes to annotators.
     """
 
     id: int
@@ -105,9 +106,14 @@ class _WireValue(msgspec.Struct):
     text: list[str] | str = []
 
 
-class _WireResult(msgspec.Struct):
-    type: str
+class WireShape(msgspec.Struct):
+    """What tells a region from a note."""
+
+    type: str = ""
     id: str | int | None = None
+
+
+class _WireResult(WireShape):
     score: float | None = None
     value: _WireValue | None = None
 
@@ -280,11 +286,24 @@ def _state(value: Mapping[str, object]) -> TaskState:
     )
 
 
+def shape_ids(results: Iterable[WireShape]) -> frozenset[str]:
+    """Returns the ids of results that are regions.
+
+    The names and kinds of a region have its id. Text with an id of its own is a note to annotators.
+    """
+    return frozenset(
+        str(result.id)
+        for result in results
+        if result.id is not None and result.type not in _NO_SHAPES
+    )
+
+
 def _summary(wire: _WirePrediction) -> PredictionSummary:
     scores: dict[str, float | None] = {}
     labels: dict[str, tuple[str, ...]] = {}
+    shapes = shape_ids(wire.result)
     for result in wire.result:
-        if result.id is None or result.type == "relation":
+        if str(result.id) not in shapes or result.type == "relation":
             continue
         region = str(result.id)
         if result.score is not None or region not in scores:

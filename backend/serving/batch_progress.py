@@ -13,19 +13,11 @@ from dataclasses import dataclass, field
 
 from backend.clock import now_us
 from backend.serving.jobs import Problem
+from backend.types import FailedTask
 
 _MOST_PROBLEMS = 1000  # of one project; more are counted and not listed
 _MOST_PROJECTS = 1000
 _PAUSE_US = 10_000_000
-
-
-@dataclass(frozen=True)
-class FailedTask:
-    """A task without a prediction, and why."""
-
-    task_id: int
-    error: str
-    detail: str
 
 
 @dataclass(frozen=True)

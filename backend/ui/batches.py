@@ -5,24 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class FailedTask:
-    """A task that could not be predicted.
-
-    Attributes:
-        task_id: Label Studio's id.
-        error: class name of the error.
-        detail: for people: the field, what was expected and what came.
-    """
-
-    task_id: int
-    error: str
-    detail: str
+from backend.types import FailedTask
 
 
 @dataclass(frozen=True)
-class Batch:
+class PredictionBatch:
     """The newest batch of tasks of a project, since the server was started.
 
     Attributes:

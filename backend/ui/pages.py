@@ -26,7 +26,7 @@ from backend.learning.schedule import RunState
 from backend.learning.training_runs import TrainingRun
 from backend.storage.versions import AdapterVersion
 from backend.types import MAX_ID
-from backend.ui.batches import Batch
+from backend.ui.batches import PredictionBatch
 from backend.ui.curve import draw_curve
 from backend.ui.pictures import GroupPictures
 
@@ -87,7 +87,7 @@ def build_pages(
     live: Callable[[], Live],
     refreshed: Callable[[int], Refreshed | None] = lambda _: None,
     title: Callable[[int], str | None] = lambda _: None,
-    batch: Callable[[int], Batch | None] = lambda _: None,
+    batch: Callable[[int], PredictionBatch | None] = lambda _: None,
 ) -> Blueprint:
     """Returns the blueprint with all pages.
 
@@ -132,7 +132,7 @@ class _Views:
         live: Callable[[], Live],
         refreshed: Callable[[int], Refreshed | None],
         title: Callable[[int], str | None],
-        batch: Callable[[int], Batch | None],
+        batch: Callable[[int], PredictionBatch | None],
     ) -> None:
         self._overview, self._pictures = overview, pictures
         self._live, self._refreshed = live, refreshed

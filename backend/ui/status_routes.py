@@ -14,11 +14,14 @@ from backend.learning.trainer_presence import present_trainers
 from backend.learning.training_runs import TrainingRun
 from backend.storage.store import Store
 from backend.types import MAX_ID
-from backend.ui.batches import Batch
+from backend.ui.batches import PredictionBatch
 
 
 def build_status_routes(
-    store: Store, overview: Overview, *, batch: Callable[[int], Batch | None] = lambda _: None
+    store: Store,
+    overview: Overview,
+    *,
+    batch: Callable[[int], PredictionBatch | None] = lambda _: None,
 ) -> Blueprint:
     """Returns the routes.
 
@@ -51,7 +54,7 @@ def build_status_routes(
 
 
 def _project(
-    overview: Overview, standing: ProjectStanding, batch: Batch | None, *, in_words: bool
+    overview: Overview, standing: ProjectStanding, batch: PredictionBatch | None, *, in_words: bool
 ) -> dict[str, Any]:
     """The state of a project; `in_words` adds what costs a query more each."""
     words = (

@@ -119,9 +119,7 @@ def unknown_words(things: Sequence[Thing], vocabulary: Vocabulary) -> str | None
     unlike = [f'"{t.words}"' for t in things if not t.labels and t.broader is None]
     if unlike:
         shown = ", ".join(f'"{label}"' for label in vocabulary.labels[:_SHOWN_LABELS])
-        sentences.append(
-            f"I do not understand {' or '.join(unlike)}; write a part's name, such as {shown}"
-        )
+        sentences.append(f"no label is like {' or '.join(unlike)}; the labels are {shown}")
     sentences += [
         f'I know "{thing.broader}", not "{thing.words}"'
         for thing in things

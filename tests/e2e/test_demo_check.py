@@ -29,6 +29,7 @@ def test_check_succeeds_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_check_fails_on_broken_weights(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
     command = [sys.executable, "-m", "backend.cli", "demo", "--check", "--groups", "1"]
 
     result = subprocess.run([*command, "--weights", str(tmp_path)], capture_output=True, text=True)

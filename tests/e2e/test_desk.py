@@ -5,6 +5,7 @@ The projects are not connected to a backend, so that opening a task predicts not
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +46,19 @@ PARTS = (
 )
 MAX_BYTES = 150_000
 
-_ARE_SHOWN = """(count) => {
+# The editor draws a page more than once while it opens a task: the images stand when two looks find
+# them in the same places.
+_STANDING = """(count) => {
   const pictures = [...document.querySelectorAll('.co-picture')];
   const canvases = pictures.map(picture => picture.querySelector('canvas'));
-  return pictures.length === count && canvases.every(canvas => canvas?.clientWidth > 50);
+  const areShown = pictures.length === count && canvases.every(canvas => canvas?.clientWidth > 50);
+  const boxes = areShown
+    ? canvases.map(canvas => canvas.getBoundingClientRect())
+        .map(({x, y, width, height}) => ({x, y, width, height}))
+    : null;
+  const before = window.calicoBoxes;
+  window.calicoBoxes = JSON.stringify(boxes);
+  return window.calicoBoxes === before ? boxes : null;
 }"""
 _CHOSEN = f"""() => [...{STORE}.names.values()].filter(tag => tag.type === 'labels')
   .map(tag => tag.selectedValues())"""
@@ -72,9 +82,8 @@ class Desk:
     def open(self, page: Page, size: int) -> list[FloatRect]:
         """Opens the task with `size` images; returns where its images are on the page."""
         page.goto(f"{self.url}/projects/{self.project_id}/data?task={self.task_of[size]}")
-        page.wait_for_function(_ARE_SHOWN, arg=size, timeout=60_000)
-        pictures = page.locator(".co-picture")
-        return [box_of(pictures.nth(place).locator("canvas").first) for place in range(size)]
+        boxes = page.wait_for_function(_STANDING, arg=size, timeout=60_000, polling=300)
+        return list(boxes.json_value())
 
 
 def box_of(element: Locator) -> FloatRect:
@@ -161,6 +170,28 @@ def test_one_palette_and_the_same_keys_for_all_images(page: Page, desks: dict[st
     assert page.evaluate(_REGIONS) == [["image_1", ["saddle"]]]
     page.keyboard.press("7")
     assert page.evaluate(_REGIONS) == [["image_1", ["chain"]]]
+
+
+@pytest.mark.parametrize("config", ["labels", "open"])
+def test_the_number_of_an_image_covers_no_note(
+    page: Page, ends: Ends, desks: dict[str, Desk], config: str
+) -> None:
+    desk = desks[config]
+    note = {"id": "n", "from_name": "note_0", "to_name": "image_0", "type": "textarea"}
+    regions = json.dumps([note | {"value": {"text": ["Nothing is shown yet"]}}]).encode()
+    ends.client.create_prediction(desk.task_of[2], regions, score=0.0, version="test")
+    desk.open(page, 2)
+    words = page.locator(".co-picture p", has_text="Nothing is shown yet")
+    words.wait_for()
+    number_ends = page.locator(".co-picture").first.evaluate(
+        """(element) => {
+          const style = getComputedStyle(element, '::before');
+          const sides = ['left', 'width', 'paddingLeft', 'paddingRight'];
+          const width = sides.reduce((sum, side) => sum + parseFloat(style[side]), 0);
+          return element.getBoundingClientRect().left + width;
+        }"""
+    )
+    assert box_of(words)["x"] > number_ends
 
 
 def draw(page: Page, picture: FloatRect) -> None:

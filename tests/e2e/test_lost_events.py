@@ -13,9 +13,9 @@ import pytest
 
 from backend.cli import label_studio_process as process
 from backend.cli.daemon import Daemon
-from backend.cli.demo_project import LABEL_CONFIG
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.group_config import open_config
 from backend.learning import reconcile
 from backend.learning.correction import ACCEPTED, RegionChange
 from backend.learning.derivation import Derivation, Derived, StudioPredictions
@@ -83,7 +83,7 @@ def call(client: LabelStudioClient, method: str, path: str, **body: Any) -> Any:
 def test_everything_that_was_lost_is_found(
     client: LabelStudioClient, repository: CorrectionRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = client.create_project("lost", LABEL_CONFIG.read_text()).id
+    project = client.create_project("lost", open_config()).id
     data: dict[str, object] = {"data": {"images": ["/data/a.png", "s3://bucket/b.png"]}}
     corrected, skipped, drafted, plain, doomed = client.import_tasks(project, [data] * 5)
     both = Reconciler(repository, client, confirm_after_s=0)

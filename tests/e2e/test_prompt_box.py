@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from backend.cli.connect import Ends
 from backend.cli.demo import Demo
@@ -66,4 +66,7 @@ def test_words_without_meaning_are_answered_too(
         box.fill(typed)
         box.press("Enter")
         page.locator(".ask", has_text=answer).first.wait_for(timeout=120_000)
+        # Not below the edge of the box, where one would have to scroll for it.
+        said = page.locator(".ask p", has_text=answer).first
+        expect(said).to_be_in_viewport(ratio=1)
         assert page.evaluate(_SUGGESTED) == []

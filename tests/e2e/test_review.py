@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from backend.cli import command_tree
 from backend.cli.connect import Ends, connect_project
 from backend.cli.demo import Demo
-from backend.cli.demo_project import LABEL_CONFIG
 from backend.label_studio.client import LabelStudioProject
 from backend.label_studio.copies import stored_annotations
+from backend.label_studio.group_config import open_config
 from backend.label_studio.onboarding import retrieve_predictions
 from backend.label_studio.predictions import delete_duplicates, stored_predictions, task_states
 from tests.e2e.studio_api import delete_project
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 @pytest.fixture
 def project(demo: Demo, ends: Ends) -> Iterator[LabelStudioProject]:
     """A connected project of its own: a group of the demo, and one with a broken image."""
-    project = ends.client.create_project("review", LABEL_CONFIG.read_text())
+    project = ends.client.create_project("review", open_config())
     connect_project(ends, project.id)
     first = next(ends.client.raw_tasks(demo.project_id))
     broken = demo.files / "images" / "broken.png"

@@ -31,6 +31,7 @@ class StudioDouble:
         self.drafts = set()
         self.on_event, self.backends = on_event, list(backends)
         self.version = None
+        self.config = REPEATER_CONFIG
         self._last = 100
 
     def add_task(self, task_id, images):
@@ -81,7 +82,7 @@ class StudioDouble:
         return app
 
     def _project(self):
-        project = {"id": PROJECT, "title": "t", "label_config": REPEATER_CONFIG}
+        project = {"id": PROJECT, "title": "t", "label_config": self.config}
         return jsonify(project | {"model_version": self.version})
 
     def _ml(self):
@@ -200,7 +201,7 @@ class StudioDouble:
         self.on_event(
             {
                 "action": action,
-                "project": {"id": PROJECT, "label_config": REPEATER_CONFIG},
+                "project": {"id": PROJECT, "label_config": self.config},
                 "annotation": list(annotations) if is_bulk else annotations[0],
                 "task": tasks if is_bulk else tasks[0],
             }

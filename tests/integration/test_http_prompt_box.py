@@ -63,4 +63,6 @@ def test_words_without_a_label_are_met_with_the_labels(client: FlaskClient) -> N
     result = ask(client, "tentacles", "cosegment_labels")
 
     assert len(result) == 1
-    assert "no label is like 'tentacles'; the labels are chair, stool, table" in lines(result)[1]
+    assert (
+        'no label is like "tentacles"; the labels are "chair", "stool", "table"' in lines(result)[1]
+    )

@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli import command_tree
+from backend.label_schema import LabelValue
+from backend.label_studio.group_config import labels_config
 from backend.label_studio.views import REVIEW_TITLE
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.repository import CorrectionRepository
@@ -27,8 +29,12 @@ SURE, DOUBTFUL = "a.png", "b.png"
 class ScoringPredictor(FakePredictor):
     """Is sure of every region of bright groups, and of none but one of dark ones."""
 
+    finds_nothing: bool = False
+
     def predict(self, group):
         found = super().predict(group)
+        if self.finds_nothing:
+            return replace(found, parts=())
         is_sure = group.images[0][0, 0, 0] % 2 == 0
         first, *others = found.parts
         scores = (0.98, 0.97 if is_sure else 0.3)
@@ -116,6 +122,24 @@ def test_an_empty_prediction_of_a_broken_image_gives_its_reason_and_is_healed(st
     assert (healed.exit_code, report["predicted"]) == (0, 1)
     (prediction,) = studio.predictions.values()
     assert prediction["result"]
+
+
+def test_a_note_where_nothing_was_found_is_stored_once_and_is_no_region(studio, run, predictor):
+    studio.config = labels_config([LabelValue("lid")])  # with text areas for notes
+    predictor.finds_nothing = True
+    studio.add_task(1, [SURE])
+    _, report = run("predict-all")
+    assert report["predicted"] == 1
+    (noted,) = studio.predictions.values()
+    assert [one["type"] for one in noted["result"]] == ["textarea"]
+
+    _, report = run("predict-all")
+    assert (report["predicted"], report["already"]) == (0, 1)
+    assert list(studio.predictions.values()) == [noted]
+    shown, _ = run("review")
+    assert "nothing was found" in shown.stdout
+    _, report = run("review", "--accept-above", 0.5)
+    assert (report["accepted"], report["below"], report["empty"]) == (0, 0, 1)
 
 
 def test_scores_are_read_one_by_one_where_label_studio_shows_those_of_another_version(studio, run):

@@ -84,10 +84,11 @@ def server_process(port, *arguments):
 
 
 def serve(port, data_dir):
-    empty = data_dir / "no-weights"
-    empty.mkdir(parents=True, exist_ok=True)
+    broken = data_dir / "broken-weights"  # the server starts, and no time goes into a model
+    broken.mkdir(parents=True, exist_ok=True)
+    (broken / "model.safetensors").write_bytes(b"")
     command = ["-m", "backend.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
-    command += ["--no-trainer", "--weights", str(empty), "--log-level", "ERROR"]
+    command += ["--no-trainer", "--weights", str(broken), "--log-level", "ERROR"]
     return server_process(port, *command)
 
 

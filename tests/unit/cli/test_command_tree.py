@@ -15,6 +15,8 @@ from backend.cli import (
     COMMANDS,
     PACKAGE,
     PANELS,
+    START,
+    WORK,
     Command,
     command_tree,
     flowing,
@@ -56,6 +58,20 @@ def test_help_flows_and_has_an_example(command: Command) -> None:
     lines = {line.strip() for line in shown.output.splitlines()}
     for paragraph in text.split("\n\n"):
         assert set(paragraph.split("\n")) <= lines
+
+
+@pytest.mark.parametrize(
+    "command",
+    [command for command in COMMANDS if command.panel in (START, WORK)],
+    ids=lambda command: " ".join(command.path),
+)
+def test_options_are_whole_at_eighty_columns(command: Command) -> None:
+    """Those of the commands that annotators' leads use; `train` has longer ones."""
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(
+        command_tree(command.path), [*command.path, "--help"]
+    )
+    words = set(re.findall(r"(?<!\S)--[a-z-]+", shown.output))
+    assert {name for name in options_of(command.path) if name.startswith("--")} <= words
 
 
 def test_flowing_text_keeps_lists_and_command_lines() -> None:
@@ -160,6 +176,21 @@ def test_an_error_of_ours_is_one_line(
 
     assert stopped.value.code == 2
     assert capsys.readouterr().err == "calico: model.safetensors: truncated\n"
+
+
+def test_ctrl_c_while_a_command_is_loaded_shows_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(target: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load", stop)
+    monkeypatch.setattr(sys, "argv", ["calico", "predict"])
+
+    with pytest.raises(SystemExit) as stopped:
+        main()
+
+    assert stopped.value.code == 130
 
 
 def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli import command_tree
+from backend.cli.coco_labels import CocoLabels
 from backend.cli.new_project import parse_labels, read_categories
 from backend.errors import SettingsError
 from backend.label_schema import LabelValue
+from backend.label_studio.group_config import labels_config
 from backend.label_studio.label_config import parse_label_config
 
 
@@ -35,7 +37,27 @@ def test_categories_of_a_coco_file(tmp_path: Path) -> None:
     path = tmp_path / "coco.json"
     names = ["wheel", "door", "wheel", "seat, rear"]
     path.write_text(json.dumps({"images": [], "categories": [{"id": 1, "name": n} for n in names]}))
-    assert [label.value for label in read_categories(path)] == ["wheel", "door", "seat  rear"]
+    assert [label.value for label in read_categories(path)] == ["wheel", "door", "seat rear"]
+
+
+def test_the_labels_of_a_coco_file_take_its_masks(tmp_path: Path) -> None:
+    """What `calico import --labels` finds in the file, the project has."""
+    file = tmp_path / "coco.json"
+    names = [("(whole object)", "car"), ("wheel", "car"), ("seat, rear", "car"), ("door", "van")]
+    categories = [
+        {"id": number, "name": name, "supercategory": owner}
+        for number, (name, owner) in enumerate(names, start=1)
+    ]
+    square = [[0, 0, 4, 0, 4, 4, 0, 4]]
+    masks = [
+        {"id": number, "image_id": 1, "category_id": number, "segmentation": square}
+        for number in range(1, 5)
+    ]
+    image = {"id": 1, "file_name": "a.jpg", "width": 8, "height": 8}
+    coco = {"images": [image], "annotations": masks, "categories": categories}
+    file.write_text(json.dumps(coco))
+    schema = parse_label_config(labels_config(read_categories(file)))
+    assert CocoLabels(file, ["a.jpg"], schema).unknown == ()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
+
 from backend.cli import progress
+from backend.errors import LabelStudioError
 
 
 def test_lines_say_the_rate_of_this_run_and_the_time_that_remains(monkeypatch, capsys):
@@ -24,3 +27,10 @@ def test_short_work_needs_no_line(capsys):
         tell(1)
         tell(2)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), LabelStudioError("it is away")])
+def test_what_was_stopped_says_how_it_goes_on(error, capsys):
+    with pytest.raises(type(error)), progress.told_how_to_go_on():
+        raise error
+    assert capsys.readouterr().err == "Stopped. Run the same command again to continue.\n"

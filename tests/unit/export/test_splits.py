@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from backend.export.data_set import DataSet, ExportedImage, Group
+from backend.export.data_set import DataSet, ExportedGroup, ExportedImage
 from backend.export.splits import split_images
 
 
@@ -17,7 +17,7 @@ def data_of(*groups: Sequence[int | None]) -> DataSet:
         labels=(),
         images=[ExportedImage(number, f"{number}.jpg", (4, 4)) for number in ids],
         instances=(),
-        groups=[Group(task, (), tuple(group)) for task, group in enumerate(groups)],
+        groups=[ExportedGroup(task, (), tuple(group)) for task, group in enumerate(groups)],
         failures=(),
         left_out={},
     )

@@ -99,7 +99,7 @@ def test_what_has_no_label_says_which_there_are() -> None:
 
     assert [thing.labels for thing in request.things] == [(), ("leg",)]
     assert unknown_words(request.things, LABELS) == (
-        'I do not understand "tentacle"; write a part\'s name, such as "chair", "leg", '
+        'no label is like "tentacle"; the labels are "chair", "leg", '
         '"front wheel", "back wheel", "top of the table", "black and white"'
     )
     assert unknown_words(request.things[1:], LABELS) is None

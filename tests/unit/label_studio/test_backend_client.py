@@ -31,15 +31,18 @@ def test_every_task_has_an_answer_a_reason_or_is_not_finished():
             {"model_version": "v1", "problem": {"error": "E", "detail": "again"}},
             {"model_version": "v1"},
             {"model_version": "v1", "result": [], "score": 0.0},
+            {"model_version": "v1", "result": [{"id": "note-note_0", "type": "textarea"}]},
         ]
         return httpx.Response(200, json={"results": items})
 
-    found, broken, failed, late, empty = backend(answer).predict(7, REPEATER_CONFIG, [TASK] * 5)
+    answers = backend(answer).predict(7, REPEATER_CONFIG, [TASK] * 6)
+    found, broken, failed, late, empty, noted = answers
     assert (found.regions, found.has_regions, found.score) == (b'[{"id":"r"}]', True, 0.5)
     assert (broken.regions, broken.problem) == (None, "data.images[0]: expected an image")
     assert (failed.problem, failed.is_finished) == ("again", True)
     assert not late.is_finished
     assert (empty.regions, empty.has_regions, empty.is_finished) == (b"[]", False, True)
+    assert (noted.has_regions, noted.is_finished) == (False, True)
     (request,) = asked
     assert str(request.url) == "http://b:9090/predict?background=1"
     assert request.headers["Authorization"].startswith("Basic ")

@@ -108,6 +108,7 @@ def test_refused_personal_token_says_what_to_do():
             httpx.Response(400, json={"validation_errors": {"url": ["Enter a URL"]}}),
             "answered 400: .*Enter a URL",
         ),
+        (httpx.Response(400, json={"title": ["Too long."]}), "answered 400: title: Too long."),
         (httpx.Response(502, text="<html>bad gateway"), "answered 502: Bad Gateway"),
         (httpx.Response(200, text="<html>sign in"), "expected JSON"),
         (httpx.Response(200, json=[]), "unexpected answer"),

@@ -93,6 +93,12 @@ def test_regions_are_read_without_their_masks():
     assert (region.id, region.score, region.labels) == ("r", 0.7, ("lid", "common part"))
 
 
+def test_notes_to_annotators_are_no_regions():
+    note = {"id": "note-note_0", "type": "textarea", "value": {"text": ["Nothing is shown yet"]}}
+    (found,) = stored_predictions(Studio([prediction(1, "base", result=[note])]).client(), 5)
+    assert found.regions == ()
+
+
 def states(*tasks):
     def handle(request):
         assert json.loads(request.url.params["query"])["ordering"] == ["tasks:id"]

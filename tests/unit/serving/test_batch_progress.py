@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from backend.serving import batch_progress
-from backend.serving.batch_progress import BatchProgress, FailedTask
+from backend.serving.batch_progress import BatchProgress
 from backend.serving.jobs import Problem
+from backend.types import FailedTask
 
 PROJECT = 7
 BROKEN = Problem("UnreadableMediaError", "task.data.images[0]: not an image", is_lasting=True)

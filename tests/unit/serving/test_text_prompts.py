@@ -162,7 +162,7 @@ def test_a_question_about_a_group_of_which_nothing_is_known_asserts_nothing() ->
 
 def test_words_without_a_label_are_met_with_the_labels() -> None:
     found, sentence = ask("rotor and legs")
-    unlike = 'I do not understand "rotor"; write a part\'s name, such as "leg", "seat"'
+    unlike = 'no label is like "rotor"; the labels are "leg", "seat"'
 
     assert found == [(0, "leg"), (1, "leg")]
     assert sentence.endswith(f"; {unlike}")

@@ -22,7 +22,8 @@ from backend.learning.rows import Doubt
 from backend.learning.schedule import Cause, RunState
 from backend.settings import load_settings
 from backend.storage.tables import correction
-from backend.ui.batches import Batch, FailedTask
+from backend.types import FailedTask
+from backend.ui.batches import PredictionBatch
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures, _parts, _small
 from backend.ui.status_routes import build_status_routes
@@ -76,7 +77,9 @@ def app(tmp_path, school):
             live=lambda: Live("ready", tasks_waiting=3, changes_waiting=0, trainers=1),
             refreshed=lambda project: Refreshed("v9", 4, 10, True) if project == PROJECT else None,
             title=TITLES.get,
-            batch=lambda _: Batch(12, 5, 6, (FailedTask(3, "UnreadableMediaError", "broken <"),)),
+            batch=lambda _: PredictionBatch(
+                12, 5, 6, (FailedTask(3, "UnreadableMediaError", "broken <"),)
+            ),
         )
     )
     yield made

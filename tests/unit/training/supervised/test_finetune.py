@@ -187,6 +187,6 @@ def test_quantised_weights_are_not_divided(
 def test_weights_that_pass_no_gradients_on_are_refused(
     recipe: FinetuneRecipe, inputs: FinetuneInputs, tmp_path: Path
 ) -> None:
-    with pytest.raises(InvalidConfigError, match="int8 weights of a CPU"):
+    with pytest.raises(InvalidConfigError, match="int8 weights cannot be trained on a CPU"):
         finetune(replace(recipe, precision=Precision.INT8), inputs, tmp_path / "run")
     assert not (tmp_path / "run").exists()
