@@ -1,0 +1,49 @@
+"""`calico predict-all` beside a backend that predicts again by itself."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from backend.cli.predict_all import Outcome, _Work
+from backend.label_studio.backend_client import BackendAnswer
+from backend.label_studio.predictions import TaskState
+
+
+class Studio:
+    """Label Studio's predictions of task 1, with those of the backend."""
+
+    def __init__(self, *versions: str) -> None:
+        self.versions = list(versions)
+
+    def get(self, path: str, params: object = None) -> object:
+        assert path == "/api/predictions/"
+        return [{"id": n, "task": 1, "model_version": v} for n, v in enumerate(self.versions)]
+
+    def create_prediction(
+        self, task_id: int, regions: bytes, *, score: float, version: str
+    ) -> None:
+        self.versions.append(version)
+
+
+class Backend:
+    def predict(
+        self, project_id: int, label_config: str, states: list[TaskState]
+    ) -> list[BackendAnswer]:
+        return [BackendAnswer(b'[{"type": "brush"}]', 0.9, "new") for _ in states]
+
+
+@pytest.mark.parametrize(
+    ("stored_meanwhile", "predicted", "kept"), [(["old"], 1, 0), (["old", "new"], 0, 1)]
+)
+def test_what_the_backend_has_stored_meanwhile_is_not_stored_twice(
+    stored_meanwhile, predicted, kept
+):
+    studio, outcome = Studio(*stored_meanwhile), Outcome()
+    project = SimpleNamespace(id=1, label_config="<View/>")
+    work = _Work(studio, Backend(), project, "new", outcome)
+    read_before = TaskState(1, {}, frozenset({"old"}), predictions=1, is_begun=False)
+    work.predict([read_before], lambda: False)
+    assert studio.versions == ["old", "new"]
+    assert (outcome.predicted, outcome.kept, outcome.failures) == (predicted, kept, {})
