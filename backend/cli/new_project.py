@@ -113,7 +113,8 @@ def new_project(
         problem = _complete(ends, project)
     if problem is None:
         typer.echo(f"project {project.id} is ready: {address}")
-        typer.echo(f"It is connected to {ends.backend_url}. Import groups of images next.")
+        typer.echo(f"It is connected to {ends.backend_url}. Import groups of images next:")
+        typer.echo(f"calico import FOLDER --project {project.id}")
     else:
         typer.secho(
             f"calico: project {project.id} exists, with its labels and instructions, but is not "
