@@ -227,6 +227,8 @@ def _tell(report: Report) -> None:
         f"{report.skipped_files} files skipped",
         err=True,
     )
+    for sheet in report.preview:
+        typer.echo(f"contact sheet: {sheet}", err=True)
     if report.imported_groups:
         typer.echo(f"imported {report.imported_groups} groups into {report.url}", err=True)
         typer.echo(f"Next, predictions: calico predict-all --project {report.project}", err=True)

@@ -38,6 +38,7 @@ from backend.label_studio.photo_tasks import (
 from calico_model.similarity.duplicates import near_duplicates
 
 _BATCH = 40  # groups per request
+_SHEETS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _UPLOAD_FILES, _UPLOAD_BYTES = 32, 48 * 1024 * 1024
 
 
@@ -98,6 +99,10 @@ def run_import(
         SettingsError: something that was asked for cannot be done; nothing was imported.
         LabelStudioError: Label Studio refused something; what was imported before stays.
     """
+    if wishes.preview is not None and wishes.preview.suffix.lower() not in _SHEETS:
+        raise SettingsError(
+            f"--preview: expected a .jpg, .png or .webp file, got {wishes.preview.name}"
+        )
     known: tuple[PhotoTask, ...] = ()
     if target is not None:
         plan = _fitted(plan, target)
@@ -228,8 +233,6 @@ def _layers(
 
 
 def _preview(path: Path, folder: Path, groups: Sequence[Group]) -> list[str]:
-    if path.suffix.lower() not in (".jpg", ".jpeg", ".png", ".webp"):
-        raise SettingsError(f"--preview: expected a .jpg, .png or .webp file, got {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with progress_bar("drawing the contact sheet", len(groups), unit="groups") as tell:
         return [str(sheet) for sheet in write_sheets(path, folder, groups, tell)]

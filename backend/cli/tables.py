@@ -94,7 +94,8 @@ def _blocks(table: Table, width: int) -> Iterator[str]:
 
 
 def _heads(table: Table) -> list[str]:
-    return [str(column.header) for column in table.columns]
+    """Names of the columns in one line each, for where they are names of rows."""
+    return [" ".join(str(column.header).split()) for column in table.columns]
 
 
 def _rows(table: Table) -> list[tuple[str, ...]]:

@@ -135,6 +135,17 @@ def test_photographs_are_grouped_by_what_they_show(run, tmp_path):
     assert again["imported_photographs"] == 6
 
 
+def test_a_sheet_that_cannot_be_drawn_is_refused_before_photographs_are_read(
+    run, photos, monkeypatch
+):
+    def read(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("backend.cli.photo_import.survey", read)
+    with pytest.raises(SettingsError, match="--preview: expected a .jpg"):
+        run(PhotoStudio(CLOSED), photos, "--dry-run", "--preview", "sheet.tiff")
+
+
 def test_repeated_pictures_come_into_groups_apart_on_request(run, photos):
     draw(photos / "a/1 small.jpg", 0, size=(56, 42))
     studio = PhotoStudio(CLOSED, root=photos.parent)

@@ -51,6 +51,11 @@ def test_a_table_that_fits_stays_a_table() -> None:
     assert rendered(80, table_of(["a", "b"], [["1", "2"]])).splitlines()[0].startswith("┏")
 
 
+def test_a_heading_of_two_lines_names_a_row_in_one() -> None:
+    table = table_of(["label", "accept\nfrom", "rest"], [["lid", "0.90", "x" * 70]])
+    assert "accept from  0.90" in rendered(60, table)
+
+
 def test_a_wide_table_is_turned_before_it_is_taken_apart() -> None:
     heads = [f"a-long-column-{n}" for n in range(6)]
     turned = rendered(60, table_of(heads, [["1"] * 6, ["2"] * 6]))
