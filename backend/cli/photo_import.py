@@ -109,7 +109,7 @@ def run_import(
         known = photo_tasks(target.client, target.project_id, target.schema)
     needs_vectors = plan.needs_vectors(listing.names)
     total = len(listing.names)
-    with progress_bar("looking at photographs", total, unit="photographs") as tell:
+    with progress_bar("reading photographs", total, unit="photographs") as tell:
         seen = survey(listing, cache, with_vectors=needs_vectors, tell=tell)
     skipped = [f"{one.name}: {one.reason}" for one in (*listing.skipped, *seen.broken)]
     tell_list("files are skipped", skipped)

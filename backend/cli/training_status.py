@@ -72,8 +72,8 @@ def status(
     batches = _batches(settings)
     for summary in projects:
         summary["predictions"] = batches.get(summary["project"])
-    for said in () if watch else projects:
-        typer.echo(_sentences(said))
+    for summary in () if watch else projects:
+        typer.echo(_sentences(summary))
     if not watch:
         print_fitted(_table(projects) if projects else "No project has sent corrections yet.")
         for line in _batch_lines(projects):
@@ -146,11 +146,11 @@ def _summary(overview: Overview, standing: ProjectStanding) -> dict[str, Any]:
 
 def _sentences(project: dict[str, Any]) -> str:
     """What annotators see in a project, why, what to do next, and when it will be useful."""
-    said = project["explanation"]
+    explanation = project["explanation"]
     return (
-        f"Project {project['project']}: {said['seen']}\n"
-        f"  Why: {said['why']}\n"
-        f"  Next: {said['advice']}\n"
+        f"Project {project['project']}: {explanation['seen']}\n"
+        f"  Why: {explanation['why']}\n"
+        f"  Next: {explanation['advice']}\n"
         f"  Progress: {project['outlook']['words']}\n"
     )
 

@@ -213,8 +213,8 @@ def _detail(answer: httpx.Response) -> str:
 def _by_field(errors: Mapping[str, object]) -> str:
     """Returns what is wrong with each field: {"title": ["Too long."]} is "title: Too long."."""
     return " ".join(
-        f"{name}: {' '.join(map(str, said)) if isinstance(said, list) else said}"
-        for name, said in errors.items()
+        f"{name}: {' '.join(map(str, text)) if isinstance(text, list) else text}"
+        for name, text in errors.items()
     )
 
 

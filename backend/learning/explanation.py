@@ -109,17 +109,17 @@ def explain_state(
     return Explanation(seen, reason.why, reason.advice)
 
 
-def explain_running(said: Explanation, *, is_first: bool) -> Explanation:
+def explain_running(state: Explanation, *, is_first: bool) -> Explanation:
     """Says what to do while a training runs that somebody waits for.
 
     Args:
-        said: the state before that training.
+        state: the explanation before that training.
         is_first: no training of the project has ended yet.
     """
     advice = "Wait until it ends, or go on correcting groups."
     if is_first:
-        return replace(said, why="The first training is running now.", advice=advice)
-    return replace(said, advice=f"A training is running now. {advice}")
+        return replace(state, why="The first training is running now.", advice=advice)
+    return replace(state, advice=f"A training is running now. {advice}")
 
 
 def _explain_verdict(kind: VerdictKind, version: AdapterVersion) -> Reason:

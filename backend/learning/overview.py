@@ -246,11 +246,11 @@ class Overview:
         run = next(finished, None)
         adapter_id = None if run is None else run.adapter_id
         candidate = None if adapter_id is None else self.versions.find(adapter_id)
-        said = explain_state(project_id, run, candidate, standing.version)
+        explanation = explain_state(project_id, run, candidate, standing.version)
         now = standing.run
         if now is None or now.state is not RunState.RUNNING or now.cause is Cause.REFINE:
-            return said
-        return explain_running(said, is_first=run is None)
+            return explanation
+        return explain_running(explanation, is_first=run is None)
 
     def runs(self, project_id: int, *, limit: int = 10) -> tuple[TrainingRun, ...]:
         """Returns the training runs of a project, newest first."""

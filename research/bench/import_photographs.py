@@ -99,7 +99,7 @@ def _import(listing: Listing, plan: Plan, data: Path) -> tuple[list[Group], int,
     """Returns groups, how many photographs repeat others, and how many had to be read."""
     with (
         PhotoCache(data) as cache,
-        progress_bar("looking at photographs", len(listing.names), unit="photographs") as tell,
+        progress_bar("reading photographs", len(listing.names), unit="photographs") as tell,
     ):
         seen = survey(listing, cache, with_vectors=True, tell=tell)
     distinct, repeated = set_duplicates_aside(seen.photographs)
@@ -176,8 +176,8 @@ def _classes(folder: Path, sets: Path) -> dict[str, str]:
     counts: dict[int, Counter[str]] = {}
     for annotation in file.annotations.values():
         category = file.categories[annotation.category_id]
-        said = category.supercategory or category.name
-        counts.setdefault(annotation.image_id, Counter())[said] += 1
+        kind = category.supercategory or category.name
+        counts.setdefault(annotation.image_id, Counter())[kind] += 1
     found = {}
     for image_id, classes in counts.items():
         path = folder / IMAGES_FOLDER / file.images[image_id].file_name

@@ -13,12 +13,12 @@ from backend.errors import LabelStudioError
 def test_lines_say_the_rate_of_this_run_and_the_time_that_remains(monkeypatch, capsys):
     now = [100.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    with progress.progress_bar("looking at photographs", 500, unit="photographs") as tell:
+    with progress.progress_bar("reading photographs", 500, unit="photographs") as tell:
         tell(100)  # known before
         now[0] += 10
         tell(300)
     assert capsys.readouterr().err == (
-        "[    10 s] looking at photographs 300/500, 20.0 photographs per second, 10 s left\n"
+        "[    10 s] reading photographs 300/500, 20.0 photographs per second, 10 s left\n"
     )
 
 
