@@ -24,6 +24,7 @@ from backend.label_studio.client import (
 )
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.onboarding import BACKEND_TITLE, refused_addresses, update_ml_backend
+from backend.serving.studio import connect_client
 from backend.settings import Settings, load_settings
 
 EVERYWHERE = ("0.0.0.0", "::", "")
@@ -123,19 +124,25 @@ def ends_of(settings: Settings, backend_url: str | None) -> Ends:
     Raises:
         SettingsError: Label Studio's address or token is not set.
     """
-    if settings.label_studio_url is None or settings.label_studio_api_key is None:
+    client = label_studio_of(settings)
+    backend = backend_of(settings, backend_url)
+    return Ends(client, backend.url, backend.credentials)
+
+
+def label_studio_of(settings: Settings) -> LabelStudioClient:
+    """Returns a client of the configured Label Studio.
+
+    Raises:
+        SettingsError: its address or token is not set.
+    """
+    client = connect_client(settings)
+    if client is None:
         missing = "url" if settings.label_studio_url is None else "api_key"
         option = missing.replace("_", "-")
         raise SettingsError(
             f"LABEL_STUDIO_{missing.upper()}: not set in this shell; set it, or give --{option}"
         )
-    client = LabelStudioClient(
-        settings.label_studio_url,
-        settings.label_studio_api_key.get_secret_value(),
-        certificates=settings.ca_bundle,
-    )
-    backend = backend_of(settings, backend_url)
-    return Ends(client, backend.url, backend.credentials)
+    return client
 
 
 def backend_of(settings: Settings, backend_url: str | None) -> BackendAddress:

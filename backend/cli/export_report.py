@@ -81,6 +81,8 @@ def show_summary(summary: Mapping[str, object]) -> None:
     counts = ", ".join(_counted(summary[f"{what}s"], what) for what in ("task", "image", "region"))
     is_dry = "dry_run" in summary
     typer.echo(f"{'Would export' if is_dry else 'Exported'} {counts} to {summary['to']}")
+    if not summary["regions"]:
+        typer.secho("No task has a region with a label, so no mask is exported.", fg="yellow")
     missing = [
         f"{_counted(count, 'region')} {_REASONS[LeftOut(reason)]}"
         for reason, count in left_out.items()

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import msgspec
 
+from backend.errors import LabelStudioError
 from backend.label_schema import LabelSchema
 from backend.label_studio.annotation import parse_prediction
 from backend.label_studio.connection import Connection, convert_answer
@@ -100,10 +101,18 @@ class LabelStudioClient:
         return str(_object(self._api.send("GET", "/api/current-user/whoami")).get("email", ""))
 
     def project(self, project_id: int) -> LabelStudioProject:
-        """Returns a project."""
-        return convert_answer(
-            self._api.send("GET", f"/api/projects/{project_id}/"), LabelStudioProject
-        )
+        """Returns a project.
+
+        Raises:
+            LabelStudioError: there is no project with this id, or the token may not see it.
+        """
+        answer = self._api.send("GET", f"/api/projects/{project_id}/", may_miss=True)
+        if answer is None:
+            raise LabelStudioError(
+                f"Label Studio at {self.url} has no project {project_id}, or this token may not "
+                "see it; the number is in the project's address"
+            )
+        return convert_answer(answer, LabelStudioProject)
 
     def projects(self) -> tuple[LabelStudioProject, ...]:
         """Returns every project that the token may see."""

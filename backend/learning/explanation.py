@@ -122,6 +122,19 @@ def explain_running(state: Explanation, *, is_first: bool) -> Explanation:
     return replace(state, advice=f"A training is running now. {advice}")
 
 
+def explain_waiting(state: Explanation) -> Explanation:
+    """Says what to do while a training that somebody asked for has not begun yet.
+
+    Args:
+        state: the explanation before that training.
+    """
+    return replace(
+        state,
+        advice="A training was asked for. It begins within seconds if a trainer runs; "
+        "calico serve runs one.",
+    )
+
+
 def _explain_verdict(kind: VerdictKind, version: AdapterVersion) -> Reason:
     gate, again = version.gate, _train_now(version.project_id)
     match kind:

@@ -12,7 +12,12 @@ from sqlalchemy import ColumnElement, func, select
 
 from backend.clock import now_us
 from backend.learning.doubts import is_too_much
-from backend.learning.explanation import Explanation, explain_running, explain_state
+from backend.learning.explanation import (
+    Explanation,
+    explain_running,
+    explain_state,
+    explain_waiting,
+)
 from backend.learning.label_quality import (
     LabelQuality,
     LabelSets,
@@ -248,9 +253,14 @@ class Overview:
         candidate = None if adapter_id is None else self.versions.find(adapter_id)
         explanation = explain_state(project_id, run, candidate, standing.version)
         now = standing.run
-        if now is None or now.state is not RunState.RUNNING or now.cause is Cause.REFINE:
+        if now is not None and now.state is RunState.RUNNING and now.cause is not Cause.REFINE:
+            return explain_running(explanation, is_first=run is None)
+        asked_us = self._runs.requested_us(project_id)
+        if asked_us is None or not standing.new:
             return explanation
-        return explain_running(explanation, is_first=run is None)
+        if now is not None and now.began_at.timestamp() * 1e6 >= asked_us:
+            return explanation
+        return explain_waiting(explanation)
 
     def runs(self, project_id: int, *, limit: int = 10) -> tuple[TrainingRun, ...]:
         """Returns the training runs of a project, newest first."""

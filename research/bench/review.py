@@ -65,7 +65,7 @@ def bench_review(
     corrections: Annotated[int, typer.Option(min=1, help="Corrected pairs to learn from.")] = 20,
     next_groups: Annotated[
         int, typer.Option("--next", min=1, help="Pairs to measure on, after the corrected ones.")
-    ] = 20,
+    ] = 100,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Training, in seconds of processor time.")
     ] = 30.0,

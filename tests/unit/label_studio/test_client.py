@@ -103,7 +103,10 @@ def test_refused_personal_token_says_what_to_do():
 @pytest.mark.parametrize(
     ("response", "message"),
     [
-        (httpx.Response(404, json={"detail": "Not found."}), "answered 404: Not found"),
+        (
+            httpx.Response(404, json={"detail": "Not found."}),
+            "has no project 4, or this token",
+        ),
         (
             httpx.Response(400, json={"validation_errors": {"url": ["Enter a URL"]}}),
             "answered 400: .*Enter a URL",

@@ -7,7 +7,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from backend.learning.explanation import explain_running, explain_state, explain_version
+from backend.learning.explanation import (
+    explain_running,
+    explain_state,
+    explain_version,
+    explain_waiting,
+)
 from backend.learning.gate import (
     CorrectionAgreement,
     GateEvidence,
@@ -238,3 +243,10 @@ def test_nobody_is_asked_to_begin_a_training_that_runs():
     assert "train-now" not in said.advice
     later = explain_state(7, run(RunState.REJECTED), VERDICTS[VerdictKind.WORSE], None)
     assert explain_running(later, is_first=False).why == later.why
+
+
+def test_a_training_that_waits_for_its_trainer_is_not_asked_for_again():
+    said = explain_waiting(explain_state(7, None, None, None))
+    assert said.why == "Nothing was trained in this project yet."
+    assert "was asked for" in said.advice
+    assert "train-now" not in said.advice
