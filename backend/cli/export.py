@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from backend.cli.connect import label_studio_of
 from backend.cli.export_report import (
     GROUPS_FILE,
     SUMMARY_FILE,
@@ -42,8 +43,8 @@ from backend.label_studio.stored_tasks import (
     stored_tasks,
     task_ids,
 )
-from backend.serving.studio import connect_client, image_source
-from backend.settings import Settings, load_settings
+from backend.serving.studio import image_source
+from backend.settings import load_settings
 from backend.types import StoredPrediction
 
 
@@ -128,7 +129,7 @@ def export(
         raise SettingsError(f"--polygons: goes with --format coco, not with {kind}")
     settings = load_settings(label_studio_url=url, label_studio_api_key=api_key)
     check_target(to)
-    with closing(_client_of(settings)) as client:
+    with closing(label_studio_of(settings)) as client:
         found = client.project(project)
         schema = parse_label_config(found.label_config)
         if kind is Format.VOC_PNG:
@@ -153,15 +154,6 @@ def export(
             show_failures(data)
     show_summary(summary)
     typer.echo(json.dumps(summary))
-
-
-def _client_of(settings: Settings) -> LabelStudioClient:
-    client = connect_client(settings)
-    if client is None:
-        name = "URL" if settings.label_studio_url is None else "API_KEY"
-        option = "url" if settings.label_studio_url is None else "api-key"
-        raise SettingsError(f"LABEL_STUDIO_{name}: not set; or give --{option}")
-    return client
 
 
 def _gathered(source: _Source, store: ImageStore, choice: Choice) -> DataSet:

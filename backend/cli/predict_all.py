@@ -311,12 +311,7 @@ def _tell(outcome: Outcome, tasks: int, todo: int, version: str, *, dry_run: boo
     counts += [f"{len(outcome.failures)} failed"] if outcome.failures else []
     typer.echo("; ".join(counts) + ".")
     if outcome.duplicates:
-        many = (
-            "1 prediction that was"
-            if outcome.duplicates == 1
-            else (f"{outcome.duplicates} predictions that were")
-        )
-        typer.echo(f"Deleted {many} stored twice.")
+        typer.echo(f"Predictions that were stored twice and are deleted: {outcome.duplicates}.")
     if outcome.is_stopped:
         typer.echo("Stopped. Run the same command again to continue.")
     if not outcome.failures:

@@ -128,7 +128,7 @@ class FakeStudio:
         """Runs the command; returns its result."""
         transport = httpx.MockTransport(self)
         client = LabelStudioClient("http://studio", "t" * 40, transport=transport)
-        monkeypatch.setattr(command, "connect_client", lambda settings: client)
+        monkeypatch.setattr(command, "label_studio_of", lambda settings: client)
         monkeypatch.setattr(command, "image_source", lambda settings, client: self)
         words = ["export", "--project", "7", "--format", kind, "--to", str(to), *options]
         return CliRunner().invoke(command_tree(words), words, catch_exceptions=True)

@@ -73,7 +73,11 @@ def test_train_now_is_a_wish_the_trainer_finds(school):
     school.correct(TRAINED[0])
     assert school.train() == 0
     assert run(school, "train-now", "--project", PROJECT)["requested"]
+    (waiting,) = run(school, "status")["projects"]
+    assert "was asked for" in waiting["explanation"]["advice"]
     assert school.train() == 1
+    (trained,) = run(school, "status")["projects"]
+    assert "was asked for" not in trained["explanation"]["advice"]
     assert school.last.cause is Cause.REQUEST
 
 
