@@ -194,7 +194,7 @@ def test_doctor_names_a_project_that_is_not_there(demo: Demo, ends: Ends) -> Non
     found = findings(settings_of(demo, ends), ends, 999_999)
 
     assert found["projects"].level is Level.FAIL
-    assert "404" in found["projects"].found
+    assert "has no project 999999" in found["projects"].found
 
 
 def test_a_personal_access_token_works_as_well(demo: Demo, ends: Ends) -> None:

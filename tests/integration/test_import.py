@@ -44,7 +44,7 @@ def run(tmp_path, monkeypatch):
     """Runs the command at a Label Studio; returns its last line."""
 
     def start(studio, *arguments):
-        monkeypatch.setattr(connect, "LabelStudioClient", lambda *_, **__: studio.client())
+        monkeypatch.setattr(connect, "connect_client", lambda settings: studio.client())
         words = ["import", *map(str, arguments), "--data-dir", str(tmp_path / "data")]
         words += ["--url", URL, "--api-key", "0" * 40]
         result = CliRunner().invoke(command_tree(words), words, catch_exceptions=False)
