@@ -1,0 +1,1 @@
+"""Segmenters that stand beside CALICO: SAM and its family, words to masks, dense features."""
