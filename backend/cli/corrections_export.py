@@ -20,7 +20,7 @@ from PIL import Image
 from backend.errors import InvalidRleError, MediaError, SettingsError
 from backend.export.document import Document, group_records, write_file, write_record_files
 from backend.learning.correction import Correction
-from backend.learning.supervision import true_parts, written_label
+from backend.learning.supervision import merge_regions, with_one_kind, written_label
 from backend.types import Region, Task
 from calico_model.data.records import IMAGES_FOLDER, Record
 from calico_model.types import BoolMask, ImageGroup, RegionKind
@@ -233,9 +233,11 @@ def _group_records(
     fetch: _Fetch,
 ) -> list[Record]:
     task = correction.task
+    drawn = [outcome.after for outcome in correction.outcomes if outcome.after is not None]
+    regions = with_one_kind(drawn, correction.vocabulary)
     parts = [
         replace(part, label=written_label(part.label, correction.vocabulary))
-        for part in true_parts(correction)
+        for part in merge_regions(regions, correction.vocabulary, correction.unknown)
     ]
     try:
         group = fetch(task) if parts else None

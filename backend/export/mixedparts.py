@@ -8,10 +8,9 @@ from pathlib import Path
 
 from backend.export.data_set import DataSet, Instance
 from backend.export.document import Document, group_records, write_record_files
-from backend.learning.supervision import merge_regions, region_name, written_label
+from backend.learning.supervision import merge_regions, with_one_kind, written_label
 from backend.types import Region, RegionOrigin
 from calico_model.data.records import Record
-from calico_model.types import RegionKind
 from calico_model.vocabulary import Vocabulary
 
 
@@ -66,7 +65,6 @@ def _records(
     regions = [
         _region(instance, label, index_of) for instance in instances for label in instance.labels
     ]
-    regions = _with_one_kind(regions, vocabulary)
     unknown = {
         (index, label or None)
         for image_id, index in index_of.items()
@@ -74,7 +72,7 @@ def _records(
     }
     parts = [
         replace(part, label=written_label(part.label, vocabulary))
-        for part in merge_regions(regions, vocabulary, unknown)
+        for part in merge_regions(with_one_kind(regions, vocabulary), vocabulary, unknown)
     ]
     return group_records(document, parts, dict(enumerate(image_ids)))
 
@@ -90,22 +88,3 @@ def _region(instance: Instance, label: str, index_of: Mapping[int, int]) -> Regi
         score=None,
         load_mask=lambda: instance.mask,
     )
-
-
-def _with_one_kind(regions: Sequence[Region], vocabulary: Vocabulary | None) -> list[Region]:
-    """Returns the regions with one kind per name of a part, which the format asks for.
-
-    A name is unique only if all its regions are marked as unique. Annotators may mark some of them
-    only, or differently.
-    """
-    kinds: dict[str, set[RegionKind | None]] = {}
-    for region in regions:
-        kinds.setdefault(region_name(region, vocabulary), set()).add(region.kind)
-    settled = []
-    for region in regions:
-        found = kinds[region_name(region, vocabulary)] - {RegionKind.COMMON_OBJECT}
-        is_unique = found == {RegionKind.UNIQUE_PART}
-        kind = RegionKind.UNIQUE_PART if is_unique else RegionKind.COMMON_PART
-        is_object = region.kind is RegionKind.COMMON_OBJECT
-        settled.append(region if is_object else replace(region, kind=kind))
-    return settled

@@ -137,6 +137,25 @@ def known_kinds(correction: Correction) -> frozenset[RegionKind]:
     return parts | (kinds & {RegionKind.COMMON_OBJECT})
 
 
+def with_one_kind(regions: Sequence[Region], vocabulary: Vocabulary | None) -> list[Region]:
+    """Returns the regions with one kind per name of a part, which the format of records asks for.
+
+    A name is unique only if all its regions are marked as unique. Annotators may mark some of them
+    only, or differently.
+    """
+    kinds: dict[str, set[RegionKind | None]] = {}
+    for region in regions:
+        kinds.setdefault(region_name(region, vocabulary), set()).add(region.kind)
+    settled = []
+    for region in regions:
+        found = kinds[region_name(region, vocabulary)] - {RegionKind.COMMON_OBJECT}
+        is_unique = found == {RegionKind.UNIQUE_PART}
+        kind = RegionKind.UNIQUE_PART if is_unique else RegionKind.COMMON_PART
+        is_object = region.kind is RegionKind.COMMON_OBJECT
+        settled.append(region if is_object else replace(region, kind=kind))
+    return settled
+
+
 def written_label(name: str, vocabulary: Vocabulary | None) -> str:
     """Returns the project's spelling of a name; the name itself where any text may be written."""
     return name if vocabulary is None else vocabulary.find(name) or name
