@@ -1,0 +1,201 @@
+"""Several sources, one answer: masks are matched, and each votes with the trust it has earned.
+
+Masks of two sources mean the same region where they have the same name and IoU >= 0.5. A source
+that gives the region raises its score, and one that was asked and does not give it lowers it (naive
+Bayes; the consensus of detectors in GranD, Rasheed et al. 2024, counts votes without learning).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from calico_model.evaluation.matching import FloatArray, iou_matrix
+from calico_model.evaluation.regions import Crop, cut
+from calico_model.sources.source import Ability
+from calico_model.sources.trust import SourceTrust, TrustTable
+from calico_model.types import BoolMask
+
+SAME_REGION_IOU = 0.5
+_SAME_PLACE_IOU = 0.9  # above it two names are names of one region
+
+
+@dataclass(frozen=True, eq=False)
+class SourceProposal:
+    """A mask that one source gives for an image.
+
+    Attributes:
+        source: name of the source.
+        mask: (H, W) bool in the pixels of the image.
+        score: the source's own confidence in [0, 1]; orders its masks, and is not compared with
+            the scores of others.
+        label: the name that the mask answers; None where no name was asked.
+    """
+
+    source: str
+    mask: BoolMask
+    score: float
+    label: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CombinedMask:
+    """A region on which the sources agree, more or less.
+
+    Attributes:
+        mask: (H, W) bool in the pixels of the image.
+        score: chance in (0, 1) that an annotator keeps it, by the trust in those that give it and
+            in those that do not.
+        label: its name, or None.
+        sources: who gives it, the most trusted first.
+    """
+
+    mask: BoolMask
+    score: float
+    label: str | None
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    proposal: SourceProposal
+    crop: Crop
+    trust: SourceTrust
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        return self.trust.trust, self.proposal.score
+
+
+def combine(
+    proposals: Sequence[SourceProposal],
+    trust: TrustTable,
+    ability: Ability,
+    *,
+    asked: Collection[str],
+    label: str | None = None,
+) -> tuple[CombinedMask, ...]:
+    """Combines the masks that several sources give for one image and one question.
+
+    Args:
+        proposals: of one image; masks of one size.
+        trust: of the project.
+        ability: which kind of question was asked.
+        asked: names of all sources that answered, those without a mask included. A source that
+            failed is not among them: it says nothing about what is not there.
+        label: what the question is about, where the sources themselves name nothing, such as a
+            click under a selected label; None if that is unknown.
+
+    Returns:
+        Regions, best first. Sources that are silent for a label take no part in its regions.
+
+    Raises:
+        InvalidMaskError: two masks differ in size.
+    """
+    candidates = []
+    for proposal in proposals:
+        belief = trust.of(proposal.source, ability, proposal.label or label)
+        if not belief.is_silent and proposal.mask.any():
+            candidates.append(_Candidate(proposal, cut(proposal.mask), belief))
+    candidates.sort(key=lambda one: one.rank, reverse=True)
+    crops = [one.crop for one in candidates]
+    overlaps = iou_matrix(crops, crops)
+    regions = []
+    for places in _matched(candidates, _first_names(candidates, overlaps), overlaps):
+        members = [candidates[place] for place in places]
+        name = members[0].proposal.label
+        absent = [
+            belief
+            for source in sorted(set(asked) - {one.proposal.source for one in members})
+            if not (belief := trust.of(source, ability, name or label)).is_silent
+        ]
+        regions.append(_region(members, absent))
+    return tuple(sorted(_once(regions), key=lambda region: region.score, reverse=True))
+
+
+def _first_names(candidates: Sequence[_Candidate], overlaps: FloatArray) -> list[int]:
+    """Non-maximum suppression in each source, over names: one name per place.
+
+    Places of the candidates that stay. Two masks of one name are one from IoU 0.5 on, two masks of
+    different names only where they hardly differ: a lid and its box may overlap by half.
+    """
+    kept: list[int] = []
+    for place, one in enumerate(candidates):
+        for other in kept:
+            rival = candidates[other].proposal
+            if rival.source != one.proposal.source:
+                continue
+            is_same_name = rival.label == one.proposal.label
+            limit = SAME_REGION_IOU if is_same_name else _SAME_PLACE_IOU
+            if overlaps[place, other] >= limit:
+                break
+        else:
+            kept.append(place)
+    return kept
+
+
+def _matched(
+    candidates: Sequence[_Candidate], kept: Sequence[int], overlaps: FloatArray
+) -> list[list[int]]:
+    """Joins the masks of different sources that mean one region; the most trusted leads."""
+    free = list(kept)
+    matched = []
+    while free:
+        leader = free.pop(0)
+        own = candidates[leader].proposal
+        best: dict[str, int] = {}
+        for place in free:
+            other = candidates[place].proposal
+            if other.source == own.source or other.label != own.label:
+                continue
+            if overlaps[leader, place] < SAME_REGION_IOU:
+                continue
+            rival = best.get(other.source)
+            if rival is None or overlaps[leader, place] > overlaps[leader, rival]:
+                best[other.source] = place
+        members = sorted(best.values())
+        free = [place for place in free if place not in members]
+        matched.append([leader, *members])
+    return matched
+
+
+def _region(members: Sequence[_Candidate], absent: Sequence[SourceTrust]) -> CombinedMask:
+    """One region of the answer, from those who give it and those who do not."""
+    log_odds = sum(one.trust.support for one in members) + sum(one.doubt for one in absent)
+    return CombinedMask(
+        mask=_outline(members),
+        score=1.0 / (1.0 + math.exp(-log_odds)),
+        label=members[0].proposal.label,
+        sources=tuple(one.proposal.source for one in members),
+    )
+
+
+def _outline(members: Sequence[_Candidate]) -> BoolMask:
+    """Weighted majority of the masks, pixel by pixel; a tie is decided by the most trusted."""
+    votes = [one.trust.vote for one in members]
+    leader = members[0].proposal.mask
+    if votes[0] >= sum(votes[1:]):
+        return leader
+    weights = np.zeros(leader.shape, np.float64)
+    for one, vote in zip(members, votes, strict=True):
+        weights += np.where(one.proposal.mask, vote, -vote)
+    outline: BoolMask = np.where(weights == 0.0, leader, weights > 0.0)
+    return outline if outline.any() else leader
+
+
+def _once(regions: Sequence[CombinedMask]) -> list[CombinedMask]:
+    """Drops the less certain of two names for one place, unless one source gives both."""
+    kept: list[tuple[CombinedMask, Crop]] = []
+    for region in sorted(regions, key=lambda one: one.score, reverse=True):
+        crop = cut(region.mask)
+        for other, other_crop in kept:
+            if set(region.sources) & set(other.sources):
+                continue
+            if iou_matrix([crop], [other_crop])[0, 0] >= SAME_REGION_IOU:
+                break
+        else:
+            kept.append((region, crop))
+    return [region for region, _ in kept]

@@ -1,0 +1,184 @@
+"""How far a source is believed about a label: counts of judged masks, and what follows from them.
+
+Counts are sums, so those of several groups are added. A source that was right about other labels is
+believed about a new one until its masks of that label are judged: the other labels are the prior of
+a Beta distribution (empirical Bayes, Robbins 1956). Knows numbers and names; not masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from calico_model.sources.source import Ability
+
+SILENT_BELOW = 0.35  # of its masks are kept; below it a source costs more corrections than it saves
+_PRIOR_KEPT, _PRIOR_STRENGTH = 0.6, 2.0  # of a source that nobody has judged
+_POOL_STRENGTH = 4.0  # what the other labels count, in masks of this label
+_LARGEST_VOTE = 3.0  # natural log-odds: no source alone makes a mask more certain than 95 %
+
+
+class TrustKey(NamedTuple):
+    """What is believed separately: a source, about a label, in one kind of question."""
+
+    source: str
+    ability: Ability
+    label: str
+
+
+@dataclass(frozen=True)
+class TrustCounts:
+    """Judged masks of one source for one label.
+
+    Attributes:
+        proposals: masks that the source gave.
+        kept: of these, how many an accepted region of the label overlaps by IoU >= 0.5.
+        overlap: sum of the IoU of each mask with its accepted region, 0 without one.
+        regions: accepted regions of the label that the source was asked for.
+
+    Raises:
+        ValueError: a number is negative or not finite, or more masks were kept than given.
+    """
+
+    proposals: int = 0
+    kept: int = 0
+    overlap: float = 0.0
+    regions: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.kept <= min(self.proposals, self.regions):
+            raise ValueError(
+                f"kept: expected 0 to {min(self.proposals, self.regions)}, got {self.kept}"
+            )
+        if not 0.0 <= self.overlap <= self.proposals + 1e-6:
+            raise ValueError(f"overlap: expected 0 to {self.proposals}, got {self.overlap}")
+
+    def __add__(self, other: TrustCounts) -> TrustCounts:
+        return TrustCounts(
+            self.proposals + other.proposals,
+            self.kept + other.kept,
+            self.overlap + other.overlap,
+            self.regions + other.regions,
+        )
+
+
+@dataclass(frozen=True)
+class SourceTrust:
+    """What the counts say about one source and label.
+
+    Attributes:
+        trust: expected IoU of its next mask with what the annotator accepts, in (0, 1); a mask
+            that is removed counts 0.
+        precision: chance that its next mask is kept, in (0, 1).
+        recall: chance that it finds an accepted region, in (0, 1).
+        proposals: masks of this label that were judged.
+    """
+
+    trust: float
+    precision: float
+    recall: float
+    proposals: int
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its masks of the label are left out of the answer."""
+        return self.precision < SILENT_BELOW
+
+    @property
+    def support(self) -> float:
+        """Log-odds that a mask is right because this source gave it."""
+        return _bounded(math.log(self.precision / (1.0 - self.precision)))
+
+    @property
+    def doubt(self) -> float:
+        """Log-odds, at most 0, that a mask is right although this source did not give it."""
+        return _bounded(math.log(1.0 - self.recall))
+
+    @property
+    def vote(self) -> float:
+        """Weight of its pixels in an outline, > 0 (weighted majority, Nitzan and Paroush 1982)."""
+        return max(0.05, _bounded(math.log(self.trust / (1.0 - self.trust))))
+
+
+class TrustTable:
+    """Trust in every source, about every label.
+
+    Args:
+        counts: of all judged masks; () for a project without corrections.
+    """
+
+    def __init__(self, counts: Mapping[TrustKey, TrustCounts] | None = None) -> None:
+        self.counts: Mapping[TrustKey, TrustCounts] = dict(counts or {})
+
+    def of(self, source: str, ability: Ability, label: str | None) -> SourceTrust:
+        """Returns the trust in a source about a label; None asks about all labels together."""
+        everything = self._pools.get((source, ability), TrustCounts())
+        own = TrustCounts()
+        if label is not None:
+            own = self.counts.get(TrustKey(source, ability, label), own)
+        pool = _less(everything, own)
+        overlap = _mean(pool.overlap, pool.proposals, _PRIOR_KEPT, _PRIOR_STRENGTH)
+        kept = _mean(pool.kept, pool.proposals, _PRIOR_KEPT, _PRIOR_STRENGTH)
+        found = _mean(pool.kept, pool.regions, _PRIOR_KEPT, _PRIOR_STRENGTH)
+        judged = everything.proposals if label is None else own.proposals
+        return SourceTrust(
+            trust=_mean(own.overlap, own.proposals, overlap, _POOL_STRENGTH),
+            precision=_mean(own.kept, own.proposals, kept, _POOL_STRENGTH),
+            recall=_mean(own.kept, own.regions, found, _POOL_STRENGTH),
+            proposals=judged,
+        )
+
+    def labels(self) -> tuple[str, ...]:
+        """Returns all labels that a source was judged on, in alphabetical order."""
+        return tuple(sorted({key.label for key in self.counts}))
+
+    @cached_property
+    def state(self) -> str:
+        """Hash of all counts: an answer that depends on the trust is made anew when it differs."""
+        digest = hashlib.sha256()
+        for key in sorted(self.counts):
+            one = self.counts[key]
+            numbers = (one.proposals, one.kept, round(one.overlap, 6), one.regions)
+            digest.update(repr((*key, *numbers)).encode())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def _pools(self) -> Mapping[tuple[str, Ability], TrustCounts]:
+        """Counts of each source and ability over all labels."""
+        pools: dict[tuple[str, Ability], TrustCounts] = {}
+        for key, counts in self.counts.items():
+            place = key.source, key.ability
+            pools[place] = pools.get(place, TrustCounts()) + counts
+        return pools
+
+
+def add_counts(parts: Iterable[Mapping[TrustKey, TrustCounts]]) -> dict[TrustKey, TrustCounts]:
+    """Adds the counts of several groups."""
+    total: dict[TrustKey, TrustCounts] = {}
+    for part in parts:
+        for key, counts in part.items():
+            total[key] = total.get(key, TrustCounts()) + counts
+    return total
+
+
+def _less(total: TrustCounts, part: TrustCounts) -> TrustCounts:
+    """The counts without a part of them; sums of floats may miss 0 by a rounding error."""
+    return TrustCounts(
+        total.proposals - part.proposals,
+        total.kept - part.kept,
+        max(0.0, total.overlap - part.overlap),
+        total.regions - part.regions,
+    )
+
+
+def _mean(good: float, count: float, prior: float, strength: float) -> float:
+    """Mean of a Beta distribution after `count` trials, kept off 0 and 1."""
+    return min(max((good + prior * strength) / (count + strength), 1e-3), 1.0 - 1e-3)
+
+
+def _bounded(log_odds: float) -> float:
+    return min(max(log_odds, -_LARGEST_VOTE), _LARGEST_VOTE)
