@@ -23,6 +23,7 @@ from calico_model.types import MAX_GROUP_SIZE
 
 META_KEY = "calico"
 _PLAIN_KEY = re.compile(r"[\w-]+")
+_LIST_ITEM = re.compile(r"([\w-]+)\[(\d{1,2})\]")
 _ROOT = re.compile(r'LOCAL_FILES_DOCUMENT_ROOT\s*=\s*\\?["\']?([^"\'\\]+)')
 _LOCAL_FILES = "/data/local-files/?d="
 
@@ -72,11 +73,10 @@ def most_images(schema: LabelSchema) -> int:
     Raises:
         SettingsError: the config reads its images in a way that an import cannot fill.
     """
-    plain = all(_PLAIN_KEY.fullmatch(key) for key in schema.image_fields)
-    if not plain or schema.item_template is not None:
+    if not _can_fill(schema.image_fields) or schema.item_template is not None:
         raise SettingsError(
-            "--project: expected a labeling config that shows images as $key or $key[{{idx}}], "
-            f"got {schema.item_template or ', '.join(schema.image_fields)}"
+            "--project: expected a labeling config that shows images as $key, $key[{{idx}}] or "
+            f"$key[0], $key[1], ..., got {schema.item_template or ', '.join(schema.image_fields)}"
         )
     return len(schema.slots) if schema.layout is ImageLayout.IMAGE_TAGS else MAX_GROUP_SIZE
 
@@ -86,12 +86,36 @@ def task_of(urls: Sequence[str], digests: Sequence[str], schema: LabelSchema) ->
     data: JsonObject
     if schema.layout is ImageLayout.IMAGE_TAGS:
         blank = [""] * (len(schema.image_fields) - len(urls))
-        data = dict(zip(schema.image_fields, [*urls, *blank], strict=True))
+        data = _data_of(dict(zip(schema.image_fields, [*urls, *blank], strict=True)))
     elif schema.item_key is None:
         data = {schema.image_fields[0]: list(urls)}
     else:
         data = {schema.image_fields[0]: [{schema.item_key: url} for url in urls]}
     return {"data": data, "meta": {META_KEY: {"sha256": list(digests)}}}
+
+
+def _can_fill(fields: Sequence[str]) -> bool:
+    """Whether every field is a key, or an item of a list that is shown from its start on."""
+    items = [match for match in map(_LIST_ITEM.fullmatch, fields) if match is not None]
+    shown: dict[str, set[int]] = {}
+    for item in items:
+        shown.setdefault(item[1], set()).add(int(item[2]))
+    keys = [field for field in fields if _PLAIN_KEY.fullmatch(field)]
+    whole = all(places == set(range(len(places))) for places in shown.values())
+    return whole and not shown.keys() & set(keys) and len(keys) + len(items) == len(fields)
+
+
+def _data_of(urls: Mapping[str, str]) -> JsonObject:
+    """Returns addresses by field as the data of a task: `images[1]` is an item of a list."""
+    data: JsonObject = {}
+    lists: dict[str, dict[int, str]] = {}
+    for field, url in urls.items():
+        item = _LIST_ITEM.fullmatch(field)
+        if item is None:
+            data[field] = url
+        else:
+            lists.setdefault(item[1], {})[int(item[2])] = url
+    return data | {key: [items[n] for n in sorted(items)] for key, items in lists.items()}
 
 
 def document_root(client: LabelStudioClient, project_id: int, folder: Path) -> Path | None:
