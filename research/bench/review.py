@@ -180,7 +180,8 @@ def _learn_and_predict(
 
     rehearsed, _ = base_groups(None, replay=8, measured=1)
     loop = InProcessLoop(
-        load_predictor(weights or DEFAULT_WEIGHTS, device=device),
+        # One thread, as the trainer has: threads that wait for each other use up the budget.
+        load_predictor(weights or DEFAULT_WEIGHTS, device=device, threads=1),
         rehearsed,
         UpdatePlan(seconds=seconds),
         clock=time.process_time,

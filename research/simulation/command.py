@@ -182,7 +182,7 @@ def _in_process(
             show(f"learning, loss {progress.loss:.2f}", progress.step, progress.steps)
 
         loop = InProcessLoop(
-            load_predictor(weights or DEFAULT_WEIGHTS, device=device),
+            load_predictor(weights or DEFAULT_WEIGHTS, device=device, threads=1),  # as a trainer
             rehearsed,
             UpdatePlan(seconds=seconds),
             clock=time.perf_counter,
