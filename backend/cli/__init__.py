@@ -104,6 +104,11 @@ COMMANDS = (
     ),
     Command(("export",), "backend.cli.export:export", "Export all annotations as a data set."),
     Command(
+        ("lint",),
+        "backend.cli.lint:lint",
+        "Report labels that the model cannot tell apart.",
+    ),
+    Command(
         ("trainer",),
         "backend.cli.trainer:trainer",
         "Learn from corrections; `calico serve` starts one.",
