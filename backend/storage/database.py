@@ -23,7 +23,8 @@ from backend.errors import StoreError
 _log = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FIXED_SQLITE = (3, 51, 3)
-_SCHEMA, _JOURNAL = 7235941, 7235942  # advisory locks
+_SCHEMA, _JOURNAL, _UPKEEP = 7235941, 7235942, 7235943  # advisory locks
+_CONNECT_S, _SILENT_MS = 5, 5000  # a database server that says nothing is given up after these
 
 
 def open_engines(url: str, *, is_guest: bool = False) -> tuple[Engine, Engine]:
@@ -46,7 +47,8 @@ def open_engines(url: str, *, is_guest: bool = False) -> tuple[Engine, Engine]:
         if is_sqlite and place.database:
             Path(place.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A database server that was restarted has closed what the pools hold: ask before use.
-        engines += [create_engine(url, pool_pre_ping=not is_sqlite) for _ in range(2)]
+        options: dict[str, Any] = {} if is_sqlite else {"connect_args": _patience(place)}
+        engines += [create_engine(url, pool_pre_ping=not is_sqlite, **options) for _ in range(2)]
         writing, reading = engines
         if is_sqlite:
             _prepare_sqlite(writing, begin="BEGIN IMMEDIATE", is_writer=True, is_guest=is_guest)
@@ -93,13 +95,21 @@ def _prepare_sqlite(engine: Engine, *, begin: str, is_writer: bool, is_guest: bo
             raise StoreError("the database ended the transaction before its commit")
 
 
+def _patience(place: URL) -> dict[str, int]:
+    """Options of libpq for a network that swallows packets, except those the URL chooses."""
+    options = {"connect_timeout": _CONNECT_S, "tcp_user_timeout": _SILENT_MS}
+    return {name: value for name, value in options.items() if name not in place.query}
+
+
 def _prepare_postgresql(writing: Engine) -> None:
     @event.listens_for(writing, "connect")
     def _set_patience(raw: Any, _record: Any) -> None:
         with raw.cursor() as cursor:
-            cursor.execute("SET lock_timeout = '10s'")
-            # A process that hangs within a transaction must not block all others.
-            cursor.execute("SET idle_in_transaction_session_timeout = '60s'")
+            # A server that stands still within a transaction must not block all others: the
+            # database ends its transaction after two seconds. Others wait longer than that for
+            # their turn, so an event that waits in the meantime is committed and not lost.
+            cursor.execute("SET idle_in_transaction_session_timeout = '2s'")
+            cursor.execute("SET lock_timeout = '5s'")
             cursor.execute("SHOW synchronous_commit")
             if cursor.fetchone() == ("off",):
                 # A commit would be acknowledged before it is on the disk.
@@ -133,6 +143,12 @@ def take_turn(connection: Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_JOURNAL})")
 
 
+def take_upkeep_turn(connection: Connection) -> None:
+    """Lets one process at a time delete kept answers, until the transaction ends."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPKEEP})")
+
+
 def _check(engine: Engine) -> None:
     if engine.dialect.name != "sqlite":
         return
@@ -155,6 +171,7 @@ def _migrate(engine: Engine) -> None:
         if engine.dialect.name == "postgresql":
             # Two processes that start together take turns; SQLite's BEGIN IMMEDIATE does the same.
             connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA})")
         _check_schema(connection, config)
         config.attributes["connection"] = connection

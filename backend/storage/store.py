@@ -87,7 +87,11 @@ class Store:
         self._writing = writing
         self._reading = reading
         self._commit_timeout_s = commit_timeout_s
-        self._kept = KeptAnswers(max_rows=cached_predictions, max_bytes=cached_prediction_bytes)
+        self._kept = KeptAnswers(
+            max_rows=cached_predictions,
+            max_bytes=cached_prediction_bytes,
+            is_shared=self.is_shared,
+        )
         self._insert: Any = (
             postgresql.insert if writing.dialect.name == "postgresql" else sqlite.insert
         )
@@ -222,6 +226,11 @@ class Store:
             self._writer.submit(keep)
         except BusyError:
             _log.warning("answer not kept: queue full", extra={"event": "prediction_not_kept"})
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may serve from this database; never true of a SQLite file."""
+        return self._writing.dialect.name == "postgresql"
 
     @property
     def waiting(self) -> int:

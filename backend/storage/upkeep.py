@@ -5,7 +5,8 @@ annotators have since changed are emptied after 30 days: corrections are derived
 state of every annotation alone. The rows of these states stay for good, because the keys in them
 make a late delivery harmless.
 
-Used by the writer thread alone, so it needs no lock; no webhook waits for a whole clean-up.
+Used by the writer thread alone, so it needs no lock of its own; no webhook waits for a whole
+clean-up. Where other servers write to the same database, one of them at a time deletes.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, and_, delete, func, select, update
 
 from backend.clock import now_us
+from backend.storage.database import take_upkeep_turn
 from backend.storage.tables import ann_head, event_log, prediction
 
 KEPT_DAYS = 30
 _ANSWERS_PER_STEP = 32
 _SPARE = 16  # a clean-up frees this fraction, so that it does not run for every answer
+_UNSEEN = 32  # a server counts the table again after it added this fraction of the ceiling
 _BODIES_EVERY_S = 3600.0
 _BODIES_PER_STEP = 200
 
@@ -62,6 +65,9 @@ class _Size:
     rows: int
     nbytes: int
 
+    def plus(self, other: _Size) -> _Size:
+        return _Size(self.rows + other.rows, self.nbytes + other.nbytes)
+
 
 class KeptAnswers:
     """Bounds the `prediction` table: counts the added answers and deletes the oldest.
@@ -69,14 +75,17 @@ class KeptAnswers:
     Args:
         max_rows: answers kept.
         max_bytes: bytes of their bodies.
+        is_shared: other servers may add answers to the same table. Each then counts the table
+            again and again, so that N servers exceed the ceiling by N/32 at most.
     """
 
-    def __init__(self, *, max_rows: int, max_bytes: int) -> None:
+    def __init__(self, *, max_rows: int, max_bytes: int, is_shared: bool = False) -> None:
         self._max_rows = max_rows
         self._max_bytes = max_bytes
+        self._is_shared = is_shared
         self._size: _Size | None = None  # unknown until measured
+        self._added = _Size(0, 0)  # since it was measured
         self._is_pruning = False
-        self._has_added = False
 
     def takes(self, body: bytes) -> bool:
         """Whether an answer may be kept at all."""
@@ -86,25 +95,33 @@ class KeptAnswers:
         """Runs the insert of one answer of `nbytes`."""
         # Not the row count: PostgreSQL's driver gives none for an INSERT that may do nothing.
         is_new = connection.execute(insert.returning(prediction.c.key)).first() is not None
-        self._has_added = True
-        if self._size is not None and is_new:
-            self._size.rows += 1
-            self._size.nbytes += nbytes
+        if is_new:
+            self._added.rows += 1
+            self._added.nbytes += nbytes
 
     @property
     def is_due(self) -> bool:
         """Whether `prune` has something to do; asks no database."""
         if self._size is None:
-            return self._has_added
-        return self._is_pruning or not self._fits(self._size)
+            return self._added.rows > 0
+        if self._is_shared and self._added.rows > 0 and not self._is_pruning:
+            share_rows, share_bytes = self._max_rows // _UNSEEN, self._max_bytes // _UNSEEN
+            if self._added.rows >= share_rows or self._added.nbytes >= share_bytes:
+                return True
+        return self._is_pruning or not self._fits(self._size.plus(self._added))
 
     def prune(self, connection: Connection) -> None:
         """Takes one small step: counts the answers, or deletes a few of the oldest."""
-        if self._size is None or not self._is_pruning:
-            # Counted again before anything is deleted: an added answer may not be committed.
-            self._size = _measure(connection)
-            self._is_pruning = not self._fits(self._size)
-            return
+        if self._is_shared:
+            take_upkeep_turn(connection)
+        if self._size is None or not self._is_pruning or self._is_shared:
+            # Counted again before anything is deleted: an added answer may not be committed, and
+            # another server may have deleted since.
+            was_pruning = self._is_pruning
+            self._size, self._added = _measure(connection), _Size(0, 0)
+            self._is_pruning = not self._fits(self._size, spare=_SPARE if was_pruning else 0)
+            if not (was_pruning and self._is_pruning):
+                return
         oldest = connection.execute(
             select(prediction.c.key, func.length(prediction.c.body))
             .order_by(prediction.c.created_at_us)
