@@ -1,15 +1,18 @@
 """Inference priority: predictions run before training, across processes of one machine.
 
-The processes share eight bytes of memory, a file in the data folder. A predicting process writes
-the time at which its priority ends at the latest; a training process reads that time and yields.
-No prediction waits for training and no call blocks. If a server is killed during a prediction, its
-priority ends at the written time. Two machines that share only a database do not see each other's
-file, so training on one does not wait for predictions on the other.
+The processes share a few hundred bytes of memory, a file in the data folder. Every prediction
+writes the time at which its priority ends at the latest into a slot of its own; a training process
+reads the slots and yields. No prediction waits for training and no call blocks. If a server is
+killed during a prediction, its priority ends at the written time. Two machines that share only a
+database do not see each other's file, so training on one does not wait for predictions on the
+other.
 """
 
 from __future__ import annotations
 
 import mmap
+import secrets
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +24,9 @@ from backend.errors import StoppedError
 _HOLD_S = 10.0  # a longer prediction shares the processor
 _POLL_S = 0.002
 _MOST_STRETCHED = 3.0  # wall seconds per second of work, without the time spent waiting
-_BYTES = 8
+_SLOTS = 64  # predictions at once, of all processes
+_SLOT = struct.Struct("q")
+_BYTES = _SLOTS * _SLOT.size
 
 
 class InferencePriority:
@@ -38,37 +43,49 @@ class InferencePriority:
                 file.truncate(_BYTES)
         with path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), _BYTES)
-        self._lock = threading.Lock()  # guards _predictions
-        self._predictions = 0
+        self._lock = threading.Lock()  # guards the choice of a slot among threads
+        # Processes begin to look for a free slot at different places, so that they need no lock.
+        self._first = secrets.randbelow(_SLOTS)
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Holds the priority while the block runs; several threads may hold it at once."""
         with self._lock:
-            self._predictions += 1
-            self._write(time.monotonic_ns() + round(_HOLD_S * 1e9))
+            now_ns = time.monotonic_ns()
+            until_ns = now_ns + round(_HOLD_S * 1e9)
+            place = self._free_place(now_ns)
+            _SLOT.pack_into(self._memory, place, until_ns)
         try:
             yield
         finally:
-            with self._lock:
-                self._predictions -= 1
-                if not self._predictions:
-                    self._write(0)
+            # A slot whose time was over may be another prediction's by now.
+            if _SLOT.unpack_from(self._memory, place)[0] == until_ns:
+                _SLOT.pack_into(self._memory, place, 0)
 
     @property
     def is_held(self) -> bool:
         """Whether some process predicts now."""
-        until_ns = int.from_bytes(self._memory[:_BYTES], "little")
         now_ns = time.monotonic_ns()
-        # After a restart of the machine the clock starts again below the time written before.
-        return now_ns < until_ns <= now_ns + round(_HOLD_S * 1e9)
+        return any(_is_ahead(until_ns, now_ns) for (until_ns,) in self._slots())
 
     def close(self) -> None:
         """Releases the shared memory."""
         self._memory.close()
 
-    def _write(self, until_ns: int) -> None:
-        self._memory[:_BYTES] = until_ns.to_bytes(_BYTES, "little")
+    def _slots(self) -> Iterator[tuple[int]]:
+        return _SLOT.iter_unpack(self._memory[:_BYTES])
+
+    def _free_place(self, now_ns: int) -> int:
+        """Place in bytes of a slot whose time is over; if there is none, of any slot."""
+        slots = [until_ns for (until_ns,) in self._slots()]
+        places = [(self._first + number) % _SLOTS for number in range(_SLOTS)]
+        free = (place for place in places if not _is_ahead(slots[place], now_ns))
+        return next(free, self._first) * _SLOT.size
+
+
+def _is_ahead(until_ns: int, now_ns: int) -> bool:
+    # After a restart of the machine the clock starts again below the times written before.
+    return now_ns < until_ns <= now_ns + round(_HOLD_S * 1e9)
 
 
 class Yielding:

@@ -6,9 +6,6 @@ where its process number can be checked from this machine.
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 import threading
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,43 +14,13 @@ from sqlalchemy import Connection, Executable, delete, select
 
 from backend.clock import from_us, now_us
 from backend.errors import BackendError
+from backend.process_identity import is_gone, owner_name
 from backend.storage.store import Store
 from backend.storage.tables import trainer
 
 EVERY_S = 10.0
 _SILENT_S = 45.0
 _TIMEOUT_S = 5.0
-_SUFFIX = secrets.token_hex(4)
-
-
-def owner_name() -> str:
-    """Returns the name of this process among trainers: machine, process number, random suffix."""
-    return f"{_host()}/{os.getpid()}/{_SUFFIX}"
-
-
-def is_gone(owner: str) -> bool:
-    """Whether a trainer has certainly ended; False if its process cannot be checked from here."""
-    host, _, rest = owner.partition("/")
-    process = rest.partition("/")[0]
-    if host != _host() or not process.isdecimal():
-        return False
-    # Our own number under another name: in a container it is the same after every restart.
-    is_reused = int(process) == os.getpid() and owner != owner_name()
-    return is_reused or not _is_alive(int(process))
-
-
-def _host() -> str:
-    return socket.gethostname()
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from backend.clock import from_us, now_us, to_us
 from backend.errors import BusyError, LeaseLostError, StoreError
 from backend.learning.schedule import Cause, PastRun, RunState
-from backend.learning.trainer_presence import is_gone, owner_name
+from backend.process_identity import is_gone, owner_name
 from backend.storage.store import Store
 from backend.storage.tables import event_log, train_request, training_run
 from backend.types import EventAction

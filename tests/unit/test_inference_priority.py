@@ -171,3 +171,37 @@ def test_a_stop_ends_the_wait_and_the_work(path):
         yielding()
     with pytest.raises(StoppedError):
         yielding()
+
+
+def hold_until_told(path, has_begun, may_end):
+    with InferencePriority(path).held():
+        has_begun.set()
+        may_end.wait(60)
+
+
+def test_the_end_of_one_process_does_not_end_the_priority_of_another(path):
+    context = multiprocessing.get_context("fork")
+    has_begun, may_end = context.Event(), context.Event()
+    other = context.Process(target=hold_until_told, args=(path, has_begun, may_end))
+    ours = InferencePriority(path)
+    with ours.held():
+        other.start()
+        assert has_begun.wait(30)
+    assert ours.is_held
+    may_end.set()
+    other.join()
+    assert not ours.is_held
+
+
+def test_a_prediction_longer_than_its_hold_leaves_the_slot_to_the_next(path, monkeypatch):
+    monkeypatch.setattr(inference_priority, "_SLOTS", 1)
+    monkeypatch.setattr(inference_priority, "_BYTES", 8)
+    priority = InferencePriority(path)
+    monkeypatch.setattr(inference_priority, "_HOLD_S", 0.0)
+    long = priority.held()
+    long.__enter__()
+    monkeypatch.setattr(inference_priority, "_HOLD_S", 10.0)
+    with priority.held():
+        long.__exit__(None, None, None)
+        assert priority.is_held
+    assert not priority.is_held

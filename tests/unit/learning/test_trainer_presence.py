@@ -9,7 +9,8 @@ import sys
 import pytest
 from sqlalchemy import update
 
-from backend.learning.trainer_presence import Attendance, owner_name, present_trainers
+from backend.learning.trainer_presence import Attendance, present_trainers
+from backend.process_identity import owner_name
 from backend.storage.store import open_store
 from backend.storage.tables import trainer
 

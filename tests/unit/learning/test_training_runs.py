@@ -10,8 +10,8 @@ import pytest
 
 from backend.errors import LeaseLostError
 from backend.learning.schedule import Cause, RunState
-from backend.learning.trainer_presence import owner_name
 from backend.learning.training_runs import RunRepository
+from backend.process_identity import owner_name
 from backend.storage.store import open_store
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
