@@ -1,0 +1,247 @@
+"""SAM 3 and SAM 3 LiteText (Meta, 2025): a noun phrase or an exemplar -> all its instances.
+
+The classes of transformers. An exemplar of another image is what their geometry encoder reads from
+that image, handed to the detector with the text's tokens. Legend: Q queries, L text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MethodType
+from typing import Any, cast
+
+import numpy as np
+import torch
+from cachetools import LRUCache
+from torch import Tensor
+from torch.nn import functional
+
+from calico_model.errors import CheckpointError, InvalidMaskError
+from calico_model.sources.roi_align import roi_align
+from calico_model.sources.source import Ability, Encoding, SourceDescription, SourceMask
+from calico_model.types import BoolMask, RgbImage
+
+_TEXT_TOKENS = 32  # what transformers' processor pads a name to
+_EXEMPLAR_TEXT = "visual"  # the name that its processor gives to a box without one
+_KEPT_NAMES = 512
+
+
+@dataclass(frozen=True, eq=False)
+class _TextTokens:
+    """Tokens that the detector attends to: values (1, L, C), mask (1, L)."""
+
+    values: Tensor
+    mask: Tensor
+
+
+class Sam3Source:
+    """`Sam3Model` or `Sam3LiteTextModel` as a source of masks by name or exemplar.
+
+    Args:
+        model: of transformers.
+        tokenizer: of transformers, CLIP's.
+        description: name, licence and hash of the weights.
+        threshold: lowest score of an instance, in [0, 1].
+        device: where the model runs.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        description: SourceDescription,
+        *,
+        threshold: float = 0.5,
+        device: str = "cpu",
+    ) -> None:
+        self._model = model.eval().requires_grad_(False).to(device)
+        self._tokenizer, self._description = tokenizer, description
+        self._threshold, self._device = threshold, device
+        self._names: LRUCache[str, _TextTokens] = LRUCache(_KEPT_NAMES)
+        self._positions: tuple[Tensor, ...] | None = None
+        encoder = self._model.geometry_encoder
+        encoder._encode_boxes = MethodType(_encode_boxes, encoder)  # torchvision may be missing
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, description: SourceDescription, *, device: str = "cpu"
+    ) -> Sam3Source:
+        """Loads a folder of the hub's layout; a checkpoint of the video model holds it, too.
+
+        Raises:
+            CheckpointError: a file is missing or does not fit.
+        """
+        from transformers import AutoConfig, AutoTokenizer, Sam3LiteTextModel, Sam3Model
+
+        try:
+            kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+            loader = Sam3LiteTextModel if kind == "sam3_lite_text" else Sam3Model
+            model = loader.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{folder.name}: expected the files of SAM 3: {error}") from error
+        return cls(model, tokenizer, description, device=device)
+
+    def describe(self) -> SourceDescription:
+        """Returns what it is: it answers names and exemplars."""
+        return self._description
+
+    @torch.inference_mode()
+    def encode(self, image: RgbImage) -> Encoding:
+        """Encodes an image to the maps of SAM 3's neck; their positions are kept once."""
+        vision = self._model.get_vision_features(pixel_values=self._pixels(image))
+        if self._positions is None:
+            self._positions = tuple(vision.fpn_position_encoding)
+        maps = tuple(vision.fpn_hidden_states)
+        nbytes = sum(level.numel() * level.element_size() for level in maps)
+        return Encoding(image.shape[:2], maps, nbytes)
+
+    @torch.inference_mode()
+    def segment_names(self, encoding: Encoding, names: Sequence[str]) -> Sequence[SourceMask]:
+        """Returns all instances of every name, best first per name."""
+        return [
+            mask
+            for name in names
+            for mask in self._instances(encoding, self._text_tokens(name), label=name)
+        ]
+
+    @torch.inference_mode()
+    def segment_alike(
+        self, encoding: Encoding, exemplar: Encoding, mask: BoolMask
+    ) -> Sequence[SourceMask]:
+        """Returns the instances of what the box around a mask of another image shows.
+
+        Raises:
+            InvalidMaskError: the mask is empty or has another size than its image.
+        """
+        text = self._text_tokens(_EXEMPLAR_TEXT)
+        box = self._box_tokens(exemplar, mask)
+        both = _TextTokens(
+            torch.cat([text.values, box.values], dim=1), torch.cat([text.mask, box.mask], dim=1)
+        )
+        return self._instances(encoding, both, label=None)
+
+    def _pixels(self, image: RgbImage) -> Tensor:
+        """(1, 3, S, S): stretched to SAM 3's square, values in [-1, 1]."""
+        side = self._model.config.image_size
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        square = functional.interpolate(
+            pixels, size=(side, side), mode="bilinear", align_corners=False, antialias=True
+        )
+        weights = self._model.dtype
+        return (square.float() / 127.5 - 1).to(self._device, weights)
+
+    def _text_tokens(self, name: str) -> _TextTokens:
+        tokens = self._names.get(name)
+        if tokens is None:
+            batch = self._tokenizer(
+                [name],
+                return_tensors="pt",
+                padding="max_length",
+                max_length=_TEXT_TOKENS,
+                truncation=True,
+            ).to(self._device)
+            mask = batch["attention_mask"]
+            text = self._model.get_text_features(input_ids=batch["input_ids"], attention_mask=mask)
+            tokens = self._names[name] = _TextTokens(text.pooler_output, mask.bool())
+        return tokens
+
+    def _box_tokens(self, exemplar: Encoding, mask: BoolMask) -> _TextTokens:
+        """What the geometry encoder reads in the box around a mask."""
+        box = torch.tensor([[_relative_box(mask, exemplar.size_hw)]], device=self._device)
+        ones = torch.ones(1, 1, dtype=torch.long, device=self._device)
+        assert self._positions is not None
+        read = self._model.geometry_encoder(
+            box_embeddings=box.to(self._model.dtype),
+            box_mask=ones.bool(),
+            box_labels=ones,
+            img_feats=exemplar.state[:-1],
+            img_pos_embeds=self._positions[:-1],
+        )
+        return _TextTokens(read.last_hidden_state, read.attention_mask)
+
+    def _instances(
+        self, encoding: Encoding, tokens: _TextTokens, *, label: str | None
+    ) -> list[SourceMask]:
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+        from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
+
+        answer = self._model(
+            vision_embeds=Sam3VisionEncoderOutput(
+                fpn_hidden_states=encoding.state, fpn_position_encoding=self._positions
+            ),
+            text_embeds=BaseModelOutputWithPooling(pooler_output=tokens.values),
+            attention_mask=tokens.mask,
+        )
+        scores = (answer.pred_logits.sigmoid() * answer.presence_logits.sigmoid())[0].float()
+        masks = []
+        for query in scores.argsort(descending=True).tolist():
+            score = float(scores[query])
+            if score <= self._threshold:
+                break
+            chance = functional.interpolate(
+                answer.pred_masks[:, query : query + 1].float().sigmoid(),
+                size=encoding.size_hw,
+                mode="bilinear",
+                align_corners=False,
+            )
+            mask = cast(BoolMask, (chance[0, 0] > 0.5).cpu().numpy())
+            if mask.any():
+                masks.append(SourceMask(mask, score, label))
+        return masks
+
+
+def _relative_box(mask: BoolMask, size_hw: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Returns the box around a mask as shares of the image: centre x, centre y, width, height."""
+    if mask.shape != size_hw or not mask.any():
+        raise InvalidMaskError(
+            f"exemplar: expected a mask of {size_hw} that is not empty, got one of {mask.shape}"
+        )
+    height, width = size_hw
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    y0, y1 = rows[0] / height, (rows[-1] + 1) / height
+    x0, x1 = columns[0] / width, (columns[-1] + 1) / width
+    return (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
+
+
+def _encode_boxes(
+    encoder: Any, boxes: Tensor, boxes_mask: Tensor, boxes_labels: Tensor, vision_features: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Embeds boxes as `Sam3GeometryEncoder._encode_boxes` does, with our `roi_align`.
+
+    Args:
+        encoder: the geometry encoder.
+        boxes: (B, n, 4) centre x, centre y, width, height in [0, 1].
+        boxes_mask: (B, n) bool, False for padding.
+        boxes_labels: (B, n) 1 for an example, 0 for a counterexample.
+        vision_features: (B, C, H, W).
+
+    Returns:
+        (B, n, C) tokens and the mask.
+    """
+    height, width = vision_features.shape[-2:]
+    x, y, box_width, box_height = boxes.unbind(-1)
+    corners = torch.stack(
+        [
+            (x - box_width / 2) * width,
+            (y - box_height / 2) * height,
+            (x + box_width / 2) * width,
+            (y + box_height / 2) * height,
+        ],
+        dim=-1,
+    )
+    pooled = encoder.boxes_pool_project(
+        roi_align(vision_features, corners.unbind(0), encoder.roi_size)
+    )
+    places = encoder._encode_box_coordinates(
+        x.flatten(), y.flatten(), box_width.flatten(), box_height.flatten()
+    )
+    tokens = encoder.boxes_direct_project(boxes) + pooled.view(*boxes.shape[:2], -1)
+    tokens = tokens + encoder.boxes_pos_enc_project(places.view(*boxes.shape[:2], -1))
+    return encoder.label_embed(boxes_labels.long()) + tokens, boxes_mask
+
+
+ABILITIES = frozenset({Ability.TEXT, Ability.EXEMPLAR})
+"""What SAM 3 and SAM 3 LiteText answer."""
