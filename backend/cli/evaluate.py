@@ -23,6 +23,7 @@ from backend.cli.labeled_data import (
 )
 from backend.cli.options import DeviceOption, WeightsOption, is_given, load_weights, refuse_options
 from backend.cli.progress import peak_rss_mib, progress_bar
+from backend.cli.source_evaluation import evaluate_sources
 from backend.cli.tables import print_fitted
 from calico_model.data.groups import GroupSet
 from calico_model.data.opening import DrawnGroups, drawn_taxonomy, open_groups, read_taxonomy
@@ -124,6 +125,19 @@ def evaluate(
         bool,
         typer.Option("--interactive", help="Measure the help while annotating instead."),
     ] = False,
+    sources: Annotated[
+        str | None,
+        typer.Option(
+            "--sources",
+            help="Measure these sources of masks instead, each alone and all together: names, "
+            "separated by commas. `stand-ins` are four made from the truth.",
+            metavar="NAMES",
+        ),
+    ] = None,
+    corrected: Annotated[
+        int,
+        typer.Option("--corrected", min=1, help="With --sources: groups that teach trust."),
+    ] = 10,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -159,9 +173,24 @@ def evaluate(
     calico evaluate --interactive
     calico evaluate --interactive --coco annotations.json --images DIR
 
+    Measure sources of masks: the first groups are corrected and teach who is believed about which
+    label, the others are answered by each source alone and by all together:
+    calico evaluate --sources stand-ins --coco annotations.json --images DIR
+
     The last line of the output is JSON: compat and strict means of the three subtasks, and the
-    number of groups. With --interactive it holds the figures of the help.
+    number of groups. With --interactive it holds the figures of the help, with --sources those of
+    the sources.
     """
+    if sources is not None:
+        given = {name for name in context.params if is_given(context, name)}
+        refuse_options(given - _SOURCES_OPTIONS, "is not for --sources")
+        labeled = open_labeled(
+            data, coco, images, group_size=group_size, seed=seed, merge_sides=merge_sides
+        )
+        drawn = DrawnGroups(split, groups, seed, read_group_size(group_size))
+        evaluate_sources(sources, labeled or drawn, corrected=corrected, seed=seed)
+        return
+    refuse_options({"corrected"} if is_given(context, "corrected") else set(), "is for --sources")
     if interactive:
         given = {name for name in context.params if is_given(context, name)}
         refuse_options(given - _INTERACTIVE_OPTIONS, "is not for --interactive")
@@ -180,7 +209,6 @@ def evaluate(
         gate.resolve(requirement.name, mode=mode)
     words = read_vocabulary(vocabulary) if vocabulary else None
     _check_places(out, save_predictions)
-    labeled: Sequence[LabeledGroup]
     if coco is not None:
         labeled = open_coco(coco, images, group_size=group_size, seed=seed, merge_sides=merge_sides)
         run: dict[str, object] = {"coco": str(coco), "seed": seed, "group_size": group_size}
@@ -227,6 +255,7 @@ _INTERACTIVE_OPTIONS = {
     "weights",
     "device",
 } | _DATA_OPTIONS
+_SOURCES_OPTIONS = {"sources", "corrected", "split", "groups", "seed"} | _DATA_OPTIONS
 
 
 def read_vocabulary(path: Path) -> Vocabulary:

@@ -217,3 +217,38 @@ def test_group_sizes_get_a_table_and_a_chart(
     document = json.loads((tmp_path / "report" / "report.json").read_text())
     assert sum(own["groups"] for own in document["group_sizes"].values()) == 3
     assert (tmp_path / "report" / "group_sizes.png").is_file()
+
+
+def test_sources_are_measured_alone_and_together() -> None:
+    result = run("--sources", "stand-ins", "--groups", "6", "--corrected", "4", "--seed", "5")
+    assert result.exit_code == 0, result.output
+    assert "Sources on 2 groups, after 4 corrected groups" in result.stdout
+    line = json.loads(result.stdout.splitlines()[-1])
+    assert list(line["sources"]) == ["exact", "shifted", "renames", "random", "together"]
+    assert line["sources"]["exact"]["names_pq"] == 100
+    assert line["sources"]["random"]["names_pq"] < 20
+    assert line["lost"] <= 1
+    assert 0 < line["ordered"] <= line["labels"]
+
+
+def test_some_sources_are_measured_without_an_order() -> None:
+    result = run("--sources", "shifted,random", "--groups", "3", "--corrected", "2")
+    assert result.exit_code == 0, result.output
+    line = json.loads(result.stdout.splitlines()[-1])
+    assert list(line["sources"]) == ["shifted", "random", "together"]
+    assert "ordered" not in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sources", "sam99"], "--sources: expected stand-ins or some of exact"),
+        (["--sources", "exact", "--groups", "3"], "expected more than 10 groups"),
+        (["--sources", "exact", "--weights", "x"], "--weights: is not for --sources"),
+        (["--corrected", "3"], "--corrected: is for --sources"),
+    ],
+)
+def test_sources_that_cannot_be_measured_are_refused(words: list[str], message: str) -> None:
+    result = run(*words)
+    assert isinstance(result.exception, InvalidConfigError)
+    assert message in str(result.exception)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from backend.cli import evaluate as command
+from backend.cli import labeled_data
 from calico_model.evaluation import charts, gate, metrics, partonomy, structure
 from calico_model.evaluation.outcome import BLOCKS, METRIC_PATHS
 
@@ -38,7 +39,7 @@ def test_every_block_protocol_and_chart_is_described() -> None:
 
 
 def test_examples_use_flags_that_exist() -> None:
-    source = inspect.getsource(command)
+    source = inspect.getsource(command) + inspect.getsource(labeled_data)
     for flag in set(re.findall(r"--[a-z][a-z-]+", PAGE)):
         assert f'"{flag}"' in source
 
