@@ -114,6 +114,8 @@ def detect_regions(
     features: ImageFeatures,
     sizes_hw: Sequence[tuple[int, int]],
     images: Sequence[RgbImage] | None = None,
+    *,
+    is_alone: bool = False,
 ) -> DenseDetections:
     """Runs the dense head; detects nothing without a head, or with a head of no trust.
 
@@ -122,11 +124,16 @@ def detect_regions(
         features: of the group's images.
         sizes_hw: (height, width) in pixels of each image.
         images: pixels of the images, on which masks are sharpened; None sharpens nothing.
+        is_alone: whether nothing else is asked about the images. There is nothing to weigh the
+            head against then: it is trusted, and the chance of every detection says what is shown.
     """
     head = model.dense_head
-    if head is None or not head.active.trust or not features.photo:
+    if head is None or not features.photo:
         return DenseDetections()
     names = head.active.names
+    trust = 1.0 if is_alone and names else head.active.trust
+    if not trust:
+        return DenseDetections()
     parts, objects = head.class_logits(features)
     if names.parts:
         pairs = head.active.pairs.to(parts)
@@ -142,9 +149,7 @@ def detect_regions(
     )
     if images is not None:
         detections = _sharpen_masks(detections, parts.softmax(1)[:, 0], images)
-    return DenseDetections(
-        detections, frozenset(names.parts), frozenset(names.objects), head.active.trust
-    )
+    return DenseDetections(detections, frozenset(names.parts), frozenset(names.objects), trust)
 
 
 def images_learned(head: DenseHead) -> int:

@@ -80,7 +80,13 @@ def predict_regions(
         Regions in the original pixel frame of their image, without those of an empty mask.
     """
     count = len(sizes_hw)
-    dense = detect_regions(model, features, sizes_hw, None if is_familiar else images)
+    dense = detect_regions(
+        model,
+        features,
+        sizes_hw,
+        None if is_familiar else images,
+        is_alone=not asks_language and not is_familiar,
+    )
     answers: Sequence[GeneratedAnswer] = ()
     if asks_language:
         answers = generate_answers(

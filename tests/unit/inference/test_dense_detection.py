@@ -17,6 +17,7 @@ from calico_model.inference.dense_detection import (
     expected_iou,
     log_odds_right,
 )
+from calico_model.inference.generation import predict_regions
 from calico_model.interactive.clicks import part_at
 from calico_model.modeling.dense_head import (
     WIDTH,
@@ -28,6 +29,7 @@ from calico_model.modeling.dense_head import (
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
+from calico_model.tokenizer import Tokenizer
 from calico_model.types import RegionKind
 
 L = 32
@@ -94,6 +96,40 @@ def test_a_head_that_is_not_trusted_sees_and_names_nothing(model: Calico, head: 
     head.activate(replace(WORN, trust=0.0))
     assert not detect_regions(model, features(), [SQUARE]).detections
     assert chances_of_names(model, features(), [0], mask, kinds) == {}
+
+
+def test_a_head_that_is_asked_alone_is_heard_whatever_its_trust(model: Calico, head: Told) -> None:
+    head.parts[0, 1, 4:10, 4:10] = 8.0
+    trusted = detect_regions(model, features(), [SQUARE])
+    head.activate(replace(WORN, trust=0.0))
+    alone = detect_regions(model, features(), [SQUARE], is_alone=True)
+    assert alone.trust == 1.0
+    assert [one.chance_right for one in alone.detections] == [
+        one.chance_right for one in trusted.detections
+    ]
+    head.activate(DenseRows(DenseNames(), torch.zeros(0, WIDTH), torch.zeros(0, 0), 0.0))
+    assert not detect_regions(model, features(), [SQUARE], is_alone=True).detections
+
+
+def test_photographs_show_what_is_likely_whatever_the_trust_of_the_head(
+    model: Calico, head: Told, tokenizer: Tokenizer
+) -> None:
+    head.parts[0, 1, 4:28, 4:28] = 9.0
+    head.activate(replace(WORN, trust=0.0))
+    shown = {
+        is_familiar: predict_regions(
+            model,
+            tokenizer,
+            features(),
+            [SQUARE],
+            images=[np.zeros((*SQUARE, 3), np.uint8)],
+            asks_language=False,
+            is_familiar=is_familiar,
+        ).parts
+        for is_familiar in (True, False)
+    }
+    assert shown[True] == ()
+    assert [part.label for part in shown[False]] == ["claw"]
 
 
 def test_cells_of_one_name_are_a_part_and_single_cells_are_noise(model: Calico, head: Told) -> None:
