@@ -81,6 +81,11 @@ COMMANDS = (
         panel=START,
     ),
     Command(
+        ("migrate",),
+        "backend.cli.migrate:migrate",
+        "Bring the tables of the database up to date.",
+    ),
+    Command(
         ("import",),
         "backend.cli.import_photographs:import_photographs",
         "Import a folder of photographs as groups.",

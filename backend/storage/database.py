@@ -9,21 +9,17 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from backend.errors import StoreError
+from backend.storage.schema import SchemaState, migrate, read_state
 
 _log = logging.getLogger(__name__)
-MIGRATIONS = Path(__file__).parent / "migrations"
 _FIXED_SQLITE = (3, 51, 3)
-_SCHEMA, _JOURNAL, _UPKEEP = 7235941, 7235942, 7235943  # advisory locks
+_JOURNAL, _UPKEEP = 7235942, 7235943  # advisory locks
 _CONNECT_S, _SILENT_MS = 5, 5000  # a database server that says nothing is given up after these
 
 
@@ -56,7 +52,7 @@ def open_engines(url: str, *, is_guest: bool = False) -> tuple[Engine, Engine]:
         else:
             _prepare_postgresql(writing)
         _check(writing)
-        _migrate(writing)
+        migrate(writing)
     except Exception as error:
         for engine in engines:
             engine.dispose()
@@ -64,6 +60,26 @@ def open_engines(url: str, *, is_guest: bool = False) -> tuple[Engine, Engine]:
             raise StoreError(f"cannot open {place.render_as_string()}: {error}") from error
         raise
     return writing, reading
+
+
+def state_of(url: str) -> SchemaState:
+    """Returns the step of a database without changing it; a missing SQLite file has none.
+
+    Raises:
+        StoreError: unreadable URL, or a database that cannot be reached.
+    """
+    try:
+        place = make_url(url)
+    except ArgumentError:
+        raise StoreError("database_url: expected a SQLAlchemy URL like sqlite:///FILE") from None
+    is_file = place.get_backend_name() == "sqlite" and place.database
+    is_missing = is_file and not Path(str(place.database)).exists()
+    engine = create_engine("sqlite://" if is_missing else url, poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            return read_state(connection)
+    except (SQLAlchemyError, OSError, ImportError) as error:
+        raise StoreError(f"cannot open {place.render_as_string()}: {error}") from error
 
 
 def _prepare_sqlite(engine: Engine, *, begin: str, is_writer: bool, is_guest: bool) -> None:
@@ -162,32 +178,3 @@ def _check(engine: Engine) -> None:
     is_fixed = tuple(int(part) for part in version.split(".")) >= _FIXED_SQLITE
     note = "" if is_fixed else "; before 3.51.3, so only this process may write to the file"
     _log.info("SQLite %s%s", version, note, extra={"event": "store_opened"})
-
-
-def _migrate(engine: Engine) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            # Two processes that start together take turns; SQLite's BEGIN IMMEDIATE does the same.
-            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
-            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA})")
-        _check_schema(connection, config)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-
-def _check_schema(connection: Connection, config: Config) -> None:
-    """Refuses tables that a newer version of this program made."""
-    script = ScriptDirectory.from_config(config)
-    known = sorted(step.revision for step in script.walk_revisions())
-    present = sorted(MigrationContext.configure(connection).get_current_heads())
-    if set(present) <= set(known):
-        return
-    place = connection.engine.url.render_as_string()
-    raise StoreError(
-        f"{place} was written by a newer version of CALICO (its tables have version "
-        f"{', '.join(present)}, this program knows them up to {known[-1]}): update CALICO, or "
-        "restore a backup from before the update"
-    )

@@ -254,3 +254,20 @@ region_outcome = Table(
     Column("label_after", Text),
     Column("replaced_by", Text),
 )
+
+# One row: the newest migration step, and the oldest step whose release may serve on these tables.
+schema_support = Table(
+    "schema_support",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("step", String(40), nullable=False),
+    Column("oldest_release", String(40), nullable=False),
+)
+
+# One row: the key of the tokens in the forms of all servers' pages.
+page_key = Table(
+    "page_key",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("key", LargeBinary, nullable=False),
+)

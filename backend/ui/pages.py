@@ -6,10 +6,7 @@ needs the token of the page it stands on.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
@@ -28,6 +25,7 @@ from backend.storage.versions import AdapterVersion
 from backend.types import MAX_ID
 from backend.ui.batches import PredictionBatch
 from backend.ui.curve import draw_curve
+from backend.ui.page_token import PageToken
 from backend.ui.pictures import GroupPictures
 
 _PROJECTS_PER_PAGE, _VERSIONS_SHOWN, _LABELS_SHOWN = 50, 50, 100
@@ -99,7 +97,8 @@ def build_pages(
         title: returns a project's title at once, None if it is not known.
         batch: called for every page of a project: tasks that were asked to be predicted together.
     """
-    views = _Views(overview, pictures, live, refreshed, title, batch)
+    token = PageToken(overview.versions.store)
+    views = _Views(overview, pictures, live, refreshed, title, batch, token)
     pages = Blueprint(
         "ui", __name__, url_prefix="/ui", template_folder="templates", static_folder="static"
     )
@@ -123,7 +122,7 @@ def build_pages(
 
 
 class _Views:
-    """One method per page; the key of the tokens lives as long as the process."""
+    """One method per page."""
 
     def __init__(
         self,
@@ -133,11 +132,12 @@ class _Views:
         refreshed: Callable[[int], Refreshed | None],
         title: Callable[[int], str | None],
         batch: Callable[[int], PredictionBatch | None],
+        token: PageToken,
     ) -> None:
         self._overview, self._pictures = overview, pictures
         self._live, self._refreshed = live, refreshed
         self._title, self._batch = title, batch
-        self._token = PageToken()
+        self._token = token
 
     def show_projects(self) -> str:
         known = self._overview.projects()
@@ -209,27 +209,6 @@ class _Views:
             problem=problem,
             live=self._live(),
         )
-
-
-class PageToken:
-    """Makes and checks the tokens of one process: proof that a form comes from our own page (CSRF).
-
-    Browsers repeat Basic credentials with any form that another site makes them send here. So a
-    form also needs a keyed hash of the page it stands on, with a key that only this process knows.
-    """
-
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
-
-    def make(self, project_id: int, version: str | None) -> str:
-        """Returns the token of a page that shows a project served by a version."""
-        words = f"{project_id}|{version or ''}".encode()
-        return hmac.new(self._key, words, hashlib.sha256).hexdigest()
-
-    def fits(self, given: str, project_id: int, version: str | None) -> bool:
-        """Whether `given` is the token of a page with this content; compares in constant time."""
-        expected = self.make(project_id, version)
-        return hmac.compare_digest(given.encode(), expected.encode())
 
 
 def _protect(response: Response) -> Response:

@@ -78,7 +78,7 @@ def install(name, path):
     open_engines = backend.storage.database.open_engines
     backend.storage.store.open_engines = watched
     _around(
-        backend.storage.database, "_migrate", before=lambda: reach("while the database is opened")
+        backend.storage.database, "migrate", before=lambda: reach("while the database is opened")
     )
 
 

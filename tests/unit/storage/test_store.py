@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine
 
 from backend.errors import BusyError, StoreError
-from backend.storage.database import MIGRATIONS, open_engines
+from backend.storage.database import open_engines
+from backend.storage.schema import MIGRATIONS
 from backend.storage.store import open_store
 from backend.storage.tables import metadata
 from backend.types import Event, EventAction

@@ -68,6 +68,12 @@ def _no_titles():
 @pytest.fixture
 def app(tmp_path, school):
     """A server with credentials and the pages over the school's database."""
+    made = build_server(tmp_path, school)
+    yield made
+    close_app(made)
+
+
+def build_server(tmp_path, school):
     settings = load_settings(data_dir=tmp_path, basic_auth_user="user", basic_auth_password="word")
     made = create_app(settings, load=NoModel, images=Drawn())
     made.register_blueprint(
@@ -82,8 +88,7 @@ def app(tmp_path, school):
             ),
         )
     )
-    yield made
-    close_app(made)
+    return made
 
 
 @pytest.fixture
@@ -397,6 +402,15 @@ def test_rolling_back_with_the_button(client, school):
     form = {"token": token_of(page(client)), "to": "base"}
     assert client.post(f"{URL}/rollback", data=form, headers=AUTH).status_code == 303
     assert school.current is None
+
+
+def test_a_form_of_one_server_is_taken_by_another(client, school, tmp_path):
+    learn(school, *TRAINED[:3])
+    other = build_server(tmp_path / "other", school)
+    form = {"token": token_of(page(client)), "to": "base"}
+    answer = other.test_client().post(f"{URL}/rollback", headers=AUTH, data=form)
+    assert answer.status_code == 303
+    close_app(other)
 
 
 @pytest.mark.parametrize("token", ["", "0" * 64, "ü"])
