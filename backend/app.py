@@ -41,6 +41,7 @@ from backend.serving.rendering import Look, code_version, renderer, with_arrange
 from backend.serving.request_checks import ConcurrencyLimit, Credentials, watch_requests
 from backend.serving.routes import build_routes
 from backend.serving.service import PredictionService
+from backend.serving.source_pool import SourcePool
 from backend.serving.studio import (
     StudioTasks,
     connect_client,
@@ -57,9 +58,11 @@ from backend.types import GroupSource, Task
 from backend.ui.batches import PredictionBatch
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures
-from backend.ui.status_routes import build_status_routes
+from backend.ui.status_routes import SourceReport, build_status_routes
 from backend.ui.titles import ProjectTitles
 from calico_model.inference.arrangement import Arrangement
+from calico_model.sources.registry import SourceChoice, open_source, read_choices
+from calico_model.sources.source import Source
 
 PAGES_AT_ONCE = 8  # a browser asks for six pictures at once
 _RESERVED_THREADS = 8  # always free for /health, /setup and /webhook
@@ -83,6 +86,7 @@ class AppComponents:
     names: StudioNames
     progress: BatchProgress
     duplicates: DuplicateWatch | None
+    sources: SourcePool
 
     def stop_waiting(self) -> None:
         """Answers every request that waits for the model, because the process is about to stop."""
@@ -144,6 +148,7 @@ def create_app(
     )
     app.register_blueprint(routes)
     components.host.start()
+    components.sources.start()
     return app
 
 
@@ -158,7 +163,12 @@ def create_server_app(settings: Settings) -> Flask:
     versions = Versions(components.store, settings.adapters_dir)
     overview = Overview(components.store, versions, start_from=settings.start_from_project)
     page_limit = ConcurrencyLimit(PAGES_AT_ONCE, "pages and pictures")
-    status_routes = build_status_routes(components.store, overview, batch=batches(components))
+    status_routes = build_status_routes(
+        components.store,
+        overview,
+        batch=batches(components),
+        sources=lambda: source_reports(components.sources),
+    )
     page_limit.guard(status_routes)
     app.register_blueprint(status_routes)
     processes: list[TrainerWatch | ReconcileWatch] = []
@@ -225,6 +235,7 @@ def build_components(
     arrangement = Arrangement(overlaps=settings.settle_overlaps, gaps=settings.unknown_parts)
     project_names = ProjectNames(prototype_indexer.prototypes, settings.name_least_chance)
     look = Look(relations=settings.relations, groups_to_learn=settings.train_every)
+    sources = build_sources(settings, metrics)
     task_predictor = TaskPredictor(
         host,
         source,
@@ -237,6 +248,7 @@ def build_components(
         names=project_names if settings.name_regions else None,
         refines=settings.refine_clicks,
         click_budget_s=settings.click_budget_s,
+        sources=sources,
     )
     service = PredictionService(
         host,
@@ -271,7 +283,32 @@ def build_components(
         names,
         progress,
         duplicates,
+        sources,
     )
+
+
+def build_sources(settings: Settings, metrics: Metrics) -> SourcePool:
+    """Returns the segmenters asked beside the model, not loaded yet."""
+
+    def opener(choice: SourceChoice) -> Callable[[], Source]:
+        # Classes of transformers are imported when a source is opened, and only then.
+        return lambda: open_source(choice, settings.device)
+
+    pool = SourcePool(
+        [
+            (choice.name, opener(choice))
+            for choice in read_choices(settings.sources, settings.sources_dir)
+        ],
+        metrics,
+        budget_s=settings.source_budget_s,
+        cache_bytes=settings.source_cache_bytes,
+    )
+    metrics.watch(
+        "calico_source_cache_bytes",
+        "Memory of the encoded images that sources keep.",
+        lambda: pool.cached_bytes,
+    )
+    return pool
 
 
 def _load_model(settings: Settings) -> AdaptableModel:
@@ -372,6 +409,21 @@ def trainer_command(settings: Settings) -> list[str]:
         if value is not None:
             words += [name, str(value)]
     return words
+
+
+def source_reports(sources: SourcePool) -> tuple[SourceReport, ...]:
+    """Returns how every source stands, for `/status`."""
+    return tuple(
+        SourceReport(
+            status.name,
+            status.state,
+            status.problem,
+            () if status.description is None else tuple(sorted(status.description.abilities)),
+            "" if status.description is None else status.description.licence,
+            status.asked,
+        )
+        for status in sources.status()
+    )
 
 
 def batches(components: AppComponents) -> Callable[[int], PredictionBatch | None]:

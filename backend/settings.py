@@ -25,7 +25,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import SettingsError
+from calico_model.errors import InvalidConfigError
 from calico_model.loading.precision import Precision
+from calico_model.sources.registry import read_choices
 
 PREFIX = "CALICO_"
 _USER, _PASSWORD = "CALICO_BASIC_AUTH_USER", "CALICO_BASIC_AUTH_PASSWORD"
@@ -147,6 +149,20 @@ class Settings(BaseSettings):
         description="Longest time that the clicks and boxes of one request use the model; "
         "unfinished ones are left out.",
     )
+    sources: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Segmenters asked beside the model, separated by commas: names of "
+        "docs/sources.md, folders, or NAME=FOLDER; none if unset.",
+    )
+    source_budget_s: float = Field(
+        3.0,
+        gt=0,
+        le=60,
+        description="Longest time that a click waits for the sources; a slower one is left out.",
+    )
+    source_cache_bytes: int = Field(
+        512 * _MIB, ge=0, description="Memory of the encoded images that the sources keep."
+    )
     name_regions: bool = Field(
         True,
         description="Name regions with the project's labels if these are a closed set, as its "
@@ -263,6 +279,22 @@ class Settings(BaseSettings):
             return value
         return tuple(host.strip().lower() for host in value.split(",") if host.strip())
 
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _split_sources(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(entry.strip() for entry in value.split(",") if entry.strip())
+
+    @field_validator("sources")
+    @classmethod
+    def _are_sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            read_choices(value, Path())
+        except InvalidConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
+
     @field_validator("label_studio_url")
     @classmethod
     def _is_http_url(cls, value: str | None) -> str | None:
@@ -317,6 +349,11 @@ class Settings(BaseSettings):
     def adapters_dir(self) -> Path:
         """Folder of all adapter versions."""
         return self.data_dir / "adapters"
+
+    @property
+    def sources_dir(self) -> Path:
+        """Folder of the fetched sources, one folder per name."""
+        return self.data_dir / "sources"
 
     @property
     def names_file(self) -> Path:

@@ -23,7 +23,9 @@ from backend.serving.click_targets import (
     prompt_chains,
     prompted_region,
 )
+from backend.serving.prompted_sources import PromptedOutline, outline
 from backend.serving.propagation import propagate
+from backend.serving.source_pool import SourcePool
 from backend.types import Prompt, Region
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask, RegionKind
@@ -121,12 +123,16 @@ class Suggestions:
 
 @dataclass(frozen=True, eq=False)
 class _ClickStep:
-    """The mask after some prompts of a chain, as runs; and the name of what they mean."""
+    """The mask after some prompts of a chain, as runs; and the name of what they mean.
+
+    `is_complete` is False where a source of masks was left out; it may answer the next time.
+    """
 
     runs: Runs
     size_hw: tuple[int, int]
     iou: float
     name: PredictedName | None
+    is_complete: bool
 
     @property
     def mask(self) -> BoolMask:
@@ -135,13 +141,17 @@ class _ClickStep:
 
 @dataclass(frozen=True, eq=False)
 class _ClickContext:
-    """What every chain of one request is about; see `InteractiveSegmenter.suggest`."""
+    """What every chain of one request is about; see `InteractiveSegmenter.suggest`.
+
+    `made` has the keys of the steps that this request made.
+    """
 
     group: ImageGroup
     model: ServedModel
     group_prediction: GroupPrediction | None
     has_time: Callable[[], bool]
     vocabulary: Vocabulary | None
+    made: set[Hashable] = field(default_factory=set)
 
     @property
     def key(self) -> tuple[Hashable, ...]:
@@ -158,9 +168,13 @@ class InteractiveSegmenter:
 
     A remembered step depends on the request, and on the prediction of the group that was known
     when the step was made. Threads may share it.
+
+    Args:
+        sources: asked beside the model; None for the model alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sources: SourcePool | None = None) -> None:
+        self._sources = sources
         self._steps: BoundedCache[_ClickStep] = BoundedCache(
             _KEPT_BYTES, lambda step: step.runs.nbytes, max_count=_KEPT_STEPS
         )
@@ -201,7 +215,7 @@ class InteractiveSegmenter:
             target = self._target(context, chain, canvas)
             if target is None and not chain.first.is_positive:
                 continue  # nothing there to take away from
-            step = self._follow(context, chain, target)
+            step = self._follow(context, chain, target, is_answer=True)
             if len(step.runs):
                 parts.append(_part(chain.first, target, step))
                 ids.append(_suggested_id(chain.first, target))
@@ -226,9 +240,18 @@ class InteractiveSegmenter:
         return target
 
     def _follow(
-        self, context: _ClickContext, chain: PromptChain, target: Region | None
+        self,
+        context: _ClickContext,
+        chain: PromptChain,
+        target: Region | None,
+        *,
+        is_answer: bool = False,
     ) -> _ClickStep:
-        """Returns the step after a chain: every prompt corrects the mask of those before it."""
+        """Returns the step after a chain: every prompt corrects the mask of those before it.
+
+        A step that lacked a source is made again if it is the answer, but not if a later prompt
+        corrects it: that prompt was made on the mask that is remembered.
+        """
         group, index = context.group, chain.first.image_index
         chain_key = (*context.key, index, None if target is None else target.encoding)
         prompts: list[Prompt] = []
@@ -237,20 +260,33 @@ class InteractiveSegmenter:
             prompts.append(prompt)
             key = (*chain_key, tuple((p.box, p.is_positive) for p in prompts))
             step = self._steps.get(key)
-            if step is None:
+            is_last = is_answer and len(prompts) == len(chain.prompts)
+            is_stale = is_last and key not in context.made
+            if step is None or (is_stale and not step.is_complete):
                 if last is not None and not context.has_time():
                     break
                 previous = last.mask if last is not None else _target_mask(target)
                 mask_prompt = _mask_prompt(prompts, previous)
-                refined = context.model.refine(group, index, mask_prompt, context.group_prediction)
+                outlined = self._outline(context, index, mask_prompt)
                 # Clicks that correct an outline still mean what the first click meant.
-                name = _name_of(refined.meant) or (last.name if last is not None else None)
-                runs = runs_of(refined.mask)
-                step = _ClickStep(runs, group.sizes_hw[index], refined.iou, name)
+                name = _name_of(outlined.meant) or (last.name if last is not None else None)
+                step = _ClickStep(
+                    runs_of(outlined.mask),
+                    group.sizes_hw[index],
+                    outlined.score,
+                    name,
+                    outlined.is_complete,
+                )
                 self._steps.put(key, step)
+                context.made.add(key)
             last = step
         assert last is not None
         return last
+
+    def _outline(self, context: _ClickContext, index: int, prompt: MaskPrompt) -> PromptedOutline:
+        return outline(
+            context.model, self._sources, context.group, index, prompt, context.group_prediction
+        )
 
 
 def _name_of(part: PartMask | None) -> PredictedName | None:

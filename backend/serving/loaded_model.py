@@ -1,25 +1,16 @@
-"""The model as serving holds it: one base, any number of adapters over it, one thread for all.
-
-Every thread that calls torch gets a team of OpenMP workers of its own, and as soon as teams hold
-more workers than there are cores, libgomp sends them to sleep between two operations instead of
-letting them wait: on two cores everything the network does then takes twice as long. So the network
-runs in one thread, whichever thread calls.
-"""
+"""The model as serving holds it: one base, any number of adapters over it, one thread for all."""
 
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from backend.served_model import SHIPPED_WEIGHTS
+from backend.serving.model_thread import ModelThread
 from backend.settings import Settings
 from calico_model.assistant import Assistant
 from calico_model.inference.confidence import Calibration, read_calibration
@@ -37,48 +28,7 @@ from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.predictor import Predictor, load_predictor
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, Vector
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-class ModelThread:
-    """Runs calls one after the other, in the order they come; ends with its last owner."""
-
-    def __init__(self) -> None:
-        self._calls: _Calls = queue.SimpleQueue()
-        # A daemon: a process that stops does not wait for a prediction under way.
-        self._thread = threading.Thread(
-            target=_run_calls, args=(self._calls,), name="model", daemon=True
-        )
-        self._thread.start()
-        weakref.finalize(self, self._calls.put, None)
-
-    def run(self, call: Callable[[], T]) -> T:
-        """Runs a call in the thread, after those that came before it.
-
-        Returns what the call returns, or raises what it raises.
-        """
-        if threading.current_thread() is self._thread:
-            return call()
-        answer: Future[T] = Future()
-        self._calls.put((call, answer))
-        try:
-            return answer.result()
-        finally:
-            del answer  # else the future and its error keep each other, and pixels, in memory
-
-
-_Calls = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
-
-
-def _run_calls(calls: _Calls) -> None:
-    while (queued := calls.get()) is not None:
-        call, answer = queued
-        try:
-            answer.set_result(call())
-        except BaseException as error:  # raised again in the caller's thread
-            answer.set_exception(error)
-        del queued, call, answer  # else their pixels stay in memory until the next call
 
 
 class _LoadedVersion(ABC):

@@ -91,6 +91,19 @@ class Metrics:
             "Trainer processes that ended by themselves and were started again.",
             registry=self.registry,
         )
+        self.source_requests = Counter(
+            "calico_source_requests",
+            "Times a source of masks was asked, by outcome: answered, failed, late or loading.",
+            ["source", "outcome"],
+            registry=self.registry,
+        )
+        self.source_seconds = Histogram(
+            "calico_source_seconds",
+            "Time of one step of a source of masks: encode or prompt.",
+            ["source", "step"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         Info("calico_build", "What is running.", registry=self.registry).info(
             {"version": package_version()}
         )

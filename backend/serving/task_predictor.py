@@ -40,6 +40,7 @@ from backend.serving.model_host import ModelHost
 from backend.serving.naming import ProjectNames, name_prediction, name_unnamed, naming_state
 from backend.serving.notices import absent_notes
 from backend.serving.prompt_selection import select_prompted
+from backend.serving.source_pool import SourcePool
 from backend.serving.text_prompts import answer_question, task_labels
 from backend.storage.store import Store
 from backend.types import GroupSource, Task
@@ -76,6 +77,7 @@ class TaskPredictor:
         names: puts regions into closed label sets; without, they keep the model's own names.
         refines: clicks and boxes outline anew; otherwise they pick from what the model found.
         click_budget_s: longest the clicks of one request hold the model.
+        sources: segmenters asked beside the model; None for the model alone.
         clock: seconds that only grow.
     """
 
@@ -93,6 +95,7 @@ class TaskPredictor:
         names: ProjectNames | None = None,
         refines: bool = True,
         click_budget_s: float = 10.0,
+        sources: SourcePool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host, self._images, self._render = host, images, render
@@ -103,7 +106,8 @@ class TaskPredictor:
         self._model_lock = threading.Lock()
         self._recent = RecentPredictions(_RECENT_BYTES)
         self._opened = OpenedGroups(_OPENED_BYTES)
-        self._segmenter = InteractiveSegmenter()
+        self._segmenter = InteractiveSegmenter(sources)
+        self._sources = sources
 
     def predict_task(
         self, job: PredictionJob, is_wanted: Callable[[], bool] = lambda: True
@@ -155,6 +159,8 @@ class TaskPredictor:
             step_aside()
             with self._model_lock, self._metrics.stage("warm"):
                 model.encode(group.only(index))
+            if self._sources:
+                self._sources.encode_ahead(group, index)
         return sum(image.nbytes for image in group.images)
 
     def predict_ahead(self, task: Task, step_aside: Callable[[], None]) -> None:

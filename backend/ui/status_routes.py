@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
@@ -17,11 +17,33 @@ from backend.types import MAX_ID
 from backend.ui.batches import PredictionBatch
 
 
+@dataclass(frozen=True)
+class SourceReport:
+    """How a source of masks beside the model stands.
+
+    Attributes:
+        name: of the source.
+        state: loading, ready or failed.
+        problem: why its weights cannot be used, or "".
+        abilities: what it can be asked; none until it is loaded.
+        licence: of its weights, or "" until it is loaded.
+        asked: number of requests by outcome.
+    """
+
+    name: str
+    state: str
+    problem: str
+    abilities: tuple[str, ...]
+    licence: str
+    asked: Mapping[str, int]
+
+
 def build_status_routes(
     store: Store,
     overview: Overview,
     *,
     batch: Callable[[int], PredictionBatch | None] = lambda _: None,
+    sources: Callable[[], Sequence[SourceReport]] = tuple,
 ) -> Blueprint:
     """Returns the routes.
 
@@ -29,6 +51,7 @@ def build_status_routes(
         store: the database.
         overview: of the same database.
         batch: called for the tasks of a project that were asked to be predicted together.
+        sources: called for the state of the sources of masks.
     """
     routes = Blueprint("status", __name__)
 
@@ -47,6 +70,7 @@ def build_status_routes(
                 for known_id in projects
             ],
             "trainers": [trainer.owner for trainer in present_trainers(store)],
+            "sources": [asdict(source) for source in sources()],
         }
         return Response(msgspec.json.encode(body), mimetype="application/json")
 

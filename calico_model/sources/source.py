@@ -17,6 +17,9 @@ from calico_model.errors import InvalidMaskError
 from calico_model.inference.prompt import MaskPrompt
 from calico_model.types import BoolMask, RgbImage
 
+OWN_SOURCE = "calico"
+"""The name of CALICO's own decoder among the sources."""
+
 
 class Ability(StrEnum):
     """A kind of question that a source answers."""

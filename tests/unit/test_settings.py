@@ -126,3 +126,16 @@ def test_every_setting_is_documented():
     assert len(rows) == len(Settings.model_fields)
     assert all(len(row.meaning) > 10 for row in rows)
     assert {"CALICO_PORT", "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"} <= {r.variable for r in rows}
+
+
+def test_sources_are_names_folders_or_both(monkeypatch):
+    monkeypatch.setenv("CALICO_SOURCES", "sam-base, /models/mine ,x=/models/b")
+    settings = load_settings()
+    assert settings.sources == ("sam-base", "/models/mine", "x=/models/b")
+    assert settings.sources_dir == settings.data_dir / "sources"
+
+
+def test_an_unknown_source_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("CALICO_SOURCES", "sam-bse")
+    with pytest.raises(SettingsError, match="CALICO_SOURCES.*'sam-bse': expected a folder, or one"):
+        load_settings()

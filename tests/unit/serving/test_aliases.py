@@ -7,7 +7,8 @@ import pytest
 
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import vocabulary_in
-from backend.serving.loaded_model import LoadedBase, ModelThread
+from backend.serving.loaded_model import LoadedBase
+from backend.serving.model_thread import ModelThread
 from backend.serving.propagation import propagate
 from backend.serving.text_prompts import QuestionAnswer, answer_question
 from backend.types import TextPrompt

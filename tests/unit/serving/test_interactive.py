@@ -10,6 +10,7 @@ import pytest
 from backend.errors import InvalidRleError
 from backend.serving.click_targets import overlapping_region, prompt_chains, prompted_region
 from backend.serving.interactive import InteractiveSegmenter
+from backend.serving.source_pool import SourceAnswers
 from backend.types import Prompt, Region, RegionOrigin, runs_of
 from calico_model.inference.prompt import MaskPrompt
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
@@ -343,3 +344,37 @@ def test_suggestions_spread_as_long_as_there_is_time(group):
     cut = found.propagated(group, model, None, (), has_time=Time(3))
     assert model.sought == 3
     assert cut.ids == found.ids
+
+
+class Sometimes:
+    """Stands for the sources: lacks one until it is told that all are there."""
+
+    def __init__(self):
+        self.is_complete, self.asked = False, 0
+
+    def __bool__(self):
+        return True
+
+    def begin(self, ability, call):
+        return self
+
+    def collect(self):
+        self.asked += 1
+        return SourceAnswers((), () if self.is_complete else ("slow",))
+
+
+def test_a_step_that_lacked_a_source_is_made_again_as_an_answer_but_not_below_a_later_click(group):
+    sources = Sometimes()
+    segmenter, model = InteractiveSegmenter(sources), Clickable()
+    first, second = click(20, 20), click(24, 24, "p2")
+
+    def ask(*prompts):
+        segmenter.suggest(group, prompts, (), model)
+        return sources.asked
+
+    assert ask(first) == 1
+    assert ask(first) == 2  # the source may be there now
+    assert ask(first, second) == 3  # only the second click; the first one's mask was shown
+    sources.is_complete = True
+    assert ask(first, second) == 4
+    assert ask(first, second) == 4  # complete: remembered

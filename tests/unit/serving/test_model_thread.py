@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from backend.serving.loaded_model import ModelThread
+from backend.serving.model_thread import ModelThread
 
 
 def test_every_call_runs_in_the_same_thread_whoever_asks():

@@ -1,0 +1,128 @@
+"""The sources that can be added: their names, their public repositories, and who reads them.
+
+Loads without torch or `transformers`; a class of either is imported when a source is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calico_model.errors import CheckpointError, InvalidConfigError
+from calico_model.sources.hub_folder import HubFolder, look_into
+from calico_model.sources.known import KNOWN_SOURCES, KnownSource, SourceKind
+from calico_model.sources.source import OWN_SOURCE
+
+if TYPE_CHECKING:
+    from calico_model.sources.source import Source
+
+Opener = Callable[[str, HubFolder, str, str], "Source"]
+"""Name, folder, licence and device -> the source."""
+
+_UNSTATED = "not stated: see the page of its weights"
+
+
+@dataclass(frozen=True)
+class SourceChoice:
+    """One source that a deployment wants.
+
+    Attributes:
+        name: unique among them.
+        folder: in the hub's layout.
+        known: the row of that name, or None for weights of one's own.
+    """
+
+    name: str
+    folder: Path
+    known: KnownSource | None
+
+
+def read_choices(entries: Sequence[str], sources_dir: Path) -> tuple[SourceChoice, ...]:
+    """Returns what a list of sources means; opens nothing.
+
+    Args:
+        entries: each a known name, a folder, or NAME=FOLDER.
+        sources_dir: where the folder of a known name lies.
+
+    Raises:
+        InvalidConfigError: an unknown name, or a name that is there twice.
+    """
+    choices: dict[str, SourceChoice] = {}
+    for entry in entries:
+        choice = _read_choice(entry, sources_dir)
+        if choice.name in choices or choice.name == OWN_SOURCE:
+            raise InvalidConfigError(
+                f"{entry!r}: the name {choice.name!r} is taken; give another with NAME=FOLDER"
+            )
+        choices[choice.name] = choice
+    return tuple(choices.values())
+
+
+def _read_choice(entry: str, sources_dir: Path) -> SourceChoice:
+    name, separator, folder = entry.partition("=")
+    if separator:
+        if not name or not folder:
+            raise InvalidConfigError(f"{entry!r}: expected NAME=FOLDER")
+        return SourceChoice(name, Path(folder), KNOWN_SOURCES.get(name))
+    if (known := KNOWN_SOURCES.get(entry)) is not None:
+        return SourceChoice(entry, sources_dir / entry, known)
+    path = Path(entry)
+    if path.is_absolute() or len(path.parts) > 1 or entry.startswith("."):
+        return SourceChoice(path.resolve().name, path, None)
+    raise InvalidConfigError(f"{entry!r}: expected a folder, or one of {', '.join(KNOWN_SOURCES)}")
+
+
+def open_source(choice: SourceChoice, device: str = "cpu") -> Source:
+    """Reads the weights of a source.
+
+    Raises:
+        CheckpointError: no folder, or not the files of a class that is known here.
+    """
+    try:
+        folder = look_into(choice.folder)
+    except CheckpointError as error:
+        if choice.known is None:
+            raise
+        raise CheckpointError(f"{error}, of {choice.known.repository} on the hub") from error
+    kind = kind_of(choice, folder)
+    licence = folder.licence or (choice.known.licence if choice.known else _UNSTATED)
+    return _opener(kind)(choice.name, folder, licence, device)
+
+
+def kind_of(choice: SourceChoice, folder: HubFolder) -> SourceKind:
+    """Returns which class reads a folder.
+
+    Raises:
+        CheckpointError: none does, or not the class of the source's name.
+    """
+    fitting = _KINDS_OF_TYPE.get(folder.model_type, ())
+    if not fitting:
+        raise CheckpointError(
+            f"{folder.path}: no source has the model type {folder.model_type!r}; expected one of "
+            f"{', '.join(_KINDS_OF_TYPE)}"
+        )
+    if choice.known is None:
+        return fitting[0]
+    if choice.known.kind not in fitting:
+        raise CheckpointError(
+            f"{folder.path}: {choice.name} is {choice.known.kind}, and its config.json says "
+            f"{folder.model_type}"
+        )
+    return choice.known.kind
+
+
+# The hub keeps one folder for several uses: the first kind reads it where no name says which.
+_KINDS_OF_TYPE: Mapping[str, tuple[SourceKind, ...]] = {
+    "sam": (SourceKind.SAM,),
+    "sam_hq": (SourceKind.SAM_HQ,),
+}
+
+
+def _opener(kind: SourceKind) -> Opener:
+    match kind:
+        case SourceKind.SAM | SourceKind.SAM_HQ:
+            from calico_model.sources.sam import open_sam
+
+            return open_sam

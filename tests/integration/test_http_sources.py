@@ -1,0 +1,144 @@
+"""A click or a box over HTTP with a source beside the model: small networks of the real classes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from calico_model.inference.prompt import Click, MaskPrompt
+from calico_model.types import ImageGroup
+from tests.doubles import refined
+from tests.integration.conftest import payload
+from tests.integration.fake_predictor import FakePredictor
+from tests.integration.test_http_click import asked, mask_of, shapes
+from tests.unit.sources import test_sam
+from tests.unit.sources.small_models import opened
+
+SIZE = (480, 640)
+SAVERS = OrderedDict(
+    {
+        "sam": lambda folder: test_sam.save(folder, is_hq=False),
+        "sam_hq": lambda folder: test_sam.save(folder, is_hq=True),
+    }
+)
+
+
+class Apart(FakePredictor):
+    """Outlines a corner that no source means, and finds nothing elsewhere."""
+
+    def refine(self, group, image_index, prompt, group_prediction=None):
+        mask = np.zeros(group.sizes_hw[image_index], bool)
+        mask[:2, :2] = True
+        return refined(mask, iou=0.5, meant=None)
+
+    def transfer(self, group, part, group_prediction):
+        return []
+
+
+class Noise:
+    """Images of the size that the captured prompts were made on."""
+
+    def fetch_group(self, task):
+        rng = np.random.default_rng(0)
+        drawn = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in task.image_urls]
+        return ImageGroup(tuple(drawn), tuple(f"i{k}" for k in range(len(drawn))))
+
+
+@pytest.fixture
+def predictor():
+    return Apart()
+
+
+@pytest.fixture
+def images():
+    return Noise()
+
+
+@pytest.fixture
+def refines():
+    return True
+
+
+@pytest.fixture(scope="module", params=SAVERS)
+def folder(request, tmp_path_factory):
+    saved = tmp_path_factory.mktemp("hub") / request.param
+    SAVERS[request.param](saved)
+    return saved
+
+
+@pytest.fixture
+def served(make_app):
+    """Builds an app with sources; a click waits for them as long as it takes."""
+
+    def serve(*entries, **settings):
+        app = make_app(sources=",".join(entries), **({"source_budget_s": 60.0} | settings))
+        components = app.extensions["calico"]
+        components.host.wait(30)
+        components.sources.wait_until_loaded(120)
+        return app, components
+
+    return serve
+
+
+def first_click():
+    body = payload("predict_interactive_ui_keypoints_repeater")
+    prompts = body["params"]["context"]["result"]
+    body["params"]["context"]["result"] = [p for p in prompts if p["is_positive"]][:1]
+    return body
+
+
+def click_of(body):
+    (prompt,) = body["params"]["context"]["result"]
+    value = prompt["value"]
+    return prompt.get("item_index", 0), Click(
+        value["x"] / 100 * prompt["original_width"], value["y"] / 100 * prompt["original_height"]
+    )
+
+
+def test_a_click_is_answered_with_the_mask_of_the_source(served, folder, images):
+    app, components = served(str(folder))
+    body = first_click()
+    (shape,) = shapes(asked(app.test_client(), body)).values()
+    index, click = click_of(body)
+    source = opened(folder)
+    image = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), np.uint8)[index]
+    best = source.segment_prompt(source.encode(image), MaskPrompt((click,)))[0]
+    assert best.mask.any()
+    assert np.array_equal(mask_of(shape), best.mask)
+    (status,) = components.sources.status()
+    assert (status.name, status.state) == (folder.name, "ready")
+    assert status.asked["answered"] == 1
+
+
+def test_encodings_stay_below_the_configured_memory(served, folder):
+    one = opened(folder).encode(np.zeros((*SIZE, 3), np.uint8)).bytes
+    app, components = served(str(folder), source_cache_bytes=one)
+    client = app.test_client()
+    bodies = [first_click(), first_click()]
+    bodies[1]["params"]["context"]["result"][0]["item_index"] = 1
+    for body in bodies * 2:
+        asked(client, body)
+        assert components.sources.cached_bytes <= one
+
+
+def test_a_folder_that_cannot_be_read_leaves_the_model_alone_and_says_why(served, tmp_path):
+    app, components = served(f"broken={tmp_path / 'nothing'}")
+    (shape,) = shapes(asked(app.test_client(), first_click())).values()
+    assert mask_of(shape).sum() == 4
+    (status,) = components.sources.status()
+    assert status.state == "failed"
+    assert "expected a folder" in status.problem
+
+
+def test_a_source_that_fails_is_left_out_and_counted(served, folder, monkeypatch):
+    app, components = served(str(folder))
+    monkeypatch.setattr(
+        "calico_model.sources.prompted.PromptedSegmenter.segment_prompt",
+        lambda *_: (_ for _ in ()).throw(RuntimeError("on purpose")),
+    )
+    (shape,) = shapes(asked(app.test_client(), first_click())).values()
+    assert mask_of(shape).sum() == 4
+    assert components.sources.status()[0].asked["failed"] == 1
+    assert b'outcome="failed",source="%s"} 1.0' % folder.name.encode() in components.metrics.text()
