@@ -21,6 +21,7 @@ from backend.learning.reconcile import Reconciler
 from backend.learning.repository import CorrectionRepository
 from backend.learning.schedule import SchedulePolicy
 from backend.learning.session import TrainingSession
+from backend.learning.source_learner import SourceLearner
 from backend.learning.trainer_presence import Attendance
 from backend.learning.training_runs import RunRepository
 from backend.learning.worker import Trainer
@@ -156,6 +157,7 @@ def build_trainer(settings: Settings, store: Store, stop: threading.Event) -> Tr
         policy=SchedulePolicy(every=settings.train_every, age_s=settings.train_age_s),
         start_from=settings.start_from_project,
         base=lambda: _fingerprint(settings),
+        learn_sources=SourceLearner(store, derivation).learn,
     )
 
 

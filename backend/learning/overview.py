@@ -35,8 +35,10 @@ from backend.learning.schedule import (
     held_out_ids,
     still_rises,
 )
+from backend.learning.source_standing import SourceStanding, read_source_standings
 from backend.learning.training_runs import RunRepository, TrainingRun
 from backend.storage.journal import AHEAD_US
+from backend.storage.source_trust import SourceAnswerStore
 from backend.storage.store import Store
 from backend.storage.tables import ann_head, correction
 from backend.storage.versions import AdapterVersion, Versions
@@ -141,6 +143,7 @@ class Overview:
         self._repository = CorrectionRepository(store)
         self._runs = RunRepository(store)
         self._label_sets = LabelSets(store)
+        self._answers = SourceAnswerStore(store)
 
     def projects(self) -> tuple[int, ...]:
         """Ids of all projects that ever sent an event or asked for a prediction."""
@@ -228,6 +231,10 @@ class Overview:
     def labels(self, project_id: int) -> tuple[LabelQuality, ...]:
         """Returns what annotators did to each label in the newest corrected tasks, worst first."""
         return read_label_quality(self._store, project_id, self._label_sets.of(project_id))
+
+    def sources(self, project_id: int) -> tuple[SourceStanding, ...]:
+        """Returns how far each source beside CALICO is believed about each label."""
+        return read_source_standings(self._answers, project_id, self._label_sets.of(project_id))
 
     def outlook(self, standing: ProjectStanding) -> Outlook:
         """Returns how many more corrected groups a project needs until predictions are useful."""

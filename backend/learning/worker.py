@@ -63,6 +63,8 @@ class Trainer:
         base: returns the fingerprint of the weights; called when a version exists to compare with.
         start_from: project whose version a project without a version of its own starts from, or
             None.
+        learn_sources: judges the answers of sources by a project's corrections; called after they
+            were derived.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Trainer:
         heartbeat_s: float = HEARTBEAT_S,
         start_from: int | None = None,
         base: Callable[[], str] | None = None,
+        learn_sources: Callable[[int], int] = lambda _: 0,
     ) -> None:
         self._repository, self._derivation = repository, derivation
         self._versions, self._runs = versions, runs
@@ -89,6 +92,7 @@ class Trainer:
         self._heartbeat_s = heartbeat_s
         self._start_from = start_from
         self._find_base = base
+        self._learn_sources = learn_sources
         self._base: str | None = None
         self._visited: dict[int, _Visited] = {}
 
@@ -189,6 +193,15 @@ class Trainer:
         # The next round tries again what waits for Label Studio.
         self._visited[project_id] = _Visited(-1 if derived.waiting else newest_seq, rows)
         self._watch_acceptance(project_id, rows)
+        self._judge_sources(project_id)
+
+    def _judge_sources(self, project_id: int) -> None:
+        """Learns whom to believe; what fails is judged with the next correction."""
+        try:
+            self._learn_sources(project_id)
+        except BackendError as error:
+            about = {"event": "sources_not_judged", "project": project_id}
+            _log.warning("sources not judged: %s", error, extra=about)
 
     def _watch_acceptance(self, project_id: int, rows: tuple[TaskRow, ...]) -> None:
         """Rolls the current version back if annotators accept less of it than of its parent."""

@@ -271,6 +271,18 @@ class Store:
         """
         return self._writer.run(change, timeout_s=timeout_s)
 
+    def queue(self, change: Callable[[Connection], object]) -> bool:
+        """Queues a change that nobody waits for; False if too many changes wait already.
+
+        Raises:
+            StoreError: the store is closed.
+        """
+        try:
+            self._writer.submit(change)
+        except BusyError:
+            return False
+        return True
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Yields a connection for reading.

@@ -193,6 +193,32 @@ accepted_look = Table(
     Column("looks", LargeBinary, nullable=False),
 )
 
+# What all asked sources answered to one question about one image; bounded, the oldest go first.
+source_answer = Table(
+    "source_answer",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("task_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("image_index", Integer, primary_key=True, autoincrement=False),
+    Column("ability", String(40), primary_key=True),
+    Column("question", String(64), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("made_at_us", BigInteger, nullable=False),
+    Index("source_answer_by_age", "made_at_us"),
+)
+
+# What the correction of one task says about the sources; derived from `source_answer` and
+# `correction`, as long as the answers are kept.
+source_judgement = Table(
+    "source_judgement",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("task_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", String(64), nullable=False),
+    Column("counts", LargeBinary, nullable=False),
+    Column("judged_at_us", BigInteger, nullable=False),
+)
+
 # The prediction an annotation started from: Label Studio and `prediction` may delete it.
 starting_point = Table(
     "starting_point",

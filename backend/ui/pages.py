@@ -29,6 +29,7 @@ from backend.ui.page_token import PageToken
 from backend.ui.pictures import GroupPictures
 
 _PROJECTS_PER_PAGE, _VERSIONS_SHOWN, _LABELS_SHOWN = 50, 50, 100
+_SOURCES_SHOWN = 200
 _REASON = "rolled back on the page"
 _RUN_WORDS = {
     RunState.PUBLISHED: "published a version",
@@ -189,6 +190,7 @@ class _Views:
         standing = self._overview.standing(project_id)
         qualities = self._overview.learning_curve(project_id)
         labels = self._overview.labels(project_id)
+        sources = self._overview.sources(project_id)
         return render_template(
             "project.html",
             standing=standing,
@@ -198,6 +200,8 @@ class _Views:
             labels=labels[:_LABELS_SHOWN],
             labels_left_out=max(0, len(labels) - _LABELS_SHOWN),
             newest_tasks=NEWEST_TASKS,
+            sources=sources[:_SOURCES_SHOWN],
+            sources_left_out=max(0, len(sources) - _SOURCES_SHOWN),
             is_own=current is not None,
             token=self._token.make(project_id, None if current is None else current.id),
             qualities=qualities,

@@ -85,6 +85,7 @@ def _project(
         {
             "explanation": asdict(overview.explanation(standing)),
             "outlook": asdict(overview.outlook(standing)),
+            "source_trust": [asdict(one) for one in overview.sources(standing.project_id)],
         }
         if in_words
         else {}

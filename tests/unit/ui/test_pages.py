@@ -21,12 +21,15 @@ from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Doubt
 from backend.learning.schedule import Cause, RunState
 from backend.settings import load_settings
+from backend.storage.source_trust import SourceAnswerStore
 from backend.storage.tables import correction
 from backend.types import FailedTask
 from backend.ui.batches import PredictionBatch
 from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures, _parts, _small
 from backend.ui.status_routes import build_status_routes
+from calico_model.sources.source import Ability
+from calico_model.sources.trust import TrustCounts, TrustKey
 from calico_model.types import ImageGroup
 from tests.doubles import ModelDouble
 from tests.unit.learning.annotated import box, event, region, results
@@ -536,3 +539,23 @@ def test_the_json_of_one_project_says_what_its_page_says(app, school):
     (listed,) = client.get("/status", headers=AUTH).get_json()["projects"]
     assert "explanation" not in listed  # a list of many projects asks no more of the database
     assert listed.items() <= one.items()
+
+
+def test_trust_in_sources_stands_on_the_page_and_in_the_json(app, client, school):
+    status = build_status_routes(school.store, Overview(school.store, school.versions))
+    app.register_blueprint(status)
+    school.correct(1)
+    assert "<h2>Sources</h2>" not in page(client)
+    good, bad = TrustCounts(9, 9, 8.0, 9), TrustCounts(9, 0, 0.0, 9)
+    counts = {
+        TrustKey("sam<", Ability.CLICK, "lid"): good,
+        TrustKey("guess", Ability.CLICK, "lid"): bad,
+    }
+    SourceAnswerStore(school.store).judge(PROJECT, 1, "state", counts)
+    words = " ".join(re.sub(r"<[^>]+>", " ", page(client)).split())
+    assert "lid click sam&lt; 80% 9 of 9 9 believed lid click guess 18% 0 of 9 9 silent" in words
+    (one,) = client.get(f"/status/{PROJECT}", headers=AUTH).get_json()["projects"]
+    assert [(row["source"], row["is_silent"]) for row in one["source_trust"]] == [
+        ("sam<", False),
+        ("guess", True),
+    ]
