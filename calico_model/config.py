@@ -11,7 +11,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Self, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, cast, get_args, get_origin, get_type_hints
 
 from calico_model.errors import InvalidConfigError
 
@@ -34,14 +34,30 @@ class PhotoTrunkConfig:
     """A published, frozen network whose maps feed the heads that learn a project's own names.
 
     Attributes:
-        kind: name in `modeling.photo_trunk.KINDS`.
+        kind: name in `modeling.photo_trunk.KINDS`, or `BACKBONE` and the hash of a backbone.
         side: P, a multiple of 32; every image is scaled to about P * P pixels, aspect kept.
+        widths: channels of a backbone's four maps.
+        folder: of a backbone's files, inside the model folder where it is relative.
     """
+
+    BACKBONE: ClassVar[str] = "backbone:"
 
     kind: str = "efficientnet-lite2"
     side: int = 384
+    widths: tuple[int, ...] = field(default=(), repr=False)  # the kind says what features depend on
+    folder: str = field(default="", repr=False)
+
+    @property
+    def is_backbone(self) -> bool:
+        """Whether it is a backbone of transformers instead of a shipped network."""
+        return self.kind.startswith(self.BACKBONE)
 
     def __post_init__(self) -> None:
+        if self.is_backbone and (len(self.widths) != 4 or not self.folder):
+            raise InvalidConfigError(
+                f"photo_trunk: expected four widths and a folder of the backbone, got "
+                f"{self.widths} and {self.folder!r}"
+            )
         if self.side < 32 or self.side % 32:
             raise InvalidConfigError(
                 f"photo_trunk: side: expected a multiple of 32, got {self.side}"

@@ -44,6 +44,13 @@ def add_photo_trunk(
         ),
     ],
     weights: BaseOption = None,
+    backbone: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a backbone of transformers, instead of the shipped network.",
+            metavar="DIR",
+        ),
+    ] = None,
     side: Annotated[
         int, typer.Option(min=32, help="Of the trunk's input: about side * side pixels.")
     ] = 384,
@@ -58,7 +65,13 @@ def add_photo_trunk(
     given photographs, which it does not know. On the far side of that line the language model is
     not asked.
 
-    Example: calico add-photo-trunk --photos DIR --out model
+    With --backbone the network is any `AutoBackbone` of transformers: DINOv2, DINOv3 (ViT or
+    ConvNeXt), ConvNeXtV2. Its files are copied into the model folder. A network that refined
+    clicks on photographs from the shipped maps is left out: train it again.
+
+    Examples:
+    calico add-photo-trunk --photos DIR --out model
+    calico add-photo-trunk --photos DIR --backbone dinov3-vits16 --side 512 --out model
 
     The last line of stdout is JSON: model, known and unknown (percent of the images of either kind
     that are on their side of the line), seconds.
@@ -71,11 +84,15 @@ def add_photo_trunk(
     from calico_model.data.opening import DrawnGroups
     from calico_model.data.synthetic import SceneSplit
     from calico_model.errors import InvalidConfigError
+    from calico_model.modeling.backbone_trunk import read_backbone
     from calico_model.predictor import DEFAULT_WEIGHTS
     from calico_model.training.add_ons.photo_base import add_photo_trunk as add
 
     torch.set_num_threads(1)  # of two cores, one does more than a team that waits
     began = time.monotonic()
+    trunk_config = (
+        PhotoTrunkConfig(side=side) if backbone is None else read_backbone(backbone, side=side)
+    )
     files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
     if len(files) < 20:
         raise InvalidConfigError(f"--photos: expected at least 20 images, got {len(files)}")
@@ -91,7 +108,7 @@ def add_photo_trunk(
             out,
             known,
             [np.asarray(Image.open(path).convert("RGB")) for path in files],
-            PhotoTrunkConfig(side=side),
+            trunk_config,
             seed=seed,
         )
     figures = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from hashlib import file_digest
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from calico_model.loading.placement import Placement, apply
 from calico_model.loading.released.assembly import load_released, released_fingerprint
 from calico_model.loading.released.plan import has_released_parts
 from calico_model.modeling.adapter import base_state
+from calico_model.modeling.backbone_trunk import backbone_files
 from calico_model.modeling.model import ADD_ONS, Calico
 from calico_model.staging import staged_folder
 from calico_model.tokenizer import Tokenizer
@@ -30,6 +32,8 @@ from calico_model.tokenizer import Tokenizer
 _log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+BACKBONE = "photo_trunk"
+"""Folder of a backbone's files inside a model folder."""
 
 
 def save_model(model: Calico, tokenizer: Tokenizer, folder: Path, *, dtype: torch.dtype) -> None:
@@ -50,8 +54,22 @@ def save_model(model: Calico, tokenizer: Tokenizer, folder: Path, *, dtype: torc
         state = {name: _for_disk(tensor, dtype) for name, tensor in base_state(model).items()}
         save_file(state, staged / WEIGHTS)
         (staged / WEIGHTS).chmod(0o644)  # written private; a service runs as another user
-        (staged / CONFIG).write_text(model.config.to_json(), "utf-8")
+        config = _with_backbone(model.config, staged)
+        (staged / CONFIG).write_text(config.to_json(), "utf-8")
         tokenizer.save(staged / TOKENIZER)
+
+
+def _with_backbone(config: CalicoConfig, staged: Path) -> CalicoConfig:
+    """Puts the files of a backbone beside the weights, so that a model folder is whole."""
+    trunk = config.photo_trunk
+    if trunk is None or not trunk.is_backbone:
+        return config
+    kept = staged / BACKBONE
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir()
+    for path in backbone_files(Path(trunk.folder)):
+        shutil.copyfile(path, kept / path.name)
+    return replace(config, photo_trunk=replace(trunk, folder=BACKBONE))
 
 
 def _for_disk(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -87,6 +105,9 @@ def load_model(
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder.name}/{name}: missing")
     config = CalicoConfig.from_file(folder / CONFIG)
+    if config.photo_trunk is not None and config.photo_trunk.is_backbone:
+        there = folder.resolve() / config.photo_trunk.folder  # where it is absolute, it stays so
+        config = replace(config, photo_trunk=replace(config.photo_trunk, folder=str(there)))
     tokenizer = Tokenizer.from_file(folder / TOKENIZER)
     if tokenizer.size > config.language.vocab_size:
         raise CheckpointError(

@@ -21,7 +21,7 @@ from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidConfigError
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_refiner import last_channels
-from calico_model.modeling.photo_trunk import kind_of
+from calico_model.modeling.photo_trunk import widths_of
 
 WIDTH = 32
 """W, channels of a cell embedding."""
@@ -151,7 +151,7 @@ class DenseHead(nn.Module):
         super().__init__()
         if config.photo_trunk is None:
             raise InvalidConfigError("photo_trunk: the dense head needs one, got none")
-        self.inputs = kind_of(config.photo_trunk.kind).widths
+        self.inputs = widths_of(config.photo_trunk)
         """Channels of the photo trunk's maps at L, L/2, L/4 and L/8."""
         self.read = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channels, width, 1), nn.GroupNorm(_NORM_GROUPS, width))

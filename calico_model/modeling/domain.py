@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidConfigError
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.photo_trunk import kind_of
+from calico_model.modeling.photo_trunk import widths_of
 
 _DOMAIN_SHRINKAGE = 0.3  # share of the identity in the covariance
 _FOLDS = 4
@@ -135,7 +135,7 @@ class Familiarity(nn.Module):
         super().__init__()
         if config.photo_trunk is None:
             raise InvalidConfigError("photo_trunk: familiarity needs one, got none")
-        width = 2 * kind_of(config.photo_trunk.kind).widths[_LEVEL]
+        width = 2 * widths_of(config.photo_trunk)[_LEVEL]
         self.register_buffer("weight", torch.zeros(width))
         self.register_buffer("bias", torch.ones(1))
 

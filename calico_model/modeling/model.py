@@ -49,13 +49,7 @@ from calico_model.modeling.language import (
 from calico_model.modeling.mask_decoder import PromptedMaskDecoder
 from calico_model.modeling.mask_memory import MaskMemory
 from calico_model.modeling.mask_refiner import MaskRefiner
-from calico_model.modeling.photo_trunk import (
-    PhotoTrunk,
-    kind_of,
-    load_photo_trunk,
-    weights_file,
-    whole_map,
-)
+from calico_model.modeling.photo_trunk import open_photo_trunk, whole_map, widths_of
 from calico_model.modeling.region_head import RegionHead
 
 ADAPTER_NAME = "default"
@@ -81,7 +75,7 @@ class Calico(nn.Module):
         self.trunk = Trunk(config.trunk) if config.trunk else None
         # In a list, so that PyTorch does not register it: the trunk is never saved, trained,
         # counted or quantised with the model.
-        self._photo_trunk: list[PhotoTrunk] = []
+        self._photo_trunk: list[nn.Module] = []
         self.eva = build_eva(config.eva)
         self.dino = build_dino(config.dino) if switches.use_dino else None
         self.sam_encoder = build_sam_encoder(config.mask)
@@ -153,9 +147,7 @@ class Calico(nn.Module):
             self.mask_refiner = MaskRefiner(self.mask_decoder.fine_width).to(device)
         if "photo_refiner" in names:
             assert self.config.photo_trunk is not None
-            self.photo_refiner = MaskRefiner(0, kind_of(self.config.photo_trunk.kind).widths).to(
-                device
-            )
+            self.photo_refiner = MaskRefiner(0, widths_of(self.config.photo_trunk)).to(device)
         if "region_head" in names and self.region_head is None:
             self.region_head = RegionHead(self.config).to(device).train(self.training)
 
@@ -218,8 +210,7 @@ class Calico(nn.Module):
             return ()
         assert self.config.photo_trunk is not None
         if not self._photo_trunk:
-            kind = self.config.photo_trunk.kind
-            self._photo_trunk.append(load_photo_trunk(kind, weights_file(kind)))
+            self._photo_trunk.append(open_photo_trunk(self.config.photo_trunk))
         trunk = self._photo_trunk[0].to(images[0].device)
         cells = cells or self.config.photo_trunk.side // 4
         outputs = [trunk(x[None].contiguous(memory_format=torch.channels_last)) for x in images]

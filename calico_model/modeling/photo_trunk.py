@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from calico_model.config import PhotoTrunkConfig
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.modeling.mask_refiner import last_channels
 
@@ -173,6 +174,28 @@ def whole_map(values: Tensor, side: int) -> Tensor:
     return functional.interpolate(
         values, size=(side, side), mode="bilinear", align_corners=False, antialias=True
     )
+
+
+def widths_of(config: PhotoTrunkConfig) -> tuple[int, ...]:
+    """Returns the channels of the four maps of a photo trunk.
+
+    Raises:
+        InvalidConfigError: the kind is unknown.
+    """
+    return config.widths if config.is_backbone else kind_of(config.kind).widths
+
+
+def open_photo_trunk(config: PhotoTrunkConfig) -> nn.Module:
+    """Reads the weights of a configured photo trunk: the shipped one, or a backbone.
+
+    Raises:
+        CheckpointError: they are missing, or others.
+    """
+    if config.is_backbone:
+        from calico_model.modeling.backbone_trunk import load_backbone
+
+        return load_backbone(config)
+    return load_photo_trunk(config.kind, weights_file(config.kind))
 
 
 def weights_file(kind: str) -> Path:

@@ -62,8 +62,13 @@ def add_photo_trunk(
     model, tokenizer = load_model(weights)
     torch.manual_seed(seed)
     grown = Calico(replace(model.config, photo_trunk=config))
-    grown.add_on([*model.add_ons])
-    grown.load_state_dict(model.state_dict())
+    # What reads the maps of another trunk is learned anew.
+    before = model.config.photo_trunk
+    is_same = before is not None and before.kind == config.kind
+    anew = {"dense_head", "familiarity"} | (set() if is_same else {"photo_refiner"})
+    grown.add_on([name for name in model.add_ons if name not in anew])
+    state = model.state_dict()
+    grown.load_state_dict({name: state[name] for name in state if name.split(".")[0] not in anew})
     grown.dense_head = DenseHead(grown.config)
     grown.familiarity = Familiarity(grown.config)
     descriptors = [
