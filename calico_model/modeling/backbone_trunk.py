@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -166,7 +166,7 @@ def _open(folder: Path) -> BackboneTrunk:
             f"{min(missing)}"
         )
     trunk = BackboneTrunk(loaded, patch, *_normalisation(folder))
-    return cast(BackboneTrunk, trunk.eval().requires_grad_(False))
+    return trunk.eval().requires_grad_(False)
 
 
 def _is_transformer(config: Any) -> bool:
