@@ -39,6 +39,11 @@ class Assistant:
         self._predictor, self._adapter = predictor, adapter
         self.version = adapter or predictor.version
 
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the network, without adapters."""
+        return self._predictor.parameters
+
     def refine(
         self,
         group: ImageGroup,

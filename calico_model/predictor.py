@@ -107,6 +107,11 @@ class Predictor:
         self.name_prompts: LRUCache[Hashable, Tensor] = LRUCache(_MOST_NAME_PROMPTS)
         self._lock = threading.Lock()  # guards the model and `name_prompts`: one forward at a time
 
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the network, without adapters."""
+        return sum(parameter.numel() for parameter in self._model.parameters())
+
     def predict(self, group: ImageGroup, *, adapter: str | None = None) -> GroupPrediction:
         """Asks all three questions about a group.
 

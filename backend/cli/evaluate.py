@@ -23,7 +23,7 @@ from backend.cli.labeled_data import (
 )
 from backend.cli.options import DeviceOption, WeightsOption, is_given, load_weights, refuse_options
 from backend.cli.progress import peak_rss_mib, progress_bar
-from backend.cli.source_evaluation import evaluate_sources
+from backend.cli.source_evaluation import evaluate_sources, open_named
 from backend.cli.tables import print_fitted
 from calico_model.data.groups import GroupSet
 from calico_model.data.opening import DrawnGroups, drawn_taxonomy, open_groups, read_taxonomy
@@ -129,8 +129,9 @@ def evaluate(
         str | None,
         typer.Option(
             "--sources",
-            help="Measure these sources of masks instead, each alone and all together: names, "
-            "separated by commas. `stand-ins` are four made from the truth.",
+            help="Measure these sources of masks instead, each alone and all together: calico, "
+            "names or folders as in CALICO_SOURCES, separated by commas. stand-ins: four made "
+            "from the truth.",
             metavar="NAMES",
         ),
     ] = None,
@@ -175,7 +176,7 @@ def evaluate(
 
     Measure sources of masks: the first groups are corrected and teach who is believed about which
     label, the others are answered by each source alone and by all together:
-    calico evaluate --sources stand-ins --coco annotations.json --images DIR
+    calico evaluate --sources calico,sam2 --coco annotations.json --images DIR
 
     The last line of the output is JSON: compat and strict means of the three subtasks, and the
     number of groups. With --interactive it holds the figures of the help, with --sources those of
@@ -188,7 +189,13 @@ def evaluate(
             data, coco, images, group_size=group_size, seed=seed, merge_sides=merge_sides
         )
         drawn = DrawnGroups(split, groups, seed, read_group_size(group_size))
-        evaluate_sources(sources, labeled or drawn, corrected=corrected, seed=seed)
+        evaluate_sources(
+            sources,
+            labeled or drawn,
+            corrected=corrected,
+            seed=seed,
+            open_other=lambda name: open_named(name, weights, device),
+        )
         return
     refuse_options({"corrected"} if is_given(context, "corrected") else set(), "is for --sources")
     if interactive:
@@ -255,7 +262,15 @@ _INTERACTIVE_OPTIONS = {
     "weights",
     "device",
 } | _DATA_OPTIONS
-_SOURCES_OPTIONS = {"sources", "corrected", "split", "groups", "seed"} | _DATA_OPTIONS
+_SOURCES_OPTIONS = {
+    "sources",
+    "corrected",
+    "split",
+    "groups",
+    "seed",
+    "weights",
+    "device",
+} | _DATA_OPTIONS
 
 
 def read_vocabulary(path: Path) -> Vocabulary:

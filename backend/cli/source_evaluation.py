@@ -4,41 +4,53 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import typer
 from rich.table import Table
 
 from backend.cli.progress import progress_bar
 from backend.cli.tables import print_fitted
+from backend.settings import load_settings
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.source_trial import SourceTrial, try_sources
-from calico_model.evaluation.stand_in_sources import Fault, StandInSource, Truth, read_truth
+from calico_model.evaluation.stand_in_sources import Fault, StandInSource, read_truth
+from calico_model.sources.registry import open_source, read_choices
+from calico_model.sources.source import OWN_SOURCE, Source
 from calico_model.types import LabeledGroup
 
 STAND_INS = "stand-ins"
 
 
 def evaluate_sources(
-    text: str, labeled: Sequence[LabeledGroup], *, corrected: int, seed: int
+    text: str,
+    labeled: Sequence[LabeledGroup],
+    *,
+    corrected: int,
+    seed: int,
+    open_other: Callable[[str], Source],
 ) -> None:
     """Measures the named sources on labeled groups and prints a table; the last line is JSON.
 
     Args:
-        text: names, separated by commas; "stand-ins" for all four stand-ins.
+        text: names, separated by commas; "stand-ins" for all four stand-ins, "calico" for CALICO.
         labeled: more than `corrected` groups.
         corrected: number of groups that teach.
         seed: of the stand-ins' faults.
+        open_other: reads the weights of a source that is no stand-in, by its name.
 
     Raises:
         InvalidConfigError: an unknown name, or too few groups.
+        CheckpointError: the weights of a source cannot be used.
     """
     names = _names(text)
+    others = {name: open_other(name) for name in names if name not in set(Fault)}
     with progress_bar("Reading groups", len(labeled)) as advance_to:
         truth = read_truth(_counted(labeled, advance_to))
     with progress_bar("Asking sources", len(labeled)) as advance_to:
         trial = try_sources(
             labeled,
-            _open(names, truth, seed),
+            [others.get(name) or StandInSource(Fault(name), truth, seed) for name in names],
             truth.labels,
             corrected=corrected,
             on_group=advance_to,
@@ -60,21 +72,39 @@ def evaluate_sources(
     typer.echo(json.dumps({"sources": result} | summary))
 
 
+def open_named(name: str, weights: Path | None, device: str) -> Source:
+    """Reads the weights of a source.
+
+    Args:
+        name: "calico", or a source as CALICO_SOURCES names it.
+        weights: of CALICO; None for the shipped ones.
+        device: of the network.
+
+    Raises:
+        InvalidConfigError: an unknown name.
+        CheckpointError: the weights cannot be used.
+    """
+    if name != OWN_SOURCE:
+        try:
+            (choice,) = read_choices((name,), load_settings().sources_dir)
+        except InvalidConfigError as error:
+            known = f"{STAND_INS}, {OWN_SOURCE}, {', '.join(Fault)}"
+            raise InvalidConfigError(f"--sources: {error}; or of {known}") from error
+        return open_source(choice, device)
+    # torch takes seconds to import: stand-ins alone must not wait for it.
+    from calico_model.assistant import Assistant
+    from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
+    from calico_model.sources.own import OwnSource
+
+    predictor = load_predictor(weights or DEFAULT_WEIGHTS, device=device)
+    return OwnSource(Assistant(predictor))
+
+
 def _names(text: str) -> tuple[str, ...]:
     names: list[str] = []
     for name in (one.strip() for one in text.split(",")):
         names += list(Fault) if name == STAND_INS else [name]
-    known = set(Fault)
-    for name in names:
-        if name not in known:
-            raise InvalidConfigError(
-                f"--sources: expected {STAND_INS} or some of {', '.join(Fault)}, got {name!r}"
-            )
     return tuple(dict.fromkeys(names))
-
-
-def _open(names: Sequence[str], truth: Truth, seed: int) -> tuple[StandInSource, ...]:
-    return tuple(StandInSource(Fault(name), truth, seed) for name in names)
 
 
 def _counted(

@@ -14,7 +14,7 @@ from backend.cli import evaluate as evaluate_module
 from calico_model.data.groups import read_groups
 from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit, write_groups
-from calico_model.errors import InvalidConfigError
+from calico_model.errors import CalicoError, InvalidConfigError
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
 
 SMALL = ["--groups", "3", "--seed", "5"]
@@ -242,13 +242,23 @@ def test_some_sources_are_measured_without_an_order() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--sources", "sam99"], "--sources: expected stand-ins or some of exact"),
+        (["--sources", "sam99"], "or of stand-ins, calico, exact"),
+        (["--sources", "exact,exact=x"], "x: expected a folder"),
         (["--sources", "exact", "--groups", "3"], "expected more than 10 groups"),
-        (["--sources", "exact", "--weights", "x"], "--weights: is not for --sources"),
+        (["--sources", "exact", "--choices"], "--choices: is not for --sources"),
         (["--corrected", "3"], "--corrected: is for --sources"),
     ],
 )
 def test_sources_that_cannot_be_measured_are_refused(words: list[str], message: str) -> None:
     result = run(*words)
-    assert isinstance(result.exception, InvalidConfigError)
+    assert isinstance(result.exception, CalicoError)
     assert message in str(result.exception)
+
+
+def test_calicos_own_decoder_is_one_of_the_sources() -> None:
+    result = run("--sources", "calico,random", "--groups", "3", "--corrected", "2")
+    assert result.exit_code == 0, result.output
+    line = json.loads(result.stdout.splitlines()[-1])
+    assert list(line["sources"]) == ["calico", "random", "together"]
+    assert line["sources"]["calico"]["names_pq"] is None
+    assert line["sources"]["together"]["clicks_iou"] > line["sources"]["random"]["clicks_iou"]
