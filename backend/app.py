@@ -42,6 +42,7 @@ from backend.serving.request_checks import ConcurrencyLimit, Credentials, watch_
 from backend.serving.routes import build_routes
 from backend.serving.service import PredictionService
 from backend.serving.source_pool import SourcePool
+from backend.serving.source_trust import SourceTrustReader
 from backend.serving.studio import (
     StudioTasks,
     connect_client,
@@ -52,6 +53,7 @@ from backend.serving.studio import (
 )
 from backend.serving.task_predictor import TaskPredictor
 from backend.settings import Settings
+from backend.storage.source_trust import SourceAnswerStore
 from backend.storage.store import Store, open_store
 from backend.storage.versions import Versions
 from backend.types import GroupSource, Task
@@ -249,6 +251,7 @@ def build_components(
         refines=settings.refine_clicks,
         click_budget_s=settings.click_budget_s,
         sources=sources,
+        trust=SourceTrustReader(SourceAnswerStore(store)),
     )
     service = PredictionService(
         host,

@@ -26,6 +26,7 @@ from backend.serving.click_targets import (
 from backend.serving.prompted_sources import PromptedOutline, outline
 from backend.serving.propagation import propagate
 from backend.serving.source_pool import SourcePool
+from backend.serving.source_trust import NOBODY_JUDGED, TaskTrust
 from backend.types import Prompt, Region
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask, RegionKind
@@ -126,6 +127,7 @@ class _ClickStep:
     """The mask after some prompts of a chain, as runs; and the name of what they mean.
 
     `is_complete` is False where a source of masks was left out; it may answer the next time.
+    `trust` is the state of the trust in the sources with which it was made.
     """
 
     runs: Runs
@@ -133,6 +135,7 @@ class _ClickStep:
     iou: float
     name: PredictedName | None
     is_complete: bool
+    trust: str
 
     @property
     def mask(self) -> BoolMask:
@@ -151,6 +154,7 @@ class _ClickContext:
     group_prediction: GroupPrediction | None
     has_time: Callable[[], bool]
     vocabulary: Vocabulary | None
+    trust: TaskTrust
     made: set[Hashable] = field(default_factory=set)
 
     @property
@@ -188,6 +192,7 @@ class InteractiveSegmenter:
         group_prediction: GroupPrediction | None = None,
         has_time: Callable[[], bool] = lambda: True,
         vocabulary: Vocabulary | None = None,
+        trust: TaskTrust = NOBODY_JUDGED,
     ) -> Suggestions:
         """Outlines what every chain of prompts means, as long as there is time.
 
@@ -202,8 +207,9 @@ class InteractiveSegmenter:
             group_prediction: what the model predicted for the group, if that is known.
             has_time: whether there is time for another prompt; may raise to give up.
             vocabulary: the labels that regions may have; None where any text may be written.
+            trust: in the sources, for this task.
         """
-        context = _ClickContext(group, model, group_prediction, has_time, vocabulary)
+        context = _ClickContext(group, model, group_prediction, has_time, vocabulary, trust)
         parts: list[PartMask] = []
         ids: list[str] = []
         names: dict[str, PredictedName] = {}
@@ -249,8 +255,9 @@ class InteractiveSegmenter:
     ) -> _ClickStep:
         """Returns the step after a chain: every prompt corrects the mask of those before it.
 
-        A step that lacked a source is made again if it is the answer, but not if a later prompt
-        corrects it: that prompt was made on the mask that is remembered.
+        A step that lacked a source, or was made with another trust in them, is made again if it is
+        the answer, but not if a later prompt corrects it: that prompt was made on the mask that is
+        remembered.
         """
         group, index = context.group, chain.first.image_index
         chain_key = (*context.key, index, None if target is None else target.encoding)
@@ -262,12 +269,24 @@ class InteractiveSegmenter:
             step = self._steps.get(key)
             is_last = is_answer and len(prompts) == len(chain.prompts)
             is_stale = is_last and key not in context.made
-            if step is None or (is_stale and not step.is_complete):
+            if step is None or (is_stale and not _is_fresh(step, context.trust)):
                 if last is not None and not context.has_time():
                     break
                 previous = last.mask if last is not None else _target_mask(target)
                 mask_prompt = _mask_prompt(prompts, previous)
-                outlined = self._outline(context, index, mask_prompt)
+                label = chain.first.label or (None if target is None else target.label)
+                outlined = outline(
+                    context.model,
+                    self._sources,
+                    group,
+                    index,
+                    mask_prompt,
+                    context.group_prediction,
+                    context.trust,
+                    label,
+                )
+                if outlined.proposals:
+                    _record(context, chain.first, outlined, label)
                 # Clicks that correct an outline still mean what the first click meant.
                 name = _name_of(outlined.meant) or (last.name if last is not None else None)
                 step = _ClickStep(
@@ -276,6 +295,7 @@ class InteractiveSegmenter:
                     outlined.score,
                     name,
                     outlined.is_complete,
+                    context.trust.state,
                 )
                 self._steps.put(key, step)
                 context.made.add(key)
@@ -283,10 +303,24 @@ class InteractiveSegmenter:
         assert last is not None
         return last
 
-    def _outline(self, context: _ClickContext, index: int, prompt: MaskPrompt) -> PromptedOutline:
-        return outline(
-            context.model, self._sources, context.group, index, prompt, context.group_prediction
-        )
+
+def _is_fresh(step: _ClickStep, trust: TaskTrust) -> bool:
+    return step.is_complete and step.trust == trust.state
+
+
+def _record(
+    context: _ClickContext, first: Prompt, outlined: PromptedOutline, label: str | None
+) -> None:
+    """Leaves what the sources answered for learning; the next prompt of the chain replaces it."""
+    context.trust.record(
+        first.image_index,
+        outlined.ability,
+        (first.box, first.is_click),
+        context.group.sizes_hw[first.image_index],
+        asked=tuple(dict.fromkeys(one.source for one in outlined.proposals)),
+        labels=(label,) if label else (),
+        proposals=outlined.proposals,
+    )
 
 
 def _name_of(part: PartMask | None) -> PredictedName | None:

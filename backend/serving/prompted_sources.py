@@ -1,4 +1,4 @@
-"""A click or a box through CALICO's own decoder and every source beside it, and one mask chosen."""
+"""A click or a box through CALICO's own decoder and every source beside it, and one believed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from backend.served_model import ServedModel
 from backend.serving.source_pool import SourceAnswers, SourcePool, SourceSession
+from backend.serving.source_trust import NOBODY_JUDGED, TaskTrust
 from calico_model.inference.prompt import MaskPrompt
 from calico_model.sources.choice import choose
 from calico_model.sources.consensus import SourceProposal
@@ -20,10 +21,12 @@ class PromptedOutline:
 
     Attributes:
         mask: (H, W) bool.
-        score: of the source that is believed, in [0, 1].
+        score: chance that the annotator keeps it, in [0, 1]; of the model alone its predicted IoU.
         meant: the predicted part that the prompt means, or None.
-        source: name of the source that is believed.
+        source: name of the source that is believed most among those that give the mask.
         is_complete: False if a source was left out.
+        ability: what the sources were asked for.
+        proposals: all masks, the model's own first; () where there is no source beside it.
     """
 
     mask: BoolMask
@@ -31,6 +34,8 @@ class PromptedOutline:
     meant: PartMask | None
     source: str
     is_complete: bool
+    ability: Ability
+    proposals: tuple[SourceProposal, ...] = ()
 
 
 def outline(
@@ -40,8 +45,10 @@ def outline(
     image_index: int,
     prompt: MaskPrompt,
     group_prediction: GroupPrediction | None,
+    trust: TaskTrust = NOBODY_JUDGED,
+    label: str | None = None,
 ) -> PromptedOutline:
-    """Asks the model and all sources what a prompt means, and believes one of them.
+    """Asks the model and all sources what a prompt means, and believes those who were right.
 
     The sources work while the model does. What the prompt is called is the model's to say.
 
@@ -52,6 +59,8 @@ def outline(
         image_index: 0-based.
         prompt: in pixels of that image.
         group_prediction: what the model predicted for the group, if that is known.
+        trust: in the sources.
+        label: that the annotator chose for the region; without one the model's name counts.
     """
 
     def ask(session: SourceSession) -> tuple[SourceMask, ...]:
@@ -65,10 +74,23 @@ def outline(
     answers: SourceAnswers[tuple[SourceMask, ...]] = (
         SourceAnswers((), ()) if pending is None else pending.collect()
     )
+    if not answers.answers:
+        is_complete = not answers.left_out
+        return PromptedOutline(
+            refined.mask, refined.iou, refined.meant, OWN_SOURCE, is_complete, ability
+        )
     own = SourceProposal(OWN_SOURCE, refined.mask, refined.iou)
-    chosen = choose((own, *_proposals(answers)))
+    proposals = (own, *_proposals(answers))
+    name = trust.name_of(label or (refined.meant.label if refined.meant else None))
+    chosen = choose(proposals, trust.table, ability, label=name)
     return PromptedOutline(
-        chosen.mask, chosen.score, refined.meant, chosen.source, not answers.left_out
+        chosen.mask,
+        chosen.score,
+        refined.meant,
+        chosen.sources[0],
+        not answers.left_out,
+        ability,
+        proposals,
     )
 
 

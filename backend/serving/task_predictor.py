@@ -41,12 +41,14 @@ from backend.serving.naming import ProjectNames, name_prediction, name_unnamed, 
 from backend.serving.notices import absent_notes
 from backend.serving.prompt_selection import select_prompted
 from backend.serving.source_pool import SourcePool
+from backend.serving.source_trust import NOBODY_JUDGED, SourceTrustReader, TaskTrust
 from backend.serving.text_prompts import answer_question, task_labels
 from backend.storage.store import Store
 from backend.types import GroupSource, Task
 from calico_model.errors import CalicoError
 from calico_model.interactive.naming.closed_set import ClosedSet
 from calico_model.types import ImageGroup, Vector
+from calico_model.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class TaskPredictor:
         refines: clicks and boxes outline anew; otherwise they pick from what the model found.
         click_budget_s: longest the clicks of one request hold the model.
         sources: segmenters asked beside the model; None for the model alone.
+        trust: who of them is believed; None believes all alike, and learns nothing.
         clock: seconds that only grow.
     """
 
@@ -96,6 +99,7 @@ class TaskPredictor:
         refines: bool = True,
         click_budget_s: float = 10.0,
         sources: SourcePool | None = None,
+        trust: SourceTrustReader | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host, self._images, self._render = host, images, render
@@ -107,7 +111,7 @@ class TaskPredictor:
         self._recent = RecentPredictions(_RECENT_BYTES)
         self._opened = OpenedGroups(_OPENED_BYTES)
         self._segmenter = InteractiveSegmenter(sources)
-        self._sources = sources
+        self._sources, self._trust = sources, trust
 
     def predict_task(
         self, job: PredictionJob, is_wanted: Callable[[], bool] = lambda: True
@@ -214,7 +218,14 @@ class TaskPredictor:
             has_time()  # raises where nobody waits any more
             vocabulary = vocabulary_in(job.schema, job.task.labels)
             suggestions = self._segmenter.suggest(
-                group, job.prompts, job.canvas, model, group_prediction, has_time, vocabulary
+                group,
+                job.prompts,
+                job.canvas,
+                model,
+                group_prediction,
+                has_time,
+                vocabulary,
+                self._trust_for(job.task, vocabulary),
             )
             if (closed := self._closed_set(job)) is not None:
                 suggestions = suggestions.with_parts(
@@ -285,6 +296,12 @@ class TaskPredictor:
         self._count("predicted")
         vector = self._describe(job, group, model)
         return PredictionResult(regions, score, prediction.version, descriptor=vector)
+
+    def _trust_for(self, task: Task, vocabulary: Vocabulary | None) -> TaskTrust:
+        """Returns whom to believe about a task; without sources the database is not asked."""
+        if not self._sources or self._trust is None:
+            return NOBODY_JUDGED
+        return self._trust.of(task, vocabulary)
 
     def _closed_set(self, job: PredictionJob) -> ClosedSet | None:
         return None if self._names is None else self._names.closed_set(job.schema, job.task)

@@ -8,6 +8,7 @@ many processes, it is judged. Serving reads the sum. Knows masks and counts; not
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,7 @@ import numpy as np
 from sqlalchemy import Connection, delete, func, select
 
 from backend.clock import now_us
+from backend.errors import StoreError
 from backend.rle import mask_of, runs_of
 from backend.storage.store import Store
 from backend.storage.tables import source_answer, source_judgement
@@ -27,6 +29,7 @@ from calico_model.sources.source import Ability
 from calico_model.sources.trust import TrustCounts, TrustKey, TrustTable, add_counts
 from calico_model.types import BoolMask
 
+_log = logging.getLogger(__name__)
 NEWEST_TASKS = 500
 """How many judged tasks of a project count, the newest: a source may get better, or worse."""
 
@@ -99,26 +102,27 @@ class SourceAnswerStore:
 
     def record(self, answer: RecordedAnswer) -> bool:
         """Queues an answer to be kept; does not wait. False if too many changes wait already."""
-        row = self._store.insert(source_answer).values(
-            project_id=answer.project_id,
-            task_id=answer.task_id,
-            image_index=answer.image_index,
-            ability=answer.ability.value,
-            question=answer.question,
-            body=_encode(answer),
-            made_at_us=now_us(),
-        )
-        newest = {name: row.excluded[name] for name in ("body", "made_at_us")}
-        keys = list(source_answer.primary_key.columns)
-        upsert = row.on_conflict_do_update(index_elements=keys, set_=newest)
         self._recorded += 1
         prunes = self._recorded % _PRUNE_EVERY == 0
 
         def keep(connection: Connection) -> None:
-            connection.execute(upsert)
+            # Masks are packed here, in the writer's thread: the request does not wait for it.
+            row = self._store.insert(source_answer).values(
+                project_id=answer.project_id,
+                task_id=answer.task_id,
+                image_index=answer.image_index,
+                ability=answer.ability.value,
+                question=answer.question,
+                body=_encode(answer),
+                made_at_us=made_at_us,
+            )
+            newest = {name: row.excluded[name] for name in ("body", "made_at_us")}
+            keys = list(source_answer.primary_key.columns)
+            connection.execute(row.on_conflict_do_update(index_elements=keys, set_=newest))
             if prunes:
                 _prune(connection)
 
+        made_at_us = now_us()
         return self._store.queue(keep)
 
     def projects(self) -> tuple[int, ...]:
@@ -245,10 +249,9 @@ class TrustCache:
         self._known: dict[int, tuple[float, tuple[int, int], TrustTable]] = {}
 
     def of(self, project_id: int | None) -> TrustTable:
-        """Returns the trust of a project; that of nobody without a project.
+        """Returns the trust of a project; without a project, that where nobody was judged.
 
-        Raises:
-            StoreError: the database cannot be read.
+        While the database cannot be read, the trust read last stays.
         """
         if project_id is None:
             return TrustTable()
@@ -257,9 +260,14 @@ class TrustCache:
             known = self._known.get(project_id)
         if known is not None and now - known[0] < _READ_EVERY_S:
             return known[2]
-        stamp = self._answers.stamp(project_id)
-        is_new = known is None or known[1] != stamp
-        table = self._answers.trust(project_id) if known is None or is_new else known[2]
+        try:
+            stamp = self._answers.stamp(project_id)
+            is_same = known is not None and known[1] == stamp
+            table = known[2] if known is not None and is_same else self._answers.trust(project_id)
+        except StoreError as error:
+            about = {"event": "source_trust_unread", "project": project_id}
+            _log.warning("%s", error, extra=about)
+            return TrustTable() if known is None else known[2]
         with self._lock:
             self._known[project_id] = (now, stamp, table)
         return table

@@ -1,50 +1,79 @@
-"""Which of the sources' masks answers a click or a box.
+"""Which mask answers a click or a box, of those that several sources give.
 
-`choose` is the one place that decides. It knows no project: no source is believed more than
-another, only what others confirm.
+A source may answer a lone click with masks of several sizes. Believed is the mask of the most
+trusted agreement: those who give it raise its score, those who give another lower it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
+from calico_model.evaluation.matching import FloatArray, iou_matrix
+from calico_model.sources.consensus import (
+    SAME_REGION_IOU,
+    Candidate,
+    CombinedMask,
+    SourceProposal,
+    join,
+    rank_candidates,
+)
+from calico_model.sources.source import OWN_SOURCE, Ability
+from calico_model.sources.trust import TrustTable
 
-from calico_model.sources.consensus import SourceProposal
-from calico_model.sources.source import OWN_SOURCE
-from calico_model.types import BoolMask
 
-_LEAST_AGREEMENT = 0.5  # masks below this IoU show different things
+def choose(
+    proposals: Sequence[SourceProposal],
+    trust: TrustTable,
+    ability: Ability,
+    *,
+    label: str | None = None,
+) -> CombinedMask:
+    """Returns the region that a prompt means.
 
-
-def choose(proposals: Sequence[SourceProposal]) -> SourceProposal:
-    """Returns the proposal that the other sources agree with most.
-
-    The agreement of a proposal is the mean, over the other sources, of its best IoU with a mask of
-    that source, where an IoU below 0.5 counts nothing. So a source that answers a lone click with
-    masks of several sizes is believed in the size that others see, too. Of equal agreement, as
-    always between two sources, the first source that the deployment added is believed, since it
-    was added for its edges, and of its masks the first.
+    As long as nobody was corrected all are believed alike. Then the mask that most others see, too,
+    is chosen; of equal agreement, as always between two sources, the first source that the
+    deployment added is believed, since it was added for its edges, and of its masks the first.
+    CALICO's own decoder comes last.
 
     Args:
-        proposals: at least one, of one size; CALICO's own and those of the sources in the order of
-            the settings, best first within a source.
+        proposals: at least one, of one size; those of the sources in the order of the settings,
+            best first within a source.
+        trust: of the project.
+        ability: CLICK or BOX.
+        label: under which the prompt was made, or what it seems to mean; None if unknown.
+
+    Returns:
+        Of sources that are all silent about the label, or that drew nothing, the first proposal.
     """
-    added_first = sorted(proposals, key=lambda proposal: proposal.source == OWN_SOURCE)
-    drawn = [proposal for proposal in added_first if proposal.mask.any()]
-    return max(drawn, key=lambda one: _agreement(one, drawn), default=proposals[0])
+    names = dict.fromkeys(one.source for one in proposals)
+    asked = sorted(names, key=lambda name: name == OWN_SOURCE)
+    candidates = rank_candidates(proposals, trust, ability, asked=asked, label=label)
+    if not candidates:
+        first = proposals[0]
+        return CombinedMask(first.mask, first.score, first.label, (first.source,))
+    overlaps = iou_matrix([one.crop for one in candidates], [one.crop for one in candidates])
+    best: tuple[tuple[float, float], CombinedMask] | None = None
+    for leader in range(len(candidates)):
+        agreeing = _agreeing(leader, candidates, overlaps)
+        members = [candidates[place] for place in sorted((leader, *agreeing))]
+        region = join(members, trust, ability, asked=asked, label=label)
+        agreement = round(sum(float(overlaps[leader, place]) for place in agreeing), 6)
+        merit = round(region.score, 6), agreement
+        if best is None or merit > best[0]:
+            best = merit, region
+    assert best is not None
+    return best[1]
 
 
-def _agreement(proposal: SourceProposal, proposals: Sequence[SourceProposal]) -> float:
-    best: dict[str, float] = {}
-    for other in proposals:
-        if other.source != proposal.source:
-            iou = _iou(proposal.mask, other.mask)
-            best[other.source] = max(iou, best.get(other.source, 0.0))
-    agreeing = [iou for iou in best.values() if iou >= _LEAST_AGREEMENT]
-    return round(sum(agreeing) / len(best), 6) if agreeing else 0.0
-
-
-def _iou(left: BoolMask, right: BoolMask) -> float:
-    union = int(np.count_nonzero(left | right))
-    return int(np.count_nonzero(left & right)) / union if union else 0.0
+def _agreeing(leader: int, candidates: Sequence[Candidate], overlaps: FloatArray) -> list[int]:
+    """The mask of every other source that overlaps the leader's most, from IoU 0.5 on."""
+    best: dict[str, int] = {}
+    for place, other in enumerate(candidates):
+        source = other.proposal.source
+        if source == candidates[leader].proposal.source:
+            continue
+        if overlaps[leader, place] < SAME_REGION_IOU:
+            continue
+        if source not in best or overlaps[leader, place] > overlaps[leader, best[source]]:
+            best[source] = place
+    return list(best.values())

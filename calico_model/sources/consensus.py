@@ -8,7 +8,7 @@ Bayes; the consensus of detectors in GranD, Rasheed et al. 2024, counts votes wi
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,14 +60,25 @@ class CombinedMask:
 
 
 @dataclass(frozen=True, eq=False)
-class _Candidate:
+class Candidate:
+    """A mask that takes part in an answer.
+
+    Attributes:
+        proposal: the mask.
+        crop: the same mask, cropped.
+        trust: in its source, about its name.
+        place: of its source among those that were asked.
+    """
+
     proposal: SourceProposal
     crop: Crop
     trust: SourceTrust
+    place: int
 
     @property
-    def rank(self) -> tuple[float, float]:
-        return self.trust.trust, self.proposal.score
+    def rank(self) -> tuple[float, int, float]:
+        """Falls with trust; of equally trusted sources with the order in which they were asked."""
+        return -self.trust.trust, self.place, -self.proposal.score
 
 
 def combine(
@@ -75,7 +86,7 @@ def combine(
     trust: TrustTable,
     ability: Ability,
     *,
-    asked: Collection[str],
+    asked: Sequence[str],
     label: str | None = None,
 ) -> tuple[CombinedMask, ...]:
     """Combines the masks that several sources give for one image and one question.
@@ -84,8 +95,9 @@ def combine(
         proposals: of one image; masks of one size.
         trust: of the project.
         ability: which kind of question was asked.
-        asked: names of all sources that answered, those without a mask included. A source that
-            failed is not among them: it says nothing about what is not there.
+        asked: names of all sources that answered, those without a mask included; of equally
+            trusted ones the first leads. A source that failed is not among them: it says nothing
+            about what is not there.
         label: what the question is about, where the sources themselves name nothing, such as a
             click under a selected label; None if that is unknown.
 
@@ -95,28 +107,66 @@ def combine(
     Raises:
         InvalidMaskError: two masks differ in size.
     """
-    candidates = []
-    for proposal in proposals:
-        belief = trust.of(proposal.source, ability, proposal.label or label)
-        if not belief.is_silent and proposal.mask.any():
-            candidates.append(_Candidate(proposal, cut(proposal.mask), belief))
-    candidates.sort(key=lambda one: one.rank, reverse=True)
+    candidates = rank_candidates(proposals, trust, ability, asked=asked, label=label)
     crops = [one.crop for one in candidates]
     overlaps = iou_matrix(crops, crops)
     regions = []
     for places in _matched(candidates, _first_names(candidates, overlaps), overlaps):
         members = [candidates[place] for place in places]
-        name = members[0].proposal.label
-        absent = [
-            belief
-            for source in sorted(set(asked) - {one.proposal.source for one in members})
-            if not (belief := trust.of(source, ability, name or label)).is_silent
-        ]
-        regions.append(_region(members, absent))
+        name = members[0].proposal.label or label
+        regions.append(join(members, trust, ability, asked=asked, label=name))
     return tuple(sorted(_once(regions), key=lambda region: region.score, reverse=True))
 
 
-def _first_names(candidates: Sequence[_Candidate], overlaps: FloatArray) -> list[int]:
+def rank_candidates(
+    proposals: Sequence[SourceProposal],
+    trust: TrustTable,
+    ability: Ability,
+    *,
+    asked: Sequence[str],
+    label: str | None = None,
+) -> list[Candidate]:
+    """Returns the masks that are not empty, of sources that are not silent, most trusted first.
+
+    The arguments are those of `combine`.
+    """
+    candidates = []
+    for proposal in proposals:
+        belief = trust.of(proposal.source, ability, proposal.label or label)
+        if not belief.is_silent and proposal.mask.any():
+            place = asked.index(proposal.source)
+            candidates.append(Candidate(proposal, cut(proposal.mask), belief, place))
+    return sorted(candidates, key=lambda one: one.rank)
+
+
+def join(
+    members: Sequence[Candidate],
+    trust: TrustTable,
+    ability: Ability,
+    *,
+    asked: Sequence[str],
+    label: str | None,
+) -> CombinedMask:
+    """Makes one region of the masks that mean it, at most one per source, most trusted first.
+
+    Args:
+        members: at least one.
+        trust, ability, asked: as in `combine`.
+        label: what the region is called, or what the question is about.
+    """
+    giving = {one.proposal.source for one in members}
+    beliefs = [trust.of(source, ability, label) for source in asked if source not in giving]
+    log_odds = sum(one.trust.support for one in members)
+    log_odds += sum(belief.doubt for belief in beliefs if not belief.is_silent)
+    return CombinedMask(
+        mask=_outline(members),
+        score=1.0 / (1.0 + math.exp(-log_odds)),
+        label=members[0].proposal.label,
+        sources=tuple(one.proposal.source for one in members),
+    )
+
+
+def _first_names(candidates: Sequence[Candidate], overlaps: FloatArray) -> list[int]:
     """Non-maximum suppression in each source, over names: one name per place.
 
     Places of the candidates that stay. Two masks of one name are one from IoU 0.5 on, two masks of
@@ -138,7 +188,7 @@ def _first_names(candidates: Sequence[_Candidate], overlaps: FloatArray) -> list
 
 
 def _matched(
-    candidates: Sequence[_Candidate], kept: Sequence[int], overlaps: FloatArray
+    candidates: Sequence[Candidate], kept: Sequence[int], overlaps: FloatArray
 ) -> list[list[int]]:
     """Joins the masks of different sources that mean one region; the most trusted leads."""
     free = list(kept)
@@ -162,18 +212,7 @@ def _matched(
     return matched
 
 
-def _region(members: Sequence[_Candidate], absent: Sequence[SourceTrust]) -> CombinedMask:
-    """One region of the answer, from those who give it and those who do not."""
-    log_odds = sum(one.trust.support for one in members) + sum(one.doubt for one in absent)
-    return CombinedMask(
-        mask=_outline(members),
-        score=1.0 / (1.0 + math.exp(-log_odds)),
-        label=members[0].proposal.label,
-        sources=tuple(one.proposal.source for one in members),
-    )
-
-
-def _outline(members: Sequence[_Candidate]) -> BoolMask:
+def _outline(members: Sequence[Candidate]) -> BoolMask:
     """Weighted majority of the masks, pixel by pixel; a tie is decided by the most trusted."""
     votes = [one.trust.vote for one in members]
     leader = members[0].proposal.mask

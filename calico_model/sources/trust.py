@@ -1,8 +1,9 @@
 """How far a source is believed about a label: counts of judged masks, and what follows from them.
 
 Counts are sums, so those of several groups are added. A source that was right about other labels is
-believed about a new one until its masks of that label are judged: the other labels are the prior of
-a Beta distribution (empirical Bayes, Robbins 1956). Knows numbers and names; not masks.
+believed about a new one until its masks of that label are judged: what all labels say together is
+the prior of a Beta distribution for each (empirical Bayes, Robbins 1956). Knows numbers and names;
+not masks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from calico_model.sources.source import Ability
 
 SILENT_BELOW = 0.35  # of its masks are kept; below it a source costs more corrections than it saves
 _PRIOR_KEPT, _PRIOR_STRENGTH = 0.6, 2.0  # of a source that nobody has judged
-_POOL_STRENGTH = 4.0  # what the other labels count, in masks of this label
+_POOL_STRENGTH = 4.0  # what all labels together count, in masks of this label
 _LARGEST_VOTE = 3.0  # natural log-odds: no source alone makes a mask more certain than 95 %
 
 
@@ -116,20 +117,18 @@ class TrustTable:
 
     def of(self, source: str, ability: Ability, label: str | None) -> SourceTrust:
         """Returns the trust in a source about a label; None asks about all labels together."""
-        everything = self._pools.get((source, ability), TrustCounts())
+        pool = self._pools.get((source, ability), TrustCounts())
         own = TrustCounts()
         if label is not None:
             own = self.counts.get(TrustKey(source, ability, label), own)
-        pool = _less(everything, own)
         overlap = _mean(pool.overlap, pool.proposals, _PRIOR_KEPT, _PRIOR_STRENGTH)
         kept = _mean(pool.kept, pool.proposals, _PRIOR_KEPT, _PRIOR_STRENGTH)
         found = _mean(pool.kept, pool.regions, _PRIOR_KEPT, _PRIOR_STRENGTH)
-        judged = everything.proposals if label is None else own.proposals
         return SourceTrust(
             trust=_mean(own.overlap, own.proposals, overlap, _POOL_STRENGTH),
             precision=_mean(own.kept, own.proposals, kept, _POOL_STRENGTH),
             recall=_mean(own.kept, own.regions, found, _POOL_STRENGTH),
-            proposals=judged,
+            proposals=pool.proposals if label is None else own.proposals,
         )
 
     def labels(self) -> tuple[str, ...]:
@@ -163,16 +162,6 @@ def add_counts(parts: Iterable[Mapping[TrustKey, TrustCounts]]) -> dict[TrustKey
         for key, counts in part.items():
             total[key] = total.get(key, TrustCounts()) + counts
     return total
-
-
-def _less(total: TrustCounts, part: TrustCounts) -> TrustCounts:
-    """The counts without a part of them; sums of floats may miss 0 by a rounding error."""
-    return TrustCounts(
-        total.proposals - part.proposals,
-        total.kept - part.kept,
-        max(0.0, total.overlap - part.overlap),
-        total.regions - part.regions,
-    )
 
 
 def _mean(good: float, count: float, prior: float, strength: float) -> float:

@@ -7,7 +7,10 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
+from backend.storage.source_trust import SourceAnswerStore
 from calico_model.inference.prompt import Click, MaskPrompt
+from calico_model.sources.source import Ability
+from calico_model.sources.trust import TrustCounts, TrustKey
 from calico_model.types import ImageGroup
 from tests.doubles import refined
 from tests.integration.conftest import payload
@@ -142,3 +145,28 @@ def test_a_source_that_fails_is_left_out_and_counted(served, folder, monkeypatch
     assert mask_of(shape).sum() == 4
     assert components.sources.status()[0].asked["failed"] == 1
     assert b'outcome="failed",source="%s"} 1.0' % folder.name.encode() in components.metrics.text()
+
+
+def test_a_source_that_was_wrong_ten_times_is_not_believed_and_every_click_is_recorded(
+    served, folder
+):
+    app, components = served(str(folder))
+    client, body = app.test_client(), first_click()
+    answers = SourceAnswerStore(components.store)
+    (shape,) = shapes(asked(client, body)).values()
+    assert mask_of(shape).sum() != 4
+    components.store.write(lambda connection: None, timeout_s=30)
+    (project,) = answers.projects()
+    ((task, _),) = answers.answered(project).items()
+    (recorded,) = answers.answers(project, task)
+    assert recorded.asked == ("calico", folder.name)
+
+    bad, good = TrustCounts(10, 0, 0.0, 10), TrustCounts(10, 10, 9.0, 10)
+    counts = {
+        TrustKey(folder.name, Ability.CLICK, "any"): bad,
+        TrustKey("calico", Ability.CLICK, "any"): good,
+    }
+    answers.judge(project, task, "state", counts)
+    other, _ = served(str(folder))  # a second server on the same database, which has read no trust
+    (shape,) = shapes(asked(other.test_client(), body)).values()
+    assert mask_of(shape).sum() == 4
