@@ -19,6 +19,7 @@ from calico_model.sources.source import (
     Ability,
     Encoding,
     PromptSource,
+    Source,
     SourceDescription,
     SourceMask,
 )
@@ -46,6 +47,10 @@ class Detection:
 class Detector(Protocol):
     """Finds boxes by name. Threads call it one at a time."""
 
+    @property
+    def parameters(self) -> int:
+        """Number of its parameters."""
+
     def encode(self, image: RgbImage) -> tuple[Any, int]:
         """Returns what it keeps of an image, and the bytes of that."""
 
@@ -66,12 +71,12 @@ class ExemplarDetector(Protocol):
 
 
 class DetectorSource:
-    """Words, and exemplars where the detector knows them, to masks.
+    """Words, and exemplars where the detector knows them, to masks; clicks as its source of masks.
 
     Args:
         detector: finds the boxes.
         masks: outlines them.
-        description: name, licence and hash of the detector's weights.
+        description: name, licence and hash of the detector's weights; what it can do follows.
 
     Raises:
         InvalidConfigError: the source of masks does not answer boxes.
@@ -87,7 +92,8 @@ class DetectorSource:
                 f"got {outlines.name}"
             )
         self._detector, self._masks = detector, masks
-        abilities = {Ability.TEXT}
+        prompts = {Ability.CLICK, Ability.BOX}
+        abilities = {Ability.TEXT} | (outlines.abilities & prompts)
         if isinstance(detector, ExemplarDetector):
             abilities.add(Ability.EXEMPLAR)
         self._description = SourceDescription(
@@ -95,7 +101,7 @@ class DetectorSource:
             frozenset(abilities),
             f"{description.weights}-{outlines.weights}",
             description.licence,
-            description.parameters + outlines.parameters,
+            detector.parameters + outlines.parameters,
         )
 
     def describe(self) -> SourceDescription:
@@ -135,6 +141,10 @@ class DetectorSource:
         )
         return self._outline(outlined, found)
 
+    def segment_prompt(self, encoding: Encoding, prompt: MaskPrompt) -> Sequence[SourceMask]:
+        """Returns what the source of masks answers to clicks or a box."""
+        return self._masks.segment_prompt(encoding.state[1], prompt)
+
     def _outline(self, outlined: Encoding, found: Sequence[Detection]) -> list[SourceMask]:
         masks = []
         for one in suppress(found)[:_MOST_BOXES]:
@@ -142,6 +152,23 @@ class DetectorSource:
             if answers and answers[0].mask.any():
                 masks.append(SourceMask(answers[0].mask, one.score, one.name))
         return masks
+
+
+def open_detector_source(
+    name: str, detector: Detector, masks: Source, weights: str, licence: str
+) -> DetectorSource:
+    """Joins a loaded detector and a loaded source of masks.
+
+    Raises:
+        InvalidConfigError: the source of masks does not answer boxes.
+    """
+    if not isinstance(masks, PromptSource):
+        raise InvalidConfigError(
+            f"source {name}: expected a source of masks that answers boxes, "
+            f"got {masks.describe().name}"
+        )
+    about = SourceDescription(name, frozenset(), weights, licence, 0)
+    return DetectorSource(detector, masks, about)
 
 
 def suppress(found: Sequence[Detection]) -> list[Detection]:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from calico_model.errors import CheckpointError
 from calico_model.sources.detection import Detection, inside
+from calico_model.sources.hub_folder import (
+    HubFolder,
+    load_image_processor,
+    load_model,
+    load_tokenizer,
+)
+from calico_model.sources.prompted import count_parameters
 from calico_model.types import RgbImage
 
 
@@ -46,30 +51,10 @@ class GroundingDinoDetector:
         self._threshold, self._text_threshold = threshold, text_threshold
         self._device = device
 
-    @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> GroundingDinoDetector:
-        """Loads a folder of the hub's layout.
-
-        Raises:
-            CheckpointError: a file is missing or does not fit.
-        """
-        from transformers import (
-            AutoTokenizer,
-            GroundingDinoForObjectDetection,
-            GroundingDinoImageProcessorPil,
-        )
-
-        try:
-            return cls(
-                GroundingDinoForObjectDetection.from_pretrained(folder, local_files_only=True),
-                AutoTokenizer.from_pretrained(folder, local_files_only=True),
-                GroundingDinoImageProcessorPil.from_pretrained(folder, local_files_only=True),
-                device=device,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{folder.name}: expected the files of Grounding DINO: {error}"
-            ) from error
+    @property
+    def parameters(self) -> int:
+        """Number of its parameters."""
+        return count_parameters(self._model)
 
     def encode(self, image: RgbImage) -> tuple[Any, int]:
         """Scales an image as the model wants it."""
@@ -172,3 +157,19 @@ def token_spans(names: Sequence[str], offsets: Tensor) -> list[list[int]]:
 def _words(name: str) -> str:
     """A full stop or a question mark would end the name."""
     return re.sub(r"[.?\s]+", " ", name).strip().lower()
+
+
+def load_grounding_dino(folder: HubFolder, device: str) -> GroundingDinoDetector:
+    """Reads Grounding DINO from a folder of the hub.
+
+    Raises:
+        CheckpointError: the folder holds something else, or lacks tensors or files.
+    """
+    from transformers import GroundingDinoForObjectDetection, GroundingDinoImageProcessorPil
+
+    return GroundingDinoDetector(
+        load_model(GroundingDinoForObjectDetection, folder, device),
+        load_tokenizer(folder),
+        load_image_processor(GroundingDinoImageProcessorPil, folder),
+        device=device,
+    )

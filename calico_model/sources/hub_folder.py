@@ -18,6 +18,7 @@ from calico_model.errors import CheckpointError
 
 CONFIG = "config.json"
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 _INDEX = "model.safetensors.index.json"
 _WHOLE = "model.safetensors"
 _CARD = "README.md"
@@ -114,13 +115,14 @@ def _read(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def load_model(model_class: type[M], folder: HubFolder, device: str) -> M:
+def load_model(model_class: type[M], folder: HubFolder, device: str, *, config: object = None) -> M:
     """Reads a model of `transformers` in float32, for inference.
 
     Args:
         model_class: a `PreTrainedModel`.
         folder: with its weights.
         device: where it runs: cpu, cuda or cuda:N.
+        config: a configuration of that class instead of the folder's own.
 
     Raises:
         CheckpointError: the files are not those of this class, or tensors are missing.
@@ -133,6 +135,7 @@ def load_model(model_class: type[M], folder: HubFolder, device: str) -> M:
     try:
         model, report = loader.from_pretrained(
             folder.path,
+            config=config,
             local_files_only=True,
             use_safetensors=True,
             dtype=torch.float32,
@@ -150,3 +153,40 @@ def load_model(model_class: type[M], folder: HubFolder, device: str) -> M:
     model.requires_grad_(False)
     prepared: M = model.eval().to(device)
     return prepared
+
+
+def load_tokenizer(folder: HubFolder) -> Any:
+    """Reads the tokenizer of `transformers` of a folder.
+
+    Raises:
+        CheckpointError: its files are missing.
+    """
+    from transformers import AutoTokenizer
+
+    # Without a vocabulary transformers makes up an empty one.
+    if not any((folder.path / name).is_file() for name in _VOCABULARIES):
+        raise CheckpointError(
+            f"{folder.path}: expected the files of a tokenizer: one of {', '.join(_VOCABULARIES)}"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(folder.path, local_files_only=True)
+    except Exception as error:  # transformers raises nearly everything
+        raise CheckpointError(
+            f"{folder.path}: expected the files of a tokenizer: {error}"
+        ) from error
+
+
+def load_image_processor(processor_class: type[M], folder: HubFolder) -> M:
+    """Reads an image processor of `transformers` that does without torchvision.
+
+    Raises:
+        CheckpointError: its configuration is missing.
+    """
+    loader: Any = processor_class
+    try:
+        processor: M = loader.from_pretrained(folder.path, local_files_only=True)
+    except Exception as error:  # transformers raises nearly everything
+        raise CheckpointError(
+            f"{folder.path}: expected {_PROCESSORS[0]}, how images are prepared: {error}"
+        ) from error
+    return processor

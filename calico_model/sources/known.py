@@ -17,6 +17,14 @@ class SourceKind(StrEnum):
 
     SAM = "sam"
     SAM_HQ = "sam_hq"
+    SAM3 = "sam3"
+    GROUNDING_DINO = "grounding_dino"
+    OWLV2 = "owlv2"
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether it finds boxes, and another source must outline what is in them."""
+        return self in (SourceKind.GROUNDING_DINO, SourceKind.OWLV2)
 
 
 @dataclass(frozen=True)
@@ -74,4 +82,34 @@ _ROWS = (
         642.7,
     ),
 )
-KNOWN_SOURCES: Mapping[str, KnownSource] = {row.name: row for row in _ROWS}
+_WORDS = frozenset({Ability.TEXT})
+_EXEMPLARS = frozenset({Ability.TEXT, Ability.EXEMPLAR})
+_SAM3_LICENCE = "SAM License of Meta: own terms, uses named in it are excluded"
+_DINO, _OWL = SourceKind.GROUNDING_DINO, SourceKind.OWLV2
+
+_NAMED_ROWS = (
+    KnownSource(
+        "sam3", "facebook/sam3", SourceKind.SAM3, _EXEMPLARS, _SAM3_LICENCE, 840.4, is_gated=True
+    ),
+    KnownSource(
+        "sam3-litetext",
+        "yonigozlan/sam3-litetext-s0",
+        SourceKind.SAM3,
+        _EXEMPLARS,
+        _SAM3_LICENCE,
+        548.1,
+    ),
+    KnownSource(
+        "grounding-dino-tiny", "IDEA-Research/grounding-dino-tiny", _DINO, _WORDS, _APACHE, 172.3
+    ),
+    KnownSource(
+        "grounding-dino-base", "IDEA-Research/grounding-dino-base", _DINO, _WORDS, _APACHE, 232.3
+    ),
+    KnownSource(
+        "owlv2-base", "google/owlv2-base-patch16-ensemble", _OWL, _EXEMPLARS, _APACHE, 155.0
+    ),
+    KnownSource(
+        "owlv2-large", "google/owlv2-large-patch14-ensemble", _OWL, _EXEMPLARS, _APACHE, 437.6
+    ),
+)
+KNOWN_SOURCES: Mapping[str, KnownSource] = {row.name: row for row in (*_ROWS, *_NAMED_ROWS)}

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from calico_model.errors import CheckpointError
 from calico_model.inference.prompt import Box
 from calico_model.sources.detection import Detection, box_iou, inside
+from calico_model.sources.hub_folder import (
+    HubFolder,
+    load_image_processor,
+    load_model,
+    load_tokenizer,
+)
+from calico_model.sources.prompted import count_parameters
 from calico_model.types import RgbImage
 
 _TEMPLATE = "a photo of a {}"
@@ -65,24 +70,10 @@ class Owlv2Detector:
         self._threshold, self._exemplar_threshold = threshold, exemplar_threshold
         self._device = device
 
-    @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Owlv2Detector:
-        """Loads a folder of the hub's layout.
-
-        Raises:
-            CheckpointError: a file is missing or does not fit.
-        """
-        from transformers import AutoTokenizer, Owlv2ForObjectDetection, Owlv2ImageProcessorPil
-
-        try:
-            return cls(
-                Owlv2ForObjectDetection.from_pretrained(folder, local_files_only=True),
-                AutoTokenizer.from_pretrained(folder, local_files_only=True),
-                Owlv2ImageProcessorPil.from_pretrained(folder, local_files_only=True),
-                device=device,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{folder.name}: expected the files of OWLv2: {error}") from error
+    @property
+    def parameters(self) -> int:
+        """Number of its parameters."""
+        return count_parameters(self._model)
 
     @torch.inference_mode()
     def encode(self, image: RgbImage) -> tuple[Any, int]:
@@ -159,3 +150,19 @@ class Owlv2Detector:
 
 def _in_pixels(state: _OwlPatches, patch: int, size_hw: tuple[int, int]) -> Box | None:
     return inside(state.corners[patch].numpy() * max(size_hw), size_hw)
+
+
+def load_owlv2(folder: HubFolder, device: str) -> Owlv2Detector:
+    """Reads OWLv2 from a folder of the hub.
+
+    Raises:
+        CheckpointError: the folder holds something else, or lacks tensors or files.
+    """
+    from transformers import Owlv2ForObjectDetection, Owlv2ImageProcessorPil
+
+    return Owlv2Detector(
+        load_model(Owlv2ForObjectDetection, folder, device),
+        load_tokenizer(folder),
+        load_image_processor(Owlv2ImageProcessorPil, folder),
+        device=device,
+    )

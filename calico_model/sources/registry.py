@@ -6,7 +6,7 @@ Loads without torch or `transformers`; a class of either is imported when a sour
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from calico_model.sources.known import KNOWN_SOURCES, KnownSource, SourceKind
 from calico_model.sources.source import OWN_SOURCE
 
 if TYPE_CHECKING:
+    from calico_model.sources.detection import Detector
     from calico_model.sources.source import Source
 
 Opener = Callable[[str, HubFolder, str, str], "Source"]
@@ -32,18 +33,20 @@ class SourceChoice:
         name: unique among them.
         folder: in the hub's layout.
         known: the row of that name, or None for weights of one's own.
+        masks: the source of masks of a detector, written DETECTOR+MASKS; else None.
     """
 
     name: str
     folder: Path
     known: KnownSource | None
+    masks: SourceChoice | None = None
 
 
 def read_choices(entries: Sequence[str], sources_dir: Path) -> tuple[SourceChoice, ...]:
     """Returns what a list of sources means; opens nothing.
 
     Args:
-        entries: each a known name, a folder, or NAME=FOLDER.
+        entries: each a known name, a folder, or NAME=FOLDER; DETECTOR+MASKS for a detector.
         sources_dir: where the folder of a known name lies.
 
     Raises:
@@ -61,6 +64,11 @@ def read_choices(entries: Sequence[str], sources_dir: Path) -> tuple[SourceChoic
 
 
 def _read_choice(entry: str, sources_dir: Path) -> SourceChoice:
+    head, plus, tail = entry.partition("+")
+    if plus:
+        detector, masks = _read_choice(head, sources_dir), _read_choice(tail, sources_dir)
+        name = detector.name if "=" in head else f"{detector.name}+{masks.name}"
+        return replace(detector, name=name, masks=masks)
     name, separator, folder = entry.partition("=")
     if separator:
         if not name or not folder:
@@ -88,7 +96,35 @@ def open_source(choice: SourceChoice, device: str = "cpu") -> Source:
         raise CheckpointError(f"{error}, of {choice.known.repository} on the hub") from error
     kind = kind_of(choice, folder)
     licence = folder.licence or (choice.known.licence if choice.known else _UNSTATED)
+    if kind.is_detector or choice.masks is not None:
+        return _open_detector(choice, kind, folder, licence, device)
     return _opener(kind)(choice.name, folder, licence, device)
+
+
+def _open_detector(
+    choice: SourceChoice, kind: SourceKind, folder: HubFolder, licence: str, device: str
+) -> Source:
+    if choice.masks is None or not kind.is_detector:
+        raise CheckpointError(
+            f"{choice.name}: expected a detector and a source of masks, such as "
+            f"owlv2-base+sam-base, got {kind} {'alone' if choice.masks is None else 'as detector'}"
+        )
+    from calico_model.sources.detection import open_detector_source
+
+    masks = open_source(choice.masks, device)
+    return open_detector_source(
+        choice.name, _load_detector(kind, folder, device), masks, folder.digest(), licence
+    )
+
+
+def _load_detector(kind: SourceKind, folder: HubFolder, device: str) -> Detector:
+    if kind is SourceKind.OWLV2:
+        from calico_model.sources.owlv2 import load_owlv2
+
+        return load_owlv2(folder, device)
+    from calico_model.sources.grounding_dino import load_grounding_dino
+
+    return load_grounding_dino(folder, device)
 
 
 def kind_of(choice: SourceChoice, folder: HubFolder) -> SourceKind:
@@ -117,6 +153,11 @@ def kind_of(choice: SourceChoice, folder: HubFolder) -> SourceKind:
 _KINDS_OF_TYPE: Mapping[str, tuple[SourceKind, ...]] = {
     "sam": (SourceKind.SAM,),
     "sam_hq": (SourceKind.SAM_HQ,),
+    "sam3": (SourceKind.SAM3,),
+    "sam3_lite_text": (SourceKind.SAM3,),
+    "sam3_video": (SourceKind.SAM3,),
+    "grounding-dino": (SourceKind.GROUNDING_DINO,),
+    "owlv2": (SourceKind.OWLV2,),
 }
 
 
@@ -126,3 +167,9 @@ def _opener(kind: SourceKind) -> Opener:
             from calico_model.sources.sam import open_sam
 
             return open_sam
+        case SourceKind.SAM3:
+            from calico_model.sources.sam3 import open_sam3
+
+            return open_sam3
+        case _:
+            raise CheckpointError(f"{kind}: expected a class that answers alone")

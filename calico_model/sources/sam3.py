@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MethodType
 from typing import Any, cast
 
@@ -18,7 +17,9 @@ from cachetools import LRUCache
 from torch import Tensor
 from torch.nn import functional
 
-from calico_model.errors import CheckpointError, InvalidMaskError
+from calico_model.errors import InvalidMaskError
+from calico_model.sources.hub_folder import HubFolder, load_model, load_tokenizer
+from calico_model.sources.prompted import count_parameters
 from calico_model.sources.roi_align import roi_align
 from calico_model.sources.source import Ability, Encoding, SourceDescription, SourceMask
 from calico_model.types import BoolMask, RgbImage
@@ -63,26 +64,6 @@ class Sam3Source:
         self._positions: tuple[Tensor, ...] | None = None
         encoder = self._model.geometry_encoder
         encoder._encode_boxes = MethodType(_encode_boxes, encoder)  # torchvision may be missing
-
-    @classmethod
-    def from_folder(
-        cls, folder: Path, description: SourceDescription, *, device: str = "cpu"
-    ) -> Sam3Source:
-        """Loads a folder of the hub's layout; a checkpoint of the video model holds it, too.
-
-        Raises:
-            CheckpointError: a file is missing or does not fit.
-        """
-        from transformers import AutoConfig, AutoTokenizer, Sam3LiteTextModel, Sam3Model
-
-        try:
-            kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
-            loader = Sam3LiteTextModel if kind == "sam3_lite_text" else Sam3Model
-            model = loader.from_pretrained(folder, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{folder.name}: expected the files of SAM 3: {error}") from error
-        return cls(model, tokenizer, description, device=device)
 
     def describe(self) -> SourceDescription:
         """Returns what it is: it answers names and exemplars."""
@@ -243,5 +224,24 @@ def _encode_boxes(
     return encoder.label_embed(boxes_labels.long()) + tokens, boxes_mask
 
 
-ABILITIES = frozenset({Ability.TEXT, Ability.EXEMPLAR})
-"""What SAM 3 and SAM 3 LiteText answer."""
+def open_sam3(name: str, folder: HubFolder, licence: str, device: str) -> Sam3Source:
+    """Reads SAM 3 or SAM 3 LiteText from a folder of the hub; a folder of its video model will do.
+
+    Raises:
+        CheckpointError: the folder holds neither, or lacks tensors or the tokenizer.
+    """
+    from transformers import Sam3Config, Sam3LiteTextModel, Sam3Model
+
+    config = None
+    if (detector := folder.config.get("detector_config")) is not None:
+        config = Sam3Config(**detector)  # the video model keeps the image model's inside its own
+    kind: Any = Sam3LiteTextModel if folder.model_type == "sam3_lite_text" else Sam3Model
+    model: Any = load_model(kind, folder, device, config=config)
+    about = SourceDescription(
+        name,
+        frozenset({Ability.TEXT, Ability.EXEMPLAR}),
+        folder.digest(),
+        licence,
+        count_parameters(model),
+    )
+    return Sam3Source(model, load_tokenizer(folder), about, device=device)

@@ -14,7 +14,6 @@ from calico_model.errors import CheckpointError, InvalidConfigError, InvalidMask
 from calico_model.inference.prompt import MaskPrompt
 from calico_model.sources.detection import (
     Detection,
-    Detector,
     DetectorSource,
     box_iou,
     inside,
@@ -22,6 +21,7 @@ from calico_model.sources.detection import (
 )
 from calico_model.sources.grounding_dino import GroundingDinoDetector, as_text, token_spans
 from calico_model.sources.owlv2 import Owlv2Detector
+from calico_model.sources.registry import open_source, read_choices
 from calico_model.sources.source import (
     Ability,
     Encoding,
@@ -31,6 +31,7 @@ from calico_model.sources.source import (
     TextSource,
 )
 from calico_model.types import RgbImage
+from tests.unit.sources import test_sam
 from tests.unit.sources.small_text_models import (
     bert_tokenizer,
     clip_tokenizer,
@@ -210,8 +211,9 @@ def test_boxes_become_masks_of_the_other_source(owl: Owlv2Detector) -> None:
     assert isinstance(source, TextSource)
     assert isinstance(source, ExemplarSource)
     about = source.describe()
-    assert about.abilities == {Ability.TEXT, Ability.EXEMPLAR}
-    assert (about.weights, about.parameters) == ("000000000000-ffffffffffff", 3)
+    assert about.abilities == {Ability.TEXT, Ability.EXEMPLAR, Ability.BOX}
+    assert about.weights == "000000000000-ffffffffffff"
+    assert about.parameters == owl.parameters + 2
     encoding = source.encode(picture())
     masks = source.segment_names(encoding, NAMES)
     found = owl.detect(encoding.state[0], (60, 90), NAMES)
@@ -225,7 +227,7 @@ def test_boxes_become_masks_of_the_other_source(owl: Owlv2Detector) -> None:
 
 def test_a_detector_of_names_has_no_exemplars(dino: GroundingDinoDetector) -> None:
     source = DetectorSource(dino, FilledBoxes(), description("grounding-dino"))
-    assert source.describe().abilities == {Ability.TEXT}
+    assert source.describe().abilities == {Ability.TEXT, Ability.BOX}
     encoding = source.encode(picture())
     with pytest.raises(InvalidMaskError, match="answers names only"):
         source.segment_alike(encoding, encoding, np.ones((60, 90), dtype=bool))
@@ -268,17 +270,38 @@ def test_a_folder_finds_what_the_model_in_memory_finds(
 ) -> None:
     detector = request.getfixturevalue(kind)
     for part in (detector._model, detector._tokenizer, detector._image_processor):
-        part.save_pretrained(tmp_path)
-    loaded: Detector = type(detector).from_folder(tmp_path)
-    loaded._threshold = detector._threshold  # type: ignore[attr-defined]
+        part.save_pretrained(tmp_path / "detector")
+    test_sam.save(tmp_path / "masks", is_hq=False)
+    entry = f"{tmp_path / 'detector'}+{tmp_path / 'masks'}"
+    (choice,) = read_choices([entry], tmp_path)
+    source = open_source(choice)
+    assert isinstance(source, DetectorSource)
+    about = source.describe()
+    assert about.name == "detector+masks"
+    assert {Ability.TEXT, Ability.CLICK, Ability.BOX} <= about.abilities
+    loaded: Any = source._detector
+    loaded._threshold = detector._threshold
     image = picture(seed=9)
     expected = detector.detect(detector.encode(image)[0], (60, 90), NAMES)
     found = loaded.detect(loaded.encode(image)[0], (60, 90), NAMES)
     assert [(one.name, one.box) for one in found] == [(one.name, one.box) for one in expected]
     assert len(found) > 0
+    encoding = source.encode(image)
+    assert all(mask.label in NAMES for mask in source.segment_names(encoding, NAMES))
+    assert len(source.segment_prompt(encoding, MaskPrompt(box=(5, 5, 40, 40)))) > 0
 
 
-@pytest.mark.parametrize("kind", [GroundingDinoDetector, Owlv2Detector])
-def test_a_folder_of_something_else_is_refused(kind: Any, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected the files of"):
-        kind.from_folder(tmp_path)
+def test_a_detector_needs_a_source_of_masks(owl: Owlv2Detector, tmp_path: Path) -> None:
+    for part in (owl._model, owl._tokenizer):
+        part.save_pretrained(tmp_path / "owl")
+    test_sam.save(tmp_path / "sam", is_hq=False)
+    own, named = read_choices([f"{tmp_path / 'owl'}", f"x={tmp_path / 'owl'}+sam-base"], tmp_path)
+    assert (named.name, named.masks and named.masks.name) == ("x", "sam-base")
+    with pytest.raises(CheckpointError, match="such as owlv2-base.sam-base, got owlv2 alone"):
+        open_source(own)
+    (swapped,) = read_choices([f"{tmp_path / 'sam'}+{tmp_path / 'owl'}"], tmp_path)
+    with pytest.raises(CheckpointError, match="got sam as detector"):
+        open_source(swapped)
+    (bare,) = read_choices([f"{tmp_path / 'owl'}+{tmp_path / 'sam'}"], tmp_path)
+    with pytest.raises(CheckpointError, match="expected preprocessor_config.json"):
+        open_source(bare)

@@ -14,9 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from calico_model.errors import CheckpointError, InvalidMaskError
+from calico_model.sources.hub_folder import HubFolder, look_into
+from calico_model.sources.registry import open_source, read_choices
 from calico_model.sources.roi_align import roi_align
-from calico_model.sources.sam3 import ABILITIES, Sam3Source
-from calico_model.sources.source import ExemplarSource, SourceMask, TextSource
+from calico_model.sources.sam3 import Sam3Source, open_sam3
+from calico_model.sources.source import Ability, ExemplarSource, SourceMask, TextSource
 from tests.unit.sources.small_text_models import (
     clip_tokenizer,
     description,
@@ -25,6 +27,7 @@ from tests.unit.sources.small_text_models import (
     stand_in_for_torchvision,
 )
 
+ABILITIES = frozenset({Ability.TEXT, Ability.EXEMPLAR})
 THRESHOLD = 0.05  # random weights are sure of nothing
 
 
@@ -177,21 +180,71 @@ def test_it_fulfils_the_seam(source: Sam3Source) -> None:
     assert source.segment_names(encoding, []) == []
 
 
-def test_a_folder_answers_as_the_model_in_memory(
-    model: Any, source: Sam3Source, tmp_path: Path
-) -> None:
-    model.save_pretrained(tmp_path)
-    clip_tokenizer(32).save_pretrained(tmp_path)
-    about = description("sam3", *ABILITIES)
-    loaded = Sam3Source.from_folder(tmp_path, about)
-    loaded._threshold = THRESHOLD
+def saved(model: Any, folder: Path) -> HubFolder:
+    model.save_pretrained(folder)
+    clip_tokenizer(32).save_pretrained(folder)
+    return look_into(folder)
+
+
+def assert_answers_alike(ours: Sam3Source, source: Sam3Source) -> None:
+    ours._threshold = THRESHOLD
     image = picture(seed=4)
     expected = source.segment_names(source.encode(image), ["wing"])
-    answers = loaded.segment_names(loaded.encode(image), ["wing"])
+    answers = ours.segment_names(ours.encode(image), ["wing"])
+    assert len(expected) > 0
     assert np.allclose([a.score for a in answers], [e.score for e in expected], atol=1e-5)
     assert all((a.mask == e.mask).all() for a, e in zip(answers, expected, strict=True))
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected the files of SAM 3"):
-        Sam3Source.from_folder(tmp_path, description("sam3"))
+def test_a_folder_answers_as_the_model_in_memory(
+    model: Any, source: Sam3Source, tmp_path: Path
+) -> None:
+    saved(model, tmp_path)
+    (choice,) = read_choices([f"mine={tmp_path}"], tmp_path)
+    loaded = open_source(choice)
+    assert isinstance(loaded, Sam3Source)
+    assert loaded.describe().abilities == ABILITIES
+    assert loaded.describe().parameters == sum(p.numel() for p in model.parameters())
+    assert_answers_alike(loaded, source)
+
+
+def test_a_folder_of_the_video_model_holds_the_image_model(tmp_path: Path) -> None:
+    from transformers import Sam3VideoConfig, Sam3VideoModel
+
+    image_model = sam3_model()
+    tracker = {
+        "vision_config": image_model.config.vision_config.to_dict(),
+        "prompt_encoder_config": {"hidden_size": 32, "image_size": 56, "mask_input_channels": 4},
+        "mask_decoder_config": {
+            "hidden_size": 32,
+            "mlp_dim": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 32,
+        },
+        "memory_attention_hidden_size": 32,
+        "memory_attention_num_layers": 1,
+        "memory_attention_feed_forward_hidden_size": 32,
+        "memory_encoder_hidden_size": 32,
+        "memory_encoder_output_channels": 16,
+        "mask_downsampler_embed_dim": 32,
+        "memory_fuser_embed_dim": 32,
+        "memory_fuser_intermediate_dim": 32,
+        "memory_attention_rope_feat_sizes": [4, 4],
+    }
+    config = Sam3VideoConfig(detector_config=image_model.config.to_dict(), tracker_config=tracker)
+    video = Sam3VideoModel(config)
+    video.detector_model.load_state_dict(image_model.state_dict())
+    folder = saved(video, tmp_path)
+    assert folder.model_type == "sam3_video"
+    about = description("sam3", *ABILITIES)
+    assert_answers_alike(
+        open_sam3("sam3", folder, "", "cpu"),
+        Sam3Source(image_model, clip_tokenizer(32), about, threshold=THRESHOLD),
+    )
+
+
+def test_a_folder_without_a_tokenizer_is_refused(model: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="expected the files of a tokenizer"):
+        open_sam3("sam3", look_into(tmp_path), "", "cpu")
