@@ -6,7 +6,7 @@ Label Studio's XML is parsed in backend/label_studio only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -124,6 +124,14 @@ class ImageSlot:
         )
 
 
+class _NamesInOrder(frozenset[str]):
+    """Spells a set of names in one order; that of a frozenset changes from process to process."""
+
+    def __repr__(self) -> str:
+        names = ", ".join(map(repr, sorted(self)))
+        return f"frozenset({{{names}}})" if names else "frozenset()"
+
+
 @dataclass(frozen=True)
 class LabelSchema:
     """A parsed labeling config.
@@ -175,6 +183,11 @@ class LabelSchema:
             slot = self.slots[0].filled_in(self.index_flag, str(image_index))
             self._filled_in[image_index] = slot
         return slot
+
+    @cached_property
+    def spelling(self) -> str:
+        """All that the config allows, as a text that is the same in every process."""
+        return repr(replace(self, others=_NamesInOrder(self.others)))
 
     @cached_property
     def image_indices(self) -> Mapping[str, int]:

@@ -109,7 +109,10 @@ class Settings(BaseSettings):
         description="Tasks that may wait for the model; others are answered 'not yet'.",
     )
     cached_predictions: int = Field(
-        20_000, ge=0, description="Stored answers kept in the database; 0 keeps none."
+        40_000,
+        ge=0,
+        description="Stored answers and predictions kept in the database, two rows for a task; 0 "
+        "keeps none.",
     )
     cached_prediction_bytes: int = Field(
         512 * _MIB, ge=1, description="Bytes of stored answers kept; the oldest are deleted first."
@@ -344,6 +347,11 @@ class Settings(BaseSettings):
                 "network"
             )
         return self
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may use the database at the same time."""
+        return self.store_url.startswith("postgresql")
 
     @property
     def adapters_dir(self) -> Path:

@@ -251,6 +251,7 @@ def load_predictor(
     device: str = "cpu",
     threads: int | None = None,
     precision: Precision | None = None,
+    encodes_apart: bool = False,
     on_plan: Callable[[MemoryPlan], None] = lambda _: None,
 ) -> Predictor:
     """Loads a model folder, after a check that the model fits the device.
@@ -260,6 +261,8 @@ def load_predictor(
         device: torch device.
         threads: CPU threads of one forward; None leaves torch's choice.
         precision: of the weights; None takes the best that fits the device.
+        encodes_apart: encode every image by itself, so that not even the last bit of its features
+            depends on the images beside it; slower on a GPU.
         on_plan: called with the memory plan before a large model is loaded.
 
     Raises:
@@ -285,7 +288,7 @@ def load_predictor(
         tokenizer,
         version=version,
         device=device,
-        images_at_once=placement.images_at_once,
+        images_at_once=1 if encodes_apart else placement.images_at_once,
         confidence=read_confidence(folder),
     )
 

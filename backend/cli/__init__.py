@@ -256,6 +256,12 @@ COMMANDS = (
         panel=MEASURE,
     ),
     Command(
+        ("bench", "fleet"),
+        "research.bench.fleet:bench_fleet",
+        "Compare several servers with one, and kill a server.",
+        panel=MEASURE,
+    ),
+    Command(
         ("bench", "parallel"),
         "research.bench.parallel:bench_parallel",
         "Compare the curves of one training process and several.",

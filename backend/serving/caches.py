@@ -1,23 +1,19 @@
 """What serving remembers in memory: values below a ceiling of bytes, the last used ones.
 
-The images of the tasks that were opened last, so that a click does not fetch them again; and the
-last predictions, masks as their runs, so that a click on such a group runs no language model.
+Among them the images of the tasks that were opened last, so that a click does not fetch them again.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-import numpy as np
 from cachetools import LRUCache
 
-from backend.rle import Runs, mask_of, runs_of
 from backend.types import Task
-from calico_model.types import GroupPrediction, ImageGroup
+from calico_model.types import ImageGroup
 
 V = TypeVar("V")
 _OLDEST_S = 600.0  # what lies behind a URL may change
@@ -114,72 +110,3 @@ class OpenedGroups:
 
 def _task_key(task: Task) -> Hashable:
     return task.project_id, task.id, task.image_urls
-
-
-class RecentPredictions:
-    """The last predictions, masks as their runs. Threads may share it.
-
-    Args:
-        max_bytes: of all runs.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._packed: BoundedCache[_PackedPrediction] = BoundedCache(max_bytes, _runs_bytes)
-
-    def __contains__(self, key: Hashable) -> bool:
-        """Whether a prediction is remembered."""
-        return key in self._packed
-
-    def __len__(self) -> int:
-        """How many predictions are remembered."""
-        return len(self._packed)
-
-    def get(
-        self, key: Hashable, *, images: Collection[int] | None = None
-    ) -> GroupPrediction | None:
-        """Returns a remembered prediction, or None.
-
-        Args:
-            key: what it was remembered under.
-            images: whose masks are wanted; those of other images come back as (0, 0). None is all.
-        """
-        packed = self._packed.get(key)
-        return None if packed is None else _unpack(packed, images)
-
-    def put(self, key: Hashable, prediction: GroupPrediction) -> None:
-        """Remembers a prediction."""
-        self._packed.put(key, _pack(prediction))
-
-
-@dataclass(frozen=True, eq=False)
-class _PackedPrediction:
-    prediction: GroupPrediction  # its masks are emptied
-    runs: tuple[Runs, ...]
-    shapes: tuple[tuple[int, int], ...]
-
-
-def _runs_bytes(packed: _PackedPrediction) -> int:
-    return sum(runs.nbytes for runs in packed.runs)
-
-
-def _pack(prediction: GroupPrediction) -> _PackedPrediction:
-    empty = np.zeros((0, 0), np.bool_)
-    parts = tuple(replace(part, mask=empty) for part in prediction.parts)
-    return _PackedPrediction(
-        prediction=replace(prediction, parts=parts),
-        runs=tuple(runs_of(part.mask) for part in prediction.parts),
-        shapes=tuple((part.mask.shape[0], part.mask.shape[1]) for part in prediction.parts),
-    )
-
-
-def _unpack(packed: _PackedPrediction, images: Collection[int] | None) -> GroupPrediction:
-    parts = zip(packed.prediction.parts, packed.runs, packed.shapes, strict=True)
-    return replace(
-        packed.prediction,
-        parts=tuple(
-            replace(part, mask=mask_of(runs, size_hw))
-            if images is None or part.image_index in images
-            else part
-            for part, runs, size_hw in parts
-        ),
-    )

@@ -47,7 +47,7 @@ class PredictionJob:
 
     @property
     def key(self) -> Hashable:
-        """Equal for jobs with equal results."""
+        """Equal for jobs with equal results, in every process."""
         task = self.task
         return (
             task.project_id,
@@ -57,8 +57,8 @@ class PredictionJob:
             self.prompts,
             self.question,
             self.is_interactive,
-            tuple((region.id, len(region.encoding)) for region in self.canvas),
-            id(self.schema),
+            tuple((r.id, r.kind, r.labels, r.is_linked, r.encoding) for r in self.canvas),
+            self.schema.spelling,
             None if self.version is None else self.version.id,
         )
 
@@ -117,5 +117,6 @@ def answer_key(job: PredictionJob, content: str, *, version: str, code: str) -> 
         code: version of the code that makes answers.
     """
     task = job.task
-    parts = (task.project_id, task.id, task.labels, job.schema, content, version, code)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    about = [repr(part) for part in (task.project_id, task.id, task.labels)]
+    about += [job.schema.spelling, repr(content), repr(version), repr(code)]
+    return hashlib.sha256(f"({', '.join(about)})".encode()).hexdigest()

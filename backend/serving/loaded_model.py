@@ -223,6 +223,8 @@ def load_base_model(settings: Settings) -> LoadedBase:
             device=settings.device,
             threads=settings.model_threads,
             precision=settings.precision,
+            # Every server of a database is to find the same features, whatever it was asked before.
+            encodes_apart=settings.is_shared,
             on_plan=_log_plan,
         )
     )

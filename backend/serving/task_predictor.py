@@ -25,7 +25,8 @@ from backend.inference_priority import InferencePriority
 from backend.label_studio.label_set import vocabulary_in
 from backend.served_model import ServedModel
 from backend.serving.adapter_registry import AdapterRegistry
-from backend.serving.caches import OpenedGroups, RecentPredictions
+from backend.serving.caches import OpenedGroups
+from backend.serving.group_predictions import GroupPredictions
 from backend.serving.interactive import InteractiveSegmenter
 from backend.serving.jobs import (
     PredictionJob,
@@ -47,7 +48,7 @@ from backend.storage.store import Store
 from backend.types import GroupSource, Task
 from calico_model.errors import CalicoError
 from calico_model.interactive.naming.closed_set import ClosedSet
-from calico_model.types import ImageGroup, Vector
+from calico_model.types import GroupPrediction, ImageGroup, Vector
 from calico_model.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class TaskPredictor:
         self._names, self._refines = names, refines
         self._click_budget_s, self._clock = click_budget_s, clock
         self._model_lock = threading.Lock()
-        self._recent = RecentPredictions(_RECENT_BYTES)
+        self._group_predictions = GroupPredictions(store, max_bytes=_RECENT_BYTES, code=code)
         self._opened = OpenedGroups(_OPENED_BYTES)
         self._segmenter = InteractiveSegmenter(sources)
         self._sources, self._trust = sources, trust
@@ -182,12 +183,9 @@ class TaskPredictor:
             return
         version = self._registry.current(task.project_id)
         model = self._registry.model(self._host.wait(), version)
-        key = (content_key(group), model.version)
         step_aside()
-        if key not in self._recent:
-            with self._model_lock, self._metrics.stage("warm"):
-                prediction = model.predict(group)
-            self._recent.put(key, prediction)
+        if not self._group_predictions.is_known(content_key(group), model.version):
+            self._predict_group(group, model, stage="warm")
 
     def _fetch(self, job: PredictionJob) -> ImageGroup:
         group = self._opened.get(job.task) if job.is_interactive else None
@@ -206,7 +204,12 @@ class TaskPredictor:
     ) -> PredictionResult:
         """Outlines what clicks and boxes mean, and what is alike on the other images."""
         clicked = {prompt.image_index for prompt in job.prompts}
-        group_prediction = self._recent.get((content_key(group), model.version), images=clicked)
+        group_prediction = self._group_predictions.find(
+            content_key(group), model.version, images=clicked
+        )
+        if group_prediction is None and self._store.is_shared:
+            # Another server may answer the next click: both must build on the same prediction.
+            group_prediction = self._predict_group(group, model)
         with self._model_lock, self._metrics.stage("assist"):
             until = self._clock() + self._click_budget_s
 
@@ -268,11 +271,9 @@ class TaskPredictor:
             vector = self._describe(job, group, model)
             regions = bytes(kept.regions)
             return PredictionResult(regions, kept.score, model.version, descriptor=vector)
-        prediction = self._recent.get((content, model.version))
+        prediction = self._group_predictions.find(content, model.version)
         if prediction is None:
-            with self._model_lock, self._metrics.stage("model"):
-                prediction = model.predict(group)
-            self._recent.put((content, model.version), prediction)
+            prediction = self._predict_group(group, model)
         if job.question is not None:
             labels = closed or task_labels(job.schema, job.task)
             with self._model_lock, self._metrics.stage("ask"):
@@ -302,6 +303,14 @@ class TaskPredictor:
         if not self._sources or self._trust is None:
             return NOBODY_JUDGED
         return self._trust.of(task, vocabulary)
+
+    def _predict_group(
+        self, group: ImageGroup, model: ServedModel, *, stage: str = "model"
+    ) -> GroupPrediction:
+        with self._model_lock, self._metrics.stage(stage):
+            prediction = model.predict(group)
+        self._group_predictions.put(content_key(group), model.version, prediction)
+        return prediction
 
     def _closed_set(self, job: PredictionJob) -> ClosedSet | None:
         return None if self._names is None else self._names.closed_set(job.schema, job.task)

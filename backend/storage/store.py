@@ -312,7 +312,7 @@ def open_store(
     *,
     queue_size: int = 1024,
     commit_timeout_s: float = 0.7,
-    cached_predictions: int = 20_000,
+    cached_predictions: int = 40_000,
     cached_prediction_bytes: int = 512 * 1024 * 1024,
     is_guest: bool = False,
     check_every_s: float = _CHECK_EVERY_S,

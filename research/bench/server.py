@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,11 @@ class BenchServer:
         if self.settle() != "ready":
             raise BenchError("the weights cannot be loaded; see the server's log")
 
+    def kill(self) -> None:
+        """Ends the server at once, as a power cut would (SIGKILL)."""
+        assert self.process_id is not None
+        os.killpg(self.process_id, signal.SIGKILL)
+
     def draw_files(self, count: int, *, size_px: int = 256, seed: int = 0) -> tuple[str, ...]:
         """Writes images of coloured noise blocks; returns their URLs."""
         rng = np.random.default_rng(seed)
@@ -139,36 +145,67 @@ def running_server(weights: Path | None = None, **variables: str) -> Iterator[Be
     Raises:
         BenchError: the server does not start.
     """
-    with tempfile.TemporaryDirectory(prefix="calico-bench-") as folder:
+    with running_servers(1, weights, **variables) as (server,):
+        yield server
+
+
+@contextmanager
+def running_servers(
+    count: int, weights: Path | None = None, **variables: str
+) -> Iterator[tuple[BenchServer, ...]]:
+    """Starts several servers with one folder of images, and a data folder each.
+
+    Args:
+        count: of servers.
+        weights, variables: as in `running_server`; CALICO_DATABASE_URL lets them share a database.
+
+    Raises:
+        BenchError: a server does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="calico-bench-") as folder, ExitStack() as stack:
         files = Path(folder) / "files"
         files.mkdir()
-        port = _free_port()
-        environment = {
-            "CALICO_LOCAL_FILES_ROOT": str(files),
-            "CALICO_TRAINER": "false",
-            **variables,
-        }
-        # `env` removes the settings of a real deployment: only settings.py may read them here.
-        command = ["env", *(f"--unset={row.variable}" for row in describe_settings())]
-        command += [f"{name}={value}" for name, value in environment.items()]
-        command += [sys.executable, "-m", "backend.cli", "serve", "--log-level", "WARNING"]
-        command += ["--host", _HOST, "--port", str(port), "--data-dir", f"{folder}/data"]
-        command += [] if weights is None else ["--weights", str(weights)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         previous = _exit_on_termination()
-        try:
-            server = BenchServer(port, files, process.pid)
+        if previous is not None:
+            stack.callback(signal.signal, signal.SIGTERM, previous)
+        started = [
+            stack.enter_context(
+                _starting(Path(folder) / f"data-{number}", files, weights, variables)
+            )
+            for number in range(count)
+        ]
+        for server, process in started:
             _wait_until_up(server, process)
-            yield server
-        finally:
-            if previous is not None:
-                signal.signal(signal.SIGTERM, previous)
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        yield tuple(server for server, _ in started)
+
+
+@contextmanager
+def _starting(
+    data: Path, files: Path, weights: Path | None, variables: Mapping[str, str]
+) -> Iterator[tuple[BenchServer, subprocess.Popen[bytes]]]:
+    port = _free_port()
+    environment = {
+        "CALICO_LOCAL_FILES_ROOT": str(files),
+        "CALICO_TRAINER": "false",
+        **variables,
+    }
+    # `env` removes the settings of a real deployment: only settings.py may read them here.
+    command = ["env", *(f"--unset={row.variable}" for row in describe_settings())]
+    command += [f"{name}={value}" for name, value in environment.items()]
+    command += [sys.executable, "-m", "backend.cli", "serve", "--log-level", "WARNING"]
+    command += ["--host", _HOST, "--port", str(port), "--data-dir", str(data)]
+    command += [] if weights is None else ["--weights", str(weights)]
+    # In a group of its own, so that `BenchServer.kill` reaches the process that answers, too.
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield BenchServer(port, files, process.pid), process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _exit_on_termination() -> Any:

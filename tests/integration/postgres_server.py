@@ -1,70 +1,7 @@
-"""A PostgreSQL of the tests' own: made from installed binaries, on loopback, gone afterwards."""
+"""A PostgreSQL of the tests' own; see `research.bench.postgres`."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from research.bench.postgres import find_binaries, restart_postgres, running_postgres
 
-UNPRIVILEGED = "postgres"  # the server refuses to run as root
-
-
-def find_binaries() -> Path | None:
-    """Folder of initdb and pg_ctl, newest version first: Debian's places, then PATH."""
-    debian = Path("/usr/lib/postgresql").glob("*/bin/initdb")
-    versions = sorted(debian, key=lambda path: int(path.parts[-3]), reverse=True)
-    found = [*versions, *filter(None, [shutil.which("initdb")])]
-    return Path(found[0]).resolve().parent if found else None
-
-
-@contextmanager
-def running_postgres(binaries: Path, folder: Path) -> Iterator[str]:
-    """Yields the SQLAlchemy URL of an empty database; `folder` must not exist yet.
-
-    The server runs as another user when the tests run as root, so every parent of the folder must
-    be open to all.
-    """
-    folder.mkdir(mode=0o700)
-    if os.geteuid() == 0:
-        shutil.chown(folder, UNPRIVILEGED, UNPRIVILEGED)
-    data = folder / "data"
-    _run(binaries / "initdb", "-D", data, "-U", "calico", "-A", "trust", "-E", "UTF8")
-    port = _free_port()
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder}"
-    control = (binaries / "pg_ctl", "-D", data, "-w", "-t", "60")
-    _run(*control, "-l", folder / "log", "-o", options, "start")
-    try:
-        yield f"postgresql+psycopg://calico@127.0.0.1:{port}/postgres"
-    finally:
-        _run(*control, "-m", "immediate", "stop")
-
-
-def restart_postgres(binaries: Path, folder: Path) -> None:
-    """Stops a server of `running_postgres` as a power cut would, and starts it again."""
-    control = (binaries / "pg_ctl", "-D", folder / "data", "-w", "-t", "60", "-l", folder / "log")
-    _run(*control, "-m", "immediate", "restart")
-
-
-def _run(*command: object) -> None:
-    subprocess.run(
-        [str(word) for word in command],
-        user=UNPRIVILEGED if os.geteuid() == 0 else None,
-        group=UNPRIVILEGED if os.geteuid() == 0 else None,
-        extra_groups=[] if os.geteuid() == 0 else None,
-        cwd="/",
-        env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
-        stdout=subprocess.DEVNULL,  # a pipe would stay open as long as the server
-        stderr=subprocess.DEVNULL,
-        check=True,
-        timeout=120,
-    )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+__all__ = ["find_binaries", "restart_postgres", "running_postgres"]

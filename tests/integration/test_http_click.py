@@ -14,9 +14,9 @@ import pytest
 
 from backend.label_studio import brush
 from backend.label_studio.request import parse_predict_request
-from backend.serving.caches import RecentPredictions
 from backend.serving.jobs import PredictionJob
 from backend.serving.notices import CHOOSE_LABEL
+from backend.storage.store import Store
 from calico_model.interactive.naming.closed_set import Named
 from calico_model.types import ImageGroup, PartMask, RegionKind
 from tests.doubles import proposal, refined
@@ -186,25 +186,56 @@ def wait_until(condition):
         time.sleep(0.05)
 
 
-def test_a_click_hears_what_the_model_found_also_where_the_answer_was_kept(client, predictor):
+def ready(app):
+    app.extensions["calico"].host.wait(10)
+    return app.test_client()
+
+
+def parts_of(client):
+    return client.application.extensions["calico"]
+
+
+def flush(client):
+    """Returns when everything that was to be kept is in the database."""
+    parts_of(client).store.write(lambda connection: None, timeout_s=30)
+
+
+def test_a_click_hears_what_the_model_found_also_at_another_server(client, predictor, make_app):
     body = payload("predict_interactive_ui_keypoints_repeater")
-    parts = client.application.extensions["calico"]
-    prewarmer = parts.prewarmer
-    quiet_s, prewarmer._quiet_s = prewarmer._quiet_s, math.inf  # it looks ahead when we say so
-    asked(client, opened(body))
-    asked(client, click(body, ("a", 20, 20, True)))
-    assert [group_prediction.version for group_prediction in predictor.told] == [predictor.version]
-    looking_of(client)._recent = RecentPredictions(max_bytes=10**6)
-    parts.store.write(lambda connection: None, timeout_s=30)  # behind the answer to be kept
-    asked(client, opened(body))  # from the store
+    parts_of(client).prewarmer._quiet_s = math.inf  # nothing is predicted ahead
+    opened_here = asked(client, opened(body))
+    clicked_here = asked(client, click(body, ("a", 20, 20, True)))
+    flush(client)
+    other = ready(make_app())
+    parts_of(other).prewarmer._quiet_s = math.inf
+    assert asked(other, opened(body)) == opened_here
+    assert asked(other, click(body, ("a", 20, 20, True))) == clicked_here
     assert len(predictor.seen) == 1
-    asked(client, click(body, ("b", 70, 70, True)))
-    assert predictor.told[-1] is None
-    prewarmer._quiet_s = quiet_s
-    wait_until(lambda: len(predictor.seen) == 2)  # in a quiet moment, because it was opened
-    wait_until(lambda: len(looking_of(client)._recent))
-    asked(client, click(body, ("c", 40, 70, True)))
+    versions = [group_prediction.version for group_prediction in predictor.told]
+    assert versions == [predictor.version] * 2
+    for ours, theirs in zip(predictor.told[0].parts, predictor.told[1].parts, strict=True):
+        assert (ours.mask == theirs.mask).all()
+
+
+def test_a_group_whose_prediction_was_not_kept_is_predicted_ahead(client, predictor, make_app):
+    body = payload("predict_interactive_ui_keypoints_repeater")
+    keeper = ready(make_app(cached_predictions=0))
+    parts_of(keeper).prewarmer._quiet_s = math.inf
+    asked(keeper, click(body, ("a", 20, 20, True)))
+    assert predictor.told == [None]
+    parts_of(keeper).prewarmer._quiet_s = 0.0
+    asked(keeper, opened(body) | {"tasks": [body["tasks"][0] | {"id": 4711}]})
+    wait_until(lambda: len(predictor.seen) == 1)
+    asked(keeper, click(body, ("c", 40, 70, True)))
     assert predictor.told[-1].version == predictor.version
+
+
+def test_at_one_of_several_servers_a_click_waits_for_what_it_builds_on(
+    client, predictor, monkeypatch
+):
+    monkeypatch.setattr(Store, "is_shared", True)
+    asked(client, click(payload(REPEATER), ("a", 20, 20, True)))
+    assert [told.version for told in predictor.told] == [predictor.version]
 
 
 def looking_of(client):

@@ -1,0 +1,233 @@
+"""What each version predicted for each group, which clicks and typed texts build on.
+
+The last ones are in memory. All are kept in the database, beside the answers: so the same click
+means the same at every server of a database, and after a restart. Masks are stored as their runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zlib
+from collections.abc import Collection
+from dataclasses import astuple, dataclass, replace
+
+import msgspec
+import numpy as np
+
+from backend.errors import StoreError
+from backend.rle import Runs, mask_of, runs_of
+from backend.serving.caches import BoundedCache
+from backend.storage.store import Store
+from calico_model.types import AnswerPhrase, GroupPrediction, MaskEvidence, PartMask, RegionKind
+
+_log = logging.getLogger(__name__)
+_FORMAT = 1  # of the stored bytes; other formats have other keys
+_FASTEST = 1  # of zlib's levels; runs shrink to a third at each of them
+_DAMAGE = (zlib.error, msgspec.MsgspecError, ValueError)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedPrediction:
+    """A group's prediction with runs in place of its masks.
+
+    Attributes:
+        prediction: its masks are (0, 0).
+        runs: of each mask.
+        sizes_hw: (height, width) of each mask.
+    """
+
+    prediction: GroupPrediction
+    runs: tuple[Runs, ...]
+    sizes_hw: tuple[tuple[int, int], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all runs."""
+        return sum(runs.nbytes for runs in self.runs)
+
+    def unpacked(self, images: Collection[int] | None = None) -> GroupPrediction:
+        """Returns the prediction.
+
+        Args:
+            images: whose masks are wanted; those of other images stay (0, 0). None is all.
+        """
+        parts = zip(self.prediction.parts, self.runs, self.sizes_hw, strict=True)
+        return replace(
+            self.prediction,
+            parts=tuple(
+                replace(part, mask=mask_of(runs, size_hw))
+                if images is None or part.image_index in images
+                else part
+                for part, runs, size_hw in parts
+            ),
+        )
+
+
+def pack(prediction: GroupPrediction) -> PackedPrediction:
+    """Packs a prediction; nothing is lost."""
+    empty = np.zeros((0, 0), np.bool_)
+    return PackedPrediction(
+        prediction=replace(
+            prediction, parts=tuple(replace(part, mask=empty) for part in prediction.parts)
+        ),
+        runs=tuple(runs_of(part.mask) for part in prediction.parts),
+        sizes_hw=tuple((part.mask.shape[0], part.mask.shape[1]) for part in prediction.parts),
+    )
+
+
+class _StoredPart(msgspec.Struct, array_like=True):
+    image_index: int
+    kind: RegionKind
+    label: str
+    object_label: str | None
+    part_id: str | None
+    score: float
+    evidence: tuple[float, float, float] | None
+    size_hw: tuple[int, int]
+    runs: bytes
+
+
+class _StoredPhrase(msgspec.Struct, array_like=True):
+    kind: RegionKind
+    label: str
+    images: tuple[int, ...]
+    is_object: bool
+    start: int
+
+
+class _StoredPrediction(msgspec.Struct, array_like=True):
+    version: str
+    answers: dict[str, str]
+    parts: list[_StoredPart]
+    phrases: list[_StoredPhrase]
+
+
+def encode(packed: PackedPrediction) -> bytes:
+    """Returns a packed prediction as bytes; `decode` reads them."""
+    said = packed.prediction
+    parts = [
+        _StoredPart(
+            part.image_index,
+            part.kind,
+            part.label,
+            part.object_label,
+            part.part_id,
+            float(part.score),
+            None if part.evidence is None else _floats(part.evidence),
+            size_hw,
+            _lengths(runs),
+        )
+        for part, runs, size_hw in zip(said.parts, packed.runs, packed.sizes_hw, strict=True)
+    ]
+    phrases = [
+        _StoredPhrase(one.kind, one.label, one.images, one.is_object, one.start)
+        for one in said.phrases
+    ]
+    stored = _StoredPrediction(said.version, said.answers, parts, phrases)
+    return zlib.compress(msgspec.msgpack.encode(stored), _FASTEST)
+
+
+def decode(body: bytes) -> PackedPrediction:
+    """Reads the bytes of `encode`.
+
+    Raises:
+        ValueError, zlib.error, msgspec.MsgspecError: they are damaged.
+    """
+    stored = msgspec.msgpack.decode(zlib.decompress(body), type=_StoredPrediction)
+    empty = np.zeros((0, 0), np.bool_)
+    parts = tuple(
+        PartMask(
+            image_index=part.image_index,
+            kind=part.kind,
+            label=part.label,
+            mask=empty,
+            object_label=part.object_label,
+            part_id=part.part_id,
+            score=part.score,
+            evidence=None if part.evidence is None else MaskEvidence(*part.evidence),
+        )
+        for part in stored.parts
+    )
+    phrases = tuple(
+        AnswerPhrase(one.kind, one.label, one.images, one.is_object, one.start)
+        for one in stored.phrases
+    )
+    return PackedPrediction(
+        GroupPrediction(parts, stored.version, stored.answers, phrases),
+        tuple(np.cumsum(np.frombuffer(p.runs, "<i8")).reshape(-1, 2) for p in stored.parts),
+        tuple(part.size_hw for part in stored.parts),
+    )
+
+
+def _floats(evidence: MaskEvidence) -> tuple[float, float, float]:
+    iou, mask, phrase = map(float, astuple(evidence))
+    return iou, mask, phrase
+
+
+def _lengths(runs: Runs) -> bytes:
+    """Steps between the ends of runs, which are small and alike."""
+    return np.diff(runs.reshape(-1), prepend=0).astype("<i8").tobytes()
+
+
+class GroupPredictions:
+    """Predictions by the content of a group and the version. Threads may share it.
+
+    Args:
+        store: keeps them.
+        max_bytes: of those in memory.
+        code: version of the code that predicts; what other code stored is not found.
+    """
+
+    def __init__(self, store: Store, *, max_bytes: int, code: str) -> None:
+        self._store, self._code = store, code
+        self._recent: BoundedCache[PackedPrediction] = BoundedCache(
+            max_bytes, lambda packed: packed.nbytes
+        )
+
+    def find(
+        self, content: str, version: str, *, images: Collection[int] | None = None
+    ) -> GroupPrediction | None:
+        """Returns what a version predicted for a group, or None.
+
+        Args:
+            content: `content_key` of the group.
+            version: of the weights.
+            images: whose masks are wanted, as in `PackedPrediction.unpacked`.
+        """
+        packed = self._recent.get((content, version))
+        if packed is None:
+            packed = self._read(self._key(content, version))
+            if packed is None:
+                return None
+            self._recent.put((content, version), packed)
+        return packed.unpacked(images)
+
+    def is_known(self, content: str, version: str) -> bool:
+        """Whether `find` finds something."""
+        return self.find(content, version, images=()) is not None
+
+    def put(self, content: str, version: str, prediction: GroupPrediction) -> None:
+        """Remembers what a version predicted for a group, and queues it to be kept."""
+        packed = pack(prediction)
+        self._recent.put((content, version), packed)
+        self._store.keep_prediction(
+            self._key(content, version),
+            encode(packed),
+            project_id=None,
+            task_id=None,
+            version=version,
+        )
+
+    def _key(self, content: str, version: str) -> str:
+        about = ("group", _FORMAT, content, version, self._code)
+        return hashlib.sha256(repr(about).encode()).hexdigest()
+
+    def _read(self, key: str) -> PackedPrediction | None:
+        try:
+            body = self._store.find_prediction(key)
+            return None if body is None else decode(body)
+        except (StoreError, *_DAMAGE):
+            event = {"event": "kept_predictions_unreadable"}
+            _log.warning("kept predictions cannot be read", exc_info=True, extra=event)
+            return None

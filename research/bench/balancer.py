@@ -1,0 +1,93 @@
+"""A small HTTP balancer: requests in turn to several servers, again to the next if one is gone.
+
+It stands for HAProxy or an ingress in measurements and tests; a deployment uses one of those.
+"""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+_HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "server", "date"}
+
+
+class Balancer(ThreadingHTTPServer):
+    """Listens on a free loopback port.
+
+    Args:
+        ports: of the servers on 127.0.0.1.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        super().__init__(("127.0.0.1", 0), _Relay)
+        self._ports, self._turn, self._lock = tuple(ports), itertools.count(), threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def next_ports(self) -> tuple[int, ...]:
+        """Returns the servers in the order in which the next request tries them."""
+        with self._lock:
+            first = next(self._turn) % len(self._ports)
+        return self._ports[first:] + self._ports[:first]
+
+
+class _Relay(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Balancer
+
+    def do_GET(self) -> None:
+        self._relay()
+
+    def do_POST(self) -> None:
+        self._relay()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+    def _relay(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        for port in self.server.next_ports():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+            try:
+                connection.request(self.command, self.path, body, dict(self.headers))
+                answer = connection.getresponse()
+                content = answer.read()
+            except (OSError, http.client.HTTPException):
+                continue  # predictions and webhooks may be sent again
+            finally:
+                connection.close()
+            return self._reply(answer.status, answer.getheaders(), content)
+        return self._reply(502, [], b"no server answers")
+
+    def _reply(self, status: int, headers: Sequence[tuple[str, str]], content: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in _HOP_BY_HOP | {"content-length"}:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@contextmanager
+def running_balancer(ports: Sequence[int]) -> Iterator[Balancer]:
+    """Yields a balancer that listens in a thread, and stops it afterwards."""
+    balancer = Balancer(ports)
+    thread = threading.Thread(target=balancer.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield balancer
+    finally:
+        balancer.shutdown()
+        thread.join()
+        balancer.server_close()
