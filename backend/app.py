@@ -29,6 +29,7 @@ from backend.learning.trainer_presence import present_trainers
 from backend.served_model import AdaptableModel
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.batch_progress import BatchProgress
+from backend.serving.caches import MemoryLimits
 from backend.serving.duplicates import DuplicateWatch
 from backend.serving.failures import answer_failures
 from backend.serving.late_answers import LateAnswerSender
@@ -232,7 +233,10 @@ def build_components(
     source = images or image_source(settings, client, names)
     prototype_indexer = PrototypeIndexer(store, source, lambda: host.model)
     registry = AdapterRegistry(
-        Versions(store, settings.adapters_dir), metrics, start_from=settings.start_from_project
+        Versions(store, settings.adapters_dir),
+        metrics,
+        start_from=settings.start_from_project,
+        most_loaded=settings.loaded_adapters,
     )
     arrangement = Arrangement(overlaps=settings.settle_overlaps, gaps=settings.unknown_parts)
     project_names = ProjectNames(prototype_indexer.prototypes, settings.name_least_chance)
@@ -252,6 +256,9 @@ def build_components(
         click_budget_s=settings.click_budget_s,
         sources=sources,
         trust=SourceTrustReader(SourceAnswerStore(store)),
+        limits=MemoryLimits(
+            settings.opened_task_bytes, settings.recent_prediction_bytes, settings.click_steps
+        ),
     )
     service = PredictionService(
         host,
@@ -261,6 +268,7 @@ def build_components(
         budget_s=settings.predict_budget_s,
         waiting_requests=settings.threads - _RESERVED_THREADS,
         capacity=settings.predict_queue,
+        workers=settings.predict_workers,
         registry=registry,
         progress=progress,
         on_given=(lambda _task, _version: None) if duplicates is None else duplicates.given,

@@ -117,6 +117,30 @@ class Settings(BaseSettings):
     cached_prediction_bytes: int = Field(
         512 * _MIB, ge=1, description="Bytes of stored answers kept; the oldest are deleted first."
     )
+    predict_workers: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Tasks under way at once: while the model works on one, the images of the "
+        "others arrive.",
+    )
+    opened_task_bytes: int = Field(
+        256 * _MIB, ge=1, description="Bytes of pixels of opened tasks kept in memory for clicks."
+    )
+    recent_prediction_bytes: int = Field(
+        256 * _MIB, ge=1, description="Bytes of predictions kept in memory for clicks."
+    )
+    click_steps: int = Field(
+        512, ge=1, description="Masks after a click kept in memory, which the next click corrects."
+    )
+    encoded_image_bytes: int = Field(
+        512 * _MIB,
+        ge=_MIB,
+        description="Bytes of image features kept in the memory of the device.",
+    )
+    loaded_adapters: int = Field(
+        16, ge=1, description="Adapter versions kept in memory; each answers for one project."
+    )
     prefetch_bytes: int = Field(
         128 * _MIB,
         ge=0,

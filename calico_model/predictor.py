@@ -252,6 +252,7 @@ def load_predictor(
     threads: int | None = None,
     precision: Precision | None = None,
     encodes_apart: bool = False,
+    cache_bytes: int = FEATURE_CACHE_BYTES,
     on_plan: Callable[[MemoryPlan], None] = lambda _: None,
 ) -> Predictor:
     """Loads a model folder, after a check that the model fits the device.
@@ -263,6 +264,7 @@ def load_predictor(
         precision: of the weights; None takes the best that fits the device.
         encodes_apart: encode every image by itself, so that not even the last bit of its features
             depends on the images beside it; slower on a GPU.
+        cache_bytes: of the features of images kept on the device.
         on_plan: called with the memory plan before a large model is loaded.
 
     Raises:
@@ -273,7 +275,7 @@ def load_predictor(
     check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    plan = plan_folder(folder, device, precision=precision)
+    plan = plan_folder(folder, device, precision=precision, cache_bytes=cache_bytes)
     if plan is not None:
         on_plan(plan)
     placement = usual_placement(device, precision) if plan is None else plan.placement
@@ -288,6 +290,7 @@ def load_predictor(
         tokenizer,
         version=version,
         device=device,
+        cache_bytes=cache_bytes,
         images_at_once=1 if encodes_apart else placement.images_at_once,
         confidence=read_confidence(folder),
     )

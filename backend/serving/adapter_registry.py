@@ -18,8 +18,6 @@ from backend.storage.versions import AdapterVersion, Versions
 from calico_model.errors import CalicoError
 
 _log = logging.getLogger(__name__)
-MOST_LOADED = 16
-"""Adapters in memory at once; the least recently used one leaves first."""
 
 
 class AdapterRegistry:
@@ -29,14 +27,20 @@ class AdapterRegistry:
         versions: of all projects.
         metrics: count what cannot be loaded.
         start_from: project whose version a project without one of its own begins with, or None.
+        most_loaded: adapters in memory at once; the least recently used one leaves first.
     """
 
     def __init__(
-        self, versions: Versions, metrics: Metrics, *, start_from: int | None = None
+        self,
+        versions: Versions,
+        metrics: Metrics,
+        *,
+        start_from: int | None = None,
+        most_loaded: int = 16,
     ) -> None:
         self._versions, self._metrics, self._start_from = versions, metrics, start_from
         self._lock = threading.Lock()  # guards what is loaded; one thread reads a file at a time
-        self._loaded: LRUCache[str, ServedModel] = LRUCache(MOST_LOADED)
+        self._loaded: LRUCache[str, ServedModel] = LRUCache(most_loaded)
         self._broken: set[str] = set()
         self._last_read: dict[int, AdapterVersion | None] = {}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from cachetools import LRUCache
@@ -17,6 +18,21 @@ from calico_model.types import ImageGroup
 
 V = TypeVar("V")
 _OLDEST_S = 600.0  # what lies behind a URL may change
+
+
+@dataclass(frozen=True)
+class MemoryLimits:
+    """How much is remembered for clicks.
+
+    Attributes:
+        opened_bytes: of the pixels of opened tasks.
+        prediction_bytes: of the runs of predictions.
+        click_steps: masks after a click.
+    """
+
+    opened_bytes: int = 256 * 2**20
+    prediction_bytes: int = 256 * 2**20
+    click_steps: int = 512
 
 
 class BoundedCache(Generic[V]):

@@ -32,7 +32,7 @@ from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary
 
-_KEPT_STEPS, _KEPT_BYTES = 512, 64 * 1024 * 1024
+_BYTES_PER_STEP = 128 * 1024  # generous: some thousand runs
 
 
 @dataclass(frozen=True)
@@ -175,12 +175,13 @@ class InteractiveSegmenter:
 
     Args:
         sources: asked beside the model; None for the model alone.
+        most_steps: remembered at once.
     """
 
-    def __init__(self, sources: SourcePool | None = None) -> None:
+    def __init__(self, sources: SourcePool | None = None, *, most_steps: int = 512) -> None:
         self._sources = sources
         self._steps: BoundedCache[_ClickStep] = BoundedCache(
-            _KEPT_BYTES, lambda step: step.runs.nbytes, max_count=_KEPT_STEPS
+            most_steps * _BYTES_PER_STEP, lambda step: step.runs.nbytes, max_count=most_steps
         )
 
     def suggest(

@@ -225,6 +225,7 @@ def load_base_model(settings: Settings) -> LoadedBase:
             precision=settings.precision,
             # Every server of a database is to find the same features, whatever it was asked before.
             encodes_apart=settings.is_shared,
+            cache_bytes=settings.encoded_image_bytes,
             on_plan=_log_plan,
         )
     )

@@ -46,6 +46,7 @@ class PredictionService:
         budget_s: longest a request may wait.
         waiting_requests: that may wait at once, so that threads are left for everything else.
         capacity: tasks that may wait.
+        workers: tasks under way at once.
         registry: the version of each project.
         progress: counts the tasks that are asked for together.
         on_given: called with every task and the version that Label Studio is given to store.
@@ -61,6 +62,7 @@ class PredictionService:
         budget_s: float,
         waiting_requests: int,
         capacity: int,
+        workers: int = 2,
         registry: AdapterRegistry,
         progress: BatchProgress | None = None,
         on_given: Callable[[Task, str | None], None] = lambda _task, _version: None,
@@ -72,7 +74,7 @@ class PredictionService:
         self._progress, self._on_given = progress or BatchProgress(), on_given
         self._task_predictor = task_predictor
         self._queue: JobQueue[PredictionJob, PredictionResult] = JobQueue(
-            self._predict_task, on_late=self._handle_late, capacity=capacity
+            self._predict_task, on_late=self._handle_late, capacity=capacity, workers=workers
         )
 
     @property

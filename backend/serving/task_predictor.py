@@ -25,7 +25,7 @@ from backend.inference_priority import InferencePriority
 from backend.label_studio.label_set import vocabulary_in
 from backend.served_model import ServedModel
 from backend.serving.adapter_registry import AdapterRegistry
-from backend.serving.caches import OpenedGroups
+from backend.serving.caches import MemoryLimits, OpenedGroups
 from backend.serving.group_predictions import GroupPredictions
 from backend.serving.interactive import InteractiveSegmenter
 from backend.serving.jobs import (
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 # A host that comes back, or a setting that is put right, makes these images usable.
 _MAY_PASS = (MediaUnavailableError, ForbiddenAddressError)
-_RECENT_BYTES = _OPENED_BYTES = 256 * 1024 * 1024
+_USUAL_LIMITS = MemoryLimits()
 
 
 class _KeptAnswer(msgspec.Struct):
@@ -82,6 +82,7 @@ class TaskPredictor:
         click_budget_s: longest the clicks of one request hold the model.
         sources: segmenters asked beside the model; None for the model alone.
         trust: who of them is believed; None believes all alike, and learns nothing.
+        limits: of what is remembered in memory.
         clock: seconds that only grow.
     """
 
@@ -101,6 +102,7 @@ class TaskPredictor:
         click_budget_s: float = 10.0,
         sources: SourcePool | None = None,
         trust: SourceTrustReader | None = None,
+        limits: MemoryLimits = _USUAL_LIMITS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host, self._images, self._render = host, images, render
@@ -109,9 +111,11 @@ class TaskPredictor:
         self._names, self._refines = names, refines
         self._click_budget_s, self._clock = click_budget_s, clock
         self._model_lock = threading.Lock()
-        self._group_predictions = GroupPredictions(store, max_bytes=_RECENT_BYTES, code=code)
-        self._opened = OpenedGroups(_OPENED_BYTES)
-        self._segmenter = InteractiveSegmenter(sources)
+        self._group_predictions = GroupPredictions(
+            store, max_bytes=limits.prediction_bytes, code=code
+        )
+        self._opened = OpenedGroups(limits.opened_bytes)
+        self._segmenter = InteractiveSegmenter(sources, most_steps=limits.click_steps)
         self._sources, self._trust = sources, trust
 
     def predict_task(

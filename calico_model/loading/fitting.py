@@ -15,7 +15,7 @@ import torch
 from calico_model.config import CalicoConfig
 from calico_model.errors import CheckpointError, InsufficientMemoryError
 from calico_model.loading.checkpoints import CONFIG, is_released
-from calico_model.loading.memory_plan import MemoryPlan, plan_inference
+from calico_model.loading.memory_plan import FEATURE_CACHE_BYTES, MemoryPlan, plan_inference
 from calico_model.loading.placement import Placement
 from calico_model.loading.precision import Precision
 from calico_model.loading.released.plan import make_plan
@@ -43,7 +43,12 @@ def usable_bytes(device: str) -> int:
 
 
 def plan_folder(
-    folder: Path, device: str, *, precision: Precision | None = None, images: int = MAX_GROUP_SIZE
+    folder: Path,
+    device: str,
+    *,
+    precision: Precision | None = None,
+    images: int = MAX_GROUP_SIZE,
+    cache_bytes: int = FEATURE_CACHE_BYTES,
 ) -> MemoryPlan | None:
     """Plans a model folder on a device of this machine; reads no weights.
 
@@ -52,6 +57,7 @@ def plan_folder(
         device: cpu, cuda or cuda:N.
         precision: the only one to consider; None considers all the device is good at.
         images: of the largest group.
+        cache_bytes: of the features of images kept on the device.
 
     Returns:
         The plan; None for a model so small that there is nothing to plan.
@@ -60,7 +66,8 @@ def plan_folder(
         CheckpointError, InvalidConfigError: no usable folder.
         InsufficientMemoryError: it does not fit.
     """
-    available = usable_bytes(device)
+    # Plans count the usual cache.
+    available = usable_bytes(device) - (cache_bytes - FEATURE_CACHE_BYTES)
     if _weights_on_disk(folder) < _SMALL_SHARE * available:
         return None
     config = folder_config(folder)

@@ -11,7 +11,7 @@ from backend.errors import StoreError
 from backend.learning.publisher import CandidateOrigin, Publisher, roll_back
 from backend.learning.schedule import Cause
 from backend.learning.training_runs import RunRepository
-from backend.serving.adapter_registry import MOST_LOADED, AdapterRegistry
+from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.metrics import Metrics
 from backend.storage.store import open_store
 from backend.storage.versions import Versions
@@ -126,11 +126,12 @@ def test_without_a_database_the_version_read_last_answers(shelf, monkeypatch):
 
 
 def test_only_so_many_adapters_stay_in_memory(shelf):
-    made = [shelf.publish(str(n), project=n) for n in range(MOST_LOADED + 1)]
-    for project in range(MOST_LOADED + 1):
+    shelf.registry = AdapterRegistry(shelf.versions, shelf.metrics, most_loaded=3)
+    made = [shelf.publish(str(n), project=n) for n in range(4)]
+    for project in range(4):
         shelf.answering(project)
-    shelf.answering(MOST_LOADED)
-    assert len(shelf.base.read) == MOST_LOADED + 1
+    shelf.answering(3)
+    assert len(shelf.base.read) == 4
     shelf.answering(0)
     assert shelf.base.read[-1] == made[0]
     gc.collect()

@@ -288,8 +288,8 @@ def test_what_is_alike_elsewhere_has_that_name_too(group):
 
 
 def test_the_masks_of_long_chains_do_not_fill_the_memory(group, monkeypatch):
-    monkeypatch.setattr("backend.serving.interactive._KEPT_BYTES", 3000)
-    assisting = InteractiveSegmenter()
+    monkeypatch.setattr("backend.serving.interactive._BYTES_PER_STEP", 100)
+    assisting = InteractiveSegmenter(most_steps=30)
     for number in range(40):
         assisting.suggest(group, [click(number, 5, f"p{number}")], (), Clickable())
     assert 0 < assisting._steps.used_bytes <= 3000
