@@ -7,21 +7,24 @@ that predict again and index prototypes. Loads without torch.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from flask import Blueprint, Flask
 
+from backend.background import (
+    build_duplicate_watch,
+    build_membership,
+    build_reconcile_watch,
+    build_refresher,
+    start_trainer,
+)
 from backend.inference_priority import InferencePriority
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.names import StudioNames
-from backend.label_studio.predictions import delete_duplicates
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.overview import Overview
 from backend.learning.prototype_indexer import PrototypeIndexer
-from backend.learning.reconcile import Repair
 from backend.learning.reconcile_loop import ReconcileWatch
 from backend.learning.repository import CorrectionRepository
 from backend.learning.supervisor import TrainerWatch
@@ -37,7 +40,7 @@ from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
 from backend.serving.naming import ProjectNames
 from backend.serving.prewarming import Prewarmer
-from backend.serving.refreshing import Refresher, TaskDescriptors
+from backend.serving.refreshing import Refresher
 from backend.serving.rendering import Look, code_version, renderer, with_arrangement
 from backend.serving.request_checks import ConcurrencyLimit, Credentials, watch_requests
 from backend.serving.routes import build_routes
@@ -45,7 +48,6 @@ from backend.serving.service import PredictionService
 from backend.serving.source_pool import SourcePool
 from backend.serving.source_trust import SourceTrustReader
 from backend.serving.studio import (
-    StudioTasks,
     connect_client,
     image_source,
     prediction_sender,
@@ -54,6 +56,7 @@ from backend.serving.studio import (
 )
 from backend.serving.task_predictor import TaskPredictor
 from backend.settings import Settings
+from backend.storage.servers import ServerMembership
 from backend.storage.source_trust import SourceAnswerStore
 from backend.storage.store import Store, open_store
 from backend.storage.versions import Versions
@@ -90,6 +93,7 @@ class AppComponents:
     progress: BatchProgress
     duplicates: DuplicateWatch | None
     sources: SourcePool
+    membership: ServerMembership
 
     def stop_waiting(self) -> None:
         """Answers every request that waits for the model, because the process is about to stop."""
@@ -112,6 +116,7 @@ class AppComponents:
         self.service.close()
         if self.sender is not None:
             self.sender.close()
+        self.membership.close()
         self.store.close()
 
 
@@ -155,13 +160,20 @@ def create_app(
     return app
 
 
-def create_server_app(settings: Settings) -> Flask:
+def create_server_app(
+    settings: Settings,
+    *,
+    load: Callable[[], AdaptableModel] | None = None,
+    images: GroupSource | None = None,
+) -> Flask:
     """Builds the app of a server process, with the pages and everything that runs beside them.
+
+    The arguments are those of `create_app`.
 
     Raises:
         StoreError: the database cannot be opened.
     """
-    app = create_app(settings)
+    app = create_app(settings, load=load, images=images)
     components: AppComponents = app.extensions[_COMPONENTS]
     versions = Versions(components.store, settings.adapters_dir)
     overview = Overview(components.store, versions, start_from=settings.start_from_project)
@@ -179,13 +191,17 @@ def create_server_app(settings: Settings) -> Flask:
         processes.append(start_trainer(settings, components.metrics))
     client = connect_client(settings)
     if client is not None:
-        reconcile_watch = build_reconcile_watch(components.store, components.metrics, client)
+        leads = components.membership.role("reconcile")
+        reconcile_watch = build_reconcile_watch(
+            components.store, components.metrics, client, leads=leads
+        )
         reconcile_watch.start()
         processes.append(reconcile_watch)
     app.extensions[_PROCESSES] = tuple(processes)
     pages = build_ui(components, overview, client)
     page_limit.guard(pages)
     app.register_blueprint(pages)
+    components.membership.start()
     if components.refresher is not None:
         components.refresher.start()
     if components.duplicates is not None:
@@ -280,6 +296,7 @@ def build_components(
         max_bytes=settings.prefetch_bytes,
     )
     metrics.watch("calico_queue_depth", "Tasks that wait.", lambda: service.waiting)
+    membership = build_membership(store, host, service)
     metrics.watch("calico_journal_depth", "Changes that wait.", lambda: store.waiting)
     return AppComponents(
         settings,
@@ -288,13 +305,14 @@ def build_components(
         host,
         service,
         sender,
-        build_refresher(settings, store, host, service, client),
+        build_refresher(settings, store, host, service, client, leads=membership.role("refresh")),
         prototype_indexer,
         prewarmer,
         names,
         progress,
         duplicates,
         sources,
+        membership,
     )
 
 
@@ -327,99 +345,6 @@ def _load_model(settings: Settings) -> AdaptableModel:
     from backend.serving.loaded_model import load_base_model
 
     return load_base_model(settings)
-
-
-def build_refresher(
-    settings: Settings,
-    store: Store,
-    host: ModelHost,
-    service: PredictionService,
-    client: LabelStudioClient | None,
-) -> Refresher | None:
-    """Returns the thread that predicts again after a promotion, not started yet.
-
-    None where it is switched off, or nothing could be sent to Label Studio.
-    """
-    if client is None or not settings.refresh:
-        return None
-    user, password = settings.basic_auth_user, settings.basic_auth_password
-    credentials = None if user is None or password is None else (user, password.get_secret_value())
-
-    def titles() -> frozenset[str]:
-        return frozenset(store.versions()) | ({host.version} if host.version else set())
-
-    return Refresher(
-        lambda: Versions(store, settings.adapters_dir).projects(),
-        service,
-        StudioTasks(client, credentials, titles),
-        TaskDescriptors(store),
-        base=lambda: host.version,
-    )
-
-
-def build_duplicate_watch(
-    store: Store, host: ModelHost, client: LabelStudioClient | None
-) -> DuplicateWatch | None:
-    """Returns the thread that deletes predictions stored twice, not started yet.
-
-    None where Label Studio cannot be asked.
-    """
-    if client is None:
-        return None
-
-    def delete(project_id: int, task_id: int) -> int:
-        ours = frozenset(store.versions()) | ({host.version} if host.version else set())
-        return delete_duplicates(client, project_id, task_id, ours)
-
-    return DuplicateWatch(delete)
-
-
-def build_reconcile_watch(
-    store: Store, metrics: Metrics, client: LabelStudioClient
-) -> ReconcileWatch:
-    """Returns the thread that finds lost events and counts them, not started yet."""
-
-    def count(_project_id: int, repair: Repair | None) -> None:
-        if repair is None:
-            metrics.reconcile_failures.inc()
-            return
-        metrics.reconciled_at.set_to_current_time()
-        metrics.reconciled.labels("change").inc(repair.recovered)
-        metrics.reconciled.labels("deletion").inc(repair.deleted)
-        metrics.reconciled.labels("unreadable").inc(repair.unreadable)
-
-    return ReconcileWatch(CorrectionRepository(store), client, on_done=count)
-
-
-def start_trainer(settings: Settings, metrics: Metrics) -> TrainerWatch:
-    """Starts a trainer process beside this one, and starts it again when it dies."""
-    watch = TrainerWatch(
-        trainer_command(settings), on_death=lambda _status: metrics.trainer_deaths.inc()
-    )
-    metrics.watch(
-        "calico_trainer_up", "Whether the trainer runs.", lambda: watch.process_id is not None
-    )
-    watch.start()
-    return watch
-
-
-def trainer_command(settings: Settings) -> list[str]:
-    """Returns the command line of a trainer that ends when this process does."""
-    options = {
-        "--data-dir": settings.data_dir,
-        "--weights": settings.weights,
-        "--device": settings.device,
-        "--precision": settings.precision,
-        "--label-studio-url": settings.label_studio_url,
-        "--log-level": settings.log_level,
-        "--log-format": settings.log_format,
-        "--parent": os.getpid(),
-    }
-    words = [sys.executable, "-m", "backend.cli", "trainer"]
-    for name, value in options.items():
-        if value is not None:
-            words += [name, str(value)]
-    return words
 
 
 def source_reports(sources: SourcePool) -> tuple[SourceReport, ...]:

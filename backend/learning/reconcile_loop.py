@@ -25,6 +25,7 @@ class ReconcileWatch:
         interval_s: seconds between two rounds; one round per hour compares every task.
         pauses_s: seconds to wait before each further try of a failed call.
         on_done: called with the project id and the result of each comparison, None if it failed.
+        leads: whether this server is the one of several that asks Label Studio.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class ReconcileWatch:
         interval_s: float = 60.0,
         pauses_s: Sequence[float] = PAUSES_S,
         on_done: Callable[[int, Repair | None], None] | None = None,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._repository = repository
         self._reconciler = Reconciler(repository, client, pauses_s=pauses_s, sleep=self._pause)
-        self._interval_s = interval_s
+        self._interval_s, self._leads = interval_s, leads
         self._on_done = on_done or (lambda _project_id, _repair: None)
         self._is_closed = threading.Event()
         self._full_at: dict[int, float] = {}
@@ -55,7 +57,7 @@ class ReconcileWatch:
     def round(self) -> None:
         """Compares every project once."""
         for project_id in self._repository.projects():
-            if self._is_closed.is_set():
+            if self._is_closed.is_set() or not self._leads():
                 return
             self._reconcile(project_id)
 
@@ -87,4 +89,5 @@ class ReconcileWatch:
                 self.round()
             except Exception:  # the next round may succeed; without this thread there is none
                 _log.exception("reconciling failed", extra={"event": "reconcile_failed"})
-            self._is_closed.wait(self._interval_s)
+            # A server that does not lead asks soon again whether it does by now.
+            self._is_closed.wait(self._interval_s if self._leads() else min(5.0, self._interval_s))

@@ -66,6 +66,7 @@ class Refresher:
         quiet_s: how long nobody may have waited for a prediction before a task is predicted.
         every_s: pause between two rounds over all projects.
         again_s: after which a finished project is asked again, for tasks that are new.
+        leads: whether this server is the one of several that predicts again.
     """
 
     def __init__(
@@ -80,11 +81,12 @@ class Refresher:
         quiet_s: float = 2.0,
         every_s: float = 3.0,
         again_s: float = 300.0,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._projects, self._service, self._studio = projects, service, studio
         self._descriptors, self._base = descriptors, base
         self._pause_s, self._quiet_s = pause_s, quiet_s
-        self._every_s, self._again_s = every_s, again_s
+        self._every_s, self._again_s, self._leads = every_s, again_s, leads
         self._status: dict[int, RefreshStatus] = {}
         self._not_before: dict[int, tuple[str, float]] = {}
         self._is_closed = threading.Event()
@@ -106,7 +108,7 @@ class Refresher:
         """Refreshes every project that is due; returns how many predictions were pushed."""
         pushed = 0
         for project_id in self._projects():
-            if self._is_closed.is_set():
+            if self._is_closed.is_set() or not self._leads():
                 break
             version = self._service.current(project_id)
             if version is None or not self._is_due(project_id, version.id):
@@ -163,7 +165,8 @@ class Refresher:
         while self._service.quiet_s < self._quiet_s and not self._is_closed.is_set():
             self._is_closed.wait(_POLL_S)
         current = self._service.current(project_id)
-        return not self._is_closed.is_set() and current is not None and current.id == version.id
+        is_current = current is not None and current.id == version.id
+        return is_current and not self._is_closed.is_set() and self._leads()
 
     def _predict(
         self,
@@ -180,8 +183,8 @@ class Refresher:
         if result is None or result.problem is not None or result.version != version.id:
             return 0
         place = places.place(task.id, result.descriptor)
-        # Somebody may have opened it while it was predicted.
-        if not self._studio.is_pending(project_id, version.id, task.id):
+        # Somebody may have opened it while it was predicted, or another server leads by now.
+        if not self._studio.is_pending(project_id, version.id, task.id) or not self._leads():
             return 0
         self._studio.push(task, result, place)
         return 1

@@ -297,3 +297,25 @@ page_key = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("key", LargeBinary, nullable=False),
 )
+
+# One row per running server of a shared database; times of the database's clock.
+server = Table(
+    "server",
+    metadata,
+    Column("owner", String(200), primary_key=True),
+    Column("release", String(40), nullable=False),
+    Column("weights", String(200)),
+    Column("model", String(16), nullable=False),
+    Column("waiting", Integer, nullable=False),
+    Column("began_at_us", BigInteger, nullable=False),
+    Column("seen_at_us", BigInteger, nullable=False),
+)
+
+# Which server alone does what, until when unless it says so again.
+leader = Table(
+    "leader",
+    metadata,
+    Column("role", String(250), primary_key=True),
+    Column("owner", String(200), nullable=False),
+    Column("until_us", BigInteger, nullable=False),
+)

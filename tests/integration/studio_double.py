@@ -13,6 +13,11 @@ from werkzeug.serving import make_server
 from research.label_studio.sample import REPEATER_CONFIG
 
 PROJECT = 7
+FITS = {
+    "equal": lambda cell, value: cell == value,
+    "greater": lambda cell, value: cell > value,
+    "not_contains": lambda cell, value: not any(one in cell.split(",") for one in value),
+}
 
 
 class StudioDouble:
@@ -113,11 +118,8 @@ class StudioDouble:
         if "selectedItems" in query:
             found = [t for t in found if t["id"] in query["selectedItems"]["included"]]
         for item in query.get("filters", {}).get("items", []):
-            name, value = item["filter"].removeprefix("filter:tasks:"), item["value"]
-            assert name in ("id", "draft_exists"), name
-            found = [
-                t for t in found if (t["id"] if name == "id" else t["id"] in self.drafts) == value
-            ]
+            name, fits = item["filter"].removeprefix("filter:tasks:"), FITS[item["operator"]]
+            found = [t for t in found if fits(self._column(t, name), item["value"])]
         size = int(request.args["page_size"])
         first = (int(request.args["page"]) - 1) * size
         if first and first >= len(found):
@@ -125,15 +127,26 @@ class StudioDouble:
         tasks = [self._shown(task) for task in found[first : first + size]]
         return jsonify({"tasks": tasks, "total": len(found)})
 
-    def _shown(self, task):
+    def _column(self, task, name):
+        if name in ("id", "draft_exists"):
+            return task["id"] if name == "id" else task["id"] in self.drafts
+        return self._counts(task)[name]
+
+    def _counts(self, task):
         annotations = [a for a in self.annotations.values() if a["task"] == task["id"]]
         predictions = self.of(task["id"])
-        scores = [p["score"] for p in predictions if p["model_version"] == self.version]
-        shown = {
+        return {
             "total_annotations": len(annotations),
             "cancelled_annotations": 0,
             "total_predictions": len(predictions),
             "predictions_model_versions": ",".join({p["model_version"] for p in predictions}),
+        }
+
+    def _shown(self, task):
+        annotations = [a for a in self.annotations.values() if a["task"] == task["id"]]
+        predictions = self.of(task["id"])
+        scores = [p["score"] for p in predictions if p["model_version"] == self.version]
+        shown = self._counts(task) | {
             "predictions_score": sum(scores) / len(scores) if scores else None,
             "draft_exists": task["id"] in self.drafts,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -12,14 +13,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @contextmanager
-def running(module, *arguments):
+def running(module, *arguments, **environment):
     """Runs `python -m module` while the block runs; its standard output can be read by line."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("CALICO_", "LABEL_"))}
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("CALICO_", "LABEL_"))}
+    own |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,
-        env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=own | {name: str(value) for name, value in environment.items()},
         stdout=subprocess.PIPE,
         start_new_session=True,
         text=True,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.app import build_reconcile_watch
+from backend.background import build_reconcile_watch
 from backend.clock import from_us
 from backend.errors import BusyError, LabelStudioAuthError, LabelStudioError
 from backend.label_studio.event import read_annotation

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from backend.app import trainer_command
+from backend.background import trainer_command
 from backend.learning.supervisor import TrainerWatch
 from backend.settings import load_settings
 

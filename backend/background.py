@@ -1,0 +1,133 @@
+"""What a server process runs beside the requests: threads of its own, and the trainer process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.predictions import delete_duplicates
+from backend.learning.reconcile import Repair
+from backend.learning.reconcile_loop import ReconcileWatch
+from backend.learning.repository import CorrectionRepository
+from backend.learning.supervisor import TrainerWatch
+from backend.serving.duplicates import DuplicateWatch
+from backend.serving.metrics import Metrics, package_version
+from backend.serving.model_host import ModelHost
+from backend.serving.refreshing import Refresher, TaskDescriptors
+from backend.serving.service import PredictionService
+from backend.serving.studio import StudioTasks
+from backend.settings import Settings
+from backend.storage.servers import ServerMembership, ServerReport
+from backend.storage.store import Store
+from backend.storage.versions import Versions
+
+
+def build_membership(store: Store, host: ModelHost, service: PredictionService) -> ServerMembership:
+    """Returns the thread that reports this server to the others, not started yet."""
+
+    def report() -> ServerReport:
+        return ServerReport(package_version(), host.version, host.state.value, service.waiting)
+
+    return ServerMembership(store, report)
+
+
+def build_refresher(
+    settings: Settings,
+    store: Store,
+    host: ModelHost,
+    service: PredictionService,
+    client: LabelStudioClient | None,
+    *,
+    leads: Callable[[], bool],
+) -> Refresher | None:
+    """Returns the thread that predicts again after a promotion, not started yet.
+
+    None where it is switched off, or nothing could be sent to Label Studio.
+    """
+    if client is None or not settings.refresh:
+        return None
+    user, password = settings.basic_auth_user, settings.basic_auth_password
+    credentials = None if user is None or password is None else (user, password.get_secret_value())
+
+    def titles() -> frozenset[str]:
+        return frozenset(store.versions()) | ({host.version} if host.version else set())
+
+    return Refresher(
+        lambda: Versions(store, settings.adapters_dir).projects(),
+        service,
+        StudioTasks(client, credentials, titles),
+        TaskDescriptors(store),
+        base=lambda: host.version,
+        leads=leads,
+    )
+
+
+def build_duplicate_watch(
+    store: Store, host: ModelHost, client: LabelStudioClient | None
+) -> DuplicateWatch | None:
+    """Returns the thread that deletes predictions stored twice, not started yet.
+
+    None where Label Studio cannot be asked.
+    """
+    if client is None:
+        return None
+
+    def delete(project_id: int, task_id: int) -> int:
+        ours = frozenset(store.versions()) | ({host.version} if host.version else set())
+        return delete_duplicates(client, project_id, task_id, ours)
+
+    return DuplicateWatch(delete)
+
+
+def build_reconcile_watch(
+    store: Store,
+    metrics: Metrics,
+    client: LabelStudioClient,
+    *,
+    leads: Callable[[], bool] = lambda: True,
+) -> ReconcileWatch:
+    """Returns the thread that finds lost events and counts them, not started yet."""
+
+    def count(_project_id: int, repair: Repair | None) -> None:
+        if repair is None:
+            metrics.reconcile_failures.inc()
+            return
+        metrics.reconciled_at.set_to_current_time()
+        metrics.reconciled.labels("change").inc(repair.recovered)
+        metrics.reconciled.labels("deletion").inc(repair.deleted)
+        metrics.reconciled.labels("unreadable").inc(repair.unreadable)
+
+    return ReconcileWatch(CorrectionRepository(store), client, on_done=count, leads=leads)
+
+
+def start_trainer(settings: Settings, metrics: Metrics) -> TrainerWatch:
+    """Starts a trainer process beside this one, and starts it again when it dies."""
+    watch = TrainerWatch(
+        trainer_command(settings), on_death=lambda _status: metrics.trainer_deaths.inc()
+    )
+    metrics.watch(
+        "calico_trainer_up", "Whether the trainer runs.", lambda: watch.process_id is not None
+    )
+    watch.start()
+    return watch
+
+
+def trainer_command(settings: Settings) -> list[str]:
+    """Returns the command line of a trainer that ends when this process does."""
+    options = {
+        "--data-dir": settings.data_dir,
+        "--weights": settings.weights,
+        "--device": settings.device,
+        "--precision": settings.precision,
+        "--label-studio-url": settings.label_studio_url,
+        "--log-level": settings.log_level,
+        "--log-format": settings.log_format,
+        "--parent": os.getpid(),
+    }
+    words = [sys.executable, "-m", "backend.cli", "trainer"]
+    for name, value in options.items():
+        if value is not None:
+            words += [name, str(value)]
+    return words
