@@ -30,6 +30,7 @@ from backend.learning.rows import (
     task_row,
     task_values,
 )
+from backend.storage.database import take_correction_turn
 from backend.storage.journal import RACE_US
 from backend.storage.store import Store
 from backend.storage.tables import (
@@ -205,6 +206,7 @@ class CorrectionRepository:
         regions = [outcome_values(project_id, row.task_id, outcome) for outcome in outcomes]
 
         def change(connection: Connection) -> None:
+            take_correction_turn(connection)
             _delete_task(connection, project_id, row.task_id)
             connection.execute(correction.insert(), values)
             if regions:

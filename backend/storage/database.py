@@ -19,7 +19,7 @@ from backend.storage.schema import SchemaState, migrate, read_state
 
 _log = logging.getLogger(__name__)
 _FIXED_SQLITE = (3, 51, 3)
-_JOURNAL, _UPKEEP = 7235942, 7235943  # advisory locks
+_JOURNAL, _UPKEEP, _CORRECTIONS = 7235942, 7235943, 7235944  # advisory locks
 _CONNECT_S, _SILENT_MS = 5, 5000  # a database server that says nothing is given up after these
 
 
@@ -157,6 +157,15 @@ def take_turn(connection: Connection) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_JOURNAL})")
+
+
+def take_correction_turn(connection: Connection) -> None:
+    """Lets one process at a time replace derived corrections, until the transaction ends.
+
+    Two trainers that derive the same task would else both insert its rows.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CORRECTIONS})")
 
 
 def take_upkeep_turn(connection: Connection) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from calico_model.evaluation.matching import FloatArray, iou_matrix
 from calico_model.sources.consensus import (
     SAME_REGION_IOU,
     Candidate,
     CombinedMask,
+    Overlaps,
     SourceProposal,
     join,
     rank_candidates,
+    score_together,
 )
 from calico_model.sources.source import OWN_SOURCE, Ability
 from calico_model.sources.trust import TrustTable
@@ -51,29 +52,30 @@ def choose(
     if not candidates:
         first = proposals[0]
         return CombinedMask(first.mask, first.score, first.label, (first.source,))
-    overlaps = iou_matrix([one.crop for one in candidates], [one.crop for one in candidates])
-    best: tuple[tuple[float, float], CombinedMask] | None = None
+    overlaps = Overlaps(candidates)
+    best: tuple[tuple[float, float], list[Candidate]] | None = None
     for leader in range(len(candidates)):
         agreeing = _agreeing(leader, candidates, overlaps)
         members = [candidates[place] for place in sorted((leader, *agreeing))]
-        region = join(members, trust, ability, asked=asked, label=label)
-        agreement = round(sum(float(overlaps[leader, place]) for place in agreeing), 6)
-        merit = round(region.score, 6), agreement
+        score = score_together(members, trust, ability, asked=asked, label=label)
+        agreement = sum(overlaps.iou(leader, place) for place in agreeing)
+        merit = round(score, 6), round(agreement, 6)
         if best is None or merit > best[0]:
-            best = merit, region
+            best = merit, members
     assert best is not None
-    return best[1]
+    return join(best[1], trust, ability, asked=asked, label=label)
 
 
-def _agreeing(leader: int, candidates: Sequence[Candidate], overlaps: FloatArray) -> list[int]:
+def _agreeing(leader: int, candidates: Sequence[Candidate], overlaps: Overlaps) -> list[int]:
     """The mask of every other source that overlaps the leader's most, from IoU 0.5 on."""
     best: dict[str, int] = {}
     for place, other in enumerate(candidates):
         source = other.proposal.source
         if source == candidates[leader].proposal.source:
             continue
-        if overlaps[leader, place] < SAME_REGION_IOU:
+        iou = overlaps.iou(leader, place)
+        if iou < SAME_REGION_IOU:
             continue
-        if source not in best or overlaps[leader, place] > overlaps[leader, best[source]]:
+        if source not in best or iou > overlaps.iou(leader, best[source]):
             best[source] = place
     return list(best.values())

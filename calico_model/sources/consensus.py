@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calico_model.evaluation.matching import FloatArray, iou_matrix
+from calico_model.errors import InvalidMaskError
+from calico_model.evaluation.matching import iou_matrix
 from calico_model.evaluation.regions import Crop, cut
 from calico_model.sources.source import Ability
 from calico_model.sources.trust import SourceTrust, TrustTable
@@ -108,14 +109,41 @@ def combine(
         InvalidMaskError: two masks differ in size.
     """
     candidates = rank_candidates(proposals, trust, ability, asked=asked, label=label)
-    crops = [one.crop for one in candidates]
-    overlaps = iou_matrix(crops, crops)
+    overlaps = Overlaps(candidates)
     regions = []
     for places in _matched(candidates, _first_names(candidates, overlaps), overlaps):
         members = [candidates[place] for place in places]
         name = members[0].proposal.label or label
         regions.append(join(members, trust, ability, asked=asked, label=name))
     return tuple(sorted(_once(regions), key=lambda region: region.score, reverse=True))
+
+
+class Overlaps:
+    """IoU between candidates, computed when it is asked for.
+
+    Raises:
+        InvalidMaskError: two masks differ in size.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self._crops = [one.crop for one in candidates]
+        self._known: dict[tuple[int, int], float] = {}
+        for crop in self._crops:
+            if crop.size_hw != self._crops[0].size_hw:
+                raise InvalidMaskError(
+                    f"mask: expected the size of the others {self._crops[0].size_hw}, "
+                    f"got {crop.size_hw}"
+                )
+
+    def iou(self, one: int, other: int) -> float:
+        """Returns the IoU in [0, 1] of two places; 0 where the areas alone forbid 0.5."""
+        pair = min(one, other), max(one, other)
+        if pair not in self._known:
+            mine, theirs = self._crops[pair[0]], self._crops[pair[1]]
+            small, large = sorted((mine.area, theirs.area))
+            is_alike = small >= SAME_REGION_IOU * large
+            self._known[pair] = float(iou_matrix([mine], [theirs])[0, 0]) if is_alike else 0.0
+        return self._known[pair]
 
 
 def rank_candidates(
@@ -154,19 +182,31 @@ def join(
         trust, ability, asked: as in `combine`.
         label: what the region is called, or what the question is about.
     """
-    giving = {one.proposal.source for one in members}
-    beliefs = [trust.of(source, ability, label) for source in asked if source not in giving]
-    log_odds = sum(one.trust.support for one in members)
-    log_odds += sum(belief.doubt for belief in beliefs if not belief.is_silent)
     return CombinedMask(
         mask=_outline(members),
-        score=1.0 / (1.0 + math.exp(-log_odds)),
+        score=score_together(members, trust, ability, asked=asked, label=label),
         label=members[0].proposal.label,
         sources=tuple(one.proposal.source for one in members),
     )
 
 
-def _first_names(candidates: Sequence[Candidate], overlaps: FloatArray) -> list[int]:
+def score_together(
+    members: Sequence[Candidate],
+    trust: TrustTable,
+    ability: Ability,
+    *,
+    asked: Sequence[str],
+    label: str | None,
+) -> float:
+    """Returns the score of the region that `join` makes of the same arguments, in (0, 1)."""
+    giving = {one.proposal.source for one in members}
+    beliefs = [trust.of(source, ability, label) for source in asked if source not in giving]
+    log_odds = sum(one.trust.support for one in members)
+    log_odds += sum(belief.doubt for belief in beliefs if not belief.is_silent)
+    return 1.0 / (1.0 + math.exp(-log_odds))
+
+
+def _first_names(candidates: Sequence[Candidate], overlaps: Overlaps) -> list[int]:
     """Non-maximum suppression in each source, over names: one name per place.
 
     Places of the candidates that stay. Two masks of one name are one from IoU 0.5 on, two masks of
@@ -180,7 +220,7 @@ def _first_names(candidates: Sequence[Candidate], overlaps: FloatArray) -> list[
                 continue
             is_same_name = rival.label == one.proposal.label
             limit = SAME_REGION_IOU if is_same_name else _SAME_PLACE_IOU
-            if overlaps[place, other] >= limit:
+            if overlaps.iou(place, other) >= limit:
                 break
         else:
             kept.append(place)
@@ -188,7 +228,7 @@ def _first_names(candidates: Sequence[Candidate], overlaps: FloatArray) -> list[
 
 
 def _matched(
-    candidates: Sequence[Candidate], kept: Sequence[int], overlaps: FloatArray
+    candidates: Sequence[Candidate], kept: Sequence[int], overlaps: Overlaps
 ) -> list[list[int]]:
     """Joins the masks of different sources that mean one region; the most trusted leads."""
     free = list(kept)
@@ -201,10 +241,11 @@ def _matched(
             other = candidates[place].proposal
             if other.source == own.source or other.label != own.label:
                 continue
-            if overlaps[leader, place] < SAME_REGION_IOU:
-                continue
+            iou = overlaps.iou(leader, place)
             rival = best.get(other.source)
-            if rival is None or overlaps[leader, place] > overlaps[leader, rival]:
+            if iou < SAME_REGION_IOU:
+                continue
+            if rival is None or iou > overlaps.iou(leader, rival):
                 best[other.source] = place
         members = sorted(best.values())
         free = [place for place in free if place not in members]
@@ -218,11 +259,17 @@ def _outline(members: Sequence[Candidate]) -> BoolMask:
     leader = members[0].proposal.mask
     if votes[0] >= sum(votes[1:]):
         return leader
-    weights = np.zeros(leader.shape, np.float64)
+    boxes = np.array([one.crop.box for one in members])  # top, bottom, left, right
+    top, left = (int(low) for low in boxes[:, [0, 2]].min(axis=0))
+    bottom, right = (int(high) for high in boxes[:, [1, 3]].max(axis=0))
+    weights = np.zeros((bottom - top, right - left), np.float32)
     for one, vote in zip(members, votes, strict=True):
-        weights += np.where(one.proposal.mask, vote, -vote)
-    outline: BoolMask = np.where(weights == 0.0, leader, weights > 0.0)
-    return outline if outline.any() else leader
+        inside = one.crop.window((top, bottom, left, right))
+        weights += np.where(inside, np.float32(vote), np.float32(-vote))
+    outline = np.zeros_like(leader)
+    won = np.where(weights == 0.0, leader[top:bottom, left:right], weights > 0.0)
+    outline[top:bottom, left:right] = won
+    return outline if won.any() else leader
 
 
 def _once(regions: Sequence[CombinedMask]) -> list[CombinedMask]:
