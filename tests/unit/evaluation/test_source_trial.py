@@ -102,6 +102,13 @@ def test_ten_corrected_groups_order_the_sources_and_silence_the_random_one() -> 
     assert result.sources[-1].name == TOGETHER
 
 
+def test_the_order_in_which_sources_are_added_does_not_matter() -> None:
+    result = trial(*reversed(Fault))
+    assert len(result.ordered_labels()) >= 0.95 * len(result.labels)
+    assert result.lost <= 1.0
+    assert Fault.RANDOM not in result.spoken
+
+
 def test_without_an_exact_source_all_together_are_as_good_as_the_best() -> None:
     assert trial(Fault.RANDOM, Fault.SHIFTED, Fault.RENAMES).lost <= 1.0
 
