@@ -15,6 +15,7 @@ from flask import Blueprint, Flask
 from backend.background import (
     build_duplicate_watch,
     build_membership,
+    build_owed_worker,
     build_reconcile_watch,
     build_refresher,
     start_trainer,
@@ -29,6 +30,7 @@ from backend.learning.reconcile_loop import ReconcileWatch
 from backend.learning.repository import CorrectionRepository
 from backend.learning.supervisor import TrainerWatch
 from backend.learning.trainer_presence import present_trainers
+from backend.process_identity import owner_name
 from backend.served_model import AdaptableModel
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.batch_progress import BatchProgress
@@ -39,6 +41,7 @@ from backend.serving.late_answers import LateAnswerSender
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
 from backend.serving.naming import ProjectNames
+from backend.serving.owed_answers import OwedAnswers, OwedAnswerWorker
 from backend.serving.prewarming import Prewarmer
 from backend.serving.refreshing import Refresher
 from backend.serving.rendering import Look, code_version, renderer, with_arrangement
@@ -94,6 +97,7 @@ class AppComponents:
     duplicates: DuplicateWatch | None
     sources: SourcePool
     membership: ServerMembership
+    owed_worker: OwedAnswerWorker | None
 
     def stop_waiting(self) -> None:
         """Answers every request that waits for the model, because the process is about to stop."""
@@ -113,6 +117,8 @@ class AppComponents:
         self.prototype_indexer.close()
         if self.refresher is not None:
             self.refresher.close()
+        if self.owed_worker is not None:
+            self.owed_worker.close()
         self.service.close()
         if self.sender is not None:
             self.sender.close()
@@ -204,6 +210,8 @@ def create_server_app(
     components.membership.start()
     if components.refresher is not None:
         components.refresher.start()
+    if components.owed_worker is not None:
+        components.owed_worker.start()
     if components.duplicates is not None:
         components.duplicates.start()
     if settings.name_regions:
@@ -244,7 +252,10 @@ def build_components(
     host = ModelHost(load or (lambda: _load_model(settings)))
     progress = BatchProgress()
     duplicates = build_duplicate_watch(store, host, client)
-    sender = None if client is None else LateAnswerSender(prediction_sender(client), metrics)
+    owed = OwedAnswers(store, owner_name())
+    sender = None
+    if client is not None:
+        sender = LateAnswerSender(prediction_sender(client), metrics, on_end=owed.end)
     names = studio_names(settings)
     source = images or image_source(settings, client, names)
     prototype_indexer = PrototypeIndexer(store, source, lambda: host.model)
@@ -288,6 +299,7 @@ def build_components(
         registry=registry,
         progress=progress,
         on_given=(lambda _task, _version: None) if duplicates is None else duplicates.given,
+        owed=None if client is None else owed,
     )
     prewarmer = Prewarmer(
         task_predictor,
@@ -313,6 +325,7 @@ def build_components(
         duplicates,
         sources,
         membership,
+        build_owed_worker(settings, store, host, service, client, membership),
     )
 
 

@@ -15,9 +15,10 @@ from backend.learning.supervisor import TrainerWatch
 from backend.serving.duplicates import DuplicateWatch
 from backend.serving.metrics import Metrics, package_version
 from backend.serving.model_host import ModelHost
+from backend.serving.owed_answers import OwedAnswerWorker
 from backend.serving.refreshing import Refresher, TaskDescriptors
 from backend.serving.service import PredictionService
-from backend.serving.studio import StudioTasks
+from backend.serving.studio import StudioTasks, prediction_sender
 from backend.settings import Settings
 from backend.storage.servers import ServerMembership, ServerReport
 from backend.storage.store import Store
@@ -48,20 +49,51 @@ def build_refresher(
     """
     if client is None or not settings.refresh:
         return None
+    return Refresher(
+        lambda: Versions(store, settings.adapters_dir).projects(),
+        service,
+        studio_tasks(settings, store, host, client),
+        TaskDescriptors(store),
+        base=lambda: host.version,
+        leads=leads,
+    )
+
+
+def build_owed_worker(
+    settings: Settings,
+    store: Store,
+    host: ModelHost,
+    service: PredictionService,
+    client: LabelStudioClient | None,
+    membership: ServerMembership,
+) -> OwedAnswerWorker | None:
+    """Returns the thread that sends what servers owed when they ended, not started yet.
+
+    None where nothing could be sent to Label Studio.
+    """
+    if client is None:
+        return None
+    return OwedAnswerWorker(
+        store,
+        membership.owner,
+        service,
+        studio_tasks(settings, store, host, client),
+        prediction_sender(client),
+        leads=membership.role("owed answers"),
+    )
+
+
+def studio_tasks(
+    settings: Settings, store: Store, host: ModelHost, client: LabelStudioClient
+) -> StudioTasks:
+    """Returns Label Studio's tasks that wait for a prediction."""
     user, password = settings.basic_auth_user, settings.basic_auth_password
     credentials = None if user is None or password is None else (user, password.get_secret_value())
 
     def titles() -> frozenset[str]:
         return frozenset(store.versions()) | ({host.version} if host.version else set())
 
-    return Refresher(
-        lambda: Versions(store, settings.adapters_dir).projects(),
-        service,
-        StudioTasks(client, credentials, titles),
-        TaskDescriptors(store),
-        base=lambda: host.version,
-        leads=leads,
-    )
+    return StudioTasks(client, credentials, titles)
 
 
 def build_duplicate_watch(

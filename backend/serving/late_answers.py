@@ -20,13 +20,14 @@ class LateAnswerSender:
     """A thread with a bounded queue; a result that cannot be sent after some tries is dropped.
 
     Dropping is safe: the store keeps the answer, and Label Studio asks again when the task is
-    opened.
+    opened. `on_end` may try again later.
 
     Args:
         send: creates one prediction through Label Studio's API; raises BackendError.
         metrics: count what was sent.
         capacity: results that may wait.
         pauses_s: waiting times between tries.
+        on_end: called with each task in the end, and whether its prediction was sent.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class LateAnswerSender:
         *,
         capacity: int = 10_000,
         pauses_s: tuple[float, ...] = _PAUSES_S,
+        on_end: Callable[[Task, bool], None] = lambda _task, _is_sent: None,
     ) -> None:
-        self._send = send
+        self._send, self._on_end = send, on_end
         self._metrics = metrics
         self._pauses_s = pauses_s
         self._queue: queue.Queue[tuple[Task, PredictionResult]] = queue.Queue(maxsize=capacity)
@@ -66,8 +68,9 @@ class LateAnswerSender:
                 task, result = self._queue.get(timeout=1.0)
             except queue.Empty:
                 continue
-            outcome = "pushed" if self._try_sending(task, result) else "push_failed"
-            self._metrics.tasks.labels(outcome).inc()
+            is_sent = self._try_sending(task, result)
+            self._metrics.tasks.labels("pushed" if is_sent else "push_failed").inc()
+            self._on_end(task, is_sent)
 
     def _try_sending(self, task: Task, result: PredictionResult) -> bool:
         """Tries to send a result, again after each pause; returns whether it was sent."""

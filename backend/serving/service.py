@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from backend.errors import BusyError, InvalidTaskError
 from backend.label_schema import LabelSchema
@@ -31,6 +32,40 @@ _UNFINISHED: Problem | None = Problem(
     "PredictionFailed", "error while predicting; the log has the details", is_lasting=False
 )
 
+
+class Promises(Protocol):
+    """Where tasks are written down that Label Studio gets the prediction of later."""
+
+    def owe(self, tasks: Iterable[Task]) -> None:
+        """Writes down tasks."""
+
+    def is_ours(self, task: Task) -> bool:
+        """Whether this server sends a late prediction of a task."""
+
+    def settle(self, task: Task, *, is_late: bool = True) -> None:
+        """Forgets a task that needs no late prediction any more."""
+
+    def release(self, task: Task) -> None:
+        """Leaves a task to another server."""
+
+
+class NoPromises:
+    """Writes nothing down: nobody could send anything to Label Studio."""
+
+    def owe(self, tasks: Iterable[Task]) -> None:
+        """Does nothing."""
+
+    def is_ours(self, task: Task) -> bool:
+        """Says yes of every task."""
+        return task.id is not None
+
+    def settle(self, task: Task, *, is_late: bool = True) -> None:
+        """Does nothing."""
+
+    def release(self, task: Task) -> None:
+        """Does nothing."""
+
+
 SendLater = Callable[[Task, PredictionResult], None]
 
 
@@ -50,6 +85,7 @@ class PredictionService:
         registry: the version of each project.
         progress: counts the tasks that are asked for together.
         on_given: called with every task and the version that Label Studio is given to store.
+        owed: where tasks that are answered "not yet" are written down, if somebody sends them.
     """
 
     def __init__(
@@ -66,7 +102,9 @@ class PredictionService:
         registry: AdapterRegistry,
         progress: BatchProgress | None = None,
         on_given: Callable[[Task, str | None], None] = lambda _task, _version: None,
+        owed: Promises | None = None,
     ) -> None:
+        self._owed = NoPromises() if owed is None else owed
         self._host, self._metrics, self._registry = host, metrics, registry
         self._send_later, self._budget_s = send_later, budget_s
         self._may_wait = threading.BoundedSemaphore(waiting_requests)
@@ -177,6 +215,11 @@ class PredictionService:
             for task, result in zip(request.tasks, results, strict=True):
                 if result is not None:
                     self._on_given(task, result.version)
+                    self._owed.settle(task, is_late=False)
+            placed = zip(jobs, entries, strict=True)
+            has_place = {job.task.id for job, entry in placed if entry is not None}
+            late = zip(request.tasks, results, strict=True)
+            self._owed.owe(task for task, r in late if r is None and task.id in has_place)
         return results
 
     def predict_ahead(
@@ -209,6 +252,9 @@ class PredictionService:
             result = self._task_predictor.predict_task(job, is_wanted)
             problem = result.problem
             return result
+        except Exception:
+            self._owed.settle(task)
+            raise
         finally:
             if not job.is_interactive and task.project_id is not None and task.id is not None:
                 self._progress.settle(task.project_id, task.id, problem)
@@ -230,12 +276,18 @@ class PredictionService:
                 self._progress.drop(task.project_id, [task.id])
 
     def _handle_late(self, job: PredictionJob, result: PredictionResult) -> None:
-        if self._send_later is None or job.is_interactive or job.task.id is None or result.problem:
+        if self._send_later is None or job.is_interactive or job.task.id is None:
             return
+        if result.problem:
+            self._owed.settle(job.task)
+            return
+        if not self._owed.is_ours(job.task):
+            return  # the server that owes it sends it
         try:
             self._send_later(job.task, result)
             self._on_given(job.task, result.version)
         except BusyError:
+            self._owed.release(job.task)
             self._count("push_failed")
             _log.warning(
                 "late answer dropped", extra={"event": "push_dropped", "task": job.task.id}

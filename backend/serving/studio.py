@@ -132,11 +132,15 @@ class StudioTasks:
         page = untouched_tasks(self._client, project_id, schema, version=version, after=after)
         return PendingTasks(page.tasks, schema, page.total)
 
-    def is_pending(self, project_id: int, version: str, task_id: int) -> bool:
-        """Whether a task still waits for a prediction of this version."""
+    def pending_task(self, project_id: int, version: str, task_id: int) -> PendingTasks:
+        """Returns one task if nobody has begun it and this version has not predicted it."""
         schema = parse_label_config(self._client.project(project_id).label_config)
         page = untouched_tasks(self._client, project_id, schema, version=version, only=task_id)
-        return bool(page.tasks)
+        return PendingTasks(page.tasks, schema, page.total)
+
+    def is_pending(self, project_id: int, version: str, task_id: int) -> bool:
+        """Whether a task still waits for a prediction of this version."""
+        return bool(self.pending_task(project_id, version, task_id).tasks)
 
     def push(self, task: Task, result: PredictionResult, place: TaskPlace) -> None:
         """Stores a prediction with the task's place."""

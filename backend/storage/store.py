@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -282,6 +283,14 @@ class Store:
         except BusyError:
             return False
         return True
+
+    def submit(self, change: Callable[[Connection], _T]) -> Future[_T]:
+        """Queues a change without waiting for it; changes are made in the order they are queued.
+
+        Raises:
+            BusyError: too many changes wait.
+        """
+        return self._writer.submit(change)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

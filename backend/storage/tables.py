@@ -319,3 +319,14 @@ leader = Table(
     Column("owner", String(200), nullable=False),
     Column("until_us", BigInteger, nullable=False),
 )
+
+# Tasks whose request was told "not yet": whoever is the owner sends the prediction later.
+owed_answer = Table(
+    "owed_answer",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("task_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("owner", String(200), nullable=False),
+    Column("owed_at_us", BigInteger, nullable=False),
+    Column("tries", Integer, nullable=False),
+)

@@ -29,10 +29,10 @@ class Notes:
 
 
 class NotingModel(FakeBase):
-    """Predicts at once, or never once the file `NOTES.stuck` is there."""
+    """Predicts at once; no more than the number in the file `NOTES.most`, if there is one."""
 
     def __init__(self, notes):
-        self._notes, self._stuck = Notes(notes), Path(f"{notes}.stuck")
+        self._notes, self._path, self._most = Notes(notes), Path(notes), Path(f"{notes}.most")
 
     def predict(self, group):
         return self._predict(group, self.version, 1.0)
@@ -42,10 +42,17 @@ class NotingModel(FakeBase):
         return NotingVersion(known.version, known.score, self._predict)
 
     def _predict(self, group, version, score):
-        while self._stuck.exists():
+        while self._is_over():
             threading.Event().wait(0.05)
         self._notes.add(os.getpid(), version)
         return predict(group, version, score)
+
+    def _is_over(self):
+        try:
+            most = int(self._most.read_text())
+        except FileNotFoundError:
+            return False
+        return len(self._path.read_text().splitlines()) >= most
 
 
 class NotingVersion(FakeAdapted):

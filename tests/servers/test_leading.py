@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
+from sqlalchemy import select
 
 from backend.storage.servers import present_servers
+from backend.storage.tables import owed_answer
+from research.label_studio.sample import predict_body
+from tests.integration.counting_model import BASE
+from tests.integration.studio_double import PROJECT
 from tests.servers.fleet import fleet_of, wait_for
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
@@ -32,6 +38,35 @@ def test_three_servers_predict_every_task_once_after_a_promotion(database_url, t
         wait_for(lambda: len(set(fleet.stored(version))) == TASKS, 240)
         assert fleet.stored(version) == list(range(1, TASKS + 1))
         assert fleet.predicted(version) <= TASKS + 10
+
+
+@on_postgres
+def test_what_a_killed_server_owed_is_sent_once_by_another(database_url, tmp_path):  # noqa: F811
+    tasks = range(1, 21)
+    with fleet_of(tmp_path, database_url, servers=2, tasks=20, BUDGET_S=4) as fleet:
+        wait_for(lambda: len(present_servers(fleet.store)) == 2, 30)
+        most = tmp_path / "notes.most"
+        most.write_text("2")
+        body = predict_body([[f"{task}-a.png", f"{task}-b.png"] for task in tasks])
+        body["project"] = f"{PROJECT}.1"
+        for wire in body["tasks"]:
+            wire["project"] = PROJECT
+        answer = httpx.post(f"{fleet.urls[0]}/predict", json=body, timeout=60).json()
+        # Label Studio stores what has regions.
+        for task, given in zip(tasks, answer["results"], strict=True):
+            if given.get("result"):
+                fleet.studio.add_prediction(task, given["result"], given["model_version"])
+        assert len(fleet.stored(BASE)) == 2
+        fleet.kill(0)
+        most.unlink()
+        wait_for(lambda: len(set(fleet.stored(BASE))) == 20, 60)
+        assert fleet.stored(BASE) == list(tasks)
+        wait_for(lambda: not owed(fleet.store), 30)
+
+
+def owed(store):
+    with store.read() as connection:
+        return list(connection.execute(select(owed_answer.c.task_id)).scalars())
 
 
 def is_worker_of(owner, process):
