@@ -6,12 +6,12 @@ checkers alone, so that this module loads without it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import calico_model
-from calico_model.types import GroupPrediction, ImageGroup, PartMask, Vector
+from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask, Vector
 
 if TYPE_CHECKING:
     from calico_model.inference.prompt import Box, MaskPrompt
@@ -60,6 +60,17 @@ class ServedModel(Protocol):
         self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None
     ) -> Sequence[Proposal]:
         """Proposes an outlined part on the other images of a group."""
+
+    def carry(
+        self, group: ImageGroup, part: PartMask, accepted: Mapping[int, BoolMask]
+    ) -> Sequence[Proposal]:
+        """Carries an outlined part to the images of a series that follow it.
+
+        Args:
+            group: an ordered series.
+            part: the outlined region.
+            accepted: position -> mask of the same part, where it was accepted before.
+        """
 
     def refer(
         self,

@@ -31,6 +31,7 @@ class Task:
         image_urls: raw URLs from the task data, in image order.
         image_fields: path of each URL in the request ("tasks[2].data.images[0]"), for messages.
         labels: closed set of names from the task data, when the schema says so.
+        is_series: the images are an ordered series, such as frames of a video or a turntable.
         problem: why this task cannot be predicted (names the field and the expected form), or
             None; with a problem, image_urls is (). Other tasks of the request are not affected.
     """
@@ -40,6 +41,7 @@ class Task:
     image_urls: tuple[str, ...]
     image_fields: tuple[str, ...] = ()
     labels: tuple[LabelValue, ...] = ()
+    is_series: bool = False
     problem: str | None = None
 
 

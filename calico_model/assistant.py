@@ -6,7 +6,7 @@ features are cached no encoder runs again. Each method is one mechanism of `inte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from calico_model.interactive import box_description, clicks, referring
 from calico_model.interactive.clicks import Refined
 from calico_model.interactive.naming import name_regions
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
-from calico_model.interactive.propagate import transfer
+from calico_model.interactive.propagate import series, transfer
 from calico_model.interactive.propagate.transfer import Proposal
 from calico_model.interactive.referring import Reference
 from calico_model.predictor import ModelSession, Predictor
@@ -224,6 +224,31 @@ class Assistant:
             return transfer.transfer(
                 session.model, session.features, group.images, part, named, objects
             )
+
+    def carry(
+        self, group: ImageGroup, part: PartMask, accepted: Mapping[int, BoolMask]
+    ) -> tuple[Proposal, ...]:
+        """Carries an outlined part to the images of an ordered series that follow it.
+
+        Args:
+            group: 1 to 8 images in order.
+            part: an accepted or just clicked region.
+            accepted: position -> (H, W) bool, the same part where it was accepted before.
+
+        Returns:
+            One per image after the outlined one without an accepted mask, in order; without parts
+            where the part is lost.
+
+        Raises:
+            InvalidMaskError: an outline is empty or of another size.
+            CheckpointError: there is no adapter of that version.
+        """
+        known = {**accepted, part.image_index: part.mask}
+        with self._predictor.acquire(group, adapter=self._adapter) as session:
+            carried = series.carry(session.model, session.features, group.images, known)
+        return tuple(
+            series.as_proposal(one, part) for one in carried if one.image > part.image_index
+        )
 
     def other_pieces(
         self,

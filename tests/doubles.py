@@ -45,6 +45,9 @@ class ModelDouble:
     def transfer(self, group, part, group_prediction) -> Sequence[Proposal]:
         return ()
 
+    def carry(self, group, part, accepted) -> Sequence[Proposal]:
+        return ()
+
     def refer(self, group, names, group_prediction) -> Sequence[Reference]:
         everywhere = tuple(range(len(group)))
         return [reference(name, (), everywhere) for name, _ in names]

@@ -280,6 +280,12 @@ COMMANDS = (
         panel=MEASURE,
     ),
     Command(
+        ("bench", "series"),
+        "research.bench.series:bench_series",
+        "Carry accepted regions through drawn series of images.",
+        panel=MEASURE,
+    ),
+    Command(
         ("bench", "review"),
         "research.bench.review:bench_review",
         "Compare the scores on labeled photographs with the truth.",

@@ -23,6 +23,8 @@ from calico_model.types import MAX_GROUP_SIZE
 MAX_URL_LENGTH = 8_192
 MAX_DATA_URL_LENGTH = 256 * 1024 * 1024  # an image itself: the fetcher has the exact limit
 MAX_TASK_LABELS = 2_000
+SERIES_FIELD = "series"
+"""Key of a task's data that says whether its images are an ordered series."""
 
 _WHOLE = re.compile(r"\$([\w.-]{1,200}(?:\[[\w.\[\]{}-]{1,200})?)\Z")
 _INSIDE = re.compile(r"\$([A-Za-z0-9_\[\].{}]{1,200})")
@@ -91,6 +93,7 @@ def _build_task(
             raise InvalidTaskError("expected an object with the images", field=f"{place}.data")
         urls = _read_urls(data, schema, f"{place}.data")
         labels = _read_labels(data, schema, f"{place}.data")
+        is_series = _read_series(data, f"{place}.data")
     except InvalidTaskError as error:
         return Task(id=task_id, project_id=project_id, image_urls=(), problem=str(error))
     return Task(
@@ -99,6 +102,7 @@ def _build_task(
         image_urls=tuple(url for _, url in urls),
         image_fields=tuple(field for field, _ in urls),
         labels=labels,
+        is_series=is_series,
     )
 
 
@@ -186,6 +190,19 @@ def _read_labels(
         if label is not None:
             labels.append(label)
     return tuple(labels)
+
+
+def _read_series(data: dict[str, object], place: str) -> bool:
+    """Whether the images are an ordered series."""
+    value = data.get(SERIES_FIELD)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    # A table that was imported as CSV holds texts.
+    if isinstance(value, str) and value.strip().lower() in ("true", "false", ""):
+        return value.strip().lower() == "true"
+    raise InvalidTaskError(
+        f"expected true or false, got {_kind_of(value)}", field=f"{place}.{SERIES_FIELD}"
+    )
 
 
 def _kind_of(value: object) -> str:

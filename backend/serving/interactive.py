@@ -24,7 +24,7 @@ from backend.serving.click_targets import (
     prompted_region,
 )
 from backend.serving.prompted_sources import PromptedOutline, outline
-from backend.serving.propagation import propagate
+from backend.serving.propagation import carry_on, propagate
 from backend.serving.source_pool import SourcePool
 from backend.serving.source_trust import NOBODY_JUDGED, TaskTrust
 from backend.types import Prompt, Region
@@ -83,6 +83,8 @@ class Suggestions:
         canvas: Sequence[Region],
         has_time: Callable[[], bool] = lambda: True,
         vocabulary: Vocabulary | None = None,
+        *,
+        is_series: bool = False,
     ) -> Suggestions:
         """Adds what is alike on the other images, unless it is drawn there already.
 
@@ -93,6 +95,7 @@ class Suggestions:
             canvas: regions that are there.
             has_time: whether there is time for another region.
             vocabulary: the labels that regions may have; None where any text may be written.
+            is_series: the images are an ordered series: regions go to the images that follow.
         """
         parts, ids = list(self.prediction.parts), list(self.ids)
         names = dict(self.predicted_names)
@@ -100,7 +103,11 @@ class Suggestions:
         for source, source_id in zip(self.prediction.parts, self.ids, strict=True):
             if not has_time():
                 break
-            propagated = propagate(source, group, group_prediction, model, vocabulary)
+            propagated = (
+                carry_on(source, group, model, canvas, vocabulary)
+                if is_series
+                else propagate(source, group, group_prediction, model, vocabulary)
+            )
             absent.update(propagated.absent)
             for part in propagated.parts[1:]:
                 if overlapping_region(part, canvas, vocabulary) is None:

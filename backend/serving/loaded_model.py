@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from calico_model.loading.memory_plan import MemoryPlan
 from calico_model.modeling.adapter import Adapter, read_adapter
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.predictor import Predictor, load_predictor
-from calico_model.types import GroupPrediction, ImageGroup, PartMask, Vector
+from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask, Vector
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +72,12 @@ class _LoadedVersion(ABC):
     ) -> tuple[Proposal, ...]:
         """Proposes an outlined part on the other images of a group."""
         return self.thread.run(lambda: self.assistant().transfer(group, part, group_prediction))
+
+    def carry(
+        self, group: ImageGroup, part: PartMask, accepted: Mapping[int, BoolMask]
+    ) -> tuple[Proposal, ...]:
+        """Carries an outlined part to the images of a series that follow it."""
+        return self.thread.run(lambda: self.assistant().carry(group, part, accepted))
 
     def refer(
         self,

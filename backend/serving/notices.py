@@ -31,16 +31,20 @@ def nothing_found() -> Mapping[int, str]:
     return {ANY_IMAGE: NOT_FOUND}
 
 
-def absent_notes(labels: Sequence[str], absent: Sequence[int]) -> Mapping[int, str]:
+def absent_notes(
+    labels: Sequence[str], absent: Sequence[int], *, is_series: bool = False
+) -> Mapping[int, str]:
     """Returns a note for every image on which a pointed-out part was sought and not found.
 
     Args:
         labels: of what was pointed out; "" for something without a name.
         absent: the images.
+        is_series: it was followed through a series, and got lost.
     """
     named = [label for label in dict.fromkeys(labels) if label]
     what = " or ".join(named) if named else "the same part"
-    return dict.fromkeys(absent, f"{what}: not found here")
+    said = "lost here" if is_series else "not found here"
+    return dict.fromkeys(absent, f"{what}: {said}")
 
 
 def problem_notes(task: Task, error: str, detail: str) -> Mapping[int, str]:

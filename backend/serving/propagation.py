@@ -5,11 +5,15 @@ Images that do not show it are reported, not drawn on. Pure but for the model it
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from backend.errors import InvalidRleError
 from backend.served_model import ServedModel
-from calico_model.types import GroupPrediction, ImageGroup, PartMask
-from calico_model.vocabulary import Vocabulary, normalise
+from backend.types import Region
+from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask
+from calico_model.vocabulary import Vocabulary, name_of, normalise
 
 _TAG_SIGNS = frozenset("<>[]()")  # a label with these could be read as a tag of the answers
 
@@ -52,6 +56,63 @@ def propagate(
     )
     absent = tuple(proposal.image_index for proposal in proposals if not proposal.parts)
     return Propagated((part, *parts), absent)
+
+
+def carry_on(
+    part: PartMask,
+    group: ImageGroup,
+    model: ServedModel,
+    canvas: Sequence[Region],
+    vocabulary: Vocabulary | None = None,
+) -> Propagated:
+    """Carries a region of an ordered series to the images that follow it.
+
+    The regions of its label on the canvas are the same part, where an image has exactly one.
+
+    Args:
+        part: the region, named or not; an empty one is carried nowhere.
+        group: 1 to 8 images in order.
+        model: the version that answers.
+        canvas: regions that are there.
+        vocabulary: the labels that regions may have; None where any text may be written.
+    """
+    if len(group) < 2 or not part.mask.any():
+        return Propagated((part,))
+    accepted = _accepted(part, group, canvas, vocabulary)
+    proposals = model.carry(group, part, accepted)
+    parts = tuple(region for proposal in proposals for region in proposal.parts)
+    absent = tuple(proposal.image_index for proposal in proposals if not proposal.parts)
+    return Propagated((part, *parts), absent)
+
+
+def _accepted(
+    part: PartMask,
+    group: ImageGroup,
+    canvas: Sequence[Region],
+    vocabulary: Vocabulary | None,
+) -> dict[int, BoolMask]:
+    """The masks of the same part on other images, as far as they can be used."""
+    if not part.label:
+        return {}
+    name = name_of(part.label, vocabulary)
+    same = [
+        region
+        for region in canvas
+        if region.label is not None and name_of(region.label, vocabulary) == name
+    ]
+    counts = Counter(region.image_index for region in same)
+    accepted = {}
+    for region in same:
+        image = region.image_index
+        if image == part.image_index or image >= len(group) or counts[image] > 1:
+            continue
+        try:
+            mask = region.mask
+        except InvalidRleError:
+            continue
+        if mask.shape == group.sizes_hw[image] and mask.any():
+            accepted[image] = mask
+    return accepted
 
 
 def _model_name(

@@ -248,6 +248,7 @@ class TaskPredictor:
                 canvas=job.canvas,
                 has_time=has_time,
                 vocabulary=vocabulary,
+                is_series=job.task.is_series,
             )
             if closed is None:
                 suggestions = suggestions.with_predicted_names()
@@ -256,7 +257,7 @@ class TaskPredictor:
                 _log.warning("clicks left out", extra={"event": "clicks_left_out", **about})
         with self._metrics.stage("render"):
             labels = [part.label for part in suggestions.prediction.parts[:outlined]]
-            notes = absent_notes(labels, suggestions.absent)
+            notes = absent_notes(labels, suggestions.absent, is_series=job.task.is_series)
             job = replace(job, ids=suggestions.ids, notes=notes)
             regions, score = self._render(suggestions.prediction, job, group)
         self._count("assisted")

@@ -100,13 +100,13 @@ def compose_scene(
     """
     extent = rng.uniform(0.5, 0.88) if rng.random() < 0.85 else rng.uniform(0.32, 0.5)
     centre = np.clip(rng.normal(0.5, 0.09, 2), 0.45 * extent, 1 - 0.45 * extent)
-    main_layers = _place(rng, main, 1, style, extent * size_px, centre * size_px)
+    main_layers = place_object(rng, main, 1, style, extent * size_px, centre * size_px)
     behind = distractors(rng, style, size_px, int(rng.integers(0, 4)))
     front: list[Layer] = []
     for object_id, other in enumerate(others, start=2):
         small = min(rng.uniform(0.2, 0.36), 0.55 * extent)
         spot = _free_spot(rng, centre, object_id, small)
-        layers = _place(rng, other, object_id, style, small * size_px, spot * size_px)
+        layers = place_object(rng, other, object_id, style, small * size_px, spot * size_px)
         (front if rng.random() < 0.35 else behind).extend(layers)
     obstacles: list[Layer] = []
     if rng.random() < 0.28:
@@ -130,7 +130,7 @@ def _hue(rng: np.random.Generator, name: str, part: str) -> tuple[float, float]:
     return float(hue), float(rng.random())
 
 
-def _place(
+def place_object(
     rng: np.random.Generator,
     instance: DrawnObject,
     object_id: int,

@@ -335,3 +335,18 @@ def test_of_a_canvas_of_very_many_regions_some_are_looked_at():
     }
     draft = {"result": [mask | {"id": f"r{k}"} for k in range(3000)]}
     assert len(parse_predict_request(clicked(1, drafts=[draft])).canvas) == 2000
+
+
+@pytest.mark.parametrize(
+    ("value", "is_series"),
+    [(True, True), ("true", True), (" True ", True), (False, False), ("", False), (None, False)],
+)
+def test_a_task_says_whether_its_images_are_a_series(value, is_series):
+    task = only_task({"images": ["/a.png", "/b.png"], "series": value})
+    assert (task.problem, task.is_series) == (None, is_series)
+
+
+@pytest.mark.parametrize("value", [1, "yes", ["true"], {}])
+def test_another_value_of_series_is_a_problem_of_the_task(value):
+    task = only_task({"images": ["/a.png"], "series": value})
+    assert "data.series: expected true or false" in task.problem

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from backend.serving.interactive import Suggestions
-from backend.serving.propagation import propagate
+from backend.serving.propagation import carry_on, propagate
+from backend.types import Region, RegionOrigin
 from calico_model.interactive.propagate.transfer import Proposal
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from tests.doubles import ModelDouble, proposal
@@ -81,3 +82,52 @@ def test_a_suggestion_keeps_its_id_whatever_is_found_elsewhere(group: ImageGroup
     assert once.absent == (1,)
     _, third = once.ids
     assert own.propagated(group, FindingMore(), None, ()).ids[2] == third
+
+
+class Carrying(ModelDouble):
+    """Carries a part to the third image, loses it on the second; keeps what it was given."""
+
+    def carry(self, group, part, accepted):
+        self.accepted = accepted
+        return (proposal(1), proposal(2, leg(2)))
+
+
+def drawn(image: int, label: str = "leg", size: int = 4) -> Region:
+    return Region(
+        id=f"{image}{label}{size}",
+        image_index=image,
+        size_hw=(size, size),
+        kind=None,
+        label=label,
+        origin=RegionOrigin.MANUAL,
+        score=None,
+        load_mask=lambda: np.ones((size, size), bool),
+    )
+
+
+def test_a_series_carries_on_and_says_where_it_is_lost(group: ImageGroup) -> None:
+    found = carry_on(leg(0), group, Carrying(), ())
+    assert [part.image_index for part in found.parts] == [0, 2]
+    assert found.absent == (1,)
+
+
+def test_what_is_drawn_under_the_same_name_is_the_same_part(group: ImageGroup) -> None:
+    model = Carrying()
+    canvas = (drawn(0), drawn(1, "Legs"), drawn(2, "seat"))
+    carry_on(leg(0), group, model, canvas)
+    assert list(model.accepted) == [1]
+
+
+def test_two_of_a_name_or_another_size_say_nothing(group: ImageGroup) -> None:
+    model = Carrying()
+    carry_on(leg(0), group, model, (drawn(1), drawn(1, "legs"), drawn(2, size=5)))
+    assert model.accepted == {}
+
+
+def test_suggestions_of_a_series_are_those_that_follow(group: ImageGroup) -> None:
+    prediction = GroupPrediction((leg(0),), "v")
+    suggestions = Suggestions(prediction, ("a",)).propagated(
+        group, Carrying(), None, (), is_series=True
+    )
+    assert [part.image_index for part in suggestions.prediction.parts] == [0, 2]
+    assert suggestions.absent == (1,)
