@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from backend.errors import LabelStudioError
 from backend.learning.correction import Correction
@@ -20,7 +20,7 @@ from backend.learning.rows import Standing
 from backend.storage.source_trust import RecordedAnswer, SourceAnswerStore
 from backend.storage.store import Store
 from backend.storage.tables import correction as correction_table
-from backend.storage.tables import event_log
+from backend.storage.tables import event_log, source_answer, source_judgement
 from calico_model.sources.consensus import SourceProposal
 from calico_model.sources.judging import AcceptedRegion, judge_names, judge_prompt
 from calico_model.sources.source import Ability
@@ -85,10 +85,18 @@ class SourceLearner:
 
     def _corrected(self, project_id: int) -> Mapping[int, _CorrectedTask]:
         columns = correction_table.c
+        asked = [
+            select(table.c.task_id).where(table.c.project_id == project_id)
+            for table in (source_answer, source_judgement)
+        ]
         query = (
             select(columns.task_id, columns.state, event_log.c.received_at_us)
             .join(event_log, event_log.c.seq == columns.seq)
-            .where(columns.project_id == project_id, columns.outcome == Standing.CORRECTED.value)
+            .where(
+                columns.project_id == project_id,
+                columns.outcome == Standing.CORRECTED.value,
+                or_(*(columns.task_id.in_(tasks) for tasks in asked)),
+            )
         )
         with self._store.read() as connection:
             return {

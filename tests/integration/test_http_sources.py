@@ -7,7 +7,13 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
+from backend.learning.derivation import Derivation
+from backend.learning.overview import Overview
+from backend.learning.repository import CorrectionRepository
+from backend.learning.source_learner import SourceLearner
 from backend.storage.source_trust import SourceAnswerStore
+from backend.storage.versions import Versions
+from backend.ui.status_routes import build_status_routes
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.sources.source import Ability
 from calico_model.sources.trust import TrustCounts, TrustKey
@@ -16,10 +22,12 @@ from tests.doubles import refined
 from tests.integration.conftest import payload
 from tests.integration.fake_predictor import FakePredictor
 from tests.integration.test_http_click import asked, mask_of, shapes
+from tests.unit.learning import annotated
 from tests.unit.sources import test_sam
 from tests.unit.sources.small_models import opened
 
 SIZE = (480, 640)
+FIRST_TASK = 1000  # of those with images of their own
 SAVERS = OrderedDict(
     {
         "sam": lambda folder: test_sam.save(folder, is_hq=False),
@@ -44,7 +52,7 @@ class Noise:
     """Images of the size that the captured prompts were made on."""
 
     def fetch_group(self, task):
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(max(0, (task.id or 0) - FIRST_TASK))
         drawn = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in task.image_urls]
         return ImageGroup(tuple(drawn), tuple(f"i{k}" for k in range(len(drawn))))
 
@@ -170,3 +178,48 @@ def test_a_source_that_was_wrong_ten_times_is_not_believed_and_every_click_is_re
     other, _ = served(str(folder))  # a second server on the same database, which has read no trust
     (shape,) = shapes(asked(other.test_client(), body)).values()
     assert mask_of(shape).sum() == 4
+
+
+def submit(client, body, mask):
+    """Posts the annotation of a clicked task as Label Studio does."""
+    task = body["tasks"][0]
+    sent = annotated.body(
+        task["id"],
+        annotated.results(("r", mask, "handle")),
+        task=task["id"],
+        project=task["project"],
+    )
+    sent["task"]["data"] = task["data"]
+    assert client.post("/webhook", json=sent).status_code == 201
+
+
+def test_submitted_annotations_teach_whom_the_next_click_believes(served, folder):
+    app, components = served(str(folder))
+    client = app.test_client()
+    own = np.zeros(SIZE, bool)
+    own[:2, :2] = True  # what the model outlines
+    for number in range(1, 11):
+        body = first_click()
+        body["tasks"][0]["id"] = FIRST_TASK + number
+        (shape,) = shapes(asked(client, body)).values()
+        assert not np.array_equal(mask_of(shape), own)  # the added source is believed at first
+        submit(client, body, own)
+    project = body["tasks"][0]["project"]
+    derivation = Derivation(CorrectionRepository(components.store))
+    derivation.derive(project)
+    learner = SourceLearner(components.store, derivation)
+    assert learner.learn(project) == 10
+    assert learner.learn(project) == 0
+
+    routes = build_status_routes(
+        components.store, Overview(components.store, Versions(components.store, folder / "none"))
+    )
+    other, _ = served(str(folder))
+    other.register_blueprint(routes)
+    (state,) = other.test_client().get(f"/status/{project}").get_json()["projects"]
+    standings = {row["source"]: row for row in state["source_trust"]}
+    assert standings[folder.name]["is_silent"]
+    assert standings["calico"]["kept"] == 10
+    body["tasks"][0]["id"] = FIRST_TASK + 20
+    (shape,) = shapes(asked(other.test_client(), body)).values()
+    assert np.array_equal(mask_of(shape), own)
