@@ -258,7 +258,12 @@ def build_components(
         sender = LateAnswerSender(prediction_sender(client), metrics, on_end=owed.end)
     names = studio_names(settings)
     source = images or image_source(settings, client, names)
-    prototype_indexer = PrototypeIndexer(store, source, lambda: host.model)
+    prototype_indexer = PrototypeIndexer(
+        store,
+        source,
+        lambda: host.model,
+        leads=lambda base: membership.leads(f"prototypes {base}"),
+    )
     registry = AdapterRegistry(
         Versions(store, settings.adapters_dir),
         metrics,

@@ -17,6 +17,7 @@ from backend.label_studio.event import read_annotation, read_schema, read_task
 from backend.label_studio.label_set import closed_labels
 from backend.learning.prototype_store import PrototypeStore, RegionEmbedding
 from backend.served_model import ServedModel
+from backend.storage.servers import living_weights, present_servers
 from backend.storage.store import Head, Store
 from backend.types import Annotation, GroupSource
 from calico_model.errors import CalicoError
@@ -27,6 +28,7 @@ from calico_model.vocabulary import identity
 _log = logging.getLogger(__name__)
 _ANNOTATIONS_PER_ROUND = 8  # of one project, before the next project has its turn
 _RETRY_S = 60.0
+_TIDY_S = 3600.0
 
 
 class PrototypeIndexer:
@@ -38,6 +40,8 @@ class PrototypeIndexer:
         model: returns the base weights, None while they load.
         every_s: pause between two rounds over all projects.
         clock: seconds that only grow.
+        leads: whether this server is the one of several with its weights, whose version is given,
+            that describes regions; the others read what it has kept.
     """
 
     def __init__(
@@ -48,7 +52,11 @@ class PrototypeIndexer:
         *,
         every_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
+        leads: Callable[[str], bool] = lambda _base: True,
     ) -> None:
+        self._leads = leads
+        self._states: dict[int, tuple[int, int]] = {}
+        self._tidied_s = clock()
         self._store, self._embeddings = store, PrototypeStore(store)
         self._images, self._model = images, model
         self._every_s, self._clock = every_s, clock
@@ -80,14 +88,35 @@ class PrototypeIndexer:
         for project_id in self._embeddings.projects():
             if self._is_closed.is_set():
                 break
-            new = self._index_project(project_id, model)
-            removed = self._embeddings.forget_gone(project_id)
-            if new or removed or project_id not in self._prototypes:
+            new = removed = 0
+            if self._leads(model.version):
+                new = self._index_project(project_id, model)
+                removed = self._embeddings.forget_gone(project_id)
+            is_known = project_id in self._prototypes
+            if new or removed or not is_known or self._has_news(project_id, model.version):
                 self._prototypes[project_id] = self._embeddings.prototypes(
                     project_id, model.version
                 )
             indexed += new
+        self._tidy(model.version)
         return indexed
+
+    def _has_news(self, project_id: int, base: str) -> bool:
+        """Whether another server has changed the rows of a project."""
+        if not self._store.is_shared:
+            return False
+        state = self._embeddings.state(project_id, base)
+        is_new = self._states.get(project_id) != state
+        self._states[project_id] = state
+        return is_new
+
+    def _tidy(self, base: str) -> None:
+        """Drops what belongs to weights of the past, once an hour."""
+        if self._clock() - self._tidied_s < _TIDY_S or not self._leads(base):
+            return
+        self._tidied_s = self._clock()
+        used = living_weights(present_servers(self._store))
+        self._embeddings.forget_other_weights(used | {base})
 
     def _index_project(self, project_id: int, model: ServedModel) -> int:
         now = self._clock()
@@ -97,6 +126,8 @@ class PrototypeIndexer:
             annotation = (project_id, head.annotation_id)
             if self._is_closed.is_set() or self._not_before.get(annotation, 0.0) > now:
                 continue
+            if not self._leads(model.version):
+                break
             try:
                 embeddings = self._embed(head, model)
                 self._embeddings.keep(project_id, head, model.version, embeddings)

@@ -1,8 +1,8 @@
 """Embeddings of a project's accepted regions by label, kept beside its annotations.
 
-One row per annotation, derived from the journal: rows of annotations that changed, were deleted or
-skipped, and rows of other weights, are made anew. Knows vectors and labels; not images or the
-model.
+One row per annotation and weights, derived from the journal: rows of annotations that changed, were
+deleted or skipped are made anew. Servers with two weights on one database, as during an upgrade,
+each keep rows of their own. Knows vectors and labels; not images or the model.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, select
 
+from backend.clock import now_us
 from backend.storage.store import Head, Store
 from backend.storage.tables import accepted_look, ann_head
 from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.types import Vector
 
 _TIMEOUT_S = 30.0
+_OTHERS_KEPT_US = 86_400_000_000  # an upgrade may be taken back
 MOST_ANNOTATIONS = 500
 """How many annotations of a project count, the newest; labels keep few prototypes anyway."""
 
@@ -62,15 +64,15 @@ class PrototypeStore:
             base: version of the weights that describe regions.
         """
         columns = accepted_look.c
-        query = select(columns.annotation_id, columns.key, columns.base).where(
-            columns.project_id == project_id
+        query = select(columns.annotation_id, columns.key).where(
+            columns.project_id == project_id, columns.base == base
         )
         with self._store.read() as connection:
-            known = {row.annotation_id: (row.key, row.base) for row in connection.execute(query)}
+            known = {row.annotation_id: row.key for row in connection.execute(query)}
         return tuple(
             head
             for head in reversed(self._live(project_id))
-            if known.get(head.annotation_id) != (head.key, base)
+            if known.get(head.annotation_id) != head.key
         )
 
     def forget_gone(self, project_id: int) -> int:
@@ -98,11 +100,11 @@ class PrototypeStore:
             key=head.key,
             base=base,
             looks=msgspec.msgpack.encode(encoded),
+            kept_at_us=now_us(),
         )
-        newest = {name: row.excluded[name] for name in ("key", "base", "looks")}
-        upsert = row.on_conflict_do_update(
-            index_elements=["project_id", "annotation_id"], set_=newest
-        )
+        newest = {name: row.excluded[name] for name in ("key", "looks", "kept_at_us")}
+        place = ["project_id", "annotation_id", "base"]
+        upsert = row.on_conflict_do_update(index_elements=place, set_=newest)
 
         def change(connection: Connection) -> None:
             connection.execute(upsert)
@@ -125,6 +127,28 @@ class PrototypeStore:
                 vector = np.frombuffer(embedding.vector, np.float16).astype(np.float32)
                 prototypes = prototypes.add(embedding.label, vector)
         return prototypes
+
+    def state(self, project_id: int, base: str) -> tuple[int, int]:
+        """Returns a value that changes with the rows of a project, whoever writes them."""
+        columns = accepted_look.c
+        query = select(func.count(), func.coalesce(func.sum(columns.kept_at_us), 0)).where(
+            columns.project_id == project_id, columns.base == base
+        )
+        with self._store.read() as connection:
+            rows, times = connection.execute(query).one()
+        return int(rows), int(times)
+
+    def forget_other_weights(self, kept: frozenset[str]) -> None:
+        """Drops the rows of weights that no server has, once they are a day old."""
+        columns = accepted_look.c
+        rows = delete(accepted_look).where(
+            columns.base.not_in(sorted(kept)), columns.kept_at_us < now_us() - _OTHERS_KEPT_US
+        )
+
+        def change(connection: Connection) -> None:
+            connection.execute(rows)
+
+        self._store.write(change, timeout_s=_TIMEOUT_S)
 
     def _live(self, project_id: int) -> list[Head]:
         heads = self._store.heads(project_id)

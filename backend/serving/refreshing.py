@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 
 from backend.clock import now_us
 from backend.errors import BackendError, LabelStudioError
@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 _MOST_CLUSTERS, _MOST_NEIGHBOURS = 16, 5
 _MOST_DESCRIPTORS = 50_000  # of one project; neighbours of more are not worth the memory
 _POLL_S = 0.25
+_OTHERS_KEPT_US = 86_400_000_000
 _WRITE_TIMEOUT_S = 30.0
 
 
@@ -230,7 +231,7 @@ class TaskDescriptors:
             }
 
     def keep(self, project_id: int, task_id: int, base: str, vector: Vector) -> None:
-        """Keeps the descriptor of a task in place of an older one."""
+        """Keeps the descriptor of a task in place of an older one by the same encoders."""
         row = self._store.insert(descriptor).values(
             project_id=project_id,
             task_id=task_id,
@@ -238,11 +239,21 @@ class TaskDescriptors:
             vector=vector.astype(np.float32).tobytes(),
             kept_at_us=now_us(),
         )
-        newest = {name: row.excluded[name] for name in ("base", "vector", "kept_at_us")}
-        upsert = row.on_conflict_do_update(index_elements=["project_id", "task_id"], set_=newest)
+        newest = {name: row.excluded[name] for name in ("vector", "kept_at_us")}
+        place = ["project_id", "task_id", "base"]
+        upsert = row.on_conflict_do_update(index_elements=place, set_=newest)
+        columns = descriptor.c
+        # Those of other weights stay for a day: during an upgrade both are in use.
+        others = delete(descriptor).where(
+            columns.project_id == project_id,
+            columns.task_id == task_id,
+            columns.base != base,
+            columns.kept_at_us < now_us() - _OTHERS_KEPT_US,
+        )
 
         def change(connection: Connection) -> None:
             connection.execute(upsert)
+            connection.execute(others)
 
         self._store.write(change, timeout_s=_WRITE_TIMEOUT_S)
 

@@ -176,7 +176,7 @@ descriptor = Table(
     metadata,
     Column("project_id", BigInteger, primary_key=True, autoincrement=False),
     Column("task_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("base", String(200), nullable=False),
+    Column("base", String(200), primary_key=True),
     Column("vector", LargeBinary, nullable=False),
     Column("kept_at_us", BigInteger, nullable=False),
 )
@@ -189,8 +189,9 @@ accepted_look = Table(
     Column("project_id", BigInteger, primary_key=True, autoincrement=False),
     Column("annotation_id", BigInteger, primary_key=True, autoincrement=False),
     Column("key", String(64), nullable=False),
-    Column("base", String(200), nullable=False),
+    Column("base", String(200), primary_key=True),
     Column("looks", LargeBinary, nullable=False),
+    Column("kept_at_us", BigInteger, nullable=False, server_default="0"),
 )
 
 # What all asked sources answered to one question about one image; bounded, the oldest go first.

@@ -7,14 +7,17 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from backend.errors import MediaUnavailableError
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.event import parse_events
 from backend.learning.prototype_indexer import PrototypeIndexer
 from backend.storage.store import open_store
+from backend.storage.tables import accepted_look
 from calico_model.types import ImageGroup
 from tests.doubles import ModelDouble
+from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
 PROJECT = 7
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -193,3 +196,53 @@ def test_a_project_with_free_names_is_not_looked_at(store, images):
 def test_nothing_happens_while_the_weights_load(store, images):
     store.record_events([event(1, [region("x", "Lid", 2)])])
     assert PrototypeIndexer(store, images, lambda: None).round() == 0
+
+
+def test_two_weights_describe_an_annotation_once_each(store, images):
+    store.record_events([event(1, [region("x", "Lid", 2)])])
+    old, new = (prototype_indexer(store, images, Model(version)) for version in ("v1", "v2"))
+    assert [thread.round() for _ in range(3) for thread in (old, new)] == [1, 1, 0, 0, 0, 0]
+    assert old.prototypes(PROJECT).regions == new.prototypes(PROJECT).regions == 1
+
+
+def test_who_does_not_lead_reads_what_the_leader_keeps(database_url, images):  # noqa: F811
+    shared = open_store(database_url, commit_timeout_s=30)
+    if not shared.is_shared:
+        shared.close()
+        pytest.skip("the only server of a SQLite file leads")
+    follower = prototype_indexer(shared, images, leads=lambda _base: False)
+    leader = prototype_indexer(shared, images)
+    shared.record_events([event(1, [region("x", "Lid", 2)])])
+    assert follower.round() == 0
+    assert follower.prototypes(PROJECT).regions == 0
+    for annotation in (1, 2):
+        shared.record_events([event(annotation, [region("x", "Lid", 2)])])
+        assert (leader.round(), follower.round()) == (1, 0)
+        assert follower.prototypes(PROJECT).regions == annotation
+    shared.record_events([deletion(1)])
+    leader.round()
+    follower.round()
+    assert follower.prototypes(PROJECT).regions == 1
+    shared.close()
+
+
+def test_rows_of_weights_that_nobody_has_go_after_a_day(store, images):
+    store.record_events([event(1, [region("x", "Lid", 2)])])
+    hours = [0.0]
+    old = prototype_indexer(store, images, Model("v1"))
+    new = prototype_indexer(store, images, Model("v2"), clock=lambda: hours[0] * 3600)
+    old.round()
+    new.round()
+    hours[0] = 2
+    new.round()
+    assert bases(store) == ["v1", "v2"]
+    aged = accepted_look.update().values(kept_at_us=accepted_look.c.kept_at_us - 90_000_000_000)
+    store.write(lambda connection: connection.execute(aged).close(), timeout_s=30)
+    hours[0] = 4
+    new.round()
+    assert bases(store) == ["v2"]
+
+
+def bases(store):
+    with store.read() as connection:
+        return sorted(connection.execute(select(accepted_look.c.base)).scalars())
