@@ -17,6 +17,9 @@ class SourceKind(StrEnum):
 
     SAM = "sam"
     SAM_HQ = "sam_hq"
+    SAM2 = "sam2"
+    EDGETAM = "edgetam"
+    SAM3_TRACKER = "sam3_tracker"
     SAM3 = "sam3"
     GROUNDING_DINO = "grounding_dino"
     OWLV2 = "owlv2"
@@ -53,38 +56,37 @@ class KnownSource:
 _PROMPTS = frozenset({Ability.CLICK, Ability.BOX})
 _APACHE = "Apache-2.0"
 
+_SAM3_LICENCE = "SAM License of Meta: own terms, uses named in it are excluded"
+
+
+def _row(
+    name: str, repository: str, kind: SourceKind, parameters: float, licence: str = _APACHE
+) -> KnownSource:
+    return KnownSource(
+        name, repository, kind, _PROMPTS, licence, parameters, licence == _SAM3_LICENCE
+    )
+
+
 _ROWS = (
-    KnownSource("sam-base", "facebook/sam-vit-base", SourceKind.SAM, _PROMPTS, _APACHE, 93.7),
-    KnownSource("sam-large", "facebook/sam-vit-large", SourceKind.SAM, _PROMPTS, _APACHE, 312.3),
-    KnownSource("sam-huge", "facebook/sam-vit-huge", SourceKind.SAM, _PROMPTS, _APACHE, 641.1),
-    KnownSource(
-        "sam-hq-base",
-        "syscv-community/sam-hq-vit-base",
-        SourceKind.SAM_HQ,
-        _PROMPTS,
-        _APACHE,
-        94.9,
-    ),
-    KnownSource(
-        "sam-hq-large",
-        "syscv-community/sam-hq-vit-large",
-        SourceKind.SAM_HQ,
-        _PROMPTS,
-        _APACHE,
-        313.7,
-    ),
-    KnownSource(
-        "sam-hq-huge",
-        "syscv-community/sam-hq-vit-huge",
-        SourceKind.SAM_HQ,
-        _PROMPTS,
-        _APACHE,
-        642.7,
-    ),
+    _row("sam-base", "facebook/sam-vit-base", SourceKind.SAM, 93.7),
+    _row("sam-large", "facebook/sam-vit-large", SourceKind.SAM, 312.3),
+    _row("sam-huge", "facebook/sam-vit-huge", SourceKind.SAM, 641.1),
+    _row("sam-hq-base", "syscv-community/sam-hq-vit-base", SourceKind.SAM_HQ, 94.8),
+    _row("sam-hq-large", "syscv-community/sam-hq-vit-large", SourceKind.SAM_HQ, 313.7),
+    _row("sam-hq-huge", "syscv-community/sam-hq-vit-huge", SourceKind.SAM_HQ, 642.7),
+    _row("sam2-tiny", "facebook/sam2-hiera-tiny", SourceKind.SAM2, 31.4),
+    _row("sam2-small", "facebook/sam2-hiera-small", SourceKind.SAM2, 38.5),
+    _row("sam2-base", "facebook/sam2-hiera-base-plus", SourceKind.SAM2, 73.3),
+    _row("sam2-large", "facebook/sam2-hiera-large", SourceKind.SAM2, 216.9),
+    _row("sam2.1-tiny", "facebook/sam2.1-hiera-tiny", SourceKind.SAM2, 31.4),
+    _row("sam2.1-small", "facebook/sam2.1-hiera-small", SourceKind.SAM2, 38.5),
+    _row("sam2.1-base", "facebook/sam2.1-hiera-base-plus", SourceKind.SAM2, 73.3),
+    _row("sam2.1-large", "facebook/sam2.1-hiera-large", SourceKind.SAM2, 216.9),
+    _row("edgetam", "yonigozlan/EdgeTAM-hf", SourceKind.EDGETAM, 9.1),
+    _row("sam3-tracker", "facebook/sam3", SourceKind.SAM3_TRACKER, 458.3, _SAM3_LICENCE),
 )
 _WORDS = frozenset({Ability.TEXT})
 _EXEMPLARS = frozenset({Ability.TEXT, Ability.EXEMPLAR})
-_SAM3_LICENCE = "SAM License of Meta: own terms, uses named in it are excluded"
 _DINO, _OWL = SourceKind.GROUNDING_DINO, SourceKind.OWLV2
 
 _NAMED_ROWS = (

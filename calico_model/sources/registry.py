@@ -155,9 +155,15 @@ _KINDS_OF_TYPE: Mapping[str, tuple[SourceKind, ...]] = {
     "sam_hq": (SourceKind.SAM_HQ,),
     "sam3": (SourceKind.SAM3,),
     "sam3_lite_text": (SourceKind.SAM3,),
-    "sam3_video": (SourceKind.SAM3,),
+    "sam3_video": (SourceKind.SAM3, SourceKind.SAM3_TRACKER),
     "grounding-dino": (SourceKind.GROUNDING_DINO,),
     "owlv2": (SourceKind.OWLV2,),
+    "sam2": (SourceKind.SAM2,),
+    "sam2_video": (SourceKind.SAM2,),
+    "edgetam": (SourceKind.EDGETAM,),
+    "edgetam_video": (SourceKind.EDGETAM,),
+    "sam3_tracker": (SourceKind.SAM3_TRACKER,),
+    "sam3_tracker_video": (SourceKind.SAM3_TRACKER,),
 }
 
 
@@ -171,5 +177,17 @@ def _opener(kind: SourceKind) -> Opener:
             from calico_model.sources.sam3 import open_sam3
 
             return open_sam3
+        case SourceKind.SAM2:
+            from calico_model.sources.sam2 import open_sam2
+
+            return open_sam2
+        case SourceKind.EDGETAM:
+            from calico_model.sources.sam2 import open_edgetam
+
+            return open_edgetam
+        case SourceKind.SAM3_TRACKER:
+            from calico_model.sources.sam2 import open_sam3_tracker
+
+            return open_sam3_tracker
         case _:
             raise CheckpointError(f"{kind}: expected a class that answers alone")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import numpy as np
 import pytest
 
@@ -23,17 +21,18 @@ from tests.integration.conftest import payload
 from tests.integration.fake_predictor import FakePredictor
 from tests.integration.test_http_click import asked, mask_of, shapes
 from tests.unit.learning import annotated
-from tests.unit.sources import test_sam
+from tests.unit.sources import test_sam, test_sam2
 from tests.unit.sources.small_models import opened
 
 SIZE = (480, 640)
 FIRST_TASK = 1000  # of those with images of their own
-SAVERS = OrderedDict(
-    {
-        "sam": lambda folder: test_sam.save(folder, is_hq=False),
-        "sam_hq": lambda folder: test_sam.save(folder, is_hq=True),
-    }
-)
+SAVERS = {
+    "sam": lambda folder: test_sam.save(folder, is_hq=False),
+    "sam_hq": lambda folder: test_sam.save(folder, is_hq=True),
+    "sam2": lambda folder: test_sam2.save(folder, "sam2"),
+    "edgetam": lambda folder: test_sam2.save(folder, "edgetam"),
+    "sam3-tracker": lambda folder: test_sam2.save(folder, "sam3_tracker"),
+}
 
 
 class Apart(FakePredictor):
@@ -93,6 +92,10 @@ def served(make_app):
     return serve
 
 
+def entry(folder):
+    return f"{folder.name}={folder}"
+
+
 def first_click():
     body = payload("predict_interactive_ui_keypoints_repeater")
     prompts = body["params"]["context"]["result"]
@@ -109,11 +112,11 @@ def click_of(body):
 
 
 def test_a_click_is_answered_with_the_mask_of_the_source(served, folder, images):
-    app, components = served(str(folder))
+    app, components = served(entry(folder))
     body = first_click()
     (shape,) = shapes(asked(app.test_client(), body)).values()
     index, click = click_of(body)
-    source = opened(folder)
+    source = opened(folder, folder.name)
     image = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), np.uint8)[index]
     best = source.segment_prompt(source.encode(image), MaskPrompt((click,)))[0]
     assert best.mask.any()
@@ -124,8 +127,8 @@ def test_a_click_is_answered_with_the_mask_of_the_source(served, folder, images)
 
 
 def test_encodings_stay_below_the_configured_memory(served, folder):
-    one = opened(folder).encode(np.zeros((*SIZE, 3), np.uint8)).bytes
-    app, components = served(str(folder), source_cache_bytes=one)
+    one = opened(folder, folder.name).encode(np.zeros((*SIZE, 3), np.uint8)).bytes
+    app, components = served(entry(folder), source_cache_bytes=one)
     client = app.test_client()
     bodies = [first_click(), first_click()]
     bodies[1]["params"]["context"]["result"][0]["item_index"] = 1
@@ -144,7 +147,7 @@ def test_a_folder_that_cannot_be_read_leaves_the_model_alone_and_says_why(served
 
 
 def test_a_source_that_fails_is_left_out_and_counted(served, folder, monkeypatch):
-    app, components = served(str(folder))
+    app, components = served(entry(folder))
     monkeypatch.setattr(
         "calico_model.sources.prompted.PromptedSegmenter.segment_prompt",
         lambda *_: (_ for _ in ()).throw(RuntimeError("on purpose")),
@@ -155,10 +158,18 @@ def test_a_source_that_fails_is_left_out_and_counted(served, folder, monkeypatch
     assert b'outcome="failed",source="%s"} 1.0' % folder.name.encode() in components.metrics.text()
 
 
+def test_a_box_is_answered_with_the_mask_of_the_source(served, folder):
+    app, components = served(entry(folder))
+    found = shapes(asked(app.test_client(), payload("predict_interactive_ui_rectangle_repeater")))
+    assert any(mask_of(shape).sum() != 4 for shape in found.values())
+    assert components.sources.status()[0].asked["answered"] >= 1
+
+
+@pytest.mark.parametrize("folder", ["sam"], indirect=True)
 def test_a_source_that_was_wrong_ten_times_is_not_believed_and_every_click_is_recorded(
     served, folder
 ):
-    app, components = served(str(folder))
+    app, components = served(entry(folder))
     client, body = app.test_client(), first_click()
     answers = SourceAnswerStore(components.store)
     (shape,) = shapes(asked(client, body)).values()
@@ -175,7 +186,9 @@ def test_a_source_that_was_wrong_ten_times_is_not_believed_and_every_click_is_re
         TrustKey("calico", Ability.CLICK, "any"): good,
     }
     answers.judge(project, task, "state", counts)
-    other, _ = served(str(folder))  # a second server on the same database, which has read no trust
+    other, _ = served(
+        entry(folder)
+    )  # a second server on the same database, which has read no trust
     (shape,) = shapes(asked(other.test_client(), body)).values()
     assert mask_of(shape).sum() == 4
 
@@ -193,8 +206,9 @@ def submit(client, body, mask):
     assert client.post("/webhook", json=sent).status_code == 201
 
 
+@pytest.mark.parametrize("folder", ["sam"], indirect=True)
 def test_submitted_annotations_teach_whom_the_next_click_believes(served, folder):
-    app, components = served(str(folder))
+    app, components = served(entry(folder))
     client = app.test_client()
     own = np.zeros(SIZE, bool)
     own[:2, :2] = True  # what the model outlines
@@ -214,7 +228,7 @@ def test_submitted_annotations_teach_whom_the_next_click_believes(served, folder
     routes = build_status_routes(
         components.store, Overview(components.store, Versions(components.store, folder / "none"))
     )
-    other, _ = served(str(folder))
+    other, _ = served(entry(folder))
     other.register_blueprint(routes)
     (state,) = other.test_client().get(f"/status/{project}").get_json()["projects"]
     standings = {row["source"]: row for row in state["source_trust"]}
