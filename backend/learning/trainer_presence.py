@@ -46,7 +46,7 @@ def present_trainers(store: Store) -> tuple[TrainerPresence, ...]:
     """
     query = (
         select(trainer.c.owner, trainer.c.began_at_us, trainer.c.seen_at_us)
-        .where(trainer.c.seen_at_us > now_us() - round(_SILENT_S * 1e6))
+        .where(trainer.c.seen_at_us > store.time_us - round(_SILENT_S * 1e6))
         .order_by(trainer.c.began_at_us)
     )
     with store.read() as connection:
@@ -92,7 +92,7 @@ class Attendance:
                 return
 
     def _report(self) -> None:
-        seen_us = now_us()
+        seen_us = self._store.time_us
         row = self._store.insert(trainer).values(
             owner=self._owner, began_at_us=self._began_us, seen_at_us=seen_us
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backend.clock import from_us, now_us, to_us
@@ -154,8 +154,7 @@ class RunRepository:
 
     def abandon_dead(self) -> int:
         """Ends runs whose trainer is gone or whose lease has ended; returns their number."""
-        dead = [run for run in self.running() if self._is_dead(run)]
-        columns = training_run.c
+        dead, columns = self._dead(), training_run.c
         # A lease that was renewed since it was read belongs to a running trainer.
         ends = [
             update(training_run)
@@ -184,7 +183,7 @@ class RunRepository:
             cause=cause.value,
             state=RunState.RUNNING.value,
             owner=self._owner,
-            lease_until_us=now_us() + self._lease_us,
+            lease_until_us=self._lease_end,
             stage="starting",
             progress=0.0,
             upto_seq=-1,
@@ -207,7 +206,7 @@ class RunRepository:
         Raises:
             LeaseLostError: another trainer has taken the run over.
         """
-        self._change(run_id, lease_until_us=now_us() + self._lease_us)
+        self._change(run_id, lease_until_us=self._lease_end)
 
     def report(
         self, run_id: int, *, stage: str, progress: float = 0.0, eta_s: float | None = None
@@ -255,10 +254,21 @@ class RunRepository:
 
         self._write(change)
 
-    def _is_dead(self, run: TrainingRun) -> bool:
-        if run.lease_until < from_us(now_us()):
-            return True
-        return run.owner != self._owner and is_gone(run.owner)
+    def _dead(self) -> list[TrainingRun]:
+        """Runs that no trainer works at any more."""
+        columns = training_run.c
+        has_ended = (columns.lease_until_us < self.store.time_us).label("has_ended")
+        query = select(training_run, has_ended).where(columns.state == RunState.RUNNING.value)
+        with self.store.read() as connection:
+            rows = list(connection.execute(query).mappings())
+        return [_run(row) for row in rows if row["has_ended"] or self._is_gone(row["owner"])]
+
+    @property
+    def _lease_end(self) -> ColumnElement[int]:
+        return self.store.time_us + self._lease_us
+
+    def _is_gone(self, owner: str) -> bool:
+        return owner != self._owner and is_gone(owner)
 
     def _write(self, change: Callable[[Connection], _T]) -> _T:
         return self.store.write(change, timeout_s=_TIMEOUT_S)

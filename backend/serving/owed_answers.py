@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, select, update
 
-from backend.clock import now_us
 from backend.errors import BackendError
 from backend.process_identity import is_gone
 from backend.serving.jobs import PredictionResult
@@ -130,7 +129,7 @@ class OwedAnswers:
             few = places[start : start + _ROWS_PER_STATEMENT]
             rows = [
                 {"project_id": project, "task_id": task, "owner": self._owner}
-                | {"owed_at_us": now_us(), "tries": 0}
+                | {"owed_at_us": self._store.time_us, "tries": 0}
                 for project, task in dict.fromkeys(few)
             ]
             insert = self._store.insert(owed_answer).values(rows)
@@ -212,10 +211,10 @@ class OwedAnswerWorker:
 
     def _orphans(self) -> list[_Owed]:
         """Rows of servers that are gone, the oldest first."""
-        columns = owed_answer.c
+        columns, now_us = owed_answer.c, self._store.time_us
         query = (
             select(columns.project_id, columns.task_id, columns.owner, columns.tries)
-            .where(columns.owner != self._owner, columns.owed_at_us < now_us() - self._grace_us)
+            .where(columns.owner != self._owner, columns.owed_at_us <= now_us - self._grace_us)
             .order_by(columns.tries, columns.owed_at_us)
         )
         with self._store.read() as connection:

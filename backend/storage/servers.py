@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, literal_column, or_, select
+from sqlalchemy import Connection, delete, or_, select
 
 from backend.clock import from_us
 from backend.errors import BackendError
@@ -28,7 +28,6 @@ _log = logging.getLogger(__name__)
 SILENT_S = 15.0
 EVERY_S = 4.0
 _TIMEOUT_S = 10.0
-_NOW: Any = literal_column("(extract(epoch from clock_timestamp()) * 1000000)::bigint")
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def present_servers(store: Store) -> tuple[ServerPresence, ...]:
     """
     if not store.is_shared:
         return ()
-    is_there = server.c.seen_at_us > _NOW - _us(SILENT_S)
+    is_there = server.c.seen_at_us > store.time_us - _us(SILENT_S)
     with store.read() as connection:
         rows = connection.execute(select(server).where(is_there).order_by(server.c.began_at_us))
         found = list(rows.mappings())
@@ -183,23 +182,23 @@ class ServerMembership:
             weights=report.weights,
             model=report.model,
             waiting=report.waiting,
-            began_at_us=_NOW,
-            seen_at_us=_NOW,
+            began_at_us=self._store.time_us,
+            seen_at_us=self._store.time_us,
         )
         news = {
             name: row.excluded[name]
             for name in ("release", "weights", "model", "waiting", "seen_at_us")
         }
         connection.execute(row.on_conflict_do_update(index_elements=["owner"], set_=news))
-        long_gone = server.c.seen_at_us < _NOW - _us(10 * self._silent_s)
+        long_gone = server.c.seen_at_us < self._store.time_us - _us(10 * self._silent_s)
         connection.execute(delete(server).where(long_gone))
 
     def _claim(self, connection: Connection, role: str) -> bool:
         row = self._store.insert(leader).values(
-            role=role, owner=self.owner, until_us=_NOW + _us(self._silent_s)
+            role=role, owner=self.owner, until_us=self._store.time_us + _us(self._silent_s)
         )
         news = {name: row.excluded[name] for name in ("owner", "until_us")}
-        is_free = or_(leader.c.owner == self.owner, leader.c.until_us < _NOW)
+        is_free = or_(leader.c.owner == self.owner, leader.c.until_us < self._store.time_us)
         claim = row.on_conflict_do_update(index_elements=["role"], set_=news, where=is_free)
         return connection.execute(claim.returning(leader.c.role)).first() is not None
 

@@ -16,7 +16,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    func,
+    literal,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -34,6 +43,9 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _KEYS_PER_QUERY = 500
 _CHECK_EVERY_S = 600.0
+_DATABASE_TIME: ColumnElement[int] = literal_column(
+    "(extract(epoch from clock_timestamp()) * 1000000)::bigint", BigInteger
+)
 
 
 @dataclass(frozen=True)
@@ -256,6 +268,15 @@ class Store:
                 raw.close()
         except (SQLAlchemyError, OSError, self._reading.dialect.loaded_dbapi.Error) as error:
             raise StoreError(f"backup: cannot write {path}: {error}") from error
+
+    @property
+    def time_us(self) -> ColumnElement[int]:
+        """Now, in microseconds since 1970 UTC, for a statement.
+
+        By the clock of the database where other servers may share it: what one machine writes and
+        another compares must not depend on their two clocks.
+        """
+        return _DATABASE_TIME if self.is_shared else literal(now_us(), BigInteger)
 
     @property
     def insert(self) -> Any:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
+IN_CONTAINER = ["unshare", "--uts", "--pid", "--fork", "--kill-child"]
+
 
 def free_port():
     with socket.socket() as probe:
@@ -20,12 +22,19 @@ def free_port():
 
 
 @contextmanager
-def running(module, *arguments, **environment):
-    """Runs `python -m module` while the block runs; its standard output can be read by line."""
+def running(module, *arguments, host=None, **environment):
+    """Runs `python -m module` while the block runs; its standard output can be read by line.
+
+    `host` gives it a host name and a process namespace of its own, as a container has.
+    """
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    if host is not None:
+        named = ["sh", "-c", 'hostname "$0" && exec "$@"', host, *command]
+        command = [*IN_CONTAINER, *named]
     own = {k: v for k, v in os.environ.items() if not k.startswith(("CALICO_", "LABEL_"))}
     own |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        command,
         cwd=ROOT,
         env=own | {name: str(value) for name, value in environment.items()},
         stdout=subprocess.PIPE,
