@@ -2,15 +2,15 @@
 
 Counts are sums, so those of several groups are added. A source that was right about other labels is
 believed about a new one until its masks of that label are judged: what all labels say together is
-the prior of a Beta distribution for each (empirical Bayes, Robbins 1956). Knows numbers and names;
-not masks.
+the prior of a Beta distribution for each (empirical Bayes, Robbins 1956), and counts the more, the
+less the labels differ. Knows numbers and names; not masks.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -19,7 +19,11 @@ from calico_model.sources.source import Ability
 
 SILENT_BELOW = 0.35  # of its masks are kept; below it a source costs more corrections than it saves
 _PRIOR_KEPT, _PRIOR_STRENGTH = 0.6, 2.0  # of a source that nobody has judged
-_POOL_STRENGTH = 4.0  # what all labels together count, in masks of this label
+# What all labels together count, in masks of one label: the least where a source knows some labels
+# and guesses others, the most where it is the same with all.
+_LEAST_STRENGTH, _MOST_STRENGTH = 1.0, 4.0
+_FEWEST_LABELS = 3  # from which it shows whether they differ
+_SURE_FROM = 4.0  # judged masks, of the label and of the prior, from which a source can be silent
 _LARGEST_VOTE = 3.0  # natural log-odds: no source alone makes a mask more certain than 95 %
 
 
@@ -77,17 +81,19 @@ class SourceTrust:
         precision: chance that its next mask is kept, in (0, 1).
         recall: chance that it finds an accepted region, in (0, 1).
         proposals: masks of this label that were judged.
+        evidence: `proposals`, and what the other labels count beside them.
     """
 
     trust: float
     precision: float
     recall: float
     proposals: int
+    evidence: float
 
     @property
     def is_silent(self) -> bool:
         """Whether its masks of the label are left out of the answer."""
-        return self.precision < SILENT_BELOW
+        return self.precision < SILENT_BELOW and self.evidence >= _SURE_FROM
 
     @property
     def support(self) -> float:
@@ -117,18 +123,21 @@ class TrustTable:
 
     def of(self, source: str, ability: Ability, label: str | None) -> SourceTrust:
         """Returns the trust in a source about a label; None asks about all labels together."""
-        pool = self._pools.get((source, ability), TrustCounts())
+        pool = self._pools.get((source, ability), _NOTHING)
         own = TrustCounts()
         if label is not None:
             own = self.counts.get(TrustKey(source, ability, label), own)
-        overlap = _mean(pool.overlap, pool.proposals, _PRIOR_KEPT, _PRIOR_STRENGTH)
-        kept = _mean(pool.kept, pool.proposals, _PRIOR_KEPT, _PRIOR_STRENGTH)
-        found = _mean(pool.kept, pool.regions, _PRIOR_KEPT, _PRIOR_STRENGTH)
+        total, strength = pool.total, pool.strength
+        overlap = _mean(total.overlap, total.proposals, _PRIOR_KEPT, _PRIOR_STRENGTH)
+        kept = _mean(total.kept, total.proposals, _PRIOR_KEPT, _PRIOR_STRENGTH)
+        found = _mean(total.kept, total.regions, _PRIOR_KEPT, _PRIOR_STRENGTH)
+        judged = total.proposals if label is None else own.proposals
         return SourceTrust(
-            trust=_mean(own.overlap, own.proposals, overlap, _POOL_STRENGTH),
-            precision=_mean(own.kept, own.proposals, kept, _POOL_STRENGTH),
-            recall=_mean(own.kept, own.regions, found, _POOL_STRENGTH),
-            proposals=pool.proposals if label is None else own.proposals,
+            trust=_mean(own.overlap, own.proposals, overlap, strength),
+            precision=_mean(own.kept, own.proposals, kept, strength),
+            recall=_mean(own.kept, own.regions, found, strength),
+            proposals=judged,
+            evidence=judged + strength,
         )
 
     def labels(self) -> tuple[str, ...]:
@@ -146,13 +155,44 @@ class TrustTable:
         return digest.hexdigest()[:16]
 
     @cached_property
-    def _pools(self) -> Mapping[tuple[str, Ability], TrustCounts]:
-        """Counts of each source and ability over all labels."""
-        pools: dict[tuple[str, Ability], TrustCounts] = {}
+    def _pools(self) -> Mapping[tuple[str, Ability], _Pool]:
+        """What is known of each source and ability over all labels."""
+        labels: dict[tuple[str, Ability], list[TrustCounts]] = {}
         for key, counts in self.counts.items():
-            place = key.source, key.ability
-            pools[place] = pools.get(place, TrustCounts()) + counts
-        return pools
+            labels.setdefault((key.source, key.ability), []).append(counts)
+        return {place: _Pool.of(counts) for place, counts in labels.items()}
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """All labels of one source: their sum, and what it counts for one of them, in masks."""
+
+    total: TrustCounts
+    strength: float
+
+    @staticmethod
+    def of(labels: Sequence[TrustCounts]) -> _Pool:
+        """Adds up labels, and estimates by their spread how much they tell about each other.
+
+        Moments of the beta-binomial distribution (Kleinman 1973).
+        """
+        total = sum(labels, TrustCounts())
+        judged = [one for one in labels if one.proposals]
+        masks = total.proposals
+        spare = masks - sum(one.proposals**2 for one in judged) / masks if masks else 0.0
+        if len(judged) < _FEWEST_LABELS or spare <= 0.0:
+            return _Pool(total, _MOST_STRENGTH)
+        mean = total.kept / masks
+        spread = sum(one.proposals * (one.kept / one.proposals - mean) ** 2 for one in judged)
+        # What is left of the spread after the chance of drawing so few masks.
+        variance = (spread - (len(judged) - 1) * mean * (1.0 - mean)) / spare
+        if variance <= 0.0:
+            return _Pool(total, _MOST_STRENGTH)
+        strength = mean * (1.0 - mean) / variance - 1.0
+        return _Pool(total, min(max(strength, _LEAST_STRENGTH), _MOST_STRENGTH))
+
+
+_NOTHING = _Pool(TrustCounts(), _MOST_STRENGTH)
 
 
 def add_counts(parts: Iterable[Mapping[TrustKey, TrustCounts]]) -> dict[TrustKey, TrustCounts]:

@@ -22,8 +22,15 @@ from calico_model.evaluation.stand_in_sources import (
     true_regions,
 )
 from calico_model.inference.prompt import Click, MaskPrompt
-from calico_model.sources.source import Ability, PromptSource, TextSource
-from calico_model.types import LabeledGroup
+from calico_model.sources.source import (
+    Ability,
+    Encoding,
+    PromptSource,
+    SourceDescription,
+    SourceMask,
+    TextSource,
+)
+from calico_model.types import LabeledGroup, RgbImage
 
 
 @cache
@@ -111,6 +118,44 @@ def test_the_order_in_which_sources_are_added_does_not_matter() -> None:
 
 def test_without_an_exact_source_all_together_are_as_good_as_the_best() -> None:
     assert trial(Fault.RANDOM, Fault.SHIFTED, Fault.RENAMES).lost <= 1.0
+
+
+class Specialist:
+    """Knows half of the labels exactly, and guesses the others."""
+
+    def __init__(self, name: str, truth: Truth, known: Sequence[str]) -> None:
+        self._name, self._known = name, frozenset(known)
+        self._exact, self._guess = (
+            StandInSource(fault, truth) for fault in (Fault.EXACT, Fault.RANDOM)
+        )
+
+    def describe(self) -> SourceDescription:
+        return SourceDescription(self._name, frozenset({Ability.TEXT}), self._name, "none", 0)
+
+    def encode(self, image: RgbImage) -> Encoding:
+        return self._exact.encode(image)
+
+    def segment_names(self, encoding: Encoding, names: Sequence[str]) -> Sequence[SourceMask]:
+        known = [name for name in names if name in self._known]
+        others = [name for name in names if name not in self._known]
+        return [
+            *self._exact.segment_names(encoding, known),
+            *self._guess.segment_names(encoding, others),
+        ]
+
+
+def test_two_specialists_are_each_believed_about_what_they_know() -> None:
+    groups, truth = drawn()
+    halves = truth.labels[::2], truth.labels[1::2]
+    sources = [Specialist(f"half {k}", truth, half) for k, half in enumerate(halves)]
+    result = try_sources(groups, sources, truth.labels)
+    *alone, together = [one.names_pq for one in result.sources]
+    assert together is not None
+    assert all(one is not None and together > one + 20 for one in alone)
+    for label in result.labels:
+        knows = [label in half for half in halves]
+        silent = [result.table.of(f"half {k}", Ability.TEXT, label).is_silent for k in range(2)]
+        assert not silent[knows.index(True)]
 
 
 def test_renaming_costs_the_trust_in_names_and_none_in_outlines() -> None:

@@ -34,6 +34,25 @@ def test_an_unseen_label_is_believed_like_the_others() -> None:
     assert bad.is_silent
 
 
+def test_a_source_that_knows_some_labels_may_still_answer_a_new_one() -> None:
+    labels = [TrustKey("sam", Ability.TEXT, f"label {k}") for k in range(9)]
+    mixed = TrustTable({key: GOOD if k % 3 == 0 else BAD for k, key in enumerate(labels)})
+    same = TrustTable(dict.fromkeys(labels, TrustCounts(9, 3, 2.0, 9)))
+    assert mixed.of("sam", Ability.TEXT, "door").precision == pytest.approx(
+        same.of("sam", Ability.TEXT, "door").precision, abs=0.02
+    )
+    assert not mixed.of("sam", Ability.TEXT, "door").is_silent
+    assert same.of("sam", Ability.TEXT, "door").is_silent
+
+
+def test_other_labels_count_less_for_a_source_whose_labels_differ() -> None:
+    labels = [TrustKey("sam", Ability.TEXT, f"label {k}") for k in range(6)]
+    one = {WHEEL: TrustCounts(2, 2, 2.0, 2)}
+    mixed = TrustTable(one | {key: (GOOD, BAD)[k % 2] for k, key in enumerate(labels)})
+    same = TrustTable(one | dict.fromkeys(labels, TrustCounts(10, 5, 4.75, 10)))
+    assert mixed.of(*WHEEL).precision > same.of(*WHEEL).precision + 0.1
+
+
 def test_a_silent_source_speaks_again_after_good_masks() -> None:
     total = add_counts([{WHEEL: BAD}, *[{WHEEL: GOOD}] * 3])
     assert not TrustTable(total).of("sam", Ability.TEXT, "wheel").is_silent
