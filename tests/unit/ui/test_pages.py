@@ -553,7 +553,7 @@ def test_trust_in_sources_stands_on_the_page_and_in_the_json(app, client, school
     }
     SourceAnswerStore(school.store).judge(PROJECT, 1, "state", counts)
     words = " ".join(re.sub(r"<[^>]+>", " ", page(client)).split())
-    assert "lid click sam&lt; 80% 9 of 9 9 believed lid click guess 18% 0 of 9 9 silent" in words
+    assert "lid click sam&lt; 87% 9 of 9 9 believed lid click guess 3% 0 of 9 9 silent" in words
     (one,) = client.get(f"/status/{PROJECT}", headers=AUTH).get_json()["projects"]
     assert [(row["source"], row["is_silent"]) for row in one["source_trust"]] == [
         ("sam<", False),
