@@ -153,6 +153,8 @@ class LabelSchema:
             with the index flag in it, or None.
         others: names of tags that show something other than the images of the group.
         colours: what the colour tags offer, one text per colour; () without such tags.
+        highlights: names of the tags that label words of a text beside the images. Not in the
+            representation, which is part of the keys of kept answers: these do not depend on it.
     """
 
     layout: ImageLayout
@@ -167,6 +169,7 @@ class LabelSchema:
     item_template: str | None = None
     others: frozenset[str] = frozenset()
     colours: tuple[str, ...] = ()
+    highlights: frozenset[str] = field(default=frozenset(), repr=False)
     _filled_in: dict[int, ImageSlot] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

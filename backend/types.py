@@ -80,19 +80,22 @@ class Prompt:
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """A text that an annotator typed and that is answered interactively.
+    """A text that an annotator typed or highlighted and that is answered interactively.
 
     Attributes:
         id: id of the text's own region, or of the box that the text is about.
         image_index: 0-based position of the image that the text belongs to.
-        text: as typed.
+        text: as typed or highlighted.
         box: (x0, y0, x1, y1) in pixels of the original image if the text is about a box, or None.
+        is_highlight: the annotator highlighted it in a text beside the images; `id` is that of the
+            highlighted region.
     """
 
     id: str
     image_index: int
     text: str
     box: tuple[float, float, float, float] | None = None
+    is_highlight: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class PredictRequest:
         prompts: clicks and boxes; () unless interactive.
         is_interactive: whether an annotator waits for the answer in the editor.
         question: the typed text, or None.
-        canvas: regions that are drawn on the first task during a click; else ().
+        canvas: regions that are drawn on the first task during a click or a highlight; else ().
     """
 
     tasks: tuple[Task, ...]

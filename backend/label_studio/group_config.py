@@ -27,6 +27,8 @@ _PART_COLOURS = (
     "#e6194b", "#f58231", "#ffe119", "#9acd32", "#3cb44b", "#42d4f4",
     "#4363d8", "#911eb4", "#f032e6", "#9a6324", "#fabed4", "#808000",
 )  # fmt: skip
+_PHRASE_COLOUR = "#9467bd"
+_TEXT_LINES = 4  # of the page: the label, and a text of two lines
 _KIND_COLOURS = ("#1f77b4", "#2ca02c", "#d62728")
 
 _LAYOUT = Path(__file__).with_name("group_layout.css")
@@ -66,6 +68,27 @@ def open_config() -> str:
 
     The labels are the kinds; the name of a part is written in the list of regions.
     """
+    return _open_config()
+
+
+def text_config() -> str:
+    """Returns `open_config` with a text above the images, whose words can be highlighted.
+
+    The text is `text` of the task's data.
+    """
+    key = hotkeys(len(RegionKind) + 1)[-1]
+    text = f"""\
+  <View className="co-text">
+    <Labels name="phrase" toName="text" smart="true" showInline="true">
+      <Label value="phrase" background="{_PHRASE_COLOUR}" hotkey="{key}"/>
+    </Labels>
+    <Text name="text" value="$text" granularity="word"/>
+  </View>
+"""
+    return _open_config(text, lines=_TEXT_LINES)
+
+
+def _open_config(above: str = "", *, lines: int = 1) -> str:
     kinds = [LabelValue(kind.value) for kind in RegionKind]
     chips = _chips(kinds, hotkeys(len(kinds)), _KIND_COLOURS)
     shades = "\n".join(
@@ -81,17 +104,18 @@ def open_config() -> str:
 {shades}
         </Taxonomy>
       </View>"""
-    return _config("kind", chips, controls, lines=1)
+    return _config("kind", chips, controls, lines, above)
 
 
-def _config(palette: str, chips: str, controls: str, lines: int) -> str:
+def _config(palette: str, chips: str, controls: str, lines: int, above: str = "") -> str:
     """Returns the whole config.
 
     Args:
         palette: first part of the name of the tag that holds the labels.
         chips: the labels.
         controls: tags that only one of the two configs has.
-        lines: lines of the page that the labels take.
+        lines: lines of the page that the labels, and what is above the images, take.
+        above: tags above the images.
     """
     return f"""\
 <View>
@@ -99,7 +123,7 @@ def _config(palette: str, chips: str, controls: str, lines: int) -> str:
   <Style>
 {_style(lines)}
   </Style>
-  <Repeater on="$images" indexFlag="{{{{idx}}}}" className="cosegment">
+{above}  <Repeater on="$images" indexFlag="{{{{idx}}}}" className="cosegment">
     <View className="co-cell co-{{{{idx}}}}">
       <View className="co-palette">
         <Labels name="{palette}_{{{{idx}}}}" toName="image_{{{{idx}}}}" showInline="true">

@@ -2,7 +2,8 @@
 
 The prompt box keeps everything that was typed and answered as the lines of one text result. The
 question is the last line that is not one of our answers. A text that belongs to a drawn box has the
-id of the box.
+id of the box. Words that are highlighted in a text beside the images come as a region of that text,
+behind all that were highlighted there before under the same label.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from calico_model.types import MAX_GROUP_SIZE, RegionKind
 REPLY_MARK = "\u2192 "
 """Prefix of our lines in the prompt box, so that they are not read as questions."""
 TEXT = "textarea"
+_MARKS = " \t\r\n.,;:()\"'"
 _PROMPT_TOOLS = frozenset({"keypoint", "rectangle"})
 
 
@@ -48,13 +50,15 @@ def read_prompts(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Pr
 def read_question(
     results: Sequence[WireResult], schema: LabelSchema, prompts: Sequence[Prompt]
 ) -> TextPrompt | None:
-    """Returns the question that was typed last in an interactive context; None without one.
+    """Returns what was highlighted last, or else typed last, in an interactive context, or None.
 
     Args:
         results: of the context.
         schema: the project's labeling config; only texts of its prompt boxes are questions.
         prompts: the clicks and boxes of the same context.
     """
+    if results and (highlight := _read_highlight(results[-1], schema)) is not None:
+        return highlight
     texts = [result for result in results if result.type == TEXT and _line(result.value)]
     for result in reversed(texts):
         index = _prompt_box_image(result, schema)
@@ -73,7 +77,7 @@ def reply_result(question: TextPrompt, schema: LabelSchema, reply: str) -> dict[
     The editor accepts a text without region immediately and shows it in the prompt box.
     """
     slot = schema.slot(question.image_index)
-    if slot.ask is None or question.box is not None:
+    if slot.ask is None or question.box is not None or question.is_highlight:
         return None
     result: dict[str, object] = {
         "id": question.id,
@@ -146,6 +150,22 @@ def _prompt_box_image(result: WireResult, schema: LabelSchema) -> int | None:
     """Returns the image whose prompt box holds a text; None for a text of another tag."""
     index = image_index(result, schema)
     return index if index is not None and schema.slot(index).ask == result.from_name else None
+
+
+def _read_highlight(result: WireResult, schema: LabelSchema) -> TextPrompt | None:
+    """Returns the words of a region of a text; None for a result of another tag.
+
+    A label that is a name of the project says what the words mean; any other label only marks them.
+    """
+    value = result.value
+    if result.from_name not in schema.highlights or value is None or not has_id(result):
+        return None
+    words = value.text if isinstance(value.text, str) else " ".join(value.text or ())
+    given = value.labels or value.paragraphlabels or value.hypertextlabels or ()
+    names = () if schema.name is None else schema.name.values
+    known = {label.value for label in names}
+    text = next((label for label in given if label in known), words.strip(_MARKS))
+    return TextPrompt(str(result.id), 0, text, is_highlight=True) if text else None
 
 
 def _line(value: WireValue | None) -> str:

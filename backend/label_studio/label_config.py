@@ -40,6 +40,8 @@ MASK_TAGS = {
     "bitmask": MaskFamily.BITMASK,
 }
 CARRIES_LABELS = (MaskFamily.BRUSH_LABELS, MaskFamily.BITMASK_LABELS)
+_TEXT_TAGS = ("text", "hypertext", "paragraphs")
+_HIGHLIGHT_TAGS = ("labels", "hypertextlabels", "paragraphlabels")
 _SMART_TAGS = ("keypoint", "keypointlabels", "rectangle", "rectanglelabels")
 _KINDS: dict[str, tuple[RegionKind, ...]] = {
     kind.value.replace("_", " "): (kind,) for kind in RegionKind
@@ -108,6 +110,7 @@ def parse_label_config(xml: str) -> LabelSchema:
         item_template=template,
         others=_other_names(tags, images, index_flag),
         colours=colours,
+        highlights=_highlight_names(tags),
     )
 
 
@@ -119,6 +122,16 @@ def _other_names(
     if flag is None:
         return frozenset(names)
     return frozenset(n.replace(flag, str(i)) for n in names for i in range(MAX_GROUP_SIZE))
+
+
+def _highlight_names(tags: Sequence[Element]) -> frozenset[str]:
+    """Returns the names of the tags that label words of a text."""
+    texts = {tag.get("name", "") for tag in tags if tag.tag in _TEXT_TAGS}
+    return frozenset(
+        tag.get("name", "")
+        for tag in tags
+        if tag.tag in _HIGHLIGHT_TAGS and texts & set(_to_names(tag))
+    )
 
 
 def _find_images(

@@ -117,7 +117,9 @@ def parse_predict_request(body: bytes) -> PredictRequest:
     results = decode_results(raw, place=place, most=MAX_CONTEXT_RESULTS)
     prompts = read_prompts(results, schema)
     _check_prompts(prompts, place)
-    drawings = wire.tasks[0].drawings if wire.tasks and prompts else ()
+    question = read_question(results, schema, prompts)
+    looks_at_canvas = prompts or (question is not None and question.is_highlight)
+    drawings = wire.tasks[0].drawings if wire.tasks and looks_at_canvas else ()
     return PredictRequest(
         tasks=tuple(
             decode_task(task.id, project_id, task.data, schema, place=f"tasks[{index}]")
@@ -127,7 +129,7 @@ def parse_predict_request(body: bytes) -> PredictRequest:
         project_id=project_id,
         prompts=prompts,
         is_interactive=context is not None,
-        question=read_question(results, schema, prompts),
+        question=question,
         canvas=read_canvas(drawings, schema)[:MAX_CANVAS],
     )
 

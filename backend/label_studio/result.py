@@ -100,6 +100,7 @@ def render_prediction(
     with_other_kinds: bool = False,
     ids: Sequence[str] = (),
     canvas: Sequence[Region] = (),
+    parent: str | None = None,
 ) -> RenderedPrediction:
     """Writes a prediction in the form that a labeling config can show.
 
@@ -118,6 +119,8 @@ def render_prediction(
             label that was chosen. A name outside a closed set is never shown.
         ids: of the regions, in order; () derives them from seed and region.
         canvas: regions that are drawn already; colours agree with theirs.
+        parent: id of the region that these regions are shown under, in the list of regions and in
+            the saved annotation; None for none.
     """
     omitted: Counter[Omission] = Counter()
     shown: list[_Shown] = []
@@ -140,6 +143,8 @@ def render_prediction(
     )
     shown = [replace(region, colour=c) for region, c in zip(shown, colours, strict=True)]
     results = [result for region in shown for result in _region_results(region, schema)]
+    if parent is not None:
+        results = [result | {"parentID": parent} for result in results]
     if with_relations and schema.relation is not None:
         results += _relations(shown, schema.relation)
     score = sum(region.part.score for region in shown) / len(shown) if shown else 0.0

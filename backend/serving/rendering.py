@@ -91,6 +91,7 @@ def render_regions(
         with_other_kinds=bool(job.prompts),
         ids=job.ids,
         canvas=job.canvas,
+        parent=job.question.id if job.question and job.question.is_highlight else None,
     )
     if rendered.omitted:
         _log.info(
@@ -102,6 +103,8 @@ def render_regions(
             },
         )
     notes = dict(job.notes)
+    if job.question is not None and job.question.is_highlight and job.reply:
+        notes[job.question.image_index] = job.reply
     if not job.is_interactive and not rendered.region_ids:
         is_new = job.version is None
         notes |= nothing_learned(look.groups_to_learn) if is_new else nothing_found()

@@ -27,6 +27,7 @@ from backend.served_model import ServedModel
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.caches import MemoryLimits, OpenedGroups
 from backend.serving.group_predictions import GroupPredictions
+from backend.serving.highlights import link_highlight
 from backend.serving.interactive import InteractiveSegmenter
 from backend.serving.jobs import (
     PredictionJob,
@@ -284,6 +285,9 @@ class TaskPredictor:
             with self._model_lock, self._metrics.stage("ask"):
                 reply = answer_question(job.question, group, prediction, model, labels)
             prediction, job = reply.prediction, replace(job, reply=reply.sentence)
+            if job.question is not None and job.question.is_highlight:
+                linked = link_highlight(prediction, job.question, job.canvas)
+                prediction, job = linked.prediction, replace(job, ids=linked.ids)
         elif job.prompts:
             prediction = select_prompted(prediction, job.prompts)
         elif closed is not None:

@@ -11,7 +11,12 @@ import pytest
 
 from backend.errors import SettingsError
 from backend.label_schema import ImageLayout, LabelValue, MaskFamily
-from backend.label_studio.group_config import MAX_LABELS, labels_config, open_config
+from backend.label_studio.group_config import (
+    MAX_LABELS,
+    labels_config,
+    open_config,
+    text_config,
+)
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.palette import NO_HOTKEY, colours, hotkeys
 from calico_model.types import RegionKind
@@ -42,6 +47,7 @@ def numbered(count: int) -> list[LabelValue]:
 def test_the_files_to_paste_are_what_new_project_writes() -> None:
     assert (FOLDER / "cosegment_open.xml").read_text("utf-8") == open_config()
     assert (FOLDER / "cosegment_labels.xml").read_text("utf-8") == labels_config(EXAMPLE)
+    assert (FOLDER / "cosegment_text.xml").read_text("utf-8") == text_config()
 
 
 def test_the_parser_reads_labels_with_their_other_words() -> None:

@@ -133,3 +133,88 @@ def test_notes_without_a_place_go_into_the_prompt_box_and_are_no_question() -> N
 
 def test_without_any_place_there_are_no_notes() -> None:
     assert note_results({0: "not here"}, images("", ""), 2) == []
+
+
+TEXT_CONFIG = CONFIG.replace(
+    "<Repeater",
+    """<Labels name="phrase" toName="story" smart="true"><Label value="phrase"/></Labels>
+  <Text name="story" value="$story"/>
+  <Repeater""",
+)
+
+
+def highlighted(words: str, region_id: str = "h1", **value: object) -> dict[str, object]:
+    """What Label Studio 1.23 sends for words that were highlighted in a <Text>."""
+    return {
+        "id": region_id,
+        "from_name": "phrase",
+        "to_name": "story",
+        "type": "labels",
+        "origin": "manual",
+        "value": {"start": 4, "end": 4 + len(words), "text": words, "labels": ["phrase"]} | value,
+    }
+
+
+def read_text(config: str, *results: dict[str, object]) -> TextPrompt | None:
+    body = {
+        "tasks": [{"id": 1, "data": {"images": ["/a.png", "/b.png"], "story": "A lid."}}],
+        "label_config": config,
+        "params": {"context": {"result": results}},
+    }
+    return parse_predict_request(msgspec.json.encode(body)).question
+
+
+def test_the_words_that_were_highlighted_last_are_asked_about() -> None:
+    asked = read_text(TEXT_CONFIG, highlighted("round lid"), highlighted(" knob,\n", "h2"))
+
+    assert asked == TextPrompt("h2", 0, "knob", is_highlight=True)
+
+
+@pytest.mark.parametrize("words", ["", "  ", "., "])
+def test_a_highlight_without_words_asks_nothing(words: str) -> None:
+    assert read_text(TEXT_CONFIG, highlighted(words)) is None
+
+
+def test_labels_of_an_image_are_no_highlights() -> None:
+    on_image = highlighted("lid") | {"from_name": "kind_0", "to_name": "image_0"}
+
+    assert parse_label_config(TEXT_CONFIG).highlights == {"phrase"}
+    assert parse_label_config(CONFIG).highlights == frozenset()
+    assert read_text(TEXT_CONFIG, on_image) is None
+    assert read_text(CONFIG, highlighted("lid")) is None
+
+
+def test_a_label_that_is_a_name_says_what_the_words_mean() -> None:
+    names = TEXT_CONFIG.replace("common_part", "lid").replace(
+        '<Label value="phrase"/>', '<Label value="phrase"/><Label value="lid"/>'
+    )
+
+    named = read_text(names, highlighted("the round cover", labels=["lid"]))
+    marked = read_text(names, highlighted("the round cover"))
+
+    assert named is not None
+    assert named.text == "lid"
+    assert marked is not None
+    assert marked.text == "the round cover"
+
+
+@pytest.mark.parametrize(
+    ("tag", "control"),
+    [("Paragraphs", "ParagraphLabels"), ("HyperText", "HyperTextLabels"), ("HyperText", "Labels")],
+)
+def test_other_texts_are_read_as_well(tag: str, control: str) -> None:
+    config = TEXT_CONFIG.replace("<Text ", f"<{tag} ").replace(
+        '<Labels name="phrase" toName="story" smart="true"><Label value="phrase"/></Labels>',
+        f'<{control} name="phrase" toName="story"><Label value="phrase"/></{control}>',
+    )
+    kind = control.lower()
+    sent = highlighted("lid", start="0", end="0") | {"type": kind}
+
+    asked = read_text(config, sent)
+
+    assert asked is not None
+    assert asked.text == "lid"
+
+
+def test_the_prompt_box_does_not_repeat_what_is_highlighted(schema: LabelSchema) -> None:
+    assert reply_result(TextPrompt("h1", 0, "lid", is_highlight=True), schema, "absent") is None
