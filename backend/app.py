@@ -313,7 +313,7 @@ def build_components(
         max_bytes=settings.prefetch_bytes,
     )
     metrics.watch("calico_queue_depth", "Tasks that wait.", lambda: service.waiting)
-    membership = build_membership(store, host, service)
+    membership = build_membership(store, host, service, metrics)
     metrics.watch("calico_journal_depth", "Changes that wait.", lambda: store.waiting)
     return AppComponents(
         settings,

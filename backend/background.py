@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 
+from backend.errors import StoreError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.predictions import delete_duplicates
 from backend.learning.reconcile import Repair
@@ -20,13 +22,27 @@ from backend.serving.refreshing import Refresher, TaskDescriptors
 from backend.serving.service import PredictionService
 from backend.serving.studio import StudioTasks, prediction_sender
 from backend.settings import Settings
-from backend.storage.servers import ServerMembership, ServerReport
+from backend.storage.servers import ServerMembership, ServerReport, present_servers
 from backend.storage.store import Store
 from backend.storage.versions import Versions
 
 
-def build_membership(store: Store, host: ModelHost, service: PredictionService) -> ServerMembership:
+def build_membership(
+    store: Store, host: ModelHost, service: PredictionService, metrics: Metrics
+) -> ServerMembership:
     """Returns the thread that reports this server to the others, not started yet."""
+
+    def count() -> dict[tuple[str, ...], float]:
+        try:
+            reports = [presence.report for presence in present_servers(store)]
+        except StoreError:
+            return {}  # the other metrics say why
+        counts = Counter((one.release, one.weights or "", one.model) for one in reports)
+        return {labels: float(number) for labels, number in counts.items()}
+
+    if store.is_shared:
+        labels = ("release", "weights", "model")
+        metrics.watch_group("calico_servers", "Servers on this database.", labels, count)
 
     def report() -> ServerReport:
         return ServerReport(package_version(), host.version, host.state.value, service.waiting)

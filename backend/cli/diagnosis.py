@@ -202,6 +202,7 @@ def check_learning(backend: BackendAddress) -> Iterator[CheckResult]:
     if not isinstance(status, dict) or not {"trainers", "projects"} <= status.keys():
         return
     projects = status["projects"]
+    yield from _servers(status.get("servers", []))
     yield _trainers(status["trainers"], sum(project["new"] for project in projects))
     for project in projects:
         if project["run"] is not None:
@@ -219,6 +220,33 @@ def _trainers(owners: list[str], waiting: int) -> CheckResult:
             "was started, its log says why it ended",
         )
     return CheckResult(_TRAINER, Level.OK, f"{', '.join(owners)}; {waiting} corrections wait")
+
+
+def _servers(servers: list[dict[str, Any]]) -> Iterator[CheckResult]:
+    """Lists the servers on one PostgreSQL, and says where they differ."""
+    if not servers:
+        return
+    words = [_server_in_words(server) for server in servers]
+    found = f"{len(servers)} on this database: {'; '.join(words)}"
+    failed = [server for server in servers if server["model"] == "failed"]
+    releases = {server["release"] for server in servers}
+    weights = {server["weights"] for server in servers if server["weights"]}
+    if failed:
+        fix = "read the reason in the log of the server whose weights failed"
+        yield CheckResult("servers", Level.FAIL, found, fix)
+    elif len(releases) > 1 or len(weights) > 1:
+        fix = "update the other servers, too; during an upgrade, nothing"
+        yield CheckResult("servers", Level.WARN, found, fix)
+    else:
+        yield CheckResult("servers", Level.OK, found)
+
+
+def _server_in_words(server: dict[str, Any]) -> str:
+    machine, _, rest = server["owner"].partition("/")
+    name = f"{machine.partition(':')[0]} (process {rest.partition('/')[0]})"
+    leads = f", does {', '.join(server['leads'])}" if server["leads"] else ""
+    weights = server["weights"] or "no weights"
+    return f"{name}: release {server['release']}, {weights}, {server['model']}{leads}"
 
 
 def _doubts(project: dict[str, Any]) -> Iterator[CheckResult]:

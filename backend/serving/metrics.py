@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -18,6 +18,8 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.3, 1, 3, 10, 30, 100)
 
@@ -112,6 +114,23 @@ class Metrics:
         """Adds a gauge that is read whenever Prometheus asks."""
         Gauge(name, meaning, registry=self.registry).set_function(read)
 
+    def watch_group(
+        self,
+        name: str,
+        meaning: str,
+        labels: Sequence[str],
+        read: Callable[[], Mapping[tuple[str, ...], float]],
+    ) -> None:
+        """Adds gauges with labels that are read whenever Prometheus asks.
+
+        Args:
+            name: of the gauges.
+            meaning: their help text.
+            labels: names of the labels.
+            read: returns the value by the labels' values.
+        """
+        self.registry.register(_GroupCollector(name, meaning, labels, read))
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times one stage of one task."""
@@ -124,6 +143,28 @@ class Metrics:
     def text(self) -> bytes:
         """Returns all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _GroupCollector(Collector):
+    def __init__(
+        self,
+        name: str,
+        meaning: str,
+        labels: Sequence[str],
+        read: Callable[[], Mapping[tuple[str, ...], float]],
+    ) -> None:
+        self._name, self._meaning, self._labels, self._read = name, meaning, labels, read
+
+    def describe(self) -> Iterable[Metric]:
+        """Names the gauges without reading them."""
+        return [GaugeMetricFamily(self._name, self._meaning, labels=self._labels)]
+
+    def collect(self) -> Iterable[Metric]:
+        """Reads the gauges."""
+        family = GaugeMetricFamily(self._name, self._meaning, labels=self._labels)
+        for values, value in self._read().items():
+            family.add_metric(values, value)
+        return [family]
 
 
 def package_version() -> str:

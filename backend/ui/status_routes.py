@@ -12,6 +12,7 @@ from flask import Blueprint, Response
 from backend.learning.overview import Overview, ProjectStanding
 from backend.learning.trainer_presence import present_trainers
 from backend.learning.training_runs import TrainingRun
+from backend.storage.servers import ServerPresence, present_servers
 from backend.storage.store import Store
 from backend.types import MAX_ID
 from backend.ui.batches import PredictionBatch
@@ -70,6 +71,7 @@ def build_status_routes(
                 for known_id in projects
             ],
             "trainers": [trainer.owner for trainer in present_trainers(store)],
+            "servers": [_server(one) for one in present_servers(store)],
             "sources": [asdict(source) for source in sources()],
         }
         return Response(msgspec.json.encode(body), mimetype="application/json")
@@ -105,6 +107,15 @@ def _project(
         "stamped_ahead": standing.stamped_ahead,
         "predictions": None if batch is None else batch.as_json(),
     } | words
+
+
+def _server(presence: ServerPresence) -> dict[str, Any]:
+    return asdict(presence.report) | {
+        "owner": presence.owner,
+        "leads": presence.roles,
+        "began_at": presence.began_at,
+        "seen_at": presence.seen_at,
+    }
 
 
 def _run(overview: Overview, run: TrainingRun) -> dict[str, Any]:

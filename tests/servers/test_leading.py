@@ -25,6 +25,9 @@ TASKS = 200
 def test_three_servers_predict_every_task_once_after_a_promotion(database_url, tmp_path):  # noqa: F811
     with fleet_of(tmp_path, database_url, servers=3, tasks=TASKS) as fleet:
         wait_for(lambda: len(present_servers(fleet.store)) == 3, 30)
+        for url in fleet.urls:  # every server says the same
+            assert len(httpx.get(f"{url}/status", timeout=30).json()["servers"]) == 3
+            assert 'calico_servers{model="ready"' in httpx.get(f"{url}/metrics", timeout=30).text
         version = fleet.promote()
         wait_for(lambda: len(fleet.stored(version)) >= 60, 120)
         leaders = [

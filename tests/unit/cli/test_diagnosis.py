@@ -133,3 +133,39 @@ def test_a_shell_without_the_password_does_not_call_it_wrong(
     assert found["credentials"].level is Level.WARN
     assert found["credentials"].found.startswith("not checked")
     assert "CALICO_BASIC_AUTH_PASSWORD" in found["credentials"].fix
+
+
+def server(owner: str, **other: object) -> dict[str, object]:
+    said = {"release": "1.0", "weights": "calico-tiny-1", "model": "ready", "leads": []}
+    return {"owner": owner, **said, **other}
+
+
+def of_servers(*servers: dict[str, object]) -> CheckResult:
+    (found, _) = findings(trainers=["host/1/ab"], projects=[], servers=list(servers))
+    return found
+
+
+def test_servers_are_listed_with_what_they_do() -> None:
+    one, two = server("a.example:0f:1/17/ab", leads=["refresh"]), server("b.example:0f:1/4/cd")
+    found = of_servers(one, two)
+    assert (found.check, found.level) == ("servers", Level.OK)
+    assert found.found == (
+        "2 on this database: "
+        "a.example (process 17): release 1.0, calico-tiny-1, ready, does refresh; "
+        "b.example (process 4): release 1.0, calico-tiny-1, ready"
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "level"),
+    [
+        ({"release": "1.1"}, Level.WARN),
+        ({"weights": "calico-tiny-2"}, Level.WARN),
+        ({"weights": None, "model": "loading"}, Level.OK),
+        ({"weights": None, "model": "failed"}, Level.FAIL),
+    ],
+)
+def test_servers_that_differ_are_pointed_out(other: dict[str, object], level: Level) -> None:
+    found = of_servers(server("a:0:1/17/ab"), server("b:0:1/4/cd", **other))
+    assert found.level is level
+    assert bool(found.fix) is (level is not Level.OK)
