@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calico_model.evaluation.matching import hungarian, iou_matrix
+from calico_model.evaluation.matching import areas, hungarian, intersections, iou_matrix
 from calico_model.evaluation.regions import Crop, cut
 from calico_model.sources.consensus import SAME_REGION_IOU, SourceProposal
 from calico_model.sources.source import Ability
 from calico_model.sources.trust import TrustCounts, TrustKey
 from calico_model.types import BoolMask
+
+_SAME_PLACE_SHARE = 0.5  # of the smaller of two masks of one name: they mean one place
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +74,31 @@ def _compare(given: Sequence[Crop], truth: Sequence[Crop]) -> TrustCounts:
 
     Four wheels drawn as one region and given as four masks, or the other way round, are not four
     mistakes: where the union of one side fits the single region of the other better than any mask
-    alone, the union is judged as one mask.
+    alone, the union is judged as one mask. Several masks of one place are one, too: the answer
+    shows it once.
     """
     overlaps = iou_matrix(given, truth)
-    ious = [float(overlaps[pair]) for pair in hungarian(overlaps)]
+    partners = {row: float(overlaps[row, column]) for row, column in hungarian(overlaps)}
     if min(len(given), len(truth)) == 1 and max(len(given), len(truth)) > 1:
         union_iou = float(iou_matrix([_union(given)], [_union(truth)])[0, 0])
-        if union_iou > max(SAME_REGION_IOU, *ious, 0.0):
+        if union_iou > max(SAME_REGION_IOU, *partners.values(), 0.0):
             return TrustCounts(1, 1, union_iou, 1)
+    ious = [partners.get(row, 0.0) for row in _places(given, partners)]
     kept = sum(iou >= SAME_REGION_IOU for iou in ious)
-    return TrustCounts(len(given), kept, sum(ious), len(truth))
+    return TrustCounts(len(ious), kept, sum(ious), len(truth))
+
+
+def _places(given: Sequence[Crop], partners: Mapping[int, float]) -> list[int]:
+    """One mask per place, the best fitting: rows of masks that do not cover each other."""
+    shared, sizes = intersections(given, given), areas(given)
+    places: list[int] = []
+    for row in sorted(range(len(given)), key=lambda row: -partners.get(row, 0.0)):
+        if all(
+            shared[row, other] <= _SAME_PLACE_SHARE * min(sizes[row], sizes[other])
+            for other in places
+        ):
+            places.append(row)
+    return places
 
 
 def _union(crops: Sequence[Crop]) -> Crop:

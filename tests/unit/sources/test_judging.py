@@ -48,11 +48,19 @@ def test_nothing_is_learned_of_names_that_were_not_asked() -> None:
     assert not judge_names([], accepted, sources=["a"], labels=["wheel"])
 
 
-def test_one_mask_is_not_kept_twice() -> None:
+def test_several_masks_of_one_place_count_once() -> None:
     accepted = [AcceptedRegion("wheel", bar(0, 20))]
-    given = [give("a", 0, 20), give("a", 1, 20)]
+    given = [give("a", 5, 20), give("a", 0, 20), give("a", 0, 30), give("a", 60, 80)]
+    given += [give("a", 65, 85)]
     counts = judge_names(given, accepted, sources=["a"], labels=["wheel"])
     assert counts[key("a")] == TrustCounts(2, 1, 1.0, 1)
+
+
+def test_two_regions_side_by_side_are_two_places() -> None:
+    accepted = [AcceptedRegion("wheel", bar(0, 20)), AcceptedRegion("wheel", bar(15, 40))]
+    given = [give("a", 0, 20), give("a", 15, 40)]
+    counts = judge_names(given, accepted, sources=["a"], labels=["wheel"])
+    assert counts[key("a")] == TrustCounts(2, 2, 2.0, 2)
 
 
 @pytest.mark.parametrize("is_drawn_as_one", [True, False])
