@@ -16,6 +16,7 @@ from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit, write_groups
 from calico_model.errors import CalicoError, InvalidConfigError
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup
+from tests.unit.sources import test_sam
 
 SMALL = ["--groups", "3", "--seed", "5"]
 
@@ -262,3 +263,14 @@ def test_calicos_own_decoder_is_one_of_the_sources() -> None:
     assert list(line["sources"]) == ["calico", "random", "together"]
     assert line["sources"]["calico"]["names_pq"] is None
     assert line["sources"]["together"]["clicks_iou"] > line["sources"]["random"]["clicks_iou"]
+
+
+def test_a_folder_of_weights_is_measured_as_a_source(tmp_path: Path) -> None:
+    test_sam.save(tmp_path / "sam", is_hq=False)
+    sources = f"mine={tmp_path / 'sam'},exact"
+    result = run("--sources", sources, "--groups", "3", "--corrected", "2")
+    assert result.exit_code == 0, result.output
+    line = json.loads(result.stdout.splitlines()[-1])
+    assert list(line["sources"]) == ["mine", "exact", "together"]
+    assert line["sources"]["mine"]["clicks_iou"] < line["sources"]["exact"]["clicks_iou"]
+    assert line["lost"] <= 1
