@@ -160,7 +160,7 @@ def rank_candidates(
     """
     candidates = []
     for proposal in proposals:
-        belief = trust.of(proposal.source, ability, proposal.label or label)
+        belief = trust.answering(proposal.source, ability, proposal.label or label)
         if not belief.is_silent and proposal.mask.any():
             place = asked.index(proposal.source)
             candidates.append(Candidate(proposal, cut(proposal.mask), belief, place))
@@ -200,7 +200,7 @@ def score_together(
 ) -> float:
     """Returns the score of the region that `join` makes of the same arguments, in (0, 1)."""
     giving = {one.proposal.source for one in members}
-    beliefs = [trust.of(source, ability, label) for source in asked if source not in giving]
+    beliefs = [trust.answering(source, ability, label) for source in asked if source not in giving]
     log_odds = sum(one.trust.support for one in members)
     log_odds += sum(belief.doubt for belief in beliefs if not belief.is_silent)
     return 1.0 / (1.0 + math.exp(-log_odds))

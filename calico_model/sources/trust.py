@@ -24,6 +24,7 @@ _PRIOR_KEPT, _PRIOR_STRENGTH = 0.6, 2.0  # of a source that nobody has judged
 _LEAST_STRENGTH, _MOST_STRENGTH = 1.0, 4.0
 _FEWEST_LABELS = 3  # from which it shows whether they differ
 _SURE_FROM = 4.0  # judged masks, of the label and of the prior, from which a source can be silent
+_STEP = 0.05  # of trust in answers: else every correction would make all kept answers anew
 _LARGEST_VOTE = 3.0  # natural log-odds: no source alone makes a mask more certain than 95 %
 
 
@@ -81,19 +82,22 @@ class SourceTrust:
         precision: chance that its next mask is kept, in (0, 1).
         recall: chance that it finds an accepted region, in (0, 1).
         proposals: masks of this label that were judged.
-        evidence: `proposals`, and what the other labels count beside them.
+        is_silent: whether its masks of the label are left out of the answer.
     """
 
     trust: float
     precision: float
     recall: float
     proposals: int
-    evidence: float
+    is_silent: bool
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether its masks of the label are left out of the answer."""
-        return self.precision < SILENT_BELOW and self.evidence >= _SURE_FROM
+    def rounded(self) -> SourceTrust:
+        """Returns the same in steps of 0.05, without `proposals`: what an answer depends on."""
+        trust, precision, recall = (
+            min(max(round(value / _STEP) * _STEP, 0.02), 0.98)
+            for value in (self.trust, self.precision, self.recall)
+        )
+        return SourceTrust(trust, precision, recall, 0, self.is_silent)
 
     @property
     def support(self) -> float:
@@ -132,13 +136,18 @@ class TrustTable:
         kept = _mean(total.kept, total.proposals, _PRIOR_KEPT, _PRIOR_STRENGTH)
         found = _mean(total.kept, total.regions, _PRIOR_KEPT, _PRIOR_STRENGTH)
         judged = total.proposals if label is None else own.proposals
+        precision = _mean(own.kept, own.proposals, kept, strength)
         return SourceTrust(
             trust=_mean(own.overlap, own.proposals, overlap, strength),
-            precision=_mean(own.kept, own.proposals, kept, strength),
+            precision=precision,
             recall=_mean(own.kept, own.regions, found, strength),
             proposals=judged,
-            evidence=judged + strength,
+            is_silent=precision < SILENT_BELOW and judged + strength >= _SURE_FROM,
         )
+
+    def answering(self, source: str, ability: Ability, label: str | None) -> SourceTrust:
+        """Returns the trust with which a source takes part in an answer: `of`, rounded."""
+        return self.of(source, ability, label).rounded()
 
     def labels(self) -> tuple[str, ...]:
         """Returns all labels that a source was judged on, in alphabetical order."""
@@ -146,12 +155,13 @@ class TrustTable:
 
     @cached_property
     def state(self) -> str:
-        """Hash of all counts: an answer that depends on the trust is made anew when it differs."""
+        """Hash of all that `answering` returns: a kept answer is made anew when it differs."""
         digest = hashlib.sha256()
-        for key in sorted(self.counts):
-            one = self.counts[key]
-            numbers = (one.proposals, one.kept, round(one.overlap, 6), one.regions)
-            digest.update(repr((*key, *numbers)).encode())
+        questions: set[tuple[str, Ability, str | None]] = set(self.counts)
+        for source, ability in self._pools:
+            questions |= {(source, ability, None), (source, ability, "")}  # "": any new label
+        lines = sorted(f"{question} {self.answering(*question)}" for question in questions)
+        digest.update("\n".join(lines).encode())
         return digest.hexdigest()[:16]
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import permutations
 
+import numpy as np
 import pytest
 
 from calico_model.sources.source import Ability
@@ -74,13 +75,14 @@ def test_better_outlines_are_trusted_more() -> None:
 def test_beliefs_are_probabilities_and_bounded_votes() -> None:
     for count in (1, 10, 100_000):
         for kept in (0, count // 2, count):
-            belief = TrustTable({WHEEL: TrustCounts(count, kept, float(kept), count)}).of(*WHEEL)
-            assert 0 < belief.trust < 1
-            assert 0 < belief.precision < 1
-            assert 0 < belief.recall < 1
-            assert -3 <= belief.support <= 3
-            assert -3 <= belief.doubt <= 0
-            assert belief.vote > 0
+            table = TrustTable({WHEEL: TrustCounts(count, kept, float(kept), count)})
+            for belief in (table.of(*WHEEL), table.answering(*WHEEL)):
+                assert 0 < belief.trust < 1
+                assert 0 < belief.precision < 1
+                assert 0 < belief.recall < 1
+                assert -3 <= belief.support <= 3
+                assert -3 <= belief.doubt <= 0
+                assert belief.vote > 0
 
 
 def test_the_order_of_groups_does_not_matter() -> None:
@@ -89,11 +91,36 @@ def test_the_order_of_groups_does_not_matter() -> None:
     assert len(states) == 1
 
 
-def test_the_state_changes_with_every_count() -> None:
-    counts = [GOOD, TrustCounts(11, 10, 9.0, 10), TrustCounts(10, 9, 9.0, 10)]
-    counts += [TrustCounts(10, 10, 9.1, 10), TrustCounts(10, 10, 9.0, 11)]
+def test_the_state_changes_with_what_is_believed() -> None:
+    counts = [GOOD, BAD, TrustCounts(10, 10, 6.0, 10), TrustCounts(10, 10, 9.0, 20)]
     assert len({TrustTable({WHEEL: one}).state for one in counts}) == len(counts)
     assert TrustTable({WHEEL: GOOD}).state != TrustTable({DOOR: GOOD}).state
+    assert TrustTable({WHEEL: GOOD}).state != TrustTable().state
+
+
+def test_tables_of_one_state_answer_alike() -> None:
+    rng = np.random.default_rng(0)
+    by_state: dict[str, list[TrustTable]] = {}
+    for _ in range(300):
+        counts = {}
+        for key in (WHEEL, DOOR):
+            masks = int(rng.integers(18, 24))
+            kept = int(rng.integers(17, masks + 1))
+            counts[key] = TrustCounts(masks, kept, 0.9 * kept, masks)
+        table = TrustTable(counts)
+        by_state.setdefault(table.state, []).append(table)
+    assert 1 < len(by_state) < 200
+    for tables in by_state.values():
+        for label in ("wheel", "door", "lid", None):
+            assert len({table.answering("sam", Ability.TEXT, label) for table in tables}) == 1
+
+
+def test_one_correction_more_seldom_makes_answers_anew() -> None:
+    states = [
+        TrustTable({WHEEL: TrustCounts(count, count, 0.9 * count, count)}).state
+        for count in range(30, 130)
+    ]
+    assert len(set(states)) <= 4
 
 
 @pytest.mark.parametrize(
