@@ -97,6 +97,8 @@ class ImageSlot:
         smart_only: smart tags without a manual tool: their regions are always prompts.
         colour: the tag that only holds the colour of a region, or None.
         note: the text tag in which the backend alone writes, or None.
+        caption: the text tag that holds a caption of the group, or None; that of the first image
+            is used.
     """
 
     image: str
@@ -108,6 +110,7 @@ class ImageSlot:
     smart_only: tuple[str, ...] = ()
     colour: str | None = None
     note: str | None = None
+    caption: str | None = None
 
     def filled_in(self, flag: str, index: str) -> ImageSlot:
         """Returns the names with the index in place of the flag."""
@@ -121,6 +124,7 @@ class ImageSlot:
             smart_only=tuple(name.replace(flag, index) for name in self.smart_only),
             colour=None if self.colour is None else self.colour.replace(flag, index),
             note=None if self.note is None else self.note.replace(flag, index),
+            caption=None if self.caption is None else self.caption.replace(flag, index),
         )
 
 

@@ -251,6 +251,7 @@ class Annotation:
         is_ground_truth: the annotation is marked as ground truth.
         unread: drawn regions that cannot be read as masks.
         was_seen: a person looked at it; False for copies of predictions that were made in bulk.
+        caption: of the group, where the config has a text area for one; else "".
     """
 
     id: int
@@ -265,6 +266,7 @@ class Annotation:
     is_ground_truth: bool = False
     unread: tuple[UnreadRegion, ...] = ()
     was_seen: bool = True
+    caption: str = ""
 
 
 class EventAction(StrEnum):

@@ -93,6 +93,11 @@ COMMANDS = (
     ),
     Command(("predict",), "backend.cli.predict:predict", "Segment the parts of a group of images."),
     Command(
+        ("caption",),
+        "backend.cli.caption:caption",
+        "Describe a group, with a mask for every phrase.",
+    ),
+    Command(
         ("predict-all",),
         "backend.cli.predict_all:predict_all",
         "Predict every task of a project.",
@@ -283,6 +288,12 @@ COMMANDS = (
         ("bench", "series"),
         "research.bench.series:bench_series",
         "Carry accepted regions through drawn series of images.",
+        panel=MEASURE,
+    ),
+    Command(
+        ("bench", "caption"),
+        "research.bench.caption:bench_caption",
+        "Measure the mask recall of caption phrases.",
         panel=MEASURE,
     ),
     Command(

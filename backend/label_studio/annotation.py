@@ -49,12 +49,14 @@ class Drawing:
         same_part: pairs of region ids that are linked as the same part.
         arrows: those of them that the editor draws as a relation.
         unread: drawings that are not masks.
+        caption: of the group, "" without one.
     """
 
     regions: tuple[Region, ...]
     same_part: tuple[tuple[str, str], ...]
     arrows: tuple[tuple[str, str], ...]
     unread: tuple[UnreadRegion, ...]
+    caption: str = ""
 
 
 class _WireMeta(msgspec.Struct):
@@ -185,7 +187,18 @@ def _read(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
     linked = (pair for chain in chains for pair in pairwise(chain))
     known = {frozenset(pair) for pair in arrows}
     same_part = (*arrows, *(pair for pair in linked if frozenset(pair) not in known))
-    return Drawing(tuple(regions), same_part, arrows, tuple(unread))
+    return Drawing(tuple(regions), same_part, arrows, tuple(unread), _caption(results, schema))
+
+
+def _caption(results: Sequence[WireResult], schema: LabelSchema) -> str:
+    """Returns the text in the tag for captions, lines joined; "" without one."""
+    tag = schema.slot(0).caption
+    lines: list[str] = []
+    for result in results:
+        text = None if result.value is None else result.value.text
+        if tag is not None and result.from_name == tag and text is not None:
+            lines += [text] if isinstance(text, str) else text
+    return " ".join(line.strip() for line in lines if line.strip())
 
 
 def _part_in_meta(result: WireResult) -> str:

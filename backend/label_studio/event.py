@@ -149,6 +149,7 @@ def read_annotation(event: Event) -> Annotation:
         is_ground_truth=bool(wire.ground_truth),
         unread=() if was_skipped else drawing.unread,
         was_seen=_was_seen(event.action, wire),
+        caption="" if was_skipped else drawing.caption,
     )
 
 

@@ -119,6 +119,14 @@ def note_results(
     return results
 
 
+def caption_result(caption: str, schema: LabelSchema) -> dict[str, object] | None:
+    """Returns the text result that shows a caption of the group; None where no tag is for it."""
+    slot = schema.slot(0)
+    if slot.caption is None or not caption:
+        return None
+    return _text_result(slot.caption, slot.image, [caption])
+
+
 def _slots(schema: LabelSchema) -> int:
     """How many images of a group have tags of their own."""
     if schema.layout is ImageLayout.IMAGE_TAGS:

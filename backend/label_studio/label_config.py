@@ -86,6 +86,7 @@ def parse_label_config(xml: str) -> LabelSchema:
             smart_only=tuple(tag.get("name", "") for tag in controls if _only_prompts(tag)),
             colour=colour_tag,
             note=next((tag.get("name") for tag in controls if _is_note(tag)), None),
+            caption=next((tag.get("name") for tag in controls if _is_caption(tag)), None),
         )
         for image, mask, kind_tag, name_tag, colour_tag, controls in zip(
             images,
@@ -343,6 +344,13 @@ def _is_note(tag: Element) -> bool:
     """Whether a tag is for notes of the backend: a text area that takes no text of annotators."""
     is_text = tag.tag == "textarea" and not _is_true(tag, "perregion")
     return is_text and tag.get("maxsubmissions", "").strip() == "0"
+
+
+def _is_caption(tag: Element) -> bool:
+    """Whether a tag holds a caption of the group: a text area named so, for people to edit."""
+    is_text = tag.tag == "textarea" and not _is_true(tag, "perregion", "smart", "smartonly")
+    is_named = tag.get("name", "").lower().startswith("caption")
+    return is_text and is_named and not _is_note(tag)
 
 
 def _is_colour(tag: Element) -> bool:

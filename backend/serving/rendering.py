@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import msgspec
 
 from backend.label_schema import LabelSchema
-from backend.label_studio.interactive_context import note_results, reply_result
+from backend.label_studio.interactive_context import caption_result, note_results, reply_result
 from backend.label_studio.response import (
     empty_item,
     not_yet_item,
@@ -30,6 +30,7 @@ from backend.serving.notices import (
 )
 from backend.types import PredictRequest, Task
 from calico_model.inference.arrangement import Arrangement
+from calico_model.inference.caption import compose_caption
 from calico_model.types import GroupPrediction, ImageGroup
 
 _log = logging.getLogger(__name__)
@@ -111,6 +112,8 @@ def render_regions(
     if job.prompts and rendered.omitted.get(Omission.UNKNOWN_LABEL):
         notes[job.prompts[0].image_index] = CHOOSE_LABEL
     result = _with_reply(rendered.result, job)
+    if not job.is_interactive and rendered.region_ids:
+        result = _with_caption(result, prediction, job, group)
     return _with_notes(result, notes, job.schema, len(group)), rendered.score
 
 
@@ -119,6 +122,17 @@ def _with_notes(result: bytes, notes: Mapping[int, str], schema: LabelSchema, im
     for note in reversed(note_results(notes, schema, images)):
         result = prepended(result, note)
     return result
+
+
+def _with_caption(
+    result: bytes, prediction: GroupPrediction, job: PredictionJob, group: ImageGroup
+) -> bytes:
+    """Puts a caption of the regions before them, where the config has a place for one."""
+    if job.schema.slot(0).caption is None:
+        return result
+    text = compose_caption(prediction.parts, group.images).text
+    caption = caption_result(text, job.schema)
+    return result if caption is None else prepended(result, caption)
 
 
 def _with_reply(result: bytes, job: PredictionJob) -> bytes:

@@ -330,3 +330,21 @@ def test_a_blank_label_is_none():
     blank = '<Labels name="l" toName="i"><Label value=" "/><Label value="lid"/></Labels>'
     schema = parse_label_config(single(blank + '<Brush name="m" toName="i"/>'))
     assert closed_labels(schema) == (LabelValue("lid"),)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "is_caption"),
+    [
+        ('name="caption_{{idx}}"', True),
+        ('name="Caption_{{idx}}" editable="true"', True),
+        ('name="words_{{idx}}"', False),
+        ('name="caption_{{idx}}" perRegion="true"', False),
+        ('name="caption_{{idx}}" smart="true"', False),
+        ('name="caption_{{idx}}" maxSubmissions="0"', False),
+    ],
+)
+def test_a_text_area_named_so_holds_the_caption(attributes, is_caption):
+    area = f'<TextArea {attributes} toName="image_{{{{idx}}}}"/>'
+    xml = config("cosegment_open").replace("<Brush ", f"{area}<Brush ", 1)
+    assert (parse_label_config(xml).slot(0).caption is not None) == is_caption
+    assert parse_label_config(config("cosegment_open")).slot(0).caption is None

@@ -166,3 +166,27 @@ def test_who_opens_a_task_with_a_broken_image_reads_what_is_wrong(
     assert notes_in(item["result"]) == {
         "note_1": ["This image cannot be used, so nothing is suggested: the host answered 404"]
     }
+
+
+CAPTION_AREA = '<TextArea name="caption_{{idx}}" toName="image_{{idx}}" editable="true"/>'
+
+
+def captioned(prediction, label_config, **options):
+    work = PredictionJob(Task(1, 7, ("a.png",)), parse_label_config(label_config), **options)
+    group = ImageGroup((np.zeros((20, 20, 3), np.uint8),), ("a",))
+    return json.loads(render_regions(prediction, work, group)[0])
+
+
+def test_a_text_area_for_captions_gets_one_of_the_regions(prediction):
+    with_area = config("cosegment_open").replace("<Brush ", f"{CAPTION_AREA}<Brush ", 1)
+    first, *others = captioned(prediction, with_area)
+    assert (first["from_name"], first["to_name"]) == ("caption_0", "image_0")
+    assert first["value"] == {"text": ["Image 1 shows an a (black). Image 1 shows a b (black)."]}
+    assert others == captioned(prediction, config("cosegment_open"))
+
+
+def test_suggestions_to_a_click_bring_no_caption(prediction):
+    with_area = config("cosegment_open").replace("<Brush ", f"{CAPTION_AREA}<Brush ", 1)
+    names = {one["from_name"] for one in captioned(prediction, with_area, is_interactive=True)}
+    assert names
+    assert "caption_0" not in names
