@@ -286,6 +286,7 @@ def build_components(
         names=project_names if settings.name_regions else None,
         refines=settings.refine_clicks,
         click_budget_s=settings.click_budget_s,
+        unasked_budget_s=settings.source_task_budget_s,
         sources=sources,
         trust=SourceTrustReader(SourceAnswerStore(store)),
         limits=MemoryLimits(

@@ -187,6 +187,12 @@ class Settings(BaseSettings):
         le=60,
         description="Longest time that a click waits for the sources; a slower one is left out.",
     )
+    source_task_budget_s: float = Field(
+        20.0,
+        gt=0,
+        le=600,
+        description="Longest time that a task waits for sources that look for its labels unasked.",
+    )
     source_cache_bytes: int = Field(
         512 * _MIB, ge=0, description="Memory of the encoded images that the sources keep."
     )

@@ -85,6 +85,8 @@ class Suggestions:
         vocabulary: Vocabulary | None = None,
         *,
         is_series: bool = False,
+        sources: SourcePool | None = None,
+        trust: TaskTrust = NOBODY_JUDGED,
     ) -> Suggestions:
         """Adds what is alike on the other images, unless it is drawn there already.
 
@@ -96,6 +98,8 @@ class Suggestions:
             has_time: whether there is time for another region.
             vocabulary: the labels that regions may have; None where any text may be written.
             is_series: the images are an ordered series: regions go to the images that follow.
+            sources: asked beside the model; None for the model alone.
+            trust: in the sources, for this task.
         """
         parts, ids = list(self.prediction.parts), list(self.ids)
         names = dict(self.predicted_names)
@@ -106,7 +110,9 @@ class Suggestions:
             propagated = (
                 carry_on(source, group, model, canvas, vocabulary)
                 if is_series
-                else propagate(source, group, group_prediction, model, vocabulary)
+                else propagate(
+                    source, group, group_prediction, model, vocabulary, sources=sources, trust=trust
+                )
             )
             absent.update(propagated.absent)
             for part in propagated.parts[1:]:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 
 from backend.errors import InvalidRleError
 from backend.served_model import ServedModel
+from backend.serving.named_sources import begin_alike, join_alike
+from backend.serving.source_pool import SourcePool
+from backend.serving.source_trust import NOBODY_JUDGED, TaskTrust
 from backend.types import Region
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask
 from calico_model.vocabulary import Vocabulary, name_of, normalise
@@ -37,8 +40,13 @@ def propagate(
     group_prediction: GroupPrediction | None,
     model: ServedModel,
     vocabulary: Vocabulary | None = None,
+    *,
+    sources: SourcePool | None = None,
+    trust: TaskTrust = NOBODY_JUDGED,
 ) -> Propagated:
     """Proposes a region on all images of its group.
+
+    Sources that take exemplars look for it while the model does.
 
     Args:
         part: the region, named or not; an empty one is propagated nowhere.
@@ -46,11 +54,15 @@ def propagate(
         group_prediction: what the model predicted for the group, if that is known.
         model: the version that answers.
         vocabulary: the labels that regions may have; None where any text may be written.
+        sources: asked beside the model; None for the model alone.
+        trust: in the sources, for this task.
     """
     if len(group) < 2 or not part.mask.any():
         return Propagated((part,))
     name = _model_name(part.label, group_prediction, vocabulary)
-    proposals = model.transfer(group, replace(part, label=name), group_prediction)
+    pending = begin_alike(sources, group, part)
+    own = model.transfer(group, replace(part, label=name), group_prediction)
+    proposals = join_alike(pending, own, part, group, trust)
     parts = tuple(
         _relabelled(region, part.label) for proposal in proposals for region in proposal.parts
     )

@@ -234,6 +234,11 @@ class SourcePool:
         return bool(self._workers)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the sources, in the order of the settings."""
+        return tuple(worker.name for worker in self._workers)
+
+    @property
     def cached_bytes(self) -> int:
         """Memory of the kept encodings."""
         return self._encodings.used_bytes
@@ -246,10 +251,21 @@ class SourcePool:
         """Returns when every source is loaded or has failed, or after the time."""
         futures.wait(self._loading, timeout_s)
 
-    def begin(self, ability: Ability, call: Callable[[SourceSession], T]) -> PendingAnswers[T]:
+    def may_answer(self, ability: Ability) -> bool:
+        """Whether a source has an ability, or may have it: it still loads."""
+        return any(worker.can(ability) or worker.state == "loading" for worker in self._workers)
+
+    def begin(
+        self,
+        ability: Ability,
+        call: Callable[[SourceSession], T],
+        *,
+        budget_s: float | None = None,
+    ) -> PendingAnswers[T]:
         """Asks every source that has an ability; `call` runs once in each source's thread.
 
         A source whose weights cannot be used is not asked; one that still loads is left out.
+        Answers are awaited for the budget of the pool, or for `budget_s`.
         """
         asked: list[tuple[_Worker, Future[T] | None]] = []
         for worker in self._workers:
@@ -257,7 +273,8 @@ class SourcePool:
                 asked.append((worker, worker.submit(call)))
             elif worker.state == "loading":
                 asked.append((worker, None))
-        return PendingAnswers(asked, time.monotonic() + self._budget_s)
+        budget = self._budget_s if budget_s is None else budget_s
+        return PendingAnswers(asked, time.monotonic() + budget)
 
     def encode_ahead(self, group: ImageGroup, image_index: int) -> None:
         """Encodes an image with every loaded source; returns when all are done."""

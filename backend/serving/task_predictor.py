@@ -39,6 +39,7 @@ from backend.serving.jobs import (
 )
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
+from backend.serving.named_sources import find_unasked
 from backend.serving.naming import ProjectNames, name_prediction, name_unnamed, naming_state
 from backend.serving.notices import absent_notes
 from backend.serving.prompt_selection import select_prompted
@@ -81,6 +82,7 @@ class TaskPredictor:
         names: puts regions into closed label sets; without, they keep the model's own names.
         refines: clicks and boxes outline anew; otherwise they pick from what the model found.
         click_budget_s: longest the clicks of one request hold the model.
+        unasked_budget_s: longest a task waits for sources that look for its labels.
         sources: segmenters asked beside the model; None for the model alone.
         trust: who of them is believed; None believes all alike, and learns nothing.
         limits: of what is remembered in memory.
@@ -101,6 +103,7 @@ class TaskPredictor:
         names: ProjectNames | None = None,
         refines: bool = True,
         click_budget_s: float = 10.0,
+        unasked_budget_s: float = 20.0,
         sources: SourcePool | None = None,
         trust: SourceTrustReader | None = None,
         limits: MemoryLimits = _USUAL_LIMITS,
@@ -118,6 +121,7 @@ class TaskPredictor:
         self._opened = OpenedGroups(limits.opened_bytes)
         self._segmenter = InteractiveSegmenter(sources, most_steps=limits.click_steps)
         self._sources, self._trust = sources, trust
+        self._unasked_budget_s = unasked_budget_s
 
     def predict_task(
         self, job: PredictionJob, is_wanted: Callable[[], bool] = lambda: True
@@ -225,6 +229,7 @@ class TaskPredictor:
 
             has_time()  # raises where nobody waits any more
             vocabulary = vocabulary_in(job.schema, job.task.labels)
+            trust = self._trust_for(job.task, vocabulary)
             suggestions = self._segmenter.suggest(
                 group,
                 job.prompts,
@@ -233,7 +238,7 @@ class TaskPredictor:
                 group_prediction,
                 has_time,
                 vocabulary,
-                self._trust_for(job.task, vocabulary),
+                trust,
             )
             if (closed := self._closed_set(job)) is not None:
                 suggestions = suggestions.with_parts(
@@ -250,6 +255,8 @@ class TaskPredictor:
                 has_time=has_time,
                 vocabulary=vocabulary,
                 is_series=job.task.is_series,
+                sources=self._sources,
+                trust=trust,
             )
             if closed is None:
                 suggestions = suggestions.with_predicted_names()
@@ -270,7 +277,10 @@ class TaskPredictor:
         """Asks the model the three questions, or finds its answer where it is remembered."""
         content = content_key(group)
         closed = self._closed_set(job)
-        code = self._code + naming_state(closed)
+        labels = closed or (task_labels(job.schema, job.task) if self._sources else None)
+        vocabulary = None if labels is None else labels.vocabulary
+        trust = self._trust_for(job.task, vocabulary)
+        code = self._code + naming_state(closed) + self._sources_state(vocabulary, trust)
         key = answer_key(job, content, version=model.version, code=code)
         if not job.is_interactive and (kept := self._find_kept(key)) is not None:
             self._count("cached")
@@ -283,7 +293,15 @@ class TaskPredictor:
         if job.question is not None:
             labels = closed or task_labels(job.schema, job.task)
             with self._model_lock, self._metrics.stage("ask"):
-                reply = answer_question(job.question, group, prediction, model, labels)
+                reply = answer_question(
+                    job.question,
+                    group,
+                    prediction,
+                    model,
+                    labels,
+                    sources=self._sources,
+                    trust=trust,
+                )
             prediction, job = reply.prediction, replace(job, reply=reply.sentence)
             if job.question is not None and job.question.is_highlight:
                 linked = link_highlight(prediction, job.question, job.canvas)
@@ -293,9 +311,20 @@ class TaskPredictor:
         elif closed is not None:
             with self._model_lock, self._metrics.stage("name"):
                 prediction = name_prediction(prediction, group, model, closed)
+        is_complete = True
+        if self._sources and vocabulary is not None and not job.is_interactive:
+            with self._metrics.stage("sources"):
+                prediction, is_complete = find_unasked(
+                    self._sources,
+                    group,
+                    prediction,
+                    vocabulary,
+                    trust,
+                    budget_s=self._unasked_budget_s,
+                )
         with self._metrics.stage("render"):
             regions, score = self._render(prediction, job, group)
-        if not job.is_interactive:
+        if not job.is_interactive and is_complete:
             self._store.keep_prediction(
                 key,
                 msgspec.json.encode(_KeptAnswer(score, msgspec.Raw(regions))),
@@ -306,6 +335,12 @@ class TaskPredictor:
         self._count("predicted")
         vector = self._describe(job, group, model)
         return PredictionResult(regions, score, prediction.version, descriptor=vector)
+
+    def _sources_state(self, vocabulary: Vocabulary | None, trust: TaskTrust) -> str:
+        """Part of the key of an answer: who was asked unasked, and who is believed."""
+        if not self._sources or vocabulary is None:
+            return ""
+        return f"+{','.join(self._sources.names)}/{trust.state}"
 
     def _trust_for(self, task: Task, vocabulary: Vocabulary | None) -> TaskTrust:
         """Returns whom to believe about a task; without sources the database is not asked."""

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 from backend.label_schema import LabelSchema
 from backend.label_studio.label_set import closed_labels, vocabulary_of
 from backend.served_model import ServedModel
+from backend.serving.named_sources import begin_names, join_names
+from backend.serving.source_pool import SourcePool
+from backend.serving.source_trust import NOBODY_JUDGED, TaskTrust
 from backend.types import Prompt, Task, TextPrompt
 from calico_model.errors import CalicoError, UnclearRequestError
 from calico_model.interactive.naming.closed_set import ClosedSet, Outline
@@ -88,6 +91,9 @@ def answer_question(
     group_prediction: GroupPrediction,
     model: ServedModel,
     closed: ClosedSet | None,
+    *,
+    sources: SourcePool | None = None,
+    trust: TaskTrust = NOBODY_JUDGED,
 ) -> QuestionAnswer:
     """Answers one question about a group.
 
@@ -97,6 +103,8 @@ def answer_question(
         group_prediction: what the model predicted for the group.
         model: the version that answers.
         closed: the project's labels, and what is known of them; None when any name is allowed.
+        sources: those that know words are asked for names beside the model; None for it alone.
+        trust: in the sources, for this task.
     """
     vocabulary = None if closed is None else closed.vocabulary
     try:
@@ -111,7 +119,8 @@ def answer_question(
             return _pick_kinds(request.kinds, group_prediction, vocabulary)
         if request.asks_name:
             return _name_box(question, group, group_prediction, model, closed)
-        return _find_things(request, group, group_prediction, model, vocabulary)
+        named = _Named(group, group_prediction, model, vocabulary, sources, trust)
+        return _find_things(request, named)
     except CalicoError as error:
         sentence = str(error).removeprefix("request: ")
         return QuestionAnswer(replace(group_prediction, parts=()), sentence)
@@ -135,22 +144,29 @@ def _pick_kinds(
     return QuestionAnswer(replace(group_prediction, parts=parts), "; ".join(sentences))
 
 
-def _find_things(
-    request: Request,
-    group: ImageGroup,
-    group_prediction: GroupPrediction,
-    model: ServedModel,
-    vocabulary: Vocabulary | None,
-) -> QuestionAnswer:
+@dataclass(frozen=True, eq=False)
+class _Named:
+    """What names are looked for in, and by whom; see `answer_question`."""
+
+    group: ImageGroup
+    group_prediction: GroupPrediction
+    model: ServedModel
+    vocabulary: Vocabulary | None
+    sources: SourcePool | None
+    trust: TaskTrust
+
+
+def _find_things(request: Request, named: _Named) -> QuestionAnswer:
     """Looks for named things on every image."""
+    group_prediction, vocabulary = named.group_prediction, named.vocabulary
     wanted = [(thing, label) for thing in request.things for label in thing.labels]
     if len(wanted) > MOST_NAMES:
         raise UnclearRequestError(f"expected at most {MOST_NAMES} names, got {len(wanted)}")
-    references = _refer(wanted, group, group_prediction, model, vocabulary) if wanted else []
+    references = _refer(wanted, named) if wanted else []
     sentences = [
         _not_understood(thing.words, group_prediction, vocabulary)
         if not reference.is_known and is_nonsense(thing.words)
-        else _sentence(thing, reference, len(group))
+        else _sentence(thing, reference, len(named.group))
         for (thing, _), reference in zip(wanted, references, strict=True)
     ]
     if vocabulary is not None and (unknown := unknown_words(request.things, vocabulary)):
@@ -159,24 +175,25 @@ def _find_things(
     return QuestionAnswer(replace(group_prediction, parts=parts), "; ".join(sentences))
 
 
-def _refer(
-    wanted: Sequence[tuple[Thing, str]],
-    group: ImageGroup,
-    group_prediction: GroupPrediction,
-    model: ServedModel,
-    vocabulary: Vocabulary | None,
-) -> list[Reference]:
+def _refer(wanted: Sequence[tuple[Thing, str]], named: _Named) -> list[Reference]:
     """Looks for every label under each of its spellings, and keeps the one found most surely.
 
-    Which spelling the model knows a label by is not known beforehand.
+    Which spelling the model knows a label by is not known beforehand. The sources are asked
+    meanwhile.
     """
-    spellings = [_spellings(label, vocabulary) for _, label in wanted]
+    spellings = [_spellings(label, named.vocabulary) for _, label in wanted]
+    asked = {
+        label: of_label
+        for (thing, label), of_label in zip(wanted, spellings, strict=True)
+        if not is_nonsense(thing.words)
+    }
+    question = begin_names(named.sources, named.group, asked)
     names = [
         (name, thing.owner)
         for (thing, _), of_label in zip(wanted, spellings, strict=True)
         for name in of_label
     ]
-    answers = iter(model.refer(group, names, group_prediction))
+    answers = iter(named.model.refer(named.group, names, named.group_prediction))
     references = []
     for (_, label), of_label in zip(wanted, spellings, strict=True):
         tried = list(islice(answers, len(of_label)))
@@ -189,7 +206,10 @@ def _refer(
         )
         parts = tuple(_relabelled(part, best.label, label) for part in best.parts)
         references.append(replace(best, label=label, parts=parts))
-    return references
+    sought = [reference for reference in references if reference.label in asked]
+    joined, _ = join_names(question, sought, named.group, named.trust)
+    by_label = {reference.label: reference for reference in joined}
+    return [by_label.get(reference.label, reference) for reference in references]
 
 
 def _spellings(label: str, vocabulary: Vocabulary | None) -> tuple[str, ...]:
@@ -212,12 +232,21 @@ def _sentence(thing: Thing, reference: Reference, images: int) -> str:
     name = label if thing.is_literal else f"{label} (for {thing.words!r})"
     if not reference.parts:
         return f"{name}: absent on {'every image' if images > 1 else 'this image'}"
-    scores = ", ".join(f"{part.image_index + 1} ({part.score:.0%})" for part in reference.parts)
-    there = f"{name}: on image{'s' if len(reference.parts) > 1 else ''} {scores}"
+    scores = ", ".join(
+        f"{image + 1} ({_scores(reference.parts, image)})"
+        for image in dict.fromkeys(part.image_index for part in reference.parts)
+    )
+    there = f"{name}: on image{'s' if ',' in scores else ''} {scores}"
     if not reference.absent:
         return there
     numbers = ", ".join(str(image + 1) for image in reference.absent)
     return f"{there}, absent on {numbers}"
+
+
+def _scores(parts: Sequence[PartMask], image: int) -> str:
+    """Says how sure the regions of one image are: "80%", or "2: 80% and 70%"."""
+    scores = [f"{part.score:.0%}" for part in parts if part.image_index == image]
+    return scores[0] if len(scores) == 1 else f"{len(scores)}: {' and '.join(scores)}"
 
 
 def _not_understood(

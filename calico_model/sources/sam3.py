@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from calico_model.errors import InvalidMaskError
+from calico_model.sources.frames import Normalisation, StretchedFrame
 from calico_model.sources.hub_folder import HubFolder, load_model, load_tokenizer
 from calico_model.sources.prompted import count_parameters
 from calico_model.sources.roi_align import roi_align
@@ -27,6 +28,7 @@ from calico_model.types import BoolMask, RgbImage
 _TEXT_TOKENS = 32  # what transformers' processor pads a name to
 _EXEMPLAR_TEXT = "visual"  # the name that its processor gives to a box without one
 _KEPT_NAMES = 512
+_NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,13 +108,8 @@ class Sam3Source:
 
     def _pixels(self, image: RgbImage) -> Tensor:
         """(1, 3, S, S): stretched to SAM 3's square, values in [-1, 1]."""
-        side = self._model.config.image_size
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-        square = functional.interpolate(
-            pixels, size=(side, side), mode="bilinear", align_corners=False, antialias=True
-        )
-        weights = self._model.dtype
-        return (square.float() / 127.5 - 1).to(self._device, weights)
+        frame = StretchedFrame(self._model.config.image_size, _NORMALISATION)
+        return frame.pixels(image).to(self._device, self._model.dtype)
 
     def _text_tokens(self, name: str) -> _TextTokens:
         tokens = self._names.get(name)
