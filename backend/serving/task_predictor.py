@@ -340,6 +340,8 @@ class TaskPredictor:
         """Part of the key of an answer: who was asked unasked, and who is believed."""
         if not self._sources or vocabulary is None:
             return ""
+        if not self._sources.may_answer(Ability.TEXT):
+            return ""
         return f"+{','.join(self._sources.names)}/{trust.state}"
 
     def _trust_for(self, task: Task, vocabulary: Vocabulary | None) -> TaskTrust:
