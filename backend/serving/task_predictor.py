@@ -50,6 +50,7 @@ from backend.storage.store import Store
 from backend.types import GroupSource, Task
 from calico_model.errors import CalicoError
 from calico_model.interactive.naming.closed_set import ClosedSet
+from calico_model.sources.source import Ability
 from calico_model.types import GroupPrediction, ImageGroup, Vector
 from calico_model.vocabulary import Vocabulary
 
