@@ -51,6 +51,13 @@ def doctor(
         str | None,
         typer.Option(help="Plan a model's memory instead: 7b, or a folder.", metavar="7b|DIR"),
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Look at a source of masks instead: a name of docs/sources.md, or a folder.",
+            metavar="NAME|DIR",
+        ),
+    ] = None,
     gpu_gb: Annotated[
         float | None, typer.Option(help="Plan for a GPU of this size instead of this machine.")
     ] = None,
@@ -78,6 +85,12 @@ def doctor(
     of --gpu-gb. The exit status is 2 if the model does not fit.
 
     Example: calico doctor --model 7b --gpu-gb 24
+
+    With --source it shows the licence, size and memory of a source of masks, and the seconds per
+    image on this machine: measured where its weights are here, else expected. The exit status is 1
+    if its folder cannot be used.
+
+    Example: calico doctor --source sam2.1-tiny
     """
     settings = load_settings(
         device=device,
@@ -86,6 +99,10 @@ def doctor(
         basic_auth_user=user,
         basic_auth_password=password,
     )
+    if source is not None:
+        from backend.cli.source_check import check_source
+
+        raise typer.Exit(0 if check_source(source, settings) else 1)
     if model is not None:
         _plan(model, settings, gpu_gb, precision, images)
         return

@@ -1,4 +1,4 @@
-"""`calico fetch`: downloads the released weights from which a 7B model is assembled."""
+"""`calico fetch`: downloads the weights that a 7B model is assembled from, or those of a source."""
 
 from __future__ import annotations
 
@@ -38,10 +38,13 @@ from backend.cli.sources import (
     WeightSource,
     index_of,
     select,
+    select_source,
     still_needed,
 )
 from backend.cli.tables import print_fitted
 from backend.errors import FetchError
+from backend.settings import load_settings
+from calico_model.sources.known import KNOWN_SOURCES, KnownSource
 
 _GIGABYTE = 1e9
 _SPARE_BYTES = 2**30  # stays free on the disk
@@ -69,6 +72,7 @@ class _Wanted:
     source: WeightSource
     repository: Repository
     selection: Selection
+    place: str  # below the folder
 
     @property
     def files(self) -> tuple[HubFile, ...]:
@@ -83,9 +87,20 @@ def fetch(
         str | None,
         typer.Option("--release", help=f"A trained model instead: {', '.join(RELEASES)}."),
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source", metavar="NAME", help="A segmenter to ask beside CALICO: docs/sources.md."
+        ),
+    ] = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="DIR", help="Folder of the files; ./calico-7b if not given."),
+        typer.Option(
+            "--to",
+            metavar="DIR",
+            help="Folder of the files; ./calico-7b, or for a source its place in the data folder, "
+            "if not given.",
+        ),
     ] = None,
     carried: Annotated[
         Path | None,
@@ -97,7 +112,7 @@ def fetch(
         bool, typer.Option("--yes", help="Accept sizes and licences without a question.")
     ] = False,
 ) -> None:
-    """Download the released weights of a 7B model, and only the files that are needed.
+    """Download the released weights of a 7B model or of a source, only the files that are needed.
 
     It first shows sizes, licences and free disk space. The same command continues a download that
     was interrupted. Some repositories need a token of their owner: set HF_TOKEN.
@@ -105,19 +120,25 @@ def fetch(
     Examples:
     calico fetch --preset 7b --to weights
     calico fetch --preset 7b --to weights --from DIR
+    calico fetch --source sam2.1-tiny
 
     Without internet: run the command on a machine that has it, copy the folder to this one, and
     run the command again here with --from. The cache of the hub's own client works as well.
 
     Afterwards, `calico doctor --model DIR` shows the memory that the model needs, and `calico
-    predict --weights DIR` uses the model.
+    predict --weights DIR` uses the model. A source is added by CALICO_SOURCES=NAME.
 
     The last line of the output is JSON: folder, files, bytes, arrived_bytes.
     """
-    what, sources = _choice(preset, release)
-    folder = to or Path("calico-7b")
     origin: RepositoryReader = Hub() if carried is None else Carried(carried)
-    wanted = tuple(_wanted(origin, sources))
+    if source is not None:
+        known = _known_source(source, preset, release)
+        what, folder = source, to or load_settings().sources_dir / source
+        wanted: tuple[_Wanted, ...] = (_wanted_source(origin, known),)
+    else:
+        what, sources = _choice(preset, release)
+        folder = to or Path("calico-7b")
+        wanted = tuple(_wanted(origin, sources))
     there = _there(folder, wanted)
     print_fitted(_table(wanted, there))
     missing = sum(
@@ -149,12 +170,22 @@ def fetch(
 
 def _choice(preset: str | None, release: str | None) -> tuple[str, tuple[WeightSource, ...]]:
     if (preset is None) == (release is None):
-        raise FetchError("expected --preset 7b for the public parts or --release calico")
+        raise FetchError(
+            "expected --preset 7b for the public parts, --release calico or --source NAME"
+        )
     option, known = ("--release", RELEASES) if preset is None else ("--preset", PRESETS)
     what = preset or release or ""
     if what not in known:
         raise FetchError(f"{option}: expected {' or '.join(known)}, got {what!r}")
     return what, known[what]
+
+
+def _known_source(name: str, preset: str | None, release: str | None) -> KnownSource:
+    if preset is not None or release is not None:
+        raise FetchError("--source: expected it without --preset and --release")
+    if name not in KNOWN_SOURCES:
+        raise FetchError(f"--source: expected one of {', '.join(KNOWN_SOURCES)}, got {name!r}")
+    return KNOWN_SOURCES[name]
 
 
 def _wanted(origin: RepositoryReader, sources: tuple[WeightSource, ...]) -> Iterator[_Wanted]:
@@ -168,11 +199,23 @@ def _wanted(origin: RepositoryReader, sources: tuple[WeightSource, ...]) -> Iter
         text = None if index is None else origin.text(repository, index)
         selection = select(source, repository.files, text)
         given |= selection.parts
-        yield _Wanted(source, repository, selection)
+        yield _Wanted(source, repository, selection, repository.name)
+
+
+def _wanted_source(origin: RepositoryReader, known: KnownSource) -> _Wanted:
+    """Returns the files of a source of masks, which lie in the folder itself."""
+    repository = origin.repository(known.repository)
+    index = index_of(repository.files)
+    text = None if index is None else origin.text(repository, index)
+    abilities = ", ".join(sorted(known.abilities))
+    is_stated = repository.licence.lower() == known.licence.lower()
+    terms = "" if is_stated else known.licence
+    source = WeightSource(known.repository, abilities, frozenset(), terms=terms)
+    return _Wanted(source, repository, select_source(known, repository.files, text), "")
 
 
 def _path(folder: Path, wanted: _Wanted, file: HubFile) -> Path:
-    return folder / wanted.repository.name / file.name
+    return folder / wanted.place / file.name
 
 
 def _there(folder: Path, wanted: tuple[_Wanted, ...]) -> set[Path]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from backend.errors import FetchError
 from calico_model.loading.released.layouts import recognise
+from calico_model.sources.known import KnownSource
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -23,6 +24,19 @@ _BESIDE = (
     "tokenizer_config.json",
     "added_tokens.json",
     "special_tokens_map.json",
+)
+
+
+_BESIDE_SOURCE = (
+    *_BESIDE,
+    "preprocessor_config.json",
+    "processor_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "README.md",  # states the licence
+    "LICENSE",
+    "LICENSE.txt",
 )
 
 
@@ -130,6 +144,29 @@ def select(source: WeightSource, files: Iterable[str], index: str | None) -> Sel
     if not shards:
         raise FetchError(f"{source.repository}/{listing}: names none of {source.gives}")
     return Selection((*shards, listing, *beside), frozenset().union(*wanted.values()))
+
+
+def select_source(source: KnownSource, files: Iterable[str], index: str | None) -> Selection:
+    """Chooses the files of a source of masks: safetensors, and the small files beside them.
+
+    Args:
+        source: the wanted source.
+        files: all names in its repository.
+        index: text of the index of its shards, or None for a single file.
+
+    Raises:
+        FetchError: the repository has no safetensors.
+    """
+    names = set(files)
+    beside = [name for name in _BESIDE_SOURCE if name in names]
+    if _WHOLE[0] in names:
+        return Selection((_WHOLE[0], *beside), frozenset())
+    if index is None or INDICES[0] not in names:
+        raise FetchError(f"{source.repository}: expected {_WHOLE[0]} or an index of its shards")
+    shards = sorted(set(_weight_map(source.repository, index).values()))
+    if missing := [shard for shard in shards if shard not in names]:
+        raise FetchError(f"{source.repository}/{missing[0]}: named in {INDICES[0]}, but not there")
+    return Selection((*shards, INDICES[0], *beside), frozenset())
 
 
 def still_needed(source: WeightSource, given: frozenset[str]) -> bool:

@@ -42,6 +42,9 @@ class KnownSource:
         licence: of the weights, as their owners state it.
         parameters: in millions.
         is_gated: whether its owners must grant access first.
+        encode_tflop: arithmetic of encoding one image, in 10^12 operations, counted on the class
+            in its public size; None where it depends on the image or was not counted.
+        encoding_mib: memory of one encoded image in MiB; None likewise.
     """
 
     name: str
@@ -51,6 +54,8 @@ class KnownSource:
     licence: str
     parameters: float
     is_gated: bool = False
+    encode_tflop: float | None = None
+    encoding_mib: float | None = None
 
 
 _PROMPTS = frozenset({Ability.CLICK, Ability.BOX})
@@ -60,30 +65,41 @@ _SAM3_LICENCE = "SAM License of Meta: own terms, uses named in it are excluded"
 
 
 def _row(
-    name: str, repository: str, kind: SourceKind, parameters: float, licence: str = _APACHE
+    name: str,
+    repository: str,
+    kind: SourceKind,
+    parameters: float,
+    cost: tuple[float, float],
+    licence: str = _APACHE,
 ) -> KnownSource:
-    return KnownSource(
-        name, repository, kind, _PROMPTS, licence, parameters, licence == _SAM3_LICENCE
-    )
+    is_gated = licence == _SAM3_LICENCE
+    return KnownSource(name, repository, kind, _PROMPTS, licence, parameters, is_gated, *cost)
 
 
 _ROWS = (
-    _row("sam-base", "facebook/sam-vit-base", SourceKind.SAM, 93.7),
-    _row("sam-large", "facebook/sam-vit-large", SourceKind.SAM, 312.3),
-    _row("sam-huge", "facebook/sam-vit-huge", SourceKind.SAM, 641.1),
-    _row("sam-hq-base", "syscv-community/sam-hq-vit-base", SourceKind.SAM_HQ, 94.8),
-    _row("sam-hq-large", "syscv-community/sam-hq-vit-large", SourceKind.SAM_HQ, 313.7),
-    _row("sam-hq-huge", "syscv-community/sam-hq-vit-huge", SourceKind.SAM_HQ, 642.7),
-    _row("sam2-tiny", "facebook/sam2-hiera-tiny", SourceKind.SAM2, 31.4),
-    _row("sam2-small", "facebook/sam2-hiera-small", SourceKind.SAM2, 38.5),
-    _row("sam2-base", "facebook/sam2-hiera-base-plus", SourceKind.SAM2, 73.3),
-    _row("sam2-large", "facebook/sam2-hiera-large", SourceKind.SAM2, 216.9),
-    _row("sam2.1-tiny", "facebook/sam2.1-hiera-tiny", SourceKind.SAM2, 31.4),
-    _row("sam2.1-small", "facebook/sam2.1-hiera-small", SourceKind.SAM2, 38.5),
-    _row("sam2.1-base", "facebook/sam2.1-hiera-base-plus", SourceKind.SAM2, 73.3),
-    _row("sam2.1-large", "facebook/sam2.1-hiera-large", SourceKind.SAM2, 216.9),
-    _row("edgetam", "yonigozlan/EdgeTAM-hf", SourceKind.EDGETAM, 9.1),
-    _row("sam3-tracker", "facebook/sam3", SourceKind.SAM3_TRACKER, 458.3, _SAM3_LICENCE),
+    _row("sam-base", "facebook/sam-vit-base", SourceKind.SAM, 93.7, (0.972, 4)),
+    _row("sam-large", "facebook/sam-vit-large", SourceKind.SAM, 312.3, (2.986, 4)),
+    _row("sam-huge", "facebook/sam-vit-huge", SourceKind.SAM, 641.1, (5.961, 4)),
+    _row("sam-hq-base", "syscv-community/sam-hq-vit-base", SourceKind.SAM_HQ, 94.8, (0.972, 52)),
+    _row("sam-hq-large", "syscv-community/sam-hq-vit-large", SourceKind.SAM_HQ, 313.7, (2.986, 68)),
+    _row("sam-hq-huge", "syscv-community/sam-hq-vit-huge", SourceKind.SAM_HQ, 642.7, (5.961, 84)),
+    _row("sam2-tiny", "facebook/sam2-hiera-tiny", SourceKind.SAM2, 31.4, (0.293, 16)),
+    _row("sam2-small", "facebook/sam2-hiera-small", SourceKind.SAM2, 38.5, (0.36, 16)),
+    _row("sam2-base", "facebook/sam2-hiera-base-plus", SourceKind.SAM2, 73.3, (0.648, 16)),
+    _row("sam2-large", "facebook/sam2-hiera-large", SourceKind.SAM2, 216.9, (1.825, 16)),
+    _row("sam2.1-tiny", "facebook/sam2.1-hiera-tiny", SourceKind.SAM2, 31.4, (0.293, 16)),
+    _row("sam2.1-small", "facebook/sam2.1-hiera-small", SourceKind.SAM2, 38.5, (0.36, 16)),
+    _row("sam2.1-base", "facebook/sam2.1-hiera-base-plus", SourceKind.SAM2, 73.3, (0.648, 16)),
+    _row("sam2.1-large", "facebook/sam2.1-hiera-large", SourceKind.SAM2, 216.9, (1.825, 16)),
+    _row("edgetam", "yonigozlan/EdgeTAM-hf", SourceKind.EDGETAM, 9.1, (0.039, 16)),
+    _row(
+        "sam3-tracker",
+        "facebook/sam3",
+        SourceKind.SAM3_TRACKER,
+        458.3,
+        (5.615, 20.2),
+        _SAM3_LICENCE,
+    ),
 )
 _WORDS = frozenset({Ability.TEXT})
 _EXEMPLARS = frozenset({Ability.TEXT, Ability.EXEMPLAR})

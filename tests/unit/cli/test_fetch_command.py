@@ -21,6 +21,7 @@ from backend.cli.carried import RECEIPT, read_receipt
 from backend.cli.hub import Hub
 from backend.cli.sources import PRESETS, select
 from backend.errors import FetchError
+from calico_model.sources.hub_folder import look_into
 from tests.unit.cli.fake_hub import REVISION, FakeHub, serve
 
 GLAMM, BLIP = "MBZUAI/GLaMM-GranD-Pretrained", "Salesforce/instructblip-vicuna-7b"
@@ -241,7 +242,7 @@ def test_nothing_arrives_without_agreement(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "expected --preset 7b for the public parts or --release calico"),
+        ([], "expected --preset 7b for the public parts, --release calico or --source NAME"),
         (["--preset", "13b"], "--preset: expected 7b, got '13b'"),
         (["--release", "glamm"], "--release: expected calico, got 'glamm'"),
         (["--preset", "7b", "--release", "calico"], "expected --preset 7b"),
@@ -334,3 +335,56 @@ def test_an_index_that_lies_is_named() -> None:
         select(glamm, [INDEX], index(GLAMM_KEYS).decode())
     with pytest.raises(FetchError, match="unknown layout"):
         select(glamm, [INDEX], index({"a": "b.safetensors"}).decode())
+
+
+SAM2 = "facebook/sam2.1-hiera-tiny"
+
+
+@pytest.fixture
+def source_hub(hub: FakeHub) -> FakeHub:
+    hub.files[SAM2] = {
+        "config.json": b'{"model_type": "sam2_video"}',
+        "preprocessor_config.json": b"{}",
+        "README.md": b"---\nlicense: apache-2.0\n---\n",
+        "model.safetensors": shard(40),
+        "sam2.1_hiera_tiny.pt": b"a pickle",
+        "tokenizer.json": b"{}",
+    }
+    return hub
+
+
+def test_a_source_arrives_in_its_place_and_its_licence_is_shown_before(
+    source_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALICO_DATA_DIR", str(tmp_path))
+    before = run("--source", "sam2.1-tiny")
+    assert isinstance(before.exception, FetchError)  # nobody agreed
+    assert "Apache-2.0" in before.stdout
+    assert not (tmp_path / "sources").exists()
+    assert run("--source", "sam2.1-tiny", "--yes").exit_code == 0
+    folder = tmp_path / "sources" / "sam2.1-tiny"
+    assert fetched(folder) == {RECEIPT, *source_hub.files[SAM2]} - {"sam2.1_hiera_tiny.pt"}
+    assert look_into(folder).licence == "apache-2.0"
+    again = run("--source", "sam2.1-tiny")
+    assert json.loads(again.stdout.splitlines()[-1])["arrived_bytes"] == 0
+
+
+def test_the_shards_of_a_source_arrive_with_their_index(
+    source_hub: FakeHub, tmp_path: Path
+) -> None:
+    files = source_hub.files[SAM2]
+    files["a.safetensors"] = files.pop("model.safetensors")
+    files[INDEX] = index({"w": "a.safetensors"})
+    assert run("--source", "sam2.1-tiny", "--to", tmp_path / "s", "--yes").exit_code == 0
+    assert {"a.safetensors", INDEX} <= fetched(tmp_path / "s")
+    files[INDEX] = index({"w": "b.safetensors"})
+    message = failure("--source", "sam2.1-tiny", "--to", tmp_path / "t", "--yes")
+    assert "b.safetensors: named in" in message
+    del files[INDEX]
+    message = failure("--source", "sam2.1-tiny", "--to", tmp_path / "t", "--yes")
+    assert "expected model.safetensors or an index" in message
+
+
+def test_an_unknown_source_names_the_known_ones(hub: FakeHub) -> None:
+    assert "expected one of sam-base, " in failure("--source", "sam9")
+    assert "without --preset" in failure("--source", "sam-base", "--preset", "7b")
