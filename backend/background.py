@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 
+from backend.clock import parse_hours
 from backend.errors import StoreError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.predictions import delete_duplicates
@@ -18,6 +19,7 @@ from backend.serving.duplicates import DuplicateWatch
 from backend.serving.metrics import Metrics, package_version
 from backend.serving.model_host import ModelHost
 from backend.serving.owed_answers import OwedAnswerWorker
+from backend.serving.refresh_window import RefreshWindow
 from backend.serving.refreshing import Refresher, TaskDescriptors
 from backend.serving.service import PredictionService
 from backend.serving.studio import StudioTasks, prediction_sender
@@ -65,6 +67,7 @@ def build_refresher(
     """
     if client is None or not settings.refresh:
         return None
+    hours = None if settings.refresh_hours is None else parse_hours(settings.refresh_hours)
     return Refresher(
         lambda: Versions(store, settings.adapters_dir).projects(),
         service,
@@ -72,6 +75,7 @@ def build_refresher(
         TaskDescriptors(store),
         base=lambda: host.version,
         leads=leads,
+        window=RefreshWindow(settings.refresh_at_once, hours),
     )
 
 

@@ -21,3 +21,18 @@ def from_us(moment_us: int) -> datetime:
 def now_us() -> int:
     """Returns the present time in microseconds."""
     return time.time_ns() // 1000
+
+
+def parse_hours(text: str) -> tuple[int, int]:
+    """Reads hours like 20-6: the first one, and the one after the last.
+
+    Raises:
+        ValueError: expected two hours from 0 to 24 that differ.
+    """
+    first, dash, end = text.partition("-")
+    if not (dash and first.isdecimal() and end.isdecimal()):
+        raise ValueError("expected two hours like 20-6")
+    hours = int(first), int(end)
+    if max(hours) > 24 or hours[0] == hours[1]:
+        raise ValueError("expected two different hours from 0 to 24, like 20-6")
+    return hours

@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from backend.clock import parse_hours
 from backend.errors import SettingsError
 from calico_model.errors import InvalidConfigError
 from calico_model.loading.precision import Precision
@@ -231,6 +232,18 @@ class Settings(BaseSettings):
         description="Predict the tasks that nobody has begun again with every new version, and "
         "order them by its scores; needs Label Studio's token.",
     )
+    refresh_at_once: int | None = Field(
+        None,
+        ge=0,
+        le=10_000,
+        description="Tasks of a project that are predicted again at any hour after a promotion, "
+        "the least certain first; all if unset, 200 if only the hours are set.",
+    )
+    refresh_hours: str | None = Field(
+        None,
+        description="Hours of the day in UTC in which all other tasks are predicted again, as "
+        "20-6; with CALICO_REFRESH_AT_ONCE alone they never are.",
+    )
     start_from_project: int | None = Field(
         None,
         description="Project whose version new projects start from; the shipped model if unset.",
@@ -340,6 +353,13 @@ class Settings(BaseSettings):
         if not is_whole or parts.query or parts.fragment or parts.port == 0:  # reads the port
             raise ValueError("expected http://HOST[:PORT] or https://HOST[:PORT]")
         return value.rstrip("/")
+
+    @field_validator("refresh_hours")
+    @classmethod
+    def _are_hours(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_hours(value)
+        return value
 
     @field_validator("label_studio_names")
     @classmethod

@@ -53,6 +53,7 @@ def untouched_tasks(
     version: str,
     after: int = 0,
     only: int | None = None,
+    least_certain_page: int | None = None,
 ) -> UntouchedPage:
     """Returns the next untouched tasks that have no prediction of a version.
 
@@ -63,6 +64,8 @@ def untouched_tasks(
         version: model version of the predictions.
         after: id of the last task of the earlier page.
         only: id of the only task to look for, or None.
+        least_certain_page: 1-based number of a page by rising score of the prediction that the
+            tasks have; None returns a page by rising id.
 
     Raises:
         LabelStudioError: an answer that is refused or of another form.
@@ -76,12 +79,13 @@ def untouched_tasks(
         if only is None
         else filter_item("id", "Number", "equal", only),
     ]
-    query = {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]}
+    ordering = "tasks:id" if least_certain_page is None else "tasks:predictions_score"
+    query = {"filters": {"conjunction": "and", "items": items}, "ordering": [ordering]}
     answer = client.get(
         "/api/tasks/",
         params={
             "project": project_id,
-            "page": 1,
+            "page": least_certain_page or 1,
             "page_size": PAGE_SIZE,
             "fields": "task_only",
             "resolve_uri": "false",

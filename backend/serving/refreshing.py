@@ -20,6 +20,7 @@ from sqlalchemy import Connection, delete, select
 from backend.clock import now_us
 from backend.errors import BackendError, LabelStudioError
 from backend.label_schema import LabelSchema
+from backend.serving.refresh_window import RefreshWindow
 from backend.serving.service import PredictionService
 from backend.serving.studio import StudioTasks, TaskPlace
 from backend.storage.store import Store
@@ -68,6 +69,7 @@ class Refresher:
         every_s: pause between two rounds over all projects.
         again_s: after which a finished project is asked again, for tasks that are new.
         leads: whether this server is the one of several that predicts again.
+        window: how many tasks may be predicted at which hours.
     """
 
     def __init__(
@@ -83,7 +85,9 @@ class Refresher:
         every_s: float = 3.0,
         again_s: float = 300.0,
         leads: Callable[[], bool] = lambda: True,
+        window: RefreshWindow | None = None,
     ) -> None:
+        self._window = window or RefreshWindow()
         self._projects, self._service, self._studio = projects, service, studio
         self._descriptors, self._base = descriptors, base
         self._pause_s, self._quiet_s = pause_s, quiet_s
@@ -136,6 +140,8 @@ class Refresher:
     def _refresh(self, project_id: int, version: AdapterVersion) -> int:
         """Runs one pass over a project; returns how many predictions were pushed."""
         places = _TaskPlaces(self._descriptors, project_id, self._base() or "")
+        if not self._window.is_open:
+            return self._refresh_first(project_id, version, places)
         after = done = total = 0
         is_shown = self._studio.show(project_id, version.id)
         while (page := self._studio.pending(project_id, version.id, after)).tasks:
@@ -144,7 +150,7 @@ class Refresher:
             total = max(total, done + page.total)
             for task in page.tasks:
                 self._status[project_id] = RefreshStatus(version.id, done, total, True)
-                if not self._may_go_on(project_id, version):
+                if not self._may_go_on(project_id, version) or not self._window.is_open:
                     return done
                 after = max(after, task.id or 0)
                 done += self._predict(project_id, version, task, page.schema, places)
@@ -158,6 +164,26 @@ class Refresher:
                 total,
                 extra={"event": "refreshed", "project": project_id, "version": version.id},
             )
+        return done
+
+    def _refresh_first(self, project_id: int, version: AdapterVersion, places: _TaskPlaces) -> int:
+        """Predicts the least certain tasks; returns how many predictions were pushed."""
+        left = self._window.left(project_id, version.id)
+        if not left:
+            return 0
+        # Before the version is shown: afterwards Label Studio knows no score of these tasks.
+        page = self._studio.least_certain(project_id, version.id, left)
+        self._studio.show(project_id, version.id)
+        done, total = 0, len(page.tasks)
+        for task in page.tasks:
+            self._status[project_id] = RefreshStatus(version.id, done, total, True)
+            if not self._may_go_on(project_id, version):
+                return done
+            self._window.count(project_id, version.id)
+            done += self._predict(project_id, version, task, page.schema, places)
+        if total:
+            self._status[project_id] = RefreshStatus(version.id, done, total, False)
+            self._studio.show(project_id, version.id)
         return done
 
     def _may_go_on(self, project_id: int, version: AdapterVersion) -> bool:

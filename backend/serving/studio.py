@@ -132,6 +132,19 @@ class StudioTasks:
         page = untouched_tasks(self._client, project_id, schema, version=version, after=after)
         return PendingTasks(page.tasks, schema, page.total)
 
+    def least_certain(self, project_id: int, version: str, limit: int) -> PendingTasks:
+        """Returns tasks that wait like those of `pending`, by rising score of what they have."""
+        schema = parse_label_config(self._client.project(project_id).label_config)
+        tasks: list[Task] = []
+        for number in range(1, limit + 1):
+            page = untouched_tasks(
+                self._client, project_id, schema, version=version, least_certain_page=number
+            )
+            tasks += page.tasks
+            if len(tasks) >= min(limit, page.total) or not page.tasks:
+                break
+        return PendingTasks(tuple(tasks[:limit]), schema, len(tasks[:limit]))
+
     def pending_task(self, project_id: int, version: str, task_id: int) -> PendingTasks:
         """Returns one task if nobody has begun it and this version has not predicted it."""
         schema = parse_label_config(self._client.project(project_id).label_config)

@@ -47,6 +47,9 @@ def test_hosts_are_separated_by_commas(monkeypatch):
         ("LABEL_STUDIO_URL", "http://studio/?next=/"),
         ("CALICO_MAX_IMAGE_PIXELS", "40000001"),
         ("CALICO_LOG_LEVEL", "LOUD"),
+        ("CALICO_REFRESH_HOURS", "20"),
+        ("CALICO_REFRESH_HOURS", "20-25"),
+        ("CALICO_REFRESH_HOURS", "6-6"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(monkeypatch, variable, value):

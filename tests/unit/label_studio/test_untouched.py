@@ -61,6 +61,14 @@ def test_one_task_is_asked_about_alone():
     assert filters(asked[0])["id"] == ("equal", 9)
 
 
+def test_the_least_certain_tasks_come_by_the_score_they_have():
+    made, asked = client({"tasks": [], "total": 0})
+    untouched_tasks(made, 7, SCHEMA, version="v1", least_certain_page=3)
+    assert asked[0].url.params["page"] == "3"
+    query = json.loads(asked[0].url.params["query"])
+    assert query["ordering"] == ["tasks:predictions_score"]
+
+
 @pytest.mark.parametrize("answer", [[], {"tasks": 3}, {"total": 1}])
 def test_an_answer_of_another_form_is_named(answer):
     made, _ = client(answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from backend.errors import LabelStudioError
 from backend.label_studio.label_config import parse_label_config
 from backend.serving.jobs import PredictionResult, Problem
+from backend.serving.refresh_window import RefreshWindow
 from backend.serving.refreshing import Refresher, TaskDescriptors
 from backend.serving.studio import PendingTasks
 from backend.storage.store import open_store
@@ -41,6 +43,7 @@ class FakeStudio:
     begun: set = field(default_factory=set)
     page: int = 3
     fails: int = 0
+    scores: dict = field(default_factory=dict)
 
     def pending(self, project_id, version, after):
         if self.fails:
@@ -53,6 +56,13 @@ class FakeStudio:
         ]
         tasks = tuple(Task(t, project_id, ("a.png",)) for t in found[: self.page])
         return PendingTasks(tasks, SCHEMA, len(found))
+
+    def least_certain(self, project_id, version, limit):
+        assert version not in self.shown  # Label Studio would know no scores any more
+        found = [t for t, seen in self.tasks.items() if version not in seen]
+        found.sort(key=lambda task: (self.scores.get(task, 1.0), task))
+        tasks = tuple(Task(t, project_id, ("a.png",)) for t in found[:limit])
+        return PendingTasks(tasks, SCHEMA, len(tasks))
 
     def is_pending(self, project_id, version, task_id):
         return task_id not in self.begun and version not in self.tasks[task_id]
@@ -226,3 +236,51 @@ def test_the_order_of_tasks_follows_the_new_scores(start):
     there = studio()
     start(there, FakeService()).round()
     assert there.shown == ["v1", "v1"]  # before there were any, and after the first page
+
+
+def at(hour):
+    return datetime(2026, 1, 1, hour, tzinfo=UTC)
+
+
+def test_outside_of_the_hours_only_the_least_certain_tasks_come(start):
+    there, service, hour = studio(scores={6: 0.1, 2: 0.3}), FakeService(), [12]
+    window = RefreshWindow(3, (20, 6), now=lambda: at(hour[0]))
+    refresher = start(there, service, window=window, again_s=0.0)
+    assert refresher.round() == 3
+    assert service.asked == [6, 2, 1]
+    assert refresher.status(PROJECT).total == 3
+    assert refresher.round() == 0
+    hour[0] = 23
+    assert refresher.round() == 5
+    assert sorted(service.asked) == list(range(1, 9))
+
+
+def test_the_end_of_the_hours_ends_the_pass(start):
+    there, service, hour = studio(), FakeService(), [5]
+    window = RefreshWindow(1, (20, 6), now=lambda: at(hour[0]))
+    service.before = lambda task_id: hour.__setitem__(0, 6 if task_id == 2 else 5)
+    assert start(there, service, window=window).round() == 2
+
+
+@pytest.mark.parametrize(
+    ("hours", "is_open"),
+    [
+        ((20, 6), [*range(6), *range(20, 24)]),
+        ((0, 24), list(range(24))),
+        ((9, 11), [9, 10]),
+        (None, []),
+    ],
+)
+def test_the_hours_may_pass_midnight(hours, is_open):
+    found = [h for h in range(24) if RefreshWindow(5, hours, now=lambda h=h: at(h)).is_open]
+    assert found == is_open
+    assert RefreshWindow().is_open
+
+
+def test_each_version_has_its_own_count():
+    window = RefreshWindow(None, (0, 1))
+    assert window.left(PROJECT, "v1") == 200
+    window.count(PROJECT, "v1")
+    assert (window.left(PROJECT, "v1"), window.left(PROJECT, "v2")) == (199, 200)
+    window.count(PROJECT, "v2")
+    assert window.left(PROJECT, "v2") == 199
