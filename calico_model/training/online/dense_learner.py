@@ -40,7 +40,7 @@ from calico_model.training.online.example import DenseImage
 from calico_model.training.online.plan import DensePlan
 
 _CLIP_NORM = 1.0
-_RECENT = 24  # last steps, by whose overlap the head's trust is set
+_RECENT = 48  # last steps, by whose overlap the head's trust is set
 _TRUSTED = (0.2, 0.45)  # overlap at which trust is 0, and at which it is 1
 _RIDGE = 0.3
 _MEASURED = 24  # learned images on which the head's confidence is measured
