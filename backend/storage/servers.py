@@ -20,7 +20,7 @@ from sqlalchemy import Connection, delete, or_, select
 
 from backend.clock import from_us
 from backend.errors import BackendError
-from backend.process_identity import owner_name
+from backend.process_identity import is_gone, owner_name
 from backend.storage.store import Store
 from backend.storage.tables import leader, server
 
@@ -158,6 +158,7 @@ class ServerMembership:
 
         def change(connection: Connection) -> frozenset[str]:
             self._say(connection, report)
+            self._drop_gone(connection)
             return frozenset(role for role in wanted if self._claim(connection, role))
 
         held = self._write(change, "server_report_failed")
@@ -192,6 +193,13 @@ class ServerMembership:
         connection.execute(row.on_conflict_do_update(index_elements=["owner"], set_=news))
         long_gone = server.c.seen_at_us < self._store.time_us - _us(10 * self._silent_s)
         connection.execute(delete(server).where(long_gone))
+
+    def _drop_gone(self, connection: Connection) -> None:
+        """Takes the roles of servers whose process on this machine has certainly ended."""
+        others = select(leader.c.owner).where(leader.c.owner != self.owner).distinct()
+        for owner in list(connection.execute(others).scalars()):
+            if is_gone(owner):
+                _leave(connection, owner)
 
     def _claim(self, connection: Connection, role: str) -> bool:
         row = self._store.insert(leader).values(

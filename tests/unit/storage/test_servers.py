@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
 
+from backend.process_identity import machine_name
 from backend.storage.servers import ServerMembership, ServerReport, present_servers
 from backend.storage.store import open_store
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
@@ -73,6 +76,17 @@ def test_a_silent_server_loses_its_role_and_knows_it(shared):
         second.beat()
         assert not (second.leads(ROLE) and first.leads(ROLE))
         assert time.monotonic() < deadline
+
+
+def test_the_role_of_a_killed_server_of_this_machine_is_free_at_once(shared):
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        process.wait()
+    killed, next_one = member(shared, f"{machine_name()}/{process.pid}/x"), member(shared, "a/2/y")
+    killed.beat()
+    assert killed.leads(ROLE)
+    next_one.beat()
+    assert next_one.leads(ROLE)
+    assert [one.owner for one in present_servers(shared)] == ["a/2/y"]
 
 
 def test_a_server_that_cannot_report_goes_on_until_its_time_is_over(shared):
