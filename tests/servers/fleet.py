@@ -34,6 +34,7 @@ class Fleet:
         for task in range(1, tasks + 1):
             self.studio.add_task(task, [f"{task}-a.png", f"{task}-b.png"])
         self.store = open_store(database_url, is_guest=True, commit_timeout_s=30)
+        self.studio_url = None
         self.processes = []
         self.urls = []
 
@@ -48,6 +49,10 @@ class Fleet:
     def wait_until_ready(self):
         for url, process in zip(self.urls, self.processes, strict=True):
             wait_for(lambda url=url: is_ready(url), 120, lambda p=process: p.poll() is None)
+
+    def is_ready(self, number):
+        assert self.processes[number].poll() is None, "the server has ended"
+        return is_ready(self.urls[number])
 
     def kill(self, number):
         os.killpg(self.processes[number].pid, signal.SIGKILL)
@@ -94,9 +99,9 @@ def fleet_of(folder: Path, database_url: str, *, servers: int, tasks: int, **env
     fleet = Fleet(folder, database_url, tasks)
     with ExitStack() as stack:
         stack.callback(fleet.store.close)
-        studio_url = stack.enter_context(served(fleet.studio.app()))
+        fleet.studio_url = stack.enter_context(served(fleet.studio.app()))
         for _ in range(servers):
-            fleet.start(stack, studio_url, **environment)
+            fleet.start(stack, fleet.studio_url, **environment)
         fleet.wait_until_ready()
         yield fleet
 
