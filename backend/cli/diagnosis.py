@@ -204,10 +204,30 @@ def check_learning(backend: BackendAddress) -> Iterator[CheckResult]:
     projects = status["projects"]
     yield from _servers(status.get("servers", []))
     yield _trainers(status["trainers"], sum(project["new"] for project in projects))
+    yield from _sources(status.get("sources", []))
     for project in projects:
         if project["run"] is not None:
             yield _last_run(project)
         yield from _doubts(project)
+
+
+def _sources(sources: list[dict[str, Any]]) -> Iterator[CheckResult]:
+    """Reports how each source of masks stands, and whether it answers in time."""
+    for source in sources:
+        check, asked = f"source {source['name']}", source["asked"]
+        if source["state"] == "failed":
+            fix = f"calico doctor --source {source['name']}; then start the backend again"
+            yield CheckResult(check, Level.FAIL, source["problem"], fix)
+            continue
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in asked.items() if count)
+        found = f"{source['state']}; {counts or 'not asked yet'}"
+        fix, level = "", Level.OK
+        if asked.get("failed", 0) > asked.get("answered", 0):
+            level, fix = Level.WARN, "read the reason in the backend's log"
+        elif asked.get("late", 0) > asked.get("answered", 0):
+            level = Level.WARN
+            fix = "set a longer CALICO_SOURCE_BUDGET_S, or choose a smaller source or a GPU"
+        yield CheckResult(check, level, found, fix)
 
 
 def _trainers(owners: list[str], waiting: int) -> CheckResult:

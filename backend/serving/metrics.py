@@ -101,7 +101,7 @@ class Metrics:
         )
         self.source_seconds = Histogram(
             "calico_source_seconds",
-            "Time of one step of a source of masks: encode or prompt.",
+            "Time of a source of masks: encode, for one image, or call, with encodings it needed.",
             ["source", "step"],
             buckets=_SECONDS,
             registry=self.registry,

@@ -73,11 +73,8 @@ class SourceSession:
         key = (described.name, described.weights, group.keys[image_index])
         encoding = self._encodings.get(key)
         if encoding is None:
-            began = time.monotonic()
-            encoding = self.source.encode(group.images[image_index])
-            self._metrics.source_seconds.labels(described.name, "encode").observe(
-                time.monotonic() - began
-            )
+            with self._metrics.source_seconds.labels(described.name, "encode").time():
+                encoding = self.source.encode(group.images[image_index])
             self._encodings.put(key, encoding)
         return encoding
 
@@ -108,7 +105,12 @@ class _Worker:
         source = self.source
         assert source is not None
         session = SourceSession(source, self._encodings, self._metrics)
-        return self._thread.submit(lambda: call(session))
+
+        def timed() -> T:
+            with self._metrics.source_seconds.labels(self.name, "call").time():
+                return call(session)
+
+        return self._thread.submit(timed)
 
     def can(self, ability: Ability) -> bool:
         return self.source is not None and ability in self.source.describe().abilities

@@ -18,6 +18,7 @@ import pytest
 from backend.storage.store import open_store
 from research.bench.server import BenchError, BenchServer
 from research.label_studio.sample import click_body, event_body, predict_body, setup_body
+from tests.unit.sources.test_sam import save as save_sam
 
 ROOT = Path(__file__).parents[2]
 JSON = {"Content-Type": "application/json"}
@@ -51,11 +52,14 @@ def free_port():
 
 
 @contextmanager
-def server_process(port, *arguments):
-    """A server in a process group of its own, so that the worker dies with it."""
+def server_process(port, *arguments, **variables):
+    """A server in a process group of its own, so that the worker dies with it.
+
+    `variables` are those of its environment.
+    """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("CALICO_", "LABEL_"))}
     environment["CALICO_COMMIT_TIMEOUT_MS"] = "30000"  # however busy the machine
-    environment["PYTHONPATH"] = str(ROOT)
+    environment |= {"PYTHONPATH": str(ROOT)} | variables
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -83,13 +87,13 @@ def server_process(port, *arguments):
         process.wait()
 
 
-def serve(port, data_dir):
+def serve(port, data_dir, **variables):
     broken = data_dir / "broken-weights"  # the server starts, and no time goes into a model
     broken.mkdir(parents=True, exist_ok=True)
     (broken / "model.safetensors").write_bytes(b"")
     command = ["-m", "backend.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
     command += ["--no-trainer", "--weights", str(broken), "--log-level", "ERROR"]
-    return server_process(port, *command)
+    return server_process(port, *command, **variables)
 
 
 def test_acknowledged_events_survive_kill_9_of_the_server(tmp_path):
@@ -265,3 +269,19 @@ def test_requests_that_break_http_are_refused_in_the_same_form(tmp_path):
             assert (found, problem["field"]) == (status, field), request[:60]
             assert problem["request_id"]
             assert field in problem["detail"]
+
+
+def test_a_server_loads_its_sources_beside_the_model(tmp_path):
+    save_sam(tmp_path / "sources" / "sam-base", is_hq=False)
+    with serve(free_port(), tmp_path, CALICO_SOURCES="sam-base,edgetam") as (server, _):
+        deadline = time.monotonic() + 120
+        while True:
+            status = json.loads(server.ask("GET", "/status", timeout_s=30).body)
+            states = {source["name"]: source["state"] for source in status["sources"]}
+            if "loading" not in states.values():
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert states == {"sam-base": "ready", "edgetam": "failed"}
+    (problem,) = [s["problem"] for s in status["sources"] if s["name"] == "edgetam"]
+    assert "yonigozlan/EdgeTAM-hf" in problem

@@ -169,3 +169,35 @@ def test_servers_that_differ_are_pointed_out(other: dict[str, object], level: Le
     found = of_servers(server("a:0:1/17/ab"), server("b:0:1/4/cd", **other))
     assert found.level is level
     assert bool(found.fix) is (level is not Level.OK)
+
+
+def source(**changes: object) -> dict[str, object]:
+    asked = {"answered": 3, "failed": 0, "late": 1, "loading": 0}
+    return {"name": "sam", "state": "ready", "problem": "", "asked": asked} | changes
+
+
+@pytest.mark.parametrize(
+    ("said", "level", "found", "fix"),
+    [
+        (source(), Level.OK, "ready; 3 answered, 1 late", ""),
+        (source(state="loading", asked={}), Level.OK, "loading; not asked yet", ""),
+        (
+            source(state="failed", problem="no such folder"),
+            Level.FAIL,
+            "no such folder",
+            "calico doctor --source sam",
+        ),
+        (source(asked={"late": 4}), Level.WARN, "ready; 4 late", "CALICO_SOURCE_BUDGET_S"),
+        (source(asked={"failed": 4, "answered": 1}), Level.WARN, "4 failed", "backend's log"),
+    ],
+)
+def test_sources_are_listed_with_what_came_of_asking_them(
+    said: dict[str, object], level: Level, found: str, fix: str
+) -> None:
+    body = {"projects": [], "trainers": ["t"], "sources": [said]}
+    with told(json.dumps(body).encode()) as backend:
+        (result,) = [one for one in check_learning(backend) if one.check == "source sam"]
+    assert result.level is level
+    assert found in result.found
+    assert fix in result.fix
+    assert bool(result.fix) == bool(fix)
