@@ -23,6 +23,7 @@ class SourceKind(StrEnum):
     SAM3 = "sam3"
     GROUNDING_DINO = "grounding_dino"
     OWLV2 = "owlv2"
+    CASS = "cass"
 
     @property
     def is_detector(self) -> bool:
@@ -130,4 +131,9 @@ _NAMED_ROWS = (
         "owlv2-large", "google/owlv2-large-patch14-ensemble", _OWL, _EXEMPLARS, _APACHE, 437.6
     ),
 )
-KNOWN_SOURCES: Mapping[str, KnownSource] = {row.name: row for row in (*_ROWS, *_NAMED_ROWS)}
+_CLIP_ROW = KnownSource(
+    "clip-base", "openai/clip-vit-base-patch16", SourceKind.CASS, _WORDS, "MIT", 149.6
+)
+KNOWN_SOURCES: Mapping[str, KnownSource] = {
+    row.name: row for row in (*_ROWS, *_NAMED_ROWS, _CLIP_ROW)
+}

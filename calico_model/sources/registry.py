@@ -33,7 +33,8 @@ class SourceChoice:
         name: unique among them.
         folder: in the hub's layout.
         known: the row of that name, or None for weights of one's own.
-        masks: the source of masks of a detector, written DETECTOR+MASKS; else None.
+        masks: the source of masks of a detector, written DETECTOR+MASKS, or the DINO of a CLIP,
+            written CLIP+DINO; else None.
     """
 
     name: str
@@ -96,9 +97,22 @@ def open_source(choice: SourceChoice, device: str = "cpu") -> Source:
         raise CheckpointError(f"{error}, of {choice.known.repository} on the hub") from error
     kind = kind_of(choice, folder)
     licence = folder.licence or (choice.known.licence if choice.known else _UNSTATED)
+    if kind is SourceKind.CASS:
+        return _open_cass(choice, folder, licence, device)
     if kind.is_detector or choice.masks is not None:
         return _open_detector(choice, kind, folder, licence, device)
     return _opener(kind)(choice.name, folder, licence, device)
+
+
+def _open_cass(choice: SourceChoice, folder: HubFolder, licence: str, device: str) -> Source:
+    if choice.masks is None:
+        raise CheckpointError(
+            f"{choice.name}: expected CLIP and the folder of a DINO, such as "
+            "cass=/models/clip-vit-base-patch16+/models/dino-vitb8, got CLIP alone"
+        )
+    from calico_model.sources.cass_source import open_cass
+
+    return open_cass(choice.name, folder, look_into(choice.masks.folder), licence, device)
 
 
 def _open_detector(
@@ -158,6 +172,7 @@ _KINDS_OF_TYPE: Mapping[str, tuple[SourceKind, ...]] = {
     "sam3_video": (SourceKind.SAM3, SourceKind.SAM3_TRACKER),
     "grounding-dino": (SourceKind.GROUNDING_DINO,),
     "owlv2": (SourceKind.OWLV2,),
+    "clip": (SourceKind.CASS,),
     "sam2": (SourceKind.SAM2,),
     "sam2_video": (SourceKind.SAM2,),
     "edgetam": (SourceKind.EDGETAM,),

@@ -17,7 +17,9 @@ from tests.integration.test_http_sources import first_click
 from tests.unit.sources import test_sam
 from tests.unit.sources.small_text_models import (
     bert_tokenizer,
+    clip_model,
     clip_tokenizer,
+    dino_model,
     grounding_dino_model,
     owlv2_model,
     sam3_model,
@@ -86,7 +88,15 @@ def save_detector(folder, kind):
     return f"{folder}+{masks}"
 
 
+def save_cass(folder):
+    clip_model().save_pretrained(folder / "clip")
+    clip_tokenizer(60).save_pretrained(folder / "clip")
+    dino_model("vit").save_pretrained(folder / "dino")
+    return f"cass={folder / 'clip'}+{folder / 'dino'}"
+
+
 SAVERS = {
+    "cass": save_cass,
     "sam3": lambda folder: save_sam3(folder, lite=False),
     "sam3-litetext": lambda folder: save_sam3(folder, lite=True),
     "owlv2": lambda folder: save_detector(folder, "owlv2"),

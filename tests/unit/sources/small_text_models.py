@@ -166,6 +166,51 @@ def owlv2_model() -> Any:
     return scattered(Owlv2ForObjectDetection(config))
 
 
+def clip_model() -> Any:
+    """CLIP of 32 pixels and 8 x 8 patches."""
+    from transformers import CLIPConfig, CLIPModel
+
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    layers = {**size, "num_hidden_layers": 2}
+    config = CLIPConfig(
+        vision_config={**layers, "image_size": 32, "patch_size": 4},
+        text_config={
+            **layers,
+            "vocab_size": 100,
+            "max_position_embeddings": 60,
+            "bos_token_id": 79,
+            "eos_token_id": 80,
+        },
+        projection_dim=16,
+    )
+    torch.manual_seed(0)
+    return scattered(CLIPModel(config))
+
+
+def dino_model(kind: str) -> Any:
+    """A transformer of DINO's kind: vit, dinov2 or dinov3."""
+    from transformers import (
+        Dinov2Config,
+        Dinov2Model,
+        DINOv3ViTConfig,
+        DINOv3ViTModel,
+        ViTConfig,
+        ViTModel,
+    )
+
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(1)
+    match kind:
+        case "vit":
+            shape = {**size, "intermediate_size": 64, "image_size": 64, "patch_size": 4}
+            return scattered(ViTModel(ViTConfig(**shape)))
+        case "dinov2":
+            return scattered(Dinov2Model(Dinov2Config(**size, image_size=56, patch_size=7)))
+        case _:
+            shape = {**size, "intermediate_size": 64, "image_size": 64, "patch_size": 8}
+            return scattered(DINOv3ViTModel(DINOv3ViTConfig(**shape, num_register_tokens=2)))
+
+
 def stand_in_for_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets transformers' processors that ask for torchvision run: its three functions in torch."""
     import sys
