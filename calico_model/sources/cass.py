@@ -9,6 +9,8 @@ Legend: h heads, N patches, d width of a head, C classes, D width of CLIP's comm
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -25,7 +27,7 @@ _NEAREST_PATCHES = 2
 
 def key_graph(keys: Tensor) -> Tensor:
     """Maps (h, N, d) keys to graphs K K^T / sqrt(d), (h, N, N): symmetric, eigenvalues >= 0."""
-    return keys @ keys.transpose(1, 2) / keys.shape[-1] ** 0.5
+    return keys @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1])
 
 
 def spectra(graphs: Tensor) -> Tensor:
@@ -70,8 +72,9 @@ def rescaled(eigenvalues: Tensor) -> Tensor:
 
 def low_rank(graph: Tensor) -> Tensor:
     """Returns the (N, N) graph of the dominant eigenvectors, rescaled, with an empty diagonal."""
-    values, vectors = torch.linalg.eigh(graph)
-    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    ascending, basis = torch.linalg.eigh(graph)
+    values: Tensor = ascending.flip(0).clamp(min=0)
+    vectors: Tensor = basis.flip(1)
     kept = rank_of(values)
     built = (vectors[:, :kept] * rescaled(values[:kept])) @ vectors[:, :kept].T
     return built - torch.diag(built.diagonal())
