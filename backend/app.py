@@ -59,6 +59,7 @@ from backend.serving.studio import (
 )
 from backend.serving.task_predictor import TaskPredictor
 from backend.settings import Settings
+from backend.storage.adapter_files import adapter_files
 from backend.storage.servers import ServerMembership
 from backend.storage.source_trust import SourceAnswerStore
 from backend.storage.store import Store, open_store
@@ -181,7 +182,7 @@ def create_server_app(
     """
     app = create_app(settings, load=load, images=images)
     components: AppComponents = app.extensions[_COMPONENTS]
-    versions = Versions(components.store, settings.adapters_dir)
+    versions = Versions(components.store, adapter_files(settings))
     overview = Overview(components.store, versions, start_from=settings.start_from_project)
     page_limit = ConcurrencyLimit(PAGES_AT_ONCE, "pages and pictures")
     status_routes = build_status_routes(
@@ -265,7 +266,7 @@ def build_components(
         leads=lambda base: membership.leads(f"prototypes {base}"),
     )
     registry = AdapterRegistry(
-        Versions(store, settings.adapters_dir),
+        Versions(store, adapter_files(settings)),
         metrics,
         start_from=settings.start_from_project,
         most_loaded=settings.loaded_adapters,

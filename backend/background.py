@@ -24,6 +24,7 @@ from backend.serving.refreshing import Refresher, TaskDescriptors
 from backend.serving.service import PredictionService
 from backend.serving.studio import StudioTasks, prediction_sender
 from backend.settings import Settings
+from backend.storage.adapter_files import adapter_files
 from backend.storage.servers import ServerMembership, ServerReport, present_servers
 from backend.storage.store import Store
 from backend.storage.versions import Versions
@@ -69,7 +70,7 @@ def build_refresher(
         return None
     hours = None if settings.refresh_hours is None else parse_hours(settings.refresh_hours)
     return Refresher(
-        lambda: Versions(store, settings.adapters_dir).projects(),
+        lambda: Versions(store, adapter_files(settings)).projects(),
         service,
         studio_tasks(settings, store, host, client),
         TaskDescriptors(store),

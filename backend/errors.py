@@ -19,7 +19,8 @@ BackendError                     500
 ├── NotReadyError                503  weights are still loading; try again
 ├── BusyError                    503  a bounded queue is full or the journal is too slow
 ├── StoreError                   503  the database cannot be read or written
-├── DamagedAdapterError          500  files of a published version are missing or changed
+├── DamagedAdapterError          500  files of a published version are changed
+├── AdapterUnavailableError      503  files of a published version cannot be reached now
 ├── VersionError                 409  a version cannot be published or rolled back to
 ├── LeaseLostError               500  another trainer has taken a training run over
 ├── StoppedError                 500  the work was stopped on request
@@ -142,7 +143,13 @@ class StoreError(BackendError):
 
 
 class DamagedAdapterError(BackendError):
-    """Files of a published version are missing or changed."""
+    """Files of a published version are changed."""
+
+
+class AdapterUnavailableError(BackendError):
+    """Files of a published version are not here, and cannot be reached now; they may come."""
+
+    http_status = 503
 
 
 class VersionError(BackendError):

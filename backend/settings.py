@@ -73,6 +73,11 @@ class Settings(BaseSettings):
         None,
         description="SQLAlchemy URL (postgresql+psycopg://...); a SQLite file if unset.",
     )
+    adapters_url: str | None = Field(
+        None,
+        description="Where several servers find adapter versions: file:///FOLDER, "
+        "s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; the data folder alone if unset.",
+    )
     commit_timeout_ms: int = Field(
         700,
         ge=1,
@@ -360,6 +365,18 @@ class Settings(BaseSettings):
         if value is not None:
             parse_hours(value)
         return value
+
+    @field_validator("adapters_url")
+    @classmethod
+    def _is_place_of_adapters(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        is_folder = parts.scheme == "file" and not parts.netloc and len(parts.path) > 1
+        is_bucket = parts.scheme in ("s3", "gs") and parts.netloc and "@" not in parts.netloc
+        if not (is_folder or is_bucket) or parts.query or parts.fragment:
+            raise ValueError("expected file:///FOLDER, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
+        return value.rstrip("/")
 
     @field_validator("label_studio_names")
     @classmethod

@@ -27,6 +27,7 @@ from backend.served_model import ServedModel
 from backend.serving.loaded_model import load_base_model
 from backend.serving.studio import image_source
 from backend.settings import Settings, load_settings
+from backend.storage.adapter_files import adapter_files
 from backend.storage.versions import Versions
 from backend.types import GroupSource, Region
 from calico_model.types import ImageGroup, LabeledGroup
@@ -116,7 +117,7 @@ def _served_model(settings: Settings, project: int) -> ServedModel:
     base = load_base_model(settings)
     try:
         with guest_store(settings) as store:
-            versions = Versions(store, settings.adapters_dir)
+            versions = Versions(store, adapter_files(settings))
             version = versions.served(project, start_from=settings.start_from_project)
             if version is not None:
                 return base.with_adapter(version.id, versions.verify(version))

@@ -30,6 +30,7 @@ from backend.serving.logs import LogFormat, start_logging
 from backend.serving.rendering import code_version
 from backend.serving.studio import connect_client, image_source
 from backend.settings import Settings, load_settings
+from backend.storage.adapter_files import adapter_files
 from backend.storage.store import Store, open_store
 from backend.storage.versions import Versions
 from calico_model.loading.precision import Precision
@@ -133,7 +134,7 @@ def build_trainer(settings: Settings, store: Store, stop: threading.Event) -> Tr
     client = connect_client(settings)
     repository = CorrectionRepository(store)
     derivation = Derivation(repository, None if client is None else StudioPredictions(client))
-    versions = Versions(store, settings.adapters_dir)
+    versions = Versions(store, adapter_files(settings))
     runs = RunRepository(store)
 
     def open_session() -> TrainingSession:

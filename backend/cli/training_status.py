@@ -24,6 +24,7 @@ from backend.learning.repository import CorrectionRepository
 from backend.learning.schedule import RunState
 from backend.learning.training_runs import RunRepository, TrainingRun
 from backend.settings import Settings, load_settings
+from backend.storage.adapter_files import adapter_files
 from backend.storage.versions import Versions
 
 _COLUMNS = (
@@ -63,7 +64,7 @@ def status(
     with guest_store(settings) as store:
         overview = Overview(
             store,
-            Versions(store, settings.adapters_dir),
+            Versions(store, adapter_files(settings)),
             start_from=settings.start_from_project,
         )
         if watch:

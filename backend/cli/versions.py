@@ -11,10 +11,13 @@ import typer
 from rich.table import Table
 
 from backend.cli.options import DataDirOption, ProjectOption, guest_store
+from backend.cli.progress import progress_bar
 from backend.cli.tables import print_fitted
+from backend.errors import SettingsError
 from backend.learning.explanation import explain_version
 from backend.learning.publisher import roll_back
-from backend.settings import load_settings
+from backend.settings import Settings, load_settings
+from backend.storage.adapter_files import adapter_files
 from backend.storage.versions import AdapterVersion, Versions
 
 _COLUMNS = (
@@ -33,6 +36,12 @@ _COLUMNS = (
 
 def versions(
     project: ProjectOption = None,
+    upload: Annotated[
+        bool,
+        typer.Option(
+            "--upload", help="First put the versions of this machine where other servers find them."
+        ),
+    ] = False,
     data_dir: DataDirOption = None,
 ) -> None:
     """List the learned versions, newest first. Run it where the backend runs.
@@ -52,13 +61,38 @@ def versions(
 
     Copy the name of a version into `calico rollback --project ID --to VERSION`.
 
-    The last line of the output is JSON with every version.
+    --upload is for a move from one server to several: CALICO_ADAPTERS_URL names the place, and what
+    is there already stays.
+
+    The last line of the output is JSON with every version, and what was uploaded.
     """
     settings = load_settings(data_dir=data_dir)
     with guest_store(settings) as store:
-        listed = Versions(store, settings.adapters_dir).all(project)
+        known = Versions(store, adapter_files(settings))
+        listed = known.all(project)
+        uploaded = _upload(known, listed, settings) if upload else ()
     print_fitted(_table(listed) if listed else "No version was learned yet.")
-    typer.echo(json.dumps({"versions": [_as_json(version) for version in listed]}))
+    outcome: dict[str, Any] = {"versions": [_as_json(version) for version in listed]}
+    if upload:
+        typer.echo(f"{len(uploaded)} versions were put into {settings.adapters_url}.")
+        outcome["uploaded"] = uploaded
+    typer.echo(json.dumps(outcome))
+
+
+def _upload(
+    known: Versions, listed: Sequence[AdapterVersion], settings: Settings
+) -> tuple[str, ...]:
+    """Puts whole versions of this machine onto the shelf; returns the ids of those new there."""
+    if settings.adapters_url is None:
+        raise SettingsError("CALICO_ADAPTERS_URL: expected the place to upload versions to")
+    there = known.files.shared()
+    fresh = [v for v in listed if v.uri not in there and known.path(v).is_dir()]
+    with progress_bar("Uploading", len(fresh)) as advance_to:
+        for number, version in enumerate(fresh, start=1):
+            known.verify(version)
+            known.files.share(version.uri)
+            advance_to(number)
+    return tuple(version.id for version in fresh)
 
 
 def rollback(
@@ -88,7 +122,7 @@ def rollback(
     """
     settings = load_settings(data_dir=data_dir)
     with guest_store(settings) as store:
-        published = Versions(store, settings.adapters_dir)
+        published = Versions(store, adapter_files(settings))
         served = roll_back(published, project, to=to, reason=reason)
     typer.echo(f"{served or 'The shipped model'} answers project {project} now.")
     typer.echo(json.dumps({"project": project, "version": served}))

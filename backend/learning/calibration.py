@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import select
 
+from backend.errors import AdapterUnavailableError, DamagedAdapterError
 from backend.learning.correction import RegionChange
 from backend.storage.store import Store
 from backend.storage.tables import correction, region_outcome
@@ -91,6 +92,6 @@ def _calibration_of(versions: Versions, version_id: str) -> Calibration:
     if version is None:
         return Calibration()
     try:
-        return read_calibration(versions.path(version))
-    except CheckpointError:
+        return read_calibration(versions.verify(version))
+    except (CheckpointError, DamagedAdapterError, AdapterUnavailableError):
         return Calibration()

@@ -8,6 +8,7 @@ version, of a candidate and of the 10 newest retired versions are kept; rows sta
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 import uuid
@@ -19,20 +20,20 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 
 from backend.clock import now_us
-from backend.errors import DamagedAdapterError, VersionError
+from backend.errors import AdapterUnavailableError, DamagedAdapterError, VersionError
 from backend.learning.schedule import RunState
 from backend.learning.training_runs import RunRepository
+from backend.storage.adapter_files import INCOMING, folder_digest
 from backend.storage.tables import adapter
 from backend.storage.versions import (
     SERVED,
     AdapterVersion,
     Versions,
     VersionStatus,
-    folder_digest,
 )
 from calico_model.staging import sync
 
-_INCOMING = ".incoming"
+_log = logging.getLogger(__name__)
 _KEPT = 10  # retired versions of a project whose files are kept
 _ORPHAN_S = 3600.0
 _TIMEOUT_S = 30.0
@@ -88,9 +89,10 @@ class Publisher:
 
         Raises:
             LeaseLostError: the run is no longer ours.
+            AdapterUnavailableError: the shelf cannot be reached; the folder is swept later.
             StoreError: the database refused; the folder is swept later.
         """
-        staged = self._versions.folder / _INCOMING / uuid.uuid4().hex
+        staged = self._versions.folder / INCOMING / uuid.uuid4().hex
         staged.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(staged)
@@ -105,6 +107,7 @@ class Publisher:
         staged.rename(place)
         for folder in (place.parent, self._versions.folder):
             sync(folder)
+        self._versions.files.share(uri)  # before a row names it: every server may be asked for it
 
         def insert(connection: Connection) -> str:
             mine = adapter.c.project_id == origin.project_id
@@ -138,6 +141,7 @@ class Publisher:
 
         Raises:
             DamagedAdapterError: its files differ from the registered ones.
+            AdapterUnavailableError: they cannot be reached now.
             VersionError: it is not a candidate, or the current version is not the one that the
                 candidate was compared with.
             LeaseLostError: the run is no longer ours.
@@ -220,9 +224,9 @@ class Publisher:
         once it is an hour old. Safe at any time.
         """
         root = self._versions.folder
-        folders = list((root / _INCOMING).glob("*"))
+        folders = list((root / INCOMING).glob("*"))
         # Before the rows: a folder that gets its row in between must not look like an orphan.
-        folders += [path for path in root.glob("*/*") if path.parent.name != _INCOMING]
+        folders += [path for path in root.glob("*/*") if path.parent.name != INCOMING]
         rows = self._versions.all()
         kept = {version.uri for version in _with_files(rows)}
         known = {version.uri for version in rows}
@@ -233,7 +237,11 @@ class Publisher:
                 gone.append(path)
         for path in gone:
             shutil.rmtree(path, ignore_errors=True)
-        return len(gone)
+        try:
+            return len(gone) + self._versions.files.withdraw(known - kept)
+        except AdapterUnavailableError as error:  # the next sweep sees to the rest
+            _log.warning("%s", error, extra={"event": "shelf_unreachable"})
+            return len(gone)
 
 
 def roll_back(versions: Versions, project_id: int, *, to: str | None, reason: str) -> str | None:
@@ -252,6 +260,7 @@ def roll_back(versions: Versions, project_id: int, *, to: str | None, reason: st
     Raises:
         VersionError: the base is served already, or there is no such published version.
         DamagedAdapterError: the files of the earlier version differ from the published ones.
+        AdapterUnavailableError: they cannot be reached now.
     """
     current = versions.current(project_id)
     wanted = _earlier(versions, project_id, current, to)
@@ -331,7 +340,7 @@ def _nearest_whole(
         if ancestor.status is VersionStatus.RETIRED:
             try:
                 versions.verify(ancestor)
-            except DamagedAdapterError:
+            except (DamagedAdapterError, AdapterUnavailableError):
                 pass
             else:
                 return ancestor

@@ -13,7 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from backend.errors import BackendError, DamagedAdapterError, LabelStudioError
+from backend.errors import (
+    AdapterUnavailableError,
+    BackendError,
+    DamagedAdapterError,
+    LabelStudioError,
+)
 from backend.learning.calibration import calibrate_project, judged_regions
 from backend.learning.derivation import Derivation
 from backend.learning.gate import (
@@ -214,6 +219,9 @@ class TrainingSession:
         """Returns the version to be compared with, and the folder to go on from; None for the base.
 
         Damaged versions are quarantined until a whole one is found.
+
+        Raises:
+            AdapterUnavailableError: the files cannot be reached now, which says nothing about them.
         """
         while True:
             current = self._versions.served(project_id, start_from=self._start_from)
@@ -247,7 +255,7 @@ class TrainingSession:
     def _is_usable(self, version: AdapterVersion) -> bool:
         try:
             self._versions.verify(version)
-        except DamagedAdapterError:
+        except (DamagedAdapterError, AdapterUnavailableError):
             return False
         return version.base == self._updater.base
 

@@ -164,10 +164,13 @@ class PredictionService:
 
         Raises:
             NotReadyError: the weights cannot be used.
+            AdapterUnavailableError: the version cannot be used here now; see `AdapterRegistry`.
             BusyError: the service is closed.
         """
         began = self._requested_at = time.monotonic()
         self._host.check()
+        if self._host.model is not None:
+            self._registry.require(self._host.model, version)
         question, prompts = separate_question(request.question, request.prompts)
         jobs = [
             PredictionJob(

@@ -15,6 +15,7 @@ from dataclasses import replace
 import msgspec
 
 from backend.errors import (
+    AdapterUnavailableError,
     ForbiddenAddressError,
     MediaError,
     MediaUnavailableError,
@@ -56,8 +57,8 @@ from calico_model.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
 
-# A host that comes back, or a setting that is put right, makes these images usable.
-_MAY_PASS = (MediaUnavailableError, ForbiddenAddressError)
+# A host that comes back, or a setting that is put right, makes these images and files usable.
+_MAY_PASS = (AdapterUnavailableError, MediaUnavailableError, ForbiddenAddressError)
 _USUAL_LIMITS = MemoryLimits()
 
 
@@ -138,7 +139,13 @@ class TaskPredictor:
             NotReadyError: the weights cannot be used.
         """
         with self._inference_priority.held():
-            model = self._registry.model(self._host.wait(), job.version)
+            base = self._host.wait()
+            try:
+                model = self._registry.model(base, job.version)
+            except AdapterUnavailableError as error:
+                problem = self._explain(job.task, error)
+                version = None if job.version is None else job.version.id
+                return PredictionResult(b"", 0.0, version, problem)
             if job.is_interactive and not job.prompts and job.question is None:
                 # The last click or question is gone: an empty answer takes its suggestions back.
                 return PredictionResult(b"[]", 0.0, model.version)
@@ -385,7 +392,7 @@ class TaskPredictor:
         if isinstance(error, StoppedError):
             self._count("cancelled")
             return Problem(name, str(error), is_lasting=False)
-        if isinstance(error, (MediaError, CalicoError)):
+        if isinstance(error, (AdapterUnavailableError, MediaError, CalicoError)):
             self._count("problem")
             _log.warning("task problem: %s", error, extra={"event": "task_problem", **about})
             return Problem(name, str(error), is_lasting=not isinstance(error, _MAY_PASS))

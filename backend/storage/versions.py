@@ -6,7 +6,6 @@ compared with the row before the weights are loaded.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from typing import Any
 from sqlalchemy import select
 
 from backend.clock import from_us
-from backend.errors import DamagedAdapterError
+from backend.errors import AdapterUnavailableError, DamagedAdapterError
+from backend.storage.adapter_files import AdapterFiles
 from backend.storage.store import Store
 from backend.storage.tables import adapter
 
@@ -32,6 +32,8 @@ class VersionStatus(StrEnum):
     REJECTED = "rejected"
     QUARANTINED = "quarantined"
 
+
+_RETRY_S = 15
 
 SERVED = (VersionStatus.CURRENT, VersionStatus.RETIRED)
 """Status of versions that were published at some time."""
@@ -77,11 +79,12 @@ class Versions:
 
     Args:
         store: the database.
-        folder: of all adapters.
+        files: the folders of adapters; a path stands for a folder without a shelf.
     """
 
-    def __init__(self, store: Store, folder: Path) -> None:
-        self.store, self.folder = store, folder
+    def __init__(self, store: Store, files: AdapterFiles | Path) -> None:
+        self.store = store
+        self.files = AdapterFiles(files) if isinstance(files, Path) else files
 
     def current(self, project_id: int) -> AdapterVersion | None:
         """The current version of a project, None without one; reads one row."""
@@ -134,41 +137,32 @@ class Versions:
         with self.store.read() as connection:
             return tuple(_version(row) for row in connection.execute(query).mappings())
 
+    @property
+    def folder(self) -> Path:
+        """Folder of all adapters on this machine."""
+        return self.files.folder
+
     def path(self, version: AdapterVersion) -> Path:
-        """Folder of a version, unchecked."""
-        return self.folder / version.uri
+        """Folder of a version on this machine, unchecked."""
+        return self.files.path(version.uri)
 
     def verify(self, version: AdapterVersion) -> Path:
         """Returns a version's folder after comparing its hash with the published one.
 
         Raises:
-            DamagedAdapterError: files are missing or changed.
+            DamagedAdapterError: files are changed.
+            AdapterUnavailableError: the folder is not here, and cannot be reached now.
         """
-        path = self.path(version)
         try:
-            digest, _ = folder_digest(path)
-        except OSError as error:
-            raise DamagedAdapterError(f"{version.id}: cannot be read: {error}") from error
-        if digest != version.sha256:
-            raise DamagedAdapterError(
-                f"{version.id}: {path} has sha256 {digest[:12]}, expected {version.sha256[:12]}"
-            )
-        return path
-
-
-def folder_digest(folder: Path) -> tuple[str, int]:
-    """Returns the sha256 of a folder's files, names included, and their size in bytes.
-
-    Raises:
-        OSError: the folder or a file cannot be read.
-    """
-    digest, nbytes = hashlib.sha256(), 0
-    for path in sorted(folder.iterdir()):
-        content = path.read_bytes()
-        nbytes += len(content)
-        digest.update(f"{path.name}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest(), nbytes
+            return self.files.verified(version.uri, version.sha256)
+        except DamagedAdapterError as error:
+            raise DamagedAdapterError(f"{version.id}: {error}") from error
+        except AdapterUnavailableError as error:
+            raise AdapterUnavailableError(
+                f"{version.id}: {error}; it is used as soon as it is there, or serve an earlier "
+                f"version: calico rollback --project {version.project_id}",
+                retry_after_s=_RETRY_S,
+            ) from error
 
 
 def _version(row: Mapping[Any, Any]) -> AdapterVersion:

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 
 from backend.clock import now_us
+from backend.storage.adapter_files import folder_digest
 from backend.storage.store import open_store
 from backend.storage.tables import adapter
-from backend.storage.versions import folder_digest
 from tests.integration.counting_model import BASE, FILES
 from tests.integration.studio_double import PROJECT, StudioDouble, served
 from tests.servers.processes import free_port, running

@@ -167,6 +167,20 @@ def _environment_reads(path):
     return names | reads
 
 
+def test_folders_of_adapters_have_one_door():
+    """Whoever reads `settings.adapters_dir` itself would not find what is on the shelf."""
+    allowed = {ROOT / "backend" / "settings.py", ROOT / "backend" / "storage" / "adapter_files.py"}
+
+    def reads(path):
+        return {
+            node.attr
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.Attribute) and node.attr == "adapters_dir"
+        }
+
+    assert not offences((p for p in PRODUCT if p not in allowed), reads)
+
+
 def test_wire_words_stay_behind_the_door():
     past = [p for p in PRODUCT if DOOR not in p.parents and p.stem not in MAY_SAY_WIRE_WORDS]
     assert len(past) > 100

@@ -10,12 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import DamagedAdapterError, LeaseLostError, VersionError
+from backend.errors import (
+    AdapterUnavailableError,
+    DamagedAdapterError,
+    LeaseLostError,
+    VersionError,
+)
 from backend.learning import publisher
 from backend.learning.publisher import CandidateOrigin, Publisher, quarantine, roll_back
 from backend.learning.schedule import Cause, RunState
 from backend.learning.training_runs import RunRepository
 from backend.storage import tables
+from backend.storage.adapter_files import AdapterFiles
+from backend.storage.adapter_shelf import FolderShelf
 from backend.storage.store import open_store
 from backend.storage.versions import Versions, VersionStatus
 from calico_model.staging import staged_folder
@@ -162,6 +169,25 @@ def test_rolling_back_goes_one_step_or_to_a_named_version(bench):
         with pytest.raises(VersionError):
             roll_back(bench.versions, PROJECT, to=wish, reason="")
     assert bench.versions.current(PROJECT) is None
+
+
+def test_with_a_shelf_other_machines_find_what_is_registered_and_nothing_rejected_stays(bench):
+    shelf = FolderShelf(bench.folder / "shelf")
+    bench.versions.files = AdapterFiles(bench.folder / "adapters", shelf)
+    version = bench.versions.find(bench.publish())
+    elsewhere = Versions(bench.store, AdapterFiles(bench.folder / "elsewhere", shelf))
+    assert elsewhere.verify(version) == bench.folder / "elsewhere" / version.uri
+    run_id, rejected = bench.candidate(b"2", parent=version.id)
+    assert elsewhere.verify(bench.versions.find(rejected)).is_dir()
+    bench.publisher.reject(run_id, rejected, gate={}, reason="worse")
+    bench.publisher.sweep()
+    assert bench.versions.files.shared() == {version.uri}
+    (bench.folder / "shelf").rename(bench.folder / "away")
+    (bench.folder / "shelf").write_text("no folder")
+    run_id = bench.runs.claim(PROJECT, Cause.COUNT)
+    with pytest.raises(AdapterUnavailableError):
+        bench.publisher.register(run_id, bench.origin(parent=version.id), bench.write(b"3"))
+    assert len(bench.versions.all()) == 2, "no row names what other machines cannot find"
 
 
 def test_a_damaged_version_gives_way_to_its_nearest_whole_ancestor(bench):

@@ -347,6 +347,25 @@ def test_a_damaged_version_is_not_learned_on(school):
     assert school.updater.updates[-1] == (tuple(TRAINED[:6]), (), False)
 
 
+def test_a_version_that_is_not_here_is_waited_for_and_not_given_up(school):
+    school.correct(*TRAINED[:3])
+    school.train()
+    first = school.current
+    place = school.versions.path(first)
+    hidden = place.with_name("hidden")
+    place.rename(hidden)
+    school.correct(*TRAINED[3:6])
+    school.train()
+    assert school.last.state is RunState.FAILED
+    assert "AdapterUnavailableError" in school.last.error
+    assert school.current.id == first.id
+    assert school.versions.find(first.id).status is VersionStatus.CURRENT
+    hidden.rename(place)
+    school.trainer = school.new_trainer()
+    assert school.train() == 1
+    assert school.current.parent_id == first.id
+
+
 def test_an_adapter_of_other_weights_is_replaced_by_one_that_learns_everything(school):
     school.correct(*TRAINED[:3])
     school.train()

@@ -11,6 +11,9 @@ from backend.cli import command_tree
 from backend.errors import SettingsError, VersionError
 from backend.learning import schedule
 from backend.learning.schedule import Cause
+from backend.storage.adapter_files import AdapterFiles
+from backend.storage.adapter_shelf import FolderShelf
+from backend.storage.versions import Versions
 from tests.unit.learning.annotated import box, event, results
 from tests.unit.learning.school import HELD_OUT, PROJECT, REGIONS, TRAINED, School
 
@@ -52,6 +55,24 @@ def test_versions_show_what_the_gate_saw(school, monkeypatch):
     assert current["gate"]["held_out"]["mIoU"] == [40, 55]
     assert current["corrections"] == 3
     assert run(school, "versions", "--project", 99) == {"versions": []}
+
+
+def test_versions_of_this_machine_are_put_where_other_servers_find_them(
+    school, monkeypatch, tmp_path
+):
+    school.correct(*TRAINED[:3])
+    school.train()
+    with pytest.raises(SettingsError, match="CALICO_ADAPTERS_URL"):
+        run(school, "versions", "--upload")
+    monkeypatch.setenv("CALICO_ADAPTERS_URL", f"file://{tmp_path}/shelf")
+    assert run(school, "versions", "--upload")["uploaded"] == [school.current.id]
+    assert run(school, "versions", "--upload")["uploaded"] == []
+    shelf = FolderShelf(tmp_path / "shelf")
+    elsewhere = Versions(school.store, AdapterFiles(tmp_path / "elsewhere", shelf))
+    place = elsewhere.verify(school.current)
+    assert {p.name for p in place.iterdir()} == {
+        p.name for p in school.versions.path(school.current).iterdir()
+    }
 
 
 def test_rolling_back_and_forth(school):

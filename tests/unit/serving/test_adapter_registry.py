@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import StoreError
+from backend.errors import AdapterUnavailableError, StoreError
 from backend.learning.publisher import CandidateOrigin, Publisher, roll_back
 from backend.learning.schedule import Cause
 from backend.learning.training_runs import RunRepository
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.metrics import Metrics
-from backend.storage.store import open_store
+from backend.storage.store import Store, open_store
 from backend.storage.versions import Versions
 from calico_model.errors import CheckpointError
 from tests.doubles import ModelDouble
@@ -111,6 +111,63 @@ def test_what_cannot_be_loaded_is_passed_over_and_no_longer_announced(shelf, is_
     assert shelf.answering() == good
     assert b"calico_unusable_versions_total 1.0" in shelf.metrics.text()
     assert shelf.answering(8) == "base-1"
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(shelf):
+    made = Clock()
+    shelf.registry = AdapterRegistry(shelf.versions, shelf.metrics, clock=made)
+    return made
+
+
+def hide(shelf, version):
+    """Takes a version's folder away; returns a function that brings it back."""
+    place = shelf.versions.path(shelf.versions.find(version))
+    hidden = place.with_name("hidden")
+    place.rename(hidden)
+    return lambda: hidden.rename(place)
+
+
+def test_a_version_that_is_not_here_is_passed_over_until_it_comes(shelf, clock):
+    good, absent = shelf.publish("a"), shelf.publish("b")
+    bring_back = hide(shelf, absent)
+    assert shelf.answering() == good
+    clock.now = 1000.0
+    assert shelf.registry.current(PROJECT).id == good, "announced as long as it answers"
+    bring_back()
+    assert shelf.answering() == absent
+    assert b"calico_unusable_versions_total 0.0" in shelf.metrics.text()
+
+
+def test_one_of_several_servers_announces_what_is_not_here_and_refuses_for_a_moment(
+    shelf, clock, monkeypatch
+):
+    shelf.publish("a")
+    absent = shelf.publish("b")
+    bring_back = hide(shelf, absent)
+    monkeypatch.setattr(Store, "is_shared", True)
+    version = shelf.registry.current(PROJECT)
+    tries = []
+    verify = shelf.versions.verify
+    monkeypatch.setattr(shelf.versions, "verify", lambda one: tries.append(one) or verify(one))
+    for second in range(120):
+        clock.now = float(second)
+        with pytest.raises(AdapterUnavailableError, match=absent) as refused:
+            shelf.registry.require(shelf.base, version)
+        assert refused.value.retry_after_s
+        assert shelf.registry.current(PROJECT).id == absent
+    assert 5 < len(tries) < 15, "less and less often"
+    bring_back()
+    clock.now += 30
+    shelf.registry.require(shelf.base, version)
+    assert shelf.answering() == absent
 
 
 def test_without_a_database_the_version_read_last_answers(shelf, monkeypatch):
