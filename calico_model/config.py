@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Self, cast, get_args, get_origin, get_type_hin
 
 from calico_model.errors import InvalidConfigError
 
+QUERY_SOURCES = ("seg", "span")
+
 
 @dataclass(frozen=True)
 class TrunkConfig:
@@ -202,6 +204,9 @@ class CalicoConfig:
             annotator drops a wrong suggestion faster than drawing a missing one.
         asks_in_pairs: groups are asked about two images at a time and compared by name
             (inference/pairwise.py); False asks about the whole group at once, as the paper does.
+        query_source: what prompts the mask decoder: "seg", the state before each [SEG]; or "span",
+            the words of each phrase (modeling/span_head.py), for which the weights need a span
+            head.
     """
 
     name: str
@@ -223,6 +228,7 @@ class CalicoConfig:
     photo_trunk: PhotoTrunkConfig | None = None
     empty_margin: float = 0.0
     asks_in_pairs: bool = False
+    query_source: str = "seg"
 
     def __post_init__(self) -> None:
         for label, width, heads in (
@@ -236,6 +242,11 @@ class CalicoConfig:
                 raise InvalidConfigError(
                     f"{label}: width {width} is not divisible by {heads} heads"
                 )
+        if self.query_source not in QUERY_SOURCES:
+            raise InvalidConfigError(
+                f"query_source: expected one of {', '.join(QUERY_SOURCES)}, "
+                f"got {self.query_source!r}"
+            )
         if not 0 <= self.cams < self.language.layers:
             raise InvalidConfigError(
                 f"cams: expected 0 to {self.language.layers - 1}, got {self.cams}"

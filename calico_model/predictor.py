@@ -21,6 +21,7 @@ from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.inference.confidence import Confidence, read_confidence
 from calico_model.inference.generation import predict_regions
 from calico_model.inference.images import to_photo, to_pixels
+from calico_model.inference.span_answers import span_head_of
 from calico_model.inference.teacher_forcing import draw_answers, force_answers
 from calico_model.loading.checkpoints import fingerprint, load_model
 from calico_model.loading.fitting import plan_folder, usual_placement
@@ -285,6 +286,9 @@ def load_predictor(
     version = f"{model.config.name}-{fingerprint(folder)[:8]}"
     if placement.precision is not Precision.FP32:
         version += f"-{placement.precision}"  # other precisions give other predictions
+    if model.config.query_source != "seg":
+        span_head_of(model)  # refuses weights without one at once
+        version += f"-{model.config.query_source}"
     return Predictor(
         model,
         tokenizer,

@@ -189,6 +189,12 @@ COMMANDS = (
         panel=MODEL,
     ),
     Command(
+        ("train-spans",),
+        "backend.cli.add_ons:train_spans",
+        "Teach a trained model to segment words instead of [SEG] tokens.",
+        panel=MODEL,
+    ),
+    Command(
         ("train-photo-refiner",),
         "backend.cli.photo_add_ons:train_photo_refiner",
         "Teach a trained model to answer clicks on photographs.",
@@ -228,6 +234,12 @@ COMMANDS = (
         ("flops",),
         "research.cost.command:flops",
         "Count what a group costs to answer.",
+        panel=MEASURE,
+    ),
+    Command(
+        ("bench", "spans"),
+        "research.bench.spans:bench_spans",
+        "Compare masks of words with those of [SEG] tokens.",
         panel=MEASURE,
     ),
     Command(

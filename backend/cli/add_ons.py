@@ -1,7 +1,8 @@
 """Commands that teach a trained model a further part, an add-on, on drawn scenes.
 
-`calico train-assist`, `calico train-refiner` and `calico fit-names`. Everything that the model has
-already stays as it is: the result is a copy of the model folder with the add-on.
+`calico train-assist`, `calico train-refiner`, `calico train-spans` and `calico fit-names`.
+Everything that the model has already stays as it is: the result is a copy of the model folder with
+the add-on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 import typer
 
 from backend.cli.progress import stop_requests, training_bar
-from calico_model.training.add_ons.recipes import AssistRecipe, RefinerRecipe
+from calico_model.training.add_ons.recipes import AssistRecipe, RefinerRecipe, SpanRecipe
 
 if TYPE_CHECKING:
     from calico_model.training.add_ons.recipes import AddOnRecipe
@@ -42,7 +43,7 @@ ChunksOption = Annotated[
 StepsOption = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of drawn scenes and of weights.")]
 
-_ASSIST, _REFINER = AssistRecipe(), RefinerRecipe()
+_ASSIST, _REFINER, _SPANS = AssistRecipe(), RefinerRecipe(), SpanRecipe()
 _NAME_SCENES = 2500
 
 R = TypeVar("R", bound="AddOnRecipe", contravariant=True)
@@ -117,6 +118,47 @@ def train_refiner(
         scenes=pool_scenes,
         size_px=256,
         shown=("iou_1", "iou_2", "iou_3"),
+    )
+
+
+def train_spans(
+    out: OutOption,
+    weights: BaseOption = None,
+    pool: PoolOption = None,
+    pool_scenes: PoolScenesOption = 1200,
+    chunks: ChunksOption = _SPANS.chunks,
+    steps: StepsOption = _SPANS.steps,
+    seed: SeedOption = _SPANS.seed,
+    anchor: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Weight of the pull towards the queries of [SEG]; 0 is none.", metavar="X"
+        ),
+    ] = _SPANS.anchor_weight,
+) -> None:
+    """Teach a model to segment the words of an answer instead of [SEG] tokens (Plum).
+
+    A tagger learns which words of an answer name something, and a projection learns to ask the
+    mask decoder for them. Answers without tags are read for it; everything else stays as it is.
+
+    OUT/model is a copy of the model folder with both. It answers with [SEG] as before, until
+    "query_source" is "span" in its config.json. docs/spans.md has the figures of both.
+
+    Example: calico train-spans --out run
+
+    The last line of stdout is JSON: model, finished, seconds.
+    """
+    from calico_model.training.add_ons.spans import train_spans as train
+
+    _teach(
+        train,
+        SpanRecipe(seed=seed, chunks=chunks, steps=steps, anchor_weight=anchor),
+        out=out,
+        weights=weights,
+        pool=pool,
+        scenes=pool_scenes,
+        size_px=128,
+        shown=("iou", "tags_right"),
     )
 
 

@@ -55,9 +55,15 @@ def collate_prompts(turns: Sequence[Turn], tokenizer: Tokenizer, queries: int) -
 
 def collate_turns(turns: Sequence[Turn], tokenizer: Tokenizer, queries: int) -> TrainingTurns:
     """Pads prompts with answers on the right and labels the answers."""
+    return collate_answers(turns, [tokenizer.encode(t.answer) for t in turns], tokenizer, queries)
+
+
+def collate_answers(
+    turns: Sequence[Turn], answers: Sequence[Sequence[int]], tokenizer: Tokenizer, queries: int
+) -> TrainingTurns:
+    """Does what `collate_turns` does, with answers that are token ids already."""
     prompts = [_expand(t.prompt, tokenizer, queries) for t in turns]
-    answers = [tokenizer.encode(t.answer) for t in turns]
-    full = [p + a for p, a in zip(prompts, answers, strict=True)]
+    full = [[*p, *a] for p, a in zip(prompts, answers, strict=True)]
     layout = _layout(full, turns, tokenizer, "right")
     labels = torch.full(layout.input_ids.shape, IGNORED)
     guidance = torch.tensor([len(p) - 1 for p in prompts])

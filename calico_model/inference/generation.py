@@ -28,7 +28,9 @@ from calico_model.inference.segments import (
     segments_of,
 )
 from calico_model.inference.sharpening import without_fragments
+from calico_model.inference.span_answers import plain_answers, tag_answers
 from calico_model.modeling.features import ImageFeatures
+from calico_model.modeling.language import Generated
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import AnswerPhrase, PartMask, RegionKind, RgbImage
@@ -148,6 +150,8 @@ def generate_answers(
         end=tokenizer.end,
         penalised=[i for word in prompts.empty_marks() for i in tokenizer.encode(word)],
     )
+    if config.query_source == "span":
+        return _tagged(model, tokenizer, features, questions, turns, generated)
     answers: list[GeneratedAnswer] = []
     for row, question in enumerate(questions):
         text = tokenizer.decode(generated.ids[row])
@@ -159,11 +163,31 @@ def generate_answers(
             certainties(generated, row, tokenizer),
             len(question.images),
         )
-        in_group = tuple(
-            replace(segment, image=question.images[segment.image]) for segment in segments
-        )
-        answers.append(GeneratedAnswer(question, text, parsed, in_group))
+        answers.append(GeneratedAnswer(question, text, parsed, _in_group(segments, question)))
     return answers
+
+
+def _tagged(
+    model: Calico,
+    tokenizer: Tokenizer,
+    features: ImageFeatures,
+    questions: Sequence[GroupQuestion],
+    turns: Sequence[Turn],
+    generated: Generated,
+) -> list[GeneratedAnswer]:
+    """The same answers without tags; the span head finds what they name."""
+    kinds = [question.kind for question in questions]
+    plain = plain_answers(generated, tokenizer)
+    tagged = tag_answers(model, tokenizer, features, kinds, turns, plain)
+    return [
+        GeneratedAnswer(question, answer.text, answer.parsed, _in_group(answer.segments, question))
+        for question, answer in zip(questions, tagged, strict=True)
+    ]
+
+
+def _in_group(segments: Sequence[Segment], question: GroupQuestion) -> tuple[Segment, ...]:
+    """Regions of a conversation, with positions in the group."""
+    return tuple(replace(segment, image=question.images[segment.image]) for segment in segments)
 
 
 def _questions(model: Calico, images: int) -> tuple[GroupQuestion, ...]:

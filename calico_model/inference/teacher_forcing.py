@@ -17,6 +17,7 @@ from torch import Tensor
 from calico_model import prompts
 from calico_model.data.collate import Turn, collate_turns
 from calico_model.inference.segments import Segment, SizesHw, decode_segments, segments_of
+from calico_model.inference.span_answers import plain_answer, tag_answers
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.losses import IGNORED
 from calico_model.modeling.model import Calico
@@ -109,8 +110,11 @@ def draw_answers(
         Regions in answer order, with those of an empty mask.
     """
     texts = list(answers.items())
+    if model.config.query_source == "span":
+        segments = _tagged(model, tokenizer, features, texts)
+        return decode_segments(model, features, sizes_hw, segments, images)
     forced = _force(model, tokenizer, features, texts)
-    segments: list[Segment] = []
+    segments = []
     for (kind, text), states in zip(texts, forced.seg_states, strict=True):
         parsed = prompts.parse_answer(kind, text)
         segments += segments_of(kind, parsed, states, [1.0] * len(states), len(sizes_hw))
@@ -206,6 +210,30 @@ def make_name_prompts(
     (states,) = _force(model, tokenizer, features, [(kind, answer)]).seg_states
     projected: Tensor = model.segmentation_projection(states[len(owners) :]).float()  # (P n, C)
     return projected.reshape(len(labels), len(images), -1)
+
+
+def _tagged(
+    model: Calico,
+    tokenizer: Tokenizer,
+    features: ImageFeatures,
+    answers: Sequence[tuple[RegionKind, str]],
+) -> list[Segment]:
+    """Regions of given answers whose tags are taken out and found again by the span head."""
+    images = tuple(range(len(features)))
+    turns = [
+        Turn(
+            prompts.conversation(
+                prompts.QUESTIONS[kind][0], len(images), model.config.system_prompt
+            ),
+            text,
+            images,
+        )
+        for kind, text in answers
+    ]
+    plain = [plain_answer(tokenizer.encode(text), tokenizer) for _, text in answers]
+    kinds = [kind for kind, _ in answers]
+    tagged = tag_answers(model, tokenizer, features, kinds, turns, plain)
+    return [segment for answer in tagged for segment in answer.segments]
 
 
 def _force(

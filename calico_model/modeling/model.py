@@ -51,6 +51,7 @@ from calico_model.modeling.mask_memory import MaskMemory
 from calico_model.modeling.mask_refiner import MaskRefiner
 from calico_model.modeling.photo_trunk import open_photo_trunk, whole_map, widths_of
 from calico_model.modeling.region_head import RegionHead
+from calico_model.modeling.span_head import SpanHead
 
 ADAPTER_NAME = "default"
 ADD_ONS = (
@@ -61,6 +62,7 @@ ADD_ONS = (
     "mask_refiner",
     "photo_refiner",
     "region_head",
+    "span_head",
 )
 """Attributes of `Calico` that weights may hold or lack; see `Calico.add_on`."""
 
@@ -110,6 +112,7 @@ class Calico(nn.Module):
         self.mask_refiner: MaskRefiner | None = None
         self.photo_refiner: MaskRefiner | None = None
         self.region_head: RegionHead | None = None
+        self.span_head: SpanHead | None = None
         if config.lora.rank:
             inject_adapter_in_model(
                 PeftLoraConfig(
@@ -150,6 +153,8 @@ class Calico(nn.Module):
             self.photo_refiner = MaskRefiner(0, widths_of(self.config.photo_trunk)).to(device)
         if "region_head" in names and self.region_head is None:
             self.region_head = RegionHead(self.config).to(device).train(self.training)
+        if "span_head" in names:
+            self.span_head = SpanHead(self.config).to(device).train(self.training)
 
     @property
     def injects(self) -> bool:

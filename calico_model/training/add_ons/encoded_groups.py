@@ -84,7 +84,7 @@ class EncodedGroupFolder:
         seed: int,
         chunks: int,
     ) -> None:
-        key = sha256(f"{encoder_fingerprint(model)} {_language_key(model)} {seed}".encode())
+        key = sha256(f"{encoder_fingerprint(model)} {language_key(model)} {seed}".encode())
         self._folder = folder / key.hexdigest()[:16]
         self._model, self._tokenizer, self._pool = model, tokenizer, pool
         self._seed, self._chunks = seed, chunks
@@ -199,8 +199,8 @@ def encode_group(model: Calico, tokenizer: Tokenizer, scenes: Sequence[Scene]) -
     )
 
 
-def _language_key(model: Calico) -> str:
-    """Hash of what decides the prompts, beside the encoders."""
+def language_key(model: Calico) -> str:
+    """Returns a hash of what decides the prompts of a frozen model, beside its encoders."""
     digest = sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if ".lora_" in name:

@@ -130,7 +130,7 @@ def dictionary_batch(
         wanted.append((row, WHOLE, category))
         wanted.extend((row, PART_INDEX[name], category) for name in visible_parts(scene))
     picks = rng.permutation(len(wanted))[:masks]
-    return TrainingBatch(batch, _targets(batch, [wanted[int(i)] for i in picks], side))
+    return TrainingBatch(batch, mask_targets(batch, [wanted[int(i)] for i in picks], side))
 
 
 def group_batch(
@@ -170,7 +170,7 @@ def group_batch(
     if len(collated.seg_row) != len(wanted):
         raise AssertionError("every [SEG] of an answer has one mask")
     picks = np.sort(rng.permutation(len(wanted))[:masks])
-    targets = _targets(batch, [wanted[int(i)] for i in picks], side)
+    targets = mask_targets(batch, [wanted[int(i)] for i in picks], side)
     return TrainingBatch(batch, targets, collated, torch.from_numpy(picks))
 
 
@@ -263,7 +263,10 @@ def _phrases(kind: RegionKind, comparison: SceneComparison) -> tuple[list[Phrase
     return objects, unique
 
 
-def _targets(batch: SceneBatch, wanted: Sequence[tuple[int, int, int]], side: int) -> MaskTargets:
+def mask_targets(
+    batch: SceneBatch, wanted: Sequence[tuple[int, int, int]], side: int
+) -> MaskTargets:
+    """Returns the masks of (image, part or `WHOLE`, category), in (L, L) cells; L is `side`."""
     image, part, category = (torch.tensor(column) for column in zip(*wanted, strict=True))
     whole = batch.categories[image] == category[:, None, None] + 1  # (K, S, S)
     piece = (batch.parts[image] == part[:, None, None] + 1) & batch.main[image]
