@@ -101,10 +101,20 @@ class Prewarmer:
             used_bytes = self._task_predictor.encode_ahead(task, self._step_aside)
             if is_opened:
                 self._task_predictor.predict_ahead(task, self._step_aside)
+                # Last, and for this task alone: without a GPU a source takes long for an image.
+                self._task_predictor.encode_with_sources(task, self._step_aside_while_open)
+        except _Overtaken:
+            return used_bytes
         except (BackendError, CalicoError) as error:
             _log.info("not prewarmed: %s", error, extra={"event": "prewarm_skipped"})
             return 0
         return used_bytes
+
+    def _step_aside_while_open(self) -> None:
+        """Waits as `_step_aside`; raises where another task was opened since."""
+        self._step_aside()
+        if not self._opened.empty():
+            raise _Overtaken
 
     def _step_aside(self) -> None:
         """Waits until nobody has waited for a prediction for a moment."""
@@ -113,6 +123,10 @@ class Prewarmer:
                 raise _Closed
         if self._is_closed.is_set():
             raise _Closed
+
+
+class _Overtaken(Exception):
+    """Another task was opened meanwhile."""
 
 
 class _Closed(Exception):

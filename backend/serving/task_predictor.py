@@ -181,9 +181,21 @@ class TaskPredictor:
             step_aside()
             with self._model_lock, self._metrics.stage("warm"):
                 model.encode(group.only(index))
-            if self._sources:
-                self._sources.encode_ahead(group, index)
         return sum(image.nbytes for image in group.images)
+
+    def encode_with_sources(self, task: Task, step_aside: Callable[[], None]) -> None:
+        """Encodes the images of an encoded task with the sources beside the model.
+
+        Args:
+            task: as in `encode_ahead`.
+            step_aside: called before each image; returns when nobody else needs the model.
+        """
+        group = self._opened.get(task)
+        if group is None or not self._sources:
+            return
+        for index in range(len(group)):
+            step_aside()
+            self._sources.encode_ahead(group, index)
 
     def predict_ahead(self, task: Task, step_aside: Callable[[], None]) -> None:
         """Predicts an encoded task whose answer came from the store, for the clicks that follow.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -25,6 +26,9 @@ class Service:
     broken: tuple[int, ...] = ()
     warmed: list[int] = field(default_factory=list)
     foreseen: list[int] = field(default_factory=list)
+    images: int = 2
+    by_sources: list[tuple[int, int]] = field(default_factory=list)
+    on_source: Callable[[int, int], None] = lambda _task, _number: None
     changed: threading.Condition = field(default_factory=threading.Condition)
     looked: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
@@ -50,6 +54,13 @@ class Service:
         step_aside()
         assert self.warmed[-1] == one.id
         self.foreseen.append(one.id)
+
+    def encode_with_sources(self, one, step_aside):
+        assert self.foreseen[-1] == one.id
+        for number in range(self.images):
+            step_aside()
+            self.by_sources.append((one.id, number))
+            self.on_source(one.id, number)
 
     def wait_for(self, *ids):
         with self.changed:
@@ -133,3 +144,27 @@ def test_closing_ends_a_wait(prewarm):
     prewarmer._thread.join(10)
     assert not prewarmer._thread.is_alive()
     assert service.warmed == []
+
+
+def test_sources_encode_the_opened_task_last_and_stop_when_another_is_opened(prewarm):
+    service = Service()
+    warmer = prewarm(service)
+
+    def open_another(task_id, number):
+        if (task_id, number) == (1, 0):
+            warmer.open(task(7))
+
+    service.on_source = open_another
+    warmer.open(task(1))
+    service.wait_for(1, 7)
+    warmer.close()
+    warmer._thread.join(10)
+    assert (1, 0) in service.by_sources
+    assert (1, 1) not in service.by_sources
+
+
+def test_upcoming_tasks_are_not_encoded_by_sources(prewarm):
+    service = Service()
+    prewarm(service, following).open(task(1))
+    service.wait_for(1, 2, 3)
+    assert {task_id for task_id, _ in service.by_sources} == {1}
