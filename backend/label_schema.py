@@ -98,7 +98,7 @@ class ImageSlot:
         colour: the tag that only holds the colour of a region, or None.
         note: the text tag in which the backend alone writes, or None.
         caption: the text tag that holds a caption of the group, or None; that of the first image
-            is used.
+            is used. Not in the representation, as `highlights`: the key of a kept answer names it.
     """
 
     image: str
@@ -110,7 +110,7 @@ class ImageSlot:
     smart_only: tuple[str, ...] = ()
     colour: str | None = None
     note: str | None = None
-    caption: str | None = None
+    caption: str | None = field(default=None, repr=False)
 
     def filled_in(self, flag: str, index: str) -> ImageSlot:
         """Returns the names with the index in place of the flag."""

@@ -27,6 +27,20 @@ def test_keys_of_kept_answers_do_not_depend_on_the_names_of_classes(name: str) -
     assert answer_key(job, "c", version="v", code="x") == STORED[name]
 
 
+def test_an_answer_with_a_caption_has_a_key_of_its_own() -> None:
+    schema = parse_label_config(config("a_four_images"))
+    keys = {
+        answer_key(
+            PredictionJob(Task(3, 7, ("a.png",)), replace(schema, caption=caption)),
+            "c",
+            version="v",
+            code="x",
+        )
+        for caption in (None, "caption", "text")
+    }
+    assert len(keys) == 3
+
+
 SPELLED = """
 from dataclasses import replace
 from backend.label_studio.label_config import parse_label_config
