@@ -23,6 +23,7 @@ from calico_model.evaluation.label_check import (
     same_spelling,
 )
 from calico_model.interactive.naming.closed_set import Outline
+from calico_model.sources.source import TextSource
 from calico_model.types import BoolMask, ImageGroup, RgbImage
 
 MOST_REGIONS = 100
@@ -105,6 +106,7 @@ def lint_labels(
     *,
     labels: Sequence[str] = (),
     ask: int,
+    sources: Sequence[TextSource] = (),
     on_looked: Callable[[int], None] = lambda _done: None,
     on_asked: Callable[[int], None] = lambda _done: None,
 ) -> LintReport:
@@ -116,6 +118,7 @@ def lint_labels(
         count: number of groups.
         labels: of the labeling config, compared by spelling as well.
         ask: number of groups on which words are asked.
+        sources: asked for words beside the model.
         on_looked, on_asked: called with the number of groups that are done.
     """
     looks: list[LabeledLook] = []
@@ -150,6 +153,8 @@ def lint_labels(
             here = labels_of[number]
             wanted = sorted({*here, *(other for label in here for other in partners[label])})
             unknown |= _ask(model, loaded, wanted, tally)
+            for source in sources:
+                _ask_source(source, loaded, wanted, tally)
         on_asked(done)
     used = [*labels, *(label for found in labels_of.values() for label in found)]
     return LintReport(
@@ -194,6 +199,17 @@ def _ask(
     for image in range(len(loaded.group)):
         tally.add(_OWN, answers.get(image, {}), truth.get(image, {}))
     return {reference.label for reference in references if not reference.is_known}
+
+
+def _ask_source(
+    source: TextSource, loaded: LintGroup, wanted: Sequence[str], tally: WordsTally
+) -> None:
+    """Asks a source for labels on every image of a group."""
+    truth = united((one.image_index, one.label, one.mask) for one in loaded.outlines)
+    for image, pixels in enumerate(loaded.group.images):
+        masks = source.segment_names(source.encode(pixels), wanted)
+        answers = united((image, mask.label, mask.mask) for mask in masks if mask.label is not None)
+        tally.add(source.describe().name, answers.get(image, {}), truth.get(image, {}))
 
 
 def united(regions: Iterable[tuple[int, str, BoolMask]]) -> dict[int, dict[str, BoolMask]]:

@@ -30,6 +30,9 @@ from backend.settings import Settings, load_settings
 from backend.storage.adapter_files import adapter_files
 from backend.storage.versions import Versions
 from backend.types import GroupSource, Region
+from calico_model.errors import CheckpointError
+from calico_model.sources.registry import open_source, read_choices
+from calico_model.sources.source import Ability, TextSource
 from calico_model.types import ImageGroup, LabeledGroup
 
 
@@ -67,6 +70,7 @@ def lint(
     - labels that mean another label's regions to the model,
     - labels that differ by case, plural or punctuation only.
 
+    Words are asked of the model and of every configured source that takes words (CALICO_SOURCES).
     With a project it uses the version that the project has learned; run it where the backend runs.
 
     Examples:
@@ -75,8 +79,8 @@ def lint(
 
     The exit status is 1 if something is reported. The last line of the output is JSON.
     """
-    sources = [one for one in (project, data, coco) if one is not None]
-    if len(sources) != 1:
+    given = [one for one in (project, data, coco) if one is not None]
+    if len(given) != 1:
         raise SettingsError("expected one of --project, --data and --coco")
     if not out.absolute().parent.is_dir() or out.is_dir():
         raise SettingsError(f"--out: expected a file in an existing folder, got {out}")
@@ -88,7 +92,8 @@ def lint(
         assert labeled is not None  # one of the two options is there
         title = str(data or coco)
         model: ServedModel = load_base_model(settings)
-        report = _checked(model, _records(labeled), len(labeled), (), ask)
+        sources = text_sources(settings)
+        report = _checked(model, sources, _records(labeled), len(labeled), (), ask)
     else:
         title = f"project {project}"
         report = _lint_project(settings, project, ask)
@@ -109,7 +114,22 @@ def _lint_project(settings: Settings, project: int, ask: int) -> LintReport:
         with closing(image_source(settings, client)) as fetcher:
             load = _tasks(client, project, schema, ids, fetcher)
             model = _served_model(settings, project)
-            return _checked(model, load, len(ids), config_labels(schema), ask)
+            sources = text_sources(settings)
+            return _checked(model, sources, load, len(ids), config_labels(schema), ask)
+
+
+def text_sources(settings: Settings) -> tuple[TextSource, ...]:
+    """Opens the configured sources that can be asked for words; one that cannot be read is told."""
+    opened = []
+    for choice in read_choices(settings.sources, settings.sources_dir):
+        try:
+            source = open_source(choice, settings.device)
+        except CheckpointError as error:
+            typer.echo(f"calico lint: source {choice.name} is left out: {error}", err=True)
+            continue
+        if Ability.TEXT in source.describe().abilities and isinstance(source, TextSource):
+            opened.append(source)
+    return tuple(opened)
 
 
 def _served_model(settings: Settings, project: int) -> ServedModel:
@@ -131,14 +151,26 @@ def _served_model(settings: Settings, project: int) -> ServedModel:
 
 
 def _checked(
-    model: ServedModel, load: Load, count: int, labels: Sequence[str], ask: int
+    model: ServedModel,
+    sources: Sequence[TextSource],
+    load: Load,
+    count: int,
+    labels: Sequence[str],
+    ask: int,
 ) -> LintReport:
     with (
         progress_bar("Looking at regions", count) as on_looked,
         progress_bar("Asking for words", min(ask, count)) as on_asked,
     ):
         return lint_labels(
-            model, load, count, labels=labels, ask=ask, on_looked=on_looked, on_asked=on_asked
+            model,
+            load,
+            count,
+            labels=labels,
+            ask=ask,
+            sources=sources,
+            on_looked=on_looked,
+            on_asked=on_asked,
         )
 
 

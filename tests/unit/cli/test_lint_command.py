@@ -14,11 +14,23 @@ from typer.testing import CliRunner
 
 from backend.cli import command_tree
 from backend.cli import lint as command
-from backend.cli.label_lint import THUMB, choose_groups, region_picture
+from backend.cli.label_lint import (
+    THUMB,
+    LabeledOutline,
+    LintGroup,
+    choose_groups,
+    lint_labels,
+    region_picture,
+)
+from backend.cli.lint import text_sources
+from backend.cli.lint_page import page_of
 from backend.errors import SettingsError
 from backend.label_studio.client import LabelStudioClient
+from backend.settings import load_settings
 from calico_model.data.synthetic import SceneSplit, write_groups
+from calico_model.sources.source import Ability, Encoding, SourceDescription, SourceMask
 from calico_model.types import ImageGroup
+from tests.doubles import ModelDouble
 from tests.unit.export.fake_studio import FakeStudio, config, drawn
 
 SIDE = 96
@@ -144,3 +156,42 @@ def test_pictures_of_regions_at_the_border(place):
         shown = np.asarray(Image.open(file))
     assert shown.shape == (THUMB, THUMB, 3)
     assert (shown[..., 0].astype(int) - shown[..., 1] > 100).any()  # the outline
+
+
+class OneWord:
+    """A source of masks that outlines the same half of the image for every name but "door"."""
+
+    def describe(self):
+        return SourceDescription("sam3", frozenset({Ability.TEXT}), "w", "own", 1)
+
+    def encode(self, image):
+        return Encoding(image.shape[:2], image, 0)
+
+    def segment_names(self, encoding, names):
+        left = np.zeros(encoding.size_hw, bool)
+        left[:, : encoding.size_hw[1] // 2] = True
+        return [SourceMask(~left if name == "door" else left, 0.9, name) for name in names]
+
+
+def test_sources_that_take_words_are_asked_and_named():
+    """A group shows a wheel, a tyre in its place, and a door."""
+    left = np.zeros((20, 40), bool)
+    left[:, :20] = True
+    outlines = tuple(
+        LabeledOutline(0, label, mask)
+        for label, mask in (("wheel", left), ("tyre", left), ("door", ~left))
+    )
+
+    def load(number):
+        image = np.full((20, 40, 3), number, np.uint8)
+        return LintGroup(f"{number}", ImageGroup((image,), ("a",)), outlines)
+
+    report = lint_labels(ModelDouble(), load, 3, ask=3, sources=(OneWord(),))
+    assert [(pair.source, pair.labels) for pair in report.words] == [("sam3", ("tyre", "wheel"))]
+    assert "tyre and wheel are one word to sam3" in page_of(report, "t")
+
+
+def test_a_source_that_cannot_be_read_is_left_out(tmp_path, capsys):
+    settings = load_settings(data_dir=tmp_path, sources=("sam3=" + str(tmp_path / "none"),))
+    assert text_sources(settings) == ()
+    assert "source sam3 is left out" in capsys.readouterr().err
