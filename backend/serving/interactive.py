@@ -108,7 +108,7 @@ class Suggestions:
             if not has_time():
                 break
             propagated = (
-                carry_on(source, group, model, canvas, vocabulary)
+                carry_on(source, group, model, canvas, vocabulary, sources)
                 if is_series
                 else propagate(
                     source, group, group_prediction, model, vocabulary, sources=sources, trust=trust

@@ -6,15 +6,16 @@ Images that do not show it are reported, not drawn on. Pure but for the model it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from backend.errors import InvalidRleError
 from backend.served_model import ServedModel
 from backend.serving.named_sources import begin_alike, join_alike
-from backend.serving.source_pool import SourcePool
+from backend.serving.source_pool import SourcePool, SourceSession
 from backend.serving.source_trust import NOBODY_JUDGED, TaskTrust
 from backend.types import Region
+from calico_model.sources.source import Ability, SeriesSource, SourceMask
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask
 from calico_model.vocabulary import Vocabulary, name_of, normalise
 
@@ -76,6 +77,7 @@ def carry_on(
     model: ServedModel,
     canvas: Sequence[Region],
     vocabulary: Vocabulary | None = None,
+    sources: SourcePool | None = None,
 ) -> Propagated:
     """Carries a region of an ordered series to the images that follow it.
 
@@ -87,13 +89,49 @@ def carry_on(
         model: the version that answers.
         canvas: regions that are there.
         vocabulary: the labels that regions may have; None where any text may be written.
+        sources: the first that remembers series answers in place of the model.
     """
     if len(group) < 2 or not part.mask.any():
         return Propagated((part,))
     accepted = _accepted(part, group, canvas, vocabulary)
+    if sources:
+        known = {**accepted, part.image_index: part.mask}
+        found = _carried_by_source(part, group, known, sources)
+        if found is not None:
+            return found
     proposals = model.carry(group, part, accepted)
     parts = tuple(region for proposal in proposals for region in proposal.parts)
     absent = tuple(proposal.image_index for proposal in proposals if not proposal.parts)
+    return Propagated((part, *parts), absent)
+
+
+def _carried_by_source(
+    part: PartMask, group: ImageGroup, known: Mapping[int, BoolMask], sources: SourcePool
+) -> Propagated | None:
+    """What the first source that answers in time says; None if none does."""
+
+    def ask(session: SourceSession) -> Mapping[int, SourceMask]:
+        source = session.source
+        assert isinstance(source, SeriesSource)
+        return source.carry_series(group.images, known)
+
+    answers = sources.begin(Ability.SERIES, ask).collect().answers
+    if not answers:
+        return None
+    masks = answers[0].value
+    following = [image for image in sorted(masks) if image > part.image_index]
+    parts = tuple(
+        replace(
+            part,
+            image_index=image,
+            mask=masks[image].mask,
+            score=masks[image].score,
+            evidence=None,
+        )
+        for image in following
+        if masks[image].mask.any()
+    )
+    absent = tuple(image for image in following if not masks[image].mask.any())
     return Propagated((part, *parts), absent)
 
 

@@ -193,9 +193,9 @@ def _opener(kind: SourceKind) -> Opener:
 
             return open_sam3
         case SourceKind.SAM2:
-            from calico_model.sources.sam2 import open_sam2
+            from calico_model.sources.sam2_series import open_sam2_series
 
-            return open_sam2
+            return open_sam2_series
         case SourceKind.EDGETAM:
             from calico_model.sources.sam2 import open_edgetam
 

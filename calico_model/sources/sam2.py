@@ -1,7 +1,7 @@
 """SAM 2 and 2.1, EdgeTAM and the SAM 3 tracker, with the classes of `transformers`.
 
-All three answer clicks, boxes and an earlier mask on single images; their memory of videos is not
-used. The public folders are those of the video models: their image part is read from them.
+All three answer clicks, boxes and an earlier mask on single images. The public folders are those of
+the video models: their image part is read from them, and of SAM 2 its memory (sam2_series.py).
 """
 
 from __future__ import annotations
@@ -113,11 +113,11 @@ def _segmenter(
     model: Any,
     otherwise: Normalisation,
 ) -> Sam2Segmenter:
-    description = SourceDescription(
-        name,
-        frozenset({Ability.CLICK, Ability.BOX}),
-        folder.digest(),
-        licence,
-        count_parameters(model),
-    )
+    description = describe_prompted(name, folder, licence, model)
     return Sam2Segmenter(description, model, read_normalisation(folder, otherwise), device)
+
+
+def describe_prompted(name: str, folder: HubFolder, licence: str, model: Any) -> SourceDescription:
+    """Returns the description of a source of clicks and boxes."""
+    abilities = frozenset({Ability.CLICK, Ability.BOX})
+    return SourceDescription(name, abilities, folder.digest(), licence, count_parameters(model))

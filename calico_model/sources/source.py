@@ -6,7 +6,7 @@ decoder is one source among others. Knows arrays; not files, HTTP or transformer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
@@ -29,6 +29,7 @@ class Ability(StrEnum):
     TEXT = "text"
     EXEMPLAR = "exemplar"
     EVERYTHING = "everything"
+    SERIES = "series"
     DENSE = "dense features"
 
 
@@ -123,6 +124,25 @@ class ExemplarSource(Source, Protocol):
         self, encoding: Encoding, exemplar: Encoding, mask: BoolMask
     ) -> Sequence[SourceMask]:
         """Returns what looks like the masked region of another encoded image, best first."""
+
+
+@runtime_checkable
+class SeriesSource(Source, Protocol):
+    """A source with the ability `SERIES`."""
+
+    def carry_series(
+        self, images: Sequence[RgbImage], accepted: Mapping[int, BoolMask]
+    ) -> Mapping[int, SourceMask]:
+        """Carries one region through an ordered series.
+
+        Args:
+            images: (H_i, W_i, 3) uint8, in order.
+            accepted: position -> (H, W) bool, the region where people outlined it; not empty.
+
+        Returns:
+            Position -> mask for every image after the first accepted one that has no accepted
+            mask; an empty mask where the region is lost.
+        """
 
 
 @runtime_checkable

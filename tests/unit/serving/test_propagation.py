@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from backend.serving.interactive import Suggestions
+from backend.serving.metrics import Metrics
 from backend.serving.propagation import carry_on, propagate
+from backend.serving.source_pool import SourcePool
 from backend.types import Region, RegionOrigin
 from calico_model.interactive.propagate.transfer import Proposal
+from calico_model.sources.source import Ability, Encoding, SourceDescription, SourceMask
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from tests.doubles import ModelDouble, proposal
 
@@ -131,3 +134,45 @@ def test_suggestions_of_a_series_are_those_that_follow(group: ImageGroup) -> Non
     )
     assert [part.image_index for part in suggestions.prediction.parts] == [0, 2]
     assert suggestions.absent == (1,)
+
+
+class Remembering:
+    """A source that carries a region to the third image, and loses it on the second."""
+
+    def describe(self):
+        return SourceDescription("sam2", frozenset({Ability.SERIES}), "w", "own", 1)
+
+    def encode(self, image):
+        return Encoding(image.shape[:2], None, 0)
+
+    def carry_series(self, images, accepted):
+        if not accepted[0].all():
+            raise RuntimeError("the source broke")
+        lost = np.zeros((4, 4), bool)
+        return {1: SourceMask(lost, 0.1), 2: SourceMask(~lost, 0.9)}
+
+
+@pytest.fixture
+def remembering():
+    pool = SourcePool([("sam2", Remembering)], Metrics(), budget_s=30.0, cache_bytes=0)
+    pool.start()
+    pool.wait_until_loaded()
+    return pool
+
+
+def test_a_source_that_remembers_series_answers_in_place_of_the_model(group, remembering) -> None:
+    model = Carrying()
+    found = carry_on(leg(0), group, model, (), sources=remembering)
+    assert [(part.image_index, part.score) for part in found.parts] == [(0, 1.0), (2, 0.9)]
+    assert found.parts[1].label == "leg"
+    assert found.absent == (1,)
+    assert not hasattr(model, "accepted")
+
+
+def test_the_model_carries_on_where_the_source_breaks(group, remembering) -> None:
+    corner = np.zeros((4, 4), bool)
+    corner[0, 0] = True
+    part = PartMask(0, RegionKind.COMMON_PART, "leg", corner)
+    found = carry_on(part, group, Carrying(), (), sources=remembering)
+    assert [part.image_index for part in found.parts] == [0, 2]
+    assert remembering.status()[0].asked["failed"] == 1
