@@ -193,8 +193,12 @@ class LabelSchema:
 
     @cached_property
     def spelling(self) -> str:
-        """All that the config allows, as a text that is the same in every process."""
-        return repr(replace(self, others=_NamesInOrder(self.others)))
+        """All that the config allows, as a text that is the same in every process.
+
+        Without a caption it is the text of releases that knew none: their kept answers are found.
+        """
+        spelled = repr(replace(self, others=_NamesInOrder(self.others)))
+        return spelled.replace(", caption=None", "")
 
     @cached_property
     def image_indices(self) -> Mapping[str, int]:
