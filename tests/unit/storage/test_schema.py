@@ -6,7 +6,9 @@ import json
 import shutil
 
 import pytest
-from sqlalchemy import create_engine, inspect
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine, inspect, select
 from typer.testing import CliRunner
 
 from backend.cli import command_tree
@@ -14,6 +16,7 @@ from backend.errors import StoreError
 from backend.storage import schema
 from backend.storage.database import state_of
 from backend.storage.store import open_store
+from backend.storage.tables import accepted_look, descriptor
 from tests.servers.events import PROJECT, an_event
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
@@ -94,3 +97,24 @@ def test_migrate_makes_the_tables_and_then_has_nothing_to_do(tmp_path):
     said = json.loads(again.output.splitlines()[-1])
     assert said["before"] == said["now"]
     assert said["older_may_serve"] is True
+
+
+def test_embeddings_and_descriptors_outlive_the_step_that_puts_weights_into_their_keys(
+    database_url,  # noqa: F811
+):
+    engine = create_engine(database_url)
+    config = Config()
+    config.set_main_option("script_location", str(schema.MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0011")
+        connection.exec_driver_sql("INSERT INTO accepted_look VALUES (7, 1, 'k', 'base-1', 'x')")
+        connection.exec_driver_sql("INSERT INTO descriptor VALUES (7, 3, 'base-1', 'y', 5)")
+    engine.dispose()
+    store = open_store(database_url, commit_timeout_s=30)
+    with store.read() as connection:
+        (look,) = connection.execute(select(accepted_look)).mappings()
+        (described,) = connection.execute(select(descriptor)).mappings()
+    assert (look["annotation_id"], look["base"], look["kept_at_us"]) == (1, "base-1", 0)
+    assert (described["task_id"], described["base"], described["kept_at_us"]) == (3, "base-1", 5)
+    store.close()
