@@ -19,6 +19,7 @@ from backend.background import (
     build_reconcile_watch,
     build_refresher,
     start_trainer,
+    waiting_tasks,
 )
 from backend.inference_priority import InferencePriority
 from backend.label_studio.client import LabelStudioClient
@@ -410,7 +411,7 @@ def build_ui(
     def live() -> Live:
         return Live(
             components.host.state.value,
-            tasks_waiting=components.service.waiting,
+            tasks_waiting=waiting_tasks(components.store, components.service.waiting),
             changes_waiting=components.store.waiting,
             trainers=len(present_trainers(components.store)),
         )

@@ -19,6 +19,7 @@ from backend.serving.duplicates import DuplicateWatch
 from backend.serving.metrics import Metrics, package_version
 from backend.serving.model_host import ModelHost
 from backend.serving.owed_answers import OwedAnswerWorker
+from backend.serving.refresh_progress import RefreshProgress
 from backend.serving.refresh_window import RefreshWindow
 from backend.serving.refreshing import Refresher, TaskDescriptors
 from backend.serving.service import PredictionService
@@ -53,6 +54,12 @@ def build_membership(
     return ServerMembership(store, report)
 
 
+def waiting_tasks(store: Store, own: int) -> int:
+    """Number of tasks that wait for a model: at all servers of a shared database, else `own`."""
+    servers = present_servers(store)
+    return sum(presence.report.waiting for presence in servers) if servers else own
+
+
 def build_refresher(
     settings: Settings,
     store: Store,
@@ -77,6 +84,7 @@ def build_refresher(
         base=lambda: host.version,
         leads=leads,
         window=RefreshWindow(settings.refresh_at_once, hours),
+        progress=RefreshProgress(store),
     )
 
 

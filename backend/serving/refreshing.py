@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from sqlalchemy import Connection, delete, select
@@ -20,6 +20,7 @@ from sqlalchemy import Connection, delete, select
 from backend.clock import now_us
 from backend.errors import BackendError, LabelStudioError
 from backend.label_schema import LabelSchema
+from backend.serving.refresh_progress import RefreshProgress, RefreshStatus
 from backend.serving.refresh_window import RefreshWindow
 from backend.serving.service import PredictionService
 from backend.serving.studio import StudioTasks, TaskPlace
@@ -38,23 +39,6 @@ _OTHERS_KEPT_US = 86_400_000_000
 _WRITE_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True)
-class RefreshStatus:
-    """How a pass over a project stands.
-
-    Attributes:
-        version: that predicts.
-        done: tasks whose prediction was pushed.
-        total: tasks there were to do.
-        is_running: whether the pass goes on.
-    """
-
-    version: str
-    done: int
-    total: int
-    is_running: bool
-
-
 class Refresher:
     """The thread.
 
@@ -70,6 +54,7 @@ class Refresher:
         again_s: after which a finished project is asked again, for tasks that are new.
         leads: whether this server is the one of several that predicts again.
         window: how many tasks may be predicted at which hours.
+        progress: keeps how each pass stands.
     """
 
     def __init__(
@@ -86,13 +71,15 @@ class Refresher:
         again_s: float = 300.0,
         leads: Callable[[], bool] = lambda: True,
         window: RefreshWindow | None = None,
+        progress: RefreshProgress | None = None,
     ) -> None:
         self._window = window or RefreshWindow()
+        self._progress = progress or RefreshProgress()
         self._projects, self._service, self._studio = projects, service, studio
         self._descriptors, self._base = descriptors, base
         self._pause_s, self._quiet_s = pause_s, quiet_s
         self._every_s, self._again_s, self._leads = every_s, again_s, leads
-        self._status: dict[int, RefreshStatus] = {}
+        self._running: RefreshStatus | None = None
         self._not_before: dict[int, tuple[str, float]] = {}
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="refresher", daemon=True)
@@ -107,7 +94,7 @@ class Refresher:
 
     def status(self, project_id: int) -> RefreshStatus | None:
         """Returns how the last pass of a project stands, None if there was none."""
-        return self._status.get(project_id)
+        return self._progress.get(project_id)
 
     def round(self) -> int:
         """Refreshes every project that is due; returns how many predictions were pushed."""
@@ -149,7 +136,7 @@ class Refresher:
                 raise LabelStudioError(f"asked for tasks after {after}, got earlier ones")
             total = max(total, done + page.total)
             for task in page.tasks:
-                self._status[project_id] = RefreshStatus(version.id, done, total, True)
+                self._tell(project_id, RefreshStatus(version.id, done, total, True))
                 if not self._may_go_on(project_id, version) or not self._window.is_open:
                     return done
                 after = max(after, task.id or 0)
@@ -157,7 +144,7 @@ class Refresher:
             # Label Studio knows the scores of a version once there are some.
             is_shown = is_shown or self._studio.show(project_id, version.id)
         if total:
-            self._status[project_id] = RefreshStatus(version.id, done, total, False)
+            self._tell(project_id, RefreshStatus(version.id, done, total, False))
             _log.info(
                 "%d of %d tasks predicted again",
                 done,
@@ -176,13 +163,13 @@ class Refresher:
         self._studio.show(project_id, version.id)
         done, total = 0, len(page.tasks)
         for task in page.tasks:
-            self._status[project_id] = RefreshStatus(version.id, done, total, True)
+            self._tell(project_id, RefreshStatus(version.id, done, total, True))
             if not self._may_go_on(project_id, version):
                 return done
             self._window.count(project_id, version.id)
             done += self._predict(project_id, version, task, page.schema, places)
         if total:
-            self._status[project_id] = RefreshStatus(version.id, done, total, False)
+            self._tell(project_id, RefreshStatus(version.id, done, total, False))
             self._studio.show(project_id, version.id)
         return done
 
@@ -216,10 +203,14 @@ class Refresher:
         self._studio.push(task, result, place)
         return 1
 
+    def _tell(self, project_id: int, status: RefreshStatus) -> None:
+        self._running = status if status.is_running else None
+        self._progress.put(project_id, status)
+
     def _end(self, project_id: int) -> None:
-        status = self._status.get(project_id)
-        if status is not None:
-            self._status[project_id] = replace(status, is_running=False)
+        """Says that a pass which ended early does not go on."""
+        if self._running is not None:
+            self._tell(project_id, replace(self._running, is_running=False))
 
     def _run(self) -> None:
         while not self._is_closed.is_set():

@@ -331,3 +331,15 @@ owed_answer = Table(
     Column("owed_at_us", BigInteger, nullable=False),
     Column("tries", Integer, nullable=False),
 )
+
+# How predicting a project's tasks again stands; the one server that does it writes it.
+refresh_progress = Table(
+    "refresh_progress",
+    metadata,
+    Column("project_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("version", String(200), nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("is_running", Boolean, nullable=False),
+    Column("told_at_us", BigInteger, nullable=False),
+)

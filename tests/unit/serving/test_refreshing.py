@@ -11,12 +11,15 @@ import pytest
 from backend.errors import LabelStudioError
 from backend.label_studio.label_config import parse_label_config
 from backend.serving.jobs import PredictionResult, Problem
+from backend.serving.refresh_progress import RefreshProgress, RefreshStatus
 from backend.serving.refresh_window import RefreshWindow
 from backend.serving.refreshing import Refresher, TaskDescriptors
 from backend.serving.studio import PendingTasks
 from backend.storage.store import open_store
+from backend.storage.tables import refresh_progress
 from backend.types import Task
 from research.label_studio.sample import REPEATER_CONFIG
+from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
 PROJECT = 7
 SCHEMA = parse_label_config(REPEATER_CONFIG)
@@ -284,3 +287,29 @@ def test_each_version_has_its_own_count():
     assert (window.left(PROJECT, "v1"), window.left(PROJECT, "v2")) == (199, 200)
     window.count(PROJECT, "v2")
     assert window.left(PROJECT, "v2") == 199
+
+
+def test_every_server_shows_how_the_one_that_predicts_stands(database_url):  # noqa: F811
+    shared = open_store(database_url, commit_timeout_s=30)
+    writing, reading = RefreshProgress(shared), RefreshProgress(shared)
+    for done in range(4):
+        writing.put(PROJECT, RefreshStatus("v1", done, 9, True))
+    writing.put(PROJECT, RefreshStatus("v1", 4, 9, False))
+    shared.write(lambda _: None, timeout_s=30)
+    assert writing.get(PROJECT) == RefreshStatus("v1", 4, 9, False)
+    assert reading.get(PROJECT) == (writing.get(PROJECT) if shared.is_shared else None)
+    writing.put(PROJECT, RefreshStatus("v2", 0, 9, True))
+    shared.close()
+
+
+def test_a_pass_whose_server_was_killed_is_not_shown_as_running(database_url):  # noqa: F811
+    shared = open_store(database_url, commit_timeout_s=30)
+    if shared.is_shared:
+        RefreshProgress(shared).put(PROJECT, RefreshStatus("v1", 1, 9, True))
+        told = refresh_progress.c.told_at_us
+        aged = refresh_progress.update().values(told_at_us=told - 300_000_000)
+        shared.write(lambda _: None, timeout_s=30)
+        assert RefreshProgress(shared).get(PROJECT) == RefreshStatus("v1", 1, 9, True)
+        shared.write(lambda connection: connection.execute(aged).close(), timeout_s=30)
+        assert RefreshProgress(shared).get(PROJECT) == RefreshStatus("v1", 1, 9, False)
+    shared.close()
