@@ -122,9 +122,9 @@ def _prepare_postgresql(writing: Engine) -> None:
     def _set_patience(raw: Any, _record: Any) -> None:
         with raw.cursor() as cursor:
             # A server that stands still within a transaction must not block all others: the
-            # database ends its transaction after two seconds. Others wait longer than that for
+            # database ends its transaction after 1.5 s. Others wait longer than that for
             # their turn, so an event that waits in the meantime is committed and not lost.
-            cursor.execute("SET idle_in_transaction_session_timeout = '2s'")
+            cursor.execute("SET idle_in_transaction_session_timeout = '1500ms'")
             cursor.execute("SET lock_timeout = '5s'")
             cursor.execute("SHOW synchronous_commit")
             if cursor.fetchone() == ("off",):

@@ -7,6 +7,7 @@ made for these tests from the installed binaries (Debian: postgresql). Run with 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import tempfile
@@ -30,6 +31,7 @@ from tests.integration.postgres_server import find_binaries, running_postgres
 
 URL = os.environ.get("TEST_POSTGRES_URL")
 BINARIES = find_binaries()
+PROJECTS = itertools.count(1)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -83,7 +85,7 @@ def test_tables_are_the_declared_ones(store, url):
 def test_events_are_kept_once_and_heads_do_not_depend_on_order(store):
     heads = []
     for round_number in range(3):
-        project = random.getrandbits(40)
+        project = next(PROJECTS)
         history = [an_event(1, second, project_id=project) for second in range(5)]
         history += [
             an_event(2, 9, project_id=project),
@@ -102,7 +104,7 @@ def test_a_refused_change_leaves_its_neighbours_alone(store):
     bad = Event(key="f" * 64, action=EventAction.OTHER, project_id=None)  # type: ignore[arg-type]
     with pytest.raises(StoreError, match="IntegrityError"):
         store.record_events([bad])
-    project = random.getrandbits(40)
+    project = next(PROJECTS)
     posts = [
         threading.Thread(
             target=store.record_events, args=([an_event(number, 0, project_id=project)],)
@@ -117,7 +119,7 @@ def test_a_refused_change_leaves_its_neighbours_alone(store):
 
 
 def test_journal_rows_appear_in_the_order_of_their_numbers(store, url):
-    project = random.getrandbits(40)
+    project = next(PROJECTS)
     other = open_store(url, commit_timeout_s=30)
     is_inserted, is_allowed = threading.Event(), threading.Event()
 
@@ -145,7 +147,7 @@ def test_journal_rows_appear_in_the_order_of_their_numbers(store, url):
 
 
 def test_lost_connections_are_replaced(store, url):
-    project = random.getrandbits(40)
+    project = next(PROJECTS)
     store.record_events([an_event(1, 0, project_id=project)])
     assert len(store.heads(project)) == 1
     engine = create_engine(url)
