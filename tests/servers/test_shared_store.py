@@ -42,16 +42,14 @@ def test_a_server_that_stands_still_costs_the_others_three_seconds(database_url)
     store = open_store(database_url)  # waits 0.7 s for a commit, as a server does
     with running(STORE, "stand-still", database_url) as stopped:
         assert stopped.stdout.readline() == "inside\n"
-        began, waits = time.monotonic(), []
+        began = time.monotonic()
         for annotation in range(2, 100):
             try:
                 store.record_events([an_event(annotation)])
             except BackendError:
-                waits.append(annotation)
                 continue
             break
         assert time.monotonic() - began <= 3.0
-        assert waits, "nothing was held up"
     # What was answered 503 and had its turn is there all the same, once.
     heads = {head.annotation_id for head in store.heads(PROJECT)}
     assert 1 not in heads
