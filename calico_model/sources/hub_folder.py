@@ -97,7 +97,10 @@ def _weights(path: Path) -> tuple[Path, ...]:
     index = _read(path / _INDEX)
     if index is None:
         raise CheckpointError(f"{whole}: expected the weights, found none")
-    names = sorted(set(index.get("weight_map", {}).values()))
+    shard_of = index.get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise CheckpointError(f"{path / _INDEX}: expected weight_map, the file of every tensor")
+    names = sorted({str(name) for name in shard_of.values()})
     if missing := [name for name in names if not (path / name).is_file()]:
         raise CheckpointError(f"{path / missing[0]}: {_INDEX} names it, and it is not there")
     return tuple(path / name for name in names)

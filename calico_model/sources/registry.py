@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calico_model.errors import CheckpointError, InvalidConfigError
+from calico_model.errors import CalicoError, CheckpointError, InvalidConfigError
 from calico_model.sources.hub_folder import HubFolder, look_into
 from calico_model.sources.known import KNOWN_SOURCES, KnownSource, SourceKind
 from calico_model.sources.source import OWN_SOURCE
@@ -88,7 +88,19 @@ def open_source(choice: SourceChoice, device: str = "cpu") -> Source:
 
     Raises:
         CheckpointError: no folder, or not the files of a class that is known here.
+        InvalidConfigError: a detector with a source of masks that answers no boxes.
     """
+    try:
+        return _open(choice, device)
+    except CalicoError:
+        raise
+    except Exception as error:  # a configuration may hold anything, and classes trust it
+        raise CheckpointError(
+            f"{choice.folder}: cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _open(choice: SourceChoice, device: str) -> Source:
     try:
         folder = look_into(choice.folder)
     except CheckpointError as error:

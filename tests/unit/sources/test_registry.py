@@ -112,3 +112,21 @@ def test_the_registry_loads_without_torch_or_transformers():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": ["a"]}])
+def test_a_damaged_index_of_shards_is_named(tmp_path, index):
+    folder = hub_folder(tmp_path / "mine")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"index\.json: expected weight_map"):
+        look_into(folder)
+
+
+def test_a_configuration_that_its_class_cannot_read_is_an_error_of_the_folder(tmp_path):
+    folder = hub_folder(tmp_path / "mine")
+    broken = {"model_type": "edgetam", "vision_config": None}
+    (folder / "config.json").write_text(json.dumps(broken))
+    (choice,) = read_choices([str(folder)], tmp_path)
+    with pytest.raises(CheckpointError, match="mine: cannot be read: AttributeError"):
+        open_source(choice)
