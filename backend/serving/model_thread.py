@@ -50,19 +50,22 @@ class ModelThread:
     def submit(self, call: Callable[[], T]) -> Future[T]:
         """Queues a call; one that is cancelled before its turn does not run."""
         answer: Future[T] = Future()
-        self._calls.put((call, answer))
+        held = [call]
+        # A cancelled call waits for its turn, too: behind a call that hangs, without its pixels.
+        answer.add_done_callback(lambda _: held.clear())
+        self._calls.put((held, answer))
         return answer
 
 
-_Calls = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
+_Calls = queue.SimpleQueue[tuple[list[Callable[[], Any]], Future[Any]] | None]
 
 
 def _run_calls(calls: _Calls) -> None:
     while (queued := calls.get()) is not None:
-        call, answer = queued
+        held, answer = queued
         if answer.set_running_or_notify_cancel():
             try:
-                answer.set_result(call())
+                answer.set_result(held[0]())
             except BaseException as error:  # raised again in the caller's thread
                 answer.set_exception(error)
-        del queued, call, answer  # else their pixels stay in memory until the next call
+        del queued, held, answer  # else their pixels stay in memory until the next call

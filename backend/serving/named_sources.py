@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backend.serving.source_pool import PendingAnswers, SourceAnswers, SourcePool, SourceSession
+from backend.serving.source_pool import (
+    PendingAnswers,
+    SourceAnswers,
+    SourcePool,
+    SourceSession,
+    checked,
+)
 from backend.serving.source_trust import TaskTrust
 from calico_model.sources.consensus import CombinedMask, SourceProposal, combine
 from calico_model.sources.source import (
@@ -80,8 +86,8 @@ def begin_names(
         source = session.source
         assert isinstance(source, TextSource)
         return {
-            image: tuple(source.segment_names(session.encode(group, image), names))
-            for image in range(len(group))
+            image: checked(source.segment_names(session.encode(group, image), names), size_hw)
+            for image, size_hw in enumerate(group.sizes_hw)
         }
 
     return NamedQuestion(sources.begin(Ability.TEXT, ask, budget_s=budget_s), label_of)
@@ -195,8 +201,10 @@ def begin_alike(
         assert isinstance(source, ExemplarSource)
         exemplar = session.encode(group, part.image_index)
         return {
-            image: tuple(source.segment_alike(session.encode(group, image), exemplar, part.mask))
-            for image in range(len(group))
+            image: checked(
+                source.segment_alike(session.encode(group, image), exemplar, part.mask), size_hw
+            )
+            for image, size_hw in enumerate(group.sizes_hw)
             if image != part.image_index
         }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from backend.served_model import ServedModel
-from backend.serving.source_pool import SourceAnswers, SourcePool, SourceSession
+from backend.serving.source_pool import SourceAnswers, SourcePool, SourceSession, checked
 from backend.serving.source_trust import NOBODY_JUDGED, TaskTrust
 from calico_model.inference.prompt import MaskPrompt
 from calico_model.sources.choice import choose
@@ -66,7 +66,8 @@ def outline(
     def ask(session: SourceSession) -> tuple[SourceMask, ...]:
         source = session.source
         assert isinstance(source, PromptSource)
-        return tuple(source.segment_prompt(session.encode(group, image_index), prompt))
+        masks = source.segment_prompt(session.encode(group, image_index), prompt)
+        return checked(masks, group.sizes_hw[image_index])
 
     ability = Ability.CLICK if prompt.box is None else Ability.BOX
     pending = sources.begin(ability, ask) if sources else None

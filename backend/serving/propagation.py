@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from backend.errors import InvalidRleError
 from backend.served_model import ServedModel
 from backend.serving.named_sources import begin_alike, join_alike
-from backend.serving.source_pool import SourcePool, SourceSession
+from backend.serving.source_pool import SourcePool, SourceSession, checked
 from backend.serving.source_trust import NOBODY_JUDGED, TaskTrust
 from backend.types import Region
 from calico_model.sources.source import Ability, SeriesSource, SourceMask
@@ -113,7 +113,10 @@ def _carried_by_source(
     def ask(session: SourceSession) -> Mapping[int, SourceMask]:
         source = session.source
         assert isinstance(source, SeriesSource)
-        return source.carry_series(group.images, known)
+        carried = source.carry_series(group.images, known)
+        for image, mask in carried.items():
+            checked([mask], group.sizes_hw[image])
+        return carried
 
     answers = sources.begin(Ability.SERIES, ask).collect().answers
     if not answers:

@@ -18,15 +18,25 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
 from backend.serving.caches import BoundedCache
 from backend.serving.metrics import Metrics
 from backend.serving.model_thread import ModelThread
-from calico_model.errors import CalicoError
-from calico_model.sources.source import Ability, Encoding, Source, SourceDescription
+from calico_model.errors import CalicoError, InvalidMaskError
+from calico_model.sources.source import (
+    Ability,
+    Encoding,
+    Source,
+    SourceDescription,
+    SourceMask,
+)
 from calico_model.types import ImageGroup
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+_STUCK_S = 120.0
+"""A source whose call lasts longer is not asked, and not waited for, until it comes back."""
 
 
 class SourceOutcome(StrEnum):
@@ -79,6 +89,20 @@ class SourceSession:
         return encoding
 
 
+def checked(masks: Sequence[SourceMask], size_hw: tuple[int, int]) -> tuple[SourceMask, ...]:
+    """Returns the masks of a source, which are compared with those of others.
+
+    Raises:
+        InvalidMaskError: a mask is not bool, or has another size than the image.
+    """
+    for one in masks:
+        if one.mask.shape != size_hw or one.mask.dtype != np.bool_:
+            raise InvalidMaskError(
+                f"mask: expected bool of {size_hw}, got {one.mask.dtype} of {one.mask.shape}"
+            )
+    return tuple(masks)
+
+
 class _Worker:
     """A source and its thread."""
 
@@ -96,6 +120,7 @@ class _Worker:
         self.problem = ""
         self._outcomes: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._began: float | None = None  # the call under way
 
     def begin_loading(self) -> Future[None]:
         return self._thread.submit(self._run_load)
@@ -107,10 +132,19 @@ class _Worker:
         session = SourceSession(source, self._encodings, self._metrics)
 
         def timed() -> T:
-            with self._metrics.source_seconds.labels(self.name, "call").time():
-                return call(session)
+            self._began = time.monotonic()
+            try:
+                with self._metrics.source_seconds.labels(self.name, "call").time():
+                    return call(session)
+            finally:
+                self._began = None
 
         return self._thread.submit(timed)
+
+    @property
+    def is_stuck(self) -> bool:
+        began = self._began
+        return began is not None and time.monotonic() - began > _STUCK_S
 
     def can(self, ability: Ability) -> bool:
         return self.source is not None and ability in self.source.describe().abilities
@@ -173,7 +207,9 @@ class SourceAnswers(Generic[T]):
 class PendingAnswers(Generic[T]):
     """Sources that are being asked; the budget runs from the moment they were."""
 
-    def __init__(self, asked: Sequence[tuple[_Worker, Future[T] | None]], until: float) -> None:
+    def __init__(
+        self, asked: Sequence[tuple[_Worker, Future[T] | SourceOutcome]], until: float
+    ) -> None:
         self._asked, self._until = asked, until
 
     def collect(self) -> SourceAnswers[T]:
@@ -188,9 +224,11 @@ class PendingAnswers(Generic[T]):
                 left_out.append(worker.name)
         return SourceAnswers(tuple(answers), tuple(left_out))
 
-    def _wait(self, worker: _Worker, pending: Future[T] | None) -> tuple[SourceOutcome, Any]:
-        if pending is None:
-            return SourceOutcome.LOADING, None
+    def _wait(
+        self, worker: _Worker, pending: Future[T] | SourceOutcome
+    ) -> tuple[SourceOutcome, Any]:
+        if isinstance(pending, SourceOutcome):
+            return pending, None
         about = {"source": worker.name}
         try:
             value = pending.result(max(self._until - time.monotonic(), 0))
@@ -269,25 +307,28 @@ class SourcePool:
         A source whose weights cannot be used is not asked; one that still loads is left out.
         Answers are awaited for the budget of the pool, or for `budget_s`.
         """
-        asked: list[tuple[_Worker, Future[T] | None]] = []
+        asked: list[tuple[_Worker, Future[T] | SourceOutcome]] = []
         for worker in self._workers:
             if worker.can(ability):
-                asked.append((worker, worker.submit(call)))
+                is_stuck = worker.is_stuck
+                asked.append((worker, SourceOutcome.LATE if is_stuck else worker.submit(call)))
             elif worker.state == "loading":
-                asked.append((worker, None))
+                asked.append((worker, SourceOutcome.LOADING))
         budget = self._budget_s if budget_s is None else budget_s
         return PendingAnswers(asked, time.monotonic() + budget)
 
     def encode_ahead(self, group: ImageGroup, image_index: int) -> None:
-        """Encodes an image with every loaded source; returns when all are done."""
+        """Encodes an image with every loaded source; returns when all are done, or are stuck."""
         pending = [
             (worker, worker.submit(lambda session: session.encode(group, image_index)))
             for worker in self._workers
-            if worker.source is not None
+            if worker.source is not None and not worker.is_stuck
         ]
         for worker, encoded in pending:
             try:
-                encoded.result()
+                encoded.result(_STUCK_S)
+            except TimeoutError:
+                encoded.cancel()
             except Exception:  # nobody waits for it; a click will report it
                 about = {"event": "source_call_failed", "source": worker.name}
                 _log.exception("source failed", extra=about)

@@ -92,3 +92,19 @@ def test_nothing_of_a_call_stays_in_memory_after_its_answer_or_its_error():
         assert len(gone) == 2
     finally:
         gc.enable()
+
+
+def test_a_cancelled_call_frees_what_it_holds_before_its_turn():
+    class Pixels:
+        pass
+
+    thread, gate, pixels = ModelThread(), threading.Event(), Pixels()
+    hanging = thread.submit(gate.wait)
+    held = weakref.ref(pixels)
+    queued = thread.submit(partial(id, pixels))
+    del pixels
+    assert queued.cancel()
+    gc.collect()
+    assert held() is None
+    gate.set()
+    assert hanging.result(60)

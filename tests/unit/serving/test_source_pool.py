@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
+from backend.serving import source_pool
 from backend.serving.metrics import Metrics
 from backend.serving.prompted_sources import outline
 from backend.serving.source_pool import SourcePool
@@ -195,3 +197,53 @@ def test_equal_images_of_two_tasks_are_encoded_once(group):
     again = ImageGroup((group.images[1].copy(),), ("other",))
     outline(Model(), sources, again, 0, CLICK, None)
     assert len(a.encoded) == 1
+
+
+def test_a_mask_that_does_not_fit_the_image_counts_as_a_failure(group):
+    bad, good = Clicked("bad"), Clicked("good", columns=12)
+    for drawn in (np.ones((3, 3), np.bool_), np.ones(SIZE, np.float32)):
+        bad.segment_prompt = lambda _encoding, _prompt, drawn=drawn: (SourceMask(drawn, 0.7),)
+        sources = pool(bad, good)
+        outlined = outline(Model(), sources, group, 0, CLICK, None)
+        assert (outlined.source, outlined.is_complete) == ("good", False)
+        assert asked(sources) == {"bad": {"failed": 1}, "good": {"answered": 1}}
+
+
+def test_a_score_that_is_no_number_counts_as_a_failure(group):
+    bad = Clicked("bad")
+    bad.segment_prompt = lambda _encoding, _prompt: (SourceMask(mask(3), float("nan")),)
+    sources = pool(bad)
+    assert outline(Model(), sources, group, 0, CLICK, None).source == "calico"
+    assert asked(sources) == {"bad": {"failed": 1}}
+
+
+def test_a_source_that_hangs_is_not_waited_for_until_it_comes_back(group, monkeypatch):
+    gate = threading.Event()
+    hanging = Clicked("hanging", gate=gate)
+    sources = pool(hanging, budget_s=60.0)
+    began = threading.Event()
+    monkeypatch.setattr(hanging, "describe", signalling(hanging.describe, began))
+    waiting = sources.begin(Ability.CLICK, lambda session: session.encode(group, 0))
+    assert began.wait(60)
+    monkeypatch.setattr(source_pool, "_STUCK_S", 0.0)
+    before = time.monotonic()
+    assert outline(Model(), sources, group, 1, CLICK, None).source == "calico"
+    sources.encode_ahead(group, 2)
+    assert time.monotonic() - before < 60.0
+    assert asked(sources) == {"hanging": {"late": 1}}
+    gate.set()
+    assert [one.source for one in waiting.collect().answers] == ["hanging"]
+    monkeypatch.setattr(source_pool, "_STUCK_S", 120.0)
+    sources.encode_ahead(group, 2)
+    assert len(hanging.encoded) == 2
+
+
+def signalling(call, event):
+    """The call, which signals first that it is made in the source's thread."""
+
+    def called():
+        if threading.current_thread() is not threading.main_thread():
+            event.set()
+        return call()
+
+    return called
