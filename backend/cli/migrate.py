@@ -61,6 +61,8 @@ def _in_words(before: SchemaState, after: SchemaState) -> str:
         return f"a newer release has made the tables (version {before.present}); nothing to do"
     if before.is_current:
         return f"the tables are up to date (version {before.present})"
+    if before is after and before.present is None:
+        return f"there are no tables yet; they would be made (version {before.known})"
     if before is after:
         return f"the tables would be brought from version {before.present} to {before.known}"
     if before.present is None:

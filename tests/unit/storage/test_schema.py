@@ -86,6 +86,7 @@ def calico(*words):
 def test_migrate_makes_the_tables_and_then_has_nothing_to_do(tmp_path):
     asked = calico("migrate", "--check", "--data-dir", str(tmp_path / "data"))
     assert asked.exit_code == 0, asked.output
+    assert "there are no tables yet" in asked.output
     assert not (tmp_path / "data").exists()
     made = calico("migrate", "--data-dir", str(tmp_path / "data"))
     assert "the tables are made" in made.output
