@@ -57,6 +57,8 @@ def migrate(
 
 
 def _in_words(before: SchemaState, after: SchemaState) -> str:
+    if before.is_newer and not before.is_served:
+        return f"a newer release has made the tables (version {before.present})"
     if before.is_newer:
         return f"a newer release has made the tables (version {before.present}); nothing to do"
     if before.is_current:

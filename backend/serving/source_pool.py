@@ -275,8 +275,8 @@ class SourcePool:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the sources, in the order of the settings."""
-        return tuple(worker.name for worker in self._workers)
+        """Names of the sources that answer or still load, in the order of the settings."""
+        return tuple(worker.name for worker in self._workers if worker.state != "failed")
 
     @property
     def cached_bytes(self) -> int:

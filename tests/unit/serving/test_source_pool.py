@@ -247,3 +247,15 @@ def signalling(call, event):
         return call()
 
     return called
+
+
+def test_answers_are_kept_apart_from_those_of_a_source_that_could_not_be_loaded():
+    def broken():
+        raise CheckpointError("model.safetensors: damaged")
+
+    openers = [("bad", broken), ("good", lambda: Clicked("good"))]
+    sources = SourcePool(openers, Metrics(), budget_s=1.0, cache_bytes=0)
+    assert sources.names == ("bad", "good")  # not loaded yet
+    sources.start()
+    sources.wait_until_loaded(60)
+    assert sources.names == ("good",)
