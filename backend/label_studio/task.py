@@ -93,7 +93,6 @@ def _build_task(
             raise InvalidTaskError("expected an object with the images", field=f"{place}.data")
         urls = _read_urls(data, schema, f"{place}.data")
         labels = _read_labels(data, schema, f"{place}.data")
-        is_series = _read_series(data, f"{place}.data")
     except InvalidTaskError as error:
         return Task(id=task_id, project_id=project_id, image_urls=(), problem=str(error))
     return Task(
@@ -102,7 +101,7 @@ def _build_task(
         image_urls=tuple(url for _, url in urls),
         image_fields=tuple(field for field, _ in urls),
         labels=labels,
-        is_series=is_series,
+        is_series=_is_series(data),
     )
 
 
@@ -192,17 +191,14 @@ def _read_labels(
     return tuple(labels)
 
 
-def _read_series(data: dict[str, object], place: str) -> bool:
-    """Whether the images are an ordered series."""
+def _is_series(data: dict[str, object]) -> bool:
+    """Whether the images are an ordered series.
+
+    Any value but true is something else: projects have columns of this name for their own use.
+    """
     value = data.get(SERIES_FIELD)
-    if value is None or isinstance(value, bool):
-        return bool(value)
     # A table that was imported as CSV holds texts.
-    if isinstance(value, str) and value.strip().lower() in ("true", "false", ""):
-        return value.strip().lower() == "true"
-    raise InvalidTaskError(
-        f"expected true or false, got {_kind_of(value)}", field=f"{place}.{SERIES_FIELD}"
-    )
+    return value is True or (isinstance(value, str) and value.strip().lower() == "true")
 
 
 def _kind_of(value: object) -> str:
