@@ -103,6 +103,11 @@ COMMANDS = (
         "Predict every task of a project.",
     ),
     Command(
+        ("prelabel",),
+        "backend.cli.prelabel:prelabel",
+        "Predict a large list of groups into files.",
+    ),
+    Command(
         ("review",),
         "backend.cli.review:review",
         "Put the doubtful tasks first; accept the sure ones.",

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from backend.errors import AdapterUnavailableError, SettingsError
+from backend.storage.places import bucket_library
 from calico_model.staging import sync
 
 _INCOMING = ".incoming"
 _CONNECT_S, _READ_S, _TRIES = 5, 60, 2
-_EXTRAS = {"s3": "s3fs", "gs": "gcsfs"}
 
 
 class AdapterShelf(Protocol):
@@ -134,14 +134,9 @@ def open_shelf(url: str) -> AdapterShelf:
     if parts.scheme == "file":
         return FolderShelf(Path(unquote(parts.path)))
     try:
-        import fsspec
-
-        fsspec.get_filesystem_class(parts.scheme)
-    except ImportError:
-        raise SettingsError(
-            f"CALICO_ADAPTERS_URL: {parts.scheme}:// needs {_EXTRAS[parts.scheme]}; install "
-            "calico-labeling[servers]"
-        ) from None
+        library = bucket_library(parts.scheme)
+    except SettingsError as error:
+        raise SettingsError(f"CALICO_ADAPTERS_URL: {error}") from None
     options: dict[str, Any] = {"use_listings_cache": False}
     if parts.scheme == "s3":
         patience = {"connect_timeout": _CONNECT_S, "read_timeout": _READ_S}
@@ -149,7 +144,7 @@ def open_shelf(url: str) -> AdapterShelf:
 
     def connect() -> Any:
         # Kept by fsspec for each process and thread: connections do not survive a fork.
-        return fsspec.filesystem(parts.scheme, **options)
+        return library.filesystem(parts.scheme, **options)
 
     return BucketShelf(connect, f"{parts.netloc}{unquote(parts.path)}", url.rstrip("/"))
 

@@ -1,0 +1,43 @@
+"""A model for workers of a large job: it notes what it begins, and waits where the test says so."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from calico_model.types import GroupPrediction, PartMask, RegionKind
+
+
+class NotingModel:
+    """Sees one region in every group.
+
+    Args:
+        log: gets a line for every group that is begun.
+        gate: its text is how many groups may be begun before all wait; everything without it.
+    """
+
+    version = "noting-1"
+
+    def __init__(self, log: Path, gate: Path):
+        self._log, self._gate = log, gate
+
+    def predict(self, group):
+        if group.sizes_hw[0][1] == 13:
+            raise SystemExit(9)  # as if the memory was full
+        with self._log.open("ab") as file:
+            file.write(b".\n")
+        while self._gate.exists() and lines_of(self._log) > int(self._gate.read_text() or 0):
+            time.sleep(0.005)
+        mask = np.zeros(group.sizes_hw[0], bool)
+        mask[:2, :2] = True
+        return GroupPrediction((PartMask(0, RegionKind.COMMON_PART, "lid", mask),), self.version)
+
+
+def load_noting(log, gate):
+    return NotingModel(log, gate)
+
+
+def lines_of(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0

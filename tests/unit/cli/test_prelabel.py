@@ -1,0 +1,255 @@
+"""`calico prelabel`: every group of a large list exactly once, whatever is killed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from backend.cli import command_tree
+from backend.cli.prelabel import run_job
+from backend.cli.prelabel_manifest import read_manifest
+from backend.cli.prelabel_parts import Chunk, PartFolder
+from backend.cli.prelabel_workers import PrelabelError
+from backend.errors import SettingsError
+from tests.unit.cli.prelabel_double import lines_of, load_noting
+
+ROOT = Path(__file__).parents[3]
+
+
+def draw(path, *, width=8):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, width, 3), 90, np.uint8)).save(path)
+    return path
+
+
+def rows(tmp_path, *groups):
+    """A CSV file with one row per group."""
+    manifest = tmp_path / "groups.csv"
+    manifest.write_text("left,right\n" + "".join(",".join(row) + "\n" for row in groups))
+    return str(manifest)
+
+
+class Job:
+    """A job with a model that notes its work."""
+
+    def __init__(self, tmp_path, manifest):
+        self.out, self.log, self.gate = (tmp_path / name for name in ("out", "log", "gate"))
+        self.manifest = manifest
+
+    def run(self, *, workers=1, size=3):
+        load = functools.partial(load_noting, self.log, self.gate)
+        return run_job(read_manifest(self.manifest), self.out, load, workers=workers, size=size)
+
+    def documents(self):
+        return list(PartFolder(self.out).documents())
+
+
+def many(tmp_path, count):
+    draw(tmp_path / "one.png")
+    names = [f"{number}.png" for number in range(count)]
+    for name in names:
+        (tmp_path / name).hardlink_to(tmp_path / "one.png")
+    return rows(tmp_path, *([name] for name in names))
+
+
+def test_folders_are_groups_and_large_ones_several(tmp_path):
+    others = ("a/note.txt", ".c/x.png")
+    for name in ("a/2.png", "a/10.png", *(f"b/{n}.jpg" for n in range(10)), *others):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    found = [[Path(i).name for i in g.images] for g in read_manifest(str(tmp_path))]
+    assert found == [
+        ["2.png", "10.png"],
+        [f"{n}.jpg" for n in range(8)],
+        ["8.jpg", "9.jpg"],
+    ]
+
+
+def test_rows_are_groups_named_from_the_folder_of_the_file(tmp_path):
+    manifest = rows(tmp_path, ["x/a.png", "s3://bucket/b.png"], ["c.png"], [], ["c.png"])
+    assert [g.images for g in read_manifest(manifest)] == [
+        (f"{tmp_path}/x/a.png", "s3://bucket/b.png"),
+        (f"{tmp_path}/c.png",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ([["a.png"], ["a.png", "notes"]], "row 3: expected images .* got 'notes'"),
+        ([["a.png"] * 9], "row 2: expected 1 to 8 images, got 9"),
+        ([], "expected images in .*, found none"),
+    ],
+)
+def test_what_is_no_list_of_groups_is_refused(tmp_path, groups, words):
+    with pytest.raises(SettingsError, match=words):
+        read_manifest(rows(tmp_path, *groups))
+    with pytest.raises(SettingsError, match="expected a folder"):
+        read_manifest(str(tmp_path / "nowhere"))
+
+
+def test_every_group_has_one_line_and_a_second_run_does_nothing(tmp_path):
+    job = Job(tmp_path, many(tmp_path, 7))
+    first = job.run()
+    assert (first["groups"], first["done"], first["problems"], first["already"]) == (7, 7, 0, 0)
+    assert len(list(job.out.glob("part-*.jsonl"))) == 3
+    document = job.documents()[0]
+    assert document["version"] == "noting-1"
+    assert document["regions"][0]["label"] == "lid"
+    assert document["images"][0]["file"].endswith(".png")
+    again = job.run(size=5)
+    assert (again["done"], again["already"]) == (7, 7)
+    assert lines_of(job.log) == 7
+
+
+def test_a_longer_list_adds_what_is_new(tmp_path):
+    job = Job(tmp_path, many(tmp_path, 4))
+    job.run()
+    draw(tmp_path / "new.png")
+    with Path(job.manifest).open("a") as file:
+        file.write("new.png\n")
+    assert job.run()["already"] == 4
+    assert Counter(one["group"] for one in job.documents()).most_common(1)[0][1] == 1
+    assert len(job.documents()) == 5
+
+
+def test_what_cannot_be_read_is_a_problem_of_its_own_group(tmp_path):
+    draw(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    job = Job(tmp_path, rows(tmp_path, ["good.png"], ["bad.png"], ["gone.png"]))
+    assert job.run()["problems"] == 2
+    problems = [one["problem"] for one in job.documents() if "problem" in one]
+    assert any("gone.png: no such file" in problem for problem in problems)
+
+
+def test_predictions_of_another_version_are_not_mixed_in(tmp_path):
+    job = Job(tmp_path, many(tmp_path, 2))
+    job.run()
+    (part,) = job.out.glob("part-*.jsonl")
+    part.write_text(part.read_text().replace("noting-1", "noting-0", 1))
+    with pytest.raises(SettingsError, match="holds predictions of noting-0"):
+        job.run()
+
+
+def test_a_group_that_kills_its_workers_ends_the_job_with_its_name(tmp_path):
+    draw(tmp_path / "huge.png", width=13)
+    job = Job(tmp_path, rows(tmp_path, ["huge.png"]))
+    with pytest.raises(PrelabelError, match=r"3 workers died .*huge\.png \(exit status 9\)"):
+        job.run()
+
+
+def test_a_second_job_is_kept_out(tmp_path):
+    job = Job(tmp_path, many(tmp_path, 1))
+    with PartFolder(job.out).alone(), pytest.raises(SettingsError, match="another job"):
+        job.run()
+
+
+def test_a_line_that_was_cut_is_written_again(tmp_path):
+    groups = read_manifest(many(tmp_path, 3))
+    parts, chunk = PartFolder(tmp_path / "out"), Chunk(groups, "v")
+    with parts.alone():
+        with pytest.raises(AssertionError), parts.writing(chunk) as lines:
+            lines.add({"group": groups[0].key})
+        (begun,) = (tmp_path / "out" / ".incoming").glob("part-*.jsonl")
+        with begun.open("ab") as file:
+            file.write(b'{"group": "cu')
+        assert parts.chunks(groups, "v", 1) == [chunk], "as it was, whatever the size is now"
+        with parts.writing(chunk) as lines:
+            assert list(lines.left) == list(groups[1:])
+            for group in groups[1:]:
+                lines.add({"group": group.key})
+    assert [one["group"] for one in parts.documents()] == [group.key for group in groups]
+
+
+DRIVER = """
+import functools, json, sys
+from pathlib import Path
+from backend.cli.prelabel import run_job
+from backend.cli.prelabel_manifest import read_manifest
+from tests.unit.cli.prelabel_double import load_noting
+manifest, out, log, gate, size = sys.argv[1:]
+load = functools.partial(load_noting, Path(log), Path(gate))
+print(json.dumps(run_job(read_manifest(manifest), Path(out), load, workers=2, size=int(size))))
+"""
+
+
+def start(job, size):
+    arguments = [job.manifest, job.out, job.log, job.gate, size]
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def let_begin(job, count):
+    """Lets so many groups be begun, and waits until one more waits in a worker."""
+    job.gate.write_text(str(count))
+    deadline = time.monotonic() + 300
+    while lines_of(job.log) <= count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def a_worker(driver):
+    children = psutil.Process(driver.pid).children()
+    return next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
+
+
+def kill_three_workers_and_the_driver(job, count, size):
+    job.gate.write_text("0")
+    driver = start(job, size)
+    for share in (1, 2, 3):
+        let_begin(job, share * count // 5)
+        a_worker(driver).send_signal(signal.SIGKILL)
+    let_begin(job, 4 * count // 5)
+    driver.kill()
+    driver.wait()
+    driver.stdout.close()  # workers that wait at the gate hold its other end
+    assert lines_of(job.log) < count, "there is something left to do"
+    job.gate.unlink()
+    driver = start(job, size)
+    told = json.loads(driver.communicate()[0])
+    assert driver.returncode == 0
+    assert told["done"] == told["groups"] == count
+    groups = Counter(one["group"] for one in job.documents())
+    assert len(groups) == count
+    assert set(groups.values()) == {1}
+    assert count <= lines_of(job.log) <= 1.1 * count
+
+
+def test_three_workers_and_the_driver_are_killed(tmp_path):
+    kill_three_workers_and_the_driver(Job(tmp_path, many(tmp_path, 60)), 60, 8)
+
+
+@pytest.mark.slow
+def test_three_workers_and_the_driver_of_a_thousand_groups_are_killed(tmp_path):
+    kill_three_workers_and_the_driver(Job(tmp_path, many(tmp_path, 1000)), 1000, 50)
+
+
+def test_the_command_predicts_with_the_shipped_weights(tmp_path):
+    draw(tmp_path / "a" / "1.png", width=9)
+    draw(tmp_path / "a" / "2.png", width=9)
+    words = ["prelabel", str(tmp_path / "a"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(command_tree(words), words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert (told["groups"], told["done"], told["problems"], told["stopped"]) == (1, 1, 0, False)
+    (document,) = PartFolder(tmp_path / "out").documents()
+    assert document["version"].startswith("calico-tiny-")
