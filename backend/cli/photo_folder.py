@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +51,10 @@ def list_photographs(folder: Path) -> Listing:
     """Lists the photographs of a folder and its subfolders, hidden files left out.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is none, or the path of the folder is not UTF-8.
     """
+    if _printable(str(folder.resolve())) != str(folder.resolve()):
+        raise SettingsError(f"FOLDER: expected a path in UTF-8, got {_printable(str(folder))}")
     names, skipped = [], []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
@@ -61,10 +64,14 @@ def list_photographs(folder: Path) -> Listing:
             if file.startswith("."):
                 continue
             if ending in READABLE:
-                names.append(name)
+                fault = _fault(path)
+                if fault is None:
+                    names.append(name)
+                else:
+                    skipped.append(Skipped(_printable(name), fault))
             elif ending in _OTHER_PICTURES:
                 reason = f"browsers do not show {ending} files; convert it to JPEG or PNG"
-                skipped.append(Skipped(name, reason))
+                skipped.append(Skipped(_printable(name), reason))
     if not names:
         beside = f", only {len(skipped)} in other formats" if skipped else ""
         raise SettingsError(
@@ -73,6 +80,24 @@ def list_photographs(folder: Path) -> Listing:
         )
     skipped.sort(key=lambda one: natural_order(one.name))
     return Listing(folder.resolve(), tuple(sorted(names, key=natural_order)), tuple(skipped))
+
+
+def _fault(path: Path) -> str | None:
+    """Why a file cannot be imported whatever is in it; None if its content decides."""
+    try:
+        is_plain = stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        is_plain = True  # looking at it will say why it cannot be read
+    if not is_plain:
+        return "no plain file"  # reading a pipe would wait for ever
+    if _printable(str(path)) != str(path):
+        return "its path is not UTF-8; rename it"
+    return None
+
+
+def _printable(name: str) -> str:
+    """The name with a mark in place of every byte that is not UTF-8."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def natural_order(name: str) -> tuple[tuple[str | int, ...], str]:

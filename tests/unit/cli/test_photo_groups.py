@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +48,26 @@ def test_only_photographs_are_listed_as_people_count(folder):
 def test_a_folder_without_photographs_is_refused(tmp_path):
     with pytest.raises(SettingsError, match=r"FOLDER: expected photographs .* found none"):
         list_photographs(tmp_path)
+
+
+def test_what_cannot_be_opened_or_named_is_skipped(folder):
+    draw(folder / "a.jpg", 1)
+    os.mkfifo(folder / "pipe.jpg")  # reading it would never end
+    os.rename(draw(folder / "b.jpg", 2), os.fsencode(folder) + b"/caf\xe9.jpg")  # noqa: PTH104
+    (folder / "self.jpg").symlink_to("self.jpg")
+    listing = list_photographs(folder)
+    assert listing.names == ("a.jpg", "self.jpg")
+    assert [(one.name, one.reason) for one in listing.skipped] == [
+        ("caf\ufffd.jpg", "its path is not UTF-8; rename it"),
+        ("pipe.jpg", "no plain file"),
+    ]
+
+
+def test_a_folder_whose_path_is_not_utf8_is_refused(folder):
+    draw(folder / "a.jpg", 1)
+    os.rename(folder, os.fsencode(folder) + b"\xe9")  # noqa: PTH104
+    with pytest.raises(SettingsError, match="FOLDER: expected a path in UTF-8, got"):
+        list_photographs(Path(os.fsdecode(os.fsencode(folder) + b"\xe9")))
 
 
 def test_folders_are_groups_only_where_each_could_be_one():
