@@ -11,7 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 
@@ -59,14 +59,14 @@ class CocoLabels:
     def __init__(self, path: Path, names: Sequence[str], schema: LabelSchema) -> None:
         self._file, self.schema = CocoFile(path), schema
         self.problems: list[str] = []
-        self._image_of = self._match(names)
-        if not self._image_of:
+        self._images_of = self._match(names)
+        if not self._images_of:
             raise SettingsError(
                 f"--labels: expected file_name of photographs in the folder, {path.name} names "
                 f"none of them, for example {self._example()!r}"
             )
         self._annotations: dict[int, list[int]] = defaultdict(list)
-        wanted = set(self._image_of.values())
+        wanted = {image_id for ids in self._images_of.values() for image_id in ids}
         for annotation in self._file.annotations.values():
             if annotation.image_id in wanted and not annotation.iscrowd:
                 self._annotations[annotation.image_id].append(annotation.id)
@@ -94,21 +94,23 @@ class CocoLabels:
         prediction = GroupPrediction(tuple(parts), VERSION)
         return render_prediction(prediction, self.schema, sizes_hw=sizes)
 
-    def _match(self, names: Sequence[str]) -> dict[str, int]:
-        """Image id by photograph: by path, or by a file name that is there once."""
-        by_path = {image.file_name: image.id for image in self._file.images.values()}
-        ids_of: dict[str, list[int]] = defaultdict(list)
-        for path, image_id in by_path.items():
-            ids_of[PurePath(path).name].append(image_id)
+    def _match(self, names: Sequence[str]) -> dict[str, Sequence[int]]:
+        """Image ids by photograph: by path, or by a file name that is there once."""
+        by_path: dict[str, list[int]] = defaultdict(list)
+        for image in self._file.images.values():  # merged files may list a photograph twice
+            by_path[PurePosixPath(image.file_name).as_posix()].append(image.id)
+        paths_of: dict[str, list[str]] = defaultdict(list)
+        for path in by_path:
+            paths_of[PurePath(path).name].append(path)
         times = Counter(PurePath(name).name for name in names)
-        found = {}
+        found: dict[str, Sequence[int]] = {}
         for name in names:
             file = PurePath(name).name
             posix = PurePath(name).as_posix()
             if posix in by_path:
                 found[name] = by_path[posix]
-            elif len(ids_of[file]) == 1 and times[file] == 1:
-                found[name] = ids_of[file][0]
+            elif len(paths_of[file]) == 1 and times[file] == 1:
+                found[name] = by_path[paths_of[file][0]]
         return found
 
     def _example(self) -> str:
@@ -146,8 +148,8 @@ class CocoLabels:
         return next(filter(None, (match_label(one, offered) for one in tries)), None)
 
     def _ids(self, name: str) -> Sequence[int]:
-        image_id = self._image_of.get(name)
-        return () if image_id is None else self._annotations.get(image_id, ())
+        image_ids = self._images_of.get(name, ())
+        return [one for image_id in image_ids for one in self._annotations.get(image_id, ())]
 
     def _name_of(self, annotation_id: int) -> _Name | None:
         return self._names.get(self._file.annotations[annotation_id].category_id)
