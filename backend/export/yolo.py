@@ -80,11 +80,17 @@ def write_yolo(
     _write_list(folder / "train.txt", split.train)
     # The trainer wants images there; with a single group there are no others.
     _write_list(folder / "val.txt", split.val or split.train)
-    names = [f"  {number}: {json.dumps(label)}\n" for label, number in numbers.items()]
+    names = [f"  {number}: {_quoted(label)}\n" for label, number in numbers.items()]
     content = f"train: train.txt\nval: val.txt\nnames:\n{''.join(names)}"
     write_file(folder / DATA_FILE, content.encode())
     counts = {"annotations": count, "train": len(split.train), "val": len(split.val)}
     return counts | loss.summary()
+
+
+def _quoted(label: str) -> str:
+    """A text in quotes, as YAML reads it: JSON has two escapes for a character beyond U+FFFF."""
+    escaped = (json.dumps(c)[1:-1] if c <= "\uffff" else f"\\U{ord(c):08x}" for c in label)
+    return f'"{"".join(escaped)}"'
 
 
 def _lines(

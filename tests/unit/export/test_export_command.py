@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -309,3 +310,21 @@ def test_bad_input_is_one_sentence(studio, tmp_path, monkeypatch):
     with pytest.raises(SettingsError, match="none of the 2 tasks"):
         studio.exported(monkeypatch, "coco", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_every_label_comes_out_of_the_yaml_as_it_went_in(tmp_path, monkeypatch):
+    labels = (
+        "a, b",
+        "a & b",
+        "\\ud83d",
+        "null",
+        "# 1: c",
+        "\u00fcn\u00ef \u732b",
+        "\U0001f600 face",
+    )
+    studio = FakeStudio(config(*(label.replace("&", "&amp;") for label in labels)))
+    studio.files = {"/a.png": png(10)}
+    studio.annotate(studio.add_task("/a.png"), drawn("r", LEFT, labels[-1]))
+    studio.exported(monkeypatch, "yolo-seg", tmp_path / "yolo")
+    content = yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text())
+    assert tuple(content["names"].values()) == labels
