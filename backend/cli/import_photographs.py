@@ -191,7 +191,11 @@ def _plan(
         raise SettingsError(f"--name-pattern: expected a regular expression ({error})") from error
     default = _SIMILAR_SIZES if way is Way.SIMILARITY else (1, MAX_GROUP_SIZE)
     sizes = default if group_size is None else read_group_size(group_size)
-    return Plan(way, sizes, pattern, timedelta(seconds=gap))
+    try:
+        pause = timedelta(seconds=gap)
+    except (OverflowError, ValueError) as error:
+        raise SettingsError(f"--gap: expected a number of seconds, got {gap:g}") from error
+    return Plan(way, sizes, pattern, pause)
 
 
 def _target(client: LabelStudioClient, project_id: int, folder: Path, copy: bool | None) -> Target:

@@ -228,6 +228,19 @@ def test_masks_come_along_as_predictions_in_a_later_run(run, photos, tmp_path):
     assert prediction["task"] == 1
 
 
+def test_masks_of_a_photograph_that_the_file_lists_twice_all_come_along(run, photos, tmp_path):
+    labels = coco(tmp_path, leg="chair", seat="chair")
+    merged = json.loads(labels.read_text())
+    merged["images"].append(merged["images"][0] | {"id": 9, "file_name": "./a/1.jpg"})
+    for annotation in merged["annotations"]:
+        if annotation["category_id"] == 2:
+            annotation["image_id"] = 9
+    labels.write_text(json.dumps(merged))
+    studio = PhotoStudio(CLOSED, root=photos.parent)
+    said = run(studio, photos, "--project", 7, "--labels", labels)
+    assert said["labels"]["regions"] == 3
+
+
 def test_labels_that_the_config_lacks_are_named_before_anything_is_imported(run, photos, tmp_path):
     labels = coco(tmp_path, leg="chair", propeller="plane", rudder="plane")
     studio = PhotoStudio(CLOSED, root=photos.parent)
@@ -256,6 +269,7 @@ def test_masks_of_another_size_are_told(run, photos, tmp_path):
             ["--dry-run", "--name-pattern", "x", "--group-by", "time"],
             "--name-pattern: expected --group-by name",
         ),
+        (["--dry-run", "--group-by", "time", "--gap", "inf"], "--gap: expected a number of"),
         (["--dry-run", "--preview", "sheet.txt"], "--preview: expected a .jpg"),
     ],
 )
