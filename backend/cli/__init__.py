@@ -9,6 +9,7 @@ table is the only place that knows of them, and it names them by text.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import sys
@@ -345,6 +346,7 @@ BRANCHES = {
 
 
 _INTERRUPTED = 130  # what shells expect after Ctrl-C
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT)  # writing to an open file names no file
 _LINE_STARTS = ("- ", "calico ")
 _ROOT_HELP = """Outline and name the parts that groups of images share, inside Label Studio.
 
@@ -358,6 +360,12 @@ def main() -> None:
         command_tree(arguments)(arguments, prog_name="calico")
     except (BackendError, CalicoError) as error:
         typer.secho(f"calico: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None and error.errno not in _DISK_ERRORS:
+            raise  # not of a file, so a fault of ours
+        place = "" if error.filename is None else f"{error.filename}: "
+        typer.secho(f"calico: {place}{error.strerror}", fg=typer.colors.RED, err=True)
         sys.exit(2)
     except KeyboardInterrupt:  # typer sees to it once a command runs; this is while it is loaded
         sys.exit(_INTERRUPTED)

@@ -65,10 +65,10 @@ def progress_bar(
 
 @contextmanager
 def told_how_to_go_on() -> Iterator[None]:
-    """Says that nothing is lost when Ctrl-C ends the work, or when Label Studio is lost."""
+    """Says that nothing is lost when Ctrl-C, Label Studio or a full disk ends the work."""
     try:
         yield
-    except (KeyboardInterrupt, LabelStudioError):
+    except (KeyboardInterrupt, LabelStudioError, OSError):
         typer.echo("Stopped. Run the same command again to continue.", err=True)
         raise
 

@@ -178,6 +178,32 @@ def test_an_error_of_ours_is_one_line(
     assert capsys.readouterr().err == "calico: model.safetensors: truncated\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "/x/y"), "calico: /x/y: Permission denied\n"),
+        (OSError(28, "No space left on device"), "calico: No space left on device\n"),
+    ],
+)
+def test_a_disk_that_refuses_is_one_line(
+    error: OSError,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "load", lambda command: fail)
+    monkeypatch.setattr(sys, "argv", ["calico", "export"])
+
+    with pytest.raises(SystemExit) as stopped:
+        main()
+
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == line
+
+
 def test_ctrl_c_while_a_command_is_loaded_shows_no_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -193,12 +219,15 @@ def test_ctrl_c_while_a_command_is_loaded_shows_no_traceback(
     assert stopped.value.code == 130
 
 
-def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError("no file is named")])
+def test_an_error_that_is_not_ours_keeps_its_traceback(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail() -> None:
-        raise ZeroDivisionError
+        raise error
 
     monkeypatch.setattr(cli, "load", lambda command: fail)
     monkeypatch.setattr(sys, "argv", ["calico", "serve"])
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(error)):
         main()

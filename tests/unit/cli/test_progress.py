@@ -29,7 +29,10 @@ def test_short_work_needs_no_line(capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), LabelStudioError("it is away")])
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt(), LabelStudioError("it is away"), OSError(28, "No space left on device")],
+)
 def test_what_was_stopped_says_how_it_goes_on(error, capsys):
     with pytest.raises(type(error)), progress.told_how_to_go_on():
         raise error
