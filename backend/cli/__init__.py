@@ -19,6 +19,7 @@ from importlib import metadata
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from backend.errors import BackendError, SettingsError
@@ -388,7 +389,8 @@ def command_tree(arguments: Sequence[str]) -> typer.Typer:
         parent = branches.get(command.path[0], root)
         is_wanted = tuple(arguments[: len(command.path)]) == command.path
         function = load(command.target) if is_wanted else _not_loaded
-        help_text = flowing(function.__doc__ or "") if is_wanted else command.summary
+        # Without escape, typer takes the extra in calico-labeling[servers] for a style.
+        help_text = escape(flowing(function.__doc__ or "")) if is_wanted else command.summary
         panel = command.panel if parent is root else None
         parent.command(command.path[-1], help=help_text, rich_help_panel=panel)(function)
     for name, branch in branches.items():
