@@ -132,10 +132,11 @@ class ImageStore:
         for line in lines:
             try:
                 entry = msgspec.json.decode(line, type=_Fetched)
-                size = (self._images / entry.file_name).stat().st_size
+                path = self._images / entry.file_name
+                size = path.stat().st_size
             except (msgspec.MsgspecError, UnicodeDecodeError, OSError):
                 continue  # the last line of a killed export; or a file that somebody removed
-            if size == entry.byte_count:
+            if size == entry.byte_count and not (self._files is ImageFiles.COPY and _is_link(path)):
                 self._by_address[entry.address] = entry
                 self._name_of[entry.key] = entry.file_name
                 self._stems.add(entry.file_name.rpartition(".")[0])
@@ -205,6 +206,11 @@ def _link(original: Path, path: Path) -> None:
         path.hardlink_to(original)
     except OSError:
         path.symlink_to(original)
+
+
+def _is_link(path: Path) -> bool:
+    """Whether a file is also somewhere else."""
+    return path.is_symlink() or path.stat().st_nlink > 1
 
 
 def _write_whole(path: Path, content: bytes) -> None:

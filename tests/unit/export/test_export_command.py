@@ -200,6 +200,19 @@ def test_a_stopped_export_goes_on_without_fetching_again(studio, tmp_path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_copies_are_asked_for_after_links_were_and_are_copies(studio, tmp_path, monkeypatch):
+    studio.folder, original = tmp_path, tmp_path / "a.png"
+    original.write_bytes(studio.files["/1/a.png"])
+    studio.stop_at = "/3/copy of a.png"
+    studio.export(monkeypatch, "coco", tmp_path / "out", "--images", "link")
+    studio.stop_at = None
+    summary = studio.exported(monkeypatch, "coco", tmp_path / "out")
+    images = list((tmp_path / "out" / "images").iterdir())
+    assert len(images) == 2
+    assert not any(image.samefile(original) for image in images)
+    assert summary["linked_images"] == 0
+
+
 def test_what_a_stopped_export_left_and_nobody_needs_is_removed(studio, tmp_path, monkeypatch):
     studio.stop_at = "/3/copy of a.png"
     studio.export(monkeypatch, "yolo-seg", tmp_path / "out")
