@@ -131,7 +131,9 @@ class CocoLabels:
             is_object = category.name == WHOLE or owner == "object" or category.name in owners
             text = owner if category.name == WHOLE else category.name
             label = self._label_of(text)
-            if label is None:
+            if not text.strip():
+                self.problems.append(f"category {category_id} has no name")
+            elif label is None:
                 unknown[text] = None
             else:
                 is_part_of = None if is_object or owner in ("", "part") else owner

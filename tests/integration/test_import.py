@@ -252,6 +252,14 @@ def test_labels_that_the_config_lacks_are_named_before_anything_is_imported(run,
     assert said["labels"]["unknown_labels"] == ["propeller", "rudder"]
 
 
+def test_a_category_without_a_name_is_told_and_the_rest_comes_along(run, photos, tmp_path):
+    labels = coco(tmp_path, leg="chair", **{" ": "chair"})
+    studio = PhotoStudio(CLOSED, root=photos.parent)
+    said = run(studio, photos, "--project", 7, "--labels", labels)
+    assert (said["labels"]["problems"], said["labels"]["regions"]) == (1, 2)
+    assert said["labels"]["unknown_labels"] == []
+
+
 def test_masks_of_another_size_are_told(run, photos, tmp_path):
     labels = coco(tmp_path, leg="chair")
     draw(photos / "a/1.jpg", 0, size=(80, 60))
