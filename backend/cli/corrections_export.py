@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ from backend.learning.correction import Correction
 from backend.learning.supervision import merge_regions, with_one_kind, written_label
 from backend.types import Region, Task
 from calico_model.data.records import IMAGES_FOLDER, Record
+from calico_model.staging import staged_file
 from calico_model.types import BoolMask, ImageGroup, RegionKind
 
 _log = logging.getLogger(__name__)
@@ -130,9 +130,8 @@ def write_coco(
     for annotation, extra in zip(content["annotations"], document.extras, strict=True):
         annotation |= extra
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    write_file(staged, msgspec.json.encode(content))
-    staged.replace(path)
+    with staged_file(path) as staged:
+        write_file(staged, msgspec.json.encode(content))
     return done
 
 

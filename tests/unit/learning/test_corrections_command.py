@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import numpy as np
@@ -20,6 +21,7 @@ from backend.settings import load_settings
 from backend.storage.store import open_store
 from backend.types import Task, UnreadRegion
 from calico_model.data.groups import read_groups
+from calico_model.errors import CheckpointError
 from calico_model.types import ImageGroup, RegionKind
 from tests.unit.learning.annotated import START, box, deletion, event, region, results
 
@@ -131,6 +133,19 @@ def coco_of(tmp_path, *corrections, fetch=None):
     write_coco(tmp_path / "a.json", corrections, fetch or refuse, on_progress=lambda done: None)
     coco = json.loads((tmp_path / "a.json").read_text())
     return {image["file_name"]: image for image in coco["images"]}, coco["annotations"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+    def fill(path, content):
+        path.write_bytes(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.json").write_text("old")
+    monkeypatch.setattr(corrections_export, "write_file", fill)
+    with pytest.raises(CheckpointError, match=r"a\.json: could not be written: .*No space left"):
+        coco_of(tmp_path, correction_of(1, ("/data/a.png",), region("a", MASK)))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "old"
 
 
 def test_a_picture_of_two_tasks_is_one_image_of_the_coco_file(tmp_path):
