@@ -29,6 +29,7 @@ _PART_COLOURS = (
 )  # fmt: skip
 _PHRASE_COLOUR = "#9467bd"
 _TEXT_LINES = 4  # of the page: the label, and a text of two lines
+_KINDS = frozenset(kind.value.replace("_", " ") for kind in RegionKind)
 _KIND_COLOURS = ("#1f77b4", "#2ca02c", "#d62728")
 
 _LAYOUT = Path(__file__).with_name("group_layout.css")
@@ -191,6 +192,12 @@ def _check(labels: Sequence[LabelValue]) -> None:
         if text.startswith("$") or "," in text:
             raise SettingsError(
                 f"labels: expected names without a comma and without $ at the start, got {text!r}"
+            )
+        if re.sub(r"[\s_-]+", " ", text.strip().casefold()).removesuffix("s") in _KINDS:
+            # One such label, and the config would be read as one that names kinds, not parts.
+            raise SettingsError(
+                f"labels: expected names of parts and objects, got {text!r}, which is the role of "
+                "a region"
             )
         if text.casefold() in seen:
             raise SettingsError(f"labels: expected each name once, got {text!r} twice")

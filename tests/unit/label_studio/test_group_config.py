@@ -113,6 +113,8 @@ def test_colours_are_far_apart_and_stay_when_labels_are_added() -> None:
         ([LabelValue("$parts")], r"without \$ at the start"),
         ([LabelValue("seat"), LabelValue("Seat")], "'Seat' twice"),
         ([LabelValue("seat", ("pad",)), LabelValue("pad")], "'pad' twice"),
+        ([LabelValue("wheel"), LabelValue("Unique parts")], "'Unique parts', which is the role"),
+        ([LabelValue("wheel", ("common_part",))], "'common_part', which is the role"),
     ],
 )
 def test_labels_that_label_studio_cannot_hold_are_refused(
