@@ -6,8 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from sqlalchemy import update
 
 from backend.learning.calibration import JudgedRegion, calibrate_project, judged_regions
+from backend.storage.adapter_files import folder_digest
+from backend.storage.tables import adapter
 from calico_model.inference.confidence import Calibration, read_calibration, write_beside
 from tests.unit.learning.annotated import box, event, results
 from tests.unit.learning.school import PROJECT, TRAINED, School
@@ -77,7 +80,11 @@ def test_what_a_version_bent_is_undone_before_the_next_fit(school):
     school.correct(*TRAINED[:3])
     school.train()
     version = school.current
-    write_beside(school.versions.path(version), Calibration(0.5, -1.0, 30))
+    folder = school.versions.path(version)
+    write_beside(folder, Calibration(0.5, -1.0, 30))
+    digest, _ = folder_digest(folder)  # as if it had been registered with this file
+    registered = update(adapter).where(adapter.c.id == version.id)
+    school.store.write(lambda rows: rows.execute(registered.values(sha256=digest)), timeout_s=30)
     rng = np.random.default_rng(0)
     plain = rng.random(4000) * 0.98 + 0.01
     bent = Calibration(0.5, -1.0, 30)
