@@ -7,36 +7,31 @@ Legend: M images, S scene side, L logit side, C prompt width, K prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from calico_model.data.catalogue import PART_NAMES
 from calico_model.data.comparison import visible_parts
 from calico_model.data.pool import ScenePool
 from calico_model.data.scene import Scene
-from calico_model.errors import CheckpointError
 from calico_model.inference.images import to_pixels
 from calico_model.inference.teacher_forcing import make_name_prompts
 from calico_model.modeling.features import ImageFeatures, concatenate
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
-from calico_model.staging import staged_folder
 from calico_model.tokenizer import Tokenizer
+from calico_model.training.add_ons.chunk_folder import ChunkFolder
 from calico_model.training.add_ons.recipes import AddOnRecipe
 from calico_model.training.engine import OnProgress, TrainingProgress
-from calico_model.training.frozen import encoder_fingerprint, frozen_features, rounded
+from calico_model.training.frozen import frozen_features, rounded
 
 GROUPS_PER_CHUNK = 32
 GROUP_SIZE = 2
-_FILE = "lessons.safetensors"
 
 
 @dataclass(frozen=True)
@@ -62,64 +57,8 @@ class EncodedGroups:
     prompt_part: Tensor
 
 
-class EncodedGroupFolder:
-    """Chunks of encoded groups for one set of weights; made once, read again and again.
-
-    Args:
-        folder: may hold the chunks of several weights.
-        model: frozen, in evaluation mode.
-        tokenizer: of the model.
-        pool: scenes to draw pairs from.
-        seed: of the pairs, and of what a step draws.
-        chunks: how many there are to be.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        model: Calico,
-        tokenizer: Tokenizer,
-        pool: ScenePool,
-        *,
-        seed: int,
-        chunks: int,
-    ) -> None:
-        key = sha256(f"{encoder_fingerprint(model)} {language_key(model)} {seed}".encode())
-        self._folder = folder / key.hexdigest()[:16]
-        self._model, self._tokenizer, self._pool = model, tokenizer, pool
-        self._seed, self._chunks = seed, chunks
-
-    def fill(self, on_chunk: Callable[[int, int], None] = lambda _done, _total: None) -> None:
-        """Makes the chunks that are missing; a killed run goes on where it was.
-
-        Args:
-            on_chunk: called after each chunk with how many are done and of how many.
-        """
-        for index in range(self._chunks):
-            if not (self._path(index) / _FILE).is_file():
-                tensors = _pack(self._make(index))
-                with staged_folder(self._path(index)) as staged:
-                    save_file(tensors, staged / _FILE)
-            on_chunk(index + 1, self._chunks)
-
-    def draw(self, step: int) -> tuple[EncodedGroups, np.random.Generator]:
-        """Returns a chunk for a 0-based training step, and the source of its further choices."""
-        rng = np.random.default_rng((self._seed, 1, step))
-        return self.read(int(rng.integers(self._chunks))), rng
-
-    def read(self, index: int) -> EncodedGroups:
-        """Reads one chunk.
-
-        Raises:
-            CheckpointError: missing or damaged.
-        """
-        try:
-            return _unpack(load_file(self._path(index) / _FILE))
-        except (OSError, SafetensorError, KeyError) as error:
-            raise CheckpointError(f"{self._path(index).name}/{_FILE}: {error}") from error
-
-    def _path(self, index: int) -> Path:
-        return self._folder / f"chunk-{index:04d}"
+class EncodedGroupFolder(ChunkFolder[EncodedGroups]):
+    """Chunks of encoded groups."""
 
     def _make(self, index: int) -> EncodedGroups:
         rng = np.random.default_rng((self._seed, index))
@@ -135,6 +74,12 @@ class EncodedGroupFolder:
             torch.cat([g.prompt_image + at for g, at in zip(encoded, first, strict=True)]),
             torch.cat([group.prompt_part for group in encoded]),
         )
+
+    def _pack(self, chunk: EncodedGroups) -> dict[str, Tensor]:
+        return _pack(chunk)
+
+    def _unpack(self, tensors: Mapping[str, Tensor]) -> EncodedGroups:
+        return _unpack(tensors)
 
 
 def fill_groups(
@@ -199,18 +144,6 @@ def encode_group(model: Calico, tokenizer: Tokenizer, scenes: Sequence[Scene]) -
     )
 
 
-def language_key(model: Calico) -> str:
-    """Returns a hash of what decides the prompts of a frozen model, beside its encoders."""
-    digest = sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if ".lora_" in name:
-            continue  # silent in a base, and drawn anew at every load
-        if name.startswith(("language.", "segmentation_projection.", "qformer.", "cams.", "cem.")):
-            digest.update(name.encode())
-            digest.update(tensor.detach().float().sum(dtype=torch.float64).cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _pack(groups: EncodedGroups) -> dict[str, Tensor]:
     features = groups.features
     fine = {f"fine{k}": fine for k, fine in enumerate(features.mask.fine)}
@@ -228,7 +161,7 @@ def _pack(groups: EncodedGroups) -> dict[str, Tensor]:
     return {name: tensor.cpu().contiguous() for name, tensor in named.items()}
 
 
-def _unpack(named: dict[str, Tensor]) -> EncodedGroups:
+def _unpack(named: Mapping[str, Tensor]) -> EncodedGroups:
     fine = tuple(named[name] for name in sorted(named) if name.startswith("fine"))
     features = ImageFeatures(
         named["global"], named["semantic"], MaskFeatures(named["embedding"], fine)

@@ -10,22 +10,16 @@ image, D the LLM's width, S masks, L logit side.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from calico_model.data.collate import Turn, collate_turns
 from calico_model.data.comparison import compare
-from calico_model.data.pool import ScenePool
 from calico_model.data.scene import Scene
-from calico_model.errors import CheckpointError
 from calico_model.inference.images import to_pixels
 from calico_model.inference.span_answers import (
     PlainAnswer,
@@ -39,17 +33,15 @@ from calico_model.modeling.losses import IGNORED
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
 from calico_model.modeling.span_head import Tag
-from calico_model.staging import staged_folder
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.add_ons.encoded_groups import language_key
-from calico_model.training.frozen import encoder_fingerprint, frozen_features, rounded
+from calico_model.training.add_ons.chunk_folder import ChunkFolder
+from calico_model.training.frozen import frozen_features, rounded
 from calico_model.training.pretraining.batches import batch_scenes, mask_targets, write_turn
 from calico_model.types import RegionKind
 
 GROUPS_PER_CHUNK = 32
 GROUP_SIZE = 2
 _SELF_SHARE = 0.3  # of the groups are one image beside itself
-_FILE = "lessons.safetensors"
 
 
 @dataclass(frozen=True)
@@ -77,64 +69,10 @@ class SpanLessons:
     target: Tensor
 
 
-class SpanLessonFolder:
-    """Chunks of lessons for one set of weights; made once, read again and again.
+class SpanLessonFolder(ChunkFolder[SpanLessons]):
+    """Chunks of answers without tags."""
 
-    Args:
-        folder: may hold the chunks of several weights.
-        model: frozen, in evaluation mode.
-        tokenizer: of the model.
-        pool: scenes to draw pairs from.
-        seed: of the pairs, and of what a step draws.
-        chunks: how many there are to be.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        model: Calico,
-        tokenizer: Tokenizer,
-        pool: ScenePool,
-        *,
-        seed: int,
-        chunks: int,
-    ) -> None:
-        key = sha256(f"spans {encoder_fingerprint(model)} {language_key(model)} {seed}".encode())
-        self._folder = folder / key.hexdigest()[:16]
-        self._model, self._tokenizer, self._pool = model, tokenizer, pool
-        self._seed, self._chunks = seed, chunks
-
-    def fill(self, on_chunk: Callable[[int, int], None] = lambda _done, _total: None) -> None:
-        """Makes the chunks that are missing; a killed run goes on where it was.
-
-        Args:
-            on_chunk: called after each chunk with how many are done and of how many.
-        """
-        for index in range(self._chunks):
-            if not (self._path(index) / _FILE).is_file():
-                tensors = _pack(self._make(index))
-                with staged_folder(self._path(index)) as staged:
-                    save_file(tensors, staged / _FILE)
-            on_chunk(index + 1, self._chunks)
-
-    def draw(self, step: int) -> tuple[SpanLessons, np.random.Generator]:
-        """Returns a chunk for a 0-based training step, and the source of its further choices."""
-        rng = np.random.default_rng((self._seed, 1, step))
-        return self.read(int(rng.integers(self._chunks))), rng
-
-    def read(self, index: int) -> SpanLessons:
-        """Reads one chunk.
-
-        Raises:
-            CheckpointError: missing or damaged.
-        """
-        try:
-            return _unpack(load_file(self._path(index) / _FILE))
-        except (OSError, SafetensorError, KeyError) as error:
-            raise CheckpointError(f"{self._path(index).name}/{_FILE}: {error}") from error
-
-    def _path(self, index: int) -> Path:
-        return self._folder / f"chunk-{index:04d}"
+    kind = "spans "
 
     def _make(self, index: int) -> SpanLessons:
         rng = np.random.default_rng((self._seed, index))
@@ -145,6 +83,12 @@ class SpanLessonFolder:
         return make_lessons(
             self._model, self._tokenizer, groups, random.Random(int(rng.integers(2**31)))
         )
+
+    def _pack(self, chunk: SpanLessons) -> dict[str, Tensor]:
+        return _pack(chunk)
+
+    def _unpack(self, tensors: Mapping[str, Tensor]) -> SpanLessons:
+        return _unpack(tensors)
 
 
 @torch.no_grad()
@@ -279,7 +223,7 @@ def _pack(lessons: SpanLessons) -> dict[str, Tensor]:
     return {name: tensor.cpu().contiguous() for name, tensor in named.items()}
 
 
-def _unpack(named: dict[str, Tensor]) -> SpanLessons:
+def _unpack(named: Mapping[str, Tensor]) -> SpanLessons:
     fine = tuple(named[name] for name in sorted(named) if name.startswith("fine"))
     kept = {f.name: named[f.name] for f in fields(SpanLessons) if f.name != "features"}
     return SpanLessons(MaskFeatures(named["embedding"], fine), **kept)
