@@ -98,13 +98,13 @@ class WorkerPool:
             for calls in wait(list(by_calls), timeout=0.5):
                 worker = by_calls[calls]  # type: ignore[index]
                 try:
-                    said = self._receive(worker)
+                    message = self._receive(worker)
                 except EOFError:
                     self._replace(worker, todo, deaths)
                     continue
-                if said == "group":
+                if message == "group":
                     on_group()
-                elif said == "chunk":
+                elif message == "chunk":
                     worker.chunk = None
                     self._hand_out(worker, todo)
 
@@ -118,10 +118,10 @@ class WorkerPool:
         return _Worker(process, ours)
 
     def _receive(self, worker: _Worker) -> object:
-        said: object = worker.calls.recv()
-        if isinstance(said, tuple):
-            raise PrelabelError(str(said[1]))
-        return said
+        message: object = worker.calls.recv()
+        if isinstance(message, tuple):
+            raise PrelabelError(str(message[1]))
+        return message
 
     def _hand_out(self, worker: _Worker, todo: deque[Chunk]) -> None:
         if todo:

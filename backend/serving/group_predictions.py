@@ -105,7 +105,7 @@ class _StoredPrediction(msgspec.Struct, array_like=True):
 
 def encode(packed: PackedPrediction) -> bytes:
     """Returns a packed prediction as bytes; `decode` reads them."""
-    said = packed.prediction
+    group = packed.prediction
     parts = [
         _StoredPart(
             part.image_index,
@@ -118,13 +118,13 @@ def encode(packed: PackedPrediction) -> bytes:
             size_hw,
             _lengths(runs),
         )
-        for part, runs, size_hw in zip(said.parts, packed.runs, packed.sizes_hw, strict=True)
+        for part, runs, size_hw in zip(group.parts, packed.runs, packed.sizes_hw, strict=True)
     ]
     phrases = [
         _StoredPhrase(one.kind, one.label, one.images, one.is_object, one.start)
-        for one in said.phrases
+        for one in group.phrases
     ]
-    stored = _StoredPrediction(said.version, said.answers, parts, phrases)
+    stored = _StoredPrediction(group.version, group.answers, parts, phrases)
     return zlib.compress(msgspec.msgpack.encode(stored), _FASTEST)
 
 

@@ -43,8 +43,8 @@ def absent_notes(
     """
     named = [label for label in dict.fromkeys(labels) if label]
     what = " or ".join(named) if named else "the same part"
-    said = "lost here" if is_series else "not found here"
-    return dict.fromkeys(absent, f"{what}: {said}")
+    fate = "lost here" if is_series else "not found here"
+    return dict.fromkeys(absent, f"{what}: {fate}")
 
 
 def problem_notes(task: Task, error: str, detail: str) -> Mapping[int, str]:

@@ -53,7 +53,7 @@ class ServerPresence:
 
     Attributes:
         owner: name of its process.
-        report: what it said last.
+        report: its last report.
         roles: what it alone does at present.
         began_at: UTC.
         seen_at: UTC time of its last report.

@@ -189,7 +189,7 @@ def _normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
     if not path.is_file():
         return _MEAN, _DEVIATION
     try:
-        said = json.loads(path.read_text("utf-8"))
-        return said.get("image_mean", _MEAN), said.get("image_std", _DEVIATION)
+        config = json.loads(path.read_text("utf-8"))
+        return config.get("image_mean", _MEAN), config.get("image_std", _DEVIATION)
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: expected a JSON object: {error}") from error

@@ -117,9 +117,9 @@ def measure_group(
     is_token = lessons.tags >= 0
     tags = head.tag(lessons.states.float(), is_token).argmax(-1)
     phrases = marked = right = 0
-    for row, told in enumerate(is_token):
-        true = set(read_spans(lessons.tags[row, told].tolist()))
-        found = set(read_spans(tags[row, told].tolist()))
+    for row, is_word in enumerate(is_token):
+        true = set(read_spans(lessons.tags[row, is_word].tolist()))
+        found = set(read_spans(tags[row, is_word].tolist()))
         phrases, marked, right = (
             phrases + len(true),
             marked + len(found),

@@ -39,7 +39,7 @@ _PLACE_OF_WORD = """(word) => {
 
 
 @dataclass(frozen=True)
-class Told:
+class HighlightTask:
     """A task with a text beside its images that names a part of them."""
 
     project_id: int
@@ -48,7 +48,7 @@ class Told:
 
 
 @pytest.fixture
-def told(demo: Demo, ends: Ends) -> Iterator[Told]:
+def highlighted(demo: Demo, ends: Ends) -> Iterator[HighlightTask]:
     schema = parse_label_config(ends.client.project(demo.project_id).label_config)
     images, label = next(
         (task["data"], str(region.label))
@@ -59,20 +59,22 @@ def told(demo: Demo, ends: Ends) -> Iterator[Told]:
     )
     project = ends.client.create_project("highlight", text_config())
     # The images of the demo are served to every task of this Label Studio.
-    told = cast("dict[str, object]", images) | {"text": f"Each of them has a {label}, I think."}
-    (task_id,) = ends.client.import_tasks(project.id, [{"data": told}])
+    data = cast("dict[str, object]", images) | {"text": f"Each of them has a {label}, I think."}
+    (task_id,) = ends.client.import_tasks(project.id, [{"data": data}])
     ends.client.add_local_storage(project.id, str(demo.files / "images"), title="images")
     connect_project(ends, project.id)
     # The canvas is empty, so that all masks come from the highlight.
     update_project(ends.client, project.id, show_collab_predictions=False)
-    yield Told(project.id, task_id, label)
+    yield HighlightTask(project.id, task_id, label)
     delete_project(ends.client, project.id)
 
 
-def open_with_text(page: Page, ends: Ends, told: Told) -> None:
+def open_with_text(page: Page, ends: Ends, highlighted: HighlightTask) -> None:
     """Opens the task with Auto-Annotation on and waits for text and images."""
     page.evaluate("() => localStorage.setItem('autoAnnotation', 'true')")
-    page.goto(f"{ends.client.url}/projects/{told.project_id}/data?task={told.task_id}")
+    page.goto(
+        f"{ends.client.url}/projects/{highlighted.project_id}/data?task={highlighted.task_id}"
+    )
     page.get_by_text("Each of them has").last.wait_for(timeout=_WAIT_MS)
     page.locator(".konvajs-content").first.wait_for(timeout=_WAIT_MS)
 
@@ -94,31 +96,31 @@ def highlight(page: Page, word: str) -> dict[str, Any]:
 
 
 def test_a_highlighted_word_is_outlined_on_the_images_and_linked(
-    page: Page, ends: Ends, told: Told
+    page: Page, ends: Ends, highlighted: HighlightTask
 ) -> None:
-    open_with_text(page, ends, told)
+    open_with_text(page, ends, highlighted)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
 
-    answer = highlight(page, told.label)
+    answer = highlight(page, highlighted.label)
     page.wait_for_function(f"() => ({_SUGGESTED})().length > 0", timeout=60_000)
     suggested = page.evaluate(_SUGGESTED)
 
     assert {image for image, _, _ in suggested} <= {f"image_{k}" for k in range(8)}
-    assert all(told.label in texts for _, texts, _ in suggested)
+    assert all(highlighted.label in texts for _, texts, _ in suggested)
     assert {parent for _, _, parent in suggested} == {answer["asked"]}
-    page.get_by_text(f"{told.label}: on image").first.wait_for()
+    page.get_by_text(f"{highlighted.label}: on image").first.wait_for()
 
     page.get_by_test_id("bottombar-accept-suggestions-button").click()
     page.wait_for_function(f"() => {STORE}.suggestions.size === 0")
     with page.expect_response(lambda one: "/annotations" in one.url and one.ok):
         page.click("button[aria-label='Submit current annotation']")
-    (task,) = export(ends.client, told.project_id)
+    (task,) = export(ends.client, highlighted.project_id)
     (annotation,) = cast("list[dict[str, list[dict[str, Any]]]]", task["annotations"])
     results = annotation["result"]
     (span,) = [one for one in results if one["to_name"] == "text"]
     brushes = [one for one in results if one["type"] == "brush"]
-    assert span["value"]["text"] == told.label
+    assert span["value"]["text"] == highlighted.label
     assert span["value"]["labels"] == ["phrase"]
     assert len(brushes) == len(suggested)
     assert {one["parentID"] for one in brushes} == {span["id"]}

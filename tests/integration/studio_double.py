@@ -162,9 +162,9 @@ class StudioDouble:
         return (jsonify({}), 404) if found is None else jsonify(found)
 
     def _create_prediction(self):
-        said = request.get_json()
+        body = request.get_json()
         number = self.add_prediction(
-            said["task"], said["result"], said["model_version"], said["score"]
+            body["task"], body["result"], body["model_version"], body["score"]
         )
         return jsonify({"id": number}), 201
 
@@ -185,11 +185,11 @@ class StudioDouble:
 
     def _act(self):
         assert request.args["id"] == "predictions_to_annotations"
-        said = request.get_json()
+        body = request.get_json()
         made = []
-        for task_id in said["selectedItems"]["included"]:
+        for task_id in body["selectedItems"]["included"]:
             for prediction in self.of(task_id):
-                if prediction["model_version"] != said["model_version"]:
+                if prediction["model_version"] != body["model_version"]:
                     continue
                 number = self._next()
                 self.annotations[number] = {
