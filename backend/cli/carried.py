@@ -1,8 +1,8 @@
 """Released checkpoints in a folder that was copied from another machine, read like the hub.
 
-The folder holds each repository as OWNER/NAME, as NAME, or in the cache layout of the hub's client.
-A folder of `calico fetch` has a receipt with sizes and checksums; the cache names large files by
-their sha256.
+The folder holds each repository as OWNER/NAME, as NAME, or in the cache layout of the hub's client;
+a source's folder holds the files of its one repository itself. A folder of `calico fetch` has a
+receipt with sizes and checksums; the cache names large files by their sha256.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from backend.cli.hub import HubFile, Repository, check_bytes
 from backend.errors import FetchError
+from calico_model.sources.hub_folder import CONFIG
 
 RECEIPT = "fetched.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -59,16 +60,21 @@ def write_receipt(folder: Path, receipt: Receipt) -> None:
 class Carried:
     """Reads repositories below one folder.
 
+    Args:
+        folder: that was copied here.
+        is_source: whether one repository is wanted, whose files may lie in the folder itself.
+
     Raises:
         FetchError: no such folder, or a damaged receipt.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_source: bool = False) -> None:
         if not folder.is_dir():
             raise FetchError(f"--from: expected a folder, got {folder}")
         self._folder = folder
         receipt = read_receipt(folder)
         self._listed = {} if receipt is None else {r.name: r for r in receipt.repositories}
+        self._is_source = is_source
 
     def repository(self, name: str) -> Repository:
         """Lists a repository's files, with the sizes and checksums of the receipt if there is one.
@@ -80,7 +86,7 @@ class Carried:
         present = {
             file.name: HubFile(file.name, file.stat().st_size, _cached_digest(file))
             for file in sorted(place.iterdir())
-            if file.is_file() and not file.name.startswith(".")
+            if file.is_file() and not file.name.startswith(".") and file.name != RECEIPT
         }
         listed = self._listed.get(name)
         if listed is None:
@@ -120,12 +126,21 @@ class Carried:
         snapshots = sorted(cache.iterdir()) if cache.is_dir() else []
         places = (self._folder / name, self._folder / name.partition("/")[2], *snapshots)
         place = next((place for place in places if place.is_dir()), None)
+        if place is None and self._is_itself(name):
+            place = self._folder
         if place is None:
+            itself = ", its files in the folder itself" if self._is_source else ""
             raise FetchError(
                 f"--from: {self._folder} has no {name}; expected it as {name}, as "
-                f"{name.partition('/')[2]}, or in the layout of the hub's cache"
+                f"{name.partition('/')[2]}{itself}, or in the layout of the hub's cache"
             )
         return place
+
+    def _is_itself(self, name: str) -> bool:
+        """Whether the folder holds the files of this repository itself, as `fetch` writes them."""
+        if not self._is_source or (self._listed and name not in self._listed):
+            return False
+        return (self._folder / CONFIG).is_file()
 
     def _file(self, repository: Repository, name: str) -> Path:
         file = (self._place(repository.name) / name).resolve()

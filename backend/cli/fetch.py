@@ -130,7 +130,9 @@ def fetch(
 
     The last line of the output is JSON: folder, files, bytes, arrived_bytes.
     """
-    origin: RepositoryReader = Hub() if carried is None else Carried(carried)
+    origin: RepositoryReader = (
+        Hub() if carried is None else Carried(carried, is_source=source is not None)
+    )
     if source is not None:
         known = _known_source(source, preset, release)
         what, folder = source, to or load_settings().sources_dir / source

@@ -274,9 +274,15 @@ class SourcePool:
         return bool(self._workers)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the sources that answer or still load, in the order of the settings."""
-        return tuple(worker.name for worker in self._workers if worker.state != "failed")
+    def fingerprint(self) -> str | None:
+        """Names and weights of the sources that answer; None while one still loads."""
+        described = []
+        for worker in self._workers:
+            if worker.source is not None:
+                described.append(worker.source.describe())
+            elif worker.state == "loading":
+                return None
+        return ",".join(f"{one.name}@{one.weights}" for one in described)
 
     @property
     def cached_bytes(self) -> int:

@@ -300,9 +300,11 @@ class TaskPredictor:
         labels = closed or (task_labels(job.schema, job.task) if self._sources else None)
         vocabulary = None if labels is None else labels.vocabulary
         trust = self._trust_for(job.task, vocabulary)
-        code = self._code + naming_state(closed) + self._sources_state(vocabulary, trust)
-        key = answer_key(job, content, version=model.version, code=code)
-        if not job.is_interactive and (kept := self._find_kept(key)) is not None:
+        key = None
+        if not job.is_interactive and (asked := self._asked_sources(vocabulary, trust)) is not None:
+            code = self._code + naming_state(closed) + asked
+            key = answer_key(job, content, version=model.version, code=code)
+        if key is not None and (kept := self._find_kept(key)) is not None:
             self._count("cached")
             vector = self._describe(job, group, model)
             regions = bytes(kept.regions)
@@ -344,7 +346,7 @@ class TaskPredictor:
                 )
         with self._metrics.stage("render"):
             regions, score = self._render(prediction, job, group)
-        if not job.is_interactive and is_complete:
+        if key is not None and is_complete:
             self._store.keep_prediction(
                 key,
                 msgspec.json.encode(_KeptAnswer(score, msgspec.Raw(regions))),
@@ -356,13 +358,18 @@ class TaskPredictor:
         vector = self._describe(job, group, model)
         return PredictionResult(regions, score, prediction.version, descriptor=vector)
 
-    def _sources_state(self, vocabulary: Vocabulary | None, trust: TaskTrust) -> str:
-        """Part of the key of an answer: who was asked unasked, and who is believed."""
+    def _asked_sources(self, vocabulary: Vocabulary | None, trust: TaskTrust) -> str | None:
+        """Part of the key of an answer: who is asked unasked, with which weights, and believed.
+
+        Waits for sources that still load; None where one does not come in time.
+        """
         if not self._sources or vocabulary is None:
             return ""
         if not self._sources.may_answer(Ability.TEXT):
             return ""
-        return f"+{','.join(self._sources.names)}/{trust.state}"
+        self._sources.wait_until_loaded(self._unasked_budget_s)
+        weights = self._sources.fingerprint
+        return None if weights is None else f"+{weights}/{trust.state}"
 
     def _trust_for(self, task: Task, vocabulary: Vocabulary | None) -> TaskTrust:
         """Returns whom to believe about a task; without sources the database is not asked."""

@@ -74,13 +74,21 @@ def _read_choice(entry: str, sources_dir: Path) -> SourceChoice:
     if separator:
         if not name or not folder:
             raise InvalidConfigError(f"{entry!r}: expected NAME=FOLDER")
-        return SourceChoice(name, Path(folder), KNOWN_SOURCES.get(name))
+        return SourceChoice(name, _as_folder(folder), KNOWN_SOURCES.get(name))
     if (known := KNOWN_SOURCES.get(entry)) is not None:
         return SourceChoice(entry, sources_dir / entry, known)
-    path = Path(entry)
+    path = _as_folder(entry)
     if path.is_absolute() or len(path.parts) > 1 or entry.startswith("."):
         return SourceChoice(path.resolve().name, path, None)
     raise InvalidConfigError(f"{entry!r}: expected a folder, or one of {', '.join(KNOWN_SOURCES)}")
+
+
+def _as_folder(text: str) -> Path:
+    """The folder that is written; a shell expands no ~ behind NAME= or a comma."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # no such user
+        raise InvalidConfigError(f"{text!r}: expected a folder, got the home of nobody") from None
 
 
 def open_source(choice: SourceChoice, device: str = "cpu") -> Source:

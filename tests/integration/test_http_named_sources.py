@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
+import backend.app as app_module
+from backend.app import close_app
+from calico_model.sources.registry import open_source
 from calico_model.sources.sam3 import Sam3Source
 from calico_model.types import GroupPrediction, ImageGroup
 from tests.doubles import reference, refined
@@ -228,6 +234,54 @@ def test_labels_are_looked_for_before_anybody_asks(served, exemplar_entry, predi
     again = shapes(predicted(client))
     assert len(again) == len(masks)
     assert components.sources.status()[0].asked["answered"] == 1, "the answer was kept"
+
+
+def test_a_kept_answer_is_of_the_weights_in_the_folder(served, tmp_path, predictor):
+    predictor.predict = lambda group: GroupPrediction((), predictor.version)
+    folder = Path(save_sam3(tmp_path / "sam3", lite=False))
+    asked_in_turn = []
+    for is_other in (False, False, True):
+        if is_other:
+            tensors = load_file(folder / "model.safetensors")
+            name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+            tensors[name] = tensors[name] + 1
+            save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        app, components = served(str(folder), source_task_budget_s=60.0)
+        predicted(app.test_client())
+        asked_in_turn.append(components.sources.status()[0].asked["answered"])
+        close_app(app)
+    assert asked_in_turn == [1, 0, 1]
+
+
+def test_a_kept_answer_waits_for_the_sources_after_a_restart(
+    served, make_app, exemplar_entry, predictor, monkeypatch
+):
+    predictor.predict = lambda group: GroupPrediction((), predictor.version)
+    first, _ = served(exemplar_entry, source_task_budget_s=60.0)
+    before = shapes(predicted(first.test_client()))
+    assert before
+    close_app(first)
+    may_load = threading.Event()
+
+    def open_when_told(choice, device="cpu"):
+        may_load.wait(60)
+        return open_source(choice, device)
+
+    monkeypatch.setattr(app_module, "open_source", open_when_told)
+    app = make_app(sources=exemplar_entry, source_task_budget_s=60.0)
+    sources = app.extensions["calico"].sources
+    wait = sources.wait_until_loaded
+
+    def wait_while_it_loads(timeout_s):
+        may_load.set()
+        wait(timeout_s)
+
+    monkeypatch.setattr(sources, "wait_until_loaded", wait_while_it_loads)
+    try:
+        assert shapes(predicted(app.test_client())).keys() == before.keys()
+    finally:
+        may_load.set()
+    assert sources.status()[0].asked["answered"] == 0
 
 
 def test_a_source_that_fails_unasked_leaves_an_empty_task_that_is_not_kept(

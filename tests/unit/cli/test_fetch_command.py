@@ -369,6 +369,32 @@ def test_a_source_arrives_in_its_place_and_its_licence_is_shown_before(
     assert json.loads(again.stdout.splitlines()[-1])["arrived_bytes"] == 0
 
 
+def test_the_folder_of_a_source_is_carried_as_fetch_wrote_it(
+    source_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stick = tmp_path / "stick"
+    assert run("--source", "sam2.1-tiny", "--to", stick, "--yes").exit_code == 0
+    monkeypatch.setattr(fetch_module, "Hub", None)  # from here on there is no hub
+    arguments = ("--source", "sam2.1-tiny", "--from", stick, "--yes", "--to")
+    assert run(*arguments, tmp_path / "a").exit_code == 0
+    assert fetched(tmp_path / "a") == fetched(stick)
+    receipt = read_receipt(tmp_path / "a")
+    assert receipt is not None
+    assert receipt.repositories[0].revision == REVISION
+    other = failure("--source", "sam-base", "--from", stick, "--to", tmp_path / "b", "--yes")
+    assert "has no facebook/sam-vit-base; expected it as" in other
+    assert "its files in the folder itself" in other
+
+    weights = stick / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "its sha256" in failure(*arguments, tmp_path / "c")
+    (stick / RECEIPT).unlink()
+    weights.write_bytes(whole)
+    assert run(*arguments, tmp_path / "d").exit_code == 0, "copied by hand, without a receipt"
+    assert look_into(tmp_path / "d").model_type == "sam2_video"
+
+
 def test_the_shards_of_a_source_arrive_with_their_index(
     source_hub: FakeHub, tmp_path: Path
 ) -> None:

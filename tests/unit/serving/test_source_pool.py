@@ -249,13 +249,13 @@ def signalling(call, event):
     return called
 
 
-def test_answers_are_kept_apart_from_those_of_a_source_that_could_not_be_loaded():
+def test_the_fingerprint_names_the_weights_of_all_sources_that_answer():
     def broken():
         raise CheckpointError("model.safetensors: damaged")
 
     openers = [("bad", broken), ("good", lambda: Clicked("good"))]
     sources = SourcePool(openers, Metrics(), budget_s=1.0, cache_bytes=0)
-    assert sources.names == ("bad", "good")  # not loaded yet
+    assert sources.fingerprint is None, "nobody knows yet which weights are in the folders"
     sources.start()
     sources.wait_until_loaded(60)
-    assert sources.names == ("good",)
+    assert sources.fingerprint == f"good@{Clicked('good').describe().weights}"

@@ -31,6 +31,15 @@ def test_a_folder_is_named_after_itself_and_may_be_given_a_name():
     assert known.known is KNOWN_SOURCES["sam-huge"]
 
 
+def test_the_home_of_the_user_is_found_where_a_shell_would_not_look(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    own, pair = read_choices(["~/mine", "cass=~/clip+~/dino"], HOME)
+    assert (own.name, own.folder) == ("mine", Path("/home/ann/mine"))
+    assert (pair.folder, pair.masks.folder) == (Path("/home/ann/clip"), Path("/home/ann/dino"))
+    with pytest.raises(InvalidConfigError, match="'~no-such-user/x': expected a folder"):
+        read_choices(["x=~no-such-user/x"], HOME)
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
