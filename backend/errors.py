@@ -18,6 +18,7 @@ BackendError                     500
 │   └── LabelStudioAuthError     502  Label Studio refused our token
 ├── NotReadyError                503  weights are still loading; try again
 ├── BusyError                    503  a bounded queue is full or the journal is too slow
+├── FleetError                   503  no model replica of the fleet answered
 ├── StoreError                   503  the database cannot be read or written
 ├── DamagedAdapterError          500  files of a published version are changed
 ├── AdapterUnavailableError      503  files of a published version cannot be reached now
@@ -132,6 +133,12 @@ class NotReadyError(BackendError):
 
 class BusyError(BackendError):
     """A bounded queue is full or the journal is too slow."""
+
+    http_status = 503
+
+
+class FleetError(BackendError):
+    """No model replica of the fleet answered, or none of a release this one can talk to."""
 
     http_status = 503
 

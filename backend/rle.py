@@ -60,6 +60,20 @@ def small_mask_of(runs: Runs, size_hw: tuple[int, int], shown_hw: tuple[int, int
     return mask
 
 
+def pack_runs(runs: Runs) -> bytes:
+    """Returns runs as bytes: the steps between their ends, which are small and alike."""
+    return np.diff(runs.reshape(-1), prepend=0).astype("<i8").tobytes()
+
+
+def unpack_runs(packed: bytes) -> Runs:
+    """Returns the runs of `pack_runs`.
+
+    Raises:
+        ValueError: the bytes are no whole runs.
+    """
+    return np.cumsum(np.frombuffer(packed, "<i8")).reshape(-1, 2)
+
+
 def changes_of(flat: BoolMask) -> Positions:
     """Returns the positions > 0 of a flat mask whose value differs from the one before, rising."""
     # Eight pixels at a time: most words are equal to the word before.

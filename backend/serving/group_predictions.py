@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from backend.errors import StoreError
-from backend.rle import Runs, mask_of, runs_of
+from backend.rle import Runs, mask_of, pack_runs, runs_of, unpack_runs
 from backend.serving.caches import BoundedCache
 from backend.storage.store import Store
 from calico_model.types import AnswerPhrase, GroupPrediction, MaskEvidence, PartMask, RegionKind
@@ -116,7 +116,7 @@ def encode(packed: PackedPrediction) -> bytes:
             float(part.score),
             None if part.evidence is None else _floats(part.evidence),
             size_hw,
-            _lengths(runs),
+            pack_runs(runs),
         )
         for part, runs, size_hw in zip(group.parts, packed.runs, packed.sizes_hw, strict=True)
     ]
@@ -155,7 +155,7 @@ def decode(body: bytes) -> PackedPrediction:
     )
     return PackedPrediction(
         GroupPrediction(parts, stored.version, stored.answers, phrases),
-        tuple(np.cumsum(np.frombuffer(p.runs, "<i8")).reshape(-1, 2) for p in stored.parts),
+        tuple(unpack_runs(part.runs) for part in stored.parts),
         tuple(part.size_hw for part in stored.parts),
     )
 
@@ -163,11 +163,6 @@ def decode(body: bytes) -> PackedPrediction:
 def _floats(evidence: MaskEvidence) -> tuple[float, float, float]:
     iou, mask, phrase = map(float, astuple(evidence))
     return iou, mask, phrase
-
-
-def _lengths(runs: Runs) -> bytes:
-    """Steps between the ends of runs, which are small and alike."""
-    return np.diff(runs.reshape(-1), prepend=0).astype("<i8").tobytes()
 
 
 class GroupPredictions:

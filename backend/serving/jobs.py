@@ -31,6 +31,7 @@ class PredictionJob:
         question: what the annotator typed, or None.
         reply: what to tell the annotator beside the regions, or "".
         notes: what to tell the annotator beside an image, by 0-based image.
+        is_urgent: whether somebody waits in front of a screen; not part of the key.
     """
 
     task: Task
@@ -44,6 +45,7 @@ class PredictionJob:
     question: TextPrompt | None = None
     reply: str = ""
     notes: Mapping[int, str] = field(default_factory=dict)
+    is_urgent: bool = True
 
     @property
     def key(self) -> Hashable:
