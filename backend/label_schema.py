@@ -98,7 +98,7 @@ class ImageSlot:
         colour: the tag that only holds the colour of a region, or None.
         note: the text tag in which the backend alone writes, or None.
         caption: the text tag that holds a caption of the group, or None; that of the first image
-            is used. Not in the representation, as `highlights`: the key of a kept answer names it.
+            is used. Not in the representation; `LabelSchema.spelling` names it where there is one.
     """
 
     image: str
@@ -195,10 +195,12 @@ class LabelSchema:
     def spelling(self) -> str:
         """All that the config allows, as a text that is the same in every process.
 
-        Without a caption it is the text of releases that knew none: their kept answers are found.
+        It is part of the keys of kept answers. Without a caption it is the text of releases that
+        knew no captions, so that their kept answers are found.
         """
         spelled = repr(replace(self, others=_NamesInOrder(self.others)))
-        return spelled.replace(", caption=None", "")
+        captions = [slot.caption for slot in self.slots if slot.caption is not None]
+        return f"{spelled}, captions={captions!r}" if captions else spelled
 
     @cached_property
     def image_indices(self) -> Mapping[str, int]:

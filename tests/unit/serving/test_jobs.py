@@ -27,16 +27,16 @@ def test_keys_of_kept_answers_do_not_depend_on_the_names_of_classes(name: str) -
     assert answer_key(job, "c", version="v", code="x") == STORED[name]
 
 
-def test_an_answer_with_a_caption_has_a_key_of_its_own() -> None:
+def test_an_answer_with_a_caption_has_keys_of_its_own() -> None:
     schema = parse_label_config(config("a_four_images"))
     first, *others = schema.slots
     schemas = [
         replace(schema, slots=(replace(first, caption=caption), *others))
         for caption in (None, "caption", "text")
     ]
-    task = Task(3, 7, ("a.png",))
-    keys = {answer_key(PredictionJob(task, one), "c", version="v", code="x") for one in schemas}
-    assert len(keys) == 3
+    jobs = [PredictionJob(Task(3, 7, ("a.png",)), variant) for variant in schemas]
+    assert len({answer_key(job, "c", version="v", code="x") for job in jobs}) == 3
+    assert len({job.key for job in jobs}) == 3
 
 
 SPELLED = """
