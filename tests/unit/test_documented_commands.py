@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from backend.cli import COMMANDS, command_tree
+from backend.cli import command_tree
+from backend.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.cli import COMMANDS
+from backend.cli.commands import COMMANDS
 from backend.settings import describe_settings
 
 ROOT = Path(__file__).parents[2]

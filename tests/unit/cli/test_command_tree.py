@@ -10,19 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from backend import cli
-from backend.cli import (
-    BRANCHES,
-    COMMANDS,
-    PACKAGE,
-    PANELS,
-    START,
-    WORK,
-    Command,
-    command_tree,
-    flowing,
-    load,
-    main,
-)
+from backend.cli import PACKAGE, command_tree, flowing, load, main
+from backend.cli.commands import BRANCHES, COMMANDS, PANELS, START, WORK, Command
 from calico_model.errors import CheckpointError
 from tests.unit.test_documented_commands import options_of, path_of
 
