@@ -1,7 +1,7 @@
 """`calico doctor`: checks a live set-up and says what to fix.
 
 With --model it prints the memory that a model needs instead, without loading the model. The checks
-are in diagnosis.py; this module prints their results.
+are in diagnosis.py and backend_checks.py; this module prints their results.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from backend.cli.backend_checks import CheckResult, Level
 from backend.cli.connect import (
     BackendUrlOption,
     KeyOption,
@@ -22,7 +23,7 @@ from backend.cli.connect import (
     UrlOption,
     UserOption,
 )
-from backend.cli.diagnosis import CheckResult, Level, examine
+from backend.cli.diagnosis import examine
 from backend.cli.tables import print_fitted, wrapped
 from backend.settings import Settings, load_settings
 from calico_model.loading.precision import Precision

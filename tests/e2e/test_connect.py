@@ -13,10 +13,11 @@ from typer.testing import CliRunner, Result
 
 from backend.cli import command_tree
 from backend.cli import label_studio_process as studio
+from backend.cli.backend_checks import CheckResult, Level
 from backend.cli.connect import Ends, connect_project
 from backend.cli.daemon import Daemon
 from backend.cli.demo import Demo
-from backend.cli.diagnosis import CheckResult, Level, examine
+from backend.cli.diagnosis import examine
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
 from backend.label_studio.group_config import open_config

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 from backend.cli import calibrate, corrections, doctor, memory_tables, training_status, versions
-from backend.cli.diagnosis import CheckResult, Level
+from backend.cli.backend_checks import CheckResult, Level
 from backend.cli.tables import print_fitted
 from backend.storage.versions import AdapterVersion, VersionStatus
 from calico_model.loading.fitting import card_bytes, choose_placement

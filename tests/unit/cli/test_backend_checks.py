@@ -1,4 +1,4 @@
-"""What the doctor says of learning."""
+"""What `calico doctor` reports about the backend: its password, trainers, servers and sources."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from backend.cli.backend_checks import CheckResult, Level, check_learning
 from backend.cli.connect import BackendAddress
-from backend.cli.diagnosis import CheckResult, Level, check_learning, examine
+from backend.cli.diagnosis import examine
 from backend.settings import load_settings
 
 
 @contextmanager
-def told(body: bytes, status: int = 200, path: str = "/status") -> Iterator[BackendAddress]:
-    """A backend that answers one path so, and all others 404."""
+def backend_answering(
+    body: bytes, status: int = 200, path: str = "/status"
+) -> Iterator[BackendAddress]:
+    """A backend that answers `body` at one path, and 404 at all others."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -39,8 +42,8 @@ def told(body: bytes, status: int = 200, path: str = "/status") -> Iterator[Back
 
 
 def findings(**status: object) -> list[CheckResult]:
-    with told(json.dumps(status).encode()) as ends:
-        return list(check_learning(ends))
+    with backend_answering(json.dumps(status).encode()) as backend:
+        return list(check_learning(backend))
 
 
 def project(run: dict[str, object] | None, new: int = 0) -> dict[str, object]:
@@ -48,17 +51,17 @@ def project(run: dict[str, object] | None, new: int = 0) -> dict[str, object]:
 
 
 def test_a_missing_trainer_is_said_with_what_waits() -> None:
-    (found,) = findings(trainers=[], projects=[project(None, new=3), project(None, new=1)])
-    assert (found.level, found.found) == (
+    (result,) = findings(trainers=[], projects=[project(None, new=3), project(None, new=1)])
+    assert (result.level, result.found) == (
         Level.WARN,
         "no trainer runs, so nothing is learned; 4 corrections wait",
     )
-    assert "--trainer" in found.fix
+    assert "--trainer" in result.fix
 
 
 def test_a_trainer_that_is_there_is_named() -> None:
-    (found,) = findings(trainers=["host/1/ab"], projects=[])
-    assert (found.level, found.found) == (Level.OK, "host/1/ab; 0 corrections wait")
+    (result,) = findings(trainers=["host/1/ab"], projects=[])
+    assert (result.level, result.found) == (Level.OK, "host/1/ab; 0 corrections wait")
 
 
 @pytest.mark.parametrize(
@@ -72,38 +75,38 @@ def test_a_trainer_that_is_there_is_named() -> None:
     ],
 )
 def test_the_last_run_of_a_project(run: dict[str, object], level: Level, words: str) -> None:
-    _, found = findings(trainers=["host/1/ab"], projects=[project(run)])
-    assert (found.check, found.level) == ("project 7: training", level)
-    assert words in found.found
+    _, result = findings(trainers=["host/1/ab"], projects=[project(run)])
+    assert (result.check, result.level) == ("project 7: training", level)
+    assert words in result.found
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b"no json"])
 def test_a_backend_that_does_not_tell_has_no_findings(body: bytes) -> None:
-    with told(body) as ends:
-        assert list(check_learning(ends)) == []
-    with told(body, status=500) as ends:
-        assert list(check_learning(ends)) == []
+    with backend_answering(body) as backend:
+        assert list(check_learning(backend)) == []
+    with backend_answering(body, status=500) as backend:
+        assert list(check_learning(backend)) == []
 
 
 def test_what_is_held_back_is_said_with_what_to_do() -> None:
     doubted = project(None) | {"held_back": 3, "needs_word": False, "stamped_ahead": 0}
-    _, found = findings(trainers=["a"], projects=[doubted])
-    assert (found.check, found.level) == ("project 7: held back", Level.WARN)
-    assert found.found.startswith("3 annotations are missing")
-    assert "ten minutes" in found.fix
+    _, result = findings(trainers=["a"], projects=[doubted])
+    assert (result.check, result.level) == ("project 7: held back", Level.WARN)
+    assert result.found.startswith("3 annotations are missing")
+    assert "ten minutes" in result.fix
 
 
 def test_too_many_deletions_ask_for_a_person_s_word() -> None:
     doubted = project(None) | {"held_back": 30, "needs_word": True, "stamped_ahead": 0}
-    _, found = findings(trainers=["a"], projects=[doubted])
-    assert "too many at once" in found.found
-    assert "calico corrections --project 7 --reconcile --accept-deletions" in found.fix
+    _, result = findings(trainers=["a"], projects=[doubted])
+    assert "too many at once" in result.found
+    assert "calico corrections --project 7 --reconcile --accept-deletions" in result.fix
 
 
 def test_stamps_in_the_future_are_said() -> None:
     ahead = project(None) | {"held_back": 0, "needs_word": False, "stamped_ahead": 2}
-    _, found = findings(trainers=["a"], projects=[ahead])
-    assert (found.check, found.level) == ("project 7: clock", Level.WARN)
+    _, result = findings(trainers=["a"], projects=[ahead])
+    assert (result.check, result.level) == ("project 7: clock", Level.WARN)
 
 
 def test_a_backend_that_tells_nothing_of_doubts_has_none() -> None:
@@ -115,12 +118,12 @@ def test_a_shell_without_label_studio_s_variables_reports_no_fault_of_it(
 ) -> None:
     for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    with told(b'{"model": "ready"}', path="/health") as backend:
-        found = list(examine(load_settings(), backend.url, None))
-    assert [one.level for one in found if one.check == "backend"] == [Level.OK]
-    assert found[-1].check == "Label Studio"
-    assert found[-1].level is Level.WARN
-    assert found[-1].found == "not checked: LABEL_STUDIO_URL is not set in this shell"
+    with backend_answering(b'{"model": "ready"}', path="/health") as backend:
+        *results, last = examine(load_settings(), backend.url, None)
+    assert [result.level for result in results if result.check == "backend"] == [Level.OK]
+    assert last.check == "Label Studio"
+    assert last.level is Level.WARN
+    assert last.found == "not checked: LABEL_STUDIO_URL is not set in this shell"
 
 
 def test_a_shell_without_the_password_does_not_call_it_wrong(
@@ -128,28 +131,29 @@ def test_a_shell_without_the_password_does_not_call_it_wrong(
 ) -> None:
     for name in ("LABEL_STUDIO_URL", "CALICO_BASIC_AUTH_USER", "CALICO_BASIC_AUTH_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
-    with told(b"", status=401, path="/versions") as backend:
-        found = {one.check: one for one in examine(load_settings(), backend.url, None)}
-    assert found["credentials"].level is Level.WARN
-    assert found["credentials"].found.startswith("not checked")
-    assert "CALICO_BASIC_AUTH_PASSWORD" in found["credentials"].fix
+    with backend_answering(b"", status=401, path="/versions") as backend:
+        results = {result.check: result for result in examine(load_settings(), backend.url, None)}
+    credentials = results["credentials"]
+    assert credentials.level is Level.WARN
+    assert credentials.found.startswith("not checked")
+    assert "CALICO_BASIC_AUTH_PASSWORD" in credentials.fix
 
 
 def server(owner: str, **other: object) -> dict[str, object]:
-    said = {"release": "1.0", "weights": "calico-tiny-1", "model": "ready", "leads": []}
-    return {"owner": owner, **said, **other}
+    usual = {"release": "1.0", "weights": "calico-tiny-1", "model": "ready", "leads": []}
+    return {"owner": owner, **usual, **other}
 
 
 def of_servers(*servers: dict[str, object]) -> CheckResult:
-    (found, _) = findings(trainers=["host/1/ab"], projects=[], servers=list(servers))
-    return found
+    (result, _) = findings(trainers=["host/1/ab"], projects=[], servers=list(servers))
+    return result
 
 
 def test_servers_are_listed_with_what_they_do() -> None:
-    one, two = server("a.example:0f:1/17/ab", leads=["refresh"]), server("b.example:0f:1/4/cd")
-    found = of_servers(one, two)
-    assert (found.check, found.level) == ("servers", Level.OK)
-    assert found.found == (
+    servers = server("a.example:0f:1/17/ab", leads=["refresh"]), server("b.example:0f:1/4/cd")
+    result = of_servers(*servers)
+    assert (result.check, result.level) == ("servers", Level.OK)
+    assert result.found == (
         "2 on this database: "
         "a.example (process 17): release 1.0, calico-tiny-1, ready, does refresh; "
         "b.example (process 4): release 1.0, calico-tiny-1, ready"
@@ -166,9 +170,9 @@ def test_servers_are_listed_with_what_they_do() -> None:
     ],
 )
 def test_servers_that_differ_are_pointed_out(other: dict[str, object], level: Level) -> None:
-    found = of_servers(server("a:0:1/17/ab"), server("b:0:1/4/cd", **other))
-    assert found.level is level
-    assert bool(found.fix) is (level is not Level.OK)
+    result = of_servers(server("a:0:1/17/ab"), server("b:0:1/4/cd", **other))
+    assert result.level is level
+    assert bool(result.fix) is (level is not Level.OK)
 
 
 def source(**changes: object) -> dict[str, object]:
@@ -177,7 +181,7 @@ def source(**changes: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("said", "level", "found", "fix"),
+    ("status", "level", "found", "fix"),
     [
         (source(), Level.OK, "ready; 3 answered, 1 late", ""),
         (source(state="loading", asked={}), Level.OK, "loading; not asked yet", ""),
@@ -192,11 +196,12 @@ def source(**changes: object) -> dict[str, object]:
     ],
 )
 def test_sources_are_listed_with_what_came_of_asking_them(
-    said: dict[str, object], level: Level, found: str, fix: str
+    status: dict[str, object], level: Level, found: str, fix: str
 ) -> None:
-    body = {"projects": [], "trainers": ["t"], "sources": [said]}
-    with told(json.dumps(body).encode()) as backend:
-        (result,) = [one for one in check_learning(backend) if one.check == "source sam"]
+    body = {"projects": [], "trainers": ["t"], "sources": [status]}
+    with backend_answering(json.dumps(body).encode()) as backend:
+        results = list(check_learning(backend))
+    (result,) = (result for result in results if result.check == "source sam")
     assert result.level is level
     assert found in result.found
     assert fix in result.fix
