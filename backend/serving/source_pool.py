@@ -2,7 +2,8 @@
 
 Each source has a thread of its own. A request asks all of them at once, CALICO answers meanwhile,
 and what has not come back when the budget is over is left out of that request and counted. An
-encoding that comes too late is kept, so the next click on that image finds it.
+encoding that comes too late is kept, so the next click on that image finds it. Nobody waits for a
+source that was too late until it has answered in time in the background (`SourcePause`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 from backend.serving.caches import BoundedCache
 from backend.serving.metrics import Metrics
 from backend.serving.model_thread import ModelThread
+from backend.serving.source_pause import SourcePause
 from calico_model.errors import CalicoError, InvalidMaskError
 from calico_model.sources.source import (
     Ability,
@@ -45,6 +47,7 @@ class SourceOutcome(StrEnum):
     ANSWERED = "answered"
     FAILED = "failed"
     LATE = "late"
+    PAUSED = "paused"
     LOADING = "loading"
 
 
@@ -57,7 +60,8 @@ class SourceStatus:
         state: loading, ready or failed.
         problem: why its weights cannot be used, or "".
         description: None until it is loaded.
-        asked: number of requests by outcome; those of "loading" were not asked.
+        asked: number of requests by outcome; those of "loading" were not asked, and those of
+            "paused" did not wait.
     """
 
     name: str
@@ -120,10 +124,22 @@ class _Worker:
         self.problem = ""
         self._outcomes: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._began: float | None = None  # the call under way
+        self._pause = SourcePause()
+        self._probe: Future[Any] | None = None  # a question that nobody waits for
 
     def begin_loading(self) -> Future[None]:
         return self._thread.submit(self._run_load)
+
+    def ask(self, call: Callable[[SourceSession], T], budget_s: float) -> Future[T] | SourceOutcome:
+        """Asks a loaded source; the outcome is known already where nobody waits for it."""
+        if self.is_stuck:
+            return SourceOutcome.LATE
+        if self._pause.is_over:
+            return self._submit_timed(call, budget_s)
+        with self._lock:
+            if self._probe is None or self._probe.done():
+                self._probe = self._submit_timed(call, budget_s, is_probe=True)
+        return SourceOutcome.PAUSED
 
     def submit(self, call: Callable[[SourceSession], T]) -> Future[T]:
         """Queues a call of a loaded source."""
@@ -131,20 +147,40 @@ class _Worker:
         assert source is not None
         session = SourceSession(source, self._encodings, self._metrics)
 
-        def timed() -> T:
-            self._began = time.monotonic()
+        def run() -> T:
+            self._pause.begin_call()
             try:
                 with self._metrics.source_seconds.labels(self.name, "call").time():
                     return call(session)
             finally:
-                self._began = None
+                self._pause.end_call()
 
-        return self._thread.submit(timed)
+        return self._thread.submit(run)
+
+    def _submit_timed(
+        self, call: Callable[[SourceSession], T], budget_s: float, *, is_probe: bool = False
+    ) -> Future[T]:
+        """Queues a question; whether it is answered within the budget decides on the pause."""
+        until = time.monotonic() + budget_s
+
+        def timed(session: SourceSession) -> T:
+            try:
+                return call(session)
+            finally:
+                if time.monotonic() <= until:
+                    self._pause.note_answer()
+                elif is_probe:  # of the others, the request that waited has noted it
+                    self._pause.note_time_out(budget_s)
+
+        return self.submit(timed)
+
+    def note_late(self, budget_s: float) -> None:
+        """Notes that a request has waited for nothing."""
+        self._pause.note_time_out(budget_s)
 
     @property
     def is_stuck(self) -> bool:
-        began = self._began
-        return began is not None and time.monotonic() - began > _STUCK_S
+        return self._pause.running_s() > _STUCK_S
 
     def can(self, ability: Ability) -> bool:
         return self.source is not None and ability in self.source.describe().abilities
@@ -197,7 +233,7 @@ class SourceAnswers(Generic[T]):
 
     Attributes:
         answers: of those that answered in time.
-        left_out: names of those that failed, came too late or were still loading.
+        left_out: names of those that failed, came too late, are in a pause or still load.
     """
 
     answers: tuple[SourceAnswer[T], ...]
@@ -208,9 +244,10 @@ class PendingAnswers(Generic[T]):
     """Sources that are being asked; the budget runs from the moment they were."""
 
     def __init__(
-        self, asked: Sequence[tuple[_Worker, Future[T] | SourceOutcome]], until: float
+        self, asked: Sequence[tuple[_Worker, Future[T] | SourceOutcome]], budget_s: float
     ) -> None:
-        self._asked, self._until = asked, until
+        self._asked, self._budget_s = asked, budget_s
+        self._until = time.monotonic() + budget_s
 
     def collect(self) -> SourceAnswers[T]:
         """Waits for the answers until the budget is over."""
@@ -234,6 +271,7 @@ class PendingAnswers(Generic[T]):
             value = pending.result(max(self._until - time.monotonic(), 0))
         except (TimeoutError, CancelledError):
             pending.cancel()  # a call that has not begun is not worth beginning
+            worker.note_late(self._budget_s)
             _log.warning("source too slow", extra={"event": "source_late", **about})
             return SourceOutcome.LATE, None
         except Exception:  # one bad source must not stop the others
@@ -310,18 +348,18 @@ class SourcePool:
     ) -> PendingAnswers[T]:
         """Asks every source that has an ability; `call` runs once in each source's thread.
 
-        A source whose weights cannot be used is not asked; one that still loads is left out.
+        A source whose weights cannot be used is not asked; one that still loads is left out, and so
+        is one that was too late before: its answer is not waited for.
         Answers are awaited for the budget of the pool, or for `budget_s`.
         """
+        budget = self._budget_s if budget_s is None else budget_s
         asked: list[tuple[_Worker, Future[T] | SourceOutcome]] = []
         for worker in self._workers:
             if worker.can(ability):
-                is_stuck = worker.is_stuck
-                asked.append((worker, SourceOutcome.LATE if is_stuck else worker.submit(call)))
+                asked.append((worker, worker.ask(call, budget)))
             elif worker.state == "loading":
                 asked.append((worker, SourceOutcome.LOADING))
-        budget = self._budget_s if budget_s is None else budget_s
-        return PendingAnswers(asked, time.monotonic() + budget)
+        return PendingAnswers(asked, budget)
 
     def encode_ahead(self, group: ImageGroup, image_index: int) -> None:
         """Encodes an image with every loaded source; returns when all are done, or are stuck."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent import futures
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -146,15 +147,22 @@ def test_a_late_source_is_left_out_and_its_encoding_serves_the_next_click(group)
     assert len(slow.encoded) == 1
 
 
-def test_calls_that_nobody_waits_for_are_not_begun(group):
+def test_a_source_that_hangs_costs_one_click_the_budget(group):
     gate = threading.Event()
     slow = Clicked("slow", gate=gate)
-    sources = pool(slow, budget_s=0.01)
-    for index in (0, 1, 2):
-        outline(Model(), sources, group, index, CLICK, None)
+    sources = pool(slow, budget_s=1.0)
+    outline(Model(), sources, group, 0, CLICK, None)
+    before = time.monotonic()
+    for index in (1, 2) * 50:
+        outlined = outline(Model(), sources, group, index, CLICK, None)
+        assert (outlined.source, outlined.is_complete) == ("calico", False)
+    assert time.monotonic() - before < 50.0  # and not a hundred times the budget
+    assert asked(sources) == {"slow": {"late": 1, "paused": 100}}
     gate.set()
-    sources.encode_ahead(group, 0)
-    assert len(slow.encoded) == 1
+    sources.encode_ahead(group, 0)  # behind the only question that was asked meanwhile
+    assert len(slow.encoded) == 2
+    assert outline(Model(), sources, group, 0, CLICK, None).source == "slow"
+    assert asked(sources) == {"slow": {"answered": 1, "late": 1, "paused": 100}}
 
 
 def test_a_source_that_loads_is_left_out_and_one_that_cannot_is_not_asked(group):
@@ -259,3 +267,43 @@ def test_the_fingerprint_names_the_weights_of_all_sources_that_answer():
     sources.start()
     sources.wait_until_loaded(60)
     assert sources.fingerprint == f"good@{Clicked('good').describe().weights}"
+
+
+def test_a_source_that_is_always_slow_is_asked_in_the_background_until_it_is_in_time(group):
+    slow, gates = Clicked("slow"), [threading.Event() for _ in range(4)]
+    turns, answered = iter(gates), []
+
+    def answer(_encoding, _prompt):
+        gate = next(turns, None)
+        if gate is not None:
+            assert gate.wait(60)
+        answered.append(gate)
+        return (SourceMask(mask(10), 0.7),)
+
+    slow.segment_prompt = answer
+    sources = pool(slow, budget_s=0.05)
+    worker = sources._workers[0]
+    worker._pause._clock = lambda: 0.0  # time alone ends no pause
+    for gate in gates[:2]:  # each waits for its budget
+        outline(Model(), sources, group, 0, CLICK, None)
+        gate.set()
+        worker._thread.run(lambda: None)  # behind the late call
+    for gate in gates[2:]:  # in the pause: its question is a probe, which is late as well
+        before = worker._pause._time_outs
+        outline(Model(), sources, group, 0, CLICK, None)
+        assert not wait_until(worker._probe, 0.1)
+        gate.set()
+        worker._thread.run(lambda: None)
+        assert worker._pause._time_outs == before + 1
+    assert asked(sources) == {"slow": {"late": 2, "paused": 2}}
+    sources._budget_s = 60.0
+    outline(Model(), sources, group, 0, CLICK, None)  # the probe that is in time
+    worker._thread.run(lambda: None)
+    assert outline(Model(), sources, group, 0, CLICK, None).source == "slow"
+    assert asked(sources) == {"slow": {"answered": 1, "late": 2, "paused": 3}}
+    assert len(answered) == 6
+
+
+def wait_until(pending, timeout_s):
+    """Whether a future ends within the time."""
+    return bool(futures.wait([pending], timeout_s).done)
