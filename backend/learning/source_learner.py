@@ -61,8 +61,9 @@ class SourceLearner:
             StoreError: the database cannot be read or written.
             BusyError: the database is too slow; judged tasks stay written.
         """
-        answered = self._answers.answered(project_id)
+        # In this order: answers that another server drops meanwhile are not judged again.
         judged = self._answers.judged(project_id)
+        answered = self._answers.answered(project_id)
         if not answered and not judged:
             return 0
         corrected = self._corrected(project_id)
@@ -81,6 +82,7 @@ class SourceLearner:
             if counts is not None:
                 self._answers.judge(project_id, task_id, state, counts)
                 done += 1
+        self._answers.drop_old(project_id)
         return done
 
     def _corrected(self, project_id: int) -> Mapping[int, _CorrectedTask]:
@@ -107,7 +109,7 @@ class SourceLearner:
     def _judge(
         self, project_id: int, task_id: int, received_us: int
     ) -> Mapping[TrustKey, TrustCounts] | None:
-        """What one task says; None if its correction cannot be loaded now."""
+        """What one task says; None if its correction or its answers cannot be loaded now."""
         about = {"event": "sources_not_judged", "project": project_id, "task": task_id}
         try:
             correction = self._derivation.load(project_id, task_id)
@@ -117,7 +119,8 @@ class SourceLearner:
         if correction is None:
             return None
         recorded = self._answers.answers(project_id, task_id)
-        return judge_task(correction, [one for one in recorded if one.made_at_us <= received_us])
+        before = [one for one in recorded if one.made_at_us <= received_us]
+        return judge_task(correction, before) if before else None
 
 
 def judge_task(

@@ -33,7 +33,11 @@ _log = logging.getLogger(__name__)
 NEWEST_TASKS = 500
 """How many judged tasks of a project count, the newest: a source may get better, or worse."""
 
+_KEPT_TASKS = 2 * NEWEST_TASKS
+"""How many are kept: where newer annotations are deleted, older ones count again."""
+
 _MOST_ANSWERS = 20_000  # of all projects; about 2 KB each
+_MOST_DROPPED = 500  # judgements in one change
 _PRUNE_EVERY = 256  # recorded answers between two prunings
 _TIMEOUT_S = 30.0
 _READ_EVERY_S = 2.0
@@ -206,6 +210,36 @@ class SourceAnswerStore:
 
         if gone:
             self._store.write(change, timeout_s=_TIMEOUT_S)
+
+    def drop_old(self, project_id: int) -> int:
+        """Deletes the judgements that no trust is read from any more; returns how many.
+
+        The answers that they were made from go with them, so that they are not judged again.
+
+        Raises:
+            BusyError: the database is too slow; dropping again is safe.
+            StoreError: the database refused the change.
+        """
+        columns = source_judgement.c
+        old = (
+            select(columns.task_id)
+            .where(columns.project_id == project_id)
+            .order_by(columns.judged_at_us.desc(), columns.task_id.desc())
+            .offset(_KEPT_TASKS)
+        )
+        with self._store.read() as connection:
+            tasks = list(connection.execute(old.limit(_MOST_DROPPED)).scalars())
+
+        def change(connection: Connection) -> None:
+            for table in (source_answer, source_judgement):
+                rows = delete(table).where(
+                    table.c.project_id == project_id, table.c.task_id.in_(tasks)
+                )
+                connection.execute(rows)
+
+        if tasks:
+            self._store.write(change, timeout_s=_TIMEOUT_S)
+        return len(tasks)
 
     def stamp(self, project_id: int) -> tuple[int, int]:
         """Returns the number of judgements and the time of the newest; equal where none changed."""

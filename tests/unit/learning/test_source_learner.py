@@ -13,6 +13,7 @@ from backend.learning.derivation import Derivation
 from backend.learning.repository import CorrectionRepository
 from backend.learning.source_learner import SourceLearner
 from backend.learning.source_standing import read_source_standings
+from backend.storage import source_trust
 from backend.storage.source_trust import RecordedAnswer, SourceAnswerStore
 from backend.storage.store import Store, open_store
 from calico_model.sources.consensus import SourceProposal
@@ -177,6 +178,24 @@ def test_an_image_of_another_size_teaches_nothing(store: Store) -> None:
 def test_nothing_is_read_where_no_source_answered(store: Store) -> None:
     submit(store, ("r", HANDLE, "handle"))
     assert Server(store).round() == 0
+
+
+def test_a_long_project_keeps_the_newest_judgements_and_judges_none_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_trust, "_KEPT_TASKS", 3)
+    server = Server(store)
+    for task in range(1, 7):
+        ask(store, task=task, sam=HANDLE)
+        submit(store, ("r", HANDLE, "handle"), task=task)
+        assert server.round() == 1
+    assert [server.round(), Server(store).round()] == [0, 0]
+    answers = SourceAnswerStore(store)
+    assert sorted(answers.judged(PROJECT)) == sorted(answers.answered(PROJECT)) == [4, 5, 6]
+    key = TrustKey("sam", Ability.CLICK, "handle")
+    assert trust(store).counts == {key: TrustCounts(3, 3, 3.0, 3)}
+    submit(store, ("r", ELSEWHERE, "handle"), task=1, second=60)  # what was answered is gone
+    assert server.round() == 0
 
 
 def test_standings_are_told_by_label_best_first(store: Store) -> None:

@@ -129,6 +129,29 @@ def test_old_answers_are_deleted_and_what_they_taught_stays(
     assert answers.trust(PROJECT).counts == {WHEEL: HIT}
 
 
+def test_judgements_that_count_no_more_are_deleted_with_their_answers(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_trust, "NEWEST_TASKS", 3)
+    monkeypatch.setattr(source_trust, "_KEPT_TASKS", 4)
+    moments = itertools.count(1)
+    monkeypatch.setattr(source_trust, "now_us", lambda: next(moments))
+    answers = SourceAnswerStore(store)
+    for task in range(10):
+        answers.record(recorded(task))
+        answers.judge(PROJECT, task, "state", {WHEEL: HIT if task < 6 else MISS})
+    answers.judge(PROJECT + 1, 0, "state", {WHEEL: HIT})
+    settle(store)
+    before = answers.trust(PROJECT).counts
+    assert answers.drop_old(PROJECT) == 6
+    assert answers.drop_old(PROJECT) == 0
+    assert answers.trust(PROJECT).counts == before == {WHEEL: TrustCounts(3, 0, 0.0, 3)}
+    assert sorted(answers.judged(PROJECT)) == sorted(answers.answered(PROJECT)) == [6, 7, 8, 9]
+    assert answers.judged(PROJECT + 1) == {0: "state"}
+    answers.forget(PROJECT, [9])  # its annotation was deleted: an older one counts again
+    assert answers.trust(PROJECT).counts == before
+
+
 def test_the_cache_reads_again_after_two_seconds_and_only_what_changed(store: Store) -> None:
     answers, now = SourceAnswerStore(store), [0.0]
     cache = TrustCache(answers, clock=lambda: now[0])
