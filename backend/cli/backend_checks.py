@@ -156,7 +156,7 @@ def _sources(sources: list[dict[str, Any]]) -> Iterator[CheckResult]:
         fix, level = "", Level.OK
         if asked.get("failed", 0) > asked.get("answered", 0):
             level, fix = Level.WARN, "read the reason in the backend's log"
-        elif asked.get("late", 0) > asked.get("answered", 0):
+        elif asked.get("late", 0) + asked.get("paused", 0) > asked.get("answered", 0):
             level = Level.WARN
             fix = "set a longer CALICO_SOURCE_BUDGET_S, or choose a smaller source or a GPU"
         yield CheckResult(check, level, found, fix)
