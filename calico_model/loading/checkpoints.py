@@ -24,8 +24,9 @@ from calico_model.loading.placement import Placement, apply
 from calico_model.loading.released.assembly import load_released, released_fingerprint
 from calico_model.loading.released.plan import has_released_parts
 from calico_model.modeling.adapter import base_state
+from calico_model.modeling.add_ons import ADD_ONS
 from calico_model.modeling.backbone_trunk import backbone_files
-from calico_model.modeling.model import ADD_ONS, Calico
+from calico_model.modeling.model import Calico
 from calico_model.staging import staged_folder
 from calico_model.tokenizer import Tokenizer
 

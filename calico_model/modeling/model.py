@@ -8,7 +8,7 @@ Tensors in and out: tokenisation, image decoding and files live elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from calico_model.config import CalicoConfig
+from calico_model.modeling.add_ons import ExtensibleModel
 from calico_model.modeling.backbones import (
     Trunk,
     build_dino,
@@ -32,9 +33,6 @@ from calico_model.modeling.correspondence import (
     CorrespondenceExtraction,
     scatter_rows,
 )
-from calico_model.modeling.dense_head import DenseHead
-from calico_model.modeling.domain import Familiarity
-from calico_model.modeling.exemplar_prompt import ExemplarPrompt
 from calico_model.modeling.features import ImageFeatures, Pixels
 from calico_model.modeling.language import (
     Conversations,
@@ -47,32 +45,16 @@ from calico_model.modeling.language import (
     unpack,
 )
 from calico_model.modeling.mask_decoder import PromptedMaskDecoder
-from calico_model.modeling.mask_memory import MaskMemory
-from calico_model.modeling.mask_refiner import MaskRefiner
-from calico_model.modeling.photo_trunk import open_photo_trunk, whole_map, widths_of
-from calico_model.modeling.region_head import RegionHead
-from calico_model.modeling.span_head import SpanHead
+from calico_model.modeling.photo_trunk import open_photo_trunk, whole_map
 
 ADAPTER_NAME = "default"
-ADD_ONS = (
-    "dense_head",
-    "exemplar",
-    "familiarity",
-    "mask_memory",
-    "mask_refiner",
-    "photo_refiner",
-    "region_head",
-    "span_head",
-)
-"""Attributes of `Calico` that weights may hold or lack; see `Calico.add_on`."""
 
 
-class Calico(nn.Module):
+class Calico(ExtensibleModel):
     """Vision-language model over a group of images, answering with names and masks."""
 
     def __init__(self, config: CalicoConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         width, switches = config.language.width, config.ablation
         self.trunk = Trunk(config.trunk) if config.trunk else None
         # In a list, so that PyTorch does not register it: the trunk is never saved, trained,
@@ -105,14 +87,6 @@ class Calico(nn.Module):
             nn.Dropout(0.0),
         )
         self.mask_decoder = PromptedMaskDecoder(config)
-        self.dense_head: DenseHead | None = None
-        self.exemplar: ExemplarPrompt | None = None
-        self.familiarity: Familiarity | None = None
-        self.mask_memory: MaskMemory | None = None
-        self.mask_refiner: MaskRefiner | None = None
-        self.photo_refiner: MaskRefiner | None = None
-        self.region_head: RegionHead | None = None
-        self.span_head: SpanHead | None = None
         if config.lora.rank:
             inject_adapter_in_model(
                 PeftLoraConfig(
@@ -125,36 +99,6 @@ class Calico(nn.Module):
                 self.language,
                 adapter_name=ADAPTER_NAME,
             )
-
-    @property
-    def add_ons(self) -> tuple[str, ...]:
-        """Names of the add-ons that the model has, in the order of `ADD_ONS`."""
-        return tuple(name for name in ADD_ONS if getattr(self, name) is not None)
-
-    def add_on(self, names: Collection[str]) -> None:
-        """Adds untrained add-ons; they serve annotators and leave the rest of the model as it is.
-
-        Args:
-            names: some of `ADD_ONS`.
-        """
-        device = self.mask_decoder.mask_decoder.iou_token.weight.device
-        if "dense_head" in names:
-            self.dense_head = DenseHead(self.config).to(device)
-        if "exemplar" in names:
-            self.exemplar = ExemplarPrompt(self.config).to(device)
-        if "familiarity" in names:
-            self.familiarity = Familiarity(self.config).to(device)
-        if "mask_memory" in names:
-            self.mask_memory = MaskMemory(self.config).to(device)
-        if "mask_refiner" in names:
-            self.mask_refiner = MaskRefiner(self.mask_decoder.fine_width).to(device)
-        if "photo_refiner" in names:
-            assert self.config.photo_trunk is not None
-            self.photo_refiner = MaskRefiner(0, widths_of(self.config.photo_trunk)).to(device)
-        if "region_head" in names and self.region_head is None:
-            self.region_head = RegionHead(self.config).to(device).train(self.training)
-        if "span_head" in names:
-            self.span_head = SpanHead(self.config).to(device).train(self.training)
 
     @property
     def injects(self) -> bool:

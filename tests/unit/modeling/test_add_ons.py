@@ -15,10 +15,11 @@ from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.inference.images import to_pixels
 from calico_model.loading.checkpoints import WEIGHTS, load_model, save_model
 from calico_model.modeling.adapter import AdapterScope, adapter_names, base_state
+from calico_model.modeling.add_ons import ADD_ONS
 from calico_model.modeling.exemplar_prompt import ExemplarPrompt, prototypes
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_memory import History, MaskMemory, MaskSource
-from calico_model.modeling.model import ADD_ONS, Calico
+from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from tests.conftest import build_micro
 
