@@ -134,12 +134,13 @@ class Connection:
             may_miss: whether 404 returns None instead of an error.
 
         Returns:
-            The decoded answer; None for an empty answer, or for 404 if `may_miss`.
+            The decoded answer; None for 404 if `may_miss`, or for an empty answer to another method
+            than GET.
 
         Raises:
             LabelStudioAuthError: the token was refused.
-            LabelStudioError: refused, not reached, or not JSON; with the time to wait if the answer
-                states it.
+            LabelStudioError: refused, not reached, not JSON, or an empty answer to a GET; with the
+                time to wait if the answer states it.
         """
         if json is not None:
             content = msgspec.json.encode(json)
@@ -179,12 +180,16 @@ class Connection:
                 f"{method} {path}: Label Studio answered {answer.status_code}: {_detail(answer)}",
                 retry_after_s=_retry_after_s(answer),
             )
-        if not answer.content:
-            return None
         try:
-            return msgspec.json.decode(answer.content)
+            value = msgspec.json.decode(answer.content) if answer.content else None
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise LabelStudioError(f"{method} {path}: expected JSON from Label Studio") from error
+        if value is None and method == "GET":
+            raise LabelStudioError(
+                f"{method} {path}: expected JSON from Label Studio, got an empty answer "
+                f"({answer.status_code}); a proxy before it may have answered"
+            )
+        return value
 
 
 def convert_answer(value: object, kind: type[_T]) -> _T:

@@ -114,6 +114,8 @@ def test_refused_personal_token_says_what_to_do():
         (httpx.Response(400, json={"title": ["Too long."]}), "answered 400: title: Too long."),
         (httpx.Response(502, text="<html>bad gateway"), "answered 502: Bad Gateway"),
         (httpx.Response(200, text="<html>sign in"), "expected JSON"),
+        (httpx.Response(200), "projects/4/: expected JSON .* empty answer .200."),
+        (httpx.Response(200, text="null"), "expected JSON .* empty answer"),
         (httpx.Response(200, json=[]), "unexpected answer"),
         (httpx.Response(200, json={"id": "four"}), "unexpected answer"),
         (httpx.Response(302, headers={"location": "/user/login"}), "answered 302"),
