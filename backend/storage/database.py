@@ -12,7 +12,7 @@ from typing import Any
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from backend.errors import StoreError
 from backend.storage.schema import SchemaState, migrate, read_state
@@ -57,7 +57,7 @@ def open_engines(url: str, *, is_guest: bool = False) -> tuple[Engine, Engine]:
         for engine in engines:
             engine.dispose()
         if isinstance(error, SQLAlchemyError | OSError | ImportError | CommandError):
-            raise StoreError(f"cannot open {place.render_as_string()}: {error}") from error
+            raise StoreError(f"cannot open {place.render_as_string()}: {_reason(error)}") from error
         raise
     return writing, reading
 
@@ -79,7 +79,12 @@ def state_of(url: str) -> SchemaState:
         with engine.connect() as connection:
             return read_state(connection)
     except (SQLAlchemyError, OSError, ImportError) as error:
-        raise StoreError(f"cannot open {place.render_as_string()}: {error}") from error
+        raise StoreError(f"cannot open {place.render_as_string()}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What the database said, without the statement and the link that SQLAlchemy adds."""
+    return str(error.orig if isinstance(error, DBAPIError) else error).strip()
 
 
 def _prepare_sqlite(engine: Engine, *, begin: str, is_writer: bool, is_guest: bool) -> None:

@@ -119,3 +119,11 @@ def test_embeddings_and_descriptors_outlive_the_step_that_puts_weights_into_thei
     assert (look["annotation_id"], look["base"], look["kept_at_us"]) == (1, "base-1", 0)
     assert (described["task_id"], described["base"], described["kept_at_us"]) == (3, "base-1", 5)
     store.close()
+
+
+def test_a_file_that_is_no_database_is_told_in_one_sentence(tmp_path):
+    (tmp_path / "calico.db").write_text("a letter, and no database " * 20)
+    with pytest.raises(StoreError, match="calico.db: file is not a database$"):
+        state_of(f"sqlite:///{tmp_path}/calico.db")
+    with pytest.raises(StoreError, match="calico.db: file is not a database$"):
+        open_store(f"sqlite:///{tmp_path}/calico.db")
