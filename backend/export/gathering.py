@@ -61,8 +61,13 @@ def config_labels(schema: LabelSchema) -> tuple[str, ...]:
     A config without names has the kinds of regions as labels.
     """
     if schema.name is not None:
-        return tuple(dict.fromkeys(label.value for label in schema.name.values))
+        return tuple(dict.fromkeys(_spaced(label.value) for label in schema.name.values))
     return () if schema.kind is None else tuple(dict.fromkeys(schema.kind.values.values()))
+
+
+def _spaced(label: str) -> str:
+    """A label with single spaces in it and none around it: readers strip names of classes."""
+    return " ".join(label.split())
 
 
 def ordered_labels(schema: LabelSchema, used: Collection[str]) -> tuple[str, ...]:
@@ -75,7 +80,7 @@ def ordered_labels(schema: LabelSchema, used: Collection[str]) -> tuple[str, ...
 def labels_of(region: Region, schema: LabelSchema) -> tuple[str, ...]:
     """Returns the labels under which a region is exported, () without any."""
     if schema.name is not None or schema.kind is None or region.kind is None:
-        return region.labels
+        return tuple(dict.fromkeys(map(_spaced, region.labels)))
     label = schema.kind.values.get(region.kind)
     return () if label is None else (label,)
 

@@ -76,6 +76,16 @@ def test_two_labels_are_two_annotations_and_no_label_is_counted(studio, tmp_path
     assert "n" not in {a["region"] for a in coco.anns.values()}
 
 
+@pytest.mark.parametrize("format_name", ["coco", "voc-png"])
+def test_a_label_with_spaces_around_it_is_one_category(tmp_path, monkeypatch, format_name):
+    studio = FakeStudio(config(" front  wheel ", "front wheel", "saddle"))
+    studio.files = {"/1/a.png": png(10)}
+    task = studio.add_task("/1/a.png")
+    studio.annotate(task, drawn("w", LEFT, " front  wheel ") + drawn("s", RIGHT, "saddle"))
+    summary = studio.exported(monkeypatch, format_name, tmp_path / "out")
+    assert summary["labels"] == {"front wheel": 1, "saddle": 1}
+
+
 def test_groups_and_linked_parts_are_kept(studio, tmp_path, monkeypatch):
     studio.exported(monkeypatch, "coco", tmp_path / "out")
     _, annotations = coco_of(tmp_path / "out")
