@@ -11,7 +11,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -99,8 +99,11 @@ def predict_all(
     )
     ends = ends_of(settings, backend_url)
     began = time.monotonic()
-    with closing(ends.client), closing(find_backend(ends, project, backend_url)) as backend:
+    with ExitStack() as stack:
+        stack.enter_context(closing(ends.client))
+        # Asked first: a wrong token or project is told also while no backend answers.
         held = ends.client.project(project)
+        backend = stack.enter_context(closing(find_backend(ends, project, backend_url)))
         version = backend.version(project, held.label_config)
         states = read_states(ends, backend, project, version, is_dry_run=dry_run)
         todo = [s for s in states if again or _is_due(s, version)]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
+from backend.cli import predict_all as command
+from backend.cli.connect import Ends
 from backend.cli.predict_all import Outcome, _Work
+from backend.errors import LabelStudioAuthError
 from backend.label_studio.backend_client import BackendAnswer
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.predictions import TaskState
 
 
@@ -47,3 +52,12 @@ def test_what_the_backend_has_stored_meanwhile_is_not_stored_twice(
     work.predict([read_before], lambda: False)
     assert studio.versions == ["old", "new"]
     assert (outcome.predicted, outcome.kept, outcome.failures) == (predicted, kept, {})
+
+
+def test_a_wrong_token_is_told_also_while_no_backend_answers(monkeypatch):
+    refused = httpx.MockTransport(lambda request: httpx.Response(401))
+    client = LabelStudioClient("http://studio", "0" * 40, transport=refused)
+    nowhere = "http://127.0.0.1:1"
+    monkeypatch.setattr(command, "ends_of", lambda settings, url: Ends(client, url, None))
+    with pytest.raises(LabelStudioAuthError, match="LABEL_STUDIO_API_KEY"):
+        command.predict_all(7, backend_url=nowhere)
