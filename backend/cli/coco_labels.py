@@ -50,6 +50,10 @@ class CocoLabels:
         schema: the project's labeling config.
         unknown: labels of the file, on these photographs, that the config lacks.
         problems: masks that cannot be used, and why; grows while labels are rendered.
+        photographs: how many of the folder the file names.
+        masks: annotations of these photographs that are read.
+        crowds: annotations of these photographs that outline a crowd (iscrowd), and are not read.
+        without_image: annotations whose image_id is not in the file, and are not read.
 
     Raises:
         InvalidRecordError: the file is missing or broken.
@@ -66,10 +70,9 @@ class CocoLabels:
                 f"none of them, for example {self._example()!r}"
             )
         self._annotations: dict[int, list[int]] = defaultdict(list)
-        wanted = {image_id for ids in self._images_of.values() for image_id in ids}
-        for annotation in self._file.annotations.values():
-            if annotation.image_id in wanted and not annotation.iscrowd:
-                self._annotations[annotation.image_id].append(annotation.id)
+        self.photographs = len(self._images_of)
+        self.masks = self.crowds = self.without_image = 0
+        self._sort_annotations()
         self._names, self.unknown = self._translate()
 
     def has(self, name: str) -> bool:
@@ -93,6 +96,18 @@ class CocoLabels:
         sizes = [(0, 0) if one is None else one.facts.size_hw for one in group]
         prediction = GroupPrediction(tuple(parts), VERSION)
         return render_prediction(prediction, self.schema, sizes_hw=sizes)
+
+    def _sort_annotations(self) -> None:
+        """Keeps the annotations of the photographs by image, and counts what is not read."""
+        wanted = {image_id for ids in self._images_of.values() for image_id in ids}
+        for annotation in self._file.annotations.values():
+            if annotation.image_id not in self._file.images:
+                self.without_image += 1
+            elif annotation.image_id in wanted and annotation.iscrowd:
+                self.crowds += 1
+            elif annotation.image_id in wanted:
+                self.masks += 1
+                self._annotations[annotation.image_id].append(annotation.id)
 
     def _match(self, names: Sequence[str]) -> dict[str, Sequence[int]]:
         """Image ids by photograph: by path, or by a file name that is there once."""

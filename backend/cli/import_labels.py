@@ -10,6 +10,7 @@ from backend.cli.coco_labels import VERSION, CocoLabels
 from backend.cli.import_plan import LabelsAs, LabelsFile
 from backend.cli.photo_survey import Photograph
 from backend.cli.progress import progress_bar
+from backend.cli.tables import tell_list
 from backend.errors import SettingsError
 from backend.label_schema import LabelSchema
 from backend.label_studio.client import LabelStudioClient
@@ -20,7 +21,6 @@ from backend.label_studio.photo_tasks import (
     prediction_versions,
 )
 
-_LISTED = 20
 _TOP_SCORE = 1.0
 
 
@@ -78,27 +78,33 @@ def send_labels(
                 )
             labeled += 1
             regions += len(rendered.region_ids)
+    counts = {"groups": labeled, "regions": regions, "already_labeled": kept}
+    return counts | told_labels(read, become)
+
+
+def told_labels(read: CocoLabels, become: LabelsAs) -> dict[str, object]:
+    """Tells people what the file holds and what of it is not read.
+
+    Returns:
+        The same, for the report.
+    """
+    typer.echo(
+        f"labels: {read.masks} masks for {read.photographs} of the photographs as {become.value}; "
+        f"not read: {read.crowds} of crowds (iscrowd), "
+        f"{read.without_image} whose image_id is not in the file",
+        err=True,
+    )
     problems = list(dict.fromkeys(read.problems))
     tell_list("masks cannot be used", problems)
     return {
         "as": become.value,
-        "groups": labeled,
-        "regions": regions,
-        "already_labeled": kept,
+        "photographs": read.photographs,
+        "masks": read.masks,
+        "crowds": read.crowds,
+        "without_image": read.without_image,
         "problems": len(problems),
         "unknown_labels": list(read.unknown),
     }
-
-
-def tell_list(what: str, lines: Sequence[str]) -> None:
-    """Says a list to people, cut where it gets long; nothing if it is empty."""
-    if not lines:
-        return
-    typer.echo(f"{what}: {len(lines)}", err=True)
-    for line in lines[:_LISTED]:
-        typer.echo(f"  {line}", err=True)
-    if len(lines) > _LISTED:
-        typer.echo(f"  and {len(lines) - _LISTED} more", err=True)
 
 
 def _is_labeled(client: LabelStudioClient, task: PhotoTask, become: LabelsAs) -> bool:

@@ -16,13 +16,14 @@ import typer
 
 from backend.cli.coco_labels import CocoLabels
 from backend.cli.contact_sheet import write_sheets
-from backend.cli.import_labels import read_labels, send_labels, tell_list
-from backend.cli.import_plan import Plan, Wishes
+from backend.cli.import_labels import read_labels, send_labels, told_labels
+from backend.cli.import_plan import LabelsAs, Plan, Wishes
 from backend.cli.photo_cache import PhotoCache
 from backend.cli.photo_folder import Listing, natural_order
 from backend.cli.photo_groups import Group, arrange, set_duplicates_aside
 from backend.cli.photo_survey import Photograph, Survey, survey
 from backend.cli.progress import progress_bar
+from backend.cli.tables import tell_list
 from backend.errors import SettingsError
 from backend.label_schema import LabelSchema
 from backend.label_studio.client import LabelStudioClient
@@ -146,13 +147,13 @@ def _finish(
     report.project = target.project_id
     report.files = "copied" if target.root is None else "served"
     report.url = f"{target.client.url}/projects/{target.project_id}"
-    if wishes.dry_run:
-        return
-    _send(groups, folder, target, report)
-    if labels is not None and wishes.labels is not None:
-        report.labels = send_labels(
-            labels, wishes.labels.become, photographs, target.client, target.project_id
-        )
+    become = LabelsAs.ANNOTATIONS if wishes.labels is None else wishes.labels.become
+    if not wishes.dry_run:
+        _send(groups, folder, target, report)
+    if labels is not None and wishes.dry_run:
+        report.labels = told_labels(labels, become)
+    elif labels is not None:
+        report.labels = send_labels(labels, become, photographs, target.client, target.project_id)
 
 
 def _fitted(plan: Plan, target: Target) -> Plan:

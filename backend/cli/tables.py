@@ -8,15 +8,17 @@ identifier is never broken over two lines.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 _INDENT, _GAP = "  ", 2
 _ANY_WIDTH = 10_000
+_LISTED = 20
 
 
 def print_fitted(*shown: RenderableType, to_stderr: bool = False) -> None:
@@ -29,6 +31,17 @@ def print_fitted(*shown: RenderableType, to_stderr: bool = False) -> None:
     console = Console(stderr=to_stderr, markup=False, highlight=False, emoji=False)
     for part in fitted(console, *shown):
         console.print(part, soft_wrap=True)
+
+
+def tell_list(what: str, lines: Sequence[str]) -> None:
+    """Says a list to people, cut where it gets long; nothing if it is empty."""
+    if not lines:
+        return
+    typer.echo(f"{what}: {len(lines)}", err=True)
+    for line in lines[:_LISTED]:
+        typer.echo(f"  {line}", err=True)
+    if len(lines) > _LISTED:
+        typer.echo(f"  and {len(lines) - _LISTED} more", err=True)
 
 
 def fitted(console: Console, *shown: RenderableType) -> Iterator[RenderableType]:

@@ -198,6 +198,10 @@ def test_masks_come_along_as_annotations_once(run, photos, tmp_path):
         "groups": 1,
         "regions": 3,
         "already_labeled": 0,
+        "photographs": 2,
+        "masks": 3,
+        "crowds": 0,
+        "without_image": 0,
         "problems": 0,
         "unknown_labels": [],
     }
@@ -258,6 +262,29 @@ def test_a_category_without_a_name_is_told_and_the_rest_comes_along(run, photos,
     said = run(studio, photos, "--project", 7, "--labels", labels)
     assert (said["labels"]["problems"], said["labels"]["regions"]) == (1, 2)
     assert said["labels"]["unknown_labels"] == []
+
+
+def test_what_other_tools_write_is_read_and_what_is_not_read_is_counted(run, photos, tmp_path):
+    labels = coco(tmp_path, leg="chair", seat="chair")
+    document = json.loads(labels.read_text())
+    document["categories"][0]["supercategory"] = None
+    square = document["annotations"][0]
+    document["annotations"] += [
+        square | {"id": 11, "iscrowd": 1},
+        square | {"id": 12, "image_id": 77},
+        {"id": 13, "image_id": 1, "category_id": 1},
+        square | {"id": 14, "segmentation": None},
+    ]
+    labels.write_text(json.dumps(document))
+    studio = PhotoStudio(CLOSED, root=photos.parent)
+    asked = (photos, "--project", 7, "--labels", labels)
+    said = run(studio, *asked, "--dry-run")["labels"]
+    assert studio.tasks == studio.annotations == []
+    counts = {"photographs": 2, "masks": 5, "crowds": 1, "without_image": 1}
+    assert {name: said[name] for name in counts} == counts
+    said = run(studio, *asked)["labels"]
+    assert {name: said[name] for name in counts} == counts
+    assert (said["regions"], said["problems"]) == (3, 2)
 
 
 def test_masks_of_another_size_are_told(run, photos, tmp_path):

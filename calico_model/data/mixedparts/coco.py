@@ -27,22 +27,31 @@ class PartAnnotation(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         obj_ann_id: PACO: the object a part belongs to; an object names itself.
         part_category_id: ADE20K-Part-234: labels of the object's parts in the label map.
+        segmentation: undecoded; null where the file has none, which `CocoFile.mask` refuses.
     """
 
     id: int
     image_id: int
     category_id: int
-    segmentation: msgspec.Raw
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
     area: float | None = None
     iscrowd: int = 0
     obj_ann_id: int | None = None
     part_category_id: tuple[int, ...] = ()
 
 
+class _WrittenCategory(msgspec.Struct, frozen=True):
+    """A category as tools write it: some write null where there is no supercategory."""
+
+    id: int
+    name: str
+    supercategory: str | None = None
+
+
 class _Content(msgspec.Struct, frozen=True):
     images: list[CocoImage]
     annotations: list[PartAnnotation]
-    categories: list[CocoCategory]
+    categories: list[_WrittenCategory]
 
 
 class Problems:
@@ -83,7 +92,8 @@ class CocoFile:
         self.name = path.name
         content = decode_file(path, _Content)
         self.images = _by_id(f"{self.name}: images", content.images)
-        self.categories = _by_id(f"{self.name}: categories", content.categories)
+        categories = [CocoCategory(c.id, c.name, c.supercategory or "") for c in content.categories]
+        self.categories = _by_id(f"{self.name}: categories", categories)
         self.annotations = _by_id(f"{self.name}: annotations", content.annotations)
 
     def sound_annotations(self, problems: Problems) -> list[PartAnnotation]:
