@@ -44,6 +44,7 @@ from backend.cli.label_studio_process import (
     start_label_studio,
 )
 from backend.cli.progress import progress_bar
+from backend.cli.tables import tell_list
 from backend.errors import BackendError, SettingsError
 from backend.label_studio.client import LabelStudioClient
 from calico_model.errors import CalicoError
@@ -86,8 +87,10 @@ class Demo:
         self.groups = groups
         self._weights = weights
         self._photos = None if photos is None else photos.absolute()
-        self._photo_groups = [] if photos is None else photo_groups(photos, groups)
+        self._photo_groups: list[list[Path]] = []
         if photos is not None:
+            self._photo_groups, skipped = photo_groups(photos, groups)
+            tell_list("files are skipped", [f"{one.name}: {one.reason}" for one in skipped])
             self.groups = len(self._photo_groups)
         self._label_studio = Daemon("label-studio", self.folder)
         self._backend = Daemon("backend", self.folder)

@@ -47,14 +47,18 @@ class Listing:
     skipped: tuple[Skipped, ...]
 
 
-def list_photographs(folder: Path) -> Listing:
+def list_photographs(folder: Path, option: str = "FOLDER") -> Listing:
     """Lists the photographs of a folder and its subfolders, hidden files left out.
+
+    Args:
+        folder: to look in.
+        option: how messages call the folder.
 
     Raises:
         SettingsError: there is none, or the path of the folder is not UTF-8.
     """
     if _printable(str(folder.resolve())) != str(folder.resolve()):
-        raise SettingsError(f"FOLDER: expected a path in UTF-8, got {_printable(str(folder))}")
+        raise SettingsError(f"{option}: expected a path in UTF-8, got {_printable(str(folder))}")
     names, skipped = [], []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
@@ -75,7 +79,7 @@ def list_photographs(folder: Path) -> Listing:
     if not names:
         beside = f", only {len(skipped)} in other formats" if skipped else ""
         raise SettingsError(
-            f"FOLDER: expected photographs ({', '.join(sorted(READABLE))}) in {folder}, "
+            f"{option}: expected photographs ({', '.join(sorted(READABLE))}) in {folder}, "
             f"found none{beside}"
         )
     skipped.sort(key=lambda one: natural_order(one.name))
