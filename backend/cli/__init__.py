@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -19,6 +18,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from backend.cli.commands import BRANCHES, COMMANDS, PANELS
+from backend.cli.help_text import WholeHelp, flowing
 from backend.errors import BackendError, SettingsError
 from calico_model.errors import CalicoError
 
@@ -26,7 +26,6 @@ RESEARCH = "research"
 PACKAGE = "calico-labeling"
 _INTERRUPTED = 130  # what shells expect after Ctrl-C
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT)  # writing to an open file names no file
-_LINE_STARTS = ("- ", "calico ")
 _ROOT_HELP = """Outline and name the parts that groups of images share, inside Label Studio.
 
 Each command explains itself: `calico COMMAND --help`."""
@@ -70,7 +69,9 @@ def command_tree(arguments: Sequence[str]) -> typer.Typer:
         # Without escape, typer takes the extra in calico-labeling[servers] for a style.
         help_text = escape(flowing(function.__doc__ or "")) if is_wanted else command.summary
         panel = command.panel if parent is root else None
-        parent.command(command.path[-1], help=help_text, rich_help_panel=panel)(function)
+        parent.command(command.path[-1], cls=WholeHelp, help=help_text, rich_help_panel=panel)(
+            function
+        )
     for name, branch in branches.items():
         root.add_typer(branch, name=name, rich_help_panel=BRANCHES[name][0])
     return root
@@ -112,27 +113,6 @@ def installed_version() -> str:
         return metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def flowing(docstring: str) -> str:
-    """Joins the lines of every paragraph, so that a terminal of any width can break them.
-
-    Items of lists and command lines keep lines of their own.
-    """
-    paragraphs = inspect.cleandoc(docstring).split("\n\n")
-    return "\n\n".join("\n".join(_joined(part.split("\n"))) for part in paragraphs)
-
-
-def _joined(lines: Sequence[str]) -> list[str]:
-    joined: list[str] = []
-    for line in lines:
-        begins = line.startswith(_LINE_STARTS)
-        follows_command = bool(joined) and joined[-1].startswith("calico ")
-        if joined and not begins and not (follows_command and not line.startswith("--")):
-            joined[-1] += f" {line.strip()}"
-        else:
-            joined.append(line)
-    return joined
 
 
 def load(target: str) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from backend import cli
 from backend.cli import PACKAGE, command_tree, flowing, load, main
-from backend.cli.commands import BRANCHES, COMMANDS, PANELS, START, WORK, Command
+from backend.cli.commands import BRANCHES, COMMANDS, PANELS, Command
 from calico_model.errors import CheckpointError
 from tests.unit.test_documented_commands import options_of, path_of
 
@@ -49,18 +49,19 @@ def test_help_flows_and_has_an_example(command: Command) -> None:
         assert set(paragraph.split("\n")) <= lines
 
 
-@pytest.mark.parametrize(
-    "command",
-    [command for command in COMMANDS if command.panel in (START, WORK)],
-    ids=lambda command: " ".join(command.path),
-)
-def test_options_are_whole_at_eighty_columns(command: Command) -> None:
-    """Those of the commands that annotators' leads use; `train` has longer ones."""
-    shown = CliRunner(env={"COLUMNS": "80"}).invoke(
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.path))
+def test_nothing_is_cut_in_a_narrow_terminal(command: Command, width: int) -> None:
+    shown = CliRunner(env={"COLUMNS": str(width)}).invoke(
         command_tree(command.path), [*command.path, "--help"]
     )
-    words = set(re.findall(r"(?<!\S)--[a-z-]+", shown.output))
+    words = set(re.findall(r"(?<!\S)--[a-z-]+", shown.output)) | {"--parent"}  # which is hidden
     assert {name for name in options_of(command.path) if name.startswith("--")} <= words
+    assert re.findall(r"[^\s,]…", shown.output) == []
+    too_wide = [line for line in shown.output.splitlines() if len(line) > width]
+    assert all(len(line.split()) == 1 for line in too_wide)  # one long word is copied as it is
+    text = " ".join(flowing(load(command.target).__doc__ or "").split())
+    assert text in " ".join(shown.output.split())
 
 
 def test_flowing_text_keeps_lists_and_command_lines() -> None:
