@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stop test test-research lint format lock clean
+.PHONY: help install demo stop test test-research test-servers lint format lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +26,10 @@ test: lint  ## what must hold of the product: style, types and its tests
 
 test-research: install  ## the tests of the measurements in research/
 	$(BIN)/python -m pytest -m 'research and not gpu and not slow' tests/research
+
+test-servers: install  ## several servers on PostgreSQL and S3 (minutes; needs PostgreSQL)
+	@$(PYTHON) tools/install.py --buckets
+	PYTHONPATH=$(CURDIR)/.venv/buckets $(BIN)/python -m pytest -m slow tests/servers
 
 lint: install
 	$(BIN)/ruff check

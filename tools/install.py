@@ -30,6 +30,7 @@ VENV = ROOT / ".venv"
 CONSTRAINTS = ROOT / "constraints.txt"
 ULTRALYTICS_REQUIREMENT = ROOT / "tools" / "requirements-ultralytics.txt"
 LABEL_STUDIO_CONSTRAINTS = ROOT / "tools" / "constraints-label-studio.txt"
+BUCKET_CONSTRAINTS = ROOT / "tools" / "constraints-buckets.txt"
 COMPLETE = ".complete"
 CHROMIUM_PACKAGES = ("chromium", "fonts-dejavu-core")
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -40,6 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--chromium", action="store_true", help="also see to a browser for tests")
     parser.add_argument("--readers", action="store_true", help="also ultralytics, for tests")
+    parser.add_argument("--buckets", action="store_true", help="also s3fs and moto, for tests")
     parser.add_argument("--lock", action="store_true", help="renew constraints.txt and stop")
     arguments = parser.parse_args()
     try:
@@ -52,6 +54,8 @@ def main() -> int:
             install_chromium()
         if arguments.readers:
             install_ultralytics(cache_folder())
+        if arguments.buckets:
+            install_buckets(cache_folder())
     except InstallError as error:
         say(f"error: {error}")
         return 1
@@ -191,10 +195,28 @@ def install_ultralytics(cache: Path) -> None:
     folder = cache / f"ultralytics-{lock_hash(ULTRALYTICS_REQUIREMENT.read_text())}"
     with locked(folder), building(folder, "ultralytics (for tests)") as missing:
         if missing:
-            options = ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
-            command = [sys.executable, "-m", "pip", "install", "-q", *options]
-            run([*command, "--target", str(folder), "-r", str(ULTRALYTICS_REQUIREMENT)])
-    link = VENV / "ultralytics"
+            fill_folder(folder, ULTRALYTICS_REQUIREMENT, "--require-hashes")
+    link_folder(folder, "ultralytics")
+
+
+def install_buckets(cache: Path) -> None:
+    """Offers s3fs and moto as `.venv/buckets`: a folder for PYTHONPATH."""
+    folder = cache / f"buckets-{lock_hash(BUCKET_CONSTRAINTS.read_text())}"
+    with locked(folder), building(folder, "s3fs and moto (for tests)") as missing:
+        if missing:
+            fill_folder(folder, BUCKET_CONSTRAINTS)
+    link_folder(folder, "buckets")
+
+
+def fill_folder(folder: Path, requirements: Path, *options: str) -> None:
+    """Installs exactly what a file lists into a folder, without what those ask for."""
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:"]
+    run([*command, *options, "--target", str(folder), "-r", str(requirements)])
+
+
+def link_folder(folder: Path, name: str) -> None:
+    """Offers a folder beside the commands of `.venv`."""
+    link = VENV / name
     link.unlink(missing_ok=True)
     link.symlink_to(folder)
 

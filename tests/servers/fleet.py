@@ -24,10 +24,13 @@ SERVER = "tests.servers.server_process"
 
 
 class Fleet:
-    """Servers by number, what they predicted, and what Label Studio has stored."""
+    """Servers by number, what they predicted, and what Label Studio has stored.
 
-    def __init__(self, folder, database_url, tasks):
-        self.folder, self.database_url = folder, database_url
+    `apart` gives every server a data folder of its own, as machines have.
+    """
+
+    def __init__(self, folder, database_url, tasks, *, apart=False):
+        self.folder, self.database_url, self.apart = folder, database_url, apart
         self.notes = folder / "notes"
         self.notes.touch()
         self.studio = StudioDouble()
@@ -41,7 +44,8 @@ class Fleet:
     def start(self, stack, studio_url, **environment):
         """Starts one more server; returns its number."""
         port = free_port()
-        words = (port, self.folder / "data", self.database_url, studio_url, self.notes)
+        data = f"data-{len(self.urls)}" if self.apart else "data"
+        words = (port, self.folder / data, self.database_url, studio_url, self.notes)
         self.processes.append(stack.enter_context(running(SERVER, *words, **environment)))
         self.urls.append(f"http://127.0.0.1:{port}")
         return len(self.urls) - 1
@@ -94,9 +98,11 @@ class Fleet:
 
 
 @contextmanager
-def fleet_of(folder: Path, database_url: str, *, servers: int, tasks: int, **environment):
+def fleet_of(
+    folder: Path, database_url: str, *, servers: int, tasks: int, apart: bool = False, **environment
+):
     """Yields a fleet whose servers are ready; everything is stopped afterwards."""
-    fleet = Fleet(folder, database_url, tasks)
+    fleet = Fleet(folder, database_url, tasks, apart=apart)
     with ExitStack() as stack:
         stack.callback(fleet.store.close)
         fleet.studio_url = stack.enter_context(served(fleet.studio.app()))

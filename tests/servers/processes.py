@@ -32,7 +32,8 @@ def running(module, *arguments, host=None, **environment):
         named = ["sh", "-c", 'hostname "$0" && exec "$@"', host, *command]
         command = [*IN_CONTAINER, *named]
     own = {k: v for k, v in os.environ.items() if not k.startswith(("CALICO_", "LABEL_"))}
-    own |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    places = [str(ROOT), *filter(None, [own.get("PYTHONPATH")])]
+    own |= {"PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command,
         cwd=ROOT,

@@ -54,11 +54,20 @@ def test_every_requirement_is_pinned(installer: ModuleType) -> None:
     assert wanted <= pins
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", "tools/constraints-label-studio.txt"])
+@pytest.mark.parametrize(
+    "name",
+    ["constraints.txt", "tools/constraints-label-studio.txt", "tools/constraints-buckets.txt"],
+)
 def test_pins_are_plain_public_versions(name: str) -> None:
     lines = [line for line in (ROOT / name).read_text().splitlines() if line[:1] != "#"]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
     assert not any(line.startswith("torchvision") for line in lines)
+
+
+def test_the_client_of_buckets_goes_with_the_fsspec_of_the_product() -> None:
+    version = re.search(r"^fsspec==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert version is not None
+    assert f"s3fs=={version[1]}\n" in (ROOT / "tools" / "constraints-buckets.txt").read_text()
 
 
 def test_label_studio_is_the_tested_version() -> None:

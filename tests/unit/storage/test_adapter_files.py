@@ -262,6 +262,7 @@ from backend.storage.adapter_files import AdapterFiles
 from backend.storage.adapter_shelf import open_shelf
 url, here, there, uri, digest = sys.argv[1:]
 shelf = open_shelf(url)
+AdapterFiles(Path(here), shelf).share(uri)  # a client of buckets takes seconds to import
 print("begun", flush=True)
 while True:
     AdapterFiles(Path(here), shelf).share(uri)
