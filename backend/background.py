@@ -20,8 +20,7 @@ from backend.serving.metrics import Metrics, package_version
 from backend.serving.model_host import ModelHost
 from backend.serving.owed_answers import OwedAnswerWorker
 from backend.serving.refresh_progress import RefreshProgress
-from backend.serving.refresh_window import RefreshWindow
-from backend.serving.refreshing import Refresher, TaskDescriptors
+from backend.serving.refreshing import Refresher, RefreshWindow, TaskDescriptors
 from backend.serving.service import PredictionService
 from backend.serving.studio import StudioTasks, prediction_sender
 from backend.settings import Settings

@@ -1,7 +1,11 @@
-"""The two configurations in use: calico-tiny, trained and shipped here, and the paper's 7B."""
+"""The two models in use, as configurations: calico-tiny, trained and shipped here; the paper's 7B.
+
+calico-tiny has a vocabulary of its own, which is here too.
+"""
 
 from __future__ import annotations
 
+from calico_model import prompts
 from calico_model.config import (
     CalicoConfig,
     EncoderConfig,
@@ -11,6 +15,8 @@ from calico_model.config import (
     QFormerConfig,
     TrunkConfig,
 )
+from calico_model.data.catalogue import HELD_OUT_PARTS, PART_NAMES, TRAINED_CATEGORIES
+from calico_model.tokenizer import Tokenizer, build_small_tokenizer
 
 
 def tiny(vocab_size: int, *, name: str = "calico-tiny") -> CalicoConfig:
@@ -38,6 +44,16 @@ def tiny(vocab_size: int, *, name: str = "calico-tiny") -> CalicoConfig:
         asks_in_pairs=True,
         photo_trunk=PhotoTrunkConfig(),
     )
+
+
+def small_tokenizer() -> Tokenizer:
+    """Builds calico-tiny's tokenizer: wordings and trained names are whole words.
+
+    Held-out names are spelled, like any name of a project that training never met.
+    """
+    parts = [name for name in PART_NAMES if name not in HELD_OUT_PARTS]
+    names = {word for name in (*TRAINED_CATEGORIES, *parts) for word in name.split()}
+    return build_small_tokenizer([*prompts.known_words(), *sorted(names)])
 
 
 def full(*, name: str = "calico-7b") -> CalicoConfig:

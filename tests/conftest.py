@@ -21,8 +21,8 @@ from calico_model.config import (
 )
 from calico_model.modeling.model import Calico
 from calico_model.modeling.photo_trunk import PhotoTrunk, load_photo_trunk, weights_file
+from calico_model.presets import small_tokenizer
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.pretraining.lexicon import small_tokenizer
 
 # Tests hold on a machine that is busy with something else: no time is a reason to fail.
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -13,7 +13,7 @@ from backend.cli.progress import progress_bar
 from backend.cli.tables import print_fitted
 from backend.settings import load_settings
 from calico_model.errors import InvalidConfigError
-from calico_model.evaluation.source_trial import SourceTrial, try_sources
+from calico_model.evaluation.source_trial import OwnSource, SourceTrial, try_sources
 from calico_model.evaluation.stand_in_sources import Fault, StandInSource, read_truth
 from calico_model.sources.registry import open_source, read_choices
 from calico_model.sources.source import OWN_SOURCE, Source
@@ -94,7 +94,6 @@ def open_named(name: str, weights: Path | None, device: str) -> Source:
     # torch takes seconds to import: stand-ins alone must not wait for it.
     from calico_model.assistant import Assistant
     from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
-    from calico_model.sources.own import OwnSource
 
     predictor = load_predictor(weights or DEFAULT_WEIGHTS, device=device)
     return OwnSource(Assistant(predictor))

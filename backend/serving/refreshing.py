@@ -4,6 +4,10 @@ A thread asks Label Studio for the tasks nobody has begun, has each predicted be
 else, and pushes the prediction with its score and the task's place among those that look alike. It
 keeps no list of its own: Label Studio leaves out tasks that have a prediction of the version, so a
 restart goes on where the last process stopped. A newer version ends the pass at once.
+
+A pass over a project of half a million tasks takes days of a GPU, and the next version makes it
+worthless. So a limit may be set: the tasks the model is least sure of come first, because they are
+annotated next; all others wait for hours in which nobody works.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 from sqlalchemy import Connection, delete, select
@@ -21,7 +26,6 @@ from backend.clock import now_us
 from backend.errors import BackendError, LabelStudioError
 from backend.label_schema import LabelSchema
 from backend.serving.refresh_progress import RefreshProgress, RefreshStatus
-from backend.serving.refresh_window import RefreshWindow
 from backend.serving.service import PredictionService
 from backend.serving.studio import StudioTasks, TaskPlace
 from backend.storage.store import Store
@@ -35,6 +39,7 @@ _log = logging.getLogger(__name__)
 _MOST_CLUSTERS, _MOST_NEIGHBOURS = 16, 5
 _MOST_DESCRIPTORS = 50_000  # of one project; neighbours of more are not worth the memory
 _POLL_S = 0.25
+_USUAL_AT_ONCE = 200
 _OTHERS_KEPT_US = 86_400_000_000
 _WRITE_TIMEOUT_S = 30.0
 
@@ -221,6 +226,50 @@ class Refresher:
             except Exception:  # the next round may do better; without this thread none would
                 _log.exception("refreshing failed", extra={"event": "refresh_failed"})
             self._is_closed.wait(self._every_s)
+
+
+class RefreshWindow:
+    """Decides how many tasks of a project may be predicted again now. Used by one thread.
+
+    Args:
+        at_once: tasks per project and version at any hour; None allows all.
+        hours: first hour, and the hour after the last one, of the day in UTC, in which all others
+            may follow; (20, 6) passes midnight. None is no hour at all.
+        now: returns the present time in UTC.
+    """
+
+    def __init__(
+        self,
+        at_once: int | None = None,
+        hours: tuple[int, int] | None = None,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        if at_once is None and hours is not None:
+            at_once = _USUAL_AT_ONCE
+        self._at_once, self._hours, self._now = at_once, hours, now
+        self._done: dict[int, tuple[str, int]] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every task may be predicted now."""
+        if self._at_once is None:
+            return True
+        if self._hours is None:
+            return False
+        first, end = self._hours
+        hour = self._now().hour
+        return first <= hour < end if first <= end else hour >= first or hour < end
+
+    def left(self, project_id: int, version: str) -> int:
+        """Returns how many tasks of a project may still be predicted outside of the hours."""
+        known, done = self._done.get(project_id, ("", 0))
+        return max(0, (self._at_once or 0) - (done if known == version else 0))
+
+    def count(self, project_id: int, version: str) -> None:
+        """Counts one task that was predicted outside of the hours."""
+        known, done = self._done.get(project_id, ("", 0))
+        self._done[project_id] = (version, done + 1 if known == version else 1)
 
 
 class TaskDescriptors:

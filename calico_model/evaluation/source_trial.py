@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,9 +20,21 @@ from calico_model.evaluation.stand_in_sources import Fault, TrueRegion, true_reg
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.sources.consensus import SAME_REGION_IOU, SourceProposal, combine
 from calico_model.sources.judging import AcceptedRegion, judge_names, judge_prompt
-from calico_model.sources.source import Ability, Encoding, PromptSource, Source, TextSource
+from calico_model.sources.source import (
+    OWN_SOURCE,
+    Ability,
+    Encoding,
+    PromptSource,
+    Source,
+    SourceDescription,
+    SourceMask,
+    TextSource,
+)
 from calico_model.sources.trust import TrustCounts, TrustKey, TrustTable, add_counts
-from calico_model.types import BoolMask, LabeledGroup
+from calico_model.types import BoolMask, ImageGroup, LabeledGroup, RgbImage, image_key
+
+if TYPE_CHECKING:  # torch takes seconds to import, and stand-ins alone do not need it
+    from calico_model.assistant import Assistant
 
 TOGETHER = "together"
 LEAST_SCORE = 0.5  # of a region that is shown
@@ -288,3 +301,36 @@ def _middle(region: TrueRegion) -> Click:
 
 def _iou(mask: BoolMask, other: BoolMask) -> float:
     return float(iou_matrix([cut(mask)], [cut(other)])[0, 0])
+
+
+class OwnSource:
+    """CALICO's own decoder as one source among the others: clicks and boxes, on cached features.
+
+    Args:
+        assistant: the model of a version; keeps the features of the images itself.
+    """
+
+    def __init__(self, assistant: Assistant) -> None:
+        self._assistant = assistant
+
+    def describe(self) -> SourceDescription:
+        """Returns its name and abilities; the weights are named by their version."""
+        abilities = frozenset({Ability.CLICK, Ability.BOX})
+        licence = "see the model card of its weights"
+        return SourceDescription(
+            OWN_SOURCE, abilities, self._assistant.version, licence, self._assistant.parameters
+        )
+
+    def encode(self, image: RgbImage) -> Encoding:
+        """Names an image; its features are computed with the first prompt and kept by the model."""
+        group = ImageGroup((image,), (image_key(image),))
+        return Encoding(group.sizes_hw[0], group, image.nbytes)
+
+    def segment_prompt(self, encoding: Encoding, prompt: MaskPrompt) -> Sequence[SourceMask]:
+        """Returns one mask.
+
+        Raises:
+            InvalidMaskError: the earlier mask of the prompt has another size than the image.
+        """
+        refined = self._assistant.refine(encoding.state, 0, prompt)
+        return (SourceMask(refined.mask, min(max(refined.iou, 0.0), 1.0)),)

@@ -18,9 +18,9 @@ from calico_model.config import CalicoConfig
 from calico_model.data.collate import Turn, collate_prompts
 from calico_model.errors import InvalidConfigError
 from calico_model.modeling.language import Conversations
+from calico_model.presets import small_tokenizer
 from calico_model.prompts import Phrase
 from calico_model.tokenizer import Tokenizer
-from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.types import RegionKind
 
 _COMMON_PARTS = ("seat", "back", "leg")

@@ -21,7 +21,7 @@ from calico_model.config import LoraConfig
 from calico_model.data.synthetic import SceneSplit, write_groups
 from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.model import Calico
-from calico_model.training.pretraining.lexicon import small_tokenizer
+from calico_model.presets import small_tokenizer
 from tests.conftest import micro_config
 
 STEPS = 6

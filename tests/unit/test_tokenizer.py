@@ -11,8 +11,8 @@ from tokenizers.models import WordLevel
 from calico_model import prompts
 from calico_model.data.catalogue import HELD_OUT_CATEGORIES, HELD_OUT_PARTS, PART_NAMES
 from calico_model.errors import CheckpointError
+from calico_model.presets import small_tokenizer
 from calico_model.tokenizer import RESERVED_LABELS, Tokenizer
-from calico_model.training.pretraining.lexicon import small_tokenizer
 
 SMALL = small_tokenizer()
 

@@ -11,8 +11,7 @@ from calico_model.config import CalicoConfig
 from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng, labeled_group
 from calico_model.evaluation.protocol import evaluate
 from calico_model.predictor import DEFAULT_WEIGHTS, Predictor, load_predictor
-from calico_model.presets import tiny
-from calico_model.training.pretraining.lexicon import small_tokenizer
+from calico_model.presets import small_tokenizer, tiny
 from calico_model.types import ImageGroup
 
 MEBIBYTE = 2**20

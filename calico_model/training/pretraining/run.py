@@ -22,7 +22,7 @@ from calico_model.config import CalicoConfig, LoraConfig
 from calico_model.data.pool import ScenePool
 from calico_model.loading.checkpoints import WEIGHTS, load_base_state, read_tensors, save_model
 from calico_model.modeling.model import Calico
-from calico_model.presets import tiny
+from calico_model.presets import small_tokenizer, tiny
 from calico_model.staging import replace_text
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.engine import (
@@ -32,7 +32,6 @@ from calico_model.training.engine import (
     ignore_progress,
 )
 from calico_model.training.pretraining.batches import TrainingBatch, dictionary_batch, group_batch
-from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.training.pretraining.objective import LossWeights, PretrainingObjective
 from calico_model.training.pretraining.recipe import REFINE, PretrainingRecipe, Stage
 from calico_model.training.simulated_clicks import draw_clicks

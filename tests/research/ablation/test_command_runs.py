@@ -8,7 +8,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from backend.cli import command_tree
-from calico_model.training.pretraining.lexicon import small_tokenizer
+from calico_model.presets import small_tokenizer
 from tests.research.ablation.minute import save_minute
 
 

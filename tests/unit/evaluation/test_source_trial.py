@@ -8,11 +8,12 @@ from functools import cache
 import numpy as np
 import pytest
 
+from calico_model.assistant import Assistant
 from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError, InvalidImageError
 from calico_model.evaluation.matching import iou_matrix
-from calico_model.evaluation.source_trial import TOGETHER, SourceTrial, try_sources
+from calico_model.evaluation.source_trial import TOGETHER, OwnSource, SourceTrial, try_sources
 from calico_model.evaluation.stand_in_sources import (
     Fault,
     StandInSource,
@@ -22,6 +23,7 @@ from calico_model.evaluation.stand_in_sources import (
     true_regions,
 )
 from calico_model.inference.prompt import Click, MaskPrompt
+from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
 from calico_model.sources.source import (
     Ability,
     Encoding,
@@ -30,7 +32,7 @@ from calico_model.sources.source import (
     SourceMask,
     TextSource,
 )
-from calico_model.types import LabeledGroup, RgbImage
+from calico_model.types import ImageGroup, LabeledGroup, RgbImage
 
 
 @cache
@@ -170,3 +172,19 @@ def test_too_few_groups_are_refused() -> None:
     groups, truth = drawn()
     with pytest.raises(InvalidConfigError, match="more than 16 groups"):
         try_sources(groups, make_stand_ins(truth), truth.labels, corrected=16)
+
+
+def test_the_model_itself_answers_clicks_and_boxes_as_a_source() -> None:
+    assistant = Assistant(load_predictor(DEFAULT_WEIGHTS, threads=1))
+    source = OwnSource(assistant)
+    assert isinstance(source, PromptSource)
+    description = source.describe()
+    assert description.abilities == {Ability.CLICK, Ability.BOX}
+    assert description.parameters > 1_000_000
+    image = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
+    encoding = source.encode(image)
+    for prompt in (MaskPrompt((Click(40, 50),)), MaskPrompt((), (10, 10, 60, 80))):
+        (mask,) = source.segment_prompt(encoding, prompt)
+        alone = assistant.refine(ImageGroup((image,), ("x",)), 0, prompt)
+        assert np.array_equal(mask.mask, alone.mask)
+        assert mask.score == alone.iou

@@ -34,8 +34,8 @@ from backend.types import Prompt, Region, RegionOrigin, TextPrompt
 from calico_model import prompts
 from calico_model.interactive.naming.closed_set import ClosedSet
 from calico_model.interactive.naming.label_trie import build_trie
+from calico_model.presets import small_tokenizer
 from calico_model.training.online.dense_images import cell_codes
-from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.types import GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import identity, match
 from tests.doubles import ModelDouble, reference

@@ -20,8 +20,8 @@ from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_g
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
+from calico_model.presets import small_tokenizer
 from calico_model.training.online.update import UpdatePlan
-from calico_model.training.pretraining.lexicon import small_tokenizer
 from calico_model.types import ImageGroup, RegionKind, Supervision
 from tests.conftest import micro_config
 from tests.unit.learning.annotated import START, box, region

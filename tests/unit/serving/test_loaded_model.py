@@ -17,7 +17,7 @@ from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.modeling.adapter import AdapterScope, write_adapter
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor
-from calico_model.training.pretraining.lexicon import small_tokenizer
+from calico_model.presets import small_tokenizer
 from calico_model.types import GroupPrediction, ImageGroup, MaskEvidence, PartMask, RegionKind
 from tests.conftest import micro_config
 

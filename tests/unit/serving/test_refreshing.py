@@ -12,8 +12,7 @@ from backend.errors import LabelStudioError
 from backend.label_studio.label_config import parse_label_config
 from backend.serving.jobs import PredictionResult, Problem
 from backend.serving.refresh_progress import RefreshProgress, RefreshStatus
-from backend.serving.refresh_window import RefreshWindow
-from backend.serving.refreshing import Refresher, TaskDescriptors
+from backend.serving.refreshing import Refresher, RefreshWindow, TaskDescriptors
 from backend.serving.studio import PendingTasks
 from backend.storage.store import open_store
 from backend.storage.tables import refresh_progress

@@ -16,8 +16,7 @@ from torch import Tensor
 from calico_model.errors import CheckpointError, InvalidMaskError
 from calico_model.sources.hub_folder import HubFolder, look_into
 from calico_model.sources.registry import open_source, read_choices
-from calico_model.sources.roi_align import roi_align
-from calico_model.sources.sam3 import Sam3Source, open_sam3
+from calico_model.sources.sam3 import Sam3Source, open_sam3, roi_align
 from calico_model.sources.source import Ability, ExemplarSource, SourceMask, TextSource
 from tests.unit.sources.small_text_models import (
     clip_tokenizer,

@@ -14,7 +14,7 @@ from calico_model.config import LoraConfig
 from calico_model.data.synthetic import SceneSplit, write_groups
 from calico_model.loading.checkpoints import save_model
 from calico_model.modeling.model import Calico
-from calico_model.training.pretraining.lexicon import small_tokenizer
+from calico_model.presets import small_tokenizer
 from calico_model.training.supervised.recipe import FinetuneRecipe
 from calico_model.training.supervised.setup import FinetuneInputs
 from tests.conftest import micro_config
