@@ -17,6 +17,7 @@ from gunicorn.workers.base import Worker
 
 from backend.app import PAGES_AT_ONCE, close_app, create_server_app
 from backend.errors import NotReadyError, SettingsError
+from backend.served_model import NamedWeights
 from backend.serving.http_request import ReceiveLimits
 from backend.serving.http_worker import worker_with_limits
 from backend.serving.logs import LogFormat, TextFormatter, start_logging
@@ -78,7 +79,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         threading.Thread(target=announce, args=(model, url), daemon=True).start()
 
 
-def announce(model: ModelHost, url: str, patience_s: float | None = None) -> None:
+def announce(model: ModelHost[NamedWeights], url: str, patience_s: float | None = None) -> None:
     """Logs where the server is and what to do next, once the model is loaded.
 
     Args:

@@ -21,36 +21,30 @@ from backend.background import (
     start_trainer,
     waiting_tasks,
 )
-from backend.inference_priority import InferencePriority
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.names import StudioNames
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.overview import Overview
-from backend.learning.prototype_indexer import PrototypeIndexer
 from backend.learning.reconcile_loop import ReconcileWatch
 from backend.learning.repository import CorrectionRepository
 from backend.learning.supervisor import TrainerWatch
 from backend.learning.trainer_presence import present_trainers
+from backend.prediction_side import PredictionSide, build_local_side
 from backend.process_identity import owner_name
-from backend.served_model import AdaptableModel
-from backend.serving.adapter_registry import AdapterRegistry
+from backend.served_model import AdaptableModel, NamedWeights
 from backend.serving.batch_progress import BatchProgress
-from backend.serving.caches import MemoryLimits
 from backend.serving.duplicates import DuplicateWatch
 from backend.serving.failures import answer_failures
 from backend.serving.late_answers import LateAnswerSender
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
-from backend.serving.naming import ProjectNames
 from backend.serving.owed_answers import OwedAnswers, OwedAnswerWorker
 from backend.serving.prewarming import Prewarmer
 from backend.serving.refreshing import Refresher
-from backend.serving.rendering import Look, code_version, renderer, with_arrangement
 from backend.serving.request_checks import ConcurrencyLimit, Credentials, watch_requests
 from backend.serving.routes import build_routes
 from backend.serving.service import PredictionService
 from backend.serving.source_pool import SourcePool
-from backend.serving.source_trust import SourceTrustReader
 from backend.serving.studio import (
     connect_client,
     image_source,
@@ -58,11 +52,9 @@ from backend.serving.studio import (
     studio_names,
     upcoming_tasks,
 )
-from backend.serving.task_predictor import TaskPredictor
 from backend.settings import Settings
 from backend.storage.adapter_files import adapter_files
 from backend.storage.servers import ServerMembership
-from backend.storage.source_trust import SourceAnswerStore
 from backend.storage.store import Store, open_store
 from backend.storage.versions import Versions
 from backend.types import GroupSource, Task
@@ -71,9 +63,6 @@ from backend.ui.pages import Live, Refreshed, build_pages
 from backend.ui.pictures import GroupPictures
 from backend.ui.status_routes import SourceReport, build_status_routes
 from backend.ui.titles import ProjectTitles
-from calico_model.inference.arrangement import Arrangement
-from calico_model.sources.registry import SourceChoice, open_source, read_choices
-from calico_model.sources.source import Source
 
 PAGES_AT_ONCE = 8  # a browser asks for six pictures at once
 _RESERVED_THREADS = 8  # always free for /health, /setup and /webhook
@@ -88,18 +77,26 @@ class AppComponents:
     settings: Settings
     store: Store
     metrics: Metrics
-    host: ModelHost
+    side: PredictionSide
     service: PredictionService
     sender: LateAnswerSender | None
     refresher: Refresher | None
-    prototype_indexer: PrototypeIndexer
     prewarmer: Prewarmer
     names: StudioNames
     progress: BatchProgress
     duplicates: DuplicateWatch | None
-    sources: SourcePool
     membership: ServerMembership
     owed_worker: OwedAnswerWorker | None
+
+    @property
+    def host(self) -> ModelHost[NamedWeights]:
+        """What holds the model."""
+        return self.side.host
+
+    @property
+    def sources(self) -> SourcePool | None:
+        """The segmenters asked beside the model; None where replicas ask them."""
+        return self.side.sources
 
     def stop_waiting(self) -> None:
         """Answers every request that waits for the model, because the process is about to stop."""
@@ -116,12 +113,12 @@ class AppComponents:
         self.prewarmer.close()
         if self.duplicates is not None:
             self.duplicates.close()
-        self.prototype_indexer.close()
         if self.refresher is not None:
             self.refresher.close()
         if self.owed_worker is not None:
             self.owed_worker.close()
         self.service.close()
+        self.side.close()
         if self.sender is not None:
             self.sender.close()
         self.membership.close()
@@ -163,8 +160,7 @@ def create_app(
         components.names.announce,
     )
     app.register_blueprint(routes)
-    components.host.start()
-    components.sources.start()
+    components.side.start()
     return app
 
 
@@ -216,8 +212,7 @@ def create_server_app(
         components.owed_worker.start()
     if components.duplicates is not None:
         components.duplicates.start()
-    if settings.name_regions:
-        components.prototype_indexer.start()
+    components.side.start_learning_names()
     return app
 
 
@@ -251,125 +246,78 @@ def build_components(
         cached_prediction_bytes=settings.cached_prediction_bytes,
     )
     metrics = Metrics()
-    host = ModelHost(load or (lambda: _load_model(settings)))
     progress = BatchProgress()
-    duplicates = build_duplicate_watch(store, host, client)
     owed = OwedAnswers(store, owner_name())
     sender = None
     if client is not None:
         sender = LateAnswerSender(prediction_sender(client), metrics, on_end=owed.end)
     names = studio_names(settings)
-    source = images or image_source(settings, client, names)
-    prototype_indexer = PrototypeIndexer(
-        store,
-        source,
-        lambda: host.model,
-        leads=lambda base: membership.leads(f"prototypes {base}"),
-    )
-    registry = AdapterRegistry(
-        Versions(store, adapter_files(settings)),
-        metrics,
-        start_from=settings.start_from_project,
-        most_loaded=settings.loaded_adapters,
-    )
-    arrangement = Arrangement(overlaps=settings.settle_overlaps, gaps=settings.unknown_parts)
-    project_names = ProjectNames(prototype_indexer.prototypes, settings.name_least_chance)
-    look = Look(relations=settings.relations, groups_to_learn=settings.train_every)
-    sources = build_sources(settings, metrics)
-    task_predictor = TaskPredictor(
-        host,
-        source,
-        with_arrangement(renderer(look), arrangement),
-        store,
-        metrics,
-        code=code_version(arrangement, look),
-        registry=registry,
-        inference_priority=InferencePriority(settings.inference_priority_file),
-        names=project_names if settings.name_regions else None,
-        refines=settings.refine_clicks,
-        click_budget_s=settings.click_budget_s,
-        unasked_budget_s=settings.source_task_budget_s,
-        sources=sources,
-        trust=SourceTrustReader(SourceAnswerStore(store)),
-        limits=MemoryLimits(
-            settings.opened_task_bytes, settings.recent_prediction_bytes, settings.click_steps
-        ),
-    )
+    if settings.fleet_address is None:
+        source = images or image_source(settings, client, names)
+        side = build_local_side(
+            settings,
+            store,
+            metrics,
+            source,
+            leads=lambda base: membership.leads(f"prototypes {base}"),
+            load=load,
+        )
+    else:
+        side = _remote_side(settings, store, metrics)
+    host = side.host
+    duplicates = build_duplicate_watch(store, host, client)
     service = PredictionService(
         host,
-        task_predictor,
+        side.task_predictor,
         metrics,
         send_later=None if sender is None else sender.push,
         budget_s=settings.predict_budget_s,
         waiting_requests=settings.threads - _RESERVED_THREADS,
         capacity=settings.predict_queue,
         workers=settings.predict_workers,
-        registry=registry,
+        urgent_workers=side.urgent_workers,
+        registry=side.registry,
         progress=progress,
         on_given=(lambda _task, _version: None) if duplicates is None else duplicates.given,
         owed=None if client is None else owed,
     )
     prewarmer = Prewarmer(
-        task_predictor,
+        side.task_predictor,
         service,
         None if client is None else upcoming_tasks(client),
         max_bytes=settings.prefetch_bytes,
     )
     metrics.watch("calico_queue_depth", "Tasks that wait.", lambda: service.waiting)
-    membership = build_membership(store, host, service, metrics)
+    membership = build_membership(store, host, lambda: service.waiting, metrics)
     metrics.watch("calico_journal_depth", "Changes that wait.", lambda: store.waiting)
     return AppComponents(
         settings,
         store,
         metrics,
-        host,
+        side,
         service,
         sender,
         build_refresher(settings, store, host, service, client, leads=membership.role("refresh")),
-        prototype_indexer,
         prewarmer,
         names,
         progress,
         duplicates,
-        sources,
         membership,
         build_owed_worker(settings, store, host, service, client, membership),
     )
 
 
-def build_sources(settings: Settings, metrics: Metrics) -> SourcePool:
-    """Returns the segmenters asked beside the model, not loaded yet."""
+def _remote_side(settings: Settings, store: Store, metrics: Metrics) -> PredictionSide:
+    # Only a web server of a fleet has Ray.
+    from backend.fleet.connection import build_remote_side
 
-    def opener(choice: SourceChoice) -> Callable[[], Source]:
-        # Classes of transformers are imported when a source is opened, and only then.
-        return lambda: open_source(choice, settings.device)
-
-    pool = SourcePool(
-        [
-            (choice.name, opener(choice))
-            for choice in read_choices(settings.sources, settings.sources_dir)
-        ],
-        metrics,
-        budget_s=settings.source_budget_s,
-        cache_bytes=settings.source_cache_bytes,
-    )
-    metrics.watch(
-        "calico_source_cache_bytes",
-        "Memory of the encoded images that sources keep.",
-        lambda: pool.cached_bytes,
-    )
-    return pool
+    return build_remote_side(settings, store, metrics)
 
 
-def _load_model(settings: Settings) -> AdaptableModel:
-    # Importing torch takes seconds; this runs in the loading thread while /health already answers.
-    from backend.serving.loaded_model import load_base_model
-
-    return load_base_model(settings)
-
-
-def source_reports(sources: SourcePool) -> tuple[SourceReport, ...]:
+def source_reports(sources: SourcePool | None) -> tuple[SourceReport, ...]:
     """Returns how every source stands, for `/status`."""
+    if sources is None:
+        return ()
     return tuple(
         SourceReport(
             status.name,

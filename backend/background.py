@@ -15,6 +15,7 @@ from backend.learning.reconcile import Repair
 from backend.learning.reconcile_loop import ReconcileWatch
 from backend.learning.repository import CorrectionRepository
 from backend.learning.supervisor import TrainerWatch
+from backend.served_model import NamedWeights
 from backend.serving.duplicates import DuplicateWatch
 from backend.serving.metrics import Metrics, package_version
 from backend.serving.model_host import ModelHost
@@ -31,9 +32,16 @@ from backend.storage.versions import Versions
 
 
 def build_membership(
-    store: Store, host: ModelHost, service: PredictionService, metrics: Metrics
+    store: Store, host: ModelHost[NamedWeights], waiting: Callable[[], int], metrics: Metrics
 ) -> ServerMembership:
-    """Returns the thread that reports this server to the others, not started yet."""
+    """Returns the thread that reports this server to the others, not started yet.
+
+    Args:
+        store: the database.
+        host: holds the model.
+        waiting: returns the number of tasks that wait for the model.
+        metrics: show the servers of the database.
+    """
 
     def count() -> dict[tuple[str, ...], float]:
         try:
@@ -48,7 +56,7 @@ def build_membership(
         metrics.watch_group("calico_servers", "Servers on this database.", labels, count)
 
     def report() -> ServerReport:
-        return ServerReport(package_version(), host.version, host.state.value, service.waiting)
+        return ServerReport(package_version(), host.version, host.state.value, waiting())
 
     return ServerMembership(store, report)
 
@@ -62,7 +70,7 @@ def waiting_tasks(store: Store, own: int) -> int:
 def build_refresher(
     settings: Settings,
     store: Store,
-    host: ModelHost,
+    host: ModelHost[NamedWeights],
     service: PredictionService,
     client: LabelStudioClient | None,
     *,
@@ -90,7 +98,7 @@ def build_refresher(
 def build_owed_worker(
     settings: Settings,
     store: Store,
-    host: ModelHost,
+    host: ModelHost[NamedWeights],
     service: PredictionService,
     client: LabelStudioClient | None,
     membership: ServerMembership,
@@ -112,7 +120,7 @@ def build_owed_worker(
 
 
 def studio_tasks(
-    settings: Settings, store: Store, host: ModelHost, client: LabelStudioClient
+    settings: Settings, store: Store, host: ModelHost[NamedWeights], client: LabelStudioClient
 ) -> StudioTasks:
     """Returns Label Studio's tasks that wait for a prediction."""
     user, password = settings.basic_auth_user, settings.basic_auth_password
@@ -125,7 +133,7 @@ def studio_tasks(
 
 
 def build_duplicate_watch(
-    store: Store, host: ModelHost, client: LabelStudioClient | None
+    store: Store, host: ModelHost[NamedWeights], client: LabelStudioClient | None
 ) -> DuplicateWatch | None:
     """Returns the thread that deletes predictions stored twice, not started yet.
 

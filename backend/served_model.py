@@ -24,16 +24,20 @@ SHIPPED_WEIGHTS = Path(calico_model.__file__).parent / "weights" / "calico-tiny"
 """What serves and learns where no other weights are configured."""
 
 
-class ServedModel(Protocol):
+class NamedWeights(Protocol):
+    """Weights that answer, in this process or in others."""
+
+    @property
+    def version(self) -> str:
+        """Names the weights; equal weights have equal versions."""
+
+
+class ServedModel(NamedWeights, Protocol):
     """One version of the model: the base weights, alone or with an adapter over them.
 
     Threads may call it at once. Wherever a `group_prediction` is passed, it is what the same
     version predicted for the group.
     """
-
-    @property
-    def version(self) -> str:
-        """Names the weights; equal weights have equal versions."""
 
     def predict(self, group: ImageGroup) -> GroupPrediction:
         """Asks the three questions about a group."""

@@ -9,6 +9,7 @@ import difflib
 import ipaddress
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,6 +35,7 @@ PREFIX = "CALICO_"
 _USER, _PASSWORD = "CALICO_BASIC_AUTH_USER", "CALICO_BASIC_AUTH_PASSWORD"
 _MIB = 1024 * 1024
 _NO_NAME = re.compile(r"[*\s]")
+_ADDRESS = re.compile(r"[^\s:/@]+:[1-9][0-9]{0,4}")
 _HOST = re.compile(r"\*|(\*\.)?[^/@*\s]+")
 
 
@@ -147,11 +149,33 @@ class Settings(BaseSettings):
     loaded_adapters: int = Field(
         16, ge=1, description="Adapter versions kept in memory; each answers for one project."
     )
+    loaded_adapter_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Bytes of adapter versions kept in memory, by the size of their files; "
+        "limited by their number alone if unset.",
+    )
     prefetch_bytes: int = Field(
         128 * _MIB,
         ge=0,
         description="Bytes of pixels of upcoming tasks encoded in advance when a task is opened; "
         "0 encodes none.",
+    )
+
+    fleet_address: str | None = Field(
+        None,
+        description="HOST:PORT of the head of a fleet (docs/fleet.md); this server then loads no "
+        "model, and asks the fleet's replicas.",
+    )
+    fleet_token_file: Path | None = Field(
+        None, description="File with the token of the fleet; made by `calico fleet up`."
+    )
+    fleet_try_s: float = Field(
+        20.0,
+        gt=0,
+        le=90,
+        description="Longest wait for a model replica that somebody waits for, before another is "
+        "asked; three times as long for other tasks.",
     )
 
     settle_overlaps: bool = Field(
@@ -378,6 +402,13 @@ class Settings(BaseSettings):
             raise ValueError("expected file:///FOLDER, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
         return value.rstrip("/")
 
+    @field_validator("fleet_address")
+    @classmethod
+    def _is_host_and_port(cls, value: str | None) -> str | None:
+        if value is not None and not _ADDRESS.fullmatch(value):
+            raise ValueError("expected HOST:PORT")
+        return value
+
     @field_validator("label_studio_names")
     @classmethod
     def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -412,6 +443,15 @@ class Settings(BaseSettings):
                 f"CALICO_HOST: {self.host!r} is reachable from other machines; set {_USER} and "
                 f"{_PASSWORD}, or CALICO_ALLOW_OPEN_BIND=true (--allow-open-bind) on a trusted "
                 "network"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fleet_is_complete(self) -> Settings:
+        if self.fleet_address is not None and not self.is_shared:
+            raise ValueError(
+                "CALICO_FLEET_ADDRESS: a fleet needs one database for all; set "
+                "CALICO_DATABASE_URL=postgresql+psycopg://..."
             )
         return self
 
@@ -483,6 +523,37 @@ def misspelt_variables() -> dict[str, str]:
             for likely in difflib.get_close_matches(name, names, n=1, cutoff=0.85):
                 found[name] = likely
     return found
+
+
+def as_variables(settings: Settings) -> dict[str, str]:
+    """Returns the settings that were chosen as environment variables, secrets in plain text."""
+    chosen = {name: getattr(settings, name) for name in sorted(settings.model_fields_set)}
+    return {
+        _variable_of(name): _as_text(value) for name, value in chosen.items() if value is not None
+    }
+
+
+def export_variables(values: Mapping[str, str]) -> None:
+    """Sets environment variables of this process, for libraries and processes it starts."""
+    os.environ.update(values)
+
+
+def _variable_of(field_name: str) -> str:
+    """An environment variable that sets a field, also where several do."""
+    alias = Settings.model_fields[field_name].validation_alias
+    return (
+        PREFIX + field_name.upper()
+        if isinstance(alias, AliasChoices)
+        else variable_name(field_name)
+    )
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ LAYERS = (
     ("backend.label_studio", "backend.storage"),
     ("backend.serving", "backend.learning"),
     ("backend.ui",),
+    ("backend.prediction_side",),
+    ("backend.fleet",),
     ("backend.app",),
     ("backend.cli",),
     ("research",),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -18,18 +18,21 @@ from backend.fleet.replica_pool import ReplicaPool
 from backend.fleet.wire import (
     AheadStep,
     ReplicaAnswer,
+    ReplicaReport,
     decode_answer,
     encode_ahead,
     encode_job,
 )
 from backend.serving.jobs import PredictionJob, PredictionResult, Problem
 from backend.serving.metrics import Metrics
+from backend.serving.model_host import ModelHost
+from backend.storage.versions import AdapterVersion
 from backend.types import Task
 
 _log = logging.getLogger(__name__)
 PREDICT, AHEAD = "predict", "work_ahead"
 """Names of the methods of a replica."""
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, *(15.0 for _ in range(36)))
 
 
 def affinity_key(task: Task) -> str:
@@ -38,34 +41,71 @@ def affinity_key(task: Task) -> str:
     return hashlib.sha256(about.encode()).hexdigest()
 
 
-class RemoteTaskPredictor:
-    """Predicts tasks on model replicas. Threads may share it.
+class RemoteFleet:
+    """The replicas of a fleet, in the place of a model.
 
     Args:
         click: replicas for what somebody waits for.
         batch: replicas for everything else; may be none until they are asked.
-        metrics: count tasks.
-        pause: waits for some seconds; returns True when the server is closing.
+        reports: asks every click replica for its report.
     """
 
     def __init__(
         self,
         click: ReplicaPool,
         batch: ReplicaPool,
+        reports: Callable[[], Sequence[ReplicaReport]] = tuple,
+    ) -> None:
+        self.click, self.batch, self._reports = click, batch, reports
+        self._version = ""
+
+    @property
+    def version(self) -> str:
+        """Names the weights of the replicas.
+
+        During an update it is the old one, until all replicas have the new one: else Label Studio
+        would be told one and the other by turns, and predict everything again each time.
+        """
+        return self._version
+
+    def refresh(self) -> bool:
+        """Asks the replicas for their weights; returns whether a version is known."""
+        found = {report.weights for report in self._reports()}
+        if len(found) == 1:
+            (self._version,) = found
+        return bool(self._version)
+
+
+class RemoteTaskPredictor:
+    """Predicts tasks on model replicas. Threads may share it.
+
+    Args:
+        host: holds the connection to the fleet.
+        metrics: count tasks.
+        pause: waits for some seconds; returns True when the server is closing.
+    """
+
+    def __init__(
+        self,
+        host: ModelHost[RemoteFleet],
         metrics: Metrics,
         *,
         pause: Callable[[float], bool] | None = None,
     ) -> None:
-        self._click, self._batch, self._metrics = click, batch, metrics
+        self._host, self._metrics = host, metrics
         self._pause = pause or threading.Event().wait
+
+    def require(self, version: AdapterVersion | None) -> None:
+        """Accepts every version: a replica that lacks its files is passed over when it says so."""
 
     def predict_task(
         self, job: PredictionJob, is_wanted: Callable[[], bool] = lambda: True
     ) -> PredictionResult:
         """Answers one task; an error becomes the problem of its result.
 
-        What nobody waits for in front of a screen is asked again until the fleet answers: it may
-        have been promised to Label Studio.
+        What nobody waits for in front of a screen is asked again for some ten minutes, because
+        it may have been promised to Label Studio; not for ever, because the task itself may be
+        what ends the replicas.
 
         Args:
             job: the task.
@@ -73,10 +113,12 @@ class RemoteTaskPredictor:
                 are given up.
 
         Raises:
+            NotReadyError: there never was a fleet.
             StoppedError: the server is closing.
         """
+        self._host.wait()
         body, key = encode_job(job), affinity_key(job.task)
-        pause_s = _FIRST_PAUSE_S
+        pauses = iter(_PAUSES_S)
         while True:
             try:
                 with self._metrics.stage("replica"):
@@ -87,12 +129,12 @@ class RemoteTaskPredictor:
                 self._count("cancelled")
                 return _failed(job, error)
             except FleetError as error:
-                if job.is_urgent:
+                pause_s = None if job.is_urgent else next(pauses, None)
+                if pause_s is None:
                     self._count("problem")
                     return _failed(job, error)
                 if self._pause(pause_s):
                     raise StoppedError("the server is closing") from error
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue
             self._count("predicted" if result.problem is None else "problem")
             return result
@@ -126,7 +168,8 @@ class RemoteTaskPredictor:
     def _answer(
         self, job: PredictionJob, body: bytes, key: str, is_wanted: Callable[[], bool]
     ) -> PredictionResult:
-        pool = self._click if job.is_urgent else self._batch
+        fleet = self._host.wait()
+        pool = fleet.click if job.is_urgent else fleet.batch
         # Only clicks may be given up; everything else is kept for the next request.
         asks = is_wanted if job.is_interactive else None
         answer: ReplicaAnswer = pool.ask(PREDICT, body, key, decode_answer, asks)
@@ -138,7 +181,7 @@ class RemoteTaskPredictor:
 
     def _work_ahead(self, task: Task, step: AheadStep) -> int:
         body = encode_ahead(task, step)
-        return self._click.ask(AHEAD, body, affinity_key(task), _read_bytes, tries=1)
+        return self._host.wait().click.ask(AHEAD, body, affinity_key(task), _read_bytes, tries=1)
 
     def _count(self, outcome: str) -> None:
         self._metrics.tasks.labels(outcome).inc()

@@ -9,15 +9,15 @@ there the request is refused for a moment, and every server announces the same v
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cachetools import LRUCache
-
 from backend.errors import AdapterUnavailableError, DamagedAdapterError, StoreError
 from backend.served_model import AdaptableModel, ServedModel
+from backend.serving.caches import BoundedCache
 from backend.serving.metrics import Metrics
 from backend.storage.versions import AdapterVersion, Versions
 from calico_model.errors import CalicoError
@@ -41,6 +41,14 @@ class _Absence:
     until_s: float
 
 
+@dataclass(frozen=True)
+class _ModelInMemory:
+    """The model of a version, and the size of the version's files."""
+
+    model: ServedModel
+    nbytes: int
+
+
 class AdapterRegistry:
     """The current version of every project, and the adapters that are in memory.
 
@@ -49,6 +57,7 @@ class AdapterRegistry:
         metrics: count what cannot be loaded.
         start_from: project whose version a project without one of its own begins with, or None.
         most_loaded: adapters in memory at once; the least recently used one leaves first.
+        most_bytes: of their files together; one may be larger. None for any number.
         clock: seconds that only grow.
     """
 
@@ -59,15 +68,26 @@ class AdapterRegistry:
         *,
         start_from: int | None = None,
         most_loaded: int = 16,
+        most_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._versions, self._metrics, self._start_from = versions, metrics, start_from
         self._clock = clock
         self._lock = threading.Lock()  # guards what is loaded, and what cannot be
-        self._loaded: LRUCache[str, ServedModel] = LRUCache(most_loaded)
+        self._loaded: BoundedCache[_ModelInMemory] = BoundedCache(
+            sys.maxsize if most_bytes is None else most_bytes,
+            # The one in use is kept, however large it is.
+            lambda one: one.nbytes if most_bytes is None else min(one.nbytes, most_bytes),
+            max_count=most_loaded,
+        )
         self._broken: set[str] = set()
         self._absent: dict[str, _Absence] = {}
         self._last_read: dict[int, AdapterVersion | None] = {}
+
+    @property
+    def loaded(self) -> int:
+        """Number of adapters in memory."""
+        return len(self._loaded)
 
     def current(self, project_id: int | None) -> AdapterVersion | None:
         """Reads the version that answers a project from now on; None for the base.
@@ -120,8 +140,8 @@ class AdapterRegistry:
 
     def _load(self, base: AdaptableModel, version: AdapterVersion) -> ServedModel | None:
         with self._lock:
-            if version.id in self._loaded:
-                return self._loaded[version.id]
+            if (loaded := self._loaded.get(version.id)) is not None:
+                return loaded.model
             if version.id in self._broken:
                 return None
             absence = self._absent.get(version.id)
@@ -139,15 +159,15 @@ class AdapterRegistry:
             self._give_up(version, error)
             return None
         with self._lock:
-            if version.id in self._loaded:
-                return self._loaded[version.id]
+            if (loaded := self._loaded.get(version.id)) is not None:
+                return loaded.model
             try:
                 model = base.with_adapter(version.id, folder)
             except CalicoError as error:
                 self._give_up(version, error)
                 return None
             self._absent.pop(version.id, None)
-            self._loaded[version.id] = model
+            self._loaded.put(version.id, _ModelInMemory(model, version.nbytes))
             return model
 
     def _refuse_where_shared(self, error: AdapterUnavailableError) -> None:

@@ -52,6 +52,7 @@ class JobQueue(Generic[J, R]):
         capacity: jobs that may wait; a few urgent ones may wait beyond it, so that a full batch
             does not shut out whoever opens a task.
         workers: threads; one more than the model can use lets images arrive meanwhile.
+        urgent_workers: of them, those that take urgent jobs only; less than all.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class JobQueue(Generic[J, R]):
         on_late: Callable[[J, R], None],
         capacity: int,
         workers: int = 2,
+        urgent_workers: int = 0,
     ) -> None:
         self._run_job = run
         self._on_late = on_late
@@ -72,7 +74,12 @@ class JobQueue(Generic[J, R]):
         self._waiting = 0
         self._is_closed = False
         self._threads = [
-            threading.Thread(target=self._run, name=f"predict-{number}", daemon=True)
+            threading.Thread(
+                target=self._run,
+                args=(number < urgent_workers,),
+                name=f"predict-{number}",
+                daemon=True,
+            )
             for number in range(workers)
         ]
         for thread in self._threads:
@@ -183,8 +190,8 @@ class JobQueue(Generic[J, R]):
             self._waiting = 0
             self._changed.notify_all()
 
-    def _run(self) -> None:
-        while (entry := self._take()) is not None:
+    def _run(self, is_for_urgent: bool) -> None:
+        while (entry := self._take(is_for_urgent)) is not None:
             result = None
             try:
                 result = self._run_job(entry.job, entry.is_wanted)
@@ -192,12 +199,12 @@ class JobQueue(Generic[J, R]):
                 _log.exception("prediction failed", extra={"event": "prediction_failed"})
             self._settle(entry, result)
 
-    def _take(self) -> QueueEntry[J, R] | None:
+    def _take(self, is_for_urgent: bool) -> QueueEntry[J, R] | None:
         """Waits for the next job; returns None when the queue is closed."""
         with self._changed:
             while not self._is_closed:
-                while self._urgent or self._batch:
-                    entry = (self._urgent or self._batch).popleft()
+                while lane := self._urgent if is_for_urgent else self._urgent or self._batch:
+                    entry = lane.popleft()
                     if not entry.is_taken:
                         entry.is_taken = True
                         self._waiting -= 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from backend.label_schema import LabelSchema
 from backend.storage.versions import AdapterVersion
@@ -102,6 +103,30 @@ class PredictionResult:
 
 
 Render = Callable[[GroupPrediction, PredictionJob, ImageGroup], tuple[bytes, float]]
+
+
+class PredictsTasks(Protocol):
+    """Answers one task at a time: a model in this process, or replicas elsewhere.
+
+    Where `step_aside` is passed, it returns when nobody else needs the model.
+    """
+
+    def require(self, version: AdapterVersion | None) -> None:
+        """Raises AdapterUnavailableError where another server should answer for a version."""
+
+    def predict_task(
+        self, job: PredictionJob, is_wanted: Callable[[], bool] = lambda: True
+    ) -> PredictionResult:
+        """Answers one task; an error becomes the problem of its result."""
+
+    def encode_ahead(self, task: Task, step_aside: Callable[[], None]) -> int:
+        """Encodes the images of a task that nobody waits for; returns the bytes of its pixels."""
+
+    def encode_with_sources(self, task: Task, step_aside: Callable[[], None]) -> None:
+        """Encodes the images of an encoded task with the sources beside the model."""
+
+    def predict_ahead(self, task: Task, step_aside: Callable[[], None]) -> None:
+        """Predicts an encoded task, for the clicks that follow."""
 
 
 def content_key(group: ImageGroup) -> str:

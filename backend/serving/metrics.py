@@ -131,6 +131,10 @@ class Metrics:
         """
         self.registry.register(_GroupCollector(name, meaning, labels, read))
 
+    def counter(self, name: str, meaning: str, labels: Sequence[str]) -> Counter:
+        """Adds a counter with labels."""
+        return Counter(name, meaning, labels, registry=self.registry)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times one stage of one task."""

@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 from backend.errors import NotReadyError
-from backend.served_model import AdaptableModel
+from backend.served_model import NamedWeights
 from calico_model.errors import CalicoError
 
+W_co = TypeVar("W_co", bound=NamedWeights, covariant=True)
 _log = logging.getLogger(__name__)
 
 
@@ -27,16 +29,16 @@ class ModelState(StrEnum):
     FAILED = "failed"
 
 
-class ModelHost:
+class ModelHost(Generic[W_co]):
     """Loads a model once, in the background.
 
     Args:
         load: builds the model; called in the loading thread, may take long and may raise.
     """
 
-    def __init__(self, load: Callable[[], AdaptableModel]) -> None:
+    def __init__(self, load: Callable[[], W_co]) -> None:
         self._load = load
-        self._model: AdaptableModel | None = None
+        self._model: W_co | None = None
         self._problem: str | None = None
         self._is_settled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model-loader", daemon=True)
@@ -53,7 +55,7 @@ class ModelHost:
         return ModelState.FAILED if self._model is None else ModelState.READY
 
     @property
-    def model(self) -> AdaptableModel | None:
+    def model(self) -> W_co | None:
         """The base weights, or None while there are none."""
         return self._model
 
@@ -62,7 +64,7 @@ class ModelHost:
         """Version of the loaded weights, or None while there are none."""
         return None if self._model is None else self._model.version
 
-    def wait(self, timeout_s: float | None = None) -> AdaptableModel:
+    def wait(self, timeout_s: float | None = None) -> W_co:
         """Returns the base weights, waiting for them while they load.
 
         Raises:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from backend.errors import BackendError
+from backend.serving.jobs import PredictsTasks
 from backend.serving.service import PredictionService
-from backend.serving.task_predictor import TaskPredictor
 from backend.types import Task
 from calico_model.errors import CalicoError
 
@@ -38,7 +38,7 @@ class Prewarmer:
 
     def __init__(
         self,
-        task_predictor: TaskPredictor,
+        task_predictor: PredictsTasks,
         service: PredictionService,
         upcoming: Callable[[int, int], Iterable[Task]] | None,
         *,

@@ -19,6 +19,7 @@ from backend.label_studio.event import parse_events
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.request import parse_predict_request, parse_setup_request
 from backend.label_studio.response import setup_answer, versions_answer
+from backend.served_model import NamedWeights
 from backend.serving.http_connection import client_disconnected
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
@@ -32,7 +33,7 @@ _JSON = "application/json"
 
 def build_routes(
     store: Store,
-    host: ModelHost,
+    host: ModelHost[NamedWeights],
     service: PredictionService,
     metrics: Metrics,
     on_open: Callable[[Task], None],

@@ -14,13 +14,13 @@ from typing import Protocol
 
 from backend.errors import BusyError, InvalidTaskError
 from backend.label_schema import LabelSchema
+from backend.served_model import NamedWeights
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.batch_progress import BatchProgress
 from backend.serving.job_queue import JobQueue
-from backend.serving.jobs import PredictionJob, PredictionResult, Problem
+from backend.serving.jobs import PredictionJob, PredictionResult, PredictsTasks, Problem
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
-from backend.serving.task_predictor import TaskPredictor
 from backend.serving.text_prompts import separate_question
 from backend.storage.versions import AdapterVersion
 from backend.types import PredictRequest, Task
@@ -82,6 +82,7 @@ class PredictionService:
         waiting_requests: that may wait at once, so that threads are left for everything else.
         capacity: tasks that may wait.
         workers: tasks under way at once.
+        urgent_workers: of them, those that take only what somebody waits for.
         registry: the version of each project.
         progress: counts the tasks that are asked for together.
         on_given: called with every task and the version that Label Studio is given to store.
@@ -90,8 +91,8 @@ class PredictionService:
 
     def __init__(
         self,
-        host: ModelHost,
-        task_predictor: TaskPredictor,
+        host: ModelHost[NamedWeights],
+        task_predictor: PredictsTasks,
         metrics: Metrics,
         *,
         send_later: SendLater | None,
@@ -99,6 +100,7 @@ class PredictionService:
         waiting_requests: int,
         capacity: int,
         workers: int = 2,
+        urgent_workers: int = 0,
         registry: AdapterRegistry,
         progress: BatchProgress | None = None,
         on_given: Callable[[Task, str | None], None] = lambda _task, _version: None,
@@ -112,7 +114,11 @@ class PredictionService:
         self._progress, self._on_given = progress or BatchProgress(), on_given
         self._task_predictor = task_predictor
         self._queue: JobQueue[PredictionJob, PredictionResult] = JobQueue(
-            self._predict_task, on_late=self._handle_late, capacity=capacity, workers=workers
+            self._predict_task,
+            on_late=self._handle_late,
+            capacity=capacity,
+            workers=workers,
+            urgent_workers=urgent_workers,
         )
 
     @property
@@ -169,9 +175,10 @@ class PredictionService:
         """
         began = self._requested_at = time.monotonic()
         self._host.check()
-        if self._host.model is not None:
-            self._registry.require(self._host.model, version)
+        self._task_predictor.require(version)
         question, prompts = separate_question(request.question, request.prompts)
+        # A single task was just opened by somebody.
+        is_urgent = request.is_interactive or (len(request.tasks) == 1 and not is_background)
         jobs = [
             PredictionJob(
                 task,
@@ -181,12 +188,11 @@ class PredictionService:
                 version,
                 question=question,
                 canvas=request.canvas,
+                is_urgent=is_urgent,
             )
             for task in request.tasks
             if task.problem is None
         ]
-        # A single task was just opened by somebody.
-        is_urgent = request.is_interactive or (len(request.tasks) == 1 and not is_background)
         if not is_urgent:
             self._begin_batch(request, version)
         entries = self._queue.submit(
@@ -238,7 +244,7 @@ class PredictionService:
             BusyError: the service is closed.
         """
         self._host.wait()
-        job = PredictionJob(task, schema, version=version, wants_descriptor=True)
+        job = PredictionJob(task, schema, version=version, wants_descriptor=True, is_urgent=False)
         entries = self._queue.submit([(job.key, job)], is_urgent=False)
         (result,) = self._queue.collect(entries, deadline=time.monotonic() + _LONGEST_AHEAD_S)
         if result is not None and result.problem is None:

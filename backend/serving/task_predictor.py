@@ -24,7 +24,7 @@ from backend.errors import (
 )
 from backend.inference_priority import InferencePriority
 from backend.label_studio.label_set import vocabulary_in
-from backend.served_model import ServedModel
+from backend.served_model import AdaptableModel, ServedModel
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.caches import MemoryLimits, OpenedGroups
 from backend.serving.group_predictions import GroupPredictions
@@ -48,6 +48,7 @@ from backend.serving.source_pool import SourcePool
 from backend.serving.source_trust import NOBODY_JUDGED, SourceTrustReader, TaskTrust
 from backend.serving.text_prompts import answer_question, task_labels
 from backend.storage.store import Store
+from backend.storage.versions import AdapterVersion
 from backend.types import GroupSource, Task
 from calico_model.errors import CalicoError
 from calico_model.interactive.naming.closed_set import ClosedSet
@@ -93,7 +94,7 @@ class TaskPredictor:
 
     def __init__(
         self,
-        host: ModelHost,
+        host: ModelHost[AdaptableModel],
         images: GroupSource,
         render: Render,
         store: Store,
@@ -124,6 +125,15 @@ class TaskPredictor:
         self._segmenter = InteractiveSegmenter(sources, most_steps=limits.click_steps)
         self._sources, self._trust = sources, trust
         self._unasked_budget_s = unasked_budget_s
+
+    def require(self, version: AdapterVersion | None) -> None:
+        """Checks that a version can answer here, where another server may answer instead.
+
+        Raises:
+            AdapterUnavailableError: its files are not here now; another server may have them.
+        """
+        if self._host.model is not None:
+            self._registry.require(self._host.model, version)
 
     def predict_task(
         self, job: PredictionJob, is_wanted: Callable[[], bool] = lambda: True

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-import backend.app as app_module
+from backend import prediction_side
 from backend.app import close_app
 from calico_model.sources.registry import open_source
 from calico_model.sources.sam3 import Sam3Source
@@ -267,7 +267,7 @@ def test_a_kept_answer_waits_for_the_sources_after_a_restart(
         may_load.wait(60)
         return open_source(choice, device)
 
-    monkeypatch.setattr(app_module, "open_source", open_when_told)
+    monkeypatch.setattr(prediction_side, "open_source", open_when_told)
     app = make_app(sources=exemplar_entry, source_task_budget_s=60.0)
     sources = app.extensions["calico"].sources
     wait = sources.wait_until_loaded

@@ -91,6 +91,10 @@ def test_the_model_package_knows_nothing_of_serving():
         ("learning", "ui"),
         ("label_studio", "ui"),
         ("ui", "cli"),
+        ("fleet", "cli"),
+        ("fleet", "ui"),
+        ("serving", "fleet"),
+        ("learning", "fleet"),
     ],
 )
 def test_wings_do_not_import_each_other(wing, other):
@@ -103,7 +107,7 @@ def _imported_from(path, package):
 
 
 def test_the_foundation_knows_no_wing():
-    wiring = ("app", "background", "_wsgi", "model")
+    wiring = ("app", "background", "_wsgi", "model", "prediction_side")
     folders = (ROOT / "backend", ROOT / "backend" / "storage")
     foundation = [p for p in BACKEND if p.parent in folders and p.stem not in wiring]
     assert len(foundation) > 5
@@ -179,6 +183,13 @@ def test_folders_of_adapters_have_one_door():
         }
 
     assert not offences((p for p in PRODUCT if p not in allowed), reads)
+
+
+def test_ray_is_known_to_the_fleet_alone():
+    """A plain install has no Ray."""
+    fleet = ROOT / "backend" / "fleet"
+    others = [path for path in PRODUCT if fleet not in path.parents]
+    assert not offences(others, partial(_imported_from, package="ray"))
 
 
 def test_wire_words_stay_behind_the_door():

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from backend.errors import SettingsError
-from backend.settings import Settings, describe_settings, is_loopback, load_settings
+from backend.settings import (
+    Settings,
+    as_variables,
+    describe_settings,
+    is_loopback,
+    load_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -142,3 +148,34 @@ def test_an_unknown_source_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("CALICO_SOURCES", "sam-bse")
     with pytest.raises(SettingsError, match="CALICO_SOURCES.*'sam-bse': expected a folder, or one"):
         load_settings()
+
+
+def test_settings_reach_another_process_as_variables(monkeypatch):
+    chosen = load_settings(
+        port=9191,
+        relations=True,
+        image_hosts="a.example,b.example",
+        basic_auth_user="me",
+        basic_auth_password="hunter2-hunter2",
+        ca_bundle="/etc/own.pem",
+        label_studio_url="http://studio:8080",
+        precision="bf16",
+        refresh=False,
+    )
+    variables = as_variables(chosen)
+    assert variables["CALICO_BASIC_AUTH_PASSWORD"] == "hunter2-hunter2"
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == chosen
+    assert as_variables(load_settings()) == variables
+
+
+@pytest.mark.parametrize("value", ["host", "host:", "http://host:1", "a@b:1", "host:x", ":1"])
+def test_the_address_of_a_fleet_is_a_host_and_a_port(value):
+    with pytest.raises(SettingsError, match="CALICO_FLEET_ADDRESS: expected HOST:PORT"):
+        load_settings(fleet_address=value, database_url="postgresql+psycopg://a@b/c")
+
+
+def test_a_fleet_needs_a_database_for_all():
+    with pytest.raises(SettingsError, match="CALICO_DATABASE_URL=postgresql"):
+        load_settings(fleet_address="127.0.0.1:6390")

@@ -8,12 +8,13 @@ import msgspec
 import pytest
 
 from backend.errors import FleetError, StoppedError
-from backend.fleet.remote import RemoteTaskPredictor, affinity_key
+from backend.fleet.remote import RemoteFleet, RemoteTaskPredictor, affinity_key
 from backend.fleet.replica_pool import Breaker, ReplicaPool
-from backend.fleet.wire import AheadStep, decode_ahead, decode_job, encode_answer
+from backend.fleet.wire import AheadStep, ReplicaReport, decode_ahead, decode_job, encode_answer
 from backend.label_studio.label_config import parse_label_config
 from backend.serving.jobs import PredictionJob, PredictionResult, Problem
 from backend.serving.metrics import Metrics
+from backend.serving.model_host import ModelHost
 from backend.types import Prompt, Task
 from tests.unit.fleet.replica_double import HandleDouble, ReplicaDied
 from tests.unit.label_studio.golden_files import config
@@ -53,9 +54,9 @@ class FleetDouble:
             )
             for name, handle in (("click", self.click), ("batch", self.batch))
         )
-        self.predictor = RemoteTaskPredictor(
-            click_pool, batch_pool, self.metrics, pause=self.is_closing
-        )
+        host = ModelHost(lambda: RemoteFleet(click_pool, batch_pool))
+        host.start()
+        self.predictor = RemoteTaskPredictor(host, self.metrics, pause=self.is_closing)
 
     def is_closing(self, _seconds):
         self.pauses_left -= 1
@@ -165,3 +166,23 @@ def test_work_ahead_is_tried_once():
     with pytest.raises(FleetError):
         fleet.predictor.encode_ahead(TASK, lambda: None)
     assert len(fleet.click.asked) == 1
+
+
+def test_a_task_that_ends_every_replica_is_given_up_in_the_end():
+    fleet = FleetDouble(pauses=1000)
+    result = fleet.predictor.predict_task(replace(JOB, is_urgent=False))
+    assert result.problem is not None
+    assert not result.problem.is_lasting
+    assert fleet.pauses_left > 900
+
+
+def test_the_announced_weights_change_when_all_replicas_have_the_new_ones():
+    weights = ["old", "old"]
+    fleet = RemoteFleet(
+        *(ReplicaPool(name, HandleDouble(dead), try_s=1.0) for name in ("click", "batch")),
+        lambda: [ReplicaReport("1", one, 0, 0, "me") for one in weights],
+    )
+    seen = []
+    for weights[:] in ([], ["old", "old"], ["new", "old"], ["new", "new"], []):
+        seen.append((fleet.refresh(), fleet.version))
+    assert seen == [(False, ""), (True, "old"), (True, "old"), (True, "new"), (True, "new")]

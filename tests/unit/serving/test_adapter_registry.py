@@ -192,3 +192,22 @@ def test_only_so_many_adapters_stay_in_memory(shelf):
     shelf.answering(0)
     assert shelf.base.read[-1] == made[0]
     gc.collect()
+
+
+def test_only_so_many_bytes_of_adapters_stay_in_memory(shelf):
+    made = [shelf.publish(str(n), project=n) for n in range(3)]
+    size = shelf.versions.current(0).nbytes
+    shelf.registry = AdapterRegistry(shelf.versions, shelf.metrics, most_bytes=2 * size)
+    for project in (0, 1, 2, 2, 1):
+        shelf.answering(project)
+    assert shelf.base.read == made
+    assert shelf.registry.loaded == 2
+    shelf.answering(0)
+    assert shelf.base.read[-1] == made[0]
+
+
+def test_an_adapter_larger_than_the_limit_stays_while_it_is_the_last_used_one(shelf):
+    shelf.registry = AdapterRegistry(shelf.versions, shelf.metrics, most_bytes=1)
+    shelf.publish("a", project=7)
+    assert shelf.answering(7) == shelf.answering(7)
+    assert len(shelf.base.read) == 1

@@ -216,3 +216,20 @@ def test_an_answer_that_is_there_is_taken_whoever_stays(bench):
     jobs = bench.submit("a", is_kept=False)
     assert bench.collect(jobs) == ("A",)
     assert bench.collect(bench.submit("b", is_kept=False), is_client_gone=lambda: False) == ("B",)
+
+
+def test_some_workers_are_kept_for_what_somebody_waits_for():
+    gate = threading.Event()
+
+    def run(work, _is_wanted):
+        assert work == "urgent" or gate.wait(SOON)
+        return work
+
+    queue = JobQueue(run, on_late=lambda *_: None, capacity=9, workers=2, urgent_workers=1)
+    batch = queue.submit([("a", "a"), ("b", "b")], is_urgent=False)
+    for key in (1, 2):
+        urgent = queue.submit([(key, "urgent")], is_urgent=True)
+        assert queue.collect(urgent, deadline=time.monotonic() + SOON) == ("urgent",)
+    gate.set()
+    assert queue.collect(batch, deadline=time.monotonic() + SOON) == ("a", "b")
+    queue.close()

@@ -1,0 +1,111 @@
+"""The fleet's deployments on Ray Serve: what runs, how many, and where."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from backend.errors import FleetError
+from backend.fleet.connection import BATCH, CLICK, join_cluster
+from backend.fleet.replica import QUESTIONS_AT_ONCE, ServedReplica
+from backend.settings import Settings, as_variables
+
+_log = logging.getLogger(__name__)
+_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+_DRAIN_S = 60.0
+_HEALTH_S, _HEALTH_TIMEOUT_S = 2.0, 10.0
+_STEADY_S = 30.0  # a pool shrinks when it was idle so long
+_NOT_OF_REPLICAS = ("CALICO_FLEET_ADDRESS", "CALICO_HOST", "CALICO_PORT", "CALICO_TRAINER")
+
+
+@dataclass(frozen=True)
+class FleetSize:
+    """How many replicas a fleet has, and what each takes.
+
+    Attributes:
+        click: replicas for what somebody waits for, at least 2: one may die.
+        most_click: up to so many under load.
+        batch: at least so many replicas for other tasks; 0 starts one when there are any.
+        most_batch: up to so many under load.
+        cpus: processor cores that one replica counts for.
+        gpus: graphics cards that one replica counts for; two may share one with 0.5.
+    """
+
+    click: int = 2
+    most_click: int = 2
+    batch: int = 0
+    most_batch: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.click < 2 or self.most_click < self.click:
+            raise FleetError(
+                "click replicas: expected at least 2, so that one may die, and not more at least "
+                f"than at most; got {self.click} to {self.most_click}"
+            )
+        if self.batch < 0 or self.most_batch < max(self.batch, 1):
+            raise FleetError(
+                "batch replicas: expected 0 or more, and at most 1 or more; "
+                f"got {self.batch} to {self.most_batch}"
+            )
+
+
+def deploy(settings: Settings, size: FleetSize, *, release: str) -> None:
+    """Starts the replicas, or replaces those of another release one after another.
+
+    Returns when all are ready. While replicas are replaced, others answer.
+
+    Args:
+        settings: of the replicas; `settings.fleet_address` is where to start them.
+        size: how many.
+        release: names what is deployed; another name replaces the replicas.
+
+    Raises:
+        FleetError: the extra `fleet` is not installed.
+        Exception: those of Ray.
+    """
+    serve = join_cluster(settings)
+    serve.start(proxy_location="Disabled")
+    variables = replica_variables(settings)
+    for name, least, most in (
+        (CLICK, size.click, size.most_click),
+        (BATCH, size.batch, size.most_batch),
+    ):
+        deployment = _deployment(serve, name, least, most, size)
+        serve.run(deployment.bind(variables, release), name=name, route_prefix=None)
+        about = {"event": "fleet_deployed", "pool": name, "release": release}
+        _log.info("%s replicas are ready", name, extra=about)
+
+
+def replica_variables(settings: Settings) -> dict[str, str]:
+    """Returns the settings of a replica as environment variables."""
+    return {
+        name: value
+        for name, value in as_variables(settings).items()
+        if name not in _NOT_OF_REPLICAS
+    }
+
+
+def _deployment(serve: Any, name: str, least: int, most: int, size: FleetSize) -> Any:
+    from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+
+    return serve.deployment(
+        ServedReplica,
+        name=name,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=least,
+            max_replicas=most,
+            target_ongoing_requests=2,
+            upscale_delay_s=3.0,
+            downscale_delay_s=_STEADY_S,
+        ),
+        max_ongoing_requests=QUESTIONS_AT_ONCE,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=_DRAIN_S,
+        health_check_period_s=_HEALTH_S,
+        health_check_timeout_s=_HEALTH_TIMEOUT_S,
+        ray_actor_options={"num_cpus": size.cpus, "num_gpus": size.gpus},
+        request_router_config=RequestRouterConfig(request_router_class=_ROUTER),
+    )
