@@ -13,6 +13,8 @@ import socket
 from functools import cache
 from pathlib import Path
 
+from calico_model.staging import is_alive
+
 _SUFFIX = secrets.token_hex(4)
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACE = Path("/proc/self/ns/pid")
@@ -31,7 +33,7 @@ def is_gone(owner: str) -> bool:
         return False
     # Our own number under another name: in a container it is the same after every restart.
     is_reused = int(process) == os.getpid() and owner != owner_name()
-    return is_reused or not _is_alive(int(process))
+    return is_reused or not is_alive(int(process))
 
 
 def machine_name() -> str:
@@ -52,13 +54,3 @@ def _namespace() -> str:
         return f"{_NAMESPACE.stat().st_ino:x}"
     except OSError:
         return "0"
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -96,5 +96,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine runs; unfinished files carry the number of theirs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
 def _beside(folder: Path) -> tuple[Path, Path]:
     return folder.with_name(f".{folder.name}.staged"), folder.with_name(f".{folder.name}.retired")

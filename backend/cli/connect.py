@@ -102,13 +102,7 @@ def connect(
 
     Example: calico connect --project 7
     """
-    settings = load_settings(
-        label_studio_url=url,
-        label_studio_api_key=api_key,
-        basic_auth_user=user,
-        basic_auth_password=password,
-    )
-    ends = ends_of(settings, backend_url)
+    ends = chosen_ends(url, api_key, user, password, backend_url)
     with closing(ends.client):
         others = connect_project(ends, project)
     typer.echo(f"project {project} is connected to {ends.backend_url}")
@@ -116,6 +110,27 @@ def connect(
         typer.secho(
             f"It also has {', '.join(others)}. Label Studio asks the first one only.", fg="yellow"
         )
+
+
+def chosen_ends(
+    url: str | None,
+    api_key: str | None,
+    user: str | None,
+    password: str | None,
+    backend_url: str | None,
+) -> Ends:
+    """Returns both ends as the options of a command choose them; settings take the others' place.
+
+    Raises:
+        SettingsError: Label Studio's address or token is not set, or a value is wrong.
+    """
+    settings = load_settings(
+        label_studio_url=url,
+        label_studio_api_key=api_key,
+        basic_auth_user=user,
+        basic_auth_password=password,
+    )
+    return ends_of(settings, backend_url)
 
 
 def ends_of(settings: Settings, backend_url: str | None) -> Ends:

@@ -24,6 +24,7 @@ from backend.cli.connect import (
     UserOption,
 )
 from backend.cli.diagnosis import examine
+from backend.cli.options import ServerDeviceOption
 from backend.cli.tables import print_fitted, wrapped
 from backend.settings import Settings, load_settings
 from calico_model.loading.precision import Precision
@@ -66,10 +67,7 @@ def doctor(
         Precision | None,
         typer.Option(help="Plan for this number format; the best that fits if not given."),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Device of the model: cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]"),
-    ] = None,
+    device: ServerDeviceOption = None,
     images: Annotated[
         int, typer.Option(help="Images of the largest group.", min=1, max=MAX_GROUP_SIZE)
     ] = MAX_GROUP_SIZE,

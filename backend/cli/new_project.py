@@ -21,8 +21,8 @@ from backend.cli.connect import (
     PasswordOption,
     UrlOption,
     UserOption,
+    chosen_ends,
     connect_project,
-    ends_of,
 )
 from backend.cli.progress import progress_bar
 from backend.errors import LabelStudioError, SettingsError
@@ -30,7 +30,6 @@ from backend.label_schema import LabelValue
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
 from backend.label_studio.group_config import labels_config, open_config
 from backend.label_studio.group_project import add_group_view, create_group_project
-from backend.settings import load_settings
 from calico_model.data.coco_parts import WHOLE
 
 
@@ -95,13 +94,7 @@ def new_project(
         typer.echo(config)
         _report(title=title, labels=len(names), dry_run=True)
         return
-    settings = load_settings(
-        label_studio_url=url,
-        label_studio_api_key=api_key,
-        basic_auth_user=user,
-        basic_auth_password=password,
-    )
-    ends = ends_of(settings, backend_url)
+    ends = chosen_ends(url, api_key, user, password, backend_url)
     with closing(ends.client):
         if finish:
             project = _only(ends.client, title)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.errors import SettingsError
+from backend.serving.logs import LogFormat
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.protocol import GroupPredictor
 from calico_model.loading.precision import Precision
@@ -26,6 +27,27 @@ WeightsOption = Annotated[
 ]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="Device of the model: cpu, cuda or cuda:N.")
+]
+ServerDeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="Device of the model: cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]"),
+]
+StudioUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--label-studio-url", metavar="URL", help="Address of Label Studio. [LABEL_STUDIO_URL]"
+    ),
+]
+LogLevelOption = Annotated[
+    str | None,
+    typer.Option("--log-level", help="Lowest logged level: DEBUG, INFO, WARNING or ERROR."),
+]
+LogFormatOption = Annotated[
+    LogFormat | None,
+    typer.Option(
+        "--log-format",
+        help="How log lines look; auto: text on a terminal, else json. [CALICO_LOG_FORMAT]",
+    ),
 ]
 DataDirOption = Annotated[
     Path | None,

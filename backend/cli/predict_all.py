@@ -25,7 +25,7 @@ from backend.cli.connect import (
     PasswordOption,
     UrlOption,
     UserOption,
-    ends_of,
+    chosen_ends,
 )
 from backend.cli.progress import progress_bar, stop_requests, training_bar
 from backend.cli.tables import print_fitted
@@ -40,7 +40,6 @@ from backend.label_studio.predictions import (
     task_states,
 )
 from backend.label_studio.untouched import show_version
-from backend.settings import load_settings
 
 _AT_ONCE = 4
 _LOADING_S, _POLL_S = 300.0, 1.0
@@ -91,13 +90,7 @@ def predict_all(
 
     The last line of the output is JSON. The exit status is 1 when tasks failed.
     """
-    settings = load_settings(
-        label_studio_url=url,
-        label_studio_api_key=api_key,
-        basic_auth_user=user,
-        basic_auth_password=password,
-    )
-    ends = ends_of(settings, backend_url)
+    ends = chosen_ends(url, api_key, user, password, backend_url)
     began = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(closing(ends.client))

@@ -10,10 +10,15 @@ from typing import Annotated
 import typer
 
 from backend._wsgi import run_server
-from backend.cli.options import DataDirOption
+from backend.cli.options import (
+    DataDirOption,
+    LogFormatOption,
+    LogLevelOption,
+    ServerDeviceOption,
+    StudioUrlOption,
+)
 from backend.errors import SettingsError
 from backend.served_model import SHIPPED_WEIGHTS
-from backend.serving.logs import LogFormat
 from backend.settings import Settings, load_settings, misspelt_variables
 from calico_model.loading.precision import Precision
 
@@ -34,12 +39,7 @@ def serve(
             "--weights", metavar="DIR", help="Model folder. [CALICO_WEIGHTS, calico-tiny]"
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device", help="Device of the model: cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]"
-        ),
-    ] = None,
+    device: ServerDeviceOption = None,
     precision: Annotated[
         Precision | None,
         typer.Option(
@@ -48,12 +48,7 @@ def serve(
         ),
     ] = None,
     data_dir: DataDirOption = None,
-    label_studio_url: Annotated[
-        str | None,
-        typer.Option(
-            "--label-studio-url", metavar="URL", help="Address of Label Studio. [LABEL_STUDIO_URL]"
-        ),
-    ] = None,
+    label_studio_url: StudioUrlOption = None,
     trainer: Annotated[
         bool | None,
         typer.Option(
@@ -65,17 +60,8 @@ def serve(
         bool,
         typer.Option("--allow-open-bind", help="Serve other machines without credentials."),
     ] = False,
-    log_level: Annotated[
-        str | None,
-        typer.Option("--log-level", help="Lowest logged level: DEBUG, INFO, WARNING or ERROR."),
-    ] = None,
-    log_format: Annotated[
-        LogFormat | None,
-        typer.Option(
-            "--log-format",
-            help="How log lines look; auto: text on a terminal, else json. [CALICO_LOG_FORMAT]",
-        ),
-    ] = None,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Run the ML backend until Ctrl-C or SIGTERM.
 

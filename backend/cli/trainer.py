@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.options import DataDirOption
+from backend.cli.options import (
+    DataDirOption,
+    LogFormatOption,
+    LogLevelOption,
+    ServerDeviceOption,
+    StudioUrlOption,
+)
 from backend.inference_priority import InferencePriority, Yielding
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.reconcile import Reconciler
@@ -59,36 +65,17 @@ def trainer(
             help="Model folder, the same as for `calico serve`. [CALICO_WEIGHTS]",
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device", help="Device of the model: cpu, cuda or cuda:N. [CALICO_DEVICE, cpu]"
-        ),
-    ] = None,
+    device: ServerDeviceOption = None,
     precision: Annotated[
         Precision | None,
         typer.Option("--precision", help="Number format of the weights. [CALICO_PRECISION]"),
     ] = None,
-    label_studio_url: Annotated[
-        str | None,
-        typer.Option(
-            "--label-studio-url", metavar="URL", help="Address of Label Studio. [LABEL_STUDIO_URL]"
-        ),
-    ] = None,
+    label_studio_url: StudioUrlOption = None,
     parent: Annotated[
         int | None, typer.Option("--parent", help="End when this process has ended.", hidden=True)
     ] = None,
-    log_level: Annotated[
-        str | None,
-        typer.Option("--log-level", help="Lowest logged level: DEBUG, INFO, WARNING or ERROR."),
-    ] = None,
-    log_format: Annotated[
-        LogFormat | None,
-        typer.Option(
-            "--log-format",
-            help="How log lines look; auto: text on a terminal, else json. [CALICO_LOG_FORMAT]",
-        ),
-    ] = None,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Learn from corrections until Ctrl-C or SIGTERM. `calico serve` starts one by itself.
 

@@ -224,19 +224,7 @@ class LabelStudioClient:
         credentials: tuple[str, str] | None = None,
     ) -> ConnectedBackend:
         """Connects a backend; Label Studio calls its /health and /setup before it answers."""
-        body: JsonObject = {
-            "project": project_id,
-            "url": url,
-            "title": title,
-            "is_interactive": True,
-        }
-        if credentials is not None:
-            user, password = credentials
-            body |= {
-                "auth_method": "BASIC_AUTH",
-                "basic_auth_user": user,
-                "basic_auth_pass": password,
-            }
+        body = ml_backend_body(project_id, url, title, credentials)
         return convert_answer(self._api.send("POST", "/api/ml/", json=body), ConnectedBackend)
 
     def remove_ml_backend(self, backend_id: int) -> None:
@@ -349,3 +337,24 @@ class LabelStudioClient:
 
 def _object(value: object) -> JsonObject:
     return convert_answer(value, JsonObject)
+
+
+def ml_backend_body(
+    project_id: int, url: str, title: str, credentials: tuple[str, str] | None
+) -> JsonObject:
+    """Returns what `/api/ml/` stores about a backend, with the user and password that it asks."""
+    body: JsonObject = {
+        "project": project_id,
+        "url": url,
+        "title": title,
+        "is_interactive": True,
+        "auth_method": "NONE",
+    }
+    if credentials is not None:
+        user, password = credentials
+        body |= {
+            "auth_method": "BASIC_AUTH",
+            "basic_auth_user": user,
+            "basic_auth_pass": password,
+        }
+    return body

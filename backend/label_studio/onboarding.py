@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import httpx
 
 from backend.errors import LabelStudioError
-from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.client import LabelStudioClient, ml_backend_body
 from backend.label_studio.web import certificate_advice, open_client
 
 BACKEND_TITLE = "CALICO"
@@ -67,20 +67,7 @@ def update_ml_backend(
     Raises:
         LabelStudioError: Label Studio cannot reach the backend, or refuses the change.
     """
-    body: dict[str, object] = {
-        "project": project_id,
-        "url": url,
-        "title": title,
-        "is_interactive": True,
-        "auth_method": "NONE",
-    }
-    if credentials is not None:
-        user, password = credentials
-        body |= {
-            "auth_method": "BASIC_AUTH",
-            "basic_auth_user": user,
-            "basic_auth_pass": password,
-        }
+    body = ml_backend_body(project_id, url, title, credentials)
     _check(_ask(client, "PATCH", f"/api/ml/{backend_id}", body))
 
 

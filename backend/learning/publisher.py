@@ -167,13 +167,8 @@ class Publisher:
                 raise VersionError(
                     f"{version_id}: the project's version changed while it was trained"
                 )
-            changed = _set_status(
-                connection,
-                VersionStatus.CURRENT,
-                adapter.c.id == version_id,
-                adapter.c.status == VersionStatus.CANDIDATE.value,
-                gate=json.dumps(gate),
-                reason=reason,
+            changed = _decide(
+                connection, version_id, VersionStatus.CURRENT, gate=json.dumps(gate), reason=reason
             )
             if not changed:
                 raise VersionError(f"{version_id}: expected a candidate")
@@ -190,13 +185,8 @@ class Publisher:
         """
 
         def refuse(connection: Connection) -> None:
-            _set_status(
-                connection,
-                VersionStatus.REJECTED,
-                adapter.c.id == version_id,
-                adapter.c.status == VersionStatus.CANDIDATE.value,
-                gate=json.dumps(gate),
-                reason=reason,
+            _decide(
+                connection, version_id, VersionStatus.REJECTED, gate=json.dumps(gate), reason=reason
             )
             ended = {"state": RunState.REJECTED.value, "ended_at_us": now_us(), "progress": 1.0}
             self._runs.hold(connection, run_id, **ended, eta_s=None)
@@ -207,13 +197,7 @@ class Publisher:
         """Rejects a candidate that an earlier run left before the gate."""
 
         def refuse(connection: Connection) -> None:
-            _set_status(
-                connection,
-                VersionStatus.REJECTED,
-                adapter.c.id == version_id,
-                adapter.c.status == VersionStatus.CANDIDATE.value,
-                reason=reason,
-            )
+            _decide(connection, version_id, VersionStatus.REJECTED, reason=reason)
 
         self._store.write(refuse, timeout_s=_TIMEOUT_S)
 
@@ -375,3 +359,11 @@ def _set_status(
     """Sets the status of the versions that match; returns their ids."""
     change = update(adapter).where(*where).values(status=status.value, **values)
     return tuple(connection.execute(change.returning(adapter.c.id)).scalars())
+
+
+def _decide(
+    connection: Connection, version_id: str, status: VersionStatus, **values: object
+) -> bool:
+    """Ends the candidature of a version; returns False if it is no candidate."""
+    is_candidate = adapter.c.status == VersionStatus.CANDIDATE.value
+    return bool(_set_status(connection, status, adapter.c.id == version_id, is_candidate, **values))

@@ -22,6 +22,7 @@ from torch import Tensor
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import MaskFeatures
+from calico_model.staging import is_alive
 
 _GIB = 2**30
 
@@ -84,7 +85,7 @@ class FeatureStore:
     def _sweep(self) -> None:
         """Removes incomplete files of processes of this machine that were killed."""
         for path in self._root.rglob(".*.safetensors.*"):
-            if not _is_alive(int(path.suffix[1:])):
+            if not is_alive(int(path.suffix[1:])):
                 path.unlink(missing_ok=True)
 
     def put(self, key: str, features: ImageFeatures) -> None:
@@ -143,16 +144,6 @@ def file_key(path: Path) -> str:
     """Returns the hash of an image file's bytes."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _named(features: ImageFeatures) -> dict[str, Tensor]:

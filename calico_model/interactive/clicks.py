@@ -179,14 +179,20 @@ def part_at(
     return np.asarray(pieces == piece) if piece else None
 
 
+def _disobeyed_click(mask: BoolMask, prompt: MaskPrompt) -> Click | None:
+    """Returns the last click of a prompt if a mask does not do what it says, else None."""
+    if not prompt.clicks:
+        return None
+    last = prompt.clicks[-1]
+    return None if bool(mask[_pixel(last, mask.shape)]) is last.is_positive else last
+
+
 def _obey_last_click(mask: BoolMask, prompt: MaskPrompt) -> BoolMask:
     """Adds or removes a disc under the last click, unless the mask obeys the click already."""
-    if not prompt.clicks:
+    last = _disobeyed_click(mask, prompt)
+    if last is None:
         return mask
-    last = prompt.clicks[-1]
     row, column = _pixel(last, mask.shape)
-    if bool(mask[row, column]) is last.is_positive:
-        return mask
     disc = np.zeros(mask.shape, np.uint8)
     cv2.circle(disc, (column, row), _DOT_RADIUS, 1, thickness=-1)
     return mask | (disc > 0) if last.is_positive else mask & ~(disc > 0)
@@ -233,12 +239,10 @@ def _correct(
     """Refines an earlier mask; if that ignores the last click, adds or removes what is under it."""
     assert model.mask_refiner is not None
     (mask,) = refine_masks(model.mask_refiner, [picture], [previous], [prompt])
-    if not prompt.clicks:
+    last = _disobeyed_click(mask, prompt)
+    if last is None:
         return mask
-    last = prompt.clicks[-1]
     row, column = _pixel(last, mask.shape)
-    if bool(mask[row, column]) is last.is_positive:
-        return mask
     others = [c for c in prompt.clicks[:-1] if c.is_positive is not last.is_positive]
     alone = MaskPrompt(
         (replace(last, is_positive=True), *(replace(c, is_positive=False) for c in others))

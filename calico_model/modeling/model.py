@@ -242,6 +242,27 @@ class Calico(ExtensibleModel):
                 unpack(cache, layers, layout)
         return layout.positions(cast(Tensor, self.language.model.norm(hidden)))
 
+    def prefill_packed(
+        self, features: ImageFeatures, conversations: Conversations
+    ) -> tuple[Tensor, DynamicCache]:
+        """Runs `prefill` over prompts, their common beginning once.
+
+        In the layers below the first CAM that is the system prompt, the images and the common
+        wording; in the others all before the first image.
+
+        Returns:
+            (B, T, D) hidden states, and keys and values of all (B, T) positions.
+        """
+        cache = DynamicCache()
+        hidden = self.prefill(
+            self.embed(conversations, self.image_rows(features)),
+            conversations,
+            self.correspondence(features),
+            (packed(conversations, own_images=False), packed(conversations, own_images=True)),
+            cache,
+        )
+        return hidden, cache
+
     def _layer_ranges(self) -> list[tuple[range, nn.Module | None]]:
         """Consecutive LLM layers, each range with the CAM that changes its input, if any."""
         starts = (0, *self.config.cam_layers[: len(self.cams)])
@@ -319,9 +340,6 @@ class Calico(ExtensibleModel):
     ) -> Generated:
         """Answers B left-padded prompts greedily; CAMs act in the prefill only.
 
-        The common beginning of the prompts is computed once: in the layers below the first CAM the
-        system prompt, the images and the common wording; in the others all before the first image.
-
         Args:
             features: of M images.
             conversations: prompts without answers, padded on the left.
@@ -330,14 +348,7 @@ class Calico(ExtensibleModel):
         """
         bias = torch.zeros(self.config.language.vocab_size, device=conversations.input_ids.device)
         bias[list(penalised)] = -self.config.empty_margin
-        cache = DynamicCache()
-        hidden = self.prefill(
-            self.embed(conversations, self.image_rows(features)),
-            conversations,
-            self.correspondence(features),
-            (packed(conversations, own_images=False), packed(conversations, own_images=True)),
-            cache,
-        )
+        hidden, cache = self.prefill_packed(features, conversations)
         return decode_greedily(
             self.language,
             hidden[:, -1],

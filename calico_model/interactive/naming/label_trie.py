@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from calico_model import prompts
 from calico_model.data.collate import Turn, collate_turns
 from calico_model.modeling.features import ImageFeatures
-from calico_model.modeling.language import packed, run_layers
+from calico_model.modeling.language import run_layers
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import GroupPrediction, RegionKind
@@ -154,14 +154,7 @@ def score_slots(
         tokenizer,
         config.qformer.queries,
     ).conversations.to(device)
-    cache = DynamicCache()
-    hidden = model.prefill(
-        model.embed(conversations, model.image_rows(features)),
-        conversations,
-        model.correspondence(features),
-        (packed(conversations, own_images=False), packed(conversations, own_images=True)),
-        cache,
-    )
+    hidden, cache = model.prefill_packed(features, conversations)
     rows = torch.tensor([kinds.index(slot.kind) for slot in slots], device=device)
     prefixes = [len(tokenizer.encode(slot.before)) for slot in slots]
     lengths = conversations.guidance[rows] + 1 + torch.tensor(prefixes, device=device)  # (S,)

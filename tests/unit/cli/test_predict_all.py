@@ -58,6 +58,6 @@ def test_a_wrong_token_is_told_also_while_no_backend_answers(monkeypatch):
     refused = httpx.MockTransport(lambda request: httpx.Response(401))
     client = LabelStudioClient("http://studio", "0" * 40, transport=refused)
     nowhere = "http://127.0.0.1:1"
-    monkeypatch.setattr(command, "ends_of", lambda settings, url: Ends(client, url, None))
+    monkeypatch.setattr(command, "chosen_ends", lambda *given: Ends(client, given[-1], None))
     with pytest.raises(LabelStudioAuthError, match="LABEL_STUDIO_API_KEY"):
         command.predict_all(7, backend_url=nowhere)

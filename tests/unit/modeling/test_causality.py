@@ -25,7 +25,7 @@ from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.pretraining.run import use_plain_attention
 from calico_model.types import RegionKind
-from tests.unit.modeling.test_layout import ODD_QUESTIONS, QUERIES, ask, awake, features_of, prefill
+from tests.unit.modeling.test_layout import ODD_QUESTIONS, QUERIES, ask, awake, features_of
 
 assert_same = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-4)
 MOVED = 1e-3
@@ -82,7 +82,7 @@ def forced(model: Calico, features: ImageFeatures) -> Callable[[Conversations], 
 
 
 def packed_states(model: Calico, features: ImageFeatures) -> Callable[[Conversations], Tensor]:
-    return lambda conversations: prefill(model, features, conversations)[0]
+    return lambda conversations: model.prefill_packed(features, conversations)[0]
 
 
 @pytest.mark.parametrize("prepare", [lambda model: None, use_plain_attention])
@@ -146,7 +146,7 @@ def test_left_and_right_padding_give_the_same_states(tokenizer: Tokenizer) -> No
     right = collate_turns(prompts_only, tokenizer, QUERIES).conversations
     assert not torch.equal(left.is_token, right.is_token)
     torch.testing.assert_close(
-        prefill(model, features, left)[0][left.is_token],
+        model.prefill_packed(features, left)[0][left.is_token],
         forced(model, features)(right)[right.is_token],
         atol=2e-5,
         rtol=1e-4,

@@ -9,8 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from transformers import DynamicCache
 
 from calico_model import prompts
 from calico_model.config import AblationConfig
@@ -54,21 +52,6 @@ def features_of(model: Calico, images: int) -> ImageFeatures:
         return model.encode(to_pixels(pictures, model.config))
 
 
-@torch.no_grad()
-def prefill(
-    model: Calico, features: ImageFeatures, conversations: Conversations
-) -> tuple[Tensor, DynamicCache]:
-    cache = DynamicCache()
-    hidden = model.prefill(
-        model.embed(conversations, model.image_rows(features)),
-        conversations,
-        model.correspondence(features),
-        (packed(conversations, own_images=False), packed(conversations, own_images=True)),
-        cache,
-    )
-    return hidden, cache
-
-
 @contextmanager
 def counted_rows(model: Calico) -> Iterator[list[int]]:
     """Notes how many rows each LLM layer is given."""
@@ -90,9 +73,9 @@ def test_together_equals_one_by_one(
     model = awake(tokenizer)
     features = features_of(model, images)
     layout = ask(tokenizer, questions, images)
-    together, cache = prefill(model, features, layout)
+    together, cache = model.prefill_packed(features, layout)
     for row, question in enumerate(questions):
-        alone, own_cache = prefill(model, features, ask(tokenizer, [question], images))
+        alone, own_cache = model.prefill_packed(features, ask(tokenizer, [question], images))
         length = alone.shape[1]
         assert int(layout.is_token[row].sum()) == length
         torch.testing.assert_close(together[row, -length:], alone[0], atol=2e-5, rtol=1e-4)
@@ -108,7 +91,9 @@ def test_one_by_one_equals_the_teacher_forced_pass(tokenizer: Tokenizer) -> None
     alone = ask(tokenizer, QUESTIONS[:1])
     with torch.no_grad():
         forced, _ = model(features, alone)
-    torch.testing.assert_close(prefill(model, features, alone)[0], forced, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        model.prefill_packed(features, alone)[0], forced, atol=2e-5, rtol=1e-4
+    )
 
 
 def test_answers_are_those_of_three_separate_runs(tokenizer: Tokenizer) -> None:
@@ -153,7 +138,7 @@ def test_image_rows_are_computed_once_below_the_first_cam(tokenizer: Tokenizer) 
     assert shared > before_images + 2 * QUERIES
 
     with counted_rows(model) as rows:
-        prefill(model, features, layout)
+        model.prefill_packed(features, layout)
 
     total, first_cam = int(lengths.sum()), model.config.cam_layers[0]
     assert rows[:first_cam] == [total - 2 * shared - _shared_by_two(ids, shared)] * first_cam
@@ -172,7 +157,7 @@ def test_without_cams_images_are_computed_once_in_all_layers(tokenizer: Tokenize
     model = awake(tokenizer, ablation=AblationConfig(inject=False))
     features = features_of(model, 2)
     with counted_rows(model) as rows:
-        prefill(model, features, ask(tokenizer, QUESTIONS))
+        model.prefill_packed(features, ask(tokenizer, QUESTIONS))
     assert len(set(rows)) == 1
     assert rows[0] == packed(ask(tokenizer, QUESTIONS), own_images=False).source.numel()
 
@@ -270,6 +255,6 @@ def test_the_query_transformer_sees_each_image_once_at_the_input(tokenizer: Toke
     model.qformer.register_forward_pre_hook(
         lambda _, given, named: batches.append(len(named["query_embeds"])), with_kwargs=True
     )
-    prefill(model, features, ask(tokenizer, QUESTIONS))
+    model.prefill_packed(features, ask(tokenizer, QUESTIONS))
     # Two images once at the input; two images of three questions at each of the two CAMs.
     assert batches == [2, 6, 6]
