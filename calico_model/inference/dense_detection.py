@@ -30,12 +30,12 @@ _SHARPNESS = 8.0
 """Scores of the object classifier times this are log chances."""
 
 
-_PART_ODDS, _OBJECT_ODDS = (1.97, 0.55, 0.48, -5.9), (1.12, 1.5, 0.63, -7.07)
+_PART_ODDS, _OBJECT_ODDS = (1.7, 0.91, 0.3, -5.68), (0.92, 1.12, 0.76, -5.9)
 """Log odds that a detection is right, with its name and an IoU of 0.5 or more: weights of the log
 odds of its expected IoU, of the log odds of its certainty and of the log of the number of images
-learned from, and a shift. Fitted on detections of heads that learned for 30 s, in six sets of
-photographs after 5 and after 20 corrected pairs, every set with the same weight; `DenseRows.shift`
-corrects them for one adapter."""
+learned from, and a shift. Fitted on detections of heads that learned for 30 and for 75 s, in seven
+sets of photographs after 5 and after 20 corrected pairs, every head with the same weight;
+`DenseRows.shift` corrects them for one adapter."""
 _USUAL_IMAGES = 20
 """Number of images learned from, for a head without parts, which tell the number."""
 LEAST_SHOWN = 0.45

@@ -37,6 +37,7 @@ from calico_model.modeling.dense_head import (
 from calico_model.training.engine import make_step
 from calico_model.training.online.dense_batches import collate_dense, dense_loss
 from calico_model.training.online.example import DenseImage
+from calico_model.training.online.muon import Muon
 from calico_model.training.online.plan import DensePlan
 
 _CLIP_NORM = 1.0
@@ -44,9 +45,10 @@ _RECENT = 48  # last steps, by whose overlap the head's trust is set
 _TRUSTED = (0.2, 0.45)  # overlap at which trust is 0, and at which it is 1
 _RIDGE = 0.3
 _MEASURED = 24  # learned images on which the head's confidence is measured
-# Mean log odds of the expected overlap of parts, and of objects, of heads trained for 30 s, and how
-# much less often more confident heads are right: measured on heads of 30 and 150 s on two sets.
-_USUAL_CONFIDENCE, _CONFIDENCE_WEIGHT = (1.85, 3.0), (-1.2, -1.0)
+# Mean log odds of the expected overlap of parts, and of objects, of trained heads, and how much less
+# often more confident heads are right: fitted together with the odds of detections, on the same
+# heads. More confident heads are not more often wrong about objects.
+_USUAL_CONFIDENCE, _CONFIDENCE_WEIGHT = (2.2, 3.4), (-0.7, 0.0)
 _SHIFTS = (-2.5, 1.5)
 
 
@@ -105,9 +107,13 @@ class DenseHeadLearner:
         self._drop = torch.Generator().manual_seed(seed)
         self._overlaps: deque[float] = deque(maxlen=_RECENT)
         body = [p.requires_grad_(True) for n, p in head.named_parameters() if n != "first"]
-        self._trained = [*body, self.rows.requires_grad_(True)]
+        self._matrices = [p for p in body if p.ndim > 1]
+        self._others = [*(p for p in body if p.ndim <= 1), self.rows.requires_grad_(True)]
+        self._matrix_optimiser = Muon(
+            self._matrices, plan.matrix_rate, weight_decay=plan.weight_decay
+        )
         self._optimiser = torch.optim.AdamW(
-            self._trained, lr=plan.rate, betas=(0.9, 0.99), weight_decay=plan.weight_decay
+            self._others, lr=plan.rate, betas=(0.9, 0.99), weight_decay=plan.weight_decay
         )
 
     @property
@@ -148,7 +154,9 @@ class DenseHeadLearner:
             loss, overlap = dense_loss(cells, self.rows, batch, self.names)
             self._overlaps.append(overlap)
             torch.autograd.backward(loss)
-            make_step(self._optimiser, self._trained, self._plan.rate * rate, _CLIP_NORM)
+            peak = self._plan.matrix_rate * rate
+            make_step(self._matrix_optimiser, self._matrices, peak, _CLIP_NORM)
+            make_step(self._optimiser, self._others, self._plan.rate * rate, _CLIP_NORM)
         return {"dense": float(loss.detach()), "overlap": overlap}
 
     @torch.no_grad()

@@ -50,8 +50,9 @@ class DensePlan:
         steps: optimiser steps between two readings of the clock.
         batch: images per step. Few: a head has seconds to learn, and many small steps bring it
             further than half as many of twice the size.
-        rate: peak learning rate of the body and of the rows.
-        weight_decay: of AdamW.
+        matrix_rate: peak learning rate of the body's matrices, which Muon learns.
+        rate: peak learning rate of rows, norms and biases, which AdamW learns.
+        weight_decay: of both.
         coarse: share of the update that is spent on coarse cells.
         balance: how much more often images of rare names are drawn, as a power of their rarity.
         dropout: share of the deepest map's channels that a step leaves out, so that no name depends
@@ -62,6 +63,7 @@ class DensePlan:
 
     steps: int = 16
     batch: int = 4
+    matrix_rate: float = 0.02
     rate: float = 3e-3
     weight_decay: float = 0.05
     coarse: float = 0.7
