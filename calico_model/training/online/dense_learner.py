@@ -45,9 +45,9 @@ _RECENT = 48  # last steps, by whose overlap the head's trust is set
 _TRUSTED = (0.2, 0.45)  # overlap at which trust is 0, and at which it is 1
 _RIDGE = 0.3
 _MEASURED = 24  # learned images on which the head's confidence is measured
-# Mean log odds of the expected overlap of parts, and of objects, of trained heads, and how much less
-# often more confident heads are right: fitted together with the odds of detections, on the same
-# heads. More confident heads are not more often wrong about objects.
+# Mean log odds of the expected overlap of parts, and of objects, of trained heads, and how much
+# less often more confident heads are right: fitted together with the odds of detections, on the
+# same heads. More confident heads are not more often wrong about objects.
 _USUAL_CONFIDENCE, _CONFIDENCE_WEIGHT = (2.2, 3.4), (-0.7, 0.0)
 _SHIFTS = (-2.5, 1.5)
 

@@ -292,7 +292,6 @@ def test_a_head_that_learns_on_is_believed_less(head: DenseHead) -> None:
             taught.learn(1.0, coarse=False)
         shifts.append(taught.tensors[DENSE_SHIFT].tolist())
     assert shifts[1][0] <= shifts[0][0]
-    assert shifts[1][1] <= shifts[0][1]
-    assert shift_of(([1.85], [3.0])) == pytest.approx([0.0, 0.0])
+    assert shift_of(([2.2], [3.4])) == pytest.approx([0.0, 0.0])
     assert shift_of(([9.0], [])) == [-2.5, 0.0]
-    assert shift_of(([-9.0], [-9.0])) == [1.5, 1.5]
+    assert shift_of(([-9.0], [-9.0])) == [1.5, 0.0]  # of objects it says nothing
