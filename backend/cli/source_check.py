@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from backend.cli.tables import print_fitted
 from backend.settings import Settings
 from calico_model.errors import CalicoError
 from calico_model.inference.prompt import Click, MaskPrompt
-from calico_model.sources.known import KnownSource
+from calico_model.sources.known import KnownSource, SourceKind
 from calico_model.sources.registry import SourceChoice, open_source, read_choices
 from calico_model.sources.source import PromptSource, Source
 
@@ -71,33 +72,62 @@ def check_source(entry: str, settings: Settings) -> bool:
         InvalidConfigError: no such source.
     """
     (choice,) = read_choices([entry], settings.sources_dir)
-    if choice.known is not None and choice.masks is None and not choice.folder.exists():
-        figures, is_usable = _expected(choice, choice.known, settings.device), True
+    parts = [choice] if choice.masks is None else [choice, choice.masks]
+    rows = _rows(choice)
+    if rows and not all(part.folder.exists() for part in parts):
+        figures, is_usable = _expected(choice, rows, settings.device), True
     else:
         figures, is_usable = _measured(choice, settings.device)
     print_fitted(_table(figures))
     if figures.state == "missing":
-        typer.echo(f"calico fetch --source {choice.name} brings the weights.")
+        for part in parts:
+            if part.known is not None and not part.folder.exists():
+                typer.echo(f"calico fetch --source {part.known.name} brings the weights.")
+        if any(row.kind is SourceKind.CASS for row in rows):
+            typer.echo("The figures are those of CLIP with the DINO of facebook/dino-vitb8.")
     typer.echo(json.dumps(asdict(figures)))
     return is_usable
 
 
-def _expected(choice: SourceChoice, known: KnownSource, device: str) -> SourceFigures:
-    seconds = None
-    if known.encode_tflop is not None:
-        seconds = known.encode_tflop * 1e12 / (_multiplications_per_s(device) * _SHARE_OF_PEAK)
+def _rows(choice: SourceChoice) -> tuple[KnownSource, ...]:
+    """The rows that a source and its source of masks are known by; () if one is unknown.
+
+    The row of CLIP counts the DINO that it needs as well.
+    """
+    if choice.known is None:
+        return ()
+    if choice.known.kind is SourceKind.CASS or choice.masks is None:
+        return (choice.known,)
+    return () if choice.masks.known is None else (choice.known, choice.masks.known)
+
+
+def _expected(choice: SourceChoice, rows: Sequence[KnownSource], device: str) -> SourceFigures:
+    speed = _multiplications_per_s(device) * _SHARE_OF_PEAK
+    tflop = _sum([row.encode_tflop for row in rows])
+    licences = [
+        row.licence + (" (its owners must grant access)" if row.is_gated else "") for row in rows
+    ]
+    parameters = sum(row.parameters for row in rows) * 1e6
     return SourceFigures(
         choice.name,
-        str(choice.folder),
+        " and ".join(
+            str(part.folder) for part in (choice, choice.masks) if part and not part.folder.exists()
+        ),
         "missing",
-        known.licence + (" (its owners must grant access)" if known.is_gated else ""),
-        round(known.parameters * 1e6),
-        round(known.parameters * 1e6 * 4 / _MIB, 1),
-        known.encoding_mib,
-        None if seconds is None else round(seconds, 2),
+        "; ".join(dict.fromkeys(licences)),
+        round(parameters),
+        round(parameters * 4 / _MIB, 1),
+        _sum([row.encoding_mib for row in rows]),
+        None if tflop is None else round(tflop * 1e12 / speed, 2),
         None,
         is_measured=False,
     )
+
+
+def _sum(figures: Sequence[float | None]) -> float | None:
+    """The sum, None where a figure is unknown."""
+    known = [figure for figure in figures if figure is not None]
+    return sum(known) if len(known) == len(figures) else None
 
 
 def _measured(choice: SourceChoice, device: str) -> tuple[SourceFigures, bool]:

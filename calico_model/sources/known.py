@@ -41,11 +41,12 @@ class KnownSource:
         kind: which class reads it.
         abilities: what it can be asked.
         licence: of the weights, as their owners state it.
-        parameters: in millions.
+        parameters: in millions; of CLIP with those of DINO ViT-B/8.
         is_gated: whether its owners must grant access first.
         encode_tflop: arithmetic of encoding one image, in 10^12 operations, counted on the class
-            in its public size; None where it depends on the image or was not counted.
-        encoding_mib: memory of one encoded image in MiB; None likewise.
+            in its public size; of Grounding DINO that of asking one name, for which it encodes the
+            image each time; of CLIP with DINO ViT-B/8, on a square image.
+        encoding_mib: memory of one encoded image in MiB; None where it depends on the image.
     """
 
     name: str
@@ -60,6 +61,7 @@ class KnownSource:
 
 
 _PROMPTS = frozenset({Ability.CLICK, Ability.BOX})
+_SERIES = _PROMPTS | {Ability.SERIES}  # its memory is in the same folder
 _APACHE = "Apache-2.0"
 
 _SAM3_LICENCE = "SAM License of Meta: own terms, uses named in it are excluded"
@@ -74,7 +76,8 @@ def _row(
     licence: str = _APACHE,
 ) -> KnownSource:
     is_gated = licence == _SAM3_LICENCE
-    return KnownSource(name, repository, kind, _PROMPTS, licence, parameters, is_gated, *cost)
+    abilities = _SERIES if kind is SourceKind.SAM2 else _PROMPTS
+    return KnownSource(name, repository, kind, abilities, licence, parameters, is_gated, *cost)
 
 
 _ROWS = (
@@ -106,9 +109,24 @@ _WORDS = frozenset({Ability.TEXT})
 _EXEMPLARS = frozenset({Ability.TEXT, Ability.EXEMPLAR})
 _DINO, _OWL = SourceKind.GROUNDING_DINO, SourceKind.OWLV2
 
+
+def _detector(
+    name: str, repository: str, kind: SourceKind, parameters: float, cost: tuple[float, float]
+) -> KnownSource:
+    abilities = _EXEMPLARS if kind is _OWL else _WORDS
+    return KnownSource(name, repository, kind, abilities, _APACHE, parameters, False, *cost)
+
+
 _NAMED_ROWS = (
     KnownSource(
-        "sam3", "facebook/sam3", SourceKind.SAM3, _EXEMPLARS, _SAM3_LICENCE, 840.4, is_gated=True
+        "sam3",
+        "facebook/sam3",
+        SourceKind.SAM3,
+        _EXEMPLARS,
+        _SAM3_LICENCE,
+        840.4,
+        is_gated=True,
+        encode_tflop=5.613,
     ),
     KnownSource(
         "sam3-litetext",
@@ -117,22 +135,25 @@ _NAMED_ROWS = (
         _EXEMPLARS,
         _SAM3_LICENCE,
         548.1,
+        encode_tflop=5.613,
     ),
-    KnownSource(
-        "grounding-dino-tiny", "IDEA-Research/grounding-dino-tiny", _DINO, _WORDS, _APACHE, 172.3
+    _detector(
+        "grounding-dino-tiny", "IDEA-Research/grounding-dino-tiny", _DINO, 172.3, (0.638, 16)
     ),
-    KnownSource(
-        "grounding-dino-base", "IDEA-Research/grounding-dino-base", _DINO, _WORDS, _APACHE, 232.3
+    _detector(
+        "grounding-dino-base", "IDEA-Research/grounding-dino-base", _DINO, 232.3, (1.048, 16)
     ),
-    KnownSource(
-        "owlv2-base", "google/owlv2-base-patch16-ensemble", _OWL, _EXEMPLARS, _APACHE, 155.0
-    ),
-    KnownSource(
-        "owlv2-large", "google/owlv2-large-patch14-ensemble", _OWL, _EXEMPLARS, _APACHE, 437.6
-    ),
+    _detector("owlv2-base", "google/owlv2-base-patch16-ensemble", _OWL, 155.0, (1.094, 10.6)),
+    _detector("owlv2-large", "google/owlv2-large-patch14-ensemble", _OWL, 437.6, (5.781, 20.4)),
 )
 _CLIP_ROW = KnownSource(
-    "clip-base", "openai/clip-vit-base-patch16", SourceKind.CASS, _WORDS, "MIT", 149.6
+    "clip-base",
+    "openai/clip-vit-base-patch16",
+    SourceKind.CASS,
+    _WORDS,
+    "MIT",
+    149.6 + 85.8,
+    encode_tflop=0.801,
 )
 KNOWN_SOURCES: Mapping[str, KnownSource] = {
     row.name: row for row in (*_ROWS, *_NAMED_ROWS, _CLIP_ROW)

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from backend.cli import command_tree
 from calico_model.errors import InvalidConfigError
+from calico_model.sources.known import KNOWN_SOURCES
 from tests.unit.sources import test_sam
 
 
@@ -33,6 +34,35 @@ def test_what_is_not_here_is_expected_from_its_arithmetic(tmp_path):
     assert "calico fetch --source sam-huge" in result.stdout
     assert "seconds per image, expected" in result.stdout
     assert not huge["is_measured"]
+
+
+def test_a_detector_is_expected_together_with_its_source_of_masks(tmp_path):
+    both = run("owlv2-base+sam-base", data_dir=tmp_path)
+    assert both.exit_code == 0, both.exception
+    whole, masks = figures(both), figures(run("sam-base", data_dir=tmp_path))
+    assert whole["state"] == "missing"
+    assert whole["parameters"] == 155.0e6 + masks["parameters"]
+    assert whole["encode_s"] > 1.5 * masks["encode_s"] > 0
+    assert whole["encoding_mib"] > masks["encoding_mib"]
+    assert "calico fetch --source owlv2-base" in both.stdout
+    assert "calico fetch --source sam-base" in both.stdout
+    (tmp_path / "sources" / "sam-base").mkdir(parents=True)
+    half = run("owlv2-base+sam-base", data_dir=tmp_path)
+    assert "calico fetch --source sam-base" not in half.stdout
+    assert figures(half)["folder"] == str(tmp_path / "sources" / "owlv2-base")
+
+
+def test_clip_is_expected_together_with_its_dino(tmp_path):
+    result = run(f"clip-base+{tmp_path / 'dino'}", data_dir=tmp_path)
+    assert result.exit_code == 0, result.exception
+    found = figures(result)
+    assert found["parameters"] > 149.6e6 + 80e6
+    assert found["encode_s"] > 0
+    assert "facebook/dino-vitb8" in result.stdout
+
+
+def test_every_name_has_its_arithmetic():
+    assert [row.name for row in KNOWN_SOURCES.values() if not row.encode_tflop] == []
 
 
 def test_a_gated_source_says_so(tmp_path):
