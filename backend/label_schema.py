@@ -159,6 +159,7 @@ class LabelSchema:
         colours: what the colour tags offer, one text per colour; () without such tags.
         highlights: names of the tags that label words of a text beside the images. Not in the
             representation, which is part of the keys of kept answers: these do not depend on it.
+        texts: keys of the task's data that are shown as texts; likewise.
     """
 
     layout: ImageLayout
@@ -174,6 +175,7 @@ class LabelSchema:
     others: frozenset[str] = frozenset()
     colours: tuple[str, ...] = ()
     highlights: frozenset[str] = field(default=frozenset(), repr=False)
+    texts: tuple[str, ...] = field(default=(), repr=False)
     _filled_in: dict[int, ImageSlot] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -70,6 +70,14 @@ def import_photographs(
             help="With --group-by name: what the names of a group share, for example '^(\\d+)_'.",
         ),
     ] = None,
+    series: Annotated[
+        bool,
+        typer.Option(
+            "--series",
+            help="Every folder is an ordered series, such as the frames of a video: tasks keep the "
+            "order of the names, and two that follow share an image.",
+        ),
+    ] = False,
     gap: Annotated[
         float,
         typer.Option(
@@ -130,6 +138,7 @@ def import_photographs(
     calico import photographs --project 7
     calico import photographs --dry-run --preview sheet.jpg
     calico import photographs --project 7 --labels coco.json
+    calico import frames --project 7 --series
 
     The last line of the output is JSON.
     """
@@ -144,7 +153,10 @@ def import_photographs(
     from backend.cli.photo_import import run_import
 
     listing = list_photographs(folder)
-    plan = _plan(listing, group_by, group_size, name_pattern, gap)
+    if series:
+        plan = _series_plan(group_by, group_size, name_pattern, keep_near_duplicates)
+    else:
+        plan = _plan(listing, group_by, group_size, name_pattern, gap)
     masks = None if labels is None else LabelsFile(labels, labels_as, skip_unknown_labels)
     wishes = Wishes(dry_run, keep_near_duplicates, preview, masks)
     with PhotoCache(settings.data_dir) as cache:
@@ -196,6 +208,25 @@ def _plan(
     except (OverflowError, ValueError) as error:
         raise SettingsError(f"--gap: expected a number of seconds, got {gap:g}") from error
     return Plan(way, sizes, pattern, pause)
+
+
+def _series_plan(
+    group_by: Way | None, group_size: str | None, name_pattern: str | None, keeps_near: bool
+) -> Plan:
+    """Reads how folders become series.
+
+    Raises:
+        SettingsError: an option that divides groups in another way.
+    """
+    if group_by not in (None, Way.FOLDER) or name_pattern is not None or keeps_near:
+        raise SettingsError(
+            "--series: expected no --group-by, --name-pattern or --keep-near-duplicates beside it: "
+            "a folder is a series, and all of its images are kept"
+        )
+    sizes = (1, MAX_GROUP_SIZE) if group_size is None else read_group_size(group_size)
+    if sizes[1] < 2:
+        raise SettingsError("--group-size: expected 2 images or more for --series, got 1")
+    return Plan(Way.FOLDER, sizes, is_series=True)
 
 
 def _target(client: LabelStudioClient, project_id: int, folder: Path, copy: bool | None) -> Target:

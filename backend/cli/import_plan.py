@@ -37,15 +37,19 @@ class Plan:
         sizes: fewest and most photographs of a group.
         pattern: for names: its first bracket, or the whole match, is what a group shares.
         gap: for times: a longer pause begins a new group.
+        is_series: whether every folder is an ordered series, such as the frames of a video.
     """
 
     way: Way
     sizes: tuple[int, int]
     pattern: re.Pattern[str] | None = None
     gap: timedelta = timedelta(minutes=2)
+    is_series: bool = False
 
     def needs_vectors(self, names: Sequence[str]) -> bool:
         """Whether what the photographs show decides anything."""
+        if self.is_series:
+            return False
         if self.way is not Way.FOLDER:
             return self.way is Way.SIMILARITY
         return any(

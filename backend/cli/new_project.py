@@ -28,7 +28,7 @@ from backend.cli.progress import progress_bar
 from backend.errors import LabelStudioError, SettingsError
 from backend.label_schema import LabelValue
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
-from backend.label_studio.group_config import labels_config, open_config
+from backend.label_studio.group_config import labels_config, open_config, text_config
 from backend.label_studio.group_project import add_group_view, create_group_project
 from calico_model.data.coco_parts import WHOLE
 
@@ -60,6 +60,10 @@ def new_project(
     is_open: Annotated[
         bool, typer.Option("--open", help="No fixed names: annotators write the names of parts.")
     ] = False,
+    has_text: Annotated[
+        bool,
+        typer.Option("--text", help="A text above the images: highlighted words are outlined."),
+    ] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Create it although a project has this title.")
     ] = False,
@@ -78,16 +82,21 @@ def new_project(
     """Create a Label Studio project for groups of images and connect it to the backend.
 
     The names of parts are given by --labels or --labels-from; with --open, annotators write them.
+    With --text the task's "text" stands above its images, and a phrase that is highlighted in it is
+    outlined on every image that shows it.
 
     Examples:
     calico new-project --title Chairs --labels "seat,leg=foot|paw,backrest"
     calico new-project --title Chairs --labels-from coco.json
-    calico new-project --title Chairs --open
+    calico new-project --title Chairs --open --text
 
     The last line of the output is JSON: project, url, title, labels, connected.
     """
     names = _names(labels, labels_from, is_open)
-    config = open_config() if is_open else labels_config(names)
+    if is_open:
+        config = text_config() if has_text else open_config()
+    else:
+        config = labels_config(names, has_text=has_text)
     if not title.strip():
         raise SettingsError("--title: expected a title, got an empty one")
     if dry_run:

@@ -82,6 +82,32 @@ def arrange(photographs: Sequence[Photograph], plan: Plan) -> list[Group]:
     return groups
 
 
+def arrange_series(
+    photographs: Sequence[Photograph], most: int, imported: Iterable[Sequence[str]]
+) -> list[Group]:
+    """Divides every folder into tasks in the order of its names; two that follow share an image.
+
+    Args:
+        photographs: all of the folders, also those of the project.
+        most: images of a task, at least 2.
+        imported: content hashes of the images of each task that the project has; a piece that one
+            of these tasks holds is left out.
+    """
+    known = [set(digests) for digests in imported]
+    by_name = {photograph.name: photograph for photograph in photographs}
+    pieces = []
+    for names in photographs_by_folder(list(by_name)).values():
+        frames = [by_name[name] for name in sorted(names, key=natural_order)]
+        starts = range(0, max(len(frames) - 1, 1), most - 1)
+        pieces += [tuple(frames[start : start + most]) for start in starts]
+    digests_of = [{one.facts.digest for one in piece} for piece in pieces]
+    return [
+        piece
+        for piece, digests in zip(pieces, digests_of, strict=True)
+        if not any(digests <= task for task in known)
+    ]
+
+
 def _similar(photographs: Sequence[Photograph], sizes: tuple[int, int]) -> list[Group]:
     vectors = np.stack([one.vector for one in photographs if one.vector is not None])
     return [

@@ -20,7 +20,7 @@ from backend.cli.import_labels import read_labels, send_labels, told_labels
 from backend.cli.import_plan import LabelsAs, Plan, Wishes
 from backend.cli.photo_cache import PhotoCache
 from backend.cli.photo_folder import Listing, natural_order
-from backend.cli.photo_groups import Group, arrange, set_duplicates_aside
+from backend.cli.photo_groups import Group, arrange, arrange_series, set_duplicates_aside
 from backend.cli.photo_survey import Photograph, Survey, survey
 from backend.cli.progress import progress_bar
 from backend.cli.tables import tell_list
@@ -39,6 +39,7 @@ from backend.label_studio.photo_tasks import (
 from calico_model.similarity.duplicates import near_duplicates
 
 _BATCH = 40  # groups per request
+_MOST_CHARACTERS = 20_000  # of a text beside a photograph
 _SHEETS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _UPLOAD_FILES, _UPLOAD_BYTES = 32, 48 * 1024 * 1024
 
@@ -120,8 +121,13 @@ def run_import(
     report = Report(dry_run=wishes.dry_run, photographs=total, skipped_files=len(skipped))
     report.group_by, report.group_size = plan.way.value, list(plan.sizes)
     report.read, report.encoded = seen.fresh, seen.fresh if needs_vectors else 0
-    coming = _coming(listing, seen, known, target, cache, report, wishes.keep_near_duplicates)
-    groups = [group for layer in coming for group in arrange(layer, plan)]
+    if plan.is_series:
+        groups = arrange_series(seen.photographs, plan.sizes[1], [task.digests for task in known])
+        left = {one.name for group in groups for one in group}
+        report.already_imported = len(seen.photographs) - len(left)
+    else:
+        coming = _coming(listing, seen, known, target, cache, report, wishes.keep_near_duplicates)
+        groups = [group for layer in coming for group in arrange(layer, plan)]
     groups.sort(key=lambda group: natural_order(group[0].name))
     report.groups = len(groups)
     if wishes.preview is not None and groups:
@@ -130,7 +136,7 @@ def run_import(
         for number, group in enumerate(groups, start=1):
             typer.echo(f"group {number}: {', '.join(one.name for one in group)}")
     if target is not None:
-        _finish(groups, listing.folder, target, report, labels, wishes, seen.photographs)
+        _finish(groups, listing.folder, target, report, labels, wishes, seen.photographs, plan)
     return report
 
 
@@ -142,6 +148,7 @@ def _finish(
     labels: CocoLabels | None,
     wishes: Wishes,
     photographs: Sequence[Photograph],
+    plan: Plan,
 ) -> None:
     """Sends everything, unless this is a dry run."""
     report.project = target.project_id
@@ -149,7 +156,7 @@ def _finish(
     report.url = f"{target.client.url}/projects/{target.project_id}"
     become = LabelsAs.ANNOTATIONS if wishes.labels is None else wishes.labels.become
     if not wishes.dry_run:
-        _send(groups, folder, target, report)
+        _send(groups, folder, target, report, is_series=plan.is_series)
     if labels is not None and wishes.dry_run:
         report.labels = told_labels(labels, become)
     elif labels is not None:
@@ -239,7 +246,9 @@ def _preview(path: Path, folder: Path, groups: Sequence[Group]) -> list[str]:
         return [str(sheet) for sheet in write_sheets(path, folder, groups, tell)]
 
 
-def _send(groups: Sequence[Group], folder: Path, target: Target, report: Report) -> None:
+def _send(
+    groups: Sequence[Group], folder: Path, target: Target, report: Report, *, is_series: bool
+) -> None:
     """Makes a task of every group, in requests of several."""
     if target.root is not None and groups:
         serve_folder(target.client, target.project_id, folder)
@@ -258,6 +267,8 @@ def _send(groups: Sequence[Group], folder: Path, target: Target, report: Report)
                     [url_of[one.name] for one in group],
                     [one.facts.digest for one in group],
                     target.schema,
+                    is_series=is_series,
+                    text=_text_beside(group, folder) if target.schema.texts else "",
                 )
                 for group in batch
             ]
@@ -265,6 +276,16 @@ def _send(groups: Sequence[Group], folder: Path, target: Target, report: Report)
             report.imported_groups += len(batch)
             report.imported_photographs += len(members)
             tell(report.imported_photographs)
+
+
+def _text_beside(group: Group, folder: Path) -> str:
+    """The texts beside a group's photographs: those of the files a.txt of a.jpg, each once."""
+    texts = []
+    for one in group:
+        path = (folder / one.name).with_suffix(".txt")
+        if path.is_file():
+            texts.append(path.read_text("utf-8", "replace")[:_MOST_CHARACTERS].strip())
+    return "\n".join(dict.fromkeys(filter(None, texts)))
 
 
 def _batches(groups: Sequence[Group], folder: Path, *, is_copied: bool) -> list[list[Group]]:

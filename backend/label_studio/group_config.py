@@ -38,13 +38,14 @@ _CHIP_PX, _CHARACTER_PX, _LINE_PX, _LINE_WIDTH_PX = 46, 8, 34, 780
 _BARS_PX = 232
 
 
-def labels_config(labels: Sequence[LabelValue]) -> str:
+def labels_config(labels: Sequence[LabelValue], *, has_text: bool = False) -> str:
     """Returns the config of a project with a fixed list of names.
 
     The labels are the names of objects and parts; a choice under each region holds its kind.
 
     Args:
         labels: in the order of the palette; their aliases become `predicted_values`.
+        has_text: whether a text stands above the images, as in `text_config`.
 
     Raises:
         SettingsError: no label, too many, one twice, or one that Label Studio cannot hold.
@@ -61,7 +62,10 @@ def labels_config(labels: Sequence[LabelValue]) -> str:
 {kinds}
         </Choices>
       </View>"""
-    return _config("part", chips, controls, _lines([label.value for label in labels]))
+    lines = _lines([label.value for label in labels])
+    if not has_text:
+        return _config("part", chips, controls, lines)
+    return _config("part", chips, controls, lines + _TEXT_LINES - 1, _text(len(labels)))
 
 
 def open_config() -> str:
@@ -77,8 +81,13 @@ def text_config() -> str:
 
     The text is `text` of the task's data.
     """
-    key = hotkeys(len(RegionKind) + 1)[-1]
-    text = f"""\
+    return _open_config(_text(len(RegionKind)), lines=_TEXT_LINES)
+
+
+def _text(labels: int) -> str:
+    """Returns the text above the images, whose one label has the key behind those of the labels."""
+    key = hotkeys(labels + 1)[-1]
+    return f"""\
   <View className="co-text">
     <Labels name="phrase" toName="text" smart="true" showInline="true">
       <Label value="phrase" background="{_PHRASE_COLOUR}" hotkey="{key}"/>
@@ -86,7 +95,6 @@ def text_config() -> str:
     <Text name="text" value="$text" granularity="word"/>
   </View>
 """
-    return _open_config(text, lines=_TEXT_LINES)
 
 
 def _open_config(above: str = "", *, lines: int = 1) -> str:

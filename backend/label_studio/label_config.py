@@ -27,7 +27,7 @@ from backend.label_schema import (
     NameControl,
 )
 from backend.label_studio.label_set import read_label
-from backend.label_studio.task import read_reference
+from backend.label_studio.task import plain_keys, read_reference
 from calico_model.types import MAX_GROUP_SIZE, RegionKind
 
 MAX_CONFIG_BYTES = 200_000
@@ -40,7 +40,7 @@ MASK_TAGS = {
     "bitmask": MaskFamily.BITMASK,
 }
 CARRIES_LABELS = (MaskFamily.BRUSH_LABELS, MaskFamily.BITMASK_LABELS)
-_TEXT_TAGS = ("text", "hypertext", "paragraphs")
+_TEXT_TAGS = ("text", "hypertext", "paragraphs")  # the first two show a single text
 _HIGHLIGHT_TAGS = ("labels", "hypertextlabels", "paragraphlabels")
 _SMART_TAGS = ("keypoint", "keypointlabels", "rectangle", "rectanglelabels")
 _KINDS: dict[str, tuple[RegionKind, ...]] = {
@@ -112,6 +112,7 @@ def parse_label_config(xml: str) -> LabelSchema:
         others=_other_names(tags, images, index_flag),
         colours=colours,
         highlights=_highlight_names(tags),
+        texts=plain_keys(tag.get("value", "") for tag in tags if tag.tag in _TEXT_TAGS[:2]),
     )
 
 

@@ -18,7 +18,7 @@ from backend.errors import LabelStudioError, SettingsError
 from backend.label_schema import ImageLayout, LabelSchema
 from backend.label_studio.client import JsonObject, LabelStudioClient
 from backend.label_studio.connection import convert_answer
-from backend.label_studio.task import parse_task
+from backend.label_studio.task import SERIES_FIELD, parse_task
 from calico_model.types import MAX_GROUP_SIZE
 
 META_KEY = "calico"
@@ -81,8 +81,23 @@ def most_images(schema: LabelSchema) -> int:
     return len(schema.slots) if schema.layout is ImageLayout.IMAGE_TAGS else MAX_GROUP_SIZE
 
 
-def task_of(urls: Sequence[str], digests: Sequence[str], schema: LabelSchema) -> JsonObject:
-    """Returns a group as a task to import: data under the keys of the config, and its hashes."""
+def task_of(
+    urls: Sequence[str],
+    digests: Sequence[str],
+    schema: LabelSchema,
+    *,
+    is_series: bool = False,
+    text: str = "",
+) -> JsonObject:
+    """Returns a group as a task to import: data under the keys of the config, and its hashes.
+
+    Args:
+        urls: of the images, in order.
+        digests: content hash of each.
+        schema: the config.
+        is_series: whether the images are an ordered series.
+        text: for every text that the config shows beside the images.
+    """
     data: JsonObject
     if schema.layout is ImageLayout.IMAGE_TAGS:
         blank = [""] * (len(schema.image_fields) - len(urls))
@@ -91,6 +106,9 @@ def task_of(urls: Sequence[str], digests: Sequence[str], schema: LabelSchema) ->
         data = {schema.image_fields[0]: list(urls)}
     else:
         data = {schema.image_fields[0]: [{schema.item_key: url} for url in urls]}
+    data = dict.fromkeys(schema.texts, text) | data
+    if is_series:
+        data[SERIES_FIELD] = True
     return {"data": data, "meta": {META_KEY: {"sha256": list(digests)}}}
 
 

@@ -9,7 +9,7 @@ only carries its problem. Does not fetch anything.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -219,6 +219,12 @@ def read_reference(text: str) -> str | None:
     if whole is not None:
         return whole[1]
     return text if _INSIDE.search(text) else None
+
+
+def plain_keys(texts: Iterable[str]) -> tuple[str, ...]:
+    """Returns the keys of the data that attributes name as a whole ("$text"), each once."""
+    keys = (text[1:] for text in texts if text.startswith("$"))
+    return tuple(dict.fromkeys(key for key in keys if key.isidentifier()))
 
 
 def _data_key(reference: str) -> str:

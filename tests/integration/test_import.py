@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from backend.cli import command_tree, connect
 from backend.errors import LabelStudioError, SettingsError
 from backend.label_studio.annotation import parse_drawing
+from backend.label_studio.group_config import text_config
 from backend.label_studio.label_config import parse_label_config
 from calico_model.types import RegionKind
 from tests.unit.cli.photo_files import URL, PhotoStudio, draw
@@ -98,6 +99,55 @@ def test_an_import_that_broke_goes_on_where_it_was(run, tmp_path, monkeypatch):
     assert said["imported_groups"] == 2
     addresses = [url for images in studio.images() for url in images]
     assert len(addresses) == len(set(addresses)) == 12
+
+
+def test_folders_become_series_in_pieces_that_share_an_image(run, tmp_path):
+    folder = tmp_path / "files" / "frames"
+    for number in range(1, 12):  # near duplicates, as frames are
+        draw(folder / "long" / f"f{number}.jpg", 1, size=(64, 48 + number % 2))
+    draw(folder / "short" / "f1.jpg", 20)
+    studio = PhotoStudio(OPEN, root=folder.parent)
+    said = run(studio, folder, "--project", 7, "--series", "--group-size", "2-5")
+    names = [[url.rpartition("/")[2] for url in images] for images in studio.images()]
+    assert names == [
+        ["f1.jpg", "f2.jpg", "f3.jpg", "f4.jpg", "f5.jpg"],
+        ["f5.jpg", "f6.jpg", "f7.jpg", "f8.jpg", "f9.jpg"],
+        ["f9.jpg", "f10.jpg", "f11.jpg"],
+        ["f1.jpg"],
+    ]
+    assert all(task["data"]["series"] is True for task in studio.tasks)
+    assert (said["imported_groups"], said["already_imported"]) == (4, 0)
+    assert run(studio, folder, "--project", 7, "--series", "--group-size", "2-5")["groups"] == 0
+    draw(folder / "next" / "f1.jpg", 30)
+    draw(folder / "next" / "f2.jpg", 31)
+    assert run(studio, folder, "--project", 7, "--series", "--group-size", "2-5")["groups"] == 1
+
+
+def test_a_series_that_broke_goes_on_where_it_was(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("backend.cli.photo_import._BATCH", 1)
+    folder = tmp_path / "files" / "frames"
+    for number in range(1, 8):
+        draw(folder / f"f{number}.jpg", number)
+    studio = PhotoStudio(CLOSED, root=folder.parent)
+    studio.fail_after = 1
+    with pytest.raises(LabelStudioError, match="cannot be reached"):
+        run(studio, folder, "--project", 7, "--series", "--group-size", "2-4")
+    studio.fail_after = None
+    run(studio, folder, "--project", 7, "--series", "--group-size", "2-4")
+    assert [[url[-6:-4] for url in images] for images in studio.images()] == [
+        ["f1", "f2", "f3", "f4"],
+        ["f4", "f5", "f6", "f7"],
+    ]
+
+
+def test_a_text_beside_the_photographs_comes_along_where_the_config_shows_one(run, photos):
+    (photos / "a" / "1.txt").write_text("A chair with four legs.\n", "utf-8")
+    studio = PhotoStudio(text_config(), root=photos.parent)
+    run(studio, photos, "--project", 7)
+    assert [task["data"]["text"] for task in studio.tasks] == ["A chair with four legs.", ""]
+    plain = PhotoStudio(OPEN, root=photos.parent)
+    run(plain, photos, "--project", 7)
+    assert "text" not in plain.tasks[0]["data"]
 
 
 def test_files_that_label_studio_does_not_serve_are_uploaded(run, photos):
@@ -305,6 +355,8 @@ def test_masks_of_another_size_are_told(run, photos, tmp_path):
             "--name-pattern: expected --group-by name",
         ),
         (["--dry-run", "--group-by", "time", "--gap", "inf"], "--gap: expected a number of"),
+        (["--dry-run", "--series", "--group-by", "time"], "--series: expected no --group-by"),
+        (["--dry-run", "--series", "--group-size", "1"], "--group-size: expected 2 images"),
         (["--dry-run", "--preview", "sheet.txt"], "--preview: expected a .jpg"),
     ],
 )

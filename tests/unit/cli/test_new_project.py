@@ -15,6 +15,7 @@ from backend.errors import SettingsError
 from backend.label_schema import LabelValue
 from backend.label_studio.group_config import labels_config
 from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.palette import NO_HOTKEY
 
 
 def run(*options: str) -> str:
@@ -70,6 +71,21 @@ def test_another_file_is_refused(tmp_path: Path, content: str | None, message: s
         path.write_text(content)
     with pytest.raises(SettingsError, match=f"--labels-from: .*{message}"):
         read_categories(path)
+
+
+@pytest.mark.parametrize("names", [("--open",), ("--labels", "wheel,door")])
+def test_a_text_above_the_images_can_be_highlighted(names: tuple[str, ...]) -> None:
+    config, _, _ = run(*names, "--text", "--dry-run").strip().rpartition("\n")
+    schema = parse_label_config(config)
+    assert (schema.highlights, schema.texts) == (frozenset({"phrase"}), ("text",))
+    plain, _, _ = run(*names, "--dry-run").strip().rpartition("\n")
+    without = parse_label_config(plain)
+    assert (without.highlights, without.texts) == (frozenset(), ())
+    assert schema.slots == without.slots
+    assert schema.name == without.name
+    keys = [part.split('"')[0] for part in config.split('hotkey="')[1:]]
+    free = [key for key in keys if key != NO_HOTKEY]
+    assert len(free) == len(set(free)), "two labels have one key"
 
 
 def test_a_dry_run_prints_the_config_and_a_line_of_json() -> None:
