@@ -16,6 +16,7 @@ PANELS = (START, WORK, LEARNING, DATA, MODEL, MEASURE)
 
 BRANCHES = {
     "mixedparts": (DATA, "Build and check MixedParts data sets."),
+    "fleet": (START, "Run web servers and model replicas on one machine or several."),
     "bench": (MEASURE, "Measure speed, robustness and learning of this installation."),
 }
 """First words of commands of two words -> heading and line of `calico --help`."""
@@ -49,6 +50,15 @@ COMMANDS = (
         START,
         ("demo", "backend.cli.demo:demo", "Try it: Label Studio with 12 pre-annotated groups."),
         ("serve", "backend.cli.serve:serve", "Run the ML backend."),
+        ("fleet up", "backend.cli.fleet:fleet_up", "Run a fleet from this machine."),
+        ("fleet join", "backend.cli.fleet:fleet_join", "Add this machine to a fleet."),
+        ("fleet status", "backend.cli.fleet:fleet_status", "Show what runs and what is missing."),
+        (
+            "fleet upgrade",
+            "backend.cli.fleet:fleet_upgrade",
+            "Replace all processes one after another, without a pause.",
+        ),
+        ("fleet down", "backend.cli.fleet:fleet_down", "End a fleet on this machine."),
         (
             "connect",
             "backend.cli.connect:connect",

@@ -106,12 +106,16 @@ def _connect_patiently(
     settings: Settings, connect: Callable[[Settings], FleetHandles], closing: threading.Event
 ) -> FleetHandles:
     """Connects as soon as there is a fleet; until then the server says it is loading."""
+    said = ""
     while True:
         try:
             return connect(settings)
         except Exception as error:  # Ray has many, and all may pass
-            about = {"event": "fleet_unreachable", "address": settings.fleet_address}
-            _log.warning("no fleet yet: %s", str(error).strip()[:500], extra=about)
+            reason = str(error).strip()[:500]
+            if reason != said:
+                about = {"event": "fleet_unreachable", "address": settings.fleet_address}
+                _log.warning("no fleet yet: %s", reason, extra=about)
+            said = reason
             if closing.wait(_RETRY_S):
                 raise FleetError("the server is closing") from error
 
@@ -158,6 +162,7 @@ def join_cluster(settings: Settings) -> Any:
             log_to_driver=False,
             configure_logging=False,
         )
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     return serve
 
 

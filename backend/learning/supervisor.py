@@ -20,6 +20,7 @@ class TrainerWatch:
     Args:
         command: the process must end on SIGTERM, and when its parent process is gone.
         pause_s: seconds before the first restart; doubled after each further failed start.
+        name: of the process, for messages.
         on_death: called with the exit status.
     """
 
@@ -28,10 +29,11 @@ class TrainerWatch:
         command: Sequence[str],
         *,
         pause_s: float = 1.0,
+        name: str = "trainer",
         on_death: Callable[[int], None] = lambda _status: None,
     ) -> None:
         self._command, self._first_pause_s = tuple(command), pause_s
-        self._on_death = on_death
+        self._on_death, self._name = on_death, name
         self._is_closed = threading.Event()
         self._lock = threading.Lock()  # guards _process against a start during close
         self._process: subprocess.Popen[bytes] | None = None
@@ -75,10 +77,11 @@ class TrainerWatch:
             if time.monotonic() - began > _HEALTHY_S:
                 pause_s = self._first_pause_s
             _log.error(
-                "the trainer ended with status %d; started again in %g s",
+                "the %s ended with status %d; started again in %g s",
+                self._name,
                 status,
                 pause_s,
-                extra={"event": "trainer_died", "status": status},
+                extra={"event": f"{self._name.split()[0]}_died", "status": status},
             )
             self._on_death(status)
             self._is_closed.wait(pause_s)
