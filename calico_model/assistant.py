@@ -17,7 +17,7 @@ from calico_model.inference.prompt import Box, MaskPrompt
 from calico_model.inference.teacher_forcing import make_name_prompts
 from calico_model.interactive import box_description, clicks, referring
 from calico_model.interactive.clicks import Refined
-from calico_model.interactive.naming import name_regions
+from calico_model.interactive.naming import descriptors, name_regions
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline
 from calico_model.interactive.propagate import series, transfer
 from calico_model.interactive.propagate.transfer import Proposal
@@ -195,7 +195,7 @@ class Assistant:
             CheckpointError: there is no adapter of that version.
         """
         with self._predictor.acquire(group, adapter=self._adapter) as session:
-            return name_regions.describe_outlines(session.model, session.features, outlines)
+            return descriptors.describe_outlines(session.model, session.features, outlines)
 
     def transfer(
         self, group: ImageGroup, part: PartMask, group_prediction: GroupPrediction | None = None

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from backend.errors import BackendError, InvalidRleError, MediaUnavailableError
 from backend.label_studio.event import read_annotation, read_schema, read_task
 from backend.label_studio.label_set import closed_labels
-from backend.learning.prototype_store import PrototypeStore, RegionEmbedding
+from backend.learning.prototype_store import PrototypeStore, RegionEmbedding, described_by
 from backend.served_model import ServedModel
 from backend.storage.servers import living_weights, present_servers
 from backend.storage.store import Head, Store
@@ -93,10 +93,9 @@ class PrototypeIndexer:
                 new = self._index_project(project_id, model)
                 removed = self._embeddings.forget_gone(project_id)
             is_known = project_id in self._prototypes
-            if new or removed or not is_known or self._has_news(project_id, model.version):
-                self._prototypes[project_id] = self._embeddings.prototypes(
-                    project_id, model.version
-                )
+            base = described_by(model.version)
+            if new or removed or not is_known or self._has_news(project_id, base):
+                self._prototypes[project_id] = self._embeddings.prototypes(project_id, base)
             indexed += new
         self._tidy(model.version)
         return indexed
@@ -116,12 +115,13 @@ class PrototypeIndexer:
             return
         self._tidied_s = self._clock()
         used = living_weights(present_servers(self._store))
-        self._embeddings.forget_other_weights(used | {base})
+        self._embeddings.forget_other_weights(frozenset(map(described_by, used | {base})))
 
     def _index_project(self, project_id: int, model: ServedModel) -> int:
         now = self._clock()
         indexed = 0
-        outdated = self._embeddings.outdated(project_id, model.version)
+        base = described_by(model.version)
+        outdated = self._embeddings.outdated(project_id, base)
         for head in outdated[:_ANNOTATIONS_PER_ROUND]:
             annotation = (project_id, head.annotation_id)
             if self._is_closed.is_set() or self._not_before.get(annotation, 0.0) > now:
@@ -130,7 +130,7 @@ class PrototypeIndexer:
                 break
             try:
                 embeddings = self._embed(head, model)
-                self._embeddings.keep(project_id, head, model.version, embeddings)
+                self._embeddings.keep(project_id, head, base, embeddings)
                 self._not_before.pop(annotation, None)
                 indexed += 1
             except MediaUnavailableError:

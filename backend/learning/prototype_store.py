@@ -20,10 +20,19 @@ from backend.storage.tables import accepted_look, ann_head
 from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.types import Vector
 
+_DESCRIPTION = "regions-2"  # a new name where regions are described in another way
 _TIMEOUT_S = 30.0
 _OTHERS_KEPT_US = 86_400_000_000  # an upgrade may be taken back
 MOST_ANNOTATIONS = 500
 """How many annotations of a project count, the newest; labels keep few prototypes anyway."""
+
+
+def described_by(version: str) -> str:
+    """Returns the key of rows: the weights' version, and how they describe regions.
+
+    Rows of another key are made anew.
+    """
+    return f"{version}+{_DESCRIPTION}"
 
 
 class _StoredEmbedding(msgspec.Struct, array_like=True):
@@ -61,7 +70,7 @@ class PrototypeStore:
 
         Args:
             project_id: whose annotations.
-            base: version of the weights that describe regions.
+            base: from `described_by`, of the weights that describe regions.
         """
         columns = accepted_look.c
         query = select(columns.annotation_id, columns.key).where(

@@ -45,7 +45,7 @@ def naming_state(closed: ClosedSet | None) -> str:
     """
     if closed is None:
         return ""
-    return f"named {closed.least:g} {closed.accepted.regions.bit_length()}"
+    return f"named {closed.least:g} {closed.accepted.all_regions.bit_length()}"
 
 
 def name_prediction(

@@ -91,7 +91,7 @@ def check_looks(looks: Sequence[LabeledLook]) -> LooksCheck:
     unjudged = tuple(sorted(set(rows) - set(judged)))
     if len(judged) < 2:
         return LooksCheck((), judged, unjudged)
-    vectors = np.stack([look.vector for look in looks])
+    vectors = _side_by_side([look.vector for look in looks])
     groups = np.array([look.group for look in looks])
     # (n, labels): the cosine of each region with the nearest region of each label elsewhere.
     nearest = np.stack(
@@ -110,6 +110,18 @@ def check_looks(looks: Sequence[LabeledLook]) -> LooksCheck:
             examples = (_worst(ours, margins[0]), _worst(theirs, margins[1]))
             found.append(AlikeLooks(pair, separation, (len(ours), len(theirs)), examples))
     return LooksCheck(tuple(sorted(found, key=lambda one: one.separation)), judged, unjudged)
+
+
+def _side_by_side(vectors: Sequence[Vector]) -> NDArray[np.float32]:
+    """(n, sum of all widths); vectors of two widths, from two networks, are at a right angle."""
+    starts = dict[int, int]()
+    for vector in vectors:
+        starts.setdefault(len(vector), sum(starts))
+    rows = np.zeros((len(vectors), sum(starts)), np.float32)
+    for row, vector in zip(rows, vectors, strict=True):
+        start = starts[len(vector)]
+        row[start : start + len(vector)] = vector
+    return rows
 
 
 def _nearest(

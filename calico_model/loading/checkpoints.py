@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 from dataclasses import replace
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 import torch
@@ -188,8 +188,18 @@ def load_base_state(model: Calico, state: dict[str, Tensor], *, where: str) -> N
 
 
 def fingerprint(folder: Path) -> str:
-    """Returns the sha256 of a model folder's weights; names the base an adapter belongs to."""
+    """Returns the sha256 of a model folder's weights; names the base an adapter belongs to.
+
+    A backbone in place of the photo trunk counts among the weights.
+
+    Raises:
+        CheckpointError: the configuration cannot be read.
+    """
     if is_released(folder):
         return released_fingerprint(folder)
     with (folder / WEIGHTS).open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+        digest = file_digest(file, "sha256").hexdigest()
+    trunk = CalicoConfig.from_file(folder / CONFIG).photo_trunk
+    if trunk is None or not trunk.is_backbone:
+        return digest
+    return sha256(f"{digest} {trunk.kind}".encode()).hexdigest()

@@ -43,8 +43,8 @@ def describe_regions(features: ImageFeatures, image: Tensor, shares: Tensor) -> 
     semantic, global_ = as_grid(features.semantic_tokens), as_grid(features.global_tokens)
     embedding = features.mask.embedding
     inside = (semantic, global_, embedding, *features.mask.fine)
-    pooled = [_pool(cells, image, shares) for cells in inside]
-    pooled += [_pool(cells, image, around) for cells in (global_, embedding)]
+    pooled = [pool_cells(cells, image, shares) for cells in inside]
+    pooled += [pool_cells(cells, image, around) for cells in (global_, embedding)]
     places, outlines = zip(*(_frame(share[0]) for share in shares), strict=True)
     return [*pooled, torch.stack(places), torch.stack(outlines)]
 
@@ -58,8 +58,8 @@ def descriptor_widths(config: CalicoConfig) -> tuple[int, ...]:
     return (semantic, global_, prompt, *fine, global_, prompt, _PLACE, OUTLINE**2)
 
 
-def _pool(cells: Tensor, image: Tensor, shares: Tensor) -> Tensor:
-    """Means of (M, D, g, g) cells, weighted by (n, 1, L, L) shares: (n, D)."""
+def pool_cells(cells: Tensor, image: Tensor, shares: Tensor) -> Tensor:
+    """Returns the means of (M, D, g, g) cells, weighted by (n, 1, L, L) shares: (n, D)."""
     weights = functional.adaptive_avg_pool2d(shares, cells.shape[-1])[:, 0].flatten(1)
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
     # One image after the other: its cells are not copied for each of its many regions.

@@ -3,7 +3,8 @@
 The classifiers:
 
 - language: the label that the language model would write in its own answers (label_trie.py);
-- prototypes: the accepted regions that look most like the region (prototypes.py);
+- prototypes: the accepted regions that look most like the region (prototypes.py), as CALICO's own
+  encoders see drawings, or as the photo trunk sees photographs (`describe_outlines`);
 - head: the region head of the weights, which knows the names of training (modeling/region_head.py);
 - cells: the names that the dense head gives to the region's cells (dense_detection.py).
 
@@ -25,10 +26,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from calico_model.data.catalogue import TRAINED_CATEGORIES, parts_of
-from calico_model.errors import InvalidMaskError
 from calico_model.inference.dense_detection import chances_of_names
-from calico_model.inference.images import mask_shares
 from calico_model.interactive.naming.closed_set import ClosedSet, Named, Outline, fuse
+from calico_model.interactive.naming.descriptors import descriptors_of, frames_of, in_space
 from calico_model.interactive.naming.label_trie import Slot, build_trie, find_slots, score_slots
 from calico_model.interactive.naming.rejection import SetEvidence, chance_inside
 from calico_model.modeling.features import ImageFeatures
@@ -71,9 +71,10 @@ def name_regions(
     if not outlines:
         return ()
     vocabulary = closed.vocabulary
-    blocks = describe_regions(features, *_frames(model, outlines))
+    blocks = describe_regions(features, *frames_of(model, outlines))
     head = score_by_head(model, tokenizer, blocks, vocabulary)
-    descriptors = unit_rows(blocks, model.region_head).cpu().numpy()
+    descriptors = descriptors_of(model, features, outlines, blocks)
+    closed = in_space(model, features, closed, descriptors.shape[1])
     language = _score_by_language(
         model, tokenizer, features, outlines, vocabulary, group_prediction
     )
@@ -212,45 +213,6 @@ def _score_by_cells(
     chances = np.clip(chances, _LEAST_CELL_CHANCE, None)
     log_chances: Chances = np.log(chances / chances.sum(1, keepdims=True))
     return log_chances
-
-
-@torch.inference_mode()
-def describe_outlines(
-    model: Calico, features: ImageFeatures, outlines: Sequence[Outline]
-) -> NDArray[np.float32]:
-    """Returns the (R, d) descriptors of regions, to store under their labels.
-
-    They are unit rows made of frozen features alone, so they hold for every adapter of one base.
-
-    Raises:
-        InvalidMaskError: an empty mask.
-    """
-    blocks = describe_regions(features, *_frames(model, outlines))
-    described: NDArray[np.float32] = unit_rows(blocks, model.region_head).cpu().numpy()
-    return described
-
-
-def _frames(model: Calico, outlines: Sequence[Outline]) -> tuple[Tensor, Tensor]:
-    """Images (R,) and shares (R, L, L) of regions, on the model's device."""
-    for number, outline in enumerate(outlines):
-        if not outline.mask.any():
-            raise InvalidMaskError(f"outlines[{number}].mask: expected a region, got an empty mask")
-    side, logit_side = model.config.image_size, model.config.mask_side
-    device = model.mask_decoder.mask_decoder.iou_token.weight.device
-    shares = torch.stack([mask_shares(outline.mask, side, logit_side) for outline in outlines])
-    image = torch.tensor([outline.image_index for outline in outlines])
-    return image.to(device), shares.to(device)
-
-
-def unit_rows(blocks: list[Tensor], head: RegionHead | None) -> Tensor:
-    """Joins blocks of descriptors (R, d_b), each with the same weight, to (R, d) unit rows.
-
-    A region head, if there is one, standardises each number first.
-    """
-    if head is not None:
-        blocks = list(torch.split(head.standardise(blocks), list(head.widths), 1))
-    unit_blocks = [functional.normalize(block, dim=1) for block in blocks]
-    return functional.normalize(torch.cat(unit_blocks, 1), dim=1).float()
 
 
 @torch.inference_mode()

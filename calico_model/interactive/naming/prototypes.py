@@ -8,7 +8,7 @@ Legend: n prototypes, d width of a descriptor, C labels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -45,19 +45,34 @@ class Prototypes:
 
     Attributes:
         looks: label -> its prototypes, the label accepted longest ago first.
+        apart: the same of regions whose descriptors have another width, because another network
+            has described them; the two are never compared.
     """
 
     looks: Mapping[str, LabelPrototypes] = field(default_factory=lambda: MappingProxyType({}))
+    apart: Prototypes | None = None
 
     @property
     def regions(self) -> int:
-        """Number of accepted regions."""
+        """Number of accepted regions, without those apart."""
         return round(sum(float(label.counts.sum()) for label in self.looks.values()))
+
+    @property
+    def all_regions(self) -> int:
+        """Number of accepted regions, with those apart."""
+        return self.regions + (0 if self.apart is None else self.apart.all_regions)
+
+    def of_width(self, width: int) -> Prototypes:
+        """Returns the prototypes that descriptors of a width can be compared with."""
+        if self._width == width:
+            return self
+        return Prototypes() if self.apart is None else self.apart.of_width(width)
 
     def add(self, label: str, descriptor: _Floats, *, per_label: int = PER_LABEL) -> Prototypes:
         """Returns the prototypes with one more accepted region.
 
-        If there are more than `MOST_LABELS` labels, the label accepted longest ago is removed.
+        One of another width than the first comes apart. If there are more than `MOST_LABELS`
+        labels, the label accepted longest ago is removed.
 
         Args:
             label: as the project writes it.
@@ -65,9 +80,12 @@ class Prototypes:
             per_label: prototypes of one label at most.
 
         Raises:
-            InvalidConfigError: a descriptor of another width, of length zero, or not finite.
+            InvalidConfigError: a descriptor of several dimensions, of length zero, or not finite.
         """
-        vector = _unit(np.asarray(descriptor, dtype=np.float32), self._width)
+        vector = _unit(np.asarray(descriptor, dtype=np.float32), None)
+        if self._width not in (None, len(vector)):
+            apart = (self.apart or Prototypes()).add(label, vector, per_label=per_label)
+            return replace(self, apart=apart)
         known = self.looks.get(label)
         vectors, counts = vector[None], np.ones(1, np.float32)
         if known is not None:
@@ -79,7 +97,7 @@ class Prototypes:
         looks[label] = LabelPrototypes(vectors, counts)
         while len(looks) > MOST_LABELS:
             del looks[next(iter(looks))]
-        return Prototypes(MappingProxyType(looks))
+        return Prototypes(MappingProxyType(looks), self.apart)
 
     def log_chances(
         self,

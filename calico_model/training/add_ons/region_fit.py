@@ -23,7 +23,8 @@ from calico_model.data.pool import ScenePool
 from calico_model.errors import InvalidRecordError
 from calico_model.inference.images import mask_shares, to_pixels
 from calico_model.interactive.naming.closed_set import Fusion
-from calico_model.interactive.naming.name_regions import unit_rows, words_of
+from calico_model.interactive.naming.descriptors import unit_rows
+from calico_model.interactive.naming.name_regions import words_of
 from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.model import Calico
 from calico_model.modeling.region_head import RegionHead, describe_regions

@@ -43,6 +43,20 @@ def test_only_labels_of_one_look_are_reported(seed):
     assert set(checked.judged) == set(centres)
 
 
+def test_looks_of_drawings_and_of_photographs_are_not_compared():
+    centres = {"wheel": AXES[0], "tyre": AXES[0], "door": AXES[1]}
+    drawn = looks_of(centres, noise=0.1)
+    photographed = [
+        LabeledLook(look.group + 6, look.label, np.append(look.vector, 0).astype(np.float32))
+        for look in looks_of(centres, noise=0.1, seed=1)
+    ]
+    checked = check_looks(drawn + photographed)
+    assert [set(pair.labels) for pair in checked.alike] == [{"wheel", "tyre"}]
+    assert checked.alike[0].regions == (24, 24)
+    alone = check_looks(drawn)
+    assert [pair.labels for pair in alone.alike] == [pair.labels for pair in checked.alike]
+
+
 def test_regions_of_the_own_group_do_not_count():
     """Every group has a look of its own: within it labels are apart, across groups they are not."""
     rng = np.random.default_rng(0)

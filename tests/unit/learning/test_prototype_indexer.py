@@ -12,7 +12,9 @@ from sqlalchemy import select
 from backend.errors import MediaUnavailableError
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.event import parse_events
+from backend.learning import prototype_store
 from backend.learning.prototype_indexer import PrototypeIndexer
+from backend.learning.prototype_store import described_by
 from backend.storage.store import open_store
 from backend.storage.tables import accepted_look
 from calico_model.types import ImageGroup
@@ -235,12 +237,23 @@ def test_rows_of_weights_that_nobody_has_go_after_a_day(store, images):
     new.round()
     hours[0] = 2
     new.round()
-    assert bases(store) == ["v1", "v2"]
+    assert bases(store) == [described_by("v1"), described_by("v2")]
     aged = accepted_look.update().values(kept_at_us=accepted_look.c.kept_at_us - 90_000_000_000)
     store.write(lambda connection: connection.execute(aged).close(), timeout_s=30)
     hours[0] = 4
     new.round()
-    assert bases(store) == ["v2"]
+    assert bases(store) == [described_by("v2")]
+
+
+def test_regions_that_were_described_in_another_way_are_described_anew(store, images, monkeypatch):
+    store.record_events([event(1, [region("x", "Lid", 2)])])
+    monkeypatch.setattr(prototype_store, "_DESCRIPTION", "regions-1")
+    prototype_indexer(store, images).round()
+    monkeypatch.undo()
+    thread = prototype_indexer(store, images)
+    assert thread.round() == 1
+    assert thread.prototypes(PROJECT).regions == 1
+    assert thread.round() == 0
 
 
 def bases(store):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,17 @@ import torch
 from calico_model.config import CalicoConfig, PhotoTrunkConfig
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.inference.images import to_photo
+from calico_model.interactive.naming.closed_set import Outline
+from calico_model.interactive.naming.descriptors import describe_outlines
 from calico_model.interactive.propagate.photo_exemplar import find_in_photos
-from calico_model.loading.checkpoints import BACKBONE, load_model, save_model
+from calico_model.loading.checkpoints import BACKBONE, fingerprint, load_model, save_model
 from calico_model.modeling.backbone_trunk import load_backbone, read_backbone
 from calico_model.modeling.dense_head import DenseHead
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
+from calico_model.modeling.photo_regions import photo_region_width
+from calico_model.predictor import DEFAULT_WEIGHTS
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.add_ons.photo_base import add_photo_trunk
 from tests.conftest import build_micro
@@ -243,3 +249,37 @@ def test_exemplars_are_found_by_the_backbone(model_folder: Path) -> None:
     wanted[24:56, 72:104] = True
     assert (proposal.mask & wanted).sum() / wanted.sum() > 0.4
     assert 0.0 <= proposal.presence <= 1.0
+
+
+def test_prototypes_read_the_backbone_for_every_picture(model_folder: Path) -> None:
+    model, _ = load_model(model_folder)
+    images = photograph(1), photograph(2)
+    features = encode(model, *images)
+    model.familiarity = None  # every picture is familiar
+    masks = [np.zeros((80, 120), np.bool_) for _ in images]
+    for mask in masks:
+        mask[24:56, 8:40] = True
+    outlines = [Outline(number, mask) for number, mask in enumerate(masks)]
+    rows = describe_outlines(model, features, outlines)
+    assert model.config.photo_trunk is not None
+    assert rows.shape == (2, photo_region_width(model.config.photo_trunk.widths))
+    assert np.linalg.norm(rows, axis=1) == pytest.approx(1.0, abs=1e-5)
+    swapped = encode(model, images[1], images[0])
+    assert np.allclose(rows[::-1], describe_outlines(model, swapped, outlines), atol=1e-5)
+    assert not np.allclose(rows[0], rows[1], atol=0.05)
+
+
+def test_the_fingerprint_of_a_model_counts_its_backbone(model_folder: Path, tmp_path: Path) -> None:
+    """Prototypes and adapters of another backbone are not those of this one."""
+    other = tmp_path / "other"
+    shutil.copytree(model_folder, other)
+    assert fingerprint(other) == fingerprint(model_folder)
+    config = json.loads((other / "config.json").read_text())
+    config["photo_trunk"]["kind"] = f"{PhotoTrunkConfig.BACKBONE}0123456789abcdef"
+    (other / "config.json").write_text(json.dumps(config))
+    assert fingerprint(other) != fingerprint(model_folder)
+
+
+def test_the_fingerprint_without_a_backbone_is_that_of_the_weights() -> None:
+    weights = (DEFAULT_WEIGHTS / "model.safetensors").read_bytes()
+    assert fingerprint(DEFAULT_WEIGHTS) == sha256(weights).hexdigest()

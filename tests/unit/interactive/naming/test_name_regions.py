@@ -10,11 +10,8 @@ from calico_model.errors import InvalidMaskError
 from calico_model.inference.images import to_pixels
 from calico_model.inference.pairwise import GeneratedAnswer, GroupQuestion
 from calico_model.interactive.naming.closed_set import IS_INSIDE, ClosedSet, Fusion, Outline, fuse
-from calico_model.interactive.naming.name_regions import (
-    describe_outlines,
-    name_regions,
-    score_by_head,
-)
+from calico_model.interactive.naming.descriptors import describe_outlines
+from calico_model.interactive.naming.name_regions import name_regions, score_by_head
 from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.modeling.dense_head import WIDTH, DenseNames, DenseRows
 from calico_model.modeling.features import ImageFeatures

@@ -84,9 +84,25 @@ def test_adding_leaves_the_value_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    "vector", [np.zeros(12), np.ones(5), np.full(12, np.nan), np.ones((2, 12))]
+    "vector", [np.zeros(12), np.full(12, np.nan), np.ones((2, 12)), np.full(5, np.inf)]
 )
 def test_a_vector_that_says_nothing_is_refused(vector: np.ndarray) -> None:
     known = Prototypes().add("wheel", vectors(8, 1)[0])
     with pytest.raises(InvalidConfigError, match="descriptor"):
         known.add("wheel", vector.astype(np.float32))
+
+
+def test_descriptors_of_two_networks_are_apart() -> None:
+    first, second = vectors(9, 2)
+    known = Prototypes().add("wheel", first).add("door", second)
+    mixed = known.add("wheel", vectors(10, 1, width=7)[0]).add("roof", vectors(11, 1, width=7)[0])
+    probe = vectors(12, 3)
+    assert np.array_equal(known.log_chances(probe, LABELS), mixed.log_chances(probe, LABELS))
+    assert (mixed.regions, mixed.all_regions) == (2, 4)
+    assert mixed.of_width(12) is mixed
+    other = mixed.of_width(7)
+    assert (sorted(other.looks), other.regions) == (["roof", "wheel"], 2)
+    assert mixed.of_width(3).regions == Prototypes().of_width(3).regions == 0
+    assert mixed.add("door", second).all_regions == 5
+    with pytest.raises(InvalidConfigError, match="descriptor"):
+        mixed.log_chances(vectors(13, 1, width=7), LABELS)

@@ -13,7 +13,8 @@ from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rn
 from calico_model.errors import InvalidRecordError
 from calico_model.inference.images import to_pixels
 from calico_model.interactive.naming.closed_set import ClosedSet, Outline
-from calico_model.interactive.naming.name_regions import describe_outlines, name_regions
+from calico_model.interactive.naming.descriptors import describe_outlines
+from calico_model.interactive.naming.name_regions import name_regions
 from calico_model.loading.checkpoints import load_model, read_tensors, save_model
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
