@@ -26,7 +26,15 @@ _PROMPT_TOOLS = frozenset({"keypoint", "rectangle"})
 
 
 def read_prompts(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Prompt, ...]:
-    """Reads the clicks and boxes of an interactive context."""
+    """Reads the clicks and boxes of an interactive context.
+
+    The editor writes the label that was chosen for a box into a second result of the same id.
+    """
+    chosen = {
+        str(result.id): result.value
+        for result in results
+        if tool_of(result) == ControlType.LABELS and has_id(result)
+    }
     prompts = []
     for number, result in enumerate(results):
         if tool_of(result) not in _PROMPT_TOOLS:
@@ -34,6 +42,8 @@ def read_prompts(results: Sequence[WireResult], schema: LabelSchema) -> tuple[Pr
         box, index = box_of(result), image_index(result, schema)
         if box is not None and index is not None:
             kind, label = _label_of_prompt(result.value, schema)
+            if kind is None and label is None:
+                kind, label = _label_of_prompt(chosen.get(str(result.id)), schema)
             prompts.append(
                 Prompt(
                     id=str(result.id) if has_id(result) else f"prompt-{number}",

@@ -276,7 +276,9 @@ def _box(
         page.wait_for_timeout(500)
         _take(page, screenshots / "tutorial-box.png")
     results = json.dumps(answered.value.json()["data"]["result"]).encode()
-    outlined = [one for one in parse_regions(results, project.schema) if one.image_index == 0]
+    regions = parse_regions(results, project.schema)
+    assert {one.label for one in regions} == {label}
+    outlined = [one for one in regions if one.image_index == 0]
     page.get_by_test_id("bottombar-accept-suggestions-button").click()
     page.wait_for_function(f"() => {STORE}.suggestions.size === 0")
     (mask,) = (one.mask for one in outlined)

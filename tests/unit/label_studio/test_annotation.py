@@ -21,6 +21,7 @@ from backend.label_studio.annotation import (
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.interactive_context import read_prompts
 from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.label_set import closed_labels
 from backend.label_studio.wire import decode_results
 from backend.types import RegionOrigin
 from calico_model.types import RegionKind
@@ -422,6 +423,24 @@ def test_a_box_prompt_is_where_it_was_drawn_from_whichever_corner(value):
     results = decode_results(json.dumps([drawn("rectangle", value, from_name="box_0")]).encode())
     (prompt,) = read_prompts(results, NAMED)
     assert prompt.box == pytest.approx((0, 1, 3, 3))
+
+
+def test_a_box_has_the_label_that_the_editor_writes_beside_it():
+    """Label Studio 1.23.2: with a label chosen, a drawn box is two results of one id."""
+    frame = {"original_width": 388, "original_height": 330, "image_rotation": 0, "id": "2SsQ_zM-pA"}
+    place = {"x": 45.7, "y": 35.4, "width": 37.1, "height": 19.5, "rotation": 0}
+    schema = parse_label_config(config("cosegment_labels"))
+    slot = schema.slot(0)
+    label = closed_labels(schema)[1].value
+    box = frame | {"from_name": "box_0", "to_name": slot.image, "type": "rectangle", "value": place}
+    names = frame | {"from_name": "part_0", "to_name": slot.image, "type": "labels"}
+    names |= {"value": place | {"labels": [label]}}
+    for results in ([box, names], [names, box]):
+        (prompt,) = read_prompts(decode_results(json.dumps(results).encode()), schema)
+        assert (prompt.label, prompt.is_click) == (label, False)
+    other = names | {"id": "of another region"}
+    (prompt,) = read_prompts(decode_results(json.dumps([box, other]).encode()), schema)
+    assert prompt.label is None
 
 
 def test_prompts_without_ids_stay_apart():
