@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from playwright.sync_api import Page
 
-from tests.e2e.editor import STORE, open_task
+from tests.e2e.editor import ARE_DRAWN, STORE, open_task
 from tests.e2e.unseen_project import UnseenProject
 
 PATIENCE_S = float(os.environ.get("CALICO_PATIENCE_S", "1200"))
@@ -21,9 +21,6 @@ _REPLACE = f"""(results) => {{
   annotation.deleteAllRegions();
   annotation.deserializeResults(results);
 }}"""
-_COUNT = f"(count) => {STORE}.regionStore.regions.length === count"
-_ARE_LOADED = f"""() => {STORE}.regionStore.regions
-  .every(region => region.layerRef?.find('Image')[0]?.image()?.complete)"""
 
 
 def sign_in(page: Page, url: str, user: str, password: str) -> None:
@@ -62,13 +59,12 @@ def leave_truth(page: Page, project: UnseenProject, task_id: int) -> None:
     """Leaves the truth in the open task and submits."""
     results = json.loads(project.answer(task_id))
     drawn = sum(one["type"] == "brush" for one in results)
-    # Without a region to wait for, the editor may still be loading, and forgets what it is given.
-    wait(lambda: _replaced(page, results, drawn))
-    with page.expect_response(lambda answer: "/annotations" in answer.url and answer.ok):
-        page.click("button[aria-label='Submit current annotation']")
-
-
-def _replaced(page: Page, results: list[dict[str, Any]], drawn: int) -> bool:
     page.evaluate(_REPLACE, results)
-    page.wait_for_timeout(1000)
-    return bool(page.evaluate(_COUNT, drawn)) and bool(page.evaluate(_ARE_LOADED))
+    page.wait_for_function(ARE_DRAWN, arg=drawn)
+    with page.expect_response(
+        lambda answer: "/annotations" in answer.url and answer.request.method == "POST"
+    ) as submitted:
+        page.click("button[aria-label='Submit current annotation']")
+    assert submitted.value.ok
+    sent = submitted.value.request.post_data_json["result"]
+    assert sum(one["type"] == "brush" for one in sent) == drawn

@@ -11,10 +11,16 @@ from playwright.sync_api import Page
 
 STORE = "window.dataManager?.lsf?.lsf?.annotationStore?.selected"
 
+# The editor shows what the Data Manager knows of a task, and two frames after the whole task has
+# come it begins again with a new annotation: what was drawn before is lost.
+_HAS_COME = f"() => {STORE} && window.dataManager.store.loadingData === false"
+_THREE_FRAMES = """() => new Promise(resolve => requestAnimationFrame(
+  () => requestAnimationFrame(() => requestAnimationFrame(resolve))))"""
+
 # The first image of a region's canvas layer is its mask, decoded to the size of the picture.
-_ARE_DRAWN = f"""(count) => {{
+ARE_DRAWN = f"""(count) => {{
   const regions = {STORE}?.regionStore?.regions;
-  return regions && regions.length === count
+  return regions && regions.length === count && !window.dataManager.lsf.lsf.isLoading
     && regions.every(r => r.layerRef?.find('Image')[0]?.image()?.complete);
 }}"""
 
@@ -52,7 +58,9 @@ class DrawnRegion:
 def open_task(page: Page, url: str, project_id: int, task_id: int, *, regions: int) -> None:
     """Opens a task and waits until the editor has drawn all its regions."""
     page.goto(f"{url}/projects/{project_id}/data?task={task_id}")
-    page.wait_for_function(_ARE_DRAWN, arg=regions, timeout=60_000)
+    page.wait_for_function(_HAS_COME, timeout=60_000)
+    page.evaluate(_THREE_FRAMES)
+    page.wait_for_function(ARE_DRAWN, arg=regions, timeout=60_000)
 
 
 def drawn_regions(page: Page) -> list[DrawnRegion]:
