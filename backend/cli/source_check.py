@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import typer
@@ -74,19 +75,26 @@ def check_source(entry: str, settings: Settings) -> bool:
     (choice,) = read_choices([entry], settings.sources_dir)
     parts = [choice] if choice.masks is None else [choice, choice.masks]
     rows = _rows(choice)
-    if rows and not all(part.folder.exists() for part in parts):
+    if rows and not all(_is_there(part.folder) for part in parts):
         figures, is_usable = _expected(choice, rows, settings.device), True
     else:
         figures, is_usable = _measured(choice, settings.device)
     print_fitted(_table(figures))
     if figures.state == "missing":
         for part in parts:
-            if part.known is not None and not part.folder.exists():
+            if part.known is not None and not _is_there(part.folder):
                 typer.echo(f"calico fetch --source {part.known.name} brings the weights.")
         if any(row.kind is SourceKind.CASS for row in rows):
             typer.echo("The figures are those of CLIP with the DINO of facebook/dino-vitb8.")
     typer.echo(json.dumps(asdict(figures)))
     return is_usable
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        return folder.exists()
+    except OSError:
+        return True  # opening it says why it cannot be read
 
 
 def _rows(choice: SourceChoice) -> tuple[KnownSource, ...]:
@@ -111,7 +119,9 @@ def _expected(choice: SourceChoice, rows: Sequence[KnownSource], device: str) ->
     return SourceFigures(
         choice.name,
         " and ".join(
-            str(part.folder) for part in (choice, choice.masks) if part and not part.folder.exists()
+            str(part.folder)
+            for part in (choice, choice.masks)
+            if part and not _is_there(part.folder)
         ),
         "missing",
         "; ".join(dict.fromkeys(licences)),

@@ -121,6 +121,7 @@ class _Worker:
         self._encodings, self._metrics = encodings, metrics
         self._thread = ModelThread(f"source-{name}")
         self.source: Source | None = None
+        self.description: SourceDescription | None = None
         self.problem = ""
         self._outcomes: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -183,7 +184,7 @@ class _Worker:
         return self._pause.running_s() > _STUCK_S
 
     def can(self, ability: Ability) -> bool:
-        return self.source is not None and ability in self.source.describe().abilities
+        return self.description is not None and ability in self.description.abilities
 
     def count(self, outcome: SourceOutcome) -> None:
         with self._lock:
@@ -199,14 +200,15 @@ class _Worker:
     def status(self) -> SourceStatus:
         with self._lock:
             asked = {outcome.value: self._outcomes[outcome.value] for outcome in SourceOutcome}
-        described = None if self.source is None else self.source.describe()
-        return SourceStatus(self.name, self.state, self.problem, described, asked)
+        return SourceStatus(self.name, self.state, self.problem, self.description, asked)
 
     def _run_load(self) -> None:
         began = time.monotonic()
         about = {"source": self.name}
         try:
-            self.source = self._load()
+            source = self._load()
+            self.description = source.describe()
+            self.source = source
         except CalicoError as error:
             self.problem = str(error)
             _log.error("source left out: %s", error, extra={"event": "source_failed", **about})
@@ -215,7 +217,7 @@ class _Worker:
             _log.exception("source left out", extra={"event": "source_failed", **about})
         else:
             about["seconds"] = f"{time.monotonic() - began:.2f}"
-            about["licence"] = self.source.describe().licence
+            about["licence"] = self.description.licence
             _log.info("source loaded", extra={"event": "source_loaded", **about})
 
 
@@ -316,8 +318,8 @@ class SourcePool:
         """Names and weights of the sources that answer; None while one still loads."""
         described = []
         for worker in self._workers:
-            if worker.source is not None:
-                described.append(worker.source.describe())
+            if worker.description is not None:
+                described.append(worker.description)
             elif worker.state == "loading":
                 return None
         return ",".join(f"{one.name}@{one.weights}" for one in described)

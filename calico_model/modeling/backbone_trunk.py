@@ -165,8 +165,27 @@ def _open(folder: Path) -> BackboneTrunk:
             f"photo trunk: {folder}: the weights lack {len(missing)} tensors, such as "
             f"{min(missing)}"
         )
+    hold_weights(loaded, folder)
     trunk = BackboneTrunk(loaded, patch, *_normalisation(folder))
     return trunk.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def hold_weights(model: nn.Module, folder: Path) -> None:
+    """Copies the weights that a model has read from a folder into memory of its own.
+
+    `transformers` leaves them where the file is mapped: whoever writes other weights over the file
+    would change them under a running server, and whoever cuts it off would end the server.
+
+    Raises:
+        CheckpointError: weights are not finite.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise CheckpointError(f"{folder}: {name}: holds values that are not finite")
+        parameter.data = parameter.data.clone()
+    for buffer in model.buffers():
+        buffer.data = buffer.data.clone()
 
 
 def _is_transformer(config: Any) -> bool:

@@ -22,6 +22,8 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 _INDEX = "model.safetensors.index.json"
 _WHOLE = "model.safetensors"
 _CARD = "README.md"
+_MISMATCH = "ignore_mismatched_sizes"  # what transformers advises then
+_OTHER_SHAPES = f"its tensors have other shapes than its {CONFIG} says"
 _CHUNK = 8 * 2**20
 M = TypeVar("M")
 
@@ -101,6 +103,8 @@ def _weights(path: Path) -> tuple[Path, ...]:
     if not isinstance(shard_of, dict) or not shard_of:
         raise CheckpointError(f"{path / _INDEX}: expected weight_map, the file of every tensor")
     names = sorted({str(name) for name in shard_of.values()})
+    if outside := [name for name in names if Path(name).name != name]:
+        raise CheckpointError(f"{path / _INDEX}: expected files of the folder, got {outside[0]!r}")
     if missing := [name for name in names if not (path / name).is_file()]:
         raise CheckpointError(f"{path / missing[0]}: {_INDEX} names it, and it is not there")
     return tuple(path / name for name in names)
@@ -128,10 +132,13 @@ def load_model(model_class: type[M], folder: HubFolder, device: str, *, config: 
         config: a configuration of that class instead of the folder's own.
 
     Raises:
-        CheckpointError: the files are not those of this class, or tensors are missing.
+        CheckpointError: the files are not those of this class, or tensors are missing or not
+            finite.
     """
     import torch
     from transformers.utils import logging
+
+    from calico_model.modeling.backbone_trunk import hold_weights
 
     logging.disable_progress_bar()  # the log of a server is no terminal
     loader: Any = model_class
@@ -145,14 +152,16 @@ def load_model(model_class: type[M], folder: HubFolder, device: str, *, config: 
             output_loading_info=True,
         )
     except Exception as error:  # transformers raises nearly everything
+        reason = _OTHER_SHAPES if _MISMATCH in str(error) else str(error)
         raise CheckpointError(
-            f"{folder.path}: no {model_class.__name__} can be read from it: {error}"
+            f"{folder.path}: no {model_class.__name__} can be read from it: {reason}"
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
             f"{folder.path}: the weights lack {len(missing)} tensors of {model_class.__name__}, "
             f"such as {missing[0]}"
         )
+    hold_weights(model, folder.path)
     model.requires_grad_(False)
     prepared: M = model.eval().to(device)
     return prepared

@@ -6,6 +6,7 @@ once per image; a prompt runs the small mask decoder alone.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calico_model.errors import InvalidMaskError
+from calico_model.errors import CheckpointError, InvalidMaskError
 from calico_model.inference.prompt import MaskPrompt
 from calico_model.sources.frames import Frame, Normalisation
 from calico_model.sources.hub_folder import HubFolder
@@ -130,12 +131,27 @@ class PromptedSegmenter(ABC):
 
 
 def read_normalisation(folder: HubFolder, otherwise: Normalisation) -> Normalisation:
-    """Returns the mean and deviation that a folder states, else those of its class."""
+    """Returns the mean and deviation that a folder states, else those of its class.
+
+    Raises:
+        CheckpointError: they are not three numbers each, or a deviation is not above 0.
+    """
     mean, deviation = folder.processor.get("image_mean"), folder.processor.get("image_std")
     if mean is None or deviation is None:
         return otherwise
-    red, green, blue = (float(value) for value in mean)
-    red_std, green_std, blue_std = (float(value) for value in deviation)
+    try:
+        red, green, blue = (float(value) for value in mean)
+        red_std, green_std, blue_std = (float(value) for value in deviation)
+        is_usable = min(red_std, green_std, blue_std) > 0 and all(
+            map(math.isfinite, (red, green, blue, red_std, green_std, blue_std))
+        )
+    except (TypeError, ValueError):
+        is_usable = False
+    if not is_usable:
+        raise CheckpointError(
+            f"{folder.path}: expected image_mean and image_std of three numbers each, the latter "
+            f"above 0, got {mean!r} and {deviation!r}"
+        )
     return Normalisation((red, green, blue), (red_std, green_std, blue_std))
 
 

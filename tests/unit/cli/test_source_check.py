@@ -90,5 +90,16 @@ def test_a_folder_that_cannot_be_used_fails_with_the_reason(tmp_path):
     assert "config.json" in figures(result)["state"]
 
 
+def test_a_folder_that_may_not_be_looked_into_fails_with_the_reason(tmp_path, monkeypatch):
+    def refuse(self, **_):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.exists", refuse)
+    monkeypatch.setattr("pathlib.Path.is_dir", refuse)
+    result = run("sam-base", data_dir=tmp_path)
+    assert result.exit_code == 1
+    assert "Permission denied" in figures(result)["state"]
+
+
 def test_an_unknown_name_is_refused(tmp_path):
     assert isinstance(run("sam9", data_dir=tmp_path).exception, InvalidConfigError)

@@ -120,6 +120,22 @@ def test_a_configuration_says_which_weights(folder: Path, tmp_path: Path) -> Non
         load_backbone(moved)
 
 
+def test_a_backbone_that_is_written_over_does_not_change_while_it_runs(tmp_path: Path) -> None:
+    transformer("dinov2").save_pretrained(tmp_path)
+    trunk = load_backbone(read_backbone(tmp_path, side=SIDE))
+    pixels = to_photo(photograph(0), SIDE)[None]
+    with torch.no_grad():
+        before = trunk(pixels)
+    weights = tmp_path / "model.safetensors"
+    size = weights.stat().st_size
+    with weights.open("r+b") as file:
+        file.seek(size // 4)
+        file.write(b"\0" * (size - size // 4))
+    with torch.no_grad():
+        after = trunk(pixels)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 def test_images_are_normalised_as_the_backbone_was_trained(tmp_path: Path) -> None:
     transformer("convnextv2").save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(

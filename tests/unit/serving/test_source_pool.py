@@ -307,3 +307,31 @@ def test_a_source_that_is_always_slow_is_asked_in_the_background_until_it_is_in_
 def wait_until(pending, timeout_s):
     """Whether a future ends within the time."""
     return bool(futures.wait([pending], timeout_s).done)
+
+
+def test_a_source_that_cannot_describe_itself_is_left_out_and_clicks_go_on(group):
+    bad = Clicked("bad")
+    bad.describe = lambda: (_ for _ in ()).throw(RuntimeError("on purpose"))
+    sources = pool(bad, Clicked("good"))
+    assert [status.state for status in sources.status()] == ["failed", "ready"]
+    assert outline(Model(), sources, group, 0, CLICK, None).source == "good"
+
+
+@pytest.mark.parametrize(
+    "answer", [None, 5, (None,), (SourceMask(np.zeros((0, 0), np.bool_), 0.5),), "mask"]
+)
+def test_an_answer_that_is_no_mask_counts_as_a_failure(group, answer):
+    bad = Clicked("bad")
+    bad.segment_prompt = lambda _encoding, _prompt: answer
+    sources = pool(bad)
+    outlined = outline(Model(), sources, group, 0, CLICK, None)
+    assert (outlined.source, outlined.is_complete) == ("calico", False)
+    assert asked(sources) == {"bad": {"failed": 1}}
+
+
+def test_a_source_that_draws_nothing_does_not_erase_the_models_mask(group):
+    for masks in ((), (SourceMask(np.zeros(SIZE, np.bool_), 0.9),)):
+        empty = Clicked("empty")
+        empty.segment_prompt = lambda _encoding, _prompt, masks=masks: masks
+        outlined = outline(Model(), pool(empty), group, 0, CLICK, None)
+        assert np.array_equal(outlined.mask, mask(9))
