@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import zlib
 from collections.abc import Collection
 from dataclasses import astuple, dataclass, replace
@@ -17,9 +18,19 @@ import numpy as np
 
 from backend.errors import StoreError
 from backend.rle import Runs, mask_of, pack_runs, runs_of, unpack_runs
+from backend.served_model import ServedModel
 from backend.serving.caches import BoundedCache
+from backend.serving.jobs import content_key
+from backend.serving.metrics import Metrics
 from backend.storage.store import Store
-from calico_model.types import AnswerPhrase, GroupPrediction, MaskEvidence, PartMask, RegionKind
+from calico_model.types import (
+    AnswerPhrase,
+    GroupPrediction,
+    ImageGroup,
+    MaskEvidence,
+    PartMask,
+    RegionKind,
+)
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1  # of the stored bytes; other formats have other keys
@@ -180,6 +191,11 @@ class GroupPredictions:
             max_bytes, lambda packed: packed.nbytes
         )
 
+    @property
+    def are_shared(self) -> bool:
+        """Whether other servers read the same predictions."""
+        return self._store.is_shared
+
     def find(
         self, content: str, version: str, *, images: Collection[int] | None = None
     ) -> GroupPrediction | None:
@@ -226,3 +242,31 @@ class GroupPredictions:
             event = {"event": "kept_predictions_unreadable"}
             _log.warning("kept predictions cannot be read", exc_info=True, extra=event)
             return None
+
+
+class GroupPredictor:
+    """Has models predict groups, one at a time, and remembers their answers. Threads may share it.
+
+    Attributes:
+        predictions: what is remembered.
+        lock: held while a model works; images of the next task arrive meanwhile.
+    """
+
+    def __init__(self, predictions: GroupPredictions, metrics: Metrics) -> None:
+        self.predictions, self._metrics = predictions, metrics
+        self.lock = threading.Lock()
+
+    def predict(
+        self, group: ImageGroup, model: ServedModel, *, stage: str = "model"
+    ) -> GroupPrediction:
+        """Asks the model about a group, whatever is remembered.
+
+        Args:
+            group: the images.
+            model: of a version.
+            stage: under which the metrics count the time.
+        """
+        with self.lock, self._metrics.stage(stage):
+            prediction = model.predict(group)
+        self.predictions.put(content_key(group), model.version, prediction)
+        return prediction

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from backend.label_schema import LabelSchema
 from backend.label_studio.label_set import closed_labels, vocabulary_of
 from backend.served_model import ServedModel
+from backend.serving.jobs import PredictionJob
 from backend.types import Task
 from calico_model.interactive.naming.closed_set import ClosedSet, Outline
 from calico_model.interactive.naming.prototypes import Prototypes
@@ -35,6 +36,11 @@ class ProjectNames:
         if not labels:
             return None
         return ClosedSet(vocabulary_of(labels), self.prototypes(task.project_id), least=self.least)
+
+
+def closed_set_of(names: ProjectNames | None, job: PredictionJob) -> ClosedSet | None:
+    """Returns the closed set of a job's task; None without one, or where regions are not named."""
+    return None if names is None else names.closed_set(job.schema, job.task)
 
 
 def naming_state(closed: ClosedSet | None) -> str:

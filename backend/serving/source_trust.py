@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from backend.serving.source_pool import SourcePool
 from backend.storage.source_trust import (
     RecordedAnswer,
     SourceAnswerStore,
@@ -103,3 +104,15 @@ class SourceTrustReader:
     def of(self, task: Task, vocabulary: Vocabulary | None) -> TaskTrust:
         """Returns the trust for the questions about one task."""
         return TaskTrust(self._cache.of(task.project_id), task, vocabulary, self._answers)
+
+
+def trust_in(
+    sources: SourcePool | None,
+    reader: SourceTrustReader | None,
+    task: Task,
+    vocabulary: Vocabulary | None,
+) -> TaskTrust:
+    """Returns which sources to believe about a task; without sources the database is not asked."""
+    if not sources or reader is None:
+        return NOBODY_JUDGED
+    return reader.of(task, vocabulary)

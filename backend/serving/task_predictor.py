@@ -7,7 +7,6 @@ of the next task arrive meanwhile.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,13 +22,12 @@ from backend.errors import (
     StoreError,
 )
 from backend.inference_priority import InferencePriority
-from backend.label_studio.label_set import vocabulary_in
 from backend.served_model import AdaptableModel, ServedModel
 from backend.serving.adapter_registry import AdapterRegistry
 from backend.serving.caches import MemoryLimits, OpenedGroups
-from backend.serving.group_predictions import GroupPredictions
+from backend.serving.click_answers import ClickAnswers
+from backend.serving.group_predictions import GroupPredictions, GroupPredictor
 from backend.serving.highlights import link_highlight
-from backend.serving.interactive import InteractiveSegmenter
 from backend.serving.jobs import (
     PredictionJob,
     PredictionResult,
@@ -41,19 +39,17 @@ from backend.serving.jobs import (
 from backend.serving.metrics import Metrics
 from backend.serving.model_host import ModelHost
 from backend.serving.named_sources import find_unasked
-from backend.serving.naming import ProjectNames, name_prediction, name_unnamed, naming_state
-from backend.serving.notices import absent_notes
+from backend.serving.naming import ProjectNames, closed_set_of, name_prediction, naming_state
 from backend.serving.prompt_selection import select_prompted
 from backend.serving.source_pool import SourcePool
-from backend.serving.source_trust import NOBODY_JUDGED, SourceTrustReader, TaskTrust
+from backend.serving.source_trust import SourceTrustReader, TaskTrust, trust_in
 from backend.serving.text_prompts import answer_question, task_labels
 from backend.storage.store import Store
 from backend.storage.versions import AdapterVersion
 from backend.types import GroupSource, Task
 from calico_model.errors import CalicoError
-from calico_model.interactive.naming.closed_set import ClosedSet
 from calico_model.sources.source import Ability
-from calico_model.types import GroupPrediction, ImageGroup, Vector
+from calico_model.types import ImageGroup, Vector
 from calico_model.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
@@ -116,13 +112,20 @@ class TaskPredictor:
         self._store, self._metrics, self._code = store, metrics, code
         self._registry, self._inference_priority = registry, inference_priority
         self._names, self._refines = names, refines
-        self._click_budget_s, self._clock = click_budget_s, clock
-        self._model_lock = threading.Lock()
-        self._group_predictions = GroupPredictions(
-            store, max_bytes=limits.prediction_bytes, code=code
-        )
+        predictions = GroupPredictions(store, max_bytes=limits.prediction_bytes, code=code)
+        self._groups = GroupPredictor(predictions, metrics)
         self._opened = OpenedGroups(limits.opened_bytes)
-        self._segmenter = InteractiveSegmenter(sources, most_steps=limits.click_steps)
+        self._clicks = ClickAnswers(
+            self._groups,
+            render,
+            metrics,
+            names=names,
+            sources=sources,
+            trust=trust,
+            most_steps=limits.click_steps,
+            budget_s=click_budget_s,
+            clock=clock,
+        )
         self._sources, self._trust = sources, trust
         self._unasked_budget_s = unasked_budget_s
 
@@ -162,7 +165,7 @@ class TaskPredictor:
             try:
                 group = self._fetch(job)
                 if self._refines and job.prompts and job.question is None:
-                    return self._answer_clicks(job, group, model, is_wanted)
+                    return self._clicks.answer(job, group, model, is_wanted)
                 return self._predict(job, group, model)
             except Exception as error:  # one bad task must not stop the others
                 problem = self._explain(job.task, error)
@@ -189,7 +192,7 @@ class TaskPredictor:
             self._opened.put(task, group)
         for index in range(len(group)):
             step_aside()
-            with self._model_lock, self._metrics.stage("warm"):
+            with self._groups.lock, self._metrics.stage("warm"):
                 model.encode(group.only(index))
         return sum(image.nbytes for image in group.images)
 
@@ -223,8 +226,8 @@ class TaskPredictor:
         version = self._registry.current(task.project_id)
         model = self._registry.model(self._host.wait(), version)
         step_aside()
-        if not self._group_predictions.is_known(content_key(group), model.version):
-            self._predict_group(group, model, stage="warm")
+        if not self._groups.predictions.is_known(content_key(group), model.version):
+            self._groups.predict(group, model, stage="warm")
 
     def _fetch(self, job: PredictionJob) -> ImageGroup:
         group = self._opened.get(job.task) if job.is_interactive else None
@@ -234,82 +237,15 @@ class TaskPredictor:
             self._opened.put(job.task, group)
         return group
 
-    def _answer_clicks(
-        self,
-        job: PredictionJob,
-        group: ImageGroup,
-        model: ServedModel,
-        is_wanted: Callable[[], bool],
-    ) -> PredictionResult:
-        """Outlines what clicks and boxes mean, and what is alike on the other images."""
-        clicked = {prompt.image_index for prompt in job.prompts}
-        group_prediction = self._group_predictions.find(
-            content_key(group), model.version, images=clicked
-        )
-        if group_prediction is None and self._store.is_shared:
-            # Another server may answer the next click: both must build on the same prediction.
-            group_prediction = self._predict_group(group, model)
-        with self._model_lock, self._metrics.stage("assist"):
-            until = self._clock() + self._click_budget_s
-
-            def has_time() -> bool:
-                if not is_wanted():
-                    raise StoppedError("nobody waits for these clicks any more")
-                return self._clock() < until
-
-            has_time()  # raises where nobody waits any more
-            vocabulary = vocabulary_in(job.schema, job.task.labels)
-            trust = self._trust_for(job.task, vocabulary)
-            suggestions = self._segmenter.suggest(
-                group,
-                job.prompts,
-                job.canvas,
-                model,
-                group_prediction,
-                has_time,
-                vocabulary,
-                trust,
-            )
-            if (closed := self._closed_set(job)) is not None:
-                suggestions = suggestions.with_parts(
-                    name_unnamed(suggestions.prediction.parts, group, model, closed)
-                )
-            outlined = len(
-                suggestions.prediction.parts
-            )  # what is alike elsewhere comes behind them
-            suggestions = suggestions.propagated(
-                group,
-                model,
-                group_prediction,
-                canvas=job.canvas,
-                has_time=has_time,
-                vocabulary=vocabulary,
-                is_series=job.task.is_series,
-                sources=self._sources,
-                trust=trust,
-            )
-            if closed is None:
-                suggestions = suggestions.with_predicted_names()
-            if not has_time():
-                about = {"task": job.task.id, "prompts": len(job.prompts)}
-                _log.warning("clicks left out", extra={"event": "clicks_left_out", **about})
-        with self._metrics.stage("render"):
-            labels = [part.label for part in suggestions.prediction.parts[:outlined]]
-            notes = absent_notes(labels, suggestions.absent, is_series=job.task.is_series)
-            job = replace(job, ids=suggestions.ids, notes=notes)
-            regions, score = self._render(suggestions.prediction, job, group)
-        self._count("assisted")
-        return PredictionResult(regions, score, model.version, absent=suggestions.absent)
-
     def _predict(
         self, job: PredictionJob, group: ImageGroup, model: ServedModel
     ) -> PredictionResult:
         """Asks the model the three questions, or finds its answer where it is remembered."""
         content = content_key(group)
-        closed = self._closed_set(job)
+        closed = closed_set_of(self._names, job)
         labels = closed or (task_labels(job.schema, job.task) if self._sources else None)
         vocabulary = None if labels is None else labels.vocabulary
-        trust = self._trust_for(job.task, vocabulary)
+        trust = trust_in(self._sources, self._trust, job.task, vocabulary)
         key = None
         if not job.is_interactive and (asked := self._asked_sources(vocabulary, trust)) is not None:
             code = self._code + naming_state(closed) + asked
@@ -319,12 +255,12 @@ class TaskPredictor:
             vector = self._describe(job, group, model)
             regions = bytes(kept.regions)
             return PredictionResult(regions, kept.score, model.version, descriptor=vector)
-        prediction = self._group_predictions.find(content, model.version)
+        prediction = self._groups.predictions.find(content, model.version)
         if prediction is None:
-            prediction = self._predict_group(group, model)
+            prediction = self._groups.predict(group, model)
         if job.question is not None:
             labels = closed or task_labels(job.schema, job.task)
-            with self._model_lock, self._metrics.stage("ask"):
+            with self._groups.lock, self._metrics.stage("ask"):
                 reply = answer_question(
                     job.question,
                     group,
@@ -341,7 +277,7 @@ class TaskPredictor:
         elif job.prompts:
             prediction = select_prompted(prediction, job.prompts)
         elif closed is not None:
-            with self._model_lock, self._metrics.stage("name"):
+            with self._groups.lock, self._metrics.stage("name"):
                 prediction = name_prediction(prediction, group, model, closed)
         is_complete = True
         if self._sources and vocabulary is not None and not job.is_interactive:
@@ -381,28 +317,11 @@ class TaskPredictor:
         weights = self._sources.fingerprint
         return None if weights is None else f"+{weights}/{trust.state}"
 
-    def _trust_for(self, task: Task, vocabulary: Vocabulary | None) -> TaskTrust:
-        """Returns whom to believe about a task; without sources the database is not asked."""
-        if not self._sources or self._trust is None:
-            return NOBODY_JUDGED
-        return self._trust.of(task, vocabulary)
-
-    def _predict_group(
-        self, group: ImageGroup, model: ServedModel, *, stage: str = "model"
-    ) -> GroupPrediction:
-        with self._model_lock, self._metrics.stage(stage):
-            prediction = model.predict(group)
-        self._group_predictions.put(content_key(group), model.version, prediction)
-        return prediction
-
-    def _closed_set(self, job: PredictionJob) -> ClosedSet | None:
-        return None if self._names is None else self._names.closed_set(job.schema, job.task)
-
     def _describe(self, job: PredictionJob, group: ImageGroup, model: ServedModel) -> Vector | None:
         """Returns how the group looks, if the job wants it."""
         if not job.wants_descriptor:
             return None
-        with self._model_lock:
+        with self._groups.lock:
             return model.describe(group)
 
     def _find_kept(self, key: str) -> _KeptAnswer | None:

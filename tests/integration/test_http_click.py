@@ -238,7 +238,7 @@ def test_at_one_of_several_servers_a_click_waits_for_what_it_builds_on(
     assert [told.version for told in predictor.told] == [predictor.version]
 
 
-def looking_of(client):
+def task_predictor_of(client):
     return client.application.extensions["calico"].prewarmer._task_predictor
 
 
@@ -364,7 +364,7 @@ def test_clicks_hold_the_model_no_longer_than_they_may(make_app, predictor):
     """Time passes with every step of the model, a second each; 3 s are allowed."""
     client = make_app(click_budget_s=3.0).test_client()
     client.application.extensions["calico"].host.wait(10)
-    looking_of(client)._clock = lambda: float(len(predictor.prompts))
+    task_predictor_of(client)._clicks._clock = lambda: float(len(predictor.prompts))
     result = asked(client, many(payload(REPEATER), 100))
     assert shapes(result)
     assert len(predictor.prompts) == 3
@@ -383,6 +383,6 @@ def test_clicks_of_a_client_that_left_are_given_up(app, predictor):
     work = parse_predict_request(json.dumps(many(payload(REPEATER), 50)).encode())
     (task,) = work.tasks
     one = PredictionJob(task, work.schema, work.prompts, is_interactive=True)
-    answer = looking_of(app.test_client()).predict_task(one, Leaving())
+    answer = task_predictor_of(app.test_client()).predict_task(one, Leaving())
     assert answer.problem.error == "StoppedError"
     assert len(predictor.prompts) == 2
