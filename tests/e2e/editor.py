@@ -58,9 +58,9 @@ class DrawnRegion:
 def open_task(page: Page, url: str, project_id: int, task_id: int, *, regions: int) -> None:
     """Opens a task and waits until the editor has drawn all its regions."""
     page.goto(f"{url}/projects/{project_id}/data?task={task_id}")
-    page.wait_for_function(_HAS_COME, timeout=60_000)
+    page.wait_for_function(_HAS_COME, timeout=180_000)
     page.evaluate(_THREE_FRAMES)
-    page.wait_for_function(ARE_DRAWN, arg=regions, timeout=60_000)
+    page.wait_for_function(ARE_DRAWN, arg=regions, timeout=180_000)
 
 
 def drawn_regions(page: Page) -> list[DrawnRegion]:
