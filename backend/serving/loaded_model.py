@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -227,7 +228,7 @@ def load_base_model(settings: Settings) -> LoadedBase:
         lambda: load_predictor(
             weights,
             device=settings.device,
-            threads=settings.model_threads,
+            threads=settings.model_threads or default_threads(),
             precision=settings.precision,
             # Every server of a database is to find the same features, whatever it was asked before.
             encodes_apart=settings.is_shared,
@@ -236,6 +237,18 @@ def load_base_model(settings: Settings) -> LoadedBase:
         )
     )
     return LoadedBase(model, fingerprint(weights), thread)
+
+
+def default_threads() -> int:
+    """Returns half of the cores that this process may use, at least 1.
+
+    Trainer, Label Studio and the threads of requests need cores as well. Threads of a prediction
+    that lack one wait for each other without sleeping: on two busy cores, two threads take two to
+    three times as long as one.
+    """
+    has_affinity = hasattr(os, "sched_getaffinity")  # Linux
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, cores // 2)
 
 
 def _log_plan(plan: MemoryPlan) -> None:

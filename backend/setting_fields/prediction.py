@@ -25,7 +25,9 @@ class PredictionSettings(BaseModel):
         "unset.",
     )
     model_threads: int | None = Field(
-        None, ge=1, description="CPU threads of one prediction; torch decides if unset."
+        None,
+        ge=1,
+        description="CPU threads of one prediction; half of the cores, at least one, if unset.",
     )
     predict_budget_s: float = Field(
         85.0,

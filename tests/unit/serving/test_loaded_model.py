@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from backend.serving.loaded_model import LoadedBase, ModelThread, worth_showing
+from backend.serving import loaded_model
+from backend.serving.loaded_model import LoadedBase, ModelThread, load_base_model, worth_showing
+from backend.settings import load_settings
 from calico_model.errors import CheckpointError
 from calico_model.inference.dense_detection import LEAST_SHOWN
 from calico_model.inference.prompt import Click, MaskPrompt
@@ -132,3 +135,15 @@ def test_what_a_project_does_not_keep_of_photographs_is_left_out() -> None:
     found = worth_showing(GroupPrediction((known, unsure, sure), "v", {"q": "a"}))
     assert found.parts == (known, sure)
     assert (found.version, found.answers) == ("v", {"q": "a"})
+
+
+@pytest.mark.parametrize(
+    ("cores", "chosen", "threads"),
+    [(1, None, 1), (2, None, 1), (4, None, 2), (16, None, 8), (2, 2, 2)],
+)
+def test_a_prediction_takes_half_of_the_cores_unless_told(monkeypatch, cores, chosen, threads):
+    given = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setattr(loaded_model, "load_predictor", lambda *_, **how: given.append(how))
+    load_base_model(load_settings(model_threads=chosen))
+    assert given[0]["threads"] == threads
