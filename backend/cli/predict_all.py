@@ -52,6 +52,7 @@ class Outcome:
 
     Attributes:
         predicted: tasks with a new prediction.
+        empty: tasks that were answered now, and on which nothing is outlined.
         kept: tasks that had a prediction of the version already.
         failures: reason by task.
         duplicates: predictions of one version that were stored twice, and are deleted.
@@ -59,6 +60,7 @@ class Outcome:
     """
 
     predicted: int = 0
+    empty: int = 0
     kept: int = 0
     failures: dict[int, str] = field(default_factory=dict)
     duplicates: int = 0
@@ -113,6 +115,7 @@ def predict_all(
         "tasks": len(states),
         "to_predict": len(todo),
         "predicted": outcome.predicted,
+        "empty": outcome.empty,
         "already": outcome.kept,
         "failed": len(outcome.failures),
         "duplicates_deleted": outcome.duplicates,
@@ -245,6 +248,8 @@ class _Work:
         ours = self._backend.versions() | {self._version}
         ids = sorted({state.id for state in states if state.id not in self._outcome.failures})
         deleted = 0
+        if not ids:
+            return 0
         with progress_bar("Looking for predictions stored twice", len(ids)) as show:
             for done, task_id in enumerate(ids, start=1):
                 deleted += delete_duplicates(self._client, self._project.id, task_id, ours)
@@ -255,6 +260,7 @@ class _Work:
         if answer.problem is not None or answer.regions is None:
             self._outcome.failures[state.id] = answer.problem or "no answer"
             return
+        self._outcome.empty += not answer.has_regions
         try:
             if self._is_new(state, answer):
                 self._client.create_prediction(
@@ -306,6 +312,11 @@ def _tell(outcome: Outcome, tasks: int, todo: int, version: str, *, dry_run: boo
     counts += [f"{outcome.kept} were already"] if outcome.kept else []
     counts += [f"{len(outcome.failures)} failed"] if outcome.failures else []
     typer.echo("; ".join(counts) + ".")
+    if outcome.empty:
+        typer.echo(
+            f"{outcome.empty} show nothing: this version found no part that it knows. On "
+            "photographs it knows parts once a few groups are corrected."
+        )
     if outcome.duplicates:
         typer.echo(f"Predictions that were stored twice and are deleted: {outcome.duplicates}.")
     if outcome.is_stopped:

@@ -54,6 +54,19 @@ def test_what_the_backend_has_stored_meanwhile_is_not_stored_twice(
     assert (outcome.predicted, outcome.kept, outcome.failures) == (predicted, kept, {})
 
 
+def test_tasks_on_which_nothing_is_outlined_are_counted_and_told(capsys):
+    class Nothing(Backend):
+        def predict(self, project_id, label_config, states):
+            return [BackendAnswer(b"[]", 0.0, "new") for _ in states]
+
+    studio, outcome = Studio(), Outcome()
+    work = _Work(studio, Nothing(), SimpleNamespace(id=1, label_config="<View/>"), "new", outcome)
+    work.predict([TaskState(1, {}, frozenset(), predictions=0, is_begun=False)], lambda: False)
+    assert (outcome.predicted, outcome.empty) == (1, 1)
+    command._tell(outcome, 1, 1, "new", dry_run=False)
+    assert "1 of 1 tasks are newly predicted.\n1 show nothing: " in capsys.readouterr().out
+
+
 def test_a_wrong_token_is_told_also_while_no_backend_answers(monkeypatch):
     refused = httpx.MockTransport(lambda request: httpx.Response(401))
     client = LabelStudioClient("http://studio", "0" * 40, transport=refused)
