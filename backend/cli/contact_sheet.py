@@ -43,14 +43,15 @@ def _sheet(folder: Path, groups: Sequence[Group], first: int) -> Image.Image:
     """Draws groups, as many side by side as fit."""
     height = _THUMB + 2 * _WORDS + 2 * _GAP
     places: list[tuple[int, int]] = []
-    x = y = 0
+    x = y = used = 0
     for group in groups:
         width = len(group) * (_THUMB + _GAP) + _GAP
         if x + width > _WIDTH and x > 0:
             x, y = 0, y + height
         places.append((x, y))
         x += width
-    sheet = Image.new("RGB", (_WIDTH, y + height), _PAPER)
+        used = max(used, x)
+    sheet = Image.new("RGB", (used + _GAP, y + height), _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     with ThreadPoolExecutor() as pool:
         thumbs = pool.map(lambda one: _thumb(folder / one.name), [o for g in groups for o in g])

@@ -255,11 +255,15 @@ def _tell(report: Report) -> None:
     """Says the result to people."""
     low, high = report.group_size
     sizes = str(low) if low == high else f"{low} to {high}"
+    counts = {
+        "imported before": report.already_imported,
+        "repetitions": report.duplicates + report.near_duplicates,
+        "files that cannot be used": report.skipped_files,
+    }
+    left = "".join(f"; {what}: {count}" for what, count in counts.items() if count)
     typer.echo(
         f"{report.photographs} photographs: {report.groups} new groups of {sizes} by "
-        f"{report.group_by}, {report.already_imported} imported before, "
-        f"{report.duplicates + report.near_duplicates} there twice, "
-        f"{report.skipped_files} files skipped",
+        f"{report.group_by}{left}",
         err=True,
     )
     for sheet in report.preview:

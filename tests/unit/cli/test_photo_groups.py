@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from backend.cli.contact_sheet import write_sheets
 from backend.cli.import_plan import Plan, Way, folders_are_groups
 from backend.cli.photo_cache import PhotoCache
 from backend.cli.photo_folder import list_photographs
@@ -196,3 +198,16 @@ def test_a_second_survey_reads_only_what_changed(folder, tmp_path):
     seen = looked_at(folder, tmp_path)
     assert seen.fresh == 1
     assert seen.photographs[1].facts.size_hw == (60, 80)
+
+
+def test_a_contact_sheet_is_as_wide_as_its_groups(folder, tmp_path):
+    for seed in range(4):
+        draw(folder / f"{seed // 2}" / f"{seed}.jpg", seed)
+    groups = arrange(looked_at(folder, tmp_path).photographs, Plan(Way.FOLDER, (1, 8)))
+    told: list[int] = []
+    (pair,) = write_sheets(tmp_path / "pair.png", folder, groups[:1], told.append)
+    (both,) = write_sheets(tmp_path / "both.png", folder, groups, told.append)
+    with Image.open(pair) as one, Image.open(both) as two:
+        assert one.height == two.height
+        assert two.width == pytest.approx(2 * one.width, abs=20)
+    assert told == [1, 2]
