@@ -112,6 +112,7 @@ def run_server(settings: Settings) -> None:
     with served_alone(settings.store_url):
         open_store(settings.store_url).close()
         _check_port(settings)
+        _log.info("the model is loading", extra={"event": "starting"})
         Server(settings).run()
 
 

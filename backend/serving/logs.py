@@ -102,5 +102,5 @@ def start_logging(
     root.handlers[:] = [handler]
     root.setLevel(level)
     # They log every outgoing request and migration step; ours say what matters.
-    for chatty in ("httpx", "httpcore", "alembic", "urllib3"):
+    for chatty in ("httpx", "httpcore", "alembic", "urllib3", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
