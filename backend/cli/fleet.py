@@ -1,8 +1,4 @@
-"""`calico fleet`: web servers without a model, and model replicas on Ray, on one machine or more.
-
-`up` and `join` only hold processes and start them again. They never connect to Ray themselves: a
-process that is connected ends with its node.
-"""
+"""`calico fleet`: web servers without a model, and replicas on Ray, on one machine or several."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,17 +20,16 @@ from rich.table import Table
 from backend.cli.options import DataDirOption
 from backend.cli.tables import print_fitted
 from backend.errors import FleetError
-from backend.fleet.connection import ray_environment
+from backend.fleet.connection import ray_environment, require_ray
 from backend.fleet.deployments import FleetSize, deploy, replica_variables
+from backend.fleet.holding import HoldingEvents, end_all, hold, start_watch
 from backend.fleet.machine import (
     FleetFolder,
     address_towards,
     head_command,
     host_command,
     is_listening,
-    is_ready,
     node_command,
-    restart_in_turn,
     wait_until,
     web_command,
 )
@@ -46,7 +40,6 @@ from backend.serving.metrics import package_version
 from backend.settings import Settings, as_variables, export_variables, is_loopback, load_settings
 
 _ADDRESS = "127.0.0.1:6390"
-_POLL_S = 0.5
 
 AddressOption = Annotated[
     str | None,
@@ -129,12 +122,13 @@ def fleet_up(
         raise FleetError(f"--address: something listens on {head}:{head_port} already")
     needed = round((size.most_click + size.most_batch) * cpus + trainers + 0.49)
     here = slots or max(needed if not others else 0, os.cpu_count() or 1)
+    require_ray()
     folder.make_token()
     _export(settings)
     folder.write_state(settings.fleet_address or "")
-    events = _Events()
+    events = HoldingEvents()
     head_words = head_command(head, head_port, slots=here, dashboard=dashboard)
-    watches = [_watch(head_words, "head", on_death=events.redeploy.set)]
+    watches = [start_watch(head_words, "head", on_death=events.redeploy.set)]
     events.redeploy.set()
 
     def redeploy() -> None:
@@ -142,15 +136,14 @@ def fleet_up(
         subprocess.run(_deploy_command(size, trainers), check=True)
 
     try:
-        wait_until(lambda: is_listening(head, head_port), "the head", events.stop)
         shell = shlex.split(ssh)
         watches += [
-            _watch(host_command(shell, host, settings.fleet_address or ""), f"machine {host}")
+            start_watch(host_command(shell, host, settings.fleet_address or ""), f"machine {host}")
             for host in others
         ]
-        _hold(_start_web(settings, web, watches), events, redeploy)
+        hold(_start_web(settings, web, watches), events, redeploy, "the fleet is up", _say)
     finally:
-        _end(watches, folder)
+        end_all(watches, folder)
 
 
 def fleet_join(
@@ -175,15 +168,16 @@ def fleet_join(
     folder = _folder(settings)
     if not folder.token_file.exists():
         raise FleetError(f"no token at {folder.token_file}: copy that of the head")
+    require_ray()
     head, head_port = _host_and_port(settings)
-    events = _Events()
+    events = HoldingEvents()
     _export(settings)
     here = node_address or address_towards(head, head_port)
-    watches = [_watch(node_command(settings.fleet_address or "", here, slots=slots), "node")]
+    watches = [start_watch(node_command(settings.fleet_address or "", here, slots=slots), "node")]
     try:
-        _hold(_start_web(settings, web, watches), events, lambda: None)
+        hold(_start_web(settings, web, watches), events, lambda: None, "this machine joins", _say)
     finally:
-        _end(watches, folder)
+        end_all(watches, folder)
 
 
 def fleet_status(
@@ -304,28 +298,13 @@ def _export(settings: Settings) -> None:
     export_variables(as_variables(settings) | ray_environment(settings))
 
 
+def _say(sentence: str) -> None:
+    typer.echo(sentence, err=True)
+
+
 def _release() -> str:
     """Names a deployment; never the same twice, so that all replicas are replaced."""
     return f"{package_version()} {datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
-
-
-class _Events:
-    """What the holding process is told: by signals, and by the end of the head."""
-
-    def __init__(self) -> None:
-        self.stop, self.restart_web = threading.Event(), threading.Event()
-        self.redeploy = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stop.set())
-        signal.signal(signal.SIGHUP, lambda *_: self.restart_web.set())
-
-
-def _watch(
-    command: list[str], name: str, on_death: Callable[[], None] = lambda: None
-) -> TrainerWatch:
-    watch = TrainerWatch(command, name=name, on_death=lambda _status: on_death())
-    watch.start()
-    return watch
 
 
 def _deploy_command(size: FleetSize, trainers: int) -> list[str]:
@@ -349,47 +328,7 @@ def _start_web(
     servers = []
     for number in range(count):
         port = settings.port + number
-        watch = _watch(web_command(settings, port), f"server on port {port}")
+        watch = start_watch(web_command(settings, port), f"server on port {port}")
         watches.append(watch)
         servers.append((port, watch))
     return servers
-
-
-def _hold(
-    servers: list[tuple[int, TrainerWatch]], events: _Events, redeploy: Callable[[], None]
-) -> None:
-    """Waits for the end; puts replicas in place and restarts web servers when it is told to."""
-    is_first = True
-    while not events.stop.is_set():
-        try:
-            if events.redeploy.is_set():
-                events.redeploy.clear()
-                redeploy()
-                if not is_first:  # web servers of the old cluster must connect to the new one
-                    events.restart_web.set()
-            if is_first:
-                _announce(servers, events.stop)
-                is_first = False
-            if events.restart_web.is_set():
-                events.restart_web.clear()
-                restart_in_turn(servers, events.stop, is_ready)
-        except (FleetError, subprocess.CalledProcessError) as error:
-            if is_first:
-                raise
-            typer.secho(f"calico: {error}", fg=typer.colors.RED, err=True)
-        events.stop.wait(_POLL_S)
-
-
-def _announce(servers: list[tuple[int, TrainerWatch]], stop: threading.Event) -> None:
-    for port, _ in servers:
-        wait_until(lambda port=port: is_ready(port), f"port {port}", stop)  # type: ignore[misc]
-        typer.echo(f"ready at http://127.0.0.1:{port}", err=True)
-    typer.echo("the fleet is up; Ctrl-C ends it", err=True)
-
-
-def _end(watches: list[TrainerWatch], folder: FleetFolder) -> None:
-    """Ends web servers before the node they ask through, then what is left."""
-    for watch in reversed(watches):
-        watch.close()
-    folder.clear()
-    folder.state_file.unlink(missing_ok=True)

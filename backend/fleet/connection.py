@@ -6,6 +6,7 @@ alone on the side of the web server, and only when it connects.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -143,6 +144,12 @@ def ray_environment(settings: Settings) -> dict[str, str]:
     return variables
 
 
+def require_ray() -> None:
+    """Raises FleetError where the extra `fleet` is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise FleetError("a fleet needs Ray: pip install 'calico-labeling[fleet]'")
+
+
 def join_cluster(settings: Settings) -> Any:
     """Connects this process to Ray's cluster, once; returns the module `ray.serve`.
 
@@ -150,11 +157,10 @@ def join_cluster(settings: Settings) -> Any:
         FleetError: the extra `fleet` is not installed.
     """
     export_variables(ray_environment(settings))
-    try:
-        import ray
-        from ray import serve
-    except ImportError as error:
-        raise FleetError("a fleet needs Ray: pip install 'calico-labeling[fleet]'") from error
+    require_ray()
+    import ray
+    from ray import serve
+
     if not ray.is_initialized():
         ray.init(
             address=settings.fleet_address,

@@ -53,7 +53,7 @@ def bench_fleet(
     The last line is JSON: failed (requests without an answer), worst_ms, overhead_p50_ms (of the
     balancer, paired), equal (share of equal answers).
     """
-    chains = [_draw(number, clicks) for number in range(tasks)]
+    chains = [draw_chain(number, clicks) for number in range(tasks)]
     with ready_database() as url, several_servers(1, url, weights) as (alone,):
         expected = answers([alone], chains)
     with ready_database() as url, several_servers(servers, url, weights) as several:
@@ -102,7 +102,8 @@ class Chain:
             yield json.dumps(clicked | {"tasks": opened["tasks"]}).encode()
 
 
-def _draw(number: int, clicks: int) -> Chain:
+def draw_chain(number: int, clicks: int) -> Chain:
+    """Draws the images of a task and the places of clicks on its parts; equal for equal numbers."""
     labeled = labeled_group(
         draw_group(group_rng(Stream.EVALUATION, _SEED, number), group_size=_GROUP, size_px=_SIDE)
     )
