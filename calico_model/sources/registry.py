@@ -5,6 +5,7 @@ Loads without torch or `transformers`; a class of either is imported when a sour
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,13 @@ from calico_model.sources.source import OWN_SOURCE
 if TYPE_CHECKING:
     from calico_model.sources.detection import Detector
     from calico_model.sources.source import Source
+
+IMPORTING = threading.RLock()
+"""Held while modules are imported that import `transformers`, by every thread that loads a network.
+
+While `transformers` is imported, a lazy module takes its place, and another thread that imports a
+class from it in that moment fails for good.
+"""
 
 Opener = Callable[[str, HubFolder, str, str], "Source"]
 """Name, folder, licence and device -> the source."""
@@ -121,7 +129,9 @@ def _open(choice: SourceChoice, device: str) -> Source:
         return _open_cass(choice, folder, licence, device)
     if kind.is_detector or choice.masks is not None:
         return _open_detector(choice, kind, folder, licence, device)
-    return _opener(kind)(choice.name, folder, licence, device)
+    with IMPORTING:
+        opener = _opener(kind)
+    return opener(choice.name, folder, licence, device)
 
 
 def _open_cass(choice: SourceChoice, folder: HubFolder, licence: str, device: str) -> Source:
@@ -130,7 +140,8 @@ def _open_cass(choice: SourceChoice, folder: HubFolder, licence: str, device: st
             f"{choice.name}: expected CLIP and the folder of a DINO, such as "
             "cass=/models/clip-vit-base-patch16+/models/dino-vitb8, got CLIP alone"
         )
-    from calico_model.sources.cass_source import open_cass
+    with IMPORTING:
+        from calico_model.sources.cass_source import open_cass
 
     return open_cass(choice.name, folder, look_into(choice.masks.folder), licence, device)
 
@@ -143,7 +154,8 @@ def _open_detector(
             f"{choice.name}: expected a detector and a source of masks, such as "
             f"owlv2-base+sam-base, got {kind} {'alone' if choice.masks is None else 'as detector'}"
         )
-    from calico_model.sources.detection import open_detector_source
+    with IMPORTING:
+        from calico_model.sources.detection import open_detector_source
 
     masks = open_source(choice.masks, device)
     return open_detector_source(
@@ -153,10 +165,12 @@ def _open_detector(
 
 def _load_detector(kind: SourceKind, folder: HubFolder, device: str) -> Detector:
     if kind is SourceKind.OWLV2:
-        from calico_model.sources.owlv2 import load_owlv2
+        with IMPORTING:
+            from calico_model.sources.owlv2 import load_owlv2
 
         return load_owlv2(folder, device)
-    from calico_model.sources.grounding_dino import load_grounding_dino
+    with IMPORTING:
+        from calico_model.sources.grounding_dino import load_grounding_dino
 
     return load_grounding_dino(folder, device)
 

@@ -13,6 +13,7 @@ from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.sources.hub_folder import look_into
 from calico_model.sources.known import KNOWN_SOURCES
 from calico_model.sources.registry import kind_of, open_source, read_choices
+from tests.unit.sources import test_sam
 
 HOME = Path("/data/sources")
 
@@ -139,3 +140,37 @@ def test_a_configuration_that_its_class_cannot_read_is_an_error_of_the_folder(tm
     (choice,) = read_choices([str(folder)], tmp_path)
     with pytest.raises(CheckpointError, match="mine: cannot be read: AttributeError"):
         open_source(choice)
+
+
+def test_model_and_sources_are_loaded_at_the_same_time(tmp_path):
+    """In a process of its own: what is imported once is never imported again."""
+    test_sam.save(tmp_path / "sam", is_hq=False)
+    script = f"""
+import sys, threading
+from pathlib import Path
+from backend import prediction_side
+from backend.settings import load_settings
+from calico_model.sources.registry import open_source, read_choices
+
+sys.setswitchinterval(1e-5)
+choices = read_choices(["a={tmp_path}/sam", "b={tmp_path}/sam"], Path("."))
+settings = load_settings(data_dir=Path({str(tmp_path)!r}))
+calls = [lambda: prediction_side._load_model(settings)]
+calls += [lambda choice=choice: open_source(choice) for choice in choices]
+together, done = threading.Barrier(len(calls)), []
+
+def run(call):
+    together.wait()
+    done.append(call())
+
+threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(done))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert ran.stdout == "3\n", ran.stderr
