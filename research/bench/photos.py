@@ -28,27 +28,29 @@ from research.simulation.site import PROJECT_ID, BackendAccess, BaseData, served
 
 _SECONDS = 30.0
 _FEWEST = 8  # least number of groups in a set
+SetsOption = Annotated[
+    Path,
+    typer.Option(
+        help="Folder of sets, each a folder with annotations.json (COCO) and images.",
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+    ),
+]
+NextOption = Annotated[
+    int, typer.Option("--next", min=1, help="Pairs to measure on, after the corrected ones.")
+]
 
 
 def bench_photos(
-    sets: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of sets, each a folder with annotations.json (COCO) and images.",
-            metavar="DIR",
-            exists=True,
-            file_okay=False,
-        ),
-    ],
+    sets: SetsOption,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Only this set; may be repeated.")
     ] = None,
     corrections: Annotated[
         str, typer.Option(help="Measure after so many corrected pairs.", metavar="N,…")
     ] = "0,5,20",
-    next_groups: Annotated[
-        int, typer.Option("--next", min=1, help="Pairs to measure on, after the corrected ones.")
-    ] = 20,
+    next_groups: NextOption = 20,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the pairs.")] = 0,
     merge_sides: Annotated[
         bool, typer.Option("--merge-sides/--keep-sides", help="Count left and right as one part.")

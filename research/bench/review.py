@@ -25,6 +25,7 @@ from calico_model.evaluation.metrics import IOU_THRESHOLD
 from calico_model.inference.confidence import fit_calibration
 from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
 from calico_model.vocabulary import normalise
+from research.bench.photos import NextOption, SetsOption
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,12 @@ class ScoredRegion:
 
 
 def bench_review(
-    sets: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of sets, each a folder with annotations.json (COCO) and images.",
-            metavar="DIR",
-            exists=True,
-            file_okay=False,
-        ),
-    ],
+    sets: SetsOption,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="One of the sets; repeatable.")
     ] = None,
     corrections: Annotated[int, typer.Option(min=1, help="Corrected pairs to learn from.")] = 20,
-    next_groups: Annotated[
-        int, typer.Option("--next", min=1, help="Pairs to measure on, after the corrected ones.")
-    ] = 100,
+    next_groups: NextOption = 100,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Training, in seconds of processor time.")
     ] = 30.0,

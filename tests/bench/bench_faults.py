@@ -7,13 +7,11 @@ Run: pytest -m bench tests/bench/bench_faults.py -s
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 
 import pytest
 
 from tests.integration.fault_campaign import run_campaign
-from tests.integration.postgres_server import find_binaries, restart_postgres, running_postgres
+from tests.integration.postgres_server import own_postgres
 
 pytestmark = pytest.mark.bench
 CHANGES = 10_000
@@ -31,14 +29,6 @@ def test_ten_thousand_changes_on_sqlite(tmp_path):
 
 
 def test_ten_thousand_changes_on_postgresql():
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL server is installed (initdb not found)")
-    with tempfile.TemporaryDirectory(prefix="calico-postgres-") as place:
-        Path(place).chmod(0o755)
-        folder = Path(place) / "server"
-        with running_postgres(binaries, folder) as url:
-            figures = run_campaign(
-                url, CHANGES, 200, restart=lambda: restart_postgres(binaries, folder), restarts=5
-            )
+    with own_postgres() as (url, restart):
+        figures = run_campaign(url, CHANGES, 200, restart=restart, restarts=5)
     check("postgresql", figures)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import pytest
 
 from tests.integration.fault_campaign import run_campaign
-from tests.integration.postgres_server import find_binaries, restart_postgres, running_postgres
+from tests.integration.postgres_server import own_postgres
 
 
 def check(figures):
@@ -23,16 +20,7 @@ def test_sqlite_keeps_what_it_acknowledged_under_faults(tmp_path):
 
 @pytest.mark.slow
 def test_postgres_keeps_what_it_acknowledged_under_faults():
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL server is installed (initdb not found)")
-    # Not pytest's folder, which is closed to the user the server runs as.
-    with tempfile.TemporaryDirectory(prefix="calico-postgres-") as place:
-        Path(place).chmod(0o755)
-        folder = Path(place) / "server"
-        with running_postgres(binaries, folder) as url:
-            figures = run_campaign(
-                url, 400, 2, restart=lambda: restart_postgres(binaries, folder), restarts=1
-            )
-            check(figures)
-            assert figures["restarts"] == 1
+    with own_postgres() as (url, restart):
+        figures = run_campaign(url, 400, 2, restart=restart, restarts=1)
+    check(figures)
+    assert figures["restarts"] == 1

@@ -11,28 +11,20 @@ from backend.learning.source_learner import SourceLearner
 from backend.storage.source_trust import SourceAnswerStore
 from calico_model.sources.source import Ability
 from tests.integration.test_http_click import mask_of
-from tests.integration.test_http_named_sources import SIZE, Noise, Wordless, save_sam3, served
+from tests.integration.test_http_named_sources import (
+    SIZE,
+    images,
+    predictor,
+    refines,
+    save_sam3,
+    served,
+)
 from tests.integration.test_http_prompt_box import CONFIGS
 from tests.unit.learning import annotated
 
-__all__ = ["served"]
+__all__ = ["images", "predictor", "refines", "served"]
 PROJECT = 14
 NAME = "words"
-
-
-@pytest.fixture
-def predictor():
-    return Wordless()
-
-
-@pytest.fixture
-def images():
-    return Noise()
-
-
-@pytest.fixture
-def refines():
-    return True
 
 
 @pytest.fixture(scope="module")

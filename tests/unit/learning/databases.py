@@ -6,7 +6,6 @@ A test module imports the fixtures it uses. PostgreSQL is a server of the tests'
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
-from tests.integration.postgres_server import find_binaries, running_postgres
+from tests.integration.postgres_server import own_postgres
 
 _numbers = itertools.count(1)
 
@@ -22,14 +21,8 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """URL of a running server."""
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL server is installed (initdb not found)")
-    # Not pytest's folder, which is closed to the user the server runs as.
-    with tempfile.TemporaryDirectory(prefix="calico-postgres-") as place:
-        Path(place).chmod(0o755)
-        with running_postgres(binaries, Path(place) / "server") as url:
-            yield url
+    with own_postgres() as (url, _):
+        yield url
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])

@@ -26,19 +26,11 @@ from backend.learning.supervision import training_targets
 from backend.storage.store import open_store
 from calico_model.types import Supervision
 from tests.unit.learning.annotated import body, box, deletion, event, results, task_deletion
-from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 from tests.unit.learning.fake_studio import FakeStudio
 
 PAYLOADS = Path(__file__).parents[2] / "golden" / "payloads"
 MASK, SMALLER, ELSEWHERE = box(10, 10, 30, 40), box(10, 10, 30, 30), box(0, 50, 5, 60)
 PREDICTED = results(("a", MASK, "lid"), ("b", ELSEWHERE, "rim"))
-
-
-@pytest.fixture
-def repository(database_url):  # noqa: F811
-    store = open_store(database_url, commit_timeout_s=30)
-    yield CorrectionRepository(store)
-    store.close()
 
 
 class Predictions:

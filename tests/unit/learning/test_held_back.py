@@ -13,29 +13,14 @@ from backend.learning import reconcile as module
 from backend.learning.derivation import Derivation
 from backend.learning.doubts import is_too_much
 from backend.learning.reconcile import Reconciler, Repair
-from backend.learning.repository import CorrectionRepository
-from backend.storage.store import open_store
 from backend.storage.tables import ann_head, doubt, event_log
 from tests.unit.learning.annotated import body, box, deletion, event, results, task_deletion
-from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
-from tests.unit.learning.fake_studio import FakeStudio, moment
+from tests.unit.learning.fake_studio import moment
 
 RESULT = results(("a", box(1, 1, 9, 9), "lid"))
 OTHER = results(("a", box(2, 2, 8, 8), "rim"))
 ALL = set(range(1, 31))
 TEN_MINUTES = 600
-
-
-@pytest.fixture
-def repository(database_url):  # noqa: F811
-    store = open_store(database_url, commit_timeout_s=30)
-    yield CorrectionRepository(store)
-    store.close()
-
-
-@pytest.fixture
-def studio():
-    return FakeStudio()
 
 
 @pytest.fixture

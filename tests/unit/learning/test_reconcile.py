@@ -18,27 +18,12 @@ from backend.label_studio.event import read_annotation
 from backend.learning import reconcile as module
 from backend.learning.reconcile import Reconciler, Repair
 from backend.learning.reconcile_loop import ReconcileWatch
-from backend.learning.repository import CorrectionRepository
 from backend.serving.metrics import Metrics
-from backend.storage.store import open_store
 from backend.types import EventAction
 from tests.unit.learning.annotated import START, body, box, deletion, event, results, task_deletion
-from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 from tests.unit.learning.fake_studio import FakeStudio
 
 RESULT = results(("a", box(1, 1, 9, 9), "lid"))
-
-
-@pytest.fixture
-def repository(database_url):  # noqa: F811
-    store = open_store(database_url, commit_timeout_s=30)
-    yield CorrectionRepository(store)
-    store.close()
-
-
-@pytest.fixture
-def studio():
-    return FakeStudio()
 
 
 @pytest.fixture

@@ -8,17 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from calico_model.data.pool import ScenePool, fill_pool
+from calico_model.data.pool import fill_pool
 from calico_model.errors import InvalidConfigError
-from calico_model.loading.checkpoints import load_model, save_model
+from calico_model.loading.checkpoints import load_model
 from calico_model.modeling.adapter import base_state
-from calico_model.tokenizer import Tokenizer
 from calico_model.training.add_ons import encoded_groups
 from calico_model.training.add_ons.annotators import draw_annotators
-from calico_model.training.add_ons.encoded_groups import EncodedGroupFolder, EncodedGroups
+from calico_model.training.add_ons.encoded_groups import EncodedGroups
 from calico_model.training.add_ons.recipes import RefinerRecipe
 from calico_model.training.add_ons.refiner import train_refiner
-from tests.conftest import build_micro
 
 
 @pytest.fixture(scope="module")
@@ -28,26 +26,9 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
-    folder = tmp_path_factory.mktemp("weights") / "micro"
-    save_model(build_micro(tokenizer.size), tokenizer, folder, dtype=torch.float32)
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoded_groups, "GROUPS_PER_CHUNK", 6)
-
-
-@pytest.fixture
-def groups(weights: Path, pool: Path, tmp_path: Path) -> EncodedGroups:
-    model, tokenizer = load_model(weights)
-    folder = EncodedGroupFolder(
-        tmp_path / "lessons", model, tokenizer, ScenePool(pool), seed=3, chunks=1
-    )
-    folder.fill()
-    return folder.read(0)
 
 
 def recipe(steps: int = 3) -> RefinerRecipe:

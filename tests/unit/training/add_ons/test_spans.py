@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from calico_model.data.pool import ScenePool, fill_pool
+from calico_model.data.pool import ScenePool
 from calico_model.errors import InvalidConfigError
-from calico_model.loading.checkpoints import load_model, save_model
+from calico_model.loading.checkpoints import load_model
 from calico_model.modeling.adapter import base_state
 from calico_model.modeling.span_head import Tag
 from calico_model.tokenizer import Tokenizer
@@ -18,21 +18,6 @@ from calico_model.training.add_ons import span_lessons
 from calico_model.training.add_ons.recipes import SpanRecipe
 from calico_model.training.add_ons.span_lessons import SpanLessonFolder, make_lessons
 from calico_model.training.add_ons.spans import span_losses, train_spans
-from tests.conftest import build_micro
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pool")
-    fill_pool(folder, scenes=8, seed=4, size_px=64, groups_per_chunk=4)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
-    folder = tmp_path_factory.mktemp("weights") / "micro"
-    save_model(build_micro(tokenizer.size), tokenizer, folder, dtype=torch.float32)
-    return folder
 
 
 @pytest.fixture(autouse=True)
