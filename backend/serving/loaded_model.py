@@ -15,7 +15,7 @@ from backend.serving.model_thread import ModelThread
 from backend.settings import Settings
 from calico_model.assistant import Assistant
 from calico_model.inference.confidence import Calibration, read_calibration
-from calico_model.inference.dense_detection import LEAST_SHOWN
+from calico_model.inference.dense_answers import LEAST_SHOWN
 from calico_model.inference.diversity import describe
 from calico_model.inference.prompt import Box, MaskPrompt
 from calico_model.interactive.clicks import Refined

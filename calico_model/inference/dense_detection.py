@@ -38,9 +38,6 @@ sets of photographs after 5 and after 20 corrected pairs, every head with the sa
 `DenseRows.shift` corrects them for one adapter."""
 _USUAL_IMAGES = 20
 """Number of images learned from, for a head without parts, which tell the number."""
-LEAST_SHOWN = 0.45
-"""Chance of being right from which a region is shown on pictures the weights know nothing of.
-Regions of a lower chance cost more clicks than they saved, in seven sets of photographs."""
 
 
 def log_odds_right(certainty: float, overlap: float, images: int, *, is_object: bool) -> float:

@@ -12,7 +12,8 @@ import torch
 
 from calico_model import prompts
 from calico_model.data.collate import Turn, collate_prompts
-from calico_model.inference.dense_detection import LEAST_SHOWN, DenseDetections, detect_regions
+from calico_model.inference.dense_answers import answers_of_detections
+from calico_model.inference.dense_detection import detect_regions
 from calico_model.inference.mask_refinement import picture_of, refine_masks
 from calico_model.inference.pairwise import (
     GeneratedAnswer,
@@ -82,19 +83,18 @@ def predict_regions(
         Regions in the original pixel frame of their image, without those of an empty mask.
     """
     count = len(sizes_hw)
-    dense = detect_regions(
-        model,
-        features,
-        sizes_hw,
-        None if is_familiar else images,
-        is_alone=not asks_language and not is_familiar,
-    )
+    is_alone = not asks_language and not is_familiar
+    pixels = None if is_familiar else images
+    dense = detect_regions(model, features, sizes_hw, pixels, is_alone=is_alone)
     answers: Sequence[GeneratedAnswer] = ()
     if asks_language:
         answers = generate_answers(
             model, tokenizer, features, _questions(model, count), wording=wording
         )
-    if model.config.asks_in_pairs or dense.detections or not asks_language:
+    if is_alone:
+        merged = answers_of_detections(dense, count)
+        segments, texts, phrases = merged.segments, merged.texts, merged.phrases
+    elif model.config.asks_in_pairs or dense.detections or not asks_language:
         merged = merge_pairwise_answers(answers, count, dense)
         segments, texts, phrases = merged.segments, merged.texts, merged.phrases
     else:
@@ -104,7 +104,7 @@ def predict_regions(
         texts = {answer.question.kind: answer.text for answer in answers}
         phrases = tuple(phrase for answer in answers for phrase in answer.phrases)
     if not is_familiar:
-        segments = _refine_photo_parts(model, features, _likely(segments, dense), images)
+        segments = _refine_photo_parts(model, features, segments, images)
     parts = decode_segments(model, features, sizes_hw, segments, images)
     return RegionPrediction(tuple(part for part in parts if part.mask.any()), texts, phrases)
 
@@ -194,21 +194,6 @@ def _questions(model: Calico, images: int) -> tuple[GroupQuestion, ...]:
     if model.config.asks_in_pairs:
         return questions_in_pairs(images)
     return tuple(GroupQuestion(kind, tuple(range(images))) for kind in RegionKind)
-
-
-def _likely(segments: Sequence[Segment], dense: DenseDetections) -> list[Segment]:
-    """Keeps the regions of unfamiliar pictures that are likely enough to save an annotator work."""
-    chances = {
-        (detection.image, detection.is_object, detection.label): detection.chance_right
-        for detection in dense.detections
-    }
-    kept = []
-    for segment in segments:
-        is_object = segment.kind is RegionKind.COMMON_OBJECT
-        chance = chances.get((segment.image, is_object, segment.label), 0.0)
-        if chance >= LEAST_SHOWN:
-            kept.append(replace(segment, chance=chance))
-    return kept
 
 
 def _refine_photo_parts(

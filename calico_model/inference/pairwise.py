@@ -205,13 +205,23 @@ def merge_pairwise_answers(
     segments += [
         region(RegionKind.UNIQUE_PART, name, k) for k, names in enumerate(unique) for name in names
     ]
-    owners = _phrases([(image.owner, k) for k, image in enumerate(votes) if image.owner], True)
+    return write_answers(segments, [image.owner for image in votes])
+
+
+def write_answers(segments: Sequence[Segment], owners: Sequence[str | None]) -> MergedAnswers:
+    """Writes the answers that name some regions.
+
+    Args:
+        segments: regions of a group, objects first.
+        owners: per image, name of its compared object; None where none is known.
+    """
+    compared = _phrases([(owner, k) for k, owner in enumerate(owners) if owner], True)
     texts: dict[RegionKind, str] = {}
     phrases: list[AnswerPhrase] = []
     for kind in RegionKind:
-        texts[kind], located = _write(kind, segments, owners)
+        texts[kind], located = _write(kind, segments, compared)
         phrases += located
-    return MergedAnswers(segments, texts, tuple(phrases))
+    return MergedAnswers(list(segments), texts, tuple(phrases))
 
 
 def _count_votes(

@@ -93,7 +93,11 @@ def simulate(
         typer.Option("--out", help="Write simulation.json and curve.png.", metavar="DIR"),
     ] = None,
     in_process: Annotated[
-        bool, typer.Option("--in-process", help="Learn in this process, without a server.")
+        bool,
+        typer.Option(
+            "--in-process",
+            help="Learn in this process, without a server, in seconds of processor time.",
+        ),
     ] = False,
     backend: Annotated[
         str | None,
@@ -185,7 +189,7 @@ def _in_process(
             load_predictor(weights or DEFAULT_WEIGHTS, device=device, threads=1),  # as a trainer
             rehearsed,
             UpdatePlan(seconds=seconds),
-            clock=time.perf_counter,
+            clock=time.process_time,  # like the trainer, whatever else the machine does
             on_progress=on_step,
         )
         return run(loop, on_group=show)

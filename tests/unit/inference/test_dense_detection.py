@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from calico_model.inference.dense_answers import LEAST_SHOWN
 from calico_model.inference.dense_detection import (
-    LEAST_SHOWN,
     Detection,
     chances_of_names,
     detect_regions,

@@ -15,7 +15,7 @@ from backend.serving import loaded_model
 from backend.serving.loaded_model import LoadedBase, ModelThread, load_base_model, worth_showing
 from backend.settings import load_settings
 from calico_model.errors import CheckpointError
-from calico_model.inference.dense_detection import LEAST_SHOWN
+from calico_model.inference.dense_answers import LEAST_SHOWN
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.modeling.adapter import AdapterScope, write_adapter
 from calico_model.modeling.model import Calico
