@@ -91,7 +91,11 @@ COMMANDS = (
             "Describe a group, with a mask for every phrase.",
         ),
         ("predict-all", "backend.cli.predict_all:predict_all", "Predict every task of a project."),
-        ("prelabel", "backend.cli.prelabel:prelabel", "Predict a large list of groups into files."),
+        (
+            "prelabel",
+            "backend.cli.prelabel:prelabel",
+            "Predict a large list of groups, or a whole project.",
+        ),
         (
             "review",
             "backend.cli.review:review",

@@ -1,39 +1,72 @@
-"""`calico prelabel`: predicts a large list of groups into files, with several processes."""
+"""`calico prelabel`: predicts a large list of groups with several processes: files or tasks."""
 
 from __future__ import annotations
 
 import functools
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from backend.cli.options import DeviceOption, WeightsOption, load_weights
+from backend.cli.connect import KeyOption, UrlOption
+from backend.cli.options import (
+    DataDirOption,
+    DeviceOption,
+    WeightsOption,
+    guest_store,
+    is_given,
+    load_weights,
+    refuse_options,
+)
 from backend.cli.prelabel_manifest import ListedGroup, read_manifest
 from backend.cli.prelabel_parts import PartFolder
-from backend.cli.prelabel_workers import Load, WorkerPool
+from backend.cli.prelabel_workers import Load, WorkerPool, begin_files
 from backend.cli.progress import progress_bar, stop_requests
+from backend.errors import SettingsError
+from backend.settings import Settings, load_settings
+from backend.storage.adapter_files import adapter_files
+from backend.storage.versions import AdapterVersion, Versions
 from calico_model.evaluation.protocol import GroupPredictor
 
 
 def prelabel(
+    context: typer.Context,
     manifest: Annotated[
-        str, typer.Argument(help="Folder, CSV file, or s3:// or gs:// address of either.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the results.", metavar="DIR")],
+        str | None,
+        typer.Argument(help="Folder, CSV file, or s3:// or gs:// address of either."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the results.", metavar="DIR")
+    ] = None,
+    project: Annotated[
+        int | None,
+        typer.Option("--project", help="Predict the tasks of this project into Label Studio."),
+    ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option(
+            "--version", metavar="VERSION", help="Learned version that predicts the groups."
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option("--workers", min=1, help="Processes, each with a model of its own.")
     ] = 1,
-    chunk: Annotated[int, typer.Option("--chunk", min=1, help="Groups in one file.")] = 100,
+    chunk: Annotated[
+        int, typer.Option("--chunk", min=1, help="Groups in one file, or tasks at once.")
+    ] = 100,
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="CPU threads of one process.")
     ] = 1,
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
+    data_dir: DataDirOption = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
 ) -> None:
-    """Predict thousands of groups without Label Studio; run it again to continue.
+    """Predict thousands of groups without a server; run it again to continue.
 
     In a folder, every folder with images is a group. In a CSV file every row is a group, and its
     cells are images: paths from the file's folder, or s3:// and gs:// addresses, for which
@@ -42,15 +75,76 @@ def prelabel(
     DIR gets files part-HASH.jsonl. Their first line names the version and the groups, every other
     line holds one group's regions, as prediction.json of `calico predict` does, or its problem.
     A file is there once it is whole. Whatever is killed, each group is predicted once but for those
-    under way.
+    under way. --version takes what a project has learned: a name of `calico versions`.
 
-    Example: calico prelabel photographs --out predictions --workers 2
+    --project predicts the tasks that nobody has begun instead, by the version that is served for
+    the project, and stores the predictions in Label Studio, each once. Run it where the backend's
+    database and settings are.
 
-    The last line of the output is JSON: groups, done, problems, already, seconds and stopped.
+    Examples:
+    calico prelabel photographs --out predictions --workers 2
+    calico prelabel --project 7 --workers 2
+
+    The last line of the output is JSON: groups, done, problems, already, seconds and stopped; of a
+    project version, tasks, done, left, problems, seconds and stopped.
     """
-    groups = read_manifest(manifest)
-    load = functools.partial(load_model, weights, device, threads)
-    typer.echo(json.dumps(run_job(groups, out, load, workers=workers, size=chunk)))
+    given: dict[str, object] = {"model_threads": threads}
+    if weights is not None:
+        given["weights"] = weights
+    if is_given(context, "device"):
+        given["device"] = device
+    if project is not None:
+        wrong = {name for name in ("out", "version") if is_given(context, name)}
+        refuse_options(wrong, "expected it with MANIFEST, not with --project")
+        if manifest is not None:
+            raise SettingsError("MANIFEST: expected none with --project: its tasks are the groups")
+        settings = load_settings(
+            data_dir=data_dir, label_studio_url=url, label_studio_api_key=api_key, **given
+        )
+        from backend.cli.prelabel_project import run_project
+
+        counts: Mapping[str, object] = run_project(settings, project, workers=workers, size=chunk)
+    else:
+        refuse_options(
+            {name for name in ("url", "api_key") if is_given(context, name)},
+            "expected it with --project",
+        )
+        if manifest is None or out is None:
+            raise SettingsError("expected MANIFEST and --out DIR, or --project ID")
+        groups = read_manifest(manifest)
+        load: Load = functools.partial(load_model, weights, device, threads)
+        if version is not None:
+            settings = load_settings(data_dir=data_dir, **given)
+            load = functools.partial(load_version, settings, find_version(settings, version))
+        counts = run_job(groups, out, load, workers=workers, size=chunk)
+    typer.echo(json.dumps(counts))
+
+
+def find_version(settings: Settings, version_id: str) -> AdapterVersion:
+    """Returns a learned version of the database.
+
+    Raises:
+        SettingsError: there is none of this name.
+    """
+    with guest_store(settings) as store:
+        found = Versions(store, adapter_files(settings)).find(version_id)
+    if found is None:
+        raise SettingsError(f"--version: no version {version_id}; see `calico versions`")
+    return found
+
+
+def load_version(settings: Settings, version: AdapterVersion) -> GroupPredictor:
+    """Loads the model of one worker with what a project has learned.
+
+    Raises:
+        DamagedAdapterError: the version's files are others than those that were registered.
+        AdapterUnavailableError: they cannot be reached now.
+        CheckpointError: they belong to other weights.
+    """
+    from backend.serving.loaded_model import load_base_model
+
+    folder = adapter_files(settings).verified(version.uri, version.sha256)
+    return load_base_model(settings).with_adapter(version.id, folder)
 
 
 def load_model(weights: Path | None, device: str, threads: int) -> GroupPredictor:
@@ -80,7 +174,7 @@ def run_job(
     began, parts = time.monotonic(), PartFolder(out)
     is_stopping = stop_requests()
     with parts.alone():
-        with WorkerPool(load, out, workers) as pool:
+        with WorkerPool(functools.partial(begin_files, load, out), out, workers) as pool:
             chunks = parts.chunks(groups, pool.version, size)
             todo = sum(len(one.groups) for one in chunks)
             already = done = len(groups) - todo

@@ -41,16 +41,22 @@ class Chunk:
         about = json.dumps([self.version, [group.key for group in self.groups]])
         return f"part-{hashlib.sha256(about.encode()).hexdigest()[:16]}.jsonl"
 
+    @property
+    def first(self) -> str:
+        """Its first image."""
+        return self.groups[0].images[0]
+
 
 class PartFolder:
     """The folder of a large job's files.
 
     Args:
         folder: made with the first chunk.
+        option: what named it, for messages.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, option: str = "--out") -> None:
+        self._folder, self._option = folder, option
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -64,12 +70,16 @@ class PartFolder:
             incoming.mkdir(parents=True, exist_ok=True)
             lock = (incoming / "lock").open("w")
         except OSError as error:
-            raise SettingsError(f"--out: {self._folder} cannot be written: {error}") from error
+            raise SettingsError(
+                f"{self._option}: {self._folder} cannot be written: {error}"
+            ) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise SettingsError(f"--out: another job writes into {self._folder}") from None
+                raise SettingsError(
+                    f"{self._option}: another job is at work in {self._folder}"
+                ) from None
             with (incoming / "workers").open("w") as workers:
                 # Those of a job that was killed leave after the group under way.
                 fcntl.flock(workers, fcntl.LOCK_EX)

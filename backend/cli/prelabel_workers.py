@@ -1,6 +1,6 @@
 """Worker processes of a large job, each with a model of its own; one that dies is replaced.
 
-The driver hands out one chunk at a time. A worker whose driver is gone ends after the group under
+The driver hands out one share at a time. A worker whose driver is gone ends after the group under
 way.
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from backend.cli.prediction_files import as_document
 from backend.cli.prelabel_manifest import ListedGroup
@@ -28,36 +28,89 @@ from calico_model.types import ImageGroup
 
 _MOST_DEATHS = 3  # of workers that had the same chunk
 _STOP_S = 60.0
+
+
+class Share(Protocol):
+    """What a worker gets at once."""
+
+    @property
+    def name(self) -> str:
+        """Unlike that of every other share of the job."""
+
+    @property
+    def first(self) -> str:
+        """What it begins with, for messages."""
+
+
+S = TypeVar("S", bound=Share)
+_S = TypeVar("_S", bound=Share, contravariant=True)
 Load = Callable[[], GroupPredictor]
+
+
+class ShareWork(Protocol[_S]):
+    """What a worker does, with a model of its own."""
+
+    @property
+    def version(self) -> str:
+        """Names what predicts."""
+
+    def do(self, share: _S, on_group: Callable[[], None]) -> Mapping[str, str]:
+        """Predicts a share; `on_group` is called after every group, and may raise EOFError.
+
+        Returns:
+            What could not be predicted, and why.
+        """
+
+    def close(self) -> None:
+        """Ends what it has begun."""
 
 
 class PrelabelError(BackendError):
     """A large job cannot go on; what is done is kept."""
 
 
+@dataclass(frozen=True)
+class _Ended:
+    """A worker's share is done; what could not be predicted, and why."""
+
+    problems: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Stopped:
+    """A worker can do no more."""
+
+    reason: str
+
+
 @dataclass
-class _Worker:
+class _Worker(Generic[S]):
     process: BaseProcess
     calls: Connection
-    chunk: Chunk | None = None
+    share: S | None = None
 
 
-class WorkerPool:
+class WorkerPool(Generic[S]):
     """The worker processes; use it as a context manager.
 
     Args:
-        load: makes the model in a worker; has to be importable by its name.
-        folder: of the files.
+        begin: makes what a worker does, in its process; has to be importable by its name.
+        folder: of the job, which a next job leaves alone until the last worker has ended.
         count: of workers.
+
+    Attributes:
+        version: names what predicts.
+        problems: what could not be predicted, and why.
     """
 
-    def __init__(self, load: Load, folder: Path, count: int) -> None:
-        self._load, self._folder, self._count = load, folder, count
+    def __init__(self, begin: Callable[[], ShareWork[S]], folder: Path, count: int) -> None:
+        self._begin, self._folder, self._count = begin, folder, count
         self._context = multiprocessing.get_context("spawn")  # a fork would break torch
-        self._workers: list[_Worker] = []
+        self._workers: list[_Worker[S]] = []
         self.version = ""
+        self.problems: dict[str, str] = {}
 
-    def __enter__(self) -> WorkerPool:
+    def __enter__(self) -> WorkerPool[S]:
         """Starts one worker and learns the version of its weights; the others start with work."""
         self._workers.append(self._start())
         try:
@@ -79,21 +132,21 @@ class WorkerPool:
 
     def run(
         self,
-        chunks: Sequence[Chunk],
+        shares: Sequence[S],
         on_group: Callable[[], None],
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Has the workers predict chunks; returns when all are done or somebody stops.
+        """Has the workers predict shares; returns when all are done or somebody stops.
 
         Raises:
-            PrelabelError: workers die of a chunk, or an image cannot be reached.
+            PrelabelError: workers die of a share, or what they need cannot be reached.
         """
-        todo, deaths = deque(chunks), Counter[str]()
-        while len(self._workers) < min(self._count, len(chunks)):
+        todo, deaths = deque(shares), Counter[str]()
+        while len(self._workers) < min(self._count, len(shares)):
             self._workers.append(self._start())
         for worker in self._workers:
             self._hand_out(worker, todo)
-        while not is_stopping() and any(worker.chunk for worker in self._workers):
+        while not is_stopping() and any(worker.share for worker in self._workers):
             by_calls = {worker.calls: worker for worker in self._workers}
             for calls in wait(list(by_calls), timeout=0.5):
                 worker = by_calls[calls]  # type: ignore[index]
@@ -102,77 +155,104 @@ class WorkerPool:
                 except EOFError:
                     self._replace(worker, todo, deaths)
                     continue
-                if message == "group":
-                    on_group()
-                elif message == "chunk":
-                    worker.chunk = None
+                if isinstance(message, _Ended):
+                    self.problems |= message.problems
+                    worker.share = None
                     self._hand_out(worker, todo)
+                else:
+                    on_group()
 
-    def _start(self) -> _Worker:
+    def _start(self) -> _Worker[S]:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=work, args=(theirs, self._load, self._folder), daemon=True
+            target=work, args=(theirs, self._begin, self._folder), daemon=True
         )
         process.start()
         theirs.close()  # so that the end of the worker is the end of the pipe
         return _Worker(process, ours)
 
-    def _receive(self, worker: _Worker) -> object:
+    def _receive(self, worker: _Worker[S]) -> object:
         message: object = worker.calls.recv()
-        if isinstance(message, tuple):
-            raise PrelabelError(str(message[1]))
+        if isinstance(message, _Stopped):
+            raise PrelabelError(message.reason)
         return message
 
-    def _hand_out(self, worker: _Worker, todo: deque[Chunk]) -> None:
+    def _hand_out(self, worker: _Worker[S], todo: deque[S]) -> None:
         if todo:
-            worker.chunk = todo.popleft()
+            worker.share = todo.popleft()
             with suppress(BrokenPipeError, ConnectionResetError):  # its end is noticed at once
-                worker.calls.send(worker.chunk)
+                worker.calls.send(worker.share)
 
-    def _replace(self, worker: _Worker, todo: deque[Chunk], deaths: Counter[str]) -> None:
+    def _replace(self, worker: _Worker[S], todo: deque[S], deaths: Counter[str]) -> None:
         worker.calls.close()
         worker.process.join()
         self._workers.remove(worker)
-        if worker.chunk is None:
+        if worker.share is None:
             return  # nothing was left for it to do
-        deaths[worker.chunk.name] += 1
-        if deaths[worker.chunk.name] >= _MOST_DEATHS:
-            first = worker.chunk.groups[0].images[0]
+        deaths[worker.share.name] += 1
+        if deaths[worker.share.name] >= _MOST_DEATHS:
             raise PrelabelError(
-                f"{_MOST_DEATHS} workers died of the chunk that begins with {first} (exit status "
-                f"{worker.process.exitcode}); is there enough memory?"
+                f"{_MOST_DEATHS} workers died of the chunk that begins with {worker.share.first} "
+                f"(exit status {worker.process.exitcode}); is there enough memory?"
             )
-        todo.appendleft(worker.chunk)
+        todo.appendleft(worker.share)
         self._workers.append(self._start())
         self._hand_out(self._workers[-1], todo)
 
 
-def work(calls: Connection, load: Load, folder: Path) -> None:
-    """Predicts the chunks that come, in a process of its own, until the pipe ends."""
-    parts = PartFolder(folder)
-    with parts.working():
-        predictor = load()
+def work(calls: Connection, begin: Callable[[], ShareWork[S]], folder: Path) -> None:
+    """Does the shares that come, in a process of its own, until the pipe ends."""
+
+    def end_of_group() -> None:
+        if calls.poll():
+            raise EOFError  # nothing is sent while a share is under way
+        calls.send("group")
+
+    with PartFolder(folder).working():
         try:
-            calls.send(predictor.version)
-            while True:
-                chunk = calls.recv()
-                _predict_chunk(calls, parts, chunk, predictor)
-                calls.send("chunk")
+            with closing(begin()) as doing:
+                calls.send(doing.version)
+                while True:
+                    share = calls.recv()
+                    calls.send(_Ended(doing.do(share, end_of_group)))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return  # the driver is gone, or has stopped
-        except MediaUnavailableError as error:
-            calls.send(("stopped", str(error)))
+        except BackendError as error:
+            calls.send(_Stopped(str(error)))
 
 
-def _predict_chunk(
-    calls: Connection, parts: PartFolder, chunk: Chunk, predictor: GroupPredictor
-) -> None:
-    with parts.writing(chunk) as lines:
-        for group in lines.left:
-            if calls.poll():
-                raise EOFError  # nothing is sent while a chunk is under way
-            lines.add(predict_listed(group, predictor))
-            calls.send("group")
+@dataclass(frozen=True)
+class FileWork:
+    """Predicts groups into the files of a job.
+
+    Attributes:
+        predictor: the model.
+        parts: the files.
+    """
+
+    predictor: GroupPredictor
+    parts: PartFolder
+
+    @property
+    def version(self) -> str:
+        """Of the weights."""
+        return self.predictor.version
+
+    def do(self, share: Chunk, on_group: Callable[[], None]) -> Mapping[str, str]:
+        """Predicts a chunk; a problem of a group is in its line of the file."""
+        with self.parts.writing(share) as lines:
+            for group in lines.left:
+                lines.add(predict_listed(group, self.predictor))
+                on_group()
+        return {}
+
+    def close(self) -> None:
+        """Nothing was begun."""
+
+
+def begin_files(load: Load, folder: Path) -> FileWork:
+    """Loads the model of a worker that writes files."""
+    return FileWork(load(), PartFolder(folder))
 
 
 def predict_listed(group: ListedGroup, predictor: GroupPredictor) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def untouched_tasks(
     after: int = 0,
     only: int | None = None,
     least_certain_page: int | None = None,
+    page_size: int = PAGE_SIZE,
 ) -> UntouchedPage:
     """Returns the next untouched tasks that have no prediction of a version.
 
@@ -66,6 +67,7 @@ def untouched_tasks(
         only: id of the only task to look for, or None.
         least_certain_page: 1-based number of a page by rising score of the prediction that the
             tasks have; None returns a page by rising id.
+        page_size: most tasks of the page.
 
     Raises:
         LabelStudioError: an answer that is refused or of another form.
@@ -86,7 +88,7 @@ def untouched_tasks(
         params={
             "project": project_id,
             "page": least_certain_page or 1,
-            "page_size": PAGE_SIZE,
+            "page_size": page_size,
             "fields": "task_only",
             "resolve_uri": "false",
             "query": msgspec.json.encode(query).decode(),

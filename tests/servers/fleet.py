@@ -74,27 +74,37 @@ class Fleet:
 
     def promote(self):
         """Makes a version current, as a trainer does; returns its id."""
-        folder = self.folder / "data" / "adapters" / str(PROJECT) / "v1"
-        folder.mkdir(parents=True)
-        for name in FILES:
-            (folder / name).write_text(json.dumps({"1": 1}))
-        digest, nbytes = folder_digest(folder)
-        row = {
-            "id": "v1",
-            "project_id": PROJECT,
-            "uri": f"{PROJECT}/v1",
-            "sha256": digest,
-            "nbytes": nbytes,
-            "status": "current",
-            "upto_seq": 0,
-            "corrections": 1,
-            "base_sha256": hashlib.sha256(BASE.encode()).hexdigest(),
-            "code_version": "1",
-            "created_at_us": now_us(),
-        }
-        insert = adapter.insert().values(row)
-        self.store.write(lambda connection: connection.execute(insert).close(), timeout_s=30)
-        return "v1"
+        return promote(self.store, self.folder / "data" / "adapters")
+
+
+def promote(store, adapters_dir):
+    """Makes a version of the counting model current, as a trainer does; returns its id."""
+    folder = adapters_dir / str(PROJECT) / "v1"
+    folder.mkdir(parents=True)
+    for name in FILES:
+        (folder / name).write_text(json.dumps({"1": 1}))
+    return register(store, folder)
+
+
+def register(store, folder):
+    """Makes a version current whose files are in their place; returns its id."""
+    digest, nbytes = folder_digest(folder)
+    row = {
+        "id": folder.name,
+        "project_id": PROJECT,
+        "uri": f"{PROJECT}/{folder.name}",
+        "sha256": digest,
+        "nbytes": nbytes,
+        "status": "current",
+        "upto_seq": 0,
+        "corrections": 1,
+        "base_sha256": hashlib.sha256(BASE.encode()).hexdigest(),
+        "code_version": "1",
+        "created_at_us": now_us(),
+    }
+    insert = adapter.insert().values(row)
+    store.write(lambda connection: connection.execute(insert).close(), timeout_s=30)
+    return folder.name
 
 
 @contextmanager

@@ -19,12 +19,18 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from backend.cli import command_tree
-from backend.cli.prelabel import run_job
+from backend.cli.prelabel import find_version, run_job
 from backend.cli.prelabel_manifest import read_manifest
 from backend.cli.prelabel_parts import Chunk, PartFolder
 from backend.cli.prelabel_workers import PrelabelError
 from backend.errors import SettingsError
+from backend.serving.loaded_model import load_base_model
+from backend.settings import load_settings
+from backend.storage.store import open_store
+from tests.integration.studio_double import PROJECT
+from tests.servers.fleet import register
 from tests.unit.cli.prelabel_double import lines_of, load_noting
+from tests.unit.modeling.adapters import save_adapter
 
 ROOT = Path(__file__).parents[3]
 
@@ -178,7 +184,7 @@ def test_a_line_that_was_cut_is_written_again(tmp_path):
 DRIVER = """
 import functools, json, sys
 from pathlib import Path
-from backend.cli.prelabel import run_job
+from backend.cli.prelabel import find_version, run_job
 from backend.cli.prelabel_manifest import read_manifest
 from tests.unit.cli.prelabel_double import load_noting
 manifest, out, log, gate, size = sys.argv[1:]
@@ -253,3 +259,32 @@ def test_the_command_predicts_with_the_shipped_weights(tmp_path):
     assert (told["groups"], told["done"], told["problems"], told["stopped"]) == (1, 1, 0, False)
     (document,) = PartFolder(tmp_path / "out").documents()
     assert document["version"].startswith("calico-tiny-")
+
+
+def test_what_a_project_has_learned_predicts(tmp_path):
+    draw(tmp_path / "a" / "1.png", width=9)
+    settings = load_settings(data_dir=tmp_path / "data")
+    folder = settings.adapters_dir / str(PROJECT) / "learned-1"
+    folder.parent.mkdir(parents=True)
+    base = load_base_model(settings)
+    save_adapter(base.model.adapters.model, folder, base=base.fingerprint)
+    store = open_store(settings.store_url)
+    version = register(store, folder)
+    store.close()
+    out = tmp_path / "out"
+    words = [
+        "prelabel",
+        str(tmp_path / "a"),
+        "--out",
+        str(out),
+        "--data-dir",
+        str(settings.data_dir),
+    ]
+    result = CliRunner().invoke(
+        command_tree(words), [*words, "--version", version], catch_exceptions=False
+    )
+    assert json.loads(result.stdout.splitlines()[-1])["done"] == 1
+    (document,) = PartFolder(out).documents()
+    assert document["version"] == version
+    with pytest.raises(SettingsError, match="--version: no version v9; see `calico versions`"):
+        find_version(settings, "v9")
