@@ -309,7 +309,7 @@ def _tell(outcome: Outcome, tasks: int, todo: int, version: str, *, dry_run: boo
         typer.echo(f"{todo} of {tasks} tasks would be predicted.")
         return
     counts = [f"{outcome.predicted} of {tasks} tasks are newly predicted"]
-    counts += [f"{outcome.kept} were already"] if outcome.kept else []
+    counts += [f"{outcome.kept} had been predicted before"] if outcome.kept else []
     counts += [f"{len(outcome.failures)} failed"] if outcome.failures else []
     typer.echo("; ".join(counts) + ".")
     if outcome.empty:

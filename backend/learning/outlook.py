@@ -80,7 +80,7 @@ def estimate(measured: Iterable[MeasuredPoint], corrected: int) -> Outlook:
             f"{LEAST_TASKS} groups.",
         )
     last = points[-1]
-    now = f"It finds {_percent(last.recall)} of 100 regions now"
+    now = f"At its last point {_percent(last.recall)} of 100 regions were found"
     if last.recall >= USEFUL:
         words = (
             f"Useful now: it found {_percent(last.recall)} of 100 regions by itself, "
@@ -91,8 +91,8 @@ def estimate(measured: Iterable[MeasuredPoint], corrected: int) -> Outlook:
         learned = "the shipped model" if last.groups == 0 else f"{last.groups} learned groups"
         return _unknown(
             last.recall,
-            f"there is one point of the curve, {learned}. The second one takes a later version "
-            f"with at least {LEAST_TASKS} corrected groups. {now}.",
+            f"the curve has one point, {learned}. The next version that learned from at least "
+            f"{LEAST_TASKS} groups is the second. {now}.",
         )
     learned_points = [point for point in points if point.groups]
     # The first corrections bring most: the shipped model counts only until there is a later slope.

@@ -21,8 +21,8 @@ def nothing_learned(groups: int) -> Mapping[int, str]:
         groups: after how many corrected groups it learns.
     """
     return {
-        ANY_IMAGE: f"Nothing is shown yet: outline the parts of about {groups} groups and submit; "
-        "then I learn them."
+        ANY_IMAGE: "I propose nothing by myself yet: outline the parts of about "
+        f"{groups} groups and submit; then I learn them."
     }
 
 

@@ -27,8 +27,8 @@ def test_without_a_corrected_prediction_nothing_is_known():
 def test_one_point_is_no_curve():
     found = estimate([point(0, 0.1), point(5, 0.9, tasks=2)], corrected=12)
     assert found.more is None
-    assert "one point of the curve, the shipped model" in found.words
-    assert "It finds 10 of 100 regions now." in found.words
+    assert "the curve has one point, the shipped model" in found.words
+    assert "At its last point 10 of 100 regions were found." in found.words
     assert "5 learned groups" in estimate([point(5, 0.2)], 9).words
 
 
@@ -48,7 +48,7 @@ def test_the_line_over_the_logarithm_says_how_many():
     assert found.least < found.more < found.most
     assert found.words.startswith(f"About 7 more corrected groups until predictions are useful "
                                   f"(likely {found.least} to {found.most}).")  # fmt: skip
-    assert "It finds 38 of 100 regions now; useful is 50." in found.words
+    assert "At its last point 38 of 100 regions were found; useful is 50." in found.words
     assert estimate(points, corrected=31).more == 1  # learned later than corrected
 
 

@@ -26,7 +26,7 @@ def test_a_problem_of_the_whole_task_stands_beside_the_first_image() -> None:
 
 def test_a_new_project_is_told_what_to_do() -> None:
     assert nothing_learned(5) == {
-        0: "Nothing is shown yet: outline the parts of about 5 groups and submit; "
+        0: "I propose nothing by myself yet: outline the parts of about 5 groups and submit; "
         "then I learn them."
     }
     assert nothing_found() == {0: "I found none of the parts that I have learned."}

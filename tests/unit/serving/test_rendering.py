@@ -117,7 +117,7 @@ def test_where_nothing_is_shown_a_note_says_why() -> None:
     new = rendered(PredictionJob(TASK, CLOSED), part_on(0, "propeller"), look=Look(False, 8))
     assert notes_in(new) == {
         "note_0": [
-            "Nothing is shown yet: outline the parts of about 8 groups and submit; "
+            "I propose nothing by myself yet: outline the parts of about 8 groups and submit; "
             "then I learn them."
         ]
     }
