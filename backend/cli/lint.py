@@ -119,7 +119,7 @@ def _lint_project(settings: Settings, project: int, ask: int) -> LintReport:
 
 
 def text_sources(settings: Settings) -> tuple[TextSource, ...]:
-    """Opens the configured sources that can be asked for words; one that cannot be read is told."""
+    """Opens the configured sources that can be asked for words; reports one that cannot be read."""
     opened = []
     for choice in read_choices(settings.sources, settings.sources_dir):
         try:
@@ -240,7 +240,7 @@ def _show(report: LintReport, out: Path) -> None:
         typer.secho(finding.title, bold=True)
         typer.echo(f"  {finding.what}\n  What to do: {finding.advice}")
     if not report.findings:
-        typer.echo("The labels are told apart.")
+        typer.echo("The model can tell all labels apart.")
     if report.looks.unjudged:
         typer.echo(f"With too few regions to judge: {', '.join(report.looks.unjudged)}")
     if report.unknown_words:

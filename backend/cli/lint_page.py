@@ -94,7 +94,7 @@ def page_of(report: LintReport, title: str) -> str:
         title: of the project or data set.
     """
     sections = "".join(_section(finding, report) for finding in findings_of(report))
-    none = "<p>The labels are told apart.</p>" if not sections else ""
+    none = "<p>The model can tell all labels apart.</p>" if not sections else ""
     few = ", ".join(map(escape, report.looks.unjudged))
     unjudged = f"<p>With too few regions to judge: {few}.</p>" if few else ""
     unknown = ", ".join(map(escape, report.unknown_words))

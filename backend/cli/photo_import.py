@@ -63,7 +63,7 @@ class Target:
 
 @dataclass
 class Report:
-    """What happened, as the line of JSON says it; counts are of photographs where not said else."""
+    """What happened, as the line of JSON has it; most counts are of photographs."""
 
     project: int | None = None
     dry_run: bool = False
@@ -196,7 +196,7 @@ def _coming(
     distinct, repeated = set_duplicates_aside(fresh)
     near = [pair for pair in repeated if pair[0].facts.digest != pair[1].facts.digest]
     report.duplicates, report.near_duplicates = len(repeated) - len(near), len(near)
-    told = [f"{one.name} repeats {other.name}" for one, other in repeated]
+    lines = [f"{one.name} repeats {other.name}" for one, other in repeated]
     there = list(cache.fingerprints(digests).values())
     looks = [one.facts.fingerprint for one in distinct] + there
     again = {
@@ -207,10 +207,10 @@ def _coming(
         if place < len(distinct)
     }
     report.near_duplicates += len(again)
-    told += [
+    lines += [
         f"{distinct[place].name} repeats a photograph of the project" for place in sorted(again)
     ]
-    tell_list("photographs are there more than once", told)
+    tell_list("photographs are there more than once", lines)
     layers = [[one for place, one in enumerate(distinct) if place not in again]]
     if keep_near_duplicates:
         layers += _layers(near, [distinct[place] for place in sorted(again)])

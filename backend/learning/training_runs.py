@@ -216,7 +216,7 @@ class RunRepository:
             self._change(run_id, stage=stage, progress=progress, eta_s=eta_s)
         except (BusyError, StoreError) as error:
             # Minutes of work must not be lost because a progress report failed.
-            _log.warning("progress is not told: %s", error, extra={"event": "report_lost"})
+            _log.warning("progress cannot be recorded: %s", error, extra={"event": "report_lost"})
 
     def note(self, run_id: int, **values: object) -> None:
         """Writes `upto_seq` or `adapter_id` of a run; raises LeaseLostError."""

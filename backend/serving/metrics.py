@@ -69,7 +69,7 @@ class Metrics:
         )
         self.reconciled = Counter(
             "calico_reconcile_recovered",
-            "What Label Studio had and no event told: change, deletion or unreadable.",
+            "What Label Studio had and no event reported: change, deletion or unreadable.",
             ["what"],
             registry=self.registry,
         )

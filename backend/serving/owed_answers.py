@@ -84,7 +84,7 @@ class OwedAnswers:
 
         Args:
             task: the task.
-            is_late: its request was told "not yet", and may be about to write that down.
+            is_late: its request was answered "not yet", and may be about to write that down.
         """
         place = _place(task)
         if place is None:

@@ -172,7 +172,7 @@ class SourceAnswerStore:
     def judge(
         self, project_id: int, task_id: int, state: str, counts: Mapping[TrustKey, TrustCounts]
     ) -> None:
-        """Writes what one task says about the sources, in place of what it said before.
+        """Replaces what is recorded of one task about the sources.
 
         Raises:
             BusyError: the database is too slow; judging again is safe.

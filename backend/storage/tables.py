@@ -321,7 +321,7 @@ leader = Table(
     Column("until_us", BigInteger, nullable=False),
 )
 
-# Tasks whose request was told "not yet": whoever is the owner sends the prediction later.
+# Tasks whose request was answered "not yet": whoever is the owner sends the prediction later.
 owed_answer = Table(
     "owed_answer",
     metadata,

@@ -160,7 +160,7 @@ class AdapterSet:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Restores the base inside the block while the model is lent: the teacher of an anchor."""
+        """Restores the base inside the block of `borrowed`, as the teacher of an anchor."""
         with torch.no_grad():
             kept = {name: self._parameters[name].detach().clone() for name in self._base}
             for name, base in self._base.items():

@@ -161,7 +161,7 @@ def _documents(trials: Sequence[Trial]) -> list[dict[str, object]]:
 
 
 def _table(trials: Sequence[Trial]) -> Table:
-    table = Table(title="What the quality check said")
+    table = Table(title="Verdicts of the quality check")
     for name in (
         "seed",
         "batch",

@@ -114,7 +114,7 @@ def test_labels_that_are_told_apart_are_no_finding(studio, run):
     result, report = run("--project", 7, "--ask", 0, studio=studio)
     assert result.exit_code == 0
     assert (report["findings"], report["judged"]) == (0, 2)
-    assert "The labels are told apart." in result.stdout
+    assert "The model can tell all labels apart." in result.stdout
 
 
 def test_words_are_asked_on_records(run, tmp_path):
