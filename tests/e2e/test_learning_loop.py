@@ -8,9 +8,7 @@ JSON.
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,22 +18,18 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from backend.cli.connect import Ends, connect_project
-from backend.cli.daemon import Daemon
 from backend.cli.demo_project import preannotate
 from backend.cli.label_studio_process import (
-    HOST,
     Account,
-    free_port,
-    installed_label_studio,
     new_account,
-    start_label_studio,
 )
 from backend.label_studio.client import LabelStudioClient
 from backend.types import StoredPrediction
-from tests.e2e.annotator import PATIENCE_S, correct, model_state, sign_in, wait
+from tests.e2e.annotator import PATIENCE_S, correct, sign_in, wait
 from tests.e2e.conftest import VIEWPORT
 from tests.e2e.editor import drawn_regions, open_task
 from tests.e2e.generated_photos import cart_groups
+from tests.e2e.stack import USER, started
 from tests.e2e.studio_api import update_project
 from tests.e2e.unseen_project import UnseenProject, create_project, create_unseen_project
 
@@ -43,7 +37,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 TASKS, CORRECTED, COMPARED = 12, 5, 4
 PHOTO_TASKS, PHOTOS_CORRECTED = 8, 6
-USER = ("annotator", "correct-horse")
 
 
 @pytest.fixture(scope="module")
@@ -54,46 +47,13 @@ def account() -> Account:
 @pytest.fixture(scope="module")
 def learning(scratch: Path, account: Account) -> Iterator[Ends]:
     """A Label Studio, and a backend with a trainer beside it."""
-    folder = scratch / "loop"
-    studio, backend = Daemon("label-studio", folder), Daemon("backend", folder)
-    port = free_port(9190)
-    url = f"http://{HOST}:{port}"
-    files = folder / "files"
-    files.mkdir(parents=True)
-    try:
-        studio_url = start_label_studio(
-            studio,
-            folder / "label-studio",
-            free_port(8180),
-            account,
-            files=files,
-            installed=installed_label_studio(),
-        )
-        environment = {
-            "PATH": str(Path(sys.executable).parent),
-            "HOME": str(folder),
-            "LABEL_STUDIO_URL": studio_url,
-            "LABEL_STUDIO_API_KEY": account.api_key,
-            "CALICO_HOST": HOST,
-            "CALICO_PORT": str(port),
-            "CALICO_DATA_DIR": str(folder / "data"),
-            "CALICO_BASIC_AUTH_USER": USER[0],
-            "CALICO_BASIC_AUTH_PASSWORD": USER[1],
-            "CALICO_TRAIN_EVERY": str(CORRECTED),
-            "CALICO_TRAIN_AGE_S": "100000",
-            "CALICO_REFRESH": "true",
-        }
-        # A machine that is busy with other things may need other figures for the same steps.
-        chosen = ("CALICO_TRAIN_SECONDS", "CALICO_MODEL_THREADS")
-        environment |= {name: os.environ[name] for name in chosen if name in os.environ}
-        backend.start([sys.executable, "-m", "backend.cli", "serve", "--trainer"], environment)
-        wait(lambda: model_state(url) == "ready")
-        client = LabelStudioClient(studio_url, account.api_key)
-        yield Ends(client, url, USER)
-        client.close()
-    finally:
-        backend.stop()
-        studio.stop()
+    settings = {
+        "CALICO_TRAIN_EVERY": str(CORRECTED),
+        "CALICO_TRAIN_AGE_S": "100000",
+        "CALICO_REFRESH": "true",
+    }
+    with started(scratch / "loop", account, settings, "--trainer") as ends:
+        yield ends
 
 
 @pytest.fixture(scope="module")
