@@ -18,6 +18,7 @@ from torch import Tensor
 
 from backend.cli.options import WeightsOption
 from backend.cli.progress import progress_bar
+from backend.errors import SettingsError
 from calico_model.data.scene import Scene
 from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng
 from calico_model.inference.span_answers import span_head_of
@@ -74,6 +75,11 @@ def bench_spans(
     The last line of stdout is JSON: masks, mean IoU and recall of both, phrases and how many the
     tagger finds.
     """
+    if split in (SceneSplit.UNSEEN_CATEGORY, SceneSplit.UNSEEN_DOMAIN):
+        raise SettingsError(
+            "--split: expected groups of trained categories, whose true answers can be read, got "
+            f"{split.value}; calico evaluate measures it"
+        )
     model, tokenizer = load_model(weights or DEFAULT_WEIGHTS)
     span_head_of(model)
     chunks = []

@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from backend.cli import command_tree
+from backend.errors import SettingsError
 from calico_model.errors import CheckpointError
 from calico_model.loading.checkpoints import save_model
 from calico_model.tokenizer import Tokenizer
@@ -17,9 +18,16 @@ from research.bench.spans import GroupFigures, summarise
 from tests.conftest import build_micro
 
 
-def run(weights: Path) -> object:
-    given = ["bench", "spans", "--weights", str(weights), "--groups", "1"]
+def run(weights: Path, *options: str) -> object:
+    given = ["bench", "spans", "--weights", str(weights), "--groups", "1", *options]
     return CliRunner().invoke(command_tree(given), given)
+
+
+@pytest.mark.parametrize("split", ["unseen-category", "unseen-domain"])
+def test_groups_that_training_has_no_names_for_are_refused(tmp_path: Path, split: str) -> None:
+    refused = run(tmp_path, "--split", split)
+    assert isinstance(refused.exception, SettingsError)  # type: ignore[attr-defined]
+    assert f"got {split}" in str(refused.exception)  # type: ignore[attr-defined]
 
 
 def test_an_untrained_head_is_measured_on_every_mask(tmp_path: Path, tokenizer: Tokenizer) -> None:
