@@ -28,6 +28,7 @@ from calico_model.types import ImageGroup
 
 _MOST_DEATHS = 3  # of workers that had the same chunk
 _STOP_S = 60.0
+_GROUP = ("group",)  # a version is text
 
 
 class Share(Protocol):
@@ -159,7 +160,7 @@ class WorkerPool(Generic[S]):
                     self.problems |= message.problems
                     worker.share = None
                     self._hand_out(worker, todo)
-                else:
+                elif message == _GROUP:  # else the version of a worker that has just started
                     on_group()
 
     def _start(self) -> _Worker[S]:
@@ -206,7 +207,7 @@ def work(calls: Connection, begin: Callable[[], ShareWork[S]], folder: Path) -> 
     def end_of_group() -> None:
         if calls.poll():
             raise EOFError  # nothing is sent while a share is under way
-        calls.send("group")
+        calls.send(_GROUP)
 
     with PartFolder(folder).working():
         try:

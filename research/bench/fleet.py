@@ -21,6 +21,7 @@ from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_g
 from calico_model.types import RegionKind, RgbImage
 from research.bench.balancer import running_balancer
 from research.bench.postgres import find_binaries, running_postgres
+from research.bench.prelabel_kills import share_predicted_once
 from research.bench.server import BenchError, BenchServer, ServerReply, running_servers
 from research.label_studio.sample import clicks_body, predict_body
 
@@ -37,6 +38,9 @@ def bench_fleet(
     requests: Annotated[
         int, typer.Option("--requests", min=10, help="Requests while a server is killed.")
     ] = 100,
+    groups: Annotated[
+        int, typer.Option("--groups", min=8, help="Groups of the large job that is killed.")
+    ] = 24,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="DIR", help="Model folder.")
     ] = None,
@@ -46,12 +50,14 @@ def bench_fleet(
     PostgreSQL, the servers and a small balancer run on loopback. Every task is opened once, then
     clicked on: each click of a chain at the next server. Before, one server alone was asked the
     same, with a database of its own. Then one of the servers is killed (SIGKILL) while clients ask
-    through the balancer; what it had begun is asked again of another.
+    through the balancer; what it had begun is asked again of another. At last, a large job of
+    `calico prelabel` loses a worker and its driver, and is run again.
 
     Example: calico bench fleet
 
     The last line is JSON: failed (requests without an answer), worst_ms, overhead_p50_ms (of the
-    balancer, paired), equal (share of equal answers).
+    balancer, paired), equal (share of equal answers), prelabel_once (share of the groups of the
+    large job that were predicted into its files exactly once).
     """
     chains = [draw_chain(number, clicks) for number in range(tasks)]
     with ready_database() as url, several_servers(1, url, weights) as (alone,):
@@ -63,17 +69,20 @@ def bench_fleet(
             through = BenchServer(balancer.server_port, several[0].files)
             overhead_ms = _overhead_ms(several[0], through, chains[0])
             load = _under_load(through, chains, clients, requests, several[-1].kill)
+    once = share_predicted_once(groups, weights)
     table = Table("what", "figure")
     table.add_row("answers equal to those of one server", f"{equal} of {len(expected)}")
     table.add_row("requests without an answer, one server killed", f"{load.failed} of {requests}")
     table.add_row("slowest answer meanwhile", f"{load.worst_ms:.0f} ms")
     table.add_row("balancer adds, p50 of pairs", f"{overhead_ms:.1f} ms")
+    table.add_row("groups of a killed large job that are there once", f"{once:.0%} of {groups}")
     print_fitted(table)
     figures = {
         "failed": load.failed,
         "worst_ms": round(load.worst_ms, 1),
         "overhead_p50_ms": round(overhead_ms, 1),
         "equal": equal / len(expected),
+        "prelabel_once": once,
     }
     typer.echo(json.dumps(figures))
 

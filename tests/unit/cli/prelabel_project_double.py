@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from backend.cli.prelabel_project import ProjectWork
-from tests.integration.conftest import DrawnImages
+from calico_model.types import ImageGroup
 from tests.integration.counting_model import FakeAdapted, FakeBase
 from tests.unit.cli.prelabel_double import NotingModel
+
+
+class TaskImages:
+    """Images that no two tasks share: what is predicted for equal pixels is kept."""
+
+    def fetch_group(self, task):
+        images = [np.full((8, 8, 3), task.id, np.uint8) for _ in task.image_urls]
+        return ImageGroup(tuple(images), tuple(f"image {n}" for n in range(len(images))))
 
 
 class NotingBase(FakeBase):
@@ -38,5 +48,5 @@ class NotingVersion(FakeAdapted):
 def begin_noting(log, gate, settings, project_id, version):
     """What a worker of a project does, with a noting model and drawn images."""
     return ProjectWork(
-        settings, project_id, version, load=lambda: NotingBase(log, gate), images=DrawnImages()
+        settings, project_id, version, load=lambda: NotingBase(log, gate), images=TaskImages()
     )
