@@ -149,6 +149,8 @@ class Demo:
         name = f"photos-{len(self.state.photo_projects) + 1}"
         with progress_bar("Copying photographs", self.groups) as tell:
             groups = copy_photos(self.files, name, self._photo_groups, tell)
+        count = sum(map(len, groups))
+        typer.echo(f"{count} photographs in {self.groups} groups; --groups sets the most", err=True)
         title = f"CALICO: {self._photos.name}"
         project_id = create_project(client, self.files, groups, title=title, folder=name)
         known = self.state.photo_projects | {str(self._photos): project_id}
@@ -273,7 +275,9 @@ def _show(demo: Demo, ends: Ends, seconds: float) -> None:
     called = Path(sys.argv[0])
     command = called if called.name == "calico" else Path("calico")
     data = demo.folder / "backend"
-    opening = "Open a task." if demo.has_photos else "Open a task: its masks are there."
+    opening = "Open a task: its masks are there."
+    if demo.has_photos:
+        opening = "Open a task. On photographs nothing is proposed before your first corrections."
     lines = (
         f"Label Studio     [bold]{ends.client.url}/projects/{demo.project_id}[/]",
         f"user             [bold]{account.user}[/]",

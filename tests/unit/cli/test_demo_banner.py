@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from backend.cli import demo as command
 from backend.cli.connect import Ends
 from backend.cli.demo import BACKEND_USER, Demo, _show
 from backend.label_studio.client import LabelStudioClient
+from tests.unit.cli.photo_files import draw
 
 
 @pytest.fixture
@@ -43,3 +45,19 @@ def test_no_line_is_broken_at_eighty_columns(shown):
     assert "train-now --project 3 --data-dir .calico/demo/backend" in text
     assert "ready in 41 s" in text
     assert "then choose the smart tool beside the image. The tick accepts the suggestions." in text
+
+
+def test_a_demo_of_photographs_says_what_is_shown_and_what_is_not(tmp_path, capsys, monkeypatch):
+    for number in range(7):
+        draw(tmp_path / "photos" / f"{number}.jpg", number)
+    (tmp_path / "photos" / "0.png").touch()
+    demo = Demo(tmp_path / "demo", 1, None, tmp_path / "photos")
+    assert "files are skipped: 1\n  0.png: " in capsys.readouterr().err
+    monkeypatch.setattr(command, "create_project", lambda *_, **how: 3)
+    demo.folder.mkdir()
+    client = LabelStudioClient("http://127.0.0.1:8080", "token")
+    demo._create_project(client)
+    assert "4 photographs in 1 groups; --groups sets the most" in capsys.readouterr().err
+    _show(demo, Ends(client, "http://127.0.0.1:9090", None), seconds=1.0)
+    client.close()
+    assert "nothing is proposed before your first corrections" in capsys.readouterr().out
