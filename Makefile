@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stop test test-research test-servers lint format lock clean
+.PHONY: help install demo stop test test-research test-fleet test-servers lint format lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,6 +30,10 @@ test-research: install  ## the tests of the measurements in research/
 test-servers: install  ## several servers on PostgreSQL and S3 (minutes; needs PostgreSQL)
 	@$(PYTHON) tools/install.py --buckets
 	PYTHONPATH=$(CURDIR)/.venv/buckets $(BIN)/python -m pytest -m slow tests/servers
+
+test-fleet: install  ## the tests of a fleet on Ray, which they install; minutes long
+	$(PYTHON) tools/install.py --fleet
+	PYTHONPATH=$(CURDIR) $(BIN)/fleet/bin/python -m pytest -s -m fleet tests/fleet
 
 lint: install
 	$(BIN)/ruff check

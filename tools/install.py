@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--chromium", action="store_true", help="also see to a browser for tests")
     parser.add_argument("--readers", action="store_true", help="also ultralytics, for tests")
     parser.add_argument("--buckets", action="store_true", help="also s3fs and moto, for tests")
+    parser.add_argument("--fleet", action="store_true", help="also Ray, for tests of a fleet")
     parser.add_argument("--lock", action="store_true", help="renew constraints.txt and stop")
     arguments = parser.parse_args()
     try:
@@ -54,6 +55,8 @@ def main() -> int:
             install_chromium()
         if arguments.readers:
             install_ultralytics(cache_folder())
+        if arguments.fleet:
+            install_fleet(cache_folder())
         if arguments.buckets:
             install_buckets(cache_folder())
     except InstallError as error:
@@ -206,6 +209,28 @@ def install_buckets(cache: Path) -> None:
         if missing:
             fill_folder(folder, BUCKET_CONSTRAINTS)
     link_folder(folder, "buckets")
+
+
+def install_fleet(cache: Path) -> None:
+    """Offers an environment with Ray as `.venv/fleet`; all else it reads from the shared one."""
+    requirement = fleet_requirement()
+    calico = ensure_calico(cache)
+    folder = cache / f"fleet-{lock_hash(requirement, str(calico), CONSTRAINTS.read_text())}"
+    with locked(folder), building(folder, "Ray (for tests)") as missing:
+        if missing:
+            create_venv(folder)
+            pip(folder, "install", "-c", str(CONSTRAINTS), requirement)
+            (site_packages(folder) / "calico-environment.pth").write_text(
+                f"{site_packages(calico)}\n"
+            )
+    link_folder(folder, "fleet")
+
+
+def fleet_requirement() -> str:
+    """Returns the pin of Ray in pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extra = project["project"]["optional-dependencies"]["fleet"]
+    return next(line for line in extra if line.startswith("ray["))
 
 
 def fill_folder(folder: Path, requirements: Path, *options: str) -> None:

@@ -168,8 +168,10 @@ def fleet_join(
     folder = _folder(settings)
     if not folder.token_file.exists():
         raise FleetError(f"no token at {folder.token_file}: copy that of the head")
-    require_ray()
     head, head_port = _host_and_port(settings)
+    if is_loopback(head):
+        raise FleetError(f"--address: {head} is this machine; give the address of the head")
+    require_ray()
     events = HoldingEvents()
     _export(settings)
     here = node_address or address_towards(head, head_port)

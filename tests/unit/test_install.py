@@ -152,3 +152,7 @@ def test_without_root_or_apt_the_missing_browser_is_explained(
 
     with pytest.raises(installer.InstallError, match="apt-get install chromium"):
         installer.install_chromium()
+
+
+def test_ray_is_pinned_exactly(installer: ModuleType) -> None:
+    assert re.fullmatch(r"ray\[serve\]==\d+\.\d+\.\d+", installer.fleet_requirement())

@@ -47,6 +47,13 @@ def test_a_machine_without_the_token_cannot_join(tmp_path):
         fleet_join(tmp_path, "10.0.0.1:6390")
 
 
+def test_a_machine_does_not_join_itself(tmp_path):
+    (tmp_path / "fleet").mkdir()
+    (tmp_path / "fleet" / "token").write_text("t")
+    with pytest.raises(FleetError, match="127.0.0.1 is this machine"):
+        fleet_join(tmp_path, "127.0.0.1:6390")
+
+
 @pytest.mark.parametrize("command", [fleet_status, fleet_upgrade])
 def test_without_a_fleet_it_says_how_to_start_one(tmp_path, command):
     with pytest.raises(FleetError, match=r"no fleet at 127.0.0.1:1: calico fleet up"):

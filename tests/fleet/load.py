@@ -1,0 +1,101 @@
+"""Clients that open tasks and click on them, and know the right answers."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from research.bench.fleet import Chain, draw_chain
+from research.bench.server import BenchError, BenchServer
+
+_JSON = {"Content-Type": "application/json"}
+
+
+def draw_bodies(server: BenchServer, tasks: int, clicks: int) -> list[bytes]:
+    """Requests that open tasks, each followed by its clicks; the images are written first."""
+    chains: list[Chain] = [draw_chain(number, clicks) for number in range(tasks)]
+    return [body for chain in chains for body in chain.bodies(server)]
+
+
+def ask(server: BenchServer, body: bytes) -> tuple[str, bytes]:
+    """Returns version and body of an answer.
+
+    Raises:
+        BenchError: there is none, or it says that a task could not be predicted.
+    """
+    reply = server.ask("POST", "/predict", body, _JSON)
+    if reply.status != 200 or b'"problem"' in reply.body or b'"error"' in reply.body:
+        raise BenchError(f"answered {reply.status}: {reply.body[:300]!r}")
+    results = json.loads(reply.body)["results"]
+    if not results or "result" not in results[0]:
+        raise BenchError(f"answered not yet: {reply.body[:300]!r}")
+    return results[0]["model_version"], reply.body
+
+
+@dataclass
+class Load:
+    """What clients have seen; threads share it.
+
+    Attributes:
+        expected: right bodies of each request, by version.
+        asked: requests.
+        failures: one line for each request without a right answer.
+        worst_s: slowest answer.
+    """
+
+    expected: Sequence[dict[str, bytes]]
+    asked: int = 0
+    failures: list[str] = field(default_factory=list)
+    worst_s: float = 0.0
+    versions: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, number: int, seconds: float, version: str, body: bytes | None) -> None:
+        """Compares an answer; None for none."""
+        with self.lock:
+            self.asked += 1
+            self.worst_s = max(self.worst_s, seconds)
+            self.versions.add(version)
+            if body is None:
+                self.failures.append(f"request {number}: {version}")
+            elif self.expected[number].get(version) != body:
+                self.failures.append(f"request {number}: not the answer of {version}")
+
+
+def learn(server: BenchServer, bodies: Sequence[bytes]) -> list[dict[str, bytes]]:
+    """Asks every request once; returns what is right from now on."""
+    return [dict([ask(server, body)]) for body in bodies]
+
+
+@contextmanager
+def under_load(
+    server: BenchServer, bodies: Sequence[bytes], expected: Sequence[dict[str, bytes]], clients: int
+) -> Iterator[Load]:
+    """Asks from several clients at once, over and over, until the block ends."""
+    load, is_over = Load(expected), threading.Event()
+
+    def go_on(client: int) -> None:
+        number = client * len(bodies) // clients
+        while not is_over.is_set():
+            began = time.monotonic()
+            try:
+                version, body = ask(server, bodies[number])
+            except BenchError as error:
+                load.note(number, time.monotonic() - began, str(error), None)
+            else:
+                load.note(number, time.monotonic() - began, version, body)
+            number = (number + 1) % len(bodies)
+
+    threads = [threading.Thread(target=go_on, args=(client,)) for client in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield load
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
