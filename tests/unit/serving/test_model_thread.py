@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 import weakref
 from contextlib import suppress
 from functools import partial
@@ -31,17 +30,18 @@ def test_every_call_runs_in_the_same_thread_whoever_asks():
 
 
 def test_calls_come_one_after_the_other():
-    thread, running, most = ModelThread(), [], []
+    thread, running, most, all_asked = ModelThread(), [], [], threading.Event()
 
     def work():
         running.append(1)
         most.append(len(running))
-        time.sleep(0.005)
+        assert all_asked.wait(30)
         running.pop()
 
     callers = [threading.Thread(target=thread.run, args=(work,)) for _ in range(6)]
     for caller in callers:
         caller.start()
+    all_asked.set()
     for caller in callers:
         caller.join(30)
     assert most == [1] * 6
