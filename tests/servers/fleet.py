@@ -41,9 +41,9 @@ class Fleet:
         self.processes = []
         self.urls = []
 
-    def start(self, stack, studio_url, **environment):
+    def start(self, stack, studio_url, *, port=None, **environment):
         """Starts one more server; returns its number."""
-        port = free_port()
+        port = port or free_port()
         data = f"data-{len(self.urls)}" if self.apart else "data"
         words = (port, self.folder / data, self.database_url, studio_url, self.notes)
         self.processes.append(stack.enter_context(running(SERVER, *words, **environment)))
@@ -57,6 +57,9 @@ class Fleet:
     def is_ready(self, number):
         assert self.processes[number].poll() is None, "the server has ended"
         return is_ready(self.urls[number])
+
+    def port(self, number):
+        return int(self.urls[number].rpartition(":")[2])
 
     def kill(self, number):
         os.killpg(self.processes[number].pid, signal.SIGKILL)

@@ -1,0 +1,113 @@
+"""The configuration of HAProxy that a deployment uses, with HAProxy itself, on loopback."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import pytest
+
+from backend.storage.store import open_store
+from research.label_studio.sample import PROJECT_ID, predict_body
+from tests.integration.studio_double import PROJECT
+from tests.servers.fleet import fleet_of, wait_for
+from tests.servers.processes import ROOT, free_port
+from tests.servers.test_rolling_update import CLIENTS, Client
+from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
+
+HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+CONFIG = ROOT / "deploy" / "haproxy.cfg"
+COUNTER = re.compile(r'calico_requests_total{.*endpoint="[^"]*predict"')
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(HAPROXY is None, reason="no haproxy: apt-get install haproxy"),
+]
+
+
+@contextmanager
+def haproxy(ports):
+    """Yields the address of HAProxy in front of two servers."""
+    bind = f"127.0.0.1:{free_port()}"
+    places = {f"CALICO_SERVER_{n}": f"127.0.0.1:{port}" for n, port in enumerate(ports, start=1)}
+    process = subprocess.Popen(
+        [HAPROXY, "-f", str(CONFIG)], env={**os.environ, **places, "CALICO_BIND": bind}
+    )
+    try:
+        url = f"http://{bind}"
+        wait_for(lambda: is_up(url), 60, lambda: process.poll() is None)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def is_up(url):
+    try:
+        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def asked(clients):
+    return sum(client.asked for client in clients)
+
+
+def journaled(url):
+    """The annotations whose events are in the database."""
+    store = open_store(url, is_guest=True)
+    heads = {head.annotation_id for head in store.heads(PROJECT_ID)}
+    store.close()
+    return heads
+
+
+def predict(url, task):
+    body = predict_body([[f"{task}-a.png", f"{task}-b.png"]], first_task_id=task)
+    body["project"], body["tasks"][0]["project"] = f"{PROJECT}.1", PROJECT
+    return httpx.post(f"{url}/predict", json=body, timeout=100).raise_for_status()
+
+
+def predictions_of(url):
+    """How many requests to predict a server has answered."""
+    lines = httpx.get(f"{url}/metrics", timeout=30).text.splitlines()
+    counts = [line for line in lines if COUNTER.match(line)]
+    return sum(float(line.rpartition(" ")[2]) for line in counts)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_task_stays_at_its_server_and_no_request_fails_while_servers_are_replaced(
+    database_url,  # noqa: F811
+    tmp_path,
+):
+    with ExitStack() as stack:
+        fleet = stack.enter_context(fleet_of(tmp_path, database_url, servers=2, tasks=1))
+        url = stack.enter_context(haproxy([fleet.port(0), fleet.port(1)]))
+        answered = []
+        for task in range(1, 9):
+            before = [predictions_of(one) for one in fleet.urls]
+            for _ in range(4):
+                predict(url, task)
+            after = [predictions_of(one) for one in fleet.urls]
+            answered.append(tuple(b - a for a, b in zip(before, after, strict=True)))
+        assert set(answered) == {(4, 0), (0, 4)}, "a task has one server, and both have tasks"
+
+        clients = [Client(url, number + 1) for number in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        wait_for(lambda: asked(clients) >= 100, 120)
+        for number in range(2):
+            fleet.kill(number)  # without a word, in the middle of its requests
+            new = fleet.start(stack, fleet.studio_url, port=fleet.port(number))
+            wait_for(lambda new=new: fleet.is_ready(new), 120)
+            before = asked(clients)
+            wait_for(lambda before=before: asked(clients) >= before + 100, 120)
+        for client in clients:
+            client.is_over.set()
+        for client in clients:
+            client.join()
+        assert [bad for client in clients for bad in client.bad] == []
+        assert asked(clients) >= 300
+        assert set.union(*(client.kept for client in clients)) <= journaled(database_url)
