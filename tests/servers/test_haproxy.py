@@ -102,6 +102,8 @@ def test_a_task_stays_at_its_server_and_no_request_fails_while_servers_are_repla
             fleet.kill(number)  # without a word, in the middle of its requests
             new = fleet.start(stack, fleet.studio_url, port=fleet.port(number))
             wait_for(lambda new=new: fleet.is_ready(new), 120)
+            # HAProxy sends it requests again, so the next one may go.
+            wait_for(lambda new=new: predictions_of(fleet.urls[new]) > 0, 120)
             before = asked(clients)
             wait_for(lambda before=before: asked(clients) >= before + 100, 120)
         for client in clients:
