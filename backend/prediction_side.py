@@ -29,7 +29,7 @@ from backend.storage.store import Store
 from backend.storage.versions import Versions
 from backend.types import GroupSource
 from calico_model.inference.arrangement import Arrangement
-from calico_model.sources.registry import IMPORTING, SourceChoice, open_source, read_choices
+from calico_model.sources.registry import LOADING, SourceChoice, open_source, read_choices
 from calico_model.sources.source import Source
 
 
@@ -164,7 +164,7 @@ def build_sources(settings: Settings, metrics: Metrics) -> SourcePool:
 
 def _load_model(settings: Settings) -> AdaptableModel:
     # Importing torch takes seconds; this runs in the loading thread while /health already answers.
-    with IMPORTING:  # the sources load beside it
+    with LOADING:  # the sources load at the same time
         from backend.serving.loaded_model import load_base_model
 
-    return load_base_model(settings)
+        return load_base_model(settings)

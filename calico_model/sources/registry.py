@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from calico_model.sources.detection import Detector
     from calico_model.sources.source import Source
 
-IMPORTING = threading.RLock()
-"""Held while modules are imported that import `transformers`, by every thread that loads a network.
+LOADING = threading.RLock()
+"""Held by every thread while it imports and reads a network of `transformers`.
 
-While `transformers` is imported, a lazy module takes its place, and another thread that imports a
-class from it in that moment fails for good.
+Neither is safe in two threads at once: while `transformers` is imported, a lazy module takes its
+place, and another thread cannot import from it; while a network is read, tensors of another one
+that is read beside it can count as missing.
 """
 
 Opener = Callable[[str, HubFolder, str, str], "Source"]
@@ -107,7 +108,8 @@ def open_source(choice: SourceChoice, device: str = "cpu") -> Source:
         InvalidConfigError: a detector with a source of masks that answers no boxes.
     """
     try:
-        return _open(choice, device)
+        with LOADING:
+            return _open(choice, device)
     except CalicoError:
         raise
     except Exception as error:  # a configuration may hold anything, and classes trust it
@@ -129,9 +131,7 @@ def _open(choice: SourceChoice, device: str) -> Source:
         return _open_cass(choice, folder, licence, device)
     if kind.is_detector or choice.masks is not None:
         return _open_detector(choice, kind, folder, licence, device)
-    with IMPORTING:
-        opener = _opener(kind)
-    return opener(choice.name, folder, licence, device)
+    return _opener(kind)(choice.name, folder, licence, device)
 
 
 def _open_cass(choice: SourceChoice, folder: HubFolder, licence: str, device: str) -> Source:
@@ -140,8 +140,7 @@ def _open_cass(choice: SourceChoice, folder: HubFolder, licence: str, device: st
             f"{choice.name}: expected CLIP and the folder of a DINO, such as "
             "cass=/models/clip-vit-base-patch16+/models/dino-vitb8, got CLIP alone"
         )
-    with IMPORTING:
-        from calico_model.sources.cass_source import open_cass
+    from calico_model.sources.cass_source import open_cass
 
     return open_cass(choice.name, folder, look_into(choice.masks.folder), licence, device)
 
@@ -154,8 +153,7 @@ def _open_detector(
             f"{choice.name}: expected a detector and a source of masks, such as "
             f"owlv2-base+sam-base, got {kind} {'alone' if choice.masks is None else 'as detector'}"
         )
-    with IMPORTING:
-        from calico_model.sources.detection import open_detector_source
+    from calico_model.sources.detection import open_detector_source
 
     masks = open_source(choice.masks, device)
     return open_detector_source(
@@ -165,12 +163,10 @@ def _open_detector(
 
 def _load_detector(kind: SourceKind, folder: HubFolder, device: str) -> Detector:
     if kind is SourceKind.OWLV2:
-        with IMPORTING:
-            from calico_model.sources.owlv2 import load_owlv2
+        from calico_model.sources.owlv2 import load_owlv2
 
         return load_owlv2(folder, device)
-    with IMPORTING:
-        from calico_model.sources.grounding_dino import load_grounding_dino
+    from calico_model.sources.grounding_dino import load_grounding_dino
 
     return load_grounding_dino(folder, device)
 
