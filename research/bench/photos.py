@@ -172,8 +172,11 @@ def _simulate(
 
 def _baseline(
     script: Path, groups: Sequence[LabeledGroup], corrected: int, coming: int
-) -> dict[str, Any]:
-    """Runs a baseline on the same groups; returns the JSON of its last line."""
+) -> dict[str, Any] | None:
+    """Runs a baseline on the same groups; returns the JSON of its last line.
+
+    A baseline that fails is said and left out: what was measured until then stays.
+    """
     with tempfile.TemporaryDirectory(prefix="calico-photos-") as place:
         folder = Path(place) / "set"
         write_coco(groups, folder)
@@ -181,7 +184,8 @@ def _baseline(
         command = [sys.executable, str(script.resolve()), str(folder), *numbers]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise InvalidConfigError(f"--recipe: {script.name} failed: {done.stderr[-500:]}")
+        typer.echo(f"--recipe: {script.name} failed, left out: {done.stderr[-500:]}", err=True)
+        return None
     report: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return report
 

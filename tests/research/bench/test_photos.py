@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from research.bench.photos import _figures, _means, _points_for
+from pathlib import Path
+
+import pytest
+
+from research.bench.photos import _baseline, _figures, _means, _points_for
+from research.simulation.command import base_groups
 from research.simulation.protocol import Point
 
 
@@ -39,5 +44,26 @@ def test_figures_are_those_of_the_curve_and_of_the_baseline() -> None:
 
 
 def test_the_mean_leaves_out_what_was_not_measured() -> None:
-    rows = [{"recall_20": 50.0, "recipe_20": None}, {"recall_20": 40.0, "recipe_20": 30.0}]
+    rows: list[dict[str, float | None]] = [
+        {"recall_20": 50.0, "recipe_20": None},
+        {"recall_20": 40.0, "recipe_20": 30.0},
+    ]
     assert _means(rows) == {"recall_20": 45.0, "recipe_20": 30.0}
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("import json, sys; print('seen'); print(json.dumps({'recall': len(sys.argv)}))", 8),
+        ("raise SystemExit('no such package')", None),
+    ],
+)
+def test_a_baseline_that_fails_leaves_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], script: str, expected: int | None
+) -> None:
+    _, groups = base_groups(None, replay=0, measured=2)
+    path = tmp_path / "recipe.py"
+    path.write_text(script)
+    report = _baseline(path, groups, 1, 1)
+    assert (report and report["recall"]) == expected
+    assert ("no such package" in capsys.readouterr().err) == (expected is None)
