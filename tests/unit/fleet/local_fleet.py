@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import hashlib
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from backend.fleet.connection import FleetHandles
 from backend.fleet.replica import ModelReplica
 from backend.fleet.wire import decode_report
 
+R = TypeVar("R")
 _THREADS = concurrent.futures.ThreadPoolExecutor(32)
+
+
+def result_of(work: Coroutine[Any, Any, R]) -> R:
+    """Runs a coroutine in another thread: in this one the loop of a browser test may still run."""
+    return _THREADS.submit(asyncio.run, work).result()
 
 
 class LocalResponse:
@@ -65,6 +73,6 @@ def handles(replicas: list[ModelReplica]) -> FleetHandles:
     handle = LocalHandle(replicas)
 
     def reports():
-        return tuple(decode_report(asyncio.run(one.report())) for one in replicas)
+        return tuple(decode_report(result_of(one.report())) for one in replicas)
 
     return FleetHandles(handle, handle, reports)

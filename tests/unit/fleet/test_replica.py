@@ -27,7 +27,7 @@ from backend.types import Prompt, Task
 from calico_model.errors import CheckpointError
 from calico_model.types import ImageGroup
 from tests.integration.fake_predictor import FakePredictor
-from tests.unit.fleet.local_fleet import LocalResponse
+from tests.unit.fleet.local_fleet import LocalResponse, result_of
 from tests.unit.label_studio.golden_files import config
 
 TASK = Task(3, 7, ("a.png", "b.png"), ("data.a", "data.b"))
@@ -67,11 +67,11 @@ def replica(tmp_path, model, images):
 
 
 def ask(replica, job):
-    return decode_answer(asyncio.run(replica.predict(encode_job(job))))
+    return decode_answer(result_of(replica.predict(encode_job(job))))
 
 
 def ahead(replica, task, step=AheadStep.ENCODE):
-    return msgspec.msgpack.decode(asyncio.run(replica.work_ahead(encode_ahead(task, step))))
+    return msgspec.msgpack.decode(result_of(replica.work_ahead(encode_ahead(task, step))))
 
 
 def test_a_replica_answers_with_the_weights_it_has(replica, model):
@@ -139,11 +139,11 @@ def test_work_ahead_ends_when_it_is_taken_back(replica, model):
 
 def test_a_message_of_another_release_is_refused(replica):
     with pytest.raises(FleetError, match="another release"):
-        asyncio.run(replica.predict(b"\x07"))
+        result_of(replica.predict(b"\x07"))
 
 
 def test_a_replica_says_what_it_is(replica, model):
-    report = decode_report(asyncio.run(replica.report()))
+    report = decode_report(result_of(replica.report()))
     assert (report.weights, report.waiting, report.adapters) == (model.version, 0, 0)
     replica.check_health()
 
