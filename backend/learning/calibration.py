@@ -22,7 +22,8 @@ from calico_model.evaluation.metrics import IOU_THRESHOLD
 from calico_model.inference.confidence import Calibration, fit_calibration, read_calibration
 
 _MOST_REGIONS = 2000  # older regions belong to versions that are not served any more
-_WRONG = RegionChange.REMOVED | RegionChange.RELABELLED | RegionChange.KIND_CHANGED
+_WRONG = RegionChange.REMOVED | RegionChange.RELABELLED
+"""Another kind is not wrong here: the region has its name and its mask, and saved its clicks."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class JudgedRegion:
     Attributes:
         version: the version that predicted it.
         score: the score that the annotator saw, in [0, 1].
-        is_right: the annotator kept its name and kind, and the masks have an IoU of at least 0.5.
+        is_right: the annotator kept its name, and the masks have an IoU of at least 0.5.
     """
 
     version: str

@@ -52,6 +52,17 @@ def test_a_region_is_right_if_it_was_kept_with_its_name_and_half_its_mask(school
     assert sorted(one.is_right for one in found) == [False] * 3 + [True] * 7
 
 
+def test_a_region_of_another_kind_is_right_for_its_name_and_mask_were_kept(school):
+    correct(
+        school,
+        1,
+        scored(("a", LID, "lid"), score=0.75),
+        results(("a", LID, "lid", "unique_part")),
+    )
+    (judged,) = judged_regions(school.store, PROJECT)
+    assert judged.is_right
+
+
 def test_regions_without_a_score_or_a_prediction_say_nothing(school):
     correct(school, 1, results(("a", LID, "lid")), results(("a", LID, "lid")))
     school.correct(2)
