@@ -107,16 +107,16 @@ def _connect_patiently(
     settings: Settings, connect: Callable[[Settings], FleetHandles], closing: threading.Event
 ) -> FleetHandles:
     """Connects as soon as there is a fleet; until then the server says it is loading."""
-    said = ""
+    last_reason = ""
     while True:
         try:
             return connect(settings)
         except Exception as error:  # Ray has many, and all may pass
             reason = str(error).strip()[:500]
-            if reason != said:
+            if reason != last_reason:
                 about = {"event": "fleet_unreachable", "address": settings.fleet_address}
                 _log.warning("no fleet yet: %s", reason, extra=about)
-            said = reason
+            last_reason = reason
             if closing.wait(_RETRY_S):
                 raise FleetError("the server is closing") from error
 

@@ -41,7 +41,7 @@ def hold(
     servers: Sequence[tuple[int, TrainerWatch]],
     events: HoldingEvents,
     redeploy: Callable[[], None],
-    said: str,
+    ready_message: str,
     say: Callable[[str], None],
 ) -> None:
     """Waits for the end; puts replicas in place and restarts web servers when it is told to.
@@ -52,7 +52,7 @@ def hold(
         servers: pairs of port and watch.
         events: what it is told.
         redeploy: puts replicas and trainers in place.
-        said: told once everything answers for the first time.
+        ready_message: printed once everything answers for the first time.
         say: tells people.
     """
     is_first = True
@@ -64,7 +64,7 @@ def hold(
                 if not is_first:  # web servers of the old cluster must connect to the new one
                     events.restart_web.set()
             if is_first:
-                _announce(servers, events.stop, said, say)
+                _announce(servers, events.stop, ready_message, say)
                 is_first = False
             if events.restart_web.is_set():
                 events.restart_web.clear()
@@ -81,13 +81,13 @@ def hold(
 def _announce(
     servers: Sequence[tuple[int, TrainerWatch]],
     stop: threading.Event,
-    said: str,
+    ready_message: str,
     say: Callable[[str], None],
 ) -> None:
     for port, _ in servers:
         wait_until(lambda port=port: is_ready(port), f"port {port}", stop)  # type: ignore[misc]
         say(f"ready at http://127.0.0.1:{port}")
-    say(f"{said}; Ctrl-C ends it")
+    say(f"{ready_message}; Ctrl-C ends it")
 
 
 def end_all(watches: Sequence[TrainerWatch], folder: FleetFolder) -> None:

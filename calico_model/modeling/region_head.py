@@ -22,6 +22,12 @@ _AROUND = 16  # the surroundings of a region are a ring, 1/16 of the image's sid
 _PLACE = 10
 _FAR = 6.0  # descriptors are clamped at this many deviations
 _HIDDEN = 256
+_LEAST_DEVIATION = 1e-3  # of a photo trunk's channel in its image
+
+_PHOTO_LEVELS = (1, 2, 3)
+"""Positions of the photo trunk's maps that are read: strides 8, 16 and 32."""
+PHOTO_TEMPERATURE, PHOTO_FAMILIAR = 0.05, 0.2
+"""As in `Fusion`, fitted on four sets of photographs with the shipped photo trunk."""
 
 
 def describe_regions(features: ImageFeatures, image: Tensor, shares: Tensor) -> list[Tensor]:
@@ -37,9 +43,7 @@ def describe_regions(features: ImageFeatures, image: Tensor, shares: Tensor) -> 
         features have them; global and SAM cells around; position and size; outline.
     """
     shares = shares.float()[:, None]  # (n, 1, L, L)
-    side = shares.shape[-1]
-    width = side // _AROUND
-    around = functional.max_pool2d(shares, 2 * width + 1, 1, width) - shares
+    around = _surroundings(shares)
     semantic, global_ = as_grid(features.semantic_tokens), as_grid(features.global_tokens)
     embedding = features.mask.embedding
     inside = (semantic, global_, embedding, *features.mask.fine)
@@ -47,6 +51,36 @@ def describe_regions(features: ImageFeatures, image: Tensor, shares: Tensor) -> 
     pooled += [pool_cells(cells, image, around) for cells in (global_, embedding)]
     places, outlines = zip(*(_frame(share[0]) for share in shares), strict=True)
     return [*pooled, torch.stack(places), torch.stack(outlines)]
+
+
+def describe_photo_regions(features: ImageFeatures, image: Tensor, shares: Tensor) -> Tensor:
+    """Pools the photo trunk's maps inside and around regions.
+
+    CALICO's own encoders learned from drawings; the photo trunk, or the backbone of transformers
+    that stands in its place, knows photographs. A channel is read in units of its image: how far
+    the region is from the mean of the picture. Nothing is trained, so any backbone will do.
+
+    Args:
+        features: of M images, with the photo trunk's maps.
+        image: (n,) int64 which image each region is in.
+        shares: (n, L, L) in [0, 1], share of each cell of the whole image inside the region.
+
+    Returns:
+        (n, d) float32 unit rows; inside and around have the same weight at every level.
+    """
+    shares = shares.float()[:, None]
+    around = _surroundings(shares)
+    blocks = []
+    for level in _PHOTO_LEVELS:
+        values = features.photo[level].float()
+        mean = values.mean((2, 3), keepdim=True)
+        deviation = values.std((2, 3), correction=0, keepdim=True).clamp(min=_LEAST_DEVIATION)
+        cells = (values - mean) / deviation
+        blocks += [pool_cells(cells, image, place) for place in (shares, around)]
+    rows = torch.cat([functional.normalize(block, dim=1) for block in blocks], 1)
+    # A region without cells of its own, such as the whole image, has nothing to tell it by.
+    rows = torch.where(rows.any(1, keepdim=True), rows, torch.ones_like(rows))
+    return functional.normalize(rows, dim=1)
 
 
 def descriptor_widths(config: CalicoConfig) -> tuple[int, ...]:
@@ -68,6 +102,12 @@ def pool_cells(cells: Tensor, image: Tensor, shares: Tensor) -> Tensor:
         here = image == k
         means[here] = weights[here] @ cells[k].flatten(1).T.float()
     return means
+
+
+def _surroundings(shares: Tensor) -> Tensor:
+    """The ring around (n, 1, L, L) regions, of the same shape."""
+    width = max(1, shares.shape[-1] // _AROUND)
+    return functional.max_pool2d(shares, 2 * width + 1, 1, width) - shares
 
 
 def _frame(shares: Tensor) -> tuple[Tensor, Tensor]:

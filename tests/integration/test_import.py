@@ -57,10 +57,10 @@ def run(tmp_path, monkeypatch):
 
 def test_folders_become_tasks_that_label_studio_serves(run, photos):
     studio = PhotoStudio(CLOSED, root=photos.parent)
-    said = run(studio, photos, "--project", 7)
-    assert said["group_by"] == "folder"
-    assert said["files"] == "served"
-    assert (said["imported_groups"], said["imported_photographs"]) == (2, 5)
+    report = run(studio, photos, "--project", 7)
+    assert report["group_by"] == "folder"
+    assert report["files"] == "served"
+    assert (report["imported_groups"], report["imported_photographs"]) == (2, 5)
     served = "/data/local-files/?d=photos/"
     assert studio.images() == [
         [f"{served}a/1.jpg", f"{served}a/2.jpg"],
@@ -76,10 +76,10 @@ def test_a_second_run_imports_only_what_is_new(run, photos):
     draw(photos / "c/2.jpg", 12)
     (photos / "c/3.jpg").write_bytes((photos / "a/1.jpg").read_bytes())
     draw(photos / "c/4.jpg", 1, quality=50)  # a/2.jpg saved again
-    said = run(studio, photos, "--project", 7)
-    assert said["imported_photographs"] == 2
-    assert said["already_imported"] == 6
-    assert said["near_duplicates"] == 1
+    report = run(studio, photos, "--project", 7)
+    assert report["imported_photographs"] == 2
+    assert report["already_imported"] == 6
+    assert report["near_duplicates"] == 1
     assert len(studio.tasks) == 3
     assert len(studio.storages) == 1
 
@@ -95,8 +95,8 @@ def test_an_import_that_broke_goes_on_where_it_was(run, tmp_path, monkeypatch):
         run(studio, folder, "--project", 7)
     assert len(studio.tasks) == 4
     studio.fail_after = None
-    said = run(studio, folder, "--project", 7)
-    assert said["imported_groups"] == 2
+    report = run(studio, folder, "--project", 7)
+    assert report["imported_groups"] == 2
     addresses = [url for images in studio.images() for url in images]
     assert len(addresses) == len(set(addresses)) == 12
 
@@ -107,7 +107,7 @@ def test_folders_become_series_in_pieces_that_share_an_image(run, tmp_path):
         draw(folder / "long" / f"f{number}.jpg", 1, size=(64, 48 + number % 2))
     draw(folder / "short" / "f1.jpg", 20)
     studio = PhotoStudio(OPEN, root=folder.parent)
-    said = run(studio, folder, "--project", 7, "--series", "--group-size", "2-5")
+    report = run(studio, folder, "--project", 7, "--series", "--group-size", "2-5")
     names = [[url.rpartition("/")[2] for url in images] for images in studio.images()]
     assert names == [
         ["f1.jpg", "f2.jpg", "f3.jpg", "f4.jpg", "f5.jpg"],
@@ -116,7 +116,7 @@ def test_folders_become_series_in_pieces_that_share_an_image(run, tmp_path):
         ["f1.jpg"],
     ]
     assert all(task["data"]["series"] is True for task in studio.tasks)
-    assert (said["imported_groups"], said["already_imported"]) == (4, 0)
+    assert (report["imported_groups"], report["already_imported"]) == (4, 0)
     assert run(studio, folder, "--project", 7, "--series", "--group-size", "2-5")["groups"] == 0
     draw(folder / "next" / "f1.jpg", 30)
     draw(folder / "next" / "f2.jpg", 31)
@@ -152,8 +152,8 @@ def test_a_text_beside_the_photographs_comes_along_where_the_config_shows_one(ru
 
 def test_files_that_label_studio_does_not_serve_are_uploaded(run, photos):
     studio = PhotoStudio(CLOSED)
-    said = run(studio, photos, "--project", 7)
-    assert said["files"] == "copied"
+    report = run(studio, photos, "--project", 7)
+    assert report["files"] == "copied"
     first = studio.images()[0][0]
     assert studio.uploads[first.removeprefix("/data/")] == (photos / "a/1.jpg").read_bytes()
     assert sum(map(len, studio.images())) == len(studio.uploads) == 5
@@ -165,9 +165,9 @@ def test_files_that_a_task_shows_already_are_known_without_a_hash(run, photos):
     studio = PhotoStudio(CLOSED, root=photos.parent)
     data = {"images": ["/data/local-files/?d=photos/a/1.jpg"]}
     studio.tasks.append({"id": 1, "data": data, "meta": {}})
-    said = run(studio, photos, "--project", 7)
-    assert said["already_imported"] == 1
-    assert said["imported_photographs"] == 4
+    report = run(studio, photos, "--project", 7)
+    assert report["already_imported"] == 1
+    assert report["imported_photographs"] == 4
 
 
 def test_photographs_are_grouped_by_what_they_show(run, tmp_path):
@@ -175,9 +175,9 @@ def test_photographs_are_grouped_by_what_they_show(run, tmp_path):
     for number in range(6):
         draw(folder / f"{number}.jpg", number)
     sheet = tmp_path / "sheet.png"
-    said = run(PhotoStudio(CLOSED), folder, "--dry-run", "--preview", sheet, "--group-size", "3")
-    assert said["group_by"] == "similarity"
-    assert (said["groups"], said["imported_groups"], said["encoded"]) == (2, 0, 6)
+    report = run(PhotoStudio(CLOSED), folder, "--dry-run", "--preview", sheet, "--group-size", "3")
+    assert report["group_by"] == "similarity"
+    assert (report["groups"], report["imported_groups"], report["encoded"]) == (2, 0, 6)
     with Image.open(sheet) as drawn:
         assert min(drawn.size) > 200
     again = run(PhotoStudio(CLOSED), folder, "--project", 7)
@@ -199,16 +199,16 @@ def test_a_sheet_that_cannot_be_drawn_is_refused_before_photographs_are_read(
 def test_repeated_pictures_come_into_groups_apart_on_request(run, photos):
     draw(photos / "a/1 small.jpg", 0, size=(56, 42))
     studio = PhotoStudio(CLOSED, root=photos.parent)
-    said = run(studio, photos, "--project", 7, "--keep-near-duplicates")
-    assert said["near_duplicates"] == 1
-    assert said["imported_photographs"] == 6
+    report = run(studio, photos, "--project", 7, "--keep-near-duplicates")
+    assert report["near_duplicates"] == 1
+    assert report["imported_photographs"] == 6
     assert sorted(map(len, studio.images())) == [1, 2, 3]
 
 
 def test_a_config_of_single_images_limits_groups(run, photos):
     studio = PhotoStudio(TAGS, root=photos.parent)
-    said = run(studio, photos, "--project", 7)
-    assert said["group_size"] == [1, 3]
+    report = run(studio, photos, "--project", 7)
+    assert report["group_size"] == [1, 3]
     assert [set(task["data"]) for task in studio.tasks] == [{"photo0", "photo1", "photo2"}] * 2
     assert studio.tasks[0]["data"]["photo2"] == ""
     with pytest.raises(SettingsError, match="--group-size: expected at most 3"):
@@ -242,8 +242,8 @@ def coco(folder: Path, **names: str) -> Path:
 def test_masks_come_along_as_annotations_once(run, photos, tmp_path):
     labels = coco(tmp_path, left__leg="chair", seat="chair")
     studio = PhotoStudio(CLOSED, root=photos.parent)
-    said = run(studio, photos, "--project", 7, "--labels", labels)
-    assert said["labels"] == {
+    report = run(studio, photos, "--project", 7, "--labels", labels)
+    assert report["labels"] == {
         "as": "annotations",
         "groups": 1,
         "regions": 3,
@@ -275,8 +275,8 @@ def test_masks_come_along_as_predictions_in_a_later_run(run, photos, tmp_path):
     run(studio, photos, "--project", 7)
     labels = coco(tmp_path, chair="object", leg="part")
     for expected in (1, 0):
-        said = run(studio, photos, "--project", 7, "--labels", labels, "--as", "predictions")
-        assert said["labels"]["groups"] == expected
+        report = run(studio, photos, "--project", 7, "--labels", labels, "--as", "predictions")
+        assert report["labels"]["groups"] == expected
     (prediction,) = studio.predictions
     assert prediction["model_version"] == "imported labels"
     assert prediction["task"] == 1
@@ -291,8 +291,8 @@ def test_masks_of_a_photograph_that_the_file_lists_twice_all_come_along(run, pho
             annotation["image_id"] = 9
     labels.write_text(json.dumps(merged))
     studio = PhotoStudio(CLOSED, root=photos.parent)
-    said = run(studio, photos, "--project", 7, "--labels", labels)
-    assert said["labels"]["regions"] == 3
+    report = run(studio, photos, "--project", 7, "--labels", labels)
+    assert report["labels"]["regions"] == 3
 
 
 def test_labels_that_the_config_lacks_are_named_before_anything_is_imported(run, photos, tmp_path):
@@ -301,17 +301,17 @@ def test_labels_that_the_config_lacks_are_named_before_anything_is_imported(run,
     with pytest.raises(SettingsError, match="project 7 lacks 'propeller', 'rudder'; add them"):
         run(studio, photos, "--project", 7, "--labels", labels)
     assert studio.tasks == []
-    said = run(studio, photos, "--project", 7, "--labels", labels, "--skip-unknown-labels")
-    assert said["labels"]["regions"] == 2
-    assert said["labels"]["unknown_labels"] == ["propeller", "rudder"]
+    report = run(studio, photos, "--project", 7, "--labels", labels, "--skip-unknown-labels")
+    assert report["labels"]["regions"] == 2
+    assert report["labels"]["unknown_labels"] == ["propeller", "rudder"]
 
 
 def test_a_category_without_a_name_is_told_and_the_rest_comes_along(run, photos, tmp_path):
     labels = coco(tmp_path, leg="chair", **{" ": "chair"})
     studio = PhotoStudio(CLOSED, root=photos.parent)
-    said = run(studio, photos, "--project", 7, "--labels", labels)
-    assert (said["labels"]["problems"], said["labels"]["regions"]) == (1, 2)
-    assert said["labels"]["unknown_labels"] == []
+    report = run(studio, photos, "--project", 7, "--labels", labels)
+    assert (report["labels"]["problems"], report["labels"]["regions"]) == (1, 2)
+    assert report["labels"]["unknown_labels"] == []
 
 
 def test_what_other_tools_write_is_read_and_what_is_not_read_is_counted(run, photos, tmp_path):
@@ -328,21 +328,21 @@ def test_what_other_tools_write_is_read_and_what_is_not_read_is_counted(run, pho
     labels.write_text(json.dumps(document))
     studio = PhotoStudio(CLOSED, root=photos.parent)
     asked = (photos, "--project", 7, "--labels", labels)
-    said = run(studio, *asked, "--dry-run")["labels"]
+    report = run(studio, *asked, "--dry-run")["labels"]
     assert studio.tasks == studio.annotations == []
     counts = {"photographs": 2, "masks": 5, "crowds": 1, "without_image": 1}
-    assert {name: said[name] for name in counts} == counts
-    said = run(studio, *asked)["labels"]
-    assert {name: said[name] for name in counts} == counts
-    assert (said["regions"], said["problems"]) == (3, 2)
+    assert {name: report[name] for name in counts} == counts
+    report = run(studio, *asked)["labels"]
+    assert {name: report[name] for name in counts} == counts
+    assert (report["regions"], report["problems"]) == (3, 2)
 
 
 def test_masks_of_another_size_are_told(run, photos, tmp_path):
     labels = coco(tmp_path, leg="chair")
     draw(photos / "a/1.jpg", 0, size=(80, 60))
     studio = PhotoStudio(CLOSED, root=photos.parent)
-    said = run(studio, photos, "--project", 7, "--labels", labels)
-    assert (said["labels"]["problems"], said["labels"]["regions"]) == (1, 1)
+    report = run(studio, photos, "--project", 7, "--labels", labels)
+    assert (report["labels"]["problems"], report["labels"]["regions"]) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,14 @@ from calico_model.inference.images import mask_shares, whole_shares
 from calico_model.interactive.naming.closed_set import ClosedSet, Outline
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
-from calico_model.modeling.photo_regions import FAMILIAR, TEMPERATURE, describe_photo_regions
-from calico_model.modeling.region_head import RegionHead, describe_regions, descriptor_widths
+from calico_model.modeling.region_head import (
+    PHOTO_FAMILIAR,
+    PHOTO_TEMPERATURE,
+    RegionHead,
+    describe_photo_regions,
+    describe_regions,
+    descriptor_widths,
+)
 
 
 @torch.inference_mode()
@@ -93,7 +99,7 @@ def in_space(model: Calico, features: ImageFeatures, closed: ClosedSet, width: i
     accepted = closed.accepted.of_width(width)
     if not reads_photos(model, features):
         return replace(closed, accepted=accepted)
-    weights = replace(closed.weights, temperature=TEMPERATURE, familiar=FAMILIAR)
+    weights = replace(closed.weights, temperature=PHOTO_TEMPERATURE, familiar=PHOTO_FAMILIAR)
     return replace(closed, accepted=accepted, weights=weights)
 
 

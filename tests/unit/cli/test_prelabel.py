@@ -231,9 +231,9 @@ def kill_three_workers_and_the_driver(job, count, size):
     assert lines_of(job.log) < count, "there is something left to do"
     job.gate.unlink()
     driver = start(job, size)
-    told = json.loads(driver.communicate()[0])
+    report = json.loads(driver.communicate()[0])
     assert driver.returncode == 0
-    assert told["done"] == told["groups"] == count
+    assert report["done"] == report["groups"] == count
     groups = Counter(one["group"] for one in job.documents())
     assert len(groups) == count
     assert set(groups.values()) == {1}
@@ -255,8 +255,13 @@ def test_the_command_predicts_with_the_shipped_weights(tmp_path):
     words = ["prelabel", str(tmp_path / "a"), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(command_tree(words), words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout.splitlines()[-1])
-    assert (told["groups"], told["done"], told["problems"], told["stopped"]) == (1, 1, 0, False)
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert (report["groups"], report["done"], report["problems"], report["stopped"]) == (
+        1,
+        1,
+        0,
+        False,
+    )
     (document,) = PartFolder(tmp_path / "out").documents()
     assert document["version"].startswith("calico-tiny-")
 

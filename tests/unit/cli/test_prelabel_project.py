@@ -71,9 +71,9 @@ def job(tmp_path):
 
 def test_every_task_has_one_prediction_and_a_second_run_does_nothing(job):
     job.add_tasks(12)
-    told = job.run()
-    assert (told["version"], told["tasks"], told["done"], told["left"]) == (BASE, 12, 12, 0)
-    assert (told["problems"], told["stopped"]) == ([], False)
+    report = job.run()
+    assert (report["version"], report["tasks"], report["done"], report["left"]) == (BASE, 12, 12, 0)
+    assert (report["problems"], report["stopped"]) == ([], False)
     assert job.predicted() == dict.fromkeys(range(1, 13), 1)
     assert all(one["result"] for one in job.studio.predictions.values())
     again = job.run(size=3)
@@ -86,17 +86,17 @@ def test_what_somebody_began_or_is_predicted_is_left_alone(job):
     job.studio.drafts.add(1)
     job.studio.add_prediction(2, [], BASE)
     job.studio.add_prediction(3, [], "older")
-    told = job.run()
-    assert (told["tasks"], told["done"]) == (2, 2)
+    report = job.run()
+    assert (report["tasks"], report["done"]) == (2, 2)
     assert job.predicted() == {2: 1, 3: 1, 4: 1}
 
 
 def test_a_task_that_cannot_be_predicted_is_told_with_its_reason(job):
     job.add_tasks(2)
     job.studio.tasks[1]["data"] = {"text": "no images"}
-    told = job.run()
-    assert (told["done"], told["left"]) == (1, 1)
-    ((problem),) = told["problems"]
+    report = job.run()
+    assert (report["done"], report["left"]) == (1, 1)
+    ((problem),) = report["problems"]
     assert problem["task"] == 1
     assert "images" in problem["reason"]
 
@@ -104,8 +104,8 @@ def test_a_task_that_cannot_be_predicted_is_told_with_its_reason(job):
 def test_the_version_that_is_served_predicts(job):
     job.add_tasks(3)
     version = promote(job.store, job.settings.adapters_dir)
-    told = job.run()
-    assert (told["version"], told["done"]) == (version, 3)
+    report = job.run()
+    assert (report["version"], report["done"]) == (version, 3)
     assert job.predicted(version) == {1: 1, 2: 1, 3: 1}
 
 
@@ -165,8 +165,8 @@ def test_three_workers_and_the_driver_are_killed(job):
     assert lines_of(job.log) < count, "there is something left to do"
     job.gate.unlink()
     driver = start(job, size)
-    told = json.loads(driver.communicate()[0])
-    assert (told["left"], told["problems"]) == (0, [])
+    report = json.loads(driver.communicate()[0])
+    assert (report["left"], report["problems"]) == (0, [])
     assert job.predicted() == dict.fromkeys(range(1, count + 1), 1)
     assert count <= lines_of(job.log) <= 1.1 * count
 

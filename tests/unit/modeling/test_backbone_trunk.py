@@ -24,7 +24,6 @@ from calico_model.modeling.dense_head import DenseHead
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
-from calico_model.modeling.photo_regions import photo_region_width
 from calico_model.predictor import DEFAULT_WEIGHTS
 from calico_model.tokenizer import Tokenizer
 from calico_model.training.add_ons.photo_base import add_photo_trunk
@@ -278,7 +277,7 @@ def test_prototypes_read_the_backbone_for_every_picture(model_folder: Path) -> N
     outlines = [Outline(number, mask) for number, mask in enumerate(masks)]
     rows = describe_outlines(model, features, outlines)
     assert model.config.photo_trunk is not None
-    assert rows.shape == (2, photo_region_width(model.config.photo_trunk.widths))
+    assert rows.shape == (2, 2 * sum(model.config.photo_trunk.widths[1:]))
     assert np.linalg.norm(rows, axis=1) == pytest.approx(1.0, abs=1e-5)
     swapped = encode(model, images[1], images[0])
     assert np.allclose(rows[::-1], describe_outlines(model, swapped, outlines), atol=1e-5)

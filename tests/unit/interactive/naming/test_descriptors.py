@@ -21,9 +21,8 @@ from calico_model.interactive.naming.name_regions import name_regions
 from calico_model.interactive.naming.prototypes import Prototypes
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
-from calico_model.modeling.photo_regions import describe_photo_regions, photo_region_width
 from calico_model.modeling.photo_trunk import PhotoTrunk
-from calico_model.modeling.region_head import describe_regions
+from calico_model.modeling.region_head import describe_photo_regions, describe_regions
 from calico_model.tokenizer import Tokenizer
 from calico_model.vocabulary import Vocabulary
 
@@ -84,7 +83,7 @@ def test_photographs_are_described_by_the_photo_trunk_alone(
     own = describe_outlines(photo_model, features, outlines)
     take_for_photographs(photo_model)
     described = describe_outlines(photo_model, features, outlines)
-    assert described.shape == (3, photo_region_width(photo_trunk.widths))
+    assert described.shape == (3, 2 * sum(photo_trunk.widths[1:]))
     assert described.shape[1] != own.shape[1]
     assert np.linalg.norm(described, axis=1) == pytest.approx(1.0, abs=1e-5)
     blind = replace(
