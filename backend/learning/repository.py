@@ -219,6 +219,7 @@ class CorrectionRepository:
         gone = tuple(task_ids)
 
         def change(connection: Connection) -> None:
+            take_correction_turn(connection)
             for task_id in gone:
                 _delete_task(connection, project_id, task_id)
 
@@ -229,6 +230,7 @@ class CorrectionRepository:
         """Removes the derived state of a project; deriving again restores it."""
 
         def change(connection: Connection) -> None:
+            take_correction_turn(connection)
             for table in (region_outcome, correction):
                 connection.execute(delete(table).where(table.c.project_id == project_id))
 

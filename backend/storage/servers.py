@@ -153,7 +153,7 @@ class ServerMembership:
         """Reports this server and asks for its roles once."""
         began = time.monotonic()
         with self._lock:
-            wanted = tuple(self._leads_until)
+            wanted = tuple(sorted(self._leads_until))  # every server locks their rows in this order
         report = self._report()
 
         def change(connection: Connection) -> frozenset[str]:

@@ -35,6 +35,7 @@ from backend.storage.database import open_engines, take_turn
 from backend.storage.database_health import DatabaseFiles, DatabaseHealth, watch_files
 from backend.storage.journal import Journal
 from backend.storage.tables import adapter, ann_head, event_log, prediction
+from backend.storage.transactions import LockOrder, SharedBy
 from backend.storage.upkeep import Chores, KeptAnswers, OldBodies
 from backend.storage.writer import WriterThread
 from backend.types import Event, EventAction
@@ -43,6 +44,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _KEYS_PER_QUERY = 500
 _CHECK_EVERY_S = 600.0
+_UNDER_TURN = LockOrder(SharedBy.JOURNAL)
 _DATABASE_TIME: ColumnElement[int] = literal_column(
     "(extract(epoch from clock_timestamp()) * 1000000)::bigint", BigInteger
 )
@@ -132,7 +134,7 @@ class Store:
             take_turn(connection)
             return sum(self._journal.record(connection, event, received_us) for event in events)
 
-        new = self._writer.run(record, timeout_s=self._commit_timeout_s)
+        new = self._writer.run(record, timeout_s=self._commit_timeout_s, order=_UNDER_TURN)
         self._read_back([event.key for event in events])
         return new
 
@@ -168,7 +170,8 @@ class Store:
             take_turn(connection)
             return self._journal.observe(connection, event, received_us, expected=expected)
 
-        return bool(self._writer.run(observe, timeout_s=self._commit_timeout_s))
+        timeout_s = self._commit_timeout_s
+        return bool(self._writer.run(observe, timeout_s=timeout_s, order=_UNDER_TURN))
 
     def heads(self, project_id: int) -> tuple[Head, ...]:
         """Returns the newest state of every annotation of a project, by annotation id."""
@@ -236,7 +239,7 @@ class Store:
             self._kept.add(connection, insert, len(body))
 
         try:
-            self._writer.submit(keep)
+            self._writer.submit(keep, order=LockOrder(SharedBy.KEPT_ANSWERS, key))
         except BusyError:
             _log.warning("answer not kept: queue full", extra={"event": "prediction_not_kept"})
 
