@@ -33,7 +33,7 @@ test-servers: install  ## several servers on PostgreSQL and S3 (minutes; needs P
 
 test-fleet: install  ## the tests of a fleet on Ray, which they install; minutes long
 	$(PYTHON) tools/install.py --fleet
-	PYTHONPATH=$(CURDIR) $(BIN)/fleet/bin/python -m pytest -s -m fleet tests/fleet
+	PYTHONPATH=$(CURDIR) .venv/fleet/bin/python -m pytest -s -m fleet tests/fleet
 
 lint: install
 	$(BIN)/ruff check

@@ -20,7 +20,7 @@ from rich.table import Table
 from backend.cli.options import DataDirOption
 from backend.cli.tables import print_fitted
 from backend.errors import FleetError
-from backend.fleet.connection import ray_environment, require_ray
+from backend.fleet.connection import is_one_machine, ray_environment, require_ray
 from backend.fleet.deployments import FleetSize, deploy, replica_variables
 from backend.fleet.holding import HoldingEvents, end_all, hold, start_watch
 from backend.fleet.machine import (
@@ -169,7 +169,7 @@ def fleet_join(
     if not folder.token_file.exists():
         raise FleetError(f"no token at {folder.token_file}: copy that of the head")
     head, head_port = _host_and_port(settings)
-    if is_loopback(head):
+    if is_one_machine(head):
         raise FleetError(f"--address: {head} is this machine; give the address of the head")
     require_ray()
     events = HoldingEvents()

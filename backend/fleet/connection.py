@@ -129,6 +129,15 @@ def _watch(fleet: RemoteFleet, closing: threading.Event) -> None:
             _log.exception("replicas", extra={"event": "fleet_watch_failed"})
 
 
+def is_one_machine(host: str) -> bool:
+    """Whether a fleet with its head there cannot have other machines.
+
+    Ray takes these names for the whole machine. Other loopback addresses, such as 127.0.0.2, are
+    machines of their own to it, which is of use for trying out.
+    """
+    return host in ("127.0.0.1", "localhost")
+
+
 def ray_environment(settings: Settings) -> dict[str, str]:
     """Returns the variables that Ray's processes of a fleet need, and those that ask them."""
     variables = {
@@ -137,8 +146,7 @@ def ray_environment(settings: Settings) -> dict[str, str]:
     }
     if settings.fleet_token_file is not None:
         variables["RAY_AUTH_TOKEN_PATH"] = str(settings.fleet_token_file.absolute())
-    host = (settings.fleet_address or "").rpartition(":")[0]
-    if host in ("127.0.0.1", "localhost"):
+    if is_one_machine((settings.fleet_address or "").rpartition(":")[0]):
         # Else Ray replaces a loopback address by that of the network, where nobody listens.
         variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     return variables

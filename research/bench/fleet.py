@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,16 +16,13 @@ from rich.table import Table
 
 from backend.cli.progress import progress_bar
 from backend.cli.tables import print_fitted
-from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
-from calico_model.types import RegionKind, RgbImage
 from research.bench.balancer import running_balancer
-from research.bench.postgres import find_binaries, running_postgres
+from research.bench.chains import Chain, draw_chain, ready_database
 from research.bench.prelabel_kills import share_predicted_once
+from research.bench.ray_kills import Victim, measure_kills, show_kills
 from research.bench.server import BenchError, BenchServer, ServerReply, running_servers
-from research.label_studio.sample import clicks_body, predict_body
 
 _JSON = {"Content-Type": "application/json"}
-_SIDE, _GROUP, _SEED = 256, 2, 5
 _PAIRS = 30
 
 
@@ -44,6 +40,12 @@ def bench_fleet(
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="DIR", help="Model folder.")
     ] = None,
+    kills: Annotated[
+        int, typer.Option("--kills", min=0, help="Kill parts of a fleet on Ray so often instead.")
+    ] = 0,
+    what: Annotated[
+        list[Victim] | None, typer.Option("--what", help="Of them; may be repeated. [all]")
+    ] = None,
 ) -> None:
     """Compare the answers of several servers with those of one, and kill a server under load.
 
@@ -53,12 +55,25 @@ def bench_fleet(
     through the balancer; what it had begun is asked again of another. At last, a large job of
     `calico prelabel` loses a worker and its driver, and is run again.
 
+    With --kills, a fleet on Ray (calico-labeling[fleet]) takes the place of the servers: two web
+    servers and two click replicas, and two more machines on addresses of loopback where machines
+    are killed. Every answer under load is compared with that of one server.
+
     Example: calico bench fleet
+
+    Example: calico bench fleet --kills 20 --what replica --what node --clients 8 --requests 400
 
     The last line is JSON: failed (requests without an answer), worst_ms, overhead_p50_ms (of the
     balancer, paired), equal (share of equal answers), prelabel_once (share of the groups of the
-    large job that were predicted into its files exactly once).
+    large job that were predicted into its files exactly once). With --kills, overhead_p50_ms is
+    that of the whole fleet for a warm click, and each kind of part has its requests (asked), kills,
+    and the seconds after each until the fleet was whole (back_s).
     """
+    if kills:
+        compared, seen = measure_kills(what or tuple(Victim), kills, clients, requests, weights)
+        figures = show_kills(compared, seen)
+        typer.echo(json.dumps(figures | {"prelabel_once": share_predicted_once(groups, weights)}))
+        return
     chains = [draw_chain(number, clicks) for number in range(tasks)]
     with ready_database() as url, several_servers(1, url, weights) as (alone,):
         expected = answers([alone], chains)
@@ -77,54 +92,14 @@ def bench_fleet(
     table.add_row("balancer adds, p50 of pairs", f"{overhead_ms:.1f} ms")
     table.add_row("groups of a killed large job that are there once", f"{once:.0%} of {groups}")
     print_fitted(table)
-    figures = {
+    shown = {
         "failed": load.failed,
         "worst_ms": round(load.worst_ms, 1),
         "overhead_p50_ms": round(overhead_ms, 1),
         "equal": equal / len(expected),
         "prelabel_once": once,
     }
-    typer.echo(json.dumps(figures))
-
-
-@dataclass(frozen=True, eq=False)
-class Chain:
-    """A task and the clicks on it.
-
-    Attributes:
-        images: of the group.
-        places: of the clicks on the first image, in percent.
-        task_id: Label Studio's id.
-    """
-
-    images: tuple[RgbImage, ...]
-    places: tuple[tuple[float, float], ...]
-    task_id: int
-
-    def bodies(self, server: BenchServer) -> Iterator[bytes]:
-        """Yields the request that opens the task, then one per click with all clicks before it."""
-        urls = server.keep_files(self.images, f"task-{self.task_id}")
-        opened = predict_body([urls], first_task_id=self.task_id)
-        yield json.dumps(opened).encode()
-        for count in range(1, len(self.places) + 1):
-            clicked = clicks_body(urls, self.places[:count], side=_SIDE)
-            yield json.dumps(clicked | {"tasks": opened["tasks"]}).encode()
-
-
-def draw_chain(number: int, clicks: int) -> Chain:
-    """Draws the images of a task and the places of clicks on its parts; equal for equal numbers."""
-    labeled = labeled_group(
-        draw_group(group_rng(Stream.EVALUATION, _SEED, number), group_size=_GROUP, size_px=_SIDE)
-    )
-    rng = np.random.default_rng(number)
-    parts = [
-        part.mask
-        for part in labeled.parts
-        if part.image_index == 0 and part.kind is not RegionKind.COMMON_OBJECT
-    ]
-    spots = [rng.choice(np.argwhere(parts[int(rng.integers(len(parts)))])) for _ in range(clicks)]
-    places = tuple((100 * (x + 0.5) / _SIDE, 100 * (y + 0.5) / _SIDE) for y, x in spots)
-    return Chain(labeled.group.images, places, number + 1)
+    typer.echo(json.dumps(shown))
 
 
 def answers(servers: Sequence[BenchServer], chains: Sequence[Chain]) -> list[bytes]:
@@ -141,22 +116,6 @@ def _ask(server: BenchServer, body: bytes) -> ServerReply:
     if reply.status != 200 or b'"problem"' in reply.body:
         raise BenchError(f"a request was answered {reply.status}: {reply.body[:200]!r}")
     return reply
-
-
-@contextmanager
-def ready_database() -> Iterator[str]:
-    """Yields the URL of an empty PostgreSQL, which is stopped afterwards.
-
-    Raises:
-        BenchError: none is installed.
-    """
-    binaries = find_binaries()
-    if binaries is None:
-        raise BenchError("no PostgreSQL is installed (initdb not found)")
-    with tempfile.TemporaryDirectory(prefix="calico-postgres-") as place:
-        Path(place).chmod(0o755)  # the user it runs as is another
-        with running_postgres(binaries, Path(place) / "server") as own:
-            yield own
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fleet.running_fleet import RunningFleet, running_fleet
+from research.bench.ray_fleet import RunningFleet, running_fleet
 
 
 def pytest_addoption(parser):

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fleet.load import draw_bodies, learn, under_load
-from tests.fleet.running_fleet import kill
+from research.bench.ray_fleet import running_fleet
+from research.bench.ray_kills import CLICKS, TASKS, Victim, kill_under_load
+from research.bench.ray_load import draw_bodies, learn
 
 pytestmark = pytest.mark.fleet
 
-VICTIMS = {
-    "replica": lambda fleet: fleet.replicas()[:1],
-    "web server": lambda fleet: fleet.web_workers()[:1],
-    "controller": lambda fleet: fleet.controller(),
-}
 
-
-@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize("victim", [Victim.REPLICA, Victim.WEB, Victim.CONTROLLER])
 def test_a_kill_under_load_costs_no_answer(fleet, request, victim):
+    show(killed(fleet, request, victim))
+
+
+def test_a_killed_machine_costs_no_answer(tmp_path, request):
+    with running_fleet(tmp_path, has_nodes=True) as fleet:
+        show(killed(fleet, request, Victim.NODE))
+
+
+def killed(fleet, request, victim):
     kills, clients = (request.config.getoption(name) for name in ("--kills", "--clients"))
-    bodies = draw_bodies(fleet.balancer, tasks=4, clicks=3)
+    bodies = draw_bodies(fleet.balancer, TASKS, CLICKS)
     expected = learn(fleet.balancer, bodies)
-    back_s = []
-    with under_load(fleet.balancer, bodies, expected, clients) as load:
-        for _ in range(kills):
-            asked = load.asked
-            fleet.wait(lambda asked=asked: load.asked >= asked + 2 * clients, "requests")
-            kill(VICTIMS[victim](fleet))
-            back_s.append(fleet.wait(fleet.is_whole, f"the {victim} is back"))
+    return kill_under_load(fleet, bodies, expected, victim, kills=kills, clients=clients)
+
+
+def show(figures):
     print(
-        f"\n{victim}: {kills} kills, {load.asked} requests, {len(load.failures)} failed, "
-        f"worst {load.worst_s:.1f} s, whole again after {max(back_s):.1f} s"
+        f"\n{figures.victim}: {len(figures.back_s)} kills, {figures.asked} requests, "
+        f"{len(figures.failures)} failed, worst {figures.worst_s:.1f} s, "
+        f"whole again after {max(figures.back_s):.1f} s"
     )
-    assert not load.failures, load.failures[:5]
+    assert not figures.failures, figures.failures[:5]

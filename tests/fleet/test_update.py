@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from backend.served_model import SHIPPED_WEIGHTS
-from tests.fleet.load import draw_bodies, learn, under_load
+from research.bench.ray_load import draw_bodies, learn, under_load
 
 pytestmark = pytest.mark.fleet
 

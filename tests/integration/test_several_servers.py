@@ -10,7 +10,8 @@ from PIL import Image
 
 from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
 from research.bench.balancer import running_balancer
-from research.bench.fleet import Chain, answers, ready_database, several_servers
+from research.bench.chains import Chain, ready_database
+from research.bench.fleet import answers, several_servers
 from research.bench.postgres import find_binaries
 from research.bench.server import BenchServer
 from tests.integration.conftest import PAYLOADS

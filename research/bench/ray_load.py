@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from research.bench.fleet import Chain, draw_chain
+from research.bench.chains import Chain, draw_chain
 from research.bench.server import BenchError, BenchServer
 
 _JSON = {"Content-Type": "application/json"}
@@ -37,7 +37,7 @@ def ask(server: BenchServer, body: bytes) -> tuple[str, bytes]:
 
 
 @dataclass
-class Load:
+class FleetLoad:
     """What clients have seen; threads share it.
 
     Attributes:
@@ -74,9 +74,9 @@ def learn(server: BenchServer, bodies: Sequence[bytes]) -> list[dict[str, bytes]
 @contextmanager
 def under_load(
     server: BenchServer, bodies: Sequence[bytes], expected: Sequence[dict[str, bytes]], clients: int
-) -> Iterator[Load]:
+) -> Iterator[FleetLoad]:
     """Asks from several clients at once, over and over, until the block ends."""
-    load, is_over = Load(expected), threading.Event()
+    load, is_over = FleetLoad(expected), threading.Event()
 
     def go_on(client: int) -> None:
         number = client * len(bodies) // clients
