@@ -15,6 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from backend.cli.progress import progress_bar
+from backend.decoding import read_json
 from backend.errors import SettingsError
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
 from backend.label_studio.copies import (
@@ -66,7 +67,7 @@ class CopiedTasks:
             SettingsError: the file cannot be read.
         """
         try:
-            return tuple(msgspec.json.decode(self._path.read_bytes(), type=_Record).copied)
+            return tuple(read_json(self._path.read_bytes(), _Record).copied)
         except FileNotFoundError:
             return ()
         except (OSError, msgspec.MsgspecError) as error:

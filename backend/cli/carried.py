@@ -19,6 +19,7 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from backend.cli.hub import HubFile, Repository, check_bytes
+from backend.decoding import read_json
 from backend.errors import FetchError
 from calico_model.sources.hub_folder import CONFIG
 
@@ -40,7 +41,7 @@ def read_receipt(folder: Path) -> Receipt | None:
         FetchError: the receipt cannot be read.
     """
     try:
-        return msgspec.json.decode((folder / RECEIPT).read_bytes(), type=Receipt)
+        return read_json((folder / RECEIPT).read_bytes(), Receipt)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:

@@ -45,6 +45,7 @@ from backend.cli.label_studio_process import (
 )
 from backend.cli.progress import progress_bar
 from backend.cli.tables import tell_list
+from backend.decoding import read_json
 from backend.errors import BackendError, SettingsError
 from backend.label_studio.client import LabelStudioClient
 from calico_model.errors import CalicoError
@@ -162,7 +163,7 @@ class Demo:
 
     def _load(self) -> State:
         try:
-            return msgspec.json.decode(self._state_file.read_bytes(), type=State)
+            return read_json(self._state_file.read_bytes(), State)
         except FileNotFoundError:
             return State(new_account(), secrets.token_urlsafe(12))
         except msgspec.MsgspecError as error:

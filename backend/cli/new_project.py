@@ -25,6 +25,7 @@ from backend.cli.connect import (
     connect_project,
 )
 from backend.cli.progress import progress_bar
+from backend.decoding import read_json
 from backend.errors import LabelStudioError, SettingsError
 from backend.label_schema import LabelValue
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
@@ -170,7 +171,7 @@ def read_categories(path: Path) -> tuple[LabelValue, ...]:
         SettingsError: the file cannot be read or has no categories with names.
     """
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_Categories).categories
+        found = read_json(path.read_bytes(), _Categories).categories
     except OSError as error:
         raise SettingsError(f"--labels-from: {path} cannot be read ({error.strerror})") from error
     except msgspec.MsgspecError as error:

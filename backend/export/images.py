@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from backend.decoding import read_json
 from calico_model.data.records import IMAGES_FOLDER
 from calico_model.picture import plain_format
 from calico_model.types import RgbImage
@@ -131,7 +132,7 @@ class ImageStore:
         lines = self._list.read_bytes().splitlines() if self._list.is_file() else []
         for line in lines:
             try:
-                entry = msgspec.json.decode(line, type=_Fetched)
+                entry = read_json(line, _Fetched)
                 path = self._images / entry.file_name
                 size = path.stat().st_size
             except (msgspec.MsgspecError, UnicodeDecodeError, OSError):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from backend.decoding import read_msgpack
 from backend.errors import AdapterUnavailableError, FleetError, StoppedError
 from backend.fleet.replica_pool import ReplicaPool
 from backend.fleet.wire import (
@@ -189,7 +190,7 @@ class RemoteTaskPredictor:
 
 def _read_bytes(body: bytes) -> int:
     try:
-        return msgspec.msgpack.decode(body, type=int)
+        return read_msgpack(body, int)
     except msgspec.MsgspecError as error:
         raise FleetError(f"damaged message between server and replica: {error}") from error
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
+from backend.decoding import read_msgpack
 from backend.errors import FleetError, InvalidRleError
 from backend.label_schema import LabelSchema
 from backend.rle import Runs, mask_of, pack_runs, unpack_runs
@@ -235,7 +236,7 @@ def _decode(body: bytes, kind: type[M]) -> M:
             f"message of another release of calico: expected format {FORMAT}, got {found}"
         )
     try:
-        return msgspec.msgpack.decode(memoryview(body)[1:], type=kind)
+        return read_msgpack(memoryview(body)[1:], kind)
     except msgspec.MsgspecError as error:
         raise FleetError(f"damaged message between server and replica: {error}") from error
 

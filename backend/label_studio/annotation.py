@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import msgspec
 
+from backend.decoding import read_json
 from backend.errors import RequestError
 from backend.label_schema import ControlType, ImageLayout, ImageSlot, LabelSchema
 from backend.label_studio.drawing import Group, group_results, unread_results
@@ -206,7 +207,7 @@ def _part_in_meta(result: WireResult) -> str:
     if not bytes(result.meta):
         return ""
     try:
-        return msgspec.json.decode(result.meta, type=_WireMeta).same_part
+        return read_json(result.meta, _WireMeta).same_part
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return ""  # another meta, of an annotator or another model
 
@@ -217,7 +218,7 @@ def _colour(group: Group, slot: ImageSlot) -> str | None:
         is_colour = slot.colour is not None and result.from_name == slot.colour
         if is_colour and result.value is not None and bytes(result.value.taxonomy):
             try:
-                paths = msgspec.json.decode(result.value.taxonomy, type=list[list[str]])
+                paths = read_json(result.value.taxonomy, list[list[str]])
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
                 continue
             return next((path[0] for path in paths if path), None)

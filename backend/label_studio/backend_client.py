@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
+from backend.decoding import read_json
 from backend.errors import BackendError, NotReadyError, SettingsError
 from backend.label_studio.predictions import TaskState, WireShape, shape_ids
 from backend.label_studio.request import predict_request
@@ -46,7 +47,7 @@ class BackendAnswer:
         """Whether anything was found; a note to annotators is no region."""
         if self.regions is None:
             return False
-        return bool(shape_ids(msgspec.json.decode(self.regions, type=list[WireShape])))
+        return bool(shape_ids(read_json(self.regions, list[WireShape])))
 
 
 class _WireProblem(msgspec.Struct):
@@ -115,7 +116,7 @@ class BackendClient:
         """Returns "loading", "ready" or "failed"; None if no backend of ours answers."""
         try:
             answer = self._http.get("/health", timeout=3.0)
-            return msgspec.json.decode(answer.content, type=_WireHealth).model or None
+            return read_json(answer.content, _WireHealth).model or None
         except (httpx.HTTPError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
@@ -151,7 +152,7 @@ class BackendClient:
         """
         try:
             answer = self._http.get("/status", auth=self._credentials, timeout=3.0)
-            projects = msgspec.json.decode(answer.content, type=_WireStatus).projects
+            projects = read_json(answer.content, _WireStatus).projects
         except (httpx.HTTPError, msgspec.MsgspecError, UnicodeDecodeError):
             return {}
         return {one.project: one.predictions for one in projects if one.predictions is not None}
@@ -194,7 +195,7 @@ class BackendClient:
         if not answer.is_success:
             raise BackendError(f"the backend at {self.url}: {_detail(answer)}")
         try:
-            return msgspec.json.decode(answer.content, type=kind)
+            return read_json(answer.content, kind)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise BackendError(f"{self.url}{path}: unexpected answer ({error})") from error
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import msgspec
 
+from backend.decoding import read_json
 from backend.errors import RequestError
 from backend.label_schema import LabelSchema
 from backend.label_studio.annotation import read_annotated
@@ -91,10 +92,10 @@ def read_canvas(sources: Sequence[Drawings], schema: LabelSchema) -> tuple[Regio
 
 def _drawings(raw: msgspec.Raw) -> Sequence[_WireDrawing]:
     with suppress(*_UNREADABLE):
-        return msgspec.json.decode(raw, type=list[KnownDrawing])
+        return read_json(raw, list[KnownDrawing])
     drawings: list[_WireDrawing] = []
     with suppress(RequestError):
         for entry in decode_list(raw, RequestError, place="drawings"):
             with suppress(*_UNREADABLE):  # annotations may be bare ids
-                drawings.append(msgspec.json.decode(entry, type=_RawDrawing))
+                drawings.append(read_json(entry, _RawDrawing))
     return drawings

@@ -16,6 +16,7 @@ from typing import TypeVar
 import httpx
 import msgspec
 
+from backend.decoding import convert
 from backend.errors import LabelStudioAuthError, LabelStudioError
 from backend.label_studio.web import certificate_advice, open_client
 
@@ -199,7 +200,7 @@ def convert_answer(value: object, kind: type[_T]) -> _T:
         LabelStudioError: an answer of another form.
     """
     try:
-        return msgspec.convert(value, kind)
+        return convert(value, kind)
     except msgspec.ValidationError as error:
         raise LabelStudioError(f"unexpected answer from Label Studio: {error}") from error
 

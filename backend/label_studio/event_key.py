@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from backend.decoding import read_json
 from backend.errors import InvalidEventError
 from backend.label_studio.wire import decode, has_many_texts, has_many_values
 
@@ -73,7 +74,7 @@ def canonical_results(raw: bytes | msgspec.Raw, place: str) -> bytes:
     if has_many_texts(raw):
         return bytes(raw)
     try:
-        results = msgspec.json.decode(raw, type=_Results)
+        results = read_json(raw, _Results)
         for result in results:
             for name, field in result.items():
                 if isinstance(field, dict):

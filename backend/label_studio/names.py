@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from backend.decoding import read_json
 from backend.errors import ForbiddenAddressError
 from backend.label_studio.address import split_origin
 
@@ -86,7 +87,7 @@ class StudioNames:
         with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError, ForbiddenAddressError):
             changed = self._file.stat().st_mtime_ns
             if changed != self._read_at:
-                kept = msgspec.json.decode(self._file.read_bytes(), type=list[str])
+                kept = read_json(self._file.read_bytes(), list[str])
                 self._announced = tuple(kept[:_MOST_ANNOUNCED])
                 self._prefix_of_announced = dict(map(_place_and_prefix, self._announced))
                 self._read_at = changed

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.decoding import read_json
 from backend.errors import InvalidRleError
 from backend.label_studio.brush import MAX_PIXELS
 from calico_model.types import BoolMask
@@ -93,7 +94,7 @@ def polygon_ring(points: bytes, size_hw: tuple[int, int]) -> Ring:
         InvalidRleError: not a list of 3 or more pairs of numbers.
     """
     try:
-        corners = msgspec.json.decode(points, type=list[tuple[float, float]])
+        corners = read_json(points, list[tuple[float, float]])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidRleError("points: expected a list of [x, y]") from error
     return _in_pixels(corners, "points", size_hw)
@@ -108,7 +109,7 @@ def vector_ring(vertices: bytes, size_hw: tuple[int, int]) -> Ring:
         InvalidRleError: not 3 or more vertices in one closed line; a line with branches.
     """
     try:
-        decoded = msgspec.json.decode(vertices, type=list[_WireVertex | tuple[float, float]])
+        decoded = read_json(vertices, list[_WireVertex | tuple[float, float]])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidRleError("vertices: expected a list of {x, y}") from error
     if len(decoded) * _CURVE_STEPS > _MOST_POINTS:

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
+from backend.decoding import convert
 from backend.errors import LabelStudioError, SettingsError
 from backend.label_schema import ImageLayout, LabelSchema
 from backend.label_studio.client import JsonObject, LabelStudioClient
@@ -217,7 +218,7 @@ def _refusal(client: LabelStudioClient, project_id: int, folder: Path) -> str | 
 def _digests_of(meta: object) -> tuple[str, ...]:
     kept = meta.get(META_KEY) if isinstance(meta, Mapping) else None
     try:
-        return tuple(msgspec.convert(kept, _Meta).sha256)
+        return tuple(convert(kept, _Meta).sha256)
     except msgspec.ValidationError:
         return ()
 

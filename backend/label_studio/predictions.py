@@ -12,6 +12,7 @@ from datetime import datetime
 
 import msgspec
 
+from backend.decoding import read_json
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.connection import convert_answer
 from backend.label_studio.history import fetch_annotated
@@ -231,7 +232,7 @@ def delete_duplicates(
     task = fetch_annotated(client, project_id, [task_id]).get(task_id)
     if task is None or _has_draft(client, project_id, task_id):
         return 0
-    annotations = msgspec.json.decode(task, type=_WireAnnotated).annotations
+    annotations = read_json(task, _WireAnnotated).annotations
     referred = {annotation.parent_prediction for annotation in annotations}
     surplus = [
         number

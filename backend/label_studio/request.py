@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from backend.decoding import read_json
 from backend.errors import InvalidLabelConfigError, RequestError
 from backend.label_studio.canvas import Drawings, KnownDrawing, read_canvas
 from backend.label_studio.interactive_context import read_prompts, read_question
@@ -140,7 +141,7 @@ def _read_predict(body: bytes) -> _WirePredict[_KnownTask] | _WirePredict[_Other
     check_body(body, RequestError)
     if _has_context(body):
         with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            return msgspec.json.decode(body, type=_WirePredict[_KnownTask])
+            return read_json(body, _WirePredict[_KnownTask])
     return decode(body, _WirePredict[_OtherTask], RequestError)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from backend.decoding import read_json
+
 
 def setup_answer(version: str | None) -> bytes:
     """Returns the response body of POST /setup.
@@ -44,20 +46,20 @@ def not_yet_item(version: str) -> bytes:
 
 def with_problem(item: bytes, *, error: str, detail: str) -> bytes:
     """Adds to an item why it has no regions; Label Studio ignores the key."""
-    fields = msgspec.json.decode(item, type=dict[str, msgspec.Raw])
+    fields = read_json(item, dict[str, msgspec.Raw])
     problem = msgspec.json.encode({"error": error, "detail": detail})
     return msgspec.json.encode(fields | {"problem": msgspec.Raw(problem)})
 
 
 def with_absent(item: bytes, images: Sequence[int]) -> bytes:
     """Adds to an item which images, 0-based, do not show a clicked part; the editor ignores it."""
-    fields = msgspec.json.decode(item, type=dict[str, msgspec.Raw])
+    fields = read_json(item, dict[str, msgspec.Raw])
     return msgspec.json.encode(fields | {"absent": msgspec.Raw(msgspec.json.encode(images))})
 
 
 def prepended(result: bytes, first: Mapping[str, object]) -> bytes:
     """Returns a JSON list of results with one more result at its beginning."""
-    rest = msgspec.json.decode(result, type=list[msgspec.Raw])
+    rest = read_json(result, list[msgspec.Raw])
     return msgspec.json.encode([first, *rest])
 
 
@@ -68,4 +70,4 @@ def predict_answer(items: Sequence[bytes]) -> bytes:
 
 def answer_items(answer: bytes) -> list[dict[str, object]]:
     """Returns the decoded items of a response body of POST /predict."""
-    return msgspec.json.decode(answer, type=dict[str, list[dict[str, object]]])["results"]
+    return read_json(answer, dict[str, list[dict[str, object]]])["results"]

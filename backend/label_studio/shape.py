@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from backend.decoding import read_json
 from backend.errors import InvalidRleError
 from backend.label_studio import brush
 from backend.label_studio.outline import (
@@ -184,7 +185,7 @@ def _known_runs(encoding: bytes, size_hw: tuple[int, int]) -> Runs:
 
 def _bytes_of(rle: bytes) -> list[int]:
     try:
-        return msgspec.json.decode(rle, type=list[int])
+        return read_json(rle, list[int])
     except msgspec.MsgspecError as error:
         raise InvalidRleError("rle: expected a list of integers 0 to 255") from error
 

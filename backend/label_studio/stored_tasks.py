@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from backend.decoding import read_json
 from backend.errors import LabelStudioError
 from backend.label_schema import LabelSchema
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
@@ -81,7 +82,7 @@ def read_stored_task(
     Raises:
         InvalidEventError: an annotation of an unknown form.
     """
-    wire = msgspec.json.decode(content, type=_WireTask)
+    wire = read_json(content, _WireTask)
     task = decode_task(wire.id, project.id, wire.data, schema, place=f"task {wire.id}")
     events = missed_events(content, project_id=project.id, label_config=project.label_config)
     return StoredTask(task, tuple(read_annotation(event) for event in events))

@@ -13,6 +13,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from backend.decoding import read_json
 from backend.errors import RequestError
 from backend.types import MAX_ID
 
@@ -159,7 +160,7 @@ def decode(
     """
     whole = place or "body"
     try:
-        return msgspec.json.decode(body, type=kind)
+        return read_json(body, kind)
     except msgspec.ValidationError as problem:
         message = str(problem)
         path = _PATH.search(message)
@@ -193,16 +194,14 @@ def decode_results(
         return []
     if most is None:
         with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            return msgspec.json.decode(
-                raw, type=list[WireResult]
-            )  # twice as fast as entry by entry
+            return read_json(raw, list[WireResult])  # twice as fast as entry by entry
     results = []
     entries = decode_list(raw, RequestError, place=place)
     if most is not None and len(entries) > most:
         raise RequestError(f"expected at most {most} results, got {len(entries)}", field=place)
     for entry in entries:
         try:
-            results.append(msgspec.json.decode(entry, type=WireResult))
+            results.append(read_json(entry, WireResult))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             if unknown is not None:
                 unknown.append(entry)

@@ -15,6 +15,7 @@ import numpy as np
 from sqlalchemy import Connection, delete, func, select
 
 from backend.clock import now_us
+from backend.decoding import read_msgpack
 from backend.storage.store import Head, Store
 from backend.storage.tables import accepted_look, ann_head
 from calico_model.interactive.naming.prototypes import Prototypes
@@ -132,7 +133,7 @@ class PrototypeStore:
             rows = list(connection.execute(query).scalars())
         prototypes = Prototypes()
         for row in rows:
-            for embedding in msgspec.msgpack.decode(row, type=list[_StoredEmbedding]):
+            for embedding in read_msgpack(row, list[_StoredEmbedding]):
                 vector = np.frombuffer(embedding.vector, np.float16).astype(np.float32)
                 prototypes = prototypes.add(embedding.label, vector)
         return prototypes

@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import Connection, Executable, delete, func, select, union
 
 from backend.clock import from_us, now_us, to_us
+from backend.decoding import read_json
 from backend.label_studio.event import read_task_ids
 from backend.learning.correction import Correction
 from backend.learning.rows import (
@@ -187,7 +188,7 @@ class CorrectionRepository:
         with self.store.read() as connection:
             rows = connection.execute(query).all()
         return tuple(
-            StartingPoint(None, version, bytes(msgspec.json.decode(body, type=_KeptAnswer).regions))
+            StartingPoint(None, version, bytes(read_json(body, _KeptAnswer).regions))
             for version, body in rows
         )
 

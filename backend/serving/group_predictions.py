@@ -16,6 +16,7 @@ from dataclasses import astuple, dataclass, replace
 import msgspec
 import numpy as np
 
+from backend.decoding import read_msgpack
 from backend.errors import StoreError
 from backend.rle import Runs, mask_of, pack_runs, runs_of, unpack_runs
 from backend.served_model import ServedModel
@@ -145,7 +146,7 @@ def decode(body: bytes) -> PackedPrediction:
     Raises:
         ValueError, zlib.error, msgspec.MsgspecError: they are damaged.
     """
-    stored = msgspec.msgpack.decode(zlib.decompress(body), type=_StoredPrediction)
+    stored = read_msgpack(zlib.decompress(body), _StoredPrediction)
     empty = np.zeros((0, 0), np.bool_)
     parts = tuple(
         PartMask(

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import msgspec
 
+from backend.decoding import read_json
 from backend.errors import (
     AdapterUnavailableError,
     ForbiddenAddressError,
@@ -327,7 +328,7 @@ class TaskPredictor:
     def _find_kept(self, key: str) -> _KeptAnswer | None:
         try:
             body = self._store.find_prediction(key)
-            return None if body is None else msgspec.json.decode(body, type=_KeptAnswer)
+            return None if body is None else read_json(body, _KeptAnswer)
         except (StoreError, msgspec.MsgspecError):
             event = {"event": "kept_answers_unreadable"}
             _log.warning("kept answers cannot be read", exc_info=True, extra=event)

@@ -20,6 +20,7 @@ import numpy as np
 from sqlalchemy import Connection, delete, func, select
 
 from backend.clock import now_us
+from backend.decoding import read_msgpack
 from backend.errors import StoreError
 from backend.rle import mask_of, runs_of
 from backend.storage.store import Store
@@ -322,7 +323,7 @@ def _encode(answer: RecordedAnswer) -> bytes:
 
 
 def _decode(row: Mapping[Any, Any]) -> RecordedAnswer:
-    stored = msgspec.msgpack.decode(row["body"], type=_StoredAnswer)
+    stored = read_msgpack(row["body"], _StoredAnswer)
     size_hw = stored.height, stored.width
     return RecordedAnswer(
         project_id=row["project_id"],
@@ -351,7 +352,7 @@ def _unpacked(body: bytes, size_hw: tuple[int, int]) -> BoolMask:
 
 
 def _counts(body: bytes) -> dict[TrustKey, TrustCounts]:
-    rows = msgspec.msgpack.decode(body, type=list[_StoredCounts])
+    rows = read_msgpack(body, list[_StoredCounts])
     return {
         TrustKey(row.source, Ability(row.ability), row.label): TrustCounts(
             row.proposals, row.kept, row.overlap, row.regions
