@@ -138,7 +138,9 @@ def fit_confidence(outcomes: Sequence[EvidenceOutcome]) -> Confidence:
 def fit_calibration(score: _Floats, right: NDArray[np.bool_]) -> Calibration:
     """Fits slope and shift to a project's outcomes (Platt 1999), with the identity as prior.
 
-    The prior has the weight of about ten regions: without regions the fit is the identity.
+    The prior has the weight of about a hundred regions: without regions the fit is the identity. A
+    new project has a few dozen, of versions that knew less than the one to calibrate: on seven sets
+    of photographs, a prior of ten regions moved scores by more than they were wrong.
 
     Args:
         score: (N,) in [0, 1], before any calibration.
@@ -150,7 +152,7 @@ def fit_calibration(score: _Floats, right: NDArray[np.bool_]) -> Calibration:
         np.column_stack((_log_odds(score), np.ones(len(score)))),
         right.astype(np.float64),
         mean=np.array([1.0, 0.0]),
-        precision=np.array([10.0, 2.5]),
+        precision=np.array([100.0, 25.0]),
         least=np.array([0.05, -np.inf]),
     )
     return Calibration(float(weights[0]), float(weights[1]), len(score))
