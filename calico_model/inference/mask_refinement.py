@@ -7,7 +7,7 @@ Legend: H x W image, V = `VIEW`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import cv2
@@ -76,12 +76,14 @@ class Picture:
         fine: (F, L, L) the decoder's finest map of the padded square frame; F is 0 without one.
         shown: share of the frame that the image covers, (down, across).
         encode: gives the photo trunk's maps of a rectangle; None without a refiner of photographs.
+        maps: what it gave for the rectangles that were looked at; a second look costs no encoding.
     """
 
     image: RgbImage
     fine: Tensor
     shown: tuple[float, float]
     encode: EncodeView | None = None
+    maps: dict[Focus, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
 
 
 def photo_encoder(model: Calico) -> EncodeView:
@@ -274,9 +276,11 @@ def see_maps(picture: Picture, place: Focus) -> tuple[Tensor, ...]:
 
     A rectangle of the whole image is encoded, too: the cached maps are of another resolution.
     """
-    assert picture.encode is not None
-    maps = picture.encode(np.ascontiguousarray(place.of(picture.image)))
-    return tuple(level[0] for level in maps)
+    if place not in picture.maps:
+        assert picture.encode is not None
+        maps = picture.encode(np.ascontiguousarray(place.of(picture.image)))
+        picture.maps[place] = tuple(level[0] for level in maps)
+    return picture.maps[place]
 
 
 def see_fine(picture: Picture, place: Focus) -> Tensor:

@@ -9,6 +9,7 @@ region agrees with the mask of the click. Works on features of one image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -39,6 +40,8 @@ MAX_CLICKS = 64
 _NO_BOX = (0.0, 0.0)
 _DOT_RADIUS = 2
 """In pixels; a click changes at least a disc of that radius."""
+_BOX_SLACK = 0.03
+"""Of a box's sides, by which the mask of a photograph may reach beyond the box."""
 _SAME_RECTANGLE = 0.8
 """IoU of two rectangles from which a second look would show the refiner the same."""
 # IoU of a predicted region with the mask of the click, and the sum of that IoU and the region's
@@ -116,22 +119,41 @@ def _outline_in_photo(
 
     Clicks without an earlier mask or a box may mean a thing of any size. The first mask is the
     region that the project has learned to see there, or else comes from a wide look around a click.
-    The second look is at the rectangle of the first mask.
+    The second look is at the rectangle of the first mask. A box shows how large the thing is: both
+    looks are at one rectangle, and nothing outside the box is meant.
     """
-    assert model.photo_refiner is not None
+    refiner = model.photo_refiner
+    assert refiner is not None
     empty = np.zeros(picture.image.shape[:2], np.bool_)
+    place = None
     if prompt.previous is not None and prompt.previous.any():
         first = prompt.previous
     elif prompt.box is not None:
-        first = empty
+        place = focus_on(empty, prompt)
+        (first,) = refine_masks(refiner, [picture], [empty], [prompt], [place])
+        first = _inside_box(first, prompt)
     elif (learned := _learned_region(model, features, prompt, empty.shape)) is not None:
         first = learned
     else:
         click = next((c for c in prompt.clicks if c.is_positive), prompt.clicks[-1])
         wide = around(click, empty.shape)
-        (first,) = refine_masks(model.photo_refiner, [picture], [empty], [prompt], [wide])
-    (mask,) = refine_masks(model.photo_refiner, [picture], [first], [prompt])
-    return _obey_last_click(mask, prompt)
+        (first,) = refine_masks(refiner, [picture], [empty], [prompt], [wide])
+    place = focus_on(first, prompt) if place is None else place
+    (mask,) = refine_masks(refiner, [picture], [first], [prompt], [place])
+    return _obey_last_click(_inside_box(mask, prompt), prompt)
+
+
+def _inside_box(mask: BoolMask, prompt: MaskPrompt) -> BoolMask:
+    """The part of a mask inside a box; annotators draw boxes a little too small at times."""
+    if prompt.box is None or prompt.clicks:
+        return mask
+    (left, right), (top, bottom) = (sorted(prompt.box[axis::2]) for axis in (0, 1))
+    across, down = _BOX_SLACK * (right - left), _BOX_SLACK * (bottom - top)
+    kept = np.zeros_like(mask)
+    rows = slice(max(0, math.floor(top - down)), max(0, math.ceil(bottom + down)))
+    columns = slice(max(0, math.floor(left - across)), max(0, math.ceil(right + across)))
+    kept[rows, columns] = mask[rows, columns]
+    return kept
 
 
 def _learned_region(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from calico_model.assistant import Assistant
 from calico_model.errors import InvalidMaskError
 from calico_model.inference.images import to_pixels
+from calico_model.inference.low_res_mask import extent_of
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.interactive import clicks as clicking
 from calico_model.interactive.clicks import Refined, _points, refine
@@ -246,9 +249,29 @@ def outlined(model: Calico, prompt: MaskPrompt, added: float) -> BoolMask:
 
 
 def test_a_box_in_a_photograph_is_looked_at_with_what_is_around_it(photo_model: Calico) -> None:
-    mask = outlined(photo_model, MaskPrompt(box=(60, 20, 110, 70)), 1.0)
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    assert (rows[0], rows[-1], columns[0], columns[-1]) == (10, 79, 50, 119)
+    box = (60, 20, 110, 70)
+    clicked = outlined(photo_model, MaskPrompt((Click(80, 40),), box=box), 1.0)
+    assert extent_of(clicked) == (50, 10, 120, 80)
+    alone = outlined(photo_model, MaskPrompt(box=box), 1.0)
+    assert extent_of(alone) == (58, 18, 112, 72)  # what is meant is inside, or a little beside it
+
+
+def test_both_looks_at_a_box_share_what_the_photo_trunk_sees(
+    photo_model: Calico, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    encode = Calico.encode_photos
+
+    def counted(
+        model: Calico, images: Sequence[Tensor], cells: int | None = None
+    ) -> tuple[Tensor, ...]:
+        if cells is not None:
+            calls.append(cells)
+        return encode(model, images, cells)
+
+    monkeypatch.setattr(Calico, "encode_photos", counted)
+    outlined(photo_model, MaskPrompt(box=(60, 20, 110, 70)), 0.5)
+    assert len(calls) == 1
 
 
 def test_a_lone_click_in_a_photograph_is_part_of_its_mask(photo_model: Calico) -> None:
