@@ -162,7 +162,7 @@ class _RootLogger(Logger):  # type: ignore[misc]
 
 
 def _answer_waiters_on_stop(worker: Worker) -> None:
-    # A request may wait for the model longer than the grace period: answer "not yet" instead.
+    # A request may wait for the model longer than the grace period: most are answered "not yet".
     stop = signal.getsignal(signal.SIGTERM)
 
     def on_stop(number: int, frame: FrameType | None) -> None:

@@ -99,8 +99,8 @@ class AppComponents:
         return self.side.sources
 
     def stop_waiting(self) -> None:
-        """Answers every request that waits for the model, because the process is about to stop."""
-        self.service.close()
+        """Answers every request that waits for the model soon: the process is about to stop."""
+        self.service.end()
 
     def open_task(self, task: Task) -> None:
         """Tells everything that follows what annotators open."""

@@ -15,6 +15,7 @@ _log = logging.getLogger(__name__)
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 _DRAIN_S = 60.0
 _HEALTH_S, _HEALTH_TIMEOUT_S = 2.0, 10.0
+_ATTEMPTS = 3
 _STEADY_S = 30.0  # a pool shrinks when it was idle so long
 _NOT_OF_REPLICAS = ("CALICO_FLEET_ADDRESS", "CALICO_HOST", "CALICO_PORT", "CALICO_TRAINER")
 
@@ -63,7 +64,7 @@ def deploy(settings: Settings, size: FleetSize, *, release: str) -> None:
         release: names what is deployed; another name replaces the replicas.
 
     Raises:
-        FleetError: the extra `fleet` is not installed.
+        FleetError: the extra `fleet` is not installed, or replicas do not start.
         Exception: those of Ray.
     """
     serve = join_cluster(settings)
@@ -74,9 +75,23 @@ def deploy(settings: Settings, size: FleetSize, *, release: str) -> None:
         (BATCH, size.batch, size.most_batch),
     ):
         deployment = _deployment(serve, name, least, most, size)
-        serve.run(deployment.bind(variables, release), name=name, route_prefix=None)
+        _run(serve, deployment.bind(variables, release), name)
         about = {"event": "fleet_deployed", "pool": name, "release": release}
         _log.info("%s replicas are ready", name, extra=about)
+
+
+def _run(serve: Any, application: Any, name: str) -> None:
+    """Waits until all replicas are ready; a replica that dies meanwhile is no reason to give up."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            serve.run(application, name=name, route_prefix=None)
+        except RuntimeError as error:  # Serve gives up as soon as one replica dies
+            reason = str(error)
+            about = {"event": "deployment_failed", "pool": name, "attempt": attempt}
+            _log.warning("%s replicas: %s", name, reason, extra=about)
+        else:
+            return
+    raise FleetError(f"{name} replicas do not start: {reason}; their logs have the details")
 
 
 def replica_variables(settings: Settings) -> dict[str, str]:

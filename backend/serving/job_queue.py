@@ -36,6 +36,7 @@ class QueueEntry(Generic[J, R]):
         self.is_taken = False
         self.is_late = False
         self.is_kept = False
+        self.is_urgent = False
 
     def is_wanted(self) -> bool:
         """Whether the result is useful to anybody."""
@@ -72,7 +73,7 @@ class JobQueue(Generic[J, R]):
         self._batch: deque[QueueEntry[J, R]] = deque()
         self._unsettled: dict[Hashable, QueueEntry[J, R]] = {}
         self._waiting = 0
-        self._is_closed = False
+        self._is_closed = self._is_ending = False
         self._threads = [
             threading.Thread(
                 target=self._run,
@@ -89,6 +90,11 @@ class JobQueue(Generic[J, R]):
     def waiting(self) -> int:
         """Jobs no worker has begun."""
         return self._waiting
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._is_closed
 
     @property
     def pending(self) -> int:
@@ -113,7 +119,7 @@ class JobQueue(Generic[J, R]):
         """
         limit = self._capacity + (_URGENT_PLACES if is_urgent else 0)
         with self._changed:
-            if self._is_closed:
+            if self._is_ending or self._is_closed:
                 raise BusyError("the backend is stopping", retry_after_s=30)
             entries = tuple(
                 self._join(key, job, is_urgent=is_urgent, is_kept=is_kept)
@@ -134,6 +140,7 @@ class JobQueue(Generic[J, R]):
             # It keeps its place in the other lane too; a worker that finds it taken skips it.
             self._urgent.append(entry)
         entry.is_kept = entry.is_kept or is_kept
+        entry.is_urgent = entry.is_urgent or is_urgent
         entry.waiters += 1
         return entry
 
@@ -177,6 +184,18 @@ class JobQueue(Generic[J, R]):
             entry.is_taken = True
             self._waiting -= 1
             entry.settled.set()
+
+    def end(self) -> None:
+        """Takes no more jobs, and finishes the urgent ones; all others end without a result."""
+        with self._changed:
+            self._is_ending = True
+            for key, entry in list(self._unsettled.items()):
+                if not entry.is_urgent:
+                    entry.settled.set()
+                    del self._unsettled[key]
+            self._batch.clear()
+            self._waiting = sum(not entry.is_taken for entry in self._unsettled.values())
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Lets every waiter go without a result, and stops the workers after their present job."""

@@ -28,6 +28,8 @@ from backend.types import PredictRequest, Task
 _log = logging.getLogger(__name__)
 
 _LONGEST_AHEAD_S = 3600.0
+_END_S = 10.0  # for clicks and opened tasks that are under way when the process ends
+_STOPPED_S = 30
 _UNFINISHED: Problem | None = Problem(
     "PredictionFailed", "error while predicting; the log has the details", is_lasting=False
 )
@@ -219,6 +221,8 @@ class PredictionService:
             next(predicted) if task.problem is None else _unusable(task, self.announced(version))
             for task in request.tasks
         )
+        if request.is_interactive and self._queue.is_closed and None in results:
+            raise BusyError("the backend is stopping", retry_after_s=_STOPPED_S)
         self._count("not_yet", sum(result is None for result in results))
         if not request.is_interactive:
             for task, result in zip(request.tasks, results, strict=True):
@@ -251,8 +255,19 @@ class PredictionService:
             self._on_given(task, result.version)  # the caller pushes it
         return result
 
+    def end(self) -> None:
+        """Finishes clicks and opened tasks for a moment, then closes; returns at once.
+
+        Batches are answered "not yet" now, and new requests are refused: another server, or this
+        one after its restart, answers them.
+        """
+        self._queue.end()
+        closing = threading.Timer(_END_S, self._queue.close)
+        closing.daemon = True
+        closing.start()
+
     def close(self) -> None:
-        """Answers "not yet" to everybody who waits and stops the workers."""
+        """Answers "not yet" to everybody who waits, refuses clicks, and stops the workers."""
         self._queue.close()
 
     def _predict_task(self, job: PredictionJob, is_wanted: Callable[[], bool]) -> PredictionResult:

@@ -1,4 +1,4 @@
-"""A small HTTP balancer: requests in turn to several servers, again to the next if one is gone.
+"""A small HTTP balancer: requests in turn to several servers, and again if one is gone or ends.
 
 It stands for HAProxy or an ingress in measurements and tests; a deployment uses one of those.
 """
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 _HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "server", "date"}
+_STOPPING = 503
 
 
 class Balancer(ThreadingHTTPServer):
@@ -56,6 +57,7 @@ class _Relay(BaseHTTPRequestHandler):
 
     def _relay(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        last: tuple[int, Sequence[tuple[str, str]], bytes] = (502, [], b"no server answers")
         for port in self.server.next_ports():
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
             try:
@@ -66,8 +68,10 @@ class _Relay(BaseHTTPRequestHandler):
                 continue  # predictions and webhooks may be sent again
             finally:
                 connection.close()
-            return self._reply(answer.status, answer.getheaders(), content)
-        return self._reply(502, [], b"no server answers")
+            last = answer.status, answer.getheaders(), content
+            if answer.status != _STOPPING:
+                break
+        return self._reply(*last)
 
     def _reply(self, status: int, headers: Sequence[tuple[str, str]], content: bytes) -> None:
         self.send_response(status)

@@ -63,7 +63,23 @@ class FleetLoad:
             if body is None:
                 self.failures.append(f"request {number}: {version}")
             elif self.expected[number].get(version) != body:
-                self.failures.append(f"request {number}: not the answer of {version}")
+                self.failures.append(f"request {number}: {self._difference(number, version, body)}")
+
+    def _difference(self, number: int, version: str, body: bytes) -> str:
+        """Says how an answer is wrong."""
+        known = self.expected[number]
+        for other, right in known.items():
+            if right.replace(other.encode(), b"") == body.replace(version.encode(), b""):
+                return f"the answer of {other}, stamped {version}"
+        if version not in known:
+            return f"nobody has seen an answer of {version}"
+        both = list(zip(known[version], body, strict=False))
+        first = next((place for place, (a, b) in enumerate(both) if a != b), len(both))
+        shown = slice(max(first - 60, 0), first + 60)
+        return (
+            f"not the answer of {version}: {len(body)} bytes and not {len(known[version])}, from "
+            f"byte {first} on: {body[shown]!r} and not {known[version][shown]!r}"
+        )
 
 
 def learn(server: BenchServer, bodies: Sequence[bytes]) -> list[dict[str, bytes]]:

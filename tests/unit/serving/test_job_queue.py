@@ -151,6 +151,20 @@ def test_closing_lets_waiters_go(bench):
     bench.gate.set()
 
 
+def test_an_ending_queue_finishes_what_somebody_waits_for_and_lets_batches_go(bench):
+    clicks = bench.submit("click", is_urgent=True)
+    assert bench.started.wait(SOON)
+    opened, batch = bench.submit("opened", is_urgent=True), bench.submit("b1", "b2")
+    bench.queue.end()
+    assert bench.collect(batch) == (None, None)
+    with pytest.raises(BusyError, match="stopping"):
+        bench.submit("late", is_urgent=True)
+    bench.gate.set()
+    assert bench.collect(clicks + opened) == ("CLICK", "OPENED")
+    assert bench.ran == ["click", "opened"]
+    assert (bench.queue.waiting, bench.queue.pending) == (0, 0)
+
+
 def test_many_threads_get_their_own_answers():
     bench = Bench(workers=3)
     bench.gate.set()
