@@ -14,9 +14,10 @@ from calico_model.types import RegionKind
 LEAST_SHOWN = 0.45
 """Chance of being right from which a region is shown. Regions of a lower chance cost more clicks
 than they saved, in seven sets of photographs."""
-_LEAST_PRESENT = 0.1
+_LEAST_PRESENT = 0.03
 """Chance of being right from which a detection says that the part is there, although its mask may
-be too rough to be shown: then the part is not unique to another image."""
+be too rough to be shown: then the part is not unique to another image. With 0.1, 19 % of the right
+parts of six sets of photographs had the wrong kind, with 0.03 14 %."""
 
 
 def answers_of_detections(dense: DenseDetections, images: int) -> MergedAnswers:
