@@ -221,6 +221,11 @@ COMMANDS = (
             "Compare several servers with one, and kill a server.",
         ),
         (
+            "bench prelabel",
+            "research.bench.prelabel_kills:bench_prelabel",
+            "Kill a large job, and count what was done twice.",
+        ),
+        (
             "bench parallel",
             "research.bench.parallel:bench_parallel",
             "Compare the curves of one training process and several.",

@@ -18,7 +18,7 @@ from backend.cli.progress import progress_bar
 from backend.cli.tables import print_fitted
 from research.bench.balancer import running_balancer
 from research.bench.chains import Chain, draw_chain, ready_database
-from research.bench.prelabel_kills import share_predicted_once
+from research.bench.prelabel_kills import measure_killed_job
 from research.bench.ray_kills import Victim, measure_kills, show_kills
 from research.bench.server import BenchError, BenchServer, ServerReply, running_servers
 
@@ -72,7 +72,8 @@ def bench_fleet(
     if kills:
         compared, seen = measure_kills(what or tuple(Victim), kills, clients, requests, weights)
         figures = show_kills(compared, seen)
-        typer.echo(json.dumps(figures | {"prelabel_once": share_predicted_once(groups, weights)}))
+        job = measure_killed_job(groups, kills=1, weights=weights)
+        typer.echo(json.dumps(figures | {"prelabel_once": job.once / groups}))
         return
     chains = [draw_chain(number, clicks) for number in range(tasks)]
     with ready_database() as url, several_servers(1, url, weights) as (alone,):
@@ -84,20 +85,20 @@ def bench_fleet(
             through = BenchServer(balancer.server_port, several[0].files)
             overhead_ms = _overhead_ms(several[0], through, chains[0])
             load = _under_load(through, chains, clients, requests, several[-1].kill)
-    once = share_predicted_once(groups, weights)
+    job = measure_killed_job(groups, kills=1, weights=weights)
     table = Table("what", "figure")
     table.add_row("answers equal to those of one server", f"{equal} of {len(expected)}")
     table.add_row("requests without an answer, one server killed", f"{load.failed} of {requests}")
     table.add_row("slowest answer meanwhile", f"{load.worst_ms:.0f} ms")
     table.add_row("balancer adds, p50 of pairs", f"{overhead_ms:.1f} ms")
-    table.add_row("groups of a killed large job that are there once", f"{once:.0%} of {groups}")
+    table.add_row("groups of a killed large job that are there once", f"{job.once} of {groups}")
     print_fitted(table)
     shown = {
         "failed": load.failed,
         "worst_ms": round(load.worst_ms, 1),
         "overhead_p50_ms": round(overhead_ms, 1),
         "equal": equal / len(expected),
-        "prelabel_once": once,
+        "prelabel_once": job.once / groups,
     }
     typer.echo(json.dumps(shown))
 

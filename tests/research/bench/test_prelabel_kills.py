@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
+import pytest
+from typer.testing import CliRunner
+
+from backend.cli import command_tree
 from research.bench import prelabel_kills
-from research.bench.prelabel_kills import share_predicted_once
+from research.bench.prelabel_kills import measure_killed_job
 from research.bench.server import BenchError
 
 pytestmark = pytest.mark.research
 
 
 @pytest.mark.slow
-def test_every_group_of_a_killed_job_is_there_once():
-    assert share_predicted_once(8) == 1.0
+def test_every_group_of_a_killed_job_is_there_once_for_little_more_work():
+    words = ["bench", "prelabel", "--groups", "30", "--kills", "2"]
+    result = CliRunner().invoke(command_tree(words), words, catch_exceptions=False)
+    figures = json.loads(result.stdout.splitlines()[-1])
+    assert figures["once"] == figures["groups"] == 30
+    # Two workers and the driver were killed: each had one group under way, the driver's two had.
+    assert 30 <= figures["begun"] <= 34
+    assert figures["work"] == round(figures["begun"] / 30, 4)
 
 
 def test_a_job_that_ends_early_is_told(tmp_path):
-    with pytest.raises(BenchError, match="predicted 0 groups, and not 2"):
-        share_predicted_once(8, weights=tmp_path / "no weights")
+    with pytest.raises(BenchError, match="began 0 predictions, and not 1"):
+        measure_killed_job(8, weights=tmp_path / "no weights")
 
 
-def test_only_whole_lines_of_groups_are_counted(tmp_path):
-    (tmp_path / ".incoming").mkdir()
-    (tmp_path / "part-a.jsonl").write_text('{"groups": []}\n{}\n{}\n')
-    (tmp_path / ".incoming" / "part-b.jsonl").write_text('{"groups": []}\n{}\n{"cut')
-    assert prelabel_kills._lines(tmp_path) == 3
+def test_whole_lines_are_counted(tmp_path):
+    log = tmp_path / "log"
+    log.write_bytes(b".\n.\n.")
+    assert prelabel_kills._begun(log) == 2
