@@ -73,7 +73,9 @@ GpusOption = Annotated[
 ]
 SlotsOption = Annotated[
     int | None,
-    typer.Option("--slots", min=1, help="Cores this machine counts for; what is needed if unset."),
+    typer.Option(
+        "--slots", min=0, help="Cores this machine counts for; 0 keeps replicas and trainers away."
+    ),
 ]
 
 
@@ -121,7 +123,7 @@ def fleet_up(
     if is_listening(head, head_port):
         raise FleetError(f"--address: something listens on {head}:{head_port} already")
     needed = round((size.most_click + size.most_batch) * cpus + trainers + 0.49)
-    here = slots or max(needed if not others else 0, os.cpu_count() or 1)
+    here = max(needed if not others else 0, os.cpu_count() or 1) if slots is None else slots
     require_ray()
     folder.make_token()
     _export(settings)

@@ -9,7 +9,7 @@ from typing import Any
 from backend.errors import FleetError
 from backend.fleet.connection import BATCH, CLICK, join_cluster
 from backend.fleet.replica import QUESTIONS_AT_ONCE, ServedReplica
-from backend.settings import Settings, as_variables
+from backend.settings import Settings, as_variables, load_settings
 
 _log = logging.getLogger(__name__)
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
@@ -92,6 +92,36 @@ def _run(serve: Any, application: Any, name: str) -> None:
         else:
             return
     raise FleetError(f"{name} replicas do not start: {reason}; their logs have the details")
+
+
+def serve_application(args: dict[str, Any]) -> Any:
+    """Returns one pool as an application of Ray Serve, as a RayService of Kubernetes names it.
+
+    The settings of the replicas are those of the process that calls this, on the cluster.
+
+    Args:
+        args: `pool`, which is `CLICK` or `BATCH`; `release`, another one replaces the replicas; the
+            fields of `FleetSize`, as numbers or text.
+
+    Raises:
+        FleetError: a pool or a field that there is not, or not a number.
+    """
+    from ray import serve
+
+    sizes = dict(args)
+    name, release = str(sizes.pop("pool", "")), str(sizes.pop("release", ""))
+    try:
+        numbers: dict[str, Any] = {
+            key: (float if key in ("cpus", "gpus") else int)(value) for key, value in sizes.items()
+        }
+        size = FleetSize(**numbers)
+    except (TypeError, ValueError) as error:
+        raise FleetError(f"args: {error}") from error
+    bounds = {CLICK: (size.click, size.most_click), BATCH: (size.batch, size.most_batch)}
+    if name not in bounds:
+        raise FleetError(f"args.pool: expected one of {', '.join(bounds)}; got {name!r}")
+    deployment = _deployment(serve, name, *bounds[name], size)
+    return deployment.bind(replica_variables(load_settings()), release)
 
 
 def replica_variables(settings: Settings) -> dict[str, str]:

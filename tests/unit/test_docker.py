@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,15 @@ ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 BACKENDS = ("backend", "backend-gpu")
-SEVERAL = tuple(name for name in SERVICES if SERVICES[name].get("profiles") == ["servers"])
+
+
+def services_of(profile: str) -> tuple[str, ...]:
+    return tuple(name for name in SERVICES if profile in SERVICES[name].get("profiles", ()))
+
+
+SEVERAL, FLEET = services_of("servers"), services_of("fleet")
 OF_SEVERAL = tuple(name for name in SEVERAL if SERVICES[name]["image"].startswith("calico"))
+OF_FLEET = tuple(name for name in FLEET if SERVICES[name]["image"] == "calico-fleet:0.1.0")
 DOCKERFILE = (ROOT / "backend" / "Dockerfile").read_text()
 INSTRUCTIONS = [
     line for line in DOCKERFILE.replace("\\\n", " ").splitlines() if line and line[0] != "#"
@@ -97,7 +105,7 @@ def test_both_services_wait_for_health() -> None:
     assert SERVICES["backend"]["depends_on"]["label-studio"]["condition"] == "service_healthy"
 
 
-@pytest.mark.parametrize("name", [*BACKENDS, *OF_SEVERAL])
+@pytest.mark.parametrize("name", [*BACKENDS, *OF_SEVERAL, *OF_FLEET])
 def test_container_settings_are_known_and_accepted(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +149,41 @@ def test_several_servers_run_commands_that_there_are(name: str) -> None:
     assert set(options) <= options_of((command,))
     assert ("server" in name) == (command == "serve")
     assert command == "serve" or SERVICES[name]["healthcheck"] == {"disable": True}
+
+
+def test_a_fleet_shares_a_database_versions_and_a_token_on_a_network_of_its_own() -> None:
+    assert set(FLEET) == {"postgres", "migrate", *OF_FLEET}
+    assert set(OF_FLEET) == {"fleet-head", "fleet-worker", "web"}
+    services = [SERVICES[name] for name in OF_FLEET]
+    assert all(one["build"]["args"] == {"EXTRA": "fleet"} for one in services)
+    assert len({one["volumes"][0] for one in services}) == 3, "each has a data folder of its own"
+    for name in OF_FLEET:
+        token = Path(SERVICES[name]["environment"]["CALICO_FLEET_TOKEN_FILE"])
+        assert token.name == "token", "fleet join reads no other name"
+        place = "" if name == "fleet-head" else ":ro"
+        assert f"fleet-token:{token.parent}{place}" in SERVICES[name]["volumes"]
+        assert f" {token.parent}" in DOCKERFILE, "the image has it, for its own user"
+        assert "fleet" in SERVICES[name]["networks"]
+    assert COMPOSE["networks"]["fleet"]["internal"] is True
+    assert [name for name in FLEET if SERVICES[name].get("ports")] == ["web"]
+    assert SERVICES["web"]["networks"]["default"]["aliases"] == ["backend"]
+
+
+def test_a_fleet_runs_commands_that_there_are_and_meets_at_the_head() -> None:
+    (subnet,) = COMPOSE["networks"]["fleet"]["ipam"]["config"]
+    head = SERVICES["fleet-head"]["networks"]["fleet"]["ipv4_address"]
+    assert ip_address(head) in ip_network(subnet["subnet"])
+    for name in OF_FLEET:
+        branch, command, *options = SERVICES[name]["command"]
+        assert (branch, command) == ("fleet", "up" if name == "fleet-head" else "join")
+        chosen = dict(zip(options[::2], options[1::2], strict=True))
+        assert set(chosen) <= options_of((branch, command))
+        assert chosen["--address"] == f"{head}:6390"
+        waits = SERVICES[name]["depends_on"]
+        assert (name == "fleet-head") or waits == {"fleet-head": {"condition": "service_healthy"}}
+    assert head in SERVICES["fleet-head"]["healthcheck"]["test"][-1]
+    slots = [int(SERVICES[name]["command"][-1]) for name in OF_FLEET]
+    assert slots == [1, 3, 0], "a trainer, 2 click and 1 batch replicas; none beside the web server"
 
 
 def test_gpu_is_asked_for_only_under_its_profile() -> None:

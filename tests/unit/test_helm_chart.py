@@ -5,15 +5,20 @@ Rendering needs helm; without it, the templates are compared with the values and
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import subprocess
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from backend.fleet.connection import BATCH, CLICK
+from backend.fleet.deployments import FleetSize, serve_application
 from backend.settings import Settings, variable_name
 from tests.unit.test_documented_commands import options_of
 
@@ -51,12 +56,28 @@ def test_every_value_is_explained_in_the_documentation() -> None:
 def test_containers_run_commands_and_settings_that_there_are() -> None:
     text = "".join(TEMPLATES.values())
     commands = [words.split(", ") for words in re.findall(r"^ +args: \[(.+)\]$", text, re.M)]
-    assert sorted(words[0] for words in commands) == ["migrate", "serve", "trainer"]
-    for command, *options in commands:
-        assert set(options) <= options_of((command,))
+    assert sorted(words[0] for words in commands) == ["fleet", "migrate", "serve", "trainer"]
+    for words in commands:
+        path = tuple(word for word in words[:2] if not word.startswith("-"))
+        options = {word for word in words if word.startswith("--")}
+        assert options <= options_of(path)
     known = {variable_name(field) for field in Settings.model_fields}
     named = set(re.findall(r"^- name: ((?:CALICO|LABEL)_\w+)$", text, re.M))
     assert {"CALICO_DATABASE_URL", "CALICO_ADAPTERS_URL", "LABEL_STUDIO_API_KEY"} <= named <= known
+
+
+def test_the_fleet_asks_for_the_release_of_ray_and_the_pools_that_there_are() -> None:
+    text = TEMPLATES["fleet.yaml"]
+    project = tomllib.loads((CHART.parents[2] / "pyproject.toml").read_text())
+    (ray,) = (one for one in project["project"]["optional-dependencies"]["fleet"] if "ray" in one)
+    (version,) = re.findall(r'rayVersion: "(.+)"', text)
+    assert ray == f"ray[serve]=={version}"
+    assert f'list "{CLICK}" "{BATCH}"' in text
+    ((module, name),) = re.findall(r"import_path: (\S+):(\S+)", text)
+    assert getattr(importlib.import_module(module), name) is serve_application
+    arguments = text.split("args:\n")[1].split("{{- end }}")[0]
+    names = set(re.findall(r"^ +(\w+):", arguments, re.M))
+    assert names == {"pool", "release", *(field.name for field in fields(FleetSize))}
 
 
 def lines_of_haproxy(text: str) -> set[str]:
@@ -71,26 +92,75 @@ def test_the_balancer_of_the_chart_balances_as_the_tested_configuration() -> Non
     assert tested <= lines_of_haproxy(TEMPLATES["balancer.yaml"])
 
 
-@pytest.mark.skipif(HELM is None, reason="no helm is installed")
-@pytest.mark.parametrize("chosen", ["", ALL_ON])
-def test_the_chart_renders(chosen: str) -> None:
+def check_pod(pod: dict[str, Any]) -> None:
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    volumes = [volume["name"] for volume in pod["volumes"]]
+    (container,) = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert sorted(mount["name"] for mount in container["volumeMounts"]) == sorted(volumes)
+    names = [entry["name"] for entry in container.get("env", ())]
+    assert len(set(names)) == len(names)
+
+
+def rendered(chosen: str) -> list[dict[str, Any]]:
     assert HELM is not None
     subprocess.run([HELM, "lint", "--strict", CHART], check=True, capture_output=True)
     words = ["--set", chosen] if chosen else []
-    rendered = subprocess.run(
+    done = subprocess.run(
         [HELM, "template", "demo", CHART, *words], check=True, capture_output=True, text=True
-    ).stdout
-    documents = [one for one in yaml.safe_load_all(rendered) if one]
+    )
+    return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+
+@pytest.mark.skipif(HELM is None, reason="no helm is installed")
+@pytest.mark.parametrize("chosen", ["", ALL_ON])
+def test_the_chart_renders(chosen: str) -> None:
+    documents = rendered(chosen)
     kinds = sorted(one["kind"] for one in documents)
     assert kinds.count("Deployment") == 3
     assert ("PodMonitor" in kinds) == bool(chosen)
     for one in documents:
         if one["kind"] not in ("Deployment", "Job"):
             continue
-        pod = one["spec"]["template"]["spec"]
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        volumes = {volume["name"] for volume in pod["volumes"]}
-        (container,) = pod["containers"]
-        assert {mount["name"] for mount in container["volumeMounts"]} == volumes
-        names = [entry["name"] for entry in container.get("env", ())]
-        assert len(set(names)) == len(names)
+        check_pod(one["spec"]["template"]["spec"])
+
+
+@pytest.mark.skipif(HELM is None, reason="no helm is installed")
+def test_a_fleet_renders_replicas_that_servers_without_a_model_ask() -> None:
+    documents = rendered(f"fleet.enabled=true,fleet.mostClick=3,{ALL_ON}")
+    of_kind = {one["kind"]: one for one in documents if one["kind"] != "Deployment"}
+    cluster = of_kind["RayService"]["spec"]["rayClusterConfig"]
+    assert cluster["authOptions"] == {"mode": "token", "secretName": "calico-fleet"}
+    (group,) = cluster["workerGroupSpecs"]
+    assert group["replicas"] == 3 + 1, "a pod for each replica that there can be"
+    config = yaml.safe_load(of_kind["RayService"]["spec"]["serveConfigV2"])
+    assert config["proxy_location"] == "Disabled"
+    assert [one["name"] for one in config["applications"]] == [CLICK, BATCH]
+    for one in config["applications"]:
+        sizes = {name: one["args"][name] for name in (field.name for field in fields(FleetSize))}
+        assert FleetSize(**sizes).most_click == 3
+    for pod in (cluster["headGroupSpec"]["template"], group["template"]):
+        check_pod(pod["spec"])
+
+    deployments = [one for one in documents if one["kind"] == "Deployment"]
+    (server,) = (one for one in deployments if one["metadata"]["name"] == "demo-server")
+    pod = server["spec"]["template"]["spec"]
+    check_pod(pod)
+    (container,) = pod["containers"]
+    assert container["args"][:2] == ["fleet", "join"]
+    assert container["args"][-2:] == ["--slots", "0"], "no replica beside a web server"
+    entries = {entry["name"]: entry.get("value") for entry in container["env"]}
+    token = Path(str(entries["CALICO_FLEET_TOKEN_FILE"]))
+    places = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    (volume,) = (one for one in pod["volumes"] if one["name"] == "fleet")
+    assert Path(places["fleet"]) / volume["secret"]["items"][0]["path"] == token
+    assert volume["secret"]["secretName"] == cluster["authOptions"]["secretName"]
+
+    policy = of_kind["NetworkPolicy"]["spec"]
+    among_us, operator = policy["ingress"]
+    assert "ports" not in among_us
+    assert operator["ports"] == [{"port": 8265}], "the operator alone reaches the dashboard"
+    (guarded,) = policy["podSelector"]["matchExpressions"]
+    labels = [pod["metadata"]["labels"] for pod in (cluster["headGroupSpec"]["template"],)]
+    labels.append(group["template"]["metadata"]["labels"])
+    assert [one["app.kubernetes.io/component"] for one in labels] == guarded["values"]

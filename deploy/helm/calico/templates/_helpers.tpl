@@ -94,3 +94,26 @@ volumeMounts:
   persistentVolumeClaim: { claimName: {{ .Values.weights.claim }}, readOnly: true }
 {{- end }}
 {{- end }}
+
+{{/* Objects in memory that processes of one pod share; messages of the fleet are small. */}}
+{{- define "calico.rayVolumes" -}}
+- name: shm
+  emptyDir: { medium: Memory, sizeLimit: 512Mi }
+{{ include "calico.volumes" . }}
+{{- end }}
+
+{{- define "calico.rayMounts" -}}
+{{ include "calico.mounts" . }}
+- { name: shm, mountPath: /dev/shm }
+{{- end }}
+
+{{/* A container of Ray's cluster: KubeRay's operator sets its command. */}}
+{{- define "calico.rayContainer" -}}
+image: {{ include "calico.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{ include "calico.containerSecurity" . }}
+env:
+{{ include "calico.env" . }}
+{{ include "calico.envFrom" . }}
+{{ include "calico.rayMounts" . }}
+{{- end }}
