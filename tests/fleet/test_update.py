@@ -12,6 +12,8 @@ from backend.served_model import SHIPPED_WEIGHTS
 from research.bench.ray_load import draw_bodies, learn, under_load
 
 pytestmark = pytest.mark.fleet
+SIZE = ("--click", "2", "--trainers", "0", "--cpus", "0.6")
+REQUESTS = 1000
 
 
 def other_weights(folder: Path) -> Path:
@@ -39,6 +41,7 @@ def test_more_and_fewer_replicas_cost_no_answer(fleet, request, sizes):
             )
             assert done.returncode == 0, done.stderr[-2000:]
             fleet.wait(lambda size=size: len(fleet.replicas()) == int(size), f"{size} replicas")
+        fleet.wait(lambda: load.asked >= REQUESTS, "requests")
     print(
         f"\n2 to 3 to 2: {load.asked} requests, {len(load.failures)} failed, "
         f"worst {load.worst_s:.1f} s"
@@ -63,12 +66,10 @@ def test_an_update_to_other_weights_mixes_no_versions(fleet, request, tmp_path):
         done = fleet.calico("upgrade", *SIZE, CALICO_WEIGHTS=weights)
         assert done.returncode == 0, done.stderr[-2000:]
         fleet.wait(fleet.is_whole, "the web servers are back")
+        fleet.wait(lambda: load.asked >= REQUESTS, "requests")
     print(
         f"\nupdate: {load.asked} requests, {len(load.failures)} failed, "
         f"worst {load.worst_s:.1f} s, versions {sorted(load.versions)}"
     )
     assert not load.failures, load.failures[:5]
     assert len(load.versions) == 2
-
-
-SIZE = ("--click", "2", "--trainers", "0", "--cpus", "0.6")
