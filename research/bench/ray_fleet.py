@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
+from backend.errors import StoreError
 from backend.fleet.machine import FleetFolder, is_listening
 from backend.settings import describe_settings
 from backend.storage.servers import present_servers
@@ -100,16 +101,16 @@ class RunningFleet:
         return found
 
     def replicas(self) -> list[psutil.Process]:
-        """Click replicas that have their model."""
-        store = open_store(self.database_url, is_guest=True)
+        """Click replicas that have their model; none if the database does not answer in time."""
         try:
-            ready = {
-                int(one.owner.split("/")[1])
-                for one in present_servers(store)
-                if one.report.model == "ready"
-            }
-        finally:
-            store.close()
+            with closing(open_store(self.database_url, is_guest=True)) as store:
+                ready = {
+                    int(one.owner.split("/")[1])
+                    for one in present_servers(store)
+                    if one.report.model == "ready"
+                }
+        except StoreError:
+            return []
         return [process for process in self._titled(_CLICK) if process.pid in ready]
 
     def controller(self) -> list[psutil.Process]:

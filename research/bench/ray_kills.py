@@ -170,6 +170,7 @@ def kill_under_load(
 
 def _kill_one(fleet: RunningFleet, victim: Victim) -> float:
     """Kills a part; returns the seconds until the fleet was whole."""
+    fleet.wait(fleet.is_whole, "the whole fleet")
     node = fleet.node() if victim is Victim.NODE else ""
     began = time.monotonic()
     if victim is Victim.NODE:
