@@ -117,6 +117,7 @@ def build_local_side(
         limits=MemoryLimits(
             settings.opened_task_bytes, settings.recent_prediction_bytes, settings.click_steps
         ),
+        groups_at_once=settings.groups_at_once,
     )
     return PredictionSide(
         host,

@@ -19,8 +19,9 @@ from torch import Tensor
 from calico_model import prompts
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.inference.confidence import Confidence, read_confidence
-from calico_model.inference.generation import predict_regions
+from calico_model.inference.generation import generate_together, predict_regions
 from calico_model.inference.images import to_photo, to_pixels
+from calico_model.inference.pairwise import GeneratedAnswer
 from calico_model.inference.span_answers import span_head_of
 from calico_model.inference.teacher_forcing import draw_answers, force_answers
 from calico_model.loading.checkpoints import fingerprint, load_model
@@ -28,6 +29,7 @@ from calico_model.loading.fitting import plan_folder, usual_placement
 from calico_model.loading.memory_plan import FEATURE_CACHE_BYTES, MemoryPlan
 from calico_model.loading.precision import Precision
 from calico_model.loading.quantisation import check_kernels
+from calico_model.modeling.adapter import Adapter
 from calico_model.modeling.adapter_set import AdapterSet
 from calico_model.modeling.features import FeatureCache, ImageFeatures, concatenate
 from calico_model.modeling.model import Calico
@@ -130,6 +132,45 @@ class Predictor:
         """
         return self._predict(group, 0, adapter)
 
+    def predict_groups(
+        self, groups: Sequence[ImageGroup], *, adapter: str | None = None
+    ) -> list[GroupPrediction]:
+        """Asks all three questions about several groups; the language model answers them together.
+
+        Faster than one after another. The answers are those of `predict`, but for rounding: in
+        larger batches the last bits of scores differ, and single pixels at the edge of a mask may.
+
+        Args:
+            groups: 1 to 8 images each.
+            adapter: as in `predict`.
+
+        Returns:
+            One per group, in order.
+
+        Raises:
+            CheckpointError: there is no adapter of that version.
+        """
+        chosen = self._adapter(adapter)
+        found: dict[int, GroupPrediction] = {}
+        with self._lock, torch.inference_mode():
+            features = [self._encode(group) for group in groups]
+            covered = [self.adapters.covers(chosen, one) for one in features]
+            for is_covered in sorted(set(covered)):
+                places = [k for k, one in enumerate(covered) if one is is_covered]
+                tokenizer = self.adapters.select(chosen, features[places[0]])
+                sessions = {
+                    k: ModelSession(self._model, tokenizer, features[k], self.adapters)
+                    for k in places
+                }
+                asked = [k for k in places if sessions[k].asks_language]
+                generated = generate_together(self._model, tokenizer, [features[k] for k in asked])
+                answers = dict(zip(asked, generated, strict=True))
+                for k in places:
+                    found[k] = self._finish(
+                        groups[k], sessions[k], 0, adapter, answers=answers.get(k)
+                    )
+        return [found[k] for k in range(len(groups))]
+
     def predict_reworded(self, group: ImageGroup, wording: int) -> GroupPrediction:
         """Predicts without an adapter from other wordings of the questions, 0-based."""
         return self._predict(group, wording, None)
@@ -193,26 +234,42 @@ class Predictor:
         Raises:
             CheckpointError: there is no adapter of that version.
         """
-        chosen = None if adapter is None else self.adapters.get(adapter)
-        if adapter is not None and chosen is None:
-            raise CheckpointError(f"adapter: {adapter!r} is not loaded")
+        chosen = self._adapter(adapter)
         with self._lock, torch.inference_mode():
             features = self._encode(group)
             tokenizer = self.adapters.select(chosen, features)
             yield ModelSession(self._model, tokenizer, features, self.adapters)
 
+    def _adapter(self, version: str | None) -> Adapter | None:
+        chosen = None if version is None else self.adapters.get(version)
+        if version is not None and chosen is None:
+            raise CheckpointError(f"adapter: {version!r} is not loaded")
+        return chosen
+
     def _predict(self, group: ImageGroup, wording: int, version: str | None) -> GroupPrediction:
         with self.acquire(group, adapter=version) as session:
-            predicted = predict_regions(
-                session.model,
-                session.tokenizer,
-                session.features,
-                group.sizes_hw,
-                images=group.images,
-                wording=wording,
-                asks_language=session.asks_language,
-                is_familiar=session.is_familiar,
-            )
+            return self._finish(group, session, wording, version)
+
+    def _finish(
+        self,
+        group: ImageGroup,
+        session: ModelSession,
+        wording: int,
+        version: str | None,
+        *,
+        answers: Sequence[GeneratedAnswer] | None = None,
+    ) -> GroupPrediction:
+        predicted = predict_regions(
+            session.model,
+            session.tokenizer,
+            session.features,
+            group.sizes_hw,
+            images=group.images,
+            wording=wording,
+            asks_language=session.asks_language,
+            is_familiar=session.is_familiar,
+            answers=answers,
+        )
         texts = {kind.value: text for kind, text in predicted.texts.items()}
         prediction = GroupPrediction(
             predicted.parts, version or self.version, texts, predicted.phrases

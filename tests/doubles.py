@@ -30,6 +30,9 @@ class ModelDouble:
     def predict(self, group) -> GroupPrediction:
         return GroupPrediction((), self.version)
 
+    def predict_groups(self, groups) -> list[GroupPrediction]:
+        return [self.predict(group) for group in groups]
+
     def encode(self, group) -> None:
         pass
 

@@ -75,7 +75,7 @@ def deploy(settings: Settings, size: FleetSize, *, release: str) -> None:
         (BATCH, size.batch, size.most_batch),
     ):
         deployment = _deployment(serve, name, least, most, size)
-        _run(serve, deployment.bind(variables, release), name)
+        _run(serve, deployment.bind(_variables_of(name, variables), release), name)
         about = {"event": "fleet_deployed", "pool": name, "release": release}
         _log.info("%s replicas are ready", name, extra=about)
 
@@ -121,7 +121,8 @@ def serve_application(args: dict[str, Any]) -> Any:
     if name not in bounds:
         raise FleetError(f"args.pool: expected one of {', '.join(bounds)}; got {name!r}")
     deployment = _deployment(serve, name, *bounds[name], size)
-    return deployment.bind(replica_variables(load_settings()), release)
+    variables = _variables_of(name, replica_variables(load_settings()))
+    return deployment.bind(variables, release)
 
 
 def replica_variables(settings: Settings) -> dict[str, str]:
@@ -131,6 +132,12 @@ def replica_variables(settings: Settings) -> dict[str, str]:
         for name, value in as_variables(settings).items()
         if name not in _NOT_OF_REPLICAS
     }
+
+
+def _variables_of(name: str, variables: dict[str, str]) -> dict[str, str]:
+    """Settings of one kind of replicas: a click must not wait for several groups at once."""
+    left_out = ("CALICO_GROUPS_AT_ONCE",) if name == CLICK else ()
+    return {key: value for key, value in variables.items() if key not in left_out}
 
 
 def _deployment(serve: Any, name: str, least: int, most: int, size: FleetSize) -> Any:

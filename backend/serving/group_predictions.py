@@ -10,7 +10,7 @@ import hashlib
 import logging
 import threading
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass, replace
 
 import msgspec
@@ -245,17 +245,45 @@ class GroupPredictions:
             return None
 
 
+@dataclass(eq=False)
+class _Asked:
+    """A group that a thread wants predicted, and what became of it."""
+
+    group: ImageGroup
+    model: ServedModel
+    prediction: GroupPrediction | None = None
+    problem: Exception | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.prediction is not None or self.problem is not None
+
+
 class GroupPredictor:
-    """Has models predict groups, one at a time, and remembers their answers. Threads may share it.
+    """Has models predict groups, and remembers their answers. Threads may share it.
+
+    Whoever gets the model takes along groups that other threads wait for, of the same version.
+
+    Args:
+        predictions: what is remembered.
+        metrics: time the stages.
+        at_once: groups that the model is asked about at once, at most.
 
     Attributes:
         predictions: what is remembered.
         lock: held while a model works; images of the next task arrive meanwhile.
     """
 
-    def __init__(self, predictions: GroupPredictions, metrics: Metrics) -> None:
-        self.predictions, self._metrics = predictions, metrics
+    def __init__(self, predictions: GroupPredictions, metrics: Metrics, at_once: int = 1) -> None:
+        self.predictions, self._metrics, self._at_once = predictions, metrics, at_once
         self.lock = threading.Lock()
+        self._asked: list[_Asked] = []
+        self._guard = threading.Lock()  # guards _asked
+
+    @property
+    def waiting(self) -> int:
+        """Groups that no model works on yet."""
+        return len(self._asked)
 
     def predict(
         self, group: ImageGroup, model: ServedModel, *, stage: str = "model"
@@ -267,7 +295,41 @@ class GroupPredictor:
             model: of a version.
             stage: under which the metrics count the time.
         """
-        with self.lock, self._metrics.stage(stage):
-            prediction = model.predict(group)
-        self.predictions.put(content_key(group), model.version, prediction)
-        return prediction
+        mine = _Asked(group, model)
+        with self._guard:
+            self._asked.append(mine)
+        with self.lock:
+            if not mine.is_done:
+                with self._metrics.stage(stage):
+                    _predict_all(self._take(mine))
+        if mine.prediction is None:
+            raise mine.problem or RuntimeError("a group was neither predicted nor refused")
+        self.predictions.put(content_key(group), model.version, mine.prediction)
+        return mine.prediction
+
+    def _take(self, mine: _Asked) -> list[_Asked]:
+        """Returns a group, and those that wait for the same version."""
+        with self._guard:
+            others = [one for one in self._asked if one.model is mine.model and one is not mine]
+            taken = [mine, *others[: self._at_once - 1]]
+            self._asked = [one for one in self._asked if one not in taken]
+            return taken
+
+
+def _predict_all(asked: Sequence[_Asked]) -> None:
+    """Asks about some groups of one version at once; one that breaks leaves the others alone."""
+    model = asked[0].model
+    if len(asked) > 1:
+        try:
+            found = model.predict_groups([one.group for one in asked])
+        except Exception:  # whose fault it was shows below
+            _log.warning("groups are asked one by one", extra={"event": "groups_apart"})
+        else:
+            for one, prediction in zip(asked, found, strict=True):
+                one.prediction = prediction
+            return
+    for one in asked:
+        try:
+            one.prediction = model.predict(one.group)
+        except Exception as error:  # raised in the thread that asked
+            one.problem = error

@@ -133,6 +133,10 @@ class LoadedBase(_LoadedVersion):
         """Asks the base the three questions about a group."""
         return self.thread.run(lambda: self.model.predict(group))
 
+    def predict_groups(self, groups: Sequence[ImageGroup]) -> list[GroupPrediction]:
+        """Asks the base about several groups at once."""
+        return self.thread.run(lambda: self.model.predict_groups(groups))
+
     def assistant(self) -> Assistant:
         """Returns the model without an adapter."""
         return Assistant(self.model)
@@ -179,6 +183,10 @@ class LoadedAdapter(_LoadedVersion):
         """Asks this version the three questions, whatever else the model is asked meanwhile."""
         return self.thread.run(lambda: self._predict(group))
 
+    def predict_groups(self, groups: Sequence[ImageGroup]) -> list[GroupPrediction]:
+        """Asks this version about several groups at once."""
+        return self.thread.run(lambda: self._predict_groups(groups))
+
     def assistant(self) -> Assistant:
         """Returns the model with this adapter."""
         self._add_to_set()
@@ -186,7 +194,14 @@ class LoadedAdapter(_LoadedVersion):
 
     def _predict(self, group: ImageGroup) -> GroupPrediction:
         self._add_to_set()
-        prediction = self.model.predict(group, adapter=self.version)
+        return self._calibrated(self.model.predict(group, adapter=self.version))
+
+    def _predict_groups(self, groups: Sequence[ImageGroup]) -> list[GroupPrediction]:
+        self._add_to_set()
+        predictions = self.model.predict_groups(groups, adapter=self.version)
+        return list(map(self._calibrated, predictions))
+
+    def _calibrated(self, prediction: GroupPrediction) -> GroupPrediction:
         if self.calibration.is_identity:
             return prediction
         return worth_showing(self.calibration.apply(prediction))

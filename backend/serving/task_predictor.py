@@ -86,6 +86,7 @@ class TaskPredictor:
         sources: segmenters asked beside the model; None for the model alone.
         trust: who of them is believed; None believes all alike, and learns nothing.
         limits: of what is remembered in memory.
+        groups_at_once: tasks that the model is asked about at once, at most.
         clock: seconds that only grow.
     """
 
@@ -107,6 +108,7 @@ class TaskPredictor:
         sources: SourcePool | None = None,
         trust: SourceTrustReader | None = None,
         limits: MemoryLimits = _USUAL_LIMITS,
+        groups_at_once: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host, self._images, self._render = host, images, render
@@ -114,7 +116,7 @@ class TaskPredictor:
         self._registry, self._inference_priority = registry, inference_priority
         self._names, self._refines = names, refines
         predictions = GroupPredictions(store, max_bytes=limits.prediction_bytes, code=code)
-        self._groups = GroupPredictor(predictions, metrics)
+        self._groups = GroupPredictor(predictions, metrics, groups_at_once)
         self._opened = OpenedGroups(limits.opened_bytes)
         self._clicks = ClickAnswers(
             self._groups,

@@ -30,7 +30,7 @@ from calico_model.inference.segments import (
 )
 from calico_model.inference.sharpening import without_fragments
 from calico_model.inference.span_answers import plain_answers, tag_answers
-from calico_model.modeling.features import ImageFeatures
+from calico_model.modeling.features import ImageFeatures, concatenate
 from calico_model.modeling.language import Generated
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
@@ -63,6 +63,7 @@ def predict_regions(
     wording: int = 0,
     asks_language: bool = True,
     is_familiar: bool = True,
+    answers: Sequence[GeneratedAnswer] | None = None,
 ) -> RegionPrediction:
     """Asks all three questions about a group, at once or in pairs as the configuration says.
 
@@ -78,6 +79,7 @@ def predict_regions(
             confidence, about pictures unlike those it learned from.
         is_familiar: whether the pictures are like those that the weights learned from. The refiner
             does not know the edges of other pictures: their masks are sharpened without it.
+        answers: of `generate_together`; None asks the language model now.
 
     Returns:
         Regions in the original pixel frame of their image, without those of an empty mask.
@@ -86,11 +88,9 @@ def predict_regions(
     is_alone = not asks_language and not is_familiar
     pixels = None if is_familiar else images
     dense = detect_regions(model, features, sizes_hw, pixels, is_alone=is_alone)
-    answers: Sequence[GeneratedAnswer] = ()
-    if asks_language:
-        answers = generate_answers(
-            model, tokenizer, features, _questions(model, count), wording=wording
-        )
+    if answers is None or not asks_language:
+        questions = _questions(model, count) if asks_language else ()
+        answers = generate_answers(model, tokenizer, features, questions, wording=wording)
     if is_alone:
         merged = answers_of_detections(dense, count)
         segments, texts, phrases = merged.segments, merged.texts, merged.phrases
@@ -123,12 +123,14 @@ def generate_answers(
         model: in evaluation mode, on the device of the features.
         tokenizer: of the model with its active adapter.
         features: of the group's images.
-        questions: at least one.
+        questions: none ask nothing.
         wording: which of the known wordings of a question to use, 0-based.
 
     Returns:
         One answer per question, in order.
     """
+    if not questions:
+        return []
     config = model.config
     turns = [
         Turn(
@@ -165,6 +167,44 @@ def generate_answers(
         )
         answers.append(GeneratedAnswer(question, text, parsed, _in_group(segments, question)))
     return answers
+
+
+@torch.inference_mode()
+def generate_together(
+    model: Calico, tokenizer: Tokenizer, groups: Sequence[ImageFeatures]
+) -> list[list[GeneratedAnswer]]:
+    """Generates the answers about several groups, all in one batch of conversations.
+
+    Reading the weights costs most of the time of a decoding step, and is done once for all groups.
+
+    Args:
+        model: in evaluation mode, on the device of the features.
+        tokenizer: of the model with its active adapter.
+        groups: features of each group.
+
+    Returns:
+        Per group the answers that `generate_answers` gives about it alone, but for rounding.
+    """
+    if not groups:
+        return []
+    asked, moved, first = [], [], 0
+    for features in groups:
+        questions = _questions(model, len(features.global_tokens))
+        asked.append(questions)
+        moved += [replace(q, images=tuple(first + k for k in q.images)) for q in questions]
+        first += len(features.global_tokens)
+    generated = iter(generate_answers(model, tokenizer, concatenate(groups), moved))
+    found, first = [], 0
+    for features, questions in zip(groups, asked, strict=True):
+        found.append([_moved_back(next(generated), question, first) for question in questions])
+        first += len(features.global_tokens)
+    return found
+
+
+def _moved_back(answer: GeneratedAnswer, question: GroupQuestion, first: int) -> GeneratedAnswer:
+    """An answer about a group whose images began at `first`, with positions in the group."""
+    segments = tuple(replace(one, image=one.image - first) for one in answer.segments)
+    return replace(answer, question=question, segments=segments)
 
 
 def _tagged(

@@ -129,8 +129,12 @@ class AdapterSet:
 
     def select(self, adapter: Adapter | None, features: ImageFeatures) -> Tokenizer:
         """Activates an adapter for a group in its domain, else the base; see `activate`."""
+        return self.activate(adapter if self.covers(adapter, features) else None)
+
+    def covers(self, adapter: Adapter | None, features: ImageFeatures) -> bool:
+        """Whether a group is in the domain of an adapter; True without one."""
         domain = None if adapter is None else adapter.domain
-        return self.activate(adapter if domain is None or domain.covers(features) else None)
+        return domain is None or domain.covers(features)
 
     def uses_language_model(self, features: ImageFeatures) -> bool:
         """Whether the language model is to be asked about a group, with the active adapter.

@@ -65,3 +65,34 @@ def test_of_drawings_it_is_asked(predictor: Predictor) -> None:
         group = draw_group(group_rng(Stream.EVALUATION, 8, 1), split=split)
         with predictor.acquire(labeled_group(group).group) as session:
             assert session.asks_language, split
+
+
+def drawn_groups(count: int) -> list[ImageGroup]:
+    return [
+        labeled_group(
+            draw_group(group_rng(Stream.EVALUATION, 5, number), group_size=2 + number % 2)
+        ).group
+        for number in range(count)
+    ]
+
+
+def test_groups_asked_together_are_answered_as_alone(predictor: Predictor) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+    groups = [*drawn_groups(3), ImageGroup((noise,), ("noise",))]
+    alone = [predictor.predict(group) for group in groups]
+    assert sum(len(one.parts) for one in alone) > 20
+    for own, other in zip(alone, predictor.predict_groups(groups), strict=True):
+        assert (own.version, own.answers, own.phrases) == (
+            other.version,
+            other.answers,
+            other.phrases,
+        )
+        for part, same in zip(own.parts, other.parts, strict=True):
+            assert (part.kind, part.label, part.image_index) == (
+                same.kind,
+                same.label,
+                same.image_index,
+            )
+            assert np.mean(part.mask != same.mask) < 1e-3
+            assert part.score == pytest.approx(same.score, abs=1e-3)
+    assert predictor.predict_groups([]) == []
