@@ -60,6 +60,9 @@ def prelabel(
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="CPU threads of one process.")
     ] = 1,
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, help="Groups that a model answers at once.")
+    ] = 1,
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
     data_dir: DataDirOption = None,
@@ -75,7 +78,9 @@ def prelabel(
     DIR gets files part-HASH.jsonl. Their first line names the version and the groups, every other
     line holds one group's regions, as prediction.json of `calico predict` does, or its problem.
     A file is there once it is whole. Whatever is killed, each group is predicted once but for those
-    under way. --version takes what a project has learned: a name of `calico versions`.
+    under way. --batch 8 answers eight groups in one pass of the language model, which reads its
+    weights once for all of them; it takes more memory. --version takes what a project has learned:
+    a name of `calico versions`.
 
     --project predicts the tasks that nobody has begun instead, by the version that is served for
     the project, and stores the predictions in Label Studio, each once. Run it where the backend's
@@ -94,7 +99,7 @@ def prelabel(
     if is_given(context, "device"):
         given["device"] = device
     if project is not None:
-        wrong = {name for name in ("out", "version") if is_given(context, name)}
+        wrong = {name for name in ("out", "version", "batch") if is_given(context, name)}
         refuse_options(wrong, "expected it with MANIFEST, not with --project")
         if manifest is not None:
             raise SettingsError("MANIFEST: expected none with --project: its tasks are the groups")
@@ -116,7 +121,7 @@ def prelabel(
         if version is not None:
             settings = load_settings(data_dir=data_dir, **given)
             load = functools.partial(load_version, settings, find_version(settings, version))
-        counts = run_job(groups, out, load, workers=workers, size=chunk)
+        counts = run_job(groups, out, load, workers=workers, size=chunk, at_once=batch)
     typer.echo(json.dumps(counts))
 
 
@@ -156,7 +161,13 @@ def load_model(weights: Path | None, device: str, threads: int) -> GroupPredicto
 
 
 def run_job(
-    groups: tuple[ListedGroup, ...], out: Path, load: Load, *, workers: int, size: int
+    groups: tuple[ListedGroup, ...],
+    out: Path,
+    load: Load,
+    *,
+    workers: int,
+    size: int,
+    at_once: int = 1,
 ) -> dict[str, int | float | bool]:
     """Predicts what is not done yet; returns the counts of the last line.
 
@@ -166,6 +177,7 @@ def run_job(
         load: makes the model in a worker.
         workers: processes.
         size: groups in one file.
+        at_once: groups that a model answers at once.
 
     Raises:
         SettingsError: the folder cannot be used.
@@ -174,7 +186,7 @@ def run_job(
     began, parts = time.monotonic(), PartFolder(out)
     is_stopping = stop_requests()
     with parts.alone():
-        with WorkerPool(functools.partial(begin_files, load, out), out, workers) as pool:
+        with WorkerPool(functools.partial(begin_files, load, out, at_once), out, workers) as pool:
             chunks = parts.chunks(groups, pool.version, size)
             todo = sum(len(one.groups) for one in chunks)
             already = done = len(groups) - todo

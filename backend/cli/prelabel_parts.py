@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +159,7 @@ class PartWriter:
         self._done = max(0, len(lines) - 1)
 
     @property
-    def left(self) -> Iterable[ListedGroup]:
+    def left(self) -> Sequence[ListedGroup]:
         """The groups without a line, in order."""
         return self._chunk.groups[self._done :]
 

@@ -22,9 +22,9 @@ from backend.cli.prelabel_parts import Chunk, PartFolder
 from backend.errors import BackendError, MediaUnavailableError
 from backend.storage.places import read_place
 from calico_model.errors import CalicoError
-from calico_model.evaluation.protocol import GroupPredictor
+from calico_model.evaluation.protocol import BatchPredictor, GroupPredictor
 from calico_model.picture import read_rgb
-from calico_model.types import ImageGroup
+from calico_model.types import GroupPrediction, ImageGroup
 
 _MOST_DEATHS = 3  # of workers that had the same chunk
 _STOP_S = 60.0
@@ -229,10 +229,12 @@ class FileWork:
     Attributes:
         predictor: the model.
         parts: the files.
+        at_once: groups that the model predicts together.
     """
 
     predictor: GroupPredictor
     parts: PartFolder
+    at_once: int = 1
 
     @property
     def version(self) -> str:
@@ -242,42 +244,78 @@ class FileWork:
     def do(self, share: Chunk, on_group: Callable[[], None]) -> Mapping[str, str]:
         """Predicts a chunk; a problem of a group is in its line of the file."""
         with self.parts.writing(share) as lines:
-            for group in lines.left:
-                lines.add(predict_listed(group, self.predictor))
-                on_group()
+            left = lines.left
+            for start in range(0, len(left), self.at_once):
+                few = left[start : start + self.at_once]
+                for document in predict_listed(few, self.predictor):
+                    lines.add(document)
+                for _ in few:  # once all are written: it may end the work
+                    on_group()
         return {}
 
     def close(self) -> None:
         """Nothing was begun."""
 
 
-def begin_files(load: Load, folder: Path) -> FileWork:
+def begin_files(load: Load, folder: Path, at_once: int = 1) -> FileWork:
     """Loads the model of a worker that writes files."""
-    return FileWork(load(), PartFolder(folder))
+    return FileWork(load(), PartFolder(folder), at_once)
 
 
-def predict_listed(group: ListedGroup, predictor: GroupPredictor) -> dict[str, Any]:
-    """Returns the document of one group; what is wrong with its images is its `problem`.
+def predict_listed(
+    listed: Sequence[ListedGroup], predictor: GroupPredictor
+) -> list[dict[str, Any]]:
+    """Returns the document of each group; what is wrong with its images is its `problem`.
 
     Raises:
         MediaUnavailableError: an image cannot be reached now, but perhaps later.
     """
-    about: dict[str, Any] = {"group": group.key, "images": list(group.images)}
+    read = [_read(group) for group in listed]
+    groups = [one for one in read if isinstance(one, ImageGroup)]
+    predicted = iter(_predict(groups, predictor))
+    documents = []
+    for group, one in zip(listed, read, strict=True):
+        about: dict[str, Any] = {"group": group.key, "images": list(group.images)}
+        found = next(predicted) if isinstance(one, ImageGroup) else one
+        if isinstance(found, str) or isinstance(one, str):
+            documents.append(about | {"problem": found})
+            continue
+        document = as_document([Path(name) for name in one.ids], one, found)
+        for image, name in zip(document["images"], group.images, strict=True):
+            image["file"] = name
+        documents.append(about | document)
+    return documents
+
+
+def _read(group: ListedGroup) -> ImageGroup | str:
+    """Returns the images of a group, or what is wrong with them."""
+    pixels = []
+    for name in group.images:
+        try:
+            pixels.append(read_rgb(read_place(name)))
+        except FileNotFoundError:
+            return f"{name}: no such file"
+        except OSError as error:
+            raise MediaUnavailableError(f"{name}: cannot be reached now: {error}") from error
+        except CalicoError as error:
+            return str(error)
     try:
-        pixels = []
-        for name in group.images:
-            try:
-                pixels.append(read_rgb(read_place(name)))
-            except FileNotFoundError:
-                return about | {"problem": f"{name}: no such file"}
-            except OSError as error:
-                raise MediaUnavailableError(f"{name}: cannot be reached now: {error}") from error
-        ids = tuple(f"{n}" for n in range(1, len(pixels) + 1))
-        images = ImageGroup(tuple(pixels), ids)
-        prediction = predictor.predict(images)
+        return ImageGroup(tuple(pixels), tuple(f"{n}" for n in range(1, len(pixels) + 1)))
     except CalicoError as error:
-        return about | {"problem": str(error)}
-    document = as_document([Path(name) for name in ids], images, prediction)
-    for image, name in zip(document["images"], group.images, strict=True):
-        image["file"] = name
-    return about | document
+        return str(error)
+
+
+def _predict(
+    groups: Sequence[ImageGroup], predictor: GroupPredictor
+) -> list[GroupPrediction | str]:
+    """Returns each group's prediction, or why there is none."""
+    if len(groups) > 1 and isinstance(predictor, BatchPredictor):
+        with suppress(CalicoError):  # one by one says which
+            return list(predictor.predict_groups(groups))
+    found: list[GroupPrediction | str] = []
+    for group in groups:
+        try:
+            found.append(predictor.predict(group))
+        except CalicoError as error:
+            found.append(str(error))
+    return found

@@ -45,6 +45,14 @@ class GroupPredictor(Protocol):
 
 
 @runtime_checkable
+class BatchPredictor(GroupPredictor, Protocol):
+    """A predictor that answers several groups sooner than one after another."""
+
+    def predict_groups(self, groups: Sequence[ImageGroup]) -> Sequence[GroupPrediction]:
+        """Predicts several groups; each as `predict` does, but for rounding."""
+
+
+@runtime_checkable
 class SteerablePredictor(GroupPredictor, Protocol):
     """A predictor that also takes other wordings and given answers, as a loaded model does.
 

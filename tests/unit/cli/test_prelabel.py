@@ -29,7 +29,7 @@ from backend.settings import load_settings
 from backend.storage.store import open_store
 from tests.integration.studio_double import PROJECT
 from tests.servers.fleet import register
-from tests.unit.cli.prelabel_double import lines_of, load_noting
+from tests.unit.cli.prelabel_double import lines_of, load_noting, load_together
 from tests.unit.modeling.adapters import save_adapter
 
 ROOT = Path(__file__).parents[3]
@@ -179,6 +179,29 @@ def test_a_line_that_was_cut_is_written_again(tmp_path):
             for group in groups[1:]:
                 lines.add({"group": group.key})
     assert [one["group"] for one in parts.documents()] == [group.key for group in groups]
+
+
+def test_groups_are_predicted_together_and_written_as_if_alone(tmp_path):
+    widths = [8, 9, 10, 11, 12, 14, 15]
+    names = [draw(tmp_path / f"{width}.png", width=width).name for width in widths]
+    manifest = rows(tmp_path, *[(name, name) for name in names], ("none.png", names[0]))
+    documents = []
+    for at_once, load in ((1, load_noting), (3, load_together)):
+        out, log = tmp_path / f"out-{at_once}", tmp_path / f"log-{at_once}"
+        model = functools.partial(load, log, tmp_path / "gate")
+        groups = read_manifest(manifest)
+        report = run_job(groups, out, model, workers=1, size=8, at_once=at_once)
+        assert report["done"] == 8
+        documents.append({one["group"]: one for one in PartFolder(out).documents()})
+    alone, together = documents
+    (refused,) = (
+        key for key, one in together.items() if one.get("problem", "").endswith("refused")
+    )
+    assert together[refused]["images"][0].endswith("11.png")
+    for key, one in together.items():
+        assert key == refused or one == alone[key]
+    # The second batch is refused as a whole, and asked one by one; the third has a missing file.
+    assert (tmp_path / "log-3.together").read_text().split() == ["3", "3"]
 
 
 DRIVER = """
