@@ -100,7 +100,7 @@ class SpanRecipe(AddOnRecipe):
     Attributes:
         masks: drawn per step; tags are learned from all answers of a chunk.
         tag_weight: of the tagger's loss (Plum's 0.5).
-        anchor_weight: of the queries' divergence from those of [SEG] (Plum's 0.1); 0 lets them go
+        anchor_weight: of the queries' divergence from those of [SEG] (Plum: 0.1); 0 lets them go
             where the masks take them.
     """
 
@@ -111,7 +111,7 @@ class SpanRecipe(AddOnRecipe):
     warmup_steps: int = 20
     masks: int = 32
     tag_weight: float = 0.5
-    anchor_weight: float = 0.1
+    anchor_weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
