@@ -99,10 +99,12 @@ def prelabel(
     if is_given(context, "device"):
         given["device"] = device
     if project is not None:
-        wrong = {name for name in ("out", "version", "batch") if is_given(context, name)}
+        wrong = {name for name in ("out", "version") if is_given(context, name)}
         refuse_options(wrong, "expected it with MANIFEST, not with --project")
         if manifest is not None:
             raise SettingsError("MANIFEST: expected none with --project: its tasks are the groups")
+        if is_given(context, "batch"):
+            given["groups_at_once"] = batch
         settings = load_settings(
             data_dir=data_dir, label_studio_url=url, label_studio_api_key=api_key, **given
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from backend.cli.options import guest_store
@@ -83,7 +84,7 @@ class ProjectWork:
         self._client = studio_of(settings)
         self._schema = parse_label_config(self._client.project(project_id).label_config)
         self._send = prediction_sender(self._client)
-        self._version = version
+        self._version, self._at_once = version, settings.groups_at_once
         self._store = open_store(settings.store_url, is_guest=True, commit_timeout_s=30)
         source = images or image_source(settings, self._client, studio_names(settings))
         self._side = build_local_side(
@@ -99,12 +100,15 @@ class ProjectWork:
     def do(self, share: TaskShare, on_group: Callable[[], None]) -> Mapping[str, str]:
         """Predicts tasks; one that has a prediction of the version by now is left alone."""
         problems = {}
-        for task in share.tasks:
-            if task.id is not None and not has_prediction(self._client, task.id, self.version):
-                problem = self._predict(task)
+        threads = ThreadPoolExecutor(self._at_once, thread_name_prefix="task")
+        in_turn = map if self._at_once == 1 else threads.map  # tasks that wait meet at the model
+        try:
+            for task, problem in zip(share.tasks, in_turn(self._predict, share.tasks), strict=True):
                 if problem is not None:
                     problems[str(task.id)] = problem
-            on_group()
+                on_group()
+        finally:
+            threads.shutdown(cancel_futures=True)  # those under way are stored
         return problems
 
     def close(self) -> None:
@@ -114,6 +118,9 @@ class ProjectWork:
         self._client.close()
 
     def _predict(self, task: Task) -> str | None:
+        """Stores the prediction of a task without one; returns what is wrong with the task."""
+        if task.id is None or has_prediction(self._client, task.id, self.version):
+            return None
         if task.problem is not None:
             return task.problem
         job = PredictionJob(task, self._schema, version=self._version)

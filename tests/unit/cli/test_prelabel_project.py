@@ -81,6 +81,31 @@ def test_every_task_has_one_prediction_and_a_second_run_does_nothing(job):
     assert lines_of(job.log) == 12
 
 
+def test_several_tasks_at_once_have_one_prediction_each(job):
+    job.settings = job.settings.model_copy(update={"groups_at_once": 4})
+    job.add_tasks(11)
+    job.studio.tasks[3]["data"] = {"text": "no images"}
+    report = job.run(workers=2, size=4)
+    assert (report["done"], report["left"]) == (10, 1)
+    assert [one["task"] for one in report["problems"]] == [3]
+    assert job.predicted() == dict.fromkeys(set(range(1, 12)) - {3}, 1)
+    assert lines_of(job.log) == 10
+
+
+def test_the_command_says_how_many_tasks_are_asked_about_at_once(tmp_path, monkeypatch):
+    asked = []
+
+    def run(settings, project_id, **_options):
+        asked.append((project_id, settings.groups_at_once))
+        return {}
+
+    monkeypatch.setattr("backend.cli.prelabel_project.run_project", run)
+    words = ["prelabel", "--project", "7", "--data-dir", str(tmp_path)]
+    for more in ([], ["--batch", "8"]):
+        CliRunner().invoke(command_tree(words), [*words, *more], catch_exceptions=False)
+    assert asked == [(7, 1), (7, 8)]
+
+
 def test_what_somebody_began_or_is_predicted_is_left_alone(job):
     job.add_tasks(4)
     job.studio.drafts.add(1)
