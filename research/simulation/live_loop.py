@@ -254,12 +254,18 @@ class LiveLoop:
         return self._ask("POST", path, json.dumps(body, separators=(",", ":")).encode())
 
     def _ask(self, method: str, path: str, content: bytes | None = None) -> bytes:
-        try:
-            reply = self._client.request(
-                method, path, content=content, headers={"Content-Type": "application/json"}
-            )
-        except httpx.HTTPError as error:
-            raise LiveLoopError(f"{method} {path}: {type(error).__name__}: {error}") from error
+        """Asks until the backend is not busy any more: a busy disk must not end a measurement."""
+        deadline = self._clock() + _PATIENCE_S
+        while True:
+            try:
+                reply = self._client.request(
+                    method, path, content=content, headers={"Content-Type": "application/json"}
+                )
+            except httpx.HTTPError as error:
+                raise LiveLoopError(f"{method} {path}: {type(error).__name__}: {error}") from error
+            if reply.status_code != httpx.codes.SERVICE_UNAVAILABLE or self._clock() > deadline:
+                break
+            time.sleep(_POLL_S)
         if not reply.is_success:
             raise LiveLoopError(f"{method} {path}: {reply.status_code} {reply.text[:300]}")
         return reply.content

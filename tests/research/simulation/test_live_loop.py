@@ -169,6 +169,26 @@ def test_only_what_is_on_the_canvas_can_be_corrected(site):
         loop.correct(group, prediction)
 
 
+class BusyAtFirst(httpx.BaseTransport):
+    """Answers the first requests with 503, as a backend whose disk is busy."""
+
+    def __init__(self, transport, times):
+        self.transport, self.left = transport, times
+
+    def handle_request(self, request):
+        if self.left:
+            self.left -= 1
+            return httpx.Response(503, json={"error": "BusyError"}, request=request)
+        return self.transport.handle_request(request)
+
+
+def test_a_busy_backend_is_asked_again(site):
+    transport = BusyAtFirst(httpx.WSGITransport(app=site.app), times=2)
+    site.client = httpx.Client(transport=transport, base_url="http://backend")
+    assert site.loop().version == BASE
+    assert transport.left == 0
+
+
 def test_a_backend_that_is_not_there_is_named(site):
     with (
         httpx.Client(base_url="http://127.0.0.1:9", trust_env=False) as nobody,
