@@ -22,7 +22,7 @@ from backend.storage.servers import present_servers
 from backend.storage.store import open_store
 from research.bench.balancer import running_balancer
 from research.bench.chains import ready_database
-from research.bench.server import BenchError, BenchServer
+from research.bench.server import BenchError, BenchServer, exit_on_termination
 
 SOON_S = 400.0
 _HEAD, _NODES = "127.0.0.2", ("127.0.0.3", "127.0.0.4")
@@ -269,6 +269,9 @@ def running_fleet(
             environment,
             folder / "log",
         )
+        previous = exit_on_termination()
+        if previous is not None:
+            stack.callback(signal.signal, signal.SIGTERM, previous)
         stack.callback(fleet.end)
         slots = "1" if has_nodes else str(2 + trainers)
         web = ("--web", "2", "--port", str(first), "--no-dashboard", "--slots", slots)

@@ -165,7 +165,7 @@ def running_servers(
     with tempfile.TemporaryDirectory(prefix="calico-bench-") as folder, ExitStack() as stack:
         files = Path(folder) / "files"
         files.mkdir()
-        previous = _exit_on_termination()
+        previous = exit_on_termination()
         if previous is not None:
             stack.callback(signal.signal, signal.SIGTERM, previous)
         started = [
@@ -208,7 +208,7 @@ def _starting(
             process.wait()
 
 
-def _exit_on_termination() -> Any:
+def exit_on_termination() -> Any:
     """Makes SIGTERM also end the server; returns the previous handler, None in other threads."""
     if threading.current_thread() is not threading.main_thread():
         return None

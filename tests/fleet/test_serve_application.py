@@ -31,6 +31,13 @@ def test_a_pool_is_deployed_with_the_settings_of_the_cluster(monkeypatch):
     assert release == "r1"
 
 
+@pytest.mark.parametrize(("pool", "groups"), [("click", None), ("batch", "8")])
+def test_only_batch_replicas_ask_about_several_groups_at_once(monkeypatch, pool, groups):
+    monkeypatch.setenv("CALICO_GROUPS_AT_ONCE", "8")
+    variables, _ = serve_application({"pool": pool})._bound_deployment.init_args
+    assert variables.get("CALICO_GROUPS_AT_ONCE") == groups
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
