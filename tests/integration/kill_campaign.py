@@ -22,7 +22,7 @@ from backend.label_studio.brush import encode_mask
 from backend.label_studio.event import parse_events
 from backend.learning.derivation import Derivation
 from backend.learning.repository import CorrectionRepository
-from backend.learning.rows import Standing
+from backend.learning.rows import Standing, state_of
 from backend.learning.schedule import RunState, held_out_tasks
 from backend.learning.training_runs import RunRepository
 from backend.storage.store import open_store
@@ -350,7 +350,9 @@ def _wait_until_learned(site):
         current = versions.current(PROJECT_ID)
         if current is None or any(run.state is RunState.RUNNING for run in runs.runs()):
             return False
-        return _unlearned(versions, repository) == {} and current.id in site.answers
+        if _unlearned(versions, repository) != {} or current.id not in site.answers:
+            return False
+        return _is_derived(repository)
 
     deadline = time.monotonic() + PATIENCE_S
     while not is_learned():
@@ -358,6 +360,19 @@ def _wait_until_learned(site):
         runs.request(PROJECT_ID)  # what a version was rejected for is not tried again by itself
         time.sleep(0.5)
     store.close()
+
+
+def _is_derived(repository):
+    """Whether every event is in the derived rows; a deletion may change a row and teach nothing."""
+    heads = defaultdict(list)
+    for head in repository.heads(PROJECT_ID):
+        heads[head.task_id].append(head)
+    states = {
+        task_id: state_of(of_task)
+        for task_id, of_task in heads.items()
+        if not all(head.is_deleted for head in of_task)
+    }
+    return repository.states(PROJECT_ID) == states
 
 
 def _unlearned(versions, repository):
