@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.cli.options import is_given, refuse_options
+from backend.cli.train_nodes import Launch
 from backend.cli.train_runs import RecordsRun, train_records, train_scenes
 from calico_model.errors import InvalidConfigError
 from calico_model.loading.precision import Precision
@@ -19,6 +20,7 @@ from calico_model.training.supervised.recipe import FULL_SIZE, FinetuneRecipe, S
 _DEFAULT = PretrainingRecipe()
 _SCRATCH = "From scratch (calico-tiny)"
 _RECORDS = "Fine-tuning on records (--data)"
+_NODES = "Several machines"
 _SPEED = "Fine-tuning: memory and speed"
 
 
@@ -43,8 +45,20 @@ def train(
     ],
     seed: Annotated[int, typer.Option(help="Seed of data, weights and wordings.")] = _DEFAULT.seed,
     processes: Annotated[
-        int, typer.Option(min=1, help="Data-parallel processes: one per GPU, or per CPU core.")
+        int,
+        typer.Option(min=1, help="Data-parallel processes per machine: one per GPU, or CPU core."),
     ] = 1,
+    nodes: Annotated[
+        int, _option(_NODES, "Machines; run the same command on each of them.", min=1)
+    ] = 1,
+    rendezvous: Annotated[
+        str | None,
+        _option(
+            _NODES,
+            "Where they find each other: one of the machines, and a free port of it.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
     pool: Annotated[
         Path | None, _option(_SCRATCH, "Folder of rendered scenes; OUT/pool when not given.")
     ] = None,
@@ -158,6 +172,9 @@ def train(
     calico train --preset 7b --weights calico-7b --data mixedparts
     --validation mixed_parts_val.json --cache features --processes 4 --out run
 
+    On several machines, run it on each with --nodes 4 --rendezvous HOST:PORT; the weights are those
+    of one machine with as many processes. Both trainings can do that, also started by torchrun.
+
     For one 24 GB card, add --precision nf4. To divide the weights among GPUs, add --sharding fsdp,
     or zero2.
 
@@ -171,11 +188,14 @@ def train(
     The last line of the output is JSON.
     """
     given = {n for n in context.params if is_given(context, n)}
+    if "nodes" not in given:
+        refuse_options(given & {"rendezvous"}, "is for several machines: give --nodes too")
+    launch = Launch(processes, nodes, rendezvous)
     if data is None:
         refuse_options(given & set(_RECORDS_OPTIONS), "fine-tunes on records: give --data too")
         steps = (encoder_steps, joint_steps, refine_steps, settle_steps, widen_steps, balance_steps)
         scratch = _scratch_recipe(seed, pool_scenes, steps)
-        train_scenes(scratch, out, pool, start_from, processes)
+        train_scenes(scratch, out, pool, start_from, launch)
         return
     refuse_options(given & set(_SCRATCH_OPTIONS), "is for training from scratch, not for --data")
     if preset is RecipePreset.FULL and weights is None:
@@ -192,7 +212,7 @@ def train(
             cache=cache,
             cache_gb=cache_gb,
             sharding=sharding,
-            processes=processes,
+            launch=launch,
             tensorboard=tensorboard,
             mlflow=mlflow,
             merge=merge,

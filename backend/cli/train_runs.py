@@ -1,14 +1,12 @@
 """The two trainings of `calico train`: from scratch on drawn scenes, and fine-tuning on records.
 
-Either runs in this process or in several data-parallel ones.
+Either runs in this process or in several data-parallel ones, on one machine or several.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import typer
 from rich.console import Console
 
 from backend.cli.progress import stop_requests, training_bar
+from backend.cli.train_nodes import Launch, is_first, is_launched, leave
 from calico_model.errors import InvalidConfigError
 from calico_model.training.pretraining.recipe import PretrainingRecipe
 from calico_model.training.supervised.recipe import FinetuneRecipe, Sharding
@@ -34,7 +33,7 @@ class RecordsRun:
         out: run folder.
         cache, cache_gb: folder and ceiling of kept features; no folder keeps none.
         sharding: what processes divide.
-        processes: how many.
+        launch: how many there are, and where.
         tensorboard: write event files.
         mlflow: experiment to report to, or None.
         merge: write a model folder with the adapter folded in as well.
@@ -47,7 +46,7 @@ class RecordsRun:
     cache: Path | None
     cache_gb: float
     sharding: Sharding
-    processes: int
+    launch: Launch
     tensorboard: bool
     mlflow: str | None
     merge: bool
@@ -55,11 +54,10 @@ class RecordsRun:
 
 def train_records(recipe: FinetuneRecipe, run: RecordsRun) -> None:
     """Fine-tunes on records, or resumes an interrupted run."""
-    recipe.check_processes(run.processes)
+    recipe.check_processes(run.launch.total)
     if run.cache_gb <= 0:
         raise InvalidConfigError(f"--cache-gb: expected a number above 0, got {run.cache_gb}")
-    if run.processes > 1 and not _is_launched():
-        sys.exit(_launch(run.processes))
+    run.launch.start()
     from calico_model.predictor import DEFAULT_WEIGHTS
     from calico_model.training.engine import TrainingProgress
     from calico_model.training.supervised.finetune import finetune, merge_adapter
@@ -99,7 +97,7 @@ def train_records(recipe: FinetuneRecipe, run: RecordsRun) -> None:
             on_progress=show,
             stop=is_stopping,
         )
-    if _is_first():
+    if is_first():
         model = run.out / "model" if run.merge and result.is_finished else None
         if model is not None:
             merge_adapter(weights, result.adapter, model)
@@ -114,18 +112,18 @@ def train_records(recipe: FinetuneRecipe, run: RecordsRun) -> None:
         if not result.is_finished:
             Console(stderr=True).print("Stopped; the same command goes on from here.")
         typer.echo(json.dumps(outcome))
-    _leave()
+    leave(result.is_finished)
 
 
 def train_scenes(
-    recipe: PretrainingRecipe, out: Path, pool: Path | None, start_from: Path | None, count: int
+    recipe: PretrainingRecipe, out: Path, pool: Path | None, start_from: Path | None, launch: Launch
 ) -> None:
-    """Trains calico-tiny from scratch on rendered scenes, in `count` processes."""
+    """Trains calico-tiny from scratch on rendered scenes."""
     pool = pool or out / "pool"
-    if not _is_launched():
+    launch.check()
+    if not is_launched():
         _render_scenes(recipe, pool)
-        if count > 1:
-            sys.exit(_launch(count))
+    launch.start()
     _train_on_scenes(recipe, out, pool, start_from)
 
 
@@ -163,36 +161,8 @@ def _train_on_scenes(
             recipe, pool, out, start_from=start_from, on_progress=show, stop=is_stopping
         )
     seconds = round(time.monotonic() - began, 1)
-    outcome = {"model": str(folder), "finished": not is_stopping(), "seconds": seconds}
-    if _is_first():
+    is_finished = folder is not None
+    outcome = {"model": str(out / "model"), "finished": is_finished, "seconds": seconds}
+    if is_first():
         typer.echo(json.dumps(outcome))
-    _leave()
-
-
-def _launch(processes: int) -> int:
-    """Runs this very command as data-parallel processes; returns their exit status."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    # Without --standalone a busy default port of another training would be fatal.
-    return subprocess.call([*launcher, "--standalone", "--module", "backend.cli", *sys.argv[1:]])
-
-
-def _is_launched() -> bool:
-    """Whether this process is one of several."""
-    from torch import distributed
-
-    return bool(distributed.is_torchelastic_launched())
-
-
-def _is_first() -> bool:
-    """Whether this process is the one that prints the result."""
-    from torch import distributed
-
-    return not distributed.is_initialized() or distributed.get_rank() == 0
-
-
-def _leave() -> None:
-    """Leaves the process group."""
-    from torch import distributed
-
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    leave(is_finished)

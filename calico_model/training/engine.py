@@ -24,6 +24,7 @@ from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataPara
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from calico_model.errors import CheckpointError
 from calico_model.training.curves import CurveLog
 
 Batch = TypeVar("Batch")
@@ -155,7 +156,11 @@ class TrainingLoop(ABC, Generic[Batch]):
 
         Returns:
             False when it was stopped before the end; the state is saved either way.
+
+        Raises:
+            CheckpointError: processes resumed from different states; no step is made.
         """
+        self._check_same_step()
         self.out.mkdir(parents=True, exist_ok=True)
         if self.accelerator is None or self.accelerator.is_main_process:
             self._curve = CurveLog(self.out / "curve.csv", resume_step=self.step)
@@ -207,6 +212,22 @@ class TrainingLoop(ABC, Generic[Batch]):
     def _checkpoint(self) -> None:
         self.save()
         self.saved_step = self.step
+
+    def _check_same_step(self) -> None:
+        """Checks that every process read the same state: on several machines some may not see it.
+
+        Raises:
+            CheckpointError: they did not.
+        """
+        if self.accelerator is None:
+            return
+        step = torch.tensor([self.step], device=self.accelerator.device)
+        steps = sorted(set(self.accelerator.gather(step).tolist()))
+        if len(steps) > 1:
+            raise CheckpointError(
+                f"state: some processes go on from step {steps[0]}, others from step {steps[-1]}: "
+                "every machine must find the newest state in its run folder"
+            )
 
     def _agree(self, is_asked: bool) -> bool:
         """Whether any process was asked to stop: all of them leave before the same step."""

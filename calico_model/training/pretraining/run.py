@@ -48,7 +48,7 @@ def pretrain(
     start_from: Path | None = None,
     on_progress: OnProgress = ignore_progress,
     stop: Callable[[], bool] = lambda: False,
-) -> Path:
+) -> Path | None:
     """Trains calico-tiny and writes the model folder.
 
     Args:
@@ -60,10 +60,11 @@ def pretrain(
         stop: asked every step; True saves the state and returns.
 
     Returns:
-        The model folder.
+        The model folder; None when it was stopped before the end.
 
     Raises:
         InvalidConfigError: the run in `out` was started with another recipe.
+        CheckpointError: processes found different states.
     """
     accelerator = build_accelerator("bf16")
     set_seed(recipe.seed)
@@ -73,10 +74,11 @@ def pretrain(
     if start_from is not None:
         run.start_from(start_from)
     run.resume()
-    if run.train(on_progress, stop):
-        if accelerator.is_main_process:
-            run.export()
-        accelerator.wait_for_everyone()
+    if not run.train(on_progress, stop):
+        return None
+    if accelerator.is_main_process:
+        run.export()
+    accelerator.wait_for_everyone()
     return out / "model"
 
 

@@ -107,6 +107,9 @@ def prepare(
             share = (accelerator.process_index, accelerator.num_processes)
             fill(store, model, source, keys, share=share, on_image=tell)
             accelerator.wait_for_everyone()
+            # On several machines the folder may have this machine's share alone.
+            fill(store, model, source, keys, share=_share_here(accelerator), on_image=tell)
+            accelerator.wait_for_everyone()
         return SampleReader(source, samples, tokenizer, model.config, keys, store)
 
     def tell(done: int, total: int) -> None:
@@ -120,6 +123,12 @@ def prepare(
         validation = reader(checked, validation_keys, validation_samples)
     data = _content(folder) if checked is folder else f"{_content(folder)} {_content(checked)}"
     return FinetuneMaterial(model, fingerprint(inputs.weights), data, training, validation)
+
+
+def _share_here(accelerator: Accelerator) -> tuple[int, int]:
+    """Which process this is of those of its machine; machines have the same number of them."""
+    index = torch.tensor([accelerator.local_process_index], device=accelerator.device)
+    return accelerator.local_process_index, int(accelerator.gather(index).max()) + 1
 
 
 def _split(

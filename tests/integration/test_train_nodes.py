@@ -1,0 +1,127 @@
+"""`calico train --nodes`: several machines, which here are run folders on one, train one model."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from tests.integration.test_train_records import (  # noqa: F401
+    STEPS,
+    curve,
+    inputs,
+    same,
+    start,
+    state,
+    whole,
+)
+from tests.servers.processes import free_port
+
+
+class Nodes:
+    """Two machines: each runs the same command, with a disk and a feature cache of its own."""
+
+    def __init__(self, inputs, folder):  # noqa: F811
+        self.inputs = inputs
+        self.folders = [folder / name for name in ("a", "b")]
+        self.processes = []
+
+    def start(self, *more, **changed):
+        meet = f"127.0.0.1:{free_port()}"
+        self.processes = [
+            start(
+                self.inputs,
+                folder / "run",
+                *("--nodes", "2", "--rendezvous", meet, "--cache", str(folder / "cache"), *more),
+                **changed,
+            )
+            for folder in self.folders
+        ]
+
+    def finish(self):
+        """Waits for both; returns what they printed, and the folder of the run."""
+        ends = [process.communicate(timeout=600) for process in self.processes]
+        for process, (_, stderr) in zip(self.processes, ends, strict=True):
+            assert process.returncode == 0, stderr
+        first = next(f / "run" for f in self.folders if (f / "run" / "state").is_dir())
+        return "".join(stdout for stdout, _ in ends), first
+
+    def wait_for_rows(self, rows):
+        """Returns the number of the machine that writes the curve, once it has so many rows."""
+        while all(process.poll() is None for process in self.processes):
+            for number, folder in enumerate(self.folders):
+                if (folder / "run" / "curve.csv").is_file() and len(curve(folder / "run")) >= rows:
+                    return number
+            with suppress(subprocess.TimeoutExpired):
+                self.processes[0].communicate(timeout=0.02)
+        raise AssertionError([process.communicate() for process in self.processes])
+
+    def kill(self, number):
+        """Ends a machine: the launcher and its workers, which are sessions of their own."""
+        process = psutil.Process(self.processes[number].pid)
+        for one in (*process.children(recursive=True), process):
+            one.kill()
+
+    def end(self):
+        for number, process in enumerate(self.processes):
+            if process.poll() is None:
+                self.kill(number)
+            process.communicate()
+
+
+@pytest.fixture
+def nodes(inputs, tmp_path):  # noqa: F811
+    made = Nodes(inputs, tmp_path)
+    yield made
+    made.end()
+
+
+def test_two_machines_compute_what_one_does(nodes, whole):  # noqa: F811
+    nodes.start()
+    stdout, out = nodes.finish()
+    (line,) = stdout.splitlines()
+    assert json.loads(line)["step"] == STEPS
+    # Two micro-batches a step: even the order of the sums is the same.
+    assert same(state(out), state(whole))
+    assert curve(out) == curve(whole)
+    caches = [
+        {path.name for path in (folder / "cache").rglob("*.safetensors")}
+        for folder in nodes.folders
+    ]
+    assert caches[0] == caches[1]
+    assert len(caches[0]) > 10
+
+
+@pytest.mark.slow
+def test_a_machine_that_does_not_see_the_state_ends_both(nodes):
+    nodes.start()
+    _, first = nodes.finish()
+    before = curve(first)
+    nodes.start()
+    for process in nodes.processes:
+        _, stderr = process.communicate(timeout=600)
+        assert process.returncode == 2
+        assert f"go on from step 0, others from step {STEPS}" in stderr
+    assert curve(first) == before
+
+
+@pytest.mark.slow
+def test_a_machine_that_must_stop_stops_both_and_they_go_on_in_a_shared_folder(nodes, whole):  # noqa: F811
+    shared = nodes.folders[0] / "run"
+    nodes.folders[1].mkdir()
+    (nodes.folders[1] / "run").symlink_to(shared)
+    nodes.start()
+    nodes.wait_for_rows(2)
+    nodes.processes[1].send_signal(signal.SIGTERM)
+    for process in nodes.processes:
+        process.communicate(timeout=600)
+    assert nodes.processes[1].returncode == 128 + signal.SIGTERM
+    assert nodes.processes[0].returncode == 75, "a job must start it again"
+    nodes.start()
+    nodes.finish()
+    assert same(state(shared), state(whole))
+    assert curve(shared) == curve(whole)

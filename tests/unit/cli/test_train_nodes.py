@@ -1,0 +1,59 @@
+"""Options of `calico train` that name machines: what is refused, and when nothing is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from backend.cli import command_tree
+from backend.cli.train_nodes import Launch
+from calico_model.errors import InvalidConfigError
+
+RECORDS = ["--data", "records"]
+
+
+def train(*options: str) -> None:
+    words = ["train", "--out", "run", *options]
+    CliRunner().invoke(command_tree(words), words, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("form", [[], RECORDS], ids=["scenes", "records"])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--rendezvous", "a:1"], "--rendezvous: is for several machines: give --nodes too"),
+        (["--nodes", "2"], "--rendezvous: expected HOST:PORT of one of the 2 machines"),
+        (["--nodes", "2", "--rendezvous", "a"], "a port from 1 to 65535, got 'a'"),
+        (["--nodes", "2", "--rendezvous", ":1"], "a port from 1 to 65535, got ':1'"),
+        (["--nodes", "2", "--rendezvous", "a:x"], "a port from 1 to 65535, got 'a:x'"),
+        (["--nodes", "2", "--rendezvous", "a:0"], "a port from 1 to 65535, got 'a:0'"),
+        (["--nodes", "2", "--rendezvous", "a:99999"], "a port from 1 to 65535, got 'a:99999'"),
+        (["--nodes", "2", "--rendezvous", "http://a:1"], "got 'http://a:1'"),
+    ],
+)
+def test_machines_that_cannot_meet_are_refused_before_anything_is_made(
+    form: list[str],
+    options: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidConfigError, match=said):
+        train(*form, *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_batch_is_divided_among_the_processes_of_all_machines() -> None:
+    with pytest.raises(InvalidConfigError, match="multiple of micro_batch times processes, 48"):
+        train(*RECORDS, "--nodes", "3", "--processes", "2", "--rendezvous", "[::1]:29400")
+
+
+def test_what_torchrun_started_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "of-a-job")
+    Launch(processes=8, nodes=4).start()
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    with pytest.raises(InvalidConfigError, match="--rendezvous: expected HOST:PORT of one"):
+        Launch(processes=8, nodes=4).start()
