@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+_TRIES = 4  # as deploy/haproxy.cfg: the first try and three more
 _HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "server", "date"}
 _STOPPING = 503
 
@@ -21,6 +22,10 @@ class Balancer(ThreadingHTTPServer):
 
     Args:
         ports: of the servers on 127.0.0.1.
+
+    Attributes:
+        ports: of the servers; may be changed at any time.
+        repeated: how many tries had no answer, or that of a server that ends or is busy.
     """
 
     daemon_threads = True
@@ -28,18 +33,26 @@ class Balancer(ThreadingHTTPServer):
 
     def __init__(self, ports: Sequence[int]) -> None:
         super().__init__(("127.0.0.1", 0), _Relay)
-        self._ports, self._turn, self._lock = tuple(ports), itertools.count(), threading.Lock()
+        self.ports, self.repeated = tuple(ports), 0
+        self._turn, self._lock = itertools.count(), threading.Lock()
 
     @property
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.server_port}"
 
-    def next_ports(self) -> tuple[int, ...]:
-        """Returns the servers in the order in which the next request tries them."""
+    def tries(self) -> Iterator[int]:
+        """Yields the server of each try of the next request: another each time, as they are now."""
         with self._lock:
-            first = next(self._turn) % len(self._ports)
-        return self._ports[first:] + self._ports[:first]
+            first = next(self._turn)
+        for number in range(_TRIES):
+            ports = self.ports  # a server may have been replaced since the last try
+            yield ports[(first + number) % len(ports)]
+
+    def count_repeated(self) -> None:
+        """Counts a try that has to be made again."""
+        with self._lock:
+            self.repeated += 1
 
 
 class _Relay(BaseHTTPRequestHandler):
@@ -58,19 +71,21 @@ class _Relay(BaseHTTPRequestHandler):
     def _relay(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         last: tuple[int, Sequence[tuple[str, str]], bytes] = (502, [], b"no server answers")
-        for port in self.server.next_ports():
+        for port in self.server.tries():
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
             try:
                 connection.request(self.command, self.path, body, dict(self.headers))
                 answer = connection.getresponse()
                 content = answer.read()
             except (OSError, http.client.HTTPException):
+                self.server.count_repeated()
                 continue  # predictions and webhooks may be sent again
             finally:
                 connection.close()
             last = answer.status, answer.getheaders(), content
             if answer.status != _STOPPING:
                 break
+            self.server.count_repeated()
         return self._reply(*last)
 
     def _reply(self, status: int, headers: Sequence[tuple[str, str]], content: bytes) -> None:

@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from backend.storage.store import open_store
+from research.bench.balancer import running_balancer
 from research.label_studio.sample import event_body, predict_body
 from tests.integration.counting_model import BASE
 from tests.integration.studio_double import PROJECT
-from tests.servers.balancer import balanced
 from tests.servers.fleet import fleet_of, wait_for
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
@@ -71,8 +71,9 @@ def test_two_servers_are_killed_and_replaced_in_turn_without_a_failed_request(
 ):
     with ExitStack() as stack:
         fleet = stack.enter_context(fleet_of(tmp_path, database_url, servers=2, tasks=1))
-        balancer, url = stack.enter_context(balanced(fleet.urls))
-        clients = [Client(url, number + 1) for number in range(CLIENTS)]
+        ports = [fleet.port(number) for number in range(2)]
+        balancer = stack.enter_context(running_balancer(ports))
+        clients = [Client(balancer.url, number + 1) for number in range(CLIENTS)]
         for client in clients:
             client.start()
         wait_for(lambda: sum(client.asked for client in clients) >= 100, 120)
@@ -80,7 +81,8 @@ def test_two_servers_are_killed_and_replaced_in_turn_without_a_failed_request(
             fleet.kill(number)  # without a word, in the middle of its requests
             new = fleet.start(stack, fleet.studio_url)
             wait_for(lambda new=new: fleet.is_ready(new), 120)
-            balancer.urls = [*fleet.urls[number + 1 : 2], *fleet.urls[2:]]
+            ports = [*ports[1:], fleet.port(new)]
+            balancer.ports = tuple(ports)
         before = sum(client.asked for client in clients)
         wait_for(lambda: sum(client.asked for client in clients) >= before + 100, 120)
         for client in clients:
