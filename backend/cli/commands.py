@@ -216,6 +216,11 @@ COMMANDS = (
         ),
         ("bench click", "research.bench.click:bench_click", "Time clicks on an opened task."),
         (
+            "bench start",
+            "research.bench.start:bench_start",
+            "Time starts and clicks beside those of another release.",
+        ),
+        (
             "bench fleet",
             "research.bench.fleet:bench_fleet",
             "Compare several servers with one, and kill a server.",

@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import os
+import shutil
+import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+from research.bench.server import BenchError, BenchServer, free_port
+
+HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+_HAPROXY_CONFIG = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
+_UP_S = 60.0
 _TRIES = 4  # as deploy/haproxy.cfg: the first try and three more
 _HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "server", "date"}
 _STOPPING = 503
@@ -110,3 +120,42 @@ def running_balancer(ports: Sequence[int]) -> Iterator[Balancer]:
         balancer.shutdown()
         thread.join()
         balancer.server_close()
+
+
+@contextmanager
+def running_haproxy(ports: tuple[int, int]) -> Iterator[int]:
+    """Yields the port of HAProxy, with the configuration of a deployment, in front of two servers.
+
+    Args:
+        ports: of the servers on 127.0.0.1.
+
+    Raises:
+        BenchError: no HAProxy is installed, or no server answers through it in time.
+    """
+    if HAPROXY is None:
+        raise BenchError("no HAProxy is installed")
+    port = free_port()
+    places = {f"CALICO_SERVER_{n}": f"127.0.0.1:{one}" for n, one in enumerate(ports, start=1)}
+    process = subprocess.Popen(
+        [HAPROXY, "-f", str(_HAPROXY_CONFIG)],
+        env=os.environ | places | {"CALICO_BIND": f"127.0.0.1:{port}"},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        began = time.monotonic()
+        while not _is_up(port):
+            if process.poll() is not None or time.monotonic() - began > _UP_S:
+                raise BenchError("HAProxy has ended, or no server answers through it")
+            time.sleep(0.1)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _is_up(port: int) -> bool:
+    try:
+        answer = BenchServer(port, Path()).ask("GET", "/health", timeout_s=5)
+    except BenchError:
+        return False
+    return answer.status == 200

@@ -66,7 +66,8 @@ def bench_fleet(
     The last line is JSON: failed (requests without an answer), worst_ms, overhead_p50_ms (of the
     balancer, paired), equal (share of equal answers), prelabel_once (share of the groups of the
     large job that were predicted into its files exactly once). With --kills, overhead_p50_ms is
-    that of the whole fleet for a warm click, and each kind of part has its requests (asked), kills,
+    that of the whole fleet for a warm click, click_p95_ms that of one through HAProxy as well (null
+    without HAProxy), and each kind of part has its requests (asked), kills,
     and the seconds after each until the fleet was whole (back_s).
     """
     if kills:

@@ -27,7 +27,7 @@ from research.bench.server import BenchError, BenchServer, exit_on_termination
 SOON_S = 400.0
 _HEAD, _NODES = "127.0.0.2", ("127.0.0.3", "127.0.0.4")
 # Ray takes 127.0.0.1 for the whole machine; other loopback addresses are machines of their own.
-_CLICK = "ServeReplica:click"
+_CLICK, _BATCH = "ServeReplica:click", "ServeReplica:batch"
 _CONTROLLER = "ServeController"
 _TRAINER = "TrainerActor"
 _SIZE = ("--click", "2", "--most-batch", "1", "--cpus", "0.6")
@@ -102,6 +102,13 @@ class RunningFleet:
 
     def replicas(self) -> list[psutil.Process]:
         """Click replicas that have their model; none if the database does not answer in time."""
+        return self._ready(_CLICK)
+
+    def batch_replicas(self) -> list[psutil.Process]:
+        """Batch replicas that have their model; none if the database does not answer in time."""
+        return self._ready(_BATCH)
+
+    def _ready(self, title: str) -> list[psutil.Process]:
         try:
             with closing(open_store(self.database_url, is_guest=True)) as store:
                 ready = {
@@ -111,7 +118,7 @@ class RunningFleet:
                 }
         except StoreError:
             return []
-        return [process for process in self._titled(_CLICK) if process.pid in ready]
+        return [process for process in self._titled(title) if process.pid in ready]
 
     def controller(self) -> list[psutil.Process]:
         """Ray Serve's controller."""

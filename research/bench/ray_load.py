@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from research.bench.chains import Chain, draw_chain
-from research.bench.server import BenchError, BenchServer
+from research.bench.server import BenchError, BenchServer, ServerReply
+from research.label_studio.sample import predict_body
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -115,3 +116,84 @@ def under_load(
         is_over.set()
         for thread in threads:
             thread.join()
+
+
+@dataclass
+class BatchLoad:
+    """What clients have seen that ask about several tasks at once; threads share it.
+
+    Attributes:
+        asked: requests.
+        failures: one line for each task without a right answer.
+        masks: the regions of each group of images, as the first answer about it had them.
+    """
+
+    asked: int = 0
+    failures: list[str] = field(default_factory=list)
+    masks: dict[int, list[object]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, task: int, group: int, result: dict[str, object]) -> None:
+        """Compares the regions of a task with those of other tasks with the same pixels."""
+        regions = result.get("result")
+        if not isinstance(regions, list) or not regions:
+            self.fail(task, json.dumps(result)[:300])
+            return
+        found = [region["value"]["rle"] for region in regions if "rle" in region["value"]]
+        with self.lock:
+            if self.masks.setdefault(group, found) != found:
+                self.failures.append(f"task {task}: other masks than before for equal pixels")
+
+    def fail(self, task: int, reason: str) -> None:
+        """Counts a task without an answer."""
+        with self.lock:
+            self.failures.append(f"task {task}: {reason}")
+
+
+@contextmanager
+def under_batches(server: BenchServer, clients: int, groups: int = 6) -> Iterator[BatchLoad]:
+    """Asks about two new tasks at once from several clients, until the block ends.
+
+    Every task has files of its own, so that no kept answer fits; their pixels are those of a few
+    groups, so that the answers can be compared.
+    """
+    load, is_over = BatchLoad(), threading.Event()
+    drawn = [draw_chain(500 + number, 1) for number in range(groups)]
+
+    def go_on(client: int) -> None:
+        task = 10_000 * (client + 1)
+        while not is_over.is_set():
+            numbers = (task % groups, (task + 1) % groups)
+            urls = [
+                server.keep_files(drawn[number].images, f"batch-{task + place}")
+                for place, number in enumerate(numbers)
+            ]
+            body = json.dumps(predict_body(urls, first_task_id=task)).encode()
+            try:
+                reply = server.ask("POST", "/predict", body, _JSON)
+            except BenchError as error:
+                load.fail(task, str(error))
+            else:
+                _note_results(load, task, numbers, reply)
+            with load.lock:
+                load.asked += 1
+            task += len(numbers)
+
+    threads = [threading.Thread(target=go_on, args=(client,)) for client in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield load
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
+def _note_results(load: BatchLoad, task: int, groups: Sequence[int], reply: ServerReply) -> None:
+    if reply.status != 200:
+        load.fail(task, f"answered {reply.status}: {reply.body[:300]!r}")
+        return
+    results = json.loads(reply.body)["results"]
+    for place, (group, result) in enumerate(zip(groups, results, strict=True)):
+        load.note(task + place, group, result)

@@ -183,7 +183,7 @@ def running_servers(
 def _starting(
     data: Path, files: Path, weights: Path | None, variables: Mapping[str, str]
 ) -> Iterator[tuple[BenchServer, subprocess.Popen[bytes]]]:
-    port = _free_port()
+    port = free_port()
     environment = {
         "CALICO_LOCAL_FILES_ROOT": str(files),
         "CALICO_TRAINER": "false",
@@ -215,7 +215,8 @@ def exit_on_termination() -> Any:
     return signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a TCP port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from backend.served_model import SHIPPED_WEIGHTS
-from research.bench.ray_load import draw_bodies, learn, under_load
+from research.bench.ray_load import draw_bodies, learn, under_batches, under_load
 
 pytestmark = pytest.mark.fleet
 SIZE = ("--click", "2", "--trainers", "0", "--cpus", "0.6")
@@ -47,6 +47,31 @@ def test_more_and_fewer_replicas_cost_no_answer(fleet, request, sizes):
         f"worst {load.worst_s:.1f} s"
     )
     assert not load.failures, load.failures[:5]
+
+
+def test_batch_replicas_come_and_go_with_the_work_and_cost_no_answer(fleet, request):
+    clients = request.config.getoption("--clients")
+    bodies = draw_bodies(fleet.balancer, tasks=4, clicks=3)
+    expected = learn(fleet.balancer, bodies)
+    size = ("--click", "2", "--batch", "1", "--most-batch", "3", "--cpus", "0.4")
+    done = fleet.calico("upgrade", *size, "--trainers", "0", "--keep-web")
+    assert done.returncode == 0, done.stderr[-2000:]
+    with under_load(fleet.balancer, bodies, expected, clients // 2) as load:
+        with under_batches(fleet.balancer, clients) as batches:
+            for count in (1, 3):
+                fleet.wait(lambda count=count: len(fleet.batch_replicas()) == count, "batch")
+            before = batches.asked
+            fleet.wait(lambda: batches.asked >= before + 4 * clients, "requests to three replicas")
+        fleet.wait(lambda: len(fleet.batch_replicas()) == 1, "one batch replica again")
+        fleet.wait(lambda: load.asked + batches.asked >= REQUESTS, "requests")
+    print(
+        f"\n1 to 3 to 1: {load.asked} clicks, worst {load.worst_s:.1f} s, and {batches.asked} "
+        f"requests for batches, {len(load.failures) + len(batches.failures)} failed"
+    )
+    assert not load.failures, load.failures[:5]
+    assert not batches.failures, batches.failures[:5]
+    assert len(batches.masks) == 6
+    assert all(batches.masks.values())
 
 
 def test_an_update_to_other_weights_mixes_no_versions(fleet, request, tmp_path):

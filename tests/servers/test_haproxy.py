@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import httpx
 import pytest
 
 from backend.storage.store import open_store
+from research.bench.balancer import HAPROXY, running_haproxy
 from research.label_studio.sample import PROJECT_ID, predict_body
 from tests.integration.studio_double import PROJECT
 from tests.servers.fleet import fleet_of, wait_for
-from tests.servers.processes import ROOT, free_port
 from tests.servers.test_rolling_update import CLIENTS, Client
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 
-HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
-CONFIG = ROOT / "deploy" / "haproxy.cfg"
 COUNTER = re.compile(r'calico_requests_total{.*endpoint="[^"]*predict"')
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(HAPROXY is None, reason="no haproxy: apt-get install haproxy"),
 ]
-
-
-@contextmanager
-def haproxy(ports):
-    """Yields the address of HAProxy in front of two servers."""
-    bind = f"127.0.0.1:{free_port()}"
-    places = {f"CALICO_SERVER_{n}": f"127.0.0.1:{port}" for n, port in enumerate(ports, start=1)}
-    process = subprocess.Popen(
-        [HAPROXY, "-f", str(CONFIG)], env={**os.environ, **places, "CALICO_BIND": bind}
-    )
-    try:
-        url = f"http://{bind}"
-        wait_for(lambda: is_up(url), 60, lambda: process.poll() is None)
-        yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def is_up(url):
-    try:
-        return httpx.get(f"{url}/health", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def asked(clients):
@@ -84,7 +55,8 @@ def test_a_task_stays_at_its_server_and_no_request_fails_while_servers_are_repla
 ):
     with ExitStack() as stack:
         fleet = stack.enter_context(fleet_of(tmp_path, database_url, servers=2, tasks=1))
-        url = stack.enter_context(haproxy([fleet.port(0), fleet.port(1)]))
+        port = stack.enter_context(running_haproxy((fleet.port(0), fleet.port(1))))
+        url = f"http://127.0.0.1:{port}"
         answered = []
         for task in range(1, 9):
             before = [predictions_of(one) for one in fleet.urls]
