@@ -11,7 +11,8 @@ import typer
 
 from backend.cli.options import is_given, refuse_options
 from backend.cli.train_nodes import Launch
-from backend.cli.train_runs import RecordsRun, train_records, train_scenes
+from backend.cli.train_runs import RecordsRun, ScenesRun, train_records, train_scenes
+from backend.cli.train_states import TrainingStates
 from calico_model.errors import InvalidConfigError
 from calico_model.loading.precision import Precision
 from calico_model.training.pretraining.recipe import PretrainingRecipe
@@ -57,6 +58,14 @@ def train(
             _NODES,
             "Where they find each other: one of the machines, and a free port of it.",
             metavar="HOST:PORT",
+        ),
+    ] = None,
+    state_url: Annotated[
+        str | None,
+        _option(
+            _NODES,
+            "Folder or bucket that gets the states too; a machine without one takes it there.",
+            metavar="URL",
         ),
     ] = None,
     pool: Annotated[
@@ -174,6 +183,8 @@ def train(
 
     On several machines, run it on each with --nodes 4 --rendezvous HOST:PORT; the weights are those
     of one machine with as many processes. Both trainings can do that, also started by torchrun.
+    With --state-url s3://BUCKET/PREFIX (gs://, file:///), machines with empty disks go on from the
+    last state.
 
     For one 24 GB card, add --precision nf4. To divide the weights among GPUs, add --sharding fsdp,
     or zero2.
@@ -191,11 +202,12 @@ def train(
     if "nodes" not in given:
         refuse_options(given & {"rendezvous"}, "is for several machines: give --nodes too")
     launch = Launch(processes, nodes, rendezvous)
+    states = TrainingStates(state_url, out)
     if data is None:
         refuse_options(given & set(_RECORDS_OPTIONS), "fine-tunes on records: give --data too")
         steps = (encoder_steps, joint_steps, refine_steps, settle_steps, widen_steps, balance_steps)
         scratch = _scratch_recipe(seed, pool_scenes, steps)
-        train_scenes(scratch, out, pool, start_from, launch)
+        train_scenes(scratch, ScenesRun(out, pool, start_from, launch, states))
         return
     refuse_options(given & set(_SCRATCH_OPTIONS), "is for training from scratch, not for --data")
     if preset is RecipePreset.FULL and weights is None:
@@ -213,6 +225,7 @@ def train(
             cache_gb=cache_gb,
             sharding=sharding,
             launch=launch,
+            states=states,
             tensorboard=tensorboard,
             mlflow=mlflow,
             merge=merge,

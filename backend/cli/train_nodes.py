@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import typer
@@ -19,10 +20,12 @@ _JOIN_S = 600
 """How long a machine waits for the others; they may have an image to fetch."""
 _STOP_S = 600
 """How long a worker that was asked to stop may take to save its state."""
-_LAST = timedelta(hours=2)
-"""How long the first process may have work to do after the others."""
+_LONGEST_WORK = timedelta(hours=2)
+"""Of one process, such as storing the result, while the others wait."""
 _UNFINISHED = 75
 """Exit status of a worker that was stopped: a job must not take it for the end of the run."""
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -103,19 +106,36 @@ def is_first() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
-def leave(is_finished: bool) -> None:
-    """Leaves the processes once the first has arrived; tells torchrun of a stopped training.
+def gathered(value: _Value) -> list[_Value]:
+    """Returns what every process gives, by rank; waits for those that have long work to do."""
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return [value]
+    values = [value] * distributed.get_world_size()
+    group = distributed.new_group(timeout=_LONGEST_WORK, backend="gloo")
+    distributed.all_gather_object(values, value, group=group)
+    return values
+
+
+def leave(is_finished: bool, *, is_stored: bool = True) -> None:
+    """Leaves the processes; the exit status says whether the same command has more to do.
+
+    Args:
+        is_finished: whether the training was not stopped. A single process that somebody stopped
+            ends with 0 all the same.
+        is_stored: whether the result is where it belongs.
 
     Raises:
-        SystemExit: torchrun started this process, and the training was stopped.
+        SystemExit: there is more to do, for any of the processes.
     """
     from torch import distributed
 
+    # The first one merges and stores. A machine that leaves earlier may host the rendezvous.
+    is_done = all(gathered(is_stored and (is_finished or not is_launched())))
     if distributed.is_initialized():
-        # The first one merges and uploads. A machine that leaves earlier may host the rendezvous.
-        distributed.barrier(distributed.new_group(timeout=_LAST, backend="gloo"))
         distributed.destroy_process_group()
-    if is_launched() and not is_finished:
+    if not is_done:
         sys.exit(_UNFINISHED)
 
 

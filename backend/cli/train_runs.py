@@ -16,6 +16,7 @@ from rich.console import Console
 
 from backend.cli.progress import stop_requests, training_bar
 from backend.cli.train_nodes import Launch, is_first, is_launched, leave
+from backend.cli.train_states import TrainingStates
 from calico_model.errors import InvalidConfigError
 from calico_model.training.pretraining.recipe import PretrainingRecipe
 from calico_model.training.supervised.recipe import FinetuneRecipe, Sharding
@@ -34,6 +35,7 @@ class RecordsRun:
         cache, cache_gb: folder and ceiling of kept features; no folder keeps none.
         sharding: what processes divide.
         launch: how many there are, and where.
+        states: where the states of the run are kept besides `out`.
         tensorboard: write event files.
         mlflow: experiment to report to, or None.
         merge: write a model folder with the adapter folded in as well.
@@ -47,6 +49,7 @@ class RecordsRun:
     cache_gb: float
     sharding: Sharding
     launch: Launch
+    states: TrainingStates
     tensorboard: bool
     mlflow: str | None
     merge: bool
@@ -96,11 +99,15 @@ def train_records(recipe: FinetuneRecipe, run: RecordsRun) -> None:
             trackers=trackers,
             on_progress=show,
             stop=is_stopping,
+            on_start=run.states.begin,
+            on_saved=run.states.saved,
         )
+    is_stored = None
     if is_first():
         model = run.out / "model" if run.merge and result.is_finished else None
         if model is not None:
             merge_adapter(weights, result.adapter, model)
+        is_stored = run.states.finish()
         outcome = {
             "adapter": str(result.adapter) if result.adapter.is_dir() else None,
             "model": None if model is None else str(model),
@@ -109,22 +116,41 @@ def train_records(recipe: FinetuneRecipe, run: RecordsRun) -> None:
             "best_loss": result.best_loss,
             "seconds": round(time.monotonic() - began, 1),
         }
+        if is_stored is not None:
+            outcome["stored"] = is_stored
         if not result.is_finished:
             Console(stderr=True).print("Stopped; the same command goes on from here.")
         typer.echo(json.dumps(outcome))
-    leave(result.is_finished)
+    leave(result.is_finished, is_stored=is_stored is not False)
 
 
-def train_scenes(
-    recipe: PretrainingRecipe, out: Path, pool: Path | None, start_from: Path | None, launch: Launch
-) -> None:
+@dataclass(frozen=True)
+class ScenesRun:
+    """The options of `calico train` from scratch besides the recipe.
+
+    Attributes:
+        out: run folder.
+        pool: folder of rendered scenes; None takes OUT/pool.
+        start_from: weights to refine.
+        launch: processes, and where they run.
+        states: where the states of the run are kept besides `out`.
+    """
+
+    out: Path
+    pool: Path | None
+    start_from: Path | None
+    launch: Launch
+    states: TrainingStates
+
+
+def train_scenes(recipe: PretrainingRecipe, run: ScenesRun) -> None:
     """Trains calico-tiny from scratch on rendered scenes."""
-    pool = pool or out / "pool"
-    launch.check()
+    pool = run.pool or run.out / "pool"
+    run.launch.check()
     if not is_launched():
         _render_scenes(recipe, pool)
-    launch.start()
-    _train_on_scenes(recipe, out, pool, start_from)
+    run.launch.start()
+    _train_on_scenes(recipe, run, pool)
 
 
 def _render_scenes(recipe: PretrainingRecipe, pool: Path) -> None:
@@ -142,9 +168,7 @@ def _render_scenes(recipe: PretrainingRecipe, pool: Path) -> None:
         )
 
 
-def _train_on_scenes(
-    recipe: PretrainingRecipe, out: Path, pool: Path, start_from: Path | None
-) -> None:
+def _train_on_scenes(recipe: PretrainingRecipe, run: ScenesRun, pool: Path) -> None:
     from calico_model.training.engine import TrainingProgress
     from calico_model.training.pretraining.run import pretrain
 
@@ -158,11 +182,24 @@ def _train_on_scenes(
             advance_to(f"{progress.stage}: {terms}", progress.step, progress.total)
 
         folder = pretrain(
-            recipe, pool, out, start_from=start_from, on_progress=show, stop=is_stopping
+            recipe,
+            pool,
+            run.out,
+            start_from=run.start_from,
+            on_progress=show,
+            stop=is_stopping,
+            on_start=run.states.begin,
+            on_saved=run.states.saved,
         )
-    seconds = round(time.monotonic() - began, 1)
-    is_finished = folder is not None
-    outcome = {"model": str(out / "model"), "finished": is_finished, "seconds": seconds}
+    is_finished, is_stored = folder is not None, None
     if is_first():
+        is_stored = run.states.finish()
+        outcome = {
+            "model": str(run.out / "model"),
+            "finished": is_finished,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        if is_stored is not None:
+            outcome["stored"] = is_stored
         typer.echo(json.dumps(outcome))
-    leave(is_finished)
+    leave(is_finished, is_stored=is_stored is not False)

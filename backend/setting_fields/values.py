@@ -55,7 +55,12 @@ def _check_hours(value: str) -> str:
     return value
 
 
-def _check_place_of_adapters(value: str) -> str:
+def check_shelf_url(value: str) -> str:
+    """Returns the address of a folder or bucket, without a slash at its end.
+
+    Raises:
+        ValueError: it is another address.
+    """
     parts = urlsplit(value)
     is_folder = parts.scheme == "file" and not parts.netloc and len(parts.path) > 1
     is_bucket = parts.scheme in ("s3", "gs") and parts.netloc and "@" not in parts.netloc
@@ -96,7 +101,7 @@ HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 """http(s)://HOST[:PORT], without a slash at its end."""
 Hours = Annotated[str, AfterValidator(_check_hours)]
 """Hours of the day, as 20-6."""
-PlaceOfAdapters = Annotated[str, AfterValidator(_check_place_of_adapters)]
+PlaceOfAdapters = Annotated[str, AfterValidator(check_shelf_url)]
 """URL of a folder or bucket, without a slash at its end."""
 HostAndPort = Annotated[str, AfterValidator(_check_host_and_port)]
 SourceNames = Annotated[_Texts, NoDecode, BeforeValidator(_split), AfterValidator(_check_sources)]

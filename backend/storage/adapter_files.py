@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
-import tarfile
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -19,7 +18,8 @@ from pathlib import Path
 
 from backend.errors import AdapterUnavailableError, DamagedAdapterError
 from backend.settings import Settings
-from backend.storage.adapter_shelf import AdapterShelf, open_shelf
+from backend.storage.archives import pack, unpack
+from backend.storage.shelf import Shelf, open_shelf
 from calico_model.staging import sync
 
 INCOMING = ".incoming"
@@ -46,7 +46,7 @@ class AdapterFiles:
         shelf: where other machines find them; None where this folder is all there is.
     """
 
-    def __init__(self, folder: Path, shelf: AdapterShelf | None = None) -> None:
+    def __init__(self, folder: Path, shelf: Shelf | None = None) -> None:
         self.folder, self._shelf = folder, shelf
 
     def path(self, uri: str) -> Path:
@@ -88,7 +88,7 @@ class AdapterFiles:
             return False
         with self._staging() as staged:
             archive = staged / "archive.tar"
-            _pack(self.path(uri), archive)
+            pack(self.path(uri), archive)
             self._shelf.put(_archive(uri), archive)
         return True
 
@@ -114,7 +114,7 @@ class AdapterFiles:
             self._shelf.remove(_archive(uri))
         return len(gone)
 
-    def _take(self, shelf: AdapterShelf, uri: str, sha256: str) -> Path:
+    def _take(self, shelf: Shelf, uri: str, sha256: str) -> Path:
         """Copies a version from the shelf, once however many ask at the same time."""
         place = self.path(uri)
         with self._turn(uri):
@@ -123,7 +123,7 @@ class AdapterFiles:
             with self._staging() as staged:
                 shelf.get(_archive(uri), staged / "archive.tar")
                 fresh = staged / "fresh"
-                _unpack(staged / "archive.tar", fresh)
+                unpack(staged / "archive.tar", fresh)
                 found, _ = folder_digest(fresh)
                 if found != sha256:
                     raise DamagedAdapterError(
@@ -192,41 +192,6 @@ def _digest_if_there(folder: Path) -> str | None:
 
 def _archive(uri: str) -> str:
     return f"{uri}.tar"
-
-
-def _pack(folder: Path, archive: Path) -> None:
-    """Writes the files of a folder into one archive, the same bytes for the same files."""
-    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as packed:
-        for path in sorted(folder.iterdir()):
-            about = tarfile.TarInfo(path.name)
-            about.size = path.stat().st_size
-            with path.open("rb") as file:
-                packed.addfile(about, file)
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """Writes the files of an archive into a new folder, synced.
-
-    Raises:
-        DamagedAdapterError: it is no archive of plain files.
-    """
-    folder.mkdir()
-    try:
-        with tarfile.open(archive, "r:") as packed:
-            for about in packed:
-                content = packed.extractfile(about) if about.isfile() else None
-                if content is None or not _is_plain(about.name):
-                    raise DamagedAdapterError(f"{archive.name}: {about.name!r} is no plain file")
-                with (folder / about.name).open("wb") as file:
-                    shutil.copyfileobj(content, file)
-                sync(folder / about.name)
-    except tarfile.TarError as error:
-        raise DamagedAdapterError(f"{archive.name}: {error}") from error
-    sync(folder)
-
-
-def _is_plain(name: str) -> bool:
-    return Path(name).name == name and name not in ("", ".", "..")
 
 
 def _age_s(path: Path) -> float:

@@ -55,6 +55,10 @@ def ignore_progress(progress: TrainingProgress) -> None:
     """Does nothing: nobody watches."""
 
 
+def do_nothing() -> None:
+    """Does nothing: nobody keeps the states elsewhere."""
+
+
 class TrainingLoop(ABC, Generic[Batch]):
     """One training on this process: optimiser steps from the newest state of a folder to the end.
 
@@ -69,6 +73,7 @@ class TrainingLoop(ABC, Generic[Batch]):
         step: optimiser steps done; a subclass sets it when it resumes.
         saved_step: step of the newest state on disk, -1 without one.
         history: terms of the steps since the last row of the curve.
+        on_saved: called on the main process once a state is whole.
         logs_rate: whether the curve has a column `learning_rate`.
     """
 
@@ -102,6 +107,7 @@ class TrainingLoop(ABC, Generic[Batch]):
         self.out, self.accelerator = out, accelerator
         self.step = 0
         self.history: list[dict[str, float]] = []
+        self.on_saved: Callable[[], None] = do_nothing
         self._ends, self._clip_norm = tuple(stage_ends), clip_norm
         self._log_every, self._checkpoint_every = log_every, checkpoint_every
         self._curve: CurveLog | None = None  # the main process keeps it
@@ -162,7 +168,7 @@ class TrainingLoop(ABC, Generic[Batch]):
         """
         self._check_same_step()
         self.out.mkdir(parents=True, exist_ok=True)
-        if self.accelerator is None or self.accelerator.is_main_process:
+        if self._is_main:
             self._curve = CurveLog(self.out / "curve.csv", resume_step=self.step)
         with closing(draw_ahead(self.draw, range(self.step, self.total))) as batches:
             while self.step < self.total and not self._agree(stop()):
@@ -181,6 +187,10 @@ class TrainingLoop(ABC, Generic[Batch]):
         """Draws the curve as `curve.png`, on the main process."""
         if self._curve is not None:
             self._curve.plot(self.out / "curve.png")
+
+    @property
+    def _is_main(self) -> bool:
+        return self.accelerator is None or bool(self.accelerator.is_main_process)
 
     def summed(self, values: Tensor) -> Tensor:
         """Adds up a tensor over all processes."""
@@ -212,6 +222,8 @@ class TrainingLoop(ABC, Generic[Batch]):
     def _checkpoint(self) -> None:
         self.save()
         self.saved_step = self.step
+        if self._is_main:
+            self.on_saved()
 
     def _check_same_step(self) -> None:
         """Checks that every process read the same state: on several machines some may not see it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 from contextlib import suppress
@@ -10,6 +11,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
+from backend.storage.shelf import open_shelf
 from tests.integration.test_train_records import (  # noqa: F401
     STEPS,
     curve,
@@ -28,6 +30,7 @@ class Nodes:
     def __init__(self, inputs, folder):  # noqa: F811
         self.inputs = inputs
         self.folders = [folder / name for name in ("a", "b")]
+        self.url = (folder / "bucket").as_uri()
         self.processes = []
 
     def start(self, *more, **changed):
@@ -50,15 +53,21 @@ class Nodes:
         first = next(f / "run" for f in self.folders if (f / "run" / "state").is_dir())
         return "".join(stdout for stdout, _ in ends), first
 
-    def wait_for_rows(self, rows):
-        """Returns the number of the machine that writes the curve, once it has so many rows."""
+    def wait_until(self, has_come):
         while all(process.poll() is None for process in self.processes):
-            for number, folder in enumerate(self.folders):
-                if (folder / "run" / "curve.csv").is_file() and len(curve(folder / "run")) >= rows:
-                    return number
+            if has_come():
+                return
             with suppress(subprocess.TimeoutExpired):
                 self.processes[0].communicate(timeout=0.02)
         raise AssertionError([process.communicate() for process in self.processes])
+
+    def stored(self):
+        """Steps of the states in the bucket."""
+        return sorted(int(name.split("-")[1]) for name in open_shelf(self.url).names())
+
+    def lose_disks(self):
+        for folder in self.folders:
+            shutil.rmtree(folder)
 
     def kill(self, number):
         """Ends a machine: the launcher and its workers, which are sessions of their own."""
@@ -81,10 +90,11 @@ def nodes(inputs, tmp_path):  # noqa: F811
 
 
 def test_two_machines_compute_what_one_does(nodes, whole):  # noqa: F811
-    nodes.start()
+    nodes.start("--state-url", nodes.url)
     stdout, out = nodes.finish()
     (line,) = stdout.splitlines()
-    assert json.loads(line)["step"] == STEPS
+    assert json.loads(line).items() >= {"step": STEPS, "stored": True}.items()
+    assert nodes.stored()[-1] == STEPS
     # Two micro-batches a step: even the order of the sums is the same.
     assert same(state(out), state(whole))
     assert curve(out) == curve(whole)
@@ -115,7 +125,7 @@ def test_a_machine_that_must_stop_stops_both_and_they_go_on_in_a_shared_folder(n
     nodes.folders[1].mkdir()
     (nodes.folders[1] / "run").symlink_to(shared)
     nodes.start()
-    nodes.wait_for_rows(2)
+    nodes.wait_until(lambda: (shared / "curve.csv").is_file() and len(curve(shared)) >= 2)
     nodes.processes[1].send_signal(signal.SIGTERM)
     for process in nodes.processes:
         process.communicate(timeout=600)
@@ -125,3 +135,30 @@ def test_a_machine_that_must_stop_stops_both_and_they_go_on_in_a_shared_folder(n
     nodes.finish()
     assert same(state(shared), state(whole))
     assert curve(shared) == curve(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_machine_is_killed_and_both_go_on_from_the_bucket_on_new_disks(nodes, whole, killed):  # noqa: F811
+    check_that_they_go_on(nodes, whole, killed)
+
+
+def check_that_they_go_on(nodes, whole, killed):  # noqa: F811
+    nodes.start("--state-url", nodes.url)
+    nodes.wait_until(nodes.stored)
+    nodes.kill(killed)
+    for process in nodes.processes:
+        process.communicate(timeout=600)
+        assert process.returncode != 0
+    reached = nodes.stored()[-1]
+    assert 1 <= reached < STEPS
+    nodes.lose_disks()
+    nodes.start("--state-url", nodes.url)
+    _, out = nodes.finish()
+    assert same(state(out), state(whole))
+    assert curve(out) == curve(whole)
+    kept = [p / "adapter" / "adapter_model.safetensors" for p in (out, whole)]
+    assert kept[0].read_bytes() == kept[1].read_bytes()
+    (events,) = (out / "tensorboard").iterdir()
+    assert events.read_bytes().count(b"gradient") == STEPS - reached, "no step was made again"
+    assert nodes.stored()[-1] == STEPS

@@ -15,12 +15,14 @@ from sqlalchemy import select
 from backend.cli.prelabel_manifest import read_manifest
 from backend.errors import AdapterUnavailableError, DamagedAdapterError
 from backend.storage.adapter_files import INCOMING, AdapterFiles, folder_digest
-from backend.storage.adapter_shelf import open_shelf
 from backend.storage.places import read_place
+from backend.storage.shelf import open_shelf
 from backend.storage.tables import adapter
 from research.label_studio.sample import predict_body, setup_body
 from tests.integration.counting_model import BASE
 from tests.integration.studio_double import PROJECT
+from tests.integration.test_train_nodes import check_that_they_go_on, nodes  # noqa: F401
+from tests.integration.test_train_records import inputs, whole  # noqa: F401
 from tests.servers.fleet import fleet_of, wait_for
 from tests.servers.processes import free_port, running
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
@@ -150,6 +152,14 @@ def test_a_large_job_reads_its_images_from_the_bucket(bucket):
     files.pipe("calico/photographs/groups.csv", b"left,right\na/1.png,b/1.png\n")
     (row,) = read_manifest("s3://calico/photographs/groups.csv")
     assert row.images[1] == "s3://calico/photographs/b/1.png"
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_training_of_two_machines_goes_on_from_the_bucket(nodes, whole, bucket, killed):  # noqa: F811
+    nodes.url = "s3://calico/runs/one"
+    check_that_they_go_on(nodes, whole, killed)
+    left = s3fs.S3FileSystem(use_listings_cache=False).find("calico")
+    assert [name.startswith("calico/runs/one/states/step-") for name in left] == [True, True]
 
 
 def announced(url):

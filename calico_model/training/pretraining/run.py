@@ -29,6 +29,7 @@ from calico_model.training.engine import (
     OnProgress,
     TrainingLoop,
     build_accelerator,
+    do_nothing,
     ignore_progress,
 )
 from calico_model.training.pretraining.batches import TrainingBatch, dictionary_batch, group_batch
@@ -48,6 +49,8 @@ def pretrain(
     start_from: Path | None = None,
     on_progress: OnProgress = ignore_progress,
     stop: Callable[[], bool] = lambda: False,
+    on_start: Callable[[], None] = do_nothing,
+    on_saved: Callable[[], None] = do_nothing,
 ) -> Path | None:
     """Trains calico-tiny and writes the model folder.
 
@@ -58,6 +61,8 @@ def pretrain(
         start_from: weights the stage "refine" begins with; the stages before it are skipped.
         on_progress: called every few steps on the main process.
         stop: asked every step; True saves the state and returns.
+        on_start: called on every process once they have met, before the state is read.
+        on_saved: called on the main process when `out` has a new state.
 
     Returns:
         The model folder; None when it was stopped before the end.
@@ -67,10 +72,12 @@ def pretrain(
         CheckpointError: processes found different states.
     """
     accelerator = build_accelerator("bf16")
+    on_start()
     set_seed(recipe.seed)
     tokenizer = small_tokenizer()
     config = tiny(tokenizer.size)
     run = _PretrainingRun(accelerator, recipe, config, tokenizer, ScenePool(pool_folder), out)
+    run.on_saved = on_saved
     if start_from is not None:
         run.start_from(start_from)
     run.resume()

@@ -32,6 +32,7 @@ from calico_model.training.engine import (
     TrainingLoop,
     TrainingProgress,
     build_accelerator,
+    do_nothing,
     ignore_progress,
 )
 from calico_model.training.state import Position, StateFolder, gather, gather_state, restore_state
@@ -70,6 +71,8 @@ def finetune(
     trackers: Callable[[int], list[Tracker]] = lambda _step: [],
     on_progress: OnProgress = ignore_progress,
     stop: Callable[[], bool] = lambda: False,
+    on_start: Callable[[], None] = do_nothing,
+    on_saved: Callable[[], None] = do_nothing,
 ) -> FinetuneResult:
     """Fine-tunes, or goes on where an interrupted run ended.
 
@@ -81,6 +84,8 @@ def finetune(
         trackers: opened on the main process, with the step the run resumes from.
         on_progress: called on the main process while images are encoded and at every logged step.
         stop: asked every step; True saves the state and returns.
+        on_start: called on every process once they have met, before the state is read.
+        on_saved: called on the main process when `out` has a new state.
 
     Raises:
         InvalidConfigError: a recipe, cache or resumed run that does not fit.
@@ -97,10 +102,12 @@ def finetune(
         raise InvalidConfigError(
             "precision: int8 weights cannot be trained on a CPU; use fp32, bf16 or nf4"
         )
+    on_start()
     is_main = accelerator.is_main_process
     with _deterministic(accelerator.device):
         material = prepare(recipe, inputs, accelerator, on_progress if is_main else ignore_progress)
         run = _FinetuneRun(accelerator, recipe, material, out)
+        run.on_saved = on_saved
         run.resume()
         opened = trackers(run.step) if is_main else []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from backend.cli import command_tree
 from backend.cli.train_nodes import Launch
+from backend.errors import SettingsError
 from calico_model.errors import InvalidConfigError
 
 RECORDS = ["--data", "records"]
@@ -57,3 +59,17 @@ def test_what_torchrun_started_starts_nothing(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     with pytest.raises(InvalidConfigError, match="--rendezvous: expected HOST:PORT of one"):
         Launch(processes=8, nodes=4).start()
+
+
+@pytest.mark.parametrize("form", [[], RECORDS], ids=["scenes", "records"])
+@pytest.mark.parametrize("url", ["runs/x", "http://host/x", "s3://", "s3://key:word@bucket/x"])
+def test_states_are_kept_in_a_folder_or_a_bucket(
+    form: list[str], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="--state-url: expected file:///FOLDER, s3://BUCKET"):
+        train(*form, "--state-url", url)
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(SettingsError, match=r"--state-url: s3:// needs s3fs; install calico"):
+        train(*form, "--state-url", "s3://bucket/x")
+    assert not list(tmp_path.iterdir())

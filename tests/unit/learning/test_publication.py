@@ -22,7 +22,7 @@ from backend.learning.schedule import Cause, RunState
 from backend.learning.training_runs import RunRepository
 from backend.storage import tables
 from backend.storage.adapter_files import AdapterFiles
-from backend.storage.adapter_shelf import FolderShelf
+from backend.storage.shelf import FolderShelf
 from backend.storage.store import open_store
 from backend.storage.versions import Versions, VersionStatus
 from calico_model.staging import staged_folder

@@ -12,7 +12,7 @@ from backend.errors import SettingsError, VersionError
 from backend.learning import schedule
 from backend.learning.schedule import Cause
 from backend.storage.adapter_files import AdapterFiles
-from backend.storage.adapter_shelf import FolderShelf
+from backend.storage.shelf import FolderShelf
 from backend.storage.versions import Versions
 from tests.unit.learning.annotated import box, event, results
 from tests.unit.learning.school import HELD_OUT, PROJECT, REGIONS, TRAINED, School

@@ -17,7 +17,7 @@ import pytest
 from backend.errors import AdapterUnavailableError, DamagedAdapterError, SettingsError
 from backend.settings import load_settings
 from backend.storage.adapter_files import INCOMING, AdapterFiles, adapter_files, folder_digest
-from backend.storage.adapter_shelf import BucketShelf, FolderShelf, open_shelf
+from backend.storage.shelf import BucketShelf, FolderShelf, open_shelf
 
 URI = "7/0123456789abcdef-1"
 CONTENT = {"adapter_config.json": b"{}", "adapter_model.safetensors": bytes(range(256)) * 40}
@@ -259,7 +259,7 @@ WORKER = """
 import shutil, sys
 from pathlib import Path
 from backend.storage.adapter_files import AdapterFiles
-from backend.storage.adapter_shelf import open_shelf
+from backend.storage.shelf import open_shelf
 url, here, there, uri, digest = sys.argv[1:]
 shelf = open_shelf(url)
 AdapterFiles(Path(here), shelf).share(uri)  # a client of buckets takes seconds to import

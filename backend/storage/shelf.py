@@ -1,8 +1,8 @@
-"""A place that several servers reach and adapter versions are kept in: a folder or a bucket.
+"""A place that several machines reach and archives are kept in: a folder or a bucket.
 
-Every version is one archive there, so that it is there wholly or not at all, also when whoever
-writes it is killed. Does not know what an archive holds. Buckets are read through fsspec, which is
-imported only where one is configured.
+A version of an adapter, or a state of a training, is one archive there: there wholly or not at all,
+also when whoever writes it is killed. Does not know what an archive holds. Buckets are read through
+fsspec, which is imported only where one is configured.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INCOMING = ".incoming"
 _CONNECT_S, _READ_S, _TRIES = 5, 60, 2
 
 
-class AdapterShelf(Protocol):
+class Shelf(Protocol):
     """Archives by name, for example "7/0a1b2c3d-4.tar". Threads and processes may share it.
 
     Every method raises AdapterUnavailableError where the place cannot be reached now.
@@ -121,11 +121,12 @@ class BucketShelf:
             self._connect().rm_file(f"{self._root}/{name}")
 
 
-def open_shelf(url: str) -> AdapterShelf:
+def open_shelf(url: str, *, setting: str = "CALICO_ADAPTERS_URL") -> Shelf:
     """Returns the shelf at an address; reaches for nothing yet.
 
     Args:
         url: file:///FOLDER, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.
+        setting: where the address comes from, for messages.
 
     Raises:
         SettingsError: a library is missing.
@@ -136,7 +137,7 @@ def open_shelf(url: str) -> AdapterShelf:
     try:
         library = bucket_library(parts.scheme)
     except SettingsError as error:
-        raise SettingsError(f"CALICO_ADAPTERS_URL: {error}") from None
+        raise SettingsError(f"{setting}: {error}") from None
     options: dict[str, Any] = {"use_listings_cache": False}
     if parts.scheme == "s3":
         patience = {"connect_timeout": _CONNECT_S, "read_timeout": _READ_S}

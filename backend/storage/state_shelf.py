@@ -1,0 +1,259 @@
+"""The states of a training run at a place that all machines reach: a folder or a bucket.
+
+A state is one archive of what the run folder holds at that step, so it is there wholly or not at
+all. Its name says the step, the run and the sha256 of the archive, which is checked when it is
+taken. Knows files; which process asks, and when, is the command's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+from backend.errors import AdapterUnavailableError, DamagedAdapterError, SettingsError
+from backend.storage.archives import pack, unpack
+from backend.storage.shelf import Shelf
+from calico_model.staging import sync
+
+_STATE = "state"
+_KEPT = ("adapter", "model", "curve.csv", _STATE)
+"""What of a run folder makes a state; its own state is put into place last."""
+_NAME = re.compile(r"states/step-(\d{7,})-([0-9a-f]{8})-([0-9a-f]{64})\.tar")
+_STAGING = ".uploads"
+_PAUSES_S = (0.0, 5.0, 60.0)
+"""Before each attempt to store the last state."""
+
+
+@dataclass(frozen=True, order=True)
+class StateArchive:
+    """One state, in the order of their steps.
+
+    Attributes:
+        step: optimiser steps done.
+        run: hash of the recipe and data of the run.
+        sha256: of the archive.
+    """
+
+    step: int
+    run: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """Name of its archive."""
+        return f"states/step-{self.step:07d}-{self.run}-{self.sha256}.tar"
+
+
+class StateShelf:
+    """Takes the newest state of a run before it starts, and stores every new one.
+
+    Archives are stored by a thread. If it is slower than the training, states in between are left
+    out; the two newest stay. A place that is away costs a warning.
+
+    Args:
+        shelf: where the archives are.
+        out: run folder on this machine.
+        warn: called with a sentence.
+        pauses_s: before each attempt to store the last state.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        out: Path,
+        warn: Callable[[str], None],
+        *,
+        pauses_s: Sequence[float] = _PAUSES_S,
+    ) -> None:
+        self._shelf, self._out, self._warn, self._pauses_s = shelf, out, warn, pauses_s
+        self._staging = out / _STAGING
+        self._thread = ThreadPoolExecutor(1)
+        self._lock = threading.Lock()
+        self._waiting: Path | None = None
+
+    def choose(self) -> StateArchive | None:
+        """Brings this run folder to the newest state there is, here or there, and stores it there.
+
+        For one process alone, before the training. None when the run is new.
+
+        Raises:
+            AdapterUnavailableError: the place cannot be reached now.
+            DamagedAdapterError: the states there are damaged, and there is none here.
+            SettingsError: the place has the states of another run.
+        """
+        shutil.rmtree(self._staging, ignore_errors=True)
+        here, there = self._here(), self._there()
+        if here is not None:
+            step, run = here
+            if any(state.run != run for state in there):
+                raise SettingsError(
+                    f"has the states of another run than {self._out}; "
+                    "choose another place or another run folder"
+                )
+            there = [state for state in there if state.step >= step]
+        for state in reversed(there):
+            try:
+                self.take(state)
+            except DamagedAdapterError as error:
+                self._warn(f"{error}; taking the state before it")
+            else:
+                return state
+        if here is not None:
+            snapshot = self._snapshot()
+            try:
+                return self._store(snapshot, *here)
+            finally:
+                shutil.rmtree(snapshot, ignore_errors=True)
+        if there:
+            raise DamagedAdapterError(f"all {len(there)} states there are damaged")
+        return None
+
+    def take(self, state: StateArchive) -> None:
+        """Brings this run folder to a state, unless it is there.
+
+        Raises:
+            AdapterUnavailableError: the place cannot be reached now.
+            DamagedAdapterError: the archive is not what was stored.
+        """
+        if self._here() == (state.step, state.run):
+            return
+        staged = self._staging / uuid.uuid4().hex
+        staged.mkdir(parents=True)
+        try:
+            archive, fresh = staged / "archive.tar", staged / "fresh"
+            self._shelf.get(state.name, archive)
+            found = _sha256(archive)
+            if found != state.sha256:
+                raise DamagedAdapterError(f"{state.name} has sha256 {found[:12]}; remove it")
+            unpack(archive, fresh, deep=True)
+            _remove(self._out / _STATE)  # from here to the end there is none
+            for name in _KEPT:
+                _remove(self._out / name)
+                if (fresh / name).exists():
+                    (fresh / name).rename(self._out / name)
+            sync(self._out)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def store_soon(self) -> None:
+        """Notes the state that the run folder has now, and has it stored while training goes on."""
+        try:
+            snapshot = self._snapshot()
+        except OSError as error:
+            self._warn(f"{error}; trying again at the next state")
+            return
+        with self._lock:
+            replaced, self._waiting = self._waiting, snapshot
+        if replaced is not None:
+            shutil.rmtree(replaced, ignore_errors=True)
+        self._thread.submit(self._store_waiting)
+
+    def finish(self) -> bool:
+        """Stores what the run folder has at the end; returns whether it is there."""
+        if self._here() is None:
+            return True
+        self.store_soon()
+        for pause_s in self._pauses_s:
+            time.sleep(pause_s)
+            self._thread.submit(self._store_waiting).result()
+            with self._lock:
+                is_stored = self._waiting is None
+            if is_stored:
+                shutil.rmtree(self._staging, ignore_errors=True)
+                return True
+        return False
+
+    def _store_waiting(self) -> None:
+        with self._lock:
+            snapshot, self._waiting = self._waiting, None
+        if snapshot is None:
+            return
+        try:
+            about = _read_state(snapshot / _STATE)
+            if about is not None:
+                self._store(snapshot, *about)
+        except (AdapterUnavailableError, OSError) as error:
+            self._warn(f"{error}; trying again at the next state")
+            with self._lock:
+                if self._waiting is None:
+                    self._waiting = snapshot
+                    return
+        shutil.rmtree(snapshot, ignore_errors=True)
+
+    def _store(self, snapshot: Path, step: int, run: str) -> StateArchive:
+        """Stores a snapshot, and removes all others but the one before it."""
+        archive = snapshot.with_suffix(".tar")
+        try:
+            pack(snapshot, archive)
+            state = StateArchive(step, run, _sha256(archive))
+            there = self._there()
+            if state not in there:
+                self._shelf.put(state.name, archive)
+        finally:
+            archive.unlink(missing_ok=True)
+        before = [other for other in there if other.step < state.step]
+        for other in there:
+            if other not in (state, *before[-1:]):
+                self._shelf.remove(other.name)
+        return state
+
+    def _snapshot(self) -> Path:
+        """Returns a folder that keeps the files of the newest state, whatever becomes of the run's.
+
+        Files of a run are replaced, never changed: a second name for each is enough.
+        """
+        folder = self._staging / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        for name in _KEPT:
+            place = self._out / name
+            if place.is_dir():
+                shutil.copytree(place, folder / name, copy_function=_link)
+            elif place.is_file():
+                _link(place, folder / name)
+        return folder
+
+    def _here(self) -> tuple[int, str] | None:
+        return _read_state(self._out / _STATE)
+
+    def _there(self) -> list[StateArchive]:
+        found = (_NAME.fullmatch(name) for name in self._shelf.names())
+        return sorted(StateArchive(int(m[1]), m[2], m[3]) for m in found if m is not None)
+
+
+def _read_state(folder: Path) -> tuple[int, str] | None:
+    """Returns step and run of a folder of states; None where no readable one is."""
+    try:
+        newest = json.loads((folder / "newest.json").read_text("utf-8"))
+        recipe = json.dumps(newest["recipe"], sort_keys=True)
+        return int(newest["step"]), sha256(recipe.encode()).hexdigest()[:8]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """Gives a file a second name, or copies it where the disk cannot do that."""
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
