@@ -36,7 +36,7 @@ class TrainingStates:
                 place = check_shelf_url(url)
             except ValueError as error:
                 raise SettingsError(f"--state-url: {error}, got {url!r}") from None
-            self._shelf = StateShelf(open_shelf(place, setting="--state-url"), out, _warn)
+            self._shelf = StateShelf(open_shelf(place, setting="--state-url"), out, _tell)
 
     def begin(self) -> None:
         """Brings the run folders of all machines to the newest state; called on every process.
@@ -73,7 +73,7 @@ class TrainingStates:
             return None
         is_stored = self._shelf.finish()
         if not is_stored:
-            _warn("the last state is not there; the same command stores it")
+            _tell("the last state is not there; the same command stores it")
         return is_stored
 
 
@@ -85,5 +85,5 @@ def _attempt(act: Callable[[], _Value]) -> tuple[_Value | None, str]:
         return None, str(error)
 
 
-def _warn(text: str) -> None:
-    typer.secho(f"calico: --state-url: {text}", fg=typer.colors.YELLOW, err=True)
+def _tell(text: str) -> None:
+    typer.echo(f"calico: --state-url: {text}", err=True)

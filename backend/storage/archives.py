@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 
 from backend.errors import DamagedAdapterError
@@ -51,6 +52,12 @@ def unpack(archive: Path, folder: Path, *, deep: bool = False) -> None:
     except tarfile.TarError as error:
         raise DamagedAdapterError(f"{archive.name}: {error}") from error
     sync(folder)
+
+
+def archive_digest(archive: Path) -> str:
+    """Returns the sha256 of an archive, as hexadecimal digits."""
+    with archive.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def _is_plain(name: str, deep: bool) -> bool:

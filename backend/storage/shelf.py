@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ from backend.storage.places import bucket_library
 from calico_model.staging import sync
 
 _INCOMING = ".incoming"
+_LEFT_S = 86_400.0
+"""Age of a half written archive that nobody writes any more."""
 _CONNECT_S, _READ_S, _TRIES = 5, 60, 2
 
 
@@ -60,6 +63,7 @@ class FolderShelf:
         with _reaching(str(place)):
             staged.parent.mkdir(parents=True, exist_ok=True)
             place.parent.mkdir(parents=True, exist_ok=True)
+            self._sweep()
             try:
                 shutil.copyfile(archive, staged)
                 sync(staged)
@@ -78,6 +82,13 @@ class FolderShelf:
         with _reaching(str(self._root)):
             found = self._root.glob("*/*.tar")
             return frozenset(path.relative_to(self._root).as_posix() for path in found)
+
+    def _sweep(self) -> None:
+        """Removes what killed processes left half written."""
+        for left in (self._root / _INCOMING).iterdir():
+            with suppress(FileNotFoundError):  # another machine was first
+                if time.time() - left.stat().st_mtime > _LEFT_S:
+                    left.unlink()
 
     def remove(self, name: str) -> None:
         """Removes an archive, if it is there."""

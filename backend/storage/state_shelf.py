@@ -16,11 +16,11 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 
 from backend.errors import AdapterUnavailableError, DamagedAdapterError, SettingsError
-from backend.storage.archives import pack, unpack
+from backend.storage.archives import archive_digest, pack, unpack
 from backend.storage.shelf import Shelf
 from calico_model.staging import sync
 
@@ -62,7 +62,7 @@ class StateShelf:
     Args:
         shelf: where the archives are.
         out: run folder on this machine.
-        warn: called with a sentence.
+        tell: called with what the user should know.
         pauses_s: before each attempt to store the last state.
     """
 
@@ -70,11 +70,11 @@ class StateShelf:
         self,
         shelf: Shelf,
         out: Path,
-        warn: Callable[[str], None],
+        tell: Callable[[str], None],
         *,
         pauses_s: Sequence[float] = _PAUSES_S,
     ) -> None:
-        self._shelf, self._out, self._warn, self._pauses_s = shelf, out, warn, pauses_s
+        self._shelf, self._out, self._tell, self._pauses_s = shelf, out, tell, pauses_s
         self._staging = out / _STAGING
         self._thread = ThreadPoolExecutor(1)
         self._lock = threading.Lock()
@@ -104,7 +104,7 @@ class StateShelf:
             try:
                 self.take(state)
             except DamagedAdapterError as error:
-                self._warn(f"{error}; taking the state before it")
+                self._tell(f"{error}; taking the state before it")
             else:
                 return state
         if here is not None:
@@ -131,7 +131,7 @@ class StateShelf:
         try:
             archive, fresh = staged / "archive.tar", staged / "fresh"
             self._shelf.get(state.name, archive)
-            found = _sha256(archive)
+            found = archive_digest(archive)
             if found != state.sha256:
                 raise DamagedAdapterError(f"{state.name} has sha256 {found[:12]}; remove it")
             unpack(archive, fresh, deep=True)
@@ -141,27 +141,21 @@ class StateShelf:
                 if (fresh / name).exists():
                     (fresh / name).rename(self._out / name)
             sync(self._out)
+            self._tell(f"goes on from step {state.step}, which is stored there")
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
     def store_soon(self) -> None:
         """Notes the state that the run folder has now, and has it stored while training goes on."""
-        try:
-            snapshot = self._snapshot()
-        except OSError as error:
-            self._warn(f"{error}; trying again at the next state")
-            return
-        with self._lock:
-            replaced, self._waiting = self._waiting, snapshot
-        if replaced is not None:
-            shutil.rmtree(replaced, ignore_errors=True)
-        self._thread.submit(self._store_waiting)
+        if self._note():
+            self._thread.submit(self._store_waiting)
 
     def finish(self) -> bool:
         """Stores what the run folder has at the end; returns whether it is there."""
         if self._here() is None:
             return True
-        self.store_soon()
+        if not self._note():
+            return False
         for pause_s in self._pauses_s:
             time.sleep(pause_s)
             self._thread.submit(self._store_waiting).result()
@@ -171,6 +165,19 @@ class StateShelf:
                 shutil.rmtree(self._staging, ignore_errors=True)
                 return True
         return False
+
+    def _note(self) -> bool:
+        """Keeps the state that the run folder has now for the thread; returns whether it could."""
+        try:
+            snapshot = self._snapshot()
+        except OSError as error:
+            self._tell(f"{error}; trying again at the next state")
+            return False
+        with self._lock:
+            replaced, self._waiting = self._waiting, snapshot
+        if replaced is not None:
+            shutil.rmtree(replaced, ignore_errors=True)
+        return True
 
     def _store_waiting(self) -> None:
         with self._lock:
@@ -182,7 +189,7 @@ class StateShelf:
             if about is not None:
                 self._store(snapshot, *about)
         except (AdapterUnavailableError, OSError) as error:
-            self._warn(f"{error}; trying again at the next state")
+            self._tell(f"{error}; trying again at the next state")
             with self._lock:
                 if self._waiting is None:
                     self._waiting = snapshot
@@ -194,7 +201,7 @@ class StateShelf:
         archive = snapshot.with_suffix(".tar")
         try:
             pack(snapshot, archive)
-            state = StateArchive(step, run, _sha256(archive))
+            state = StateArchive(step, run, archive_digest(archive))
             there = self._there()
             if state not in there:
                 self._shelf.put(state.name, archive)
@@ -237,11 +244,6 @@ def _read_state(folder: Path) -> tuple[int, str] | None:
         return int(newest["step"]), sha256(recipe.encode()).hexdigest()[:8]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 def _remove(place: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 
 import psutil
 import pytest
+from safetensors.torch import load_file
 
 from backend.storage.shelf import open_shelf
 from tests.integration.test_train_records import (  # noqa: F401
@@ -162,3 +165,41 @@ def check_that_they_go_on(nodes, whole, killed):  # noqa: F811
     (events,) = (out / "tensorboard").iterdir()
     assert events.read_bytes().count(b"gradient") == STEPS - reached, "no step was made again"
     assert nodes.stored()[-1] == STEPS
+
+
+@pytest.mark.slow
+def test_scenes_are_learned_by_two_machines_as_by_one(tmp_path):
+    stages = ("encoder", "joint", "refine", "settle", "widen")
+    steps = [word for stage in stages for word in (f"--{stage}-steps", "1")]
+    given = [*steps, "--pool", str(tmp_path / "pool"), "--pool-scenes", "50"]
+
+    def trained(folder, *more):
+        """Run folders of two machines, once both have done one step of a stage, or two."""
+        meet = ("--nodes", "2", "--rendezvous", f"127.0.0.1:{free_port()}")
+        url = ("--state-url", (tmp_path / "bucket").as_uri())
+        outs = [folder / name for name in ("a", "b")]
+        processes = [train([*given, *meet, *url, *more, "--out", str(out)]) for out in outs]
+        for process in processes:
+            _, stderr = process.communicate(timeout=600)
+            assert process.returncode == 0, stderr
+        return next(out for out in outs if (out / "model").is_dir())
+
+    one = tmp_path / "one"
+    for count in ("1", "2"):
+        process = train([*given, "--processes", "2", "--balance-steps", count, "--out", str(one)])
+        _, stderr = process.communicate(timeout=600)
+        assert process.returncode == 0, stderr
+        several = trained(tmp_path / count, "--balance-steps", count)
+        assert same(*(load_file(out / "model" / "model.safetensors") for out in (one, several)))
+        assert curve(several) == curve(one)
+    assert len(curve(one)) == 7
+
+
+def train(options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "backend.cli", "train", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )

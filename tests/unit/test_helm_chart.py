@@ -17,9 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
+from backend.cli.train_nodes import Launch
 from backend.fleet.connection import BATCH, CLICK
 from backend.fleet.deployments import FleetSize, serve_application
+from backend.setting_fields.values import check_shelf_url
 from backend.settings import Settings, variable_name
+from calico_model.training.supervised.recipe import FULL_SIZE
 from tests.unit.test_documented_commands import options_of
 
 CHART = Path(__file__).parents[2] / "deploy" / "helm" / "calico"
@@ -164,3 +167,31 @@ def test_a_fleet_renders_replicas_that_servers_without_a_model_ask() -> None:
     labels = [pod["metadata"]["labels"] for pod in (cluster["headGroupSpec"]["template"],)]
     labels.append(group["template"]["metadata"]["labels"])
     assert [one["app.kubernetes.io/component"] for one in labels] == guarded["values"]
+
+
+def test_the_job_that_trains_on_several_machines_fits_together() -> None:
+    text = (CHART.parents[1] / "train-job.yaml").read_text()
+    service, job = yaml.safe_load_all(text)
+    name, spec = job["metadata"]["name"], job["spec"]
+    pod = spec["template"]["spec"]
+    check_pod(pod)
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
+    assert service["spec"]["publishNotReadyAddresses"] is True, "pods meet before they are ready"
+    (container,) = pod["containers"]
+    command, *words = container["args"]
+    given = dict(word.split("=") for word in words)
+    assert set(given) <= options_of((command,))
+    assert spec["completionMode"] == "Indexed"
+    assert int(given["--nodes"]) == spec["completions"] == spec["parallelism"]
+    host, _ = given["--rendezvous"].split(":")
+    assert host == f"{name}-0.{pod['subdomain']}"
+    assert int(given["--processes"]) == container["resources"]["limits"]["nvidia.com/gpu"]
+    Launch(int(given["--processes"]), int(given["--nodes"]), given["--rendezvous"]).check()
+    FULL_SIZE.check_processes(int(given["--processes"]) * int(given["--nodes"]))
+    places = {mount["mountPath"] for mount in container["volumeMounts"]}
+    for option in ("--weights", "--data", "--out", "--cache"):
+        assert "/" + given[option].split("/")[1] in places
+    assert check_shelf_url(given["--state-url"])
+    page = (CHART.parents[2] / "docs" / "kubernetes.md").read_text()
+    assert "deploy/train-job.yaml" in page

@@ -189,6 +189,17 @@ def test_a_bucket_that_is_away_is_unavailable_and_not_damaged(tmp_path):
     assert machine.files.verified(URI, digest) == machine.folder / URI
 
 
+def test_what_a_kill_left_half_written_on_the_shelf_is_removed_a_day_later(here, tmp_path):
+    here.make()
+    left = [tmp_path / "shelf" / ".incoming" / name for name in ("old", "new")]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    os.utime(left[0], (0, 0))
+    here.files.share(URI)
+    assert [path.exists() for path in left] == [False, True]
+
+
 def test_versions_are_withdrawn(here):
     here.make()
     here.files.share(URI)

@@ -86,6 +86,7 @@ def test_a_machine_without_a_state_gets_the_newest(machine, shelf):
     assert steps(shelf) == [2, 3]
     chosen = there.states.choose()
     assert chosen.step == 3
+    assert there.said == ["goes on from step 3, which is stored there"]
     assert there.content() == here.content()
     assert there.content()["adapter/adapter_model.safetensors"] == "adapter 3"
     assert not (there.out / "pool").exists()
@@ -201,3 +202,15 @@ def test_what_a_kill_left_is_removed(machine, folder):
     left.mkdir(parents=True)
     here.states.choose()
     assert not left.exists()
+
+
+def test_a_disk_that_refuses_costs_a_warning(machine, folder):
+    here = machine("here", folder)
+    here.reach(1)
+    (here.out / ".uploads").write_text("no folder")
+    here.states.store_soon()
+    assert not here.states.finish()
+    assert len(here.said) == 2
+    (here.out / ".uploads").unlink()
+    assert here.states.finish()
+    assert steps(folder) == [1]
