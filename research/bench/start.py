@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -23,19 +23,6 @@ _HERE = Path(__file__).parents[2]
 _WARM = 2  # rounds of clicks that are not timed
 
 
-@dataclass(frozen=True)
-class Start:
-    """One start of a server.
-
-    Attributes:
-        ready_s: seconds from the command until the model can be asked.
-        click_ms: median time of a warm click.
-    """
-
-    ready_s: float
-    click_ms: float
-
-
 def bench_start(
     beside: Annotated[
         Path, typer.Option("--beside", help="Checkout of another release.", metavar="DIR")
@@ -45,27 +32,36 @@ def bench_start(
 ) -> None:
     """Start `calico serve` of this release and of another in turn; time both and their clicks.
 
+    The servers of a round start one after the other, then both are asked the same clicks in turn.
     Both run in this environment, without a trainer, with their own shipped weights. The other
     checkout must work with the libraries that are installed here.
 
     Example: calico bench start --beside ../calico-before
 
     The last line is JSON: ready_s and click_ms of both (medians), and the medians of the ratios of
-    this release to the other, round by round (ready_ratio, click_ratio).
+    this release to the other, start by start and click by click (ready_ratio, click_ratio).
     """
     if not (beside / "backend" / "cli").is_dir():
         raise InvalidConfigError(f"--beside: expected a checkout of this project, got {beside}")
-    found: dict[Path, list[Start]] = {_HERE: [], beside.absolute(): []}
-    with progress_bar("Starting servers", 2 * (1 + rounds)) as advance_to:
+    checkouts = (_HERE, beside.absolute())
+    ready: tuple[list[float], list[float]] = ([], [])
+    clicked: tuple[list[float], list[float]] = ([], [])
+    with progress_bar("Starting both", 1 + rounds) as advance_to:
         for number in range(1 + rounds):
-            for place, (checkout, starts) in enumerate(found.items()):
-                start = _start(checkout, clicks)
-                if number:  # the first round fills the caches of the disk
-                    starts.append(start)
-                advance_to(2 * number + place + 1)
-    own, other = found.values()
-    ready_s, ready_ratio = _compare([one.ready_s for one in own], [one.ready_s for one in other])
-    click_ms, click_ratio = _compare([one.click_ms for one in own], [one.click_ms for one in other])
+            order = (0, 1) if number % 2 else (1, 0)  # neither is always the first
+            with ExitStack() as stack:
+                servers: dict[int, BenchServer] = {}
+                for which in order:
+                    began = time.monotonic()
+                    servers[which] = stack.enter_context(_started(checkouts[which]))
+                    servers[which].wait_for_model()
+                    if number:  # the first round fills the caches of the disk
+                        ready[which].append(time.monotonic() - began)
+                if number:
+                    _click_in_turn([servers[0], servers[1]], clicks, clicked)
+            advance_to(number + 1)
+    ready_s, ready_ratio = _compare(*ready)
+    click_ms, click_ratio = _compare(*clicked)
     table = Table("", "this release", "the other", "ratio")
     table.add_row("until ready", *(f"{one} s" for one in ready_s), str(ready_ratio))
     table.add_row("a warm click", *(f"{one} ms" for one in click_ms), str(click_ratio))
@@ -74,28 +70,23 @@ def bench_start(
     typer.echo(json.dumps(figures | {"ready_ratio": ready_ratio, "click_ratio": click_ratio}))
 
 
-def _start(checkout: Path, clicks: int) -> Start:
-    """Starts the server of a checkout, and ends it.
-
-    Raises:
-        BenchError: it does not start or does not answer.
-    """
-    began = time.monotonic()
+def _started(checkout: Path) -> AbstractContextManager[BenchServer]:
     # Without the safe path, Python would import the package of the folder that it is started in.
-    with running_server(None, PYTHONPATH=str(checkout), PYTHONSAFEPATH="1") as server:
-        server.wait_for_model()
-        ready_s = time.monotonic() - began
-        bodies = draw_bodies(server, tasks=2, clicks=3)
-        times_s = [_asked_s(server, bodies) for _ in range(_WARM + clicks)][_WARM:]
-    return Start(ready_s, 1000 * float(np.median(times_s)))
+    return running_server(None, PYTHONPATH=str(checkout), PYTHONSAFEPATH="1")
 
 
-def _asked_s(server: BenchServer, bodies: Sequence[bytes]) -> float:
-    """Asks all once; returns the mean seconds of an answer."""
-    began = time.monotonic()
-    for body in bodies:
-        ask(server, body)
-    return (time.monotonic() - began) / len(bodies)
+def _click_in_turn(
+    servers: Sequence[BenchServer], clicks: int, times_ms: tuple[list[float], list[float]]
+) -> None:
+    """Asks the same clicks of both servers, one after the other; adds the milliseconds of each."""
+    bodies = [draw_bodies(server, tasks=2, clicks=3) for server in servers]
+    for number in range(_WARM + clicks):
+        for asked in zip(*bodies, strict=True):
+            for server, body, times in zip(servers, asked, times_ms, strict=True):
+                began = time.monotonic()
+                ask(server, body)
+                if number >= _WARM:
+                    times.append(1000 * (time.monotonic() - began))
 
 
 def _compare(own: Sequence[float], other: Sequence[float]) -> tuple[list[float], float]:
