@@ -106,6 +106,13 @@ def is_first() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
+def is_first_here() -> bool:
+    """Whether this process is the first one of its machine."""
+    from torch import distributed
+
+    return bool(distributed.get_node_local_rank(fallback_rank=0) == 0)
+
+
 def gathered(value: _Value) -> list[_Value]:
     """Returns what every process gives, by rank; waits for those that have long work to do."""
     from torch import distributed

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from backend.cli.progress import stop_requests, training_bar
-from backend.cli.train_nodes import Launch, is_first, is_launched, leave
+from backend.cli.train_nodes import Launch, gathered, is_first, is_first_here, is_launched, leave
 from backend.cli.train_states import TrainingStates
 from calico_model.errors import InvalidConfigError
 from calico_model.training.pretraining.recipe import PretrainingRecipe
@@ -172,6 +172,13 @@ def _train_on_scenes(recipe: PretrainingRecipe, run: ScenesRun, pool: Path) -> N
     from calico_model.training.engine import TrainingProgress
     from calico_model.training.pretraining.run import pretrain
 
+    def begin() -> None:
+        run.states.begin()
+        if is_launched() and run.launch.total == 1:  # torchrun is not ours: nobody has drawn scenes
+            if is_first_here():
+                _render_scenes(recipe, pool)
+            gathered(None)
+
     is_stopping = stop_requests()
     began = time.monotonic()
     with training_bar("training") as advance_to:
@@ -188,7 +195,7 @@ def _train_on_scenes(recipe: PretrainingRecipe, run: ScenesRun, pool: Path) -> N
             start_from=run.start_from,
             on_progress=show,
             stop=is_stopping,
-            on_start=run.states.begin,
+            on_start=begin,
             on_saved=run.states.saved,
         )
     is_finished, is_stored = folder is not None, None

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import typer
 
-from backend.cli.train_nodes import gathered, is_first
+from backend.cli.train_nodes import gathered, is_first, is_first_here
 from backend.errors import AdapterUnavailableError, BackendError, SettingsError
 from backend.setting_fields.values import check_shelf_url
 from backend.storage.shelf import open_shelf
@@ -48,12 +48,10 @@ class TrainingStates:
         """
         if self._shelf is None:
             return
-        from torch import distributed
-
         shelf = self._shelf
         state, problem = _attempt(shelf.choose) if is_first() else (None, "")
         state, problem = gathered((state, problem))[0]
-        if state is not None and distributed.get_node_local_rank(fallback_rank=0) == 0:
+        if state is not None and is_first_here():
             _, problem = _attempt(partial(shelf.take, state))
         for found in gathered(problem):
             if found:

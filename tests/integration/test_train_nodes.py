@@ -171,35 +171,44 @@ def check_that_they_go_on(nodes, whole, killed):  # noqa: F811
 def test_scenes_are_learned_by_two_machines_as_by_one(tmp_path):
     stages = ("encoder", "joint", "refine", "settle", "widen")
     steps = [word for stage in stages for word in (f"--{stage}-steps", "1")]
-    given = [*steps, "--pool", str(tmp_path / "pool"), "--pool-scenes", "50"]
+    given = ["train", *steps, "--pool-scenes", "50"]
+    pool = ("--pool", str(tmp_path / "pool"))
 
-    def trained(folder, *more):
-        """Run folders of two machines, once both have done one step of a stage, or two."""
-        meet = ("--nodes", "2", "--rendezvous", f"127.0.0.1:{free_port()}")
+    def several(folder, *more):
+        """Run folder of the machine with the first process, once two have trained."""
+        meet = ("--nodes", "2", "--rendezvous", f"127.0.0.1:{free_port()}", *pool)
         url = ("--state-url", (tmp_path / "bucket").as_uri())
         outs = [folder / name for name in ("a", "b")]
-        processes = [train([*given, *meet, *url, *more, "--out", str(out)]) for out in outs]
-        for process in processes:
-            _, stderr = process.communicate(timeout=600)
-            assert process.returncode == 0, stderr
+        wait(*(module("backend.cli", *given, *meet, *url, *more, "--out", out) for out in outs))
         return next(out for out in outs if (out / "model").is_dir())
 
-    one = tmp_path / "one"
+    def same_run(a, b):
+        model = [load_file(out / "model" / "model.safetensors") for out in (a, b)]
+        return same(*model) and curve(a) == curve(b)
+
+    one, other = tmp_path / "one", tmp_path / "other"
     for count in ("1", "2"):
-        process = train([*given, "--processes", "2", "--balance-steps", count, "--out", str(one)])
-        _, stderr = process.communicate(timeout=600)
-        assert process.returncode == 0, stderr
-        several = trained(tmp_path / count, "--balance-steps", count)
-        assert same(*(load_file(out / "model" / "model.safetensors") for out in (one, several)))
-        assert curve(several) == curve(one)
+        more = ("--balance-steps", count)
+        wait(module("backend.cli", *given, *pool, "--processes", "2", *more, "--out", one))
+        assert same_run(several(tmp_path / count, *more), one), "the second time, from the bucket"
+        if count == "1":
+            torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
+            wait(module(*torchrun, "backend.cli", *given, *more, "--out", other))
+            assert same_run(other, one)
     assert len(curve(one)) == 7
 
 
-def train(options):
+def module(*words):
     return subprocess.Popen(
-        [sys.executable, "-m", "backend.cli", "train", *options],
+        [sys.executable, "-m", *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+def wait(*processes):
+    for process in processes:
+        _, stderr = process.communicate(timeout=600)
+        assert process.returncode == 0, stderr
