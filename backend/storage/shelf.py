@@ -124,7 +124,9 @@ class BucketShelf:
             files = self._connect()
             files.invalidate_cache()
             found = files.find(self._root)
-        return frozenset(path.removeprefix(f"{self._root}/") for path in found)
+        # s3fs gives the folder itself if its first archive arrives while it looks.
+        inside = f"{self._root}/"
+        return frozenset(path.removeprefix(inside) for path in found if path.startswith(inside))
 
     def remove(self, name: str) -> None:
         """Removes an archive, if it is there."""

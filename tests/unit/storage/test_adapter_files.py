@@ -173,6 +173,19 @@ def test_a_bucket_does_what_a_folder_does(tmp_path, bucket):
     assert there.files.shared() == {"7/second-2"}
 
 
+def test_a_bucket_that_gives_its_own_folder_for_a_file_has_no_archive():
+    class Racing:
+        """What s3fs finds when the first archive arrives between two of its questions."""
+
+        def invalidate_cache(self):
+            pass
+
+        def find(self, place):
+            return [place]
+
+    assert BucketShelf(Racing, "bucket/runs", "s3://bucket/runs").names() == frozenset()
+
+
 def test_a_bucket_that_is_away_is_unavailable_and_not_damaged(tmp_path):
     def away():
         raise RuntimeError("EndpointConnectionError")  # the clients' errors are of many kinds
