@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -89,6 +89,22 @@ def learn(server: BenchServer, bodies: Sequence[bytes]) -> list[dict[str, bytes]
 
 
 @contextmanager
+def _going_on(
+    go_on: Callable[[int], None], clients: int, is_over: threading.Event
+) -> Iterator[None]:
+    """Runs a thread per client, by number; ends them with the block."""
+    threads = [threading.Thread(target=go_on, args=(client,)) for client in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
 def under_load(
     server: BenchServer, bodies: Sequence[bytes], expected: Sequence[dict[str, bytes]], clients: int
 ) -> Iterator[FleetLoad]:
@@ -107,15 +123,8 @@ def under_load(
                 load.note(number, time.monotonic() - began, version, body)
             number = (number + 1) % len(bodies)
 
-    threads = [threading.Thread(target=go_on, args=(client,)) for client in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
+    with _going_on(go_on, clients, is_over):
         yield load
-    finally:
-        is_over.set()
-        for thread in threads:
-            thread.join()
 
 
 @dataclass
@@ -179,15 +188,8 @@ def under_batches(server: BenchServer, clients: int, groups: int = 6) -> Iterato
                 load.asked += 1
             task += len(numbers)
 
-    threads = [threading.Thread(target=go_on, args=(client,)) for client in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
+    with _going_on(go_on, clients, is_over):
         yield load
-    finally:
-        is_over.set()
-        for thread in threads:
-            thread.join()
 
 
 def _note_results(load: BatchLoad, task: int, groups: Sequence[int], reply: ServerReply) -> None:
