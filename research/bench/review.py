@@ -55,6 +55,10 @@ def bench_review(
     only: Annotated[
         list[str] | None, typer.Option("--only", help="One of the sets; repeatable.")
     ] = None,
+    incomplete: Annotated[
+        list[str] | None,
+        typer.Option("--incomplete", help="Set with incomplete lists of parts; repeatable."),
+    ] = None,
     corrections: Annotated[int, typer.Option(min=1, help="Corrected pairs to learn from.")] = 20,
     next_groups: NextOption = 100,
     seconds: Annotated[
@@ -73,6 +77,9 @@ def bench_review(
     Learns and predicts in this process, without a server: a first version from half of the pairs,
     a second one from all. Scores are calibrated, as in a project, by what became of the regions
     of the first version.
+
+    Where the lists of parts are incomplete (--incomplete), a part whose name has no outline in its
+    image is not counted, unless most of it is in outlines of other parts: it may well be there.
 
     Example: calico bench review --sets photographs
 
@@ -94,7 +101,14 @@ def bench_review(
             learned = min(corrections, 2 * len(groups) // 3)
             coming = list(groups[: learned + min(next_groups, len(groups) - learned)])
             before, after = _learn_and_predict(
-                coming[:learned], coming[learned:], seconds, weights, device, folder.name, show
+                coming[:learned],
+                coming[learned:],
+                seconds,
+                weights,
+                device,
+                folder.name,
+                show,
+                is_complete=folder.name not in (incomplete or ()),
             )
             everything[folder.name] = after
             figures[folder.name] = review_figures(after) | {
@@ -161,6 +175,8 @@ def _learn_and_predict(
     device: str,
     name: str,
     show: Any,
+    *,
+    is_complete: bool,
 ) -> tuple[list[ScoredRegion], list[ScoredRegion]]:
     """Returns the regions of the coming groups before and after learning from the corrected."""
     # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
@@ -178,14 +194,18 @@ def _learn_and_predict(
         clock=time.process_time,
         on_progress=lambda progress: show(f"{name}: learning", progress.step, progress.steps),
     )
-    before = [one for labeled in coming for one in judge(loop.predict(labeled.group), labeled)]
+
+    def judged_of(prediction: GroupPrediction, labeled: LabeledGroup) -> list[ScoredRegion]:
+        return judge(prediction, labeled, is_complete=is_complete)
+
+    before = [one for labeled in coming for one in judged_of(loop.predict(labeled.group), labeled)]
     # As a project learns: a first version, whose regions annotators judge, and a second one.
     judged: list[ScoredRegion] = []
     first = corrected[: (len(corrected) + 1) // 2]
     for portion in (first, corrected[len(first) :]):
         for labeled in portion:
             prediction = loop.predict(labeled.group)
-            judged += judge(prediction, labeled)
+            judged += judged_of(prediction, labeled)
             loop.correct(labeled, prediction)
         show(f"{name}: learning from {len(portion)} pairs", 1, 1)
         loop.learn()
@@ -194,23 +214,36 @@ def _learn_and_predict(
     )
     after: list[ScoredRegion] = []
     for done, labeled in enumerate(coming, start=1):
-        after += judge(loop.predict(labeled.group), labeled)
+        after += judged_of(loop.predict(labeled.group), labeled)
         show(f"{name}: predicting", done, len(coming))
     return before, [replace(one, score=calibration.score(one.score)) for one in after]
 
 
-def judge(prediction: GroupPrediction, labeled: LabeledGroup) -> list[ScoredRegion]:
-    """Returns every predicted region with its IoU; a part may be said to be common or unique."""
+def judge(
+    prediction: GroupPrediction, labeled: LabeledGroup, *, is_complete: bool = True
+) -> list[ScoredRegion]:
+    """Returns every predicted region with its IoU; a part may be said to be common or unique.
+
+    Args:
+        prediction: of the group.
+        labeled: the group with its truth.
+        is_complete: whether all parts are outlined. Else a part is left out whose name has no
+            outline in its image, and of which less than half is in outlines of other parts.
+    """
     found = []
     for part in prediction.parts:
         is_object = part.kind is RegionKind.COMMON_OBJECT
-        truths = [
-            truth.mask
+        here = [
+            truth
             for truth in labeled.parts
             if truth.image_index == part.image_index
             and (truth.kind is RegionKind.COMMON_OBJECT) == is_object
-            and normalise(truth.label) == normalise(part.label)
         ]
+        truths = [one.mask for one in here if normalise(one.label) == normalise(part.label)]
+        if not (truths or is_complete or is_object):
+            outlined = np.logical_or.reduce([one.mask for one in here], axis=0)
+            if 2 * np.count_nonzero(part.mask & outlined) < np.count_nonzero(part.mask):
+                continue
         iou = float(iou_matrix([part.mask], truths).max()) if truths else 0.0
         found.append(ScoredRegion(float(part.score), iou, part.label, is_object))
     return found

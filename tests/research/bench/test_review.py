@@ -61,3 +61,9 @@ def test_a_region_counts_by_its_name_whatever_kind_of_part_it_is():
     found = judge(GroupPrediction(predicted, "v"), labeled)
     assert [one.iou for one in found] == [0.5, 0.0, 0.0]
     assert [one.is_right for one in found] == [True, False, False]
+    # Where nobody outlined all parts, only what lies in the outline of another part is wrong.
+    renamed = part(RegionKind.COMMON_PART, "door", slice(0, 7))
+    prediction = GroupPrediction((*predicted, renamed), "v")
+    assert [one.iou for one in judge(prediction, labeled)] == [0.5, 0.0, 0.0, 0.0]
+    left = judge(prediction, labeled, is_complete=False)
+    assert [(one.label, one.iou) for one in left] == [("Wheel", 0.5), ("door", 0.0)]
