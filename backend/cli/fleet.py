@@ -197,7 +197,7 @@ def fleet_status(
     """
     from backend.fleet.overview import read_overview
 
-    overview = read_overview(_connected(data_dir, address))
+    overview = read_overview(connected_settings(data_dir, address))
     if as_json:
         typer.echo(msgspec.json.encode(overview).decode())
     else:
@@ -239,7 +239,7 @@ def fleet_upgrade(
 
     Example: calico fleet upgrade --click 3 --most-click 4
     """
-    settings = _connected(data_dir, address)
+    settings = connected_settings(data_dir, address)
     size = FleetSize(click, most_click or click, batch, most_batch, cpus, gpus)
     deploy(settings, size, release=_release())
     place_trainers(settings, replica_variables(settings), trainers, cpus=1.0, gpus=0.0)
@@ -284,7 +284,12 @@ def _folder(settings: Settings) -> FleetFolder:
     return FleetFolder(settings.data_dir / "fleet" if token is None else token.parent)
 
 
-def _connected(data_dir: Path | None, address: str | None) -> Settings:
+def connected_settings(data_dir: Path | None, address: str | None) -> Settings:
+    """Reads the settings of a process that joins a fleet, with its address and token.
+
+    Raises:
+        FleetError: nothing listens at the address.
+    """
     settings = _settings(data_dir, address, None)
     head, port = _host_and_port(settings)
     if not is_listening(head, port):

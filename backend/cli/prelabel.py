@@ -1,13 +1,16 @@
-"""`calico prelabel`: predicts a large list of groups with several processes: files or tasks."""
+"""`calico prelabel`: predicts a large list of groups with several processes: files or tasks.
+
+With --address the processes are on all machines of a fleet.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 
@@ -22,7 +25,7 @@ from backend.cli.options import (
     refuse_options,
 )
 from backend.cli.prelabel_manifest import ListedGroup, read_manifest
-from backend.cli.prelabel_parts import PartFolder
+from backend.cli.prelabel_parts import Chunk, PartFolder
 from backend.cli.prelabel_workers import Load, WorkerPool, begin_files
 from backend.cli.progress import progress_bar, stop_requests
 from backend.errors import SettingsError
@@ -30,6 +33,27 @@ from backend.settings import Settings, load_settings
 from backend.storage.adapter_files import adapter_files
 from backend.storage.versions import AdapterVersion, Versions
 from calico_model.evaluation.protocol import GroupPredictor
+
+
+class JobPool(Protocol):
+    """Workers of a job, as a context manager."""
+
+    version: str
+
+    def __enter__(self) -> JobPool:
+        """Starts one worker and learns the version of its weights."""
+
+    def __exit__(self, *_: object) -> None:
+        """Ends all."""
+
+    def run(
+        self,
+        shares: Sequence[Chunk],
+        on_group: Callable[[], None],
+        is_stopping: Callable[[], bool],
+        /,
+    ) -> None:
+        """Has the chunks predicted."""
 
 
 def prelabel(
@@ -52,8 +76,13 @@ def prelabel(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Processes, each with a model of its own.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Processes, each with a model of its own; 1, or what a fleet has room for.",
+        ),
+    ] = None,
     chunk: Annotated[
         int, typer.Option("--chunk", min=1, help="Groups in one file, or tasks at once.")
     ] = 100,
@@ -68,6 +97,22 @@ def prelabel(
     data_dir: DataDirOption = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", metavar="HOST:PORT", help="Predict on the machines of this fleet."
+        ),
+    ] = None,
+    cpus: Annotated[
+        float | None,
+        typer.Option(
+            "--cpus", min=0.1, help="Cores of a fleet that one worker counts for; --threads."
+        ),
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option("--gpus", min=0, help="Graphics cards of a fleet that one worker counts for."),
+    ] = None,
 ) -> None:
     """Predict thousands of groups without a server; run it again to continue.
 
@@ -82,12 +127,17 @@ def prelabel(
     weights once for all of them; it takes more memory. --version takes what a project has learned:
     a name of `calico versions`.
 
+    --address predicts on the machines of a fleet (`calico fleet up`), and writes DIR here. Run it
+    on the head, or where `calico fleet join` runs. Images have to be where all machines see them:
+    at s3:// or gs://, or in a shared folder under one name. --weights is on every machine, too.
+
     --project predicts the tasks that nobody has begun instead, by the version that is served for
     the project, and stores the predictions in Label Studio, each once. Run it where the backend's
     database and settings are.
 
     Examples:
     calico prelabel photographs --out predictions --workers 2
+    calico prelabel s3://BUCKET/photographs --out predictions --address 10.0.0.1:6390
     calico prelabel --project 7 --workers 2
 
     The last line of the output is JSON: groups, done, problems, already, seconds and stopped; of a
@@ -99,7 +149,8 @@ def prelabel(
     if is_given(context, "device"):
         given["device"] = device
     if project is not None:
-        wrong = {name for name in ("out", "version") if is_given(context, name)}
+        others = ("out", "version", "address", "cpus", "gpus")
+        wrong = {name for name in others if is_given(context, name)}
         refuse_options(wrong, "expected it with MANIFEST, not with --project")
         if manifest is not None:
             raise SettingsError("MANIFEST: expected none with --project: its tasks are the groups")
@@ -110,7 +161,9 @@ def prelabel(
         )
         from backend.cli.prelabel_project import run_project
 
-        counts: Mapping[str, object] = run_project(settings, project, workers=workers, size=chunk)
+        counts: Mapping[str, object] = run_project(
+            settings, project, workers=workers or 1, size=chunk
+        )
     else:
         refuse_options(
             {name for name in ("url", "api_key") if is_given(context, name)},
@@ -123,7 +176,30 @@ def prelabel(
         if version is not None:
             settings = load_settings(data_dir=data_dir, **given)
             load = functools.partial(load_version, settings, find_version(settings, version))
-        counts = run_job(groups, out, load, workers=workers, size=chunk, at_once=batch)
+        if address is None:
+            wrong = {name for name in ("cpus", "gpus") if is_given(context, name)}
+            refuse_options(wrong, "expected it with --address")
+            counts = run_job(groups, out, load, workers=workers or 1, size=chunk, at_once=batch)
+        else:
+            if device.startswith("cuda:"):
+                raise SettingsError(
+                    f"--device: expected cpu or cuda with --address, got {device}: a worker is "
+                    "given its card"
+                )
+            from backend.cli.prelabel_fleet import join_fleet
+
+            parts = PartFolder(out)
+            pool = join_fleet(
+                load,
+                parts,
+                data_dir,
+                address,
+                workers=workers,
+                at_once=batch,
+                cpus=threads if cpus is None else cpus,
+                gpus=float(device.startswith("cuda")) if gpus is None else gpus,
+            )
+            counts = run_pool(groups, parts, pool, size=chunk)
     typer.echo(json.dumps(counts))
 
 
@@ -185,10 +261,17 @@ def run_job(
         SettingsError: the folder cannot be used.
         PrelabelError: workers die of a chunk, or an image cannot be reached.
     """
-    began, parts = time.monotonic(), PartFolder(out)
-    is_stopping = stop_requests()
+    pool = WorkerPool(functools.partial(begin_files, load, out, at_once), out, workers)
+    return run_pool(groups, PartFolder(out), pool, size=size)
+
+
+def run_pool(
+    groups: tuple[ListedGroup, ...], parts: PartFolder, pool: JobPool, *, size: int
+) -> dict[str, int | float | bool]:
+    """Predicts with some workers what is not done yet; see `run_job`."""
+    began, is_stopping = time.monotonic(), stop_requests()
     with parts.alone():
-        with WorkerPool(functools.partial(begin_files, load, out, at_once), out, workers) as pool:
+        with pool:
             chunks = parts.chunks(groups, pool.version, size)
             todo = sum(len(one.groups) for one in chunks)
             already = done = len(groups) - todo

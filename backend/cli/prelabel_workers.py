@@ -287,6 +287,11 @@ def predict_listed(
     return documents
 
 
+def no_such_file(name: str) -> str:
+    """Returns the problem of a group with an image that is not there."""
+    return f"{name}: no such file"
+
+
 def _read(group: ListedGroup) -> ImageGroup | str:
     """Returns the images of a group, or what is wrong with them."""
     pixels = []
@@ -294,7 +299,7 @@ def _read(group: ListedGroup) -> ImageGroup | str:
         try:
             pixels.append(read_rgb(read_place(name)))
         except FileNotFoundError:
-            return f"{name}: no such file"
+            return no_such_file(name)
         except OSError as error:
             raise MediaUnavailableError(f"{name}: cannot be reached now: {error}") from error
         except CalicoError as error:

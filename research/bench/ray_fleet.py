@@ -30,6 +30,7 @@ _HEAD, _NODES = "127.0.0.2", ("127.0.0.3", "127.0.0.4")
 _CLICK, _BATCH = "ServeReplica:click", "ServeReplica:batch"
 _CONTROLLER = "ServeController"
 _TRAINER = "TrainerActor"
+_ANSWERING = "AnsweringActor"
 _SIZE = ("--click", "2", "--most-batch", "1", "--cpus", "0.6")
 
 
@@ -127,6 +128,10 @@ class RunningFleet:
     def trainers(self) -> list[psutil.Process]:
         """The actors that keep the trainers alive."""
         return self._titled(_TRAINER)
+
+    def answering(self) -> list[psutil.Process]:
+        """The actors of a large job."""
+        return self._titled(_ANSWERING)
 
     def node(self) -> str:
         """Address of a machine beside the head on which a replica is."""

@@ -204,6 +204,7 @@ def test_three_workers_and_the_driver_are_killed(job):
         (["photographs", "--project", "7"], "MANIFEST: expected none with --project"),
         (["--project", "7", "--out", "x"], "--out: expected it with MANIFEST"),
         (["--project", "7"], "--project: expected LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY"),
+        (["--project", "7", "--address", "h:1"], "--address: expected it with MANIFEST"),
         (["photographs", "--out", "x", "--url", "http://x"], "--url: expected it with --project"),
     ],
 )
