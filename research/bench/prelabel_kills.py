@@ -107,7 +107,7 @@ def measure_killed_job(
                     _wait(job, log, goal)
                     advance_to(goal)
                     if number <= kills:
-                        _a_worker(job).kill()
+                        oldest_worker(job).kill()
         finally:
             job.kill()
             job.wait()
@@ -176,6 +176,8 @@ def _begun(log: Path) -> int:
     return log.read_bytes().count(b"\n")
 
 
-def _a_worker(job: subprocess.Popen[bytes]) -> psutil.Process:
+def oldest_worker(job: subprocess.Popen[bytes]) -> psutil.Process:
+    """Returns the worker of a driver that has run longest; process ids may have begun anew."""
     children = psutil.Process(job.pid).children()
-    return next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
+    workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return min(workers, key=psutil.Process.create_time)

@@ -13,7 +13,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -27,6 +26,7 @@ from backend.errors import SettingsError
 from backend.serving.loaded_model import load_base_model
 from backend.settings import load_settings
 from backend.storage.store import open_store
+from research.bench.prelabel_kills import oldest_worker
 from tests.integration.studio_double import PROJECT
 from tests.servers.fleet import register
 from tests.unit.cli.prelabel_double import lines_of, load_noting, load_together
@@ -227,49 +227,51 @@ def start(job, size):
     )
 
 
-def let_begin(job, count):
-    """Lets so many groups be begun, and waits until one more waits in a worker."""
-    job.gate.write_text(str(count))
-    deadline = time.monotonic() + 300
-    while lines_of(job.log) <= count:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def a_worker(driver):
-    children = psutil.Process(driver.pid).children()
-    return next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
-
-
-def kill_three_workers_and_the_driver(job, count, size):
+def kill_three_workers_and_the_driver(job, start, count):
+    """Runs a job of `count` groups with these kills, and again; returns the last report."""
     job.gate.write_text("0")
-    driver = start(job, size)
+    driver = start()
     for share in (1, 2, 3):
-        let_begin(job, share * count // 5)
-        a_worker(driver).send_signal(signal.SIGKILL)
-    let_begin(job, 4 * count // 5)
+        let_begin(job, driver, share * count // 5)
+        oldest_worker(driver).send_signal(signal.SIGKILL)
+    let_begin(job, driver, 4 * count // 5)
     driver.kill()
     driver.wait()
     driver.stdout.close()  # workers that wait at the gate hold its other end
     assert lines_of(job.log) < count, "there is something left to do"
     job.gate.unlink()
-    driver = start(job, size)
+    driver = start()
     report = json.loads(driver.communicate()[0])
     assert driver.returncode == 0
+    assert count <= lines_of(job.log) <= 1.1 * count
+    return report
+
+
+def let_begin(job, driver, count):
+    """Lets so many groups be begun, and waits until one more waits in a worker."""
+    job.gate.write_text(str(count))
+    deadline = time.monotonic() + 300
+    while lines_of(job.log) <= count:
+        assert driver.poll() is None, "the driver has ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def predict_killed(job, count, size):
+    report = kill_three_workers_and_the_driver(job, lambda: start(job, size), count)
     assert report["done"] == report["groups"] == count
     groups = Counter(one["group"] for one in job.documents())
     assert len(groups) == count
     assert set(groups.values()) == {1}
-    assert count <= lines_of(job.log) <= 1.1 * count
 
 
 def test_three_workers_and_the_driver_are_killed(tmp_path):
-    kill_three_workers_and_the_driver(Job(tmp_path, many(tmp_path, 60)), 60, 8)
+    predict_killed(Job(tmp_path, many(tmp_path, 60)), 60, 8)
 
 
 @pytest.mark.slow
 def test_three_workers_and_the_driver_of_a_thousand_groups_are_killed(tmp_path):
-    kill_three_workers_and_the_driver(Job(tmp_path, many(tmp_path, 1000)), 1000, 50)
+    predict_killed(Job(tmp_path, many(tmp_path, 1000)), 1000, 50)
 
 
 def test_the_command_predicts_with_the_shipped_weights(tmp_path):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -26,7 +24,7 @@ from tests.integration.studio_double import PROJECT, StudioDouble, served
 from tests.servers.fleet import promote
 from tests.unit.cli.prelabel_double import lines_of
 from tests.unit.cli.prelabel_project_double import begin_noting
-from tests.unit.cli.test_prelabel import ROOT, a_worker, let_begin
+from tests.unit.cli.test_prelabel import ROOT, kill_three_workers_and_the_driver
 
 
 class ProjectJob:
@@ -176,24 +174,11 @@ def start(job, size):
 
 @pytest.mark.slow
 def test_three_workers_and_the_driver_are_killed(job):
-    count, size = 60, 8
+    count = 60
     job.add_tasks(count)
-    job.gate.write_text("0")
-    driver = start(job, size)
-    for share in (1, 2, 3):
-        let_begin(job, share * count // 5)
-        a_worker(driver).send_signal(signal.SIGKILL)
-    let_begin(job, 4 * count // 5)
-    driver.kill()
-    driver.wait()
-    driver.stdout.close()  # workers that wait at the gate hold its other end
-    assert lines_of(job.log) < count, "there is something left to do"
-    job.gate.unlink()
-    driver = start(job, size)
-    report = json.loads(driver.communicate()[0])
+    report = kill_three_workers_and_the_driver(job, lambda: start(job, 8), count)
     assert (report["left"], report["problems"]) == (0, [])
     assert job.predicted() == dict.fromkeys(range(1, count + 1), 1)
-    assert count <= lines_of(job.log) <= 1.1 * count
 
 
 @pytest.mark.parametrize(
