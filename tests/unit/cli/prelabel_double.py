@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -28,8 +29,14 @@ class NotingModel:
         """Notes a group, and waits at the gate."""
         with self._log.open("ab") as file:
             file.write(b".\n")
-        while self._gate.exists() and lines_of(self._log) > int(self._gate.read_text() or 0):
+        while lines_of(self._log) > self._most():
             time.sleep(0.005)
+
+    def _most(self):
+        try:
+            return int(self._gate.read_text() or 0)
+        except FileNotFoundError:  # the gate may be taken away at any moment
+            return math.inf
 
     def predict(self, group):
         if group.sizes_hw[0][1] == 13:
