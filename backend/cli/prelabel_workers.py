@@ -173,7 +173,10 @@ class WorkerPool(Generic[S]):
         return _Worker(process, ours)
 
     def _receive(self, worker: _Worker[S]) -> object:
-        message: object = worker.calls.recv()
+        try:
+            message: object = worker.calls.recv()
+        except ConnectionResetError as error:  # it died before it had read its share
+            raise EOFError from error
         if isinstance(message, _Stopped):
             raise PrelabelError(message.reason)
         return message

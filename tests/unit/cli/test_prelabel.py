@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -29,7 +30,7 @@ from backend.storage.store import open_store
 from research.bench.prelabel_kills import oldest_worker
 from tests.integration.studio_double import PROJECT
 from tests.servers.fleet import register
-from tests.unit.cli.prelabel_double import lines_of, load_noting, load_together
+from tests.unit.cli.prelabel_double import lines_of, load_first, load_noting, load_together
 from tests.unit.modeling.adapters import save_adapter
 
 ROOT = Path(__file__).parents[3]
@@ -158,6 +159,26 @@ def test_a_group_that_kills_its_workers_ends_the_job_with_its_name(tmp_path):
         job.run()
 
 
+def test_a_worker_that_dies_before_it_has_read_its_chunk_is_replaced(tmp_path):
+    job, started = Job(tmp_path, many(tmp_path, 4)), tmp_path / "started"
+    job.gate.write_text("4")
+
+    def kill_the_second():
+        while lines_of(started) < 2 or lines_of(job.log) < 2:
+            time.sleep(0.01)
+        os.kill(int(started.read_text().split()[1]), signal.SIGKILL)
+        while lines_of(started) < 3:  # the one that takes its place
+            time.sleep(0.01)
+        job.gate.unlink()
+
+    killing = threading.Thread(target=kill_the_second, daemon=True)
+    killing.start()
+    load = functools.partial(load_first, started, job.log, job.gate)
+    report = run_job(read_manifest(job.manifest), job.out, load, workers=2, size=2)
+    killing.join()
+    assert report["done"] == len(job.documents()) == lines_of(job.log) == 4
+
+
 def test_a_second_job_is_kept_out(tmp_path):
     job = Job(tmp_path, many(tmp_path, 1))
     with PartFolder(job.out).alone(), pytest.raises(SettingsError, match="another job"):
@@ -223,7 +244,6 @@ def start(job, size):
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
     )
 
 
