@@ -90,9 +90,16 @@ def bench_review(
     the number of regions and their highest score.
     """
     folders = [path for path in sorted(sets.iterdir()) if (path / ANNOTATIONS_FILE).is_file()]
-    folders = [path for path in folders if not only or path.name in only]
     if not folders:
         raise InvalidConfigError(f"--sets: expected folders with {ANNOTATIONS_FILE} in {sets}")
+    names = [path.name for path in folders]
+    for option, chosen in (("--only", only), ("--incomplete", incomplete)):
+        unknown = sorted(set(chosen or ()) - set(names))
+        if unknown:
+            raise InvalidConfigError(
+                f"{option}: expected sets of {sets} ({', '.join(names)}), got {', '.join(unknown)}"
+            )
+    folders = [path for path in folders if not only or path.name in only]
     figures: dict[str, dict[str, float | None]] = {}
     everything: dict[str, list[ScoredRegion]] = {}
     with training_bar("opening sets") as show:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calico_model.data.coco_parts import ANNOTATIONS_FILE
+from calico_model.errors import InvalidConfigError
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
-from research.bench.review import ScoredRegion, judge, rank_correlation, review_figures
+from research.bench.review import (
+    ScoredRegion,
+    bench_review,
+    judge,
+    rank_correlation,
+    review_figures,
+)
 
 KINDS = frozenset(RegionKind)
 
@@ -67,3 +75,12 @@ def test_a_region_counts_by_its_name_whatever_kind_of_part_it_is():
     assert [one.iou for one in judge(prediction, labeled)] == [0.5, 0.0, 0.0, 0.0]
     left = judge(prediction, labeled, is_complete=False)
     assert [(one.label, one.iou) for one in left] == [("Wheel", 0.5), ("door", 0.0)]
+
+
+@pytest.mark.parametrize("option", ["--only", "--incomplete"])
+def test_a_set_that_is_not_there_is_named(option, tmp_path):
+    (tmp_path / "cars").mkdir()
+    (tmp_path / "cars" / ANNOTATIONS_FILE).write_text("{}")
+    given = {option.removeprefix("--"): ["cars", "boats"]}
+    with pytest.raises(InvalidConfigError, match=rf"{option}: .*\(cars\), got boats"):
+        bench_review(tmp_path, **given)
