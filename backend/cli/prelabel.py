@@ -128,8 +128,9 @@ def prelabel(
     a name of `calico versions`.
 
     --address predicts on the machines of a fleet (`calico fleet up`), and writes DIR here. Run it
-    on the head, or where `calico fleet join` runs. Images have to be where all machines see them:
-    at s3:// or gs://, or in a shared folder under one name. --weights is on every machine, too.
+    on the head, or where `calico fleet join` runs, with the same data folder and
+    CALICO_DATABASE_URL. Images have to be where all machines see them: at s3:// or gs://, or in a
+    shared folder under one name. --weights is on every machine, too.
 
     --project predicts the tasks that nobody has begun instead, by the version that is served for
     the project, and stores the predictions in Label Studio, each once. Run it where the backend's
