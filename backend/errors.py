@@ -20,8 +20,8 @@ BackendError                     500
 ├── BusyError                    503  a bounded queue is full or the journal is too slow
 ├── FleetError                   503  no model replica of the fleet answered
 ├── StoreError                   503  the database cannot be read or written
-├── DamagedAdapterError          500  files of a published version are changed
-├── AdapterUnavailableError      503  files of a published version cannot be reached now
+├── DamagedFilesError            500  a version or a training state is not what was stored
+├── FilesUnavailableError        503  a version or a training state cannot be reached now
 ├── VersionError                 409  a version cannot be published or rolled back to
 ├── LeaseLostError               500  another trainer has taken a training run over
 ├── StoppedError                 500  the work was stopped on request
@@ -149,12 +149,15 @@ class StoreError(BackendError):
     http_status = 503
 
 
-class DamagedAdapterError(BackendError):
-    """Files of a published version are changed."""
+class DamagedFilesError(BackendError):
+    """Files of an adapter version, or of a state of a training, are not those that were stored."""
 
 
-class AdapterUnavailableError(BackendError):
-    """Files of a published version are not here, and cannot be reached now; they may come."""
+class FilesUnavailableError(BackendError):
+    """Files of an adapter version, or of a state of a training, cannot be reached now.
+
+    They may come.
+    """
 
     http_status = 503
 

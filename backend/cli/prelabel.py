@@ -31,7 +31,7 @@ from backend.cli.progress import progress_bar, stop_requests
 from backend.errors import SettingsError
 from backend.settings import Settings, load_settings
 from backend.storage.adapter_files import adapter_files
-from backend.storage.versions import AdapterVersion, Versions
+from backend.storage.versions import AdapterVersion, Versions, verified_folder
 from calico_model.evaluation.protocol import GroupPredictor
 
 
@@ -221,13 +221,13 @@ def load_version(settings: Settings, version: AdapterVersion) -> GroupPredictor:
     """Loads the model of one worker with what a project has learned.
 
     Raises:
-        DamagedAdapterError: the version's files are others than those that were registered.
-        AdapterUnavailableError: they cannot be reached now.
+        DamagedFilesError: the version's files are others than those that were registered.
+        FilesUnavailableError: they cannot be reached now.
         CheckpointError: they belong to other weights.
     """
     from backend.serving.loaded_model import load_base_model
 
-    folder = adapter_files(settings).verified(version.uri, version.sha256)
+    folder = verified_folder(adapter_files(settings), version)
     return load_base_model(settings).with_adapter(version.id, folder)
 
 

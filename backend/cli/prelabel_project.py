@@ -67,7 +67,7 @@ class ProjectWork:
         images: fetches images instead of Label Studio's API.
 
     Raises:
-        AdapterUnavailableError: the version's files are not here now.
+        FilesUnavailableError: the version's files are not here now.
         NotReadyError: the weights cannot be used.
         LabelStudioError: the project cannot be read.
     """

@@ -10,7 +10,7 @@ from typing import TypeVar
 import typer
 
 from backend.cli.train_nodes import gathered, is_first, is_first_here
-from backend.errors import AdapterUnavailableError, BackendError, SettingsError
+from backend.errors import BackendError, FilesUnavailableError, SettingsError
 from backend.setting_fields.values import check_shelf_url
 from backend.storage.shelf import open_shelf
 from backend.storage.state_shelf import StateShelf
@@ -44,7 +44,7 @@ class TrainingStates:
         The first process chooses and the others follow: what is stored meanwhile changes nothing.
 
         Raises:
-            AdapterUnavailableError: a machine cannot have the state; raised on all.
+            FilesUnavailableError: a machine cannot have the state; raised on all.
         """
         if self._shelf is None:
             return
@@ -55,7 +55,7 @@ class TrainingStates:
             _, problem = _attempt(partial(shelf.take, state))
         for found in gathered(problem):
             if found:
-                raise AdapterUnavailableError(found, field="--state-url")
+                raise FilesUnavailableError(found, field="--state-url")
 
     def saved(self) -> None:
         """Has the new state of the run folder stored while training goes on."""

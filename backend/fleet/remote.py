@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from backend.decoding import read_msgpack
-from backend.errors import AdapterUnavailableError, FleetError, StoppedError
+from backend.errors import FilesUnavailableError, FleetError, StoppedError
 from backend.fleet.replica_pool import ReplicaPool
 from backend.fleet.wire import (
     AheadStep,
@@ -175,7 +175,7 @@ class RemoteTaskPredictor:
         asks = is_wanted if job.is_interactive else None
         answer: ReplicaAnswer = pool.ask(PREDICT, body, key, decode_answer, asks)
         problem = answer.problem
-        if problem is not None and problem.error == AdapterUnavailableError.__name__:
+        if problem is not None and problem.error == FilesUnavailableError.__name__:
             # The version's files may have come to another replica already.
             answer = pool.ask(PREDICT, body, key, decode_answer, asks, begin_elsewhere=True)
         return answer.result

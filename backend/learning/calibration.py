@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import select
 
-from backend.errors import AdapterUnavailableError, DamagedAdapterError
+from backend.errors import DamagedFilesError, FilesUnavailableError
 from backend.learning.correction import RegionChange
 from backend.storage.store import Store
 from backend.storage.tables import correction, region_outcome
@@ -94,5 +94,5 @@ def _calibration_of(versions: Versions, version_id: str) -> Calibration:
         return Calibration()
     try:
         return read_calibration(versions.verify(version))
-    except (CheckpointError, DamagedAdapterError, AdapterUnavailableError):
+    except (CheckpointError, DamagedFilesError, FilesUnavailableError):
         return Calibration()

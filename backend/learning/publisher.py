@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 
 from backend.clock import now_us
-from backend.errors import AdapterUnavailableError, DamagedAdapterError, VersionError
+from backend.errors import DamagedFilesError, FilesUnavailableError, VersionError
 from backend.learning.schedule import RunState
 from backend.learning.training_runs import RunRepository
 from backend.storage.adapter_files import INCOMING, folder_digest
@@ -89,7 +89,7 @@ class Publisher:
 
         Raises:
             LeaseLostError: the run is no longer ours.
-            AdapterUnavailableError: the shelf cannot be reached; the folder is swept later.
+            FilesUnavailableError: the shelf cannot be reached; the folder is swept later.
             StoreError: the database refused; the folder is swept later.
         """
         staged = self._versions.folder / INCOMING / uuid.uuid4().hex
@@ -140,8 +140,8 @@ class Publisher:
         """Makes a candidate the current version of its project, and ends the run.
 
         Raises:
-            DamagedAdapterError: its files differ from the registered ones.
-            AdapterUnavailableError: they cannot be reached now.
+            DamagedFilesError: its files differ from the registered ones.
+            FilesUnavailableError: they cannot be reached now.
             VersionError: it is not a candidate, or the current version is not the one that the
                 candidate was compared with.
             LeaseLostError: the run is no longer ours.
@@ -223,7 +223,7 @@ class Publisher:
             shutil.rmtree(path, ignore_errors=True)
         try:
             return len(gone) + self._versions.files.withdraw(known - kept)
-        except AdapterUnavailableError as error:  # the next sweep sees to the rest
+        except FilesUnavailableError as error:  # the next sweep sees to the rest
             _log.warning("%s", error, extra={"event": "shelf_unreachable"})
             return len(gone)
 
@@ -243,8 +243,8 @@ def roll_back(versions: Versions, project_id: int, *, to: str | None, reason: st
 
     Raises:
         VersionError: the base is served already, or there is no such published version.
-        DamagedAdapterError: the files of the earlier version differ from the published ones.
-        AdapterUnavailableError: they cannot be reached now.
+        DamagedFilesError: the files of the earlier version differ from the published ones.
+        FilesUnavailableError: they cannot be reached now.
     """
     current = versions.current(project_id)
     wanted = _earlier(versions, project_id, current, to)
@@ -324,7 +324,7 @@ def _nearest_whole(
         if ancestor.status is VersionStatus.RETIRED:
             try:
                 versions.verify(ancestor)
-            except (DamagedAdapterError, AdapterUnavailableError):
+            except (DamagedFilesError, FilesUnavailableError):
                 pass
             else:
                 return ancestor

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from backend.errors import (
-    AdapterUnavailableError,
     BackendError,
-    DamagedAdapterError,
+    DamagedFilesError,
+    FilesUnavailableError,
     LabelStudioError,
 )
 from backend.learning.calibration import calibrate_project, judged_regions
@@ -221,7 +221,7 @@ class TrainingSession:
         Damaged versions are quarantined until a whole one is found.
 
         Raises:
-            AdapterUnavailableError: the files cannot be reached now, which says nothing about them.
+            FilesUnavailableError: the files cannot be reached now, which says nothing about them.
         """
         while True:
             current = self._versions.served(project_id, start_from=self._start_from)
@@ -232,7 +232,7 @@ class TrainingSession:
                 return current, None
             try:
                 return current, self._versions.verify(current)
-            except DamagedAdapterError as error:
+            except DamagedFilesError as error:
                 _log.error("%s", error, extra={"event": "adapter_damaged", "version": current.id})
                 quarantine(self._versions, current, reason=str(error))
 
@@ -255,7 +255,7 @@ class TrainingSession:
     def _is_usable(self, version: AdapterVersion) -> bool:
         try:
             self._versions.verify(version)
-        except (DamagedAdapterError, AdapterUnavailableError):
+        except (DamagedFilesError, FilesUnavailableError):
             return False
         return version.base == self._updater.base
 

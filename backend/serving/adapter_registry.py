@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from backend.errors import AdapterUnavailableError, DamagedAdapterError, StoreError
+from backend.errors import DamagedFilesError, FilesUnavailableError, StoreError
 from backend.served_model import AdaptableModel, ServedModel
 from backend.serving.caches import BoundedCache
 from backend.serving.metrics import Metrics
@@ -36,7 +36,7 @@ class _Absence:
         until_s: time of the next try.
     """
 
-    error: AdapterUnavailableError
+    error: FilesUnavailableError
     pause_s: float
     until_s: float
 
@@ -110,7 +110,7 @@ class AdapterRegistry:
         """Checks that a version can answer here, where another server may answer instead.
 
         Raises:
-            AdapterUnavailableError: its files are not here now; another server may have them.
+            FilesUnavailableError: its files are not here now; another server may have them.
         """
         if version is not None and self._versions.store.is_shared:
             self._load(base, version)
@@ -119,7 +119,7 @@ class AdapterRegistry:
         """Returns the model of a version, or of its nearest ancestor that can be loaded.
 
         Raises:
-            AdapterUnavailableError: its files are not here now; another server may have them.
+            FilesUnavailableError: its files are not here now; another server may have them.
         """
         while version is not None:
             model = self._load(base, version)
@@ -151,11 +151,11 @@ class AdapterRegistry:
         try:
             # Without the lock: while files come over a network, other projects are answered.
             folder = self._versions.verify(version)
-        except AdapterUnavailableError as error:
+        except FilesUnavailableError as error:
             self._note_absence(version, error)
             self._refuse_where_shared(error)
             return None
-        except DamagedAdapterError as error:
+        except DamagedFilesError as error:
             self._give_up(version, error)
             return None
         with self._lock:
@@ -170,11 +170,11 @@ class AdapterRegistry:
             self._loaded.put(version.id, _ModelInMemory(model, version.nbytes))
             return model
 
-    def _refuse_where_shared(self, error: AdapterUnavailableError) -> None:
+    def _refuse_where_shared(self, error: FilesUnavailableError) -> None:
         if self._versions.store.is_shared:
             raise error
 
-    def _note_absence(self, version: AdapterVersion, error: AdapterUnavailableError) -> None:
+    def _note_absence(self, version: AdapterVersion, error: FilesUnavailableError) -> None:
         before = self._absent.get(version.id)
         pause_s = _FIRST_PAUSE_S if before is None else min(2 * before.pause_s, _LONGEST_PAUSE_S)
         self._absent[version.id] = _Absence(error, pause_s, self._clock() + pause_s)

@@ -112,7 +112,7 @@ class PredictsTasks(Protocol):
     """
 
     def require(self, version: AdapterVersion | None) -> None:
-        """Raises AdapterUnavailableError where another server should answer for a version."""
+        """Raises FilesUnavailableError where another server should answer for a version."""
 
     def predict_task(
         self, job: PredictionJob, is_wanted: Callable[[], bool] = lambda: True

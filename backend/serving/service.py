@@ -172,7 +172,7 @@ class PredictionService:
 
         Raises:
             NotReadyError: the weights cannot be used.
-            AdapterUnavailableError: the version cannot be used here now; see `AdapterRegistry`.
+            FilesUnavailableError: the version cannot be used here now; see `AdapterRegistry`.
             BusyError: the service is closed.
         """
         began = self._requested_at = time.monotonic()

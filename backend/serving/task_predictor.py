@@ -15,7 +15,7 @@ import msgspec
 
 from backend.decoding import read_json
 from backend.errors import (
-    AdapterUnavailableError,
+    FilesUnavailableError,
     ForbiddenAddressError,
     MediaError,
     MediaUnavailableError,
@@ -56,7 +56,7 @@ from calico_model.vocabulary import Vocabulary
 _log = logging.getLogger(__name__)
 
 # A host that comes back, or a setting that is put right, makes these images and files usable.
-_MAY_PASS = (AdapterUnavailableError, MediaUnavailableError, ForbiddenAddressError)
+_MAY_PASS = (FilesUnavailableError, MediaUnavailableError, ForbiddenAddressError)
 _USUAL_LIMITS = MemoryLimits()
 
 
@@ -136,7 +136,7 @@ class TaskPredictor:
         """Checks that a version can answer here, where another server may answer instead.
 
         Raises:
-            AdapterUnavailableError: its files are not here now; another server may have them.
+            FilesUnavailableError: its files are not here now; another server may have them.
         """
         if self._host.model is not None:
             self._registry.require(self._host.model, version)
@@ -158,7 +158,7 @@ class TaskPredictor:
             base = self._host.wait()
             try:
                 model = self._registry.model(base, job.version)
-            except AdapterUnavailableError as error:
+            except FilesUnavailableError as error:
                 problem = self._explain(job.task, error)
                 version = None if job.version is None else job.version.id
                 return PredictionResult(b"", 0.0, version, problem)
@@ -343,7 +343,7 @@ class TaskPredictor:
         if isinstance(error, StoppedError):
             self._count("cancelled")
             return Problem(name, str(error), is_lasting=False)
-        if isinstance(error, (AdapterUnavailableError, MediaError, CalicoError)):
+        if isinstance(error, (FilesUnavailableError, MediaError, CalicoError)):
             self._count("problem")
             _log.warning("task problem: %s", error, extra={"event": "task_problem", **about})
             return Problem(name, str(error), is_lasting=not isinstance(error, _MAY_PASS))

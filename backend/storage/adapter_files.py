@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from backend.errors import AdapterUnavailableError, DamagedAdapterError
+from backend.errors import DamagedFilesError, FilesUnavailableError
 from backend.settings import Settings
 from backend.storage.archives import pack, unpack
 from backend.storage.shelf import Shelf, open_shelf
@@ -65,8 +65,8 @@ class AdapterFiles:
             sha256: `folder_digest` when it was registered.
 
         Raises:
-            DamagedAdapterError: the files are others.
-            AdapterUnavailableError: the files cannot be reached now.
+            DamagedFilesError: the files are others.
+            FilesUnavailableError: the files cannot be reached now.
         """
         place = self.path(uri)
         found = _digest_if_there(place)
@@ -75,14 +75,14 @@ class AdapterFiles:
         if self._shelf is not None:
             return self._take(self._shelf, uri, sha256)
         if found is None:
-            raise AdapterUnavailableError(f"{place} is not there")
-        raise DamagedAdapterError(f"{place} has sha256 {found[:12]}, expected {sha256[:12]}")
+            raise FilesUnavailableError(f"{place} is not there")
+        raise DamagedFilesError(f"{place} is damaged: {_difference(found, sha256)}")
 
     def share(self, uri: str) -> bool:
         """Puts a version of this machine onto the shelf; returns whether there is one.
 
         Raises:
-            AdapterUnavailableError: the shelf cannot be reached now.
+            FilesUnavailableError: the shelf cannot be reached now.
         """
         if self._shelf is None:
             return False
@@ -96,7 +96,7 @@ class AdapterFiles:
         """Returns the uris of the versions on the shelf.
 
         Raises:
-            AdapterUnavailableError: the shelf cannot be reached now.
+            FilesUnavailableError: the shelf cannot be reached now.
         """
         names = frozenset() if self._shelf is None else self._shelf.names()
         return frozenset(name.removesuffix(".tar") for name in names)
@@ -105,7 +105,7 @@ class AdapterFiles:
         """Removes versions from the shelf; returns how many of them were there.
 
         Raises:
-            AdapterUnavailableError: the shelf cannot be reached now.
+            FilesUnavailableError: the shelf cannot be reached now.
         """
         if self._shelf is None:
             return 0
@@ -123,12 +123,11 @@ class AdapterFiles:
             with self._staging() as staged:
                 shelf.get(_archive(uri), staged / "archive.tar")
                 fresh = staged / "fresh"
-                unpack(staged / "archive.tar", fresh)
+                what = f"{_archive(uri)} on the shelf"
+                unpack(staged / "archive.tar", fresh, what=what)
                 found, _ = folder_digest(fresh)
                 if found != sha256:
-                    raise DamagedAdapterError(
-                        f"{uri} on the shelf has sha256 {found[:12]}, expected {sha256[:12]}"
-                    )
+                    raise DamagedFilesError(f"{what} is damaged: {_difference(found, sha256)}")
                 if place.exists():
                     place.rename(staged / "damaged")
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +143,7 @@ class AdapterFiles:
             staged.mkdir(parents=True)
             yield staged
         except OSError as error:
-            raise AdapterUnavailableError(f"{self.folder} cannot be written: {error}") from error
+            raise FilesUnavailableError(f"{self.folder} cannot be written: {error}") from error
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
@@ -187,7 +186,11 @@ def _digest_if_there(folder: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise AdapterUnavailableError(f"{folder} cannot be read: {error}") from error
+        raise FilesUnavailableError(f"{folder} cannot be read: {error}") from error
+
+
+def _difference(found: str, expected: str) -> str:
+    return f"sha256 {found[:12]}, expected {expected[:12]}"
 
 
 def _archive(uri: str) -> str:

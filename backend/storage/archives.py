@@ -7,7 +7,7 @@ import tarfile
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 
-from backend.errors import DamagedAdapterError
+from backend.errors import DamagedFilesError
 from calico_model.staging import sync
 
 
@@ -26,16 +26,17 @@ def pack(folder: Path, archive: Path) -> None:
                 packed.addfile(about, file)
 
 
-def unpack(archive: Path, folder: Path, *, deep: bool = False) -> None:
+def unpack(archive: Path, folder: Path, *, what: str, deep: bool = False) -> None:
     """Writes the files of an archive into a new folder, synced.
 
     Args:
         archive: as `pack` writes it.
         folder: made.
+        what: the archive holds, for messages.
         deep: whether files may lie in subfolders.
 
     Raises:
-        DamagedAdapterError: it is no archive of plain files.
+        DamagedFilesError: it is no archive of plain files.
     """
     folder.mkdir()
     try:
@@ -43,14 +44,14 @@ def unpack(archive: Path, folder: Path, *, deep: bool = False) -> None:
             for about in packed:
                 content = packed.extractfile(about) if about.isfile() else None
                 if content is None or not _is_plain(about.name, deep):
-                    raise DamagedAdapterError(f"{archive.name}: {about.name!r} is no plain file")
+                    raise DamagedFilesError(f"{what} is damaged: {about.name!r} is no plain file")
                 place = folder / about.name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with place.open("wb") as file:
                     shutil.copyfileobj(content, file)
                 sync(place)
     except tarfile.TarError as error:
-        raise DamagedAdapterError(f"{archive.name}: {error}") from error
+        raise DamagedFilesError(f"{what} is damaged: {error}") from error
     sync(folder)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from backend.errors import AdapterUnavailableError, SettingsError
+from backend.errors import FilesUnavailableError, SettingsError
 from backend.storage.places import bucket_library
 from calico_model.staging import sync
 
@@ -30,14 +30,14 @@ _CONNECT_S, _READ_S, _TRIES = 5, 60, 2
 class Shelf(Protocol):
     """Archives by name, for example "7/0a1b2c3d-4.tar". Threads and processes may share it.
 
-    Every method raises AdapterUnavailableError where the place cannot be reached now.
+    Every method raises FilesUnavailableError where the place cannot be reached now.
     """
 
     def put(self, name: str, archive: Path) -> None:
         """Stores a file under a name, wholly or not at all."""
 
     def get(self, name: str, target: Path) -> None:
-        """Copies an archive to a file; also raises AdapterUnavailableError if there is none."""
+        """Copies an archive to a file; also raises FilesUnavailableError if there is none."""
 
     def names(self) -> frozenset[str]:
         """Returns the names of all archives."""
@@ -167,12 +167,12 @@ def open_shelf(url: str, *, setting: str = "CALICO_ADAPTERS_URL") -> Shelf:
 def _reaching(what: str) -> Iterator[None]:
     try:
         yield
-    except AdapterUnavailableError:
+    except FilesUnavailableError:
         raise
     except FileNotFoundError as error:
-        raise AdapterUnavailableError(f"{what} is not there") from error
+        raise FilesUnavailableError(f"{what} is not there") from error
     except Exception as error:  # the clients of buckets raise errors of many kinds
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise AdapterUnavailableError(
+        raise FilesUnavailableError(
             f"{what} cannot be reached now: {type(error).__name__}, {reason}"
         ) from error

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from backend.errors import AdapterUnavailableError, DamagedAdapterError, SettingsError
+from backend.errors import DamagedFilesError, FilesUnavailableError, SettingsError
 from backend.storage.archives import archive_digest, pack, unpack
 from backend.storage.shelf import Shelf
 from calico_model.staging import sync
@@ -86,8 +86,8 @@ class StateShelf:
         For one process alone, before the training. None when the run is new.
 
         Raises:
-            AdapterUnavailableError: the place cannot be reached now.
-            DamagedAdapterError: the states there are damaged, and there is none here.
+            FilesUnavailableError: the place cannot be reached now.
+            DamagedFilesError: all states there are damaged, and there is none here.
             SettingsError: the place has the states of another run.
         """
         shutil.rmtree(self._staging, ignore_errors=True)
@@ -102,8 +102,8 @@ class StateShelf:
             there = [state for state in there if state.step >= step]
         for state in reversed(there):
             try:
-                self.take(state)
-            except DamagedAdapterError as error:
+                self._take(state)
+            except DamagedFilesError as error:
                 self._tell(f"{error}; taking the state before it")
             else:
                 return state
@@ -114,27 +114,39 @@ class StateShelf:
             finally:
                 shutil.rmtree(snapshot, ignore_errors=True)
         if there:
-            raise DamagedAdapterError(f"all {len(there)} states there are damaged")
+            raise DamagedFilesError(
+                f"all {len(there)} training states there are damaged; remove them, and the same "
+                "command begins anew"
+            )
         return None
 
     def take(self, state: StateArchive) -> None:
         """Brings this run folder to a state, unless it is there.
 
         Raises:
-            AdapterUnavailableError: the place cannot be reached now.
-            DamagedAdapterError: the archive is not what was stored.
+            FilesUnavailableError: the place cannot be reached now.
+            DamagedFilesError: the archive is not what was stored.
         """
+        try:
+            self._take(state)
+        except DamagedFilesError as error:
+            raise DamagedFilesError(
+                f"{error}; remove it there, and run the same command again"
+            ) from error
+
+    def _take(self, state: StateArchive) -> None:
         if self._here() == (state.step, state.run):
             return
         staged = self._staging / uuid.uuid4().hex
         staged.mkdir(parents=True)
         try:
             archive, fresh = staged / "archive.tar", staged / "fresh"
+            what = f"the training state {state.name}"
             self._shelf.get(state.name, archive)
             found = archive_digest(archive)
             if found != state.sha256:
-                raise DamagedAdapterError(f"{state.name} has sha256 {found[:12]}; remove it")
-            unpack(archive, fresh, deep=True)
+                raise DamagedFilesError(f"{what} is damaged: its sha256 is {found[:12]}...")
+            unpack(archive, fresh, what=what, deep=True)
             _remove(self._out / _STATE)  # from here to the end there is none
             for name in _KEPT:
                 _remove(self._out / name)
@@ -188,7 +200,7 @@ class StateShelf:
             about = _read_state(snapshot / _STATE)
             if about is not None:
                 self._store(snapshot, *about)
-        except (AdapterUnavailableError, OSError) as error:
+        except (FilesUnavailableError, OSError) as error:
             self._tell(f"{error}; trying again at the next state")
             with self._lock:
                 if self._waiting is None:

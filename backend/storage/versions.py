@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import select
 
 from backend.clock import from_us
-from backend.errors import AdapterUnavailableError, DamagedAdapterError
+from backend.errors import DamagedFilesError, FilesUnavailableError
 from backend.storage.adapter_files import AdapterFiles
 from backend.storage.store import Store
 from backend.storage.tables import adapter
@@ -147,22 +147,30 @@ class Versions:
         return self.files.path(version.uri)
 
     def verify(self, version: AdapterVersion) -> Path:
-        """Returns a version's folder after comparing its hash with the published one.
+        """Returns a version's folder after comparing its hash; see `verified_folder`."""
+        return verified_folder(self.files, version)
 
-        Raises:
-            DamagedAdapterError: files are changed.
-            AdapterUnavailableError: the folder is not here, and cannot be reached now.
-        """
-        try:
-            return self.files.verified(version.uri, version.sha256)
-        except DamagedAdapterError as error:
-            raise DamagedAdapterError(f"{version.id}: {error}") from error
-        except AdapterUnavailableError as error:
-            raise AdapterUnavailableError(
-                f"{version.id}: {error}; it is used as soon as it is there, or serve an earlier "
-                f"version: calico rollback --project {version.project_id}",
-                retry_after_s=_RETRY_S,
-            ) from error
+
+def verified_folder(files: AdapterFiles, version: AdapterVersion) -> Path:
+    """Returns the folder of a version whose files are those that were registered.
+
+    Raises:
+        DamagedFilesError: the files are others.
+        FilesUnavailableError: the folder is not here, and cannot be reached now.
+    """
+    try:
+        return files.verified(version.uri, version.sha256)
+    except DamagedFilesError as error:
+        raise DamagedFilesError(
+            f"{version.id}: {error}; choose another version "
+            f"(calico versions --project {version.project_id}), or train again"
+        ) from error
+    except FilesUnavailableError as error:
+        raise FilesUnavailableError(
+            f"{version.id}: {error}; it is used as soon as it is there, or serve an earlier "
+            f"version: calico rollback --project {version.project_id}",
+            retry_after_s=_RETRY_S,
+        ) from error
 
 
 def _version(row: Mapping[Any, Any]) -> AdapterVersion:

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from backend.cli.prelabel_manifest import read_manifest
-from backend.errors import AdapterUnavailableError, DamagedAdapterError
+from backend.errors import DamagedFilesError, FilesUnavailableError
 from backend.storage.adapter_files import INCOMING, AdapterFiles, folder_digest
 from backend.storage.places import read_place
 from backend.storage.shelf import open_shelf
@@ -82,13 +82,13 @@ def machine(tmp_path, name, bucket):
 def test_a_version_goes_through_the_bucket(tmp_path, bucket):
     here, there = (machine(tmp_path, name, bucket) for name in ("here", "there"))
     digest = here.make()
-    with pytest.raises(AdapterUnavailableError, match="is not there"):
+    with pytest.raises(FilesUnavailableError, match="is not there"):
         there.files.verified(URI, digest)
     assert here.files.share(URI)
     place = there.files.verified(URI, digest)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == CONTENT
     assert there.files.shared() == {URI}
-    with pytest.raises(DamagedAdapterError, match="expected 000000"):
+    with pytest.raises(DamagedFilesError, match="expected 000000"):
         machine(tmp_path, "other", bucket).files.verified(URI, "0" * 64)
     assert there.files.withdraw({URI, "7/never-1"}) == 1
     assert here.files.shared() == frozenset()
@@ -128,9 +128,9 @@ def test_while_the_bucket_is_away_copies_serve(tmp_path, bucket):
     there.files.verified(URI, digest)
     bucket.go_away()
     assert there.files.verified(URI, digest) == there.folder / URI
-    with pytest.raises(AdapterUnavailableError, match="cannot be reached now"):
+    with pytest.raises(FilesUnavailableError, match="cannot be reached now"):
         here.files.share(URI)
-    with pytest.raises(AdapterUnavailableError, match="cannot be reached now"):
+    with pytest.raises(FilesUnavailableError, match="cannot be reached now"):
         there.files.verified("7/second-2", digest)
     bucket.start()
     here.files.share(URI)

@@ -24,7 +24,7 @@ JOB = PredictionJob(TASK, parse_label_config(config("a_two_images")))
 CLICK = replace(JOB, prompts=(Prompt("p", 0, (1.0, 1.0, 1.0, 1.0)),), is_interactive=True)
 GOOD = PredictionResult(b'[{"id":"r"}]', 0.75, "v1", absent=(1,))
 ABSENT = PredictionResult(
-    b"", 0.0, "v1", Problem("AdapterUnavailableError", "v1: not here", is_lasting=False)
+    b"", 0.0, "v1", Problem("FilesUnavailableError", "v1: not here", is_lasting=False)
 )
 
 

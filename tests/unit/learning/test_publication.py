@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from backend.errors import (
-    AdapterUnavailableError,
-    DamagedAdapterError,
+    DamagedFilesError,
+    FilesUnavailableError,
     LeaseLostError,
     VersionError,
 )
@@ -153,7 +153,7 @@ def test_a_run_that_was_taken_over_publishes_nothing(bench):
 def test_a_changed_file_is_never_published(bench, name, damage):
     run_id, version = bench.candidate()
     damage(bench.versions.path(bench.versions.find(version)) / name)
-    with pytest.raises(DamagedAdapterError, match=version):
+    with pytest.raises(DamagedFilesError, match=f"{version}: .*; choose another version"):
         bench.publisher.publish(run_id, version, gate={}, reason="")
     assert bench.versions.current(PROJECT) is None
 
@@ -185,7 +185,7 @@ def test_with_a_shelf_other_machines_find_what_is_registered_and_nothing_rejecte
     (bench.folder / "shelf").rename(bench.folder / "away")
     (bench.folder / "shelf").write_text("no folder")
     run_id = bench.runs.claim(PROJECT, Cause.COUNT)
-    with pytest.raises(AdapterUnavailableError):
+    with pytest.raises(FilesUnavailableError):
         bench.publisher.register(run_id, bench.origin(parent=version.id), bench.write(b"3"))
     assert len(bench.versions.all()) == 2, "no row names what other machines cannot find"
 

@@ -357,7 +357,7 @@ def test_a_version_that_is_not_here_is_waited_for_and_not_given_up(school):
     school.correct(*TRAINED[3:6])
     school.train()
     assert school.last.state is RunState.FAILED
-    assert "AdapterUnavailableError" in school.last.error
+    assert "FilesUnavailableError" in school.last.error
     assert school.current.id == first.id
     assert school.versions.find(first.id).status is VersionStatus.CURRENT
     hidden.rename(place)

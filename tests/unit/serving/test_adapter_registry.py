@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import AdapterUnavailableError, StoreError
+from backend.errors import FilesUnavailableError, StoreError
 from backend.learning.publisher import CandidateOrigin, Publisher, roll_back
 from backend.learning.schedule import Cause
 from backend.learning.training_runs import RunRepository
@@ -159,7 +159,7 @@ def test_one_of_several_servers_announces_what_is_not_here_and_refuses_for_a_mom
     monkeypatch.setattr(shelf.versions, "verify", lambda one: tries.append(one) or verify(one))
     for second in range(120):
         clock.now = float(second)
-        with pytest.raises(AdapterUnavailableError, match=absent) as refused:
+        with pytest.raises(FilesUnavailableError, match=absent) as refused:
             shelf.registry.require(shelf.base, version)
         assert refused.value.retry_after_s
         assert shelf.registry.current(PROJECT).id == absent

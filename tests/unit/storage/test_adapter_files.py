@@ -14,7 +14,7 @@ from collections import Counter
 import fsspec
 import pytest
 
-from backend.errors import AdapterUnavailableError, DamagedAdapterError, SettingsError
+from backend.errors import DamagedFilesError, FilesUnavailableError, SettingsError
 from backend.settings import load_settings
 from backend.storage.adapter_files import INCOMING, AdapterFiles, adapter_files, folder_digest
 from backend.storage.shelf import BucketShelf, FolderShelf, open_shelf
@@ -73,7 +73,7 @@ def test_a_copy_that_was_damaged_here_is_taken_again(here, there):
 
 def test_absent_is_not_damaged(here, there):
     digest = here.make()
-    with pytest.raises(AdapterUnavailableError, match="is not there"):
+    with pytest.raises(FilesUnavailableError, match="is not there"):
         there.files.verified(URI, digest)
     here.files.share(URI)
     there.files.verified(URI, digest)
@@ -82,11 +82,11 @@ def test_absent_is_not_damaged(here, there):
 def test_a_wrong_digest_on_the_shelf_is_damage(here, there, tmp_path):
     here.make()
     here.files.share(URI)
-    with pytest.raises(DamagedAdapterError, match="expected 000000"):
+    with pytest.raises(DamagedFilesError, match="expected 000000"):
         there.files.verified(URI, "0" * 64)
     assert not (there.folder / URI).exists()
     (tmp_path / "shelf" / f"{URI}.tar").write_bytes(b"x" * 3000)
-    with pytest.raises(DamagedAdapterError):
+    with pytest.raises(DamagedFilesError, match=f"{URI}.tar on the shelf is damaged"):
         there.files.verified(URI, "0" * 64)
     assert there.left() == set()
 
@@ -97,7 +97,7 @@ def test_names_that_lead_elsewhere_are_refused(there, tmp_path, name):
     archive.parent.mkdir(parents=True)
     with tarfile.open(archive, "w") as packed:
         packed.addfile(tarfile.TarInfo(name))
-    with pytest.raises(DamagedAdapterError, match="no plain file"):
+    with pytest.raises(DamagedFilesError, match="no plain file"):
         there.files.verified(URI, "0" * 64)
     assert not (there.folder / INCOMING / "evil").exists()
 
@@ -141,9 +141,9 @@ def test_while_the_shelf_is_away_copies_serve_and_new_versions_wait(here, there,
     (tmp_path / "shelf").write_text("no folder")
     assert there.files.verified(URI, digest) == there.folder / URI
     other = here.make("7/second-2", {"a": b"2"})
-    with pytest.raises(AdapterUnavailableError):
+    with pytest.raises(FilesUnavailableError):
         here.files.share("7/second-2")
-    with pytest.raises(AdapterUnavailableError):
+    with pytest.raises(FilesUnavailableError):
         there.files.verified("7/second-2", other)
     (tmp_path / "shelf").unlink()
     (tmp_path / "away").rename(tmp_path / "shelf")
@@ -162,7 +162,7 @@ def bucket():
 def test_a_bucket_does_what_a_folder_does(tmp_path, bucket):
     here, there = Machine(tmp_path, "here", bucket), Machine(tmp_path, "there", bucket)
     digest = here.make()
-    with pytest.raises(AdapterUnavailableError, match="s3://bucket/adapters/7/.*is not there"):
+    with pytest.raises(FilesUnavailableError, match="s3://bucket/adapters/7/.*is not there"):
         there.files.verified(URI, digest)
     here.files.share(URI)
     assert folder_digest(there.files.verified(URI, digest))[0] == digest
@@ -197,7 +197,7 @@ def test_a_bucket_that_is_away_is_unavailable_and_not_damaged(tmp_path):
         lambda: machine.files.verified("7/other-1", digest),
         machine.files.shared,
     ):
-        with pytest.raises(AdapterUnavailableError, match="cannot be reached now: RuntimeError"):
+        with pytest.raises(FilesUnavailableError, match="cannot be reached now: RuntimeError"):
             act()
     assert machine.files.verified(URI, digest) == machine.folder / URI
 
@@ -236,7 +236,7 @@ def test_old_copies_of_a_project_make_room(here, there):
 
 def test_a_folder_alone_needs_no_shelf(tmp_path):
     files = AdapterFiles(tmp_path / "adapters")
-    with pytest.raises(AdapterUnavailableError):
+    with pytest.raises(FilesUnavailableError):
         files.verified(URI, "0" * 64)
     assert not files.may_be_there(URI)
     assert files.share(URI) is False

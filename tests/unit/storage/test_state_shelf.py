@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 
 import fsspec
 import pytest
 
-from backend.errors import AdapterUnavailableError, DamagedAdapterError, SettingsError
+from backend.errors import DamagedFilesError, FilesUnavailableError, SettingsError
 from backend.storage.shelf import BucketShelf, FolderShelf
 from backend.storage.state_shelf import StateShelf
 
@@ -159,7 +160,7 @@ def test_a_place_that_is_away_costs_a_warning(machine):
     assert not here.states.finish()
     assert all("cannot be reached now: RuntimeError" in text for text in here.said)
     assert here.said[-1].endswith("trying again at the next state")
-    with pytest.raises(AdapterUnavailableError, match="cannot be reached now"):
+    with pytest.raises(FilesUnavailableError, match="cannot be reached now"):
         machine("there", shelf).states.choose()
     is_away = False
     here.reach(4)
@@ -177,12 +178,13 @@ def test_a_damaged_state_gives_way_to_the_one_before(machine, folder, tmp_path):
     chosen = there.states.choose()
     assert chosen.step == 1
     assert there.content()["curve.csv"] == "step\n1\n"
-    assert "step-0000002" in there.said[0]
-    with pytest.raises(DamagedAdapterError, match="step-0000002.*remove it"):
+    assert re.search(r"the training state states/step-0000002.* is damaged", there.said[0])
+    assert there.said[0].endswith("; taking the state before it")
+    with pytest.raises(DamagedFilesError, match="step-0000002.*remove it there, and run"):
         there.states.take(here.states.choose())
     assert there.content()["curve.csv"] == "step\n1\n", "and what was there stays"
     older.write_bytes(b"")
-    with pytest.raises(DamagedAdapterError, match="all 2 states there are damaged"):
+    with pytest.raises(DamagedFilesError, match="all 2 training states there are damaged; remove"):
         machine("other", folder).states.choose()
 
 
