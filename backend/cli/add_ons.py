@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
 import typer
 
-from backend.cli.progress import stop_requests, training_bar
+from backend.cli.progress import print_outcome, stop_requests, training_bar
 from calico_model.training.add_ons.recipes import AssistRecipe, RefinerRecipe, SpanRecipe
 
 if TYPE_CHECKING:
@@ -237,12 +237,6 @@ def show_terms(
     return show
 
 
-def print_outcome(model: Path, *, is_finished: bool, began: float) -> None:
-    """Prints model, finished and seconds as JSON; `began` is a time of `time.monotonic()`."""
-    seconds = round(time.monotonic() - began, 1)
-    typer.echo(json.dumps({"model": str(model), "finished": is_finished, "seconds": seconds}))
-
-
 class _Training(Protocol[R]):
     """A training of `calico_model.training.add_ons`."""
 
@@ -255,8 +249,8 @@ class _Training(Protocol[R]):
         *,
         on_progress: OnProgress,
         stop: Callable[[], bool],
-    ) -> Path:
-        """Returns the new model folder."""
+    ) -> Path | None:
+        """Returns the new model folder; None when it was stopped before the end."""
 
 
 def _teach(
@@ -295,7 +289,7 @@ def _teach(
             on_progress=show_terms(advance_to, shown),
             stop=is_stopping,
         )
-    print_outcome(folder, is_finished=not is_stopping(), began=began)
+    print_outcome({"model": folder}, is_finished=folder is not None, began=began)
 
 
 def _rendered_pool(

@@ -19,10 +19,9 @@ from backend.cli.add_ons import (
     OutOption,
     SeedOption,
     StepsOption,
-    print_outcome,
     show_terms,
 )
-from backend.cli.progress import stop_requests, training_bar
+from backend.cli.progress import print_outcome, stop_requests, training_bar
 from calico_model.training.add_ons.recipes import PhotoRefinerRecipe
 
 if TYPE_CHECKING:
@@ -168,4 +167,4 @@ def train_photo_refiner(
             on_progress=show_terms(advance_to, _SHOWN),
             stop=is_stopping,
         )
-    print_outcome(folder, is_finished=not is_stopping(), began=began)
+    print_outcome({"model": folder}, is_finished=folder is not None, began=began)

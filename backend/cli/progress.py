@@ -5,11 +5,12 @@ Also how the user stops it, and the memory it used.
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import typer
@@ -30,6 +31,7 @@ from rich.text import Text
 from backend.errors import LabelStudioError
 
 _SHORT_S, _LINE_S = 2.0, 15.0
+_STOPPED = "Stopped. Run the same command again to continue."
 
 
 @contextmanager
@@ -69,8 +71,27 @@ def told_how_to_go_on() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, LabelStudioError, OSError):
-        typer.echo("Stopped. Run the same command again to continue.", err=True)
+        typer.echo(_STOPPED, err=True)
         raise
+
+
+def print_outcome(
+    about: Mapping[str, object], *, is_finished: bool, began: float, is_stored: bool | None = None
+) -> None:
+    """Prints the last line of a training as JSON, and says how to go on if it was stopped.
+
+    Args:
+        about: what the training has made; None for what it has not.
+        is_finished: whether it was not stopped.
+        began: when it did, by `time.monotonic()`.
+        is_stored: whether its last state is where it belongs; None where it belongs nowhere else.
+    """
+    outcome = {**about, "finished": is_finished, "seconds": round(time.monotonic() - began, 1)}
+    if is_stored is not None:
+        outcome["stored"] = is_stored
+    if not is_finished:
+        typer.echo(_STOPPED, err=True)
+    typer.echo(json.dumps(outcome, default=str))
 
 
 @contextmanager

@@ -196,7 +196,8 @@ def train(
     OUT gets curve.csv, curve.png, state/, and model/ (from scratch) or adapter/ (fine-tuning:
     LoRA, CAM, CEM, queries and mask decoder, the best by validation loss).
 
-    The last line of the output is JSON.
+    The last line of the output is JSON: model and adapter, finished (or stopped before the end),
+    seconds and, with --state-url, stored; of a fine-tuning also step and best_loss.
     """
     given = {n for n in context.params if is_given(context, n)}
     if "nodes" not in given:

@@ -5,16 +5,13 @@ Either runs in this process or in several data-parallel ones, on one machine or 
 
 from __future__ import annotations
 
-import json
 import os
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import typer
-from rich.console import Console
-
-from backend.cli.progress import stop_requests, training_bar
+from backend.cli.progress import print_outcome, stop_requests, training_bar
 from backend.cli.train_nodes import Launch, gathered, is_first, is_first_here, is_launched, leave
 from backend.cli.train_states import TrainingStates
 from calico_model.errors import InvalidConfigError
@@ -102,26 +99,19 @@ def train_records(recipe: FinetuneRecipe, run: RecordsRun) -> None:
             on_start=run.states.begin,
             on_saved=run.states.saved,
         )
-    is_stored = None
-    if is_first():
+
+    def conclude() -> dict[str, object]:
         model = run.out / "model" if run.merge and result.is_finished else None
         if model is not None:
             merge_adapter(weights, result.adapter, model)
-        is_stored = run.states.finish()
-        outcome = {
-            "adapter": str(result.adapter) if result.adapter.is_dir() else None,
-            "model": None if model is None else str(model),
-            "finished": result.is_finished,
+        return {
+            "adapter": result.adapter if result.adapter.is_dir() else None,
+            "model": model,
             "step": result.step,
             "best_loss": result.best_loss,
-            "seconds": round(time.monotonic() - began, 1),
         }
-        if is_stored is not None:
-            outcome["stored"] = is_stored
-        if not result.is_finished:
-            Console(stderr=True).print("Stopped; the same command goes on from here.")
-        typer.echo(json.dumps(outcome))
-    leave(result.is_finished, is_stored=is_stored is not False)
+
+    _end(run.states, conclude, is_finished=result.is_finished, began=began)
 
 
 @dataclass(frozen=True)
@@ -198,15 +188,28 @@ def _train_on_scenes(recipe: PretrainingRecipe, run: ScenesRun, pool: Path) -> N
             on_start=begin,
             on_saved=run.states.saved,
         )
-    is_finished, is_stored = folder is not None, None
+    _end(run.states, lambda: {"model": folder}, is_finished=folder is not None, began=began)
+
+
+def _end(
+    states: TrainingStates,
+    conclude: Callable[[], Mapping[str, object]],
+    *,
+    is_finished: bool,
+    began: float,
+) -> None:
+    """Stores the last state, prints the last line, and leaves the processes.
+
+    Args:
+        states: of the run.
+        conclude: makes what a finished training leaves behind, and says what it is; called before
+            the last state is stored, in the first process alone.
+        is_finished: whether the training was not stopped.
+        began: when it did, by `time.monotonic()`.
+    """
+    is_stored = None
     if is_first():
-        is_stored = run.states.finish()
-        outcome = {
-            "model": str(run.out / "model"),
-            "finished": is_finished,
-            "seconds": round(time.monotonic() - began, 1),
-        }
-        if is_stored is not None:
-            outcome["stored"] = is_stored
-        typer.echo(json.dumps(outcome))
+        about = conclude()
+        is_stored = states.finish()
+        print_outcome(about, is_finished=is_finished, began=began, is_stored=is_stored)
     leave(is_finished, is_stored=is_stored is not False)

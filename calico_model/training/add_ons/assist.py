@@ -96,7 +96,7 @@ def train_assist(
     *,
     on_progress: OnProgress = ignore_progress,
     stop: Callable[[], bool] = lambda: False,
-) -> Path:
+) -> Path | None:
     """Adds the two add-ons, trained afresh, to a model folder.
 
     Args:
@@ -108,7 +108,7 @@ def train_assist(
         stop: asked every step; True saves the state and returns.
 
     Returns:
-        The new model folder.
+        The new model folder; None when it was stopped before the end.
 
     Raises:
         CheckpointError: broken weights or state.

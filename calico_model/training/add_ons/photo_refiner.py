@@ -54,7 +54,7 @@ def train_photo_refiner(
     *,
     on_progress: OnProgress = ignore_progress,
     stop: Callable[[], bool] = lambda: False,
-) -> Path:
+) -> Path | None:
     """Adds a refiner of photographs to a model folder, or trains the refiner it has on.
 
     Args:
@@ -66,7 +66,7 @@ def train_photo_refiner(
         stop: asked every step; True saves the state and returns.
 
     Returns:
-        The new model folder.
+        The new model folder; None when it was stopped before the end.
 
     Raises:
         CheckpointError: broken weights or state.

@@ -43,7 +43,7 @@ def train_refiner(
     *,
     on_progress: OnProgress = ignore_progress,
     stop: Callable[[], bool] = lambda: False,
-) -> Path:
+) -> Path | None:
     """Adds a refiner to a model folder, or trains the refiner it has on.
 
     Arguments as in `train_assist`; the scenes of the pool are best of twice the network's size or

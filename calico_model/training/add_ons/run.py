@@ -45,7 +45,7 @@ def train_add_on(
     *,
     on_progress: OnProgress,
     stop: Callable[[], bool],
-) -> Path:
+) -> Path | None:
     """Adds a trained part to a model folder.
 
     Args:
@@ -59,7 +59,7 @@ def train_add_on(
         stop: asked every step; True saves the state and returns.
 
     Returns:
-        The new model folder.
+        The new model folder; None when it was stopped before the end.
 
     Raises:
         CheckpointError: broken weights or state.
@@ -73,10 +73,11 @@ def train_add_on(
     def report(progress: TrainingProgress) -> None:
         on_progress(replace(progress, stage="training"))
 
-    if run.train(report, stop):
-        shutil.rmtree(out / "model", ignore_errors=True)
-        shutil.copytree(weights, out / "model")
-        save_model(model, tokenizer, out / "model", dtype=torch.bfloat16)
+    if not run.train(report, stop):
+        return None
+    shutil.rmtree(out / "model", ignore_errors=True)
+    shutil.copytree(weights, out / "model")
+    save_model(model, tokenizer, out / "model", dtype=torch.bfloat16)
     return out / "model"
 
 

@@ -38,7 +38,7 @@ def train_spans(
     *,
     on_progress: OnProgress = ignore_progress,
     stop: Callable[[], bool] = lambda: False,
-) -> Path:
+) -> Path | None:
     """Adds a span head, trained afresh, to a model folder.
 
     Arguments, return and errors as in `train_assist`. The configuration of the new folder asks for

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from backend.cli import progress
 from backend.errors import LabelStudioError
+
+STOPPED = "Stopped. Run the same command again to continue.\n"
 
 
 def test_lines_say_the_rate_of_this_run_and_the_time_that_remains(monkeypatch, capsys):
@@ -36,4 +40,20 @@ def test_short_work_needs_no_line(capsys):
 def test_what_was_stopped_says_how_it_goes_on(error, capsys):
     with pytest.raises(type(error)), progress.told_how_to_go_on():
         raise error
-    assert capsys.readouterr().err == "Stopped. Run the same command again to continue.\n"
+    assert capsys.readouterr().err == STOPPED
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize("is_stored", [True, False, None])
+def test_the_last_line_of_a_training_says_what_is_left_to_do(
+    is_finished, is_stored, monkeypatch, capsys
+):
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 107.26))
+    progress.print_outcome(
+        {"model": Path("run/model")}, is_finished=is_finished, began=100.0, is_stored=is_stored
+    )
+    printed = capsys.readouterr()
+    stored = {} if is_stored is None else {"stored": is_stored}
+    expected = {"model": "run/model", "finished": is_finished, "seconds": 7.3, **stored}
+    assert json.loads(printed.out) == expected
+    assert printed.err == ("" if is_finished else STOPPED)

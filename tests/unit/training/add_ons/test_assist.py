@@ -41,7 +41,8 @@ def recipe(steps: int = 4) -> AssistRecipe:
 def test_a_stopped_run_goes_on_to_the_same_end(weights: Path, pool: Path, tmp_path: Path) -> None:
     whole = train_assist(recipe(), weights, pool, tmp_path / "whole")
     asked = iter([False, False, True])
-    train_assist(recipe(), weights, pool, tmp_path / "parts", stop=lambda: next(asked))
+    stopped = train_assist(recipe(), weights, pool, tmp_path / "parts", stop=lambda: next(asked))
+    assert stopped is None
     assert not (tmp_path / "parts" / "model").exists()
     parts = train_assist(recipe(), weights, pool, tmp_path / "parts")
     one, other = load_model(whole)[0], load_model(parts)[0]

@@ -108,7 +108,10 @@ def test_only_the_refiner_learns_and_a_stopped_run_goes_on(
     pictures = {"photographs": [cars(1), cars(2)], "drawings": [cars(3)]}
     whole = train_photo_refiner(recipe(), weights, pictures, tmp_path / "whole")
     asked = iter([False, False, True])
-    train_photo_refiner(recipe(), weights, pictures, tmp_path / "parts", stop=lambda: next(asked))
+    stopped = train_photo_refiner(
+        recipe(), weights, pictures, tmp_path / "parts", stop=lambda: next(asked)
+    )
+    assert stopped is None
     assert not (tmp_path / "parts" / "model").exists()
     parts = train_photo_refiner(recipe(), weights, pictures, tmp_path / "parts")
     before = base_state(load_model(weights)[0])

@@ -40,7 +40,8 @@ def test_only_the_refiner_learns_and_a_stopped_run_goes_on(
 ) -> None:
     whole = train_refiner(recipe(), weights, pool, tmp_path / "whole")
     asked = iter([False, False, True])
-    train_refiner(recipe(), weights, pool, tmp_path / "parts", stop=lambda: next(asked))
+    stopped = train_refiner(recipe(), weights, pool, tmp_path / "parts", stop=lambda: next(asked))
+    assert stopped is None
     assert not (tmp_path / "parts" / "model").exists()
     parts = train_refiner(recipe(), weights, pool, tmp_path / "parts")
     before = base_state(load_model(weights)[0])

@@ -62,7 +62,8 @@ def test_only_the_span_head_learns_and_a_stopped_run_goes_on(
 ) -> None:
     whole = train_spans(recipe(), weights, pool, tmp_path / "whole")
     asked = iter([False, False, True])
-    train_spans(recipe(), weights, pool, tmp_path / "parts", stop=lambda: next(asked))
+    stopped = train_spans(recipe(), weights, pool, tmp_path / "parts", stop=lambda: next(asked))
+    assert stopped is None
     assert not (tmp_path / "parts" / "model").exists()
     parts = train_spans(recipe(), weights, pool, tmp_path / "parts")
 
