@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import AliasChoices, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -61,8 +62,8 @@ class Settings(
     def _fleet_is_complete(self) -> Settings:
         if self.fleet_address is not None and not self.is_shared:
             raise ValueError(
-                "CALICO_FLEET_ADDRESS: a fleet needs one database for all; set "
-                "CALICO_DATABASE_URL=postgresql+psycopg://..."
+                "CALICO_DATABASE_URL: expected postgresql+psycopg://...; a fleet "
+                "(CALICO_FLEET_ADDRESS) needs one database for all its processes"
             )
         return self
 
@@ -109,8 +110,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def load_settings(**overrides: object) -> Settings:
+def load_settings(
+    options: Mapping[str, str] = MappingProxyType({}), /, **overrides: object
+) -> Settings:
     """Reads the environment once; `overrides`, from the command line, take precedence.
+
+    Args:
+        options: field -> the option that overrides it, as messages call it; else its variable.
+        overrides: field -> value; None leaves a field to the environment.
 
     Raises:
         SettingsError: names each key, the expected form and, unless secret, the given value.
@@ -119,7 +126,8 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError("; ".join(_sentences(error))) from None
+        typed = {variable_name(name): options[name] for name in values if name in options}
+        raise SettingsError("; ".join(_sentences(error, typed))) from None
 
 
 def misspelt_variables() -> dict[str, str]:
@@ -200,7 +208,7 @@ def _shown(default: object) -> str:
     return "" if default == () else str(default)
 
 
-def _sentences(error: ValidationError) -> list[str]:
+def _sentences(error: ValidationError, typed: Mapping[str, str]) -> list[str]:
     # A secret value must never be in a message: hide_input_in_errors drops all values, and only
     # those of fields without a secret are added here.
     sentences = []
@@ -215,5 +223,7 @@ def _sentences(error: ValidationError) -> list[str]:
             value = f", got {problem['input']!r}"
         name = variable_name(field_name) if field is not None else location
         message = problem["msg"].removeprefix("Value error, ")
-        sentences.append(f"{name}: {message}{value}" if name else message)
+        where, colon, what = (f"{name}: {message}{value}" if name else message).partition(": ")
+        where = " ".join(typed.get(word, word) for word in where.split(" "))
+        sentences.append(f"{where}{colon}{what}")
     return sentences

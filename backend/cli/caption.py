@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.cli.connect import label_studio_of
-from backend.cli.options import DeviceOption, WeightsOption, load_weights
+from backend.cli.options import DeviceOption, WeightsOption, command_settings, load_weights
 from backend.cli.predict import read_group
 from backend.cli.progress import progress_bar
 from backend.errors import InvalidRleError, MediaError, SettingsError
@@ -20,7 +20,7 @@ from backend.label_schema import LabelSchema
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.stored_tasks import StoredTask, stored_tasks, task_ids
 from backend.serving.studio import image_source
-from backend.settings import Settings, load_settings
+from backend.settings import Settings
 from backend.types import Annotation, GroupSource, Region
 from calico_model.data.grounded_caption import as_grounded
 from calico_model.inference.caption import Level, compose_caption, link_caption
@@ -66,7 +66,7 @@ def caption(
     if project is None:
         entries = [_of_pictures(images or [], weights, device)]
     else:
-        settings = load_settings(label_studio_url=url, label_studio_api_key=api_key)
+        settings = command_settings(label_studio_url=url, label_studio_api_key=api_key)
         entries = _of_project(settings, project)
         if not entries:
             raise SettingsError(f"--project: no task of project {project} has annotated regions")

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from backend.cli.options import command_settings
 from backend.errors import InvalidLabelConfigError, LabelStudioError, SettingsError
 from backend.label_studio.client import (
     ConnectedBackend,
@@ -25,7 +26,7 @@ from backend.label_studio.client import (
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.onboarding import BACKEND_TITLE, refused_addresses, update_ml_backend
 from backend.serving.studio import connect_client
-from backend.settings import Settings, load_settings
+from backend.settings import Settings
 
 EVERYWHERE = ("0.0.0.0", "::", "")
 """Addresses to listen at that are no address to call."""
@@ -124,7 +125,7 @@ def chosen_ends(
     Raises:
         SettingsError: Label Studio's address or token is not set, or a value is wrong.
     """
-    settings = load_settings(
+    settings = command_settings(
         label_studio_url=url,
         label_studio_api_key=api_key,
         basic_auth_user=user,

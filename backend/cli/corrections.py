@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from backend.cli.corrections_export import write_coco, write_records
-from backend.cli.options import DataDirOption, ProjectOption, guest_store
+from backend.cli.options import DataDirOption, ProjectOption, command_settings, guest_store
 from backend.cli.progress import progress_bar
 from backend.cli.tables import print_fitted
 from backend.errors import SettingsError
@@ -24,7 +24,7 @@ from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Standing, TaskRow
 from backend.learning.schedule import held_out_tasks
 from backend.serving.studio import connect_client, image_source
-from backend.settings import Settings, load_settings
+from backend.settings import Settings
 
 _HEADS = {"held_out": "kept for testing"}
 
@@ -96,7 +96,7 @@ def corrections(
 
     The last line of the output is JSON, with one entry per project.
     """
-    settings = load_settings(data_dir=data_dir)
+    settings = command_settings(data_dir=data_dir)
     with guest_store(settings) as store:
         repository = CorrectionRepository(store)
         client = connect_client(settings)

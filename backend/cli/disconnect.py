@@ -15,7 +15,7 @@ from backend.cli.connect import (
     connected_backend,
     ends_of,
 )
-from backend.settings import load_settings
+from backend.cli.options import command_settings
 
 
 def disconnect(
@@ -36,7 +36,7 @@ def disconnect(
 
     The last line of the output is JSON: project, backends, webhooks (how many were removed).
     """
-    settings = load_settings(label_studio_url=url, label_studio_api_key=api_key)
+    settings = command_settings(label_studio_url=url, label_studio_api_key=api_key)
     ends = ends_of(settings, backend_url)
     with closing(ends.client) as client:
         title = client.project(project).title

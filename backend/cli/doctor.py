@@ -24,9 +24,9 @@ from backend.cli.connect import (
     UserOption,
 )
 from backend.cli.diagnosis import examine
-from backend.cli.options import ServerDeviceOption
+from backend.cli.options import ServerDeviceOption, command_settings
 from backend.cli.tables import print_fitted, wrapped
-from backend.settings import Settings, load_settings
+from backend.settings import Settings
 from calico_model.loading.precision import Precision
 from calico_model.types import MAX_GROUP_SIZE
 
@@ -91,7 +91,7 @@ def doctor(
 
     Example: calico doctor --source sam2.1-tiny
     """
-    settings = load_settings(
+    settings = command_settings(
         device=device,
         label_studio_url=url,
         label_studio_api_key=api_key,

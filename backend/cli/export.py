@@ -21,6 +21,7 @@ from backend.cli.export_report import (
     show_summary,
     summary_of,
 )
+from backend.cli.options import command_settings
 from backend.cli.progress import progress_bar, told_how_to_go_on
 from backend.errors import SettingsError
 from backend.export.coco import write_coco
@@ -44,7 +45,6 @@ from backend.label_studio.stored_tasks import (
     task_ids,
 )
 from backend.serving.studio import image_source
-from backend.settings import load_settings
 from backend.types import StoredPrediction
 
 
@@ -127,7 +127,7 @@ def export(
     """
     if polygons and kind is not Format.COCO:
         raise SettingsError(f"--polygons: goes with --format coco, not with {kind}")
-    settings = load_settings(label_studio_url=url, label_studio_api_key=api_key)
+    settings = command_settings(label_studio_url=url, label_studio_api_key=api_key)
     check_target(to)
     with closing(label_studio_of(settings)) as client:
         found = client.project(project)

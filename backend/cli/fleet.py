@@ -17,7 +17,7 @@ import msgspec
 import typer
 from rich.table import Table
 
-from backend.cli.options import DataDirOption
+from backend.cli.options import DataDirOption, command_settings
 from backend.cli.tables import print_fitted
 from backend.errors import FleetError
 from backend.fleet.connection import is_one_machine, ray_environment, require_ray
@@ -37,7 +37,7 @@ from backend.fleet.trainers import place_trainers
 from backend.learning.supervisor import TrainerWatch
 from backend.serving.logs import LogFormat, start_logging
 from backend.serving.metrics import package_version
-from backend.settings import Settings, as_variables, export_variables, is_loopback, load_settings
+from backend.settings import Settings, as_variables, export_variables, is_loopback, variable_name
 
 _ADDRESS = "127.0.0.1:6390"
 
@@ -119,9 +119,10 @@ def fleet_up(
     head, head_port = _host_and_port(settings)
     others = [host.strip() for host in (hosts or "").split(",") if host.strip()]
     if others and is_loopback(head):
-        raise FleetError(f"--address: other machines cannot reach {head}")
+        raise FleetError(f"{_place(settings, address)}: other machines cannot reach {head}")
     if is_listening(head, head_port):
-        raise FleetError(f"--address: something listens on {head}:{head_port} already")
+        place = _place(settings, address)
+        raise FleetError(f"{place}: something listens on {head}:{head_port} already")
     needed = round((size.most_click + size.most_batch) * cpus + trainers + 0.49)
     here = max(needed if not others else 0, os.cpu_count() or 1) if slots is None else slots
     require_ray()
@@ -172,7 +173,8 @@ def fleet_join(
         raise FleetError(f"no token at {folder.token_file}: copy that of the head")
     head, head_port = _host_and_port(settings)
     if is_one_machine(head):
-        raise FleetError(f"--address: {head} is this machine; give the address of the head")
+        place = _place(settings, address)
+        raise FleetError(f"{place}: {head} is this machine; give the address of the head")
     require_ray()
     events = HoldingEvents()
     _export(settings)
@@ -268,10 +270,10 @@ def fleet_down(data_dir: DataDirOption = None, address: AddressOption = None) ->
 
 def _settings(data_dir: Path | None, address: str | None, port: int | None) -> Settings:
     """Reads the settings; address and token have places of their own unless they are set."""
-    settings = load_settings(data_dir=data_dir, port=port, fleet_address=address)
+    settings = command_settings(data_dir=data_dir, port=port, fleet_address=address)
     start_logging(settings.log_level, LogFormat(settings.log_format))
     token = settings.fleet_token_file or FleetFolder(settings.data_dir / "fleet").token_file
-    return load_settings(
+    return command_settings(
         data_dir=settings.data_dir.absolute(),
         port=port,
         fleet_address=settings.fleet_address or _ADDRESS,
@@ -293,13 +295,20 @@ def connected_settings(data_dir: Path | None, address: str | None) -> Settings:
     settings = _settings(data_dir, address, None)
     head, port = _host_and_port(settings)
     if not is_listening(head, port):
-        raise FleetError(f"no fleet at {head}:{port}: calico fleet up")
+        place = _place(settings, address)
+        raise FleetError(f"{place}: no fleet at {head}:{port}; calico fleet up starts one")
     return settings
 
 
 def _host_and_port(settings: Settings) -> tuple[str, int]:
     host, _, port = (settings.fleet_address or _ADDRESS).rpartition(":")
     return host, int(port)
+
+
+def _place(settings: Settings, address: str | None) -> str:
+    """Returns where the user gave, or can give, the address of the head, for messages."""
+    is_variable = address is None and settings.fleet_address != _ADDRESS
+    return variable_name("fleet_address") if is_variable else "--address"
 
 
 def _export(settings: Settings) -> None:

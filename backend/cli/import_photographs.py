@@ -25,11 +25,10 @@ from backend.cli.import_plan import (
     folders_are_groups,
 )
 from backend.cli.labeled_data import read_group_size
-from backend.cli.options import DataDirOption
+from backend.cli.options import DataDirOption, command_settings
 from backend.cli.photo_folder import Listing, list_photographs
 from backend.cli.progress import peak_rss_mib, told_how_to_go_on
 from backend.errors import SettingsError
-from backend.settings import load_settings
 from calico_model.types import MAX_GROUP_SIZE
 
 if TYPE_CHECKING:
@@ -147,7 +146,9 @@ def import_photographs(
         raise SettingsError("--project: expected the id of a project, or --dry-run")
     if labels is not None and project is None:
         raise SettingsError("--labels: expected --project beside it, whose labels they are")
-    settings = load_settings(label_studio_url=url, label_studio_api_key=api_key, data_dir=data_dir)
+    settings = command_settings(
+        label_studio_url=url, label_studio_api_key=api_key, data_dir=data_dir
+    )
     # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
     from backend.cli.photo_cache import PhotoCache
     from backend.cli.photo_import import run_import

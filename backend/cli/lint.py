@@ -15,7 +15,7 @@ from backend.cli.connect import label_studio_of
 from backend.cli.label_lint import LabeledOutline, LintGroup, LintReport, Load, lint_labels
 from backend.cli.labeled_data import CocoOption, ImagesOption, SidesOption, open_labeled
 from backend.cli.lint_page import findings_of, page_of
-from backend.cli.options import DataDirOption, WeightsOption, guest_store
+from backend.cli.options import DataDirOption, WeightsOption, command_settings, guest_store
 from backend.cli.progress import progress_bar
 from backend.errors import InvalidRleError, MediaError, SettingsError
 from backend.export.gathering import Choice, chosen, config_labels, labels_of
@@ -26,7 +26,7 @@ from backend.label_studio.stored_tasks import stored_tasks, task_ids
 from backend.served_model import ServedModel
 from backend.serving.loaded_model import load_base_model
 from backend.serving.studio import image_source
-from backend.settings import Settings, load_settings
+from backend.settings import Settings
 from backend.storage.adapter_files import adapter_files
 from backend.storage.versions import Versions
 from backend.types import GroupSource, Region
@@ -84,7 +84,7 @@ def lint(
         raise SettingsError("expected one of --project, --data and --coco")
     if not out.absolute().parent.is_dir() or out.is_dir():
         raise SettingsError(f"--out: expected a file in an existing folder, got {out}")
-    settings = load_settings(
+    settings = command_settings(
         data_dir=data_dir, weights=weights, label_studio_url=url, label_studio_api_key=api_key
     )
     if project is None:

@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 import typer
 
+from backend.cli.options import command_settings
 from backend.errors import StoreError
-from backend.settings import load_settings
 from backend.storage.database import open_engines, state_of
 from backend.storage.folder_lock import served_alone
 from backend.storage.schema import SchemaState
@@ -36,7 +36,7 @@ def migrate(
 
     The last line of the output is JSON: before, now, oldest_release, older_may_serve.
     """
-    url = load_settings(data_dir=data_dir).store_url
+    url = command_settings(data_dir=data_dir).store_url
     before = state_of(url)
     after = before
     if not check:

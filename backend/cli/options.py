@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,6 +60,17 @@ ProjectOption = Annotated[
     int | None, typer.Option("--project", help="Only this project; default: every one.")
 ]
 
+_OPTIONS = {
+    "basic_auth_password": "--password",
+    "basic_auth_user": "--user",
+    "fleet_address": "--address",
+    "groups_at_once": "--batch",
+    "label_studio_api_key": "--api-key",
+    "label_studio_url": "--url",
+    "model_threads": "--threads",
+}
+"""Field -> the option that sets it in most commands, unless it has the same name."""
+
 
 def load_weights(
     folder: Path | None, device: str, precision: Precision | None = None
@@ -78,6 +90,24 @@ def load_weights(
     return load_predictor(
         folder or DEFAULT_WEIGHTS, device=device, precision=precision, on_plan=show_plan
     )
+
+
+def command_settings(
+    options: Mapping[str, str] = MappingProxyType({}), /, **chosen: object
+) -> Settings:
+    """Reads the settings of a command; messages call a wrong option what the user typed.
+
+    Args:
+        options: field -> its option, where this command calls it otherwise than most.
+        chosen: field -> what the option says; None leaves it to the environment.
+
+    Raises:
+        SettingsError: names the option or the variable, and what was expected.
+    """
+    from backend.settings import load_settings
+
+    names = {field: f"--{field.replace('_', '-')}" for field in chosen}
+    return load_settings({**names, **_OPTIONS, **options}, **chosen)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from backend.cli.options import (
     DataDirOption,
     DeviceOption,
     WeightsOption,
+    command_settings,
     guest_store,
     is_given,
     load_weights,
@@ -29,7 +30,7 @@ from backend.cli.prelabel_parts import Chunk, PartFolder
 from backend.cli.prelabel_workers import Load, WorkerPool, begin_files
 from backend.cli.progress import progress_bar, stop_requests
 from backend.errors import SettingsError
-from backend.settings import Settings, load_settings
+from backend.settings import Settings
 from backend.storage.adapter_files import adapter_files
 from backend.storage.versions import AdapterVersion, Versions, verified_folder
 from calico_model.evaluation.protocol import GroupPredictor
@@ -157,7 +158,7 @@ def prelabel(
             raise SettingsError("MANIFEST: expected none with --project: its tasks are the groups")
         if is_given(context, "batch"):
             given["groups_at_once"] = batch
-        settings = load_settings(
+        settings = command_settings(
             data_dir=data_dir, label_studio_url=url, label_studio_api_key=api_key, **given
         )
         from backend.cli.prelabel_project import run_project
@@ -175,7 +176,7 @@ def prelabel(
         groups = read_manifest(manifest)
         load: Load = functools.partial(load_model, weights, device, threads)
         if version is not None:
-            settings = load_settings(data_dir=data_dir, **given)
+            settings = command_settings(data_dir=data_dir, **given)
             load = functools.partial(load_version, settings, find_version(settings, version))
         if address is None:
             wrong = {name for name in ("cpus", "gpus") if is_given(context, name)}

@@ -215,13 +215,14 @@ def join_fleet(
         gpus: graphics cards that one counts for.
 
     Raises:
+        SettingsError: the address is none, or there is no database for all.
         FleetError: there is no fleet, no room, or no Ray installed.
     """
     from backend.cli.fleet import connected_settings
     from backend.fleet.connection import require_ray
 
-    require_ray()
     settings = connected_settings(data_dir, address)
+    require_ray()
     begin = functools.partial(begin_answers, load, Path.cwd())
     actors = FleetActors(settings, begin, cpus=cpus, gpus=gpus)
     if (room := actors.room) < 1:

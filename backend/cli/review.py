@@ -20,7 +20,7 @@ from backend.cli.connect import (
     UserOption,
     ends_of,
 )
-from backend.cli.options import DataDirOption, guest_store
+from backend.cli.options import DataDirOption, command_settings, guest_store
 from backend.cli.predict_all import find_backend, read_states
 from backend.cli.progress import progress_bar
 from backend.cli.tables import print_fitted
@@ -36,7 +36,7 @@ from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.label_quality import LabelQuality, LabelSets, read_label_quality
 from backend.learning.repository import CorrectionRepository
 from backend.learning.score_thresholds import label_thresholds
-from backend.settings import Settings, load_settings
+from backend.settings import Settings
 
 _SHOWN_TASKS, _SHOWN_LABELS = 10, 30
 
@@ -85,7 +85,7 @@ def review(
         raise SettingsError("--undo: give either --accept-above or --undo")
     if accept_above is not None and not 0 < accept_above <= 1:
         raise SettingsError(f"--accept-above: expected a score above 0, at most 1: {accept_above}")
-    settings = load_settings(
+    settings = command_settings(
         data_dir=data_dir,
         label_studio_url=url,
         label_studio_api_key=api_key,

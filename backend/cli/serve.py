@@ -16,10 +16,11 @@ from backend.cli.options import (
     LogLevelOption,
     ServerDeviceOption,
     StudioUrlOption,
+    command_settings,
 )
 from backend.errors import SettingsError
 from backend.served_model import SHIPPED_WEIGHTS
-from backend.settings import Settings, load_settings, misspelt_variables
+from backend.settings import Settings, misspelt_variables
 from calico_model.loading.precision import Precision
 
 _WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
@@ -78,7 +79,8 @@ def serve(
 
     Passwords and all other settings are environment variables: docs/settings.md lists them.
     """
-    settings = load_settings(
+    settings = command_settings(
+        {"label_studio_url": "--label-studio-url"},
         host=host,
         port=port,
         weights=weights,

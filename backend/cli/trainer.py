@@ -20,6 +20,7 @@ from backend.cli.options import (
     LogLevelOption,
     ServerDeviceOption,
     StudioUrlOption,
+    command_settings,
 )
 from backend.inference_priority import InferencePriority, Yielding
 from backend.learning.derivation import Derivation, StudioPredictions
@@ -35,7 +36,7 @@ from backend.served_model import SHIPPED_WEIGHTS
 from backend.serving.logs import LogFormat, start_logging
 from backend.serving.rendering import code_version
 from backend.serving.studio import connect_client, image_source
-from backend.settings import Settings, load_settings
+from backend.settings import Settings
 from backend.storage.adapter_files import adapter_files
 from backend.storage.store import Store, open_store
 from backend.storage.versions import Versions
@@ -88,7 +89,8 @@ def trainer(
 
     Example: calico trainer --data-dir .calico
     """
-    settings = load_settings(
+    settings = command_settings(
+        {"label_studio_url": "--label-studio-url"},
         data_dir=data_dir,
         weights=weights,
         device=device,

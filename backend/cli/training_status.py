@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from backend.cli.connect import EVERYWHERE
-from backend.cli.options import DataDirOption, ProjectOption, guest_store
+from backend.cli.options import DataDirOption, ProjectOption, command_settings, guest_store
 from backend.cli.tables import fitted, print_fitted
 from backend.errors import SettingsError
 from backend.label_studio.backend_client import BackendClient
@@ -23,7 +23,7 @@ from backend.learning.overview import Overview, ProjectStanding
 from backend.learning.repository import CorrectionRepository
 from backend.learning.schedule import RunState
 from backend.learning.training_runs import RunRepository, TrainingRun
-from backend.settings import Settings, load_settings
+from backend.settings import Settings
 from backend.storage.adapter_files import adapter_files
 from backend.storage.versions import Versions
 
@@ -60,7 +60,7 @@ def status(
 
     The last line of the output is JSON with one entry per project.
     """
-    settings = load_settings(data_dir=data_dir)
+    settings = command_settings(data_dir=data_dir)
     with guest_store(settings) as store:
         overview = Overview(
             store,
@@ -115,7 +115,7 @@ def train_now(
 
     Example: calico train-now --project 7
     """
-    settings = load_settings(data_dir=data_dir)
+    settings = command_settings(data_dir=data_dir)
     with guest_store(settings) as store:
         if project not in CorrectionRepository(store).projects():
             raise SettingsError(f"--project: project {project} has sent no corrections yet")

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from backend.cli.options import DataDirOption, ProjectOption, guest_store
+from backend.cli.options import DataDirOption, ProjectOption, command_settings, guest_store
 from backend.cli.progress import progress_bar
 from backend.cli.tables import print_fitted
 from backend.errors import SettingsError
 from backend.learning.explanation import explain_version
 from backend.learning.publisher import roll_back
-from backend.settings import Settings, load_settings
+from backend.settings import Settings
 from backend.storage.adapter_files import adapter_files
 from backend.storage.versions import AdapterVersion, Versions
 
@@ -66,7 +66,7 @@ def versions(
 
     The last line of the output is JSON with every version, and what was uploaded.
     """
-    settings = load_settings(data_dir=data_dir)
+    settings = command_settings(data_dir=data_dir)
     with guest_store(settings) as store:
         known = Versions(store, adapter_files(settings))
         listed = known.all(project)
@@ -120,7 +120,7 @@ def rollback(
     The last line of the output is JSON: {"project", "version"}. The version null is the shipped
     model.
     """
-    settings = load_settings(data_dir=data_dir)
+    settings = command_settings(data_dir=data_dir)
     with guest_store(settings) as store:
         published = Versions(store, adapter_files(settings))
         served = roll_back(published, project, to=to, reason=reason)

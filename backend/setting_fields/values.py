@@ -18,7 +18,7 @@ from calico_model.errors import InvalidConfigError
 from calico_model.sources.registry import read_choices
 
 _NO_NAME = re.compile(r"[*\s]")
-_ADDRESS = re.compile(r"[^\s:/@]+:[1-9][0-9]{0,4}")
+_ADDRESS = re.compile(r"[^\s:/@]+:([1-9][0-9]{0,4})")
 _HOST = re.compile(r"\*|(\*\.)?[^/@*\s]+")
 
 
@@ -70,8 +70,9 @@ def check_shelf_url(value: str) -> str:
 
 
 def _check_host_and_port(value: str) -> str:
-    if not _ADDRESS.fullmatch(value):
-        raise ValueError("expected HOST:PORT")
+    found = _ADDRESS.fullmatch(value)
+    if found is None or int(found[1]) > 65_535:
+        raise ValueError("expected HOST:PORT with a port from 1 to 65535")
     return value
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 
+from backend.cli.options import command_settings
 from backend.errors import SettingsError
-from backend.settings import load_settings
 from calico_model.data.synthetic import SceneSplit, write_groups
 from research.bench.server import BenchServer, running_server
 
@@ -118,7 +118,7 @@ def open_client(address: str, credentials: tuple[str, str] | None = None) -> htt
 
 
 def _credentials(access: BackendAccess) -> tuple[str, str] | None:
-    settings = load_settings(basic_auth_user=access.user, basic_auth_password=access.password)
+    settings = command_settings(basic_auth_user=access.user, basic_auth_password=access.password)
     user, password = settings.basic_auth_user, settings.basic_auth_password
     return None if user is None or password is None else (user, password.get_secret_value())
 

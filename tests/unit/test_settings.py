@@ -66,6 +66,20 @@ def test_a_wrong_value_is_named_with_its_key(monkeypatch, variable, value):
     assert repr(value) in str(caught.value)
 
 
+def test_a_wrong_option_is_named_as_the_user_typed_it(monkeypatch):
+    options = {"port": "--port", "fleet_address": "--address", "host": "--host"}
+    monkeypatch.setenv("CALICO_FLEET_ADDRESS", "x")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(options, port=70_000, fleet_address=None)
+    assert {text.partition(":")[0] for text in str(caught.value).split("; ")} == {
+        "--port",
+        "CALICO_FLEET_ADDRESS",
+    }
+    monkeypatch.delenv("CALICO_FLEET_ADDRESS")
+    with pytest.raises(SettingsError, match="^--host: '0.0.0.0' is reachable"):
+        load_settings(options, host="0.0.0.0")
+
+
 @pytest.mark.parametrize("host", ["https://a.example", "a.example/x", "*a.example"])
 def test_a_host_that_could_never_match_is_refused(monkeypatch, host):
     monkeypatch.setenv("CALICO_IMAGE_HOSTS", f"b.example,{host}")
@@ -170,12 +184,14 @@ def test_settings_reach_another_process_as_variables(monkeypatch):
     assert as_variables(load_settings()) == variables
 
 
-@pytest.mark.parametrize("value", ["host", "host:", "http://host:1", "a@b:1", "host:x", ":1"])
+@pytest.mark.parametrize(
+    "value", ["host", "host:", "http://host:1", "a@b:1", "host:x", ":1", "host:65536"]
+)
 def test_the_address_of_a_fleet_is_a_host_and_a_port(value):
     with pytest.raises(SettingsError, match="CALICO_FLEET_ADDRESS: expected HOST:PORT"):
         load_settings(fleet_address=value, database_url="postgresql+psycopg://a@b/c")
 
 
 def test_a_fleet_needs_a_database_for_all():
-    with pytest.raises(SettingsError, match="CALICO_DATABASE_URL=postgresql"):
+    with pytest.raises(SettingsError, match=r"^CALICO_DATABASE_URL: expected postgresql\+psycopg"):
         load_settings(fleet_address="127.0.0.1:6390")

@@ -54,9 +54,29 @@ def test_a_machine_does_not_join_itself(tmp_path):
         fleet_join(tmp_path, "127.0.0.1:6390")
 
 
+@pytest.mark.parametrize("command", [fleet_up, fleet_join, fleet_status, fleet_upgrade, fleet_down])
+def test_a_wrong_address_is_named_as_it_was_given(tmp_path, command, monkeypatch):
+    with pytest.raises(SettingsError, match="^--address: expected HOST:PORT .*, got 'here'$"):
+        command(tmp_path, address="here")
+    monkeypatch.setenv("CALICO_FLEET_ADDRESS", "there")
+    with pytest.raises(SettingsError, match="^CALICO_FLEET_ADDRESS: expected .*, got 'there'$"):
+        command(tmp_path)
+    with pytest.raises(SettingsError, match="^--address: expected HOST:PORT .*, got 'here'$"):
+        command(tmp_path, address="here")
+
+
+@pytest.mark.parametrize("command", [fleet_status, fleet_upgrade])
+def test_a_fleet_that_is_not_there_is_named_as_it_was_given(tmp_path, command, monkeypatch):
+    monkeypatch.setenv("CALICO_FLEET_ADDRESS", "127.0.0.1:2")
+    with pytest.raises(FleetError, match="^CALICO_FLEET_ADDRESS: no fleet at 127.0.0.1:2"):
+        command(tmp_path)
+    with pytest.raises(FleetError, match="^--address: no fleet at 127.0.0.1:1"):
+        command(tmp_path, address="127.0.0.1:1")
+
+
 @pytest.mark.parametrize("command", [fleet_status, fleet_upgrade])
 def test_without_a_fleet_it_says_how_to_start_one(tmp_path, command):
-    with pytest.raises(FleetError, match=r"no fleet at 127.0.0.1:1: calico fleet up"):
+    with pytest.raises(FleetError, match=r"--address: no fleet at 127.0.0.1:1; calico fleet up"):
         command(tmp_path, "127.0.0.1:1")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import socket
 from collections import Counter, deque
 from pathlib import Path
 
@@ -242,10 +243,24 @@ def test_no_card_is_named_on_a_fleet(tmp_path):
     assert "--device: expected cpu or cuda with --address, got cuda:1" in str(result.exception)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
-def test_without_ray_it_says_what_to_install(tmp_path):
+@pytest.mark.parametrize("address", ["here", "here:", "here:65536", "http://here:1"])
+def test_a_wrong_address_is_named_by_its_option(tmp_path, address):
     draw(tmp_path / "a" / "1.png")
-    words = ["prelabel", str(tmp_path / "a"), "--out", str(tmp_path / "out"), "--address", "h:1"]
+    words = ["prelabel", str(tmp_path / "a"), "--out", str(tmp_path / "out"), "--address", address]
     result = CliRunner().invoke(command_tree(words), words)
+    assert isinstance(result.exception, SettingsError)
+    expected = f"--address: expected HOST:PORT with a port from 1 to 65535, got {address!r}"
+    assert str(result.exception) == expected
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
+def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("CALICO_DATABASE_URL", "postgresql+psycopg://a@127.0.0.1:1/b")
+    draw(tmp_path / "a" / "1.png")
+    words = ["prelabel", str(tmp_path / "a"), "--out", str(tmp_path / "out")]
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        words += ["--address", f"127.0.0.1:{head.getsockname()[1]}"]
+        result = CliRunner().invoke(command_tree(words), words)
     assert isinstance(result.exception, FleetError)
     assert "pip install 'calico-labeling[fleet]'" in str(result.exception)

@@ -32,6 +32,16 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
         serve("--weights", tmp_path, "--data-dir", tmp_path, "--port", 0)
 
 
+def test_an_option_is_named_as_it_was_typed_and_a_variable_as_it_was_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(SettingsError, match="^--label-studio-url: expected http://HOST"):
+        serve("--label-studio-url", "studio")
+    monkeypatch.setenv("LABEL_STUDIO_URL", "studio")
+    with pytest.raises(SettingsError, match="^LABEL_STUDIO_URL: expected http://HOST"):
+        serve()
+
+
 def test_readiness_is_told_once_the_model_is_loaded(caplog: pytest.LogCaptureFixture) -> None:
     host = ModelHost(FakePredictor)
     caplog.set_level("INFO")
