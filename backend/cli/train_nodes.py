@@ -6,6 +6,7 @@ exit status is the status of the command.
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +25,9 @@ _LONGEST_WORK = timedelta(hours=2)
 """Of one process, such as storing the result, while the others wait."""
 _UNFINISHED = 75
 """Exit status of a worker that was stopped: a job must not take it for the end of the run."""
+
+_PARENT = os.getppid()
+"""Of this process when it began: the launcher, where torchrun started it."""
 
 _Value = TypeVar("_Value")
 
@@ -99,6 +103,14 @@ def is_launched() -> bool:
     return bool(distributed.is_torchelastic_launched())
 
 
+def is_left() -> bool:
+    """Whether the launcher of this process was killed, so that nobody waits for its end.
+
+    It must stop then: the same command may have been given again, and writes to the same folder.
+    """
+    return is_launched() and os.getppid() != _PARENT
+
+
 def is_first() -> bool:
     """Whether this process is the one that prints the result."""
     from torch import distributed
@@ -139,7 +151,12 @@ def leave(is_finished: bool, *, is_stored: bool = True) -> None:
     from torch import distributed
 
     # The first one merges and stores. A machine that leaves earlier may host the rendezvous.
-    is_done = all(gathered(is_stored and (is_finished or not is_launched())))
+    try:
+        is_done = all(gathered(is_stored and (is_finished or not is_launched())))
+    except RuntimeError as error:  # where they meet was killed with a launcher
+        reason = str(error).partition("\n")[0]
+        typer.echo(f"calico: cannot reach the other processes any more: {reason}", err=True)
+        is_done = False
     if distributed.is_initialized():
         distributed.destroy_process_group()
     if not is_done:

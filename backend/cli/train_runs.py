@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.cli.progress import print_outcome, stop_requests, training_bar
-from backend.cli.train_nodes import Launch, gathered, is_first, is_first_here, is_launched, leave
+from backend.cli.train_nodes import (
+    Launch,
+    gathered,
+    is_first,
+    is_first_here,
+    is_launched,
+    is_left,
+    leave,
+)
 from backend.cli.train_states import TrainingStates
 from calico_model.errors import InvalidConfigError
 from calico_model.training.pretraining.recipe import PretrainingRecipe
@@ -79,7 +87,7 @@ def train_records(recipe: FinetuneRecipe, run: RecordsRun) -> None:
             opened.append(TensorBoardTracker(folder, resume_step=resume_step))
         return opened
 
-    is_stopping = stop_requests()
+    is_stopping = _stop_requests()
     began = time.monotonic()
     with training_bar("reading records") as advance_to:
 
@@ -169,7 +177,7 @@ def _train_on_scenes(recipe: PretrainingRecipe, run: ScenesRun, pool: Path) -> N
                 _render_scenes(recipe, pool)
             gathered(None)
 
-    is_stopping = stop_requests()
+    is_stopping = _stop_requests()
     began = time.monotonic()
     with training_bar("training") as advance_to:
 
@@ -189,6 +197,12 @@ def _train_on_scenes(recipe: PretrainingRecipe, run: ScenesRun, pool: Path) -> N
             on_saved=run.states.saved,
         )
     _end(run.states, lambda: {"model": folder}, is_finished=folder is not None, began=began)
+
+
+def _stop_requests() -> Callable[[], bool]:
+    """Returns a function that is True once somebody asks to stop, or nobody waits for the end."""
+    is_asked = stop_requests()
+    return lambda: is_asked() or is_left()
 
 
 def _end(

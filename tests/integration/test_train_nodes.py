@@ -142,6 +142,21 @@ def test_a_machine_that_must_stop_stops_both_and_they_go_on_in_a_shared_folder(n
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_launcher_leaves_no_process_behind_on_any_machine(nodes, killed):
+    nodes.start(epochs=200)
+    curves = [folder / "run" / "curve.csv" for folder in nodes.folders]
+    nodes.wait_until(lambda: any(place.is_file() for place in curves))
+    nodes.processes[killed].kill()
+    for process in nodes.processes:
+        process.communicate(timeout=300)  # until no worker can write there any more
+        assert process.returncode != 0
+    (out,) = (place.parent for place in curves if place.is_file())
+    newest = json.loads((out / "state" / "newest.json").read_text())
+    assert int(curve(out)[-1]["step"]) == newest["step"] < 200 * STEPS // 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
 def test_a_machine_is_killed_and_both_go_on_from_the_bucket_on_new_disks(nodes, whole, killed):  # noqa: F811
     check_that_they_go_on(nodes, whole, killed)
 

@@ -128,6 +128,21 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(inputs, whole, tmp_path):
     assert kept[0].read_bytes() == kept[1].read_bytes()
 
 
+def test_the_processes_of_a_killed_launcher_stop_and_save(inputs, tmp_path):
+    out = tmp_path / "run"
+    begun = start(inputs, out, epochs=200, processes=2)
+    while not (out / "curve.csv").is_file() or not curve(out):
+        with pytest.raises(subprocess.TimeoutExpired):
+            begun.communicate(timeout=0.02)
+    begun.kill()
+    stdout, _ = begun.communicate(timeout=100)  # until nobody can write there any more
+    ended = json.loads(stdout.splitlines()[-1])
+    assert not ended["finished"]
+    assert ended["step"] < 200 * STEPS // 2
+    assert int(curve(out)[-1]["step"]) == ended["step"]
+    assert json.loads((out / "state" / "newest.json").read_text())["step"] == ended["step"]
+
+
 def test_two_processes_compute_what_one_does(inputs, whole, tmp_path):
     out = tmp_path / "run"
     outcome = finish(inputs, out, "--cache", str(tmp_path / "cache"), processes=2)
