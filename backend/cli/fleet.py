@@ -40,6 +40,7 @@ from backend.serving.metrics import package_version
 from backend.settings import Settings, as_variables, export_variables, is_loopback, variable_name
 
 _ADDRESS = "127.0.0.1:6390"
+_LAST_PORT = 65_535
 
 AddressOption = Annotated[
     str | None,
@@ -57,12 +58,14 @@ ClickOption = Annotated[
     int, typer.Option("--click", min=2, help="Replicas for what somebody waits for.")
 ]
 MostClickOption = Annotated[
-    int | None, typer.Option("--most-click", help="Up to so many under load; --click if unset.")
+    int | None, typer.Option("--most-click", help="Up to so many of them under load. [--click]")
 ]
 MostBatchOption = Annotated[
-    int, typer.Option("--most-batch", min=1, help="Replicas for other tasks, as there are any.")
+    int, typer.Option("--most-batch", min=1, help="Up to so many of them while there is work.")
 ]
-BatchOption = Annotated[int, typer.Option("--batch", min=0, help="Of them, those that always run.")]
+BatchOption = Annotated[
+    int, typer.Option("--batch", min=0, help="Replicas for other tasks that always run.")
+]
 TrainersOption = Annotated[int, typer.Option("--trainers", min=0, help="Trainers.")]
 CpusOption = Annotated[
     float, typer.Option("--cpus", min=0.1, help="Cores that one replica counts for.")
@@ -116,6 +119,7 @@ def fleet_up(
     if (held := folder.read_state()) is not None:
         raise FleetError(f"a fleet runs here already (process {held[0]}, {held[1]})")
     size = FleetSize(click, most_click or click, batch, most_batch, cpus, gpus)
+    _check_ports(settings, web)
     head, head_port = _host_and_port(settings)
     others = [host.strip() for host in (hosts or "").split(",") if host.strip()]
     if others and is_loopback(head):
@@ -171,6 +175,7 @@ def fleet_join(
     folder = _folder(settings)
     if not folder.token_file.exists():
         raise FleetError(f"no token at {folder.token_file}: copy that of the head")
+    _check_ports(settings, web)
     head, head_port = _host_and_port(settings)
     if is_one_machine(head):
         place = _place(settings, address)
@@ -309,6 +314,15 @@ def _place(settings: Settings, address: str | None) -> str:
     """Returns where the user gave, or can give, the address of the head, for messages."""
     is_variable = address is None and settings.fleet_address != _ADDRESS
     return variable_name("fleet_address") if is_variable else "--address"
+
+
+def _check_ports(settings: Settings, web: int) -> None:
+    last = settings.port + web - 1
+    if last > _LAST_PORT:
+        raise FleetError(
+            f"--web: expected at most {_LAST_PORT - settings.port + 1}, "
+            f"whose ports are {settings.port} to {_LAST_PORT}, got {web}"
+        )
 
 
 def _export(settings: Settings) -> None:

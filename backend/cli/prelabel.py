@@ -81,7 +81,7 @@ def prelabel(
         typer.Option(
             "--workers",
             min=1,
-            help="Processes, each with a model of its own; 1, or what a fleet has room for.",
+            help="Processes, each with a model of its own. [1, or what a fleet has room for]",
         ),
     ] = None,
     chunk: Annotated[
@@ -107,12 +107,16 @@ def prelabel(
     cpus: Annotated[
         float | None,
         typer.Option(
-            "--cpus", min=0.1, help="Cores of a fleet that one worker counts for; --threads."
+            "--cpus", min=0.1, help="Cores of a fleet that one worker counts for. [--threads]"
         ),
     ] = None,
     gpus: Annotated[
         float | None,
-        typer.Option("--gpus", min=0, help="Graphics cards of a fleet that one worker counts for."),
+        typer.Option(
+            "--gpus",
+            min=0,
+            help="Graphics cards of a fleet that one worker counts for. [1 with --device cuda]",
+        ),
     ] = None,
 ) -> None:
     """Predict thousands of groups without a server; run it again to continue.
@@ -142,8 +146,8 @@ def prelabel(
     calico prelabel s3://BUCKET/photographs --out predictions --address 10.0.0.1:6390
     calico prelabel --project 7 --workers 2
 
-    The last line of the output is JSON: groups, done, problems, already, seconds and stopped; of a
-    project version, tasks, done, left, problems, seconds and stopped.
+    The last line of the output is JSON: groups, done, problems, already, seconds and stopped; with
+    --project version, tasks, done, left, problems, seconds and stopped.
     """
     given: dict[str, object] = {"model_threads": threads}
     if weights is not None:

@@ -53,6 +53,8 @@ def read_manifest(place: str) -> tuple[ListedGroup, ...]:
             groups = _groups_of_rows(place, read_place(place).decode("utf-8-sig"))
         else:
             groups = _groups_of_folders(list_place(place))
+    except SettingsError as error:
+        raise SettingsError(f"MANIFEST: {error}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SettingsError(f"MANIFEST: {place} cannot be read: {error}") from error
     distinct = {group.key: group for group in groups}
@@ -87,12 +89,11 @@ def _group_of_row(folder: str, number: int, cells: Sequence[str]) -> ListedGroup
     wrong = [cell for cell in cells if not _is_image(cell)]
     if wrong:
         raise SettingsError(
-            f"MANIFEST: row {number}: expected images ({', '.join(sorted(_ENDINGS))}), "
-            f"got {wrong[0]!r}"
+            f"row {number}: expected images ({', '.join(sorted(_ENDINGS))}), got {wrong[0]!r}"
         )
     if len(cells) > MAX_GROUP_SIZE:
         raise SettingsError(
-            f"MANIFEST: row {number}: expected 1 to {MAX_GROUP_SIZE} images, got {len(cells)}"
+            f"row {number}: expected 1 to {MAX_GROUP_SIZE} images, got {len(cells)}"
         )
     return ListedGroup(
         tuple(cell if is_remote(cell) else join_place(folder, cell) for cell in cells)

@@ -221,7 +221,7 @@ def work(calls: Connection, begin: Callable[[], ShareWork[S]], folder: Path) -> 
                     calls.send(_Ended(doing.do(share, end_of_group)))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return  # the driver is gone, or has stopped
-        except BackendError as error:
+        except (BackendError, CalicoError) as error:
             calls.send(_Stopped(str(error)))
 
 

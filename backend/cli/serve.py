@@ -95,19 +95,20 @@ def serve(
     )
     for name, likely in misspelt_variables().items():
         typer.secho(f"{name}: no such setting; did you mean {likely}?", fg="yellow", err=True)
-    _check_weights(settings.weights or SHIPPED_WEIGHTS)
+    place = "CALICO_WEIGHTS" if weights is None else "--weights"
+    _check_weights(settings.weights or SHIPPED_WEIGHTS, place)
     if settings.weights is not None and _is_large(settings.weights):
         _check_memory(settings)
     run_server(settings)
 
 
-def _check_weights(folder: Path) -> None:
+def _check_weights(folder: Path, place: str) -> None:
     """Refuses a folder without weights; whether they can be used is known when they are loaded."""
     if not folder.is_dir():
-        raise SettingsError(f"--weights: expected a model folder, got {folder}")
+        raise SettingsError(f"{place}: expected a model folder, got {folder}")
     if not any(file.suffix in _WEIGHT_FILES for file in folder.rglob("*")):
         raise SettingsError(
-            f"--weights: expected a model folder, but {folder} holds no weights "
+            f"{place}: expected a model folder, but {folder} holds no weights "
             f"({', '.join(_WEIGHT_FILES)})"
         )
 

@@ -187,7 +187,8 @@ def _run(arguments: list[str]) -> int:
 def _check_rendezvous(value: str) -> None:
     parts = urlsplit(f"//{value}")
     try:
-        is_place = parts.hostname and parts.port and parts.netloc == value and "@" not in value
+        is_place = parts.hostname and parts.port and parts.netloc == value
+        is_place = is_place and "@" not in value and not any(map(str.isspace, value))
     except ValueError:  # the port is no number, or too large
         is_place = False
     if not is_place:

@@ -24,6 +24,8 @@ _NOT_OF_REPLICAS = ("CALICO_FLEET_ADDRESS", "CALICO_HOST", "CALICO_PORT", "CALIC
 class FleetSize:
     """How many replicas a fleet has, and what each takes.
 
+    Values out of range raise FleetError, which names the option of `calico fleet up`.
+
     Attributes:
         click: replicas for what somebody waits for, at least 2: one may die.
         most_click: up to so many under load.
@@ -41,16 +43,15 @@ class FleetSize:
     gpus: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.click < 2 or self.most_click < self.click:
-            raise FleetError(
-                "click replicas: expected at least 2, so that one may die, and not more at least "
-                f"than at most; got {self.click} to {self.most_click}"
-            )
-        if self.batch < 0 or self.most_batch < max(self.batch, 1):
-            raise FleetError(
-                "batch replicas: expected 0 or more, and at most 1 or more; "
-                f"got {self.batch} to {self.most_batch}"
-            )
+        for name, least, why in (
+            ("click", 2, "so that one may die"),
+            ("most_click", self.click, "the number that always runs"),
+            ("batch", 0, "a number of replicas"),
+            ("most_batch", max(self.batch, 1), "the number that always runs, or 1"),
+        ):
+            if (given := getattr(self, name)) < least:
+                option = f"--{name.replace('_', '-')}"
+                raise FleetError(f"{option}: expected at least {least}, {why}; got {given}")
 
 
 def deploy(settings: Settings, size: FleetSize, *, release: str) -> None:

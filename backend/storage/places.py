@@ -40,7 +40,7 @@ def read_place(place: str) -> bytes:
     try:
         content: bytes = _bucket(place).cat_file(place)
         return content
-    except OSError:
+    except (OSError, SettingsError):
         raise
     except Exception as error:  # the clients of buckets raise errors of many kinds
         raise OSError(f"{place}: {type(error).__name__}: {error}") from error
@@ -57,7 +57,7 @@ def list_place(place: str) -> list[str]:
         scheme = place.partition("://")[0]
         try:
             found = _bucket(place).find(place)
-        except OSError:
+        except (OSError, SettingsError):
             raise
         except Exception as error:  # as above
             raise OSError(f"{place}: {type(error).__name__}: {error}") from error

@@ -18,8 +18,8 @@ from backend.cli.labeled_data import open_coco
 from backend.cli.options import DeviceOption, WeightsOption
 from backend.cli.progress import training_bar
 from backend.cli.tables import print_fitted
-from calico_model.data.coco_parts import ANNOTATIONS_FILE, write_coco
-from calico_model.errors import InvalidConfigError
+from calico_model.data.coco_parts import ANNOTATIONS_FILE, CocoParts, write_coco
+from calico_model.errors import InvalidConfigError, InvalidRecordError
 from calico_model.types import LabeledGroup, RegionKind
 from research.label_studio.editor import SimulatedProject, open_config
 from research.simulation import protocol
@@ -45,7 +45,7 @@ NextOption = Annotated[
 def bench_photos(
     sets: SetsOption,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Only this set; may be repeated.")
+        list[str] | None, typer.Option("--only", help="Only the set of this name; repeatable.")
     ] = None,
     corrections: Annotated[
         str, typer.Option(help="Measure after so many corrected pairs.", metavar="N,…")
@@ -85,14 +85,11 @@ def bench_photos(
     from research.simulation.command import read_points
 
     points = read_points(corrections)
-    folders = [path for path in sorted(sets.iterdir()) if (path / ANNOTATIONS_FILE).is_file()]
-    folders = [path for path in folders if not only or path.name in only]
-    if not folders:
-        raise InvalidConfigError(f"--sets: expected folders with {ANNOTATIONS_FILE} in {sets}")
+    folders = find_sets(sets, only=only)
     figures: dict[str, dict[str, float | None]] = {}
     with training_bar("opening sets") as show:
         for folder in folders:
-            groups = open_coco(folder, None, group_size="2", seed=seed, merge_sides=merge_sides)
+            groups = open_pairs(folder, seed=seed, merge_sides=merge_sides)
             reached = _points_for(len(groups), points, next_groups)
             if reached is None:
                 typer.echo(f"{folder.name}: fewer than {_FEWEST} pairs, left out", err=True)
@@ -112,6 +109,45 @@ def bench_photos(
     document = {"sets": figures, "mean": _means(list(figures.values()))}
     print_fitted(_table(figures))
     typer.echo(json.dumps(document))
+
+
+def find_sets(
+    sets: Path, *, only: Sequence[str] | None, **named: Sequence[str] | None
+) -> list[Path]:
+    """Returns the folders of the sets to measure, by name.
+
+    Args:
+        sets: folder of all.
+        only: names of those to measure; all if None or empty.
+        named: option -> names of sets that it was given.
+
+    Raises:
+        InvalidConfigError: there is no set, or none of a given name; names the option.
+    """
+    folders = [path for path in sorted(sets.iterdir()) if (path / ANNOTATIONS_FILE).is_file()]
+    if not folders:
+        raise InvalidConfigError(f"--sets: expected folders with {ANNOTATIONS_FILE} in {sets}")
+    names = [path.name for path in folders]
+    for option, chosen in {"only": only, **named}.items():
+        unknown = sorted(set(chosen or ()) - set(names))
+        if unknown:
+            raise InvalidConfigError(
+                f"--{option}: expected sets of {sets} ({', '.join(names)}), "
+                f"got {', '.join(unknown)}"
+            )
+    return [path for path in folders if not only or path.name in only]
+
+
+def open_pairs(folder: Path, *, seed: int, merge_sides: bool = True) -> CocoParts:
+    """Opens the pairs of a set.
+
+    Raises:
+        InvalidRecordError: its annotations cannot be used; names the set.
+    """
+    try:
+        return open_coco(folder, None, group_size="2", seed=seed, merge_sides=merge_sides)
+    except InvalidRecordError as error:
+        raise InvalidRecordError(f"{folder}: {error}") from error
 
 
 def _points_for(groups: int, points: Sequence[int], coming: int) -> tuple[int, ...] | None:

@@ -13,11 +13,9 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from backend.cli.labeled_data import open_coco
 from backend.cli.options import DeviceOption, WeightsOption
 from backend.cli.progress import training_bar
 from backend.cli.tables import print_fitted
-from calico_model.data.coco_parts import ANNOTATIONS_FILE
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.calibration import calibrate
 from calico_model.evaluation.matching import iou_matrix
@@ -25,7 +23,7 @@ from calico_model.evaluation.metrics import IOU_THRESHOLD
 from calico_model.inference.confidence import fit_calibration
 from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
 from calico_model.vocabulary import normalise
-from research.bench.photos import NextOption, SetsOption
+from research.bench.photos import NextOption, SetsOption, find_sets, open_pairs
 
 
 @dataclass(frozen=True)
@@ -53,11 +51,11 @@ class ScoredRegion:
 def bench_review(
     sets: SetsOption,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="One of the sets; repeatable.")
+        list[str] | None, typer.Option("--only", help="Only the set of this name; repeatable.")
     ] = None,
     incomplete: Annotated[
         list[str] | None,
-        typer.Option("--incomplete", help="Set with incomplete lists of parts; repeatable."),
+        typer.Option("--incomplete", help="A set whose lists of parts are incomplete; repeatable."),
     ] = None,
     corrections: Annotated[int, typer.Option(min=1, help="Corrected pairs to learn from.")] = 20,
     next_groups: NextOption = 100,
@@ -78,33 +76,26 @@ def bench_review(
     a second one from all. Scores are calibrated, as in a project, by what became of the regions
     of the first version.
 
-    Where the lists of parts are incomplete (--incomplete), a part whose name has no outline in its
-    image is not counted, unless most of it is in outlines of other parts: it may well be there.
+    Where the lists of parts are incomplete (--incomplete), a predicted part whose name has no
+    outline in its image may well be there, so it is not counted. It counts as wrong if most of it
+    lies in the outlines of other parts.
 
     Example: calico bench review --sets photographs
 
-    The last line of the output is JSON: by set and over
-    all sets together, rank_correlation of score and IoU (Spearman), ece (expected calibration
-    error in points, 10 bins), wrong_lowest and wrong_highest (share of wrong regions among the
-    lowest and the highest scored fifth), times_wrong (their quotient), and before any correction
-    the number of regions and their highest score.
+    The last line of the output is JSON: by set and over all sets together, rank_correlation of
+    score and IoU (Spearman), ece (expected calibration error in points, 10 bins), wrong_lowest and
+    wrong_highest (share of wrong regions among the lowest and the highest scored fifth) and
+    times_wrong (their quotient); by set also regions_before and highest_before, the number of
+    regions before any correction and their highest score.
     """
-    folders = [path for path in sorted(sets.iterdir()) if (path / ANNOTATIONS_FILE).is_file()]
-    if not folders:
-        raise InvalidConfigError(f"--sets: expected folders with {ANNOTATIONS_FILE} in {sets}")
-    names = [path.name for path in folders]
-    for option, chosen in (("--only", only), ("--incomplete", incomplete)):
-        unknown = sorted(set(chosen or ()) - set(names))
-        if unknown:
-            raise InvalidConfigError(
-                f"{option}: expected sets of {sets} ({', '.join(names)}), got {', '.join(unknown)}"
-            )
-    folders = [path for path in folders if not only or path.name in only]
+    folders = find_sets(sets, only=only, incomplete=incomplete)
+    if regions is not None and not regions.parent.is_dir():
+        raise InvalidConfigError(f"--regions: expected a file in a folder that is there: {regions}")
     figures: dict[str, dict[str, float | None]] = {}
     everything: dict[str, list[ScoredRegion]] = {}
     with training_bar("opening sets") as show:
         for folder in folders:
-            groups = open_coco(folder, None, group_size="2", seed=seed, merge_sides=True)
+            groups = open_pairs(folder, seed=seed)
             learned = min(corrections, 2 * len(groups) // 3)
             coming = list(groups[: learned + min(next_groups, len(groups) - learned)])
             before, after = _learn_and_predict(

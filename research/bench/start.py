@@ -17,9 +17,10 @@ from backend.cli.progress import progress_bar
 from backend.cli.tables import print_fitted
 from calico_model.errors import InvalidConfigError
 from research.bench.ray_load import ask, draw_bodies
-from research.bench.server import BenchServer, running_server
+from research.bench.server import BenchError, BenchServer, running_server
 
 _HERE = Path(__file__).parents[2]
+_PACKAGES = ("backend/__init__.py", "backend/cli/__main__.py", "calico_model/__init__.py")
 _WARM = 2  # rounds of clicks that are not timed
 
 
@@ -41,8 +42,11 @@ def bench_start(
     The last line is JSON: ready_s and click_ms of both (medians), and the medians of the ratios of
     this release to the other, start by start and click by click (ready_ratio, click_ratio).
     """
-    if not (beside / "backend" / "cli").is_dir():
-        raise InvalidConfigError(f"--beside: expected a checkout of this project, got {beside}")
+    missing = [name for name in _PACKAGES if not (beside / name).is_file()]
+    if missing:  # Python would take the package of this release instead
+        raise InvalidConfigError(
+            f"--beside: expected a checkout of this project, got {beside} without {missing[0]}"
+        )
     checkouts = (_HERE, beside.absolute())
     ready: tuple[list[float], list[float]] = ([], [])
     clicked: tuple[list[float], list[float]] = ([], [])
@@ -53,8 +57,11 @@ def bench_start(
                 servers: dict[int, BenchServer] = {}
                 for which in order:
                     began = time.monotonic()
-                    servers[which] = stack.enter_context(_started(checkouts[which]))
-                    servers[which].wait_for_model()
+                    try:
+                        servers[which] = stack.enter_context(_started(checkouts[which]))
+                        servers[which].wait_for_model()
+                    except BenchError as error:
+                        raise BenchError(f"{checkouts[which]}: {error}") from error
                     if number:  # the first round fills the caches of the disk
                         ready[which].append(time.monotonic() - began)
                 if number:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from research.bench.photos import _baseline, _figures, _means, _points_for
+from calico_model.errors import InvalidConfigError
+from research.bench.photos import _baseline, _figures, _means, _points_for, bench_photos
 from research.simulation.command import base_groups
 from research.simulation.protocol import Point
 
@@ -30,6 +31,13 @@ def test_a_small_set_is_corrected_as_far_as_it_goes() -> None:
     assert _points_for(60, (0, 5, 20), 20) == (0, 5, 20)
     assert _points_for(16, (0, 5, 20), 20) == (0, 5, 10)
     assert _points_for(7, (0, 5, 20), 20) is None
+
+
+def test_a_set_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cars").mkdir()
+    (tmp_path / "cars" / "annotations.json").write_text("{}")
+    with pytest.raises(InvalidConfigError, match=r"--only: expected .* \(cars\), got boats"):
+        bench_photos(tmp_path, only=["cars", "boats"])
 
 
 def test_figures_are_those_of_the_curve_and_of_the_baseline() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calico_model.data.coco_parts import ANNOTATIONS_FILE
-from calico_model.errors import InvalidConfigError
+from calico_model.errors import InvalidConfigError, InvalidRecordError
 from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, PartMask, RegionKind
 from research.bench.review import (
     ScoredRegion,
@@ -84,3 +84,14 @@ def test_a_set_that_is_not_there_is_named(option, tmp_path):
     given = {option.removeprefix("--"): ["cars", "boats"]}
     with pytest.raises(InvalidConfigError, match=rf"{option}: .*\(cars\), got boats"):
         bench_review(tmp_path, **given)
+
+
+def test_what_cannot_be_read_or_written_is_named_before_anything_is_learned(tmp_path):
+    with pytest.raises(InvalidConfigError, match="--sets: expected folders with annotations.json"):
+        bench_review(tmp_path)
+    (tmp_path / "cars").mkdir()
+    (tmp_path / "cars" / ANNOTATIONS_FILE).write_text("{}")
+    with pytest.raises(InvalidConfigError, match="--regions: expected a file in a folder"):
+        bench_review(tmp_path, regions=tmp_path / "nowhere" / "regions.json")
+    with pytest.raises(InvalidRecordError, match=f"{tmp_path / 'cars'}: annotations.json: "):
+        bench_review(tmp_path)

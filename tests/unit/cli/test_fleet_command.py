@@ -42,6 +42,14 @@ def test_one_click_replica_is_refused(tmp_path):
         fleet_up(tmp_path, click=1)
 
 
+@pytest.mark.parametrize("command", [fleet_up, fleet_join])
+def test_more_web_servers_than_ports_are_refused(tmp_path, command):
+    (tmp_path / "fleet").mkdir()
+    (tmp_path / "fleet" / "token").write_text("t")
+    with pytest.raises(FleetError, match="--web: expected at most 2, whose ports are 65534 to"):
+        command(tmp_path, "10.0.0.1:6390", web=3, port=65_534)
+
+
 def test_a_machine_without_the_token_cannot_join(tmp_path):
     with pytest.raises(FleetError, match=r"fleet/token: copy that of the head"):
         fleet_join(tmp_path, "10.0.0.1:6390")

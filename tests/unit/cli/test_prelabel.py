@@ -311,6 +311,22 @@ def test_the_command_predicts_with_the_shipped_weights(tmp_path):
     assert document["version"].startswith("calico-tiny-")
 
 
+def test_weights_that_cannot_be_used_are_named_in_one_sentence(tmp_path):
+    draw(tmp_path / "a" / "1.png")
+    words = ["prelabel", str(tmp_path / "a"), "--out", str(tmp_path / "out")]
+    words += ["--weights", str(tmp_path / "gone")]
+    result = CliRunner().invoke(command_tree(words), words)
+    assert isinstance(result.exception, PrelabelError)
+    assert str(result.exception).startswith(f"{tmp_path / 'gone' / 'config.json'}: missing")
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/photographs", "s3://bucket/groups.csv"])
+def test_a_bucket_needs_its_library_and_no_weights_are_loaded(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(SettingsError, match=r"^MANIFEST: s3:// needs s3fs; install calico"):
+        read_manifest(place)
+
+
 def test_what_a_project_has_learned_predicts(tmp_path):
     draw(tmp_path / "a" / "1.png", width=9)
     settings = load_settings(data_dir=tmp_path / "data")

@@ -26,6 +26,14 @@ def test_a_weights_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
         serve("--weights", missing, "--data-dir", tmp_path, "--port", 0)
 
 
+def test_a_weights_folder_of_the_environment_is_named_by_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALICO_WEIGHTS", str(tmp_path))
+    with pytest.raises(SettingsError, match=f"^CALICO_WEIGHTS: .*{tmp_path} holds no weights"):
+        serve("--data-dir", tmp_path, "--port", 0)
+
+
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SettingsError, match=f"--weights: .*{tmp_path} holds no weights"):

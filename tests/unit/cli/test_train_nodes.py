@@ -32,6 +32,7 @@ def train(*options: str) -> None:
         (["--nodes", "2", "--rendezvous", "a:x"], "a port from 1 to 65535, got 'a:x'"),
         (["--nodes", "2", "--rendezvous", "a:0"], "a port from 1 to 65535, got 'a:0'"),
         (["--nodes", "2", "--rendezvous", "a:99999"], "a port from 1 to 65535, got 'a:99999'"),
+        (["--nodes", "2", "--rendezvous", "a b:1"], "a port from 1 to 65535, got 'a b:1'"),
         (["--nodes", "2", "--rendezvous", "http://a:1"], "got 'http://a:1'"),
     ],
 )

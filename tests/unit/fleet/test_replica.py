@@ -164,11 +164,17 @@ def test_a_closed_replica_answers_nobody(tmp_path, model, images):
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"click": 1}, {"click": 3, "most_click": 2}, {"batch": -1}, {"batch": 2, "most_batch": 1}],
+    ("wrong", "said"),
+    [
+        ({"click": 1}, "--click: expected at least 2, .*; got 1"),
+        ({"click": 3, "most_click": 2}, "--most-click: expected at least 3, .*; got 2"),
+        ({"batch": -1}, "--batch: expected at least 0, .*; got -1"),
+        ({"batch": 2, "most_batch": 1}, "--most-batch: expected at least 2, .*; got 1"),
+        ({"most_batch": 0}, "--most-batch: expected at least 1, .*; got 0"),
+    ],
 )
-def test_a_size_without_a_spare_is_refused(wrong):
-    with pytest.raises(FleetError, match="replicas: expected"):
+def test_a_size_without_a_spare_is_refused_by_its_option(wrong, said):
+    with pytest.raises(FleetError, match=said):
         FleetSize(**wrong)
 
 
