@@ -12,7 +12,7 @@ import typer
 
 from backend.errors import SettingsError
 from backend.serving.logs import LogFormat
-from calico_model.errors import InvalidConfigError
+from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.evaluation.protocol import GroupPredictor
 from calico_model.loading.precision import Precision
 
@@ -87,9 +87,14 @@ def load_weights(
     from backend.cli.memory_tables import show_plan
     from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
 
-    return load_predictor(
-        folder or DEFAULT_WEIGHTS, device=device, precision=precision, on_plan=show_plan
-    )
+    try:
+        return load_predictor(
+            folder or DEFAULT_WEIGHTS, device=device, precision=precision, on_plan=show_plan
+        )
+    except CheckpointError as error:
+        if folder is None:
+            raise
+        raise CheckpointError(f"--weights: {error}") from error
 
 
 def command_settings(
