@@ -167,7 +167,8 @@ def fleet_join(
     """Run this machine as a part of a fleet until Ctrl-C or SIGTERM.
 
     The token of the fleet must be in DATA_DIR/fleet/token, or CALICO_FLEET_TOKEN_FILE. Web servers
-    here read their settings from the environment, as `calico serve` does.
+    here read their settings from the environment, as `calico serve` does. Needs CALICO_DATABASE_URL
+    and calico-labeling[fleet].
 
     Example: calico fleet join --address 10.0.0.1:6390
     """
@@ -242,7 +243,8 @@ def fleet_upgrade(
     """Replace replicas, trainers and this machine's web servers, one after another.
 
     For a new release (install it first, on every machine), new weights, other settings or another
-    size. While one is replaced, the others answer. Begin with `calico migrate`.
+    size. While one is replaced, the others answer. Begin with `calico migrate`. Give the options of
+    `calico fleet up` again: what is left out gets its default.
 
     Example: calico fleet upgrade --click 3 --most-click 4
     """
@@ -281,7 +283,7 @@ def _settings(data_dir: Path | None, address: str | None, port: int | None) -> S
     return command_settings(
         data_dir=settings.data_dir.absolute(),
         port=port,
-        fleet_address=settings.fleet_address or _ADDRESS,
+        fleet_address=settings.fleet_address or _default_address(settings),
         fleet_token_file=token.absolute(),
     )
 
@@ -289,6 +291,12 @@ def _settings(data_dir: Path | None, address: str | None, port: int | None) -> S
 def _folder(settings: Settings) -> FleetFolder:
     token = settings.fleet_token_file
     return FleetFolder(settings.data_dir / "fleet" if token is None else token.parent)
+
+
+def _default_address(settings: Settings) -> str:
+    """Returns the address of the head that runs here, or the one that it has unless told."""
+    held = _folder(settings).read_state()
+    return _ADDRESS if held is None else held[1]
 
 
 def connected_settings(data_dir: Path | None, address: str | None) -> Settings:
@@ -312,7 +320,7 @@ def _host_and_port(settings: Settings) -> tuple[str, int]:
 
 def _place(settings: Settings, address: str | None) -> str:
     """Returns where the user gave, or can give, the address of the head, for messages."""
-    is_variable = address is None and settings.fleet_address != _ADDRESS
+    is_variable = address is None and settings.fleet_address != _default_address(settings)
     return variable_name("fleet_address") if is_variable else "--address"
 
 

@@ -74,6 +74,21 @@ def test_a_wrong_address_is_named_as_it_was_given(tmp_path, command, monkeypatch
 
 
 @pytest.mark.parametrize("command", [fleet_status, fleet_upgrade])
+def test_the_head_of_this_machine_is_asked_where_no_address_is_given(
+    tmp_path, command, monkeypatch
+):
+    (tmp_path / "fleet").mkdir()
+    monkeypatch.setattr("backend.fleet.machine._is_holder", lambda _number: True)
+    held = {"pid": 1, "address": "127.0.0.1:7"}
+    (tmp_path / "fleet" / "fleet.json").write_text(json.dumps(held))
+    with pytest.raises(FleetError, match="^--address: no fleet at 127.0.0.1:7; calico"):
+        command(tmp_path)
+    monkeypatch.setenv("CALICO_FLEET_ADDRESS", "127.0.0.1:2")
+    with pytest.raises(FleetError, match="^CALICO_FLEET_ADDRESS: no fleet at 127.0.0.1:2"):
+        command(tmp_path)
+
+
+@pytest.mark.parametrize("command", [fleet_status, fleet_upgrade])
 def test_a_fleet_that_is_not_there_is_named_as_it_was_given(tmp_path, command, monkeypatch):
     monkeypatch.setenv("CALICO_FLEET_ADDRESS", "127.0.0.1:2")
     with pytest.raises(FleetError, match="^CALICO_FLEET_ADDRESS: no fleet at 127.0.0.1:2"):
