@@ -64,7 +64,7 @@ def train(
         str | None,
         _option(
             _NODES,
-            "Folder or bucket that gets the states too; a machine without one takes it there.",
+            "Folder or bucket that gets the states too; a machine without one takes it from there.",
             metavar="URL",
         ),
     ] = None,
@@ -199,6 +199,8 @@ def train(
     The last line of the output is JSON: model and adapter, finished (or stopped before the end),
     seconds and, with --state-url, stored; of a fine-tuning also step and best_loss.
     """
+    if out.exists() and not out.is_dir():
+        raise InvalidConfigError(f"--out: expected a folder, got the file {out}")
     given = {n for n in context.params if is_given(context, n)}
     if "nodes" not in given:
         refuse_options(given & {"rendezvous"}, "is for several machines: give --nodes too")

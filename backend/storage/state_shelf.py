@@ -28,6 +28,7 @@ _STATE = "state"
 _KEPT = ("adapter", "model", "curve.csv", _STATE)
 """What of a run folder makes a state; its own state is put into place last."""
 _NAME = re.compile(r"states/step-(\d{7,})-([0-9a-f]{8})-([0-9a-f]{64})\.tar")
+_PROBE = "states/probe.tar"
 _STAGING = ".uploads"
 _PAUSES_S = (0.0, 5.0, 60.0)
 """Before each attempt to store the last state."""
@@ -86,12 +87,13 @@ class StateShelf:
         For one process alone, before the training. None when the run is new.
 
         Raises:
-            FilesUnavailableError: the place cannot be reached now.
+            FilesUnavailableError: the place cannot be reached now, or not be written.
             DamagedFilesError: all states there are damaged, and there is none here.
             SettingsError: the place has the states of another run.
         """
         shutil.rmtree(self._staging, ignore_errors=True)
         here, there = self._here(), self._there()
+        self._try_to_write()
         if here is not None:
             step, run = here
             if any(state.run != run for state in there):
@@ -177,6 +179,19 @@ class StateShelf:
                 shutil.rmtree(self._staging, ignore_errors=True)
                 return True
         return False
+
+    def _try_to_write(self) -> None:
+        """Raises where no state could be stored: hours later it would cost a warning alone."""
+        self._staging.mkdir(parents=True, exist_ok=True)
+        empty = self._staging / "empty"
+        empty.touch()
+        try:
+            self._shelf.put(_PROBE, empty)
+            self._shelf.remove(_PROBE)
+        except FilesUnavailableError as error:
+            raise FilesUnavailableError(f"cannot be written: {error}") from error
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
 
     def _note(self) -> bool:
         """Keeps the state that the run folder has now for the thread; returns whether it could."""

@@ -49,6 +49,13 @@ def test_machines_that_cannot_meet_are_refused_before_anything_is_made(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("form", [[], RECORDS], ids=["scenes", "records"])
+def test_a_file_is_no_run_folder(form: list[str], tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(InvalidConfigError, match=f"--out: expected a folder, .*{tmp_path}/run$"):
+        train("--out", str(tmp_path / "run"), *form)
+
+
 def test_the_batch_is_divided_among_the_processes_of_all_machines() -> None:
     with pytest.raises(InvalidConfigError, match="multiple of micro_batch times processes, 48"):
         train(*RECORDS, "--nodes", "3", "--processes", "2", "--rendezvous", "[::1]:29400")

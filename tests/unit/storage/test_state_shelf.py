@@ -188,6 +188,19 @@ def test_a_damaged_state_gives_way_to_the_one_before(machine, folder, tmp_path):
         machine("other", folder).states.choose()
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_the_start(machine, folder, tmp_path):
+    here, there = machine("here", folder), machine("there", folder)
+    here.store(1)
+    root = tmp_path / "shelf"
+    assert there.states.choose().step == 1
+    assert [path.name.split("-")[0] for path in (root / "states").iterdir()] == ["step"]
+    shutil.rmtree(root / ".incoming")
+    (root / ".incoming").touch()  # no folder: nothing can be written, all can be read
+    for one in (here, there, machine("other", folder)):
+        with pytest.raises(FilesUnavailableError, match="^cannot be written: .*probe.tar"):
+            one.states.choose()
+
+
 def test_another_run_is_refused(machine, shelf):
     here, there = machine("here", shelf), machine("there", shelf)
     here.store(1)
