@@ -261,6 +261,11 @@ COMMANDS = (
             "Compare the scores on labeled photographs with the truth.",
         ),
         (
+            "bench tool-clicks",
+            "research.bench.tool_clicks:bench_tool_clicks",
+            "Annotate photographs with the click tool, with and without predictions.",
+        ),
+        (
             "bench import",
             "research.bench.import_photographs:bench_import",
             "Time the import of photographs, and measure how pure groups are.",

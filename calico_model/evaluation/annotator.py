@@ -84,17 +84,19 @@ def click_curve(
     *,
     repair: Repair = ideal_repair,
     until: float = max(TARGETS) / 100,
+    most: int = MAX_CLICKS,
 ) -> tuple[float, ...]:
-    """IoU before the first click and after each, up to 20, ending when `until` is reached.
+    """IoU before the first click and after each, ending when `until` is reached.
 
     Args:
         mask: (H, W) bool to start from.
         truth: the same size.
         repair: what a click does.
         until: IoU in [0, 1].
+        most: number of clicks after which the annotator gives up.
     """
     curve = [_iou(mask, truth)]
-    while curve[-1] < until and len(curve) <= MAX_CLICKS:
+    while curve[-1] < until and len(curve) <= most:
         click = next_click(mask, truth)
         if click is None:
             break

@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from calico_model.assistant import Assistant
 from calico_model.data.synthetic import SceneSplit
 from calico_model.evaluation import annotator
 from calico_model.evaluation.annotator import SimulatedClick
@@ -30,7 +31,7 @@ _GROUP_SIZE = 2
 class ModelRepair:
     """Repairs one mask click by click with the model; remembers all clicks of the mask."""
 
-    subject: Subject
+    assistant: Assistant
     group: ImageGroup
     image_index: int
     group_prediction: GroupPrediction | None = None
@@ -41,7 +42,7 @@ class ModelRepair:
         self.clicks.append(Click(click.column + 0.5, click.row + 0.5, click.is_positive))
         previous = mask if mask.any() else None
         prompt = MaskPrompt(tuple(self.clicks), previous=previous)
-        return self.subject.assistant.refine(
+        return self.assistant.refine(
             self.group, self.image_index, prompt, self.group_prediction
         ).mask
 
@@ -73,7 +74,7 @@ def curves_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Curves]:
         masks = [part.mask for part in regions]
         proposed = _proposed(prediction, index, masks)
         for part, start in zip(regions, proposed, strict=True):
-            repair = partial(ModelRepair, subject, labeled.group, index)
+            repair = partial(ModelRepair, subject.assistant, labeled.group, index)
             empty = np.zeros(size_hw, np.bool_)
             curve = partial(annotator.click_curve, truth=part.mask, until=TARGET)
             scratch = curve(empty, repair=repair(group_prediction=prediction))
