@@ -216,7 +216,7 @@ def test_what_was_clicked_is_dropped_when_its_client_leaves(tmp_path):
     ("arguments", "words"),
     [
         (["--host", "0.0.0.0"], "CALICO_BASIC_AUTH_USER"),
-        (["--port", "99999"], "CALICO_PORT"),
+        (["--port", "99999"], "--port: "),
         (["--data-dir", "/dev/null/x"], "cannot open"),
     ],
 )
