@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -24,6 +24,10 @@ from calico_model.inference.confidence import fit_calibration
 from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
 from calico_model.vocabulary import normalise
 from research.bench.photos import NextOption, SetsOption, find_sets, open_pairs
+
+if TYPE_CHECKING:
+    from calico_model.predictor import Predictor
+    from research.simulation.in_process import InProcessLoop
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,37 @@ def _ranks(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return ranks
 
 
+def learning_loop(
+    weights: Path | None, device: str, seconds: float, name: str, show: Any
+) -> tuple[Predictor, InProcessLoop]:
+    """Returns a model, and what learns with it in this process from corrections of one set.
+
+    Args:
+        weights: model folder; None is the shipped model.
+        device: of the model.
+        seconds: of processor time for an update.
+        name: of the set, for the progress.
+        show: takes what is done, steps done and steps in all.
+    """
+    # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
+    from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
+    from calico_model.training.online.update import UpdatePlan
+    from research.simulation.command import base_groups
+    from research.simulation.in_process import InProcessLoop
+
+    rehearsed, _ = base_groups(None, replay=8, measured=1)
+    # One thread, as the trainer has: threads that wait for each other use up the budget.
+    predictor = load_predictor(weights or DEFAULT_WEIGHTS, device=device, threads=1)
+    loop = InProcessLoop(
+        predictor,
+        rehearsed,
+        UpdatePlan(seconds=seconds),
+        clock=time.process_time,
+        on_progress=lambda progress: show(f"{name}: learning", progress.step, progress.steps),
+    )
+    return predictor, loop
+
+
 def _learn_and_predict(
     corrected: Sequence[LabeledGroup],
     coming: Sequence[LabeledGroup],
@@ -177,21 +212,7 @@ def _learn_and_predict(
     is_complete: bool,
 ) -> tuple[list[ScoredRegion], list[ScoredRegion]]:
     """Returns the regions of the coming groups before and after learning from the corrected."""
-    # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
-    from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
-    from calico_model.training.online.update import UpdatePlan
-    from research.simulation.command import base_groups
-    from research.simulation.in_process import InProcessLoop
-
-    rehearsed, _ = base_groups(None, replay=8, measured=1)
-    loop = InProcessLoop(
-        # One thread, as the trainer has: threads that wait for each other use up the budget.
-        load_predictor(weights or DEFAULT_WEIGHTS, device=device, threads=1),
-        rehearsed,
-        UpdatePlan(seconds=seconds),
-        clock=time.process_time,
-        on_progress=lambda progress: show(f"{name}: learning", progress.step, progress.steps),
-    )
+    _, loop = learning_loop(weights, device, seconds, name, show)
 
     def judged_of(prediction: GroupPrediction, labeled: LabeledGroup) -> list[ScoredRegion]:
         return judge(prediction, labeled, is_complete=is_complete)

@@ -7,7 +7,6 @@ predicted region can hardly save any. Here the simulated annotator uses what the
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from calico_model.evaluation.metrics import IOU_THRESHOLD
 from calico_model.types import BoolMask, LabeledGroup, PartMask, RegionKind
 from calico_model.vocabulary import normalise
 from research.bench.photos import SetsOption, find_sets, open_pairs
+from research.bench.review import learning_loop
 
 TARGET = 0.85
 """IoU at which the annotator is content."""
@@ -221,21 +221,9 @@ def _annotate(
     """Learns from corrected groups and annotates the coming ones."""
     # torch takes seconds to import: `--help` and a wrong argument must not wait for it.
     from calico_model.assistant import Assistant
-    from calico_model.predictor import DEFAULT_WEIGHTS, load_predictor
-    from calico_model.training.online.update import UpdatePlan
     from research.interactive_eval.clicks import ModelRepair
-    from research.simulation.command import base_groups
-    from research.simulation.in_process import InProcessLoop
 
-    rehearsed, _ = base_groups(None, replay=8, measured=1)
-    predictor = load_predictor(weights or DEFAULT_WEIGHTS, device=device, threads=1)
-    loop = InProcessLoop(
-        predictor,
-        rehearsed,
-        UpdatePlan(seconds=seconds),
-        clock=time.process_time,
-        on_progress=lambda progress: show(f"{name}: learning", progress.step, progress.steps),
-    )
+    predictor, loop = learning_loop(weights, device, seconds, name, show)
     for labeled in corrected:
         loop.correct(labeled, loop.predict(labeled.group))
     loop.learn()
