@@ -97,7 +97,7 @@ def new_project(
     if is_open:
         config = text_config() if has_text else open_config()
     else:
-        config = labels_config(names, has_text=has_text)
+        config = _config(names, "--labels" if labels_from is None else "--labels-from", has_text)
     if not title.strip():
         raise SettingsError("--title: expected a title, got an empty one")
     if dry_run:
@@ -153,8 +153,31 @@ def _names(labels: str | None, labels_from: Path | None, is_open: bool) -> tuple
     return () if labels_from is None else read_categories(labels_from)
 
 
+def _config(names: Sequence[LabelValue], option: str, has_text: bool) -> str:
+    """Returns the labeling config for names that an option gave.
+
+    Raises:
+        SettingsError: names that Label Studio cannot hold; the message names the option.
+    """
+    try:
+        return labels_config(names, has_text=has_text)
+    except SettingsError as error:
+        raise SettingsError(f"{option}: {str(error).removeprefix('labels: ')}") from error
+
+
 def parse_labels(text: str) -> tuple[LabelValue, ...]:
-    """Reads "seat,leg=foot|paw": names, and after = other words for the same."""
+    """Reads "seat,leg=foot|paw": names, and after = other words for the same.
+
+    Raises:
+        SettingsError: a name in quotation marks, as if a comma could stand in it, or a semicolon,
+            as if it divided names.
+    """
+    for name in map(str.strip, text.split(",")):
+        if name.startswith(('"', "'")) or ";" in name:
+            raise SettingsError(
+                "--labels: expected names divided by commas, without quotation marks around them "
+                f"and without semicolons, got {name!r}; a name cannot hold a comma"
+            )
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     return tuple(
         LabelValue(name.strip(), tuple(word.strip() for word in words.split("|") if word.strip()))

@@ -118,9 +118,11 @@ def run_import(
     labels = None
     if wishes.labels is not None and target is not None:
         labels = read_labels(wishes.labels, seen.photographs, target.project_id, target.schema)
-    report = Report(dry_run=wishes.dry_run, photographs=total, skipped_files=len(skipped))
+    report = Report(dry_run=wishes.dry_run, skipped_files=len(skipped))
+    report.photographs = len(seen.photographs)
     report.group_by, report.group_size = plan.way.value, list(plan.sizes)
-    report.read, report.encoded = seen.fresh, seen.fresh if needs_vectors else 0
+    report.read = seen.fresh
+    report.encoded = seen.fresh - len(seen.broken) if needs_vectors else 0
     if plan.is_series:
         groups = arrange_series(seen.photographs, plan.sizes[1], [task.digests for task in known])
         left = {one.name for group in groups for one in group}

@@ -22,6 +22,7 @@ from calico_model.types import RegionKind
 
 MAX_LABELS = 200
 MAX_LABEL_CHARS = 80
+_SHOWN_CHARACTERS = 40  # of a name that is too long, in a message
 RELATION = "same_part"
 _PART_COLOURS = (
     "#e6194b", "#f58231", "#ffe119", "#9acd32", "#3cb44b", "#42d4f4",
@@ -190,12 +191,12 @@ def _lines(texts: Sequence[str]) -> int:
 def _check(labels: Sequence[LabelValue]) -> None:
     if not 1 <= len(labels) <= MAX_LABELS:
         raise SettingsError(f"labels: expected 1 to {MAX_LABELS} names, got {len(labels)}")
-    seen = set[str]()
+    seen: dict[str, str] = {}
     for text in (text for label in labels for text in (label.value, *label.aliases)):
         if not text.strip() or len(text) > MAX_LABEL_CHARS or not text.isprintable():
             raise SettingsError(
                 f"labels: expected names of 1 to {MAX_LABEL_CHARS} printable characters, "
-                f"got {text[:MAX_LABEL_CHARS]!r}"
+                f"got {_shortened(text)}"
             )
         if text.startswith("$") or "," in text:
             raise SettingsError(
@@ -207,6 +208,17 @@ def _check(labels: Sequence[LabelValue]) -> None:
                 f"labels: expected names of parts and objects, got {text!r}, which is the role of "
                 "a region"
             )
-        if text.casefold() in seen:
-            raise SettingsError(f"labels: expected each name once, got {text!r} twice")
-        seen.add(text.casefold())
+        earlier = seen.get(text.casefold())
+        if earlier is not None:
+            found = f"{text!r} twice" if earlier == text else f"{earlier!r} and {text!r}"
+            raise SettingsError(
+                f"labels: expected names that differ in more than case, got {found}"
+            )
+        seen[text.casefold()] = text
+
+
+def _shortened(text: str) -> str:
+    """Returns a name for a message; a long one by its beginning and its length."""
+    if len(text) <= MAX_LABEL_CHARS:
+        return repr(text)
+    return f"{len(text)}: {text[:_SHOWN_CHARACTERS] + '...'!r}"

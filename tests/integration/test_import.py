@@ -84,6 +84,18 @@ def test_a_second_run_imports_only_what_is_new(run, photos):
     assert len(studio.storages) == 1
 
 
+def test_files_that_cannot_be_read_do_not_count_as_photographs(run, photos):
+    whole = (photos / "a/1.jpg").read_bytes()
+    broken = {"a/empty.jpg": b"", "a/half.jpg": whole[: len(whole) // 2], "a/text.jpg": b"text"}
+    for name, content in broken.items():
+        (photos / name).write_bytes(content)
+    (photos / "b/phone.heic").write_bytes(b"a picture that browsers do not show")
+    studio = PhotoStudio(CLOSED, root=photos.parent)
+    report = run(studio, photos, "--project", 7, "--group-by", "similarity", "--group-size", "1-2")
+    assert (report["photographs"], report["skipped_files"]) == (5, len(broken) + 1)
+    assert (report["encoded"], report["imported_photographs"]) == (5, 5)
+
+
 def test_an_import_that_broke_goes_on_where_it_was(run, tmp_path, monkeypatch):
     monkeypatch.setattr("backend.cli.photo_import._BATCH", 2)
     folder = tmp_path / "files" / "many"

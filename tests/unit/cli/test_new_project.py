@@ -34,6 +34,29 @@ def test_names_and_their_other_words() -> None:
     )
 
 
+@pytest.mark.parametrize("text", ['"seat, rear",wheel', "wheel; door", "wheel,'door'"])
+def test_names_that_are_divided_in_another_way_are_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="--labels: expected names divided by commas"):
+        parse_labels(text)
+
+
+def test_quotation_marks_and_other_signs_within_a_name_stay() -> None:
+    names = ['15" rim', "driver's seat", "Tür", "left/right", "<b>&amp"]
+    config, _, _ = run("--labels", ",".join(names), "--dry-run").strip().rpartition("\n")
+    schema = parse_label_config(config)
+    assert schema.name is not None
+    assert [label.value for label in schema.name.values] == names
+
+
+def test_a_name_that_cannot_be_held_is_blamed_on_the_option_it_came_from(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="^--labels: expected names that differ"):
+        run("--labels", "wheel,Wheel", "--dry-run")
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps({"categories": [{"name": "wheel"}, {"name": "Wheel"}]}))
+    with pytest.raises(SettingsError, match="^--labels-from: expected names that differ"):
+        run("--labels-from", str(file), "--dry-run")
+
+
 def test_categories_of_a_coco_file(tmp_path: Path) -> None:
     path = tmp_path / "coco.json"
     names = ["wheel", "door", "wheel", "seat, rear"]
