@@ -12,7 +12,13 @@ import typer
 from rich.table import Table
 
 from backend.cli.corrections_export import write_coco, write_records
-from backend.cli.options import DataDirOption, ProjectOption, command_settings, guest_store
+from backend.cli.options import (
+    DataDirOption,
+    ProjectOption,
+    check_is_known,
+    command_settings,
+    guest_store,
+)
 from backend.cli.progress import progress_bar
 from backend.cli.tables import print_fitted
 from backend.errors import SettingsError
@@ -107,7 +113,10 @@ def corrections(
                 "--reconcile: it asks Label Studio; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY"
             )
         derivation = Derivation(repository, None if client is None else StudioPredictions(client))
-        projects = repository.projects() if project is None else (project,)
+        projects = repository.projects()
+        if project is not None:
+            check_is_known(project, projects)
+            projects = (project,)
         summaries = []
         for project_id in projects:
             repair = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -135,6 +135,20 @@ def guest_store(settings: Settings) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+def check_is_known(project: int, known: Sequence[int]) -> None:
+    """Refuses a project that the backend has never heard of, as a mistyped number is.
+
+    Raises:
+        SettingsError: the project is none of the known ones.
+    """
+    if project not in known:
+        others = ", ".join(map(str, known)) if known else "none"
+        raise SettingsError(
+            f"--project: nothing has come from project {project} yet, neither a question for "
+            f"predictions nor a correction; projects of this data folder: {others}"
+        )
 
 
 def is_given(context: typer.Context, name: str) -> bool:

@@ -84,7 +84,9 @@ def review(
     if accept_above is not None and take_back:
         raise SettingsError("--undo: give either --accept-above or --undo")
     if accept_above is not None and not 0 < accept_above <= 1:
-        raise SettingsError(f"--accept-above: expected a score above 0, at most 1: {accept_above}")
+        raise SettingsError(
+            f"--accept-above: expected a score above 0, at most 1, got {accept_above:g}"
+        )
     settings = command_settings(
         data_dir=data_dir,
         label_studio_url=url,

@@ -15,7 +15,13 @@ from rich.live import Live
 from rich.table import Table
 
 from backend.cli.connect import EVERYWHERE
-from backend.cli.options import DataDirOption, ProjectOption, command_settings, guest_store
+from backend.cli.options import (
+    DataDirOption,
+    ProjectOption,
+    check_is_known,
+    command_settings,
+    guest_store,
+)
 from backend.cli.tables import fitted, print_fitted
 from backend.errors import SettingsError
 from backend.label_studio.backend_client import BackendClient
@@ -67,6 +73,8 @@ def status(
             Versions(store, adapter_files(settings)),
             start_from=settings.start_from_project,
         )
+        if project is not None:
+            check_is_known(project, overview.projects())
         if watch:
             _watch(overview, project)
         projects = summaries(overview, project)
@@ -99,7 +107,7 @@ def _batch_lines(projects: list[dict[str, Any]]) -> list[str]:
             continue
         rest = [f"{batch[name]} {name}" for name in ("waiting", "failed") if batch[name]]
         counts = ", ".join([f"{batch['done']} of {batch['total']} tasks are ready", *rest])
-        lines.append(f"Predictions of project {summary['project']}: {counts}.")
+        lines.append(f"Last request for predictions of project {summary['project']}: {counts}.")
     return lines
 
 
@@ -117,10 +125,21 @@ def train_now(
     """
     settings = command_settings(data_dir=data_dir)
     with guest_store(settings) as store:
-        if project not in CorrectionRepository(store).projects():
-            raise SettingsError(f"--project: project {project} has sent no corrections yet")
+        if all(head.is_deleted for head in CorrectionRepository(store).heads(project)):
+            raise SettingsError(
+                f"--project: project {project} has sent no corrections yet; submit one first"
+            )
+        versions = Versions(store, adapter_files(settings))
+        overview = Overview(store, versions, start_from=settings.start_from_project)
+        standing = overview.standing(project)
         RunRepository(store).request(project)
-    typer.echo(f"A trainer will train project {project} as soon as it is free.")
+    if standing.corrections and not standing.new:
+        typer.echo(
+            f"Project {project} has learned from all {standing.corrections} corrections that the "
+            "trainer has found. It is trained as soon as there is a new one."
+        )
+    else:
+        typer.echo(f"A trainer will train project {project} as soon as it is free.")
     typer.echo(json.dumps({"project": project, "requested": True}))
 
 

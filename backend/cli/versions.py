@@ -10,12 +10,19 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from backend.cli.options import DataDirOption, ProjectOption, command_settings, guest_store
+from backend.cli.options import (
+    DataDirOption,
+    ProjectOption,
+    check_is_known,
+    command_settings,
+    guest_store,
+)
 from backend.cli.progress import progress_bar
 from backend.cli.tables import print_fitted
-from backend.errors import SettingsError
+from backend.errors import SettingsError, VersionError
 from backend.learning.explanation import explain_version
 from backend.learning.publisher import roll_back
+from backend.learning.repository import CorrectionRepository
 from backend.settings import Settings
 from backend.storage.adapter_files import adapter_files
 from backend.storage.versions import AdapterVersion, Versions
@@ -68,6 +75,8 @@ def versions(
     """
     settings = command_settings(data_dir=data_dir)
     with guest_store(settings) as store:
+        if project is not None:
+            check_is_known(project, CorrectionRepository(store).projects())
         known = Versions(store, adapter_files(settings))
         listed = known.all(project)
         uploaded = _upload(known, listed, settings) if upload else ()
@@ -123,7 +132,10 @@ def rollback(
     settings = command_settings(data_dir=data_dir)
     with guest_store(settings) as store:
         published = Versions(store, adapter_files(settings))
-        served = roll_back(published, project, to=to, reason=reason)
+        try:
+            served = roll_back(published, project, to=to, reason=reason)
+        except VersionError as error:
+            raise VersionError(f"{'--project' if to is None else '--to'}: {error}") from error
     typer.echo(f"{served or 'The shipped model'} answers project {project} now.")
     typer.echo(json.dumps({"project": project, "version": served}))
 

@@ -76,11 +76,11 @@ def estimate(measured: Iterable[MeasuredPoint], corrected: int) -> Outlook:
     if not points:
         return _unknown(
             None,
-            "it takes a version whose predictions annotators corrected in at least "
-            f"{LEAST_TASKS} groups.",
+            f"to tell, annotators must have corrected {LEAST_TASKS} groups that one version "
+            "predicted.",
         )
     last = points[-1]
-    now = f"At its last point {_percent(last.recall)} of 100 regions were found"
+    now = f"So far it finds {_percent(last.recall)} of 100 regions"
     if last.recall >= USEFUL:
         words = (
             f"Useful now: it found {_percent(last.recall)} of 100 regions by itself, "
@@ -88,11 +88,14 @@ def estimate(measured: Iterable[MeasuredPoint], corrected: int) -> Outlook:
         )
         return Outlook(True, None, None, None, last.recall, words)
     if len(points) < 2:
-        learned = "the shipped model" if last.groups == 0 else f"{last.groups} learned groups"
+        learned = f"a version that learned from {last.groups} groups"
+        known, next_one = (
+            ("the shipped model", "a learned") if last.groups == 0 else (learned, "a later")
+        )
         return _unknown(
             last.recall,
-            f"the curve has one point, {learned}. The next version that learned from at least "
-            f"{LEAST_TASKS} groups is the second. {now}.",
+            f"corrections show only what {known} found, {_percent(last.recall)} of 100 regions. "
+            f"Correct {LEAST_TASKS} groups that {next_one} version predicted.",
         )
     learned_points = [point for point in points if point.groups]
     # The first corrections bring most: the shipped model counts only until there is a later slope.
@@ -205,5 +208,5 @@ def _unknown(recall: float | None, why: str) -> Outlook:
         None,
         None,
         recall,
-        f"It is not yet known how many more groups are needed: {why}",
+        f"It is not yet known how many more groups it takes until predictions are useful: {why}",
     )

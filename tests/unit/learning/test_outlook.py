@@ -19,17 +19,19 @@ def test_without_a_corrected_prediction_nothing_is_known():
         found = estimate(points, corrected=3)
         assert (found.more, found.recall, found.is_useful) == (None, None, False)
         assert found.words.startswith(
-            "It is not yet known how many more groups are needed: it takes a version"
+            "It is not yet known how many more groups it takes until predictions are useful: "
         )
-        assert "at least 3 groups" in found.words
+        assert "corrected 3 groups that one version predicted" in found.words
 
 
 def test_one_point_is_no_curve():
     found = estimate([point(0, 0.1), point(5, 0.9, tasks=2)], corrected=12)
     assert found.more is None
-    assert "the curve has one point, the shipped model" in found.words
-    assert "At its last point 10 of 100 regions were found." in found.words
-    assert "5 learned groups" in estimate([point(5, 0.2)], 9).words
+    assert "show only what the shipped model found, 10 of 100 regions. " in found.words
+    assert found.words.endswith("Correct 3 groups that a learned version predicted.")
+    later = estimate([point(5, 0.2)], 9).words
+    assert "what a version that learned from 5 groups found, 20 of 100 regions. " in later
+    assert later.endswith("Correct 3 groups that a later version predicted.")
 
 
 @pytest.mark.parametrize("recall", [0.5, 0.9])
@@ -48,7 +50,7 @@ def test_the_line_over_the_logarithm_says_how_many():
     assert found.least < found.more < found.most
     assert found.words.startswith(f"About 7 more corrected groups until predictions are useful "
                                   f"(likely {found.least} to {found.most}).")  # fmt: skip
-    assert "At its last point 38 of 100 regions were found; useful is 50." in found.words
+    assert "So far it finds 38 of 100 regions; useful is 50." in found.words
     assert estimate(points, corrected=31).more == 1  # learned later than corrected
 
 

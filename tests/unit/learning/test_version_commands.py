@@ -14,7 +14,7 @@ from backend.learning.schedule import Cause
 from backend.storage.adapter_files import AdapterFiles
 from backend.storage.shelf import FolderShelf
 from backend.storage.versions import Versions
-from tests.unit.learning.annotated import box, event, results
+from tests.unit.learning.annotated import box, deletion, event, results
 from tests.unit.learning.school import HELD_OUT, PROJECT, REGIONS, TRAINED, School
 
 
@@ -54,7 +54,6 @@ def test_versions_show_what_the_gate_saw(school, monkeypatch):
     assert current["explanation"]["why"].endswith("40.0 -> 55.0 of 100 regions.")
     assert current["gate"]["held_out"]["mIoU"] == [40, 55]
     assert current["corrections"] == 3
-    assert run(school, "versions", "--project", 99) == {"versions": []}
 
 
 def test_versions_of_this_machine_are_put_where_other_servers_find_them(
@@ -86,6 +85,27 @@ def test_rolling_back_and_forth(school):
     assert run(school, "rollback", "--project", PROJECT, "--to", "base")["version"] is None
     with pytest.raises(VersionError, match="nothing to take back"):
         run(school, "rollback", "--project", PROJECT)
+    with pytest.raises(VersionError, match="^--to: nobody: expected a published version"):
+        run(school, "rollback", "--project", PROJECT, "--to", "nobody")
+
+
+@pytest.mark.parametrize("command", ["status", "versions", "corrections"])
+def test_a_project_that_nothing_has_come_from_is_refused(school, command):
+    school.correct(TRAINED[0])
+    assert run(school, command, "--project", PROJECT)
+    with pytest.raises(SettingsError, match="--project: nothing has come from project 99 yet"):
+        run(school, command, "--project", 99)
+
+
+def test_train_now_says_that_a_new_correction_has_to_come_first(school):
+    school.correct(*TRAINED[:3])
+    assert "as soon as it is free" in printed(school, "train-now", "--project", PROJECT)
+    school.train()
+    shown = printed(school, "train-now", "--project", PROJECT)
+    assert "has learned from all 3 corrections" in shown
+    school.store.record_events([deletion(100 + task) for task in TRAINED[:3]])
+    with pytest.raises(SettingsError, match="has sent no corrections yet"):
+        run(school, "train-now", "--project", PROJECT)
 
 
 def test_train_now_is_a_wish_the_trainer_finds(school):

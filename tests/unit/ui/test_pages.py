@@ -157,7 +157,7 @@ def test_a_project_without_corrections_has_no_curve(client, school):
         "Nobody has corrected a prediction yet",
         "No label was predicted or corrected yet",
         "Annotators see predictions of the shipped model.",
-        "It is not yet known how many more groups are needed: it takes a version",
+        "It is not yet known how many more groups it takes until predictions are useful: to tell,",
     ):
         assert words in text
     assert "<svg" not in text
@@ -244,7 +244,7 @@ def test_how_many_groups_are_missing_is_said(client, school):
     )
     for n in range(20):
         answered(school, 11 + n, "base-1", results(half), results(lid, rim), 500 + n)
-    assert "It is not yet known how many more groups are needed: the curve has one point" in plain(
+    assert "corrections show only what the shipped model found, 0 of 100 regions." in plain(
         page(client)
     )
     version = learn(school, *TRAINED[:1])
@@ -257,7 +257,7 @@ def test_how_many_groups_are_missing_is_said(client, school):
         r" A first guess: about \d+ more corrected groups until predictions are useful \(likely",
         outlook,
     )
-    assert "At its last point 40 of 100 regions were found; useful is 50." in outlook
+    assert "So far it finds 40 of 100 regions; useful is 50." in outlook
 
 
 @pytest.mark.parametrize("title", ["Cars", "<b>Cars</b>", "x" * 200])
