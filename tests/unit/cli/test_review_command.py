@@ -12,7 +12,7 @@ from backend.errors import SettingsError
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--accept-above", "1.5"], "--accept-above: expected a score above 0, at most 1: 1.5"),
+        (["--accept-above", "1.5"], "--accept-above: expected a score above 0, at most 1, got 1.5"),
         (["--accept-above", "0"], "--accept-above: expected"),
         (["--accept-above", "0.9", "--undo"], "either --accept-above or --undo"),
     ],
