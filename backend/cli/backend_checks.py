@@ -14,7 +14,9 @@ import httpx
 
 from backend.cli.connect import BackendAddress
 from backend.label_studio.web import certificate_advice, open_client
+from backend.learning.label_quality import lost_labels
 from backend.learning.schedule import RunState
+from calico_model.vocabulary import Vocabulary
 
 GIVE_CREDENTIALS = (
     "set CALICO_BASIC_AUTH_USER and CALICO_BASIC_AUTH_PASSWORD in this shell, with the values of "
@@ -141,6 +143,35 @@ def check_learning(backend: BackendAddress) -> Iterator[CheckResult]:
         if project["run"] is not None:
             yield _last_run(project)
         yield from _doubts(project)
+
+
+def check_labels(
+    backend: BackendAddress, project_id: int, vocabulary: Vocabulary | None
+) -> Iterator[CheckResult]:
+    """Checks that a project still has the labels of its corrected tasks, as the backend knows them.
+
+    Args:
+        backend: where it answers; nothing is yielded if it does not.
+        project_id: Label Studio's project id.
+        vocabulary: the labels of the project now; None if any text may be written.
+    """
+    try:
+        with open_client(timeout=_TIMEOUT, certificates=backend.certificates) as http:
+            answer = http.get(f"{backend.url}/status/{project_id}", auth=backend.credentials)
+        status = answer.json() if answer.status_code == 200 else {}
+        labels = status["projects"][0]["corrected_labels"]
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        return
+    if lost := lost_labels(labels, vocabulary):
+        named = ", ".join(f"{label} ({count} tasks)" for label, count in lost.items())
+        yield CheckResult(
+            f"project {project_id}: labels",
+            Level.WARN,
+            f"corrected tasks have labels that the project has no more: {named}; Label Studio "
+            "shows their regions without a name, and predictions of them are not shown",
+            "put them back under Settings > Labeling Interface; to rename a label, first give its "
+            "regions the new one",
+        )
 
 
 def _sources(sources: list[dict[str, Any]]) -> Iterator[CheckResult]:

@@ -10,7 +10,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 
-from backend.cli.backend_checks import GIVE_CREDENTIALS, CheckResult, Level, check_backend
+from backend.cli.backend_checks import (
+    GIVE_CREDENTIALS,
+    CheckResult,
+    Level,
+    check_backend,
+    check_labels,
+)
 from backend.cli.connect import Ends, backend_of, ends_of, is_complete
 from backend.errors import (
     BackendError,
@@ -23,6 +29,7 @@ from backend.errors import (
 from backend.label_schema import LabelSchema
 from backend.label_studio.client import LabelStudioProject
 from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.label_set import vocabulary_in
 from backend.label_studio.media import MediaFetcher
 from backend.label_studio.onboarding import refused_addresses
 from backend.serving.studio import image_source
@@ -151,6 +158,9 @@ def _project(
         )
         return
     yield CheckResult(f"{name}: labeling", Level.OK, f"{schema.layout.value}, {_names(schema)}")
+    if schema.name is not None and schema.name.task_field is None:
+        address = backend_of(settings, ends.backend_url)
+        yield from check_labels(address, project.id, vocabulary_in(schema, ()))
     yield _images(ends, settings, fetcher, project.id, schema)
 
 

@@ -281,8 +281,9 @@ class _Work:
             or answer.version not in state.versions  # the backend may have stored it meanwhile
         ):
             return not has_prediction(self._client, state.id, answer.version)
-        # It has an empty prediction, or one that is to be replaced.
-        return answer.has_regions
+        # It has an empty prediction, or one that is to be replaced, also by an empty one: else
+        # regions would stay on show that the version does not find any more.
+        return answer.has_regions or bool(state.score)
 
     def _delete_empty(self, state: TaskState, answer: BackendAnswer) -> None:
         """Has a prediction that was stored empty give way to the one that was found now."""
@@ -314,11 +315,11 @@ def _tell(outcome: Outcome, tasks: int, todo: int, version: str, *, dry_run: boo
     typer.echo("; ".join(counts) + ".")
     if outcome.empty:
         typer.echo(
-            f"{outcome.empty} show nothing: this version found no part that it knows. On "
-            "photographs it knows parts once a few groups are corrected."
+            f"{outcome.empty} show nothing: this version found no part there that it knows. On "
+            "photographs it knows the parts of groups that were corrected before."
         )
     if outcome.duplicates:
-        typer.echo(f"Predictions that were stored twice and are deleted: {outcome.duplicates}.")
+        typer.echo(f"Earlier predictions of the same version, deleted: {outcome.duplicates}.")
     if outcome.is_stopped:
         typer.echo("Stopped. Run the same command again to continue.")
     if not outcome.failures:

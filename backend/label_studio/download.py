@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -21,6 +21,7 @@ from backend.label_studio.image_decoding import MediaLimits
 from backend.label_studio.web import certificate_advice, open_client
 
 _ADDRESSES_TRIED = 3
+_NAME_CHARACTERS = 100  # of a file, in a message
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OPAQUE_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 # PNG, JPEG, GIF, WebP (and AVI), BMP, TIFF: what a host calls them does not matter.
@@ -112,7 +113,10 @@ class Download:
     def _check(self, response: httpx.Response, refused: str) -> None:
         if response.status_code != 200:
             hint = f"; {refused}" if refused and response.status_code in (401, 403) else ""
-            raise MediaUnavailableError(f"the host answered {response.status_code}{hint}")
+            # A query may hold a signature, so the name of the file alone is told.
+            name = unquote(response.request.url.path).rpartition("/")[2]
+            told = f" for {name[:_NAME_CHARACTERS]}" if "." in name else ""
+            raise MediaUnavailableError(f"the host answered {response.status_code}{told}{hint}")
         length = response.headers.get("content-length", "")
         if length.isdigit() and int(length) > self._limits.max_bytes:
             raise self._limits.too_large()

@@ -189,6 +189,34 @@ def _summed(rows: Iterable[LabelQuality], vocabulary: Vocabulary | None) -> Iter
     return sums.values()
 
 
+def corrected_labels(store: Store, project_id: int, *, tasks: int = NEWEST_TASKS) -> dict[str, int]:
+    """Returns the labels that annotators left regions with, and in how many tasks each.
+
+    Args:
+        store: the database.
+        project_id: Label Studio's project id.
+        tasks: number of newest corrected tasks.
+    """
+    newest = _newest(project_id, tasks)
+    query = (
+        select(_REGION.label_after, func.count(newest.c.task_id.distinct()))
+        .join(newest, _same_task(project_id, newest))
+        .where(_REGION.label_after.is_not(None))
+        .group_by(_REGION.label_after)
+        .order_by(_REGION.label_after)
+        .limit(_MOST_LABELS)
+    )
+    with store.read() as connection:
+        return {str(label): int(count) for label, count in connection.execute(query)}
+
+
+def lost_labels(found: Mapping[str, int], vocabulary: Vocabulary | None) -> dict[str, int]:
+    """Returns the labels of `corrected_labels` that a project has no more; {} of an open set."""
+    if vocabulary is None:
+        return {}
+    return {label: count for label, count in found.items() if vocabulary.find(label) is None}
+
+
 def measured_points(
     store: Store, project_id: int, learned: Mapping[str, int], *, tasks: int = NEWEST_TASKS
 ) -> tuple[MeasuredPoint, ...]:

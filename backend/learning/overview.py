@@ -21,6 +21,8 @@ from backend.learning.explanation import (
 from backend.learning.label_quality import (
     LabelQuality,
     LabelSets,
+    corrected_labels,
+    lost_labels,
     measured_points,
     read_label_quality,
 )
@@ -231,6 +233,14 @@ class Overview:
     def labels(self, project_id: int) -> tuple[LabelQuality, ...]:
         """Returns what annotators did to each label in the newest corrected tasks, worst first."""
         return read_label_quality(self._store, project_id, self._label_sets.of(project_id))
+
+    def corrected_labels(self, project_id: int) -> dict[str, int]:
+        """Returns the labels of the newest corrected tasks, and in how many tasks each is."""
+        return corrected_labels(self._store, project_id)
+
+    def lost_labels(self, project_id: int) -> dict[str, int]:
+        """Returns those of `corrected_labels` that the newest annotation's config has no more."""
+        return lost_labels(self.corrected_labels(project_id), self._label_sets.of(project_id))
 
     def sources(self, project_id: int) -> tuple[SourceStanding, ...]:
         """Returns how far each source beside CALICO is believed about each label."""

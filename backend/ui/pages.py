@@ -199,6 +199,7 @@ class _Views:
             outlook=self._overview.outlook(standing),
             labels=labels[:_LABELS_SHOWN],
             labels_left_out=max(0, len(labels) - _LABELS_SHOWN),
+            lost_labels=self._overview.lost_labels(project_id),
             newest_tasks=NEWEST_TASKS,
             sources=sources[:_SOURCES_SHOWN],
             sources_left_out=max(0, len(sources) - _SOURCES_SHOWN),

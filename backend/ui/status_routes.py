@@ -87,6 +87,7 @@ def _project(
         {
             "explanation": asdict(overview.explanation(standing)),
             "outlook": asdict(overview.outlook(standing)),
+            "corrected_labels": overview.corrected_labels(standing.project_id),
             "source_trust": [asdict(one) for one in overview.sources(standing.project_id)],
         }
         if in_words

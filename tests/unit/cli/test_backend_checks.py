@@ -10,10 +10,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from backend.cli.backend_checks import CheckResult, Level, check_learning
+from backend.cli.backend_checks import CheckResult, Level, check_labels, check_learning
 from backend.cli.connect import BackendAddress
 from backend.cli.diagnosis import examine
 from backend.settings import load_settings
+from calico_model.vocabulary import Vocabulary
 
 
 @contextmanager
@@ -48,6 +49,17 @@ def findings(**status: object) -> list[CheckResult]:
 
 def project(run: dict[str, object] | None, new: int = 0) -> dict[str, object]:
     return {"project": 7, "version": "v1", "new": new, "run": run}
+
+
+def test_labels_that_a_project_has_no_more_are_reported() -> None:
+    status = {"projects": [{"project": 7, "corrected_labels": {"lid": 6, "wheel": 2}}]}
+    with backend_answering(json.dumps(status).encode(), path="/status/7") as backend:
+        (result,) = check_labels(backend, 7, Vocabulary(("lid", "tyre")))
+        assert result.level is Level.WARN
+        assert "has no more: wheel (2 tasks);" in result.found
+        assert list(check_labels(backend, 7, Vocabulary(("lid", "tyre"), {"wheel": "tyre"}))) == []
+        assert list(check_labels(backend, 7, None)) == []
+        assert list(check_labels(backend, 8, Vocabulary(("lid",)))) == []
 
 
 def test_a_missing_trainer_is_said_with_what_waits() -> None:

@@ -67,6 +67,21 @@ def test_tasks_on_which_nothing_is_outlined_are_counted_and_told(capsys):
     assert "1 of 1 tasks are newly predicted.\n1 show nothing: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("score", "stored"), [(0.7, ["new", "new"]), (0.0, ["new"])])
+def test_an_empty_answer_replaces_regions_that_are_not_found_any_more(score, stored):
+    class Nothing(Backend):
+        def predict(self, project_id, label_config, states):
+            return [BackendAnswer(b"[]", 0.0, "new") for _ in states]
+
+    studio, outcome = Studio("new"), Outcome()
+    work = _Work(studio, Nothing(), SimpleNamespace(id=1, label_config="<View/>"), "new", outcome)
+    work._delete_empty = lambda state, answer: None
+    known = TaskState(1, {}, frozenset({"new"}), predictions=1, is_begun=False, score=score)
+    work.predict([known], lambda: False)
+    assert studio.versions == stored
+    assert outcome.predicted == len(stored) - 1
+
+
 def test_a_wrong_token_is_told_also_while_no_backend_answers(monkeypatch):
     refused = httpx.MockTransport(lambda request: httpx.Response(401))
     client = LabelStudioClient("http://studio", "0" * 40, transport=refused)

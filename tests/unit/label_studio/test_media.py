@@ -292,6 +292,12 @@ def test_group_error_names_the_image():
         fetcher(web).fetch_group(group_task("/data/a", "/data/b"))
 
 
+def test_an_error_names_the_file_and_tells_no_signature():
+    web = Web(**{"/data/upload/1/a b.png": answer(status=500)})
+    with pytest.raises(MediaError, match=r"the host answered 500 for a b\.png$"):
+        fetcher(web).fetch_group(group_task("/data/upload/1/a b.png?signature=0123"))
+
+
 def test_task_with_a_problem_is_refused():
     with pytest.raises(InvalidTaskError, match="no images"):
         fetcher(Web()).fetch_group(group_task(problem="no images"))

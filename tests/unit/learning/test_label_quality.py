@@ -10,6 +10,8 @@ from backend.label_studio.event import parse_events
 from backend.learning.label_quality import (
     LabelQuality,
     LabelSets,
+    corrected_labels,
+    lost_labels,
     measured_points,
     read_label_quality,
     worst_first,
@@ -103,6 +105,17 @@ def test_the_labels_are_those_of_the_newest_config(school):
     sent["project"]["label_config"] = "<View/>"
     school.store.record_events(parse_events(json.dumps(sent).encode()))
     assert sets.of(PROJECT) is None
+
+
+def test_labels_that_a_project_has_no_more_are_found(school):
+    lid, rim = ("a", LID, "lid"), ("b", RIM, "rim")
+    answered(school, 1, [], [lid, rim])
+    answered(school, 2, [("z", RIM, "handle")], [lid])  # the handle was removed
+    found = corrected_labels(school.store, PROJECT)
+    assert found == {"lid": 2, "rim": 1}
+    assert lost_labels(found, Vocabulary(("Lid", "knob"))) == {"rim": 1}
+    assert lost_labels(found, Vocabulary(("lid", "edge"), {"rim": "edge"})) == {}
+    assert lost_labels(found, None) == {}
 
 
 def test_what_each_version_found_is_measured_by_later_corrections(school):

@@ -15,6 +15,9 @@ from markupsafe import escape
 from PIL import Image
 
 from backend.app import build_ui, close_app, create_app
+from backend.label_schema import LabelValue
+from backend.label_studio.event import parse_events
+from backend.label_studio.group_config import labels_config
 from backend.learning.overview import Overview
 from backend.learning.publisher import roll_back
 from backend.learning.repository import CorrectionRepository
@@ -32,8 +35,8 @@ from calico_model.sources.source import Ability
 from calico_model.sources.trust import TrustCounts, TrustKey
 from calico_model.types import ImageGroup
 from tests.doubles import ModelDouble
-from tests.unit.learning.annotated import box, event, region, results
-from tests.unit.learning.school import PROJECT, TRAINED, School
+from tests.unit.learning.annotated import body, box, event, region, results
+from tests.unit.learning.school import PROJECT, REGIONS, TRAINED, School
 
 URL = f"/ui/projects/{PROJECT}"
 TITLES: dict[int, str] = {}
@@ -226,6 +229,22 @@ def test_labels_stand_worst_first_with_what_annotators_did(client, school):
     assert "<i>rim" not in text
     row = plain(text[text.index("&lt;i&gt;rim") :].split("</tr>")[0])
     assert row == "<i>rim</i> 0 0 – 0 – 0 0 1"
+
+
+def test_labels_that_the_project_has_no_more_are_named(app, client, school):
+    app.register_blueprint(
+        build_status_routes(school.store, Overview(school.store, school.versions))
+    )
+    answered(school, 11, "base-1", results(), REGIONS)
+    assert "labeling config has no" not in page(client)
+    sent = body(31, [], task=5, second=9)
+    sent["project"]["label_config"] = labels_config([LabelValue("lid")])
+    school.store.record_events(parse_events(json.dumps(sent).encode()))
+    text = plain(page(client))
+    assert "The labeling config has no rim any more." in text
+    assert text.count("no label of the project any more") == 1
+    (one,) = client.get(f"/status/{PROJECT}", headers=AUTH).get_json()["projects"]
+    assert one["corrected_labels"] == {"lid": 1, "rim": 1}
 
 
 def test_more_labels_than_a_page_holds_are_counted(client, school):
