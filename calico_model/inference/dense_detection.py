@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calico_model.inference.detection_odds import DetectionEvidence
 from calico_model.inference.images import whole_shares, whole_to_padded
 from calico_model.inference.sharpening import Guide
 from calico_model.modeling.dense_head import DenseHead, pooled
@@ -30,34 +31,8 @@ _SHARPNESS = 8.0
 """Scores of the object classifier times this are log chances."""
 
 
-_PART_ODDS, _OBJECT_ODDS = (1.7, 0.91, 0.3, -5.68), (0.92, 1.12, 0.76, -5.9)
-"""Log odds that a detection is right, with its name and an IoU of 0.5 or more: weights of the log
-odds of its expected IoU, of the log odds of its certainty and of the log of the number of images
-learned from, and a shift. Fitted on detections of heads that learned for 30 and for 75 s, in seven
-sets of photographs after 5 and after 20 corrected pairs, every head with the same weight;
-`DenseRows.shift` corrects them for one adapter."""
 _USUAL_IMAGES = 20
 """Number of images learned from, for a head without parts, which tell the number."""
-
-
-def log_odds_right(certainty: float, overlap: float, images: int, *, is_object: bool) -> float:
-    """Returns the log odds that a detection is right, before the adapter's shift.
-
-    Args:
-        certainty: see `Detection`.
-        overlap: expected IoU, see `Detection`.
-        images: number of images that the head has learned from.
-        is_object: whether the detection is an object or a part.
-    """
-    by_overlap, by_certainty, by_images, shift = _OBJECT_ODDS if is_object else _PART_ODDS
-    odds = by_overlap * log_odds(overlap) + by_certainty * log_odds(certainty)
-    return odds + by_images * math.log(max(1, images)) + shift
-
-
-def log_odds(chance: float) -> float:
-    """Returns the log odds of a chance in [0, 1], bounded."""
-    bounded = min(max(chance, 1e-3), 0.995)
-    return math.log(bounded / (1 - bounded))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +48,7 @@ class Detection:
         logits: (2L, 2L) in the padded square frame, above zero where no other name is likelier.
         cell_chances: (L, L) chance of each cell of the whole image to have the name.
         chance_right: chance in [0, 1] that an annotator would keep the region, see
-            `log_odds_right`.
+            `DetectionEvidence`.
         mask: (H, W) bool sharpened on the pixels of the image; None without pixels.
     """
 
@@ -139,27 +114,58 @@ def detect_regions(
         *_detect_objects(head, features, objects, sizes_hw),
         *_detect_parts(parts, names.parts, sizes_hw),
     )
-    learned = images_learned(head)
     detections = tuple(
-        replace(detection, chance_right=_chance_right(detection, learned, head.active.shift))
-        for detection in detections
+        replace(detection, chance_right=_chance_right(evidence, head.active.shift))
+        for detection, evidence in zip(
+            detections, weigh_detections(detections, head, len(features.photo[0])), strict=True
+        )
     )
     if images is not None:
         detections = _sharpen_masks(detections, parts.softmax(1)[:, 0], images)
     return DenseDetections(detections, frozenset(names.parts), frozenset(names.objects), trust)
 
 
-def images_learned(head: DenseHead) -> int:
-    """Returns the number of corrected images that the active rows of the head learned from."""
-    pairs = head.active.pairs
-    return int(pairs.diagonal().max()) if len(pairs) else _USUAL_IMAGES
+def weigh_detections(
+    detections: Sequence[Detection], head: DenseHead, images: int
+) -> tuple[DetectionEvidence, ...]:
+    """Collects what speaks for each detection of a group.
+
+    Args:
+        detections: of all images of the group.
+        head: that detected them, with its active rows.
+        images: in the group.
+    """
+    names = head.active.names
+    counts = head.active.pairs.diagonal().tolist() if names.parts else []
+    seen = dict(zip(names.parts, (int(count) for count in counts), strict=True))
+    learned = max(seen.values()) if seen else _USUAL_IMAGES
+    surest: dict[tuple[str, bool, int], float] = {}
+    for one in detections:
+        place = one.label, one.is_object, one.image
+        surest[place] = max(surest.get(place, 0.0), one.certainty)
+
+    def evidence_of(detection: Detection) -> DetectionEvidence:
+        elsewhere = [
+            surest.get((detection.label, detection.is_object, other), 0.0)
+            for other in range(images)
+            if other != detection.image
+        ]
+        return DetectionEvidence(
+            is_object=detection.is_object,
+            overlap=detection.overlap,
+            certainty=detection.certainty,
+            peak=float(detection.cell_chances.max()),
+            elsewhere=max(elsewhere, default=None),
+            images=learned,
+            seen=learned if detection.is_object else seen[detection.label],
+            names=len(names.objects if detection.is_object else names.parts),
+        )
+
+    return tuple(evidence_of(detection) for detection in detections)
 
 
-def _chance_right(detection: Detection, images: int, shift: tuple[float, float]) -> float:
-    odds = log_odds_right(
-        detection.certainty, detection.overlap, images, is_object=detection.is_object
-    )
-    return 1 / (1 + math.exp(-odds - shift[detection.is_object]))
+def _chance_right(evidence: DetectionEvidence, shift: tuple[float, float]) -> float:
+    return 1 / (1 + math.exp(-evidence.log_odds_right() - shift[evidence.is_object]))
 
 
 def _sharpen_masks(

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from calico_model.inference.dense_detection import expected_iou, log_odds
+from calico_model.inference.dense_detection import expected_iou
+from calico_model.inference.detection_odds import log_odds
 from calico_model.loading.placement import is_fast_in_half
 from calico_model.modeling.adapter import (
     DENSE_CLASSIFIER,
