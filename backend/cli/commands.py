@@ -261,6 +261,11 @@ COMMANDS = (
             "Compare the scores on labeled photographs with the truth.",
         ),
         (
+            "bench odds",
+            "research.bench.odds:bench_odds",
+            "Fit how likely a detection on photographs is right.",
+        ),
+        (
             "bench tool-clicks",
             "research.bench.tool_clicks:bench_tool_clicks",
             "Annotate photographs with the click tool, with and without predictions.",

@@ -125,7 +125,7 @@ def fit_confidence(outcomes: Sequence[EvidenceOutcome]) -> Confidence:
     evidences = [outcome.evidence for outcome in outcomes]
     factors = [(evidence.iou, evidence.mask, evidence.phrase) for evidence in evidences]
     logs = np.log(np.maximum(np.array(factors, dtype=np.float64), _LEAST))
-    weights = _fit(
+    weights = fit_logistic(
         np.column_stack((logs, np.ones(len(logs)))),
         right,
         mean=np.array([1.0, 1.0, 1.0, 0.0]),
@@ -148,7 +148,7 @@ def fit_calibration(score: _Floats, right: NDArray[np.bool_]) -> Calibration:
     """
     if not len(score):
         return Calibration()
-    weights = _fit(
+    weights = fit_logistic(
         np.column_stack((_log_odds(score), np.ones(len(score)))),
         right.astype(np.float64),
         mean=np.array([1.0, 0.0]),
@@ -156,6 +156,47 @@ def fit_calibration(score: _Floats, right: NDArray[np.bool_]) -> Calibration:
         least=np.array([0.05, -np.inf]),
     )
     return Calibration(float(weights[0]), float(weights[1]), len(score))
+
+
+def fit_logistic(
+    features: _Floats,
+    right: _Floats,
+    *,
+    mean: _Floats,
+    precision: _Floats,
+    least: _Floats | float = -np.inf,
+    row_weight: _Floats | float = 1.0,
+) -> _Floats:
+    """Logistic regression with a normal prior and lower bounds, by Newton steps.
+
+    A weight at its bound stays there while a step would bring it below.
+
+    Args:
+        features: (N, F).
+        right: (N,) 1 or 0.
+        mean, precision: (F,) of the prior.
+        least: (F,) bounds of the weights.
+        row_weight: (N,) how often each row counts.
+
+    Returns:
+        (F,) weights.
+    """
+    weights = np.maximum(mean, least)
+    for _ in range(_STEPS):
+        chance = _sigmoid(features @ weights)
+        slope = features.T @ (row_weight * (chance - right)) + precision * (weights - mean)
+        free = (weights > least) | (slope < 0)
+        spread = row_weight * chance * (1 - chance)
+        curvature = (features.T * spread) @ features + np.diag(precision)
+        step = np.zeros_like(weights)
+        step[free] = np.linalg.solve(curvature[np.ix_(free, free)], slope[free])
+        step /= max(1.0, np.abs(step).max() / 2.0)  # long steps overshoot
+        moved = np.maximum(weights - step, least)
+        has_converged = np.abs(moved - weights).max() < _TOLERANCE
+        weights = moved
+        if has_converged:
+            break
+    return weights
 
 
 def read_confidence(folder: Path) -> Confidence | None:
@@ -201,30 +242,6 @@ def _read(path: Path, kind: type[_T]) -> _T | None:
         return None
     except (OSError, msgspec.MsgspecError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-
-
-def _fit(
-    features: _Floats, right: _Floats, *, mean: _Floats, precision: _Floats, least: _Floats
-) -> _Floats:
-    """Logistic regression with a normal prior and lower bounds, by Newton steps.
-
-    A weight at its bound stays there while a step would bring it below.
-    """
-    weights = np.maximum(mean, least)
-    for _ in range(_STEPS):
-        chance = _sigmoid(features @ weights)
-        slope = features.T @ (chance - right) + precision * (weights - mean)
-        free = (weights > least) | (slope < 0)
-        curvature = (features.T * (chance * (1 - chance))) @ features + np.diag(precision)
-        step = np.zeros_like(weights)
-        step[free] = np.linalg.solve(curvature[np.ix_(free, free)], slope[free])
-        step /= max(1.0, np.abs(step).max() / 2.0)  # long steps overshoot
-        moved = np.maximum(weights - step, least)
-        has_converged = np.abs(moved - weights).max() < _TOLERANCE
-        weights = moved
-        if has_converged:
-            break
-    return weights
 
 
 def _sigmoid(x: _Floats) -> _Floats:

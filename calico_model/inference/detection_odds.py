@@ -55,8 +55,7 @@ class DetectionEvidence:
 
     def log_odds_right(self) -> float:
         """Returns the log odds that the detection is right, before the adapter's shift."""
-        weights = astuple(OBJECT_ODDS if self.is_object else PART_ODDS)
-        return math.fsum(w * factor for w, factor in zip(weights, self.factors, strict=True))
+        return (OBJECT_ODDS if self.is_object else PART_ODDS).log_odds(self)
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,11 @@ class OddsWeights:
     seen: float
     names: float
     shift: float
+
+    def log_odds(self, evidence: DetectionEvidence) -> float:
+        """Returns the log odds that a detection of this evidence is right."""
+        weights = astuple(self)
+        return math.fsum(w * factor for w, factor in zip(weights, evidence.factors, strict=True))
 
 
 PART_ODDS = OddsWeights(1.67, 0.73, 0.3, 0.3, 0.28, 0.3, 0.33, -7.46)

@@ -9,6 +9,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from calico_model.inference.dense_detection import (
+    Detection,
+    detect_regions,
+    weigh_detections,
+)
+from calico_model.inference.detection_odds import DetectionEvidence
 from calico_model.modeling.adapter import Adapter
 from calico_model.modeling.features import ImageFeatures
 from calico_model.predictor import Predictor
@@ -72,6 +78,27 @@ class InProcessLoop:
     def predict(self, group: ImageGroup) -> GroupPrediction:
         """Predicts the regions of a group with the newest adapter."""
         return self._predictor.predict(group, adapter=self.version if self._updates else None)
+
+    def detect(self, group: ImageGroup) -> list[tuple[Detection, DetectionEvidence, float]]:
+        """Runs the dense head of the newest adapter on a group of photographs.
+
+        Returns:
+            Every detection, what speaks for it, and the adapter's shift of its log odds.
+        """
+        version = self.version if self._updates else None
+        with self._predictor.acquire(group, adapter=version) as session:
+            head = session.model.dense_head
+            if head is None:
+                return []
+            dense = detect_regions(
+                session.model, session.features, group.sizes_hw, group.images, is_alone=True
+            )
+            evidence = weigh_detections(dense.detections, head, len(group))
+            shift = head.active.shift
+        return [
+            (detection, weighed, shift[detection.is_object])
+            for detection, weighed in zip(dense.detections, evidence, strict=True)
+        ]
 
     def correct(self, labeled: LabeledGroup, prediction: GroupPrediction) -> None:
         """Stores the truth of a group for the next update."""
