@@ -28,9 +28,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 CONSTRAINTS = ROOT / "constraints.txt"
+MOBILE_SAM_REQUIREMENT = ROOT / "tools" / "requirements-mobile-sam.txt"
 ULTRALYTICS_REQUIREMENT = ROOT / "tools" / "requirements-ultralytics.txt"
 LABEL_STUDIO_CONSTRAINTS = ROOT / "tools" / "constraints-label-studio.txt"
 BUCKET_CONSTRAINTS = ROOT / "tools" / "constraints-buckets.txt"
+WHEELS = ("--only-binary", ":all:")
 COMPLETE = ".complete"
 CHROMIUM_PACKAGES = ("chromium", "fonts-dejavu-core")
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -86,7 +88,8 @@ def install() -> None:
     with ThreadPoolExecutor(max_workers=2) as pool:
         calico = pool.submit(ensure_calico, cache)
         label_studio = pool.submit(ensure_label_studio, cache)
-    link_checkout(cache, calico.result(), label_studio.result())
+        mobile_sam = ensure_mobile_sam(cache)
+    link_checkout(cache, calico.result(), label_studio.result(), mobile_sam)
 
 
 def cache_folder() -> Path:
@@ -106,6 +109,15 @@ def ensure_calico(cache: Path) -> Path:
             # torch (CPU or CUDA), which a constraint in the same call would narrow.
             pip(folder, "install", torch_requirement())
             pip(folder, "install", "-c", str(CONSTRAINTS), *requirements)
+    return folder
+
+
+def ensure_mobile_sam(cache: Path) -> Path:
+    """Returns a folder to import MobileSAM's weights from, filled if it is not there yet."""
+    folder = cache / f"mobile-sam-{lock_hash(MOBILE_SAM_REQUIREMENT.read_text())}"
+    with locked(folder), building(folder, "weights of MobileSAM") as missing:
+        if missing:
+            fill_folder(folder, MOBILE_SAM_REQUIREMENT, "--require-hashes")
     return folder
 
 
@@ -140,10 +152,10 @@ def write_template(folder: Path) -> None:
         shutil.copyfile(Path(data) / "label_studio.sqlite3", folder / "template.sqlite3")
 
 
-def link_checkout(cache: Path, calico: Path, label_studio: Path) -> None:
-    """Makes `.venv`: a light environment that reads the shared one and runs this checkout."""
+def link_checkout(cache: Path, calico: Path, label_studio: Path, mobile_sam: Path) -> None:
+    """Makes `.venv`: a light environment that reads the shared ones and runs this checkout."""
     project = (ROOT / "pyproject.toml").read_text()
-    stamp = lock_hash(project, str(ROOT), str(calico), str(label_studio))
+    stamp = lock_hash(project, str(ROOT), str(calico), str(label_studio), str(mobile_sam))
     with locked(cache / f"checkout-{lock_hash(str(ROOT))}"):
         done = VENV / COMPLETE
         if done.is_file() and done.read_text() == stamp:
@@ -151,8 +163,8 @@ def link_checkout(cache: Path, calico: Path, label_studio: Path) -> None:
         if VENV.is_symlink():
             VENV.unlink()
         create_venv(VENV)
-        shared = site_packages(calico)
-        (site_packages(VENV) / "calico-environment.pth").write_text(f"{shared}\n")
+        shared = f"{site_packages(calico)}\n{mobile_sam}\n"
+        (site_packages(VENV) / "calico-environment.pth").write_text(shared)
         link_scripts(calico / "bin", VENV / "bin")
         (VENV / "label-studio").symlink_to(label_studio)
         pip(VENV, "install", "--no-deps", "--no-index", "--no-build-isolation", "-e", str(ROOT))
@@ -198,7 +210,7 @@ def install_ultralytics(cache: Path) -> None:
     folder = cache / f"ultralytics-{lock_hash(ULTRALYTICS_REQUIREMENT.read_text())}"
     with locked(folder), building(folder, "ultralytics (for tests)") as missing:
         if missing:
-            fill_folder(folder, ULTRALYTICS_REQUIREMENT, "--require-hashes")
+            fill_folder(folder, ULTRALYTICS_REQUIREMENT, *WHEELS, "--require-hashes")
     link_folder(folder, "ultralytics")
 
 
@@ -207,21 +219,22 @@ def install_buckets(cache: Path) -> None:
     folder = cache / f"buckets-{lock_hash(BUCKET_CONSTRAINTS.read_text())}"
     with locked(folder), building(folder, "s3fs and moto (for tests)") as missing:
         if missing:
-            fill_folder(folder, BUCKET_CONSTRAINTS)
+            fill_folder(folder, BUCKET_CONSTRAINTS, *WHEELS)
     link_folder(folder, "buckets")
 
 
 def install_fleet(cache: Path) -> None:
     """Offers an environment with Ray as `.venv/fleet`; all else it reads from the shared one."""
     requirement = fleet_requirement()
-    calico = ensure_calico(cache)
-    folder = cache / f"fleet-{lock_hash(requirement, str(calico), CONSTRAINTS.read_text())}"
+    calico, mobile_sam = ensure_calico(cache), ensure_mobile_sam(cache)
+    hashed = lock_hash(requirement, str(calico), str(mobile_sam), CONSTRAINTS.read_text())
+    folder = cache / f"fleet-{hashed}"
     with locked(folder), building(folder, "Ray (for tests)") as missing:
         if missing:
             create_venv(folder)
             pip(folder, "install", "-c", str(CONSTRAINTS), requirement)
             (site_packages(folder) / "calico-environment.pth").write_text(
-                f"{site_packages(calico)}\n"
+                f"{site_packages(calico)}\n{mobile_sam}\n"
             )
     link_folder(folder, "fleet")
 
@@ -235,7 +248,7 @@ def fleet_requirement() -> str:
 
 def fill_folder(folder: Path, requirements: Path, *options: str) -> None:
     """Installs exactly what a file lists into a folder, without what those ask for."""
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:"]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
     run([*command, *options, "--target", str(folder), "-r", str(requirements)])
 
 

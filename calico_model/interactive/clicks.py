@@ -21,7 +21,7 @@ from torch import Tensor
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidMaskError
 from calico_model.inference.images import mask_shares, scaled_size_hw
-from calico_model.inference.low_res_mask import Coarse, Decoded, mask_of
+from calico_model.inference.low_res_mask import Coarse, Decoded, extent_of, mask_of
 from calico_model.inference.mask_refinement import (
     Picture,
     around,
@@ -30,8 +30,10 @@ from calico_model.inference.mask_refinement import (
     refine_masks,
 )
 from calico_model.inference.prompt import Click, MaskPrompt
+from calico_model.inference.sam_outline import embed, outline
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, PointKind, coverage_logits
+from calico_model.modeling.mobile_sam import MobileSam
 from calico_model.modeling.model import Calico
 from calico_model.types import BoolMask, PartMask, RgbImage
 
@@ -93,7 +95,11 @@ def refine(
     sparse, iou, logits = decode(model, features, size_hw, prompt)
     picture = picture_of(model, features, 0, image)
     if model.photo_refiner is not None and not model.is_familiar(features):
-        mask = _outline_in_photo(model, features, picture, prompt)
+        sam = model.mobile_sam()
+        if sam is None:
+            mask = _outline_in_photo(model, features, picture, prompt)
+        else:
+            mask, iou = _outline_by_sam(model, features, sam, image, prompt)
         return Refined(mask, iou, sparse, logits)
     previous = prompt.previous if prompt.previous is not None and prompt.previous.any() else None
     if previous is not None and model.mask_refiner is not None:
@@ -141,6 +147,20 @@ def _outline_in_photo(
     place = focus_on(first, prompt) if place is None else place
     (mask,) = refine_masks(refiner, [picture], [first], [prompt], [place])
     return _obey_last_click(_inside_box(mask, prompt), prompt)
+
+
+def _outline_by_sam(
+    model: Calico, features: ImageFeatures, sam: MobileSam, image: RgbImage, prompt: MaskPrompt
+) -> tuple[BoolMask, float]:
+    """Outlines what a prompt means in a photograph by MobileSAM; returns mask and predicted IoU.
+
+    A lone click on a part that the project has learned to see means something of that size.
+    """
+    size_hw = image.shape[0], image.shape[1]
+    learned = _learned_region(model, features, prompt, size_hw)
+    asked = prompt if learned is None else replace(prompt, box=extent_of(learned))
+    mask, iou = outline(sam, embed(sam, image), size_hw, asked)
+    return _obey_last_click(_inside_box(mask, prompt), prompt), iou
 
 
 def _inside_box(mask: BoolMask, prompt: MaskPrompt) -> BoolMask:

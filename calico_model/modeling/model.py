@@ -45,6 +45,12 @@ from calico_model.modeling.language import (
     unpack,
 )
 from calico_model.modeling.mask_decoder import PromptedMaskDecoder
+from calico_model.modeling.mobile_sam import (
+    SAM_SIDE,
+    MobileSam,
+    load_mobile_sam,
+    mobile_sam_file,
+)
 from calico_model.modeling.photo_trunk import open_photo_trunk, whole_map
 
 ADAPTER_NAME = "default"
@@ -60,6 +66,7 @@ class Calico(ExtensibleModel):
         # In a list, so that PyTorch does not register it: the trunk is never saved, trained,
         # counted or quantised with the model.
         self._photo_trunk: list[nn.Module] = []
+        self._mobile_sam: list[MobileSam | None] = []
         self.eva = build_eva(config.eva)
         self.dino = build_dino(config.dino) if switches.use_dino else None
         self.sam_encoder = build_sam_encoder(config.mask)
@@ -166,6 +173,16 @@ class Calico(ExtensibleModel):
         return tuple(
             torch.cat([whole_map(values, cells >> level) for values in maps]).bfloat16()
             for level, maps in enumerate(zip(*outputs, strict=True))
+        )
+
+    def mobile_sam(self) -> MobileSam | None:
+        """Returns MobileSAM, read from disk at the first call; None if it is not installed."""
+        if not self._mobile_sam:
+            file = mobile_sam_file()
+            self._mobile_sam.append(None if file is None else load_mobile_sam(file, SAM_SIDE))
+        sam = self._mobile_sam[0]
+        return (
+            None if sam is None else sam.to(self.mask_decoder.mask_decoder.iou_token.weight.device)
         )
 
     def is_familiar(self, features: ImageFeatures) -> bool:

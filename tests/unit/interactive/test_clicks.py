@@ -227,6 +227,12 @@ def test_nothing_known_answers_where_more_was_said_than_one_click(
         assert (assistant.refine(group, 0, prompt, group_prediction).mask == alone.mask).all()
 
 
+@pytest.fixture(autouse=True)
+def without_mobile_sam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs are outlined by the model's own refiner here; see test_sam_clicks.py."""
+    monkeypatch.setattr(Calico, "mobile_sam", lambda _model: None)
+
+
 def photograph() -> RgbImage:
     image: RgbImage = np.random.default_rng(3).integers(0, 255, (*SIZE, 3)).astype(np.uint8)
     return image

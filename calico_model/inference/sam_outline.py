@@ -1,0 +1,110 @@
+"""What clicks and boxes mean in a photograph, by MobileSAM.
+
+A lone click may mean a part of a part, a part or the whole: the decoder draws three masks. The
+earlier mask of a correction is given to the decoder as logits, with all clicks so far.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calico_model.inference.images import SAM_MEAN, SAM_STD, scaled_size_hw
+from calico_model.inference.prompt import MaskPrompt
+from calico_model.loading.placement import is_fast_in_half
+from calico_model.modeling.mask_decoder import coverage_logits
+from calico_model.modeling.mobile_sam import MobileSam
+from calico_model.types import BoolMask, RgbImage
+
+_MEAN, _STD = np.array(SAM_MEAN, np.float32), np.array(SAM_STD, np.float32)
+_MAX_CLICKS = 64
+"""Of more clicks on one mask, only the last count."""
+_SIZE_BIAS = np.array((-0.05, 0.0, -0.1), np.float32)
+"""Added to the predicted IoU of the three masks of a lone click: annotators mean parts."""
+
+
+def embed(sam: MobileSam, image: RgbImage) -> Tensor:
+    """Returns the (1, 256, S / 16, S / 16) embedding of an (H, W, 3) uint8 image, remembered."""
+    key = hashlib.sha1(np.ascontiguousarray(image).data, usedforsecurity=False).digest()
+    if key not in sam.embeddings:
+        device = sam.mask_decoder.iou_token.weight.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_fast_in_half(device)):
+            sam.embeddings[key] = sam.encode(_to_frame(image, sam.side)).bfloat16()
+    return sam.embeddings[key].float()
+
+
+def _to_frame(image: RgbImage, side: int) -> Tensor:
+    """The (1, 3, S, S) input of the encoder: normalised, the image in the upper left corner."""
+    height, width = scaled_size_hw((image.shape[0], image.shape[1]), side)
+    how = cv2.INTER_AREA if max(image.shape[:2]) > side else cv2.INTER_LINEAR
+    scaled = np.asarray(cv2.resize(image, (width, height), interpolation=how), np.float32)
+    frame = np.zeros((side, side, 3), np.float32)
+    frame[:height, :width] = (scaled - _MEAN) / _STD
+    return torch.from_numpy(frame).permute(2, 0, 1)[None]
+
+
+def outline(
+    sam: MobileSam, embedding: Tensor, size_hw: tuple[int, int], prompt: MaskPrompt
+) -> tuple[BoolMask, float]:
+    """Draws the mask that a prompt means.
+
+    Args:
+        sam: that embedded the image.
+        embedding: see `embed`.
+        size_hw: height and width of the image in pixels.
+        prompt: in pixels of the image.
+
+    Returns:
+        mask: (H, W) bool, may be empty.
+        iou: predicted IoU in [0, 1].
+    """
+    shown = scaled_size_hw(size_hw, sam.side)
+    scale = torch.tensor([shown[1] / size_hw[1], shown[0] / size_hw[0]])
+    clicks = prompt.clicks[-_MAX_CLICKS:]
+    places = labels = box = None
+    if clicks:
+        places = torch.tensor([(click.x, click.y) for click in clicks]) * scale
+        labels = torch.tensor([int(click.is_positive) for click in clicks])
+    if prompt.box is not None:
+        x0, y0, x1, y1 = prompt.box
+        corners = torch.tensor([[min(x0, x1), min(y0, y1)], [max(x0, x1), max(y0, y1)]])
+        box = (corners * scale).flatten()
+    is_lone_click = prompt.is_ambiguous and prompt.box is None
+    previous = prompt.previous if prompt.previous is not None and prompt.previous.any() else None
+    logits, iou = sam.decode(
+        embedding,
+        clicks=places,
+        is_positive=labels,
+        box=box,
+        previous=None if previous is None else _as_logits(previous, shown, sam.side),
+        is_ambiguous=is_lone_click,
+    )
+    predicted: NDArray[np.float32] = iou.float().cpu().numpy()
+    best = int((predicted + _SIZE_BIAS).argmax()) if is_lone_click else 0
+    mask = _whole(logits[best], shown, size_hw, sam.side)
+    return mask, float(np.clip(predicted[best], 0.0, 1.0))
+
+
+def _as_logits(mask: BoolMask, shown: Sequence[int], side: int) -> Tensor:
+    """(L, L) logits of a drawn mask in the padded frame."""
+    scaled = cv2.resize(mask.astype(np.float32), (shown[1], shown[0]), interpolation=cv2.INTER_AREA)
+    frame = np.zeros((side, side), np.float32)
+    frame[: shown[0], : shown[1]] = scaled
+    shares = cv2.resize(frame, (side // 4, side // 4), interpolation=cv2.INTER_AREA)
+    return coverage_logits(torch.from_numpy(np.asarray(shares)))
+
+
+def _whole(logits: Tensor, shown: Sequence[int], size_hw: tuple[int, int], side: int) -> BoolMask:
+    """(H, W) bool mask of (L, L) logits."""
+    level = cv2.resize(logits.float().cpu().numpy(), (side, side), interpolation=cv2.INTER_LINEAR)
+    inside = np.ascontiguousarray(level[: shown[0], : shown[1]])
+    height, width = size_hw
+    whole = cv2.resize(inside, (width, height), interpolation=cv2.INTER_LINEAR)
+    mask: BoolMask = np.asarray(whole) > 0
+    return mask

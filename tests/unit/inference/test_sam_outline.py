@@ -1,0 +1,91 @@
+"""MobileSAM with its published weights, on things drawn on a textured ground."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from calico_model.inference.prompt import Click, MaskPrompt
+from calico_model.inference.sam_outline import embed, outline
+from calico_model.interactive.clicks import mask_iou
+from calico_model.modeling.mobile_sam import MobileSam, load_mobile_sam, mobile_sam_file
+
+HEIGHT, WIDTH = 240, 320
+
+
+@pytest.fixture(scope="module")
+def sam() -> MobileSam:
+    file = mobile_sam_file()
+    assert file is not None, "make install brings the weights"
+    return load_mobile_sam(file, 512)
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    random = np.random.default_rng(0)
+    image = np.full((HEIGHT, WIDTH, 3), (90, 120, 80), np.uint8)
+    cv2.circle(image, (90, 120), 50, (200, 60, 50), -1)
+    cv2.rectangle(image, (190, 60), (289, 179), (40, 60, 200), -1)
+    noise = random.normal(0, 6, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+DISC = cv2.circle(np.zeros((HEIGHT, WIDTH), np.uint8), (90, 120), 50, 1, -1) > 0
+BLOCK = np.zeros((HEIGHT, WIDTH), bool)
+BLOCK[60:180, 190:290] = True
+
+
+def drawn(sam: MobileSam, picture: np.ndarray, prompt: MaskPrompt) -> np.ndarray:
+    mask, iou = outline(sam, embed(sam, picture), (HEIGHT, WIDTH), prompt)
+    assert mask.shape == (HEIGHT, WIDTH)
+    assert mask.dtype == bool
+    assert 0 <= iou <= 1
+    return mask
+
+
+@pytest.mark.parametrize(("x", "y", "truth"), [(90, 120, DISC), (240, 110, BLOCK)])
+def test_one_click_outlines_the_thing_under_it(sam, picture, x, y, truth):
+    assert mask_iou(drawn(sam, picture, MaskPrompt((Click(x, y),))), truth) > 0.9
+
+
+def test_a_box_outlines_the_thing_inside_whichever_corner_comes_first(sam, picture):
+    box = (36.0, 66.0, 144.0, 174.0)
+    mask = drawn(sam, picture, MaskPrompt(box=box))
+    assert mask_iou(mask, DISC) > 0.9
+    turned = MaskPrompt(box=(box[2], box[3], box[0], box[1]))
+    assert (drawn(sam, picture, turned) == mask).all()
+
+
+def test_clicks_correct_an_earlier_mask(sam, picture):
+    both = DISC | BLOCK
+    clicks = (Click(90, 120), Click(240, 110, is_positive=False))
+    mask = drawn(sam, picture, MaskPrompt(clicks, previous=both))
+    assert mask_iou(mask, DISC) > 0.85
+    assert not mask[110, 240]
+
+
+def test_a_tall_and_a_wide_picture_keep_their_shape(sam, picture):
+    turned = np.ascontiguousarray(picture.transpose(1, 0, 2))
+    mask, _ = outline(sam, embed(sam, turned), (WIDTH, HEIGHT), MaskPrompt((Click(120, 90),)))
+    assert mask_iou(mask, DISC.T) > 0.9
+
+
+def test_an_image_is_encoded_once(sam, picture):
+    sam.embeddings.clear()
+    first = embed(sam, picture)
+    assert len(sam.embeddings) == 1
+    assert (embed(sam, picture.copy()) == first).all()
+    assert len(sam.embeddings) == 1
+    other = picture.copy()
+    other[0, 0, 0] ^= 1  # another image
+    embed(sam, other)
+    assert len(sam.embeddings) == 2
+
+
+def test_a_mask_without_pixels_counts_as_no_mask(sam, picture):
+    prompt = MaskPrompt((Click(90, 120), Click(20, 20, is_positive=False)))
+    empty = replace(prompt, previous=np.zeros((HEIGHT, WIDTH), bool))
+    assert (drawn(sam, picture, empty) == drawn(sam, picture, prompt)).all()

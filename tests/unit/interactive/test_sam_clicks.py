@@ -1,0 +1,76 @@
+"""Clicks and boxes in photographs where MobileSAM is installed, as `make install` does."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from calico_model.inference.images import to_pixels
+from calico_model.inference.prompt import Click, MaskPrompt
+from calico_model.interactive import clicks as clicking
+from calico_model.interactive.clicks import Refined, mask_iou, refine
+from calico_model.modeling.model import Calico
+
+HEIGHT, WIDTH = 160, 240
+DISC = cv2.circle(np.zeros((HEIGHT, WIDTH), np.uint8), (80, 80), 40, 1, -1) > 0
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    image = np.full((HEIGHT, WIDTH, 3), (90, 120, 80), np.uint8)
+    image[DISC] = (200, 60, 50)
+    noise = np.random.default_rng(0).normal(0, 6, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def outlined(model: Calico, picture: np.ndarray, prompt: MaskPrompt) -> Refined:
+    model.add_on(["familiarity", "photo_refiner"])
+    assert model.familiarity is not None
+    model.familiarity.bias.fill_(-1.0)  # no image is familiar
+    with torch.inference_mode():
+        features = model.encode(to_pixels([picture], model.config))
+    return refine(model.eval(), features, picture, prompt)
+
+
+def test_a_click_in_a_photograph_outlines_the_thing(photo_model, picture):
+    refined = outlined(photo_model, picture, MaskPrompt((Click(80, 80),)))
+    assert mask_iou(refined.mask, DISC) > 0.85
+    assert refined.iou > 0.7
+
+
+def test_nothing_outside_a_box_is_meant(photo_model, picture):
+    refined = outlined(photo_model, picture, MaskPrompt(box=(38.0, 38.0, 80.0, 122.0)))
+    assert refined.mask[:, :80].any()
+    assert not refined.mask[:, 85:].any()
+
+
+def test_the_last_click_is_obeyed(photo_model, picture):
+    clicks = (Click(80, 80), Click(85, 85, is_positive=False))
+    refined = outlined(photo_model, picture, MaskPrompt(clicks, previous=DISC))
+    assert not refined.mask[85, 85]
+    added = (Click(80, 80), Click(200, 40))
+    assert outlined(photo_model, picture, MaskPrompt(added, previous=DISC)).mask[40, 200]
+
+
+def test_a_lone_click_means_a_thing_of_the_size_that_was_learned_there(
+    photo_model, picture, monkeypatch
+):
+    learned = np.zeros((HEIGHT, WIDTH), bool)
+    learned[60:100, 70:110] = True
+    asked = []
+
+    def noted(_sam, _embedding, _size_hw, prompt):
+        asked.append(prompt)
+        return learned, 0.5
+
+    monkeypatch.setattr(clicking, "part_at", lambda *_: learned)
+    monkeypatch.setattr(clicking, "outline", noted)
+    click = Click(90, 80)
+    outlined(photo_model, picture, MaskPrompt((click,)))
+    outlined(photo_model, picture, MaskPrompt((click,), previous=DISC))
+    assert [(one.clicks, one.box) for one in asked] == [
+        ((click,), (70.0, 60.0, 110.0, 100.0)),
+        ((click,), None),
+    ]
