@@ -19,6 +19,8 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "backend/README.md",
     "label_config/README.md",
+    "CHANGELOG.md",
+    "calico_model/weights/calico-tiny/MODEL_CARD.md",
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 )
 
@@ -44,13 +46,29 @@ def test_every_command_is_listed() -> None:
     assert listed == {command.path[0] for command in COMMANDS}
 
 
+def anchors(text: str) -> set[str]:
+    """The anchors of a page, which GitHub makes of its headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M), re.M)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading.strip()).replace(" ", "-") for heading in plain}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
-    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())
-    local = [target for target in targets if not target.startswith("http")]
-    missing = [target for target in local if not (path.parent / target).exists()]
-    assert not missing
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", path.read_text())
+    for target, anchor in links:
+        if target.startswith("http"):
+            continue
+        page = path.parent / target if target else path
+        assert page.exists(), f"{document}: no {target}"
+        if anchor:
+            assert anchor in anchors(page.read_text()), f"{document}: no #{anchor} in {page.name}"
+
+
+def test_anchors_are_those_of_github() -> None:
+    text = "# `--sources`: a [b](c.md), d's\n```sh\n# no heading\n```\n## What's in 3 files?\n"
+    assert anchors(text) == {"--sources-a-b-ds", "whats-in-3-files"}
 
 
 def test_documented_make_targets_exist() -> None:
