@@ -287,7 +287,7 @@ class InteractiveSegmenter:
                 if last is not None and not context.has_time():
                     break
                 previous = last.mask if last is not None else _target_mask(target)
-                mask_prompt = _mask_prompt(prompts, previous)
+                mask_prompt = _mask_prompt(prompts, previous, target)
                 label = chain.first.label or (None if target is None else target.label)
                 outlined = outline(
                     context.model,
@@ -350,11 +350,18 @@ def _target_mask(target: Region | None) -> BoolMask | None:
         return None
 
 
-def _mask_prompt(prompts: Sequence[Prompt], previous: BoolMask | None) -> MaskPrompt:
+def _mask_prompt(
+    prompts: Sequence[Prompt], previous: BoolMask | None, target: Region | None
+) -> MaskPrompt:
     boxes = [prompt.box for prompt in prompts if not prompt.is_click]
     clicks = tuple(Click(p.box[0], p.box[1], p.is_positive) for p in prompts if p.is_click)
     is_drawn = previous is not None and bool(previous.any())
-    return MaskPrompt(clicks, boxes[-1] if boxes else None, previous if is_drawn else None)
+    return MaskPrompt(
+        clicks,
+        boxes[-1] if boxes else None,
+        previous if is_drawn else None,
+        corrects_region=is_drawn and target is not None,
+    )
 
 
 def _part(prompt: Prompt, target: Region | None, step: _ClickStep) -> PartMask:

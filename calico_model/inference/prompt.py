@@ -28,6 +28,11 @@ class Click:
     y: float
     is_positive: bool = True
 
+    def pixel(self, size_hw: tuple[int, ...]) -> tuple[int, int]:
+        """Returns row and column of the pixel under it, of the edge for a click outside."""
+        height, width = size_hw
+        return min(max(int(self.y), 0), height - 1), min(max(int(self.x), 0), width - 1)
+
 
 @dataclass(frozen=True, eq=False)
 class MaskPrompt:
@@ -37,6 +42,8 @@ class MaskPrompt:
         clicks: in the order they were made.
         box: around the mask, or None.
         previous: (H, W) bool, the earlier mask to correct, or None.
+        corrects_region: whether the first click was made on a region that was there already. Else
+            the earlier mask is what the clicks before the last one meant.
 
     Raises:
         InvalidMaskError: there is neither a click nor a box, or a number is not finite.
@@ -45,6 +52,7 @@ class MaskPrompt:
     clicks: tuple[Click, ...] = ()
     box: Box | None = None
     previous: BoolMask | None = None
+    corrects_region: bool = False
 
     def __post_init__(self) -> None:
         if not self.clicks and self.box is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calico_model.inference.images import SAM_MEAN, SAM_STD, scaled_size_hw
-from calico_model.inference.prompt import MaskPrompt
+from calico_model.inference.low_res_mask import extent_of
+from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.loading.placement import is_fast_in_half
 from calico_model.modeling.mask_decoder import coverage_logits
 from calico_model.modeling.mobile_sam import MobileSam
@@ -89,6 +91,44 @@ def outline(
     best = int((predicted + _SIZE_BIAS).argmax()) if is_lone_click else 0
     mask = _whole(logits[best], shown, size_hw, sam.side)
     return mask, float(np.clip(predicted[best], 0.0, 1.0))
+
+
+def with_region(prompt: MaskPrompt) -> MaskPrompt:
+    """Returns a correction with the rectangle of its region.
+
+    It gets a click inside the region, too, if no positive click is in it.
+
+    Args:
+        prompt: with clicks and the region as its earlier mask.
+    """
+    region = prompt.previous
+    assert region is not None
+    positive = [click for click in prompt.clicks if click.is_positive]
+    extent = extent_of(region)
+    assert extent is not None
+    x0, y0, x1, y1 = extent
+    box = (
+        min([x0, *(click.x for click in positive)]),
+        min([y0, *(click.y for click in positive)]),
+        max([x1, *(click.x for click in positive)]),
+        max([y1, *(click.y for click in positive)]),
+    )
+    clicks = prompt.clicks
+    if not any(region[click.pixel(region.shape)] for click in positive):
+        clicks = (*_deepest(region, prompt.clicks), *clicks)
+    return replace(prompt, clicks=clicks, box=box)
+
+
+def _deepest(region: BoolMask, clicks: Sequence[Click]) -> tuple[Click, ...]:
+    """A click as far as possible inside a region, and from negative clicks; none if all is edge."""
+    inside = np.pad(region.astype(np.uint8), 1)  # the image's edge is an edge of the region
+    for click in clicks:
+        if not click.is_positive:
+            row, column = click.pixel(region.shape)
+            inside[row + 1, column + 1] = 0
+    depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    row, column = divmod(int(depth.argmax()), region.shape[1])
+    return (Click(column + 0.5, row + 0.5),) if depth[row, column] > 0 else ()
 
 
 def _as_logits(mask: BoolMask, shown: Sequence[int], side: int) -> Tensor:

@@ -30,7 +30,7 @@ from calico_model.inference.mask_refinement import (
     refine_masks,
 )
 from calico_model.inference.prompt import Click, MaskPrompt
-from calico_model.inference.sam_outline import embed, outline
+from calico_model.inference.sam_outline import embed, outline, with_region
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, PointKind, coverage_logits
 from calico_model.modeling.mobile_sam import MobileSam
@@ -154,11 +154,15 @@ def _outline_by_sam(
 ) -> tuple[BoolMask, float]:
     """Outlines what a prompt means in a photograph by MobileSAM; returns mask and predicted IoU.
 
-    A lone click on a part that the project has learned to see means something of that size.
+    A lone click on a part that the project has learned to see means something of that size. What is
+    corrected is a region that MobileSAM did not draw: it is told where the region is.
     """
     size_hw = image.shape[0], image.shape[1]
-    learned = _learned_region(model, features, prompt, size_hw)
-    asked = prompt if learned is None else replace(prompt, box=extent_of(learned))
+    if prompt.corrects_region and prompt.box is None:
+        asked = with_region(prompt)
+    else:
+        learned = _learned_region(model, features, prompt, size_hw)
+        asked = prompt if learned is None else replace(prompt, box=extent_of(learned))
     mask, iou = outline(sam, embed(sam, image), size_hw, asked)
     return _obey_last_click(_inside_box(mask, prompt), prompt), iou
 
@@ -183,7 +187,7 @@ def _learned_region(
     if not prompt.is_ambiguous or not prompt.clicks or not prompt.clicks[0].is_positive:
         return None
     height, width = size_hw
-    return part_at(model, features, (height, width), *_pixel(prompt.clicks[0], size_hw))
+    return part_at(model, features, (height, width), *prompt.clicks[0].pixel(size_hw))
 
 
 @torch.inference_mode()
@@ -226,7 +230,7 @@ def _disobeyed_click(mask: BoolMask, prompt: MaskPrompt) -> Click | None:
     if not prompt.clicks:
         return None
     last = prompt.clicks[-1]
-    return None if bool(mask[_pixel(last, mask.shape)]) is last.is_positive else last
+    return None if bool(mask[last.pixel(mask.shape)]) is last.is_positive else last
 
 
 def _obey_last_click(mask: BoolMask, prompt: MaskPrompt) -> BoolMask:
@@ -234,7 +238,7 @@ def _obey_last_click(mask: BoolMask, prompt: MaskPrompt) -> BoolMask:
     last = _disobeyed_click(mask, prompt)
     if last is None:
         return mask
-    row, column = _pixel(last, mask.shape)
+    row, column = last.pixel(mask.shape)
     disc = np.zeros(mask.shape, np.uint8)
     cv2.circle(disc, (column, row), _DOT_RADIUS, 1, thickness=-1)
     return mask | (disc > 0) if last.is_positive else mask & ~(disc > 0)
@@ -257,7 +261,7 @@ def _meant_region(mask: BoolMask, prompt: MaskPrompt, known: Sequence[PartMask])
     """
     if prompt.box is not None or len(prompt.clicks) != 1 or not prompt.clicks[0].is_positive:
         return None
-    pixel = _pixel(prompt.clicks[0], mask.shape)
+    pixel = prompt.clicks[0].pixel(mask.shape)
     under = [(mask_iou(part.mask, mask), part) for part in known if part.mask[pixel]]
     agreement, best = max(under, key=lambda candidate: candidate[0], default=(0.0, None))
     if best is None or agreement < _LEAST_AGREEMENT:
@@ -284,7 +288,7 @@ def _correct(
     last = _disobeyed_click(mask, prompt)
     if last is None:
         return mask
-    row, column = _pixel(last, mask.shape)
+    row, column = last.pixel(mask.shape)
     others = [c for c in prompt.clicks[:-1] if c.is_positive is not last.is_positive]
     alone = MaskPrompt(
         (replace(last, is_positive=True), *(replace(c, is_positive=False) for c in others))
@@ -293,12 +297,6 @@ def _correct(
     cv2.circle(piece, (column, row), _DOT_RADIUS, 1, thickness=-1)
     under = piece > 0
     return previous | under if last.is_positive else previous & ~under
-
-
-def _pixel(click: Click, size_hw: tuple[int, ...]) -> tuple[int, int]:
-    """Row and column of the pixel under a click, of the edge for a click outside the image."""
-    height, width = size_hw
-    return min(max(int(click.y), 0), height - 1), min(max(int(click.x), 0), width - 1)
 
 
 def mask_iou(mask: BoolMask, other: BoolMask) -> float:

@@ -36,12 +36,17 @@ class ModelRepair:
     image_index: int
     group_prediction: GroupPrediction | None = None
     clicks: list[Click] = field(default_factory=list)
+    corrects_region: bool = False
 
     def __call__(self, mask: BoolMask, click: SimulatedClick) -> BoolMask:
         """Returns the mask after one more click."""
-        self.clicks.append(Click(click.column + 0.5, click.row + 0.5, click.is_positive))
         previous = mask if mask.any() else None
-        prompt = MaskPrompt(tuple(self.clicks), previous=previous)
+        if not self.clicks:
+            self.corrects_region = previous is not None
+        self.clicks.append(Click(click.column + 0.5, click.row + 0.5, click.is_positive))
+        prompt = MaskPrompt(
+            tuple(self.clicks), previous=previous, corrects_region=self.corrects_region
+        )
         return self.assistant.refine(
             self.group, self.image_index, prompt, self.group_prediction
         ).mask

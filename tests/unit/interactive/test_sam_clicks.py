@@ -74,3 +74,31 @@ def test_a_lone_click_means_a_thing_of_the_size_that_was_learned_there(
         ((click,), (70.0, 60.0, 110.0, 100.0)),
         ((click,), None),
     ]
+
+
+def test_a_region_that_is_corrected_is_described_to_the_network(photo_model, picture, monkeypatch):
+    asked = []
+
+    def noted(_sam, _embedding, _size_hw, prompt):
+        asked.append(prompt)
+        return DISC, 0.5
+
+    monkeypatch.setattr(clicking, "outline", noted)
+    outside, inside = Click(150, 80), Click(60, 80)
+    hole = Click(80.5, 80.5, is_positive=False)
+    for clicks in ((outside,), (inside,), (hole,)):
+        outlined(photo_model, picture, MaskPrompt(clicks, previous=DISC, corrects_region=True))
+    boxes = [one.box for one in asked]
+    assert boxes == [
+        (40.0, 40.0, 150, 121.0),
+        (40.0, 40.0, 121.0, 121.0),
+        (40.0, 40.0, 121.0, 121.0),
+    ]
+    (first, _), (only,), (deep, _) = (one.clicks for one in asked)
+    assert (first.x, first.y, first.is_positive) == (80.5, 80.5, True)
+    assert only == inside
+    assert DISC[int(deep.y), int(deep.x)]
+    assert abs(deep.x - 80.5) + abs(deep.y - 80.5) > 10  # away from the hole
+    # The mask of earlier clicks is MobileSAM's own.
+    outlined(photo_model, picture, MaskPrompt((inside, outside), previous=DISC))
+    assert (asked[-1].clicks, asked[-1].box) == ((inside, outside), None)
