@@ -34,6 +34,7 @@ from backend.cli.demo_project import (
     create_project,
     draw_groups,
     preannotate,
+    show_scores,
 )
 from backend.cli.label_studio_process import (
     HOST,
@@ -112,6 +113,7 @@ class Demo:
             # On photographs the model proposes nothing before it has learned from corrections.
             with progress_bar("Pre-annotating through Label Studio", self.groups) as tell:
                 preannotate(ends, project_id, tell)
+            show_scores(ends, project_id)
         return ends
 
     def stop(self) -> bool:

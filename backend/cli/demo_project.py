@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from PIL import Image
 from backend.cli.connect import Ends
 from backend.errors import BackendError, LabelStudioError
 from backend.label_schema import LabelSchema
+from backend.label_studio.backend_client import BackendClient
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.group_config import open_config
 from backend.label_studio.group_project import add_group_view, create_group_project
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.onboarding import retrieve_predictions
+from backend.label_studio.untouched import show_version
 from backend.types import Task
 from calico_model.data.synthetic import SceneSplit, Stream, draw_group, group_rng
 
@@ -130,6 +133,19 @@ def preannotate(ends: Ends, project_id: int, tell: Tell) -> int:
         done, total = _progress(ends.client, project_id)
         tell(done)
     return total
+
+
+def show_scores(ends: Ends, project_id: int) -> None:
+    """Has the Data Manager show the scores of the predictions that the backend makes now.
+
+    Raises:
+        BackendError: one of the two ends refused, or was not reached.
+    """
+    project = ends.client.project(project_id)
+    with closing(BackendClient(ends.backend_url, ends.credentials)) as backend:
+        version = backend.version(project_id, project.label_config)
+        ours = backend.versions()
+    show_version(ends.client, project_id, version, ours=ours, credentials=ends.credentials)
 
 
 def check_predictions(client: LabelStudioClient, project_id: int, files: Path) -> PredictionCheck:

@@ -126,7 +126,11 @@ def find_sets(
     """
     folders = [path for path in sorted(sets.iterdir()) if (path / ANNOTATIONS_FILE).is_file()]
     if not folders:
-        raise InvalidConfigError(f"--sets: expected folders with {ANNOTATIONS_FILE} in {sets}")
+        is_set = (sets / ANNOTATIONS_FILE).is_file()
+        hint = f", which is a set itself: give the folder above, and --only {sets.name}"
+        raise InvalidConfigError(
+            f"--sets: expected folders with {ANNOTATIONS_FILE} in {sets}{hint if is_set else ''}"
+        )
     names = [path.name for path in folders]
     for option, chosen in {"only": only, **named}.items():
         unknown = sorted(set(chosen or ()) - set(names))

@@ -80,7 +80,7 @@ class ImageEffort:
 def bench_tool_clicks(
     sets: SetsOption,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="One of the sets; repeatable.")
+        list[str] | None, typer.Option("--only", help="Only the set of this name; repeatable.")
     ] = None,
     corrections: Annotated[int, typer.Option(min=1, help="Corrected pairs to learn from.")] = 20,
     next_groups: Annotated[
@@ -98,11 +98,13 @@ def bench_tool_clicks(
     Learns from corrected pairs in this process. Then a simulated annotator outlines every region
     of the next pairs with the product's own tool: she clicks in the middle of the largest error
     until the IoU is 0.85, and gives up after 10 clicks. From nothing she also chooses the label.
-    A shown region is corrected from an IoU of 0.3 on, or deleted with one click.
+    A shown region is corrected from an IoU of 0.3 on, or deleted with one click. Of a set with
+    few pairs at most two thirds are learned from.
 
     Example: calico bench tool-clicks --sets photographs
 
-    The last line of the output is JSON, by set: regions, scratch_median (clicks from nothing),
+    The last line of the output is JSON, by set: corrected and annotated (pairs that were learned
+    from and measured), regions, scratch_median (clicks from nothing),
     right_saves (mean clicks that a right region saves), break_even (chance of being right from
     which showing a region pays), shown and wrong (regions), and clicks_saved in percent by the
     score from which regions are shown.
@@ -112,11 +114,12 @@ def bench_tool_clicks(
         for folder in find_sets(sets, only=only):
             groups = open_pairs(folder, seed=seed)
             learned = min(corrections, 2 * len(groups) // 3)
-            coming = groups[learned : learned + min(next_groups, len(groups) - learned)]
+            coming = groups[learned : learned + next_groups]
             efforts = _annotate(
                 groups[:learned], coming, seconds, weights, device, folder.name, show
             )
-            figures[folder.name] = effort_figures(efforts)
+            pairs = {"corrected": learned, "annotated": len(coming)}
+            figures[folder.name] = pairs | effort_figures(efforts)
             typer.echo(f"{folder.name}: {json.dumps(figures[folder.name])}", err=True)
     print_fitted(_table(figures))
     typer.echo(json.dumps({"sets": figures}))
@@ -247,12 +250,13 @@ def _annotate(
 def _table(figures: dict[str, dict[str, Any]]) -> Table:
     table = Table(title="Clicks with the click tool", title_justify="left")
     table.add_column("set", overflow="fold")
-    for column in ("regions", "clicks from\nnothing", "a right\none saves", "shown", "wrong"):
+    columns = ("corrected\npairs", "regions", "clicks from\nnothing", "a right\none saves")
+    for column in (*columns, "shown", "wrong", "clicks\nsaved"):
         table.add_column(column, justify="right")
-    table.add_column("saved", justify="right")
     for name, row in figures.items():
         saves = "-" if row["right_saves"] is None else f"{row['right_saves']:g}"
-        values = [f"{row['regions']}", f"{row['scratch_median']:g}", saves]
+        pairs, regions = f"{row['corrected']}", f"{row['regions']}"
+        values = [pairs, regions, f"{row['scratch_median']:g}", saves]
         first = next(iter(row["clicks_saved"].values()))
         table.add_row(name, *values, f"{row['shown']}", f"{row['wrong']}", f"{first:g} %")
     return table

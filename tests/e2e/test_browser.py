@@ -14,6 +14,7 @@ from backend.label_schema import LabelSchema
 from backend.label_studio.brush import ALPHA_THRESHOLD
 from backend.label_studio.event import read_annotation
 from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.predictions import task_states
 from backend.storage.store import StoredEvent, open_store
 from backend.types import EventAction, StoredPrediction
 from calico_model.types import RegionKind
@@ -47,6 +48,12 @@ def journalled(demo: Demo, action: EventAction, task_id: int) -> list[StoredEven
     finally:
         store.close()
     return [one for one in events if one.event.action is action and one.event.task_id == task_id]
+
+
+def test_the_data_manager_shows_the_score_of_every_task(demo: Demo, ends: Ends) -> None:
+    scores = [state.score for state in task_states(ends.client, demo.project_id)]
+    assert len(scores) == demo.groups
+    assert all(score is not None and 0 < score <= 1 for score in scores)
 
 
 def test_the_editor_shows_the_masks_we_sent(

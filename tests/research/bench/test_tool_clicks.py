@@ -100,3 +100,6 @@ def test_a_folder_without_sets_is_an_error(tmp_path):
         InvalidConfigError, match=f"--sets: expected folders with {ANNOTATIONS_FILE}"
     ):
         bench_tool_clicks(tmp_path)
+    (tmp_path / ANNOTATIONS_FILE).write_text("{}")
+    with pytest.raises(InvalidConfigError, match=f"a set itself: .* --only {tmp_path.name}$"):
+        bench_tool_clicks(tmp_path)
