@@ -25,7 +25,7 @@ from calico_model.errors import CalicoError
 RESEARCH = "research"
 PACKAGE = "calico-labeling"
 _INTERRUPTED = 130  # what shells expect after Ctrl-C
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT)  # writing to an open file names no file
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT)  # writing to an open file names no file
 _ROOT_HELP = """Outline and name the parts that groups of images share, inside Label Studio.
 
 Each command explains itself: `calico COMMAND --help`."""
@@ -40,7 +40,7 @@ def main() -> None:
         typer.secho(f"calico: {error}", fg=typer.colors.RED, err=True)
         sys.exit(2)
     except OSError as error:
-        if error.filename is None and error.errno not in _DISK_ERRORS:
+        if error.filename is None and error.errno not in DISK_ERRORS:
             raise  # not of a file, so a fault of ours
         place = "" if error.filename is None else f"{error.filename}: "
         typer.secho(f"calico: {place}{error.strerror}", fg=typer.colors.RED, err=True)

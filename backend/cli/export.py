@@ -22,7 +22,7 @@ from backend.cli.export_report import (
     summary_of,
 )
 from backend.cli.options import command_settings
-from backend.cli.progress import progress_bar, told_how_to_go_on
+from backend.cli.progress import progress_bar, told_how_to_go_on, writing_to
 from backend.errors import SettingsError
 from backend.export.coco import write_coco
 from backend.export.data_set import DataSet
@@ -140,6 +140,7 @@ def export(
             summary = head | _previewed(source, annotations) | {"dry_run": True}
         else:
             with (
+                writing_to("--to", to),
                 staged(to) as folder,
                 told_how_to_go_on(),
                 closing(image_source(settings, client)) as fetcher,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -63,13 +63,14 @@ class PhotoCache:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = sqlite3.connect(folder / FILE, timeout=60.0)
+            self._file = sqlite3.connect(self._path, timeout=60.0)
             self._file.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
             self._file.executescript(_TABLES)
         except (OSError, sqlite3.Error) as error:
-            raise SettingsError(f"--data-dir: {folder / FILE} cannot be used ({error})") from error
+            raise SettingsError(f"--data-dir: {self._path} cannot be used ({error})") from error
 
     def __enter__(self) -> PhotoCache:
         return self
@@ -80,8 +81,13 @@ class PhotoCache:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.commit()
-        self._file.close()
+        try:
+            self.save()
+        except SettingsError:
+            if error is None:  # what ended the work comes first
+                raise
+        finally:
+            self._file.close()
 
     def facts(self, path: Path, state: os.stat_result) -> Facts | None:
         """Returns what is known of a file, None if it is new or was changed."""
@@ -104,10 +110,14 @@ class PhotoCache:
         return found
 
     def keep(self, path: Path, state: os.stat_result, facts: Facts) -> None:
-        """Remembers a file."""
+        """Remembers a file.
+
+        Raises:
+            SettingsError: the disk is full, or fails.
+        """
         taken = None if facts.taken is None else facts.taken.isoformat()
         row = (str(path), *_state(state), facts.digest, *facts.size_hw, taken, facts.fingerprint)
-        self._file.execute("INSERT OR REPLACE INTO photograph VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._write("INSERT OR REPLACE INTO photograph VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def vector(self, digest: str, encoder: str) -> Vector | None:
         """Returns the vector of a content by an encoder, or None."""
@@ -116,13 +126,37 @@ class PhotoCache:
         return None if row is None else np.frombuffer(row[0], np.float16).astype(np.float32)
 
     def keep_vector(self, digest: str, encoder: str, vector: Vector) -> None:
-        """Remembers the vector of a content, at half precision."""
+        """Remembers the vector of a content, at half precision.
+
+        Raises:
+            SettingsError: the disk is full, or fails.
+        """
         row = (digest, encoder, vector.astype(np.float16).tobytes())
-        self._file.execute("INSERT OR REPLACE INTO vector VALUES (?, ?, ?)", row)
+        self._write("INSERT OR REPLACE INTO vector VALUES (?, ?, ?)", row)
 
     def save(self) -> None:
-        """Makes everything so far survive a stop."""
-        self._file.commit()
+        """Makes everything so far survive a stop.
+
+        Raises:
+            SettingsError: the disk is full, or fails.
+        """
+        with self._told():
+            self._file.commit()
+
+    def _write(self, statement: str, row: tuple[object, ...]) -> None:
+        with self._told():
+            self._file.execute(statement, row)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Names the file when its disk is full, or fails."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise SettingsError(
+                f"--data-dir: {self._path} cannot be written ({error}); make room, then run the "
+                "same command again"
+            ) from error
 
 
 def _state(state: os.stat_result) -> tuple[int, int]:

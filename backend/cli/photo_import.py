@@ -22,7 +22,7 @@ from backend.cli.photo_cache import PhotoCache
 from backend.cli.photo_folder import Listing, natural_order
 from backend.cli.photo_groups import Group, arrange, arrange_series, set_duplicates_aside
 from backend.cli.photo_survey import Photograph, Survey, survey
-from backend.cli.progress import progress_bar
+from backend.cli.progress import progress_bar, writing_to
 from backend.cli.tables import tell_list
 from backend.errors import SettingsError
 from backend.label_schema import LabelSchema
@@ -244,7 +244,10 @@ def _layers(
 
 def _preview(path: Path, folder: Path, groups: Sequence[Group]) -> list[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with progress_bar("drawing the contact sheet", len(groups), unit="groups") as tell:
+    with (
+        writing_to("--preview", path),
+        progress_bar("drawing the contact sheet", len(groups), unit="groups") as tell,
+    ):
         return [str(sheet) for sheet in write_sheets(path, folder, groups, tell)]
 
 

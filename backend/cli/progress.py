@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -28,7 +29,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from backend.errors import LabelStudioError
+from backend.cli import DISK_ERRORS
+from backend.errors import LabelStudioError, SettingsError
 
 _SHORT_S, _LINE_S = 2.0, 15.0
 _STOPPED = "Stopped. Run the same command again to continue."
@@ -63,6 +65,22 @@ def progress_bar(
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+@contextmanager
+def writing_to(option: str, place: Path) -> Iterator[None]:
+    """Names the option that says where to write, when that disk is full or fails.
+
+    Raises:
+        SettingsError: it is, or does.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        reason = f"{option}: {place} cannot be written ({error.strerror})"
+        raise SettingsError(reason) from error
 
 
 @contextmanager

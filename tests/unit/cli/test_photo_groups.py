@@ -13,7 +13,7 @@ from PIL import Image
 
 from backend.cli.contact_sheet import write_sheets
 from backend.cli.import_plan import Plan, Way, folders_are_groups
-from backend.cli.photo_cache import PhotoCache
+from backend.cli.photo_cache import FILE, PhotoCache
 from backend.cli.photo_folder import list_photographs
 from backend.cli.photo_groups import arrange, set_duplicates_aside
 from backend.cli.photo_survey import Photograph, survey
@@ -211,3 +211,22 @@ def test_a_contact_sheet_is_as_wide_as_its_groups(folder, tmp_path):
         assert one.height == two.height
         assert two.width == pytest.approx(2 * one.width, abs=20)
     assert told == [1, 2]
+
+
+def fill(place):
+    """Writes more than the file of known photographs may hold."""
+    with PhotoCache(place) as cache:
+        (pages,) = cache._file.execute("PRAGMA page_count").fetchone()
+        cache._file.execute(f"PRAGMA max_page_count = {pages + 2}")
+        for number in range(99):
+            cache.keep_vector(f"{number:064}", "encoder", np.zeros(1280, np.float32))
+
+
+def test_a_full_disk_under_the_known_photographs_is_said_and_forgets_none(folder, tmp_path):
+    for number in range(3):
+        draw(folder / f"{number}.jpg", number)
+    assert looked_at(folder, tmp_path).fresh == 3
+    told = f"--data-dir: {tmp_path / 'data' / FILE} cannot be written .*full"
+    with pytest.raises(SettingsError, match=told):
+        fill(tmp_path / "data")
+    assert looked_at(folder, tmp_path).fresh == 0

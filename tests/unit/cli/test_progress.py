@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from backend.cli import progress
-from backend.errors import LabelStudioError
+from backend.errors import LabelStudioError, SettingsError
 
 STOPPED = "Stopped. Run the same command again to continue.\n"
 
@@ -41,6 +41,14 @@ def test_what_was_stopped_says_how_it_goes_on(error, capsys):
     with pytest.raises(type(error)), progress.told_how_to_go_on():
         raise error
     assert capsys.readouterr().err == STOPPED
+
+
+def test_a_full_disk_is_named_by_the_option_that_writes_there(tmp_path):
+    expected = f"--to: {tmp_path} cannot be written .No space left on device"
+    with pytest.raises(SettingsError, match=expected), progress.writing_to("--to", tmp_path):
+        Path("/dev/full").write_bytes(b"x")
+    with pytest.raises(FileNotFoundError), progress.writing_to("--to", tmp_path):
+        (tmp_path / "nothing").read_bytes()
 
 
 @pytest.mark.parametrize("is_finished", [True, False])
