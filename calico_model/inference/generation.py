@@ -21,6 +21,7 @@ from calico_model.inference.pairwise import (
     merge_pairwise_answers,
     questions_in_pairs,
 )
+from calico_model.inference.sam_outline import follow_edges
 from calico_model.inference.segments import (
     Segment,
     SizesHw,
@@ -104,7 +105,7 @@ def predict_regions(
         texts = {answer.question.kind: answer.text for answer in answers}
         phrases = tuple(phrase for answer in answers for phrase in answer.phrases)
     if not is_familiar:
-        segments = _refine_photo_parts(model, features, segments, images)
+        segments = _refine_photo_masks(model, features, segments, images)
     parts = decode_segments(model, features, sizes_hw, segments, images)
     return RegionPrediction(tuple(part for part in parts if part.mask.any()), texts, phrases)
 
@@ -234,6 +235,25 @@ def _questions(model: Calico, images: int) -> tuple[GroupQuestion, ...]:
     if model.config.asks_in_pairs:
         return questions_in_pairs(images)
     return tuple(GroupQuestion(kind, tuple(range(images))) for kind in RegionKind)
+
+
+def _refine_photo_masks(
+    model: Calico,
+    features: ImageFeatures,
+    segments: Sequence[Segment],
+    images: Sequence[RgbImage] | None,
+) -> list[Segment]:
+    """Refines masks in photographs: of parts by the refiner, then of all by MobileSAM, if any."""
+    refined = _refine_photo_parts(model, features, segments, images)
+    sam = None if images is None or not refined else model.mobile_sam()
+    if sam is None or images is None:
+        return refined
+    return [
+        segment
+        if segment.mask is None
+        else replace(segment, mask=follow_edges(sam, images[segment.image], segment.mask))
+        for segment in refined
+    ]
 
 
 def _refine_photo_parts(

@@ -19,6 +19,7 @@ from torch import Tensor
 from calico_model.inference.images import SAM_MEAN, SAM_STD, scaled_size_hw
 from calico_model.inference.low_res_mask import extent_of
 from calico_model.inference.prompt import Click, MaskPrompt
+from calico_model.inference.sharpening import mask_iou
 from calico_model.loading.placement import is_fast_in_half
 from calico_model.modeling.mask_decoder import coverage_logits
 from calico_model.modeling.mobile_sam import MobileSam
@@ -27,6 +28,8 @@ from calico_model.types import BoolMask, RgbImage
 _MEAN, _STD = np.array(SAM_MEAN, np.float32), np.array(SAM_STD, np.float32)
 _MAX_CLICKS = 64
 """Of more clicks on one mask, only the last count."""
+_LEAST_AGREEMENT = 0.65
+"""IoU of a predicted mask with MobileSAM's from which both show one thing."""
 _SIZE_BIAS = np.array((-0.05, 0.0, -0.1), np.float32)
 """Added to the predicted IoU of the three masks of a lone click: annotators mean parts."""
 
@@ -91,6 +94,24 @@ def outline(
     best = int((predicted + _SIZE_BIAS).argmax()) if is_lone_click else 0
     mask = _whole(logits[best], shown, size_hw, sam.side)
     return mask, float(np.clip(predicted[best], 0.0, 1.0))
+
+
+def follow_edges(sam: MobileSam, image: RgbImage, mask: BoolMask) -> BoolMask:
+    """Returns a predicted mask with the edges that MobileSAM sees there.
+
+    The mask stays as it is if MobileSAM means another thing.
+
+    Args:
+        sam: with the published weights.
+        image: (H, W, 3) uint8.
+        mask: (H, W) bool.
+    """
+    extent = extent_of(mask)
+    if extent is None:
+        return mask
+    size_hw = image.shape[0], image.shape[1]
+    drawn, _ = outline(sam, embed(sam, image), size_hw, MaskPrompt(box=extent, previous=mask))
+    return drawn if mask_iou(drawn, mask) >= _LEAST_AGREEMENT else mask
 
 
 def with_region(prompt: MaskPrompt) -> MaskPrompt:

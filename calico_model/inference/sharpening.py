@@ -87,3 +87,9 @@ def without_fragments(mask: BoolMask) -> BoolMask:
     kept = areas >= _LEAST_FRAGMENT * areas.max()
     remaining: BoolMask = kept[labels] & mask
     return remaining
+
+
+def mask_iou(mask: BoolMask, other: BoolMask) -> float:
+    """Returns the IoU of two (H, W) masks, 0 if both are empty."""
+    shared, union = int(np.count_nonzero(mask & other)), int(np.count_nonzero(mask | other))
+    return shared / max(1, union)

@@ -18,7 +18,8 @@ from calico_model.config import CalicoConfig
 from calico_model.inference.generation import predict_regions
 from calico_model.inference.images import scaled_size_hw
 from calico_model.inference.prompt import Box, MaskPrompt
-from calico_model.interactive.clicks import mask_iou, refine
+from calico_model.inference.sharpening import mask_iou
+from calico_model.interactive.clicks import refine
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer

@@ -31,6 +31,7 @@ from calico_model.inference.mask_refinement import (
 )
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.inference.sam_outline import embed, outline, with_region
+from calico_model.inference.sharpening import mask_iou
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, PointKind, coverage_logits
 from calico_model.modeling.mobile_sam import MobileSam
@@ -297,12 +298,6 @@ def _correct(
     cv2.circle(piece, (column, row), _DOT_RADIUS, 1, thickness=-1)
     under = piece > 0
     return previous | under if last.is_positive else previous & ~under
-
-
-def mask_iou(mask: BoolMask, other: BoolMask) -> float:
-    """Returns the IoU of two (H, W) masks, 0 if both are empty."""
-    shared, union = int(np.count_nonzero(mask & other)), int(np.count_nonzero(mask | other))
-    return shared / max(1, union)
 
 
 @torch.inference_mode()

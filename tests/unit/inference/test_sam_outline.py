@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from calico_model.inference.prompt import Click, MaskPrompt
-from calico_model.inference.sam_outline import embed, outline
-from calico_model.interactive.clicks import mask_iou
+from calico_model.inference.sam_outline import embed, follow_edges, outline
+from calico_model.inference.sharpening import mask_iou
 from calico_model.modeling.mobile_sam import MobileSam, load_mobile_sam, mobile_sam_file
 
 HEIGHT, WIDTH = 240, 320
@@ -89,3 +89,17 @@ def test_a_mask_without_pixels_counts_as_no_mask(sam, picture):
     prompt = MaskPrompt((Click(90, 120), Click(20, 20, is_positive=False)))
     empty = replace(prompt, previous=np.zeros((HEIGHT, WIDTH), bool))
     assert (drawn(sam, picture, empty) == drawn(sam, picture, prompt)).all()
+
+
+def test_a_predicted_mask_gets_the_edges_of_the_picture(sam, picture):
+    rough = cv2.circle(np.zeros((HEIGHT, WIDTH), np.uint8), (94, 116), 46, 1, -1) > 0
+    assert mask_iou(rough, DISC) < 0.85
+    assert mask_iou(follow_edges(sam, picture, rough), DISC) > 0.95
+
+
+def test_a_mask_of_no_thing_stays_as_it_is(sam, picture):
+    stripes = np.zeros((HEIGHT, WIDTH), bool)
+    stripes[::12, 5:315] = True
+    assert (follow_edges(sam, picture, stripes) == stripes).all()
+    nothing = np.zeros((HEIGHT, WIDTH), bool)
+    assert not follow_edges(sam, picture, nothing).any()
