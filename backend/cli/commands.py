@@ -241,6 +241,11 @@ COMMANDS = (
             "Show poisoned and good corrections to the quality check.",
         ),
         (
+            "bench older",
+            "research.bench.older:bench_older",
+            "Measure what learning one object class costs another.",
+        ),
+        (
             "bench photos",
             "research.bench.photos:bench_photos",
             "Learn from sets of labeled photographs.",

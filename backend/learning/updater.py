@@ -63,6 +63,7 @@ class OnlineUpdater:
         base_groups: data that the base was trained on.
         plan: of every update.
         yielding: called at every layer, waits while another process predicts; None never waits.
+        clock: seconds of learning where nothing yields.
     """
 
     def __init__(
@@ -76,11 +77,12 @@ class OnlineUpdater:
         base_groups: BaseGroups,
         plan: UpdatePlan | None = None,
         yielding: Yielding | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._predictor = predictor
         self._model = predictor.adapters.model
         self._device = next(self._model.parameters()).device
-        self._yielding = yielding
+        self._yielding, self._plain_clock = yielding, clock
         if yielding is not None:
             call_at_every_layer(self._model, yielding)
         self._base = base
@@ -206,7 +208,7 @@ class OnlineUpdater:
 
     def _clock(self) -> Callable[[], float]:
         if self._yielding is None:
-            return time.monotonic
+            return self._plain_clock
         return self._yielding.working_s if self._shares_processor else self._yielding.passing_s
 
     def _eta_s(self, done: UpdateProgress) -> float | None:

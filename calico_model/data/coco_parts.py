@@ -111,6 +111,11 @@ class CocoParts(Sequence[LabeledGroup]):
     def __len__(self) -> int:
         return len(self._groups)
 
+    @property
+    def object_classes(self) -> tuple[str, ...]:
+        """Object class of every group, without reading its images."""
+        return tuple(name for name, _ in self._groups)
+
     @overload
     def __getitem__(self, index: int) -> LabeledGroup: ...
     @overload

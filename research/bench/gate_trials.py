@@ -1,7 +1,8 @@
 """Trials of the gate with good and poisoned batches of corrections, a real model, real updates.
 
 Every step from a webhook's body to the decision is the product's code: journal, derivation,
-held-out split, update, measurement, verdict. Only the images are drawn instead of fetched.
+held-out split, update, measurement, verdict. Only the images are not fetched: they are drawn, or
+read from a set of photographs.
 """
 
 from __future__ import annotations
@@ -28,12 +29,9 @@ from backend.learning.training_runs import RunRepository
 from backend.storage.store import Store
 from backend.storage.versions import Versions
 from backend.types import Task
-from calico_model.data.opening import DrawnGroups
-from calico_model.data.synthetic import SceneSplit
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, PartMask
 from research.label_studio.sample import REPEATER_CONFIG, annotation_body, deletion_body
 
-_PAIRS = (2, 2)
 _SCHEMA = parse_label_config(REPEATER_CONFIG)
 
 
@@ -70,6 +68,7 @@ class Trial:
 
     Attributes:
         seed: of the images and of the poison.
+        source: where the images are from: a split of drawings, or a set of photographs.
         batch: batch that was learned.
         state: final state of the training run.
         reason: sentence of the gate, or why the run failed.
@@ -78,6 +77,7 @@ class Trial:
     """
 
     seed: int
+    source: str
     batch: Batch
     state: RunState
     reason: str
@@ -85,7 +85,22 @@ class Trial:
     seconds: float
 
 
-class DrawnTasks:
+@dataclass(frozen=True, eq=False)
+class ProjectGroups:
+    """The groups of one project.
+
+    Attributes:
+        seed: of all random choices.
+        source: where they are from, see `Trial`.
+        groups: the tasks, in the order in which they are annotated.
+    """
+
+    seed: int
+    source: str
+    groups: Sequence[LabeledGroup]
+
+
+class TaskImages:
     """Images of the tasks of one project, by task id."""
 
     def __init__(self) -> None:
@@ -99,9 +114,9 @@ class DrawnTasks:
 def run_trials(
     store: Store,
     folder: Path,
-    images: DrawnTasks,
+    images: TaskImages,
     updater: Updater,
-    seed: int,
+    groups: ProjectGroups,
     *,
     poison: Poison,
     sizes: Sizes,
@@ -110,19 +125,19 @@ def run_trials(
     """Trains one project on a first batch, a poisoned batch, and a good batch in its place.
 
     Args:
-        store: the database; project `seed + 1` is used.
+        store: the database; project `groups.seed + 1` is used.
         folder: of all adapters.
         images: from which `updater` fetches the images.
         updater: the model.
-        seed: of all random choices.
+        groups: of the project, enough for both batches.
         poison: defect of the poisoned batch.
         sizes: of the batches.
         on_run: called with the batch before each training.
     """
-    project = _Project(store, folder, images, updater, seed)
-    first = project.draw(0, sizes.first)
-    second = project.draw(sizes.first, sizes.then)
-    rng = np.random.default_rng([seed, 17])
+    project = _Project(store, folder, images, updater, groups)
+    first = project.open(0, sizes.first)
+    second = project.open(sizes.first, sizes.then)
+    rng = np.random.default_rng([groups.seed, 17])
     bad = _poisoned(second, poison, rng)
     for batch, truths in ((Batch.FIRST, first), (Batch.POISONED, bad), (Batch.GOOD, second)):
         on_run(batch)
@@ -137,23 +152,29 @@ class _Project:
     """One project of the bench."""
 
     def __init__(
-        self, store: Store, folder: Path, images: DrawnTasks, updater: Updater, seed: int
+        self,
+        store: Store,
+        folder: Path,
+        images: TaskImages,
+        updater: Updater,
+        groups: ProjectGroups,
     ) -> None:
-        self._store, self._images, self._seed, self._id = store, images, seed, seed + 1
+        self._store, self._images, self._groups = store, images, groups
+        self._id = groups.seed + 1
         self._versions, self._runs = Versions(store, folder), RunRepository(store)
         repository = CorrectionRepository(store)
         derivation = Derivation(repository)
         self._session = TrainingSession(
             repository, derivation, None, self._versions, self._runs, updater
         )
-        self._groups = DrawnGroups(SceneSplit.UNSEEN_DOMAIN, 10_000, seed, _PAIRS)
         self._annotations = 0
 
-    def draw(self, skipped: int, count: int) -> dict[int, LabeledGroup]:
-        """Draws `count` groups of the unseen domain; returns them by task id."""
-        drawn = {1 + number: self._groups[number] for number in range(skipped, skipped + count)}
-        self._images.groups |= drawn
-        return drawn
+    def open(self, skipped: int, count: int) -> dict[int, LabeledGroup]:
+        """Opens `count` groups after the first `skipped`; returns them by task id."""
+        groups = self._groups.groups
+        opened = {1 + number: groups[number] for number in range(skipped, skipped + count)}
+        self._images.groups |= opened
+        return opened
 
     def annotate(self, truths: Mapping[int, LabeledGroup]) -> list[int]:
         """Submits an annotation with the truth of every task; returns the annotations' ids."""
@@ -188,7 +209,8 @@ class _Project:
         (run, *_) = self._runs.runs(self._id)
         version = None if run.adapter_id is None else self._versions.find(run.adapter_id)
         return Trial(
-            self._seed,
+            self._groups.seed,
+            self._groups.source,
             batch,
             state,
             run.error or "" if version is None else version.reason or "",

@@ -28,15 +28,15 @@ from research.simulation.site import PROJECT_ID, BackendAccess, BaseData, served
 
 _SECONDS = 30.0
 _FEWEST = 8  # least number of groups in a set
-SetsOption = Annotated[
-    Path,
-    typer.Option(
-        help="Folder of sets, each a folder with annotations.json (COCO) and images.",
-        metavar="DIR",
-        exists=True,
-        file_okay=False,
-    ),
-]
+_SETS = typer.Option(
+    "--sets",
+    help="Folder of sets, each a folder with annotations.json (COCO) and images.",
+    metavar="DIR",
+    exists=True,
+    file_okay=False,
+)
+SetsOption = Annotated[Path, _SETS]
+OptionalSetsOption = Annotated[Path | None, _SETS]
 NextOption = Annotated[
     int, typer.Option("--next", min=1, help="Pairs to measure on, after the corrected ones.")
 ]

@@ -19,7 +19,7 @@ from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.evaluation.metrics import IOU_THRESHOLD
 from calico_model.evaluation.protocol import evaluate
 from calico_model.evaluation.regions import CroppedRegion, as_regions
-from calico_model.types import GroupPrediction, ImageGroup, LabeledGroup, RegionKind
+from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, RegionKind
 from calico_model.vocabulary import normalise
 from research.simulation.curve import Point, Simulation, sum_up
 
@@ -166,18 +166,27 @@ class _MeasuredLoop:
 
     def _count(self, predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]) -> None:
         """Counts the true and wrong regions of one image."""
-        overlap = iou_matrix([p.mask for p in predicted], [t.mask for t in truth])
-        fits = np.array(
-            [
-                [_is_same(p, t) and overlap[i, k] >= IOU_THRESHOLD for k, t in enumerate(truth)]
-                for i, p in enumerate(predicted)
-            ],
-            dtype=bool,
-        ).reshape(len(predicted), len(truth))
+        fits = fitting(predicted, truth)
         is_part = np.array([t.kind is not RegionKind.COMMON_OBJECT for t in truth], dtype=bool)
         self.parts += int(is_part.sum())
         self.parts_found += int((fits.any(0) & is_part).sum())
         self.wrong += int((~fits.any(1)).sum())
+
+
+def fitting(predicted: Sequence[CroppedRegion], truth: Sequence[CroppedRegion]) -> BoolMask:
+    """Tells which predicted regions of one image are right, whatever their kind of part.
+
+    Returns:
+        (P, T) bool: both are parts, or both objects, of one name, with an IoU of 0.5 or more.
+    """
+    overlap = iou_matrix([p.mask for p in predicted], [t.mask for t in truth])
+    return np.array(
+        [
+            [_is_same(p, t) and overlap[i, k] >= IOU_THRESHOLD for k, t in enumerate(truth)]
+            for i, p in enumerate(predicted)
+        ],
+        dtype=bool,
+    ).reshape(len(predicted), len(truth))
 
 
 def _is_same(predicted: CroppedRegion, truth: CroppedRegion) -> bool:

@@ -29,8 +29,9 @@ def test_simulation(width: int) -> None:
 @at_widths
 def test_quality_check_trials(width: int) -> None:
     figures = {"mIoU": [12.3, 45.6], "Recall": [1.8, 100.0]}
+    measured = {"held_out": figures, "probe": figures}
     trials = [
-        Trial(seed, batch, RunState.REJECTED, "", {"held_out": figures, "probe": figures}, 1.0)
+        Trial(seed, "ade_appliances_lights", batch, RunState.REJECTED, "", measured, 1.0)
         for seed in range(3)
         for batch in Batch
     ]

@@ -9,8 +9,11 @@ import pytest
 from backend.learning.schedule import RunState
 from backend.learning.supervision import true_parts
 from backend.storage.store import open_store
-from research.bench.gate import is_right, sum_up
-from research.bench.gate_trials import Batch, DrawnTasks, Poison, Sizes, Trial, run_trials
+from calico_model.data.coco_parts import write_coco
+from calico_model.data.synthetic import SceneSplit
+from calico_model.errors import InvalidConfigError
+from research.bench.gate import is_right, project_groups, sum_up
+from research.bench.gate_trials import Batch, Poison, Sizes, TaskImages, Trial, run_trials
 from tests.unit.learning.fake_updater import FakeUpdater
 
 SIZES = Sizes(first=2, then=2)
@@ -30,14 +33,14 @@ class Listening(FakeUpdater):
 
 def trials(tmp_path, updater, poison=Poison.BOTH):
     store = open_store(f"sqlite:///{tmp_path / 'a.sqlite3'}", commit_timeout_s=30)
-    images, begun = DrawnTasks(), []
+    images, begun = TaskImages(), []
     try:
         found = run_trials(
             store,
             tmp_path / "adapters",
             images,
             updater,
-            seed=3,
+            project_groups(None, None, None, least=4)(3),
             poison=poison,
             sizes=SIZES,
             on_run=begun.append,
@@ -90,7 +93,7 @@ def test_nineteen_of_twenty_must_be_right():
         counts = {Batch.POISONED: (RunState.REJECTED, rejected)}
         counts |= dict.fromkeys((Batch.FIRST, Batch.GOOD), (RunState.PUBLISHED, accepted))
         return [
-            Trial(seed, batch, state if seed < count else RunState.FAILED, "", {}, 1.0)
+            Trial(seed, "cars", batch, state if seed < count else RunState.FAILED, "", {}, 1.0)
             for batch, (state, count) in counts.items()
             for seed in range(20)
         ]
@@ -104,6 +107,35 @@ def test_nineteen_of_twenty_must_be_right():
     assert is_right(sum_up(made(19, 19)))
     assert not is_right(sum_up(made(18, 20)))
     assert not is_right(sum_up(made(20, 18)))
+
+
+def test_a_project_takes_the_next_set_with_pairs_of_its_own(tmp_path: Path):
+    drawn = project_groups(SceneSplit.UNSEEN_CATEGORY, None, None, least=1)(0)
+    assert drawn.source == "unseen-category"
+    assert drawn.groups[0].group.ids[0].startswith("unseen-category-0-0")
+    for name, count in (("boats", 3), ("cars", 2)):
+        write_coco(drawn.groups[:count], tmp_path / name)
+    project = project_groups(None, tmp_path, None, least=2)
+    opened = [project(seed) for seed in range(5)]
+    assert [(one.seed, one.source) for one in opened] == [
+        (0, "boats"),
+        (1, "cars"),
+        (2, "boats"),
+        (3, "cars"),
+        (4, "boats"),
+    ]
+    pairs = [[labeled.group.ids for labeled in one.groups] for one in opened]
+    assert [len(some) for some in pairs] == [3, 2, 3, 2, 3]
+    assert pairs[0] != pairs[2] != pairs[4]
+    with pytest.raises(InvalidConfigError, match=r"--sets: expected 3 pairs .* got 2 in .*cars"):
+        project_groups(None, tmp_path, ["cars"], least=3)(0)
+
+
+def test_options_that_do_not_go_together_are_named(tmp_path: Path):
+    with pytest.raises(InvalidConfigError, match="--only: expected --sets beside it"):
+        project_groups(None, None, ["cars"], least=1)
+    with pytest.raises(InvalidConfigError, match="--split: expected either --split or --sets"):
+        project_groups(SceneSplit.SEEN, tmp_path, None, least=1)
 
 
 @pytest.mark.slow

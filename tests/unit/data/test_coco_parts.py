@@ -85,6 +85,15 @@ def test_a_group_shows_one_class_and_says_what_is_shared(cars: Path) -> None:
     assert int(door.mask.sum()) == 20 * 20
 
 
+def test_classes_of_groups_are_known_before_their_images_are_read(tmp_path: Path) -> None:
+    cat = [("cat", "tail", _rle(slice(0, 30), slice(0, 30)))]
+    path = _write(tmp_path / "set", {1: _car(), 2: cat, 3: _car(), 4: cat, 5: _car(), 6: _car()})
+    groups = CocoParts(path, path.parent / "images", CocoPlan(seed=2))
+    assert sorted(groups.object_classes) == ["car", "car", "cat"]
+    shown = [{p.label for p in g.parts if p.kind is RegionKind.COMMON_OBJECT} for g in groups]
+    assert [{name} for name in groups.object_classes] == shown
+
+
 def test_sides_are_kept_where_they_are_wanted(cars: Path) -> None:
     plan = CocoPlan(merge_sides=False)
     (group,) = CocoParts(cars, cars.parent / "images", plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class Images:
         return ImageGroup(drawn, ("a", "b"))
 
 
-def make(folder, images, probe=1):
+def make(folder, images, probe=1, **options):
     tokenizer = small_tokenizer()
     torch.manual_seed(3)
     model = Calico(micro_config(tokenizer.size))
@@ -85,6 +86,7 @@ def make(folder, images, probe=1):
         feature_bytes=2**30,
         base_groups=BaseGroups(tuple(drawn[:1]), tuple(drawn[1 : 1 + probe])),
         plan=replace(plan, mix=replace(plan.mix, batch=3)),
+        **options,
     )
 
 
@@ -137,6 +139,21 @@ def test_features_outlive_the_process_and_stopping_gives_nothing(tmp_path: Path)
     assert second.measure(None, tasks) == expected
     stopped = second.update(tasks, (), start=None, on_progress=lambda *_: None, stop=lambda: True)
     assert stopped is None
+
+
+def test_seconds_of_learning_are_those_of_the_clock(tmp_path: Path):
+    hours = itertools.count(step=3600.0)
+    updater = make(tmp_path, Images(), probe=0, clock=lambda: next(hours))
+    etas = []
+    updater.update(
+        [corrected(1, (), regions())],
+        (),
+        start=None,
+        on_progress=lambda share, eta: etas.append(eta),
+        stop=lambda: False,
+    )
+    assert etas[0] >= 3600.0  # one of two steps took an hour
+    assert etas[-1] == 0.0
 
 
 def test_a_task_whose_images_are_gone_is_left_out(tmp_path: Path):
