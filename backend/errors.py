@@ -24,6 +24,7 @@ BackendError                     500
 ├── FilesUnavailableError        503  a version or a training state cannot be reached now
 ├── VersionError                 409  a version cannot be published or rolled back to
 ├── LeaseLostError               500  another trainer has taken a training run over
+├── ProcessLostError             500  another process of a training is gone
 ├── StoppedError                 500  the work was stopped on request
 ├── FetchError                   502  released weights cannot be downloaded, or are incomplete
 └── SettingsError                500  a setting that cannot be used; raised at start only
@@ -170,6 +171,10 @@ class VersionError(BackendError):
 
 class LeaseLostError(BackendError):
     """Another trainer has taken a training run over."""
+
+
+class ProcessLostError(BackendError):
+    """Another process of a training on several processes is gone."""
 
 
 class StoppedError(BackendError):

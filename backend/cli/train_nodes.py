@@ -9,27 +9,20 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 import typer
 
+from backend.cli.train_peers import UNFINISHED, gathered
 from calico_model.errors import InvalidConfigError
 
 _JOIN_S = 600
 """How long a machine waits for the others; they may have an image to fetch."""
 _STOP_S = 600
 """How long a worker that was asked to stop may take to save its state."""
-_LONGEST_WORK = timedelta(hours=2)
-"""Of one process, such as storing the result, while the others wait."""
-_UNFINISHED = 75
-"""Exit status of a worker that was stopped: a job must not take it for the end of the run."""
 
 _PARENT = os.getppid()
 """Of this process when it began: the launcher, where torchrun started it."""
-
-_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -79,6 +72,11 @@ class Launch:
         self.check()
         if self.total == 1 or is_launched():
             return
+        if self.nodes > 1:
+            wait = f"at most {_JOIN_S // 60} minutes"
+            typer.echo(
+                f"calico: waiting for {self.nodes} machines at {self.rendezvous}, {wait}", err=True
+            )
         sys.exit(_run([*self._torchrun_options(), "--module", "backend.cli", *sys.argv[1:]]))
 
     def _torchrun_options(self) -> list[str]:
@@ -125,18 +123,6 @@ def is_first_here() -> bool:
     return bool(distributed.get_node_local_rank(fallback_rank=0) == 0)
 
 
-def gathered(value: _Value) -> list[_Value]:
-    """Returns what every process gives, by rank; waits for those that have long work to do."""
-    from torch import distributed
-
-    if not distributed.is_initialized():
-        return [value]
-    values = [value] * distributed.get_world_size()
-    group = distributed.new_group(timeout=_LONGEST_WORK, backend="gloo")
-    distributed.all_gather_object(values, value, group=group)
-    return values
-
-
 def leave(is_finished: bool, *, is_stored: bool = True) -> None:
     """Leaves the processes; the exit status says whether the same command has more to do.
 
@@ -146,21 +132,16 @@ def leave(is_finished: bool, *, is_stored: bool = True) -> None:
         is_stored: whether the result is where it belongs.
 
     Raises:
-        SystemExit: there is more to do, for any of the processes.
+        SystemExit: there is more to do, for any of the processes; or one of them is gone.
     """
     from torch import distributed
 
     # The first one merges and stores. A machine that leaves earlier may host the rendezvous.
-    try:
-        is_done = all(gathered(is_stored and (is_finished or not is_launched())))
-    except RuntimeError as error:  # where they meet was killed with a launcher
-        reason = str(error).partition("\n")[0]
-        typer.echo(f"calico: cannot reach the other processes any more: {reason}", err=True)
-        is_done = False
+    is_done = all(gathered(is_stored and (is_finished or not is_launched())))
     if distributed.is_initialized():
         distributed.destroy_process_group()
     if not is_done:
-        sys.exit(_UNFINISHED)
+        sys.exit(UNFINISHED)
 
 
 def _run(arguments: list[str]) -> int:
@@ -180,7 +161,7 @@ def _run(arguments: list[str]) -> int:
     except RendezvousError as error:
         reason = f"calico: --rendezvous: did not find, or lost, the other machines: {error}"
         typer.secho(reason, fg=typer.colors.RED, err=True)
-        return _UNFINISHED
+        return UNFINISHED
     return 0
 
 

@@ -14,14 +14,15 @@ from pathlib import Path
 from backend.cli.progress import print_outcome, stop_requests, training_bar
 from backend.cli.train_nodes import (
     Launch,
-    gathered,
     is_first,
     is_first_here,
     is_launched,
     is_left,
     leave,
 )
+from backend.cli.train_peers import gathered
 from backend.cli.train_states import TrainingStates
+from backend.errors import StoppedError
 from calico_model.errors import InvalidConfigError
 from calico_model.training.pretraining.recipe import PretrainingRecipe
 from calico_model.training.supervised.recipe import FinetuneRecipe, Sharding
@@ -145,41 +146,61 @@ def train_scenes(recipe: PretrainingRecipe, run: ScenesRun) -> None:
     """Trains calico-tiny from scratch on rendered scenes."""
     pool = run.pool or run.out / "pool"
     run.launch.check()
-    if not is_launched():
-        _render_scenes(recipe, pool)
+    if run.launch.total == 1 and not is_launched():
+        with training_bar("rendering scenes") as advance_to:
+            _render_scenes(recipe, pool, advance_to)
     run.launch.start()
     _train_on_scenes(recipe, run, pool)
 
 
-def _render_scenes(recipe: PretrainingRecipe, pool: Path) -> None:
+def _render_scenes(
+    recipe: PretrainingRecipe,
+    pool: Path,
+    advance_to: Callable[[str, int, int], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Draws the scenes that are missing; returns whether all are there, or it was stopped."""
     from calico_model.data.pool import fill_pool
 
     total = recipe.pool_scenes
-    with training_bar("rendering scenes") as advance_to:
+
+    def show(done: int) -> None:
+        advance_to("rendering scenes", min(done, total), total)
+        if stop():
+            raise StoppedError("drawing scenes was stopped")
+
+    try:
         fill_pool(
             pool,
             scenes=total,
             seed=recipe.seed,
             size_px=128,
             workers=os.cpu_count() or 1,
-            on_progress=lambda done: advance_to("rendering scenes", min(done, total), total),
+            on_progress=show,
         )
+    except StoppedError:
+        return False
+    return True
 
 
 def _train_on_scenes(recipe: PretrainingRecipe, run: ScenesRun, pool: Path) -> None:
     from calico_model.training.engine import TrainingProgress
     from calico_model.training.pretraining.run import pretrain
 
-    def begin() -> None:
-        run.states.begin()
-        if is_launched() and run.launch.total == 1:  # torchrun is not ours: nobody has drawn scenes
-            if is_first_here():
-                _render_scenes(recipe, pool)
-            gathered(None)
-
     is_stopping = _stop_requests()
     began = time.monotonic()
     with training_bar("training") as advance_to:
+
+        def begin() -> None:
+            run.states.begin()
+            if not is_launched():
+                return
+            # After the processes have met: a wrong address is found before minutes of drawing.
+            is_drawn = not is_first_here() or _render_scenes(
+                recipe, pool, advance_to, stop=is_stopping
+            )
+            if not all(gathered(is_drawn)):
+                leave(is_finished=False)
 
         def show(progress: TrainingProgress) -> None:
             shown = ("text", "dense", "mask_iou")

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import typer
 
-from backend.cli.train_nodes import gathered, is_first, is_first_here
+from backend.cli.train_nodes import is_first, is_first_here
+from backend.cli.train_peers import gathered, report_presence
 from backend.errors import BackendError, FilesUnavailableError, SettingsError
 from backend.setting_fields.values import check_shelf_url
 from backend.storage.shelf import open_shelf
@@ -46,6 +47,7 @@ class TrainingStates:
         Raises:
             FilesUnavailableError: a machine cannot have the state; raised on all.
         """
+        report_presence()
         if self._shelf is None:
             return
         shelf = self._shelf

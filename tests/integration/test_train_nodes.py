@@ -66,7 +66,8 @@ class Nodes:
 
     def stored(self):
         """Steps of the states in the bucket."""
-        return sorted(int(name.split("-")[1]) for name in open_shelf(self.url).names())
+        names = open_shelf(self.url).names()  # one is there for a moment: a try to write
+        return sorted(int(name.split("-")[1]) for name in names if "step-" in name)
 
     def lose_disks(self):
         for folder in self.folders:
@@ -74,9 +75,13 @@ class Nodes:
 
     def kill(self, number):
         """Ends a machine: the launcher and its workers, which are sessions of their own."""
+        self.signal(number, signal.SIGKILL)
+
+    def signal(self, number, what):
+        """Sends a signal to all processes of a machine."""
         process = psutil.Process(self.processes[number].pid)
         for one in (*process.children(recursive=True), process):
-            one.kill()
+            one.send_signal(what)
 
     def end(self):
         for number, process in enumerate(self.processes):
@@ -159,6 +164,42 @@ def test_a_killed_launcher_leaves_no_process_behind_on_any_machine(nodes, killed
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_machine_is_killed_and_both_go_on_from_the_bucket_on_new_disks(nodes, whole, killed):  # noqa: F811
     check_that_they_go_on(nodes, whole, killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_machine_that_is_lost_after_the_last_step_ends_the_other_within_minutes(nodes, how):
+    """The first process tries for a minute to store the last state: meanwhile the other is lost."""
+    nodes.start("--state-url", nodes.url)
+    nodes.wait_until(nodes.stored)
+    bucket = nodes.folders[0].parent / "bucket"
+    shutil.move(bucket, bucket.with_name("away"))
+    bucket.touch()  # where nothing can be stored
+    outs = [folder / "run" for folder in nodes.folders]
+
+    def has_made_last_step():
+        places = [out / "state" / "newest.json" for out in outs]
+        return any(p.is_file() and json.loads(p.read_text())["step"] == STEPS for p in places)
+
+    nodes.wait_until(has_made_last_step)
+    first, other = (0, 1) if (outs[0] / "state").is_dir() else (1, 0)
+    nodes.signal(other, how)
+    # A stopped machine keeps its connections, as one without power does.
+    _, stderr = nodes.processes[first].communicate(timeout=240)
+    assert nodes.processes[first].returncode == 75
+    # If the lost machine is where they met, the launcher may be the first to notice it.
+    sentences = (
+        "lost another process of the training:",
+        "did not find, or lost, the other machines",
+    )
+    assert any(sentence in stderr for sentence in sentences), stderr
+    assert state(outs[first])
+    bucket.unlink()
+    shutil.move(bucket.with_name("away"), bucket)
+    nodes.end()
+    nodes.start("--state-url", nodes.url)
+    stdout, _ = nodes.finish()
+    assert json.loads(stdout)["step"] == STEPS
 
 
 def check_that_they_go_on(nodes, whole, killed):  # noqa: F811

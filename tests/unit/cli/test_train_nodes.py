@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from backend.cli import command_tree
+from backend.cli import command_tree, train_nodes
 from backend.cli.train_nodes import Launch
+from backend.cli.train_peers import UNFINISHED
 from backend.errors import SettingsError
 from calico_model.errors import InvalidConfigError
+from tests.servers.processes import free_port
 
 RECORDS = ["--data", "records"]
 
@@ -54,6 +56,21 @@ def test_a_file_is_no_run_folder(form: list[str], tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(InvalidConfigError, match=f"--out: expected a folder, .*{tmp_path}/run$"):
         train("--out", str(tmp_path / "run"), *form)
+
+
+@pytest.mark.parametrize("form", [[], RECORDS], ids=["scenes", "records"])
+def test_machines_meet_before_anything_is_made(
+    form: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_nodes, "_JOIN_S", 1)
+    place = f"127.0.0.1:{free_port()}"
+    words = ["train", "--out", "run", *form, "--nodes", "2", "--rendezvous", place]
+    result = CliRunner().invoke(command_tree(words), words)
+    assert result.exit_code == UNFINISHED, result.output
+    assert f"calico: waiting for 2 machines at {place}, at most" in result.stderr
+    assert "calico: --rendezvous: did not find, or lost, the other machines" in result.stderr
+    assert not list(tmp_path.iterdir()), "no scene is drawn for machines that do not meet"
 
 
 def test_the_batch_is_divided_among_the_processes_of_all_machines() -> None:
