@@ -14,6 +14,7 @@ from backend.settings import describe_settings
 ROOT = Path(__file__).parents[2]
 SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 COMMAND_PAGE = (ROOT / "docs" / "commands.md").read_text()
+VARIABLE = re.compile(r"\bCALICO_[A-Z0-9_]+")
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
@@ -39,6 +40,17 @@ def test_table_of_settings_is_the_one_of_the_code() -> None:
     assert begin
     assert end
     assert table == settings_table(), f"docs/settings.md should have:\n{settings_table()}"
+
+
+def test_variables_of_the_documentation_are_read_somewhere() -> None:
+    read = {row.variable for row in describe_settings()}
+    others = ("docker-compose.yml", ".env.example", "deploy/haproxy.cfg", "tests/e2e/conftest.py")
+    for name in others:
+        read |= set(VARIABLE.findall((ROOT / name).read_text()))
+    for document in DOCUMENTS:
+        if document != "CHANGELOG.md":  # the past may name what is gone
+            named = set(VARIABLE.findall((ROOT / document).read_text()))
+            assert named <= read, f"{document}: {named - read}"
 
 
 def test_every_command_is_listed() -> None:
