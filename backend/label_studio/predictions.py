@@ -175,11 +175,6 @@ def task_states(client: LabelStudioClient, project_id: int) -> Iterator[TaskStat
             return
 
 
-def task_body(state: TaskState) -> dict[str, object]:
-    """Returns a task as Label Studio puts it into a request to /predict."""
-    return {"id": state.id, "data": state.data}
-
-
 def stored_predictions(client: LabelStudioClient, task_id: int) -> tuple[PredictionSummary, ...]:
     """Returns the predictions of a task by rising id.
 
@@ -243,15 +238,6 @@ def delete_duplicates(
     for number in surplus:
         client.delete(f"/api/predictions/{number}/")
     return len(surplus)
-
-
-def delete_prediction(client: LabelStudioClient, prediction_id: int) -> None:
-    """Deletes one prediction; one that is gone already is no error.
-
-    Raises:
-        LabelStudioError: refused.
-    """
-    client.delete(f"/api/predictions/{prediction_id}/")
 
 
 def _has_draft(client: LabelStudioClient, project_id: int, task_id: int) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Connection, Executable, delete, func, select, union
+from sqlalchemy import Connection, Executable, delete, select, union
 
 from backend.clock import from_us, now_us, to_us
 from backend.decoding import read_json
@@ -22,7 +22,6 @@ from backend.learning.rows import (
     Doubt,
     LiveHead,
     OutcomeRow,
-    Standing,
     StartingPoint,
     TaskRow,
     clean,
@@ -255,16 +254,6 @@ class CorrectionRepository:
         query = query.order_by(*list(region_outcome.primary_key.columns))
         with self.store.read() as connection:
             return tuple(outcome_row(row) for row in connection.execute(query).mappings())
-
-    def count_since(self, project_id: int, seq: int) -> int:
-        """Number of tasks that were corrected after a place in the journal."""
-        query = select(func.count()).where(
-            correction.c.project_id == project_id,
-            correction.c.seq > seq,
-            correction.c.outcome == Standing.CORRECTED.value,
-        )
-        with self.store.read() as connection:
-            return int(connection.execute(query).scalar_one())
 
     def cursor(self, project_id: int) -> Cursor | None:
         """How far a project was compared with Label Studio, or None if never."""

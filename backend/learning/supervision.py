@@ -44,16 +44,6 @@ class TrainingTarget:
     region: Region
     before: Region | None
 
-    @property
-    def is_label_fix(self) -> bool:
-        """Name or kind was wrong, the mask was right."""
-        return self.teaches is Supervision.TEXT
-
-    @property
-    def is_mask_edit(self) -> bool:
-        """The mask was wrong, name and kind were right."""
-        return self.teaches is Supervision.MASK
-
 
 def training_targets(correction: Correction) -> tuple[TrainingTarget, ...]:
     """Returns one target per name of each region that teaches something, in outcome order."""

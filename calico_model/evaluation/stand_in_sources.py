@@ -152,11 +152,6 @@ def read_truth(groups: Iterable[LabeledGroup]) -> Truth:
     return Truth(regions, tuple(sorted(labels)))
 
 
-def make_stand_ins(truth: Truth, seed: int = 0) -> tuple[StandInSource, ...]:
-    """Returns one stand-in of every fault."""
-    return tuple(StandInSource(fault, truth, seed) for fault in Fault)
-
-
 def _whole(crop: Crop) -> BoolMask:
     """The mask of a crop, in the pixels of its image."""
     height, width = crop.size_hw

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
-from numpy.typing import NDArray
-
 from calico_model.errors import InvalidMaskError
 from calico_model.inference.prompt import MaskPrompt
 from calico_model.types import BoolMask, RgbImage
@@ -28,9 +26,7 @@ class Ability(StrEnum):
     BOX = "box"
     TEXT = "text"
     EXEMPLAR = "exemplar"
-    EVERYTHING = "everything"
     SERIES = "series"
-    DENSE = "dense features"
 
 
 @dataclass(frozen=True)
@@ -143,32 +139,3 @@ class SeriesSource(Source, Protocol):
             Position -> mask for every image after the first accepted one that has no accepted
             mask; an empty mask where the region is lost.
         """
-
-
-@runtime_checkable
-class EverythingSource(Source, Protocol):
-    """A source with the ability `EVERYTHING`."""
-
-    def segment_everything(self, encoding: Encoding) -> Sequence[SourceMask]:
-        """Returns masks of everything it finds, without names, best first."""
-
-
-@dataclass(frozen=True, eq=False)
-class DenseMap:
-    """Features of an image on a grid.
-
-    Attributes:
-        stride: pixels of the encoded frame per cell.
-        values: (C, h, w) float32; the grid covers the whole image, aspect kept.
-    """
-
-    stride: int
-    values: NDArray[Any]
-
-
-@runtime_checkable
-class DenseSource(Source, Protocol):
-    """A source with the ability `DENSE`."""
-
-    def dense_maps(self, encoding: Encoding) -> Sequence[DenseMap]:
-        """Returns feature maps, finest first."""

@@ -18,7 +18,6 @@ from calico_model.evaluation.stand_in_sources import (
     Fault,
     StandInSource,
     Truth,
-    make_stand_ins,
     read_truth,
     true_regions,
 )
@@ -33,6 +32,11 @@ from calico_model.sources.source import (
     TextSource,
 )
 from calico_model.types import ImageGroup, LabeledGroup, RgbImage
+
+
+def make_stand_ins(truth: Truth) -> tuple[StandInSource, ...]:
+    """One stand-in of every fault."""
+    return tuple(StandInSource(fault, truth) for fault in Fault)
 
 
 @cache

@@ -281,17 +281,6 @@ def test_a_broken_mask_spoils_its_region_only(repository):
     assert "cannot be decoded: a" in repository.tasks(7)[0].problem
 
 
-def test_new_corrections_are_counted_from_a_place_in_the_journal(repository):
-    repository.store.record_events([event(n, PREDICTED, task=n) for n in (1, 2)])
-    derive(repository)
-    newest = max(row.seq for row in repository.tasks(7))
-    assert repository.count_since(7, 0) == 2
-    assert repository.count_since(7, newest) == 0
-    repository.store.record_events([event(1, [], task=1, second=4)])
-    derive(repository)
-    assert repository.count_since(7, newest) == 1
-
-
 def history(project):
     """Three annotators' work, with a skip and deletions."""
     drawn = [

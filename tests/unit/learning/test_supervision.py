@@ -53,8 +53,7 @@ def test_label_fixes_and_mask_edits_are_told_apart():
     fix, edit = training_targets(
         correction(before, [region("a", MASK, label="lid"), region("b", SMALLER)])
     )
-    assert (fix.is_label_fix, fix.is_mask_edit) == (True, False)
-    assert (edit.is_label_fix, edit.is_mask_edit) == (False, True)
+    assert (fix.teaches, edit.teaches) == (Supervision.TEXT, Supervision.MASK)
     assert fix.before.label == "handle"
 
 
