@@ -51,6 +51,8 @@ def main() -> int:
     parser.add_argument("--fleet", action="store_true", help="also Ray, for tests of a fleet")
     parser.add_argument("--lock", action="store_true", help="renew constraints.txt and stop")
     arguments = parser.parse_args()
+    if base := interpreter_of_own_environment():
+        os.execv(base, [str(base), *sys.orig_argv[1:]])
     try:
         require_pip()
         if arguments.lock:
@@ -75,6 +77,19 @@ def main() -> int:
 
 class InstallError(Exception):
     """Something that the person at the keyboard has to put right."""
+
+
+def interpreter_of_own_environment() -> Path | None:
+    """Returns the interpreter that made the environment this script runs in, if it has no pip.
+
+    `source .venv/bin/activate` puts `.venv`, which has none, before the machine's Python; this
+    script then has to go on with that Python. None where this interpreter will do.
+    """
+    if sys.prefix == sys.base_prefix or importlib.util.find_spec("pip") is not None:
+        return None
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    base = Path(sys.base_prefix) / "bin" / name
+    return base if base.is_file() else None
 
 
 def require_pip() -> None:

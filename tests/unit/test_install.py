@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import venv
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,22 @@ def test_the_installer_needs_only_the_standard_library() -> None:
 
     assert result.returncode == 0
     assert "--chromium" in result.stdout
+
+
+def test_in_an_activated_environment_without_pip_the_machines_python_goes_on(
+    tmp_path: Path,
+) -> None:
+    venv.create(tmp_path / "env", with_pip=False)
+    (tmp_path / "ask.py").write_text(
+        "import runpy\n"
+        f"names = runpy.run_path({str(ROOT / 'tools' / 'install.py')!r})\n"
+        "print(names['interpreter_of_own_environment']())\n"
+    )
+    command = [tmp_path / "env" / "bin" / "python", tmp_path / "ask.py"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    about = [shown, "-c", "import sys; print(sys.prefix == sys.base_prefix, sys.version_info[:2])"]
+    told = subprocess.run(about, capture_output=True, text=True, check=True).stdout.strip()
+    assert told == f"True {sys.version_info[:2]}"
 
 
 def test_the_hash_follows_every_content(installer: ModuleType) -> None:
