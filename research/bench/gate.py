@@ -73,7 +73,10 @@ def bench_gate(
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write every trial as JSON.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--out", help="Write every trial as JSON, as soon as it is over.", metavar="FILE"
+        ),
     ] = None,
 ) -> None:
     """Show poisoned and good corrections to the quality check.
@@ -121,14 +124,12 @@ def bench_gate(
                 for trial in trials_of_seed:
                     trials.append(trial)
                     typer.echo(f"{name}, {trial.batch}: {trial.state}: {trial.reason}", err=True)
+                    if out is not None:
+                        write_trials(out, trials)  # a measurement that is stopped keeps these
         finally:
             store.close()
     figures = sum_up(trials)
     print_fitted(_table(trials))
-    if out is not None:
-        out.write_text(
-            json.dumps(figures | {"trials": _documents(trials)}, indent=1) + "\n", "utf-8"
-        )
     typer.echo(json.dumps(figures))
     if not is_right(figures):
         raise typer.Exit(1)
@@ -184,6 +185,12 @@ def sum_up(trials: Sequence[Trial]) -> dict[str, int]:
         "good_accepted": count(Batch.GOOD, RunState.PUBLISHED),
         "first_accepted": count(Batch.FIRST, RunState.PUBLISHED),
     }
+
+
+def write_trials(target: Path, trials: Sequence[Trial]) -> None:
+    """Writes the trials so far as JSON, with their sums."""
+    document = sum_up(trials) | {"trials": _documents(trials)}
+    target.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 
 
 def is_right(figures: dict[str, int]) -> bool:

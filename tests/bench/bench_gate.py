@@ -1,4 +1,4 @@
-"""Regime: calico-tiny, whole updates on 20 projects of the unseen domain, however long they take.
+"""Regime: calico-tiny, whole updates on 10 drawn projects of each kind, however long they take.
 
 Run: pytest -m bench tests/bench/bench_gate.py -s
 """
@@ -16,9 +16,11 @@ pytestmark = pytest.mark.bench
 
 
 def test_poison_is_refused_and_good_corrections_are_taken():
-    arguments = ["bench", "gate", "--seeds", "20"]
-    output = CliRunner().invoke(command_tree(arguments), arguments, catch_exceptions=False).stdout
-    print(output)
-    figures = json.loads(output.splitlines()[-1])
-    assert figures["poisoned_rejected"] >= 19
-    assert figures["good_accepted"] >= 19
+    figures = []
+    for split in ("unseen-category", "unseen-domain"):
+        arguments = ["bench", "gate", "--split", split, "--seeds", "10"]
+        result = CliRunner().invoke(command_tree(arguments), arguments, catch_exceptions=False)
+        print(result.stdout)
+        figures.append(json.loads(result.stdout.splitlines()[-1]))
+    assert sum(one["poisoned_rejected"] for one in figures) >= 19
+    assert sum(one["good_accepted"] for one in figures) == 20

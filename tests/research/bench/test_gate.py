@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from backend.storage.store import open_store
 from calico_model.data.coco_parts import write_coco
 from calico_model.data.synthetic import SceneSplit
 from calico_model.errors import InvalidConfigError
-from research.bench.gate import is_right, project_groups, sum_up
+from research.bench.gate import is_right, project_groups, sum_up, write_trials
 from research.bench.gate_trials import Batch, Poison, Sizes, TaskImages, Trial, run_trials
 from tests.unit.learning.fake_updater import FakeUpdater
 
@@ -136,6 +137,30 @@ def test_options_that_do_not_go_together_are_named(tmp_path: Path):
         project_groups(None, None, ["cars"], least=1)
     with pytest.raises(InvalidConfigError, match="--split: expected either --split or --sets"):
         project_groups(SceneSplit.SEEN, tmp_path, None, least=1)
+
+
+def test_trials_are_written_with_their_sums(tmp_path: Path):
+    held_out = {"held_out": {"mIoU": [1.0, 2.0]}}
+    made = [
+        Trial(7, "cars", Batch.FIRST, RunState.PUBLISHED, "better", held_out, 1.26),
+        Trial(7, "cars", Batch.POISONED, RunState.PUBLISHED, "better", {}, 2.0),
+    ]
+    write_trials(tmp_path / "trials.json", made[:1])
+    write_trials(tmp_path / "trials.json", made)
+    written = json.loads((tmp_path / "trials.json").read_text())
+    assert written["seeds"] == written["first_accepted"] == 1
+    assert written["poisoned_rejected"] == written["good_accepted"] == 0
+    first, poisoned = written["trials"]
+    assert first == {
+        "seed": 7,
+        "source": "cars",
+        "batch": "first",
+        "state": "published",
+        "reason": "better",
+        "gate": held_out,
+        "seconds": 1.3,
+    }
+    assert poisoned["batch"] == "poisoned"
 
 
 @pytest.mark.slow
