@@ -140,7 +140,7 @@ class _Views:
         self._title, self._batch = title, batch
         self._token = token
 
-    def show_projects(self) -> str:
+    def show_projects(self, problem: str | None = None) -> str:
         known = self._overview.projects()
         count = max(1, -(-len(known) // _PROJECTS_PER_PAGE))
         page = min(max(request.args.get("page", 1, type=int), 1), count)
@@ -151,12 +151,19 @@ class _Views:
             titles={project_id: self._title(project_id) for project_id in shown},
             page=page,
             pages=count,
+            problem=problem,
             live=self._live(),
         )
 
-    def show_project(self, project_id: int) -> str:
-        self._check_known(project_id)
-        return self._project_page(project_id)
+    def show_project(self, project_id: int) -> Response:
+        if project_id not in self._overview.projects():
+            # A mistyped number, or a project that nobody has opened yet: a page for people.
+            problem = (
+                f"Nothing has come from project {project_id} yet, neither a question for "
+                "predictions nor a correction. These have sent something:"
+            )
+            return Response(self.show_projects(problem), status=404)
+        return Response(self._project_page(project_id))
 
     def show_group(self, project_id: int, task_id: int) -> Response:
         answer = Response(self._pictures.draw(project_id, task_id), mimetype="image/png")

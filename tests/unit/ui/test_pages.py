@@ -148,7 +148,15 @@ def test_a_backend_that_was_never_used_says_what_to_do(client):
     text = page(client, "/ui/")
     assert "calico connect" in text
     assert "ready" in text
-    assert client.get(URL, headers=AUTH).status_code == 404
+    assert "calico connect" in page(client, URL, status=404)
+
+
+def test_a_project_that_nothing_has_come_from_leads_to_the_others(client, school):
+    school.press_button()
+    text = page(client, "/ui/projects/99", status=404)
+    assert "Nothing has come from project 99 yet" in plain(text)
+    assert f'href="{URL}"' in text
+    assert "Nothing has come" not in page(client, "/ui/")
 
 
 def test_a_project_without_corrections_has_no_curve(client, school):
