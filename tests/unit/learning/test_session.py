@@ -8,13 +8,12 @@ import threading
 import pytest
 
 from backend.errors import LabelStudioError
-from backend.learning import schedule, session, training_material, worker
+from backend.learning import schedule, training_material
 from backend.learning.gate import CorrectionAgreement
-from backend.learning.overview import Overview
-from backend.learning.schedule import Cause, RunState, SchedulePolicy, is_held_out
+from backend.learning.schedule import Cause, RunState, is_held_out
 from backend.learning.training_runs import RunRepository
 from backend.storage.versions import VersionStatus
-from tests.unit.learning.annotated import box, deletion, event, results, task_deletion
+from tests.unit.learning.annotated import box, results
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 from tests.unit.learning.fake_updater import FakeUpdater
 from tests.unit.learning.school import HELD_OUT, PROJECT, REGIONS, TRAINED, School
@@ -239,64 +238,6 @@ def test_a_lost_lease_publishes_nothing(school):
     assert school.last.state is RunState.ABANDONED
 
 
-def test_a_deletion_has_what_is_left_learned_again(school):
-    school.policy = SchedulePolicy(every=1)
-    school.correct(*TRAINED[:3])
-    bad = event(999, results(), task=TRAINED[0], project=PROJECT, annotator=2, second=5)
-    school.store.record_events([bad])
-    school.train()
-    school.store.record_events([deletion(999, project=PROJECT)])
-    school.runs.request(PROJECT)
-    assert school.train() == 1
-    assert school.updater.updates[-1][:2] == ((TRAINED[0],), tuple(TRAINED[1:3]))
-
-
-def test_tasks_deleted_while_they_are_learned_are_gone_afterwards(school):
-    school.correct(*TRAINED[:4])
-    healthy = school.updater.update
-
-    def delete_meanwhile(*arguments, **options):
-        school.store.record_events([task_deletion(*TRAINED[:4], project=PROJECT)])
-        return healthy(*arguments, **options)
-
-    school.updater.update = delete_meanwhile
-    assert school.train() == 1
-    assert school.last.state is RunState.PUBLISHED
-    assert school.train() == 0
-    assert school.repository.tasks(PROJECT) == ()
-    school.runs.request(PROJECT)
-    assert school.train() == 0
-
-
-def test_tasks_deleted_before_they_are_loaded_end_the_run_in_peace(school):
-    school.correct(*TRAINED[:3])
-    derive = school.derivation.derive
-
-    def delete_afterwards(project_id):
-        found = derive(project_id)
-        school.store.record_events([task_deletion(*TRAINED[:3], project=PROJECT)])
-        return found
-
-    school.trainer._update(PROJECT, 1)
-    school.derivation.derive = delete_afterwards
-    run_id = school.runs.claim(PROJECT, Cause.COUNT)
-    state = school.open_session().train(PROJECT, run_id, stop=lambda: False)
-    assert state is RunState.STOPPED
-    assert school.versions.all() == ()
-
-
-def test_a_candidate_that_learned_from_what_was_deleted_is_not_judged(school):
-    school.correct(*TRAINED[:4])
-    school.updater.probe, healthy = lambda *_: 1 / 0, school.updater.probe
-    school.train()
-    (left,) = school.versions.all()
-    school.updater.probe = healthy
-    school.store.record_events([deletion(100 + TRAINED[0], project=PROJECT)])
-    assert school.train() == 1
-    assert school.versions.find(left.id).status is VersionStatus.REJECTED
-    assert school.current.corrections == 3
-
-
 def test_files_of_rejected_versions_go_with_the_next_look(school):
     school.updater.gain = -5
     school.correct(*TRAINED[:3])
@@ -442,107 +383,3 @@ def test_a_version_annotators_reject_is_taken_back_by_itself(school):
     assert "annotators accept 0% of its regions over 3 tasks, 100%" in (
         school.versions.find(version.id).reason
     )
-
-
-# --- refinements ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def rising(tmp_path, database_url):  # noqa: F811
-    """A school whose versions may be followed by better ones."""
-    made = School(tmp_path, url=database_url, refinements=3)
-    yield made
-    made.store.close()
-
-
-def test_a_version_is_followed_by_better_ones_by_itself(rising):
-    rising.updater.better = 1
-    rising.correct(*TRAINED[:3])
-    assert [rising.train() for _ in range(5)] == [1, 1, 1, 1, 0]
-    first, *better = reversed(rising.runs.runs(PROJECT))
-    assert (first.cause, first.state) == (Cause.COUNT, RunState.PUBLISHED)
-    assert {(one.cause, one.state) for one in better} == {(Cause.REFINE, RunState.PUBLISHED)}
-    # It goes on from the last one, with all corrections, for a time of its own.
-    assert rising.updater.updates[1:] == [((), tuple(TRAINED[:3]), True)] * 3
-    assert rising.updater.seconds == [None, *[session.REFINE_S] * 3]
-    assert rising.current.corrections == 3
-    assert rising.current.upto_seq == rising.versions.find(first.adapter_id).upto_seq
-    assert rising.current.gate["earlier"]["mIoU"] == [65, 70]
-
-
-def test_a_refinement_without_gain_is_not_published_and_ends_it(rising):
-    rising.correct(*TRAINED[:3])
-    assert [rising.train() for _ in range(3)] == [1, 1, 0]
-    assert (rising.last.cause, rising.last.state) == (Cause.REFINE, RunState.REJECTED)
-    assert "no better than the current version" in (
-        rising.versions.find(rising.last.adapter_id).reason
-    )
-    assert rising.current.corrections == 3
-    rising.correct(*TRAINED[3:6])
-    assert rising.train() == 1
-    assert (rising.last.cause, rising.last.state) == (Cause.COUNT, RunState.PUBLISHED)
-
-
-@pytest.mark.parametrize("news", ["corrections", "button", "request"])
-def test_a_refinement_gives_way_to_whatever_is_due(rising, monkeypatch, news):
-    monkeypatch.setattr(worker, "_POLL_S", 0.0)
-    rising.correct(*TRAINED[:3])
-    assert rising.train() == 1
-    rising.updater.is_learning.clear()
-    rising.updater.gate.clear()
-    thread = threading.Thread(target=rising.train)
-    thread.start()
-    assert rising.updater.is_learning.wait(20)
-    if news == "corrections":
-        rising.correct(*TRAINED[3:6], project=8)  # of any project
-    else:
-        rising.correct(TRAINED[3])
-    if news == "button":
-        rising.press_button()
-    elif news == "request":
-        rising.runs.request(PROJECT)
-    thread.join(20)
-    assert not thread.is_alive()
-    assert (rising.last.cause, rising.last.state) == (Cause.REFINE, RunState.STOPPED)
-    rising.updater.gate.set()
-    assert rising.train() >= 1
-    newest = rising.runs.runs(8 if news == "corrections" else PROJECT)[0]
-    assert (newest.state, newest.cause) == (
-        RunState.PUBLISHED,
-        {"corrections": Cause.COUNT, "button": Cause.BUTTON, "request": Cause.REQUEST}[news],
-    )
-
-
-def test_a_refinement_that_was_stopped_may_be_tried_again(rising):
-    rising.correct(*TRAINED[:3])
-    rising.train()
-    healthy = rising.updater.update
-    rising.updater.update = lambda *_given, **_options: None
-    assert rising.train() == 1
-    assert (rising.last.cause, rising.last.state) == (Cause.REFINE, RunState.STOPPED)
-    rising.updater.update = healthy
-    assert rising.train() == 1
-    assert rising.last.cause is Cause.REFINE
-
-
-def test_what_learns_something_new_gives_way_to_nothing(rising, monkeypatch):
-    monkeypatch.setattr(worker, "_POLL_S", 0.0)
-    rising.correct(*TRAINED[:3])
-    rising.updater.gate.clear()
-    thread = threading.Thread(target=rising.train)
-    thread.start()
-    assert rising.updater.is_learning.wait(20)
-    rising.correct(TRAINED[3])
-    rising.runs.request(PROJECT)
-    rising.updater.gate.set()
-    thread.join(20)
-    assert (rising.last.cause, rising.last.state) == (Cause.COUNT, RunState.PUBLISHED)
-
-
-def test_an_overview_says_whether_a_better_version_may_follow(rising):
-    overview = Overview(rising.store, rising.versions)
-    rising.correct(*TRAINED[:3])
-    rising.trainer.round(rising.stop)
-    assert overview.standing(PROJECT).is_rising
-    rising.train()
-    assert not overview.standing(PROJECT).is_rising
