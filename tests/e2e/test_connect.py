@@ -220,7 +220,7 @@ def test_doctor_reports_both_ends_when_they_are_down(demo: Demo, ends: Ends) -> 
 
     assert found["backend"].fix.startswith("start it with `calico serve`")
     assert found["Label Studio"].level is Level.FAIL
-    assert set(found) == {"backend", "Label Studio"}
+    assert set(found) == {"clicks", "backend", "Label Studio"}
 
 
 def doctor(*more: str) -> Result:
