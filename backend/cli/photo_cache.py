@@ -140,15 +140,15 @@ class PhotoCache:
         Raises:
             SettingsError: the disk is full, or fails.
         """
-        with self._told():
+        with self._naming_the_file():
             self._file.commit()
 
     def _write(self, statement: str, row: tuple[object, ...]) -> None:
-        with self._told():
+        with self._naming_the_file():
             self._file.execute(statement, row)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _naming_the_file(self) -> Iterator[None]:
         """Names the file when its disk is full, or fails."""
         try:
             yield

@@ -113,10 +113,10 @@ class Download:
     def _check(self, response: httpx.Response, refused: str) -> None:
         if response.status_code != 200:
             hint = f"; {refused}" if refused and response.status_code in (401, 403) else ""
-            # A query may hold a signature, so the name of the file alone is told.
+            # A query may hold a signature, so the name of the file alone is given.
             name = unquote(response.request.url.path).rpartition("/")[2]
-            told = f" for {name[:_NAME_CHARACTERS]}" if "." in name else ""
-            raise MediaUnavailableError(f"the host answered {response.status_code}{told}{hint}")
+            named = f" for {name[:_NAME_CHARACTERS]}" if "." in name else ""
+            raise MediaUnavailableError(f"the host answered {response.status_code}{named}{hint}")
         length = response.headers.get("content-length", "")
         if length.isdigit() and int(length) > self._limits.max_bytes:
             raise self._limits.too_large()

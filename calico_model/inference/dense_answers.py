@@ -13,8 +13,9 @@ from calico_model.types import RegionKind
 
 LEAST_SHOWN = 0.2
 """Chance of being right from which a region is shown. With the product's own click tool a right
-region saves two to five clicks, and a wrong one costs one to delete it: showing pays from a chance
-of 0.16 on in one set of photographs, and of 0.32 in another (`calico bench tool-clicks`)."""
+region saves two to three clicks, and a wrong one costs one to delete it: showing pays from a chance
+of 0.25 to 0.37 on, by set. Between 0.2 and 0.45 the clicks hardly differ, and the lower line finds
+more (`calico bench tool-clicks`, `calico bench photos`)."""
 _LEAST_PRESENT = 0.03
 """Chance of being right from which a detection says that the part is there, although its mask may
 be too rough to be shown: then the part is not unique to another image. With 0.1, 19 % of the right

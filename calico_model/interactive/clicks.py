@@ -156,7 +156,7 @@ def _outline_by_sam(
     """Outlines what a prompt means in a photograph by MobileSAM; returns mask and predicted IoU.
 
     A lone click on a part that the project has learned to see means something of that size. What is
-    corrected is a region that MobileSAM did not draw: it is told where the region is.
+    corrected is a region that MobileSAM did not draw: its rectangle is part of the prompt.
     """
     size_hw = image.shape[0], image.shape[1]
     if prompt.corrects_region and prompt.box is None:

@@ -51,8 +51,8 @@ def test_in_an_activated_environment_without_pip_the_machines_python_goes_on(
     command = [tmp_path / "env" / "bin" / "python", tmp_path / "ask.py"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     about = [shown, "-c", "import sys; print(sys.prefix == sys.base_prefix, sys.version_info[:2])"]
-    told = subprocess.run(about, capture_output=True, text=True, check=True).stdout.strip()
-    assert told == f"True {sys.version_info[:2]}"
+    answer = subprocess.run(about, capture_output=True, text=True, check=True).stdout.strip()
+    assert answer == f"True {sys.version_info[:2]}"
 
 
 def test_the_hash_follows_every_content(installer: ModuleType) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -9,12 +11,15 @@ from torch import nn
 from calico_model.errors import CheckpointError
 from calico_model.modeling import mobile_sam
 from calico_model.modeling.mobile_sam import (
+    DISTRIBUTION,
     MobileSam,
     fill_mobile_sam,
     load_mobile_sam,
     mobile_sam_file,
 )
 from calico_model.modeling.tiny_vit import AttentionBlock, FoldedConv, TinyVit, tiny_vit_tensors
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +51,11 @@ def test_another_file_is_refused(tmp_path):
 def test_a_missing_package_is_no_error(monkeypatch):
     monkeypatch.setattr(mobile_sam, "PACKAGE", "a_package_that_nobody_has")
     assert mobile_sam_file() is None
+
+
+def test_the_package_that_messages_name_is_the_one_that_is_installed():
+    pins = (ROOT / "tools" / "requirements-mobile-sam.txt").read_text().splitlines()
+    assert [pin.split(" --hash=")[0] for pin in pins if pin[:1] != "#"] == [DISTRIBUTION]
 
 
 def test_folding_keeps_what_convolution_and_batch_norm_give():
