@@ -1,12 +1,13 @@
 """What an annotator changed: prediction and annotation of one task -> one outcome per region.
 
-Regions are matched by id, which the editor keeps. Masks with equal stored bytes are equal and are
+Regions are matched by id, which the editor keeps. A region that was deleted and drawn again with
+the same name in the same place counts as edited. Masks with equal stored bytes are equal and are
 not decoded. Pure: values in, values out; no disk, network, clock or torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Flag, auto
@@ -20,7 +21,7 @@ from calico_model.types import BoolMask
 from calico_model.vocabulary import Vocabulary, name_of
 
 # Increase it when equal annotations get other outcomes: all corrections are then derived anew.
-DIFF_VERSION = 3
+DIFF_VERSION = 4
 SAME_PLACE_IOU = 0.5
 
 _Place = tuple[int, str]  # image index and region id
@@ -50,7 +51,8 @@ class RegionOutcome:
         iou: IoU of the masks before and after, in [0, 1]; 1 unless RESHAPED, None if ADDED or
             REMOVED.
         boundary: agreement of the outlines; only if RESHAPED and both masks have the same size.
-        replaced_by: id of the ADDED region that was drawn in place of this REMOVED one, or None.
+        replaced_by: id of the region that was drawn in place of this REMOVED one, or None. It has
+            another name, or it counts as the edit of another predicted region.
     """
 
     change: RegionChange
@@ -174,7 +176,9 @@ def diff(
     """Compares what was predicted with what the annotator left.
 
     A region whose mask was erased completely counts as removed. A mask of another size than the
-    predicted one is reshaped with IoU 0, because the editor could not show the predicted mask.
+    predicted one is reshaped with IoU 0, because the editor could not show the predicted mask. A
+    removed and an added region of one image with the same name and an IoU of at least
+    SAME_PLACE_IOU are one edited region; each region is in one such pair at most.
 
     Args:
         before: predicted regions; () if the annotator started from nothing.
@@ -205,9 +209,8 @@ def diff(
                 outcomes.append(RegionOutcome(RegionChange.ADDED, None, added))
         except InvalidRleError:
             lost.add_region(added)
-    replacements = _replacements(outcomes, lost)
     return Difference(
-        tuple(_with_replacement(outcome, replacements) for outcome in outcomes),
+        _with_redrawn(outcomes, vocabulary, lost),
         tuple(dict.fromkeys(lost.ids)),
         frozenset(lost.names),
     )
@@ -297,30 +300,52 @@ def _same_names(before: Sequence[str], after: Sequence[str], vocabulary: Vocabul
     return old_names == new_names
 
 
-def _replacements(outcomes: Sequence[RegionOutcome], lost: _Lost) -> Mapping[_Place, str]:
-    """Maps each removed region that was redrawn to the id of the added region in its place."""
-    replacements: dict[_Place, str] = {}
-    added = [o.after for o in outcomes if o.after is not None and o.change is RegionChange.ADDED]
-    for outcome in outcomes:
-        removed = outcome.before
-        if removed is None or outcome.change is not RegionChange.REMOVED:
+def _with_redrawn(
+    outcomes: Sequence[RegionOutcome], vocabulary: Vocabulary | None, lost: _Lost
+) -> tuple[RegionOutcome, ...]:
+    """Returns the outcomes, with removed regions that were drawn again as edited or replaced."""
+    replacements: dict[int, str] = {}
+    edited: dict[int, RegionOutcome] = {}
+    paired: set[int] = set()
+    for _, removed_at, added_at in _overlaps(outcomes, lost):
+        before, after = outcomes[removed_at].before, outcomes[added_at].after
+        assert before is not None
+        assert after is not None
+        replacements.setdefault(removed_at, after.id)
+        is_free = removed_at not in edited and added_at not in paired
+        if is_free and _same_names(before.labels, after.labels, vocabulary):
+            edited[removed_at] = _redrawn(before, after, vocabulary)
+            paired.add(added_at)
+    return tuple(
+        edited.get(at) or replace(outcome, replaced_by=replacements.get(at))
+        for at, outcome in enumerate(outcomes)
+        if at not in paired
+    )
+
+
+def _overlaps(outcomes: Sequence[RegionOutcome], lost: _Lost) -> list[tuple[float, int, int]]:
+    """(1 - IoU, index of the removed region, of the added one) in the same place, best first."""
+    added = [at for at, outcome in enumerate(outcomes) if outcome.change is RegionChange.ADDED]
+    overlaps = []
+    for removed_at, outcome in enumerate(outcomes):
+        if outcome.change is not RegionChange.REMOVED:
             continue
-        candidates = [region for region in added if region.image_index == removed.image_index]
-        if not candidates:
-            continue
+        removed = outcome.region
+        candidates = [at for at in added if outcomes[at].region.image_index == removed.image_index]
         try:
-            ious = [mask_iou(removed.mask, region.mask) for region in candidates]
+            ious = [mask_iou(removed.mask, outcomes[at].region.mask) for at in candidates]
         except InvalidRleError:
             lost.add_region(removed)
             continue
-        best = int(np.argmax(ious))
-        if ious[best] >= SAME_PLACE_IOU:
-            replacements[_place(removed)] = candidates[best].id
-    return replacements
+        pairs = zip(ious, candidates, strict=True)
+        overlaps += [(1 - iou, removed_at, at) for iou, at in pairs if iou >= SAME_PLACE_IOU]
+    return sorted(overlaps)
 
 
-def _with_replacement(outcome: RegionOutcome, replacements: Mapping[_Place, str]) -> RegionOutcome:
-    place = _place(outcome.region)
-    if outcome.change is not RegionChange.REMOVED or place not in replacements:
-        return outcome
-    return replace(outcome, replaced_by=replacements[place])
+def _redrawn(before: Region, after: Region, vocabulary: Vocabulary | None) -> RegionOutcome:
+    """The outcome of a region that was drawn again."""
+    outcome = _outcome(before, after, vocabulary)
+    # A new drawing has no kind before somebody chooses one: that contradicts no predicted kind.
+    if after.kind is None:
+        return replace(outcome, change=outcome.change & ~RegionChange.KIND_CHANGED)
+    return outcome

@@ -8,9 +8,10 @@
 | added a region        | yes  | yes  |         |           |
 | removed a region      |      |      | yes     |           |
 
-A removed region teaches no absence if it was redrawn, if its name is still on the same image, or if
-its name was also given to a region that cannot be read as a mask. A region with several names
-teaches each of them. Pure: values in, values out.
+A region that was removed and drawn again under its name is an edited mask (see correction.py). A
+removed region teaches no absence if another was drawn in its place, if its name is still on the
+same image, or if its name was also given to a region that cannot be read as a mask. A region with
+several names teaches each of them. Pure: values in, values out.
 """
 
 from __future__ import annotations

@@ -63,6 +63,23 @@ def test_a_region_of_another_kind_is_right_for_its_name_and_mask_were_kept(schoo
     assert judged.is_right
 
 
+@pytest.mark.parametrize(
+    ("drawn", "is_right"),
+    [
+        (("z", box(10, 10, 30, 30), "lid"), True),  # IoU 2/3
+        (("z", box(10, 10, 30, 20), "lid"), False),  # IoU 1/3
+        (("z", LID, "cap"), False),
+    ],
+)
+def test_a_region_deleted_and_drawn_again_is_right_if_name_and_place_are_the_same(
+    school, drawn, is_right
+):
+    rim = ("b", RIM, "rim")
+    correct(school, 1, scored(("a", LID, "lid"), rim, score=0.75), results(drawn, rim))
+    found = judged_regions(school.store, PROJECT)
+    assert sorted(one.is_right for one in found) == sorted([True, is_right])
+
+
 def test_regions_without_a_score_or_a_prediction_say_nothing(school):
     correct(school, 1, results(("a", LID, "lid")), results(("a", LID, "lid")))
     school.correct(2)

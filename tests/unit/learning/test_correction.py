@@ -14,10 +14,11 @@ from backend.learning.correction import ACCEPTED, RegionChange, diff, mask_iou, 
 from calico_model.errors import InvalidMaskError
 from calico_model.evaluation.boundary import compare_boundaries
 from calico_model.types import RegionKind
-from tests.unit.learning.annotated import box, region
+from tests.unit.learning.annotated import KIND, box, region
 
 MASK = box(10, 10, 30, 40)
 SMALLER = box(10, 10, 30, 30)
+UNIQUE = RegionKind.UNIQUE_PART
 
 
 def changes(before, after):
@@ -80,10 +81,46 @@ def test_region_erased_to_nothing_is_removed():
     assert diff([], [region("a", MASK & False)]).outcomes == ()
 
 
-def test_region_drawn_anew_replaces_the_removed_one():
-    removed, added = diff([region("a", MASK)], [region("b", SMALLER)]).outcomes
+def test_region_drawn_again_under_another_name_replaces_the_removed_one():
+    removed, added = diff([region("a", MASK)], [region("b", SMALLER, label="lid")]).outcomes
     assert (removed.change, removed.replaced_by) == (RegionChange.REMOVED, "b")
     assert added.change is RegionChange.ADDED
+
+
+@pytest.mark.parametrize("kind", [KIND, None])
+def test_region_drawn_again_under_its_name_is_edited(kind):
+    after = region("b", SMALLER, label="Handles", kind=kind)
+    (edited,) = diff([region("a", MASK)], [after]).outcomes
+    assert (edited.change, edited.before.id, edited.after.id) == (RegionChange.RESHAPED, "a", "b")
+    assert edited.iou == pytest.approx(2 / 3)
+    assert edited.boundary == compare_boundaries(MASK, SMALLER)
+
+
+def test_another_kind_of_the_region_drawn_again_is_told():
+    (edited,) = diff([region("a", MASK)], [region("b", SMALLER, kind=UNIQUE)]).outcomes
+    assert edited.change == RegionChange.RESHAPED | RegionChange.KIND_CHANGED
+
+
+def test_less_than_half_of_the_overlap_is_another_region():
+    little = box(10, 10, 30, 24)
+    assert mask_iou(MASK, little) < 0.5
+    found = changes([region("a", MASK)], [region("b", little)])
+    assert found == {"a": RegionChange.REMOVED, "b": RegionChange.ADDED}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_drawing_edits_the_one_prediction_that_it_fits_best(order):
+    before = [region("a", SMALLER), region("b", MASK)][::order]
+    found = {one.before.id: one for one in diff(before, [region("c", MASK)]).outcomes}
+    assert found["b"].change is ACCEPTED
+    assert (found["a"].change, found["a"].replaced_by) == (RegionChange.REMOVED, "c")
+
+
+def test_two_drawings_of_one_place_edit_two_predictions():
+    before = [region("a", MASK), region("b", SMALLER)]
+    after = [region("c", SMALLER), region("d", box(10, 10, 30, 28))]
+    found = {one.before.id: one.after.id for one in diff(before, after).outcomes}
+    assert found == {"b": "c", "a": "d"}
 
 
 def test_region_on_another_image_replaces_nothing():
@@ -130,24 +167,37 @@ def test_every_region_has_exactly_one_outcome_and_it_is_true(before, after):
     def regions(drawn):
         return [region(id_, mask, label=label) for id_, (mask, label) in drawn.items()]
 
-    found = {o.region.id: o for o in diff(regions(before), regions(after)).outcomes}
+    outcomes = diff(regions(before), regions(after)).outcomes
     there = {
         id_
         for id_, (mask, _) in after.items()
         if mask.any() or (id_ in before and np.array_equal(before[id_][0], mask))
     }
-    assert found.keys() == before.keys() | there
-    for id_, outcome in found.items():
-        change = outcome.change
-        assert (change is RegionChange.ADDED) == (id_ not in before)
-        assert (change is RegionChange.REMOVED) == (id_ not in there)
-        if id_ in before and id_ in there:
-            (old, was), (new, now) = before[id_], after[id_]
-            assert (RegionChange.RESHAPED in change) == (not np.array_equal(old, new))
-            assert (RegionChange.RELABELLED in change) == (was != now)
-            assert outcome.iou == pytest.approx(mask_iou(old, new))
-        else:
+    predicted = [one.before.id for one in outcomes if one.before is not None]
+    left = [one.after.id for one in outcomes if one.after is not None]
+    assert (sorted(predicted), sorted(left)) == (sorted(before), sorted(there))
+    alone = {RegionChange.REMOVED: [], RegionChange.ADDED: []}
+    for outcome in outcomes:
+        if outcome.before is None or outcome.after is None:
             assert outcome.iou is None
+            assert (outcome.change is RegionChange.ADDED) == (outcome.before is None)
+            assert (outcome.change is RegionChange.REMOVED) == (outcome.after is None)
+            alone[outcome.change].append(outcome.region)
+            continue
+        (old, was), (new, now) = before[outcome.before.id], after[outcome.after.id]
+        assert (RegionChange.RESHAPED in outcome.change) == (not np.array_equal(old, new))
+        assert (RegionChange.RELABELLED in outcome.change) == (was != now)
+        assert outcome.iou == pytest.approx(mask_iou(old, new))
+        if outcome.before.id != outcome.after.id:
+            assert outcome.before.id not in there
+            assert outcome.after.id not in before
+            assert was == now
+            assert outcome.iou >= 0.5
+    assert not any(
+        removed.label == added.label and mask_iou(removed.mask, added.mask) >= 0.5
+        for removed in alone[RegionChange.REMOVED]
+        for added in alone[RegionChange.ADDED]
+    )
 
 
 def slow_boundary(mask):

@@ -286,15 +286,19 @@ def outlined(id_, label, value, tool):
 
 
 @pytest.mark.parametrize(
-    ("tool", "value", "is_mask"),
+    ("tool", "value", "teaches"),
     [
-        ("polygon", {"points": [[20, 30], [60, 30], [60, 70], [20, 70]]}, True),
-        ("rectangle", {"x": 60, "y": 30, "width": 30, "height": 40, "rotation": 90}, True),
-        ("keypoint", {"x": 50, "y": 50, "width": 1}, False),
-        ("polygon", {"points": [[20, 30], [60, 30]]}, False),
+        ("polygon", {"points": [[20, 30], [60, 30], [60, 70], [20, 70]]}, Supervision.MASK),
+        (  # IoU 0.48: another region
+            "rectangle",
+            {"x": 60, "y": 30, "width": 30, "height": 40, "rotation": 90},
+            Supervision.TEXT | Supervision.MASK,
+        ),
+        ("keypoint", {"x": 50, "y": 50, "width": 1}, None),
+        ("polygon", {"points": [[20, 30], [60, 30]]}, None),
     ],
 )
-def test_a_mask_drawn_anew_with_another_tool_is_not_absent(repository, tool, value, is_mask):
+def test_a_mask_drawn_anew_with_another_tool_is_not_absent(repository, tool, value, teaches):
     after = results(("b", ELSEWHERE, "rim")) + outlined("new", ["lid"], value, tool)
     repository.store.record_events([event(1, after, parent=9)])
     source = Predictions(p9=predicted(PREDICTED))
@@ -304,7 +308,7 @@ def test_a_mask_drawn_anew_with_another_tool_is_not_absent(repository, tool, val
         for one in training_targets(Derivation(repository, source).load(7, 5))
     }
     assert taught.pop("b") is Supervision.REHEARSAL
-    assert taught == ({"new": Supervision.TEXT | Supervision.MASK} if is_mask else {})
+    assert taught == ({} if teaches is None else {"new": teaches})
 
 
 def test_an_imported_annotation_without_ids_keeps_all_its_masks(repository):

@@ -67,6 +67,17 @@ def test_every_way_of_correcting_a_label_is_counted(school):
     assert list(found) == ["rim", "lid", "knob"]
 
 
+def test_a_region_deleted_and_drawn_again_was_found(school):
+    kept = ("a", LID, "lid")
+    answered(school, 1, [kept, ("b", RIM, "rim")], [kept, ("z", RIM[:, ::-1] | RIM, "rim")])
+    answered(school, 2, [kept, ("b", LID, "rim")], [kept, ("z", HALF, "rim")])
+    rim = {one.label: one for one in read_label_quality(school.store, PROJECT, None)}["rim"]
+    assert (rim.shown, rim.reshaped, rim.removed, rim.added) == (2, 2, 0, 0)
+    assert rim.reshaped_iou == 0.5
+    (point,) = measured_points(school.store, PROJECT, {})
+    assert (point.tasks, point.found, point.regions) == (2, 4, 4)
+
+
 def test_labels_of_the_config_are_listed_and_say_that_nobody_corrected_them(school):
     kept = ("a", LID, "wheel")
     answered(school, 1, [kept], [kept])
