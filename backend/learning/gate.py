@@ -45,7 +45,8 @@ class GatePolicy:
             contradict the others, if the earlier ones suffer as well.
         suffering: the earlier corrections suffer if less than this share of what is predicted
             without the new ones is predicted with them; in [0, 1].
-        nonsense: agreement in [0, 1] below which even first corrections are rejected.
+        nonsense: agreement in [0, 1] below which new corrections are rejected without asking
+            whether earlier ones suffer: nothing is learned from what nothing else tells.
     """
 
     tolerance: float = 0.5
@@ -273,11 +274,10 @@ def _contradicts(policy: GatePolicy, evidence: GateEvidence) -> str | None:
     agreement = evidence.agreement
     if agreement is None or agreement.asked < policy.least_asked:
         return None
-    if agreement.earlier is None or agreement.earlier_alone is None:
-        is_wrong = agreement.new < policy.nonsense
-    else:
+    is_wrong = agreement.new < policy.nonsense
+    if agreement.earlier is not None and agreement.earlier_alone is not None:
         suffers = agreement.earlier < policy.suffering * agreement.earlier_alone
-        is_wrong = agreement.new < policy.agreement and suffers
+        is_wrong = is_wrong or (agreement.new < policy.agreement and suffers)
     if not is_wrong:
         return None
     return (

@@ -164,14 +164,15 @@ AGREED = CorrectionAgreement(new=0.5, asked=20, earlier=0.5, earlier_alone=0.5)
         (CorrectionAgreement(0.12, 8, 0.44, 0.5), True),  # the new ones can be told
         (CorrectionAgreement(0.11, 8, 0.45, 0.5), True),  # the earlier ones do not suffer
         (CorrectionAgreement(0.11, 7, 0.44, 0.5), True),  # too few were asked
-        (CorrectionAgreement(0.0, 20, 0.5, 0.5), True),  # of another kind, and in nobody's way
+        (CorrectionAgreement(0.04, 20, 0.5, 0.5), True),  # of another kind, and in nobody's way
+        (CorrectionAgreement(0.039, 20, 0.5, 0.5), False),  # nothing else tells them
         (CorrectionAgreement(0.039, 8), False),
         (CorrectionAgreement(0.04, 8), True),
         (CorrectionAgreement(0.039, 7), True),
         (CorrectionAgreement(0.039, 8, 0.5, None), False),
     ],
 )
-def test_a_contradiction_needs_both_new_ones_that_cannot_be_told_and_earlier_ones_that_suffer(
+def test_a_contradiction_needs_nonsense_or_new_ones_hard_to_tell_and_earlier_ones_that_suffer(
     agreement, accepted
 ):
     found = verdict(pair(50, 60), GOOD, earlier=pair(50, 60), agreement=agreement)
