@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calico_model.inference.prompt import Click, MaskPrompt
-from calico_model.inference.sam_outline import embed, follow_edges, outline
+from calico_model.inference.sam_outline import depth_of, embed, follow_edges, outline
 from calico_model.inference.sharpening import mask_iou
 from calico_model.modeling.mobile_sam import MobileSam, load_mobile_sam, mobile_sam_file
 
@@ -49,6 +49,17 @@ def drawn(sam: MobileSam, picture: np.ndarray, prompt: MaskPrompt) -> np.ndarray
 @pytest.mark.parametrize(("x", "y", "truth"), [(90, 120, DISC), (240, 110, BLOCK)])
 def test_one_click_outlines_the_thing_under_it(sam, picture, x, y, truth):
     assert mask_iou(drawn(sam, picture, MaskPrompt((Click(x, y),))), truth) > 0.9
+
+
+def test_a_click_is_deepest_in_the_middle_of_the_piece_it_is_in():
+    mask = np.zeros((40, 60), bool)
+    mask[0:11, 10:21] = True
+    mask[20:40, 0:60] = True
+    assert depth_of(mask, 5, 15) == 1
+    assert depth_of(mask, 5.5, 10.5) == pytest.approx(1 / 6, abs=0.01)
+    assert depth_of(mask, 0, 15) == pytest.approx(1 / 6, abs=0.01)  # an image's edge is an edge
+    assert depth_of(mask, 15, 15) == 0
+    assert 0 < depth_of(mask, 40, 60) < 0.2  # the last pixel, of a click on the lower right corner
 
 
 def test_a_box_outlines_the_thing_inside_whichever_corner_comes_first(sam, picture):
