@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
@@ -78,9 +78,9 @@ def bench_photos(
     Example: calico bench photos --sets DIR --settle 60
 
     The last line is JSON, by set and as their mean: recall_0, recall_5, recall_20,
-    recall_parts_20, recipe_20 (null without --recipe), clicks_saved_min and first_version_s. Other
-    --corrections change the numbers in the keys. A set with fewer pairs is corrected as far as it
-    goes.
+    recall_parts_20, recipe_5, recipe_20 (null without --recipe), clicks_saved_min and
+    first_version_s. Other --corrections change the numbers in the keys. A set with fewer pairs is
+    corrected as far as it goes.
     """
     from research.simulation.command import read_points
 
@@ -99,8 +99,13 @@ def bench_photos(
             curve, outcomes = _simulate(
                 folder.name, chosen, reached, coming, settle, weights, device, show
             )
-            baseline = None if recipe is None else _baseline(recipe, chosen, reached[-1], coming)
-            figures[folder.name] = _figures(points, curve, baseline) | {
+            baselines = {}
+            if recipe is not None:
+                later = chosen[reached[-1] :]
+                for number in (point for point in reached if point):
+                    show(f"{folder.name}: baseline after {number} corrections", 1, 1)
+                    baselines[number] = _baseline(recipe, (*chosen[:number], *later), number)
+            figures[folder.name] = _figures(points, curve, baselines) | {
                 "refused": float(sum(outcome != "published" for outcome in outcomes))
             }
             typer.echo(f"{folder.name}: {json.dumps(figures[folder.name])}", err=True)
@@ -211,17 +216,17 @@ def _simulate(
 
 
 def _baseline(
-    script: Path, groups: Sequence[LabeledGroup], corrected: int, coming: int
+    script: Path, groups: Sequence[LabeledGroup], corrected: int
 ) -> dict[str, Any] | None:
-    """Runs a baseline on the same groups; returns the JSON of its last line.
+    """Runs a baseline that learns from the first groups; returns the JSON of its last line.
 
     A baseline that fails is said and left out: what was measured until then stays.
     """
     with tempfile.TemporaryDirectory(prefix="calico-photos-") as place:
         folder = Path(place) / "set"
         write_coco(groups, folder)
-        numbers = ["--train", str(2 * corrected), "--test", str(2 * coming), "--seconds", "30"]
-        command = [sys.executable, str(script.resolve()), str(folder), *numbers]
+        images = ["--train", str(2 * corrected), "--test", str(2 * (len(groups) - corrected))]
+        command = [sys.executable, str(script.resolve()), str(folder), *images, "--seconds", "30"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         typer.echo(f"--recipe: {script.name} failed, left out: {done.stderr[-500:]}", err=True)
@@ -231,7 +236,9 @@ def _baseline(
 
 
 def _figures(
-    points: Sequence[int], curve: Sequence[Point], baseline: dict[str, Any] | None
+    points: Sequence[int],
+    curve: Sequence[Point],
+    baselines: Mapping[int, dict[str, Any] | None],
 ) -> dict[str, float | None]:
     by_point = {point.corrections: point for point in curve}
     last = curve[-1]
@@ -242,9 +249,11 @@ def _figures(
     end = points[-1]
     figures[f"recall_parts_{end}"] = round(last.recall_parts, 1)
     figures["corrected"] = float(last.corrections)
-    kinds = None if baseline is None else list(baseline["recall_by_kind"].values())
-    figures[f"recipe_{end}"] = None if not kinds else round(mean(kinds), 1)
-    figures[f"recipe_parts_{end}"] = None if baseline is None else float(baseline["recall"])
+    for number in (point for point in points if point):
+        baseline = baselines.get(last.corrections if number == end else number)
+        kinds = None if baseline is None else list(baseline["recall_by_kind"].values())
+        figures[f"recipe_{number}"] = None if not kinds else round(mean(kinds), 1)
+        figures[f"recipe_parts_{number}"] = None if baseline is None else float(baseline["recall"])
     figures["clicks_saved_min"] = round(min(point.clicks_saved for point in curve), 1)
     figures[f"clicks_saved_{end}"] = round(last.clicks_saved, 1)
     figures["wrong_per_image_0"] = round(curve[0].wrong_per_image, 3)

@@ -43,12 +43,21 @@ def test_a_set_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_figures_are_those_of_the_curve_and_of_the_baseline() -> None:
     curve = [_point(0, 0.0, 0.0), _point(5, 30.0, -4.0), _point(20, 50.0, 6.0)]
     baseline = {"recall_by_kind": {"object": 30.0, "common": 40.0}, "recall": 33.0}
-    found = _figures((0, 5, 20), curve, baseline)
+    early = {"recall_by_kind": {"object": 10.0, "common": 0.0}, "recall": 4.0}
+    found = _figures((0, 5, 20), curve, {5: early, 20: baseline})
     assert (found["recall_0"], found["recall_5"], found["recall_20"]) == (0.0, 30.0, 50.0)
     assert found["recall_parts_20"] == 51.0
+    assert (found["recipe_5"], found["recipe_parts_5"]) == (5.0, 4.0)
     assert (found["recipe_20"], found["recipe_parts_20"]) == (35.0, 33.0)
     assert (found["clicks_saved_min"], found["clicks_saved_20"]) == (-4.0, 6.0)
     assert found["first_version_s"] == 60.0
+
+
+def test_a_small_set_shows_its_last_baseline_in_the_last_column() -> None:
+    curve = [_point(0, 0.0, 0.0), _point(5, 30.0, 0.0), _point(10, 50.0, 0.0)]
+    last = {"recall_by_kind": {"object": 30.0, "common": 40.0}, "recall": 33.0}
+    found = _figures((0, 5, 20), curve, {5: None, 10: last})
+    assert (found["recipe_5"], found["recipe_20"]) == (None, 35.0)
 
 
 def test_the_mean_leaves_out_what_was_not_measured() -> None:
@@ -72,6 +81,6 @@ def test_a_baseline_that_fails_leaves_what_was_measured(
     _, groups = base_groups(None, replay=0, measured=2)
     path = tmp_path / "recipe.py"
     path.write_text(script)
-    report = _baseline(path, groups, 1, 1)
+    report = _baseline(path, groups, 1)
     assert (report and report["recall"]) == expected
     assert ("no such package" in capsys.readouterr().err) == (expected is None)
