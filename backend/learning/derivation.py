@@ -80,8 +80,8 @@ class _SourcedAnnotation:
     def moment_us(self) -> int:
         """When it was made, in microseconds since 1970, by this machine's clock where possible."""
         # An annotation that reconciling found in Label Studio may have been made long before.
-        received_us = self.head.received_us
-        return min(self.head.version_us, received_us) if self.head.is_observed else received_us
+        received_us = self.head.journalled_us
+        return min(self.head.changed_us, received_us) if self.head.is_observed else received_us
 
 
 @dataclass(frozen=True)
@@ -223,6 +223,8 @@ class Derivation:
                 annotation = read_annotation(stored.event)
                 # Label Studio's clock may be ahead.
                 made_at = min(annotation.updated_at, stored.received_at)
+                if head.made_us is not None:  # a label was renamed since: nobody looked at it
+                    made_at = from_us(min(head.made_us))
                 annotation = replace(annotation, updated_at=made_at)
                 yield _SourcedAnnotation(annotation, stored.event, head)
 
@@ -316,7 +318,7 @@ def _was_overtaken(second: _SourcedAnnotation, first: _SourcedAnnotation) -> boo
     """Whether the annotation received second may have been made before the one received first."""
     if second.head.is_observed or first.head.is_observed:
         return False
-    apart_us = first.head.version_us - second.head.version_us
+    apart_us = first.head.changed_us - second.head.changed_us
     is_race = second.moment_us - first.moment_us <= RACE_US and 0 <= apart_us <= RACE_US
     return is_race and (apart_us > 0 or second.annotation.id < first.annotation.id)
 

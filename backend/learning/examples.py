@@ -111,7 +111,8 @@ class ExampleBuilder:
         """
         if self._model.dense_head is None:
             image_view_count = 0
-        key = (*_group_key(task), task.seq)
+        # A renamed label is no new correction, and has no new place in the journal.
+        key = (*_group_key(task), task.seq, example.labels)
         kept = self._views.get(key, image_view_count) if not group_view_count else None
         group = None
         if group_view_count or (image_view_count and kept is None):

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Executable, delete, select, union
+from sqlalchemy import Connection, Executable, delete, func, select, union
 
 from backend.clock import from_us, now_us, to_us
 from backend.decoding import read_json
@@ -40,6 +41,7 @@ from backend.storage.tables import (
     event_log,
     prediction,
     region_outcome,
+    relabelled,
     starting_point,
     sync_cursor,
 )
@@ -70,6 +72,7 @@ class CorrectionRepository:
 
     def heads(self, project_id: int, *, task_id: int | None = None) -> tuple[LiveHead, ...]:
         """Newest state of every annotation of a project or task, deleted annotations included."""
+        said_first = func.coalesce(relabelled.c.repeats, ann_head.c.key)
         query = (
             select(
                 ann_head.c.annotation_id,
@@ -80,15 +83,19 @@ class CorrectionRepository:
                 event_log.c.seq,  # read from the index of the keys, so no body is read
                 ann_head.c.received_us,
                 ann_head.c.is_observed,
+                relabelled.c.repeats,
+                relabelled.c.made_us,
+                relabelled.c.journalled_us,
             )
-            .join(event_log, event_log.c.key == ann_head.c.key)
+            .outerjoin(relabelled, relabelled.c.key == ann_head.c.key)
+            .join(event_log, event_log.c.key == said_first)
             .where(ann_head.c.project_id == project_id)
             .order_by(ann_head.c.annotation_id)
         )
         if task_id is not None:
             query = query.where(ann_head.c.task_id == task_id)
         with self.store.read() as connection:
-            heads = tuple(LiveHead(*row) for row in connection.execute(query))
+            heads = tuple(_live_head(*row) for row in connection.execute(query))
         deleted_us = self._deleted_tasks(project_id)
         return tuple(_after_deletion(head, deleted_us.get(head.task_id)) for head in heads)
 
@@ -281,6 +288,13 @@ class CorrectionRepository:
 
     def _write(self, change: Callable[[Connection], None]) -> None:
         self.store.write(change, timeout_s=_TIMEOUT_S)
+
+
+def _live_head(*row: Any) -> LiveHead:
+    """Reads one row of the query of heads."""
+    *values, made_us, journalled_us = row
+    head = LiveHead(*values)
+    return head if head.repeats is None else replace(head, made_us=(made_us, journalled_us))
 
 
 def _after_deletion(head: LiveHead, deleted_us: int | None) -> LiveHead:

@@ -36,9 +36,12 @@ class LiveHead:
         key: key of the event that contains the state.
         is_deleted: whether the annotation was deleted, alone or with its task.
         version_us: time of its last change, by Label Studio's clock.
-        seq: place of that event in the journal.
+        seq: place of that event in the journal; of the repeated one if it repeats another.
         received_us: when that event was journalled.
         is_observed: whether the state came from Label Studio's API and not from an event.
+        repeats: key of the earlier state that this one says again, with a label renamed; or None.
+        made_us: when the repeated state was changed, by Label Studio's clock, and when it was
+            journalled; None unless it repeats another.
     """
 
     annotation_id: int
@@ -49,6 +52,18 @@ class LiveHead:
     seq: int
     received_us: int = 0
     is_observed: bool = False
+    repeats: str | None = None
+    made_us: tuple[int, int] | None = None
+
+    @property
+    def changed_us(self) -> int:
+        """When a person last changed the annotation, by Label Studio's clock."""
+        return self.version_us if self.made_us is None else self.made_us[0]
+
+    @property
+    def journalled_us(self) -> int:
+        """When that change was journalled."""
+        return self.received_us if self.made_us is None else self.made_us[1]
 
 
 @dataclass(frozen=True)
@@ -167,7 +182,8 @@ def state_of(heads: Iterable[LiveHead]) -> str:
     """Returns a hash of a task's annotations, deleted ones included: equal hash, equal rows."""
     digest = hashlib.sha256(f"{DIFF_VERSION}\n".encode())
     for head in sorted(heads, key=lambda head: head.annotation_id):
-        digest.update(f"{head.annotation_id} {head.key}\n".encode())
+        repeats = "" if head.repeats is None else f" repeats {head.repeats}"
+        digest.update(f"{head.annotation_id} {head.key}{repeats}\n".encode())
     return digest.hexdigest()
 
 

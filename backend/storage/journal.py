@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, select
 
-from backend.clock import to_us
-from backend.storage.tables import ann_head, event_log
+from backend.clock import from_us, to_us
+from backend.storage.tables import ann_head, event_log, relabelled
 from backend.types import Event, EventAction
 
 _log = logging.getLogger(__name__)
@@ -29,6 +30,21 @@ Label Studio sends each event once and gives up after a second.
 AHEAD_US = 300_000_000
 """A time so far ahead of this machine's clock is logged and not used for ordering."""
 _CREATIONS = (EventAction.ANNOTATION_CREATED, EventAction.ANNOTATIONS_CREATED)
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """One journalled event.
+
+    Attributes:
+        seq: place in the journal, rising.
+        received_at: UTC time of its first receipt; of an event without annotation, of its last.
+        event: the event itself.
+    """
+
+    seq: int
+    received_at: datetime
+    event: Event
 
 
 class Journal:
@@ -61,6 +77,15 @@ class Journal:
         self._name_task = ann_head.update().where(*same_head).values(task_id=bindparam("task"))
         again = event_log.update().where(event_log.c.key == bindparam("known_key"))
         self._tell_again = again.values(received_at_us=bindparam("now_us"))
+        self._relabel = insert(relabelled).on_conflict_do_nothing(index_elements=["key"])
+        columns = relabelled.c
+        self._find_repeated = select(columns.repeats, columns.made_us, columns.journalled_us).where(
+            columns.key == bindparam("known_key")
+        )
+        # In the form of the statement above.
+        self._find_times = select(
+            event_log.c.key, func.coalesce(event_log.c.updated_at_us, 0), event_log.c.received_at_us
+        ).where(event_log.c.key == bindparam("known_key"))
 
     def record(self, connection: Connection, event: Event, received_us: int) -> int:
         """Journals an event that Label Studio sent; returns 1 if it is new, 0 if it was known."""
@@ -110,6 +135,39 @@ class Journal:
             if not self._keep(connection, event, received_us):
                 return 0
         self._move(connection, event, head, received_us, is_observed=True)
+        return 1
+
+    def relabel(
+        self, connection: Connection, event: Event, received_us: int, *, before: str
+    ) -> int:
+        """Journals a state that differs from the one before in the names of labels alone.
+
+        The webhook may have brought the same state already.
+
+        Args:
+            connection: in a transaction.
+            event: the annotation's state with the new names.
+            received_us: now, in microseconds since 1970 UTC.
+            before: key of the head with the old names.
+
+        Returns:
+            1 if this state is the head now; 0 if somebody changed the annotation meanwhile.
+        """
+        head = self._head(connection, event)
+        if head is None or head.key not in (before, event.key):
+            return 0
+        if head.key == before:
+            self._keep(connection, event, received_us)
+            is_observed = bool(head.is_observed)
+            self._move(connection, event, head, received_us, is_observed=is_observed)
+        earlier = {"known_key": before}
+        repeated = connection.execute(self._find_repeated, earlier).first()
+        if repeated is None:
+            repeated = connection.execute(self._find_times, earlier).one()
+        repeats, made_us, journalled_us = repeated
+        row = {"key": event.key, "project_id": event.project_id, "repeats": repeats}
+        times = {"made_us": made_us, "journalled_us": journalled_us}
+        connection.execute(self._relabel, row | times)
         return 1
 
     def _keep(self, connection: Connection, event: Event, received_us: int) -> bool:
@@ -191,3 +249,23 @@ def _counts(event: Event, head: Row[Any], received_us: int) -> bool:
 def _key_after(key: str, earlier: str) -> str:
     """Key of an event that is journalled once more, after another state."""
     return hashlib.sha256(f"{key}\nafter {earlier}".encode()).hexdigest()
+
+
+def stored_event(row: Any) -> StoredEvent:
+    """Reads one row of `event_log`."""
+    updated_us = row["updated_at_us"]
+    action = EventAction(row["action"])
+    return StoredEvent(
+        seq=row["seq"],
+        received_at=from_us(row["received_at_us"]),
+        event=Event(
+            key=row["key"],
+            action=action,
+            project_id=row["project_id"],
+            annotation_id=row["annotation_id"],
+            task_id=row["task_id"],
+            updated_at=None if updated_us is None else from_us(updated_us),
+            is_deletion=action is EventAction.ANNOTATIONS_DELETED,
+            payload=row["payload"],
+        ),
+    )

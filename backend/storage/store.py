@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,16 +28,16 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend.clock import from_us, now_us
+from backend.clock import now_us
 from backend.errors import BusyError, StoreError
 from backend.storage.database import open_engines, take_turn
 from backend.storage.database_health import DatabaseFiles, DatabaseHealth, watch_files
-from backend.storage.journal import Journal
+from backend.storage.journal import Journal, StoredEvent, stored_event
 from backend.storage.tables import adapter, ann_head, event_log, prediction
 from backend.storage.transactions import LockOrder, SharedBy
 from backend.storage.upkeep import Chores, KeptAnswers, OldBodies
 from backend.storage.writer import WriterThread
-from backend.types import Event, EventAction
+from backend.types import Event
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -63,21 +62,6 @@ class Head:
     annotation_id: int
     key: str
     is_deleted: bool
-
-
-@dataclass(frozen=True)
-class StoredEvent:
-    """One journalled event.
-
-    Attributes:
-        seq: place in the journal, rising.
-        received_at: UTC time of its first receipt; of an event without annotation, of its last.
-        event: the event itself.
-    """
-
-    seq: int
-    received_at: datetime
-    event: Event
 
 
 class Store:
@@ -128,15 +112,20 @@ class Store:
             BusyError: too many changes wait, or the commit takes too long; sending again is safe.
             StoreError: the database refused the change.
         """
-        received_us = now_us()
-
-        def record(connection: Connection) -> int:
-            take_turn(connection)
-            return sum(self._journal.record(connection, event, received_us) for event in events)
-
-        new = self._writer.run(record, timeout_s=self._commit_timeout_s, order=_UNDER_TURN)
+        record = self._journal.record
+        new = self._in_turn(lambda rows, now: sum(record(rows, one, now) for one in events))
         self._read_back([event.key for event in events])
         return new
+
+    def _in_turn(self, change: Callable[[Connection, int], int]) -> int:
+        """Makes a change of the journal; `change` gets the time of receipt."""
+        received_us = now_us()
+
+        def run(connection: Connection) -> int:
+            take_turn(connection)
+            return change(connection, received_us)
+
+        return self._writer.run(run, timeout_s=self._commit_timeout_s, order=_UNDER_TURN)
 
     def _read_back(self, keys: Sequence[str]) -> None:
         """Checks that another connection finds the committed events."""
@@ -164,14 +153,25 @@ class Store:
             BusyError: too many changes wait, or the commit takes too long; observing again is safe.
             StoreError: the database refused the change.
         """
-        received_us = now_us()
+        observe = self._journal.observe
+        return bool(self._in_turn(lambda rows, now: observe(rows, event, now, expected=expected)))
 
-        def observe(connection: Connection) -> int:
-            take_turn(connection)
-            return self._journal.observe(connection, event, received_us, expected=expected)
+    def record_relabelling(self, event: Event, *, before: str) -> bool:
+        """Journals a state that only names labels anew: learning counts it as the state before.
 
-        timeout_s = self._commit_timeout_s
-        return bool(self._writer.run(observe, timeout_s=timeout_s, order=_UNDER_TURN))
+        Args:
+            event: the annotation's state with the new names.
+            before: key of the head with the old names.
+
+        Returns:
+            False if somebody changed the annotation meanwhile; nothing is changed then.
+
+        Raises:
+            BusyError: too many changes wait, or the commit takes too long.
+            StoreError: the database refused the change.
+        """
+        relabel = self._journal.relabel
+        return bool(self._in_turn(lambda rows, now: relabel(rows, event, now, before=before)))
 
     def heads(self, project_id: int) -> tuple[Head, ...]:
         """Returns the newest state of every annotation of a project, by annotation id."""
@@ -194,14 +194,14 @@ class Store:
             .limit(limit)
         )
         with self.read() as connection:
-            return tuple(_stored_event(row) for row in connection.execute(query).mappings())
+            return tuple(stored_event(row) for row in connection.execute(query).mappings())
 
     def find_event(self, key: str) -> StoredEvent | None:
         """Returns one journalled event, or None."""
         with self.read() as connection:
             row = connection.execute(select(event_log).where(event_log.c.key == key)).mappings()
             first = row.first()
-            return None if first is None else _stored_event(first)
+            return None if first is None else stored_event(first)
 
     def versions(self) -> tuple[str, ...]:
         """Returns the ids of all adapter versions that were ever published, newest first."""
@@ -374,23 +374,4 @@ def open_store(
         cached_prediction_bytes=cached_prediction_bytes,
         files=watch_files(writing),
         check_every_s=None if is_guest else check_every_s,
-    )
-
-
-def _stored_event(row: Any) -> StoredEvent:
-    updated_us = row["updated_at_us"]
-    action = EventAction(row["action"])
-    return StoredEvent(
-        seq=row["seq"],
-        received_at=from_us(row["received_at_us"]),
-        event=Event(
-            key=row["key"],
-            action=action,
-            project_id=row["project_id"],
-            annotation_id=row["annotation_id"],
-            task_id=row["task_id"],
-            updated_at=None if updated_us is None else from_us(updated_us),
-            is_deletion=action is EventAction.ANNOTATIONS_DELETED,
-            payload=row["payload"],
-        ),
     )

@@ -71,6 +71,18 @@ doubt = Table(
     Column("first_seen_us", BigInteger, nullable=False),
 )
 
+# States of annotations that say what an earlier state said, under a renamed label: learning counts
+# the earlier state, whose times are kept, or each would be a new correction.
+relabelled = Table(
+    "relabelled",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("project_id", BigInteger, nullable=False),
+    Column("repeats", String(64), nullable=False),
+    Column("made_us", BigInteger, nullable=False),
+    Column("journalled_us", BigInteger, nullable=False),
+)
+
 adapter = Table(
     "adapter",
     metadata,

@@ -15,7 +15,8 @@ from backend.label_studio.brush import ALPHA_THRESHOLD
 from backend.label_studio.event import read_annotation
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.predictions import task_states
-from backend.storage.store import StoredEvent, open_store
+from backend.storage.journal import StoredEvent
+from backend.storage.store import open_store
 from backend.types import EventAction, StoredPrediction
 from calico_model.types import RegionKind
 from tests.e2e.editor import STORE, drawn_regions, open_task, select_region
