@@ -23,6 +23,7 @@ from calico_model.evaluation.label_check import (
     same_spelling,
 )
 from calico_model.interactive.naming.closed_set import Outline
+from calico_model.masks import window_of
 from calico_model.sources.source import TextSource
 from calico_model.types import BoolMask, ImageGroup, RgbImage
 
@@ -223,8 +224,10 @@ def united(regions: Iterable[tuple[int, str, BoolMask]]) -> dict[int, dict[str, 
 
 def region_picture(image: RgbImage, mask: BoolMask) -> bytes:
     """Returns a square JPEG of a region in its surroundings, outlined."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    bounds = window_of(mask)
+    assert bounds is not None  # a region has pixels
+    rows, columns = bounds
+    top, bottom, left, right = rows.start, rows.stop, columns.start, columns.stop
     side = max(8, int((1 + _MARGIN) * max(bottom - top, right - left)))
     y0, x0 = (top + bottom - side) // 2, (left + right - side) // 2
     # What lies outside the image stays white.

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from calico_model.masks import mask_iou, window_of
 from calico_model.types import BoolMask
 
 Ring = NDArray[np.float64]
@@ -44,9 +45,10 @@ def outline(mask: BoolMask, tolerance: float = _TOLERANCE) -> MaskOutline:
         mask: (H, W) with at least one pixel.
         tolerance: how many pixels a line may lie beside the exact one; 0 keeps every step.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, left = int(rows[0]), int(columns[0])
-    cut = mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.uint8)
+    window = window_of(mask)
+    assert window is not None  # the mask has pixels
+    top, left = window[0].start, window[1].start
+    cut = mask[window].astype(np.uint8)
     # Twice the size, so that a piece one pixel wide still has two sides.
     doubled = cv2.resize(cut, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     lines, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -96,11 +98,6 @@ def _line_of(mask: BoolMask, tolerance: float, most_corners: int) -> Ring | None
     found = outline(mask, tolerance)
     rings = [*found.outer, *found.holes]
     return _joined(rings) if _corner_count(rings) <= most_corners else None
-
-
-def mask_iou(first: BoolMask, second: BoolMask) -> float:
-    """Returns the overlap of two masks of which one is not empty, in [0, 1]."""
-    return float(np.count_nonzero(first & second) / np.count_nonzero(first | second))
 
 
 def fill_line(line: Ring, size_hw: tuple[int, int]) -> BoolMask:

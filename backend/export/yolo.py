@@ -12,9 +12,10 @@ from pathlib import Path
 
 from backend.export.data_set import DataSet, ExportedImage, Instance
 from backend.export.document import write_file
-from backend.export.polygons import Ring, fill_line, mask_iou, outline, single_line
+from backend.export.polygons import Ring, fill_line, outline, single_line
 from backend.export.splits import split_images
 from calico_model.data.records import IMAGES_FOLDER
+from calico_model.masks import mask_iou
 from calico_model.types import BoolMask
 
 LABELS_FOLDER = "labels"

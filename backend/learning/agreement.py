@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from backend.errors import InvalidRleError
-from backend.learning.correction import AnnotatorAgreement, mask_iou
+from backend.learning.correction import AnnotatorAgreement
 from backend.types import Annotation, Region
 from calico_model.evaluation.matching import hungarian
+from calico_model.masks import mask_iou
 from calico_model.types import BoolMask
 
 

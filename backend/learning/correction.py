@@ -17,7 +17,7 @@ import numpy as np
 from backend.errors import InvalidRleError
 from backend.types import Region, Task, UnreadRegion
 from calico_model.evaluation.boundary import BoundaryMatch, compare_boundaries
-from calico_model.types import BoolMask
+from calico_model.masks import mask_iou
 from calico_model.vocabulary import Vocabulary, name_of
 
 # Increase it when equal annotations get other outcomes: all corrections are then derived anew.
@@ -251,15 +251,6 @@ def tally(outcomes: Sequence[RegionOutcome]) -> RegionTally:
         reshaped_iou_sum=sum(reshaped_ious),
         predicted=sum(outcome.before is not None for outcome in outcomes),
     )
-
-
-def mask_iou(first: BoolMask, second: BoolMask) -> float:
-    """IoU in [0, 1]; two empty masks 1, masks of different sizes 0."""
-    if first.shape != second.shape:
-        return 0.0
-    shared = int(np.count_nonzero(first & second))
-    union = int(np.count_nonzero(first)) + int(np.count_nonzero(second)) - shared
-    return shared / union if union else 1.0
 
 
 def _place(region: Region) -> _Place:

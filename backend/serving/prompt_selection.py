@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from backend.types import Prompt
+from calico_model.masks import extent_of
 from calico_model.types import GroupPrediction, PartMask
 
 _MIN_BOX_IOU = 0.1
@@ -59,14 +58,14 @@ def _covers(part: PartMask, prompt: Prompt) -> bool:
 
 
 def _box_iou(part: PartMask, prompt: Prompt) -> float:
-    rows, columns = np.flatnonzero(part.mask.any(1)), np.flatnonzero(part.mask.any(0))
-    if rows.size == 0:
+    extent = extent_of(part.mask)
+    if extent is None:
         return 0.0
     x0, y0, x1, y1 = prompt.box
-    left, right, top, bottom = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+    left, top, right, bottom = extent
     shared = max(0.0, min(x1, right) - max(x0, left)) * max(0.0, min(y1, bottom) - max(y0, top))
-    union = (x1 - x0) * (y1 - y0) + float((right - left) * (bottom - top)) - shared
-    return float(shared / union) if union > 0 else 0.0
+    union = (x1 - x0) * (y1 - y0) + (right - left) * (bottom - top) - shared
+    return shared / union if union > 0 else 0.0
 
 
 def _is_same(part: PartMask, target: PartMask) -> bool:

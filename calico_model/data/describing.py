@@ -21,6 +21,7 @@ from calico_model.data.records import (
     encode_mask,
 )
 from calico_model.data.scene import Scene
+from calico_model.masks import extent_of
 from calico_model.types import (
     MAX_GROUP_SIZE,
     BoolMask,
@@ -171,15 +172,16 @@ class _Sheet:
 
     def _add(self, mask: BoolMask, category_id: int) -> int:
         """Appends an annotation and returns its id."""
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        x, y = float(columns[0]), float(rows[0])
+        extent = extent_of(mask)
+        assert extent is not None  # what is described is visible
+        x0, y0, x1, y1 = extent
         annotation = CocoAnnotation(
             id=self.image_id * _MASKS_PER_IMAGE + len(self.annotations),
             image_id=self.image_id,
             category_id=category_id,
             segmentation=encode_mask(mask),
             area=float(mask.sum()),
-            bbox=(x, y, float(columns[-1]) - x + 1, float(rows[-1]) - y + 1),
+            bbox=(x0, y0, x1 - x0, y1 - y0),
         )
         self.annotations.append(annotation)
         return annotation.id

@@ -19,6 +19,7 @@ import numpy as np
 from calico_model.evaluation.metrics import IOU_THRESHOLD, Tally
 from calico_model.evaluation.regions import Crop, CroppedRegion, frame
 from calico_model.evaluation.units import Unit
+from calico_model.masks import mask_iou
 from calico_model.types import BoolMask
 
 MAX_CLICKS = 20
@@ -95,13 +96,13 @@ def click_curve(
         until: IoU in [0, 1].
         most: number of clicks after which the annotator gives up.
     """
-    curve = [_iou(mask, truth)]
+    curve = [mask_iou(mask, truth)]
     while curve[-1] < until and len(curve) <= most:
         click = next_click(mask, truth)
         if click is None:
             break
         mask = repair(mask, click)
-        curve.append(_iou(mask, truth))
+        curve.append(mask_iou(mask, truth))
     return tuple(curve)
 
 
@@ -149,11 +150,6 @@ def _error_areas(error: BoolMask) -> list[int]:
         return []
     stats = cv2.connectedComponentsWithStats(error.astype(np.uint8))[2]
     return [int(area) for area in stats[1:, cv2.CC_STAT_AREA]]
-
-
-def _iou(mask: BoolMask, truth: BoolMask) -> float:
-    union = np.count_nonzero(mask | truth)
-    return np.count_nonzero(mask & truth) / union if union else 1.0
 
 
 KEPT_IOU = 0.9

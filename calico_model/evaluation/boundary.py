@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calico_model.errors import InvalidMaskError
+from calico_model.masks import window_of
 from calico_model.types import BoolMask
 
 TOLERANCE = 0.008  # of the image diagonal
@@ -47,13 +48,12 @@ def compare_boundaries(predicted: BoolMask, truth: BoolMask) -> BoundaryMatch:
     """
     if predicted.shape != truth.shape:
         raise InvalidMaskError(f"predicted: expected the size {truth.shape}, got {predicted.shape}")
-    both = predicted | truth
-    if not both.any():
+    window = window_of(predicted | truth)  # all that has to be looked at
+    if window is None:
         return BoundaryMatch(1.0, 0.0)
     if not (predicted.any() and truth.any()):
         return BoundaryMatch(0.0, math.inf)
     tolerance = math.ceil(TOLERANCE * math.hypot(*truth.shape))
-    window = _window(both)
     ours, theirs = _boundary(predicted[window]), _boundary(truth[window])
     to_theirs, to_ours = _distances(theirs)[ours], _distances(ours)[theirs]
     precision = float((to_theirs <= tolerance).mean())
@@ -61,13 +61,6 @@ def compare_boundaries(predicted: BoolMask, truth: BoolMask) -> BoundaryMatch:
     f_score = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     distance = (float(to_theirs.mean()) + float(to_ours.mean())) / 2
     return BoundaryMatch(f_score, distance)
-
-
-def _window(mask: BoolMask) -> tuple[slice, slice]:
-    """The smallest part of the image that holds the mask: all that has to be looked at."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    columns = np.flatnonzero(mask.any(axis=0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _boundary(mask: BoolMask) -> BoolMask:

@@ -16,6 +16,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from calico_model.masks import mask_iou
 from calico_model.types import BoolMask, Vector
 from calico_model.vocabulary import normalise
 
@@ -193,14 +194,14 @@ class WordsTally:
             truth: label -> (H, W) bool, all regions with that label.
         """
         for first, second in combinations(sorted(asked), 2):
-            is_same = _iou(asked[first], asked[second]) >= SAME_PLACE
+            is_same = mask_iou(asked[first], asked[second]) >= SAME_PLACE
             self._same[source, first, second].append(is_same)
         for label, mask in asked.items():
             if label not in truth:
                 continue
-            own = _iou(mask, truth[label])
+            own = mask_iou(mask, truth[label])
             for other in truth.keys() - {label}:
-                fit = _iou(mask, truth[other])
+                fit = mask_iou(mask, truth[other])
                 is_stray = fit >= SAME_PLACE and fit > own
                 self._stray[source, label, other].append(is_stray)
 
@@ -225,11 +226,6 @@ class WordsTally:
 
 def _is_often(seen: Sequence[bool]) -> bool:
     return len(seen) >= LEAST_IMAGES and sum(seen) >= SAME_PLACE * len(seen)
-
-
-def _iou(first: BoolMask, second: BoolMask) -> float:
-    union = int(np.count_nonzero(first | second))
-    return int(np.count_nonzero(first & second)) / union if union else 0.0
 
 
 def same_spelling(labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from calico_model.errors import InvalidMaskError
+from calico_model.masks import window_of
 from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, PartMask, RegionKind
 from calico_model.vocabulary import normalise
 
@@ -79,13 +80,10 @@ def cut(mask: BoolMask | Crop) -> Crop:
     if isinstance(mask, Crop):
         return mask
     height, width = mask.shape
-    rows = np.flatnonzero(mask.any(axis=1))
-    if not rows.size:
+    window = window_of(mask)
+    if window is None:
         return Crop((height, width), 0, 0, np.zeros((0, 0), dtype=bool))
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    return Crop((height, width), top, left, mask[top:bottom, left:right].copy())
+    return Crop((height, width), window[0].start, window[1].start, mask[window].copy())
 
 
 def as_regions(parts: Sequence[PartMask]) -> list[CroppedRegion]:

@@ -18,6 +18,7 @@ from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.evaluation.regions import cut
 from calico_model.evaluation.stand_in_sources import Fault, TrueRegion, true_regions
 from calico_model.inference.prompt import Click, MaskPrompt
+from calico_model.masks import mask_iou
 from calico_model.sources.consensus import SAME_REGION_IOU, SourceProposal, combine
 from calico_model.sources.judging import AcceptedRegion, judge_names, judge_prompt
 from calico_model.sources.source import (
@@ -251,11 +252,13 @@ class _Answers:
             spoken = {source for one in shown for source in one.sources}
         for region, answers in zip(self.truth, self.clicked, strict=True):
             for name, masks in answers.items():
-                quality[name].clicks.append(_iou(masks[0].mask, region.mask) if masks else 0.0)
+                quality[name].clicks.append(mask_iou(masks[0].mask, region.mask) if masks else 0.0)
             if answers:
                 first = [masks[0] for masks in answers.values() if masks]
                 best = combine(first, table, Ability.CLICK, asked=list(answers), label=region.label)
-                quality[TOGETHER].clicks.append(_iou(best[0].mask, region.mask) if best else 0.0)
+                quality[TOGETHER].clicks.append(
+                    mask_iou(best[0].mask, region.mask) if best else 0.0
+                )
         return spoken
 
     def _score_names(self, quality: _Quality, given: Sequence[tuple[str | None, BoolMask]]) -> None:
@@ -297,10 +300,6 @@ def _middle(region: TrueRegion) -> Click:
     click = next_click(np.zeros_like(region.mask), region.mask)
     assert click is not None  # true regions are not empty
     return Click(click.column + 0.5, click.row + 0.5)
-
-
-def _iou(mask: BoolMask, other: BoolMask) -> float:
-    return float(iou_matrix([cut(mask)], [cut(other)])[0, 0])
 
 
 class OwnSource:

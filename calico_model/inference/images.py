@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from calico_model.config import CalicoConfig
+from calico_model.masks import window_of
 from calico_model.modeling.features import Pixels
 from calico_model.types import BoolMask, RgbImage
 
@@ -96,15 +97,15 @@ def mask_shares(mask: BoolMask, side: int, logit_side: int) -> Tensor:
         (L, L) float share of each cell that belongs to the mask; padding is 0.
     """
     shares = torch.zeros(logit_side, logit_side)
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
+    window = window_of(mask)
+    if window is None:
         return shares
     height, width = mask.shape
     shown_h, shown_w = scaled_size_hw((height, width), side)
-    above, left = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    down = _area_weights(height, shown_h, side, logit_side)[:, above]
-    across = _area_weights(width, shown_w, side, logit_side)[:, left]
-    inside = torch.from_numpy(mask[above, left].astype(np.float32))
+    rows, columns = window
+    down = _area_weights(height, shown_h, side, logit_side)[:, rows]
+    across = _area_weights(width, shown_w, side, logit_side)[:, columns]
+    inside = torch.from_numpy(mask[window].astype(np.float32))
     return (down @ inside @ across.T).clamp_(0.0, 1.0)
 
 

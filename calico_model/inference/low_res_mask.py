@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calico_model.inference.images import scaled_size_hw, to_mask
+from calico_model.masks import Extent
+from calico_model.masks import extent_of as extent_of
 from calico_model.types import BoolMask
 
 _LEAST_LINES = 256  # samples of the longest side, to find the extent of a mask
 
 Logits = NDArray[np.float32]
-Extent = tuple[float, float, float, float]
-"""(x0, y0, x1, y1) in pixels of the image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,14 +108,6 @@ Coarse = Decoded | BoolMask
 def mask_of(coarse: Coarse) -> BoolMask:
     """Returns the (H, W) bool mask without refinement."""
     return coarse.mask() if isinstance(coarse, Decoded) else coarse.copy()
-
-
-def extent_of(mask: BoolMask) -> Extent | None:
-    """Returns (x0, y0, x1, y1) around the True pixels, None if there are none."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return None
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 @lru_cache(maxsize=8)

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from calico_model.inference.images import SAM_MEAN, SAM_STD, scaled_size_hw, to_photo
-from calico_model.inference.low_res_mask import Coarse, Decoded, Logits, extent_of, mask_of
+from calico_model.inference.low_res_mask import Coarse, Decoded, Logits, mask_of
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.loading.placement import is_fast_in_half
+from calico_model.masks import extent_of
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
 from calico_model.modeling.model import Calico

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calico_model.masks import mask_iou as mask_iou
 from calico_model.types import BoolMask, RgbImage
 
 _WORKING_SIDE = 512
@@ -87,9 +88,3 @@ def without_fragments(mask: BoolMask) -> BoolMask:
     kept = areas >= _LEAST_FRAGMENT * areas.max()
     remaining: BoolMask = kept[labels] & mask
     return remaining
-
-
-def mask_iou(mask: BoolMask, other: BoolMask) -> float:
-    """Returns the IoU of two (H, W) masks, 0 if both are empty."""
-    shared, union = int(np.count_nonzero(mask & other)), int(np.count_nonzero(mask | other))
-    return shared / max(1, union)

@@ -18,8 +18,8 @@ from calico_model.config import CalicoConfig
 from calico_model.inference.generation import predict_regions
 from calico_model.inference.images import scaled_size_hw
 from calico_model.inference.prompt import Box, MaskPrompt
-from calico_model.inference.sharpening import mask_iou
 from calico_model.interactive.clicks import refine
+from calico_model.masks import mask_iou
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
@@ -61,7 +61,7 @@ def describe_box(
     candidates = [
         (iou * part.score, iou, part)
         for part in (*known, *predicted.parts)
-        if (iou := mask_iou(part.mask, outlined.mask)) >= _LEAST_IOU
+        if part.mask.any() and (iou := mask_iou(part.mask, outlined.mask)) >= _LEAST_IOU
     ]
     if not candidates:
         return PartMask(0, RegionKind.UNIQUE_PART, "", outlined.mask, score=outlined.iou)

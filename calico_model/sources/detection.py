@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from calico_model.errors import InvalidConfigError, InvalidMaskError
 from calico_model.inference.prompt import Box, MaskPrompt
+from calico_model.masks import extent_of
 from calico_model.sources.source import (
     Ability,
     Encoding,
@@ -198,12 +199,12 @@ def box_around(mask: BoolMask, size_hw: tuple[int, int]) -> Box:
     Raises:
         InvalidMaskError: the mask is empty or has another size than its image.
     """
-    if mask.shape != size_hw or not mask.any():
+    extent = extent_of(mask)
+    if mask.shape != size_hw or extent is None:
         raise InvalidMaskError(
             f"exemplar: expected a mask of {size_hw} that is not empty, got one of {mask.shape}"
         )
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    return extent
 
 
 def inside(box: NDArray[np.floating[Any]], size_hw: tuple[int, int]) -> Box | None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import Any, cast
 
-import numpy as np
 import torch
 from cachetools import LRUCache
 from torch import Tensor
 from torch.nn import functional
 
 from calico_model.errors import InvalidMaskError
+from calico_model.masks import extent_of
 from calico_model.sources.frames import Normalisation, StretchedFrame
 from calico_model.sources.hub_folder import HubFolder, load_model, load_tokenizer
 from calico_model.sources.prompted import count_parameters
@@ -173,14 +173,14 @@ class Sam3Source:
 
 def _relative_box(mask: BoolMask, size_hw: tuple[int, int]) -> tuple[float, float, float, float]:
     """Returns the box around a mask as shares of the image: centre x, centre y, width, height."""
-    if mask.shape != size_hw or not mask.any():
+    extent = extent_of(mask)
+    if mask.shape != size_hw or extent is None:
         raise InvalidMaskError(
             f"exemplar: expected a mask of {size_hw} that is not empty, got one of {mask.shape}"
         )
     height, width = size_hw
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    y0, y1 = rows[0] / height, (rows[-1] + 1) / height
-    x0, x1 = columns[0] / width, (columns[-1] + 1) / width
+    x0, x1 = extent[0] / width, extent[2] / width
+    y0, y1 = extent[1] / height, extent[3] / height
     return (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
 
 

@@ -20,6 +20,7 @@ from calico_model.evaluation import annotator
 from calico_model.evaluation.annotator import SimulatedClick
 from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.inference.prompt import Click, MaskPrompt
+from calico_model.masks import extent_of, mask_iou
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, LabeledGroup, RegionKind
 from research.interactive_eval.figure import Figure, FigureResult, OnStep, Subject, TableRow
 
@@ -94,10 +95,8 @@ def curves_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Curves]:
 
 def _boxed(subject: Subject, group: ImageGroup, index: int, truth: BoolMask) -> float:
     """IoU of the mask that the model answers to the true box."""
-    rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
-    box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-    answer = subject.assistant.refine(group, index, MaskPrompt(box=box)).mask
-    return float(iou_matrix([answer], [truth])[0, 0])
+    answer = subject.assistant.refine(group, index, MaskPrompt(box=extent_of(truth))).mask
+    return mask_iou(answer, truth)
 
 
 def _proposed(

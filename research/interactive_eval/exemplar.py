@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calico_model.data.synthetic import SceneSplit
-from calico_model.evaluation.matching import iou_matrix
+from calico_model.masks import mask_iou
 from calico_model.types import BoolMask, GroupPrediction, LabeledGroup, PartMask, RegionKind
 from research.interactive_eval.figure import Figure, FigureResult, OnStep, Subject, TableRow
 
@@ -51,12 +51,11 @@ def transfers_of(subject: Subject, labeled: LabeledGroup) -> Iterator[Transferre
             true_mask = truth.get(answer.image_index)
             proposed = _union([proposal.mask for proposal in answer.parts], size_hw)
             predicted = _union(_predicted(group_prediction, answer.image_index, part), size_hw)
-            yield Transferred(
-                true_mask is not None,
-                _iou(proposed, true_mask),
-                _iou(predicted, true_mask),
-                answer.is_absent,
+            exemplar_iou, predicted_iou = (
+                0.0 if true_mask is None else mask_iou(mask, true_mask)
+                for mask in (proposed, predicted)
             )
+            yield Transferred(true_mask is not None, exemplar_iou, predicted_iou, answer.is_absent)
 
 
 def _predicted(
@@ -73,10 +72,6 @@ def _predicted(
 def _union(masks: Sequence[BoolMask], size_hw: tuple[int, int]) -> BoolMask:
     union: BoolMask = np.logical_or.reduce([np.zeros(size_hw, np.bool_), *masks])
     return union
-
-
-def _iou(mask: BoolMask, true_mask: BoolMask | None) -> float:
-    return 0.0 if true_mask is None else float(iou_matrix([mask], [true_mask])[0, 0])
 
 
 def _measure(subject: Subject, on_step: OnStep) -> FigureResult:

@@ -13,7 +13,7 @@ from functools import reduce
 import cv2
 import numpy as np
 
-from calico_model.inference.low_res_mask import extent_of
+from calico_model.masks import extent_of
 from calico_model.types import BoolMask
 
 NextPart = Callable[[Sequence[BoolMask]], BoolMask | None]

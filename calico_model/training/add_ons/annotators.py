@@ -20,6 +20,7 @@ from calico_model.inference.low_res_mask import Coarse, Decoded
 from calico_model.inference.mask_refinement import Picture, picture_of
 from calico_model.inference.prompt import Box, Click, MaskPrompt
 from calico_model.interactive.clicks import decode
+from calico_model.masks import extent_of
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
 from calico_model.training.add_ons.encoded_groups import EncodedGroups
@@ -241,7 +242,8 @@ def click_in_error(
 
 def true_box(truth: BoolMask, rng: np.random.Generator, *, noise: float) -> Box:
     """Returns the box of a mask; its corners are off by about `noise` of its sides."""
-    rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
-    x0, y0, x1, y1 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    extent = extent_of(truth)
+    assert extent is not None  # true regions are not empty
+    x0, y0, x1, y1 = extent
     across, down = rng.normal(0, noise, (2, 2)) * ((x1 - x0,), (y1 - y0,))
     return float(x0 + across[0]), float(y0 + down[0]), float(x1 + across[1]), float(y1 + down[1])

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calico_model.inference.low_res_mask import extent_of
 from calico_model.inference.mask_refinement import EncodeView, Focus
+from calico_model.masks import extent_of
 from calico_model.modeling.mask_refiner import VIEW
 from calico_model.staging import replace_text
 from calico_model.training.add_ons.annotators import pieces_of

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from calico_model.inference.low_res_mask import mask_of
 from calico_model.inference.mask_refinement import LIMIT, Focus, focus_on, merge, see, see_fine
+from calico_model.masks import mask_iou
 from calico_model.modeling.losses import DICE_WEIGHT, PIXEL_WEIGHT, dice_loss, pixel_loss
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
 from calico_model.modeling.model import Calico
@@ -109,7 +110,7 @@ def answer_annotators(
         loss, masks = answer
         losses.append(loss)
         pairs = list(zip(annotators, masks, strict=True))
-        ious = [_iou(mask, annotator.truth) for annotator, mask in pairs]
+        ious = [mask_iou(mask, annotator.truth) for annotator, mask in pairs]
         terms[f"iou_{turn + 1}"] = torch.tensor(ious).mean()
         annotators = [annotator for annotator, mask in pairs if annotator.see(mask, rng)]
     total = torch.cat(losses).mean()
@@ -176,7 +177,3 @@ def _target(truth: BoolMask, place: Focus) -> Tensor:
     inside = place.of(truth).astype(np.float32)
     how = cv2.INTER_AREA if max(inside.shape) > VIEW else cv2.INTER_LINEAR
     return torch.from_numpy(cv2.resize(inside, (VIEW, VIEW), interpolation=how))
-
-
-def _iou(mask: BoolMask, truth: BoolMask) -> float:
-    return float((mask & truth).sum() / (mask | truth).sum())

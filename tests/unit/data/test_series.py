@@ -8,11 +8,7 @@ import pytest
 from calico_model.data.casting import SceneSplit, Stream, group_rng
 from calico_model.data.series import draw_series, part_masks
 from calico_model.errors import InvalidConfigError
-from calico_model.evaluation.matching import iou_matrix
-
-
-def iou(first, second):
-    return iou_matrix([first], [second])[0, 0]
+from calico_model.masks import mask_iou
 
 
 def drawn(seed, frames=5):
@@ -32,7 +28,7 @@ def test_frames_show_one_object_that_moves_a_little(seed):
     assert len({scene.categories for scene in scenes}) == 1
     near = [scenes[0], scenes[1]]
     masks = [scene.object_map == 1 for scene in near]
-    assert 0.4 < iou(*masks) < 1.0
+    assert 0.4 < mask_iou(*masks) < 1.0
     names = [set(part_masks(scene)) for scene in near]
     assert names[0] & names[1]
 

@@ -20,6 +20,7 @@ from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.result import render_prediction
 from calico_model.data.groups import read_groups
 from calico_model.data.synthetic import SceneSplit, write_groups
+from calico_model.masks import mask_iou
 from calico_model.types import GroupPrediction, PartMask, RegionKind
 from tests.unit.export.fake_studio import FakeStudio, config
 
@@ -28,10 +29,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 ULTRALYTICS = Path(sys.prefix) / "ultralytics"
 TORCHVISION = "0.28.0"  # the one that goes with our torch, so that ultralytics does not warn
 GROUPS, SIZE_PX = 5, 160
-
-
-def iou(first, second):
-    return float((first & second).sum() / (first | second).sum())
 
 
 def is_plain(mask):
@@ -96,7 +93,7 @@ def best_ious(truth, read):
         key: len(masks) for key, masks in truth.items()
     }
     return [
-        (mask, max(iou(mask, other) for other in read[key]))
+        (mask, max(mask_iou(mask, other) for other in read[key]))
         for key, masks in truth.items()
         for mask in masks
     ]

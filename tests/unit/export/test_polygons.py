@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
-from backend.export.polygons import fill_line, mask_iou, outline, single_line
+from backend.export.polygons import fill_line, outline, single_line
+from calico_model.masks import mask_iou
 
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
 

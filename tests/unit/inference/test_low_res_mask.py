@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from calico_model.inference.images import to_image, to_mask
-from calico_model.inference.low_res_mask import Decoded, extent_of, mask_of
+from calico_model.inference.low_res_mask import Decoded, mask_of
+from calico_model.masks import extent_of
 
 SIDE, LOGITS = 64, 16
 

@@ -10,7 +10,7 @@ import pytest
 
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.inference.sam_outline import depth_of, embed, follow_edges, outline
-from calico_model.inference.sharpening import mask_iou
+from calico_model.masks import mask_iou
 from calico_model.modeling.mobile_sam import MobileSam, load_mobile_sam, mobile_sam_file
 
 HEIGHT, WIDTH = 240, 320

@@ -14,10 +14,10 @@ from torch import Tensor
 from calico_model.assistant import Assistant
 from calico_model.errors import InvalidMaskError
 from calico_model.inference.images import to_pixels
-from calico_model.inference.low_res_mask import extent_of
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.interactive import clicks as clicking
 from calico_model.interactive.clicks import Refined, _points, refine
+from calico_model.masks import extent_of
 from calico_model.modeling.mask_decoder import SURE_LOGIT, PointKind
 from calico_model.modeling.model import Calico
 from calico_model.predictor import Predictor

@@ -9,9 +9,9 @@ import torch
 
 from calico_model.inference.images import to_pixels
 from calico_model.inference.prompt import Click, MaskPrompt
-from calico_model.inference.sharpening import mask_iou
 from calico_model.interactive import clicks as clicking
 from calico_model.interactive.clicks import Refined, refine
+from calico_model.masks import mask_iou
 from calico_model.modeling.model import Calico
 
 HEIGHT, WIDTH = 160, 240

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import InvalidRleError
-from backend.learning.correction import ACCEPTED, RegionChange, diff, mask_iou, tally
+from backend.learning.correction import ACCEPTED, RegionChange, diff, tally
 from calico_model.errors import InvalidMaskError
 from calico_model.evaluation.boundary import compare_boundaries
+from calico_model.masks import mask_iou
 from calico_model.types import RegionKind
 from tests.unit.learning.annotated import KIND, box, region
 

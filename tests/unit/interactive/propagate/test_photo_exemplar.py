@@ -10,6 +10,7 @@ import torch
 from calico_model.inference.images import to_pixels
 from calico_model.interactive.propagate.photo_exemplar import find_in_photos
 from calico_model.interactive.propagate.transfer import transfer
+from calico_model.masks import mask_iou
 from calico_model.modeling.dense_head import DenseNames, DenseRows
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.model import Calico
@@ -38,10 +39,6 @@ def seen(model: Calico, images: list[RgbImage]) -> ImageFeatures:
         return model.encode(to_pixels(images, model.config))
 
 
-def iou(one: BoolMask, other: BoolMask) -> float:
-    return float((one & other).sum() / max(1, (one | other).sum()))
-
-
 def test_the_like_of_an_outline_is_found_and_what_is_missing_is_less_likely(
     photo_model: Calico,
 ) -> None:
@@ -50,7 +47,7 @@ def test_the_like_of_an_outline_is_found_and_what_is_missing_is_less_likely(
     features = seen(photo_model, images)
     there, gone = find_in_photos(features, 0, masks[0], [SIZE] * 3)
     assert (there.image, gone.image) == (1, 2)
-    assert iou(there.mask, masks[1]) > 0.4
+    assert mask_iou(there.mask, masks[1]) > 0.4
     assert there.presence > gone.presence + 0.2
 
 
@@ -78,7 +75,7 @@ def test_photographs_are_asked_by_looks(unfamiliar: Calico) -> None:
     assert found.image_index == 1
     (region,) = found.parts
     assert (region.label, region.part_id, region.object_label) == ("ball", "p", "toy")
-    assert iou(region.mask, masks[1]) > 0.4
+    assert mask_iou(region.mask, masks[1]) > 0.4
 
 
 def test_a_name_that_the_project_has_learned_decides(unfamiliar: Calico) -> None:

@@ -9,14 +9,10 @@ from calico_model.assistant import Assistant
 from calico_model.data.casting import SceneSplit, Stream, group_rng
 from calico_model.data.series import draw_series, part_masks
 from calico_model.errors import InvalidMaskError
-from calico_model.evaluation.matching import iou_matrix
 from calico_model.interactive.propagate.series import carry
+from calico_model.masks import mask_iou
 from calico_model.predictor import load_predictor
 from calico_model.types import ImageGroup, PartMask, RegionKind
-
-
-def iou(first, second):
-    return iou_matrix([first], [second])[0, 0]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +44,7 @@ def test_the_region_is_found_lost_and_found_again(carried, series):
     assert [one.is_absent for one in carried] == [False, True, False]
     for one in (carried[0], carried[2]):
         (region,) = one.parts
-        assert iou(region.mask, truth[one.image_index]) > 0.7
+        assert mask_iou(region.mask, truth[one.image_index]) > 0.7
         assert (region.label, region.kind) == ("leaf", RegionKind.COMMON_PART)
         assert region.score == one.score > 0.5
     assert carried[1].score < 0.5
@@ -59,7 +55,7 @@ def test_accepted_images_are_remembered_and_not_drawn_again(predictor, series):
     part = PartMask(1, RegionKind.COMMON_PART, "leaf", truth[1])
     (again,) = Assistant(predictor).carry(group, part, {0: truth[0], 2: truth[2]})
     assert again.image_index == 3
-    assert iou(again.parts[0].mask, truth[3]) > 0.7
+    assert mask_iou(again.parts[0].mask, truth[3]) > 0.7
 
 
 def test_what_was_accepted_last_wins(predictor, series):
@@ -75,7 +71,7 @@ def test_what_was_accepted_last_wins(predictor, series):
     with predictor.acquire(group) as session:
         found = carry(session.model, features, group.images, {1: other})
     assert [one.image for one in found] == [2, 3]
-    assert iou(found[1].mask, truth[3]) < 0.3
+    assert mask_iou(found[1].mask, truth[3]) < 0.3
 
 
 @pytest.mark.parametrize(
