@@ -169,8 +169,8 @@ def check_labels(
             Level.WARN,
             f"corrected tasks have labels that the project has no more: {named}; Label Studio "
             "shows their regions without a name, and predictions of them are not shown",
-            "put them back under Settings > Labeling Interface; to rename a label, first give its "
-            "regions the new one",
+            f"calico rename-label --project {project_id} OLD NEW gives them the name of a label "
+            "there is; or put them back under Settings > Labeling Interface",
         )
 
 

@@ -107,6 +107,11 @@ COMMANDS = (
             "Show and export what annotators changed.",
         ),
         ("export", "backend.cli.export:export", "Export all annotations as a data set."),
+        (
+            "rename-label",
+            "backend.cli.rename_label:rename_label",
+            "Rename a label everywhere, and in what was learned.",
+        ),
         ("lint", "backend.cli.lint:lint", "Report labels that the model cannot tell apart."),
     ),
     *_under(

@@ -153,6 +153,15 @@ def read_annotation(event: Event) -> Annotation:
     )
 
 
+def was_seen(event: Event) -> bool:
+    """Whether a person looked at the annotation of an event; see `Annotation.was_seen`.
+
+    Raises:
+        InvalidEventError: the event holds no annotation.
+    """
+    return _was_seen(event.action, _payload_of(event).annotation)
+
+
 def _was_seen(action: EventAction, wire: _WireAnnotation) -> bool:
     """Whether a person looked at an annotation; False for a bulk copy that nobody edited since.
 

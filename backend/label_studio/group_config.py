@@ -51,7 +51,7 @@ def labels_config(labels: Sequence[LabelValue], *, has_text: bool = False) -> st
     Raises:
         SettingsError: no label, too many, one twice, or one that Label Studio cannot hold.
     """
-    _check(labels)
+    check_label_names(labels)
     chips = _chips(labels, hotkeys(len(labels)), colours(len(labels)))
     kinds = "\n".join(
         f'          <Choice value="{kind.value}" hotkey="{NO_HOTKEY}"/>' for kind in RegionKind
@@ -188,7 +188,12 @@ def _lines(texts: Sequence[str]) -> int:
     return max(1, -(-width // _LINE_WIDTH_PX))
 
 
-def _check(labels: Sequence[LabelValue]) -> None:
+def check_label_names(labels: Sequence[LabelValue]) -> None:
+    """Refuses labels that Label Studio, or the reading of the config, cannot tell apart.
+
+    Raises:
+        SettingsError: no label, too many, one twice, or one that cannot be held.
+    """
     if not 1 <= len(labels) <= MAX_LABELS:
         raise SettingsError(f"labels: expected 1 to {MAX_LABELS} names, got {len(labels)}")
     seen: dict[str, str] = {}

@@ -63,6 +63,15 @@ class _WireTask(msgspec.Struct):
     annotations: list[object] = []
 
 
+class DrawnTask(msgspec.Struct, frozen=True):
+    """A task with its annotations, skipped ones included, and predictions, as Label Studio says."""
+
+    id: int
+    data: object = None
+    annotations: list[object] = []
+    predictions: list[object] = []
+
+
 class _WirePrediction(msgspec.Struct):
     id: int
     result: list[object] = []
@@ -109,12 +118,32 @@ def fetch_annotated(
         LabelStudioError: as above; or Label Studio returned other tasks, and then a missing task
             need not be deleted.
     """
+    tasks = [convert_answer(value, _WireTask) for value in _chosen(client, project_id, task_ids)]
+    return {task.id: msgspec.json.encode(task) for task in tasks}
+
+
+def fetch_drawn(
+    client: LabelStudioClient, project_id: int, task_ids: Sequence[int]
+) -> tuple[DrawnTask, ...]:
+    """Fetches tasks with all their annotations and predictions; a deleted task is missing.
+
+    Raises:
+        LabelStudioError: see `fetch_annotated`.
+    """
+    values = _chosen(client, project_id, task_ids)
+    return tuple(convert_answer(value, DrawnTask) for value in values)
+
+
+def _chosen(
+    client: LabelStudioClient, project_id: int, task_ids: Sequence[int]
+) -> list[dict[str, object]]:
+    """Tasks by their ids, with all that was drawn on them."""
     query: dict[str, object] = {"selectedItems": {"all": False, "included": list(task_ids)}}
     values = _tasks(client, project_id, query, page_size=len(task_ids), fields="all")
-    tasks = [convert_answer(value, _WireTask) for value in values]
-    if strangers := {task.id for task in tasks} - set(task_ids):
+    tasks = [convert_answer(value, dict[str, object]) for value in values]
+    if strangers := {convert_answer(task, _WireTask).id for task in tasks} - set(task_ids):
         raise LabelStudioError(f"expected tasks {list(task_ids)}, got {sorted(strangers)} as well")
-    return {task.id: msgspec.json.encode(task) for task in tasks}
+    return tasks
 
 
 def fetch_prediction(client: LabelStudioClient, prediction_id: int) -> RawPrediction | None:

@@ -28,6 +28,7 @@ from backend.learning.doubts import (
 from backend.learning.repository import CorrectionRepository
 from backend.learning.rows import Doubt, LiveHead
 from backend.storage.journal import AHEAD_US
+from backend.storage.store import Store
 from backend.types import Event
 
 _T = TypeVar("_T")
@@ -254,7 +255,7 @@ class Reconciler:
             progress.repair += Repair(recovered=self._observe(event, None))
             return
         progress.compared.add(head.annotation_id)
-        if not head.is_deleted and self._is_known(event, head):
+        if not head.is_deleted and is_journalled(self._repository.store, event, head):
             return
         stamp_us = 0 if event.updated_at is None else to_us(event.updated_at)
         if not head.is_deleted and stamp_us > head.version_us:
@@ -309,22 +310,6 @@ class Reconciler:
         keep = self._repository.replace_doubts
         self._with_retries(lambda: keep(project_id, doubts.values(), pending.values()))
 
-    def _is_known(self, event: Event, head: LiveHead) -> bool:
-        """Whether journal and Label Studio have the same state of an annotation."""
-        stamp_us = 0 if event.updated_at is None else to_us(event.updated_at)
-        if stamp_us != head.version_us:
-            return False
-        keys = annotation_keys(event)
-        if head.key in keys:
-            return True
-        # The same state may be journalled once more under another key.
-        stored = self._repository.store.find_event(head.key)
-        return (
-            stored is not None
-            and bool(stored.event.payload)
-            and keys == annotation_keys(stored.event)
-        )
-
     def _observe(self, event: Event, head: LiveHead | None) -> int:
         """Journals a state that Label Studio shows; returns 0 if a newer event came meanwhile."""
         expected = None if head is None else head.key
@@ -342,6 +327,21 @@ class Reconciler:
                 _log.info("trying again: %s", error, extra={"event": "reconcile_retry"})
                 self._sleep(max(pause_s, error.retry_after_s or 0))
         return call()
+
+
+def is_journalled(store: Store, event: Event, head: LiveHead) -> bool:
+    """Whether a state of an annotation that Label Studio shows is its head in the journal."""
+    stamp_us = 0 if event.updated_at is None else to_us(event.updated_at)
+    if stamp_us != head.version_us:
+        return False
+    keys = annotation_keys(event)
+    if head.key in keys:
+        return True
+    # The same state may be journalled once more under another key.
+    stored = store.find_event(head.key)
+    return (
+        stored is not None and bool(stored.event.payload) and keys == annotation_keys(stored.event)
+    )
 
 
 def _by_task(heads: Sequence[LiveHead]) -> _Heads:

@@ -1,0 +1,267 @@
+"""`calico rename-label`: gives a label another name, wherever it stands.
+
+The labeling config comes first, because from then on everything that says the old name means the
+new one. Then annotations, drafts and stored predictions are renamed task by task, and the journal
+is told that these are no new corrections. A run that ends early is continued by the same command.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import typer
+
+from backend.cli.connect import KeyOption, UrlOption, label_studio_of
+from backend.cli.options import DataDirOption, command_settings, guest_store
+from backend.cli.progress import progress_bar, stop_requests
+from backend.errors import BackendError, LabelStudioAuthError, SettingsError
+from backend.label_studio.client import LabelStudioClient, LabelStudioProject
+from backend.label_studio.label_rename import LabelRenaming, plan_renaming
+from backend.label_studio.predictions import task_states
+from backend.label_studio.relabelling import (
+    RelabelledTask,
+    Renamed,
+    count_labels_anew,
+    has_label,
+    save_annotation,
+    save_draft,
+    save_prediction,
+    set_config,
+    tasks_to_relabel,
+)
+from backend.learning.reconcile import is_journalled
+from backend.learning.repository import CorrectionRepository
+
+_AT_ONCE = 8
+_SHOWN_FAILURES = 20
+_MOST_FAILURES = 3  # tasks that fail in a row; then Label Studio is away
+
+
+@dataclass
+class Relabelling:
+    """What was renamed; with --dry-run, what would be.
+
+    Attributes:
+        tasks: tasks in which the old name stood.
+        annotations, drafts, predictions: of these, the ones that were renamed.
+        held: annotations that were left, because saving them throws unsaved changes away.
+        unseen: annotations that were left, because nobody has looked at them.
+        failures: reason by task.
+        is_stopped: Ctrl-C ended the work early.
+    """
+
+    tasks: int = 0
+    annotations: int = 0
+    drafts: int = 0
+    predictions: int = 0
+    held: int = 0
+    unseen: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+    is_stopped: bool = False
+
+
+def rename_label(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The label as it is now.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+    project: Annotated[int, typer.Option(help="Project id, the number in its address.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="NEW is a label, too: make both one, for good.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be renamed and change nothing.")
+    ] = False,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Rename a label: in the config, in annotations, and in what was learned.
+
+    The labeling config of the project, all its annotations and drafts, the stored predictions and
+    the backend's corrections get the new name. What the model has learned stays: predictions show
+    the new name at once, and no training is started. Run it where the backend runs. A run that was
+    stopped is continued by the same command; annotations that need nothing are left alone.
+
+    Examples:
+    calico rename-label --project 7 wheel tyre --dry-run
+    calico rename-label --project 7 wheel tyre
+    calico rename-label --project 7 rim tyre --merge
+
+    The last line of the output is JSON. The exit status is 1 when something was left.
+    """
+    began = time.monotonic()
+    settings = command_settings(
+        label_studio_url=url, label_studio_api_key=api_key, data_dir=data_dir
+    )
+    with closing(label_studio_of(settings)) as client, guest_store(settings) as store:
+        held = client.project(project)
+        renaming = plan_renaming(held.label_config, old, new, merges=merge)
+        if not renaming.is_known and not has_label(client, project, renaming):
+            raise SettingsError(
+                f"OLD: project {project} has no label {renaming.old!r}, and no annotation has it"
+            )
+        has_new_config = renaming.config != held.label_config
+        if has_new_config and not dry_run:
+            set_config(client, project, renaming.config)
+            held = client.project(project)
+        work = _Work(client, CorrectionRepository(store), held, renaming, is_dry_run=dry_run)
+        work.run(stop_requests())
+    done = work.done
+    _tell(done, renaming, project, dry_run=dry_run)
+    report = {
+        "project": project,
+        "old": renaming.old,
+        "new": renaming.new,
+        "merged": renaming.merges,
+        "config_changed": has_new_config,
+        "tasks": done.tasks,
+        "annotations": done.annotations,
+        "drafts": done.drafts,
+        "predictions": done.predictions,
+        "left_for_draft": done.held,
+        "left_unseen": done.unseen,
+        "failures": [{"task": t, "reason": why} for t, why in sorted(done.failures.items())],
+        "stopped": done.is_stopped,
+        "dry_run": dry_run,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    typer.echo(json.dumps(report))
+    if done.failures or done.held or done.unseen:
+        raise typer.Exit(1)
+
+
+class _Work:
+    """One run over the tasks of a project.
+
+    Attributes:
+        done: what was renamed so far.
+    """
+
+    def __init__(
+        self,
+        client: LabelStudioClient,
+        repository: CorrectionRepository,
+        project: LabelStudioProject,
+        renaming: LabelRenaming,
+        *,
+        is_dry_run: bool,
+    ) -> None:
+        self._client, self._repository = client, repository
+        self._project, self._renaming, self._is_dry_run = project, renaming, is_dry_run
+        self.done = Relabelling()
+
+    def run(self, is_stopping: Callable[[], bool]) -> None:
+        """Renames until all is done or Ctrl-C is pressed.
+
+        Raises:
+            LabelStudioError: it refuses everything, or cannot be reached any more.
+        """
+        states = [
+            state
+            for state in task_states(self._client, self._project.id)
+            if state.is_begun or state.has_draft or state.predictions
+        ]
+        drafts = frozenset(state.id for state in states if state.has_draft)
+        failed_in_row = 0
+        with progress_bar(f"Renaming in project {self._project.id}", len(states)) as show:
+            for number, task in enumerate(self._tasks([s.id for s in states], drafts), start=1):
+                if is_stopping():
+                    self.done.is_stopped = True
+                    break
+                try:
+                    self._rename(task)
+                    failed_in_row = 0
+                except LabelStudioAuthError:
+                    raise
+                except BackendError as error:
+                    self.done.failures[task.id] = str(error)
+                    failed_in_row += 1
+                    if failed_in_row >= _MOST_FAILURES:
+                        raise
+                show(number)
+        if self.done.drafts and not self._is_dry_run:
+            count_labels_anew(self._client, self._project.id)
+
+    def _tasks(self, ids: Sequence[int], drafts: frozenset[int]) -> Iterator[RelabelledTask]:
+        for start in range(0, len(ids), _AT_ONCE):
+            yield from self._read(ids[start : start + _AT_ONCE], drafts)
+
+    def _read(self, ids: Sequence[int], drafts: frozenset[int]) -> Iterator[RelabelledTask]:
+        return tasks_to_relabel(
+            self._client, self._project, self._renaming, ids, with_drafts=drafts
+        )
+
+    def _rename(self, task: RelabelledTask) -> None:
+        if not task.has_work:
+            return
+        done = self.done
+        if not self._is_dry_run:
+            # Read again: what an annotator saved in the meantime must not be written over.
+            drafts = frozenset((task.id,)) if task.drafts or task.held else frozenset[int]()
+            task = next(self._read([task.id], drafts), RelabelledTask(task.id))
+            self._write(task)
+        done.tasks += 1
+        done.annotations += len(task.annotations)
+        done.drafts += len(task.drafts)
+        done.predictions += len(task.predictions)
+        done.held += len(task.held)
+        done.unseen += len(task.unseen)
+
+    def _write(self, task: RelabelledTask) -> None:
+        for annotation in task.annotations:
+            self._write_annotation(task, annotation)
+        for draft in task.drafts:
+            save_draft(self._client, draft)
+        for prediction in task.predictions:
+            save_prediction(self._client, task.id, prediction)
+
+    def _write_annotation(self, task: RelabelledTask, annotation: Renamed) -> None:
+        """Saves an annotation; the journal learns that it is no new correction.
+
+        An annotation that the journal does not have, or has in another state, is one.
+        """
+        heads = self._repository.heads(self._project.id, task_id=task.id)
+        before = next((head for head in heads if head.annotation_id == annotation.id), None)
+        event = save_annotation(self._client, self._project, task, annotation)
+        store = self._repository.store
+        is_known = (
+            before is not None
+            and annotation.before is not None
+            and not before.is_deleted
+            and is_journalled(store, annotation.before, before)
+        )
+        if before is not None and is_known:
+            store.record_relabelling(event, before=before.key)
+
+
+def _tell(done: Relabelling, renaming: LabelRenaming, project: int, *, dry_run: bool) -> None:
+    would = "would be renamed" if dry_run else "are renamed"
+    typer.echo(
+        f"{renaming.old!r} is {renaming.new!r} in project {project}: {done.annotations} "
+        f"annotations, {done.drafts} drafts and {done.predictions} stored predictions {would}."
+    )
+    if done.held:
+        typer.echo(
+            f"{done.held} annotations have unsaved changes of an annotator, which saving would "
+            "throw away. The new name is in these changes: it comes when they are submitted."
+        )
+    if done.unseen:
+        typer.echo(
+            f"{done.unseen} annotations were copied from predictions and nobody has looked at "
+            "them; saved by this command, they would count as corrections. Take them back (calico "
+            "review --undo) and accept the renamed predictions."
+        )
+    for task_id, reason in sorted(done.failures.items())[:_SHOWN_FAILURES]:
+        typer.secho(f"task {task_id} failed: {reason}", fg=typer.colors.RED, err=True)
+    if done.is_stopped or done.failures:
+        typer.echo("Run the same command again to continue.")
+    elif not dry_run:
+        typer.echo(
+            f"What was learned stays: {renaming.old!r} means {renaming.new!r} from now on, so that "
+            "predictions show the new name. No training is started. Annotators who have a task "
+            "open should load it again."
+        )
