@@ -37,6 +37,7 @@ from backend.learning.label_quality import LabelQuality, LabelSets, read_label_q
 from backend.learning.repository import CorrectionRepository
 from backend.learning.score_thresholds import label_thresholds
 from backend.settings import Settings
+from calico_model.vocabulary import name_of
 
 _SHOWN_TASKS, _SHOWN_LABELS = 10, 30
 
@@ -217,9 +218,12 @@ def _reviewed_labels(
         derivation = Derivation(repository, StudioPredictions(client))
         with progress_bar("Comparing annotations with their predictions", 100) as show:
             derivation.derive(project_id, on_progress=lambda done, total: show(100 * done // total))
-        thresholds = label_thresholds(repository.outcomes(project_id))
-        qualities = read_label_quality(store, project_id, LabelSets(store).of(project_id))
-    return tuple(_ReviewedLabel(one, thresholds.get(one.label)) for one in qualities)
+        vocabulary = LabelSets(store).of(project_id)
+        thresholds = label_thresholds(repository.outcomes(project_id), vocabulary)
+        qualities = read_label_quality(store, project_id, vocabulary)
+    return tuple(
+        _ReviewedLabel(one, thresholds.get(name_of(one.label, vocabulary))) for one in qualities
+    )
 
 
 def _tasks(number: int) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from backend.learning.correction import RegionChange
 from backend.learning.rows import OutcomeRow
 from calico_model.evaluation.metrics import IOU_THRESHOLD
+from calico_model.vocabulary import Vocabulary, name_of
 
 TRUSTED_SHARE = 0.9
 """Share of right regions from which on a score is trusted."""
@@ -19,12 +20,24 @@ _STEPS = tuple(step / 20 for step in range(1, 20))
 _RENAMED = RegionChange.RELABELLED | RegionChange.KIND_CHANGED
 
 
-def label_thresholds(rows: Iterable[OutcomeRow]) -> dict[str, float]:
-    """Returns the suggested threshold of each predicted label; labels without one are left out."""
+def label_thresholds(
+    rows: Iterable[OutcomeRow], vocabulary: Vocabulary | None = None
+) -> dict[str, float]:
+    """Returns the suggested threshold of each predicted label; labels without one are left out.
+
+    Args:
+        rows: of one project.
+        vocabulary: its labels; other words for a label count as the label. None where any text may
+            be written.
+
+    Returns:
+        By name of the label, see `name_of`.
+    """
     judged: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     for row in rows:
         if row.label_before is not None and row.score is not None:
-            judged[row.label_before].append((row.score, is_right(row)))
+            name = name_of(row.label_before, vocabulary)
+            judged[name].append((row.score, is_right(row)))
     suggested = {label: suggest_threshold(pairs) for label, pairs in judged.items()}
     return {label: score for label, score in suggested.items() if score is not None}
 

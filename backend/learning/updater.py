@@ -34,6 +34,7 @@ from calico_model.training.online.update import (
     update_adapter,
 )
 from calico_model.types import LabeledGroup
+from calico_model.vocabulary import name_of, normalise
 
 _MOST_PROBED = 9  # adapters whose quality on base data is remembered
 
@@ -131,7 +132,7 @@ class OnlineUpdater:
             new_examples,
             Replay(earlier_examples, self._replay),
             plan,
-            start=self._read(start),
+            start=self._read(start, (*new, *earlier)),
             clock=self._clock(),
             on_progress=lambda done: on_progress(_share(done), self._eta_s(done)),
             stop=stop,
@@ -160,7 +161,7 @@ class OnlineUpdater:
             CheckpointError: the adapter cannot be read or does not fit.
         """
         examples = self._examples.from_tasks(tasks)
-        return self._score(adapter, examples) if examples else None
+        return self._score(self._read(adapter, tasks), examples) if examples else None
 
     def probe(self, adapter: Path | None, tasks: Sequence[CorrectedTask]) -> Quality | None:
         """Measures an adapter, or the base, on base data; see `Updater.probe`.
@@ -175,7 +176,7 @@ class OnlineUpdater:
             return None
         if adapter not in self._probed:
             # The folder of an adapter never changes.
-            self._probed[adapter] = self._score(adapter, self._probe)
+            self._probed[adapter] = self._score(self._read(adapter), self._probe)
         return self._probed[adapter]
 
     def agreement(
@@ -216,15 +217,16 @@ class OnlineUpdater:
             return done.eta_s
         return self._yielding.stretched(done.eta_s)
 
-    def _score(self, folder: Path | None, examples: Sequence[Example]) -> Quality:
-        scores = score_groups(self._predictor.adapters, self._read(folder), examples)
+    def _score(self, adapter: Adapter | None, examples: Sequence[Example]) -> Quality:
+        scores = score_groups(self._predictor.adapters, adapter, examples)
         regions = tuple(group.regions for group in scores.groups)
         return Quality(scores.miou, scores.recall, len(regions), scores.by_label, regions)
 
-    def _read(self, folder: Path | None) -> Adapter | None:
+    def _read(self, folder: Path | None, tasks: Sequence[CorrectedTask] = ()) -> Adapter | None:
+        """Returns an adapter, with the names that its labels have in some tasks by now."""
         if folder is None:
             return None
-        adapter = read_adapter(self._model, folder, base=self._base)
+        adapter = read_adapter(self._model, folder, base=self._base).renamed(renamed_names(tasks))
         self._predictor.adapters.check(adapter)
         return adapter
 
@@ -255,6 +257,32 @@ class OnlineUpdater:
             )
 
         return add_views(new, new_group_views), add_views(earlier, 0)
+
+
+def renamed_names(tasks: Sequence[CorrectedTask]) -> dict[str, str]:
+    """Returns the names of labels that were renamed since some tasks were annotated.
+
+    A renamed label has its old name as another word, and the old one is on no region any more.
+
+    Returns:
+        Old name -> new name, in normal form.
+    """
+    corrections = [task.correction for task in tasks]
+    used = {
+        name_of(label, correction.vocabulary)
+        for correction in corrections
+        for outcome in correction.outcomes
+        if outcome.after is not None
+        for label in outcome.after.labels
+    }
+    vocabularies = (correction.vocabulary for correction in corrections)
+    pairs = (
+        (normalise(alias), vocabulary.names[label])
+        for vocabulary in vocabularies
+        if vocabulary is not None
+        for alias, label in vocabulary.aliases.items()
+    )
+    return {old: new for old, new in pairs if old not in used and new in used}
 
 
 def call_at_every_layer(model: nn.Module, call: Callable[[], None]) -> Callable[[], None]:

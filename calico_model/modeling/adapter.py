@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import file_digest
 from pathlib import Path
 
@@ -101,10 +101,34 @@ class Adapter:
             (shift[0], shift[1]),
         )
 
+    def renamed(self, names: Mapping[str, str]) -> Adapter:
+        """Returns the adapter with other names for what it has learned; its tensors stay.
+
+        Args:
+            names: old name -> new name. A new name that the adapter knows already is left out: two
+                rows cannot have one name.
+        """
+        dense = self.dense
+        return replace(
+            self,
+            labels=_renamed(self.labels, names),
+            dense=DenseNames(_renamed(dense.parts, names), _renamed(dense.objects, names)),
+        )
+
     @property
     def nbytes(self) -> int:
         """Memory of all tensors in bytes."""
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
+
+def _renamed(known: tuple[str, ...], names: Mapping[str, str]) -> tuple[str, ...]:
+    taken = set(known)
+    renamed = []
+    for name in known:
+        new = names.get(name, name)
+        renamed.append(name if new in taken else new)
+        taken.add(renamed[-1])
+    return tuple(renamed)
 
 
 def classifier_tensors(classifier: ObjectClassifier) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import pytest
 from backend.learning.correction import ACCEPTED, RegionChange
 from backend.learning.rows import OutcomeRow
 from backend.learning.score_thresholds import label_thresholds, suggest_threshold
+from calico_model.vocabulary import Vocabulary
 
 
 def row(change, before=None, after=None, *, score=0.9, iou=None):
@@ -39,6 +40,13 @@ def test_each_predicted_label_has_a_threshold_of_its_own():
     rows = [row(ACCEPTED, "lid", "lid")] * 5 + [row(RegionChange.REMOVED, "rim")] * 5
     rows += [row(RegionChange.ADDED, None, "knob")] * 5
     assert set(label_thresholds(rows)) == {"lid"}
+
+
+def test_what_a_label_was_called_before_counts_as_the_label():
+    rows = [row(ACCEPTED, "lid", "cover")] * 3 + [row(ACCEPTED, "cover", "cover")] * 2
+    assert label_thresholds(rows) == {}  # five of one label are needed
+    vocabulary = Vocabulary(("cover",), {"lid": "cover"})
+    assert label_thresholds(rows, vocabulary) == {"cover": pytest.approx(0.05)}
 
 
 def test_a_mask_that_was_redrawn_is_right_if_most_of_it_stayed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from backend.learning.correction import Correction, diff
 from backend.learning.examples import region_targets
 from backend.learning.supervision import known_kinds, true_parts
 from backend.learning.training_material import CorrectedTask
-from backend.learning.updater import BaseGroups, OnlineUpdater
+from backend.learning.updater import BaseGroups, OnlineUpdater, renamed_names
 from backend.types import Task
 from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
 from calico_model.errors import CheckpointError, InvalidConfigError
@@ -24,6 +25,7 @@ from calico_model.predictor import Predictor
 from calico_model.presets import small_tokenizer
 from calico_model.training.online.update import UpdatePlan
 from calico_model.types import ImageGroup, RegionKind, Supervision
+from calico_model.vocabulary import Vocabulary
 from tests.conftest import micro_config
 from tests.unit.learning.annotated import START, box, region
 
@@ -34,8 +36,8 @@ RIM = box(45, 5, 60, 60, size=SIZE)
 KNOB = box(5, 45, 20, 60, size=SIZE)
 
 
-def corrected(task, before, after):
-    found = diff(before, after)
+def corrected(task, before, after, vocabulary=None):
+    found = diff(before, after, vocabulary=vocabulary)
     correction = Correction(
         task=Task(task, PROJECT, (f"/{task}/a.png", f"/{task}/b.png")),
         annotation_id=task,
@@ -43,6 +45,7 @@ def corrected(task, before, after):
         updated_at=START,
         version=None,
         outcomes=found.outcomes,
+        vocabulary=vocabulary,
     )
     return CorrectedTask(PROJECT, task, correction)
 
@@ -123,6 +126,44 @@ def test_an_update_writes_an_adapter_that_can_be_measured_and_gone_on_from(tmp_p
     (tmp_path / "second" / "adapter_model.safetensors").write_bytes(files[0][:-8])
     with pytest.raises(CheckpointError, match="second"):
         updater.measure(tmp_path / "second", tasks)
+
+
+def called(old, new):
+    """The regions, with another label."""
+    return [replace(one, label=new) if one.label == old else one for one in regions()]
+
+
+def test_a_renamed_label_goes_on_with_what_was_learned_under_its_old_name(tmp_path: Path):
+    updater = make(tmp_path, Images(), probe=0)
+
+    def learn(tasks, folder, start=None):
+        write = updater.update(
+            tasks, (), start=start, on_progress=lambda *_: None, stop=lambda: False
+        )
+        write(tmp_path / folder)
+        return json.loads((tmp_path / folder / "adapter_config.json").read_text())["labels"]
+
+    # Words that the model cannot spell at once get rows of their own.
+    tasks = [corrected(1, (), called("lid", "zoquvix"), Vocabulary(("zoquvix", "rim")))]
+    assert learn(tasks, "first") == ["zoquvix"]
+    vocabulary = Vocabulary(("vuxquopy", "rim"), {"zoquvix": "vuxquopy"})
+    renamed = [corrected(1, (), called("lid", "vuxquopy"), vocabulary)]
+    before, after = (updater.measure(tmp_path / "first", some) for some in (tasks, renamed))
+    assert (after.miou, after.recall) == (before.miou, before.recall)
+    assert after.by_label["vuxquopy"] == before.by_label["zoquvix"]
+    assert learn(renamed, "second", tmp_path / "first") == ["vuxquopy"]
+
+
+def test_only_a_name_that_no_region_has_any_more_was_renamed():
+    old, new = Vocabulary(("lid", "rim")), Vocabulary(("cover", "rim"), {"lid": "cover"})
+    cover = called("lid", "cover")
+    assert renamed_names([corrected(1, (), cover, new)]) == {"lid": "cover"}
+    assert renamed_names([corrected(1, (), cover, new), corrected(2, (), regions()[2:], old)]) == {
+        "lid": "cover"
+    }
+    assert renamed_names([corrected(1, (), cover, new), corrected(2, (), regions(), old)]) == {}
+    assert renamed_names([corrected(1, (), regions()[2:], new)]) == {}
+    assert renamed_names([corrected(1, (), cover)]) == {}
 
 
 def test_features_outlive_the_process_and_stopping_gives_nothing(tmp_path: Path):

@@ -19,6 +19,7 @@ from calico_model.modeling.adapter import (
     write_adapter,
 )
 from calico_model.modeling.adapter_set import AdapterSet
+from calico_model.modeling.dense_head import DenseNames
 from calico_model.modeling.model import Calico
 from calico_model.tokenizer import Tokenizer
 
@@ -118,6 +119,18 @@ def test_a_lent_model_comes_back_bare(adapters: AdapterSet, other: Adapter) -> N
         break_it()
     after = adapters.model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_a_renamed_adapter_keeps_its_rows_and_never_has_two_of_one_name(other: Adapter) -> None:
+    first, second = other.labels
+    named = replace(other, dense=DenseNames(("lid", "rim"), ("pot",)))
+    found = named.renamed({"lid": "cover", "pot": "pan", first: "new", second: first, "x": "y"})
+    assert found.labels == ("new", second)  # `first` is still a name of the adapter
+    assert found.dense == DenseNames(("cover", "rim"), ("pan",))
+    assert found.tensors is named.tensors
+    assert named.renamed({"lid": "rim"}).dense == named.dense
+    assert named.renamed({"lid": "top", "rim": "top"}).dense.parts == ("top", "rim")
+    assert named.renamed({}).labels == LABELS
 
 
 def test_labels_survive_the_disk(adapters: AdapterSet, other: Adapter, tmp_path: Path) -> None:
