@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +101,37 @@ def app(make_app):
 @pytest.fixture
 def client(app):
     return app.test_client()
+
+
+BATCH = payload("predict_batch")
+CLICK = payload("predict_interactive_ui_keypoints_repeater")
+
+
+def post(client, body):
+    return client.post("/predict", json=body)
+
+
+def results(client, body):
+    answer = post(client, body)
+    assert answer.status_code == 200, answer.text
+    return answer.get_json()["results"]
+
+
+def with_tasks(*image_lists):
+    body = copy.deepcopy(BATCH)
+    template = body["tasks"][0]
+    body["tasks"] = [
+        {**template, "id": number, "data": {"images": list(urls)}}
+        for number, urls in enumerate(image_lists, start=100)
+    ]
+    return body
+
+
+def until(read, is_right, seconds=20.0):
+    """Reads again and again until the value is right."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not is_right(value := read()):
+        assert time.monotonic() < deadline, f"still {json.dumps(value, default=str)[:500]}"
+        pause.wait(0.01)
+    return value

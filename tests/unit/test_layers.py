@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 MODEL = sorted((ROOT / "calico_model").rglob("*.py"))
 BACKEND = sorted((ROOT / "backend").rglob("*.py"))
 PRODUCT = [*MODEL, *BACKEND]
+BESIDE = [p for folder in ("research", "tests", "tools") for p in (ROOT / folder).rglob("*.py")]
+LONGEST = 400  # lines of a file, see CONTRIBUTING.md
 DOOR = ROOT / "backend" / "label_studio"
 
 # calico_model has not heard of HTTP, SQL, Label Studio or the environment.
@@ -68,6 +70,13 @@ def offences(paths, broken):
 def test_the_house_is_there():
     assert len(MODEL) > 10
     assert len(BACKEND) > 20
+
+
+def test_a_file_holds_one_thought():
+    """Tests and measurements, too."""
+    lines = {path: path.read_bytes().count(b"\n") for path in (*PRODUCT, *BESIDE)}
+    assert len(lines) > 800
+    assert {name_of(path): n for path, n in lines.items() if n > LONGEST} == {}
 
 
 def test_the_model_package_knows_nothing_of_serving():

@@ -10,6 +10,8 @@ from PIL import Image
 from backend.label_studio.media import MediaFetcher
 
 STUDIO = "http://studio.local:8080"
+PUBLIC = "https://label.example.com"
+"""Another name of the same Label Studio."""
 PRIVATE = {"studio.local": ["10.0.0.5"], "images.example.com": ["93.184.216.34"]}
 
 

@@ -1,10 +1,9 @@
-"""Fetching images: where they are, who gets the token, and every limit."""
+"""Fetching images: who is asked at which address, who gets the token, and every limit."""
 
 from __future__ import annotations
 
 import base64
 import itertools
-import os
 import socket
 import time
 
@@ -21,7 +20,6 @@ from backend.errors import (
 )
 from backend.label_studio.image_decoding import MediaLimits
 from backend.label_studio.media import MediaFetcher
-from backend.label_studio.names import StudioNames
 from backend.types import Task
 from tests.unit.label_studio.image_hosts import (
     STUDIO,
@@ -301,148 +299,6 @@ def test_an_error_names_the_file_and_tells_no_signature():
 def test_task_with_a_problem_is_refused():
     with pytest.raises(InvalidTaskError, match="no images"):
         fetcher(Web()).fetch_group(group_task(problem="no images"))
-
-
-@pytest.fixture
-def shared_folder(tmp_path):
-    root = tmp_path / "shared"
-    (root / "in").mkdir(parents=True)
-    (root / "in" / "a b.png").write_bytes(picture())
-    (tmp_path / "secret.png").write_bytes(picture())
-    (root / "link.png").symlink_to(tmp_path / "secret.png")
-    os.mkfifo(root / "pipe")
-    return root
-
-
-def test_local_file_is_read_from_the_shared_folder(shared_folder):
-    web = Web()
-    image = fetcher(web, local_files_root=shared_folder).fetch("/data/local-files/?d=in/a%20b.png")
-    assert image.shape == (6, 8, 3)
-    assert not web.requests
-
-
-def test_a_local_file_has_a_path_and_others_have_none(shared_folder):
-    media = fetcher(Web(), local_files_root=shared_folder)
-    local = "/data/local-files/?d=in/a%20b.png"
-    assert media.local_path(local) == shared_folder / "in" / "a b.png"
-    assert media.fetch_file(local)[0] == (shared_folder / "in" / "a b.png").read_bytes()
-    others = ("link.png", "gone.png", "../secret.png")
-    urls = (*(f"/data/local-files/?d={path}" for path in others), "/data/upload/1/a.png")
-    assert {media.local_path(url) for url in (*urls, "https://a.example/b.png")} == {None}
-    assert fetcher(Web()).local_path(local) is None
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["../secret.png", "in/../../secret.png", "link.png", "in", "pipe", "", "%2e%2e/secret.png"],
-)
-def test_path_out_of_the_shared_folder_is_refused(shared_folder, path):
-    with pytest.raises(ForbiddenAddressError, match="inside the folder"):
-        fetcher(Web(), local_files_root=shared_folder).fetch(f"/data/local-files/?d={path}")
-
-
-@pytest.mark.parametrize("path", ["gone.png", "%00", "a" * 5000, "/etc/passwd"])
-def test_missing_local_file(shared_folder, path):
-    with pytest.raises(MediaUnavailableError, match="no file"):
-        fetcher(Web(), local_files_root=shared_folder).fetch(f"/data/local-files/?d={path}")
-
-
-def test_local_file_has_the_byte_limit_too(shared_folder):
-    media = fetcher(Web(), local_files_root=shared_folder, limits=MediaLimits(max_bytes=10))
-    with pytest.raises(MediaTooLargeError, match="at most 10 bytes"):
-        media.fetch("/data/local-files/?d=in/a b.png")
-
-
-def test_without_shared_folder_label_studio_serves_local_files():
-    web = Web(page=answer())
-    fetcher(web).fetch("/data/local-files/?d=in/a.png")
-    assert web.requests[0].url.params["d"] == "in/a.png"
-    assert "authorization" in web.requests[0].headers
-
-
-PUBLIC = "https://label.example.com"
-
-
-@pytest.mark.parametrize(
-    ("names", "url"),
-    [
-        ([PUBLIC], f"{PUBLIC}/data/local-files/?d=in/a%20b.png"),
-        (["label.example.com"], f"{PUBLIC}/data/local-files/?d=in/a b.png"),
-        (["label.example.com"], "http://label.example.com/data/local-files/?d=in/a%20b.png"),
-        ([f"{PUBLIC}:8443/studio"], f"{PUBLIC}:8443/studio/data/local-files/?d=in/a%20b.png"),
-        (["LABEL.example.com."], "HTTPS://label.example.COM/data/local-files/?d=in/a%20b.png"),
-    ],
-)
-@pytest.mark.parametrize("is_announced", [False, True])
-def test_a_file_under_another_name_of_label_studio_is_asked_for_at_its_address(
-    names, url, is_announced
-):
-    known = StudioNames([] if is_announced else names)
-    if is_announced:
-        known.announce(names[0] if "://" in names[0] else f"http://{names[0]}/")
-    web = Web(page=answer())
-    fetcher(web, names=known).fetch(url)
-    (request,) = web.requests
-    assert request.headers["host"] == "studio.local:8080"
-    assert request.url.path == "/data/local-files/"
-    assert request.url.params["d"] == "in/a b.png"
-    assert request.headers["authorization"] == "Bearer 0"
-
-
-def test_a_name_of_label_studio_gets_neither_the_token_nor_other_requests():
-    known = StudioNames()
-    known.announce("https://images.example.com")  # whoever may call /setup
-    web = Web(page=answer())
-    fetch = fetcher(web, names=known).fetch
-    fetch("https://images.example.com/cats/a.png")
-    fetch("https://images.example.com/data/a.png")
-    assert [request.headers["host"] for request in web.requests] == [
-        "images.example.com",
-        "studio.local:8080",
-    ]
-    assert "authorization" not in web.requests[0].headers
-    with pytest.raises(ForbiddenAddressError, match="CALICO_LABEL_STUDIO_NAMES"):
-        fetch("https://other.example.com/data/a.png")
-
-
-def test_local_names_of_one_port_are_one_label_studio():
-    web = Web(page=answer())
-    media = fetcher(web, label_studio_url="http://localhost:8080")
-    for host in ("127.0.0.1", "[::1]", "localhost"):
-        media.fetch(f"http://{host}:8080/data/upload/1/a.png")
-    assert {request.headers["host"] for request in web.requests} == {"localhost:8080"}
-    with pytest.raises(ForbiddenAddressError):
-        media.fetch("http://127.0.0.1:9090/data/upload/1/a.png")
-
-
-def test_a_shared_folder_serves_local_files_under_any_name(shared_folder):
-    web = Web()
-    media = fetcher(web, names=StudioNames([PUBLIC]), local_files_root=shared_folder)
-    for start in (PUBLIC, STUDIO):
-        assert media.fetch(f"{start}/data/local-files/?d=in/a%20b.png").shape == (6, 8, 3)
-    assert not web.requests
-
-
-def test_label_studio_that_insists_on_another_name_says_which():
-    web = Web(page=httpx.Response(301, headers={"location": f"{PUBLIC}/data/upload/1/a.png"}))
-    with pytest.raises(MediaUnavailableError, match="redirects to https://label.example.com/"):
-        fetcher(web, names=StudioNames([PUBLIC])).fetch("/data/upload/1/a.png")
-
-
-def test_announced_names_reach_other_processes_and_are_few(tmp_path):
-    file = tmp_path / "names.json"
-    server, trainer = StudioNames(file=file), StudioNames(file=file)
-    assert trainer.prefix_of(f"{PUBLIC}/data/a") is None
-    server.announce(f"{PUBLIC}/studio/")
-    assert trainer.prefix_of(f"{PUBLIC}/data/a") == "/studio"
-    for odd in ("", None, "no address", "ftp://a.example", "http://user:word@a.example", "x" * 999):
-        server.announce(odd)
-    for number in range(40):
-        server.announce(f"http://n{number}.example")
-    assert StudioNames(file=file).prefix_of("http://n39.example") == ""
-    assert StudioNames(file=file).prefix_of(PUBLIC) is None
-    file.write_text("{")
-    assert StudioNames(file=file).prefix_of(PUBLIC) is None
 
 
 @pytest.mark.parametrize(

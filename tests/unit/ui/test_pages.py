@@ -1,18 +1,13 @@
-"""The pages: what they show, to whom, and that nothing in them can be made to act for somebody."""
+"""What the pages show of a project: sentences, labels, versions, curve, trust."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import json
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from markupsafe import escape
-from PIL import Image
 
 from backend.app import build_ui, close_app, create_app
 from backend.label_schema import LabelValue
@@ -26,86 +21,22 @@ from backend.learning.schedule import Cause, RunState
 from backend.settings import load_settings
 from backend.storage.source_trust import SourceAnswerStore
 from backend.storage.tables import correction
-from backend.types import FailedTask
-from backend.ui.batches import PredictionBatch
-from backend.ui.pages import Live, Refreshed, build_pages
-from backend.ui.pictures import GroupPictures, _parts, _small
 from backend.ui.status_routes import build_status_routes
 from calico_model.sources.source import Ability
 from calico_model.sources.trust import TrustCounts, TrustKey
-from calico_model.types import ImageGroup
-from tests.doubles import ModelDouble
-from tests.unit.learning.annotated import body, box, event, region, results
+from tests.unit.learning.annotated import body, box, event, results
 from tests.unit.learning.school import PROJECT, REGIONS, TRAINED, School
-
-URL = f"/ui/projects/{PROJECT}"
-TITLES: dict[int, str] = {}
-AUTH = {"Authorization": "Basic " + base64.b64encode(b"user:word").decode()}
-
-
-class Drawn:
-    """Images as large as the masks of `annotated`."""
-
-    def fetch_group(self, task):
-        images = tuple(np.full((40, 60, 3), 90, np.uint8) for _ in task.image_urls)
-        return ImageGroup(images, tuple(task.image_urls))
-
-
-class NoModel(ModelDouble):
-    version = "fake-00000001"
-
-    def predict(self, group):
-        raise AssertionError("a page must not ask the model")
-
-
-@pytest.fixture
-def school(tmp_path):
-    made = School(tmp_path)
-    yield made
-    made.store.close()
-
-
-@pytest.fixture(autouse=True)
-def _no_titles():
-    yield
-    TITLES.clear()
-
-
-@pytest.fixture
-def app(tmp_path, school):
-    """A server with credentials and the pages over the school's database."""
-    made = build_server(tmp_path, school)
-    yield made
-    close_app(made)
-
-
-def build_server(tmp_path, school):
-    settings = load_settings(data_dir=tmp_path, basic_auth_user="user", basic_auth_password="word")
-    made = create_app(settings, load=NoModel, images=Drawn())
-    made.register_blueprint(
-        build_pages(
-            Overview(school.store, school.versions),
-            GroupPictures(school.derivation, Drawn()),
-            live=lambda: Live("ready", tasks_waiting=3, changes_waiting=0, trainers=1),
-            refreshed=lambda project: Refreshed("v9", 4, 10, True) if project == PROJECT else None,
-            title=TITLES.get,
-            batch=lambda _: PredictionBatch(
-                12, 5, 6, (FailedTask(3, "UnreadableMediaError", "broken <"),)
-            ),
-        )
-    )
-    return made
-
-
-@pytest.fixture
-def client(app):
-    return app.test_client()
-
-
-def page(client, url=URL, status=200):
-    answer = client.get(url, headers=AUTH)
-    assert answer.status_code == status, answer.text
-    return answer.text
+from tests.unit.ui.school_pages import (
+    AUTH,
+    TITLES,
+    URL,
+    Drawn,
+    NoModel,
+    answered,
+    learn,
+    page,
+    plain,
+)
 
 
 def test_a_page_says_how_far_predictions_are_and_why_some_failed(client, school):
@@ -113,35 +44,6 @@ def test_a_page_says_how_far_predictions_are_and_why_some_failed(client, school)
     words = " ".join(page(client).split())
     assert "5 of 12 tasks are ready, 6 wait, 1 failed." in words
     assert "Task 3: broken &lt;" in words
-
-
-def learn(school, *tasks):
-    """Corrections and a training, so that one more version serves."""
-    school.correct(*tasks)
-    assert school.train() == 1
-    return school.current.id
-
-
-def answered(school, task, version, predicted, left, annotation_id=900):
-    """A task that was predicted and corrected."""
-    body = b'{"score": 0.5, "regions": %s}' % json.dumps(predicted).encode()
-    school.store.keep_prediction(
-        f"k{task}", body, project_id=PROJECT, task_id=task, version=version
-    )
-    school.store.record_events([event(annotation_id, left, task=task)])
-    school.derivation.derive(PROJECT)
-
-
-def token_of(text):
-    return re.search(r'name="token" value="(\w+)"', text)[1]
-
-
-def test_nothing_is_shown_without_credentials(client):
-    for url in ("/ui/", URL, f"{URL}/groups/1.png"):
-        answer = client.get(url)
-        assert answer.status_code == 401
-        assert answer.headers["WWW-Authenticate"].startswith("Basic")
-    assert client.post(f"{URL}/rollback").status_code == 401
 
 
 def test_a_backend_that_was_never_used_says_what_to_do(client):
@@ -173,11 +75,6 @@ def test_a_project_without_corrections_has_no_curve(client, school):
         assert words in text
     assert "<svg" not in text
     assert "4 of 10" in " ".join(text.split())
-
-
-def plain(text):
-    """What a page says, without tags and line breaks."""
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
 
 
 def test_one_version_is_a_sentence_and_no_chart(client, school):
@@ -342,142 +239,6 @@ def test_the_curve_tells_each_version_before_correction(client, school):
     assert text.index("groups/11.png") < text.index("groups/12.png")  # worst first
 
 
-def test_a_corrected_group_is_a_picture(client, school):
-    drawn = results(("a", box(10, 10, 30, 40), "lid"))
-    answered(school, 11, "base-1", drawn, results(("a", box(5, 10, 30, 40), "<b>lid</b>")))
-    answer = client.get(f"{URL}/groups/11.png", headers=AUTH)
-    assert answer.mimetype == "image/png"
-    picture = Image.open(io.BytesIO(answer.data))
-    assert picture.width > picture.height > 400
-    again = client.get(f"{URL}/groups/11.png", headers=AUTH)
-    assert again.data == answer.data
-    assert client.get(f"{URL}/groups/12.png", headers=AUTH).status_code == 404
-
-
-@pytest.mark.parametrize("letter", ["x", "\u0915\u093e", "\u4e2d\n"])
-def test_a_name_as_long_as_a_request_is_drawn_like_a_long_one(client, school, letter):
-    """Of two names that differ far behind what is shown, the pictures are the same."""
-    mask = box(10, 10, 30, 40)
-    for task, count in ((11, 1000), (12, 100_000)):
-        left = results(("a", mask, letter * count))
-        answered(school, task, "base-1", results(("a", mask, "lid")), left, 890 + task)
-    long, longest = (client.get(f"{URL}/groups/{task}.png", headers=AUTH) for task in (11, 12))
-    assert long.status_code == longest.status_code == 200
-    assert long.data == longest.data
-
-
-def test_a_picture_is_drawn_small_whatever_it_shows():
-    """Masks are not painted in the size of their image, and of very many some are left out."""
-    looked_at = []
-
-    def refuse():
-        raise AssertionError("a mask was painted in full")
-
-    def runs():
-        looked_at.append(1)
-        return np.array([[0, 5_000_000]])
-
-    size_hw = (4000, 5000)
-    one = replace(region("a", box(1, 1, 2, 2), load=refuse), size_hw=size_hw, load_runs=runs)
-    parts = _parts([replace(one) for _ in range(3000)], [size_hw], [(512, 640)])
-    assert len(looked_at) == len(parts) == 400
-    assert parts[0].mask.shape == (512, 640)
-    assert parts[0].mask[:128].all()
-    assert not parts[0].mask[128:].any()
-    ragged = replace(one, encoding=bytes(3_000_000))
-    assert len(_parts([ragged] * 9, [size_hw], [(512, 640)])) == 2
-    assert _small(np.zeros((*size_hw, 3), np.uint8)).shape == (512, 640, 3)
-    assert _small(np.zeros((3, 16_000, 3), np.uint8)).shape == (1, 640, 3)
-
-
-def test_words_of_others_stay_words(client, school):
-    evil = '<script>alert(1)</script>" onload="x'
-    version = learn(school, *TRAINED[:3])
-    lid = ("a", box(10, 10, 30, 40), "lid")
-    answered(school, 11, evil, results(lid), results(lid))
-    run_id = school.runs.claim(PROJECT, Cause.COUNT)
-    school.runs.report(run_id, stage=evil[:40], progress=0.5, eta_s=20)
-    assert version in page(client)
-    for text in (page(client), page(client, "/ui/")):
-        assert "alert(1)" not in text.replace("&lt;script&gt;alert(1)", "")
-        assert 'onload="x' not in text
-
-
-def test_a_page_lets_no_foreign_script_or_frame_in(client, school):
-    school.press_button()
-    answer = client.get(URL, headers=AUTH)
-    policy = answer.headers["Content-Security-Policy"]
-    for rule in ("default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"):
-        assert rule in policy
-    assert "unsafe" not in policy
-    inside = re.findall(r"<(?:style|script)(?![^>]*src=)", answer.text)
-    assert inside == []  # style and script are files of their own
-    for name in ("style.css", "live.js"):
-        assert f"/ui/static/{name}" in answer.text
-        with client.get(f"/ui/static/{name}", headers=AUTH) as file:  # it is open until then
-            assert file.status_code == 200
-        assert client.get(f"/ui/static/{name}").status_code == 401
-    assert answer.headers["Cache-Control"] == "no-store"
-
-
-def test_rolling_back_with_the_button(client, school):
-    first = learn(school, *TRAINED[:3])
-    learn(school, *TRAINED[3:6])
-    form = {"token": token_of(page(client)), "to": first}
-    answer = client.post(f"{URL}/rollback", data=form, headers=AUTH)
-    assert (answer.status_code, answer.headers["Location"]) == (303, URL)
-    assert school.current.id == first
-    assert "Somebody took it back on the page" in page(client)
-    form = {"token": token_of(page(client)), "to": "base"}
-    assert client.post(f"{URL}/rollback", data=form, headers=AUTH).status_code == 303
-    assert school.current is None
-
-
-def test_a_form_of_one_server_is_taken_by_another(client, school, tmp_path):
-    learn(school, *TRAINED[:3])
-    other = build_server(tmp_path / "other", school)
-    form = {"token": token_of(page(client)), "to": "base"}
-    answer = other.test_client().post(f"{URL}/rollback", headers=AUTH, data=form)
-    assert answer.status_code == 303
-    close_app(other)
-
-
-@pytest.mark.parametrize("token", ["", "0" * 64, "ü"])
-def test_a_form_without_the_pages_token_changes_nothing(client, school, token):
-    first = learn(school, *TRAINED[:3])
-    second = learn(school, *TRAINED[3:6])
-    form = {"token": token, "to": first}
-    answer = client.post(f"{URL}/rollback", data=form, headers=AUTH)
-    assert (answer.status_code, school.current.id) == (409, second)
-    assert "nothing was changed" in answer.text
-
-
-def test_the_form_of_another_site_is_refused_even_with_a_token(client, school):
-    learn(school, *TRAINED[:3])
-    form = {"token": token_of(page(client)), "to": "base"}
-    headers = AUTH | {"Sec-Fetch-Site": "cross-site"}
-    answer = client.post(f"{URL}/rollback", data=form, headers=headers)
-    assert answer.status_code == 400
-    assert school.current is not None
-
-
-def test_a_page_somebody_looked_at_too_long_decides_nothing(client, school):
-    learn(school, *TRAINED[:3])
-    form = {"token": token_of(page(client)), "to": "base"}
-    current = learn(school, *TRAINED[3:6])
-    assert client.post(f"{URL}/rollback", data=form, headers=AUTH).status_code == 409
-    assert school.current.id == current
-
-
-def test_a_version_that_cannot_be_served_is_refused_in_words(client, school):
-    current = learn(school, *TRAINED[:3])
-    form = {"token": token_of(page(client)), "to": "somebody-elses"}
-    answer = client.post(f"{URL}/rollback", data=form, headers=AUTH)
-    assert answer.status_code == 409
-    assert "somebody-elses: expected a published version" in answer.text
-    assert school.current.id == current
-
-
 def test_a_project_of_many_tasks_has_a_page_of_one_size(client, school):
     lid = ("a", box(10, 10, 30, 40), "lid")
     answered(school, 11, "v-0", results(lid), results(lid))
@@ -541,15 +302,6 @@ def test_a_stamp_in_the_future_is_shown(client, school):
     drawn = results(("a", box(1, 1, 9, 9), "lid"))
     school.store.record_events([event(1, drawn, project=PROJECT, second=10**10)])
     assert "1 annotations are stamped in the future" in page(client)
-
-
-def test_reasons_that_people_type_stay_words(client, school):
-    learn(school, *TRAINED[:3])
-    roll_back(school.versions, PROJECT, to="base", reason="<script>alert(1)</script> calico doctor")
-    text = page(client)
-    assert "Somebody took it back: &lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert "<script>alert" not in text
-    assert "<code>calico doctor</code>" in text
 
 
 def test_the_json_of_one_project_says_what_its_page_says(app, school):

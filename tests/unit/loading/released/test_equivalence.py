@@ -12,8 +12,8 @@ from calico_model.loading.released.assembly import load_released
 from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, MaskFeatures, PointKind
 from calico_model.modeling.model import Calico
 from tests.unit.loading.released import writers
+from tests.unit.loading.released.comparing import copy_of, same
 from tests.unit.loading.released.conftest import Merged, Parts, write_merged
-from tests.unit.loading.released.test_layouts import copy_of, same
 from tests.unit.loading.released.writers import base_config, part_of
 
 
