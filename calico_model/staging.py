@@ -1,6 +1,6 @@
 """Files and folders that appear whole or not at all: staged beside their place, synced, swapped in.
 
-Knows files. Does not know what is in them.
+And the hash of a file, by which readers check it. Knows files. Does not know what is in them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import file_digest
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -94,6 +95,16 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the sha256 of a file's bytes, as 64 hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def is_alive(process: int) -> bool:

@@ -30,7 +30,7 @@ from backend.cli.carried import (
     read_receipt,
     write_receipt,
 )
-from backend.cli.hub import Hub, HubFile, Repository, digest_of
+from backend.cli.hub import Hub, HubFile, Repository
 from backend.cli.sources import (
     PRESETS,
     RELEASES,
@@ -45,6 +45,7 @@ from backend.cli.tables import print_fitted
 from backend.errors import FetchError
 from backend.settings import load_settings
 from calico_model.sources.known import KNOWN_SOURCES, KnownSource
+from calico_model.staging import file_sha256
 
 _GIGABYTE = 1e9
 _SPARE_BYTES = 2**30  # stays free on the disk
@@ -230,7 +231,7 @@ def _there(folder: Path, wanted: tuple[_Wanted, ...]) -> set[Path]:
             path = _path(folder, w, file)
             if path.is_file() and path.stat().st_size == file.nbytes:
                 is_listed = listed.get(w.repository.name, {}).get(file.name) == file
-                if is_listed or file.sha256 is None or digest_of(path) == file.sha256:
+                if is_listed or file.sha256 is None or file_sha256(path) == file.sha256:
                     present.add(path)
     return present
 

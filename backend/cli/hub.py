@@ -14,7 +14,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
@@ -31,8 +30,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from backend.errors import FetchError
-
-_CHUNK = 8 * 2**20
+from calico_model.staging import file_sha256
 
 
 @dataclass(frozen=True)
@@ -174,19 +172,9 @@ def check_bytes(path: Path, file: HubFile, where: str) -> None:
         nbytes = path.stat().st_size
         path.unlink()
         raise FetchError(f"{where}: expected {file.nbytes} bytes, got {nbytes}; fetch again")
-    if file.sha256 is not None and digest_of(path) != file.sha256:
+    if file.sha256 is not None and file_sha256(path) != file.sha256:
         path.unlink()
         raise FetchError(f"{where}: its sha256 is not the listed one; fetch again")
-
-
-def digest_of(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> str:
-    """Returns the sha256 of a file."""
-    digest = sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            on_bytes(len(chunk))
-    return digest.hexdigest()
 
 
 def _counting(on_bytes: Callable[[int], None]) -> type:

@@ -9,7 +9,6 @@ Images are not read here.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ from backend.label_studio import brush
 from backend.label_studio.colours import colours_of
 from backend.label_studio.label_config import CARRIES_LABELS, MASK_TAGS
 from backend.label_studio.label_set import closed_labels, match_label
-from backend.types import Region
+from backend.types import Region, stable_id
 from calico_model.types import (
     MAX_GROUP_SIZE,
     BoolMask,
@@ -135,7 +134,7 @@ def render_prediction(
             continue
         name = f"{seed}|{part.image_index}|{part.kind}|{part.label}|{part.part_id}"
         used[name] += 1
-        region_id = hashlib.sha256(f"{name}|{used[name]}".encode()).hexdigest()[:12]
+        region_id = stable_id(name, used[name])
         shown.append(_Shown(region_id, part, *texts))
     shown.sort(key=lambda region: region.part.kind is not RegionKind.COMMON_OBJECT)
     colours = colours_of(

@@ -6,12 +6,11 @@ draw a second mask of the same thing.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from backend.errors import InvalidRleError
-from backend.types import Region, TextPrompt
+from backend.types import Region, TextPrompt, stable_id
 from calico_model.prompts import clean_label
 from calico_model.types import GroupPrediction, PartMask, RegionKind
 
@@ -77,6 +76,5 @@ def _drawn_part(region: Region, kind_of: dict[str, RegionKind]) -> PartMask | No
 
 
 def _new_id(question: TextPrompt, part: PartMask) -> str:
-    """Stable, so that the same highlight answered again replaces its suggestions."""
-    name = f"{question.id}|{part.image_index}|{part.kind}|{part.label}|{part.object_label}"
-    return hashlib.sha256(name.encode()).hexdigest()[:12]
+    """Equal for the same highlight answered again, so that its suggestions are replaced."""
+    return stable_id(question.id, part.image_index, part.kind, part.label, part.object_label)

@@ -9,7 +9,6 @@ mask that is refined is decoded.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -27,7 +26,7 @@ from backend.serving.prompted_sources import PromptedOutline, outline
 from backend.serving.propagation import carry_on, propagate
 from backend.serving.source_pool import SourcePool
 from backend.serving.source_trust import NOBODY_JUDGED, TaskTrust
-from backend.types import Prompt, Region
+from backend.types import Prompt, Region, stable_id
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.types import BoolMask, GroupPrediction, ImageGroup, PartMask, RegionKind
 from calico_model.vocabulary import Vocabulary
@@ -119,7 +118,7 @@ class Suggestions:
                 if overlapping_region(part, canvas, vocabulary) is None:
                     parts.append(part)
                     # Of alike parts in one image, the part_id says where each is.
-                    ids.append(_hashed_id(source_id, part.image_index, part.part_id))
+                    ids.append(stable_id(source_id, part.image_index, part.part_id))
                     if source_id in names:
                         names[source_id] = names[ids[-1]] = names[source_id].on_several_images
         prediction = replace(self.prediction, parts=tuple(parts))
@@ -381,10 +380,6 @@ def _part(prompt: Prompt, target: Region | None, step: _ClickStep) -> PartMask:
 def _suggested_id(prompt: Prompt, target: Region | None) -> str:
     """Returns the id of a suggestion; with the id of a region, it replaces that region."""
     if target is None:
-        return _hashed_id("prompt", prompt.id, prompt.image_index)
+        return stable_id("prompt", prompt.id, prompt.image_index)
     # Label Studio's editor breaks down over a suggestion whose id one of its relations names.
-    return _hashed_id("instead", target.id) if target.is_linked else target.id
-
-
-def _hashed_id(*about: object) -> str:
-    return hashlib.sha256("|".join(map(str, about)).encode()).hexdigest()[:12]
+    return stable_id("instead", target.id) if target.is_linked else target.id

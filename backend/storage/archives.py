@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tarfile
-from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 
 from backend.errors import DamagedFilesError
@@ -53,12 +52,6 @@ def unpack(archive: Path, folder: Path, *, what: str, deep: bool = False) -> Non
     except tarfile.TarError as error:
         raise DamagedFilesError(f"{what} is damaged: {error}") from error
     sync(folder)
-
-
-def archive_digest(archive: Path) -> str:
-    """Returns the sha256 of an archive, as hexadecimal digits."""
-    with archive.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 def _is_plain(name: str, deep: bool) -> bool:

@@ -20,9 +20,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from backend.errors import DamagedFilesError, FilesUnavailableError, SettingsError
-from backend.storage.archives import archive_digest, pack, unpack
+from backend.storage.archives import pack, unpack
 from backend.storage.shelf import Shelf
-from calico_model.staging import sync
+from calico_model.staging import file_sha256, sync
 
 _STATE = "state"
 _KEPT = ("adapter", "model", "curve.csv", _STATE)
@@ -145,7 +145,7 @@ class StateShelf:
             archive, fresh = staged / "archive.tar", staged / "fresh"
             what = f"the training state {state.name}"
             self._shelf.get(state.name, archive)
-            found = archive_digest(archive)
+            found = file_sha256(archive)
             if found != state.sha256:
                 raise DamagedFilesError(f"{what} is damaged: its sha256 is {found[:12]}...")
             unpack(archive, fresh, what=what, deep=True)
@@ -228,7 +228,7 @@ class StateShelf:
         archive = snapshot.with_suffix(".tar")
         try:
             pack(snapshot, archive)
-            state = StateArchive(step, run, archive_digest(archive))
+            state = StateArchive(step, run, file_sha256(archive))
             there = self._there()
             if state not in there:
                 self._shelf.put(state.name, archive)

@@ -48,7 +48,7 @@ class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def score(self, evidence: MaskEvidence) -> float:
         """Returns the chance of one region, in [0, 1]."""
         logs = np.log(np.maximum((evidence.iou, evidence.mask, evidence.phrase), _LEAST))
-        return float(_sigmoid(logs @ (self.iou, self.mask, self.phrase) + self.bias))
+        return float(sigmoid(logs @ (self.iou, self.mask, self.phrase) + self.bias))
 
     def apply(self, prediction: GroupPrediction) -> GroupPrediction:
         """Returns a prediction with these scores; regions without evidence keep their score."""
@@ -76,13 +76,13 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Returns the calibrated score, in [0, 1]; the identity returns the same bits."""
         if self.is_identity:
             return score
-        return float(_sigmoid(self.slope * _log_odds(np.array(score)) + self.shift))
+        return float(sigmoid(self.slope * log_odds(np.array(score)) + self.shift))
 
     def undo(self, score: float) -> float:
         """Returns the score before calibration of a calibrated score."""
         if self.is_identity:
             return score
-        return float(_sigmoid((_log_odds(np.array(score)) - self.shift) / self.slope))
+        return float(sigmoid((log_odds(np.array(score)) - self.shift) / self.slope))
 
     @property
     def is_identity(self) -> bool:
@@ -149,7 +149,7 @@ def fit_calibration(score: _Floats, right: NDArray[np.bool_]) -> Calibration:
     if not len(score):
         return Calibration()
     weights = fit_logistic(
-        np.column_stack((_log_odds(score), np.ones(len(score)))),
+        np.column_stack((log_odds(score), np.ones(len(score)))),
         right.astype(np.float64),
         mean=np.array([1.0, 0.0]),
         precision=np.array([100.0, 25.0]),
@@ -183,7 +183,7 @@ def fit_logistic(
     """
     weights = np.maximum(mean, least)
     for _ in range(_STEPS):
-        chance = _sigmoid(features @ weights)
+        chance = sigmoid(features @ weights)
         slope = features.T @ (row_weight * (chance - right)) + precision * (weights - mean)
         free = (weights > least) | (slope < 0)
         spread = row_weight * chance * (1 - chance)
@@ -244,10 +244,12 @@ def _read(path: Path, kind: type[_T]) -> _T | None:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _sigmoid(x: _Floats) -> _Floats:
-    return 1.0 / (1.0 + np.exp(-np.clip(x, -500.0, 500.0)))
+def sigmoid(log_odds: _Floats) -> _Floats:
+    """Returns the chances of log odds, in [0, 1]; of any shape."""
+    return 1.0 / (1.0 + np.exp(-np.clip(log_odds, -500.0, 500.0)))
 
 
-def _log_odds(chance: _Floats) -> _Floats:
-    bounded = np.clip(chance, _LEAST, 1.0 - _LEAST)
+def log_odds(chance: _Floats, least: float = _LEAST) -> _Floats:
+    """Returns the log odds of chances of any shape, which are bounded to [least, 1 - least]."""
+    bounded = np.clip(chance, least, 1.0 - least)
     return np.asarray(np.log(bounded / (1.0 - bounded)))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
-from hashlib import file_digest
 from pathlib import Path
 
 import torch
@@ -138,12 +137,6 @@ class FeatureStore:
         return CheckpointError(
             f"{path}: damaged: {reason}; removed, run again to encode the image anew"
         )
-
-
-def file_key(path: Path) -> str:
-    """Returns the hash of an image file's bytes."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 def _named(features: ImageFeatures) -> dict[str, Tensor]:

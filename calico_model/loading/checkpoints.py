@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 from dataclasses import replace
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ from calico_model.modeling.adapter import base_state
 from calico_model.modeling.add_ons import ADD_ONS
 from calico_model.modeling.backbone_trunk import backbone_files
 from calico_model.modeling.model import Calico
-from calico_model.staging import staged_folder
+from calico_model.staging import file_sha256, staged_folder
 from calico_model.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -197,8 +197,7 @@ def fingerprint(folder: Path) -> str:
     """
     if is_released(folder):
         return released_fingerprint(folder)
-    with (folder / WEIGHTS).open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(folder / WEIGHTS)
     trunk = CalicoConfig.from_file(folder / CONFIG).photo_trunk
     if trunk is None or not trunk.is_backbone:
         return digest

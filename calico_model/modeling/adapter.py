@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from hashlib import file_digest
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from calico_model.errors import CheckpointError
 from calico_model.modeling.dense_head import WIDTH, DenseNames, DenseRows, ObjectClassifier
 from calico_model.modeling.domain import Domain, style_width
 from calico_model.modeling.model import Calico
-from calico_model.staging import staged_folder
+from calico_model.staging import file_sha256, staged_folder
 
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _LORA = (".lora_A.", ".lora_B.")
@@ -237,8 +236,7 @@ def write_adapter(
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, staged / _WEIGHTS)
         (staged / _WEIGHTS).chmod(0o644)  # written private; a service runs as another user
         (staged / _CONFIG).write_text(json.dumps(notes, indent=2) + "\n", "utf-8")
-    with (folder / _WEIGHTS).open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+    return file_sha256(folder / _WEIGHTS)
 
 
 def _lora_notes(config: CalicoConfig) -> dict[str, object]:

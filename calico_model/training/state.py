@@ -11,7 +11,6 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from hashlib import file_digest
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.staging import recover, replace_text, staged_folder
+from calico_model.staging import file_sha256, recover, replace_text, staged_folder
 
 _NEWEST, _TENSORS = "newest.json", "state.safetensors"
 _WEIGHT, _MOMENTS = "weight", ("exp_avg", "exp_avg_sq", "step")
@@ -70,7 +69,7 @@ class StateFolder:
         newest = {
             "step": position.step,
             "folder": name,
-            "sha256": _sha256(self._folder / name / _TENSORS),
+            "sha256": file_sha256(self._folder / name / _TENSORS),
             "best_loss": position.best_loss,
             "best_step": position.best_step,
             "history": list(position.history),
@@ -106,7 +105,7 @@ class StateFolder:
                 int(newest["best_step"]),
                 tuple(newest["history"]),
             )
-            if _sha256(tensors_path) != newest["sha256"]:
+            if file_sha256(tensors_path) != newest["sha256"]:
                 raise ValueError("its content is not what was written")
             tensors = dict(load_file(tensors_path))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -191,8 +190,3 @@ def _divided_as(parameter: Tensor, value: Tensor) -> Tensor:
     divided = torch.empty_like(parameter, requires_grad=False)
     _copy_whole(divided, value)
     return divided
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()

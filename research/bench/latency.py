@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.table import Table
 
 from backend.cli.tables import print_fitted
-from research.bench.server import BenchServer, running_server
+from research.bench.server import BenchServer, percentile_ms, running_server
 from research.label_studio.sample import predict_body, setup_body
 
 _PAUSE_S = 0.02
@@ -127,16 +126,20 @@ def _report(probes: dict[str, _Probe], *, predictions: int, load_s: float) -> No
             ("predicting", probe.while_predicting),
         ):
             if times:
-                shown = (_percentile(times, 50), _percentile(times, 99), _percentile(times, 100))
+                shown = (
+                    percentile_ms(times, 50),
+                    percentile_ms(times, 99),
+                    percentile_ms(times, 100),
+                )
                 table.add_row(path, when, str(len(times)), *(f"{value:.1f}" for value in shown))
     print_fitted(table)
     times_of = {path: p.while_loading + p.while_predicting for path, p in probes.items()}
     typer.echo(
         json.dumps(
             {
-                "health_p99_ms": _percentile(times_of["/health"], 99),
-                "setup_p99_ms": _percentile(times_of["/setup"], 99),
-                "max_ms": max(_percentile(times, 100) for times in times_of.values()),
+                "health_p99_ms": percentile_ms(times_of["/health"], 99),
+                "setup_p99_ms": percentile_ms(times_of["/setup"], 99),
+                "max_ms": max(percentile_ms(times, 100) for times in times_of.values()),
                 "probes": sum(len(times) for times in times_of.values()),
                 "not_200": sum(probe.wrong for probe in probes.values()),
                 "predictions": predictions,
@@ -144,7 +147,3 @@ def _report(probes: dict[str, _Probe], *, predictions: int, load_s: float) -> No
             }
         )
     )
-
-
-def _percentile(seconds: list[float], percent: float) -> float:
-    return round(float(np.percentile(seconds, percent)) * 1000, 1)

@@ -33,6 +33,17 @@ class BenchError(BackendError):
     """The server to measure does not start, or does not answer."""
 
 
+def percentile_ms(seconds: Sequence[float], percent: float) -> float:
+    """Returns a percentile of times in milliseconds, rounded to a tenth.
+
+    Raises:
+        BenchError: there are no times.
+    """
+    if not seconds:
+        raise BenchError("nothing was measured; take more --seconds")
+    return round(float(np.percentile(seconds, percent)) * 1000, 1)
+
+
 @dataclass(frozen=True)
 class ServerReply:
     """One HTTP answer of the server, and the seconds until it was complete."""

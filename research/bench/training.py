@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -22,7 +21,7 @@ from backend.errors import BackendError
 from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.types import LabeledGroup, RegionKind
-from research.bench.server import BenchError, BenchServer
+from research.bench.server import BenchError, BenchServer, percentile_ms
 from research.bench.webhook import measure_webhook
 from research.label_studio.editor import (
     SimulatedProject,
@@ -283,25 +282,25 @@ def _report(
     table = Table("route", "while", "answers", "p50 ms", "p95 ms", "p99 ms", "max ms")
     rows = [(p, w, getattr(t, w)) for p, t in times.items() for w in ("idle", "training")]
     for path, when, seconds in (*rows, ("/webhook", "training", posted)):
-        figures = (f"{_percentile(seconds, percent):.1f}" for percent in (50, 95, 99, 100))
+        figures = (f"{percentile_ms(seconds, percent):.1f}" for percent in (50, 95, 99, 100))
         table.add_row(path, when, str(len(seconds)), *figures)
     print_fitted(table)
     idle, busy = times["/predict"].idle, times["/predict"].training
     typer.echo(
         json.dumps(
             {
-                "idle_p50_ms": _percentile(idle, 50),
-                "idle_p95_ms": _percentile(idle, 95),
-                "training_p50_ms": _percentile(busy, 50),
-                "training_p95_ms": _percentile(busy, 95),
-                "p95_ratio": round(_percentile(busy, 95) / _percentile(idle, 95), 3),
+                "idle_p50_ms": percentile_ms(idle, 50),
+                "idle_p95_ms": percentile_ms(idle, 95),
+                "training_p50_ms": percentile_ms(busy, 50),
+                "training_p95_ms": percentile_ms(busy, 95),
+                "p95_ratio": round(percentile_ms(busy, 95) / percentile_ms(idle, 95), 3),
                 "predictions": [len(idle), len(busy)],
-                "health_p99_ms": _percentile(times["/health"].training, 99),
-                "health_max_ms": _percentile(times["/health"].training, 100),
-                "setup_p99_ms": _percentile(times["/setup"].training, 99),
-                "setup_max_ms": _percentile(times["/setup"].training, 100),
-                "webhook_p99_ms": _percentile(posted, 99),
-                "webhook_max_ms": _percentile(posted, 100),
+                "health_p99_ms": percentile_ms(times["/health"].training, 99),
+                "health_max_ms": percentile_ms(times["/health"].training, 100),
+                "setup_p99_ms": percentile_ms(times["/setup"].training, 99),
+                "setup_max_ms": percentile_ms(times["/setup"].training, 100),
+                "webhook_p99_ms": percentile_ms(posted, 99),
+                "webhook_max_ms": percentile_ms(posted, 100),
                 "webhook_over_1s": sum(answer_s > 1.0 for answer_s in posted),
                 "webhook_not_201": sum(status != 201 for status in statuses),
                 "webhook_all_while_training": is_whole,
@@ -310,9 +309,3 @@ def _report(
             }
         )
     )
-
-
-def _percentile(seconds: list[float], percent: float) -> float:
-    if not seconds:
-        raise BenchError("nothing was measured; take more --seconds")
-    return round(float(np.percentile(seconds, percent)) * 1000, 1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from calico_model.errors import CheckpointError
-from calico_model.staging import recover, replace_text, staged_file, staged_folder
+from calico_model.staging import file_sha256, recover, replace_text, staged_file, staged_folder
 
 FULL_DISK = """
 import resource, sys
@@ -141,3 +142,10 @@ def test_a_folder_that_never_was_is_not_recovered(tmp_path: Path) -> None:
     ):
         raise OSError("no space")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_hash_of_a_file_is_the_hash_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(b"calico" * 100_000)
+    assert file_sha256(tmp_path / "large") == sha256(b"calico" * 100_000).hexdigest()
+    with pytest.raises(OSError, match="No such file"):
+        file_sha256(tmp_path / "gone")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calico_model.inference.confidence import log_odds, sigmoid
 from calico_model.interactive.naming.closed_set import IS_INSIDE, ClosedSet
 
 _Floats = NDArray[np.float64]
@@ -78,11 +79,9 @@ def chance_inside(
         odds += accepted / (accepted + weights.trusted_after) * likeness.clip(-_FAR, _FAR)
     is_named = evidence.own_word > 0
     if evidence.cells is not None:
-        share = evidence.cells.clip(1e-3, 1 - 1e-3)
-        odds += _CELLS * evidence.trust * np.log(share / (1 - share))
+        odds += _CELLS * evidence.trust * log_odds(evidence.cells, least=1e-3)
         is_named |= evidence.cells >= IS_INSIDE
     for thing in {key for key in same if key is not None}:
         rows = [row for row, key in enumerate(same) if key == thing]
         odds[rows] = odds[rows].mean()
-    chance: _Floats = 1 / (1 + np.exp(-odds))
-    return np.where(evidence.is_object & ~is_named, 0.0, chance)
+    return np.where(evidence.is_object & ~is_named, 0.0, sigmoid(odds))

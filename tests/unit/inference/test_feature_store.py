@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from calico_model.errors import CheckpointError, InvalidConfigError
-from calico_model.inference.feature_store import FeatureStore, file_key
+from calico_model.inference.feature_store import FeatureStore
 from calico_model.modeling.features import ImageFeatures, concatenate
 from calico_model.modeling.mask_decoder import MaskFeatures
 
@@ -138,9 +138,3 @@ def test_leftovers_of_killed_processes_are_swept(store: FeatureStore) -> None:
     store.reserve(1, 1)
     assert not left.exists()
     assert KEY in store
-
-
-def test_the_key_is_the_content_of_the_file(tmp_path: Path) -> None:
-    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
-        (tmp_path / name).write_bytes(content)
-    assert file_key(tmp_path / "a") == file_key(tmp_path / "b") != file_key(tmp_path / "c")
