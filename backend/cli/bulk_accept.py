@@ -16,7 +16,7 @@ import msgspec
 
 from backend.cli.progress import progress_bar
 from backend.decoding import read_json
-from backend.errors import SettingsError
+from backend.errors import LabelStudioError, SettingsError
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
 from backend.label_studio.copies import (
     StoredAnnotation,
@@ -219,6 +219,77 @@ def undo(
                 copied.save([one for one in copied.load() if one not in finished])
             show(deleted + touched + gone)
     return Undone(deleted, touched, gone)
+
+
+def copy_again(
+    client: LabelStudioClient,
+    project: LabelStudioProject,
+    copied: CopiedTasks,
+    task_id: int,
+    annotation_ids: Sequence[int],
+) -> tuple[int, ...]:
+    """Replaces copies that nobody has looked at by copies of their predictions as they are now.
+
+    Args:
+        client: Label Studio.
+        project: of the task.
+        copied: where copies are remembered.
+        task_id: the task.
+        annotation_ids: copies that differ from their predictions by now.
+
+    Returns:
+        Ids of the copies that stay: Label Studio could not copy just their prediction again.
+
+    Raises:
+        LabelStudioError: refused or not reached.
+    """
+    left = []
+    for number in annotation_ids:
+        found = stored_annotations(client, project.id, project.label_config, [task_id])
+        old = next((one for one in found if one.id == number), None)
+        if old is None:
+            continue
+        of_same = [one for one in found if one.prediction_id == old.prediction_id]
+        version = _only_of_its_version(stored_predictions(client, task_id), old.prediction_id)
+        if version is None or len(of_same) > 1:
+            left.append(number)
+            continue
+        # Label Studio copies no prediction that an annotation has started from.
+        delete_annotation(client, number)
+        try:
+            copy_predictions(client, project.id, [task_id], version)
+        except LabelStudioError as error:
+            raise LabelStudioError(
+                f"the copy of prediction {old.prediction_id} was deleted and could not be made "
+                f"again ({error}); accept it once more with calico review"
+            ) from error
+        found = stored_annotations(client, project.id, project.label_config, [task_id])
+        _move_entry(copied, old, found)
+    return tuple(left)
+
+
+def _move_entry(
+    copied: CopiedTasks, old: StoredAnnotation, found: Sequence[StoredAnnotation]
+) -> None:
+    """Remembers the new copy in the place of the old one, if that was remembered."""
+    entries = copied.load()
+    moved = [
+        one
+        if _annotation_of(one, [old]) is None
+        else _with_annotation(CopiedTask(one.task, one.prediction), found)
+        for one in entries
+    ]
+    if moved != list(entries):
+        copied.save(moved)
+
+
+def _only_of_its_version(
+    predictions: Sequence[PredictionSummary], prediction_id: int | None
+) -> str | None:
+    """The version of a prediction; None if it is gone, or the version has several."""
+    versions = [one.version for one in predictions]
+    mine = [one.version for one in predictions if one.id == prediction_id]
+    return mine[0] if mine and versions.count(mine[0]) == 1 else None
 
 
 def _annotation_of(one: CopiedTask, found: Sequence[StoredAnnotation]) -> StoredAnnotation | None:

@@ -16,9 +16,10 @@ from typing import Annotated
 
 import typer
 
+from backend.cli.bulk_accept import CopiedTasks, copy_again
 from backend.cli.connect import KeyOption, UrlOption, label_studio_of
 from backend.cli.options import DataDirOption, command_settings, guest_store
-from backend.cli.progress import progress_bar, stop_requests
+from backend.cli.progress import progress_bar, stop_requests, told_how_to_go_on
 from backend.errors import BackendError, LabelStudioAuthError, SettingsError
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
 from backend.label_studio.label_rename import LabelRenaming, plan_renaming
@@ -49,8 +50,9 @@ class Relabelling:
     Attributes:
         tasks: tasks in which the old name stood.
         annotations, drafts, predictions: of these, the ones that were renamed.
+        copies: copies of predictions that nobody has looked at, and that were copied again.
         held: annotations that were left, because saving them throws unsaved changes away.
-        unseen: annotations that were left, because nobody has looked at them.
+        unseen: copies that were left, because their prediction cannot be copied again.
         failures: reason by task.
         is_stopped: Ctrl-C ended the work early.
     """
@@ -59,6 +61,7 @@ class Relabelling:
     annotations: int = 0
     drafts: int = 0
     predictions: int = 0
+    copies: int = 0
     held: int = 0
     unseen: int = 0
     failures: dict[int, str] = field(default_factory=dict)
@@ -108,8 +111,12 @@ def rename_label(
         if has_new_config and not dry_run:
             set_config(client, project, renaming.config)
             held = client.project(project)
-        work = _Work(client, CorrectionRepository(store), held, renaming, is_dry_run=dry_run)
-        work.run(stop_requests())
+        copied = CopiedTasks(settings.data_dir, project)
+        work = _Work(
+            client, CorrectionRepository(store), held, renaming, copied, is_dry_run=dry_run
+        )
+        with told_how_to_go_on():
+            work.run(stop_requests())
     done = work.done
     _tell(done, renaming, project, dry_run=dry_run)
     report = {
@@ -122,6 +129,7 @@ def rename_label(
         "annotations": done.annotations,
         "drafts": done.drafts,
         "predictions": done.predictions,
+        "copies": done.copies,
         "left_for_draft": done.held,
         "left_unseen": done.unseen,
         "failures": [{"task": t, "reason": why} for t, why in sorted(done.failures.items())],
@@ -147,10 +155,11 @@ class _Work:
         repository: CorrectionRepository,
         project: LabelStudioProject,
         renaming: LabelRenaming,
+        copied: CopiedTasks,
         *,
         is_dry_run: bool,
     ) -> None:
-        self._client, self._repository = client, repository
+        self._client, self._repository, self._copied = client, repository, copied
         self._project, self._renaming, self._is_dry_run = project, renaming, is_dry_run
         self.done = Relabelling()
 
@@ -198,18 +207,22 @@ class _Work:
     def _rename(self, task: RelabelledTask) -> None:
         if not task.has_work:
             return
-        done = self.done
+        done, left = self.done, 0
         if not self._is_dry_run:
             # Read again: what an annotator saved in the meantime must not be written over.
             drafts = frozenset((task.id,)) if task.drafts or task.held else frozenset[int]()
             task = next(self._read([task.id], drafts), RelabelledTask(task.id))
             self._write(task)
+            # Saved like others, they would count as looked at. Their prediction has the name now.
+            unseen, mine = task.unseen, (self._client, self._project, self._copied)
+            left = len(copy_again(*mine, task.id, unseen)) if unseen else 0
         done.tasks += 1
         done.annotations += len(task.annotations)
         done.drafts += len(task.drafts)
         done.predictions += len(task.predictions)
         done.held += len(task.held)
-        done.unseen += len(task.unseen)
+        done.copies += len(task.unseen) - left
+        done.unseen += left
 
     def _write(self, task: RelabelledTask) -> None:
         for annotation in task.annotations:
@@ -244,6 +257,9 @@ def _tell(done: Relabelling, renaming: LabelRenaming, project: int, *, dry_run: 
         f"{renaming.old!r} is {renaming.new!r} in project {project}: {done.annotations} "
         f"annotations, {done.drafts} drafts and {done.predictions} stored predictions {would}."
     )
+    if done.copies:
+        again = "would be copied again" if dry_run else "are copied again"
+        typer.echo(f"{done.copies} copies of predictions that nobody has looked at {again}.")
     if done.held:
         typer.echo(
             f"{done.held} annotations have unsaved changes of an annotator, which saving would "
@@ -251,9 +267,9 @@ def _tell(done: Relabelling, renaming: LabelRenaming, project: int, *, dry_run: 
         )
     if done.unseen:
         typer.echo(
-            f"{done.unseen} annotations were copied from predictions and nobody has looked at "
-            "them; saved by this command, they would count as corrections. Take them back (calico "
-            "review --undo) and accept the renamed predictions."
+            f"{done.unseen} annotations that nobody has looked at are copies of predictions that "
+            "cannot be copied again; saved by this command, they would count as corrections. "
+            "Submit or delete them."
         )
     for task_id, reason in sorted(done.failures.items())[:_SHOWN_FAILURES]:
         typer.secho(f"task {task_id} failed: {reason}", fg=typer.colors.RED, err=True)

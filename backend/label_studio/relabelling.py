@@ -72,8 +72,8 @@ class RelabelledTask:
         drafts: unsaved work of any annotator.
         predictions: stored ones.
         held: ids of annotations with unsaved changes, which saving would throw away.
-        unseen: ids of annotations that were copied from predictions in bulk: saved by anybody, they
-            would count as looked at.
+        unseen: ids of copies of predictions that nobody has looked at: saved by anybody, they would
+            count as looked at.
     """
 
     id: int

@@ -17,6 +17,7 @@ from backend.cli.demo import Demo
 from backend.label_schema import LabelValue
 from backend.label_studio.backend_client import BackendAnswer, BackendClient
 from backend.label_studio.client import LabelStudioProject
+from backend.label_studio.copies import copy_predictions, stored_annotations
 from backend.label_studio.group_config import labels_config
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import vocabulary_in
@@ -24,6 +25,7 @@ from backend.label_studio.predictions import stored_predictions, task_states
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.reconcile import Reconciler, Repair
 from backend.learning.repository import CorrectionRepository
+from backend.learning.rows import Standing
 from backend.storage.store import open_store
 from calico_model.types import RegionKind
 from tests.e2e.annotator import wait
@@ -76,31 +78,39 @@ def test_a_label_is_renamed_in_label_studio_and_in_what_the_backend_knows(
         submitted(ends, task, result, prediction)
         for task, prediction in zip(tasks[:2], predictions, strict=False)
     ]
+    copy_predictions(client, project.id, tasks[2:], before.version)
     bound = client.post(
         f"/api/tasks/{tasks[1]}/annotations/{annotations[1]}/drafts", {"result": result}
     )
     free = client.post(f"/api/tasks/{tasks[2]}/drafts", {"result": result})
     assert isinstance(bound, dict)
     assert isinstance(free, dict)
-    wait(lambda: len(repository.heads(project.id)) == 2)
+    wait(lambda: len(repository.heads(project.id)) == 3)
     derivation = Derivation(repository, StudioPredictions(client))
     derivation.derive(project.id)
-    places = {row.task_id: row.seq for row in repository.tasks(project.id)}
+    places = corrected(repository, project.id)
+    assert places.keys() == set(tasks[:2])
 
     status, report = rename(demo, ends, project.id, old, "--dry-run")
-    assert (status, report["annotations"], report["predictions"]) == (1, 1, 3)
+    counts = [report[name] for name in ("annotations", "predictions", "copies")]
+    assert (status, counts) == (1, [1, 3, 1])
     assert client.project(project.id).label_config == project.label_config
 
     status, report = rename(demo, ends, project.id, old)
-    counts = [report[name] for name in ("annotations", "drafts", "predictions", "left_for_draft")]
-    assert (status, counts, report["failures"]) == (1, [1, 2, 3, 1], [])
+    names = ("annotations", "drafts", "predictions", "copies", "left_for_draft", "left_unseen")
+    counts = [report[name] for name in names]
+    assert (status, counts, report["failures"]) == (1, [1, 2, 3, 1, 1, 0], [])
     client.delete(f"/api/drafts/{bound['id']}/")
     status, report = rename(demo, ends, project.id, old)
     assert (status, report["annotations"], report["config_changed"]) == (0, 1, False)
     status, report = rename(demo, ends, project.id, old)
     assert (status, report["tasks"]) == (0, 0)
 
+    held = client.project(project.id)
+    (copy,) = stored_annotations(client, project.id, held.label_config, tasks[2:])
+    assert not copy.was_seen
     for path in (
+        f"/api/annotations/{copy.id}/",
         *(f"/api/annotations/{number}/" for number in annotations),
         *(f"/api/predictions/{number}/" for number in predictions),
         f"/api/drafts/{free['id']}/",
@@ -108,7 +118,6 @@ def test_a_label_is_renamed_in_label_studio_and_in_what_the_backend_knows(
         stored = client.get(path)
         assert isinstance(stored, dict)
         assert renamed(labels_of(stored["result"]), NEW, old) == labels_of(result), path
-    held = client.project(project.id)
     vocabulary = vocabulary_in(parse_label_config(held.label_config), ())
     assert vocabulary is not None
     assert (old in vocabulary.labels, vocabulary.find(old)) == (False, NEW)
@@ -116,7 +125,7 @@ def test_a_label_is_renamed_in_label_studio_and_in_what_the_backend_knows(
     client.post(f"/api/projects/{project.id}/validate/", {"label_config": held.label_config})
 
     derivation.derive(project.id)
-    assert {row.task_id: row.seq for row in repository.tasks(project.id)} == places
+    assert corrected(repository, project.id) == places
     assert all(row.tally.accepted == row.tally.predicted for row in repository.tasks(project.id))
     assert old not in {row.label_after for row in repository.outcomes(project.id)}
     assert Reconciler(repository, client).reconcile(project.id, is_full=True) == Repair()
@@ -124,6 +133,12 @@ def test_a_label_is_renamed_in_label_studio_and_in_what_the_backend_knows(
     after = predicted(ends, project.id)
     assert after.version == before.version
     assert renamed(labels_of(json.loads(after.regions or b"[]")), NEW, old) == labels_of(result)
+
+
+def corrected(repository: CorrectionRepository, project_id: int) -> dict[int, int]:
+    """Task -> place in the journal of what was corrected there."""
+    rows = repository.tasks(project_id)
+    return {row.task_id: row.seq for row in rows if row.standing is Standing.CORRECTED}
 
 
 def labels_of(result: list[dict[str, Any]]) -> Counter[str]:

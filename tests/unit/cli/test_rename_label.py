@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli import command_tree, rename_label
+from backend.cli.bulk_accept import CopiedTask, CopiedTasks
 from backend.errors import LabelStudioError, SettingsError
 from backend.label_schema import LabelValue
 from backend.label_studio.brush import encode_mask
@@ -82,11 +83,22 @@ class Studio(FakeStudio):
             return httpx.Response(200, json=found)
         if request.method == "GET" and request.url.path.endswith("/drafts"):
             return httpx.Response(200, json=self.tasks[int(number)]["drafts"])
+        if request.method == "GET" and request.url.path == "/api/predictions/":
+            return httpx.Response(
+                200, json=self.tasks[int(request.url.params["task"])]["predictions"]
+            )
         if request.method == "GET":
             return super().__call__(request)
+        if kind == "dm" and "copies" in self.refused:
+            return httpx.Response(500, json={"detail": "on purpose"})
+        if kind == "dm":
+            return self.copy_predictions(json.loads(request.content))
         self.calls.append((request.method, kind, int(number)))
         if (kind, int(number)) in self.refused:
             return httpx.Response(500, json={"detail": "on purpose"})
+        if request.method == "DELETE":
+            self.unannotate(int(number), second=self.now)
+            return httpx.Response(204)
         return self.change(kind, int(number), json.loads(request.content))
 
     def change(self, kind, number, body):
@@ -105,6 +117,20 @@ class Studio(FakeStudio):
             if self.sends_first:
                 self.send("ANNOTATION_UPDATED", said)
         return httpx.Response(200, json=said)
+
+    def copy_predictions(self, body):
+        """Label Studio's action "Create Annotations From Predictions"."""
+        for task_id in body["selectedItems"]["included"]:
+            for one in self.tasks[task_id]["predictions"]:
+                used = {said["parent_prediction"] for said in self.tasks[task_id]["annotations"]}
+                if one["model_version"] == body["model_version"] and one["id"] not in used:
+                    self.now += 60
+                    copy = annotation(
+                        self.now, task_id, one["result"], parent=one["id"], seen=False
+                    )
+                    self.tasks[task_id]["annotations"].append(copy)
+                    self.send("ANNOTATION_CREATED", copy)
+        return httpx.Response(200, json={})
 
     def _task(self, task, fields):
         more = {"total_predictions": len(task["predictions"]), "draft_exists": bool(task["drafts"])}
@@ -248,12 +274,50 @@ def test_unsaved_changes_of_an_annotator_are_not_thrown_away(desk):
     assert labels_in(desk.studio.tasks[1]["annotations"][0]["result"]) == ["wheel"]
 
 
-def test_a_copy_that_nobody_has_looked_at_does_not_become_a_correction(desk):
-    copy = annotation(1, 1, drawn("a", "wheel"), parent=31, seen=False)
-    desk.studio.put(1, copy)
+@pytest.fixture
+def copy(desk):
+    """A copy of a prediction that nobody has looked at, remembered by `calico review`."""
+    prediction = {"id": 31, "task": 1, "result": drawn("a", "wheel"), "model_version": "v1"}
+    made = annotation(1, 1, drawn("a", "wheel"), parent=31, seen=False)
+    desk.studio.put(1, made, predictions=[prediction])
+    CopiedTasks(desk.folder, PROJECT).save([CopiedTask(1, 31, 1), CopiedTask(2, 32, 5)])
+    return made
+
+
+def check_copied_again(desk):
+    (again,) = desk.studio.tasks[1]["annotations"]
+    assert (again["updated_by"], labels_in(again["result"])) == (None, ["tyre"])
+    remembered = CopiedTasks(desk.folder, PROJECT).load()
+    assert remembered == (CopiedTask(1, 31, again["id"]), CopiedTask(2, 32, 5))
+    desk.derive()
+    assert desk.rows()[1].is_unseen
+
+
+def test_a_copy_that_nobody_has_looked_at_does_not_become_a_correction(desk, copy):
     status, report = desk.run("wheel", "tyre")
-    assert (status, report["left_unseen"], report["annotations"]) == (1, 1, 0)
-    assert copy["updated_by"] is None
+    assert (status, report["copies"], report["annotations"]) == (0, 1, 0)
+    check_copied_again(desk)
+    assert desk.run("wheel", "tyre")[1]["tasks"] == 0
+
+
+def test_a_copy_that_cannot_be_made_again_is_told(desk, copy):
+    desk.studio.refused = {"copies"}
+    status, report = desk.run("wheel", "tyre")
+    assert status == 1
+    assert "accept it once more with calico review" in report["failures"][0]["reason"]
+    assert desk.studio.tasks[1]["annotations"] == []
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_copy_that_label_studio_cannot_copy_again_stays_and_is_told(desk, copy, is_gone):
+    if is_gone:
+        desk.studio.tasks[1]["predictions"] = []
+    else:  # a person has started from the same prediction
+        desk.studio.put(1, copy, annotation(2, 1, drawn("a", "door"), parent=31),
+                        predictions=desk.studio.tasks[1]["predictions"])  # fmt: skip
+    status, report = desk.run("wheel", "tyre")
+    assert (status, report["left_unseen"], report["copies"]) == (1, 1, 0)
+    assert (copy["updated_by"], labels_in(copy["result"])) == (None, ["wheel"])
 
 
 def test_a_change_that_never_arrived_is_learned_with_its_new_name(desk):
